@@ -1,0 +1,51 @@
+"""What travels from a DataModule to a LightningModule: the keys of each kind of batch, their shapes and ranges."""
+
+from typing import Any, NotRequired, TypedDict
+
+import torch
+from torch import Tensor
+
+
+class LabelledImageBatch(TypedDict):
+    """Images with one label each."""
+
+    image: Tensor
+    """`[B, C, H, W]`, float32 in [0, 1]."""
+    label: Tensor
+    """`[B]`, int64: the given label, which may be wrong in training."""
+    index: Tensor
+    """`[B]`, int64: position in the set the batch was drawn from (for training, the training set)."""
+    global_size: int
+    """Samples of this batch over all processes."""
+    clean_label: NotRequired[Tensor]
+    """`[B]`, int64: ground truth where it is known. For metrics only, never for a loss."""
+
+
+class LabelledMaskBatch(TypedDict):
+    """Images with one label for each pixel."""
+
+    image: Tensor
+    """`[B, C, H, W]`, float32 in [0, 1] (medical slices: standardised, as their DataModule states)."""
+    label: Tensor
+    """`[B, H, W]`, int64: the given category of each pixel; 255 is ignored."""
+    index: Tensor
+    """`[B]`, int64: position in the set."""
+    global_size: int
+    """Samples of this batch over all processes."""
+    clean_label: NotRequired[Tensor]
+    """`[B, H, W]`, int64: ground truth where it is known. For metrics only."""
+
+
+def share(batch: Any) -> float:
+    """Weight of this process's mean loss, so that the average over processes is the mean over the global batch.
+
+    DDP averages gradients over processes. The last batch of an epoch may be split unevenly, so the mean of the local means is
+    not the global mean; world size times local count over global count puts it right. It is 1 in a single process.
+
+    Args:
+        batch: has `index`, `[B]`, and `global_size`. A batch of a user's own loader without `global_size` counts as even.
+    """
+    if "global_size" not in batch:
+        return 1.0
+    world_size = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+    return world_size * len(batch["index"]) / batch["global_size"]

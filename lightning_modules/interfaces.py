@@ -1,0 +1,67 @@
+"""What callbacks and DataModules may know about a module: small protocols, checked when a run is set up."""
+
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+
+@runtime_checkable
+class Classifier(Protocol):
+    """Maps images `[B, C, H, W]` in [0, 1] to logits `[B, K]`. Used by certification, attacks, detectors, early learning."""
+
+    num_classes: int
+
+    def forward(self, image: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class Segmenter(Protocol):
+    """Maps images `[B, C, H, W]` to logits `[B, K, H, W]`. Used by early learning per category."""
+
+    num_classes: int
+
+    def forward(self, image: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """Estimates the clean image, in [0, 1]. Used by PSNR/SSIM evaluation, image grids, denoised smoothing."""
+
+    def denoise(self, noisy: Tensor, sigma: float | Tensor | None = None) -> Tensor: ...
+
+
+@runtime_checkable
+class Generator(Protocol):
+    """Draws n images in [0, 1]. Used by FID, inception score and image grids."""
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor: ...
+
+
+@runtime_checkable
+class LabelCorrector(Protocol):
+    """A module that acts when early learning has ended for some categories (all processes call it with the same ones)."""
+
+    def on_early_learning_end(self, categories: list[int], epoch: int) -> None: ...
+
+
+@runtime_checkable
+class LabelStore(Protocol):
+    """A DataModule whose training labels can be corrected; loader workers see the corrections from the next epoch."""
+
+    def correct_labels(self, index: Tensor, label: Tensor) -> None: ...
+
+
+def require(module: Any, protocol: type, needed_by: str) -> None:
+    """Refuses a module that lacks what a callback needs.
+
+    Raises:
+        TypeError: names the module, the protocol and the members that are missing.
+    """
+    members = [name for name in getattr(protocol, "__protocol_attrs__", ()) if not hasattr(module, name)]
+    if not members and not isinstance(module, protocol):
+        members = ["forward"]
+    if members:
+        raise TypeError(
+            f"{needed_by} needs a {protocol.__name__}, and {type(module).__name__} lacks: {', '.join(sorted(members))}"
+        )
