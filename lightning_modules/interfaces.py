@@ -55,13 +55,17 @@ class LabelStore(Protocol):
 def require(module: Any, protocol: type, needed_by: str) -> None:
     """Refuses a module that lacks what a callback needs.
 
+    Args:
+        module: the LightningModule or DataModule.
+        protocol: one of this file's.
+        needed_by: who asks, for the message.
+
     Raises:
         TypeError: names the module, the protocol and the members that are missing.
     """
-    members = [name for name in getattr(protocol, "__protocol_attrs__", ()) if not hasattr(module, name)]
-    if not members and not isinstance(module, protocol):
-        members = ["forward"]
-    if members:
+    members = [name for name in {*protocol.__annotations__, *vars(protocol)} if not name.startswith("_")]
+    missing = sorted(name for name in members if not hasattr(module, name))
+    if missing:
         raise TypeError(
-            f"{needed_by} needs a {protocol.__name__}, and {type(module).__name__} lacks: {', '.join(sorted(members))}"
+            f"{needed_by} needs a {protocol.__name__}, and {type(module).__name__} lacks {', '.join(missing)}"
         )

@@ -1,0 +1,56 @@
+"""Checks before training that module, network, data and trainer fit together."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+from torch.func import functional_call
+
+
+class Contracts(Callback):
+    """Refuses, by name and before anything is computed, what would fail or mislead later.
+
+    * `num_classes` of module and data differ;
+    * a classifier's network does not accept the data's images, or gives another number of logits (found on the meta device);
+    * `trainer.use_distributed_sampler` is on for a DataModule that deals batches out itself.
+
+    It also says what gradient accumulation makes of the batch size.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        data: Any = trainer.datamodule
+        wanted, given = getattr(pl_module, "num_classes", None), getattr(data, "num_classes", None)
+        if wanted is not None and given is not None and wanted != given:
+            raise ValueError(f"model.num_classes is {wanted}, and {type(data).__name__} has {given} classes")
+        shape = getattr(data, "image_shape", None)
+        network = getattr(pl_module, "network", None)
+        if wanted is not None and given is not None and shape is not None and isinstance(network, torch.nn.Module):
+            self._check_network(network, shape, wanted)
+        if data is not None and hasattr(data, "image_shape") and trainer._accelerator_connector.use_distributed_sampler:
+            raise ValueError(
+                f"trainer.use_distributed_sampler must be false: {type(data).__name__} deals its batches out to the processes "
+                f"itself, and a second sampler would repeat samples"
+            )
+        batch_size = getattr(data, "batch_size", None)
+        if stage == "fit" and trainer.accumulate_grad_batches > 1 and batch_size is not None:
+            rank_zero_info(
+                f"trainer.accumulate_grad_batches {trainer.accumulate_grad_batches} makes an optimizer step of "
+                f"{trainer.accumulate_grad_batches * batch_size} samples, from batches of {batch_size} over all processes"
+            )
+
+    @staticmethod
+    def _check_network(network: torch.nn.Module, shape: tuple[int, ...], num_classes: int) -> None:
+        tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+        weights = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
+        floating = [tensor.dtype for tensor in weights.values() if tensor.is_floating_point()]
+        images = torch.empty(2, *shape, device="meta", dtype=floating[0] if floating else None)
+        name = type(network).__name__
+        try:
+            with torch.no_grad():
+                logits = functional_call(network, weights, images)
+        except (RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"model.network {name} does not accept images of shape {list(shape)}: {reason}") from error
+        if isinstance(logits, torch.Tensor) and logits.ndim > 1 and logits.shape[1] != num_classes:
+            raise ValueError(f"model.network {name} gives {logits.shape[1]} logits, and model.num_classes is {num_classes}")

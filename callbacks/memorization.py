@@ -1,0 +1,40 @@
+"""How many of the false labels a trained classifier gives back."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from lightning_modules.interfaces import Classifier, require
+
+
+class Memorization(Callback):
+    """After testing, classifies the training images without augmentation, and logs
+
+    * `test/memorized`: share of the falsely labelled ones that are given their false label,
+    * `test/recovered`: share of the falsely labelled ones that are given their true label.
+
+    Needs a DataModule that knows the true training labels, as all do whose label noise is a corruption.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "test":
+            require(pl_module, Classifier, "Memorization")
+            if not hasattr(trainer.datamodule, "training_images_dataloader"):  # type: ignore[attr-defined]
+                raise TypeError("Memorization needs a DataModule with `training_images_dataloader`")
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        counts = torch.zeros(3, dtype=torch.int64, device=pl_module.device)
+        for cpu_batch in data.training_images_dataloader():
+            batch: Any = trainer.strategy.batch_to_device(cpu_batch)
+            if "clean_label" not in batch:
+                return
+            prediction = pl_module(batch["image"]).argmax(dim=1)
+            false = batch["label"] != batch["clean_label"]
+            counts[0] += false.sum()
+            counts[1] += (false & (prediction == batch["label"])).sum()
+            counts[2] += (false & (prediction == batch["clean_label"])).sum()
+        counts = trainer.strategy.reduce(counts, reduce_op="sum")  # type: ignore[assignment]
+        for name, count in {"memorized": counts[1], "recovered": counts[2]}.items():
+            pl_module.log(f"test/{name}", count / counts[0].clamp(min=1), rank_zero_only=False)

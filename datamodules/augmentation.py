@@ -1,0 +1,85 @@
+"""Batched augmentation on the batch's own device, with random numbers that depend only on (seed, epoch, sample).
+
+The numbers come from a counter, not from a generator's state: a sample is cropped and flipped alike whichever batch, process or
+device it falls to, and nothing has to be saved to resume.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_GOLDEN = 0x9E3779B97F4A7C15
+_WORD = (1 << 64) - 1
+
+
+def _mix(word: int) -> int:
+    """The finaliser of splitmix64 (Steele, Lea and Flood, OOPSLA 2014), on one 64-bit word."""
+    word = (word + _GOLDEN) & _WORD
+    word = ((word ^ (word >> 30)) * 0xBF58476D1CE4E5B9) & _WORD
+    word = ((word ^ (word >> 27)) * 0x94D049BB133111EB) & _WORD
+    return word ^ (word >> 31)
+
+
+def _signed(word: int) -> int:
+    return word - (1 << 64) if word >> 63 else word
+
+
+def _mix_tensor(word: Tensor) -> Tensor:
+    """`_mix` on every element of an int64 tensor, whose products wrap around as those of 64-bit words do."""
+
+    def shifted(value: Tensor, bits: int) -> Tensor:
+        return (value >> bits) & ((1 << (64 - bits)) - 1)
+
+    word = word + _signed(_GOLDEN)
+    word = (word ^ shifted(word, 30)) * _signed(0xBF58476D1CE4E5B9)
+    word = (word ^ shifted(word, 27)) * _signed(0x94D049BB133111EB)
+    return word ^ shifted(word, 31)
+
+
+def sample_uniform(seed: int, epoch: int, index: Tensor, count: int, stream: int = 0) -> Tensor:
+    """Uniform numbers of each sample in an epoch.
+
+    Args:
+        seed: of the whole run.
+        epoch: redraws every sample's numbers.
+        index: `[B]`, int64: position in the training set.
+        count: numbers for each sample.
+        stream: draws independent numbers for another purpose (a second view, say).
+
+    Returns:
+        `[B, count]`, float32 in [0, 1), on the device of `index`.
+    """
+    key = 0
+    for word in (seed, epoch, stream):
+        key = _mix(key ^ (word & _WORD))
+    sample = _mix_tensor(index + _signed(key))
+    offsets = torch.arange(1, count + 1, device=index.device) * _signed(_GOLDEN)
+    bits = _mix_tensor(sample[:, None] + offsets)
+    return ((bits >> 40) & 0xFFFFFF).float() / (1 << 24)
+
+
+def crop_and_flip(image: Tensor, uniform: Tensor, padding: int, flip: bool = True) -> Tensor:
+    """Pads with zeros, crops back to size at a random place, and mirrors half of the images.
+
+    Args:
+        image: `[B, C, H, W]`, of any type.
+        uniform: `[B, 3]` in [0, 1): row, column and mirror of each image.
+        padding: pixels on each side; 0 leaves the place alone.
+        flip: whether to mirror.
+
+    Returns:
+        `[B, C, H, W]`, of the same type.
+    """
+    batch, channels, height, width = image.shape
+    top, left = (uniform[:, :2] * (2 * padding + 1)).long().unbind(dim=1)
+    padded = F.pad(image, [padding] * 4).flatten()
+    # Every run of `width` pixels as a row of one overlapping view: a crop is then a selection of rows, copied whole.
+    runs = padded.as_strided((padded.numel() - width + 1, width), (1, 1))
+    padded_height, padded_width = height + 2 * padding, width + 2 * padding
+    plane = torch.arange(batch * channels, device=image.device).view(batch, channels, 1) * padded_height
+    row = plane + top[:, None, None] + torch.arange(height, device=image.device)
+    cropped = runs.index_select(0, (row * padded_width + left[:, None, None]).flatten()).view_as(image)
+    if not flip:
+        return cropped
+    mirrored = torch.arange(batch, device=image.device) + batch * (uniform[:, 2] < 0.5)
+    return torch.cat([cropped, cropped.flip(3)]).index_select(0, mirrored)

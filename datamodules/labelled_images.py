@@ -1,0 +1,347 @@
+"""Images with one label each: label noise, validation split, batches and augmentation, the same for every data set.
+
+A data set's own file says where its images come from (an `ImageSource`) and nothing else.
+"""
+
+import os
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+import torch
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from datamodules.augmentation import crop_and_flip, sample_uniform
+from datamodules.corruptions.label_noise import LabelNoise
+from datamodules.global_batches import GlobalBatches, Request
+
+
+class ImageSource(Protocol):
+    """Images of one split, wherever they are kept."""
+
+    label: Tensor
+    """`[N]`, int64, as the data set gives it."""
+    brightest: int
+    """The stored value that stands for 1."""
+
+    def fetch(self, row: Tensor, uniform: Tensor | None) -> Tensor:
+        """Reads images.
+
+        Args:
+            row: `[B]`: which ones.
+            uniform: `[B, 4]` in [0, 1), to place the random crop of a training image with; None reads it whole or centred.
+
+        Returns:
+            `[B, C, H, W]`, uint8 in 0...`brightest`.
+        """
+        ...
+
+
+class ImagesInMemory:
+    """Images of one size, held as one uint8 tensor `[N, C, H, W]`."""
+
+    def __init__(self, image: Tensor, label: Tensor, brightest: int = 255) -> None:
+        self.image = image
+        self.label = label
+        self.brightest = brightest
+
+    def fetch(self, row: Tensor, uniform: Tensor | None) -> Tensor:
+        return self.image.index_select(0, row)
+
+
+class LabelledSet(Dataset[dict[str, Any]]):
+    """Some rows of a source, with the labels they are given. Fetched a request at a time."""
+
+    def __init__(
+        self, source: ImageSource, row: Tensor, label: Tensor, clean_label: Tensor | None, seed: int | None
+    ) -> None:
+        self.source = source
+        self.row = row
+        self.label = label.clone().share_memory_()  # corrections reach the loader's workers
+        self.clean_label = clean_label
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def __getitem__(self, request: Request) -> dict[str, Any]:
+        index = request.indices
+        uniform = None if self.seed is None else sample_uniform(self.seed, request.epoch, index, count=4, stream=1)
+        batch: dict[str, Any] = {
+            "image": self.source.fetch(self.row[index], uniform),
+            "label": self.label[index],
+            "index": index,
+            "global_size": request.global_size,
+        }
+        if self.clean_label is not None:
+            batch["clean_label"] = self.clean_label[index]
+        return batch
+
+
+def stratified_split(label: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Holds out the same fraction of every class.
+
+    Args:
+        label: `[N]`, int64.
+        fraction: of each class, in [0, 1).
+        seed: of the choice.
+
+    Returns:
+        Rows that are kept and rows that are held out, each in ascending order.
+    """
+    random = np.random.default_rng([seed, 1])
+    held_out = np.zeros(len(label), dtype=bool)
+    for category in np.unique(label.numpy()):
+        rows = np.flatnonzero(label.numpy() == category)
+        held_out[random.permutation(rows)[: round(fraction * len(rows))]] = True
+    return torch.from_numpy(np.flatnonzero(~held_out)), torch.from_numpy(np.flatnonzero(held_out))
+
+
+class LabelledImages(LightningDataModule, ABC):
+    """A data set of labelled images. Subclasses read it; everything else happens here.
+
+    `num_classes` and `image_shape` are known at once, `num_train_samples` after `setup("fit")`. The order of training samples
+    depends on (seed, epoch) alone, whatever the number of processes, and continues after an interruption inside an epoch.
+
+    Args:
+        batch_size: training images of a step over all processes.
+        label_noise: what makes training and validation labels wrong; None leaves them.
+        validation_fraction: part of each class that is held out of training, in [0, 1). Its labels are as noisy.
+        evaluation_batch_size: images of a validation, test or prediction batch over all processes; None takes `batch_size`.
+        crop_padding: zeros around a training image before it is cropped back at a random place, in pixels.
+        flip: mirror half of the training images.
+        passes_per_epoch: times that an epoch visits the training set; methods that train two networks in turn take 2.
+        num_workers: loader processes; sets in memory need none.
+        seed: of split, noise, order and augmentation. On the command line it is `seed_everything` unless it is set.
+
+    Raises:
+        ValueError: if an argument is out of range, or the data do not fit it.
+    """
+
+    num_classes: int
+    image_shape: tuple[int, int, int]
+    class_names: list[str] | None = None
+
+    def __init__(
+        self,
+        batch_size: int,
+        label_noise: LabelNoise | None = None,
+        validation_fraction: float = 0.0,
+        evaluation_batch_size: int | None = None,
+        crop_padding: int = 0,
+        flip: bool = False,
+        passes_per_epoch: int = 1,
+        num_workers: int = 0,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        for key, value in {"batch_size": batch_size, "passes_per_epoch": passes_per_epoch}.items():
+            if value < 1:
+                raise ValueError(f"{key} must be at least 1, got {value}")
+        if evaluation_batch_size is not None and evaluation_batch_size < 1:
+            raise ValueError(f"evaluation_batch_size must be at least 1, got {evaluation_batch_size}")
+        if not 0 <= validation_fraction < 1:
+            raise ValueError(f"validation_fraction must be in [0, 1), got {validation_fraction}")
+        if crop_padding < 0:
+            raise ValueError(f"crop_padding must be at least 0, got {crop_padding}")
+        if num_workers < 0:
+            raise ValueError(f"num_workers must be at least 0, got {num_workers}")
+        self.batch_size = batch_size
+        self.label_noise = label_noise
+        self.validation_fraction = validation_fraction
+        self.evaluation_batch_size = evaluation_batch_size or batch_size
+        self.crop_padding = crop_padding
+        self.flip = flip
+        self.passes_per_epoch = passes_per_epoch
+        self.num_workers = num_workers
+        self.seed = 0 if seed is None else seed
+        self.train_set: LabelledSet | None = None
+        self.validation_set: LabelledSet | None = None
+        self.test_set: LabelledSet | None = None
+        self._corrected: Tensor | None = None
+        self._resumed = (0, 0)
+
+    @abstractmethod
+    def read_training(self) -> ImageSource:
+        """The training images, before any is held out. A missing or damaged file is a `FileNotFoundError` or `ValueError`."""
+
+    @abstractmethod
+    def read_test(self) -> ImageSource:
+        """The test images."""
+
+    @property
+    def num_train_samples(self) -> int:
+        """Images of the training set, without those held out."""
+        if self.train_set is None:
+            raise RuntimeError('num_train_samples is known after setup("fit")')
+        return len(self.train_set)
+
+    def setup(self, stage: str) -> None:
+        if stage in ("fit", "validate") and self.train_set is None:
+            self._set_up_training()
+            self._write_labels()
+        if stage in ("test", "predict") and self.test_set is None:
+            source = self.read_test()
+            self._check_labels(source.label, "test")
+            self.test_set = LabelledSet(source, torch.arange(len(source.label)), source.label, source.label, seed=None)
+
+    def _set_up_training(self) -> None:
+        source = self.read_training()
+        clean = source.label
+        self._check_labels(clean, "training")
+        given = clean
+        if self.label_noise is not None:
+            if self.label_noise.seed is None:
+                self.label_noise.seed = self.seed
+            image = getattr(source, "image", None)
+            given = self.label_noise.apply(clean, self.num_classes, image)
+        kept, held_out = stratified_split(clean, self.validation_fraction, self.seed)
+        if len(kept) == 0:
+            raise ValueError(f"validation_fraction {self.validation_fraction} leaves no training image of {len(clean)}")
+        known = clean if self.label_noise is not None else None
+        self.train_set = LabelledSet(source, kept, given[kept], None if known is None else known[kept], self.seed)
+        if len(held_out):
+            self.validation_set = LabelledSet(
+                source, held_out, given[held_out], None if known is None else known[held_out], seed=None
+            )
+        if self._corrected is not None:
+            self.train_set.label.copy_(self._corrected)
+
+    def _check_labels(self, label: Tensor, split: str) -> None:
+        if len(label) == 0:
+            raise ValueError(f"the {split} set is empty")
+        lowest, highest = int(label.min()), int(label.max())
+        if lowest < 0 or highest >= self.num_classes:
+            raise ValueError(
+                f"labels of the {split} set lie in {lowest}...{highest}, and num_classes {self.num_classes} allows "
+                f"0...{self.num_classes - 1}"
+            )
+
+    def _write_labels(self) -> None:
+        """Keeps the noise that was drawn beside the run's other results, as `labels.csv`: index, row, label, clean_label."""
+        directory = self.trainer.log_dir if self.trainer is not None else None  # on every process: it is broadcast
+        if self.label_noise is None or directory is None or not self.trainer.is_global_zero or self.train_set is None:
+            return
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        table = pd.DataFrame(
+            {
+                "index": np.arange(len(self.train_set)),
+                "row": self.train_set.row.numpy(),
+                "label": self.train_set.label.numpy(),
+                "clean_label": self.train_set.clean_label.numpy(),
+            }
+        )
+        partial = Path(directory, "labels.csv.partial")
+        table.to_csv(partial, index=False)
+        os.replace(partial, Path(directory, "labels.csv"))
+
+    def train_dataloader(self) -> DataLoader:
+        assert self.train_set is not None
+        epoch = self.trainer.current_epoch if self.trainer is not None else 0
+        rank, world_size = self._processes()
+        batches = GlobalBatches(
+            self.samples_per_epoch(),
+            self.batch_size,
+            rank,
+            world_size,
+            shuffle=True,
+            seed=self.seed,
+            epoch=epoch,
+            first_batch=self._resumed[1] if self._resumed[0] == epoch else 0,
+            passes=self.passes_per_epoch,
+            draw=self.draw_epoch,
+        )
+        if batches.num_left_out:
+            rank_zero_info(
+                f"The last {batches.num_left_out} of an epoch's {batches.num_samples} samples are left out: "
+                f"they would leave a process with fewer than two"
+            )
+        return self._loader(self.train_set, batches, self.seed)
+
+    def samples_per_epoch(self) -> int:
+        """Images of a pass through the training set."""
+        return self.num_train_samples
+
+    def draw_epoch(self, random: np.random.Generator) -> np.ndarray:
+        """The order of a pass through the training set: `[samples_per_epoch]` positions."""
+        return random.permutation(self.num_train_samples)
+
+    def val_dataloader(self) -> DataLoader | list:
+        return [] if self.validation_set is None else self._evaluation_loader(self.validation_set)
+
+    def test_dataloader(self) -> DataLoader:
+        assert self.test_set is not None
+        return self._evaluation_loader(self.test_set)
+
+    def predict_dataloader(self) -> DataLoader:
+        return self.test_dataloader()
+
+    def training_images_dataloader(self) -> DataLoader:
+        """The training images in their own order and without augmentation, to judge their labels by."""
+        if self.train_set is None:
+            self._set_up_training()
+        assert self.train_set is not None
+        train = self.train_set
+        plain = LabelledSet(train.source, train.row, train.label, train.clean_label, seed=None)
+        return self._evaluation_loader(plain)
+
+    def _evaluation_loader(self, images: LabelledSet) -> DataLoader:
+        batch_size = min(self.evaluation_batch_size, len(images))
+        return self._loader(images, GlobalBatches(len(images), batch_size, *self._processes()), self.seed)
+
+    def _processes(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+
+    def _loader(self, images: LabelledSet, batches: GlobalBatches, seed: int) -> DataLoader:
+        return DataLoader(
+            images,
+            sampler=batches,
+            batch_size=None,
+            num_workers=self.num_workers,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=self.num_workers > 0,
+            generator=torch.Generator().manual_seed(seed),
+        )
+
+    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        """Augments training images where they are, and turns all images into float32 in [0, 1]."""
+        image = batch["image"]
+        if self.trainer is not None and self.trainer.training and (self.crop_padding or self.flip):
+            uniform = sample_uniform(self.seed, self.trainer.current_epoch, batch["index"], count=3)
+            image = crop_and_flip(image, uniform, self.crop_padding, self.flip)
+        images = self.train_set or self.test_set
+        assert images is not None
+        batch["image"] = image.float().div_(images.source.brightest)
+        return batch
+
+    def correct_labels(self, index: Tensor, label: Tensor) -> None:
+        """Gives training samples other labels; loader workers see them from their next batch on.
+
+        Args:
+            index: `[n]`, int64: positions in the training set.
+            label: `[n]`, int64: their new labels.
+        """
+        assert self.train_set is not None
+        self.train_set.label[index.cpu()] = label.cpu()
+        self._corrected = self.train_set.label
+
+    def state_dict(self) -> dict[str, Any]:
+        """Corrected labels, and how far into its epoch the training is."""
+        batches = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        if batches >= self.trainer.num_training_batches:  # the epoch is over: current_epoch is the next one
+            batches = 0
+        state: dict[str, Any] = {"epoch": self.trainer.current_epoch, "batches": batches}
+        if self._corrected is not None:
+            state["label"] = self._corrected.clone()
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._resumed = (state_dict["epoch"], state_dict["batches"])
+        self._corrected = state_dict.get("label")
+        if self._corrected is not None and self.train_set is not None:
+            self.train_set.label.copy_(self._corrected)

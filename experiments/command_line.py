@@ -1,0 +1,274 @@
+"""`fit`, `validate`, `test` and `predict`: LightningCLI with a run directory, resumption and readable errors."""
+
+import os
+import sys
+import traceback
+from argparse import ArgumentError
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+
+from experiments.run_directory import (
+    MetricsTable,
+    ResumableMetrics,
+    check_checkpoint,
+    latest_checkpoint,
+    make_directory,
+    new_run_directory,
+    write_test_metrics,
+)
+
+DEFAULTS = Path(__file__).resolve().parent.parent / "configs" / "defaults.yaml"
+SUBCOMMANDS = ("fit", "validate", "test", "predict")
+
+
+@dataclass
+class Checkpoints:
+    """What a run saves, and which of it is tested.
+
+    Args:
+        tested: the checkpoint that `test`, `validate` and `predict` load: the `best` one, or the `last`, as the paper does.
+        monitor: metric that says which epoch is best, `val/accuracy` for example; None keeps the last one alone.
+        mode: whether the best is the greatest (`max`) or the least (`min`).
+        also_test_best: report the best epoch's test metrics too, as `best_epoch/test/...`, where the last one is tested.
+        every_n_epochs: epochs between two savings of the last checkpoint.
+        every_n_steps: also save within epochs, each time that so many batches were trained on.
+    """
+
+    tested: Literal["best", "last"] = "last"
+    monitor: str | None = None
+    mode: Literal["min", "max"] = "max"
+    also_test_best: bool = False
+    every_n_epochs: int = 1
+    every_n_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.monitor is None and (self.tested == "best" or self.also_test_best):
+            raise ValueError(
+                "checkpoint.monitor must name a metric where checkpoint.tested is best or also_test_best is true"
+            )
+
+    def callbacks(self, directory: Path) -> list[Callback]:
+        """The savers: best before last, so that the last checkpoint knows of the best one."""
+        shared: dict[str, Any] = {"dirpath": directory / "checkpoints", "enable_version_counter": False}
+        savers: list[Callback] = []
+        if self.monitor is not None:
+            savers.append(
+                ModelCheckpoint(
+                    filename="best", monitor=self.monitor, mode=self.mode, save_on_train_epoch_end=True, **shared
+                )
+            )
+        savers.append(
+            ModelCheckpoint(filename="last", every_n_epochs=self.every_n_epochs, save_on_train_epoch_end=True, **shared)
+        )
+        if self.every_n_steps is not None:
+            savers.append(StepCheckpoint(filename="step", every_n_train_steps=self.every_n_steps, **shared))
+        return savers
+
+
+class StepCheckpoint(ModelCheckpoint):
+    """Saves within an epoch. Not after its last batch: Lightning would skip the end of that epoch when it resumes."""
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            super().on_train_batch_end(trainer, *args, **kwargs)
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes `config.yaml`, whole or not at all, without what belongs to one call only."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        directory = trainer.log_dir  # broadcast: every process asks
+        if self.already_saved or directory is None or not trainer.is_global_zero:
+            return
+        self.already_saved = True
+        path = Path(directory, "config.yaml")
+        if stage != "fit" and path.exists():
+            return
+        config = self.config.clone()
+        for key in ("resume", "run_directory", "ckpt_path", "weights_only", "verbose", "return_predictions", "config"):
+            config.pop(key, None)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".yaml.partial")
+        partial.write_text(self.parser.dump(config, skip_none=False, skip_validation=True))
+        os.replace(partial, path)
+
+
+class CommandLine(LightningCLI):
+    """The command line of one subcommand."""
+
+    def __init__(self, args: list[str]) -> None:
+        self.requested = args[0]
+        self.resumed = _value_of(args, "--resume")
+        if self.resumed is not None:
+            config = Path(self.resumed, "config.yaml")
+            if not config.is_file():
+                raise FileNotFoundError(f"{self.resumed} cannot be resumed: {config} does not exist")
+            args = [args[0], "--config", str(config), *args[1:]]
+        self.config_files = [value for flag, value in zip(args, args[1:], strict=False) if flag in ("--config", "-c")]
+        self.config_files += [arg.split("=", 1)[1] for arg in args if arg.startswith("--config=")]
+        super().__init__(
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            seed_everything_default=0,
+            save_config_callback=SaveConfig,
+            auto_configure_optimizers=False,
+            parser_kwargs={
+                "prog": "train.py",
+                "exit_on_error": False,
+                self.requested: {"default_config_files": [str(DEFAULTS)], "exit_on_error": False},
+            },
+            args=args,
+        )
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """Only the one that was asked for: the parsers of all four take seconds to build."""
+        return {self.requested: LightningCLI.subcommands()[self.requested]}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--guards", type=list[Callback], default=[], help="Callbacks of every run, before the trainer's own."
+        )
+        parser.add_class_arguments(Checkpoints, "checkpoint", instantiate=True)
+        parser.add_argument(
+            "--resume", type=str, default=None, help="Run directory of an interrupted run that goes on."
+        )
+        parser.add_argument(
+            "--run_directory",
+            type=str,
+            default=None,
+            help="Where results go; runs/<method>/<config>/<timestamp> by default.",
+        )
+        if self.requested == "fit":
+            parser.add_argument(
+                "--test_after_fit", type=bool, default=False, help="Test the configured checkpoint after training."
+            )
+
+    def before_instantiate_classes(self) -> None:
+        config = self.config[self.requested]
+        if config.seed_everything is not True and "seed" in (config.data.get("init_args") or {}):
+            if config.data.init_args.seed is None:
+                config.data.init_args.seed = config.seed_everything
+        self.run_directory = Path(self.resumed or config.run_directory or new_run_directory(self.config_files))
+        if rank_zero_only.rank == 0:
+            make_directory(self.run_directory)
+        config.weights_only = True if config.get("weights_only") is None else config.weights_only
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        options = self.config_init[self.requested]
+        table = MetricsTable(self.run_directory)
+        own = options.trainer.logger
+        loggers = own if isinstance(own, list) else [own] if own not in (None, True, False) else []
+        events = TensorBoardLogger(self.run_directory, name="tensorboard", version="", log_graph=False)
+        self.checkpoints: Checkpoints = options.checkpoint
+        callbacks = [*options.guards, *(options.trainer.callbacks or []), ResumableMetrics(table)]
+        if self.requested == "fit" and not options.trainer.fast_dev_run:
+            callbacks += self.checkpoints.callbacks(self.run_directory)
+        return super().instantiate_trainer(
+            logger=[table, events, *loggers], callbacks=callbacks, default_root_dir=str(self.run_directory), **kwargs
+        )
+
+    def before_fit(self) -> None:
+        if self.resumed is not None and self._given_checkpoint() is None:
+            self._set_checkpoint(latest_checkpoint(self.run_directory))
+        self._check_given_checkpoint()
+
+    def after_fit(self) -> None:
+        rank_zero_info(f"Run directory: {self.trainer.log_dir}")
+        if self.config.fit.test_after_fit:
+            saved = Path(str(self.trainer.log_dir), "checkpoints")
+            metrics = self._tested(saved / f"{self.checkpoints.tested}.ckpt")
+            if self.checkpoints.also_test_best and self.checkpoints.tested == "last":
+                best = self._tested(saved / "best.ckpt")
+                metrics |= {f"best_epoch/{name}": value for name, value in best.items()}
+            self._write_test_metrics(metrics)
+
+    def _tested(self, checkpoint: Path | None) -> dict[str, float]:
+        path = None if checkpoint is None or self.trainer.fast_dev_run else str(checkpoint)
+        results = self.trainer.test(self.model, self.datamodule, ckpt_path=path, weights_only=True)
+        return {name: value for result in results for name, value in result.items()}
+
+    def _write_test_metrics(self, metrics: dict[str, float]) -> None:
+        directory = self.trainer.log_dir
+        if self.trainer.is_global_zero and directory is not None:
+            write_test_metrics(Path(directory), metrics)
+
+    def before_test(self) -> None:
+        self._choose_checkpoint()
+
+    before_validate = before_predict = before_test
+
+    def test(self, **kwargs: Any) -> None:
+        results = self.trainer.test(**kwargs)
+        self._write_test_metrics({name: value for result in results for name, value in result.items()})
+        rank_zero_info(f"Run directory: {self.trainer.log_dir}")
+
+    def after_predict(self) -> None:
+        rank_zero_info(f"Run directory: {self.trainer.log_dir}")
+
+    def _choose_checkpoint(self) -> None:
+        """Of a run that is given by its directory, the checkpoint its configuration says."""
+        if self.resumed is not None and self._given_checkpoint() is None:
+            self._set_checkpoint(self.run_directory / "checkpoints" / f"{self.checkpoints.tested}.ckpt")
+        self._check_given_checkpoint()
+
+    def _given_checkpoint(self) -> str | None:
+        return self.config[self.requested].ckpt_path
+
+    def _set_checkpoint(self, path: Path) -> None:
+        self.config[self.requested].ckpt_path = str(path)
+        self.config_init[self.requested].ckpt_path = str(path)
+
+    def _check_given_checkpoint(self) -> None:
+        path = self._given_checkpoint()
+        if path is not None:
+            check_checkpoint(Path(path), self.model)
+
+
+def _value_of(args: list[str], flag: str) -> str | None:
+    for position, arg in enumerate(args):
+        if arg.startswith(flag + "="):
+            return arg.split("=", 1)[1]
+        if arg == flag:
+            if position + 1 == len(args):
+                raise ValueError(f"{flag} needs a run directory")
+            return args[position + 1]
+    return None
+
+
+def run(args: list[str]) -> int:
+    """Runs one subcommand. What is the user's to mend is said in one sentence; the traceback is kept beside the results.
+
+    Args:
+        args: the subcommand and its arguments.
+
+    Returns:
+        The exit status: 0, or 1 after an error.
+    """
+    line: CommandLine | None = None
+    try:
+        line = CommandLine.__new__(CommandLine)
+        line.__init__(args)  # type: ignore[misc]
+    except ArgumentError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        message = " ".join(str(error).split())
+        place = getattr(line, "run_directory", None)
+        if place is not None and place.is_dir():
+            kept = place / "traceback.txt"
+            kept.write_text(traceback.format_exc())
+            message += f" (traceback: {kept})"
+        elif os.environ.get("NOISEWORKS_TRACEBACK"):
+            traceback.print_exc()
+        print(f"error: {message}", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,223 @@
+"""One directory a run: its name, its table of metrics, and how an interrupted run goes on in it.
+
+runs/<method>/<config>/<timestamp>/
+    config.yaml        the resolved configuration
+    metrics.csv        epoch, step and every logged metric
+    test_metrics.csv   metric and value; there when testing is complete
+    checkpoints/       last.ckpt, best.ckpt, step.ckpt
+    tensorboard/       event files
+    figures/           pictures
+"""
+
+import csv
+import os
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
+
+
+def new_run_directory(configs: list[str], root: str = "runs") -> Path:
+    """`runs/<method>/<config>/<timestamp>`, after the first configuration file: configs/elr/demo.yaml is run `elr/demo`."""
+    config = Path(configs[0]).resolve() if configs else Path("unnamed/command_line")
+    return Path(root, config.parent.name, config.stem, datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f"))
+
+
+def make_directory(directory: Path) -> None:
+    """Makes a run directory that can be written.
+
+    Raises:
+        OSError: one sentence that names the directory and what hinders it.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        probe = directory / ".writable"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise OSError(
+            f"the run directory {directory} cannot be written: {error.strerror}; set --run_directory"
+        ) from error
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Reads a checkpoint without unpickling code, its tensors mapped and not yet in memory.
+
+    Raises:
+        FileNotFoundError: if it is not there.
+        ValueError: if it is no checkpoint or damaged.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"the checkpoint {path} does not exist")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        checkpoint["state_dict"]
+    except Exception as error:
+        raise ValueError(
+            f"{path} is not a checkpoint of this project, or is damaged ({type(error).__name__})"
+        ) from error
+    return checkpoint
+
+
+def latest_checkpoint(directory: Path) -> Path:
+    """The checkpoint from which an interrupted run goes on: the one with most steps.
+
+    Raises:
+        FileNotFoundError: if the run has saved none yet.
+    """
+    found = [path for name in ("last", "step") if (path := directory / "checkpoints" / f"{name}.ckpt").is_file()]
+    if not found:
+        raise FileNotFoundError(
+            f"{directory} cannot be resumed: it has no checkpoints/last.ckpt or step.ckpt; start the run again without --resume"
+        )
+    return max(found, key=lambda path: read_checkpoint(path)["global_step"])
+
+
+def check_checkpoint(path: Path, model: LightningModule) -> None:
+    """Refuses a checkpoint of another class or shape before anything is loaded from it.
+
+    Raises:
+        FileNotFoundError: if it is not there.
+        ValueError: names the class or the tensors that do not fit.
+    """
+    checkpoint = read_checkpoint(path)
+    expected = f"{type(model).__module__}.{type(model).__qualname__}"
+    found = checkpoint.get("class_path", expected)
+    if found != expected:
+        raise ValueError(f"{path} is a checkpoint of {found}, and the configuration's model is {expected}")
+    own, saved = model.state_dict(), checkpoint["state_dict"]
+    problems = [f"{key} is missing" for key in own if key not in saved]
+    problems += [f"{key} is not part of the model" for key in saved if key not in own]
+    problems += [
+        f"{key} is {list(saved[key].shape)} and should be {list(own[key].shape)}"
+        for key in own
+        if key in saved and saved[key].shape != own[key].shape
+    ]
+    if problems and model.strict_loading:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise ValueError(f"{path} does not fit the configured model: {'; '.join(problems[:3])}{more}")
+
+
+class MetricsTable(Logger):
+    """Writes `metrics.csv`: a row whenever something is logged, a column for every metric.
+
+    Unlike Lightning's `CSVLogger` it keeps the table when a run goes on, see `ResumableMetrics`.
+
+    Args:
+        directory: the run directory.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
+        super().__init__()
+        self.path = Path(directory, "metrics.csv")
+        self.rows: list[dict[str, Any]] = []
+        self._columns: list[str] = []
+
+    @property
+    def name(self) -> str:
+        return "metrics"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @property
+    def save_dir(self) -> str:
+        return str(self.path.parent)
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> "MetricsTable":
+        return self
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Hyperparameters are in config.yaml."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        row = {"step": step, **metrics}
+        self.rows.append(row)
+        if new := [name for name in row if name not in self._columns]:
+            self._columns = ["epoch", "step", *sorted({*self._columns, *new} - {"epoch", "step"})]
+            self._write_all()
+        else:
+            with self.path.open("a", newline="") as file:
+                csv.DictWriter(file, self._columns).writerow(row)
+
+    @rank_zero_only
+    def restore(self, rows: list[dict[str, Any]]) -> None:
+        """Replaces the table, as a run goes on from an earlier point than it had reached."""
+        self.rows = rows
+        names = {name for row in rows for name in row}
+        self._columns = ["epoch", "step", *sorted(names - {"epoch", "step"})]
+        self._write_all()
+
+    def _write_all(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_suffix(".csv.partial")
+        with partial.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self._columns)
+            writer.writeheader()
+            writer.writerows(self.rows)
+        os.replace(partial, self.path)
+
+
+class ResumableMetrics(Callback):
+    """Makes the table after a resumed run equal that of a run which was never interrupted.
+
+    A checkpoint carries the table's rows, and what Lightning does not save: the row of the epoch that has just ended, which is
+    logged after the checkpoint, and the means that are being accumulated where a checkpoint falls inside an epoch.
+    """
+
+    def __init__(self, table: MetricsTable) -> None:
+        self.table = table
+        self._means: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["class_path"] = f"{type(pl_module).__module__}.{type(pl_module).__qualname__}"
+        connector = trainer._logger_connector
+        rows = [dict(row) for row in self.table.rows]
+        means: dict[str, tuple[Tensor, Tensor]] = {}
+        if connector._first_loop_iter is None:  # the epoch is over
+            if ended := {name: float(value) for name, value in connector.metrics["log"].items()}:
+                step = trainer.fit_loop.epoch_loop._batches_that_stepped - 1
+                rows.append({"step": step, **ended, "epoch": trainer.current_epoch})
+        else:
+            for key, metric in (trainer._results or {}).items():
+                if metric.is_tensor and metric.meta.is_mean_reduction and metric.meta.on_epoch:
+                    # A sum over processes: process 0 takes all of it when the run goes on.
+                    total = trainer.strategy.reduce(metric.value.clone(), reduce_op="sum")
+                    count = trainer.strategy.reduce(metric.cumulated_batch_size.clone(), reduce_op="sum")
+                    means[key] = (total.cpu(), count.cpu())
+        checkpoint["metrics_table"] = {"rows": rows, "means": means}
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if trainer.state.fn == "fit" and "metrics_table" in checkpoint:
+            self.table.restore(checkpoint["metrics_table"]["rows"])
+            self._means = checkpoint["metrics_table"]["means"]
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        for key, (total, count) in self._means.items():
+            metric = (trainer._results or {}).get(key)
+            if metric is not None and trainer.is_global_zero:
+                metric.value = metric.value + total.to(metric.value.device)
+                metric.cumulated_batch_size = metric.cumulated_batch_size + count.to(metric.value.device)
+        self._means = {}
+
+
+def write_test_metrics(directory: Path, metrics: Mapping[str, float]) -> None:
+    """Writes `test_metrics.csv`, whole or not at all: its presence says that the run is complete."""
+    partial = directory / "test_metrics.csv.partial"
+    with partial.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["metric", "value"])
+        writer.writerows(sorted(metrics.items()))
+    os.replace(partial, directory / "test_metrics.csv")

@@ -1,0 +1,28 @@
+"""The term that ELR and ELR+ add to cross-entropy (Liu et al., 2020, equation 7)."""
+
+import torch
+from torch import Tensor
+
+
+def clamped_softmax(logits: Tensor, lowest: float = 1e-4) -> Tensor:
+    """Probabilities in [1e-4, 1 - 1e-4], at least float32: the complement of a half-precision one would round to zero.
+
+    Args:
+        logits: `[B, K]`.
+        lowest: the clamp of the authors' code. Its gradient is zero where it acts.
+
+    Returns:
+        `[B, K]`; rows sum to one up to the clamp.
+    """
+    precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return precise.softmax(dim=1).clamp(lowest, 1 - lowest)
+
+
+def early_learning_term(probability: Tensor, target: Tensor) -> Tensor:
+    """(1/B) sum_i log(1 - <t_i, p_i>), in nats; at most 0.
+
+    Args:
+        probability: `[B, K]`, clamped: p.
+        target: `[B, K]`, without gradient: t.
+    """
+    return (1 - (target * probability).sum(dim=1)).log().mean()

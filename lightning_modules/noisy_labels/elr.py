@@ -1,0 +1,121 @@
+"""Early-learning regularisation (ELR).
+
+Cross-entropy on partly false labels first fits the right pattern and then memorises the false labels. ELR keeps for each training
+example a running average t of the network's own predictions p, and keeps the predictions close to it:
+
+    t_i <- beta t_i + (1 - beta) p_i,        L = CE(z, y) + lambda (1/B) sum_i log(1 - <t_i, p_i>).
+
+The gradient of the second term with respect to the logits, lambda p_c (<t, p> - t_c) / (1 - <t, p>), keeps that of clean examples from
+vanishing and cancels that of falsely labelled ones. t starts at zero without bias correction, which ramps the term in.
+
+Source: Liu, Niles-Weed, Razavian and Fernandez-Granda, Early-Learning Regularization Prevents Memorization of Noisy Labels,
+NeurIPS 2020, arXiv 2007.00151. Equations 7 and 9, with the clamp of the authors' code.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from datamodules.batches import LabelledImageBatch, share
+from lightning_modules.classifier_steps import ClassifierSteps, accuracies
+from lightning_modules.noisy_labels.early_learning_regularization import clamped_softmax, early_learning_term
+from lightning_modules.per_sample import PerSample
+
+
+def updated_target(target: Tensor, probability: Tensor, momentum: float) -> Tensor:
+    """The running average of an example's predictions.
+
+    Args:
+        target: `[B, K]`: t.
+        probability: `[B, K]`: clamped p, made to sum to one again here.
+        momentum: beta, in [0, 1).
+
+    Returns:
+        `[B, K]`; after k visits a row sums to 1 - beta^k.
+    """
+    return momentum * target + (1 - momentum) * probability / probability.sum(dim=1, keepdim=True)
+
+
+class ELR(ClassifierSteps, LightningModule):
+    """Trains a classifier on noisy labels with early-learning regularisation.
+
+    The targets, K numbers for each training example, are shared out over the processes (see `PerSample`).
+
+    Args:
+        network: maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`.
+        num_classes: number of classes, K.
+        strength: lambda, weight of the regularisation.
+        momentum: beta of the targets, in [0, 1); 0 takes the current prediction for the target.
+        half_precision_targets: store the targets in float16: half of the memory, for sets of the size of ImageNet.
+        optimizer: built on the network's trainable parameters.
+        lr_scheduler: stepped every epoch.
+
+    Raises:
+        ValueError: if `strength` is negative or `momentum` outside [0, 1).
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        num_classes: int,
+        strength: float = 3.0,
+        momentum: float = 0.7,
+        half_precision_targets: bool = False,
+        optimizer: OptimizerCallable = torch.optim.SGD,
+        lr_scheduler: LRSchedulerCallable = torch.optim.lr_scheduler.ConstantLR,
+    ) -> None:
+        super().__init__()
+        if strength < 0:
+            raise ValueError(f"strength must be at least 0, got {strength}")
+        if not 0 <= momentum < 1:
+            raise ValueError(f"momentum must be in [0, 1), got {momentum}")
+        self.network = network
+        self.num_classes = num_classes
+        self.strength = strength
+        self.momentum = momentum
+        self.target_dtype = torch.float16 if half_precision_targets else None
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.metrics = accuracies(num_classes)
+        self.targets: PerSample | None = None
+        self._saved_targets: Tensor | None = None
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.network(image)
+
+    def on_fit_start(self) -> None:
+        dtype = self.target_dtype or torch.promote_types(self.dtype, torch.float32)
+        self.targets = PerSample(self.trainer.datamodule.num_train_samples, self.num_classes, self.device, dtype)
+        if self._saved_targets is not None:
+            self.targets.load(self._saved_targets)
+            self._saved_targets = None
+
+    def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
+        assert self.targets is not None
+        logits = self(batch["image"])
+        probability = clamped_softmax(logits)
+        target = self.targets.update(
+            batch["index"],
+            probability.detach(),
+            lambda old, new: updated_target(old, new, self.momentum),
+            batch.get("global_size"),
+        )
+        cross_entropy = F.cross_entropy(logits, batch["label"])
+        loss = cross_entropy + self.strength * early_learning_term(probability, target)
+        self.log("train/loss", loss.detach(), on_step=True, on_epoch=True, batch_size=len(logits), sync_dist=True)
+        return {"loss": share(batch) * loss, "logits": logits.detach()}
+
+    def configure_optimizers(self):
+        optimizer = self.optimizer(filter(lambda parameter: parameter.requires_grad, self.network.parameters()))
+        return [optimizer], [self.lr_scheduler(optimizer)]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.targets is not None:
+            checkpoint["targets"] = self.targets.gathered()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._saved_targets = checkpoint.get("targets")

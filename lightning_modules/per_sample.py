@@ -1,0 +1,113 @@
+"""A vector remembered for every training sample, kept once over all processes.
+
+Methods that learn with noisy labels keep a running target, a loss history or a guess for each sample. A shuffled epoch brings a
+sample to any process, so the memory is sharded by sample and not by batch: process r of W owns the samples r, r + W, r + 2W, ...
+and holds N * K / W numbers (1.3 million images of 1,000 classes in float32: 5.2 GB over all processes, half of that in float16). In
+each step the processes exchange the rows of the global batch alone, 2 * B * K numbers.
+
+This is neither a parameter nor a buffer: DDP would overwrite what differs between processes with what process 0 has. It travels
+in the checkpoint, whole, and is sharded anew on loading, whatever the number of processes.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+_ROWS_AT_ONCE = 1 << 16
+
+
+def _processes() -> tuple[int, int]:
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def _gather(local: Tensor, counts: list[int]) -> Tensor:
+    """Rows of all processes, in the order of their ranks. `counts` says how many each has, so no sizes are exchanged."""
+    padded = local.new_zeros(max(counts), *local.shape[1:])
+    padded[: len(local)] = local
+    gathered = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(gathered, padded)
+    return torch.cat([rows[:count] for rows, count in zip(gathered, counts, strict=True)])
+
+
+class PerSample:
+    """`num_samples` rows of `num_features` numbers, at first zero.
+
+    Args:
+        num_samples: N, samples of the training set.
+        num_features: K, numbers for each.
+        device: where this process's rows live.
+        dtype: how they are stored; they are combined in the type of the values that come in.
+    """
+
+    def __init__(
+        self, num_samples: int, num_features: int, device: torch.device | str, dtype: torch.dtype = torch.float32
+    ) -> None:
+        rank, world_size = _processes()
+        self.num_samples = num_samples
+        self.num_owned = len(range(rank, num_samples, world_size))
+        # One row more than is owned: what is computed for other processes' samples goes there.
+        self._rows = torch.zeros(self.num_owned + 1, num_features, device=device, dtype=dtype)
+
+    def update(
+        self, index: Tensor, value: Tensor, rule: Callable[[Tensor, Tensor], Tensor], global_size: int | None = None
+    ) -> Tensor:
+        """Replaces the rows of the global batch and returns this process's part of them.
+
+        All processes call it in the same step, each with the share of the batch that `GlobalBatches` deals it.
+
+        Args:
+            index: `[b]`, int64: samples of this process's share; none occurs twice in the global batch.
+            value: `[b, K]`: what this process has to say of them, without gradient.
+            rule: `(old rows, values) -> new rows`, row by row.
+            global_size: samples of the batch over all processes; needed where there is more than one.
+
+        Returns:
+            The new rows of `index`, `[b, K]`, in the type of `value`.
+        """
+        rank, world_size = _processes()
+        if world_size == 1:
+            self._rows[index] = rule(self._rows[index].to(value.dtype), value).to(self._rows.dtype)
+            return self._rows[index].to(value.dtype)
+        if global_size is None:
+            raise ValueError(f"the batch lacks `global_size`, which {world_size} processes need to share per-sample state")
+        counts = [len(range(process, global_size, world_size)) for process in range(world_size)]
+        all_index, all_value = _gather(index, counts), _gather(value, counts)
+        owned = all_index % world_size == rank
+        row = torch.where(owned, all_index // world_size, self.num_owned)
+        self._rows[row] = rule(self._rows[row].to(value.dtype), all_value).to(self._rows.dtype)
+        new = torch.where(owned[:, None], self._rows[row].to(value.dtype), 0)
+        dist.all_reduce(new)
+        start = sum(counts[:rank])
+        return new[start : start + len(index)]
+
+    def gathered(self) -> Tensor:
+        """All rows, `[N, K]`, on the CPU of process 0; no rows elsewhere. Every process calls it."""
+        rank, world_size = _processes()
+        if world_size == 1:
+            return self._rows[:-1].cpu().clone()
+        owned = [len(range(process, self.num_samples, world_size)) for process in range(world_size)]
+        everything = self._rows.new_empty(self.num_samples if rank == 0 else 0, self._rows.shape[1], device="cpu")
+        for first in range(0, max(owned), _ROWS_AT_ONCE):
+            counts = [min(max(count - first, 0), _ROWS_AT_ONCE) for count in owned]
+            chunk = _gather(self._rows[first : first + counts[rank]], counts)
+            if rank == 0:
+                for process, rows in enumerate(chunk.split(counts)):
+                    sample = torch.arange(len(rows)) * world_size + first * world_size + process
+                    everything[sample] = rows.cpu()
+        return everything
+
+    def load(self, everything: Tensor) -> None:
+        """Takes this process's rows from all of them, `[N, K]`.
+
+        Raises:
+            ValueError: if the number of samples or features is another one.
+        """
+        expected = (self.num_samples, self._rows.shape[1])
+        if tuple(everything.shape) != expected:
+            raise ValueError(
+                f"the checkpoint's per-sample state is {list(everything.shape)}, and the training set needs {list(expected)}"
+            )
+        rank, world_size = _processes()
+        self._rows[:-1] = everything[rank::world_size].to(self._rows)

@@ -1,0 +1,49 @@
+"""The command line of noiseworks. `python train.py` lists what it can do."""
+
+import sys
+
+OVERVIEW = """usage: train.py SUBCOMMAND [arguments]
+
+Train and test the methods of noiseworks. An experiment is a YAML file under configs/.
+
+subcommands:
+  fit        train:              train.py fit --config configs/elr/demo.yaml [--config configs/trainer/ddp.yaml] [--any.key value]
+  validate   measure on the validation set
+  test       measure on the test set:   train.py test --resume runs/elr/demo/TIMESTAMP
+  predict    write predictions of the test set
+  compare    train and test several configurations over several seeds:   train.py compare A.yaml B.yaml --seeds 0 1 2
+  claim      check a stated claim:      train.py claim configs/elr/claim.yaml
+  methods    list every method, its paper and its configurations
+
+Each has its own --help. A run that was interrupted goes on with  train.py fit --resume RUN_DIRECTORY."""
+
+
+def main(args: list[str]) -> int:
+    """Runs a subcommand and returns the exit status. Nothing is imported that the subcommand does not need."""
+    if not args or args[0] in ("-h", "--help"):
+        print(OVERVIEW)
+        return 0
+    subcommand = args[0]
+    if subcommand in ("fit", "validate", "test", "predict"):
+        from experiments.command_line import run
+
+        return run(args)
+    if subcommand == "compare":
+        from experiments import compare
+
+        return compare.main(args[1:])
+    if subcommand == "claim":
+        from experiments import claim
+
+        return claim.main(args[1:])
+    if subcommand == "methods":
+        from experiments import catalogue
+
+        return catalogue.main(args[1:])
+    known = "fit, validate, test, predict, compare, claim, methods"
+    print(f"error: there is no subcommand {subcommand}; choose one of {known}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
