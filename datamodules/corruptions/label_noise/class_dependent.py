@@ -1,0 +1,240 @@
+"""Noise that depends on the class alone: symmetric, and flips between classes that are easily mistaken."""
+
+import math
+from abc import ABC, abstractmethod
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datamodules.corruptions.label_noise.contract import (
+    check_arguments,
+    check_num_classes,
+    checked_labels,
+    random_stream,
+)
+
+
+class Symmetric:
+    """Replaces the labels of exactly ceil(r N) samples, chosen at random, by uniform draws.
+
+    Two conventions share the name, and differ most at high rates:
+
+    - over all K classes, the true one included, so that r (1 - 1/K) of the labels are wrong: the code of ELR,
+      DivideMix, NMTune and PLS (DivideMix takes floor(r N) samples, PLS decides for each sample by itself);
+    - over the K - 1 other classes, so that r of the labels are wrong: the code of Patrini et al. (2017) and of
+      Co-teaching, both for each sample by itself.
+
+    Args:
+        noise_rate: r, share of the samples whose label is drawn anew, in [0, 1).
+        include_true_class: whether the draw may return the true class.
+        seed: which draw of the noise; None takes `seed_everything`.
+
+    Raises:
+        ValueError: if `noise_rate` is outside [0, 1) or `seed` is negative.
+    """
+
+    def __init__(self, noise_rate: float, include_true_class: bool = True, seed: int | None = None) -> None:
+        check_arguments(noise_rate, seed)
+        self.noise_rate = noise_rate
+        self.include_true_class = include_true_class
+        self.seed = seed
+
+    def apply(self, label: np.ndarray | Tensor, num_classes: int, image: Tensor | None = None) -> Tensor:
+        given = checked_labels(label, num_classes)
+        random = random_stream(self.seed, "Symmetric")
+        chosen = random.permutation(len(given))[: math.ceil(self.noise_rate * len(given))]
+        if self.include_true_class:
+            given[chosen] = random.integers(num_classes, size=len(chosen))
+        else:
+            given[chosen] = (given[chosen] + random.integers(1, num_classes, size=len(chosen))) % num_classes
+        return torch.from_numpy(given)
+
+    def transition_matrix(self, num_classes: int) -> Tensor:
+        check_num_classes(num_classes)
+        off_diagonal = self.noise_rate / (num_classes if self.include_true_class else num_classes - 1)
+        matrix = torch.full((num_classes, num_classes), off_diagonal, dtype=torch.float64)
+        return matrix.fill_diagonal_(1 - (num_classes - 1) * off_diagonal)
+
+
+class AsymmetricCIFAR10:
+    """Flips similar classes of CIFAR-10: truck -> automobile, bird -> airplane, deer -> horse, cat <-> dog.
+
+    In each of these classes exactly ceil(r n) of the n samples flip, as in ELR's code. (Patrini's code decides for each
+    sample by itself; DivideMix picks floor(r N) samples of the whole set and flips those that belong to these classes.)
+
+    ELR's code flips one class after the other in place. Cats that became dogs are dogs by the time the dogs are
+    flipped, and a share r of them turns back: the rate of cat -> dog is r (1 - r). `sequential_quirk` reproduces this.
+
+    Source: Patrini et al., Making Deep Neural Networks Robust to Label Noise, CVPR 2017, arXiv 1609.03683.
+
+    Args:
+        noise_rate: r, share of each source class, in [0, 1).
+        sequential_quirk: flip in place, class after class; otherwise every flip starts from the true labels.
+        seed: which draw of the noise; None takes `seed_everything`.
+
+    Raises:
+        ValueError: if `noise_rate` is outside [0, 1) or `seed` is negative.
+    """
+
+    flips = ((2, 0), (3, 5), (4, 7), (5, 3), (9, 1))
+    """Source and target classes, in the order in which ELR's code takes them."""
+
+    def __init__(self, noise_rate: float, sequential_quirk: bool = False, seed: int | None = None) -> None:
+        check_arguments(noise_rate, seed)
+        self.noise_rate = noise_rate
+        self.sequential_quirk = sequential_quirk
+        self.seed = seed
+
+    def apply(self, label: np.ndarray | Tensor, num_classes: int, image: Tensor | None = None) -> Tensor:
+        check_fits("AsymmetricCIFAR10", 10, num_classes)
+        given = checked_labels(label, num_classes)
+        current = given if self.sequential_quirk else given.copy()
+        random = random_stream(self.seed, "AsymmetricCIFAR10")
+        for source, target in self.flips:
+            members = random.permutation(np.flatnonzero(current == source))
+            given[members[: math.ceil(self.noise_rate * len(members))]] = target
+        return torch.from_numpy(given)
+
+    def transition_matrix(self, num_classes: int) -> Tensor:
+        check_fits("AsymmetricCIFAR10", 10, num_classes)
+        target = np.arange(10)
+        for source, other in self.flips:
+            target[source] = other
+        matrix = flip_matrix(target, self.noise_rate)
+        if self.sequential_quirk:
+            cat, dog = 3, 5
+            matrix[cat, dog] = self.noise_rate * (1 - self.noise_rate)
+            matrix[cat, cat] = 1 - matrix[cat, dog]
+        return matrix
+
+
+def flip_matrix(target: np.ndarray, noise_rate: float) -> Tensor:
+    """Transition matrix of flips k -> `target[k]` with probability `noise_rate`, `[K, K]` float64.
+
+    Args:
+        target: `[K]`, int64; a class that is its own target keeps its labels.
+        noise_rate: r, in [0, 1].
+    """
+    matrix = torch.eye(len(target), dtype=torch.float64) * (1 - noise_rate)
+    matrix[torch.arange(len(target)), torch.from_numpy(target)] += noise_rate
+    return matrix
+
+
+class IndependentFlips(ABC):
+    """Flips each label to its class's target with probability r, each sample by itself. The kinds differ in the target.
+
+    Args:
+        noise_rate: r, in [0, 1).
+        seed: which draw of the noise; None takes `seed_everything`.
+
+    Raises:
+        ValueError: if `noise_rate` is outside [0, 1) or `seed` is negative.
+    """
+
+    def __init__(self, noise_rate: float, seed: int | None = None) -> None:
+        check_arguments(noise_rate, seed)
+        self.noise_rate = noise_rate
+        self.seed = seed
+
+    @abstractmethod
+    def target(self, num_classes: int) -> np.ndarray:
+        """The class that each class is mistaken for, `[K]` int64."""
+
+    def apply(self, label: np.ndarray | Tensor, num_classes: int, image: Tensor | None = None) -> Tensor:
+        target = self.target(num_classes)
+        clean = checked_labels(label, num_classes)
+        flips = random_stream(self.seed, type(self).__name__).random(len(clean)) < self.noise_rate
+        return torch.from_numpy(np.where(flips, target[clean], clean))
+
+    def transition_matrix(self, num_classes: int) -> Tensor:
+        return flip_matrix(self.target(num_classes), self.noise_rate)
+
+
+class AsymmetricMNIST(IndependentFlips):
+    """Flips digits that look alike: 2 -> 7, 3 -> 8, 5 <-> 6, 7 -> 1.
+
+    Source: Patrini et al., CVPR 2017, arXiv 1609.03683.
+    """
+
+    def target(self, num_classes: int) -> np.ndarray:
+        check_fits("AsymmetricMNIST", 10, num_classes)
+        return np.array([0, 1, 7, 8, 4, 6, 5, 1, 8, 9])
+
+
+class PairFlip(IndependentFlips):
+    """Flips each class to the next, k -> k + 1, and the last to the first.
+
+    From r = 0.5 on, most labels are wrong; papers use up to 0.45.
+
+    Source: Han et al., Co-teaching: Robust Training of Deep Neural Networks with Extremely Noisy Labels, NeurIPS 2018,
+    arXiv 1804.06872.
+    """
+
+    def target(self, num_classes: int) -> np.ndarray:
+        check_num_classes(num_classes)
+        return (np.arange(num_classes) + 1) % num_classes
+
+
+class BlocksCIFAR100(IndependentFlips):
+    """Flips each class of CIFAR-100 to the next within blocks of five consecutive ids, cyclically.
+
+    The code of Patrini et al. (2017) and of ELR does this where the texts say superclass. Ids are alphabetical, so the
+    blocks (apple, aquarium fish, baby, bear, beaver; ...) are not the superclasses: see `SuperclassCIFAR100`. ELR's
+    code draws this noise with seed 0 in every run.
+    """
+
+    def target(self, num_classes: int) -> np.ndarray:
+        check_fits("BlocksCIFAR100", 100, num_classes)
+        return np.roll(np.arange(100).reshape(20, 5), -1, axis=1).ravel()
+
+
+class SuperclassCIFAR100(IndependentFlips):
+    """Flips each class of CIFAR-100 to the next (by id) of the five in its superclass, cyclically.
+
+    Source: Patrini et al., CVPR 2017, arXiv 1609.03683 (the text; for the code see `BlocksCIFAR100`).
+    """
+
+    def target(self, num_classes: int) -> np.ndarray:
+        check_fits("SuperclassCIFAR100", 100, num_classes)
+        members = cifar100_superclass().argsort(kind="stable").reshape(20, 5)
+        target = np.empty(100, dtype=np.int64)
+        target[members] = np.roll(members, -1, axis=1)
+        return target
+
+
+CIFAR100_SUPERCLASSES = {
+    "aquatic_mammals": ("beaver", "dolphin", "otter", "seal", "whale"),
+    "fish": ("aquarium_fish", "flatfish", "ray", "shark", "trout"),
+    "flowers": ("orchid", "poppy", "rose", "sunflower", "tulip"),
+    "food_containers": ("bottle", "bowl", "can", "cup", "plate"),
+    "fruit_and_vegetables": ("apple", "mushroom", "orange", "pear", "sweet_pepper"),
+    "household_electrical_devices": ("clock", "keyboard", "lamp", "telephone", "television"),
+    "household_furniture": ("bed", "chair", "couch", "table", "wardrobe"),
+    "insects": ("bee", "beetle", "butterfly", "caterpillar", "cockroach"),
+    "large_carnivores": ("bear", "leopard", "lion", "tiger", "wolf"),
+    "large_man-made_outdoor_things": ("bridge", "castle", "house", "road", "skyscraper"),
+    "large_natural_outdoor_scenes": ("cloud", "forest", "mountain", "plain", "sea"),
+    "large_omnivores_and_herbivores": ("camel", "cattle", "chimpanzee", "elephant", "kangaroo"),
+    "medium_mammals": ("fox", "porcupine", "possum", "raccoon", "skunk"),
+    "non-insect_invertebrates": ("crab", "lobster", "snail", "spider", "worm"),
+    "people": ("baby", "boy", "girl", "man", "woman"),
+    "reptiles": ("crocodile", "dinosaur", "lizard", "snake", "turtle"),
+    "small_mammals": ("hamster", "mouse", "rabbit", "shrew", "squirrel"),
+    "trees": ("maple_tree", "oak_tree", "palm_tree", "pine_tree", "willow_tree"),
+    "vehicles_1": ("bicycle", "bus", "motorcycle", "pickup_truck", "train"),
+    "vehicles_2": ("lawn_mower", "rocket", "streetcar", "tank", "tractor"),
+}
+"""The fine classes of each superclass of CIFAR-100 (Krizhevsky, 2009). Ids of both are alphabetical ranks."""
+
+
+def cifar100_superclass() -> np.ndarray:
+    """Superclass (0 ... 19) of each fine class of CIFAR-100, `[100]` int64."""
+    superclass = {name: i for i, names in enumerate(CIFAR100_SUPERCLASSES.values()) for name in names}
+    return np.array([superclass[name] for name in sorted(superclass)])
+
+
+def check_fits(kind: str, expected: int, num_classes: int) -> None:
+    """Refuses a number of classes other than the one a kind is defined for."""
+    if num_classes != expected:
+        raise ValueError(f"num_classes must be {expected} for {kind}, got {num_classes}")

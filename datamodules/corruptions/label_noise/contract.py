@@ -1,0 +1,103 @@
+"""What every kind of label noise keeps: its interface, its random stream, and the labels and arguments it accepts."""
+
+import zlib
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class LabelNoise(Protocol):
+    """What a DataModule expects of a kind of label noise."""
+
+    seed: int | None
+    """Which draw of the noise; None until `seed_everything` fills it. Recorded labels use none."""
+
+    def apply(self, label: np.ndarray | Tensor, num_classes: int, image: Tensor | None = None) -> Tensor:
+        """Gives every sample of a set its label.
+
+        Args:
+            label: `[N]`, integers, the true labels in 0 ... `num_classes` - 1 in the set's own order; not modified.
+            num_classes: number of classes, K.
+            image: `[N, C, H, W]`, float in [0, 1] or uint8 in 0 ... 255; used only by noise that depends on the image.
+
+        Returns:
+            `[N]`, int64, on the CPU.
+
+        Raises:
+            ValueError: if a label is out of range, the kind does not fit `num_classes`, or a random kind has no seed.
+        """
+        ...
+
+    def transition_matrix(self, num_classes: int) -> Tensor:
+        """T, `[K, K]` float64 with rows that sum to 1: what `apply` does to a label, in expectation over seeds."""
+        ...
+
+
+def empirical_transition_matrix(clean: np.ndarray | Tensor, given: np.ndarray | Tensor, num_classes: int) -> Tensor:
+    """Frequencies of the given labels among the samples of each true class.
+
+    Args:
+        clean: `[N]`, true labels.
+        given: `[N]`, given labels.
+        num_classes: number of classes, K.
+
+    Returns:
+        `[K, K]` float64. The row of a class without samples is unknown and holds nan.
+
+    Raises:
+        ValueError: if the two differ in length or a label is out of range.
+    """
+    true, noisy = checked_labels(clean, num_classes, "clean"), checked_labels(given, num_classes, "given")
+    if len(true) != len(noisy):
+        raise ValueError(f"clean and given must have the same length, got {len(true)} and {len(noisy)}")
+    count = np.bincount(true * num_classes + noisy, minlength=num_classes**2).reshape(num_classes, num_classes)
+    matrix = torch.from_numpy(count).double()
+    return matrix / matrix.sum(dim=1, keepdim=True)
+
+
+def checked_labels(label: np.ndarray | Tensor, num_classes: int, name: str = "label") -> np.ndarray:
+    """A copy of the labels as int64, `[N]`, known to be in range.
+
+    Args:
+        label: `[N]`, any integer type.
+        num_classes: number of classes, K.
+        name: what errors call the labels.
+
+    Raises:
+        ValueError: if they are not one integer a sample in 0 ... `num_classes` - 1, or `num_classes` is below 2.
+    """
+    check_num_classes(num_classes)
+    array = label.detach().cpu().numpy() if isinstance(label, Tensor) else np.asarray(label)
+    if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(f"{name} must be one integer a sample, got {array.dtype} of shape {list(array.shape)}")
+    outside = array[(array < 0) | (array >= num_classes)]
+    if len(outside):
+        raise ValueError(f"{name} must be in 0 ... {num_classes - 1}, got {outside[0]} ({len(outside)} out of range)")
+    return array.astype(np.int64)
+
+
+def check_num_classes(num_classes: int) -> None:
+    """Refuses a single class, which leaves no wrong label."""
+    if num_classes < 2:
+        raise ValueError(f"num_classes must be at least 2, got {num_classes}")
+
+
+def check_arguments(noise_rate: float, seed: int | None) -> None:
+    """Refuses a rate outside [0, 1) and a negative seed."""
+    if not 0 <= noise_rate < 1:
+        raise ValueError(f"noise_rate must be in [0, 1), got {noise_rate}")
+    if seed is not None and seed < 0:
+        raise ValueError(f"seed must not be negative, got {seed}")
+
+
+def random_stream(seed: int | None, kind: str, *part: int) -> np.random.Generator:
+    """The random numbers of one kind of noise (and of one `part` of it) for a seed, independent of all others.
+
+    Raises:
+        ValueError: if the seed is None, as nobody has filled it.
+    """
+    if seed is None:
+        raise ValueError(f"seed of {kind} is not set: give it a seed, or set seed_everything on the command line")
+    return np.random.default_rng([seed, zlib.crc32(kind.encode()), *part])

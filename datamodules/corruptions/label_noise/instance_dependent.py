@@ -1,0 +1,137 @@
+"""Noise that depends on the image: a random linear classifier chooses the wrong class.
+
+A sample (x, y) flips with probability q, drawn from N(r, 0.1^2) restricted to [0, 1], and then takes each class j != y
+with probability
+
+    softmax_j(x W_y),    W_y ~ N(0, 1)^{features x K}, one matrix for each true class y.
+
+Source: Xia et al., Part-dependent Label Noise: Towards Instance-dependent Label Noise, NeurIPS 2020, arXiv 2006.07836,
+and the authors' code.
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datamodules.corruptions.label_noise.contract import (
+    check_arguments,
+    check_num_classes,
+    checked_labels,
+    random_stream,
+)
+
+FLIP_RATE_STD = 0.1
+CHUNK_VALUES = 2**24
+"""Pixel values held in float64 at once, 128 MiB."""
+
+
+def truncated_normal(mean: float, std: float, size: int, random: np.random.Generator) -> np.ndarray:
+    """Draws from N(mean, std^2) restricted to [0, 1], `[size]`; the mean must not be far outside [0, 1]."""
+    draw = random.normal(mean, std, size)
+    while len(outside := np.flatnonzero((draw < 0) | (draw > 1))):
+        draw[outside] = random.normal(mean, std, len(outside))
+    return draw
+
+
+def truncated_normal_mean(mean: float, std: float) -> float:
+    """Expectation of N(mean, std^2) restricted to [0, 1]."""
+    low, high = (0 - mean) / std, (1 - mean) / std
+    density = (math.exp(-(low**2) / 2) - math.exp(-(high**2) / 2)) / math.sqrt(2 * math.pi)
+    mass = (math.erf(high / math.sqrt(2)) - math.erf(low / math.sqrt(2))) / 2
+    return mean + std * density / mass
+
+
+def class_scores(image: Tensor, weight: np.ndarray) -> np.ndarray:
+    """Linear scores x W of images in 8-bit pixel units, exactly the same whatever the order of summation.
+
+    Both factors are rounded to fixed point (pixels to 1/65535 of the range, weights to 2^-16). Every partial sum is
+    then an integer below 2^53 (up to 2^18 features), which float64 holds exactly: threads, chunks and the BLAS change
+    nothing.
+
+    Args:
+        image: `[N, ...]`, float in [0, 1] or uint8 in 0 ... 255.
+        weight: `[features, K]`.
+
+    Returns:
+        `[N, K]` float64.
+
+    Raises:
+        ValueError: if a float image leaves [0, 1].
+    """
+    pixel = image.flatten(start_dim=1).cpu()
+    if pixel.dtype == torch.uint8:
+        integer = pixel.double().numpy() * 257
+    else:
+        integer = (pixel.double() * 65535).round().numpy()
+        if not (integer.min(initial=0) >= 0 and integer.max(initial=0) <= 65535):
+            raise ValueError(f"image must be in [0, 1], got values from {pixel.min():g} to {pixel.max():g}")
+    return integer @ np.rint(weight * 2**16) / (257 * 2**16)
+
+
+def wrong_class_probability(scores: np.ndarray, true_class: int) -> np.ndarray:
+    """Softmax of the scores over all classes but the true one, `[N, K]` to `[N, K]`."""
+    logit = scores.copy()
+    logit[:, true_class] = -np.inf
+    mass = np.exp(logit - logit.max(axis=1, keepdims=True))
+    return mass / mass.sum(axis=1, keepdims=True)
+
+
+class InstanceDependent:
+    """Label noise that depends on the image.
+
+    Pixels count in 8-bit units, as in the authors' code. This makes the softmax nearly one-hot: almost every image has
+    one wrong class of its own. Unlike there, a rate of 0 changes nothing (the restricted normal would flip 8 % of the
+    labels).
+
+    Args:
+        noise_rate: r, mean of the flip probabilities before they are restricted to [0, 1], in [0, 1).
+        seed: which draw of the noise; None takes `seed_everything`.
+
+    Raises:
+        ValueError: if `noise_rate` is outside [0, 1) or `seed` is negative.
+    """
+
+    def __init__(self, noise_rate: float, seed: int | None = None) -> None:
+        check_arguments(noise_rate, seed)
+        self.noise_rate = noise_rate
+        self.seed = seed
+
+    def apply(self, label: np.ndarray | Tensor, num_classes: int, image: Tensor | None = None) -> Tensor:
+        clean = checked_labels(label, num_classes)
+        random = random_stream(self.seed, "InstanceDependent")
+        if image is None or len(image) != len(clean):
+            found = "none" if image is None else len(image)
+            raise ValueError(
+                f"InstanceDependent needs image to hold one image for each of the {len(clean)} labels, got {found}"
+            )
+        if self.noise_rate == 0:
+            return torch.from_numpy(clean)
+        flips = random.random(len(clean)) < truncated_normal(self.noise_rate, FLIP_RATE_STD, len(clean), random)
+        quantile = random.random(len(clean))
+        given = clean.copy()
+        features = image[0].numel() if len(image) else 0
+        rows = max(1, CHUNK_VALUES // max(1, features))
+        for true_class in range(num_classes):
+            members = np.flatnonzero(flips & (clean == true_class))
+            if len(members) == 0:
+                continue
+            weight = random_stream(self.seed, "InstanceDependent", true_class).standard_normal((features, num_classes))
+            for start in range(0, len(members), rows):
+                part = members[start : start + rows]
+                scores = class_scores(image[torch.from_numpy(part).to(image.device)], weight)
+                cumulative = wrong_class_probability(scores, true_class).cumsum(axis=1)
+                # Scaled by the last value, which rounding may leave below 1, so that the true class is never drawn.
+                given[part] = (cumulative <= quantile[part, None] * cumulative[:, -1:]).sum(axis=1)
+        return torch.from_numpy(given)
+
+    def transition_matrix(self, num_classes: int) -> Tensor:
+        """Expectation over seeds, in closed form: no wrong class is special before W is drawn.
+
+        One draw of W prefers some wrong classes; `empirical_transition_matrix` of the labels shows which.
+        """
+        check_num_classes(num_classes)
+        rate = truncated_normal_mean(self.noise_rate, FLIP_RATE_STD) if self.noise_rate > 0 else 0.0
+        matrix = torch.full((num_classes, num_classes), rate / (num_classes - 1), dtype=torch.float64)
+        return matrix.fill_diagonal_(1 - rate)
