@@ -1,0 +1,50 @@
+"""Arguments of the subcommands: what is wrong with them is said in one sentence."""
+
+import argparse
+from typing import NoReturn
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse without the usage text in front of an error, and without abbreviations.
+
+    Raises:
+        ValueError: from `parse_args`, for arguments that do not parse.
+    """
+
+    def __init__(self, prog: str, description: str | None) -> None:
+        super().__init__(
+            prog=prog,
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+
+def whole_number(text: str) -> int:
+    """A seed or a count.
+
+    Raises:
+        argparse.ArgumentTypeError: if `text` is not a whole number of at least 0.
+    """
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number") from None
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{value} is less than 0")
+    return value
+
+
+def positive_number(text: str) -> int:
+    """A number of processes.
+
+    Raises:
+        argparse.ArgumentTypeError: if `text` is not a whole number of at least 1.
+    """
+    value = whole_number(text)
+    if value == 0:
+        raise argparse.ArgumentTypeError("0 is less than 1")
+    return value

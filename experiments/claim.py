@@ -1,0 +1,366 @@
+"""Runs stated claims, method against baseline, and gives the verdicts.
+
+    python train.py claim configs/elr/claim.yaml --readme README.md
+
+A claim file holds a mapping, or a list of them, with the keys
+    paper      the sentence of the paper that is put to the test
+    method     config of the method, relative to the claim file
+    baseline   config of what it is compared with
+    metric     for example test/accuracy
+    direction  higher or lower: which is better
+    margin     least difference of the means over seeds
+    seeds      at least two
+    name       what tables call the claim (default: <folder>/<method config>)
+
+A claim holds if the means differ by at least the margin in the stated direction and the ± std intervals do not overlap.
+
+Written to the output directory: claims.csv, claims.md, and what `compare` writes for the same configs. Claim files of
+several folders have a directory for each folder, and claims.csv and claims.md of all of them lie above. The exit status
+is 1 if any claim does not hold.
+"""
+
+import contextlib
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from experiments.arguments import ArgumentParser, positive_number
+from experiments.compare import collect, provenance, show
+from experiments.results import BEST_EPOCH, Result, Summary, markdown, summarise, table, terminal, write_csv, write_text
+from experiments.run_queue import TRAIN, Failure, lock, print_failures, run_all
+from experiments.run_request import Run, check, load_experiments, parsed, unique_names
+
+REQUIRED = ("paper", "method", "baseline", "metric", "direction", "margin", "seeds")
+OPTIONAL = ("name",)
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+ABOVE = Path("runs/claims")
+HOLDS, FAILS, MISSING = "holds", "does not hold", "did not run"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim, as its file states it; paths relative to the working directory."""
+
+    name: str
+    paper: str
+    method: Path
+    baseline: Path
+    metric: str
+    direction: str
+    margin: float
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came out of a claim.
+
+    Args:
+        verdict: `holds`, `does not hold` or `did not run`.
+        reason: both conditions in figures, or what is missing.
+        method, baseline: the metric over seeds; None if the claim did not run.
+        best_epoch: the metric at the baseline's best epoch, where its runs say so.
+        difference: of the means, method minus baseline; NaN if the claim did not run.
+    """
+
+    claim: Claim
+    verdict: str
+    reason: str
+    method: Summary | None = None
+    baseline: Summary | None = None
+    best_epoch: Summary | None = None
+    difference: float = math.nan
+
+
+def load_claims(path: Path) -> list[Claim]:
+    """Reads a claim file.
+
+    Raises:
+        FileNotFoundError: if it, or a config that it names, does not exist.
+        ValueError: if a key is missing, unknown or has a value that is not allowed, naming the key.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"claim file {path} {'is not a file' if path.exists() else 'does not exist'}")
+    content = parsed(path.read_text(encoding="utf-8"), path)
+    entries = content if isinstance(content, list) else [content]
+    if not entries:
+        raise ValueError(f"{path} holds no claim")
+    many = len(entries) > 1
+    return [_claim(each, path, f"{path}, claim {i}" if many else str(path)) for i, each in enumerate(entries, 1)]
+
+
+def _claim(entry: object, path: Path, where: str) -> Claim:
+    keys = ", ".join(REQUIRED)
+    if not isinstance(entry, Mapping):
+        raise ValueError(f"{where} must be a mapping with the keys {keys}")
+    for key in entry:
+        if key not in REQUIRED + OPTIONAL:
+            raise ValueError(f"{where}: unknown key {key}; allowed are {keys} and {', '.join(OPTIONAL)}")
+    for key in REQUIRED:
+        if key not in entry:
+            raise ValueError(f"{where}: {key} is missing; a claim has the keys {keys}")
+    for key in ("paper", "method", "baseline", "metric", *(OPTIONAL if "name" in entry else ())):
+        if not isinstance(entry[key], str) or not entry[key].strip():
+            raise ValueError(f"{where}: {key} must be a text, got {entry[key]!r}")
+    if entry["direction"] not in ("higher", "lower"):
+        raise ValueError(f"{where}: direction must be higher or lower, got {entry['direction']!r}")
+    margin = _number(entry["margin"])
+    if not 0 <= margin < math.inf:
+        raise ValueError(f"{where}: margin must be a number of at least 0, got {entry['margin']!r}")
+    seeds = entry["seeds"]
+    whole = isinstance(seeds, list) and all(type(seed) is int and seed >= 0 for seed in seeds)
+    if not whole or len(seeds) < 2 or len(set(seeds)) < len(seeds):
+        raise ValueError(f"{where}: seeds must be a list of at least 2 different whole numbers, got {seeds!r}")
+    configs = {key: path.parent / entry[key] for key in ("method", "baseline")}
+    for key, config in configs.items():
+        if not config.is_file():
+            raise FileNotFoundError(f"{where}: {key} names {config}, which does not exist")
+    if configs["method"].resolve() == configs["baseline"].resolve():
+        raise ValueError(f"{where}: method and baseline must be two configs, got {entry['method']} for both")
+    name = entry.get("name", f"{path.resolve().parent.name}/{configs['method'].stem}")
+    return Claim(name, entry["paper"], **configs, metric=entry["metric"], direction=entry["direction"],
+                 margin=margin, seeds=tuple(seeds))  # fmt: skip
+
+
+def _number(value: object) -> float:
+    with contextlib.suppress(TypeError, ValueError):
+        return math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
+    return math.nan
+
+
+def judge(claim: Claim, method: Summary, baseline: Summary, best_epoch: Summary | None = None) -> Verdict:
+    """Applies both conditions of a claim.
+
+    Touching intervals overlap; a difference that equals the margin up to rounding is enough.
+    """
+    difference = method.mean - baseline.mean
+    gain = difference if claim.direction == "higher" else -difference
+    enough = gain >= claim.margin or math.isclose(gain, claim.margin, rel_tol=1e-9, abs_tol=1e-12)
+    width = method.std + baseline.std
+    apart = gain > width and not math.isclose(gain, width, rel_tol=1e-9, abs_tol=1e-12)
+    reason = (
+        f"difference {difference:+.4g} {'reaches' if enough else 'misses'} the margin ({claim.margin:g} "
+        f"{claim.direction}), ± std intervals {'do not overlap' if apart else 'overlap'}"
+    )
+    verdict = HOLDS if enough and apart else FAILS
+    return Verdict(claim, verdict, reason, method, baseline, best_epoch, difference)
+
+
+def verdict(claim: Claim, names: Mapping[Path, str], results: Sequence[Result], failures: Sequence[Failure]) -> Verdict:
+    """Finds a claim's figures among the results, and judges it if they are complete.
+
+    Args:
+        claim: the claim.
+        names: the experiment's name for each config.
+        results: of the runs that finished.
+        failures: the runs that did not.
+    """
+    method, baseline = names[claim.method.resolve()], names[claim.baseline.resolve()]
+    failed = [f for f in failures if f.run.experiment.name in (method, baseline) and f.run.seed in claim.seeds]
+    if failed:
+        return Verdict(claim, MISSING, f"{failed[0].run.title} failed, {failed[0].reason}")
+    own = [result for result in results if result.seed in claim.seeds]
+    summaries = {(s.config, s.metric): s for s in summarise(own) if s.seeds == len(claim.seeds)}
+    for config in (method, baseline):
+        if (config, claim.metric) not in summaries:
+            known = ", ".join(metric for name, metric in summaries if name == config)
+            return Verdict(claim, MISSING, f"{config} has no metric {claim.metric} in every seed, it has {known}")
+    best = summaries.get((baseline, BEST_EPOCH + claim.metric))
+    return judge(claim, summaries[method, claim.metric], summaries[baseline, claim.metric], best)
+
+
+def split_readme(path: Path) -> tuple[str, str]:
+    """The text up to and with the first marker, and from the second marker on.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the markers are not there once each and in order.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"--readme {path} does not exist")
+    text = path.read_text(encoding="utf-8")
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise ValueError(f"--readme {path} must hold the lines {BEGIN} and {END} once each, in this order")
+    return text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
+
+
+HEADER = ["method", "claim of the paper", "metric", "method's value", "baseline's", "baseline's best epoch", "margin",
+          "verdict", "seeds"]  # fmt: skip
+
+
+def report(verdicts: Sequence[Verdict], runs: Sequence[Run]) -> str:
+    """The claims as a Markdown table, and a line on how the runs were made."""
+    rows = [
+        [
+            each.claim.name,
+            each.claim.paper,
+            f"{each.claim.metric} ({each.claim.direction})",
+            _cell(each.method),
+            _cell(each.baseline),
+            _cell(each.best_epoch),
+            f"{each.claim.margin:g}",
+            f"**{each.verdict}**" if each.verdict == HOLDS else f"**{each.verdict}**: {each.reason}",
+            ", ".join(map(str, each.claim.seeds)),
+        ]
+        for each in verdicts
+    ]
+    made = f" {provenance(runs)}" if any(run.finished for run in runs) else ""
+    return markdown(HEADER, rows) + f"\nMean ± standard deviation (n - 1) over seeds.{made}\n"
+
+
+def _cell(summary: Summary | None) -> str:
+    return str(summary) if summary else "-"
+
+
+def write(verdicts: Sequence[Verdict], runs: Sequence[Run], output: Path) -> None:
+    """Writes claims.csv and claims.md."""
+    header = ["claim", "paper", "method", "baseline", "metric", "direction", "margin", "method_mean", "method_std",
+              "baseline_mean", "baseline_std", "baseline_best_epoch_mean", "baseline_best_epoch_std", "difference",
+              "seeds", "verdict", "reason"]  # fmt: skip
+    rows = []
+    for each in verdicts:
+        claim = each.claim
+        figures = [(s.mean, s.std) if s else (None, None) for s in (each.method, each.baseline, each.best_epoch)]
+        rows.append(
+            [claim.name, claim.paper, claim.method, claim.baseline, claim.metric, claim.direction, claim.margin,
+             *(value for pair in figures for value in pair), each.difference, " ".join(map(str, claim.seeds)),
+             each.verdict, each.reason]
+        )  # fmt: skip
+    output.mkdir(parents=True, exist_ok=True)
+    write_csv(output / "claims.csv", header, rows)
+    write_text(output / "claims.md", report(verdicts, runs))
+
+
+@dataclass(frozen=True)
+class Place:
+    """The claims of one folder, and the runs that they need in the directory that is theirs."""
+
+    claims: list[Claim]
+    names: dict[Path, str]
+    runs: list[Run]
+    output: Path
+
+
+def place(claims: Sequence[Claim], output: Path) -> Place:
+    """Plans the runs of a folder's claims; what two of them share runs once.
+
+    Raises:
+        ValueError, NotADirectoryError: from `check`, if the output holds other runs.
+    """
+    seeds: dict[Path, set[int]] = {}
+    configs: dict[Path, Path] = {}
+    for claim in claims:
+        for config in (claim.method, claim.baseline):
+            configs.setdefault(config.resolve(), config)
+            seeds.setdefault(config.resolve(), set()).update(claim.seeds)
+    experiments = load_experiments(list(configs.values()))
+    runs = [
+        Run(experiment, seed, output / experiment.name / f"seed_{seed}")
+        for seed in sorted(set.union(*seeds.values()))
+        for experiment, wanted in zip(experiments, seeds.values(), strict=True)
+        if seed in wanted
+    ]
+    for run in runs:
+        check(run)
+    names = {path: experiment.name for path, experiment in zip(configs, experiments, strict=True)}
+    return Place(list(claims), names, runs, output)
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What the command line of `claim` says."""
+
+    files: list[Path]
+    output: Path | None
+    jobs: int
+    readme: Path | None
+
+
+def parse(argv: Sequence[str]) -> Arguments:
+    """Reads the command line.
+
+    Raises:
+        ValueError: naming the argument that is wrong.
+    """
+    parser = ArgumentParser("train.py claim", __doc__)
+    parser.add_argument("files", metavar="CLAIM", nargs="+", type=Path, help="claim files")
+    parser.add_argument("--output", type=Path, help="default: runs/claims/<folder of the claim file>")
+    parser.add_argument("--jobs", type=positive_number, default=1, help="runs at a time (default: 1)")
+    parser.add_argument("--readme", type=Path, help=f"file in which the text between {BEGIN} and {END} is replaced")
+    return Arguments(**vars(parser.parse_args(argv)))
+
+
+def plan(files: Sequence[Path], output: Path | None) -> list[Place]:
+    """Reads the claim files and plans their runs, in one place for the files of one folder.
+
+    Raises:
+        FileNotFoundError, ValueError: for what is wrong with a file, before anything runs.
+    """
+    claims: dict[Path, list[Claim]] = {}
+    for file in dict.fromkeys(file.resolve() for file in files):
+        claims.setdefault(file.parent, []).extend(load_claims(_relative(file)))
+    if output and len(claims) == 1:
+        return [place(each, output) for each in claims.values()]
+    above = output or ABOVE
+    return [place(each, above / name) for each, name in zip(claims.values(), unique_names(list(claims)), strict=True)]
+
+
+def _relative(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def main(argv: Sequence[str], run_command: Sequence[str] = TRAIN) -> int:
+    """The subcommand.
+
+    Args:
+        argv: what follows `train.py claim`.
+        run_command: the command that `fit ...` is appended to.
+
+    Returns:
+        Exit status: 0 if every claim holds; 1 if one does not, or did not run; 2 for bad input; 130 after Ctrl-C.
+    """
+    console = terminal()
+    try:
+        arguments = parse(argv)
+        if arguments.readme:
+            split_readme(arguments.readme)
+        places = plan(arguments.files, arguments.output)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    runs = [run for each in places for run in each.runs]
+    try:
+        with lock([each.output for each in places]) as locks:
+            failures = run_all(runs, jobs=arguments.jobs, console=console, locks=locks, run_command=run_command)
+            verdicts = []
+            for each in places:
+                show(each.runs, each.output, console)
+                results = collect(each.runs)
+                own = [failure for failure in failures if failure.run in each.runs]
+                verdicts.append([verdict(claim, each.names, results, own) for claim in each.claims])
+                write(verdicts[-1], each.runs, each.output)
+        every = [each for group in verdicts for each in group]
+        if len(places) > 1:
+            write(every, runs, arguments.output or ABOVE)
+        if arguments.readme:
+            before, after = split_readme(arguments.readme)
+            write_text(arguments.readme, f"{before}\n{report(every, runs)}{after}")
+    except KeyboardInterrupt:
+        done = sum(run.finished for run in runs)
+        print(f"interrupted: {done} of {len(runs)} runs are finished; the same command continues", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print_failures(failures, console)
+    header = ["claim", "metric", "method", "baseline", "baseline's best epoch", "difference", "margin", "verdict"]
+    rows = [
+        [each.claim.name, each.claim.metric, _cell(each.method), _cell(each.baseline), _cell(each.best_epoch),
+         f"{each.difference:+.4g}" if each.method else "-", f"{each.claim.margin:g} {each.claim.direction}",
+         f"{each.verdict}: {each.reason}"]
+        for each in every
+    ]  # fmt: skip
+    console.print(table("claims", header, rows))
+    return 0 if all(each.verdict == HOLDS for each in every) else 1

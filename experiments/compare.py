@@ -1,0 +1,210 @@
+"""Trains and tests several configs over several seeds, and shows them side by side.
+
+    python train.py compare configs/elr/demo.yaml configs/elr/demo_baseline.yaml --seeds 0 1 2 -- --trainer.max_epochs 5
+
+Arguments after `--` are given to every run, as if they followed `train.py fit --config CONFIG`. Runs are processes of
+their own. The same command again keeps what is finished and continues the rest.
+
+Written to the output directory: summary.csv (config, metric, mean, std, seeds), runs.csv (config, metric, seed, value),
+summary.md, comparison.png, curves.png, and <config>/seed_<seed>/ for each run.
+"""
+
+import hashlib
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from experiments.arguments import ArgumentParser, positive_number, whole_number
+from experiments.results import (
+    BEST_EPOCH,
+    Result,
+    grid,
+    markdown,
+    read_test_metrics,
+    summarise,
+    table,
+    terminal,
+    write_csv,
+    write_text,
+)
+from experiments.run_queue import TRAIN, lock, print_failures, run_all
+from experiments.run_request import Experiment, Run, check, code_fingerprint, load_experiments, record, unique_names
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What the command line of `compare` says."""
+
+    configs: list[Path]
+    seeds: list[int]
+    output: Path | None
+    jobs: int
+    overrides: list[str]
+
+
+def parse(argv: Sequence[str]) -> Arguments:
+    """Reads the command line.
+
+    Raises:
+        ValueError: naming the argument that is wrong.
+    """
+    own, overrides = list(argv), []
+    if "--" in own:
+        overrides = own[own.index("--") + 1 :]
+        own = own[: own.index("--")]
+    parser = ArgumentParser("train.py compare", __doc__)
+    parser.add_argument("configs", metavar="CONFIG", nargs="+", type=Path, help="YAML files, as for fit")
+    parser.add_argument("--seeds", nargs="+", type=whole_number, required=True, help="for example 0 1 2")
+    parser.add_argument("--output", type=Path, help="default: runs/compare/<folder>/<config>-vs-<config>")
+    parser.add_argument("--jobs", type=positive_number, default=1, help="runs at a time (default: 1)")
+    known, unknown = parser.parse_known_args(own)
+    if unknown:
+        raise ValueError(f"{unknown[0]} is not an option of compare; what overrides the configs goes after `--`")
+    if overrides and not overrides[0].startswith("-"):
+        raise ValueError(f"what follows `--` must be overrides such as --trainer.max_epochs 5, got {overrides[0]}")
+    repeated = next((seed for i, seed in enumerate(known.seeds) if seed in known.seeds[:i]), None)
+    if repeated is not None:
+        raise ValueError(f"--seeds names {repeated} twice; every seed is one run")
+    return Arguments(known.configs, known.seeds, known.output, known.jobs, overrides)
+
+
+def default_output(configs: Sequence[Path]) -> Path:
+    """`runs/compare/<folder>/<config>-vs-<config>` for configs of one folder: the same command finds its runs again."""
+    parents = {config.resolve().parent for config in configs}
+    folder = Path(parents.pop().name) if len(parents) == 1 else Path()
+    names = [name.replace("/", "-") for name in unique_names([c.with_suffix("") for c in configs])]
+    name = "-vs-".join(names)
+    if len(name) > 150:  # file systems allow 255 bytes
+        name = f"{names[0][:100]}-vs-{len(names) - 1}-others-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return Path("runs/compare") / folder / name
+
+
+def plan(experiments: Sequence[Experiment], seeds: Sequence[int], output: Path) -> list[Run]:
+    """All runs, seed by seed so that the configs can be compared early.
+
+    Raises:
+        ValueError, NotADirectoryError: from `check`, if the output holds other runs.
+    """
+    runs = [Run(each, seed, output / each.name / f"seed_{seed}") for seed in seeds for each in experiments]
+    for run in runs:
+        check(run)
+    return runs
+
+
+def collect(runs: Sequence[Run]) -> list[Result]:
+    """The metrics of the runs that are finished, config by config and metric by metric, those of the best epoch last."""
+    found = [
+        Result(run.experiment.name, metric, run.seed, value)
+        for run in runs
+        if run.finished
+        for metric, value in read_test_metrics(run.directory / "test_metrics.csv").items()
+    ]
+    configs = list(dict.fromkeys(run.experiment.name for run in runs))
+    metrics = sorted(dict.fromkeys(result.metric for result in found), key=lambda metric: metric.startswith(BEST_EPOCH))
+    return sorted(found, key=lambda r: (configs.index(r.config), metrics.index(r.metric), r.seed))
+
+
+def provenance(runs: Sequence[Run]) -> str:
+    """One line on when, where and with what the finished runs were made."""
+    records = [record(run) for run in runs if run.finished]
+    parts = []
+    for key, label in (("date", "Run on "), ("machine", ""), ("torch", "torch "), ("python", "Python ")):
+        values = sorted({str(each.get(key, "unknown")) for each in records})
+        parts.append(
+            label + (f"{values[0]} to {values[-1]}" if key == "date" and len(values) > 1 else " / ".join(values))
+        )
+    code = code_fingerprint()
+    if other := sum(each.get("code") != code for each in records):
+        parts.append(f"{other} of {len(records)} runs with an earlier state of the code")
+    return ", ".join(parts) + "."
+
+
+def write(runs: Sequence[Run], output: Path) -> list[Path]:
+    """Writes tables and pictures of the finished runs.
+
+    Returns:
+        The pictures' paths.
+    """
+    from experiments.figures import draw_comparison, draw_curves
+
+    found = collect(runs)
+    summaries = summarise(found)
+    write_csv(
+        output / "runs.csv",
+        ["config", "metric", "seed", "value"],
+        [(r.config, r.metric, r.seed, r.value) for r in found],
+    )
+    rows = [(each.config, each.metric, each.mean, each.std, each.seeds) for each in summaries]
+    write_csv(output / "summary.csv", ["config", "metric", "mean", "std", "seeds"], rows)
+    done = [run for run in runs if run.finished]
+    pictures = []
+    if any(math.isfinite(result.value) for result in found):
+        draw_comparison(found, output / "comparison.png")
+        pictures.append(output / "comparison.png")
+    files: dict[str, list[Path]] = {}
+    for run in done:
+        files.setdefault(run.experiment.name, []).append(run.directory / "metrics.csv")
+    if draw_curves(files, output / "curves.png"):
+        pictures.append(output / "curves.png")
+    lines = [markdown(*grid(summaries)) if summaries else "No run is finished.\n"]
+    for experiment in dict.fromkeys(run.experiment for run in runs):
+        own = [run for run in runs if run.experiment == experiment]
+        seeds = ", ".join(str(run.seed) for run in own if run.finished) or "none"
+        lines.append(
+            f"- {experiment.name}: `{' '.join([str(experiment.config), *experiment.overrides])}`, seeds {seeds}\n"
+        )
+    if done:
+        lines.append(f"\nMean ± standard deviation (n - 1) over seeds. {provenance(done)}\n")
+    lines += [f"\n![]({picture.name})\n" for picture in pictures]
+    write_text(output / "summary.md", lines[0] + "\n" + "".join(lines[1:]))
+    return pictures
+
+
+def show(runs: Sequence[Run], output: Path, console: Console) -> None:
+    """Writes tables and pictures of the finished runs, prints the table, and names the files."""
+    pictures = write(runs, output)
+    summaries = summarise(collect(runs))
+    if summaries:
+        counts = sorted({each.seeds for each in summaries})
+        seeds = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1])))) + (" seed" if counts == [1] else " seeds")
+        console.print(table(f"mean ± std over {seeds}", *grid(summaries)))
+    for path in [output / "summary.csv", *pictures]:
+        console.print(str(path), markup=False, soft_wrap=True)
+
+
+def main(argv: Sequence[str], run_command: Sequence[str] = TRAIN) -> int:
+    """The subcommand.
+
+    Args:
+        argv: what follows `train.py compare`.
+        run_command: the command that `fit ...` is appended to.
+
+    Returns:
+        Exit status: 0; 1 if a run failed; 2 for bad input; 130 after Ctrl-C.
+    """
+    console = terminal()
+    try:
+        arguments = parse(argv)
+        experiments = load_experiments(arguments.configs, arguments.overrides)
+        output = arguments.output or default_output(arguments.configs)
+        runs = plan(experiments, arguments.seeds, output)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    try:
+        with lock([output]) as locks:
+            failures = run_all(runs, jobs=arguments.jobs, console=console, locks=locks, run_command=run_command)
+            show(runs, output, console)
+    except KeyboardInterrupt:
+        done = sum(run.finished for run in runs)
+        print(f"interrupted: {done} of {len(runs)} runs are finished; the same command continues", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print_failures(failures, console)
+    return 1 if failures else 0

@@ -1,0 +1,149 @@
+"""Pictures of a comparison: test metrics per seed, and training curves. A config has one colour in both."""
+
+import csv
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments.results import BEST_EPOCH, Result
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MAX_METRICS = 12
+MAX_CURVES = 6
+Curves = dict[str, dict[int, float]]
+"""Metric name -> epoch -> value."""
+
+
+def draw_comparison(results: Sequence[Result], path: Path) -> None:
+    """One panel for each metric: a dot for each seed, and mean ± std beside them.
+
+    The best epoch's value of a metric is a ring in the same panel.
+    """
+    import numpy as np
+
+    configs = list(dict.fromkeys(result.config for result in results))
+    metrics = list(dict.fromkeys(result.metric.removeprefix(BEST_EPOCH) for result in results))
+    shown = metrics[:MAX_METRICS]
+    best = any(result.metric.startswith(BEST_EPOCH) for result in results)
+    height = 0.9 + (0.55 if best else 0.4) * len(configs)
+    figure, axes = _panels(len(shown), width=3.6, height=height, sharey=True)
+    for metric, ax in zip(shown, axes, strict=False):
+        for row, config in enumerate(configs):
+            for prefix, style in (("", {}), (BEST_EPOCH, {"markerfacecolor": "white"})):
+                values = [r.value for r in results if r.config == config and r.metric == prefix + metric]
+                if not values:
+                    continue
+                y = row + ((0.17 if prefix else -0.17) if best else 0)
+                offsets = np.linspace(-0.1, 0.1, len(values)) if len(values) > 1 else np.zeros(1)
+                ax.plot(values, y + offsets, "o", color=_colour(row), alpha=0.55, markersize=4.5, zorder=2, **style)
+                std = np.std(values, ddof=1) if len(values) > 1 else 0.0
+                ax.errorbar(
+                    np.mean(values), y, xerr=std, fmt="|", color=_colour(row), ecolor=_colour(row), markersize=13,
+                    markeredgewidth=2, elinewidth=1.6, capsize=3.5, zorder=3,
+                )  # fmt: skip
+        ax.set_title(metric, fontsize=10, loc="left")
+        ax.set_yticks(range(len(configs)), configs)
+        ax.set_ylim(len(configs) - 0.4, -0.6)
+        ax.grid(axis="x", alpha=0.3)
+        ax.margins(x=0.08)
+    note = "one dot per seed; bar: mean ± std"
+    if best:
+        note += "; white dots: the best epoch's checkpoint"
+    if len(metrics) > len(shown):
+        note += f"; the first {len(shown)} of {len(metrics)} metrics"
+    figure.supxlabel(note, fontsize=8, color="0.35")
+    figure.savefig(path, dpi=150)
+
+
+def draw_curves(metrics: Mapping[str, Sequence[Path]], path: Path) -> bool:
+    """Training curves of what every config logs, the mean over seeds with a band of ± std.
+
+    Args:
+        metrics: for each config, the `metrics.csv` of its runs.
+        path: of the picture.
+
+    Returns:
+        Whether there was anything to draw.
+    """
+    import numpy as np
+
+    curves = {config: [read_curves(file) for file in files] for config, files in metrics.items() if files}
+    names = shared_curves(curves)
+    if not names:
+        return False
+    figure, axes = _panels(len(names), width=3.6, height=2.5)
+    for name, ax in zip(names, axes, strict=False):
+        for number, (config, runs) in enumerate(curves.items()):
+            columns = [run[name] for run in runs if name in run]
+            epochs = sorted({epoch for column in columns for epoch in column})
+            values = np.array([[column.get(epoch, math.nan) for epoch in epochs] for column in columns])
+            present = np.isfinite(values)
+            count = present.sum(axis=0)
+            mean = np.where(present, values, 0).sum(axis=0) / np.where(count, count, np.nan)
+            ax.plot(epochs, mean, color=_colour(number), linewidth=1.6, label=config)
+            if len(columns) > 1:
+                squares = np.where(present, (values - mean) ** 2, 0).sum(axis=0)
+                std = np.sqrt(squares / np.where(count > 1, count - 1, np.nan))
+                ax.fill_between(epochs, mean - std, mean + std, color=_colour(number), alpha=0.2, linewidth=0)
+        ax.set_title(name.removesuffix("_epoch"), fontsize=10, loc="left")
+        ax.grid(alpha=0.3)
+        ax.margins(x=0.02)
+        ax.xaxis.get_major_locator().set_params(integer=True)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", ncols=min(len(labels), 4), frameon=False)
+    seeds = max(len(runs) for runs in curves.values())
+    figure.supxlabel("epoch" + (f" (mean and ± std over {seeds} seeds)" if seeds > 1 else ""), fontsize=9)
+    figure.savefig(path, dpi=150)
+    return True
+
+
+def read_curves(path: Path) -> Curves:
+    """The columns of a `metrics.csv`, without the epochs at which they have no value."""
+    curves: Curves = {}
+    if path.is_file():
+        with path.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                epoch = int(float(row["epoch"]))
+                for name, value in row.items():
+                    if name not in ("epoch", "step") and value:
+                        curves.setdefault(name, {})[epoch] = float(value)
+    return curves
+
+
+def shared_curves(curves: Mapping[str, Sequence[Curves]]) -> list[str]:
+    """The training and validation metrics that every config has, at most `MAX_CURVES`.
+
+    Left out: values of single steps, and of one class or level among many (a name that ends in a number). Losses come
+    last, since those of two methods need not be the same quantity.
+    """
+    columns = [{name for run in runs for name in run} for runs in curves.values()]
+    shared = set.intersection(*columns) if columns else set()
+    names = [
+        name
+        for name in shared
+        if name.startswith(("train/", "val/")) and not name.endswith("_step") and not re.search(r"[/_]\d+$", name)
+    ]
+    losses = re.compile(r"loss|entropy")
+    return sorted(names, key=lambda name: (bool(losses.search(name)), not name.startswith("val/"), name))[:MAX_CURVES]
+
+
+def _panels(count: int, width: float, height: float, sharey: bool = False) -> tuple["Figure", list[Any]]:
+    from matplotlib.figure import Figure
+
+    columns = 2 if count in (2, 4) else min(count, 3)
+    rows = math.ceil(count / columns)
+    figure = Figure(figsize=(width * columns + 0.6, height * rows + 0.5), layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False, sharey=sharey).flat)
+    for ax in axes:
+        ax.spines[["top", "right"]].set_visible(False)
+    for ax in axes[count:]:
+        ax.set_visible(False)
+    return figure, axes
+
+
+def _colour(number: int) -> str:
+    return f"C{number}"

@@ -1,0 +1,131 @@
+"""Results of runs as tables: read from the runs' directories, summarised over seeds, written as CSV and Markdown."""
+
+import csv
+import io
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+BEST_EPOCH = "best_epoch/"
+"""Prefix of the metrics of a run's best epoch, where the checkpoint that the config tests is another one."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One metric of one run."""
+
+    config: str
+    metric: str
+    seed: int
+    value: float
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One metric of one config over seeds.
+
+    Args:
+        mean: average over the seeds.
+        std: sample standard deviation (n - 1); NaN for a single seed.
+        seeds: their number.
+    """
+
+    config: str
+    metric: str
+    mean: float
+    std: float
+    seeds: int
+
+    def __str__(self) -> str:
+        return mean_and_std(self.mean, self.std)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file in one step: whoever reads it, or a kill in between, finds the old content or the new."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Writes a table in one step. NaN becomes an empty field; floats keep all their digits."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows([("" if value is None or value != value else value) for value in row] for row in rows)
+    write_text(path, text.getvalue())
+
+
+def read_test_metrics(path: Path) -> dict[str, float]:
+    """The metrics of a finished run, in the order of its `test_metrics.csv`.
+
+    Raises:
+        ValueError: if the file is damaged.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return {row["metric"]: float(row["value"]) for row in csv.DictReader(file)}
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"{path} is damaged: it must have the columns metric and value, the latter a number") from None
+
+
+def summarise(results: Sequence[Result]) -> list[Summary]:
+    """Mean and standard deviation over seeds, for each config and metric in the order of their first appearance."""
+    import numpy as np
+
+    values: dict[tuple[str, str], list[float]] = {}
+    for result in results:
+        values.setdefault((result.config, result.metric), []).append(result.value)
+    summaries = []
+    for (config, metric), sample in values.items():
+        std = float(np.std(sample, ddof=1)) if len(sample) > 1 else math.nan
+        summaries.append(Summary(config, metric, float(np.mean(sample)), std, len(sample)))
+    return summaries
+
+
+def mean_and_std(mean: float, std: float) -> str:
+    """`0.9312 ± 0.0041`: two digits of the deviation that count, and as many decimals of the mean."""
+    if not math.isfinite(std) or std == 0 or not math.isfinite(mean):
+        return f"{mean:.4g}" + (" ± 0" if std == 0 else "")
+    decimals = 1 - math.floor(math.log10(std))
+    if decimals > 6:
+        return f"{mean:.4g} ± {std:.2g}"
+    return f"{mean:.{max(decimals, 0)}f} ± {std:.{max(decimals, 0)}f}"
+
+
+def grid(summaries: Sequence[Summary]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of a table of all metrics and configs, the longer list downwards."""
+    cells: Mapping[tuple[str, str], str] = {(each.config, each.metric): str(each) for each in summaries}
+    configs = list(dict.fromkeys(config for config, _ in cells))
+    metrics = list(dict.fromkeys(metric for _, metric in cells))
+    if len(configs) > len(metrics):
+        return ["config", *metrics], [[config, *(cells.get((config, m), "-") for m in metrics)] for config in configs]
+    return ["metric", *configs], [[metric, *(cells.get((c, metric), "-") for c in configs)] for metric in metrics]
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table. Bars and line breaks inside cells are escaped."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join("| " + " | ".join(" ".join(c.split()).replace("|", "\\|") for c in line) + " |\n" for line in lines)
+
+
+def table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """A table for the terminal."""
+    result = Table(title=escape(title), title_justify="left")
+    for name in header:
+        result.add_column(escape(name), overflow="fold")
+    for row in rows:
+        result.add_row(*(escape(cell) for cell in row))
+    return result
+
+
+def terminal() -> Console:
+    """Standard output; wide enough for the tables where it is a file or a pipe."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=160)

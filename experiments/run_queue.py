@@ -1,0 +1,316 @@
+"""Runs as child processes of `train.py fit`: a queue that starts what is not finished and shows how far it is.
+
+What a child prints goes to `log.txt` in the run's directory. The directories alone say what is left to do, so a queue
+that died at any moment is continued by filling it again.
+"""
+
+import contextlib
+import ctypes
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from experiments.results import write_text
+from experiments.run_request import PROJECT, Run, code_fingerprint, cores, machine, parsed, record, request
+
+TRAIN = (sys.executable, str(PROJECT / "train.py"))
+KEPT = {"request.json", "log.txt"}
+LOG_LINES = 12
+POLL_SECONDS = 0.1
+LOOK_SECONDS = 0.5
+REPORT_SECONDS = 20.0
+GRACE_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that ended without results, with the last lines of what it printed."""
+
+    run: Run
+    reason: str
+    log: str
+
+
+@dataclass
+class Child:
+    """A run in progress."""
+
+    run: Run
+    process: subprocess.Popen[bytes]
+    log_start: int
+    started: float = field(default_factory=time.monotonic)
+    reported: float = field(default_factory=time.monotonic)
+    task: TaskID | None = None
+    max_epochs: int | None = None
+
+
+@contextlib.contextmanager
+def lock(directories: Sequence[Path]) -> Iterator[tuple[int, ...]]:
+    """Keeps other queues out of the directories.
+
+    Yields:
+        File descriptors. Children inherit them, so the lock lasts as long as anything started here still writes.
+
+    Raises:
+        ValueError: if another process holds a directory for longer than the time that children need to end.
+    """
+    with contextlib.ExitStack() as stack:
+        descriptors = []
+        for directory in directories:
+            directory.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context((directory / ".lock").open("w"))
+            deadline = time.monotonic() + GRACE_SECONDS
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise ValueError(
+                            f"{directory} is in use: another comparison, or a run that it started, still writes there"
+                        ) from None
+                    time.sleep(POLL_SECONDS)
+                    continue
+                except OSError:
+                    pass  # a file system without locks
+                break
+            descriptors.append(file.fileno())
+        yield tuple(descriptors)
+
+
+def run_all(
+    runs: Sequence[Run],
+    *,
+    jobs: int,
+    console: Console,
+    locks: Sequence[int] = (),
+    run_command: Sequence[str] = TRAIN,
+) -> list[Failure]:
+    """Brings every run to its end, those that are finished excepted.
+
+    Args:
+        runs: in the order in which they start.
+        jobs: how many run at a time.
+        console: where progress is shown: bars on a terminal, lines elsewhere.
+        locks: file descriptors that children inherit, from `lock`.
+        run_command: the command that `fit ...` is appended to.
+
+    Returns:
+        The runs that failed. The others are not held up by them.
+
+    Raises:
+        KeyboardInterrupt: on Ctrl-C or SIGTERM, after the children were terminated.
+    """
+    waiting = deque(run for run in runs if not run.finished)
+    code = code_fingerprint()
+    _say_what_is_kept(runs, code, console)
+    jobs = max(1, min(jobs, len(waiting)))
+    children: list[Child] = []
+    failures: list[Failure] = []
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[unit]}"), TimeElapsedColumn())
+    # Without the refreshing thread: forking beside a thread is unsafe.
+    progress = Progress(*columns, console=console, auto_refresh=False, disable=not console.is_terminal)
+    overall = progress.add_task("all runs", total=len(runs), completed=len(runs) - len(waiting), unit="")
+    with _sigterm_is_ctrl_c(), progress:
+        try:
+            while waiting or children:
+                while waiting and len(children) < jobs:
+                    run = waiting.popleft()
+                    if _changed(run):
+                        reason = f"{run.experiment.config} was changed after the comparison had started"
+                        failures.append(_fail(Failure(run, reason, ""), console))
+                        continue
+                    children.append(_start(run, jobs, code, locks, run_command))
+                    if console.is_terminal:
+                        children[-1].task = progress.add_task(f"  {escape(run.title)}", total=None, unit="starting")
+                    else:
+                        console.print(f"{run.title}: started", markup=False)
+                for child in [child for child in children if child.process.poll() is not None]:
+                    children.remove(child)
+                    if child.task is not None:
+                        progress.remove_task(child.task)
+                    failure = _end(child)
+                    if failure:
+                        failures.append(_fail(failure, console))
+                    else:
+                        seconds = time.monotonic() - child.started
+                        console.print(f"{child.run.title}: finished in {seconds:.0f} s", markup=False)
+                for child in children:
+                    _show(child, progress, console)
+                done = len(runs) - len(waiting) - len(children)
+                progress.update(overall, completed=done, unit=f"{done}/{len(runs)}")
+                progress.refresh()
+                if children:
+                    time.sleep(POLL_SECONDS)
+        finally:
+            _terminate(children)
+    return failures
+
+
+def _say_what_is_kept(runs: Sequence[Run], code: str, console: Console) -> None:
+    kept = [run for run in runs if run.finished]
+    if kept:
+        console.print(f"{len(kept)} of {len(runs)} runs were finished before and are kept", markup=False)
+    other = [run for run in kept if record(run).get("code") != code]
+    if other:
+        console.print(
+            f"note: the code has changed since {len(other)} of them were made, the first of which is "
+            f"{other[0].directory}; remove what should be run again",
+            markup=False,
+            soft_wrap=True,
+        )
+
+
+def _changed(run: Run) -> bool:
+    config = run.experiment.config
+    return not config.is_file() or config.read_text(encoding="utf-8") != run.experiment.text
+
+
+def _start(run: Run, jobs: int, code: str, locks: Sequence[int], run_command: Sequence[str]) -> Child:
+    run.directory.mkdir(parents=True, exist_ok=True)
+    if any((run.directory / "checkpoints" / f"{name}.ckpt").is_file() for name in ("last", "step")):
+        arguments = ["--resume", str(run.directory), "--test_after_fit", "true"]
+    else:
+        for path in run.directory.iterdir():
+            if path.name not in KEPT:
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        arguments = ["--config", str(run.experiment.config), "--seed_everything", str(run.seed)]
+        arguments += ["--run_directory", str(run.directory), "--test_after_fit", "true", *run.experiment.overrides]
+    content = json.dumps({**request(run), "code": code, **machine()}, indent=2, ensure_ascii=False)
+    write_text(run.directory / "request.json", content + "\n")
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    if jobs > 1:
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // jobs)))
+    with (run.directory / "log.txt").open("ab") as log:
+        log_start = log.tell()
+        process = subprocess.Popen(
+            [*run_command, "fit", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            pass_fds=locks,
+            process_group=0,  # processes that the run launches end with it, and Ctrl-C reaches the queue alone
+            preexec_fn=_END_WITH_PARENT,
+        )
+    return Child(run, process, log_start)
+
+
+def _end_with_parent() -> None:
+    """Called in a child: the kernel kills it when the queue is killed, so that no run goes on unwatched."""
+    _LIBC.prctl(1, signal.SIGKILL)  # 1: PR_SET_PDEATHSIG
+
+
+_LIBC = ctypes.CDLL(None)
+_END_WITH_PARENT = _end_with_parent if sys.platform == "linux" else None
+
+
+def _end(child: Child) -> Failure | None:
+    status = child.process.returncode
+    if status == 0 and child.run.finished:
+        return None
+    _signal(child, signal.SIGKILL)  # what the run launched and left behind
+    reason = f"exit status {status}" if status >= 0 else f"killed by {signal.Signals(-status).name}"
+    if status == 0:
+        reason = "ended without test_metrics.csv"
+    with (child.run.directory / "log.txt").open("rb") as log:
+        log.seek(child.log_start)
+        lines = log.read().decode(errors="replace").rstrip().splitlines()
+    return Failure(child.run, reason, "\n".join(lines[-LOG_LINES:]))
+
+
+def _fail(failure: Failure, console: Console) -> Failure:
+    console.print(f"{failure.run.title}: failed, {failure.reason}", markup=False, soft_wrap=True)
+    return failure
+
+
+def print_failures(failures: Sequence[Failure], console: Console) -> None:
+    """Says which runs failed, with the end of their logs and where the whole logs are."""
+    for failure in failures:
+        title = f"\n{failure.run.title} failed ({failure.reason}); its log is {failure.run.directory / 'log.txt'}"
+        console.print(title, markup=False, soft_wrap=True)
+        for line in failure.log.splitlines():
+            console.print(f"  | {line}", markup=False, soft_wrap=True)
+
+
+def _show(child: Child, progress: Progress, console: Console) -> None:
+    now = time.monotonic()
+    if now - child.reported < (REPORT_SECONDS if child.task is None else LOOK_SECONDS):
+        return
+    child.reported = now
+    if child.max_epochs is None:
+        child.max_epochs = _max_epochs(child.run.directory)
+    epochs = _epochs(child.run.directory)
+    if epochs is None:
+        return
+    text = f"epoch {epochs}/{child.max_epochs}" if child.max_epochs else f"epoch {epochs}"
+    if child.task is None:
+        console.print(f"{child.run.title}: {text}", markup=False)
+    else:
+        progress.update(child.task, total=child.max_epochs, completed=epochs, unit=text)
+
+
+def _max_epochs(directory: Path) -> int | None:
+    """`trainer.max_epochs` of the run's config; None while there is none, or where steps bound the run."""
+    with contextlib.suppress(OSError, ValueError):
+        path = directory / "config.yaml"
+        value = parsed(path.read_text(encoding="utf-8"), path)
+        for key in ("trainer", "max_epochs"):
+            value = value.get(key) if isinstance(value, dict) else None
+        return value if isinstance(value, int) and value > 0 else None
+    return None
+
+
+def _epochs(directory: Path) -> int | None:
+    """Epochs that `metrics.csv` has rows of, counted from 1; None while it has none."""
+    with contextlib.suppress(OSError, ValueError), (directory / "metrics.csv").open("rb") as file:
+        column = file.readline().decode().strip().split(",").index("epoch")
+        start = file.tell()
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(start, end - 2**16))
+        lines = file.read().decode(errors="replace").splitlines()
+        return int(float(lines[-1].split(",")[column])) + 1 if lines else None
+    return None
+
+
+@contextlib.contextmanager
+def _sigterm_is_ctrl_c() -> Iterator[None]:
+    def interrupt(signum: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(children: Sequence[Child]) -> None:
+    """Ends the children and all that they launched: politely, then, after a while or a second Ctrl-C, by force."""
+    try:
+        for child in children:
+            _signal(child, signal.SIGTERM)
+        deadline = time.monotonic() + GRACE_SECONDS
+        while any(child.process.poll() is None for child in children) and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+    finally:
+        for child in children:
+            _signal(child, signal.SIGKILL)
+            child.process.wait()
+
+
+def _signal(child: Child, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.process.pid, number)

@@ -1,0 +1,212 @@
+"""What makes a run what it is: its config, overrides and seed, kept as `request.json` in the directory that it owns.
+
+Each run owns one directory, `<output>/<config name>/seed_<seed>`. The run is finished once `test_metrics.csv` is there,
+the last of its files. A directory is never given to a run that was asked for otherwise.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+PROJECT = Path(__file__).resolve().parents[1]
+RESERVED = {
+    "seed_everything": "--seeds",
+    "run_directory": "--output",
+    "resume": "--output",
+    "test_after_fit": "compare",
+}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A config, under the name that tables and directories give it.
+
+    Args:
+        name: unique among the experiments of one output.
+        config: path of the YAML file.
+        text: what the file held when the experiment was planned.
+        overrides: arguments that follow it on the command line of `fit`.
+    """
+
+    name: str
+    config: Path
+    text: str
+    overrides: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Run:
+    """An experiment with one seed, in the directory that is its own."""
+
+    experiment: Experiment
+    seed: int
+    directory: Path
+
+    @property
+    def title(self) -> str:
+        return f"{self.experiment.name}, seed {self.seed}"
+
+    @property
+    def finished(self) -> bool:
+        return (self.directory / "test_metrics.csv").is_file()
+
+
+def unique_names(paths: Sequence[Path]) -> list[str]:
+    """The shortest tails, of one length, that tell paths apart: `demo` alone, but `elr/demo` beside `adele/demo`.
+
+    Raises:
+        ValueError: if two of the paths are the same.
+    """
+    resolved = [path.resolve() for path in paths]
+    repeated = next((path for i, path in enumerate(resolved) if path in resolved[:i]), None)
+    if repeated is not None:
+        raise ValueError(f"two of what is given are called {repeated}")
+    depth = 1
+    while len({path.parts[-depth:] for path in resolved}) < len(resolved):
+        depth += 1
+    return ["/".join(path.parts[-depth:]).lstrip("/") for path in resolved]
+
+
+def load_experiments(configs: Sequence[Path], overrides: Sequence[str] = ()) -> list[Experiment]:
+    """Reads the configs and names them.
+
+    Raises:
+        FileNotFoundError: if a config does not exist.
+        ValueError: if a config is not a YAML mapping, is given twice, or an override sets what the queue itself sets.
+    """
+    for override in overrides:
+        key = override.removeprefix("--").partition("=")[0]
+        if override.startswith("--") and key in RESERVED:
+            raise ValueError(f"--{key} cannot be overridden: {RESERVED[key]} sets it for each run")
+    texts = []
+    for config in configs:
+        if not config.is_file():
+            raise FileNotFoundError(f"config {config} {'is not a file' if config.exists() else 'does not exist'}")
+        texts.append(config.read_text(encoding="utf-8"))
+        if not isinstance(parsed(texts[-1], config), dict):
+            raise ValueError(f"config {config} must hold a mapping of keys to values")
+    names = unique_names([config.with_suffix("") for config in configs])
+    return [Experiment(*each, tuple(overrides)) for each in zip(names, configs, texts, strict=True)]
+
+
+def parsed(text: str, path: Path) -> Any:
+    """The content of a YAML file.
+
+    Raises:
+        ValueError: if it is not YAML, naming the file and the line.
+    """
+    try:
+        return yaml.load(text, Loader=yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def request(run: Run) -> dict[str, Any]:
+    """What makes the run what it is; two runs with equal requests may share a directory."""
+    layers = {}
+    following = iter(run.experiment.overrides)
+    for override in following:
+        key, _, value = override.partition("=")
+        if key in ("--config", "-c"):
+            path = Path(value or next(following, ""))
+            layers[str(path)] = path.read_text(encoding="utf-8") if path.is_file() else ""
+    return {
+        "config": run.experiment.text,
+        "layers": layers,
+        "overrides": list(run.experiment.overrides),
+        "seed": run.seed,
+    }
+
+
+def _settings(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A request as dotted keys and values: comments and layout of the YAML are not part of what was asked for."""
+    settings = {"seed": content["seed"], "overrides": " ".join(content["overrides"])}
+    for name, text in {"": content["config"], **content["layers"]}.items():
+        settings |= _flat(parsed(text, Path("request.json")), f"{name}: " if name else "")
+    key = ""
+    for override in content["overrides"]:
+        if override.startswith("--"):
+            key, _, value = override.partition("=")
+            settings[key] = value
+        else:
+            settings[key] = f"{settings.get(key, '')} {override}".strip()
+    return settings
+
+
+def _flat(value: Any, key: str) -> dict[str, Any]:
+    if isinstance(value, dict) and value:
+        separator = "" if not key or key.endswith(" ") else "."
+        return {name: leaf for k, v in value.items() for name, leaf in _flat(v, f"{key}{separator}{k}").items()}
+    return {key: value}
+
+
+def check(run: Run) -> None:
+    """Makes sure that the run's directory is free, or holds this very run.
+
+    Raises:
+        NotADirectoryError: if the directory, or one above it, is a file.
+        ValueError: if the directory holds another run, naming the first key that differs, or something that is no run.
+    """
+    for path in (run.directory, *run.directory.parents):
+        if path.exists() and not path.is_dir():
+            raise NotADirectoryError(f"{path} is a file, and {run.directory} should become a directory")
+    if not run.directory.exists() or all(path.suffix == ".tmp" for path in run.directory.iterdir()):
+        return
+    remedy = "choose another --output, or remove that directory to run it again"
+    try:
+        old = _settings(json.loads((run.directory / "request.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise ValueError(f"{run.directory} is not empty but has no readable request.json: {remedy}") from None
+    new = _settings(request(run))
+    for key in sorted(old.keys() | new.keys(), key=lambda key: key == "overrides"):
+        if old.get(key, "absent") != new.get(key, "absent"):
+            values = [json.dumps(side[key], default=str) if key in side else "absent" for side in (old, new)]
+            raise ValueError(f"{run.directory} holds a run with {key} {values[0]}, now it is {values[1]}: {remedy}")
+
+
+def machine() -> dict[str, str]:
+    """Where and with what a run is made: date, machine, Python and torch, without importing torch."""
+    model = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
+    gpus = []
+    for information in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        with contextlib.suppress(OSError):
+            lines = information.read_text(encoding="utf-8").splitlines()
+            gpus += [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
+    return {
+        "date": date.today().isoformat(),
+        "machine": ", ".join([f"{platform.system()} {platform.machine()}", f"{model} ({cores()} cores)", *gpus]),
+        "python": platform.python_version(),
+        "torch": metadata.version("torch"),
+    }
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def code_fingerprint() -> str:
+    """Digest of the files that results depend on, so that results of other code are recognised."""
+    digest = hashlib.sha256()
+    for package in ("lightning_modules", "datamodules", "callbacks"):
+        for file in sorted((PROJECT / package).rglob("*.py")):
+            digest.update(file.relative_to(PROJECT).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def record(run: Run) -> dict[str, Any]:
+    """What `request.json` says of a run that was started: its request, `code`, and the keys of `machine`."""
+    return json.loads((run.directory / "request.json").read_text(encoding="utf-8"))
