@@ -1,0 +1,27 @@
+"""Networks for configs: any of timm and diffusers by typed factories, and architectures that they lack."""
+
+from lightning_modules.networks.adaptation import (
+    adapted,
+    compiled,
+    frozen,
+    in_dtype,
+    with_gradient_checkpointing,
+    with_lora,
+)
+from lightning_modules.networks.factories import diffusers_model, timm_model
+from lightning_modules.networks.normalized import Normalized
+from lightning_modules.networks.weights import read_weights, with_weights
+
+__all__ = [
+    "Normalized",
+    "adapted",
+    "compiled",
+    "diffusers_model",
+    "frozen",
+    "in_dtype",
+    "read_weights",
+    "timm_model",
+    "with_gradient_checkpointing",
+    "with_lora",
+    "with_weights",
+]

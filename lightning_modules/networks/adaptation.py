@@ -1,0 +1,327 @@
+"""How a network is trained: in full, frozen or by low-rank adapters; recomputing activations, in a precision, compiled.
+
+Every function changes the network in place and returns it, so that forward, attributes and (adapters aside) state_dict
+keys stay what they were. `adapted` combines them for configs.
+
+LoRA replaces y = W x by y = W x + (alpha / r) B A x with A [r, in] random, B [out, r] zero at the start, and W fixed.
+
+Source: Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022, arXiv 2106.09685; Chen et al.,
+Training Deep Nets with Sublinear Memory Cost, arXiv 1604.06174, for recomputed activations.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from itertools import chain
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+from torch.utils._pytree import tree_map
+from torch.utils.checkpoint import checkpoint
+
+from lightning_modules.networks.normalized import Normalized
+from lightning_modules.networks.weights import listed
+
+Tuning = Literal["full", "lora", "frozen"]
+Precision = Literal["float32", "bfloat16", "float16"]
+
+
+def adapted(
+    network: nn.Module,
+    tuning: Tuning = "full",
+    trainable: list[str] | None = None,
+    lora_rank: int = 8,
+    lora_targets: list[str] | None = None,
+    lora_alpha: int | None = None,
+    gradient_checkpointing: bool = False,
+    dtype: Precision | None = None,
+    compile: str | None = None,
+) -> nn.Module:
+    """A network, and how it is trained.
+
+    Args:
+        network: any network. Names below are those inside a `Normalized` one.
+        tuning: full trains every parameter, lora adapters alone, frozen none.
+        trainable: submodules that train even so, by name; with lora and frozen.
+        lora_rank: r; with lora.
+        lora_targets: names, or last parts of names, of the layers that get adapters; by default every `nn.Linear`.
+        lora_alpha: scales the adapters by alpha / r; by default r.
+        gradient_checkpointing: recompute activations in the backward pass instead of keeping them.
+        dtype: precision of the weights and of the computation inside; float32 outside whatever it is. By default as it
+            is.
+        compile: a `torch.compile` backend, such as inductor; by default not compiled.
+
+    Returns:
+        `network` itself.
+
+    Raises:
+        ValueError: if `tuning`, `dtype` or `compile` is unknown, or a name in `trainable` or `lora_targets` is not the
+            network's.
+        ImportError: if `tuning` is lora and peft is not installed.
+    """
+    inner = network.network if isinstance(network, Normalized) else network
+    if dtype is not None:
+        in_dtype(inner, dtype)
+    if gradient_checkpointing:
+        with_gradient_checkpointing(inner)
+    if tuning == "lora":
+        with_lora(inner, lora_rank, lora_targets, lora_alpha, trainable)
+    elif tuning == "frozen":
+        frozen(inner, trainable)
+    elif tuning != "full":
+        raise ValueError(f"tuning must be full, lora or frozen, got {tuning!r}")
+    if compile is not None:
+        compiled(network, compile)
+    return network
+
+
+def frozen(network: nn.Module, trainable: list[str] | None = None) -> nn.Module:
+    """Fixes a network: no parameter needs a gradient, and `train()` leaves it in evaluation mode, statistics included.
+
+    Args:
+        network: any network.
+        trainable: submodules that are left to training, by name.
+
+    Returns:
+        `network` itself, in evaluation mode.
+
+    Raises:
+        ValueError: if a name in `trainable` is not the network's.
+    """
+    names = list(trainable or ())
+    network.requires_grad_(False)
+    for submodule in _submodules(network, names):
+        submodule.requires_grad_(True)
+    # On the instance, where a parent's train() finds it: a subclass would change the type, a wrapper the keys.
+    network.train = partial(_train_frozen, network, names)  # type: ignore[method-assign]
+    return network.train()
+
+
+def _train_frozen(network: nn.Module, trainable: list[str], mode: bool = True) -> nn.Module:
+    type(network).train(network, False)
+    for submodule in _submodules(network, trainable):
+        submodule.train(mode)
+    return network
+
+
+def _submodules(network: nn.Module, names: Sequence[str]) -> list[nn.Module]:
+    modules = dict(network.named_modules())
+    unknown = [name for name in names if name not in modules]
+    if unknown:
+        children = listed((name for name, _ in network.named_children()), at_most=20)
+        raise ValueError(f"trainable: {type(network).__name__} has no submodule {listed(unknown)}; it has: {children}")
+    return [modules[name] for name in names]
+
+
+def with_lora(
+    network: nn.Module,
+    rank: int = 8,
+    targets: list[str] | None = None,
+    alpha: int | None = None,
+    trainable: list[str] | None = None,
+) -> nn.Module:
+    """Adds low-rank adapters and fixes everything else, batch normalisation's statistics included.
+
+    The output is at first unchanged. Adapters are float32 whatever the weights' precision, and in the state_dict beside
+    the weights.
+
+    Args:
+        network: any network.
+        rank: r.
+        targets: names, or last parts of names (`to_q`), of linear or convolutional layers; by default every `nn.Linear`
+            outside `trainable`.
+        alpha: scales the adapters by alpha / r; by default r.
+        trainable: submodules that train in full, by name: a new classifier, say.
+
+    Returns:
+        `network` itself.
+
+    Raises:
+        ValueError: if `rank` is less than 1, a name is not the network's, or there is no layer to adapt.
+        ImportError: if peft is not installed.
+    """
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError as error:
+        raise ImportError("tuning by lora needs peft: pip install 'noiseworks[lora]'") from error
+    if rank < 1:
+        raise ValueError(f"lora_rank must be at least 1, got {rank}")
+    names = list(trainable or ())
+    trained = _submodules(network, names)
+    layers = {name: module for name, module in network.named_modules() if name and not any(module.children())}
+    if targets is None:
+        inside = {module for submodule in trained for module in submodule.modules()}
+        # nn.MultiheadAttention uses its projection's weight without calling it: an adapter there would do nothing.
+        chosen = [
+            name
+            for name, module in layers.items()
+            if isinstance(module, nn.Linear)
+            and not isinstance(module, NonDynamicallyQuantizableLinear)
+            and module not in inside
+        ]
+        if not chosen:
+            raise ValueError(
+                f"lora_targets must be given: {type(network).__name__} has no nn.Linear; {_adaptable(layers)}"
+            )
+    else:
+        matches = {t: [name for name in layers if name == t or name.endswith(f".{t}")] for t in targets}
+        unknown = [target for target, found in matches.items() if not found]
+        if unknown or not matches:
+            raise ValueError(
+                f"lora_targets: {type(network).__name__} has no layer named {listed(unknown)}; {_adaptable(layers)}"
+            )
+        chosen = [name for found in matches.values() for name in found]
+    config = LoraConfig(
+        r=rank, lora_alpha=rank if alpha is None else alpha, target_modules="|".join(map(re.escape, chosen))
+    )
+    inject_adapter_in_model(config, network)
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad = "lora_" in name
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    for submodule in trained:
+        submodule.requires_grad_(True)
+    for module in network.modules():
+        if isinstance(module, _BatchNorm) and not any(parameter.requires_grad for parameter in module.parameters()):
+            frozen(module)
+    return network
+
+
+def _adaptable(layers: dict[str, nn.Module]) -> str:
+    last_parts = {name.split(".")[-1] for name, module in layers.items() if isinstance(module, nn.Linear | nn.Conv2d)}
+    return f"it has: {listed(sorted(last_parts), at_most=20)}"
+
+
+def with_gradient_checkpointing(network: nn.Module) -> nn.Module:
+    """Keeps only the inputs of a network's blocks and recomputes what is inside them during the backward pass.
+
+    The network's own implementation is used where it has one (diffusers, transformers, timm) and no batch
+    normalisation. Elsewhere a block is a module with children that is an element of an outermost `nn.Sequential` or
+    `nn.ModuleList`; batch statistics
+    count once.
+
+    Args:
+        network: any network.
+
+    Returns:
+        `network` itself.
+
+    Raises:
+        ValueError: if there is nothing to recompute.
+    """
+    own = ("enable_gradient_checkpointing", "gradient_checkpointing_enable", "set_grad_checkpointing")
+    method = next((getattr(network, name) for name in own if hasattr(network, name)), None)
+    if method is not None and not any(isinstance(module, _BatchNorm) for module in network.modules()):
+        try:
+            method()
+        except (AssertionError, ValueError) as error:
+            raise ValueError(f"gradient_checkpointing: {type(network).__name__} does not support it") from error
+        return network
+    blocks = list(_blocks(network))
+    if not blocks:
+        raise ValueError(
+            f"gradient_checkpointing: {type(network).__name__} has no blocks in nn.Sequential or nn.ModuleList"
+        )
+    for block in blocks:
+        block.forward = partial(_recomputed, block.forward, block)
+    return network
+
+
+def _blocks(module: nn.Module) -> Iterator[nn.Module]:
+    for child in module.children():
+        if isinstance(module, nn.Sequential | nn.ModuleList) and any(True for _ in child.children()):
+            yield child
+        else:
+            yield from _blocks(child)
+
+
+def _recomputed(forward: Any, block: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    if not torch.is_grad_enabled():
+        return forward(*args, **kwargs)
+    return checkpoint(forward, *args, use_reentrant=False, context_fn=partial(_contexts, block), **kwargs)
+
+
+def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    return nullcontext(), _running_statistics_kept(block)
+
+
+@contextmanager
+def _running_statistics_kept(block: nn.Module) -> Iterator[None]:
+    """In training, batch normalisation computes the same without tracking, and the second pass must not count."""
+    tracking = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
+    for module in tracking:
+        module.track_running_stats = False
+    try:
+        yield
+    finally:
+        for module in tracking:
+            module.track_running_stats = True
+
+
+def in_dtype(network: nn.Module, dtype: Precision) -> nn.Module:
+    """Puts a network's weights and computation in another precision, with float32 outside.
+
+    Inputs with two or more dimensions are cast on the way in (time steps and noise levels `[B]` keep their precision),
+    floating outputs to float32 on the way out. Modules that a diffusers model keeps in float32 stay so. Methods other
+    than forward see
+    `dtype`.
+
+    Args:
+        network: any network.
+        dtype: float32, bfloat16 or float16.
+
+    Returns:
+        `network` itself.
+
+    Raises:
+        ValueError: if `dtype` is unknown.
+    """
+    if dtype not in ("float32", "bfloat16", "float16"):
+        raise ValueError(f"dtype must be float32, bfloat16 or float16, got {dtype!r}")
+    precision = getattr(torch, dtype)
+    kept = set(getattr(network, "_keep_in_fp32_modules", None) or ())
+    for name, tensor in chain(network.named_parameters(), network.named_buffers()):
+        if tensor.is_floating_point() and not kept.intersection(name.split(".")):
+            tensor.data = tensor.data.to(precision)
+    network.register_forward_pre_hook(partial(_inputs_in, precision), with_kwargs=True)
+    network.register_forward_hook(_outputs_in_float32)
+    return network
+
+
+def _inputs_in(
+    dtype: torch.dtype, network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def cast(value: Any) -> Any:
+        return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() and value.ndim > 1 else value
+
+    return tree_map(cast, args), tree_map(cast, kwargs)
+
+
+def _outputs_in_float32(network: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+    return tree_map(
+        lambda value: value.float() if isinstance(value, Tensor) and value.is_floating_point() else value, output
+    )
+
+
+def compiled(network: nn.Module, backend: str = "inductor") -> nn.Module:
+    """Compiles a network in place: unlike with `torch.compile(network)`, type and state_dict keys stay.
+
+    Args:
+        network: any network.
+        backend: one of `torch.compiler.list_backends(exclude_tags=())`.
+
+    Returns:
+        `network` itself.
+
+    Raises:
+        ValueError: if the backend is unknown.
+    """
+    backends = torch.compiler.list_backends(exclude_tags=())
+    if backend not in backends:
+        raise ValueError(f"compile must be one of {', '.join(backends)}, got {backend!r}")
+    network.compile(backend=backend)
+    return network

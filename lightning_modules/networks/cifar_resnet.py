@@ -1,0 +1,103 @@
+"""The residual networks for 32x32 images: three stages of n blocks with 16, 32 and 64 channels, depth 6n + 2.
+
+    y = ReLU(x + BN(conv(ReLU(BN(conv(x))))))
+
+Where a stage halves the resolution the shortcut is either parameter-free (A: every second pixel, missing channels zero)
+or a strided 1x1 convolution with batch normalisation (B).
+
+Source: He et al., Deep Residual Learning for Image Recognition, CVPR 2016, arXiv 1512.03385, sections 3.3 and 4.2.
+"""
+
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def subsampled(image: Tensor, out_channels: int) -> Tensor:
+    """The parameter-free shortcut, option A.
+
+    Args:
+        image: `[B, C, H, W]`.
+        out_channels: at least C.
+
+    Returns:
+        `[B, out_channels, ceil(H/2), ceil(W/2)]`: every second pixel, with as many zero channels before the given ones
+            as
+        after them.
+    """
+    missing = out_channels - image.shape[1]
+    return F.pad(image[:, :, ::2, ::2], (0, 0, 0, 0, missing // 2, missing - missing // 2))
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, shortcut: Literal["A", "B"]) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.out_channels = out_channels
+        self.stride = stride
+        self.downsample: nn.Module | None = None
+        if stride > 1 and shortcut == "B":
+            self.downsample = nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        if self.downsample is not None:
+            x = self.downsample(x)
+        elif self.stride > 1:
+            x = subsampled(x, self.out_channels)
+        return F.relu(x + residual)
+
+
+class CIFARResNet(nn.Module):
+    """ResNet-20, 32, 44, 56, 110, ...: maps normalised images to logits.
+
+    Args:
+        depth: 6n + 2.
+        num_classes: number of logits, K.
+        in_channels: channels of an image, C.
+        shortcut: A, as He et al. report on CIFAR-10, or B, as in the ResNet-110 of the randomised-smoothing literature.
+
+    Raises:
+        ValueError: if `depth` is not 6n + 2 with n >= 1.
+    """
+
+    def __init__(
+        self, depth: int, num_classes: int = 10, in_channels: int = 3, shortcut: Literal["A", "B"] = "A"
+    ) -> None:
+        super().__init__()
+        blocks, rest = divmod(depth - 2, 6)
+        if rest or blocks < 1:
+            raise ValueError(f"depth must be 6n + 2 (8, 14, 20, 32, 44, 56, 110, ...), got {depth}")
+        self.conv1 = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.layer1 = self._stage(16, 16, blocks, stride=1, shortcut=shortcut)
+        self.layer2 = self._stage(16, 32, blocks, stride=2, shortcut=shortcut)
+        self.layer3 = self._stage(32, 64, blocks, stride=2, shortcut=shortcut)
+        self.linear = nn.Linear(64, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    @staticmethod
+    def _stage(
+        in_channels: int, out_channels: int, blocks: int, stride: int, shortcut: Literal["A", "B"]
+    ) -> nn.Sequential:
+        first = BasicBlock(in_channels, out_channels, stride, shortcut)
+        return nn.Sequential(first, *(BasicBlock(out_channels, out_channels, 1, shortcut) for _ in range(blocks - 1)))
+
+    def forward_features(self, image: Tensor) -> Tensor:
+        """Maps normalised images `[B, C, H, W]` to pooled features `[B, 64]`."""
+        x = F.relu(self.bn1(self.conv1(image)))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        return x.mean(dim=(-2, -1))
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.linear(self.forward_features(image))

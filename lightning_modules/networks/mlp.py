@@ -1,0 +1,48 @@
+"""The multilayer perceptron: affine maps with ReLU between them, on flattened images."""
+
+import math
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+
+class MLP(nn.Module):
+    """Linear-ReLU-...-Linear.
+
+    Args:
+        in_features: values of one input, C H W for images.
+        hidden_features: widths of the hidden layers; an empty list is a linear model.
+        out_features: number of outputs.
+
+    Raises:
+        ValueError: if a width is not positive.
+    """
+
+    def __init__(self, in_features: int, hidden_features: list[int], out_features: int) -> None:
+        super().__init__()
+        for key, widths in (
+            ("in_features", [in_features]),
+            ("hidden_features", hidden_features),
+            ("out_features", [out_features]),
+        ):
+            if any(width < 1 for width in widths):
+                raise ValueError(f"{key} must be positive, got {widths if key == 'hidden_features' else widths[0]}")
+        widths = [in_features, *hidden_features]
+        layers: list[nn.Module] = []
+        for narrow, wide in pairwise(widths):
+            layers += [nn.Linear(narrow, wide), nn.ReLU()]
+        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], out_features))
+        self.in_features = in_features
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Maps `[B, ...]` with `in_features` values per sample to `[B, out_features]`.
+
+        Raises:
+            ValueError: if a sample has another number of values.
+        """
+        values = math.prod(image.shape[1:])
+        if values != self.in_features:
+            raise ValueError(
+                f"in_features is {self.in_features}, but an input {list(image.shape[1:])} has {values} values"
+            )
+        return self.layers(image.flatten(start_dim=1))

@@ -1,0 +1,73 @@
+"""Normalisation as a network's first layer.
+
+    f(x) = g((x - mean) / std),  x in [0, 1].
+
+Outside a network every image is in [0, 1], so that noise levels, radii of attacks and certificates have pixel units.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class Normalized(nn.Module):
+    """A network that takes images in [0, 1] and sees them normalised.
+
+    The wrapped network stays reachable as `network`, its state_dict keys unchanged below that name; mean and std come
+    from the config and are not saved.
+
+    Args:
+        network: takes normalised images `[B, C, H, W]`.
+        mean: one value per channel, or one for all, in pixel units; by default that of the timm network's
+            `pretrained_cfg`.
+        std: likewise, positive.
+
+    Raises:
+        ValueError: if `mean` or `std` is missing and the network has none of its own, if their lengths differ, or if an
+            entry of `std` is not positive.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, network: nn.Module, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
+    ) -> None:
+        super().__init__()
+        statistics = {}
+        for key, value in (("mean", mean), ("std", std)):
+            if value is None:
+                own = getattr(network, "pretrained_cfg", None) or {}
+                value = own.get(key)
+            if value is None:
+                raise ValueError(
+                    f"{key} must be given, one value per channel: {type(network).__name__} has none of its own"
+                )
+            statistics[key] = torch.tensor(value, dtype=torch.get_default_dtype()).view(-1, 1, 1)
+            if key == "std" and min(value) <= 0:
+                raise ValueError(f"std must be positive, got {list(value)}")
+        if len(statistics["mean"]) != len(statistics["std"]):
+            raise ValueError(
+                f"mean and std must have equal lengths, got {len(statistics['mean'])} and {len(statistics['std'])}"
+            )
+        self.network = network
+        for key, statistic in statistics.items():
+            self.register_buffer(key, statistic, persistent=False)
+
+    def normalized(self, image: Tensor) -> Tensor:
+        """(image - mean) / std for images `[B, C, H, W]` in [0, 1].
+
+        Raises:
+            ValueError: if the image's channels are not those of `mean`.
+        """
+        if len(self.mean) not in (1, image.shape[-3]):
+            raise ValueError(f"mean has {len(self.mean)} values, but the image has {image.shape[-3]} channels")
+        return (image - self.mean) / self.std
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.network(self.normalized(image))
+
+    def forward_features(self, image: Tensor) -> Tensor:
+        """The wrapped network's `forward_features` on images `[B, C, H, W]` in [0, 1]."""
+        return self.network.forward_features(self.normalized(image))  # type: ignore[operator]

@@ -1,0 +1,42 @@
+"""ImageNet's residual networks on small images: one 3x3 convolution takes the place of the 7x7 one and the max-pooling.
+
+Source: the ResNet-34 of Liu et al., Early-Learning Regularization Prevents Memorization of Noisy Labels, NeurIPS 2020,
+arXiv 2007.00151; blocks of He et al., arXiv 1512.03385, table 1.
+"""
+
+from typing import Literal
+
+from torch import nn
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+
+STAGES: dict[int, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
+    18: (BasicBlock, [2, 2, 2, 2]),
+    34: (BasicBlock, [3, 4, 6, 3]),
+    50: (Bottleneck, [3, 4, 6, 3]),
+}
+
+
+class CIFARStemResNet(ResNet):
+    """ResNet-18, 34 or 50 whose first stage sees the full resolution: maps normalised images to logits.
+
+    torchvision's network with another stem, so `layer1` ... `layer4` and `fc` have torchvision's names.
+
+    Args:
+        depth: 18, 34 or 50.
+        num_classes: number of logits, K.
+        in_channels: channels of an image, C.
+
+    Raises:
+        ValueError: if `depth` is another number.
+    """
+
+    def __init__(self, depth: Literal[18, 34, 50], num_classes: int = 10, in_channels: int = 3) -> None:
+        if depth not in STAGES:
+            raise ValueError(f"depth must be one of {', '.join(map(str, STAGES))}, got {depth}")
+        super().__init__(*STAGES[depth], num_classes=num_classes)
+        self.conv1 = nn.Conv2d(in_channels, 64, 3, padding=1, bias=False)
+        self.maxpool = nn.Identity()
+        # The CIFAR literature starts from PyTorch's own initialisation, torchvision's ResNet from He's.
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                module.reset_parameters()
