@@ -1,0 +1,162 @@
+"""When early learning ends: a curve fitted to how well training predictions fit the labels, and its flattening.
+
+A network trained on wrong labels first learns the right pattern, then memorises the errors. With y_0 ... y_{L-1} the
+fit to the labels at L equally spaced records, ADELE fits
+
+    f(t) = a (1 - exp(-t^b / c)),    0 <= a <= 1, 0 <= b <= 1, c >= 0,
+
+and with the relative change of its slope, rc(e) = |f'(e) - f'(1)| / f'(1), early learning ends at the first epoch e
+with rc(e) > r. Since b <= 1 the slope falls, so rc grows from 0 towards 1.
+
+Source: Liu et al., Adaptive Early-Learning Correction for Segmentation from Noisy Annotations, CVPR 2022, arXiv
+2110.03740, and its code (its VOC rule and, with the shift, its SegTHOR rule).
+"""
+
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import OptimizeWarning, curve_fit
+
+
+class Curve(NamedTuple):
+    """f(t) = a (1 - exp(-t^b / c)), where t = 0 is the first of the records that were fitted."""
+
+    a: float
+    """Level that the fit approaches, in [0, 1]."""
+    b: float
+    """Exponent, in [0, 1]."""
+    c: float
+    """Time scale to the power b, at least 0."""
+
+
+def learning_curve(t: ArrayLike, a: float, b: float, c: float) -> NDArray[np.float64]:
+    """f(t) = a (1 - exp(-t^b / c)) for t >= 0."""
+    return a * (1 - np.exp(-(np.asarray(t, dtype=np.float64) ** b) / c))
+
+
+def slope(t: ArrayLike, a: float, b: float, c: float) -> NDArray[np.float64]:
+    """|f'(t)| = a b / c exp(-u^b / c) u^(b-1) at u = t + 1e-6, which keeps t = 0 finite."""
+    u = np.asarray(t, dtype=np.float64) + 1e-6
+    return np.abs(a * b / c * np.exp(-(u**b) / c) * u ** (b - 1))
+
+
+def relative_slope_change(epoch: ArrayLike, curve: Curve) -> NDArray[np.float64]:
+    """rc(e) = |f'(e) - f'(1)| / f'(1); values above 1 are set to 0, as the authors do.
+
+    Args:
+        epoch: epochs e >= 1.
+        curve: the fitted curve.
+
+    Returns:
+        In [0, 1], as many as epochs; NaN where the curve has no slope at epoch 1.
+    """
+    with np.errstate(all="ignore"):
+        change = np.abs(slope(epoch, *curve) - slope(1, *curve)) / slope(1, *curve)
+    return np.where(change > 1, 0.0, change)
+
+
+def start_shift(values: ArrayLike, min_jump: float) -> int:
+    """Number of leading records before the first increment of at least `min_jump`: rare categories start late.
+
+    Args:
+        values: `[L]`, the fit to the labels at each record.
+        min_jump: least increment between two records that counts as a start.
+
+    Returns:
+        In 0 ... L - 1; L - 1 if there is no such increment.
+    """
+    jumps = np.diff(np.asarray(values, dtype=np.float64)) >= min_jump
+    return int(jumps.argmax()) if jumps.any() else len(jumps)
+
+
+def fit_learning_curve(values: ArrayLike, epochs: float) -> Curve | None:
+    """Fits f by least squares in which the last record weighs 100 times the first.
+
+    As the authors do, the records are placed at L equal steps from 0 to `epochs`, although the first one is not at the
+    start of training: the fit, and so the detection, depends on it.
+
+    Args:
+        values: `[L]`, in [0, 1]; NaN where nothing was recorded.
+        epochs: epochs that the records span, L times the epochs between two records.
+
+    Returns:
+        The curve, or None if fewer than 3 records are known, the fit does not converge, or the curve is not finite.
+    """
+    y = np.asarray(values, dtype=np.float64)
+    t = np.linspace(0, epochs, len(y))
+    sigma = np.geomspace(1, 0.1, len(y))
+    known = np.isfinite(y)
+    if known.sum() < 3:
+        return None
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", OptimizeWarning)  # the covariance, which may not exist, is not used
+        try:
+            parameters, _ = curve_fit(
+                learning_curve,
+                t[known],
+                y[known],
+                p0=(1, 1, 1),
+                method="trf",
+                bounds=([0, 0, 0], [1, 1, np.inf]),
+                sigma=sigma[known],
+                absolute_sigma=True,
+            )
+        except RuntimeError:
+            return None
+    return Curve(*map(float, parameters)) if np.isfinite(parameters).all() else None
+
+
+def end_of_early_learning(curve: Curve, r: float, horizon: int) -> int | None:
+    """First epoch in 1 ... horizon - 1 at which the slope has changed by more than r, `horizon` if there is none.
+
+    Args:
+        curve: the fitted curve.
+        r: threshold on the relative change of slope, in [0, 1].
+        horizon: number of epochs n.
+
+    Returns:
+        The epoch, counted from the curve's t = 0; None if the curve is flat, so that the change is not defined.
+    """
+    change = relative_slope_change(np.arange(1, horizon), curve)
+    if np.isnan(change).any() or not slope(1, *curve) > 0:
+        return None
+    return int((change <= r).sum()) + 1
+
+
+class Detection(NamedTuple):
+    """What is known about a category after a record."""
+
+    curve: Curve
+    """Fitted to the records from `start` on."""
+    start: int
+    """Records before the category started to be learned."""
+    end: float
+    """Epoch at which early learning ends, from the start of training."""
+
+
+def detect(
+    values: ArrayLike, epochs_per_record: float, r: float, horizon: int, min_jump: float | None
+) -> Detection | None:
+    """The end of early learning of one category.
+
+    Early learning has ended at the end of epoch e, counted from 0, if e >= `end`.
+
+    Args:
+        values: `[L]`, the fit to the labels at each record so far, in [0, 1]; NaN where nothing was recorded.
+        epochs_per_record: epochs between two records.
+        r: threshold on the relative change of slope, in [0, 1].
+        horizon: number of epochs n in which the end is sought.
+        min_jump: increment that marks the start of learning; records before it are left out. None leaves out none.
+
+    Returns:
+        None where nothing can be said: fewer than 3 records since the start, no convergence, or a flat curve.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    start = 0 if min_jump is None else start_shift(values, min_jump)
+    curve = fit_learning_curve(values[start:], (len(values) - start) * epochs_per_record)
+    if curve is None:
+        return None
+    end = end_of_early_learning(curve, r, horizon)
+    return None if end is None else Detection(curve, start, end + start * epochs_per_record)

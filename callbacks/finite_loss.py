@@ -1,0 +1,131 @@
+"""Stops a run whose loss is no longer finite before a bad checkpoint replaces a good one, with no wait in a step."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+MOST_INDICES = 20
+NEVER = torch.iinfo(torch.int64).max
+
+
+class NonFiniteLoss(ValueError):
+    """The training loss became NaN or infinite; the message names step, epoch, samples and the last good checkpoint."""
+
+
+class FiniteLoss(Callback):
+    """Stops training at a NaN or infinite loss, naming the first bad step and the indices of that step's samples.
+
+    Each step notes on the device whether its loss is the first bad one. The note is read, by all processes together,
+    every `log_every_n_steps` batches of the trainer, before validation, at the end of an epoch, and before a checkpoint
+    is written: a bad run therefore never writes one, and the last good one is neither replaced nor deleted. Lightning
+    does not announce a checkpoint with `save_weights_only: true`; one that is written in the midst of an epoch can be
+    up to `log_every_n_steps` batches late.
+
+    Raises:
+        NonFiniteLoss: at one of these places, on all processes.
+        ValueError: if a module with manual optimization does not return its loss.
+    """
+
+    def __init__(self) -> None:
+        self._steps: dict[int, int] = {}  # batch of the epoch -> optimizer steps before it, since the last reading
+        self._step = 0
+        self._first: Tensor | None = None  # batch of the epoch whose loss was the first bad one, on the device
+        self._loss: Tensor | None = None
+        self._index: Tensor | None = None  # its samples, filled up with -1
+        self._checkpoint = ""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._steps = {}
+        self._first = self._loss = self._index = None
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._step = trainer.global_step
+        self._checkpoint = _latest_checkpoint(trainer)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        if isinstance(loss, Tensor):
+            self._note(loss.detach(), batch.get("index") if isinstance(batch, Mapping) else None, batch_idx)
+        elif not pl_module.automatic_optimization:
+            raise ValueError(f"FiniteLoss needs the 'loss' that training_step of {type(pl_module).__name__} returns")
+        self._steps[batch_idx] = self._step
+        if trainer.log_every_n_steps and (batch_idx + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self._read(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._read(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._read(trainer)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._read(trainer)
+
+    def _note(self, loss: Tensor, index: Tensor | None, batch_idx: int) -> None:
+        """Keeps batch, loss and sample indices if this is the first bad loss since the last reading."""
+        if index is None:
+            index = torch.zeros(0, dtype=torch.int64, device=loss.device)
+        if self._first is None or self._loss is None or self._index is None:
+            self._first = torch.full((), NEVER, device=loss.device)
+            self._loss = torch.zeros_like(loss)
+            self._index = torch.full_like(index, -1)
+        if len(index) > len(self._index):
+            self._index = F.pad(self._index, (0, len(index) - len(self._index)), value=-1)
+        is_first = ~torch.isfinite(loss) & (self._first == NEVER)
+        self._first = torch.where(is_first, batch_idx, self._first)
+        self._loss = torch.where(is_first, loss, self._loss)
+        self._index = torch.where(is_first, F.pad(index, (0, len(self._index) - len(index)), value=-1), self._index)
+
+    def _read(self, trainer: Trainer) -> None:
+        """Waits for the device, and agrees with the other processes: all of them have run the same batches."""
+        if not self._steps:
+            return
+        first = NEVER if self._first is None else int(self._first)
+        everyone = (
+            [(first, None if self._loss is None else float(self._loss), self._samples())] if first < NEVER else []
+        )
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            earliest = torch.tensor(first, device=trainer.strategy.root_device)
+            torch.distributed.all_reduce(earliest, op=torch.distributed.ReduceOp.MIN)
+            first = int(earliest)
+            if first < NEVER:
+                gathered: list[Any] = [None] * torch.distributed.get_world_size()
+                torch.distributed.all_gather_object(gathered, everyone)
+                everyone = [note for notes in gathered for note in notes]
+        if first < NEVER:
+            bad = [note for note in everyone if note[0] == first]
+            samples = sorted(index for _, _, indices in bad for index in indices)
+            raise NonFiniteLoss(self._message(trainer, first, bad[0][1], samples))
+        self._steps = {}
+
+    def _samples(self) -> list[int]:
+        return [] if self._index is None else [index for index in self._index.tolist() if index >= 0]
+
+    def _message(self, trainer: Trainer, batch_idx: int, loss: float | None, samples: list[int]) -> str:
+        shown = ", ".join(map(str, samples[:MOST_INDICES])) + (", ..." if len(samples) > MOST_INDICES else "")
+        return (
+            f"the training loss became {loss} at step {self._steps[batch_idx]} "
+            f"(epoch {trainer.current_epoch}, batch {batch_idx}) on "
+            + (f"{len(samples)} samples with index {shown}" if samples else "samples without an index")
+            + (
+                f"; the last good checkpoint is {self._checkpoint}"
+                if self._checkpoint
+                else "; no checkpoint was written before"
+            )
+            + "; look at these samples, or try a smaller learning rate, gradient clipping or precision 32-true"
+        )
+
+
+def _latest_checkpoint(trainer: Trainer) -> str:
+    """Path of the last checkpoint, else of the best, else of the one that was resumed; empty if there is none."""
+    for callback in trainer.checkpoint_callbacks:
+        path = getattr(callback, "last_model_path", "") or getattr(callback, "best_model_path", "")
+        if path:
+            return str(path)
+    return str(trainer.ckpt_path or "")
