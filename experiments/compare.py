@@ -96,7 +96,7 @@ def plan(experiments: Sequence[Experiment], seeds: Sequence[int], output: Path) 
 
 
 def collect(runs: Sequence[Run]) -> list[Result]:
-    """The metrics of the runs that are finished, config by config and metric by metric, those of the best epoch last."""
+    """The metrics of the finished runs, config by config and metric by metric, those of the best epoch last."""
     found = [
         Result(run.experiment.name, metric, run.seed, value)
         for run in runs

@@ -1,0 +1,36 @@
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def fit() -> list[str]:
+    """The command that stands for `python train.py`."""
+    return [sys.executable, str(Path(__file__).with_name("stand_in_fit.py"))]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a config `<folder>/<name>.yaml` for it."""
+
+    def write(name: str, max_epochs: int = 3, folder: str = "method", **model: object) -> Path:
+        path = tmp_path / "configs" / folder / f"{name}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"model": model, "trainer": {"max_epochs": max_epochs}}))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Callable[..., list[list[str]]]:
+    """What the runs of a folder's configs did: config, seed, event, detail."""
+
+    def read(folder: str = "method") -> list[list[str]]:
+        path = tmp_path / "configs" / folder / "journal.txt"
+        return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+
+    return read

@@ -1,0 +1,81 @@
+"""Stands for `train.py fit`, in milliseconds: the same arguments and files. `model` in its config says what happens:
+
+start         test accuracy of seed 0; each seed adds `per_seed`
+best_epoch    if set, accuracy of the best epoch
+seconds       duration of an epoch
+crash         seeds that end with an error in the second epoch
+empty         seeds that end without results and without an error
+launch        whether to launch another process, which sleeps
+
+Every event is a line of `journal.txt` beside the config: config, seed, what happened, and a detail.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+
+def given(flag: str, default: str = "") -> str:
+    return sys.argv[sys.argv.index(flag) + 1] if flag in sys.argv else default
+
+
+def put(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
+def main() -> None:
+    assert sys.argv[1] == "fit"
+    assert given("--test_after_fit") == "true"
+    directory = Path(given("--resume") or given("--run_directory"))
+    if given("--resume"):
+        config = json.loads((directory / "config.yaml").read_text())
+        done = json.loads((directory / "checkpoints/last.ckpt").read_text())
+    else:
+        assert not {path.name for path in directory.iterdir()} - {"request.json", "log.txt"}
+        path = Path(given("--config"))
+        config = json.loads("".join(line for line in path.open() if not line.startswith("#")))
+        config |= {"seed": int(given("--seed_everything")), "journal": str(path.parent / "journal.txt")}
+        config["trainer"]["max_epochs"] = int(given("--trainer.max_epochs", str(config["trainer"]["max_epochs"])))
+        put(directory / "config.yaml", json.dumps(config))
+        done = []
+    seed, model = config["seed"], config["model"]
+
+    def note(*what: object) -> None:
+        with open(config["journal"], "a") as journal:
+            print(directory.parent.name, seed, *what, file=journal)
+
+    note("resumed" if given("--resume") else "started", len(done))
+    note("threads", os.environ.get("OMP_NUM_THREADS"))
+    if model.get("launch"):
+        note("launched", subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]).pid)
+    print("training", seed)
+    for epoch in range(len(done), config["trainer"]["max_epochs"]):
+        time.sleep(model.get("seconds", 0))
+        if epoch == 1 and seed in model.get("crash", []):
+            print("first line of the error\nlast line of the error", file=sys.stderr)
+            sys.exit(3)
+        done.append([0.5**epoch, 1 - 0.5**epoch - 0.01 * seed])
+        lines = ["epoch,step,train/loss_epoch,train/loss_step,val/accuracy"]
+        for i, (loss, accuracy) in enumerate(done):
+            lines += [f"{i},{10 * i + 9},{loss},,", f"{i},{10 * i + 9},,0.5,{accuracy}"]
+        put(directory / "metrics.csv", "\n".join(lines) + "\n")
+        put(directory / "checkpoints/last.ckpt", json.dumps(done))
+        note("epoch", epoch)
+    if seed in model.get("empty", []):
+        return
+    accuracy = model["start"] + model.get("per_seed", 0.01) * seed
+    metrics = {"test/accuracy": accuracy, "test/memorized": 0.1 + 0.1 * seed**2}
+    if "best_epoch" in model:
+        metrics = {"best_epoch/test/accuracy": model["best_epoch"] + 0.001 * seed, **metrics}
+    put(directory / "test_metrics.csv", "metric,value\n" + "".join(f"{k},{v!r}\n" for k, v in metrics.items()))
+    note("finished", len(done))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,206 @@
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments import catalogue
+from experiments.catalogue import Paper, find_methods, needs, parse_source
+
+PROJECT = Path(catalogue.__file__).parents[1]
+
+MODULE = '''"""A method.
+
+    L = 0
+
+Source: Jeong and Shin, Consistency Regularization for Certified Robustness of Smoothed Classifiers, NeurIPS 2020,
+arXiv 2006.04062. Equation 3.
+"""
+import torch_that_is_not_installed
+from lightning.pytorch import LightningModule
+
+class Helper:
+    """No method."""
+
+class Consistency(Helper, LightningModule):
+    """Trains."""
+
+class Variant(Consistency):
+    """Another.
+
+    Source: Cohen, Rosenfeld and Kolter, Certified Adversarial Robustness via Randomized Smoothing, ICML 2019,
+    arXiv 1902.02918.
+    """
+'''
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    files = {
+        "lightning_modules/interfaces.py": "class Classifier: ...",
+        "lightning_modules/networks/mlp.py": "from torch import nn\nclass MLP(nn.Module): ...",
+        "lightning_modules/robustness/consistency.py": MODULE,
+        "lightning_modules/robustness/smoothing.py": '"""Knows LightningModule by name only."""',
+        "lightning_modules/diffusion/tract/__init__.py": "",
+        "lightning_modules/diffusion/tract/module.py": "import lightning as L\nclass Tract(L.LightningModule): ...",
+        "configs/consistency/demo.yaml": "# Demo.\n# needs: 2 CPU cores, 1 minute\nseed_everything: 0\nmodel:\n"
+        "  class_path: lightning_modules.robustness.consistency.Consistency\n",
+        "configs/consistency/cifar10.yaml": "# needs: one GPU of 16 GB\n# needs: CIFAR-10\n\nmodel:\n"
+        "  class_path: lightning_modules.robustness.consistency.Consistency\n# needs: not at the top\n",
+        "configs/consistency/claim.yaml": "paper: class_path\nmethod: demo.yaml\n",
+        "configs/tract/demo.yaml": "model: {class_path: lightning_modules.diffusion.tract.Tract}\n",
+        "configs/trainer/cpu.yaml": "trainer: {logger: {class_path: lightning_modules.diffusion.tract.Tract}}\n",
+    }
+    for name, text in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return tmp_path
+
+
+def test_methods_papers_configs_and_needs_come_from_the_files(project: Path) -> None:
+    tract, consistency, variant = find_methods(project)
+    assert (tract.name, tract.field, tract.paper) == ("Tract", "diffusion", Paper())
+    assert [str(config.path) for config in tract.configs] == ["configs/tract/demo.yaml"]
+    assert (consistency.name, consistency.field) == ("Consistency", "robustness")
+    assert consistency.paper == Paper(
+        "Jeong and Shin",
+        "Consistency Regularization for Certified Robustness of Smoothed Classifiers",
+        "NeurIPS 2020",
+        "2006.04062",
+    )
+    assert [(str(config.path), config.needs) for config in consistency.configs] == [
+        ("configs/consistency/cifar10.yaml", "one GPU of 16 GB; CIFAR-10"),
+        ("configs/consistency/demo.yaml", "2 CPU cores, 1 minute"),
+    ]
+    assert (variant.name, variant.paper.arxiv, variant.configs) == ("Variant", "1902.02918", [])
+
+
+def test_the_table_names_everything(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert catalogue.main(["--markdown"], project) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "| method | field | paper | configs | needs |"
+    assert lines[2] == "| Tract | diffusion | - | configs/tract/demo.yaml | - |"
+    assert lines[3] == (
+        "| Consistency | robustness | Consistency Regularization for Certified Robustness of Smoothed Classifiers, "
+        "NeurIPS 2020, arXiv 2006.04062 | configs/consistency/cifar10.yaml<br>configs/consistency/demo.yaml | "
+        "cifar10: one GPU of 16 GB; CIFAR-10<br>demo: 2 CPU cores, 1 minute |"
+    )
+    assert catalogue.main([], project) == 0
+    printed = capsys.readouterr().out
+    assert "3 methods" in printed
+    assert "2 CPU cores, 1 minute" in printed
+
+
+def test_one_field(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert catalogue.main(["--field", "diffusion", "--markdown"], project) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    assert catalogue.main(["--field", "denoising"], project) == 2
+    assert capsys.readouterr().err == "error: --field must be one of diffusion, robustness, got denoising\n"
+
+
+def test_a_broken_config_is_named(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (project / "configs/tract/broken.yaml").write_text("model: {class_path: [")
+    assert catalogue.main([], project) == 2
+    error = capsys.readouterr().err
+    assert "configs/tract/broken.yaml is not valid YAML" in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "paper"),
+    [
+        (
+            "Liu, Niles-Weed, Razavian and Fernandez-Granda, Early-Learning Regularization Prevents Memorization of\n"
+            "Noisy Labels, NeurIPS 2020, arXiv 2007.00151. Equations 7 and 9, with the clamp of the code of 2021.",
+            Paper(
+                "Liu, Niles-Weed, Razavian and Fernandez-Granda",
+                "Early-Learning Regularization Prevents Memorization of Noisy Labels",
+                "NeurIPS 2020",
+                "2007.00151",
+            ),
+        ),
+        (
+            "Song et al., Score-Based Generative Modeling through Stochastic Differential Equations, ICLR 2021, "
+            "arXiv:2011.13456v2.",
+            Paper(
+                "Song et al.",
+                "Score-Based Generative Modeling through Stochastic Differential Equations",
+                "ICLR 2021",
+                "2011.13456",
+            ),
+        ),
+        (
+            "A. Granziol, S. Zohren, and S. Roberts, Learning Rates as a Function of Batch Size: A Random Matrix, "
+            "Theory Approach, JMLR 23(173), 2022, arXiv 2006.09092.",
+            Paper(
+                "A. Granziol, S. Zohren, and S. Roberts",
+                "Learning Rates as a Function of Batch Size: A Random Matrix, Theory Approach",
+                "JMLR 23(173) 2022",
+                "2006.09092",
+            ),
+        ),
+        (
+            "Cohen, Learning and Noise, ICML 2019.",
+            Paper("Cohen", "Learning and Noise", "ICML 2019", ""),
+        ),
+        (
+            "Polyak, Juditsky, Acceleration of Stochastic Approximation by Averaging, SIAM Journal on Control and "
+            "Optimization 1992.",
+            Paper(
+                "Polyak, Juditsky",
+                "Acceleration of Stochastic Approximation by Averaging",
+                "SIAM Journal on Control and Optimization 1992",
+                "",
+            ),
+        ),
+        (
+            "Lee and Kim, A Title of Several Plain Words, arXiv 2406.14568.",
+            Paper("Lee and Kim", "A Title of Several Plain Words", "", "2406.14568"),
+        ),
+    ],
+)
+def test_sources_as_people_write_them(source: str, paper: Paper) -> None:
+    assert parse_source(f"A method.\n\nSource: {source}\n\nMore text, NeurIPS 1999, arXiv 1111.11111.") == paper
+
+
+def test_a_docstring_without_a_source_has_no_paper() -> None:
+    assert parse_source("A method. The Source: of all.\n") is None
+    assert str(Paper()) == "-"
+
+
+def test_needs_are_read_from_the_top_alone() -> None:
+    assert needs("# title\n#needs: a\n\n# Needs: b\nmodel: 1\n# needs: c\n") == "a; b"
+    assert needs("model: 1\n") == ""
+
+
+def test_every_method_of_the_project_names_its_paper() -> None:
+    methods = find_methods()
+    assert methods
+    for method in methods:
+        assert method.paper.title, f"{method.module} has no paragraph `Source: Authors, Title, VENUE YEAR, arXiv ID.`"
+        assert method.paper.venue or method.paper.arxiv, f"{method.module}: the source has no venue and no arXiv number"
+
+
+def test_every_model_of_the_project_that_a_config_names_is_listed() -> None:
+    listed = {str(config.path) for method in find_methods() for config in method.configs}
+    named = {str(config.path) for config, _ in catalogue._configs(PROJECT)}
+    assert named == listed
+
+
+def test_listing_imports_no_framework_and_takes_less_than_a_second() -> None:
+    program = (
+        "import sys; from experiments import catalogue, claim, compare; status = catalogue.main([]); "
+        "heavy = {'torch', 'lightning', 'pandas', 'matplotlib', 'numpy'} & set(sys.modules); "
+        "ours = [name for name in sys.modules if name.split('.')[0] in "
+        "('lightning_modules', 'datamodules', 'callbacks', 'train')]; "
+        "sys.exit(f'{status} {heavy} {ours}' if status or heavy or ours else 0)"
+    )
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True)
+        seconds.append(time.perf_counter() - start)
+        assert done.returncode == 0, done.stderr
+    assert min(seconds) < 1

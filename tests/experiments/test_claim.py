@@ -1,0 +1,289 @@
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from experiments import claim
+from experiments.claim import BEGIN, END, Claim, judge
+from experiments.results import Summary
+
+Config = Callable[..., Path]
+Journal = Callable[..., list[list[str]]]
+SENTENCE = "The method | keeps the network\n from memorising."
+
+
+def stated(path: Path, *claims: dict, **changes: object) -> Path:
+    """Writes a claim file; without claims, one on accuracy, with changes (None removes a key)."""
+    entry = {
+        "paper": SENTENCE,
+        "method": "demo.yaml",
+        "baseline": "demo_baseline.yaml",
+        "metric": "test/accuracy",
+        "direction": "higher",
+        "margin": 0.05,
+        "seeds": [0, 1],
+    }
+    entries = [{k: v for k, v in {**entry, **each}.items() if v is not None} for each in claims or (changes,)]
+    path.write_text(yaml.safe_dump(entries if claims else entries[0]))
+    return path
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def of(mean: float, std: float) -> Summary:
+    return Summary("config", "m", mean, std, 3)
+
+
+def a_claim(direction: str, margin: float) -> Claim:
+    return Claim("name", "sentence", Path("a"), Path("b"), "m", direction, margin, (0, 1, 2))
+
+
+@pytest.mark.parametrize(
+    ("method", "baseline", "direction", "margin", "verdict"),
+    [
+        (of(0.9, 0.01), of(0.8, 0.02), "higher", 0.05, "holds"),
+        (
+            of(0.95, 0.01),
+            of(0.90, 0.01),
+            "higher",
+            0.05,
+            "holds",
+        ),  # the margin exactly, though 0.95 - 0.9 < 0.05 in floats
+        (of(0.9499, 0.01), of(0.90, 0.01), "higher", 0.05, "does not hold"),
+        (of(0.9, 0.06), of(0.8, 0.05), "higher", 0.05, "does not hold"),  # intervals overlap
+        (of(0.9, 0.05), of(0.8, 0.05), "higher", 0.05, "does not hold"),  # intervals touch
+        (of(0.9, 0.0499), of(0.8, 0.05), "higher", 0.05, "holds"),
+        (of(0.8, 0.01), of(0.9, 0.01), "higher", 0.05, "does not hold"),
+        (of(0.8, 0.01), of(0.9, 0.01), "lower", 0.05, "holds"),
+        (of(0.9, 0.01), of(0.8, 0.01), "lower", 0.05, "does not hold"),
+        (of(0.8, 0.01), of(0.9, 0.01), "lower", 0.11, "does not hold"),
+        (of(0.8, 0.0), of(0.8, 0.0), "higher", 0.0, "does not hold"),
+        (of(float("nan"), 0.0), of(0.8, 0.0), "higher", 0.0, "does not hold"),
+    ],
+)
+def test_a_claim_needs_the_margin_and_intervals_apart(
+    method: Summary, baseline: Summary, direction: str, margin: float, verdict: str
+) -> None:
+    assert judge(a_claim(direction, margin), method, baseline).verdict == verdict
+
+
+def test_the_reason_states_both_conditions() -> None:
+    reason = judge(a_claim("lower", 0.2), of(0.8, 0.01), of(0.9, 0.02)).reason
+    assert reason == "difference -0.1 misses the margin (0.2 lower), ± std intervals do not overlap"
+    reason = judge(a_claim("higher", 0.05), of(0.9, 0.5), of(0.8, 0.02)).reason
+    assert reason == "difference +0.1 reaches the margin (0.05 higher), ± std intervals overlap"
+
+
+def test_a_claim_that_holds(config: Config, fit: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = config("demo", start=0.9).parent
+    config("demo_baseline", start=0.5, best_epoch=0.7)
+    out = tmp_path / "out"
+    path = stated(folder / "claim.yaml", seeds=[0, 1, 3])
+    assert claim.main([str(path), "--output", str(out)], fit) == 0
+    printed = capsys.readouterr().out
+    assert "method/demo" in printed
+    assert "holds" in printed
+    [row] = table(out / "claims.csv")
+    method = np.array([0.9, 0.91, 0.93])
+    assert float(row["method_mean"]) == pytest.approx(method.mean(), abs=1e-12)
+    assert float(row["method_std"]) == pytest.approx(method.std(ddof=1), abs=1e-12)
+    assert float(row["baseline_mean"]) == pytest.approx(method.mean() - 0.4, abs=1e-12)
+    assert float(row["baseline_best_epoch_mean"]) == pytest.approx(0.7 + 0.004 / 3, abs=1e-12)
+    assert float(row["difference"]) == pytest.approx(0.4, abs=1e-12)
+    assert (row["verdict"], row["seeds"], row["margin"]) == ("holds", "0 1 3", "0.05")
+    assert row["paper"] == SENTENCE
+    assert (out / "summary.csv").exists()
+    assert (out / "comparison.png").exists()
+    assert "**holds**" in (out / "claims.md").read_text()
+
+
+def test_claims_of_a_folder_share_their_runs_and_are_judged_on_their_own_seeds(
+    config: Config, fit: list[str], journal: Journal, tmp_path: Path
+) -> None:
+    folder = config("demo", start=0.9).parent
+    config("demo_baseline", start=0.5)
+    config("demo_other", start=0.7)
+    stated(
+        folder / "claim.yaml",
+        {"name": "accuracy"},
+        {"name": "memorised", "metric": "test/memorized", "direction": "lower", "margin": 0.3, "seeds": [1, 2]},
+        {"name": "other", "baseline": "demo_other.yaml", "margin": 0.3},
+    )
+    more = stated(folder / "claim_more.yaml", name="more", margin=0.39, seeds=[0, 2])
+    out = tmp_path / "out"
+    assert claim.main([str(folder / "claim.yaml"), str(more), "--output", str(out)], fit) == 1
+    rows = table(out / "claims.csv")
+    assert [(row["claim"], row["verdict"]) for row in rows] == [
+        ("accuracy", "holds"),
+        ("memorised", "does not hold"),
+        ("other", "does not hold"),
+        ("more", "holds"),
+    ]
+    assert float(rows[1]["method_mean"]) == pytest.approx(np.mean([0.2, 0.5]))
+    started = [(line[0], line[1]) for line in journal() if line[2] == "started"]
+    assert sorted(started) == sorted(
+        [(name, seed) for name in ("demo", "demo_baseline") for seed in "012"] + [("demo_other", seed) for seed in "01"]
+    )
+
+
+def test_folders_have_places_of_their_own_and_one_table_above(
+    config: Config, fit: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    files = []
+    for name, start in (("elr", 0.9), ("adele", 0.52)):
+        folder = config("demo", folder=name, start=start).parent
+        config("demo_baseline", folder=name, start=0.5)
+        files.append(str(stated(folder / "claim.yaml")))
+    assert claim.main([files[0]], fit) == 0
+    assert table(Path("runs/claims/elr/claims.csv"))[0]["method"] == "configs/elr/demo.yaml"
+    assert not Path("runs/claims/claims.csv").exists()
+    assert claim.main(files, fit) == 1
+    rows = table(Path("runs/claims/claims.csv"))
+    assert [(row["claim"], row["verdict"]) for row in rows] == [
+        ("elr/demo", "holds"),
+        ("adele/demo", "does not hold"),
+    ]
+    assert [row["claim"] for row in table(Path("runs/claims/adele/claims.csv"))] == ["adele/demo"]
+
+
+def test_the_readme_keeps_what_surrounds_the_table(config: Config, fit: list[str], tmp_path: Path) -> None:
+    folder = config("demo", start=0.9).parent
+    config("demo_baseline", start=0.5, best_epoch=0.7)
+    config("demo_broken", start=0.5, crash=[1])
+    readme = tmp_path / "README.md"
+    readme.write_text(f"# Title\n\n{BEGIN}\nold table\n{END}\n\nThe end.\n")
+    path = stated(folder / "claim.yaml", {"name": "first"}, {"name": "second", "baseline": "demo_broken.yaml"})
+    assert claim.main([str(path), "--output", str(tmp_path / "out"), "--readme", str(readme)], fit) == 1
+    text = readme.read_text()
+    assert text.startswith(f"# Title\n\n{BEGIN}\n| method | claim of the paper | metric |")
+    assert text.endswith(f"\n{END}\n\nThe end.\n")
+    assert "old table" not in text
+    first, second = (line for line in text.splitlines() if line.startswith(("| first", "| second")))
+    assert "The method \\| keeps the network from memorising." in first
+    cells = [cell.strip() for cell in first.replace("\\|", "").strip("|").split("|")]
+    assert cells[2:] == [
+        "test/accuracy (higher)",
+        "0.9050 ± 0.0071",
+        "0.5050 ± 0.0071",
+        "0.70050 ± 0.00071",
+        "0.05",
+        "**holds**",
+        "0, 1",
+    ]
+    assert "**did not run**: demo_broken, seed 1 failed, exit status 3" in second
+    assert "torch " in text
+    assert " cores)" in text
+    assert (tmp_path / "out/claims.md").read_text() in text
+    assert claim.main([str(path), "--output", str(tmp_path / "out"), "--readme", str(readme)], fit) == 1
+    assert readme.read_text() == text
+
+
+def test_a_metric_that_is_not_there_is_no_verdict(
+    config: Config, fit: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = config("demo", start=0.9).parent
+    config("demo_baseline", start=0.5)
+    path = stated(folder / "claim.yaml", metric="test/psnr")
+    assert claim.main([str(path), "--output", str(tmp_path / "out")], fit) == 1
+    [row] = table(tmp_path / "out/claims.csv")
+    assert row["verdict"] == "did not run"
+    assert row["reason"] == "demo has no metric test/psnr in every seed, it has test/accuracy, test/memorized"
+    assert row["method_mean"] == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"margins": 0.1}, "unknown key margins; allowed are paper, method"),
+        ({"paper": None}, "paper is missing"),
+        ({"seeds": None}, "seeds is missing"),
+        ({"paper": "  "}, "paper must be a text"),
+        ({"metric": 3}, "metric must be a text, got 3"),
+        ({"direction": "up"}, "direction must be higher or lower, got 'up'"),
+        ({"margin": -0.1}, "margin must be a number of at least 0, got -0.1"),
+        ({"margin": "much"}, "margin must be a number of at least 0, got 'much'"),
+        ({"margin": True}, "margin must be a number"),
+        ({"margin": float("nan")}, "margin must be a number"),
+        ({"seeds": [0]}, "seeds must be a list of at least 2 different whole numbers, got [0]"),
+        ({"seeds": [0, 0]}, "seeds must be a list of at least 2 different"),
+        ({"seeds": [0, 0.5]}, "seeds must be"),
+        ({"seeds": 2}, "seeds must be"),
+        ({"method": "none.yaml"}, "method names"),
+        ({"baseline": "demo.yaml"}, "method and baseline must be two configs"),
+    ],
+)
+def test_what_is_wrong_with_a_claim_is_said_before_anything_runs(
+    changes: dict,
+    said: str,
+    config: Config,
+    fit: list[str],
+    journal: Journal,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = config("demo", start=0.9).parent
+    config("demo_baseline", start=0.5)
+    good, bad = stated(folder / "good.yaml"), stated(folder / "bad.yaml", {}, changes)
+    assert claim.main([str(good), str(bad), "--output", str(tmp_path / "out")], fit) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert f"{bad}, claim 2: {said}" in error
+    assert not journal()
+
+
+@pytest.mark.parametrize("margin", ["5e-2", 0, 1])
+def test_margins_as_people_write_them(margin: object, config: Config) -> None:
+    folder = config("demo").parent
+    config("demo_baseline")
+    path = stated(folder / "claim.yaml", margin=margin)
+    assert claim.load_claims(path)[0].margin == float(str(margin))
+
+
+@pytest.mark.parametrize("text", ["", "# Title\n", f"{END}\n{BEGIN}\n", f"{BEGIN}\n{BEGIN}\n{END}\n"])
+def test_a_readme_without_markers_is_refused_before_anything_runs(
+    text: str, config: Config, fit: list[str], journal: Journal, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = config("demo", start=0.9).parent
+    config("demo_baseline", start=0.5)
+    readme = tmp_path / "README.md"
+    readme.write_text(text)
+    assert claim.main([str(stated(folder / "claim.yaml")), "--readme", str(readme)], fit) == 2
+    assert f"{readme} must hold the lines {BEGIN} and {END}" in capsys.readouterr().err
+    assert not journal()
+    assert readme.read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "CLAIM"),
+        (["none.yaml"], "none.yaml does not exist"),
+        (["empty.yaml"], "must be a mapping"),
+        (["no_claims.yaml"], "holds no claim"),
+        (["empty.yaml", "--sedes", "1"], "--sedes"),
+        (["empty.yaml", "--readme", "none.md"], "none.md does not exist"),
+    ],
+)
+def test_bad_arguments_are_one_sentence(
+    arguments: list[str],
+    said: str,
+    fit: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty.yaml").write_text("")
+    Path("no_claims.yaml").write_text("[]")
+    assert claim.main(arguments, fit) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
