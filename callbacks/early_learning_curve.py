@@ -39,7 +39,7 @@ def learning_curve(t: ArrayLike, a: float, b: float, c: float) -> NDArray[np.flo
 def slope(t: ArrayLike, a: float, b: float, c: float) -> NDArray[np.float64]:
     """|f'(t)| = a b / c exp(-u^b / c) u^(b-1) at u = t + 1e-6, which keeps t = 0 finite."""
     u = np.asarray(t, dtype=np.float64) + 1e-6
-    return np.abs(a * b / c * np.exp(-(u**b) / c) * u ** (b - 1))
+    return np.abs(np.divide(a * b, c) * np.exp(-(u**b) / c) * u ** (b - 1))
 
 
 def relative_slope_change(epoch: ArrayLike, curve: Curve) -> NDArray[np.float64]:
@@ -50,11 +50,12 @@ def relative_slope_change(epoch: ArrayLike, curve: Curve) -> NDArray[np.float64]
         curve: the fitted curve.
 
     Returns:
-        In [0, 1], as many as epochs; NaN where the curve has no slope at epoch 1.
+        In [0, 1], as many as epochs, 0 at epoch 1; otherwise NaN if the curve has no slope at epoch 1.
     """
     with np.errstate(all="ignore"):
         change = np.abs(slope(epoch, *curve) - slope(1, *curve)) / slope(1, *curve)
-    return np.where(change > 1, 0.0, change)
+    # Rounding must not make the change at epoch 1 exceed r = 0.
+    return np.where((change > 1) | (np.asarray(epoch) == 1), 0.0, change)
 
 
 def start_shift(values: ArrayLike, min_jump: float) -> int:
@@ -120,8 +121,9 @@ def end_of_early_learning(curve: Curve, r: float, horizon: int) -> int | None:
         The epoch, counted from the curve's t = 0; None if the curve is flat, so that the change is not defined.
     """
     change = relative_slope_change(np.arange(1, horizon), curve)
-    if np.isnan(change).any() or not slope(1, *curve) > 0:
-        return None
+    with np.errstate(all="ignore"):
+        if np.isnan(change).any() or not slope(1, *curve) > 0:
+            return None
     return int((change <= r).sum()) + 1
 
 
