@@ -1,5 +1,6 @@
 """What callbacks and DataModules may know about a module: small protocols, checked when a run is set up."""
 
+from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -8,7 +9,8 @@ from torch import Tensor
 
 @runtime_checkable
 class Classifier(Protocol):
-    """Maps images `[B, C, H, W]` in [0, 1] to logits `[B, K]`. Used by certification, attacks, detectors, early learning."""
+    """Maps images `[B, C, H, W]` in [0, 1] to logits `[B, K]`. Used by certification, attacks, detectors, early
+    learning."""
 
     num_classes: int
 
@@ -39,8 +41,35 @@ class Generator(Protocol):
 
 
 @runtime_checkable
+class SmoothedClassifier(Protocol):
+    """A module whose smoothed classifier is not simply its `forward` under noise: several votes, or another radius.
+
+    Certification calls it in place of `forward(image + sigma * noise)` and sigma Phi^-1(p).
+    """
+
+    certificate: str
+    """The theorem that the radius rests on. Logs of different ones are never mixed."""
+
+    def smoothed_logits(self, image: Tensor, noise: Tensor, sigma: float) -> Tensor:
+        """Logits `[S, B, K]` of S votes on each draw; the smoothed classifier adds the votes.
+
+        `image` and `noise`, standard normal, are `[B, C, H, W]` in float32 and read only. A vote may depend on them
+        only through image + s noise with s >= sigma, or through part of that.
+        """
+        ...
+
+    def certified_radius(self, probability: Sequence[float], sigma: float) -> float:
+        """Radius in pixel units, negative for none, if each vote gives the class at least its `probability`.
+
+        It must not fall when a probability rises.
+        """
+        ...
+
+
+@runtime_checkable
 class LabelCorrector(Protocol):
-    """A module that acts when early learning has ended for some categories (all processes call it with the same ones)."""
+    """A module that acts when early learning has ended for some categories (all processes call it with the same
+    ones)."""
 
     def on_early_learning_end(self, categories: list[int], epoch: int) -> None: ...
 
