@@ -36,16 +36,20 @@ class LabelledMaskBatch(TypedDict):
     """`[B, H, W]`, int64: ground truth where it is known. For metrics only."""
 
 
+def global_size(batch: Any) -> int:
+    """Samples of a batch over all processes. A batch of a user's own loader without the key counts as evenly shared."""
+    if "global_size" in batch:
+        return batch["global_size"]
+    return len(batch["image"]) * (torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1)
+
+
 def share(batch: Any) -> float:
     """Weight of this process's mean loss, so that the average over processes is the mean over the global batch.
 
     DDP averages gradients over processes. The last batch of an epoch may be split unevenly, so the mean of the local means is
     not the global mean; world size times local count over global count puts it right. It is 1 in a single process.
 
-    Args:
-        batch: has `index`, `[B]`, and `global_size`. A batch of a user's own loader without `global_size` counts as even.
+    A weighted loss is logged with `batch_size=global_size(batch)`: the mean over the epoch is then exact, too.
     """
-    if "global_size" not in batch:
-        return 1.0
     world_size = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
-    return world_size * len(batch["index"]) / batch["global_size"]
+    return world_size * len(batch["image"]) / global_size(batch)

@@ -11,6 +11,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from datamodules.corruptions.label_noise import LabelNoise
+from datamodules.data_directory import data_directory, download_directory
 from datamodules.labelled_images import ImagesInMemory, LabelledImages
 
 
@@ -57,7 +58,7 @@ class CIFAR(LabelledImages):
 
     def __init__(
         self,
-        data_dir: str,
+        data_dir: str | None = None,
         batch_size: int = 128,
         label_noise: LabelNoise | None = None,
         validation_fraction: float = 0.1,
@@ -82,8 +83,10 @@ class CIFAR(LabelledImages):
         self.download = download
 
     def prepare_data(self) -> None:
-        if self.download and not self._parquet("train"):
-            self.torchvision_class(self.data_dir, download=True)
+        if self.download:
+            root = download_directory(self.data_dir)
+            if not self._parquet(root, "train"):
+                self.torchvision_class(root, download=True)
 
     def read_training(self) -> ImagesInMemory:
         return self._read("train")
@@ -92,26 +95,24 @@ class CIFAR(LabelledImages):
         return self._read("test")
 
     def _read(self, split: str) -> ImagesInMemory:
-        directory = Path(self.data_dir)
-        if directory.exists() and not directory.is_dir():
-            raise NotADirectoryError(f"{self.name}: data.data_dir {directory} is a file; give the folder that holds the set")
-        if files := self._parquet(split):
+        directory = data_directory(self.data_dir, self.name)
+        if files := self._parquet(directory, split):
             return ImagesInMemory(*decode_parquet(files, "img", self.label_key))
         try:
-            images: Any = self.torchvision_class(self.data_dir, train=split == "train")
+            images: Any = self.torchvision_class(directory, train=split == "train")
         except (RuntimeError, OSError) as error:
             raise FileNotFoundError(
                 f"{self.name}: found neither {directory / self.archive} (torchvision's layout, whole and undamaged) nor "
-                f"{split}-*.parquet (Hugging Face's) in {directory} or its subfolders plain_text, {self.name.lower()}; "
+                f"{split}-*.parquet (Hugging Face's) in {directory} or a subfolder named after the set; "
                 f"set data.data_dir, or data.download to true to fetch it"
             ) from error
         image = torch.from_numpy(images.data).permute(0, 3, 1, 2).contiguous()
         return ImagesInMemory(image, torch.tensor(images.targets))
 
-    def _parquet(self, split: str) -> list[Path]:
+    def _parquet(self, directory: Path, split: str) -> list[Path]:
         short = self.name.lower().replace("-", "")
-        for folder in ("", "plain_text", short, f"{short}/plain_text", f"{short}/{short}", short + "/data"):
-            if files := sorted(Path(self.data_dir, folder).glob(f"{split}-*.parquet")):
+        for folder in ("", "plain_text", short, f"{short}/plain_text", f"{short}/{short}"):
+            if files := sorted(Path(directory, folder).glob(f"{split}-*.parquet")):
                 return files
         return []
 
@@ -120,7 +121,7 @@ class CIFAR10(CIFAR):
     """CIFAR-10, from torchvision's `cifar-10-batches-py` or Hugging Face's parquet files.
 
     Args:
-        data_dir: folder that holds the set in either layout.
+        data_dir: folder that holds the set in either layout; None looks where NOISEWORKS_DATA points.
         batch_size: training images of a step over all processes.
         label_noise: what makes training and validation labels wrong; None leaves them.
         validation_fraction: part of each class that is held out of training, in [0, 1).
@@ -148,7 +149,7 @@ class CIFAR100(CIFAR):
     """CIFAR-100 with its 100 fine labels, from torchvision's `cifar-100-python` or Hugging Face's parquet files.
 
     Args:
-        data_dir: folder that holds the set in either layout.
+        data_dir: folder that holds the set in either layout; None looks where NOISEWORKS_DATA points.
         batch_size: training images of a step over all processes.
         label_noise: what makes training and validation labels wrong; None leaves them.
         validation_fraction: part of each class that is held out of training, in [0, 1).

@@ -200,6 +200,7 @@ class LabelledImages(LightningDataModule, ABC):
                 self.label_noise.seed = self.seed
             image = getattr(source, "image", None)
             given = self.label_noise.apply(clean, self.num_classes, image)
+        self._given, self._clean = given, clean
         kept, held_out = stratified_split(clean, self.validation_fraction, self.seed)
         if len(kept) == 0:
             raise ValueError(f"validation_fraction {self.validation_fraction} leaves no training image of {len(clean)}")
@@ -223,21 +224,19 @@ class LabelledImages(LightningDataModule, ABC):
             )
 
     def _write_labels(self) -> None:
-        """Keeps the noise that was drawn beside the run's other results, as `labels.csv`: index, row, label, clean_label."""
+        """Keeps the labels that were drawn beside the run's other results, as `labels.csv`.
+
+        Its rows are the whole set as it was read, so that `FromCSV` gives any other run the same labels.
+        """
         directory = self.trainer.log_dir if self.trainer is not None else None  # on every process: it is broadcast
         if self.label_noise is None or directory is None or not self.trainer.is_global_zero or self.train_set is None:
             return
+        split = np.full(len(self._given), "validation", dtype=object)
+        split[self.train_set.row.numpy()] = "training"
+        columns = {"index": np.arange(len(split)), "label": self._given, "clean_label": self._clean, "split": split}
         Path(directory).mkdir(parents=True, exist_ok=True)
-        table = pd.DataFrame(
-            {
-                "index": np.arange(len(self.train_set)),
-                "row": self.train_set.row.numpy(),
-                "label": self.train_set.label.numpy(),
-                "clean_label": self.train_set.clean_label.numpy(),
-            }
-        )
         partial = Path(directory, "labels.csv.partial")
-        table.to_csv(partial, index=False)
+        pd.DataFrame(columns).to_csv(partial, index=False)
         os.replace(partial, Path(directory, "labels.csv"))
 
     def train_dataloader(self) -> DataLoader:
@@ -309,14 +308,17 @@ class LabelledImages(LightningDataModule, ABC):
         )
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Augments training images where they are, and turns all images into float32 in [0, 1]."""
+        """Augments training images where they are, and turns all images into the module's type, in [0, 1]."""
         image = batch["image"]
-        if self.trainer is not None and self.trainer.training and (self.crop_padding or self.flip):
+        assert self.trainer is not None
+        if self.trainer.training and (self.crop_padding or self.flip):
             uniform = sample_uniform(self.seed, self.trainer.current_epoch, batch["index"], count=3)
             image = crop_and_flip(image, uniform, self.crop_padding, self.flip)
         images = self.train_set or self.test_set
         assert images is not None
-        batch["image"] = image.float().div_(images.source.brightest)
+        dtype = self.trainer.lightning_module.dtype
+        precise = image.to(torch.promote_types(dtype, torch.float32))
+        batch["image"] = precise.div_(images.source.brightest).to(dtype)
         return batch
 
     def correct_labels(self, index: Tensor, label: Tensor) -> None:

@@ -7,6 +7,7 @@ from torchvision.datasets import MNIST as TorchvisionMNIST
 from torchvision.datasets.mnist import read_image_file, read_label_file
 
 from datamodules.corruptions.label_noise import LabelNoise
+from datamodules.data_directory import data_directory, download_directory
 from datamodules.labelled_images import ImagesInMemory, LabelledImages
 
 
@@ -14,7 +15,7 @@ class MNIST(LabelledImages):
     """MNIST from torchvision's layout: `<data_dir>/MNIST/raw/*-ubyte`.
 
     Args:
-        data_dir: folder that holds `MNIST`.
+        data_dir: folder that holds `MNIST`; None looks where NOISEWORKS_DATA points.
         batch_size: training images of a step over all processes.
         label_noise: what makes training and validation labels wrong; None leaves them.
         validation_fraction: part of each class that is held out of training, in [0, 1).
@@ -34,7 +35,7 @@ class MNIST(LabelledImages):
 
     def __init__(
         self,
-        data_dir: str,
+        data_dir: str | None = None,
         batch_size: int = 128,
         label_noise: LabelNoise | None = None,
         validation_fraction: float = 0.0,
@@ -58,7 +59,8 @@ class MNIST(LabelledImages):
 
     def prepare_data(self) -> None:
         if self.download:
-            TorchvisionMNIST(self.data_dir, download=True)
+            root = download_directory(self.data_dir)
+            TorchvisionMNIST(root, download=True)
 
     def read_training(self) -> ImagesInMemory:
         return self._read("train")
@@ -67,8 +69,9 @@ class MNIST(LabelledImages):
         return self._read("t10k")
 
     def _read(self, split: str) -> ImagesInMemory:
+        directory = data_directory(self.data_dir, "MNIST")
         files = [
-            Path(self.data_dir, "MNIST", "raw", f"{split}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1")
+            Path(directory, "MNIST", "raw", f"{split}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1")
         ]
         for file in files:
             if not file.is_file():

@@ -3,6 +3,7 @@
 import os
 import sys
 import traceback
+import warnings
 from argparse import ArgumentError
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,6 +114,7 @@ class CommandLine(LightningCLI):
             args = [args[0], "--config", str(config), *args[1:]]
         self.config_files = [value for flag, value in zip(args, args[1:], strict=False) if flag in ("--config", "-c")]
         self.config_files += [arg.split("=", 1)[1] for arg in args if arg.startswith("--config=")]
+        warnings.filterwarnings("ignore", message=r".*treespec, LeafSpec.*")  # Lightning's own, on every run
         super().__init__(
             LightningModule,
             LightningDataModule,
@@ -175,6 +177,10 @@ class CommandLine(LightningCLI):
         return super().instantiate_trainer(
             logger=[table, events, *loggers], callbacks=callbacks, default_root_dir=str(self.run_directory), **kwargs
         )
+
+    def after_instantiate_classes(self) -> None:
+        # Lightning converts after it has loaded a checkpoint, which would round a float64 one to float32.
+        self.model = self.trainer.precision_plugin.convert_module(self.model)
 
     def before_fit(self) -> None:
         if self.resumed is not None and self._given_checkpoint() is None:

@@ -191,10 +191,9 @@ class ResumableMetrics(Callback):
         else:
             for key, metric in (trainer._results or {}).items():
                 if metric.is_tensor and metric.meta.is_mean_reduction and metric.meta.on_epoch:
-                    # A sum over processes: process 0 takes all of it when the run goes on.
-                    total = trainer.strategy.reduce(metric.value.clone(), reduce_op="sum")
-                    count = trainer.strategy.reduce(metric.cumulated_batch_size.clone(), reduce_op="sum")
-                    means[key] = (total.cpu(), count.cpu())
+                    # The mean over processes, which each of them takes when the run goes on, however many they are then.
+                    total = trainer.strategy.reduce(metric.value.clone(), reduce_op="mean")
+                    means[key] = (total.cpu(), metric.cumulated_batch_size.cpu())
         checkpoint["metrics_table"] = {"rows": rows, "means": means}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -207,7 +206,7 @@ class ResumableMetrics(Callback):
     ) -> None:
         for key, (total, count) in self._means.items():
             metric = (trainer._results or {}).get(key)
-            if metric is not None and trainer.is_global_zero:
+            if metric is not None:
                 metric.value = metric.value + total.to(metric.value.device)
                 metric.cumulated_batch_size = metric.cumulated_batch_size + count.to(metric.value.device)
         self._means = {}

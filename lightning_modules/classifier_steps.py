@@ -6,6 +6,8 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
+from datamodules.batches import global_size, share
+
 
 def accuracies(num_classes: int) -> MetricCollection:
     """Top-1 accuracy, and top-5 accuracy where there are classes enough for it to tell something."""
@@ -34,8 +36,8 @@ class ClassifierSteps:
     def _measure(self: Any, batch: dict[str, Any], stage: str) -> None:
         logits = self(batch["image"])
         self.metrics.update(logits, batch["label"])
-        loss = nn.functional.cross_entropy(logits, batch["label"])
-        size = len(batch["label"])
+        loss = share(batch) * nn.functional.cross_entropy(logits, batch["label"])
+        size = global_size(batch)
         self.log(f"{stage}/cross_entropy", loss, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
         for name, metric in self.metrics.items():
             self.log(f"{stage}/{name}", metric, on_step=False, on_epoch=True, batch_size=size)

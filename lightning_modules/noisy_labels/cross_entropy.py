@@ -15,7 +15,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from datamodules.batches import LabelledImageBatch, share
+from datamodules.batches import LabelledImageBatch, global_size, share
 from lightning_modules.classifier_steps import ClassifierSteps, accuracies
 
 
@@ -49,8 +49,9 @@ class CrossEntropy(ClassifierSteps, LightningModule):
     def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
         logits = self(batch["image"])
         loss = F.cross_entropy(logits, batch["label"])
-        self.log("train/loss", loss.detach(), on_step=True, on_epoch=True, batch_size=len(logits), sync_dist=True)
-        return {"loss": share(batch) * loss, "logits": logits.detach()}
+        loss = share(batch) * loss
+        self.log("train/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=global_size(batch), sync_dist=True)
+        return {"loss": loss, "logits": logits.detach()}
 
     def configure_optimizers(self):
         optimizer = self.optimizer(filter(lambda parameter: parameter.requires_grad, self.network.parameters()))

@@ -20,7 +20,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from datamodules.batches import LabelledImageBatch, share
+from datamodules.batches import LabelledImageBatch, global_size, share
 from lightning_modules.classifier_steps import ClassifierSteps, accuracies
 from lightning_modules.noisy_labels.early_learning_regularization import clamped_softmax, early_learning_term
 from lightning_modules.per_sample import PerSample
@@ -106,8 +106,9 @@ class ELR(ClassifierSteps, LightningModule):
         )
         cross_entropy = F.cross_entropy(logits, batch["label"])
         loss = cross_entropy + self.strength * early_learning_term(probability, target)
-        self.log("train/loss", loss.detach(), on_step=True, on_epoch=True, batch_size=len(logits), sync_dist=True)
-        return {"loss": share(batch) * loss, "logits": logits.detach()}
+        loss = share(batch) * loss
+        self.log("train/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=global_size(batch), sync_dist=True)
+        return {"loss": loss, "logits": logits.detach()}
 
     def configure_optimizers(self):
         optimizer = self.optimizer(filter(lambda parameter: parameter.requires_grad, self.network.parameters()))

@@ -1,0 +1,191 @@
+"""ELR+: early-learning regularisation with two networks, weight averaging and mixup.
+
+Networks f_1, f_2 have weight averages e_1, e_2 and targets t_1, t_2. For network k, with m the other one, l the mixing weight and j the
+partner of an example,
+
+    t_k <- beta t_k + (1 - beta) softmax(e_m(x)),        q = l t_k + (1 - l) t_k[j],
+    L = -(1/B) sum_i <y~_i, log softmax(f_k(x~_i))> + r(n) lambda (1/B) sum_i log(1 - <q_i, p_i>),
+
+where x~, y~ are mixed images and one-hot labels, p = softmax(f_k(x~)), and r ramps the term up over the first steps n. On CIFAR-100 the
+mixed labels are weighted by the targets, y~ <- y~ q / <y~, q>. An epoch is a pass that trains f_1 and then a pass that trains f_2; the
+prediction is the mean of both networks' logits.
+
+The authors' code gives the two networks different label noise and validation splits by accident; here they share the data set.
+
+Source: Liu, Niles-Weed, Razavian and Fernandez-Granda, Early-Learning Regularization Prevents Memorization of Noisy Labels,
+NeurIPS 2020, arXiv 2007.00151. Appendix F, with the schedules of the authors' code.
+"""
+
+import copy
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.strategies import DDPStrategy
+from torch import Tensor, nn
+
+from datamodules.batches import LabelledImageBatch, global_size, share
+from lightning_modules.classifier_steps import ClassifierSteps, accuracies
+from lightning_modules.noisy_labels.early_learning_regularization import clamped_softmax, early_learning_term
+from lightning_modules.noisy_labels.mixup import draw_mixing
+from lightning_modules.per_sample import PerSample
+
+
+def sigmoid_ramp(step: int, length: int) -> float:
+    """exp(-5 (1 - min(n, length) / length)^2): from e^-5 at step 0 to 1 at `length`; 1 throughout where `length` is 0."""
+    return math.exp(-5 * (1 - min(step, length) / length) ** 2) if length > 0 else 1.0
+
+
+def averaging_decay(step: int, decay: float, ramp_steps: int | None) -> float:
+    """The weight that an average keeps in its n-th update.
+
+    Args:
+        step: n, from 1.
+        decay: the greatest weight.
+        ramp_steps: steps over which it is ramped up; None takes min(1 - 1/(n + 1), decay), the plain mean at first.
+    """
+    return min(1 - 1 / (step + 1), decay) if ramp_steps is None else sigmoid_ramp(step + 1, ramp_steps) * decay
+
+
+def weighted_by_target(label: Tensor, target: Tensor) -> Tensor:
+    """y q / <y, q>: soft labels `[B, K]` weighted by targets `[B, K]`, made to sum to one again."""
+    weighted = label * target
+    return weighted / weighted.sum(dim=1, keepdim=True)
+
+
+class ELRPlus(ClassifierSteps, LightningModule):
+    """Trains two networks that supply each other's targets.
+
+    Needs `data.passes_per_epoch: 2`, and with DDP the strategy `ddp_find_unused_parameters_true`, as a step trains one network. Each
+    process mixes examples within its share of the batch.
+
+    Args:
+        network: f_1; maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`.
+        second_network: f_2, of the same kind with its own initial weights.
+        num_classes: number of classes, K.
+        strength: lambda, weight of the regularisation.
+        momentum: beta of the targets, in [0, 1).
+        ramp_steps: steps of a network over which the regularisation is ramped up; 0 applies it at once.
+        reweight_labels: weight the mixed labels by the targets, as the paper does for CIFAR-100.
+        mixup_alpha: of the mixing weight's Beta distribution; 0 does not mix.
+        average_decay: greatest weight of the past in the weight averages.
+        average_ramp_steps: steps over which that weight is ramped up; None begins with the plain mean.
+        optimizer: built on both networks' trainable parameters.
+        lr_scheduler: stepped every epoch.
+
+    Raises:
+        ValueError: if an argument is out of range, or the trainer or the data do not alternate the networks.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        second_network: nn.Module,
+        num_classes: int,
+        strength: float = 3.0,
+        momentum: float = 0.7,
+        ramp_steps: int = 0,
+        reweight_labels: bool = False,
+        mixup_alpha: float = 1.0,
+        average_decay: float = 0.997,
+        average_ramp_steps: int | None = 40000,
+        optimizer: OptimizerCallable = torch.optim.SGD,
+        lr_scheduler: LRSchedulerCallable = torch.optim.lr_scheduler.ConstantLR,
+    ) -> None:
+        super().__init__()
+        if strength < 0:
+            raise ValueError(f"strength must be at least 0, got {strength}")
+        for key, value in {"momentum": momentum, "average_decay": average_decay}.items():
+            if not 0 <= value < 1:
+                raise ValueError(f"{key} must be in [0, 1), got {value}")
+        if mixup_alpha < 0:
+            raise ValueError(f"mixup_alpha must be at least 0, got {mixup_alpha}")
+        self.network = network
+        self.second_network = second_network
+        self.averages = nn.ModuleList(copy.deepcopy(each).requires_grad_(False) for each in (network, second_network))
+        self.num_classes = num_classes
+        self.strength = strength
+        self.momentum = momentum
+        self.ramp_steps = ramp_steps
+        self.reweight_labels = reweight_labels
+        self.mixup_alpha = mixup_alpha
+        self.average_decay = average_decay
+        self.average_ramp_steps = average_ramp_steps
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.metrics = accuracies(num_classes)
+        self.targets: list[PerSample] = []
+        self.steps = [0, 0]
+        self.active = 0
+        self._saved_targets: list[Tensor] = []
+
+    def forward(self, image: Tensor) -> Tensor:
+        return (self.network(image) + self.second_network(image)) / 2
+
+    def setup(self, stage: str) -> None:
+        if stage != "fit":
+            return
+        passes = getattr(self.trainer.datamodule, "passes_per_epoch", None)
+        if passes != 2:
+            raise ValueError(f"ELRPlus needs data.passes_per_epoch 2, one pass for each network, got {passes}")
+        if self.trainer.accumulate_grad_batches != 1:
+            raise ValueError("ELRPlus needs trainer.accumulate_grad_batches 1: a sum of gradients would mix its two networks")
+        strategy = self.trainer.strategy
+        if isinstance(strategy, DDPStrategy) and not strategy._ddp_kwargs.get("find_unused_parameters"):
+            raise ValueError("ELRPlus trains one network a step: set trainer.strategy to ddp_find_unused_parameters_true")
+
+    def on_fit_start(self) -> None:
+        size, dtype = self.trainer.datamodule.num_train_samples, torch.promote_types(self.dtype, torch.float32)
+        self.targets = [PerSample(size, self.num_classes, self.device, dtype) for _ in range(2)]
+        for targets, saved in zip(self.targets, self._saved_targets, strict=False):
+            targets.load(saved)
+        self._saved_targets = []
+
+    def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
+        self.active = int(2 * batch_idx >= self.trainer.num_training_batches)
+        image, label = batch["image"], F.one_hot(batch["label"], self.num_classes)
+        mixing = draw_mixing(len(image), self.mixup_alpha, image.device)
+        with torch.no_grad():
+            teacher = self.averages[1 - self.active](image).to(torch.promote_types(image.dtype, torch.float32))
+        target = self.targets[self.active].update(
+            batch["index"],
+            teacher.softmax(dim=1),
+            lambda old, new: self.momentum * old + (1 - self.momentum) * new,
+            batch.get("global_size"),
+        )
+        mixed_target, mixed_label = mixing(target), mixing(label)
+        if self.reweight_labels:
+            mixed_label = weighted_by_target(mixed_label, mixed_target)
+        logits = self._networks()[self.active](mixing(image))
+        cross_entropy = F.cross_entropy(logits, mixed_label.to(logits.dtype))
+        strength = self.strength * sigmoid_ramp(self.steps[self.active] + 1, self.ramp_steps)
+        loss = cross_entropy + strength * early_learning_term(clamped_softmax(logits), mixed_target)
+        loss = share(batch) * loss
+        self.log("train/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=global_size(batch), sync_dist=True)
+        return {"loss": loss, "logits": teacher}
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self.steps[self.active] += 1
+        decay = averaging_decay(self.steps[self.active], self.average_decay, self.average_ramp_steps)
+        averages = list(self.averages[self.active].parameters())
+        torch._foreach_lerp_(averages, [p.detach() for p in self._networks()[self.active].parameters()], 1 - decay)
+
+    def _networks(self) -> tuple[nn.Module, nn.Module]:
+        return self.network, self.second_network
+
+    def configure_optimizers(self):
+        parameters = [p for network in self._networks() for p in network.parameters() if p.requires_grad]
+        optimizer = self.optimizer(parameters)
+        return [optimizer], [self.lr_scheduler(optimizer)]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["steps"] = list(self.steps)
+        checkpoint["targets"] = [targets.gathered() for targets in self.targets]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.steps = list(checkpoint["steps"])
+        self._saved_targets = checkpoint["targets"]

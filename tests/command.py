@@ -1,0 +1,34 @@
+"""Runs the command line as a user does, in a process of its own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def environment() -> dict[str, str]:
+    """One thread, no progress bar's escape codes, and none of the variables that say this is a distributed run."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "TERM": "dumb", "PYTHONPATH": str(ROOT)}
+
+
+def start(*arguments: str | Path, launcher: tuple[str, ...] = (sys.executable,), **more: str) -> subprocess.Popen[str]:
+    """Starts `train.py` with the arguments; `more` are environment variables."""
+    return subprocess.Popen(
+        [*launcher, str(ROOT / "train.py"), *map(str, arguments)],
+        cwd=ROOT,
+        env={**environment(), **more},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def run(*arguments: str | Path, status: int = 0, launcher: tuple[str, ...] = (sys.executable,), **more: str) -> str:
+    """Runs `train.py` to its end, checks the exit status, and returns what it printed."""
+    process = start(*arguments, launcher=launcher, **more)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == status, output
+    return output

@@ -1,0 +1,85 @@
+"""A run that is killed and resumed ends bitwise where the run that was not killed ends."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.command import ROOT, run, start
+
+EMA = (
+    "--trainer.callbacks+={class_path: lightning.pytorch.callbacks.EMAWeightAveraging, init_args: {use_buffers: false}}"
+)
+QUIET = ("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false")
+
+
+def assert_same(one: object, other: object, where: str = "checkpoint") -> None:
+    if isinstance(one, dict) and isinstance(other, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            assert_same(one[key], other[key], f"{where}.{key}")
+    elif isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        assert len(one) == len(other), where
+        for position, pair in enumerate(zip(one, other, strict=True)):
+            assert_same(*pair, f"{where}[{position}]")
+    elif isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), where  # type: ignore[arg-type]
+    elif isinstance(one, str) and "checkpoints" in one:
+        return  # the run directories differ
+    else:
+        assert one == other, where
+
+
+def read(directory: Path) -> dict:
+    return torch.load(directory / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+@pytest.mark.parametrize(
+    ("config", "more"),
+    [
+        ("elr/demo.yaml", (EMA, "--checkpoint.every_n_steps", "7")),
+        ("elr_plus/demo.yaml", ("--trainer.accumulate_grad_batches", "1")),
+    ],
+    ids=["elr with averaged weights, saved within epochs", "elr+ with mixup, saved after epochs"],
+)
+def test_killed_run_ends_where_the_uninterrupted_one_does(config: str, more: tuple[str, ...], tmp_path: Path) -> None:
+    arguments = ("fit", "--config", str(ROOT / "configs" / config), "--trainer.max_epochs", "12", *QUIET, *more)
+    run(*arguments, "--run_directory", tmp_path / "whole")
+    process = start(*arguments, "--run_directory", tmp_path / "killed")
+    saved = tmp_path / "killed" / "checkpoints" / ("step.ckpt" if "--checkpoint.every_n_steps" in more else "last.ckpt")
+    table = tmp_path / "killed" / "metrics.csv"
+    deadline = time.monotonic() + 120
+    while not (saved.exists() and table.exists() and len(table.read_text().splitlines()) > 6):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    steps = torch.load(saved, weights_only=True)["global_step"]
+    run("fit", "--resume", tmp_path / "killed")
+    whole, resumed = read(tmp_path / "whole"), read(tmp_path / "killed")
+    assert 0 < steps < whole["global_step"]
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "targets", "metrics_table", "epoch", "global_step"):
+        assert_same(whole[part], resumed[part], part)
+    assert_same(whole.get("current_model_state"), resumed.get("current_model_state"))
+    assert (tmp_path / "whole" / "metrics.csv").read_bytes() == table.read_bytes()
+    early = Path("early_learning.csv")
+    assert (tmp_path / "whole" / early).read_bytes() == (tmp_path / "killed" / early).read_bytes()
+
+
+def test_resuming_nothing_is_refused(tmp_path: Path) -> None:
+    assert "config.yaml does not exist" in run("fit", "--resume", tmp_path, status=1)
+    run(
+        "fit",
+        "--config",
+        "configs/elr/demo.yaml",
+        "--run_directory",
+        tmp_path,
+        "--trainer.limit_train_batches",
+        "0",
+        *QUIET,
+    )
+    assert "has no checkpoints/last.ckpt" in run("fit", "--resume", tmp_path, status=1)
