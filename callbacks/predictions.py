@@ -48,7 +48,7 @@ def merge_predictions(
 
     Raises:
         FileNotFoundError: if a part is missing.
-        ValueError: if the parts or the names disagree on the number of classes, or there is no sample.
+        ValueError: if the parts and the names disagree on the number of classes, or there is no sample.
     """
     for part in parts:
         if not part.is_file():
@@ -56,9 +56,11 @@ def merge_predictions(
                 f"{part} is missing: every process writes its predictions there; is the folder shared?"
             )
     tables = [_read_part(part) for part in parts if part.stat().st_size]
+    if not tables:
+        raise ValueError(f"no sample was predicted, so {path} was not written")
     sizes = {table["probabilities"].shape[1] for table in tables}
     if len(sizes) != 1:
-        raise ValueError(f"the predictions in {path.parent} have {sorted(sizes)} classes; expected one number")
+        raise ValueError(f"the processes predicted {sorted(sizes)} classes; expected one number of classes")
     (num_classes,) = sizes
     if class_names is not None and len(class_names) != num_classes:
         raise ValueError(f"class_names has {len(class_names)} names for {num_classes} classes")

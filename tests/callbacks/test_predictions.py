@@ -1,0 +1,149 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from callbacks import predictions
+from callbacks.predictions import WritePredictions, append_predictions, merge_predictions
+
+NUM_SAMPLES = 23
+NUM_CLASSES = 4
+
+
+def probabilities() -> Tensor:
+    return torch.rand(NUM_SAMPLES, NUM_CLASSES, generator=torch.Generator().manual_seed(0)).softmax(dim=1)
+
+
+class Known(LightningModule):
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        probability = probabilities()[batch["index"]]
+        return {
+            "index": batch["index"],
+            "probabilities": probability.bfloat16() if self.dtype == torch.bfloat16 else probability,
+            "prediction": probability.argmax(dim=1),
+        }
+
+
+class Shuffled(LightningDataModule):
+    """23 samples in a scrambled order, batches of 4 over all processes, without padding."""
+
+    def predict_dataloader(self) -> DataLoader:
+        rank, world = self.trainer.global_rank, self.trainer.world_size  # type: ignore[union-attr]
+        order = torch.randperm(NUM_SAMPLES, generator=torch.Generator().manual_seed(1))
+        return DataLoader([{"index": part[rank::world]} for part in order.split(4)], batch_size=None)  # type: ignore[arg-type]
+
+
+class Named(Shuffled):
+    class_names = ("ant", "bee", "cat", "dog")
+
+
+def trainer_in(directory: Path, callback: WritePredictions, processes: int = 1) -> Trainer:
+    return Trainer(
+        accelerator="cpu",
+        devices=processes,
+        strategy="ddp_fork" if processes > 1 else "auto",
+        default_root_dir=directory,
+        callbacks=[callback],
+        logger=False,
+        enable_progress_bar=False,
+        use_distributed_sampler=False,
+    )
+
+
+def read(path: Path) -> pd.DataFrame:
+    return pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+
+
+@pytest.mark.parametrize("format", ["parquet", "csv"])
+@pytest.mark.parametrize("processes", [1, 2])
+def test_every_sample_is_written_once_in_order(tmp_path: Path, format: Any, processes: int) -> None:
+    trainer_in(tmp_path, WritePredictions(format), processes).predict(
+        Known(), datamodule=Shuffled(), return_predictions=False
+    )
+    assert [path.name for path in tmp_path.glob("predictions*")] == [f"predictions.{format}"]
+    table = read(tmp_path / f"predictions.{format}")
+    assert list(table) == ["index", "prediction", *(f"probability_{k}" for k in range(NUM_CLASSES))]
+    assert table["index"].tolist() == list(range(NUM_SAMPLES))
+    assert table["prediction"].tolist() == probabilities().argmax(dim=1).tolist()
+    written = table.filter(like="probability_").to_numpy().astype(np.float32)
+    np.testing.assert_array_equal(written, probabilities().numpy())
+
+
+@pytest.mark.parametrize("format", ["parquet", "csv"])
+def test_names_of_the_classes_are_written(tmp_path: Path, format: Any) -> None:
+    trainer_in(tmp_path, WritePredictions(format)).predict(Known(), datamodule=Named(), return_predictions=False)
+    table = read(tmp_path / f"predictions.{format}")
+    assert list(table)[:3] == ["index", "prediction", "class_name"]
+    assert table["class_name"].tolist() == [Named.class_names[k] for k in table["prediction"]]
+
+
+def write_part(path: Path, index: list[int], num_classes: int = 3) -> None:
+    with path.open("wb") as file:
+        for start in range(0, len(index), 2):
+            part = np.array(index[start : start + 2])
+            shares = np.repeat(part[:, None] / 100, num_classes, axis=1).astype(np.float32)
+            append_predictions(file, part, part % num_classes, shares)
+
+
+@pytest.mark.parametrize("format", ["parquet", "csv"])
+@pytest.mark.parametrize("values_at_once", [1, 7, 10**6])
+def test_parts_merge_without_duplicates_however_little_fits_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: Any, values_at_once: int
+) -> None:
+    monkeypatch.setattr(predictions, "VALUES_AT_ONCE", values_at_once)
+    parts = [tmp_path / name for name in "abc"]
+    write_part(parts[0], [7, 0, 4, 7, 2])
+    write_part(parts[1], [])
+    write_part(parts[2], [9, 1, 4])
+    assert merge_predictions(parts, tmp_path / f"table.{format}", format) == 6
+    table = read(tmp_path / f"table.{format}")
+    assert table["index"].tolist() == [0, 1, 2, 4, 7, 9]
+    assert table["prediction"].tolist() == [index % 3 for index in table["index"]]
+    np.testing.assert_array_equal(table["probability_2"].astype(np.float32), (table["index"] / 100).astype(np.float32))
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_what_cannot_be_merged_is_refused(tmp_path: Path) -> None:
+    write_part(tmp_path / "a", [0, 1])
+    write_part(tmp_path / "b", [2, 3], num_classes=5)
+    write_part(tmp_path / "empty", [])
+    table = tmp_path / "table.csv"
+    with pytest.raises(FileNotFoundError, match="c is missing"):
+        merge_predictions([tmp_path / "a", tmp_path / "c"], table, "csv")
+    with pytest.raises(ValueError, match=r"\[3, 5\] classes"):
+        merge_predictions([tmp_path / "a", tmp_path / "b"], table, "csv")
+    with pytest.raises(ValueError, match="no sample"):
+        merge_predictions([tmp_path / "empty"], table, "csv")
+    with pytest.raises(ValueError, match="class_names has 2 names for 3 classes"):
+        merge_predictions([tmp_path / "a"], table, "csv", class_names=["ant", "bee"])
+    assert not table.exists()
+
+
+def test_half_precision_probabilities_are_written_in_single_precision(tmp_path: Path) -> None:
+    trainer_in(tmp_path, WritePredictions()).predict(
+        Known().to(torch.bfloat16), datamodule=Shuffled(), return_predictions=False
+    )
+    table = read(tmp_path / "predictions.parquet")
+    assert table["probability_0"].dtype == np.float32
+    np.testing.assert_array_equal(table["probability_0"], probabilities()[:, 0].bfloat16().float())
+
+
+def test_a_step_that_returns_something_else_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    class LogitsOnly(LightningModule):
+        def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+            return batch["index"]
+
+    with pytest.raises(ValueError, match=r"\['index', 'prediction', 'probabilities'\].*LogitsOnly returns Tensor"):
+        trainer_in(tmp_path, WritePredictions()).predict(LogitsOnly(), datamodule=Shuffled())
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_bad_format_is_named() -> None:
+    with pytest.raises(ValueError, match="format must be 'parquet' or 'csv', got 'json'"):
+        WritePredictions("json")  # type: ignore[arg-type]
