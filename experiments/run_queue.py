@@ -51,6 +51,7 @@ class Child:
     run: Run
     process: subprocess.Popen[bytes]
     log_start: int
+    resumed: bool
     started: float = field(default_factory=time.monotonic)
     reported: float = field(default_factory=time.monotonic)
     task: TaskID | None = None
@@ -136,7 +137,8 @@ def run_all(
                     if console.is_terminal:
                         children[-1].task = progress.add_task(f"  {escape(run.title)}", total=None, unit="starting")
                     else:
-                        console.print(f"{run.title}: started", markup=False)
+                        verb = "continued" if children[-1].resumed else "started"
+                        console.print(f"{run.title}: {verb}", markup=False)
                 for child in [child for child in children if child.process.poll() is not None]:
                     children.remove(child)
                     if child.task is not None:
@@ -180,7 +182,8 @@ def _changed(run: Run) -> bool:
 
 def _start(run: Run, jobs: int, code: str, locks: Sequence[int], run_command: Sequence[str]) -> Child:
     run.directory.mkdir(parents=True, exist_ok=True)
-    if any((run.directory / "checkpoints" / f"{name}.ckpt").is_file() for name in ("last", "step")):
+    resumed = any((run.directory / "checkpoints" / f"{name}.ckpt").is_file() for name in ("last", "step"))
+    if resumed:
         arguments = ["--resume", str(run.directory), "--test_after_fit", "true"]
     else:
         for path in run.directory.iterdir():
@@ -205,7 +208,7 @@ def _start(run: Run, jobs: int, code: str, locks: Sequence[int], run_command: Se
             process_group=0,  # processes that the run launches end with it, and Ctrl-C reaches the queue alone
             preexec_fn=_END_WITH_PARENT,
         )
-    return Child(run, process, log_start)
+    return Child(run, process, log_start, resumed)
 
 
 def _end_with_parent() -> None:
@@ -256,6 +259,8 @@ def _show(child: Child, progress: Progress, console: Console) -> None:
     if epochs is None:
         return
     text = f"epoch {epochs}/{child.max_epochs}" if child.max_epochs else f"epoch {epochs}"
+    if child.max_epochs and epochs > child.max_epochs:
+        text = "testing"
     if child.task is None:
         console.print(f"{child.run.title}: {text}", markup=False)
     else:

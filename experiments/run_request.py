@@ -201,8 +201,9 @@ def cores() -> int:
 def code_fingerprint() -> str:
     """Digest of the files that results depend on, so that results of other code are recognised."""
     digest = hashlib.sha256()
-    for package in ("lightning_modules", "datamodules", "callbacks"):
-        for file in sorted((PROJECT / package).rglob("*.py")):
+    patterns = ("lightning_modules/**/*.py", "datamodules/**/*.py", "callbacks/**/*.py", "configs/defaults.yaml")
+    for pattern in patterns:
+        for file in sorted(PROJECT.glob(pattern)):
             digest.update(file.relative_to(PROJECT).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 

@@ -42,9 +42,9 @@ def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
         time.sleep(0.02)
 
 
-def start(arguments: list[str], fit: list[str]) -> subprocess.Popen[str]:
+def start(arguments: list[str], fit: list[str], before: str = "pass") -> subprocess.Popen[str]:
     """`compare` as a process that leads its own group."""
-    program = f"import sys; from experiments.compare import main; sys.exit(main({arguments!r}, {fit!r}))"
+    program = f"{before}; import sys; from experiments.compare import main; sys.exit(main({arguments!r}, {fit!r}))"
     project = str(Path(compare.__file__).parents[1])
     return subprocess.Popen(
         [sys.executable, "-c", program],
@@ -127,7 +127,7 @@ def test_results_of_other_code_are_kept_but_pointed_out(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="children end with a killed parent on Linux alone")
 def test_killed_in_the_middle_and_called_again_it_ends_as_if_it_had_not_been_killed(
-    config: Config, fit: list[str], journal: Journal, tmp_path: Path
+    config: Config, fit: list[str], journal: Journal, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     a = config("a", start=0.9, max_epochs=6, seconds=0.1)
     seeds = ["--seeds", "0", "1", "2"]
@@ -143,6 +143,9 @@ def test_killed_in_the_middle_and_called_again_it_ends_as_if_it_had_not_been_kil
     assert journal() == stopped, "a run outlived the comparison"
 
     assert compare.main([str(a), *seeds, "--output", str(killed)], fit) == 0
+    printed = capsys.readouterr().out
+    assert "a, seed 1: continued" in printed
+    assert "a, seed 2: started" in printed
     again = journal()[len(stopped) :]
     assert again[0][:3] == ["a", "1", "resumed"]
     assert int(again[0][3]) >= 3
@@ -260,6 +263,18 @@ def test_a_layered_config_is_part_of_what_was_asked_for(
     assert f'{layer}: trainer.accelerator "cpu", now it is "gpu"' in capsys.readouterr().err
 
 
+def test_the_order_of_layered_configs_counts(
+    config: Config, fit: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
+    first.write_text("trainer: {accelerator: cpu}")
+    second.write_text("trainer: {precision: 32}")
+    arguments = [str(config("a", start=0.9)), "--seeds", "0", "--output", str(tmp_path / "out"), "--"]
+    assert compare.main([*arguments, f"--config={first}", f"--config={second}", "--x", "1"], fit) == 0
+    assert compare.main([*arguments, f"--config={second}", f"--config={first}", "--x", "1"], fit) == 2
+    assert "holds a run with" in capsys.readouterr().err
+
+
 def test_a_config_that_changes_while_runs_wait_is_not_mixed_in(
     config: Config, fit: list[str], journal: Journal, tmp_path: Path
 ) -> None:
@@ -287,6 +302,28 @@ def test_a_directory_in_use_is_refused(
         assert compare.main(arguments, fit) == 1
     assert f"{out} is in use" in capsys.readouterr().err
     assert compare.main(arguments, fit) == 0
+
+
+def test_a_run_that_outlives_its_comparison_keeps_others_out(
+    config: Config,
+    fit: list[str],
+    journal: Journal,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = tmp_path / "out"
+    arguments = [str(config("a", start=0.9, max_epochs=25, seconds=0.1)), "--seeds", "0", "--output", str(out)]
+    process = start(arguments, fit, "from experiments import run_queue; run_queue._END_WITH_PARENT = None")
+    wait_until(lambda: ["a", "0", "epoch", "0"] in journal())
+    process.kill()
+    process.wait()
+    monkeypatch.setattr(run_queue, "GRACE_SECONDS", 0.2)
+    assert compare.main(arguments, fit) == 1
+    assert f"{out} is in use" in capsys.readouterr().err
+    wait_until(lambda: ["a", "0", "finished", "25"] in journal())
+    assert compare.main(arguments, fit) == 0
+    assert [line[2] for line in journal()].count("epoch") == 25
 
 
 def test_children_that_run_together_share_the_cores(
