@@ -9,6 +9,7 @@ import ctypes
 import fcntl
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -184,6 +185,7 @@ def _start(run: Run, jobs: int, code: str, locks: Sequence[int], run_command: Se
     run.directory.mkdir(parents=True, exist_ok=True)
     resumed = any((run.directory / "checkpoints" / f"{name}.ckpt").is_file() for name in ("last", "step"))
     if resumed:
+        code = record(run).get("code", code)  # a run that was begun with other code stays marked as such
         arguments = ["--resume", str(run.directory), "--test_after_fit", "true"]
     else:
         for path in run.directory.iterdir():
@@ -196,10 +198,13 @@ def _start(run: Run, jobs: int, code: str, locks: Sequence[int], run_command: Se
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     if jobs > 1:
         environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // jobs)))
+    command = [*run_command, "fit", *arguments]
     with (run.directory / "log.txt").open("ab") as log:
+        log.write(f"$ {shlex.join(command)}\n".encode())
         log_start = log.tell()
+        log.flush()
         process = subprocess.Popen(
-            [*run_command, "fit", *arguments],
+            command,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -222,7 +227,7 @@ _END_WITH_PARENT = _end_with_parent if sys.platform == "linux" else None
 
 def _end(child: Child) -> Failure | None:
     status = child.process.returncode
-    if status == 0 and child.run.finished:
+    if child.run.finished:
         return None
     _signal(child, signal.SIGKILL)  # what the run launched and left behind
     reason = f"exit status {status}" if status >= 0 else f"killed by {signal.Signals(-status).name}"
