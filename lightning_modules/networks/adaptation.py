@@ -126,8 +126,8 @@ def with_lora(
 ) -> nn.Module:
     """Adds low-rank adapters and fixes everything else, batch normalisation's statistics included.
 
-    The output is at first unchanged. Adapters are float32 whatever the weights' precision, and in the state_dict beside
-    the weights.
+    The output is at first unchanged. Adapters are float32 where the weights have half precision, and in the state_dict
+    beside the weights.
 
     Args:
         network: any network.
@@ -181,7 +181,7 @@ def with_lora(
     inject_adapter_in_model(config, network)
     for name, parameter in network.named_parameters():
         parameter.requires_grad = "lora_" in name
-        if parameter.requires_grad:
+        if parameter.requires_grad and parameter.dtype in (torch.float16, torch.bfloat16):
             parameter.data = parameter.data.float()
     for submodule in trained:
         submodule.requires_grad_(True)
@@ -242,6 +242,8 @@ def _blocks(module: nn.Module) -> Iterator[nn.Module]:
 def _recomputed(forward: Any, block: nn.Module, *args: Any, **kwargs: Any) -> Any:
     if not torch.is_grad_enabled():
         return forward(*args, **kwargs)
+    if torch.compiler.is_compiling():  # the compiler hoists updates of buffers out of what is recomputed
+        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
     return checkpoint(forward, *args, use_reentrant=False, context_fn=partial(_contexts, block), **kwargs)
 
 
@@ -251,15 +253,16 @@ def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractC
 
 @contextmanager
 def _running_statistics_kept(block: nn.Module) -> Iterator[None]:
-    """In training, batch normalisation computes the same without tracking, and the second pass must not count."""
-    tracking = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
-    for module in tracking:
-        module.track_running_stats = False
+    """The second pass must not count: with momentum 0 batch normalisation computes the same and moves nothing."""
+    moving = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
+    kept = [(module.momentum, module.num_batches_tracked) for module in moving]
+    for module in moving:
+        module.momentum, module.num_batches_tracked = 0.0, None
     try:
         yield
     finally:
-        for module in tracking:
-            module.track_running_stats = True
+        for module, (momentum, counter) in zip(moving, kept, strict=True):
+            module.momentum, module.num_batches_tracked = momentum, counter
 
 
 def in_dtype(network: nn.Module, dtype: Precision) -> nn.Module:

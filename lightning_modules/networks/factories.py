@@ -82,7 +82,7 @@ def timm_model(
         raise ValueError("tuning by linear_probe trains the classifier, and num_classes=0 leaves none")
     if normalize and in_channels != 3 and (mean is None or std is None):
         raise ValueError(f"mean and std must be given, one value per channel: timm has 3, in_channels is {in_channels}")
-    options = {"num_classes": num_classes, "in_chans": in_channels}
+    options: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_channels}
     optional = {"img_size": image_size, "drop_rate": drop_rate, "drop_path_rate": drop_path_rate}
     options |= {key: value for key, value in optional.items() if value is not None}
     on_meta = torch.get_default_device().type == "meta"

@@ -118,7 +118,8 @@ def load(network: nn.Module, weights: Mapping[str, Tensor], path: str | Path) ->
         ValueError: names what is missing, unexpected or of another shape.
     """
     own = network.state_dict()
-    missing = [key for key in own if key not in weights]
+    # Old files lack batch normalisation's counters, which no output depends on; PyTorch fills them in.
+    missing = [key for key in own if key not in weights and not key.endswith("num_batches_tracked")]
     unexpected = [key for key in weights if key not in own]
     reshaped = [
         f"{key} {list(weights[key].shape)} instead of {list(own[key].shape)}"

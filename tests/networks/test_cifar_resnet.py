@@ -1,0 +1,122 @@
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightning_modules.networks import Normalized, with_weights
+from lightning_modules.networks.cifar_resnet import CIFARResNet, subsampled
+
+
+def count(depth: int) -> int:
+    """Closed form: convolutions and batch normalisations of 16, 32 and 64 channels, and the classifier."""
+    n = (depth - 2) // 6
+    convolutions = 3 * 16 + 2 * n * 16 * 16 + 16 * 32 + (2 * n - 1) * 32 * 32 + 32 * 64 + (2 * n - 1) * 64 * 64
+    return 9 * convolutions + 2 * (16 + 2 * n * (16 + 32 + 64)) + 65 * 10
+
+
+@pytest.mark.parametrize(
+    ("depth", "parameters"), [(20, 269_722), (32, 464_154), (44, 658_586), (56, 853_018), (110, 1_727_962)]
+)
+def test_parameter_counts_are_those_of_the_paper(depth: int, parameters: int) -> None:
+    with torch.device("meta"):
+        assert sum(p.numel() for p in CIFARResNet(depth).parameters()) == parameters == count(depth)
+
+
+def test_projection_shortcuts_add_two_convolutions_with_batch_normalisation() -> None:
+    with torch.device("meta"):
+        projected = sum(p.numel() for p in CIFARResNet(110, shortcut="B").parameters())
+    assert projected == count(110) + 16 * 32 + 2 * 32 + 32 * 64 + 2 * 64
+
+
+def test_shortcut_a_keeps_every_second_pixel_between_zero_channels() -> None:
+    image = torch.randn(2, 16, 6, 6)
+    shortcut = subsampled(image, 32)
+    assert shortcut.shape == (2, 32, 3, 3)
+    torch.testing.assert_close(shortcut[:, 8:24], image[..., ::2, ::2])
+    assert not shortcut[:, :8].any()
+    assert not shortcut[:, 24:].any()
+
+
+def functional(state: dict[str, Tensor], x: Tensor, blocks: int) -> Tensor:
+    def norm(x: Tensor, name: str) -> Tensor:
+        centred = x - state[f"{name}.running_mean"][:, None, None]
+        scaled = centred / (state[f"{name}.running_var"][:, None, None] + 1e-5).sqrt()
+        return scaled * state[f"{name}.weight"][:, None, None] + state[f"{name}.bias"][:, None, None]
+
+    x = norm(F.conv2d(x, state["conv1.weight"], padding=1), "bn1").clamp(min=0)
+    for stage in (1, 2, 3):
+        for i in range(blocks):
+            block = f"layer{stage}.{i}"
+            stride = 2 if stage > 1 and i == 0 else 1
+            y = norm(F.conv2d(x, state[f"{block}.conv1.weight"], stride=stride, padding=1), f"{block}.bn1").clamp(min=0)
+            y = norm(F.conv2d(y, state[f"{block}.conv2.weight"], padding=1), f"{block}.bn2")
+            if stride == 2:
+                zeros = torch.zeros(len(x), x.shape[1] // 2, *y.shape[2:], dtype=x.dtype)
+                x = torch.cat([zeros, x[:, :, ::2, ::2], zeros], dim=1)
+            x = (x + y).clamp(min=0)
+    return x.mean(dim=(2, 3)) @ state["linear.weight"].T + state["linear.bias"]
+
+
+def test_output_equals_an_independent_computation() -> None:
+    network = CIFARResNet(14).double().train()
+    image = torch.randn(5, 3, 32, 32, dtype=torch.float64)
+    network(image)  # moves the running statistics away from 0 and 1
+    network.eval()
+    torch.testing.assert_close(network(image), functional(network.state_dict(), image, blocks=2))
+    torch.testing.assert_close(network.linear(network.forward_features(image)), network(image))
+
+
+@pytest.mark.parametrize(("depth", "blocks"), [(20, 3), (56, 9)])
+def test_state_dict_has_the_keys_of_published_weights(depth: int, blocks: int) -> None:
+    norm = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    expected = {"conv1.weight", "linear.weight", "linear.bias", *(f"bn1.{key}" for key in norm)}
+    for stage in (1, 2, 3):
+        for i in range(blocks):
+            for k in (1, 2):
+                expected |= {f"layer{stage}.{i}.conv{k}.weight", *(f"layer{stage}.{i}.bn{k}.{key}" for key in norm)}
+    with torch.device("meta"):
+        assert set(CIFARResNet(depth).state_dict()) == expected
+
+
+def test_a_training_step_runs_on_the_meta_device_for_other_sizes_and_channels() -> None:
+    with torch.device("meta"):
+        network = CIFARResNet(20, num_classes=7, in_channels=1)
+        logits = network(torch.rand(3, 1, 28, 28))
+        logits.sum().backward()
+    assert logits.shape == (3, 7)
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("depth", [2, 18, 21])
+def test_bad_depth_is_named(depth: int) -> None:
+    with pytest.raises(ValueError, match=f"depth must be 6n.*got {depth}"):
+        CIFARResNet(depth)
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(("depth", "accuracy"), [(20, 0.810)])
+def test_published_weights_reach_their_accuracy_on_the_jpeg_test_set(depth: int, accuracy: float) -> None:
+    from PIL import Image
+    from pyarrow.parquet import read_table
+
+    root = os.environ.get("NOISEWORKS_DATA")
+    if not root:
+        pytest.skip("NOISEWORKS_DATA is not set: CIFAR-10 in parquet and the weights of ResNet-20 are not at hand")
+    parquet = next((Path(root) / "cifar10" / "plain_text").glob("test-*.parquet"), None)
+    weights = Path(root) / "weights" / f"resnet{depth}_cifar10.safetensors"
+    if parquet is None or not weights.exists():
+        pytest.skip(f"NOISEWORKS_DATA={root} has no cifar10/plain_text/test-*.parquet or no {weights.name}")
+    table = read_table(parquet).to_pydict()
+    images = np.stack([np.asarray(Image.open(io.BytesIO(image["bytes"]))) for image in table["img"]])
+    image = torch.from_numpy(images).permute(0, 3, 1, 2)
+    network = Normalized(CIFARResNet(depth), [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    with_weights(network, str(weights)).eval()
+    with torch.inference_mode():
+        prediction = torch.cat([network(batch.float() / 255).argmax(dim=1) for batch in image.split(500)])
+    measured = (prediction == torch.tensor(table["label"])).float().mean().item()
+    assert measured == pytest.approx(accuracy, abs=0.003)

@@ -1,0 +1,33 @@
+import pytest
+import torch
+
+from lightning_modules.networks.mlp import MLP
+
+
+def test_output_is_the_composition_of_affine_maps_and_relu_on_flattened_images() -> None:
+    network = MLP(12, [7, 5], 3).double()
+    image = torch.randn(4, 3, 2, 2, dtype=torch.float64)
+    x = image.reshape(4, 12)
+    parameters = list(network.parameters())
+    for weight, bias in zip(parameters[:-2:2], parameters[1:-2:2], strict=True):
+        x = torch.clamp(torch.einsum("bi,oi->bo", x, weight) + bias, min=0)
+    torch.testing.assert_close(network(image), torch.einsum("bi,oi->bo", x, parameters[-2]) + parameters[-1])
+
+
+def test_parameter_count_is_the_sum_over_layers_and_an_empty_list_is_a_linear_model() -> None:
+    assert sum(p.numel() for p in MLP(64, [256, 128], 10).parameters()) == 65 * 256 + 257 * 128 + 129 * 10
+    assert sum(p.numel() for p in MLP(64, [], 10).parameters()) == 65 * 10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [((0, [4], 2), "in_features"), ((4, [4, 0], 2), r"hidden_features.*\[4, 0\]"), ((4, [4], 0), "out_features")],
+)
+def test_bad_widths_are_named(arguments: tuple[int, list[int], int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        MLP(*arguments)
+
+
+def test_images_of_another_size_are_refused_by_name() -> None:
+    with pytest.raises(ValueError, match=r"in_features is 64, but an input \[1, 16, 16\] has 256 values"):
+        MLP(64, [8], 10)(torch.zeros(2, 1, 16, 16))

@@ -1,0 +1,307 @@
+import copy
+import io
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.networks import (
+    Normalized,
+    adapted,
+    compiled,
+    frozen,
+    in_dtype,
+    with_gradient_checkpointing,
+    with_lora,
+    with_weights,
+)
+from lightning_modules.networks.cifar_resnet import CIFARResNet
+from lightning_modules.networks.mlp import MLP
+from lightning_modules.networks.wide_resnet import WideResNet
+
+
+def snapshot(network: nn.Module) -> dict[str, Tensor]:
+    return {key: value.clone() for key, value in network.state_dict().items()}
+
+
+def unchanged(network: nn.Module, before: dict[str, Tensor]) -> bool:
+    return all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+
+
+class Pair(nn.Module):
+    """A parent with one network that trains and one that may not."""
+
+    def __init__(self, fixed: nn.Module) -> None:
+        super().__init__()
+        self.fixed = fixed
+        self.head = nn.Sequential(nn.Linear(10, 10), nn.BatchNorm1d(10))
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.head(self.fixed(image))
+
+
+def trained(network: nn.Module, image: Tensor) -> None:
+    """One step of a parent in training mode."""
+    network.train()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, weight_decay=0.1)
+    network(image).square().mean().backward()
+    optimizer.step()
+
+
+def test_a_frozen_network_survives_its_parents_training_bit_by_bit() -> None:
+    network = Pair(frozen(CIFARResNet(8)))
+    before, head = snapshot(network.fixed), snapshot(network.head)
+    trained(network, torch.rand(4, 3, 8, 8))
+    assert unchanged(network.fixed, before)
+    assert not unchanged(network.head, head)
+    assert not any(module.training for module in network.fixed.modules())
+    assert network.head.training
+
+
+def test_what_stays_trainable_in_a_frozen_network_trains() -> None:
+    network = frozen(CIFARResNet(8), trainable=["layer3", "linear"])
+    before = snapshot(network)
+    trained(network, torch.rand(4, 3, 8, 8))
+    changed = {key.split(".")[0] for key, value in network.state_dict().items() if not torch.equal(value, before[key])}
+    assert changed == {"layer3", "linear"}
+    assert network.layer3.training
+    assert not network.layer3.eval().training
+    assert not network.layer2.training
+
+
+@pytest.mark.parametrize("how", ["deepcopy", "pickle"])
+def test_a_copy_of_a_frozen_network_is_frozen_by_itself(how: str) -> None:
+    original = frozen(nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 2)), trainable=["1"])
+    if how == "deepcopy":
+        duplicate = copy.deepcopy(original)
+    else:
+        file = io.BytesIO()
+        torch.save(original, file)
+        file.seek(0)
+        duplicate = torch.load(file, weights_only=False)
+    original.eval()
+    assert duplicate.train() is duplicate
+    assert (duplicate[0].training, duplicate[1].training, original[1].training) == (False, True, False)
+
+
+@pytest.mark.parametrize("adapt", [frozen, with_lora])
+def test_unknown_trainable_submodules_are_named(adapt: Any) -> None:
+    with pytest.raises(ValueError, match=r"trainable: CIFARResNet has no submodule fc; it has: conv1, .*linear"):
+        adapt(CIFARResNet(8), trainable=["fc"])
+
+
+def test_adapters_add_a_scaled_low_rank_map() -> None:
+    network = MLP(6, [5], 3).double()
+    with_lora(network, rank=2, targets=["layers.0"], alpha=3)
+    layer = network.layers[0]
+    a = layer.lora_A["default"].weight
+    b = layer.lora_B["default"].weight
+    nn.init.normal_(b)
+    x = torch.randn(4, 6, dtype=torch.float64)
+    weight = layer.base_layer.weight + 3 / 2 * b @ a
+    hidden = (x @ weight.T + layer.base_layer.bias).clamp(min=0)
+    torch.testing.assert_close(network(x), network.layers[2](hidden))
+    assert (a.shape, b.shape) == ((2, 6), (5, 2))
+
+
+def test_with_adapters_the_output_is_at_first_that_of_the_network_and_only_they_train() -> None:
+    network = MLP(6, [5, 4], 3)
+    x = torch.randn(7, 6)
+    expected = network(x)
+    with_lora(network, rank=2)
+    torch.testing.assert_close(network(x), expected, rtol=0, atol=0)
+    trains = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+    assert trains == {f"layers.{i}.lora_{m}.default.weight" for i in (0, 2, 4) for m in "AB"}
+    before = snapshot(network)
+    for _ in range(2):  # B is zero at first, so A moves in the second step
+        trained(network, x)
+    assert {key for key, value in network.state_dict().items() if not torch.equal(value, before[key])} == trains
+
+
+def test_adapted_convolutions_leave_the_statistics_of_batch_normalisation() -> None:
+    network = CIFARResNet(8)
+    statistics = {key: value for key, value in snapshot(network).items() if "running" in key}
+    with_lora(network, rank=2, targets=["conv1", "conv2"], trainable=["linear"])
+    trained(network, torch.rand(4, 3, 8, 8))
+    state = network.state_dict()
+    assert all(torch.equal(state[key], value) for key, value in statistics.items())
+    names = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+    assert {"linear.weight", "linear.bias"} < names
+    assert all("lora_" in name for name in names - {"linear.weight", "linear.bias"})
+
+
+def test_adapters_round_trip_through_a_file_of_weights(tmp_path: Path) -> None:
+    x = torch.randn(3, 6)
+    saved = with_lora(MLP(6, [5], 3), rank=2)
+    trained(saved, x)
+    torch.save(
+        {"state_dict": {f"network.{key}": value for key, value in saved.state_dict().items()}}, tmp_path / "a.ckpt"
+    )
+    loaded = with_weights(with_lora(MLP(6, [5], 3), rank=2), str(tmp_path / "a.ckpt"), "network.")
+    torch.testing.assert_close(loaded(x), saved(x), rtol=0, atol=0)
+
+
+def test_the_projection_of_torch_attention_gets_no_adapter_because_it_would_be_bypassed() -> None:
+    network = with_lora(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), rank=2)
+    adapted_layers = {name.split(".lora_")[0] for name in network.state_dict() if "lora_" in name}
+    assert adapted_layers == {"linear1", "linear2"}
+
+
+@pytest.mark.parametrize(
+    ("network", "arguments", "message"),
+    [
+        (MLP(4, [3], 2), {"rank": 0}, "lora_rank must be at least 1, got 0"),
+        (MLP(4, [3], 2), {"targets": ["0", "to_q"]}, "lora_targets: MLP has no layer named to_q; it has: 0, 2"),
+        (nn.Sequential(nn.Conv2d(1, 1, 3)), {}, "lora_targets must be given.*no nn.Linear; it has: 0"),
+    ],
+)
+def test_bad_adapters_are_named(network: nn.Module, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        with_lora(network, **arguments)
+
+
+def test_without_peft_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ImportError, match=r"pip install 'noiseworks\[lora\]'"):
+        adapted(MLP(4, [3], 2), tuning="lora")
+
+
+def gradients(network: nn.Module, image: Tensor) -> dict[str, Tensor]:
+    network.zero_grad()
+    network(image).square().sum().backward()
+    return {
+        name: parameter.grad.clone() for name, parameter in network.named_parameters() if parameter.grad is not None
+    }
+
+
+def test_recomputed_activations_give_the_same_gradients_and_count_batch_statistics_once() -> None:
+    plain = WideResNet(10, 1, num_classes=3, dropout=0.5).double()
+    recomputing = with_gradient_checkpointing(copy.deepcopy(plain))
+    passes: list[int] = []
+    recomputing.layer2[0].conv1.register_forward_hook(lambda module, args, output: passes.append(1))
+    image = torch.rand(4, 3, 8, 8, dtype=torch.float64)
+    torch.manual_seed(1)
+    expected = gradients(plain, image)
+    torch.manual_seed(1)
+    torch.testing.assert_close(gradients(recomputing, image), expected)
+    assert len(passes) == 2
+    assert unchanged(recomputing, snapshot(plain))
+    assert recomputing.layer1[0].bn1.num_batches_tracked == 1
+    assert recomputing.layer1[0].bn1.momentum == 0.1
+    with torch.no_grad():
+        recomputing(image)
+    assert len(passes) == 3
+
+
+def test_recomputation_also_holds_when_compiled() -> None:
+    plain = WideResNet(10, 1, num_classes=3).double()
+    recomputing = compiled(with_gradient_checkpointing(copy.deepcopy(plain)), "aot_eager")
+    image = torch.rand(4, 3, 8, 8, dtype=torch.float64)
+    torch.testing.assert_close(gradients(recomputing, image), gradients(plain, image))
+    torch.testing.assert_close(dict(recomputing.state_dict()), dict(plain.state_dict()))
+
+
+def test_a_copy_of_a_recomputing_network_runs_its_own_blocks() -> None:
+    original = with_gradient_checkpointing(CIFARResNet(8))
+    duplicate = copy.deepcopy(original)
+    nn.init.zeros_(original.layer1[0].bn2.weight)
+    image = torch.rand(2, 3, 8, 8)
+    gradients(duplicate, image)
+    assert duplicate.layer1[0].conv1.weight.grad is not None
+    assert original.layer1[0].conv1.weight.grad is None
+    assert not torch.allclose(duplicate(image), original(image))
+
+
+def test_nothing_to_recompute_is_an_error() -> None:
+    with pytest.raises(ValueError, match="gradient_checkpointing: MLP has no blocks"):
+        with_gradient_checkpointing(MLP(4, [3], 2))
+
+
+class Conditioned(nn.Module):
+    """Reports the precision of everything it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.norm = nn.LayerNorm(4)
+        self._keep_in_fp32_modules = ["norm"]
+
+    def forward(self, x: Tensor, sigma: Tensor, condition: dict[str, Tensor]) -> dict[str, Any]:
+        self.seen = x.dtype, sigma.dtype, condition["text"].dtype, condition["label"].dtype
+        return {"sample": self.linear(x), "label": condition["label"]}
+
+
+def test_precision_changes_inside_alone_and_noise_levels_keep_theirs() -> None:
+    network = in_dtype(Conditioned(), "bfloat16")
+    condition = {"text": torch.rand(2, 4), "label": torch.tensor([1, 2])}
+    output = network(torch.rand(2, 4), torch.rand(2), condition=condition)
+    assert network.seen == (torch.bfloat16, torch.float32, torch.bfloat16, torch.int64)
+    assert network.linear.weight.dtype == torch.bfloat16
+    assert network.norm.weight.dtype == torch.float32
+    assert output["sample"].dtype == torch.float32
+    assert output["label"].dtype == torch.int64
+
+
+def test_half_precision_stays_close_to_single() -> None:
+    network = CIFARResNet(8).eval()
+    image = torch.rand(2, 3, 16, 16)
+    expected = network(image)
+    logits = in_dtype(copy.deepcopy(network), "bfloat16")(image)
+    assert 0 < (logits - expected).abs().max() < 0.05 * expected.abs().max()
+
+
+def test_adapters_of_a_half_precision_network_are_single_precision() -> None:
+    network = adapted(MLP(4, [3], 2), tuning="lora", lora_rank=2, dtype="bfloat16")
+    dtypes = {"lora_" in name: parameter.dtype for name, parameter in network.named_parameters()}
+    assert dtypes == {True: torch.float32, False: torch.bfloat16}
+    network(torch.rand(2, 4)).sum().backward()
+    assert network.layers[0].lora_B["default"].weight.grad.dtype == torch.float32
+
+
+def test_compilation_runs_the_backend_and_keeps_keys_and_outputs() -> None:
+    graphs: list[int] = []
+
+    def recording(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
+        graphs.append(1)
+        return graph.forward
+
+    torch._dynamo.register_backend(recording, name="recording")
+    network = Normalized(MLP(4, [3], 2), [0.5], [0.5])
+    image = torch.rand(5, 1, 2, 2)
+    keys, expected = list(network.state_dict()), network(image)
+    assert compiled(network, "recording") is network
+    torch.testing.assert_close(network(image), expected)
+    assert graphs
+    assert list(network.state_dict()) == keys
+    assert type(network) is Normalized
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"tuning": "half"}, "tuning must be full, lora or frozen, got 'half'"),
+        ({"dtype": "int8"}, "dtype must be float32, bfloat16 or float16, got 'int8'"),
+        ({"compile": "inductr"}, "compile must be one of .*inductor.*, got 'inductr'"),
+    ],
+)
+def test_bad_choices_are_named(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        adapted(MLP(4, [3], 2), **arguments)
+
+
+@pytest.mark.parametrize("tuning", ["full", "lora", "frozen"])
+def test_choices_combine_on_a_normalized_network_on_the_meta_device(tuning: Any) -> None:
+    with torch.device("meta"):
+        network = Normalized(WideResNet(10, 1), [0.5] * 3, [0.25] * 3)
+        adapted(network, tuning, lora_targets=["conv1", "conv2"], gradient_checkpointing=True, dtype="bfloat16")
+        network.train()
+        image = torch.rand(2, 3, 16, 16, requires_grad=True)
+        network(image).sum().backward()
+    assert image.grad is not None
+    assert image.grad.dtype == torch.float32
+    has_gradient = {name: parameter.grad is not None for name, parameter in network.named_parameters()}
+    expected = {name: tuning == "full" or (tuning == "lora" and "lora_" in name) for name in has_gradient}
+    assert has_gradient == expected

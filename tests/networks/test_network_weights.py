@@ -1,0 +1,137 @@
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from lightning_modules.networks import Normalized, read_weights, with_weights
+from lightning_modules.networks.cifar_resnet import CIFARResNet
+from lightning_modules.networks.mlp import MLP
+
+
+def network(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return MLP(4, [3], 2)
+
+
+def same(one: nn.Module, other: nn.Module) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("layout", ["safetensors", "pt", "lightning", "ddp", "compiled", "folder"])
+def test_every_layout_gives_the_saved_network(layout: str, tmp_path: Path) -> None:
+    saved, loaded = network(0), network(1)
+    state = saved.state_dict()
+    path, prefix = tmp_path / "weights.pt", ""
+    match layout:
+        case "safetensors":
+            path = tmp_path / "weights.safetensors"
+            save_file(state, path)
+        case "pt":
+            torch.save(state, path)
+        case "lightning":
+            path, prefix = tmp_path / "last.ckpt", "network."
+            ours = {f"network.{key}": value for key, value in state.items()} | {"memory": torch.zeros(7)}
+            torch.save({"epoch": 3, "state_dict": ours, "optimizer_states": []}, path)
+        case "ddp":
+            torch.save({f"module.{key}": value for key, value in state.items()}, path)
+        case "compiled":
+            torch.save({"state_dict": {f"module._orig_mod.{key}": value for key, value in state.items()}}, path)
+        case "folder":
+            path = tmp_path
+            save_file(state, tmp_path / "model.safetensors")
+            torch.save({}, tmp_path / "optimizer.bin")
+    assert not same(saved, loaded)
+    assert with_weights(loaded, str(path), prefix) is loaded
+    assert same(saved, loaded)
+
+
+def test_a_normalized_network_takes_its_own_keys_and_those_of_the_network_inside(tmp_path: Path) -> None:
+    saved = Normalized(network(0), [0.5], [0.5])
+    save_file(saved.network.state_dict(), tmp_path / "inside.safetensors")
+    save_file(saved.state_dict(), tmp_path / "whole.safetensors")
+    for name in ("inside", "whole"):
+        loaded = Normalized(network(1), [0.5], [0.5])
+        with_weights(loaded, str(tmp_path / f"{name}.safetensors"))
+        assert same(saved, loaded)
+
+
+def test_batch_normalisation_counters_may_be_absent(tmp_path: Path) -> None:
+    saved, loaded = CIFARResNet(8), CIFARResNet(8)
+    old = {key: value for key, value in saved.state_dict().items() if "num_batches_tracked" not in key}
+    save_file(old, tmp_path / "old.safetensors")
+    with_weights(loaded, str(tmp_path / "old.safetensors"))
+    assert same(saved, loaded)
+
+
+def test_names_and_shapes_that_do_not_fit_are_all_reported_and_nothing_is_changed(tmp_path: Path) -> None:
+    state = network(0).state_dict()
+    state["layers.0.weight"] = torch.zeros(3, 5)
+    state["layers.9.weight"] = state.pop("layers.2.weight")
+    save_file(state, tmp_path / "other.safetensors")
+    loaded, untouched = network(1), network(1)
+    with pytest.raises(ValueError, match="does not fit MLP") as error:
+        with_weights(loaded, str(tmp_path / "other.safetensors"))
+    assert "missing: layers.2.weight" in str(error.value)
+    assert "unexpected: layers.9.weight" in str(error.value)
+    assert "wrong shape: layers.0.weight [3, 5] instead of [3, 4]" in str(error.value)
+    assert same(loaded, untouched)
+
+
+class Payload:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(self.path),)
+
+
+def test_code_in_a_file_is_refused_and_not_run(tmp_path: Path) -> None:
+    torch.save({"state_dict": Payload(tmp_path / "ran")}, tmp_path / "evil.pt")
+    (tmp_path / "plain.pt").write_bytes(pickle.dumps(Payload(tmp_path / "ran"), protocol=2))
+    for name in ("evil.pt", "plain.pt"):
+        with pytest.raises(ValueError, match=name):
+            with_weights(network(0), str(tmp_path / name))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_damaged_and_foreign_files_are_named(tmp_path: Path) -> None:
+    (tmp_path / "cut.safetensors").write_bytes(b"\x00" * 20)
+    (tmp_path / "cut.pt").write_bytes(b"PK\x03\x04 not a zip")
+    (tmp_path / "empty.pt").write_bytes(b"")
+    torch.save({"epoch": 3, "loss": 0.1}, tmp_path / "log.pt")
+    torch.save(torch.zeros(3), tmp_path / "tensor.pt")
+    for name, message in [
+        ("cut.safetensors", "not a readable file"),
+        ("cut.pt", "not a readable file"),
+        ("empty.pt", "not a readable file"),
+        ("log.pt", "holds no state dict.*epoch, loss"),
+        ("tensor.pt", "holds no state dict.*Tensor"),
+    ]:
+        with pytest.raises(ValueError, match=f"{name}.*{message}|{name} {message}"):
+            read_weights(tmp_path / name)
+
+
+def test_missing_and_ambiguous_paths_say_what_was_expected(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no weights at .*nothing\.pt"):
+        read_weights(tmp_path / "nothing.pt")
+    with pytest.raises(FileNotFoundError, match=r"no weights in the folder .*\.safetensors"):
+        read_weights(tmp_path)
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(ValueError, match=r"must end in \.safetensors.*notes\.txt"):
+        read_weights(tmp_path / "notes.txt")
+    for name in ("a", "b"):
+        save_file({"x": torch.zeros(1)}, tmp_path / f"{name}.safetensors")
+    with pytest.raises(ValueError, match=r"several files of weights, name one: a\.safetensors, b\.safetensors"):
+        read_weights(tmp_path)
+    with pytest.raises(ValueError, match=r"prefix 'network\.' begins no key.*: x"):
+        read_weights(tmp_path / "a.safetensors", "network.")
+
+
+def test_nothing_is_read_on_the_meta_device(tmp_path: Path) -> None:
+    with torch.device("meta"):
+        meta = network(0)
+    assert with_weights(meta, str(tmp_path / "nothing.pt")) is meta

@@ -1,0 +1,82 @@
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lightning_modules.networks import Normalized
+from lightning_modules.networks.preact_resnet import PreActResNet18
+
+
+def functional(state: dict[str, Tensor], x: Tensor, training: bool) -> tuple[Tensor, Tensor]:
+    """The network written out: features and logits."""
+
+    def norm_relu(x: Tensor, name: str) -> Tensor:
+        if training:
+            mean, variance = x.mean(dim=(0, 2, 3)), x.var(dim=(0, 2, 3), unbiased=False)
+        else:
+            mean, variance = state[f"{name}.running_mean"], state[f"{name}.running_var"]
+        x = (x - mean[:, None, None]) / (variance[:, None, None] + 1e-5).sqrt()
+        return (x * state[f"{name}.weight"][:, None, None] + state[f"{name}.bias"][:, None, None]).clamp(min=0)
+
+    x = norm_relu(F.conv2d(x, state["conv1.weight"], padding=1), "bn1")
+    for stage in (1, 2, 3, 4):
+        for i in (0, 1):
+            block = f"layer{stage}.{i}"
+            stride = 2 if stage > 1 and i == 0 else 1
+            a = norm_relu(x, f"{block}.bn1")
+            s = F.conv2d(a, state[f"{block}.shortcut.0.weight"], stride=stride) if stride == 2 else a
+            h = norm_relu(F.conv2d(a, state[f"{block}.conv1.weight"], stride=stride, padding=1), f"{block}.bn2")
+            x = s + F.conv2d(h, state[f"{block}.conv2.weight"], padding=1)
+    features = x.mean(dim=(2, 3))
+    return features, features @ state["linear.weight"].T + state["linear.bias"]
+
+
+def test_output_equals_an_independent_computation() -> None:
+    network = PreActResNet18().double().train()
+    image = torch.randn(3, 3, 16, 16, dtype=torch.float64)
+    logits = network(image)
+    torch.testing.assert_close(logits, functional(network.state_dict(), image, training=True)[1])
+    network.eval()
+    features, logits = functional(network.state_dict(), image, training=False)
+    torch.testing.assert_close(network.forward_features(image), features)
+    torch.testing.assert_close(network(image), logits)
+
+
+def test_no_normalisation_comes_after_the_last_block() -> None:
+    with torch.device("meta"):
+        network = PreActResNet18()
+    outside = [name for name, module in network.named_children() if isinstance(module, nn.BatchNorm2d)]
+    assert outside == ["bn1"]
+    assert network.bn1.num_features == 64
+    last_block = list(network.layer4[-1]._modules)
+    assert last_block == ["bn1", "conv1", "bn2", "conv2", "shortcut"]
+    assert len(network.layer4[-1].shortcut) == 0
+
+
+def test_features_can_be_negative_because_nothing_is_rectified_before_the_pooling() -> None:
+    assert PreActResNet18().forward_features(torch.randn(8, 3, 16, 16)).min() < 0
+
+
+def test_parameter_count_and_state_dict_keys() -> None:
+    with torch.device("meta"):
+        network = PreActResNet18(num_classes=10)
+    convolutions = 3 * 64 + 4 * 64**2
+    norms = 64 + 4 * 64
+    for c in (128, 256, 512):
+        convolutions += c // 2 * c + 3 * c**2
+        norms += c // 2 + 3 * c
+    shortcuts = sum(c // 2 * c for c in (128, 256, 512))
+    expected = 9 * convolutions + shortcuts + 2 * norms + 513 * 10
+    assert sum(p.numel() for p in network.parameters()) == expected == 11_171_274
+    names = {key for key in network.state_dict() if "shortcut" in key}
+    assert names == {f"layer{stage}.0.shortcut.0.weight" for stage in (2, 3, 4)}
+
+
+def test_features_and_the_second_stage_can_be_watched_through_the_normalisation() -> None:
+    with torch.device("meta"):
+        network = Normalized(PreActResNet18(num_classes=100), [0.5] * 3, [0.25] * 3)
+        watched: list[Tensor] = []
+        network.network.layer2.register_forward_hook(lambda module, args, output: watched.append(output))
+        image = torch.rand(2, 3, 32, 32)
+        network(image).sum().backward()
+        assert network.forward_features(image).shape == (2, 512)
+    assert watched[0].shape == (2, 128, 16, 16)

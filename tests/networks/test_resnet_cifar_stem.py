@@ -1,0 +1,56 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models import resnet34
+
+from lightning_modules.networks.resnet_cifar_stem import CIFARStemResNet
+
+
+@pytest.mark.parametrize(("depth", "parameters"), [(18, 11_173_962), (34, 21_282_122), (50, 23_520_842)])
+def test_parameter_counts_are_those_of_the_literature(depth: int, parameters: int) -> None:
+    with torch.device("meta"):
+        assert sum(p.numel() for p in CIFARStemResNet(depth).parameters()) == parameters
+
+
+def test_stages_halve_the_resolution_from_the_full_one() -> None:
+    shapes = {}
+
+    def keep(name: str):
+        return lambda module, args, output: shapes.__setitem__(name, tuple(output.shape[1:]))
+
+    with torch.device("meta"):
+        network = CIFARStemResNet(34, num_classes=100)
+        for name in ("conv1", "layer1", "layer2", "layer3", "layer4"):
+            network.get_submodule(name).register_forward_hook(keep(name))
+        logits = network(torch.rand(2, 3, 32, 32))
+        logits.sum().backward()
+    assert shapes["conv1"] == shapes["layer1"] == (64, 32, 32)
+    assert [shapes[f"layer{i}"] for i in (2, 3, 4)] == [(128, 16, 16), (256, 8, 8), (512, 4, 4)]
+    assert logits.shape == (2, 100)
+
+
+def test_weights_are_torchvisions_but_for_the_stem_and_the_classifier() -> None:
+    with torch.device("meta"):
+        ours = {
+            key: value.shape for key, value in CIFARStemResNet(34, num_classes=10, in_channels=1).state_dict().items()
+        }
+        theirs = {key: value.shape for key, value in resnet34().state_dict().items()}
+    assert set(ours) == set(theirs)
+    different = {key for key in ours if ours[key] != theirs[key]}
+    assert different == {"conv1.weight", "fc.weight", "fc.bias"}
+    assert ours["conv1.weight"] == (64, 1, 3, 3)
+
+
+def test_convolutions_start_uniform_within_one_over_the_root_of_the_fan_in() -> None:
+    for module in CIFARStemResNet(18).modules():
+        if isinstance(module, nn.Conv2d):
+            bound = 1 / math.sqrt(module.in_channels * module.kernel_size[0] * module.kernel_size[1])
+            assert module.weight.abs().max() <= bound
+            assert module.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.05)
+
+
+def test_bad_depth_is_named() -> None:
+    with pytest.raises(ValueError, match="depth must be one of 18, 34, 50, got 20"):
+        CIFARStemResNet(20)  # type: ignore[arg-type]

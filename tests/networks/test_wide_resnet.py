@@ -1,0 +1,76 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightning_modules.networks.wide_resnet import WideResNet
+
+
+@pytest.mark.parametrize(
+    ("depth", "width", "parameters"),
+    [(28, 10, 36_479_194), (16, 8, 10_961_370), (40, 4, 8_949_210), (40, 1, 563_930)],
+)
+def test_parameter_counts_are_those_of_the_paper(depth: int, width: int, parameters: int) -> None:
+    with torch.device("meta"):
+        assert sum(p.numel() for p in WideResNet(depth, width).parameters()) == parameters
+
+
+def functional(state: dict[str, Tensor], x: Tensor, blocks: int) -> Tensor:
+    def norm_relu(x: Tensor, name: str) -> Tensor:
+        x = (x - state[f"{name}.running_mean"][:, None, None]) / (
+            state[f"{name}.running_var"][:, None, None] + 1e-5
+        ).sqrt()
+        return (x * state[f"{name}.weight"][:, None, None] + state[f"{name}.bias"][:, None, None]).clamp(min=0)
+
+    x = F.conv2d(x, state["conv1.weight"], padding=1)
+    for stage in (1, 2, 3):
+        for i in range(blocks):
+            block = f"layer{stage}.{i}"
+            stride = 2 if stage > 1 and i == 0 else 1
+            a = norm_relu(x, f"{block}.bn1")
+            h = norm_relu(F.conv2d(a, state[f"{block}.conv1.weight"], stride=stride, padding=1), f"{block}.bn2")
+            if i == 0:
+                x = F.conv2d(a, state[f"{block}.shortcut.weight"], stride=stride)
+            x = x + F.conv2d(h, state[f"{block}.conv2.weight"], padding=1)
+    return norm_relu(x, "bn").mean(dim=(2, 3)) @ state["linear.weight"].T + state["linear.bias"]
+
+
+def test_output_equals_an_independent_computation() -> None:
+    network = WideResNet(16, 2, num_classes=5).double().train()
+    image = torch.randn(4, 3, 16, 16, dtype=torch.float64)
+    network(image)
+    network.eval()
+    torch.testing.assert_close(network(image), functional(network.state_dict(), image, blocks=2))
+    torch.testing.assert_close(network.linear(network.forward_features(image)), network(image))
+
+
+def test_dropout_acts_in_training_alone() -> None:
+    network = WideResNet(10, 1, dropout=0.5).eval()
+    image = torch.randn(2, 3, 16, 16)
+    torch.testing.assert_close(network(image), network(image), rtol=0, atol=0)
+    network.train()
+    assert not torch.equal(network(image), network(image))
+
+
+def test_a_training_step_runs_on_the_meta_device() -> None:
+    with torch.device("meta"):
+        network = WideResNet(28, 10, num_classes=100, dropout=0.3)
+        logits = network(torch.rand(2, 3, 32, 32))
+        logits.sum().backward()
+        assert network.forward_features(torch.rand(2, 3, 32, 32)).shape == (2, network.num_features) == (2, 640)
+    assert logits.shape == (2, 100)
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"depth": 30}, "depth must be 6n.*got 30"),
+        ({"depth": 4}, "depth must be 6n.*got 4"),
+        ({"width": 0}, "width must be at least 1, got 0"),
+        ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
+    ],
+)
+def test_bad_arguments_are_named(arguments: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        WideResNet(**arguments)  # type: ignore[arg-type]
