@@ -1,6 +1,11 @@
 """`fit`, `validate`, `test` and `predict`: LightningCLI with a run directory, resumption and readable errors."""
 
+import difflib
+import importlib
+import inspect
+import logging
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -114,7 +119,9 @@ class CommandLine(LightningCLI):
             args = [args[0], "--config", str(config), *args[1:]]
         self.config_files = [value for flag, value in zip(args, args[1:], strict=False) if flag in ("--config", "-c")]
         self.config_files += [arg.split("=", 1)[1] for arg in args if arg.startswith("--config=")]
-        warnings.filterwarnings("ignore", message=r".*treespec, LeafSpec.*")  # Lightning's own, on every run
+        # Said on every run, and nothing a user can act on.
+        warnings.filterwarnings("ignore", message=r".*treespec, LeafSpec.*|LightningCLI's args parameter.*")
+        logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda r: "litlogger" not in r.getMessage())
         super().__init__(
             LightningModule,
             LightningDataModule,
@@ -250,6 +257,39 @@ def _value_of(args: list[str], flag: str) -> str | None:
     return None
 
 
+def readable(error: BaseException) -> str:
+    """What a parser's error says, without the types that it tried on the way.
+
+    jsonargparse reports every alternative of a union; what a user needs is the innermost reason, the key, and what is allowed.
+    """
+    text = str(error)
+    key = re.search(r'Parser key "([^"]+)"', text)
+    ignored = re.compile(r"Does not validate against any|Subtypes:|Errors:|<class 'NoneType'>|Given value|Parser key")
+    reasons: list[str] = []
+    for line in text.splitlines():
+        reason = line.strip().lstrip("- ")
+        if reason and not ignored.match(reason) and "Expected a <class 'NoneType'>" not in reason and reason not in reasons:
+            reasons.append(reason)
+    given = re.findall(r"Given value: (?!NestedArg|Namespace)(.+)", text)
+    message = "; ".join(reasons).replace(":;", ":") or " ".join(text.split())
+    if given and "Expected" in message:
+        message += f", got {given[-1].strip()}"
+    message = re.sub(r"<class '([\w.]+)'>", r"\1", message)
+    message += _accepted(message)
+    return f"{key[1]}: {message}" if key and key[1] not in message else message
+
+
+def _accepted(message: str) -> str:
+    """The arguments of the class whose argument was refused, the likeliest first."""
+    found = re.search(r"class_path '([\w.]+)'.*Option '(\w+)' is not accepted", message)
+    if not found:
+        return ""
+    module, _, name = found[1].rpartition(".")
+    names = [key for key in inspect.signature(getattr(importlib.import_module(module), name)).parameters]
+    close = difflib.get_close_matches(found[2], names, 1)
+    return (f"; did you mean {close[0]}?" if close else "") + f" It accepts {', '.join(names)}"
+
+
 def run(args: list[str]) -> int:
     """Runs one subcommand. What is the user's to mend is said in one sentence; the traceback is kept beside the results.
 
@@ -264,10 +304,10 @@ def run(args: list[str]) -> int:
         line = CommandLine.__new__(CommandLine)
         line.__init__(args)  # type: ignore[misc]
     except ArgumentError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {readable(error)}", file=sys.stderr)
         return 2
     except (ValueError, TypeError, OSError, ImportError) as error:
-        message = " ".join(str(error).split())
+        message = readable(error)
         place = getattr(line, "run_directory", None)
         if place is not None and place.is_dir():
             kept = place / "traceback.txt"
