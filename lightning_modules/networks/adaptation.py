@@ -51,8 +51,7 @@ def adapted(
         lora_targets: names, or last parts of names, of the layers that get adapters; by default every `nn.Linear`.
         lora_alpha: scales the adapters by alpha / r; by default r.
         gradient_checkpointing: recompute activations in the backward pass instead of keeping them.
-        dtype: precision of the weights and of the computation inside; float32 outside whatever it is. By default as it
-            is.
+        dtype: precision of the weights and of the computation inside, with float32 outside; by default unchanged.
         compile: a `torch.compile` backend, such as inductor; by default not compiled.
 
     Returns:
@@ -201,8 +200,7 @@ def with_gradient_checkpointing(network: nn.Module) -> nn.Module:
 
     The network's own implementation is used where it has one (diffusers, transformers, timm) and no batch
     normalisation. Elsewhere a block is a module with children that is an element of an outermost `nn.Sequential` or
-    `nn.ModuleList`; batch statistics
-    count once.
+    `nn.ModuleList`; batch statistics count once.
 
     Args:
         network: any network.
@@ -270,8 +268,7 @@ def in_dtype(network: nn.Module, dtype: Precision) -> nn.Module:
 
     Inputs with two or more dimensions are cast on the way in (time steps and noise levels `[B]` keep their precision),
     floating outputs to float32 on the way out. Modules that a diffusers model keeps in float32 stay so. Methods other
-    than forward see
-    `dtype`.
+    than forward see `dtype`.
 
     Args:
         network: any network.

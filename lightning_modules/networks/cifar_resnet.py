@@ -69,6 +69,8 @@ class CIFARResNet(nn.Module):
         ValueError: if `depth` is not 6n + 2 with n >= 1.
     """
 
+    num_features = 64
+
     def __init__(
         self, depth: int, num_classes: int = 10, in_channels: int = 3, shortcut: Literal["A", "B"] = "A"
     ) -> None:
@@ -81,7 +83,7 @@ class CIFARResNet(nn.Module):
         self.layer1 = self._stage(16, 16, blocks, stride=1, shortcut=shortcut)
         self.layer2 = self._stage(16, 32, blocks, stride=2, shortcut=shortcut)
         self.layer3 = self._stage(32, 64, blocks, stride=2, shortcut=shortcut)
-        self.linear = nn.Linear(64, num_classes)
+        self.linear = nn.Linear(self.num_features, num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -59,8 +59,7 @@ def timm_model(
             before the classifier.
         lora_alpha: scales the adapters by alpha / r; by default r.
         gradient_checkpointing: recompute activations in the backward pass instead of keeping them.
-        dtype: precision of the weights and of the computation inside; float32 outside whatever it is. By default
-            float32.
+        dtype: precision of the weights and of the computation inside, with float32 outside; by default float32.
         compile: a `torch.compile` backend, such as inductor; by default not compiled.
 
     Returns:
@@ -176,6 +175,8 @@ def diffusers_model(
 ) -> nn.Module:
     """Any network of diffusers: U-Nets, transformers, autoencoders.
 
+    On the meta device, where parameters have no values, no weights are read or fetched.
+
     Args:
         name_or_path: a local folder as `save_pretrained` writes it, a model's name on the Hugging Face Hub
             (`google/ddpm-cifar10-32`), or, with `pretrained: false`, a local `config.json`.
@@ -187,8 +188,7 @@ def diffusers_model(
             attention); by default every `nn.Linear`.
         lora_alpha: scales the adapters by alpha / r; by default r.
         gradient_checkpointing: recompute activations in the backward pass instead of keeping them.
-        dtype: precision of the weights and of the computation inside; float32 outside whatever it is. By default
-            float32.
+        dtype: precision of the weights and of the computation inside, with float32 outside; by default float32.
         compile: a `torch.compile` backend, such as inductor; by default not compiled.
 
     Returns:
@@ -197,39 +197,31 @@ def diffusers_model(
     Raises:
         FileNotFoundError: if config or weights are neither on disk nor on the Hub, saying what was looked for and
             where.
-        ValueError: if the config names no class of diffusers, or an argument is unknown.
+        NotADirectoryError: if `name_or_path` is a file other than a config.
+        ValueError: if the config names no class of diffusers, the weights do not fit it, or an argument is unknown.
         ImportError: if `tuning` is lora and peft is not installed.
     """
     import diffusers
 
     config_file = _config_file(name_or_path, subfolder)
-    config = json.loads(config_file.read_text())
+    try:
+        config = json.loads(config_file.read_text())
+    except ValueError as error:
+        raise ValueError(f"{config_file} is not JSON: {error}") from error
     class_name = config.get("_class_name")
     network_class = getattr(diffusers, class_name, None) if isinstance(class_name, str) else None
     if not (isinstance(network_class, type) and issubclass(network_class, diffusers.ModelMixin)):
         raise ValueError(
             f"_class_name in {config_file} must be a network of diffusers, such as UNet2DModel, got {class_name!r}"
         )
-    if not pretrained:
-        network = network_class.from_config(config)
-    elif Path(name_or_path).expanduser().is_file():
+    if pretrained and Path(name_or_path).expanduser().is_file():
         raise ValueError(
             f"pretrained: {name_or_path} is a config without weights; give its folder, or pretrained: false"
         )
+    if pretrained and torch.get_default_device().type != "meta":
+        network = _diffusers_model_with_weights(network_class, name_or_path, subfolder, config_file, dtype)
     else:
-        local = Path(name_or_path).expanduser().is_dir()
-        try:
-            network = network_class.from_pretrained(
-                str(config_file.parent) if local else name_or_path,
-                subfolder=None if local else subfolder,
-                local_files_only=local,
-                torch_dtype=None if dtype is None else getattr(torch, dtype),
-            )
-        except OSError as error:
-            raise FileNotFoundError(
-                f"no weights of {class_name} for {name_or_path}: expected diffusion_pytorch_model.safetensors beside "
-                f"{config_file}, as save_pretrained writes it; or draw new ones with pretrained: false"
-            ) from error
+        network = network_class.from_config(config)
     network.train()
     return adapted(
         network,
@@ -243,9 +235,35 @@ def diffusers_model(
     )
 
 
+def _diffusers_model_with_weights(
+    network_class: Any, name_or_path: str, subfolder: str | None, config_file: Path, dtype: Precision | None
+) -> Any:
+    local = Path(name_or_path).expanduser().is_dir()
+    try:
+        network, report = network_class.from_pretrained(
+            str(config_file.parent) if local else name_or_path,
+            subfolder=None if local else subfolder,
+            local_files_only=local,
+            torch_dtype=None if dtype is None else getattr(torch, dtype),
+            output_loading_info=True,
+        )
+    except OSError as error:
+        raise FileNotFoundError(
+            f"no weights of {network_class.__name__} for {name_or_path}: expected diffusion_pytorch_model.safetensors "
+            f"beside {config_file}, as save_pretrained writes it; or draw new ones with pretrained: false"
+        ) from error
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"the weights beside {config_file} do not fit it: {' '.join(str(error).split())}") from error
+    if report["missing_keys"]:
+        raise ValueError(f"the weights beside {config_file} lack: {listed(report['missing_keys'])}")
+    return network
+
+
 def _config_file(name_or_path: str, subfolder: str | None) -> Path:
     path = Path(name_or_path).expanduser()
     if path.is_file():
+        if path.suffix != ".json":
+            raise NotADirectoryError(f"{path} is a file; give the folder with config.json that save_pretrained writes")
         return path
     if path.is_dir():
         config_file = path / (subfolder or "") / "config.json"

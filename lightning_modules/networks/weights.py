@@ -74,7 +74,7 @@ def read_weights(path: str | Path, prefix: str = "") -> dict[str, Tensor]:
         found = listed(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
         raise ValueError(f"{file} holds no state dict (names and tensors, perhaps under 'state_dict'), but: {found}")
     weights = dict(content)
-    for wrapper in WRAPPERS:
+    for wrapper in WRAPPERS * 2:  # in either order
         if weights and all(key.startswith(wrapper) for key in weights):
             weights = {key.removeprefix(wrapper): value for key, value in weights.items()}
     kept = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from jsonargparse import ArgumentError, ArgumentParser
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lightning_modules.networks import Normalized, diffusers_model, timm_model
@@ -256,8 +256,28 @@ def test_what_is_not_there_is_one_sentence(folder: Path, tmp_path: Path, monkeyp
     (tmp_path / "config.json").write_text((folder / "unet" / "config.json").read_text())
     with pytest.raises(FileNotFoundError, match=r"no weights of UNet2DModel.*diffusion_pytorch_model\.safetensors"):
         diffusers_model(str(tmp_path))
+    with pytest.raises(NotADirectoryError, match="is a file; give the folder"):
+        diffusers_model(str(folder / "unet" / "diffusion_pytorch_model.safetensors"))
+    with torch.device("meta"):
+        assert next(diffusers_model(str(tmp_path)).parameters()).is_meta
     with pytest.raises(ValueError, match=r"pretrained: .*is a config without weights"):
         diffusers_model(str(tmp_path / "config.json"))
+
+
+def test_weights_that_do_not_fit_the_config_are_refused_by_name(folder: Path, tmp_path: Path) -> None:
+    file = "diffusion_pytorch_model.safetensors"
+    config = json.loads((folder / "unet" / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    weights = load_file(folder / "unet" / file)
+    save_file({key: value for key, value in weights.items() if key != "conv_in.bias"}, tmp_path / file)
+    with pytest.raises(ValueError, match=r"weights beside .*config\.json lack: conv_in\.bias"):
+        diffusers_model(str(tmp_path))
+    save_file(weights | {"conv_in.bias": torch.zeros(3)}, tmp_path / file)
+    with pytest.raises(ValueError, match=r"weights beside .*config\.json do not fit it: .*conv_in\.bias"):
+        diffusers_model(str(tmp_path))
+    (tmp_path / "config.json").write_text("not JSON")
+    with pytest.raises(ValueError, match=r"config\.json is not JSON"):
+        diffusers_model(str(tmp_path))
 
 
 @pytest.mark.parametrize("class_name", [None, "DDPMScheduler", "os", "NoSuchNetwork"])

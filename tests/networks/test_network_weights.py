@@ -21,7 +21,7 @@ def same(one: nn.Module, other: nn.Module) -> bool:
     return all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("layout", ["safetensors", "pt", "lightning", "ddp", "compiled", "folder"])
+@pytest.mark.parametrize("layout", ["safetensors", "pt", "lightning", "ddp", "compiled", "ddp compiled", "folder"])
 def test_every_layout_gives_the_saved_network(layout: str, tmp_path: Path) -> None:
     saved, loaded = network(0), network(1)
     state = saved.state_dict()
@@ -40,6 +40,8 @@ def test_every_layout_gives_the_saved_network(layout: str, tmp_path: Path) -> No
             torch.save({f"module.{key}": value for key, value in state.items()}, path)
         case "compiled":
             torch.save({"state_dict": {f"module._orig_mod.{key}": value for key, value in state.items()}}, path)
+        case "ddp compiled":
+            torch.save({f"_orig_mod.module.{key}": value for key, value in state.items()}, path)
         case "folder":
             path = tmp_path
             save_file(state, tmp_path / "model.safetensors")

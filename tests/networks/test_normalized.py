@@ -2,7 +2,7 @@ import copy
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -11,6 +11,7 @@ from lightning_modules.networks.normalized import Normalized
 channel = st.tuples(st.floats(0, 1), st.floats(0.05, 1))
 
 
+@settings(deadline=None)
 @given(st.lists(channel, min_size=1, max_size=4))
 def test_every_channel_is_shifted_and_scaled_by_its_own_statistics(channels: list[tuple[float, float]]) -> None:
     mean, std = zip(*channels, strict=True)
