@@ -1,0 +1,40 @@
+# make demo    makes the environment, trains and tests ELR and cross-entropy on noisy digits over three seeds, shows the comparison
+# make test    makes the environment and runs the test suite
+# make lint    style, types
+# make claims  runs every stated claim and writes the results table of README.md
+# make data-tests, make benchmarks    what needs real data (NOISEWORKS_DATA), and what measures speed and memory
+
+PYTHON ?= python3
+VENV ?= .venv
+RUN = $(VENV)/bin/python
+
+.PHONY: demo test lint claims data-tests benchmarks clean
+
+demo: $(VENV)/installed
+	$(RUN) train.py compare configs/elr/demo.yaml configs/elr/demo_baseline.yaml --seeds 0 1 2 --jobs 2 --output runs/demo
+
+test: $(VENV)/installed
+	$(RUN) -m pytest
+
+lint: $(VENV)/installed
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+claims: $(VENV)/installed
+	$(RUN) train.py claim configs/*/claim.yaml --jobs 2 --readme README.md
+
+data-tests: $(VENV)/installed
+	$(RUN) -m pytest -m data
+
+benchmarks: $(VENV)/installed
+	$(RUN) -m pytest -m benchmark --override-ini addopts=-ra tests/benchmarks
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --upgrade pip
+	$(RUN) -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs
