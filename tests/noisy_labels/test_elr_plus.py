@@ -1,0 +1,125 @@
+import copy
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import Trainer
+
+from datamodules.corruptions.label_noise import Symmetric
+from datamodules.digits import Digits
+from lightning_modules.networks.mlp import MLP
+from lightning_modules.noisy_labels.early_learning_regularization import clamped_softmax, early_learning_term
+from lightning_modules.noisy_labels.elr_plus import ELRPlus, averaging_decay, sigmoid_ramp, weighted_by_target
+from lightning_modules.noisy_labels.mixup import Mixing, draw_mixing
+
+QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+
+
+def test_ramp_goes_from_e_to_the_minus_5_to_one() -> None:
+    values = [sigmoid_ramp(step, 40) for step in range(60)]
+    assert values[0] == pytest.approx(math.exp(-5), rel=1e-12)
+    assert values[40:] == [1.0] * 20
+    assert all(a < b for a, b in zip(values[:40], values[1:41], strict=True))
+    assert sigmoid_ramp(0, 0) == 1.0
+
+
+def test_averaging_without_a_ramp_is_the_mean_of_all_weights_so_far() -> None:
+    torch.manual_seed(0)
+    values = torch.randn(20, dtype=torch.float64)
+    average = torch.tensor(123.0, dtype=torch.float64)
+    for step, value in enumerate(values, start=1):
+        decay = averaging_decay(step, decay=0.9999, ramp_steps=None)
+        average = decay * average + (1 - decay) * value
+    # The initial value counts as one of the steps + 1 values.
+    torch.testing.assert_close(average, (values.sum() + 123.0) / 21)
+
+
+def test_ramped_averaging_begins_by_replacing_the_weights() -> None:
+    assert averaging_decay(1, 0.997, 40000) == pytest.approx(0.997 * math.exp(-5 * (1 - 2 / 40000) ** 2))
+    assert averaging_decay(50000, 0.997, 40000) == 0.997
+
+
+def test_weighting_by_a_uniform_target_changes_nothing() -> None:
+    label = torch.rand(4, 3, dtype=torch.float64).softmax(dim=1)
+    torch.testing.assert_close(weighted_by_target(label, torch.full((4, 3), 0.2, dtype=torch.float64)), label)
+    torch.testing.assert_close(weighted_by_target(label, torch.rand(4, 3).double()).sum(dim=1), torch.ones(4).double())
+
+
+def test_mixing_keeps_the_larger_part_and_permutes() -> None:
+    torch.manual_seed(0)
+    mixings = [draw_mixing(16, 1.0, "cpu") for _ in range(500)]
+    weights = torch.tensor([m.weight for m in mixings])
+    assert (weights >= 0.5).all()
+    assert (weights <= 1).all()
+    # Beta(1, 1) folded at one half is uniform on [1/2, 1]: mean 3/4, standard deviation 1/(4 sqrt 3).
+    assert abs(weights.mean() - 0.75) < 4 * 0.1443 / math.sqrt(500)
+    assert all(sorted(m.partner.tolist()) == list(range(16)) for m in mixings[:5])
+    assert draw_mixing(4, 0.0, "cpu").weight == 1.0
+    value = torch.arange(3.0)
+    torch.testing.assert_close(Mixing(0.75, torch.tensor([1, 2, 0]))(value), torch.tensor([0.25, 1.25, 1.5]))
+
+
+def two_networks(**options: float | None) -> ELRPlus:
+    torch.manual_seed(0)
+    networks = [MLP(64, [16], 10) for _ in range(2)]
+    return ELRPlus(*networks, num_classes=10, optimizer=lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9), **options)
+
+
+def test_without_mixing_and_ramp_a_step_is_elr_with_the_other_average_as_teacher() -> None:
+    module = two_networks(mixup_alpha=0.0, average_ramp_steps=None, momentum=0.7)
+    data = Digits(batch_size=1300, passes_per_epoch=2, label_noise=Symmetric(0.4))
+    before = copy.deepcopy(module).double()
+    captured: dict = {}
+    step = module.training_step
+
+    def capturing(batch, batch_idx):
+        out = step(batch, batch_idx)
+        captured.setdefault("batch", {key: value for key, value in batch.items()})
+        captured.setdefault("loss", out["loss"].detach())
+        return out
+
+    module.training_step = capturing
+    Trainer(max_epochs=1, limit_train_batches=1, accelerator="cpu", precision="64-true", **QUIET).fit(module, data)
+    batch = captured["batch"]
+    teacher = before.averages[1](batch["image"]).softmax(dim=1)
+    logits = before.network(batch["image"])
+    expected = F.cross_entropy(logits, batch["label"]) + 3.0 * early_learning_term(clamped_softmax(logits), 0.3 * teacher)
+    torch.testing.assert_close(captured["loss"], expected.detach(), rtol=1e-12, atol=0)
+
+
+def test_each_pass_trains_one_network_and_its_average() -> None:
+    module = two_networks(average_ramp_steps=None)
+    initial = copy.deepcopy(dict(module.named_parameters()))
+    after_first_pass: dict = {}
+    step = module.training_step
+
+    def watching(batch, batch_idx):
+        if batch_idx == 13:
+            after_first_pass.update({name: value.detach().clone() for name, value in module.named_parameters()})
+        return step(batch, batch_idx)
+
+    module.training_step = watching
+    data = Digits(batch_size=100, passes_per_epoch=2, label_noise=Symmetric(0.4))
+    Trainer(max_epochs=1, accelerator="cpu", **QUIET).fit(module, data)
+    assert module.steps == [13, 13]
+    for name, value in module.named_parameters():
+        second = name.startswith(("second_network", "averages.1"))
+        assert torch.equal(after_first_pass[name], initial[name]) == second, name
+        assert torch.equal(value, after_first_pass[name]) != second, name
+
+
+@pytest.mark.parametrize(
+    ("options", "passes", "message"),
+    [({"accumulate_grad_batches": 2}, 2, "accumulate_grad_batches"), ({}, 1, "passes_per_epoch")],
+)
+def test_what_cannot_work_is_refused_by_name(options: dict, passes: int, message: str) -> None:
+    trainer = Trainer(max_epochs=1, accelerator="cpu", **QUIET, **options)
+    with pytest.raises(ValueError, match=message):
+        trainer.fit(two_networks(), Digits(batch_size=100, passes_per_epoch=passes))
+
+
+@pytest.mark.parametrize("key", ["strength", "momentum", "mixup_alpha", "average_decay"])
+def test_bad_arguments_are_named(key: str) -> None:
+    with pytest.raises(ValueError, match=key):
+        two_networks(**{key: -1.0})
