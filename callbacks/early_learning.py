@@ -278,7 +278,7 @@ class EarlyLearning(Callback):
         self._windows, self._window = [], None
         if state_dict["open_counts"] is not None:
             *self._windows, self._window = state_dict["open_counts"]
-            if torch.distributed.is_initialized() and torch.distributed.get_rank() > 0:
+            if torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_rank():
                 self._windows = [torch.zeros_like(window) for window in self._windows]
                 self._window = torch.zeros_like(self._window)
 

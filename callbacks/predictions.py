@@ -89,7 +89,7 @@ class WritePredictions(Callback):
     `probability_0` ... `probability_{K-1}` (float32), with one row for each sample, sorted by index. `predict_step`
     returns `index` `[B]`, `probabilities` `[B, K]` and `prediction` `[B]`. Each process appends its batches to a file
     of its own, and the first one merges them in the end, so memory does not grow with the set as long as the trainer is
-    called with `return_predictions: false`.
+    called with `return_predictions: false`. A `fast_dev_run`, which has no directory, writes nothing.
 
     Args:
         format: of the table.
@@ -107,6 +107,8 @@ class WritePredictions(Callback):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         directory = trainer.log_dir
+        if directory is None and trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
         if directory is None:
             raise ValueError("WritePredictions: the trainer has no directory; give it a logger or a default_root_dir")
         self._path = Path(directory) / f"predictions.{self.format}"
@@ -132,15 +134,17 @@ class WritePredictions(Callback):
             raise ValueError(
                 f"WritePredictions needs {sorted(keys)} from predict_step; {type(pl_module).__name__} returns {found}"
             )
-        assert self._file is not None
-        append_predictions(
-            self._file,
-            outputs["index"].cpu().numpy(),
-            outputs["prediction"].cpu().numpy(),
-            outputs["probabilities"].float().cpu().numpy(),
-        )
+        if self._file is not None:
+            append_predictions(
+                self._file,
+                outputs["index"].cpu().numpy(),
+                outputs["prediction"].cpu().numpy(),
+                outputs["probabilities"].float().cpu().numpy(),
+            )
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._file is None:
+            return
         self._close()
         trainer.strategy.barrier("predictions are written")
         if trainer.is_global_zero:

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.loggers.logger import DummyLogger
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -142,6 +143,25 @@ def test_a_step_that_returns_something_else_is_refused_and_leaves_nothing(tmp_pa
     with pytest.raises(ValueError, match=r"\['index', 'prediction', 'probabilities'\].*LogitsOnly returns Tensor"):
         trainer_in(tmp_path, WritePredictions()).predict(LogitsOnly(), datamodule=Shuffled())
     assert not list(tmp_path.iterdir())
+
+
+def test_a_fast_dev_run_writes_nothing_and_another_run_needs_a_directory() -> None:
+    class Nowhere(DummyLogger):
+        save_dir = None
+
+    for fast_dev_run in (True, False):
+        trainer = Trainer(
+            accelerator="cpu",
+            fast_dev_run=fast_dev_run,
+            logger=Nowhere(),
+            callbacks=[WritePredictions()],
+            enable_progress_bar=False,
+        )
+        if fast_dev_run:
+            trainer.predict(Known(), datamodule=Shuffled())
+        else:
+            with pytest.raises(ValueError, match="has no directory"):
+                trainer.predict(Known(), datamodule=Shuffled())
 
 
 def test_a_bad_format_is_named() -> None:
