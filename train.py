@@ -7,7 +7,7 @@ OVERVIEW = """usage: train.py SUBCOMMAND [arguments]
 Train and test the methods of noiseworks. An experiment is a YAML file under configs/.
 
 subcommands:
-  fit        train:              train.py fit --config configs/elr/demo.yaml [--config configs/trainer/ddp.yaml] [--any.key value]
+  fit        train:   train.py fit --config configs/elr/demo.yaml [--config configs/trainer/ddp.yaml] [--any.key value]
   validate   measure on the validation set
   test       measure on the test set:   train.py test --resume runs/elr/demo/TIMESTAMP
   predict    write predictions of the test set

@@ -12,14 +12,15 @@ class Contracts(Callback):
     """Refuses, by name and before anything is computed, what would fail or mislead later.
 
     * `num_classes` of module and data differ;
-    * a classifier's network does not accept the data's images, or gives another number of logits (found on the meta device);
+    * a classifier's network does not accept the data's images, or gives another number of logits (found on the meta
+    device);
     * `trainer.use_distributed_sampler` is on for a DataModule that deals batches out itself.
 
     It also says what gradient accumulation makes of the batch size.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        data: Any = trainer.datamodule
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
         wanted, given = getattr(pl_module, "num_classes", None), getattr(data, "num_classes", None)
         if wanted is not None and given is not None and wanted != given:
             raise ValueError(f"model.num_classes is {wanted}, and {type(data).__name__} has {given} classes")
@@ -29,14 +30,14 @@ class Contracts(Callback):
             self._check_network(network, shape, wanted)
         if data is not None and hasattr(data, "image_shape") and trainer._accelerator_connector.use_distributed_sampler:
             raise ValueError(
-                f"trainer.use_distributed_sampler must be false: {type(data).__name__} deals its batches out to the processes "
-                f"itself, and a second sampler would repeat samples"
+                f"trainer.use_distributed_sampler must be false: {type(data).__name__} deals its batches out to the "
+                f"processes itself, and a second sampler would repeat samples"
             )
         batch_size = getattr(data, "batch_size", None)
         if stage == "fit" and trainer.accumulate_grad_batches > 1 and batch_size is not None:
             rank_zero_info(
                 f"trainer.accumulate_grad_batches {trainer.accumulate_grad_batches} makes an optimizer step of "
-                f"{trainer.accumulate_grad_batches * batch_size} samples, from batches of {batch_size} over all processes"
+                f"{trainer.accumulate_grad_batches * batch_size} samples: batches hold {batch_size} over all processes"
             )
 
     @staticmethod
@@ -53,4 +54,6 @@ class Contracts(Callback):
             reason = " ".join(str(error).split())
             raise ValueError(f"model.network {name} does not accept images of shape {list(shape)}: {reason}") from error
         if isinstance(logits, torch.Tensor) and logits.ndim > 1 and logits.shape[1] != num_classes:
-            raise ValueError(f"model.network {name} gives {logits.shape[1]} logits, and model.num_classes is {num_classes}")
+            raise ValueError(
+                f"model.network {name} gives {logits.shape[1]} logits, and model.num_classes is {num_classes}"
+            )

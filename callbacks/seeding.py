@@ -12,7 +12,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 class SeedEveryBatch(Callback):
     """Seeds the global random generators before each batch from (seed, stage, epoch, batch, process).
 
-    So dropout, mixup and noise are the same after an interruption as without it, and no generator's state has to be saved.
+    So dropout, mixup and noise are the same after an interruption as without it, and no generator's state has to be
+    saved.
 
     Args:
         seed: None takes `seed_everything`.
@@ -29,7 +30,7 @@ class SeedEveryBatch(Callback):
         words = [self.seed or 0, stage, trainer.current_epoch, batch_idx, dataloader_idx, trainer.global_rank]
         seed = int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)
         torch.manual_seed(seed)
-        np.random.seed(seed % 2**32)
+        np.random.seed(seed % 2**32)  # noqa: NPY002 - libraries draw from it
         random.seed(seed)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:

@@ -11,6 +11,7 @@ import traceback
 import warnings
 from argparse import ArgumentError
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,7 +32,10 @@ from experiments.run_directory import (
 )
 
 DEFAULTS = Path(__file__).resolve().parent.parent / "configs" / "defaults.yaml"
-SUBCOMMANDS = ("fit", "validate", "test", "predict")
+CALL_ONLY = {  # arguments of one call, which the saved configuration leaves out
+    *("config", "resume", "run_directory", "test_after_fit"),
+    *("ckpt_path", "weights_only", "verbose", "return_predictions"),
+}
 
 
 @dataclass
@@ -39,12 +43,12 @@ class Checkpoints:
     """What a run saves, and which of it is tested.
 
     Args:
-        tested: the checkpoint that `test`, `validate` and `predict` load: the `best` one, or the `last`, as the paper does.
-        monitor: metric that says which epoch is best, `val/accuracy` for example; None keeps the last one alone.
-        mode: whether the best is the greatest (`max`) or the least (`min`).
-        also_test_best: report the best epoch's test metrics too, as `best_epoch/test/...`, where the last one is tested.
-        every_n_epochs: epochs between two savings of the last checkpoint.
-        every_n_steps: also save within epochs, each time that so many batches were trained on.
+        tested: the checkpoint that `test`, `validate` and `predict` load: the `best` one, or the `last`, as the paper
+        does. monitor: metric that says which epoch is best, `val/accuracy` for example; None keeps the last one
+        alone. mode: whether the best is the greatest (`max`) or the least (`min`). also_test_best: report the best
+        epoch's test metrics too, as `best_epoch/test/...`, where the last one is tested. every_n_epochs: epochs
+        between two savings of the last checkpoint. every_n_steps: also save within epochs, each time that so many
+        batches were trained on.
     """
 
     tested: Literal["best", "last"] = "last"
@@ -98,7 +102,7 @@ class SaveConfig(SaveConfigCallback):
         if stage != "fit" and path.exists():
             return
         config = self.config.clone()
-        for key in ("resume", "run_directory", "ckpt_path", "weights_only", "verbose", "return_predictions", "config"):
+        for key in CALL_ONLY:
             config.pop(key, None)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".yaml.partial")
@@ -117,11 +121,18 @@ class CommandLine(LightningCLI):
             if not config.is_file():
                 raise FileNotFoundError(f"{self.resumed} cannot be resumed: {config} does not exist")
             args = [args[0], "--config", str(config), *args[1:]]
-        self.config_files = [value for flag, value in zip(args, args[1:], strict=False) if flag in ("--config", "-c")]
+        self.config_files = [value for flag, value in pairwise(args) if flag in ("--config", "-c")]
         self.config_files += [arg.split("=", 1)[1] for arg in args if arg.startswith("--config=")]
         # Said on every run, and nothing a user can act on.
-        warnings.filterwarnings("ignore", message=r".*treespec, LeafSpec.*|LightningCLI's args parameter.*")
-        logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda r: "litlogger" not in r.getMessage())
+        for message in (
+            r".*treespec, LeafSpec.*",
+            "LightningCLI's args parameter.*",
+            "Be aware that when using `ckpt_path`.*",
+        ):
+            warnings.filterwarnings("ignore", message=message)
+        logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+            lambda r: "litlogger" not in r.getMessage()
+        )
         super().__init__(
             LightningModule,
             LightningDataModule,
@@ -163,12 +174,14 @@ class CommandLine(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.requested]
-        if config.seed_everything is not True and "seed" in (config.data.get("init_args") or {}):
-            if config.data.init_args.seed is None:
-                config.data.init_args.seed = config.seed_everything
+        data = config.data.get("init_args") if config.data else None
+        if data and "seed" in data and data.seed is None and config.seed_everything is not True:
+            data.seed = config.seed_everything
         self.run_directory = Path(self.resumed or config.run_directory or new_run_directory(self.config_files))
-        if rank_zero_only.rank == 0:
+        if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
             make_directory(self.run_directory)
+        if self.requested == "predict":
+            config.return_predictions = False  # they are written to disk as they come
         config.weights_only = True if config.get("weights_only") is None else config.weights_only
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -179,10 +192,15 @@ class CommandLine(LightningCLI):
         events = TensorBoardLogger(self.run_directory, name="tensorboard", version="", log_graph=False)
         self.checkpoints: Checkpoints = options.checkpoint
         callbacks = [*options.guards, *(options.trainer.callbacks or []), ResumableMetrics(table)]
-        if self.requested == "fit" and not options.trainer.fast_dev_run:
+        saves = self.requested == "fit" and not options["trainer"]["fast_dev_run"]
+        if saves:
             callbacks += self.checkpoints.callbacks(self.run_directory)
         return super().instantiate_trainer(
-            logger=[table, events, *loggers], callbacks=callbacks, default_root_dir=str(self.run_directory), **kwargs
+            logger=[table, events, *loggers],
+            callbacks=callbacks,
+            default_root_dir=str(self.run_directory),
+            enable_checkpointing=saves,
+            **kwargs,
         )
 
     def after_instantiate_classes(self) -> None:
@@ -205,7 +223,7 @@ class CommandLine(LightningCLI):
             self._write_test_metrics(metrics)
 
     def _tested(self, checkpoint: Path | None) -> dict[str, float]:
-        path = None if checkpoint is None or self.trainer.fast_dev_run else str(checkpoint)
+        path = None if checkpoint is None or self.trainer.fast_dev_run else str(checkpoint)  # type: ignore[attr-defined]
         results = self.trainer.test(self.model, self.datamodule, ckpt_path=path, weights_only=True)
         return {name: value for result in results for name, value in result.items()}
 
@@ -260,7 +278,8 @@ def _value_of(args: list[str], flag: str) -> str | None:
 def readable(error: BaseException) -> str:
     """What a parser's error says, without the types that it tried on the way.
 
-    jsonargparse reports every alternative of a union; what a user needs is the innermost reason, the key, and what is allowed.
+    jsonargparse reports every alternative of a union; what a user needs is the innermost reason, the key, and what is
+    allowed.
     """
     text = str(error)
     key = re.search(r'Parser key "([^"]+)"', text)
@@ -268,7 +287,12 @@ def readable(error: BaseException) -> str:
     reasons: list[str] = []
     for line in text.splitlines():
         reason = line.strip().lstrip("- ")
-        if reason and not ignored.match(reason) and "Expected a <class 'NoneType'>" not in reason and reason not in reasons:
+        if (
+            reason
+            and not ignored.match(reason)
+            and "Expected a <class 'NoneType'>" not in reason
+            and reason not in reasons
+        ):
             reasons.append(reason)
     given = re.findall(r"Given value: (?!NestedArg|Namespace)(.+)", text)
     message = "; ".join(reasons).replace(":;", ":") or " ".join(text.split())
@@ -285,13 +309,14 @@ def _accepted(message: str) -> str:
     if not found:
         return ""
     module, _, name = found[1].rpartition(".")
-    names = [key for key in inspect.signature(getattr(importlib.import_module(module), name)).parameters]
+    names = list(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
     close = difflib.get_close_matches(found[2], names, 1)
     return (f"; did you mean {close[0]}?" if close else "") + f" It accepts {', '.join(names)}"
 
 
 def run(args: list[str]) -> int:
-    """Runs one subcommand. What is the user's to mend is said in one sentence; the traceback is kept beside the results.
+    """Runs one subcommand. What is the user's to mend is said in one sentence; the traceback is kept beside the
+    results.
 
     Args:
         args: the subcommand and its arguments.

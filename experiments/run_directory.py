@@ -24,7 +24,7 @@ from torch import Tensor
 
 
 def new_run_directory(configs: list[str], root: str = "runs") -> Path:
-    """`runs/<method>/<config>/<timestamp>`, after the first configuration file: configs/elr/demo.yaml is run `elr/demo`."""
+    """`runs/<method>/<config>/<timestamp>`, after the first configuration file (elr/demo for configs/elr/demo.yaml)."""
     config = Path(configs[0]).resolve() if configs else Path("unnamed/command_line")
     return Path(root, config.parent.name, config.stem, datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f"))
 
@@ -74,7 +74,8 @@ def latest_checkpoint(directory: Path) -> Path:
     found = [path for name in ("last", "step") if (path := directory / "checkpoints" / f"{name}.ckpt").is_file()]
     if not found:
         raise FileNotFoundError(
-            f"{directory} cannot be resumed: it has no checkpoints/last.ckpt or step.ckpt; start the run again without --resume"
+            f"{directory} cannot be resumed: it has no checkpoints/last.ckpt or step.ckpt; "
+            f"start the run again without --resume"
         )
     return max(found, key=lambda path: read_checkpoint(path)["global_step"])
 
@@ -171,8 +172,9 @@ class MetricsTable(Logger):
 class ResumableMetrics(Callback):
     """Makes the table after a resumed run equal that of a run which was never interrupted.
 
-    A checkpoint carries the table's rows, and what Lightning does not save: the row of the epoch that has just ended, which is
-    logged after the checkpoint, and the means that are being accumulated where a checkpoint falls inside an epoch.
+    A checkpoint carries the table's rows, and what Lightning does not save: the row of the epoch that has just ended,
+    which is logged after the checkpoint, and the means that are being accumulated where a checkpoint falls inside an
+    epoch.
     """
 
     def __init__(self, table: MetricsTable) -> None:
@@ -191,7 +193,7 @@ class ResumableMetrics(Callback):
         else:
             for key, metric in (trainer._results or {}).items():
                 if metric.is_tensor and metric.meta.is_mean_reduction and metric.meta.on_epoch:
-                    # The mean over processes, which each of them takes when the run goes on, however many they are then.
+                    # The mean over processes, which each of them takes when the run goes on, however many they are.
                     total = trainer.strategy.reduce(metric.value.clone(), reduce_op="mean")
                     means[key] = (total.cpu(), metric.cumulated_batch_size.cpu())
         checkpoint["metrics_table"] = {"rows": rows, "means": means}
@@ -205,7 +207,7 @@ class ResumableMetrics(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         for key, (total, count) in self._means.items():
-            metric = (trainer._results or {}).get(key)
+            metric = trainer._results.get(key) if trainer._results is not None else None
             if metric is not None:
                 metric.value = metric.value + total.to(metric.value.device)
                 metric.cumulated_batch_size = metric.cumulated_batch_size + count.to(metric.value.device)

@@ -20,8 +20,8 @@ def accuracies(num_classes: int) -> MetricCollection:
 class ClassifierSteps:
     """Gives a LightningModule its validation, test and prediction steps.
 
-    The module says what `forward` is and owns `num_classes` and `metrics = accuracies(num_classes)`. Validation is measured against
-    the given labels, as a user has no others; test labels are those of the test set.
+    The module says what `forward` is and owns `num_classes` and `metrics = accuracies(num_classes)`. Validation is
+    measured against the given labels, as a user has no others; test labels are those of the test set.
     """
 
     num_classes: int

@@ -1,12 +1,13 @@
 """A vector remembered for every training sample, kept once over all processes.
 
-Methods that learn with noisy labels keep a running target, a loss history or a guess for each sample. A shuffled epoch brings a
-sample to any process, so the memory is sharded by sample and not by batch: process r of W owns the samples r, r + W, r + 2W, ...
-and holds N * K / W numbers (1.3 million images of 1,000 classes in float32: 5.2 GB over all processes, half of that in float16). In
-each step the processes exchange the rows of the global batch alone, 2 * B * K numbers.
+Methods that learn with noisy labels keep a running target, a loss history or a guess for each sample. A shuffled
+epoch brings a sample to any process, so the memory is sharded by sample and not by batch: process r of W owns the
+samples r, r + W, r + 2W, ... and holds N * K / W numbers (1.3 million images of 1,000 classes in float32: 5.2 GB over
+all processes, half of that in float16). In each step the processes exchange the rows of the global batch alone, 2 * B
+* K numbers.
 
-This is neither a parameter nor a buffer: DDP would overwrite what differs between processes with what process 0 has. It travels
-in the checkpoint, whole, and is sharded anew on loading, whatever the number of processes.
+This is neither a parameter nor a buffer: DDP would overwrite what differs between processes with what process 0 has.
+It travels in the checkpoint, whole, and is sharded anew on loading, whatever the number of processes.
 """
 
 from collections.abc import Callable
@@ -23,7 +24,7 @@ def _processes() -> tuple[int, int]:
 
 
 def _gather(local: Tensor, counts: list[int]) -> Tensor:
-    """Rows of all processes, in the order of their ranks. `counts` says how many each has, so no sizes are exchanged."""
+    """Rows of all processes, in the order of their ranks. `counts` says how many each has: no sizes are exchanged."""
     padded = local.new_zeros(max(counts), *local.shape[1:])
     padded[: len(local)] = local
     gathered = [torch.empty_like(padded) for _ in counts]
@@ -71,7 +72,9 @@ class PerSample:
             self._rows[index] = rule(self._rows[index].to(value.dtype), value).to(self._rows.dtype)
             return self._rows[index].to(value.dtype)
         if global_size is None:
-            raise ValueError(f"the batch lacks `global_size`, which {world_size} processes need to share per-sample state")
+            raise ValueError(
+                f"the batch lacks global_size, which {world_size} processes need to share per-sample state"
+            )
         counts = [len(range(process, global_size, world_size)) for process in range(world_size)]
         all_index, all_value = _gather(index, counts), _gather(value, counts)
         owned = all_index % world_size == rank
@@ -107,7 +110,7 @@ class PerSample:
         expected = (self.num_samples, self._rows.shape[1])
         if tuple(everything.shape) != expected:
             raise ValueError(
-                f"the checkpoint's per-sample state is {list(everything.shape)}, and the training set needs {list(expected)}"
+                f"the per-sample state of the checkpoint is {list(everything.shape)}, and that of the data {list(expected)}"
             )
         rank, world_size = _processes()
         self._rows[:-1] = everything[rank::world_size].to(self._rows)

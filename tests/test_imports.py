@@ -16,7 +16,9 @@ ALLOWED = {
     "train": ("experiments",),
 }
 FORBIDDEN_NAMES = {"utils", "common", "helpers", "base", "misc"}
-FILES = sorted(path for package in OURS for path in [*(ROOT / package).rglob("*.py"), ROOT / f"{package}.py"] if path.is_file())
+FILES = sorted(
+    path for package in OURS for path in [*(ROOT / package).rglob("*.py"), ROOT / f"{package}.py"] if path.is_file()
+)
 
 
 def imported(path: Path) -> set[str]:
@@ -38,9 +40,7 @@ def defines_method(path: Path) -> bool:
     )
 
 
-METHODS = {
-    ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in FILES if defines_method(path)
-}
+METHODS = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in FILES if defines_method(path)}
 
 
 def within(name: str, module: str) -> bool:

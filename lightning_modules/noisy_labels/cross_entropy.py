@@ -2,11 +2,11 @@
 
     L = -(1/B) sum_i sum_c y_ic log softmax(z_i)_c
 
-It first fits the pattern and later the false labels, example by example (Liu et al., 2020, section 3), and is what every method
-here is compared with.
+It first fits the pattern and later the false labels, example by example (Liu et al., 2020, section 3), and is what
+every method here is compared with.
 
-Source: Zhang, Bengio, Hardt, Recht and Vinyals, Understanding Deep Learning Requires Rethinking Generalization, ICLR 2017,
-arXiv 1611.03530.
+Source: Zhang, Bengio, Hardt, Recht and Vinyals, Understanding Deep Learning Requires Rethinking Generalization, ICLR
+2017, arXiv 1611.03530.
 """
 
 import torch
@@ -50,7 +50,9 @@ class CrossEntropy(ClassifierSteps, LightningModule):
         logits = self(batch["image"])
         loss = F.cross_entropy(logits, batch["label"])
         loss = share(batch) * loss
-        self.log("train/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=global_size(batch), sync_dist=True)
+        self.log(
+            "train/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=global_size(batch), sync_dist=True
+        )
         return {"loss": loss, "logits": logits.detach()}
 
     def configure_optimizers(self):

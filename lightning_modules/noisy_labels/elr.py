@@ -1,15 +1,16 @@
 """Early-learning regularisation (ELR).
 
-Cross-entropy on partly false labels first fits the right pattern and then memorises the false labels. ELR keeps for each training
-example a running average t of the network's own predictions p, and keeps the predictions close to it:
+Cross-entropy on partly false labels first fits the right pattern and then memorises the false labels. ELR keeps for
+each training example a running average t of the network's own predictions p, and keeps the predictions close to it:
 
     t_i <- beta t_i + (1 - beta) p_i,        L = CE(z, y) + lambda (1/B) sum_i log(1 - <t_i, p_i>).
 
-The gradient of the second term with respect to the logits, lambda p_c (<t, p> - t_c) / (1 - <t, p>), keeps that of clean examples from
-vanishing and cancels that of falsely labelled ones. t starts at zero without bias correction, which ramps the term in.
+The gradient of the second term with respect to the logits, lambda p_c (<t, p> - t_c) / (1 - <t, p>), keeps that of
+clean examples from vanishing and cancels that of falsely labelled ones. t starts at zero without bias correction,
+which ramps the term in.
 
-Source: Liu, Niles-Weed, Razavian and Fernandez-Granda, Early-Learning Regularization Prevents Memorization of Noisy Labels,
-NeurIPS 2020, arXiv 2007.00151. Equations 7 and 9, with the clamp of the authors' code.
+Source: Liu, Niles-Weed, Razavian and Fernandez-Granda, Early-Learning Regularization Prevents Memorization of Noisy
+Labels, NeurIPS 2020, arXiv 2007.00151. Equations 7 and 9, with the clamp of the authors' code.
 """
 
 from typing import Any
@@ -88,7 +89,7 @@ class ELR(ClassifierSteps, LightningModule):
         return self.network(image)
 
     def on_fit_start(self) -> None:
-        dtype = self.target_dtype or torch.promote_types(self.dtype, torch.float32)
+        dtype = self.target_dtype or torch.promote_types(next(self.network.parameters()).dtype, torch.float32)
         self.targets = PerSample(self.trainer.datamodule.num_train_samples, self.num_classes, self.device, dtype)
         if self._saved_targets is not None:
             self.targets.load(self._saved_targets)
@@ -107,7 +108,9 @@ class ELR(ClassifierSteps, LightningModule):
         cross_entropy = F.cross_entropy(logits, batch["label"])
         loss = cross_entropy + self.strength * early_learning_term(probability, target)
         loss = share(batch) * loss
-        self.log("train/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=global_size(batch), sync_dist=True)
+        self.log(
+            "train/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=global_size(batch), sync_dist=True
+        )
         return {"loss": loss, "logits": logits.detach()}
 
     def configure_optimizers(self):

@@ -1,19 +1,20 @@
 """ELR+: early-learning regularisation with two networks, weight averaging and mixup.
 
-Networks f_1, f_2 have weight averages e_1, e_2 and targets t_1, t_2. For network k, with m the other one, l the mixing weight and j the
-partner of an example,
+Networks f_1, f_2 have weight averages e_1, e_2 and targets t_1, t_2. For network k, with m the other one, l the
+mixing weight and j the partner of an example,
 
     t_k <- beta t_k + (1 - beta) softmax(e_m(x)),        q = l t_k + (1 - l) t_k[j],
     L = -(1/B) sum_i <y~_i, log softmax(f_k(x~_i))> + r(n) lambda (1/B) sum_i log(1 - <q_i, p_i>),
 
-where x~, y~ are mixed images and one-hot labels, p = softmax(f_k(x~)), and r ramps the term up over the first steps n. On CIFAR-100 the
-mixed labels are weighted by the targets, y~ <- y~ q / <y~, q>. An epoch is a pass that trains f_1 and then a pass that trains f_2; the
-prediction is the mean of both networks' logits.
+where x~, y~ are mixed images and one-hot labels, p = softmax(f_k(x~)), and r ramps the term up over the first steps
+n. On CIFAR-100 the mixed labels are weighted by the targets, y~ <- y~ q / <y~, q>. An epoch is a pass that trains f_1
+and then a pass that trains f_2; the prediction is the mean of both networks' logits.
 
-The authors' code gives the two networks different label noise and validation splits by accident; here they share the data set.
+The authors' code gives the two networks different label noise and validation splits by accident; here they share the
+data set.
 
-Source: Liu, Niles-Weed, Razavian and Fernandez-Granda, Early-Learning Regularization Prevents Memorization of Noisy Labels,
-NeurIPS 2020, arXiv 2007.00151. Appendix F, with the schedules of the authors' code.
+Source: Liu, Niles-Weed, Razavian and Fernandez-Granda, Early-Learning Regularization Prevents Memorization of Noisy
+Labels, NeurIPS 2020, arXiv 2007.00151. Appendix F, with the schedules of the authors' code.
 """
 
 import copy
@@ -35,7 +36,7 @@ from lightning_modules.per_sample import PerSample
 
 
 def sigmoid_ramp(step: int, length: int) -> float:
-    """exp(-5 (1 - min(n, length) / length)^2): from e^-5 at step 0 to 1 at `length`; 1 throughout where `length` is 0."""
+    """exp(-5 (1 - min(n, length) / length)^2): from e^-5 at step 0 to 1 at `length`; always 1 where `length` is 0."""
     return math.exp(-5 * (1 - min(step, length) / length) ** 2) if length > 0 else 1.0
 
 
@@ -59,8 +60,8 @@ def weighted_by_target(label: Tensor, target: Tensor) -> Tensor:
 class ELRPlus(ClassifierSteps, LightningModule):
     """Trains two networks that supply each other's targets.
 
-    Needs `data.passes_per_epoch: 2`, and with DDP the strategy `ddp_find_unused_parameters_true`, as a step trains one network. Each
-    process mixes examples within its share of the batch.
+    Needs `data.passes_per_epoch: 2`, and with DDP the strategy `ddp_find_unused_parameters_true`, as a step trains
+    one network. Each process mixes examples within its share of the batch.
 
     Args:
         network: f_1; maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`.
@@ -132,13 +133,20 @@ class ELRPlus(ClassifierSteps, LightningModule):
         if passes != 2:
             raise ValueError(f"ELRPlus needs data.passes_per_epoch 2, one pass for each network, got {passes}")
         if self.trainer.accumulate_grad_batches != 1:
-            raise ValueError("ELRPlus needs trainer.accumulate_grad_batches 1: a sum of gradients would mix its two networks")
+            raise ValueError(
+                "ELRPlus needs trainer.accumulate_grad_batches 1: a sum of gradients mixes its two networks"
+            )
         strategy = self.trainer.strategy
         if isinstance(strategy, DDPStrategy) and not strategy._ddp_kwargs.get("find_unused_parameters"):
-            raise ValueError("ELRPlus trains one network a step: set trainer.strategy to ddp_find_unused_parameters_true")
+            raise ValueError(
+                "ELRPlus trains one network a step: trainer.strategy must be ddp_find_unused_parameters_true"
+            )
 
     def on_fit_start(self) -> None:
-        size, dtype = self.trainer.datamodule.num_train_samples, torch.promote_types(self.dtype, torch.float32)
+        size, dtype = (
+            self.trainer.datamodule.num_train_samples,
+            torch.promote_types(next(self.network.parameters()).dtype, torch.float32),
+        )
         self.targets = [PerSample(size, self.num_classes, self.device, dtype) for _ in range(2)]
         for targets, saved in zip(self.targets, self._saved_targets, strict=False):
             targets.load(saved)
@@ -164,14 +172,16 @@ class ELRPlus(ClassifierSteps, LightningModule):
         strength = self.strength * sigmoid_ramp(self.steps[self.active] + 1, self.ramp_steps)
         loss = cross_entropy + strength * early_learning_term(clamped_softmax(logits), mixed_target)
         loss = share(batch) * loss
-        self.log("train/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=global_size(batch), sync_dist=True)
+        self.log(
+            "train/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=global_size(batch), sync_dist=True
+        )
         return {"loss": loss, "logits": teacher}
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
         self.steps[self.active] += 1
         decay = averaging_decay(self.steps[self.active], self.average_decay, self.average_ramp_steps)
-        averages = list(self.averages[self.active].parameters())
+        averages: list[Tensor] = list(self.averages[self.active].parameters())
         torch._foreach_lerp_(averages, [p.detach() for p in self._networks()[self.active].parameters()], 1 - decay)
 
     def _networks(self) -> tuple[nn.Module, nn.Module]:

@@ -65,7 +65,9 @@ def test_target_rows_sum_to_one_minus_the_momentum_to_the_visits() -> None:
     for visit in range(1, 6):
         probability = clamped_softmax(torch.randn(3, K, dtype=torch.float64))
         rows = memory.update(index, probability, lambda old, new: updated_target(old, new, 0.9))
-        torch.testing.assert_close(rows.sum(dim=1), torch.full((3,), 1 - 0.9**visit, dtype=torch.float64), rtol=0, atol=1e-9)
+        torch.testing.assert_close(
+            rows.sum(dim=1), torch.full((3,), 1 - 0.9**visit, dtype=torch.float64), rtol=0, atol=1e-9
+        )
     untouched = memory.gathered()[[i for i in range(20) if i not in index]]
     assert (untouched == 0).all()
     assert not memory.gathered().requires_grad

@@ -1,4 +1,5 @@
 import copy
+import itertools
 import math
 
 import pytest
@@ -20,7 +21,7 @@ def test_ramp_goes_from_e_to_the_minus_5_to_one() -> None:
     values = [sigmoid_ramp(step, 40) for step in range(60)]
     assert values[0] == pytest.approx(math.exp(-5), rel=1e-12)
     assert values[40:] == [1.0] * 20
-    assert all(a < b for a, b in zip(values[:40], values[1:41], strict=True))
+    assert all(a < b for a, b in itertools.pairwise(values[:41]))
     assert sigmoid_ramp(0, 0) == 1.0
 
 
@@ -75,7 +76,7 @@ def test_without_mixing_and_ramp_a_step_is_elr_with_the_other_average_as_teacher
 
     def capturing(batch, batch_idx):
         out = step(batch, batch_idx)
-        captured.setdefault("batch", {key: value for key, value in batch.items()})
+        captured.setdefault("batch", dict(batch))
         captured.setdefault("loss", out["loss"].detach())
         return out
 
@@ -84,7 +85,9 @@ def test_without_mixing_and_ramp_a_step_is_elr_with_the_other_average_as_teacher
     batch = captured["batch"]
     teacher = before.averages[1](batch["image"]).softmax(dim=1)
     logits = before.network(batch["image"])
-    expected = F.cross_entropy(logits, batch["label"]) + 3.0 * early_learning_term(clamped_softmax(logits), 0.3 * teacher)
+    expected = F.cross_entropy(logits, batch["label"]) + 3.0 * early_learning_term(
+        clamped_softmax(logits), 0.3 * teacher
+    )
     torch.testing.assert_close(captured["loss"], expected.detach(), rtol=1e-12, atol=0)
 
 
