@@ -35,6 +35,6 @@ class Memorization(Callback):
             counts[0] += false.sum()
             counts[1] += (false & (prediction == batch["label"])).sum()
             counts[2] += (false & (prediction == batch["clean_label"])).sum()
-        counts = trainer.strategy.reduce(counts, reduce_op="sum")  # type: ignore[assignment]
+        counts = trainer.strategy.reduce(counts, reduce_op="sum")
         for name, count in {"memorized": counts[1], "recovered": counts[2]}.items():
             pl_module.log(f"test/{name}", count / counts[0].clamp(min=1), rank_zero_only=False)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from torch import Tensor, nn
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from datamodules.batches import global_size, share
@@ -11,7 +11,9 @@ from datamodules.batches import global_size, share
 
 def accuracies(num_classes: int) -> MetricCollection:
     """Top-1 accuracy, and top-5 accuracy where there are classes enough for it to tell something."""
-    metrics = {"accuracy": MulticlassAccuracy(num_classes, average="micro", validate_args=False)}
+    metrics: dict[str, Metric | MetricCollection] = {
+        "accuracy": MulticlassAccuracy(num_classes, average="micro", validate_args=False)
+    }
     if num_classes >= 50:
         metrics["accuracy_top5"] = MulticlassAccuracy(num_classes, top_k=5, average="micro", validate_args=False)
     return MetricCollection(metrics)

@@ -110,7 +110,7 @@ class PerSample:
         expected = (self.num_samples, self._rows.shape[1])
         if tuple(everything.shape) != expected:
             raise ValueError(
-                f"the per-sample state of the checkpoint is {list(everything.shape)}, and that of the data {list(expected)}"
+                f"the checkpoint's per-sample state is {list(everything.shape)}, the training set's {list(expected)}"
             )
         rank, world_size = _processes()
         self._rows[:-1] = everything[rank::world_size].to(self._rows)

@@ -89,8 +89,9 @@ class ELR(ClassifierSteps, LightningModule):
         return self.network(image)
 
     def on_fit_start(self) -> None:
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         dtype = self.target_dtype or torch.promote_types(next(self.network.parameters()).dtype, torch.float32)
-        self.targets = PerSample(self.trainer.datamodule.num_train_samples, self.num_classes, self.device, dtype)
+        self.targets = PerSample(data.num_train_samples, self.num_classes, self.device, dtype)
         if self._saved_targets is not None:
             self.targets.load(self._saved_targets)
             self._saved_targets = None

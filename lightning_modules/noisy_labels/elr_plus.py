@@ -129,7 +129,7 @@ class ELRPlus(ClassifierSteps, LightningModule):
     def setup(self, stage: str) -> None:
         if stage != "fit":
             return
-        passes = getattr(self.trainer.datamodule, "passes_per_epoch", None)
+        passes = getattr(self.trainer.datamodule, "passes_per_epoch", None)  # type: ignore[attr-defined]
         if passes != 2:
             raise ValueError(f"ELRPlus needs data.passes_per_epoch 2, one pass for each network, got {passes}")
         if self.trainer.accumulate_grad_batches != 1:
@@ -143,11 +143,9 @@ class ELRPlus(ClassifierSteps, LightningModule):
             )
 
     def on_fit_start(self) -> None:
-        size, dtype = (
-            self.trainer.datamodule.num_train_samples,
-            torch.promote_types(next(self.network.parameters()).dtype, torch.float32),
-        )
-        self.targets = [PerSample(size, self.num_classes, self.device, dtype) for _ in range(2)]
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        dtype = torch.promote_types(next(self.network.parameters()).dtype, torch.float32)
+        self.targets = [PerSample(data.num_train_samples, self.num_classes, self.device, dtype) for _ in range(2)]
         for targets, saved in zip(self.targets, self._saved_targets, strict=False):
             targets.load(saved)
         self._saved_targets = []
