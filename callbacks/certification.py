@@ -73,10 +73,11 @@ class TestImages:
         if not (isinstance(batch, dict) and {"image", "label"} <= batch.keys()):
             raise TypeError("Certification needs batches that are dictionaries with `image` and `label`")
         image = batch["image"][0]
-        if not image.is_floating_point() or not 0 <= float(image.min()) <= float(image.max()) <= 1:
+        lowest, highest = float(image.min()), float(image.max())
+        if not image.is_floating_point() or not 0 <= lowest <= highest <= 1:
             raise ValueError(
-                f"image {position} is {image.dtype} in {image.min():g}...{image.max():g}, and Certification needs images "
-                f"in [0, 1], as sigma and radius are in pixel units"
+                f"image {position} is {image.dtype} in {lowest:g}...{highest:g}, and Certification needs images in "
+                f"[0, 1]: sigma and radius are in pixel units"
             )
         return LabelledImage(position, image.float(), int(batch["label"][0]))
 

@@ -158,7 +158,7 @@ def overlay(paths: Sequence[Path], output: Path, grid: float = 0.25, alpha: floa
 
 def _short_names(paths: Sequence[Path]) -> list[str]:
     """Paths without the parts that all of them begin and end with."""
-    parts = [list(path.with_suffix("").parts) for path in paths]
+    parts = [list((path.with_suffix("") if path.suffix in (".csv", ".tsv") else path).parts) for path in paths]
     while len(paths) > 1 and all(len(part) > 1 for part in parts) and len({part[0] for part in parts}) == 1:
         parts = [part[1:] for part in parts]
     while len(paths) > 1 and all(len(part) > 1 for part in parts) and len({part[-1] for part in parts}) == 1:

@@ -218,7 +218,7 @@ def certified_accuracy(correct: ArrayLike, radius: ArrayLike, radii: ArrayLike) 
         `[R]`, in [0, 1].
     """
     reach = np.sort(np.where(np.asarray(correct, dtype=bool), np.asarray(radius, dtype=float), -np.inf))
-    return 1 - np.searchsorted(reach, np.asarray(radii, dtype=float), side="left") / len(reach)
+    return (len(reach) - np.searchsorted(reach, np.asarray(radii, dtype=float), side="left")) / len(reach)
 
 
 def average_certified_radius(correct: ArrayLike, radius: ArrayLike) -> float:

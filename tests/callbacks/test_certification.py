@@ -1,0 +1,594 @@
+import json
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from scipy import stats
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from callbacks.certification import Certification, hash_of_weights
+from callbacks.certification_log import COMMUNITY, SIDECAR, CertificationLog, row_of
+from callbacks.certified_curves import accuracy_table, draw_curves, main, overlay, read_log, summary
+from lightning_modules.robustness.certification_modes import Certificate, Fixed, Mode, Predict
+from lightning_modules.robustness.fewer_draws import Curve
+from lightning_modules.robustness.smoothed_votes import Certified
+
+SIGMA = 0.25
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Planes(LightningModule):
+    """Three classes of 2 x 2 images, bounded by planes; logits in float64, so that no batch changes a vote.
+
+    Args:
+        rest: seconds that every evaluation of more than one image takes.
+    """
+
+    num_classes = 3
+    weight: Tensor
+
+    def __init__(self, rest: float = 0.0) -> None:
+        super().__init__()
+        self.rest = rest
+        self.evaluated = 0
+        weight = torch.randn(3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        self.register_buffer("weight", 2 * weight)
+
+    def forward(self, image: Tensor) -> Tensor:
+        self.evaluated += len(image)
+        if len(image) > 1:
+            time.sleep(self.rest)
+        return ((image.double() - 0.5).flatten(1)[:, None] * self.weight).sum(2)
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        right = self(batch["image"]).argmax(1) == batch["label"]
+        self.log("test/accuracy", right.double().mean(), batch_size=len(right), sync_dist=True)
+
+
+class Images(Dataset):
+    """Images whose labels are right, but for every fifth one."""
+
+    def __init__(self, count: int = 12, scale: float = 1.0) -> None:
+        self.image = scale * torch.rand(count, 1, 2, 2, generator=torch.Generator().manual_seed(1))
+        self.label = Planes()(self.image).argmax(1)
+        self.label[::5] = (self.label[::5] + 1) % 3
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"image": self.image[index], "label": self.label[index], "index": index}
+
+
+def run(
+    directory: Path, callback: Certification, module: LightningModule | None = None, data: Any = None, **options: Any
+) -> dict[str, float]:
+    settings: dict[str, Any] = {"accelerator": "cpu", "devices": 1, "enable_progress_bar": False, **options}
+    trainer = Trainer(
+        default_root_dir=directory, logger=False, callbacks=[callback], enable_model_summary=False, **settings
+    )
+    if data is None:
+        data = DataLoader(Images(), batch_size=4)
+    source = {"datamodule": data} if isinstance(data, LightningDataModule) else {"dataloaders": data}
+    return dict(trainer.test(module or Planes(), **source, verbose=False)[0])
+
+
+def certification(mode: Mode | None = None, **arguments: Any) -> Certification:
+    return Certification(**{"sigma": SIGMA, "mode": mode or Fixed(n0=20, n=600), "batch_size": 150, **arguments})
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float]]:
+    directory = tmp_path_factory.mktemp("finished")
+    return directory, run(directory, certification())
+
+
+# what a run leaves
+
+
+def test_the_log_is_the_published_one(finished: tuple[Path, dict[str, float]]) -> None:
+    directory, _ = finished
+    lines = (directory / "certification.tsv").read_text().splitlines()
+    assert lines[0] == "idx\tlabel\tpredict\tradius\tcorrect\ttime"
+    assert [line.split("\t")[0] for line in lines[1:]] == [str(index) for index in range(12)]
+    exact = pd.read_csv(directory / "certification.csv")
+    for line, row in zip(lines[1:], exact.itertuples(), strict=True):
+        idx, label, prediction, radius, correct, duration = line.split("\t")
+        assert (int(idx), int(label), int(prediction)) == (row.idx, row.label, row.predict)
+        assert radius == f"{row.radius:.3}"
+        assert int(correct) == int(prediction == label)
+        assert str(pd.Timedelta(duration).to_pytimedelta()) == duration
+
+
+def test_the_sidecar_holds_what_each_row_rests_on(finished: tuple[Path, dict[str, float]]) -> None:
+    directory, _ = finished
+    exact = pd.read_csv(directory / "certification.csv")
+    assert tuple(exact.columns) == SIDECAR
+    assert exact["predict"].eq(-1).any()
+    assert not exact["predict"].eq(-1).all()
+    for row in exact.itertuples():
+        p = stats.beta.ppf(0.001, row.hits, 600 - row.hits + 1) if row.hits else 0.0
+        assert row.p_lower == pytest.approx(p, rel=1e-12)
+        assert (row.predict, row.radius) == (
+            (row.selected, pytest.approx(SIGMA * stats.norm.ppf(p), rel=1e-10)) if p >= 0.5 else (-1, 0.0)
+        )
+        assert (row.n, row.draws, row.stage, row.outcome) == (600, 620, 1, "complete")
+
+
+def test_metrics_table_and_picture_agree_with_the_rows(finished: tuple[Path, dict[str, float]]) -> None:
+    directory, metrics = finished
+    exact = pd.read_csv(directory / "certification.csv")
+    correct = exact["predict"] == exact["label"]
+    assert metrics["test/acr"] == pytest.approx((correct * exact["radius"]).mean(), abs=1e-6)
+    for radius in (0.0, 0.25, 0.5, 1.5):
+        share = (correct & (exact["radius"] >= radius)).mean()
+        assert metrics[f"test/certified_accuracy_{radius:.2f}"] == pytest.approx(share, abs=1e-6)
+    assert metrics["test/mean_draws"] == metrics["test/mean_draws_correct"] == 620
+    assert metrics["test/abstained"] == pytest.approx(exact["predict"].eq(-1).mean(), abs=1e-6)
+    assert metrics["test/accuracy"] == pytest.approx(9 / 12)  # the trainer's own testing took place
+    table = pd.read_csv(directory / "certified_accuracy.csv")
+    m, log = 12, math.log(1000)
+    wrong = 0.001 + math.sqrt(0.001 * 0.999 * log / m) + log / (3 * m)
+    expected = np.maximum(table["certified_accuracy"] - wrong, 0)
+    np.testing.assert_allclose(table["with_high_probability"], expected, atol=1e-12)
+    assert (directory / "figures" / "certified_accuracy.png").read_bytes().startswith(b"\x89PNG")
+    written = json.loads((directory / "certification_summary.json").read_text())
+    assert {f"test/{name}" for name in written} <= metrics.keys()
+
+
+def test_a_finished_certification_is_not_computed_again(finished: tuple[Path, dict[str, float]]) -> None:
+    directory, metrics = finished
+    before = (directory / "certification.tsv").read_bytes()
+    module = Planes()
+    assert run(directory, certification(batch_size=77), module) == metrics
+    assert module.evaluated == 12  # by the trainer's own testing
+    assert (directory / "certification.tsv").read_bytes() == before
+
+
+def test_predict_writes_the_log_of_predictions(tmp_path: Path) -> None:
+    metrics = run(tmp_path, certification(Predict(n=200)))
+    lines = [line.split("\t") for line in (tmp_path / "certification.tsv").read_text().splitlines()]
+    assert lines[0] == ["idx", "label", "predict", "correct", "time"]
+    right = [line[2] == line[1] for line in lines[1:]]
+    assert metrics["test/smoothed_accuracy"] == pytest.approx(np.mean(right), abs=1e-6)
+    with pytest.raises(ValueError, match="radius"):
+        read_log(tmp_path / "certification.tsv")
+
+
+def test_curve_counts_draws_of_right_images_apart(tmp_path: Path) -> None:
+    metrics = run(tmp_path, certification(Curve(grid=0.05, n0=20, n_max=2000)))
+    rows = pd.read_csv(tmp_path / "certification.csv")
+    right = rows["selected"] == rows["label"]
+    assert (rows["draws"][~right] == 20).all()
+    assert (rows["predict"][~right] == -1).all()
+    assert metrics["test/mean_draws"] == pytest.approx(rows["draws"].mean(), rel=1e-6)
+    assert metrics["test/mean_draws_correct"] == pytest.approx(rows["draws"][right].mean(), rel=1e-6)
+    assert metrics["test/mean_draws"] < metrics["test/mean_draws_correct"]
+    assert metrics["test/abstained"] == pytest.approx((right & (rows["predict"] == -1)).mean(), abs=1e-6)
+
+
+def test_skip_and_max_choose_positions(tmp_path: Path, finished: tuple[Path, dict[str, float]]) -> None:
+    run(tmp_path, certification(skip=3, max=10))
+    part = pd.read_csv(tmp_path / "certification.csv")
+    assert list(part["idx"]) == [0, 3, 6, 9]
+    whole = pd.read_csv(finished[0] / "certification.csv")
+    pd.testing.assert_frame_equal(part, whole.iloc[[0, 3, 6, 9]].reset_index(drop=True))
+
+
+def test_datamodules_that_deal_requests_are_read_by_position(tmp_path: Path) -> None:
+    from datamodules.digits import Digits
+
+    class Brightness(Planes):
+        num_classes = 10
+
+        def forward(self, image: Tensor) -> Tensor:
+            assert image.dtype == torch.float32
+            middle = image.double().mean(dim=(1, 2, 3))[:, None]
+            return -((middle - torch.linspace(0.2, 0.4, 10, dtype=torch.float64)) ** 2)
+
+    run(tmp_path, certification(skip=100), Brightness(), Digits(batch_size=64), use_distributed_sampler=False)
+    rows = pd.read_csv(tmp_path / "certification.csv")
+    assert list(rows["idx"]) == [0, 100, 200, 300, 400]
+    data = Digits(batch_size=64)
+    data.setup("test")
+    assert data.test_set is not None
+    assert list(rows["label"]) == data.test_set.label[::100].tolist()
+
+
+def test_a_module_with_votes_and_radius_of_its_own(tmp_path: Path) -> None:
+    class Twice(Planes):
+        """Two equal votes, and half the radius."""
+
+        certificate = "two votes"
+
+        def smoothed_logits(self, image: Tensor, noise: Tensor, sigma: float) -> Tensor:
+            return self(image + sigma * noise).expand(2, -1, -1)
+
+        def certified_radius(self, probability: Any, sigma: float) -> float:
+            return sigma * float(sum(stats.norm.ppf(p) for p in probability)) / 4
+
+    run(tmp_path, certification(), Twice())
+    run(tmp_path / "plain", certification(Fixed(n0=20, n=600, alpha=0.0005)))
+    twice, plain = (read_log(path) for path in (tmp_path, tmp_path / "plain"))
+    assert twice["hits"].tolist() == [f"{hits} {hits}" for hits in plain["hits"]]
+    np.testing.assert_allclose(twice["radius"], plain["radius"] / 2, rtol=1e-9)
+    with pytest.raises(ValueError, match="certificate 'two votes', and this run has 'Cohen"):
+        run(tmp_path, certification())
+
+
+def test_fast_dev_run_certifies_one_image(tmp_path: Path) -> None:
+    run(tmp_path, certification(), fast_dev_run=True)
+    assert len(pd.read_csv(tmp_path / "certification.csv")) == 1
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
+def test_the_network_alone_computes_in_another_precision(tmp_path: Path, precision: Any) -> None:
+    kinds = set()
+
+    class Layer(Planes):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Conv2d(1, 3, 2)
+
+        def forward(self, image: Tensor) -> Tensor:
+            kinds.add(image.dtype)
+            kinds.add(self.layer(image).dtype)
+            return self.layer(image).flatten(1)
+
+    run(tmp_path, certification(skip=4), Layer(), precision=precision, limit_test_batches=1)
+    expected = {
+        "bf16-mixed": {torch.float32, torch.bfloat16},
+        "bf16-true": {torch.bfloat16},
+        "64-true": {torch.float64},
+    }
+    assert kinds == expected[precision]
+
+
+def test_channels_last_leaves_the_votes(tmp_path: Path) -> None:
+    class Layer(Planes):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.layer = torch.nn.Conv2d(1, 3, 2).double()
+
+        def forward(self, image: Tensor) -> Tensor:
+            return self.layer(image.double()).flatten(1)
+
+    module = Layer()
+    run(tmp_path / "last", certification(channels_last=True), module)
+    run(tmp_path / "first", certification(), Layer())
+    assert (tmp_path / "last" / "certification.csv").read_bytes() == (
+        tmp_path / "first" / "certification.csv"
+    ).read_bytes()
+    module.layer(torch.rand(1, 1, 2, 2).double()).sum().backward()  # it can still be trained
+
+
+# interruption
+
+
+def interrupted(finished: Path, directory: Path, keep: int, torn: str = "") -> None:
+    """The state after a process died: some rows, and part of another one."""
+    (directory / "certification_rows").mkdir(parents=True)
+    settings = "certification_settings.json"
+    (directory / settings).write_bytes((finished / settings).read_bytes())
+    lines = (finished / "certification_rows" / "rank0.tsv").read_text().splitlines(keepends=True)
+    (directory / "certification_rows" / "rank0.tsv").write_text("".join(lines[: 1 + keep]) + torn)
+
+
+@pytest.mark.parametrize(("keep", "torn"), [(0, ""), (5, ""), (5, "7\t1\t1\t0.3"), (11, "7\t"), (0, "7")])
+def test_resuming_ends_with_the_same_file(
+    finished: tuple[Path, dict[str, float]], tmp_path: Path, keep: int, torn: str
+) -> None:
+    interrupted(finished[0], tmp_path, keep, torn)
+    module = Planes()
+    assert run(tmp_path, certification(batch_size=100), module) == finished[1]
+    assert module.evaluated == (12 - keep) * 620 + 1 + 12  # one image more for the shape of the logits
+    assert (tmp_path / "certification.csv").read_bytes() == (finished[0] / "certification.csv").read_bytes()
+    assert len((tmp_path / "certification_rows" / "rank0.tsv").read_text().splitlines()) == 13
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"sigma": 0.5}, "sigma 0.25, and this run has 0.5"),
+        ({"mode": Fixed(n0=20, n=700)}, "n 600, and this run has 700"),
+        ({"mode": Fixed(n0=20, n=600, alpha=0.01)}, "alpha 0.001, and this run has 0.01"),
+        ({"mode": Curve(n0=20)}, "mode 'fixed', and this run has 'curve'"),
+        ({"seed": 3}, "seed 0, and this run has 3"),
+        ({"skip": 2}, "skip 1, and this run has 2"),
+        ({"max": 8}, "max None, and this run has 8"),
+    ],
+)
+def test_other_settings_are_refused_by_name(
+    finished: tuple[Path, dict[str, float]], changed: dict[str, Any], message: str
+) -> None:
+    before = (finished[0] / "certification.csv").read_bytes()
+    with pytest.raises(ValueError, match=message):
+        run(finished[0], certification(**changed))
+    assert (finished[0] / "certification.csv").read_bytes() == before or "max" in changed or "skip" in changed
+
+
+def test_other_weights_and_data_are_refused(finished: tuple[Path, dict[str, float]], tmp_path: Path) -> None:
+    interrupted(finished[0], tmp_path, keep=3)
+    module = Planes()
+    module.weight[0, 0] += 1e-3
+    with pytest.raises(ValueError, match="weights"):
+        run(tmp_path, certification(), module)
+    with pytest.raises(ValueError, match=r"dataset 'Images of 12 images', and this run has 'Images of 13 images'"):
+        run(tmp_path, certification(), data=DataLoader(Images(13), batch_size=4))
+    with pytest.raises(ValueError, match="first_image"):
+        run(tmp_path, certification(), data=DataLoader(Images(scale=0.9), batch_size=4))
+
+
+def test_settings_of_a_log_without_rows_are_replaced(finished: tuple[Path, dict[str, float]], tmp_path: Path) -> None:
+    interrupted(finished[0], tmp_path, keep=0, torn="3\t1")
+    run(tmp_path, certification(sigma=0.3, max=2))
+    assert json.loads((tmp_path / "certification_settings.json").read_text())["sigma"] == 0.3
+
+
+def image(index: int = 4, radius: float = 0.49996, seconds: float = 1.5, **changed: Any) -> Certified:
+    values: dict[str, Any] = {"prediction": 2, "outcome": "complete", "selected": 2, "hits": (9, 8), "n": 10}
+    return Certified(index, 2, Certificate(**{**values, "radius": radius, "p_lower": (0.1, 0.2), **changed}), seconds)
+
+
+def test_a_row_rounds_the_radius_for_others_alone() -> None:
+    row = row_of(image())
+    assert row["radius"] == "0.5"
+    assert row["exact_radius"] == "0.49996"
+    assert (row["hits"], row["p_lower"], row["time"]) == ("9 8", "0.1 0.2", str(timedelta(seconds=1.5)))
+    assert row_of(image(radius=0.0, prediction=-1))["correct"] == "0"
+    assert row_of(Certified(0, -1, Certificate(-1, 0.0, "complete", 0), 0.0))["correct"] == "0"
+
+
+def test_contradicting_and_damaged_rows_are_named(tmp_path: Path) -> None:
+    log = CertificationLog(tmp_path, {"sigma": 1}, with_radius=True)
+    log.prepare([4])
+    log.append(image(), rank=0)
+    log.close()
+    log.append(image(seconds=9.0), rank=1)
+    log.close()
+    assert list(log.rows()) == [4]  # the same row twice
+    log.append(image(radius=0.2), rank=2)
+    log.close()
+    with pytest.raises(ValueError, match="two different rows of image 4"):
+        log.rows()
+    (tmp_path / "certification_rows" / "rank2.tsv").write_text("\t".join(COMMUNITY) + "\n1\t2\n")
+    with pytest.raises(ValueError, match=r"line 2 of .*rank2.tsv is damaged"):
+        log.rows()
+
+
+def test_a_directory_that_is_not_shared_is_said(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="storage that all processes share"):
+        CertificationLog(tmp_path, {}, with_radius=True).check()
+
+
+def test_the_hash_sees_every_weight() -> None:
+    module = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2)).to(torch.bfloat16)
+    seen = {hash_of_weights(module)}
+    for tensor in module.state_dict().values():
+        tensor.view(-1)[0] += 1
+        seen.add(hash_of_weights(module))
+    assert len(seen) == 1 + len(module.state_dict())
+
+
+# several processes, really
+
+
+def two_processes(tmp_path: Path, *arguments: str) -> list[subprocess.Popen[str]]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {
+        **os.environ,
+        **{"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
+        **{"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "test"},
+    }
+    return [
+        subprocess.Popen(
+            [sys.executable, "-c", f"import {__name__} as test; test.process_main({str(tmp_path)!r}, {arguments!r})"],
+            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+
+
+@pytest.fixture
+def processes() -> Iterator[list[subprocess.Popen[str]]]:
+    started: list[subprocess.Popen[str]] = []
+    yield started
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def test_two_processes_share_images_or_draws_and_write_the_same_file(
+    finished: tuple[Path, dict[str, float]], tmp_path: Path, processes: list[subprocess.Popen[str]]
+) -> None:
+    processes += two_processes(tmp_path, "images", "draws")
+    for process in processes:
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, output
+    for share in ("images", "draws"):
+        directory = tmp_path / share
+        assert (directory / "certification.csv").read_bytes() == (finished[0] / "certification.csv").read_bytes()
+        metrics = json.loads((directory / "metrics.json").read_text())
+        assert metrics == pytest.approx(finished[1], abs=1e-6)
+    rows = [len((tmp_path / "images" / "certification_rows" / f"rank{r}.tsv").read_text().splitlines()) for r in (0, 1)]
+    assert rows == [7, 7]
+    assert not (tmp_path / "draws" / "certification_rows" / "rank1.tsv").exists()
+    evaluated = json.loads((tmp_path / "draws" / "evaluated.json").read_text())
+    assert evaluated[0] == pytest.approx(12 * 620 / 2, rel=0.05)
+
+
+def test_killed_processes_lose_only_what_was_under_way(
+    finished: tuple[Path, dict[str, float]], tmp_path: Path, processes: list[subprocess.Popen[str]]
+) -> None:
+    directory = tmp_path / "images"
+    files = [directory / "certification_rows" / f"rank{rank}.tsv" for rank in range(2)]
+    processes += two_processes(tmp_path, "images", "slowly")
+    deadline = time.monotonic() + 100
+    while not all(path.is_file() and path.read_text().count("\n") > 1 for path in files):
+        assert time.monotonic() < deadline, "no row was written"
+        assert all(process.poll() is None for process in processes), processes[0].communicate()[0]
+        time.sleep(0.02)
+    for process in processes:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    done = sum(path.read_text().count("\n") - 1 for path in files)
+    assert 2 <= done < 12
+    assert not (directory / "certification.csv").exists()
+    with files[1].open("a") as file:
+        file.write("11\t0\t0\t0.")  # as if the kill had come while a row was written
+    module = Planes()
+    run(directory, certification(), module)
+    assert module.evaluated == (12 - done) * 620 + 1 + 12
+    assert (directory / "certification.csv").read_bytes() == (finished[0] / "certification.csv").read_bytes()
+
+
+def process_main(directory: str, shares: tuple[str, ...]) -> None:
+    """One of two processes that the tests above start."""
+    torch.set_num_threads(1)
+    rest = 0.05 if "slowly" in shares else 0.0
+    for share in shares:
+        if share == "slowly":
+            continue
+        module = Planes(rest)
+        options: dict[str, Any] = {"devices": 2, "strategy": "ddp", "use_distributed_sampler": True}
+        metrics = run(Path(directory, share), certification(share=share), module, **options)
+        if os.environ["RANK"] == "0":
+            Path(directory, share, "metrics.json").write_text(json.dumps(metrics))
+            Path(directory, share, "evaluated.json").write_text(json.dumps([module.evaluated]))
+
+
+# what the user must mend
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("sigma", 0.0), ("batch_size", 0), ("skip", 0), ("max", 0), ("seed", -1), ("radii", [-0.1])],
+)
+def test_bad_arguments_are_named(key: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=key):
+        certification(**{key: value})
+
+
+def test_what_cannot_be_certified_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="limit_test_batches"):
+        run(tmp_path, certification(), limit_test_batches=0)
+    with pytest.raises(ValueError, match=r"needs images in \[0, 1\]"):
+        run(tmp_path, certification(), data=DataLoader(Images(scale=2.0), batch_size=4))
+
+    class Bytes(Images):
+        def __getitem__(self, index: int) -> dict[str, Any]:
+            return {**super().__getitem__(index), "image": (self.image[index] * 255).byte()}
+
+    with pytest.raises(ValueError, match=r"torch.uint8"):
+        run(tmp_path, certification(), data=DataLoader(Bytes(), batch_size=4))
+
+    class Pairs(Images):
+        def __getitem__(self, index: int) -> Any:
+            return self.image[index], self.label[index]
+
+    with pytest.raises(TypeError, match="dictionaries with `image` and `label`"):
+        run(tmp_path, certification(), data=DataLoader(Pairs(), batch_size=4))
+
+    class Nameless(LightningModule):
+        def test_step(self, batch: Any, batch_idx: int) -> None: ...
+
+    with pytest.raises(TypeError, match="Certification needs a Classifier, and Nameless lacks"):
+        run(tmp_path, certification(), Nameless())
+
+    class TwoSets(Planes):
+        def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int) -> None: ...  # type: ignore[override]
+
+    with pytest.raises(TypeError, match="one test DataLoader"):
+        run(tmp_path, certification(), TwoSets(), [DataLoader(Images(), batch_size=4)] * 2)
+
+
+# curves of several logs
+
+OFFICIAL = """idx\tlabel\tpredict\tradius\tcorrect\ttime
+0\t3\t3\t1.01\t1\t0:00:15.9
+20\t8\t-1\t0.0\t1\t15.2
+40\t1\t1\t0.25\t2\t15.1
+60\t4\t2\t0.7\t2\t15.0
+80\t4\t4\t0.0\t3\t15.0
+"""
+
+
+def test_logs_of_other_projects_are_read(tmp_path: Path) -> None:
+    """A running count under `correct`, seconds under `time`, and an end within a line."""
+    path = tmp_path / "official"
+    path.write_text(OFFICIAL + "100\t4\t4\t")
+    log = read_log(path)
+    assert log["correct"].tolist() == [True, False, True, False, True]
+    numbers = summary(log, [0.0, 0.25, 0.5, 0.125])
+    assert numbers == {
+        **{"acr": pytest.approx((1.01 + 0.25) / 5), "certified_accuracy_0.00": 0.6, "certified_accuracy_0.25": 0.4},
+        **{"certified_accuracy_0.50": 0.2, "certified_accuracy_0.125": 0.4},
+    }
+    wide = tmp_path / "wide.tsv"
+    lines = OFFICIAL.splitlines()
+    wide.write_text("\n".join([lines[0] + "\tpA\tsamplesize", *(line + "\t0.9\t1000" for line in lines[1:])]))
+    pd.testing.assert_frame_equal(read_log(wide)[list(COMMUNITY)], log[list(COMMUNITY)])
+
+
+def test_the_envelope_is_the_best_log_at_each_radius(tmp_path: Path) -> None:
+    for name, radii in {"sigma_0.25": [0.9, 0.8, 0.1], "sigma_0.50": [1.8, 0.0, 0.0]}.items():
+        frame = pd.DataFrame({"idx": range(3), "label": 1, "predict": [1, 1, 2], "radius": radii})
+        (tmp_path / name).mkdir()
+        frame.to_csv(tmp_path / name / "certification.csv", index=False)
+    table = overlay([tmp_path / "sigma_0.25", tmp_path / "sigma_0.50"], tmp_path / "out", grid=0.5)
+    assert set(table["log"]) == {"sigma_0.25", "sigma_0.50", "envelope"}
+    best = table[table["log"] == "envelope"].set_index("radius")["certified_accuracy"]
+    np.testing.assert_allclose(best, [2 / 3, 2 / 3, 1 / 3, 1 / 3])
+    assert list(best.index) == [0.0, 0.5, 1.0, 1.5]
+    assert (tmp_path / "out" / "certified_accuracy.png").stat().st_size > 1000
+    assert len(pd.read_csv(tmp_path / "out" / "certified_accuracy.csv")) == 12
+
+
+def test_the_command_line_of_curves(
+    finished: tuple[Path, dict[str, float]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "official.tsv").write_text(OFFICIAL)
+    assert main([str(finished[0]), str(tmp_path / "official.tsv"), "--output", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert "envelope" in printed
+    assert "official" in printed
+    assert main([str(tmp_path / "nothing.tsv")]) == 1
+    assert "there is no log" in capsys.readouterr().err
+    assert main([str(tmp_path)]) == 1
+    assert "not complete" in capsys.readouterr().err
+
+
+def test_a_curve_falls_just_beyond_each_radius(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.axes import Axes
+
+    drawn: list[tuple[np.ndarray, np.ndarray, str]] = []
+    monkeypatch.setattr(Axes, "step", lambda self, x, y, where, label: drawn.append((x, y, where)))
+    monkeypatch.setattr(Axes, "legend", lambda self: None)
+    log = pd.DataFrame({"label": [0, 0, 0, 0], "predict": [0, 0, 1, 0], "radius": [0.2, 0.5, 3.0, 0.5]})
+    log["correct"] = log["predict"] == log["label"]
+    draw_curves({"one": log}, tmp_path / "curve.png")
+    x, y, where = drawn[0]
+    np.testing.assert_allclose(x, [0.0, 0.2, 0.5, 3.15])
+    np.testing.assert_allclose(y, [0.75, 0.75, 0.5, 0.0])
+    assert where == "pre"  # between two radii, the value at the right one
+    assert accuracy_table({"one": log}, [0.3], 0.001)["certified_accuracy"].tolist() == [0.5]
