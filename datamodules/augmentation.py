@@ -1,7 +1,7 @@
 """Batched augmentation on the batch's own device, with random numbers that depend only on (seed, epoch, sample).
 
-The numbers come from a counter, not from a generator's state: a sample is cropped and flipped alike whichever batch, process or
-device it falls to, and nothing has to be saved to resume.
+The numbers come from a counter, not from a generator's state: a sample is cropped and flipped alike whichever batch,
+process or device it falls to, and nothing has to be saved to resume.
 """
 
 import torch

@@ -46,8 +46,9 @@ def global_size(batch: Any) -> int:
 def share(batch: Any) -> float:
     """Weight of this process's mean loss, so that the average over processes is the mean over the global batch.
 
-    DDP averages gradients over processes. The last batch of an epoch may be split unevenly, so the mean of the local means is
-    not the global mean; world size times local count over global count puts it right. It is 1 in a single process.
+    DDP averages gradients over processes. The last batch of an epoch may be split unevenly, so the mean of the local
+    means is not the global mean; world size times local count over global count puts it right. It is 1 in a single
+    process.
 
     A weighted loss is logged with `batch_size=global_size(batch)`: the mean over the epoch is then exact, too.
     """

@@ -27,7 +27,7 @@ def decode_parquet(files: list[Path], image_key: str, label_key: str) -> tuple[T
         Images `[N, C, H, W]`, uint8, and labels `[N]`, int64.
 
     Raises:
-        ValueError: names the file that is damaged, or lacks a column.
+        ValueError: names the file that is damaged or lacks a column, or the folder whose images differ in size.
     """
     import pyarrow.parquet
 
@@ -44,11 +44,22 @@ def decode_parquet(files: list[Path], image_key: str, label_key: str) -> tuple[T
             raise ValueError(
                 f"{file} is damaged or lacks the columns {image_key}, {label_key} ({reason}); fetch it again"
             ) from error
+    if len(sizes := {image.shape for image in images}) != 1:
+        raise ValueError(f"{files[0].parent} holds images of {len(sizes)} sizes and not of one; fetch the set again")
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels)
 
 
 class CIFAR(LabelledImages):
-    """What CIFAR-10 and CIFAR-100 have in common; use one of those."""
+    """What CIFAR-10 and CIFAR-100 have in common; use one of those.
+
+    Args:
+        data_dir: folder that holds the set in either layout; None looks where NOISEWORKS_DATA points.
+        download: fetch the set (torchvision's layout) where it is missing.
+
+    Raises:
+        FileNotFoundError: if the set is not there and `download` is false.
+        ValueError: if a file is damaged or an argument out of range.
+    """
 
     image_shape = (3, 32, 32)
     name: str
@@ -102,8 +113,8 @@ class CIFAR(LabelledImages):
             images: Any = self.torchvision_class(directory, train=split == "train")
         except (RuntimeError, OSError) as error:
             raise FileNotFoundError(
-                f"{self.name}: found neither {directory / self.archive} (torchvision's layout, whole and undamaged) nor "
-                f"{split}-*.parquet (Hugging Face's) in {directory} or a subfolder named after the set; "
+                f"{self.name}: found neither {directory / self.archive} (torchvision's layout, whole and undamaged) "
+                f"nor {split}-*.parquet (Hugging Face's) in {directory} or a subfolder named after the set; "
                 f"set data.data_dir, or data.download to true to fetch it"
             ) from error
         image = torch.from_numpy(images.data).permute(0, 3, 1, 2).contiguous()
@@ -118,24 +129,7 @@ class CIFAR(LabelledImages):
 
 
 class CIFAR10(CIFAR):
-    """CIFAR-10, from torchvision's `cifar-10-batches-py` or Hugging Face's parquet files.
-
-    Args:
-        data_dir: folder that holds the set in either layout; None looks where NOISEWORKS_DATA points.
-        batch_size: training images of a step over all processes.
-        label_noise: what makes training and validation labels wrong; None leaves them.
-        validation_fraction: part of each class that is held out of training, in [0, 1).
-        evaluation_batch_size: images of an evaluation batch over all processes; None takes `batch_size`.
-        crop_padding: zeros around a training image before it is cropped back at a random place, in pixels.
-        flip: mirror half of the training images.
-        passes_per_epoch: times that an epoch visits the training set.
-        download: fetch the set (torchvision's layout) where it is missing.
-        seed: of split, noise, order and augmentation; None takes `seed_everything`.
-
-    Raises:
-        FileNotFoundError: if the set is not there and `download` is false.
-        ValueError: if a file is damaged or an argument out of range.
-    """
+    """CIFAR-10, from torchvision's `cifar-10-batches-py` or Hugging Face's parquet files."""
 
     num_classes = 10
     name = "CIFAR-10"
@@ -146,24 +140,7 @@ class CIFAR10(CIFAR):
 
 
 class CIFAR100(CIFAR):
-    """CIFAR-100 with its 100 fine labels, from torchvision's `cifar-100-python` or Hugging Face's parquet files.
-
-    Args:
-        data_dir: folder that holds the set in either layout; None looks where NOISEWORKS_DATA points.
-        batch_size: training images of a step over all processes.
-        label_noise: what makes training and validation labels wrong; None leaves them.
-        validation_fraction: part of each class that is held out of training, in [0, 1).
-        evaluation_batch_size: images of an evaluation batch over all processes; None takes `batch_size`.
-        crop_padding: zeros around a training image before it is cropped back at a random place, in pixels.
-        flip: mirror half of the training images.
-        passes_per_epoch: times that an epoch visits the training set.
-        download: fetch the set (torchvision's layout) where it is missing.
-        seed: of split, noise, order and augmentation; None takes `seed_everything`.
-
-    Raises:
-        FileNotFoundError: if the set is not there and `download` is false.
-        ValueError: if a file is damaged or an argument out of range.
-    """
+    """CIFAR-100 with its 100 fine labels, from torchvision's `cifar-100-python` or Hugging Face's parquet files."""
 
     num_classes = 100
     name = "CIFAR-100"

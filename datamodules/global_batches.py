@@ -14,8 +14,8 @@ class Request(NamedTuple):
 
     indices: Tensor
     """`[local batch]`, int64: positions in the set, this process's share of the global batch."""
-    epoch: int
-    """The epoch, which augmentation is seeded with."""
+    visit: int
+    """Which pass through the set this is, counted from 0 over all epochs: what augmentation is seeded with."""
     global_size: int
     """Samples of the batch over all processes."""
 
@@ -23,9 +23,9 @@ class Request(NamedTuple):
 class GlobalBatches(Sampler[Request]):
     """Splits each global batch over the processes, without padding and without duplicates.
 
-    Used as `DataLoader(dataset, sampler=GlobalBatches(...), batch_size=None)`: the dataset's `__getitem__` gets a whole request.
-    Process r takes the samples r, r + world_size, ... of each global batch, so all processes have the same number of batches and at
-    least one sample of each. A short last batch is kept, except
+    Used as `DataLoader(dataset, sampler=GlobalBatches(...), batch_size=None)`: the dataset's `__getitem__` gets a whole
+    request. Process r takes the samples r, r + world_size, ... of each global batch, so all processes have the same
+    number of batches and at least one sample of each. A short last batch is kept, except
 
     * in training, where it would leave a process with fewer than two samples (BatchNorm needs two): it is left out;
     * in evaluation, where it would leave a process with none: it joins the batch before it.
@@ -39,11 +39,13 @@ class GlobalBatches(Sampler[Request]):
         seed: of the order.
         epoch: the epoch to begin with; Lightning sets the later ones.
         first_batch: batches of that epoch to leave out, as they were trained on before an interruption.
-        passes: times that an epoch visits the set, each in its own order (two-network methods train one network a pass).
+        passes: times that an epoch visits the set, each in its own order (two-network methods train one network a
+            pass).
         draw: draws an epoch's `num_samples` positions in place of a permutation, for class-balanced subsets.
 
     Raises:
-        ValueError: if the set or the batch is too small for the processes, or the batch larger than the set in training.
+        ValueError: if the set or the batch is too small for the processes, or the batch larger than the set in
+        training.
     """
 
     def __init__(
@@ -62,7 +64,9 @@ class GlobalBatches(Sampler[Request]):
         if batch_size < world_size:
             raise ValueError(f"batch_size is {batch_size} over all processes, fewer than the {world_size} processes")
         if num_samples < world_size:
-            raise ValueError(f"{num_samples} samples cannot be shared by {world_size} processes: use at most {num_samples}")
+            raise ValueError(
+                f"{num_samples} samples cannot be shared by {world_size} processes: use at most {num_samples}"
+            )
         if shuffle and batch_size > num_samples:
             raise ValueError(f"batch_size is {batch_size}, more than the {num_samples} samples of the training set")
         self.num_samples = num_samples
@@ -107,7 +111,8 @@ class GlobalBatches(Sampler[Request]):
                 if one_pass * batches_per_pass + batch < first:
                     continue
                 start, stop = boundaries[batch], boundaries[batch + 1]
-                yield Request(order[start:stop][self.rank :: self.world_size], epoch, stop - start)
+                share = order[start:stop][self.rank :: self.world_size]
+                yield Request(share, epoch * self.passes + one_pass, stop - start)
 
     def _order(self, epoch: int, one_pass: int) -> Tensor:
         if not self.shuffle:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 import torch
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -28,13 +28,16 @@ class ImageSource(Protocol):
     """`[N]`, int64, as the data set gives it."""
     brightest: int
     """The stored value that stands for 1."""
+    num_uniform: int
+    """Random numbers that `fetch` needs for each training image; 0 where all is augmented on the device."""
 
     def fetch(self, row: Tensor, uniform: Tensor | None) -> Tensor:
         """Reads images.
 
         Args:
             row: `[B]`: which ones.
-            uniform: `[B, 4]` in [0, 1), to place the random crop of a training image with; None reads it whole or centred.
+            uniform: `[B, num_uniform]` in [0, 1): places the random crop of a training image; None reads it whole or
+                centred.
 
         Returns:
             `[B, C, H, W]`, uint8 in 0...`brightest`.
@@ -44,6 +47,8 @@ class ImageSource(Protocol):
 
 class ImagesInMemory:
     """Images of one size, held as one uint8 tensor `[N, C, H, W]`."""
+
+    num_uniform = 0
 
     def __init__(self, image: Tensor, label: Tensor, brightest: int = 255) -> None:
         self.image = image
@@ -55,7 +60,11 @@ class ImagesInMemory:
 
 
 class LabelledSet(Dataset[dict[str, Any]]):
-    """Some rows of a source, with the labels they are given. Fetched a request at a time."""
+    """Some rows of a source, with the labels they are given. Fetched a request at a time.
+
+    With a `seed` images are augmented: their batches carry the number of the visit that seeds it, until they are on the
+    device.
+    """
 
     def __init__(
         self, source: ImageSource, row: Tensor, label: Tensor, clean_label: Tensor | None, seed: int | None
@@ -70,14 +79,17 @@ class LabelledSet(Dataset[dict[str, Any]]):
         return len(self.row)
 
     def __getitem__(self, request: Request) -> dict[str, Any]:
-        index = request.indices
-        uniform = None if self.seed is None else sample_uniform(self.seed, request.epoch, index, count=4, stream=1)
+        index, uniform = request.indices, None
+        if self.seed is not None and self.source.num_uniform > 0:
+            uniform = sample_uniform(self.seed, request.visit, index, count=self.source.num_uniform, stream=1)
         batch: dict[str, Any] = {
             "image": self.source.fetch(self.row[index], uniform),
             "label": self.label[index],
             "index": index,
             "global_size": request.global_size,
         }
+        if self.seed is not None:
+            batch["visit"] = request.visit
         if self.clean_label is not None:
             batch["clean_label"] = self.clean_label[index]
         return batch
@@ -102,21 +114,30 @@ def stratified_split(label: Tensor, fraction: float, seed: int) -> tuple[Tensor,
     return torch.from_numpy(np.flatnonzero(~held_out)), torch.from_numpy(np.flatnonzero(held_out))
 
 
+def free_cores(trainer: Trainer | None) -> int:
+    """Loader processes for one of the machine's training processes: its share of the cores that may be used, 1 to 8."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(max(usable // (trainer.num_devices if trainer is not None else 1), 1), 8)
+
+
 class LabelledImages(LightningDataModule, ABC):
     """A data set of labelled images. Subclasses read it; everything else happens here.
 
-    `num_classes` and `image_shape` are known at once, `num_train_samples` after `setup("fit")`. The order of training samples
-    depends on (seed, epoch) alone, whatever the number of processes, and continues after an interruption inside an epoch.
+    `num_classes` and `image_shape` are known at once, `num_train_samples` after `setup("fit")`. The order of training
+    samples depends on (seed, epoch) alone, whatever the number of processes, and continues after an interruption inside
+    an epoch.
 
     Args:
         batch_size: training images of a step over all processes.
         label_noise: what makes training and validation labels wrong; None leaves them.
         validation_fraction: part of each class that is held out of training, in [0, 1). Its labels are as noisy.
-        evaluation_batch_size: images of a validation, test or prediction batch over all processes; None takes `batch_size`.
+        evaluation_batch_size: images of a validation, test or prediction batch over all processes; None takes
+            `batch_size`.
         crop_padding: zeros around a training image before it is cropped back at a random place, in pixels.
         flip: mirror half of the training images.
         passes_per_epoch: times that an epoch visits the training set; methods that train two networks in turn take 2.
-        num_workers: loader processes; sets in memory need none.
+        num_workers: loader processes; sets in memory need none, and None takes one for each free core, up to 8.
+        prefetch_factor: batches that each loader process reads ahead.
         seed: of split, noise, order and augmentation. On the command line it is `seed_everything` unless it is set.
 
     Raises:
@@ -136,21 +157,23 @@ class LabelledImages(LightningDataModule, ABC):
         crop_padding: int = 0,
         flip: bool = False,
         passes_per_epoch: int = 1,
-        num_workers: int = 0,
+        num_workers: int | None = 0,
         seed: int | None = None,
+        prefetch_factor: int = 2,
     ) -> None:
         super().__init__()
-        for key, value in {"batch_size": batch_size, "passes_per_epoch": passes_per_epoch}.items():
-            if value < 1:
-                raise ValueError(f"{key} must be at least 1, got {value}")
-        if evaluation_batch_size is not None and evaluation_batch_size < 1:
-            raise ValueError(f"evaluation_batch_size must be at least 1, got {evaluation_batch_size}")
+        for key, value, least in (
+            ("batch_size", batch_size, 1),
+            ("evaluation_batch_size", evaluation_batch_size, 1),
+            ("crop_padding", crop_padding, 0),
+            ("passes_per_epoch", passes_per_epoch, 1),
+            ("num_workers", num_workers, 0),
+            ("prefetch_factor", prefetch_factor, 1),
+        ):
+            if value is not None and value < least:
+                raise ValueError(f"{key} must be at least {least}, got {value}")
         if not 0 <= validation_fraction < 1:
             raise ValueError(f"validation_fraction must be in [0, 1), got {validation_fraction}")
-        if crop_padding < 0:
-            raise ValueError(f"crop_padding must be at least 0, got {crop_padding}")
-        if num_workers < 0:
-            raise ValueError(f"num_workers must be at least 0, got {num_workers}")
         self.batch_size = batch_size
         self.label_noise = label_noise
         self.validation_fraction = validation_fraction
@@ -159,6 +182,7 @@ class LabelledImages(LightningDataModule, ABC):
         self.flip = flip
         self.passes_per_epoch = passes_per_epoch
         self.num_workers = num_workers
+        self.prefetch_factor = prefetch_factor
         self.seed = 0 if seed is None else seed
         self.train_set: LabelledSet | None = None
         self.validation_set: LabelledSet | None = None
@@ -168,11 +192,20 @@ class LabelledImages(LightningDataModule, ABC):
 
     @abstractmethod
     def read_training(self) -> ImageSource:
-        """The training images, before any is held out. A missing or damaged file is a `FileNotFoundError` or `ValueError`."""
+        """The training images, before any is held out.
+
+        Raises:
+            FileNotFoundError: if they are missing, saying what was expected where.
+            ValueError: if a file is damaged, naming it.
+        """
 
     @abstractmethod
     def read_test(self) -> ImageSource:
         """The test images."""
+
+    def read_validation(self) -> ImageSource | None:
+        """The validation images of a set that has its own; otherwise they are held out of the training images."""
+        return None
 
     @property
     def num_train_samples(self) -> int:
@@ -210,6 +243,9 @@ class LabelledImages(LightningDataModule, ABC):
             self.validation_set = LabelledSet(
                 source, held_out, given[held_out], None if known is None else known[held_out], seed=None
             )
+        elif (own := self.read_validation()) is not None:
+            self._check_labels(own.label, "validation")
+            self.validation_set = LabelledSet(own, torch.arange(len(own.label)), own.label, None, seed=None)
         if self._corrected is not None:
             self.train_set.label.copy_(self._corrected)
 
@@ -228,12 +264,17 @@ class LabelledImages(LightningDataModule, ABC):
 
         Its rows are the whole set as it was read, so that `FromCSV` gives any other run the same labels.
         """
-        directory = self.trainer.log_dir if self.trainer is not None else None  # on every process: it is broadcast
-        if self.label_noise is None or directory is None or not self.trainer.is_global_zero or self.train_set is None:
+        trainer = self.trainer
+        directory = trainer.log_dir if trainer is not None else None  # on every process: it is broadcast
+        if trainer is None or directory is None or not trainer.is_global_zero:
+            return
+        if self.label_noise is None or self.train_set is None:
             return
         split = np.full(len(self._given), "validation", dtype=object)
         split[self.train_set.row.numpy()] = "training"
         columns = {"index": np.arange(len(split)), "label": self._given, "clean_label": self._clean, "split": split}
+        if (names := getattr(self.train_set.source, "names", None)) is not None:
+            columns["name"] = names
         Path(directory).mkdir(parents=True, exist_ok=True)
         partial = Path(directory, "labels.csv.partial")
         pd.DataFrame(columns).to_csv(partial, index=False)
@@ -290,20 +331,28 @@ class LabelledImages(LightningDataModule, ABC):
         return self._evaluation_loader(plain)
 
     def _evaluation_loader(self, images: LabelledSet) -> DataLoader:
+        rank, world_size = self._processes()
+        if self.evaluation_batch_size < world_size:
+            raise ValueError(
+                f"evaluation_batch_size is {self.evaluation_batch_size} over all processes, fewer than the "
+                f"{world_size} processes"
+            )
         batch_size = min(self.evaluation_batch_size, len(images))
-        return self._loader(images, GlobalBatches(len(images), batch_size, *self._processes()), self.seed)
+        return self._loader(images, GlobalBatches(len(images), batch_size, rank, world_size), self.seed)
 
     def _processes(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
 
     def _loader(self, images: LabelledSet, batches: GlobalBatches, seed: int) -> DataLoader:
+        num_workers = free_cores(self.trainer) if self.num_workers is None else self.num_workers
         return DataLoader(
             images,
             sampler=batches,
             batch_size=None,
-            num_workers=self.num_workers,
+            num_workers=num_workers,
             pin_memory=torch.cuda.is_available(),
-            persistent_workers=self.num_workers > 0,
+            persistent_workers=num_workers > 0,
+            prefetch_factor=self.prefetch_factor if num_workers > 0 else None,
             generator=torch.Generator().manual_seed(seed),
         )
 
@@ -311,12 +360,14 @@ class LabelledImages(LightningDataModule, ABC):
         """Augments training images where they are, and turns all images into the module's type, in [0, 1]."""
         image = batch["image"]
         assert self.trainer is not None
-        if self.trainer.training and (self.crop_padding or self.flip):
-            uniform = sample_uniform(self.seed, self.trainer.current_epoch, batch["index"], count=3)
+        visit = batch.pop("visit", None)
+        if visit is not None and (self.crop_padding or self.flip):
+            uniform = sample_uniform(self.seed, visit, batch["index"], count=3)
             image = crop_and_flip(image, uniform, self.crop_padding, self.flip)
         images = self.train_set or self.test_set
         assert images is not None
         dtype = self.trainer.lightning_module.dtype
+        assert isinstance(dtype, torch.dtype)
         precise = image.to(torch.promote_types(dtype, torch.float32))
         batch["image"] = precise.div_(images.source.brightest).to(dtype)
         return batch
@@ -334,6 +385,7 @@ class LabelledImages(LightningDataModule, ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """Corrected labels, and how far into its epoch the training is."""
+        assert self.trainer is not None
         batches = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
         if batches >= self.trainer.num_training_batches:  # the epoch is over: current_epoch is the next one
             batches = 0

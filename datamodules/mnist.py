@@ -70,9 +70,7 @@ class MNIST(LabelledImages):
 
     def _read(self, split: str) -> ImagesInMemory:
         directory = data_directory(self.data_dir, "MNIST")
-        files = [
-            Path(directory, "MNIST", "raw", f"{split}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1")
-        ]
+        files = [Path(directory, "MNIST", "raw", f"{split}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1")]
         for file in files:
             if not file.is_file():
                 raise FileNotFoundError(

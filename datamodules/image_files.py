@@ -1,0 +1,270 @@
+"""Images in files, decoded when they are asked for.
+
+A crop is a box in the source image that is resampled to a square, in one pass: of a JPEG, only as much resolution is
+decoded as the crop can use.
+"""
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+"""What image files end with, in any case."""
+
+
+class UnreadableImage(ValueError):
+    """A file that is not there, damaged or no image.
+
+    A loader's worker hands its errors on with its traceback as their message; of that, only the sentence itself is
+    shown.
+    """
+
+    def __str__(self) -> str:
+        return super().__str__().rsplit(f"{type(self).__name__}: ", maxsplit=1)[-1].strip()
+
+
+class Box(NamedTuple):
+    """Part of an image, in pixels of the source."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+def box_after_resizing(width: int, height: int, resize: int, size: int, place: Sequence[float] | None) -> Box:
+    """What a square of the resized image covers in the source.
+
+    Args:
+        width: of the source, in pixels.
+        height: likewise.
+        resize: length to which the short side is resized; the long side is rounded down.
+        size: side of the square, at most `resize`.
+        place: row and column in [0, 1), uniform over all places; None takes the centre.
+    """
+    short = min(width, height)
+    resized_width, resized_height = width * resize // short, height * resize // short
+    if place is None:
+        top, left = round((resized_height - size) / 2), round((resized_width - size) / 2)
+    else:
+        top = math.floor(place[0] * (resized_height - size + 1))
+        left = math.floor(place[1] * (resized_width - size + 1))
+    across, down = width / resized_width, height / resized_height
+    return Box(left * across, top * down, min((left + size) * across, width), min((top + size) * down, height))
+
+
+def box_of_random_area(
+    width: int, height: int, uniform: Sequence[float], scale: tuple[float, float], ratio: tuple[float, float]
+) -> Box:
+    """A box of random area, aspect ratio and place.
+
+    The area is uniform and the aspect ratio log-uniform; a box that does not fit is drawn anew, up to ten times, before
+    the greatest centred one with an allowed ratio is taken.
+
+    Source: Szegedy et al., Going Deeper with Convolutions, CVPR 2015, arXiv 1409.4842; as torchvision's
+    RandomResizedCrop.
+
+    Args:
+        width: of the source, in pixels.
+        height: likewise.
+        uniform: 22 numbers in [0, 1): row and column, then area and ratio of each attempt.
+        scale: least and greatest area, as parts of the image's.
+        ratio: least and greatest width over height.
+    """
+    row, column, *attempts = uniform
+    for area, shape in zip(attempts[::2], attempts[1::2], strict=True):
+        pixels = width * height * (scale[0] + area * (scale[1] - scale[0]))
+        aspect = ratio[0] * (ratio[1] / ratio[0]) ** shape
+        box_width, box_height = round(math.sqrt(pixels * aspect)), round(math.sqrt(pixels / aspect))
+        if 0 < box_width <= width and 0 < box_height <= height:
+            left, top = math.floor(column * (width - box_width + 1)), math.floor(row * (height - box_height + 1))
+            return Box(left, top, left + box_width, top + box_height)
+    box_width = min(width, round(height * ratio[1]))
+    box_height = min(height, round(width / ratio[0]))
+    left, top = (width - box_width) // 2, (height - box_height) // 2
+    return Box(left, top, left + box_width, top + box_height)
+
+
+class Crop:
+    """Resizes the short side and cuts out a square: at a random place in training, in the centre otherwise.
+
+    Args:
+        size: side of the square, in pixels.
+        resize: length of the short side, at least `size`.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    num_uniform = 2
+
+    def __init__(self, size: int, resize: int) -> None:
+        if size < 1:
+            raise ValueError(f"image_size must be at least 1, got {size}")
+        if resize < size:
+            raise ValueError(f"resize must be at least image_size, {size}, got {resize}")
+        self.size = size
+        self.resize = resize
+
+    def box(self, width: int, height: int, uniform: Sequence[float] | None) -> Box:
+        return box_after_resizing(width, height, self.resize, self.size, uniform)
+
+
+class ResizedCrop(Crop):
+    """Resizes a box of random area, aspect ratio and place to a square in training; otherwise like `Crop`.
+
+    Args:
+        size: side of the square, in pixels.
+        resize: length of the short side outside training, at least `size`.
+        min_area: least area of a box, as a part of the image's, in (0, 1]. Its aspect ratio is in 3/4...4/3.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    num_uniform = 22
+
+    def __init__(self, size: int, resize: int, min_area: float = 0.08) -> None:
+        super().__init__(size, resize)
+        if not 0 < min_area <= 1:
+            raise ValueError(f"min_area must be in (0, 1], got {min_area}")
+        self.min_area = min_area
+
+    def box(self, width: int, height: int, uniform: Sequence[float] | None) -> Box:
+        if uniform is None:
+            return super().box(width, height, None)
+        return box_of_random_area(width, height, uniform, (self.min_area, 1.0), (3 / 4, 4 / 3))
+
+
+def chosen_crop(image_size: int, resize: int, min_area: float | None) -> Crop:
+    """A `ResizedCrop` where a least area is given, otherwise a `Crop`."""
+    return Crop(image_size, resize) if min_area is None else ResizedCrop(image_size, resize, min_area)
+
+
+class ImageFiles:
+    """An `ImageSource` of files.
+
+    Args:
+        root: folder that the names are relative to.
+        names: `[N]`, one file each.
+        label: `[N]`, int64.
+        crop: what is cut out of an image.
+    """
+
+    brightest = 255
+
+    def __init__(self, root: Path, names: Sequence[str], label: Tensor, crop: Crop) -> None:
+        self.root = root
+        # One block of memory, which loader processes share; a million Python strings would be copied to each, touch by
+        # touch.
+        self._names = np.array([os.fsencode(name) for name in names], dtype=np.bytes_)
+        self.label = label
+        self.crop = crop
+        self.num_uniform = crop.num_uniform
+
+    @property
+    def names(self) -> list[str]:
+        """File names relative to the root, `[N]`."""
+        return [os.fsdecode(name) for name in self._names]
+
+    def fetch(self, row: Tensor, uniform: Tensor | None) -> Tensor:
+        batch = torch.empty(len(row), 3, self.crop.size, self.crop.size, dtype=torch.uint8)
+        numbers = [None] * len(row) if uniform is None else uniform.tolist()
+        for position, (file, own) in enumerate(zip(row.tolist(), numbers, strict=True)):
+            path = self.root / os.fsdecode(self._names[file])
+            batch[position] = torch.from_numpy(read_crop(path, self.crop, own)).permute(2, 0, 1)
+        return batch
+
+
+def read_crop(path: Path, crop: Crop, uniform: Sequence[float] | None) -> np.ndarray:
+    """Decodes an image, cuts out its crop and resizes it.
+
+    Args:
+        path: the file; its orientation tag is ignored, as torchvision does.
+        crop: what is cut out.
+        uniform: what places it; None takes the centre.
+
+    Returns:
+        `[size, size, 3]`, uint8, RGB; bilinear, with antialiasing.
+
+    Raises:
+        UnreadableImage: names the file.
+    """
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            box = crop.box(width, height, uniform)
+            # A JPEG decodes to 1/2, 1/4 or 1/8 of its size at less cost. Twice what the crop needs leaves no visible
+            # difference.
+            wanted = (
+                math.ceil(2 * crop.size * width / (box.right - box.left)),
+                math.ceil(2 * crop.size * height / (box.bottom - box.top)),
+            )
+            if drafted := image.draft("RGB", wanted):
+                part = drafted[1][2] / width
+                box = Box(*(edge * part for edge in box))
+            rgb = image if image.mode == "RGB" else image.convert("RGB")
+            return np.array(rgb.resize((crop.size, crop.size), Image.Resampling.BILINEAR, box))
+    except Exception as error:  # decoders raise almost anything for a damaged file
+        raise UnreadableImage(f"{path} cannot be read as an image ({error}); replace or remove it") from error
+
+
+def image_names(folder: Path) -> list[str]:
+    """The image files in a folder and its subfolders, sorted, relative to it. Hidden files are left out."""
+    found = []
+    for directory, subfolders, files in os.walk(folder, followlinks=True):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        prefix = Path(directory).relative_to(folder)
+        found += [
+            (prefix / file).as_posix() for file in files if file.lower().endswith(SUFFIXES) and not file.startswith(".")
+        ]
+    return sorted(found)
+
+
+def class_folders(split: Path) -> list[str]:
+    """The subfolders of a split, sorted: one class each.
+
+    Raises:
+        FileNotFoundError: if there is none, saying what was expected.
+        NotADirectoryError: if the split is a file.
+    """
+    expected = f"expected {split / '<class>' / '<image>'}, one folder for each class"
+    if split.is_file():
+        raise NotADirectoryError(f"{split} is a file; {expected}")
+    if not split.is_dir():
+        raise FileNotFoundError(f"{split} does not exist; {expected}")
+    found = sorted(entry.name for entry in os.scandir(split) if entry.is_dir() and not entry.name.startswith("."))
+    if not found:
+        raise FileNotFoundError(f"{split} holds no folder; {expected}")
+    return found
+
+
+def files_by_class(split: Path, classes: Sequence[str]) -> tuple[list[str], Tensor]:
+    """The images of a split that has one folder for each class, class by class and sorted by name.
+
+    Returns:
+        File names relative to `split`, and labels `[N]`, int64: positions in `classes`.
+
+    Raises:
+        FileNotFoundError: if a class has no folder or no image.
+    """
+    names: list[str] = []
+    counts = []
+    for name in classes:
+        if not (split / name).is_dir():
+            raise FileNotFoundError(f"{split} holds no folder {name}; expected {split / name / '<image>'}")
+        found = image_names(split / name)
+        if not found:
+            raise FileNotFoundError(
+                f"{split / name} holds no image; expected files that end with {', '.join(SUFFIXES)}"
+            )
+        names += [f"{name}/{file}" for file in found]
+        counts.append(len(found))
+    return names, torch.repeat_interleave(torch.arange(len(classes)), torch.tensor(counts))

@@ -1,0 +1,86 @@
+"""A user's own labelled images, one folder for each class."""
+
+from datamodules.corruptions.label_noise import LabelNoise
+from datamodules.data_directory import data_directory
+from datamodules.image_files import ImageFiles, chosen_crop, class_folders, files_by_class
+from datamodules.labelled_images import LabelledImages
+
+
+class ImageFolder(LabelledImages):
+    """Images in `train/<class>/` and `test/<class>/` of a folder, in any format that Pillow reads.
+
+    Classes are numbered in the order of their names, and so is `num_classes`, which the model must match.
+    `val/<class>/` validates where there is `test` too, and tests where there is not; its labels stay as they are.
+
+    Labels that were found elsewhere come in by `label_noise` of class `FromCSV`. Its index is the position among all
+    training images, class by class and sorted by file name; the `labels.csv` of a run with any label noise lists them
+    with their names.
+
+    Args:
+        data_dir: folder that holds `train`, and `test` or `val`.
+        validation_fraction: part of each class that is held out of training, in [0, 1); 0 leaves validation to `val`.
+        image_size: height and width of the images that the network gets, in pixels.
+        resize: short side that validation and test images are resized to before their centre is cut out, in pixels.
+        min_area: least part of an image's area that a training crop shows, in (0, 1]; None cuts training images as if
+            for testing, but at a random place.
+
+    Raises:
+        FileNotFoundError: if a folder is missing or empty.
+        ValueError: if an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        data_dir: str,
+        batch_size: int = 128,
+        label_noise: LabelNoise | None = None,
+        validation_fraction: float = 0.0,
+        evaluation_batch_size: int | None = None,
+        image_size: int = 224,
+        resize: int = 256,
+        min_area: float | None = 0.08,
+        flip: bool = True,
+        passes_per_epoch: int = 1,
+        num_workers: int | None = None,
+        prefetch_factor: int = 2,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(
+            batch_size,
+            label_noise,
+            validation_fraction,
+            evaluation_batch_size,
+            flip=flip,
+            passes_per_epoch=passes_per_epoch,
+            num_workers=num_workers,
+            prefetch_factor=prefetch_factor,
+            seed=seed,
+        )
+        self.crop = chosen_crop(image_size, resize, min_area)
+        self.root = data_directory(data_dir, "ImageFolder")
+        self.class_names = class_folders(self.root / "train")
+        self.num_classes = len(self.class_names)
+        self.image_shape = (3, image_size, image_size)
+
+    def read_training(self) -> ImageFiles:
+        return self._read("train")
+
+    def read_validation(self) -> ImageFiles | None:
+        splits = (self.root / "val", self.root / "test")
+        return self._read("val") if all(split.is_dir() for split in splits) else None
+
+    def read_test(self) -> ImageFiles:
+        splits = ("test", "val")
+        found = [name for name in splits if (self.root / name).is_dir()]
+        if not found:
+            raise FileNotFoundError(
+                f"ImageFolder: {self.root} holds neither test/<class>/<image> nor val/<class>/<image>"
+            )
+        return self._read(found[0])
+
+    def _read(self, split: str) -> ImageFiles:
+        assert self.class_names is not None
+        folder = self.root / split
+        if unknown := sorted(set(class_folders(folder)) - set(self.class_names)):
+            raise ValueError(f"{folder} holds a folder {unknown[0]}, which is no class of {self.root / 'train'}")
+        return ImageFiles(folder, *files_by_class(folder, self.class_names), self.crop)
