@@ -1,5 +1,6 @@
 """`fit`, `validate`, `test` and `predict`: LightningCLI with a run directory, resumption and readable errors."""
 
+import contextlib
 import difflib
 import importlib
 import inspect
@@ -111,10 +112,16 @@ class SaveConfig(SaveConfigCallback):
 
 
 class CommandLine(LightningCLI):
-    """The command line of one subcommand."""
+    """The command line of one subcommand.
 
-    def __init__(self, args: list[str]) -> None:
+    Args:
+        args: the subcommand and its arguments.
+        run: False parses and instantiates alone.
+    """
+
+    def __init__(self, args: list[str], run: bool = True) -> None:
         self.requested = args[0]
+        self.run = run
         self.resumed = _value_of(args, "--resume")
         if self.resumed is not None:
             config = Path(self.resumed, "config.yaml")
@@ -152,6 +159,10 @@ class CommandLine(LightningCLI):
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         """Only the one that was asked for: the parsers of all four take seconds to build."""
         return {self.requested: LightningCLI.subcommands()[self.requested]}
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        if self.run:
+            super()._run_subcommand(subcommand)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument(
@@ -336,8 +347,9 @@ def run(args: list[str]) -> int:
         place = getattr(line, "run_directory", None)
         if place is not None and place.is_dir():
             kept = place / "traceback.txt"
-            kept.write_text(traceback.format_exc())
-            message += f" (traceback: {kept})"
+            with contextlib.suppress(OSError):  # the disk may be what is full
+                kept.write_text(traceback.format_exc())
+                message += f" (traceback: {kept})"
         elif os.environ.get("NOISEWORKS_TRACEBACK"):
             traceback.print_exc()
         print(f"error: {message}", file=sys.stderr)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
@@ -222,3 +222,28 @@ def write_test_metrics(directory: Path, metrics: Mapping[str, float]) -> None:
         writer.writerow(["metric", "value"])
         writer.writerows(sorted(metrics.items()))
     os.replace(partial, directory / "test_metrics.csv")
+
+
+def load_run(
+    directory: str | os.PathLike[str], checkpoint: str | None = None
+) -> tuple[LightningModule, LightningDataModule]:
+    """Rebuilds a run's model and data from its `config.yaml`.
+
+    Args:
+        directory: the run directory.
+        checkpoint: the name of one in its `checkpoints`, `best` or `last`; None takes the one that is tested.
+
+    Returns:
+        The model with the weights of the checkpoint, in evaluation mode, and the DataModule, not set up yet.
+
+    Raises:
+        FileNotFoundError: if the run or the checkpoint is not there.
+        ValueError: if the checkpoint does not fit the configuration.
+    """
+    from experiments.command_line import CommandLine
+
+    line = CommandLine(["test", "--resume", str(directory)], run=False)
+    path = Path(directory, "checkpoints", f"{checkpoint or line.checkpoints.tested}.ckpt")
+    check_checkpoint(path, line.model)
+    line.model.load_state_dict(read_checkpoint(path)["state_dict"])
+    return line.model.eval(), line.datamodule

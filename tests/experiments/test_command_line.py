@@ -1,0 +1,169 @@
+"""The command line as a user meets it: what it writes, and what it says to bad input."""
+
+import csv
+import os
+import subprocess
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+import train
+from experiments.run_directory import check_checkpoint, load_run, read_checkpoint
+
+QUIET = ("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false")
+DEMO = ("fit", "--config", "configs/elr/demo.yaml", "--trainer.max_epochs", "2", *QUIET)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("run")
+    assert train.main([*DEMO, "--run_directory", str(directory), "--test_after_fit", "true"]) == 0
+    return directory
+
+
+def test_a_run_leaves_its_results_in_its_directory(finished: Path) -> None:
+    for name in ("config.yaml", "metrics.csv", "test_metrics.csv", "labels.csv", "early_learning.csv"):
+        assert (finished / name).is_file(), name
+    for name in ("checkpoints/last.ckpt", "checkpoints/best.ckpt", "figures/early_learning.png", "tensorboard"):
+        assert (finished / name).exists(), name
+    rows = list(csv.DictReader((finished / "metrics.csv").open()))
+    assert [row["epoch"] for row in rows if row["train/loss"]] == ["0", "1"]
+    assert not list(finished.rglob("*.partial"))
+
+
+def test_test_and_predict_continue_in_the_run_directory(finished: Path) -> None:
+    before = (finished / "test_metrics.csv").read_text()
+    assert train.main(["test", "--resume", str(finished), *QUIET]) == 0
+    plain = dict(line.split(",") for line in before.split()[1:] if not line.startswith("best_epoch/"))
+    assert dict(line.split(",") for line in (finished / "test_metrics.csv").read_text().split()[1:]) == plain
+    (finished / "test_metrics.csv").write_text(before)
+    assert train.main(["predict", "--resume", str(finished), *QUIET]) == 0
+    table = pd.read_parquet(finished / "predictions.parquet")
+    assert table["index"].tolist() == list(range(497))
+    model, data = load_run(finished)
+    data.setup("test")
+    image = data.test_set.source.image[:5].float() / 16
+    expected = model(image).softmax(dim=1).detach()
+    actual = torch.tensor(table.filter(like="probability_").to_numpy()[:5])
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-6)
+
+
+def test_checkpoints_hold_tensors_and_plain_values(finished: Path) -> None:
+    checkpoint = read_checkpoint(finished / "checkpoints" / "last.ckpt")
+    assert checkpoint["class_path"] == "lightning_modules.noisy_labels.elr.ELR"
+    assert "hyper_parameters" not in checkpoint
+
+
+def test_checkpoint_of_another_class_or_shape_is_refused(finished: Path) -> None:
+    model, _ = load_run(finished)
+    path = finished / "checkpoints" / "last.ckpt"
+    model.network = torch.nn.Linear(2, 2)
+    with pytest.raises(ValueError, match=r"network\.weight is missing"):
+        check_checkpoint(path, model)
+    other = ["test", "--config", "configs/elr/demo_baseline.yaml", "--ckpt_path", str(path)]
+    assert train.main([*other, "--run_directory", str(finished.parent / "other"), *QUIET]) == 1
+
+
+BAD_INPUT = {
+    "unknown key": (["--model.strenght", "3"], "did you mean strength"),
+    "wrong type": (["--trainer.max_epochs", "many"], "trainer.max_epochs: Expected a int, got many"),
+    "missing class": (["--model", "lightning_modules.noisy_labels.elr.ERL"], "ERL"),
+    "noise rate": (["--data.label_noise.noise_rate", "1.0"], "noise_rate must be in [0, 1), got 1.0"),
+    "batch larger than the set": (["--data.batch_size", "2000"], "batch_size is 2000, more than the 1170 samples"),
+    "number of classes": (["--model.num_classes", "7"], "model.num_classes is 7, and Digits has 10 classes"),
+    "network's input": (["--model.network.in_features", "65"], "does not accept images of shape [1, 8, 8]"),
+    "network's output": (["--model.network.out_features", "9"], "gives 9 logits, and model.num_classes is 10"),
+    "sampler": (["--trainer.use_distributed_sampler", "true"], "use_distributed_sampler must be false"),
+    "missing monitor": (["--checkpoint.monitor", "null"], "checkpoint.monitor must name a metric"),
+    "data_dir is a file": (["--data", "datamodules.cifar.CIFAR10", "--data.data_dir", "README.md"], "is a file"),
+    "missing data": (["--data", "datamodules.cifar.CIFAR10", "--data.data_dir", "nowhere"], "does not exist"),
+    "empty data_dir": (["--data", "datamodules.cifar.CIFAR10", "--data.data_dir", "docs_empty"], "does not exist"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD_INPUT.values(), ids=BAD_INPUT.keys())
+def test_bad_input_is_one_sentence(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.main([*DEMO, "--run_directory", str(tmp_path), *arguments]) in (1, 2)
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ")
+    assert message in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_unwritable_run_directory_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main([*DEMO, "--run_directory", "/proc/nowhere"]) == 1
+    assert "the run directory /proc/nowhere cannot be written" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_full_disk_is_one_sentence_and_keeps_the_last_good_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(tmp_path)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("this machine does not let root mount a small disk")
+    try:
+        assert train.main([*DEMO, "--run_directory", str(tmp_path / "run")]) == 1
+        assert "No space left on device" in capsys.readouterr().err.strip().splitlines()[-1]
+        for checkpoint in (tmp_path / "run" / "checkpoints").glob("*.ckpt"):
+            read_checkpoint(checkpoint)
+    finally:
+        subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+
+
+def test_there_is_no_such_subcommand(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main(["train"]) == 2
+    assert "choose one of fit" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("subcommand", ["fit", "validate", "test", "predict", "compare", "claim", "methods"])
+def test_overview_names_every_subcommand(subcommand: str) -> None:
+    assert f"\n  {subcommand} " in train.OVERVIEW
+
+
+@pytest.mark.parametrize("config", ["elr/demo.yaml", "elr_plus/demo.yaml", "elr/demo_baseline.yaml"])
+@pytest.mark.parametrize(
+    "options",
+    [("--trainer.precision", "bf16-mixed"), ("--trainer.gradient_clip_val", "0.5")],
+    ids=["mixed precision", "gradient clipping"],
+)
+def test_precision_and_clipping_work_with_every_method(config: str, options: tuple[str, ...], tmp_path: Path) -> None:
+    arguments = ["fit", "--config", f"configs/{config}", "--trainer.max_epochs", "4", *QUIET, *options]
+    assert train.main([*arguments, "--run_directory", str(tmp_path)]) == 0
+    losses = [float(r["train/loss"]) for r in csv.DictReader((tmp_path / "metrics.csv").open()) if r["train/loss"]]
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize(
+    ("config", "status"), [("elr/demo.yaml", 0), ("elr/demo_baseline.yaml", 0), ("elr_plus/demo.yaml", 1)]
+)
+def test_accumulation_works_or_is_refused_by_name(
+    config: str, status: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["fit", "--config", f"configs/{config}", "--trainer.max_epochs", "1", *QUIET]
+    result = train.main([*arguments, "--run_directory", str(tmp_path), "--trainer.accumulate_grad_batches", "3"])
+    assert result == status
+    if status:
+        assert "accumulate_grad_batches" in capsys.readouterr().err
+    else:
+        assert read_checkpoint(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == 4  # of 10 batches
+
+
+def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.main([*DEMO, "--run_directory", str(tmp_path)]) == 0
+    good = (tmp_path / "checkpoints" / "last.ckpt").read_bytes()
+    arguments = ["fit", "--resume", str(tmp_path), "--trainer.max_epochs", "4", *QUIET]
+    poisoned = read_checkpoint(tmp_path / "checkpoints" / "last.ckpt")
+    poisoned["state_dict"]["network.layers.0.bias"][:] = float("nan")
+    torch.save(poisoned, tmp_path / "poisoned.ckpt")
+    assert train.main([*arguments, "--ckpt_path", str(tmp_path / "poisoned.ckpt")]) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "the training loss became nan at step 20 (epoch 2, batch 0) on 128 samples with index" in error
+    assert (tmp_path / "checkpoints" / "last.ckpt").read_bytes() == good

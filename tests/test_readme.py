@@ -1,0 +1,49 @@
+"""The README's recipe for a new method is followed to the letter, in a copy of the project."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.command import ROOT, environment
+
+
+def recipe() -> dict[str, str]:
+    """The files that the section `Add a method` says to write: path and content."""
+    section = (ROOT / "README.md").read_text().split("## Add a method")[1].split("\n## ")[0]
+    return dict(re.findall(r"^`([\w/]+\.\w+)`:.*?\n\n```\w+\n(.*?)```", section, flags=re.DOTALL | re.MULTILINE))
+
+
+def test_a_method_is_one_module_one_yaml_and_one_test(tmp_path: Path) -> None:
+    for name in ("lightning_modules", "datamodules", "callbacks", "experiments", "configs", "tests"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("train.py", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    files = recipe()
+    assert [Path(name).suffix for name in files] == [".py", ".yaml", ".py"]
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    module, config, test = files
+
+    def python(*arguments: str) -> str:
+        result = subprocess.run(
+            [sys.executable, *arguments],
+            cwd=tmp_path,
+            env={**environment(), "PYTHONPATH": str(tmp_path), "COLUMNS": "300"},
+            capture_output=True,
+            text=True,
+        )
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout
+
+    python("-m", "ruff", "check", module, test)
+    python("-m", "pytest", "-q", test, "tests/test_imports.py")
+    listed = python("train.py", "methods")
+    assert "GeneralizedCrossEntropy" in listed
+    assert "1805.07836" in listed
+    python("train.py", "fit", "--config", config, "--run_directory", "run", "--test_after_fit", "true")
+    metrics = dict(line.split(",") for line in (tmp_path / "run" / "test_metrics.csv").read_text().split()[1:])
+    assert float(metrics["test/accuracy"]) > 0.8
+    assert (tmp_path / "run" / "figures" / "early_learning.png").stat().st_size > 0
