@@ -20,11 +20,13 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from experiments.run_directory import (
     MetricsTable,
     ResumableMetrics,
+    WholeCheckpoints,
     check_checkpoint,
     latest_checkpoint,
     make_directory,
@@ -206,13 +208,16 @@ class CommandLine(LightningCLI):
         saves = self.requested == "fit" and not options["trainer"]["fast_dev_run"]
         if saves:
             callbacks += self.checkpoints.callbacks(self.run_directory)
-        return super().instantiate_trainer(
+        trainer = super().instantiate_trainer(
             logger=[table, events, *loggers],
             callbacks=callbacks,
             default_root_dir=str(self.run_directory),
             enable_checkpointing=saves,
             **kwargs,
         )
+        if isinstance(trainer.strategy.checkpoint_io, TorchCheckpointIO):
+            trainer.strategy.checkpoint_io = WholeCheckpoints()
+        return trainer
 
     def after_instantiate_classes(self) -> None:
         # Lightning converts after it has loaded a checkpoint, which would round a float64 one to float32.

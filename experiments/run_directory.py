@@ -11,6 +11,7 @@ runs/<method>/<config>/<timestamp>/
 
 import csv
 import os
+import shutil
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
@@ -103,6 +105,31 @@ def check_checkpoint(path: Path, model: LightningModule) -> None:
     if problems and model.strict_loading:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise ValueError(f"{path} does not fit the configured model: {'; '.join(problems[:3])}{more}")
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint whole or not at all.
+
+    Lightning writes to the system's temporary folder and moves from there, which copies where that is another disk: a
+    full disk or a kill would then leave a torn file in place of the last good one.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        partial = Path(f"{path}.partial")
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with partial.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+            partial.unlink(missing_ok=True)
+            free = shutil.disk_usage(partial.parent).free
+            raise OSError(
+                f"the checkpoint {path} could not be written ({str(error).splitlines()[0]}); "
+                f"{free / 1e6:.0f} MB are free: make room and continue with --resume"
+            ) from error
 
 
 class MetricsTable(Logger):
