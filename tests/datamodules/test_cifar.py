@@ -1,0 +1,245 @@
+import hashlib
+import io
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torchvision
+from PIL import Image
+
+from datamodules.cifar import CIFAR, CIFAR10, CIFAR100, decode_parquet
+from datamodules.corruptions.label_noise import AsymmetricCIFAR10
+
+SETS = {CIFAR10: (10, b"labels"), CIFAR100: (100, b"fine_labels")}
+PER_CLASS = 2
+
+
+def content(num_classes: int, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Images `[N, 3, 32, 32]`, uint8, and labels: two of each class in training, one in testing."""
+    random = np.random.default_rng([num_classes, len(split)])
+    label = random.permutation(np.repeat(np.arange(num_classes), PER_CLASS if split == "train" else 1))
+    return random.integers(256, size=(len(label), 3, 32, 32), dtype=np.uint8), label
+
+
+def pickled(path: Path, value: dict[Any, Any]) -> tuple[str, str]:
+    """Writes a file and returns its name and its checksum, as torchvision keeps them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(pickle.dumps(value))
+    return path.name, hashlib.md5(path.read_bytes()).hexdigest()
+
+
+def write_torchvision_layout(kind: type[CIFAR], root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    num_classes, key = SETS[kind]
+    folder, key = root / kind.archive, key.decode()
+    files: dict[str, list[tuple[str, str]]] = {}
+    for split in ("train", "test"):
+        image, label = content(num_classes, split)
+        halves = np.array_split(np.arange(len(label)), 2 if split == "train" else 1)
+        files[split] = [
+            pickled(
+                folder / f"{split}_{number}", {"data": image[rows].reshape(len(rows), -1), key: label[rows].tolist()}
+            )
+            for number, rows in enumerate(halves)
+        ]
+    name, checksum = pickled(folder / "meta", {"names": [str(k) for k in range(num_classes)]})
+    monkeypatch.setattr(kind.torchvision_class, "train_list", files["train"])
+    monkeypatch.setattr(kind.torchvision_class, "test_list", files["test"])
+    monkeypatch.setattr(kind.torchvision_class, "meta", {"filename": name, "key": "names", "md5": checksum})
+
+
+def write_parquet_layout(kind: type[CIFAR], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for split in ("train", "test"):
+        image, label = content(SETS[kind][0], split)
+        shards = np.array_split(np.arange(len(label)), 2)
+        for number, rows in enumerate(shards):
+            encoded = []
+            for row in rows:
+                buffer = io.BytesIO()
+                Image.fromarray(image[row].transpose(1, 2, 0)).save(buffer, "png")
+                encoded.append({"bytes": buffer.getvalue(), "path": None})
+            table = pd.DataFrame({"img": encoded, kind.label_key: label[rows], "coarse_label": 0})
+            table.to_parquet(folder / f"{split}-{number:05d}-of-00002.parquet")
+
+
+def assert_read(data: CIFAR) -> None:
+    num_classes = SETS[type(data)][0]
+    for split, source in {"train": data.read_training(), "test": data.read_test()}.items():
+        image, label = content(num_classes, split)
+        assert source.image.dtype == torch.uint8
+        np.testing.assert_array_equal(source.image.numpy(), image)
+        assert source.label.dtype == torch.int64
+        np.testing.assert_array_equal(source.label.numpy(), label)
+    assert data.num_classes == num_classes
+    assert data.image_shape == (3, 32, 32)
+
+
+@pytest.mark.parametrize("kind", SETS)
+def test_torchvisions_layout(kind: type[CIFAR], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_torchvision_layout(kind, tmp_path, monkeypatch)
+    assert_read(kind(str(tmp_path)))
+
+
+@pytest.mark.parametrize("kind", SETS)
+@pytest.mark.parametrize("folder", [".", "plain_text", "{name}", "{name}/plain_text", "{name}/{name}"])
+def test_hugging_faces_layout(kind: type[CIFAR], folder: str, tmp_path: Path) -> None:
+    write_parquet_layout(kind, tmp_path / folder.format(name=kind.__name__.lower()))
+    assert_read(kind(str(tmp_path)))
+
+
+def test_the_environment_says_where_data_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_parquet_layout(CIFAR10, tmp_path / "cifar10")
+    monkeypatch.setenv("NOISEWORKS_DATA", str(tmp_path))
+    assert_read(CIFAR10())
+    with pytest.raises(FileNotFoundError, match=r"data\.data_dir .*elsewhere does not exist"):
+        CIFAR10(str(tmp_path / "elsewhere")).read_training()
+    monkeypatch.delenv("NOISEWORKS_DATA")
+    with pytest.raises(
+        FileNotFoundError, match=r"CIFAR-10: set data\.data_dir, or the environment variable NOISEWORKS_DATA"
+    ):
+        CIFAR10().read_training()
+
+
+def test_class_names_of_cifar10_fit_the_flips_of_its_noise() -> None:
+    names = CIFAR10.class_names
+    assert names is not None
+    flips = {(names[source], names[target]) for source, target in AsymmetricCIFAR10.flips}
+    assert flips == {
+        *{("truck", "automobile"), ("bird", "airplane"), ("deer", "horse"), ("cat", "dog"), ("dog", "cat")},
+    }
+
+
+# bad input
+
+
+def test_a_data_dir_that_is_a_file_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "cifar-10-python.tar.gz"
+    file.touch()
+    with pytest.raises(NotADirectoryError, match=r"CIFAR-10: data\.data_dir .*tar\.gz is a file"):
+        CIFAR10(str(file)).setup("fit")
+
+
+@pytest.mark.parametrize("kind", SETS)
+def test_an_empty_folder_says_what_was_expected_where_and_how_to_get_it(kind: type[CIFAR], tmp_path: Path) -> None:
+    expected = rf"{kind.name}: found neither {tmp_path}/{kind.archive} .* nor train-\*\.parquet .*download to true"
+    with pytest.raises(FileNotFoundError, match=expected):
+        kind(str(tmp_path)).setup("fit")
+
+
+def test_damaged_files_of_torchvisions_layout_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_torchvision_layout(CIFAR10, tmp_path, monkeypatch)
+    file = tmp_path / CIFAR10.archive / "train_1"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(FileNotFoundError, match=r"cifar-10-batches-py \(torchvision's layout, whole and undamaged\)"):
+        CIFAR10(str(tmp_path)).setup("fit")
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def rename_column(path: Path) -> None:
+    pd.read_parquet(path).rename(columns={"img": "image"}).to_parquet(path)
+
+
+def replace_image(path: Path) -> None:
+    table = pd.read_parquet(path)
+    table["img"] = [{"bytes": one["bytes"][:50], "path": None} for one in table["img"]]
+    table.to_parquet(path)
+
+
+@pytest.mark.parametrize("harm", [truncate, rename_column, replace_image, lambda path: path.write_bytes(b"")])
+def test_a_damaged_parquet_file_is_named(tmp_path: Path, harm: Callable[[Path], Any]) -> None:
+    write_parquet_layout(CIFAR10, tmp_path)
+    harm(tmp_path / "train-00001-of-00002.parquet")
+    with pytest.raises(
+        ValueError, match=r"train-00001-of-00002\.parquet is damaged or lacks the columns img, label \("
+    ):
+        CIFAR10(str(tmp_path)).setup("fit")
+
+
+def test_images_of_several_sizes_are_refused(tmp_path: Path) -> None:
+    encoded = []
+    for size in (32, 31):
+        buffer = io.BytesIO()
+        Image.new("RGB", (size, 32)).save(buffer, "png")
+        encoded.append({"bytes": buffer.getvalue(), "path": None})
+    file = tmp_path / "train-0.parquet"
+    pd.DataFrame({"img": encoded, "label": [0, 1]}).to_parquet(file)
+    with pytest.raises(ValueError, match=rf"{tmp_path} holds images of 2 sizes and not of one"):
+        decode_parquet([file], "img", "label")
+
+
+def test_labels_out_of_range_are_refused(tmp_path: Path) -> None:
+    write_parquet_layout(CIFAR10, tmp_path)
+    file = tmp_path / "train-00000-of-00002.parquet"
+    table = pd.read_parquet(file)
+    table.loc[3, "label"] = 10
+    table.to_parquet(file)
+    with pytest.raises(
+        ValueError, match=r"labels of the training set lie in 0\.\.\.10, and num_classes 10 allows 0\.\.\.9"
+    ):
+        CIFAR10(str(tmp_path)).setup("fit")
+
+
+# download
+
+
+@pytest.fixture
+def downloads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, bool]]:
+    """What torchvision was asked to download, in place of the download."""
+    asked: list[tuple[Path, bool]] = []
+
+    def record(root: Path, train: bool = True, download: bool = False) -> None:
+        asked.append((Path(root), download))
+
+    monkeypatch.setattr(CIFAR10, "torchvision_class", record)
+    return asked
+
+
+def test_nothing_is_downloaded_unless_asked_for(tmp_path: Path, downloads: list[tuple[Path, bool]]) -> None:
+    CIFAR10(str(tmp_path)).prepare_data()
+    assert downloads == []
+    CIFAR10(str(tmp_path / "new"), download=True).prepare_data()
+    assert downloads == [(tmp_path / "new", True)]
+    assert (tmp_path / "new").is_dir()
+
+
+def test_nothing_is_downloaded_that_is_there(tmp_path: Path, downloads: list[tuple[Path, bool]]) -> None:
+    write_parquet_layout(CIFAR10, tmp_path)
+    CIFAR10(str(tmp_path), download=True).prepare_data()
+    assert downloads == []
+
+
+# the real set
+
+
+@pytest.mark.data
+@pytest.mark.skipif("NOISEWORKS_DATA" not in os.environ, reason="needs NOISEWORKS_DATA with cifar10 in parquet")
+def test_the_real_parquet_files() -> None:
+    data = CIFAR10(str(Path(os.environ["NOISEWORKS_DATA"], "cifar10")), label_noise=AsymmetricCIFAR10(0.4), seed=0)
+    data.setup("fit")
+    data.setup("test")
+    assert data.train_set is not None
+    assert data.validation_set is not None
+    assert data.test_set is not None
+    assert (len(data.train_set), len(data.validation_set), len(data.test_set)) == (45_000, 5_000, 10_000)
+    for part, per_class in ((data.train_set, 4500), (data.validation_set, 500), (data.test_set, 1000)):
+        assert part.clean_label is not None
+        assert part.clean_label.bincount().tolist() == [per_class] * 10
+    assert data.train_set.clean_label is not None
+    wrong = torch.cat([part.label != part.clean_label for part in (data.train_set, data.validation_set)])
+    assert int(wrong.sum()) == 5 * 2000  # exactly 40 % of five classes of 5,000
+    mean = data.train_set.source.fetch(torch.arange(5000), None).double().mean(dim=(0, 2, 3)) / 255
+    torch.testing.assert_close(mean, torch.tensor([0.4914, 0.4822, 0.4465], dtype=torch.float64), atol=0.01, rtol=0)
+
+
+def test_torchvision_still_names_the_files_as_the_message_does() -> None:
+    assert torchvision.datasets.CIFAR10.base_folder == CIFAR10.archive
+    assert torchvision.datasets.CIFAR100.base_folder == CIFAR100.archive
