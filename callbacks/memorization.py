@@ -37,4 +37,5 @@ class Memorization(Callback):
             counts[2] += (false & (prediction == batch["clean_label"])).sum()
         counts = trainer.strategy.reduce(counts, reduce_op="sum")
         for name, count in {"memorized": counts[1], "recovered": counts[2]}.items():
-            pl_module.log(f"test/{name}", count / counts[0].clamp(min=1), rank_zero_only=False)
+            share = count / counts[0].clamp(min=1)
+            pl_module.log(f"test/{name}", share, reduce_fx="max", sync_dist=True)  # the same on all processes

@@ -16,6 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -359,4 +360,8 @@ def run(args: list[str]) -> int:
             traceback.print_exc()
         print(f"error: {message}", file=sys.stderr)
         return 1
+    finally:
+        # Left to the interpreter's end, the process group's threads can outlive what they need and abort the process.
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
     return 0
