@@ -2,6 +2,7 @@ import itertools
 import math
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import pytest
@@ -246,7 +247,7 @@ def test_every_mode_keeps_its_level(mode: Mode, p: float) -> None:
 def test_draws_are_fresh_counted_and_bounded(mode: Mode) -> None:
     for p in (0.45, 0.75, 0.999):
         claim, requests = drive(mode, voter(p, np.random.default_rng(3)))
-        seen = set()
+        seen: set[tuple[int, int]] = set()
         for stage, start, stop in requests:
             draws = {(stage, draw) for draw in range(start, stop)}
             assert draws
@@ -270,7 +271,7 @@ def test_fixed_is_certify() -> None:
     for hits in (499, 504, 600, 1000):
         claim, requests = drive(
             Fixed(n0=10, n=1000, alpha=0.01),
-            lambda r, hits=hits: [[hits, 1000 - hits]] if r.stage == 1 else [[5, 5]],
+            partial(lambda hits, r: [[hits, 1000 - hits]] if r.stage == 1 else [[5, 5]], hits),
         )
         assert requests == [Draws(0, 0, 10), Draws(1, 0, 1000)]
         assert claim.selected == 0  # the lowest of a tie
@@ -330,7 +331,7 @@ def test_input_specific_number_is_the_smallest_that_keeps_the_loss(pilot: int, r
 
 def test_input_specific_saves_most_where_the_class_is_unlikely_to_have_a_large_radius() -> None:
     mode = InputSpecific(max_loss=0.05)
-    needed = [drive(mode, lambda r, p=p: [[round(p * (r.stop - r.start)), 0]])[0].n for p in (0.6, 0.9, 1.0)]
+    needed = [drive(mode, partial(lambda p, r: [[round(p * (r.stop - r.start)), 0]], p))[0].n for p in (0.6, 0.9, 1.0)]
     assert needed == sorted(needed)
     assert needed[0] < needed[-1] < 100_000
 
