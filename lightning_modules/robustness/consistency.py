@@ -1,0 +1,95 @@
+"""Training with Gaussian noise, and consistency regularisation, for smoothed classifiers.
+
+The smoothed classifier g(x) = argmax_c P(f(x + sigma e) = c), e ~ N(0, I), is certified at a larger radius the more f
+agrees with itself on noisy copies of one image. With m copies, their predictions p_1 ... p_m and the mean prediction p,
+
+    L = mean_j CE(p_j, y) + lambda mean_j KL(p || p_j) + eta H(p).
+
+m = 1 is training with Gaussian noise alone (Cohen et al., 2019).
+
+Source: Jeong and Shin, Consistency Regularization for Certified Robustness of Smoothed Classifiers, NeurIPS 2020,
+arXiv 2006.04062.
+"""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassAccuracy
+
+from datamodules.batches import LabelledImageBatch, global_size, share
+from lightning_modules.classifier_steps import ClassifierSteps
+from lightning_modules.robustness.consistency_regularization import loss_on_copies
+from lightning_modules.robustness.noisy_copies import noisy_copies
+
+
+class Consistency(ClassifierSteps, LightningModule):
+    """Trains a base classifier for randomised smoothing. The callback `Certification` certifies it.
+
+    Args:
+        network: maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`.
+        num_classes: number of classes, K.
+        sigma: noise level that will be certified, in pixel units.
+        num_copies: noisy copies of each image in a step, m; 1 trains with Gaussian noise alone.
+        consistency_weight: lambda.
+        entropy_weight: eta.
+        optimizer: built on the network's trainable parameters.
+        lr_scheduler: stepped every epoch.
+
+    Raises:
+        ValueError: if `sigma` is not positive, `num_copies` is less than 1, or a weight is negative.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        num_classes: int,
+        sigma: float = 0.25,
+        num_copies: int = 2,
+        consistency_weight: float = 10.0,
+        entropy_weight: float = 0.5,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        lr_scheduler: LRSchedulerCallable = torch.optim.lr_scheduler.ConstantLR,
+    ) -> None:
+        super().__init__()
+        if not sigma > 0:
+            raise ValueError(f"sigma must be positive, got {sigma}")
+        if num_copies < 1:
+            raise ValueError(f"num_copies must be at least 1, got {num_copies}")
+        for key, value in {"consistency_weight": consistency_weight, "entropy_weight": entropy_weight}.items():
+            if value < 0:
+                raise ValueError(f"{key} must be at least 0, got {value}")
+        self.network = network
+        self.num_classes = num_classes
+        self.sigma = sigma
+        self.num_copies = num_copies
+        self.consistency_weight = consistency_weight
+        self.entropy_weight = entropy_weight
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.network(image)
+
+    def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
+        copies = noisy_copies(batch["image"], self.sigma, self.num_copies)
+        logits = self(copies.flatten(end_dim=1)).unflatten(0, copies.shape[:2])
+        loss = loss_on_copies(logits, batch["label"], self.consistency_weight, self.entropy_weight)
+        loss = share(batch) * loss
+        self.log(
+            "train/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=global_size(batch), sync_dist=True
+        )
+        return {"loss": loss, "logits": logits[0].detach()}
+
+    def _measure(self, batch: dict[str, Any], stage: str) -> None:
+        """One noisy copy of each image stands for the images that the classifier is made for."""
+        self.accuracy.update(self(noisy_copies(batch["image"], self.sigma, num_copies=1)[0]), batch["label"])
+        size = global_size(batch)
+        self.log(f"{stage}/accuracy_under_noise", self.accuracy, on_step=False, on_epoch=True, batch_size=size)
+
+    def configure_optimizers(self):
+        optimizer = self.optimizer(filter(lambda parameter: parameter.requires_grad, self.network.parameters()))
+        return [optimizer], [self.lr_scheduler(optimizer)]

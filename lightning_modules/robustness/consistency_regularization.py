@@ -1,0 +1,55 @@
+"""Agreement of a classifier with itself on noisy copies of an image.
+
+With the predictions p_1 ... p_m on m copies and their mean p,
+
+    L = mean_j CE(p_j, y) + lambda mean_j KL(p || p_j) + eta H(p).
+
+m = 1 is training with Gaussian noise alone (Cohen et al., 2019).
+
+Source: Jeong and Shin, Consistency Regularization for Certified Robustness of Smoothed Classifiers, NeurIPS 2020,
+arXiv 2006.04062.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def consistency(logits: Tensor, floor: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Disagreement among the copies of an image, and entropy of their mean prediction.
+
+    Args:
+        logits: `[m, B, K]`.
+        floor: probabilities below it, each copy's and the mean's, count as `floor` and have no gradient; in [0, 1).
+
+    Returns:
+        KL of the mean prediction to each copy's, averaged over copies, and the mean's entropy; both `[B]`, in nats.
+    """
+    lowest = math.log(floor) if floor > 0 else -math.inf
+    log_p = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=-1)
+    log_mean = (log_p.logsumexp(dim=0) - math.log(len(logits))).clamp(min=lowest)
+    mean = log_mean.exp()
+    divergence = (mean * (log_mean - log_p.clamp(min=lowest))).sum(dim=-1).mean(dim=0)
+    entropy = -(mean * log_mean).sum(dim=-1)
+    return divergence, entropy
+
+
+def loss_on_copies(
+    logits: Tensor, label: Tensor, consistency_weight: float, entropy_weight: float, floor: float = 0.0
+) -> Tensor:
+    """L above, averaged over the batch.
+
+    Args:
+        logits: `[m, B, K]`; the second and third term are left out where m is 1.
+        label: `[B]`.
+        consistency_weight: lambda.
+        entropy_weight: eta.
+        floor: of the probabilities in the second and third term.
+    """
+    loss = F.cross_entropy(logits.flatten(end_dim=1), label.repeat(len(logits)))
+    if len(logits) > 1:
+        divergence, entropy = consistency(logits, floor)
+        loss = loss + (consistency_weight * divergence + entropy_weight * entropy).mean()
+    return loss
