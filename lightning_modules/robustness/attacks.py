@@ -1,0 +1,381 @@
+"""Attacks on classifiers: the perturbation of an image, within a budget, that makes the classifier err.
+
+    max_d  L(x + d, y)   subject to  ||d||_p <= epsilon  and  x + d in [0, 1],   L(x, y) = -log p_y(x).
+
+Projected gradient ascent repeats, with step size a,
+
+    l_inf:  d <- clip(d + a sign(grad L), -epsilon, epsilon)
+    l_2:    d <- d' min(1, epsilon / ||d'||_2),   d' = d + a grad L / ||grad L||_2
+
+and clips x + d to [0, 1]. For a randomised classifier, p is the mean of softmax over m draws (expectation over
+transformation), so that grad L = -sum_j grad p_y^j / sum_j p_y^j.
+
+A network here maps images `[B, C, H, W]` in [0, 1] to logits `[B, K]`, row by row: in evaluation mode.
+
+Sources: Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks, ICLR 2018, arXiv 1706.06083;
+Athalye et al., Obfuscated Gradients Give a False Sense of Security, ICML 2018, arXiv 1802.00420; Salman et al.,
+Provably Robust Deep Learning via Adversarially Trained Smoothed Classifiers, NeurIPS 2019, arXiv 1906.04584; Croce and
+Hein, Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse Parameter-free Attacks, ICML 2020,
+arXiv 2003.01690.
+"""
+
+import importlib.util
+import math
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+Network = Callable[[Tensor], Tensor]
+Norm = Literal["linf", "l2"]
+
+
+def per_image(value: Tensor, image: Tensor) -> Tensor:
+    """Views `[B]` so that it broadcasts over `[B, C, H, W]`."""
+    return value.view(-1, *[1] * (image.ndim - 1))
+
+
+def size(perturbation: Tensor, norm: Norm) -> Tensor:
+    """Norm of each perturbation, `[B]`, in pixel units."""
+    order = math.inf if norm == "linf" else 2
+    return torch.linalg.vector_norm(perturbation.flatten(1), ord=order, dim=1)
+
+
+def project(perturbed: Tensor, image: Tensor, norm: Norm, epsilon: float) -> Tensor:
+    """Brings perturbed images back into the budget around the image, and then into [0, 1].
+
+    Clipping the image comes second and leaves the budget kept: it makes no entry of a perturbation larger.
+
+    Args:
+        perturbed: `[B, C, H, W]`.
+        image: `[B, C, H, W]`, in [0, 1].
+        norm: of the budget.
+        epsilon: the budget, in pixel units.
+    """
+    perturbation = perturbed - image
+    if norm == "linf":
+        within = perturbation.clamp(-epsilon, epsilon)
+    else:
+        length = per_image(size(perturbation, norm), image)
+        within = perturbation * torch.where(length > epsilon, epsilon / length, 1.0)
+    return (image + within).clamp(0, 1)
+
+
+def steepest_ascent(gradient: Tensor, norm: Norm) -> Tensor:
+    """The direction of unit norm in which a function with this gradient rises most: sign(g), or g / ||g||_2.
+
+    Args:
+        gradient: `[B, C, H, W]`. Where it is zero or NaN there is no direction, and the result is zero.
+        norm: that bounds the direction.
+    """
+    gradient = gradient.nan_to_num(nan=0.0)
+    if norm == "linf":
+        return gradient.sign()
+    # A small gradient's squares underflow, so it is brought to the scale of 1 first.
+    largest = per_image(size(gradient, "linf"), gradient)
+    scaled = gradient / torch.where(largest > 0, largest, 1.0)
+    return scaled / per_image(size(scaled, "l2"), gradient).clamp(min=1)
+
+
+def random_start(image: Tensor, norm: Norm, epsilon: float) -> Tensor:
+    """Perturbs images uniformly within the budget, from torch's generator, and clips them to [0, 1]."""
+    if norm == "linf":
+        drawn = (2 * torch.rand_like(image) - 1) * epsilon
+    else:
+        direction = steepest_ascent(torch.randn_like(image), "l2")
+        radius = epsilon * torch.rand(len(image), dtype=image.dtype, device=image.device) ** (1 / image[0].numel())
+        drawn = direction * per_image(radius, image)
+    return project(image + drawn, image, norm, epsilon)
+
+
+def log_mean_softmax(logits: Tensor) -> Tensor:
+    """Logarithm of the mean over m of softmax: `[m, B, K]` to `[B, K]`, in float32 or better."""
+    log_p = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=2)
+    return log_p.logsumexp(dim=0) - math.log(len(logits))
+
+
+def log_probability(network: Network, image: Tensor, num_draws: int) -> Tensor:
+    """Logarithm of the classifier's probabilities, `[B, K]`, averaged over draws of its randomness.
+
+    Args:
+        network: gives other logits at each call, if it is randomised.
+        image: `[B, C, H, W]`.
+        num_draws: m; evaluated side by side, in one batch of m B images.
+    """
+    copies = image.repeat(num_draws, *[1] * (image.ndim - 1))
+    return log_mean_softmax(network(copies).unflatten(0, (num_draws, len(image))))
+
+
+class Attacked(NamedTuple):
+    """Perturbed images and what the classifier makes of them."""
+
+    image: Tensor
+    """`[B, C, H, W]`, in [0, 1]."""
+    loss: Tensor
+    """`[B]`: L."""
+    fooled: Tensor
+    """`[B]`, bool: whether another class than the label is the likeliest."""
+
+
+def judge(image: Tensor, log_p: Tensor, label: Tensor) -> Attacked:
+    """Puts loss and success beside images, from log-probabilities `[B, K]` and labels `[B]`. NaN is no success."""
+    loss = -log_p.gather(1, label[:, None])[:, 0]
+    return Attacked(image, loss, (log_p.argmax(dim=1) != label) & ~loss.isnan())
+
+
+def worse(one: Attacked, other: Attacked) -> Attacked:
+    """Of two perturbations of each image, the one that is worse for the classifier: success first, then loss."""
+    take = torch.where(other.fooled == one.fooled, other.loss > one.loss, other.fooled)
+    return Attacked(
+        torch.where(per_image(take, one.image), other.image, one.image),
+        torch.where(take, other.loss, one.loss),
+        one.fooled | other.fooled,
+    )
+
+
+def attacked_with_gradient(network: Network, image: Tensor, label: Tensor, num_draws: int) -> tuple[Attacked, Tensor]:
+    """Judges images, and gives the gradient `[B, C, H, W]` of each one's loss. Parameters get no gradient.
+
+    Raises:
+        ValueError: if the network cannot be differentiated.
+    """
+    with torch.enable_grad():
+        image = image.detach().requires_grad_()
+        judged = judge(image, log_probability(network, image, num_draws), label)
+        gradient = None
+        if judged.loss.requires_grad:
+            (gradient,) = torch.autograd.grad(judged.loss.sum(), image, allow_unused=True)
+        if gradient is None:
+            raise ValueError("the network's logits have no gradient with respect to the image: PGD needs one")
+    return Attacked(*(value.detach() for value in judged)), gradient
+
+
+def projected_gradient_ascent(
+    network: Network,
+    image: Tensor,
+    label: Tensor,
+    start: Tensor,
+    norm: Norm,
+    epsilon: float,
+    steps: int,
+    step_size: float,
+    num_draws: int = 1,
+) -> Attacked:
+    """One ascent. The host waits for the device nowhere.
+
+    Args:
+        network: see above.
+        image: `[B, C, H, W]`, in [0, 1].
+        label: `[B]`, int64.
+        start: `[B, C, H, W]`: where it begins, within the budget and [0, 1].
+        norm: of the budget.
+        epsilon: the budget, in pixel units.
+        steps: gradient steps.
+        step_size: a, in pixel units.
+        num_draws: m, evaluations that each gradient is averaged over.
+
+    Returns:
+        The worst point on the way for each image, the start and the end included, so more steps never do less.
+    """
+    image, perturbed = image.detach(), start.detach()
+    kept: Attacked | None = None
+    for _ in range(steps):
+        here, gradient = attacked_with_gradient(network, perturbed, label, num_draws)
+        kept = here if kept is None else worse(kept, here)
+        perturbed = project(perturbed + step_size * steepest_ascent(gradient, norm), image, norm, epsilon)
+    with torch.no_grad():
+        end = judge(perturbed, log_probability(network, perturbed, num_draws), label)
+    return end if kept is None else worse(kept, end)
+
+
+def pgd(
+    network: Network,
+    image: Tensor,
+    label: Tensor,
+    norm: Norm,
+    epsilon: float,
+    steps: int,
+    step_size: float,
+    restarts: int = 1,
+    starts_at_random: bool = True,
+    num_draws: int = 1,
+) -> Attacked:
+    """The worst of several ascents for each image, and of the image itself.
+
+    Args:
+        network: see above.
+        image: `[B, C, H, W]`, in [0, 1].
+        label: `[B]`, int64.
+        norm: of the budget.
+        epsilon: the budget, in pixel units.
+        steps: gradient steps of each ascent.
+        step_size: a, in pixel units.
+        restarts: number of ascents. With `num_draws` 1 the network is taken as deterministic, and an image that it errs
+            on already is not attacked again: the host looks once for each restart.
+        starts_at_random: whether an ascent begins at random in the budget, or at the image.
+        num_draws: m, evaluations that each gradient is averaged over.
+    """
+    with torch.no_grad():
+        kept = judge(image.detach(), log_probability(network, image, num_draws), label)
+    for _ in range(restarts):
+        start = random_start(image, norm, epsilon) if starts_at_random else image
+        left = torch.arange(len(image), device=image.device)
+        if num_draws == 1:
+            left = left[~kept.fooled]
+        if len(left) == 0:
+            break
+        found = projected_gradient_ascent(
+            network, image[left], label[left], start[left], norm, epsilon, steps, step_size, num_draws
+        )
+        worst = worse(Attacked(*(value[left] for value in kept)), found)
+        kept = Attacked(*(old.index_copy(0, left, new) for old, new in zip(kept, worst, strict=True)))
+    return kept
+
+
+class Attack(ABC):
+    """An attack with all its settings."""
+
+    name: str | None
+    norm: Norm
+    epsilon: float
+    steps: int
+    restarts: int
+
+    @property
+    def title(self) -> str:
+        """What tables and metrics call it: its `name`, or kind, norm and epsilon."""
+        return self.name or f"{type(self).__name__.lower()}_{self.norm}_{self.epsilon:.4g}"
+
+    @abstractmethod
+    def perturb(self, network: Network, image: Tensor, label: Tensor) -> Tensor:
+        """Attacks images `[B, C, H, W]` in [0, 1] with labels `[B]`; random numbers come from torch's generator."""
+
+    def check(self) -> None:
+        """Refuses settings out of range.
+
+        Raises:
+            ValueError: names the setting.
+        """
+        if self.norm not in ("linf", "l2"):
+            raise ValueError(f"norm must be linf or l2, got {self.norm!r}")
+        if not 0 < self.epsilon < math.inf:
+            raise ValueError(f"epsilon must be positive, got {self.epsilon}")
+        if self.name is not None and not re.fullmatch(r"[\w.-]+", self.name):
+            raise ValueError(f"name must be of letters, digits, '_', '.' and '-', got {self.name!r}")
+
+
+@dataclass(frozen=True)
+class PGD(Attack):
+    """Projected gradient ascent.
+
+    Args:
+        norm: of the budget, `linf` or `l2`.
+        epsilon: the budget, in pixel units; 8/255 is 0.03137.
+        steps: gradient steps.
+        step_size: in pixel units; None takes 2.5 epsilon / steps, which can cross the ball from any start.
+        restarts: ascents, of which each image is given the worst.
+        random_start: whether an ascent begins at random in the budget, or at the image.
+        num_draws: evaluations that each gradient of a randomised classifier is averaged over.
+        name: in tables and metrics; None takes `pgd_<norm>_<epsilon>`.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    norm: Norm
+    epsilon: float
+    steps: int = 20
+    step_size: float | None = None
+    restarts: int = 1
+    random_start: bool = True
+    num_draws: int = 1
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        self.check()
+        for key, value in {"steps": self.steps, "restarts": self.restarts, "num_draws": self.num_draws}.items():
+            if value < 1:
+                raise ValueError(f"{key} must be at least 1, got {value}")
+        if self.step_size is not None and not self.step_size > 0:
+            raise ValueError(f"step_size must be positive, got {self.step_size}")
+        if self.restarts > 1 and not self.random_start and self.num_draws == 1:
+            raise ValueError(f"restarts {self.restarts} repeat the same ascent without random_start: set it to true")
+
+    def perturb(self, network: Network, image: Tensor, label: Tensor) -> Tensor:
+        step_size = 2.5 * self.epsilon / self.steps if self.step_size is None else self.step_size
+        return pgd(
+            network,
+            image,
+            label,
+            self.norm,
+            self.epsilon,
+            self.steps,
+            step_size,
+            self.restarts,
+            self.random_start,
+            self.num_draws,
+        ).image
+
+
+@dataclass(frozen=True)
+class AutoAttack(Attack):
+    """AutoAttack, as its authors publish it: two forms of projected gradient ascent that find their step size, FAB and
+    the Square attack, each on the images that withstood those before it.
+
+    Args:
+        norm: of the budget, `linf` or `l2`.
+        epsilon: the budget, in pixel units; on CIFAR-10 tables have 8/255 (0.03137) for `linf` and 0.5 for `l2`.
+        version: `standard`; `plus` for more attacks and restarts; `rand` for randomised classifiers, whose gradients
+            are averaged over 20 evaluations.
+        name: in tables and metrics; None takes `autoattack_<norm>_<epsilon>`.
+
+    Raises:
+        ModuleNotFoundError: if the package is not installed.
+        ValueError: if an argument is out of range.
+    """
+
+    norm: Norm
+    epsilon: float
+    version: Literal["standard", "plus", "rand"] = "standard"
+    name: str | None = None
+    steps = 100
+    restarts = 1
+
+    def __post_init__(self) -> None:
+        self.check()
+        if self.version not in ("standard", "plus", "rand"):
+            raise ValueError(f"version must be standard, plus or rand, got {self.version!r}")
+        if importlib.util.find_spec("pyautoattack") is None:
+            raise ModuleNotFoundError("AutoAttack needs the package pyautoattack: pip install noiseworks[attacks]")
+
+    def perturb(self, network: Network, image: Tensor, label: Tensor) -> Tensor:
+        """See `Attack`.
+
+        Raises:
+            ValueError: if the classifier has fewer than four classes, or images are too small for the Square attack.
+        """
+        import pyautoattack
+
+        with torch.no_grad():
+            num_classes = network(image[:1]).shape[1]
+        if num_classes < 4:
+            raise ValueError(f"AutoAttack's loss compares four classes, and this classifier has {num_classes}: use PGD")
+        if self.norm == "l2" and image.shape[2] < 5:
+            raise ValueError(
+                f"AutoAttack's l2 form needs images 5 pixels high, and these have {image.shape[2]}: use PGD"
+            )
+        attack = pyautoattack.AutoAttack(
+            network,
+            norm={"linf": "Linf", "l2": "L2"}[self.norm],
+            eps=self.epsilon,
+            version=self.version,
+            device=image.device,
+            seed=int(torch.randint(2**31, ())),
+        )
+        attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = min(9, num_classes - 1)
+        adversarial, _ = attack.run_standard_evaluation(image, label, batch_size=len(image))
+        return adversarial.detach()

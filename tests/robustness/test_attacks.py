@@ -1,0 +1,424 @@
+import importlib.util
+import itertools
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from lightning_modules.robustness.attacks import (
+    PGD,
+    Attack,
+    Attacked,
+    AutoAttack,
+    Network,
+    Norm,
+    attacked_with_gradient,
+    log_mean_softmax,
+    log_probability,
+    pgd,
+    project,
+    projected_gradient_ascent,
+    random_start,
+    size,
+    steepest_ascent,
+    worse,
+)
+
+SHAPE = (2, 3, 3)
+needs_autoattack = pytest.mark.skipif(
+    importlib.util.find_spec("pyautoattack") is None, reason="pyautoattack is not installed"
+)
+
+
+def numbers(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def half_space(weight: Tensor, offset: float) -> Network:
+    """Class 1 where w.x > offset, otherwise class 0."""
+    return lambda image: torch.stack([torch.zeros(len(image)), image.flatten(1) @ weight - offset], dim=1)
+
+
+def dual(weight: Tensor, norm: Norm) -> float:
+    """What w.d can reach with ||d|| = 1."""
+    return float(weight.abs().sum() if norm == "linf" else weight.norm())
+
+
+def best_direction(weight: Tensor, norm: Norm) -> Tensor:
+    return weight.sign() if norm == "linf" else weight / weight.norm()
+
+
+# closed forms of linear classifiers
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("starts_at_random", [True, False])
+def test_the_perturbation_of_a_linear_classifier_is_the_optimal_one(norm: Norm, starts_at_random: bool) -> None:
+    torch.manual_seed(0)
+    weight = numbers(18)
+    image, label = torch.full((6, *SHAPE), 0.5, dtype=torch.float64), torch.tensor([0, 1] * 3)
+    start = random_start(image, norm, 0.1) if starts_at_random else image
+    found = projected_gradient_ascent(half_space(weight, 0.3), image, label, start, norm, 0.1, 150, 0.02)
+    optimum = best_direction(weight, norm) * 0.1
+    expected = torch.where(label[:, None] == 0, optimum, -optimum)
+    torch.testing.assert_close((found.image - image).flatten(1), expected, rtol=0, atol=1e-7)  # the loss is flat there
+
+
+def test_the_optimum_within_the_box_is_the_clipped_one() -> None:
+    weight = numbers(18)
+    image, label = torch.rand(5, *SHAPE, generator=torch.Generator().manual_seed(1)).double(), torch.zeros(5).long()
+    found = pgd(half_space(weight, 0.0), image, label, "linf", 0.4, 30, 0.1, starts_at_random=False)
+    expected = (image.flatten(1) + 0.4 * weight.sign()).clamp(0, 1)
+    torch.testing.assert_close(found.image.flatten(1), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_robust_accuracy_of_a_half_space_is_known(norm: Norm) -> None:
+    """An image at distance |w.x - c| / ||w||_* withstands every smaller budget and no larger one."""
+    weight = numbers(18)
+    image = 0.5 + 0.2 * (torch.rand(200, *SHAPE, generator=torch.Generator().manual_seed(2)).double() - 0.5)
+    score = image.flatten(1) @ weight - 0.5 * weight.sum()
+    label = (score > 0).long()
+    distance = score.abs() / dual(weight, norm)
+    epsilon = float(distance.sort().values[99:101].mean())
+    assert epsilon < 0.4  # clipping plays no part
+    found = pgd(
+        half_space(weight, float(0.5 * weight.sum())),
+        image,
+        label,
+        norm,
+        epsilon,
+        100,
+        epsilon / 5,
+        starts_at_random=False,
+    )
+    assert torch.equal(found.fooled, distance < epsilon)
+    assert found.fooled.sum() == 100
+
+
+def test_loss_and_success_are_those_of_the_image_that_is_kept() -> None:
+    network, image, label = perceptron(), *images()
+    found = pgd(network, image, label, "linf", 0.1, 5, 0.03, restarts=2)
+    logits = network(found.image)
+    torch.testing.assert_close(found.loss, nn.functional.cross_entropy(logits, label, reduction="none"))
+    assert torch.equal(found.fooled, logits.argmax(1) != label)
+
+
+# budgets
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    norm=st.sampled_from(["linf", "l2"]),
+    epsilon=st.floats(1e-3, 3.0),
+    steps=st.integers(1, 4),
+    step_size=st.floats(1e-3, 2.0),
+    scale=st.sampled_from([1e-30, 1.0, 1e20]),
+    seed=st.integers(0, 1000),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+def test_budget_and_range_are_kept(
+    norm: Norm, epsilon: float, steps: int, step_size: float, scale: float, seed: int, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(seed)
+    image = torch.rand(3, *SHAPE, dtype=dtype).round(decimals=1)  # some pixels are 0 or 1
+    layer = nn.Linear(18, 4).to(dtype)
+    network = lambda image: scale * layer(image.flatten(1))  # noqa: E731
+    start = random_start(image, norm, epsilon)
+    found = pgd(network, image, torch.tensor([0, 1, 2]), norm, epsilon, steps, step_size, restarts=2).image
+    for perturbed in (start, found):
+        assert perturbed.dtype == dtype
+        assert (size(perturbed - image, norm) <= epsilon + 1e-6).all()
+        assert ((perturbed >= 0) & (perturbed <= 1)).all()
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_projection_is_the_nearest_point_of_the_ball(norm: Norm) -> None:
+    image = torch.full((4, *SHAPE), 0.5, dtype=torch.float64)
+    moved = image + 0.05 * numbers(4, *SHAPE)
+    inside = image + 0.001 * numbers(4, *SHAPE).sign()
+    torch.testing.assert_close(project(inside, image, norm, 0.05), inside, rtol=0, atol=1e-15)
+    nearest = project(moved, image, norm, 0.05)
+    for _ in range(50):
+        other = project(image + numbers(4, *SHAPE), image, norm, 0.05)
+        assert (size(moved - nearest, "l2") <= size(moved - other, "l2")).all()
+    assert torch.equal(project(nearest, image, norm, 1.0), nearest)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_starts_are_uniform_in_the_ball(norm: Norm) -> None:
+    """The share within a radius r is (r / epsilon)^d, and the direction has no preference."""
+    torch.manual_seed(0)
+    image = torch.full((20_000, 1, 1, 3), 0.5, dtype=torch.float64)
+    drawn = random_start(image, norm, 0.2) - image
+    for radius in (0.05, 0.1, 0.15):
+        share = (size(drawn, norm) < radius).double().mean()
+        expected = (radius / 0.2) ** 3
+        assert share == pytest.approx(expected, abs=4 * math.sqrt(expected * (1 - expected) / 20_000))
+    assert drawn.mean(0).abs().max() < 4 * 0.2 / math.sqrt(20_000)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_the_step_is_the_steepest_one(norm: Norm) -> None:
+    gradient = numbers(5, *SHAPE)
+    gradient[1] *= 1e-170  # its squares underflow
+    gradient[2] *= 1e200  # its squares overflow
+    step = steepest_ascent(gradient, norm)
+    torch.testing.assert_close(size(step, norm), torch.ones(5, dtype=torch.float64))
+    for g, s in zip(gradient, step, strict=True):
+        scaled = g.flatten() / g.abs().max()
+        assert scaled @ s.flatten() == pytest.approx(dual(scaled, norm), rel=1e-12)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_without_a_gradient_there_is_no_step(norm: Norm) -> None:
+    gradient = numbers(3, *SHAPE)
+    gradient[0], gradient[1, 0] = 0.0, math.nan
+    step = steepest_ascent(gradient, norm)
+    assert step.isfinite().all()
+    assert (step[0] == 0).all()
+    assert (step[1, 0] == 0).all()
+    image, label = images()
+    flat = pgd(lambda x: 0 * x.flatten(1)[:, :4], image, label, norm, 0.1, 3, 0.1, starts_at_random=False)
+    assert torch.equal(flat.image, image)
+    assert torch.equal(flat.fooled, label != 0)
+
+
+def test_a_classifier_that_turns_nan_is_not_fooled() -> None:
+    image, label = images()
+    found = pgd(lambda x: x.flatten(1)[:, :4] + (x - image).norm() * math.nan, image, label, "linf", 0.1, 3, 0.1)
+    assert found.image.isfinite().all()
+    assert not found.fooled.any()
+
+
+# more effort
+
+
+def perceptron() -> nn.Module:
+    torch.manual_seed(3)
+    layers = nn.Sequential(nn.Flatten(), nn.Linear(18, 32), nn.ReLU(), nn.Linear(32, 4)).double()
+    for parameter in layers.parameters():
+        parameter.data *= 3
+    return layers.eval()
+
+
+def images() -> tuple[Tensor, Tensor]:
+    image = torch.rand(64, *SHAPE, generator=torch.Generator().manual_seed(4)).double()
+    return image, perceptron()(image).argmax(1)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_more_steps_and_more_restarts_never_do_less(norm: Norm) -> None:
+    network, (image, label) = perceptron(), images()
+    epsilon = 0.05 if norm == "linf" else 0.15
+
+    def robust(steps: int, restarts: int) -> Tensor:
+        torch.manual_seed(5)
+        return ~pgd(network, image, label, norm, epsilon, steps, epsilon / 4, restarts).fooled
+
+    by_steps = [robust(steps, 2) for steps in (1, 2, 4, 8, 16)]
+    by_restarts = [robust(2, restarts) for restarts in (1, 2, 4, 8, 16)]
+    for series in (by_steps, by_restarts):
+        assert not any((less & ~more).any() for more, less in itertools.pairwise(series))
+        assert series[-1].sum() < series[0].sum()
+    assert 0 < by_steps[-1].sum() < len(image)
+
+
+def test_restarts_keep_the_worst() -> None:
+    """With several draws, where no restart is left out, the result is the worst of ascents from the same starts."""
+    network, (image, label) = perceptron(), images()
+    torch.manual_seed(6)
+    found = pgd(network, image, label, "linf", 0.05, 3, 0.01, restarts=3, num_draws=2)
+    torch.manual_seed(6)
+    ascents = [
+        projected_gradient_ascent(network, image, label, random_start(image, "linf", 0.05), "linf", 0.05, 3, 0.01, 2)
+        for _ in range(3)
+    ]
+    losses, fooled = torch.stack([one.loss for one in ascents]), torch.stack([one.fooled for one in ascents])
+    assert torch.equal(found.fooled, fooled.any(0))
+    among = torch.where(fooled == fooled.any(0), losses, -math.inf)
+    worst = among.max(0)
+    torch.testing.assert_close(found.loss, worst.values, rtol=0, atol=0)
+    chosen = torch.stack([one.image for one in ascents])[worst.indices, torch.arange(len(image))]
+    assert torch.equal(found.image, chosen)
+
+
+def test_success_outweighs_loss() -> None:
+    image = torch.zeros(4, *SHAPE)
+    one = Attacked(image, torch.tensor([1.0, 1.0, 5.0, 5.0]), torch.tensor([True, False, True, False]))
+    other = Attacked(image + 1, torch.tensor([2.0, 2.0, 2.0, 2.0]), torch.tensor([True, False, False, True]))
+    merged = worse(one, other)
+    assert merged.image[:, 0, 0, 0].tolist() == [1, 1, 0, 1]
+    assert merged.loss.tolist() == [2, 2, 5, 2]
+    assert merged.fooled.tolist() == [True, False, True, True]
+
+
+def test_images_already_wrong_stay_as_they_are() -> None:
+    network, (image, label) = perceptron(), images()
+    label = label.clone()
+    label[:10] = (label[:10] + 1) % 4
+    found = pgd(network, image, label, "linf", 0.05, 3, 0.02)
+    assert torch.equal(found.image[:10], image[:10])
+    assert found.fooled[:10].all()
+
+
+# randomised classifiers
+
+
+def test_the_gradient_is_that_of_the_mean_probability() -> None:
+    """For softmax(W (x + n_j)): grad p_y = p_y (w_y - sum_k p_k w_k), and -mean_j grad p_y^j / mean_j p_y^j."""
+    weight, noise, image, label = numbers(5, 18), numbers(7, 3, 18, seed=1), *(numbers(3, *SHAPE), torch.arange(3))
+    judged, gradient = attacked_with_gradient(
+        lambda copies: (copies.flatten(1) + noise.flatten(0, 1)) @ weight.T, image, label, num_draws=7
+    )
+    p = ((image.flatten(1) + noise) @ weight.T).softmax(-1)
+    p_y = p[:, torch.arange(3), label]
+    of_each = p_y[..., None] * (weight[label] - p @ weight)
+    expected = -of_each.mean(0) / p_y.mean(0)[:, None]
+    torch.testing.assert_close(gradient.flatten(1), expected, rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(judged.loss, -p_y.mean(0).log(), rtol=1e-12, atol=1e-14)
+    assert torch.equal(judged.fooled, p.mean(0).argmax(1) != label)
+
+
+def test_mean_softmax_in_logarithms() -> None:
+    logits = 3 * numbers(6, 4, 5)
+    torch.testing.assert_close(log_mean_softmax(logits).exp(), logits.softmax(-1).mean(0))
+    assert log_mean_softmax(logits.bfloat16()).dtype == torch.float32
+    image = numbers(4, *SHAPE)
+    torch.testing.assert_close(
+        log_probability(perceptron(), image, 3), perceptron()(image).log_softmax(1), rtol=1e-12, atol=0
+    )
+
+
+def test_each_draw_has_noise_of_its_own() -> None:
+    torch.manual_seed(0)
+    image = torch.zeros(1, *SHAPE, dtype=torch.float64)
+    p = log_probability(lambda x: torch.stack([torch.randn(len(x)), torch.zeros(len(x))], 1), image, 4000).exp()
+    assert p[0, 0] == pytest.approx(0.5, abs=0.02)
+    assert p[0, 0] != 0.5
+
+
+# what an attack leaves alone
+
+
+def test_the_network_is_left_as_it_was() -> None:
+    network = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Dropout(), nn.Linear(4, 4)).eval()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    image, label = torch.rand(4, *SHAPE), torch.arange(4)
+    original = image.clone()
+    pgd(network, image, label, "l2", 0.5, 3, 0.2, restarts=2, num_draws=2)
+    assert torch.equal(image, original)
+    assert not image.requires_grad
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in network.parameters())
+    assert not any(module.training for module in network.modules())
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+def test_an_ascent_never_waits_for_the_device() -> None:
+    """On the meta device every wait is an error."""
+    layer = nn.Linear(18, 4, device="meta")
+    image, label = torch.rand(4, *SHAPE, device="meta"), torch.zeros(4, dtype=torch.int64, device="meta")
+    for norm in ("linf", "l2"):
+        start = random_start(image, norm, 0.1)
+        projected_gradient_ascent(lambda x: layer(x.flatten(1)), image, label, start, norm, 0.1, 3, 0.1, 2)
+
+
+def test_a_network_without_gradient_is_refused() -> None:
+    image, label = images()
+    network = perceptron()
+    for broken in (lambda x: network(x.detach()), lambda x: network(x).detach()):
+        with pytest.raises(ValueError, match="no gradient with respect to the image"):
+            pgd(broken, image, label, "linf", 0.1, 2, 0.1)
+
+
+# settings
+
+
+def test_pgd_passes_its_settings_on() -> None:
+    network, (image, label) = perceptron(), images()
+    torch.manual_seed(1)
+    found = PGD("l2", 0.15, steps=3, step_size=0.07, restarts=2).perturb(network, image, label)
+    torch.manual_seed(1)
+    assert torch.equal(found, pgd(network, image, label, "l2", 0.15, 3, 0.07, 2).image)
+    still = PGD("linf", 0.05, steps=4, random_start=False).perturb(network, image, label)
+    assert torch.equal(still, pgd(network, image, label, "linf", 0.05, 4, 2.5 * 0.05 / 4, 1, False).image)
+
+
+def test_attacks_are_called_by_norm_and_budget_unless_named() -> None:
+    assert PGD("linf", 8 / 255).title == "pgd_linf_0.03137"
+    assert PGD("l2", 0.5, name="weak").title == "weak"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("norm", "l1"),
+        ("epsilon", 0.0),
+        ("epsilon", math.nan),
+        ("steps", 0),
+        ("step_size", 0.0),
+        ("restarts", 0),
+        ("num_draws", 0),
+        ("name", "a b"),
+    ],
+)
+def test_bad_arguments_are_named(key: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=key):
+        PGD(**{"norm": "linf", "epsilon": 0.1, key: value})
+
+
+def test_restarts_that_would_repeat_themselves_are_refused() -> None:
+    with pytest.raises(ValueError, match="restarts 3"):
+        PGD("linf", 0.1, restarts=3, random_start=False)
+
+
+# AutoAttack
+
+
+def test_without_the_package_its_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install noiseworks\[attacks\]"):
+        AutoAttack("linf", 0.1)
+
+
+@needs_autoattack
+@pytest.mark.parametrize(("key", "value"), [("norm", "l1"), ("epsilon", -1.0), ("version", "custom")])
+def test_bad_arguments_of_autoattack_are_named(key: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=key):
+        AutoAttack(**{"norm": "linf", "epsilon": 0.1, key: value})
+
+
+@needs_autoattack
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_autoattack_finds_the_exact_robust_accuracy_of_a_linear_classifier(norm: Norm) -> None:
+    """Between classes y and k the distance is (z_y - z_k) / ||w_y - w_k||_*."""
+    weight = numbers(5, 50).float()
+    image = 0.5 + 0.1 * (torch.rand(16, 2, 5, 5, generator=torch.Generator().manual_seed(8)) - 0.5)
+    logits = (image - 0.5).flatten(1) @ weight.T
+    label = logits.argmax(1)
+    between = weight[label][:, None] - weight
+    length = between.abs().sum(-1) if norm == "linf" else between.norm(dim=-1)
+    distance = ((logits.gather(1, label[:, None]) - logits) / length).nan_to_num(math.inf).min(1).values
+    epsilon = float(distance.sort().values[9:11].mean())
+    torch.manual_seed(0)
+    found = AutoAttack(norm, epsilon).perturb(lambda x: (x - 0.5).flatten(1) @ weight.T, image, label)
+    assert torch.equal(((found - 0.5).flatten(1) @ weight.T).argmax(1) != label, distance < epsilon)
+    assert (size(found - image, norm) <= epsilon + 1e-6).all()
+    assert ((found >= 0) & (found <= 1)).all()
+
+
+@needs_autoattack
+def test_what_autoattack_cannot_attack_is_refused() -> None:
+    with pytest.raises(ValueError, match="has 2: use PGD"):
+        AutoAttack("linf", 0.1).perturb(half_space(numbers(18), 0), *images())
+    with pytest.raises(ValueError, match="these have 3: use PGD"):
+        AutoAttack("l2", 0.1).perturb(perceptron(), *images())
+
+
+def test_attacks_are_abstract() -> None:
+    assert Attack.__abstractmethods__ == {"perturb"}
