@@ -230,7 +230,7 @@ class CommandLine(LightningCLI):
         self._check_given_checkpoint()
 
     def after_fit(self) -> None:
-        rank_zero_info(f"Run directory: {self.trainer.log_dir}")
+        self._say_where()
         if self.config.fit.test_after_fit:
             saved = Path(str(self.trainer.log_dir), "checkpoints")
             metrics = self._tested(saved / f"{self.checkpoints.tested}.ckpt")
@@ -238,6 +238,11 @@ class CommandLine(LightningCLI):
                 best = self._tested(saved / "best.ckpt")
                 metrics |= {f"best_epoch/{name}": value for name, value in best.items()}
             self._write_test_metrics(metrics)
+
+    def _say_where(self) -> None:
+        directory = self.trainer.log_dir  # broadcast: every process asks
+        if directory is not None:
+            rank_zero_info(f"Run directory: {directory}")
 
     def _tested(self, checkpoint: Path | None) -> dict[str, float]:
         path = None if checkpoint is None or self.trainer.fast_dev_run else str(checkpoint)  # type: ignore[attr-defined]
@@ -257,10 +262,10 @@ class CommandLine(LightningCLI):
     def test(self, **kwargs: Any) -> None:
         results = self.trainer.test(**kwargs)
         self._write_test_metrics({name: value for result in results for name, value in result.items()})
-        rank_zero_info(f"Run directory: {self.trainer.log_dir}")
+        self._say_where()
 
     def after_predict(self) -> None:
-        rank_zero_info(f"Run directory: {self.trainer.log_dir}")
+        self._say_where()
 
     def _choose_checkpoint(self) -> None:
         """Of a run that is given by its directory, the checkpoint its configuration says."""
