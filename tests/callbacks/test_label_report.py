@@ -1,0 +1,224 @@
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+from torch.nn import functional as F
+
+from callbacks import label_report
+from callbacks.label_report import LabelReport, label_score, precision_and_recall
+from datamodules.corruptions.label_noise import Symmetric
+from datamodules.digits import Digits
+from datamodules.labelled_images import ImagesInMemory
+from lightning_modules.classifier_steps import ClassifierSteps, accuracies
+from tests.command import run
+
+
+def test_score_is_the_closed_form_of_two_classes() -> None:
+    """With p = (a, 1 - a) the margin of class 0 is 2a - 1, so the score is a itself."""
+    a = torch.tensor([0.0, 0.1, 0.5, 1.0], dtype=torch.float64)
+    probability = torch.stack([a, 1 - a], dim=1)
+    torch.testing.assert_close(label_score(probability, torch.zeros(4, dtype=torch.int64)), a)
+    torch.testing.assert_close(label_score(probability, torch.ones(4, dtype=torch.int64)), 1 - a)
+
+
+def test_score_compares_with_the_most_probable_other_class() -> None:
+    probability = torch.tensor([[0.2, 0.5, 0.3]], dtype=torch.float64)
+    scores = [float(label_score(probability, torch.tensor([label]))) for label in range(3)]
+    assert scores == pytest.approx([(0.2 - 0.5 + 1) / 2, (0.5 - 0.3 + 1) / 2, (0.3 - 0.5 + 1) / 2])
+
+
+@settings(deadline=None, max_examples=50)
+@given(seed=st.integers(0, 2**31), num_classes=st.integers(2, 7), scale=st.sampled_from([0.1, 1.0, 30.0]))
+def test_score_below_a_half_is_another_prediction(seed: int, num_classes: int, scale: float) -> None:
+    random = torch.Generator().manual_seed(seed)
+    logits = scale * torch.randn(20, num_classes, generator=random, dtype=torch.float64)
+    label = torch.randint(num_classes, (20,), generator=random)
+    score = label_score(logits.softmax(dim=1), label)
+    assert ((score >= 0) & (score <= 1)).all()
+    assert torch.equal(score < 0.5, logits.argmax(dim=1) != label)
+
+
+def test_precision_and_recall_count_what_they_say() -> None:
+    suspected = np.array([1, 1, 1, 0, 0, 0], dtype=bool)
+    wrong = np.array([1, 1, 0, 1, 1, 0], dtype=bool)
+    assert precision_and_recall(suspected, wrong) == (2 / 3, 1 / 2)
+    assert precision_and_recall(np.zeros(6, dtype=bool), wrong) == (0.0, 0.0)
+
+
+class NearestMean(ClassifierSteps, LightningModule):
+    """Classifies by the nearest class mean of the images, given their true labels."""
+
+    num_classes = 10
+    mean: Tensor
+
+    def __init__(self, data: Digits) -> None:
+        super().__init__()
+        source = data.read_training()
+        image = source.image.flatten(1) / source.brightest
+        self.register_buffer("mean", torch.stack([image[source.label == k].mean(dim=0) for k in range(10)]))
+        self.metrics = accuracies(10)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return -4 * torch.cdist(image.flatten(1), self.mean.to(image.dtype)).square()
+
+
+def noisy_digits() -> Digits:
+    return Digits(batch_size=101, label_noise=Symmetric(0.4), validation_fraction=0.1, seed=3)
+
+
+def report(
+    directory: Path, callback: LabelReport, data: Digits, processes: int = 1, tests: int = 1
+) -> dict[str, float]:
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=processes,
+        strategy="ddp_fork" if processes > 1 else "auto",
+        default_root_dir=directory,
+        callbacks=[callback],
+        logger=False,
+        enable_progress_bar=False,
+        use_distributed_sampler=False,
+    )
+    for _ in range(tests):
+        (metrics,) = trainer.test(NearestMean(data), datamodule=data, verbose=False)
+    return {name.removeprefix("test/"): value for name, value in metrics.items()}
+
+
+def test_report_is_what_the_module_says_of_each_training_image(tmp_path: Path) -> None:
+    data = noisy_digits()
+    metrics = report(tmp_path, LabelReport(), data)
+    table = pd.read_csv(tmp_path / "label_report.csv")
+    assert list(table) == [
+        *("index", "row", "given", "proposed", "probability_given", "probability_proposed"),
+        *("score", "suspected", "clean_label"),
+    ]
+    assert sorted(table["index"]) == list(range(data.num_train_samples))
+    assert table["score"].is_monotonic_increasing
+    train = data.train_set
+    assert train is not None
+    source = train.source
+    assert isinstance(source, ImagesInMemory)
+    index = torch.tensor(table["index"])
+    assert table["row"].tolist() == train.row[index].tolist()
+    assert table["given"].tolist() == train.label[index].tolist()
+    assert table["clean_label"].tolist() == source.label[train.row[index]].tolist()
+    image = source.image[train.row[index]].double() / 16
+    probability = NearestMean(data)(image).softmax(dim=1)
+    given = torch.tensor(table["given"])
+    assert table["proposed"].tolist() == probability.argmax(dim=1).tolist()
+    for column, expected in (
+        ("probability_given", probability.gather(1, given[:, None])[:, 0]),
+        ("probability_proposed", probability.amax(dim=1)),
+        ("score", label_score(probability, given)),
+    ):
+        np.testing.assert_allclose(table[column], expected, rtol=0, atol=1e-5, err_msg=column)
+    suspected, wrong = table["suspected"] == 1, table["given"] != table["clean_label"]
+    assert suspected.tolist() == (table["given"] != table["proposed"]).tolist()
+    assert metrics["labels_suspected"] == pytest.approx(suspected.mean())
+    assert metrics["label_precision"] == pytest.approx((suspected & wrong).sum() / suspected.sum())
+    assert metrics["label_recall"] == pytest.approx((suspected & wrong).sum() / wrong.sum())
+    right_scores = table.loc[~wrong, "score"].to_numpy()
+    pairs = [(right_scores > score).mean() + (right_scores == score).mean() / 2 for score in table.loc[wrong, "score"]]
+    assert metrics["label_auroc"] == pytest.approx(np.mean(pairs), abs=1e-6)
+    assert min(metrics[f"label_{name}"] for name in ("precision", "recall", "auroc")) > 0.7
+    assert (tmp_path / "figures" / "label_report.png").stat().st_size > 10_000
+    assert sorted(path.name for path in tmp_path.rglob("*.*")) == ["label_report.csv", "label_report.png"]
+
+
+def test_two_processes_write_the_report_of_one(tmp_path: Path) -> None:
+    one = report(tmp_path / "one", LabelReport(), noisy_digits())
+    two = report(tmp_path / "two", LabelReport(), noisy_digits(), processes=2)
+    assert two == pytest.approx(one, abs=1e-6)
+    table, other = (pd.read_csv(tmp_path / name / "label_report.csv").set_index("index") for name in ("one", "two"))
+    pd.testing.assert_frame_equal(other.loc[table.index], table, rtol=0, atol=1e-5)
+    assert not list((tmp_path / "two").glob("*.npz"))
+
+
+def test_a_lower_threshold_suspects_fewer_and_errs_less(tmp_path: Path) -> None:
+    half = report(tmp_path / "half", LabelReport(), noisy_digits())
+    strict = report(tmp_path / "strict", LabelReport(threshold=0.05), noisy_digits())
+    assert strict["labels_suspected"] < half["labels_suspected"]
+    assert strict["label_precision"] > half["label_precision"]
+    assert strict["label_auroc"] == half["label_auroc"]
+
+
+def test_without_true_labels_there_is_no_precision_and_names_are_written(tmp_path: Path) -> None:
+    data = Digits(batch_size=101)
+    data.class_names = [f"digit {k}" for k in range(10)]
+    metrics = report(tmp_path, LabelReport(num_images=3), data)
+    assert set(metrics) == {"accuracy", "cross_entropy", "labels_suspected"}
+    table = pd.read_csv(tmp_path / "label_report.csv")
+    assert "clean_label" not in table
+    assert table["given_name"].tolist() == [f"digit {k}" for k in table["given"]]
+    assert table["proposed_name"].tolist() == [f"digit {k}" for k in table["proposed"]]
+
+
+def test_the_first_test_of_a_run_writes_the_files(tmp_path: Path) -> None:
+    callback = LabelReport()
+    report(tmp_path, callback, noisy_digits())
+    before = (tmp_path / "label_report.csv").stat().st_mtime_ns
+    assert "label_auroc" in report(tmp_path, callback, noisy_digits())
+    assert (tmp_path / "label_report.csv").stat().st_mtime_ns == before
+
+
+def test_cleanlab_judges_the_same_predictions(tmp_path: Path) -> None:
+    pytest.importorskip("cleanlab")
+    metrics = report(tmp_path, LabelReport(compare_with_cleanlab=True), noisy_digits())
+    table = pd.read_csv(tmp_path / "label_report.csv")
+    issues, wrong = table["suspected_by_cleanlab"] == 1, table["given"] != table["clean_label"]
+    assert metrics["label_precision_cleanlab"] == pytest.approx((issues & wrong).sum() / issues.sum())
+    assert metrics["label_recall_cleanlab"] == pytest.approx((issues & wrong).sum() / wrong.sum())
+    assert metrics["label_agreement_cleanlab"] == pytest.approx((issues == (table["suspected"] == 1)).mean())
+    assert metrics["label_precision_cleanlab"] > 0.8
+
+
+def test_cleanlab_finds_the_one_flipped_label() -> None:
+    pytest.importorskip("cleanlab")
+    label = torch.arange(60) % 3
+    probability = 0.9 * F.one_hot(label, 3) + 0.1 / 3
+    given = label.clone()
+    given[7] = 2
+    issues = label_report.find_label_issues(given.numpy(), probability.numpy())
+    assert np.flatnonzero(issues).tolist() == [7]
+
+
+def test_without_cleanlab_the_comparison_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(label_report, "find_spec", lambda name: None)
+    LabelReport()
+    with pytest.raises(ImportError, match=r"pip install 'noiseworks\[label-report\]'"):
+        LabelReport(compare_with_cleanlab=True)
+
+
+def test_what_cannot_be_judged_is_refused(tmp_path: Path) -> None:
+    class NoClassifier(LightningModule):
+        def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None: ...
+
+    trainer = Trainer(
+        accelerator="cpu", default_root_dir=tmp_path, callbacks=[LabelReport()], logger=False, enable_progress_bar=False
+    )
+    with pytest.raises(TypeError, match="LabelReport needs a Classifier, and NoClassifier lacks num_classes"):
+        trainer.test(NoClassifier(), datamodule=noisy_digits())
+
+
+@pytest.mark.parametrize(("key", "value"), [("threshold", 0.0), ("threshold", 1.0), ("num_images", 0)])
+def test_bad_arguments_are_named(key: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{key} must be .* got {value}"):
+        LabelReport(**{key: value})  # type: ignore[arg-type]
+
+
+def test_it_is_laid_over_an_experiment_as_a_second_config(tmp_path: Path) -> None:
+    run(
+        *("fit", "--config", "configs/elr/demo.yaml", "--config", "configs/callbacks/label_report.yaml"),
+        *("--trainer.max_epochs", "2", "--test_after_fit", "true", "--run_directory", tmp_path),
+        *("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"),
+    )
+    metrics = pd.read_csv(tmp_path / "test_metrics.csv")["metric"].tolist()
+    for name in ("label_precision", "label_recall", "label_auroc", "labels_suspected", "memorized"):
+        assert {f"test/{name}", f"best_epoch/test/{name}"} <= set(metrics)
+    assert (tmp_path / "figures" / "label_report.png").is_file()
