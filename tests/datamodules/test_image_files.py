@@ -36,6 +36,7 @@ from datamodules.image_folder import ImageFolder
 from datamodules.imagenet import ImageNet
 from datamodules.labelled_images import LabelledImages
 from datamodules.webvision import WebVision
+from experiments.run_directory import MetricsTable
 
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 
@@ -286,8 +287,8 @@ def trainer(directory: Path, epochs: int = 1) -> Trainer:
     return Trainer(
         accelerator="cpu",
         max_epochs=epochs,
-        default_root_dir=directory,
-        logger=False,
+        logger=MetricsTable(directory),
+        log_every_n_steps=1,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,

@@ -1,0 +1,394 @@
+"""Every experiment under configs/ trains one step at its own scale, and every demo runs to its end.
+
+The step runs on the meta device: tensors have shapes and no values. It is quick whatever the size, and whatever would
+make a GPU wait for its host (`.item()`, a condition on a tensor, `nonzero`, an index by a mask) is an error there.
+"""
+
+import functools
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+import train
+from datamodules.labelled_images import LabelledImages
+from experiments.command_line import CommandLine
+from lightning_modules.networks.mlp import MLP
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+NO_EXPERIMENTS = {"callbacks", "trainer"}  # folders of layers for a second --config
+EXPERIMENTS = [
+    path
+    for path in sorted(CONFIGS.glob("*/*.yaml"))
+    if path.name != "claim.yaml" and path.parent.name not in NO_EXPERIMENTS
+]
+DEMOS = [path for path in EXPERIMENTS if path.name.startswith("demo")]
+TRAINERS = sorted((CONFIGS / "trainer").glob("*.yaml"))
+
+
+def name(path: Path) -> str:
+    return path.relative_to(CONFIGS).with_suffix("").as_posix()
+
+
+class Parser(CommandLine):
+    """The command line up to the point where it has parsed."""
+
+    def before_instantiate_classes(self) -> None: ...
+    def instantiate_classes(self) -> None: ...
+    def after_instantiate_classes(self) -> None: ...
+    def _run_subcommand(self, subcommand: str) -> None: ...
+
+
+class Experiments:
+    """Reads the arguments of `fit`. One parser reads all: to build one takes longer than to use it."""
+
+    def __init__(self) -> None:
+        self.command_line = Parser(["fit", "--config", str(EXPERIMENTS[0])])
+        self.parsed = functools.cache(self._parsed)
+
+    def _parsed(self, *args: str | Path) -> Any:
+        return self.command_line.parser.parse_args(["fit", *map(str, args)])
+
+    def config(self, *args: str | Path) -> Any:
+        """The resolved configuration."""
+        return self.parsed(*args).clone().fit
+
+    def built(self, *args: str | Path) -> Any:
+        """Module, data and callbacks, with parameters that have no values."""
+        with torch.device("meta"):
+            return self.command_line.parser.instantiate(self.parsed(*args)).fit
+
+
+@pytest.fixture(scope="module")
+def experiments() -> Experiments:
+    return Experiments()
+
+
+# what a config says of itself
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=name)
+def test_a_config_begins_with_what_it_is_and_says_what_it_needs(path: Path) -> None:
+    lines = path.read_text().splitlines()
+    comment = lines[: next(number for number, line in enumerate(lines) if not line.startswith("# "))]
+    assert not comment[0].startswith("# needs:")
+    needs = [line for line in comment if line.startswith("# needs: ")]
+    assert len(needs) == 1
+    assert len(needs[0]) > len("# needs: ")
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=name)
+def test_a_config_says_which_checkpoint_is_tested_and_nothing_of_this_machine(path: Path) -> None:
+    config = yaml.safe_load(path.read_text())
+    assert config["checkpoint"]["tested"] in ("best", "last")
+    assert "data_dir" not in config["data"].get("init_args", {})
+    assert not {"devices", "num_nodes", "strategy"} & set(config["trainer"])
+
+
+# one training step
+
+
+class Trainer:
+    """What a module asks of its trainer while it is set up and takes its first step."""
+
+    num_training_batches = 1000
+    current_epoch = global_step = 0
+    world_size = 1
+    is_global_zero = training = True
+    strategy: Any = None
+
+    def __init__(self, options: Any, data: Any) -> None:
+        self.datamodule = data
+        self.accumulate_grad_batches = options.accumulate_grad_batches
+        self.max_epochs = options.max_epochs
+        self.estimated_stepping_batches = self.num_training_batches * self.max_epochs
+
+
+def meta_batch(data: Any) -> dict[str, Any]:
+    """A training batch of a DataModule, without values. A new kind of batch gets its lines here."""
+    assert isinstance(data, LabelledImages), f"say here what a batch of {type(data).__name__} is"
+    size = data.batch_size
+    whole = {key: torch.empty(size, dtype=torch.int64, device="meta") for key in ("label", "clean_label", "index")}
+    return {"image": torch.empty(size, *data.image_shape, device="meta"), "global_size": size, **whole}
+
+
+def take_a_step(module: LightningModule, trainer: Any, batch: dict[str, Any]) -> Tensor:
+    """Calls the hooks of a fit up to the end of its first batch, in Lightning's order, and returns the loss."""
+    module.to("meta")
+    module.trainer = trainer
+    module.log = module.log_dict = lambda *args, **kwargs: None  # type: ignore[method-assign, assignment]
+    module.setup("fit")
+    module.on_fit_start()
+    configured: Any = module.configure_optimizers()
+    [optimizer], [scheduler] = configured
+    module.train()
+    module.on_train_start()
+    module.on_train_epoch_start()
+    module.on_train_batch_start(batch, 0)
+    outputs: Any = None
+
+    def closure() -> Tensor:
+        nonlocal outputs
+        outputs = module.training_step(batch, 0)
+        optimizer.zero_grad()
+        outputs["loss"].backward()
+        return outputs["loss"]
+
+    module.optimizer_step(0, 0, optimizer, closure)
+    module.on_train_batch_end(outputs, batch, 0)
+    scheduler.step()
+    assert "logits" not in outputs or not outputs["logits"].requires_grad
+    return outputs["loss"]
+
+
+# Published or counted from the papers' tables: parameters in front of the classifier, and features that it maps.
+PARAMETERS = {
+    "CIFARResNet 20": (269_072, 64),
+    "CIFARStemResNet 34": (21_276_992, 512),
+    "PreActResNet18": (11_166_144, 512),
+    "resnet50": (23_508_032, 2048),
+    "inception_resnet_v2": (54_306_464, 1536),
+}
+
+
+def architecture(network: Any) -> str:
+    """The network that a config names, inside what normalises its images."""
+    arguments = network.init_args
+    if "network" in arguments:
+        return architecture(arguments.network)
+    if network.class_path.endswith(".timm_model"):
+        return arguments.name.split(".")[0]
+    return " ".join([network.class_path.rsplit(".", 1)[-1], *([str(arguments.depth)] if "depth" in arguments else [])])
+
+
+@pytest.mark.filterwarnings("ignore:.*lr_scheduler.step.*")  # PyTorch does not see the step that a hook took
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=name)
+def test_a_training_step_at_full_scale(path: Path, experiments: Experiments, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, built = experiments.config("--config", path), experiments.built("--config", path)
+    monkeypatch.setattr(type(built.data), "num_train_samples", 50_000, raising=False)
+    assert built.model.num_classes == built.data.num_classes
+    loss = take_a_step(built.model, Trainer(config.trainer, built.data), meta_batch(built.data))
+    assert loss.shape == ()
+    networks = [key for key in ("network", "second_network") if hasattr(built.model, key)]
+    for key in networks:
+        trained = [parameter for parameter in getattr(built.model, key).parameters() if parameter.requires_grad]
+        assert trained
+        counted = PARAMETERS.get(architecture(config.model.init_args[key]))
+        if counted is not None:
+            body, features = counted
+            num_parameters = sum(parameter.numel() for parameter in getattr(built.model, key).parameters())
+            assert num_parameters == body + (features + 1) * built.model.num_classes
+    stepped = [parameter.grad is not None for parameter in built.model.network.parameters() if parameter.requires_grad]
+    assert all(stepped)
+
+
+class Waits(LightningModule):
+    """Does something to its logits in each step."""
+
+    def __init__(self, action: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.network = MLP(64, [8], 10)
+        self.action = action
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        logits = self.network(batch["image"])
+        self.action(logits.detach())
+        return {"loss": nn.functional.cross_entropy(logits, batch["label"])}
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+        return [optimizer], [torch.optim.lr_scheduler.ConstantLR(optimizer)]
+
+
+@pytest.mark.filterwarnings("ignore:.*lr_scheduler.step.*")
+@pytest.mark.parametrize(
+    "action",
+    [
+        lambda logits: logits.sum().item(),
+        lambda logits: bool(logits.max() > 0),
+        lambda logits: logits[logits > 0],
+        lambda logits: logits.nonzero(),
+        lambda logits: logits.argmax(dim=1).unique(),
+        lambda logits: logits.argmax(dim=1).bincount(),
+        lambda logits: logits.cpu(),
+        lambda logits: logits.tolist(),
+    ],
+)
+def test_a_step_that_waits_for_the_device_fails(action: Callable[[Tensor], object]) -> None:
+    trainer = Trainer(types.SimpleNamespace(accumulate_grad_batches=1, max_epochs=1), data=None)
+    batch = {"image": torch.empty(4, 1, 8, 8, device="meta"), "label": torch.empty(4, dtype=torch.int64, device="meta")}
+    take_a_step(Waits(lambda logits: logits.argmax(dim=1)), trainer, batch)
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        take_a_step(Waits(action), trainer, batch)
+
+
+# whole runs
+
+
+@pytest.mark.parametrize("path", DEMOS, ids=name)
+def test_a_demo_runs_to_its_end(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("--trainer.fast_dev_run", "true", "--test_after_fit", "true", "--run_directory", str(tmp_path / "run"))
+    status = train.main(["fit", "--config", str(path), *arguments])
+    assert status == 0, capsys.readouterr().err
+
+
+# method and baseline
+
+OWN_KEYS = {"elr_plus": {"data.init_args.passes_per_epoch"}}  # ELR+ trains its two networks one pass after the other
+"""Keys outside `model` that belong to a method, and why."""
+
+
+def claimed_pairs() -> Iterator[tuple[Path, Path]]:
+    """The method and the baseline of every claim, and of every folder with a demo of both."""
+    for path in sorted(CONFIGS.glob("*/claim.yaml")):
+        claims = yaml.safe_load(path.read_text())
+        for claim in claims if isinstance(claims, list) else [claims]:
+            yield path.parent / claim["method"], (path.parent / claim["baseline"]).resolve()
+    for baseline in sorted(CONFIGS.glob("*/demo_baseline*.yaml")):
+        yield baseline.with_name("demo.yaml"), baseline
+
+
+def paper_pairs() -> Iterator[tuple[Path, Path]]:
+    """ELR and cross-entropy on each data set, which the paper trains alike."""
+    for baseline in sorted((CONFIGS / "cross_entropy").glob("*.yaml")):
+        if (method := CONFIGS / "elr" / baseline.name).is_file():
+            yield method, baseline
+
+
+PAIRS = sorted({*claimed_pairs(), *paper_pairs()})
+
+
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """The leaves of a configuration under their dotted names; a list is a leaf."""
+    if not isinstance(value, dict):
+        return {prefix: value}
+    return {key: leaf for name, inner in value.items() for key, leaf in flat(inner, f"{prefix}.{name}").items()}
+
+
+@pytest.mark.parametrize(("method", "baseline"), PAIRS, ids=lambda path: name(path))
+def test_method_and_baseline_differ_in_the_methods_own_keys_alone(method: Path, baseline: Path) -> None:
+    ours, theirs = (
+        {key[1:]: value for key, value in flat(yaml.safe_load(path.read_text())).items()} for path in (method, baseline)
+    )
+    differ = {key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key) or (key in ours) != (key in theirs)}
+    outside = {key for key in differ if key.split(".")[0] != "model"}
+    assert outside <= OWN_KEYS.get(method.parent.name, set())
+    trained_alike = tuple(f"model.init_args.{key}" for key in ("network", "num_classes", "optimizer", "lr_scheduler"))
+    assert not {key for key in differ if key.startswith(trained_alike)}
+
+
+def test_there_are_baselines_for_the_papers_tables() -> None:
+    names = {name(method) for method, _ in paper_pairs()}
+    tables = {f"elr/cifar{k}{kind}" for k in (10, 100) for kind in ("", "_asymmetric")}
+    assert names >= {*tables, "elr/clothing1m", "elr/webvision"}
+
+
+# the papers' settings
+
+MULTI_STEP = "torch.optim.lr_scheduler.MultiStepLR"
+# epochs, batch size, learning rate, weight decay, milestones, gamma (Liu et al., 2020, appendices G.2 and G.3)
+SCHEDULES: dict[str, tuple[int, int, float, float, list[int], float]] = {
+    "elr/cifar10": (120, 128, 0.02, 1e-3, [40, 80], 0.01),
+    "elr/cifar10_asymmetric": (120, 128, 0.02, 1e-3, [40, 80], 0.01),
+    "elr/cifar100": (150, 128, 0.02, 1e-3, [80, 120], 0.01),
+    "elr/cifar100_asymmetric": (150, 128, 0.02, 1e-3, [80, 120], 0.01),
+    "elr/clothing1m": (10, 64, 0.001, 1e-3, [5], 0.01),
+    "elr/webvision": (120, 32, 0.02, 5e-4, [40, 80], 0.01),
+    "elr_plus/cifar10": (200, 128, 0.02, 5e-4, [150], 0.1),
+    "elr_plus/cifar10_asymmetric": (200, 128, 0.02, 5e-4, [150], 0.1),
+    "elr_plus/cifar100": (250, 128, 0.02, 5e-4, [200], 0.1),
+    "elr_plus/cifar100_asymmetric": (250, 128, 0.02, 5e-4, [200], 0.1),
+    "elr_plus/clothing1m": (15, 64, 0.002, 1e-3, [7], 0.1),
+    "elr_plus/webvision": (100, 32, 0.02, 5e-4, [50], 0.1),
+}
+# lambda and beta (appendix G.4)
+TARGETS = {"cifar10": (3, 0.7), "cifar10_asymmetric": (1, 0.9), "cifar100": (7, 0.9), "cifar100_asymmetric": (7, 0.9)}
+TARGETS |= {"clothing1m": (3, 0.7), "webvision": (3, 0.7), "cifar10_cosine": (3, 0.7), "cifar100_cosine": (7, 0.9)}
+# mixup's alpha, decay of the average, its ramp, that of the regularisation, re-weighting (G.4 and the authors' configs)
+PLUS = {
+    "cifar10": (1, 0.997, 40000, 0, False),
+    "cifar10_asymmetric": (1, 0.997, 40000, 0, False),
+    "cifar100": (1, 0.997, 40000, 40000, True),
+    "cifar100_asymmetric": (1, 0.997, 40000, 40000, True),
+    "clothing1m": (1, 0.9999, None, 0, False),
+    "webvision": (1.5, 0.997, None, 0, False),
+}
+
+
+@pytest.mark.parametrize("key", SCHEDULES)
+def test_schedules_are_the_papers(key: str, experiments: Experiments) -> None:
+    config = experiments.config("--config", CONFIGS / f"{key}.yaml")
+    model, data = config.model.init_args, config.data.init_args
+    assert (model.optimizer.class_path, model.lr_scheduler.class_path) == ("torch.optim.SGD", MULTI_STEP)
+    optimizer, schedule = model.optimizer.init_args, model.lr_scheduler.init_args
+    assert optimizer.momentum == 0.9
+    found = (optimizer.lr, optimizer.weight_decay, list(schedule.milestones), schedule.gamma)
+    assert (config.trainer.max_epochs, data.batch_size, *found) == SCHEDULES[key]
+    assert (config.checkpoint.tested, config.checkpoint.monitor) == ("best", "val/accuracy")
+
+
+@pytest.mark.parametrize("key", ["elr/cifar10_cosine", "elr/cifar100_cosine"])
+def test_the_cosine_schedule_restarts_every_ten_epochs(key: str, experiments: Experiments) -> None:
+    config = experiments.config("--config", CONFIGS / f"{key}.yaml")
+    schedule = config.model.init_args.lr_scheduler
+    assert schedule.class_path == "torch.optim.lr_scheduler.CosineAnnealingWarmRestarts"
+    assert (schedule.init_args.T_0, schedule.init_args.T_mult, schedule.init_args.eta_min) == (10, 1, 0.001)
+    assert (config.trainer.max_epochs, config.model.init_args.optimizer.init_args.lr) == (150, 0.02)
+
+
+@pytest.mark.parametrize("method", ["elr", "elr_plus"])
+@pytest.mark.parametrize("data_set", TARGETS)
+def test_strengths_are_the_papers(method: str, data_set: str, experiments: Experiments) -> None:
+    path = CONFIGS / method / f"{data_set}.yaml"
+    if not path.is_file():
+        assert (method, data_set.endswith("cosine")) == ("elr_plus", True)
+        return
+    model = experiments.config("--config", path).model.init_args
+    assert (model.strength, model.momentum) == TARGETS[data_set]
+    if method == "elr_plus":
+        average = (model.average_decay, model.average_ramp_steps)
+        assert (model.mixup_alpha, *average, model.ramp_steps, model.reweight_labels) == PLUS[data_set]
+
+
+@pytest.mark.parametrize(
+    ("key", "batches"), [("elr/clothing1m", 2000), ("cross_entropy/clothing1m", 2000), ("elr_plus/clothing1m", 3000)]
+)
+def test_epochs_of_clothing1m_have_the_papers_length(key: str, batches: int, experiments: Experiments) -> None:
+    assert experiments.config("--config", CONFIGS / f"{key}.yaml").data.init_args.batches_per_epoch == batches
+
+
+# layers and overrides
+
+
+@pytest.mark.parametrize("layer", TRAINERS, ids=name)
+def test_a_trainer_says_where_an_experiment_runs_and_leaves_the_rest(layer: Path, experiments: Experiments) -> None:
+    path = CONFIGS / "elr" / "cifar10.yaml"
+    alone, layered = experiments.config("--config", path), experiments.config("--config", path, "--config", layer)
+    given = yaml.safe_load(layer.read_text())
+    assert set(given) == {"trainer"}
+    assert set(given["trainer"]) <= {"accelerator", "devices", "num_nodes", "strategy", "benchmark"}
+    for config in (alone, layered):
+        for key in given["trainer"]:
+            config.trainer.pop(key, None)
+        config.pop("config")
+    assert layered == alone
+    assert len(layered.trainer.callbacks) == 2
+
+
+def test_the_usual_trainers_are_there() -> None:
+    assert [path.stem for path in TRAINERS] == ["cpu", "ddp", "fsdp", "gpu", "multi_node"]
+
+
+@pytest.mark.parametrize(
+    "prefix", ["--data.label_noise.noise_rate", "--data.init_args.label_noise.init_args.noise_rate"]
+)
+def test_a_noise_rate_is_set_by_its_short_name_or_its_full_one(prefix: str, experiments: Experiments) -> None:
+    noise = experiments.config("--config", CONFIGS / "elr" / "cifar10.yaml", prefix, "0.6").data.init_args.label_noise
+    assert noise.class_path == "datamodules.corruptions.label_noise.Symmetric"
+    assert noise.init_args.noise_rate == 0.6
