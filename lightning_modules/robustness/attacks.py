@@ -369,7 +369,7 @@ class AutoAttack(Attack):
                 f"AutoAttack's l2 form needs images 5 pixels high, and these have {image.shape[2]}: use PGD"
             )
         attack = pyautoattack.AutoAttack(
-            network,
+            lambda perturbed: network(perturbed).to(perturbed.dtype),  # the package mixes the two
             norm={"linf": "Linf", "l2": "L2"}[self.norm],
             eps=self.epsilon,
             version=self.version,

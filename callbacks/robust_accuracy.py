@@ -1,0 +1,326 @@
+"""Accuracy of any classifier under attack."""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from callbacks.adversarial_figure import Example, draw_adversarial
+from callbacks.certification import SECONDS_BETWEEN_LOOKS, TestImages, _only_loader, hash_of_weights
+from callbacks.certification_log import write_atomically
+from lightning_modules.interfaces import Classifier, SmoothedClassifier, require
+from lightning_modules.robustness.attacks import Attack, AutoAttack, Network, log_mean_softmax, size
+from lightning_modules.robustness.smoothed_votes import GaussianSmoothing
+
+SECONDS_BETWEEN_LINES = 60.0
+CLEAN, PERTURBING, PERTURBED = 0, 1, 2  # what a block's random numbers are for
+
+
+class RobustAccuracy(Callback):
+    """Attacks the test set of any classifier, on any number of processes, before its other test metrics are computed.
+
+    An image counts as robust to an attack if it is classified rightly before and after it. In the run directory this
+    writes `robust_accuracy.csv`, with a row for each attack and tested checkpoint, `figures/adversarial.png`, and in
+    `robust_accuracy_rows` the predictions of each image; it logs `test/robust_accuracy_<attack>`.
+
+    Images are attacked in blocks of `batch_size`, whose random numbers depend on (seed, block, attack) alone: any
+    number of processes finds the same perturbations, and with the same weights and settings an interrupted evaluation
+    goes on after its last finished block. The directory must be one that all processes share.
+
+    Args:
+        attacks: what the classifier is attacked with, one by one: `lightning_modules.robustness.attacks.PGD` or
+            `AutoAttack`.
+        batch_size: images that a process attacks at once. Processes share out blocks of so many images, so with few
+            images a smaller one uses more processes.
+        skip: every which image of the set is attacked.
+        max: positions from here on are left out; None leaves out none.
+        sigma: standard deviation of Gaussian noise, in pixel units. If it is positive, the smoothed classifier is
+            attacked (by a `SmoothedClassifier` with its own votes), and 0 attacks the module as it is.
+        num_draws: evaluations of each image that decide its class, by majority; 1 for a deterministic classifier.
+        seed: of all random numbers.
+        num_shown: images in the figure.
+
+    Raises:
+        ValueError: if an argument is out of range, two attacks have one name, or `sigma` asks for more draws.
+    """
+
+    def __init__(
+        self,
+        attacks: list[Attack],
+        batch_size: int = 100,
+        skip: int = 1,
+        max: int | None = None,
+        sigma: float = 0.0,
+        num_draws: int = 1,
+        seed: int = 0,
+        num_shown: int = 8,
+    ) -> None:
+        if not attacks:
+            raise ValueError("attacks must name at least one, got []")
+        titles = [attack.title for attack in attacks]
+        if twice := sorted({title for title in titles if titles.count(title) > 1}):
+            raise ValueError(f"attacks must have different names, got {', '.join(twice)} twice: set `name`")
+        for key, value, least in (
+            ("batch_size", batch_size, 1),
+            ("skip", skip, 1),
+            ("max", max, 1),
+            ("num_draws", num_draws, 1),
+            ("seed", seed, 0),
+            ("num_shown", num_shown, 1),
+        ):
+            if value is not None and value < least:
+                raise ValueError(f"{key} must be at least {least}, got {value}")
+        if sigma < 0:
+            raise ValueError(f"sigma must be at least 0, got {sigma}")
+        if sigma > 0:
+            self._require_draws(sigma, num_draws, attacks)
+        self.attacks = attacks
+        self.batch_size = batch_size
+        self.skip = skip
+        self.max = max
+        self.sigma = sigma
+        self.num_draws = num_draws
+        self.seed = seed
+        self.num_shown = num_shown
+        self.results: dict[str, float] = {}
+
+    @staticmethod
+    def _require_draws(sigma: float, num_draws: int, attacks: Sequence[Attack]) -> None:
+        if num_draws == 1:
+            raise ValueError(f"num_draws must be at least 2 with sigma {sigma}: a smoothed class is that of most votes")
+        for attack in attacks:
+            if isinstance(attack, AutoAttack) and attack.version != "rand":
+                raise ValueError(f"{attack.title}: version must be rand with sigma {sigma}, got {attack.version}")
+            if getattr(attack, "num_draws", 2) == 1:
+                raise ValueError(f"{attack.title}: num_draws must be at least 2 with sigma {sigma}, got 1")
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "test":
+            return
+        if not (self.sigma > 0 and isinstance(pl_module, SmoothedClassifier)):
+            require(pl_module, Classifier, "RobustAccuracy")
+        if trainer.limit_test_batches == 0:
+            raise ValueError("trainer.limit_test_batches 0 leaves out testing and with it RobustAccuracy: set it to 1")
+        if isinstance(trainer.strategy, FSDPStrategy | DeepSpeedStrategy | ModelParallelStrategy):
+            raise ValueError(
+                f"RobustAccuracy needs a whole network in each process, and trainer.strategy "
+                f"{type(trainer.strategy).__name__} divides it: use ddp"
+            )
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        images = TestImages(trainer, _only_loader(trainer))
+        positions = range(len(images) if self.max is None else min(self.max, len(images)))[:: self.skip]
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            positions = positions[: trainer.world_size]
+        blocks = [positions[start : start + self.batch_size] for start in range(0, len(positions), self.batch_size)]
+        directory = Path(trainer.log_dir or trainer.default_root_dir)  # on every process: it is broadcast
+        rows = self._prepare_rows(trainer, pl_module, images, positions, directory)
+        pending = [number for number in range(len(blocks)) if not _path(rows, number).is_file()]
+        trainer.strategy.barrier("the finished blocks are known")
+        network = self._network(trainer, pl_module)
+        # Testing takes place in inference mode, whose tensors have no gradients.
+        with (
+            torch.inference_mode(False),
+            torch.no_grad(),
+            _generator_restored(pl_module.device),
+            trainer.precision_plugin.forward_context(),
+        ):
+            told = time.monotonic()
+            for number in pending[trainer.global_rank :: trainer.world_size]:
+                self._attack_block(network, images, number, blocks[number], rows, directory, trainer)
+                if time.monotonic() - told > SECONDS_BETWEEN_LINES:
+                    told = time.monotonic()
+                    done = sum(_path(rows, other).is_file() for other in range(len(blocks)))
+                    rank_zero_info(f"attacked {done} of {len(blocks)} blocks of {self.batch_size} images")
+        # Processes wait for each other by looking at files: a collective would time out.
+        while not all(_path(rows, number).is_file() for number in range(len(blocks))):
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+        table = self._table(pd.concat([pd.read_csv(_path(rows, number)) for number in range(len(blocks))]))
+        self.results = dict(zip(table["attack"], table["robust_accuracy"], strict=True))
+        if trainer.is_global_zero:
+            _write_table(table, Path(str(trainer.ckpt_path or "")).stem, directory / "robust_accuracy.csv")
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for name, value in self.results.items():
+            # All processes have the same value, and a maximum leaves it as it is.
+            pl_module.log(f"test/robust_accuracy_{name}", value, reduce_fx="max", sync_dist=True, batch_size=1)
+
+    def _prepare_rows(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        images: TestImages,
+        positions: range,
+        directory: Path,
+    ) -> Path:
+        """The folder of the rows that these settings give, as named by their hash, so that no others are mixed in."""
+        data = trainer.datamodule or images.loader.dataset  # type: ignore[attr-defined]
+        settings = {
+            "attacks": {attack.title: {"kind": type(attack).__name__, **asdict(attack)} for attack in self.attacks},  # type: ignore[call-overload]
+            "sigma": self.sigma,
+            "num_draws": self.num_draws,
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "skip": self.skip,
+            "num_images": len(positions),
+            "dataset": f"{type(data).__name__} of {len(images)} images",
+            "first_image": hashlib.blake2b(images[0].image.cpu().numpy().tobytes(), digest_size=16).hexdigest(),
+            "module": f"{type(pl_module).__module__}.{type(pl_module).__qualname__}",
+            "weights": hash_of_weights(pl_module),
+            "precision": str(trainer.precision),
+            "device": pl_module.device.type,
+        }
+        text = json.dumps(settings, indent=2) + "\n"
+        # Weights that are equal on all processes are hashed by each; the first one's name counts.
+        name = trainer.strategy.broadcast(hashlib.blake2b(text.encode(), digest_size=6).hexdigest())
+        rows = directory / "robust_accuracy_rows" / name
+        if trainer.is_global_zero:
+            rows.mkdir(parents=True, exist_ok=True)
+            (directory / "figures").mkdir(exist_ok=True)
+            write_atomically(rows / "settings.json", text)
+        trainer.strategy.barrier("the folder of rows is made")
+        if not rows.is_dir():
+            raise FileNotFoundError(
+                f"{rows} was made by the first process and is not visible to this one: the run directory must be on "
+                f"storage that all processes share"
+            )
+        return rows
+
+    def _network(self, trainer: Trainer, pl_module: LightningModule) -> Network:
+        """The classifier that is attacked: images to logits, of one draw if it is smoothed."""
+
+        def network(image: Tensor) -> Tensor:
+            return pl_module(trainer.precision_plugin.convert_input(image))
+
+        if not self.sigma > 0:
+            return network
+        smoothed = pl_module if isinstance(pl_module, SmoothedClassifier) else GaussianSmoothing(network)
+
+        def one_draw(image: Tensor) -> Tensor:
+            return log_mean_softmax(smoothed.smoothed_logits(image, torch.randn_like(image), self.sigma))
+
+        return one_draw
+
+    def _attack_block(
+        self,
+        network: Network,
+        images: TestImages,
+        number: int,
+        positions: range,
+        rows: Path,
+        directory: Path,
+        trainer: Trainer,
+    ) -> None:
+        """Attacks one block and writes its rows. With the first one goes the figure."""
+        block = [images[position] for position in positions]
+        image = torch.stack([one.image for one in block])
+        label = torch.tensor([one.label for one in block], device=image.device)
+        self._seed(number, 0, CLEAN)
+        prediction = self._predict(network, image, positions)
+        right = (prediction == label).nonzero()[:, 0]
+        frames, examples = [], []
+        for place, attack in enumerate(self.attacks):
+            adversarial, attacked_prediction = image.clone(), prediction.clone()
+            if len(right):
+                self._seed(number, place, PERTURBING)
+                adversarial[right] = attack.perturb(network, image[right], label[right]).to(image.dtype)
+                self._seed(number, place, PERTURBED)
+                attacked_prediction[right] = self._predict(network, adversarial[right], positions)
+            columns = {
+                "index": list(positions),
+                "label": label.tolist(),
+                "prediction": prediction.tolist(),
+                "attack": attack.title,
+                "prediction_under_attack": attacked_prediction.tolist(),
+                "perturbation": size(adversarial - image, attack.norm).tolist(),
+            }
+            frames.append(pd.DataFrame(columns))
+            shown = right[: self.num_shown]
+            examples.append(Example(attack.title, adversarial[shown].cpu(), attacked_prediction[shown].tolist()))
+        if number == 0:
+            shown = right[: self.num_shown]
+            names = getattr(getattr(trainer, "datamodule", None), "class_names", None)
+            figure = draw_adversarial(image[shown].cpu(), prediction[shown].tolist(), examples, names)
+            picture = BytesIO()
+            figure.savefig(picture, dpi=150, format="png")
+            partial = directory / "figures" / "adversarial.png.partial"
+            partial.write_bytes(picture.getvalue())
+            os.replace(partial, partial.with_suffix(""))
+        write_atomically(_path(rows, number), pd.concat(frames).to_csv(index=False))
+
+    def _seed(self, block: int, attack: int, purpose: int) -> None:
+        words = [self.seed, block, attack, purpose]
+        torch.manual_seed(int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1))
+
+    def _predict(self, network: Network, image: Tensor, positions: range) -> Tensor:
+        """The class of most votes among `num_draws` evaluations, `[B]`; ties go to the lowest.
+
+        Raises:
+            ValueError: if logits are NaN.
+        """
+        votes: Tensor | None = None
+        for _ in range(self.num_draws):
+            logits = network(image)
+            if logits.isnan().any():
+                raise ValueError(
+                    f"the network's logits are NaN for images in {positions[0]}...{positions[-1]} of the test set"
+                )
+            vote = torch.nn.functional.one_hot(logits.argmax(dim=1), logits.shape[1])
+            votes = vote if votes is None else votes + vote
+        assert votes is not None
+        return votes.argmax(dim=1)
+
+    def _table(self, rows: pd.DataFrame) -> pd.DataFrame:
+        table = []
+        for attack in self.attacks:
+            of_attack = rows[rows["attack"] == attack.title]
+            clean = of_attack["prediction"] == of_attack["label"]
+            withstood = of_attack["prediction_under_attack"] == of_attack["label"]
+            table.append(
+                {
+                    "attack": attack.title,
+                    "norm": attack.norm,
+                    "epsilon": attack.epsilon,
+                    "steps": attack.steps,
+                    "restarts": attack.restarts,
+                    "num_images": len(of_attack),
+                    "clean_accuracy": clean.mean(),
+                    "robust_accuracy": (clean & withstood).mean(),
+                    "largest_perturbation": of_attack["perturbation"].max(),
+                }
+            )
+        return pd.DataFrame(table)
+
+
+def _path(rows: Path, block: int) -> Path:
+    return rows / f"block_{block:05d}.csv"
+
+
+def _write_table(table: pd.DataFrame, checkpoint: str, path: Path) -> None:
+    """Adds a table to a file, in place of that of the same checkpoint."""
+    table.insert(0, "checkpoint", checkpoint or "none")
+    if path.is_file():
+        earlier = pd.read_csv(path, keep_default_na=False)
+        table = pd.concat([earlier[earlier["checkpoint"] != table["checkpoint"].iloc[0]], table])
+    write_atomically(path, table.to_csv(index=False))
+
+
+@contextmanager
+def _generator_restored(device: torch.device) -> Iterator[None]:
+    """Leaves torch's generators as they were."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        yield
