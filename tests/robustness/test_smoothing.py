@@ -245,7 +245,7 @@ def test_every_mode_keeps_its_level(mode: Mode, p: float) -> None:
 
 @pytest.mark.parametrize("mode", MODES, ids=lambda mode: f"{mode.name}")
 def test_draws_are_fresh_counted_and_bounded(mode: Mode) -> None:
-    for p in (0.45, 0.75, 0.999):
+    for p in (0.45, 0.75, 0.9, 0.999):
         claim, requests = drive(mode, voter(p, np.random.default_rng(3)))
         seen: set[tuple[int, int]] = set()
         for stage, start, stop in requests:
@@ -388,6 +388,26 @@ def test_curve_spends_nothing_on_a_wrong_class_and_stops_at_the_last_radius_with
     assert best.radius == 0.75  # 1.0 is four sigma, beyond any hundred thousand draws
     assert one_sided_anytime_lower(best.n, best.n, 0.001) >= stats.norm.cdf(3)
     assert best.n < 7000
+
+
+def test_early_stopping_of_two_votes_shares_the_level() -> None:
+    def votes(request: Draws) -> list:
+        size = request.stop - request.start
+        return [[size, 0], [size - 1, 1]]
+
+    def both(p_lower) -> float:
+        return SIGMA * float(np.mean(stats.norm.ppf(p_lower)))
+
+    early, _ = drive(Anytime(radius=0.3, alpha=0.01), votes, both)
+    assert early.outcome == "certified"
+    assert early.p_lower == tuple(anytime_lower(k, early.n, 0.005) for k in early.hits)
+    placed, _ = drive(Curve(grid=0.3, alpha=0.01), votes, both)
+    assert placed.radius == 0.6
+    assert placed.p_lower == tuple(one_sided_anytime_lower(k, placed.n, 0.004) for k in placed.hits)
+    last, _ = drive(Curve(grid=0.01, n_max=2000, alpha=0.01), votes, both)
+    assert last.n == 2000
+    for k, p in zip(last.hits, last.p_lower, strict=True):
+        assert p == max(one_sided_anytime_lower(k, 2000, 0.004), float(clopper_pearson_lower(k, 2000, 0.001)))
 
 
 def test_looks_grow_by_a_twentieth_in_whole_blocks() -> None:
