@@ -289,7 +289,7 @@ def interrupted(finished: Path, directory: Path, keep: int, torn: str = "") -> N
     (directory / "certification_rows" / "rank0.tsv").write_text("".join(lines[: 1 + keep]) + torn)
 
 
-@pytest.mark.parametrize(("keep", "torn"), [(0, ""), (5, ""), (5, "7\t1\t1\t0.3"), (11, "7\t"), (0, "7")])
+@pytest.mark.parametrize(("keep", "torn"), [(0, ""), (5, ""), (5, "7\t1\t1\t0.3"), (11, "7\t" + 500 * "1"), (0, "7")])
 def test_resuming_ends_with_the_same_file(
     finished: tuple[Path, dict[str, float]], tmp_path: Path, keep: int, torn: str
 ) -> None:
