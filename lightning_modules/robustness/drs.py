@@ -119,7 +119,7 @@ class DRS(ClassifierSteps, LightningModule):
 
     def halves(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """What f_l and f_r are shown of images `[B, C, H, W]`; of the same shape each."""
-        mask = first_half(*image.shape[2:], self.layout, image.device)
+        mask = first_half(image.shape[2], image.shape[3], self.layout, image.device)
         return half(image, mask, self.fill), half(image, ~mask, self.fill)
 
     def votes(self, image: Tensor) -> Tensor:

@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -127,5 +128,6 @@ def test_a_step_shows_the_network_every_copy_and_returns_the_first_ones_logits()
     ("key", "value"), [("sigma", 0.0), ("num_copies", 0), ("consistency_weight", -1.0), ("entropy_weight", -1.0)]
 )
 def test_bad_arguments_are_named(key: str, value: float) -> None:
+    arguments: dict[str, Any] = {key: value}
     with pytest.raises(ValueError, match=key):
-        Consistency(torch.nn.Identity(), num_classes=2, **{key: value})
+        Consistency(torch.nn.Identity(), num_classes=2, **arguments)

@@ -1,22 +1,29 @@
 import math
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
 from lightning_modules.interfaces import Classifier, SmoothedClassifier
+from lightning_modules.networks import Normalized, with_weights
+from lightning_modules.networks.cifar_resnet import CIFARResNet
 from lightning_modules.robustness.certification_modes import Fixed
 from lightning_modules.robustness.checkerboard import Fill, Layout, first_half, gathered, half, max_added
+from lightning_modules.robustness.consistency import Consistency
 from lightning_modules.robustness.consistency_regularization import loss_on_copies
 from lightning_modules.robustness.drs import DRS, mean_prediction
 from lightning_modules.robustness.dual_radius import joint_radius, published_radius_cifar10, published_radius_imagenet
 from lightning_modules.robustness.smoothed_votes import LabelledImage, VoteCounter
 from lightning_modules.robustness.smoothing import clopper_pearson_lower, gaussian_radius
+from tests.command import ROOT
 
 FILLS: list[Fill] = ["maxpool_add", "gather_nearest", "gather_bilinear"]
 LAYOUTS: list[Layout] = ["checkerboard", "official"]
@@ -292,6 +299,30 @@ def test_a_step_adds_the_losses_of_the_halves(copies: int) -> None:
     assert foreign is None
 
 
+def test_both_networks_can_begin_as_a_classifier_of_whole_images(tmp_path: Path) -> None:
+    """The keys of a checkpoint of `Consistency` fit as the paper-scale configs name them."""
+
+    def network() -> torch.nn.Module:
+        return Normalized(CIFARResNet(8), mean=[0.5], std=[0.25])
+
+    whole = Consistency(network(), num_classes=10)
+    torch.save({"state_dict": whole.state_dict()}, tmp_path / "last.ckpt")
+    first, second = (with_weights(network(), str(tmp_path / "last.ckpt"), prefix="network.") for _ in range(2))
+    module = DRS(first, second, num_classes=10)
+    for name, value in whole.network.state_dict().items():
+        assert torch.equal(module.network.state_dict()[name], value)
+        assert torch.equal(module.second_network.state_dict()[name], value)
+
+
+@pytest.mark.parametrize("config", ["demo", "demo_baseline", "cifar10", "imagenet"])
+def test_a_config_certifies_at_the_noise_level_that_it_trains_with(config: str) -> None:
+    settings = yaml.safe_load((ROOT / "configs" / "drs" / f"{config}.yaml").read_text())
+    sigma = settings["model"]["init_args"]["sigma"]
+    assert settings["trainer"]["callbacks"][0]["init_args"]["sigma"] == sigma
+    if config.startswith("demo"):
+        assert sigma == 0.25
+
+
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 1000))
 def test_identical_copies_have_no_divergence_in_the_loss(seed: int) -> None:
@@ -306,5 +337,6 @@ def test_identical_copies_have_no_divergence_in_the_loss(seed: int) -> None:
     ("key", "value"), [("sigma", 0.0), ("num_copies", 0), ("consistency_weight", -1.0), ("entropy_weight", -1.0)]
 )
 def test_bad_arguments_are_named(key: str, value: float) -> None:
+    arguments: dict[str, Any] = {key: value}
     with pytest.raises(ValueError, match=key):
-        DRS(torch.nn.Identity(), torch.nn.Identity(), num_classes=2, **{key: value})
+        DRS(torch.nn.Identity(), torch.nn.Identity(), num_classes=2, **arguments)
