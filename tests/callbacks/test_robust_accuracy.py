@@ -247,7 +247,7 @@ def test_the_network_alone_computes_in_another_precision(tmp_path: Path, precisi
 def test_a_smoothed_half_space_is_the_half_space(tmp_path: Path) -> None:
     """Gaussian noise leaves the majority's plane where it was."""
     smoothed = [PGD("linf", LINF, steps=10, num_draws=16, name="box")]
-    metrics = run(tmp_path, callback(attacks=smoothed, sigma=0.1, num_draws=3000))
+    metrics = run(tmp_path, callback(attacks=smoothed, sigma=0.1, num_draws=1000))
     table = pd.read_csv(tmp_path / "robust_accuracy.csv")
     assert table["clean_accuracy"][0] == pytest.approx(24 / 31, abs=1.5 / 31)
     assert metrics["test/robust_accuracy_box"] == pytest.approx(known(LINF, NORMAL.abs().sum()), abs=2.5 / 31)
@@ -315,6 +315,18 @@ def test_rows_of_other_settings_are_not_used(
     settings = [json.loads(path.read_text()) for path in tmp_path.rglob("settings.json")]
     assert settings[0] != settings[1]
     assert len(blocks(tmp_path)) > before
+
+
+def test_random_numbers_of_an_attack_do_not_depend_on_the_one_before(tmp_path: Path) -> None:
+    perturbations = []
+    for restarts in (1, 2):
+        first = PGD("linf", LINF, steps=1, restarts=restarts, name="first")
+        second = PGD("l2", L2, steps=1, step_size=1e-4, name="second")  # about where it began
+        run(tmp_path / str(restarts), callback(attacks=[first, second]))
+        rows = pd.concat([pd.read_csv(path) for path in blocks(tmp_path / str(restarts))])
+        perturbations.append(rows["perturbation"][rows["attack"] == "second"].tolist())
+    assert perturbations[0] == perturbations[1]
+    assert len(set(perturbations[0])) > 10
 
 
 def test_each_checkpoint_has_its_rows_in_the_table(tmp_path: Path) -> None:

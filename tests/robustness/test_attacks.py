@@ -228,6 +228,21 @@ def test_more_steps_and_more_restarts_never_do_less(norm: Norm) -> None:
     assert 0 < by_steps[-1].sum() < len(image)
 
 
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_a_point_that_steps_overshoot_is_kept(steps: int) -> None:
+    """Only near 0.51 is the classifier fooled; the ascent begins there, and steps of 0.1 jump over it."""
+    image, label = torch.full((2, *SHAPE), 0.5, dtype=torch.float64), torch.zeros(2, dtype=torch.int64)
+
+    def network(x: Tensor) -> Tensor:
+        away = (x.flatten(1).mean(1) - 0.51).abs()
+        return torch.stack([50 * away, torch.full_like(away, 0.1)], dim=1)
+
+    found = projected_gradient_ascent(network, image, label, image + 0.009, "linf", 0.2, steps, 0.1)
+    assert torch.equal(found.image, image + 0.009)
+    assert found.fooled.all()
+    assert not network(image).argmax(1).eq(1).any()
+
+
 def test_restarts_keep_the_worst() -> None:
     """With several draws, where no restart is left out, the result is the worst of ascents from the same starts."""
     network, (image, label) = perceptron(), images()
