@@ -265,8 +265,10 @@ class LabelledImages(LightningDataModule, ABC):
         Its rows are the whole set as it was read, so that `FromCSV` gives any other run the same labels.
         """
         trainer = self.trainer
-        directory = trainer.log_dir if trainer is not None else None  # on every process: it is broadcast
-        if trainer is None or directory is None or not trainer.is_global_zero:
+        if trainer is None or not trainer.loggers:
+            return
+        directory = trainer.log_dir  # on every process: it is broadcast
+        if directory is None or not trainer.is_global_zero:
             return
         if self.label_noise is None or self.train_set is None:
             return
