@@ -258,9 +258,10 @@ class Certification(Callback):
             torch.distributed.all_reduce if together else None,
         )
         shown = trainer.is_global_zero and trainer.progress_bar_callback is not None
+        shown_radii = [0.0] if isinstance(self.mode, Predict) else self.radii
         with (
             _other_display_stopped(trainer),
-            CertificationProgress(log.rows, len(positions), self.radii, shown) as progress,
+            CertificationProgress(log.rows, len(positions), shown_radii, shown) as progress,
             trainer.precision_plugin.forward_context(),
         ):
             for image in counter.certify(images[at] for at in own):

@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -15,16 +16,20 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+import yaml
+from jsonargparse import ArgumentParser
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 from scipy import stats
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from callbacks.certification import Certification, hash_of_weights
 from callbacks.certification_log import COMMUNITY, SIDECAR, CertificationLog, row_of
+from callbacks.certification_progress import CertificationProgress
 from callbacks.certified_curves import accuracy_table, draw_curves, main, overlay, read_log, summary
 from lightning_modules.robustness.certification_modes import Certificate, Fixed, Mode, Predict
-from lightning_modules.robustness.fewer_draws import Curve
+from lightning_modules.robustness.fewer_draws import Anytime, Curve, InputSpecific, Stages
 from lightning_modules.robustness.smoothed_votes import Certified
 
 SIGMA = 0.25
@@ -475,6 +480,65 @@ def process_main(directory: str, shares: tuple[str, ...]) -> None:
         if os.environ["RANK"] == "0":
             Path(directory, share, "metrics.json").write_text(json.dumps(metrics))
             Path(directory, share, "evaluated.json").write_text(json.dumps([module.evaluated]))
+
+
+# what the user sees and writes
+
+
+def test_progress_shows_images_accuracy_and_draws(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as a terminal
+    monkeypatch.setenv("COLUMNS", "200")
+    rows: dict[int, dict[str, str]] = {}
+    with CertificationProgress(lambda: rows, 4, [0.0, 0.25], enabled=True) as progress:
+        for index, radius in enumerate((0.3, 0.1)):
+            rows[index] = row_of(image(index, radius=radius))
+        progress.show(5000, now=True)
+        time.sleep(0.2)
+    shown = capsys.readouterr().out
+    for part in ("2/4", "certified accuracy 100.0% at 0, 50.0% at 0.25", "draws/s"):
+        assert part in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown)
+
+
+def test_progress_without_a_terminal_is_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    monkeypatch.setattr("callbacks.certification_progress.rank_zero_info", lines.append)
+    monkeypatch.setattr("callbacks.certification_progress.SECONDS_BETWEEN_LINES", 0.0)
+    with CertificationProgress(lambda: {0: row_of(image())}, 4, [0.0], enabled=True) as progress:
+        progress.show(100, now=True)
+    assert lines[0].startswith("certified 1 of 4 images  certified accuracy 100.0% at 0")
+    with CertificationProgress(lambda: {}, 4, [0.0], enabled=False) as progress:
+        progress.show(100, now=True)
+    assert len(lines) == 2
+
+
+@pytest.mark.parametrize("bar", [TQDMProgressBar, RichProgressBar])
+def test_the_trainers_own_bar_goes_on_afterwards(
+    bar: type, finished: tuple[Path, dict[str, float]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = Trainer(
+        default_root_dir=tmp_path, logger=False, accelerator="cpu", callbacks=[bar(), certification(skip=4)]
+    )
+    trainer.test(Planes(), DataLoader(Images(), batch_size=4), verbose=False)
+    assert "Testing" in capsys.readouterr().out
+    assert (tmp_path / "certification.csv").is_file()
+
+
+def test_the_shipped_configuration_and_its_alternatives_are_accepted() -> None:
+    text = (ROOT / "configs" / "callbacks" / "certification.yaml").read_text()
+    [entry] = yaml.safe_load(text)["trainer"]["callbacks+"]
+    parser = ArgumentParser()
+    parser.add_argument("--callback", type=Callback)
+    shipped = parser.instantiate_classes(parser.parse_object({"callback": entry})).callback
+    assert shipped.mode == Fixed()
+    assert (shipped.skip, shipped.sigma) == (20, 0.25)
+    alternatives = [yaml.safe_load(line) for line in re.findall(r"^#   (\{.*?\}\})", text, re.MULTILINE)]
+    modes = []
+    for mode in alternatives:
+        entry["init_args"]["mode"] = mode
+        modes.append(parser.instantiate_classes(parser.parse_object({"callback": entry})).callback.mode)
+    assert modes == [Curve(grid=0.25), Anytime(radius=0.5), Stages(radius=0.5), InputSpecific(max_loss=0.05)]
 
 
 # what the user must mend
