@@ -200,7 +200,7 @@ class CommandLine(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         options = self.config_init[self.requested]
-        table = MetricsTable(self.run_directory)
+        table = MetricsTable(self.run_directory, continued=self.requested != "fit")
         own = options.trainer.logger
         loggers = own if isinstance(own, list) else [own] if own not in (None, True, False) else []
         events = TensorBoardLogger(self.run_directory, name="tensorboard", version="", log_graph=False)

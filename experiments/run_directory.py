@@ -139,13 +139,19 @@ class MetricsTable(Logger):
 
     Args:
         directory: the run directory.
+        continued: add to the table that is there, as testing a finished run does.
     """
 
-    def __init__(self, directory: str | os.PathLike[str]) -> None:
+    def __init__(self, directory: str | os.PathLike[str], continued: bool = False) -> None:
         super().__init__()
         self.path = Path(directory, "metrics.csv")
         self.rows: list[dict[str, Any]] = []
         self._columns: list[str] = []
+        if continued and self.path.is_file():
+            with self.path.open(newline="") as file:
+                reader = csv.DictReader(file)
+                self.rows = [{name: value for name, value in row.items() if value} for row in reader]
+                self._columns = list(reader.fieldnames or [])
 
     @property
     def name(self) -> str:

@@ -35,10 +35,12 @@ def test_a_run_leaves_its_results_in_its_directory(finished: Path) -> None:
 
 def test_test_and_predict_continue_in_the_run_directory(finished: Path) -> None:
     before = (finished / "test_metrics.csv").read_text()
+    rows = (finished / "metrics.csv").read_text()
     assert train.main(["test", "--resume", str(finished), *QUIET]) == 0
     plain = dict(line.split(",") for line in before.split()[1:] if not line.startswith("best_epoch/"))
     assert dict(line.split(",") for line in (finished / "test_metrics.csv").read_text().split()[1:]) == plain
     (finished / "test_metrics.csv").write_text(before)
+    assert (finished / "metrics.csv").read_text().startswith(rows)
     assert train.main(["predict", "--resume", str(finished), *QUIET]) == 0
     table = pd.read_parquet(finished / "predictions.parquet")
     assert table["index"].tolist() == list(range(497))
