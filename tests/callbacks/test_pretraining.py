@@ -1,0 +1,85 @@
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+
+from callbacks.pretraining import Pretraining
+from datamodules.corruptions.label_noise import Symmetric
+from datamodules.digits_transfer import PretrainingDigits, TuningDigits
+from lightning_modules.networks.features import without_head
+from lightning_modules.networks.mlp import MLP
+from lightning_modules.noisy_labels.cross_entropy import CrossEntropy
+from lightning_modules.noisy_labels.nmtune import NMTune
+
+
+def first_stage(hidden: int = 16, max_epochs: int = 3) -> Pretraining:
+    model = CrossEntropy(MLP(64, [hidden], 6), num_classes=6, optimizer=lambda p: torch.optim.SGD(p, lr=0.1))
+    return Pretraining(model, PretrainingDigits(label_noise=Symmetric(0.3)), max_epochs)
+
+
+def tuning(hidden: int = 16) -> NMTune:
+    return NMTune(without_head(MLP(64, [hidden], 6)), num_features=hidden, num_classes=10)
+
+
+def trainer(directory: Path, callback: Pretraining, max_epochs: int = 1) -> Trainer:
+    return Trainer(
+        max_epochs=max_epochs,
+        accelerator="cpu",
+        callbacks=[callback],
+        default_root_dir=directory,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+
+
+def test_the_encoder_gets_the_weights_of_the_first_stage(tmp_path: Path) -> None:
+    callback, module = first_stage(), tuning()
+    before = {name: value.clone() for name, value in module.encoder.state_dict().items()}
+    trainer(tmp_path, callback).fit(module, datamodule=TuningDigits(seed=7))
+    trained = callback.model.network.state_dict()  # type: ignore[union-attr]
+    for name, value in module.encoder.state_dict().items():
+        assert torch.equal(value, trained[name])
+        assert not torch.equal(value, before[name])
+    data = callback.data
+    assert isinstance(data, PretrainingDigits)
+    assert data.label_noise is not None
+    assert (data.seed, data.label_noise.seed) == (7, 7)
+    assert callback.model.trainer.current_epoch == 3
+
+
+def test_a_resumed_run_does_not_train_the_first_stage_again(tmp_path: Path) -> None:
+    module = tuning()
+    first = trainer(tmp_path, first_stage())
+    first.fit(module, datamodule=TuningDigits())
+    first.save_checkpoint(tmp_path / "last.ckpt")
+    callback, resumed = first_stage(), tuning()
+    initial = {name: value.clone() for name, value in callback.model.state_dict().items()}
+    trainer(tmp_path, callback, max_epochs=2).fit(
+        resumed, datamodule=TuningDigits(), ckpt_path=tmp_path / "last.ckpt", weights_only=True
+    )
+    assert all(torch.equal(value, initial[name]) for name, value in callback.model.state_dict().items())
+    for name, value in resumed.encoder.state_dict().items():
+        assert torch.equal(value, module.encoder.state_dict()[name])
+
+
+def test_the_two_stages_see_different_images_and_the_first_sees_six_classes() -> None:
+    first, second = PretrainingDigits(), TuningDigits()
+    images = [first.read_training().image, second.read_training().image, second.read_test().image]
+    keys = [{bytes(image.numpy().tobytes()) for image in part} for part in images]
+    assert [len(part) for part in images[1:]] == [400, 797]
+    assert not keys[0] & (keys[1] | keys[2])
+    assert set(first.read_training().label.tolist()) == set(range(6))
+    assert set(second.read_training().label.tolist()) == set(range(10))
+
+
+def test_what_cannot_work_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="max_epochs must be at least 1, got 0"):
+        first_stage(max_epochs=0)
+    with pytest.raises(TypeError, match="Pretraining needs a module with `encoder`, and CrossEntropy has none"):
+        trainer(tmp_path, first_stage()).fit(CrossEntropy(MLP(64, [16], 10), num_classes=10), datamodule=TuningDigits())
+    deeper = NMTune(without_head(MLP(64, [16, 16], 6)), num_features=16, num_classes=10)
+    with pytest.raises(ValueError, match=r"another shape: layers\.2\.weight, layers\.2\.bias"):
+        trainer(tmp_path, first_stage(max_epochs=1)).fit(deeper, datamodule=TuningDigits())

@@ -1,0 +1,284 @@
+import copy
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lightning.pytorch import Trainer
+from torch import Tensor, nn
+
+from datamodules.digits_transfer import TuningDigits
+from lightning_modules.networks.features import without_head
+from lightning_modules.networks.mlp import MLP
+from lightning_modules.noisy_labels.nmtune import (
+    Adapter,
+    NMTune,
+    covariance_term,
+    direction_term,
+    singular_value_term,
+)
+from lightning_modules.noisy_labels.spectrum import Spectrum, largest_singular_value_ratio, singular_value_entropy
+
+B, D = 12, 7
+QUIET: dict[str, Any] = {
+    **{"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False},
+    **{"accelerator": "cpu", "precision": "64-true", "use_distributed_sampler": False},
+}
+
+
+def features(seed: int = 0) -> Tensor:
+    return torch.randn(B, D, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+# the three terms
+
+
+def test_direction_term_is_two_over_d_times_one_minus_the_mean_cosine() -> None:
+    z, f = features(0), features(1)
+    expected = 2 / D * (1 - F.cosine_similarity(z, f).mean())
+    torch.testing.assert_close(direction_term(z, f), expected, rtol=1e-12, atol=0)
+
+
+def test_direction_term_ignores_lengths_and_is_zero_for_the_same_directions_alone() -> None:
+    z, f = features(0), features(1)
+    lengths = torch.rand(B, 1, dtype=torch.float64) + 0.1
+    torch.testing.assert_close(direction_term(lengths * z, f), direction_term(z, f))
+    assert direction_term(lengths * f, f) < 1e-30
+    assert direction_term(-f, f) == pytest.approx(4 / D)
+
+
+def test_covariance_term_is_that_of_numpy_s_covariance() -> None:
+    z = features()
+    covariance = torch.cov(z.T)
+    expected = covariance[~torch.eye(D, dtype=torch.bool)].square().sum() / D
+    torch.testing.assert_close(covariance_term(z), expected, rtol=1e-12, atol=0)
+
+
+def test_covariance_term_ignores_shifts_grows_with_the_fourth_power_and_is_zero_for_uncorrelated_features() -> None:
+    z = features()
+    torch.testing.assert_close(covariance_term(z + features(1)[0]), covariance_term(z))
+    torch.testing.assert_close(covariance_term(3 * z), 81 * covariance_term(z))
+    q, _ = torch.linalg.qr(z - z.mean(dim=0))  # orthonormal columns of mean 0
+    assert covariance_term(q * torch.arange(1.0, D + 1)) < 1e-28
+
+
+@settings(deadline=None, max_examples=40)
+@given(seed=st.integers(0, 2**31), rows=st.integers(2, 12), width=st.integers(2, 12))
+def test_singular_value_term_lies_between_its_bounds_whatever_the_scale(seed: int, rows: int, width: int) -> None:
+    z = torch.randn(rows, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    term = singular_value_term(z, 5)
+    rank = min(rows, width)
+    assert -1 / min(5, rank) - 1e-12 <= term <= -1 / rank + 1e-12
+    torch.testing.assert_close(singular_value_term(100 * z, 5), term)
+
+
+def test_singular_value_term_of_known_spectra() -> None:
+    q, _ = torch.linalg.qr(features())
+    torch.testing.assert_close(singular_value_term(q, 5), torch.tensor(-1 / D, dtype=torch.float64))
+    sigma = torch.tensor([8.0, 4, 2, 1, 1, 0, 0], dtype=torch.float64)
+    torch.testing.assert_close(singular_value_term(q * sigma, 1), torch.tensor(-0.5, dtype=torch.float64))
+    torch.testing.assert_close(singular_value_term(q * sigma, 2), torch.tensor(-6 / 16, dtype=torch.float64))
+
+
+def test_gradient_of_the_sum_of_singular_values_is_u_v() -> None:
+    """With k = 1, d(-sigma_1 / S) = -(u_1 v_1^T S - sigma_1 U V^T) / S^2."""
+    z = features().requires_grad_()
+    (gradient,) = torch.autograd.grad(singular_value_term(z, 1), z)
+    u, sigma, vh = torch.linalg.svd(z.detach(), full_matrices=False)
+    total = sigma.sum()
+    expected = -(torch.outer(u[:, 0], vh[0]) * total - sigma[0] * (u @ vh)) / total**2
+    torch.testing.assert_close(gradient, expected, rtol=1e-9, atol=1e-12)
+
+
+# the spectrum
+
+
+@pytest.mark.parametrize(("rows", "width"), [(20, 6), (6, 6)])
+def test_orthonormal_features_have_the_greatest_entropy_and_ratio(rows: int, width: int) -> None:
+    q, _ = torch.linalg.qr(torch.randn(width, width, dtype=torch.float64))
+    spectrum = Spectrum(width)
+    spectrum.update(q[torch.arange(rows) % width] if rows == width else q.repeat(rows // width, 1))
+    sigma = spectrum.compute()
+    assert float(singular_value_entropy(sigma)) == pytest.approx(math.log(width))
+    assert float(largest_singular_value_ratio(sigma)) == pytest.approx(math.log(width))
+
+
+def test_features_along_one_direction_have_neither() -> None:
+    spectrum = Spectrum(5)
+    spectrum.update(torch.arange(1.0, 9.0)[:, None] * torch.tensor([[1.0, 2, 3, 0, -1]]))
+    sigma = spectrum.compute()
+    assert float(singular_value_entropy(sigma)) == pytest.approx(0, abs=1e-5)
+    assert float(largest_singular_value_ratio(sigma)) == pytest.approx(0, abs=1e-5)
+
+
+def test_singular_values_are_those_of_all_features_with_rows_of_unit_length() -> None:
+    f = features()
+    whole, parts = Spectrum(D), Spectrum(D)
+    whole.update(f)
+    for part in f.split(5):
+        parts.update(part)
+    expected = torch.linalg.svdvals(f / f.norm(dim=1, keepdim=True)).flip(0)
+    torch.testing.assert_close(whole.compute(), expected, rtol=1e-10, atol=0)
+    torch.testing.assert_close(parts.compute(), expected, rtol=1e-10, atol=0)
+
+
+# the module
+
+
+def module(**options: Any) -> NMTune:
+    torch.manual_seed(0)
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU())
+    scheduler = lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=5)  # noqa: E731
+    options = {"optimizer": lambda parameters: torch.optim.AdamW(parameters, lr=1e-2), **options}
+    return NMTune(encoder, num_features=16, num_classes=10, lr_scheduler=scheduler, **options)
+
+
+def first_loss(tuned: NMTune) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+    """Loss and gradients of the first step, and its batch."""
+    seen: dict[str, Any] = {}
+
+    def step(batch: Any, batch_idx: int) -> Any:
+        seen["batch"] = dict(batch)
+        seen["loss"] = (out := NMTune.training_step(tuned, batch, batch_idx))["loss"].detach()
+        return out
+
+    tuned.training_step = step  # type: ignore[method-assign]
+    tuned.on_after_backward = lambda: seen.update(  # type: ignore[method-assign]
+        gradients={name: p.grad.clone() for name, p in tuned.named_parameters() if p.grad is not None}
+    )
+    Trainer(max_epochs=1, limit_train_batches=1, **QUIET).fit(tuned, datamodule=TuningDigits(batch_size=64))
+    return seen["loss"], seen["gradients"], seen["batch"]
+
+
+def test_loss_is_the_weighted_sum_of_the_equations() -> None:
+    tuned = module(direction_weight=0.7, covariance_weight=0.3, singular_value_weight=0.2, num_singular_values=3)
+    before = copy.deepcopy(tuned).double().train()
+    loss, _, batch = first_loss(tuned)
+    encoder, adapter, classifier = before.network
+    f = encoder(batch["image"])
+    z = adapter(f)
+    expected = (
+        F.cross_entropy(classifier(z), batch["label"])
+        + 0.7 * direction_term(z, f)
+        + 0.3 * covariance_term(z)
+        + 0.2 * singular_value_term(z, 3)
+    )
+    torch.testing.assert_close(loss, expected.detach(), rtol=1e-12, atol=0)
+
+
+def test_without_weights_it_is_cross_entropy_of_the_residual_perceptron() -> None:
+    tuned = module(direction_weight=0.0, covariance_weight=0.0, singular_value_weight=0.0)
+    before = copy.deepcopy(tuned).double().train()
+    loss, gradients, batch = first_loss(tuned)
+    expected = F.cross_entropy(before(batch["image"]), batch["label"])
+    expected.backward()
+    torch.testing.assert_close(loss, expected.detach(), rtol=1e-12, atol=0)
+    own = {name: p.grad for name, p in before.named_parameters() if p.grad is not None}
+    assert gradients.keys() == own.keys()
+    for name, gradient in own.items():
+        torch.testing.assert_close(gradients[name], gradient, rtol=1e-10, atol=1e-14, msg=name)
+
+
+def test_adapter_is_the_equation_and_with_scale_zero_it_is_linear_probing() -> None:
+    adapter = Adapter(D, 4).double().eval()
+    f = features()
+    first, norm, _, last = adapter.layers
+    assert isinstance(first, nn.Linear)
+    assert isinstance(norm, nn.BatchNorm1d)
+    assert isinstance(last, nn.Linear)
+    hidden = (f @ first.weight.T + first.bias) / math.sqrt(1 + norm.eps)  # fresh statistics: mean 0, variance 1
+    torch.testing.assert_close(adapter(f), hidden.relu() @ last.weight.T + last.bias + f)
+    assert first.out_features == 4 * D
+    nn.init.zeros_(adapter.scale)
+    assert torch.equal(adapter(f), f)
+
+
+def test_the_encoder_is_bit_for_bit_what_it_was_and_the_rest_is_trained() -> None:
+    tuned = module()
+    before = copy.deepcopy(tuned.state_dict())
+    Trainer(max_epochs=2, **QUIET).fit(tuned, datamodule=TuningDigits(batch_size=64))
+    tuned.train()
+    assert not tuned.encoder.training
+    for name, value in tuned.state_dict().items():
+        assert torch.equal(value, before[name].to(value.dtype)) == name.startswith("network.encoder"), name
+    assert not any(parameter.requires_grad for parameter in tuned.encoder.parameters())
+
+
+def test_linear_probing_trains_the_classifier_alone() -> None:
+    probe = module(adapter=False)
+    _, gradients, batch = first_loss(probe)
+    assert set(gradients) == {"network.classifier.weight", "network.classifier.bias"}
+    f = probe.encoder(batch["image"])
+    assert torch.equal(probe(batch["image"]), probe.network[2](f))
+
+
+def test_learning_rate_follows_the_cosine_from_its_first_value_and_ends_above_zero() -> None:
+    tuned = module()
+    rates: list[float] = []
+    tuned.on_train_epoch_start = lambda: rates.append(tuned.trainer.optimizers[0].param_groups[0]["lr"])  # type: ignore[method-assign]
+    Trainer(max_epochs=5, **QUIET).fit(tuned, datamodule=TuningDigits(batch_size=64))
+    assert rates == pytest.approx([1e-2 * (1 + math.cos(math.pi * epoch / 5)) / 2 for epoch in range(5)])
+    assert rates[0] == 1e-2
+    assert rates[-1] > 0
+
+
+def test_tested_spectra_are_those_of_all_test_features(tmp_path: Path) -> None:
+    metrics = {}
+    for processes in (1, 2):
+        strategy = "ddp_fork" if processes > 1 else "auto"
+        trainer = Trainer(devices=processes, strategy=strategy, default_root_dir=tmp_path, **QUIET)
+        (metrics[processes],) = trainer.test(module().double(), datamodule=TuningDigits(batch_size=100), verbose=False)
+    assert metrics[2] == pytest.approx(metrics[1], abs=1e-6)
+    tuned = module().double().eval()
+    source = TuningDigits().read_test()
+    f = tuned.encoder(source.image.double() / 16)
+    for suffix, value in (("", f), ("_tuned", tuned.network[1](f))):
+        p = torch.linalg.svdvals(F.normalize(value, dim=1))
+        p = p / p.sum()
+        entropy = -(p * p.clamp(min=1e-300).log()).sum()
+        assert metrics[1][f"test/sve{suffix}"] == pytest.approx(entropy.item(), abs=1e-5)
+        assert metrics[1][f"test/lsvr{suffix}"] == pytest.approx(-math.log(p[0]), abs=1e-5)
+
+
+def test_two_processes_train_the_linear_probe_of_one() -> None:
+    """Without the adapter, whose batch statistics are a process's own; 400 images in batches of 67: the last has 65."""
+    trained = []
+    for processes in (1, 2):
+        probe = module(adapter=False, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1)).double()
+        strategy = "ddp_fork" if processes > 1 else "auto"
+        Trainer(max_epochs=2, devices=processes, strategy=strategy, **QUIET).fit(
+            probe, datamodule=TuningDigits(batch_size=67)
+        )
+        trained.append(probe.state_dict())
+    for name, value in trained[0].items():
+        torch.testing.assert_close(trained[1][name], value, rtol=0, atol=1e-10, msg=name)
+    assert not torch.equal(trained[0]["network.classifier.bias"], torch.zeros(10, dtype=torch.float64))
+
+
+def test_without_head_gives_what_the_last_layer_is_given() -> None:
+    network = MLP(64, [32, 8], 6)
+    image = torch.rand(3, 1, 8, 8)
+    logits, last = network(image), network.layers[-1]
+    names = set(network.state_dict())
+    f = without_head(network)(image)
+    assert f.shape == (3, 8)
+    torch.testing.assert_close(last(f), logits)
+    assert names - set(network.state_dict()) == {"layers.4.weight", "layers.4.bias"}
+    with pytest.raises(ValueError, match="Flatten has none"):
+        without_head(nn.Flatten())
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("direction_weight", -1.0), ("covariance_weight", -1.0), ("singular_value_weight", -1.0)),
+        *(("adapter_ratio", 0), ("num_singular_values", 0)),
+    ],
+)
+def test_bad_arguments_are_named(key: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{key} must be at least ., got {value}"):
+        module(**{key: value})
