@@ -542,6 +542,7 @@ def test_an_epoch_is_balanced_over_the_noisy_labels_and_drawn_anew(clothing: Pat
         for start in (0, 7):
             visited = torch.cat([request.indices for request in requests[start : start + 7]])
             assert len(set(visited.tolist())) == len(visited)
+            assert data.train_set.label[visited].diff().lt(0).sum() > 10  # classes are mixed
             counts = data.train_set.label[visited].bincount()
             assert counts.tolist() == [1, 2, 3, *[4] * 11][: len(counts)]
             passes.append(visited.tolist())
