@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -175,19 +177,19 @@ class Certification(Callback):
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             positions = positions[: trainer.world_size]
         smoothed = self._smoothed(trainer, pl_module)
-        directory = Path(trainer.log_dir or trainer.default_root_dir)  # on every process: it is broadcast
         settings = self._settings(trainer, pl_module, smoothed, images, positions)
-        log = CertificationLog(directory, settings, with_radius=not isinstance(self.mode, Predict))
-        if trainer.is_global_zero:
-            log.prepare(positions)
-        trainer.strategy.barrier("the certification's settings are written")
-        log.check()
-        finished = log.rows()
-        trainer.strategy.barrier("the finished rows are read")
-        self._certify(
-            trainer, pl_module, smoothed, images, [at for at in positions if at not in finished], log, positions
-        )
-        self.results = self._write_results(trainer, log)
+        with _run_directory(trainer) as directory:
+            log = CertificationLog(directory, settings, with_radius=not isinstance(self.mode, Predict))
+            if trainer.is_global_zero:
+                log.prepare(positions)
+            trainer.strategy.barrier("the certification's settings are written")
+            log.check()
+            finished = log.rows()
+            trainer.strategy.barrier("the finished rows are read")
+            self._certify(
+                trainer, pl_module, smoothed, images, [at for at in positions if at not in finished], log, positions
+            )
+            self.results = self._write_results(trainer, log)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for name, value in self.results.items():
@@ -302,6 +304,21 @@ def _only_loader(trainer: Trainer) -> DataLoader:
     if isinstance(loaders, list | tuple) and len(loaders) == 1 and isinstance(loaders[0], DataLoader):
         return loaders[0]
     raise TypeError("Certification needs one test DataLoader")
+
+
+@contextmanager
+def _run_directory(trainer: Trainer) -> Iterator[Path]:
+    """Where to write; in a `fast_dev_run`, which leaves nothing behind, a directory that is removed again."""
+    if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        yield Path(trainer.log_dir or trainer.default_root_dir)  # on every process: it is broadcast
+        return
+    directory = trainer.strategy.broadcast(tempfile.mkdtemp() if trainer.is_global_zero else None)
+    try:
+        yield Path(str(directory))
+        trainer.strategy.barrier("the results are read")
+    finally:
+        if trainer.is_global_zero:
+            shutil.rmtree(str(directory))
 
 
 @contextmanager

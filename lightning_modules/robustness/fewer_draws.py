@@ -125,7 +125,7 @@ class InputSpecific(Mode):
     The number depends on nothing that the certificate is computed from, and the radius is the published one for that
     number.
 
-    Source: Chen, Li, Yan, Li and Dong, Input-Specific Robustness Certification for Randomized Smoothing, AAAI 2022,
+    Source: Chen, Li, Yan, Li and Sheng, Input-Specific Robustness Certification for Randomized Smoothing, AAAI 2022,
     arXiv 2112.12084.
 
     Args:
@@ -193,7 +193,7 @@ class Anytime(Mode):
     `largest_radius`, the class is shown to have no majority, or another block of draws is expected to add less than
     `least_gain`. A row's radius is a valid lower bound.
 
-    Source: Voracek, NeurIPS 2024, arXiv 2406.17830, with log(1/alpha) as threshold, the strictly one-sided level.
+    Source: Voracek, NeurIPS 2024, arXiv 2406.17830 (see `smoothing.py`), with log(1/alpha) as threshold, the strictly one-sided level.
 
     Args:
         radius: the target, in pixel units; None asks for the whole radius.

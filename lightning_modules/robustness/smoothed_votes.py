@@ -2,7 +2,12 @@
 
 Draw number d of an image and a stage of its certification is x + sigma e, where e depends on (seed, image, stage, d)
 alone: blocks of 100 draws are seeded one by one. So neither the batch size nor the number of processes changes what
-the classifier is shown.
+the classifier is shown. What it answers is the same too, unless two logits are so close that the order of a sum, which
+may change with the batch size, decides between them. Other kinds of device draw other noise.
+
+Noise is drawn and added in float32, and the certificate is that of exact arithmetic, here as in the literature. Voracek
+and Hein (Sound Randomized Smoothing in Floating-Point Arithmetic, ICLR 2023, arXiv 2207.07209) show that the difference
+can be abused, and how to close it for quantised images.
 """
 
 import time

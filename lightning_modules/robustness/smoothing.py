@@ -183,7 +183,7 @@ def input_specific_draws(
         relative: whether `max_loss` is a fraction.
         radius: of given probabilities, one a stream.
 
-    Source: Chen, Li, Yan, Li and Dong, Input-Specific Robustness Certification for Randomized Smoothing, AAAI 2022,
+    Source: Chen, Li, Yan, Li and Sheng, Input-Specific Robustness Certification for Randomized Smoothing, AAAI 2022,
     arXiv 2112.12084.
     """
     share = alpha / len(pilot_hits)

@@ -235,9 +235,12 @@ def test_a_module_with_votes_and_radius_of_its_own(tmp_path: Path) -> None:
         run(tmp_path, certification())
 
 
-def test_fast_dev_run_certifies_one_image(tmp_path: Path) -> None:
-    run(tmp_path, certification(), fast_dev_run=True)
-    assert len(pd.read_csv(tmp_path / "certification.csv")) == 1
+def test_fast_dev_run_certifies_one_image_and_leaves_nothing(tmp_path: Path) -> None:
+    module = Planes()
+    metrics = run(tmp_path, certification(), module, fast_dev_run=True)
+    assert module.evaluated == 1 + 620 + 4  # the shape of the logits, one image, and one batch of the trainer's testing
+    assert metrics["test/mean_draws"] == 620
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
