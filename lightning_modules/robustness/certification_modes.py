@@ -47,7 +47,7 @@ class Certificate:
     radius: float
     """In pixel units; 0 where nothing is claimed."""
     outcome: str
-    """Why the draws ended. Unless it is `complete`, more draws might have given a larger radius."""
+    """Why the draws ended, see `fewer_draws.py`. Unless it is `complete`, more draws might certify more."""
     selected: int
     """The class of most votes among the selection draws."""
     hits: tuple[int, ...] = ()

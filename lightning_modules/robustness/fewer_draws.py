@@ -1,9 +1,16 @@
 """Certification with fewer draws than CERTIFY's, at the same probability alpha that a certificate is wrong.
 
-Every row's prediction and radius is a certificate, but where draws ended early the radius is a lower bound of what
-more draws would have certified: a log of `InputSpecific` is comparable with the published one up to its stated loss;
-of `Stages` and `Anytime` with a target, the certified accuracy at the target and below it; of `Curve`, that at the
-grid's radii.
+In every mode a row's prediction and radius is a certificate, and every number of a log is a lower bound of what more
+draws would have certified. Where it is close to that of the published procedure:
+
+    InputSpecific        the curve and the mean radius, up to the stated loss
+    Anytime, no target   the curve and the mean radius, up to what the last blocks would have added
+    Stages, Anytime      certified accuracy at the target; elsewhere it is loose, and so is the mean radius
+    Curve                certified accuracy at the radii of the grid; elsewhere, and in the mean radius, it is rounded down
+
+A row's `outcome` says why its draws ended: `complete` (CERTIFY with all its draws), `planned` (CERTIFY with a number
+chosen before), `certified` or `refuted` (at the target), `placed` (on the grid), `little gain`, `out of draws`, and
+`wrong class`, of which nothing is claimed.
 """
 
 from collections.abc import Callable
@@ -193,7 +200,7 @@ class Anytime(Mode):
     `largest_radius`, the class is shown to have no majority, or another block of draws is expected to add less than
     `least_gain`. A row's radius is a valid lower bound.
 
-    Source: Voracek, NeurIPS 2024, arXiv 2406.17830 (see `smoothing.py`), with log(1/alpha) as threshold, the strictly one-sided level.
+    Source: Voracek, NeurIPS 2024, arXiv 2406.17830, with log(1/alpha) as threshold, the strictly one-sided level.
 
     Args:
         radius: the target, in pixel units; None asks for the whole radius.
