@@ -6,7 +6,7 @@ draws would have certified. Where it is close to that of the published procedure
     InputSpecific        the curve and the mean radius, up to the stated loss
     Anytime, no target   the curve and the mean radius, up to what the last blocks would have added
     Stages, Anytime      certified accuracy at the target; elsewhere it is loose, and so is the mean radius
-    Curve                certified accuracy at the radii of the grid; elsewhere, and in the mean radius, it is rounded down
+    Curve                certified accuracy at the radii of the grid; elsewhere it is loose, and so is the mean radius
 
 A row's `outcome` says why its draws ended: `complete` (CERTIFY with all its draws), `planned` (CERTIFY with a number
 chosen before), `certified` or `refuted` (at the target), `placed` (on the grid), `little gain`, `out of draws`, and
