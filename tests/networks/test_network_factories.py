@@ -183,7 +183,7 @@ def test_weights_that_can_not_be_fetched_are_one_sentence(monkeypatch: pytest.Mo
 def test_a_local_folder_gives_the_saved_network_however_it_is_tuned(tuning: Any, unet: Any, folder: Path) -> None:
     network = diffusers_model(str(folder), subfolder="unet", tuning=tuning, lora_rank=2, lora_targets=["to_q", "to_v"])
     noisy, timestep = torch.rand(2, 3, 8, 8), torch.tensor([3, 500])
-    torch.testing.assert_close(network(noisy, timestep).sample, unet(noisy, timestep).sample, rtol=0, atol=0)
+    torch.testing.assert_close(network(noisy, timestep).sample, unet(noisy, timestep).sample, rtol=1e-4, atol=1e-5)
     names = {name for name, _ in network.named_parameters()}
     expected = {"full": names, "lora": {name for name in names if "lora_" in name}, "frozen": set()}[tuning]
     assert trains(network) == expected
