@@ -8,6 +8,7 @@ from lightning_modules.networks.adaptation import (
     with_gradient_checkpointing,
     with_lora,
 )
+from lightning_modules.networks.deeplab import deeplabv3_resnet50
 from lightning_modules.networks.factories import diffusers_model, timm_model
 from lightning_modules.networks.normalized import Normalized
 from lightning_modules.networks.weights import read_weights, with_weights
@@ -16,6 +17,7 @@ __all__ = [
     "Normalized",
     "adapted",
     "compiled",
+    "deeplabv3_resnet50",
     "diffusers_model",
     "frozen",
     "in_dtype",

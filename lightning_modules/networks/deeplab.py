@@ -1,0 +1,97 @@
+"""DeepLabv3 on ResNet-50, from torchvision, with plain logits for output and weights from local files.
+
+Source: Chen, Papandreou, Schroff and Adam, Rethinking Atrous Convolution for Semantic Image Segmentation, 2017, arXiv
+1706.05587.
+"""
+
+import urllib.error
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.networks.normalized import Normalized
+from lightning_modules.networks.weights import listed, load, read_weights
+
+IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+
+
+class PlainLogits(nn.Module):
+    """A torchvision segmentation network whose output is one tensor of logits instead of a dict.
+
+    Args:
+        network: maps images `[B, C, H, W]` to a dict with logits `[B, K, H, W]` under `out`.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.network(image)["out"]
+
+
+def deeplabv3_resnet50(
+    num_classes: int,
+    pretrained_backbone: bool = False,
+    weights: str | None = None,
+    normalize: bool = True,
+) -> nn.Module:
+    """DeepLabv3 on a ResNet-50 with output stride 8: maps images `[B, 3, H, W]` in [0, 1] to logits `[B, K, H, W]`.
+
+    On the meta device, where parameters have no values, no weights are read or fetched.
+
+    Args:
+        num_classes: categories of a pixel, K, with the background.
+        pretrained_backbone: fetch torchvision's ImageNet weights of the ResNet-50, or take them from its cache.
+        weights: a local file of weights, or a folder with one: of the whole network as torchvision saves it (its last
+            layer is drawn anew if it has another number of categories, and an auxiliary classifier is left out), or of
+            a ResNet-50 classifier for the backbone.
+        normalize: take images in [0, 1] and normalise them inside by ImageNet's mean and standard deviation; otherwise
+            images must come normalised.
+
+    Returns:
+        The network, inside a `Normalized` if `normalize`.
+
+    Raises:
+        ValueError: if both sources of weights are given, or the file does not fit.
+        FileNotFoundError: if the weights are not at `weights`, or can not be fetched.
+    """
+    from torchvision.models import ResNet50_Weights
+    from torchvision.models.segmentation import deeplabv3_resnet50 as torchvision_deeplab
+
+    if num_classes < 2:
+        raise ValueError(f"num_classes must be at least 2, got {num_classes}")
+    if pretrained_backbone and weights is not None:
+        raise ValueError(f"pretrained_backbone fetches weights and weights={weights} reads them: give one of the two")
+    on_meta = torch.get_default_device().type == "meta"
+    fetched = ResNet50_Weights.IMAGENET1K_V1 if pretrained_backbone and not on_meta else None
+    try:
+        network = torchvision_deeplab(
+            weights=None, weights_backbone=fetched, num_classes=num_classes, aux_loss=False, progress=False
+        )
+    except (urllib.error.URLError, OSError) as error:
+        raise FileNotFoundError(
+            "pretrained_backbone: torchvision's ResNet-50 weights are not in its cache and could not be fetched; fetch "
+            "them where there is a network, and give the file as weights"
+        ) from error
+    if weights is not None and not on_meta:
+        _read_into(network, weights)
+    plain = PlainLogits(network)
+    return Normalized(plain, IMAGENET_MEAN, IMAGENET_STD) if normalize else plain
+
+
+def _read_into(network: nn.Module, path: str) -> None:
+    """Loads a whole network's weights, or a ResNet-50's into the backbone."""
+    state = read_weights(path)
+    own = network.state_dict()
+    if not any(key.startswith("backbone.") for key in state):
+        backbone = network.get_submodule("backbone")
+        if "conv1.weight" not in state:
+            raise ValueError(f"weights: {path} is neither a DeepLabv3 nor a ResNet-50; its keys are {listed(state)}")
+        load(backbone, {key: value for key, value in state.items() if not key.startswith("fc.")}, path)
+        return
+    state = {key: value for key, value in state.items() if not key.startswith("aux_classifier.")}
+    for key in ("classifier.4.weight", "classifier.4.bias"):
+        if key in state and len(state[key]) != len(own[key]):
+            state[key] = own[key]
+    load(network, state, path)

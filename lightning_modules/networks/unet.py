@@ -1,0 +1,79 @@
+"""The 2-D U-Net that the noisy-mask literature trains on medical slices.
+
+Down: a double convolution [3x3 convolution, BN, ReLU] x 2 at each level, and 2x2 max-pooling between levels. Up: the
+deeper features, enlarged twofold bilinearly (corners aligned), are joined to those of the level above, and a double
+convolution first halves the channels of the two and then gives as many as the next level has. A 1x1 convolution gives
+the logits. There is no transposed convolution.
+
+Source: Ronneberger, Fischer and Brox, U-Net: Convolutional Networks for Biomedical Image Segmentation, MICCAI 2015,
+arXiv 1505.04597; the padded bilinear variant with BN is that of the SegTHOR experiments of ADELE (Liu et al., CVPR
+2022, arXiv 2110.03740; the authors' code).
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def double_convolution(in_channels: int, between: int, out_channels: int) -> nn.Sequential:
+    """Two 3x3 convolutions that keep the size, each with BN and ReLU."""
+    layers: list[nn.Module] = []
+    for before, after in ((in_channels, between), (between, out_channels)):
+        layers += [nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers)
+
+
+class UNet(nn.Module):
+    """Maps images `[B, C, H, W]` of any size to logits `[B, K, H, W]`.
+
+    `H` and `W` must leave at least one pixel after the poolings: 2^(levels - 1). Where a pooling drops an odd row or
+    column, zeros stand in for it on the way up.
+
+    Args:
+        in_channels: channels of an image, C.
+        num_classes: categories of a pixel, K.
+        widths: channels of each level, from the full size down.
+
+    Raises:
+        ValueError: if there are fewer than two levels or a width is less than 1.
+    """
+
+    def __init__(self, in_channels: int, num_classes: int, widths: Sequence[int] = (64, 128, 256, 512, 512)) -> None:
+        super().__init__()
+        widths = list(widths)
+        if len(widths) < 2:
+            raise ValueError(f"widths must name at least two levels, got {widths}")
+        if min(widths) < 1:
+            raise ValueError(f"widths must be at least 1, got {widths}")
+        self.num_features = widths[0]
+        self.down = nn.ModuleList(
+            double_convolution(before, width, width)
+            for before, width in zip([in_channels, *widths], widths, strict=False)
+        )
+        self.up = nn.ModuleList()
+        deep = widths[-1]
+        for level in range(len(widths) - 2, -1, -1):
+            joined, out = widths[level] + deep, widths[max(level - 1, 0)]
+            self.up.append(double_convolution(joined, joined // 2, out))
+            deep = out
+        self.last = nn.Conv2d(deep, num_classes, 1)
+
+    def forward_features(self, image: Tensor) -> Tensor:
+        """Maps images `[B, C, H, W]` to the features of each pixel before the logits, `[B, widths[0], H, W]`."""
+        levels = []
+        x = image
+        for depth, convolution in enumerate(self.down):
+            x = convolution(F.max_pool2d(x, 2) if depth else x)
+            levels.append(x)
+        for skip, convolution in zip(reversed(levels[:-1]), self.up, strict=True):
+            x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
+            rows, columns = skip.shape[2] - x.shape[2], skip.shape[3] - x.shape[3]
+            if rows or columns:
+                x = F.pad(x, [columns // 2, columns - columns // 2, rows // 2, rows - rows // 2])
+            x = convolution(torch.cat([skip, x], dim=1))
+        return x
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.last(self.forward_features(image))

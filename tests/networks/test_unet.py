@@ -1,0 +1,100 @@
+from collections.abc import Sequence
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from lightning_modules.networks import Normalized
+from lightning_modules.networks.unet import UNet
+
+
+def doubled(channels: tuple[int, int, int]) -> int:
+    """Parameters of two 3x3 convolutions with bias and of their batch normalisations."""
+    before, between, after = channels
+    return 9 * before * between + 3 * between + 9 * between * after + 3 * after
+
+
+def test_the_parameters_are_those_of_the_authors_layout() -> None:
+    """Counted from the channels of its ten parts; 17,267,393 is what this layout has for 3 channels and 1 category."""
+    down = [(64, 128, 128), (128, 256, 256), (256, 512, 512), (512, 512, 512)]
+    up = [(1024, 512, 256), (512, 256, 128), (256, 128, 64), (128, 64, 64)]
+    for in_channels, num_classes in ((1, 5), (3, 1)):
+        with torch.device("meta"):
+            network = UNet(in_channels, num_classes)
+        expected = sum(map(doubled, [(in_channels, 64, 64), *down, *up])) + 65 * num_classes
+        assert sum(parameter.numel() for parameter in network.parameters()) == expected
+        shapes = [tuple(module.weight.shape) for module in network.modules() if isinstance(module, nn.Conv2d)]
+        assert shapes[-3:] == [(64, 128, 3, 3), (64, 64, 3, 3), (num_classes, 64, 1, 1)]
+    assert expected == 17_267_393
+
+
+def functional(state: dict[str, Tensor], image: Tensor, levels: int) -> Tensor:
+    """The network written out, with running statistics; enlarging by two matrices that interpolate rows and columns."""
+
+    def convolutions(x: Tensor, name: str) -> Tensor:
+        for conv, norm in ((0, 1), (3, 4)):
+            x = F.conv2d(x, state[f"{name}.{conv}.weight"], state[f"{name}.{conv}.bias"], padding=1)
+            mean, variance = state[f"{name}.{norm}.running_mean"], state[f"{name}.{norm}.running_var"]
+            x = (x - mean[:, None, None]) / (variance[:, None, None] + 1e-5).sqrt()
+            x = x * state[f"{name}.{norm}.weight"][:, None, None] + state[f"{name}.{norm}.bias"][:, None, None]
+            x = x.clamp(min=0)
+        return x
+
+    def enlarging(length: int) -> Tensor:
+        place = torch.arange(2 * length, dtype=torch.float64) * (length - 1) / (2 * length - 1)
+        return (1 - (place[:, None] - torch.arange(length)).abs()).clamp(min=0)
+
+    def pooled(x: Tensor) -> Tensor:
+        height, width = x.shape[2] // 2 * 2, x.shape[3] // 2 * 2
+        return x[:, :, :height, :width].unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).amax(dim=(3, 5))
+
+    skips = [convolutions(image, "down.0")]
+    for level in range(1, levels):
+        skips.append(convolutions(pooled(skips[-1]), f"down.{level}"))
+    x = skips.pop()
+    for up in range(levels - 1):
+        skip = skips.pop()
+        x = enlarging(x.shape[2]) @ x @ enlarging(x.shape[3]).T
+        grown = torch.zeros(*x.shape[:2], *skip.shape[2:], dtype=x.dtype)
+        top, left = (skip.shape[2] - x.shape[2]) // 2, (skip.shape[3] - x.shape[3]) // 2
+        grown[:, :, top : top + x.shape[2], left : left + x.shape[3]] = x
+        x = convolutions(torch.cat([skip, grown], dim=1), f"up.{up}")
+    return F.conv2d(x, state["last.weight"], state["last.bias"])
+
+
+@pytest.mark.parametrize(
+    ("size", "widths"), [((16, 16), (4, 6, 8)), ((13, 11), (3, 5, 4, 4)), ((40, 40), (12, 24, 48))]
+)
+def test_output_equals_an_independent_computation(size: tuple[int, int], widths: Sequence[int]) -> None:
+    torch.manual_seed(0)
+    network = UNet(2, 3, widths).double()
+    network(torch.randn(4, 2, *size, dtype=torch.float64))  # gives batch normalisation statistics
+    network.eval()
+    image = torch.randn(2, 2, *size, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(network(image), functional(network.state_dict(), image, len(widths)))
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(4, 23), st.integers(4, 23))
+def test_logits_have_the_images_size_and_every_parameter_a_gradient(height: int, width: int) -> None:
+    network = UNet(1, 3, [2, 3, 4])
+    logits = network(torch.randn(2, 1, height, width))
+    assert logits.shape == (2, 3, height, width)
+    logits.square().sum().backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+def test_features_can_be_watched_through_the_normalisation() -> None:
+    with torch.device("meta"):
+        network = Normalized(UNet(3, 2, [4, 8]), [0.5] * 3, [0.25] * 3)
+        assert network.forward_features(torch.rand(2, 3, 8, 8)).shape == (2, 4, 8, 8)
+
+
+@pytest.mark.parametrize(("widths", "message"), [([64], "at least two levels"), ([4, 0], "at least 1")])
+def test_bad_widths_are_named(widths: list[int], message: str) -> None:
+    with pytest.raises(ValueError, match=f"widths must .*{message}"):
+        UNet(1, 2, widths)
