@@ -1,6 +1,5 @@
 """Certifies the test set of any classifier by randomised smoothing."""
 
-import hashlib
 import json
 import shutil
 import tempfile
@@ -12,86 +11,15 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from callbacks.certification_log import CertificationLog, write_atomically
 from callbacks.certification_progress import CertificationProgress
 from callbacks.certified_curves import accuracy_table, draw_curves, read_log, summary
+from callbacks.tested_images import SECONDS_BETWEEN_LOOKS, TestedImages, require_testing
 from lightning_modules.interfaces import Classifier, SmoothedClassifier, require
 from lightning_modules.robustness.certification_modes import BLOCK, Mode, Predict
-from lightning_modules.robustness.smoothed_votes import GaussianSmoothing, LabelledImage, VoteCounter
-
-SECONDS_BETWEEN_LOOKS = 0.5
-
-
-class TestImages:
-    """Single images of the test set, as the module sees them in testing, on its device.
-
-    Args:
-        trainer: during testing.
-        loader: its test DataLoader; its order does not matter, nor which process has it.
-
-    Raises:
-        TypeError: if the set cannot be read by position.
-    """
-
-    __test__ = False  # no test for pytest
-
-    def __init__(self, trainer: Trainer, loader: DataLoader) -> None:
-        self.trainer = trainer
-        self.loader = loader
-        if not (hasattr(loader.dataset, "__getitem__") and hasattr(loader.dataset, "__len__")):
-            raise TypeError(f"Certification reads images by position, and {type(loader.dataset).__name__} has none")
-        self.request: Any = None
-        if loader.batch_size is None and loader.batch_sampler is None:
-            self.request = next(iter(loader.sampler))
-            if not hasattr(self.request, "indices"):
-                raise TypeError("Certification needs a sampler of single positions or of requests with `indices`")
-
-    def __len__(self) -> int:
-        return len(self.loader.dataset)  # type: ignore[arg-type]
-
-    def __getitem__(self, position: int) -> LabelledImage:
-        """Reads one image.
-
-        Args:
-            position: in the set.
-
-        Raises:
-            ValueError: if the image is not in [0, 1].
-            TypeError: if the set does not give batches with `image` and `label`.
-        """
-        dataset: Any = self.loader.dataset
-        if self.request is None:
-            batch = self.loader.collate_fn([dataset[position]])
-        else:
-            batch = self.loader.collate_fn(
-                dataset[self.request._replace(indices=torch.tensor([position]), global_size=1)]
-            )
-        hooks: Any = self.trainer.datamodule or self.trainer.lightning_module  # type: ignore[attr-defined]
-        batch = self.trainer.strategy.batch_to_device(hooks.on_before_batch_transfer(batch, 0))
-        if not (isinstance(batch, dict) and {"image", "label"} <= batch.keys()):
-            raise TypeError("Certification needs batches that are dictionaries with `image` and `label`")
-        image = batch["image"][0]
-        lowest, highest = float(image.min()), float(image.max())
-        if not image.is_floating_point() or not 0 <= lowest <= highest <= 1:
-            raise ValueError(
-                f"image {position} is {image.dtype} in {lowest:g}...{highest:g}, and Certification needs images in "
-                f"[0, 1]: sigma and radius are in pixel units"
-            )
-        return LabelledImage(position, image.float(), int(batch["label"][0]))
-
-
-def hash_of_weights(module: torch.nn.Module) -> str:
-    """Changes when any parameter or buffer changes."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(module.state_dict().items()):
-        if isinstance(tensor, Tensor):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+from lightning_modules.robustness.smoothed_votes import GaussianSmoothing, VoteCounter
 
 
 class Certification(Callback):
@@ -106,18 +34,22 @@ class Certification(Callback):
     many processes. Only images that were under way are begun again.
 
     Afterwards the trainer tests as it always does, one evaluation for each image. `trainer.limit_test_batches: 1`
-    shortens that, and not the certification, where it is not wanted.
+    shortens that, and not the certification, where it is not wanted. Where a run is tested twice
+    (`checkpoint.also_test_best`) the second checkpoint's files are in a folder of their own, `certification_best`.
 
     Args:
-        sigma: standard deviation of the noise, in pixel units. mode: how many draws an image is given:
-        `lightning_modules.robustness.certification_modes.Fixed` as published, or one of
-            `lightning_modules.robustness.fewer_draws`.
-        batch_size: draws that each process evaluates at once. skip: every which image of the set is certified;
-        CIFAR-10 is often reported with 20, ImageNet with 100. max: positions from here on are left out; None leaves
-        out none. share: what processes share: `images` gives each its own, `draws` lets all work on the same ones,
-        for few or costly images. seed: of the noise. With it every draw is the same, whatever the batch size and the
-        number of processes. radii: at which certified accuracy is logged, in pixel units. channels_last: whether the
-        network computes in that memory layout, often faster for convolutions in mixed precision.
+        sigma: standard deviation of the noise, in pixel units.
+        mode: how many draws an image is given: `lightning_modules.robustness.certification_modes.Fixed` as published,
+            or one of `lightning_modules.robustness.fewer_draws`.
+        batch_size: draws that each process evaluates at once.
+        skip: every which image of the set is certified; CIFAR-10 is often reported with 20, ImageNet with 100.
+        max: positions from here on are left out; None leaves out none.
+        share: what processes share: `images` gives each its own, `draws` lets all work on the same ones, for few or
+            costly images.
+        seed: of the noise. With it every draw is the same, whatever the batch size and the number of processes.
+        radii: at which certified accuracy is logged, in pixel units.
+        channels_last: whether the network computes in that memory layout, often faster for convolutions in mixed
+            precision.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -157,28 +89,22 @@ class Certification(Callback):
         self.radii = list(radii)
         self.channels_last = channels_last
         self.results: dict[str, float] = {}
+        self._first_tested: str | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "test":
             return
         if not isinstance(pl_module, SmoothedClassifier):
             require(pl_module, Classifier, "Certification")
-        if trainer.limit_test_batches == 0:
-            raise ValueError("trainer.limit_test_batches 0 leaves out testing and with it Certification: set it to 1")
-        if isinstance(trainer.strategy, FSDPStrategy | DeepSpeedStrategy | ModelParallelStrategy):
-            raise ValueError(
-                f"Certification needs a whole network in each process, and trainer.strategy "
-                f"{type(trainer.strategy).__name__} divides it: use ddp"
-            )
+        require_testing(trainer, "Certification")
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        images = TestImages(trainer, _only_loader(trainer))
-        positions = range(len(images) if self.max is None else min(self.max, len(images)))[:: self.skip]
-        if trainer.fast_dev_run:  # type: ignore[attr-defined]
-            positions = positions[: trainer.world_size]
+        images = TestedImages(trainer, "Certification")
+        positions = images.chosen(self.skip, self.max)
         smoothed = self._smoothed(trainer, pl_module)
         settings = self._settings(trainer, pl_module, smoothed, images, positions)
-        with _run_directory(trainer) as directory:
+        with _run_directory(trainer) as run_directory:
+            directory = run_directory / self._folder(trainer)
             log = CertificationLog(directory, settings, with_radius=not isinstance(self.mode, Predict))
             if trainer.is_global_zero:
                 log.prepare(positions)
@@ -196,6 +122,13 @@ class Certification(Callback):
             # All processes have the same value, and a maximum leaves it as it is.
             pl_module.log(f"test/{name}", value, reduce_fx="max", sync_dist=True, batch_size=1)
 
+    def _folder(self, trainer: Trainer) -> str:
+        """Where in the run directory the files of this test belong."""
+        tested = Path(str(trainer.ckpt_path or "")).stem
+        if self._first_tested is None:
+            self._first_tested = tested
+        return "" if tested == self._first_tested else f"certification_{tested}"
+
     def _smoothed(self, trainer: Trainer, pl_module: LightningModule) -> SmoothedClassifier:
         if isinstance(pl_module, SmoothedClassifier):
             return pl_module
@@ -212,11 +145,9 @@ class Certification(Callback):
         trainer: Trainer,
         pl_module: LightningModule,
         smoothed: SmoothedClassifier,
-        images: TestImages,
+        images: TestedImages,
         positions: range,
     ) -> dict[str, Any]:
-        first = images[0]
-        data = trainer.datamodule or images.loader.dataset  # type: ignore[attr-defined]
         return {
             "sigma": self.sigma,
             **self.mode.settings,
@@ -226,12 +157,7 @@ class Certification(Callback):
             "skip": self.skip,
             "max": self.max,
             "num_images": len(positions),
-            "dataset": f"{type(data).__name__} of {len(images)} images",
-            "first_image": hashlib.blake2b(first.image.cpu().numpy().tobytes(), digest_size=16).hexdigest(),
-            "module": f"{type(pl_module).__module__}.{type(pl_module).__qualname__}",
-            "weights": hash_of_weights(pl_module),
-            "precision": str(trainer.precision),
-            "device": pl_module.device.type,
+            **images.settings(pl_module),
         }
 
     def _certify(
@@ -239,7 +165,7 @@ class Certification(Callback):
         trainer: Trainer,
         pl_module: LightningModule,
         smoothed: SmoothedClassifier,
-        images: TestImages,
+        images: TestedImages,
         pending: list[int],
         log: CertificationLog,
         positions: range,
@@ -295,15 +221,6 @@ class Certification(Callback):
             write_atomically(log.directory / "certification_summary.json", json.dumps(results, indent=2) + "\n")
             draw_curves({name: certificates}, log.directory / "figures" / "certified_accuracy.png")
         return results
-
-
-def _only_loader(trainer: Trainer) -> DataLoader:
-    loaders = trainer.test_dataloaders
-    if isinstance(loaders, DataLoader):
-        return loaders
-    if isinstance(loaders, list | tuple) and len(loaders) == 1 and isinstance(loaders[0], DataLoader):
-        return loaders[0]
-    raise TypeError("Certification needs one test DataLoader")
 
 
 @contextmanager

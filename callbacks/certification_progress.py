@@ -69,7 +69,8 @@ class CertificationProgress:
 
         Args:
             num_draws: draws evaluated by this process, or by those that share an image with it, since the start; None
-            while it waits. now: without waiting.
+                while it waits.
+            now: without waiting.
         """
         clock = time.monotonic()
         if not self.enabled or (clock < self._next_reading and not now):

@@ -14,13 +14,12 @@ import numpy as np
 import pandas as pd
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from callbacks.adversarial_figure import Example, draw_adversarial
-from callbacks.certification import SECONDS_BETWEEN_LOOKS, TestImages, _only_loader, hash_of_weights
 from callbacks.certification_log import write_atomically
+from callbacks.tested_images import SECONDS_BETWEEN_LOOKS, TestedImages, require_testing
 from lightning_modules.interfaces import Classifier, SmoothedClassifier, require
 from lightning_modules.robustness.attacks import Attack, AutoAttack, Network, log_mean_softmax, size
 from lightning_modules.robustness.smoothed_votes import GaussianSmoothing
@@ -112,19 +111,11 @@ class RobustAccuracy(Callback):
             return
         if not (self.sigma > 0 and isinstance(pl_module, SmoothedClassifier)):
             require(pl_module, Classifier, "RobustAccuracy")
-        if trainer.limit_test_batches == 0:
-            raise ValueError("trainer.limit_test_batches 0 leaves out testing and with it RobustAccuracy: set it to 1")
-        if isinstance(trainer.strategy, FSDPStrategy | DeepSpeedStrategy | ModelParallelStrategy):
-            raise ValueError(
-                f"RobustAccuracy needs a whole network in each process, and trainer.strategy "
-                f"{type(trainer.strategy).__name__} divides it: use ddp"
-            )
+        require_testing(trainer, "RobustAccuracy")
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        images = TestImages(trainer, _only_loader(trainer))
-        positions = range(len(images) if self.max is None else min(self.max, len(images)))[:: self.skip]
-        if trainer.fast_dev_run:  # type: ignore[attr-defined]
-            positions = positions[: trainer.world_size]
+        images = TestedImages(trainer, "RobustAccuracy")
+        positions = images.chosen(self.skip, self.max)
         blocks = [positions[start : start + self.batch_size] for start in range(0, len(positions), self.batch_size)]
         directory = Path(trainer.log_dir or trainer.default_root_dir)  # on every process: it is broadcast
         rows = self._prepare_rows(trainer, pl_module, images, positions, directory)
@@ -162,12 +153,11 @@ class RobustAccuracy(Callback):
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        images: TestImages,
+        images: TestedImages,
         positions: range,
         directory: Path,
     ) -> Path:
         """The folder of the rows that these settings give, as named by their hash, so that no others are mixed in."""
-        data = trainer.datamodule or images.loader.dataset  # type: ignore[attr-defined]
         settings = {
             "attacks": {attack.title: {"kind": type(attack).__name__, **asdict(attack)} for attack in self.attacks},  # type: ignore[call-overload]
             "sigma": self.sigma,
@@ -176,12 +166,7 @@ class RobustAccuracy(Callback):
             "batch_size": self.batch_size,
             "skip": self.skip,
             "num_images": len(positions),
-            "dataset": f"{type(data).__name__} of {len(images)} images",
-            "first_image": hashlib.blake2b(images[0].image.cpu().numpy().tobytes(), digest_size=16).hexdigest(),
-            "module": f"{type(pl_module).__module__}.{type(pl_module).__qualname__}",
-            "weights": hash_of_weights(pl_module),
-            "precision": str(trainer.precision),
-            "device": pl_module.device.type,
+            **images.settings(pl_module),
         }
         text = json.dumps(settings, indent=2) + "\n"
         # Weights that are equal on all processes are hashed by each; the first one's name counts.
@@ -217,7 +202,7 @@ class RobustAccuracy(Callback):
     def _attack_block(
         self,
         network: Network,
-        images: TestImages,
+        images: TestedImages,
         number: int,
         positions: range,
         rows: Path,

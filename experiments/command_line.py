@@ -48,11 +48,13 @@ class Checkpoints:
 
     Args:
         tested: the checkpoint that `test`, `validate` and `predict` load: the `best` one, or the `last`, as the paper
-        does. monitor: metric that says which epoch is best, `val/accuracy` for example; None keeps the last one
-        alone. mode: whether the best is the greatest (`max`) or the least (`min`). also_test_best: report the best
-        epoch's test metrics too, as `best_epoch/test/...`, where the last one is tested. every_n_epochs: epochs
-        between two savings of the last checkpoint. every_n_steps: also save within epochs, each time that so many
-        batches were trained on.
+            does.
+        monitor: metric that says which epoch is best, `val/accuracy` for example; None keeps the last one alone.
+        mode: whether the best is the greatest (`max`) or the least (`min`).
+        also_test_best: report the best epoch's test metrics too, as `best_epoch/test/...`, where the last one is
+            tested.
+        every_n_epochs: epochs between two savings of the last checkpoint.
+        every_n_steps: also save within epochs, each time that so many batches were trained on.
     """
 
     tested: Literal["best", "last"] = "last"

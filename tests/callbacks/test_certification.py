@@ -24,7 +24,7 @@ from scipy import stats
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from callbacks.certification import Certification, hash_of_weights
+from callbacks.certification import Certification
 from callbacks.certification_log import COMMUNITY, SIDECAR, CertificationLog, row_of
 from callbacks.certification_progress import CertificationProgress
 from callbacks.certified_curves import accuracy_table, draw_curves, main, overlay, read_log, summary
@@ -384,15 +384,6 @@ def test_a_directory_that_is_not_shared_is_said(tmp_path: Path) -> None:
         CertificationLog(tmp_path, {}, with_radius=True).check()
 
 
-def test_the_hash_sees_every_weight() -> None:
-    module = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2)).to(torch.bfloat16)
-    seen = {hash_of_weights(module)}
-    for tensor in module.state_dict().values():
-        tensor.view(-1)[0] += 1
-        seen.add(hash_of_weights(module))
-    assert len(seen) == 1 + len(module.state_dict())
-
-
 # several processes, really
 
 
@@ -582,11 +573,35 @@ def test_what_cannot_be_certified_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="Certification needs a Classifier, and Nameless lacks"):
         run(tmp_path, certification(), Nameless())
 
+
+def test_of_several_test_sets_the_first_is_certified(tmp_path: Path, finished: tuple[Path, dict[str, float]]) -> None:
     class TwoSets(Planes):
         def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int) -> None: ...  # type: ignore[override]
 
-    with pytest.raises(TypeError, match="one test DataLoader"):
-        run(tmp_path, certification(), TwoSets(), [DataLoader(Images(), batch_size=4)] * 2)
+    sets = [DataLoader(Images(), batch_size=4), DataLoader(Images(scale=0.5), batch_size=4)]
+    run(tmp_path, certification(), TwoSets(), sets)
+    assert (tmp_path / "certification.csv").read_text() == (finished[0] / "certification.csv").read_text()
+
+
+def test_a_second_checkpoint_has_files_of_its_own(tmp_path: Path) -> None:
+    import train
+
+    layer = tmp_path / "certification.yaml"
+    layer.write_text(
+        Path("configs/callbacks/certification.yaml")
+        .read_text()
+        .replace("n: 100000", "n: 100")
+        .replace("skip: 20", "skip: 60")
+    )
+    arguments = ["fit", "--config", "configs/elr/demo.yaml", "--config", str(layer)]
+    quiet = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
+    run_directory = tmp_path / "run"
+    once = ["--trainer.max_epochs", "2", "--run_directory", str(run_directory), "--test_after_fit", "true"]
+    assert train.main([*arguments, *quiet, *once]) == 0
+    metrics = pd.read_csv(run_directory / "test_metrics.csv").set_index("metric")["value"]
+    for folder, metric in ((".", "test/acr"), ("certification_best", "best_epoch/test/acr")):
+        rows = pd.read_csv(run_directory / folder / "certification.csv")
+        assert metrics[metric] == pytest.approx((rows["correct"] * rows["radius"]).mean(), abs=1e-6)
 
 
 # curves of several logs
