@@ -5,8 +5,15 @@
 Arguments after `--` are given to every run, as if they followed `train.py fit --config CONFIG`. Runs are processes of
 their own. The same command again keeps what is finished and continues the rest.
 
+A table of methods over settings, one column for each value of a key (in the configs of a name, or in all) and for each
+file of the same name in several folders:
+
+    python train.py compare configs/{cross_entropy,elr,elr_plus}/cifar10{,_asymmetric}.yaml --seeds 0 1 2 \\
+        --vary cifar10:data.label_noise.noise_rate=0.2,0.4,0.6,0.8
+
 Written to the output directory: summary.csv (config, metric, mean, std, seeds), runs.csv (config, metric, seed, value),
-summary.md, comparison.png, curves.png, and <config>/seed_<seed>/ for each run.
+summary.md, comparison.png, curves.png, with several settings table.csv and table.png, and <config>/seed_<seed>/ or
+<config>/<key>=<value>/seed_<seed>/ for each run.
 """
 
 import hashlib
@@ -19,6 +26,7 @@ from pathlib import Path
 from rich.console import Console
 
 from experiments.arguments import ArgumentParser, positive_number, whole_number
+from experiments.method_table import by_metric, method_table, places
 from experiments.results import (
     BEST_EPOCH,
     Result,
@@ -33,6 +41,10 @@ from experiments.results import (
 )
 from experiments.run_queue import TRAIN, lock, print_failures, run_all
 from experiments.run_request import Experiment, Run, check, code_fingerprint, load_experiments, record, unique_names
+from experiments.variations import Variation, variation, varied
+
+MAX_CONFIGS = 10
+"""Configs whose training curves are drawn in one picture, each in a colour of its own."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +56,7 @@ class Arguments:
     output: Path | None
     jobs: int
     overrides: list[str]
+    variations: list[Variation]
 
 
 def parse(argv: Sequence[str]) -> Arguments:
@@ -61,6 +74,9 @@ def parse(argv: Sequence[str]) -> Arguments:
     parser.add_argument("--seeds", nargs="+", type=whole_number, required=True, help="for example 0 1 2")
     parser.add_argument("--output", type=Path, help="default: runs/compare/<folder>/<config>-vs-<config>")
     parser.add_argument("--jobs", type=positive_number, default=1, help="runs at a time (default: 1)")
+    parser.add_argument(
+        "--vary", action="append", default=[], metavar="[CONFIG:]KEY=VALUE,...", help="a key that takes several values"
+    )
     known, unknown = parser.parse_known_args(own)
     if unknown:
         raise ValueError(f"{unknown[0]} is not an option of compare; what overrides the configs goes after `--`")
@@ -69,7 +85,8 @@ def parse(argv: Sequence[str]) -> Arguments:
     repeated = next((seed for i, seed in enumerate(known.seeds) if seed in known.seeds[:i]), None)
     if repeated is not None:
         raise ValueError(f"--seeds names {repeated} twice; every seed is one run")
-    return Arguments(known.configs, known.seeds, known.output, known.jobs, overrides)
+    variations = [variation(text) for text in known.vary]
+    return Arguments(known.configs, known.seeds, known.output, known.jobs, overrides, variations)
 
 
 def default_output(configs: Sequence[Path]) -> Path:
@@ -129,10 +146,11 @@ def write(runs: Sequence[Run], output: Path) -> list[Path]:
     Returns:
         The pictures' paths.
     """
-    from experiments.figures import draw_comparison, draw_curves
+    from experiments.figures import draw_comparison, draw_curves, draw_table
 
     found = collect(runs)
     summaries = summarise(found)
+    place = places(list(dict.fromkeys(run.experiment for run in runs)))
     write_csv(
         output / "runs.csv",
         ["config", "metric", "seed", "value"],
@@ -142,15 +160,23 @@ def write(runs: Sequence[Run], output: Path) -> list[Path]:
     write_csv(output / "summary.csv", ["config", "metric", "mean", "std", "seeds"], rows)
     done = [run for run in runs if run.finished]
     pictures = []
-    if any(math.isfinite(result.value) for result in found):
+    if not place and any(math.isfinite(result.value) for result in found):
         draw_comparison(found, output / "comparison.png")
         pictures.append(output / "comparison.png")
     files: dict[str, list[Path]] = {}
     for run in done:
         files.setdefault(run.experiment.name, []).append(run.directory / "metrics.csv")
-    if draw_curves(files, output / "curves.png"):
+    if len(files) <= MAX_CONFIGS and draw_curves(files, output / "curves.png"):
         pictures.append(output / "curves.png")
-    lines = [markdown(*grid(summaries)) if summaries else "No run is finished.\n"]
+    lines = ["No run is finished.\n"]
+    if place and summaries:
+        header, rows_of_metrics = method_table(summaries, place)
+        write_csv(output / "table.csv", ["metric", *header], rows_of_metrics)
+        draw_table(found, place, output / "table.png")
+        pictures.insert(0, output / "table.png")
+        lines = ["".join(f"## {metric}\n\n{markdown(header, rows)}\n" for metric, rows in by_metric(rows_of_metrics))]
+    elif summaries:
+        lines = [markdown(*grid(summaries))]
     for experiment in dict.fromkeys(run.experiment for run in runs):
         own = [run for run in runs if run.experiment == experiment]
         seeds = ", ".join(str(run.seed) for run in own if run.finished) or "none"
@@ -171,7 +197,13 @@ def show(runs: Sequence[Run], output: Path, console: Console) -> None:
     if summaries:
         counts = sorted({each.seeds for each in summaries})
         seeds = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1])))) + (" seed" if counts == [1] else " seeds")
-        console.print(table(f"mean ± std over {seeds}", *grid(summaries)))
+        place = places(list(dict.fromkeys(run.experiment for run in runs)))
+        if place:
+            header, rows = method_table(summaries, place)
+            for metric, own in by_metric(rows):
+                console.print(table(f"{metric}, mean ± std over {seeds}", header, own))
+        else:
+            console.print(table(f"mean ± std over {seeds}", *grid(summaries)))
     for path in [output / "summary.csv", *pictures]:
         console.print(str(path), markup=False, soft_wrap=True)
 
@@ -189,7 +221,7 @@ def main(argv: Sequence[str], run_command: Sequence[str] = TRAIN) -> int:
     console = terminal()
     try:
         arguments = parse(argv)
-        experiments = load_experiments(arguments.configs, arguments.overrides)
+        experiments = varied(load_experiments(arguments.configs, arguments.overrides), arguments.variations)
         output = arguments.output or default_output(arguments.configs)
         runs = plan(experiments, arguments.seeds, output)
     except (ValueError, OSError) as error:

@@ -59,6 +59,46 @@ def draw_comparison(results: Sequence[Result], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
+def draw_table(results: Sequence[Result], place: Mapping[str, tuple[str, str]], path: Path) -> None:
+    """One panel for each metric: every method's mean ± std over the settings. A method has one colour.
+
+    Args:
+        results: of all runs.
+        place: method and setting of each config.
+        path: of the picture.
+    """
+    import numpy as np
+
+    rows, columns = (list(dict.fromkeys(names)) for names in zip(*place.values(), strict=True))
+    metrics = list(dict.fromkeys(r.metric for r in results if not r.metric.startswith(BEST_EPOCH)))
+    shown = metrics[:MAX_METRICS]
+    figure, axes = _panels(max(len(shown), 1), width=1.6 + 0.55 * len(columns), height=3.0)
+    for metric, ax in zip(shown, axes, strict=False):
+        for number, row in enumerate(rows):
+            values: dict[int, list[float]] = {}
+            for result in results:
+                if result.metric == metric and place[result.config][0] == row:
+                    values.setdefault(columns.index(place[result.config][1]), []).append(result.value)
+            x = sorted(values)
+            mean = [np.mean(values[each]) for each in x]
+            std = [np.std(values[each], ddof=1) if len(values[each]) > 1 else 0.0 for each in x]
+            beside = (number - (len(rows) - 1) / 2) * 0.08
+            ax.errorbar(
+                np.array(x) + beside, mean, yerr=std, color=_colour(number), marker="o", markersize=4.5, linewidth=1.2,
+                capsize=3, label=row,
+            )  # fmt: skip
+        ax.set_title(metric, fontsize=10, loc="left")
+        ax.set_xticks(range(len(columns)), columns, rotation=30, ha="right", fontsize=8)
+        ax.grid(axis="y", alpha=0.3)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", ncols=min(max(len(labels), 1), 4), frameon=False)
+    note = "mean ± std over seeds"
+    if len(metrics) > len(shown):
+        note += f"; the first {len(shown)} of {len(metrics)} metrics"
+    figure.supxlabel(note, fontsize=8, color="0.35")
+    figure.savefig(path, dpi=150)
+
+
 def draw_curves(metrics: Mapping[str, Sequence[Path]], path: Path) -> bool:
     """Training curves of what every config logs, the mean over seeds with a band of ± std.
 

@@ -36,12 +36,19 @@ class Experiment:
         config: path of the YAML file.
         text: what the file held when the experiment was planned.
         overrides: arguments that follow it on the command line of `fit`.
+        setting: keys that a comparison varies, by their short names, and their values here.
     """
 
     name: str
     config: Path
     text: str
     overrides: tuple[str, ...] = ()
+    setting: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def config_name(self) -> str:
+        """The name without the setting."""
+        return self.name.rpartition("/")[0] if self.setting else self.name
 
 
 @dataclass(frozen=True)

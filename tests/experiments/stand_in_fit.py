@@ -42,6 +42,9 @@ def main() -> None:
         config = json.loads("".join(line for line in path.open() if not line.startswith("#")))
         config |= {"seed": int(given("--seed_everything")), "journal": str(path.parent / "journal.txt")}
         config["trainer"]["max_epochs"] = int(given("--trainer.max_epochs", str(config["trainer"]["max_epochs"])))
+        for flag, value in zip(sys.argv, sys.argv[1:], strict=False):
+            if flag.startswith("--model."):
+                config["model"][flag.removeprefix("--model.")] = json.loads(value)
         put(directory / "config.yaml", json.dumps(config))
         done = []
     seed, model = config["seed"], config["model"]

@@ -1,0 +1,167 @@
+"""One key of the configs over several values: what `compare --vary` asks for.
+
+    --vary data.label_noise.noise_rate=0.2,0.4,0.6,0.8              in every config
+    --vary 'cifar10:data.label_noise.noise_rate=0.2,0.4,0.6,0.8'    in the configs of this name; * stands for anything
+
+Keys are dotted names as on the command line, where `init_args` may be left out. Values are YAML; commas inside brackets
+do not part them. Of several keys in one config all combinations are run.
+"""
+
+import difflib
+import fnmatch
+import itertools
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from experiments.run_request import RESERVED, Experiment, parsed
+
+
+@dataclass(frozen=True)
+class Variation:
+    """A key and the values that it takes.
+
+    Args:
+        pattern: names of the configs that it applies to, with or without their folders; `*` for all.
+        key: dotted name.
+        values: as they stand on the command line.
+    """
+
+    pattern: str
+    key: str
+    values: tuple[str, ...]
+
+    def applies_to(self, config: Path) -> bool:
+        path = config.resolve().with_suffix("")
+        return any(fnmatch.fnmatchcase("/".join(path.parts[-depth:]), self.pattern) for depth in (1, 2, 3))
+
+
+def variation(text: str) -> Variation:
+    """Reads `[CONFIG:]KEY=VALUE,VALUE,...`.
+
+    Raises:
+        ValueError: if it does not have this form, names a value twice, or a key that `compare` itself sets.
+    """
+    name, _, listed = text.partition("=")
+    pattern, _, key = name.rpartition(":")
+    try:
+        values = yaml.safe_load(f"[{listed}]")
+    except yaml.YAMLError:
+        values = None
+    if not re.fullmatch(r"\w+(\.\w+)*", key) or not isinstance(values, list) or not values:
+        raise ValueError(f"--vary {text} must be KEY=VALUE,VALUE,... or CONFIG:KEY=VALUE,VALUE,...")
+    if key in RESERVED:
+        raise ValueError(f"--vary cannot set {key}: {RESERVED[key]} sets it for each run")
+    written = tuple(value if isinstance(value, str) else json.dumps(value) for value in values)
+    repeated = next((value for i, value in enumerate(written) if value in written[:i]), None)
+    if repeated is not None:
+        raise ValueError(f"--vary {key} names {repeated} twice")
+    return Variation(pattern or "*", key, written)
+
+
+def varied(experiments: Sequence[Experiment], variations: Sequence[Variation]) -> list[Experiment]:
+    """Replaces each experiment by one for each combination of the values that apply to it.
+
+    Those are called `<name>/<key>=<value>`, by the last parts of the key that tell it from the others.
+
+    Raises:
+        ValueError: if a variation applies to no config, a config has no such key or another type of value there, or
+            an override sets the same key.
+    """
+    for each in variations:
+        if not any(each.applies_to(experiment.config) for experiment in experiments):
+            known = ", ".join(experiment.name for experiment in experiments)
+            raise ValueError(f"--vary {each.pattern}:{each.key} applies to no config; they are {known}")
+    short = _short_names([each.key for each in variations])
+    every = [each for experiment in experiments for each in _combinations(experiment, variations, short)]
+    names = [each.name for each in every]
+    alike = next((name for i, name in enumerate(names) if name in names[:i]), None)
+    if alike is not None:
+        raise ValueError(f"--vary: two of the values give their runs the same name, {alike}")
+    return every
+
+
+def _combinations(
+    experiment: Experiment, variations: Sequence[Variation], short: dict[str, str]
+) -> Iterator[Experiment]:
+    own = [each for each in variations if each.applies_to(experiment.config)]
+    keys = [_plain(each.key) for each in own]
+    for each, key in zip(own, keys, strict=True):
+        if keys.count(key) > 1:
+            raise ValueError(f"--vary sets {each.key} of {experiment.name} more than once; give its values in one list")
+        set_before = [o for o in experiment.overrides if o.startswith("--") and _plain(o[2:].partition("=")[0]) == key]
+        if set_before:
+            raise ValueError(f"--vary and {set_before[0]} after `--` both set {each.key} of {experiment.name}")
+        _check_values(each, experiment)
+    for values in itertools.product(*(each.values for each in own)):
+        setting = tuple((short[each.key], value) for each, value in zip(own, values, strict=True))
+        added = [text for each, value in zip(own, values, strict=True) for text in (f"--{each.key}", value)]
+        tail = ",".join(f"{key}={_in_a_file_name(value)}" for key, value in setting)
+        name = f"{experiment.name}/{tail}" if tail else experiment.name
+        yield replace(experiment, name=name, overrides=(*experiment.overrides, *added), setting=setting)
+
+
+def _check_values(each: Variation, experiment: Experiment) -> None:
+    """The key must stand in the config, so that a slip is found before hours of runs, and not by a run."""
+    leaves = _leaves(parsed(experiment.text, experiment.config))
+    key = _plain(each.key)
+    if key not in leaves:
+        close = difflib.get_close_matches(key, leaves, n=3, cutoff=0.4)
+        hint = f"; the closest are {', '.join(close)}" if close else ""
+        raise ValueError(f"--vary: {experiment.config} does not set {each.key}{hint}")
+    now = leaves[key]
+    for value in each.values:
+        kind = _kind(yaml.safe_load(value))
+        if now is not None and kind != _kind(now):
+            raise ValueError(
+                f"--vary {each.key}: {value} is {kind}, and {experiment.config} has {_kind(now)} there, {now!r}"
+            )
+
+
+def _leaves(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted names of all settings, without `init_args`, and their values."""
+    if not isinstance(value, dict):
+        return {prefix: value}
+    leaves: dict[str, Any] = {}
+    for name, inner in value.items():
+        below = prefix if name == "init_args" else f"{prefix}.{name}".lstrip(".")
+        leaves |= _leaves(inner, below)
+    return leaves
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, int | float):
+        return "a number"
+    if isinstance(value, str):
+        try:
+            float(value)  # 1e-3, which YAML takes for text and the command line for a number
+        except ValueError:
+            return "a text"
+        return "a number"
+    return "a list" if isinstance(value, list) else "a mapping" if isinstance(value, dict) else "null"
+
+
+def _in_a_file_name(value: str) -> str:
+    return re.sub(r"[^\w.+-]+", "_", value)[:60]
+
+
+def _plain(key: str) -> str:
+    return key.replace(".init_args.", ".")
+
+
+def _short_names(keys: Sequence[str]) -> dict[str, str]:
+    """The shortest tails that tell keys apart."""
+    plain = {key: _plain(key).split(".") for key in keys}
+    names = {}
+    for key, parts in plain.items():
+        others = [other for other in plain.values() if other != parts]
+        depth = next(d for d in range(1, len(parts) + 1) if all(o[-d:] != parts[-d:] for o in others))
+        names[key] = ".".join(parts[-depth:])
+    return names

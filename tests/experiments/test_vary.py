@@ -1,0 +1,150 @@
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from experiments import compare
+from experiments.method_table import places
+from experiments.run_request import load_experiments
+from experiments.variations import Variation, variation, varied
+
+Config = Callable[..., Path]
+Journal = Callable[..., list[list[str]]]
+
+
+def rows(path: Path) -> list[list[str]]:
+    with path.open(newline="") as file:
+        return list(csv.reader(file))
+
+
+def test_one_call_makes_the_table_of_methods_over_settings(
+    config: Config, fit: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configs = [
+        config(name, folder=folder, start=start, per_seed=0.02)
+        for folder, start in (("elr", 0.9), ("cross_entropy", 0.5))
+        for name in ("cifar10", "cifar10_asymmetric")
+    ]
+    out = tmp_path / "out"
+    arguments = [*map(str, configs), "--vary", "cifar10:model.start=0.8,0.4", "--seeds", "0", "1", "--output", str(out)]
+    assert compare.main(arguments, fit) == 0
+    table = rows(out / "table.csv")
+    assert table[0] == ["metric", "method", "cifar10 start 0.8", "cifar10 start 0.4", "cifar10_asymmetric"]
+    assert table[1] == ["test/accuracy", "elr", "0.810 ± 0.014", "0.410 ± 0.014", "0.910 ± 0.014"]
+    assert table[2] == ["test/accuracy", "cross_entropy", "0.810 ± 0.014", "0.410 ± 0.014", "0.510 ± 0.014"]
+    assert [row[:2] for row in table[3:]] == [["test/memorized", "elr"], ["test/memorized", "cross_entropy"]]
+    assert sorted(path.relative_to(out).as_posix() for path in out.glob("elr/**/seed_1")) == [
+        "elr/cifar10/start=0.4/seed_1",
+        "elr/cifar10/start=0.8/seed_1",
+        "elr/cifar10_asymmetric/seed_1",
+    ]
+    means = {(row[0], row[1]): row[2] for row in rows(out / "summary.csv")}
+    assert float(means["elr/cifar10/start=0.4", "test/accuracy"]) == pytest.approx(0.41)
+    markdown = (out / "summary.md").read_text()
+    assert "## test/accuracy\n\n| method | cifar10 start 0.8 |" in markdown
+    assert "| elr | 0.810 ± 0.014 | 0.410 ± 0.014 | 0.910 ± 0.014 |" in markdown
+    assert (out / "table.png").read_bytes().startswith(b"\x89PNG")
+    assert "test/accuracy, mean ± std over 2 seeds" in capsys.readouterr().out
+
+
+def test_what_is_finished_is_not_run_again_and_new_values_join(
+    config: Config, fit: list[str], journal: Journal, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a, out = config("a", start=0.9), tmp_path / "out"
+    arguments = [str(a), "--seeds", "0", "--output", str(out), "--vary"]
+    assert compare.main([*arguments, "model.start=0.2,0.4"], fit) == 0
+    before = journal()
+    assert compare.main([*arguments, "model.start=0.2,0.4,0.6"], fit) == 0
+    assert "2 of 3 runs were finished before" in capsys.readouterr().out
+    assert {line[0] for line in journal()[len(before) :]} == {"start=0.6"}
+    assert rows(out / "table.csv")[1] == ["test/accuracy", "a", "0.2", "0.4", "0.6"]
+
+
+def test_a_failed_run_is_a_gap_in_the_table_and_is_continued_by_the_same_command(
+    config: Config, fit: list[str], journal: Journal, tmp_path: Path
+) -> None:
+    a, out = config("a", start=0.9, crash=[]), tmp_path / "out"
+    arguments = [str(a), "--seeds", "0", "--output", str(out), "--vary", "model.crash=[],[0]"]
+    assert compare.main(arguments, fit) == 1
+    assert rows(out / "table.csv")[1] == ["test/accuracy", "a", "0.9", "-"]
+    assert compare.main(arguments, fit) == 1
+    events = [(line[0], line[2]) for line in journal() if line[2] in ("started", "resumed")]
+    assert events == [("crash=_", "started"), ("crash=_0_", "started"), ("crash=_0_", "resumed")]
+
+
+def test_of_several_keys_all_combinations_are_run(config: Config) -> None:
+    experiments = load_experiments([config("a", start=0.9, per_seed=0.1)])
+    both = varied(experiments, [variation("model.start=0.1,0.2"), variation("model.per_seed=1,2,3")])
+    assert [each.name for each in both] == [f"a/start={s},per_seed={p}" for s in ("0.1", "0.2") for p in (1, 2, 3)]
+    assert both[-1].overrides == ("--model.start", "0.2", "--model.per_seed", "3")
+    assert {each.config_name for each in both} == {"a"}
+    assert places(both)["a/start=0.2,per_seed=3"] == ("a", "start 0.2, per_seed 3")
+
+
+def test_init_args_may_be_left_out_and_names_match_with_and_without_folders(tmp_path: Path) -> None:
+    text = "data: {class_path: A, init_args: {label_noise: {class_path: B, init_args: {noise_rate: 0.4}}}}"
+    for folder in ("elr", "lsa"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "cifar10.yaml").write_text(text)
+        (tmp_path / folder / "cifar10_asymmetric.yaml").write_text(text)
+    paths = sorted(tmp_path.glob("*/*.yaml"))
+    experiments = load_experiments(paths)
+    for pattern, count in {"cifar10": 2, "elr/cifar10": 1, "*": 4, "elr/*": 2, "cifar*c": 2}.items():
+        for key in ("data.label_noise.noise_rate", "data.init_args.label_noise.init_args.noise_rate"):
+            new = varied(experiments, [variation(f"{pattern}:{key}=0.2,0.4")])
+            assert len(new) == 4 + count, pattern
+            assert {each.setting[0][0] for each in new if each.setting} == {"noise_rate"}
+
+
+def test_values_are_yaml_whose_brackets_hold_commas_together() -> None:
+    assert variation("cifar10:model.milestones=[40, 80],[80]") == Variation(
+        "cifar10", "model.milestones", ("[40, 80]", "[80]")
+    )
+    assert variation("model.a=1e-3,true,text,0.20").values == ("1e-3", "true", "text", "0.2")
+
+
+def test_short_names_are_as_long_as_it_takes_to_tell_keys_apart(config: Config, tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("{model: {rate: 1, b: {rate: 1}}, data: {size: 1}}")
+    new = varied(
+        load_experiments([path]), [variation(f"{key}=1") for key in ("model.rate", "model.b.rate", "data.size")]
+    )
+    assert [key for key, _ in new[0].setting] == ["model.rate", "b.rate", "size"]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--vary", "model.strat=0.1,0.2"], "a.yaml does not set model.strat; the closest are model.start"),
+        (["--vary", "b:model.start=0.1"], "b:model.start applies to no config; they are a"),
+        (["--vary", "model.start=0.1,high"], "high is a text, and"),
+        (["--vary", "model.start=0.1,true"], "true is true or false"),
+        (["--vary", "model.start=0.1,0.10"], "model.start names 0.1 twice"),
+        (["--vary", "model.start"], "must be KEY=VALUE,VALUE,..."),
+        (["--vary", "model.start="], "must be KEY=VALUE,VALUE,..."),
+        (["--vary", "model.start=[1"], "must be KEY=VALUE,VALUE,..."),
+        (["--vary", "=1,2"], "must be KEY=VALUE,VALUE,..."),
+        (["--vary", "seed_everything=1,2"], "--vary cannot set seed_everything: --seeds sets it"),
+        (["--vary", "model.start=1", "--vary", "model.start=2"], "sets model.start of a more than once"),
+        (["--vary", "model.start=1,2", "--", "--model.start", "3"], "--vary and --model.start after `--` both set"),
+        (["--vary", "model.start=1,2", "--", "--model.init_args.start=3"], "both set model.start of a"),
+        (["--vary", "model.text=a/b,a b"], "the same name, a/text=a_b"),
+    ],
+)
+def test_a_wrong_variation_is_one_sentence_and_runs_nothing(
+    more: list[str],
+    said: str,
+    config: Config,
+    fit: list[str],
+    journal: Journal,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = [str(config("a", start=0.9, text="x")), "--seeds", "0", "--output", str(tmp_path / "out"), *more]
+    assert compare.main(arguments, fit) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert said in error
+    assert not journal()
+    assert not (tmp_path / "out").exists()
