@@ -4,21 +4,20 @@ A data set's own file says where its images come from (an `ImageSource`) and not
 """
 
 import os
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 import torch
-from lightning.pytorch import LightningDataModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.augmentation import crop_and_flip, sample_uniform
 from datamodules.corruptions.label_noise import LabelNoise
-from datamodules.global_batches import GlobalBatches, Request
+from datamodules.global_batches import Request
+from datamodules.seeded_batches import SeededBatches, check_at_least
 
 
 class ImageSource(Protocol):
@@ -114,13 +113,7 @@ def stratified_split(label: Tensor, fraction: float, seed: int) -> tuple[Tensor,
     return torch.from_numpy(np.flatnonzero(~held_out)), torch.from_numpy(np.flatnonzero(held_out))
 
 
-def free_cores(trainer: Trainer | None) -> int:
-    """Loader processes for one of the machine's training processes: its share of the cores that may be used, 1 to 8."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(max(usable // (trainer.num_devices if trainer is not None else 1), 1), 8)
-
-
-class LabelledImages(LightningDataModule, ABC):
+class LabelledImages(SeededBatches):
     """A data set of labelled images. Subclasses read it; everything else happens here.
 
     `num_classes` and `image_shape` are known at once, `num_train_samples` after `setup("fit")`. The order of training
@@ -147,6 +140,9 @@ class LabelledImages(LightningDataModule, ABC):
     num_classes: int
     image_shape: tuple[int, int, int]
     class_names: list[str] | None = None
+    train_set: LabelledSet | None
+    validation_set: LabelledSet | None
+    test_set: LabelledSet | None
 
     def __init__(
         self,
@@ -161,34 +157,15 @@ class LabelledImages(LightningDataModule, ABC):
         seed: int | None = None,
         prefetch_factor: int = 2,
     ) -> None:
-        super().__init__()
-        for key, value, least in (
-            ("batch_size", batch_size, 1),
-            ("evaluation_batch_size", evaluation_batch_size, 1),
-            ("crop_padding", crop_padding, 0),
-            ("passes_per_epoch", passes_per_epoch, 1),
-            ("num_workers", num_workers, 0),
-            ("prefetch_factor", prefetch_factor, 1),
-        ):
-            if value is not None and value < least:
-                raise ValueError(f"{key} must be at least {least}, got {value}")
+        super().__init__(batch_size, evaluation_batch_size, passes_per_epoch, num_workers, prefetch_factor, seed)
+        check_at_least(0, crop_padding=crop_padding)
         if not 0 <= validation_fraction < 1:
             raise ValueError(f"validation_fraction must be in [0, 1), got {validation_fraction}")
-        self.batch_size = batch_size
         self.label_noise = label_noise
         self.validation_fraction = validation_fraction
-        self.evaluation_batch_size = evaluation_batch_size or batch_size
         self.crop_padding = crop_padding
         self.flip = flip
-        self.passes_per_epoch = passes_per_epoch
-        self.num_workers = num_workers
-        self.prefetch_factor = prefetch_factor
-        self.seed = 0 if seed is None else seed
-        self.train_set: LabelledSet | None = None
-        self.validation_set: LabelledSet | None = None
-        self.test_set: LabelledSet | None = None
         self._corrected: Tensor | None = None
-        self._resumed = (0, 0)
 
     @abstractmethod
     def read_training(self) -> ImageSource:
@@ -207,23 +184,18 @@ class LabelledImages(LightningDataModule, ABC):
         """The validation images of a set that has its own; otherwise they are held out of the training images."""
         return None
 
-    @property
-    def num_train_samples(self) -> int:
-        """Images of the training set, without those held out."""
-        if self.train_set is None:
-            raise RuntimeError('num_train_samples is known after setup("fit")')
-        return len(self.train_set)
-
     def setup(self, stage: str) -> None:
-        if stage in ("fit", "validate") and self.train_set is None:
-            self._set_up_training()
+        unread = self.train_set is None
+        super().setup(stage)
+        if unread and self.train_set is not None:
             self._write_labels()
-        if stage in ("test", "predict") and self.test_set is None:
-            source = self.read_test()
-            self._check_labels(source.label, "test")
-            self.test_set = LabelledSet(source, torch.arange(len(source.label)), source.label, source.label, seed=None)
 
-    def _set_up_training(self) -> None:
+    def set_up_test(self) -> None:
+        source = self.read_test()
+        self._check_labels(source.label, "test")
+        self.test_set = LabelledSet(source, torch.arange(len(source.label)), source.label, source.label, seed=None)
+
+    def set_up_training(self) -> None:
         source = self.read_training()
         clean = source.label
         self._check_labels(clean, "training")
@@ -282,96 +254,27 @@ class LabelledImages(LightningDataModule, ABC):
         pd.DataFrame(columns).to_csv(partial, index=False)
         os.replace(partial, Path(directory, "labels.csv"))
 
-    def train_dataloader(self) -> DataLoader:
-        assert self.train_set is not None
-        epoch = self.trainer.current_epoch if self.trainer is not None else 0
-        rank, world_size = self._processes()
-        batches = GlobalBatches(
-            self.samples_per_epoch(),
-            self.batch_size,
-            rank,
-            world_size,
-            shuffle=True,
-            seed=self.seed,
-            epoch=epoch,
-            first_batch=self._resumed[1] if self._resumed[0] == epoch else 0,
-            passes=self.passes_per_epoch,
-            draw=self.draw_epoch,
-        )
-        if batches.num_left_out:
-            rank_zero_info(
-                f"The last {batches.num_left_out} of an epoch's {batches.num_samples} samples are left out: "
-                f"they would leave a process with fewer than two"
-            )
-        return self._loader(self.train_set, batches, self.seed)
-
-    def samples_per_epoch(self) -> int:
-        """Images of a pass through the training set."""
-        return self.num_train_samples
-
-    def draw_epoch(self, random: np.random.Generator) -> np.ndarray:
-        """The order of a pass through the training set: `[samples_per_epoch]` positions."""
-        return random.permutation(self.num_train_samples)
-
-    def val_dataloader(self) -> DataLoader | list:
-        return [] if self.validation_set is None else self._evaluation_loader(self.validation_set)
-
-    def test_dataloader(self) -> DataLoader:
-        assert self.test_set is not None
-        return self._evaluation_loader(self.test_set)
-
-    def predict_dataloader(self) -> DataLoader:
-        return self.test_dataloader()
-
     def training_images_dataloader(self) -> DataLoader:
         """The training images in their own order and without augmentation, to judge their labels by."""
         if self.train_set is None:
-            self._set_up_training()
+            self.set_up_training()
         assert self.train_set is not None
         train = self.train_set
         plain = LabelledSet(train.source, train.row, train.label, train.clean_label, seed=None)
-        return self._evaluation_loader(plain)
+        return self.evaluation_loader(plain)
 
-    def _evaluation_loader(self, images: LabelledSet) -> DataLoader:
-        rank, world_size = self._processes()
-        if self.evaluation_batch_size < world_size:
-            raise ValueError(
-                f"evaluation_batch_size is {self.evaluation_batch_size} over all processes, fewer than the "
-                f"{world_size} processes"
-            )
-        batch_size = min(self.evaluation_batch_size, len(images))
-        return self._loader(images, GlobalBatches(len(images), batch_size, rank, world_size), self.seed)
-
-    def _processes(self) -> tuple[int, int]:
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
-
-    def _loader(self, images: LabelledSet, batches: GlobalBatches, seed: int) -> DataLoader:
-        num_workers = free_cores(self.trainer) if self.num_workers is None else self.num_workers
-        return DataLoader(
-            images,
-            sampler=batches,
-            batch_size=None,
-            num_workers=num_workers,
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=num_workers > 0,
-            prefetch_factor=self.prefetch_factor if num_workers > 0 else None,
-            generator=torch.Generator().manual_seed(seed),
-        )
-
-    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Augments training images where they are, and turns all images into the module's type, in [0, 1]."""
-        image = batch["image"]
-        assert self.trainer is not None
-        visit = batch.pop("visit", None)
-        if visit is not None and (self.crop_padding or self.flip):
+    def augmented(self, batch: dict[str, Any], visit: int) -> dict[str, Any]:
+        """Crops and mirrors training images."""
+        if self.crop_padding or self.flip:
             uniform = sample_uniform(self.seed, visit, batch["index"], count=3)
-            image = crop_and_flip(image, uniform, self.crop_padding, self.flip)
+            batch["image"] = crop_and_flip(batch["image"], uniform, self.crop_padding, self.flip)
+        return batch
+
+    def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """All images in the module's type, in [0, 1]."""
         images = self.train_set or self.test_set
         assert images is not None
-        dtype = self.trainer.lightning_module.dtype
-        assert isinstance(dtype, torch.dtype)
-        precise = image.to(torch.promote_types(dtype, torch.float32))
-        batch["image"] = precise.div_(images.source.brightest).to(dtype)
+        batch["image"] = self.in_unit_interval(batch["image"], images.source.brightest)
         return batch
 
     def correct_labels(self, index: Tensor, label: Tensor) -> None:
@@ -387,17 +290,13 @@ class LabelledImages(LightningDataModule, ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """Corrected labels, and how far into its epoch the training is."""
-        assert self.trainer is not None
-        batches = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
-        if batches >= self.trainer.num_training_batches:  # the epoch is over: current_epoch is the next one
-            batches = 0
-        state: dict[str, Any] = {"epoch": self.trainer.current_epoch, "batches": batches}
+        state = super().state_dict()
         if self._corrected is not None:
             state["label"] = self._corrected.clone()
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._resumed = (state_dict["epoch"], state_dict["batches"])
+        super().load_state_dict(state_dict)
         self._corrected = state_dict.get("label")
         if self._corrected is not None and self.train_set is not None:
             self.train_set.label.copy_(self._corrected)

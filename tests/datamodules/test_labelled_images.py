@@ -19,8 +19,9 @@ from datamodules.corruptions.label_noise import FromCSV, Symmetric
 from datamodules.digits import Digits
 from datamodules.image_folder import ImageFolder
 from datamodules.imagenet import ImageNet
-from datamodules.labelled_images import ImagesInMemory, LabelledImages, free_cores, stratified_split
+from datamodules.labelled_images import ImagesInMemory, LabelledImages, stratified_split
 from datamodules.mnist import MNIST
+from datamodules.seeded_batches import free_cores
 from datamodules.webvision import WebVision
 from experiments.run_directory import MetricsTable
 
