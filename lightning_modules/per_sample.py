@@ -23,8 +23,13 @@ def _processes() -> tuple[int, int]:
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
-def _gather(local: Tensor, counts: list[int]) -> Tensor:
-    """Rows of all processes, in the order of their ranks. `counts` says how many each has: no sizes are exchanged."""
+def gather_rows(local: Tensor, counts: list[int]) -> Tensor:
+    """Rows of all processes, in the order of their ranks, without gradient.
+
+    Args:
+        local: `[b, ...]`: this process's rows.
+        counts: how many each process has, so that no sizes are exchanged.
+    """
     padded = local.new_zeros(max(counts), *local.shape[1:])
     padded[: len(local)] = local
     gathered = [torch.empty_like(padded) for _ in counts]
@@ -76,7 +81,7 @@ class PerSample:
                 f"the batch lacks global_size, which {world_size} processes need to share per-sample state"
             )
         counts = [len(range(process, global_size, world_size)) for process in range(world_size)]
-        all_index, all_value = _gather(index, counts), _gather(value, counts)
+        all_index, all_value = gather_rows(index, counts), gather_rows(value, counts)
         owned = all_index % world_size == rank
         row = torch.where(owned, all_index // world_size, self.num_owned)
         self._rows[row] = rule(self._rows[row].to(value.dtype), all_value).to(self._rows.dtype)
@@ -94,7 +99,7 @@ class PerSample:
         everything = self._rows.new_empty(self.num_samples if rank == 0 else 0, self._rows.shape[1], device="cpu")
         for first in range(0, max(owned), _ROWS_AT_ONCE):
             counts = [min(max(count - first, 0), _ROWS_AT_ONCE) for count in owned]
-            chunk = _gather(self._rows[first : first + counts[rank]], counts)
+            chunk = gather_rows(self._rows[first : first + counts[rank]], counts)
             if rank == 0:
                 for process, rows in enumerate(chunk.split(counts)):
                     sample = torch.arange(len(rows)) * world_size + first * world_size + process
