@@ -1,0 +1,133 @@
+"""Generators of image translation: a residual network and a U-Net, with instance normalisation.
+
+Both give values before any squashing; sigmoid or tanh belong to the method. Their last layer stands apart, so that a
+method can scale the features in front of it.
+
+Source: Zhu et al., Unpaired Image-to-Image Translation using Cycle-Consistent Adversarial Networks, ICCV 2017, arXiv
+1703.10593, appendix 7.2 (the residual network, after Johnson et al., 2016); Isola et al., CVPR 2017, arXiv 1611.07004
+(the U-Net, here without its dropout).
+"""
+
+import torch
+from torch import Tensor, nn
+
+
+def small_normal_weights(module: nn.Module) -> None:
+    """CycleGAN's initial weights: convolutions N(0, 0.02^2), biases 0."""
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        nn.init.normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def _convolution(before: int, after: int, kernel: int, stride: int = 1, reflect: bool = False) -> list[nn.Module]:
+    mode = "reflect" if reflect else "zeros"
+    convolution = nn.Conv2d(before, after, kernel, stride, padding=kernel // 2, padding_mode=mode)
+    return [convolution, nn.InstanceNorm2d(after), nn.ReLU()]
+
+
+class ResidualBlock(nn.Module):
+    """x + two 3x3 convolutions of x, with a ReLU between them."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        first, second = (_convolution(width, width, 3, reflect=True) for _ in range(2))
+        self.layers = nn.Sequential(*first, *second[:-1])
+
+    def forward(self, image: Tensor) -> Tensor:
+        return image + self.layers(image)
+
+
+class ResNetGenerator(nn.Module):
+    """Maps images `[B, C, H, W]` to `[B, C', H, W]`: two halvings, residual blocks, two doublings.
+
+    `H` and `W` must be multiples of 4.
+
+    Args:
+        in_channels: C.
+        out_channels: C'.
+        width: channels at the full size, 64 in the paper.
+        num_blocks: residual blocks at a quarter of the size; 9 for images of 256 x 256, 6 for 128 x 128.
+
+    Raises:
+        ValueError: if an argument is less than 1.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, width: int = 64, num_blocks: int = 9) -> None:
+        super().__init__()
+        _require_positive(in_channels=in_channels, out_channels=out_channels, width=width, num_blocks=num_blocks)
+        layers = _convolution(in_channels, width, 7, reflect=True)
+        for before in (width, 2 * width):
+            layers += _convolution(before, 2 * before, 3, stride=2)
+        layers += [ResidualBlock(4 * width) for _ in range(num_blocks)]
+        for before in (4 * width, 2 * width):
+            enlarging = nn.ConvTranspose2d(before, before // 2, 3, stride=2, padding=1, output_padding=1)
+            layers += [enlarging, nn.InstanceNorm2d(before // 2), nn.ReLU()]
+        self.features = nn.Sequential(*layers)
+        self.last = nn.Conv2d(width, out_channels, 7, padding=3, padding_mode="reflect")
+        self.num_features = width
+        self.apply(small_normal_weights)
+
+    def forward_features(self, image: Tensor) -> Tensor:
+        """Maps images `[B, C, H, W]` to the features in front of the last layer, `[B, num_features, H, W]`."""
+        return self.features(image)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.last(self.forward_features(image))
+
+
+class UNetGenerator(nn.Module):
+    """Maps images `[B, C, H, W]` to `[B, C', H, W]`: 4x4 convolutions of stride 2 down and up, levels joined.
+
+    `H` and `W` must be multiples of 2^num_downsamplings and at least twice that.
+
+    Args:
+        in_channels: C.
+        out_channels: C'.
+        width: channels after the first halving; they double up to eight times that.
+        num_downsamplings: halvings; 7 for images of 256 x 256.
+
+    Raises:
+        ValueError: if an argument is less than 1.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, width: int = 64, num_downsamplings: int = 7) -> None:
+        super().__init__()
+        _require_positive(
+            in_channels=in_channels, out_channels=out_channels, width=width, num_downsamplings=num_downsamplings
+        )
+        widths = [width * min(2**level, 8) for level in range(num_downsamplings)]
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        for level, after in enumerate(widths):
+            before = widths[level - 1] if level else in_channels
+            norm: list[nn.Module] = [nn.InstanceNorm2d(after)] if level else []
+            self.down.append(nn.Sequential(nn.Conv2d(before, after, 4, 2, padding=1), *norm, nn.LeakyReLU(0.2)))
+        for level in range(num_downsamplings - 1, -1, -1):
+            before = widths[level] * (1 if level == num_downsamplings - 1 else 2)
+            after = widths[level - 1] if level else width
+            enlarging = nn.ConvTranspose2d(before, after, 4, stride=2, padding=1)
+            self.up.append(nn.Sequential(enlarging, nn.InstanceNorm2d(after), nn.ReLU()))
+        self.last = nn.Conv2d(width, out_channels, 3, padding=1)
+        self.num_features = width
+        self.apply(small_normal_weights)
+
+    def forward_features(self, image: Tensor) -> Tensor:
+        """Maps images `[B, C, H, W]` to the features in front of the last layer, `[B, num_features, H, W]`."""
+        levels = []
+        x = image
+        for layer in self.down:
+            x = layer(x)
+            levels.append(x)
+        x = self.up[0](levels.pop())
+        for layer in self.up[1:]:
+            x = layer(torch.cat([x, levels.pop()], dim=1))
+        return x
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.last(self.forward_features(image))
+
+
+def _require_positive(**arguments: int) -> None:
+    for key, value in arguments.items():
+        if value < 1:
+            raise ValueError(f"{key} must be at least 1, got {value}")

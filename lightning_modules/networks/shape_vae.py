@@ -1,0 +1,87 @@
+"""A variational autoencoder of masks: what shapes a structure has.
+
+    q(u | z) = N(mu(z), diag exp(logvar(z))),      r(u): the logits of a mask,
+    loss = BCE(r(u), z), summed over pixels, + beta KL(q || N(0, I)),      u = mu + exp(logvar / 2) eps.
+
+Four convolutions of stride 2 and a linear map encode; the mirror image decodes.
+
+Source: Kingma and Welling, Auto-Encoding Variational Bayes, ICLR 2014, arXiv 1312.6114.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def kl_to_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """KL(N(mean, diag exp(log_variance)) || N(0, I)) of each row of `[B, L]`, `[B]` in nats."""
+    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=1)
+
+
+def reconstruction_error(logits: Tensor, mask: Tensor) -> Tensor:
+    """Binary cross-entropy of masks `[B, 1, H, W]` in [0, 1] under logits, summed over pixels, `[B]` in nats."""
+    return F.binary_cross_entropy_with_logits(logits, mask, reduction="none").flatten(start_dim=1).sum(dim=1)
+
+
+class ShapeVAE(nn.Module):
+    """Encodes masks `[B, 1, S, S]` in [0, 1] as `num_latents` numbers, and decodes them.
+
+    Args:
+        image_size: S, height and width of a mask; a multiple of 16.
+        num_latents: L.
+        widths: channels after each of the four halvings.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    def __init__(self, image_size: int, num_latents: int = 32, widths: Sequence[int] = (16, 32, 64, 64)) -> None:
+        super().__init__()
+        widths = list(widths)
+        if image_size < 16 or image_size % 16:
+            raise ValueError(f"image_size must be a multiple of 16, got {image_size}")
+        if num_latents < 1:
+            raise ValueError(f"num_latents must be at least 1, got {num_latents}")
+        if len(widths) != 4 or min(widths) < 1:
+            raise ValueError(f"widths must be four positive numbers, got {widths}")
+        least = image_size // 16
+        down: list[nn.Module] = []
+        for before, after in pairwise([1, *widths]):
+            down += [nn.Conv2d(before, after, 4, stride=2, padding=1), nn.ReLU()]
+        up: list[nn.Module] = []
+        for before, after in pairwise([*reversed(widths), 1]):
+            up += [nn.ConvTranspose2d(before, after, 4, stride=2, padding=1), nn.ReLU()]
+        values = widths[-1] * least**2
+        self.encoder = nn.Sequential(*down, nn.Flatten(), nn.Linear(values, 2 * num_latents))
+        self.decoder = nn.Sequential(
+            nn.Linear(num_latents, values), nn.ReLU(), nn.Unflatten(1, (widths[-1], least, least)), *up[:-1]
+        )
+        self.num_latents = num_latents
+
+    def encode(self, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """mu and logvar, both `[B, L]`."""
+        mean, log_variance = self.encoder(mask).chunk(2, dim=1)
+        return mean, log_variance
+
+    def forward(self, mask: Tensor) -> Tensor:
+        """Logits `[B, 1, S, S]` of the masks that the means stand for: r(mu(z))."""
+        return self.decoder(self.encode(mask)[0])
+
+    def negative_elbo(self, mask: Tensor, beta: float = 1.0, noise: Tensor | None = None) -> Tensor:
+        """Reconstruction error plus beta times the KL, of each mask.
+
+        Args:
+            mask: `[B, 1, S, S]`, in [0, 1].
+            beta: weight of the KL.
+            noise: eps, `[B, L]`; None draws it.
+
+        Returns:
+            `[B]`, in nats.
+        """
+        mean, log_variance = self.encode(mask)
+        noise = torch.randn_like(mean) if noise is None else noise
+        logits = self.decoder(mean + (log_variance / 2).exp() * noise)
+        return reconstruction_error(logits, mask) + beta * kl_to_standard_normal(mean, log_variance)
