@@ -19,6 +19,8 @@ class LabelledImageBatch(TypedDict):
     """Samples of this batch over all processes."""
     clean_label: NotRequired[Tensor]
     """`[B]`, int64: ground truth where it is known. For metrics only, never for a loss."""
+    classes: NotRequired[Tensor]
+    """`[k]`, int64, in a shifted test set: the classes that it has, where they are not all."""
 
 
 class LabelledMaskBatch(TypedDict):
@@ -27,13 +29,15 @@ class LabelledMaskBatch(TypedDict):
     image: Tensor
     """`[B, C, H, W]`, float32 in [0, 1] (medical slices: standardised, as their DataModule states)."""
     label: Tensor
-    """`[B, H, W]`, int64: the given category of each pixel; 255 is ignored."""
+    """`[B, H, W]`, int64: the current category of each pixel, maybe corrected in training; 255 is ignored."""
     index: Tensor
     """`[B]`, int64: position in the set."""
     global_size: int
     """Samples of this batch over all processes."""
+    original_label: NotRequired[Tensor]
+    """`[B, H, W]`, int64: of training images, the labels that were given, before any correction; 255 is ignored."""
     clean_label: NotRequired[Tensor]
-    """`[B, H, W]`, int64: ground truth where it is known. For metrics only."""
+    """`[B, H, W]`, int64: ground truth where it is known; 255 is ignored. For metrics only, never for a loss."""
 
 
 def global_size(batch: Any) -> int:

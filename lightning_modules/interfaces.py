@@ -75,10 +75,30 @@ class LabelCorrector(Protocol):
 
 
 @runtime_checkable
+class EarlyLearningFollower(Protocol):
+    """A module that acts after each epoch's test, also on categories for which early learning had ended before.
+
+    All processes call it at the end of every training epoch, with the categories whose curve says now that early
+    learning has ended; after `on_early_learning_end` of the same epoch.
+    """
+
+    def on_early_learning_tested(self, categories: list[int], epoch: int) -> None: ...
+
+
+@runtime_checkable
 class LabelStore(Protocol):
     """A DataModule whose training labels can be corrected; loader workers see the corrections from the next epoch."""
 
     def correct_labels(self, index: Tensor, label: Tensor) -> None: ...
+
+
+@runtime_checkable
+class ShiftedTestSets(Protocol):
+    """A DataModule with test sets that are distributed otherwise than its training set."""
+
+    def shifted_test_loaders(self) -> dict[str, Any]:
+        """A loader for each by name; batches may say, as `classes`, that a set has only some of the classes."""
+        ...
 
 
 def require(module: Any, protocol: type, needed_by: str) -> None:
