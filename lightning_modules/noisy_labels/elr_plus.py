@@ -25,11 +25,11 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from datamodules.batches import LabelledImageBatch, global_size, share
 from lightning_modules.classifier_steps import ClassifierSteps, accuracies
+from lightning_modules.noisy_labels.co_training import active_network, check_alternation
 from lightning_modules.noisy_labels.early_learning_regularization import clamped_softmax, early_learning_term
 from lightning_modules.noisy_labels.mixup import draw_mixing
 from lightning_modules.per_sample import PerSample
@@ -127,20 +127,8 @@ class ELRPlus(ClassifierSteps, LightningModule):
         return (self.network(image) + self.second_network(image)) / 2
 
     def setup(self, stage: str) -> None:
-        if stage != "fit":
-            return
-        passes = getattr(self.trainer.datamodule, "passes_per_epoch", None)  # type: ignore[attr-defined]
-        if passes != 2:
-            raise ValueError(f"ELRPlus needs data.passes_per_epoch 2, one pass for each network, got {passes}")
-        if self.trainer.accumulate_grad_batches != 1:
-            raise ValueError(
-                "ELRPlus needs trainer.accumulate_grad_batches 1: a sum of gradients mixes its two networks"
-            )
-        strategy = self.trainer.strategy
-        if isinstance(strategy, DDPStrategy) and not strategy._ddp_kwargs.get("find_unused_parameters"):
-            raise ValueError(
-                "ELRPlus trains one network a step: trainer.strategy must be ddp_find_unused_parameters_true"
-            )
+        if stage == "fit":
+            check_alternation(self.trainer, self)
 
     def on_fit_start(self) -> None:
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -151,7 +139,7 @@ class ELRPlus(ClassifierSteps, LightningModule):
         self._saved_targets = []
 
     def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
-        self.active = int(2 * batch_idx >= self.trainer.num_training_batches)
+        self.active = active_network(batch_idx, self.trainer.num_training_batches)
         image, label = batch["image"], F.one_hot(batch["label"], self.num_classes)
         mixing = draw_mixing(len(image), self.mixup_alpha, image.device)
         with torch.no_grad():
