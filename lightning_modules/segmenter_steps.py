@@ -1,0 +1,103 @@
+"""Validation, test and prediction of a segmenter: the same for every method.
+
+Per category k, from pixels pooled over the whole set and over all processes, ignored ones left out: with TP pixels
+rightly of k, P predicted as k and T truly of k,
+
+    IoU_k = TP / (P + T - TP),        Dice_k = 2 TP / (P + T).
+
+Means are over the categories that occur, in truth or in prediction (P + T > 0), the background among them.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+IGNORED = 255
+"""The label of pixels that have none."""
+
+
+def confusion(num_classes: int) -> MulticlassConfusionMatrix:
+    """Counts pixels by their true and their predicted category, `[K, K]`."""
+    return MulticlassConfusionMatrix(num_classes, ignore_index=IGNORED, validate_args=False)
+
+
+def iou_and_dice(counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Overlap of truth and prediction for each category.
+
+    Args:
+        counts: `[..., K, K]`, pixels: rows are true categories, columns predicted ones.
+
+    Returns:
+        IoU and Dice, both `[..., K]`, float64 in [0, 1]; nan for a category that neither holds.
+    """
+    counts = counts.double()
+    both, predicted, true = counts.diagonal(dim1=-2, dim2=-1), counts.sum(dim=-2), counts.sum(dim=-1)
+    return both / (predicted + true - both), 2 * both / (predicted + true)
+
+
+def label_counts(label: Tensor, clean_label: Tensor, num_classes: int) -> Tensor:
+    """Training labels against true ones, without waiting for the device.
+
+    Args:
+        label: `[B, H, W]`, int64; 255 is ignored.
+        clean_label: `[B, H, W]`, int64; 255 is ignored.
+        num_classes: number of categories, K.
+
+    Returns:
+        `[K, K]`, int64, pixels: rows are true categories, columns given ones.
+    """
+    known = (label < num_classes) & (clean_label < num_classes)
+    pair = torch.where(known, clean_label * num_classes + label, num_classes**2).flatten()
+    counts = torch.zeros(num_classes**2 + 1, dtype=torch.int64, device=label.device)
+    counts.scatter_add_(0, pair, torch.ones((), dtype=torch.int64, device=label.device).expand(len(pair)))
+    return counts[:-1].view(num_classes, num_classes)
+
+
+class SegmenterSteps:
+    """Gives a LightningModule its validation, test and prediction steps.
+
+    The module says what `forward` is and owns `num_classes` and `metrics = confusion(num_classes)`. An epoch logs
+    `miou` and `dice` over the categories, `iou_<category>` for each that occurs, by its name where the DataModule has
+    `class_names`, and `cross_entropy`, the mean over all pixels that are not ignored.
+    """
+
+    num_classes: int
+    metrics: MulticlassConfusionMatrix
+
+    def validation_step(self: Any, batch: dict[str, Any], batch_idx: int) -> None:
+        self._measure(batch, "val")
+
+    def test_step(self: Any, batch: dict[str, Any], batch_idx: int) -> None:
+        self._measure(batch, "test")
+
+    def _measure(self: Any, batch: dict[str, Any], stage: str) -> None:
+        logits, label = self(batch["image"]), batch["label"]
+        self.metrics.update(logits.argmax(dim=1), label)
+        pixels = int((label != IGNORED).sum())
+        total = nn.functional.cross_entropy(logits, label, ignore_index=IGNORED, reduction="sum")
+        # Summed values and sizes are reduced over processes before they are divided: the mean over all pixels.
+        loss = total / max(pixels, 1)
+        self.log(f"{stage}/cross_entropy", loss, on_step=False, on_epoch=True, batch_size=pixels, sync_dist=True)
+
+    def on_validation_epoch_end(self: Any) -> None:
+        self._log_overlaps("val")
+
+    def on_test_epoch_end(self: Any) -> None:
+        self._log_overlaps("test")
+
+    def _log_overlaps(self: Any, stage: str) -> None:
+        iou, dice = iou_and_dice(self.metrics.compute())
+        self.metrics.reset()
+        scores = {"miou": iou.nanmean(), "dice": dice.nanmean()}
+        names = getattr(getattr(self.trainer, "datamodule", None), "class_names", None) or range(self.num_classes)
+        scores |= {f"iou_{name}".replace(" ", "_"): value for name, value in zip(names, iou, strict=True)}
+        for key, value in scores.items():
+            if not value.isnan():
+                # The same on all processes; the maximum over them leaves it as it is, to the last bit.
+                self.log(f"{stage}/{key}", float(value), reduce_fx="max", sync_dist=True)
+
+    def predict_step(self: Any, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        """Returns `index` `[B]` and `prediction` `[B, H, W]`, uint8."""
+        return {"index": batch["index"], "prediction": self(batch["image"]).argmax(dim=1).to(torch.uint8)}

@@ -1,0 +1,145 @@
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from lightning_modules.segmenter_steps import SegmenterSteps, confusion, iou_and_dice, label_counts
+
+NUM_CLASSES = 4
+
+
+class OneHot(SegmenterSteps, LightningModule):
+    """Predicts what is in the image: category k by logit 1 + k, so that the loss tells categories apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_classes = NUM_CLASSES
+        self.metrics = confusion(NUM_CLASSES)
+
+    def forward(self, image: Tensor) -> Tensor:
+        one_hot = nn.functional.one_hot(image[:, 0].long(), NUM_CLASSES).permute(0, 3, 1, 2)
+        return one_hot * (1 + image)
+
+
+class Masks(LightningDataModule):
+    def __init__(self, batches: list[dict[str, Any]], class_names: list[str] | None = None) -> None:
+        super().__init__()
+        self.batches = batches
+        self.class_names = class_names
+
+    def test_dataloader(self) -> DataLoader:
+        return DataLoader(self.batches, batch_size=None)  # type: ignore[arg-type]
+
+    val_dataloader = predict_dataloader = test_dataloader
+
+
+def trainer() -> Trainer:
+    return Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+    )
+
+
+def batches(prediction: Tensor, label: Tensor, sizes: list[int]) -> list[dict[str, Any]]:
+    parts = zip(prediction.split(sizes), label.split(sizes), torch.arange(len(label)).split(sizes), strict=True)
+    return [
+        {"image": mask[:, None].float(), "label": truth, "index": index, "global_size": len(index)}
+        for mask, truth, index in parts
+    ]
+
+
+def overlaps(prediction: Tensor, label: Tensor, category: int) -> tuple[int, int, int]:
+    """Pixels of truth and prediction, of the prediction, of the truth, one by one."""
+    pairs = [(int(p), int(t)) for p, t in zip(prediction.flatten(), label.flatten(), strict=True) if t != 255]
+    return (
+        sum(p == category == t for p, t in pairs),
+        sum(p == category for p, _ in pairs),
+        sum(t == category for _, t in pairs),
+    )
+
+
+def example() -> tuple[Tensor, Tensor]:
+    """Seven masks: category 2 occurs in the prediction alone, category 3 nowhere, and two masks have no pixel."""
+    torch.manual_seed(0)
+    label = torch.randint(2, (7, 5, 6))
+    prediction = torch.where(torch.rand(7, 5, 6) < 0.3, 2 * torch.randint(2, (7, 5, 6)), label)
+    label[torch.rand(7, 5, 6) < 0.2] = 255
+    label[2] = 255
+    label[6] = 255
+    return prediction, label
+
+
+@pytest.mark.parametrize("sizes", [[7], [2, 1, 3, 1]])
+@pytest.mark.parametrize("stage", ["val", "test"])
+def test_overlaps_are_pooled_over_pixels_whatever_the_batches(sizes: list[int], stage: str) -> None:
+    prediction, label = example()
+    names = ["background", "left lung", "heart", "spine"]
+    run = trainer()
+    measure = run.validate if stage == "val" else run.test
+    [scores] = measure(OneHot(), datamodule=Masks(batches(prediction, label, sizes), names), verbose=False)
+    iou, dice = [], []
+    for category in range(3):
+        both, predicted, true = overlaps(prediction, label, category)
+        iou.append(both / (predicted + true - both))
+        dice.append(2 * both / (predicted + true))
+        assert scores[f"{stage}/iou_{names[category].replace(' ', '_')}"] == pytest.approx(iou[-1])
+    assert iou[2] == 0
+    assert scores[f"{stage}/miou"] == pytest.approx(sum(iou) / 3)
+    assert scores[f"{stage}/dice"] == pytest.approx(sum(dice) / 3)
+    assert f"{stage}/iou_spine" not in scores
+    logits = OneHot()(prediction[:, None].float())
+    expected = nn.functional.cross_entropy(logits, label, ignore_index=255)
+    assert scores[f"{stage}/cross_entropy"] == pytest.approx(float(expected))
+
+
+def test_an_epoch_begins_anew_and_categories_have_numbers_without_names() -> None:
+    prediction, label = example()
+    module = OneHot()
+    data = Masks(batches(prediction, label, [7]))
+    [first] = trainer().test(module, datamodule=data, verbose=False)
+    [second] = trainer().test(module, datamodule=data, verbose=False)
+    assert first == second
+    assert {"test/iou_0", "test/iou_1", "test/iou_2"} <= set(first)
+
+
+def test_predictions_are_small_masks() -> None:
+    prediction, label = example()
+    outputs: Any = trainer().predict(OneHot(), datamodule=Masks(batches(prediction, label, [4, 3])))
+    assert torch.equal(torch.cat([output["prediction"] for output in outputs]), prediction.to(torch.uint8))
+    assert torch.cat([output["index"] for output in outputs]).tolist() == list(range(7))
+
+
+def test_perfect_and_disjoint_masks() -> None:
+    iou, dice = iou_and_dice(torch.tensor([[7, 0, 0], [0, 0, 3], [0, 2, 0]]))
+    assert iou.tolist() == dice.tolist() == [1, 0, 0]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 5))
+def test_dice_and_iou_agree_and_label_counts_are_the_metrics(seed: int, num_classes: int) -> None:
+    """Dice = 2 IoU / (1 + IoU); labels that either side ignores do not count."""
+    generator = torch.Generator().manual_seed(seed)
+    label = torch.randint(num_classes + 1, (2, 3, 4), generator=generator)
+    clean = torch.randint(num_classes + 1, (2, 3, 4), generator=generator)
+    label[label == num_classes] = clean[clean == num_classes] = 255
+    counts = label_counts(label, clean, num_classes)
+    expected = [
+        [int(((clean == true) & (label == given_as)).sum()) for given_as in range(num_classes)]
+        for true in range(num_classes)
+    ]
+    assert counts.tolist() == expected
+    iou, dice = iou_and_dice(counts)
+    torch.testing.assert_close(dice, 2 * iou / (1 + iou), equal_nan=True)
+
+
+def test_label_counts_do_not_wait_for_the_device() -> None:
+    label = torch.zeros(2, 3, 4, dtype=torch.int64, device="meta")
+    assert label_counts(label, label, 5).shape == (5, 5)
