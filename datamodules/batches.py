@@ -40,6 +40,25 @@ class LabelledMaskBatch(TypedDict):
     """`[B, H, W]`, int64: ground truth where it is known; 255 is ignored. For metrics only, never for a loss."""
 
 
+class UnpairedMaskBatch(TypedDict):
+    """Images, masks of the same structure that belong to none of them, and labels that are made while training."""
+
+    image: Tensor
+    """`[B, C, H, W]`, float32 in [0, 1]."""
+    auxiliary_mask: Tensor
+    """`[B, 1, H, W]`, of the images' type, 0 and 1: the mask of a structure in no image of the set."""
+    label: Tensor
+    """`[B, H, W]`, int64, 0 and 1: the current pseudo label; 0 before there is one."""
+    index: Tensor
+    """`[B]`, int64: position in the set."""
+    global_size: int
+    """Samples of this batch over all processes."""
+    original_label: NotRequired[Tensor]
+    """`[B, H, W]`, int64: the labels as the data set gives them."""
+    clean_label: NotRequired[Tensor]
+    """`[B, H, W]`, int64: ground truth where it is known. For metrics only, never for a loss."""
+
+
 def global_size(batch: Any) -> int:
     """Samples of a batch over all processes. A batch of a user's own loader without the key counts as evenly shared."""
     if "global_size" in batch:
