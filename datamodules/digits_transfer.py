@@ -1,10 +1,14 @@
 """Two stages on the bundled digits, on different images: six classes to pre-train on, all ten to tune on afterwards."""
 
+import torch
+
 from datamodules.corruptions.label_noise import LabelNoise
 from datamodules.digits import Digits
-from datamodules.labelled_images import ImagesInMemory
+from datamodules.labelled_images import ImagesInMemory, ImageSource
+from datamodules.shifted_tests import ShiftedTests
 
 NUM_PRETRAINING, NUM_TUNING = 600, 400
+PIXELS, SIGMA = 1, 0.2
 
 
 class PretrainingDigits(Digits):
@@ -27,8 +31,11 @@ class PretrainingDigits(Digits):
         return ImagesInMemory(images.image[kept], images.label[kept], images.brightest)
 
 
-class TuningDigits(Digits):
+class TuningDigits(ShiftedTests, Digits):
     """All digits: the 400 after the pre-training images for training, the last 797 for testing.
+
+    The shifted test set, `moved_noisy`, has the test images moved by one pixel along both axes, and Gaussian noise of
+    standard deviation 0.2 (clipped to [0, 1]); it is the same for all seeds.
 
     Args:
         batch_size: training images of a step over all processes.
@@ -41,3 +48,20 @@ class TuningDigits(Digits):
 
     def read_training(self) -> ImagesInMemory:
         return self._read(slice(NUM_PRETRAINING, self.train_size))
+
+    def read_shifted_tests(self) -> dict[str, ImageSource]:
+        test = self.read_test()
+        random = torch.Generator().manual_seed(0)
+        count, brightest = len(test.label), test.brightest
+        moves = PIXELS * (2 * torch.randint(0, 2, (count, 2), generator=random) - 1)
+        padded = torch.nn.functional.pad(test.image.float() / brightest, [PIXELS] * 4)
+        size = test.image.shape[-1]
+        moved = torch.stack(
+            [
+                image[:, PIXELS + down : PIXELS + down + size, PIXELS + right : PIXELS + right + size]
+                for image, (down, right) in zip(padded, moves.tolist(), strict=True)
+            ]
+        )
+        noisy = (moved + SIGMA * torch.randn(moved.shape, generator=random)).clamp(0, 1)
+        stored = (noisy * brightest).round().to(torch.uint8)
+        return {"moved_noisy": ImagesInMemory(stored, test.label, brightest)}

@@ -1,0 +1,39 @@
+"""Test sets that are distributed otherwise than the training set: other styles, other sources, corruptions."""
+
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from datamodules.global_batches import Request
+from datamodules.labelled_images import ImageSource, LabelledSet
+
+
+class ShiftedSet(LabelledSet):
+    """A test set whose source may say, as `classes` `[k]`, that it has only some of the classes."""
+
+    def __getitem__(self, request: Request) -> dict[str, Any]:
+        batch = super().__getitem__(request)
+        if (classes := getattr(self.source, "classes", None)) is not None:
+            batch["classes"] = classes
+        return batch
+
+
+class ShiftedTests:
+    """Gives a `LabelledImages` test sets of other distributions, beside its own.
+
+    The own test set is tested as ever; these are read by `callbacks.shifted_accuracy.ShiftedAccuracy`.
+    """
+
+    def read_shifted_tests(self: Any) -> dict[str, ImageSource]:
+        """The sets by name, with labels in the numbering of the training set."""
+        raise NotImplementedError
+
+    def shifted_test_loaders(self: Any) -> dict[str, DataLoader]:
+        """A loader of each set, whose batches hold `classes` where the set has only some of them."""
+        loaders = {}
+        for name, source in self.read_shifted_tests().items():
+            self._check_labels(source.label, name)
+            every = torch.arange(len(source.label))
+            loaders[name] = self.evaluation_loader(ShiftedSet(source, every, source.label, source.label, seed=None))
+        return loaders

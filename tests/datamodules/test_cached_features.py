@@ -1,0 +1,352 @@
+import json
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lightning.pytorch import Trainer
+from torch import Tensor, nn
+
+from callbacks.memorization import Memorization
+from callbacks.shifted_accuracy import ShiftedAccuracy
+from datamodules.augmentation import crop_and_flip, sample_uniform
+from datamodules.cached_features import CachedFeatures
+from datamodules.corruptions.label_noise import Symmetric
+from datamodules.digits import Digits
+from datamodules.digits_transfer import TuningDigits
+from datamodules.feature_cache import cached_array, key_of, module_fingerprint
+from datamodules.global_batches import Request
+from lightning_modules.networks.resized import Resized
+from lightning_modules.noisy_labels.nmtune import NMTune
+
+D = 16
+QUIET: dict[str, Any] = {
+    **{"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False},
+    **{"accelerator": "cpu", "use_distributed_sampler": False},
+}
+
+
+class Encoder(nn.Module):
+    """Counts the images that it sees, and fails where it is told to."""
+
+    def __init__(self, seed: int = 0, fails_after: int | None = None) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, D), nn.BatchNorm1d(D))
+        self._seen = 0
+        self._fails_after = fails_after
+
+    def forward(self, image: Tensor) -> Tensor:
+        assert not self.training
+        if self._fails_after is not None and self._seen >= self._fails_after:
+            raise KeyboardInterrupt
+        self._seen += len(image)
+        return self.layers(image)
+
+
+class MovedDigits(Digits):
+    """The digits, augmented in training."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(batch_size=64, **{"train_size": 300, **options})
+        self.crop_padding, self.flip = 1, True
+
+
+def cached(folder: Path, encoder: nn.Module | None = None, data: Any = None, **options: Any) -> CachedFeatures:
+    options = {"num_features": D, "encoder_batch_size": 64, **options}
+    return CachedFeatures(data or MovedDigits(), encoder or Encoder(), cache_dir=str(folder), **options)
+
+
+def arrays(folder: Path) -> dict[str, bytes]:
+    return {path.parent.name: path.read_bytes() for path in folder.glob("*/array.npy")}
+
+
+def test_features_are_those_of_the_images_with_and_without_augmentation(tmp_path: Path) -> None:
+    encoder = Encoder()
+    source = cached(tmp_path, encoder, augmented_passes=3, augmentation_seed=5).read_training()
+    digits = MovedDigits().read_training()
+    row = torch.tensor([7, 250, 0, 7])
+    plain = encoder.layers(digits.image[row].float() / 16)
+    torch.testing.assert_close(source.fetch(row, None), plain.detach())
+    for visit in (1, 2, 3):
+        uniform = sample_uniform(5, visit, row, count=3)
+        view = encoder.layers(crop_and_flip(digits.image[row], uniform, 1, True).float() / 16)
+        chosen = torch.full((4, 1), (visit - 0.5) / 3)
+        torch.testing.assert_close(source.fetch(row, chosen), view.detach())
+    assert torch.equal(source.label, digits.label)
+
+
+def test_every_visit_draws_one_of_the_passes_and_evaluation_takes_the_image_as_it_is(tmp_path: Path) -> None:
+    data = cached(tmp_path, augmented_passes=4, data=MovedDigits(validation_fraction=0.1), seed=1)
+    data.setup("fit")
+    assert data.train_set is not None
+    assert data.validation_set is not None
+    source = data.train_set.source
+    assert source.feature.shape == (5, 300, D)
+    source.feature = np.broadcast_to(np.arange(5.0)[:, None, None], (5, 300, D))  # every feature is its pass
+    index = torch.arange(len(data.train_set))
+    drawn = [data.train_set[Request(index, visit, len(index))]["image"][:, 0].long() for visit in range(50)]
+    counts = torch.stack(drawn).flatten().bincount(minlength=5).double()
+    assert counts[0] == 0
+    expected = counts.sum() / 4
+    assert ((counts[1:] - expected) ** 2 / expected).sum() < 16.3  # 0.1 % of chi squared with 3 degrees
+    held_out = data.validation_set[Request(torch.arange(5), 0, 5)]["image"]
+    assert torch.equal(held_out, torch.zeros(5, D, dtype=torch.float64))
+
+
+def test_a_second_run_with_another_seed_and_noise_computes_nothing(tmp_path: Path) -> None:
+    first = Encoder()
+    data = cached(tmp_path, first, augmented_passes=1)
+    data.setup("fit")
+    data.setup("test")
+    assert first._seen == 2 * 300 + 1497
+    second = Encoder()
+    noisy = cached(
+        tmp_path, second, MovedDigits(label_noise=Symmetric(0.5), validation_fraction=0.2), augmented_passes=1, seed=9
+    )
+    noisy.setup("fit")
+    noisy.setup("test")
+    assert second._seen == 0
+    assert noisy.seed == noisy.label_noise.seed == 9  # type: ignore[union-attr]
+    assert noisy.num_train_samples == 240
+    assert len(arrays(tmp_path)) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "differs"),
+    [
+        ({"encoder": Encoder(1)}, "encoder.digest"),
+        ({"encoder": Resized(Encoder(), 8)}, "encoder.class, encoder.digest"),
+        ({"data": MovedDigits(label_noise=Symmetric(0.5))}, None),
+        ({"data": MovedDigits(train_size=299)}, "data.digest, data.samples"),
+        ({"augmented_passes": 2}, "augmentation.passes"),
+        ({"augmentation_seed": 3}, "augmentation.seed"),
+        ({"dtype": "float16"}, "dtype"),
+        ({"encoder_batch_size": 32}, "batch"),
+    ],
+)
+def test_whatever_changes_the_features_makes_another_entry_and_is_named(
+    change: dict[str, Any], differs: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = {"augmented_passes": 1, **change}
+    cached(tmp_path, augmented_passes=1).read_training()
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        cached(tmp_path, **options).read_training()
+    assert len(arrays(tmp_path)) == (1 if differs is None else 2)
+    assert (differs or "") in caplog.text
+
+
+@settings(deadline=None, max_examples=30)
+@given(row=st.integers(0, D - 1), column=st.integers(0, 63), change=st.sampled_from([1e-7, 1.0, -2.0]))
+def test_a_fingerprint_sees_any_weight(row: int, column: int, change: float) -> None:
+    one, other = Encoder(), Encoder()
+    assert module_fingerprint(one) == module_fingerprint(other)
+    with torch.no_grad():
+        before = other.layers[1].weight[row, column].clone()
+        other.layers[1].weight[row, column] += change
+    assert (module_fingerprint(one) == module_fingerprint(other)) == bool(before == other.layers[1].weight[row, column])
+
+
+def test_a_fingerprint_sees_classes_attributes_and_buffers_and_not_the_mode() -> None:
+    linear = nn.Sequential(nn.Linear(2, 2))
+    assert module_fingerprint(Resized(linear, 8)) != module_fingerprint(Resized(linear, 9))
+    assert module_fingerprint(nn.Sequential(nn.ReLU())) != module_fingerprint(nn.Sequential(nn.GELU()))
+    norm = nn.BatchNorm1d(3)
+    before = module_fingerprint(norm)
+    assert module_fingerprint(norm.eval()) == before
+    norm(torch.randn(4, 3))
+    assert module_fingerprint(norm) == before
+    norm.train()(torch.randn(4, 3))
+    assert module_fingerprint(norm) != before
+
+
+def test_an_interrupted_run_goes_on_where_it_was_and_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        cached(tmp_path / "torn", Encoder(fails_after=128), augmented_passes=1).read_training()
+    assert not arrays(tmp_path / "torn")
+    encoder = Encoder()
+    cached(tmp_path / "torn", encoder, augmented_passes=1).read_training()
+    assert encoder._seen == 600 - 128
+    cached(tmp_path / "whole", augmented_passes=1).read_training()
+    assert arrays(tmp_path / "torn") == arrays(tmp_path / "whole")
+    assert sorted(path.name for path in (tmp_path / "torn").glob("*/*")) == ["array.npy", "manifest.json"]
+
+
+# the cache itself
+
+NUMBERS, ROWS = 8, 3
+fork = multiprocessing.get_context("fork")
+
+
+def part(number: int) -> np.ndarray:
+    return np.arange(number * ROWS * 2, (number + 1) * ROWS * 2, dtype=np.float32).reshape(ROWS, 2)
+
+
+def computed(folder: Path, rank: int = 0, world: int = 1, seconds: float = 0.0, fails: bool = False) -> np.ndarray:
+    def compute(numbers: list[int]) -> Iterator[tuple[int, np.ndarray]]:
+        for number in numbers:
+            time.sleep(seconds)
+            if fails:
+                raise OSError("no such image")
+            with (folder / "journal").open("a") as journal:
+                journal.write(f"{number}\n")
+            yield number, part(number)
+
+    token = "of this run" if world > 1 else None
+    return cached_array(folder / "cache", "x", {"a": 1}, NUMBERS, compute, rank, world, token)
+
+
+def journal(folder: Path) -> list[int]:
+    return [int(line) for line in (folder / "journal").read_text().split()] if (folder / "journal").exists() else []
+
+
+WHOLE = np.arange(NUMBERS * ROWS * 2, dtype=np.float32).reshape(-1, 2)
+
+
+def test_processes_share_the_parts_and_compute_each_once(tmp_path: Path) -> None:
+    others = [fork.Process(target=computed, args=(tmp_path, rank, 3)) for rank in (1, 2)]
+    for other in others:
+        other.start()
+    assert np.array_equal(computed(tmp_path, 0, 3), WHOLE)
+    for other in others:
+        other.join(20)
+        assert other.exitcode == 0
+    assert sorted(journal(tmp_path)) == list(range(NUMBERS))
+
+
+def test_what_was_killed_leaves_no_torn_entry_and_its_parts_are_kept(tmp_path: Path) -> None:
+    process = fork.Process(target=computed, args=(tmp_path, 0, 1, 0.1))
+    process.start()
+    while len(journal(tmp_path)) < 3:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)  # type: ignore[arg-type]
+    process.join()
+    entry = tmp_path / "cache" / f"x-{key_of({'a': 1})}"
+    assert not entry.exists()
+    before = journal(tmp_path)
+    assert np.array_equal(computed(tmp_path), WHOLE)
+    after = journal(tmp_path)[len(before) :]
+    assert len(after) < NUMBERS
+    assert not set(after) & set(before[:-1])  # the last one may have been killed before it was written
+
+
+def test_two_runs_at_once_compute_an_entry_once(tmp_path: Path) -> None:
+    processes = [fork.Process(target=computed, args=(tmp_path, 0, 1, 0.02)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(20)
+        assert process.exitcode == 0
+    assert sorted(journal(tmp_path)) == list(range(NUMBERS))
+    assert np.array_equal(computed(tmp_path), WHOLE)
+
+
+def test_the_failure_of_one_process_is_told_to_the_others(tmp_path: Path) -> None:
+    other = fork.Process(target=computed, args=(tmp_path, 1, 2, 0.0, True))
+    other.start()
+    with pytest.raises(RuntimeError, match="process 1: OSError: no such image"):
+        computed(tmp_path, 0, 2)
+    other.join(20)
+    assert not list((tmp_path / "cache").glob("x-*/manifest.json"))
+    assert np.array_equal(computed(tmp_path), WHOLE)  # the failure is not held against the next run
+
+
+def test_a_damaged_entry_is_refused_by_name(tmp_path: Path) -> None:
+    computed(tmp_path)
+    (array,) = (tmp_path / "cache").glob("x-*/array.npy")
+    array.write_bytes(array.read_bytes()[:100])
+    with pytest.raises(ValueError, match=f"{array.parent} is damaged"):
+        computed(tmp_path)
+    (array.parent / "manifest.json").write_text(json.dumps({"a": 2}))
+    np.save(array, WHOLE)
+    with pytest.raises(ValueError, match="holds another array than its name says"):
+        computed(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"num_features": 0}, "num_features must be at least 1, got 0"),
+        ({"augmented_passes": -1}, "augmented_passes must be at least 0, got -1"),
+        ({"encoder_batch_size": 0}, "encoder_batch_size must be at least 1, got 0"),
+        ({"dtype": "int8"}, "dtype must be float32 or float16, got 'int8'"),
+        ({"num_features": 17}, r"num_features is 17, and the encoder gives \[16\] for an image"),
+        ({"encoder": nn.Conv2d(1, 16, 3)}, r"num_features is 16, and the encoder gives \[16, 6, 6\]"),
+    ],
+)
+def test_what_does_not_fit_is_named(options: dict[str, Any], said: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=said):
+        cached(tmp_path, **options).read_training()
+
+
+@pytest.mark.parametrize(("scale", "dtype"), [(1e6, "float16"), (float("nan"), "float32")])
+def test_features_that_the_type_can_not_hold_are_refused(scale: float, dtype: str, tmp_path: Path) -> None:
+    encoder = Encoder()
+    encoder.layers[1].weight.data *= scale
+    with pytest.raises(ValueError, match=f"undefined, infinite or too great for {dtype}"):
+        cached(tmp_path, encoder, dtype=dtype).read_training()
+
+
+# with a module
+
+
+def head() -> NMTune:
+    torch.manual_seed(0)
+    return NMTune(
+        nn.Identity(), num_features=D, num_classes=10, adapter=False, optimizer=lambda p: torch.optim.SGD(p, lr=0.1)
+    )
+
+
+def test_two_processes_fill_the_cache_and_train_as_one(tmp_path: Path) -> None:
+    results: list[Any] = []
+    for processes in (1, 2):
+        module = head().double()
+        strategy = "ddp_fork" if processes > 1 else "auto"
+        data = cached(tmp_path / str(processes), data=TuningDigits(67, Symmetric(0.2)), encoder_batch_size=32, seed=3)
+        watch = [ShiftedAccuracy(), Memorization()]
+        trainer = Trainer(
+            max_epochs=2, devices=processes, strategy=strategy, callbacks=watch, precision="64-true",
+            default_root_dir=tmp_path, **QUIET,
+        )  # fmt: skip
+        trainer.fit(module, datamodule=data)
+        (metrics,) = trainer.test(module, datamodule=data, verbose=False)
+        results.append((module.state_dict(), metrics, arrays(tmp_path / str(processes))))
+    (one, metrics, entries), (two, same_metrics, same_entries) = results
+    assert len(entries) == 3
+    assert same_entries == entries
+    assert same_metrics == pytest.approx(metrics, abs=1e-6)
+    assert {"test/accuracy", "test/accuracy_moved_noisy", "test/ood_accuracy", "test/memorized"} <= set(metrics)
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=0, atol=1e-10, msg=name)
+
+
+def test_a_head_on_cached_features_is_trained_as_behind_its_encoder(tmp_path: Path) -> None:
+    states = []
+    for on_features in (True, False):
+        torch.manual_seed(0)
+        module = NMTune(
+            nn.Identity() if on_features else Encoder(), D, 10, optimizer=lambda p: torch.optim.SGD(p, lr=0.1)
+        )
+        module.network[1].load_state_dict(head_state()["adapter"])
+        module.network[2].load_state_dict(head_state()["classifier"])
+        data = cached(tmp_path, data=TuningDigits(100)) if on_features else TuningDigits(100)
+        Trainer(max_epochs=2, **QUIET).fit(module, datamodule=data)
+        states.append({name: value for name, value in module.state_dict().items() if "encoder" not in name})
+    for name, value in states[0].items():
+        if value.is_floating_point():
+            torch.testing.assert_close(states[1][name], value, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def head_state() -> dict[str, dict[str, Tensor]]:
+    torch.manual_seed(1)
+    module = NMTune(nn.Identity(), D, 10)
+    return {"adapter": module.network[1].state_dict(), "classifier": module.network[2].state_dict()}
