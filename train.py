@@ -14,6 +14,7 @@ subcommands:
   compare    train and test several configurations over several seeds:   train.py compare A.yaml B.yaml --seeds 0 1 2
   claim      check a stated claim:      train.py claim configs/elr/claim.yaml
   methods    list every method, its paper and its configurations
+  certified_curves   certified accuracy of several logs in one picture:   train.py certified_curves RUN_DIRECTORIES
 
 Each has its own --help. A run that was interrupted goes on with  train.py fit --resume RUN_DIRECTORY."""
 
@@ -36,11 +37,15 @@ def main(args: list[str]) -> int:
         from experiments import claim
 
         return claim.main(args[1:])
+    if subcommand == "certified_curves":
+        from callbacks import certified_curves
+
+        return certified_curves.main(args[1:])
     if subcommand == "methods":
         from experiments import catalogue
 
         return catalogue.main(args[1:])
-    known = "fit, validate, test, predict, compare, claim, methods"
+    known = "fit, validate, test, predict, compare, claim, certified_curves, methods"
     print(f"error: there is no subcommand {subcommand}; choose one of {known}", file=sys.stderr)
     return 2
 

@@ -1,6 +1,6 @@
 """Certified accuracy against radius, from logs of this project or of others.
 
-    python -m callbacks.certified_curves runs/drs/cifar10/*/ [official.tsv ...] --output comparison
+    python train.py certified_curves runs/drs/cifar10/*/ [official.tsv ...] --output comparison
 
 draws all logs into one picture and writes their certified accuracy at the radii of a grid, with the upper envelope:
 at each radius the best of the logs, which is how tables over several sigmas are made.
@@ -170,7 +170,7 @@ def _short_names(paths: Sequence[Path]) -> list[str]:
 def main(args: Sequence[str]) -> int:
     """The command line; returns the exit status."""
     assert __doc__ is not None
-    parser = argparse.ArgumentParser(prog="python -m callbacks.certified_curves", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="train.py certified_curves", description=__doc__.split("\n")[0])
     parser.add_argument("logs", nargs="+", type=Path, help="run directories, or logs in the published columns")
     parser.add_argument("--output", type=Path, default=Path("."), help="directory for the picture and the table")
     parser.add_argument("--grid", type=float, default=0.25, help="distance of the radii in the table, in pixel units")
@@ -184,7 +184,3 @@ def main(args: Sequence[str]) -> int:
     print(table.pivot(index="log", columns="radius", values="certified_accuracy").round(3).to_string())
     print(f"written: {options.output / 'certified_accuracy.png'}, {options.output / 'certified_accuracy.csv'}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -24,6 +24,7 @@ from scipy import stats
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+import train
 from callbacks.certification import Certification
 from callbacks.certification_log import COMMUNITY, SIDECAR, CertificationLog, row_of
 from callbacks.certification_progress import CertificationProgress
@@ -584,8 +585,6 @@ def test_of_several_test_sets_the_first_is_certified(tmp_path: Path, finished: t
 
 
 def test_a_second_checkpoint_has_files_of_its_own(tmp_path: Path) -> None:
-    import train
-
     layer = tmp_path / "certification.yaml"
     layer.write_text(
         Path("configs/callbacks/certification.yaml")
@@ -650,7 +649,8 @@ def test_the_command_line_of_curves(
     finished: tuple[Path, dict[str, float]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "official.tsv").write_text(OFFICIAL)
-    assert main([str(finished[0]), str(tmp_path / "official.tsv"), "--output", str(tmp_path / "out")]) == 0
+    logs = [str(finished[0]), str(tmp_path / "official.tsv")]
+    assert train.main(["certified_curves", *logs, "--output", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
     assert "envelope" in printed
     assert "official" in printed

@@ -125,7 +125,9 @@ def test_there_is_no_such_subcommand(capsys: pytest.CaptureFixture[str]) -> None
     assert "choose one of fit" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("subcommand", ["fit", "validate", "test", "predict", "compare", "claim", "methods"])
+@pytest.mark.parametrize(
+    "subcommand", ["fit", "validate", "test", "predict", "compare", "claim", "methods", "certified_curves"]
+)
 def test_overview_names_every_subcommand(subcommand: str) -> None:
     assert f"\n  {subcommand} " in train.OVERVIEW
 
