@@ -27,6 +27,8 @@ class ImageSource(Protocol):
     """`[N]`, int64, as the data set gives it."""
     brightest: int
     """The stored value that stands for 1."""
+    # A source that knows which of its labels are true also has `clean_label`, `[N]`, int64: the true ones, and -1 for an
+    # image of no class. Training batches then carry it.
     num_uniform: int
     """Random numbers that `fetch` needs for each training image; 0 where all is augmented on the device."""
 
@@ -209,7 +211,7 @@ class LabelledImages(SeededBatches):
         kept, held_out = stratified_split(clean, self.validation_fraction, self.seed)
         if len(kept) == 0:
             raise ValueError(f"validation_fraction {self.validation_fraction} leaves no training image of {len(clean)}")
-        known = clean if self.label_noise is not None else None
+        known = getattr(source, "clean_label", clean if self.label_noise is not None else None)
         self.train_set = LabelledSet(source, kept, given[kept], None if known is None else known[kept], self.seed)
         if len(held_out):
             self.validation_set = LabelledSet(
@@ -249,6 +251,8 @@ class LabelledImages(SeededBatches):
         columns = {"index": np.arange(len(split)), "label": self._given, "clean_label": self._clean, "split": split}
         if (names := getattr(self.train_set.source, "names", None)) is not None:
             columns["name"] = names
+        if (true := getattr(self.train_set.source, "clean_label", None)) is not None:
+            columns["of_no_class"] = (true < 0).int()
         Path(directory).mkdir(parents=True, exist_ok=True)
         partial = Path(directory, "labels.csv.partial")
         pd.DataFrame(columns).to_csv(partial, index=False)
