@@ -1,0 +1,246 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from PIL import Image
+from torch import Tensor
+
+from callbacks.shifted_accuracy import ShiftedAccuracy
+from datamodules.cached_features import CachedFeatures
+from datamodules.digits import Digits
+from datamodules.digits_transfer import TuningDigits
+from datamodules.domain_net import DomainNet
+from datamodules.imagenet_shift import ImageNetShift, read_class_map
+from datamodules.labelled_images import ImagesInMemory, ImageSource
+from datamodules.shifted_tests import ShiftedTests
+
+QUIET: dict[str, Any] = {
+    **{"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False},
+    **{"accelerator": "cpu", "use_distributed_sampler": False},
+}
+
+
+def paint(path: Path, red: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (40, 32), (red, 0, 0)).save(path)
+
+
+def reds(data: Any, source: ImageSource) -> list[int]:
+    """Red of all images, which tells them apart."""
+    image = source.fetch(torch.arange(len(source.label)), None)
+    assert image.shape[1:] == (3, 16, 16)
+    return image[:, 0, 8, 8].tolist()
+
+
+SMALL: dict[str, Any] = {"image_size": 16, "resize": 20, "min_area": None, "num_workers": 0}
+
+
+# DomainNet
+
+
+@pytest.fixture
+def domain_net(tmp_path: Path) -> Path:
+    """Two classes in three domains; red is 100 * domain + 5 * class + image, the last image tests."""
+    root = tmp_path / "domain_net"
+    for d, domain in enumerate(("real", "sketch", "clipart")):
+        lists: dict[str, list[str]] = {"train": [], "test": []}
+        for label, category in ((0, "aircraft_carrier"), (7, "ambulance")):
+            for image in range(3):
+                name = f"{domain}/{category}/{domain}_{image}.png"
+                paint(root / name, 100 * d + 5 * label + image)
+                lists["test" if image == 2 else "train"].append(f"{name} {label}")
+        for split, lines in lists.items():
+            (root / f"{domain}_{split}.txt").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+def test_domain_net_trains_on_one_domain_and_tests_on_its_own_and_the_others(domain_net: Path) -> None:
+    data = DomainNet(str(domain_net), "sketch", ["clipart", "real"], **SMALL)
+    train, test = data.read_training(), data.read_test()
+    assert (reds(data, train), train.label.tolist()) == ([100, 101, 135, 136], [0, 0, 7, 7])
+    assert (reds(data, test), test.label.tolist()) == ([102, 137], [0, 7])
+    shifted = data.read_shifted_tests()
+    assert list(shifted) == ["clipart", "real"]
+    assert [reds(data, source) for source in shifted.values()] == [[202, 237], [2, 37]]
+    assert {len(source.label) for source in shifted.values()} == {2}
+    assert len(DomainNet(str(domain_net)).test_domains) == 5
+
+
+def test_what_is_wrong_with_domain_net_is_named(domain_net: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"found no infograph_test\.txt"):
+        DomainNet(str(domain_net), test_domains=["infograph"], **SMALL).read_shifted_tests()
+    with pytest.raises(ValueError, match="there is no domain photo; DomainNet has clipart"):
+        DomainNet(str(domain_net), "photo")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="test_domains must be different ones of clipart"):
+        DomainNet(str(domain_net), "real", ["real"])
+    path = domain_net / "domain_net/clipart_test.txt"
+    data = DomainNet(str(domain_net), "real", ["clipart"], **SMALL)
+    data.read_test()
+    path.write_text("clipart/ambulance/clipart_0.png 0\n")
+    with pytest.raises(ValueError, match="has label 0, which was aircraft_carrier"):
+        data.read_shifted_tests()
+    for line in ("clipart/ambulance/clipart_0.png", "a.png x", ""):
+        path.write_text(line + "\n")
+        with pytest.raises(ValueError, match="line 1: expected a file name and a label"):
+            data.read_shifted_tests()
+
+
+# ImageNet
+
+
+WNIDS = ["n01", "n02", "n05", "n09"]
+
+
+def imagenet(root: Path, **sets: list[str]) -> Path:
+    """One image for each class in `val` and `train`, and in each set; red is 10 * folder."""
+    for split, folders in {"train": WNIDS, "val": WNIDS, **sets}.items():
+        for number, folder in enumerate(folders):
+            paint(root / split / folder / "a.png", 10 * number)
+    return root
+
+
+def test_folders_called_by_wnid_give_the_labels_of_imagenet_and_say_which_classes_there_are(tmp_path: Path) -> None:
+    root = imagenet(tmp_path, r=["n02", "n09"], sketch=WNIDS, a=["n01", "n07"])
+    data = ImageNetShift({"r": "r", "sketch": "sketch", "a": "a"}, data_dir=str(root), classes=4, **SMALL)
+    shifted = data.read_shifted_tests()
+    assert shifted["r"].label.tolist() == [1, 3]
+    assert shifted["r"].classes.tolist() == [1, 3]  # type: ignore[attr-defined]
+    assert shifted["sketch"].label.tolist() == [0, 1, 2, 3]
+    assert not hasattr(shifted["sketch"], "classes")
+    assert (shifted["a"].label.tolist(), reds(data, shifted["a"])) == ([0], [0])  # n07 is none of the four
+
+
+def test_numbered_folders_count_the_wnids_of_all_classes(tmp_path: Path) -> None:
+    wnids = [f"n{number:08}" for number in range(1000)]
+    (tmp_path / "classes.txt").write_text("\n".join(wnids))
+    for name in ("7", "999", "12"):
+        paint(tmp_path / "v2" / name / "a.png", 5)
+    data = ImageNetShift({"v2": "v2"}, data_dir=str(tmp_path), classes=str(tmp_path / "classes.txt"), **SMALL)
+    assert sorted(data.read_shifted_tests()["v2"].label.tolist()) == [7, 12, 999]
+    paint(tmp_path / "v2" / "1000" / "a.png", 5)
+    with pytest.raises(ValueError, match="holds a folder 1000, and classes are numbered"):
+        data.read_shifted_tests()
+
+
+def test_names_of_their_own_are_translated(tmp_path: Path) -> None:
+    root = imagenet(tmp_path, objectnet=["chair", "desk lamp", "spoon"])
+    (root / "map.txt").write_text("n09 chair\nn02 desk lamp\n")
+    assert read_class_map(root / "map.txt") == {"chair": "n09", "desk lamp": "n02"}
+    data = ImageNetShift({"objectnet": "objectnet"}, {"objectnet": "map.txt"}, str(root), 4, **SMALL)
+    source = data.read_shifted_tests()["objectnet"]
+    assert source.label.tolist() == [3, 1]
+    assert reds(data, source) == [0, 10]
+    assert source.classes.tolist() == [1, 3]  # type: ignore[attr-defined]
+
+
+def test_what_is_wrong_with_a_shifted_set_is_named(tmp_path: Path) -> None:
+    root = imagenet(tmp_path, own=["chair"], v2=["0"], other=["n07"])
+
+    def read(**options: Any) -> None:
+        ImageNetShift(data_dir=str(root), classes=4, **options, **SMALL).read_shifted_tests()
+
+    with pytest.raises(ValueError, match="holds a folder chair, which is no wnid; give the set a map"):
+        read(shifted={"own": "own"})
+    with pytest.raises(ValueError, match=r"numbers its folders among 1,000 classes, and data\.classes leaves 4"):
+        read(shifted={"v2": "v2"})
+    with pytest.raises(ValueError, match="holds none of the 4 classes"):
+        read(shifted={"other": "other"})
+    with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
+        read(shifted={"x": "nowhere"})
+    with pytest.raises(ValueError, match="class_maps names y, and shifted has x"):
+        read(shifted={"x": "own"}, class_maps={"y": "map.txt"})
+    with pytest.raises(FileNotFoundError, match=r"class_maps: .*map\.txt does not exist"):
+        read(shifted={"own": "own"}, class_maps={"own": "map.txt"})
+    (root / "map.txt").write_text("n01 chair\nn02 chair\n")
+    with pytest.raises(ValueError, match="line 2: expected a wnid and a folder that is listed once"):
+        read(shifted={"own": "own"}, class_maps={"own": "map.txt"})
+
+
+# digits, and the accuracy
+
+
+def test_moved_digits_are_the_test_images_moved_by_a_pixel_with_noise_and_the_same_for_all_seeds() -> None:
+    data = TuningDigits(seed=1)
+    test, moved = data.read_test(), data.read_shifted_tests()["moved_noisy"]
+    assert torch.equal(moved.label, test.label)
+    assert torch.equal(
+        moved.fetch(torch.arange(797), None), TuningDigits(seed=2).read_shifted_tests()["moved_noisy"].image
+    )  # type: ignore[attr-defined]
+    image, other = test.image.float() / 16, moved.fetch(torch.arange(797), None).float() / 16
+    residual = torch.stack(
+        [
+            (other - torch.nn.functional.pad(image, [1 + r, 1 - r, 1 + d, 1 - d])[:, :, 1:-1, 1:-1])[:, 0, 2:-2, 2:-2]
+            .square()
+            .mean(dim=(1, 2))
+            for d in (-1, 1)
+            for r in (-1, 1)
+        ]
+    )
+    assert (residual.min(dim=0).values < 0.5 * residual.mean(dim=0)).float().mean() > 0.9  # one of the four moves fits
+    assert 0.02 < residual.min(dim=0).values.mean() < 0.04  # 0.2 squared, less what is clipped
+
+
+class Known(LightningModule):
+    """Classifies an image by its pixels: pixel k is the logit of class k."""
+
+    num_classes = 4
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nothing = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, image: Tensor) -> Tensor:
+        return image.flatten(1) + 0 * self.nothing
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None: ...
+
+
+class Pixels(ShiftedTests, Digits):
+    """Sets of 7 and 5 images, of which 3 and 4 are right, the second with the classes 1 and 3 alone."""
+
+    num_classes = 4
+
+    def read_test(self) -> ImagesInMemory:
+        return ImagesInMemory(torch.zeros(6, 1, 2, 2, dtype=torch.uint8), torch.zeros(6, dtype=torch.int64))
+
+    def read_shifted_tests(self) -> dict[str, ImageSource]:
+        first = ImagesInMemory(self.pixels([2, 2, 2, 0, 0, 0, 0]), torch.full((7,), 2))
+        # 200 at pixel 0 always: without the restriction every prediction would be 0.
+        image = self.pixels([1, 3, 1, 1, 3])
+        image[:, 0, 0, 0] = 200
+        second = ImagesInMemory(image, torch.tensor([1, 3, 1, 3, 3]))
+        second.classes = torch.tensor([1, 3])  # type: ignore[attr-defined]
+        return {"first": first, "second": second}
+
+    @staticmethod
+    def pixels(brightest: list[int]) -> Tensor:
+        return (100 * torch.nn.functional.one_hot(torch.tensor(brightest), 4)).to(torch.uint8).view(-1, 1, 2, 2)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_accuracy_counts_every_image_once_and_predicts_among_the_classes_of_a_set(
+    processes: int, tmp_path: Path
+) -> None:
+    strategy = "ddp_fork" if processes > 1 else "auto"
+    trainer = Trainer(
+        devices=processes, strategy=strategy, callbacks=[ShiftedAccuracy()], default_root_dir=tmp_path, **QUIET
+    )
+    (metrics,) = trainer.test(Known(), datamodule=Pixels(batch_size=3), verbose=False)
+    assert metrics["test/accuracy_first"] == pytest.approx(3 / 7)
+    assert metrics["test/accuracy_second"] == pytest.approx(4 / 5)
+    assert metrics["test/ood_accuracy"] == pytest.approx((3 / 7 + 4 / 5) / 2)
+
+
+def test_cached_features_hand_on_shifted_sets_and_their_classes(tmp_path: Path) -> None:
+    data = CachedFeatures(Pixels(batch_size=3), torch.nn.Flatten(), num_features=4, cache_dir=str(tmp_path))
+    trainer = Trainer(callbacks=[ShiftedAccuracy()], **QUIET)
+    (metrics,) = trainer.test(Known(), datamodule=data, verbose=False)
+    assert metrics["test/accuracy_first"] == pytest.approx(3 / 7)
+    assert metrics["test/accuracy_second"] == pytest.approx(4 / 5)
+
+
+def test_a_datamodule_without_shifted_sets_is_refused() -> None:
+    with pytest.raises(TypeError, match="ShiftedAccuracy needs a ShiftedTestSets, and Digits lacks shifted_test_loade"):
+        Trainer(callbacks=[ShiftedAccuracy()], **QUIET).test(Known(), datamodule=Digits(), verbose=False)
