@@ -1,32 +1,38 @@
-"""A first training stage within a run: pre-trains an encoder that the run's own module then tunes or keeps frozen."""
+"""A first training stage within a run: pre-trains a network that the run's own module then tunes or keeps frozen."""
+
+from operator import attrgetter
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 
 
 class Pretraining(Callback):
-    """Before training begins, trains another module on other data and gives its weights to the module's `encoder`.
+    """Before training begins, trains another module on its own data and gives its weights to a part of the module.
 
     Meant for first stages of minutes, in one process. A long one is a run of its own, whose checkpoint
     `lightning_modules.networks.with_weights` reads. Its network is `model.network`, which must have all names of the
-    encoder; names that the encoder lacks, such as the classifier, are left behind. A resumed run has the weights in its
-    checkpoint and does not train them again.
+    part; names that the part lacks, such as the classifier of an encoder, are left behind. Several parts take a
+    callback each. A resumed run has the weights in its checkpoint and does not train them again.
 
     Args:
         model: trained first.
         data: what it is trained on. Its `seed` becomes that of the run's data.
         max_epochs: of the first stage.
+        part: what gets the weights, by its dotted name in the module.
 
     Raises:
         ValueError: if `max_epochs` is less than 1, there are several processes, or names or shapes do not fit.
     """
 
-    def __init__(self, model: LightningModule, data: LightningDataModule, max_epochs: int) -> None:
+    def __init__(
+        self, model: LightningModule, data: LightningDataModule, max_epochs: int, part: str = "encoder"
+    ) -> None:
         if max_epochs < 1:
             raise ValueError(f"max_epochs must be at least 1, got {max_epochs}")
         self.model = model
         self.data = data
         self.max_epochs = max_epochs
+        self.part = part
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit" and trainer.world_size > 1:
@@ -34,8 +40,12 @@ class Pretraining(Callback):
                 f"Pretraining runs in one process, and the trainer has {trainer.world_size}: pre-train in a run of its "
                 f"own, and read its checkpoint with lightning_modules.networks.with_weights"
             )
-        for name, module in (("encoder", pl_module), ("network", self.model)):
-            if not isinstance(getattr(module, name, None), torch.nn.Module):
+        for name, module in ((self.part, pl_module), ("network", self.model)):
+            try:
+                found = attrgetter(name)(module)
+            except AttributeError:
+                found = None
+            if not isinstance(found, torch.nn.Module):
                 raise TypeError(f"Pretraining needs a module with `{name}`, and {type(module).__name__} has none")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -55,15 +65,15 @@ class Pretraining(Callback):
             use_distributed_sampler=False,
         )
         first.fit(self.model, datamodule=self.data)
-        encoder: torch.nn.Module = pl_module.encoder  # type: ignore[assignment]
+        part: torch.nn.Module = attrgetter(self.part)(pl_module)
         weights: dict[str, torch.Tensor] = self.model.network.state_dict()  # type: ignore[union-attr]
         unfit = [
             name
-            for name, value in encoder.state_dict().items()
+            for name, value in part.state_dict().items()
             if name not in weights or weights[name].shape != value.shape
         ]
         if unfit:
             raise ValueError(
-                f"the pre-trained network lacks what the encoder has, or in another shape: {', '.join(unfit)}"
+                f"the pre-trained network lacks what {self.part} has, or in another shape: {', '.join(unfit)}"
             )
-        encoder.load_state_dict({name: weights[name] for name in encoder.state_dict()})
+        part.load_state_dict({name: weights[name] for name in part.state_dict()})

@@ -1,0 +1,88 @@
+"""Adversarial training: a classifier learns from attacked images in place of the given ones.
+
+    min_theta  E  max_d  L_theta(x + d, y)   subject to  ||d||_p <= epsilon  and  x + d in [0, 1]
+
+The inner maximum is found by projected gradient ascent, with the network in evaluation mode.
+
+Source: Madry, Makelov, Schmidt, Tsipras and Vladu, Towards Deep Learning Models Resistant to Adversarial Attacks, ICLR
+2018, arXiv 1706.06083.
+"""
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from datamodules.batches import LabelledImageBatch, global_size, share
+from lightning_modules.classifier_steps import ClassifierSteps, accuracies
+from lightning_modules.robustness.attacks import Norm, projected_gradient_ascent, random_start
+
+
+class AdversarialTraining(ClassifierSteps, LightningModule):
+    """Trains a classifier on attacked images. The callback `RobustAccuracy` attacks it when it is tested.
+
+    Args:
+        network: maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`.
+        num_classes: number of classes, K.
+        norm: of the attacks, `linf` or `l2`.
+        epsilon: their budget, in pixel units; 8/255 is 0.03137.
+        steps: gradient steps of an attack; each image is given the worst point on the way.
+        step_size: in pixel units; None takes 2.5 epsilon / steps.
+        optimizer: built on the network's trainable parameters.
+        lr_scheduler: stepped every epoch.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        num_classes: int,
+        norm: Norm = "linf",
+        epsilon: float = 8 / 255,
+        steps: int = 7,
+        step_size: float | None = None,
+        optimizer: OptimizerCallable = torch.optim.SGD,
+        lr_scheduler: LRSchedulerCallable = torch.optim.lr_scheduler.ConstantLR,
+    ) -> None:
+        super().__init__()
+        if norm not in ("linf", "l2"):
+            raise ValueError(f"norm must be linf or l2, got {norm!r}")
+        if not epsilon > 0:
+            raise ValueError(f"epsilon must be positive, got {epsilon}")
+        if steps < 1:
+            raise ValueError(f"steps must be at least 1, got {steps}")
+        if step_size is not None and not step_size > 0:
+            raise ValueError(f"step_size must be positive, got {step_size}")
+        self.network = network
+        self.num_classes = num_classes
+        self.norm: Norm = norm
+        self.epsilon = epsilon
+        self.steps = steps
+        self.step_size = 2.5 * epsilon / steps if step_size is None else step_size
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.metrics = accuracies(num_classes)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.network(image)
+
+    def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
+        image, label = batch["image"], batch["label"]
+        self.network.eval()
+        start = random_start(image, self.norm, self.epsilon)
+        attacked = projected_gradient_ascent(
+            self.network, image, label, start, self.norm, self.epsilon, self.steps, self.step_size
+        ).image
+        self.network.train()
+        loss = share(batch) * F.cross_entropy(self(attacked), label)
+        self.log(
+            "train/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=global_size(batch), sync_dist=True
+        )
+        return {"loss": loss}
+
+    def configure_optimizers(self):
+        optimizer = self.optimizer(filter(lambda parameter: parameter.requires_grad, self.network.parameters()))
+        return [optimizer], [self.lr_scheduler(optimizer)]
