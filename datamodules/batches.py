@@ -19,6 +19,8 @@ class LabelledImageBatch(TypedDict):
     """Samples of this batch over all processes."""
     clean_label: NotRequired[Tensor]
     """`[B]`, int64: ground truth where it is known. For metrics only, never for a loss."""
+    second_view: NotRequired[Tensor]
+    """As `image`, in training: another random view of the same images, drawn in the same way."""
     classes: NotRequired[Tensor]
     """`[k]`, int64, in a shifted test set: the classes that it has, where they are not all."""
 

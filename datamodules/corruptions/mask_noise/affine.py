@@ -1,0 +1,78 @@
+"""Masks that are turned, scaled or shifted against their image, each category for itself."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from datamodules.corruptions.mask_noise.contract import IGNORED, check_seed, uniform_of_each
+
+_MASKS_AT_ONCE = 64
+
+
+class Affine:
+    """Turns, scales and shifts each category's mask about its own centre of mass.
+
+    Angle, scale and shift are uniform between plus and minus the greatest, independent for each image and category. A
+    category of a higher number covers those of lower ones; what is uncovered becomes background, and what leaves the
+    image is lost. With all three 0 masks stay as they are.
+
+    Args:
+        degrees: greatest angle, in degrees, in [0, 180].
+        scale: greatest relative change of length, in [0, 1): 0.2 draws factors from 0.8 to 1.2.
+        pixels: greatest shift along rows and along columns, in pixels.
+        seed: which draw; None takes that of the data.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    def __init__(self, degrees: float = 10.0, scale: float = 0.1, pixels: float = 2.0, seed: int | None = None) -> None:
+        if not 0 <= degrees <= 180:
+            raise ValueError(f"degrees must be in [0, 180], got {degrees}")
+        if not 0 <= scale < 1:
+            raise ValueError(f"scale must be in [0, 1), got {scale}")
+        if pixels < 0:
+            raise ValueError(f"pixels must be at least 0, got {pixels}")
+        check_seed(seed)
+        self.degrees = degrees
+        self.scale = scale
+        self.pixels = pixels
+        self.seed = seed
+
+    def apply(self, mask: Tensor, num_classes: int, index: Tensor | None = None) -> Tensor:
+        uniform = uniform_of_each(self.seed, type(self).__name__, index, len(mask), count=4 * (num_classes - 1))
+        drawn = (2 * uniform.double() - 1).view(len(mask), num_classes - 1, 4)
+        drawn = drawn * torch.tensor([math.radians(self.degrees), self.scale, self.pixels, self.pixels]).double()
+        if not drawn.any():
+            return mask.clone()
+        parts = zip(mask.split(_MASKS_AT_ONCE), drawn.split(_MASKS_AT_ONCE), strict=True)
+        return torch.cat([_moved(part, numbers) for part, numbers in parts])
+
+
+def _moved(mask: Tensor, drawn: Tensor) -> Tensor:
+    """Masks `[N, H, W]` moved by `[N, K - 1, 4]`: angle, relative change of length, and shift of row and column."""
+    height, width = mask.shape[1:]
+    row = torch.arange(height, dtype=torch.float64)[:, None]
+    column = torch.arange(width, dtype=torch.float64)
+    result = torch.where(mask == IGNORED, mask, 0)
+    for category in range(1, drawn.shape[1] + 1):
+        member = (mask == category).double()
+        angle, growth, down, right = drawn[:, category - 1, :, None, None].unbind(dim=1)
+        total = member.sum(dim=(1, 2), keepdim=True).clamp(min=1)
+        centre_row = (member * row).sum(dim=(1, 2), keepdim=True) / total
+        centre_column = (member * column).sum(dim=(1, 2), keepdim=True) / total
+        # Where a pixel of the result comes from: back by the shift, then turned and scaled back about the centre.
+        below, beside = row - centre_row - down, column - centre_column - right
+        from_row = (below * angle.cos() - beside * angle.sin()) / (1 + growth) + centre_row
+        from_column = (below * angle.sin() + beside * angle.cos()) / (1 + growth) + centre_column
+        grid = torch.stack([_normalised(from_column, width), _normalised(from_row, height)], dim=-1)
+        moved = F.grid_sample(member[:, None], grid, mode="nearest", align_corners=False)[:, 0] > 0
+        result = torch.where(moved & (mask != IGNORED), category, result)
+    return result
+
+
+def _normalised(place: Tensor, length: int) -> Tensor:
+    """Pixel coordinates as `grid_sample` counts them: -1 and 1 at the outer edges."""
+    return (2 * place + 1) / length - 1

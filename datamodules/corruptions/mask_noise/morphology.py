@@ -1,0 +1,192 @@
+"""Masks whose objects are drawn too small or too large: by pixels, or by a share of each object.
+
+In either, an image is under-segmented or over-segmented as a whole: of each category in turn, the pixels that an
+erosion removes become background, or the background that a dilation reaches becomes the category.
+"""
+
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.ndimage import maximum_filter, minimum_filter
+from torch import Tensor
+
+from datamodules.corruptions.mask_noise.contract import (
+    IGNORED,
+    check_range,
+    check_seed,
+    uniform_of_each,
+    whole_numbers,
+)
+
+Mode = Literal["erode", "dilate", "either"]
+_MASKS_AT_ONCE = 256
+
+
+def _drawn_modes(mode: Mode, uniform: Tensor) -> Tensor:
+    """Which masks are dilated, `[N]`; the others are eroded."""
+    return uniform < 0.5 if mode == "either" else torch.full(uniform.shape, mode == "dilate")
+
+
+def _check_mode(mode: str) -> None:
+    if mode not in get_args(Mode):
+        raise ValueError(f"mode must be one of {', '.join(get_args(Mode))}, got {mode!r}")
+
+
+class ErosionDilation:
+    """Erodes or dilates every object of an image by the same number of pixels, in a square neighbourhood.
+
+    Small objects suffer more than large ones, up to vanishing. Categories go in the order of their numbers; beyond the
+    border an image counts as more of the same, so that objects that touch it do not recede from it.
+
+    Args:
+        min_pixels: least number of pixels; with `max_pixels` 0 masks stay as they are.
+        max_pixels: greatest number of pixels; each image's is drawn uniformly.
+        mode: erode, dilate, or either, drawn for each image.
+        seed: which draw; None takes that of the data.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    def __init__(
+        self, min_pixels: int = 2, max_pixels: int = 3, mode: Mode = "either", seed: int | None = None
+    ) -> None:
+        check_range("pixels", min_pixels, max_pixels)
+        _check_mode(mode)
+        check_seed(seed)
+        self.min_pixels = min_pixels
+        self.max_pixels = max_pixels
+        self.mode = mode
+        self.seed = seed
+
+    def apply(self, mask: Tensor, num_classes: int, index: Tensor | None = None) -> Tensor:
+        uniform = uniform_of_each(self.seed, type(self).__name__, index, len(mask), count=2)
+        dilated = _drawn_modes(self.mode, uniform[:, 0])
+        pixels = whole_numbers(uniform[:, 1], self.min_pixels, self.max_pixels)
+        result = mask.clone()
+        for dilate in (False, True):
+            for reach in range(max(self.min_pixels, 1), self.max_pixels + 1):
+                chosen = ((pixels == reach) & (dilated == dilate)).nonzero().flatten()
+                for part in chosen.split(_MASKS_AT_ONCE):
+                    result[part] = _resized_objects(mask[part], num_classes, reach, dilate)
+        return result
+
+
+def _resized_objects(mask: Tensor, num_classes: int, reach: int, dilate: bool) -> Tensor:
+    """All masks `[N, H, W]` eroded or dilated by `reach` pixels."""
+
+    def dilation(member: Tensor) -> Tensor:
+        for kernel, padding in (((2 * reach + 1, 1), (reach, 0)), ((1, 2 * reach + 1), (0, reach))):
+            member = F.max_pool2d(member, kernel, stride=1, padding=padding)
+        return member
+
+    for category in range(1, num_classes):
+        member = (mask == category).float()[:, None]
+        if dilate:
+            mask = torch.where((dilation(member)[:, 0] > 0) & (mask == 0), category, mask)
+        else:
+            remains = dilation(1 - member)[:, 0] == 0
+            mask = torch.where((member[:, 0] > 0) & ~remains, 0, mask)
+    return mask
+
+
+class OverUnderSegmentation:
+    """Erodes or dilates each object in proportion to its size: the annotation noise of ADELE's SegTHOR experiments.
+
+    For each category in `order`, the image is enlarged or shrunk so that the category has about `target_pixels`
+    pixels, its mask is eroded or dilated with a 3 x 3 square as often as was drawn for the image, and brought back to
+    the image's size, cubically both times. Under-segmentation: where the result differs from the mask, the image
+    becomes background. Over-segmentation: where the result is on background, that becomes the category. Later
+    categories see what became of earlier ones.
+
+    Source: Liu et al., Adaptive Early-Learning Correction for Segmentation from Noisy Annotations, CVPR 2022, arXiv
+    2110.03740, the authors' code (`final_noise_function`). Theirs resizes bytes with OpenCV, whose cubic kernel is the
+    one here (a = -0.75, replicated border) and whose rounding, with what is above 0, is a threshold of 1/2 up to the 11
+    bits of its coefficients; it draws from NumPy's global generator in the order of the images and marks
+    round(`noise_level` N) of them, where here each image is drawn by its own position and marked with that probability.
+    Ignored pixels are not theirs.
+
+    Args:
+        min_iterations: least number of erosions or dilations; with `max_iterations` 0 masks stay as they are.
+        max_iterations: greatest number; each image's is drawn uniformly.
+        mode: erode, dilate, or either, drawn for each image.
+        noise_level: probability of an image to be changed at all, in [0, 1].
+        order: categories that change, in this order; by default 1 ... K - 1. The authors' is oesophagus, trachea,
+            aorta, heart: 1, 3, 4, 2.
+        target_pixels: size of a category's mask, in pixels, at which it is eroded or dilated.
+        seed: which draw; None takes that of the data.
+
+    Raises:
+        ValueError: if an argument is out of range, or, when masks are changed, `order` names no category.
+    """
+
+    def __init__(
+        self,
+        min_iterations: int = 2,
+        max_iterations: int = 4,
+        mode: Mode = "either",
+        noise_level: float = 1.0,
+        order: list[int] | None = None,
+        target_pixels: int = 1000,
+        seed: int | None = None,
+    ) -> None:
+        check_range("iterations", min_iterations, max_iterations)
+        _check_mode(mode)
+        check_seed(seed)
+        if not 0 <= noise_level <= 1:
+            raise ValueError(f"noise_level must be in [0, 1], got {noise_level}")
+        if target_pixels < 1:
+            raise ValueError(f"target_pixels must be at least 1, got {target_pixels}")
+        if order is not None and (min(order, default=1) < 1 or len(set(order)) < len(order)):
+            raise ValueError(f"order must name categories from 1 on, each once, got {order}")
+        self.min_iterations = min_iterations
+        self.max_iterations = max_iterations
+        self.mode = mode
+        self.noise_level = noise_level
+        self.order = order
+        self.target_pixels = target_pixels
+        self.seed = seed
+
+    def apply(self, mask: Tensor, num_classes: int, index: Tensor | None = None) -> Tensor:
+        order = self.order or list(range(1, num_classes))
+        if max(order, default=0) >= num_classes:
+            raise ValueError(f"order names category {max(order)}, and there are {num_classes} with the background")
+        uniform = uniform_of_each(self.seed, type(self).__name__, index, len(mask), count=3)
+        dilated = _drawn_modes(self.mode, uniform[:, 0]).tolist()
+        iterations = whole_numbers(uniform[:, 1], self.min_iterations, self.max_iterations)
+        iterations[uniform[:, 2] >= self.noise_level] = 0
+        result = mask.clone()
+        for position, times in enumerate(iterations.tolist()):
+            if times:
+                changed = mask[position].numpy()
+                for category in order:
+                    changed = _in_proportion(changed, category, times, dilated[position], self.target_pixels)
+                result[position] = torch.from_numpy(changed)
+        return result
+
+
+def _in_proportion(mask: np.ndarray, category: int, iterations: int, dilate: bool, target_pixels: int) -> np.ndarray:
+    """One category of a mask `[H, W]`, eroded or dilated at a size of `target_pixels`."""
+    member = mask == category
+    pixels = int(member.sum())
+    if pixels == 0:
+        return mask
+    ratio = (target_pixels / pixels) ** 0.5
+    height, width = (max(round(side * ratio), 1) for side in mask.shape)
+    resized = _cubic(member, height, width)
+    if dilate:
+        changed = maximum_filter(resized, 2 * iterations + 1, mode="constant", cval=0)
+    else:
+        changed = minimum_filter(resized, 2 * iterations + 1, mode="constant", cval=1)
+    back = _cubic(changed, *mask.shape)
+    if dilate:
+        return np.where(back & (mask == 0), np.uint8(category), mask)
+    return np.where((back != member) & (mask != IGNORED), np.uint8(0), mask)
+
+
+def _cubic(member: np.ndarray, height: int, width: int) -> np.ndarray:
+    """A binary mask in another size, by cubic interpolation."""
+    values = torch.from_numpy(member).float()[None, None]
+    return (F.interpolate(values, size=(height, width), mode="bicubic")[0, 0] >= 0.5).numpy()

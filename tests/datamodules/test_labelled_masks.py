@@ -1,0 +1,373 @@
+import os
+import pickle
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jsonargparse import ArgumentParser
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor, nn
+
+import datamodules.labelled_masks
+from datamodules.corrected_masks import CorrectedMasks
+from datamodules.corruptions.mask_noise import ErosionDilation
+from datamodules.labelled_masks import LabelledMasks, MasksInMemory
+from datamodules.shapes import Shapes
+from experiments.run_directory import MetricsTable
+from lightning_modules.interfaces import LabelStore, require
+
+NUM_CLASSES = 3
+
+
+class Blocks(LabelledMasks):
+    """Eleven random images of 6 x 4 pixels with random masks for training, and five for testing."""
+
+    num_classes = NUM_CLASSES
+    image_shape = (2, 6, 4)
+
+    def __init__(self, batch_size: int = 4, known: bool = True, **options: Any) -> None:
+        super().__init__(batch_size, **options)
+        self.known = known
+
+    def _drawn(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(count)
+        image = torch.randint(256, (count, *self.image_shape), generator=generator, dtype=torch.uint8)
+        given, clean = torch.randint(NUM_CLASSES, (2, count, 6, 4), generator=generator, dtype=torch.uint8)
+        given[0, 0, 0] = clean[0, 0, 0] = 255
+        return image, given, clean
+
+    def read_training(self) -> MasksInMemory:
+        image, given, clean = self._drawn(11)
+        return MasksInMemory(image, given, NUM_CLASSES, clean if self.known else None)
+
+    def read_validation(self) -> MasksInMemory:
+        return MasksInMemory(*self._drawn(3)[:2], NUM_CLASSES)
+
+    def read_test(self) -> MasksInMemory:
+        return MasksInMemory(*self._drawn(5)[:2], NUM_CLASSES)
+
+
+class InAFile(Blocks):
+    """The same with corrections in a file, as of a set too large for shared memory."""
+
+    def set_up_training(self) -> None:
+        before = datamodules.labelled_masks.LARGEST_IN_MEMORY
+        datamodules.labelled_masks.LARGEST_IN_MEMORY = 0
+        try:
+            super().set_up_training()
+        finally:
+            datamodules.labelled_masks.LARGEST_IN_MEMORY = before
+
+
+class Recorder(LightningModule):
+    """Keeps what it is given; after the first epoch, turns category 1 to 2 in the masks of every other image."""
+
+    def __init__(self, corrects: bool = False) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+        self.corrects = corrects
+        self.trained: list[dict[str, Any]] = []
+        self.evaluated: list[dict[str, Any]] = []
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        self.trained.append(batch)
+        return self.weight * batch["image"].sum()
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self.evaluated.append(batch)
+
+    def on_train_epoch_end(self) -> None:
+        if self.corrects and self.current_epoch == 0:
+            data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+            for batch in data.training_images_dataloader():
+                every_other = batch["index"] % 2 == 0
+                data.correct_labels(batch["index"][every_other], corrected(batch["label"][every_other]))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+
+def corrected(label: Tensor) -> Tensor:
+    return torch.where(label == 1, 2, label)
+
+
+def run(data: LabelledMasks, directory: Path, module: Recorder, epochs: int = 1, **options: Any) -> Trainer:
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=epochs,
+        logger=MetricsTable(directory),
+        log_every_n_steps=1,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        **options,
+    )
+    trainer.fit(module, datamodule=data)
+    return trainer
+
+
+def in_order(batches: list[dict[str, Any]], key: str) -> Tensor:
+    """The rows of an epoch by their index."""
+    index = torch.cat([batch["index"] for batch in batches])
+    assert sorted(index.tolist()) == list(range(len(index)))
+    return torch.cat([batch[key] for batch in batches])[index.argsort()]
+
+
+def source(data: LabelledMasks) -> MasksInMemory:
+    assert data.train_set is not None
+    assert isinstance(data.train_set.source, MasksInMemory)
+    return data.train_set.source
+
+
+# batches
+
+
+@pytest.mark.parametrize("precision", ["32-true", "64-true"])
+def test_batches_hold_what_their_type_says(tmp_path: Path, precision: Any) -> None:
+    data, module = Blocks(), Recorder()
+    run(data, tmp_path, module, precision=precision)
+    dtype = torch.float64 if precision == "64-true" else torch.float32
+    keys = ["clean_label", "global_size", "image", "index", "label", "original_label"]
+    assert all(sorted(batch) == keys for batch in module.trained)
+    assert [batch["global_size"] for batch in module.trained] == [4, 4, 3]
+    image, given_masks, clean = data._drawn(11)
+    assert torch.equal(in_order(module.trained, "image"), image.to(dtype) / 255)
+    for key, expected in (("label", given_masks), ("original_label", given_masks), ("clean_label", clean)):
+        label = in_order(module.trained, key)
+        assert label.dtype == torch.int64
+        assert torch.equal(label, expected.long())
+    assert all(sorted(batch) == ["global_size", "image", "index", "label"] for batch in module.evaluated)
+    assert torch.equal(in_order(module.evaluated, "label"), data._drawn(3)[1].long())
+
+
+def test_true_masks_are_left_out_where_they_are_unknown(tmp_path: Path) -> None:
+    module = Recorder()
+    run(Blocks(known=False), tmp_path, module)
+    assert all("clean_label" not in batch and "original_label" in batch for batch in module.trained)
+
+
+def test_an_epoch_continues_at_its_batch_in_the_same_order() -> None:
+    def indices(data: Blocks) -> list[list[int]]:
+        data.setup("fit")
+        return [batch["index"].tolist() for batch in data.train_dataloader()]
+
+    whole = indices(Blocks(seed=2))
+    resumed = Blocks(seed=2)
+    resumed.load_state_dict({"epoch": 0, "batches": 1})
+    assert indices(resumed) == whole[1:]
+    assert indices(Blocks(seed=3)) != whole
+
+
+# corrections
+
+
+@pytest.mark.parametrize("kind", [Blocks, InAFile])
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_corrections_reach_living_workers_and_leave_the_given_masks(kind: type[Blocks], num_workers: int) -> None:
+    data = kind(num_workers=num_workers)
+    require(data, LabelStore, needed_by="a test")
+    data.setup("fit")
+    loader = data.train_dataloader()
+    sampler: Any = loader.sampler
+    given_masks = source(data).given.clone()
+    before = list(loader)
+    assert torch.equal(in_order(before, "label"), given_masks)
+    index = torch.tensor([10, 3])
+    data.correct_labels(index, corrected(given_masks[index].long()))
+    sampler.set_epoch(1)  # the workers live on
+    after = list(loader)
+    expected = given_masks.clone()
+    expected[index] = corrected(given_masks[index])
+    assert not torch.equal(expected, given_masks)
+    assert torch.equal(in_order(after, "label"), expected)
+    assert torch.equal(in_order(after, "original_label"), given_masks)
+    assert torch.equal(in_order(after, "clean_label"), data._drawn(11)[2])
+    assert torch.equal(in_order(list(data.training_images_dataloader()), "label"), expected)
+    assert torch.equal(source(data).given, given_masks)
+    data.teardown("fit")
+
+
+@pytest.mark.parametrize("kind", [Blocks, InAFile])
+@pytest.mark.parametrize("set_up_first", [True, False])
+def test_corrections_are_part_of_the_checkpoint(tmp_path: Path, kind: type[Blocks], set_up_first: bool) -> None:
+    data, module = kind(), Recorder(corrects=True)
+    run(data, tmp_path, module, epochs=2)
+    given_masks = source(data).given.long()
+    assert torch.equal(in_order(module.trained[:3], "label"), given_masks)
+    expected = given_masks.clone()
+    expected[::2] = corrected(expected[::2])
+    assert torch.equal(in_order(module.trained[3:], "label"), expected)
+    torch.save(data.state_dict(), tmp_path / "state.pt")
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert state["corrected_masks"]["index"].tolist() == [0, 2, 4, 6, 8, 10]  # what changed, and nothing else
+    restored = kind()
+    if set_up_first:
+        restored.setup("fit")
+        restored.correct_labels(torch.tensor([1]), torch.zeros(1, 6, 4))  # is forgotten
+    restored.load_state_dict(state)
+    resumed = Recorder()
+    run(restored, tmp_path / "resumed", resumed)
+    assert torch.equal(in_order(resumed.trained, "label"), expected)
+    assert torch.equal(in_order(resumed.trained, "original_label"), given_masks)
+
+
+def test_a_run_without_corrections_saves_none_and_leaves_no_file(tmp_path: Path) -> None:
+    data = InAFile()
+    run(data, tmp_path, Recorder())
+    assert set(data.state_dict()) == {"epoch", "batches"}
+    assert data.train_set is not None
+    assert data.train_set.corrections is not None
+    path = data.train_set.corrections.path
+    assert path is not None
+    assert path.parent == tmp_path
+    assert not path.exists()
+
+
+def test_a_file_of_corrections_takes_room_for_what_is_corrected_alone(tmp_path: Path) -> None:
+    size = torch.tensor([1000, 1000]).expand(100, 2)
+    masks = CorrectedMasks(size, tmp_path / "masks")
+    masks.write(torch.tensor([7]), torch.ones(1, 1000, 1000, dtype=torch.uint8))
+    occupied = os.stat(tmp_path / "masks").st_blocks * 512
+    assert 1_000_000 <= occupied < 1_100_000
+    again = pickle.loads(pickle.dumps(CorrectedMasks(size[:9], tmp_path / "masks")))  # as a spawned worker gets it
+    assert again.mask(7).min() == 1
+    assert again.mask(8).max() == 0
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=8), st.data())
+def test_masks_of_any_sizes_come_back_as_they_were_written(sizes: list[tuple[int, int]], draw: st.DataObject) -> None:
+    """Also through a checkpoint, and of arrays larger than the masks the upper left part counts."""
+    masks = CorrectedMasks(torch.tensor(sizes))
+    chosen = draw.draw(st.lists(st.integers(0, len(sizes) - 1), unique=True))
+    label = torch.randint(256, (len(chosen), 10, 11), dtype=torch.uint8)
+    masks.write(torch.tensor(chosen, dtype=torch.int64), label)
+    again = CorrectedMasks(torch.tensor(sizes))
+    again.load(masks.saved())
+    before = [torch.full(size, 77, dtype=torch.uint8) for size in sizes]
+    index = torch.arange(len(sizes))
+    for store in (masks, again):
+        for sample, mask in enumerate(store.current(index, before)):
+            height, width = sizes[sample]
+            expected = label[chosen.index(sample), :height, :width] if sample in chosen else before[sample]
+            assert torch.equal(mask, expected)
+
+
+def test_corrections_of_another_set_are_refused() -> None:
+    masks = CorrectedMasks(torch.tensor([[2, 3], [3, 3]]))
+    masks.write(torch.tensor([1]), torch.zeros(1, 3, 3, dtype=torch.uint8))
+    for sizes in ([[2, 3]], [[2, 3], [3, 4]]):
+        with pytest.raises(ValueError, match="corrected mask of training sample 1 does not fit the training set"):
+            CorrectedMasks(torch.tensor(sizes)).load(masks.saved())
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        (torch.full((1, 6, 4), 3), r"label has a pixel of category 3, and num_classes 3 allows 0\.\.\.2, and 255"),
+        (torch.zeros(1, 6, 3), r"label is \[6, 3\], smaller than an image, \[6, 4\]"),
+    ],
+)
+def test_corrections_that_do_not_fit_are_refused(label: Tensor, message: str) -> None:
+    data = Blocks()
+    data.setup("fit")
+    with pytest.raises(ValueError, match=message):
+        data.correct_labels(torch.tensor([0]), label)
+    data.correct_labels(torch.tensor([], dtype=torch.int64), torch.zeros(0, 6, 4))  # nothing is no mistake
+
+
+# sources and arguments
+
+
+def test_masks_that_do_not_fit_are_refused() -> None:
+    image = torch.zeros(2, 1, 4, 5, dtype=torch.uint8)
+    mask = torch.zeros(2, 4, 5, dtype=torch.uint8)
+    with pytest.raises(ValueError, match="there is no image"):
+        MasksInMemory(image[:0], mask[:0], 2)
+    with pytest.raises(ValueError, match=r"masks must be uint8 of shape \[2, 4, 5\], got torch.uint8 of \[2, 4, 4\]"):
+        MasksInMemory(image, mask[:, :, :4], 2)
+    with pytest.raises(ValueError, match="masks must be uint8"):
+        MasksInMemory(image, mask.long(), 2)
+    with pytest.raises(ValueError, match=r"a mask has a pixel of category 2, and num_classes 2 allows 0\.\.\.1"):
+        MasksInMemory(image, mask, 2, clean=mask + 2)
+
+
+def test_shapes_are_drawn_by_their_seed_alone(tmp_path: Path) -> None:
+    data = [Shapes(mask_noise=ErosionDilation(), seed=seed, num_train=6, num_val=2, num_test=3) for seed in (0, 0, 1)]
+    drawn = []
+    for number, one in enumerate(data):
+        torch.manual_seed(number)
+        one.setup("fit")
+        one.setup("test")
+        drawn.append([one.read_training(), one.read_validation(), one.read_test()])
+    for first, same, other in zip(*drawn, strict=True):
+        assert torch.equal(first.image, same.image)
+        assert torch.equal(first.given, same.given)
+        assert not torch.equal(first.image, other.image)
+    images = torch.cat([part.image for part in drawn[0]])
+    assert len(images.flatten(start_dim=1).unique(dim=0)) == 11
+
+
+def test_shapes_are_brighter_and_darker_than_what_is_behind() -> None:
+    data = Shapes(num_train=40, noise_level=0.0, seed=0)
+    data.setup("fit")
+    image, mask = source(data).image[:, 0].double() / 255, source(data).given
+    assert source(data).clean is None
+    assert (image[mask == 1].mean() - image[mask == 0].mean()) > 0.25
+    assert (image[mask == 0].mean() - image[mask == 2].mean()) > 0.25
+    pixels = [(mask == category).sum(dim=(1, 2)) for category in (1, 2)]
+    assert min(int(count.min()) for count in pixels[1:]) >= (0.2 * 40 - 1) ** 2  # the square is never covered
+    assert all(int(count.max()) <= (0.4 * 40 + 1) ** 2 for count in pixels)
+    assert image.shape == mask.shape == (40, 40, 40)
+
+
+def test_shapes_follow_their_arguments() -> None:
+    noisy = Shapes(num_train=5, image_size=24, mask_noise=ErosionDilation(2, 2, "erode"), seed=0)
+    noisy.setup("fit")
+    assert noisy.image_shape == (1, 24, 24)
+    assert noisy.val_dataloader() == []
+    clean = source(noisy).clean
+    assert clean is not None
+    assert torch.equal(source(noisy).given, ErosionDilation(2, 2, "erode", seed=0).apply(clean, 3))
+    assert (source(noisy).given > 0).sum() < (clean > 0).sum()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"num_train": 0}, "num_train must be at least 1, got 0"),
+        ({"num_val": -1}, "num_val must be at least 0, got -1"),
+        ({"image_size": 8}, "image_size must be at least 16, got 8"),
+        ({"contrast": 0.0}, r"contrast must be in \(0, 1\], got 0.0"),
+        ({"noise_level": -0.1}, "noise_level must be at least 0, got -0.1"),
+    ],
+)
+def test_bad_arguments_are_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Shapes(**options)
+
+
+@pytest.mark.parametrize("kind", [Shapes], ids=lambda kind: kind.__name__)
+def test_help_documents_every_argument(kind: type[LabelledMasks]) -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(kind, "data")
+    documented = {action.dest: action.help for action in parser._actions if action.dest.startswith("data.")}
+    assert "data.batch_size" in documented
+    assert [name for name, text in documented.items() if not text or not str(text).strip()] == []
+
+
+def test_processes_share_a_test_set_without_duplicates(tmp_path: Path) -> None:
+    index = []
+    for rank in range(2):
+        data = Blocks(batch_size=4)
+        data.setup("test")
+        data.trainer = types.SimpleNamespace(global_rank=rank, world_size=2, num_devices=2)  # type: ignore[assignment]
+        index += [i for batch in data.test_dataloader() for i in batch["index"].tolist()]
+    assert sorted(index) == list(range(5))
