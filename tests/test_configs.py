@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 import train
 from datamodules.labelled_images import LabelledImages
+from datamodules.labelled_masks import LabelledMasks
 from experiments.command_line import CommandLine
 from lightning_modules.networks.mlp import MLP
 
@@ -112,8 +113,14 @@ class Trainer:
 
 def meta_batch(data: Any) -> dict[str, Any]:
     """A training batch of a DataModule, without values. A new kind of batch gets its lines here."""
-    assert isinstance(data, LabelledImages), f"say here what a batch of {type(data).__name__} is"
     size = data.batch_size
+    if isinstance(data, LabelledMasks):
+        shape, kinds = (size, *data.image_shape[1:]), ("label", "original_label", "clean_label")
+        masks = {key: torch.empty(shape, dtype=torch.int64, device="meta") for key in kinds}
+        index = torch.empty(size, dtype=torch.int64, device="meta")
+        image = torch.empty(size, *data.image_shape, device="meta")
+        return {"image": image, "index": index, "global_size": size, **masks}
+    assert isinstance(data, LabelledImages), f"say here what a batch of {type(data).__name__} is"
     whole = {key: torch.empty(size, dtype=torch.int64, device="meta") for key in ("label", "clean_label", "index")}
     return {"image": torch.empty(size, *data.image_shape, device="meta"), "global_size": size, **whole}
 
