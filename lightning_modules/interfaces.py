@@ -101,6 +101,14 @@ class ShiftedTestSets(Protocol):
         ...
 
 
+@runtime_checkable
+class FeatureSpectra(Protocol):
+    """A module that measures the singular values of features in a test."""
+
+    spectra: dict[str, Tensor]
+    """After a test: singular values in descending order, by the name of the features; the same on all processes."""
+
+
 def require(module: Any, protocol: type, needed_by: str) -> None:
     """Refuses a module that lacks what a callback needs.
 
