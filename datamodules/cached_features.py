@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 from datamodules.feature_cache import Parts, cached_array, module_fingerprint
 from datamodules.global_batches import Request
 from datamodules.labelled_images import ImageSource, LabelledImages, LabelledSet
+from datamodules.second_view import SecondView
 from datamodules.seeded_batches import check_at_least, free_cores
 from datamodules.shifted_tests import ShiftedTests
 
@@ -67,7 +68,7 @@ def source_fingerprint(source: ImageSource) -> str:
     return digest.hexdigest()
 
 
-class CachedFeatures(ShiftedTests, LabelledImages):
+class CachedFeatures(SecondView, ShiftedTests):
     """Any set of labelled images, as the features `[B, D]` that a frozen network gives for them.
 
     The network runs over a set when it is first needed, each process over its share of it, and never again: an entry of
@@ -85,6 +86,7 @@ class CachedFeatures(ShiftedTests, LabelledImages):
         num_features: D.
         augmented_passes: features of so many random views of each training image are kept, and every visit takes one of
             them; with 0 it takes those of the image without augmentation, which are always kept for evaluation.
+        second_view: training batches also hold `second_view`, the features of another draw from the passes.
         augmentation_seed: of the views, and not that of the run, as all runs share them.
         encoder_batch_size: images that the encoder gets at once in each process.
         dtype: of the features on disk.
@@ -102,6 +104,7 @@ class CachedFeatures(ShiftedTests, LabelledImages):
         encoder: nn.Module,
         num_features: int,
         augmented_passes: int = 0,
+        second_view: bool = False,
         augmentation_seed: int = 0,
         encoder_batch_size: int = 128,
         dtype: Literal["float32", "float16"] = "float32",
@@ -110,6 +113,8 @@ class CachedFeatures(ShiftedTests, LabelledImages):
     ) -> None:
         check_at_least(1, num_features=num_features, encoder_batch_size=encoder_batch_size)
         check_at_least(0, augmented_passes=augmented_passes)
+        if second_view and augmented_passes < 2:
+            raise ValueError(f"second_view needs at least 2 augmented_passes, which differ, got {augmented_passes}")
         if dtype not in ("float32", "float16"):
             raise ValueError(f"dtype must be float32 or float16, got {dtype!r}")
         super().__init__(
@@ -125,6 +130,7 @@ class CachedFeatures(ShiftedTests, LabelledImages):
         self.encoder = encoder
         self.num_features = num_features
         self.augmented_passes = augmented_passes
+        self.second_view = second_view
         self.augmentation_seed = augmentation_seed
         self.encoder_batch_size = encoder_batch_size
         self.dtype = dtype

@@ -11,13 +11,14 @@ import torch
 from datamodules.corruptions.label_noise import LabelNoise
 from datamodules.data_directory import data_directory
 from datamodules.image_files import ImageFiles, chosen_crop
-from datamodules.labelled_images import ImageSource, LabelledImages
+from datamodules.labelled_images import ImageSource
+from datamodules.second_view import SecondView
 from datamodules.shifted_tests import ShiftedTests
 
 Domain = Literal["clipart", "infograph", "painting", "quickdraw", "real", "sketch"]
 
 
-class DomainNet(ShiftedTests, LabelledImages):
+class DomainNet(SecondView, ShiftedTests):
     """One domain of DomainNet for training and testing; the other domains' test images are shifted test sets.
 
     Reads the official lists `<domain>_train.txt` and `<domain>_test.txt`, whose lines are
@@ -33,6 +34,7 @@ class DomainNet(ShiftedTests, LabelledImages):
         resize: short side that validation and test images are resized to before their centre is cut out, in pixels.
         min_area: least part of an image's area that a training crop shows, in (0, 1]; None cuts training images as if
             for testing, but at a random place.
+        second_view: training batches also hold `second_view`, another random crop of each image.
 
     Raises:
         FileNotFoundError: if a list is missing.
@@ -54,6 +56,7 @@ class DomainNet(ShiftedTests, LabelledImages):
         resize: int = 256,
         min_area: float | None = 0.8,
         flip: bool = True,
+        second_view: bool = False,
         passes_per_epoch: int = 1,
         num_workers: int | None = None,
         prefetch_factor: int = 2,
@@ -77,6 +80,7 @@ class DomainNet(ShiftedTests, LabelledImages):
             raise ValueError(
                 f"test_domains must be different ones of {', '.join(others)}, got {', '.join(test_domains)}"
             )
+        self.second_view = second_view
         self.data_dir = data_dir
         self.train_domain = train_domain
         self.test_domains = others if test_domains is None else test_domains

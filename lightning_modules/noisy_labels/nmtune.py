@@ -8,17 +8,17 @@ A residual perceptron reshapes the features F = e(x) of a frozen encoder, and a 
     L_COV = (1/D) sum_{i != j} Cov(Z)_ij^2,                 decorrelates them;
     L_SVD = -mean(sigma_1 ... sigma_k) / sum_j sigma_j,     keeps their dominant singular values.
 
-Weights and k = 5 are those of the authors' code; the paper has k = 1. The code compares Z of one random view of an
-image with F of another; here both are of the same view, as in the paper. The code steps the cosine of its learning rate
-with every batch; here it is stepped with every epoch, as all schedules are. Covariance and singular values are those of
-a process's share of the batch, as the batch statistics are.
+Weights and k = 5 are those of the authors' code; the paper has k = 1. Z and F are of the same view of an image, as in
+the paper. With a second view in the batch it is the code's step: the other terms are over the rows of both views, and
+L_MSE compares Z of the second with F of the first. Covariance and singular values are those of a process's share of the
+batch, as the batch statistics are.
 
 Source: Chen et al., Understanding and Mitigating the Label Noise in Pre-training on Downstream Tasks, ICLR 2024, arXiv
 2309.17002.
 """
 
 from collections import OrderedDict
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +28,12 @@ from torch import Tensor, nn
 
 from datamodules.batches import LabelledImageBatch, global_size, share
 from lightning_modules.classifier_steps import ClassifierSteps, accuracies
-from lightning_modules.noisy_labels.spectrum import Spectrum, largest_singular_value_ratio, singular_value_entropy
+from lightning_modules.noisy_labels.spectrum import (
+    Center,
+    Spectrum,
+    largest_singular_value_ratio,
+    singular_value_entropy,
+)
 
 
 def direction_term(tuned: Tensor, features: Tensor) -> Tensor:
@@ -79,11 +84,14 @@ class NMTune(ClassifierSteps, LightningModule):
 
     With all three weights 0 it is the paper's MLP tuning, and without the adapter linear probing (LP). Testing also
     logs SVE and LSVR of the test set's features, of the encoder (`test/sve`, `test/lsvr`) and tuned
-    (`test/sve_tuned`, `test/lsvr_tuned`).
+    (`test/sve_tuned`, `test/lsvr_tuned`); `spectra` then holds the singular values.
+
+    The features may come from the data, as `datamodules.cached_features.CachedFeatures` gives them: `network` is then
+    `torch.nn.Identity`.
 
     Args:
         network: the encoder; maps images `[B, C, H, W]` in [0, 1] to features `[B, num_features]`. It is frozen and in
-            evaluation mode.
+            evaluation mode. `torch.nn.Identity` where the batches hold features.
         num_features: D.
         num_classes: number of classes, K.
         adapter: tune an adapter before the classifier; False is linear probing, where the regularisers have no effect.
@@ -92,8 +100,10 @@ class NMTune(ClassifierSteps, LightningModule):
         covariance_weight: b, of L_COV.
         singular_value_weight: c, of L_SVD.
         num_singular_values: k.
+        center: what is subtracted from the features for SVE and LSVR; the authors' code has `row`.
         optimizer: built on the parameters of adapter and classifier.
-        lr_scheduler: stepped every epoch.
+        lr_scheduler: stepped every `lr_interval`.
+        lr_interval: epoch, or step for a schedule whose numbers count batches, as the authors' cosine does.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -110,8 +120,10 @@ class NMTune(ClassifierSteps, LightningModule):
         covariance_weight: float = 0.04,
         singular_value_weight: float = 0.001,
         num_singular_values: int = 5,
+        center: Center = "none",
         optimizer: OptimizerCallable = torch.optim.AdamW,
         lr_scheduler: LRSchedulerCallable = torch.optim.lr_scheduler.ConstantLR,
+        lr_interval: Literal["epoch", "step"] = "epoch",
     ) -> None:
         super().__init__()
         weights = {
@@ -129,6 +141,8 @@ class NMTune(ClassifierSteps, LightningModule):
         }.items():
             if value < 1:
                 raise ValueError(f"{key} must be at least 1, got {value}")
+        if lr_interval not in ("epoch", "step"):
+            raise ValueError(f"lr_interval must be epoch or step, got {lr_interval!r}")
         classifier = nn.Linear(num_features, num_classes)
         nn.init.kaiming_uniform_(classifier.weight)
         nn.init.zeros_(classifier.bias)
@@ -145,9 +159,11 @@ class NMTune(ClassifierSteps, LightningModule):
         self.num_singular_values = num_singular_values
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
+        self.lr_interval = lr_interval
         self.metrics = accuracies(num_classes)
-        self.spectrum = Spectrum(num_features)
-        self.tuned_spectrum = Spectrum(num_features)
+        self.spectrum = Spectrum(num_features, center)
+        self.tuned_spectrum = Spectrum(num_features, center)
+        self.spectra: dict[str, Tensor] = {}
 
     @property
     def encoder(self) -> nn.Module:
@@ -164,12 +180,18 @@ class NMTune(ClassifierSteps, LightningModule):
 
     def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
         encoder, adapter, classifier = self.network
-        features = encoder(batch["image"])
+        image, label, first = batch["image"], batch["label"], slice(None)
+        second = batch.get("second_view")
+        if second is not None:
+            image, label = torch.cat([image, second]), label.repeat(2)
+            first = slice(len(batch["image"]))
+        features = encoder(image)
         tuned = adapter(features)
         logits = classifier(tuned)
+        compared = tuned if second is None else tuned[len(second) :]
         terms = {
-            "cross_entropy": F.cross_entropy(logits, batch["label"]),
-            "direction": direction_term(tuned, features),
+            "cross_entropy": F.cross_entropy(logits, label),
+            "direction": direction_term(compared, features[first]),
             "covariance": covariance_term(tuned),
             "singular_value": singular_value_term(tuned, self.num_singular_values),
         }
@@ -182,7 +204,7 @@ class NMTune(ClassifierSteps, LightningModule):
         logged = {f"train/{name}": share(batch) * term.detach() for name, term in terms.items()}
         logged["train/loss"] = loss.detach()
         self.log_dict(logged, on_step=False, on_epoch=True, batch_size=global_size(batch), sync_dist=True)
-        return {"loss": loss, "logits": logits.detach()}
+        return {"loss": loss, "logits": logits[first].detach()}
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         self._measure(batch, "test")
@@ -195,6 +217,7 @@ class NMTune(ClassifierSteps, LightningModule):
         for suffix, spectrum in {"": self.spectrum, "_tuned": self.tuned_spectrum}.items():
             sigma = spectrum.compute()
             spectrum.reset()
+            self.spectra["tuned" if suffix else "encoder"] = sigma.flip(0)
             values = {"sve": singular_value_entropy(sigma), "lsvr": largest_singular_value_ratio(sigma)}
             for key, value in values.items():
                 # The same on all processes, and a maximum leaves it as it is.
@@ -202,4 +225,5 @@ class NMTune(ClassifierSteps, LightningModule):
 
     def configure_optimizers(self):
         optimizer = self.optimizer(filter(lambda parameter: parameter.requires_grad, self.network.parameters()))
-        return [optimizer], [self.lr_scheduler(optimizer)]
+        scheduler = self.lr_scheduler(optimizer)
+        return [optimizer], [scheduler if self.lr_interval == "epoch" else {"scheduler": scheduler, "interval": "step"}]

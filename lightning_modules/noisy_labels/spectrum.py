@@ -7,13 +7,18 @@ With features F `[M, D]` whose rows have unit length, singular values sigma and 
 Both lie in [0, log min(M, D)]: 0 for features along one direction, and the maximum for equal singular values.
 
 Source: Chen et al., Understanding and Mitigating the Label Noise in Pre-training on Downstream Tasks, ICLR 2024, arXiv
-2309.17002, section 2. The authors' code also subtracts each row's own mean over its features, which is left out here.
+2309.17002, section 2. The authors' code also subtracts from each row, once it has unit length, its own mean over the
+features; here that is an option.
 """
+
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 from torchmetrics import Metric
+
+Center = Literal["none", "feature", "row"]
 
 
 def singular_value_entropy(sigma: Tensor) -> Tensor:
@@ -34,21 +39,40 @@ class Spectrum(Metric):
 
     Args:
         num_features: D.
+        center: what is subtracted from the rows once they have unit length: nothing (none), the mean of each feature
+            over all rows (feature), or the mean of each row over its features (row).
+
+    Raises:
+        ValueError: if `center` is unknown.
     """
 
     full_state_update = False
     gram: Tensor
+    total: Tensor
+    count: Tensor
 
-    def __init__(self, num_features: int) -> None:
+    def __init__(self, num_features: int, center: Center = "none") -> None:
         super().__init__()
+        if center not in get_args(Center):
+            raise ValueError(f"center must be one of {', '.join(get_args(Center))}, got {center!r}")
+        self.center = center
         self.set_dtype(torch.float64)
         self.add_state("gram", torch.zeros(num_features, num_features, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("total", torch.zeros(num_features, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, features: Tensor) -> None:
         """Adds features `[B, D]`; rows are scaled to unit length."""
         rows = normalize(features.double(), dim=1)
+        if self.center == "row":
+            rows = rows - rows.mean(dim=1, keepdim=True)
         self.gram += rows.T @ rows
+        self.total += rows.sum(dim=0)
+        self.count += len(rows)
 
     def compute(self) -> Tensor:
         """`[D]`, in ascending order."""
-        return torch.linalg.eigvalsh(self.gram).clamp(min=0).sqrt()
+        gram = self.gram
+        if self.center == "feature":
+            gram = gram - torch.outer(self.total, self.total) / self.count
+        return torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()

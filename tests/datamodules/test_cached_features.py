@@ -24,6 +24,7 @@ from datamodules.digits import Digits
 from datamodules.digits_transfer import TuningDigits
 from datamodules.feature_cache import cached_array, key_of, module_fingerprint
 from datamodules.global_batches import Request
+from datamodules.second_view import SecondView
 from lightning_modules.networks.resized import Resized
 from lightning_modules.noisy_labels.nmtune import NMTune
 
@@ -100,6 +101,51 @@ def test_every_visit_draws_one_of_the_passes_and_evaluation_takes_the_image_as_i
     assert ((counts[1:] - expected) ** 2 / expected).sum() < 16.3  # 0.1 % of chi squared with 3 degrees
     held_out = data.validation_set[Request(torch.arange(5), 0, 5)]["image"]
     assert torch.equal(held_out, torch.zeros(5, D, dtype=torch.float64))
+
+
+def test_second_views_are_other_draws_from_the_passes_or_the_augmentation(tmp_path: Path) -> None:
+    data = cached(tmp_path, augmented_passes=3, second_view=True)
+    data.setup("fit")
+    assert data.train_set is not None
+    source = data.train_set.source
+    source.feature = np.broadcast_to(np.arange(4.0)[:, None, None], (4, 300, D))  # every feature is its pass
+    index = torch.arange(300)
+    counts = torch.zeros(4, 4)
+    for visit in range(20):
+        batch = data.train_set[Request(index, visit, 300)]
+        counts.index_put_(
+            (batch["image"][:, 0].long(), batch["second_view"][:, 0].long()), torch.ones(300), accumulate=True
+        )
+    assert counts[0].sum() == counts[:, 0].sum() == 0
+    expected = 6000 / 9  # the two are independent
+    assert ((counts[1:, 1:] - expected) ** 2 / expected).sum() < 26.1  # 0.1 % of chi squared with 8 degrees
+    with pytest.raises(ValueError, match="second_view needs at least 2 augmented_passes, which differ, got 1"):
+        cached(tmp_path, augmented_passes=1, second_view=True)
+
+
+class TwiceMovedDigits(SecondView, MovedDigits):
+    second_view = True
+
+
+def test_second_views_of_images_are_cropped_and_mirrored_independently() -> None:
+    seen: list[dict[str, Tensor]] = []
+    module = head()
+    module.training_step = lambda batch, batch_idx: seen.append(batch)  # type: ignore[method-assign, assignment]
+    Trainer(max_epochs=1, **QUIET).fit(module, datamodule=TwiceMovedDigits())
+    seen.sort(key=lambda batch: int(batch["index"][0]))
+    image, second, index = (torch.cat([batch[key] for batch in seen]) for key in ("image", "second_view", "index"))
+    digits = MovedDigits().read_training().image[index].float() / 16
+    for view in (image, second):
+        copies = torch.stack(
+            [
+                nn.functional.pad(other, [1 - r, 1 + r, 1 - d, 1 + d])[:, :, 1:-1, 1:-1]
+                for other in (digits, digits.flip(3))
+                for r in (-1, 0, 1)
+                for d in (-1, 0, 1)
+            ]
+        )
+        assert (copies == view).flatten(2).all(dim=2).any(dim=0).all()
+    assert 0.5 < (image != second).flatten(1).any(dim=1).float().mean() < 1
 
 
 def test_a_second_run_with_another_seed_and_noise_computes_nothing(tmp_path: Path) -> None:

@@ -3,17 +3,21 @@ import math
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 
+from callbacks.spectrum_figure import SpectrumFigure
 from datamodules.digits_transfer import TuningDigits
 from lightning_modules.networks.features import without_head
 from lightning_modules.networks.mlp import MLP
+from lightning_modules.noisy_labels.cross_entropy import CrossEntropy
 from lightning_modules.noisy_labels.nmtune import (
     Adapter,
     NMTune,
@@ -21,7 +25,12 @@ from lightning_modules.noisy_labels.nmtune import (
     direction_term,
     singular_value_term,
 )
-from lightning_modules.noisy_labels.spectrum import Spectrum, largest_singular_value_ratio, singular_value_entropy
+from lightning_modules.noisy_labels.spectrum import (
+    Center,
+    Spectrum,
+    largest_singular_value_ratio,
+    singular_value_entropy,
+)
 
 B, D = 12, 7
 QUIET: dict[str, Any] = {
@@ -126,6 +135,33 @@ def test_singular_values_are_those_of_all_features_with_rows_of_unit_length() ->
     torch.testing.assert_close(parts.compute(), expected, rtol=1e-10, atol=0)
 
 
+@pytest.mark.parametrize("center", ["none", "feature", "row"])
+def test_centred_singular_values_are_those_of_the_centred_rows_over_any_batches(center: Center) -> None:
+    f = features() + 3  # far from centred
+    rows = f / f.norm(dim=1, keepdim=True)
+    dims = {"feature": 0, "row": 1}
+    if center in dims:
+        rows = rows - rows.mean(dim=dims[center], keepdim=True)
+    expected = torch.linalg.svdvals(rows).flip(0)
+    spectrum = Spectrum(D, center)
+    for start, stop in ((0, 5), (5, 6), (6, B)):
+        spectrum.update(f[start:stop])
+    torch.testing.assert_close(spectrum.compute(), expected, rtol=1e-8, atol=1e-7)
+    with pytest.raises(ValueError, match="center must be one of none, feature, row, got 'rows'"):
+        Spectrum(D, "rows")  # type: ignore[arg-type]
+
+
+@settings(deadline=None, max_examples=40)
+@given(seed=st.integers(0, 2**31), rows=st.integers(2, 30), center=st.sampled_from(["none", "feature", "row"]))
+def test_entropy_and_ratio_lie_between_their_bounds(seed: int, rows: int, center: Center) -> None:
+    f = torch.randn(rows, D, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    spectrum = Spectrum(D, center)
+    spectrum.update(f)
+    sigma = spectrum.compute()
+    for value in (singular_value_entropy(sigma), largest_singular_value_ratio(sigma)):
+        assert -1e-6 <= value <= math.log(min(rows, D)) + 1e-4
+
+
 # the module
 
 
@@ -226,6 +262,45 @@ def test_learning_rate_follows_the_cosine_from_its_first_value_and_ends_above_ze
     assert rates[-1] > 0
 
 
+def test_learning_rate_of_a_schedule_by_steps_is_the_authors_cosine_over_all_steps() -> None:
+    """lr_k = lr (1 + cos(pi k / K)) / 2; 400 images in batches of 64 are 7 steps an epoch."""
+    steps = 14
+    tuned = module(lr_interval="step")
+    tuned.lr_scheduler = lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
+    rates: list[float] = []
+    tuned.on_before_optimizer_step = lambda optimizer: rates.append(optimizer.param_groups[0]["lr"])  # type: ignore[method-assign]
+    Trainer(max_epochs=2, **QUIET).fit(tuned, datamodule=TuningDigits(batch_size=64))
+    assert rates == pytest.approx([1e-2 * (1 + math.cos(math.pi * k / steps)) / 2 for k in range(steps)])
+
+
+def test_a_step_with_two_views_is_that_of_the_authors_code() -> None:
+    tuned = module(direction_weight=0.7, covariance_weight=0.3, singular_value_weight=0.2).double().train()
+    tuned.log_dict = lambda *args, **kwargs: None  # type: ignore[method-assign, assignment]
+    random = torch.Generator().manual_seed(0)
+    w, s = torch.rand(2, 20, 1, 8, 8, generator=random, dtype=torch.float64)
+    y = torch.randint(10, (20,), generator=random)
+    reference = copy.deepcopy(tuned)
+    batch: Any = {"image": w, "second_view": s, "label": y, "index": torch.arange(20), "global_size": 20}
+    out = tuned.training_step(batch, 0)
+    encoder, adapter, classifier = reference.network
+    f = encoder(torch.cat([w, s])).detach()
+    z = adapter(f)
+    logits = classifier(z)
+    cosine = F.cosine_similarity(z[20:], f[:20])
+    centred = z - z.mean(dim=0)
+    covariance = centred.T @ centred / 39
+    sigma = torch.linalg.svdvals(z)
+    expected = (
+        -logits.log_softmax(dim=1)[torch.arange(40), torch.cat([y, y])].mean()
+        + 0.7 * 2 / 16 * (1 - cosine).mean()
+        + 0.3 * covariance[~torch.eye(16, dtype=torch.bool)].square().sum() / 16
+        - 0.2 * (sigma[:5] / sigma.sum()).mean()
+    )
+    torch.testing.assert_close(out["loss"], expected, rtol=1e-10, atol=0)
+    assert torch.equal(out["logits"], logits[:20])
+    assert not out["logits"].requires_grad
+
+
 def test_tested_spectra_are_those_of_all_test_features(tmp_path: Path) -> None:
     metrics = {}
     for processes in (1, 2):
@@ -242,6 +317,27 @@ def test_tested_spectra_are_those_of_all_test_features(tmp_path: Path) -> None:
         entropy = -(p * p.clamp(min=1e-300).log()).sum()
         assert metrics[1][f"test/sve{suffix}"] == pytest.approx(entropy.item(), abs=1e-5)
         assert metrics[1][f"test/lsvr{suffix}"] == pytest.approx(-math.log(p[0]), abs=1e-5)
+
+
+def test_the_spectra_are_written_and_drawn(tmp_path: Path) -> None:
+    tuned = module(center="row")
+    options = {**QUIET, "logger": CSVLogger(tmp_path, name="", version="")}
+    trainer = Trainer(callbacks=[SpectrumFigure()], **options)
+    (metrics,) = trainer.test(tuned, datamodule=TuningDigits(batch_size=100), verbose=False)
+    table = pd.read_csv(tmp_path / "spectrum.csv")
+    assert list(table) == ["features", "position", "singular_value", "share"]
+    for name, suffix in (("encoder", ""), ("tuned", "_tuned")):
+        own = table[table["features"] == name]
+        assert own["position"].tolist() == list(range(1, 17))
+        assert own["singular_value"].is_monotonic_decreasing
+        assert own["share"].sum() == pytest.approx(1)
+        assert -math.log(own["share"].iloc[0]) == pytest.approx(metrics[f"test/lsvr{suffix}"], abs=1e-5)
+        assert -(own["share"] * own["share"].clip(1e-300).map(math.log)).sum() == pytest.approx(
+            metrics[f"test/sve{suffix}"], abs=1e-5
+        )
+    assert (tmp_path / "figures/spectrum.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(TypeError, match="SpectrumFigure needs a FeatureSpectra, and CrossEntropy lacks spectra"):
+        trainer.test(CrossEntropy(MLP(64, [8], 10), 10), datamodule=TuningDigits(), verbose=False)
 
 
 def test_two_processes_train_the_linear_probe_of_one() -> None:
@@ -270,6 +366,11 @@ def test_without_head_gives_what_the_last_layer_is_given() -> None:
     assert names - set(network.state_dict()) == {"layers.4.weight", "layers.4.bias"}
     with pytest.raises(ValueError, match="Flatten has none"):
         without_head(nn.Flatten())
+
+
+def test_an_unknown_interval_is_named() -> None:
+    with pytest.raises(ValueError, match="lr_interval must be epoch or step, got 'batch'"):
+        module(lr_interval="batch")
 
 
 @pytest.mark.parametrize(
