@@ -1,0 +1,1 @@
+"""Linear separation alternating (LSA): PLS, PLS-LSA and PLS-LSA+."""

@@ -1,0 +1,93 @@
+"""What PLS and PLS-LSA minimise, over the whole batch of all processes.
+
+With s the network's prediction for an image, g its sharpened guess, t a target (g for noisy images, the given label y
+for the others), u its weight, z and h logits and projection of a mixed image, h' the projection of another view, l the
+part of the mixture that an image keeps and o(i) its partner:
+
+    g = s^gamma / sum_c s_c^gamma,            L_i(t) = -sum_c t_c log softmax(z_i)_c
+    cls = l sum_i u_i L_i(t_i) / sum_i u_i + (1 - l) sum_i u_o(i) L_i(t_o(i)) / sum_i u_o(i)
+    pen = sum_c (1/C) log((1/C) / mean_i softmax(z_i)_c)
+    con = mean_i [ l H(A_i, S_i) + (1 - l) H(A_o(i), S_i) ],
+          S_ij = <h_i, h'_j> / mu of normalised h and h',   H(a, S_i) = -sum_j a_j log softmax(S_i)_j / sum_j a_j
+    LSA: A_ij = 1 where t_i and t_j have the same greatest class, 0 elsewhere
+    PLS: A_ij = u_i u_j [the same class] + (1 - u_i)(1 - u_j) [i = j]: doubtful images fall back to themselves
+
+Source: Albert et al., ECCV 2024 (LSA) and WACV 2023, arXiv 2210.04578 (PLS), as the authors' codes compute them.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def sharpened(probability: Tensor, gamma: float) -> Tensor:
+    """g of predictions `[B, C]`: rows that sum to one."""
+    power = probability**gamma
+    return power / power.sum(dim=1, keepdim=True)
+
+
+def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """L_i(t_i), `[B]`, of logits and targets `[B, C]`, in single precision or better."""
+    precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return -(target * precise.log_softmax(dim=1)).sum(dim=1)
+
+
+def weighted_cross_entropy(logits: Tensor, target: Tensor, weight: Tensor, total: Tensor | None = None) -> Tensor:
+    """sum_i u_i L_i(t_i) / sum_i u_i.
+
+    Args:
+        logits: `[B, C]`: z.
+        target: `[B, C]`: t.
+        weight: `[B]`: u, at least 0. Where all are 0 so is the loss.
+        total: sum_i u_i over a batch of which these are a part; by default over these.
+    """
+    total = weight.sum() if total is None else total
+    return (weight * soft_cross_entropy(logits, target)).sum() / total.clamp(min=1e-6)
+
+
+def uniformity_penalty(mean_probability: Tensor) -> Tensor:
+    """pen of the mean prediction `[C]`: 0 where it is uniform, otherwise positive."""
+    p = mean_probability.clamp(min=torch.finfo(mean_probability.dtype).tiny)
+    return -(p * len(p)).log().mean()
+
+
+def same_class(category: Tensor, other: Tensor) -> Tensor:
+    """A of LSA: `[b, B]`, 1 where the classes `[b]` and `[B]` are the same, otherwise 0."""
+    return (category[:, None] == other).float()
+
+
+def confident_same_class(
+    category: Tensor, weight: Tensor, index: Tensor, other: Tensor, other_weight: Tensor, other_index: Tensor
+) -> Tensor:
+    """A of PLS.
+
+    Args:
+        category: `[b]`: the greatest class of t.
+        weight: `[b]`: u.
+        index: `[b]`: which image it is.
+        other: `[B]`: likewise, of the columns.
+        other_weight: `[B]`.
+        other_index: `[B]`.
+
+    Returns:
+        `[b, B]`, in [0, 1].
+    """
+    itself = (index[:, None] == other_index).to(weight.dtype)
+    same = (category[:, None] == other).to(weight.dtype)
+    return weight[:, None] * other_weight * same + (1 - weight)[:, None] * (1 - other_weight) * itself
+
+
+def contrast(projection: Tensor, other: Tensor, positives: Tensor, temperature: float) -> Tensor:
+    """H(A_i, S_i), `[b]`.
+
+    Args:
+        projection: `[b, D]`: h; need not be normalised.
+        other: `[B, D]`: h', likewise.
+        positives: `[b, B]`: A, at least 0, no row of zeros.
+        temperature: mu.
+    """
+    dtype = torch.promote_types(projection.dtype, torch.float32)
+    h, others = F.normalize(projection.to(dtype), dim=1), F.normalize(other.to(dtype), dim=1)
+    with torch.autocast(projection.device.type, enabled=False):
+        similarity = h @ others.T / temperature
+    return soft_cross_entropy(similarity, positives.to(dtype)) / positives.sum(dim=1)

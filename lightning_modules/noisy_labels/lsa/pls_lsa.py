@@ -1,0 +1,221 @@
+"""PLS-LSA, and with small loss alone PLS: noisy images are found, and trained towards guesses as far as these can be
+trusted.
+
+Each epoch, from the first few of plain mixup on, ends with a sweep over the training set that says which images are
+noisy (linear separation of features and small loss take turns, see `detection`) and how far their guesses can be
+trusted. In the next epoch a noisy image's target is its sharpened guess, weighted by that trust, on a strong view; a
+supervised contrastive term draws images of the same target together (see `objective`).
+
+Several views of an image are drawn where the batch is: the DataModule must not augment images itself
+(`crop_padding: 0`, `flip: false`). Batch-normalised networks also see the views that are guessed from in training mode,
+as in the authors' code. `warmup_epochs` counts plain epochs: LSA's code with a warm-up of 0 has one, PLS's with W has
+W.
+
+PLS: `detectors: [loss]`, `guess_views: 2`, `penalty: true`, `confidence_contrast: true`, no `strong_view`. Its code
+weights the guesses one epoch later than is done here.
+
+Source: Albert, Arazo, O'Connor and McGuinness, An accurate detection is not all you need to combat label noise in
+web-noisy datasets, ECCV 2024; PLS: the same authors, WACV 2023, arXiv 2210.04578. Where text and code differ, the
+authors' code is followed.
+"""
+
+import copy
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from datamodules.batches import LabelledImageBatch, global_size
+from lightning_modules.classifier_steps import ClassifierSteps, accuracies
+from lightning_modules.networks.features import without_head
+from lightning_modules.noisy_labels.layer_outputs import classifier_layer, named_layer
+from lightning_modules.noisy_labels.lsa.batch_terms import Objective
+from lightning_modules.noisy_labels.lsa.detection import Detector, detect, detection_metrics, detector_of_epoch
+from lightning_modules.noisy_labels.lsa.objective import sharpened
+from lightning_modules.noisy_labels.lsa.settings import check_data, check_settings
+from lightning_modules.noisy_labels.lsa.training_images import TrainingImages, sweep
+from lightning_modules.noisy_labels.mixup import draw_mixing
+
+
+class PLSLSA(ClassifierSteps, LightningModule):
+    """Trains a classifier on images with noisy labels, some of them of no class at all.
+
+    Logs of each sweep the share of images that it flags, `train/noisy`, and where the true labels are known
+    `train/detection_precision`, `train/detection_recall`, `train/detection_auroc` and `train/clean_flagged`.
+
+    Args:
+        network: f; maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`. Its last linear layer is the
+            classifier. Linear separation needs features that were pre-trained without labels.
+        num_classes: number of classes, C.
+        weak_view: augments a batch of images, each by itself; drawn anew for the guess.
+        contrastive_view: what the contrastive term compares with.
+        strong_view: for images found noisy; None takes the weak view.
+        evaluation_view: what the network gets outside training; None leaves images as they are.
+        feature_layer: name of the layer whose pooled output is separated linearly.
+        detectors: linear and loss, epoch by epoch in turn.
+        threshold: of the small-loss verdict, in (0, 1).
+        warmup_epochs: epochs of plain mixup, at least 1.
+        gamma: sharpens the guess.
+        guess_views: weak views whose predictions are averaged for a guess.
+        mixup_alpha: of the mixing weight's Beta distribution; 0 does not mix.
+        penalty: add the penalty that keeps the mean prediction uniform.
+        contrast_weight: of the contrastive term.
+        temperature: mu.
+        confidence_contrast: pull images with doubtful guesses towards themselves alone, as PLS does.
+        projection_features: width of the projection.
+        optimizer: built on the trainable parameters of network and projection.
+        lr_scheduler: stepped every epoch.
+
+    Raises:
+        ValueError: if an argument is out of range or the network has no such layer.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        num_classes: int,
+        weak_view: nn.Module,
+        contrastive_view: nn.Module,
+        strong_view: nn.Module | None = None,
+        evaluation_view: nn.Module | None = None,
+        feature_layer: str = "layer2",
+        detectors: list[Detector] = ["linear", "loss"],  # noqa: B006
+        threshold: float = 0.95,
+        warmup_epochs: int = 1,
+        gamma: float = 2.0,
+        guess_views: int = 1,
+        mixup_alpha: float = 1.0,
+        penalty: bool = False,
+        contrast_weight: float = 1.0,
+        temperature: float = 0.2,
+        confidence_contrast: bool = False,
+        projection_features: int = 128,
+        optimizer: OptimizerCallable = torch.optim.SGD,
+        lr_scheduler: LRSchedulerCallable = torch.optim.lr_scheduler.ConstantLR,
+    ) -> None:
+        super().__init__()
+        check_settings(
+            detectors=detectors,
+            threshold=threshold,
+            warmup_epochs=warmup_epochs,
+            gamma=gamma,
+            guess_views=guess_views,
+            mixup_alpha=mixup_alpha,
+            contrast_weight=contrast_weight,
+            temperature=temperature,
+            projection_features=projection_features,
+        )
+        named_layer(network, feature_layer)
+        self.network = network
+        self.projection = nn.Linear(classifier_layer(network).in_features, projection_features)
+        self.num_classes = num_classes
+        self.weak_view = weak_view
+        self.contrastive_view = contrastive_view
+        self.strong_view = strong_view or weak_view
+        self.evaluation_view = evaluation_view or nn.Identity()
+        self.feature_layer = feature_layer
+        self.detectors = detectors
+        self.threshold = threshold
+        self.warmup_epochs = warmup_epochs
+        self.gamma = gamma
+        self.guess_views = guess_views
+        self.mixup_alpha = mixup_alpha
+        self.objective = Objective(penalty, contrast_weight, temperature, confidence_contrast)
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.metrics = accuracies(num_classes)
+        self.images: TrainingImages | None = None
+        self._saved_images: dict[str, Any] | None = None
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The network without its classifier, with the same parameters: what a first stage pre-trains."""
+        tensors = [*self.network.parameters(), *self.network.buffers()]
+        return without_head(copy.deepcopy(self.network, {id(tensor): tensor for tensor in tensors}))
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.network(self.evaluation_view(image))
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit":
+            check_data(self.trainer, self)
+
+    def on_fit_start(self) -> None:
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        dtype = torch.promote_types(next(self.network.parameters()).dtype, torch.float32)
+        self.images = TrainingImages(data.num_train_samples, self.num_classes, 1, self.device, dtype)
+        if self._saved_images is not None:
+            self.images.load_state_dict(self._saved_images)
+            self._saved_images = None
+
+    def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
+        assert self.images is not None
+        image, index = self.weak_view(batch["image"]), batch["index"]
+        dtype = self.images.weight.dtype
+        target = F.one_hot(batch["label"], self.num_classes).to(dtype)
+        weight = torch.ones(len(index), dtype=dtype, device=image.device)
+        outputs: dict[str, Tensor] = {}
+        corrects = self.trainer.current_epoch >= self.warmup_epochs
+        if self.trainer.current_epoch >= self.warmup_epochs - 1:
+            guess, outputs["logits"] = self._guess(batch["image"], image)
+            self.images.keep_guess(0, batch, guess)
+            if corrects:
+                noisy = self.images.is_noisy[index]
+                target = torch.where(noisy[:, None], guess, target)
+                weight = self.images.weight[index]
+                image = torch.where(noisy.view(-1, 1, 1, 1), self.strong_view(batch["image"]), image)
+        terms = self.objective.terms(
+            self.network,
+            self.projection,
+            image,
+            self.contrastive_view(batch["image"]) if corrects else None,
+            target,
+            weight,
+            index,
+            draw_mixing(len(index), self.mixup_alpha, image.device),
+            global_size(batch),
+        )
+        logged = {f"train/{name}": term.detach() for name, term in terms.items()}
+        self.log_dict(logged, on_step=False, on_epoch=True, batch_size=global_size(batch), sync_dist=True)
+        return {"loss": terms["loss"], **outputs}
+
+    @torch.no_grad()
+    def _guess(self, image: Tensor, weak: Tensor) -> tuple[Tensor, Tensor]:
+        """The guess g `[B, C]`, and logits of a weak view that it comes from."""
+        views = [weak, *(self.weak_view(image) for _ in range(self.guess_views - 1))]
+        if self.guess_views == 1:  # LSA guesses from another view than it trains on
+            views = [self.weak_view(image)]
+        assert self.images is not None
+        logits = [self.network(view).to(self.images.weight.dtype) for view in views]
+        probability = torch.stack([each.softmax(dim=1) for each in logits]).mean(dim=0)
+        return sharpened(probability, self.gamma), logits[0]
+
+    def on_train_epoch_end(self) -> None:
+        epoch = self.trainer.current_epoch
+        if epoch < self.warmup_epochs - 1:
+            return
+        assert self.images is not None
+        table = sweep(self.trainer, self.network, self, self.feature_layer, self.images.guesses[0])
+        found, metrics = None, {}
+        if table is not None:
+            detector = detector_of_epoch(self.detectors, epoch)
+            found = detect(detector, table.loss, table.pseudo_loss, table.feature, self.threshold)
+            metrics = detection_metrics(found, table.wrong)
+        self.images.take(self.trainer, found)
+        for name, value in self.trainer.strategy.broadcast(metrics).items():
+            # The same on all processes, and a maximum leaves it as it is.
+            self.log(f"train/{name}", value, reduce_fx="max", sync_dist=True, batch_size=1)
+
+    def configure_optimizers(self):
+        optimizer = self.optimizer(filter(lambda parameter: parameter.requires_grad, self.parameters()))
+        return [optimizer], [self.lr_scheduler(optimizer)]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.images is not None:
+            checkpoint["images"] = self.images.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._saved_images = checkpoint.get("images")

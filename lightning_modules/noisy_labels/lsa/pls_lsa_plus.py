@@ -1,0 +1,224 @@
+"""PLS-LSA+: two networks that agree on which images are noisy.
+
+An epoch is a pass that trains f_1 and then a pass that trains f_2. The guess for an image is the sharpened mean of both
+predictions. At the end of an epoch each network judges all training images, with the guesses that were tracked while
+the other one was trained; an image is noisy where both say so, with the mean of their weights (see `detection`). The
+prediction is the mean of both networks' logits. All else is as in `pls_lsa`.
+
+Source: Albert, Arazo, O'Connor and McGuinness, An accurate detection is not all you need to combat label noise in
+web-noisy datasets, ECCV 2024, and the authors' code.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from datamodules.batches import LabelledImageBatch, global_size
+from lightning_modules.classifier_steps import ClassifierSteps, accuracies
+from lightning_modules.noisy_labels.co_training import active_network, check_alternation
+from lightning_modules.noisy_labels.layer_outputs import classifier_layer, named_layer
+from lightning_modules.noisy_labels.lsa.batch_terms import Objective
+from lightning_modules.noisy_labels.lsa.detection import (
+    Detector,
+    agreement,
+    detect,
+    detection_metrics,
+    detector_of_epoch,
+)
+from lightning_modules.noisy_labels.lsa.objective import sharpened
+from lightning_modules.noisy_labels.lsa.settings import check_data, check_settings
+from lightning_modules.noisy_labels.lsa.training_images import TrainingImages, sweep
+from lightning_modules.noisy_labels.mixup import draw_mixing
+
+
+class PLSLSAPlus(ClassifierSteps, LightningModule):
+    """Trains two networks on images with noisy labels, some of them of no class at all.
+
+    Needs `data.passes_per_epoch: 2`, and with DDP the strategy `ddp_find_unused_parameters_true`, as a step trains one
+    network. Logs what `PLSLSA` logs, of the verdicts that both networks agree on.
+
+    Args:
+        network: f_1; maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`. Its last linear layer is the
+            classifier. Linear separation needs features that were pre-trained without labels.
+        second_network: f_2, of the same kind.
+        num_classes: number of classes, C.
+        weak_view: augments a batch of images, each by itself; drawn anew for the guess.
+        contrastive_view: what the contrastive term compares with.
+        strong_view: for images found noisy; None takes the weak view.
+        evaluation_view: what the networks get outside training; None leaves images as they are.
+        feature_layer: name of the layer whose pooled output is separated linearly.
+        detectors: linear and loss, epoch by epoch in turn.
+        threshold: of the small-loss verdict, in (0, 1).
+        warmup_epochs: epochs of plain mixup, at least 1.
+        gamma: sharpens the guess.
+        mixup_alpha: of the mixing weight's Beta distribution; 0 does not mix.
+        penalty: add the penalty that keeps the mean prediction uniform.
+        contrast_weight: of the contrastive term.
+        temperature: mu.
+        projection_features: width of the projections.
+        optimizer: built on the trainable parameters of both networks and projections.
+        lr_scheduler: stepped every epoch.
+
+    Raises:
+        ValueError: if an argument is out of range, a network has no such layer, or the trainer or the data do not
+            alternate the networks.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        second_network: nn.Module,
+        num_classes: int,
+        weak_view: nn.Module,
+        contrastive_view: nn.Module,
+        strong_view: nn.Module | None = None,
+        evaluation_view: nn.Module | None = None,
+        feature_layer: str = "layer2",
+        detectors: list[Detector] = ["linear", "loss"],  # noqa: B006
+        threshold: float = 0.95,
+        warmup_epochs: int = 1,
+        gamma: float = 2.0,
+        mixup_alpha: float = 1.0,
+        penalty: bool = False,
+        contrast_weight: float = 1.0,
+        temperature: float = 0.2,
+        projection_features: int = 128,
+        optimizer: OptimizerCallable = torch.optim.SGD,
+        lr_scheduler: LRSchedulerCallable = torch.optim.lr_scheduler.ConstantLR,
+    ) -> None:
+        super().__init__()
+        check_settings(
+            detectors=detectors,
+            threshold=threshold,
+            warmup_epochs=warmup_epochs,
+            gamma=gamma,
+            guess_views=1,
+            mixup_alpha=mixup_alpha,
+            contrast_weight=contrast_weight,
+            temperature=temperature,
+            projection_features=projection_features,
+        )
+        for each in (network, second_network):
+            named_layer(each, feature_layer)
+        self.network = network
+        self.second_network = second_network
+        self.projections = nn.ModuleList(
+            nn.Linear(classifier_layer(each).in_features, projection_features) for each in (network, second_network)
+        )
+        self.num_classes = num_classes
+        self.weak_view = weak_view
+        self.contrastive_view = contrastive_view
+        self.strong_view = strong_view or weak_view
+        self.evaluation_view = evaluation_view or nn.Identity()
+        self.feature_layer = feature_layer
+        self.detectors = detectors
+        self.threshold = threshold
+        self.warmup_epochs = warmup_epochs
+        self.gamma = gamma
+        self.mixup_alpha = mixup_alpha
+        self.objective = Objective(penalty, contrast_weight, temperature, confidence=False)
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.metrics = accuracies(num_classes)
+        self.images: TrainingImages | None = None
+        self._saved_images: dict[str, Any] | None = None
+
+    def forward(self, image: Tensor) -> Tensor:
+        seen = self.evaluation_view(image)
+        return (self.network(seen) + self.second_network(seen)) / 2
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit":
+            check_alternation(self.trainer, self)
+            check_data(self.trainer, self)
+
+    def on_fit_start(self) -> None:
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        dtype = torch.promote_types(next(self.network.parameters()).dtype, torch.float32)
+        self.images = TrainingImages(data.num_train_samples, self.num_classes, 2, self.device, dtype)
+        if self._saved_images is not None:
+            self.images.load_state_dict(self._saved_images)
+            self._saved_images = None
+
+    def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
+        assert self.images is not None
+        active = active_network(batch_idx, self.trainer.num_training_batches)
+        image, index = self.weak_view(batch["image"]), batch["index"]
+        dtype = self.images.weight.dtype
+        target = F.one_hot(batch["label"], self.num_classes).to(dtype)
+        weight = torch.ones(len(index), dtype=dtype, device=image.device)
+        outputs: dict[str, Tensor] = {}
+        corrects = self.trainer.current_epoch >= self.warmup_epochs
+        if self.trainer.current_epoch >= self.warmup_epochs - 1:
+            guess, outputs["logits"] = self._guess(batch["image"])
+            self.images.keep_guess(active, batch, guess)
+            if corrects:
+                noisy = self.images.is_noisy[index]
+                target = torch.where(noisy[:, None], guess, target)
+                weight = self.images.weight[index]
+                image = torch.where(noisy.view(-1, 1, 1, 1), self.strong_view(batch["image"]), image)
+        terms = self.objective.terms(
+            self._networks()[active],
+            self.projections[active],
+            image,
+            self.contrastive_view(batch["image"]) if corrects else None,
+            target,
+            weight,
+            index,
+            draw_mixing(len(index), self.mixup_alpha, image.device),
+            global_size(batch),
+        )
+        logged = {f"train/{name}": term.detach() for name, term in terms.items()}
+        self.log_dict(logged, on_step=False, on_epoch=True, batch_size=global_size(batch), sync_dist=True)
+        return {"loss": terms["loss"], **outputs}
+
+    @torch.no_grad()
+    def _guess(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """The guess g `[B, C]` of both networks, and the mean of their logits."""
+        assert self.images is not None
+        view = self.weak_view(image)
+        logits = torch.stack([network(view).to(self.images.weight.dtype) for network in self._networks()])
+        return sharpened(logits.softmax(dim=2).mean(dim=0), self.gamma), logits.mean(dim=0)
+
+    def on_train_epoch_end(self) -> None:
+        epoch = self.trainer.current_epoch
+        if epoch < self.warmup_epochs - 1:
+            return
+        assert self.images is not None
+        verdicts, truth = [], None
+        for network, guess in zip(self._networks(), reversed(self.images.guesses), strict=True):
+            table = sweep(
+                self.trainer,
+                network,
+                lambda image, network=network: network(self.evaluation_view(image)),
+                self.feature_layer,
+                guess,
+            )
+            if table is not None:
+                detector = detector_of_epoch(self.detectors, epoch)
+                verdicts.append(detect(detector, table.loss, table.pseudo_loss, table.feature, self.threshold))
+                truth = table.wrong
+        found = agreement(*verdicts) if verdicts else None
+        self.images.take(self.trainer, found)
+        metrics = {} if found is None else detection_metrics(found, truth)
+        for name, value in self.trainer.strategy.broadcast(metrics).items():
+            # The same on all processes, and a maximum leaves it as it is.
+            self.log(f"train/{name}", value, reduce_fx="max", sync_dist=True, batch_size=1)
+
+    def _networks(self) -> tuple[nn.Module, nn.Module]:
+        return self.network, self.second_network
+
+    def configure_optimizers(self):
+        optimizer = self.optimizer(filter(lambda parameter: parameter.requires_grad, self.parameters()))
+        return [optimizer], [self.lr_scheduler(optimizer)]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.images is not None:
+            checkpoint["images"] = self.images.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._saved_images = checkpoint.get("images")

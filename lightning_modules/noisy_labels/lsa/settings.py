@@ -1,0 +1,56 @@
+"""What PLS-LSA and PLS-LSA+ refuse before anything is loaded."""
+
+from collections.abc import Sequence
+from typing import Any, get_args
+
+from lightning.pytorch import Trainer
+
+from lightning_modules.noisy_labels.lsa.detection import Detector
+
+
+def check_settings(
+    detectors: Sequence[Detector],
+    threshold: float,
+    warmup_epochs: int,
+    gamma: float,
+    guess_views: int,
+    mixup_alpha: float,
+    contrast_weight: float,
+    temperature: float,
+    projection_features: int,
+) -> None:
+    """Refuses arguments that are out of range, by name."""
+    known = get_args(Detector)
+    if not detectors or any(each not in known for each in detectors):
+        raise ValueError(f"detectors must be a list of {' and '.join(known)}, got {list(detectors)}")
+    if not 0 < threshold < 1:
+        raise ValueError(f"threshold must be in (0, 1), got {threshold}")
+    at_least: dict[str, tuple[float, float]] = {
+        "warmup_epochs": (warmup_epochs, 1),
+        "guess_views": (guess_views, 1),
+        "projection_features": (projection_features, 1),
+        "mixup_alpha": (mixup_alpha, 0),
+        "contrast_weight": (contrast_weight, 0),
+    }
+    for key, (value, least) in at_least.items():
+        if value < least:
+            raise ValueError(f"{key} must be at least {least}, got {value}")
+    for key, value in {"gamma": gamma, "temperature": temperature}.items():
+        if value <= 0:
+            raise ValueError(f"{key} must be positive, got {value}")
+
+
+def check_data(trainer: Trainer, module: Any) -> None:
+    """Refuses a DataModule that augments images before the module draws its views, or has no images to sweep over.
+
+    Raises:
+        TypeError: if it lacks `training_images_dataloader`.
+        ValueError: if it crops or mirrors.
+    """
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    name = type(module).__name__
+    if not hasattr(data, "training_images_dataloader"):
+        raise TypeError(f"{name} needs a DataModule with `training_images_dataloader`, and got {type(data).__name__}")
+    for key, off in (("crop_padding", 0), ("flip", False)):
+        if value := getattr(data, key, off):
+            raise ValueError(f"{name} draws its own views: data.{key} must be {str(off).lower()}, got {value}")

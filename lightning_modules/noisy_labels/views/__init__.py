@@ -1,0 +1,23 @@
+"""Augmented views of a batch of images, drawn on the batch's own device, each image by itself.
+
+A view is an `nn.Module` that maps images `[B, C, H, W]` in [0, 1] to images in [0, 1]. It draws from the global
+generator of the device. torchvision's transforms would draw once for the whole batch; what is drawn here for each image
+has their distributions, with the differences that each file states.
+"""
+
+from lightning_modules.noisy_labels.views.colour import ColourJitter
+from lightning_modules.noisy_labels.views.crops import RandomCrop, RandomResizedCrop
+from lightning_modules.noisy_labels.views.noise import AddedNoise
+from lightning_modules.noisy_labels.views.rand_augment import RandAugment
+from lightning_modules.noisy_labels.views.standard import ContrastiveView, StrongView, WeakView
+
+__all__ = [
+    "AddedNoise",
+    "ColourJitter",
+    "ContrastiveView",
+    "RandAugment",
+    "RandomCrop",
+    "RandomResizedCrop",
+    "StrongView",
+    "WeakView",
+]

@@ -1,0 +1,140 @@
+"""Crops and mirror images, each image at a place of its own.
+
+Boxes of random area have the distribution of torchvision's RandomResizedCrop, except that their edges are not rounded
+to pixels. They are resampled bicubically, without antialiasing: a box is rarely larger than what it becomes.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+ATTEMPTS = 10
+"""Draws of area and ratio, of which the first that fits is taken."""
+
+
+def crop_at(image: Tensor, top: Tensor, left: Tensor, size: int, mirror: Tensor) -> Tensor:
+    """Cuts squares out.
+
+    Args:
+        image: `[B, C, H, W]`.
+        top: `[B]`, int64.
+        left: `[B]`, int64.
+        size: side of the squares, at most H and W.
+        mirror: `[B]`, bool: which crops are mirrored.
+
+    Returns:
+        `[B, C, size, size]`.
+    """
+    place = torch.arange(size, device=image.device)
+    row = top[:, None] + place
+    column = left[:, None] + torch.where(mirror[:, None], size - 1 - place, place)
+    batch = torch.arange(len(image), device=image.device)[:, None, None]
+    return image[batch, :, row[:, :, None], column[:, None, :]].permute(0, 3, 1, 2).contiguous()
+
+
+def boxes_of_random_area(uniform: Tensor, height: int, width: int, min_area: float) -> Tensor:
+    """Boxes whose area is uniform and whose aspect ratio is log-uniform in 3/4...4/3.
+
+    Args:
+        uniform: `[B, 22]` in [0, 1): row, column, then area and ratio of each attempt.
+        height: of the images, in pixels.
+        width: likewise.
+        min_area: least area, as a part of the image's.
+
+    Returns:
+        `[B, 4]`: top, left, height and width, in pixels; where no attempt fits the greatest centred box of an allowed
+        ratio.
+    """
+    area = height * width * (min_area + uniform[:, 2::2] * (1 - min_area))
+    ratio = (math.log(3 / 4) + uniform[:, 3::2] * (math.log(4 / 3) - math.log(3 / 4))).exp()
+    wide, high = (area * ratio).sqrt(), (area / ratio).sqrt()
+    fits = (wide <= width) & (high <= height)
+    first = fits.int().argmax(dim=1, keepdim=True)
+    found = fits.any(dim=1)
+    box_width = torch.where(found, wide.gather(1, first)[:, 0], min(width, height * 4 / 3))
+    box_height = torch.where(found, high.gather(1, first)[:, 0], min(height, width * 4 / 3))
+    row, column = torch.where(found[:, None], uniform[:, :2], 0.5).unbind(dim=1)
+    return torch.stack([row * (height - box_height), column * (width - box_width), box_height, box_width], dim=1)
+
+
+def resized(image: Tensor, box: Tensor, size: int, mirror: Tensor) -> Tensor:
+    """Resamples boxes to squares.
+
+    Args:
+        image: `[B, C, H, W]` in [0, 1].
+        box: `[B, 4]`: top, left, height and width, in pixels.
+        size: side of the squares.
+        mirror: `[B]`, bool: which of them are mirrored.
+
+    Returns:
+        `[B, C, size, size]` in [0, 1].
+    """
+    height, width = image.shape[-2:]
+    top, left, box_height, box_width = box.to(image.dtype).unbind(dim=1)
+    place = (torch.arange(size, device=image.device, dtype=image.dtype) + 0.5) / size
+    across = torch.where(mirror[:, None], 1 - place, place)
+    y = 2 * (top[:, None] + place * box_height[:, None]) / height - 1
+    x = 2 * (left[:, None] + across * box_width[:, None]) / width - 1
+    grid = torch.stack([x[:, None, :].expand(-1, size, -1), y[:, :, None].expand(-1, -1, size)], dim=3)
+    sampled = F.grid_sample(image, grid, mode="bicubic", padding_mode="border", align_corners=False)
+    return sampled.clamp(0, 1)
+
+
+class RandomCrop(nn.Module):
+    """Pads with zeros, cuts a square out at a random place, and mirrors half of the images.
+
+    Args:
+        size: side of the square, in pixels; None takes that of the images.
+        padding: zeros on each side.
+        flip: whether to mirror.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    def __init__(self, size: int | None = None, padding: int = 4, flip: bool = True) -> None:
+        super().__init__()
+        if size is not None and size < 1:
+            raise ValueError(f"size must be at least 1, got {size}")
+        if padding < 0:
+            raise ValueError(f"padding must be at least 0, got {padding}")
+        self.size = size
+        self.padding = padding
+        self.flip = flip
+
+    def forward(self, image: Tensor) -> Tensor:
+        size = self.size or image.shape[-1]
+        padded = F.pad(image, [self.padding] * 4)
+        uniform = torch.rand(3, len(image), device=image.device)
+        top, left = ((uniform[at] * (padded.shape[2 + at] - size + 1)).long() for at in range(2))
+        return crop_at(padded, top, left, size, (uniform[2] < 0.5) & self.flip)
+
+
+class RandomResizedCrop(nn.Module):
+    """Resizes boxes of random area, aspect ratio and place.
+
+    Args:
+        size: height and width of what they become, in pixels; None takes the images' height.
+        min_area: least area of a box, as a part of the image's, in (0, 1].
+        flip: mirror half of them.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    def __init__(self, size: int | None = None, min_area: float = 0.08, flip: bool = False) -> None:
+        super().__init__()
+        if size is not None and size < 1:
+            raise ValueError(f"size must be at least 1, got {size}")
+        if not 0 < min_area <= 1:
+            raise ValueError(f"min_area must be in (0, 1], got {min_area}")
+        self.size = size
+        self.min_area = min_area
+        self.flip = flip
+
+    def forward(self, image: Tensor) -> Tensor:
+        uniform = torch.rand(len(image), 3 + 2 * ATTEMPTS, device=image.device)
+        box = boxes_of_random_area(uniform[:, 1:], image.shape[2], image.shape[3], self.min_area)
+        return resized(image, box, self.size or image.shape[2], (uniform[:, 0] < 0.5) & self.flip)

@@ -1,0 +1,158 @@
+"""RandAugment: one of fourteen operations for each image, at a fixed strength.
+
+Operations, ranges and signs are those of torchvision's RandAugment, drawn for each image instead of once for a batch.
+Colour operations act on values in [0, 1], not rounded to 1/255; equalisation alone counts 256 levels.
+
+Source: Cubuk, Zoph, Shlens and Le, RandAugment: Practical automated data augmentation with a reduced search space,
+2020, arXiv 1909.13719.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lightning_modules.noisy_labels.views.colour import blended, with_brightness, with_contrast, with_saturation
+
+NUM_BINS = 31
+OPERATIONS = (
+    *("identity", "shear_x", "shear_y", "translate_x", "translate_y", "rotate", "brightness", "color"),
+    *("contrast", "sharpness", "posterize", "solarize", "autocontrast", "equalize"),
+)
+GEOMETRIC = OPERATIONS[1:6]
+
+
+def moved(image: Tensor, shear: Tensor, shift: Tensor, angle: Tensor) -> Tensor:
+    """Shears about the top left corner, then shifts, and turns about the centre; zeros come in, the nearest pixel is
+    taken. At most one of the three is meant to differ from 0.
+
+    Args:
+        image: `[B, C, H, W]`.
+        shear: `[B, 2]`: what a pixel's source column gains with its row, and its source row with its column.
+        shift: `[B, 2]`: columns to the right and rows down, in pixels.
+        angle: `[B]`, in radians, counterclockwise.
+    """
+    height, width = image.shape[-2:]
+    dtype = image.dtype
+    shear, shift, angle = shear.to(dtype), shift.to(dtype), angle.to(dtype)
+    x = torch.arange(width, device=image.device, dtype=dtype) - (width - 1) / 2
+    y = torch.arange(height, device=image.device, dtype=dtype)[:, None] - (height - 1) / 2
+    cosine, sine = (value[:, None, None] for value in (angle.cos(), angle.sin()))
+    source_x = cosine * x - sine * y - shift[:, 0, None, None] + shear[:, 0, None, None] * (y + height / 2)
+    source_y = sine * x + cosine * y - shift[:, 1, None, None] + shear[:, 1, None, None] * (x + width / 2)
+    grid = torch.stack([2 * source_x / width, 2 * source_y / height], dim=3)
+    return F.grid_sample(image, grid, mode="nearest", padding_mode="zeros", align_corners=False)
+
+
+def with_sharpness(image: Tensor, factor: Tensor) -> Tensor:
+    """Away from a smoothed image, whose border is the image's own: 0 is smooth, 1 the image."""
+    channels, height, width = image.shape[1:]
+    if height <= 2 or width <= 2:
+        return image
+    kernel = torch.ones(3, 3, dtype=image.dtype, device=image.device)
+    kernel[1, 1] = 5
+    inner = F.conv2d(image, (kernel / 13).expand(channels, 1, 3, 3), groups=channels)
+    inside = F.pad(torch.ones_like(inner[:1, :1], dtype=torch.bool), [1] * 4)
+    return blended(image, torch.where(inside, F.pad(inner, [1] * 4), image), factor)
+
+
+def posterized(image: Tensor, bits: int) -> Tensor:
+    """Values rounded down to 2^bits levels; 1 becomes the greatest level."""
+    levels = 2**bits
+    return (image * levels).floor().clamp(0, levels - 1) / levels
+
+
+def solarized(image: Tensor, threshold: float) -> Tensor:
+    """Values from the threshold on are inverted."""
+    return torch.where(image >= threshold, 1 - image, image)
+
+
+def stretched(image: Tensor) -> Tensor:
+    """Each channel rescaled to [0, 1]; constant ones stay."""
+    least, greatest = image.amin(dim=(2, 3), keepdim=True), image.amax(dim=(2, 3), keepdim=True)
+    span = greatest - least
+    return torch.where(span > 0, (image - least) / torch.where(span > 0, span, 1), image)
+
+
+def equalized(image: Tensor) -> Tensor:
+    """Each channel with a flat histogram of 256 levels, as Pillow computes it."""
+    level = (image * 255).round().long().flatten(start_dim=2)
+    counts = torch.zeros(*level.shape[:2], 256, dtype=torch.int64, device=image.device)
+    counts.scatter_add_(2, level, torch.ones_like(level))
+    last = counts.gather(2, level.amax(dim=2, keepdim=True))
+    step = (level.shape[2] - last) // 255
+    before = counts.cumsum(dim=2) - counts
+    table = ((before + step // 2) // step.clamp(min=1)).clamp(max=255)
+    flat = (table.gather(2, level) / 255).to(image.dtype).view_as(image)
+    return torch.where(step[..., None] > 0, flat, image)
+
+
+class RandAugment(nn.Module):
+    """Applies operations that are drawn for each image.
+
+    Args:
+        num_ops: operations one after the other, at least 1.
+        magnitude: their strength, in 0...30.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    def __init__(self, num_ops: int = 1, magnitude: int = 6) -> None:
+        super().__init__()
+        if num_ops < 1:
+            raise ValueError(f"num_ops must be at least 1, got {num_ops}")
+        if not 0 <= magnitude < NUM_BINS:
+            raise ValueError(f"magnitude must be in 0...{NUM_BINS - 1}, got {magnitude}")
+        self.num_ops = num_ops
+        self.magnitude = magnitude
+
+    def forward(self, image: Tensor) -> Tensor:
+        for _ in range(self.num_ops):
+            operation = torch.randint(len(OPERATIONS), (len(image),), device=image.device)
+            sign = 2 * torch.randint(2, (len(image),), device=image.device) - 1
+            image = self.apply_operations(image, operation, sign)
+        return image
+
+    def apply_operations(self, image: Tensor, operation: Tensor, sign: Tensor) -> Tensor:
+        """Applies to each image its operation.
+
+        Args:
+            image: `[B, C, H, W]` in [0, 1].
+            operation: `[B]`, int64: position in `OPERATIONS`.
+            sign: `[B]`: 1 or -1, of what goes either way.
+        """
+        strength = self.magnitude / (NUM_BINS - 1)
+        height, width = image.shape[-2:]
+        chosen = {name: operation == number for number, name in enumerate(OPERATIONS)}
+        amount = {
+            "shear_x": 0.3 * strength,
+            "shear_y": 0.3 * strength,
+            "translate_x": float(int(150 / 331 * width * strength)),
+            "translate_y": float(int(150 / 331 * height * strength)),
+            "rotate": math.radians(30 * strength),
+        }
+        step = {name: sign * chosen[name] * amount[name] for name in GEOMETRIC}
+        moves = torch.stack([chosen[name] for name in GEOMETRIC]).any(dim=0)
+        result = moved(
+            image,
+            torch.stack([step["shear_x"], step["shear_y"]], dim=1),
+            torch.stack([step["translate_x"], step["translate_y"]], dim=1),
+            step["rotate"],
+        )
+        result = torch.where(moves.view(-1, 1, 1, 1), result, image)
+        factor = 1 + 0.9 * strength * sign
+        others = {
+            "brightness": with_brightness(image, factor),
+            "color": with_saturation(image, factor),
+            "contrast": with_contrast(image, factor),
+            "sharpness": with_sharpness(image, factor),
+            "posterize": posterized(image, 8 - round(self.magnitude / ((NUM_BINS - 1) / 4))),
+            "solarize": solarized(image, 1 - strength),
+            "autocontrast": stretched(image),
+            "equalize": equalized(image),
+        }
+        for name, other in others.items():
+            result = torch.where(chosen[name].view(-1, 1, 1, 1), other, result)
+        return result

@@ -1,0 +1,168 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
+
+from lightning_modules.noisy_labels.lsa.detection import (
+    Detection,
+    Detector,
+    agreement,
+    confidence,
+    detect,
+    detection_metrics,
+    detector_of_epoch,
+    linear_separation,
+    ranks,
+    small_loss,
+)
+
+
+def test_two_modes_of_losses_five_deviations_apart_are_told_apart_exactly() -> None:
+    random = np.random.default_rng(0)
+    loss = np.concatenate([random.uniform(0, 1, 300), random.uniform(6, 7, 200)])  # gap: 5
+    verdict, probability = small_loss(loss, 0.95)
+    np.testing.assert_array_equal(verdict, np.arange(500) >= 300)
+    assert ((probability > 0.95) == verdict).all()
+
+
+def separable(seed: int = 0, num: int = 400) -> tuple[np.ndarray, np.ndarray]:
+    """Features in 8 dimensions and whether a sample is noisy: 40 %, apart along one direction."""
+    random = np.random.default_rng(seed)
+    noisy = np.arange(num) < 0.4 * num
+    feature = random.normal(size=(num, 8))
+    feature[:, 2] = np.where(noisy, 1.5, -1.5) + random.uniform(-1, 1, num)
+    return feature, noisy
+
+
+def test_a_hyperplane_corrects_verdicts_of_which_a_tenth_is_wrong() -> None:
+    feature, noisy = separable()
+    corrupted = noisy ^ (np.random.default_rng(1).random(len(noisy)) < 0.1)
+    verdict, score = linear_separation(feature, corrupted)
+    assert (corrupted == noisy).mean() < 0.93
+    assert (verdict == noisy).mean() > 0.97
+    np.testing.assert_array_equal(verdict, score > 0)
+
+
+def test_separation_ignores_the_units_of_each_feature() -> None:
+    feature, noisy = separable()
+    corrupted = noisy ^ (np.random.default_rng(1).random(len(noisy)) < 0.1)
+    units = np.array([1e-3, 1, 50, 2, 3, 1e4, 5, 7])
+    np.testing.assert_array_equal(
+        linear_separation(feature * units + 3, corrupted)[0], linear_separation(feature, corrupted)[0]
+    )
+
+
+def test_classes_of_any_size_weigh_the_same() -> None:
+    """Along one feature without overlap of the corrupted sets, balance puts the plane midway, not at the large set."""
+    random = np.random.default_rng(0)
+    feature = np.concatenate([random.normal(-1, 1, 2000), random.normal(1, 1, 100)])[:, None]
+    verdict, _ = linear_separation(feature, np.arange(2100) >= 2000)
+    border = (feature[verdict].min() + feature[~verdict].max()) / 2
+    assert abs(border) < 0.15
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_equal_verdicts_leave_nothing_to_separate(value: bool) -> None:
+    feature, _ = separable(num=20)
+    np.testing.assert_array_equal(linear_separation(feature, np.full(20, value))[0], np.full(20, value))
+
+
+def test_epochs_alternate_from_the_first_detector_on() -> None:
+    assert [detector_of_epoch(["linear", "loss"], epoch) for epoch in range(6)] == ["linear", "loss"] * 3
+    assert {detector_of_epoch(["loss"], epoch) for epoch in range(6)} == {"loss"}
+
+
+@pytest.mark.parametrize("detector", ["linear", "loss"])
+def test_a_detection_is_its_parts(detector: Detector) -> None:
+    feature, noisy = separable()
+    random = np.random.default_rng(2)
+    loss = np.where(noisy ^ (random.random(len(noisy)) < 0.1), 5, 0) + random.random(len(noisy))
+    pseudo_loss = random.random(len(noisy))
+    found = detect(detector, loss, pseudo_loss, feature, 0.95)
+    expected, _ = small_loss(loss, 0.95)
+    if detector == "linear":
+        expected, _ = linear_separation(feature, expected)
+    np.testing.assert_array_equal(found.is_noisy, expected)
+    np.testing.assert_array_equal(found.weight, confidence(pseudo_loss, expected))
+
+
+# confidence
+
+
+def test_confident_guesses_are_those_of_the_lower_mode_of_the_noisy_images_pseudo_losses() -> None:
+    noisy = np.arange(100) % 2 == 0
+    pseudo_loss = np.where(np.arange(100) < 60, 0.1, 4.0) + np.linspace(0, 0.1, 100)
+    pseudo_loss[~noisy] = 1e3  # which must not matter
+    weight = confidence(pseudo_loss, noisy)
+    np.testing.assert_array_equal(weight[~noisy], 1)
+    np.testing.assert_allclose(weight[noisy], (np.arange(100) < 60)[noisy], atol=1e-6)
+
+
+@pytest.mark.parametrize("spoilt", [np.nan, None])
+def test_two_noisy_images_or_a_pseudo_loss_that_is_no_number_leave_all_weights_at_one(spoilt: float | None) -> None:
+    pseudo_loss = np.arange(10.0)
+    noisy = np.arange(10) < (2 if spoilt is None else 6)
+    if spoilt is not None:
+        pseudo_loss[0] = spoilt
+    np.testing.assert_array_equal(confidence(pseudo_loss, noisy), np.ones(10))
+
+
+def test_an_infinite_pseudo_loss_counts_as_the_greatest_finite_one() -> None:
+    noisy = np.ones(40, dtype=bool)
+    pseudo_loss = np.where(np.arange(40) < 30, 0.1, 4.0) + np.linspace(0, 0.1, 40)
+    expected = confidence(pseudo_loss, noisy)
+    pseudo_loss[39] = np.inf
+    np.testing.assert_allclose(confidence(pseudo_loss, noisy), expected, atol=1e-3)
+
+
+# agreement
+
+
+@settings(deadline=None, max_examples=50)
+@given(data=st.data(), num=st.integers(1, 30))
+def test_two_networks_agree_on_a_subset_of_what_each_finds(data: st.DataObject, num: int) -> None:
+    def drawn() -> Detection:
+        noisy = np.array(data.draw(st.lists(st.booleans(), min_size=num, max_size=num)))
+        numbers = np.array(data.draw(st.lists(st.floats(0, 1), min_size=num, max_size=num)))
+        return Detection(noisy, numbers, np.where(noisy, numbers, 1.0))
+
+    first, second = drawn(), drawn()
+    both = agreement(first, second)
+    np.testing.assert_array_equal(
+        both.is_noisy, [a and b for a, b in zip(first.is_noisy, second.is_noisy, strict=True)]
+    )
+    np.testing.assert_array_equal(both.weight[~both.is_noisy], 1)
+    np.testing.assert_allclose(both.weight[both.is_noisy], ((first.weight + second.weight) / 2)[both.is_noisy])
+    assert ((both.score >= 0) & (both.score <= 1)).all()
+
+
+def test_ranks_keep_order_and_ties() -> None:
+    np.testing.assert_allclose(ranks(np.array([5.0, -1.0, 5.0, 100.0])), [0.5, 0, 0.5, 1])
+    np.testing.assert_array_equal(ranks(np.array([3.0])), [0])
+
+
+# metrics
+
+
+def test_metrics_count_what_they_say() -> None:
+    noisy = np.array([1, 1, 1, 0, 0, 0], dtype=bool)
+    wrong = np.array([1, 1, 0, 1, 0, 0], dtype=bool)
+    score = np.array([6, 5, 4, 3, 2, 1.0])
+    metrics = detection_metrics(Detection(noisy, score, np.ones(6)), wrong)
+    assert metrics == pytest.approx(
+        {
+            "noisy": 1 / 2,
+            "detection_precision": 2 / 3,
+            "detection_recall": 2 / 3,
+            "clean_flagged": 1 / 3,
+            "detection_auroc": roc_auc_score(wrong, score),
+        }
+    )
+
+
+def test_metrics_that_are_not_defined_are_left_out() -> None:
+    none = Detection(np.zeros(3, dtype=bool), np.zeros(3), np.ones(3))
+    assert detection_metrics(none, None) == {"noisy": 0}
+    assert set(detection_metrics(none, np.zeros(3, dtype=bool))) == {"noisy", "clean_flagged"}
+    assert set(detection_metrics(none, np.ones(3, dtype=bool))) == {"noisy", "detection_recall"}

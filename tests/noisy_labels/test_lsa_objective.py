@@ -1,0 +1,193 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
+
+from lightning_modules.noisy_labels.cosine_schedule import CosineSchedule, cosine_factor
+from lightning_modules.noisy_labels.lsa.batch_terms import Mixed
+from lightning_modules.noisy_labels.lsa.objective import (
+    confident_same_class,
+    contrast,
+    same_class,
+    sharpened,
+    soft_cross_entropy,
+    uniformity_penalty,
+    weighted_cross_entropy,
+)
+from lightning_modules.noisy_labels.mixup import Mixing
+
+B, C, D = 6, 5, 7
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+# weighted cross-entropy
+
+
+def test_with_weights_of_one_it_is_cross_entropy() -> None:
+    z, label = normal(B, C), torch.arange(B) % C
+    loss = weighted_cross_entropy(z, F.one_hot(label, C), torch.ones(B, dtype=torch.float64))
+    torch.testing.assert_close(loss, F.cross_entropy(z, label), rtol=1e-12, atol=0)
+
+
+def test_with_one_weight_only_that_sample_counts() -> None:
+    z, t = normal(B, C), normal(B, C, seed=1).softmax(dim=1)
+    for which in range(B):
+        loss = weighted_cross_entropy(z, t, 0.3 * F.one_hot(torch.tensor(which), B).double())
+        torch.testing.assert_close(loss, F.cross_entropy(z[which], t[which]), rtol=1e-12, atol=0)
+
+
+def test_vanishing_weights_neither_divide_by_zero_nor_train() -> None:
+    z = normal(B, C).requires_grad_()
+    loss = weighted_cross_entropy(z, F.one_hot(torch.arange(B) % C, C), torch.zeros(B, dtype=torch.float64))
+    loss.backward()
+    assert loss == 0
+    assert z.grad is not None
+    assert not z.grad.any()
+
+
+def test_confident_wrong_logits_in_half_precision_give_a_finite_loss() -> None:
+    """The logarithm of a softmax in half precision would be of zero."""
+    z = torch.tensor([[30.0, -30.0]], dtype=torch.float16)
+    assert soft_cross_entropy(z, torch.tensor([[0.0, 1.0]])) == pytest.approx(60, rel=1e-3)
+
+
+# the guess
+
+
+@settings(deadline=None, max_examples=50)
+@given(seed=st.integers(0, 2**31), gamma=st.floats(1, 8))
+def test_a_guess_sums_to_one_keeps_the_order_and_is_surer_than_the_prediction(seed: int, gamma: float) -> None:
+    s = normal(B, C, seed=seed).softmax(dim=1)
+    g = sharpened(s, gamma)
+    torch.testing.assert_close(g.sum(dim=1), torch.ones(B, dtype=torch.float64))
+    assert torch.equal(g.argsort(dim=1), s.argsort(dim=1))
+    assert (torch.special.entr(g).sum(dim=1) <= torch.special.entr(s).sum(dim=1) + 1e-12).all()
+
+
+def test_sharpening_by_one_changes_nothing_and_by_two_squares_the_odds() -> None:
+    s = normal(B, C).softmax(dim=1)
+    torch.testing.assert_close(sharpened(s, 1.0), s)
+    g = sharpened(s, 2.0)
+    torch.testing.assert_close(g[:, 0] / g[:, 1], (s[:, 0] / s[:, 1]) ** 2)
+
+
+# the penalty
+
+
+@settings(deadline=None, max_examples=50)
+@given(seed=st.integers(0, 2**31), scale=st.floats(0, 10))
+def test_the_penalty_is_a_divergence_from_the_uniform_prediction(seed: int, scale: float) -> None:
+    p = (scale * normal(C, seed=seed)).softmax(dim=0)
+    uniform = torch.full((C,), 1 / C, dtype=torch.float64)
+    expected = F.kl_div(p.log(), uniform, reduction="sum")
+    torch.testing.assert_close(uniformity_penalty(p), expected, rtol=1e-9, atol=1e-12)
+    assert uniformity_penalty(p) >= -1e-15
+
+
+def test_the_penalty_is_zero_for_the_uniform_prediction_and_finite_for_a_certain_one() -> None:
+    assert abs(uniformity_penalty(torch.full((C,), 1 / C, dtype=torch.float64))) < 1e-15
+    assert torch.isfinite(uniformity_penalty(F.one_hot(torch.tensor(2), C).float()))
+
+
+# the contrastive term
+
+
+def test_the_matrix_of_the_same_classes_is_symmetric_with_ones_on_its_diagonal() -> None:
+    category = torch.tensor([0, 1, 0, 2, 1, 0])
+    a = same_class(category, category)
+    assert torch.equal(a, a.T)
+    assert torch.equal(a.diagonal(), torch.ones(6))
+    assert a.sum(dim=1).tolist() == [3, 2, 3, 1, 2, 3]
+
+
+def test_with_distinct_classes_it_is_info_nce() -> None:
+    h, other = normal(B, D), normal(B, D, seed=1)
+    found = contrast(h, other, same_class(torch.arange(B), torch.arange(B)), 0.2)
+    similarity = F.cosine_similarity(h[:, None], other[None], dim=2) / 0.2
+    torch.testing.assert_close(found, F.cross_entropy(similarity, torch.arange(B), reduction="none"))
+
+
+def test_each_positive_weighs_the_same_whatever_their_number() -> None:
+    category = torch.tensor([0, 1, 0, 0, 1, 2])
+    h, other = normal(6, D), normal(6, D, seed=1)
+    found = contrast(h, other, same_class(category, category), 0.5)
+    log_p = (F.normalize(h, dim=1) @ F.normalize(other, dim=1).T / 0.5).log_softmax(dim=1)
+    expected = [-log_p[i][category == category[i]].mean() for i in range(6)]
+    torch.testing.assert_close(found, torch.stack(expected))
+
+
+def test_sure_images_are_drawn_to_their_class_and_doubtful_ones_to_themselves() -> None:
+    category, index = torch.tensor([0, 0, 1]), torch.tensor([7, 3, 9])
+    sure, doubtful = torch.ones(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
+
+    def matrix(weight: Tensor) -> Tensor:
+        return confident_same_class(category, weight, index, category, weight, index)
+
+    torch.testing.assert_close(matrix(sure), same_class(category, category).double())
+    torch.testing.assert_close(matrix(doubtful), torch.eye(3, dtype=torch.float64))
+    u = torch.tensor([0.2, 0.9, 0.5], dtype=torch.float64)
+    rows = torch.cat([u[:, None] * F.one_hot(category, 2), torch.diag(1 - u)], dim=1)
+    torch.testing.assert_close(matrix(u), rows @ rows.T)
+
+
+# a mixed batch
+
+
+def test_terms_of_a_mixed_batch_are_the_equations() -> None:
+    z, t = normal(B, C), normal(B, C, seed=1).softmax(dim=1)
+    u, partner, part = normal(B, seed=2).sigmoid(), torch.tensor([3, 0, 5, 1, 2, 4]), 0.8
+    mixed = Mixed(z, t, u, torch.arange(B), Mixing(part, partner), B)
+    own = -(t * z.log_softmax(dim=1)).sum(dim=1)
+    others = -(t[partner] * z.log_softmax(dim=1)).sum(dim=1)
+    expected = part * (u * own).sum() / u.sum() + (1 - part) * (u[partner] * others).sum() / u.sum()
+    torch.testing.assert_close(mixed.classification(), expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(mixed.penalty(), (1 / C / z.softmax(dim=1).mean(dim=0)).log().mean())
+    h, other = normal(B, D, seed=3), normal(B, D, seed=4)
+    category = t.argmax(dim=1)
+    similarity = F.normalize(h, dim=1) @ F.normalize(other, dim=1).T / 0.2
+    a = (category[:, None] == category).double()
+    rows = [
+        part * F.cross_entropy(similarity[i], a[i] / a[i].sum())
+        + (1 - part) * F.cross_entropy(similarity[i], a[partner[i]] / a[partner[i]].sum())
+        for i in range(B)
+    ]
+    found = mixed.contrastive(h, other, 0.2, confidence=False)
+    torch.testing.assert_close(found, torch.stack(rows).mean(), rtol=1e-10, atol=0)
+
+
+# the schedule
+
+
+def test_the_cosine_begins_below_the_whole_rate_falls_and_ends_above_zero() -> None:
+    parameter = nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=0.1)
+    schedule: LRScheduler = CosineSchedule(optimizer, epochs=20)
+    rates = []
+    for _ in range(20):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates == pytest.approx([0.05 * (1 + math.cos(math.pi * (t + 1) / 21)) for t in range(20)])
+    assert 0 < rates[-1] < rates[0] < 0.1
+    assert all(later < earlier for earlier, later in zip(rates, rates[1:], strict=False))
+
+
+def test_the_cosine_may_begin_after_constant_epochs() -> None:
+    factors = [cosine_factor(epoch, 10, 4) for epoch in range(10)]
+    assert factors[:4] == [1.0] * 4
+    assert factors[4:] == pytest.approx([cosine_factor(epoch, 6, 0) for epoch in range(6)])
+
+
+@pytest.mark.parametrize(("epochs", "constant"), [(0, 0), (5, 5), (5, -1)])
+def test_schedules_of_no_length_are_refused(epochs: int, constant: int) -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+    with pytest.raises(ValueError, match="epochs"):
+        CosineSchedule(optimizer, epochs, constant)

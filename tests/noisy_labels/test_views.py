@@ -1,0 +1,225 @@
+import math
+
+import pytest
+import torch
+import torchvision.transforms.v2.functional as reference
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torchvision.transforms import v2
+
+from lightning_modules.noisy_labels.views import (
+    AddedNoise,
+    ColourJitter,
+    ContrastiveView,
+    RandAugment,
+    RandomCrop,
+    RandomResizedCrop,
+    StrongView,
+    WeakView,
+)
+from lightning_modules.noisy_labels.views.colour import (
+    grey,
+    with_brightness,
+    with_contrast,
+    with_hue,
+    with_saturation,
+)
+from lightning_modules.noisy_labels.views.crops import boxes_of_random_area, crop_at, resized
+from lightning_modules.noisy_labels.views.rand_augment import OPERATIONS
+
+
+def images(batch: int = 4, channels: int = 3, size: int = 16, seed: int = 0) -> Tensor:
+    """Values that are levels of 8 bits."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (batch, channels, size, size), generator=generator) / 255
+
+
+# colour
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "low"),
+    [
+        (with_brightness, reference.adjust_brightness, 0.0),
+        (with_contrast, reference.adjust_contrast, 0.0),
+        (with_saturation, reference.adjust_saturation, 0.0),
+        (with_hue, reference.adjust_hue, -0.5),
+    ],
+)
+def test_each_image_is_changed_by_its_own_factor_as_torchvision_would(ours, theirs, low: float) -> None:
+    image = images(6)
+    image[0] = 0.5
+    factor = low + torch.linspace(0, 1, 6) * (1.0 if low < 0 else 2.0)
+    expected = torch.stack([theirs(one, float(f)) for one, f in zip(image, factor, strict=True)])
+    torch.testing.assert_close(ours(image, factor), expected, rtol=0, atol=2e-5)
+
+
+def test_half_a_turn_of_hue_gives_the_opposite_colour() -> None:
+    red = torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1)
+    torch.testing.assert_close(with_hue(red, torch.tensor([0.5])), 1 - red, rtol=0, atol=1e-6)
+
+
+def test_grey_images_keep_hue_and_saturation() -> None:
+    image = images(3, channels=1)
+    half = torch.full((3,), 0.5)
+    assert torch.equal(with_hue(image, half), image)
+    torch.testing.assert_close(with_saturation(image, half), image)
+    assert torch.equal(grey(image), image)
+    assert ColourJitter()(image).shape == image.shape
+
+
+def test_jitter_changes_the_stated_share_of_images_and_takes_the_colours_of_another() -> None:
+    torch.manual_seed(0)
+    image = images(4000, size=2)
+    changed = (ColourJitter(grey_probability=0.0)(image) != image).flatten(1).any(dim=1).float().mean()
+    assert abs(changed - 0.8) < 4 * math.sqrt(0.16 / 4000)
+    drawn = ColourJitter(probability=0.0)(image)
+    uncoloured = (drawn == drawn[:, :1]).flatten(1).all(dim=1).float().mean()
+    assert abs(uncoloured - 0.2) < 4 * math.sqrt(0.16 / 4000)
+
+
+# crops
+
+
+def test_a_crop_is_a_slice_and_a_mirrored_one_is_flipped() -> None:
+    image = images(3)
+    cut = crop_at(image, torch.tensor([0, 3, 8]), torch.tensor([1, 8, 5]), 8, torch.tensor([False, True, False]))
+    assert torch.equal(cut[0], image[0, :, 0:8, 1:9])
+    assert torch.equal(cut[1], image[1, :, 3:11, 8:16].flip(2))
+    assert torch.equal(cut[2], image[2, :, 8:16, 5:13])
+
+
+def test_weak_views_come_from_all_places_alike_and_are_mirrored_half_of_the_time() -> None:
+    torch.manual_seed(0)
+    ramp = torch.arange(1.0, 26.0).view(1, 1, 5, 5).expand(20000, 1, 5, 5)
+    view = RandomCrop(size=5, padding=1)(ramp)
+    centre = view[:, 0, 2, 2]
+    counts = torch.bincount(centre.long(), minlength=26)
+    expected = 20000 / 9
+    inner = {row * 5 + column + 1 for row in (1, 2, 3) for column in (1, 2, 3)}
+    assert {int(value) for value in centre.unique()} == inner
+    assert all(abs(counts[value] - expected) < 5 * math.sqrt(expected) for value in inner)
+    mirrored = (view[:, 0, 2, 1] > view[:, 0, 2, 3]).float().mean()
+    assert abs(mirrored - 0.5) < 4 * 0.5 / math.sqrt(20000)
+
+
+def test_without_padding_and_flip_an_image_of_the_size_stays() -> None:
+    image = images()
+    assert torch.equal(RandomCrop(padding=0, flip=False)(image), image)
+    assert RandomCrop(size=8)(image).shape == (4, 3, 8, 8)
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 2**31), height=st.integers(8, 60), width=st.integers(8, 60), least=st.floats(0.08, 1))
+def test_boxes_lie_inside_with_allowed_area_and_ratio(seed: int, height: int, width: int, least: float) -> None:
+    uniform = torch.rand(200, 22, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    top, left, high, wide = boxes_of_random_area(uniform, height, width, least).unbind(dim=1)
+    assert (torch.stack([top, left]) >= 0).all()
+    assert (top + high <= height + 1e-9).all()
+    assert (left + wide <= width + 1e-9).all()
+    assert ((wide / high >= 3 / 4 - 1e-9) & (wide / high <= 4 / 3 + 1e-9)).all()
+    drawn = (uniform[:, 2:3] * (1 - least) + least) * height * width
+    assert (high * wide <= height * width + 1e-9).all()
+    first_fits = torch.isclose((high * wide)[:, None], drawn).any(dim=1)
+    assert first_fits.float().mean() > (0.2 if height == width and least < 0.5 else -1)
+
+
+def test_areas_of_boxes_of_a_square_are_those_of_torchvision_in_the_mean() -> None:
+    torch.manual_seed(0)
+    boxes = boxes_of_random_area(torch.rand(4000, 22), 64, 64, 0.08)
+    theirs = v2.RandomResizedCrop(64)
+    params = [theirs.make_params([torch.empty(3, 64, 64)]) for _ in range(4000)]
+    areas = torch.tensor([p["height"] * p["width"] for p in params]).float()
+    assert abs((boxes[:, 2] * boxes[:, 3]).mean() - areas.mean()) < 0.02 * 64**2
+
+
+def test_resampling_the_whole_image_at_its_size_gives_it_back_and_half_of_it_its_half() -> None:
+    image = images(2)
+    whole = torch.tensor([[0.0, 0, 16, 16]]).expand(2, 4)
+    torch.testing.assert_close(resized(image, whole, 16, torch.zeros(2, dtype=torch.bool)), image, rtol=0, atol=1e-5)
+    flipped = resized(image, whole, 16, torch.ones(2, dtype=torch.bool))
+    torch.testing.assert_close(flipped, image.flip(3), rtol=0, atol=1e-5)
+    box = torch.tensor([[4.0, 6, 8, 8], [0, 0, 8, 8]])
+    part = resized(image, box, 8, torch.zeros(2, dtype=torch.bool))
+    torch.testing.assert_close(part[0], image[0, :, 4:12, 6:14], rtol=0, atol=1e-5)
+    torch.testing.assert_close(part[1], image[1, :, :8, :8], rtol=0, atol=1e-5)
+
+
+# RandAugment
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("magnitude", [6, 17, 30])
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_an_operation_is_that_of_torchvision(operation: str, magnitude: int, sign: int) -> None:
+    image = images(2, size=18)
+    image[1, 0] = 0.4
+    theirs = v2.RandAugment(1, magnitude)
+    names = {name.lower(): name for name in theirs._AUGMENTATION_SPACE}
+    name = names[operation.replace("_", "")]
+    magnitudes, signed = theirs._AUGMENTATION_SPACE[name]
+    steps = magnitudes(31, 18, 18)
+    value = 0.0 if steps is None else float(steps[magnitude] if steps.ndim else steps)
+    if signed:
+        value *= sign
+    expected = theirs._apply_image_or_video_transform(
+        image, name, value, interpolation=v2.InterpolationMode.NEAREST, fill={Tensor: None}
+    )
+    drawn = torch.full((2,), OPERATIONS.index(operation)), torch.full((2,), sign)
+    found = RandAugment(1, magnitude).apply_operations(image, *drawn)
+    assert ((found - expected).abs() > 2e-5).float().mean() < 0.01  # nearest pixels may differ where two are as near
+
+
+def test_each_image_of_a_batch_has_an_operation_of_its_own() -> None:
+    image = images(14)
+    augment, sign = RandAugment(1, 20), torch.ones(14, dtype=torch.int64)
+    together = augment.apply_operations(image, torch.arange(14), sign)
+    for number in range(14):
+        alone = augment.apply_operations(image[number : number + 1], torch.tensor([number]), sign[:1])
+        torch.testing.assert_close(together[number], alone[0])
+        assert torch.equal(together[number], image[number]) == (OPERATIONS[number] == "identity")
+
+
+# all views
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    "view",
+    [WeakView(), WeakView(8), StrongView(), StrongView(12), ContrastiveView(), ContrastiveView(8), AddedNoise(0.1)],
+    ids=lambda view: f"{type(view).__name__}",
+)
+def test_views_are_images_that_differ_from_draw_to_draw_and_follow_the_seed(view: nn.Module, channels: int) -> None:
+    image = images(8, channels)
+    before = image.clone()
+    torch.manual_seed(1)
+    first = view(image)
+    assert torch.equal(image, before)
+    assert first.min() >= 0
+    assert first.max() <= 1
+    assert first.dtype == image.dtype
+    assert not torch.equal(view(image), first)
+    torch.manual_seed(1)
+    assert torch.equal(view(image), first)
+
+
+@pytest.mark.parametrize("view", [WeakView(8), StrongView(8), ContrastiveView(8)], ids=lambda view: type(view).__name__)
+def test_views_never_wait_for_the_device(view: nn.Module) -> None:
+    """On the meta device there are no values to wait for."""
+    assert view(torch.empty(5, 3, 12, 12, device="meta")).shape == (5, 3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("make", "key"),
+    [
+        *((lambda: RandomCrop(size=0), "size"), (lambda: RandomCrop(padding=-1), "padding")),
+        *((lambda: RandomResizedCrop(min_area=0), "min_area"), (lambda: RandomResizedCrop(size=0), "size")),
+        *((lambda: RandAugment(0), "num_ops"), (lambda: RandAugment(1, 31), "magnitude")),
+        *((lambda: ColourJitter(hue=0.6), "hue"), (lambda: ColourJitter(contrast=-1), "contrast")),
+        (lambda: AddedNoise(-1), "sigma"),
+    ],
+)
+def test_bad_arguments_are_named(make, key: str) -> None:
+    with pytest.raises(ValueError, match=key):
+        make()
