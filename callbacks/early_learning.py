@@ -26,9 +26,10 @@ from torch import Tensor
 
 from callbacks.early_learning_curve import detect
 from callbacks.early_learning_figure import draw_early_learning
-from lightning_modules.interfaces import Classifier, LabelCorrector, require
+from lightning_modules.interfaces import Classifier, EarlyLearningFollower, LabelCorrector, require
 
 IGNORED_PIXEL = 255
+ROWS = 11  # of counts: 8 of the predictions and 3 of the labels
 
 
 def count_categories(logits: Tensor, given: Tensor, true: Tensor | None = None) -> Tensor:
@@ -44,31 +45,52 @@ def count_categories(logits: Tensor, given: Tensor, true: Tensor | None = None) 
         both; falsely given as k, and predicted k among these. The last five are 0 without `true`.
     """
     num_classes = logits.shape[1]
-    per_pixel = logits.ndim > 2
     predicted = logits.argmax(dim=1).flatten()
-
-    def known(label: Tensor) -> Tensor:
-        """Labels with the ignored ones moved to a bin of their own, K, that is dropped at the end."""
-        label = label.flatten()
-        inside = (label >= 0) & (label < num_classes)
-        if per_pixel:
-            inside &= label != IGNORED_PIXEL
-        return torch.where(inside, label, num_classes)
-
-    def fit(label: Tensor) -> list[Tensor]:
-        among = torch.where(label < num_classes, predicted, num_classes)
-        return [label, among, torch.where(predicted == label, label, num_classes)]
-
-    given = known(given)
-    bins = fit(given)
+    given = _known(given, num_classes)
+    bins = _fit_bins(predicted, given, num_classes)
     if true is not None:
-        true = known(true)
+        true = _known(true, num_classes)
         false = torch.where((given != true) & (true < num_classes), given, num_classes)
-        bins += [*fit(true), false, torch.where(predicted == false, false, num_classes)]
-    counts = torch.zeros(8, num_classes + 1, dtype=torch.int64, device=logits.device)
-    ones = torch.ones((), dtype=torch.int64, device=logits.device).expand(len(bins), len(predicted))
-    counts[: len(bins)].scatter_add_(1, torch.stack(bins), ones)
-    return counts[:, :num_classes]
+        bins += [
+            *_fit_bins(predicted, true, num_classes),
+            *(false, torch.where(predicted == false, false, num_classes)),
+        ]
+    return torch.nn.functional.pad(_tally(bins, num_classes), (0, 0, 0, 8 - len(bins)))
+
+
+def count_right_labels(current: Tensor, true: Tensor, num_classes: int) -> Tensor:
+    """Counts from which the quality of labels follows; the counts of two sets add up.
+
+    Args:
+        current: `[B]` or `[B, H, W]`, int64: the labels that are trained on.
+        true: like `current`; where it is ignored nothing is counted.
+        num_classes: K.
+
+    Returns:
+        `[3, K]`, int64, rows: truly k, labelled k (among the true), both.
+    """
+    return _tally(_fit_bins(_known(current, num_classes), _known(true, num_classes), num_classes), num_classes)
+
+
+def _known(label: Tensor, num_classes: int) -> Tensor:
+    """Labels, flat, with the ignored ones moved to a bin of their own, K."""
+    inside = (label >= 0) & (label < num_classes)
+    if label.ndim > 1:
+        inside &= label != IGNORED_PIXEL
+    return torch.where(inside, label, num_classes).flatten()
+
+
+def _fit_bins(predicted: Tensor, label: Tensor, num_classes: int) -> list[Tensor]:
+    """Each category's members, what is predicted among all members, and the members that are predicted as such."""
+    among = torch.where(label < num_classes, predicted, num_classes)
+    return [label, among, torch.where(predicted == label, label, num_classes)]
+
+
+def _tally(bins: list[Tensor], num_classes: int) -> Tensor:
+    """Sizes of the bins 0 ... K - 1, `[len(bins), K]`; what is in bin K is left out."""
+    counts = torch.zeros(len(bins), num_classes + 1, dtype=torch.int64, device=bins[0].device)
+    ones = torch.ones((), dtype=torch.int64, device=bins[0].device).expand(len(bins), len(bins[0]))
+    return counts.scatter_add_(1, torch.stack(bins), ones)[:, :num_classes]
 
 
 def label_fit(labelled: Tensor, predicted: Tensor, both: Tensor, per_pixel: bool) -> Tensor:
@@ -99,11 +121,15 @@ class EarlyLearning(Callback):
     the fits are means of the IoU over the categories that occur) and `early_learning/ended`, the number of categories
     whose early learning has ended; what needs true labels only where they are known. It writes `early_learning.csv`
     (columns epoch, category, fit_given, fit_true, memorized, ended; an unknown value is empty) and draws
-    `figures/early_learning.png` in the run directory.
+    `figures/early_learning.png` in the run directory. Where labels can be corrected (a batch has `original_label`) and
+    true ones are known, it also logs how right the labels that were trained on are: `train/label_miou` for pixels,
+    `train/label_accuracy` for samples.
 
     When early learning ends for some categories, once for each, it calls `on_early_learning_end(categories, epoch)` of
     the module if that is a `LabelCorrector`, and `on_early_learning_end(trainer, pl_module, categories)` of the
-    callbacks that have it.
+    callbacks that have it. Between the two, and after every other epoch too, it calls
+    `on_early_learning_tested(categories, epoch)` of the module if that is an `EarlyLearningFollower`, with all
+    categories for which the curve says so now: with more records it may no longer do so for one that had ended.
 
     The ADELE authors' settings are, for SegTHOR, `min_jump: 0.1, reference: current, background: 0`, and for PASCAL VOC
     `horizon: 16, interval: 100, background: 0`. Both test epoch e, counted from 0, at its end, with the records up to
@@ -162,8 +188,8 @@ class EarlyLearning(Callback):
         self.num_classes = 0
         self.per_pixel = False
         self.epochs: list[int] = []
-        self.counts = torch.zeros(0, 8, 0, dtype=torch.int64)
-        """`[epochs, 8, K]`, over all processes; rows as in `count_categories`."""
+        self.counts = torch.zeros(0, ROWS, 0, dtype=torch.int64)
+        """`[epochs, 11, K]`, over all processes; rows as in `count_categories`, then in `count_right_labels`."""
         self.records = torch.zeros(0, 0, dtype=torch.float64)
         """`[records, K]`: the curves that are fitted."""
         self.ended_at = torch.zeros(0, dtype=torch.int64)
@@ -187,7 +213,7 @@ class EarlyLearning(Callback):
             raise ValueError("EarlyLearning: set horizon, since the trainer has no max_epochs to take it from")
         if num_classes != self.num_classes:
             self.num_classes = num_classes
-            self.counts = torch.zeros(0, 8, num_classes, dtype=torch.int64)
+            self.counts = torch.zeros(0, ROWS, num_classes, dtype=torch.int64)
             self.records = torch.zeros(0, num_classes, dtype=torch.float64)
             self.ended_at = torch.full((num_classes,), -1)
             self.curves = torch.full((num_classes, 5), torch.nan, dtype=torch.float64)
@@ -199,7 +225,7 @@ class EarlyLearning(Callback):
             )
         self._directory = Path(trainer.log_dir) if trainer.log_dir else None
         if self._window is None:
-            self._window = torch.zeros(8, self.num_classes, dtype=torch.int64)
+            self._window = torch.zeros(ROWS, self.num_classes, dtype=torch.int64)
         self._window = self._window.to(pl_module.device)
         self._windows = [window.to(pl_module.device) for window in self._windows]
         if self._open_epoch is not None and self._open_epoch < trainer.current_epoch:
@@ -224,7 +250,10 @@ class EarlyLearning(Callback):
         assert self._window is not None
         self.per_pixel = logits.ndim > 2
         self._open_epoch = trainer.current_epoch
-        self._window += count_categories(logits.detach(), given, batch.get("clean_label"))
+        true = batch.get("clean_label")
+        self._window[:8] += count_categories(logits.detach(), given, true)
+        if true is not None and "original_label" in batch:
+            self._window[8:] += count_right_labels(batch["label"], true, self.num_classes)
         if self.interval is not None and self._iteration % self.interval == 0:
             self._windows.append(self._window)
             self._window = torch.zeros_like(self._window)
@@ -235,7 +264,8 @@ class EarlyLearning(Callback):
             return
         self._close_epoch(trainer, pl_module)
         for name, value in self._overall(self.counts[-1]).items():
-            self._log(pl_module, f"train/{name}", value)
+            logged = name if name != "label_quality" else "label_miou" if self.per_pixel else "label_accuracy"
+            self._log(pl_module, f"train/{logged}", value)
         self._log(pl_module, "early_learning/ended", float((self.ended_at >= 0).sum()))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -296,36 +326,42 @@ class EarlyLearning(Callback):
         fits = label_fit(recorded[:, 0], recorded[:, 1], recorded[:, 2], self.per_pixel)
         self.records = torch.cat([self.records, fits])
 
-        ended = self._detect(trainer, epoch) if trainer.is_global_zero else None
-        categories, self.curves = trainer.strategy.broadcast((ended, self.curves))
+        follower = pl_module if isinstance(pl_module, EarlyLearningFollower) else None
+        found = self._detect(trainer, epoch, test_all=follower is not None) if trainer.is_global_zero else []
+        found, self.curves = trainer.strategy.broadcast((found, self.curves))
+        categories = [category for category in found if self.ended_at[category] < 0]
         self.ended_at[categories] = epoch
         if trainer.is_global_zero:
             self._write()
             if (epoch + 1) % self.draw_every_n_epochs == 0:
                 self._draw(trainer)
+        if categories and isinstance(pl_module, LabelCorrector):
+            pl_module.on_early_learning_end(categories, epoch)
+        if follower is not None:
+            follower.on_early_learning_tested(found, epoch)
         if categories:
-            if isinstance(pl_module, LabelCorrector):
-                pl_module.on_early_learning_end(categories, epoch)
             for callback in trainer.callbacks:  # type: ignore[attr-defined]
                 if hasattr(callback, "on_early_learning_end"):
                     callback.on_early_learning_end(trainer, pl_module, categories)
 
-    def _detect(self, trainer: Trainer, epoch: int) -> list[int]:
-        """Fits the curves of the categories that are still learned early; returns those that no longer are."""
+    def _detect(self, trainer: Trainer, epoch: int, test_all: bool) -> list[int]:
+        """Fits the curves of the categories that are still learned early, or of all; returns those that are not now."""
         horizon = self.horizon or trainer.max_epochs
         assert horizon is not None
         ended = []
         for category in range(self.num_classes):
-            if category == self.background or self.ended_at[category] >= 0:
+            had_ended = bool(self.ended_at[category] >= 0)
+            if category == self.background or (had_ended and not test_all):
                 continue
             found = detect(
                 self.records[:, category].numpy(), self._epochs_per_record(trainer), self.r, horizon, self.min_jump
             )
             if found is None:
                 continue
-            self.curves[category] = torch.tensor(
-                [*found.curve, found.start, len(self.records) - found.start], dtype=torch.float64
-            )
+            if not had_ended:
+                self.curves[category] = torch.tensor(
+                    [*found.curve, found.start, len(self.records) - found.start], dtype=torch.float64
+                )
             if epoch >= found.end:
                 ended.append(category)
         return ended
@@ -334,8 +370,8 @@ class EarlyLearning(Callback):
         return 1.0 if self.interval is None else self.interval / trainer.num_training_batches
 
     def _shares(self, counts: Tensor) -> dict[str, Tensor]:
-        """Per category, from counts `[..., 8, K]`; NaN where a share is not known."""
-        given, given_predicted, given_both, true, true_predicted, true_both, false, memorized = counts.unbind(dim=-2)
+        """Per category, from counts `[..., 11, K]`; NaN where a share is not known."""
+        given, given_predicted, given_both, true, true_predicted, true_both, false, memorized, *_ = counts.unbind(-2)
         fit_true = label_fit(true, true_predicted, true_both, self.per_pixel)
         has_true = true.sum(dim=-1, keepdim=True) > 0
         return {
@@ -345,20 +381,19 @@ class EarlyLearning(Callback):
         }
 
     def _overall(self, counts: Tensor) -> dict[str, Tensor]:
-        """Over all categories, from counts `[..., 8, K]`: shares of all samples, means of the IoU that is not 0 / 0."""
+        """Over all categories, from counts `[..., 11, K]`: shares of samples, means of the IoU that is not 0 / 0."""
+        fits = {"fit_given": counts[..., :3, :], "fit_true": counts[..., 3:6, :], "label_quality": counts[..., 8:, :]}
         total = counts.sum(dim=-1)
         if self.per_pixel:
-            shares = self._shares(counts)
-            given_occurs = counts[..., 0, :] + counts[..., 1, :] > 0
-            true_occurs = counts[..., 3, :] + counts[..., 4, :] > 0
-            overall = {
-                "fit_given": torch.where(given_occurs, shares["fit_given"], torch.nan).nanmean(dim=-1),
-                "fit_true": torch.where(true_occurs, shares["fit_true"], torch.nan).nanmean(dim=-1),
-            }
+            overall = {}
+            for name, fit in fits.items():
+                labelled, predicted, both = fit.unbind(dim=-2)
+                iou = label_fit(labelled, predicted, both, per_pixel=True)
+                occurs = (labelled + predicted > 0) & (labelled.sum(dim=-1, keepdim=True) > 0)
+                overall[name] = torch.where(occurs, iou, torch.nan).nanmean(dim=-1)
         else:
             overall = {
-                "fit_given": total[..., 2].double() / total[..., 0],
-                "fit_true": total[..., 5].double() / total[..., 3],
+                name: fit[..., 2, :].sum(dim=-1).double() / fit[..., 0, :].sum(dim=-1) for name, fit in fits.items()
             }
         overall["memorized"] = total[..., 7].double() / total[..., 6]
         return overall

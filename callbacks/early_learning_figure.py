@@ -36,7 +36,8 @@ def draw_early_learning(
         curves: `[K, 5]`: a, b, c, first record and number of records of a category's fitted curve; NaN without one.
         ended_at: `[K]`, epoch at which early learning ended, -1 if it has not.
         memorized: `[E, K]`, share of the falsely labelled that is predicted as labelled; NaN where unknown.
-        overall: `[E]` each, over all categories: `fit_given`, `fit_true`, `memorized`; NaN where unknown.
+        overall: `[E]` each, over all categories: `fit_given`, `fit_true`, `memorized`, `label_quality` (how right the
+            labels that are trained on are); NaN where unknown.
         names: `[K]`.
         fit_name: what `fits` is, for the axis.
 
@@ -86,6 +87,9 @@ def draw_early_learning(
         panels[1].plot(epochs, overall["fit_given"], color="0.55", label="fit to the given labels", **style)
         panels[1].plot(epochs, overall["fit_true"], color="black", label="fit to the true labels", **style)
         panels[1].plot(epochs, overall["memorized"], color="C3", label="false labels memorised", **style)
+        if np.isfinite(overall["label_quality"]).any():
+            labels = "labels trained on, fit to the true ones"
+            panels[1].plot(epochs, overall["label_quality"], color="C2", label=labels, **style)
         panels[1].tick_params(labelleft=True)
     for panel, ncols in zip(panels, (columns, 2), strict=False):
         panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=ncols, fontsize=8, frameon=False)

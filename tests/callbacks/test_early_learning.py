@@ -16,7 +16,7 @@ from scipy.optimize import curve_fit
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from callbacks.early_learning import EarlyLearning, count_categories, label_fit
+from callbacks.early_learning import EarlyLearning, count_categories, count_right_labels, label_fit
 from callbacks.early_learning_curve import (
     Curve,
     detect,
@@ -227,6 +227,19 @@ def test_counting_never_waits_for_the_device() -> None:
     """On the meta device whatever needs a value fails."""
     label = torch.zeros(3, 4, 4, dtype=torch.int64, device="meta")
     assert count_categories(torch.zeros(3, 5, 4, 4, device="meta"), label, label).is_meta
+    assert count_right_labels(label, label, 5).is_meta
+
+
+def test_right_labels_equal_counting_one_by_one() -> None:
+    """A pixel that is labelled 255 misses its true category; one that is truly 255 does not count."""
+    num_classes = 4
+    _, current, true = random_labels((4, 6, 5), num_classes, seed=1)
+    current.view(-1)[::7], true.view(-1)[::5] = 255, 255
+    expected = np.zeros((3, num_classes), dtype=int)
+    for y, z in zip(current.flatten(), true.flatten(), strict=True):
+        for k in range(num_classes):
+            expected[:, k] += (z == k, z != 255 and y == k, y == k and z == k)
+    np.testing.assert_array_equal(count_right_labels(current, true, num_classes), expected)
 
 
 # the callback
@@ -435,6 +448,7 @@ def test_the_figure_has_a_panel_for_what_is_known(num_classes: int, with_truth: 
     unknown = np.full_like(shares, np.nan)
     overall = {"fit_given": shares[:, 0], "fit_true": (shares if with_truth else unknown)[:, 1]}
     overall["memorized"] = (shares if with_truth else unknown)[:, 2]
+    overall["label_quality"] = unknown[:, 0]
     curves = np.tile([0.8, 0.9, 2.0, 1.0, 5.0], (num_classes, 1))
     figure = draw_early_learning(
         epochs=range(6),
@@ -564,12 +578,69 @@ def test_the_fit_is_measured_against_the_labels_asked_for(tmp_path: Path, refere
     assert fits == (["1.0", "", ""] if reference == "original" else ["", "0.0", ""])
 
 
+@pytest.mark.parametrize("per_pixel", [False, True], ids=["samples", "pixels"])
+def test_the_quality_of_corrected_labels_is_logged(tmp_path: Path, per_pixel: bool) -> None:
+    """Of four labels, truly 0, 0, 1, 2, the third was corrected to be right, and the second is wrong: 1 for 0."""
+
+    class Corrected(Scripted):
+        def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+            logits = torch.eye(NUM_CLASSES)[[0, 1, 1, 2]]
+            return {"loss": self.weight.square(), "logits": logits[..., None, None] if self.per_pixel else logits}
+
+        def train_dataloader(self) -> DataLoader:
+            labels = {"label": [0, 1, 1, 2], "original_label": [0, 1, 2, 2], "clean_label": [0, 0, 1, 2]}
+            batch = {key: torch.tensor(label) for key, label in labels.items()}
+            if self.per_pixel:
+                batch = {key: label[:, None, None] for key, label in batch.items()}
+            return DataLoader([batch], batch_size=None)
+
+    trainer = trainer_in(tmp_path, EarlyLearning(), max_epochs=1)
+    trainer.fit(Corrected(per_pixel))
+    if per_pixel:
+        assert trainer.callback_metrics["train/label_miou"].item() == pytest.approx((1 / 2 + 1 / 2 + 1) / 3)
+    else:
+        assert trainer.callback_metrics["train/label_accuracy"].item() == pytest.approx(3 / 4)
+
+
+class Follower(Scripted):
+    """The fit of class 0 seems to level off at 0.4, and rises to 1 from epoch 6 on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.followed: list[tuple[int, list[int]]] = []
+
+    def on_early_learning_tested(self, categories: list[int], epoch: int) -> None:
+        self.followed.append((epoch, categories))
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        epoch = self.current_epoch
+        share = 0.4 * (1 - math.exp(-epoch - 0.5)) + 0.6 * min(max(epoch - 5, 0) / 3, 1)
+        predicted, members = scripted_predictions(epoch), (given_labels() == 0).nonzero().flatten()
+        predicted[members] = (torch.arange(len(members)) >= share * len(members)).long()
+        predicted = predicted[batch["index"]]
+        return {"loss": self.weight.square(), "logits": torch.nn.functional.one_hot(predicted, NUM_CLASSES).float()}
+
+
+def test_a_follower_hears_after_every_epoch_what_the_curves_say_then(tmp_path: Path) -> None:
+    callback, module = EarlyLearning(), Follower()
+    trainer_in(tmp_path, callback).fit(module)
+    fits = callback.records.numpy()
+    expected = [
+        [k for k in range(NUM_CLASSES) if e >= 2 and e >= authors_update_epoch(fits[: e + 1, k], 0.9, 14)]
+        for e in range(14)
+    ]
+    assert module.followed == list(enumerate(expected))
+    again = [e for e in range(14) if (0 in expected[e]) != (0 in expected[e - 1]) and e > 0]
+    assert len(again) == 3, "class 0 should end, be learned again, and end again"
+    assert [epoch for epoch, categories in module.told if 0 in categories] == [again[0]]
+
+
 def test_state_survives_a_round_trip() -> None:
     callback = EarlyLearning()
     callback.num_classes, callback.ended_at = NUM_CLASSES, torch.tensor([-1, 4, -1])
-    callback.epochs, callback.counts = [0, 1], torch.arange(48).view(2, 8, 3)
+    callback.epochs, callback.counts = [0, 1], torch.arange(66).view(2, 11, 3)
     callback.records, callback.curves = torch.rand(2, 3), torch.rand(3, 5)
-    callback._windows, callback._window, callback._open_epoch = [torch.ones(8, 3)], torch.zeros(8, 3), 2
+    callback._windows, callback._window, callback._open_epoch = [torch.ones(11, 3)], torch.zeros(11, 3), 2
     state = copy.deepcopy(callback.state_dict())
     other = EarlyLearning()
     other.load_state_dict(state)
