@@ -74,7 +74,6 @@ class AlphaCurve(Callback):
         images = TestedImages(trainer, "AlphaCurve")
         positions = images.chosen(self.skip, self.max)
         blocks = [positions[start : start + self.batch_size] for start in range(0, len(positions), self.batch_size)]
-        totals = torch.zeros(len(alphas), len(COLUMNS), dtype=torch.float64)
         devices = [pl_module.device] if pl_module.device.type == "cuda" else []
         with (  # testing takes place in inference mode, whose tensors have no gradients
             torch.inference_mode(False),
@@ -82,6 +81,7 @@ class AlphaCurve(Callback):
             torch.random.fork_rng(devices=devices),
             trainer.precision_plugin.forward_context(),
         ):
+            totals = torch.zeros(len(alphas), len(COLUMNS), dtype=torch.float64)
             for number in range(trainer.global_rank, len(blocks), trainer.world_size):
                 block = [images[position] for position in blocks[number]]
                 image = torch.stack([one.image for one in block])

@@ -9,8 +9,8 @@ attacked images and 0 for clean ones, and f the mixture, it minimises over clean
 The attacks (`mixing_attacks.py`) see classifiers and mixing network as one, as an attacker would.
 
 Certified is a mixture whose robust classifier is smoothed: h are its votes under noise, g and alpha are those of the
-image itself. If h_y >= p, then f gives y within sigma Phi^-1(alpha p), with alpha the least weight that an image can
-have (the paper has the radius for a fixed alpha; h_y <= 1 - h_y' and alpha h_y > 1/2 give the rest).
+image itself. The paper's radius for a fixed alpha, sigma Phi^-1(alpha p) if h_y >= p, also holds with the least alpha
+that an image can have where it is learned: all that it uses is alpha h_y > 1/2.
 
 Source: Bai, Anderson, Kim and Sojoudi, Improving the Accuracy-Robustness Trade-Off of Classifiers via Adaptive
 Smoothing, SIAM Journal on Mathematics of Data Science 2024, arXiv 2301.12554. The authors attack a batch in ten ways,
@@ -18,6 +18,7 @@ and take five optimiser steps on the clean and attacked images; here each step h
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -29,9 +30,14 @@ from torch import Tensor
 from datamodules.batches import LabelledImageBatch, global_size, share
 from lightning_modules.classifier_steps import ClassifierSteps, accuracies
 from lightning_modules.robustness.attacks import Norm
-from lightning_modules.robustness.mixing import Mixed
+from lightning_modules.robustness.mixing import Mixed, tight_smoothing_radius
 from lightning_modules.robustness.mixing_attacks import drawn_steps, randomised_attack
 from lightning_modules.robustness.mixing_network import Mixture
+
+CERTIFICATES = {
+    "published": "Bai et al. 2024, mixture with a smoothed robust classifier",
+    "tight": "mixture with a smoothed robust classifier, the radius that a half-space attains",
+}
 
 
 def mixing_loss(
@@ -71,14 +77,13 @@ class AdaptiveSmoothing(ClassifierSteps, LightningModule):
         ce_weight: c_ce.
         product_weight: c_prod.
         clean_weight: weight of a clean image's loss, where an attacked one's is 1.
+        radius: what is certified, the paper's radius or the larger one of `mixing.tight_smoothing_radius`.
         optimizer: built on the mixing network's trainable parameters.
         lr_scheduler: stepped every epoch.
 
     Raises:
         ValueError: if an argument is out of range, or `alpha` is missing where there is no mixing network.
     """
-
-    certificate = "Bai et al. 2024, mixture with a smoothed robust classifier"
 
     def __init__(
         self,
@@ -93,6 +98,7 @@ class AdaptiveSmoothing(ClassifierSteps, LightningModule):
         ce_weight: float = 0.0,
         product_weight: float = 0.2,
         clean_weight: float = 1.0,
+        radius: Literal["published", "tight"] = "published",
         optimizer: OptimizerCallable = torch.optim.AdamW,
         lr_scheduler: LRSchedulerCallable = torch.optim.lr_scheduler.ConstantLR,
     ) -> None:
@@ -122,6 +128,8 @@ class AdaptiveSmoothing(ClassifierSteps, LightningModule):
                 raise ValueError(f"{key} must be at least 0, got {value}")
         self.network = network
         self.num_classes = num_classes
+        self.least_alpha = network.evaluation.alpha_bias if network.alpha is None else network.alpha
+        self.certificate = f"{CERTIFICATES[radius]}, alpha at least {self.least_alpha:g}"
         self.chooses_alpha = network.mixing_network is not None
         self.norm: Norm = norm
         self.epsilon = epsilon
@@ -131,6 +139,7 @@ class AdaptiveSmoothing(ClassifierSteps, LightningModule):
         self.ce_weight = ce_weight
         self.product_weight = product_weight
         self.clean_weight = clean_weight
+        self.radius = radius
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.metrics = accuracies(num_classes)
@@ -181,9 +190,9 @@ class AdaptiveSmoothing(ClassifierSteps, LightningModule):
         return self.network.robust_logits(noisy.to(next(self.network.robust.parameters()).dtype))[None]
 
     def certified_radius(self, probability: Sequence[float], sigma: float) -> float:
-        """sigma Phi^-1(alpha p), with the least alpha that an image can have."""
-        least = self.network.evaluation.alpha_bias if self.network.alpha is None else self.network.alpha
-        return float(sigma * ndtri(least * probability[0]))
+        if self.radius == "tight":
+            return float(tight_smoothing_radius(probability[0], self.least_alpha, sigma))
+        return float(sigma * ndtri(self.least_alpha * probability[0]))
 
     def configure_optimizers(self):
         optimizer = self.optimizer(filter(lambda parameter: parameter.requires_grad, self.network.parameters()))

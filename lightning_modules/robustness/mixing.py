@@ -9,7 +9,13 @@ whatever g says. That takes alpha > 1/2: up to there g can outvote h. Hence two 
     smoothing:   r = sigma/2 [Phi^-1(alpha h_y) - Phi^-1(alpha h_2 + 1 - alpha)]_+,   h(x) = E[k(x + sigma e)], k in
                  [0, 1]^K, h_2 the second largest.
 
-g is evaluated at x itself and is not smoothed. With h_2 <= 1 - h_y the second radius is sigma Phi^-1(alpha h_y).
+g is evaluated at x itself and is not smoothed. With h_2 <= 1 - h_y the second radius is sigma Phi^-1(alpha h_y). That is
+not the most that can be proved: within r of x, h_y is at least Phi(Phi^-1(h_y) - r / sigma) (Cohen et al., 2019), and
+alpha h_y > 1/2 is enough for f to give y, hence
+
+    tight:       r = sigma [Phi^-1(h_y) - Phi^-1(1 / (2 alpha))],
+
+which a half-space h and the worst g attain.
 
 Source: Bai, Anderson, Kim and Sojoudi, Improving the Accuracy-Robustness Trade-Off of Classifiers via Adaptive
 Smoothing, SIAM Journal on Mathematics of Data Science 2024, arXiv 2301.12554. The authors' code puts empirical
@@ -112,5 +118,20 @@ def smoothing_radius(first: ArrayLike, second: ArrayLike, alpha: float, sigma: f
         In pixel units, 0 for none; always 0 for alpha up to 1/2.
     """
     first, second = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
-    rise = ndtri(alpha * first) - ndtri(np.minimum(alpha * second + 1 - alpha, 1.0))
-    return np.maximum(sigma / 2 * rise, 0.0)
+    # Phi^-1(alpha h_2 + 1 - alpha) is -Phi^-1(alpha (1 - h_2)), which loses no digits near 1.
+    return np.maximum(sigma / 2 * (ndtri(alpha * first) + ndtri(alpha * (1 - second))), 0.0)
+
+
+def tight_smoothing_radius(first: ArrayLike, alpha: float, sigma: float) -> NDArray[np.float64]:
+    """The largest l2 radius that follows from h_y alone, for a mixture with a smoothed robust classifier.
+
+    Args:
+        first: h_y or a lower bound of it, in [0, 1].
+        alpha: weight of h, in [0, 1].
+        sigma: standard deviation of the noise, in pixel units.
+
+    Returns:
+        In pixel units: negative for none.
+    """
+    needed = min(1 / (2 * alpha), 1.0) if alpha > 0 else 1.0
+    return sigma * (np.minimum(ndtri(first), 1e9) - ndtri(needed))
