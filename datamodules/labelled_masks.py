@@ -36,14 +36,12 @@ class MaskSource(Protocol):
         """Whole masks of some samples: those that are given, and the true ones where they are known and differ."""
         ...
 
-    def cut(
-        self, index: Tensor, masks: dict[str, Tensor | list[Tensor]], uniform: Tensor | None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def cut(self, index: Tensor, masks: dict[str, Any], uniform: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
         """Reads images, and cuts them and their masks alike.
 
         Args:
             index: `[B]`: which ones.
-            masks: whole masks of these, `[H, W]` each.
+            masks: whole masks of these as `masks` gives them, `[H, W]` each, under the keys of the batch.
             uniform: `[B, num_uniform]` in [0, 1): places the random crop of a training image; None leaves images whole,
                 and fills up those that are smaller than another of the batch, below and on the right (masks by 255).
 
@@ -247,8 +245,8 @@ class LabelledMasks(SeededBatches):
     def training_images_dataloader(self) -> DataLoader:
         """The training images in their own order and without augmentation, to judge their masks by.
 
-        Of images that are smaller than another of their batch, the upper left part counts: the rest is 0 in the image
-        and 255 in the masks.
+        Of images that are smaller than another of their batch, the upper left part counts; the rest is filled up, by
+        255 in the masks.
         """
         if self.train_set is None:
             self.set_up_training()

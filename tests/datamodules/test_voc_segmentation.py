@@ -1,0 +1,360 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jsonargparse import ArgumentParser
+from lightning.pytorch import LightningModule, Trainer
+from PIL import Image
+from torch import Tensor, nn
+
+from datamodules.corruptions.mask_noise import ErosionDilation
+from datamodules.image_files import UnreadableImage
+from datamodules.labelled_masks import LabelledMaskSet
+from datamodules.mask_files import FILL, MaskFiles, ScaledCrop, read_mask
+from datamodules.voc_segmentation import VOCSegmentation, listed_names
+
+SIZES = {"a": (50, 60), "b": (64, 40), "c": (30, 30), "d": (44, 70)}
+CATEGORIES = (0, 7, 15)
+PLAIN: dict[str, Any] = {"hue": 0.0, "saturation": 0.0, "value": 0.0, "num_workers": 0}
+
+
+def mask_of(name: str, shift: int = 0) -> np.ndarray:
+    """Two rectangles, and a line of ignored pixels."""
+    height, width = SIZES[name]
+    mask = np.zeros((height, width), dtype=np.uint8)
+    mask[4 + shift : height // 2, 6 : width - 8] = 7
+    mask[height // 2 : height - 5, width // 3 : width - 4] = 15
+    mask[height // 2] = 255
+    return mask
+
+
+def save_mask(folder: Path, name: str, mask: np.ndarray) -> None:
+    """As VOC has them: with a palette."""
+    folder.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(mask, mode="P")
+    image.putpalette([value for index in range(256) for value in (index, 255 - index, 7)])
+    image.save(folder / f"{name}.png")
+
+
+@pytest.fixture
+def voc(tmp_path: Path) -> Path:
+    """Images whose brightness tells the category; a, b, c for training and d for validation."""
+    root = tmp_path / "VOCdevkit" / "VOC2012"
+    (root / "JPEGImages").mkdir(parents=True)
+    lists = root / "ImageSets" / "Segmentation"
+    lists.mkdir(parents=True)
+    for name in SIZES:
+        mask = mask_of(name)
+        grey = np.where(mask == 255, 0, 10 * mask + 50)
+        Image.fromarray(np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)).save(
+            root / "JPEGImages" / f"{name}.jpg", quality=100
+        )
+        save_mask(root / "SegmentationClass", name, mask)
+    (lists / "train.txt").write_text("a\nb\nc\n")
+    (lists / "val.txt").write_text("d\n")
+    return tmp_path
+
+
+@pytest.fixture
+def pseudo(voc: Path) -> Path:
+    for name in ("a", "b", "c"):
+        save_mask(voc / "pseudo", name, mask_of(name, shift=6))
+    return voc / "pseudo"
+
+
+class Recorder(LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+        self.trained: list[dict[str, Any]] = []
+        self.evaluated: list[dict[str, Any]] = []
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        self.trained.append(batch)
+        return self.weight * batch["image"].sum()
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self.evaluated.append(batch)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+
+def run(data: VOCSegmentation, epochs: int = 1) -> Recorder:
+    module = Recorder()
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=epochs,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+    )
+    trainer.fit(module, datamodule=data)
+    return module
+
+
+def by_index(batches: list[dict[str, Any]], key: str) -> dict[int, Tensor]:
+    return {int(i): row for batch in batches for i, row in zip(batch["index"], batch[key], strict=True)}
+
+
+def test_images_and_masks_are_cut_alike(voc: Path) -> None:
+    """The brightness of a pixel is that of its category, up to a pixel at borders; what is around is ignored."""
+    module = run(VOCSegmentation(str(voc), batch_size=3, crop_size=48, seed=1, **PLAIN), epochs=8)
+    assert len(module.trained) == 8
+    around = 0
+    for batch in module.trained:
+        assert batch["image"].shape == (3, 3, 48, 48)
+        label = batch["label"]
+        assert label.shape == (3, 48, 48)
+        assert torch.equal(batch["original_label"], label)
+        grey = batch["image"].mean(dim=1) * 255
+        agree = (grey - (10 * label + 50)).abs() < 25
+        assert agree[label != 255].double().mean() > 0.85
+        fill = (batch["image"] * 255 - torch.tensor(FILL)[:, None, None]).abs().amax(dim=1) < 0.01
+        around += int(fill.sum())
+        assert label[fill].eq(255).all()
+    assert around > 0
+
+
+def test_a_training_image_depends_on_seed_visit_and_index_alone(voc: Path, pseudo: Path) -> None:
+    def drawn(**options: Any) -> list[dict[int, Tensor]]:
+        data = VOCSegmentation(str(voc), str(pseudo), crop_size=40, **options)
+        batches = run(data, epochs=2).trained
+        half = len(batches) // 2
+        return [by_index(batches[:half], "image"), by_index(batches[half:], "image")]
+
+    first = drawn(batch_size=3, seed=0, num_workers=0)
+    again = drawn(batch_size=2, seed=0, num_workers=2)  # its last batch of one is left out
+    other = drawn(batch_size=3, seed=1, num_workers=0)
+    for epoch in range(2):
+        for index in again[epoch]:
+            assert torch.equal(first[epoch][index], again[epoch][index])
+        assert not any(torch.equal(first[epoch][index], other[epoch][index]) for index in range(3))
+    assert not any(torch.equal(first[0][index], first[1][index]) for index in range(3))
+
+
+def test_masks_that_are_given_and_true_ones_where_there_are_any(voc: Path, pseudo: Path) -> None:
+    (voc / "VOCdevkit" / "VOC2012" / "SegmentationClass" / "b.png").unlink()
+    save_mask(voc / "VOCdevkit" / "VOC2012" / "SegmentationClassAug", "c", mask_of("c", shift=2))
+    data = VOCSegmentation(str(voc), str(pseudo), batch_size=3, **PLAIN)
+    data.setup("fit")
+    batches = list(data.training_images_dataloader())
+    assert [len(batch["index"]) for batch in batches] == [1, 1, 1]
+    truth = {"a": mask_of("a"), "b": np.full(SIZES["b"], 255), "c": mask_of("c", shift=2)}
+    for batch, name in zip(batches, "abc", strict=True):
+        assert batch["image"].shape == (1, 3, *SIZES[name])
+        assert np.array_equal(batch["label"][0], mask_of(name, shift=6))
+        assert np.array_equal(batch["original_label"][0], mask_of(name, shift=6))
+        assert np.array_equal(batch["clean_label"][0], truth[name])
+
+
+def test_noise_on_the_true_masks_is_drawn_by_position(voc: Path) -> None:
+    data = VOCSegmentation(str(voc), mask_noise=ErosionDilation(2, 3), seed=5, **PLAIN)
+    data.setup("fit")
+    for index, (batch, name) in enumerate(zip(data.training_images_dataloader(), "abc", strict=True)):
+        clean = torch.from_numpy(mask_of(name))[None]
+        assert torch.equal(batch["clean_label"], clean)
+        assert torch.equal(batch["label"], ErosionDilation(2, 3, seed=5).apply(clean, 21, torch.tensor([index])))
+
+
+def test_images_of_a_batch_are_filled_up_to_the_largest(voc: Path) -> None:
+    data = VOCSegmentation(str(voc), evaluation_batch_size=3, **PLAIN)
+    data.setup("fit")
+    [batch] = data.training_images_dataloader()
+    assert batch["image"].shape == (3, 3, 64, 60)
+    for position, name in enumerate("abc"):
+        height, width = SIZES[name]
+        assert np.array_equal(batch["label"][position, :height, :width], mask_of(name))
+        assert batch["label"][position, height:].eq(255).all()
+        assert batch["label"][position, :, width:].eq(255).all()
+        assert batch["image"][position, :, height:].float().mean() == pytest.approx(np.mean(FILL)) or height == 64
+
+
+def test_validation_and_test_images_are_whole(voc: Path) -> None:
+    data = VOCSegmentation(str(voc), batch_size=2, crop_size=40, **PLAIN)
+    module = run(data)
+    [batch] = module.evaluated
+    assert batch["image"].shape == (1, 3, *SIZES["d"])
+    assert batch["image"].max() <= 1
+    assert torch.equal(batch["label"][0], torch.from_numpy(mask_of("d")).long())
+    data.setup("test")
+    [batch] = data.test_dataloader()
+    assert np.array_equal(batch["label"][0], mask_of("d"))
+
+
+def test_corrections_are_in_the_pixels_of_the_image(voc: Path, pseudo: Path) -> None:
+    """A corrected mask gives what the file would give if it held that mask, whatever the crop."""
+    data = VOCSegmentation(str(voc), str(pseudo), batch_size=3, crop_size=48, seed=2, evaluation_batch_size=3, **PLAIN)
+    data.setup("fit")
+    [whole] = data.training_images_dataloader()
+    label = whole["label"].long()
+    label[label == 7] = 15
+    data.correct_labels(whole["index"], label)
+    after = run(data)
+    for name in "abc":
+        mask = mask_of(name, shift=6)
+        mask[mask == 7] = 15
+        save_mask(voc / "edited", name, mask)
+    edited = run(VOCSegmentation(str(voc), str(voc / "edited"), batch_size=3, crop_size=48, seed=2, **PLAIN))
+    original = run(VOCSegmentation(str(voc), str(pseudo), batch_size=3, crop_size=48, seed=2, **PLAIN))
+    assert torch.equal(after.trained[0]["label"], edited.trained[0]["label"])
+    assert torch.equal(after.trained[0]["original_label"], original.trained[0]["label"])
+    assert torch.equal(after.trained[0]["image"], original.trained[0]["image"])
+    assert not torch.equal(after.trained[0]["label"], after.trained[0]["original_label"])
+
+
+def test_an_augmented_list_may_hold_paths(voc: Path) -> None:
+    aug = voc / "trainaug.txt"
+    aug.write_text("/JPEGImages/c.jpg /SegmentationClassAug/c.png\n\nd\n")
+    assert listed_names(aug) == ["c", "d"]
+    for name in "cd":
+        save_mask(voc / "VOCdevkit" / "VOC2012" / "SegmentationClassAug", name, mask_of(name, shift=1))
+    data = VOCSegmentation(str(voc / "VOCdevkit"), train_list=str(aug), batch_size=2, **PLAIN)
+    data.setup("fit")
+    assert data.num_train_samples == 2
+    labels = [batch["label"][0] for batch in data.training_images_dataloader()]
+    assert all(np.array_equal(label, mask_of(name, shift=1)) for label, name in zip(labels, "cd", strict=True))
+
+
+# the crop
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.integers(5, 60), st.integers(5, 60), st.integers(5, 40), st.lists(st.floats(0, 0.999), min_size=3, max_size=3)
+)
+def test_a_square_lies_in_a_larger_image_and_around_a_smaller_one(
+    height: int, width: int, size: int, uniform: list[float]
+) -> None:
+    crop = ScaledCrop(size, 0.5, 1.5)
+    place = crop.place(height, width, uniform)
+    assert (place.height, place.width) == tuple(max(round(side * (0.5 + uniform[0])), 1) for side in (height, width))
+    for begin, side in ((place.top, place.height), (place.left, place.width)):
+        assert (0 <= begin <= side - size) if side >= size else (side - size <= begin <= 0)
+    mask = torch.ones(height, width, dtype=torch.uint8)
+    inside = crop.mask(mask, place) == 1
+    assert int(inside.sum()) == min(place.height, size) * min(place.width, size)
+    white = Image.new("RGB", (width, height), "white")
+    assert np.array_equal((crop.image(white, place) == 255).all(axis=2), inside)
+
+
+def test_a_crop_of_the_images_own_size_is_the_image() -> None:
+    random = np.random.default_rng(0)
+    pixels, mask = random.integers(256, size=(20, 20, 3), dtype=np.uint8), torch.randint(256, (20, 20)).byte()
+    crop = ScaledCrop(20, 1, 1)
+    place = crop.place(20, 20, [0.3, 0.9, 0.9])
+    assert np.array_equal(crop.image(Image.fromarray(pixels), place), pixels)
+    assert torch.equal(crop.mask(mask, place), mask)
+
+
+def test_a_crop_is_a_part_of_the_whole_scaled_image() -> None:
+    random = np.random.default_rng(0)
+    image = Image.fromarray(random.integers(256, size=(50, 40, 3), dtype=np.uint8))
+    mask = torch.arange(2000).remainder(251).byte().view(50, 40)
+    crop = ScaledCrop(30, 1.5, 1.5)
+    place = crop.place(50, 40, [0, 0.5, 0.7])
+    whole = np.asarray(image.resize((60, 75), Image.Resampling.BICUBIC)).astype(int)
+    expected = whole[place.top : place.top + 30, place.left : place.left + 30]
+    assert np.abs(crop.image(image, place).astype(int) - expected).max() <= 1
+    nearest = torch.nn.functional.interpolate(mask[None, None].float(), (75, 60), mode="nearest-exact")[0, 0].byte()
+    assert torch.equal(crop.mask(mask, place), nearest[place.top : place.top + 30, place.left : place.left + 30])
+
+
+def test_images_and_masks_are_mirrored_together() -> None:
+    data = VOCSegmentation(crop_size=8, hue=0, saturation=0, value=0, seed=4)
+    image = torch.randint(256, (64, 3, 8, 8), dtype=torch.uint8)
+    label = image[:, 0] % 21
+    batch = {"image": image, "label": label, "clean_label": label, "index": torch.arange(64)}
+    mirrored = data.augmented(dict(batch), visit=3)
+    turned = (mirrored["image"] == image.flip(3)).flatten(start_dim=1).all(dim=1)
+    assert 16 < int(turned.sum()) < 48
+    assert torch.equal(mirrored["image"][~turned], image[~turned])
+    for key in ("label", "clean_label"):
+        assert torch.equal(mirrored[key], mirrored["image"][:, 0] % 21)
+
+
+# mistakes
+
+
+def test_missing_files_are_named(voc: Path, pseudo: Path, tmp_path: Path) -> None:
+    root = voc / "VOCdevkit" / "VOC2012"
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"found no .*empty/VOCdevkit/VOC2012/JPEGImages; extract the archive"):
+        VOCSegmentation(str(tmp_path / "empty")).setup("fit")
+    with pytest.raises(FileNotFoundError, match=r"pseudo_label_dir .*nowhere does not exist; expected the folder"):
+        VOCSegmentation(str(voc), str(voc / "nowhere")).setup("fit")
+    with pytest.raises(FileNotFoundError, match=r"aug\.txt does not exist; expected a text file"):
+        VOCSegmentation(str(voc), train_list=str(voc / "aug.txt")).setup("fit")
+    (pseudo / "b.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"pseudo/b\.png does not exist \(1 of 3 mask files are missing\)"):
+        VOCSegmentation(str(voc), str(pseudo)).setup("fit")
+    (root / "JPEGImages" / "d.jpg").unlink()
+    with pytest.raises(FileNotFoundError, match=r"d\.jpg does not exist \(1 of 1 image files are missing\)"):
+        VOCSegmentation(str(voc)).setup("test")
+    (root / "ImageSets" / "Segmentation" / "val.txt").write_text("\n")
+    with pytest.raises(ValueError, match=r"val\.txt names no image"):
+        VOCSegmentation(str(voc)).setup("test")
+
+
+def test_damaged_files_are_named(voc: Path) -> None:
+    root = voc / "VOCdevkit" / "VOC2012"
+    images, masks = root / "JPEGImages", root / "SegmentationClass"
+
+    def fetch(name: str) -> None:
+        LabelledMaskSet(MaskFiles(images, masks, [name], 21)).source.masks(torch.tensor([0]))
+
+    save_mask(masks, "a", np.full(SIZES["a"], 21, dtype=np.uint8))
+    with pytest.raises(
+        UnreadableImage, match=r"a\.png has a pixel of category 21, and num_classes 21 allows 0\.\.\.20"
+    ):
+        fetch("a")
+    Image.new("RGB", (40, 64)).save(masks / "b.png")
+    with pytest.raises(UnreadableImage, match=r"b\.png is no mask: expected one channel of 8 bits"):
+        fetch("b")
+    (masks / "c.png").write_bytes(b"no image")
+    with pytest.raises(UnreadableImage, match=r"c\.png cannot be read as a mask"):
+        MaskFiles(images, masks, ["c"], 21)
+    with pytest.raises(UnreadableImage, match=r"c\.png cannot be read as a mask"):
+        read_mask(masks / "c.png")
+    save_mask(masks, "a", mask_of("b"))
+    source = MaskFiles(images, masks, ["a"], 21)
+    with pytest.raises(UnreadableImage, match=r"a\.jpg is \[50, 60\] \(height, width\), and its mask \[64, 40\]"):
+        source.cut(torch.tensor([0]), {}, None)
+    (images / "d.jpg").write_bytes(b"no image")
+    with pytest.raises(UnreadableImage, match=r"d\.jpg cannot be read as an image"):
+        MaskFiles(images, masks, ["d"], 21).cut(torch.tensor([0]), {}, None)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"pseudo_label_dir": "x", "mask_noise": ErosionDilation()},
+            "pseudo_label_dir .* mask_noise .* one of the two",
+        ),
+        ({"hue": 200.0}, r"hue must be in \[0, 180\], got 200.0"),
+        ({"saturation": -0.1}, r"saturation must be in \[0, 1\], got -0.1"),
+        ({"value": 2.0}, r"value must be in \[0, 1\], got 2.0"),
+        ({"crop_size": 0}, "crop_size must be at least 1, got 0"),
+        ({"min_scale": 2.0}, "min_scale and max_scale must be 0 < min_scale <= max_scale, got 2.0 and 1.5"),
+        ({"num_workers": -1}, "num_workers must be at least 0, got -1"),
+    ],
+)
+def test_bad_arguments_are_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        VOCSegmentation(**options)
+
+
+def test_help_documents_every_argument() -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(VOCSegmentation, "data")
+    documented = {action.dest: action.help for action in parser._actions if action.dest.startswith("data.")}
+    assert "data.batch_size" in documented
+    assert [name for name, text in documented.items() if not text or not str(text).strip()] == []
