@@ -15,7 +15,7 @@ h without gradient. The features in front do not depend on a, so that the second
 Here images are in [-1, 1] and masks in [0, 1]. The losses are means over patches and batch.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -59,11 +59,14 @@ class Translation(nn.Module):
         image_discriminator: D_x; maps `[B, C, H, W]` to scores.
         mask_discriminator: D_z; maps `[B, 1, H, W]` to scores.
         shape_discriminator: D_vae; maps `[B, L]` to scores. None leaves it out: a CycleGAN without a VAE.
+        mask_noise: standard deviation of Gaussian noise on the masks that D_z judges, so that it cannot tell the
+            false ones by their softness alone (our choice).
         calibrated: whether D_z guides E. E and D_z then need `forward_features`, `last` and `num_features`, as
             `ResNetGenerator`, `UNetGenerator` and `PatchDiscriminator` have them.
 
     Raises:
         TypeError: if a network lacks what the calibration needs.
+        ValueError: if `mask_noise` is negative.
     """
 
     def __init__(
@@ -73,9 +76,12 @@ class Translation(nn.Module):
         image_discriminator: nn.Module,
         mask_discriminator: nn.Module,
         shape_discriminator: nn.Module | None = None,
+        mask_noise: float = 0.0,
         calibrated: bool = True,
     ) -> None:
         super().__init__()
+        if mask_noise < 0:
+            raise ValueError(f"mask_noise must be at least 0, got {mask_noise}")
         if calibrated:
             for key, network in (("mask_generator", mask_generator), ("mask_discriminator", mask_discriminator)):
                 lacks = [name for name in ("forward_features", "last", "num_features") if not hasattr(network, name)]
@@ -88,6 +94,7 @@ class Translation(nn.Module):
         self.image_discriminator = image_discriminator
         self.mask_discriminator = mask_discriminator
         self.shape_discriminator = shape_discriminator
+        self.mask_noise = mask_noise
         self.calibration: ChannelCalibration | None = None
         if calibrated:
             self.calibration = ChannelCalibration(mask_discriminator.num_features, mask_generator.num_features)  # type: ignore[arg-type]
@@ -105,6 +112,10 @@ class Translation(nn.Module):
         with torch.no_grad():
             guide = self.mask_discriminator.forward_features(last(features).sigmoid())  # type: ignore[operator]
         return last(features * self.calibration(guide))  # type: ignore[operator]
+
+    def judge_mask(self, mask: Tensor) -> Tensor:
+        """The scores of D_z for masks `[B, 1, H, W]` in [0, 1], with noise."""
+        return self.mask_discriminator(mask + self.mask_noise * torch.randn_like(mask) if self.mask_noise else mask)
 
     def image_of(self, mask: Tensor) -> Tensor:
         """G(z), `[B, C, H, W]` in [-1, 1], for masks `[B, 1, H, W]` in [0, 1]."""
@@ -172,7 +183,7 @@ def generator_terms(
         fakes = Fakes(networks(image).sigmoid(), networks.image_of(mask))
         terms = {
             "image": judged_real(networks.image_discriminator(fakes.image)),
-            "mask": judged_real(networks.mask_discriminator(fakes.mask)),
+            "mask": judged_real(networks.judge_mask(fakes.mask)),
             "cycle": cycle_term(networks.image_of(fakes.mask), image, networks(fakes.image), mask, mask_cycle_weight),
         }
         if networks.shape_discriminator is not None:
@@ -186,9 +197,9 @@ def discriminator_loss(
 ) -> Tensor:
     """L_D, summed over the discriminators; arguments as in `generator_terms`. It has no gradient towards the fakes."""
     false_mask, false_image = fakes.mask.detach(), fakes.image.detach()
-    pairs = [
+    pairs: list[tuple[Callable[[Tensor], Tensor], Tensor, Tensor]] = [
         (networks.image_discriminator, image, false_image),
-        (networks.mask_discriminator, mask, false_mask),
+        (networks.judge_mask, mask, false_mask),
     ]
     if networks.shape_discriminator is not None:
         assert vae is not None
