@@ -1,4 +1,4 @@
-"""Networks for configs: any of timm and diffusers by typed factories, and architectures that they lack."""
+"""Networks for configs: any of timm, diffusers and transformers by typed factories, and architectures they lack."""
 
 from lightning_modules.networks.adaptation import (
     adapted,
@@ -11,6 +11,7 @@ from lightning_modules.networks.adaptation import (
 from lightning_modules.networks.deeplab import deeplabv3_resnet50
 from lightning_modules.networks.factories import diffusers_model, timm_model
 from lightning_modules.networks.normalized import Normalized
+from lightning_modules.networks.transformers_backbone import transformers_model
 from lightning_modules.networks.weights import read_weights, with_weights
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "in_dtype",
     "read_weights",
     "timm_model",
+    "transformers_model",
     "with_gradient_checkpointing",
     "with_lora",
     "with_weights",

@@ -1,0 +1,201 @@
+"""Vision networks of transformers by name, with every argument in the signature: CLIP, SigLIP, ViT and others."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.networks.adaptation import Precision, adapted
+from lightning_modules.networks.normalized import Normalized
+from lightning_modules.networks.weights import listed
+
+Features = Literal["pooled", "first_token", "mean_token", "projected"]
+
+
+class TransformersBackbone(nn.Module):
+    """Features of a vision network of transformers, and a classifier behind them.
+
+    Args:
+        network: takes `pixel_values`, normalised images `[B, C, H, W]`.
+        features: which of its outputs; see `transformers_model`.
+        num_classes: outputs of the linear classifier; 0 for none.
+    """
+
+    def __init__(self, network: nn.Module, features: Features, num_classes: int) -> None:
+        super().__init__()
+        self.network = network
+        self.features = features
+        config: Any = network.config
+        width = config.projection_dim if features == "projected" else _width(config)
+        self.num_features: int = width
+        self.classifier = nn.Linear(width, num_classes) if num_classes else nn.Identity()
+
+    def forward(self, image: Tensor) -> Tensor:
+        output = self.network(pixel_values=image)
+        if self.features == "projected":
+            features = output.image_embeds
+        elif self.features == "pooled":
+            features = output.pooler_output.flatten(1)
+        else:
+            tokens = output.last_hidden_state
+            if tokens.ndim == 4:  # maps of a convolutional network
+                tokens = tokens.flatten(2).transpose(1, 2)
+            features = tokens[:, 0] if self.features == "first_token" else tokens.mean(dim=1)
+        return self.classifier(features)
+
+
+def _width(config: Any) -> int:
+    """Features of the last layer: a convolutional network lists those of each stage."""
+    sizes = getattr(config, "hidden_sizes", None)
+    return sizes[-1] if sizes and not hasattr(config, "num_attention_heads") else config.hidden_size
+
+
+def transformers_model(
+    name_or_path: str,
+    num_classes: int = 0,
+    features: Features = "pooled",
+    pretrained: bool = True,
+    normalize: bool = True,
+    mean: list[float] | None = None,
+    std: list[float] | None = None,
+    tuning: Literal["full", "lora", "frozen", "linear_probe"] = "full",
+    lora_rank: int = 8,
+    lora_targets: list[str] | None = None,
+    lora_alpha: int | None = None,
+    gradient_checkpointing: bool = False,
+    dtype: Precision | None = None,
+    compile: str | None = None,
+) -> nn.Module:
+    """Any vision network of transformers: maps images `[B, C, H, W]` in [0, 1] to features or logits.
+
+    Of a model with a text tower, such as CLIP, it is the vision tower. On the meta device, where parameters have no
+    values, no weights are read or fetched.
+
+    Args:
+        name_or_path: a local folder as `save_pretrained` writes it, which is read without a network, or a model's name
+            on the Hugging Face Hub (`openai/clip-vit-base-patch32`).
+        num_classes: number of logits of a new linear classifier, K; 0 gives the features.
+        features: what the network pools itself (pooled), its first token (first_token), the mean of all tokens or
+            pixels of its last layer (mean_token), or CLIP's embedding that it shares with texts (projected).
+        pretrained: load the weights; otherwise draw new ones for the architecture in the config.
+        normalize: take images in [0, 1] and normalise them inside; otherwise images must come normalised.
+        mean: per channel, in pixel units; by default that of `preprocessor_config.json` beside the config.
+        std: likewise.
+        tuning: full trains every parameter, lora adapters and the classifier, linear_probe the classifier alone, frozen
+            none.
+        lora_rank: r; with lora.
+        lora_targets: names, or last parts of names, of the layers that get adapters (fc1 and fc2, the MLP of CLIP); by
+            default every `nn.Linear` before the classifier.
+        lora_alpha: scales the adapters by alpha / r; by default r.
+        gradient_checkpointing: recompute activations in the backward pass instead of keeping them.
+        dtype: precision of the weights and of the computation inside, with float32 outside; by default float32.
+        compile: a `torch.compile` backend, such as inductor; by default not compiled.
+
+    Returns:
+        The network, inside a `Normalized` if `normalize`.
+
+    Raises:
+        FileNotFoundError: if config or weights are neither on disk nor on the Hub.
+        ValueError: if it is no vision network, the weights do not fit it, or an argument does not.
+        ImportError: if transformers, or for lora peft, is not installed.
+    """
+    try:
+        import transformers
+    except ImportError as error:
+        raise ImportError("transformers_model needs transformers: pip install 'noiseworks[pipelines]'") from error
+    if features not in get_args(Features):
+        raise ValueError(f"features must be one of {', '.join(get_args(Features))}, got {features!r}")
+    if tuning == "linear_probe" and num_classes == 0:
+        raise ValueError("tuning by linear_probe trains the classifier, and num_classes=0 leaves none")
+    folder = Path(name_or_path).expanduser()
+    local = folder.is_dir()
+    source = str(folder) if local else name_or_path
+    try:
+        config: Any = transformers.AutoConfig.from_pretrained(source, local_files_only=local)
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(
+            f"no network of transformers at {name_or_path}: expected a folder with config.json, as save_pretrained "
+            f"writes it, or a name on the Hugging Face Hub"
+        ) from error
+    config = getattr(config, "vision_config", config)
+    network_class = _vision_class(transformers, config, features)
+    if pretrained and torch.get_default_device().type != "meta":
+        network = _with_weights(network_class, source, local, config, dtype)
+    else:
+        network = network_class(config)
+    model: nn.Module = TransformersBackbone(network.train(), features, num_classes)
+    if normalize:
+        statistics = _statistics(source, local) if mean is None or std is None else {}
+        for key, value in (("image_mean", mean), ("image_std", std)):
+            if value is None and key not in statistics:
+                short = key.removeprefix("image_")
+                raise ValueError(
+                    f"{short} must be given: there is no {key} in preprocessor_config.json of {name_or_path}"
+                )
+        model = Normalized(model, mean or statistics["image_mean"], std or statistics["image_std"])
+    return adapted(
+        model,
+        tuning="frozen" if tuning == "linear_probe" else tuning,
+        trainable=["classifier"] if tuning in ("lora", "linear_probe") and num_classes else None,
+        lora_rank=lora_rank,
+        lora_targets=lora_targets,
+        lora_alpha=lora_alpha,
+        gradient_checkpointing=gradient_checkpointing,
+        dtype=dtype,
+        compile=compile,
+    )
+
+
+def _vision_class(transformers: Any, config: Any, features: Features) -> Any:
+    mapping = transformers.models.auto.modeling_auto.MODEL_MAPPING
+    found = mapping.get(type(config), None)
+    found = found[0] if isinstance(found, tuple | list) else found
+    if found is None or getattr(found, "main_input_name", None) != "pixel_values":
+        raise ValueError(f"name_or_path: {config.model_type} is no vision network of transformers")
+    if features == "projected":
+        projecting = getattr(transformers, f"{found.__name__}WithProjection", None)
+        if projecting is None:
+            raise ValueError(f"features: {config.model_type} has no projection; CLIP has")
+        return projecting
+    return found
+
+
+def _with_weights(network_class: Any, source: str, local: bool, config: Any, dtype: Precision | None) -> Any:
+    from transformers.utils import logging
+
+    said = logging.get_verbosity()
+    logging.set_verbosity_error()  # it reports the text tower's weights as unexpected, name by name
+    try:
+        network, report = network_class.from_pretrained(
+            source,
+            config=config,
+            local_files_only=local,
+            dtype=torch.float32 if dtype is None else getattr(torch, dtype),
+            output_loading_info=True,
+        )
+    except OSError as error:
+        raise FileNotFoundError(
+            f"no weights of {network_class.__name__} for {source}: expected model.safetensors beside config.json; or "
+            f"draw new ones with pretrained: false"
+        ) from error
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"the weights of {source} do not fit: {' '.join(str(error).split())}") from error
+    finally:
+        logging.set_verbosity(said)
+    if report["missing_keys"]:
+        raise ValueError(f"the weights of {source} lack: {listed(sorted(report['missing_keys']))}")
+    return network
+
+
+def _statistics(source: str, local: bool) -> dict[str, Any]:
+    if local:
+        path = Path(source, "preprocessor_config.json")
+        return json.loads(path.read_text()) if path.is_file() else {}
+    from transformers import AutoImageProcessor
+
+    try:
+        return AutoImageProcessor.from_pretrained(source).to_dict()
+    except (OSError, ValueError):
+        return {}
