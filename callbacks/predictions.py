@@ -9,6 +9,8 @@ import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
 
+from lightning_modules.interfaces import Classifier
+
 VALUES_AT_ONCE = 2**22
 
 
@@ -89,7 +91,8 @@ class WritePredictions(Callback):
     `probability_0` ... `probability_{K-1}` (float32), with one row for each sample, sorted by index. `predict_step`
     returns `index` `[B]`, `probabilities` `[B, K]` and `prediction` `[B]`. Each process appends its batches to a file
     of its own, and the first one merges them in the end, so memory does not grow with the set as long as the trainer is
-    called with `return_predictions: false`. A `fast_dev_run`, which has no directory, writes nothing.
+    called with `return_predictions: false`. A `fast_dev_run`, which has no directory, writes nothing. A module that is
+    no `Classifier` writes what it predicts itself.
 
     Args:
         format: of the table.
@@ -104,8 +107,12 @@ class WritePredictions(Callback):
             raise ValueError(f"format must be 'parquet' or 'csv', got {format!r}")
         self.format = format
         self._file: BinaryIO | None = None
+        self._wanted = True
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._wanted = isinstance(pl_module, Classifier)
+        if not self._wanted:
+            return
         directory = trainer.log_dir
         if directory is None and trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
@@ -124,6 +131,8 @@ class WritePredictions(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
+        if not self._wanted:
+            return
         if dataloader_idx > 0:
             raise ValueError(
                 "WritePredictions writes the predictions of one loader; predict_dataloader returned several"

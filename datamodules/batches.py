@@ -61,6 +61,25 @@ class UnpairedMaskBatch(TypedDict):
     """`[B, H, W]`, int64: ground truth where it is known. For metrics only, never for a loss."""
 
 
+class ProtectedImageBatch(TypedDict):
+    """Images with regions that an editor keeps while it repaints the rest."""
+
+    image: Tensor
+    """`[B, C, H, W]`, float32 in [0, 1]."""
+    regions: Tensor
+    """`[B, R, H, W]`, bool: the regions to protect; an image with fewer than R has empty ones."""
+    editor_keeps: Tensor
+    """`[B, M, H, W]`, bool: what editors keep: first the regions' union, then masks that protection does not know."""
+    prompt: list[list[str]]
+    """Of each image, the texts that editors give."""
+    name: list[str]
+    """Of each image, the name of its file without suffix."""
+    index: Tensor
+    """`[B]`, int64: position in the set."""
+    global_size: int
+    """Samples of this batch over all processes."""
+
+
 def global_size(batch: Any) -> int:
     """Samples of a batch over all processes. A batch of a user's own loader without the key counts as evenly shared."""
     if "global_size" in batch:

@@ -1,0 +1,62 @@
+"""Digits with elliptic regions that an editor keeps."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from datamodules.augmentation import sample_uniform
+from datamodules.digits import Digits
+from datamodules.ellipses import ellipse_masks
+
+
+class MaskedDigits(Digits):
+    """Scikit-learn's digits, each with one elliptic region to protect, and a second ellipse near it.
+
+    Training batches, which a model that repaints is trained on, draw their regions anew in every epoch. In testing the
+    editor keeps the region itself first, and then the second ellipse, which protection does not know.
+
+    Args:
+        batch_size: training images of a step over all processes.
+        image_size: height and width in pixels, to which the images are enlarged.
+        unseen_change: how far the second ellipse's numbers (place, size, angle) are from the first one's, as a part of
+            their range, in [0, 1].
+        evaluation_batch_size: images of an evaluation batch over all processes; None takes `batch_size`.
+        seed: of regions and order; None takes `seed_everything`.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        batch_size: int = 64,
+        image_size: int = 16,
+        unseen_change: float = 0.3,
+        evaluation_batch_size: int | None = None,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(batch_size, image_size=image_size, evaluation_batch_size=evaluation_batch_size, seed=seed)
+        if not 0 <= unseen_change <= 1:
+            raise ValueError(f"unseen_change must be in [0, 1], got {unseen_change}")
+        self.unseen_change = unseen_change
+
+    def augmented(self, batch: dict[str, Any], visit: int) -> dict[str, Any]:
+        batch = super().augmented(batch, visit)
+        batch["regions"] = self._ellipses(sample_uniform(self.seed, visit, batch["index"], count=5, stream=3))[:, None]
+        return batch
+
+    def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
+        batch = super().finished(batch)
+        index = batch["index"]
+        if "regions" not in batch:
+            seen, change = sample_uniform(self.seed, 0, index, count=10, stream=4).split(5, dim=1)
+            unseen = (seen + self.unseen_change * (change - 0.5)).clamp(0, 1)
+            batch["regions"] = self._ellipses(seen)[:, None]
+            batch["editor_keeps"] = torch.cat([batch["regions"], self._ellipses(unseen)[:, None]], dim=1)
+        batch["prompt"] = [[""] for _ in index]
+        batch["name"] = [f"{int(i):05d}" for i in index] if index.device.type == "cpu" else [""] * len(index)
+        return batch
+
+    def _ellipses(self, uniform: Tensor) -> Tensor:
+        return ellipse_masks(uniform, self.image_shape[1], semi_axis=(0.25, 0.4), ratio=(0.6, 1.0), centre=0.4).bool()

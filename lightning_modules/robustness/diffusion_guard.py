@@ -1,0 +1,288 @@
+"""DiffusionGuard: photographs that a diffusion model's editor fails to repaint around what it keeps.
+
+For an image x whose kept region is K, and an editor's first step from pure noise z at t_0, protection seeks
+
+    max_d  || e_theta(cat[z, m, y(x + d)], t_0, empty prompt) ||_2   subject to  ||d||_inf <= epsilon,
+
+with m the repainted part and y the encoding of the image with that part blanked. Each iteration draws z, the latent's
+own randomness and a deformed region K (`kept_regions.py`), and moves by the sign of the gradient inside K:
+
+    d <- clip(d + a sign(mean_r grad_r) K, -epsilon, epsilon),   and x + d is clipped to [0, 1].
+
+Budgets are in pixel units: the authors' code has epsilon 16/255 and a = 1/255 on images in [-1, 1], which are half of
+that here (the paper says 16/255). The code maximises the norm of the whole batch of copies of one image; here the sum
+of the images' norms, which has the same signs. t_0 is the first of four steps, as in the code; the paper writes T.
+
+Other objectives through the same loop: `encoder` (PhotoGuard, Salman et al., ICML 2023: the blanked image's encoding
+is drawn to that of a grey image), `denoising_error` (AdvDM, Liang et al., ICML 2023: the training loss at random t is
+raised), and `random` signs without any gradient.
+
+Source: Choi et al., DiffusionGuard: A Robust Defense Against Malicious Diffusion-based Image Editing, ICLR 2025, arXiv
+2410.05694, Equation 4 and Algorithm 1.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+from torchmetrics import MeanMetric
+from torchmetrics.functional.image import peak_signal_noise_ratio
+
+from datamodules.batches import ProtectedImageBatch, global_size, share
+from lightning_modules.robustness.attacks import project
+from lightning_modules.robustness.inpainting import Inpainter
+from lightning_modules.robustness.kept_regions import Augmentation, draw_kept
+
+Objective = Literal["noise_norm", "encoder", "denoising_error", "random"]
+PROTECTING, EDITING, MEASURING = 0, 1, 2  # what an image's random numbers are for
+
+
+def noise_norm(predicted: Tensor) -> Tensor:
+    """|| e ||_2 of each image, `[B]`."""
+    return torch.linalg.vector_norm(predicted.flatten(1), dim=1)
+
+
+def protected(
+    image: Tensor,
+    objective: Callable[[Tensor, Tensor], Tensor],
+    draw_keep: Callable[[], Tensor],
+    epsilon: float,
+    step_size: float,
+    iterations: int,
+    gradient_repeats: int = 1,
+) -> Tensor:
+    """Projected gradient ascent inside regions that are drawn anew in each iteration.
+
+    Args:
+        image: x, `[B, C, H, W]` in [0, 1].
+        objective: maps x + d and K, `[B, 1, H, W]`, to what is raised, a scalar; random at each call.
+        draw_keep: draws K.
+        epsilon: greatest change of a pixel.
+        step_size: a.
+        iterations: number of steps.
+        gradient_repeats: gradients whose mean is taken before the sign.
+
+    Returns:
+        x + d, `[B, C, H, W]` in [0, 1]; pixels that no K held are those of x.
+    """
+    adversarial = image.clone()
+    for _ in range(iterations):
+        keep = draw_keep()
+        leaf = adversarial.clone().requires_grad_()
+        total = torch.stack([objective(leaf, keep) for _ in range(gradient_repeats)]).sum()
+        (gradient,) = torch.autograd.grad(total, leaf)
+        adversarial = project(adversarial + step_size * (gradient * keep).sign(), image, "linf", epsilon)
+    return adversarial
+
+
+class DiffusionGuard(LightningModule):
+    """Protects images against one inpainting model: with `predict` it writes them, with `test` it edits them.
+
+    `predict` writes `protected/<name>.png` into the run directory; images that are there already are left alone, so an
+    interrupted run goes on. `test` protects, lets the editor repaint both the protected and the given image with the
+    same noise and prompt, and logs `test/edit_psnr`, the PSNR between both edits in dB (the lower, the better
+    protected), where the editor keeps the regions that protection knew, and `test/edit_psnr_unseen` for masks that it
+    did not; further `test/noise_norm` and `test/noise_norm_unprotected` of the editor's first step. Random numbers are
+    those of an image, whichever process and batch it falls to.
+
+    The paper trains nothing. `fit` trains the inpainting model by its own denoising error, where it has trainable
+    parameters: on the surrogate of the demo, or to fit a model to the images' domain.
+
+    Args:
+        inpainter: the model that edits, see `inpainting.py`.
+        objective: what is raised.
+        epsilon: greatest change of a pixel, in pixel units.
+        step_size: a, in pixel units.
+        iterations: number of steps.
+        gradient_repeats: gradients whose mean is taken before the sign.
+        editor_steps: steps of the editor whose first one is attacked.
+        timestep: t that is attacked in place of that first one; small for the late steps of the paper's ablation.
+        augmentation: how K is drawn: `contour` (Algorithm 1), `single` (the union of the regions as it is), or
+            `global` (the whole image).
+        seed: of all that is drawn while protecting and editing.
+        optimizer: built on the inpainter's trainable parameters.
+        lr_scheduler: stepped every epoch.
+
+    Raises:
+        ValueError: if an argument is out of range; in `fit`, if the inpainter has nothing to train.
+    """
+
+    def __init__(
+        self,
+        inpainter: Inpainter,
+        objective: Objective = "noise_norm",
+        epsilon: float = 8 / 255,
+        step_size: float = 0.5 / 255,
+        iterations: int = 800,
+        gradient_repeats: int = 1,
+        editor_steps: int = 4,
+        timestep: int | None = None,
+        augmentation: Augmentation = "contour",
+        seed: int = 0,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        lr_scheduler: LRSchedulerCallable = torch.optim.lr_scheduler.ConstantLR,
+    ) -> None:
+        super().__init__()
+        for key, value in {"epsilon": epsilon, "step_size": step_size}.items():
+            if not 0 < value <= 1:
+                raise ValueError(f"{key} must be in (0, 1], in units of the pixel range, got {value}")
+        for key, number in {
+            "iterations": iterations,
+            "gradient_repeats": gradient_repeats,
+            "editor_steps": editor_steps,
+        }.items():
+            if number < 1:
+                raise ValueError(f"{key} must be at least 1, got {number}")
+        num_timesteps = int(inpainter.scheduler.config.num_train_timesteps)
+        if timestep is not None and not 0 <= timestep < num_timesteps:
+            raise ValueError(f"timestep must be in 0...{num_timesteps - 1}, got {timestep}")
+        self.inpainter = inpainter
+        self.objective: Objective = objective
+        self.epsilon = epsilon
+        self.step_size = step_size
+        self.iterations = iterations
+        self.gradient_repeats = gradient_repeats
+        self.num_timesteps = num_timesteps
+        self.timestep = inpainter.first_timestep(editor_steps) if timestep is None else timestep
+        self.first_timestep = inpainter.first_timestep(editor_steps)
+        self.augmentation: Augmentation = augmentation
+        self.seed = seed
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        names = ("edit_psnr", "edit_psnr_unseen", "noise_norm", "noise_norm_unprotected")
+        self.metrics = torch.nn.ModuleDict({name: MeanMetric() for name in names})
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit" and not any(parameter.requires_grad for parameter in self.inpainter.parameters()):
+            raise ValueError("DiffusionGuard has nothing to train with this inpainter: protect with predict, or test")
+
+    def training_step(self, batch: ProtectedImageBatch, batch_idx: int) -> dict[str, Tensor]:
+        image = batch["image"]
+        noise = torch.randn(self.inpainter.noise_shape(image), dtype=image.dtype, device=self.device)
+        timestep = torch.randint(self.num_timesteps, (len(image),), device=self.device)
+        error = self.inpainter.denoising_error(image, union(batch), noise, torch.randn_like(noise), timestep)
+        loss = share(batch) * error.mean()
+        self.log(
+            "train/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=global_size(batch), sync_dist=True
+        )
+        return {"loss": loss}
+
+    def protect(self, image: Tensor, regions: Tensor, index: Tensor) -> Tensor:
+        """Protects a batch of images.
+
+        Args:
+            image: `[B, C, H, W]` in [0, 1].
+            regions: `[B, R, H, W]`, bool: what editors are expected to keep.
+            index: `[B]`: of each image, for its random numbers.
+
+        Returns:
+            `[B, C, H, W]`, in float32 or better.
+        """
+        noises = [self._random(int(i), PROTECTING) for i in index]
+        masks = [np.random.default_rng([self.seed, int(i)]) for i in index]
+        kept = [each.cpu().numpy() for each in regions]
+        image = image.detach().clone().to(torch.promote_types(image.dtype, torch.float32))
+
+        def draw_keep() -> Tensor:
+            drawn = [draw_kept(each, self.augmentation, random) for each, random in zip(kept, masks, strict=True)]
+            return torch.from_numpy(np.stack(drawn))[:, None].to(image)
+
+        def raised(adversarial: Tensor, keep: Tensor) -> Tensor:
+            noise, draw = self._normal(image, noises), self._normal(image, noises)
+            if self.objective == "encoder":
+                grey = torch.full_like(image, 0.5)
+                target = self.inpainter.encode(grey, torch.zeros_like(draw)).detach()
+                reached = self.inpainter.encode(self.inpainter.blanked(adversarial, keep), torch.zeros_like(draw))
+                return -(reached - target).square().sum()
+            if self.objective == "denoising_error":
+                times = torch.cat([torch.randint(self.num_timesteps, (1,), generator=g) for g in noises])
+                return self.inpainter.denoising_error(adversarial, keep, noise, draw, times.to(image.device)).sum()
+            return noise_norm(self._first_step(adversarial, keep, noise, draw, self.timestep)).sum()
+
+        if self.objective == "random":
+            signs = torch.stack([torch.randn(image.shape[1:], generator=g).sign() for g in noises]).to(image)
+            keep = regions.any(dim=1, keepdim=True)
+            return project(image + self.epsilon * signs * keep, image, "linf", self.epsilon)
+        with torch.inference_mode(False), torch.enable_grad():
+            # What inference mode made has no gradients: a clone does.
+            return protected(
+                image.clone(), raised, draw_keep, self.epsilon, self.step_size, self.iterations, self.gradient_repeats
+            )
+
+    def _first_step(self, image: Tensor, keep: Tensor, noise: Tensor, draw: Tensor, timestep: int) -> Tensor:
+        """The editor's prediction from pure noise; its arithmetic is that of the inpainter's weights."""
+        time = torch.full((len(image),), timestep, device=image.device)
+        sigma = float(self.inpainter.scheduler.init_noise_sigma)
+        return self.inpainter.noise_given(image, keep, sigma * noise, draw, time)
+
+    def test_step(self, batch: ProtectedImageBatch, batch_idx: int) -> None:
+        image, index = batch["image"], batch["index"]
+        guarded = self.protect(image, batch["regions"], index).to(image.dtype)
+        noise = self._normal(image, [self._random(int(i), EDITING) for i in index])
+        for number, keep in enumerate(batch["editor_keeps"].to(image.dtype).split(1, dim=1)):
+            metric = self.metrics["edit_psnr" if number == 0 else "edit_psnr_unseen"]
+            for rows, prompts in prompted(batch["prompt"]):
+                edits = [self.inpainter.edit(each[rows], keep[rows], prompts, noise[rows]) for each in (image, guarded)]
+                metric.update(peak_signal_noise_ratio(*edits, data_range=1.0, reduction="none", dim=(1, 2, 3)))
+        measured = [self._random(int(i), MEASURING) for i in index]
+        noise, draw = self._normal(image, measured), self._normal(image, measured)
+        for name, each in {"noise_norm": guarded, "noise_norm_unprotected": image}.items():
+            predicted = self._first_step(each, union(batch), noise, draw, self.first_timestep)
+            self.metrics[name].update(noise_norm(predicted))
+
+    def on_test_epoch_end(self) -> None:
+        for name, metric in self.metrics.items():
+            if metric.update_called:
+                self.log(f"test/{name}", metric)
+
+    def predict_step(self, batch: ProtectedImageBatch, batch_idx: int) -> None:
+        from torchvision.io import write_png
+
+        directory = self.trainer.log_dir  # a fast_dev_run has none
+        if directory is None:
+            return
+        folder = Path(directory, "protected")
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = [row for row, name in enumerate(batch["name"]) if not (folder / f"{name}.png").is_file()]
+        if not rows:
+            return
+        guarded = self.protect(batch["image"][rows], batch["regions"][rows], batch["index"][rows])
+        for row, image in zip(rows, guarded.mul(255).round().byte().cpu(), strict=True):
+            path = folder / f"{batch['name'][row]}.png"
+            partial = path.with_suffix(".partial")
+            write_png(image, str(partial))
+            os.replace(partial, path)
+
+    def _random(self, index: int, purpose: int) -> torch.Generator:
+        """The random numbers of an image for one purpose."""
+        words = np.random.SeedSequence([self.seed, index, purpose]).generate_state(1, np.uint64)
+        return torch.Generator().manual_seed(int(words[0] >> 1))
+
+    def _normal(self, image: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        """Standard normal numbers, of the shape of z; each image's from its own generator."""
+        shape = self.inpainter.noise_shape(image)[1:]
+        return torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(image)
+
+    def configure_optimizers(self):
+        optimizer = self.optimizer(filter(lambda parameter: parameter.requires_grad, self.inpainter.parameters()))
+        return [optimizer], [self.lr_scheduler(optimizer)]
+
+
+def union(batch: ProtectedImageBatch) -> Tensor:
+    """The regions' union, `[B, 1, H, W]`, in the images' type."""
+    return batch["regions"].any(dim=1, keepdim=True).to(batch["image"].dtype)
+
+
+def prompted(prompts: Sequence[Sequence[str]]) -> list[tuple[list[int], list[str]]]:
+    """For the first, second, ... prompt of each image, the rows that have it, and the prompts."""
+    rounds = []
+    for number in range(max(map(len, prompts), default=0)):
+        rows = [row for row, of_image in enumerate(prompts) if len(of_image) > number]
+        rounds.append((rows, [prompts[row][number] for row in rows]))
+    return rounds

@@ -1,0 +1,276 @@
+"""Diffusion models that repaint a part of an image: in pixel space, or in the latent space of Stable Diffusion.
+
+Both predict the noise e in z_t = sqrt(abar_t) z_0 + sqrt(1 - abar_t) e from
+
+    cat[z_t, m, y],
+
+with m = 1 where the image is repainted, in the resolution of z, and y what z would be of the image with the repainted
+part blanked. Images are in [0, 1] outside and in [-1, 1] inside.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lightning_modules.networks import diffusers_model
+
+
+class Inpainter(nn.Module, ABC):
+    """What protects, trains and edits with one interface. `scheduler` is one of diffusers."""
+
+    scheduler: Any
+
+    @abstractmethod
+    def noise_shape(self, image: Tensor) -> torch.Size:
+        """Shape of z for images `[B, C, H, W]`."""
+
+    @abstractmethod
+    def encode(self, image: Tensor, draw: Tensor) -> Tensor:
+        """z_0 of images `[B, C, H, W]` in [0, 1].
+
+        Args:
+            image: differentiable.
+            draw: standard normal, of the shape of z; for a latent that is random itself.
+        """
+
+    @abstractmethod
+    def predicted_noise(self, noisy: Tensor, repaint: Tensor, blanked: Tensor, timestep: Tensor) -> Tensor:
+        """e, of the shape of z.
+
+        Args:
+            noisy: z_t.
+            repaint: m, `[B, 1, h, w]` in the resolution of z.
+            blanked: y.
+            timestep: t, `[B]` or one for all, int64.
+        """
+
+    @abstractmethod
+    def edit(self, image: Tensor, keep: Tensor, prompts: Sequence[str], noise: Tensor) -> Tensor:
+        """Repaints images.
+
+        Args:
+            image: `[B, C, H, W]` in [0, 1].
+            keep: `[B, 1, H, W]`, 1 where the image is kept.
+            prompts: B of them; a model without text ignores them.
+            noise: standard normal, of the shape of z.
+
+        Returns:
+            `[B, C, H, W]` in [0, 1].
+        """
+
+    def repaint(self, keep: Tensor, shape: torch.Size) -> Tensor:
+        """m for what is kept, `[B, 1, H, W]`: 1 where it is repainted, by the nearest pixel."""
+        return F.interpolate(1 - keep, size=shape[-2:], mode="nearest")
+
+    def noise_given(self, image: Tensor, keep: Tensor, noise: Tensor, draw: Tensor, timestep: Tensor) -> Tensor:
+        """The predicted noise where z_t is `noise` itself: what the editor's first step computes.
+
+        Args:
+            image: `[B, C, H, W]` in [0, 1], differentiable.
+            keep: `[B, 1, H, W]`, 1 where the image is kept.
+            noise: z_t.
+            draw: standard normal, of the shape of z; see `encode`.
+            timestep: t.
+        """
+        blanked = self.encode(self.blanked(image, keep), draw)
+        return self.predicted_noise(noise, self.repaint(keep, noise.shape), blanked, timestep)
+
+    def blanked(self, image: Tensor, keep: Tensor) -> Tensor:
+        """The image with the repainted part grey, which is 0 in [-1, 1]."""
+        return image * keep + 0.5 * (1 - keep)
+
+    def first_timestep(self, num_steps: int) -> int:
+        """t at which an editor with so many steps begins."""
+        self.scheduler.set_timesteps(num_steps)
+        return int(self.scheduler.timesteps[0])
+
+    def denoising_error(self, image: Tensor, keep: Tensor, noise: Tensor, draw: Tensor, timestep: Tensor) -> Tensor:
+        """What the model is trained to lessen: the mean square of e minus its prediction, `[B]`."""
+        clean = self.encode(image, draw)
+        noisy = self.scheduler.add_noise(clean, noise, timestep)
+        blanked = self.encode(self.blanked(image, keep), draw)
+        predicted = self.predicted_noise(noisy, self.repaint(keep, noise.shape), blanked, timestep)
+        return (predicted - noise).square().flatten(1).mean(dim=1)
+
+
+class PixelInpainter(Inpainter):
+    """Repaints in pixel space, by deterministic DDIM steps.
+
+    Args:
+        network: a diffusers `UNet2DModel` with 2 C + 1 input channels (z_t, m, y) and C output channels.
+        num_train_timesteps: T of the linear schedule of beta.
+        beta_start: first beta.
+        beta_end: last beta.
+        num_inference_steps: steps of an edit.
+
+    Raises:
+        ValueError: if the steps of an edit are more than T.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        num_train_timesteps: int = 1000,
+        beta_start: float = 1e-4,
+        beta_end: float = 0.02,
+        num_inference_steps: int = 12,
+    ) -> None:
+        super().__init__()
+        from diffusers import DDIMScheduler
+
+        if not 1 <= num_inference_steps <= num_train_timesteps:
+            raise ValueError(
+                f"num_inference_steps must be in 1...{num_train_timesteps} (num_train_timesteps), got "
+                f"{num_inference_steps}"
+            )
+        self.network = network
+        self.num_inference_steps = num_inference_steps
+        self.scheduler = DDIMScheduler(
+            num_train_timesteps=num_train_timesteps,
+            beta_start=beta_start,
+            beta_end=beta_end,
+            clip_sample=True,
+            steps_offset=1,
+            set_alpha_to_one=False,
+        )
+
+    def noise_shape(self, image: Tensor) -> torch.Size:
+        return image.shape
+
+    def encode(self, image: Tensor, draw: Tensor) -> Tensor:
+        return 2 * image - 1
+
+    def predicted_noise(self, noisy: Tensor, repaint: Tensor, blanked: Tensor, timestep: Tensor) -> Tensor:
+        return self.network(torch.cat([noisy, repaint, blanked], dim=1), timestep).sample
+
+    @torch.no_grad()
+    def edit(self, image: Tensor, keep: Tensor, prompts: Sequence[str], noise: Tensor) -> Tensor:
+        self.scheduler.set_timesteps(self.num_inference_steps)
+        sample = noise
+        for timestep in self.scheduler.timesteps.to(image.device):
+            predicted = self.noise_given(image, keep, sample, noise, timestep)
+            sample = self.scheduler.step(predicted, timestep, sample).prev_sample
+        painted = ((sample + 1) / 2).clamp(0, 1)
+        return image * keep + painted * (1 - keep)
+
+
+class StableDiffusionInpainter(Inpainter):
+    """The networks of a diffusers `StableDiffusionInpaintPipeline`, frozen; protected against with an empty prompt.
+
+    Edits run that pipeline itself, without a safety checker, whose black images would falsify every comparison.
+
+    Args:
+        pipeline: a local folder as `save_pretrained` writes it, or a model's name on the Hugging Face Hub
+            (`runwayml/stable-diffusion-inpainting`).
+        num_inference_steps: steps of an edit.
+        guidance_scale: of an edit.
+        gradient_checkpointing: recompute activations of U-Net and encoder in the backward pass.
+
+    Raises:
+        FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
+        ValueError: if its U-Net does not take the 9 channels of an inpainting model.
+        ImportError: if transformers, which its text encoder needs, is not installed.
+    """
+
+    def __init__(
+        self,
+        pipeline: str,
+        num_inference_steps: int = 50,
+        guidance_scale: float = 7.5,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        from importlib.util import find_spec
+
+        if find_spec("transformers") is None:
+            raise ImportError("StableDiffusionInpainter needs transformers: pip install 'noiseworks[pipelines]'")
+        from diffusers import PNDMScheduler
+        from transformers import CLIPTextModel, CLIPTokenizer
+
+        options: dict[str, Any] = {"tuning": "frozen", "gradient_checkpointing": gradient_checkpointing}
+        self.network = diffusers_model(pipeline, subfolder="unet", **options)
+        channels = self.network.config.in_channels  # type: ignore[union-attr]
+        if channels != 9:
+            raise ValueError(
+                f"pipeline: the U-Net of {pipeline} takes {channels} channels, and that of an inpainting model takes 9"
+            )
+        self.vae = diffusers_model(pipeline, subfolder="vae", **options)
+        local = Path(pipeline).expanduser().is_dir()
+        try:
+            with torch.device("cpu"):
+                self.text_encoder = CLIPTextModel.from_pretrained(
+                    pipeline, subfolder="text_encoder", local_files_only=local
+                )
+            self.tokenizer = CLIPTokenizer.from_pretrained(pipeline, subfolder="tokenizer", local_files_only=local)
+            self.scheduler = PNDMScheduler.from_pretrained(pipeline, subfolder="scheduler", local_files_only=local)
+        except OSError as error:
+            raise FileNotFoundError(
+                f"{pipeline} lacks text_encoder, tokenizer or scheduler: expected a folder as "
+                f"StableDiffusionInpaintPipeline.save_pretrained writes it ({' '.join(str(error).split())})"
+            ) from error
+        self.text_encoder.requires_grad_(False).eval()
+        self.num_inference_steps = num_inference_steps
+        self.guidance_scale = guidance_scale
+        self._empty_prompt: Tensor | None = None
+
+    def train(self, mode: bool = True) -> "StableDiffusionInpainter":
+        """Its networks stay in evaluation mode."""
+        return super().train(False)
+
+    def noise_shape(self, image: Tensor) -> torch.Size:
+        config = self.vae.config
+        scale = 2 ** (len(config.block_out_channels) - 1)  # type: ignore[union-attr, arg-type]
+        height, width = image.shape[2] // scale, image.shape[3] // scale
+        return torch.Size((len(image), config.latent_channels, height, width))  # type: ignore[union-attr]
+
+    def encode(self, image: Tensor, draw: Tensor) -> Tensor:
+        posterior = self.vae.encode(2 * image - 1).latent_dist  # type: ignore[operator]
+        return self.vae.config.scaling_factor * (posterior.mean + posterior.std * draw)  # type: ignore[union-attr]
+
+    def predicted_noise(self, noisy: Tensor, repaint: Tensor, blanked: Tensor, timestep: Tensor) -> Tensor:
+        prompt = self.empty_prompt(noisy.device).expand(len(noisy), -1, -1)
+        channels = torch.cat([noisy, repaint, blanked], dim=1)
+        return self.network(channels, timestep, encoder_hidden_states=prompt).sample
+
+    def empty_prompt(self, device: torch.device) -> Tensor:
+        """c of the empty text, `[1, tokens, D]`; encoded once."""
+        if self._empty_prompt is None:
+            tokens = self.tokenizer(
+                "", padding="max_length", max_length=self.tokenizer.model_max_length, return_tensors="pt"
+            )
+            with torch.no_grad():
+                self._empty_prompt = self.text_encoder(tokens.input_ids.to(self.text_encoder.device))[0]
+        return self._empty_prompt.to(device)
+
+    @torch.no_grad()
+    def edit(self, image: Tensor, keep: Tensor, prompts: Sequence[str], noise: Tensor) -> Tensor:
+        from diffusers import StableDiffusionInpaintPipeline
+
+        pipeline = StableDiffusionInpaintPipeline(
+            vae=self.vae,
+            text_encoder=self.text_encoder,
+            tokenizer=self.tokenizer,
+            unet=self.network,
+            scheduler=self.scheduler,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline(
+            prompt=list(prompts),
+            image=2 * image - 1,
+            mask_image=1 - keep,
+            height=image.shape[2],
+            width=image.shape[3],
+            num_inference_steps=self.num_inference_steps,
+            guidance_scale=self.guidance_scale,
+            latents=noise,
+            generator=torch.Generator().manual_seed(0),
+            output_type="pt",
+        ).images.clamp(0, 1)
