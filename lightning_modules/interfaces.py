@@ -109,6 +109,16 @@ class FeatureSpectra(Protocol):
     """After a test: singular values in descending order, by the name of the features; the same on all processes."""
 
 
+@runtime_checkable
+class Detector(Protocol):
+    """A module that tells unfamiliar or adversarial inputs from familiar ones."""
+
+    detections: Sequence[Any]
+    """After testing, for each set a `lightning_modules.robustness.detection.Detection`."""
+    score: str
+    """The method among them that is the detector's own."""
+
+
 def require(module: Any, protocol: type, needed_by: str) -> None:
     """Refuses a module that lacks what a callback needs.
 

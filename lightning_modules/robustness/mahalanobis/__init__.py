@@ -1,0 +1,1 @@
+"""Out-of-distribution and adversarial inputs found by the Mahalanobis distance of their features to the class means."""

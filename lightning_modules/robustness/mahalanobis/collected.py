@@ -1,0 +1,34 @@
+"""Rows that are gathered from all batches and processes, in the order of the images."""
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+
+class Collected(Metric):
+    """Concatenates rows `[B, F]` with their positions, over batches and processes with shares of any size.
+
+    Rows of images that a sampler repeated to fill up are dropped.
+    """
+
+    full_state_update = False
+    index: list[Tensor]
+    rows: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.set_dtype(torch.float64)
+        self.add_state("index", default=[], dist_reduce_fx="cat")
+        self.add_state("rows", default=[], dist_reduce_fx="cat")
+
+    def update(self, index: Tensor, rows: Tensor) -> None:
+        """Adds `index` `[B]`, int64, and `rows` `[B, F]`, float64."""
+        self.index.append(index.detach().clone())
+        self.rows.append(rows.detach())
+
+    def compute(self) -> tuple[Tensor, Tensor]:
+        """Index `[N]` in ascending order, and the rows `[N, F]`, on the CPU."""
+        index, order = dim_zero_cat(self.index).cpu().sort(stable=True)
+        first = torch.cat([torch.ones(1, dtype=torch.bool), index[1:] != index[:-1]])
+        return index[first], dim_zero_cat(self.rows).cpu()[order][first]

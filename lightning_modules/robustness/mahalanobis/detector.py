@@ -1,0 +1,387 @@
+"""The Mahalanobis detector: out-of-distribution and adversarial inputs from the features of a trained classifier.
+
+For the features f_l of layer l, one Gaussian for each class with a shared covariance (`gaussians.py`) gives
+
+    M_l(x) = max_c -d_c(f_l(x')) / 2,      d_c(f) = (f - mu_c)^T Sigma^+ (f - mu_c),
+    x'     = x - epsilon sign(grad_x d_c^(f_l(x)) / 2),      c^ = argmin_c d_c(f_l(x)),
+
+and a logistic regression on validation data weighs the layers (`ensemble.py`). Neither is the network changed, nor x'
+clipped; sign(0) is +1. The paper has M_l without 1/2, and the published code has it, as here. Images are in [0, 1]
+outside the network, so epsilon is in pixel units, and the code's division by the deviation of its normalised channels
+falls away.
+
+What the regression and epsilon are tuned on is the score's name:
+
+* `tuned_on_target`: the first `num_validation` images of the test set and as many of the out-of-distribution set, half
+  of them for the weights, half to choose epsilon by TNR at 95 % TPR. For an attack: a tenth of the images, by AUROC.
+* `tuned_on_attack`: the same test images and their adversarial copies by the first of `attacks`; nothing of the
+  out-of-distribution set.
+* `mean`: nothing. The mean of the layers, each standardised by the rank of its covariance, with epsilon 0.
+* `last`: nothing. The last layer, with epsilon 0.
+
+The first `num_validation` images of either kind are left out of all metrics, whatever the score. An adversarial set has
+clean images and noisy copies as its familiar inputs, and holds the images that are classified rightly, noisy or not,
+and wrongly under attack. The code takes the first tenth of those, and here it is those among the first tenth of the
+test images, which are the same for all attacks.
+
+Source: Lee, Lee, Lee and Shin, A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial
+Attacks, NeurIPS 2018, arXiv 1807.03888.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor, nn
+
+from datamodules.batches import LabelledImageBatch, global_size, share
+from lightning_modules.classifier_steps import ClassifierSteps, accuracies
+from lightning_modules.robustness.attacks import Attack
+from lightning_modules.robustness.detection import METRICS, Detection
+from lightning_modules.robustness.mahalanobis.collected import Collected
+from lightning_modules.robustness.mahalanobis.ensemble import FEWEST, Ensemble, Sample, best_column, fit_ensemble
+from lightning_modules.robustness.mahalanobis.gaussians import ClassGaussians, standardized
+from lightning_modules.robustness.mahalanobis.layers import layer_features, named_layers, num_features
+from lightning_modules.robustness.mahalanobis.preprocessing import layer_confidence
+from lightning_modules.robustness.mahalanobis.scores import (
+    EPSILONS,
+    energy_confidence,
+    odin_confidence,
+    softmax_confidence,
+)
+
+Score = Literal["tuned_on_target", "tuned_on_attack", "mean", "last", "softmax", "energy", "odin"]
+SCORES = ("tuned_on_target", "tuned_on_attack", "mean", "last", "softmax", "energy", "odin")
+ADVERSARIAL_VALIDATION = 0.1
+SOFTMAX, ENERGY, RIGHT, RIGHT_BY_DISTANCE, FIRST_OF_LAYERS = range(5)
+
+
+def in_full_precision(device: torch.device) -> AbstractContextManager[Any]:
+    """Within it the network computes in the precision of its weights, whatever the trainer's."""
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
+
+
+class Mahalanobis(ClassifierSteps, LightningModule):
+    """Attaches a detector to a trained classifier: `fit` gathers statistics, `test` scores and measures.
+
+    `fit` is one pass over the training images (one epoch; more change nothing) and trains nothing: the network is in
+    evaluation mode, and the statistics are buffers of the checkpoint. They are best taken of images without
+    augmentation. `train/cross_entropy` shows whether the network has the weights that it should have.
+
+    `test` takes a DataModule with out-of-distribution sets, `datamodules.out_of_distribution.OutOfDistribution`, or any
+    one if there are `attacks`. For each set it logs of the chosen `score` `test/auroc_<set>`, `test/tnr95_<set>`,
+    `test/aupr_in_<set>`, `test/aupr_out_<set>` and `test/detection_accuracy_<set>`, and without a set's name their
+    means over the out-of-distribution sets; of all scores `test/auroc_<score>_<set>`.
+    `test/accuracy` is the network's, `test/accuracy_by_distance` that of the closest class mean in the last layer. The
+    callback `DetectionReport` writes tables and pictures of the same.
+
+    Args:
+        network: the trained classifier; maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`.
+        num_classes: number of classes, K.
+        layers: names of the modules whose outputs are the features, inside a `Normalized` network if it is one; the
+            last one should be the one before the classifier.
+        image_shape: C, H, W.
+        score: the one that metrics without a score's name are of. `softmax`, `energy` and `odin` are baselines.
+        epsilons: sizes of the input pre-processing to choose from, in pixel units; with 0.
+        num_validation: images of the test set, and of each out-of-distribution set, that tuning may use.
+        shrinkage: of the covariance towards a multiple of the identity, in [0, 1]; 0 is the paper's.
+        attacks: what adversarial images are made by, to be detected; `lightning_modules.robustness.attacks.PGD` with
+            one step and without a random start is FGSM.
+        noise_std: of the noisy copies that count as familiar beside adversarial images, in pixel units.
+        odin: measure ODIN too, with the published grid of 44 settings; it takes 41 forward passes.
+
+    Raises:
+        ValueError: if an argument is out of range, or a layer is not the network's.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        num_classes: int,
+        layers: list[str],
+        image_shape: tuple[int, int, int],
+        score: Score = "tuned_on_target",
+        epsilons: list[float] = [0.0, 0.0005, 0.001, 0.0014, 0.002, 0.005, 0.01],  # noqa: B006 - shown by --help
+        num_validation: int = 1000,
+        shrinkage: float = 0.0,
+        attacks: list[Attack] | None = None,
+        noise_std: float = 0.0125,
+        odin: bool = False,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.attacks = list(attacks or [])
+        if score not in SCORES:
+            raise ValueError(f"score must be one of {', '.join(SCORES)}, got {score!r}")
+        if score == "tuned_on_attack" and not self.attacks:
+            raise ValueError("score tuned_on_attack needs attacks, and there are none")
+        if score == "odin" and not odin:
+            raise ValueError("score odin needs odin: true")
+        if 0 not in epsilons or min(epsilons) < 0 or len(set(epsilons)) < len(epsilons):
+            raise ValueError(f"epsilons must be different numbers, at least 0 and with 0 among them, got {epsilons}")
+        if num_validation < 2 * FEWEST:
+            raise ValueError(f"num_validation must be at least {2 * FEWEST}, got {num_validation}")
+        if not 0 <= shrinkage <= 1:
+            raise ValueError(f"shrinkage must be in [0, 1], got {shrinkage}")
+        if noise_std < 0:
+            raise ValueError(f"noise_std must be at least 0, got {noise_std}")
+        titles = [attack.title for attack in self.attacks]
+        if twice := sorted({title for title in titles if titles.count(title) > 1}):
+            raise ValueError(f"attacks must have different names, got {', '.join(twice)} twice: set `name`")
+        # No step changes a parameter; that they could change keeps DistributedDataParallel content.
+        for parameter in network.parameters():
+            parameter.requires_grad_(parameter.is_floating_point())
+        self.network = network.eval()
+        self.num_classes = num_classes
+        self.layers = named_layers(network, layers)
+        self.gaussians = ClassGaussians(num_classes, num_features(network, self.layers, image_shape))
+        self.score = score
+        self.epsilons = list(epsilons)
+        self.num_validation = num_validation
+        self.shrinkage = shrinkage
+        self.noise_std = noise_std
+        self.odin = odin
+        self.metrics = accuracies(num_classes)
+        self.detections: list[Detection] = []
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The network, as what `Pretraining` may give its weights to."""
+        return self.network
+
+    def train(self, mode: bool = True) -> "Mahalanobis":
+        super().train(mode)
+        self.network.eval()
+        return self
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.network(image)
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit" and str(self.trainer.precision) == "16-mixed":
+            raise ValueError("trainer.precision 16-mixed scales losses, and there is none: use 32-true or bf16-mixed")
+
+    def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
+        with torch.no_grad(), in_full_precision(self.device):
+            logits, features = layer_features(self.network, self.layers, batch["image"])
+            self.gaussians.update(features, batch["label"])
+            loss = share(batch) * F.cross_entropy(logits, batch["label"])
+        size = global_size(batch)
+        self.log("train/cross_entropy", loss, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
+        optimizer: Any = self.optimizers()
+        optimizer.step()
+        return {"loss": loss, "logits": logits}
+
+    def configure_optimizers(self):
+        """An optimizer that finds no gradient: without steps Lightning saves no checkpoint."""
+        return torch.optim.SGD(self.network.parameters(), lr=0.0)
+
+    # testing
+
+    def on_test_start(self) -> None:
+        if not bool(self.gaussians.count.sum() > 0):
+            raise ValueError("the class statistics are empty: run fit before, or test a checkpoint of such a run")
+        loaders: Any = self.trainer.test_dataloaders
+        loaders = list(loaders) if isinstance(loaders, list | tuple) else [loaders]
+        names = list(getattr(self.trainer.datamodule, "origin_names", []))  # type: ignore[attr-defined]
+        self._names = names if len(names) == len(loaders) else [f"set_{place}" for place in range(len(loaders))]
+        if len(loaders) == 1 and not self.attacks:
+            raise ValueError(
+                "there is nothing to detect: give data of datamodules.out_of_distribution.OutOfDistribution, or attacks"
+            )
+        self._limited = bool(self.trainer.fast_dev_run) or self.trainer.limit_test_batches != 1.0  # type: ignore[attr-defined]
+        if len(loaders) > 1 and not self._limited:
+            for name, loader in zip(self._names, loaders, strict=True):
+                size = len(loader.dataset)
+                if size <= self.num_validation:
+                    raise ValueError(
+                        f"num_validation {self.num_validation} leaves none of the {size} images of {name} to measure by"
+                    )
+        count = len(self.gaussians.num_features)
+        with torch.inference_mode(False):  # as `test_step` differentiates through them
+            self._whitened = [self.gaussians.whitened(layer, self.shrinkage) for layer in range(count)]
+        self._collected = [Collected() for _ in loaders]
+        self._attacked = [Collected() for _ in self.attacks]
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
+        label, index = batch["label"], batch["index"]
+        # Testing takes place in inference mode, whose tensors have no gradients.
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            in_full_precision(self.device),
+        ):
+            image, label = batch["image"].clone(), label.clone()
+            scores = self._scores(image, label)
+            self._collected[dataloader_idx].update(index, scores)
+            if dataloader_idx > 0 or not self.attacks:
+                return
+            noisy = self._scores(image + self.noise_std * torch.randn_like(image), label)
+            for attack, collected in zip(self.attacks, self._attacked, strict=True):
+                adversarial = self._scores(attack.perturb(self.network, image, label), label)
+                usable = scores[:, RIGHT] * noisy[:, RIGHT] * (1 - adversarial[:, RIGHT])
+                collected.update(index, torch.cat([usable[:, None], noisy, adversarial], dim=1))
+
+    def _scores(self, image: Tensor, label: Tensor) -> Tensor:
+        """Everything that is known of a batch, `[B, columns]`: see the names of columns above."""
+        logits, distances, layers = layer_confidence(self.network, self.layers, self._whitened, image, self.epsilons)
+        nearest = self._whitened[-1].classes[distances[-1].argmin(dim=1)]
+        columns = [softmax_confidence(logits), energy_confidence(logits)]
+        columns += [(logits.argmax(dim=1) == label).double(), (nearest == label).double()]
+        parts = [torch.stack(columns, dim=1), layers.flatten(1)]
+        if self.odin:
+            parts.append(odin_confidence(self.network, image).flatten(1))
+        return torch.cat(parts, dim=1)
+
+    def _layers_of(self, scores: Tensor) -> Tensor:
+        """M `[N, L, epsilons]` among the columns."""
+        size = len(self.layers) * len(self.epsilons)
+        return scores[:, FIRST_OF_LAYERS : FIRST_OF_LAYERS + size].unflatten(1, (len(self.layers), len(self.epsilons)))
+
+    def on_test_epoch_end(self) -> None:
+        collected = [one.compute() for one in self._collected]
+        attacked = [one.compute() for one in self._attacked]
+        index, familiar = collected[0]
+        same = {"reduce_fx": "max", "sync_dist": True}  # all processes have the same, and a maximum leaves it
+        self.log("test/accuracy", familiar[:, RIGHT].mean(), **same)  # type: ignore[arg-type]
+        self.log("test/accuracy_by_distance", familiar[:, RIGHT_BY_DISTANCE].mean(), **same)  # type: ignore[arg-type]
+        for place, (name, map) in enumerate(zip(self.layers, self._whitened, strict=True)):
+            if map.rank < self.gaussians.num_features[place]:
+                rank_zero_warn(
+                    f"layer {name}: the covariance of {self.gaussians.num_features[place]} features has rank "
+                    f"{map.rank}; the distances ignore the other directions (shrinkage would use them)"
+                )
+        smallest = min(len(rows) for rows, _ in collected)
+        V = min(self.num_validation, smallest // 2) if self._limited else self.num_validation
+        by_attack = self._tuned_on_attack(familiar, attacked, V) if attacked and len(collected) > 1 else None
+        self.detections = [
+            self._against_set(name, (index, familiar), other, V, by_attack)
+            for name, other in zip(self._names[1:], collected[1:], strict=True)
+        ]
+        num_sets = len(self.detections)
+        self.detections += self._against_attacks((index, familiar), attacked)
+        means: dict[str, list[float]] = {metric: [] for metric in METRICS}
+        for place, detection in enumerate(self.detections):
+            for method in detection.confidence:
+                values = detection.metrics(method)
+                if method in SCORES:
+                    self.log(f"test/auroc_{method}_{detection.target}", values["auroc"], **same)  # type: ignore[arg-type]
+                if method == self.score:
+                    for metric, value in values.items():
+                        self.log(f"test/{metric}_{detection.target}", value, **same)  # type: ignore[arg-type]
+                        if place < num_sets or num_sets == 0:
+                            means[metric].append(value)
+        for metric, of_sets in means.items():
+            if of_sets:
+                self.log(f"test/{metric}", sum(of_sets) / len(of_sets), **same)  # type: ignore[arg-type]
+
+    def _against_set(
+        self,
+        name: str,
+        familiar: tuple[Tensor, Tensor],
+        other: tuple[Tensor, Tensor],
+        V: int,
+        by_attack: Ensemble | None,
+    ) -> Detection:
+        """All scores of the test set and of an out-of-distribution set."""
+        scores = torch.cat([familiar[1], other[1]])
+        is_target = torch.cat([torch.zeros(len(familiar[1])), torch.ones(len(other[1]))]).bool()
+        position = torch.cat([torch.arange(len(familiar[1])), torch.arange(len(other[1]))])
+        fit, choose = position < V // 2, (position >= V // 2) & (position < V)
+        return self._detection(
+            name, torch.cat([familiar[0], other[0]]), scores, is_target, fit, choose, "tnr95", by_attack
+        )
+
+    def _against_attacks(
+        self, familiar: tuple[Tensor, Tensor], attacked: list[tuple[Tensor, Tensor]]
+    ) -> list[Detection]:
+        """All scores of clean, noisy and adversarial images. An attack that fools nobody is left out."""
+        index, clean = familiar
+        V = int(ADVERSARIAL_VALIDATION * len(clean))
+        by_attack = self._tuned_on_attack(clean, attacked, V) if attacked else None
+        detections = []
+        for attack, (_, rows) in zip(self.attacks, attacked, strict=True):
+            copies, position = self._copies(clean, rows)
+            if len(position) == 0 or bool((position < V).all()):
+                rank_zero_warn(f"{attack.title} fools the network on no image to measure detection by: left out")
+                continue
+            scores = torch.cat(copies)
+            position = position.repeat(3)
+            is_target = torch.arange(3).repeat_interleave(len(copies[0])) == 2
+            fit, choose = position < V // 2, (position >= V // 2) & (position < V)
+            detections.append(
+                self._detection(attack.title, index[position], scores, is_target, fit, choose, "auroc", by_attack)
+            )
+        return detections
+
+    @staticmethod
+    def _copies(clean: Tensor, rows: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Scores of clean, noisy and adversarial copies of the images that an attack fools, and their positions."""
+        position = (rows[:, 0] > 0).nonzero()[:, 0]
+        noisy, adversarial = rows[position, 1:].chunk(2, dim=1)
+        return [clean[position], noisy, adversarial], position
+
+    def _tuned_on_attack(self, clean: Tensor, attacked: list[tuple[Tensor, Tensor]], V: int) -> Ensemble | None:
+        """Tuned on the first attack's copies of the first V test images; None if there are too few."""
+        copies, position = self._copies(clean, attacked[0][1])
+        halves = position < V // 2, (position >= V // 2) & (position < V)
+        plain, noisy, adversarial = (self._layers_of(part) for part in copies)
+        fit, choose = (Sample(torch.cat([plain[rows], noisy[rows]]), adversarial[rows]) for rows in halves)
+        if min(fit.fewest, choose.fewest) < FEWEST:
+            self._without("tuned_on_attack", self.attacks[0].title, fit, choose)
+            return None
+        return fit_ensemble(fit, choose, choose_by="auroc")
+
+    def _without(self, method: str, target: str, fit: Sample, choose: Sample) -> None:
+        """Says that a score is left out for want of validation data, or raises if it is the one that was asked for."""
+        message = (
+            f"{method}: {fit.fewest} and {choose.fewest} validation inputs of {target} are too few to fit weights and "
+            f"to choose epsilon by"
+        )
+        if method == self.score and not self._limited:
+            raise ValueError(f"score {message}; raise num_validation, or choose a stronger attack")
+        rank_zero_warn(f"{message}: left out")
+
+    def _detection(
+        self,
+        target: str,
+        index: Tensor,
+        scores: Tensor,
+        is_target: Tensor,
+        fit: Tensor,
+        choose: Tensor,
+        choose_by: Literal["tnr95", "auroc"],
+        by_attack: Ensemble | None,
+    ) -> Detection:
+        layers = self._layers_of(scores)
+        plain = self.epsilons.index(0)
+        detection = Detection(target, index, is_target, fit | choose)
+        methods = detection.confidence
+        to_fit, to_choose = (Sample(layers[rows & ~is_target], layers[rows & is_target]) for rows in (fit, choose))
+        tuned = None
+        if min(to_fit.fewest, to_choose.fewest) < FEWEST:
+            self._without("tuned_on_target", target, to_fit, to_choose)
+        else:
+            tuned = fit_ensemble(to_fit, to_choose, choose_by)
+        for method, ensemble in {"tuned_on_target": tuned, "tuned_on_attack": by_attack}.items():
+            if ensemble is not None:
+                methods[method] = ensemble.confidence(layers)
+                detection.epsilon[method] = self.epsilons[ensemble.column]
+        rank = torch.tensor([map.rank for map in self._whitened])
+        methods["mean"] = standardized(layers[:, :, plain], rank).mean(dim=1)
+        methods["last"] = layers[:, -1, plain]
+        for place, name in enumerate(self.layers):
+            methods[f"layer {name}"] = layers[:, place, plain]
+        methods["softmax"], methods["energy"] = scores[:, SOFTMAX], scores[:, ENERGY]
+        if self.odin:
+            settings = scores[:, FIRST_OF_LAYERS + layers[0].numel() :]
+            rows = fit | choose
+            column = best_column(settings[rows & ~is_target], settings[rows & is_target])
+            methods["odin"] = settings[:, column]
+            detection.epsilon["odin"] = EPSILONS[column % len(EPSILONS)]
+        return detection

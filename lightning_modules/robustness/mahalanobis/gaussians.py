@@ -1,0 +1,218 @@
+"""One Gaussian for each class over the features f of a network's layers, with one covariance for all classes.
+
+    mu_c  = (1/N_c) sum_{i: y_i = c} f_i
+    Sigma = (1/N) sum_c sum_{i: y_i = c} (f_i - mu_c) (f_i - mu_c)^T
+    d_c(f) = (f - mu_c)^T Sigma^+ (f - mu_c)
+
+The estimates are streamed. Of each global batch, with n'_c, m'_c and S' for its counts, means and scatter about them,
+
+    S <- S + S' + sum_c (n_c n'_c / (n_c + n'_c)) (m'_c - mu_c) (m'_c - mu_c)^T
+    mu_c <- mu_c + (n'_c / (n_c + n'_c)) (m'_c - mu_c),    n_c <- n_c + n'_c,    Sigma = S / N,
+
+which subtracts no large numbers and needs 8 (K + K D + sum_l d_l^2) bytes for K classes and layers of d_l features, D
+together, whatever N. All of it is in double precision.
+
+Sources: Lee, Lee, Lee and Shin, A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial
+Attacks, NeurIPS 2018, arXiv 1807.03888, section 2 and algorithm 2; Chan, Golub and LeVeque, Updating Formulae and a
+Pairwise Algorithm for Computing Sample Variances, COMPSTAT 1982, for the merging of two estimates.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+def class_means(features: Tensor, label: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Sums over classes, added up over all processes.
+
+    Args:
+        features: `[B, D]`, double precision: this process's share.
+        label: `[B]`, int64.
+        num_classes: K.
+
+    Returns:
+        Counts `[K]` and means `[K, D]`, 0 for classes that are not there.
+    """
+    rows = torch.cat([features, features.new_ones(len(features), 1)], dim=1)
+    sums = summed(rows.new_zeros(num_classes, rows.shape[1]).index_add_(0, label, rows))
+    count = sums[:, -1]
+    return count, sums[:, :-1] / count.clamp(min=1)[:, None]
+
+
+def summed(value: Tensor) -> Tensor:
+    """The sum over processes, in place."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(value)
+    return value
+
+
+class ClassGaussians(nn.Module):
+    """Streams means and covariances. Its buffers are the same on all processes after each update.
+
+    Args:
+        num_classes: K.
+        num_features: d_l of each layer.
+    """
+
+    count: Tensor
+    """`[K]`: samples of each class."""
+    mean: Tensor
+    """`[K, D]`: mu of all layers side by side."""
+    scatter: Tensor
+    """`[sum_l d_l^2]`: N Sigma of all layers, one after the other."""
+
+    def __init__(self, num_classes: int, num_features: Sequence[int]) -> None:
+        super().__init__()
+        self.num_features = list(num_features)
+        sizes = {
+            "count": (num_classes,),
+            "mean": (num_classes, sum(num_features)),
+            "scatter": (sum(d * d for d in num_features),),
+        }
+        for name, size in sizes.items():
+            self.register_buffer(name, torch.zeros(size, dtype=torch.float64))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ClassGaussians":
+        """Moves to other devices, and stays in double precision."""
+
+        def moved(tensor: Tensor) -> Tensor:
+            result = fn(tensor)
+            return result if result.dtype == torch.float64 else tensor.to(result.device)
+
+        return super()._apply(moved, recurse)
+
+    @torch.no_grad()
+    def update(self, features: Sequence[Tensor], label: Tensor) -> None:
+        """Adds a global batch. The host waits for the device nowhere.
+
+        Args:
+            features: `[B, d_l]` of each layer: this process's share, of any size.
+            label: `[B]`, int64, in 0...K - 1.
+        """
+        parts = [part.double() for part in features]
+        count, mean = class_means(torch.cat(parts, dim=1), label, len(self.count))
+        products = []
+        for part, centre in zip(parts, mean.split(self.num_features, dim=1), strict=True):
+            centred = part - centre[label]
+            products.append((centred.T @ centred).flatten())
+        scatter = summed(torch.cat(products))
+        total = self.count + count
+        new = count / total.clamp(min=1)
+        shift = torch.where(count[:, None] > 0, mean - self.mean, 0.0)
+        weight = self.count * new
+        moved = [(part.T * weight) @ part for part in shift.split(self.num_features, dim=1)]
+        self.scatter += scatter + torch.cat([part.flatten() for part in moved])
+        self.mean += new[:, None] * shift
+        self.count.copy_(total)
+
+    def means(self, layer: int) -> Tensor:
+        """mu `[K, d]` of a layer."""
+        return self.mean.split(self.num_features, dim=1)[layer]
+
+    def covariance(self, layer: int) -> Tensor:
+        """Sigma `[d, d]` of a layer, the maximum-likelihood estimate."""
+        d = self.num_features[layer]
+        scatter = self.scatter.split([width**2 for width in self.num_features])[layer]
+        return scatter.view(d, d) / self.count.sum()
+
+    def whitened(self, layer: int, shrinkage: float = 0.0) -> "Whitened":
+        """The distances' coordinates of a layer, see `whiten`."""
+        return whiten(self.means(layer), self.covariance(layer), self.count > 0, shrinkage)
+
+
+class Whitened(NamedTuple):
+    """Coordinates in which d_c is the squared Euclidean distance: z = (f - centre) W with W W^T = Sigma^+."""
+
+    classes: Tensor
+    """`[C]`, int64: those that have a mean."""
+    centre: Tensor
+    """`[d]`."""
+    whitening: Tensor
+    """W, `[d, rank of Sigma]`."""
+    mean: Tensor
+    """`[C, rank]`: the class means in these coordinates."""
+
+    @property
+    def rank(self) -> int:
+        return self.whitening.shape[1]
+
+    @property
+    def precision(self) -> Tensor:
+        """Sigma^+, `[d, d]`."""
+        return self.whitening @ self.whitening.T
+
+
+def shrunk(covariance: Tensor, shrinkage: float) -> Tensor:
+    """(1 - s) Sigma + s (tr Sigma / d) I, which has full rank for s > 0."""
+    d = len(covariance)
+    scale = covariance.diagonal().sum() / d
+    return (1 - shrinkage) * covariance + shrinkage * scale * torch.eye(d).to(covariance)
+
+
+def whiten(mean: Tensor, covariance: Tensor, present: Tensor, shrinkage: float = 0.0) -> Whitened:
+    """The pseudo-inverse of Sigma as a map.
+
+    Directions whose variance is less than d times the rounding error of the largest count as having none, and
+    distances ignore them.
+
+    Args:
+        mean: mu, `[K, d]`.
+        covariance: Sigma, `[d, d]`.
+        present: `[K]`, bool: classes that have samples.
+        shrinkage: s, see `shrunk`.
+    """
+    variance, direction = torch.linalg.eigh(shrunk(covariance, shrinkage))
+    kept = variance > len(variance) * torch.finfo(variance.dtype).eps * variance[-1].clamp(min=0)
+    whitening = direction[:, kept] / variance[kept].sqrt()
+    classes = present.nonzero()[:, 0]
+    centre = mean[classes].mean(dim=0)
+    return Whitened(classes, centre, whitening, (mean[classes] - centre) @ whitening)
+
+
+def squared_distances(features: Tensor, whitened: Whitened) -> Tensor:
+    """d_c, `[B, C]` in double precision, of features `[B, d]` to the classes that `whitened` has."""
+    z = (features.double() - whitened.centre) @ whitened.whitening
+    squares = z.square().sum(dim=1, keepdim=True) + whitened.mean.square().sum(dim=1)
+    return (squares - 2 * z @ whitened.mean.T).clamp(min=0)
+
+
+def confidence(features: Tensor, whitened: Whitened) -> Tensor:
+    """M = max_c -d_c / 2, `[B]`: at most 0, and higher for what is like the training data."""
+    return -0.5 * squared_distances(features, whitened).amin(dim=1)
+
+
+def standardized(confidence: Tensor, rank: Tensor | int) -> Tensor:
+    """(M + r/2) / sqrt(r/2): mean 0 and deviation 1 if -2 M is the square of r standard normal coordinates.
+
+    Makes layers comparable without any validation data. -r/2 is also the exact mean over the training set of -d_y / 2
+    for its own labels, whatever the distribution.
+
+    Args:
+        confidence: M.
+        rank: r, of the covariance; broadcasts with M.
+    """
+    half = torch.as_tensor(rank, device=confidence.device) / 2
+    return (confidence + half) / half.clamp(min=0.5).sqrt()
+
+
+def with_new_class(mean: Tensor, covariance: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+    """Class-incremental learning (algorithm 2): another class joins as one of C + 1 equals.
+
+        Sigma <- C/(C+1) Sigma + 1/(C+1) S,   S = (1/n) sum_i (f_i - mu_{C+1}) (f_i - mu_{C+1})^T
+
+    Args:
+        mean: `[C, d]`.
+        covariance: Sigma, `[d, d]`.
+        features: `[n, d]` of the new class.
+
+    Returns:
+        Means `[C + 1, d]` and the new Sigma.
+    """
+    features = features.to(mean)
+    added = features.mean(dim=0)
+    centred = features - added
+    C = len(mean)
+    spread = centred.T @ centred / len(features)
+    return torch.cat([mean, added[None]]), (C * covariance + spread) / (C + 1)

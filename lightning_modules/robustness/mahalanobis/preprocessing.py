@@ -1,0 +1,64 @@
+"""Confidence of layers at images that were moved a little towards the closest class.
+
+    x' = x - epsilon sign(grad_x d_c^(f_l(x)) / 2),   c^ = argmin_c d_c(f_l(x)),   M_l(x) = max_c -d_c(f_l(x')) / 2
+
+Each layer has an x' of its own, and the maximum is over all classes again. sign(0) is +1, and x' is not clipped.
+
+Source: Lee et al., A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks,
+NeurIPS 2018, arXiv 1807.03888, equations 3 and 4 (without 1/2; the published code has it).
+"""
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.robustness.mahalanobis.gaussians import Whitened, confidence, squared_distances
+from lightning_modules.robustness.mahalanobis.layers import layer_features
+from lightning_modules.robustness.mahalanobis.scores import direction
+
+
+def layer_confidence(
+    network: nn.Module,
+    layers: dict[str, nn.Module],
+    whitened: list[Whitened],
+    image: Tensor,
+    epsilons: list[float],
+) -> tuple[Tensor, list[Tensor], Tensor]:
+    """M of each layer with input pre-processing of each size.
+
+    One forward pass with a backward pass for each layer, and one forward pass for each layer and epsilon other than 0.
+
+    Args:
+        network: maps images to logits, row by row.
+        layers: L of them, of `named_layers`.
+        whitened: of each layer.
+        image: `[B, C, H, W]`, in [0, 1]; no inference tensor.
+        epsilons: in pixel units.
+
+    Returns:
+        Logits `[B, K]` and distances `[B, C]` of each layer, at the image itself, and M `[B, L, epsilons]` in double
+        precision. Parameters get no gradient.
+    """
+    moves = any(epsilon != 0 for epsilon in epsilons)
+    with torch.set_grad_enabled(moves):
+        image = image.detach().requires_grad_(moves)
+        logits, features = layer_features(network, layers, image)
+        distances = [squared_distances(part, map) for part, map in zip(features, whitened, strict=True)]
+    rows = []
+    for number, (name, map) in enumerate(zip(layers, whitened, strict=True)):
+        distance = distances[number]
+        towards = image
+        if moves:
+            # The least distance has the gradient of the closest class's; the scale does not matter for its sign.
+            least = distance.amin(dim=1).sum()
+            (gradient,) = torch.autograd.grad(least, image, retain_graph=number + 1 < len(layers))
+            towards = direction(gradient)
+        columns = []
+        with torch.no_grad():
+            for epsilon in epsilons:
+                if epsilon == 0:
+                    columns.append(-0.5 * distance.amin(dim=1))
+                else:
+                    _, [moved] = layer_features(network, {name: layers[name]}, image - epsilon * towards)
+                    columns.append(confidence(moved, map))
+        rows.append(torch.stack(columns, dim=1))
+    return logits.detach(), [distance.detach() for distance in distances], torch.stack(rows, dim=1).detach()
