@@ -22,6 +22,11 @@ def probabilities() -> Tensor:
 
 
 class Known(LightningModule):
+    num_classes = NUM_CLASSES
+
+    def forward(self, image: Tensor) -> Tensor:
+        return image
+
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         probability = probabilities()[batch["index"]]
         return {
@@ -136,12 +141,21 @@ def test_half_precision_probabilities_are_written_in_single_precision(tmp_path: 
 
 
 def test_a_step_that_returns_something_else_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
-    class LogitsOnly(LightningModule):
-        def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+    class LogitsOnly(Known):
+        def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:  # type: ignore[override]
             return batch["index"]
 
     with pytest.raises(ValueError, match=r"\['index', 'prediction', 'probabilities'\].*LogitsOnly returns Tensor"):
         trainer_in(tmp_path, WritePredictions()).predict(LogitsOnly(), datamodule=Shuffled())
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_module_that_is_no_classifier_is_left_alone(tmp_path: Path) -> None:
+    class Writer(LightningModule):
+        def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+            return batch["index"]
+
+    trainer_in(tmp_path, WritePredictions()).predict(Writer(), datamodule=Shuffled())
     assert not list(tmp_path.iterdir())
 
 
