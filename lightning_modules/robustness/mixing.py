@@ -9,7 +9,7 @@ whatever g says. That takes alpha > 1/2: up to there g can outvote h. Hence two 
     smoothing:   r = sigma/2 [Phi^-1(alpha h_y) - Phi^-1(alpha h_2 + 1 - alpha)]_+,   h(x) = E[k(x + sigma e)], k in
                  [0, 1]^K, h_2 the second largest.
 
-g is evaluated at x itself and is not smoothed. With h_2 <= 1 - h_y the second radius is sigma Phi^-1(alpha h_y). That is
+g is evaluated at x itself and is not smoothed. With h_2 <= 1 - h_y the second radius is sigma Phi^-1(alpha h_y). It is
 not the most that can be proved: within r of x, h_y is at least Phi(Phi^-1(h_y) - r / sigma) (Cohen et al., 2019), and
 alpha h_y > 1/2 is enough for f to give y, hence
 

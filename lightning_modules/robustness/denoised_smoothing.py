@@ -1,0 +1,197 @@
+"""Diffusion-denoised smoothing (DDS): a diffusion model takes the noise away before a classifier is asked.
+
+A diffusion model knows images x in [-1, 1] at noise levels t: x_t = sqrt(abar_t) x + sqrt(1 - abar_t) e, e ~ N(0, I).
+Divided by sqrt(abar_t), and with pixels in [0, 1], that is an image under Gaussian noise of standard deviation
+
+    s_t = sqrt((1 - abar_t) / abar_t) / 2.
+
+To certify at sigma take t*, the first t with s_t >= sigma. One evaluation of the model estimates the image,
+
+    x = (x_t - sqrt(1 - abar_t) e_theta(x_t, t)) / sqrt(abar_t)   clipped to [-1, 1],
+
+or x = sqrt(abar_t) x_t - sqrt(1 - abar_t) v_theta, or x_theta itself, by what the model predicts; the classifier sees
+that. As the noise is s_t >= sigma, the radius sigma Phi^-1(p) of randomised smoothing holds. Neither model has to know
+of it.
+
+Source: Carlini, Tramer, Dvijotham, Rice, Sun and Kolter, (Certified!!) Adversarial Robustness for Free!, ICLR 2023,
+arXiv 2206.10550.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import DDIMScheduler, DDPMScheduler
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
+
+from datamodules.batches import LabelledImageBatch, global_size, share
+from lightning_modules.classifier_steps import ClassifierSteps, accuracies
+from lightning_modules.robustness.smoothing import gaussian_radius
+
+Prediction = Literal["epsilon", "v_prediction", "sample"]
+
+
+def noise_levels(alphas_cumprod: ArrayLike) -> NDArray[np.float64]:
+    """s_t for abar_t, any shape: standard deviation of the noise in pixel units."""
+    abar = np.asarray(alphas_cumprod, dtype=np.float64)
+    return np.sqrt((1 - abar) / abar) / 2
+
+
+def first_timestep(sigma: float, alphas_cumprod: ArrayLike) -> int:
+    """t*, the first t with s_t >= sigma.
+
+    Args:
+        sigma: in pixel units.
+        alphas_cumprod: `[T]`: abar, which falls.
+
+    Raises:
+        ValueError: if no level has so much noise.
+    """
+    levels = noise_levels(alphas_cumprod)
+    t = int(np.searchsorted(levels, sigma))
+    if t == len(levels):
+        raise ValueError(f"sigma must be at most {levels[-1]:.4g}, the most noise of the scheduler, got {sigma}")
+    return t
+
+
+def clean_estimate(output: Tensor, noisy: Tensor, abar: float | Tensor, prediction: Prediction) -> Tensor:
+    """The image in [-1, 1] that a diffusion model's output stands for, not clipped.
+
+    Args:
+        output: `[B, C, H, W]`, of the model. Further channels, of a learned variance, are left out.
+        noisy: `[B, C, H, W]`: x_t.
+        abar: of its level; a number, or `[B, 1, 1, 1]`.
+        prediction: what the output is.
+    """
+    output = output[:, : noisy.shape[1]]
+    abar = torch.as_tensor(abar, dtype=noisy.dtype, device=noisy.device)
+    if prediction == "epsilon":
+        return (noisy - (1 - abar).sqrt() * output) / abar.sqrt()
+    if prediction == "v_prediction":
+        return abar.sqrt() * noisy - (1 - abar).sqrt() * output
+    return output
+
+
+def diffusion_target(image: Tensor, noise: Tensor, abar: Tensor, prediction: Prediction) -> Tensor:
+    """What a diffusion model should say of sqrt(abar) x + sqrt(1 - abar) e, all `[B, C, H, W]`, abar `[B, 1, 1, 1]`."""
+    if prediction == "epsilon":
+        return noise
+    if prediction == "v_prediction":
+        return abar.sqrt() * noise - (1 - abar).sqrt() * image
+    return image
+
+
+class DenoisedSmoothing(ClassifierSteps, LightningModule):
+    """A classifier behind a diffusion model, for the callback `Certification`.
+
+    The paper takes both as they are, and nothing is trained: `test` certifies. `fit` trains those parts that have
+    trainable parameters: the classifier by cross-entropy on clean images, the diffusion model by the mean squared error
+    of its prediction at random levels. Test accuracy is that of the classifier on clean images.
+
+    Args:
+        network: the classifier; maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`. In
+            `lightning_modules.networks.resized.Resized` it sees them at another size.
+        denoiser: a U-Net of diffusers without conditions, for images of the data's size in [-1, 1]: called with x_t and
+            t `[B]`, its result has a `sample` `[B, C or 2 C, H, W]`.
+        scheduler: that the U-Net was trained with; its betas and prediction type are used.
+        num_classes: number of classes, K.
+        optimizer: built on the trainable parameters of both.
+        lr_scheduler: stepped every epoch.
+
+    Raises:
+        ValueError: if the scheduler's prediction type is none of epsilon, v_prediction and sample.
+    """
+
+    certificate = "Cohen et al. 2019, of a classifier behind a denoiser"
+    alphas_cumprod: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        denoiser: nn.Module,
+        scheduler: DDPMScheduler | DDIMScheduler,
+        num_classes: int,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        lr_scheduler: LRSchedulerCallable = torch.optim.lr_scheduler.ConstantLR,
+    ) -> None:
+        super().__init__()
+        prediction = scheduler.config.prediction_type
+        if prediction not in ("epsilon", "v_prediction", "sample"):
+            raise ValueError(f"scheduler.prediction_type must be epsilon, v_prediction or sample, got {prediction!r}")
+        self.network = network
+        self.denoiser = denoiser
+        self.num_classes = num_classes
+        self.prediction: Prediction = prediction
+        with torch.device("cpu"):  # the levels are needed where other tensors may have no values
+            abar = type(scheduler).from_config(scheduler.config).alphas_cumprod
+        self.levels = abar.double().numpy()
+        self.register_buffer("alphas_cumprod", abar.clone())
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.metrics = accuracies(num_classes)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.network(image)
+
+    def estimate(self, noisy: Tensor, t: int) -> Tensor:
+        """The clean image, in [0, 1], of one under noise of level s_t in pixel units; `[B, C, H, W]` both."""
+        abar = float(self.levels[t])
+        x_t = math.sqrt(abar) * (2 * noisy - 1)
+        timestep = torch.full((len(noisy),), t, dtype=torch.int64, device=noisy.device)
+        output = self.denoiser(x_t, timestep).sample
+        return (clean_estimate(output, x_t, abar, self.prediction).clamp(-1, 1) + 1) / 2
+
+    def denoise(self, noisy: Tensor, sigma: float | Tensor | None = None) -> Tensor:
+        """Removes noise of the standard deviation `sigma`, in pixel units, in one evaluation.
+
+        Raises:
+            ValueError: if `sigma` is not one number.
+        """
+        if sigma is None or (isinstance(sigma, Tensor) and sigma.numel() > 1):
+            raise ValueError(f"sigma must be one number for all images, got {sigma}")
+        return self.estimate(noisy, first_timestep(float(sigma), self.levels))
+
+    def smoothed_logits(self, image: Tensor, noise: Tensor, sigma: float) -> Tensor:
+        """Logits `[1, B, K]` of the denoised images; the noise has the standard deviation s_t* >= sigma."""
+        t = first_timestep(sigma, self.levels)
+        noisy = torch.add(image, noise, alpha=float(noise_levels(self.levels[t])))
+        return self(self.estimate(noisy.to(next(self.network.parameters()).dtype), t))[None]
+
+    def certified_radius(self, probability: Sequence[float], sigma: float) -> float:
+        return gaussian_radius(probability[0], sigma)
+
+    def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
+        image = batch["image"]
+        logits = self(image)
+        terms = {"cross_entropy": F.cross_entropy(logits, batch["label"])}
+        if any(parameter.requires_grad for parameter in self.denoiser.parameters()):
+            terms["diffusion"] = self._diffusion_loss(2 * image - 1)
+        loss = share(batch) * torch.stack(list(terms.values())).sum()
+        logged = {f"train/{name}": share(batch) * term.detach() for name, term in terms.items()}
+        self.log_dict(
+            logged | {"train/loss": loss.detach()},
+            on_step=False,
+            on_epoch=True,
+            batch_size=global_size(batch),
+            sync_dist=True,
+        )
+        return {"loss": loss, "logits": logits.detach()}
+
+    def _diffusion_loss(self, image: Tensor) -> Tensor:
+        t = torch.randint(len(self.levels), (len(image),), device=image.device)
+        abar = self.alphas_cumprod.to(image.dtype)[t].view(-1, 1, 1, 1)
+        noise = torch.randn_like(image)
+        output = self.denoiser(abar.sqrt() * image + (1 - abar).sqrt() * noise, t).sample
+        target = diffusion_target(image, noise, abar, self.prediction)
+        return F.mse_loss(output[:, : image.shape[1]], target)
+
+    def configure_optimizers(self):
+        parameters = [p for part in (self.network, self.denoiser) for p in part.parameters()]
+        optimizer = self.optimizer([p for p in parameters if p.requires_grad])
+        return [optimizer], [self.lr_scheduler(optimizer)]

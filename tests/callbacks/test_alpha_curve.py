@@ -1,0 +1,97 @@
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from lightning.pytorch import Trainer
+
+from callbacks.alpha_curve import AlphaCurve, draw_alpha_curve
+from datamodules.digits import Digits
+from lightning_modules.networks.mlp import MLP
+from lightning_modules.noisy_labels.cross_entropy import CrossEntropy
+from lightning_modules.robustness.adaptive_smoothing import AdaptiveSmoothing
+from lightning_modules.robustness.attacks import PGD, pgd
+from lightning_modules.robustness.mixing_network import MixingPerceptron, Mixture
+
+ATTACK = PGD("linf", epsilon=0.1, steps=3, random_start=False)
+
+
+def module(learned: bool = True) -> AdaptiveSmoothing:
+    torch.manual_seed(0)
+    g, h = MLP(64, [12], 10), MLP(64, [6], 10)
+    if not learned:
+        return AdaptiveSmoothing(Mixture(g, h, alpha=0.7), num_classes=10)
+    names = ["layers.1"]
+    mixture = Mixture(g, h, MixingPerceptron(18, [4]), accurate_features=names, robust_features=names)
+    return AdaptiveSmoothing(mixture, num_classes=10)
+
+
+def evaluate(callback: AlphaCurve, built: Any, directory: Path) -> None:
+    trainer = Trainer(
+        accelerator="cpu",
+        callbacks=[callback],
+        default_root_dir=directory,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    trainer.test(built, datamodule=Digits(), verbose=False)
+
+
+def test_the_table_is_what_the_attack_does_to_each_mixture(tmp_path: Path) -> None:
+    built = module()
+    evaluate(AlphaCurve(ATTACK, alphas=[1.0, 0.0, 0.6], batch_size=40, skip=5), built, tmp_path)
+    table = pd.read_csv(tmp_path / "alpha_curve.csv")
+    assert table["alpha"].tolist() == ["0", "0.6", "1", "learned"]
+    data = Digits()
+    data.setup("test")
+    images = list(data.test_dataloader())
+    image, label = (torch.cat([batch[key] for batch in images])[::5] for key in ("image", "label"))
+    image = image / 16  # what a batch is given on the device
+    for row, alpha in zip(table.itertuples(), [0.0, 0.6, 1.0, None], strict=True):
+
+        def network(given: torch.Tensor, alpha: float | None = alpha) -> torch.Tensor:
+            return built.mix(given, alpha).log_probability
+
+        assert row.accuracy == pytest.approx(float((network(image).argmax(1) == label).float().mean()))
+        attacked = pgd(network, image, label, "linf", 0.1, 3, 2.5 * 0.1 / 3, starts_at_random=False)
+        assert row.robust_accuracy == pytest.approx(1 - float(attacked.fooled.float().mean()))
+        assert row.mean_alpha == pytest.approx(float(built.mix(image, alpha).alpha.mean()), rel=1e-5)
+        assert row.mean_alpha_attacked == pytest.approx(float(built.mix(attacked.image, alpha).alpha.mean()), rel=1e-5)
+    assert (tmp_path / "figures" / "alpha_curve.png").stat().st_size > 0
+
+
+def test_a_mixture_without_a_learned_alpha_has_no_such_row(tmp_path: Path) -> None:
+    evaluate(AlphaCurve(ATTACK, alphas=[0.5], skip=50), module(learned=False), tmp_path)
+    assert pd.read_csv(tmp_path / "alpha_curve.csv")["alpha"].tolist() == [0.5]
+
+
+def test_the_picture_shows_fixed_and_learned_alphas() -> None:
+    table = pd.DataFrame(
+        {
+            "alpha": ["0", "0.5", "1", "learned"],
+            "accuracy": [0.97, 0.97, 0.93, 0.96],
+            "robust_accuracy": [0.0, 0.01, 0.5, 0.45],
+        }
+    )
+    left, right = draw_alpha_curve(table, "pgd").axes
+    assert [list(line.get_ydata()) for line in left.lines if len(line.get_ydata()) == 3] == [
+        [0.97, 0.97, 0.93],
+        [0.0, 0.01, 0.5],
+    ]
+    drawn = {str(line.get_label()): (list(line.get_xdata()), list(line.get_ydata())) for line in right.lines}
+    assert drawn["between the two"] == ([0.97, 0.93], [0.0, 0.5])
+    assert drawn["learned alpha"] == ([0.96], [0.45])
+
+
+def test_what_cannot_work_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"alphas must be in \[0, 1\], at least one, got \[0.5, 1.2\]"):
+        AlphaCurve(ATTACK, alphas=[0.5, 1.2])
+    with pytest.raises(ValueError, match="skip must be at least 1, got 0"):
+        AlphaCurve(ATTACK, skip=0)
+    with pytest.raises(
+        TypeError, match="AlphaCurve needs a MixedClassifier, and CrossEntropy lacks chooses_alpha, mix"
+    ):
+        evaluate(AlphaCurve(ATTACK), CrossEntropy(MLP(64, [4], 10), num_classes=10), tmp_path)
