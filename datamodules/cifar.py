@@ -12,6 +12,7 @@ from torch import Tensor
 
 from datamodules.corruptions.label_noise import LabelNoise
 from datamodules.data_directory import data_directory, download_directory
+from datamodules.foreign_images import ForeignImages
 from datamodules.labelled_images import ImagesInMemory, LabelledImages
 
 
@@ -55,6 +56,7 @@ class CIFAR(LabelledImages):
     Args:
         data_dir: folder that holds the set in either layout; None looks where NOISEWORKS_DATA points.
         download: fetch the set (torchvision's layout) where it is missing.
+        foreign_images: what replaces part of the training images by images of no class; None leaves them.
 
     Raises:
         FileNotFoundError: if the set is not there and `download` is false.
@@ -78,6 +80,7 @@ class CIFAR(LabelledImages):
         flip: bool = True,
         passes_per_epoch: int = 1,
         download: bool = False,
+        foreign_images: ForeignImages | None = None,
         seed: int | None = None,
     ) -> None:
         super().__init__(
@@ -91,6 +94,7 @@ class CIFAR(LabelledImages):
             seed=seed,
         )
         self.data_dir = data_dir
+        self.foreign_images = foreign_images
         self.download = download
 
     def prepare_data(self) -> None:
@@ -100,7 +104,8 @@ class CIFAR(LabelledImages):
                 self.torchvision_class(root, download=True)
 
     def read_training(self) -> ImagesInMemory:
-        return self._read("train")
+        source = self._read("train")
+        return source if self.foreign_images is None else self.foreign_images.apply(source, self.seed)
 
     def read_test(self) -> ImagesInMemory:
         return self._read("test")
