@@ -4,6 +4,8 @@ In either, an image is under-segmented or over-segmented as a whole: of each cat
 erosion removes become background, or the background that a dilation reaches becomes the category.
 """
 
+import math
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import numpy as np
@@ -168,25 +170,68 @@ class OverUnderSegmentation:
 
 
 def _in_proportion(mask: np.ndarray, category: int, iterations: int, dilate: bool, target_pixels: int) -> np.ndarray:
-    """One category of a mask `[H, W]`, eroded or dilated at a size of `target_pixels`."""
+    """One category of a mask `[H, W]`, eroded or dilated at a size of `target_pixels`.
+
+    Only the part of the image where something can change is computed.
+    """
     member = mask == category
     pixels = int(member.sum())
     if pixels == 0:
         return mask
     ratio = (target_pixels / pixels) ** 0.5
-    height, width = (max(round(side * ratio), 1) for side in mask.shape)
-    resized = _cubic(member, height, width)
+    shape = [max(round(side * ratio), 1) for side in mask.shape]
+    # Cubic interpolation reaches two pixels of the source; erosions and dilations, `iterations` pixels when resized.
+    inner = [_reached(member.any(axis=1 - axis), 2) for axis in (0, 1)]
+    outer = [
+        _mapped(part, length, new, margin=iterations + 1)
+        for part, length, new in zip(inner, mask.shape, shape, strict=True)
+    ]
+    back = [
+        _mapped(slice(max(part.start - 2, 0), min(part.stop + 2, new)), new, length, margin=1)
+        for part, length, new in zip(outer, mask.shape, shape, strict=True)
+    ]
+    resized = _cubic(member[inner[0], inner[1]], inner, mask.shape, outer, shape)
     if dilate:
         changed = maximum_filter(resized, 2 * iterations + 1, mode="constant", cval=0)
     else:
         changed = minimum_filter(resized, 2 * iterations + 1, mode="constant", cval=1)
-    back = _cubic(changed, *mask.shape)
+    result = np.zeros_like(member)
+    result[back[0], back[1]] = _cubic(changed, outer, shape, back, mask.shape)
     if dilate:
-        return np.where(back & (mask == 0), np.uint8(category), mask)
-    return np.where((back != member) & (mask != IGNORED), np.uint8(0), mask)
+        return np.where(result & (mask == 0), np.uint8(category), mask)
+    return np.where((result != member) & (mask != IGNORED), np.uint8(0), mask)
 
 
-def _cubic(member: np.ndarray, height: int, width: int) -> np.ndarray:
-    """A binary mask in another size, by cubic interpolation."""
-    values = torch.from_numpy(member).float()[None, None]
-    return (F.interpolate(values, size=(height, width), mode="bicubic")[0, 0] >= 0.5).numpy()
+def _reached(occupied: np.ndarray, margin: int) -> slice:
+    """From the first to the last place that is occupied, with a margin."""
+    first, last = np.flatnonzero(occupied)[[0, -1]]
+    return slice(max(int(first) - margin, 0), min(int(last) + 1 + margin, len(occupied)))
+
+
+def _mapped(part: slice, length: int, new_length: int, margin: int) -> slice:
+    """Where a part of a side lies when the side is resized, with a margin."""
+    scale = new_length / length
+    first, last = math.floor(part.start * scale) - margin, math.ceil(part.stop * scale) + margin
+    return slice(max(first, 0), min(last, new_length))
+
+
+def _cubic(
+    values: np.ndarray, at: list[slice], shape: Sequence[int], new_at: list[slice], new_shape: Sequence[int]
+) -> np.ndarray:
+    """Part `new_at` of a binary image of `shape`, resized to `new_shape`; only its part `at` is not 0 everywhere."""
+    rows, columns = (_cubic_weights(shape[axis], new_shape[axis], new_at[axis])[:, at[axis]] for axis in (0, 1))
+    return rows @ values.astype(np.float64) @ columns.T >= 0.5
+
+
+def _cubic_weights(length: int, new_length: int, part: slice) -> np.ndarray:
+    """Weights `[part, length]` of the source pixels in part of a resized side, from Keys' kernel with a = -3/4."""
+    place = (np.arange(part.start, part.stop) + 0.5) * length / new_length - 0.5
+    first = np.floor(place).astype(int) - 1
+    weights = np.zeros((len(place), length))
+    for tap in range(4):
+        distance = np.abs(place - first - tap)
+        near = (1.25 * distance - 2.25) * distance**2 + 1
+        far = ((-0.75 * distance + 3.75) * distance - 6) * distance + 3
+        source = np.clip(first + tap, 0, length - 1)  # beyond the border is what is at it
+        np.add.at(weights, (np.arange(len(place)), source), np.where(distance <= 1, near, far))
+    return weights

@@ -1,0 +1,253 @@
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from jsonargparse import ArgumentParser
+from lightning.pytorch import LightningModule, Trainer
+from PIL import Image
+
+from datamodules.array_pickle import read_pickled_arrays
+from datamodules.corruptions.mask_noise import OverUnderSegmentation
+from datamodules.image_files import UnreadableImage
+from datamodules.labelled_masks import MasksInMemory
+from datamodules.segthor import TEST, TRAINING, VALIDATION, SegTHOR
+
+SMALL: dict[str, Any] = {"train_patients": [1, 10], "val_patients": [2], "test_patients": [3], "image_size": 32}
+
+
+def slice_of(patient: int, number: int) -> tuple[np.ndarray, np.ndarray]:
+    """A slice in Hounsfield units and its mask; slice 0 of each patient shows no organ."""
+    random = np.random.default_rng([patient, number])
+    image = random.integers(-1000, 1000, size=(32, 32)).astype(np.int16)
+    mask = np.zeros((32, 32), dtype=np.uint8)
+    if number:
+        mask[8:16, 8:16], mask[8:16, 20:26], mask[20:30, 4:12], mask[20:28, 20:30] = 1, 2, 3, 4
+        mask[0, 0] = 255
+    return image, mask
+
+
+def name(patient: int, number: int) -> str:
+    return f"Patient_{patient:02}_{number:04}"
+
+
+def save(path: Path, array: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".npy":
+        np.save(path, array)
+    else:
+        Image.fromarray(array).save(path)
+
+
+@pytest.fixture(params=[("images", "masks"), ("img", "label")])
+def folders(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    for patient in (1, 2, 3, 10, 11):
+        for number in range(4):
+            image, mask = slice_of(patient, number)
+            save(tmp_path / request.param[0] / f"{name(patient, number)}.npy", image)
+            save(tmp_path / request.param[1] / f"{name(patient, number)}{'.png' if number == 1 else '.npy'}", mask)
+    return tmp_path
+
+
+@pytest.fixture
+def pickles(tmp_path: Path) -> Path:
+    for split, patients in (("tr", (1, 10)), ("val", (2,)), ("ts", (3,))):
+        slices = {name(p, n): slice_of(p, n) for p in patients for n in range(4)}
+        pair = tuple({key: both[part] for key, both in slices.items()} for part in (0, 1))
+        (tmp_path / f"{split}.pkl").write_bytes(pickle.dumps(pair, protocol=2 if split == "val" else 5))
+    return tmp_path
+
+
+def check_sources(data: SegTHOR) -> None:
+    data.setup("fit")
+    data.setup("test")
+    for part, patients in ((data.train_set, (1, 10)), (data.validation_set, (2,)), (data.test_set, (3,))):
+        assert part is not None
+        source: Any = part.source
+        expected = [slice_of(patient, number) for patient in patients for number in (1, 2, 3)]
+        assert np.array_equal(source.image[:, 0], np.stack([image for image, _ in expected]))
+        assert np.array_equal(source.given, np.stack([mask for _, mask in expected]))
+
+
+def test_slices_of_each_split_come_from_folders(folders: Path) -> None:
+    """In the order of their names, without those that show no organ."""
+    check_sources(SegTHOR(str(folders), **SMALL))
+
+
+def test_slices_of_each_split_come_from_pickles(pickles: Path) -> None:
+    check_sources(SegTHOR(str(pickles), image_size=32))
+
+
+def test_the_patients_are_the_authors() -> None:
+    assert len(TRAINING) == 31
+    assert not set(TRAINING) & {*VALIDATION, *TEST}
+    assert sorted({*TRAINING, *VALIDATION, *TEST}) == list(range(1, 41))
+    assert set(VALIDATION) & set(TEST) == {27}
+
+
+def test_data_are_looked_for_in_a_subfolder_of_the_common_folder(
+    folders: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    common = tmp_path_factory.mktemp("data")
+    (common / "segthor").symlink_to(folders)
+    monkeypatch.setenv("NOISEWORKS_DATA", str(common))
+    check_sources(SegTHOR(**SMALL))
+
+
+class Recorder(LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.evaluated: list[dict[str, Any]] = []
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self.evaluated.append(batch)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "64-true"])
+def test_the_network_gets_each_slice_standardised(folders: Path, precision: Any) -> None:
+    blank = slice_of(3, 1)[1]
+    stem = next(folders.glob("im*")) / name(3, 1)
+    save(stem.with_suffix(".npy"), np.zeros_like(blank))
+    module = Recorder()
+    options: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
+    trainer = Trainer(accelerator="cpu", precision=precision, **options)
+    trainer.test(module, datamodule=SegTHOR(str(folders), **SMALL), verbose=False)
+    [batch] = module.evaluated
+    assert batch["image"].dtype == (torch.float64 if precision == "64-true" else torch.float32)
+    assert torch.equal(batch["image"][0], torch.zeros(1, 32, 32))
+    for image, number in zip(batch["image"][1:], (2, 3), strict=True):
+        raw = slice_of(3, number)[0].astype(np.float64)
+        expected = torch.from_numpy((raw - raw.mean()) / raw.std(ddof=1)).to(image)
+        torch.testing.assert_close(image[0], expected)
+
+
+def test_slices_of_another_size_are_resized(folders: Path) -> None:
+    data = SegTHOR(str(folders), **{**SMALL, "image_size": 16})
+    data.setup("test")
+    assert data.test_set is not None
+    source = data.test_set.source
+    assert isinstance(source, MasksInMemory)
+    image, mask = slice_of(3, 1)
+    half = image.astype(np.float64).reshape(16, 2, 16, 2).mean(axis=(1, 3))  # the middle between two pixels
+    assert np.abs(source.image[0, 0].numpy() - half).max() <= 0.5
+    assert source.image.dtype == torch.int16
+    assert np.array_equal(source.given[0], mask[1::2, 1::2])
+
+
+def test_noise_is_that_of_the_training_slices_alone(folders: Path) -> None:
+    noise = OverUnderSegmentation(order=[1, 3, 4, 2])
+    data = SegTHOR(str(folders), mask_noise=noise, seed=4, **SMALL)
+    data.setup("fit")
+    assert noise.seed == 4
+    assert data.train_set is not None
+    assert data.validation_set is not None
+    train, validation = data.train_set.source, data.validation_set.source
+    assert isinstance(train, MasksInMemory)
+    assert isinstance(validation, MasksInMemory)
+    assert train.clean is not None
+    expected = OverUnderSegmentation(order=[1, 3, 4, 2], seed=4).apply(train.clean, 5)
+    assert torch.equal(train.given, expected)
+    assert not torch.equal(train.given, train.clean)
+    assert validation.clean is None
+
+
+# mistakes
+
+
+def test_missing_slices_are_named(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    with pytest.raises(FileNotFoundError, match=r"SegTHOR: found neither .*/images with a slice .* nor .*tr\.pkl; ask"):
+        SegTHOR(str(tmp_path_factory.mktemp("empty"))).setup("fit")
+    with pytest.raises(
+        FileNotFoundError, match=r"holds no slice of patient 12 \(1 of 2 .* expected Patient_12_<slice>"
+    ):
+        SegTHOR(str(folders), **{**SMALL, "train_patients": [1, 12]}).setup("fit")
+    mask = next(folders.glob("[lm]a*")) / f"{name(1, 2)}.npy"
+    mask.unlink()
+    with pytest.raises(FileNotFoundError, match=r"Patient_01_0002\.npy does not exist, the mask of .*Patient_01_0002"):
+        SegTHOR(str(folders), **SMALL).setup("fit")
+    for number in range(4):
+        for path in next(folders.glob("[lm]a*")).glob(f"{name(3, number)}*"):
+            path.unlink()
+        save(mask.parent / f"{name(3, number)}.npy", np.zeros((32, 32), dtype=np.uint8))
+    with pytest.raises(FileNotFoundError, match=r"no test slice in .* shows an organ"):
+        SegTHOR(str(folders), **SMALL).setup("test")
+
+
+@pytest.mark.parametrize(
+    ("damage", "error", "message"),
+    [
+        (lambda path: path.write_bytes(b"none"), UnreadableImage, r"Patient_03_0002\.npy cannot be read as a slice"),
+        (lambda path: np.save(path, np.full((32, 32), 5)), ValueError, "a pixel of category 5, and num_classes 5"),
+        (lambda path: np.save(path, np.full((32, 32), 0.5)), ValueError, "must hold categories, whole numbers"),
+        (lambda path: np.save(path, np.ones((32, 31))), ValueError, r"is \[32, 32\] and its mask \[32, 31\]"),
+        (lambda path: np.save(path, np.array([None]), allow_pickle=True), UnreadableImage, "cannot be read as a slice"),
+    ],
+)
+def test_damaged_masks_are_named(
+    folders: Path, damage: Callable[[Path], object], error: type[Exception], message: str
+) -> None:
+    damage(next(folders.glob("[lm]a*")) / f"{name(3, 2)}.npy")
+    with pytest.raises(error, match=message):
+        SegTHOR(str(folders), **SMALL).setup("test")
+
+
+class Attack:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, ("attacked",)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (pickle.dumps(({"a": Attack()}, {})), r"no undamaged pickle of NumPy arrays alone: it would call posix\.mkdir"),
+        (b"\x80\x04damaged", "no undamaged pickle of NumPy arrays alone"),
+        (pickle.dumps({"a": np.zeros(3)}), "must hold two dicts from names to arrays, the images' and the masks', got"),
+        (pickle.dumps(({"a": np.zeros(3)}, {"b": np.zeros(3)})), "of the same names; 2 names are in one alone"),
+        (pickle.dumps(({"a": [1]}, {"a": [1]})), "a is no array of numbers"),
+        (pickle.dumps(({"a": np.array([{}])}, {"a": np.zeros(1)})), "a is no array of numbers"),
+    ],
+)
+def test_pickles_of_anything_else_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ts.pkl").write_bytes(content)
+    with pytest.raises(ValueError, match=r"ts\.pkl") as raised:
+        SegTHOR(str(tmp_path)).setup("test")
+    raised.match(message)
+    assert not (tmp_path / "attacked").exists()
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_arrays_come_out_of_pickles_of_any_protocol(protocol: int, tmp_path: Path) -> None:
+    array = np.arange(12, dtype=np.int16).reshape(3, 4)
+    (tmp_path / "arrays.pkl").write_bytes(pickle.dumps({"a": array, "fortran": np.asfortranarray(array)}, protocol))
+    read = read_pickled_arrays(tmp_path / "arrays.pkl")
+    assert np.array_equal(read["a"], array)
+    assert np.array_equal(read["fortran"], array)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"image_size": 0}, "image_size must be at least 1, got 0"),
+        ({"test_patients": []}, "train_patients and test_patients must each name at least one patient"),
+        ({"train_patients": [1, 27]}, r"train_patients must be others than .* got \[27\] in both"),
+    ],
+)
+def test_bad_arguments_are_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SegTHOR(**options)
+
+
+def test_help_documents_every_argument() -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(SegTHOR, "data")
+    documented = {action.dest: action.help for action in parser._actions if action.dest.startswith("data.")}
+    assert "data.batch_size" in documented
+    assert [key for key, text in documented.items() if not text or not str(text).strip()] == []
