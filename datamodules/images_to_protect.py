@@ -27,7 +27,7 @@ class ImagesToProtect(SeededBatches):
     there is one, has a list of texts for each name. Images are resized to a square.
 
     Args:
-        data_dir: the folder.
+        data_dir: the folder; None takes where the environment variable NOISEWORKS_DATA points.
         batch_size: images of a training step over all processes, where a model is fitted to them.
         image_size: height and width that images and masks are resized to, in pixels; a multiple of 8.
         evaluation_batch_size: images that are protected at once over all processes; None takes `batch_size`.
@@ -42,7 +42,7 @@ class ImagesToProtect(SeededBatches):
 
     def __init__(
         self,
-        data_dir: str,
+        data_dir: str | None = None,
         batch_size: int = 1,
         image_size: int = 512,
         evaluation_batch_size: int | None = None,
@@ -54,13 +54,13 @@ class ImagesToProtect(SeededBatches):
             raise ValueError(f"image_size must be a multiple of 8, got {image_size}")
         self.image_size = image_size
         self.image_shape = (3, image_size, image_size)
-        self.root = data_directory(data_dir, "ImagesToProtect")
+        self.data_dir = data_dir
 
     def set_up_training(self) -> None:
-        self.train_set = _Photographs(self.root, self.image_size)
+        self.train_set = _Photographs(data_directory(self.data_dir, "ImagesToProtect"), self.image_size)
 
     def set_up_test(self) -> None:
-        self.test_set = _Photographs(self.root, self.image_size)
+        self.test_set = _Photographs(data_directory(self.data_dir, "ImagesToProtect"), self.image_size)
 
     def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
         batch["image"] = self.in_unit_interval(batch["image"], 255)

@@ -84,12 +84,14 @@ def protected(
 class DiffusionGuard(LightningModule):
     """Protects images against one inpainting model: with `predict` it writes them, with `test` it edits them.
 
-    `predict` writes `protected/<name>.png` into the run directory; images that are there already are left alone, so an
-    interrupted run goes on. `test` protects, lets the editor repaint both the protected and the given image with the
-    same noise and prompt, and logs `test/edit_psnr`, the PSNR between both edits in dB (the lower, the better
-    protected), where the editor keeps the regions that protection knew, and `test/edit_psnr_unseen` for masks that it
-    did not; further `test/noise_norm` and `test/noise_norm_unprotected` of the editor's first step. Random numbers are
-    those of an image, whichever process and batch it falls to.
+    `predict` writes `protected/<name>.png` into the run directory. Images that are there already are left alone, so an
+    interrupted run goes on when it is started again with the same `--run_directory`.
+
+    `test` protects, lets the editor repaint both the protected and the given image with the same noise and prompt, and
+    logs `test/edit_psnr`, the PSNR between both edits in dB (the lower, the better protected), where the editor keeps
+    the regions that protection knew, and `test/edit_psnr_unseen` for masks that it did not; further `test/noise_norm`
+    and `test/noise_norm_unprotected` of the editor's first step. Random numbers are those of an image, whichever
+    process and batch it falls to.
 
     The paper trains nothing. `fit` trains the inpainting model by its own denoising error, where it has trainable
     parameters: on the surrogate of the demo, or to fit a model to the images' domain.
@@ -226,7 +228,7 @@ class DiffusionGuard(LightningModule):
         guarded = self.protect(image, batch["regions"], index).to(image.dtype)
         noise = self._normal(image, [self._random(int(i), EDITING) for i in index])
         for number, keep in enumerate(batch["editor_keeps"].to(image.dtype).split(1, dim=1)):
-            metric = self.metrics["edit_psnr" if number == 0 else "edit_psnr_unseen"]
+            name = "edit_psnr" if number == 0 else "edit_psnr_unseen"
             for rows, prompts in prompted(batch["prompt"]):
                 edits = [self.inpainter.edit(each[rows], keep[rows], prompts, noise[rows]) for each in (image, guarded)]
                 metric.update(peak_signal_noise_ratio(*edits, data_range=1.0, reduction="none", dim=(1, 2, 3)))
@@ -234,12 +236,17 @@ class DiffusionGuard(LightningModule):
         noise, draw = self._normal(image, measured), self._normal(image, measured)
         for name, each in {"noise_norm": guarded, "noise_norm_unprotected": image}.items():
             predicted = self._first_step(each, union(batch), noise, draw, self.first_timestep)
-            self.metrics[name].update(noise_norm(predicted))
+            self._metric(name).update(noise_norm(predicted))
 
     def on_test_epoch_end(self) -> None:
-        for name, metric in self.metrics.items():
-            if metric.update_called:
-                self.log(f"test/{name}", metric)
+        for name in self.metrics:
+            if self._metric(name).update_called:
+                self.log(f"test/{name}", self._metric(name))
+
+    def _metric(self, name: str) -> MeanMetric:
+        metric = self.metrics[name]
+        assert isinstance(metric, MeanMetric)
+        return metric
 
     def predict_step(self, batch: ProtectedImageBatch, batch_idx: int) -> None:
         from torchvision.io import write_png

@@ -223,10 +223,9 @@ class StableDiffusionInpainter(Inpainter):
         return super().train(False)
 
     def noise_shape(self, image: Tensor) -> torch.Size:
-        config = self.vae.config
-        scale = 2 ** (len(config.block_out_channels) - 1)  # type: ignore[union-attr, arg-type]
-        height, width = image.shape[2] // scale, image.shape[3] // scale
-        return torch.Size((len(image), config.latent_channels, height, width))  # type: ignore[union-attr]
+        config: Any = self.vae.config
+        scale = 2 ** (len(config.block_out_channels) - 1)
+        return torch.Size((len(image), config.latent_channels, image.shape[2] // scale, image.shape[3] // scale))
 
     def encode(self, image: Tensor, draw: Tensor) -> Tensor:
         posterior = self.vae.encode(2 * image - 1).latent_dist  # type: ignore[operator]
@@ -251,7 +250,7 @@ class StableDiffusionInpainter(Inpainter):
     def edit(self, image: Tensor, keep: Tensor, prompts: Sequence[str], noise: Tensor) -> Tensor:
         from diffusers import StableDiffusionInpaintPipeline
 
-        pipeline = StableDiffusionInpaintPipeline(
+        pipeline: Any = StableDiffusionInpaintPipeline(
             vae=self.vae,
             text_encoder=self.text_encoder,
             tokenizer=self.tokenizer,

@@ -63,7 +63,7 @@ def _area(line: NDArray[np.float64]) -> float:
 
 def filled(contour: NDArray[np.int64], shape: tuple[int, ...]) -> Mask:
     """The polygon with its edges, as a mask `[H, W]` of `shape`."""
-    canvas = Image.new("1", shape[::-1])
+    canvas = Image.new("1", (shape[1], shape[0]))
     points = [(int(column), int(row)) for row, column in contour]
     ImageDraw.Draw(canvas).polygon(points if len(points) > 1 else points * 2, fill=1, outline=1)
     return np.array(canvas)
@@ -131,4 +131,5 @@ def draw_kept(regions: Mask, augmentation: Augmentation, random: np.random.Gener
         return np.ones(regions.shape[1:], dtype=bool)
     if augmentation == "contour":
         regions = np.stack([shrunk(region, random) for region in regions])
-    return regions.any(axis=0)
+    union: Mask = np.any(regions, axis=0)
+    return union

@@ -1,0 +1,444 @@
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, PNDMScheduler, StableDiffusionInpaintPipeline, UNet2DConditionModel
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor, nn
+
+import train
+from datamodules.global_batches import Request
+from datamodules.images_to_protect import ImagesToProtect
+from lightning_modules.robustness.diffusion_guard import DiffusionGuard, noise_norm, prompted, protected
+from lightning_modules.robustness.inpainting import Inpainter, PixelInpainter, StableDiffusionInpainter
+from lightning_modules.robustness.kept_regions import deformed, draw_kept, filled, outer_contour, radius, shrunk
+
+SIZE = 8
+
+
+class LinearInpainter(Inpainter):
+    """Predicts z + A y: the norm's gradient has a closed form."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scheduler = DDIMScheduler(steps_offset=1)
+        generator = torch.Generator().manual_seed(3)
+        self.matrix = nn.Parameter(torch.randn(SIZE**2, SIZE**2, generator=generator, dtype=torch.float64))
+
+    def noise_shape(self, image: Tensor) -> torch.Size:
+        return image.shape
+
+    def encode(self, image: Tensor, draw: Tensor) -> Tensor:
+        return 2 * image - 1
+
+    def predicted_noise(self, noisy: Tensor, repaint: Tensor, blanked: Tensor, timestep: Tensor) -> Tensor:
+        return noisy + (blanked.flatten(1) @ self.matrix.T).view_as(noisy)
+
+    def edit(self, image: Tensor, keep: Tensor, prompts: Sequence[str], noise: Tensor) -> Tensor:
+        return image * keep + (1 - keep) * image.mean()
+
+
+def images(count: int = 3) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(count, 1, SIZE, SIZE, generator=generator, dtype=torch.float64)
+    regions = torch.zeros(count, 2, SIZE, SIZE, dtype=torch.bool)
+    regions[:, 0, 1:5, 1:5] = True
+    regions[:, 1, 4:7, 3:8] = True
+    return image, regions, torch.arange(count) + 10
+
+
+def ellipse(size: int = 64) -> np.ndarray:
+    row, column = np.mgrid[:size, :size] / size
+    return ((row - 0.5) / 0.23) ** 2 + ((column - 0.47) / 0.33) ** 2 <= 1
+
+
+# the iterations
+
+
+def test_iterates_are_those_of_an_independent_computation() -> None:
+    image, regions, _ = images(1)
+    inpainter, noise = LinearInpainter(), torch.randn(1, 1, SIZE, SIZE, dtype=torch.float64)
+    keep = regions.any(dim=1, keepdim=True).double()
+
+    def objective(adversarial: Tensor, keep: Tensor) -> Tensor:
+        return noise_norm(inpainter.noise_given(adversarial, keep, noise, noise, torch.tensor([751]))).sum()
+
+    found = protected(image, objective, lambda: keep, epsilon=0.05, step_size=0.02, iterations=5)
+    a, z, k = inpainter.matrix.detach().numpy(), noise.numpy().ravel(), keep.numpy().ravel()
+    x = x0 = image.numpy().ravel()
+    for _ in range(5):
+        predicted = z + a @ ((2 * x - 1) * k)
+        gradient = 2 * k * (a.T @ predicted) / np.linalg.norm(predicted)
+        x = np.clip(np.clip(x + 0.02 * np.sign(gradient * k), x0 - 0.05, x0 + 0.05), 0, 1)
+    np.testing.assert_allclose(found.detach().numpy().ravel(), x, atol=1e-12)
+
+
+def test_the_norm_and_its_square_move_alike_and_the_norm_grows() -> None:
+    image, regions, _ = images(1)
+    inpainter, noise = LinearInpainter(), torch.randn(1, 1, SIZE, SIZE, dtype=torch.float64)
+    keep = regions.any(dim=1, keepdim=True).double()
+
+    def norm(adversarial: Tensor, keep: Tensor) -> Tensor:
+        return noise_norm(inpainter.noise_given(adversarial, keep, noise, noise, torch.tensor([751]))).sum()
+
+    arguments: dict[str, Any] = {"epsilon": 0.1, "step_size": 0.002, "iterations": 8}
+    one = protected(image, norm, lambda: keep, **arguments)
+    two = protected(image, lambda x, k: norm(x, k).square(), lambda: keep, **arguments)
+    torch.testing.assert_close(one, two, rtol=0, atol=0)
+    with torch.enable_grad():
+        moved = [protected(image, norm, lambda: keep, 0.1, 0.002, steps) for steps in (1, 3, 6)]
+    norms = [norm(each, keep).item() for each in moved]
+    assert norm(image, keep).item() < norms[0] < norms[1] < norms[2]
+
+
+def test_gradients_are_averaged_before_the_sign() -> None:
+    image = torch.full((1, 1, 1, 1), 0.5, dtype=torch.float64)
+    slopes = iter([3.0, -1.0, -3.0, 1.0])
+    moved = protected(image, lambda x, k: next(slopes) * x.sum(), lambda: torch.ones_like(image), 0.3, 0.1, 1, 2)
+    assert float(moved) == pytest.approx(0.6)
+    moved = protected(image, lambda x, k: next(slopes) * x.sum(), lambda: torch.ones_like(image), 0.3, 0.1, 1, 2)
+    assert float(moved) == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize("objective", ["noise_norm", "encoder", "denoising_error", "random"])
+@pytest.mark.parametrize("augmentation", ["contour", "single", "global"])
+def test_the_budget_is_kept_and_what_is_never_kept_does_not_move(objective: Any, augmentation: Any) -> None:
+    image, regions, index = images()
+    guard = DiffusionGuard(
+        LinearInpainter(),
+        objective=objective,
+        epsilon=0.03,
+        step_size=0.01,
+        iterations=6,
+        augmentation=augmentation,
+    )
+    guarded = guard.protect(image, regions, index)
+    assert (guarded - image).abs().max() <= 0.03 + 1e-12
+    assert (guarded - image).abs().amax(dim=(1, 2, 3)).min() > 0
+    assert guarded.min() >= 0
+    assert guarded.max() <= 1
+    if augmentation == "single" or objective == "random":
+        outside = ~regions.any(dim=1, keepdim=True)
+        assert torch.equal(guarded[outside], image[outside])
+    assert all(parameter.grad is None for parameter in guard.parameters())
+
+
+def test_an_image_is_protected_alike_in_whatever_batch() -> None:
+    image, regions, index = images()
+    guard = DiffusionGuard(LinearInpainter(), iterations=4, epsilon=0.1, step_size=0.02)
+    together = guard.protect(image, regions, index)
+    order = torch.tensor([2, 0])
+    torch.testing.assert_close(guard.protect(image[order], regions[order], index[order]), together[order])
+    assert not torch.equal(guard.protect(image[:1], regions[:1], index[1:2]), together[:1])
+
+
+def test_the_encoder_objective_draws_the_encoding_to_grey() -> None:
+    image, regions, index = images()
+    guard = DiffusionGuard(
+        LinearInpainter(), objective="encoder", iterations=3, epsilon=0.1, step_size=0.02, augmentation="single"
+    )
+    keep = regions.any(dim=1, keepdim=True)
+    expected = torch.where(keep, image - (image - 0.5).sign() * 0.06, image)
+    far = (image - 0.5).abs() > 0.06
+    guarded = guard.protect(image, regions, index)
+    torch.testing.assert_close(guarded[far & keep], expected[far & keep])
+
+
+# regions
+
+
+def test_the_radius_is_the_codes() -> None:
+    region = np.zeros((20, 20), dtype=bool)
+    region[2:10, 3:8] = True
+    assert radius(region) == pytest.approx(np.sqrt(40 * np.pi / 2))
+
+
+def test_a_contour_fills_to_its_region() -> None:
+    region = ellipse()
+    assert (filled(outer_contour(region), region.shape) == region).all()
+    ring = region.copy()
+    ring[30:34, 28:34] = False
+    assert (filled(outer_contour(ring), ring.shape) == region).all()  # the outer contour alone
+    two = region.copy()
+    two[:3, :3] = True
+    assert (filled(outer_contour(two), two.shape) == region).all()  # of the largest part
+    square = np.zeros((6, 6), dtype=bool)
+    square[1:5, 2:5] = True
+    assert sorted(map(tuple, outer_contour(square).tolist())) == [(1, 2), (1, 4), (4, 2), (4, 4)]
+    for pixels in ([(2, 3)], [(2, 3), (2, 4)], [(0, 0), (1, 1)]):
+        few = np.zeros((5, 5), dtype=bool)
+        few[tuple(zip(*pixels, strict=True))] = True
+        assert (filled(outer_contour(few), few.shape) == few).all()
+    assert len(outer_contour(np.zeros((4, 4), dtype=bool))) == 0
+
+
+def test_without_offsets_a_region_stays() -> None:
+    region = ellipse()
+    still = deformed(region, 0, 3.0, np.random.default_rng(0))
+    assert (still & region).sum() >= 0.99 * region.sum()
+    nothing = np.zeros((9, 9), dtype=bool)
+    assert not shrunk(nothing, np.random.default_rng(0)).any()
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_a_deformed_region_stays_within_its_own(seed: int) -> None:
+    region = ellipse()
+    drawn = shrunk(region, np.random.default_rng(seed))
+    assert drawn.dtype == bool
+    assert 0 < drawn.sum() <= 1.05 * region.sum()
+    assert (drawn & ~region).sum() <= 24
+
+
+def test_shrinking_has_the_published_spread() -> None:
+    region, random = ellipse(), np.random.default_rng(0)
+    kept = [shrunk(region, random).sum() / region.sum() for _ in range(120)]
+    assert 0.15 < np.median(kept) < 0.5  # .34 over 300 draws of the authors' code
+    assert np.quantile(kept, 0.95) > 0.9
+
+
+def test_what_is_kept_is_the_union_of_the_regions() -> None:
+    _, regions, _ = images(1)
+    both, random = regions[0].numpy(), np.random.default_rng(1)
+    assert (draw_kept(both, "single", random) == (both[0] | both[1])).all()
+    assert draw_kept(both, "global", random).all()
+    apart = np.stack([shrunk(region, np.random.default_rng(5)) for region in both[:1]])
+    assert (draw_kept(both[:1], "contour", np.random.default_rng(5)) == apart[0]).all()
+
+
+# models that repaint
+
+
+@pytest.mark.parametrize("scheduler", [PNDMScheduler, DDIMScheduler])
+def test_the_first_of_four_steps(scheduler: Any) -> None:
+    options = {"skip_prk_steps": True} if scheduler is PNDMScheduler else {}
+    inpainter = LinearInpainter()
+    inpainter.scheduler = scheduler(steps_offset=1, **options)
+    assert inpainter.first_timestep(4) == 751
+    assert inpainter.first_timestep(50) == 981
+    assert DiffusionGuard(inpainter).timestep == 751
+    assert DiffusionGuard(inpainter, timestep=5).timestep == 5
+
+
+class Oracle(nn.Module):
+    """Knows the noise of one clean image at each timestep."""
+
+    def __init__(self, clean: Tensor, abar: Tensor) -> None:
+        super().__init__()
+        self.clean, self.abar = clean, abar
+
+    def forward(self, channels: Tensor, timestep: Tensor) -> Any:
+        noisy = channels[:, :1]
+        abar = self.abar[timestep].view(-1, 1, 1, 1)
+        return SimpleNamespace(sample=(noisy - abar.sqrt() * self.clean) / (1 - abar).sqrt())
+
+
+def test_a_pixel_inpainter_that_knows_the_noise_paints_the_image() -> None:
+    image, regions, _ = images(2)
+    image = image.float()
+    keep = regions.any(dim=1, keepdim=True).float()
+    inpainter = PixelInpainter(nn.Identity())
+    inpainter.network = Oracle(2 * image - 1, inpainter.scheduler.alphas_cumprod)
+    noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0))
+    timestep = torch.tensor([10, 700])
+    assert inpainter.denoising_error(image, keep, noise, noise, timestep).max() < 1e-4
+    torch.testing.assert_close(inpainter.edit(image, keep, ["", ""], noise), image, atol=2e-2, rtol=0)
+    inpainter.network = Oracle(torch.ones_like(image), inpainter.scheduler.alphas_cumprod)
+    painted = inpainter.edit(image, keep, ["", ""], noise)
+    torch.testing.assert_close(painted * keep, image * keep)
+    torch.testing.assert_close(painted * (1 - keep), 1 - keep, atol=2e-2, rtol=0)
+
+
+def test_the_network_sees_noise_mask_and_blanked_image() -> None:
+    image, regions, _ = images(2)
+    keep = regions.any(dim=1, keepdim=True).double()
+    seen: list[Tensor] = []
+
+    class Records(nn.Module):
+        def forward(self, channels: Tensor, timestep: Tensor) -> Any:
+            seen.append(channels)
+            return SimpleNamespace(sample=channels[:, :1])
+
+    inpainter = PixelInpainter(Records())
+    noise = torch.randn_like(image)
+    inpainter.noise_given(image, keep, noise, noise, torch.tensor(5))
+    torch.testing.assert_close(seen[0], torch.cat([noise, 1 - keep, (2 * image - 1) * keep], dim=1))
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Stable Diffusion inpainting pipeline with random weights, saved to disk."""
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    folder = tmp_path_factory.mktemp("pipeline")
+    torch.manual_seed(0)
+    vocabulary = {
+        token: number for number, token in enumerate(["<|startoftext|>", "<|endoftext|>", "a</w>", "cat</w>"])
+    }
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    tokenizer = CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=8)
+    text = CLIPTextConfig(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, vocab_size=4,
+        max_position_embeddings=8, bos_token_id=0, eos_token_id=1, pad_token_id=1,
+    )  # fmt: skip
+    unet = UNet2DConditionModel(
+        sample_size=8, in_channels=9, out_channels=4, block_out_channels=(8, 16), layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=16, attention_head_dim=4, norm_num_groups=4,
+    )  # fmt: skip
+    vae = AutoencoderKL(
+        block_out_channels=(4, 8), down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=4, norm_num_groups=4, layers_per_block=1,
+        sample_size=16,
+    )  # fmt: skip
+    StableDiffusionInpaintPipeline(
+        vae=vae, text_encoder=CLIPTextModel(text), tokenizer=tokenizer, unet=unet,
+        scheduler=PNDMScheduler(skip_prk_steps=True, steps_offset=1),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    ).save_pretrained(folder / "saved")  # fmt: skip
+    return folder / "saved"
+
+
+def test_a_saved_pipeline_is_frozen_and_asked_for_its_text_once(pipeline: Path) -> None:
+    inpainter = StableDiffusionInpainter(str(pipeline), num_inference_steps=2)
+    image = torch.rand(2, 3, 16, 16)
+    regions = torch.zeros(2, 1, 16, 16, dtype=torch.bool)
+    regions[:, :, 2:12, 3:13] = True
+    calls: list[int] = []
+    inpainter.text_encoder.register_forward_hook(lambda *_: calls.append(1))
+    guard = DiffusionGuard(inpainter, iterations=3, epsilon=0.1, step_size=0.05)
+    assert guard.timestep == 751
+    assert inpainter.noise_shape(image) == (2, 4, 8, 8)
+    guarded = guard.protect(image, regions, torch.arange(2))
+    assert 0 < (guarded - image).abs().max() <= 0.1 + 1e-6
+    assert len(calls) == 1
+    assert not any(parameter.requires_grad or parameter.grad is not None for parameter in guard.parameters())
+    guard.train()
+    assert not inpainter.network.training
+    with pytest.raises(ValueError, match="nothing to train"):
+        guard.setup("fit")
+
+
+def test_its_encoding_is_the_pipelines(pipeline: Path) -> None:
+    inpainter = StableDiffusionInpainter(str(pipeline))
+    image, draw = torch.rand(1, 3, 16, 16), torch.randn(1, 4, 8, 8)
+    vae: Any = inpainter.vae
+    moments = vae.encode(2 * image - 1).latent_dist
+    expected = vae.config.scaling_factor * (moments.mean + torch.exp(0.5 * moments.logvar) * draw)
+    torch.testing.assert_close(inpainter.encode(image, draw), expected)
+
+
+def test_a_pipeline_that_does_not_fit_is_named(pipeline: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no diffusers network"):
+        StableDiffusionInpainter(str(tmp_path / "nowhere"))
+    UNet2DConditionModel(
+        in_channels=4, block_out_channels=(8,), down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",),
+        mid_block_type=None, norm_num_groups=4, layers_per_block=1,
+    ).save_pretrained(tmp_path / "unet")  # fmt: skip
+    with pytest.raises(ValueError, match="takes 4 channels, and that of an inpainting model takes 9"):
+        StableDiffusionInpainter(str(tmp_path))
+
+
+# folders
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    random = np.random.default_rng(0)
+    for name, seen in (("one", ["seen"]), ("two", ["seen_face", "seen_hand"])):
+        masks = tmp_path / "photos" / "masks" / name
+        masks.mkdir(parents=True)
+        (tmp_path / "photos" / "images").mkdir(exist_ok=True)
+        pixels = random.integers(0, 256, size=(20, 20, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "photos" / "images" / f"{name}.png")
+        for number, mask in enumerate([*seen, "unseen1"]):
+            white = np.zeros((20, 20), dtype=np.uint8)
+            white[2 + number : 12, 4:15] = 255
+            Image.fromarray(white).save(masks / f"{mask}.png")
+    (tmp_path / "photos" / "prompts.json").write_text(json.dumps({"one": ["a cat", "a"], "two": ["a cat"]}))
+    return tmp_path / "photos"
+
+
+def test_a_folder_is_read(folder: Path) -> None:
+    data = ImagesToProtect(str(folder), image_size=16)
+    data.setup("test")
+    assert data.test_set is not None
+    batch = data.test_set[Request(torch.tensor([0, 1]), 0, 2)]
+    assert batch["image"].shape == (2, 3, 16, 16)
+    assert batch["regions"].shape == (2, 2, 16, 16)
+    assert not batch["regions"][0, 1].any()  # it has one region
+    assert torch.equal(batch["editor_keeps"][:, 0], batch["regions"].any(dim=1))
+    assert batch["name"] == ["one", "two"]
+    assert batch["prompt"] == [["a cat", "a"], ["a cat"]]
+    assert prompted(batch["prompt"]) == [([0, 1], ["a cat", "a cat"]), ([0], ["a"])]
+
+
+def test_a_folder_that_is_not_whole_is_refused(folder: Path, tmp_path: Path) -> None:
+    def refused(error: type[Exception], match: str) -> None:
+        with pytest.raises(error, match=match):
+            ImagesToProtect(str(folder), image_size=16).setup("predict")
+
+    (folder / "prompts.json").write_text(json.dumps({"three": ["a"]}))
+    refused(ValueError, "prompts for three, which is no image")
+    (folder / "masks" / "two" / "unseen1.png").unlink()
+    refused(ValueError, "same number of unseen.*1 of one, 0 of two")
+    (folder / "masks" / "one" / "seen.png").unlink()
+    refused(FileNotFoundError, "no mask of one in .*masks; expected images/<name>.png")
+    with pytest.raises(FileNotFoundError, match="no images in"):
+        ImagesToProtect(str(tmp_path), image_size=16).setup("predict")
+    with pytest.raises(ValueError, match="image_size must be a multiple of 8, got 20"):
+        ImagesToProtect(str(folder), image_size=20)
+
+
+def test_a_folder_is_protected_tested_and_resumed(folder: Path, pipeline: Path, tmp_path: Path) -> None:
+    common = [
+        *("--config", "configs/diffusionguard/stable_diffusion.yaml", "--data.data_dir", str(folder)),
+        *("--data.image_size", "16", "--model.iterations", "3", "--model.inpainter.pipeline", str(pipeline)),
+        *("--model.inpainter.num_inference_steps", "2", "--trainer.accelerator", "cpu"),
+        *("--model.inpainter.gradient_checkpointing", "false", "--trainer.enable_progress_bar", "false"),
+    ]
+    run = tmp_path / "run"
+    assert train.main(["predict", *common, "--run_directory", str(run)]) == 0
+    files = sorted((run / "protected").iterdir())
+    assert [file.name for file in files] == ["one.png", "two.png"]
+    given = np.array(Image.open(folder / "images" / "one.png").convert("RGB").resize((16, 16)), dtype=int)
+    change = np.abs(np.array(Image.open(files[0]), dtype=int) - given)
+    assert 0 < change.max() <= 8
+    written = [file.read_bytes() for file in files]
+    files[1].unlink()
+    Image.new("RGB", (16, 16)).save(files[0])  # what is there is left alone
+    assert train.main(["predict", *common, "--run_directory", str(run)]) == 0
+    assert files[1].read_bytes() == written[1]
+    assert not np.array(Image.open(files[0])).any()
+    assert train.main(["test", *common, "--run_directory", str(tmp_path / "test")]) == 0
+    metrics = pd.read_csv(tmp_path / "test" / "test_metrics.csv").set_index("metric")["value"]
+    assert {"test/edit_psnr", "test/edit_psnr_unseen", "test/noise_norm"} <= set(metrics.index)
+    assert np.isfinite(metrics).all()
+
+
+# arguments, and digits
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("epsilon", 0.0),
+        ("step_size", 2.0),
+        ("iterations", 0),
+        ("gradient_repeats", 0),
+        ("editor_steps", 0),
+        ("timestep", 1000),
+    ],
+)
+def test_bad_arguments_are_named(key: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=key):
+        DiffusionGuard(LinearInpainter(), **{key: value})
