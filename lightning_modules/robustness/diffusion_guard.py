@@ -230,8 +230,11 @@ class DiffusionGuard(LightningModule):
         for number, keep in enumerate(batch["editor_keeps"].to(image.dtype).split(1, dim=1)):
             name = "edit_psnr" if number == 0 else "edit_psnr_unseen"
             for rows, prompts in prompted(batch["prompt"]):
-                edits = [self.inpainter.edit(each[rows], keep[rows], prompts, noise[rows]) for each in (image, guarded)]
-                metric.update(peak_signal_noise_ratio(*edits, data_range=1.0, reduction="none", dim=(1, 2, 3)))
+                edit, edit_of_guarded = (
+                    self.inpainter.edit(each[rows], keep[rows], prompts, noise[rows]) for each in (image, guarded)
+                )
+                psnr = peak_signal_noise_ratio(edit_of_guarded, edit, 1.0, reduction="none", dim=(1, 2, 3))
+                self._metric(name).update(psnr)
         measured = [self._random(int(i), MEASURING) for i in index]
         noise, draw = self._normal(image, measured), self._normal(image, measured)
         for name, each in {"noise_norm": guarded, "noise_norm_unprotected": image}.items():
