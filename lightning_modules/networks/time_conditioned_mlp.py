@@ -1,0 +1,64 @@
+"""A residual perceptron that is told the time (or the noise level) of its image: for images of a few dozen pixels.
+
+    h_0 = W x,   h_{i+1} = h_i + V_i SiLU(U_i LayerNorm(h_i) + T_i SiLU(W_t c(t))),   feature = LayerNorm(h_L)
+
+with c of `time_embedding.py`.
+"""
+
+import math
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lightning_modules.networks.time_embedding import sinusoidal_embedding
+
+
+class _Block(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.inner = nn.Linear(width, width)
+        self.time = nn.Linear(width, width)
+        self.outer = nn.Linear(width, width)
+
+    def forward(self, hidden: Tensor, time: Tensor) -> Tensor:
+        return hidden + self.outer(F.silu(self.inner(self.norm(hidden)) + self.time(time)))
+
+
+class TimeConditionedMLP(nn.Module):
+    """Maps images and times to one feature vector each.
+
+    Args:
+        in_features: values of one image, C H W.
+        width: of the hidden layers and of the feature; even.
+        depth: L, number of residual blocks.
+
+    Raises:
+        ValueError: if `width` is odd.
+    """
+
+    def __init__(self, in_features: int, width: int = 96, depth: int = 3) -> None:
+        super().__init__()
+        if width % 2:
+            raise ValueError(f"width must be even, got {width}")
+        self.embed = nn.Linear(in_features, width)
+        self.time = nn.Linear(width, width)
+        self.blocks = nn.ModuleList(_Block(width) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        self.in_features = in_features
+        self.width = width
+
+    def forward(self, image: Tensor, time: Tensor) -> Tensor:
+        """Features `[B, width]` of images `[B, C, H, W]` at times `[B]`.
+
+        Raises:
+            ValueError: if an image has another number of values than `in_features`.
+        """
+        values = math.prod(image.shape[1:])
+        if values != self.in_features:
+            raise ValueError(f"in_features is {self.in_features}, but an image {list(image.shape[1:])} has {values}")
+        embedded = F.silu(self.time(sinusoidal_embedding(time, self.width).to(image.dtype)))
+        hidden = self.embed(image.flatten(start_dim=1))
+        for block in self.blocks:
+            hidden = block(hidden, embedded)
+        return self.norm(hidden)

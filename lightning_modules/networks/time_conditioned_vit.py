@@ -1,0 +1,103 @@
+"""A vision transformer that is told the time (or the noise level) of its image by one token more.
+
+    tokens = [cls, c(t), patches] + positions,   feature = LayerNorm(blocks(tokens)_cls)
+
+with c of `time_embedding.py`, no perceptron behind it, and blocks that normalise first and have no bias on queries,
+keys and values. With B patches of a side of p pixels, C channels, width D and depth L it has
+
+    L (12 D^2 + 10 D) + C p^2 D + D + D + (2 + B) D + 2 D
+
+parameters.
+
+Source: Lei et al., Robust Representation Consistency Model via Contrastive Denoising, ICLR 2025, arXiv 2501.13094; with
+`moco_v3`, the initialisation of Chen, Xie and He, An Empirical Study of Training Self-Supervised Vision Transformers,
+ICCV 2021, arXiv 2104.02057.
+"""
+
+import math
+from functools import partial
+from typing import Literal
+
+import torch
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from lightning_modules.networks.time_embedding import sinusoidal_embedding
+
+
+class TimeConditionedViT(nn.Module):
+    """Maps images and times to one feature vector each.
+
+    Args:
+        image_size: height and width, in pixels.
+        patch_size: height and width of a patch, in pixels.
+        width: D, length of a token; even.
+        depth: L, number of blocks.
+        num_heads: of the attention; divides `width`.
+        in_channels: C.
+        final_norm: whether the feature passes through a last LayerNorm.
+        initialization: `truncated_normal` with standard deviation .02, or `moco_v3`: uniform by fan-in and fan-out,
+            queries, keys and values each for themselves.
+        train_patches: whether the embedding of patches is trained, or stays as it is at first.
+
+    Raises:
+        ValueError: if patches do not tile the image, or the heads or the time's cosines and sines the width.
+    """
+
+    def __init__(
+        self,
+        image_size: int,
+        patch_size: int,
+        width: int = 768,
+        depth: int = 12,
+        num_heads: int = 12,
+        in_channels: int = 3,
+        final_norm: bool = True,
+        initialization: Literal["truncated_normal", "moco_v3"] = "truncated_normal",
+        train_patches: bool = True,
+    ) -> None:
+        super().__init__()
+        if image_size % patch_size:
+            raise ValueError(f"patch_size must divide image_size, {image_size}, got {patch_size}")
+        if width % 2 or width % num_heads:
+            raise ValueError(f"width must be even and a multiple of num_heads, {num_heads}, got {width}")
+        norm = partial(nn.LayerNorm, eps=1e-5)
+        self.patch_embed = nn.Conv2d(in_channels, width, patch_size, stride=patch_size)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 2 + (image_size // patch_size) ** 2, width))
+        self.blocks = nn.ModuleList(Block(width, num_heads, qkv_bias=False, norm_layer=norm) for _ in range(depth))
+        self.norm = norm(width) if final_norm else nn.Identity()
+        self.width = width
+        self._initialize(initialization)
+        self.patch_embed.requires_grad_(train_patches)
+
+    def _initialize(self, initialization: str) -> None:
+        nn.init.normal_(self.cls_token, std=1e-6)
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        uniform = initialization == "moco_v3"
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear):
+                fan_out = module.out_features // 3 if name.endswith("qkv") else module.out_features
+                _draw(module.weight, module.in_features + fan_out, uniform)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        if uniform:
+            _draw(self.patch_embed.weight, self.patch_embed.weight[0].numel() + self.width, uniform)
+            nn.init.zeros_(self.patch_embed.bias)  # type: ignore[arg-type]
+
+    def forward(self, image: Tensor, time: Tensor) -> Tensor:
+        """Features `[B, D]` of images `[B, C, H, W]` at times `[B]`."""
+        patches = self.patch_embed(image).flatten(start_dim=2).transpose(1, 2)
+        times = sinusoidal_embedding(time, self.width).to(patches.dtype)[:, None]
+        tokens = torch.cat([self.cls_token.expand(len(image), -1, -1), times, patches], dim=1) + self.pos_embed
+        for block in self.blocks:
+            tokens = block(tokens)
+        return self.norm(tokens[:, 0])
+
+
+def _draw(weight: Tensor, fan: int, uniform: bool) -> None:
+    """Uniform with variance 2 / (fan-in + fan-out), or a truncated normal distribution."""
+    if uniform:
+        nn.init.uniform_(weight, -math.sqrt(6 / fan), math.sqrt(6 / fan))
+    else:
+        nn.init.trunc_normal_(weight, std=0.02)
