@@ -1,4 +1,5 @@
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,12 +8,17 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lightning.pytorch import Trainer
 from scipy import stats
 from torch import Tensor, nn
 
+from callbacks.pretraining import Pretraining
+from callbacks.seeding import SeedEveryBatch
 from datamodules.batches import LabelledImageBatch
+from datamodules.digits import Digits
 from lightning_modules.interfaces import Classifier, SmoothedClassifier
 from lightning_modules.networks.mlp import MLP
+from lightning_modules.noisy_labels.cross_entropy import CrossEntropy
 from lightning_modules.robustness.adaptive_smoothing import AdaptiveSmoothing, mixing_loss
 from lightning_modules.robustness.attacks import size
 from lightning_modules.robustness.mixing import (
@@ -430,10 +436,10 @@ def module(**options: Any) -> AdaptiveSmoothing:
     built = AdaptiveSmoothing(pair(), num_classes=4, num_targets=3, epsilon=0.1, attack_steps=4, **options).double()
     built.log_dict = lambda *arguments, **given: None  # type: ignore[method-assign, assignment]
 
-    class Trainer:
+    class Started:
         global_step = 0
 
-    built.trainer = Trainer()  # type: ignore[assignment]
+    built.trainer = Started()  # type: ignore[assignment]
     return built
 
 
@@ -565,3 +571,55 @@ def test_features_must_be_there_for_a_mixing_network() -> None:
     assert without(torch.rand(2, 1, 4, 4)).shape == (2, 3)
     with pytest.raises(ValueError, match="nothing to train"):
         without.setup("fit")
+
+
+def digits_module() -> AdaptiveSmoothing:
+    torch.manual_seed(3)
+    mixture = Mixture(
+        MLP(64, [12], 10),
+        MLP(64, [6], 10),
+        MixingPerceptron(18, [8]),
+        accurate_features=["layers.1"],
+        robust_features=["layers.1"],
+    )
+    return AdaptiveSmoothing(mixture, num_classes=10, epsilon=0.2, attack_steps=3)
+
+
+def fitted(directory: Path, max_epochs: int, checkpoint: Path | None = None) -> AdaptiveSmoothing:
+    """Trains with both first stages, of which a resumed run makes none."""
+
+    def stage(network: nn.Module, part: str) -> Pretraining:
+        return Pretraining(CrossEntropy(network, num_classes=10), Digits(train_size=200), 1, part=part)
+
+    built = digits_module()
+    first = [stage(MLP(64, [12], 10), "network.accurate"), stage(MLP(64, [6], 10), "network.robust")]
+    trainer = Trainer(
+        max_epochs=max_epochs,
+        accelerator="cpu",
+        callbacks=[SeedEveryBatch(seed=1), *first],
+        default_root_dir=directory,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    trainer.fit(built, datamodule=Digits(train_size=300, seed=1), ckpt_path=checkpoint, weights_only=True)
+    trainer.save_checkpoint(directory / "end.ckpt")
+    for callback, part in zip(first, (built.network.accurate, built.network.robust), strict=True):
+        kept = callback.model.network.state_dict()  # type: ignore[union-attr]
+        equal = all(torch.equal(value, kept[name]) for name, value in part.state_dict().items())
+        assert equal == (checkpoint is None)
+    return built
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_resumed_run_ends_where_the_uninterrupted_one_does(tmp_path: Path) -> None:
+    whole = fitted(tmp_path / "whole", 2)
+    fitted(tmp_path / "first", 1)
+    resumed = fitted(tmp_path / "second", 2, tmp_path / "first" / "end.ckpt")
+    initial = digits_module().state_dict()
+    for name, value in whole.state_dict().items():
+        if value.dtype.is_floating_point:
+            torch.testing.assert_close(resumed.state_dict()[name], value, rtol=0, atol=0, equal_nan=True, msg=name)
+    weights = "network.mixing_network.network.layers.0.weight"
+    assert not torch.equal(whole.state_dict()[weights], initial[weights])
