@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_modules.noisy_labels.cosine_similarities import cosine_similarities
+
 
 def nt_xent(
     first: Tensor, second: Tensor, all_first: Tensor, all_second: Tensor, offset: int, temperature: float
@@ -29,15 +31,9 @@ def nt_xent(
     Returns:
         The mean over the 2b views.
     """
-    dtype = torch.promote_types(first.dtype, torch.float32)
-    with torch.autocast(first.device.type, enabled=False):
-        own, others = (
-            F.normalize(torch.cat(views).to(dtype), dim=1) for views in ((first, second), (all_first, all_second))
-        )
-        similarity = own @ others.T / temperature
-        image = torch.arange(len(first), device=first.device) + offset
-        itself = torch.cat([image, image + len(all_first)])
-        partner = torch.cat([image + len(all_first), image])
-        columns = torch.arange(len(others), device=first.device)
-        similarity = similarity.masked_fill(itself[:, None] == columns, -torch.inf)
-        return F.cross_entropy(similarity, partner)
+    similarity = cosine_similarities(torch.cat([first, second]), torch.cat([all_first, all_second])) / temperature
+    image = torch.arange(len(first), device=first.device) + offset
+    itself = torch.cat([image, image + len(all_first)])
+    partner = torch.cat([image + len(all_first), image])
+    columns = torch.arange(similarity.shape[1], device=first.device)
+    return F.cross_entropy(similarity.masked_fill(itself[:, None] == columns, -torch.inf), partner)

@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -177,7 +178,7 @@ def test_the_cosine_begins_below_the_whole_rate_falls_and_ends_above_zero() -> N
         schedule.step()
     assert rates == pytest.approx([0.05 * (1 + math.cos(math.pi * (t + 1) / 21)) for t in range(20)])
     assert 0 < rates[-1] < rates[0] < 0.1
-    assert all(later < earlier for earlier, later in zip(rates, rates[1:], strict=False))
+    assert all(later < earlier for earlier, later in itertools.pairwise(rates))
 
 
 def test_the_cosine_may_begin_after_constant_epochs() -> None:

@@ -16,8 +16,9 @@ Source: Albert et al., ECCV 2024 (LSA) and WACV 2023, arXiv 2210.04578 (PLS), as
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from lightning_modules.noisy_labels.cosine_similarities import cosine_similarities
 
 
 def sharpened(probability: Tensor, gamma: float) -> Tensor:
@@ -86,8 +87,5 @@ def contrast(projection: Tensor, other: Tensor, positives: Tensor, temperature: 
         positives: `[b, B]`: A, at least 0, no row of zeros.
         temperature: mu.
     """
-    dtype = torch.promote_types(projection.dtype, torch.float32)
-    h, others = F.normalize(projection.to(dtype), dim=1), F.normalize(other.to(dtype), dim=1)
-    with torch.autocast(projection.device.type, enabled=False):
-        similarity = h @ others.T / temperature
-    return soft_cross_entropy(similarity, positives.to(dtype)) / positives.sum(dim=1)
+    similarity = cosine_similarities(projection, other) / temperature
+    return soft_cross_entropy(similarity, positives.to(similarity.dtype)) / positives.sum(dim=1)

@@ -44,7 +44,7 @@ class PLSLSAPlus(ClassifierSteps, LightningModule):
     Args:
         network: f_1; maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`. Its last linear layer is the
             classifier. Linear separation needs features that were pre-trained without labels.
-        second_network: f_2, of the same kind.
+        second_network: f_2, of the same kind. Its classifier is drawn anew.
         num_classes: number of classes, C.
         weak_view: augments a batch of images, each by itself; drawn anew for the guess.
         contrastive_view: what the contrastive term compares with.
@@ -104,6 +104,7 @@ class PLSLSAPlus(ClassifierSteps, LightningModule):
         )
         for each in (network, second_network):
             named_layer(each, feature_layer)
+        classifier_layer(second_network).reset_parameters()  # so that two copies of one pre-trained network differ
         self.network = network
         self.second_network = second_network
         self.projections = nn.ModuleList(
@@ -191,13 +192,8 @@ class PLSLSAPlus(ClassifierSteps, LightningModule):
         assert self.images is not None
         verdicts, truth = [], None
         for network, guess in zip(self._networks(), reversed(self.images.guesses), strict=True):
-            table = sweep(
-                self.trainer,
-                network,
-                lambda image, network=network: network(self.evaluation_view(image)),
-                self.feature_layer,
-                guess,
-            )
+            classify = nn.Sequential(self.evaluation_view, network)
+            table = sweep(self.trainer, network, classify, self.feature_layer, guess)
             if table is not None:
                 detector = detector_of_epoch(self.detectors, epoch)
                 verdicts.append(detect(detector, table.loss, table.pseudo_loss, table.feature, self.threshold))

@@ -107,7 +107,7 @@ def sweep(
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     layer = named_layer(network, feature_layer)
     table: PerSample | None = None
-    was_training = network.training
+    training = [module for module in network.modules() if module.training]
     network.eval()
     for cpu_batch in data.training_images_dataloader():
         batch: Any = trainer.strategy.batch_to_device(cpu_batch)
@@ -123,7 +123,8 @@ def sweep(
         if table is None:
             table = PerSample(data.num_train_samples, row.shape[1], row.device, row.dtype)
         table.update(batch["index"], row, lambda old, new: new, size)
-    network.train(was_training)
+    for module in training:
+        module.training = True
     assert table is not None
     everything = table.gathered().numpy()
     if len(everything) == 0:
