@@ -16,7 +16,7 @@ ICCV 2021, arXiv 2104.02057.
 
 import math
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from timm.models.vision_transformer import Block
@@ -61,7 +61,7 @@ class TimeConditionedViT(nn.Module):
             raise ValueError(f"patch_size must divide image_size, {image_size}, got {patch_size}")
         if width % 2 or width % num_heads:
             raise ValueError(f"width must be even and a multiple of num_heads, {num_heads}, got {width}")
-        norm = partial(nn.LayerNorm, eps=1e-5)
+        norm: Any = partial(nn.LayerNorm, eps=1e-5)
         self.patch_embed = nn.Conv2d(in_channels, width, patch_size, stride=patch_size)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.pos_embed = nn.Parameter(torch.zeros(1, 2 + (image_size // patch_size) ** 2, width))

@@ -1,0 +1,136 @@
+"""Fine-tuning of rRCM: a classifier of images under noise of one level, in one pass through one network.
+
+The pre-trained encoder h, without its projector, and a linear head are trained on m noisy copies of each image. With
+their predictions p_1 ... p_m and the mean p,
+
+    L = mean_j CE(p_j, y) + lambda mean_j KL(p || p_j) + eta H(p),
+
+the regularisation of Jeong and Shin (2020). The noise is exactly sigma; the network is told the nearest t of its 81
+levels to 2 sigma, the noise of images in [-1, 1]. The smoothed classifier is certified as that of Cohen et al. (2019).
+
+The authors' script for this stage leaves the head out of the optimizer; here it is trained, as in the paper.
+
+Source: Lei et al., Robust Representation Consistency Model via Contrastive Denoising, ICLR 2025, arXiv 2501.13094, with
+the settings of the authors' code.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassAccuracy
+
+from datamodules.batches import LabelledImageBatch, global_size, share
+from lightning_modules.classifier_steps import ClassifierSteps
+from lightning_modules.robustness.consistency_regularization import loss_on_copies
+from lightning_modules.robustness.noisy_copies import noisy_copies
+from lightning_modules.robustness.rrcm.layer_decay import optimizer_with_layer_decay
+from lightning_modules.robustness.rrcm.noise_conditioned import NoiseConditionedClassifier
+from lightning_modules.robustness.rrcm.soft_labels import SoftLabels
+from lightning_modules.robustness.smoothing import gaussian_radius
+
+
+class RRCM(ClassifierSteps, LightningModule):
+    """Tunes a noise-conditioned encoder, and a linear head on it, for randomised smoothing.
+
+    Args:
+        network: the encoder; maps images `[B, C, H, W]` and times `[B]` to features `[B, num_features]`. See
+            `pretrained_encoder` for the weights of a run of `RRCMPretraining`.
+        num_features: D.
+        num_classes: number of classes, K.
+        sigma: noise level that will be certified, in pixel units.
+        num_copies: noisy copies of each image in a step, m.
+        consistency_weight: lambda.
+        entropy_weight: eta.
+        soft_labels: mixes images and their labels, and smooths the labels; None leaves them. With mixed images no
+            callback sees the logits of training images.
+        layer_decay: d, in (0, 1]: learning rates fall by it from block to block, see `layer_decay.py`.
+        optimizer: built on the trainable parameters of encoder and head.
+        lr_scheduler: stepped every epoch.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    certificate = "Cohen et al. 2019"
+
+    def __init__(
+        self,
+        network: nn.Module,
+        num_features: int,
+        num_classes: int,
+        sigma: float = 0.25,
+        num_copies: int = 2,
+        consistency_weight: float = 10.0,
+        entropy_weight: float = 0.5,
+        soft_labels: SoftLabels | None = None,
+        layer_decay: float = 0.75,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        lr_scheduler: LRSchedulerCallable = torch.optim.lr_scheduler.ConstantLR,
+    ) -> None:
+        super().__init__()
+        if not sigma > 0:
+            raise ValueError(f"sigma must be positive, got {sigma}")
+        for key, number in {"num_features": num_features, "num_copies": num_copies}.items():
+            if number < 1:
+                raise ValueError(f"{key} must be at least 1, got {number}")
+        for key, value in {"consistency_weight": consistency_weight, "entropy_weight": entropy_weight}.items():
+            if value < 0:
+                raise ValueError(f"{key} must be at least 0, got {value}")
+        if not 0 < layer_decay <= 1:
+            raise ValueError(f"layer_decay must be in (0, 1], got {layer_decay}")
+        self.network = NoiseConditionedClassifier(network, num_features, num_classes, sigma)
+        self.num_classes = num_classes
+        self.sigma = sigma
+        self.num_copies = num_copies
+        self.consistency_weight = consistency_weight
+        self.entropy_weight = entropy_weight
+        self.soft_labels = soft_labels
+        self.layer_decay = layer_decay
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
+
+    @property
+    def encoder(self) -> nn.Module:
+        """h, without the head."""
+        return self.network.encoder
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.network(image)
+
+    def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
+        image, label = batch["image"], batch["label"]
+        if self.soft_labels is not None:
+            image, label = self.soft_labels(image, label, self.num_classes)
+        copies = noisy_copies(image, self.sigma, self.num_copies)
+        logits = self(copies.flatten(end_dim=1)).unflatten(0, copies.shape[:2])
+        loss = share(batch) * loss_on_copies(logits, label, self.consistency_weight, self.entropy_weight)
+        self.log(
+            "train/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=global_size(batch), sync_dist=True
+        )
+        mixed = self.soft_labels is not None and self.soft_labels.mixes
+        return {"loss": loss} if mixed else {"loss": loss, "logits": logits[0].detach()}
+
+    def _measure(self, batch: dict[str, Any], stage: str) -> None:
+        """One noisy copy of each image stands for the images that the classifier is made for."""
+        self.accuracy.update(self(noisy_copies(batch["image"], self.sigma, num_copies=1)[0]), batch["label"])
+        size = global_size(batch)
+        self.log(f"{stage}/accuracy_under_noise", self.accuracy, on_step=False, on_epoch=True, batch_size=size)
+
+    def smoothed_logits(self, image: Tensor, noise: Tensor, sigma: float) -> Tensor:
+        """Logits `[1, B, K]`: one pass, with the network told the noise of the certification."""
+        noisy = torch.add(image, noise, alpha=sigma)
+        return self.network(noisy.to(next(self.network.parameters()).dtype), sigma)[None]
+
+    def certified_radius(self, probability: Sequence[float], sigma: float) -> float:
+        return gaussian_radius(probability[0], sigma)
+
+    def configure_optimizers(self):
+        optimizer = optimizer_with_layer_decay(
+            self.optimizer, self.network.encoder, self.network.head, self.layer_decay
+        )
+        return [optimizer], [self.lr_scheduler(optimizer)]

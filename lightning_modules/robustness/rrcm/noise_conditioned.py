@@ -1,0 +1,67 @@
+"""Networks that are told the noise of their image: how rRCM calls them, and a classifier made of one."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.robustness.rrcm.noise_schedule import (
+    MOST_STEPS,
+    input_scale,
+    nearest_level,
+    network_time,
+    noise_level,
+)
+
+
+def represent(network: nn.Module, noisy: Sequence[Tensor], t: Sequence[float]) -> tuple[Tensor, ...]:
+    """Features of several batches in one pass: network(c_in(t) x_t, 250 ln t).
+
+    Args:
+        network: maps images `[B, C, H, W]` and times `[B]` to `[B, D]`.
+        noisy: batches `[B, C, H, W]` of x_t, that is images in [-1, 1] plus noise.
+        t: standard deviation of each batch's noise.
+
+    Returns:
+        `[B, D]` of each batch.
+    """
+    dtype = torch.promote_types(noisy[0].dtype, torch.float32)
+    image = torch.cat([input_scale(level) * x for level, x in zip(t, noisy, strict=True)])
+    time = torch.cat(
+        [x.new_full((len(x),), network_time(level), dtype=dtype) for level, x in zip(t, noisy, strict=True)]
+    )
+    return network(image, time).split([len(x) for x in noisy])
+
+
+class NoiseConditionedClassifier(nn.Module):
+    """Logits of images in [0, 1] under noise that is known beforehand, in one pass through the network.
+
+    Images are rescaled to [-1, 1] inside, where noise sigma becomes t = 2 sigma; the network is told the nearest of the
+    81 levels that it was pre-trained at.
+
+    Args:
+        encoder: maps images and times `[B]` to features `[B, num_features]`.
+        num_features: D.
+        num_classes: K.
+        sigma: standard deviation of the noise, in pixel units.
+    """
+
+    def __init__(self, encoder: nn.Module, num_features: int, num_classes: int, sigma: float) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = nn.Linear(num_features, num_classes)
+        nn.init.trunc_normal_(self.head.weight, std=2e-5)
+        nn.init.zeros_(self.head.bias)
+        self.sigma = sigma
+
+    def forward(self, noisy: Tensor, sigma: float | None = None) -> Tensor:
+        """Logits `[B, K]`.
+
+        Args:
+            noisy: `[B, C, H, W]`: images in [0, 1] plus noise, not clipped.
+            sigma: of that noise, if it is not the one above.
+        """
+        num_levels = MOST_STEPS + 1
+        t = noise_level(nearest_level(2 * (self.sigma if sigma is None else sigma), num_levels), num_levels)
+        [feature] = represent(self.encoder, [2 * noisy - 1], [t])
+        return self.head(feature)

@@ -1,0 +1,225 @@
+"""Pre-training of rRCM: representations of an image that agree along its trajectory of noise.
+
+A network h with a projector z, told the noise level, sees an image x, lightly augmented as its DataModule does, and two
+strong views a, b of it, in [-1, 1], all with the same noise e. With the levels t_q > t_{q+1} of a curriculum, one q for
+the whole batch, t_0 = .002, sg the stop of gradients and z' the target network, a moving average,
+
+    L_c = NCE(z(a + t_0 e, t_0), sg z'(b + t_0 e, t_0)) + NCE(z(b + t_0 e, t_0), sg z'(a + t_0 e, t_0)),
+    L_k = NCE(h(x + t_q e, t_q), sg h(x + t_{q+1} e, t_{q+1})),
+    L = L_c + L_k,
+
+with NCE of `contrastive.py`. x + t' e is a step of the probability-flow ODE from x + t e. So the contrast between views
+at hardly any noise is carried over to all noise levels. Negatives come from all processes.
+
+L_k is of the encoder's features and of the online network on both sides, as in the authors' code, whatever its option
+for the target says. A second average, with a fixed rate, is what fine-tuning begins with: our choice, as neither paper
+nor code say which copy does.
+
+Source: Lei et al., Robust Representation Consistency Model via Contrastive Denoising, ICLR 2025, arXiv 2501.13094, with
+the schedules of the authors' code.
+"""
+
+import copy
+import math
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from datamodules.batches import LabelledImageBatch, global_size, share
+from lightning_modules.robustness.rrcm.contrastive import contrastive_loss, over_all_processes
+from lightning_modules.robustness.rrcm.noise_conditioned import represent
+from lightning_modules.robustness.rrcm.noise_schedule import SMALLEST, kept_by_target, noise_level, num_levels
+from lightning_modules.robustness.rrcm.retrieval import Retrieval
+
+
+class RRCMPretraining(LightningModule):
+    """Pre-trains a noise-conditioned encoder on images without labels.
+
+    Testing tells how often the nearest clean image to a noisy one is its own (`test/retrieval_<sigma>`). A step that a
+    gradient scaler skips moves neither averages nor schedules; this needs an optimizer that is not fused.
+
+    Args:
+        network: h; maps images `[B, C, H, W]` and times `[B]` to features `[B, D]`.
+        projector: maps features to what the views are compared by.
+        first_view: maps images `[B, C, H, W]` in [0, 1] to augmented ones, drawn anew in each step: a.
+        second_view: likewise: b.
+        num_steps: K, steps of the schedules; None takes those of the whole training.
+        temperature: tau.
+        consistency_weight: of L_k, 1 in the paper; 0 is contrastive learning alone.
+        steepness: A, of the target's schedule: how soon it slows down.
+        average_decay: what the average for fine-tuning keeps in a step, in [0, 1).
+        gradient_clip: greatest norm of the gradient.
+        clip_after: steps before gradients are clipped, those of the warm-up in the paper.
+        retrieval_sigmas: noise levels of testing, in pixel units.
+        optimizer: built on the trainable parameters of network and projector.
+        lr_scheduler: stepped with every step of the optimizer.
+
+    Raises:
+        ValueError: if an argument is out of range, or the training's number of steps is unknown.
+    """
+
+    step: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        projector: nn.Module,
+        first_view: nn.Module,
+        second_view: nn.Module,
+        num_steps: int | None = None,
+        temperature: float = 0.2,
+        consistency_weight: float = 1.0,
+        steepness: float = 15.0,
+        average_decay: float = 0.9999,
+        gradient_clip: float = 2.0,
+        clip_after: int = 0,
+        retrieval_sigmas: Sequence[float] = (0.25, 0.5),
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        lr_scheduler: LRSchedulerCallable = torch.optim.lr_scheduler.ConstantLR,
+    ) -> None:
+        super().__init__()
+        if num_steps is not None and num_steps < 1:
+            raise ValueError(f"num_steps must be at least 1, got {num_steps}")
+        for key, value in {"temperature": temperature, "steepness": steepness, "gradient_clip": gradient_clip}.items():
+            if not value > 0:
+                raise ValueError(f"{key} must be positive, got {value}")
+        for key, value in {"consistency_weight": consistency_weight, "clip_after": clip_after}.items():
+            if value < 0:
+                raise ValueError(f"{key} must be at least 0, got {value}")
+        if not 0 <= average_decay < 1:
+            raise ValueError(f"average_decay must be in [0, 1), got {average_decay}")
+        if any(sigma < SMALLEST / 2 for sigma in retrieval_sigmas):
+            raise ValueError(f"retrieval_sigmas must be at least {SMALLEST / 2}, got {list(retrieval_sigmas)}")
+        self.network = network
+        self.projector = projector
+        self.first_view = first_view
+        self.second_view = second_view
+        self.target_network = copy.deepcopy(network).requires_grad_(False)
+        self.target_projector = copy.deepcopy(projector).requires_grad_(False)
+        self.average = copy.deepcopy(network).requires_grad_(False)
+        self.num_steps = num_steps
+        self.temperature = temperature
+        self.consistency_weight = consistency_weight
+        self.steepness = steepness
+        self.average_decay = average_decay
+        self.gradient_clip = gradient_clip
+        self.clip_after = clip_after
+        self.retrieval_sigmas = list(retrieval_sigmas)
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.retrieval = nn.ModuleList(Retrieval() for _ in retrieval_sigmas)
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+        self.steps_taken = 0
+        """k: `step`, where the host can read it without waiting."""
+        self._scheduled = 0
+        self._total_steps = num_steps or 0
+
+    def setup(self, stage: str) -> None:
+        if stage != "fit" or self.num_steps is not None:
+            return
+        steps = self.trainer.estimated_stepping_batches
+        if not math.isfinite(steps) or steps < 1:
+            raise ValueError(f"num_steps must be given, as the training has {steps} steps")
+        self._total_steps = int(steps)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Features `[B, D]` of clean images `[B, C, H, W]` in [0, 1]."""
+        [feature] = represent(self.network, [2 * image - 1], [SMALLEST])
+        return feature
+
+    def levels(self) -> tuple[float, float]:
+        """t_q and t_{q+1} of this step: on all processes the same ones, and again after an interruption."""
+        count = num_levels(self.steps_taken, self._total_steps)
+        words = [int(os.environ.get("PL_GLOBAL_SEED", 0)), self.steps_taken]  # where seed_everything leaves it
+        index = int(np.random.default_rng(words).integers(count - 1))
+        return noise_level(index, count), noise_level(index + 1, count)
+
+    def noise(self, batch: Any) -> Tensor:
+        """e, `[B, C, H, W]`: one draw for each image of a batch."""
+        return torch.randn_like(batch["image"])
+
+    def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
+        image, first, second = (
+            2 * view - 1 for view in (batch["image"], self.first_view(batch["image"]), self.second_view(batch["image"]))
+        )
+        noise, size = self.noise(batch), global_size(batch)
+        first, second = first + SMALLEST * noise, second + SMALLEST * noise
+        t, less = self.levels()
+        online, noisy, levels = [first, second], [image + t * noise], [t]
+        if self.consistency_weight == 0:
+            noisy, levels = [], []
+        feature_1, feature_2, *trajectory = represent(self.network, [*online, *noisy], [SMALLEST, SMALLEST, *levels])
+        with torch.no_grad():
+            target_1, target_2 = map(
+                self.target_projector, represent(self.target_network, online, [SMALLEST, SMALLEST])
+            )
+        terms = {
+            "contrastive": self._contrast(self.projector(feature_1), target_2, size)
+            + self._contrast(self.projector(feature_2), target_1, size)
+        }
+        loss = terms["contrastive"]
+        if trajectory:
+            with torch.no_grad():
+                [target] = represent(self.network, [image + less * noise], [less])
+            terms["consistency"] = self._contrast(trajectory[0], target, size)
+            loss = loss + self.consistency_weight * terms["consistency"]
+        loss = share(batch) * loss
+        logged = {f"train/{name}": share(batch) * term.detach() for name, term in terms.items()}
+        logged["train/loss"] = loss.detach()
+        self.log_dict(logged, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
+        return {"loss": loss}
+
+    def _contrast(self, feature: Tensor, target: Tensor, size: int) -> Tensor:
+        return contrastive_loss(feature, target, over_all_processes(target, size), self.temperature)
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self._measure(batch, "val")
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self._measure(batch, "test")
+
+    def _measure(self, batch: dict[str, Any], stage: str) -> None:
+        image = 2 * batch["image"] - 1
+        noise, levels = self.noise(batch), [2 * sigma for sigma in self.retrieval_sigmas]
+        clean, *noisy = represent(self.network, [image, *(image + t * noise for t in levels)], [SMALLEST, *levels])
+        for sigma, metric, feature in zip(self.retrieval_sigmas, self.retrieval, noisy, strict=True):
+            metric.update(feature, clean)  # type: ignore[operator]
+            self.log(f"{stage}/retrieval_{sigma:.2f}", metric, on_step=False, on_epoch=True)  # type: ignore[arg-type]
+
+    def configure_optimizers(self):
+        trained = [*self.network.parameters(), *self.projector.parameters()]
+        optimizer = self.optimizer([parameter for parameter in trained if parameter.requires_grad])
+        optimizer.register_step_post_hook(self._after_step)
+        return [optimizer], [{"scheduler": self.lr_scheduler(optimizer), "interval": "step"}]
+
+    def configure_gradient_clipping(self, *args: Any, **kwargs: Any) -> None:
+        if self.steps_taken >= self.clip_after:
+            [optimizer] = self.trainer.optimizers
+            self.clip_gradients(optimizer, self.gradient_clip, "norm")
+
+    @torch.no_grad()
+    def _after_step(self, *_: Any) -> None:
+        """Moves the averages, of parameters and not of statistics. A gradient scaler that skips a step skips this."""
+        kept = kept_by_target(self.steps_taken, self._total_steps, self.steepness)
+        for average, trained, decay in (
+            (self.target_network, self.network, kept),
+            (self.target_projector, self.projector, kept),
+            (self.average, self.network, self.average_decay),
+        ):
+            torch._foreach_lerp_(list(average.parameters()), list(trained.parameters()), 1 - decay)
+        self.step += 1
+        self.steps_taken += 1
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        if self.steps_taken > self._scheduled:
+            self._scheduled = self.steps_taken
+            super().lr_scheduler_step(scheduler, metric)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.steps_taken = self._scheduled = int(checkpoint["state_dict"]["step"])

@@ -1,0 +1,37 @@
+"""The perceptron between features and the contrastive loss, which fine-tuning leaves behind."""
+
+from torch import Tensor, nn
+
+
+class Projector(nn.Module):
+    """Linear-BatchNorm-ReLU twice, then linear; without biases where batch normalisation or nothing follows.
+
+    Args:
+        in_features: D, of the encoder's features.
+        hidden_features: H.
+        out_features: of what is compared.
+        batch_norm: False leaves the normalisation out; with it each process normalises by its share of the batch,
+            unless `trainer.sync_batchnorm` is on.
+    """
+
+    def __init__(
+        self, in_features: int, hidden_features: int = 2048, out_features: int = 256, batch_norm: bool = True
+    ) -> None:
+        super().__init__()
+
+        def normalized() -> nn.Module:
+            return nn.BatchNorm1d(hidden_features) if batch_norm else nn.Identity()
+
+        self.layers = nn.Sequential(
+            nn.Linear(in_features, hidden_features, bias=False),
+            normalized(),
+            nn.ReLU(),
+            nn.Linear(hidden_features, hidden_features),
+            normalized(),
+            nn.ReLU(),
+            nn.Linear(hidden_features, out_features, bias=False),
+        )
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """Maps `[B, D]` to `[B, out_features]`."""
+        return self.layers(feature)

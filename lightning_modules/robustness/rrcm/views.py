@@ -1,0 +1,123 @@
+"""Augmented views of images, on the batch's own device, each image drawn by itself.
+
+Source: Grill et al., Bootstrap Your Own Latent, NeurIPS 2020, arXiv 2006.07733, for the pair of views of photographs.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lightning_modules.noisy_labels.views.colour import ColourJitter
+from lightning_modules.noisy_labels.views.crops import RandomResizedCrop
+
+
+def blurred(image: Tensor, sigma: Tensor, radius: int) -> Tensor:
+    """Convolves each image with its own Gaussian, cut off and normalised; the border mirrors the image.
+
+    Args:
+        image: `[B, C, H, W]`.
+        sigma: `[B]`, in pixels.
+        radius: where the Gaussians are cut off, in pixels; less than H and W.
+    """
+    batch, channels, height, _ = image.shape
+    place = torch.arange(-radius, radius + 1, device=image.device, dtype=image.dtype)
+    kernel = (-0.5 * (place / sigma.to(image.dtype)[:, None]).square()).softmax(dim=1)
+    kernel = kernel.repeat_interleave(channels, dim=0)
+    stacked = F.pad(image, [radius] * 4, mode="reflect").view(1, batch * channels, height + 2 * radius, -1)
+    down = F.conv2d(stacked, kernel[:, None, :, None], groups=batch * channels)
+    return F.conv2d(down, kernel[:, None, None, :], groups=batch * channels).view_as(image)
+
+
+class GaussianBlur(nn.Module):
+    """Blurs some images.
+
+    Args:
+        probability: of a blur, in [0, 1].
+        sigma: least and greatest standard deviation, in pixels.
+    """
+
+    def __init__(self, probability: float = 1.0, sigma: tuple[float, float] = (0.1, 2.0)) -> None:
+        super().__init__()
+        self.probability = probability
+        self.sigma = sigma
+
+    def forward(self, image: Tensor) -> Tensor:
+        uniform = torch.rand(2, len(image), device=image.device)
+        radius = min(math.ceil(3 * self.sigma[1]), min(image.shape[-2:]) - 1)
+        smooth = blurred(image, self.sigma[0] + uniform[0] * (self.sigma[1] - self.sigma[0]), radius)
+        return torch.where((uniform[1] < self.probability).view(-1, 1, 1, 1), smooth, image)
+
+
+class Solarize(nn.Module):
+    """Inverts the values from 1/2 on, in some images.
+
+    Args:
+        probability: of that, in [0, 1].
+    """
+
+    def __init__(self, probability: float = 0.2) -> None:
+        super().__init__()
+        self.probability = probability
+
+    def forward(self, image: Tensor) -> Tensor:
+        chosen = torch.rand(len(image), device=image.device).view(-1, 1, 1, 1) < self.probability
+        return torch.where(chosen & (image >= 0.5), 1 - image, image)
+
+
+class BYOLView(nn.Sequential):
+    """A box of random area, resized and mirrored, with other colours, blurred and solarised.
+
+    Args:
+        blur_probability: 1 in the first view of the pair, .1 in the second.
+        solarize_probability: 0 in the first view of the pair, .2 in the second.
+        min_area: least area of the box, as a part of the image's.
+
+    Raises:
+        ValueError: if a probability is not in [0, 1].
+    """
+
+    def __init__(
+        self, blur_probability: float = 1.0, solarize_probability: float = 0.0, min_area: float = 0.08
+    ) -> None:
+        for key, value in {
+            "blur_probability": blur_probability,
+            "solarize_probability": solarize_probability,
+        }.items():
+            if not 0 <= value <= 1:
+                raise ValueError(f"{key} must be in [0, 1], got {value}")
+        super().__init__(
+            RandomResizedCrop(min_area=min_area, flip=True),
+            ColourJitter(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1),
+            GaussianBlur(blur_probability),
+            Solarize(solarize_probability),
+        )
+
+
+class AffineJitter(nn.Module):
+    """Turns, scales and shifts each image a little: views of small drawings, which colours and crops do not suit.
+
+    Args:
+        degrees: greatest angle, either way.
+        scale: greatest departure of the size from 1, in [0, 1).
+        shift: greatest shift, either way and in both directions, in pixels.
+    """
+
+    def __init__(self, degrees: float = 15.0, scale: float = 0.15, shift: float = 1.0) -> None:
+        super().__init__()
+        if not 0 <= scale < 1:
+            raise ValueError(f"scale must be in [0, 1), got {scale}")
+        self.degrees = degrees
+        self.scale = scale
+        self.shift = shift
+
+    def forward(self, image: Tensor) -> Tensor:
+        height, width = image.shape[-2:]
+        angle, size, right, down = 2 * torch.rand(4, len(image), device=image.device, dtype=image.dtype) - 1
+        angle, size = math.radians(self.degrees) * angle, 1 + self.scale * size
+        cosine, sine = angle.cos() / size, angle.sin() / size
+        right, down = 2 * self.shift * right / width, 2 * self.shift * down / height
+        rows = torch.stack([cosine, -sine * height / width, right, sine * width / height, cosine, down], dim=1)
+        grid = F.affine_grid(rows.view(-1, 2, 3), list(image.shape), align_corners=False)
+        return F.grid_sample(image, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
