@@ -1,0 +1,111 @@
+"""Logits of an image at several scales, and the two losses that ADELE trains with on them.
+
+With logits z_1 ... z_S of the image at S scales, weights w = softmax(v) over the scales, p_k = softmax(z_k) and the
+mixture q = sum_k w_k p_k, kept within [0.001, 0.999],
+
+    L_CE   = sum_k mean_{b,h,w} CE(w_k z_k, y),
+    L_cons = mean_{b,h,w} m_b sum_k KL(p_k || q).
+
+The weights make L_CE that of logits at temperature 1 / w_k, 3 for three equal scales. m_b is 1 for an image that is
+confident somewhere, max q >= rho, and 0 otherwise.
+
+Source: Liu et al., Adaptive Early-Learning Correction for Segmentation from Noisy Annotations, CVPR 2022, arXiv
+2110.03740, and the authors' code.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightning_modules.noisy_labels.pixel_cross_entropy import pixel_cross_entropy
+from lightning_modules.segmenter_steps import IGNORED
+
+LEAST_PROBABILITY = 1e-3
+
+
+def multi_scale_logits(
+    network: Callable[[Tensor], Tensor], image: Tensor, scales: Sequence[float], flip: bool = False
+) -> list[Tensor]:
+    """Logits of each scale, at the image's size.
+
+    Args:
+        network: maps images `[B, C, h, w]` to logits `[B, K, h', w']`.
+        image: `[B, C, H, W]`.
+        scales: of the height and width, each > 0; 1 leaves the image as it is.
+        flip: also the logits of each scale's mirror image, mirrored back.
+
+    Returns:
+        `[B, K, H, W]` for each scale, or for each scale and its mirror image. Sizes are changed bilinearly with the
+        corners aligned.
+    """
+    size = image.shape[-2:]
+    logits = []
+    for scale in scales:
+        scaled = image
+        if scale != 1:
+            scaled = F.interpolate(
+                image, scale_factor=scale, mode="bilinear", align_corners=True, recompute_scale_factor=True
+            )
+        logits.append(_resized(network(scaled), size))
+        if flip:
+            logits.append(_resized(network(scaled.flip(-1)), size).flip(-1))
+    return logits
+
+
+def _resized(logits: Tensor, size: Sequence[int]) -> Tensor:
+    if logits.shape[-2:] == size:
+        return logits
+    return F.interpolate(logits, size=list(size), mode="bilinear", align_corners=True)
+
+
+def precise(logits: Tensor) -> Tensor:
+    """Logits in at least float32: logarithms of probabilities are lost in half precision."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def multi_scale_cross_entropy(logits: Sequence[Tensor], label: Tensor, weight: Tensor) -> Tensor:
+    """L_CE.
+
+    Args:
+        logits: S times `[B, K, H, W]`.
+        label: `[B, H, W]`, int64; 255 is ignored, and counts in the mean with a loss of 0.
+        weight: `[S]`, w, of sum 1.
+
+    Returns:
+        A number.
+    """
+    terms = [pixel_cross_entropy(w * precise(z), label) for z, w in zip(logits, weight, strict=True)]
+    return torch.stack(terms).sum()
+
+
+def mixture(probability: Sequence[Tensor], weight: Tensor) -> Tensor:
+    """q `[B, K, H, W]` of S times p `[B, K, H, W]` and w `[S]`, kept within [0.001, 0.999]."""
+    mixed = sum((w * p for p, w in zip(probability, weight, strict=True)), torch.zeros_like(probability[0]))
+    return mixed.clamp(LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
+
+
+def confident_images(mixed: Tensor, label: Tensor, threshold: float) -> Tensor:
+    """m `[B]`, 0 or 1: whether the largest q `[B, K, H, W]` where `label` `[B, H, W]` is not 255 is at least rho."""
+    known = torch.where(label == IGNORED, 0, mixed.amax(dim=1))
+    return (known.amax(dim=(1, 2)) >= threshold).to(mixed.dtype)
+
+
+def consistency(logits: Sequence[Tensor], label: Tensor, weight: Tensor, threshold: float) -> Tensor:
+    """L_cons. Gradients flow through the p_k, q and w; pixels of label 255 count, except for m.
+
+    Args:
+        logits: S times `[B, K, H, W]`.
+        label: `[B, H, W]`, int64.
+        weight: `[S]`, w, of sum 1.
+        threshold: rho, in [0, 1].
+
+    Returns:
+        A number.
+    """
+    log_p = [precise(z).log_softmax(dim=1) for z in logits]
+    mixed = mixture([each.exp() for each in log_p], weight)
+    log_q = mixed.log()
+    divergence = torch.stack([F.kl_div(log_q, each, reduction="none", log_target=True).sum(dim=1) for each in log_p])
+    return (divergence.sum(dim=0).mean(dim=(1, 2)) * confident_images(mixed, label, threshold)).mean()
