@@ -63,7 +63,7 @@ class ClampedBatchNorm(nn.Module):
     running_mean: Tensor
     running_var: Tensor
 
-    def __init__(self, momentum: float = 0.01, eps: float = 1e-5) -> None:
+    def __init__(self, momentum: float, eps: float = 1e-5) -> None:
         super().__init__()
         self.momentum = momentum
         self.eps = eps
@@ -177,6 +177,8 @@ class Mixture(nn.Module):
         alpha_bias: its least value.
         training_gamma_scale: of gamma in training and in the attacks there.
         training_gamma_bias: likewise.
+        momentum: weight of a batch in BN's running statistics, which evaluation and attacks in training use. Runs of
+            a few hundred steps need more than the authors' 0.01.
         policy_graph: whether gradients go through the features, so that attacks see how they change alpha.
 
     Raises:
@@ -201,6 +203,7 @@ class Mixture(nn.Module):
         alpha_bias: float = 0.84,
         training_gamma_scale: float = 2.0,
         training_gamma_bias: float = 0.4,
+        momentum: float = 0.01,
         policy_graph: bool = True,
     ) -> None:
         super().__init__()
@@ -217,6 +220,8 @@ class Mixture(nn.Module):
                 f"alpha_scale and alpha_bias must be at least 0 and together at most 1, got {alpha_scale} and "
                 f"{alpha_bias}"
             )
+        if not 0 < momentum <= 1:
+            raise ValueError(f"momentum must be in (0, 1], got {momentum}")
         features = {"accurate_features": accurate_features or [], "robust_features": robust_features or []}
         for (key, names), network in zip(features.items(), (accurate, robust), strict=True):
             known = dict(network.named_modules())
@@ -238,7 +243,7 @@ class Mixture(nn.Module):
         self.evaluation = AlphaRange(gamma_scale, gamma_bias, alpha_scale, alpha_bias)
         self.in_training = AlphaRange(training_gamma_scale, training_gamma_bias)
         self.policy_graph = policy_graph
-        self.normalization = ClampedBatchNorm()
+        self.normalization = ClampedBatchNorm(momentum)
 
     def choose(self, alpha: float | None) -> None:
         """Sets the weight of h in evaluation, see `alpha` above.

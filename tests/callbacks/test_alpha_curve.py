@@ -43,6 +43,7 @@ def evaluate(callback: AlphaCurve, built: Any, directory: Path) -> None:
 def test_the_table_is_what_the_attack_does_to_each_mixture(tmp_path: Path) -> None:
     built = module()
     evaluate(AlphaCurve(ATTACK, alphas=[1.0, 0.0, 0.6], batch_size=40, skip=5), built, tmp_path)
+    built.eval()
     table = pd.read_csv(tmp_path / "alpha_curve.csv")
     assert table["alpha"].tolist() == ["0", "0.6", "1", "learned"]
     data = Digits()

@@ -214,7 +214,7 @@ def images(count: int = 12, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def test_clamp_and_normalisation_in_training_and_their_running_statistics() -> None:
-    norm = ClampedBatchNorm().double()
+    norm = ClampedBatchNorm(momentum=0.01).double()
     reference = nn.BatchNorm1d(1, affine=False, momentum=0.01).double()
     for step in range(3):
         raw = normal(40, seed=step, scale=2).requires_grad_()
@@ -548,6 +548,7 @@ def test_bad_arguments_are_named(key: str, value: Any) -> None:
     [
         ({"accurate_scale": 0.0}, "accurate_scale must be positive, got 0"),
         ({"alpha_scale": 0.9, "alpha_bias": 0.2}, "together at most 1, got 0.9 and 0.2"),
+        ({"momentum": 0.0}, r"momentum must be in \(0, 1\], got 0"),
         ({"alpha": -0.1}, r"alpha must be in \[0, 1\], got -0.1"),
     ],
 )
