@@ -43,12 +43,12 @@ def loss_on_copies(
 
     Args:
         logits: `[m, B, K]`; the second and third term are left out where m is 1.
-        label: `[B]`.
+        label: `[B]`, or probabilities `[B, K]`.
         consistency_weight: lambda.
         entropy_weight: eta.
         floor: of the probabilities in the second and third term.
     """
-    loss = F.cross_entropy(logits.flatten(end_dim=1), label.repeat(len(logits)))
+    loss = F.cross_entropy(logits.flatten(end_dim=1), label.repeat(len(logits), *[1] * (label.ndim - 1)))
     if len(logits) > 1:
         divergence, entropy = consistency(logits, floor)
         loss = loss + (consistency_weight * divergence + entropy_weight * entropy).mean()

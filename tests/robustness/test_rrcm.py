@@ -422,6 +422,12 @@ def test_regulariser_of_equal_copies_and_of_equal_weights() -> None:
     torch.testing.assert_close(divergence + entropy, crossed)
 
 
+def test_soft_labels_that_are_certain_are_labels() -> None:
+    logits, label = torch.randn(2, 5, 7, dtype=torch.float64), torch.arange(5)
+    soft = F.one_hot(label, 7).double()
+    torch.testing.assert_close(loss_on_copies(logits, soft, 10.0, 0.5), loss_on_copies(logits, label, 10.0, 0.5))
+
+
 def test_noise_on_pixels_is_twice_the_noise_on_the_trajectory() -> None:
     encoder = small_encoder().double()
     module = RRCM(encoder, num_features=12, num_classes=3, sigma=0.25).double()
