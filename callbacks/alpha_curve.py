@@ -139,7 +139,7 @@ def draw_alpha_curve(table: pd.DataFrame, attack: str) -> "Figure":
         for value in learned[column]:
             left.axhline(value, color=colour, linestyle=":", label=f"{name}, learned alpha")
     left.axvline(0.5, color="0.5", linewidth=1)
-    left.annotate("alpha = 1/2", (0.5, 0.03), xytext=(-4, 0), textcoords="offset points", ha="right", color="0.4")
+    left.annotate("alpha = 1/2", (0.5, 0.72), xytext=(-4, 0), textcoords="offset points", ha="right", color="0.4")
     left.set(xlabel="alpha, weight of the robust classifier", ylabel="accuracy", xlim=(-0.02, 1.02), ylim=(0, 1.02))
     left.legend(loc="center left", fontsize=8)
     right.plot(fixed["accuracy"], fixed["robust_accuracy"], "o-", color="C0", markersize=4, label="fixed alpha")
