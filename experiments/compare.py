@@ -27,6 +27,7 @@ from rich.console import Console
 
 from experiments.arguments import ArgumentParser, positive_number, whole_number
 from experiments.method_table import by_metric, method_table, places
+from experiments.preflight import PREFLIGHT, preflight
 from experiments.results import (
     BEST_EPOCH,
     Result,
@@ -208,12 +209,16 @@ def show(runs: Sequence[Run], output: Path, console: Console) -> None:
         console.print(str(path), markup=False, soft_wrap=True)
 
 
-def main(argv: Sequence[str], run_command: Sequence[str] = TRAIN) -> int:
+def main(
+    argv: Sequence[str], run_command: Sequence[str] = TRAIN, preflight_command: Sequence[str] | None = None
+) -> int:
     """The subcommand.
 
     Args:
         argv: what follows `train.py compare`.
         run_command: the command that `fit ...` is appended to.
+        preflight_command: the command that builds what `--vary` makes, before anything runs; None takes the usual one
+            with the usual `run_command`, and none otherwise.
 
     Returns:
         Exit status: 0; 1 if a run failed; 2 for bad input; 130 after Ctrl-C.
@@ -224,6 +229,8 @@ def main(argv: Sequence[str], run_command: Sequence[str] = TRAIN) -> int:
         experiments = varied(load_experiments(arguments.configs, arguments.overrides), arguments.variations)
         output = arguments.output or default_output(arguments.configs)
         runs = plan(experiments, arguments.seeds, output)
+        if arguments.variations and (preflight_command or run_command is TRAIN):
+            preflight(runs, preflight_command or PREFLIGHT)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,4 +1,5 @@
 import csv
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from experiments import compare
 from experiments.method_table import places
 from experiments.run_request import load_experiments
 from experiments.variations import Variation, variation, varied
+from tests.command import ROOT
 
 Config = Callable[..., Path]
 Journal = Callable[..., list[list[str]]]
@@ -80,6 +82,33 @@ def test_of_several_keys_all_combinations_are_run(config: Config) -> None:
     assert both[-1].overrides == ("--model.start", "0.2", "--model.per_seed", "3")
     assert {each.config_name for each in both} == {"a"}
     assert places(both)["a/start=0.2,per_seed=3"] == ("a", "start 0.2, per_seed 3")
+
+
+def test_what_cannot_be_built_is_named_before_anything_runs_and_what_is_finished_is_not_built(
+    config: Config, fit: list[str], journal: Journal, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a, out = config("a", start=0.9), tmp_path / "out"
+    program = "import json, sys; print('noise'); given = json.load(sys.stdin); "
+    program += "print(json.dumps(['too high' if float(a[3]) > 0.5 else None for a in given]))"
+    check = [sys.executable, "-c", program]
+    arguments = [str(a), "--seeds", "0", "--output", str(out), "--vary"]
+    assert compare.main([*arguments, "model.start=0.1,0.6,0.7"], fit, check) == 2
+    assert "a/start=0.6 cannot be run: too high (nor can a/start=0.7)" in capsys.readouterr().err
+    assert not journal()
+    assert not out.exists()
+    assert compare.main([*arguments, "model.start=0.1,0.2"], fit, check) == 0
+    assert compare.main([*arguments, "model.start=0.1,0.2"], fit, [sys.executable, "-c", "raise ValueError"]) == 0
+    assert compare.main([*arguments, "model.start=0.3"], fit, [sys.executable, "-c", "raise ValueError('x')"]) == 2
+    assert "the experiments could not be checked" in capsys.readouterr().err
+
+
+def test_real_experiments_are_built_with_their_values(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(ROOT / "configs/elr/demo.yaml")
+    arguments = [path, "--seeds", "0", "--output", str(tmp_path / "out"), "--vary"]
+    assert compare.main([*arguments, "data.label_noise.noise_rate=0.2,1.4", "--", "--model.strength", "2"]) == 2
+    error = capsys.readouterr().err
+    assert "demo/noise_rate=1.4 cannot be run: noise_rate must be in [0, 1), got 1.4\n" in error
+    assert not (tmp_path / "out").exists()
 
 
 def test_init_args_may_be_left_out_and_names_match_with_and_without_folders(tmp_path: Path) -> None:
