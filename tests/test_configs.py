@@ -17,6 +17,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 import train
+from datamodules.auxiliary_masks import ImagesWithAuxiliaryMasks
 from datamodules.labelled_images import LabelledImages
 from datamodules.labelled_masks import LabelledMasks
 from datamodules.masked_digits import MaskedDigits
@@ -107,8 +108,9 @@ class Trainer:
     is_global_zero = training = True
     strategy: Any = None
 
-    def __init__(self, options: Any, data: Any) -> None:
+    def __init__(self, options: Any, data: Any, callbacks: list[Any] | None = None) -> None:
         self.datamodule = data
+        self.callbacks = callbacks or []
         self.accumulate_grad_batches = options.accumulate_grad_batches
         self.max_epochs = options.max_epochs
         self.estimated_stepping_batches = self.num_training_batches * self.max_epochs
@@ -123,6 +125,8 @@ def meta_batch(data: Any) -> dict[str, Any]:
         shape, kinds = (size, *data.image_shape[1:]), ("label", "original_label", "clean_label")
         masks = {key: torch.empty(shape, dtype=torch.int64, device="meta") for key in kinds}
         index = torch.empty(size, dtype=torch.int64, device="meta")
+        if isinstance(data, ImagesWithAuxiliaryMasks):
+            masks["auxiliary_mask"] = torch.empty(size, 1, *data.image_shape[1:], device="meta")
         image = torch.empty(size, *data.image_shape, device="meta")
         return {"image": image, "index": index, "global_size": size, **masks}
     assert isinstance(data, LabelledImages), f"say here what a batch of {type(data).__name__} is"
@@ -140,6 +144,8 @@ def take_a_step(module: LightningModule, trainer: Any, batch: dict[str, Any]) ->
     module.setup("fit")
     module.on_fit_start()
     configured: Any = module.configure_optimizers()
+    if (stages := getattr(module, "stages", None)) is not None:
+        return take_a_step_of_each_stage(module, trainer, batch, configured[0], stages)
     if not module.automatic_optimization:  # it steps by itself, or has nothing to train
         module.optimizers = lambda *args, **kwargs: configured  # type: ignore[method-assign]
         module.train()
@@ -165,6 +171,21 @@ def take_a_step(module: LightningModule, trainer: Any, batch: dict[str, Any]) ->
     module.on_train_batch_end(outputs, batch, 0)
     scheduler.step()
     assert "logits" not in outputs or not outputs["logits"].requires_grad
+    return outputs["loss"]
+
+
+def take_a_step_of_each_stage(
+    module: LightningModule, trainer: Any, batch: dict[str, Any], optimizers: list[Any], stages: Any
+) -> Tensor:
+    """Steps by itself, in the last epoch of each of its stages; every parameter is trained in one of them."""
+    module.optimizers = lambda *args, **kwargs: optimizers  # type: ignore[method-assign]
+    module.manual_backward = Tensor.backward  # type: ignore[method-assign, assignment]
+    module.train()
+    outputs: Any = None
+    for trainer.current_epoch in {stages.stage(epoch): epoch for epoch in range(stages.total)}.values():
+        outputs = module.training_step(batch, 0)
+        assert "logits" not in outputs or not outputs["logits"].requires_grad
+    assert all(parameter.grad is not None for parameter in module.parameters() if parameter.requires_grad)
     return outputs["loss"]
 
 
@@ -203,7 +224,8 @@ def test_a_training_step_at_full_scale(path: Path, experiments: Experiments, mon
     monkeypatch.setattr(type(built.data), "num_train_samples", 50_000, raising=False)
     if hasattr(built.model, "num_classes"):  # pre-training without labels has no classes
         assert built.model.num_classes == built.data.num_classes
-    loss = take_a_step(built.model, Trainer(config.trainer, built.data), meta_batch(built.data))
+    trainer = Trainer(config.trainer, built.data, built.trainer.callbacks)
+    loss = take_a_step(built.model, trainer, meta_batch(built.data))
     assert loss.shape == ()
     networks = [key for key in ("network", "second_network") if hasattr(built.model, key)]
     for key in networks:
