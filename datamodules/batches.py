@@ -23,6 +23,8 @@ class LabelledImageBatch(TypedDict):
     """As `image`, in training: another random view of the same images, drawn in the same way."""
     classes: NotRequired[Tensor]
     """`[k]`, int64, in a shifted test set: the classes that it has, where they are not all."""
+    origin: NotRequired[Tensor]
+    """`[B]`, int64, beside sets of unfamiliar images: 0 for the data set's own, else which set; their label is -1."""
 
 
 class LabelledMaskBatch(TypedDict):
