@@ -86,6 +86,8 @@ class OutOfDistribution(LightningDataModule):
 
     def prepare_data(self) -> None:
         self.data.prepare_data()
+        for images in self.unfamiliar.values():
+            images.fetch_missing()
 
     def setup(self, stage: str) -> None:
         self.data.trainer = self.trainer

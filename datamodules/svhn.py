@@ -77,6 +77,7 @@ class SVHN(LabelledImages):
 
     def _read(self, split: str) -> ImagesInMemory:
         from scipy.io import loadmat
+        from scipy.io.matlab import MatReadError
 
         directory = data_directory(self.data_dir, "SVHN")
         name = f"{split}_32x32.mat"
@@ -91,7 +92,7 @@ class SVHN(LabelledImages):
             content = loadmat(file)
             image = torch.from_numpy(np.ascontiguousarray(content["X"].transpose(3, 2, 0, 1)))
             label = torch.from_numpy(content["y"].astype(np.int64).reshape(-1)) % 10
-        except (KeyError, ValueError, OSError, NotImplementedError, TypeError) as error:
+        except (MatReadError, KeyError, ValueError, OSError, NotImplementedError, TypeError) as error:
             raise ValueError(f"SVHN: {file} is damaged or no SVHN file ({error}); fetch it again") from error
         if len(image) != len(label) or tuple(image.shape[1:]) != self.image_shape or image.dtype != torch.uint8:
             raise ValueError(

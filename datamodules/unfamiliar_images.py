@@ -25,6 +25,9 @@ UNKNOWN = -1
 class UnfamiliarImages(ABC):
     """Where the images of one set come from."""
 
+    def fetch_missing(self) -> None:  # noqa: B027 - most have nothing to fetch
+        """Downloads what is missing, if that was asked for. One process of a machine calls it."""
+
     @abstractmethod
     def read(self, image_shape: tuple[int, int, int], seed: int) -> ImageSource:
         """The images, all with the label -1.
@@ -56,13 +59,15 @@ class TestImagesOf(UnfamiliarImages):
     def __init__(self, data: LabelledImages) -> None:
         self.data = data
 
+    def fetch_missing(self) -> None:
+        self.data.prepare_data()
+
     def read(self, image_shape: tuple[int, int, int], seed: int) -> ImageSource:
         if tuple(self.data.image_shape) != tuple(image_shape):
             raise ValueError(
                 f"{type(self.data).__name__} has images {list(self.data.image_shape)}, and the familiar ones are "
                 f"{list(image_shape)}"
             )
-        self.data.prepare_data()
         source = self.data.read_test()
         source.label = torch.full_like(source.label, UNKNOWN)
         return source

@@ -81,5 +81,5 @@ def test_a_run_writes_them_whole(tmp_path: Path) -> None:
 def test_what_cannot_work_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="most_bins must be at least 2, got 1"):
         DetectionReport(1)
-    with pytest.raises(TypeError, match="DetectionReport needs a Detector.* lacks detections, score"):
+    with pytest.raises(TypeError, match=r"DetectionReport needs a Detector.* lacks detections, score"):
         DetectionReport().setup(Trainer(logger=False, barebones=True), LightningModule(), "test")

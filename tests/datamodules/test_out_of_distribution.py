@@ -36,7 +36,7 @@ class Sees(LightningModule):
         self.batches.append((dataloader_idx, batch))
 
 
-def tested(data: OutOfDistribution) -> list[tuple[int, dict[str, Any]]]:
+def batches_of(data: OutOfDistribution) -> list[tuple[int, dict[str, Any]]]:
     module = Sees()
     Trainer(
         accelerator="cpu",
@@ -53,7 +53,7 @@ def test_batches_say_which_set_they_are_from_and_are_in_the_unit_interval() -> N
     unfamiliar: dict[str, UnfamiliarImages] = {"photograph": PhotographPatches(50), "digits": OtherDigits([9])}
     data = OutOfDistribution(FirstDigits(evaluation_batch_size=150), unfamiliar)
     assert data.origin_names == ["familiar", "photograph", "digits"]
-    batches = tested(data)
+    batches = batches_of(data)
     sizes = {0: 0, 1: 0, 2: 0}
     brightest = dict.fromkeys(sizes, 0.0)
     for place, batch in batches:

@@ -221,7 +221,11 @@ class Mahalanobis(ClassifierSteps, LightningModule):
             self._collected[dataloader_idx].update(index, scores)
             if dataloader_idx > 0 or not self.attacks:
                 return
-            noisy = self._scores(image + self.noise_std * torch.randn_like(image), label)
+            # Of batch and process alone, so that testing again finds the same.
+            place = batch_idx * self.trainer.world_size + self.global_rank
+            generator = torch.Generator(image.device).manual_seed(place)
+            noise = torch.randn(image.shape, generator=generator, device=image.device, dtype=image.dtype)
+            noisy = self._scores(image + self.noise_std * noise, label)
             for attack, collected in zip(self.attacks, self._attacked, strict=True):
                 adversarial = self._scores(attack.perturb(self.network, image, label), label)
                 usable = scores[:, RIGHT] * noisy[:, RIGHT] * (1 - adversarial[:, RIGHT])
