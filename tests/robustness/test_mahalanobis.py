@@ -516,7 +516,7 @@ def test_a_checkpoint_holds_the_statistics(run: Run) -> None:
     for name in ("count", "mean", "scatter"):
         assert torch.equal(saved[f"gaussians.{name}"], getattr(module.gaussians, name))
     other = detector(attacks=[FGSM])
-    trainer = Trainer(callbacks=[SeedEveryBatch()], default_root_dir=directory, enable_checkpointing=False, **QUIET)
+    trainer = Trainer(default_root_dir=directory, enable_checkpointing=False, **QUIET)
     results = trainer.test(
         other, datamodule=data(), ckpt_path=directory / "last.ckpt", weights_only=True, verbose=False
     )
