@@ -5,6 +5,9 @@ from typing import Any, NotRequired, TypedDict
 import torch
 from torch import Tensor
 
+IGNORED = 255
+"""The label of a pixel that has none."""
+
 
 class LabelledImageBatch(TypedDict):
     """Images with one label each."""

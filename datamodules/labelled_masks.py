@@ -3,6 +3,7 @@
 A data set's own file says where images and masks come from (a `MaskSource`) and nothing else.
 """
 
+import os
 import tempfile
 from abc import abstractmethod
 from pathlib import Path
@@ -14,8 +15,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.augmentation import sample_uniform
+from datamodules.batches import IGNORED
 from datamodules.corrected_masks import LARGEST_IN_MEMORY, CorrectedMasks, gathered_masks
-from datamodules.corruptions.mask_noise import IGNORED, MaskNoise
+from datamodules.corruptions.mask_noise import MaskNoise, mask_noise_statistics
 from datamodules.global_batches import Request
 from datamodules.seeded_batches import SeededBatches
 
@@ -210,6 +212,35 @@ class LabelledMasks(SeededBatches):
         """The validation images with their true masks, if there are any."""
         return None
 
+    def setup(self, stage: str) -> None:
+        unread = self.train_set is None
+        super().setup(stage)
+        if unread and self.train_set is not None:
+            self._write_noise()
+
+    def _write_noise(self) -> None:
+        """Keeps how wrong `mask_noise` made the training masks beside the run's other results, as `mask_noise.csv`.
+
+        Its rows are the categories; sets in memory alone have one.
+        """
+        trainer = self.trainer
+        if trainer is None or not trainer.loggers or self.train_set is None:
+            return
+        directory = trainer.log_dir  # on every process: it is broadcast
+        source = self.train_set.source
+        if directory is None or not trainer.is_global_zero or self.mask_noise is None:
+            return
+        if not isinstance(source, MasksInMemory) or source.clean is None:
+            return
+        found = mask_noise_statistics(source.clean, source.given, self.num_classes)
+        names = self.class_names or range(self.num_classes)
+        rows = zip(names, found.lost.tolist(), found.false.tolist(), found.iou.tolist(), strict=True)
+        lines = ["category,lost,false,iou", *(",".join(map(str, row)) for row in rows)]
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        partial = Path(directory, "mask_noise.csv.partial")
+        partial.write_text("\n".join(lines) + "\n")
+        os.replace(partial, Path(directory, "mask_noise.csv"))
+
     def set_up_training(self) -> None:
         source = self.read_training()
         path, writes = None, True
@@ -218,6 +249,7 @@ class LabelledMasks(SeededBatches):
         corrections = CorrectedMasks(source.size, path, writes)
         if self._saved_corrections is not None:
             corrections.load(self._saved_corrections)
+            self._saved_corrections = None
             wait_for_all_processes()
         self.train_set = LabelledMaskSet(source, corrections, self.seed)
         if (validation := self.read_validation()) is not None:

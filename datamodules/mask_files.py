@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from datamodules.corruptions.mask_noise import IGNORED, MaskNoise
+from datamodules.batches import IGNORED
+from datamodules.corruptions.mask_noise import MaskNoise
 from datamodules.image_files import UnreadableImage
 from datamodules.labelled_masks import refuse_unknown_categories
 from datamodules.seeded_batches import check_at_least

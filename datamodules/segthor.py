@@ -11,7 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from datamodules.array_pickle import read_pickled_arrays
-from datamodules.corruptions.mask_noise import IGNORED, MaskNoise
+from datamodules.batches import IGNORED
+from datamodules.corruptions.mask_noise import MaskNoise
 from datamodules.data_directory import data_directory
 from datamodules.image_files import UnreadableImage
 from datamodules.labelled_masks import LabelledMasks, MasksInMemory

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-IGNORED = 255
-"""The label of pixels that have none."""
+from datamodules.batches import IGNORED
 
 
 def confusion(num_classes: int) -> MulticlassConfusionMatrix:
@@ -35,24 +34,6 @@ def iou_and_dice(counts: Tensor) -> tuple[Tensor, Tensor]:
     counts = counts.double()
     both, predicted, true = counts.diagonal(dim1=-2, dim2=-1), counts.sum(dim=-2), counts.sum(dim=-1)
     return both / (predicted + true - both), 2 * both / (predicted + true)
-
-
-def label_counts(label: Tensor, clean_label: Tensor, num_classes: int) -> Tensor:
-    """Training labels against true ones, without waiting for the device.
-
-    Args:
-        label: `[B, H, W]`, int64; 255 is ignored.
-        clean_label: `[B, H, W]`, int64; 255 is ignored.
-        num_classes: number of categories, K.
-
-    Returns:
-        `[K, K]`, int64, pixels: rows are true categories, columns given ones.
-    """
-    known = (label < num_classes) & (clean_label < num_classes)
-    pair = torch.where(known, clean_label * num_classes + label, num_classes**2).flatten()
-    counts = torch.zeros(num_classes**2 + 1, dtype=torch.int64, device=label.device)
-    counts.scatter_add_(0, pair, torch.ones((), dtype=torch.int64, device=label.device).expand(len(pair)))
-    return counts[:-1].view(num_classes, num_classes)
 
 
 class SegmenterSteps:

@@ -282,6 +282,25 @@ def test_corrections_that_do_not_fit_are_refused(label: Tensor, message: str) ->
     data.correct_labels(torch.tensor([], dtype=torch.int64), torch.zeros(0, 6, 4))  # nothing is no mistake
 
 
+# noise
+
+
+def test_a_run_keeps_how_wrong_its_masks_were_made(tmp_path: Path) -> None:
+    data = Shapes(mask_noise=ErosionDilation(), num_train=12, seed=0)
+    run(data, tmp_path / "noisy", Recorder())
+    clean = source(data).clean
+    assert clean is not None
+    header, *rows = [line.split(",") for line in (tmp_path / "noisy" / "mask_noise.csv").read_text().splitlines()]
+    assert header == ["category", "lost", "false", "iou"]
+    for category, (name, lost, _, iou) in enumerate(rows):
+        assert name == ["background", "disc", "square"][category]
+        true, given_as = clean == category, source(data).given == category
+        assert float(lost) == pytest.approx(float((true & ~given_as).sum() / true.sum()))
+        assert float(iou) == pytest.approx(float((true & given_as).sum() / (true | given_as).sum()))
+    run(Shapes(num_train=12, seed=0), tmp_path / "clean", Recorder())
+    assert not (tmp_path / "clean" / "mask_noise.csv").exists()
+
+
 # sources and arguments
 
 

@@ -11,7 +11,6 @@ kind by its class path:
 
 from datamodules.corruptions.mask_noise.affine import Affine
 from datamodules.corruptions.mask_noise.contract import (
-    IGNORED,
     MaskNoise,
     MaskNoiseStatistics,
     mask_noise_statistics,
@@ -19,7 +18,6 @@ from datamodules.corruptions.mask_noise.contract import (
 from datamodules.corruptions.mask_noise.morphology import ErosionDilation, OverUnderSegmentation
 
 __all__ = [
-    "IGNORED",
     "Affine",
     "ErosionDilation",
     "MaskNoise",

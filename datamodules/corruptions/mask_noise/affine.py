@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from datamodules.corruptions.mask_noise.contract import IGNORED, check_seed, uniform_of_each
+from datamodules.batches import IGNORED
+from datamodules.corruptions.mask_noise.contract import check_seed, uniform_of_each
 
 _MASKS_AT_ONCE = 64
 

@@ -8,9 +8,6 @@ from torch import Tensor
 
 from datamodules.augmentation import sample_uniform
 
-IGNORED = 255
-"""The label of pixels that have none. They keep it, and no category grows into them."""
-
 
 class MaskNoise(Protocol):
     """What a DataModule expects of a kind of mask noise."""
@@ -22,7 +19,8 @@ class MaskNoise(Protocol):
         """Makes masks wrong.
 
         Args:
-            mask: `[N, H, W]`, uint8, the true categories: 0 is the background, 255 ignored; not modified.
+            mask: `[N, H, W]`, uint8, the true categories: 0 is the background; ignored pixels, 255, stay so, and
+                no category grows into them. Not modified.
             num_classes: number of categories, K, with the background.
             index: `[N]`, int64: position of each mask in its set, by which its numbers are drawn; by default 0 ...
                 N - 1.

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from scipy.ndimage import maximum_filter, minimum_filter
 from torch import Tensor
 
+from datamodules.batches import IGNORED
 from datamodules.corruptions.mask_noise.contract import (
-    IGNORED,
     check_range,
     check_seed,
     uniform_of_each,
