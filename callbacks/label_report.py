@@ -203,6 +203,8 @@ class LabelReport(Callback):
         worst = table.head(self.num_images)
         request = next(iter(loader.sampler))._replace(indices=torch.from_numpy(worst["index"].to_numpy(copy=True)))
         image = trainer.strategy.batch_to_device(loader.dataset[request])["image"]
+        if image.ndim < 4:  # features in place of images show nothing
+            return
         class_names = getattr(trainer.datamodule, "class_names", None)  # type: ignore[attr-defined]
         num_suspected = int(table["suspected"].sum())
         figure = draw_worst_labels(image.float().cpu().numpy(), worst, len(table), num_suspected, class_names)
