@@ -1,0 +1,62 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lightning_modules.networks.mlp import MLP
+from lightning_modules.noisy_labels.layer_outputs import classifier_layer
+from lightning_modules.noisy_labels.nt_xent import nt_xent
+from lightning_modules.noisy_labels.simclr import SimCLR
+
+B, D = 5, 7
+
+
+def views() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    first, second = torch.randn(2, B, D, generator=generator, dtype=torch.float64)
+    return first, second
+
+
+def equation(first: Tensor, second: Tensor, temperature: float) -> Tensor:
+    """View by view, `[2B]`."""
+    h = F.normalize(torch.cat([first, second]), dim=1)
+    losses = []
+    for a in range(2 * B):
+        others = [c for c in range(2 * B) if c != a]
+        weights = torch.stack([(h[a] @ h[c] / temperature).exp() for c in others])
+        losses.append(-(weights[others.index((a + B) % (2 * B))] / weights.sum()).log())
+    return torch.stack(losses)
+
+
+def test_each_view_must_find_the_other_one_of_its_image() -> None:
+    first, second = views()
+    found = nt_xent(first, second, first, second, 0, 0.3)
+    torch.testing.assert_close(found, equation(first, second, 0.3).mean(), rtol=1e-12, atol=0)
+
+
+def test_parts_of_a_batch_are_compared_with_all_of_it() -> None:
+    first, second = views()
+    parts = [nt_xent(first[a:b], second[a:b], first, second, a, 0.3) for a, b in ((0, 2), (2, 5))]
+    whole = nt_xent(first, second, first, second, 0, 0.3)
+    torch.testing.assert_close((2 * parts[0] + 3 * parts[1]) / 5, whole, rtol=1e-12, atol=0)
+
+
+def test_equal_views_of_orthogonal_images_give_the_least_loss() -> None:
+    h = torch.eye(B, dtype=torch.float64)
+    expected = -torch.tensor(1 / (1 + (2 * B - 2) * torch.tensor(-1 / 0.1).exp())).log()
+    torch.testing.assert_close(nt_xent(h, 3 * h, h, 3 * h, 0, 0.1), expected.double(), rtol=1e-5, atol=1e-9)
+
+
+def test_the_classifier_is_left_as_it_was_drawn() -> None:
+    module = SimCLR(MLP(24, [8], 6), 6, nn.Identity())
+    assert not any(parameter.requires_grad for parameter in classifier_layer(module.network).parameters())
+    trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    assert trained == {"network.layers.0.weight", "network.layers.0.bias"} | {
+        f"projection.{layer}.{kind}" for layer in (0, 2) for kind in ("weight", "bias")
+    }
+
+
+@pytest.mark.parametrize("key", ["hidden_features", "projection_features", "temperature"])
+def test_bad_arguments_are_named(key: str) -> None:
+    with pytest.raises(ValueError, match=key):
+        SimCLR(MLP(24, [8], 6), 6, nn.Identity(), **{key: 0})  # type: ignore[arg-type]
