@@ -79,14 +79,14 @@ def draw_table(results: Sequence[Result], place: Mapping[str, tuple[str, str]], 
             for result in results:
                 if result.metric == metric and place[result.config][0] == row:
                     values.setdefault(columns.index(place[result.config][1]), []).append(result.value)
-            x = sorted(values)
-            mean = [np.mean(values[each]) for each in x]
-            std = [np.std(values[each], ddof=1) if len(values[each]) > 1 else 0.0 for each in x]
             beside = (number - (len(rows) - 1) / 2) * 0.08
-            ax.errorbar(
-                np.array(x) + beside, mean, yerr=std, color=_colour(number), marker="o", markersize=4.5, linewidth=1.2,
-                capsize=3, label=row,
-            )  # fmt: skip
+            for part, own in enumerate(_connected(columns, sorted(values))):
+                mean = [np.mean(values[each]) for each in own]
+                std = [np.std(values[each], ddof=1) if len(values[each]) > 1 else 0.0 for each in own]
+                ax.errorbar(
+                    np.array(own) + beside, mean, yerr=std, color=_colour(number), marker="o", markersize=4.5,
+                    linewidth=1.2, capsize=3, label=row if part == 0 else None,
+                )  # fmt: skip
         ax.set_title(metric, fontsize=10, loc="left")
         ax.set_xticks(range(len(columns)), columns, rotation=30, ha="right", fontsize=8)
         ax.grid(axis="y", alpha=0.3)
@@ -97,6 +97,15 @@ def draw_table(results: Sequence[Result], place: Mapping[str, tuple[str, str]], 
         note += f"; the first {len(shown)} of {len(metrics)} metrics"
     figure.supxlabel(note, fontsize=8, color="0.35")
     figure.savefig(path, dpi=150)
+
+
+def _connected(columns: Sequence[str], numbers: Sequence[int]) -> list[list[int]]:
+    """Columns that differ in the value of a key alone, which a line may connect; each other column by itself."""
+    groups: dict[str, list[int]] = {}
+    for number in numbers:
+        key, _, _ = columns[number].rpartition(" ")
+        groups.setdefault(key or columns[number], []).append(number)
+    return list(groups.values())
 
 
 def draw_curves(metrics: Mapping[str, Sequence[Path]], path: Path) -> bool:
