@@ -1,0 +1,65 @@
+"""The experiments of LSA have the settings of its authors' scripts, and those of PLS where PLS alone is trained."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "lsa"
+# epochs, batch size, learning rate, weight decay, plain epochs, layer, penalty
+SETTINGS: dict[str, tuple[int, int, float, float, int, str, bool]] = {
+    "cnwl": (200, 256, 0.1, 5e-4, 1, "layer2", False),
+    "cnwl_pls": (200, 256, 0.1, 5e-4, 1, "layer2", True),
+    "cifar10": (200, 256, 0.1, 5e-4, 30, "layer2", True),
+    "cifar10_asymmetric": (200, 256, 0.1, 5e-4, 30, "layer2", True),
+    "cifar100": (200, 256, 0.1, 5e-4, 30, "layer2", True),
+    "cifar100_asymmetric": (200, 256, 0.1, 5e-4, 30, "layer2", True),
+    "cifar100_web_noise": (200, 256, 0.1, 5e-4, 1, "layer2", False),
+    "cifar100_web_noise_pls": (200, 256, 0.1, 5e-4, 30, "layer2", True),
+    "webvision": (130, 64, 0.02, 5e-4, 1, "conv2d_2b", True),
+    "webvision_pls": (130, 64, 0.02, 5e-4, 1, "conv2d_2b", True),
+    "web_bird": (110, 32, 0.006, 1e-3, 1, "layer2", False),
+    "web_bird_pls": (110, 32, 0.006, 1e-3, 10, "layer2", True),
+}
+SETTINGS |= {f"{key}_plus": SETTINGS[key] for key in ("cnwl", "cifar100_web_noise", "webvision", "web_bird")}
+
+
+def read(key: str) -> Any:
+    return yaml.safe_load((CONFIGS / f"{key}.yaml").read_text())
+
+
+@pytest.mark.parametrize("key", SETTINGS)
+def test_settings_are_those_of_the_authors(key: str) -> None:
+    config = read(key)
+    model, data = config["model"]["init_args"], config["data"]["init_args"]
+    optimizer, schedule = model["optimizer"], model["lr_scheduler"]
+    assert optimizer["class_path"] == "torch.optim.SGD"
+    assert optimizer["init_args"]["momentum"] == 0.9
+    found = (
+        *(config["trainer"]["max_epochs"], data["batch_size"], optimizer["init_args"]["lr"]),
+        *(optimizer["init_args"]["weight_decay"], model["warmup_epochs"], model["feature_layer"]),
+        model.get("penalty", False),
+    )
+    assert found == SETTINGS[key]
+    assert schedule["class_path"].endswith(".CosineSchedule")
+    plain = model["warmup_epochs"]
+    alone = model["detectors"] == ["loss"]
+    own_pls = alone and not key.startswith("webvision")
+    assert schedule["init_args"] == {"epochs": found[0], **({"constant_epochs": plain} if own_pls else {})}
+    assert (model["gamma"], model["temperature"], model["threshold"]) == (2.0, 0.2, 0.95)
+    assert model["detectors"] == (["loss"] if alone else ["linear", "loss"])
+    assert data.get("passes_per_epoch", 1) == (2 if key.endswith("_plus") else 1)
+    assert data["flip"] is False
+    assert ("strong_view" in model) != own_pls
+    assert model.get("confidence_contrast", False) == own_pls
+    assert model.get("guess_views", 1) == (2 if own_pls else 1)
+
+
+@pytest.mark.parametrize("key", ["cifar10", "cifar100", "cifar10_asymmetric", "cifar100_asymmetric"])
+def test_tables_of_cifar_train_on_what_elr_trains_on(key: str) -> None:
+    ours, theirs = read(key), yaml.safe_load((CONFIGS.parent / "elr" / f"{key}.yaml").read_text())
+    assert ours["data"]["class_path"] == theirs["data"]["class_path"]
+    for shared in ("label_noise", "validation_fraction"):
+        assert ours["data"]["init_args"].get(shared) == theirs["data"]["init_args"].get(shared)
+    assert ours["checkpoint"] == theirs["checkpoint"]
