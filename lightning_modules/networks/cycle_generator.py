@@ -8,6 +8,8 @@ Source: Zhu et al., Unpaired Image-to-Image Translation using Cycle-Consistent A
 (the U-Net, here without its dropout).
 """
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -21,7 +23,7 @@ def small_normal_weights(module: nn.Module) -> None:
 
 
 def _convolution(before: int, after: int, kernel: int, stride: int = 1, reflect: bool = False) -> list[nn.Module]:
-    mode = "reflect" if reflect else "zeros"
+    mode: Literal["reflect", "zeros"] = "reflect" if reflect else "zeros"
     convolution = nn.Conv2d(before, after, kernel, stride, padding=kernel // 2, padding_mode=mode)
     return [convolution, nn.InstanceNorm2d(after), nn.ReLU()]
 

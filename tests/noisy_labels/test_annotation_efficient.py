@@ -413,13 +413,30 @@ class Watch(Callback):
         self.labels.append(torch.cat([batch["label"] for batch in loader]))
 
 
+class SaveWithin(Callback):
+    """Saves a checkpoint after the first batch of some epochs."""
+
+    def __init__(self, directory: Path, epochs: tuple[int, ...]) -> None:
+        self.directory = directory
+        self.epochs = epochs
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 0 and trainer.current_epoch in self.epochs:
+            trainer.save_checkpoint(self.directory / f"within_{trainer.current_epoch}.ckpt")
+
+
+WITHIN = (2, 5)  # translation, and round 1
+
+
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[AnnotationEfficient, Watch, Path]:
     from lightning.pytorch.loggers import CSVLogger
 
     directory, watch, trained = tmp_path_factory.mktemp("whole"), Watch(), module()
     logger = CSVLogger(directory, name="", version="")
-    Trainer(max_epochs=7, logger=logger, callbacks=[SeedEveryBatch(0), watch], **QUIET).fit(trained, datamodule=data())
+    Trainer(
+        max_epochs=7, logger=logger, callbacks=[SeedEveryBatch(0), watch, SaveWithin(directory, WITHIN)], **QUIET
+    ).fit(trained, datamodule=data())
     return trained, watch, directory
 
 
@@ -546,9 +563,19 @@ def test_a_resumed_run_ends_bitwise_where_the_whole_one_does(epochs: int, whole_
     first = Trainer(max_epochs=epochs, logger=False, callbacks=[SeedEveryBatch(0)], **QUIET)
     first.fit(module(), datamodule=data())
     first.save_checkpoint(tmp_path / "last.ckpt")
+    assert_resumes(whole, tmp_path / "last.ckpt")
+
+
+@pytest.mark.parametrize("epoch", WITHIN)
+def test_it_resumes_within_an_epoch(epoch: int, whole_run: Run) -> None:
+    whole, _, directory = whole_run
+    assert_resumes(whole, directory / f"within_{epoch}.ckpt")
+
+
+def assert_resumes(whole: AnnotationEfficient, checkpoint: Path) -> None:
     resumed = module()
     trainer = Trainer(max_epochs=7, logger=False, callbacks=[SeedEveryBatch(0)], **QUIET)
-    trainer.fit(resumed, datamodule=data(), ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+    trainer.fit(resumed, datamodule=data(), ckpt_path=checkpoint, weights_only=True)
     assert torch.equal(resumed.kept, whole.kept)
     for name in ("network", "translation", "vae"):
         assert_same(getattr(whole, name).state_dict(), getattr(resumed, name).state_dict(), name)
