@@ -254,10 +254,11 @@ def test_a_scale_multiplies_lengths(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_an_angle_turns_a_mask_about_its_centre(seed: int) -> None:
-    """The main axis of a bar turns by the angle, clockwise, and its centre stays."""
+    """The main axis of a bar turns by the angle, clockwise; its centre and its area stay."""
     angle, *_ = drawn(seed)
     mask = rectangle(45, 5)
     turned = Affine(60, 0, 0, seed=seed).apply(mask, 2)
+    assert int(turned.sum()) == pytest.approx(45 * 5, rel=0.1)
     row, column = (place.double() for place in turned[0].nonzero().unbind(dim=1))
     assert (float(row.mean()), float(column.mean())) == pytest.approx((31.5 - 0.5, 31.5), abs=1)
     main = np.linalg.eigh(np.cov(row.numpy(), column.numpy()))[1][:, 1]
