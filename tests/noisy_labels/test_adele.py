@@ -243,6 +243,13 @@ def test_update_skips_images_that_would_nearly_lose_their_foreground() -> None:
     assert torch.equal(updated_label(*filled, torch.ones(2, 13, 17), on, 0.8)[:, :10, :10], new)
 
 
+def test_background_enters_an_image_that_shows_none_by_merging_alone() -> None:
+    label, k = torch.ones(1, 1, 3, dtype=torch.int64), torch.tensor([[[0, 1, 2]]])
+    on = torch.tensor([False, True, True])
+    assert merged_label(label, k, on).tolist() == [[[0, 1, 1]]]
+    assert updated_label(label, k, torch.ones(1, 1, 3), on, 0.8).tolist() == [[[1, 1, 1]]]
+
+
 def test_update_gives_images_of_background_alone_any_category_that_is_on() -> None:
     label, k = torch.zeros(1, 1, 3, dtype=torch.int64), torch.tensor([[[1, 2, 0]]])
     on = torch.tensor([False, True, False])

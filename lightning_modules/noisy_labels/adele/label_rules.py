@@ -69,13 +69,11 @@ def merged_label(label: Tensor, predicted: Tensor, on: Tensor) -> Tensor:
         `[B, H, W]`, int64: the new labels.
     """
     shown = categories_shown(label, len(on))
-    foreground_on = on.clone()
-    foreground_on[BACKGROUND] = False
-    processed = (shown & foreground_on).any(dim=1)[:, None, None]
-    foreground_on[BACKGROUND] = True
-    may_change = foreground_on.expand_as(shown)
     shown[:, BACKGROUND] = True
-    replaced = processed & _holds(may_change, label) & _holds(may_change & shown, predicted)
+    may_change = on.expand_as(shown).clone()
+    may_change[:, BACKGROUND] = True
+    # In an image that shows no category that is on, these are pixels of the background that stay so.
+    replaced = _holds(may_change, label) & _holds(may_change & shown, predicted)
     return torch.where(replaced, predicted, label)
 
 

@@ -9,8 +9,9 @@ the training predictions to the labels, its labels are replaced from then on by 
 
 Where the paper and the authors' code differ the code is followed; how it differs between its two data sets is a
 setting here: how labels are corrected (`correction`), whether the weights of the scales are trained and whether the
-loss is divided by their number. The dense CRF of the VOC experiments is left out. In the SegTHOR code a category that
-is corrected one epoch before a multiple of ten is corrected again at that without a test; here it is tested.
+loss is divided by their number. The dense CRF of the VOC experiments is left out, and the learning rate of the weights
+falls with the others, where the code's stays. In the SegTHOR code a category that is corrected one epoch before a
+multiple of ten is corrected again at that without a test; here it is tested.
 
 Source: Liu, Liu, Zhu, Shen and Fernandez-Granda, Adaptive Early-Learning Correction for Segmentation from Noisy
 Annotations, CVPR 2022, arXiv 2110.03740.
