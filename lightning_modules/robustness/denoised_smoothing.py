@@ -19,7 +19,7 @@ arXiv 2206.10550.
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -121,7 +121,8 @@ class DenoisedSmoothing(ClassifierSteps, LightningModule):
         lr_scheduler: LRSchedulerCallable = torch.optim.lr_scheduler.ConstantLR,
     ) -> None:
         super().__init__()
-        prediction = scheduler.config.prediction_type
+        configured: Any = scheduler  # diffusers adds `config` where it is not seen
+        prediction = configured.config.prediction_type
         if prediction not in ("epsilon", "v_prediction", "sample"):
             raise ValueError(f"scheduler.prediction_type must be epsilon, v_prediction or sample, got {prediction!r}")
         self.network = network
@@ -129,7 +130,7 @@ class DenoisedSmoothing(ClassifierSteps, LightningModule):
         self.num_classes = num_classes
         self.prediction: Prediction = prediction
         with torch.device("cpu"):  # the levels are needed where other tensors may have no values
-            abar = type(scheduler).from_config(scheduler.config).alphas_cumprod
+            abar = type(scheduler).from_config(configured.config).alphas_cumprod
         self.levels = abar.double().numpy()
         self.register_buffer("alphas_cumprod", abar.clone())
         self.optimizer = optimizer
