@@ -45,8 +45,8 @@ class Mixed:
 
     def penalty(self) -> Tensor:
         """pen, of the mean prediction over all processes."""
-        probability = self.logits.float() if self.logits.dtype.itemsize < 4 else self.logits
-        return uniformity_penalty(global_sum(probability.softmax(dim=1).sum(dim=0)) / self.global_size)
+        precise = self.logits.to(torch.promote_types(self.logits.dtype, torch.float32))
+        return uniformity_penalty(global_sum(precise.softmax(dim=1).sum(dim=0)) / self.global_size)
 
     def contrastive(self, projection: Tensor, other: Tensor, temperature: float, confidence: bool) -> Tensor:
         """con. Each image is compared with the other views of the whole batch.
