@@ -27,8 +27,8 @@ class ImageSource(Protocol):
     """`[N]`, int64, as the data set gives it."""
     brightest: int
     """The stored value that stands for 1."""
-    # A source that knows which of its labels are true also has `clean_label`, `[N]`, int64: the true ones, and -1 for an
-    # image of no class. Training batches then carry it.
+    # A source that knows which of its labels are true also has `clean_label`, `[N]`, int64: the true ones, and -1 for
+    # an image of no class. Training batches then carry it.
     num_uniform: int
     """Random numbers that `fetch` needs for each training image; 0 where all is augmented on the device."""
 
