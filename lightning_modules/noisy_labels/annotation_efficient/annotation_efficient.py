@@ -98,8 +98,8 @@ class AnnotationEfficient(LightningModule):
         num_classes: 2.
         vae_epochs: of stage 0 (all numbers of epochs are our choice).
         translation_epochs: of stage 1.
-        warm_up_epochs: of round 0, in which gamma is 0; enough to fit the first labels, as S renews them afterwards: the
-            labels of a network that has hardly been trained are worse than those that it was given.
+        warm_up_epochs: of round 0, in which gamma is 0; enough to fit the first labels, as S renews them afterwards:
+            a network that has hardly been trained makes worse labels than those that it was given.
         rounds: of stage 3 after it, R (our choice: 3).
         round_epochs: of each.
         vae_beta: weight of the VAE's KL (our choice).
