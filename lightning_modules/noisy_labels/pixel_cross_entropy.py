@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_modules.segmenter_steps import IGNORED
+from datamodules.batches import IGNORED
 
 
 def pixel_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:

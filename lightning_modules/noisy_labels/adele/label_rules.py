@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_modules.segmenter_steps import IGNORED
+from datamodules.batches import IGNORED
 
 BACKGROUND = 0
 LEAST_FOREGROUND, MOST_BACKGROUND = 0.5, 0.95

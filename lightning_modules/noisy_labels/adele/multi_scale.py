@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from datamodules.batches import IGNORED
 from lightning_modules.noisy_labels.pixel_cross_entropy import pixel_cross_entropy
-from lightning_modules.segmenter_steps import IGNORED
 
 LEAST_PROBABILITY = 1e-3
 
