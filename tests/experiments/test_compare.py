@@ -331,7 +331,7 @@ def test_children_that_run_together_share_the_cores(
 ) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(run_queue, "cores", lambda: 7)
-    path = config("a", start=0.9, seconds=0.1)
+    path = config("a", start=0.9, seconds=2.0)
     arguments = [str(path), "--seeds", "0", "1", "2", "--output", str(tmp_path / "out")]
     assert compare.main([*arguments, "--jobs", "3"], fit) == 0
     assert {line[3] for line in journal() if line[2] == "threads"} == {"2"}
