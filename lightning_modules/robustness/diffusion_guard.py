@@ -151,8 +151,8 @@ class DiffusionGuard(LightningModule):
         self.iterations = iterations
         self.gradient_repeats = gradient_repeats
         self.num_timesteps = num_timesteps
-        self.timestep = inpainter.first_timestep(editor_steps) if timestep is None else timestep
         self.first_timestep = inpainter.first_timestep(editor_steps)
+        self.timestep = self.first_timestep if timestep is None else timestep
         self.augmentation: Augmentation = augmentation
         self.seed = seed
         self.optimizer = optimizer
@@ -187,9 +187,13 @@ class DiffusionGuard(LightningModule):
             `[B, C, H, W]`, in float32 or better.
         """
         noises = [self._random(int(i), PROTECTING) for i in index]
+        image = image.detach().clone().to(torch.promote_types(image.dtype, torch.float32))
+        if self.objective == "random":
+            signs = torch.stack([torch.randn(image.shape[1:], generator=g).sign() for g in noises]).to(image)
+            keep = regions.any(dim=1, keepdim=True)
+            return project(image + self.epsilon * signs * keep, image, "linf", self.epsilon)
         masks = [np.random.default_rng([self.seed, int(i)]) for i in index]
         kept = [each.cpu().numpy() for each in regions]
-        image = image.detach().clone().to(torch.promote_types(image.dtype, torch.float32))
 
         def draw_keep() -> Tensor:
             drawn = [draw_kept(each, self.augmentation, random) for each, random in zip(kept, masks, strict=True)]
@@ -207,10 +211,6 @@ class DiffusionGuard(LightningModule):
                 return self.inpainter.denoising_error(adversarial, keep, noise, draw, times.to(image.device)).sum()
             return noise_norm(self._first_step(adversarial, keep, noise, draw, self.timestep)).sum()
 
-        if self.objective == "random":
-            signs = torch.stack([torch.randn(image.shape[1:], generator=g).sign() for g in noises]).to(image)
-            keep = regions.any(dim=1, keepdim=True)
-            return project(image + self.epsilon * signs * keep, image, "linf", self.epsilon)
         with torch.inference_mode(False), torch.enable_grad():
             # What inference mode made has no gradients: a clone does.
             return protected(
