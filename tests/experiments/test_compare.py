@@ -43,7 +43,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
 
 
 def start(arguments: list[str], fit: list[str], before: str = "pass") -> subprocess.Popen[str]:
-    """`compare` as a process that leads its own group."""
+    """`compare` as a process that leads its own group, and hears Ctrl-C where a background job of a shell does not."""
     program = f"{before}; import sys; from experiments.compare import main; sys.exit(main({arguments!r}, {fit!r}))"
     project = str(Path(compare.__file__).parents[1])
     return subprocess.Popen(
@@ -53,6 +53,7 @@ def start(arguments: list[str], fit: list[str], before: str = "pass") -> subproc
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
