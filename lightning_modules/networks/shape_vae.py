@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 def kl_to_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
     """KL(N(mean, diag exp(log_variance)) || N(0, I)) of each row of `[B, L]`, `[B]` in nats."""
-    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=1)
+    return 0.5 * (mean.square() + log_variance.expm1() - log_variance).sum(dim=1)
 
 
 def reconstruction_error(logits: Tensor, mask: Tensor) -> Tensor:
