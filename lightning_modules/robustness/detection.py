@@ -42,7 +42,8 @@ def true_negative_rate(familiar: Tensor, other: Tensor, true_positive_rate: floa
         `[]`, float64; 0 if there are so few familiar inputs that the closest TPR is 1.
     """
     N = len(familiar)
-    k = int((1 - torch.arange(N + 1, dtype=torch.float64) / N - true_positive_rate).abs().argmin())
+    distance = (1 - torch.arange(N + 1, dtype=torch.float64) / N - true_positive_rate).abs()
+    k = int(distance.round(decimals=12).argmin())  # of two that are equally close, not the one that rounding prefers
     if k == 0:
         return torch.zeros((), dtype=torch.float64)
     threshold = familiar.kthvalue(k).values
