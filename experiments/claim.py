@@ -12,7 +12,9 @@ A claim file holds a mapping, or a list of them, with the keys
     seeds      at least two
     name       what tables call the claim (default: <folder>/<method config>)
 
-A claim holds if the means differ by at least the margin in the stated direction and the ± std intervals do not overlap.
+A claim holds if the mean difference reaches the margin in the stated direction, and is significant over the seeds at
+the 5 % level in a one-sided paired t test. Runs of a seed are a pair: they share data, splits and noise, so what a hard
+split costs both of them is not held against the difference.
 
 Written to the output directory: claims.csv, claims.md, and what `compare` writes for the same configs. Claim files of
 several folders have a directory for each folder, and claims.csv and claims.md of all of them lie above. The exit status
@@ -37,6 +39,7 @@ OPTIONAL = ("name",)
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 ABOVE = Path("runs/claims")
 HOLDS, FAILS, MISSING = "holds", "does not hold", "did not run"
+SIGNIFICANCE = 0.05
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,8 @@ class Verdict:
         reason: both conditions in figures, or what is missing.
         method, baseline: the metric over seeds; None if the claim did not run.
         best_epoch: the metric at the baseline's best epoch, where its runs say so.
-        difference: of the means, method minus baseline; NaN if the claim did not run.
+        difference: method minus baseline of the same seed, over seeds; None if the claim did not run.
+        p: of the one-sided paired t test; NaN if the claim did not run.
     """
 
     claim: Claim
@@ -71,7 +75,8 @@ class Verdict:
     method: Summary | None = None
     baseline: Summary | None = None
     best_epoch: Summary | None = None
-    difference: float = math.nan
+    difference: Summary | None = None
+    p: float = math.nan
 
 
 def load_claims(path: Path) -> list[Claim]:
@@ -130,22 +135,44 @@ def _number(value: object) -> float:
     return math.nan
 
 
-def judge(claim: Claim, method: Summary, baseline: Summary, best_epoch: Summary | None = None) -> Verdict:
+def judge(claim: Claim, method: Sequence[float], baseline: Sequence[float]) -> tuple[str, str, Summary, float]:
     """Applies both conditions of a claim.
 
-    Touching intervals overlap; a difference that equals the margin up to rounding is enough.
+    A difference that equals the margin up to rounding is enough.
+
+    Args:
+        claim: the claim.
+        method: the metric, a value for each seed.
+        baseline: the same for the same seeds.
+
+    Returns:
+        Verdict, reason, the difference (method minus baseline) over seeds, and p of the paired t test.
     """
-    difference = method.mean - baseline.mean
-    gain = difference if claim.direction == "higher" else -difference
+    pairs = zip(method, baseline, strict=True)
+    [difference] = summarise([Result("difference", claim.metric, i, a - b) for i, (a, b) in enumerate(pairs)])
+    gain = difference.mean if claim.direction == "higher" else -difference.mean
     enough = gain >= claim.margin or math.isclose(gain, claim.margin, rel_tol=1e-9, abs_tol=1e-12)
-    width = method.std + baseline.std
-    apart = gain > width and not math.isclose(gain, width, rel_tol=1e-9, abs_tol=1e-12)
+    p = paired_p_value(gain, difference.std, difference.seeds)
     reason = (
-        f"difference {difference:+.4g} {'reaches' if enough else 'misses'} the margin ({claim.margin:g} "
-        f"{claim.direction}), ± std intervals {'do not overlap' if apart else 'overlap'}"
+        f"difference {difference.mean:+.4g} {'reaches' if enough else 'misses'} the margin ({claim.margin:g} "
+        f"{claim.direction}), paired p = {p:.2g}"
     )
-    verdict = HOLDS if enough and apart else FAILS
-    return Verdict(claim, verdict, reason, method, baseline, best_epoch, difference)
+    return HOLDS if enough and p < SIGNIFICANCE else FAILS, reason, difference, p
+
+
+def paired_p_value(gain: float, std: float, pairs: int) -> float:
+    """Probability of a mean of at least `gain` over differences of mean 0, by Student's t with `pairs` - 1 degrees.
+
+    Args:
+        gain: mean difference of the pairs.
+        std: sample standard deviation (n - 1) of the differences; at 0 the pairs all agree.
+        pairs: their number, at least 2.
+    """
+    from scipy.stats import t
+
+    if std == 0:
+        return 0.0 if gain > 0 else 1.0
+    return float(t.sf(gain / (std / math.sqrt(pairs)), pairs - 1))
 
 
 def verdict(claim: Claim, names: Mapping[Path, str], results: Sequence[Result], failures: Sequence[Failure]) -> Verdict:
@@ -167,8 +194,19 @@ def verdict(claim: Claim, names: Mapping[Path, str], results: Sequence[Result], 
         if (config, claim.metric) not in summaries:
             known = ", ".join(metric for name, metric in summaries if name == config)
             return Verdict(claim, MISSING, f"{config} has no metric {claim.metric} in every seed, it has {known}")
-    best = summaries.get((baseline, BEST_EPOCH + claim.metric))
-    return judge(claim, summaries[method, claim.metric], summaries[baseline, claim.metric], best)
+    values = {(each.config, each.seed): each.value for each in own if each.metric == claim.metric}
+    pairs = [[values[config, seed] for seed in claim.seeds] for config in (method, baseline)]
+    found, reason, difference, p = judge(claim, *pairs)
+    return Verdict(
+        claim,
+        found,
+        reason,
+        summaries[method, claim.metric],
+        summaries[baseline, claim.metric],
+        summaries.get((baseline, BEST_EPOCH + claim.metric)),
+        difference,
+        p,
+    )
 
 
 def split_readme(path: Path) -> tuple[str, str]:
@@ -186,8 +224,8 @@ def split_readme(path: Path) -> tuple[str, str]:
     return text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
 
 
-HEADER = ["method", "claim of the paper", "metric", "method's value", "baseline's", "baseline's best epoch", "margin",
-          "verdict", "seeds"]  # fmt: skip
+HEADER = ["method", "claim of the paper", "metric", "method's value", "baseline's", "baseline's best epoch",
+          "difference of pairs", "margin", "verdict", "seeds"]  # fmt: skip
 
 
 def report(verdicts: Sequence[Verdict], runs: Sequence[Run]) -> str:
@@ -200,6 +238,7 @@ def report(verdicts: Sequence[Verdict], runs: Sequence[Run]) -> str:
             _cell(each.method),
             _cell(each.baseline),
             _cell(each.best_epoch),
+            _difference(each),
             f"{each.claim.margin:g}",
             f"**{each.verdict}**" if each.verdict == HOLDS else f"**{each.verdict}**: {each.reason}",
             ", ".join(map(str, each.claim.seeds)),
@@ -207,7 +246,12 @@ def report(verdicts: Sequence[Verdict], runs: Sequence[Run]) -> str:
         for each in verdicts
     ]
     made = f" {provenance(runs)}" if any(run.finished for run in runs) else ""
-    return markdown(HEADER, rows) + f"\nMean ± standard deviation (n - 1) over seeds.{made}\n"
+    explained = "Mean ± standard deviation (n - 1) over seeds, p of a one-sided paired t test."
+    return markdown(HEADER, rows) + f"\n{explained}{made}\n"
+
+
+def _difference(verdict: Verdict) -> str:
+    return f"{verdict.difference} (p = {verdict.p:.2g})" if verdict.difference else "-"
 
 
 def _cell(summary: Summary | None) -> str:
@@ -218,14 +262,15 @@ def write(verdicts: Sequence[Verdict], runs: Sequence[Run], output: Path) -> Non
     """Writes claims.csv and claims.md."""
     header = ["claim", "paper", "method", "baseline", "metric", "direction", "margin", "method_mean", "method_std",
               "baseline_mean", "baseline_std", "baseline_best_epoch_mean", "baseline_best_epoch_std", "difference",
-              "seeds", "verdict", "reason"]  # fmt: skip
+              "difference_std", "p", "seeds", "verdict", "reason"]  # fmt: skip
     rows = []
     for each in verdicts:
         claim = each.claim
-        figures = [(s.mean, s.std) if s else (None, None) for s in (each.method, each.baseline, each.best_epoch)]
+        summaries = (each.method, each.baseline, each.best_epoch, each.difference)
+        figures = [(summary.mean, summary.std) if summary else (None, None) for summary in summaries]
         rows.append(
             [claim.name, claim.paper, claim.method, claim.baseline, claim.metric, claim.direction, claim.margin,
-             *(value for pair in figures for value in pair), each.difference, " ".join(map(str, claim.seeds)),
+             *(value for pair in figures for value in pair), each.p, " ".join(map(str, claim.seeds)),
              each.verdict, each.reason]
         )  # fmt: skip
     output.mkdir(parents=True, exist_ok=True)
@@ -358,7 +403,7 @@ def main(argv: Sequence[str], run_command: Sequence[str] = TRAIN) -> int:
     header = ["claim", "metric", "method", "baseline", "baseline's best epoch", "difference", "margin", "verdict"]
     rows = [
         [each.claim.name, each.claim.metric, _cell(each.method), _cell(each.baseline), _cell(each.best_epoch),
-         f"{each.difference:+.4g}" if each.method else "-", f"{each.claim.margin:g} {each.claim.direction}",
+         _difference(each), f"{each.claim.margin:g} {each.claim.direction}",
          f"{each.verdict}: {each.reason}"]
         for each in every
     ]  # fmt: skip

@@ -5,10 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from scipy.stats import ttest_rel
 
 from experiments import claim
 from experiments.claim import BEGIN, END, Claim, judge
-from experiments.results import Summary
 
 Config = Callable[..., Path]
 Journal = Callable[..., list[list[str]]]
@@ -36,10 +38,6 @@ def table(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def of(mean: float, std: float) -> Summary:
-    return Summary("config", "m", mean, std, 3)
-
-
 def a_claim(direction: str, margin: float) -> Claim:
     return Claim("name", "sentence", Path("a"), Path("b"), "m", direction, margin, (0, 1, 2))
 
@@ -47,37 +45,45 @@ def a_claim(direction: str, margin: float) -> Claim:
 @pytest.mark.parametrize(
     ("method", "baseline", "direction", "margin", "verdict"),
     [
-        (of(0.9, 0.01), of(0.8, 0.02), "higher", 0.05, "holds"),
-        (
-            of(0.95, 0.01),
-            of(0.90, 0.01),
-            "higher",
-            0.05,
-            "holds",
-        ),  # the margin exactly, though 0.95 - 0.9 < 0.05 in floats
-        (of(0.9499, 0.01), of(0.90, 0.01), "higher", 0.05, "does not hold"),
-        (of(0.9, 0.06), of(0.8, 0.05), "higher", 0.05, "does not hold"),  # intervals overlap
-        (of(0.9, 0.05), of(0.8, 0.05), "higher", 0.05, "does not hold"),  # intervals touch
-        (of(0.9, 0.0499), of(0.8, 0.05), "higher", 0.05, "holds"),
-        (of(0.8, 0.01), of(0.9, 0.01), "higher", 0.05, "does not hold"),
-        (of(0.8, 0.01), of(0.9, 0.01), "lower", 0.05, "holds"),
-        (of(0.9, 0.01), of(0.8, 0.01), "lower", 0.05, "does not hold"),
-        (of(0.8, 0.01), of(0.9, 0.01), "lower", 0.11, "does not hold"),
-        (of(0.8, 0.0), of(0.8, 0.0), "higher", 0.0, "does not hold"),
-        (of(float("nan"), 0.0), of(0.8, 0.0), "higher", 0.0, "does not hold"),
+        ([0.91, 0.90, 0.89], [0.80, 0.81, 0.79], "higher", 0.05, "holds"),
+        # the margin exactly, though 0.95 - 0.9 < 0.05 in floats
+        ([0.95, 0.95, 0.95], [0.90, 0.90, 0.90], "higher", 0.05, "holds"),
+        ([0.9499, 0.9499, 0.9499], [0.90, 0.90, 0.90], "higher", 0.05, "does not hold"),
+        # what a seed does to both is no doubt about the difference: the intervals overlap, the pairs agree
+        ([0.99, 0.89, 0.79], [0.94, 0.83, 0.74], "higher", 0.05, "holds"),
+        # the mean difference reaches the margin, but one pair contradicts
+        ([0.99, 0.99, 0.70], [0.80, 0.80, 0.79], "higher", 0.05, "does not hold"),
+        ([0.80, 0.81, 0.79], [0.91, 0.90, 0.89], "higher", 0.05, "does not hold"),
+        ([0.80, 0.81, 0.79], [0.91, 0.90, 0.89], "lower", 0.05, "holds"),
+        ([0.91, 0.90, 0.89], [0.80, 0.81, 0.79], "lower", 0.05, "does not hold"),
+        ([0.80, 0.81, 0.79], [0.91, 0.90, 0.89], "lower", 0.11, "does not hold"),
+        ([0.8, 0.8], [0.8, 0.8], "higher", 0.0, "does not hold"),
+        ([float("nan"), 0.8], [0.8, 0.8], "higher", 0.0, "does not hold"),
     ],
 )
-def test_a_claim_needs_the_margin_and_intervals_apart(
-    method: Summary, baseline: Summary, direction: str, margin: float, verdict: str
+def test_a_claim_needs_the_margin_and_pairs_that_agree(
+    method: list[float], baseline: list[float], direction: str, margin: float, verdict: str
 ) -> None:
-    assert judge(a_claim(direction, margin), method, baseline).verdict == verdict
+    assert judge(a_claim(direction, margin), method, baseline)[0] == verdict
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=2, max_size=6),
+    st.sampled_from(["higher", "lower"]),
+)
+def test_p_is_that_of_scipys_paired_test(pairs: list[tuple[float, float]], direction: str) -> None:
+    method, baseline = np.array(pairs).T
+    assume((method - baseline).std() > 1e-6)
+    p = judge(a_claim(direction, 0.0), method.tolist(), baseline.tolist())[3]
+    alternative = "greater" if direction == "higher" else "less"
+    assert p == pytest.approx(ttest_rel(method, baseline, alternative=alternative).pvalue, rel=1e-6, abs=1e-12)
 
 
 def test_the_reason_states_both_conditions() -> None:
-    reason = judge(a_claim("lower", 0.2), of(0.8, 0.01), of(0.9, 0.02)).reason
-    assert reason == "difference -0.1 misses the margin (0.2 lower), ± std intervals do not overlap"
-    reason = judge(a_claim("higher", 0.05), of(0.9, 0.5), of(0.8, 0.02)).reason
-    assert reason == "difference +0.1 reaches the margin (0.05 higher), ± std intervals overlap"
+    reason = judge(a_claim("lower", 0.2), [0.8, 0.8], [0.9, 0.9])[1]
+    assert reason == "difference -0.1 misses the margin (0.2 lower), paired p = 0"
+    reason = judge(a_claim("higher", 0.05), [0.95, 0.85], [0.8, 0.8])[1]
+    assert reason == "difference +0.1 reaches the margin (0.05 higher), paired p = 0.15"
 
 
 def test_a_claim_that_holds(config: Config, fit: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -173,6 +179,7 @@ def test_the_readme_keeps_what_surrounds_the_table(config: Config, fit: list[str
         "0.9050 ± 0.0071",
         "0.5050 ± 0.0071",
         "0.70050 ± 0.00071",
+        "0.4 ± 0 (p = 0)",
         "0.05",
         "**holds**",
         "0, 1",
