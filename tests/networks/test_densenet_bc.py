@@ -1,0 +1,102 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightning_modules.networks.densenet_bc import DenseNetBC
+
+
+def count(depth: int, growth: int, num_classes: int = 10) -> int:
+    """Closed form for a reduction of one half: convolutions without bias, batch normalisations and the classifier."""
+    n, channels = (depth - 4) // 6, 2 * growth
+    total = 27 * channels
+    for block in range(3):
+        for _ in range(n):
+            total += 2 * channels + channels * 4 * growth + 2 * 4 * growth + 9 * 4 * growth * growth
+            channels += growth
+        if block < 2:
+            total += 2 * channels + channels * (channels // 2)
+            channels //= 2
+    return total + 2 * channels + (channels + 1) * num_classes
+
+
+@pytest.mark.parametrize(
+    ("depth", "growth", "paper"), [(100, 12, 0.8e6), (250, 24, 15.3e6), (190, 40, 25.6e6)], ids=["100", "250", "190"]
+)
+def test_parameter_counts_are_those_of_the_paper(depth: int, growth: int, paper: float) -> None:
+    """Table 2: 0.8, 15.3 and 25.6 million."""
+    with torch.device("meta"):
+        found = sum(parameter.numel() for parameter in DenseNetBC(depth, growth=growth).parameters())
+    assert found == count(depth, growth)
+    assert round(found / 1e6, 1) * 1e6 == pytest.approx(paper)
+
+
+def test_the_detectors_network_has_769_162_parameters_and_342_features() -> None:
+    with torch.device("meta"):
+        network = DenseNetBC(100, num_classes=10)
+    assert sum(parameter.numel() for parameter in network.parameters()) == 769_162
+    assert network.num_features == 342
+
+
+def functional(state: dict[str, Tensor], x: Tensor, layers: int) -> Tensor:
+    def activation(x: Tensor, name: str) -> Tensor:
+        centred = x - state[f"{name}.running_mean"][:, None, None]
+        scaled = centred / (state[f"{name}.running_var"][:, None, None] + 1e-5).sqrt()
+        return (scaled * state[f"{name}.weight"][:, None, None] + state[f"{name}.bias"][:, None, None]).clamp(min=0)
+
+    def halved(x: Tensor) -> Tensor:
+        return (x[:, :, ::2, ::2] + x[:, :, 1::2, ::2] + x[:, :, ::2, 1::2] + x[:, :, 1::2, 1::2]) / 4
+
+    x = F.conv2d(x, state["conv1.weight"], padding=1)
+    for block in (1, 2, 3):
+        parts = [x]
+        for layer in range(layers):
+            name = f"block{block}.{layer}"
+            y = torch.einsum(
+                "oi,bihw->bohw",
+                state[f"{name}.conv1.weight"][:, :, 0, 0],
+                activation(torch.cat(parts, dim=1), f"{name}.bn1"),
+            )
+            parts.append(F.conv2d(activation(y, f"{name}.bn2"), state[f"{name}.conv2.weight"], padding=1))
+        x = torch.cat(parts, dim=1)
+        if block < 3:
+            name = f"transition{block}"
+            weight = state[f"{name}.conv.weight"][:, :, 0, 0]
+            x = halved(torch.einsum("oi,bihw->bohw", weight, activation(x, f"{name}.bn")))
+    return activation(x, "bn").mean(dim=(2, 3)) @ state["linear.weight"].T + state["linear.bias"]
+
+
+def test_output_equals_an_independent_computation() -> None:
+    network = DenseNetBC(22, growth=4, num_classes=5).double().train()
+    image = torch.randn(4, 3, 16, 16, dtype=torch.float64)
+    network(image)  # moves the running statistics away from 0 and 1
+    network.eval()
+    torch.testing.assert_close(network(image), functional(network.state_dict(), image, layers=3))
+
+
+def test_the_layers_of_the_detector_have_the_papers_channels_and_resolutions() -> None:
+    with torch.device("meta"):
+        network, found = DenseNetBC(100), {}
+        for name in ("conv1", "transition1", "transition2", "relu"):
+            module = network.get_submodule(name)
+            module.register_forward_hook(lambda module, args, output, name=name: found.update({name: output.shape[1:]}))
+        network(torch.empty(2, 3, 32, 32))
+    assert found == {
+        **{"conv1": (24, 32, 32), "transition1": (108, 16, 16)},
+        **{"transition2": (150, 8, 8), "relu": (342, 8, 8)},
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"depth": 101}, "depth must be 6n.*got 101"),
+        ({"depth": 4}, "depth must be 6n.*got 4"),
+        ({"growth": 0}, "growth must be at least 1, got 0"),
+        ({"reduction": 0.0}, r"reduction must be in \(0, 1\], got 0.0"),
+        ({"reduction": 1.5}, r"reduction must be in \(0, 1\], got 1.5"),
+    ],
+)
+def test_bad_arguments_are_named(options: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DenseNetBC(**options)  # type: ignore[arg-type]
