@@ -1,0 +1,271 @@
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from lightning_modules.robustness.attacks import Network
+from lightning_modules.robustness.minimal_attacks import (
+    CarliniWagner,
+    DeepFool,
+    MinimalAttack,
+    carlini_wagner,
+    deepfool,
+)
+
+SHAPE = (2, 3, 3)
+PIXELS = 18
+ATTACKS = [DeepFool(), CarliniWagner(steps=60, learning_rate=0.03, initial_constant=1.0, search_steps=3)]
+
+
+def numbers(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def images(count: int, low: float, high: float, seed: int = 1) -> Tensor:
+    random = torch.Generator().manual_seed(seed)
+    return low + (high - low) * torch.rand(count, *SHAPE, generator=random, dtype=torch.float64)
+
+
+def affine(weight: Tensor, bias: Tensor) -> Network:
+    """Logits W x + b."""
+    return lambda image: image.flatten(1) @ weight.T + bias
+
+
+def lengths(perturbation: Tensor) -> Tensor:
+    return perturbation.flatten(1).norm(dim=1)
+
+
+def half_spaces(image: Tensor) -> tuple[Network, Tensor, Tensor, Tensor]:
+    """A classifier of two classes, the classes of images, and f and w of the other class: f = w.x + b."""
+    w = numbers(PIXELS)
+    b = -(image.flatten(1) @ w).mean()
+    network = affine(torch.stack([torch.zeros(PIXELS), w]), torch.stack([0 * b, b]))
+    label = network(image).argmax(dim=1)
+    sign = 1.0 - 2 * label.double()
+    return network, label, sign * (image.flatten(1) @ w + b), sign[:, None] * w
+
+
+def nearest_of_many(image: Tensor, classes: int = 6) -> tuple[Network, Tensor, Tensor, Tensor]:
+    """An affine classifier, the classes of images, the shortest perturbations `[B, 18]` and the classes they reach."""
+    weight, bias = numbers(classes, PIXELS), -0.5 * numbers(classes, PIXELS).sum(dim=1)
+    network = affine(weight, bias)
+    logits = network(image)
+    label = logits.argmax(dim=1)
+    shortest, reached = [], []
+    for row, y in zip(logits, label.tolist(), strict=True):
+        others = [k for k in range(classes) if k != y]
+        ways = {k: (row[y] - row[k]) / (weight[k] - weight[y]).norm() for k in others}
+        nearest = min(others, key=lambda k: float(ways[k]))
+        direction = weight[nearest] - weight[y]
+        shortest.append(ways[nearest] * direction / direction.norm())
+        reached.append(nearest)
+    return network, label, torch.stack(shortest), torch.tensor(reached)
+
+
+def at_the_ends(count: int, low: float) -> Tensor:
+    """Images whose pixels of the largest weights are at `low`, or that far from 1, where class 1 wants to push them."""
+    image, most = images(count, 0.1, 0.9), numbers(PIXELS).abs().topk(5).indices
+    image.flatten(1)[:, most] = torch.where(numbers(PIXELS)[most] > 0, low, 1 - low).double()
+    return image
+
+
+def shortest_in_the_box(image: Tensor, f: Tensor, w: Tensor) -> Tensor:
+    """min ||r|| subject to w.r = -f and x + r in [0, 1]: clip(x + t w) - x with t by bisection."""
+    x, low, high = image.flatten(1), torch.zeros(len(image), 1).double(), torch.full((len(image), 1), 1e3).double()
+    for _ in range(200):
+        middle = (low + high) / 2
+        reached = (f + (w * ((x + middle * w).clamp(0, 1) - x)).sum(dim=1) >= 0)[:, None]
+        low, high = torch.where(reached, low, middle), torch.where(reached, middle, high)
+    return (x + high * w).clamp(0, 1) - x
+
+
+# DeepFool
+
+
+def test_deepfool_lands_on_the_boundary_of_two_classes() -> None:
+    image = images(6, 0.4, 0.6)
+    network, label, f, w = half_spaces(image)
+    assert set(label.tolist()) == {0, 1}
+    r = (deepfool(network, image, label, overshoot=0) - image).flatten(1)
+    torch.testing.assert_close(r.norm(dim=1), f.abs() / w.norm(dim=1), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(r, -f[:, None] * w / w.square().sum(dim=1, keepdim=True), rtol=1e-10, atol=1e-12)
+
+
+def test_deepfool_lands_on_the_nearest_of_many_boundaries_and_the_overshoot_crosses_it() -> None:
+    image = images(40, 0.45, 0.55)
+    network, label, shortest, reached = nearest_of_many(image)
+    likeliest = network(image).scatter(1, label[:, None], -1e9).argmax(dim=1)
+    assert bool((reached != likeliest).any())  # the nearest class need not be the likeliest
+    assert float((image.flatten(1) + 1.01 * shortest).clamp(0, 1).sub(image.flatten(1) + 1.01 * shortest).norm()) == 0
+    at_boundary = deepfool(network, image, label, overshoot=0)
+    torch.testing.assert_close((at_boundary - image).flatten(1), shortest, rtol=1e-9, atol=1e-12)
+    beyond = deepfool(network, image, label, overshoot=0.01)
+    torch.testing.assert_close((beyond - image).flatten(1), 1.01 * shortest, rtol=1e-9, atol=1e-12)
+    assert torch.equal(network(beyond).argmax(dim=1), reached)
+    first_guess = deepfool(network, image, label, overshoot=0.01, num_candidates=1)
+    assert torch.equal(network(first_guess).argmax(dim=1), likeliest)
+    assert bool((lengths(first_guess - image) >= lengths(beyond - image) - 1e-12).all())
+
+
+def test_deepfool_goes_on_until_it_is_across_a_curved_boundary() -> None:
+    """The distance from outside to a sphere: each linear model undershoots, so one step would not do."""
+    image, R = images(8, 0.0, 1.0), 0.5
+
+    def network(image: Tensor) -> Tensor:
+        f = R**2 - (image - 0.5).square().flatten(1).sum(dim=1)
+        return torch.stack([torch.zeros_like(f), f], dim=1)
+
+    label = torch.zeros(8, dtype=torch.int64)
+    distance = lengths(image - 0.5) - R
+    assert float(distance.min()) > 0.3
+    found = deepfool(network, image, label, overshoot=1e-3)
+    assert bool((network(found).argmax(dim=1) == 1).all())
+    torch.testing.assert_close(lengths(found - image), distance, rtol=2e-3, atol=0)
+    once = deepfool(network, image, label, overshoot=1e-3, steps=1)
+    assert not bool((network(once).argmax(dim=1) == 1).any())
+
+
+def test_deepfool_finds_the_shortest_perturbation_in_the_box() -> None:
+    image = at_the_ends(20, 0.0)
+    network, label, f, w = half_spaces(image)
+    expected = shortest_in_the_box(image, f, w)
+    beside = f.abs() / w.norm(dim=1)
+    assert bool((expected.norm(dim=1) > 1.2 * beside).any())  # the box matters
+    found = deepfool(network, image, label, overshoot=1e-6)
+    assert bool((network(found).argmax(dim=1) != label).all())
+    torch.testing.assert_close((found - image).flatten(1), expected, rtol=1e-4, atol=1e-6)
+
+
+# Carlini and Wagner
+
+
+def test_carlini_wagner_converges_to_the_shortest_perturbation() -> None:
+    image = images(8, 0.4, 0.6)
+    network, label, shortest, _ = nearest_of_many(image)
+    found = carlini_wagner(network, image, label, steps=300, learning_rate=0.002)
+    assert bool((network(found).argmax(dim=1) != label).all())
+    ratio = lengths(found - image) / shortest.norm(dim=1)
+    assert float(ratio.min()) >= 1
+    assert float(ratio.max()) < 1.02
+
+
+def test_carlini_wagner_converges_to_the_shortest_perturbation_in_the_box() -> None:
+    image = at_the_ends(8, 0.02)
+    network, label, f, w = half_spaces(image)
+    expected = shortest_in_the_box(image, f, w).norm(dim=1)
+    assert bool((expected > 1.1 * f.abs() / w.norm(dim=1)).any())  # the box matters
+    found = carlini_wagner(network, image, label, steps=300, learning_rate=0.01)
+    assert bool((network(found).argmax(dim=1) != label).all())
+    ratio = lengths(found - image) / expected
+    assert float(ratio.min()) >= 1
+    assert float(ratio.max()) < 1.05
+
+
+def test_confidence_is_the_margin_that_is_reached() -> None:
+    image, kappa = images(4, 0.45, 0.55), 0.5
+    network, label, f, w = half_spaces(image)
+    found = carlini_wagner(network, image, label, confidence=kappa, steps=300, learning_rate=0.005)
+    logits = network(found)
+    margin = logits.gather(1, 1 - label[:, None]) - logits.gather(1, label[:, None])
+    assert float(margin.min()) >= kappa
+    torch.testing.assert_close(lengths(found - image), (f.abs() + kappa) / w.norm(dim=1), rtol=0.02, atol=0)
+
+
+def test_a_constant_that_is_too_small_grows_and_one_that_is_too_large_shrinks() -> None:
+    image = images(20, 0.4, 0.6)
+    far = nearest_of_many(image)[2].norm(dim=1) > 0.05  # farther than a step of Adam, which goes somewhere
+    image = image[far][:4]
+    network, label, shortest, _ = nearest_of_many(image)
+    options: dict[str, Any] = {"steps": 100, "learning_rate": 0.004}
+    once = carlini_wagner(network, image, label, initial_constant=1e-4, search_steps=1, **options)
+    assert torch.equal(once, image)
+    longest = {}
+    for constant, search_steps in ((1e-4, 11), (1e2, 11), (1e2, 1)):
+        found = carlini_wagner(network, image, label, initial_constant=constant, search_steps=search_steps, **options)
+        longest[constant, search_steps] = float((lengths(found - image) / shortest.norm(dim=1)).max())
+    assert max(longest[1e-4, 11], longest[1e2, 11]) < 1.03 < longest[1e2, 1]
+
+
+# both
+
+
+def perceptron(dtype: torch.dtype = torch.float64) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(PIXELS, 16), nn.Tanh(), nn.Linear(16, 4, bias=False)).to(dtype).eval()
+
+
+@settings(deadline=None, max_examples=20)
+@given(seed=st.integers(0, 2**31), attack=st.sampled_from(ATTACKS))
+def test_images_stay_in_the_box_and_those_that_are_wrong_stay_as_they_are(seed: int, attack: MinimalAttack) -> None:
+    network = perceptron(torch.float32)
+    image = (2 * images(8, 0.0, 1.0, seed) - 0.5).clamp(0, 1).float()  # half of the pixels at an end
+    label = torch.randint(4, (8,), generator=torch.Generator().manual_seed(seed))
+    found = attack.perturb(network, image, label)
+    assert found.dtype == image.dtype
+    assert not found.requires_grad
+    assert bool(((found >= 0) & (found <= 1)).all())
+    wrong = network(image).argmax(dim=1) != label
+    assert torch.equal(found[wrong], image[wrong])
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.title)
+def test_an_image_is_attacked_as_if_it_were_alone(attack: MinimalAttack) -> None:
+    network, image = perceptron(), images(6, 0.2, 0.8)
+    label = network(image).argmax(dim=1)
+    label[2] = (label[2] + 1) % 4
+    together = attack.perturb(network, image, label)
+    alone = torch.cat([attack.perturb(network, image[[i]], label[[i]]) for i in range(6)])
+    assert bool((together != image).flatten(1).any(dim=1)[[0, 1, 3, 4, 5]].all())
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.title)
+def test_what_cannot_be_fooled_is_no_worse_for_it(attack: MinimalAttack) -> None:
+    image, label = images(3, 0.0, 1.0), torch.zeros(3, dtype=torch.int64)
+
+    def without_slope(image: Tensor) -> Tensor:
+        return torch.stack([image.flatten(1).sum(dim=1) * 0 + 1, torch.zeros(len(image)).double()], dim=1)
+
+    assert torch.equal(attack.perturb(without_slope, image, label), image)
+    assert torch.equal(attack.perturb(lambda image: without_slope(image) * float("nan"), image, label), image)
+    with pytest.raises(ValueError, match="logits have no gradient with respect to the image"):
+        attack.perturb(lambda image: without_slope(image).detach(), image, label)
+    assert attack.perturb(without_slope, image[:0], label[:0]).shape == (0, *SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("attack", "function"),
+    [
+        (DeepFool(overshoot=0.3, steps=2, num_candidates=2), deepfool),
+        (CarliniWagner(0.1, 20, 0.02, 0.5, 2), carlini_wagner),
+    ],
+)
+def test_settings_are_those_of_the_functions(attack: MinimalAttack, function: Callable[..., Tensor]) -> None:
+    network, image = perceptron(), images(4, 0.0, 1.0)
+    label = network(image).argmax(dim=1)
+    options = {key: value for key, value in dataclasses.asdict(attack).items() if key != "name"}  # type: ignore[call-overload]
+    assert torch.equal(attack.perturb(network, image, label), function(network, image, label, **options))
+
+
+def test_titles_are_names_and_what_cannot_work_is_refused() -> None:
+    assert [attack.title for attack in ATTACKS] == ["deepfool", "carlini_wagner"]
+    assert DeepFool(name="other").title == "other"
+    for kind, options, message in (
+        (DeepFool, {"overshoot": -0.1}, "overshoot must be at least 0, got -0.1"),
+        (DeepFool, {"steps": 0}, "steps must be at least 1, got 0"),
+        (DeepFool, {"num_candidates": 0}, "num_candidates must be at least 1, got 0"),
+        (DeepFool, {"name": "a b"}, "name must be of letters"),
+        (CarliniWagner, {"confidence": float("nan")}, "confidence must be at least 0, got nan"),
+        (CarliniWagner, {"steps": 0}, "steps must be at least 1, got 0"),
+        (CarliniWagner, {"search_steps": 0}, "search_steps must be at least 1, got 0"),
+        (CarliniWagner, {"learning_rate": 0.0}, r"learning_rate must be positive, got 0\.0"),
+        (CarliniWagner, {"initial_constant": -1.0}, r"initial_constant must be positive, got -1\.0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            kind(**options)  # type: ignore[arg-type]
