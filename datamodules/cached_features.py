@@ -5,6 +5,7 @@ methods. A head is then trained in minutes on a CPU, and the encoder may be one 
 """
 
 import hashlib
+import os
 import uuid
 from collections.abc import Iterator
 from itertools import chain
@@ -26,10 +27,15 @@ from datamodules.shifted_tests import ShiftedTests
 
 ROWS_PER_PART, MOST_PARTS = 4096, 64
 PROBED_IMAGES = 64
+HANDED_ON = ("names", "classes", "image", "clean_label")
+"""What label noise, metrics and reports ask a source for, where it has it."""
 
 
 class FeatureSource:
     """An `ImageSource` of features: pass 0 without augmentation, then the augmented passes.
+
+    It has what `HANDED_ON` names as far as the source of the images has it, and asks that source each time: the names
+    of a million files are Python strings only while somebody looks at them.
 
     Args:
         source: of the images.
@@ -39,12 +45,15 @@ class FeatureSource:
     brightest = 1
 
     def __init__(self, source: ImageSource, feature: NDArray[Any]) -> None:
+        self.source = source
         self.label = source.label
         self.feature = feature
         self.num_uniform = 1 if len(feature) > 1 else 0
-        for key in ("names", "classes", "image"):  # what label noise and reports ask a source for
-            if (value := getattr(source, key, None)) is not None:
-                setattr(self, key, value)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in HANDED_ON:
+            return getattr(self.source, name)
+        raise AttributeError(f"{type(self).__name__} has no attribute {name}")
 
     def fetch(self, row: Tensor, uniform: Tensor | None) -> Tensor:
         """Features `[B, D]`; a number in [0, 1) for each row chooses among its augmented passes."""
@@ -59,7 +68,7 @@ def source_fingerprint(source: ImageSource) -> str:
     digest = hashlib.sha256(source.label.numpy().data)
     digest.update(f"{source.brightest}\n".encode())
     if (names := getattr(source, "names", None)) is not None:
-        digest.update("\n".join(names).encode())
+        digest.update(os.fsencode("\n".join(names)))
     image = getattr(source, "image", None)
     if image is None:
         rows = torch.linspace(0, len(source.label) - 1, min(PROBED_IMAGES, len(source.label))).long()
@@ -74,8 +83,9 @@ class CachedFeatures(SecondView, ShiftedTests):
     The network runs over a set when it is first needed, each process over its share of it, and never again: an entry of
     the cache has the digest of the network's classes and weights and of the images, labels and augmentation, so that
     another network, set, crop or number of passes makes another entry. Split, label noise and order do not count, and
-    runs over seeds and noise rates share an entry. Images in files are recognised by all their names and labels and the
-    pixels of 64 of them.
+    runs over seeds and noise rates share an entry; a set that draws its images from the seed, as with foreign images
+    among them, has one for each draw. Images in files are recognised by all their names and labels and the pixels of 64
+    of them.
 
     The head is a module whose network takes features: `lightning_modules.noisy_labels.nmtune.NMTune` with
     `torch.nn.Identity` for its encoder.
@@ -91,11 +101,12 @@ class CachedFeatures(SecondView, ShiftedTests):
         encoder_batch_size: images that the encoder gets at once in each process.
         dtype: of the features on disk.
         cache_dir: folder of the cache, which all processes see.
-        seed: of split, noise and order; None takes that of `data`. On the command line it is `seed_everything`.
+        seed: of split, noise and order, and of what `data` draws when it is read; None takes that of `data`. On the
+            command line it is `seed_everything`.
 
     Raises:
-        ValueError: if an argument is out of range or the encoder gives features of another number, an infinite or
-            undefined value, or one that `dtype` can not hold.
+        ValueError: if an argument is out of range, `data` has a `second_view` of its own, or the encoder gives features
+            of another number, an infinite or undefined value, or one that `dtype` can not hold.
     """
 
     def __init__(
@@ -115,6 +126,11 @@ class CachedFeatures(SecondView, ShiftedTests):
         check_at_least(0, augmented_passes=augmented_passes)
         if second_view and augmented_passes < 2:
             raise ValueError(f"second_view needs at least 2 augmented_passes, which differ, got {augmented_passes}")
+        if getattr(data, "second_view", False):
+            raise ValueError(
+                "second_view of the images has no effect on their features: set it for the features (data.second_view) "
+                "and not for the images (data.data.second_view)"
+            )
         if dtype not in ("float32", "float16"):
             raise ValueError(f"dtype must be float32 or float16, got {dtype!r}")
         super().__init__(
@@ -126,7 +142,7 @@ class CachedFeatures(SecondView, ShiftedTests):
             seed=data.seed if seed is None else seed,
         )
         self.data = data
-        self.data.seed = augmentation_seed  # nothing else is drawn there
+        self.data.seed = self.seed
         self.encoder = encoder
         self.num_features = num_features
         self.augmented_passes = augmented_passes
@@ -142,6 +158,9 @@ class CachedFeatures(SecondView, ShiftedTests):
     @property
     def class_names(self) -> list[str] | None:  # type: ignore[override]
         return self.data.class_names
+
+    def prepare_data(self) -> None:
+        self.data.prepare_data()
 
     def read_training(self) -> FeatureSource:
         return self._features("training", self.data.read_training(), self.augmented_passes)
@@ -262,7 +281,7 @@ class CachedFeatures(SecondView, ShiftedTests):
     def _encoded(self, batch: dict[str, Any], device: torch.device, brightest: int) -> Tensor:
         visit = batch.pop("visit", None)
         batch |= {key: batch[key].to(device, non_blocking=True) for key in ("image", "index")}
-        image = batch["image"] if visit is None else self.data.augmented(batch, visit)["image"]
+        image = batch["image"] if visit is None else self._augmented_image(batch, visit)
         features = self.encoder(image.float().div(brightest))
         if features.shape != (len(image), self.num_features):
             raise ValueError(
@@ -272,3 +291,11 @@ class CachedFeatures(SecondView, ShiftedTests):
         if not stored.isfinite().all():
             raise ValueError(f"the encoder gives features that are undefined, infinite or too great for {self.dtype}")
         return stored
+
+    def _augmented_image(self, batch: dict[str, Any], visit: int) -> Tensor:
+        """Random views are drawn from `augmentation_seed`, and all else that the data draw from the run's seed."""
+        self.data.seed = self.augmentation_seed
+        try:
+            return self.data.augmented(batch, visit)["image"]
+        finally:
+            self.data.seed = self.seed

@@ -1,6 +1,7 @@
 import json
 import multiprocessing
 import os
+import pickle
 import signal
 import time
 from collections.abc import Iterator
@@ -13,18 +14,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning.pytorch import Trainer
+from PIL import Image
 from torch import Tensor, nn
 
 from callbacks.memorization import Memorization
 from callbacks.shifted_accuracy import ShiftedAccuracy
 from datamodules.augmentation import crop_and_flip, sample_uniform
-from datamodules.cached_features import CachedFeatures
+from datamodules.cached_features import CachedFeatures, FeatureSource, source_fingerprint
 from datamodules.corruptions.label_noise import Symmetric
 from datamodules.digits import Digits
 from datamodules.digits_transfer import TuningDigits
 from datamodules.feature_cache import cached_array, key_of, module_fingerprint
 from datamodules.global_batches import Request
+from datamodules.image_files import Crop, ImageFiles
 from datamodules.second_view import SecondView
+from datamodules.web_digits import WebDigits
 from lightning_modules.networks.resized import Resized
 from lightning_modules.noisy_labels.nmtune import NMTune
 
@@ -121,6 +125,8 @@ def test_second_views_are_other_draws_from_the_passes_or_the_augmentation(tmp_pa
     assert ((counts[1:, 1:] - expected) ** 2 / expected).sum() < 26.1  # 0.1 % of chi squared with 8 degrees
     with pytest.raises(ValueError, match="second_view needs at least 2 augmented_passes, which differ, got 1"):
         cached(tmp_path, augmented_passes=1, second_view=True)
+    with pytest.raises(ValueError, match=r"second_view of the images has no effect .* \(data\.second_view\)"):
+        cached(tmp_path, data=TwiceMovedDigits())
 
 
 class TwiceMovedDigits(SecondView, MovedDigits):
@@ -164,6 +170,46 @@ def test_a_second_run_with_another_seed_and_noise_computes_nothing(tmp_path: Pat
     assert noisy.seed == noisy.label_noise.seed == 9  # type: ignore[union-attr]
     assert noisy.num_train_samples == 240
     assert len(arrays(tmp_path)) == 2
+
+
+def test_images_that_the_data_draw_and_their_true_labels_are_those_of_the_run(tmp_path: Path) -> None:
+    """Digits 5 to 9 in place of others: which ones follows the run's seed, and views their own."""
+    for seed in (1, 2):
+        encoder = Encoder()
+        data = cached(tmp_path, encoder, WebDigits(), seed=seed, augmentation_seed=5, augmented_passes=1)
+        data.setup("fit")
+        assert data.train_set is not None
+        assert data.train_set.clean_label is not None
+        drawn = WebDigits(seed=seed).read_training()
+        row = torch.arange(len(drawn.label))
+        assert torch.equal(data.train_set.clean_label, drawn.clean_label)  # type: ignore[attr-defined]
+        assert (data.train_set.clean_label == -1).float().mean() > 0.3
+        features = encoder.layers(drawn.image.float() / 16).detach()
+        torch.testing.assert_close(data.train_set.source.fetch(row, None), features)
+        assert data.data.seed == seed
+    assert len(arrays(tmp_path)) == 2
+
+
+def test_missing_data_are_fetched_as_without_a_cache(tmp_path: Path) -> None:
+    fetched: list[str] = []
+    data = cached(tmp_path)
+    data.data.prepare_data = lambda: fetched.append("digits")  # type: ignore[method-assign]
+    Trainer(max_epochs=1, limit_train_batches=1, **QUIET).fit(head(), datamodule=data)
+    assert fetched == ["digits"]
+
+
+def test_file_names_of_any_bytes_are_recognised_and_not_kept_as_strings(tmp_path: Path) -> None:
+    names = [os.fsdecode(b"caf\xe9.png"), "tea.png"]
+    for name in names:
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    files = ImageFiles(tmp_path, names, torch.tensor([0, 1]), Crop(4, 4))
+    assert source_fingerprint(files) != source_fingerprint(ImageFiles(tmp_path, names[::-1], files.label, files.crop))
+    source = FeatureSource(files, np.zeros((1, 2, D), dtype=np.float32))
+    assert source.names == names
+    assert source.names is not source.names  # made when asked for
+    assert not any(isinstance(value, list) for value in vars(source).values())
+    assert not hasattr(source, "image")
+    assert pickle.loads(pickle.dumps(source)).names == names
 
 
 @pytest.mark.parametrize(
