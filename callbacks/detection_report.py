@@ -23,10 +23,11 @@ class DetectionReport(Callback):
     """Writes what a `Detector` found into the run directory, after testing.
 
     `detection.csv` has a row for each set and method, with AUROC, TNR at 95 % TPR, AUPR with either kind as the
-    positives, detection accuracy, the size of the input pre-processing in pixel units where there is one, and how many
-    inputs of either kind they were measured on. `detection_scores.csv` has the confidence of each input by each method,
-    higher for the familiar, and whether something may have been tuned on it. `figures/detection.png` has for each set
-    the distributions of the detector's own confidence and the ROC curves of all methods.
+    positives, detection accuracy, the size of the input pre-processing in pixel units and the number of neighbours
+    where there is one, and how many inputs of either kind they were measured on. `detection_scores.csv` has the
+    confidence of each input by each method, higher for the familiar, and whether something may have been tuned on it.
+    `figures/detection.png` has for each set the distributions of the detector's own confidence and the ROC curves of
+    all methods.
 
     Args:
         most_bins: of a histogram.
@@ -78,6 +79,7 @@ def metrics_table(detections: Sequence[Detection]) -> pd.DataFrame:
                     "set": detection.target,
                     "method": method,
                     "epsilon": detection.epsilon.get(method, np.nan),
+                    "num_neighbours": detection.num_neighbours.get(method, np.nan),
                     **detection.metrics(method),
                     "num_familiar": len(familiar),
                     "num_other": len(other),

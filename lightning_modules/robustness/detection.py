@@ -87,6 +87,7 @@ class Detection:
         is_validation: `[N + M]`, bool: whether something may have been tuned on it; metrics leave it out.
         confidence: `[N + M]` of each method.
         epsilon: size of the input pre-processing that was chosen, of each method that has one; in pixel units.
+        num_neighbours: that was chosen, of each method that has it.
     """
 
     target: str
@@ -95,6 +96,7 @@ class Detection:
     is_validation: Tensor
     confidence: dict[str, Tensor] = field(default_factory=dict)
     epsilon: dict[str, float] = field(default_factory=dict)
+    num_neighbours: dict[str, int] = field(default_factory=dict)
 
     def parts(self, method: str) -> tuple[Tensor, Tensor]:
         """Confidence of the familiar and of the other inputs that nothing was tuned on."""

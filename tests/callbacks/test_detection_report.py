@@ -23,6 +23,7 @@ def detection(target: str = "other") -> Detection:
     noise = torch.randn(50, generator=random, dtype=torch.float64)
     found.confidence = {"softmax": noise, "mean": noise - 4 * found.is_target.double(), "flat": torch.zeros(50)}
     found.epsilon = {"mean": 0.01}
+    found.num_neighbours = {"flat": 20}
     return found
 
 
@@ -50,6 +51,7 @@ def test_tables_hold_every_set_method_and_input() -> None:
     assert row["auroc"] == pytest.approx(above.double().mean().item(), abs=1e-6)
     assert table[table["method"] == "flat"]["auroc"].tolist() == [0.5, 0.5]
     assert np.isnan(table[table["method"] == "softmax"]["epsilon"]).all()
+    assert table["num_neighbours"].dropna().tolist() == [20, 20]
     scores = scores_table([one])
     np.testing.assert_array_equal(scores["mean"], one.confidence["mean"])
     assert scores["is_target"].sum() == 20
@@ -74,7 +76,8 @@ def test_a_run_writes_them_whole(tmp_path: Path) -> None:
         *("detection.csv", "detection_scores.csv", "figures/detection.png")
     ]
     table = pd.read_csv(tmp_path / "detection.csv")
-    assert list(table.columns) == ["set", "method", "epsilon", *METRICS, "num_familiar", "num_other"]
+    columns = ["set", "method", "epsilon", "num_neighbours", *METRICS, "num_familiar", "num_other"]
+    assert list(table.columns) == columns
     assert (tmp_path / "figures" / "detection.png").read_bytes()[:4] == b"\x89PNG"
 
 

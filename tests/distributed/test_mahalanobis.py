@@ -6,12 +6,15 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from torch.nn.functional import cross_entropy
 
 from datamodules.first_digits import FirstDigits
 from datamodules.out_of_distribution import OutOfDistribution
 from datamodules.unfamiliar_images import OtherDigits, UniformNoise
 from lightning_modules.networks.convnet import ConvNet
 from lightning_modules.robustness.mahalanobis.detector import Mahalanobis
+from lightning_modules.robustness.mahalanobis.layers import layer_features
+from lightning_modules.robustness.minimal_attacks import DeepFool
 
 QUIET: dict[str, Any] = {
     **{"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False},
@@ -19,10 +22,11 @@ QUIET: dict[str, Any] = {
 }
 
 
-def detector() -> Mahalanobis:
+def detector(**options: Any) -> Mahalanobis:
     torch.manual_seed(0)
+    network = ConvNet(1, [6, 8], 8)
     return Mahalanobis(
-        ConvNet(1, [6, 8], 8), 8, ["relu1", "relu2"], (1, 8, 8), "tuned_on_target", [0.0, 0.01], num_validation=30
+        network, 8, ["relu1", "relu2"], (1, 8, 8), "tuned_on_target", [0.0, 0.01], num_validation=30, **options
     )
 
 
@@ -47,6 +51,30 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
         torch.testing.assert_close(states[1][name], value, rtol=1e-10, atol=1e-10, msg=name)
     assert metrics[1] == pytest.approx(metrics[0], abs=1e-6)
     assert {"test/auroc_other", "test/auroc_tuned_on_target_noise", "test/accuracy"} <= metrics[0].keys()
+
+
+def test_two_processes_find_the_adversarial_images_and_their_dimensions_that_one_finds(tmp_path: Path) -> None:
+    """Without noise, which is drawn for each share of a batch."""
+    metrics = []
+    for processes in (1, 2):
+        strategy = "ddp_fork" if processes > 1 else "auto"
+        module = detector(attacks=[DeepFool(0.1)], noise_std=0.0, lid=True)
+        source = FirstDigits().read_training()
+        optimizer = torch.optim.Adam(module.network.parameters(), lr=0.03)
+        for step in range(30):
+            rows = slice(step % 3, None, 3)
+            optimizer.zero_grad()
+            cross_entropy(module.network(source.image[rows] / 16), source.label[rows]).backward()
+            optimizer.step()
+        module.double()
+        with torch.no_grad():
+            _, features = layer_features(module.network, module.layers, source.image.double() / 16)
+        module.gaussians.update(features, source.label)
+        trainer = Trainer(devices=processes, strategy=strategy, default_root_dir=tmp_path, **QUIET)
+        results = trainer.test(module, datamodule=FirstDigits(batch_size=57), verbose=False)
+        metrics.append({name: value for part in results for name, value in part.items()})
+    assert metrics[1] == pytest.approx(metrics[0], abs=1e-6)
+    assert {"test/auroc_lid_deepfool", "test/auroc_tuned_on_target_deepfool"} <= metrics[0].keys()
 
 
 def data_size() -> int:

@@ -39,6 +39,7 @@ from lightning_modules.robustness.mahalanobis.gaussians import (
     with_new_class,
 )
 from lightning_modules.robustness.mahalanobis.layers import layer_features, named_layers, num_features
+from lightning_modules.robustness.mahalanobis.local_dimension import NEIGHBOURS, in_mini_batches
 from lightning_modules.robustness.mahalanobis.preprocessing import layer_confidence
 from lightning_modules.robustness.mahalanobis.scores import (
     direction,
@@ -46,6 +47,7 @@ from lightning_modules.robustness.mahalanobis.scores import (
     odin_confidence,
     softmax_confidence,
 )
+from lightning_modules.robustness.minimal_attacks import CarliniWagner, DeepFool
 
 K, D, N = 3, 5, 60
 QUIET: dict[str, Any] = {
@@ -510,6 +512,100 @@ def test_adversarial_sets_hold_what_is_right_before_and_wrong_after(
     assert "test/auroc_fgsm" in metrics
 
 
+def ready(**options: Any) -> Mahalanobis:
+    """A detector with its statistics."""
+    module = detector(**options)
+    module.double()
+    source = FirstDigits().read_training()
+    with torch.no_grad():
+        _, features = layer_features(module.network, module.layers, source.image.double() / 16)
+    module.gaussians.update(features, source.label)
+    return module
+
+
+def results_of(module: Mahalanobis, directory: Path, **options: Any) -> dict[str, float]:
+    trainer = Trainer(default_root_dir=directory, enable_checkpointing=False, **QUIET)
+    results = trainer.test(module, datamodule=FirstDigits(**{"batch_size": 300, **options}), verbose=False)
+    return {name: value for part in results for name, value in part.items()}
+
+
+def test_minimal_attacks_are_detected_beside_the_others(tmp_path: Path) -> None:
+    attacks = [
+        FGSM,
+        DeepFool(overshoot=0.2),
+        CarliniWagner(steps=20, learning_rate=0.1, initial_constant=1.0, search_steps=2),
+    ]
+    module = ready(attacks=attacks, noise_std={"fgsm": 0.0, "deepfool": 0.05, "carlini_wagner": 0.1})
+    metrics = results_of(module, tmp_path)
+    assert [detection.target for detection in module.detections] == ["fgsm", "deepfool", "carlini_wagner"]
+    assert {"test/auroc_mean_deepfool", "test/auroc_tuned_on_target_carlini_wagner"} <= metrics.keys()
+    test = FirstDigits().read_test()
+    image = test.image.double() / 16
+    adversarial = attacks[1].perturb(module.network, image, test.label)
+    with torch.no_grad():
+        clean, wrong = module(image), module(adversarial).argmax(dim=1) != test.label
+    detection = module.detections[1]
+    third = detection.index.chunk(3)[0]
+    assert torch.equal(detection.index, third.repeat(3))
+    assert bool(wrong[third].all())
+    expected = softmax_confidence(module(adversarial[third]))
+    torch.testing.assert_close(detection.confidence["softmax"].chunk(3)[2], expected.detach())
+    # each has noisy copies of its own size: those of the first are the clean images
+    familiar = [detection.confidence["softmax"].chunk(3) for detection in module.detections]
+    assert torch.equal(familiar[0][1], familiar[0][0])
+    assert torch.equal(familiar[0][0], softmax_confidence(clean)[module.detections[0].index.chunk(3)[0]])
+    assert not torch.isclose(familiar[1][1], familiar[1][0]).any()
+    assert float((familiar[2][1] - familiar[2][0]).abs().mean()) > float((familiar[1][1] - familiar[1][0]).abs().mean())
+
+
+def test_local_dimension_is_that_of_mini_batches_of_the_images_that_are_fooled(tmp_path: Path) -> None:
+    """Whatever the batches of the test: noisy copies without noise, to know all."""
+    module = ready(attacks=[FGSM], noise_std=0.0, lid=True, score="lid")
+    metrics = results_of(module, tmp_path, evaluation_batch_size=57)
+    [detection] = module.detections
+    test = FirstDigits().read_test()
+    third = detection.index.chunk(3)[0]
+    image = test.image[third].double() / 16
+    adversarial = FGSM.perturb(module.network, image, test.label[third])
+    with torch.no_grad():
+        clean, other = (layer_features(module.network, module.layers, part)[1] for part in (image, adversarial))
+    layers = [torch.cat(in_mini_batches([one, one, two])) for one, two in zip(clean, other, strict=True)]
+    dimension = torch.stack(layers, dim=1)
+    assert dimension.shape == (len(detection.index), 2, len(NEIGHBOURS))
+    cut = int(0.1 * len(test.label))
+    halves = detection.index < cut // 2, (detection.index >= cut // 2) & (detection.index < cut)
+    fit, choose = (
+        Sample(dimension[rows & ~detection.is_target], dimension[rows & detection.is_target]) for rows in halves
+    )
+    ensemble = fit_ensemble(fit, choose, "auroc")
+    assert detection.num_neighbours == {"lid": NEIGHBOURS[ensemble.column]}
+    torch.testing.assert_close(detection.confidence["lid"], ensemble.confidence(dimension), rtol=1e-6, atol=1e-6)
+    assert metrics["test/auroc_fgsm"] == metrics["test/auroc_lid_fgsm"] == metrics["test/auroc"]
+    assert metrics["test/auroc_fgsm"] == pytest.approx(detection.metrics("lid")["auroc"], abs=1e-6)
+
+
+@pytest.mark.parametrize("clip_noise", [False, True])
+def test_noisy_copies_are_clipped_on_request(clip_noise: bool, tmp_path: Path) -> None:
+    module = ready(attacks=[FGSM], noise_std=0.5, clip_noise=clip_noise, epsilons=[0.0])
+    seen: list[Tensor] = []
+    module.network.register_forward_pre_hook(lambda module, args: seen.append(args[0].detach()))
+    results_of(module, tmp_path)
+    outside = [float(image.min()) < 0 or float(image.max()) > 1 for image in seen]
+    assert any(outside) != clip_noise
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_local_dimension_is_left_out_where_nothing_can_be_tuned(tmp_path: Path) -> None:
+    weak = PGD("linf", 0.01, steps=1, step_size=0.01, random_start=False, name="weak")
+    module = ready(attacks=[weak], lid=True)
+    results_of(module, tmp_path)
+    [detection] = module.detections
+    assert "lid" not in detection.confidence
+    assert "mean" in detection.confidence
+    with pytest.raises(ValueError, match=r"score lid: .* validation inputs of weak are too few"):
+        results_of(ready(attacks=[weak], lid=True, score="lid"), tmp_path)
+
+
 def test_a_checkpoint_holds_the_statistics(run: Run) -> None:
     module, metrics, directory = run
     saved = torch.load(directory / "last.ckpt", weights_only=True)["state_dict"]
@@ -546,6 +642,10 @@ def test_what_cannot_work_is_refused(tmp_path: Path) -> None:
         ({"num_validation": 3}, "num_validation must be at least 4, got 3"),
         ({"shrinkage": 2.0}, r"shrinkage must be in \[0, 1\], got 2.0"),
         ({"noise_std": -1.0}, "noise_std must be at least 0, got -1.0"),
+        ({"noise_std": {"fgsm": -1.0}, "attacks": [FGSM]}, "noise_std must be at least 0, got {'fgsm': -1.0}"),
+        ({"noise_std": {"pgd": 1.0}, "attacks": [FGSM]}, r"name each of the attacks \['fgsm'\], got \['pgd'\]"),
+        ({"lid": True}, "lid needs attacks"),
+        ({"score": "lid", "attacks": [FGSM]}, "score lid needs lid: true"),
         ({"attacks": [FGSM, FGSM]}, "got fgsm twice: set `name`"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -20,9 +20,11 @@ What the regression and epsilon are tuned on is the score's name:
 * `last`: nothing. The last layer, with epsilon 0.
 
 The first `num_validation` images of either kind are left out of all metrics, whatever the score. An adversarial set has
-clean images and noisy copies as its familiar inputs, and holds the images that are classified rightly, noisy or not,
-and wrongly under attack. The code takes the first tenth of those, and here it is those among the first tenth of the
-test images, which are the same for all attacks.
+clean images and noisy copies as its familiar inputs, as many of each, and holds the images that are classified
+rightly, noisy or not, and wrongly under attack. The code takes the first tenth of those, and here it is those among the
+first tenth of the test images, which are the same for all attacks. The baseline `lid` (`local_dimension.py`) is of
+adversarial sets alone. Its weights and number of neighbours are tuned as weights and epsilon are, and its mini-batches
+are of images in the set, in their order.
 
 Source: Lee, Lee, Lee and Shin, A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial
 Attacks, NeurIPS 2018, arXiv 1807.03888.
@@ -45,6 +47,7 @@ from lightning_modules.robustness.mahalanobis.collected import Collected
 from lightning_modules.robustness.mahalanobis.ensemble import FEWEST, Ensemble, Sample, best_column, fit_ensemble
 from lightning_modules.robustness.mahalanobis.gaussians import ClassGaussians, standardized
 from lightning_modules.robustness.mahalanobis.layers import layer_features, named_layers, num_features
+from lightning_modules.robustness.mahalanobis.local_dimension import NEIGHBOURS, in_mini_batches
 from lightning_modules.robustness.mahalanobis.preprocessing import layer_confidence
 from lightning_modules.robustness.mahalanobis.scores import (
     EPSILONS,
@@ -52,9 +55,10 @@ from lightning_modules.robustness.mahalanobis.scores import (
     odin_confidence,
     softmax_confidence,
 )
+from lightning_modules.robustness.minimal_attacks import MinimalAttack
 
-Score = Literal["tuned_on_target", "tuned_on_attack", "mean", "last", "softmax", "energy", "odin"]
-SCORES = ("tuned_on_target", "tuned_on_attack", "mean", "last", "softmax", "energy", "odin")
+Score = Literal["tuned_on_target", "tuned_on_attack", "mean", "last", "softmax", "energy", "odin", "lid"]
+SCORES = ("tuned_on_target", "tuned_on_attack", "mean", "last", "softmax", "energy", "odin", "lid")
 ADVERSARIAL_VALIDATION = 0.1
 SOFTMAX, ENERGY, RIGHT, RIGHT_BY_DISTANCE, FIRST_OF_LAYERS = range(5)
 
@@ -86,14 +90,20 @@ class Mahalanobis(ClassifierSteps, LightningModule):
         layers: names of the modules whose outputs are the features, inside a `Normalized` network if it is one; the
             last one should be the one before the classifier.
         image_shape: C, H, W.
-        score: the one that metrics without a score's name are of. `softmax`, `energy` and `odin` are baselines.
+        score: the one that metrics without a score's name are of. `softmax`, `energy`, `odin` and `lid` are baselines,
+            and `lid` has no metrics of out-of-distribution sets.
         epsilons: sizes of the input pre-processing to choose from, in pixel units; with 0.
         num_validation: images of the test set, and of each out-of-distribution set, that tuning may use.
         shrinkage: of the covariance towards a multiple of the identity, in [0, 1]; 0 is the paper's.
         attacks: what adversarial images are made by, to be detected; `lightning_modules.robustness.attacks.PGD` with
-            one step and without a random start is FGSM.
-        noise_std: of the noisy copies that count as familiar beside adversarial images, in pixel units.
+            one step and without a random start is FGSM; `lightning_modules.robustness.minimal_attacks` has DeepFool and
+            that of Carlini and Wagner.
+        noise_std: of the noisy copies that count as familiar beside adversarial images, in pixel units: one for all
+            attacks, or one for each by its name. The paper's is about as large as the attack's perturbation.
         odin: measure ODIN too, with the published grid of 44 settings; it takes 41 forward passes.
+        lid: measure the local intrinsic dimension too. It keeps the features of the images that an attack fools, three
+            times 4 D bytes each for layers of D features together.
+        clip_noise: clip noisy copies to [0, 1], as the published code does.
 
     Raises:
         ValueError: if an argument is out of range, or a layer is not the network's.
@@ -109,9 +119,11 @@ class Mahalanobis(ClassifierSteps, LightningModule):
         epsilons: list[float] = [0.0, 0.0005, 0.001, 0.0014, 0.002, 0.005, 0.01],  # noqa: B006 - shown by --help
         num_validation: int = 1000,
         shrinkage: float = 0.0,
-        attacks: list[Attack] | None = None,
-        noise_std: float = 0.0125,
+        attacks: list[Attack | MinimalAttack] | None = None,
+        noise_std: float | dict[str, float] = 0.0125,
         odin: bool = False,
+        lid: bool = False,
+        clip_noise: bool = False,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -122,17 +134,24 @@ class Mahalanobis(ClassifierSteps, LightningModule):
             raise ValueError("score tuned_on_attack needs attacks, and there are none")
         if score == "odin" and not odin:
             raise ValueError("score odin needs odin: true")
+        if lid and not self.attacks:
+            raise ValueError("lid needs attacks, and there are none")
+        if score == "lid" and not lid:
+            raise ValueError("score lid needs lid: true")
         if 0 not in epsilons or min(epsilons) < 0 or len(set(epsilons)) < len(epsilons):
             raise ValueError(f"epsilons must be different numbers, at least 0 and with 0 among them, got {epsilons}")
         if num_validation < 2 * FEWEST:
             raise ValueError(f"num_validation must be at least {2 * FEWEST}, got {num_validation}")
         if not 0 <= shrinkage <= 1:
             raise ValueError(f"shrinkage must be in [0, 1], got {shrinkage}")
-        if noise_std < 0:
-            raise ValueError(f"noise_std must be at least 0, got {noise_std}")
         titles = [attack.title for attack in self.attacks]
         if twice := sorted({title for title in titles if titles.count(title) > 1}):
             raise ValueError(f"attacks must have different names, got {', '.join(twice)} twice: set `name`")
+        if isinstance(noise_std, dict) and set(noise_std) != set(titles):
+            raise ValueError(f"noise_std must name each of the attacks {titles}, got {list(noise_std)}")
+        of_attacks = noise_std if isinstance(noise_std, dict) else dict.fromkeys(titles, noise_std)
+        if not all(std >= 0 for std in (of_attacks.values() if isinstance(noise_std, dict) else [noise_std])):
+            raise ValueError(f"noise_std must be at least 0, got {noise_std}")
         # No step changes a parameter; that they could change keeps DistributedDataParallel content.
         for parameter in network.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
@@ -144,8 +163,10 @@ class Mahalanobis(ClassifierSteps, LightningModule):
         self.epsilons = list(epsilons)
         self.num_validation = num_validation
         self.shrinkage = shrinkage
-        self.noise_std = noise_std
+        self.noise_std = of_attacks
         self.odin = odin
+        self.lid = lid
+        self.clip_noise = clip_noise
         self.metrics = accuracies(num_classes)
         self.detections: list[Detection] = []
 
@@ -207,6 +228,7 @@ class Mahalanobis(ClassifierSteps, LightningModule):
             self._whitened = [self.gaussians.whitened(layer, self.shrinkage) for layer in range(count)]
         self._collected = [Collected() for _ in loaders]
         self._attacked = [Collected() for _ in self.attacks]
+        self._features = [Collected() for _ in self.attacks]
 
     def test_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
         label, index = batch["label"], batch["index"]
@@ -225,11 +247,25 @@ class Mahalanobis(ClassifierSteps, LightningModule):
             place = batch_idx * self.trainer.world_size + self.global_rank
             generator = torch.Generator(image.device).manual_seed(place)
             noise = torch.randn(image.shape, generator=generator, device=image.device, dtype=image.dtype)
-            noisy = self._scores(image + self.noise_std * noise, label)
-            for attack, collected in zip(self.attacks, self._attacked, strict=True):
-                adversarial = self._scores(attack.perturb(self.network, image, label), label)
+            copies = {std: self._with_noise(image, std * noise) for std in self.noise_std.values()}
+            noisy_scores = {std: self._scores(noisy, label) for std, noisy in copies.items()}
+            for place, attack in enumerate(self.attacks):
+                std, perturbed = self.noise_std[attack.title], attack.perturb(self.network, image, label)
+                noisy, adversarial = noisy_scores[std], self._scores(perturbed, label)
                 usable = scores[:, RIGHT] * noisy[:, RIGHT] * (1 - adversarial[:, RIGHT])
-                collected.update(index, torch.cat([usable[:, None], noisy, adversarial], dim=1))
+                self._attacked[place].update(index, torch.cat([usable[:, None], noisy, adversarial], dim=1))
+                if self.lid:
+                    self._keep_features(place, index, usable > 0, [image, copies[std], perturbed])
+
+    def _with_noise(self, image: Tensor, noise: Tensor) -> Tensor:
+        noisy = image + noise
+        return noisy.clamp(0, 1) if self.clip_noise else noisy
+
+    @torch.no_grad()
+    def _keep_features(self, place: int, index: Tensor, usable: Tensor, copies: list[Tensor]) -> None:
+        """Features of clean, noisy and adversarial copies of the images that an attack fools, `[rows, 3 D]`."""
+        features = [torch.cat(layer_features(self.network, self.layers, copy)[1], dim=1) for copy in copies]
+        self._features[place].update(index[usable], torch.cat(features, dim=1)[usable])
 
     def _scores(self, image: Tensor, label: Tensor) -> Tensor:
         """Everything that is known of a batch, `[B, columns]`: see the names of columns above."""
@@ -309,7 +345,7 @@ class Mahalanobis(ClassifierSteps, LightningModule):
         V = int(ADVERSARIAL_VALIDATION * len(clean))
         by_attack = self._tuned_on_attack(clean, attacked, V) if attacked else None
         detections = []
-        for attack, (_, rows) in zip(self.attacks, attacked, strict=True):
+        for place, (attack, (_, rows)) in enumerate(zip(self.attacks, attacked, strict=True)):
             copies, position = self._copies(clean, rows)
             if len(position) == 0 or bool((position < V).all()):
                 rank_zero_warn(f"{attack.title} fools the network on no image to measure detection by: left out")
@@ -318,10 +354,29 @@ class Mahalanobis(ClassifierSteps, LightningModule):
             position = position.repeat(3)
             is_target = torch.arange(3).repeat_interleave(len(copies[0])) == 2
             fit, choose = position < V // 2, (position >= V // 2) & (position < V)
-            detections.append(
-                self._detection(attack.title, index[position], scores, is_target, fit, choose, "auroc", by_attack)
+            detection = self._detection(
+                attack.title, index[position], scores, is_target, fit, choose, "auroc", by_attack
             )
+            if self.lid:
+                self._add_lid(detection, self._features[place].compute()[1], fit, choose)
+            detections.append(detection)
         return detections
+
+    def _add_lid(self, detection: Detection, features: Tensor, fit: Tensor, choose: Tensor) -> None:
+        """Adds the baseline to an adversarial set, from the features `[n, 3 D]` of its images."""
+        is_target, widths = detection.is_target, self.gaussians.num_features
+        fewest = [min(int((rows & kind).sum()) for kind in (is_target, ~is_target)) for rows in (fit, choose)]
+        if min(fewest) < FEWEST:
+            self._without("lid", detection.target, *fewest)
+            return
+        layers = zip(*(part.split(widths, dim=1) for part in features.chunk(3, dim=1)), strict=True)
+        dimension = torch.stack([torch.cat(in_mini_batches(copies)) for copies in layers], dim=1)
+        to_fit, to_choose = (
+            Sample(dimension[rows & ~is_target], dimension[rows & is_target]) for rows in (fit, choose)
+        )
+        ensemble = fit_ensemble(to_fit, to_choose, choose_by="auroc")
+        detection.confidence["lid"] = ensemble.confidence(dimension)
+        detection.num_neighbours["lid"] = NEIGHBOURS[ensemble.column]
 
     @staticmethod
     def _copies(clean: Tensor, rows: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -337,14 +392,14 @@ class Mahalanobis(ClassifierSteps, LightningModule):
         plain, noisy, adversarial = (self._layers_of(part) for part in copies)
         fit, choose = (Sample(torch.cat([plain[rows], noisy[rows]]), adversarial[rows]) for rows in halves)
         if min(fit.fewest, choose.fewest) < FEWEST:
-            self._without("tuned_on_attack", self.attacks[0].title, fit, choose)
+            self._without("tuned_on_attack", self.attacks[0].title, fit.fewest, choose.fewest)
             return None
         return fit_ensemble(fit, choose, choose_by="auroc")
 
-    def _without(self, method: str, target: str, fit: Sample, choose: Sample) -> None:
+    def _without(self, method: str, target: str, fit: int, choose: int) -> None:
         """Says that a score is left out for want of validation data, or raises if it is the one that was asked for."""
         message = (
-            f"{method}: {fit.fewest} and {choose.fewest} validation inputs of {target} are too few to fit weights and "
+            f"{method}: {fit} and {choose} validation inputs of {target} are too few to fit weights and "
             f"to choose epsilon by"
         )
         if method == self.score and not self._limited:
@@ -369,7 +424,7 @@ class Mahalanobis(ClassifierSteps, LightningModule):
         to_fit, to_choose = (Sample(layers[rows & ~is_target], layers[rows & is_target]) for rows in (fit, choose))
         tuned = None
         if min(to_fit.fewest, to_choose.fewest) < FEWEST:
-            self._without("tuned_on_target", target, to_fit, to_choose)
+            self._without("tuned_on_target", target, to_fit.fewest, to_choose.fewest)
         else:
             tuned = fit_ensemble(to_fit, to_choose, choose_by)
         for method, ensemble in {"tuned_on_target": tuned, "tuned_on_attack": by_attack}.items():
