@@ -26,7 +26,7 @@ def draw_worst_labels(
     """Draws a contact sheet: each image above its given label and the proposed one.
 
     A frame is red where the label is truly wrong and blue where it is right; without true labels it is grey. Where the
-    truth is neither of the two classes, it is written below them.
+    truth is neither of the two classes, it is written below them; of an image of no class, -1, that it has none.
 
     Args:
         image: `[n, C, H, W]`, in [0, 1]; drawn in colour with three channels, and otherwise as their mean in grey.
@@ -87,5 +87,7 @@ def _caption(row: pd.Series, class_names: Sequence[str] | None) -> str:
 
 
 def _name(category: float, class_names: Sequence[str] | None) -> str:
+    if category < 0:
+        return "no class"
     name = str(int(category)) if class_names is None else class_names[int(category)]
     return name if len(name) <= LONGEST else name[: LONGEST - 1] + "\N{HORIZONTAL ELLIPSIS}"

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from callbacks import label_report
 from callbacks.label_report import LabelReport, label_score, precision_and_recall
+from callbacks.label_report_figure import ARROW, draw_worst_labels
 from datamodules.corruptions.label_noise import Symmetric
 from datamodules.digits import Digits
 from datamodules.labelled_images import ImagesInMemory
@@ -157,6 +158,16 @@ def test_without_true_labels_there_is_no_precision_and_names_are_written(tmp_pat
     assert "clean_label" not in table
     assert table["given_name"].tolist() == [f"digit {k}" for k in table["given"]]
     assert table["proposed_name"].tolist() == [f"digit {k}" for k in table["proposed"]]
+
+
+def test_an_image_of_no_class_is_not_captioned_with_the_last_class() -> None:
+    names = ["tea", "coffee"]
+    worst = pd.DataFrame({"given": [0, 0], "proposed": [1, 0], "clean_label": [-1, 1]})
+    for class_names, wrong, right in ((names, "tea", "coffee"), (None, "0", "1")):
+        figure = draw_worst_labels(np.zeros((2, 1, 4, 4), dtype=np.float32), worst, 2, 1, class_names)
+        captions = [panel.texts[0].get_text() for panel in figure.axes]
+        assert captions[0].splitlines() == [f"{wrong} {ARROW} {right}", "(true: no class)"]
+        assert captions[1].splitlines() == [f"{wrong} {ARROW} {wrong}", f"(true: {right})"]
 
 
 def test_the_first_test_of_a_run_writes_the_files(tmp_path: Path) -> None:
