@@ -196,9 +196,10 @@ def read_slice(path: Path) -> np.ndarray:
 
 
 def _resized_image(image: np.ndarray, size: int) -> Tensor:
-    """`[size, size]`: bytes stay bytes, other whole numbers become int16, the rest float32."""
+    """`[size, size]`: bytes stay bytes, other whole numbers become int16 where it holds them, the rest float32."""
     whole = np.issubdtype(image.dtype, np.integer)
-    stored = torch.uint8 if image.dtype == np.uint8 else torch.int16 if whole else torch.float32
+    held = whole and np.iinfo(np.int16).min <= image.min() and image.max() <= np.iinfo(np.int16).max
+    stored = torch.uint8 if image.dtype == np.uint8 else torch.int16 if held else torch.float32
     values = torch.from_numpy(image.astype(np.float32))
     if image.shape != (size, size):
         values = F.interpolate(values[None, None], size=(size, size), mode="bilinear")[0, 0]

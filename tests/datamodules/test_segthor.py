@@ -139,6 +139,19 @@ def test_slices_of_another_size_are_resized(folders: Path) -> None:
     assert np.array_equal(source.given[0], mask[1::2, 1::2])
 
 
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.int64])
+@pytest.mark.parametrize("size", [32, 16])
+def test_whole_numbers_beyond_16_bits_with_a_sign_keep_their_values(folders: Path, dtype: Any, size: int) -> None:
+    large = np.full((32, 32), 40000, dtype=dtype)
+    save(next(folders.glob("im*")) / f"{name(3, 2)}.npy", large)
+    data = SegTHOR(str(folders), **{**SMALL, "image_size": size})
+    source: Any = data.read_test()
+    assert source.image[1].unique().tolist() == [40000]
+    assert source.image[0].min() < 0  # the others are as they were
+    save(next(folders.glob("im*")) / f"{name(3, 2)}.npy", large - 20000)
+    assert data.read_test().image.dtype == torch.int16
+
+
 def test_noise_is_that_of_the_training_slices_alone(folders: Path) -> None:
     noise = OverUnderSegmentation(order=[1, 3, 4, 2])
     data = SegTHOR(str(folders), mask_noise=noise, seed=4, **SMALL)
