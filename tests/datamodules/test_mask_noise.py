@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from jsonargparse import ArgumentParser
 from scipy.ndimage import binary_dilation, binary_erosion
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from datamodules.augmentation import sample_uniform
 from datamodules.corruptions.mask_noise import (
@@ -225,6 +226,7 @@ def test_categories_change_in_the_order_that_is_given() -> None:
         assert set(grown[0, 24:40, 31:33].unique().tolist()) == {order[0]}
     only = OverUnderSegmentation(4, 4, "dilate", order=[2], seed=0).apply(mask, 3)
     assert torch.equal(only == 1, mask == 1)
+    assert torch.equal(OverUnderSegmentation(4, 4, "dilate", order=[], seed=0).apply(mask, 3), mask)
     with pytest.raises(ValueError, match="order names category 3, and there are 3 with the background"):
         OverUnderSegmentation(order=[1, 3], seed=0).apply(mask, 3)
 
@@ -292,6 +294,30 @@ def test_statistics_are_pooled_shares() -> None:
     assert found.iou.tolist() == pytest.approx([1 / 3, 2 / 3, 1 / 2, nan], nan_ok=True)
     with pytest.raises(ValueError, match="clean and given must have the same shape"):
         mask_noise_statistics(clean, noisy[:, :1], 4)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Watches how many elements the largest tensor has that is made."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor):
+            self.elements = max(self.elements, result.numel())
+        return result
+
+
+def test_statistics_of_many_masks_are_those_of_all_and_need_the_memory_of_a_few() -> None:
+    clean, noisy = blobs(0, 200), blobs(1, 200)
+    with LargestTensor() as largest:
+        found = mask_noise_statistics(clean, noisy, 3)
+    assert largest.elements < clean.numel() / 3
+    known = (clean < 3) & (noisy < 3)
+    assert found.changed == pytest.approx(float((clean != noisy)[known].double().mean()), rel=1e-12)
+    for k in range(3):
+        true, labelled = (clean == k) & known, (noisy == k) & known
+        assert found.iou[k] == (true & labelled).sum().double() / (true | labelled).sum()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -8,6 +8,9 @@ from torch import Tensor
 
 from datamodules.augmentation import sample_uniform
 
+_MASKS_AT_ONCE = 64
+"""Counting a pixel takes 40 bytes and more: of all masks of a set at once, tens of gigabytes."""
+
 
 class MaskNoise(Protocol):
     """What a DataModule expects of a kind of mask noise."""
@@ -57,8 +60,10 @@ def mask_noise_statistics(clean: Tensor, given: Tensor, num_classes: int) -> Mas
     """
     if clean.shape != given.shape:
         raise ValueError(f"clean and given must have the same shape, got {list(clean.shape)} and {list(given.shape)}")
-    known = (clean < num_classes) & (given < num_classes)
-    pairs = (clean.long() * num_classes + given)[known].bincount(minlength=num_classes**2)
+    pairs = torch.zeros(num_classes**2, dtype=torch.int64, device=clean.device)
+    for true, other in zip(clean.split(_MASKS_AT_ONCE), given.split(_MASKS_AT_ONCE), strict=True):
+        known = (true < num_classes) & (other < num_classes)
+        pairs += (true.long() * num_classes + other)[known].bincount(minlength=num_classes**2)
     confusion = pairs.view(num_classes, num_classes).double()
     both, true, labelled = confusion.diagonal(), confusion.sum(dim=1), confusion.sum(dim=0)
     return MaskNoiseStatistics(

@@ -115,13 +115,14 @@ class OverUnderSegmentation:
         max_iterations: greatest number; each image's is drawn uniformly.
         mode: erode, dilate, or either, drawn for each image.
         noise_level: probability of an image to be changed at all, in [0, 1].
-        order: categories that change, in this order; by default 1 ... K - 1. The authors' is oesophagus, trachea,
+        order: categories that change, in this order; None takes 1 ... K - 1. The authors' is oesophagus, trachea,
             aorta, heart: 1, 3, 4, 2.
         target_pixels: size of a category's mask, in pixels, at which it is eroded or dilated.
         seed: which draw; None takes that of the data.
 
     Raises:
-        ValueError: if an argument is out of range, or, when masks are changed, `order` names no category.
+        ValueError: if an argument is out of range, or, when masks are changed, `order` names a category that is not
+            among the K.
     """
 
     def __init__(
@@ -152,7 +153,7 @@ class OverUnderSegmentation:
         self.seed = seed
 
     def apply(self, mask: Tensor, num_classes: int, index: Tensor | None = None) -> Tensor:
-        order = self.order or list(range(1, num_classes))
+        order = list(range(1, num_classes)) if self.order is None else self.order
         if max(order, default=0) >= num_classes:
             raise ValueError(f"order names category {max(order)}, and there are {num_classes} with the background")
         uniform = uniform_of_each(self.seed, type(self).__name__, index, len(mask), count=3)
