@@ -28,6 +28,7 @@ from datamodules.corruptions.label_noise import (
     empirical_transition_matrix,
     instance_dependent,
 )
+from datamodules.corruptions.label_noise.class_dependent import rounded_up
 from datamodules.corruptions.label_noise.instance_dependent import (
     class_scores,
     truncated_normal,
@@ -95,6 +96,21 @@ def test_symmetric_noise_draws_exactly_the_stated_number_of_labels_anew(count: i
     label = np.random.default_rng(3).integers(1_000, size=count)
     noisy = Symmetric(noise_rate, include_true_class=False, seed=0).apply(label, 1_000)
     assert (noisy.numpy() != label).sum() == math.ceil(noise_rate * count)
+
+
+@pytest.mark.parametrize("count", [100, 45_000, 50_000, 1_281_167, 100_000_000])
+def test_a_rate_in_percent_takes_its_exact_share_rounded_up(count: int) -> None:
+    rates = range(100)
+    assert [rounded_up(percent / 100, count) for percent in rates] == [-(-percent * count // 100) for percent in rates]
+
+
+def test_no_label_more_is_drawn_where_the_product_rounds_up() -> None:
+    label = shuffled_labels(5_000, 10)
+    assert math.ceil(0.07 * 50_000) == 3_501
+    assert (Symmetric(0.07, include_true_class=False, seed=0).apply(label, 10).numpy() != label).sum() == 3_500
+    few = shuffled_labels(100, 10)  # 0.07 * 100 is 7.000000000000001
+    flipped = AsymmetricCIFAR10(0.07, seed=0).apply(few, 10).numpy()
+    assert [(flipped[few == k] != k).sum() for k in (2, 3, 4, 5, 9)] == [7] * 5
 
 
 @pytest.mark.parametrize("noise_rate", [0.2, 0.5, 0.8])

@@ -43,7 +43,7 @@ class Symmetric:
     def apply(self, label: np.ndarray | Tensor, num_classes: int, image: Tensor | None = None) -> Tensor:
         given = checked_labels(label, num_classes)
         random = random_stream(self.seed, "Symmetric")
-        chosen = random.permutation(len(given))[: math.ceil(self.noise_rate * len(given))]
+        chosen = random.permutation(len(given))[: rounded_up(self.noise_rate, len(given))]
         if self.include_true_class:
             given[chosen] = random.integers(num_classes, size=len(chosen))
         else:
@@ -93,7 +93,7 @@ class AsymmetricCIFAR10:
         random = random_stream(self.seed, "AsymmetricCIFAR10")
         for source, target in self.flips:
             members = random.permutation(np.flatnonzero(current == source))
-            given[members[: math.ceil(self.noise_rate * len(members))]] = target
+            given[members[: rounded_up(self.noise_rate, len(members))]] = target
         return torch.from_numpy(given)
 
     def transition_matrix(self, num_classes: int) -> Tensor:
@@ -107,6 +107,11 @@ class AsymmetricCIFAR10:
             matrix[cat, dog] = self.noise_rate * (1 - self.noise_rate)
             matrix[cat, cat] = 1 - matrix[cat, dog]
         return matrix
+
+
+def rounded_up(noise_rate: float, count: int) -> int:
+    """ceil(r N) of the rate as it is written: 0.07 of 50,000 is 3,500, and in floating point a little more."""
+    return math.ceil(round(noise_rate * count, 6))
 
 
 def flip_matrix(target: np.ndarray, noise_rate: float) -> Tensor:
