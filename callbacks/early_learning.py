@@ -101,8 +101,8 @@ def label_fit(labelled: Tensor, predicted: Tensor, both: Tensor, per_pixel: bool
         both / (predicted + labelled - both + 1e-10).
     """
     if per_pixel:
-        return both.double() / (predicted + labelled - both + 1e-10)
-    return both.double() / labelled
+        return both.double() / ((predicted + labelled - both).double() + 1e-10)
+    return both.double() / labelled.double()
 
 
 def sum_over_processes(counts: Tensor) -> Tensor:

@@ -223,6 +223,16 @@ def test_counts_of_two_parts_add_up_to_those_of_the_whole(cut: int, seed: int) -
     assert torch.equal(label_fit(*parts[:3], per_pixel=True), label_fit(*whole[:3], per_pixel=True))
 
 
+@pytest.mark.parametrize("per_pixel", [True, False])
+def test_fits_of_many_pixels_are_not_rounded_to_single_precision(per_pixel: bool) -> None:
+    """2^24 + 1 is the first whole number that single precision lacks."""
+    many = torch.tensor([2**24 + 1])
+    assert label_fit(many, many, many, per_pixel).item() == 1
+    wrong = 2 if per_pixel else 1  # of the union, a pixel that is predicted wrongly is two
+    one_less = label_fit(many, many, many - 1, per_pixel).item()
+    assert one_less == pytest.approx(1 - wrong / (many.item() + wrong - 1), rel=1e-12)
+
+
 def test_counting_never_waits_for_the_device() -> None:
     """On the meta device whatever needs a value fails."""
     label = torch.zeros(3, 4, 4, dtype=torch.int64, device="meta")
