@@ -87,7 +87,7 @@ class Step:
         self.module = module.double()
         module.trainer = Standing(epoch)
         module.log_dict = lambda *args, **kwargs: None
-        module.images = TrainingImages(201, 6, 2 if isinstance(module, PLSLSAPlus) else 1, "cpu", torch.float64)
+        module.images.allocate(201, "cpu", torch.float64)
         module.images.is_noisy[::3] = True
         module.images.weight[::3] = torch.linspace(0, 1, 67, dtype=torch.float64)
         self.noisy, self.weight = module.images.is_noisy[index], module.images.weight[index]
@@ -115,6 +115,12 @@ def contrastive(h: Tensor, other: Tensor, a: Tensor, temperature: float = 0.2) -
 
 def same(t: Tensor) -> Tensor:
     return (t.argmax(dim=1)[:, None] == t.argmax(dim=1)).double()
+
+
+def saved(images: TrainingImages) -> dict[str, Any]:
+    checkpoint: dict[str, Any] = {}
+    images.save(checkpoint)
+    return checkpoint["images"]
 
 
 # the steps
@@ -331,8 +337,8 @@ def test_a_resumed_run_ends_where_the_uninterrupted_one_does(make: Any, tmp_path
     fit(second, 4, checkpoint=tmp_path / "two.ckpt")
     for name, value in whole.state_dict().items():
         assert torch.equal(second.state_dict()[name], value), name
-    for key, value in whole.images.state_dict().items():
-        other = second.images.state_dict()[key]
+    for key, value in saved(whole.images).items():
+        other = saved(second.images)[key]
         for ours, theirs in zip(
             *((each if isinstance(each, list) else [each]) for each in (value, other)), strict=True
         ):
@@ -340,9 +346,11 @@ def test_a_resumed_run_ends_where_the_uninterrupted_one_does(make: Any, tmp_path
 
 
 def test_state_of_another_training_set_is_refused() -> None:
-    state = TrainingImages(10, 6, 1, "cpu", torch.float32).state_dict()
+    of_ten, of_eleven = TrainingImages(6, 1), TrainingImages(6, 1)
+    of_ten.allocate(10, "cpu", torch.float32)
+    of_eleven.restore({"images": saved(of_ten)})
     with pytest.raises(ValueError, match="per-sample state"):
-        TrainingImages(11, 6, 1, "cpu", torch.float32).load_state_dict(state)
+        of_eleven.allocate(11, "cpu", torch.float32)
 
 
 def test_a_corrected_step_of_a_convolutional_network_never_waits_for_the_device() -> None:
@@ -353,7 +361,7 @@ def test_a_corrected_step_of_a_convolutional_network_never_waits_for_the_device(
     module.log_dict = lambda *args, **kwargs: None  # type: ignore[method-assign]
 
     module.trainer = Standing(5)  # type: ignore[assignment]
-    module.images = TrainingImages(100, 10, 1, "meta", torch.float32)
+    module.images.allocate(100, "meta", torch.float32)
     batch: Any = {"image": torch.empty(8, 3, 32, 32, device="meta"), "global_size": 8}
     batch |= {key: torch.empty(8, dtype=torch.int64, device="meta") for key in ("label", "index")}
     outputs = module.training_step(batch, 0)

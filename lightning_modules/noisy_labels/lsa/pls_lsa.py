@@ -23,7 +23,6 @@ import copy
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
@@ -33,7 +32,7 @@ from lightning_modules.classifier_steps import ClassifierSteps, accuracies
 from lightning_modules.networks.features import without_head
 from lightning_modules.noisy_labels.layer_outputs import classifier_layer, named_layer
 from lightning_modules.noisy_labels.lsa.batch_terms import Objective
-from lightning_modules.noisy_labels.lsa.detection import Detector, detect, detection_metrics, detector_of_epoch
+from lightning_modules.noisy_labels.lsa.detection import Detector, detect, detector_of_epoch
 from lightning_modules.noisy_labels.lsa.objective import sharpened
 from lightning_modules.noisy_labels.lsa.settings import check_data, check_settings
 from lightning_modules.noisy_labels.lsa.training_images import TrainingImages, sweep
@@ -127,8 +126,7 @@ class PLSLSA(ClassifierSteps, LightningModule):
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.metrics = accuracies(num_classes)
-        self.images: TrainingImages | None = None
-        self._saved_images: dict[str, Any] | None = None
+        self.images = TrainingImages(num_classes, num_networks=1)
 
     @property
     def encoder(self) -> nn.Module:
@@ -145,41 +143,27 @@ class PLSLSA(ClassifierSteps, LightningModule):
 
     def on_fit_start(self) -> None:
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        dtype = torch.promote_types(next(self.network.parameters()).dtype, torch.float32)
-        self.images = TrainingImages(data.num_train_samples, self.num_classes, 1, self.device, dtype)
-        if self._saved_images is not None:
-            self.images.load_state_dict(self._saved_images)
-            self._saved_images = None
+        self.images.allocate(data.num_train_samples, self.device, next(self.network.parameters()).dtype)
 
     def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
-        assert self.images is not None
-        image, index = self.weak_view(batch["image"]), batch["index"]
-        dtype = self.images.weight.dtype
-        target = F.one_hot(batch["label"], self.num_classes).to(dtype)
-        weight = torch.ones(len(index), dtype=dtype, device=image.device)
+        epoch, size = self.trainer.current_epoch, global_size(batch)
+        image = self.weak_view(batch["image"])
         outputs: dict[str, Tensor] = {}
-        corrects = self.trainer.current_epoch >= self.warmup_epochs
-        if self.trainer.current_epoch >= self.warmup_epochs - 1:
+        guess = other_view = None
+        if epoch >= self.warmup_epochs - 1:
             guess, outputs["logits"] = self._guess(batch["image"], image)
             self.images.keep_guess(0, batch, guess)
-            if corrects:
-                noisy = self.images.is_noisy[index]
-                target = torch.where(noisy[:, None], guess, target)
-                weight = self.images.weight[index]
-                image = torch.where(noisy.view(-1, 1, 1, 1), self.strong_view(batch["image"]), image)
+        corrects = epoch >= self.warmup_epochs
+        target, weight, noisy = self.images.targets(batch, guess if corrects else None)
+        if corrects:
+            image = torch.where(noisy.view(-1, 1, 1, 1), self.strong_view(batch["image"]), image)
+            other_view = self.contrastive_view(batch["image"])
+        mixing = draw_mixing(len(image), self.mixup_alpha, image.device)
         terms = self.objective.terms(
-            self.network,
-            self.projection,
-            image,
-            self.contrastive_view(batch["image"]) if corrects else None,
-            target,
-            weight,
-            index,
-            draw_mixing(len(index), self.mixup_alpha, image.device),
-            global_size(batch),
+            self.network, self.projection, image, other_view, target, weight, batch["index"], mixing, size
         )
         logged = {f"train/{name}": term.detach() for name, term in terms.items()}
-        self.log_dict(logged, on_step=False, on_epoch=True, batch_size=global_size(batch), sync_dist=True)
+        self.log_dict(logged, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
         return {"loss": terms["loss"], **outputs}
 
     @torch.no_grad()
@@ -188,7 +172,6 @@ class PLSLSA(ClassifierSteps, LightningModule):
         views = [weak, *(self.weak_view(image) for _ in range(self.guess_views - 1))]
         if self.guess_views == 1:  # LSA guesses from another view than it trains on
             views = [self.weak_view(image)]
-        assert self.images is not None
         logits = [self.network(view).to(self.images.weight.dtype) for view in views]
         probability = torch.stack([each.softmax(dim=1) for each in logits]).mean(dim=0)
         return sharpened(probability, self.gamma), logits[0]
@@ -197,15 +180,13 @@ class PLSLSA(ClassifierSteps, LightningModule):
         epoch = self.trainer.current_epoch
         if epoch < self.warmup_epochs - 1:
             return
-        assert self.images is not None
+        detector = detector_of_epoch(self.detectors, epoch)
         table = sweep(self.trainer, self.network, self, self.feature_layer, self.images.guesses[0])
-        found, metrics = None, {}
+        found, wrong = None, None
         if table is not None:
-            detector = detector_of_epoch(self.detectors, epoch)
             found = detect(detector, table.loss, table.pseudo_loss, table.feature, self.threshold)
-            metrics = detection_metrics(found, table.wrong)
-        self.images.take(self.trainer, found)
-        for name, value in self.trainer.strategy.broadcast(metrics).items():
+            wrong = table.wrong
+        for name, value in self.images.take(self.trainer, found, wrong).items():
             # The same on all processes, and a maximum leaves it as it is.
             self.log(f"train/{name}", value, reduce_fx="max", sync_dist=True, batch_size=1)
 
@@ -214,8 +195,7 @@ class PLSLSA(ClassifierSteps, LightningModule):
         return [optimizer], [self.lr_scheduler(optimizer)]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if self.images is not None:
-            checkpoint["images"] = self.images.state_dict()
+        self.images.save(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._saved_images = checkpoint.get("images")
+        self.images.restore(checkpoint)

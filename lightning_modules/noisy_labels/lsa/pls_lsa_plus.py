@@ -12,7 +12,6 @@ web-noisy datasets, ECCV 2024, and the authors' code.
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
@@ -26,7 +25,6 @@ from lightning_modules.noisy_labels.lsa.detection import (
     Detector,
     agreement,
     detect,
-    detection_metrics,
     detector_of_epoch,
 )
 from lightning_modules.noisy_labels.lsa.objective import sharpened
@@ -125,8 +123,7 @@ class PLSLSAPlus(ClassifierSteps, LightningModule):
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.metrics = accuracies(num_classes)
-        self.images: TrainingImages | None = None
-        self._saved_images: dict[str, Any] | None = None
+        self.images = TrainingImages(num_classes, num_networks=2)
 
     def forward(self, image: Tensor) -> Tensor:
         seen = self.evaluation_view(image)
@@ -139,48 +136,41 @@ class PLSLSAPlus(ClassifierSteps, LightningModule):
 
     def on_fit_start(self) -> None:
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        dtype = torch.promote_types(next(self.network.parameters()).dtype, torch.float32)
-        self.images = TrainingImages(data.num_train_samples, self.num_classes, 2, self.device, dtype)
-        if self._saved_images is not None:
-            self.images.load_state_dict(self._saved_images)
-            self._saved_images = None
+        self.images.allocate(data.num_train_samples, self.device, next(self.network.parameters()).dtype)
 
     def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
-        assert self.images is not None
         active = active_network(batch_idx, self.trainer.num_training_batches)
-        image, index = self.weak_view(batch["image"]), batch["index"]
-        dtype = self.images.weight.dtype
-        target = F.one_hot(batch["label"], self.num_classes).to(dtype)
-        weight = torch.ones(len(index), dtype=dtype, device=image.device)
+        epoch, size = self.trainer.current_epoch, global_size(batch)
+        image = self.weak_view(batch["image"])
         outputs: dict[str, Tensor] = {}
-        corrects = self.trainer.current_epoch >= self.warmup_epochs
-        if self.trainer.current_epoch >= self.warmup_epochs - 1:
+        guess = other_view = None
+        if epoch >= self.warmup_epochs - 1:
             guess, outputs["logits"] = self._guess(batch["image"])
             self.images.keep_guess(active, batch, guess)
-            if corrects:
-                noisy = self.images.is_noisy[index]
-                target = torch.where(noisy[:, None], guess, target)
-                weight = self.images.weight[index]
-                image = torch.where(noisy.view(-1, 1, 1, 1), self.strong_view(batch["image"]), image)
+        corrects = epoch >= self.warmup_epochs
+        target, weight, noisy = self.images.targets(batch, guess if corrects else None)
+        if corrects:
+            image = torch.where(noisy.view(-1, 1, 1, 1), self.strong_view(batch["image"]), image)
+            other_view = self.contrastive_view(batch["image"])
+        mixing = draw_mixing(len(image), self.mixup_alpha, image.device)
         terms = self.objective.terms(
             self._networks()[active],
             self.projections[active],
             image,
-            self.contrastive_view(batch["image"]) if corrects else None,
+            other_view,
             target,
             weight,
-            index,
-            draw_mixing(len(index), self.mixup_alpha, image.device),
-            global_size(batch),
+            batch["index"],
+            mixing,
+            size,
         )
         logged = {f"train/{name}": term.detach() for name, term in terms.items()}
-        self.log_dict(logged, on_step=False, on_epoch=True, batch_size=global_size(batch), sync_dist=True)
+        self.log_dict(logged, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
         return {"loss": terms["loss"], **outputs}
 
     @torch.no_grad()
     def _guess(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """The guess g `[B, C]` of both networks, and the mean of their logits."""
-        assert self.images is not None
         view = self.weak_view(image)
         logits = torch.stack([network(view).to(self.images.weight.dtype) for network in self._networks()])
         return sharpened(logits.softmax(dim=2).mean(dim=0), self.gamma), logits.mean(dim=0)
@@ -189,19 +179,16 @@ class PLSLSAPlus(ClassifierSteps, LightningModule):
         epoch = self.trainer.current_epoch
         if epoch < self.warmup_epochs - 1:
             return
-        assert self.images is not None
-        verdicts, truth = [], None
+        detector = detector_of_epoch(self.detectors, epoch)
+        verdicts, wrong = [], None
         for network, guess in zip(self._networks(), reversed(self.images.guesses), strict=True):
             classify = nn.Sequential(self.evaluation_view, network)
             table = sweep(self.trainer, network, classify, self.feature_layer, guess)
             if table is not None:
-                detector = detector_of_epoch(self.detectors, epoch)
                 verdicts.append(detect(detector, table.loss, table.pseudo_loss, table.feature, self.threshold))
-                truth = table.wrong
+                wrong = table.wrong
         found = agreement(*verdicts) if verdicts else None
-        self.images.take(self.trainer, found)
-        metrics = {} if found is None else detection_metrics(found, truth)
-        for name, value in self.trainer.strategy.broadcast(metrics).items():
+        for name, value in self.images.take(self.trainer, found, wrong).items():
             # The same on all processes, and a maximum leaves it as it is.
             self.log(f"train/{name}", value, reduce_fx="max", sync_dist=True, batch_size=1)
 
@@ -213,8 +200,7 @@ class PLSLSAPlus(ClassifierSteps, LightningModule):
         return [optimizer], [self.lr_scheduler(optimizer)]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if self.images is not None:
-            checkpoint["images"] = self.images.state_dict()
+        self.images.save(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._saved_images = checkpoint.get("images")
+        self.images.restore(checkpoint)

@@ -16,58 +16,111 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lightning_modules.noisy_labels.layer_outputs import layer_outputs, named_layer, pooled
-from lightning_modules.noisy_labels.lsa.detection import Detection
+from lightning_modules.noisy_labels.lsa.detection import Detection, detection_metrics
 from lightning_modules.noisy_labels.lsa.objective import soft_cross_entropy
 from lightning_modules.per_sample import PerSample
 
 
+class Targets(NamedTuple):
+    """What a batch is trained towards."""
+
+    target: Tensor
+    """`[b, C]`: t."""
+    weight: Tensor
+    """`[b]`: u."""
+    is_noisy: Tensor
+    """`[b]`: which targets are guesses."""
+
+
 class TrainingImages:
-    """The state of all training images.
+    """The state of all training images, from `allocate` on.
 
     Args:
-        num_samples: N.
         num_classes: C.
         num_networks: networks, each of which has its own guesses.
-        device: where the state lives.
-        dtype: of guesses and weights.
     """
 
-    def __init__(
-        self, num_samples: int, num_classes: int, num_networks: int, device: torch.device | str, dtype: torch.dtype
-    ) -> None:
+    is_noisy: Tensor
+    weight: Tensor
+
+    def __init__(self, num_classes: int, num_networks: int) -> None:
+        self.num_classes = num_classes
+        self.num_networks = num_networks
+        self.guesses: list[PerSample] = []
+        self._saved: dict[str, Any] | None = None
+
+    def allocate(self, num_samples: int, device: torch.device | str, dtype: torch.dtype) -> None:
+        """Begins a training, where what was restored says or anew.
+
+        Args:
+            num_samples: N.
+            device: where the state lives.
+            dtype: of guesses and weights, single precision or better.
+
+        Raises:
+            ValueError: if what was restored is of a training set of another size.
+        """
+        dtype = torch.promote_types(dtype, torch.float32)
         self.is_noisy = torch.zeros(num_samples, dtype=torch.bool, device=device)
         self.weight = torch.ones(num_samples, dtype=dtype, device=device)
-        self.guesses = [PerSample(num_samples, num_classes, device, dtype) for _ in range(num_networks)]
+        self.guesses = [PerSample(num_samples, self.num_classes, device, dtype) for _ in range(self.num_networks)]
+        if self._saved is not None:
+            for guess, saved in zip(self.guesses, self._saved["guesses"], strict=True):
+                guess.load(saved)
+            self.is_noisy.copy_(self._saved["is_noisy"])
+            self.weight.copy_(self._saved["weight"])
+            self._saved = None
 
     def keep_guess(self, network: int, batch: Any, guess: Tensor) -> None:
         """Replaces a network's guesses for a batch by `[b, C]`."""
         self.guesses[network].update(batch["index"], guess, lambda old, new: new, batch.get("global_size"))
 
-    def take(self, trainer: Trainer, found: Detection | None) -> None:
-        """Gives all processes the first one's verdicts and weights."""
-        sent = None if found is None else (torch.from_numpy(found.is_noisy), torch.from_numpy(found.weight))
-        is_noisy, weight = trainer.strategy.broadcast(sent)  # type: ignore[misc]
+    def targets(self, batch: Any, guess: Tensor | None) -> Targets:
+        """A noisy image's target is its guess, weighted by w, and that of others the given label.
+
+        Args:
+            batch: of b images.
+            guess: `[b, C]`: g; None takes the given label for all.
+        """
+        index = batch["index"]
+        given = F.one_hot(batch["label"], self.num_classes).to(self.weight.dtype)
+        if guess is None:
+            return Targets(given, torch.ones_like(self.weight[index]), torch.zeros_like(self.is_noisy[index]))
+        noisy = self.is_noisy[index]
+        return Targets(torch.where(noisy[:, None], guess, given), self.weight[index], noisy)
+
+    def take(self, trainer: Trainer, found: Detection | None, wrong: NDArray[np.bool_] | None) -> dict[str, float]:
+        """Gives all processes the first one's verdicts and weights.
+
+        Args:
+            trainer: has the processes.
+            found: by the first process; None elsewhere.
+            wrong: `[N]`: whether the given label is truly wrong; None where unknown.
+
+        Returns:
+            How good the verdicts are (see `detection_metrics`), on all processes.
+        """
+        sent = None
+        if found is not None:
+            metrics = detection_metrics(found, wrong)
+            sent = torch.from_numpy(found.is_noisy), torch.from_numpy(found.weight), metrics
+        is_noisy, weight, metrics = trainer.strategy.broadcast(sent)  # type: ignore[misc]
         self.is_noisy.copy_(is_noisy)
         self.weight.copy_(weight)
+        return metrics
 
-    def state_dict(self) -> dict[str, Any]:
-        """Everything, on the CPU of the first process. Every process calls it."""
-        return {
-            "is_noisy": self.is_noisy.cpu(),
-            "weight": self.weight.cpu(),
-            "guesses": [guess.gathered() for guess in self.guesses],
-        }
+    def save(self, checkpoint: dict[str, Any]) -> None:
+        """Puts everything, on the CPU of the first process, into a checkpoint. Every process calls it."""
+        if self.guesses:
+            checkpoint["images"] = {
+                "is_noisy": self.is_noisy.cpu(),
+                "weight": self.weight.cpu(),
+                "guesses": [guess.gathered() for guess in self.guesses],
+            }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes what `state_dict` gave.
-
-        Raises:
-            ValueError: if the training set has another size.
-        """
-        for guess, saved in zip(self.guesses, state["guesses"], strict=True):
-            guess.load(saved)
-        self.is_noisy.copy_(state["is_noisy"])
-        self.weight.copy_(state["weight"])
+    def restore(self, checkpoint: dict[str, Any]) -> None:
+        """Lets the next training begin with what `save` put into a checkpoint."""
+        self._saved = checkpoint.get("images")
 
 
 class Sweep(NamedTuple):
