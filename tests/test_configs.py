@@ -193,6 +193,7 @@ def take_a_step_of_each_stage(
 PARAMETERS = {
     "CIFARResNet 20": (269_072, 64),
     "CIFARStemResNet 34": (21_276_992, 512),
+    "DenseNetBC 100": (765_732, 342),
     "PreActResNet18": (11_166_144, 512),
     "resnet50": (23_508_032, 2048),
     "inception_resnet_v2": (54_306_464, 1536),
