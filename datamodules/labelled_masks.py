@@ -213,6 +213,10 @@ class LabelledMasks(SeededBatches):
         return None
 
     def setup(self, stage: str) -> None:
+        """Validation has images of its own, so that `validate` reads no training image and makes no mask wrong."""
+        if stage == "validate":
+            self._set_up_validation()
+            return
         unread = self.train_set is None
         super().setup(stage)
         if unread and self.train_set is not None:
@@ -252,7 +256,10 @@ class LabelledMasks(SeededBatches):
             self._saved_corrections = None
             wait_for_all_processes()
         self.train_set = LabelledMaskSet(source, corrections, self.seed)
-        if (validation := self.read_validation()) is not None:
+        self._set_up_validation()
+
+    def _set_up_validation(self) -> None:
+        if self.validation_set is None and (validation := self.read_validation()) is not None:
             self.validation_set = LabelledMaskSet(validation)
 
     def set_up_test(self) -> None:
@@ -262,7 +269,9 @@ class LabelledMasks(SeededBatches):
         """A file in the run directory, which one process of each machine writes; else one for each process."""
         directory = self.trainer.log_dir if self.trainer is not None and self.trainer.loggers else None
         if directory is None:
-            return Path(tempfile.mkstemp(prefix="corrected_masks_")[1]), True
+            descriptor, path = tempfile.mkstemp(prefix="corrected_masks_")
+            os.close(descriptor)
+            return Path(path), True
         assert self.trainer is not None
         Path(directory).mkdir(parents=True, exist_ok=True)
         return Path(directory, f"corrected_masks_{self.trainer.node_rank}"), self.trainer.local_rank == 0
@@ -292,7 +301,7 @@ class LabelledMasks(SeededBatches):
 
     def network_input(self, image: Tensor) -> Tensor:
         """Images `[B, C, H, W]` as they are stored, in the module's type and, here, in [0, 1]."""
-        images = self.train_set or self.test_set
+        images = self.train_set or self.validation_set or self.test_set
         assert images is not None
         return self.in_unit_interval(image, images.source.brightest)
 

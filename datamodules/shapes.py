@@ -9,6 +9,9 @@ from torch import Tensor
 from datamodules.corruptions.mask_noise import MaskNoise
 from datamodules.labelled_masks import LabelledMasks, MasksInMemory
 
+LARGEST_IMAGE = 191
+"""No photograph is lower or narrower, in pixels."""
+
 
 class Shapes(LabelledMasks):
     """Grey images with a disc (category 1) that is brighter and a square (category 2) that is darker than what is
@@ -24,7 +27,7 @@ class Shapes(LabelledMasks):
         num_train: images for training.
         num_val: images for validation, with true masks; 0 leaves it out.
         num_test: images for testing, with true masks.
-        image_size: height and width in pixels; shapes grow with it.
+        image_size: height and width in pixels, 16 to 191; shapes grow with it.
         contrast: by how much shapes differ from what is behind them, in (0, 1]; each image's is between half of it and
             this.
         noise_level: standard deviation of the Gaussian noise, in pixel units.
@@ -60,6 +63,10 @@ class Shapes(LabelledMasks):
         ):
             if value < least:
                 raise ValueError(f"{key} must be at least {least}, got {value}")
+        if image_size > LARGEST_IMAGE:
+            raise ValueError(
+                f"image_size must be at most {LARGEST_IMAGE}, the height of the smallest photograph, got {image_size}"
+            )
         if not 0 < contrast <= 1:
             raise ValueError(f"contrast must be in (0, 1], got {contrast}")
         if noise_level < 0:

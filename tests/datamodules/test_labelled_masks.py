@@ -16,7 +16,7 @@ import datamodules.labelled_masks
 from datamodules.corrected_masks import CorrectedMasks
 from datamodules.corruptions.mask_noise import ErosionDilation
 from datamodules.labelled_masks import LabelledMasks, MasksInMemory
-from datamodules.shapes import Shapes
+from datamodules.shapes import LARGEST_IMAGE, Shapes, grey_photographs
 from experiments.run_directory import MetricsTable
 from lightning_modules.interfaces import LabelStore, require
 
@@ -229,6 +229,34 @@ def test_a_run_without_corrections_saves_none_and_leaves_no_file(tmp_path: Path)
     assert not path.exists()
 
 
+def test_validation_alone_reads_no_training_images_and_leaves_no_file(tmp_path: Path) -> None:
+    data, module = InAFile(mask_noise=ErosionDilation(seed=0)), Recorder()
+    options: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    trainer = Trainer(logger=MetricsTable(tmp_path), enable_checkpointing=False, **options)
+    trainer.validate(module, datamodule=data, verbose=False)
+    image, expected, _ = data._drawn(3)
+    assert torch.equal(in_order(module.evaluated, "label"), expected.long())
+    assert torch.equal(in_order(module.evaluated, "image"), image / 255)
+    assert data.train_set is None
+    assert [path.name for path in tmp_path.iterdir() if "masks" in path.name] == []
+    run(data, tmp_path / "trained", module)  # and it trains afterwards
+    assert len(source(data).given) == 11
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="descriptors are listed by Linux alone")
+def test_a_file_of_corrections_outside_of_a_run_holds_no_descriptor() -> None:
+    data = InAFile()
+    data.setup("fit")
+    assert data.train_set is not None
+    assert data.train_set.corrections is not None
+    path = data.train_set.corrections.path
+    assert path is not None
+    assert path.exists()
+    assert not any(Path(link).resolve() == path for link in Path("/proc/self/fd").iterdir())  # a mapping needs none
+    data.teardown("fit")
+    assert not path.exists()
+
+
 def test_a_file_of_corrections_takes_room_for_what_is_corrected_alone(tmp_path: Path) -> None:
     size = torch.tensor([1000, 1000]).expand(100, 2)
     masks = CorrectedMasks(size, tmp_path / "masks")
@@ -364,6 +392,7 @@ def test_shapes_follow_their_arguments() -> None:
         ({"num_train": 0}, "num_train must be at least 1, got 0"),
         ({"num_val": -1}, "num_val must be at least 0, got -1"),
         ({"image_size": 8}, "image_size must be at least 16, got 8"),
+        ({"image_size": 192}, "image_size must be at most 191, the height of the smallest photograph, got 192"),
         ({"contrast": 0.0}, r"contrast must be in \(0, 1\], got 0.0"),
         ({"noise_level": -0.1}, "noise_level must be at least 0, got -0.1"),
     ],
@@ -371,6 +400,11 @@ def test_shapes_follow_their_arguments() -> None:
 def test_bad_arguments_are_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Shapes(**options)
+
+
+def test_the_largest_image_is_what_every_photograph_can_show() -> None:
+    assert min(side for photograph in grey_photographs() for side in photograph.shape) == LARGEST_IMAGE
+    Shapes(num_train=30, image_size=LARGEST_IMAGE, seed=0).read_training()
 
 
 @pytest.mark.parametrize("kind", [Shapes], ids=lambda kind: kind.__name__)
