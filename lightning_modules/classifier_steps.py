@@ -36,7 +36,9 @@ class ClassifierSteps:
         self._measure(batch, "test")
 
     def _measure(self: Any, batch: dict[str, Any], stage: str) -> None:
-        logits = self(batch["image"])
+        self._log_measures(self(batch["image"]), batch, stage)
+
+    def _log_measures(self: Any, logits: Tensor, batch: dict[str, Any], stage: str) -> None:
         self.metrics.update(logits, batch["label"])
         loss = share(batch) * nn.functional.cross_entropy(logits, batch["label"])
         size = global_size(batch)

@@ -18,6 +18,7 @@ Source: Chen et al., Understanding and Mitigating the Label Noise in Pre-trainin
 """
 
 from collections import OrderedDict
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
@@ -42,10 +43,23 @@ def direction_term(tuned: Tensor, features: Tensor) -> Tensor:
 
 
 def covariance_term(tuned: Tensor) -> Tensor:
-    """L_COV of Z `[B, D]`, B >= 2: the sum of its squared covariances between features, over D."""
-    centred = tuned - tuned.mean(dim=0)
-    covariance = centred.T @ centred / (len(tuned) - 1)
-    return (covariance.square().sum() - covariance.diagonal().square().sum()) / tuned.shape[1]
+    """L_COV of Z `[B, D]`, B >= 2: the sum of its squared covariances between features, over D.
+
+    Computed in single precision or better: squares of squares leave the range of half precision. With fewer rows than
+    features it comes from their products, `[B, B]`, as the sum of squares of Z Z^T is that of Z^T Z.
+    """
+    device = tuned.device.type
+    precise = torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+    with precise:
+        tuned = tuned.to(torch.promote_types(tuned.dtype, torch.float32))
+        centred = tuned - tuned.mean(dim=0)
+        if len(centred) < centred.shape[1]:
+            products = centred @ centred.T / (len(tuned) - 1)
+            variance = centred.square().sum(dim=0) / (len(tuned) - 1)
+        else:
+            products = centred.T @ centred / (len(tuned) - 1)
+            variance = products.diagonal()
+        return (products.square().sum() - variance.square().sum()) / tuned.shape[1]
 
 
 def singular_value_term(tuned: Tensor, num_values: int) -> Tensor:
@@ -84,7 +98,8 @@ class NMTune(ClassifierSteps, LightningModule):
 
     With all three weights 0 it is the paper's MLP tuning, and without the adapter linear probing (LP). Testing also
     logs SVE and LSVR of the test set's features, of the encoder (`test/sve`, `test/lsvr`) and tuned
-    (`test/sve_tuned`, `test/lsvr_tuned`); `spectra` then holds the singular values.
+    (`test/sve_tuned`, `test/lsvr_tuned`); `spectra` then holds the singular values. A term whose weight is 0 is neither
+    computed nor logged.
 
     The features may come from the data, as `datamodules.cached_features.CachedFeatures` gives them: `network` is then
     `torch.nn.Identity`.
@@ -94,7 +109,8 @@ class NMTune(ClassifierSteps, LightningModule):
             evaluation mode. `torch.nn.Identity` where the batches hold features.
         num_features: D.
         num_classes: number of classes, K.
-        adapter: tune an adapter before the classifier; False is linear probing, where the regularisers have no effect.
+        adapter: tune an adapter before the classifier; False is linear probing, where the regularisers have no effect
+            and are left out.
         adapter_ratio: hidden features of the adapter over D.
         direction_weight: a, of L_MSE.
         covariance_weight: b, of L_COV.
@@ -153,9 +169,10 @@ class NMTune(ClassifierSteps, LightningModule):
         )
         self.network = nn.Sequential(parts)
         self.num_classes = num_classes
-        self.direction_weight = direction_weight
-        self.covariance_weight = covariance_weight
-        self.singular_value_weight = singular_value_weight
+        # Without an adapter Z is F, and the terms are constants that nothing trained depends on.
+        self.direction_weight = direction_weight if adapter else 0.0
+        self.covariance_weight = covariance_weight if adapter else 0.0
+        self.singular_value_weight = singular_value_weight if adapter else 0.0
         self.num_singular_values = num_singular_values
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
@@ -189,29 +206,30 @@ class NMTune(ClassifierSteps, LightningModule):
         tuned = adapter(features)
         logits = classifier(tuned)
         compared = tuned if second is None else tuned[len(second) :]
-        terms = {
-            "cross_entropy": F.cross_entropy(logits, label),
-            "direction": direction_term(compared, features[first]),
-            "covariance": covariance_term(tuned),
-            "singular_value": singular_value_term(tuned, self.num_singular_values),
-        }
-        loss = share(batch) * (
-            terms["cross_entropy"]
-            + self.direction_weight * terms["direction"]
-            + self.covariance_weight * terms["covariance"]
-            + self.singular_value_weight * terms["singular_value"]
-        )
+        terms = {"cross_entropy": F.cross_entropy(logits, label)}
+        total = terms["cross_entropy"]
+        if self.direction_weight > 0:
+            terms["direction"] = direction_term(compared, features[first])
+            total = total + self.direction_weight * terms["direction"]
+        if self.covariance_weight > 0:
+            terms["covariance"] = covariance_term(tuned)
+            total = total + self.covariance_weight * terms["covariance"]
+        if self.singular_value_weight > 0:
+            terms["singular_value"] = singular_value_term(tuned, self.num_singular_values)
+            total = total + self.singular_value_weight * terms["singular_value"]
+        loss = share(batch) * total
         logged = {f"train/{name}": share(batch) * term.detach() for name, term in terms.items()}
         logged["train/loss"] = loss.detach()
         self.log_dict(logged, on_step=False, on_epoch=True, batch_size=global_size(batch), sync_dist=True)
         return {"loss": loss, "logits": logits[first].detach()}
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self._measure(batch, "test")
-        encoder, adapter, _ = self.network
+        encoder, adapter, classifier = self.network
         features = encoder(batch["image"])
+        tuned = adapter(features)
+        self._log_measures(classifier(tuned), batch, "test")
         self.spectrum.update(features)
-        self.tuned_spectrum.update(adapter(features))
+        self.tuned_spectrum.update(tuned)
 
     def on_test_epoch_end(self) -> None:
         for suffix, spectrum in {"": self.spectrum, "_tuned": self.tuned_spectrum}.items():

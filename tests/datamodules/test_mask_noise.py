@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from jsonargparse import ArgumentParser
 from scipy.ndimage import binary_dilation, binary_erosion
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from datamodules.augmentation import sample_uniform
 from datamodules.corruptions.mask_noise import (
@@ -20,6 +19,7 @@ from datamodules.corruptions.mask_noise import (
     mask_noise_statistics,
 )
 from datamodules.corruptions.mask_noise.contract import uniform_of_each
+from tests.largest_tensor import LargestTensor
 
 SQUARE = np.ones((3, 3), dtype=bool)
 KINDS = [ErosionDilation, OverUnderSegmentation, Affine]
@@ -294,18 +294,6 @@ def test_statistics_are_pooled_shares() -> None:
     assert found.iou.tolist() == pytest.approx([1 / 3, 2 / 3, 1 / 2, nan], nan_ok=True)
     with pytest.raises(ValueError, match="clean and given must have the same shape"):
         mask_noise_statistics(clean, noisy[:, :1], 4)
-
-
-class LargestTensor(TorchDispatchMode):
-    """Watches how many elements the largest tensor has that is made."""
-
-    elements = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if isinstance(result, Tensor):
-            self.elements = max(self.elements, result.numel())
-        return result
 
 
 def test_statistics_of_many_masks_are_those_of_all_and_need_the_memory_of_a_few() -> None:

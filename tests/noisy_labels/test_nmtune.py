@@ -17,6 +17,7 @@ from callbacks.spectrum_figure import SpectrumFigure
 from datamodules.digits_transfer import TuningDigits
 from lightning_modules.networks.features import without_head
 from lightning_modules.networks.mlp import MLP
+from lightning_modules.noisy_labels import nmtune
 from lightning_modules.noisy_labels.cross_entropy import CrossEntropy
 from lightning_modules.noisy_labels.nmtune import (
     Adapter,
@@ -31,6 +32,7 @@ from lightning_modules.noisy_labels.spectrum import (
     largest_singular_value_ratio,
     singular_value_entropy,
 )
+from tests.largest_tensor import LargestTensor
 
 B, D = 12, 7
 QUIET: dict[str, Any] = {
@@ -73,6 +75,38 @@ def test_covariance_term_ignores_shifts_grows_with_the_fourth_power_and_is_zero_
     torch.testing.assert_close(covariance_term(3 * z), 81 * covariance_term(z))
     q, _ = torch.linalg.qr(z - z.mean(dim=0))  # orthonormal columns of mean 0
     assert covariance_term(q * torch.arange(1.0, D + 1)) < 1e-28
+
+
+@settings(deadline=None, max_examples=40)
+@given(seed=st.integers(0, 2**31), rows=st.integers(2, 12), width=st.integers(2, 12))
+def test_covariance_term_is_the_same_from_the_products_of_rows(seed: int, rows: int, width: int) -> None:
+    z = torch.randn(rows, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).requires_grad_()
+    covariance = torch.cov(z.T)
+    expected = covariance[~torch.eye(width, dtype=torch.bool)].square().sum() / width
+    (slope,) = torch.autograd.grad(expected, z)
+    term = covariance_term(z)
+    torch.testing.assert_close(term, expected, rtol=1e-10, atol=1e-14)
+    torch.testing.assert_close(torch.autograd.grad(term, z)[0], slope, rtol=1e-8, atol=1e-10)
+
+
+def test_covariance_term_makes_nothing_of_the_size_of_the_features_squared() -> None:
+    with LargestTensor() as largest:
+        covariance_term(torch.randn(8, 100))
+    assert largest.elements == 8 * 100
+
+
+@pytest.mark.parametrize("rows", [200, 16])  # more and fewer than the features
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_covariance_term_of_half_precision_is_computed_in_single(dtype: torch.dtype, rows: int) -> None:
+    z = 30 * torch.randn(rows, 32, generator=torch.Generator().manual_seed(0)) @ torch.ones(32, 32)
+    z = z.to(dtype)
+    expected = covariance_term(z.double())
+    assert expected > torch.finfo(torch.float16).max
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = [covariance_term(z), covariance_term(z.float())]
+    for term in found:
+        assert term.dtype == torch.float32
+        torch.testing.assert_close(term.double(), expected, rtol=1e-5, atol=0)
 
 
 @settings(deadline=None, max_examples=40)
@@ -219,6 +253,39 @@ def test_without_weights_it_is_cross_entropy_of_the_residual_perceptron() -> Non
         torch.testing.assert_close(gradients[name], gradient, rtol=1e-10, atol=1e-14, msg=name)
 
 
+@pytest.mark.parametrize(
+    ("options", "computed"),
+    [
+        ({"direction_weight": 0.0, "covariance_weight": 0.0, "singular_value_weight": 0.0}, set()),
+        ({"direction_weight": 0.0}, {"covariance_term", "singular_value_term"}),
+        ({"adapter": False}, set()),
+        ({}, {"direction_term", "covariance_term", "singular_value_term"}),
+    ],
+)
+def test_only_terms_that_count_are_computed_and_logged(
+    options: dict[str, Any], computed: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: set[str] = set()
+    for name in ("direction_term", "covariance_term", "singular_value_term"):
+        own = getattr(nmtune, name)
+        monkeypatch.setattr(nmtune, name, lambda *args, name=name, own=own: called.add(name) or own(*args))
+    tuned = module(**options)
+    trainer = Trainer(max_epochs=1, limit_train_batches=1, **QUIET)
+    trainer.fit(tuned, datamodule=TuningDigits(batch_size=64))
+    assert called == computed
+    logged = {name for name in trainer.callback_metrics if name.startswith("train/")}
+    assert logged == {
+        "train/loss",
+        "train/cross_entropy",
+        *(f"train/{name.removesuffix('_term')}" for name in computed),
+    }
+
+
+def test_a_term_of_weight_zero_can_not_spoil_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nmtune, "singular_value_term", lambda *args: torch.tensor(torch.nan))
+    assert first_loss(module(singular_value_weight=0.0))[0].isfinite()
+
+
 def test_adapter_is_the_equation_and_with_scale_zero_it_is_linear_probing() -> None:
     adapter = Adapter(D, 4).double().eval()
     f = features()
@@ -317,6 +384,14 @@ def test_tested_spectra_are_those_of_all_test_features(tmp_path: Path) -> None:
         entropy = -(p * p.clamp(min=1e-300).log()).sum()
         assert metrics[1][f"test/sve{suffix}"] == pytest.approx(entropy.item(), abs=1e-5)
         assert metrics[1][f"test/lsvr{suffix}"] == pytest.approx(-math.log(p[0]), abs=1e-5)
+
+
+def test_a_test_runs_the_encoder_once_for_each_image() -> None:
+    tuned = module()
+    images: list[int] = []
+    tuned.encoder.register_forward_hook(lambda encoder, args, output: images.append(len(output)))
+    Trainer(**QUIET).test(tuned, datamodule=TuningDigits(batch_size=100), verbose=False)
+    assert sum(images) == 797
 
 
 def test_the_spectra_are_written_and_drawn(tmp_path: Path) -> None:
