@@ -6,9 +6,10 @@ from collections.abc import Sequence
 class TrainingPassCorrection:
     """The merge rule, as for SegTHOR: on what was predicted for each image when the epoch trained on it.
 
-    Corrections accumulate: the new labels are corrected further. A category is corrected when its early learning ends,
-    and later where `every_n_epochs` divides the number of the epoch, counted from 1, if the test still says that it
-    has ended. Training images must be of one size and neither cropped nor mirrored.
+    Corrections accumulate: the new labels are corrected further. A category is corrected once in each stretch of
+    `every_n_epochs` epochs, at the first one whose test says that its early learning has ended; a stretch begins where
+    `every_n_epochs` divides the number of the epoch, counted from 1. Training images must be of one size and neither
+    cropped nor mirrored.
 
     From each image's step to the end of the epoch, two bytes for each pixel are kept on the host by the process that
     trained on it: 7,000 slices of 256 x 256 pixels take 0.9 GB over all processes. A checkpoint that is written within
@@ -17,7 +18,8 @@ class TrainingPassCorrection:
     Args:
         foreground_threshold: tau_fg, in [0, 1]; the probability of a foreground category must exceed it, or
         background_threshold: tau_bg, in [0, 1]; that of the background this.
-        every_n_epochs: None corrects after every epoch, from the end of a category's early learning on.
+        every_n_epochs: length of a stretch, in epochs; None corrects after every epoch, from the end of a category's
+            early learning on.
 
     Raises:
         ValueError: if an argument is out of range.

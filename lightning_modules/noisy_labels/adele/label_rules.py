@@ -109,9 +109,9 @@ def updated_label(label: Tensor, predicted: Tensor, probability: Tensor, on: Ten
 def categories_due(ended: Tensor, corrected: Tensor, epoch: int, every_n_epochs: int) -> tuple[Tensor, Tensor]:
     """Which categories the merge rule corrects after an epoch: each once in n epochs.
 
-    In a stretch of n epochs, the first of which is the n-th, the 2n-th and so on, a category is corrected at the first
-    epoch whose test says that its early learning has ended. So it is corrected when it first ends, and from then on
-    where n divides the number of the epoch, counted from 1, if the test still says so.
+    Epochs, counted from 1, come in stretches that begin where n divides their number: 1 to n - 1, n to 2 n - 1, and so
+    on. In each, a category is corrected at the first epoch whose test says that its early learning has ended: mostly
+    the first of the stretch once it has ended for good, and a later one where the test says so only then.
 
     Args:
         ended: `[K]`, bool: categories whose early learning has ended, as the test after this epoch says.
