@@ -256,7 +256,7 @@ def test_update_gives_images_of_background_alone_any_category_that_is_on() -> No
     assert updated_label(label, k, torch.ones(1, 1, 3), on, 0.8).tolist() == [[[1, 0, 0]]]
 
 
-def test_a_category_is_corrected_when_it_ends_and_then_where_ten_divides_the_epoch_and_it_still_has_ended() -> None:
+def test_a_category_is_corrected_at_the_first_epoch_of_each_stretch_of_ten_at_which_it_has_ended() -> None:
     """Categories 1 and 2 end at epochs 5 and 12, counted from 1; for 1 the test says no again from 18 to 23."""
     corrected = torch.zeros(3, dtype=torch.bool)
     found: dict[int, list[int]] = {}
@@ -282,8 +282,38 @@ def test_new_layers_and_biases_learn_faster_and_norms_do_not() -> None:
     }
     first, last = network[0], network[2][0]
     assert found == {first.weight: (0.5, 0.1), first.bias: (1, 0), last.weight: (5, 0.1), last.bias: (10, 0)}
+    assert {name for name, p in network.named_parameters() if not p.requires_grad} == {"1.weight", "1.bias"}
     with pytest.raises(ValueError, match=r"new_layers.*'head'"):
         learning_rate_groups(network, ["head"])
+
+
+class Tokens(nn.Module):
+    """Has parameters of its own, attention, whose input weights are no layer's, and a shared layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.position = nn.Parameter(torch.zeros(4))
+        self.attention = nn.MultiheadAttention(4, 2)
+        self.norm = nn.LayerNorm(4)
+        self.head = nn.Linear(4, 3)
+        self.shared = self.head
+        self.frozen = nn.Linear(4, 4).requires_grad_(False)
+
+
+def test_every_parameter_that_is_trained_is_in_one_group() -> None:
+    network = Tokens()
+    names = {parameter: name for name, parameter in network.named_parameters()}
+    found = {
+        group["lr_factor"]: [names[p] for p in group["params"]] for group in learning_rate_groups(network, ["head"])
+    }
+    assert found == {
+        1: ["position", "attention.in_proj_weight", "attention.out_proj.weight"],
+        2: ["attention.in_proj_bias", "attention.out_proj.bias"],
+        10: ["head.weight"],
+        20: ["head.bias"],
+    }
+    in_a_group = {name for group in found.values() for name in group}
+    assert {name for name, p in network.named_parameters() if p.requires_grad} == in_a_group
 
 
 # the module
