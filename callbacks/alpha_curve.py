@@ -15,7 +15,7 @@ from torch import Tensor
 from callbacks.certification_log import write_atomically
 from callbacks.tested_images import TestedImages, require_testing
 from lightning_modules.interfaces import require
-from lightning_modules.robustness.attacks import Attack
+from lightning_modules.robustness.attacks import Attack, require_gradients
 from lightning_modules.robustness.mixing import MixedClassifier
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ class AlphaCurve(Callback):
         if stage == "test":
             require(pl_module, MixedClassifier, "AlphaCurve")
             require_testing(trainer, "AlphaCurve")
+            require_gradients(str(trainer.precision), "AlphaCurve")
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         module: Any = pl_module

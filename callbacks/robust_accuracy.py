@@ -21,7 +21,7 @@ from callbacks.adversarial_figure import Example, draw_adversarial
 from callbacks.certification_log import write_atomically
 from callbacks.tested_images import SECONDS_BETWEEN_LOOKS, TestedImages, require_testing
 from lightning_modules.interfaces import Classifier, SmoothedClassifier, require
-from lightning_modules.robustness.attacks import Attack, AutoAttack, Network, log_mean_softmax, size
+from lightning_modules.robustness.attacks import Attack, AutoAttack, Network, log_mean_softmax, require_gradients, size
 from lightning_modules.robustness.smoothed_votes import GaussianSmoothing
 
 SECONDS_BETWEEN_LINES = 60.0
@@ -112,6 +112,7 @@ class RobustAccuracy(Callback):
         if not (self.sigma > 0 and isinstance(pl_module, SmoothedClassifier)):
             require(pl_module, Classifier, "RobustAccuracy")
         require_testing(trainer, "RobustAccuracy")
+        require_gradients(str(trainer.precision), "RobustAccuracy")
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         images = TestedImages(trainer, "RobustAccuracy")

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from datamodules.batches import LabelledImageBatch, global_size, share
 from lightning_modules.classifier_steps import ClassifierSteps, accuracies
-from lightning_modules.robustness.attacks import Norm
+from lightning_modules.robustness.attacks import Norm, require_gradients
 from lightning_modules.robustness.mixing import Mixed, tight_smoothing_radius
 from lightning_modules.robustness.mixing_attacks import drawn_steps, randomised_attack
 from lightning_modules.robustness.mixing_network import Mixture
@@ -154,6 +154,8 @@ class AdaptiveSmoothing(ClassifierSteps, LightningModule):
     def setup(self, stage: str) -> None:
         if stage == "fit" and self.network.mixing_network is None:
             raise ValueError("network has no mixing_network, so there is nothing to train: run `test`")
+        if stage == "fit":
+            require_gradients(str(self.trainer.precision), "AdaptiveSmoothing")
 
     def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
         image, label = batch["image"], batch["label"]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from datamodules.batches import LabelledImageBatch, global_size, share
 from lightning_modules.classifier_steps import ClassifierSteps, accuracies
-from lightning_modules.robustness.attacks import Norm, projected_gradient_ascent, random_start
+from lightning_modules.robustness.attacks import Norm, projected_gradient_ascent, random_start, require_gradients
 
 
 class AdversarialTraining(ClassifierSteps, LightningModule):
@@ -68,6 +68,10 @@ class AdversarialTraining(ClassifierSteps, LightningModule):
 
     def forward(self, image: Tensor) -> Tensor:
         return self.network(image)
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit":
+            require_gradients(str(self.trainer.precision), "AdversarialTraining")
 
     def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
         image, label = batch["image"], batch["label"]

@@ -23,7 +23,8 @@ import importlib.util
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -32,6 +33,38 @@ from torch import Tensor
 
 Network = Callable[[Tensor], Tensor]
 Norm = Literal["linf", "l2"]
+
+
+@contextmanager
+def without_float16() -> Iterator[None]:
+    """Turns autocast to float16 off, for both passes: a backward pass is cast like a forward one.
+
+    The gradient of an image that is classified with confidence underflows to 0 in float16, and an attack would not move
+    it. One factor on the loss, as in training, cannot serve all images. Autocast to bfloat16, which has the range of
+    float32, stays on.
+    """
+    with ExitStack() as stack:
+        for device in ("cpu", "cuda", "mps", "xpu"):
+            if torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16:
+                stack.enter_context(torch.autocast(device, enabled=False))
+        yield
+
+
+def require_gradients(precision: str, needed_by: str) -> None:
+    """Refuses a precision in which gradients underflow and weights have no other.
+
+    Args:
+        precision: of the trainer.
+        needed_by: who attacks, for the message.
+
+    Raises:
+        ValueError: if it is `16-true`.
+    """
+    if precision == "16-true":
+        raise ValueError(
+            f"{needed_by} needs gradients, which underflow to 0 with trainer.precision 16-true: use 16-mixed (attacks "
+            f"compute in float32 there), bf16-true or 32-true"
+        )
 
 
 def per_image(value: Tensor, image: Tensor) -> Tensor:
@@ -98,6 +131,7 @@ def log_mean_softmax(logits: Tensor) -> Tensor:
     return log_p.logsumexp(dim=0) - math.log(len(logits))
 
 
+@without_float16()
 def log_probability(network: Network, image: Tensor, num_draws: int) -> Tensor:
     """Logarithm of the classifier's probabilities, `[B, K]`, averaged over draws of its randomness.
 
@@ -137,6 +171,7 @@ def worse(one: Attacked, other: Attacked) -> Attacked:
     )
 
 
+@without_float16()
 def attacked_with_gradient(network: Network, image: Tensor, label: Tensor, num_draws: int) -> tuple[Attacked, Tensor]:
     """Judges images, and gives the gradient `[B, C, H, W]` of each one's loss. Parameters get no gradient.
 
@@ -352,6 +387,7 @@ class AutoAttack(Attack):
         if importlib.util.find_spec("pyautoattack") is None:
             raise ModuleNotFoundError("AutoAttack needs the package pyautoattack: pip install noiseworks[attacks]")
 
+    @without_float16()
     def perturb(self, network: Network, image: Tensor, label: Tensor) -> Tensor:
         """See `Attack`.
 

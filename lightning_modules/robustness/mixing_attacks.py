@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_modules.robustness.attacks import Norm, per_image, project, steepest_ascent
+from lightning_modules.robustness.attacks import Norm, per_image, project, steepest_ascent, without_float16
 from lightning_modules.robustness.mixing import Mixed
 
 LEAST_EPSILON, GREATEST_EPSILON = 0.4, 1.1
@@ -110,6 +110,7 @@ def ascent(
     return perturbed
 
 
+@without_float16()
 def randomised_attack(
     mixture: Callable[[Tensor], Mixed],
     image: Tensor,

@@ -27,11 +27,12 @@ def module(learned: bool = True) -> AdaptiveSmoothing:
     return AdaptiveSmoothing(mixture, num_classes=10)
 
 
-def evaluate(callback: AlphaCurve, built: Any, directory: Path) -> None:
+def evaluate(callback: AlphaCurve, built: Any, directory: Path, precision: Any = None) -> None:
     trainer = Trainer(
         accelerator="cpu",
         callbacks=[callback],
         default_root_dir=directory,
+        precision=precision,
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -92,6 +93,8 @@ def test_what_cannot_work_is_refused(tmp_path: Path) -> None:
         AlphaCurve(ATTACK, alphas=[0.5, 1.2])
     with pytest.raises(ValueError, match="skip must be at least 1, got 0"):
         AlphaCurve(ATTACK, skip=0)
+    with pytest.raises(ValueError, match="AlphaCurve needs gradients"):
+        evaluate(AlphaCurve(ATTACK), module(), tmp_path, precision="16-true")
     with pytest.raises(
         TypeError, match="AlphaCurve needs a MixedClassifier, and CrossEntropy lacks chooses_alpha, mix"
     ):

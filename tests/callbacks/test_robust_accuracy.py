@@ -484,6 +484,9 @@ def test_what_cannot_be_attacked_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="limit_test_batches"):
         run(tmp_path, callback(), limit_test_batches=0)
 
+    with pytest.raises(ValueError, match=r"RobustAccuracy needs gradients, .* 16-true"):
+        run(tmp_path, callback(), precision="16-true")
+
     class Nameless(LightningModule):
         def test_step(self, batch: Any, batch_idx: int) -> None: ...
 

@@ -429,6 +429,20 @@ def test_each_kind_of_attack_is_drawn_and_targets_follow_the_clean_prediction() 
     assert (attacked != image).flatten(1).any(dim=1).all()
 
 
+def test_autocast_to_float16_does_not_reach_the_attack() -> None:
+    mixture = pair().float()
+    image, label = images()
+    seen = set()
+
+    def mixed(given: Tensor) -> Mixed:
+        seen.add(torch.is_autocast_enabled("cpu"))
+        return mixture.mix(given, mixture.in_training)
+
+    with torch.autocast("cpu", torch.float16):
+        randomised_attack(mixed, image.float(), label, "linf", 0.1, steps=2, num_targets=3)
+    assert seen == {False}
+
+
 # module
 
 

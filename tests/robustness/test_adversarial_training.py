@@ -3,7 +3,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from lightning.pytorch import Trainer
 from torch import nn
+from torch.utils.data import DataLoader
 
 from datamodules.batches import LabelledImageBatch
 from lightning_modules.robustness.adversarial_training import AdversarialTraining
@@ -44,6 +46,13 @@ def test_the_attacked_network_is_in_evaluation_mode() -> None:
     module.training_step(batch(), 0)
     assert modes == [False] * 4 + [True]
     assert module.step_size == pytest.approx(2.5 * 0.1 / 3)
+
+
+def test_weights_in_float16_cannot_be_attacked() -> None:
+    module = AdversarialTraining(linear(), num_classes=2)
+    trainer = Trainer(accelerator="cpu", precision="16-true", logger=False, enable_model_summary=False, max_steps=1)
+    with pytest.raises(ValueError, match="AdversarialTraining needs gradients"):
+        trainer.fit(module, DataLoader([0]))
 
 
 @pytest.mark.parametrize(("key", "value"), [("epsilon", 0.0), ("steps", 0), ("step_size", 0.0), ("norm", "l1")])

@@ -23,6 +23,7 @@ from lightning_modules.robustness.attacks import (
     project,
     projected_gradient_ascent,
     random_start,
+    require_gradients,
     size,
     steepest_ascent,
     worse,
@@ -367,6 +368,51 @@ def test_pgd_passes_its_settings_on() -> None:
 def test_attacks_are_called_by_norm_and_budget_unless_named() -> None:
     assert PGD("linf", 8 / 255).title == "pgd_linf_0.03137"
     assert PGD("l2", 0.5, name="weak").title == "weak"
+
+
+def confident(gap: float, classes: int = 2) -> tuple[nn.Module, Tensor, Tensor]:
+    """A linear classifier of images `[100, 1, 8, 8]` whose logits of two classes are `gap` apart in the median."""
+    weight = numbers(64, seed=1).float()
+    image = torch.rand(100, 1, 8, 8, generator=torch.Generator().manual_seed(2))
+    score = (image.flatten(1) - 0.5) @ weight
+    weight = weight * gap / (2 * score.abs().median())
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, classes))
+    with torch.no_grad():
+        network[1].weight.zero_()
+        network[1].bias.fill_(-1000.0)
+        network[1].weight[:2] = torch.stack([weight, -weight])
+        network[1].bias[:2] = torch.stack([-weight.sum(), weight.sum()]) / 2
+    return network, image, (score < 0).long()
+
+
+def test_autocast_to_float16_leaves_an_attack_its_gradients() -> None:
+    network, image, label = confident(gap=20)
+    attack = PGD("linf", 0.1, random_start=False)
+    withstood = {}
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            attacked = attack.perturb(network, image, label)
+        withstood[dtype] = float((network(attacked).argmax(1) == label).float().mean())
+    assert withstood[torch.float16] == withstood[torch.float32] < 0.1
+    assert withstood[torch.bfloat16] < 0.2
+
+
+@needs_autoattack
+@pytest.mark.parametrize(("dtype", "autocast"), [(torch.float16, False), (torch.bfloat16, True)])
+def test_autoattack_computes_without_float16(dtype: torch.dtype, autocast: bool) -> None:
+    network, image, label = confident(gap=20, classes=4)
+    seen = set()
+    network.register_forward_hook(lambda *_: seen.add(torch.is_autocast_enabled("cpu")))
+    with torch.autocast("cpu", dtype):
+        AutoAttack("linf", 0.1).perturb(network, image[:4], label[:4])
+    assert seen == {autocast}
+
+
+def test_weights_in_float16_are_refused_by_name() -> None:
+    with pytest.raises(ValueError, match=r"PGD needs gradients, .* trainer.precision 16-true: use 16-mixed"):
+        require_gradients("16-true", "PGD")
+    for precision in ("16-mixed", "bf16-true", "32-true"):
+        require_gradients(precision, "PGD")
 
 
 @pytest.mark.parametrize(
