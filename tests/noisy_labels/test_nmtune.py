@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning.pytorch import Trainer
@@ -338,6 +339,24 @@ def test_learning_rate_of_a_schedule_by_steps_is_the_authors_cosine_over_all_ste
     tuned.on_before_optimizer_step = lambda optimizer: rates.append(optimizer.param_groups[0]["lr"])  # type: ignore[method-assign]
     Trainer(max_epochs=2, **QUIET).fit(tuned, datamodule=TuningDigits(batch_size=64))
     assert rates == pytest.approx([1e-2 * (1 + math.cos(math.pi * k / steps)) / 2 for k in range(steps)])
+
+
+@pytest.mark.parametrize(
+    ("config", "images"),
+    [
+        *(("cifar10", 50_000), ("cifar10_cached", 50_000), ("cifar10_vit", 50_000)),
+        *(("cifar10_vit_linear_probe", 50_000), ("domain_net", 120_906), ("imagenet_shift", 1_281_167)),
+    ],
+)
+def test_the_cosine_of_the_paper_s_experiments_ends_with_the_last_batch(config: str, images: int) -> None:
+    path = Path(__file__).resolve().parents[2] / f"configs/nmtune/{config}.yaml"
+    experiment = yaml.safe_load(path.read_text())
+    model, data = (experiment[key]["init_args"] for key in ("model", "data"))
+    batch_size = data.get("data", {"init_args": data})["init_args"]["batch_size"]
+    assert model["lr_interval"] == "step"
+    batches = math.ceil(images / batch_size)
+    assert model["lr_scheduler"]["init_args"]["T_max"] == batches * experiment["trainer"]["max_epochs"]
+    assert f"{batches:,} batches of {batch_size} in each of 30" in path.read_text() or config == "cifar10_cached"
 
 
 def test_a_step_with_two_views_is_that_of_the_authors_code() -> None:
