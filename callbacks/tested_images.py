@@ -5,6 +5,7 @@ at different times cannot wait for each other in a collective, which would time 
 """
 
 import hashlib
+import re
 from typing import Any
 
 import torch
@@ -96,16 +97,27 @@ class TestedImages:
             "dataset": f"{type(data).__name__} of {len(self)} images",
             "first_image": hashlib.blake2b(self[0].image.cpu().numpy().tobytes(), digest_size=16).hexdigest(),
             "module": f"{type(pl_module).__module__}.{type(pl_module).__qualname__}",
-            "weights": hash_of_weights(pl_module),
+            "weights": hash_of_module(pl_module),
             "precision": str(self.trainer.precision),
             "device": pl_module.device.type,
         }
 
 
-def hash_of_weights(module: torch.nn.Module) -> str:
-    """Changes when any parameter or buffer changes."""
+def hash_of_module(module: torch.nn.Module) -> str:
+    """Changes when any parameter or buffer changes, saved or not, and when any submodule's kind or `extra_repr` does.
+
+    A module whose results depend on an argument that is in none of its tensors has to name it in `extra_repr`.
+    """
     digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, part in module.named_modules(remove_duplicate=False):
+        said = re.sub(r" at 0x[0-9a-f]+", "", part.extra_repr())  # addresses, which every process has others of
+        digest.update(f"{name} {type(part).__name__} {said}\n".encode())
+    tensors = {
+        **module.state_dict(),  # has extra states
+        **dict(module.named_parameters(remove_duplicate=False)),
+        **dict(module.named_buffers(remove_duplicate=False)),
+    }
+    for name, tensor in sorted(tensors.items()):
         if isinstance(tensor, Tensor):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)

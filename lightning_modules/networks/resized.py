@@ -26,6 +26,9 @@ class Resized(nn.Module):
         self.image_size = image_size
         self.mode = mode
 
+    def extra_repr(self) -> str:
+        return f"image_size={self.image_size}, mode={self.mode}"
+
     def forward(self, image: Tensor) -> Tensor:
         size = (self.image_size, self.image_size)
         return self.network(F.interpolate(image, size, mode=self.mode, antialias=True))

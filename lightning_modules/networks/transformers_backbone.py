@@ -32,6 +32,9 @@ class TransformersBackbone(nn.Module):
         self.num_features: int = width
         self.classifier = nn.Linear(width, num_classes) if num_classes else nn.Identity()
 
+    def extra_repr(self) -> str:
+        return f"features={self.features}"
+
     def forward(self, image: Tensor) -> Tensor:
         output = self.network(pixel_values=image)
         if self.features == "projected":

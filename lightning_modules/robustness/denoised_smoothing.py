@@ -137,6 +137,9 @@ class DenoisedSmoothing(ClassifierSteps, LightningModule):
         self.lr_scheduler = lr_scheduler
         self.metrics = accuracies(num_classes)
 
+    def extra_repr(self) -> str:
+        return f"prediction={self.prediction}"
+
     def forward(self, image: Tensor) -> Tensor:
         return self.network(image)
 

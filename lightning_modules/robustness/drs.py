@@ -117,6 +117,9 @@ class DRS(ClassifierSteps, LightningModule):
         self.lr_scheduler = lr_scheduler
         self.accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
 
+    def extra_repr(self) -> str:
+        return f"fill={self.fill}, layout={self.layout}"
+
     def halves(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """What f_l and f_r are shown of images `[B, C, H, W]`; of the same shape each."""
         mask = first_half(image.shape[2], image.shape[3], self.layout, image.device)

@@ -244,6 +244,7 @@ class Mixture(nn.Module):
         self.in_training = AlphaRange(training_gamma_scale, training_gamma_bias)
         self.policy_graph = policy_graph
         self.normalization = ClampedBatchNorm(momentum)
+        self.register_load_state_dict_pre_hook(without_extra_state)
 
     def choose(self, alpha: float | None) -> None:
         """Sets the weight of h in evaluation, see `alpha` above.
@@ -262,13 +263,11 @@ class Mixture(nn.Module):
         """The mixture as in evaluation, with a given alpha or that of the mixing network."""
         return self.mix(image, self.evaluation) if alpha is None else self.mix_at(image, alpha)
 
-    def get_extra_state(self) -> Tensor:
-        """The numbers that the mixture depends on besides its weights: results are told apart by the whole state."""
-        alpha = math.nan if self.alpha is None else self.alpha
-        return torch.tensor([alpha, self.accurate_scale, self.robust_scale, *self.evaluation], dtype=torch.float64)
-
-    def set_extra_state(self, state: Tensor) -> None:
-        """Those of the configuration count, not those of a checkpoint."""
+    def extra_repr(self) -> str:
+        return (
+            f"alpha={self.alpha}, accurate_scale={self.accurate_scale}, robust_scale={self.robust_scale}, "
+            f"evaluation={tuple(self.evaluation)}, features={self.features}, policy_graph={self.policy_graph}"
+        )
 
     def mix(self, image: Tensor, alpha_range: AlphaRange) -> Mixed:
         """Mixes with the mixing network's alpha.
@@ -305,6 +304,11 @@ class Mixture(nn.Module):
     def robust_logits(self, image: Tensor) -> Tensor:
         """s_h h(x), `[B, K]`."""
         return self.robust_scale * self.robust(image)
+
+
+def without_extra_state(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Lets checkpoints load that also hold alpha and the scales, as those of the first versions do."""
+    state.pop(f"{prefix}_extra_state", None)
 
 
 @contextmanager

@@ -1,12 +1,70 @@
-import torch
+from typing import Any
 
-from callbacks.tested_images import hash_of_weights
+import pytest
+import torch
+from diffusers import DDPMScheduler
+from torch import nn
+
+from callbacks.tested_images import hash_of_module
+from lightning_modules.networks.mlp import MLP
+from lightning_modules.networks.normalized import Normalized
+from lightning_modules.networks.resized import Resized
+from lightning_modules.robustness.denoised_smoothing import DenoisedSmoothing
+from lightning_modules.robustness.drs import DRS
+from lightning_modules.robustness.mixing_network import MixingPerceptron, Mixture
+from lightning_modules.robustness.rrcm.noise_conditioned import NoiseConditionedClassifier
 
 
 def test_the_hash_sees_every_weight() -> None:
     module = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2)).to(torch.bfloat16)
-    seen = {hash_of_weights(module)}
+    seen = {hash_of_module(module)}
     for tensor in module.state_dict().values():
         tensor.view(-1)[0] += 1
-        seen.add(hash_of_weights(module))
+        seen.add(hash_of_module(module))
     assert len(seen) == 1 + len(module.state_dict())
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return MLP(64, [4], 3)
+
+
+def denoised(prediction: str) -> nn.Module:
+    scheduler = DDPMScheduler(num_train_timesteps=10, prediction_type=prediction)
+    return DenoisedSmoothing(network(), nn.Identity(), scheduler, num_classes=3)
+
+
+def mixture(**options: Any) -> nn.Module:
+    names = {"accurate_features": ["layers.1"], "robust_features": ["layers.1"]}
+    torch.manual_seed(1)
+    return Mixture(network(), network(), MixingPerceptron(8, [2]), **names, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "different",
+    [
+        [Normalized(network(), [0.5], [1.0]), Normalized(network(), [0.4], [1.0]), Normalized(network(), [0.5], [0.9])],
+        [Resized(network(), 8), Resized(network(), 16), Resized(network(), 8, "bicubic")],
+        [DRS(network(), network(), 3), DRS(network(), network(), 3, layout="official")],
+        [DRS(network(), network(), 3), DRS(network(), network(), 3, fill="gather_nearest")],
+        [denoised("epsilon"), denoised("v_prediction"), denoised("sample")],
+        [NoiseConditionedClassifier(network(), 3, 3, sigma) for sigma in (0.25, 0.5)],
+        [mixture(), mixture(alpha=0.9), mixture(gamma_bias=1.0), mixture(policy_graph=False)],
+        [nn.Sequential(nn.Linear(2, 2), activation) for activation in (nn.ReLU(), nn.SiLU())],
+    ],
+)
+def test_the_hash_sees_what_is_in_no_saved_tensor(different: list[nn.Module]) -> None:
+    for module in different:
+        for parameter in module.parameters():
+            nn.init.constant_(parameter, 0.5)
+    assert len({hash_of_module(module) for module in different}) == len(different)
+    assert different[0].state_dict().keys() == different[1].state_dict().keys()
+
+
+def test_equal_modules_have_equal_hashes() -> None:
+    class Named(nn.Module):
+        def extra_repr(self) -> str:
+            return f"function={(lambda: 0)}"
+
+    assert hash_of_module(Named()) == hash_of_module(Named())
+    assert hash_of_module(mixture()) == hash_of_module(mixture())

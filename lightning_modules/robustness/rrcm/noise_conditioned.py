@@ -54,6 +54,9 @@ class NoiseConditionedClassifier(nn.Module):
         nn.init.zeros_(self.head.bias)
         self.sigma = sigma
 
+    def extra_repr(self) -> str:
+        return f"sigma={self.sigma:g}"
+
     def forward(self, noisy: Tensor, sigma: float | None = None) -> Tensor:
         """Logits `[B, K]`.
 
