@@ -17,13 +17,17 @@ class ShiftedAccuracy(Callback):
     `test/accuracy` stays that of the usual test set. Where a set has only some of the classes, the prediction is the
     most probable of those, as is usual for ImageNet-R and ImageNet-A.
 
-    Needs a DataModule with `shifted_test_loaders`. Each process classifies its share of the images.
+    Needs a DataModule with `shifted_test_loaders`. Each process classifies its share of the images. A set that is
+    missing or damaged is told before the training begins, and not after it.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "test":
-            require(pl_module, Classifier, "ShiftedAccuracy")
-            require(trainer.datamodule, ShiftedTestSets, "ShiftedAccuracy")  # type: ignore[attr-defined]
+        if stage not in ("fit", "test"):
+            return
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        require(pl_module, Classifier, "ShiftedAccuracy")
+        require(data, ShiftedTestSets, "ShiftedAccuracy")
+        data.check_shifted_tests()
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]

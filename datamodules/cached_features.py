@@ -177,6 +177,11 @@ class CachedFeatures(SecondView, ShiftedTests):
             return {}
         return {name: self._features(name, source) for name, source in self.data.read_shifted_tests().items()}
 
+    def check_shifted_tests(self) -> None:
+        """Of the images: no feature is computed."""
+        if isinstance(self.data, ShiftedTests):
+            self.data.check_shifted_tests()
+
     def samples_per_epoch(self) -> int:
         self.data.train_set = self.train_set
         return self.data.samples_per_epoch()

@@ -26,8 +26,23 @@ class ShiftedTests:
     """
 
     def read_shifted_tests(self: Any) -> dict[str, ImageSource]:
-        """The sets by name, with labels in the numbering of the training set."""
+        """The sets by name, with labels in the numbering of the training set.
+
+        Raises:
+            FileNotFoundError: if one is missing, saying what was expected where.
+            ValueError: if one is damaged, naming it.
+        """
         raise NotImplementedError
+
+    def check_shifted_tests(self: Any) -> None:
+        """Reads lists, folders and labels of all sets as a test does, so that what is missing is told before training.
+
+        Raises:
+            FileNotFoundError: if a set is missing, saying what was expected where.
+            ValueError: if one is damaged, naming it, or has labels that there are not.
+        """
+        for name, source in self.read_shifted_tests().items():
+            self._check_labels(source.label, name)
 
     def shifted_test_loaders(self: Any) -> dict[str, DataLoader]:
         """A loader of each set, whose batches hold `classes` where the set has only some of them."""

@@ -96,6 +96,10 @@ class LabelStore(Protocol):
 class ShiftedTestSets(Protocol):
     """A DataModule with test sets that are distributed otherwise than its training set."""
 
+    def check_shifted_tests(self) -> None:
+        """Raises what `shifted_test_loaders` would, if a set is missing or damaged, without looking at its images."""
+        ...
+
     def shifted_test_loaders(self) -> dict[str, Any]:
         """A loader for each by name; batches may say, as `classes`, that a set has only some of the classes."""
         ...

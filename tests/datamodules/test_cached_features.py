@@ -198,6 +198,16 @@ def test_missing_data_are_fetched_as_without_a_cache(tmp_path: Path) -> None:
     assert fetched == ["digits"]
 
 
+def test_shifted_sets_are_checked_before_training_without_their_features(tmp_path: Path) -> None:
+    encoder = Encoder()
+    data = cached(tmp_path, encoder, TuningDigits())
+    Trainer(max_epochs=1, limit_train_batches=1, callbacks=[ShiftedAccuracy()], **QUIET).fit(head(), datamodule=data)
+    assert encoder._seen == 400
+    data.check_shifted_tests()
+    cached(tmp_path).check_shifted_tests()  # digits have none
+    assert len(arrays(tmp_path)) == 1
+
+
 def test_file_names_of_any_bytes_are_recognised_and_not_kept_as_strings(tmp_path: Path) -> None:
     names = [os.fsdecode(b"caf\xe9.png"), "tea.png"]
     for name in names:

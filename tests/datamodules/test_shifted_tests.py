@@ -241,6 +241,47 @@ def test_cached_features_hand_on_shifted_sets_and_their_classes(tmp_path: Path) 
     assert metrics["test/accuracy_second"] == pytest.approx(4 / 5)
 
 
-def test_a_datamodule_without_shifted_sets_is_refused() -> None:
-    with pytest.raises(TypeError, match="ShiftedAccuracy needs a ShiftedTestSets, and Digits lacks shifted_test_loade"):
-        Trainer(callbacks=[ShiftedAccuracy()], **QUIET).test(Known(), datamodule=Digits(), verbose=False)
+class Unused(Known):
+    """Is neither trained nor tested."""
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        pytest.fail("was trained")
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        pytest.fail("was tested")
+
+
+@pytest.mark.parametrize("stage", ["fit", "test"])
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"shifted": {"r": "imagenet-rr"}}, "imagenet-rr does not exist"),
+        ({"shifted": {"r": "r"}, "class_maps": {"r": "map.txt"}}, r"class_maps: .*map\.txt does not exist"),
+        ({"shifted": {"own": "own"}}, "give the set a map"),
+    ],
+)
+def test_what_is_wrong_with_a_shifted_set_is_told_before_the_first_step(
+    stage: str, options: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    root = imagenet(tmp_path / "sets", r=["n02"], own=["chair"])
+    data: Any = ImageNetShift(data_dir=str(root), classes=4, **options, **SMALL)
+    through_a_cache = CachedFeatures(data, torch.nn.Flatten(), 768, cache_dir=str(tmp_path / "cache"))
+    for each in (data, through_a_cache):
+        with pytest.raises((FileNotFoundError, ValueError), match=said):
+            getattr(Trainer(callbacks=[ShiftedAccuracy()], **QUIET), stage)(Unused(), datamodule=each)
+
+
+def test_a_missing_list_of_domain_net_is_told_before_the_first_step(domain_net: Path) -> None:
+    data = DomainNet(str(domain_net), "real", ["infograph"], **SMALL)
+    with pytest.raises(FileNotFoundError, match=r"found no infograph_test\.txt"):
+        Trainer(callbacks=[ShiftedAccuracy()], **QUIET).fit(Unused(), datamodule=data)
+
+
+@pytest.mark.parametrize("stage", ["fit", "test"])
+def test_a_datamodule_without_shifted_sets_is_refused(stage: str) -> None:
+    lacks = "Digits lacks check_shifted_tests, shifted_test_loaders"
+    with pytest.raises(TypeError, match=f"ShiftedAccuracy needs a ShiftedTestSets, and {lacks}"):
+        getattr(Trainer(callbacks=[ShiftedAccuracy()], **QUIET), stage)(Unused(), datamodule=Digits())
