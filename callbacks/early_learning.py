@@ -196,10 +196,20 @@ class EarlyLearning(Callback):
         """`[K]`: epoch at which early learning ended, -1 before."""
         self.curves = torch.zeros(0, 5, dtype=torch.float64)
         """`[K, 5]`: a, b, c, first record and number of records of the last fit, NaN without one."""
-        self._iteration = 0
-        self._open_epoch: int | None = None  # the epoch that `_windows` and `_window` belong to
-        self._windows: list[Tensor] = []  # counts of this process: finished records of the open epoch
-        self._window: Tensor | None = None  # and what was counted since
+        # What is counted of an epoch that is not over, by this process; a record ends with every `interval`-th batch.
+        #
+        #                                        _open_epoch  _windows                 _window
+        #   before training                      None         []                       None
+        #   training has started                 None         []                       0
+        #   after a batch of epoch e             e            finished records of e    counted in e since the last one
+        #   epoch e is closed                    None         []                       0
+        #   loaded, saved between two epochs     None         []                       None, then 0 as training starts
+        #   loaded, saved within epoch e         e            sums over all processes in process 0, 0 in the others
+        #   the same, saved after e's last batch              is closed as training starts, in epoch e + 1
+        self._open_epoch: int | None = None
+        self._windows: list[Tensor] = []
+        self._window: Tensor | None = None
+        self._iteration = 0  # batches since training began; epochs do not reset it
         self._directory: Path | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

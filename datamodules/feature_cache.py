@@ -1,10 +1,19 @@
 """Arrays that are computed once, by all processes together, and kept on disk under the identity of what they come from.
 
 An entry is a folder `<name>-<digest of its identity>` with `array.npy` and `manifest.json`, which says the identity in
-words. It appears under its name only when it is complete. Until then its parts, which are files of their own, lie in
-`<folder>.partial`: whoever is killed goes on with the parts that are missing. One run at a time computes an entry, and
-another that needs it waits. Processes wait for files and not in collectives, whose patience ends after 30 minutes; on
-several nodes the folder must be one that all of them see.
+words. It appears under its name only when it is complete. Where it is missing,
+
+1. process 0 takes the lock `.<entry>.lock`, and waits while another run has it, which may bring the entry;
+2. it makes the folder `<entry>.partial`, or finds it with the parts that a run left that was killed, and writes there,
+   as `owner`, the token of this call; the other processes wait for the token, and do not mind that of an earlier run;
+3. each process computes every `world_size`-th part, as far as it is missing, and gives it its name `part-<number>.npy`
+   when all of it is on the disk. One that fails leaves `failed-<token>-<rank>`, which those that wait raise;
+4. process 0 waits for all parts, joins them to `array.npy`, writes the manifest, removes everything else, renames the
+   folder to the entry, and lets go of the lock; the other processes wait for the entry;
+5. all of them map the array, and refuse it if its manifest says another identity.
+
+Processes wait for files and not in collectives, whose patience ends after 30 minutes; on several nodes the folder must
+be one that all of them see.
 """
 
 import contextlib

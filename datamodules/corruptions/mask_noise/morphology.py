@@ -173,7 +173,12 @@ class OverUnderSegmentation:
 def _in_proportion(mask: np.ndarray, category: int, iterations: int, dilate: bool, target_pixels: int) -> np.ndarray:
     """One category of a mask `[H, W]`, eroded or dilated at a size of `target_pixels`.
 
-    Only the part of the image where something can change is computed.
+    Only the part of the image where something can change is computed. Along an axis, with the category in pixels
+    first ... last, a cubic value depends on the pixels less than 2 away from its place, so that none differs from 0 but
+
+        inner   where pixels first - 2 ... last + 2 of the image lie when resized,
+        outer   up to `iterations` pixels around it once it is dilated, and 1 for rounding;
+        back    and in the image again, where outer and 2 pixels around it lie, and 1 for rounding.
     """
     member = mask == category
     pixels = int(member.sum())
@@ -181,7 +186,6 @@ def _in_proportion(mask: np.ndarray, category: int, iterations: int, dilate: boo
         return mask
     ratio = (target_pixels / pixels) ** 0.5
     shape = [max(round(side * ratio), 1) for side in mask.shape]
-    # Cubic interpolation reaches two pixels of the source; erosions and dilations, `iterations` pixels when resized.
     inner = [_reached(member.any(axis=1 - axis), 2) for axis in (0, 1)]
     outer = [
         _mapped(part, length, new, margin=iterations + 1)
