@@ -116,9 +116,10 @@ class CertificationLog:
         """
         self._rows_directory.mkdir(parents=True, exist_ok=True)
         rows = self.rows()
-        if not rows or not self._settings_path.is_file():
+        if not rows:
             write_atomically(self._settings_path, json.dumps(self.settings, indent=2) + "\n")
-        if not rows.keys() >= set(wanted):
+        # A result of other settings is finished: `check` refuses to go on with it, and it stays.
+        if self._stored_settings() == self.settings and not rows.keys() >= set(wanted):
             self.sidecar.unlink(missing_ok=True)
 
     def check(self) -> None:
@@ -126,14 +127,19 @@ class CertificationLog:
 
         Raises:
             FileNotFoundError: if this process does not see what another one wrote.
-            ValueError: names the settings that differ.
+            ValueError: names the settings that differ, or the file of settings if it is missing.
         """
-        if not self._settings_path.is_file():
+        found = self._stored_settings()
+        if found is None:
+            if self.rows():
+                raise ValueError(
+                    f"{self._rows_directory} has rows, and {self._settings_path}, which says with what settings they "
+                    f"were made, is missing: restore it, or remove {self._rows_directory} to start again"
+                )
             raise FileNotFoundError(
                 f"{self._settings_path} was written by the first process and is not visible to this one: the run "
                 f"directory must be on storage that all processes share"
             )
-        found = json.loads(self._settings_path.read_text())
         differing = [
             f"{key} {found.get(key, 'not set')!r}, and this run has {self.settings.get(key, 'not set')!r}"
             for key in sorted({*found, *self.settings})
@@ -144,6 +150,9 @@ class CertificationLog:
                 f"the certification in {self.directory} was made with {'; with '.join(differing)}: use another run "
                 f"directory, or remove {self._rows_directory} to start again"
             )
+
+    def _stored_settings(self) -> dict[str, Any] | None:
+        return json.loads(self._settings_path.read_text()) if self._settings_path.is_file() else None
 
     def rows(self) -> dict[int, Row]:
         """All finished rows by image, whoever wrote them. An unterminated last line is no row.

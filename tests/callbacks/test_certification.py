@@ -328,7 +328,7 @@ def test_other_settings_are_refused_by_name(
     before = (finished[0] / "certification.csv").read_bytes()
     with pytest.raises(ValueError, match=message):
         run(finished[0], certification(**changed))
-    assert (finished[0] / "certification.csv").read_bytes() == before or "max" in changed or "skip" in changed
+    assert (finished[0] / "certification.csv").read_bytes() == before
 
 
 def test_other_weights_and_data_are_refused(finished: tuple[Path, dict[str, float]], tmp_path: Path) -> None:
@@ -341,6 +341,21 @@ def test_other_weights_and_data_are_refused(finished: tuple[Path, dict[str, floa
         run(tmp_path, certification(), data=DataLoader(Images(13), batch_size=4))
     with pytest.raises(ValueError, match="first_image"):
         run(tmp_path, certification(), data=DataLoader(Images(scale=0.9), batch_size=4))
+
+
+def test_a_refused_run_leaves_a_finished_result(tmp_path: Path) -> None:
+    run(tmp_path, certification(skip=3))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    with pytest.raises(ValueError, match="skip 3, and this run has 1"):
+        run(tmp_path, certification())
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+
+
+def test_rows_of_unknown_settings_are_refused(finished: tuple[Path, dict[str, float]], tmp_path: Path) -> None:
+    interrupted(finished[0], tmp_path, keep=3)
+    (tmp_path / "certification_settings.json").unlink()
+    with pytest.raises(ValueError, match=r"certification_settings\.json, which says with what settings .* is missing"):
+        run(tmp_path, certification())
 
 
 def test_settings_of_a_log_without_rows_are_replaced(finished: tuple[Path, dict[str, float]], tmp_path: Path) -> None:
