@@ -27,6 +27,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -135,6 +136,49 @@ def deepfool(
     return perturbed
 
 
+class Objective(NamedTuple):
+    """What Carlini and Wagner minimise, and its parts."""
+
+    image: Tensor
+    """x', `[B, C, H, W]`, in [0, 1]."""
+    distance: Tensor
+    """||x' - x||_2^2, `[B]`."""
+    success: Tensor
+    """`[B]`, bool: whether another class than the label is the likeliest, by kappa at least."""
+    gradient: Tensor
+    """Of the objective with respect to w, `[B, C, H, W]`."""
+
+
+def carlini_wagner_objective(
+    network: Network, w: Tensor, image: Tensor, label: Tensor, constant: Tensor, confidence: float
+) -> Objective:
+    """||x' - x||_2^2 + c max(z_y(x') - max_{k != y} z_k(x'), -kappa) at x' = (tanh w + 1) / 2.
+
+    Args:
+        network: see above.
+        w: `[B, C, H, W]`.
+        image: x, `[B, C, H, W]`.
+        label: y, `[B]`, int64.
+        constant: c, `[B]`.
+        confidence: kappa.
+    """
+    tanh = w.tanh()
+    with torch.enable_grad():
+        perturbed = ((tanh + 1) / 2).requires_grad_()
+        logits = logits_of(network, perturbed)
+        other = logits.scatter(1, label[:, None], -math.inf).amax(dim=1)
+        margin = logits.gather(1, label[:, None])[:, 0] - other
+        gradient = gradient_of(constant * margin.clamp(min=-confidence), perturbed, "Carlini and Wagner's")
+    perturbed = perturbed.detach()
+    difference = perturbed - image
+    return Objective(
+        perturbed,
+        difference.square().flatten(1).sum(dim=1),
+        errs(logits.detach(), label) & (margin.detach() <= -confidence),
+        (2 * difference + gradient) * (1 - tanh.square()) / 2,
+    )
+
+
 def carlini_wagner(
     network: Network,
     image: Tensor,
@@ -177,21 +221,12 @@ def carlini_wagner(
         optimizer = torch.optim.Adam([w], lr=learning_rate)
         succeeded = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         for _ in range(steps):
-            tanh = w.tanh()
-            with torch.enable_grad():
-                perturbed = ((tanh + 1) / 2).requires_grad_()
-                logits = logits_of(network, perturbed)
-                other = logits.scatter(1, y[:, None], -math.inf).amax(dim=1)
-                margin = logits.gather(1, y[:, None])[:, 0] - other
-                gradient = gradient_of(c * margin.clamp(min=-confidence), perturbed, "Carlini and Wagner's")
-            perturbed, logits, margin = perturbed.detach(), logits.detach(), margin.detach()
-            distance = (perturbed - x).square().flatten(1).sum(dim=1)
-            w.grad = (2 * (perturbed - x) + gradient) * (1 - tanh.square()) / 2
-            success = errs(logits, y) & (margin <= -confidence)
-            succeeded |= success
-            closer = success & (distance < best_distance)
-            best = torch.where(per_image(closer, x), perturbed, best)
-            best_distance = torch.where(closer, distance, best_distance)
+            here = carlini_wagner_objective(network, w, x, y, c, confidence)
+            succeeded |= here.success
+            closer = here.success & (here.distance < best_distance)
+            best = torch.where(per_image(closer, x), here.image, best)
+            best_distance = torch.where(closer, here.distance, best_distance)
+            w.grad = here.gradient
             optimizer.step()
         lower, upper = torch.where(succeeded, lower, c), torch.where(succeeded, c, upper)
         c = torch.where(upper < math.inf, (lower + upper) / 2, 10 * c)

@@ -14,6 +14,7 @@ from lightning_modules.robustness.minimal_attacks import (
     DeepFool,
     MinimalAttack,
     carlini_wagner,
+    carlini_wagner_objective,
     deepfool,
 )
 
@@ -144,6 +145,27 @@ def test_deepfool_finds_the_shortest_perturbation_in_the_box() -> None:
 # Carlini and Wagner
 
 
+@pytest.mark.parametrize("confidence", [0.0, 0.1])
+def test_the_objective_of_carlini_and_wagner_has_its_gradient(confidence: float) -> None:
+    network, image, w = perceptron(), images(30, 0.0, 1.0), 2 * numbers(30, *SHAPE)
+    label, c = network(image).argmax(dim=1), torch.linspace(0.1, 10, 30, dtype=torch.float64)
+    found = carlini_wagner_objective(network, w, image, label, c, confidence)
+    w.requires_grad_()
+    total, succeeded = torch.zeros(()), []
+    for i in range(30):
+        perturbed = w[i].tanh() / 2 + 0.5
+        z = network(perturbed[None])[0]
+        margin = z[label[i]] - max(z[k] for k in range(4) if k != label[i])
+        distance = (perturbed - image[i]).square().sum()
+        succeeded.append(bool(margin < -confidence))
+        total = total + distance + c[i] * (margin if margin > -confidence else 0 * margin - confidence)
+        torch.testing.assert_close(found.image[i], perturbed)
+        torch.testing.assert_close(found.distance[i], distance)
+    assert found.success.tolist() == succeeded
+    assert set(succeeded) == {False, True}
+    torch.testing.assert_close(found.gradient, torch.autograd.grad(total, w)[0], rtol=1e-10, atol=1e-12)
+
+
 def test_carlini_wagner_converges_to_the_shortest_perturbation() -> None:
     image = images(8, 0.4, 0.6)
     network, label, shortest, _ = nearest_of_many(image)
@@ -184,10 +206,13 @@ def test_a_constant_that_is_too_small_grows_and_one_that_is_too_large_shrinks() 
     options: dict[str, Any] = {"steps": 100, "learning_rate": 0.004}
     once = carlini_wagner(network, image, label, initial_constant=1e-4, search_steps=1, **options)
     assert torch.equal(once, image)
-    longest = {}
+    longest, shortest_found = {}, []
     for constant, search_steps in ((1e-4, 11), (1e2, 11), (1e2, 1)):
         found = carlini_wagner(network, image, label, initial_constant=constant, search_steps=search_steps, **options)
-        longest[constant, search_steps] = float((lengths(found - image) / shortest.norm(dim=1)).max())
+        ratio = lengths(found - image) / shortest.norm(dim=1)
+        longest[constant, search_steps] = float(ratio.max())
+        shortest_found.append(float(ratio.min()))
+    assert min(shortest_found) >= 1
     assert max(longest[1e-4, 11], longest[1e2, 11]) < 1.03 < longest[1e2, 1]
 
 
