@@ -2,11 +2,12 @@
 
     min_r ||r||_2   subject to  argmax_k z_k(x + r) != y  and  x + r in [0, 1]
 
-DeepFool takes the classifier for an affine one, again and again: with f_k = z_k - z_y and w_k = grad f_k at x + r,
+DeepFool takes the classifier for an affine one, again and again: with f_k = z_k - z_y and w_k = grad f_k,
 
     l = argmin_{k != y} |f_k| / ||w_k||_2,     r <- r + (|f_l| / ||w_l||_2^2) w_l,
 
-until x + (1 + eta) r is taken for another class, where the overshoot eta carries it across the boundary.
+until x + (1 + eta) r is taken for another class, where the overshoot eta carries it across the boundary. f and w are
+those at x + (1 + eta) r, too, where the paper has them at x + r: what a step has crossed is not gone back from.
 
 Carlini and Wagner minimise, by Adam over w with x' = (tanh w + 1) / 2,
 

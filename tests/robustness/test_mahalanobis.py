@@ -204,6 +204,28 @@ def test_a_new_class_of_the_same_covariance_leaves_it_and_equal_counts_give_the_
     torch.testing.assert_close(updated, joint.covariance(0))
 
 
+def test_digits_that_join_one_class_after_the_other_are_told_apart() -> None:
+    """Digits 8 and 9, which the network has not seen, beside the eight that it knows, as a user would have it."""
+    module, test = ready(), FirstDigits().read_test()
+    mean, covariance = module.gaussians.means(1), module.gaussians.covariance(1)
+    image, label = [test.image], [test.label]
+
+    def features(image: Tensor) -> Tensor:
+        with torch.no_grad():
+            return layer_features(module.network, module.layers, image.double() / 16)[1][1]
+
+    for digit in (8, 9):
+        new = OtherDigits([digit]).read((1, 8, 8), 0).image
+        mean, covariance = with_new_class(mean, covariance, features(new[::2]))
+        image, label = [*image, new[1::2]], [*label, torch.full((len(new[1::2]),), digit)]
+    whitened = whiten(mean, covariance, torch.ones(10, dtype=torch.bool))
+    truth = torch.cat(label)
+    right = squared_distances(features(torch.cat(image)), whitened).argmin(dim=1) == truth
+    before = squared_distances(features(test.image), module.gaussians.whitened(1)).argmin(dim=1) == test.label
+    assert float(right[truth < 8].double().mean()) > float(before.double().mean()) - 0.05
+    assert float(right[truth >= 8].double().mean()) > 0.45  # chance is 0.1
+
+
 # layers
 
 
