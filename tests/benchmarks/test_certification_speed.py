@@ -128,7 +128,7 @@ def test_curve_needs_a_fraction_of_the_published_evaluations(report: Report) -> 
 
 
 def robust_classifier() -> tuple[Callable[[Tensor], Tensor], list[LabelledImage]]:
-    """The ResNet-20 that was fine-tuned with noise, and every 100th test image of CIFAR-10."""
+    """The ResNet-20 that was fine-tuned with noise, and every 200th test image of CIFAR-10."""
     checkpoints = sorted(ROBUST.glob("*/checkpoints/last.ckpt"))
     if not checkpoints:
         pytest.skip(
@@ -138,7 +138,7 @@ def robust_classifier() -> tuple[Callable[[Tensor], Tensor], list[LabelledImage]
     module: Any
     module, data = load_run(checkpoints[-1].parents[1])
     test: Any = data.read_test()  # type: ignore[attr-defined]
-    chosen = range(0, len(test.label), 100)
+    chosen = range(0, len(test.label), 200)
     images = [LabelledImage(i, test.image[i].float() / 255, int(test.label[i])) for i in chosen]
 
     def network(noisy: Tensor) -> Tensor:
@@ -162,7 +162,7 @@ def test_curve_of_a_robust_cifar_classifier_needs_a_fraction_of_the_published_ev
     few = images[::10]
     published = [published_certify(network, image.image, 100, 100_000, 500) for image in few]
     gap = np.abs(certified_accuracy(curve[::10], few) - certified_accuracy(published, few)).max()
-    report(f"  largest gap to the published curve, {len(few)} of them", float(gap), "<= 0.1")
+    report(f"  largest gap to the published curve, {len(few)} of them", float(gap), "<= 0.2")
     assert 100_100 / draws[right].mean() >= 5
     assert certified_accuracy(curve, images)[1] >= 0.4
-    assert gap <= 0.1  # one image
+    assert gap <= 0.2  # one image
