@@ -1,0 +1,88 @@
+"""How well an edited image fits its prompt, by the embeddings of a CLIP model.
+
+With E_I and E_T the embeddings of images and texts, each of unit length, an edit of a source image is measured by
+
+    similarity              cos(E_I(edit), E_T(prompt)),
+    directional similarity  cos(E_I(edit) - E_I(source), E_T(prompt) - E_T(source text)),
+
+where the source text says what the source image shows. For protection against edits lower is better in both.
+
+Source: Radford et al., Learning Transferable Visual Models From Natural Language Supervision, ICML 2021, arXiv
+2103.00020; the direction from Gal et al., StyleGAN-NADA: CLIP-Guided Domain Adaptation of Image Generators, SIGGRAPH
+2022, arXiv 2108.00946. torchmetrics' CLIPScore has the first alone, of models that it knows by name.
+"""
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def directional_similarity(edit: Tensor, source: Tensor, prompt: Tensor, source_text: Tensor) -> Tensor:
+    """cos(E_I(edit) - E_I(source), E_T(prompt) - E_T(source text)).
+
+    Args:
+        edit: `[B, D]`, embeddings of the edited images, of unit length; the others likewise.
+        source: of the images before.
+        prompt: of the edits' texts.
+        source_text: of what the images show.
+
+    Returns:
+        `[B]`, in [-1, 1]; 0 where an edit changes nothing.
+    """
+    return F.cosine_similarity(edit - source, prompt - source_text, dim=1)
+
+
+class CLIP:
+    """Embeddings of a pretrained CLIP model. It is no part of the module that measures by it, nor of its checkpoints.
+
+    Args:
+        model: a local folder as transformers' `save_pretrained` writes it, with the tokenizer and the preprocessing of
+            images, or a model's name on the Hugging Face Hub (`openai/clip-vit-large-patch14`).
+
+    Raises:
+        FileNotFoundError: if the model is neither on disk nor on the Hub, or lacks one of its parts.
+        ImportError: if transformers is not installed.
+    """
+
+    def __init__(self, model: str) -> None:
+        if find_spec("transformers") is None:
+            raise ImportError("CLIP similarity needs transformers: pip install 'noiseworks[pipelines]'")
+        from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
+
+        path = str(Path(model).expanduser()) if Path(model).expanduser().is_dir() else model
+        try:
+            with torch.device("cpu"):
+                self.model: Any = CLIPModel.from_pretrained(path, dtype=torch.float32).requires_grad_(False).eval()
+            self.tokenizer: Any = CLIPTokenizer.from_pretrained(path)
+            self.processor: Any = CLIPImageProcessor.from_pretrained(path)
+        except (OSError, TypeError) as error:
+            raise FileNotFoundError(
+                f"clip: {model} is no CLIP model: expected a folder as save_pretrained writes it, of model, tokenizer "
+                f"and image processor, or a name on the Hugging Face Hub ({' '.join(str(error).split())})"
+            ) from error
+
+    @torch.no_grad()
+    def images(self, image: Tensor) -> Tensor:
+        """E_I of images `[B, 3, H, W]` in [0, 1]: `[B, D]`, of unit length, on the images' device."""
+        model = self.model.to(image.device)
+        pixels = self.processor(images=list(image.float().cpu()), do_rescale=False, return_tensors="pt").pixel_values
+        with torch.autocast(image.device.type, enabled=False):
+            features = model.vision_model(pixel_values=pixels.to(image.device)).pooler_output
+            return F.normalize(model.visual_projection(features), dim=1)
+
+    @torch.no_grad()
+    def texts(self, text: Sequence[str]) -> Tensor:
+        """E_T of B texts, cut off where the model's context ends: `[B, D]`, of unit length, on the model's device."""
+        longest = self.model.config.text_config.max_position_embeddings
+        tokens = self.tokenizer(list(text), padding=True, truncation=True, max_length=longest, return_tensors="pt")
+        tokens = tokens.to(self.model.device)
+        with torch.autocast(self.model.device.type, enabled=False):
+            pooled = self.model.text_model(
+                input_ids=tokens.input_ids, attention_mask=tokens.attention_mask
+            ).pooler_output
+            return F.normalize(self.model.text_projection(pooled), dim=1)
