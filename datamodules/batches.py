@@ -77,6 +77,8 @@ class ProtectedImageBatch(TypedDict):
     """`[B, M, H, W]`, bool: what editors keep: first the regions' union, then masks that protection does not know."""
     prompt: list[list[str]]
     """Of each image, the texts that editors give."""
+    source_prompt: NotRequired[list[str]]
+    """Of each image, what it shows; where that is known."""
     name: list[str]
     """Of each image, the name of its file without suffix."""
     index: Tensor

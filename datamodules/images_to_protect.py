@@ -1,13 +1,14 @@
 """Photographs with masks of the regions to protect: faces, persons, objects."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from datamodules.data_directory import data_directory
@@ -16,6 +17,7 @@ from datamodules.image_files import SUFFIXES, UnreadableImage
 from datamodules.seeded_batches import SeededBatches
 
 LAYOUT = "expected images/<name>.png, and masks/<name>.png or masks/<name>/seen*.png and unseen*.png, white where kept"
+PROMPTS = '{"<name>": ["edit", ...]} or {"<name>": {"source": "what it shows", "edits": ["edit", ...]}}'
 
 
 class ImagesToProtect(SeededBatches):
@@ -23,8 +25,14 @@ class ImagesToProtect(SeededBatches):
 
     The layout is `images/<name>.png`, any format that Pillow reads, and for each image either `masks/<name>.png` or a
     folder `masks/<name>` with one or several `seen*.png`, a mask for each region, and any number of `unseen*.png`,
-    masks of editors that protection does not know; all images need the same number of these. `prompts.json`, where
-    there is one, has a list of texts for each name. Images are resized to a square.
+    masks of editors that protection does not know; all images need the same number of these. Images are turned as
+    their cameras say and resized to a square.
+
+    `prompts.json`, which testing reads where there is one, has for each name a list of the texts that editors give, or
+    in addition what the image shows, for measures of the change:
+
+        {"<name>": ["a man in prison"], ...}
+        {"<name>": {"source": "a photo of a man", "edits": ["a man in prison"]}, ...}
 
     Args:
         data_dir: the folder; None takes where the environment variable NOISEWORKS_DATA points.
@@ -36,8 +44,9 @@ class ImagesToProtect(SeededBatches):
 
     Raises:
         FileNotFoundError: if images or masks are missing, naming the first.
-        ValueError: if an argument is out of range, images differ in their number of unseen masks, or a name of
-            `prompts.json` is no image.
+        UnreadableImage: if a file is none of an image, before any is protected; all of them are named.
+        ValueError: if an argument is out of range, two images have the same name, images differ in their number of
+            unseen masks, or `prompts.json` is not of that form, has a name that is no image or, in testing, lacks one.
     """
 
     def __init__(
@@ -62,6 +71,12 @@ class ImagesToProtect(SeededBatches):
     def set_up_test(self) -> None:
         self.test_set = _Photographs(data_directory(self.data_dir, "ImagesToProtect"), self.image_size)
 
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if stage == "test":
+            assert isinstance(self.test_set, _Photographs)
+            self.test_set.read_prompts()
+
     def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
         batch["image"] = self.in_unit_interval(batch["image"], 255)
         return batch
@@ -79,11 +94,41 @@ class _Photographs:
         if len({len(paths) for paths in self.unseen}) > 1:
             counts = ", ".join(f"{len(p)} of {i.stem}" for i, p in zip(self.images, self.unseen, strict=True))
             raise ValueError(f"{root / 'masks'}: every image needs the same number of unseen*.png, got {counts}")
+        name, count = Counter(image.stem for image in self.images).most_common(1)[0]
+        if count > 1:
+            raise ValueError(f"{root / 'images'} has several images of the name {name}; rename all but one")
+        _check_readable([*self.images, *(path for paths in self.seen + self.unseen for path in paths)])
+        self.prompts_file = root / "prompts.json"
         self.prompts: dict[str, list[str]] = {}
-        if (file := root / "prompts.json").is_file():
-            self.prompts = json.loads(file.read_text())
-            if unknown := sorted(set(self.prompts) - {image.stem for image in self.images}):
-                raise ValueError(f"{file} has prompts for {unknown[0]}, which is no image of {root / 'images'}")
+        self.source_prompts: dict[str, str] = {}
+
+    def read_prompts(self) -> None:
+        """Takes the texts from `prompts.json`, where there is one."""
+        file = self.prompts_file
+        if not file.is_file():
+            return
+        try:
+            read = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{file} is no JSON: {error}") from error
+        if not isinstance(read, dict):
+            raise ValueError(f"{file} is not of the form {PROMPTS}")
+        names = [image.stem for image in self.images]
+        if unknown := sorted(set(read) - set(names)):
+            raise ValueError(f"{file} has prompts for {unknown[0]}, which is no image of {file.parent / 'images'}")
+        for name in names:
+            if name not in read:
+                raise ValueError(f"{file} has no prompts for the image {name}")
+            given: dict[str, Any] = read[name] if isinstance(read[name], dict) else {"edits": read[name]}
+            edits: Any = given.get("edits")
+            source: Any = given.get("source", "")
+            if not (given.keys() <= {"source", "edits"} and _are_texts(edits) and _are_texts([source])):
+                raise ValueError(f"{file}: {name} is not of the form {PROMPTS}")
+            self.prompts[name] = edits
+            if "source" in given:
+                self.source_prompts[name] = source
+        if self.source_prompts and (missing := [name for name in names if name not in self.source_prompts]):
+            raise ValueError(f"{file}: some images have a source, and {missing[0]} has none; give all of them one")
 
     def __len__(self) -> int:
         return len(self.images)
@@ -94,29 +139,55 @@ class _Photographs:
         regions = torch.zeros(len(rows), most, self.image_size, self.image_size, dtype=torch.bool)
         for place, row in enumerate(rows):
             regions[place, : len(self.seen[row])] = self._read_masks(self.seen[row])
-        union = regions.any(dim=1, keepdim=True)
-        unseen = [self._read_masks(self.unseen[row]) for row in rows]
-        return {
+        keeps = regions.any(dim=1, keepdim=True)
+        if self.unseen[0]:
+            keeps = torch.cat([keeps, torch.stack([self._read_masks(self.unseen[row]) for row in rows])], dim=1)
+        batch: dict[str, Any] = {
             "image": torch.stack([self._read(self.images[row], "RGB") for row in rows]),
             "regions": regions,
-            "editor_keeps": torch.cat([union, torch.stack(unseen)], dim=1) if self.unseen[0] else union,
+            "editor_keeps": keeps,
             "prompt": [self.prompts.get(self.images[row].stem, [""]) for row in rows],
             "name": [self.images[row].stem for row in rows],
             "index": request.indices,
             "global_size": request.global_size,
         }
+        if self.source_prompts:
+            batch["source_prompt"] = [self.source_prompts[name] for name in batch["name"]]
+        return batch
 
     def _read_masks(self, paths: Sequence[Path]) -> Tensor:
         """`[n, S, S]`, bool, where the masks are brighter than one half."""
         return torch.cat([self._read(path, "L") for path in paths]) > 127
 
     def _read(self, path: Path, mode: str) -> Tensor:
-        try:
-            with Image.open(path) as file:
-                image = file.convert(mode).resize((self.image_size, self.image_size))
-        except OSError as error:
-            raise UnreadableImage(f"{path} is not a readable image: {error}") from error
+        image = _opened(path).convert(mode).resize((self.image_size, self.image_size))
         return torch.from_numpy(np.array(image)).view(self.image_size, self.image_size, -1).permute(2, 0, 1)
+
+
+def _opened(path: Path) -> Image.Image:
+    """An image that is decoded, and turned as its camera says."""
+    try:
+        with Image.open(path) as file:
+            ImageOps.exif_transpose(file, in_place=True)
+            return file.copy()
+    except Exception as error:  # decoders raise almost anything for a damaged file
+        raise UnreadableImage(f"{path} cannot be read as an image ({error})") from error
+
+
+def _check_readable(paths: Sequence[Path]) -> None:
+    """Refuses a set with damaged files, before hours are spent on the others; decoding costs little beside these."""
+    damaged = []
+    for path in paths:
+        try:
+            _opened(path)
+        except UnreadableImage as error:
+            damaged.append(str(error))
+    if damaged:
+        raise UnreadableImage(f"{'; '.join(damaged)}: replace or remove {'it' if len(damaged) == 1 else 'them'}")
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and len(value) > 0 and all(isinstance(text, str) for text in value)
 
 
 def _files(folder: Path, pattern: str = "*") -> list[Path]:
@@ -126,7 +197,7 @@ def _files(folder: Path, pattern: str = "*") -> list[Path]:
 def _masks(folder: Path, name: str) -> tuple[list[Path], list[Path]]:
     """The masks of an image that protection knows, and those that it does not."""
     seen, unseen = _files(folder / name, "seen*"), _files(folder / name, "unseen*")
-    seen = seen or _files(folder, f"{name}.*")
+    seen = seen or [path for path in _files(folder) if path.stem == name]
     if not seen:
         raise FileNotFoundError(f"ImagesToProtect: no mask of {name} in {folder}; {LAYOUT}")
     return seen, unseen
