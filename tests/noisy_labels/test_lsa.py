@@ -16,12 +16,14 @@ from datamodules.digits import Digits
 from lightning_modules.networks import Normalized
 from lightning_modules.networks.mlp import MLP
 from lightning_modules.networks.preact_resnet import PreActResNet18
+from lightning_modules.noisy_labels.cosine_schedule import CosineSchedule
 from lightning_modules.noisy_labels.layer_outputs import logits_and_features, named_layer, pooled
 from lightning_modules.noisy_labels.lsa.detection import agreement, detect
 from lightning_modules.noisy_labels.lsa.objective import sharpened
 from lightning_modules.noisy_labels.lsa.pls_lsa import PLSLSA
 from lightning_modules.noisy_labels.lsa.pls_lsa_plus import PLSLSAPlus
 from lightning_modules.noisy_labels.lsa.training_images import TrainingImages, sweep
+from lightning_modules.noisy_labels.lsa.unit_embedding import UnitEmbeddingClassifier
 from lightning_modules.noisy_labels.simclr import SimCLR
 from lightning_modules.noisy_labels.views import AddedNoise, ContrastiveView, StrongView, WeakView
 from lightning_modules.per_sample import PerSample
@@ -421,6 +423,35 @@ def test_a_sweep_reads_guesses_and_leaves_them() -> None:
     assert not guess.gathered()[3].any()
 
 
+# pre-trained towers
+
+
+@pytest.mark.parametrize(("make", "num_heads"), [(one_network, 2), (two_networks, 4)])
+def test_heads_may_learn_faster_and_the_schedule_is_of_all(make: Any, num_heads: int) -> None:
+    module = make(**PLAIN, head_lr_factor=100.0, lr_scheduler=lambda each: CosineSchedule(each, 3))
+    [optimizer], [schedule] = module.configure_optimizers()
+    body, heads = optimizer.param_groups
+    assert len(heads["params"]) == 2 * num_heads
+    assert len(body["params"]) + len(heads["params"]) == len(list(module.parameters()))
+    assert {tuple(parameter.shape) for parameter in heads["params"]} == {(6, 16), (6,), (8, 16), (8,)}
+    assert heads["lr"] == pytest.approx(100 * body["lr"])
+    optimizer.step()
+    schedule.step()
+    assert body["lr"] == pytest.approx(0.05 * (1 + np.cos(np.pi / 2)) / 2)
+    assert heads["lr"] == pytest.approx(100 * body["lr"])
+    assert len(make(**PLAIN).configure_optimizers()[0][0].param_groups) == 1
+
+
+def test_a_classifier_on_unit_embeddings_ignores_their_length() -> None:
+    tower = nn.Sequential(nn.Flatten(), nn.Linear(4, 5, bias=False))
+    body = UnitEmbeddingClassifier(tower, 5, 3)
+    image = torch.rand(2, 1, 2, 2)
+    torch.testing.assert_close(body(image), body(7 * image))
+    logits, features = logits_and_features(body, image)
+    torch.testing.assert_close(features.norm(dim=1), torch.ones(2))
+    assert logits.shape == (2, 3)
+
+
 # refusals
 
 
@@ -429,7 +460,7 @@ def test_a_sweep_reads_guesses_and_leaves_them() -> None:
     [
         *(("detectors", []), ("detectors", ["small"]), ("threshold", 1.0), ("warmup_epochs", 0), ("gamma", 0.0)),
         *(("guess_views", 0), ("mixup_alpha", -1.0), ("contrast_weight", -1.0), ("temperature", 0.0)),
-        *(("projection_features", 0), ("feature_layer", "layer2")),
+        *(("projection_features", 0), ("feature_layer", "layer2"), ("head_lr_factor", 0.0)),
     ],
 )
 def test_bad_arguments_are_named(key: str, value: Any) -> None:

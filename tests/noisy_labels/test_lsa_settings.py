@@ -56,6 +56,17 @@ def test_settings_are_those_of_the_authors(key: str) -> None:
     assert model.get("guess_views", 1) == (2 if own_pls else 1)
 
 
+def test_settings_of_clip_are_those_of_the_authors() -> None:
+    config = read("cnwl_clip")
+    model, data = config["model"]["init_args"], config["data"]["init_args"]
+    assert (config["trainer"]["max_epochs"], data["batch_size"]) == (50, 256)
+    optimizer = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-5, "weight_decay": 0.1}}
+    assert (model["optimizer"], model["head_lr_factor"]) == (optimizer, 10_000)
+    assert model["lr_scheduler"]["init_args"] == {"epochs": 50}
+    assert (model["gamma"], model["temperature"], model["threshold"]) == (2.0, 0.2, 0.95)
+    assert (model["detectors"], model["warmup_epochs"], model.get("penalty", False)) == (["linear", "loss"], 1, False)
+
+
 @pytest.mark.parametrize("key", ["cifar10", "cifar100", "cifar10_asymmetric", "cifar100_asymmetric"])
 def test_tables_of_cifar_train_on_what_elr_trains_on(key: str) -> None:
     ours, theirs = read(key), yaml.safe_load((CONFIGS.parent / "elr" / f"{key}.yaml").read_text())

@@ -33,6 +33,7 @@ from lightning_modules.networks.features import without_head
 from lightning_modules.noisy_labels.layer_outputs import classifier_layer, named_layer
 from lightning_modules.noisy_labels.lsa.batch_terms import Objective
 from lightning_modules.noisy_labels.lsa.detection import Detector, detect, detector_of_epoch
+from lightning_modules.noisy_labels.lsa.heads import optimizer_with_heads
 from lightning_modules.noisy_labels.lsa.objective import sharpened
 from lightning_modules.noisy_labels.lsa.settings import check_data, check_settings
 from lightning_modules.noisy_labels.lsa.training_images import TrainingImages, sweep
@@ -65,6 +66,7 @@ class PLSLSA(ClassifierSteps, LightningModule):
         temperature: mu.
         confidence_contrast: pull images with doubtful guesses towards themselves alone, as PLS does.
         projection_features: width of the projection.
+        head_lr_factor: learning rate of classifier and projection, as a multiple of the optimizer's.
         optimizer: built on the trainable parameters of network and projection.
         lr_scheduler: stepped every epoch.
 
@@ -92,6 +94,7 @@ class PLSLSA(ClassifierSteps, LightningModule):
         temperature: float = 0.2,
         confidence_contrast: bool = False,
         projection_features: int = 128,
+        head_lr_factor: float = 1.0,
         optimizer: OptimizerCallable = torch.optim.SGD,
         lr_scheduler: LRSchedulerCallable = torch.optim.lr_scheduler.ConstantLR,
     ) -> None:
@@ -106,6 +109,7 @@ class PLSLSA(ClassifierSteps, LightningModule):
             contrast_weight=contrast_weight,
             temperature=temperature,
             projection_features=projection_features,
+            head_lr_factor=head_lr_factor,
         )
         named_layer(network, feature_layer)
         self.network = network
@@ -122,6 +126,7 @@ class PLSLSA(ClassifierSteps, LightningModule):
         self.gamma = gamma
         self.guess_views = guess_views
         self.mixup_alpha = mixup_alpha
+        self.head_lr_factor = head_lr_factor
         self.objective = Objective(penalty, contrast_weight, temperature, confidence_contrast)
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
@@ -191,7 +196,8 @@ class PLSLSA(ClassifierSteps, LightningModule):
             self.log(f"train/{name}", value, reduce_fx="max", sync_dist=True, batch_size=1)
 
     def configure_optimizers(self):
-        optimizer = self.optimizer(filter(lambda parameter: parameter.requires_grad, self.parameters()))
+        heads = [classifier_layer(self.network), self.projection]
+        optimizer = optimizer_with_heads(self.optimizer, self, heads, self.head_lr_factor)
         return [optimizer], [self.lr_scheduler(optimizer)]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -27,6 +27,7 @@ from lightning_modules.noisy_labels.lsa.detection import (
     detect,
     detector_of_epoch,
 )
+from lightning_modules.noisy_labels.lsa.heads import optimizer_with_heads
 from lightning_modules.noisy_labels.lsa.objective import sharpened
 from lightning_modules.noisy_labels.lsa.settings import check_data, check_settings
 from lightning_modules.noisy_labels.lsa.training_images import TrainingImages, sweep
@@ -58,6 +59,7 @@ class PLSLSAPlus(ClassifierSteps, LightningModule):
         contrast_weight: of the contrastive term.
         temperature: mu.
         projection_features: width of the projections.
+        head_lr_factor: learning rate of classifiers and projections, as a multiple of the optimizer's.
         optimizer: built on the trainable parameters of both networks and projections.
         lr_scheduler: stepped every epoch.
 
@@ -85,6 +87,7 @@ class PLSLSAPlus(ClassifierSteps, LightningModule):
         contrast_weight: float = 1.0,
         temperature: float = 0.2,
         projection_features: int = 128,
+        head_lr_factor: float = 1.0,
         optimizer: OptimizerCallable = torch.optim.SGD,
         lr_scheduler: LRSchedulerCallable = torch.optim.lr_scheduler.ConstantLR,
     ) -> None:
@@ -99,6 +102,7 @@ class PLSLSAPlus(ClassifierSteps, LightningModule):
             contrast_weight=contrast_weight,
             temperature=temperature,
             projection_features=projection_features,
+            head_lr_factor=head_lr_factor,
         )
         for each in (network, second_network):
             named_layer(each, feature_layer)
@@ -119,6 +123,7 @@ class PLSLSAPlus(ClassifierSteps, LightningModule):
         self.warmup_epochs = warmup_epochs
         self.gamma = gamma
         self.mixup_alpha = mixup_alpha
+        self.head_lr_factor = head_lr_factor
         self.objective = Objective(penalty, contrast_weight, temperature, confidence=False)
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
@@ -196,7 +201,8 @@ class PLSLSAPlus(ClassifierSteps, LightningModule):
         return self.network, self.second_network
 
     def configure_optimizers(self):
-        optimizer = self.optimizer(filter(lambda parameter: parameter.requires_grad, self.parameters()))
+        heads = [*map(classifier_layer, self._networks()), self.projections]
+        optimizer = optimizer_with_heads(self.optimizer, self, heads, self.head_lr_factor)
         return [optimizer], [self.lr_scheduler(optimizer)]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ def check_settings(
     contrast_weight: float,
     temperature: float,
     projection_features: int,
+    head_lr_factor: float,
 ) -> None:
     """Refuses arguments that are out of range, by name."""
     known = get_args(Detector)
@@ -35,7 +36,7 @@ def check_settings(
     for key, (value, least) in at_least.items():
         if value < least:
             raise ValueError(f"{key} must be at least {least}, got {value}")
-    for key, value in {"gamma": gamma, "temperature": temperature}.items():
+    for key, value in {"gamma": gamma, "temperature": temperature, "head_lr_factor": head_lr_factor}.items():
         if value <= 0:
             raise ValueError(f"{key} must be positive, got {value}")
 

@@ -1,0 +1,30 @@
+"""A linear classifier on embeddings of unit length, as LSA's authors train CLIP's image tower."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class UnitEmbeddingClassifier(nn.Module):
+    """W z / |z| + b of an image's embedding z.
+
+    Source: the authors' code of LSA (Albert et al., ECCV 2024).
+
+    Args:
+        network: maps images `[B, C, H, W]` in [0, 1] to embeddings `[B, num_features]`.
+        num_features: D.
+        num_classes: number of logits, K.
+
+    Raises:
+        ValueError: if a number is not positive.
+    """
+
+    def __init__(self, network: nn.Module, num_features: int, num_classes: int) -> None:
+        super().__init__()
+        for key, value in {"num_features": num_features, "num_classes": num_classes}.items():
+            if value < 1:
+                raise ValueError(f"{key} must be positive, got {value}")
+        self.network = network
+        self.classifier = nn.Linear(num_features, num_classes)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.classifier(F.normalize(self.network(image), dim=1))
