@@ -32,10 +32,11 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torchmetrics import MeanMetric
-from torchmetrics.functional.image import peak_signal_noise_ratio
+from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from datamodules.batches import ProtectedImageBatch, global_size, share
 from lightning_modules.robustness.attacks import project
+from lightning_modules.robustness.clip_similarity import CLIP, directional_similarity
 from lightning_modules.robustness.inpainting import Inpainter
 from lightning_modules.robustness.kept_regions import Augmentation, draw_kept
 
@@ -88,10 +89,18 @@ class DiffusionGuard(LightningModule):
     interrupted run goes on when it is started again with the same `--run_directory`.
 
     `test` protects, lets the editor repaint both the protected and the given image with the same noise and prompt, and
-    logs `test/edit_psnr`, the PSNR between both edits in dB (the lower, the better protected), where the editor keeps
-    the regions that protection knew, and `test/edit_psnr_unseen` for masks that it did not; further `test/noise_norm`
-    and `test/noise_norm_unprotected` of the editor's first step. Random numbers are those of an image, whichever
-    process and batch it falls to.
+    logs means over images, masks and prompts. The lower they are, the better is the protection:
+
+    * `test/edit_psnr` and `test/edit_ssim`: PSNR in dB and SSIM between both edits, and `test/edit_psnr_repainted`, the
+      PSNR where the editor repaints: in what it keeps is what protection itself changed, which with a large budget is
+      most of the difference, whatever becomes of the edit;
+    * with `clip`, `test/clip_similarity` of the protected image's edit and its prompt, and, where the data say what the
+      images show, `test/clip_directional_similarity` of what changed in image and text; both also with the ending
+      `_unprotected`, of the given image's edit, which says how much protection takes away.
+
+    These are for an editor who keeps the regions that protection knew, and with the ending `_unseen` for masks that it
+    did not know. `test/noise_norm` and `test/noise_norm_unprotected` are of the editor's first step. Random numbers are
+    those of an image, whichever process and batch it falls to.
 
     The paper trains nothing. `fit` trains the inpainting model by its own denoising error, where it has trainable
     parameters: on the surrogate of the demo, or to fit a model to the images' domain.
@@ -108,6 +117,8 @@ class DiffusionGuard(LightningModule):
         augmentation: how K is drawn: `contour` (Algorithm 1), `single` (the union of the regions as it is), or
             `global` (the whole image).
         seed: of all that is drawn while protecting and editing.
+        clip: model that compares edits with their prompts in `test`, a local folder or a name on the Hugging Face Hub
+            (`openai/clip-vit-large-patch14`); None compares nothing.
         optimizer: built on the inpainter's trainable parameters.
         lr_scheduler: stepped every epoch.
 
@@ -127,7 +138,8 @@ class DiffusionGuard(LightningModule):
         timestep: int | None = None,
         augmentation: Augmentation = "contour",
         seed: int = 0,
-        optimizer: OptimizerCallable = torch.optim.AdamW,
+        clip: str | None = None,
+        optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable = torch.optim.lr_scheduler.ConstantLR,
     ) -> None:
         super().__init__()
@@ -157,10 +169,17 @@ class DiffusionGuard(LightningModule):
         self.seed = seed
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
-        names = ("edit_psnr", "edit_psnr_unseen", "noise_norm", "noise_norm_unprotected")
+        self.clip = clip
+        self._clip: CLIP | None = None
+        compared = ["edit_psnr", "edit_psnr_repainted", "edit_ssim"]
+        for name in ("clip_similarity", "clip_directional_similarity") if clip else ():
+            compared += [name, f"{name}_unprotected"]
+        names = [*compared, *(f"{name}_unseen" for name in compared), "noise_norm", "noise_norm_unprotected"]
         self.metrics = torch.nn.ModuleDict({name: MeanMetric() for name in names})
 
     def setup(self, stage: str) -> None:
+        if stage == "test" and self.clip is not None:
+            self._clip = CLIP(self.clip)
         if stage == "fit" and not any(parameter.requires_grad for parameter in self.inpainter.parameters()):
             raise ValueError("DiffusionGuard has nothing to train with this inpainter: protect with predict, or test")
 
@@ -223,23 +242,45 @@ class DiffusionGuard(LightningModule):
         sigma = float(self.inpainter.scheduler.init_noise_sigma)
         return self.inpainter.noise_given(image, keep, sigma * noise, draw, time)
 
-    def test_step(self, batch: ProtectedImageBatch, batch_idx: int) -> None:
+    def test_step(self, batch: ProtectedImageBatch, batch_idx: int) -> dict[str, Tensor]:
         image, index = batch["image"], batch["index"]
+        if self._clip is not None and batch_idx == 0 and not any(map(any, batch["prompt"])):
+            raise ValueError("clip compares edits with their prompts, and the data have none")
         guarded = self.protect(image, batch["regions"], index).to(image.dtype)
         noise = self._normal(image, [self._random(int(i), EDITING) for i in index])
+        shown: dict[str, Tensor] = {}
         for number, keep in enumerate(batch["editor_keeps"].to(image.dtype).split(1, dim=1)):
-            name = "edit_psnr" if number == 0 else "edit_psnr_unseen"
+            ending = "" if number == 0 else "_unseen"
             for rows, prompts in prompted(batch["prompt"]):
                 edit, edit_of_guarded = (
                     self.inpainter.edit(each[rows], keep[rows], prompts, noise[rows]) for each in (image, guarded)
                 )
+                shown = shown or {"protected": guarded, "edit": edit, "edit_of_protected": edit_of_guarded}
                 psnr = peak_signal_noise_ratio(edit_of_guarded, edit, 1.0, reduction="none", dim=(1, 2, 3))
-                self._metric(name).update(psnr)
+                self._metric(f"edit_psnr{ending}").update(psnr)
+                there = psnr_where(edit_of_guarded, edit, 1 - keep[rows])
+                self._metric(f"edit_psnr_repainted{ending}").update(there)
+                self._metric(f"edit_ssim{ending}").update(ssim(edit_of_guarded, edit))
+                if self._clip is not None:
+                    source_prompts = [batch["source_prompt"][row] for row in rows] if "source_prompt" in batch else None
+                    self._compare(self._clip, image[rows], edit_of_guarded, prompts, source_prompts, ending)
+                    self._compare(self._clip, image[rows], edit, prompts, source_prompts, f"_unprotected{ending}")
         measured = [self._random(int(i), MEASURING) for i in index]
         noise, draw = self._normal(image, measured), self._normal(image, measured)
         for name, each in {"noise_norm": guarded, "noise_norm_unprotected": image}.items():
             predicted = self._first_step(each, union(batch), noise, draw, self.first_timestep)
             self._metric(name).update(noise_norm(predicted))
+        return shown
+
+    def _compare(
+        self, clip: CLIP, image: Tensor, edit: Tensor, prompts: list[str], source_prompts: list[str] | None, ending: str
+    ) -> None:
+        """Of edited images and their prompts; the direction where it is known what the images showed before."""
+        edited, asked = clip.images(edit), clip.texts(prompts)
+        self._metric(f"clip_similarity{ending}").update((edited * asked).sum(dim=1))
+        if source_prompts is not None:
+            direction = directional_similarity(edited, clip.images(image), asked, clip.texts(source_prompts))
+            self._metric(f"clip_directional_similarity{ending}").update(direction)
 
     def on_test_epoch_end(self) -> None:
         for name in self.metrics:
@@ -282,6 +323,22 @@ class DiffusionGuard(LightningModule):
     def configure_optimizers(self):
         optimizer = self.optimizer(filter(lambda parameter: parameter.requires_grad, self.inpainter.parameters()))
         return [optimizer], [self.lr_scheduler(optimizer)]
+
+
+def psnr_where(edit: Tensor, other: Tensor, where: Tensor) -> Tensor:
+    """PSNR of images `[B, C, H, W]` in [0, 1] over the pixels where `where`, `[B, 1, H, W]`, is 1: `[B]`, in dB.
+
+    Infinite where the images are equal, NaN where there is no such pixel.
+    """
+    error = ((edit - other).square() * where).sum(dim=(1, 2, 3))
+    return -10 * torch.log10(error / (edit.shape[1] * where.sum(dim=(1, 2, 3))))
+
+
+def ssim(edit: Tensor, other: Tensor) -> Tensor:
+    """SSIM of images `[B, C, H, W]` in [0, 1], of more than 5 x 5 pixels, with reflected borders: `[B]`."""
+    found = structural_similarity_index_measure(edit, other, data_range=1.0, reduction="none")
+    assert isinstance(found, Tensor)
+    return found
 
 
 def union(batch: ProtectedImageBatch) -> Tensor:

@@ -101,9 +101,11 @@ class Inpainter(nn.Module, ABC):
 class PixelInpainter(Inpainter):
     """Repaints in pixel space, by deterministic DDIM steps.
 
+    The schedule is Stable Diffusion's, where sqrt(beta) grows linearly: the first of four steps has abar = .056.
+
     Args:
         network: a diffusers `UNet2DModel` with 2 C + 1 input channels (z_t, m, y) and C output channels.
-        num_train_timesteps: T of the linear schedule of beta.
+        num_train_timesteps: T.
         beta_start: first beta.
         beta_end: last beta.
         num_inference_steps: steps of an edit.
@@ -116,8 +118,8 @@ class PixelInpainter(Inpainter):
         self,
         network: nn.Module,
         num_train_timesteps: int = 1000,
-        beta_start: float = 1e-4,
-        beta_end: float = 0.02,
+        beta_start: float = 0.00085,
+        beta_end: float = 0.012,
         num_inference_steps: int = 12,
     ) -> None:
         super().__init__()
@@ -134,6 +136,7 @@ class PixelInpainter(Inpainter):
             num_train_timesteps=num_train_timesteps,
             beta_start=beta_start,
             beta_end=beta_end,
+            beta_schedule="scaled_linear",
             clip_sample=True,
             steps_offset=1,
             set_alpha_to_one=False,
@@ -263,7 +266,7 @@ class StableDiffusionInpainter(Inpainter):
         pipeline.set_progress_bar_config(disable=True)
         return pipeline(
             prompt=list(prompts),
-            image=2 * image - 1,
+            image=image,  # in [0, 1]: of what has no negative pixel, [-1, 1] would be taken for [0, 1]
             mask_image=1 - keep,
             height=image.shape[2],
             width=image.shape[3],

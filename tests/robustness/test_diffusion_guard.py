@@ -16,10 +16,21 @@ from torch import Tensor, nn
 
 import train
 from datamodules.global_batches import Request
+from datamodules.image_files import UnreadableImage
 from datamodules.images_to_protect import ImagesToProtect
-from lightning_modules.robustness.diffusion_guard import DiffusionGuard, noise_norm, prompted, protected
+from experiments.command_line import CommandLine
+from lightning_modules.robustness.clip_similarity import CLIP
+from lightning_modules.robustness.diffusion_guard import (
+    DiffusionGuard,
+    noise_norm,
+    prompted,
+    protected,
+    psnr_where,
+    ssim,
+)
 from lightning_modules.robustness.inpainting import Inpainter, PixelInpainter, StableDiffusionInpainter
 from lightning_modules.robustness.kept_regions import deformed, draw_kept, filled, outer_contour, radius, shrunk
+from tests.robustness.tiny_clip import save_tiny_clip
 
 SIZE = 8
 
@@ -43,7 +54,7 @@ class LinearInpainter(Inpainter):
         return noisy + (blanked.flatten(1) @ self.matrix.T).view_as(noisy)
 
     def edit(self, image: Tensor, keep: Tensor, prompts: Sequence[str], noise: Tensor) -> Tensor:
-        return image * keep + (1 - keep) * image.mean()
+        return image * keep + (1 - keep) * image.mean(dim=(1, 2, 3), keepdim=True)
 
 
 def images(count: int = 3) -> tuple[Tensor, Tensor, Tensor]:
@@ -337,6 +348,23 @@ def test_its_encoding_is_the_pipelines(pipeline: Path) -> None:
     torch.testing.assert_close(inpainter.encode(image, draw), expected)
 
 
+@pytest.mark.parametrize("darkest", [0.0, 0.6])
+def test_its_editor_sees_what_protection_blanks(
+    pipeline: Path, darkest: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inpainter = StableDiffusionInpainter(str(pipeline), num_inference_steps=2, guidance_scale=1.0)
+    image = darkest + (1 - darkest) * torch.rand(2, 3, 16, 16)
+    keep = torch.zeros(2, 1, 16, 16)
+    keep[:, :, 2:12, 3:13] = 1
+    seen: list[Tensor] = []
+    vae: Any = inpainter.vae
+    encode = vae.encode
+    monkeypatch.setattr(vae, "encode", lambda given: (seen.append(given), encode(given))[1])
+    edited = inpainter.edit(image, keep, ["a cat", "a"], torch.randn(2, 4, 8, 8))
+    assert edited.shape == image.shape
+    torch.testing.assert_close(seen[-1], 2 * inpainter.blanked(image, keep) - 1)
+
+
 def test_a_pipeline_that_does_not_fit_is_named(pipeline: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no diffusers network"):
         StableDiffusionInpainter(str(tmp_path / "nowhere"))
@@ -379,7 +407,86 @@ def test_a_folder_is_read(folder: Path) -> None:
     assert torch.equal(batch["editor_keeps"][:, 0], batch["regions"].any(dim=1))
     assert batch["name"] == ["one", "two"]
     assert batch["prompt"] == [["a cat", "a"], ["a cat"]]
+    assert "source_prompt" not in batch
     assert prompted(batch["prompt"]) == [([0, 1], ["a cat", "a cat"]), ([0], ["a"])]
+
+
+def test_an_images_name_may_have_dots_and_brackets(folder: Path) -> None:
+    for name in ("one.5", "[1]"):
+        Image.new("RGB", (20, 20)).save(folder / "images" / f"{name}.png")
+        Image.new("L", (20, 20), 255).save(folder / "masks" / f"{name}.png")
+    for masks in ("one", "two"):
+        for mask in (folder / "masks" / masks).glob("unseen*"):
+            mask.unlink()
+    (folder / "masks" / "one" / "seen.png").rename(folder / "masks" / "one.png")
+    data = ImagesToProtect(str(folder), image_size=16)
+    data.setup("predict")
+    assert data.test_set is not None
+    batch = data.test_set[Request(torch.arange(4), 0, 4)]
+    assert batch["name"] == ["[1]", "one.5", "one", "two"]
+    assert batch["regions"][:2, 0].all()
+    assert not batch["regions"][2].any(dim=0).all()  # not the mask of one.5
+    assert batch["editor_keeps"].shape == (4, 1, 16, 16)
+
+
+def test_prompts_may_come_with_what_the_image_shows(folder: Path) -> None:
+    one, two = {"source": "a", "edits": ["a cat", "a"]}, {"source": "", "edits": ["cat"]}
+    (folder / "prompts.json").write_text(json.dumps({"one": one, "two": two}))
+    data = ImagesToProtect(str(folder), image_size=16)
+    data.setup("test")
+    assert data.test_set is not None
+    batch = data.test_set[Request(torch.tensor([1, 0]), 0, 2)]
+    assert batch["prompt"] == [["cat"], ["a cat", "a"]]
+    assert batch["source_prompt"] == ["", "a"]
+
+
+def test_prompts_that_do_not_fit_are_named(folder: Path) -> None:
+    def refused(prompts: str, match: str) -> None:
+        (folder / "prompts.json").write_text(prompts)
+        with pytest.raises(ValueError, match=match):
+            ImagesToProtect(str(folder), image_size=16).setup("test")
+
+    refused("{", "prompts.json is no JSON")
+    refused("[]", "prompts.json is not of the form")
+    refused(json.dumps({"one": ["a"], "two": ["a"], "three": ["a"]}), "prompts for three, which is no image")
+    refused(json.dumps({"one": ["a"]}), "no prompts for the image two")
+    for wrong in (
+        "a",
+        [],
+        [1],
+        {"source": "a"},
+        {"edits": []},
+        {"edits": ["a"], "source": 1},
+        {"edits": ["a"], "b": 1},
+    ):
+        refused(json.dumps({"one": ["a"], "two": wrong}), "two is not of the form")
+    refused(
+        json.dumps({"one": {"source": "a", "edits": ["a"]}, "two": ["a"]}), "some images have a source, and two has"
+    )
+    ImagesToProtect(str(folder), image_size=16).setup("predict")  # which reads none
+
+
+def test_damaged_files_are_all_named_before_any_image_is_protected(folder: Path) -> None:
+    (folder / "masks" / "two" / "unseen1.png").write_bytes(b"no image")
+    whole = (folder / "images" / "one.png").read_bytes()
+    (folder / "images" / "one.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(
+        UnreadableImage, match=r"one.png cannot be read .*unseen1.png cannot .*: replace or remove them$"
+    ):
+        ImagesToProtect(str(folder), image_size=16).setup("predict")
+
+
+def test_photographs_are_turned_as_their_cameras_say(folder: Path) -> None:
+    upright = Image.open(folder / "images" / "one.png")
+    exif = upright.getexif()
+    exif[0x0112] = 6  # the camera was held upright: its rows are columns
+    (folder / "images" / "one.png").unlink()
+    upright.transpose(Image.Transpose.ROTATE_90).save(folder / "images" / "one.tiff", exif=exif)
+    data = ImagesToProtect(str(folder), image_size=16)
+    data.setup("test")
+    assert data.test_set is not None
+    found = data.test_set[Request(torch.tensor([0]), 0, 1)]["image"][0].permute(1, 2, 0).numpy()
+    assert (found == np.array(upright.resize((16, 16)))).all()
 
 
 def test_a_folder_that_is_not_whole_is_refused(folder: Path, tmp_path: Path) -> None:
@@ -387,8 +494,9 @@ def test_a_folder_that_is_not_whole_is_refused(folder: Path, tmp_path: Path) -> 
         with pytest.raises(error, match=match):
             ImagesToProtect(str(folder), image_size=16).setup("predict")
 
-    (folder / "prompts.json").write_text(json.dumps({"three": ["a"]}))
-    refused(ValueError, "prompts for three, which is no image")
+    Image.new("RGB", (20, 20)).save(folder / "images" / "one.jpg")
+    refused(ValueError, "several images of the name one")
+    (folder / "images" / "one.jpg").unlink()
     (folder / "masks" / "two" / "unseen1.png").unlink()
     refused(ValueError, "same number of unseen.*1 of one, 0 of two")
     (folder / "masks" / "one" / "seen.png").unlink()
@@ -399,30 +507,138 @@ def test_a_folder_that_is_not_whole_is_refused(folder: Path, tmp_path: Path) -> 
         ImagesToProtect(str(folder), image_size=20)
 
 
-def test_a_folder_is_protected_tested_and_resumed(folder: Path, pipeline: Path, tmp_path: Path) -> None:
-    common = [
+def arguments(folder: Path, pipeline: Path) -> list[str]:
+    return [
         *("--config", "configs/diffusionguard/stable_diffusion.yaml", "--data.data_dir", str(folder)),
         *("--data.image_size", "16", "--model.iterations", "3", "--model.inpainter.pipeline", str(pipeline)),
         *("--model.inpainter.num_inference_steps", "2", "--trainer.accelerator", "cpu"),
         *("--model.inpainter.gradient_checkpointing", "false", "--trainer.enable_progress_bar", "false"),
     ]
+
+
+def test_a_folder_is_protected_and_resumed(folder: Path, pipeline: Path, tmp_path: Path) -> None:
+    common = arguments(folder, pipeline)
     run = tmp_path / "run"
     assert train.main(["predict", *common, "--run_directory", str(run)]) == 0
     files = sorted((run / "protected").iterdir())
     assert [file.name for file in files] == ["one.png", "two.png"]
     given = np.array(Image.open(folder / "images" / "one.png").convert("RGB").resize((16, 16)), dtype=int)
     change = np.abs(np.array(Image.open(files[0]), dtype=int) - given)
-    assert 0 < change.max() <= 8
+    kept = np.array(Image.open(folder / "masks" / "one" / "seen.png").resize((16, 16))) > 127
+    assert 0 < change[kept].max() <= 8
+    assert change[~kept].max() == 0
     written = [file.read_bytes() for file in files]
     files[1].unlink()
     Image.new("RGB", (16, 16)).save(files[0])  # what is there is left alone
     assert train.main(["predict", *common, "--run_directory", str(run)]) == 0
     assert files[1].read_bytes() == written[1]
     assert not np.array(Image.open(files[0])).any()
-    assert train.main(["test", *common, "--run_directory", str(tmp_path / "test")]) == 0
-    metrics = pd.read_csv(tmp_path / "test" / "test_metrics.csv").set_index("metric")["value"]
-    assert {"test/edit_psnr", "test/edit_psnr_unseen", "test/noise_norm"} <= set(metrics.index)
+
+
+def test_edits_are_compared_with_their_prompts(folder: Path, pipeline: Path, tmp_path: Path) -> None:
+    prompts = {"one": {"source": "a", "edits": ["a cat", "a"]}, "two": {"source": "dog", "edits": ["cat"]}}
+    (folder / "prompts.json").write_text(json.dumps(prompts))
+    clip = save_tiny_clip(tmp_path / "clip")
+    assert (
+        train.main(["test", *arguments(folder, pipeline), "--run_directory", str(tmp_path), "--model.clip", str(clip)])
+        == 0
+    )
+    metrics = pd.read_csv(tmp_path / "test_metrics.csv").set_index("metric")["value"]
+    clip_names = [
+        f"test/{name}{of}{mask}"
+        for name in ("clip_similarity", "clip_directional_similarity")
+        for of in ("", "_unprotected")
+        for mask in ("", "_unseen")
+    ]
+    edits = [
+        f"test/{name}{mask}" for name in ("edit_psnr", "edit_psnr_repainted", "edit_ssim") for mask in ("", "_unseen")
+    ]
+    assert set(metrics.index) == {*clip_names, *edits, "test/noise_norm", "test/noise_norm_unprotected"}
     assert np.isfinite(metrics).all()
+    assert metrics[clip_names].abs().max() <= 1
+    assert (tmp_path / "figures" / "protection.png").stat().st_size > 0
+
+
+def test_what_is_compared_is_the_mean_over_edits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Against the definitions, with the embeddings of a tiny CLIP model, in float64."""
+    image, regions, index = (each[:2] for each in images())
+    image = image.expand(-1, 3, -1, -1).repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    regions = regions.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    keep = regions.any(dim=1, keepdim=True)
+    batch: Any = {"image": image, "regions": regions, "editor_keeps": keep, "index": index, "name": ["", ""]}
+    batch |= {"prompt": [["a", "cat"], ["dog"]], "source_prompt": ["dog", "a cat"], "global_size": 2}
+    inpainter = LinearInpainter()
+    guard = DiffusionGuard(inpainter, objective="random", epsilon=0.2, clip=str(save_tiny_clip(tmp_path / "clip")))
+    guard.setup("test")
+    monkeypatch.setattr(guard, "_first_step", lambda image, *_: image)
+    shown = guard.test_step(batch, 0)
+    clip, guarded = CLIP(str(tmp_path / "clip")), guard.protect(image, regions, index)
+    torch.testing.assert_close(shown["protected"], guarded)
+    psnr, similar, directed = [], [], []
+    for row, prompt in ((0, "a"), (1, "dog"), (0, "cat")):
+        edit, before = (
+            inpainter.edit(each[row : row + 1], keep[row : row + 1].double(), [prompt], each)[0]
+            for each in (guarded, image)
+        )
+        psnr.append(-10 * np.log10((edit - before).square().mean().item()))
+        e, x = clip.images(edit[None])[0].double().numpy(), clip.images(image[row : row + 1])[0].double().numpy()
+        t, s = clip.texts([prompt, batch["source_prompt"][row]]).double().numpy()
+        similar.append(e @ t)
+        directed.append((e - x) @ (t - s) / np.linalg.norm(e - x) / np.linalg.norm(t - s))
+    for name, expected in (
+        ("edit_psnr", psnr), ("clip_similarity", similar), ("clip_directional_similarity", directed)
+    ):  # fmt: skip
+        assert float(guard._metric(name).compute()) == pytest.approx(np.mean(expected), abs=1e-4)
+
+
+def test_comparing_needs_prompts(folder: Path, pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (folder / "prompts.json").unlink()
+    clip = save_tiny_clip(tmp_path / "clip")
+    settings = [*arguments(folder, pipeline), "--run_directory", str(tmp_path / "run"), "--model.clip"]
+    assert train.main(["test", *settings, str(clip)]) != 0
+    assert "the data have none" in capsys.readouterr().err
+    assert train.main(["test", *settings, str(tmp_path / "none")]) != 0
+    assert "none is no CLIP model" in capsys.readouterr().err
+
+
+def test_ssim_is_that_of_its_definition() -> None:
+    """Mean, variance and covariance in Gaussian windows, by hand."""
+    one, two = torch.rand(2, 1, 1, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    axis = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))
+    window = np.outer(axis, axis) / axis.sum() ** 2
+    x, y = (
+        np.lib.stride_tricks.sliding_window_view(np.pad(image[0, 0].numpy(), 5, mode="reflect"), (11, 11))
+        for image in (one, two)
+    )
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        return (window * values).sum(axis=(2, 3))
+
+    mx, my = mean(x), mean(y)
+    vx, vy, xy = mean(x * x) - mx**2, mean(y * y) - my**2, mean(x * y) - mx * my
+    expected = (2 * mx * my + 1e-4) * (2 * xy + 9e-4) / ((mx**2 + my**2 + 1e-4) * (vx + vy + 9e-4))
+    assert float(ssim(one, two)) == pytest.approx(expected.mean(), abs=1e-9)
+
+
+def test_psnr_where_the_editor_repaints_leaves_out_what_it_keeps() -> None:
+    one, two = torch.rand(2, 3, 2, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    where = torch.zeros(3, 1, 8, 8, dtype=torch.float64)
+    where[:2, :, 2:5, 3:] = 1
+    two[1] = one[1] + 0.01
+    kept = torch.where(where.bool(), two, 5.0)  # which changes nothing
+    found = psnr_where(one, kept, where)
+    expected = -10 * np.log10(np.square((one - two)[0, :, 2:5, 3:].numpy()).mean())
+    assert float(found[0]) == pytest.approx(expected, abs=1e-9)
+    assert float(found[1]) == pytest.approx(40, abs=1e-9)
+    assert found[2].isnan()
+
+
+def test_the_demos_models_train_without_weight_decay() -> None:
+    """A default of the module's optimizer would go into the config's: this once emptied the demo's network."""
+    for config in sorted(Path("configs/diffusionguard").glob("demo*.yaml")):
+        line = CommandLine(["fit", "--config", str(config)], run=False)
+        (optimizer,), _ = line.model.configure_optimizers()
+        assert optimizer.param_groups[0]["weight_decay"] == 0
 
 
 # arguments, and digits
