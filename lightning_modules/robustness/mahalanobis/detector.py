@@ -99,7 +99,7 @@ class Mahalanobis(ClassifierSteps, LightningModule):
             one step and without a random start is FGSM; `lightning_modules.robustness.minimal_attacks` has DeepFool and
             that of Carlini and Wagner.
         noise_std: of the noisy copies that count as familiar beside adversarial images, in pixel units: one for all
-            attacks, or one for each by its name. The paper's is about as large as the attack's perturbation.
+            attacks, or one for each by its name. Noise that is longer than an attack's perturbation hides it.
         odin: measure ODIN too, with the published grid of 44 settings; it takes 41 forward passes.
         lid: measure the local intrinsic dimension too. It keeps the features of the images that an attack fools, three
             times 4 D bytes each for layers of D features together.
