@@ -1,9 +1,6 @@
 """Certifies the test set of any classifier by randomised smoothing."""
 
 import json
-import shutil
-import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +13,9 @@ from torch import Tensor
 from callbacks.certification_log import CertificationLog, write_atomically
 from callbacks.certification_progress import CertificationProgress
 from callbacks.certified_curves import accuracy_table, draw_curves, read_log, summary
-from callbacks.tested_images import SECONDS_BETWEEN_LOOKS, TestedImages, require_testing
+from callbacks.other_processes import OtherProcesses, in_first_process
+from callbacks.results_directory import results_directory
+from callbacks.tested_images import TestedImages, require_testing
 from lightning_modules.interfaces import Classifier, SmoothedClassifier, require
 from lightning_modules.robustness.certification_modes import BLOCK, Mode, Predict
 from lightning_modules.robustness.smoothed_votes import GaussianSmoothing, VoteCounter
@@ -103,18 +102,16 @@ class Certification(Callback):
         positions = images.chosen(self.skip, self.max)
         smoothed = self._smoothed(trainer, pl_module)
         settings = self._settings(trainer, pl_module, smoothed, images, positions)
-        with _run_directory(trainer) as run_directory:
+        with results_directory(trainer) as run_directory:
             directory = run_directory / self._folder(trainer)
             log = CertificationLog(directory, settings, with_radius=not isinstance(self.mode, Predict))
-            if trainer.is_global_zero:
-                log.prepare(positions)
-            trainer.strategy.barrier("the certification's settings are written")
+            in_first_process(trainer, lambda: log.prepare(positions))
             log.check()
             finished = log.rows()
             trainer.strategy.barrier("the finished rows are read")
-            self._certify(
-                trainer, pl_module, smoothed, images, [at for at in positions if at not in finished], log, positions
-            )
+            pending = [at for at in positions if at not in finished]
+            with OtherProcesses(trainer, directory) as others:
+                self._certify(trainer, pl_module, smoothed, images, pending, log, positions, others)
             self.results = self._write_results(trainer, log)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -169,11 +166,17 @@ class Certification(Callback):
         pending: list[int],
         log: CertificationLog,
         positions: range,
+        others: OtherProcesses,
     ) -> None:
-        """Does this process's part, and waits for the others by looking at their files: a collective would time out."""
+        """Does this process's part, and waits for the others'."""
         together = self.share == "draws" and trainer.world_size > 1
         rank, world_size = (trainer.global_rank, trainer.world_size) if together else (0, 1)
         own = pending if together else pending[trainer.global_rank :: trainer.world_size]
+
+        def add_over_processes(counts: Tensor) -> None:
+            others.check()
+            torch.distributed.all_reduce(counts)
+
         counter = VoteCounter(
             smoothed,
             self.mode,
@@ -183,7 +186,7 @@ class Certification(Callback):
             pl_module.device,
             rank,
             world_size,
-            torch.distributed.all_reduce if together else None,
+            add_over_processes if together else None,
         )
         shown = trainer.is_global_zero and trainer.progress_bar_callback is not None
         shown_radii = [0.0] if isinstance(self.mode, Predict) else self.radii
@@ -196,14 +199,12 @@ class Certification(Callback):
                 if trainer.is_global_zero or not together:
                     log.append(image, trainer.global_rank)
                 progress.show(counter.num_draws)
+                others.check()
             log.close()
             if trainer.is_global_zero:
-                while not log.rows().keys() >= set(positions):
-                    progress.show(None)
-                    time.sleep(SECONDS_BETWEEN_LOOKS)
+                others.wait(lambda: log.rows().keys() >= set(positions), lambda: progress.show(None))
                 log.merge()
-            while not log.sidecar.is_file():
-                time.sleep(SECONDS_BETWEEN_LOOKS)
+            others.wait(log.sidecar.is_file)
 
     def _write_results(self, trainer: Trainer, log: CertificationLog) -> dict[str, float]:
         if isinstance(self.mode, Predict):
@@ -214,28 +215,16 @@ class Certification(Callback):
             }
         certificates = read_log(log.sidecar)
         results = summary(certificates, self.radii)
-        if trainer.is_global_zero:
+
+        def write() -> None:
             name = f"sigma {self.sigma:g}"
             table = accuracy_table({name: certificates}, self.radii, self.mode.alpha)
             write_atomically(log.directory / "certified_accuracy.csv", table.to_csv(index=False))
             write_atomically(log.directory / "certification_summary.json", json.dumps(results, indent=2) + "\n")
             draw_curves({name: certificates}, log.directory / "figures" / "certified_accuracy.png")
+
+        in_first_process(trainer, write)
         return results
-
-
-@contextmanager
-def _run_directory(trainer: Trainer) -> Iterator[Path]:
-    """Where to write; in a `fast_dev_run`, which leaves nothing behind, a directory that is removed again."""
-    if not trainer.fast_dev_run:  # type: ignore[attr-defined]
-        yield Path(trainer.log_dir or trainer.default_root_dir)  # on every process: it is broadcast
-        return
-    directory = trainer.strategy.broadcast(tempfile.mkdtemp() if trainer.is_global_zero else None)
-    try:
-        yield Path(str(directory))
-        trainer.strategy.barrier("the results are read")
-    finally:
-        if trainer.is_global_zero:
-            shutil.rmtree(str(directory))
 
 
 @contextmanager

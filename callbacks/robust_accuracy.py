@@ -19,7 +19,9 @@ from torch import Tensor
 
 from callbacks.adversarial_figure import Example, draw_adversarial
 from callbacks.certification_log import write_atomically
-from callbacks.tested_images import SECONDS_BETWEEN_LOOKS, TestedImages, require_testing
+from callbacks.other_processes import OtherProcesses, in_first_process
+from callbacks.results_directory import results_directory
+from callbacks.tested_images import TestedImages, require_testing
 from lightning_modules.interfaces import Classifier, SmoothedClassifier, require
 from lightning_modules.robustness.attacks import Attack, AutoAttack, Network, log_mean_softmax, require_gradients, size
 from lightning_modules.robustness.smoothed_votes import GaussianSmoothing
@@ -118,32 +120,33 @@ class RobustAccuracy(Callback):
         images = TestedImages(trainer, "RobustAccuracy")
         positions = images.chosen(self.skip, self.max)
         blocks = [positions[start : start + self.batch_size] for start in range(0, len(positions), self.batch_size)]
-        directory = Path(trainer.log_dir or trainer.default_root_dir)  # on every process: it is broadcast
-        rows = self._prepare_rows(trainer, pl_module, images, positions, directory)
-        pending = [number for number in range(len(blocks)) if not _path(rows, number).is_file()]
-        trainer.strategy.barrier("the finished blocks are known")
-        network = self._network(trainer, pl_module)
-        # Testing takes place in inference mode, whose tensors have no gradients.
-        with (
-            torch.inference_mode(False),
-            torch.no_grad(),
-            _generator_restored(pl_module.device),
-            trainer.precision_plugin.forward_context(),
-        ):
-            told = time.monotonic()
-            for number in pending[trainer.global_rank :: trainer.world_size]:
-                self._attack_block(network, images, number, blocks[number], rows, directory, trainer)
-                if time.monotonic() - told > SECONDS_BETWEEN_LINES:
-                    told = time.monotonic()
-                    done = sum(_path(rows, other).is_file() for other in range(len(blocks)))
-                    rank_zero_info(f"attacked {done} of {len(blocks)} blocks of {self.batch_size} images")
-        # Processes wait for each other by looking at files: a collective would time out.
-        while not all(_path(rows, number).is_file() for number in range(len(blocks))):
-            time.sleep(SECONDS_BETWEEN_LOOKS)
-        table = self._table(pd.concat([pd.read_csv(_path(rows, number)) for number in range(len(blocks))]))
-        self.results = dict(zip(table["attack"], table["robust_accuracy"], strict=True))
-        if trainer.is_global_zero:
-            _write_table(table, Path(str(trainer.ckpt_path or "")).stem, directory / "robust_accuracy.csv")
+        with results_directory(trainer) as directory:
+            rows = self._prepare_rows(trainer, pl_module, images, positions, directory)
+            paths = [_path(rows, number) for number in range(len(blocks))]
+            pending = [number for number, path in enumerate(paths) if not path.is_file()]
+            trainer.strategy.barrier("the finished blocks are known")
+            network = self._network(trainer, pl_module)
+            # Testing takes place in inference mode, whose tensors have no gradients.
+            with (
+                OtherProcesses(trainer, rows) as others,
+                torch.inference_mode(False),
+                torch.no_grad(),
+                _generator_restored(pl_module.device),
+                trainer.precision_plugin.forward_context(),
+            ):
+                told = time.monotonic()
+                for number in pending[trainer.global_rank :: trainer.world_size]:
+                    self._attack_block(network, images, number, blocks[number], rows, directory, trainer)
+                    others.check()
+                    if time.monotonic() - told > SECONDS_BETWEEN_LINES:
+                        told = time.monotonic()
+                        done = sum(path.is_file() for path in paths)
+                        rank_zero_info(f"attacked {done} of {len(blocks)} blocks of {self.batch_size} images")
+                others.wait(lambda: all(path.is_file() for path in paths))
+            table = self._table(pd.concat([pd.read_csv(path) for path in paths]))
+            self.results = dict(zip(table["attack"], table["robust_accuracy"], strict=True))
+            checkpoint = Path(str(trainer.ckpt_path or "")).stem
+            in_first_process(trainer, lambda: _write_table(table, checkpoint, directory / "robust_accuracy.csv"))
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for name, value in self.results.items():
@@ -173,11 +176,13 @@ class RobustAccuracy(Callback):
         # Weights that are equal on all processes are hashed by each; the first one's name counts.
         name = trainer.strategy.broadcast(hashlib.blake2b(text.encode(), digest_size=6).hexdigest())
         rows = directory / "robust_accuracy_rows" / name
-        if trainer.is_global_zero:
+
+        def prepare() -> None:
             rows.mkdir(parents=True, exist_ok=True)
             (directory / "figures").mkdir(exist_ok=True)
             write_atomically(rows / "settings.json", text)
-        trainer.strategy.barrier("the folder of rows is made")
+
+        in_first_process(trainer, prepare)
         if not rows.is_dir():
             raise FileNotFoundError(
                 f"{rows} was made by the first process and is not visible to this one: the run directory must be on "

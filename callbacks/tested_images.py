@@ -1,7 +1,7 @@
 """Single images of the test set, for callbacks that test each of them long before the usual test begins.
 
-Such a callback takes images by position, shares them out itself and keeps its results in files: processes that finish
-at different times cannot wait for each other in a collective, which would time out.
+Such a callback takes images by position, shares them out itself and keeps its results in files (see
+`other_processes.py`).
 """
 
 import hashlib
@@ -15,9 +15,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_modules.robustness.smoothed_votes import LabelledImage
-
-SECONDS_BETWEEN_LOOKS = 0.5
-"""How often a process looks whether the others have written their files."""
 
 
 class TestedImages:

@@ -20,6 +20,7 @@ import yaml
 from jsonargparse import ArgumentParser
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from scipy import stats
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -42,14 +43,16 @@ class Planes(LightningModule):
 
     Args:
         rest: seconds that every evaluation of more than one image takes.
+        failing: whether it gives NaN for them.
     """
 
     num_classes = 3
     weight: Tensor
 
-    def __init__(self, rest: float = 0.0) -> None:
+    def __init__(self, rest: float = 0.0, failing: bool = False) -> None:
         super().__init__()
         self.rest = rest
+        self.failing = failing
         self.evaluated = 0
         weight = torch.randn(3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         self.register_buffer("weight", 2 * weight)
@@ -58,7 +61,8 @@ class Planes(LightningModule):
         self.evaluated += len(image)
         if len(image) > 1:
             time.sleep(self.rest)
-        return ((image.double() - 0.5).flatten(1)[:, None] * self.weight).sum(2)
+        logits = ((image.double() - 0.5).flatten(1)[:, None] * self.weight).sum(2)
+        return logits * torch.nan if self.failing and len(image) > 1 else logits
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         right = self(batch["image"]).argmax(1) == batch["label"]
@@ -452,8 +456,9 @@ def test_two_processes_share_images_or_draws_and_write_the_same_file(
     assert evaluated[0] == pytest.approx(12 * 620 / 2, rel=0.05)
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_killed_processes_lose_only_what_was_under_way(
-    finished: tuple[Path, dict[str, float]], tmp_path: Path, processes: list[subprocess.Popen[str]]
+    finished: tuple[Path, dict[str, float]], tmp_path: Path, processes: list[subprocess.Popen[str]], number: int
 ) -> None:
     directory = tmp_path / "images"
     files = [directory / "certification_rows" / f"rank{rank}.tsv" for rank in range(2)]
@@ -464,8 +469,9 @@ def test_killed_processes_lose_only_what_was_under_way(
         assert all(process.poll() is None for process in processes), processes[0].communicate()[0]
         time.sleep(0.02)
     for process in processes:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.send_signal(number)
+    for process in processes:
+        process.communicate(timeout=60)
     done = sum(path.read_text().count("\n") - 1 for path in files)
     assert 2 <= done < 12
     assert not (directory / "certification.csv").exists()
@@ -477,14 +483,37 @@ def test_killed_processes_lose_only_what_was_under_way(
     assert (directory / "certification.csv").read_bytes() == (finished[0] / "certification.csv").read_bytes()
 
 
-def process_main(directory: str, shares: tuple[str, ...]) -> None:
+def test_nobody_waits_for_a_process_that_fails(tmp_path: Path, processes: list[subprocess.Popen[str]]) -> None:
+    processes += two_processes(tmp_path, "images", "failing0")
+    outputs = [process.communicate(timeout=100)[0] for process in processes]
+    assert all(process.returncode not in (0, None) for process in processes), outputs
+    assert "ValueError: the network's logits are NaN" in outputs[0]
+    assert "RuntimeError: process 0 failed, and this one stops: ValueError" in outputs[1]
+
+
+def test_a_run_that_is_told_to_end_ends_with_the_image(finished: tuple[Path, dict[str, float]], tmp_path: Path) -> None:
+    module = Planes()
+
+    def tell(module: Planes, inputs: tuple[Tensor]) -> None:
+        if module.evaluated > 1000 and len(inputs[0]) > 12:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    module.register_forward_pre_hook(tell)
+    with pytest.raises(SIGTERMException):
+        run(tmp_path, certification(), module)
+    assert len(CertificationLog(tmp_path, {}, with_radius=True).rows()) in (1, 2, 3)
+    assert run(tmp_path, certification()) == finished[1]
+
+
+def process_main(directory: str, arguments: tuple[str, ...]) -> None:
     """One of two processes that the tests above start."""
     torch.set_num_threads(1)
-    rest = 0.05 if "slowly" in shares else 0.0
-    for share in shares:
-        if share == "slowly":
+    rest = 0.05 if "slowly" in arguments else 0.0
+
+    for share in arguments:
+        if share not in ("images", "draws"):
             continue
-        module = Planes(rest)
+        module = Planes(rest, failing=f"failing{os.environ['RANK']}" in arguments)
         options: dict[str, Any] = {"devices": 2, "strategy": "ddp", "use_distributed_sampler": True}
         metrics = run(Path(directory, share), certification(share=share), module, **options)
         if os.environ["RANK"] == "0":

@@ -1,6 +1,7 @@
 import importlib.util
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -213,9 +215,19 @@ def test_a_block_without_a_right_image_is_no_problem(tmp_path: Path) -> None:
     assert (pd.read_csv(tmp_path / "robust_accuracy.csv")["largest_perturbation"] == 0).all()
 
 
-def test_fast_dev_run_attacks_one_image(tmp_path: Path) -> None:
-    run(tmp_path, callback(), fast_dev_run=True)
-    assert (pd.read_csv(tmp_path / "robust_accuracy.csv")["num_images"] == 1).all()
+def test_fast_dev_run_attacks_one_image_and_leaves_nothing(tmp_path: Path) -> None:
+    class Counted(HalfSpace):
+        attacked = 0
+
+        def forward(self, image: Tensor) -> Tensor:
+            self.attacked += len(image) == 1  # the trainer's own testing has four at once
+            return super().forward(image)
+
+    module = Counted()
+    metrics = run(tmp_path, callback(max=4, skip=3), module, fast_dev_run=True)  # the first image is labelled wrongly
+    assert module.evaluated == module.attacked + 4
+    assert metrics["test/robust_accuracy_box"] == 0
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
@@ -354,9 +366,7 @@ def processes() -> Iterator[list[subprocess.Popen[str]]]:
         process.wait()
 
 
-def test_two_processes_find_the_same(
-    finished: tuple[Path, dict[str, float]], tmp_path: Path, processes: list[subprocess.Popen[str]]
-) -> None:
+def two_processes(tmp_path: Path, failing: int | None = None) -> list[subprocess.Popen[str]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -365,9 +375,9 @@ def test_two_processes_find_the_same(
         **{"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
         **{"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "test"},
     }
-    processes += [
+    return [
         subprocess.Popen(
-            [sys.executable, "-c", f"import {__name__} as test; test.process_main({str(tmp_path)!r})"],
+            [sys.executable, "-c", f"import {__name__} as test; test.process_main({str(tmp_path)!r}, {failing})"],
             env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -375,6 +385,12 @@ def test_two_processes_find_the_same(
         )
         for rank in range(2)
     ]
+
+
+def test_two_processes_find_the_same(
+    finished: tuple[Path, dict[str, float]], tmp_path: Path, processes: list[subprocess.Popen[str]]
+) -> None:
+    processes += two_processes(tmp_path)
     for process in processes:
         output, _ = process.communicate(timeout=120)
         assert process.returncode == 0, output
@@ -389,10 +405,36 @@ def test_two_processes_find_the_same(
     assert min(evaluated for evaluated, _ in each) > 100  # both attacked
 
 
-def process_main(directory: str) -> None:
-    """One of two processes that the test above starts."""
-    torch.set_num_threads(1)
+def test_nobody_waits_for_a_process_that_fails(tmp_path: Path, processes: list[subprocess.Popen[str]]) -> None:
+    processes += two_processes(tmp_path, failing=0)
+    outputs = [process.communicate(timeout=100)[0] for process in processes]
+    assert all(process.returncode not in (0, None) for process in processes), outputs
+    assert "RuntimeError: process 0 failed, and this one stops: ValueError" in outputs[1]
+
+
+def test_a_run_that_is_told_to_end_ends_with_the_block(finished: tuple[Path, dict[str, float]], tmp_path: Path) -> None:
     module = HalfSpace()
+
+    def tell(module: HalfSpace, inputs: tuple[Tensor]) -> None:
+        if module.evaluated == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    module.register_forward_pre_hook(tell)
+    with pytest.raises(SIGTERMException):
+        run(tmp_path, callback(), module)
+    assert [path.stem for path in blocks(tmp_path)] == ["block_00000"]
+    assert run(tmp_path, callback()) == finished[1]
+
+
+class Broken(HalfSpace):
+    def forward(self, image: Tensor) -> Tensor:
+        return super().forward(image) * torch.nan
+
+
+def process_main(directory: str, failing: int | None) -> None:
+    """One of two processes that the tests above start."""
+    torch.set_num_threads(1)
+    module = (Broken if os.environ["RANK"] == str(failing) else HalfSpace)()
     metrics = run(Path(directory), callback(), module, devices=2, strategy="ddp")
     Path(directory, f"rank{os.environ['RANK']}.json").write_text(json.dumps([module.evaluated, metrics]))
 
@@ -492,10 +534,6 @@ def test_what_cannot_be_attacked_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(TypeError, match="RobustAccuracy needs a Classifier, and Nameless lacks"):
         run(tmp_path, callback(), Nameless())
-
-    class Broken(HalfSpace):
-        def forward(self, image: Tensor) -> Tensor:
-            return super().forward(image) * torch.nan
 
     with pytest.raises(ValueError, match=r"logits are NaN for images in 0\.\.\.7"):
         run(tmp_path, callback(), Broken())

@@ -1,0 +1,24 @@
+"""Where a callback that tests single images writes its results."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lightning.pytorch import Trainer
+
+
+@contextmanager
+def results_directory(trainer: Trainer) -> Iterator[Path]:
+    """The run directory; in a `fast_dev_run`, which leaves nothing behind, a directory that is removed again."""
+    if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        yield Path(trainer.log_dir or trainer.default_root_dir)  # on every process: it is broadcast
+        return
+    directory = trainer.strategy.broadcast(tempfile.mkdtemp() if trainer.is_global_zero else None)
+    try:
+        yield Path(str(directory))
+        trainer.strategy.barrier("the results are read")
+    finally:
+        if trainer.is_global_zero:
+            shutil.rmtree(str(directory))
