@@ -24,6 +24,7 @@ from callbacks.results_directory import results_directory
 from callbacks.tested_images import TestedImages, require_testing
 from lightning_modules.interfaces import Classifier, SmoothedClassifier, require
 from lightning_modules.robustness.attacks import Attack, AutoAttack, Network, log_mean_softmax, require_gradients, size
+from lightning_modules.robustness.mixing import MixedClassifier
 from lightning_modules.robustness.smoothed_votes import GaussianSmoothing
 
 SECONDS_BETWEEN_LINES = 60.0
@@ -49,8 +50,9 @@ class RobustAccuracy(Callback):
         skip: every which image of the set is attacked.
         max: positions from here on are left out; None leaves out none.
         sigma: standard deviation of Gaussian noise, in pixel units. If it is positive, the smoothed classifier is
-            attacked (by a `SmoothedClassifier` with its own votes), and 0 attacks the module as it is.
-        num_draws: evaluations of each image that decide its class, by majority; 1 for a deterministic classifier.
+            attacked, and 0 attacks the module as it is. Of a `SmoothedClassifier` all votes count, as in its
+            certificate; gradients are those of the mean of their probabilities.
+        num_draws: evaluations of each image whose votes decide its class; 1 for a deterministic classifier.
         seed: of all random numbers.
         num_shown: images in the figure.
 
@@ -113,6 +115,11 @@ class RobustAccuracy(Callback):
             return
         if not (self.sigma > 0 and isinstance(pl_module, SmoothedClassifier)):
             require(pl_module, Classifier, "RobustAccuracy")
+        if self.sigma > 0 and isinstance(pl_module, MixedClassifier):
+            raise ValueError(
+                f"sigma must be 0 for {type(pl_module).__name__}, got {self.sigma}: under noise its robust classifier "
+                f"votes alone, whose robust accuracy is not the mixture's"
+            )
         require_testing(trainer, "RobustAccuracy")
         require_gradients(str(trainer.precision), "RobustAccuracy")
 
@@ -125,7 +132,7 @@ class RobustAccuracy(Callback):
             paths = [_path(rows, number) for number in range(len(blocks))]
             pending = [number for number, path in enumerate(paths) if not path.is_file()]
             trainer.strategy.barrier("the finished blocks are known")
-            network = self._network(trainer, pl_module)
+            draw = self._draw(trainer, pl_module)
             # Testing takes place in inference mode, whose tensors have no gradients.
             with (
                 OtherProcesses(trainer, rows) as others,
@@ -136,7 +143,7 @@ class RobustAccuracy(Callback):
             ):
                 told = time.monotonic()
                 for number in pending[trainer.global_rank :: trainer.world_size]:
-                    self._attack_block(network, images, number, blocks[number], rows, directory, trainer)
+                    self._attack_block(draw, images, number, blocks[number], rows, directory, trainer)
                     others.check()
                     if time.monotonic() - told > SECONDS_BETWEEN_LINES:
                         told = time.monotonic()
@@ -190,24 +197,27 @@ class RobustAccuracy(Callback):
             )
         return rows
 
-    def _network(self, trainer: Trainer, pl_module: LightningModule) -> Network:
-        """The classifier that is attacked: images to logits, of one draw if it is smoothed."""
+    def _draw(self, trainer: Trainer, pl_module: LightningModule) -> Network:
+        """One evaluation of the classifier: images to the logits `[S, B, K]` of its votes, of which most have one."""
 
         def network(image: Tensor) -> Tensor:
             return pl_module(trainer.precision_plugin.convert_input(image))
 
         if not self.sigma > 0:
-            return network
+            return lambda image: network(image)[None]
         smoothed = pl_module if isinstance(pl_module, SmoothedClassifier) else GaussianSmoothing(network)
+        return lambda image: smoothed.smoothed_logits(image, torch.randn_like(image), self.sigma)
 
-        def one_draw(image: Tensor) -> Tensor:
-            return log_mean_softmax(smoothed.smoothed_logits(image, torch.randn_like(image), self.sigma))
-
-        return one_draw
+    def _attacked(self, draw: Network) -> Network:
+        """What attacks differentiate: images to logits `[B, K]`. Votes have no gradient, so of several votes it is the
+        mean of their probabilities."""
+        if not self.sigma > 0:
+            return lambda image: draw(image)[0]
+        return lambda image: log_mean_softmax(draw(image))
 
     def _attack_block(
         self,
-        network: Network,
+        draw: Network,
         images: TestedImages,
         number: int,
         positions: range,
@@ -220,16 +230,16 @@ class RobustAccuracy(Callback):
         image = torch.stack([one.image for one in block])
         label = torch.tensor([one.label for one in block], device=image.device)
         self._seed(number, 0, CLEAN)
-        prediction = self._predict(network, image, positions)
+        prediction = self._predict(draw, image, positions)
         right = (prediction == label).nonzero()[:, 0]
         frames, examples = [], []
         for place, attack in enumerate(self.attacks):
             adversarial, attacked_prediction = image.clone(), prediction.clone()
             if len(right):
                 self._seed(number, place, PERTURBING)
-                adversarial[right] = attack.perturb(network, image[right], label[right]).to(image.dtype)
+                adversarial[right] = attack.perturb(self._attacked(draw), image[right], label[right]).to(image.dtype)
                 self._seed(number, place, PERTURBED)
-                attacked_prediction[right] = self._predict(network, adversarial[right], positions)
+                attacked_prediction[right] = self._predict(draw, adversarial[right], positions)
             columns = {
                 "index": list(positions),
                 "label": label.tolist(),
@@ -256,22 +266,22 @@ class RobustAccuracy(Callback):
         words = [self.seed, block, attack, purpose]
         torch.manual_seed(int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1))
 
-    def _predict(self, network: Network, image: Tensor, positions: range) -> Tensor:
-        """The class of most votes among `num_draws` evaluations, `[B]`; ties go to the lowest.
+    def _predict(self, draw: Network, image: Tensor, positions: range) -> Tensor:
+        """The class of most votes in `num_draws` evaluations, `[B]`; ties go to the lowest.
 
         Raises:
             ValueError: if logits are NaN.
         """
-        votes: Tensor | None = None
+        votes = torch.zeros((), dtype=torch.int64, device=image.device)
+        broken = torch.zeros((), dtype=torch.bool, device=image.device)
         for _ in range(self.num_draws):
-            logits = network(image)
-            if logits.isnan().any():
-                raise ValueError(
-                    f"the network's logits are NaN for images in {positions[0]}...{positions[-1]} of the test set"
-                )
-            vote = torch.nn.functional.one_hot(logits.argmax(dim=1), logits.shape[1])
-            votes = vote if votes is None else votes + vote
-        assert votes is not None
+            logits = draw(image)
+            votes = votes + torch.nn.functional.one_hot(logits.argmax(dim=2), logits.shape[2]).sum(dim=0)
+            broken = broken | logits.isnan().any()
+        if broken:  # the host looks once
+            raise ValueError(
+                f"the network's logits are NaN for images in {positions[0]}...{positions[-1]} of the test set"
+            )
         return votes.argmax(dim=1)
 
     def _table(self, rows: pd.DataFrame) -> pd.DataFrame:

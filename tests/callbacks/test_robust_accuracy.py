@@ -283,6 +283,35 @@ def test_a_module_with_votes_of_its_own_is_attacked_with_them(tmp_path: Path) ->
     assert pd.read_csv(tmp_path / "robust_accuracy.csv")["clean_accuracy"][0] == pytest.approx(7 / 31)
 
 
+def test_every_vote_counts_as_in_the_certificate(tmp_path: Path) -> None:
+    """Two doubtful votes outweigh one that is certain of another class."""
+
+    class Three(HalfSpace):
+        certificate = "none"
+
+        def smoothed_logits(self, image: Tensor, noise: Tensor, sigma: float) -> Tensor:
+            right = self(image + sigma * noise).sign()
+            return torch.stack([1e-2 * right, 1e-2 * right, -50 * right])
+
+        def certified_radius(self, probability: Any, sigma: float) -> float:
+            return 0.0
+
+    smoothed = [PGD("linf", 1e-4, steps=1, num_draws=2, name="box")]
+    run(tmp_path, callback(attacks=smoothed, sigma=1e-3, num_draws=2), Three())
+    assert pd.read_csv(tmp_path / "robust_accuracy.csv")["clean_accuracy"][0] == pytest.approx(24 / 31)
+
+
+def test_the_smoothed_half_of_a_mixture_is_not_attacked_for_the_whole(tmp_path: Path) -> None:
+    class Mixing(HalfSpace):
+        chooses_alpha = False
+
+        def mix(self, image: Tensor, alpha: float | None = None) -> Any: ...
+
+    smoothed = [PGD("linf", 1e-4, steps=1, num_draws=2, name="box")]
+    with pytest.raises(ValueError, match=r"sigma must be 0 for Mixing, got 0\.1"):
+        run(tmp_path, callback(attacks=smoothed, sigma=0.1, num_draws=2), Mixing())
+
+
 def test_the_class_is_that_of_most_draws(tmp_path: Path) -> None:
     class Fickle(HalfSpace):
         """The other class in three tenths of all evaluations."""
