@@ -218,7 +218,7 @@ class Certification(Callback):
 
         def write() -> None:
             name = f"sigma {self.sigma:g}"
-            table = accuracy_table({name: certificates}, self.radii, self.mode.alpha)
+            table = accuracy_table({name: certificates}, self.radii, {name: self.mode.alpha})
             write_atomically(log.directory / "certified_accuracy.csv", table.to_csv(index=False))
             write_atomically(log.directory / "certification_summary.json", json.dumps(results, indent=2) + "\n")
             draw_curves({name: certificates}, log.directory / "figures" / "certified_accuracy.png")

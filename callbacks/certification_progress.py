@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
@@ -17,9 +18,9 @@ SECONDS_BETWEEN_LINES = 60.0
 
 
 class CertificationProgress:
-    """A bar of images done by all processes, with certified accuracy so far, draws per second and time left.
+    """A bar of images done by all processes, with certified accuracy so far, their draws per second and time left.
 
-    Where the output is no terminal, a line a minute takes its place.
+    Where the output is no terminal, a line a minute with the same takes its place.
 
     Args:
         rows: reads all rows finished so far.
@@ -54,7 +55,8 @@ class CertificationProgress:
 
     def __enter__(self) -> Self:
         self._bar.start()
-        self._task = self._bar.add_task("", total=self.total, state="", completed=len(self.rows()))
+        self._before = set(self.rows())
+        self._task = self._bar.add_task("", total=self.total, state="", completed=len(self._before))
         self._began = time.monotonic()
         return self
 
@@ -69,7 +71,7 @@ class CertificationProgress:
 
         Args:
             num_draws: draws evaluated by this process, or by those that share an image with it, since the start; None
-                while it waits.
+                while it waits. Those of other processes are counted when their images are finished.
             now: without waiting.
         """
         clock = time.monotonic()
@@ -81,11 +83,16 @@ class CertificationProgress:
             SECONDS_BETWEEN_READINGS, 200 * reading
         )  # never costs more than half a percent
         state = self._accuracy(rows)
-        if num_draws:
-            state += f"  {num_draws / max(clock - self._began, 1e-9):,.0f} draws/s"
+        elapsed = max(clock - self._began, 1e-9)
+        new = [row for index, row in rows.items() if index not in self._before]
+        draws = max(num_draws or 0, sum(int(row["draws"]) for row in new))
+        if draws:
+            state += f"  {draws / elapsed:,.0f} draws/s"
         self._bar.update(self._task, completed=len(rows), state=state)
         if self._bar.disable and clock >= self._next_line:
             self._next_line = clock + SECONDS_BETWEEN_LINES
+            left = round(elapsed * (self.total - len(rows)) / len(new)) if new else None
+            state += "" if left is None else f"  {timedelta(seconds=left)} left"
             rank_zero_info(f"certified {len(rows)} of {self.total} images  {state}")
 
     def _accuracy(self, rows: Mapping[int, Row]) -> str:

@@ -7,6 +7,8 @@ at each radius the best of the logs, which is how tables over several sigmas are
 """
 
 import argparse
+import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -84,13 +86,15 @@ def summary(log: pd.DataFrame, radii: Sequence[float]) -> dict[str, float]:
     return numbers
 
 
-def accuracy_table(logs: Mapping[str, pd.DataFrame], radii: Sequence[float], alpha: float) -> pd.DataFrame:
+def accuracy_table(
+    logs: Mapping[str, pd.DataFrame], radii: Sequence[float], alphas: Mapping[str, float]
+) -> pd.DataFrame:
     """Certified accuracy of each log at each radius.
 
     Args:
         logs: by name.
         radii: in pixel units.
-        alpha: of the logs' certificates.
+        alphas: of the logs' certificates, by the same names.
 
     Returns:
         Columns `log`, `radius`, `certified_accuracy` and `with_high_probability`, the bound that allows for wrong
@@ -100,7 +104,7 @@ def accuracy_table(logs: Mapping[str, pd.DataFrame], radii: Sequence[float], alp
     tables = []
     for name, log in logs.items():
         accuracy = certified_accuracy(log["correct"], log["radius"], radii)
-        bound = accuracy_with_high_probability(accuracy, alpha, len(log))
+        bound = accuracy_with_high_probability(accuracy, alphas[name], len(log))
         tables.append(
             pd.DataFrame({"log": name, "radius": radii, "certified_accuracy": accuracy, "with_high_probability": bound})
         )
@@ -142,18 +146,36 @@ def overlay(paths: Sequence[Path], output: Path, grid: float = 0.25, alpha: floa
         paths: see `read_log`; named by their paths from where they part.
         output: directory to write to.
         grid: distance of the radii in the table, in pixel units.
-        alpha: of the certificates.
+        alpha: of the certificates of logs that are in no run directory; others say theirs.
 
     Returns:
         The table, see `accuracy_table`.
+
+    Raises:
+        FileNotFoundError: see `read_log`.
+        ValueError: if an argument is out of range; see also `read_log`.
     """
-    logs = dict(zip(_short_names(paths), (read_log(path) for path in paths), strict=True))
+    if not 0 < grid < math.inf:
+        raise ValueError(f"grid must be positive, got {grid:g}")
+    if not 0 < alpha < 1:
+        raise ValueError(f"alpha must be in (0, 1), got {alpha:g}")
+    names = _short_names(paths)
+    logs = dict(zip(names, (read_log(path) for path in paths), strict=True))
+    alphas = {name: _own_alpha(path, alpha) for name, path in zip(names, paths, strict=True)}
     furthest = max(float(log["radius"].max()) for log in logs.values())
     radii = [round(grid * step, 10) for step in range(int(furthest / grid) + 1)]
-    table = accuracy_table(logs, radii, alpha)
+    table = accuracy_table(logs, radii, alphas)
     draw_curves(logs, output / "certified_accuracy.png")
     table.to_csv(output / "certified_accuracy.csv", index=False)
     return table
+
+
+def _own_alpha(path: Path, otherwise: float) -> float:
+    """What the settings say that are in a run directory, or beside a log in one."""
+    if path.stem == "certification":
+        path = path.parent
+    settings = path / "certification_settings.json"
+    return json.loads(settings.read_text()).get("alpha", otherwise) if settings.is_file() else otherwise
 
 
 def _short_names(paths: Sequence[Path]) -> list[str]:
@@ -174,7 +196,8 @@ def main(args: Sequence[str]) -> int:
     parser.add_argument("logs", nargs="+", type=Path, help="run directories, or logs in the published columns")
     parser.add_argument("--output", type=Path, default=Path("."), help="directory for the picture and the table")
     parser.add_argument("--grid", type=float, default=0.25, help="distance of the radii in the table, in pixel units")
-    parser.add_argument("--alpha", type=float, default=0.001, help="failure probability of the certificates")
+    alpha_help = "failure probability of the certificates, of logs that are in no run directory"
+    parser.add_argument("--alpha", type=float, default=0.001, help=alpha_help)
     options = parser.parse_args(args)
     try:
         table = overlay(options.logs, options.output, options.grid, options.alpha)

@@ -33,6 +33,7 @@ from callbacks.certified_curves import accuracy_table, draw_curves, main, overla
 from lightning_modules.robustness.certification_modes import Certificate, Fixed, Mode, Predict
 from lightning_modules.robustness.fewer_draws import Anytime, Curve, InputSpecific, Stages
 from lightning_modules.robustness.smoothed_votes import Certified
+from lightning_modules.robustness.smoothing import accuracy_with_high_probability
 
 SIGMA = 0.25
 ROOT = Path(__file__).resolve().parents[2]
@@ -547,9 +548,27 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(monkeypatch: pytest.
     with CertificationProgress(lambda: {0: row_of(image())}, 4, [0.0], enabled=True) as progress:
         progress.show(100, now=True)
     assert lines[0].startswith("certified 1 of 4 images  certified accuracy 100.0% at 0")
+    assert "left" not in lines[0]  # of the only row nobody knows how long it took
     with CertificationProgress(lambda: {}, 4, [0.0], enabled=False) as progress:
         progress.show(100, now=True)
     assert len(lines) == 2
+
+
+def test_a_line_counts_draws_of_all_processes_and_tells_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    clock = [100.0]
+    monkeypatch.setattr("callbacks.certification_progress.rank_zero_info", lines.append)
+    monkeypatch.setattr("callbacks.certification_progress.time.monotonic", lambda: clock[0])
+    rows = {0: row_of(image(0, draws=10**9))}  # of an earlier run
+    with CertificationProgress(lambda: rows, 9, [0.0], enabled=True) as progress:
+        rows.update({index: row_of(image(index, draws=5000)) for index in (1, 2)})
+        clock[0] += 100
+        progress.show(3000)
+        clock[0] += 100
+        rows[3] = row_of(image(3, draws=5000))
+        progress.show(None)
+    assert "  100 draws/s  0:05:00 left" in lines[0]
+    assert "  75 draws/s  0:05:33 left" in lines[1]
 
 
 @pytest.mark.parametrize("bar", [TQDMProgressBar, RichProgressBar])
@@ -717,4 +736,38 @@ def test_a_curve_falls_just_beyond_each_radius(tmp_path: Path, monkeypatch: pyte
     np.testing.assert_allclose(x, [0.0, 0.2, 0.5, 3.15])
     np.testing.assert_allclose(y, [0.75, 0.75, 0.5, 0.0])
     assert where == "pre"  # between two radii, the value at the right one
-    assert accuracy_table({"one": log}, [0.3], 0.001)["certified_accuracy"].tolist() == [0.5]
+    assert accuracy_table({"one": log}, [0.3], {"one": 0.001})["certified_accuracy"].tolist() == [0.5]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--grid", "0"], "grid must be positive, got 0"),
+        (["--grid", "-1"], "grid must be positive, got -1"),
+        (["--grid", "nan"], "grid must be positive, got nan"),
+        (["--alpha", "2"], r"alpha must be in (0, 1), got 2"),
+        (["--alpha", "0"], r"alpha must be in (0, 1), got 0"),
+    ],
+)
+def test_bad_options_of_curves_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    (tmp_path / "official.tsv").write_text(OFFICIAL)
+    assert main([str(tmp_path / "official.tsv"), "--output", str(tmp_path), *options]) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "certified_accuracy.csv").exists()
+
+
+def test_curves_bound_each_log_at_its_own_alpha(finished: tuple[Path, dict[str, float]], tmp_path: Path) -> None:
+    (tmp_path / "official.tsv").write_text(OFFICIAL)
+    run(tmp_path / "run", certification(Fixed(n0=20, n=600, alpha=0.2)))
+    table = overlay([tmp_path / "run", finished[0], tmp_path / "official.tsv"], tmp_path / "out", alpha=0.1)
+    logs = list(table["log"].unique())[:3]
+    at_zero = table[(table["radius"] == 0) & table["log"].isin(logs)]
+    expected = [
+        accuracy_with_high_probability(row.certified_accuracy, alpha, m)
+        for row, alpha, m in zip(at_zero.itertuples(), (0.2, 0.001, 0.1), (12, 12, 5), strict=True)
+    ]
+    np.testing.assert_allclose(at_zero["with_high_probability"], expected)
+    beside = overlay([tmp_path / "run" / "certification.csv"], tmp_path / "beside")
+    assert beside["with_high_probability"][0] == expected[0]
