@@ -1,7 +1,9 @@
 """Certification with fewer draws than CERTIFY's, at the same probability alpha that a certificate is wrong.
 
-In every mode a row's prediction and radius is a certificate, and every number of a log is a lower bound of what more
-draws would have certified. Where it is close to that of the published procedure:
+In every mode a row's prediction and radius is a certificate. Of a log's numbers, certified accuracy at any radius and
+the mean radius are lower bounds of what more draws would certify; `abstained` is an upper bound, as more draws would
+settle more images, and `mean_draws` is what the mode took and bounds nothing. Where the lower bounds are close to the
+numbers of the published procedure:
 
     InputSpecific        the curve and the mean radius, up to the stated loss
     Anytime, no target   the curve and the mean radius, up to what the last blocks would have added
@@ -42,6 +44,9 @@ from lightning_modules.robustness.smoothing import (
     one_sided_anytime_lower,
     one_sided_anytime_upper,
 )
+
+SEQUENCE_SHARE, FINAL_SHARE = 0.8, 0.2
+"""How `Curve` divides alpha between its confidence sequence and the bound at its last draw."""
 
 
 def next_look(n: int) -> int:
@@ -155,7 +160,7 @@ class InputSpecific(Mode):
     def __post_init__(self) -> None:
         require_positive(max_loss=self.max_loss, n0=self.n0, n_max=self.n_max)
         require_probability(alpha=self.alpha, pilot_alpha=self.pilot_alpha)
-        object.__setattr__(self, "_planned", {})  # the table: draws for each outcome of the pilot that has occurred
+        object.__setattr__(self, "_planned", {})  # draws, for each radius and outcome of the pilot that has occurred
 
     def certify(self, radius: Radius, label: int) -> Certifying:
         votes = yield Draws(SELECTION, 0, self.n0)
@@ -176,9 +181,9 @@ class InputSpecific(Mode):
         )
 
     def _plan(self, pilot_hits: tuple[int, ...], radius: Radius) -> int:
-        planned: dict[tuple[int, ...], int] = self._planned  # type: ignore[attr-defined]
-        if pilot_hits not in planned:
-            planned[pilot_hits] = input_specific_draws(
+        planned: dict[tuple[Radius, tuple[int, ...]], int] = self._planned  # type: ignore[attr-defined]
+        if (radius, pilot_hits) not in planned:
+            planned[radius, pilot_hits] = input_specific_draws(
                 pilot_hits,
                 self.n0,
                 self.n_max,
@@ -189,7 +194,7 @@ class InputSpecific(Mode):
                 self.relative,
                 radius,
             )
-        return planned[pilot_hits]
+        return planned[radius, pilot_hits]
 
 
 @dataclass(frozen=True)
@@ -273,7 +278,7 @@ class Curve(Mode):
     * when the place is settled: one-sided confidence sequences put the radius between two neighbours of the grid;
     * when no outcome of the draws that are left could move it up.
 
-    Four fifths of alpha go to the sequence, the rest to Clopper and Pearson's bound at `n_max` draws, which is
+    `SEQUENCE_SHARE` of alpha goes to the sequence, the rest to Clopper and Pearson's bound at `n_max` draws, which is
     sharper there. A row's radius is its place, a valid lower bound, and the accuracy of the log is, at grid radii, a
     valid lower bound of the smoothed classifier's certified accuracy. A row whose class is wrong claims nothing.
 
@@ -312,7 +317,7 @@ class Curve(Mode):
             place = self._place(radius(p_lower))
             if self._place(radius(ends(one_sided_anytime_upper, hits, n, self.beta))) <= place:
                 outcome = "placed"
-            elif n == self.n_max or self._place(radius(self._lower(hits + self.n_max - n, self.n_max))) <= place:
+            elif n == self.n_max or self._place(radius(self._best_end(hits, n))) <= place:
                 outcome = "out of draws"
         return Certificate(
             prediction=selected if place >= 0 else ABSTAIN,
@@ -328,10 +333,15 @@ class Curve(Mode):
 
     def _lower(self, hits: Votes, n: int) -> list[float]:
         """Lower bounds after n draws, one a stream."""
-        lower = ends(one_sided_anytime_lower, hits, n, 0.8 * self.alpha)
+        lower = ends(one_sided_anytime_lower, hits, n, SEQUENCE_SHARE * self.alpha)
         if n < self.n_max:
             return lower
-        return [max(p, q) for p, q in zip(lower, ends(_clopper_pearson, hits, n, 0.2 * self.alpha), strict=True)]
+        at_end = ends(_clopper_pearson, hits, n, FINAL_SHARE * self.alpha)
+        return [max(p, q) for p, q in zip(lower, at_end, strict=True)]
+
+    def _best_end(self, hits: Votes, n: int) -> list[float]:
+        """The lower bounds at `n_max` draws, one a stream, if all draws that are left were hits."""
+        return self._lower(hits + (self.n_max - n), self.n_max)
 
     def _place(self, radius: float) -> float:
         """Number of the largest grid radius that is not larger; -1 where there is no radius."""

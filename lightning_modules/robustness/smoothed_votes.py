@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules.interfaces import SmoothedClassifier
-from lightning_modules.robustness.certification_modes import BLOCK, Certificate, Certifying, Draws, Mode, Votes
+from lightning_modules.robustness.certification_modes import BLOCK, Certificate, Certifying, Draws, Mode, Radius, Votes
 from lightning_modules.robustness.smoothing import gaussian_radius
 
 
@@ -149,7 +149,15 @@ class VoteCounter:
     """Certifies images with full batches, in which draws of several images may lie side by side.
 
     Images that came first are served first, so few are under way at a time. Votes are counted on the device, and read
-    by the host one batch later, while the next one is computed.
+    by the host one batch later, while the next one is computed:
+
+                  plan and launch batch 1
+                  plan and launch batch 2    while the device computes 1
+        read 1,   plan and launch batch 3    while it computes 2
+        read 2,   plan and launch batch 4    while it computes 3
+
+    Batch 3 is the first that knows the votes of batch 1. An image that waits for them has no draws in batch 2, and the
+    next images take its room.
 
     Args:
         smoothed: gives logits of noisy images, and a radius.
@@ -188,6 +196,8 @@ class VoteCounter:
         """Draws evaluated so far by all the processes that share them."""
         self._waiting: list[_InProgress] = []
         self._kinds: tuple[int, int] | None = None
+        # One object for all images, by which a mode may keep what it computed for this radius.
+        self._radius: Radius = lambda probability: smoothed.certified_radius(probability, sigma)
 
     def certify(self, images: Iterator[LabelledImage]) -> Iterator[Certified]:
         """Certifies images as they come.
@@ -233,7 +243,7 @@ class VoteCounter:
 
     def _begin(self, image: LabelledImage) -> _InProgress:
         streams, classes = self._kinds or self._probe(image.image)
-        certifying = self.mode.certify(lambda p: self.smoothed.certified_radius(p, self.sigma), image.label)
+        certifying = self.mode.certify(self._radius, image.label)
         request = next(certifying)
         return _InProgress(image, certifying, request, np.zeros((streams, classes), np.int64), request.start)
 

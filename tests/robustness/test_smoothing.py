@@ -3,6 +3,7 @@ import math
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -334,6 +335,30 @@ def test_input_specific_saves_most_where_the_class_is_unlikely_to_have_a_large_r
     needed = [drive(mode, partial(lambda p, r: [[round(p * (r.stop - r.start)), 0]], p))[0].n for p in (0.6, 0.9, 1.0)]
     assert needed == sorted(needed)
     assert needed[0] < needed[-1] < 100_000
+
+
+def test_a_mode_plans_for_each_sigma_that_it_is_used_with() -> None:
+    def planned(mode: InputSpecific, sigma: float) -> int:
+        certifying = mode.certify(lambda p: gaussian_radius(p[0], sigma), 0)
+        next(certifying)
+        return certifying.send(np.array([[90, 10]])).stop
+
+    shared = InputSpecific(max_loss=0.05)
+    numbers = [planned(shared, sigma) for sigma in (0.25, 1.0)]
+    assert numbers == [planned(InputSpecific(max_loss=0.05), sigma) for sigma in (0.25, 1.0)]
+    assert numbers[0] < numbers[1]
+
+
+def test_a_plan_is_made_once_for_all_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    def draws(pilot_hits: tuple[int, ...], *_: Any) -> int:
+        made.append(pilot_hits)
+        return 100
+
+    monkeypatch.setattr("lightning_modules.robustness.fewer_draws.input_specific_draws", draws)
+    certify(InputSpecific(n0=10), 100, images(30))
+    assert len(set(made)) == len(made) < 12
 
 
 def test_anytime_decides_a_radius_as_fixed_does_with_fewer_draws() -> None:
