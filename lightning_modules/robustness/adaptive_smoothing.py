@@ -189,8 +189,7 @@ class AdaptiveSmoothing(ClassifierSteps, LightningModule):
     def smoothed_logits(self, image: Tensor, noise: Tensor, sigma: float) -> Tensor:
         """Votes of the robust classifier, `[1, B, K]`."""
         noisy = torch.add(image, noise, alpha=sigma)
-        weights = next(self.network.robust.parameters())
-        return self.network.robust_logits(noisy.to(torch.promote_types(weights.dtype, torch.float32)))[None]
+        return self.network.robust_logits(noisy.to(next(self.network.robust.parameters()).dtype))[None]
 
     def certified_radius(self, probability: Sequence[float], sigma: float) -> float:
         if self.radius == "tight":

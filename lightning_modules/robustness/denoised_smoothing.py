@@ -165,8 +165,7 @@ class DenoisedSmoothing(ClassifierSteps, LightningModule):
         """Logits `[1, B, K]` of the denoised images; the noise has the standard deviation s_t* >= sigma."""
         t = first_timestep(sigma, self.levels)
         noisy = torch.add(image, noise, alpha=float(noise_levels(self.levels[t])))
-        dtype = torch.promote_types(next(self.network.parameters()).dtype, torch.float32)
-        return self(self.estimate(noisy.to(dtype), t))[None]
+        return self(self.estimate(noisy.to(next(self.network.parameters()).dtype), t))[None]
 
     def certified_radius(self, probability: Sequence[float], sigma: float) -> float:
         return gaussian_radius(probability[0], sigma)

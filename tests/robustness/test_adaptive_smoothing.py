@@ -527,6 +527,15 @@ def test_what_is_certified_is_the_smoothed_robust_classifier_at_the_least_alpha(
     assert len({one.certificate for one in (built, fixed, tight)}) == 3
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_votes_of_weights_in_half_precision_are_counted(dtype: torch.dtype) -> None:
+    """Noise is added in float32, and the sum is rounded."""
+    built = module().to(dtype).eval()
+    image, noise = images(5)[0].float(), normal(5, 1, 4, 4).float()
+    votes = built.smoothed_logits(image, noise, 0.25)
+    assert torch.equal(votes, built.network.robust((image + 0.25 * noise).to(dtype))[None])
+
+
 @pytest.mark.parametrize("earlier", [{}, {"network._extra_state": torch.tensor([math.nan, 1.0, 1.0])}])
 def test_a_checkpoint_does_not_change_alpha(earlier: dict[str, Tensor]) -> None:
     learned, fixed = module(), module(alpha=0.9)

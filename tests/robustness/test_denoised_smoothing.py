@@ -259,6 +259,15 @@ def test_a_network_of_diffusers_denoises_in_one_step_of_its_scheduler(
     assert built.certified_radius([0.9], 0.25) == pytest.approx(0.25 * stats.norm.ppf(0.9))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_votes_of_weights_in_half_precision_are_counted(folder: Path, dtype: torch.dtype) -> None:
+    built = module(folder).to(dtype).eval()
+    logits = built.smoothed_logits(rand(3, 1, 8, 8).float(), randn(3, 1, 8, 8).float(), 0.25)
+    assert logits.shape[:2] == (1, 3)
+    assert logits.dtype == dtype
+    assert logits.isfinite().all()
+
+
 def test_the_classifier_sees_images_at_its_own_size() -> None:
     scheduler, seen = DDPMScheduler(), []
 
