@@ -12,6 +12,18 @@ Certified is a mixture whose robust classifier is smoothed: h are its votes unde
 image itself. The paper's radius for a fixed alpha, sigma Phi^-1(alpha p) if h_y >= p, also holds with the least alpha
 that an image can have where it is learned: all that it uses is alpha h_y > 1/2.
 
+Where alpha comes from:
+
+                             set by                                       used
+    Mixture.alpha            alpha of `Mixture`, or of the module below   in evaluation, for all images; None asks the
+                             through `Mixture.choose`                     mixing network for each image's
+    Mixture.evaluation       gamma_scale ... alpha_bias of `Mixture`      in evaluation, for the mixing network's
+    (an `AlphaRange`)
+    Mixture.in_training      training_gamma_scale, _bias of `Mixture`     in training and the attacks there, whatever
+    (an `AlphaRange`)                                                     Mixture.alpha is
+    least_alpha              Mixture.alpha; for None alpha_bias           in the certified radius
+    mix(image, alpha)        the callback `AlphaCurve`                    in its table
+
 Source: Bai, Anderson, Kim and Sojoudi, Improving the Accuracy-Robustness Trade-Off of Classifiers via Adaptive
 Smoothing, SIAM Journal on Mathematics of Data Science 2024, arXiv 2301.12554. The authors attack a batch in ten ways,
 and take five optimiser steps on the clean and attacked images; here each step has new images, half of them attacked.
