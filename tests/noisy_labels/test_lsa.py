@@ -16,6 +16,7 @@ from datamodules.digits import Digits
 from lightning_modules.networks import Normalized
 from lightning_modules.networks.mlp import MLP
 from lightning_modules.networks.preact_resnet import PreActResNet18
+from lightning_modules.networks.unit_embedding import UnitEmbeddingClassifier
 from lightning_modules.noisy_labels.cosine_schedule import CosineSchedule
 from lightning_modules.noisy_labels.layer_outputs import logits_and_features, named_layer, pooled
 from lightning_modules.noisy_labels.lsa.detection import agreement, detect
@@ -23,7 +24,6 @@ from lightning_modules.noisy_labels.lsa.objective import sharpened
 from lightning_modules.noisy_labels.lsa.pls_lsa import PLSLSA
 from lightning_modules.noisy_labels.lsa.pls_lsa_plus import PLSLSAPlus
 from lightning_modules.noisy_labels.lsa.training_images import TrainingImages, sweep
-from lightning_modules.noisy_labels.lsa.unit_embedding import UnitEmbeddingClassifier
 from lightning_modules.noisy_labels.simclr import SimCLR
 from lightning_modules.noisy_labels.views import AddedNoise, ContrastiveView, StrongView, WeakView
 from lightning_modules.per_sample import PerSample
