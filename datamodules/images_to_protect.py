@@ -78,7 +78,10 @@ class ImagesToProtect(SeededBatches):
             self.test_set.read_prompts()
 
     def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
-        batch["image"] = self.in_unit_interval(batch["image"], 255)
+        # Never in half precision, which does not give the 256 levels of a file back.
+        assert self.trainer is not None
+        dtype = torch.promote_types(self.trainer.lightning_module.dtype, torch.float32)  # type: ignore[arg-type]
+        batch["image"] = batch["image"].to(dtype) / 255
         return batch
 
 

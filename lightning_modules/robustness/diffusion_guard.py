@@ -184,10 +184,10 @@ class DiffusionGuard(LightningModule):
             raise ValueError("DiffusionGuard has nothing to train with this inpainter: protect with predict, or test")
 
     def training_step(self, batch: ProtectedImageBatch, batch_idx: int) -> dict[str, Tensor]:
-        image = batch["image"]
+        image = batch["image"].to(self._arithmetic(batch["image"]))
         noise = torch.randn(self.inpainter.noise_shape(image), dtype=image.dtype, device=self.device)
         timestep = torch.randint(self.num_timesteps, (len(image),), device=self.device)
-        error = self.inpainter.denoising_error(image, union(batch), noise, torch.randn_like(noise), timestep)
+        error = self.inpainter.denoising_error(image, union(batch).to(image), noise, torch.randn_like(noise), timestep)
         loss = share(batch) * error.mean()
         self.log(
             "train/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=global_size(batch), sync_dist=True
@@ -218,10 +218,13 @@ class DiffusionGuard(LightningModule):
             drawn = [draw_kept(each, self.augmentation, random) for each, random in zip(kept, masks, strict=True)]
             return torch.from_numpy(np.stack(drawn))[:, None].to(image)
 
+        arithmetic = self._arithmetic(image)
+
         def raised(adversarial: Tensor, keep: Tensor) -> Tensor:
-            noise, draw = self._normal(image, noises), self._normal(image, noises)
+            adversarial, keep = adversarial.to(arithmetic), keep.to(arithmetic)
+            noise, draw = self._normal(adversarial, noises), self._normal(adversarial, noises)
             if self.objective == "encoder":
-                grey = torch.full_like(image, 0.5)
+                grey = torch.full_like(adversarial, 0.5)
                 target = self.inpainter.encode(grey, torch.zeros_like(draw)).detach()
                 reached = self.inpainter.encode(self.inpainter.blanked(adversarial, keep), torch.zeros_like(draw))
                 return -(reached - target).square().sum()
@@ -237,23 +240,31 @@ class DiffusionGuard(LightningModule):
             )
 
     def _first_step(self, image: Tensor, keep: Tensor, noise: Tensor, draw: Tensor, timestep: int) -> Tensor:
-        """The editor's prediction from pure noise; its arithmetic is that of the inpainter's weights."""
+        """The editor's prediction from pure noise."""
         time = torch.full((len(image),), timestep, device=image.device)
         sigma = float(self.inpainter.scheduler.init_noise_sigma)
         return self.inpainter.noise_given(image, keep, sigma * noise, draw, time)
+
+    def on_test_start(self) -> None:
+        for name in self.metrics:  # which half precision would leave two digits
+            metric = self._metric(name)
+            metric.set_dtype(torch.promote_types(metric.dtype, torch.float32))
 
     def test_step(self, batch: ProtectedImageBatch, batch_idx: int) -> dict[str, Tensor]:
         image, index = batch["image"], batch["index"]
         if self._clip is not None and batch_idx == 0 and not any(map(any, batch["prompt"])):
             raise ValueError("clip compares edits with their prompts, and the data have none")
-        guarded = self.protect(image, batch["regions"], index).to(image.dtype)
+        guarded = self.protect(image, batch["regions"], index)
+        image, guarded = (each.to(self._arithmetic(image)) for each in (image, guarded))
         noise = self._normal(image, [self._random(int(i), EDITING) for i in index])
+        compared = torch.promote_types(image.dtype, torch.float32)
         shown: dict[str, Tensor] = {}
-        for number, keep in enumerate(batch["editor_keeps"].to(image.dtype).split(1, dim=1)):
+        for number, keep in enumerate(batch["editor_keeps"].to(image).split(1, dim=1)):
             ending = "" if number == 0 else "_unseen"
             for rows, prompts in prompted(batch["prompt"]):
                 edit, edit_of_guarded = (
-                    self.inpainter.edit(each[rows], keep[rows], prompts, noise[rows]) for each in (image, guarded)
+                    self.inpainter.edit(each[rows], keep[rows], prompts, noise[rows]).to(compared)
+                    for each in (image, guarded)
                 )
                 shown = shown or {"protected": guarded, "edit": edit, "edit_of_protected": edit_of_guarded}
                 psnr = peak_signal_noise_ratio(edit_of_guarded, edit, 1.0, reduction="none", dim=(1, 2, 3))
@@ -268,8 +279,8 @@ class DiffusionGuard(LightningModule):
         measured = [self._random(int(i), MEASURING) for i in index]
         noise, draw = self._normal(image, measured), self._normal(image, measured)
         for name, each in {"noise_norm": guarded, "noise_norm_unprotected": image}.items():
-            predicted = self._first_step(each, union(batch), noise, draw, self.first_timestep)
-            self._metric(name).update(noise_norm(predicted))
+            predicted = self._first_step(each, union(batch).to(image), noise, draw, self.first_timestep)
+            self._metric(name).update(noise_norm(predicted.to(compared)))
         return shown
 
     def _compare(
@@ -309,6 +320,10 @@ class DiffusionGuard(LightningModule):
             partial = path.with_suffix(".partial")
             write_png(image, str(partial))
             os.replace(partial, path)
+
+    def _arithmetic(self, image: Tensor) -> torch.dtype:
+        """That of the inpainter's weights. The image itself stays precise, and only what the inpainter sees is cast."""
+        return next(self.inpainter.parameters(), image).dtype
 
     def _random(self, index: int, purpose: int) -> torch.Generator:
         """The random numbers of an image for one purpose."""
