@@ -2,7 +2,8 @@
 # make test    makes the environment and runs the test suite
 # make lint    style, types
 # make claims  runs every stated claim and writes the results table of README.md
-# make data-tests, make benchmarks    what needs real data (NOISEWORKS_DATA), and what measures speed and memory
+# make data-tests  runs the tests that need real data (NOISEWORKS_DATA)
+# make benchmarks  measures speed and memory and writes their table of README.md
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -28,7 +29,7 @@ data-tests: $(VENV)/installed
 	$(RUN) -m pytest -m data
 
 benchmarks: $(VENV)/installed
-	$(RUN) -m pytest -m benchmark --override-ini addopts=-ra tests/benchmarks
+	$(RUN) -m pytest -m benchmark --override-ini addopts=-ra tests/benchmarks --readme README.md
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

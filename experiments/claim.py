@@ -30,13 +30,15 @@ from pathlib import Path
 
 from experiments.arguments import ArgumentParser, positive_number
 from experiments.compare import collect, provenance, show
+from experiments.readme import BEGIN, END, replace_section, split_readme
 from experiments.results import BEST_EPOCH, Result, Summary, markdown, summarise, table, terminal, write_csv, write_text
 from experiments.run_queue import TRAIN, Failure, lock, print_failures, run_all
 from experiments.run_request import Run, check, load_experiments, parsed, unique_names
 
 REQUIRED = ("paper", "method", "baseline", "metric", "direction", "margin", "seeds")
 OPTIONAL = ("name",)
-BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+SECTION = "results"
+"""Part of the README that claims write."""
 ABOVE = Path("runs/claims")
 HOLDS, FAILS, MISSING = "holds", "does not hold", "did not run"
 SIGNIFICANCE = 0.05
@@ -209,21 +211,6 @@ def verdict(claim: Claim, names: Mapping[Path, str], results: Sequence[Result], 
     )
 
 
-def split_readme(path: Path) -> tuple[str, str]:
-    """The text up to and with the first marker, and from the second marker on.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if the markers are not there once each and in order.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"--readme {path} does not exist")
-    text = path.read_text(encoding="utf-8")
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise ValueError(f"--readme {path} must hold the lines {BEGIN} and {END} once each, in this order")
-    return text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
-
-
 HEADER = ["method", "claim of the paper", "metric", "method's value", "baseline's", "baseline's best epoch",
           "difference of pairs", "margin", "verdict", "seeds"]  # fmt: skip
 
@@ -333,7 +320,9 @@ def parse(argv: Sequence[str]) -> Arguments:
     parser.add_argument("files", metavar="CLAIM", nargs="+", type=Path, help="claim files")
     parser.add_argument("--output", type=Path, help="default: runs/claims/<folder of the claim file>")
     parser.add_argument("--jobs", type=positive_number, default=1, help="runs at a time (default: 1)")
-    parser.add_argument("--readme", type=Path, help=f"file in which the text between {BEGIN} and {END} is replaced")
+    parser.add_argument(
+        "--readme", type=Path, help=f"file whose text after {BEGIN % SECTION} is replaced"
+    )
     return Arguments(**vars(parser.parse_args(argv)))
 
 
@@ -370,7 +359,7 @@ def main(argv: Sequence[str], run_command: Sequence[str] = TRAIN) -> int:
     try:
         arguments = parse(argv)
         if arguments.readme:
-            split_readme(arguments.readme)
+            split_readme(arguments.readme, SECTION)
         places = plan(arguments.files, arguments.output)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -390,8 +379,7 @@ def main(argv: Sequence[str], run_command: Sequence[str] = TRAIN) -> int:
         if len(places) > 1:
             write(every, runs, arguments.output or ABOVE)
         if arguments.readme:
-            before, after = split_readme(arguments.readme)
-            write_text(arguments.readme, f"{before}\n{report(every, runs)}{after}")
+            replace_section(arguments.readme, SECTION, report(every, runs))
     except KeyboardInterrupt:
         done = sum(run.finished for run in runs)
         print(f"interrupted: {done} of {len(runs)} runs are finished; the same command continues", file=sys.stderr)

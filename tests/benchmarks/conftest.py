@@ -1,4 +1,7 @@
-"""Every benchmark is a ratio; together they are a table at the end of the run, and `runs/benchmarks.csv`."""
+"""Every benchmark is a ratio; together they are a table at the end of the run, `runs/benchmarks.csv` and in the README.
+
+python -m pytest -m benchmark --override-ini addopts=-ra tests/benchmarks --readme README.md
+"""
 
 import csv
 from collections.abc import Callable, Iterator
@@ -7,7 +10,20 @@ from pathlib import Path
 import pytest
 import torch
 
+from experiments.readme import replace_section, split_readme
+from experiments.results import markdown
+from experiments.run_request import machine
+
 FIGURES: list[tuple[str, float, str]] = []
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--readme", type=Path, help="file whose section `benchmarks` is replaced by what is measured")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if readme := config.getoption("--readme"):
+        split_readme(readme, "benchmarks")
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +44,7 @@ def report() -> Callable[[str, float, str], None]:
     return record
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     if not FIGURES:
         return
     terminalreporter.section("speed and memory, as ratios in one run")
@@ -40,3 +56,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         writer = csv.writer(file)
         writer.writerow(["benchmark", "ratio", "target"])
         writer.writerows(FIGURES)
+    if readme := config.getoption("--readme"):
+        rows = [[name.strip(), f"{figure:.3g}", target or "-"] for name, figure, target in FIGURES]
+        where = machine()
+        made = f"Ratios within one run, one thread. Run on {where['date']}, {where['machine']}, torch {where['torch']}."
+        replace_section(readme, "benchmarks", f"{markdown(['measured', 'ratio', 'target'], rows)}\n{made}\n")

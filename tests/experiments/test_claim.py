@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 from scipy.stats import ttest_rel
 
 from experiments import claim
-from experiments.claim import BEGIN, END, Claim, judge
+from experiments.claim import SECTION, Claim, judge
+from experiments.readme import BEGIN, END
 
 Config = Callable[..., Path]
 Journal = Callable[..., list[list[str]]]
+FIRST, LAST = BEGIN % SECTION, END % SECTION
 SENTENCE = "The method | keeps the network\n from memorising."
 
 
@@ -164,12 +166,12 @@ def test_the_readme_keeps_what_surrounds_the_table(config: Config, fit: list[str
     config("demo_baseline", start=0.5, best_epoch=0.7)
     config("demo_broken", start=0.5, crash=[1])
     readme = tmp_path / "README.md"
-    readme.write_text(f"# Title\n\n{BEGIN}\nold table\n{END}\n\nThe end.\n")
+    readme.write_text(f"# Title\n\n{FIRST}\nold table\n{LAST}\n\nThe end.\n")
     path = stated(folder / "claim.yaml", {"name": "first"}, {"name": "second", "baseline": "demo_broken.yaml"})
     assert claim.main([str(path), "--output", str(tmp_path / "out"), "--readme", str(readme)], fit) == 1
     text = readme.read_text()
-    assert text.startswith(f"# Title\n\n{BEGIN}\n| method | claim of the paper | metric |")
-    assert text.endswith(f"\n{END}\n\nThe end.\n")
+    assert text.startswith(f"# Title\n\n{FIRST}\n| method | claim of the paper | metric |")
+    assert text.endswith(f"\n{LAST}\n\nThe end.\n")
     assert "old table" not in text
     first, second = (line for line in text.splitlines() if line.startswith(("| first", "| second")))
     assert "The method \\| keeps the network from memorising." in first
@@ -254,7 +256,7 @@ def test_margins_as_people_write_them(margin: object, config: Config) -> None:
     assert claim.load_claims(path)[0].margin == float(str(margin))
 
 
-@pytest.mark.parametrize("text", ["", "# Title\n", f"{END}\n{BEGIN}\n", f"{BEGIN}\n{BEGIN}\n{END}\n"])
+@pytest.mark.parametrize("text", ["", "# Title\n", f"{LAST}\n{FIRST}\n", f"{FIRST}\n{FIRST}\n{LAST}\n"])
 def test_a_readme_without_markers_is_refused_before_anything_runs(
     text: str, config: Config, fit: list[str], journal: Journal, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -263,7 +265,7 @@ def test_a_readme_without_markers_is_refused_before_anything_runs(
     readme = tmp_path / "README.md"
     readme.write_text(text)
     assert claim.main([str(stated(folder / "claim.yaml")), "--readme", str(readme)], fit) == 2
-    assert f"{readme} must hold the lines {BEGIN} and {END}" in capsys.readouterr().err
+    assert f"{readme} must hold the lines {FIRST} and {LAST}" in capsys.readouterr().err
     assert not journal()
     assert readme.read_text() == text
 
