@@ -30,7 +30,7 @@ from pathlib import Path
 
 from experiments.arguments import ArgumentParser, positive_number
 from experiments.compare import collect, provenance, show
-from experiments.readme import BEGIN, END, replace_section, split_readme
+from experiments.readme import BEGIN, replace_section, split_readme
 from experiments.results import BEST_EPOCH, Result, Summary, markdown, summarise, table, terminal, write_csv, write_text
 from experiments.run_queue import TRAIN, Failure, lock, print_failures, run_all
 from experiments.run_request import Run, check, load_experiments, parsed, unique_names
@@ -320,9 +320,7 @@ def parse(argv: Sequence[str]) -> Arguments:
     parser.add_argument("files", metavar="CLAIM", nargs="+", type=Path, help="claim files")
     parser.add_argument("--output", type=Path, help="default: runs/claims/<folder of the claim file>")
     parser.add_argument("--jobs", type=positive_number, default=1, help="runs at a time (default: 1)")
-    parser.add_argument(
-        "--readme", type=Path, help=f"file whose text after {BEGIN % SECTION} is replaced"
-    )
+    parser.add_argument("--readme", type=Path, help=f"file whose text after {BEGIN % SECTION} is replaced")
     return Arguments(**vars(parser.parse_args(argv)))
 
 
