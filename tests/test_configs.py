@@ -5,6 +5,8 @@ make a GPU wait for its host (`.item()`, a condition on a tensor, `nonzero`, an 
 """
 
 import functools
+import inspect
+import pkgutil
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -93,6 +95,30 @@ def test_a_config_says_which_checkpoint_is_tested_and_nothing_of_this_machine(pa
     assert config["checkpoint"]["tested"] in ("best", "last")
     assert "data_dir" not in config["data"].get("init_args", {})
     assert not {"devices", "num_nodes", "strategy"} & set(config["trainer"])
+
+
+def optimization(config: dict[str, Any], written: Any) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """Class path, arguments and written arguments of all optimizers and schedulers in a configuration."""
+    for key, value in config.items():
+        own = written.get(key) if isinstance(written, dict) else None
+        if isinstance(value, dict):
+            if str(value.get("class_path", "")).startswith("torch.optim."):
+                yield value["class_path"], value["init_args"], (own or {}).get("init_args", {})
+            else:
+                yield from optimization(value, own)
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=name)
+def test_what_a_config_does_not_say_of_an_optimizer_is_its_classes_default(
+    path: Path, experiments: Experiments
+) -> None:
+    """And not what the module's default optimizer or schedule would have there."""
+    for class_path, arguments, written in optimization(
+        experiments.config("--config", path).model.as_dict(), yaml.safe_load(path.read_text())["model"]
+    ):
+        parameters = inspect.signature(pkgutil.resolve_name(class_path)).parameters
+        for key in arguments.keys() - written.keys():
+            assert arguments[key] == parameters[key].default, f"{class_path}: {key}"
 
 
 # one training step

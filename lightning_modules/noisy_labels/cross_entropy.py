@@ -9,7 +9,6 @@ Source: Zhang, Bengio, Hardt, Recht and Vinyals, Understanding Deep Learning Req
 2017, arXiv 1611.03530.
 """
 
-import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from datamodules.batches import LabelledImageBatch, global_size, share
 from lightning_modules.classifier_steps import ClassifierSteps, accuracies
+from lightning_modules.default_optimization import constant, sgd
 
 
 class CrossEntropy(ClassifierSteps, LightningModule):
@@ -33,8 +33,8 @@ class CrossEntropy(ClassifierSteps, LightningModule):
         self,
         network: nn.Module,
         num_classes: int,
-        optimizer: OptimizerCallable = torch.optim.SGD,
-        lr_scheduler: LRSchedulerCallable = torch.optim.lr_scheduler.ConstantLR,
+        optimizer: OptimizerCallable = sgd,
+        lr_scheduler: LRSchedulerCallable = constant,
     ) -> None:
         super().__init__()
         self.network = network

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from datamodules.batches import LabelledImageBatch, global_size, share
 from lightning_modules.classifier_steps import ClassifierSteps, accuracies
+from lightning_modules.default_optimization import adamw, constant
 from lightning_modules.noisy_labels.spectrum import (
     Center,
     Spectrum,
@@ -137,8 +138,8 @@ class NMTune(ClassifierSteps, LightningModule):
         singular_value_weight: float = 0.001,
         num_singular_values: int = 5,
         center: Center = "none",
-        optimizer: OptimizerCallable = torch.optim.AdamW,
-        lr_scheduler: LRSchedulerCallable = torch.optim.lr_scheduler.ConstantLR,
+        optimizer: OptimizerCallable = adamw,
+        lr_scheduler: LRSchedulerCallable = constant,
         lr_interval: Literal["epoch", "step"] = "epoch",
     ) -> None:
         super().__init__()

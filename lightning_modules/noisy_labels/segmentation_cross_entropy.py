@@ -12,12 +12,12 @@ Source: Long, Shelhamer and Darrell, Fully Convolutional Networks for Semantic S
 from collections.abc import Sequence
 from typing import Literal
 
-import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from datamodules.batches import LabelledMaskBatch, global_size, share
+from lightning_modules.default_optimization import constant, sgd
 from lightning_modules.noisy_labels.learning_rate_groups import learning_rate_groups, scale_learning_rates
 from lightning_modules.noisy_labels.pixel_cross_entropy import pixel_cross_entropy
 from lightning_modules.segmenter_steps import SegmenterSteps, confusion
@@ -44,8 +44,8 @@ class SegmentationCrossEntropy(SegmenterSteps, LightningModule):
         network: nn.Module,
         num_classes: int,
         new_layers: Sequence[str] = (),
-        optimizer: OptimizerCallable = torch.optim.SGD,
-        lr_scheduler: LRSchedulerCallable = torch.optim.lr_scheduler.ConstantLR,
+        optimizer: OptimizerCallable = sgd,
+        lr_scheduler: LRSchedulerCallable = constant,
         lr_interval: Literal["epoch", "step"] = "epoch",
     ) -> None:
         super().__init__()

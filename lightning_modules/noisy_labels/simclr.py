@@ -19,6 +19,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from datamodules.batches import LabelledImageBatch, global_size, share
+from lightning_modules.default_optimization import constant, sgd
 from lightning_modules.noisy_labels.global_rows import global_rows
 from lightning_modules.noisy_labels.layer_outputs import classifier_layer, logits_and_features
 from lightning_modules.noisy_labels.nt_xent import nt_xent
@@ -49,8 +50,8 @@ class SimCLR(LightningModule):
         hidden_features: int = 2048,
         projection_features: int = 256,
         temperature: float = 0.2,
-        optimizer: OptimizerCallable = torch.optim.SGD,
-        lr_scheduler: LRSchedulerCallable = torch.optim.lr_scheduler.ConstantLR,
+        optimizer: OptimizerCallable = sgd,
+        lr_scheduler: LRSchedulerCallable = constant,
     ) -> None:
         super().__init__()
         for key, value in {"hidden_features": hidden_features, "projection_features": projection_features}.items():

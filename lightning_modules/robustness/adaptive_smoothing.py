@@ -41,6 +41,7 @@ from torch import Tensor
 
 from datamodules.batches import LabelledImageBatch, global_size, share
 from lightning_modules.classifier_steps import ClassifierSteps, accuracies
+from lightning_modules.default_optimization import adamw, constant
 from lightning_modules.robustness.attacks import Norm, require_gradients
 from lightning_modules.robustness.mixing import Mixed, tight_smoothing_radius
 from lightning_modules.robustness.mixing_attacks import drawn_steps, randomised_attack
@@ -111,8 +112,8 @@ class AdaptiveSmoothing(ClassifierSteps, LightningModule):
         product_weight: float = 0.2,
         clean_weight: float = 1.0,
         radius: Literal["published", "tight"] = "published",
-        optimizer: OptimizerCallable = torch.optim.AdamW,
-        lr_scheduler: LRSchedulerCallable = torch.optim.lr_scheduler.ConstantLR,
+        optimizer: OptimizerCallable = adamw,
+        lr_scheduler: LRSchedulerCallable = constant,
     ) -> None:
         super().__init__()
         if alpha is not None:

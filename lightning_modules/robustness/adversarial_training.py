@@ -8,7 +8,6 @@ Source: Madry, Makelov, Schmidt, Tsipras and Vladu, Towards Deep Learning Models
 2018, arXiv 1706.06083.
 """
 
-import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from datamodules.batches import LabelledImageBatch, global_size, share
 from lightning_modules.classifier_steps import ClassifierSteps, accuracies
+from lightning_modules.default_optimization import constant, sgd
 from lightning_modules.robustness.attacks import Norm, projected_gradient_ascent, random_start, require_gradients
 
 
@@ -44,8 +44,8 @@ class AdversarialTraining(ClassifierSteps, LightningModule):
         epsilon: float = 8 / 255,
         steps: int = 7,
         step_size: float | None = None,
-        optimizer: OptimizerCallable = torch.optim.SGD,
-        lr_scheduler: LRSchedulerCallable = torch.optim.lr_scheduler.ConstantLR,
+        optimizer: OptimizerCallable = sgd,
+        lr_scheduler: LRSchedulerCallable = constant,
     ) -> None:
         super().__init__()
         if norm not in ("linf", "l2"):

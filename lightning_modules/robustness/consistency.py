@@ -13,7 +13,6 @@ arXiv 2006.04062.
 
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
@@ -21,6 +20,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from datamodules.batches import LabelledImageBatch, global_size, share
 from lightning_modules.classifier_steps import ClassifierSteps
+from lightning_modules.default_optimization import adamw, constant
 from lightning_modules.robustness.consistency_regularization import loss_on_copies
 from lightning_modules.robustness.noisy_copies import noisy_copies
 
@@ -50,8 +50,8 @@ class Consistency(ClassifierSteps, LightningModule):
         num_copies: int = 2,
         consistency_weight: float = 10.0,
         entropy_weight: float = 0.5,
-        optimizer: OptimizerCallable = torch.optim.AdamW,
-        lr_scheduler: LRSchedulerCallable = torch.optim.lr_scheduler.ConstantLR,
+        optimizer: OptimizerCallable = adamw,
+        lr_scheduler: LRSchedulerCallable = constant,
     ) -> None:
         super().__init__()
         if not sigma > 0:

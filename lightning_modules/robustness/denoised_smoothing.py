@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 from datamodules.batches import LabelledImageBatch, global_size, share
 from lightning_modules.classifier_steps import ClassifierSteps, accuracies
+from lightning_modules.default_optimization import adamw, constant
 from lightning_modules.robustness.smoothing import gaussian_radius
 
 Prediction = Literal["epsilon", "v_prediction", "sample"]
@@ -117,8 +118,8 @@ class DenoisedSmoothing(ClassifierSteps, LightningModule):
         denoiser: nn.Module,
         scheduler: DDPMScheduler | DDIMScheduler,
         num_classes: int,
-        optimizer: OptimizerCallable = torch.optim.AdamW,
-        lr_scheduler: LRSchedulerCallable = torch.optim.lr_scheduler.ConstantLR,
+        optimizer: OptimizerCallable = adamw,
+        lr_scheduler: LRSchedulerCallable = constant,
     ) -> None:
         super().__init__()
         configured: Any = scheduler  # diffusers adds `config` where it is not seen

@@ -35,6 +35,7 @@ from torchmetrics import MeanMetric
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from datamodules.batches import ProtectedImageBatch, global_size, share
+from lightning_modules.default_optimization import adam, constant
 from lightning_modules.robustness.attacks import project
 from lightning_modules.robustness.clip_similarity import CLIP, directional_similarity
 from lightning_modules.robustness.inpainting import Inpainter
@@ -139,8 +140,8 @@ class DiffusionGuard(LightningModule):
         augmentation: Augmentation = "contour",
         seed: int = 0,
         clip: str | None = None,
-        optimizer: OptimizerCallable = torch.optim.Adam,
-        lr_scheduler: LRSchedulerCallable = torch.optim.lr_scheduler.ConstantLR,
+        optimizer: OptimizerCallable = adam,
+        lr_scheduler: LRSchedulerCallable = constant,
     ) -> None:
         super().__init__()
         for key, value in {"epsilon": epsilon, "step_size": step_size}.items():

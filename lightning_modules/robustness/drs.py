@@ -30,6 +30,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from datamodules.batches import LabelledImageBatch, global_size, share
 from lightning_modules.classifier_steps import ClassifierSteps
+from lightning_modules.default_optimization import adam, constant
 from lightning_modules.robustness.checkerboard import Fill, Layout, first_half, half
 from lightning_modules.robustness.consistency_regularization import loss_on_copies
 from lightning_modules.robustness.dual_radius import joint_radius, published_radius_cifar10, published_radius_imagenet
@@ -91,8 +92,8 @@ class DRS(ClassifierSteps, LightningModule):
         fill: Fill = "maxpool_add",
         layout: Layout = "checkerboard",
         radius: Literal["joint", "published_cifar10", "published_imagenet"] = "joint",
-        optimizer: OptimizerCallable = torch.optim.Adam,
-        lr_scheduler: LRSchedulerCallable = torch.optim.lr_scheduler.ConstantLR,
+        optimizer: OptimizerCallable = adam,
+        lr_scheduler: LRSchedulerCallable = constant,
     ) -> None:
         super().__init__()
         if not sigma > 0:

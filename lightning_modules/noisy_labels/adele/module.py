@@ -26,6 +26,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from datamodules.batches import LabelledMaskBatch, global_size, share
+from lightning_modules.default_optimization import constant, sgd
 from lightning_modules.interfaces import LabelStore, require
 from lightning_modules.noisy_labels.adele.correction import EvaluationPassCorrection, TrainingPassCorrection
 from lightning_modules.noisy_labels.adele.label_rules import (
@@ -90,8 +91,8 @@ class ADELE(SegmenterSteps, LightningModule):
         learn_scale_weights: bool = False,
         correction: TrainingPassCorrection | EvaluationPassCorrection | None = None,
         new_layers: Sequence[str] = (),
-        optimizer: OptimizerCallable = torch.optim.SGD,
-        lr_scheduler: LRSchedulerCallable = torch.optim.lr_scheduler.ConstantLR,
+        optimizer: OptimizerCallable = sgd,
+        lr_scheduler: LRSchedulerCallable = constant,
         lr_interval: Literal["epoch", "step"] = "epoch",
     ) -> None:
         super().__init__()

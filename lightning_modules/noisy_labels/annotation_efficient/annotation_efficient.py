@@ -37,6 +37,7 @@ from torchmetrics import MetricCollection
 from torchmetrics.segmentation import DiceScore
 
 from datamodules.batches import UnpairedMaskBatch, global_size, share
+from lightning_modules.default_optimization import adam, constant
 from lightning_modules.interfaces import LabelStore, require
 from lightning_modules.networks.shape_vae import ShapeVAE
 from lightning_modules.noisy_labels.annotation_efficient.label_files import LabelFiles
@@ -141,10 +142,10 @@ class AnnotationEfficient(LightningModule):
         clean_labels: bool = False,
         stop_early: bool = True,
         constant_fraction: float = 0.5,
-        optimizer: OptimizerCallable = torch.optim.Adam,
-        lr_scheduler: LRSchedulerCallable = torch.optim.lr_scheduler.ConstantLR,
-        vae_optimizer: OptimizerCallable = torch.optim.Adam,
-        translation_optimizer: OptimizerCallable = torch.optim.Adam,
+        optimizer: OptimizerCallable = adam,
+        lr_scheduler: LRSchedulerCallable = constant,
+        vae_optimizer: OptimizerCallable = adam,
+        translation_optimizer: OptimizerCallable = adam,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False

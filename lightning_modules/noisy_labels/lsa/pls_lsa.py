@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from datamodules.batches import LabelledImageBatch, global_size
 from lightning_modules.classifier_steps import ClassifierSteps, accuracies
+from lightning_modules.default_optimization import constant, sgd
 from lightning_modules.networks.features import without_head
 from lightning_modules.noisy_labels.layer_outputs import classifier_layer, named_layer
 from lightning_modules.noisy_labels.lsa.batch_terms import Objective
@@ -95,8 +96,8 @@ class PLSLSA(ClassifierSteps, LightningModule):
         confidence_contrast: bool = False,
         projection_features: int = 128,
         head_lr_factor: float = 1.0,
-        optimizer: OptimizerCallable = torch.optim.SGD,
-        lr_scheduler: LRSchedulerCallable = torch.optim.lr_scheduler.ConstantLR,
+        optimizer: OptimizerCallable = sgd,
+        lr_scheduler: LRSchedulerCallable = constant,
     ) -> None:
         super().__init__()
         check_settings(

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from datamodules.batches import LabelledImageBatch, global_size
 from lightning_modules.classifier_steps import ClassifierSteps, accuracies
+from lightning_modules.default_optimization import constant, sgd
 from lightning_modules.noisy_labels.co_training import active_network, check_alternation
 from lightning_modules.noisy_labels.layer_outputs import classifier_layer, named_layer
 from lightning_modules.noisy_labels.lsa.batch_terms import Objective
@@ -88,8 +89,8 @@ class PLSLSAPlus(ClassifierSteps, LightningModule):
         temperature: float = 0.2,
         projection_features: int = 128,
         head_lr_factor: float = 1.0,
-        optimizer: OptimizerCallable = torch.optim.SGD,
-        lr_scheduler: LRSchedulerCallable = torch.optim.lr_scheduler.ConstantLR,
+        optimizer: OptimizerCallable = sgd,
+        lr_scheduler: LRSchedulerCallable = constant,
     ) -> None:
         super().__init__()
         check_settings(

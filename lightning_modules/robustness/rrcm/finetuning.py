@@ -25,6 +25,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from datamodules.batches import LabelledImageBatch, global_size, share
 from lightning_modules.classifier_steps import ClassifierSteps
+from lightning_modules.default_optimization import adamw, constant
 from lightning_modules.robustness.consistency_regularization import loss_on_copies
 from lightning_modules.robustness.noisy_copies import noisy_copies
 from lightning_modules.robustness.rrcm.layer_decay import optimizer_with_layer_decay
@@ -68,8 +69,8 @@ class RRCM(ClassifierSteps, LightningModule):
         entropy_weight: float = 0.5,
         soft_labels: SoftLabels | None = None,
         layer_decay: float = 0.75,
-        optimizer: OptimizerCallable = torch.optim.AdamW,
-        lr_scheduler: LRSchedulerCallable = torch.optim.lr_scheduler.ConstantLR,
+        optimizer: OptimizerCallable = adamw,
+        lr_scheduler: LRSchedulerCallable = constant,
     ) -> None:
         super().__init__()
         if not sigma > 0:

@@ -32,6 +32,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from datamodules.batches import LabelledImageBatch, global_size, share
+from lightning_modules.default_optimization import adamw, constant
 from lightning_modules.robustness.rrcm.contrastive import contrastive_loss, over_all_processes
 from lightning_modules.robustness.rrcm.noise_conditioned import represent
 from lightning_modules.robustness.rrcm.noise_schedule import SMALLEST, kept_by_target, noise_level, num_levels
@@ -80,8 +81,8 @@ class RRCMPretraining(LightningModule):
         gradient_clip: float = 2.0,
         clip_after: int = 0,
         retrieval_sigmas: Sequence[float] = (0.25, 0.5),
-        optimizer: OptimizerCallable = torch.optim.AdamW,
-        lr_scheduler: LRSchedulerCallable = torch.optim.lr_scheduler.ConstantLR,
+        optimizer: OptimizerCallable = adamw,
+        lr_scheduler: LRSchedulerCallable = constant,
     ) -> None:
         super().__init__()
         if num_steps is not None and num_steps < 1:
