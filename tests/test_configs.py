@@ -321,6 +321,7 @@ def test_a_demo_runs_to_its_end(path: Path, tmp_path: Path, capsys: pytest.Captu
 # method and baseline
 
 OWN_KEYS = {
+    "annotation_efficient": {"trainer.max_epochs"},  # a translation alone has fewer stages
     "elr_plus": {"data.init_args.passes_per_epoch"},  # ELR+ trains its two networks one pass after the other
     "nmtune": {"model.init_args.optimizer.init_args.lr"},  # the paper gives linear probing a rate of its own
 }
