@@ -21,6 +21,7 @@ Source: Choi et al., DiffusionGuard: A Robust Defense Against Malicious Diffusio
 2410.05694, Equation 4 and Algorithm 1.
 """
 
+import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -87,7 +88,7 @@ class DiffusionGuard(LightningModule):
     """Protects images against one inpainting model: with `predict` it writes them, with `test` it edits them.
 
     `predict` writes `protected/<name>.png` into the run directory. Images that are there already are left alone, so an
-    interrupted run goes on when it is started again with the same `--run_directory`.
+    interrupted run goes on when it is started again with the same `--run_directory`; with other settings it is refused.
 
     `test` protects, lets the editor repaint both the protected and the given image with the same noise and prompt, and
     logs means over images, masks and prompts. The lower they are, the better is the protection:
@@ -124,7 +125,8 @@ class DiffusionGuard(LightningModule):
         lr_scheduler: stepped every epoch.
 
     Raises:
-        ValueError: if an argument is out of range; in `fit`, if the inpainter has nothing to train.
+        ValueError: if an argument is out of range; in `fit`, if the inpainter has nothing to train; in `predict`, if
+            the run directory has images that were protected with other settings.
     """
 
     def __init__(
@@ -303,6 +305,33 @@ class DiffusionGuard(LightningModule):
         metric = self.metrics[name]
         assert isinstance(metric, MeanMetric)
         return metric
+
+    def on_predict_start(self) -> None:
+        if self.trainer.log_dir is None:  # a fast_dev_run
+            return
+        keys = (
+            "objective",
+            "epsilon",
+            "step_size",
+            "iterations",
+            "gradient_repeats",
+            "timestep",
+            "augmentation",
+            "seed",
+        )
+        settings = {key: getattr(self, key) for key in keys}
+        path = Path(self.trainer.log_dir, "protection_settings.json")
+        if self.trainer.is_global_zero and not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        self.trainer.strategy.barrier("the settings of protection are written")
+        found = json.loads(path.read_text(encoding="utf-8"))
+        for key, value in settings.items():
+            if found.get(key) != value:
+                raise ValueError(
+                    f"{path.parent / 'protected'} holds images that were protected with {key} {found.get(key)}, and "
+                    f"this run has {value}: protect into another run directory"
+                )
 
     def predict_step(self, batch: ProtectedImageBatch, batch_idx: int) -> None:
         from torchvision.io import write_png

@@ -524,7 +524,9 @@ def arguments(folder: Path, pipeline: Path) -> list[str]:
     ]
 
 
-def test_a_folder_is_protected_and_resumed(folder: Path, pipeline: Path, tmp_path: Path) -> None:
+def test_a_folder_is_protected_and_resumed(
+    folder: Path, pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     common = arguments(folder, pipeline)
     run = tmp_path / "run"
     assert train.main(["predict", *common, "--run_directory", str(run)]) == 0
@@ -541,6 +543,10 @@ def test_a_folder_is_protected_and_resumed(folder: Path, pipeline: Path, tmp_pat
     assert train.main(["predict", *common, "--run_directory", str(run)]) == 0
     assert files[1].read_bytes() == written[1]
     assert not np.array(Image.open(files[0])).any()
+    capsys.readouterr()
+    assert train.main(["predict", *common, "--model.epsilon", "0.01", "--run_directory", str(run)]) != 0
+    assert "protected with epsilon 0.03137254901960784, and this run has 0.01" in capsys.readouterr().err
+    assert files[1].read_bytes() == written[1]
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
