@@ -226,8 +226,13 @@ PARAMETERS = {
 }
 
 
-UNTRAINED = {"diffusionguard/stable_diffusion"}
-"""Trains nothing, and its networks come with their weights: a small pipeline stands in, in the method's own tests."""
+UNTRAINED = {
+    # its networks come with their weights: a small pipeline stands in, in the method's own tests
+    "diffusionguard/stable_diffusion",
+    # leaves out the stage of the network that segments; demo.yaml has all stages
+    "annotation_efficient/demo_translation",
+}
+"""Configs that do not train their network, and why."""
 
 SHORTER = {"adaptive_smoothing": ("--model.attack_steps", "1")}
 """What shortens a step, and why: all steps of an attack are alike."""
