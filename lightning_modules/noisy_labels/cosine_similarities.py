@@ -1,10 +1,10 @@
 """Cosines between the features of two batches, which contrastive losses compare."""
 
-from contextlib import nullcontext
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from lightning_modules.full_precision import in_full_precision
 
 
 def cosine_similarities(first: Tensor, second: Tensor) -> Tensor:
@@ -18,7 +18,5 @@ def cosine_similarities(first: Tensor, second: Tensor) -> Tensor:
         `[b, B]`, in single precision or better, also where the network computes in half precision.
     """
     dtype = torch.promote_types(first.dtype, torch.float32)
-    device = first.device.type
-    whole = torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
-    with whole:
+    with in_full_precision(first.device):
         return F.normalize(first.to(dtype), dim=1) @ F.normalize(second.to(dtype), dim=1).T

@@ -18,7 +18,6 @@ Source: Chen et al., Understanding and Mitigating the Label Noise in Pre-trainin
 """
 
 from collections import OrderedDict
-from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
@@ -30,6 +29,7 @@ from torch import Tensor, nn
 from datamodules.batches import LabelledImageBatch, global_size, share
 from lightning_modules.classifier_steps import ClassifierSteps, accuracies
 from lightning_modules.default_optimization import adamw, constant
+from lightning_modules.full_precision import in_full_precision
 from lightning_modules.noisy_labels.spectrum import (
     Center,
     Spectrum,
@@ -49,9 +49,7 @@ def covariance_term(tuned: Tensor) -> Tensor:
     Computed in single precision or better: squares of squares leave the range of half precision. With fewer rows than
     features it comes from their products, `[B, B]`, as the sum of squares of Z Z^T is that of Z^T Z.
     """
-    device = tuned.device.type
-    precise = torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
-    with precise:
+    with in_full_precision(tuned.device):
         tuned = tuned.to(torch.promote_types(tuned.dtype, torch.float32))
         centred = tuned - tuned.mean(dim=0)
         if len(centred) < centred.shape[1]:

@@ -67,6 +67,16 @@ def require_gradients(precision: str, needed_by: str) -> None:
         )
 
 
+def check_name(name: str) -> None:
+    """Refuses a name that cannot be part of a metric's or a file's.
+
+    Raises:
+        ValueError: says what is allowed.
+    """
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise ValueError(f"name must be of letters, digits, '_', '.' and '-', got {name!r}")
+
+
 def per_image(value: Tensor, image: Tensor) -> Tensor:
     """Views `[B]` so that it broadcasts over `[B, C, H, W]`."""
     return value.view(-1, *[1] * (image.ndim - 1))
@@ -299,8 +309,8 @@ class Attack(ABC):
             raise ValueError(f"norm must be linf or l2, got {self.norm!r}")
         if not 0 < self.epsilon < math.inf:
             raise ValueError(f"epsilon must be positive, got {self.epsilon}")
-        if self.name is not None and not re.fullmatch(r"[\w.-]+", self.name):
-            raise ValueError(f"name must be of letters, digits, '_', '.' and '-', got {self.name!r}")
+        if self.name is not None:
+            check_name(self.name)
 
 
 @dataclass(frozen=True)

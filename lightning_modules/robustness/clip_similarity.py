@@ -21,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_modules.full_precision import in_full_precision
+
 
 def directional_similarity(edit: Tensor, source: Tensor, prompt: Tensor, source_text: Tensor) -> Tensor:
     """cos(E_I(edit) - E_I(source), E_T(prompt) - E_T(source text)).
@@ -71,7 +73,7 @@ class CLIP:
         """E_I of images `[B, 3, H, W]` in [0, 1]: `[B, D]`, of unit length, on the images' device."""
         model = self.model.to(image.device)
         pixels = self.processor(images=list(image.float().cpu()), do_rescale=False, return_tensors="pt").pixel_values
-        with torch.autocast(image.device.type, enabled=False):
+        with in_full_precision(image.device):
             features = model.vision_model(pixel_values=pixels.to(image.device)).pooler_output
             return F.normalize(model.visual_projection(features), dim=1)
 
@@ -81,7 +83,7 @@ class CLIP:
         longest = self.model.config.text_config.max_position_embeddings
         tokens = self.tokenizer(list(text), padding=True, truncation=True, max_length=longest, return_tensors="pt")
         tokens = tokens.to(self.model.device)
-        with torch.autocast(self.model.device.type, enabled=False):
+        with in_full_precision(self.model.device):
             pooled = self.model.text_model(
                 input_ids=tokens.input_ids, attention_mask=tokens.attention_mask
             ).pooler_output

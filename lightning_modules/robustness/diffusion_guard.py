@@ -323,7 +323,9 @@ class DiffusionGuard(LightningModule):
         path = Path(self.trainer.log_dir, "protection_settings.json")
         if self.trainer.is_global_zero and not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+            partial = path.with_suffix(".partial")  # a kill in between leaves no half of a file
+            partial.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+            os.replace(partial, path)
         self.trainer.strategy.barrier("the settings of protection are written")
         found = json.loads(path.read_text(encoding="utf-8"))
         for key, value in settings.items():

@@ -24,7 +24,6 @@ Sources: Moosavi-Dezfooli, Fawzi and Frossard, DeepFool: A Simple and Accurate M
 """
 
 import math
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,7 +32,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_modules.robustness.attacks import Network, per_image, steepest_ascent
+from lightning_modules.robustness.attacks import Network, check_name, per_image, steepest_ascent
 
 INSIDE = 1 - 1e-6
 """Pixels at 0 or 1 begin so far inside, in units of half the range: their w would be infinite."""
@@ -265,8 +264,7 @@ class MinimalAttack(ABC):
         for key, value in positive.items():
             if not 0 < value < math.inf:
                 raise ValueError(f"{key} must be positive, got {value}")
-        if not re.fullmatch(r"[\w.-]+", self.name):
-            raise ValueError(f"name must be of letters, digits, '_', '.' and '-', got {self.name!r}")
+        check_name(self.name)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,6 @@ Source: Lee, Lee, Lee and Shin, A Simple Unified Framework for Detecting Out-of-
 Attacks, NeurIPS 2018, arXiv 1807.03888.
 """
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -41,6 +40,7 @@ from torch import Tensor, nn
 
 from datamodules.batches import LabelledImageBatch, global_size, share
 from lightning_modules.classifier_steps import ClassifierSteps, accuracies
+from lightning_modules.full_precision import in_full_precision
 from lightning_modules.robustness.attacks import Attack
 from lightning_modules.robustness.detection import METRICS, Detection
 from lightning_modules.robustness.mahalanobis.collected import Collected
@@ -61,13 +61,6 @@ Score = Literal["tuned_on_target", "tuned_on_attack", "mean", "last", "softmax",
 SCORES = ("tuned_on_target", "tuned_on_attack", "mean", "last", "softmax", "energy", "odin", "lid")
 ADVERSARIAL_VALIDATION = 0.1
 SOFTMAX, ENERGY, RIGHT, RIGHT_BY_DISTANCE, FIRST_OF_LAYERS = range(5)
-
-
-def in_full_precision(device: torch.device) -> AbstractContextManager[Any]:
-    """Within it the network computes in the precision of its weights, whatever the trainer's."""
-    if torch.amp.is_autocast_available(device.type):
-        return torch.autocast(device.type, enabled=False)
-    return nullcontext()
 
 
 class Mahalanobis(ClassifierSteps, LightningModule):

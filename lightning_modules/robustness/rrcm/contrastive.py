@@ -10,6 +10,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_modules.full_precision import in_full_precision
 from lightning_modules.per_sample import gather_rows
 
 
@@ -42,8 +43,7 @@ def contrastive_loss(feature: Tensor, target: Tensor, candidates: Tensor, temper
         The mean over `[b]`.
     """
     dtype = torch.promote_types(feature.dtype, torch.float32)
-    device = "cpu" if feature.is_meta else feature.device.type  # the meta device has no autocast to be switched off
-    with torch.autocast(device, enabled=False):
+    with in_full_precision(feature.device):
         f, g, others = (F.normalize(value.to(dtype), dim=1) for value in (feature, target, candidates))
         similarity = f @ others.T / temperature
         return (similarity.logsumexp(dim=1) - (f * g).sum(dim=1) / temperature).mean()
