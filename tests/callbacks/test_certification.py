@@ -3,11 +3,7 @@ import math
 import os
 import re
 import signal
-import socket
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -34,6 +30,7 @@ from lightning_modules.robustness.certification_modes import Certificate, Fixed,
 from lightning_modules.robustness.fewer_draws import Anytime, Curve, InputSpecific, Stages
 from lightning_modules.robustness.smoothed_votes import Certified
 from lightning_modules.robustness.smoothing import accuracy_with_high_probability
+from tests.two_processes import TwoProcesses
 
 SIGMA = 0.25
 ROOT = Path(__file__).resolve().parents[2]
@@ -408,40 +405,10 @@ def test_a_directory_that_is_not_shared_is_said(tmp_path: Path) -> None:
 # several processes, really
 
 
-def two_processes(tmp_path: Path, *arguments: str) -> list[subprocess.Popen[str]]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    common = {
-        **os.environ,
-        **{"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
-        **{"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "test"},
-    }
-    return [
-        subprocess.Popen(
-            [sys.executable, "-c", f"import {__name__} as test; test.process_main({str(tmp_path)!r}, {arguments!r})"],
-            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-
-
-@pytest.fixture
-def processes() -> Iterator[list[subprocess.Popen[str]]]:
-    started: list[subprocess.Popen[str]] = []
-    yield started
-    for process in started:
-        process.kill()
-        process.wait()
-
-
 def test_two_processes_share_images_or_draws_and_write_the_same_file(
-    finished: tuple[Path, dict[str, float]], tmp_path: Path, processes: list[subprocess.Popen[str]]
+    finished: tuple[Path, dict[str, float]], tmp_path: Path, two_processes: TwoProcesses
 ) -> None:
-    processes += two_processes(tmp_path, "images", "draws")
+    processes = two_processes(process_main, str(tmp_path), "images", "draws")
     for process in processes:
         output, _ = process.communicate(timeout=120)
         assert process.returncode == 0, output
@@ -459,11 +426,11 @@ def test_two_processes_share_images_or_draws_and_write_the_same_file(
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_killed_processes_lose_only_what_was_under_way(
-    finished: tuple[Path, dict[str, float]], tmp_path: Path, processes: list[subprocess.Popen[str]], number: int
+    finished: tuple[Path, dict[str, float]], tmp_path: Path, two_processes: TwoProcesses, number: int
 ) -> None:
     directory = tmp_path / "images"
     files = [directory / "certification_rows" / f"rank{rank}.tsv" for rank in range(2)]
-    processes += two_processes(tmp_path, "images", "slowly")
+    processes = two_processes(process_main, str(tmp_path), "images", "slowly")
     deadline = time.monotonic() + 100
     while not all(path.is_file() and path.read_text().count("\n") > 1 for path in files):
         assert time.monotonic() < deadline, "no row was written"
@@ -484,8 +451,8 @@ def test_killed_processes_lose_only_what_was_under_way(
     assert (directory / "certification.csv").read_bytes() == (finished[0] / "certification.csv").read_bytes()
 
 
-def test_nobody_waits_for_a_process_that_fails(tmp_path: Path, processes: list[subprocess.Popen[str]]) -> None:
-    processes += two_processes(tmp_path, "images", "failing0")
+def test_nobody_waits_for_a_process_that_fails(tmp_path: Path, two_processes: TwoProcesses) -> None:
+    processes = two_processes(process_main, str(tmp_path), "images", "failing0")
     outputs = [process.communicate(timeout=100)[0] for process in processes]
     assert all(process.returncode not in (0, None) for process in processes), outputs
     assert "ValueError: the network's logits are NaN" in outputs[0]
@@ -506,9 +473,8 @@ def test_a_run_that_is_told_to_end_ends_with_the_image(finished: tuple[Path, dic
     assert run(tmp_path, certification()) == finished[1]
 
 
-def process_main(directory: str, arguments: tuple[str, ...]) -> None:
+def process_main(directory: str, *arguments: str) -> None:
     """One of two processes that the tests above start."""
-    torch.set_num_threads(1)
     rest = 0.05 if "slowly" in arguments else 0.0
 
     for share in arguments:

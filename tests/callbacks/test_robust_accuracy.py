@@ -2,10 +2,6 @@ import importlib.util
 import json
 import os
 import signal
-import socket
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from callbacks.adversarial_figure import Example, draw_adversarial
 from callbacks.robust_accuracy import RobustAccuracy
 from lightning_modules.robustness.attacks import PGD, AutoAttack
+from tests.two_processes import TwoProcesses
 
 ROOT = Path(__file__).resolve().parents[2]
 LINF, L2 = 0.02, 0.06
@@ -386,40 +383,10 @@ def test_each_checkpoint_has_its_rows_in_the_table(tmp_path: Path) -> None:
 # several processes, really
 
 
-@pytest.fixture
-def processes() -> Iterator[list[subprocess.Popen[str]]]:
-    started: list[subprocess.Popen[str]] = []
-    yield started
-    for process in started:
-        process.kill()
-        process.wait()
-
-
-def two_processes(tmp_path: Path, failing: int | None = None) -> list[subprocess.Popen[str]]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    common = {
-        **os.environ,
-        **{"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
-        **{"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "test"},
-    }
-    return [
-        subprocess.Popen(
-            [sys.executable, "-c", f"import {__name__} as test; test.process_main({str(tmp_path)!r}, {failing})"],
-            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-
-
 def test_two_processes_find_the_same(
-    finished: tuple[Path, dict[str, float]], tmp_path: Path, processes: list[subprocess.Popen[str]]
+    finished: tuple[Path, dict[str, float]], tmp_path: Path, two_processes: TwoProcesses
 ) -> None:
-    processes += two_processes(tmp_path)
+    processes = two_processes(process_main, str(tmp_path), None)
     for process in processes:
         output, _ = process.communicate(timeout=120)
         assert process.returncode == 0, output
@@ -434,8 +401,8 @@ def test_two_processes_find_the_same(
     assert min(evaluated for evaluated, _ in each) > 100  # both attacked
 
 
-def test_nobody_waits_for_a_process_that_fails(tmp_path: Path, processes: list[subprocess.Popen[str]]) -> None:
-    processes += two_processes(tmp_path, failing=0)
+def test_nobody_waits_for_a_process_that_fails(tmp_path: Path, two_processes: TwoProcesses) -> None:
+    processes = two_processes(process_main, str(tmp_path), 0)
     outputs = [process.communicate(timeout=100)[0] for process in processes]
     assert all(process.returncode not in (0, None) for process in processes), outputs
     assert "RuntimeError: process 0 failed, and this one stops: ValueError" in outputs[1]
@@ -462,7 +429,6 @@ class Broken(HalfSpace):
 
 def process_main(directory: str, failing: int | None) -> None:
     """One of two processes that the tests above start."""
-    torch.set_num_threads(1)
     module = (Broken if os.environ["RANK"] == str(failing) else HalfSpace)()
     metrics = run(Path(directory), callback(), module, devices=2, strategy="ddp")
     Path(directory, f"rank{os.environ['RANK']}.json").write_text(json.dumps([module.evaluated, metrics]))
