@@ -8,7 +8,9 @@ from datamodules.labelled_images import ImagesInMemory, ImageSource
 from datamodules.shifted_tests import ShiftedTests
 
 NUM_PRETRAINING, NUM_TUNING = 600, 400
-PIXELS, SIGMA = 1, 0.2
+SIGMA = 0.2
+DIRECTIONS = ((-1, 0), (1, 0), (0, -1), (0, 1))
+"""Up, down, left and right, in pixels."""
 
 
 class PretrainingDigits(Digits):
@@ -34,8 +36,8 @@ class PretrainingDigits(Digits):
 class TuningDigits(ShiftedTests, Digits):
     """All digits: the 400 after the pre-training images for training, the last 797 for testing.
 
-    The shifted test set, `moved_noisy`, has the test images moved by one pixel along both axes, and Gaussian noise of
-    standard deviation 0.2 (clipped to [0, 1]); it is the same for all seeds.
+    The shifted test set, `moved_noisy`, has each test image moved by one pixel up, down, left or right, and Gaussian
+    noise of standard deviation 0.2 (clipped to [0, 1]); it is the same for all seeds.
 
     Args:
         batch_size: training images of a step over all processes.
@@ -53,12 +55,12 @@ class TuningDigits(ShiftedTests, Digits):
         test = self.read_test()
         random = torch.Generator().manual_seed(0)
         count, brightest = len(test.label), test.brightest
-        moves = PIXELS * (2 * torch.randint(0, 2, (count, 2), generator=random) - 1)
-        padded = torch.nn.functional.pad(test.image.float() / brightest, [PIXELS] * 4)
+        moves = torch.tensor(DIRECTIONS)[torch.randint(0, len(DIRECTIONS), (count,), generator=random)]
+        padded = torch.nn.functional.pad(test.image.float() / brightest, [1] * 4)
         size = test.image.shape[-1]
         moved = torch.stack(
             [
-                image[:, PIXELS + down : PIXELS + down + size, PIXELS + right : PIXELS + right + size]
+                image[:, 1 + down : 1 + down + size, 1 + right : 1 + right + size]
                 for image, (down, right) in zip(padded, moves.tolist(), strict=True)
             ]
         )
