@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +11,11 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from callbacks.certification_log import write_atomically
 from callbacks.tested_images import TestedImages, require_testing
 from lightning_modules.interfaces import require
 from lightning_modules.robustness.attacks import Attack, require_gradients
 from lightning_modules.robustness.mixing import MixedClassifier
+from lightning_modules.whole_files import save_figure, write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -96,11 +95,9 @@ class AlphaCurve(Callback):
         table.insert(0, "alpha", ["learned" if alpha is None else f"{alpha:g}" for alpha in alphas])
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             directory = Path(trainer.log_dir or trainer.default_root_dir)
-            (directory / "figures").mkdir(parents=True, exist_ok=True)
-            write_atomically(directory / "alpha_curve.csv", table.to_csv(index=False))
-            picture = BytesIO()
-            draw_alpha_curve(table, self.attack.title).savefig(picture, dpi=150, format="png")
-            (directory / "figures" / "alpha_curve.png").write_bytes(picture.getvalue())
+            write_text(directory / "alpha_curve.csv", table.to_csv(index=False))
+            figure = draw_alpha_curve(table, self.attack.title)
+            save_figure(figure, directory / "figures" / "alpha_curve.png")
         else:
             trainer.log_dir  # noqa: B018 - it is broadcast, so every process asks
 

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from callbacks.certification_log import CertificationLog, write_atomically
+from callbacks.certification_log import CertificationLog
 from callbacks.certification_progress import CertificationProgress
 from callbacks.certified_curves import accuracy_table, draw_curves, read_log, summary
 from callbacks.other_processes import OtherProcesses, in_first_process
@@ -19,6 +19,7 @@ from callbacks.tested_images import TestedImages, require_testing
 from lightning_modules.interfaces import Classifier, SmoothedClassifier, require
 from lightning_modules.robustness.certification_modes import BLOCK, Mode, Predict
 from lightning_modules.robustness.smoothed_votes import GaussianSmoothing, VoteCounter
+from lightning_modules.whole_files import write_text
 
 
 class Certification(Callback):
@@ -219,8 +220,8 @@ class Certification(Callback):
         def write() -> None:
             name = f"sigma {self.sigma:g}"
             table = accuracy_table({name: certificates}, self.radii, {name: self.mode.alpha})
-            write_atomically(log.directory / "certified_accuracy.csv", table.to_csv(index=False))
-            write_atomically(log.directory / "certification_summary.json", json.dumps(results, indent=2) + "\n")
+            write_text(log.directory / "certified_accuracy.csv", table.to_csv(index=False))
+            write_text(log.directory / "certification_summary.json", json.dumps(results, indent=2) + "\n")
             draw_curves({name: certificates}, log.directory / "figures" / "certified_accuracy.png")
 
         in_first_process(trainer, write)

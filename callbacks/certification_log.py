@@ -9,7 +9,6 @@ In the run directory:
 """
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any, TextIO
 
 from lightning_modules.robustness.smoothed_votes import Certified
 from lightning_modules.robustness.smoothing import ABSTAIN
+from lightning_modules.whole_files import write_text
 
 COMMUNITY = ("idx", "label", "predict", "radius", "correct", "time")
 """Columns that plotting scripts of other projects read; `radius` has three significant digits there."""
@@ -62,17 +62,10 @@ def row_of(image: Certified) -> Row:
     return {column: str(value) for column, value in zip(COMMUNITY + EXACT, values, strict=True)}
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    os.replace(partial, path)
-
-
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Row], separator: str) -> None:
     """Writes the named columns of rows, whole or not at all."""
     lines = [separator.join(columns), *(separator.join(row[column] for column in columns) for row in rows)]
-    write_atomically(path, "\n".join(lines) + "\n")
+    write_text(path, "\n".join(lines) + "\n")
 
 
 class CertificationLog:
@@ -117,7 +110,7 @@ class CertificationLog:
         self._rows_directory.mkdir(parents=True, exist_ok=True)
         rows = self.rows()
         if not rows:
-            write_atomically(self._settings_path, json.dumps(self.settings, indent=2) + "\n")
+            write_text(self._settings_path, json.dumps(self.settings, indent=2) + "\n")
         # A result of other settings is finished: `check` refuses to go on with it, and it stays.
         if self._stored_settings() == self.settings and not rows.keys() >= set(wanted):
             self.sidecar.unlink(missing_ok=True)

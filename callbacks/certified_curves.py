@@ -22,6 +22,7 @@ from lightning_modules.robustness.smoothing import (
     average_certified_radius,
     certified_accuracy,
 )
+from lightning_modules.whole_files import save_figure
 
 
 def read_log(path: Path) -> pd.DataFrame:
@@ -135,8 +136,7 @@ def draw_curves(logs: Mapping[str, pd.DataFrame], path: Path) -> None:
     axes.set_ylim(0, 1)
     axes.grid(alpha=0.3)
     axes.legend()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path)
 
 
 def overlay(paths: Sequence[Path], output: Path, grid: float = 0.25, alpha: float = 0.001) -> pd.DataFrame:

@@ -1,8 +1,6 @@
 """Tables and pictures of what a detector makes of unfamiliar and adversarial inputs."""
 
-import os
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +11,7 @@ from sklearn.metrics import roc_curve
 
 from lightning_modules.interfaces import Detector, require
 from lightning_modules.robustness.detection import Detection
+from lightning_modules.whole_files import save_figure, write_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,19 +52,10 @@ class DetectionReport(Callback):
         if not detections:
             return
         score: str = pl_module.score  # type: ignore[assignment]
-        Path(directory, "figures").mkdir(parents=True, exist_ok=True)
-        _write(Path(directory, "detection.csv"), metrics_table(detections).to_csv(index=False).encode())
-        _write(Path(directory, "detection_scores.csv"), scores_table(detections).to_csv(index=False).encode())
-        picture = BytesIO()
-        draw_detection(detections, score, self.most_bins).savefig(picture, dpi=150, format="png")
-        _write(Path(directory, "figures", "detection.png"), picture.getvalue())
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)
+        write_text(Path(directory, "detection.csv"), metrics_table(detections).to_csv(index=False))
+        write_text(Path(directory, "detection_scores.csv"), scores_table(detections).to_csv(index=False))
+        figure = draw_detection(detections, score, self.most_bins)
+        save_figure(figure, Path(directory, "figures", "detection.png"))
 
 
 def metrics_table(detections: Sequence[Detection]) -> pd.DataFrame:

@@ -15,7 +15,6 @@ arXiv 2007.00151 (memorisation).
 """
 
 import csv
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +26,7 @@ from torch import Tensor
 from callbacks.early_learning_curve import detect
 from callbacks.early_learning_figure import draw_early_learning
 from lightning_modules.interfaces import Classifier, EarlyLearningFollower, LabelCorrector, require
+from lightning_modules.whole_files import save_figure, whole_file
 
 IGNORED_PIXEL = 255
 ROWS = 11  # of counts: 8 of the predictions and 3 of the labels
@@ -419,17 +419,13 @@ class EarlyLearning(Callback):
             return
         shares = {name: values.tolist() for name, values in self._shares(self.counts).items()}
         ended_at = self.ended_at.tolist()
-        self._directory.mkdir(parents=True, exist_ok=True)
-        path = self._directory / "early_learning.csv"
-        unfinished = path.with_suffix(".csv.part")
-        with unfinished.open("w", newline="") as file:
+        with whole_file(self._directory / "early_learning.csv") as partial, partial.open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["epoch", "category", *shares, "ended"])
             for row, epoch in enumerate(self.epochs):
                 for category, end in enumerate(ended_at):
                     values = [value[row][category] for value in shares.values()]
                     writer.writerow([epoch, category, *("" if v != v else v for v in values), int(0 <= end <= epoch)])
-        os.replace(unfinished, path)
 
     def _draw(self, trainer: Trainer) -> None:
         if self._directory is None or not self.epochs:
@@ -447,8 +443,4 @@ class EarlyLearning(Callback):
             names=names or [str(category) for category in range(self.num_classes)],
             fit_name="IoU with the given labels" if self.per_pixel else "share predicted as given",
         )
-        path = self._directory / "figures" / "early_learning.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(".part")
-        figure.savefig(unfinished, format="png", dpi=150)
-        os.replace(unfinished, path)
+        save_figure(figure, self._directory / "figures" / "early_learning.png")

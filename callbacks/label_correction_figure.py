@@ -1,6 +1,5 @@
 """Pictures of masks that are corrected while a segmenter trains."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
 
 from lightning_modules.interfaces import Segmenter, require
+from lightning_modules.whole_files import save_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -66,11 +66,7 @@ class LabelCorrectionFigure(Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         shown = _shown(trainer, pl_module, self.num_images)
         figure = draw_label_correction(shown, pl_module.num_classes, getattr(data, "class_names", None))  # type: ignore[arg-type]
-        path = Path(directory, "figures", name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(".part")
-        figure.savefig(unfinished, format="png", dpi=150)
-        os.replace(unfinished, path)
+        save_figure(figure, Path(directory, "figures", name))
 
 
 @torch.no_grad()

@@ -1,6 +1,5 @@
 """Which training labels a trained classifier holds for wrong, and how far it can be trusted in that."""
 
-import os
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +15,7 @@ from torchmetrics.functional.classification import binary_auroc
 
 from callbacks.label_report_figure import draw_worst_labels
 from lightning_modules.interfaces import Classifier, require
+from lightning_modules.whole_files import save_figure, write_text
 
 PER_SAMPLE = ("index", "given", "proposed", "probability_given", "probability_proposed", "score", "clean_label")
 
@@ -197,9 +197,7 @@ class LabelReport(Callback):
         return table.sort_values("score", kind="stable", ignore_index=True), metrics
 
     def _write(self, directory: Path, table: pd.DataFrame, trainer: Trainer, loader: Any) -> None:
-        partial = directory / "label_report.csv.partial"
-        table.to_csv(partial, index=False)
-        os.replace(partial, directory / "label_report.csv")
+        write_text(directory / "label_report.csv", table.to_csv(index=False))
         worst = table.head(self.num_images)
         request = next(iter(loader.sampler))._replace(indices=torch.from_numpy(worst["index"].to_numpy(copy=True)))
         image = trainer.strategy.batch_to_device(loader.dataset[request])["image"]
@@ -208,10 +206,7 @@ class LabelReport(Callback):
         class_names = getattr(trainer.datamodule, "class_names", None)  # type: ignore[attr-defined]
         num_suspected = int(table["suspected"].sum())
         figure = draw_worst_labels(image.float().cpu().numpy(), worst, len(table), num_suspected, class_names)
-        (directory / "figures").mkdir(exist_ok=True)
-        partial = directory / "figures" / "label_report.partial.png"
-        figure.savefig(partial, dpi=150)
-        os.replace(partial, directory / "figures" / "label_report.png")
+        save_figure(figure, directory / "figures" / "label_report.png")
 
 
 def find_label_issues(label: NDArray[np.int64], probability: NDArray[np.float32]) -> NDArray[np.bool_]:

@@ -1,6 +1,5 @@
 """Writes what a classifier predicts to one table, whatever the number of samples and of processes."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -10,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
 
 from lightning_modules.interfaces import Classifier
+from lightning_modules.whole_files import whole_file
 
 VALUES_AT_ONCE = 2**22
 
@@ -71,8 +71,7 @@ def merge_predictions(
     starts = np.cumsum([0, *(len(table) for table in tables)])
     part_of = np.searchsorted(starts, order, side="right") - 1
     rows_at_once = max(1, VALUES_AT_ONCE // num_classes)
-    unfinished = path.with_name(path.name + ".part")
-    with _TableWriter(unfinished, format, num_classes, class_names) as writer:
+    with whole_file(path) as partial, _TableWriter(partial, format, num_classes, class_names) as writer:
         for begin in range(0, len(index), rows_at_once):
             chunk = slice(begin, begin + rows_at_once)
             rows = np.empty(len(index[chunk]), dtype=_row(num_classes))
@@ -80,7 +79,6 @@ def merge_predictions(
                 here = part_of[chunk] == number
                 rows[here] = table[order[chunk][here] - starts[number]]
             writer.write(rows)
-    os.replace(unfinished, path)
     return len(index)
 
 

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from lightning_modules.whole_files import save_figure
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -46,9 +48,7 @@ class ProtectionFigure(Callback):
         columns = {"image": batch["image"], **outputs}
         shown = {name: columns[name][: self.num_images].float().cpu() for name in ("image", *outputs)}
         kept = batch["editor_keeps"][: self.num_images, 0].cpu()
-        path = Path(directory, "figures", "protection.png")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draw_protection(kept=kept, **shown).savefig(path, dpi=120)
+        save_figure(draw_protection(kept=kept, **shown), Path(directory, "figures", "protection.png"), dpi=120)
 
 
 def draw_protection(

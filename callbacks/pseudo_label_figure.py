@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lightning_modules.interfaces import Segmenter, require
+from lightning_modules.whole_files import save_figure
 
 
 class PseudoLabelFigure(Callback):
@@ -79,5 +80,4 @@ def draw_pseudo_labels(columns: dict[str, np.ndarray], kept: list[bool], path: P
                 picture.imshow(value, cmap="gray", vmin=0, vmax=max(1, int(value.max())), interpolation="nearest")
             if name == "pseudo label":
                 picture.set_ylabel("kept" if kept[row] else "rejected", fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path, dpi=120)

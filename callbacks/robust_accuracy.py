@@ -2,12 +2,10 @@
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +16,6 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from callbacks.adversarial_figure import Example, draw_adversarial
-from callbacks.certification_log import write_atomically
 from callbacks.other_processes import OtherProcesses, in_first_process
 from callbacks.results_directory import results_directory
 from callbacks.tested_images import TestedImages, require_testing
@@ -26,6 +23,7 @@ from lightning_modules.interfaces import Classifier, SmoothedClassifier, require
 from lightning_modules.robustness.attacks import Attack, AutoAttack, Network, log_mean_softmax, require_gradients, size
 from lightning_modules.robustness.mixing import MixedClassifier
 from lightning_modules.robustness.smoothed_votes import GaussianSmoothing
+from lightning_modules.whole_files import save_figure, write_text
 
 SECONDS_BETWEEN_LINES = 60.0
 CLEAN, PERTURBING, PERTURBED = 0, 1, 2  # what a block's random numbers are for
@@ -183,13 +181,7 @@ class RobustAccuracy(Callback):
         # Weights that are equal on all processes are hashed by each; the first one's name counts.
         name = trainer.strategy.broadcast(hashlib.blake2b(text.encode(), digest_size=6).hexdigest())
         rows = directory / "robust_accuracy_rows" / name
-
-        def prepare() -> None:
-            rows.mkdir(parents=True, exist_ok=True)
-            (directory / "figures").mkdir(exist_ok=True)
-            write_atomically(rows / "settings.json", text)
-
-        in_first_process(trainer, prepare)
+        in_first_process(trainer, lambda: write_text(rows / "settings.json", text))
         if not rows.is_dir():
             raise FileNotFoundError(
                 f"{rows} was made by the first process and is not visible to this one: the run directory must be on "
@@ -255,12 +247,8 @@ class RobustAccuracy(Callback):
             shown = right[: self.num_shown]
             names = getattr(getattr(trainer, "datamodule", None), "class_names", None)
             figure = draw_adversarial(image[shown].cpu(), prediction[shown].tolist(), examples, names)
-            picture = BytesIO()
-            figure.savefig(picture, dpi=150, format="png")
-            partial = directory / "figures" / "adversarial.png.partial"
-            partial.write_bytes(picture.getvalue())
-            os.replace(partial, partial.with_suffix(""))
-        write_atomically(_path(rows, number), pd.concat(frames).to_csv(index=False))
+            save_figure(figure, directory / "figures" / "adversarial.png")
+        write_text(_path(rows, number), pd.concat(frames).to_csv(index=False))
 
     def _seed(self, block: int, attack: int, purpose: int) -> None:
         words = [self.seed, block, attack, purpose]
@@ -316,7 +304,7 @@ def _write_table(table: pd.DataFrame, checkpoint: str, path: Path) -> None:
     if path.is_file():
         earlier = pd.read_csv(path, keep_default_na=False)
         table = pd.concat([earlier[earlier["checkpoint"] != table["checkpoint"].iloc[0]], table])
-    write_atomically(path, table.to_csv(index=False))
+    write_text(path, table.to_csv(index=False))
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """The singular values of a test set's features, as a table and a picture."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
 
 from lightning_modules.interfaces import FeatureSpectra, require
+from lightning_modules.whole_files import save_figure, write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,13 +43,8 @@ class SpectrumFigure(Callback):
             for name, sigma in spectra.items()
             for position, value in enumerate(sigma, 1)
         ]
-        (Path(directory) / "figures").mkdir(parents=True, exist_ok=True)
-        partial = Path(directory, "spectrum.csv.partial")
-        pd.DataFrame(rows).to_csv(partial, index=False)
-        os.replace(partial, Path(directory, "spectrum.csv"))
-        partial = Path(directory, "figures", "spectrum.partial.png")
-        draw_spectra(spectra).savefig(partial, dpi=150)
-        os.replace(partial, Path(directory, "figures", "spectrum.png"))
+        write_text(Path(directory, "spectrum.csv"), pd.DataFrame(rows).to_csv(index=False))
+        save_figure(draw_spectra(spectra), Path(directory, "figures", "spectrum.png"))
 
 
 def draw_spectra(spectra: dict[str, NDArray[np.float64]]) -> "Figure":

@@ -3,7 +3,6 @@
 A data set's own file says where its images come from (an `ImageSource`) and nothing else.
 """
 
-import os
 from abc import abstractmethod
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +17,7 @@ from datamodules.augmentation import crop_and_flip, sample_uniform
 from datamodules.corruptions.label_noise import LabelNoise
 from datamodules.global_batches import Request
 from datamodules.seeded_batches import SeededBatches, check_at_least
+from datamodules.whole_files import whole_file
 
 
 class ImageSource(Protocol):
@@ -253,10 +253,8 @@ class LabelledImages(SeededBatches):
             columns["name"] = names
         if (true := getattr(self.train_set.source, "clean_label", None)) is not None:
             columns["of_no_class"] = (true < 0).int()
-        Path(directory).mkdir(parents=True, exist_ok=True)
-        partial = Path(directory, "labels.csv.partial")
-        pd.DataFrame(columns).to_csv(partial, index=False)
-        os.replace(partial, Path(directory, "labels.csv"))
+        with whole_file(Path(directory, "labels.csv")) as partial:
+            pd.DataFrame(columns).to_csv(partial, index=False)
 
     def training_images_dataloader(self) -> DataLoader:
         """The training images in their own order and without augmentation, to judge their labels by."""

@@ -20,6 +20,7 @@ from datamodules.corrected_masks import LARGEST_IN_MEMORY, CorrectedMasks, gathe
 from datamodules.corruptions.mask_noise import MaskNoise, mask_noise_statistics
 from datamodules.global_batches import Request
 from datamodules.seeded_batches import SeededBatches
+from datamodules.whole_files import whole_file
 
 _PIXEL_LABELS = ("label", "original_label", "clean_label")
 
@@ -240,10 +241,8 @@ class LabelledMasks(SeededBatches):
         names = self.class_names or range(self.num_classes)
         rows = zip(names, found.lost.tolist(), found.false.tolist(), found.iou.tolist(), strict=True)
         lines = ["category,lost,false,iou", *(",".join(map(str, row)) for row in rows)]
-        Path(directory).mkdir(parents=True, exist_ok=True)
-        partial = Path(directory, "mask_noise.csv.partial")
-        partial.write_text("\n".join(lines) + "\n")
-        os.replace(partial, Path(directory, "mask_noise.csv"))
+        with whole_file(Path(directory, "mask_noise.csv")) as partial:
+            partial.write_text("\n".join(lines) + "\n")
 
     def set_up_training(self) -> None:
         source = self.read_training()

@@ -22,7 +22,6 @@ Source: Choi et al., DiffusionGuard: A Robust Defense Against Malicious Diffusio
 """
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -41,6 +40,7 @@ from lightning_modules.robustness.attacks import project
 from lightning_modules.robustness.clip_similarity import CLIP, directional_similarity
 from lightning_modules.robustness.inpainting import Inpainter
 from lightning_modules.robustness.kept_regions import Augmentation, draw_kept
+from lightning_modules.whole_files import whole_file, write_text
 
 Objective = Literal["noise_norm", "encoder", "denoising_error", "random"]
 PROTECTING, EDITING, MEASURING = 0, 1, 2  # what an image's random numbers are for
@@ -322,10 +322,7 @@ class DiffusionGuard(LightningModule):
         settings = {key: getattr(self, key) for key in keys}
         path = Path(self.trainer.log_dir, "protection_settings.json")
         if self.trainer.is_global_zero and not path.is_file():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(".partial")  # a kill in between leaves no half of a file
-            partial.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-            os.replace(partial, path)
+            write_text(path, json.dumps(settings, indent=2) + "\n")
         self.trainer.strategy.barrier("the settings of protection are written")
         found = json.loads(path.read_text(encoding="utf-8"))
         for key, value in settings.items():
@@ -342,16 +339,13 @@ class DiffusionGuard(LightningModule):
         if directory is None:
             return
         folder = Path(directory, "protected")
-        folder.mkdir(parents=True, exist_ok=True)
         rows = [row for row, name in enumerate(batch["name"]) if not (folder / f"{name}.png").is_file()]
         if not rows:
             return
         guarded = self.protect(batch["image"][rows], batch["regions"][rows], batch["index"][rows])
         for row, image in zip(rows, guarded.mul(255).round().byte().cpu(), strict=True):
-            path = folder / f"{batch['name'][row]}.png"
-            partial = path.with_suffix(".partial")
-            write_png(image, str(partial))
-            os.replace(partial, path)
+            with whole_file(folder / f"{batch['name'][row]}.png") as partial:
+                write_png(image, str(partial))
 
     def _arithmetic(self, image: Tensor) -> torch.dtype:
         """That of the inpainter's weights. The image itself stays precise, and only what the inpainter sees is cast."""

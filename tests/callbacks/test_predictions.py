@@ -112,7 +112,7 @@ def test_parts_merge_without_duplicates_however_little_fits_in_memory(
     assert table["index"].tolist() == [0, 1, 2, 4, 7, 9]
     assert table["prediction"].tolist() == [index % 3 for index in table["index"]]
     np.testing.assert_array_equal(table["probability_2"].astype(np.float32), (table["index"] / 100).astype(np.float32))
-    assert not list(tmp_path.glob("*.part"))
+    assert not list(tmp_path.glob("*.part*"))
 
 
 def test_what_cannot_be_merged_is_refused(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """The pseudo labels of a round on disk: a PNG for each training image, and a table of their qualities."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +7,8 @@ import pandas as pd
 from lightning.pytorch import Trainer
 from PIL import Image
 from torch import Tensor
+
+from lightning_modules.whole_files import write_text
 
 
 class LabelFiles:
@@ -46,9 +47,7 @@ class LabelFiles:
         if self.trainer.is_global_zero:
             names = [self._name(sample) for sample in range(len(quality))]
             table = pd.DataFrame({"name": names, "quality": quality.cpu(), "kept": kept.cpu()})
-            partial = self.folder.with_suffix(".csv.partial")
-            table.to_csv(partial, index_label="index")
-            os.replace(partial, self.folder.with_suffix(".csv"))
+            write_text(self.folder.with_suffix(".csv"), table.to_csv(index_label="index"))
 
     def _name(self, sample: int) -> str:
         return f"{sample:06d}" if self.names is None else self.names[sample]

@@ -1,0 +1,58 @@
+"""Files that appear whole or not at all."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+import datamodules.whole_files
+import lightning_modules.whole_files
+from lightning_modules.whole_files import save_figure, write_text
+
+WholeFile = Callable[[Path], AbstractContextManager[Path]]
+BOTH = pytest.mark.parametrize(
+    "whole_file", [lightning_modules.whole_files.whole_file, datamodules.whole_files.whole_file]
+)
+
+
+@BOTH
+def test_a_file_appears_at_the_end_and_alone(tmp_path: Path, whole_file: WholeFile) -> None:
+    path = tmp_path / "folder" / "table.csv"
+    with whole_file(path) as partial:
+        partial.write_text("a,b\n")
+        assert not path.exists()
+        assert partial.suffix == ".csv"
+        assert partial.name.startswith(".")
+    assert path.read_text() == "a,b\n"
+    assert list(path.parent.iterdir()) == [path]
+
+
+@BOTH
+def test_an_error_leaves_what_was_there(tmp_path: Path, whole_file: WholeFile) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text("earlier")
+
+    def interrupted() -> None:
+        with whole_file(path) as partial:
+            partial.write_text("half")
+            raise RuntimeError("disk")
+
+    with pytest.raises(RuntimeError, match="disk"):
+        interrupted()
+    assert path.read_text() == "earlier"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_text_and_figures_replace_what_was_there(tmp_path: Path) -> None:
+    for text in ("one", "±2"):
+        write_text(tmp_path / "note.txt", text)
+    assert (tmp_path / "note.txt").read_bytes() == "±2".encode()
+    for width in (1, 2):
+        save_figure(Figure(figsize=(width, 1)), tmp_path / "figures" / "one.png", dpi=50)
+    with Image.open(tmp_path / "figures" / "one.png") as picture:
+        assert picture.format == "PNG"
+        assert picture.size == (100, 50)
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {"note.txt", "one.png"}
