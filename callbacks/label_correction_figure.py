@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
 
+from callbacks.evaluation_mode import in_evaluation_mode
 from lightning_modules.interfaces import Segmenter, require
 from lightning_modules.whole_files import save_figure
 
@@ -69,19 +70,14 @@ class LabelCorrectionFigure(Callback):
         save_figure(figure, Path(directory, "figures", name))
 
 
-@torch.no_grad()
 def _shown(trainer: Trainer, pl_module: LightningModule, num_images: int) -> dict[str, NDArray[Any]]:
     """A few training images with their masks as they now are, and their predictions."""
     loader = trainer.datamodule.training_images_dataloader()  # type: ignore[attr-defined]
     chosen = torch.linspace(0, len(loader.dataset) - 1, min(num_images, len(loader.dataset))).long()
     request = next(iter(loader.sampler))._replace(indices=chosen, global_size=len(chosen))
     batch: Any = trainer.strategy.batch_to_device(loader.dataset[request])
-    modes = [(module, module.training) for module in pl_module.modules()]
-    pl_module.eval()
-    with trainer.precision_plugin.forward_context():
-        prediction = pl_module(batch["image"]).argmax(dim=1)
-    for module, training in modes:
-        module.training = training
+    with in_evaluation_mode(trainer, pl_module) as network:
+        prediction = network(batch["image"]).argmax(dim=1)
     masks = {key: batch[key] for key in COLUMNS if key in batch} | {"prediction": prediction}
     return {"image": batch["image"].float().cpu().numpy(), **{key: mask.cpu().numpy() for key, mask in masks.items()}}
 

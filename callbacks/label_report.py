@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 
+from callbacks.evaluation_mode import in_evaluation_mode
 from callbacks.label_report_figure import draw_worst_labels
 from lightning_modules.interfaces import Classifier, require
 from lightning_modules.whole_files import save_figure, write_text
@@ -143,8 +144,8 @@ class LabelReport(Callback):
         batches: list[dict[str, Tensor]] = []
         for cpu_batch in loader:
             batch: Any = trainer.strategy.batch_to_device(cpu_batch)
-            with trainer.precision_plugin.forward_context():
-                logits = pl_module(batch["image"])
+            with in_evaluation_mode(trainer, pl_module) as network:
+                logits = network(batch["image"])
             # In double precision, where confident predictions still differ from one another.
             probability = logits.cpu().double().softmax(dim=1)
             given = batch["label"].cpu()

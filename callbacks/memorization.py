@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from callbacks.evaluation_mode import in_evaluation_mode
 from lightning_modules.interfaces import Classifier, require
 
 
@@ -26,11 +27,14 @@ class Memorization(Callback):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         counts = torch.zeros(3, dtype=torch.int64, device=pl_module.device)
-        for cpu_batch in data.training_images_dataloader():
+        for number, cpu_batch in enumerate(data.training_images_dataloader()):
+            if trainer.fast_dev_run and number == trainer.fast_dev_run:  # type: ignore[attr-defined]
+                break
             batch: Any = trainer.strategy.batch_to_device(cpu_batch)
             if "clean_label" not in batch:
                 return
-            prediction = pl_module(batch["image"]).argmax(dim=1)
+            with in_evaluation_mode(trainer, pl_module) as network:
+                prediction = network(batch["image"]).argmax(dim=1)
             false = batch["label"] != batch["clean_label"]
             counts[0] += false.sum()
             counts[1] += (false & (prediction == batch["label"])).sum()

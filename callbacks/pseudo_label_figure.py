@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from callbacks.evaluation_mode import in_evaluation_mode
 from lightning_modules.interfaces import Segmenter, require
 from lightning_modules.whole_files import save_figure
 
@@ -37,16 +38,14 @@ class PseudoLabelFigure(Callback):
             if not hasattr(trainer.datamodule, "training_images_dataloader"):  # type: ignore[attr-defined]
                 raise TypeError("PseudoLabelFigure needs a DataModule with `training_images_dataloader`")
 
-    @torch.no_grad()
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         directory = trainer.log_dir if trainer.loggers else None  # broadcast: every process asks
         if directory is None or not trainer.is_global_zero:
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         batch: Any = trainer.strategy.batch_to_device(next(iter(data.training_images_dataloader())))
-        was_training = pl_module.training
-        prediction = pl_module.eval()(batch["image"]).argmax(dim=1)
-        pl_module.train(was_training)
+        with in_evaluation_mode(trainer, pl_module) as network:
+            prediction = network(batch["image"]).argmax(dim=1)
         kept: Tensor = getattr(pl_module, "kept", torch.ones(data.num_train_samples, dtype=torch.bool))
         columns = {"image": batch["image"].float(), "pseudo label": batch["label"], "prediction": prediction}
         if "clean_label" in batch:

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from callbacks.evaluation_mode import in_evaluation_mode
 from lightning_modules.interfaces import Classifier, ShiftedTestSets, require
 
 
@@ -38,8 +39,8 @@ class ShiftedAccuracy(Callback):
                 if trainer.fast_dev_run and number == trainer.fast_dev_run:  # type: ignore[attr-defined]
                     break
                 batch: Any = trainer.strategy.batch_to_device(cpu_batch)
-                with trainer.precision_plugin.forward_context():
-                    logits = pl_module(batch["image"])
+                with in_evaluation_mode(trainer, pl_module) as network:
+                    logits = network(batch["image"])
                 if "classes" in batch:
                     predicted = batch["classes"][logits[:, batch["classes"]].argmax(dim=1)]
                 else:

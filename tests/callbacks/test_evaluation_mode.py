@@ -1,0 +1,131 @@
+"""Predictions that callbacks ask for themselves."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.loggers import CSVLogger
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from callbacks.evaluation_mode import in_evaluation_mode
+from callbacks.memorization import Memorization
+from callbacks.pseudo_label_figure import PseudoLabelFigure
+from datamodules.digits import Digits
+from datamodules.ellipse_images import EllipseImages
+
+QUIET: dict[str, Any] = {
+    "accelerator": "cpu",
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "enable_checkpointing": False,
+    "use_distributed_sampler": False,
+}
+
+
+class Watched(LightningModule):
+    """A network with a frozen part, that keeps what it is called with and in."""
+
+    num_classes = 2
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.frozen = nn.Dropout(0.5)
+        self.calls: list[dict[str, Any]] = []
+
+    def forward(self, image: Tensor) -> Tensor:
+        modes = {module.training for module in self.modules()}
+        output = self.network(image)
+        self.calls.append({"image": image, "output": output, "modes": modes, "gradient": torch.is_grad_enabled()})
+        return output
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        self.frozen.eval()
+        return self.network(batch["image"]).float().sum()
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        pass
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+
+@pytest.mark.parametrize(
+    ("precision", "given", "computed"),
+    [
+        ("32-true", torch.float32, torch.float32),
+        ("bf16-mixed", torch.float32, torch.bfloat16),
+        ("bf16-true", torch.bfloat16, torch.bfloat16),
+        ("64-true", torch.float64, torch.float64),
+    ],
+)
+def test_it_is_the_trainers_precision_without_gradients(
+    precision: Any, given: torch.dtype, computed: torch.dtype
+) -> None:
+    trainer = Trainer(precision=precision, logger=False, **QUIET)
+    module = trainer.precision_plugin.convert_module(Watched(nn.Linear(3, 2)))
+    with in_evaluation_mode(trainer, module) as network:  # type: ignore[arg-type]
+        network(torch.rand(4, 3))
+    (call,) = module.calls
+    assert (call["image"].dtype, call["output"].dtype) == (given, computed)
+    assert call["modes"] == {False}
+    assert not call["gradient"]
+    assert torch.is_grad_enabled()
+    assert torch.get_default_dtype() == torch.float32
+
+
+def test_each_submodule_is_in_its_own_mode_again() -> None:
+    module = Watched(nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)))
+    module.frozen.eval()
+    module.network[1].eval()  # type: ignore[index]
+    before = [part.training for part in module.modules()]
+    assert set(before) == {True, False}
+
+    def interrupted() -> None:
+        with in_evaluation_mode(Trainer(logger=False, **QUIET), module) as network:
+            assert not any(part.training for part in module.modules())
+            network(torch.rand(4, 3))
+            raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        interrupted()
+    assert [part.training for part in module.modules()] == before
+
+
+def test_the_picture_of_pseudo_labels_leaves_frozen_parts_frozen(tmp_path: Path) -> None:
+    module = Watched(nn.Conv2d(1, 2, 1))
+    logger = CSVLogger(tmp_path, name="", version="")
+    trainer = Trainer(max_epochs=1, logger=logger, callbacks=[PseudoLabelFigure(3)], precision="bf16-mixed", **QUIET)
+    trainer.fit(module, datamodule=EllipseImages(4, num_training=12, num_validation=0))
+    assert [(call["output"].dtype, call["modes"]) for call in module.calls] == [(torch.bfloat16, {False})]
+    assert module.network.training
+    assert not module.frozen.training
+
+
+class LabelledDigits(Digits):
+    """Ten training images in five batches, every other one with a false label."""
+
+    def training_images_dataloader(self) -> DataLoader:
+        label = torch.tensor([0, 1])
+        batch = {"image": torch.rand(2, 1, 8, 8), "label": label, "clean_label": torch.tensor([0, 0])}
+        return DataLoader([batch] * 5, batch_size=None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("fast_dev_run", "batches"), [(False, 5), (2, 2)])
+def test_memorization_asks_in_the_trainers_precision(tmp_path: Path, fast_dev_run: Any, batches: int) -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+    nn.init.zeros_(network[1].weight)
+    network[1].bias.data = torch.tensor([0.0, 1.0])  # always 1: the false label
+    module = Watched(network)
+    trainer = Trainer(
+        precision="bf16-mixed", logger=False, callbacks=[Memorization()], fast_dev_run=fast_dev_run, **QUIET
+    )
+    trainer.test(module, datamodule=LabelledDigits(batch_size=100), verbose=False)
+    assert [call["output"].dtype for call in module.calls] == [torch.bfloat16] * batches
+    assert {name: float(value) for name, value in trainer.callback_metrics.items()} == {
+        "test/memorized": 1.0,
+        "test/recovered": 0.0,
+    }
