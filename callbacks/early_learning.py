@@ -1,13 +1,7 @@
 """Early learning and memorisation, watched per category while any classifier or segmenter trains.
 
-For the given labels y (maybe wrong), the true labels y* where they are known, and the training predictions p, per
-category k:
-
-    fit to the given labels    share of the samples with y = k that have p = k; for pixels IoU of {p = k} and {y = k}
-    fit to the true labels     the same with y*
-    memorised share            share of the samples (pixels) with y = k and y* != k that have p = k
-
-The curve of the first over the epochs tells when early learning ends (`early_learning_curve.py`).
+What is counted, and which shares follow from it, is in `early_learning_counts.py`. The curve of the fit to the given
+labels over the epochs tells when early learning ends (`early_learning_curve.py`).
 
 Source: Liu et al., Adaptive Early-Learning Correction for Segmentation from Noisy Annotations, CVPR 2022, arXiv
 2110.03740 (detection); Liu et al., Early-Learning Regularization Prevents Memorization of Noisy Labels, NeurIPS 2020,
@@ -23,94 +17,19 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from callbacks.early_learning_counts import (
+    ROWS,
+    category_shares,
+    count_categories,
+    count_right_labels,
+    label_fit,
+    overall_shares,
+    sum_over_processes,
+)
 from callbacks.early_learning_curve import detect
 from callbacks.early_learning_figure import draw_early_learning
 from lightning_modules.interfaces import Classifier, EarlyLearningFollower, LabelCorrector, require
 from lightning_modules.whole_files import save_figure, whole_file
-
-IGNORED_PIXEL = 255
-ROWS = 11  # of counts: 8 of the predictions and 3 of the labels
-
-
-def count_categories(logits: Tensor, given: Tensor, true: Tensor | None = None) -> Tensor:
-    """Counts from which every share of a set of samples follows; the counts of two sets add up.
-
-    Args:
-        logits: `[B, K]`, or `[B, K, H, W]` for pixels.
-        given: `[B]` or `[B, H, W]`, int64; a label outside 0 ... K - 1, and 255 for pixels, is ignored.
-        true: like `given`, where known.
-
-    Returns:
-        `[8, K]`, int64, rows: given as k, predicted k (among the given), both; truly k, predicted k (among the true),
-        both; falsely given as k, and predicted k among these. The last five are 0 without `true`.
-    """
-    num_classes = logits.shape[1]
-    predicted = logits.argmax(dim=1).flatten()
-    given = _known(given, num_classes)
-    bins = _fit_bins(predicted, given, num_classes)
-    if true is not None:
-        true = _known(true, num_classes)
-        false = torch.where((given != true) & (true < num_classes), given, num_classes)
-        bins += [
-            *_fit_bins(predicted, true, num_classes),
-            *(false, torch.where(predicted == false, false, num_classes)),
-        ]
-    return torch.nn.functional.pad(_tally(bins, num_classes), (0, 0, 0, 8 - len(bins)))
-
-
-def count_right_labels(current: Tensor, true: Tensor, num_classes: int) -> Tensor:
-    """Counts from which the quality of labels follows; the counts of two sets add up.
-
-    Args:
-        current: `[B]` or `[B, H, W]`, int64: the labels that are trained on.
-        true: like `current`; where it is ignored nothing is counted.
-        num_classes: K.
-
-    Returns:
-        `[3, K]`, int64, rows: truly k, labelled k (among the true), both.
-    """
-    return _tally(_fit_bins(_known(current, num_classes), _known(true, num_classes), num_classes), num_classes)
-
-
-def _known(label: Tensor, num_classes: int) -> Tensor:
-    """Labels, flat, with the ignored ones moved to a bin of their own, K."""
-    inside = (label >= 0) & (label < num_classes)
-    if label.ndim > 1:
-        inside &= label != IGNORED_PIXEL
-    return torch.where(inside, label, num_classes).flatten()
-
-
-def _fit_bins(predicted: Tensor, label: Tensor, num_classes: int) -> list[Tensor]:
-    """Each category's members, what is predicted among all members, and the members that are predicted as such."""
-    among = torch.where(label < num_classes, predicted, num_classes)
-    return [label, among, torch.where(predicted == label, label, num_classes)]
-
-
-def _tally(bins: list[Tensor], num_classes: int) -> Tensor:
-    """Sizes of the bins 0 ... K - 1, `[len(bins), K]`; what is in bin K is left out."""
-    counts = torch.zeros(len(bins), num_classes + 1, dtype=torch.int64, device=bins[0].device)
-    ones = torch.ones((), dtype=torch.int64, device=bins[0].device).expand(len(bins), len(bins[0]))
-    return counts.scatter_add_(1, torch.stack(bins), ones)[:, :num_classes]
-
-
-def label_fit(labelled: Tensor, predicted: Tensor, both: Tensor, per_pixel: bool) -> Tensor:
-    """Fit of the predictions to labels, from counts of one shape.
-
-    Returns:
-        float64 in [0, 1]: for samples both / labelled, NaN where nothing is labelled; for pixels the IoU
-        both / (predicted + labelled - both + 1e-10).
-    """
-    if per_pixel:
-        return both.double() / ((predicted + labelled - both).double() + 1e-10)
-    return both.double() / labelled.double()
-
-
-def sum_over_processes(counts: Tensor) -> Tensor:
-    """Sums over all processes; a copy in a single one."""
-    counts = counts.clone()
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(counts)
-    return counts
 
 
 class EarlyLearning(Callback):
@@ -273,7 +192,7 @@ class EarlyLearning(Callback):
         if self._open_epoch is None:  # resumed from a checkpoint of the end of this epoch
             return
         self._close_epoch(trainer, pl_module)
-        for name, value in self._overall(self.counts[-1]).items():
+        for name, value in overall_shares(self.counts[-1], self.per_pixel).items():
             logged = name if name != "label_quality" else "label_miou" if self.per_pixel else "label_accuracy"
             self._log(pl_module, f"train/{logged}", value)
         self._log(pl_module, "early_learning/ended", float((self.ended_at >= 0).sum()))
@@ -379,35 +298,6 @@ class EarlyLearning(Callback):
     def _epochs_per_record(self, trainer: Trainer) -> float:
         return 1.0 if self.interval is None else self.interval / trainer.num_training_batches
 
-    def _shares(self, counts: Tensor) -> dict[str, Tensor]:
-        """Per category, from counts `[..., 11, K]`; NaN where a share is not known."""
-        given, given_predicted, given_both, true, true_predicted, true_both, false, memorized, *_ = counts.unbind(-2)
-        fit_true = label_fit(true, true_predicted, true_both, self.per_pixel)
-        has_true = true.sum(dim=-1, keepdim=True) > 0
-        return {
-            "fit_given": label_fit(given, given_predicted, given_both, self.per_pixel),
-            "fit_true": torch.where(has_true, fit_true, torch.nan),
-            "memorized": memorized.double() / false,
-        }
-
-    def _overall(self, counts: Tensor) -> dict[str, Tensor]:
-        """Over all categories, from counts `[..., 11, K]`: shares of samples, means of the IoU that is not 0 / 0."""
-        fits = {"fit_given": counts[..., :3, :], "fit_true": counts[..., 3:6, :], "label_quality": counts[..., 8:, :]}
-        total = counts.sum(dim=-1)
-        if self.per_pixel:
-            overall = {}
-            for name, fit in fits.items():
-                labelled, predicted, both = fit.unbind(dim=-2)
-                iou = label_fit(labelled, predicted, both, per_pixel=True)
-                occurs = (labelled + predicted > 0) & (labelled.sum(dim=-1, keepdim=True) > 0)
-                overall[name] = torch.where(occurs, iou, torch.nan).nanmean(dim=-1)
-        else:
-            overall = {
-                name: fit[..., 2, :].sum(dim=-1).double() / fit[..., 0, :].sum(dim=-1) for name, fit in fits.items()
-            }
-        overall["memorized"] = total[..., 7].double() / total[..., 6]
-        return overall
-
     @staticmethod
     def _log(pl_module: LightningModule, name: str, value: Tensor | float) -> None:
         """The value is the same on all processes; the maximum over them leaves it as it is, to the last bit."""
@@ -417,7 +307,7 @@ class EarlyLearning(Callback):
     def _write(self) -> None:
         if self._directory is None:
             return
-        shares = {name: values.tolist() for name, values in self._shares(self.counts).items()}
+        shares = {name: values.tolist() for name, values in category_shares(self.counts, self.per_pixel).items()}
         ended_at = self.ended_at.tolist()
         with whole_file(self._directory / "early_learning.csv") as partial, partial.open("w", newline="") as file:
             writer = csv.writer(file)
@@ -438,8 +328,8 @@ class EarlyLearning(Callback):
             fit_epochs=[i * per_record for i in range(len(self.records))] if self.interval else self.epochs,
             curves=self.curves.numpy(),
             ended_at=self.ended_at.numpy(),
-            memorized=self._shares(self.counts)["memorized"].numpy(),
-            overall={name: values.numpy() for name, values in self._overall(self.counts).items()},
+            memorized=category_shares(self.counts, self.per_pixel)["memorized"].numpy(),
+            overall={name: values.numpy() for name, values in overall_shares(self.counts, self.per_pixel).items()},
             names=names or [str(category) for category in range(self.num_classes)],
             fit_name="IoU with the given labels" if self.per_pixel else "share predicted as given",
         )

@@ -16,7 +16,8 @@ from scipy.optimize import curve_fit
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from callbacks.early_learning import EarlyLearning, count_categories, count_right_labels, label_fit
+from callbacks.early_learning import EarlyLearning
+from callbacks.early_learning_counts import count_categories, count_right_labels, label_fit
 from callbacks.early_learning_curve import (
     Curve,
     detect,
