@@ -44,23 +44,23 @@ from lightning_modules.full_precision import in_full_precision
 from lightning_modules.robustness.attacks import Attack
 from lightning_modules.robustness.detection import METRICS, Detection
 from lightning_modules.robustness.mahalanobis.collected import Collected
-from lightning_modules.robustness.mahalanobis.ensemble import FEWEST, Ensemble, Sample, best_column, fit_ensemble
-from lightning_modules.robustness.mahalanobis.gaussians import ClassGaussians, standardized
-from lightning_modules.robustness.mahalanobis.layers import layer_features, named_layers, num_features
-from lightning_modules.robustness.mahalanobis.local_dimension import NEIGHBOURS, in_mini_batches
-from lightning_modules.robustness.mahalanobis.preprocessing import layer_confidence
-from lightning_modules.robustness.mahalanobis.scores import (
-    EPSILONS,
-    energy_confidence,
-    odin_confidence,
-    softmax_confidence,
+from lightning_modules.robustness.mahalanobis.ensemble import FEWEST
+from lightning_modules.robustness.mahalanobis.evaluation import (
+    RIGHT,
+    RIGHT_BY_DISTANCE,
+    Measured,
+    against_attacks,
+    against_set,
+    tuned_on_attack,
 )
+from lightning_modules.robustness.mahalanobis.gaussians import ClassGaussians
+from lightning_modules.robustness.mahalanobis.layers import layer_features, named_layers, num_features
+from lightning_modules.robustness.mahalanobis.preprocessing import layer_confidence
+from lightning_modules.robustness.mahalanobis.scores import energy_confidence, odin_confidence, softmax_confidence
 from lightning_modules.robustness.minimal_attacks import MinimalAttack
 
 Score = Literal["tuned_on_target", "tuned_on_attack", "mean", "last", "softmax", "energy", "odin", "lid"]
 SCORES = ("tuned_on_target", "tuned_on_attack", "mean", "last", "softmax", "energy", "odin", "lid")
-ADVERSARIAL_VALIDATION = 0.1
-SOFTMAX, ENERGY, RIGHT, RIGHT_BY_DISTANCE, FIRST_OF_LAYERS = range(5)
 
 
 class Mahalanobis(ClassifierSteps, LightningModule):
@@ -261,7 +261,7 @@ class Mahalanobis(ClassifierSteps, LightningModule):
         self._features[place].update(index[usable], torch.cat(features, dim=1)[usable])
 
     def _scores(self, image: Tensor, label: Tensor) -> Tensor:
-        """Everything that is known of a batch, `[B, columns]`: see the names of columns above."""
+        """Everything that is known of a batch, `[B, columns]`: see `evaluation.py`."""
         logits, distances, layers = layer_confidence(self.network, self.layers, self._whitened, image, self.epsilons)
         nearest = self._whitened[-1].classes[distances[-1].argmin(dim=1)]
         columns = [softmax_confidence(logits), energy_confidence(logits)]
@@ -271,169 +271,50 @@ class Mahalanobis(ClassifierSteps, LightningModule):
             parts.append(odin_confidence(self.network, image).flatten(1))
         return torch.cat(parts, dim=1)
 
-    def _layers_of(self, scores: Tensor) -> Tensor:
-        """M `[N, L, epsilons]` among the columns."""
-        size = len(self.layers) * len(self.epsilons)
-        return scores[:, FIRST_OF_LAYERS : FIRST_OF_LAYERS + size].unflatten(1, (len(self.layers), len(self.epsilons)))
-
     def on_test_epoch_end(self) -> None:
         collected = [one.compute() for one in self._collected]
-        attacked = [one.compute() for one in self._attacked]
+        attacked = {attack.title: one.compute()[1] for attack, one in zip(self.attacks, self._attacked, strict=True)}
         index, familiar = collected[0]
-        same = {"reduce_fx": "max", "sync_dist": True}  # all processes have the same, and a maximum leaves it
-        self.log("test/accuracy", familiar[:, RIGHT].mean(), **same)  # type: ignore[arg-type]
-        self.log("test/accuracy_by_distance", familiar[:, RIGHT_BY_DISTANCE].mean(), **same)  # type: ignore[arg-type]
-        for place, (name, map) in enumerate(zip(self.layers, self._whitened, strict=True)):
-            if map.rank < self.gaussians.num_features[place]:
+        self._log("accuracy", familiar[:, RIGHT].mean())
+        self._log("accuracy_by_distance", familiar[:, RIGHT_BY_DISTANCE].mean())
+        rank = [whitened.rank for whitened in self._whitened]
+        for name, rank_of_layer, width in zip(self.layers, rank, self.gaussians.num_features, strict=True):
+            if rank_of_layer < width:
                 rank_zero_warn(
-                    f"layer {name}: the covariance of {self.gaussians.num_features[place]} features has rank "
-                    f"{map.rank}; the distances ignore the other directions (shrinkage would use them)"
+                    f"layer {name}: the covariance of {width} features has rank {rank_of_layer}; the distances ignore "
+                    f"the other directions (shrinkage would use them)"
                 )
+        needed = None if self._limited else self.score
+        measured = Measured(list(self.layers), torch.tensor(rank), self.epsilons, self.odin, needed)
         smallest = min(len(rows) for rows, _ in collected)
         V = min(self.num_validation, smallest // 2) if self._limited else self.num_validation
-        by_attack = self._tuned_on_attack(familiar, attacked, V) if attacked and len(collected) > 1 else None
-        self.detections = [
-            self._against_set(name, (index, familiar), other, V, by_attack)
+        by_attack = tuned_on_attack(measured, familiar, attacked, V) if attacked and len(collected) > 1 else None
+        of_sets = [
+            against_set(measured, name, (index, familiar), other, V, by_attack)
             for name, other in zip(self._names[1:], collected[1:], strict=True)
         ]
-        num_sets = len(self.detections)
-        self.detections += self._against_attacks((index, familiar), attacked)
+        features = dict(zip(attacked, self._features, strict=True)) if self.lid else {}
+        of_attacks = against_attacks(measured, index, familiar, attacked, features, self.gaussians.num_features)
+        self.detections = of_sets + of_attacks
+        self._log_detections(num_averaged=len(of_sets) or len(of_attacks))
+
+    def _log_detections(self, num_averaged: int) -> None:
+        """Logs metrics of each set, and the means of the chosen score's over the first ones."""
         means: dict[str, list[float]] = {metric: [] for metric in METRICS}
         for place, detection in enumerate(self.detections):
             for method in detection.confidence:
                 values = detection.metrics(method)
                 if method in SCORES:
-                    self.log(f"test/auroc_{method}_{detection.target}", values["auroc"], **same)  # type: ignore[arg-type]
+                    self._log(f"auroc_{method}_{detection.target}", values["auroc"])
                 if method == self.score:
                     for metric, value in values.items():
-                        self.log(f"test/{metric}_{detection.target}", value, **same)  # type: ignore[arg-type]
-                        if place < num_sets or num_sets == 0:
+                        self._log(f"{metric}_{detection.target}", value)
+                        if place < num_averaged:
                             means[metric].append(value)
         for metric, of_sets in means.items():
             if of_sets:
-                self.log(f"test/{metric}", sum(of_sets) / len(of_sets), **same)  # type: ignore[arg-type]
+                self._log(metric, sum(of_sets) / len(of_sets))
 
-    def _against_set(
-        self,
-        name: str,
-        familiar: tuple[Tensor, Tensor],
-        other: tuple[Tensor, Tensor],
-        V: int,
-        by_attack: Ensemble | None,
-    ) -> Detection:
-        """All scores of the test set and of an out-of-distribution set."""
-        scores = torch.cat([familiar[1], other[1]])
-        is_target = torch.cat([torch.zeros(len(familiar[1])), torch.ones(len(other[1]))]).bool()
-        position = torch.cat([torch.arange(len(familiar[1])), torch.arange(len(other[1]))])
-        fit, choose = position < V // 2, (position >= V // 2) & (position < V)
-        return self._detection(
-            name, torch.cat([familiar[0], other[0]]), scores, is_target, fit, choose, "tnr95", by_attack
-        )
-
-    def _against_attacks(
-        self, familiar: tuple[Tensor, Tensor], attacked: list[tuple[Tensor, Tensor]]
-    ) -> list[Detection]:
-        """All scores of clean, noisy and adversarial images. An attack that fools nobody is left out."""
-        index, clean = familiar
-        V = int(ADVERSARIAL_VALIDATION * len(clean))
-        by_attack = self._tuned_on_attack(clean, attacked, V) if attacked else None
-        detections = []
-        for place, (attack, (_, rows)) in enumerate(zip(self.attacks, attacked, strict=True)):
-            copies, position = self._copies(clean, rows)
-            if len(position) == 0 or bool((position < V).all()):
-                rank_zero_warn(f"{attack.title} fools the network on no image to measure detection by: left out")
-                continue
-            scores = torch.cat(copies)
-            position = position.repeat(3)
-            is_target = torch.arange(3).repeat_interleave(len(copies[0])) == 2
-            fit, choose = position < V // 2, (position >= V // 2) & (position < V)
-            detection = self._detection(
-                attack.title, index[position], scores, is_target, fit, choose, "auroc", by_attack
-            )
-            if self.lid:
-                self._add_lid(detection, self._features[place].compute()[1], fit, choose)
-            detections.append(detection)
-        return detections
-
-    def _add_lid(self, detection: Detection, features: Tensor, fit: Tensor, choose: Tensor) -> None:
-        """Adds the baseline to an adversarial set, from the features `[n, 3 D]` of its images."""
-        is_target, widths = detection.is_target, self.gaussians.num_features
-        fewest = [min(int((rows & kind).sum()) for kind in (is_target, ~is_target)) for rows in (fit, choose)]
-        if min(fewest) < FEWEST:
-            self._without("lid", detection.target, *fewest)
-            return
-        layers = zip(*(part.split(widths, dim=1) for part in features.chunk(3, dim=1)), strict=True)
-        dimension = torch.stack([torch.cat(in_mini_batches(copies)) for copies in layers], dim=1)
-        to_fit, to_choose = (
-            Sample(dimension[rows & ~is_target], dimension[rows & is_target]) for rows in (fit, choose)
-        )
-        ensemble = fit_ensemble(to_fit, to_choose, choose_by="auroc")
-        detection.confidence["lid"] = ensemble.confidence(dimension)
-        detection.num_neighbours["lid"] = NEIGHBOURS[ensemble.column]
-
-    @staticmethod
-    def _copies(clean: Tensor, rows: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Scores of clean, noisy and adversarial copies of the images that an attack fools, and their positions."""
-        position = (rows[:, 0] > 0).nonzero()[:, 0]
-        noisy, adversarial = rows[position, 1:].chunk(2, dim=1)
-        return [clean[position], noisy, adversarial], position
-
-    def _tuned_on_attack(self, clean: Tensor, attacked: list[tuple[Tensor, Tensor]], V: int) -> Ensemble | None:
-        """Tuned on the first attack's copies of the first V test images; None if there are too few."""
-        copies, position = self._copies(clean, attacked[0][1])
-        halves = position < V // 2, (position >= V // 2) & (position < V)
-        plain, noisy, adversarial = (self._layers_of(part) for part in copies)
-        fit, choose = (Sample(torch.cat([plain[rows], noisy[rows]]), adversarial[rows]) for rows in halves)
-        if min(fit.fewest, choose.fewest) < FEWEST:
-            self._without("tuned_on_attack", self.attacks[0].title, fit.fewest, choose.fewest)
-            return None
-        return fit_ensemble(fit, choose, choose_by="auroc")
-
-    def _without(self, method: str, target: str, fit: int, choose: int) -> None:
-        """Says that a score is left out for want of validation data, or raises if it is the one that was asked for."""
-        message = (
-            f"{method}: {fit} and {choose} validation inputs of {target} are too few to fit weights and "
-            f"to choose epsilon by"
-        )
-        if method == self.score and not self._limited:
-            raise ValueError(f"score {message}; raise num_validation, or choose a stronger attack")
-        rank_zero_warn(f"{message}: left out")
-
-    def _detection(
-        self,
-        target: str,
-        index: Tensor,
-        scores: Tensor,
-        is_target: Tensor,
-        fit: Tensor,
-        choose: Tensor,
-        choose_by: Literal["tnr95", "auroc"],
-        by_attack: Ensemble | None,
-    ) -> Detection:
-        layers = self._layers_of(scores)
-        plain = self.epsilons.index(0)
-        detection = Detection(target, index, is_target, fit | choose)
-        methods = detection.confidence
-        to_fit, to_choose = (Sample(layers[rows & ~is_target], layers[rows & is_target]) for rows in (fit, choose))
-        tuned = None
-        if min(to_fit.fewest, to_choose.fewest) < FEWEST:
-            self._without("tuned_on_target", target, to_fit.fewest, to_choose.fewest)
-        else:
-            tuned = fit_ensemble(to_fit, to_choose, choose_by)
-        for method, ensemble in {"tuned_on_target": tuned, "tuned_on_attack": by_attack}.items():
-            if ensemble is not None:
-                methods[method] = ensemble.confidence(layers)
-                detection.epsilon[method] = self.epsilons[ensemble.column]
-        rank = torch.tensor([map.rank for map in self._whitened])
-        methods["mean"] = standardized(layers[:, :, plain], rank).mean(dim=1)
-        methods["last"] = layers[:, -1, plain]
-        for place, name in enumerate(self.layers):
-            methods[f"layer {name}"] = layers[:, place, plain]
-        methods["softmax"], methods["energy"] = scores[:, SOFTMAX], scores[:, ENERGY]
-        if self.odin:
-            settings = scores[:, FIRST_OF_LAYERS + layers[0].numel() :]
-            rows = fit | choose
-            column = best_column(settings[rows & ~is_target], settings[rows & is_target])
-            methods["odin"] = settings[:, column]
-            detection.epsilon["odin"] = EPSILONS[column % len(EPSILONS)]
-        return detection
+    def _log(self, name: str, value: Tensor | float) -> None:
+        """All processes have the same value, and a maximum leaves it."""
+        self.log(f"test/{name}", value, reduce_fx="max", sync_dist=True)

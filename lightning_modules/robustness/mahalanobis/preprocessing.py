@@ -42,9 +42,9 @@ def layer_confidence(
     with torch.set_grad_enabled(moves):
         image = image.detach().requires_grad_(moves)
         logits, features = layer_features(network, layers, image)
-        distances = [squared_distances(part, map) for part, map in zip(features, whitened, strict=True)]
+        distances = [squared_distances(*of_layer) for of_layer in zip(features, whitened, strict=True)]
     rows = []
-    for number, (name, map) in enumerate(zip(layers, whitened, strict=True)):
+    for number, (name, gaussians) in enumerate(zip(layers, whitened, strict=True)):
         distance = distances[number]
         towards = image
         if moves:
@@ -59,6 +59,6 @@ def layer_confidence(
                     columns.append(-0.5 * distance.amin(dim=1))
                 else:
                     _, [moved] = layer_features(network, {name: layers[name]}, image - epsilon * towards)
-                    columns.append(confidence(moved, map))
+                    columns.append(confidence(moved, gaussians))
         rows.append(torch.stack(columns, dim=1))
     return logits.detach(), [distance.detach() for distance in distances], torch.stack(rows, dim=1).detach()

@@ -1,0 +1,222 @@
+"""What the scores of familiar and other inputs say about each method of detection, see `detector.py`.
+
+Each input has a row of scores, `[N, columns]`, in double precision: the confidence by softmax and by energy, whether
+the network's class is the right one, whether the closest mean's is, M of each layer with each epsilon, and, where ODIN
+is measured too, its confidence with each setting. An attack has for each clean image whether it fools the network (1
+or 0), and the scores of its noisy and of its adversarial copy, `[N, 1 + 2 columns]`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+
+from lightning_modules.robustness.detection import Detection
+from lightning_modules.robustness.mahalanobis.collected import Collected
+from lightning_modules.robustness.mahalanobis.ensemble import FEWEST, Ensemble, Sample, best_column, fit_ensemble
+from lightning_modules.robustness.mahalanobis.gaussians import standardized
+from lightning_modules.robustness.mahalanobis.local_dimension import NEIGHBOURS, in_mini_batches
+from lightning_modules.robustness.mahalanobis.scores import EPSILONS
+
+SOFTMAX, ENERGY, RIGHT, RIGHT_BY_DISTANCE, FIRST_OF_LAYERS = range(5)
+ADVERSARIAL_VALIDATION = 0.1
+
+
+class Measured(NamedTuple):
+    """What the columns of scores are, and which method has to be measured."""
+
+    layers: Sequence[str]
+    rank: Tensor
+    """`[L]`, of the layers' covariances."""
+    epsilons: Sequence[float]
+    odin: bool
+    needed: str | None
+    """Not left out for want of validation data; None lets any method be."""
+
+    def of_layers(self, scores: Tensor) -> Tensor:
+        """M `[N, L, epsilons]` among the columns."""
+        shape = len(self.layers), len(self.epsilons)
+        return scores[:, FIRST_OF_LAYERS : FIRST_OF_LAYERS + shape[0] * shape[1]].unflatten(1, shape)
+
+    def of_odin(self, scores: Tensor) -> Tensor:
+        """ODIN's confidence with each of its settings, the last columns."""
+        return scores[:, FIRST_OF_LAYERS + len(self.layers) * len(self.epsilons) :]
+
+    def leave_out(self, method: str, target: str, fit: int, choose: int) -> None:
+        """Says that a method is left out for want of validation data.
+
+        Raises:
+            ValueError: if it is the one that is needed.
+        """
+        message = (
+            f"{method}: {fit} and {choose} validation inputs of {target} are too few to fit weights and "
+            f"to choose epsilon by"
+        )
+        if method == self.needed:
+            raise ValueError(f"score {message}; raise num_validation, or choose a stronger attack")
+        rank_zero_warn(f"{message}: left out")
+
+
+class Tuning(NamedTuple):
+    """Which inputs of a set methods are tuned on."""
+
+    fit: Tensor
+    """`[N]`, bool: weights are fitted to these."""
+    choose: Tensor
+    """`[N]`, bool: epsilon is chosen on these."""
+
+    @classmethod
+    def first(cls, V: int, position: Tensor) -> "Tuning":
+        """The first V positions `[N]`, half of them for each."""
+        return cls(position < V // 2, (position >= V // 2) & (position < V))
+
+    def samples(self, scores: Tensor, is_target: Tensor) -> tuple[Sample, Sample]:
+        """Those to fit to and those to choose on, of `scores` `[N, ...]`."""
+        fit, choose = (Sample(scores[rows & ~is_target], scores[rows & is_target]) for rows in self)
+        return fit, choose
+
+
+def against_set(
+    measured: Measured,
+    name: str,
+    familiar: tuple[Tensor, Tensor],
+    other: tuple[Tensor, Tensor],
+    V: int,
+    by_attack: Ensemble | None,
+) -> Detection:
+    """All methods at the test set and an out-of-distribution set.
+
+    Args:
+        measured: what the scores are.
+        name: of the out-of-distribution set.
+        familiar: position in its set and scores of each image of the test set.
+        other: and of the out-of-distribution set.
+        V: images of either that tuning may use, the first ones.
+        by_attack: tuned on an attack, if it could be.
+    """
+    count = len(familiar[1]), len(other[1])
+    index, scores = (torch.cat(parts) for parts in zip(familiar, other, strict=True))
+    is_target = torch.cat([torch.zeros(count[0]), torch.ones(count[1])]).bool()
+    tuning = Tuning.first(V, torch.cat([torch.arange(count[0]), torch.arange(count[1])]))
+    return _detection(measured, name, index, scores, is_target, tuning, "tnr95", by_attack)
+
+
+def against_attacks(
+    measured: Measured,
+    index: Tensor,
+    clean: Tensor,
+    attacked: Mapping[str, Tensor],
+    features: Mapping[str, Collected],
+    widths: Sequence[int],
+) -> list[Detection]:
+    """All methods at clean, noisy and adversarial images. An attack that fools nobody is left out.
+
+    Args:
+        measured: what the scores are.
+        index: `[N]`: position of each image in the test set.
+        clean: `[N, columns]`: scores of the test set.
+        attacked: `[N, 1 + 2 columns]` of each attack, by its name.
+        features: `[n, 3 D]` of the clean, noisy and adversarial copies of the n images that an attack fools, by its
+            name; local intrinsic dimension is measured where there are some.
+        widths: D as the sum over layers.
+    """
+    V = int(ADVERSARIAL_VALIDATION * len(clean))
+    by_attack = tuned_on_attack(measured, clean, attacked, V) if attacked else None
+    detections = []
+    for attack, rows in attacked.items():
+        copies, position = _copies(clean, rows)
+        if len(position) == 0 or bool((position < V).all()):
+            rank_zero_warn(f"{attack} fools the network on no image to measure detection by: left out")
+            continue
+        scores = torch.cat(copies)
+        position = position.repeat(3)
+        is_target = torch.arange(3).repeat_interleave(len(copies[0])) == 2
+        tuning = Tuning.first(V, position)
+        detection = _detection(measured, attack, index[position], scores, is_target, tuning, "auroc", by_attack)
+        if attack in features:
+            _add_local_dimension(measured, detection, features[attack].compute()[1], widths, tuning)
+        detections.append(detection)
+    return detections
+
+
+def tuned_on_attack(measured: Measured, clean: Tensor, attacked: Mapping[str, Tensor], V: int) -> Ensemble | None:
+    """Tuned on the first attack's copies of the first V test images; None if there are too few.
+
+    Args:
+        measured: what the scores are.
+        clean: `[N, columns]`: scores of the test set.
+        attacked: `[N, 1 + 2 columns]` of each attack, by its name.
+        V: number of images.
+    """
+    attack, rows = next(iter(attacked.items()))
+    copies, position = _copies(clean, rows)
+    plain, noisy, adversarial = (measured.of_layers(part) for part in copies)
+    halves = Tuning.first(V, position)
+    fit, choose = (Sample(torch.cat([plain[half], noisy[half]]), adversarial[half]) for half in halves)
+    if min(fit.fewest, choose.fewest) < FEWEST:
+        measured.leave_out("tuned_on_attack", attack, fit.fewest, choose.fewest)
+        return None
+    return fit_ensemble(fit, choose, choose_by="auroc")
+
+
+def _copies(clean: Tensor, rows: Tensor) -> tuple[list[Tensor], Tensor]:
+    """Scores of clean, noisy and adversarial copies of the images that an attack fools, and their positions."""
+    position = (rows[:, 0] > 0).nonzero()[:, 0]
+    noisy, adversarial = rows[position, 1:].chunk(2, dim=1)
+    return [clean[position], noisy, adversarial], position
+
+
+def _detection(
+    measured: Measured,
+    target: str,
+    index: Tensor,
+    scores: Tensor,
+    is_target: Tensor,
+    tuning: Tuning,
+    choose_by: Literal["tnr95", "auroc"],
+    by_attack: Ensemble | None,
+) -> Detection:
+    """All methods at one set of familiar and other inputs."""
+    layers = measured.of_layers(scores)
+    plain = measured.epsilons.index(0)
+    detection = Detection(target, index, is_target, tuning.fit | tuning.choose)
+    methods = detection.confidence
+    fit, choose = tuning.samples(layers, is_target)
+    tuned = None
+    if min(fit.fewest, choose.fewest) < FEWEST:
+        measured.leave_out("tuned_on_target", target, fit.fewest, choose.fewest)
+    else:
+        tuned = fit_ensemble(fit, choose, choose_by)
+    for method, ensemble in {"tuned_on_target": tuned, "tuned_on_attack": by_attack}.items():
+        if ensemble is not None:
+            methods[method] = ensemble.confidence(layers)
+            detection.epsilon[method] = measured.epsilons[ensemble.column]
+    methods["mean"] = standardized(layers[:, :, plain], measured.rank).mean(dim=1)
+    methods["last"] = layers[:, -1, plain]
+    for place, name in enumerate(measured.layers):
+        methods[f"layer {name}"] = layers[:, place, plain]
+    methods["softmax"], methods["energy"] = scores[:, SOFTMAX], scores[:, ENERGY]
+    if measured.odin:
+        settings, rows = measured.of_odin(scores), detection.is_validation
+        column = best_column(settings[rows & ~is_target], settings[rows & is_target])
+        methods["odin"] = settings[:, column]
+        detection.epsilon["odin"] = EPSILONS[column % len(EPSILONS)]
+    return detection
+
+
+def _add_local_dimension(
+    measured: Measured, detection: Detection, features: Tensor, widths: Sequence[int], tuning: Tuning
+) -> None:
+    """Adds the baseline to an adversarial set, from the features `[n, 3 D]` of its images."""
+    is_target = detection.is_target
+    fewest = [min(int((rows & kind).sum()) for kind in (is_target, ~is_target)) for rows in tuning]
+    if min(fewest) < FEWEST:
+        measured.leave_out("lid", detection.target, *fewest)
+        return
+    layers = zip(*(part.split(list(widths), dim=1) for part in features.chunk(3, dim=1)), strict=True)
+    dimension = torch.stack([torch.cat(in_mini_batches(copies)) for copies in layers], dim=1)
+    ensemble = fit_ensemble(*tuning.samples(dimension, is_target), choose_by="auroc")
+    detection.confidence["lid"] = ensemble.confidence(dimension)
+    detection.num_neighbours["lid"] = NEIGHBOURS[ensemble.column]
