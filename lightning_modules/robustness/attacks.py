@@ -1,6 +1,17 @@
 """Attacks on classifiers: the perturbation of an image, within a budget, that makes the classifier err.
 
-    max_d  L(x + d, y)   subject to  ||d||_p <= epsilon  and  x + d in [0, 1],   L(x, y) = -log p_y(x).
+    max_d  L(x + d, y)   subject to  ||d||_p <= epsilon  and  x + d in [0, 1],
+
+    L(x, y) = log ((1 - p_y(x)) / p_y(x)) = log sum_{k != y} exp z_k(x) - z_y(x),
+
+the log-odds against the label, where p = softmax(z). It has the maxima of the cross-entropy, which rises with it, and
+an image's gradients of the two are parallel:
+
+    -log p_y = log (1 + e^L),   grad L = -grad p_y / (p_y (1 - p_y)) = grad(-log p_y) / (1 - p_y).
+
+In exact arithmetic the steps below, to which the gradient's length is nothing, are those of the cross-entropy. In
+float32 that loses the gradient, and with it the order of two perturbations, where p_y rounds to 1: from a gap of 16
+between the logits on.
 
 Projected gradient ascent repeats, with step size a,
 
@@ -8,7 +19,11 @@ Projected gradient ascent repeats, with step size a,
     l_2:    d <- d' min(1, epsilon / ||d'||_2),   d' = d + a grad L / ||grad L||_2
 
 and clips x + d to [0, 1]. For a randomised classifier, p is the mean of softmax over m draws (expectation over
-transformation), so that grad L = -sum_j grad p_y^j / sum_j p_y^j.
+transformation). With L_j the log-odds of draw j, log p_y^j = -log (1 + e^L_j) and log (1 - p_y^j) = -log (1 + e^-L_j),
+
+    L = log sum_j (1 - p_y^j) - log sum_j p_y^j,
+
+in which no number is near another that it is subtracted from; grad L is parallel to -sum_j grad p_y^j.
 
 A network here maps images `[B, C, H, W]` in [0, 1] to logits `[B, K]`, row by row: in evaluation mode.
 
@@ -29,6 +44,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 Network = Callable[[Tensor], Tensor]
@@ -141,9 +157,29 @@ def log_mean_softmax(logits: Tensor) -> Tensor:
     return log_p.logsumexp(dim=0) - math.log(len(logits))
 
 
+def log_odds(logits: Tensor, label: Tensor) -> Tensor:
+    """L of each evaluation of each image, in float32 or better.
+
+    Args:
+        logits: `[..., B, K]`; log-probabilities give the same.
+        label: `[B]`.
+
+    Returns:
+        `[..., B]`: positive where the label has less than half the probability.
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    place = label[:, None].expand(*logits.shape[:-1], 1)
+    return logits.scatter(-1, place, -math.inf).logsumexp(-1) - logits.gather(-1, place)[..., 0]
+
+
+def log_odds_of_mean(of_draws: Tensor) -> Tensor:
+    """L of the mean probability, `[B]`, from the L_j of m draws, `[m, B]`."""
+    return F.logsigmoid(of_draws).logsumexp(0) - F.logsigmoid(-of_draws).logsumexp(0)
+
+
 @without_float16()
-def log_probability(network: Network, image: Tensor, num_draws: int) -> Tensor:
-    """Logarithm of the classifier's probabilities, `[B, K]`, averaged over draws of its randomness.
+def drawn_logits(network: Network, image: Tensor, num_draws: int) -> Tensor:
+    """Evaluates the classifier several times: `[m, B, K]`.
 
     Args:
         network: gives other logits at each call, if it is randomised.
@@ -151,7 +187,7 @@ def log_probability(network: Network, image: Tensor, num_draws: int) -> Tensor:
         num_draws: m; evaluated side by side, in one batch of m B images.
     """
     copies = image.repeat(num_draws, *[1] * (image.ndim - 1))
-    return log_mean_softmax(network(copies).unflatten(0, (num_draws, len(image))))
+    return network(copies).unflatten(0, (num_draws, len(image)))
 
 
 class Attacked(NamedTuple):
@@ -165,10 +201,11 @@ class Attacked(NamedTuple):
     """`[B]`, bool: whether another class than the label is the likeliest."""
 
 
-def judge(image: Tensor, log_p: Tensor, label: Tensor) -> Attacked:
-    """Puts loss and success beside images, from log-probabilities `[B, K]` and labels `[B]`. NaN is no success."""
-    loss = -log_p.gather(1, label[:, None])[:, 0]
-    return Attacked(image, loss, (log_p.argmax(dim=1) != label) & ~loss.isnan())
+def judge(image: Tensor, logits: Tensor, label: Tensor) -> Attacked:
+    """Puts loss and success beside images, from logits `[m, B, K]` of m draws and labels `[B]`. NaN is no success."""
+    loss = log_odds_of_mean(log_odds(logits, label))
+    probability = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(2).mean(0)
+    return Attacked(image, loss, (probability.argmax(dim=1) != label) & ~loss.isnan())
 
 
 def worse(one: Attacked, other: Attacked) -> Attacked:
@@ -190,7 +227,7 @@ def attacked_with_gradient(network: Network, image: Tensor, label: Tensor, num_d
     """
     with torch.enable_grad():
         image = image.detach().requires_grad_()
-        judged = judge(image, log_probability(network, image, num_draws), label)
+        judged = judge(image, drawn_logits(network, image, num_draws), label)
         gradient = None
         if judged.loss.requires_grad:
             (gradient,) = torch.autograd.grad(judged.loss.sum(), image, allow_unused=True)
@@ -233,7 +270,7 @@ def projected_gradient_ascent(
         kept = here if kept is None else worse(kept, here)
         perturbed = project(perturbed + step_size * steepest_ascent(gradient, norm), image, norm, epsilon)
     with torch.no_grad():
-        end = judge(perturbed, log_probability(network, perturbed, num_draws), label)
+        end = judge(perturbed, drawn_logits(network, perturbed, num_draws), label)
     return end if kept is None else worse(kept, end)
 
 
@@ -265,7 +302,7 @@ def pgd(
         num_draws: m, evaluations that each gradient is averaged over.
     """
     with torch.no_grad():
-        kept = judge(image.detach(), log_probability(network, image, num_draws), label)
+        kept = judge(image.detach(), drawn_logits(network, image, num_draws), label)
     for _ in range(restarts):
         start = random_start(image, norm, epsilon) if starts_at_random else image
         left = torch.arange(len(image), device=image.device)

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_modules.robustness.attacks import Norm, per_image, project, steepest_ascent, without_float16
+from lightning_modules.robustness.attacks import Norm, log_odds, per_image, project, steepest_ascent, without_float16
 from lightning_modules.robustness.mixing import Mixed
 
 LEAST_EPSILON, GREATEST_EPSILON = 0.4, 1.1
@@ -59,7 +59,8 @@ def attack_objective(mixed: Mixed, label: Tensor, target: Tensor, targeted: Tens
         targeted: `[B]`, bool.
         gamma_weight: `[B]`: w.
     """
-    loss = F.cross_entropy(mixed.log_probability, label, reduction="none")
+    # The cross-entropy, as log (1 + e^L) of the log-odds: its gradient stays where p_y rounds to 1.
+    loss = F.softplus(log_odds(mixed.log_probability, label))
     if mixed.log_probability.shape[1] >= 4:
         loss = torch.where(targeted, targeted_dlr(mixed.log_probability, label, target), loss)
     missed = F.binary_cross_entropy_with_logits(mixed.gamma, torch.ones_like(mixed.gamma), reduction="none")

@@ -326,6 +326,19 @@ def test_the_objective_of_an_attack() -> None:
     torch.testing.assert_close(attack_objective(mixed, label, target, targeted, weight), expected)
 
 
+def test_an_attack_on_a_confident_mixture_has_a_gradient() -> None:
+    """In float32 its cross-entropy has none where p_y rounds to 1, nor does it tell which of two is larger."""
+    z = torch.tensor([[0.0, 30.0], [0.0, 31.0], [-5.0, 2.0]], requires_grad=True)
+    mixed = Mixed(z.log_softmax(1), torch.zeros(3), torch.full((3,), 0.5))
+    label, no_weight = torch.ones(3, dtype=torch.int64), torch.zeros(3)
+    objective = attack_objective(mixed, label, label, torch.zeros(3, dtype=torch.bool), no_weight)
+    (gradient,) = torch.autograd.grad(objective.sum(), z)
+    exact = z.detach().double().softmax(1)
+    torch.testing.assert_close(objective.double(), torch.log1p(exact[:, 0] / exact[:, 1]), rtol=1e-5, atol=0)
+    expected = torch.stack([exact[:, 0], -exact[:, 0]], dim=1)
+    torch.testing.assert_close(gradient.double(), expected, rtol=1e-5, atol=0)
+
+
 def untargeted(mixture: Mixture, image: Tensor, label: Tensor, weight: float, steps: int = 10) -> Tensor:
     torch.manual_seed(0)
     weights = torch.full((len(image),), weight, dtype=torch.float64)

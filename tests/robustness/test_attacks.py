@@ -17,8 +17,10 @@ from lightning_modules.robustness.attacks import (
     Network,
     Norm,
     attacked_with_gradient,
+    drawn_logits,
     log_mean_softmax,
-    log_probability,
+    log_odds,
+    log_odds_of_mean,
     pgd,
     project,
     projected_gradient_ascent,
@@ -105,7 +107,8 @@ def test_loss_and_success_are_those_of_the_image_that_is_kept() -> None:
     network, image, label = perceptron(), *images()
     found = pgd(network, image, label, "linf", 0.1, 5, 0.03, restarts=2)
     logits = network(found.image)
-    torch.testing.assert_close(found.loss, nn.functional.cross_entropy(logits, label, reduction="none"))
+    of_label = nn.functional.cross_entropy(logits, label, reduction="none")
+    torch.testing.assert_close(nn.functional.softplus(found.loss), of_label)
     assert torch.equal(found.fooled, logits.argmax(1) != label)
 
 
@@ -286,7 +289,7 @@ def test_images_already_wrong_stay_as_they_are() -> None:
 
 
 def test_the_gradient_is_that_of_the_mean_probability() -> None:
-    """For softmax(W (x + n_j)): grad p_y = p_y (w_y - sum_k p_k w_k), and -mean_j grad p_y^j / mean_j p_y^j."""
+    """For softmax(W (x + n_j)): grad p_y = p_y (w_y - sum_k p_k w_k), and grad L = -grad p_y / (p_y (1 - p_y))."""
     weight, noise, image, label = numbers(5, 18), numbers(7, 3, 18, seed=1), *(numbers(3, *SHAPE), torch.arange(3))
     judged, gradient = attacked_with_gradient(
         lambda copies: (copies.flatten(1) + noise.flatten(0, 1)) @ weight.T, image, label, num_draws=7
@@ -294,9 +297,10 @@ def test_the_gradient_is_that_of_the_mean_probability() -> None:
     p = ((image.flatten(1) + noise) @ weight.T).softmax(-1)
     p_y = p[:, torch.arange(3), label]
     of_each = p_y[..., None] * (weight[label] - p @ weight)
-    expected = -of_each.mean(0) / p_y.mean(0)[:, None]
-    torch.testing.assert_close(gradient.flatten(1), expected, rtol=1e-12, atol=1e-13)
-    torch.testing.assert_close(judged.loss, -p_y.mean(0).log(), rtol=1e-12, atol=1e-14)
+    mean = p_y.mean(0)
+    expected = -of_each.mean(0) / (mean * (1 - mean))[:, None]
+    torch.testing.assert_close(gradient.flatten(1), expected, rtol=1e-11, atol=1e-12)
+    torch.testing.assert_close(judged.loss, ((1 - mean) / mean).log(), rtol=1e-12, atol=1e-13)
     assert torch.equal(judged.fooled, p.mean(0).argmax(1) != label)
 
 
@@ -304,18 +308,14 @@ def test_mean_softmax_in_logarithms() -> None:
     logits = 3 * numbers(6, 4, 5)
     torch.testing.assert_close(log_mean_softmax(logits).exp(), logits.softmax(-1).mean(0))
     assert log_mean_softmax(logits.bfloat16()).dtype == torch.float32
-    image = numbers(4, *SHAPE)
-    torch.testing.assert_close(
-        log_probability(perceptron(), image, 3), perceptron()(image).log_softmax(1), rtol=1e-12, atol=0
-    )
 
 
 def test_each_draw_has_noise_of_its_own() -> None:
     torch.manual_seed(0)
     image = torch.zeros(1, *SHAPE, dtype=torch.float64)
-    p = log_probability(lambda x: torch.stack([torch.randn(len(x)), torch.zeros(len(x))], 1), image, 4000).exp()
-    assert p[0, 0] == pytest.approx(0.5, abs=0.02)
-    assert p[0, 0] != 0.5
+    z = drawn_logits(lambda x: torch.stack([torch.randn(len(x)), torch.zeros(len(x))], 1), image, 4000)[:, 0, 0]
+    assert z.mean() == pytest.approx(0.0, abs=0.07)
+    assert z.std() == pytest.approx(1.0, abs=0.07)
 
 
 # what an attack leaves alone
@@ -383,6 +383,39 @@ def confident(gap: float, classes: int = 2) -> tuple[nn.Module, Tensor, Tensor]:
         network[1].weight[:2] = torch.stack([weight, -weight])
         network[1].bias[:2] = torch.stack([-weight.sum(), weight.sum()]) / 2
     return network, image, (score < 0).long()
+
+
+@pytest.mark.parametrize("num_draws", [1, 3])
+def test_a_confident_classifier_is_attacked_as_far_as_any(num_draws: int) -> None:
+    """Logits (0, c w.x): in float32 the cross-entropy of an image of class 1 does not change with it."""
+    weight = numbers(64, seed=1).float()
+    image = 0.3 + 0.4 * torch.rand(200, 1, 8, 8, generator=torch.Generator().manual_seed(2))
+    score = (image.flatten(1) - 0.5) @ weight
+    label = (score > 0).long()
+    weight = 30 * weight / score.abs().median()
+    network = half_space(weight, float(0.5 * weight.sum()))
+    distance = 30 * score.abs() / score.abs().median() / dual(weight, "linf")
+    epsilon = float(distance.sort().values[179:181].mean())
+    _, gradient = attacked_with_gradient(network, image, label, num_draws)
+    assert (gradient.flatten(1).abs().amax(1) > 0).all()
+    torch.manual_seed(0)
+    found = pgd(network, image, label, "linf", epsilon, 20, epsilon / 8, num_draws=num_draws)
+    assert torch.equal(found.fooled, distance < epsilon)
+    assert found.fooled.sum() == 180
+
+
+def test_log_odds_keep_their_digits_in_float32() -> None:
+    z = 40 * numbers(5, 50, 4)
+    label = torch.arange(50) % 4
+    exact = z.softmax(-1)
+    exact = exact[:, torch.arange(50), label], exact.scatter(-1, label.expand(5, -1)[..., None], 0.0).sum(-1)
+    of_draws = log_odds(z.float(), label)
+    torch.testing.assert_close(of_draws.double(), (exact[1] / exact[0]).log(), rtol=1e-6, atol=1e-5)
+    assert of_draws.abs().max() > 80
+    of_mean = log_odds_of_mean(of_draws)
+    torch.testing.assert_close(of_mean.double(), (exact[1].sum(0) / exact[0].sum(0)).log(), rtol=1e-6, atol=1e-5)
+    assert (of_mean > 1).any()
+    assert (of_mean < -1).any()
 
 
 def test_autocast_to_float16_leaves_an_attack_its_gradients() -> None:
