@@ -23,7 +23,11 @@ transformation). With L_j the log-odds of draw j, log p_y^j = -log (1 + e^L_j) a
 
     L = log sum_j (1 - p_y^j) - log sum_j p_y^j,
 
-in which no number is near another that it is subtracted from; grad L is parallel to -sum_j grad p_y^j.
+in which no number is near another that it is subtracted from, and
+
+    grad L = sum_j c_j grad L_j,   c_j = p_y^j (1 - p_y^j) (1 / sum_i p_y^i + 1 / sum_i (1 - p_y^i)),
+
+which is parallel to -sum_j grad p_y^j. So draws are taken one after another, in the memory of one.
 
 A network here maps images `[B, C, H, W]` in [0, 1] to logits `[B, K]`, row by row: in evaluation mode.
 
@@ -157,19 +161,23 @@ def log_mean_softmax(logits: Tensor) -> Tensor:
     return log_p.logsumexp(dim=0) - math.log(len(logits))
 
 
+def in_float32(logits: Tensor) -> Tensor:
+    """Logits in float32 or better."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
 def log_odds(logits: Tensor, label: Tensor) -> Tensor:
-    """L of each evaluation of each image, in float32 or better.
+    """L of each image in one evaluation, in float32 or better.
 
     Args:
-        logits: `[..., B, K]`; log-probabilities give the same.
+        logits: `[B, K]`; log-probabilities give the same.
         label: `[B]`.
 
     Returns:
-        `[..., B]`: positive where the label has less than half the probability.
+        `[B]`: positive where the label has less than half the probability.
     """
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    place = label[:, None].expand(*logits.shape[:-1], 1)
-    return logits.scatter(-1, place, -math.inf).logsumexp(-1) - logits.gather(-1, place)[..., 0]
+    logits, place = in_float32(logits), label[:, None]
+    return logits.scatter(1, place, -math.inf).logsumexp(1) - logits.gather(1, place)[:, 0]
 
 
 def log_odds_of_mean(of_draws: Tensor) -> Tensor:
@@ -177,17 +185,9 @@ def log_odds_of_mean(of_draws: Tensor) -> Tensor:
     return F.logsigmoid(of_draws).logsumexp(0) - F.logsigmoid(-of_draws).logsumexp(0)
 
 
-@without_float16()
-def drawn_logits(network: Network, image: Tensor, num_draws: int) -> Tensor:
-    """Evaluates the classifier several times: `[m, B, K]`.
-
-    Args:
-        network: gives other logits at each call, if it is randomised.
-        image: `[B, C, H, W]`.
-        num_draws: m; evaluated side by side, in one batch of m B images.
-    """
-    copies = image.repeat(num_draws, *[1] * (image.ndim - 1))
-    return network(copies).unflatten(0, (num_draws, len(image)))
+def scaled(gradient: Tensor, log_factor: Tensor) -> Tensor:
+    """Gradients `[B, C, H, W]` times the exponential of a number `[B]` for each."""
+    return gradient * per_image(log_factor.exp().to(gradient.dtype), gradient)
 
 
 class Attacked(NamedTuple):
@@ -201,10 +201,16 @@ class Attacked(NamedTuple):
     """`[B]`, bool: whether another class than the label is the likeliest."""
 
 
-def judge(image: Tensor, logits: Tensor, label: Tensor) -> Attacked:
-    """Puts loss and success beside images, from logits `[m, B, K]` of m draws and labels `[B]`. NaN is no success."""
-    loss = log_odds_of_mean(log_odds(logits, label))
-    probability = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(2).mean(0)
+def judge(image: Tensor, of_draws: Tensor, probability: Tensor, label: Tensor) -> Attacked:
+    """Puts loss and success beside images. NaN is no success.
+
+    Args:
+        image: `[B, C, H, W]`.
+        of_draws: `[m, B]`: L_j.
+        probability: `[B, K]`: of the classes, in any unit.
+        label: `[B]`.
+    """
+    loss = log_odds_of_mean(of_draws)
     return Attacked(image, loss, (probability.argmax(dim=1) != label) & ~loss.isnan())
 
 
@@ -219,21 +225,60 @@ def worse(one: Attacked, other: Attacked) -> Attacked:
 
 
 @without_float16()
+def judged(network: Network, image: Tensor, label: Tensor, num_draws: int) -> Attacked:
+    """Judges images by several draws of the classifier's randomness, one after another. Nothing has a gradient.
+
+    Args:
+        network: gives other logits at each call, if it is randomised.
+        image: `[B, C, H, W]`.
+        label: `[B]`.
+        num_draws: m.
+    """
+    of_draws, probabilities = [], torch.zeros((), device=image.device)
+    with torch.no_grad():
+        for _ in range(num_draws):
+            logits = in_float32(network(image))
+            of_draws.append(log_odds(logits, label))
+            probabilities = probabilities + logits.softmax(1)
+    return judge(image, torch.stack(of_draws), probabilities, label)
+
+
+@without_float16()
 def attacked_with_gradient(network: Network, image: Tensor, label: Tensor, num_draws: int) -> tuple[Attacked, Tensor]:
     """Judges images, and gives the gradient `[B, C, H, W]` of each one's loss. Parameters get no gradient.
+
+    Args:
+        network: see `judged`.
+        image: `[B, C, H, W]`.
+        label: `[B]`.
+        num_draws: m; the graph of each is gone before the next.
 
     Raises:
         ValueError: if the network cannot be differentiated.
     """
-    with torch.enable_grad():
-        image = image.detach().requires_grad_()
-        judged = judge(image, drawn_logits(network, image, num_draws), label)
-        gradient = None
-        if judged.loss.requires_grad:
-            (gradient,) = torch.autograd.grad(judged.loss.sum(), image, allow_unused=True)
+    image = image.detach().requires_grad_()
+    of_draws, probabilities = [], torch.zeros((), device=image.device)
+    total, largest = torch.zeros_like(image), torch.full((len(image),), -math.inf, device=image.device)
+    for _ in range(num_draws):
+        with torch.enable_grad():
+            logits = in_float32(network(image))
+            of_draw = log_odds(logits, label)
+            gradient = None
+            if of_draw.requires_grad:
+                (gradient,) = torch.autograd.grad(of_draw.sum(), image, allow_unused=True)
         if gradient is None:
             raise ValueError("the network's logits have no gradient with respect to the image: PGD needs one")
-    return Attacked(*(value.detach() for value in judged)), gradient
+        logits, of_draw = logits.detach(), of_draw.detach()
+        of_draws.append(of_draw)
+        probabilities = probabilities + logits.softmax(1)
+        # c_j may underflow, so the largest so far counts 1.
+        log_weight = F.logsigmoid(of_draw) + F.logsigmoid(-of_draw)
+        largest, before = torch.maximum(largest, log_weight), largest
+        total = scaled(total, before - largest) + scaled(gradient, log_weight - largest)
+    of_all = torch.stack(of_draws)
+    right, wrong = F.logsigmoid(-of_all).logsumexp(0), F.logsigmoid(of_all).logsumexp(0)
+    gradient = scaled(total, largest + torch.logaddexp(-right, -wrong))
+    return judge(image.detach(), of_all, probabilities, label), gradient
 
 
 def projected_gradient_ascent(
@@ -269,8 +314,7 @@ def projected_gradient_ascent(
         here, gradient = attacked_with_gradient(network, perturbed, label, num_draws)
         kept = here if kept is None else worse(kept, here)
         perturbed = project(perturbed + step_size * steepest_ascent(gradient, norm), image, norm, epsilon)
-    with torch.no_grad():
-        end = judge(perturbed, drawn_logits(network, perturbed, num_draws), label)
+    end = judged(network, perturbed, label, num_draws)
     return end if kept is None else worse(kept, end)
 
 
@@ -301,8 +345,7 @@ def pgd(
         starts_at_random: whether an ascent begins at random in the budget, or at the image.
         num_draws: m, evaluations that each gradient is averaged over.
     """
-    with torch.no_grad():
-        kept = judge(image.detach(), drawn_logits(network, image, num_draws), label)
+    kept = judged(network, image.detach(), label, num_draws)
     for _ in range(restarts):
         start = random_start(image, norm, epsilon) if starts_at_random else image
         left = torch.arange(len(image), device=image.device)
