@@ -25,11 +25,10 @@ import train
 from callbacks.certification import Certification
 from callbacks.certification_log import COMMUNITY, SIDECAR, CertificationLog, row_of
 from callbacks.certification_progress import CertificationProgress
-from callbacks.certified_curves import accuracy_table, draw_curves, main, overlay, read_log, summary
+from callbacks.certified_curves import accuracy_table, draw_curves, read_log, summary
 from lightning_modules.robustness.certification_modes import Certificate, Fixed, Mode, Predict
 from lightning_modules.robustness.fewer_draws import Anytime, Curve, InputSpecific, Stages
 from lightning_modules.robustness.smoothed_votes import Certified
-from lightning_modules.robustness.smoothing import accuracy_with_high_probability
 from tests.two_processes import TwoProcesses
 
 SIGMA = 0.25
@@ -632,7 +631,7 @@ def test_a_second_checkpoint_has_files_of_its_own(tmp_path: Path) -> None:
         assert metrics[metric] == pytest.approx((rows["correct"] * rows["radius"]).mean(), abs=1e-6)
 
 
-# curves of several logs
+# logs and curves
 
 OFFICIAL = """idx\tlabel\tpredict\tradius\tcorrect\ttime
 0\t3\t3\t1.01\t1\t0:00:15.9
@@ -660,35 +659,6 @@ def test_logs_of_other_projects_are_read(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(read_log(wide)[list(COMMUNITY)], log[list(COMMUNITY)])
 
 
-def test_the_envelope_is_the_best_log_at_each_radius(tmp_path: Path) -> None:
-    for name, radii in {"sigma_0.25": [0.9, 0.8, 0.1], "sigma_0.50": [1.8, 0.0, 0.0]}.items():
-        frame = pd.DataFrame({"idx": range(3), "label": 1, "predict": [1, 1, 2], "radius": radii})
-        (tmp_path / name).mkdir()
-        frame.to_csv(tmp_path / name / "certification.csv", index=False)
-    table = overlay([tmp_path / "sigma_0.25", tmp_path / "sigma_0.50"], tmp_path / "out", grid=0.5)
-    assert set(table["log"]) == {"sigma_0.25", "sigma_0.50", "envelope"}
-    best = table[table["log"] == "envelope"].set_index("radius")["certified_accuracy"]
-    np.testing.assert_allclose(best, [2 / 3, 2 / 3, 1 / 3, 1 / 3])
-    assert list(best.index) == [0.0, 0.5, 1.0, 1.5]
-    assert (tmp_path / "out" / "certified_accuracy.png").stat().st_size > 1000
-    assert len(pd.read_csv(tmp_path / "out" / "certified_accuracy.csv")) == 12
-
-
-def test_the_command_line_of_curves(
-    finished: tuple[Path, dict[str, float]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "official.tsv").write_text(OFFICIAL)
-    logs = [str(finished[0]), str(tmp_path / "official.tsv")]
-    assert train.main(["certified_curves", *logs, "--output", str(tmp_path / "out")]) == 0
-    printed = capsys.readouterr().out
-    assert "envelope" in printed
-    assert "official" in printed
-    assert main([str(tmp_path / "nothing.tsv")]) == 1
-    assert "there is no log" in capsys.readouterr().err
-    assert main([str(tmp_path)]) == 1
-    assert "not complete" in capsys.readouterr().err
-
-
 def test_a_curve_falls_just_beyond_each_radius(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from matplotlib.axes import Axes
 
@@ -703,37 +673,3 @@ def test_a_curve_falls_just_beyond_each_radius(tmp_path: Path, monkeypatch: pyte
     np.testing.assert_allclose(y, [0.75, 0.75, 0.5, 0.0])
     assert where == "pre"  # between two radii, the value at the right one
     assert accuracy_table({"one": log}, [0.3], {"one": 0.001})["certified_accuracy"].tolist() == [0.5]
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--grid", "0"], "grid must be positive, got 0"),
-        (["--grid", "-1"], "grid must be positive, got -1"),
-        (["--grid", "nan"], "grid must be positive, got nan"),
-        (["--alpha", "2"], r"alpha must be in (0, 1), got 2"),
-        (["--alpha", "0"], r"alpha must be in (0, 1), got 0"),
-    ],
-)
-def test_bad_options_of_curves_are_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
-) -> None:
-    (tmp_path / "official.tsv").write_text(OFFICIAL)
-    assert main([str(tmp_path / "official.tsv"), "--output", str(tmp_path), *options]) == 1
-    assert message in capsys.readouterr().err
-    assert not (tmp_path / "certified_accuracy.csv").exists()
-
-
-def test_curves_bound_each_log_at_its_own_alpha(finished: tuple[Path, dict[str, float]], tmp_path: Path) -> None:
-    (tmp_path / "official.tsv").write_text(OFFICIAL)
-    run(tmp_path / "run", certification(Fixed(n0=20, n=600, alpha=0.2)))
-    table = overlay([tmp_path / "run", finished[0], tmp_path / "official.tsv"], tmp_path / "out", alpha=0.1)
-    logs = list(table["log"].unique())[:3]
-    at_zero = table[(table["radius"] == 0) & table["log"].isin(logs)]
-    expected = [
-        accuracy_with_high_probability(row.certified_accuracy, alpha, m)
-        for row, alpha, m in zip(at_zero.itertuples(), (0.2, 0.001, 0.1), (12, 12, 5), strict=True)
-    ]
-    np.testing.assert_allclose(at_zero["with_high_probability"], expected)
-    beside = overlay([tmp_path / "run" / "certification.csv"], tmp_path / "beside")
-    assert beside["with_high_probability"][0] == expected[0]
