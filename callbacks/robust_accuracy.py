@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -20,13 +21,35 @@ from callbacks.other_processes import OtherProcesses, in_first_process
 from callbacks.results_directory import results_directory
 from callbacks.tested_images import TestedImages, require_testing
 from lightning_modules.interfaces import Classifier, SmoothedClassifier, require
-from lightning_modules.robustness.attacks import Attack, AutoAttack, Network, log_mean_softmax, require_gradients, size
+from lightning_modules.robustness.attacks import (
+    PGD,
+    Attack,
+    AutoAttack,
+    Network,
+    log_mean_softmax,
+    require_gradients,
+    size,
+    with_fixed_draws,
+)
 from lightning_modules.robustness.mixing import MixedClassifier
 from lightning_modules.robustness.smoothed_votes import GaussianSmoothing
 from lightning_modules.whole_files import save_figure, write_text
 
 SECONDS_BETWEEN_LINES = 60.0
 CLEAN, PERTURBING, PERTURBED = 0, 1, 2  # what a block's random numbers are for
+
+
+class Draw(Protocol):
+    """One evaluation of the classifier."""
+
+    def __call__(self, image: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Maps images to the logits `[S, B, K]` of S votes, of which most classifiers have one.
+
+        Args:
+            image: `[B, C, H, W]`.
+            noise: `[B, C, H, W]`, standard normal, for a smoothed classifier; None draws it.
+        """
+        ...
 
 
 class RobustAccuracy(Callback):
@@ -86,8 +109,7 @@ class RobustAccuracy(Callback):
                 raise ValueError(f"{key} must be at least {least}, got {value}")
         if sigma < 0:
             raise ValueError(f"sigma must be at least 0, got {sigma}")
-        if sigma > 0:
-            self._require_draws(sigma, num_draws, attacks)
+        self._require_draws(sigma, num_draws, attacks)
         self.attacks = attacks
         self.batch_size = batch_size
         self.skip = skip
@@ -100,13 +122,16 @@ class RobustAccuracy(Callback):
 
     @staticmethod
     def _require_draws(sigma: float, num_draws: int, attacks: Sequence[Attack]) -> None:
-        if num_draws == 1:
+        if sigma > 0 and num_draws == 1:
             raise ValueError(f"num_draws must be at least 2 with sigma {sigma}: a smoothed class is that of most votes")
         for attack in attacks:
-            if isinstance(attack, AutoAttack) and attack.version != "rand":
-                raise ValueError(f"{attack.title}: version must be rand with sigma {sigma}, got {attack.version}")
-            if getattr(attack, "num_draws", 2) == 1:
+            if sigma > 0 and getattr(attack, "num_draws", 2) == 1:
                 raise ValueError(f"{attack.title}: num_draws must be at least 2 with sigma {sigma}, got 1")
+            if sigma == 0 and num_draws > 1 and isinstance(attack, AutoAttack):
+                raise ValueError(
+                    f"{attack.title}: AutoAttack needs a deterministic classifier, and num_draws {num_draws} without "
+                    f"sigma is for one with random numbers of its own: use PGD with num_draws"
+                )
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "test":
@@ -189,27 +214,45 @@ class RobustAccuracy(Callback):
             )
         return rows
 
-    def _draw(self, trainer: Trainer, pl_module: LightningModule) -> Network:
-        """One evaluation of the classifier: images to the logits `[S, B, K]` of its votes, of which most have one."""
-
+    def _draw(self, trainer: Trainer, pl_module: LightningModule) -> Draw:
         def network(image: Tensor) -> Tensor:
             return pl_module(trainer.precision_plugin.convert_input(image))
 
         if not self.sigma > 0:
-            return lambda image: network(image)[None]
+            return lambda image, noise=None: network(image)[None]
         smoothed = pl_module if isinstance(pl_module, SmoothedClassifier) else GaussianSmoothing(network)
-        return lambda image: smoothed.smoothed_logits(image, torch.randn_like(image), self.sigma)
 
-    def _attacked(self, draw: Network) -> Network:
+        def draw(image: Tensor, noise: Tensor | None = None) -> Tensor:
+            return smoothed.smoothed_logits(image, torch.randn_like(image) if noise is None else noise, self.sigma)
+
+        return draw
+
+    def _attacked(self, draw: Draw) -> Network:
         """What attacks differentiate: images to logits `[B, K]`. Votes have no gradient, so of several votes it is the
         mean of their probabilities."""
         if not self.sigma > 0:
             return lambda image: draw(image)[0]
         return lambda image: log_mean_softmax(draw(image))
 
+    def _perturb(self, draw: Draw, attack: Attack, image: Tensor, label: Tensor) -> Tensor:
+        """Attacks images `[B, C, H, W]` with labels `[B]`. Only a deterministic classifier has AutoAttack.
+
+        It returns an image as it was where fixed draws err on the image itself, or on no point that it tried. Votes may
+        say otherwise of both, so these images are attacked by projected gradient ascent with new draws.
+        """
+        if not (self.sigma > 0 and isinstance(attack, AutoAttack)):
+            return attack.perturb(self._attacked(draw), image, label)
+        noise = torch.randn(attack.num_draws, *image.shape[1:], dtype=image.dtype, device=image.device)
+        attacked = attack.perturb(with_fixed_draws(draw, noise), image, label)
+        left = (attacked == image).flatten(1).all(dim=1)
+        if left.any():
+            ascent = PGD(attack.norm, attack.epsilon, attack.steps, num_draws=attack.num_draws)
+            attacked[left] = ascent.perturb(self._attacked(draw), image[left], label[left])
+        return attacked
+
     def _attack_block(
         self,
-        draw: Network,
+        draw: Draw,
         images: TestedImages,
         number: int,
         positions: range,
@@ -229,7 +272,7 @@ class RobustAccuracy(Callback):
             adversarial, attacked_prediction = image.clone(), prediction.clone()
             if len(right):
                 self._seed(number, place, PERTURBING)
-                adversarial[right] = attack.perturb(self._attacked(draw), image[right], label[right]).to(image.dtype)
+                adversarial[right] = self._perturb(draw, attack, image[right], label[right]).to(image.dtype)
                 self._seed(number, place, PERTURBED)
                 attacked_prediction[right] = self._predict(draw, adversarial[right], positions)
             columns = {
@@ -254,7 +297,7 @@ class RobustAccuracy(Callback):
         words = [self.seed, block, attack, purpose]
         torch.manual_seed(int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1))
 
-    def _predict(self, draw: Network, image: Tensor, positions: range) -> Tensor:
+    def _predict(self, draw: Draw, image: Tensor, positions: range) -> Tensor:
         """The class of most votes in `num_draws` evaluations, `[B]`; ties go to the lowest.
 
         Raises:

@@ -50,6 +50,7 @@ from typing import Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 Network = Callable[[Tensor], Tensor]
 Norm = Literal["linf", "l2"]
@@ -361,6 +362,27 @@ def pgd(
     return kept
 
 
+def with_fixed_draws(evaluate: Callable[[Tensor, Tensor], Tensor], noise: Tensor) -> Network:
+    """A smoothed classifier with the same noise for every image at every call, so that it is deterministic.
+
+    Its logits are the logarithm of the mean probability over draws and votes. A draw is evaluated again when it is
+    differentiated, so that memory is that of one.
+
+    Args:
+        evaluate: maps images `[B, C, H, W]` and noise of this shape to the logits `[S, B, K]` of S votes.
+        noise: `[m, C, H, W]`.
+    """
+
+    def network(image: Tensor) -> Tensor:
+        votes = [
+            checkpoint(evaluate, image, one.expand_as(image), use_reentrant=False, preserve_rng_state=False)
+            for one in noise
+        ]
+        return log_mean_softmax(torch.cat(votes))
+
+    return network
+
+
 class Attack(ABC):
     """An attack with all its settings."""
 
@@ -449,13 +471,15 @@ class PGD(Attack):
 @dataclass(frozen=True)
 class AutoAttack(Attack):
     """AutoAttack, as its authors publish it: two forms of projected gradient ascent that find their step size, FAB and
-    the Square attack, each on the images that withstood those before it.
+    the Square attack, each on the images that withstood those before it. The classifier must be deterministic.
 
     Args:
         norm: of the budget, `linf` or `l2`.
         epsilon: the budget, in pixel units; on CIFAR-10 tables have 8/255 (0.03137) for `linf` and 0.5 for `l2`.
-        version: `standard`; `plus` for more attacks and restarts; `rand` for randomised classifiers, whose gradients
-            are averaged over 20 evaluations.
+        version: `standard`, or `plus` for more attacks and restarts. There is none for randomised classifiers: of
+            each image one evaluation decides whether it needs an attack and whether that succeeded.
+        num_draws: m, of a smoothed classifier, which `RobustAccuracy` hands over with m fixed draws of noise: m times
+            the work.
         name: in tables and metrics; None takes `autoattack_<norm>_<epsilon>`.
 
     Raises:
@@ -465,15 +489,18 @@ class AutoAttack(Attack):
 
     norm: Norm
     epsilon: float
-    version: Literal["standard", "plus", "rand"] = "standard"
+    version: Literal["standard", "plus"] = "standard"
+    num_draws: int = 100
     name: str | None = None
     steps = 100
     restarts = 1
 
     def __post_init__(self) -> None:
         self.check()
-        if self.version not in ("standard", "plus", "rand"):
-            raise ValueError(f"version must be standard, plus or rand, got {self.version!r}")
+        if self.version not in ("standard", "plus"):
+            raise ValueError(f"version must be standard or plus, got {self.version!r}")
+        if self.num_draws < 1:
+            raise ValueError(f"num_draws must be at least 1, got {self.num_draws}")
         if importlib.util.find_spec("pyautoattack") is None:
             raise ModuleNotFoundError("AutoAttack needs the package pyautoattack: pip install noiseworks[attacks]")
 

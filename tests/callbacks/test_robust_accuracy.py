@@ -19,6 +19,9 @@ from callbacks.robust_accuracy import RobustAccuracy
 from lightning_modules.robustness.attacks import PGD, AutoAttack
 from tests.two_processes import TwoProcesses
 
+needs_autoattack = pytest.mark.skipif(
+    importlib.util.find_spec("pyautoattack") is None, reason="pyautoattack is not installed"
+)
 ROOT = Path(__file__).resolve().parents[2]
 LINF, L2 = 0.02, 0.06
 NORMAL = torch.tensor([1.0, -2.0, 0.5, 1.5], dtype=torch.float64)
@@ -262,6 +265,34 @@ def test_a_smoothed_half_space_is_the_half_space(tmp_path: Path) -> None:
     assert metrics["test/robust_accuracy_box"] == pytest.approx(known(LINF, NORMAL.abs().sum()), abs=2.5 / 31)
 
 
+@needs_autoattack
+def test_autoattack_leaves_no_image_of_a_smoothed_classifier_alone(tmp_path: Path) -> None:
+    """Between four half-spaces whose margins are so small that a single noisy vote is mostly wrong."""
+    between = torch.randn(16, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    between = (between - between.mean(1, keepdim=True)) / between.norm(dim=0)
+
+    class Four(HalfSpace):
+        num_classes = 4
+
+        def forward(self, image: Tensor) -> Tensor:
+            return 20 * (image.double() - 0.5).flatten(1) @ between
+
+    class Close(Images):
+        def __init__(self) -> None:
+            self.image = 0.5 + 0.15 * (torch.rand(24, 1, 4, 4, generator=torch.Generator().manual_seed(1)) - 0.5)
+            self.label = Four()(self.image).argmax(1)
+
+    data = DataLoader(Close(), batch_size=24)
+    attacks = [PGD("linf", 0.02, num_draws=16, name="pgd"), AutoAttack("linf", 0.02, num_draws=8, name="auto")]
+    metrics = run(tmp_path, callback(attacks=attacks, batch_size=24, sigma=0.25, num_draws=1000), Four(), data)
+    rows = pd.concat([pd.read_csv(path) for path in blocks(tmp_path)])
+    right = rows[rows["prediction"] == rows["label"]]
+    assert len(right) > 30
+    assert (right["perturbation"] > 0).all()
+    assert metrics["test/robust_accuracy_auto"] <= metrics["test/robust_accuracy_pgd"] + 0.05
+    assert metrics["test/robust_accuracy_pgd"] < 0.5
+
+
 def test_a_module_with_votes_of_its_own_is_attacked_with_them(tmp_path: Path) -> None:
     class Turned(HalfSpace):
         """Smoothed, it says the other class."""
@@ -452,7 +483,7 @@ def test_a_second_config_adds_it_to_any_experiment(tmp_path: Path) -> None:
     assert metrics["test/robust_accuracy_pgd_l2_0.5"] == pytest.approx(table["robust_accuracy"][1], abs=1e-6)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("pyautoattack") is None, reason="pyautoattack is not installed")
+@needs_autoattack
 def test_autoattack_is_one_more_attack(tmp_path: Path) -> None:
     """It is exact where gradients of cross-entropy lead to the farther of two neighbours."""
 
@@ -511,10 +542,12 @@ def test_a_smoothed_classifier_needs_draws() -> None:
         callback(sigma=0.1, num_draws=10)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("pyautoattack") is None, reason="pyautoattack is not installed")
-def test_a_smoothed_classifier_needs_the_version_for_random_ones() -> None:
-    with pytest.raises(ValueError, match=r"version must be rand with sigma 0\.1, got standard"):
-        callback(attacks=[AutoAttack("l2", 0.1)], sigma=0.1, num_draws=10)
+@needs_autoattack
+def test_autoattack_refuses_a_classifier_with_random_numbers_of_its_own() -> None:
+    with pytest.raises(ValueError, match=r"needs a deterministic classifier, and num_draws 10 without sigma"):
+        callback(attacks=[AutoAttack("l2", 0.1)], num_draws=10)
+    with pytest.raises(ValueError, match=r"autoattack_l2_0.1: num_draws must be at least 2 with sigma 0.1"):
+        callback(attacks=[AutoAttack("l2", 0.1, num_draws=1)], sigma=0.1, num_draws=10)
 
 
 def test_what_cannot_be_attacked_is_refused(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from lightning_modules.robustness.attacks import (
     require_gradients,
     size,
     steepest_ascent,
+    with_fixed_draws,
     worse,
 )
 
@@ -349,6 +350,28 @@ def test_each_draw_has_noise_of_its_own() -> None:
     assert found.loss != 0
 
 
+def test_fixed_draws_have_their_mean_and_its_gradient_in_the_memory_of_one() -> None:
+    """Two votes on each of five draws."""
+    weight, noise, image = numbers(2, 18, 4), numbers(5, *SHAPE, seed=1), numbers(3, *SHAPE)
+    kept = []
+
+    def votes(given: Tensor, noise: Tensor) -> Tensor:
+        assert given.shape == noise.shape
+        return (given + noise).flatten(1).exp().sin() @ weight
+
+    network = with_fixed_draws(votes, noise)
+    given, same = image.clone().requires_grad_(), image.clone().requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.shape) or t, lambda t: t):
+        found = network(given)
+    exact = torch.stack([votes(same, one.expand_as(same)) for one in noise]).softmax(-1).mean((0, 1))
+    torch.testing.assert_close(found.exp(), exact)
+    towards = numbers(3, 4)
+    (gradient,) = torch.autograd.grad((found.exp() * towards).sum(), given)
+    torch.testing.assert_close(gradient, torch.autograd.grad((exact * towards).sum(), same)[0])
+    assert torch.equal(network(image[1:]), network(image)[1:])
+    assert (3, 18) not in kept
+
+
 # what an attack leaves alone
 
 
@@ -512,7 +535,7 @@ def test_without_the_package_its_extra_is_named(monkeypatch: pytest.MonkeyPatch)
 
 
 @needs_autoattack
-@pytest.mark.parametrize(("key", "value"), [("norm", "l1"), ("epsilon", -1.0), ("version", "custom")])
+@pytest.mark.parametrize(("key", "value"), [("norm", "l1"), ("epsilon", -1.0), ("version", "rand"), ("num_draws", 0)])
 def test_bad_arguments_of_autoattack_are_named(key: str, value: Any) -> None:
     with pytest.raises(ValueError, match=key):
         AutoAttack(**{"norm": "linf", "epsilon": 0.1, key: value})
