@@ -154,7 +154,7 @@ def judge(claim: Claim, method: Sequence[float], baseline: Sequence[float]) -> t
     [difference] = summarise([Result("difference", claim.metric, i, a - b) for i, (a, b) in enumerate(pairs)])
     gain = difference.mean if claim.direction == "higher" else -difference.mean
     enough = gain >= claim.margin or math.isclose(gain, claim.margin, rel_tol=1e-9, abs_tol=1e-12)
-    p = paired_p_value(gain, difference.std, difference.seeds)
+    p = paired_p_value(method, baseline) if claim.direction == "higher" else paired_p_value(baseline, method)
     reason = (
         f"difference {difference.mean:+.4g} {'reaches' if enough else 'misses'} the margin ({claim.margin:g} "
         f"{claim.direction}), paired p = {p:.2g}"
@@ -162,19 +162,19 @@ def judge(claim: Claim, method: Sequence[float], baseline: Sequence[float]) -> t
     return HOLDS if enough and p < SIGNIFICANCE else FAILS, reason, difference, p
 
 
-def paired_p_value(gain: float, std: float, pairs: int) -> float:
-    """Probability of a mean of at least `gain` over differences of mean 0, by Student's t with `pairs` - 1 degrees.
+def paired_p_value(better: Sequence[float], worse: Sequence[float]) -> float:
+    """Of the one-sided paired t test: how probable so large a mean difference is where there is none.
 
     Args:
-        gain: mean difference of the pairs.
-        std: sample standard deviation (n - 1) of the differences; at 0 the pairs all agree.
-        pairs: their number, at least 2.
+        better: a value for each seed, expected to be the greater one.
+        worse: the same for the same seeds. Where all pairs differ by the same amount, there is nothing left to chance.
     """
-    from scipy.stats import t
+    from scipy.stats import ttest_rel
 
-    if std == 0:
-        return 0.0 if gain > 0 else 1.0
-    return float(t.sf(gain / (std / math.sqrt(pairs)), pairs - 1))
+    differences = {a - b for a, b in zip(better, worse, strict=True)}
+    if len(differences) == 1:
+        return 0.0 if differences.pop() > 0 else 1.0
+    return float(ttest_rel(better, worse, alternative="greater").pvalue)
 
 
 def verdict(claim: Claim, names: Mapping[Path, str], results: Sequence[Result], failures: Sequence[Failure]) -> Verdict:

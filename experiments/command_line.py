@@ -7,6 +7,7 @@ import inspect
 import logging
 import os
 import re
+import signal
 import sys
 import traceback
 import warnings
@@ -23,7 +24,9 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from experiments.results import write_text
 from experiments.run_directory import (
     MetricsTable,
     ResumableMetrics,
@@ -111,9 +114,7 @@ class SaveConfig(SaveConfigCallback):
         for key in CALL_ONLY:
             config.pop(key, None)
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".yaml.partial")
-        partial.write_text(self.parser.dump(config, skip_none=False, skip_validation=True))
-        os.replace(partial, path)
+        write_text(path, self.parser.dump(config, skip_none=False, skip_validation=True))
 
 
 class CommandLine(LightningCLI):
@@ -288,6 +289,15 @@ class CommandLine(LightningCLI):
             check_checkpoint(Path(path), self.model)
 
 
+class ParsedOnly(CommandLine):
+    """The command line up to the point where it has parsed: its `parser` reads and builds many configurations."""
+
+    def before_instantiate_classes(self) -> None: ...
+    def instantiate_classes(self) -> None: ...
+    def after_instantiate_classes(self) -> None: ...
+    def _run_subcommand(self, subcommand: str) -> None: ...
+
+
 def _value_of(args: list[str], flag: str) -> str | None:
     for position, arg in enumerate(args):
         if arg.startswith(flag + "="):
@@ -346,7 +356,8 @@ def run(args: list[str]) -> int:
         args: the subcommand and its arguments.
 
     Returns:
-        The exit status: 0, or 1 after an error.
+        The exit status: 0; 1 after an error and 2 after a wrong argument; 143 if SIGTERM ended the run, so that
+        whoever started it does not take it for complete.
     """
     line: CommandLine | None = None
     try:
@@ -355,6 +366,9 @@ def run(args: list[str]) -> int:
     except ArgumentError as error:
         print(f"error: {readable(error)}", file=sys.stderr)
         return 2
+    except SIGTERMException:
+        print("error: the run was ended by SIGTERM; --resume <run directory> continues it", file=sys.stderr)
+        return 128 + signal.SIGTERM
     except (ValueError, TypeError, OSError, ImportError) as error:
         message = readable(error)
         place = getattr(line, "run_directory", None)

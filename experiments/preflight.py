@@ -22,22 +22,14 @@ def errors_of(arguments: Sequence[Sequence[str]]) -> list[str | None]:
     """What is wrong with each list of arguments. One parser reads all: to build one takes longer than to use it."""
     import torch
 
-    from experiments.command_line import CommandLine, readable
-
-    class Parser(CommandLine):
-        """The command line up to the point where it has parsed."""
-
-        def before_instantiate_classes(self) -> None: ...
-        def instantiate_classes(self) -> None: ...
-        def after_instantiate_classes(self) -> None: ...
-        def _run_subcommand(self, subcommand: str) -> None: ...
+    from experiments.command_line import ParsedOnly, readable
 
     parser: Any = None
     found: list[str | None] = []
     for each in arguments:
         try:
             if parser is None:
-                parser = Parser(["fit", *each]).parser
+                parser = ParsedOnly(["fit", *each]).parser
             parsed = parser.parse_args(["fit", *each])
             parsed.fit.pop("trainer")  # it would look for devices
             with torch.device("meta"):

@@ -10,6 +10,7 @@ runs/<method>/<config>/<timestamp>/
 """
 
 import csv
+import io
 import os
 import shutil
 from collections.abc import Mapping
@@ -18,11 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
+
+from experiments.results import write_text
 
 
 def new_run_directory(configs: list[str], root: str = "runs") -> Path:
@@ -194,12 +197,11 @@ class MetricsTable(Logger):
 
     def _write_all(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_suffix(".csv.partial")
-        with partial.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self._columns)
-            writer.writeheader()
-            writer.writerows(self.rows)
-        os.replace(partial, self.path)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self._columns)
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_text(self.path, text.getvalue())
 
 
 class ResumableMetrics(Callback):
@@ -249,34 +251,8 @@ class ResumableMetrics(Callback):
 
 def write_test_metrics(directory: Path, metrics: Mapping[str, float]) -> None:
     """Writes `test_metrics.csv`, whole or not at all: its presence says that the run is complete."""
-    partial = directory / "test_metrics.csv.partial"
-    with partial.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["metric", "value"])
-        writer.writerows(sorted(metrics.items()))
-    os.replace(partial, directory / "test_metrics.csv")
-
-
-def load_run(
-    directory: str | os.PathLike[str], checkpoint: str | None = None
-) -> tuple[LightningModule, LightningDataModule]:
-    """Rebuilds a run's model and data from its `config.yaml`.
-
-    Args:
-        directory: the run directory.
-        checkpoint: the name of one in its `checkpoints`, `best` or `last`; None takes the one that is tested.
-
-    Returns:
-        The model with the weights of the checkpoint, in evaluation mode, and the DataModule, not set up yet.
-
-    Raises:
-        FileNotFoundError: if the run or the checkpoint is not there.
-        ValueError: if the checkpoint does not fit the configuration.
-    """
-    from experiments.command_line import CommandLine
-
-    line = CommandLine(["test", "--resume", str(directory)], run=False)
-    path = Path(directory, "checkpoints", f"{checkpoint or line.checkpoints.tested}.ckpt")
-    check_checkpoint(path, line.model)
-    line.model.load_state_dict(read_checkpoint(path)["state_dict"])
-    return line.model.eval(), line.datamodule
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["metric", "value"])
+    writer.writerows(sorted(metrics.items()))
+    write_text(directory / "test_metrics.csv", text.getvalue())

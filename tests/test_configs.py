@@ -24,7 +24,7 @@ from datamodules.labelled_images import LabelledImages
 from datamodules.labelled_masks import LabelledMasks
 from datamodules.masked_digits import MaskedDigits
 from datamodules.out_of_distribution import OutOfDistribution
-from experiments.command_line import CommandLine
+from experiments.command_line import ParsedOnly
 from lightning_modules.networks.mlp import MLP
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -42,20 +42,11 @@ def name(path: Path) -> str:
     return path.relative_to(CONFIGS).with_suffix("").as_posix()
 
 
-class Parser(CommandLine):
-    """The command line up to the point where it has parsed."""
-
-    def before_instantiate_classes(self) -> None: ...
-    def instantiate_classes(self) -> None: ...
-    def after_instantiate_classes(self) -> None: ...
-    def _run_subcommand(self, subcommand: str) -> None: ...
-
-
 class Experiments:
     """Reads the arguments of `fit`. One parser reads all: to build one takes longer than to use it."""
 
     def __init__(self) -> None:
-        self.command_line = Parser(["fit", "--config", str(EXPERIMENTS[0])])
+        self.command_line = ParsedOnly(["fit", "--config", str(EXPERIMENTS[0])])
         self.parsed = functools.cache(self._parsed)
 
     def _parsed(self, *args: str | Path) -> Any:

@@ -10,7 +10,7 @@ import torch
 from scipy.stats import beta, norm
 from torch import Tensor
 
-from experiments.run_directory import load_run
+from experiments.load_run import load_run
 from lightning_modules.networks.cifar_resnet import CIFARResNet
 from lightning_modules.robustness.certification_modes import Certificate, Fixed, Mode
 from lightning_modules.robustness.fewer_draws import Curve, InputSpecific

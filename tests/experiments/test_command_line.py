@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import train
-from experiments.run_directory import check_checkpoint, load_run, read_checkpoint
+from experiments.load_run import load_run
+from experiments.run_directory import check_checkpoint, read_checkpoint
 
 QUIET = ("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false")
 DEMO = ("fit", "--config", "configs/elr/demo.yaml", "--trainer.max_epochs", "2", *QUIET)
@@ -30,7 +31,7 @@ def test_a_run_leaves_its_results_in_its_directory(finished: Path) -> None:
         assert (finished / name).exists(), name
     rows = list(csv.DictReader((finished / "metrics.csv").open()))
     assert [row["epoch"] for row in rows if row["train/loss"]] == ["0", "1"]
-    assert not list(finished.rglob("*.partial"))
+    assert not list(finished.rglob("*.tmp"))
 
 
 def test_test_and_predict_continue_in_the_run_directory(finished: Path) -> None:

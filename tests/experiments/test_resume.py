@@ -70,6 +70,21 @@ def test_killed_run_ends_where_the_uninterrupted_one_does(config: str, more: tup
     assert (tmp_path / "whole" / early).read_bytes() == (tmp_path / "killed" / early).read_bytes()
 
 
+def test_a_run_ended_by_sigterm_is_not_taken_for_complete(tmp_path: Path) -> None:
+    demo = ("fit", "--config", "configs/elr/demo.yaml", "--trainer.max_epochs", "100000", *QUIET)
+    process = start(*demo, "--run_directory", tmp_path, "--test_after_fit", "true")
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "checkpoints" / "last.ckpt").exists():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.terminate()
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, output
+    assert "ended by SIGTERM; --resume" in output
+    assert not (tmp_path / "test_metrics.csv").exists()
+
+
 def test_resuming_nothing_is_refused(tmp_path: Path) -> None:
     assert "config.yaml does not exist" in run("fit", "--resume", tmp_path, status=1)
     run(
