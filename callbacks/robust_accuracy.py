@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -33,9 +34,10 @@ from lightning_modules.robustness.attacks import (
 )
 from lightning_modules.robustness.mixing import MixedClassifier
 from lightning_modules.robustness.smoothed_votes import GaussianSmoothing
-from lightning_modules.whole_files import save_figure, write_text
+from lightning_modules.whole_files import save_figure, whole_file, write_text
 
 SECONDS_BETWEEN_LINES = 60.0
+PICTURE = "adversarial.png"
 CLEAN, PERTURBING, PERTURBED = 0, 1, 2  # what a block's random numbers are for
 
 
@@ -56,8 +58,9 @@ class RobustAccuracy(Callback):
     """Attacks the test set of any classifier, on any number of processes, before its other test metrics are computed.
 
     An image counts as robust to an attack if it is classified rightly before and after it. In the run directory this
-    writes `robust_accuracy.csv`, with a row for each attack and tested checkpoint, `figures/adversarial.png`, and in
-    `robust_accuracy_rows` the predictions of each image; it logs `test/robust_accuracy_<attack>`.
+    writes `robust_accuracy.csv`, with a row for each attack and tested checkpoint, `figures/adversarial_last.png`, or
+    what the checkpoint is called (`adversarial.png` without one), and in `robust_accuracy_rows` the predictions of each
+    image; it logs `test/robust_accuracy_<attack>`.
 
     Images are attacked in blocks of `batch_size`, whose random numbers depend on (seed, block, attack) alone: any
     number of processes finds the same perturbations, and with the same weights and settings an interrupted evaluation
@@ -166,7 +169,7 @@ class RobustAccuracy(Callback):
             ):
                 told = time.monotonic()
                 for number in pending[trainer.global_rank :: trainer.world_size]:
-                    self._attack_block(draw, images, number, blocks[number], rows, directory, trainer)
+                    self._attack_block(draw, images, number, blocks[number], rows, trainer)
                     others.check()
                     if time.monotonic() - told > SECONDS_BETWEEN_LINES:
                         told = time.monotonic()
@@ -176,7 +179,7 @@ class RobustAccuracy(Callback):
             table = self._table(pd.concat([pd.read_csv(path) for path in paths]))
             self.results = dict(zip(table["attack"], table["robust_accuracy"], strict=True))
             checkpoint = Path(str(trainer.ckpt_path or "")).stem
-            in_first_process(trainer, lambda: _write_table(table, checkpoint, directory / "robust_accuracy.csv"))
+            in_first_process(trainer, lambda: _write_results(table, rows, checkpoint, directory))
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for name, value in self.results.items():
@@ -194,6 +197,7 @@ class RobustAccuracy(Callback):
         """The folder of the rows that these settings give, as named by their hash, so that no others are mixed in."""
         settings = {
             "attacks": {attack.title: {"kind": type(attack).__name__, **asdict(attack)} for attack in self.attacks},  # type: ignore[call-overload]
+            "loss": "log-odds",  # rows from when attacks raised the cross-entropy, and often failed to, are not used
             "sigma": self.sigma,
             "num_draws": self.num_draws,
             "seed": self.seed,
@@ -257,7 +261,6 @@ class RobustAccuracy(Callback):
         number: int,
         positions: range,
         rows: Path,
-        directory: Path,
         trainer: Trainer,
     ) -> None:
         """Attacks one block and writes its rows. With the first one goes the figure."""
@@ -290,7 +293,7 @@ class RobustAccuracy(Callback):
             shown = right[: self.num_shown]
             names = getattr(getattr(trainer, "datamodule", None), "class_names", None)
             figure = draw_adversarial(image[shown].cpu(), prediction[shown].tolist(), examples, names)
-            save_figure(figure, directory / "figures" / "adversarial.png")
+            save_figure(figure, rows / PICTURE)
         write_text(_path(rows, number), pd.concat(frames).to_csv(index=False))
 
     def _seed(self, block: int, attack: int, purpose: int) -> None:
@@ -341,13 +344,19 @@ def _path(rows: Path, block: int) -> Path:
     return rows / f"block_{block:05d}.csv"
 
 
-def _write_table(table: pd.DataFrame, checkpoint: str, path: Path) -> None:
-    """Adds a table to a file, in place of that of the same checkpoint."""
+def _write_results(table: pd.DataFrame, rows: Path, checkpoint: str, directory: Path) -> None:
+    """Adds a table to that of the run, in place of the rows of the same checkpoint, and copies the checkpoint's picture
+    from its rows."""
+    path, picture = directory / "robust_accuracy.csv", directory / "figures" / PICTURE
     table.insert(0, "checkpoint", checkpoint or "none")
     if path.is_file():
         earlier = pd.read_csv(path, keep_default_na=False)
         table = pd.concat([earlier[earlier["checkpoint"] != table["checkpoint"].iloc[0]], table])
     write_text(path, table.to_csv(index=False))
+    if checkpoint:
+        picture = picture.with_stem(f"{picture.stem}_{checkpoint}")
+    with whole_file(picture) as partial:
+        shutil.copyfile(rows / PICTURE, partial)
 
 
 @contextmanager

@@ -373,6 +373,26 @@ def test_an_interrupted_evaluation_goes_on(finished: tuple[Path, dict[str, float
     assert (tmp_path / table).read_bytes() == (finished[0] / table).read_bytes()
 
 
+def test_each_checkpoint_keeps_its_picture(tmp_path: Path) -> None:
+    """Whatever order they are tested in, and however often."""
+    pictures: dict[str, list[bytes]] = {"last": [], "best": []}
+    for number, name in enumerate(pictures):
+        module = HalfSpace()
+        module.weight.data *= 1 - 2 * number * torch.tensor([0.0, 1.0, 0.0, 1.0])
+        state = {"state_dict": module.state_dict(), "pytorch-lightning_version": "2.6.0", "epoch": 1, "global_step": 1}
+        torch.save(state, tmp_path / f"{name}.ckpt")
+    for name in ("last", "best", "last"):
+        run(tmp_path, callback(), ckpt_path=str(tmp_path / f"{name}.ckpt"))
+        for other, seen in pictures.items():
+            path = tmp_path / "figures" / f"adversarial_{other}.png"
+            if path.is_file():
+                seen.append(path.read_bytes())
+    assert [len(seen) for seen in pictures.values()] == [3, 2]
+    assert [len(set(seen)) for seen in pictures.values()] == [1, 1]
+    assert pictures["last"][0] != pictures["best"][0]
+    assert not (tmp_path / "figures" / "adversarial.png").exists()
+
+
 @pytest.mark.parametrize("changed", [{"seed": 1}, {"batch_size": 9}, {"max": 20}, {"attacks": attacks()[:1]}])
 def test_rows_of_other_settings_are_not_used(
     finished: tuple[Path, dict[str, float]], tmp_path: Path, changed: dict[str, Any]
@@ -479,6 +499,10 @@ def test_a_second_config_adds_it_to_any_experiment(tmp_path: Path) -> None:
     assert table["attack"].tolist() == ["pgd_linf_0.03137", "pgd_l2_0.5"] * 2
     assert table["checkpoint"].tolist() == ["last", "last", "best", "best"]  # also_test_best of that experiment
     assert (table["robust_accuracy"] < table["clean_accuracy"]).all()
+    assert {path.name for path in (tmp_path / "figures").glob("adversarial*")} == {
+        "adversarial_last.png",
+        "adversarial_best.png",
+    }
     metrics = pd.read_csv(tmp_path / "test_metrics.csv").set_index("metric")["value"]
     assert metrics["test/robust_accuracy_pgd_l2_0.5"] == pytest.approx(table["robust_accuracy"][1], abs=1e-6)
 
