@@ -119,7 +119,7 @@ def draw_kept(regions: Mask, augmentation: Augmentation, random: np.random.Gener
     """What an editor might keep.
 
     Args:
-        regions: `[R, H, W]`, the regions to protect.
+        regions: `[R, H, W]`, the regions to protect. Empty ones, which fill up a batch, take no part in what is drawn.
         augmentation: `contour` deforms each region at random, `single` keeps their union as it is, `global` keeps the
             whole image.
         random: for `contour`.
@@ -130,6 +130,6 @@ def draw_kept(regions: Mask, augmentation: Augmentation, random: np.random.Gener
     if augmentation == "global":
         return np.ones(regions.shape[1:], dtype=bool)
     if augmentation == "contour":
-        regions = np.stack([shrunk(region, random) for region in regions])
+        regions = np.array([shrunk(region, random) if region.any() else region for region in regions])
     union: Mask = np.any(regions, axis=0)
     return union

@@ -163,6 +163,18 @@ def test_the_encoder_objective_draws_the_encoding_to_grey() -> None:
     torch.testing.assert_close(guarded[far & keep], expected[far & keep])
 
 
+@pytest.mark.parametrize("augmentation", ["contour", "single", "global"])
+def test_an_image_is_protected_alike_beside_images_with_more_regions(augmentation: Any) -> None:
+    """A batch is filled up with empty regions to the image that has the most."""
+    image, regions, index = images()
+    guard = DiffusionGuard(LinearInpainter(), iterations=4, epsilon=0.1, step_size=0.02, augmentation=augmentation)
+    one = regions[:, :1]
+    expected = guard.protect(image, one, index)
+    nothing = torch.zeros_like(one)
+    for filled_up in ([one, nothing, nothing], [nothing, one]):
+        assert torch.equal(guard.protect(image, torch.cat(filled_up, dim=1), index), expected)
+
+
 # regions
 
 
