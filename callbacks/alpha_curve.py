@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +10,9 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from callbacks.block_files import BlockFiles
+from callbacks.other_processes import in_first_process
+from callbacks.results_directory import results_directory
 from callbacks.tested_images import TestedImages, require_testing
 from lightning_modules.interfaces import require
 from lightning_modules.robustness.attacks import Attack, require_gradients
@@ -26,8 +28,9 @@ COLUMNS = ("accuracy", "robust_accuracy", "mean_alpha", "mean_alpha_attacked")
 class AlphaCurve(Callback):
     """Attacks the mixture at each of several alphas and, where it is learned, with the alpha of each image.
 
-    It writes `alpha_curve.csv`, a row for each alpha, and `figures/alpha_curve.png`. Processes share out blocks of
-    images; an interrupted evaluation begins again, so a part of a large test set will do.
+    It writes `alpha_curve.csv`, a row for each alpha, `figures/alpha_curve.png`, and in `alpha_curve_rows` the sums of
+    each block of images. Processes share out the blocks, and with the same weights and settings an interrupted
+    evaluation goes on after its last finished one. The directory must be one that all processes share.
 
     Args:
         attack: of `lightning_modules.robustness.attacks`; an attack on the mixture at each alpha.
@@ -73,33 +76,34 @@ class AlphaCurve(Callback):
         alphas: list[float | None] = [*self.alphas, *([None] if module.chooses_alpha else [])]
         images = TestedImages(trainer, "AlphaCurve")
         positions = images.chosen(self.skip, self.max)
-        blocks = [positions[start : start + self.batch_size] for start in range(0, len(positions), self.batch_size)]
-        devices = [pl_module.device] if pl_module.device.type == "cuda" else []
-        with (  # testing takes place in inference mode, whose tensors have no gradients
-            torch.inference_mode(False),
-            torch.no_grad(),
-            torch.random.fork_rng(devices=devices),
-            trainer.precision_plugin.forward_context(),
-        ):
-            totals = torch.zeros(len(alphas), len(COLUMNS), dtype=torch.float64)
-            for number in range(trainer.global_rank, len(blocks), trainer.world_size):
-                block = [images[position] for position in blocks[number]]
-                image = torch.stack([one.image for one in block])
-                label = torch.tensor([one.label for one in block], device=image.device)
-                for place, alpha in enumerate(alphas):
-                    torch.manual_seed(int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0]))
-                    totals[place] += self._attacked(trainer, module, image, label, alpha).cpu()
-        device = "cpu" if pl_module.device.type == "mps" else pl_module.device
-        totals = trainer.strategy.reduce(totals.to(device), reduce_op="sum").cpu() / len(positions)
-        table = pd.DataFrame(totals.numpy(), columns=list(COLUMNS))
-        table.insert(0, "alpha", ["learned" if alpha is None else f"{alpha:g}" for alpha in alphas])
-        if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            directory = Path(trainer.log_dir or trainer.default_root_dir)
-            write_text(directory / "alpha_curve.csv", table.to_csv(index=False))
-            figure = draw_alpha_curve(table, self.attack.title)
-            save_figure(figure, directory / "figures" / "alpha_curve.png")
-        else:
-            trainer.log_dir  # noqa: B018 - it is broadcast, so every process asks
+        settings = {
+            "attack": {self.attack.title: self.attack.settings()},
+            "alphas": alphas,
+            "seed": self.seed,
+            "skip": self.skip,
+            **images.settings(pl_module),
+        }
+
+        def attack_block(number: int, block: range) -> pd.DataFrame:
+            read = [images[position] for position in block]
+            image = torch.stack([one.image for one in read])
+            label = torch.tensor([one.label for one in read], device=image.device)
+            sums = []
+            for alpha in alphas:
+                torch.manual_seed(int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0]))
+                sums.append(self._attacked(trainer, module, image, label, alpha))
+            return pd.DataFrame(torch.stack(sums).cpu().numpy(), columns=list(COLUMNS))
+
+        with results_directory(trainer) as directory:
+            files = BlockFiles(trainer, directory / "alpha_curve_rows", settings, positions, self.batch_size)
+            table = files.evaluate(attack_block).groupby(level=0).sum() / len(positions)
+            table.insert(0, "alpha", ["learned" if alpha is None else f"{alpha:g}" for alpha in alphas])
+
+            def write() -> None:
+                write_text(directory / "alpha_curve.csv", table.to_csv(index=False))
+                save_figure(draw_alpha_curve(table, self.attack.title), directory / "figures" / "alpha_curve.png")
+
+            in_first_process(trainer, write)
 
     def _attacked(
         self, trainer: Trainer, module: MixedClassifier, image: Tensor, label: Tensor, alpha: float | None

@@ -1,24 +1,19 @@
 """Accuracy of any classifier under attack."""
 
-import hashlib
-import json
 import shutil
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from callbacks.adversarial_figure import Example, draw_adversarial
-from callbacks.other_processes import OtherProcesses, in_first_process
+from callbacks.block_files import BlockFiles
+from callbacks.other_processes import in_first_process
 from callbacks.results_directory import results_directory
 from callbacks.tested_images import TestedImages, require_testing
 from lightning_modules.interfaces import Classifier, SmoothedClassifier, require
@@ -36,7 +31,6 @@ from lightning_modules.robustness.mixing import MixedClassifier
 from lightning_modules.robustness.smoothed_votes import GaussianSmoothing
 from lightning_modules.whole_files import save_figure, whole_file, write_text
 
-SECONDS_BETWEEN_LINES = 60.0
 PICTURE = "adversarial.png"
 CLEAN, PERTURBING, PERTURBED = 0, 1, 2  # what a block's random numbers are for
 
@@ -152,71 +146,32 @@ class RobustAccuracy(Callback):
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         images = TestedImages(trainer, "RobustAccuracy")
         positions = images.chosen(self.skip, self.max)
-        blocks = [positions[start : start + self.batch_size] for start in range(0, len(positions), self.batch_size)]
         with results_directory(trainer) as directory:
-            rows = self._prepare_rows(trainer, pl_module, images, positions, directory)
-            paths = [_path(rows, number) for number in range(len(blocks))]
-            pending = [number for number, path in enumerate(paths) if not path.is_file()]
-            trainer.strategy.barrier("the finished blocks are known")
+            settings = self._settings(pl_module, images)
+            files = BlockFiles(trainer, directory / "robust_accuracy_rows", settings, positions, self.batch_size)
             draw = self._draw(trainer, pl_module)
-            # Testing takes place in inference mode, whose tensors have no gradients.
-            with (
-                OtherProcesses(trainer, rows) as others,
-                torch.inference_mode(False),
-                torch.no_grad(),
-                _generator_restored(pl_module.device),
-                trainer.precision_plugin.forward_context(),
-            ):
-                told = time.monotonic()
-                for number in pending[trainer.global_rank :: trainer.world_size]:
-                    self._attack_block(draw, images, number, blocks[number], rows, trainer)
-                    others.check()
-                    if time.monotonic() - told > SECONDS_BETWEEN_LINES:
-                        told = time.monotonic()
-                        done = sum(path.is_file() for path in paths)
-                        rank_zero_info(f"attacked {done} of {len(blocks)} blocks of {self.batch_size} images")
-                others.wait(lambda: all(path.is_file() for path in paths))
-            table = self._table(pd.concat([pd.read_csv(path) for path in paths]))
+            rows = files.evaluate(
+                lambda number, block: self._attack_block(draw, images, number, block, files.folder, trainer)
+            )
+            table = self._table(rows)
             self.results = dict(zip(table["attack"], table["robust_accuracy"], strict=True))
             checkpoint = Path(str(trainer.ckpt_path or "")).stem
-            in_first_process(trainer, lambda: _write_results(table, rows, checkpoint, directory))
+            in_first_process(trainer, lambda: _write_results(table, files.folder, checkpoint, directory))
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for name, value in self.results.items():
             # All processes have the same value, and a maximum leaves it as it is.
             pl_module.log(f"test/robust_accuracy_{name}", value, reduce_fx="max", sync_dist=True, batch_size=1)
 
-    def _prepare_rows(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        images: TestedImages,
-        positions: range,
-        directory: Path,
-    ) -> Path:
-        """The folder of the rows that these settings give, as named by their hash, so that no others are mixed in."""
-        settings = {
-            "attacks": {attack.title: {"kind": type(attack).__name__, **asdict(attack)} for attack in self.attacks},  # type: ignore[call-overload]
-            "loss": "log-odds",  # rows from when attacks raised the cross-entropy, and often failed to, are not used
+    def _settings(self, pl_module: LightningModule, images: TestedImages) -> dict[str, Any]:
+        return {
+            "attacks": {attack.title: attack.settings() for attack in self.attacks},
             "sigma": self.sigma,
             "num_draws": self.num_draws,
             "seed": self.seed,
-            "batch_size": self.batch_size,
             "skip": self.skip,
-            "num_images": len(positions),
             **images.settings(pl_module),
         }
-        text = json.dumps(settings, indent=2) + "\n"
-        # Weights that are equal on all processes are hashed by each; the first one's name counts.
-        name = trainer.strategy.broadcast(hashlib.blake2b(text.encode(), digest_size=6).hexdigest())
-        rows = directory / "robust_accuracy_rows" / name
-        in_first_process(trainer, lambda: write_text(rows / "settings.json", text))
-        if not rows.is_dir():
-            raise FileNotFoundError(
-                f"{rows} was made by the first process and is not visible to this one: the run directory must be on "
-                f"storage that all processes share"
-            )
-        return rows
 
     def _draw(self, trainer: Trainer, pl_module: LightningModule) -> Draw:
         def network(image: Tensor) -> Tensor:
@@ -260,10 +215,10 @@ class RobustAccuracy(Callback):
         images: TestedImages,
         number: int,
         positions: range,
-        rows: Path,
+        folder: Path,
         trainer: Trainer,
-    ) -> None:
-        """Attacks one block and writes its rows. With the first one goes the figure."""
+    ) -> pd.DataFrame:
+        """Attacks one block and returns its rows. With the first one goes the figure, into the folder."""
         block = [images[position] for position in positions]
         image = torch.stack([one.image for one in block])
         label = torch.tensor([one.label for one in block], device=image.device)
@@ -293,8 +248,8 @@ class RobustAccuracy(Callback):
             shown = right[: self.num_shown]
             names = getattr(getattr(trainer, "datamodule", None), "class_names", None)
             figure = draw_adversarial(image[shown].cpu(), prediction[shown].tolist(), examples, names)
-            save_figure(figure, rows / PICTURE)
-        write_text(_path(rows, number), pd.concat(frames).to_csv(index=False))
+            save_figure(figure, folder / PICTURE)
+        return pd.concat(frames)
 
     def _seed(self, block: int, attack: int, purpose: int) -> None:
         words = [self.seed, block, attack, purpose]
@@ -340,13 +295,9 @@ class RobustAccuracy(Callback):
         return pd.DataFrame(table)
 
 
-def _path(rows: Path, block: int) -> Path:
-    return rows / f"block_{block:05d}.csv"
-
-
-def _write_results(table: pd.DataFrame, rows: Path, checkpoint: str, directory: Path) -> None:
+def _write_results(table: pd.DataFrame, folder: Path, checkpoint: str, directory: Path) -> None:
     """Adds a table to that of the run, in place of the rows of the same checkpoint, and copies the checkpoint's picture
-    from its rows."""
+    from the folder of its rows."""
     path, picture = directory / "robust_accuracy.csv", directory / "figures" / PICTURE
     table.insert(0, "checkpoint", checkpoint or "none")
     if path.is_file():
@@ -356,12 +307,4 @@ def _write_results(table: pd.DataFrame, rows: Path, checkpoint: str, directory: 
     if checkpoint:
         picture = picture.with_stem(f"{picture.stem}_{checkpoint}")
     with whole_file(picture) as partial:
-        shutil.copyfile(rows / PICTURE, partial)
-
-
-@contextmanager
-def _generator_restored(device: torch.device) -> Iterator[None]:
-    """Leaves torch's generators as they were."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        yield
+        shutil.copyfile(folder / PICTURE, partial)

@@ -44,8 +44,8 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -396,6 +396,11 @@ class Attack(ABC):
     def title(self) -> str:
         """What tables and metrics call it: its `name`, or kind, norm and epsilon."""
         return self.name or f"{type(self).__name__.lower()}_{self.norm}_{self.epsilon:.4g}"
+
+    def settings(self) -> dict[str, Any]:
+        """All that its results depend on, as JSON values."""
+        # The first revision ascended the cross-entropy; its results are not to be mixed with those of the log-odds.
+        return {"kind": type(self).__name__, "revision": 2, **asdict(self)}  # type: ignore[call-overload]
 
     @abstractmethod
     def perturb(self, network: Network, image: Tensor, label: Tensor) -> Tensor:

@@ -1,3 +1,5 @@
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -5,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from callbacks.alpha_curve import AlphaCurve, draw_alpha_curve
 from datamodules.digits import Digits
@@ -13,6 +16,7 @@ from lightning_modules.noisy_labels.cross_entropy import CrossEntropy
 from lightning_modules.robustness.adaptive_smoothing import AdaptiveSmoothing
 from lightning_modules.robustness.attacks import PGD, pgd
 from lightning_modules.robustness.mixing_network import MixingPerceptron, Mixture
+from tests.two_processes import TwoProcesses
 
 ATTACK = PGD("linf", epsilon=0.1, steps=3, random_start=False)
 
@@ -27,12 +31,12 @@ def module(learned: bool = True) -> AdaptiveSmoothing:
     return AdaptiveSmoothing(mixture, num_classes=10)
 
 
-def evaluate(callback: AlphaCurve, built: Any, directory: Path, precision: Any = None) -> None:
+def evaluate(callback: AlphaCurve, built: Any, directory: Path, **options: Any) -> None:
     trainer = Trainer(
         accelerator="cpu",
         callbacks=[callback],
         default_root_dir=directory,
-        precision=precision,
+        **options,
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -68,6 +72,62 @@ def test_the_table_is_what_the_attack_does_to_each_mixture(tmp_path: Path) -> No
 def test_a_mixture_without_a_learned_alpha_has_no_such_row(tmp_path: Path) -> None:
     evaluate(AlphaCurve(ATTACK, alphas=[0.5], skip=50), module(learned=False), tmp_path)
     assert pd.read_csv(tmp_path / "alpha_curve.csv")["alpha"].tolist() == [0.5]
+
+
+def in_blocks() -> AlphaCurve:
+    return AlphaCurve(ATTACK, alphas=[0.0, 0.6], batch_size=20, skip=5)
+
+
+def blocks(directory: Path) -> list[Path]:
+    return sorted((directory / "alpha_curve_rows").glob("*/block_*.csv"))
+
+
+def test_a_run_that_is_told_to_end_goes_on_after_its_last_block(tmp_path: Path) -> None:
+    whole, interrupted = tmp_path / "whole", tmp_path / "interrupted"
+    evaluate(in_blocks(), module(), whole)
+    assert len(blocks(whole)) > 2
+    built = module()
+    mix, mixed = built.mix, []
+
+    def tell(*arguments: Any) -> Any:
+        if not mixed:
+            os.kill(os.getpid(), signal.SIGTERM)
+        mixed.append(arguments)
+        return mix(*arguments)
+
+    built.mix = tell  # type: ignore[method-assign]
+    with pytest.raises(SIGTERMException):
+        evaluate(in_blocks(), built, interrupted)
+    assert [path.stem for path in blocks(interrupted)] == ["block_00000"]
+    assert not (interrupted / "alpha_curve.csv").exists()
+    written = blocks(interrupted)[0].stat().st_mtime_ns
+    evaluate(in_blocks(), built, interrupted)
+    assert blocks(interrupted)[0].stat().st_mtime_ns == written
+    assert len(blocks(interrupted)) == len(blocks(whole))
+    assert (interrupted / "alpha_curve.csv").read_bytes() == (whole / "alpha_curve.csv").read_bytes()
+    evaluate(AlphaCurve(ATTACK, alphas=[0.5], batch_size=20, skip=5), built, interrupted)
+    assert pd.read_csv(interrupted / "alpha_curve.csv")["alpha"].tolist() == ["0.5", "learned"]
+
+
+def test_two_processes_find_the_same(tmp_path: Path, two_processes: TwoProcesses) -> None:
+    processes = two_processes(process_main, str(tmp_path / "two"))
+    for process in processes:
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, output
+    evaluate(in_blocks(), module(), tmp_path)
+    assert (tmp_path / "two" / "alpha_curve.csv").read_bytes() == (tmp_path / "alpha_curve.csv").read_bytes()
+    for one, other in zip(blocks(tmp_path / "two"), blocks(tmp_path), strict=True):
+        assert one.read_bytes() == other.read_bytes()
+
+
+def process_main(directory: str) -> None:
+    """One of two processes that the test above starts."""
+    evaluate(in_blocks(), module(), Path(directory), devices=2, strategy="ddp")
+
+
+def test_a_fast_dev_run_leaves_nothing(tmp_path: Path) -> None:
+    evaluate(in_blocks(), module(), tmp_path, fast_dev_run=True)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_picture_shows_fixed_and_learned_alphas() -> None:
