@@ -5,15 +5,14 @@ Such a callback takes images by position, shares them out itself and keeps its r
 """
 
 import hashlib
-import re
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
-from torch import Tensor
 from torch.utils.data import DataLoader
 
+from lightning_modules.robustness.module_hash import hash_of_module
 from lightning_modules.robustness.smoothed_votes import LabelledImage
 
 
@@ -99,27 +98,6 @@ class TestedImages:
             "precision": str(self.trainer.precision),
             "device": pl_module.device.type,
         }
-
-
-def hash_of_module(module: torch.nn.Module) -> str:
-    """Changes when any parameter or buffer changes, saved or not, and when any submodule's kind or `extra_repr` does.
-
-    A module whose results depend on an argument that is in none of its tensors has to name it in `extra_repr`.
-    """
-    digest = hashlib.blake2b(digest_size=16)
-    for name, part in module.named_modules(remove_duplicate=False):
-        said = re.sub(r" at 0x[0-9a-f]+", "", part.extra_repr())  # addresses, which every process has others of
-        digest.update(f"{name} {type(part).__name__} {said}\n".encode())
-    tensors = {
-        **module.state_dict(),  # has extra states
-        **dict(module.named_parameters(remove_duplicate=False)),
-        **dict(module.named_buffers(remove_duplicate=False)),
-    }
-    for name, tensor in sorted(tensors.items()):
-        if isinstance(tensor, Tensor):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def require_testing(trainer: Trainer, needed_by: str) -> None:

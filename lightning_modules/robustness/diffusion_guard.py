@@ -40,6 +40,7 @@ from lightning_modules.robustness.attacks import project
 from lightning_modules.robustness.clip_similarity import CLIP, directional_similarity
 from lightning_modules.robustness.inpainting import Inpainter
 from lightning_modules.robustness.kept_regions import Augmentation, draw_kept
+from lightning_modules.robustness.module_hash import hash_of_module
 from lightning_modules.whole_files import whole_file, write_text
 
 Objective = Literal["noise_norm", "encoder", "denoising_error", "random"]
@@ -88,7 +89,8 @@ class DiffusionGuard(LightningModule):
     """Protects images against one inpainting model: with `predict` it writes them, with `test` it edits them.
 
     `predict` writes `protected/<name>.png` into the run directory. Images that are there already are left alone, so an
-    interrupted run goes on when it is started again with the same `--run_directory`; with other settings it is refused.
+    interrupted run continues when it is started again with the same `--run_directory`. With other settings of the
+    attack, another inpainter, image size or precision it is refused.
 
     `test` protects, lets the editor repaint both the protected and the given image with the same noise and prompt, and
     logs means over images, masks and prompts. The lower they are, the better is the protection:
@@ -319,7 +321,13 @@ class DiffusionGuard(LightningModule):
             "augmentation",
             "seed",
         )
-        settings = {key: getattr(self, key) for key in keys}
+        shape = getattr(self.trainer.datamodule, "image_shape", None)  # type: ignore[attr-defined]
+        settings = {
+            **{key: getattr(self, key) for key in keys},
+            "image_shape": shape and list(shape),
+            "precision": str(self.trainer.precision),
+            "hash_of_inpainter": hash_of_module(self.inpainter),
+        }
         path = Path(self.trainer.log_dir, "protection_settings.json")
         if self.trainer.is_global_zero and not path.is_file():
             write_text(path, json.dumps(settings, indent=2) + "\n")

@@ -25,6 +25,10 @@ class Inpainter(nn.Module, ABC):
 
     scheduler: Any
 
+    def extra_repr(self) -> str:
+        settings = {key: value for key, value in self.scheduler.config.items() if not key.startswith("_")}
+        return f"{type(self.scheduler).__name__} {settings}"
+
     @abstractmethod
     def noise_shape(self, image: Tensor) -> torch.Size:
         """Shape of z for images `[B, C, H, W]`."""
@@ -224,6 +228,9 @@ class StableDiffusionInpainter(Inpainter):
     def train(self, mode: bool = True) -> "StableDiffusionInpainter":
         """Its networks stay in evaluation mode."""
         return super().train(False)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, scaling_factor={self.vae.config.scaling_factor}"  # type: ignore[union-attr]
 
     def noise_shape(self, image: Tensor) -> torch.Size:
         config: Any = self.vae.config

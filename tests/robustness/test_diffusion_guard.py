@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -559,6 +560,37 @@ def test_a_folder_is_protected_and_resumed(
     assert train.main(["predict", *common, "--model.epsilon", "0.01", "--run_directory", str(run)]) != 0
     assert "protected with epsilon 0.03137254901960784, and this run has 0.01" in capsys.readouterr().err
     assert files[1].read_bytes() == written[1]
+
+
+def test_a_folder_is_not_continued_with_another_inpainter_or_size(
+    folder: Path, pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = ["--run_directory", str(tmp_path / "run")]
+    assert train.main(["predict", *arguments(folder, pipeline), *run]) == 0
+    file = tmp_path / "run" / "protected" / "two.png"
+    file.unlink()
+    other = tmp_path / "other"
+    shutil.copytree(pipeline, other)
+    unet = UNet2DConditionModel.from_pretrained(other, subfolder="unet")
+    unet.conv_out.bias.data[0] += 1
+    unet.save_pretrained(other / "unet")
+    rescheduled = tmp_path / "rescheduled"
+    shutil.copytree(pipeline, rescheduled)
+    PNDMScheduler(skip_prk_steps=True, steps_offset=1, beta_end=0.01).save_pretrained(rescheduled / "scheduler")
+    for options, setting in [
+        (["--model.inpainter.pipeline", str(other)], "hash_of_inpainter"),
+        (["--model.inpainter.pipeline", str(rescheduled)], "hash_of_inpainter"),
+        (["--data.image_size", "24"], "image_shape [3, 16, 16], and this run has [3, 24, 24]"),
+        (["--trainer.precision", "bf16-mixed"], "precision 32-true, and this run has bf16-mixed"),
+    ]:
+        capsys.readouterr()
+        assert train.main(["predict", *arguments(folder, pipeline), *options, *run]) != 0
+        assert f"holds images that were protected with {setting}" in capsys.readouterr().err
+        assert not file.exists()
+    moved = tmp_path / "moved"
+    shutil.copytree(pipeline, moved)  # the same weights in another folder are the same inpainter
+    assert train.main(["predict", *arguments(folder, moved), *run]) == 0
+    assert file.exists()
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
