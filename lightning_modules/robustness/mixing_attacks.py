@@ -59,7 +59,7 @@ def attack_objective(mixed: Mixed, label: Tensor, target: Tensor, targeted: Tens
         targeted: `[B]`, bool.
         gamma_weight: `[B]`: w.
     """
-    # The cross-entropy, as log (1 + e^L) of the log-odds: its gradient stays where p_y rounds to 1.
+    # The cross-entropy, as log (1 + e^L) of the log-odds, which keeps its digits where p_y rounds to 1.
     loss = F.softplus(log_odds(mixed.log_probability, label))
     if mixed.log_probability.shape[1] >= 4:
         loss = torch.where(targeted, targeted_dlr(mixed.log_probability, label, target), loss)

@@ -326,8 +326,8 @@ def test_the_objective_of_an_attack() -> None:
     torch.testing.assert_close(attack_objective(mixed, label, target, targeted, weight), expected)
 
 
-def test_an_attack_on_a_confident_mixture_has_a_gradient() -> None:
-    """In float32 its cross-entropy has none where p_y rounds to 1, nor does it tell which of two is larger."""
+def test_the_objective_of_an_attack_on_a_confident_mixture_keeps_its_digits() -> None:
+    """In float32 -log p_y is 0 where p_y rounds to 1."""
     z = torch.tensor([[0.0, 30.0], [0.0, 31.0], [-5.0, 2.0]], requires_grad=True)
     mixed = Mixed(z.log_softmax(1), torch.zeros(3), torch.full((3,), 0.5))
     label, no_weight = torch.ones(3, dtype=torch.int64), torch.zeros(3)
