@@ -1,12 +1,8 @@
 """`fit`, `validate`, `test` and `predict`: LightningCLI with a run directory, resumption and readable errors."""
 
 import contextlib
-import difflib
-import importlib
-import inspect
 import logging
 import os
-import re
 import signal
 import sys
 import traceback
@@ -18,6 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -26,17 +24,21 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from experiments.readable_errors import readable
 from experiments.results import write_text
 from experiments.run_directory import (
     MetricsTable,
     ResumableMetrics,
     WholeCheckpoints,
+    add_test_metrics,
     check_checkpoint,
     latest_checkpoint,
     make_directory,
     new_run_directory,
+    read_checkpoint,
     write_test_metrics,
 )
+from experiments.run_request import parsed
 
 DEFAULTS = Path(__file__).resolve().parent.parent / "configs" / "defaults.yaml"
 CALL_ONLY = {  # arguments of one call, which the saved configuration leaves out
@@ -78,6 +80,8 @@ class Checkpoints:
         shared: dict[str, Any] = {"dirpath": directory / "checkpoints", "enable_version_counter": False}
         savers: list[Callback] = []
         if self.monitor is not None:
+            if self.tested == "best" or self.also_test_best:
+                savers.append(BestNeedsItsMetric(self.monitor))
             savers.append(
                 ModelCheckpoint(
                     filename="best", monitor=self.monitor, mode=self.mode, save_on_train_epoch_end=True, **shared
@@ -97,6 +101,24 @@ class StepCheckpoint(ModelCheckpoint):
     def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             super().on_train_batch_end(trainer, *args, **kwargs)
+
+
+class BestNeedsItsMetric(Callback):
+    """Finds before training that no epoch can be the best one, as nothing logs what it is chosen by.
+
+    Args:
+        monitor: the metric, `val/accuracy` for example.
+    """
+
+    def __init__(self, monitor: str) -> None:
+        self.monitor = monitor
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.monitor.startswith("val/") and not sum(trainer.num_val_batches):
+            raise ValueError(
+                f"checkpoint.monitor is {self.monitor}, and there are no validation images: give the data some "
+                f"(data.validation_fraction, where it has one), or set checkpoint.tested last and also_test_best false"
+            )
 
 
 class SaveConfig(SaveConfigCallback):
@@ -136,6 +158,12 @@ class CommandLine(LightningCLI):
             args = [args[0], "--config", str(config), *args[1:]]
         self.config_files = [value for flag, value in pairwise(args) if flag in ("--config", "-c")]
         self.config_files += [arg.split("=", 1)[1] for arg in args if arg.startswith("--config=")]
+        for file in filter(Path.is_file, map(Path, self.config_files)):
+            if not isinstance(parsed(file.read_text(encoding="utf-8"), file), dict):
+                raise ValueError(
+                    f"{file} is no configuration: it must hold the keys model, data, trainer and so on "
+                    f"(a claim file is for train.py claim)"
+                )
         # Said on every run, and nothing a user can act on.
         for message in (
             r".*treespec, LeafSpec.*",
@@ -157,6 +185,7 @@ class CommandLine(LightningCLI):
             parser_kwargs={
                 "prog": "train.py",
                 "exit_on_error": False,
+                "allow_abbrev": False,
                 self.requested: {"default_config_files": [str(DEFAULTS)], "exit_on_error": False},
             },
             args=args,
@@ -170,14 +199,15 @@ class CommandLine(LightningCLI):
         if self.run:
             super()._run_subcommand(subcommand)
 
+    def _parse_ckpt_path(self) -> None:
+        """Checkpoints hold no hyperparameters here; a damaged one is found when its turn comes, in one sentence."""
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument(
             "--guards", type=list[Callback], default=[], help="Callbacks of every run, before the trainer's own."
         )
         parser.add_class_arguments(Checkpoints, "checkpoint", instantiate=True)
-        parser.add_argument(
-            "--resume", type=str, default=None, help="Run directory of an interrupted run that goes on."
-        )
+        parser.add_argument("--resume", type=str, default=None, help="Run directory of an interrupted run to continue.")
         parser.add_argument(
             "--run_directory",
             type=str,
@@ -196,10 +226,33 @@ class CommandLine(LightningCLI):
             data.seed = config.seed_everything
         self.run_directory = Path(self.resumed or config.run_directory or new_run_directory(self.config_files))
         if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+            if self.requested == "fit" and self.run:
+                self._protect_what_is_there()
             make_directory(self.run_directory)
         if self.requested == "predict":
             config.return_predictions = False  # they are written to disk as they come
         config.weights_only = True if config.get("weights_only") is None else config.weights_only
+
+    def _protect_what_is_there(self) -> None:
+        """Refuses to train over another run, and to continue one with another model, other data or another seed.
+
+        Raises:
+            ValueError: names the directory, or the first key that differs with both values.
+        """
+        if self.resumed is None:
+            if any(self.run_directory.glob("checkpoints/*.ckpt")):
+                raise ValueError(
+                    f"the run directory {self.run_directory} holds a trained run: continue it with "
+                    f"--resume {self.run_directory}, or choose another --run_directory"
+                )
+            return
+        saved = yaml.safe_load(Path(self.resumed, "config.yaml").read_text(encoding="utf-8"))
+        now = yaml.safe_load(self.parser.dump(self.config, skip_none=False, skip_validation=True))[self.requested]
+        for key, (old, new) in sorted(differing(saved, now).items()):
+            raise ValueError(
+                f"{self.resumed} was trained with {key} {old!r}, and cannot be resumed with {new!r}: "
+                f"for a new run that starts from its weights, use --ckpt_path without --resume"
+            )
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         options = self.config_init[self.requested]
@@ -231,16 +284,22 @@ class CommandLine(LightningCLI):
         if self.resumed is not None and self._given_checkpoint() is None:
             self._set_checkpoint(latest_checkpoint(self.run_directory))
         self._check_given_checkpoint()
+        self._steps_before = read_checkpoint(Path(path))["global_step"] if (path := self._given_checkpoint()) else 0
 
     def after_fit(self) -> None:
         self._say_where()
-        if self.config.fit.test_after_fit:
+        if not self.config.fit.test_after_fit:
+            if self.trainer.is_global_zero and self.trainer.global_step > self._steps_before:
+                (self.run_directory / "test_metrics.csv").unlink(missing_ok=True)  # of an earlier state
+        else:
             saved = Path(str(self.trainer.log_dir), "checkpoints")
             metrics = self._tested(saved / f"{self.checkpoints.tested}.ckpt")
             if self.checkpoints.also_test_best and self.checkpoints.tested == "last":
                 best = self._tested(saved / "best.ckpt")
                 metrics |= {f"best_epoch/{name}": value for name, value in best.items()}
-            self._write_test_metrics(metrics)
+            directory = self.trainer.log_dir  # broadcast: every process asks
+            if self.trainer.is_global_zero and directory is not None:
+                write_test_metrics(Path(directory), metrics)
 
     def _say_where(self) -> None:
         directory = self.trainer.log_dir  # broadcast: every process asks
@@ -252,11 +311,6 @@ class CommandLine(LightningCLI):
         results = self.trainer.test(self.model, self.datamodule, ckpt_path=path, weights_only=True)
         return {name: value for result in results for name, value in result.items()}
 
-    def _write_test_metrics(self, metrics: dict[str, float]) -> None:
-        directory = self.trainer.log_dir
-        if self.trainer.is_global_zero and directory is not None:
-            write_test_metrics(Path(directory), metrics)
-
     def before_test(self) -> None:
         self._choose_checkpoint()
 
@@ -264,7 +318,9 @@ class CommandLine(LightningCLI):
 
     def test(self, **kwargs: Any) -> None:
         results = self.trainer.test(**kwargs)
-        self._write_test_metrics({name: value for result in results for name, value in result.items()})
+        directory = self.trainer.log_dir  # broadcast: every process asks
+        if self.trainer.is_global_zero and directory is not None:
+            add_test_metrics(Path(directory), {name: value for result in results for name, value in result.items()})
         self._say_where()
 
     def after_predict(self) -> None:
@@ -298,6 +354,33 @@ class ParsedOnly(CommandLine):
     def _run_subcommand(self, subcommand: str) -> None: ...
 
 
+WHERE_AND_HOW_FAST = ("num_workers", "evaluation_batch_size", "root", "cache")
+"""Ends of keys that may change when a run is resumed: they say where data are and how fast they come."""
+
+
+def differing(saved: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Settings that a resumed run must keep and does not: those of model and data, and the seed.
+
+    Keys that the saved configuration lacks are arguments that are new since then; they have their defaults.
+
+    Returns:
+        Saved and present value by key, `data.init_args.batch_size` for example.
+    """
+    found: dict[str, tuple[Any, Any]] = {}
+
+    def compare(key: str, old: Any, new: Any) -> None:
+        if isinstance(old, dict) and isinstance(new, dict) and old.get("class_path") == new.get("class_path"):
+            for name in old:
+                compare(f"{key}.{name}", old[name], new.get(name))
+        elif old != new and not key.endswith(WHERE_AND_HOW_FAST):
+            found[key.replace(".init_args.", ".")] = (old, new)
+
+    for key in ("model", "data", "seed_everything"):
+        if key in saved:
+            compare(key, saved[key], now.get(key))
+    return found
+
+
 def _value_of(args: list[str], flag: str) -> str | None:
     for position, arg in enumerate(args):
         if arg.startswith(flag + "="):
@@ -307,45 +390,6 @@ def _value_of(args: list[str], flag: str) -> str | None:
                 raise ValueError(f"{flag} needs a run directory")
             return args[position + 1]
     return None
-
-
-def readable(error: BaseException) -> str:
-    """What a parser's error says, without the types that it tried on the way.
-
-    jsonargparse reports every alternative of a union; what a user needs is the innermost reason, the key, and what is
-    allowed.
-    """
-    text = str(error)
-    key = re.search(r'Parser key "([^"]+)"', text)
-    ignored = re.compile(r"Does not validate against any|Subtypes:|Errors:|<class 'NoneType'>|Given value|Parser key")
-    reasons: list[str] = []
-    for line in text.splitlines():
-        reason = line.strip().lstrip("- ")
-        if (
-            reason
-            and not ignored.match(reason)
-            and "Expected a <class 'NoneType'>" not in reason
-            and reason not in reasons
-        ):
-            reasons.append(reason)
-    given = re.findall(r"Given value: (?!NestedArg|Namespace)(.+)", text)
-    message = "; ".join(reasons).replace(":;", ":") or " ".join(text.split())
-    if given and "Expected" in message:
-        message += f", got {given[-1].strip()}"
-    message = re.sub(r"<class '([\w.]+)'>", r"\1", message)
-    message += _accepted(message)
-    return f"{key[1]}: {message}" if key and key[1] not in message else message
-
-
-def _accepted(message: str) -> str:
-    """The arguments of the class whose argument was refused, the likeliest first."""
-    found = re.search(r"class_path '([\w.]+)'.*Option '(\w+)' is not accepted", message)
-    if not found:
-        return ""
-    module, _, name = found[1].rpartition(".")
-    names = list(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
-    close = difflib.get_close_matches(found[2], names, 1)
-    return (f"; did you mean {close[0]}?" if close else "") + f" It accepts {', '.join(names)}"
 
 
 def run(args: list[str]) -> int:
@@ -369,7 +413,7 @@ def run(args: list[str]) -> int:
     except SIGTERMException:
         print("error: the run was ended by SIGTERM; --resume <run directory> continues it", file=sys.stderr)
         return 128 + signal.SIGTERM
-    except (ValueError, TypeError, OSError, ImportError) as error:
+    except (ValueError, TypeError, OSError, ImportError, MisconfigurationException) as error:
         message = readable(error)
         place = getattr(line, "run_directory", None)
         if place is not None and place.is_dir():

@@ -217,7 +217,7 @@ def main(
     Args:
         argv: what follows `train.py compare`.
         run_command: the command that `fit ...` is appended to.
-        preflight_command: the command that builds what `--vary` makes, before anything runs; None takes the usual one
+        preflight_command: the command that builds every experiment before anything runs; None takes the usual one
             with the usual `run_command`, and none otherwise.
 
     Returns:
@@ -229,7 +229,7 @@ def main(
         experiments = varied(load_experiments(arguments.configs, arguments.overrides), arguments.variations)
         output = arguments.output or default_output(arguments.configs)
         runs = plan(experiments, arguments.seeds, output)
-        if arguments.variations and (preflight_command or run_command is TRAIN):
+        if preflight_command or run_command is TRAIN:
             preflight(runs, preflight_command or PREFLIGHT)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Pictures of a comparison: test metrics per seed, and training curves. A config has one colour in both."""
+"""Figures of a comparison: test metrics per seed, and training curves. A config has one colour in both."""
 
 import csv
 import math
@@ -65,7 +65,7 @@ def draw_table(results: Sequence[Result], place: Mapping[str, tuple[str, str]], 
     Args:
         results: of all runs.
         place: method and setting of each config.
-        path: of the picture.
+        path: where the figure is saved.
     """
     import numpy as np
 
@@ -113,7 +113,7 @@ def draw_curves(metrics: Mapping[str, Sequence[Path]], path: Path) -> bool:
 
     Args:
         metrics: for each config, the `metrics.csv` of its runs.
-        path: of the picture.
+        path: where the figure is saved.
 
     Returns:
         Whether there was anything to draw.
@@ -133,7 +133,8 @@ def draw_curves(metrics: Mapping[str, Sequence[Path]], path: Path) -> bool:
             present = np.isfinite(values)
             count = present.sum(axis=0)
             mean = np.where(present, values, 0).sum(axis=0) / np.where(count, count, np.nan)
-            ax.plot(epochs, mean, color=_colour(number), linewidth=1.6, label=config)
+            few = {"marker": "o", "markersize": 3.5} if len(epochs) < 5 else {}  # of one point there is no line
+            ax.plot(epochs, mean, color=_colour(number), linewidth=1.6, label=config, **few)
             if len(columns) > 1:
                 squares = np.where(present, (values - mean) ** 2, 0).sum(axis=0)
                 std = np.sqrt(squares / np.where(count > 1, count - 1, np.nan))

@@ -22,7 +22,8 @@ def errors_of(arguments: Sequence[Sequence[str]]) -> list[str | None]:
     """What is wrong with each list of arguments. One parser reads all: to build one takes longer than to use it."""
     import torch
 
-    from experiments.command_line import ParsedOnly, readable
+    from experiments.command_line import ParsedOnly
+    from experiments.readable_errors import readable
 
     parser: Any = None
     found: list[str | None] = []

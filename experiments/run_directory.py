@@ -11,6 +11,7 @@ runs/<method>/<config>/<timestamp>/
 
 import csv
 import io
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -22,10 +23,10 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from torch import Tensor
 
-from experiments.results import write_text
+from experiments.results import read_test_metrics, write_text
 
 
 def new_run_directory(configs: list[str], root: str = "runs") -> Path:
@@ -249,10 +250,31 @@ class ResumableMetrics(Callback):
         self._means = {}
 
 
-def write_test_metrics(directory: Path, metrics: Mapping[str, float]) -> None:
+def add_test_metrics(directory: Path, metrics: Mapping[str, float]) -> None:
+    """Adds to `test_metrics.csv` what a later test measured that it does not hold yet, and changes nothing in it.
+
+    Comparisons read that file. What a test with other settings measures instead, of which there may be any, is written
+    to `test_metrics_<time>.csv`.
+    """
+    path = directory / "test_metrics.csv"
+    if not path.is_file():
+        write_test_metrics(directory, metrics)
+        return
+    known = read_test_metrics(path)
+    if any(not math.isclose(value, known.get(name, value), rel_tol=1e-5) for name, value in metrics.items()):
+        other = f"test_metrics_{datetime.now().strftime('%Y-%m-%d_%H-%M-%S')}.csv"
+        write_test_metrics(directory, metrics, other)
+        rank_zero_info(
+            f"{path} was measured with other settings and stays as it is; this test's metrics are in {other}"
+        )
+    elif metrics.keys() - known.keys():
+        write_test_metrics(directory, {**metrics, **known})
+
+
+def write_test_metrics(directory: Path, metrics: Mapping[str, float], name: str = "test_metrics.csv") -> None:
     """Writes `test_metrics.csv`, whole or not at all: its presence says that the run is complete."""
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(["metric", "value"])
     writer.writerows(sorted(metrics.items()))
-    write_text(directory / "test_metrics.csv", text.getvalue())
+    write_text(directory / name, text.getvalue())

@@ -169,6 +169,8 @@ def check(run: Run) -> None:
             raise NotADirectoryError(f"{path} is a file, and {run.directory} should become a directory")
     if not run.directory.exists() or all(path.suffix == ".tmp" for path in run.directory.iterdir()):
         return
+    if not (run.directory / "config.yaml").exists() and (run.directory / "request.json").is_file():
+        return  # it failed before it began: nothing is lost when it is run again
     remedy = "choose another --output, or remove that directory to run it again"
     try:
         old = _settings(json.loads((run.directory / "request.json").read_text(encoding="utf-8")))

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 
 import train
 from experiments.load_run import load_run
+from experiments.results import read_test_metrics
 from experiments.run_directory import check_checkpoint, read_checkpoint
 
 QUIET = ("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false")
@@ -38,9 +40,8 @@ def test_test_and_predict_continue_in_the_run_directory(finished: Path) -> None:
     before = (finished / "test_metrics.csv").read_text()
     rows = (finished / "metrics.csv").read_text()
     assert train.main(["test", "--resume", str(finished), *QUIET]) == 0
-    plain = dict(line.split(",") for line in before.split()[1:] if not line.startswith("best_epoch/"))
-    assert dict(line.split(",") for line in (finished / "test_metrics.csv").read_text().split()[1:]) == plain
-    (finished / "test_metrics.csv").write_text(before)
+    assert (finished / "test_metrics.csv").read_text() == before
+    assert not list(finished.glob("test_metrics_*.csv"))
     assert (finished / "metrics.csv").read_text().startswith(rows)
     assert train.main(["predict", "--resume", str(finished), *QUIET]) == 0
     table = pd.read_parquet(finished / "predictions.parquet")
@@ -72,7 +73,24 @@ def test_checkpoint_of_another_class_or_shape_is_refused(finished: Path) -> None
 BAD_INPUT = {
     "unknown key": (["--model.strenght", "3"], "did you mean strength"),
     "wrong type": (["--trainer.max_epochs", "many"], "trainer.max_epochs: Expected a int, got many"),
-    "missing class": (["--model", "lightning_modules.noisy_labels.elr.ERL"], "ERL"),
+    "wrong type inside": (["--model.strength", "abc"], "model.strength: Problem with given class_path"),
+    "unknown key inside": (["--data.label_noise.noise_rat", "0.5"], "did you mean noise_rate? It accepts noise_rate"),
+    "abbreviated key": (["--trainer.max_epoch", "3"], "unrecognized arguments: --trainer.max_epoch"),
+    "missing class": (
+        ["--model", "lightning_modules.noisy_labels.elr.ERL"],
+        "model: there is no class lightning_modules.noisy_labels.elr.ERL; did you mean lightning_modules.noisy_labels",
+    ),
+    "missing callback": (["--trainer.callbacks+", "Memorisation"], "did you mean callbacks.memorization.Memorization"),
+    "callback's argument": (
+        ["--trainer.callbacks+", "{class_path: callbacks.shifted_accuracy.ShiftedAccuracy, init_args: {a: 1}}"],
+        "Option 'a' is not accepted",
+    ),
+    "claim for config": (["--config", "configs/elr/claim.yaml"], "configs/elr/claim.yaml is no configuration"),
+    "no devices": (["--trainer.accelerator", "tpu"], "error: "),
+    "best without validation": (
+        ["--data.validation_fraction", "0"],
+        "checkpoint.monitor is val/accuracy, and there are no validation images",
+    ),
     "noise rate": (["--data.label_noise.noise_rate", "1.0"], "noise_rate must be in [0, 1), got 1.0"),
     "batch larger than the set": (["--data.batch_size", "2000"], "batch_size is 2000, more than the 1170 samples"),
     "number of classes": (["--model.num_classes", "7"], "model.num_classes is 7, and Digits has 10 classes"),
@@ -96,6 +114,54 @@ def test_bad_input_is_one_sentence(
     assert message in error
     assert "Traceback" not in error
     assert not (tmp_path / "checkpoints").exists()
+
+
+def test_an_empty_or_broken_config_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, text in {"empty.yaml": "", "broken.yaml": "model: [1\ndata: 2"}.items():
+        (tmp_path / name).write_text(text)
+        assert train.main(["fit", "--config", str(tmp_path / name)]) == 1
+        assert f"error: {tmp_path / name} is n" in capsys.readouterr().err
+
+
+def test_a_trained_run_is_not_trained_over(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
+    assert train.main([*DEMO, "--run_directory", str(finished)]) == 1
+    assert f"holds a trained run: continue it with --resume {finished}" in capsys.readouterr().err
+    after = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
+    assert {path: after[path] for path in before if path.name != "traceback.txt"} == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--data.label_noise.noise_rate", "0.2"], "data.label_noise.noise_rate 0.4, and cannot be resumed with 0.2"),
+        (["--model.strength", "1.0"], "model.strength 3.0, and cannot be resumed with 1.0"),
+        (["--seed_everything", "5"], "seed_everything 0, and cannot be resumed with 5"),
+    ],
+)
+def test_a_run_is_not_resumed_with_other_settings(
+    change: list[str], message: str, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (finished / "config.yaml").read_bytes()
+    assert train.main(["fit", "--resume", str(finished), *change]) == 1
+    assert message in capsys.readouterr().err
+    assert (finished / "config.yaml").read_bytes() == before
+
+
+def test_a_later_test_adds_metrics_and_changes_none(finished: Path, tmp_path: Path) -> None:
+    directory = shutil.copytree(finished, tmp_path / "run")
+    table = directory / "test_metrics.csv"
+    first = read_test_metrics(table)
+    assert any(name.startswith("best_epoch/") for name in first)
+    report = ("--config", "configs/callbacks/label_report.yaml")
+    assert train.main(["test", "--resume", str(directory), *report, *QUIET]) == 0
+    second = read_test_metrics(table)
+    assert first.items() <= second.items()
+    assert any(name.startswith("test/label_") for name in second.keys() - first.keys())
+    assert train.main(["test", "--resume", str(directory), "--trainer.limit_test_batches", "1", *QUIET]) == 0
+    assert read_test_metrics(table) == second
+    [other] = directory.glob("test_metrics_*.csv")
+    assert read_test_metrics(other)["test/accuracy"] != second["test/accuracy"]
 
 
 def test_unwritable_run_directory_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:

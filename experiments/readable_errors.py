@@ -1,0 +1,74 @@
+"""What a parser's error says, in one sentence: the key, the reason, and what is allowed.
+
+jsonargparse reports every alternative of a union, one below the other; what a user needs is the innermost reason.
+"""
+
+import difflib
+import importlib
+import inspect
+import re
+from collections.abc import Iterator
+
+from experiments.run_request import PROJECT
+
+NOT_A_REASON = re.compile(
+    r"Does not validate against any|Subtypes:|Errors:|<class 'NoneType'>|Given value|Parser key|Expected a path but|"
+    r"Expected a <class 'NoneType'>|Not a valid subclass of|Subclass types expect one of|a class path \(str\)|a dict w"
+)
+PACKAGES = ("lightning_modules", "datamodules", "callbacks")
+
+
+def readable(error: BaseException) -> str:
+    """The error as one sentence, `model.strength: Expected a float. Got value: abc` for example."""
+    text = str(error)
+    keys: list[tuple[int, str]] = []  # that lead to the present line, with their indentation
+    where = ""
+    reasons: list[str] = []
+    for line in text.splitlines():
+        reason, indentation = line.strip().lstrip("- "), len(line) - len(line.lstrip())
+        if key := re.match(r'Parser key "([^"]+)"', reason):
+            keys = [(depth, name) for depth, name in keys if depth < indentation] + [(indentation, key[1])]
+        elif reason and not NOT_A_REASON.match(reason) and reason not in reasons:
+            reasons.append(reason)
+            where = ".".join(name for _, name in keys) or where
+    message = "; ".join(reasons).replace(":;", ":") or " ".join(text.split())
+    given = re.findall(r"Given value: (?!NestedArg|Namespace)(.+)", text)
+    unknown = re.search(r"Expected a dot import path string: (\S+)|class_path '([\w.]+)': .*has no attribute", message)
+    if unknown:
+        name = unknown[1] or unknown[2]
+        message = f"there is no class {name}{_did_you_mean(name)}"
+    elif given and "Expected" in message:
+        message += f", got {given[-1].strip()}"
+    message = re.sub(r"<class '([\w.]+)'>", r"\1", message)
+    message += _accepted(message)
+    return f"{where}: {message}" if where and where not in message else message
+
+
+def _accepted(message: str) -> str:
+    """The arguments of the class whose argument was refused, the likeliest first."""
+    found = re.search(r".*class_path '([\w.]+)'.*?Option '(\w+)' is not accepted", message)  # the innermost class
+    if not found:
+        return ""
+    module, _, name = found[1].rpartition(".")
+    names = list(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
+    close = difflib.get_close_matches(found[2], names, 1)
+    return (f"; did you mean {close[0]}?" if close else ".") + f" It accepts {', '.join(names)}"
+
+
+def _did_you_mean(name: str) -> str:
+    """The class of this project whose name is most like the given one."""
+    known = dict(_classes())
+    close = difflib.get_close_matches(name.rpartition(".")[2], known, 1)
+    return (
+        f"; did you mean {known[close[0]]}?"
+        if close
+        else "; give its module, too, as callbacks.memorization.Memorization"
+    )
+
+
+def _classes() -> Iterator[tuple[str, str]]:
+    for package in PACKAGES:
+        for file in sorted((PROJECT / package).rglob("*.py")):
+            module = ".".join(file.relative_to(PROJECT).with_suffix("").parts).removesuffix(".__init__")
+            for name in re.findall(r"^class (\w+)", file.read_text(encoding="utf-8"), re.MULTILINE):
+                yield name, f"{module}.{name}"
