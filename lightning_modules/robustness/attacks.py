@@ -42,7 +42,7 @@ import importlib.util
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
@@ -51,6 +51,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+
+from lightning_modules.robustness.random_numbers import drawn_like
 
 Network = Callable[[Tensor], Tensor]
 Norm = Literal["linf", "l2"]
@@ -145,15 +147,30 @@ def steepest_ascent(gradient: Tensor, norm: Norm) -> Tensor:
     return scaled / per_image(size(scaled, "l2"), gradient).clamp(min=1)
 
 
-def random_start(image: Tensor, norm: Norm, epsilon: float) -> Tensor:
-    """Perturbs images uniformly within the budget, from torch's generator, and clips them to [0, 1]."""
+def random_start(
+    image: Tensor, norm: Norm, epsilon: float, generators: Sequence[torch.Generator] | None = None
+) -> Tensor:
+    """Perturbs images uniformly within the budget and clips them to [0, 1].
+
+    Args:
+        image: `[B, C, H, W]`.
+        norm: of the budget.
+        epsilon: the budget, in pixel units.
+        generators: B of them, on the host, one for each image; None takes torch's own for all.
+    """
+
+    def drawn(draw: Callable[..., Tensor], like: Tensor) -> Tensor:
+        if generators is not None:
+            return drawn_like(like, draw, generators)
+        return torch.rand_like(like) if draw is torch.rand else torch.randn_like(like)
+
     if norm == "linf":
-        drawn = (2 * torch.rand_like(image) - 1) * epsilon
+        perturbation = (2 * drawn(torch.rand, image) - 1) * epsilon
     else:
-        direction = steepest_ascent(torch.randn_like(image), "l2")
-        radius = epsilon * torch.rand(len(image), dtype=image.dtype, device=image.device) ** (1 / image[0].numel())
-        drawn = direction * per_image(radius, image)
-    return project(image + drawn, image, norm, epsilon)
+        direction = steepest_ascent(drawn(torch.randn, image), "l2")
+        radius = epsilon * drawn(torch.rand, image[:, 0, 0, 0]) ** (1 / image[0].numel())
+        perturbation = direction * per_image(radius, image)
+    return project(image + perturbation, image, norm, epsilon)
 
 
 def log_mean_softmax(logits: Tensor) -> Tensor:
@@ -330,6 +347,7 @@ def pgd(
     restarts: int = 1,
     starts_at_random: bool = True,
     num_draws: int = 1,
+    generators: Sequence[torch.Generator] | None = None,
 ) -> Attacked:
     """The worst of several ascents for each image, and of the image itself.
 
@@ -345,10 +363,11 @@ def pgd(
             on already is not attacked again: the host looks once for each restart.
         starts_at_random: whether an ascent begins at random in the budget, or at the image.
         num_draws: m, evaluations that each gradient is averaged over.
+        generators: one for each image, of its starts; None takes torch's own.
     """
     kept = judged(network, image.detach(), label, num_draws)
     for _ in range(restarts):
-        start = random_start(image, norm, epsilon) if starts_at_random else image
+        start = random_start(image, norm, epsilon, generators) if starts_at_random else image
         left = torch.arange(len(image), device=image.device)
         if num_draws == 1:
             left = left[~kept.fooled]
@@ -403,8 +422,22 @@ class Attack(ABC):
         return {"kind": type(self).__name__, "revision": 2, **asdict(self)}  # type: ignore[call-overload]
 
     @abstractmethod
-    def perturb(self, network: Network, image: Tensor, label: Tensor) -> Tensor:
-        """Attacks images `[B, C, H, W]` in [0, 1] with labels `[B]`; random numbers come from torch's generator."""
+    def perturb(
+        self,
+        network: Network,
+        image: Tensor,
+        label: Tensor,
+        generators: Sequence[torch.Generator] | None = None,
+    ) -> Tensor:
+        """Attacks images.
+
+        Args:
+            network: see above.
+            image: `[B, C, H, W]`, in [0, 1].
+            label: `[B]`.
+            generators: one for each image, on the host, with which its perturbation does not depend on the others of
+                the batch; None takes torch's own.
+        """
 
     def check(self) -> None:
         """Refuses settings out of range.
@@ -457,7 +490,13 @@ class PGD(Attack):
         if self.restarts > 1 and not self.random_start and self.num_draws == 1:
             raise ValueError(f"restarts {self.restarts} repeat the same ascent without random_start: set it to true")
 
-    def perturb(self, network: Network, image: Tensor, label: Tensor) -> Tensor:
+    def perturb(
+        self,
+        network: Network,
+        image: Tensor,
+        label: Tensor,
+        generators: Sequence[torch.Generator] | None = None,
+    ) -> Tensor:
         step_size = 2.5 * self.epsilon / self.steps if self.step_size is None else self.step_size
         return pgd(
             network,
@@ -470,6 +509,7 @@ class PGD(Attack):
             self.restarts,
             self.random_start,
             self.num_draws,
+            generators,
         ).image
 
 
@@ -510,8 +550,14 @@ class AutoAttack(Attack):
             raise ModuleNotFoundError("AutoAttack needs the package pyautoattack: pip install noiseworks[attacks]")
 
     @without_float16()
-    def perturb(self, network: Network, image: Tensor, label: Tensor) -> Tensor:
-        """See `Attack`.
+    def perturb(
+        self,
+        network: Network,
+        image: Tensor,
+        label: Tensor,
+        generators: Sequence[torch.Generator] | None = None,
+    ) -> Tensor:
+        """See `Attack`. The package draws for the batch as a whole, which the first generator seeds.
 
         Raises:
             ValueError: if the classifier has fewer than four classes, or images are too small for the Square attack.
@@ -532,7 +578,7 @@ class AutoAttack(Attack):
             eps=self.epsilon,
             version=self.version,
             device=image.device,
-            seed=int(torch.randint(2**31, ())),
+            seed=int(torch.randint(2**31, (), generator=generators[0] if generators else None)),
         )
         attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = min(9, num_classes - 1)
         adversarial, _ = attack.run_standard_evaluation(image, label, batch_size=len(image))

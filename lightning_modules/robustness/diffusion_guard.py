@@ -41,6 +41,7 @@ from lightning_modules.robustness.clip_similarity import CLIP, directional_simil
 from lightning_modules.robustness.inpainting import Inpainter
 from lightning_modules.robustness.kept_regions import Augmentation, draw_kept
 from lightning_modules.robustness.module_hash import hash_of_module
+from lightning_modules.robustness.random_numbers import generator_of
 from lightning_modules.whole_files import whole_file, write_text
 
 Objective = Literal["noise_norm", "encoder", "denoising_error", "random"]
@@ -361,8 +362,7 @@ class DiffusionGuard(LightningModule):
 
     def _random(self, index: int, purpose: int) -> torch.Generator:
         """The random numbers of an image for one purpose."""
-        words = np.random.SeedSequence([self.seed, index, purpose]).generate_state(1, np.uint64)
-        return torch.Generator().manual_seed(int(words[0] >> 1))
+        return generator_of(self.seed, index, purpose)
 
     def _normal(self, image: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """Standard normal numbers, of the shape of z; each image's from its own generator."""

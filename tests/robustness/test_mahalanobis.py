@@ -606,6 +606,19 @@ def test_local_dimension_is_that_of_mini_batches_of_the_images_that_are_fooled(t
     assert metrics["test/auroc_fgsm"] == pytest.approx(detection.metrics("lid")["auroc"], abs=1e-6)
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_noise_and_random_starts_are_those_of_an_image_in_whatever_batch(norm: Any, tmp_path: Path) -> None:
+    attack = PGD(norm, 0.15 if norm == "linf" else 1.0, steps=2, restarts=2, name="pgd")
+    confidence = []
+    for seed, size in enumerate((57, 200)):
+        torch.manual_seed(seed)
+        module = ready(attacks=[attack], noise_std=0.05)
+        results_of(module, tmp_path, evaluation_batch_size=size)
+        [detection] = module.detections
+        confidence.append(torch.cat([detection.index.double(), detection.confidence["mean"]]))
+    torch.testing.assert_close(confidence[0], confidence[1], rtol=1e-8, atol=1e-8)
+
+
 @pytest.mark.parametrize("clip_noise", [False, True])
 def test_noisy_copies_are_clipped_on_request(clip_noise: bool, tmp_path: Path) -> None:
     module = ready(attacks=[FGSM], noise_std=0.5, clip_noise=clip_noise, epsilons=[0.0])

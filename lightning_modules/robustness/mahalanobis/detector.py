@@ -58,9 +58,11 @@ from lightning_modules.robustness.mahalanobis.layers import layer_features, name
 from lightning_modules.robustness.mahalanobis.preprocessing import layer_confidence
 from lightning_modules.robustness.mahalanobis.scores import energy_confidence, odin_confidence, softmax_confidence
 from lightning_modules.robustness.minimal_attacks import MinimalAttack
+from lightning_modules.robustness.random_numbers import drawn_like, generator_of
 
 Score = Literal["tuned_on_target", "tuned_on_attack", "mean", "last", "softmax", "energy", "odin", "lid"]
 SCORES = ("tuned_on_target", "tuned_on_attack", "mean", "last", "softmax", "energy", "odin", "lid")
+NOISE, START = 0, 1  # what an image's random numbers are for
 
 
 class Mahalanobis(ClassifierSteps, LightningModule):
@@ -74,6 +76,7 @@ class Mahalanobis(ClassifierSteps, LightningModule):
     one if there are `attacks`. For each set it logs of the chosen `score` `test/auroc_<set>`, `test/tnr95_<set>`,
     `test/aupr_in_<set>`, `test/aupr_out_<set>` and `test/detection_accuracy_<set>`, and without a set's name their
     means over the out-of-distribution sets; of all scores `test/auroc_<score>_<set>`.
+    Noise and random starts of an attack are those of an image, whichever batch and process it falls to.
     `test/accuracy` is the network's, `test/accuracy_by_distance` that of the closest class mean in the last layer. The
     callback `DetectionReport` writes tables and pictures of the same.
 
@@ -236,14 +239,17 @@ class Mahalanobis(ClassifierSteps, LightningModule):
             self._collected[dataloader_idx].update(index, scores)
             if dataloader_idx > 0 or not self.attacks:
                 return
-            # Of batch and process alone, so that testing again finds the same.
-            place = batch_idx * self.trainer.world_size + self.global_rank
-            generator = torch.Generator(image.device).manual_seed(place)
-            noise = torch.randn(image.shape, generator=generator, device=image.device, dtype=image.dtype)
+            positions = index.tolist()
+            noise = drawn_like(image, torch.randn, [generator_of(position, NOISE) for position in positions])
             copies = {std: self._with_noise(image, std * noise) for std in self.noise_std.values()}
             noisy_scores = {std: self._scores(noisy, label) for std, noisy in copies.items()}
             for place, attack in enumerate(self.attacks):
-                std, perturbed = self.noise_std[attack.title], attack.perturb(self.network, image, label)
+                std = self.noise_std[attack.title]
+                if isinstance(attack, MinimalAttack):
+                    perturbed = attack.perturb(self.network, image, label)
+                else:
+                    starts = [generator_of(position, START) for position in positions]
+                    perturbed = attack.perturb(self.network, image, label, starts)
                 noisy, adversarial = noisy_scores[std], self._scores(perturbed, label)
                 usable = scores[:, RIGHT] * noisy[:, RIGHT] * (1 - adversarial[:, RIGHT])
                 self._attacked[place].update(index, torch.cat([usable[:, None], noisy, adversarial], dim=1))

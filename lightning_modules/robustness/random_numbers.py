@@ -1,0 +1,29 @@
+"""Random numbers of an image that are the same in whatever batch and process it is."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def generator_of(*words: int) -> torch.Generator:
+    """A generator, on the host, that is seeded by all of some numbers, such as seed, index of the image and purpose.
+
+    Args:
+        words: at least 0 each.
+    """
+    seed = np.random.SeedSequence(words).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(seed[0] >> 1))
+
+
+def drawn_like(image: Tensor, draw: Callable[..., Tensor], generators: Sequence[torch.Generator]) -> Tensor:
+    """Random numbers of the shape, type and device of images, of each image from its own generator.
+
+    Args:
+        image: `[B, ...]`.
+        draw: `torch.rand` or `torch.randn`.
+        generators: B of them.
+    """
+    drawn = [draw(image.shape[1:], generator=generator, dtype=image.dtype) for generator in generators]
+    return torch.stack(drawn).to(image.device)
