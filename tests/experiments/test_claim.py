@@ -142,6 +142,17 @@ def test_claims_of_a_folder_share_their_runs_and_are_judged_on_their_own_seeds(
     )
 
 
+def test_what_is_not_claimed_is_reported_and_fails_nothing(config: Config, fit: list[str], tmp_path: Path) -> None:
+    folder = config("demo", start=0.9).parent
+    config("demo_baseline", start=0.5)
+    file = stated(folder / "claim.yaml", {"name": "holds"}, {"name": "fails", "margin": 0.9, "claimed": False})
+    out = tmp_path / "out"
+    assert claim.main([str(file), "--output", str(out)], fit) == 0
+    rows = table(out / "claims.csv")
+    assert [(row["claim"], row["verdict"]) for row in rows] == [("holds", "holds"), ("fails", "not claimed")]
+    assert "**not claimed**: difference" in (out / "claims.md").read_text()
+
+
 def test_folders_have_places_of_their_own_and_one_table_above(
     config: Config, fit: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,6 +223,7 @@ def test_a_metric_that_is_not_there_is_no_verdict(
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
+        ({"claimed": "no"}, "claimed must be true or false, got 'no'"),
         ({"margins": 0.1}, "unknown key margins; allowed are paper, method"),
         ({"paper": None}, "paper is missing"),
         ({"seeds": None}, "seeds is missing"),
