@@ -216,7 +216,11 @@ def test_precision_and_clipping_work_with_every_method(config: str, options: tup
     ("config", "status"), [("elr/demo.yaml", 0), ("elr/demo_baseline.yaml", 0), ("elr_plus/demo.yaml", 1)]
 )
 def test_accumulation_works_or_is_refused_by_name(
-    config: str, status: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    config: str,
+    status: int,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     arguments = ["fit", "--config", f"configs/{config}", "--trainer.max_epochs", "1", *QUIET]
     result = train.main([*arguments, "--run_directory", str(tmp_path), "--trainer.accumulate_grad_batches", "3"])
@@ -224,6 +228,7 @@ def test_accumulation_works_or_is_refused_by_name(
     if status:
         assert "accumulate_grad_batches" in capsys.readouterr().err
     else:
+        assert "makes an optimizer step of 384 samples: batches hold 128" in caplog.text
         assert read_checkpoint(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == 4  # of 10 batches
 
 
