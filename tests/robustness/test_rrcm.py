@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning.pytorch import Callback, Trainer
@@ -40,6 +41,7 @@ from lightning_modules.robustness.rrcm.soft_labels import SoftLabels
 from lightning_modules.robustness.rrcm.views import AffineJitter, BYOLView, Solarize, blurred
 from lightning_modules.robustness.rrcm.warmup_cosine import WarmupCosine
 from lightning_modules.robustness.smoothing import gaussian_radius
+from tests.command import ROOT
 
 
 def small_encoder(final_norm: bool = True) -> TimeConditionedViT:
@@ -376,6 +378,19 @@ def test_a_training_without_end_needs_its_number_of_steps() -> None:
 
 
 # retrieval
+
+
+def test_averages_are_not_kept_in_half_precision() -> None:
+    module = pretraining().bfloat16()
+    module.trainer = type("Half", (), {"precision": "bf16-true"})()
+    with pytest.raises(ValueError, match=r"precision bf16-true keeps averages in 16 bits.*use bf16-mixed"):
+        module.setup("fit")
+
+
+@pytest.mark.parametrize("name", ["cifar10", "imagenet"])
+def test_fine_tuning_decays_no_weight(name: str) -> None:
+    config = yaml.safe_load((ROOT / "configs" / "rrcm" / f"{name}.yaml").read_text())
+    assert config["model"]["init_args"]["optimizer"]["init_args"]["weight_decay"] == 0.0
 
 
 def test_images_are_found_again_by_the_cosine() -> None:

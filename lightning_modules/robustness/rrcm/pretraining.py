@@ -62,7 +62,7 @@ class RRCMPretraining(LightningModule):
         lr_scheduler: stepped with every step of the optimizer.
 
     Raises:
-        ValueError: if an argument is out of range, or the training's number of steps is unknown.
+        ValueError: if an argument is out of range, the number of steps is unknown, or parameters have 16 bits.
     """
 
     step: Tensor
@@ -122,7 +122,14 @@ class RRCMPretraining(LightningModule):
         self._total_steps = num_steps or 0
 
     def setup(self, stage: str) -> None:
-        if stage != "fit" or self.num_steps is not None:
+        if stage != "fit":
+            return
+        if any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in self.parameters()):
+            raise ValueError(
+                f"trainer.precision {self.trainer.precision} keeps averages in 16 bits, where a share of "
+                f"{1 - self.average_decay:.2g} changes nothing: use bf16-mixed or 16-mixed"
+            )
+        if self.num_steps is not None:
             return
         steps = self.trainer.estimated_stepping_batches
         if not math.isfinite(steps) or steps < 1:
