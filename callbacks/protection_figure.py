@@ -1,4 +1,4 @@
-"""The picture of protection: what an editor makes of images, and of the same images when they are protected."""
+"""The figure of protection: what an editor makes of images, and of the same images when they are protected."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,8 +56,8 @@ def draw_protection(
 ) -> "Figure":
     """Draws a row for each image: itself, protected, the change, both edits and their difference.
 
-    What the editor keeps is outlined. Change and difference are drawn around grey, on the scale of the column's
-    largest, which stands above it.
+    What the editor keeps is outlined, which a line above says. Change and difference are drawn around grey, on the
+    scale of the column's largest, which stands above it.
 
     Args:
         image: `[N, C, H, W]` in [0, 1], C 1 or 3, on the host; so are the others.
@@ -75,8 +75,9 @@ def draw_protection(
     change, difference = list(columns)[2:]
     order = ["image", "protected", change, "edit of image", "edit of protected", difference]
     columns |= {"edit of image": edit, "edit of protected": edit_of_protected}
-    figure = Figure(figsize=(1.6 * len(order), 1.6 * len(image) + 0.4), layout="constrained")
+    figure = Figure(figsize=(1.6 * len(order), 1.6 * len(image) + 0.6), layout="constrained")
     panels = figure.subplots(len(image), len(order), squeeze=False)
+    outlined = False
     for column, name in enumerate(order):
         panels[0, column].set_title(name, fontsize=9)
         for row, picture in enumerate(columns[name]):
@@ -85,4 +86,7 @@ def draw_protection(
             panel.imshow(picture.permute(1, 2, 0).clamp(0, 1).numpy(), cmap="gray", vmin=0, vmax=1)
             if kept[row].any() and not kept[row].all():
                 panel.contour(kept[row].float().numpy(), levels=[0.5], colors="C1", linewidths=0.8)
+                outlined = True
+    if outlined:
+        figure.suptitle("outlined: the region that the editor keeps", fontsize=9, color="C1")
     return figure

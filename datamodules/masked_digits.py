@@ -8,6 +8,7 @@ from torch import Tensor
 from datamodules.augmentation import sample_uniform
 from datamodules.digits import Digits
 from datamodules.ellipses import ellipse_masks
+from datamodules.labelled_images import ImagesInMemory
 
 
 class MaskedDigits(Digits):
@@ -22,6 +23,7 @@ class MaskedDigits(Digits):
         unseen_change: how far the second ellipse's numbers (place, size, angle) are from the first one's, as a part of
             their range, in [0, 1].
         evaluation_batch_size: images of an evaluation batch over all processes; None takes `batch_size`.
+        num_test_images: only the first test images are taken, for methods that spend long on each; None takes all.
         seed: of regions and order; None takes `seed_everything`.
 
     Raises:
@@ -34,12 +36,20 @@ class MaskedDigits(Digits):
         image_size: int = 16,
         unseen_change: float = 0.3,
         evaluation_batch_size: int | None = None,
+        num_test_images: int | None = None,
         seed: int | None = None,
     ) -> None:
         super().__init__(batch_size, image_size=image_size, evaluation_batch_size=evaluation_batch_size, seed=seed)
         if not 0 <= unseen_change <= 1:
             raise ValueError(f"unseen_change must be in [0, 1], got {unseen_change}")
+        if num_test_images is not None and num_test_images < 1:
+            raise ValueError(f"num_test_images must be at least 1, got {num_test_images}")
         self.unseen_change = unseen_change
+        self.num_test_images = num_test_images
+
+    def read_test(self) -> ImagesInMemory:
+        end = None if self.num_test_images is None else self.train_size + self.num_test_images
+        return self._read(slice(self.train_size, end))
 
     def augmented(self, batch: dict[str, Any], visit: int) -> dict[str, Any]:
         batch = super().augmented(batch, visit)

@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torchmetrics import MeanMetric
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
@@ -89,9 +90,9 @@ def protected(
 class DiffusionGuard(LightningModule):
     """Protects images against one inpainting model: with `predict` it writes them, with `test` it edits them.
 
-    `predict` writes `protected/<name>.png` into the run directory. Images that are there already are left alone, so an
-    interrupted run continues when it is started again with the same `--run_directory`. With other settings of the
-    attack, another inpainter, image size or precision it is refused.
+    `predict` writes `protected/<name>.png` into the run directory, in the size to which the data resize images. Images
+    that are there already are left alone, so an interrupted run continues when it is started again with the same
+    `--run_directory`. With other settings of the attack, another inpainter, image size or precision it is refused.
 
     `test` protects, lets the editor repaint both the protected and the given image with the same noise and prompt, and
     logs means over images, masks and prompts. The lower they are, the better is the protection:
@@ -341,20 +342,27 @@ class DiffusionGuard(LightningModule):
                     f"this run has {value}: protect into another run directory"
                 )
 
-    def predict_step(self, batch: ProtectedImageBatch, batch_idx: int) -> None:
+    def predict_step(self, batch: ProtectedImageBatch, batch_idx: int) -> list[str]:
+        """Writes the images of a batch that are not there yet, and returns their names."""
         from torchvision.io import write_png
 
         directory = self.trainer.log_dir  # a fast_dev_run has none
         if directory is None:
-            return
+            return []
         folder = Path(directory, "protected")
         rows = [row for row, name in enumerate(batch["name"]) if not (folder / f"{name}.png").is_file()]
         if not rows:
-            return
+            return []
         guarded = self.protect(batch["image"][rows], batch["regions"][rows], batch["index"][rows])
         for row, image in zip(rows, guarded.mul(255).round().byte().cpu(), strict=True):
             with whole_file(folder / f"{batch['name'][row]}.png") as partial:
                 write_png(image, str(partial))
+        return [batch["name"][row] for row in rows]
+
+    def on_predict_end(self) -> None:
+        directory = self.trainer.log_dir
+        if directory is not None:
+            rank_zero_info(f"Protected images: {Path(directory, 'protected')}")
 
     def _arithmetic(self, image: Tensor) -> torch.dtype:
         """That of the inpainter's weights. The image itself stays precise, and only what the inpainter sees is cast."""

@@ -115,7 +115,8 @@ class PixelInpainter(Inpainter):
         num_inference_steps: steps of an edit.
 
     Raises:
-        ValueError: if the steps of an edit are more than T.
+        ValueError: if the steps of an edit are more than T, or, when it is given images, if the network's channels are
+            not those that they need.
     """
 
     def __init__(
@@ -153,6 +154,12 @@ class PixelInpainter(Inpainter):
         return 2 * image - 1
 
     def predicted_noise(self, noisy: Tensor, repaint: Tensor, blanked: Tensor, timestep: Tensor) -> Tensor:
+        C, config = noisy.shape[1], getattr(self.network, "config", None)
+        if config is not None and (config.in_channels, config.out_channels) != (2 * C + 1, C):
+            raise ValueError(
+                f"images of {C} channels need a network with in_channels {2 * C + 1} (noisy image, mask, blanked "
+                f"image) and out_channels {C}, and this one has {config.in_channels} and {config.out_channels}"
+            )
         return self.network(torch.cat([noisy, repaint, blanked], dim=1), timestep).sample
 
     @torch.no_grad()

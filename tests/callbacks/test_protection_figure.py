@@ -27,6 +27,8 @@ def test_rows_are_images_and_the_largest_change_stands_above(channels: int) -> N
         "image", "protected", "change\n±0.25", "edit of image", "edit of protected", "difference of edits\n±0"
     ]  # fmt: skip
     assert len(figure.axes) == 2 * 6
+    assert figure.get_suptitle() == "outlined: the region that the editor keeps"
+    assert not draw_protection(kept=torch.ones_like(kept), **shown).get_suptitle()  # there is no outline
     change = figure.axes[2].images[0].get_array()
     assert float(change[4, 4].flat[0]) == pytest.approx(1)
     assert float(change[5, 5].flat[0]) == pytest.approx(0.5)

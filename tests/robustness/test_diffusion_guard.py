@@ -9,7 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, PNDMScheduler, StableDiffusionInpaintPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    PNDMScheduler,
+    StableDiffusionInpaintPipeline,
+    UNet2DConditionModel,
+    UNet2DModel,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -19,6 +26,7 @@ import train
 from datamodules.global_batches import Request
 from datamodules.image_files import UnreadableImage
 from datamodules.images_to_protect import ImagesToProtect
+from datamodules.masked_digits import MaskedDigits
 from experiments.command_line import CommandLine
 from lightning_modules.robustness.clip_similarity import CLIP
 from lightning_modules.robustness.diffusion_guard import (
@@ -31,6 +39,7 @@ from lightning_modules.robustness.diffusion_guard import (
 )
 from lightning_modules.robustness.inpainting import Inpainter, PixelInpainter, StableDiffusionInpainter
 from lightning_modules.robustness.kept_regions import deformed, draw_kept, filled, outer_contour, radius, shrunk
+from tests.command import run as command
 from tests.robustness.tiny_clip import save_tiny_clip
 
 SIZE = 8
@@ -303,6 +312,21 @@ def test_the_network_sees_noise_mask_and_blanked_image() -> None:
     noise = torch.randn_like(image)
     inpainter.noise_given(image, keep, noise, noise, torch.tensor(5))
     torch.testing.assert_close(seen[0], torch.cat([noise, 1 - keep, (2 * image - 1) * keep], dim=1))
+
+
+def test_a_network_for_other_channels_is_named() -> None:
+    channels: dict[str, Any] = {"in_channels": 3, "out_channels": 1}
+    network = UNet2DModel(
+        sample_size=8, block_out_channels=(8,), down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",),
+        norm_num_groups=4, layers_per_block=1, add_attention=False, **channels,
+    )  # fmt: skip
+    guard = DiffusionGuard(PixelInpainter(network), iterations=1)
+    image, regions, index = images(1)
+    assert guard.protect(image.float(), regions, index).shape == image.shape
+    with pytest.raises(
+        ValueError, match=r"3 channels need .* in_channels 7 \(.*\) and out_channels 3, .* has 3 and 1$"
+    ):
+        guard.protect(image.float().expand(-1, 3, -1, -1), regions, index)
 
 
 @pytest.fixture(scope="module")
@@ -593,6 +617,12 @@ def test_a_folder_is_not_continued_with_another_inpainter_or_size(
     assert file.exists()
 
 
+def test_what_predict_says_last_is_where_the_images_are(folder: Path, pipeline: Path, tmp_path: Path) -> None:
+    printed = command("predict", *arguments(folder, pipeline), "--run_directory", tmp_path / "run")
+    assert "predict returned None" not in printed
+    assert f"Protected images: {tmp_path / 'run' / 'protected'}" in printed.splitlines()[-2:]
+
+
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
 def test_half_precision_leaves_the_rest_of_an_image_alone(
     folder: Path, pipeline: Path, tmp_path: Path, precision: str
@@ -734,3 +764,15 @@ def test_the_demos_models_train_without_weight_decay() -> None:
 def test_bad_arguments_are_named(key: str, value: Any) -> None:
     with pytest.raises(ValueError, match=key):
         DiffusionGuard(LinearInpainter(), **{key: value})
+
+
+def test_the_first_test_digits_may_be_taken_alone() -> None:
+    few, all_of_them = MaskedDigits(seed=3, num_test_images=5), MaskedDigits(seed=3)
+    for data in (few, all_of_them):
+        data.setup("test")
+    batches = [next(iter(data.test_dataloader())) for data in (few, all_of_them)]
+    assert len(batches[0]["image"]) == len(few.test_dataloader().dataset) == 5  # type: ignore[arg-type]
+    for key in ("image", "index"):
+        assert torch.equal(batches[0][key], batches[1][key][:5])
+    with pytest.raises(ValueError, match="num_test_images must be at least 1, got 0"):
+        MaskedDigits(num_test_images=0)
