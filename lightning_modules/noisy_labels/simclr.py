@@ -23,6 +23,7 @@ from lightning_modules.default_optimization import constant, sgd
 from lightning_modules.noisy_labels.global_rows import global_rows
 from lightning_modules.noisy_labels.layer_outputs import classifier_layer, logits_and_features
 from lightning_modules.noisy_labels.nt_xent import nt_xent
+from lightning_modules.noisy_labels.unaugmented import check_unaugmented
 
 
 class SimCLR(LightningModule):
@@ -71,6 +72,10 @@ class SimCLR(LightningModule):
         self.temperature = temperature
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit":
+            check_unaugmented(self.trainer.datamodule, type(self).__name__)  # type: ignore[attr-defined]
 
     def forward(self, image: Tensor) -> Tensor:
         return self.network(image)

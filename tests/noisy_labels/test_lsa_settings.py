@@ -45,7 +45,7 @@ def test_settings_are_those_of_the_authors(key: str) -> None:
     assert schedule["class_path"].endswith(".CosineSchedule")
     plain = model["warmup_epochs"]
     alone = model["detectors"] == ["loss"]
-    own_pls = alone and not key.startswith("webvision")
+    own_pls = alone and key != "webvision_pls"  # which is LSA's code with small loss alone, as its header says
     assert schedule["init_args"] == {"epochs": found[0], **({"constant_epochs": plain} if own_pls else {})}
     assert (model["gamma"], model["temperature"], model["threshold"]) == (2.0, 0.2, 0.95)
     assert model["detectors"] == (["loss"] if alone else ["linear", "loss"])
@@ -65,6 +65,7 @@ def test_settings_of_clip_are_those_of_the_authors() -> None:
     assert model["lr_scheduler"]["init_args"] == {"epochs": 50}
     assert (model["gamma"], model["temperature"], model["threshold"]) == (2.0, 0.2, 0.95)
     assert (model["detectors"], model["warmup_epochs"], model.get("penalty", False)) == (["linear", "loss"], 1, False)
+    assert model["feature_layer"] == "blocks.1"  # l = 1
 
 
 @pytest.mark.parametrize("key", ["cifar10", "cifar100", "cifar10_asymmetric", "cifar100_asymmetric"])

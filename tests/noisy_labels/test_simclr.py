@@ -1,10 +1,14 @@
 import math
+import re
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from datamodules.image_files import Crop, ResizedCrop
 from lightning_modules.networks.mlp import MLP
 from lightning_modules.noisy_labels.layer_outputs import classifier_layer
 from lightning_modules.noisy_labels.nt_xent import nt_xent
@@ -47,6 +51,23 @@ def test_equal_views_of_orthogonal_images_give_the_least_loss() -> None:
     h = torch.eye(B, dtype=torch.float64)
     expected = math.log1p((2 * B - 2) * math.exp(-1 / 0.1))
     assert float(nt_xent(h, 3 * h, h, 3 * h, 0, 0.1)) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"crop": Crop(8, 8), "flip": True}, "data.flip must be false, got True"),
+        ({"crop_padding": 4}, "data.crop_padding must be 0, got 4"),
+        ({"crop": ResizedCrop(8, 8), "flip": False}, "data.min_area must be null, got 0.08"),
+    ],
+)
+def test_images_that_were_augmented_before_are_refused(given: dict[str, Any], message: str) -> None:
+    module = SimCLR(MLP(24, [8], 6), 6, nn.Identity())
+    module.trainer = SimpleNamespace(datamodule=SimpleNamespace(**given))  # type: ignore[assignment]
+    with pytest.raises(ValueError, match=f"SimCLR draws its own views: {re.escape(message)}"):
+        module.setup("fit")
+    module.trainer = SimpleNamespace(datamodule=SimpleNamespace(crop=Crop(8, 8), flip=False))  # type: ignore[assignment]
+    module.setup("fit")
 
 
 def test_the_classifier_is_left_as_it_was_drawn() -> None:

@@ -6,6 +6,7 @@ from typing import Any, get_args
 from lightning.pytorch import Trainer
 
 from lightning_modules.noisy_labels.lsa.detection import Detector
+from lightning_modules.noisy_labels.unaugmented import check_unaugmented
 
 
 def check_settings(
@@ -46,12 +47,10 @@ def check_data(trainer: Trainer, module: Any) -> None:
 
     Raises:
         TypeError: if it lacks `training_images_dataloader`.
-        ValueError: if it crops or mirrors.
+        ValueError: if it cuts out parts of random sizes, pads or mirrors.
     """
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     name = type(module).__name__
     if not hasattr(data, "training_images_dataloader"):
         raise TypeError(f"{name} needs a DataModule with `training_images_dataloader`, and got {type(data).__name__}")
-    for key, off in (("crop_padding", 0), ("flip", False)):
-        if value := getattr(data, key, off):
-            raise ValueError(f"{name} draws its own views: data.{key} must be {str(off).lower()}, got {value}")
+    check_unaugmented(data, name)
