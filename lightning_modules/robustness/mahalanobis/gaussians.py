@@ -202,8 +202,9 @@ def with_new_class(mean: Tensor, covariance: Tensor, features: Tensor) -> tuple[
 
         Sigma <- C/(C+1) Sigma + 1/(C+1) S,   S = (1/n) sum_i (f_i - mu_{C+1}) (f_i - mu_{C+1})^T
 
-    It begins with `ClassGaussians.means` and `covariance` of a layer, the last one, and can go on with its own result;
-    `whiten` and the least of `squared_distances` classify.
+    For use from Python, where a trained classifier is to know more classes without being trained again; the detector
+    itself adds none. It begins with `ClassGaussians.means` and `covariance` of a layer, the last one, and can go on
+    with its own result; `whiten` and the least of `squared_distances` classify.
 
     Args:
         mean: `[C, d]`.
