@@ -36,7 +36,7 @@ class AlphaCurve(Callback):
         attack: of `lightning_modules.robustness.attacks`; an attack on the mixture at each alpha.
         alphas: weights of the robust classifier, in [0, 1]; 0 and 1 are the classifiers themselves.
         batch_size: images that a process attacks at once.
-        skip: every which image of the test set is attacked.
+        skip: every `skip`-th image of the test set is attacked.
         max: positions from here on are left out; None leaves out none.
         seed: of the attacks, which begin at the same points for each alpha.
 
@@ -81,7 +81,7 @@ class AlphaCurve(Callback):
             "alphas": alphas,
             "seed": self.seed,
             "skip": self.skip,
-            **images.settings(pl_module),
+            **images.settings(pl_module, positions),
         }
 
         def attack_block(number: int, block: range) -> pd.DataFrame:

@@ -42,7 +42,7 @@ class Certification(Callback):
         mode: how many draws an image is given: `lightning_modules.robustness.certification_modes.Fixed` as published,
             or one of `lightning_modules.robustness.fewer_draws`.
         batch_size: draws that each process evaluates at once.
-        skip: every which image of the set is certified; CIFAR-10 is often reported with 20, ImageNet with 100.
+        skip: every `skip`-th image of the set is certified; CIFAR-10 is often reported with 20, ImageNet with 100.
         max: positions from here on are left out; None leaves out none.
         share: what processes share: `images` gives each its own, `draws` lets all work on the same ones, for few or
             costly images.
@@ -155,7 +155,7 @@ class Certification(Callback):
             "skip": self.skip,
             "max": self.max,
             "num_images": len(positions),
-            **images.settings(pl_module),
+            **images.settings(pl_module, positions),
         }
 
     def _certify(

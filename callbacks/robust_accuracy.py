@@ -65,7 +65,7 @@ class RobustAccuracy(Callback):
             `AutoAttack`.
         batch_size: images that a process attacks at once. Processes share out blocks of so many images, so with few
             images a smaller one uses more processes.
-        skip: every which image of the set is attacked.
+        skip: every `skip`-th image of the set is attacked.
         max: positions from here on are left out; None leaves out none.
         sigma: standard deviation of Gaussian noise, in pixel units. If it is positive, the smoothed classifier is
             attacked, and 0 attacks the module as it is. Of a `SmoothedClassifier` all votes count, as in its
@@ -147,7 +147,7 @@ class RobustAccuracy(Callback):
         images = TestedImages(trainer, "RobustAccuracy")
         positions = images.chosen(self.skip, self.max)
         with results_directory(trainer) as directory:
-            settings = self._settings(pl_module, images)
+            settings = self._settings(pl_module, images, positions)
             files = BlockFiles(trainer, directory / "robust_accuracy_rows", settings, positions, self.batch_size)
             draw = self._draw(trainer, pl_module)
             rows = files.evaluate(
@@ -163,14 +163,14 @@ class RobustAccuracy(Callback):
             # All processes have the same value, and a maximum leaves it as it is.
             pl_module.log(f"test/robust_accuracy_{name}", value, reduce_fx="max", sync_dist=True, batch_size=1)
 
-    def _settings(self, pl_module: LightningModule, images: TestedImages) -> dict[str, Any]:
+    def _settings(self, pl_module: LightningModule, images: TestedImages, positions: range) -> dict[str, Any]:
         return {
             "attacks": {attack.title: attack.settings() for attack in self.attacks},
             "sigma": self.sigma,
             "num_draws": self.num_draws,
             "seed": self.seed,
             "skip": self.skip,
-            **images.settings(pl_module),
+            **images.settings(pl_module, positions),
         }
 
     def _draw(self, trainer: Trainer, pl_module: LightningModule) -> Draw:

@@ -5,15 +5,21 @@ Such a callback takes images by position, shares them out itself and keeps its r
 """
 
 import hashlib
+from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_modules.robustness.module_hash import hash_of_module
 from lightning_modules.robustness.smoothed_votes import LabelledImage
+
+NUM_COMPARED = 16
+"""Images, spread over those that are tested, by which a set is known again."""
 
 
 class TestedImages:
@@ -87,17 +93,42 @@ class TestedImages:
             positions = positions[: self.trainer.world_size]
         return positions
 
-    def settings(self, pl_module: LightningModule) -> dict[str, Any]:
-        """What results depend on besides a callback's own arguments, as JSON values: data, weights and arithmetic."""
+    def settings(self, pl_module: LightningModule, positions: range) -> dict[str, Any]:
+        """What results depend on besides a callback's own arguments, as JSON values: data, weights and arithmetic.
+
+        Args:
+            pl_module: that is tested.
+            positions: of the tested images. All their labels are compared where the set holds them in memory, as
+                `label` or `targets`; of their pixels, and of other sets' labels, only `NUM_COMPARED` are read.
+        """
+        compared = [self[at] for at in positions[:: -(-len(positions) // NUM_COMPARED)]]
+        label = self._labels_in_memory(positions)
         data = self.trainer.datamodule or self.loader.dataset  # type: ignore[attr-defined]
         return {
             "dataset": f"{type(data).__name__} of {len(self)} images",
-            "first_image": hashlib.blake2b(self[0].image.cpu().numpy().tobytes(), digest_size=16).hexdigest(),
+            "labels": _hash([torch.tensor([one.label for one in compared]) if label is None else label]),
+            "images": _hash(one.image for one in compared),
             "module": f"{type(pl_module).__module__}.{type(pl_module).__qualname__}",
             "weights": hash_of_module(pl_module),
             "precision": str(self.trainer.precision),
             "device": pl_module.device.type,
         }
+
+    def _labels_in_memory(self, positions: range) -> Tensor | None:
+        dataset: Any = self.loader.dataset
+        for name in ("label", "targets"):
+            label = getattr(dataset, name, None)
+            if isinstance(label, Tensor | np.ndarray | list) and len(label) == len(self):
+                return torch.as_tensor(label)[torch.tensor(positions)].long()
+        return None
+
+
+def _hash(tensors: Iterable[Tensor]) -> str:
+    """The same for equal values, wherever they are and in whatever memory layout."""
+    digest = hashlib.blake2b(digest_size=16)
+    for tensor in tensors:
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def require_testing(trainer: Trainer, needed_by: str) -> None:

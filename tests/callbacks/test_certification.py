@@ -4,8 +4,10 @@ import os
 import re
 import signal
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 import train
+from callbacks import tested_images
 from callbacks.certification import Certification
 from callbacks.certification_log import COMMUNITY, SIDECAR, CertificationLog, row_of
 from callbacks.certification_progress import CertificationProgress
@@ -340,8 +343,70 @@ def test_other_weights_and_data_are_refused(finished: tuple[Path, dict[str, floa
         run(tmp_path, certification(), module)
     with pytest.raises(ValueError, match=r"dataset 'Images of 12 images', and this run has 'Images of 13 images'"):
         run(tmp_path, certification(), data=DataLoader(Images(13), batch_size=4))
-    with pytest.raises(ValueError, match="first_image"):
+    with pytest.raises(ValueError, match="images '"):
         run(tmp_path, certification(), data=DataLoader(Images(scale=0.9), batch_size=4))
+
+
+class Changed(Images):
+    """The same images, with other labels or with all but the first in another order."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        if what == "labels":
+            self.label[7] = (self.label[7] + 1) % 3
+        else:
+            self.image[1:] = self.image[1:].flip(0)
+
+
+class Unnamed(Dataset):
+    """A set that holds no labels in memory under a name that is known."""
+
+    def __init__(self, images: Images) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.images[index]
+
+
+@pytest.mark.parametrize("what", ["labels", "images"])
+@pytest.mark.parametrize("wrapped", [Unnamed, lambda images: images], ids=["read", "in memory"])
+def test_other_labels_and_other_images_of_a_set_of_that_name_are_refused(
+    tmp_path: Path, what: str, wrapped: Callable[[Images], Dataset]
+) -> None:
+    run(tmp_path, certification(max=8), data=DataLoader(wrapped(Images()), batch_size=4))
+    with pytest.raises(ValueError, match=rf"with {what} '\w+', and this run has '\w+'"):
+        run(tmp_path, certification(max=8), data=DataLoader(wrapped(Changed(what)), batch_size=4))
+
+
+def test_all_labels_in_memory_and_few_images_tell_sets_apart(tmp_path: Path) -> None:
+    """200 labels, of which any may differ, and at most 16 images read."""
+    read: list[int] = []
+
+    class Counted(Images):
+        def __getitem__(self, index: int) -> dict[str, Any]:
+            read.append(index)
+            return super().__getitem__(index)
+
+    def settings(images: Images) -> dict[str, Any]:
+        trainer = SimpleNamespace(
+            test_dataloaders=DataLoader(images),
+            datamodule=None,
+            lightning_module=Planes(),
+            strategy=SimpleNamespace(batch_to_device=lambda batch: batch),
+            precision="32-true",
+        )
+        return tested_images.TestedImages(trainer, "a test").settings(Planes(), range(200))  # type: ignore[arg-type]
+
+    images = Counted(200)
+    before = settings(images)
+    assert len(read) <= 16
+    assert max(read) >= 180
+    images.label[101] += 1
+    assert 101 not in read
+    assert {key for key, value in settings(images).items() if value != before[key]} == {"labels"}
 
 
 def test_a_refused_run_leaves_a_finished_result(tmp_path: Path) -> None:
