@@ -164,6 +164,28 @@ def test_terms_of_a_mixed_batch_are_the_equations() -> None:
     torch.testing.assert_close(found, torch.stack(rows).mean(), rtol=1e-10, atol=0)
 
 
+def test_the_contrast_of_pls_takes_classes_of_mixed_targets_and_mixes_its_matrix_before_it_divides() -> None:
+    size, lam = 24, 0.55
+    generator = torch.Generator().manual_seed(3)
+    t = normal(size, C, seed=1).mul(3).softmax(dim=1)
+    u, o = normal(size, seed=2).sigmoid(), torch.randperm(size, generator=generator)
+    h, other = normal(size, D, seed=3), normal(size, D, seed=4)
+    classes = [max(range(C), key=(lam * t[i] + (1 - lam) * t[o[i]]).__getitem__) for i in range(size)]
+    assert classes != t.argmax(dim=1).tolist()  # or the mixture would not matter
+    a = [
+        [u[i] * u[j] * (classes[i] == classes[j]) + (1 - u[i]) * (1 - u[j]) * (i == j) for j in range(size)]
+        for i in range(size)
+    ]
+    total = 0.0
+    for i in range(size):
+        logits = [float(F.cosine_similarity(h[i], other[j], dim=0)) / 0.2 for j in range(size)]
+        log_sum = math.log(math.fsum(math.exp(each) for each in logits))
+        row = [float(lam * a[i][j] + (1 - lam) * a[int(o[i])][j]) for j in range(size)]
+        total += math.fsum(p * (log_sum - s) for p, s in zip(row, logits, strict=True)) / math.fsum(row)
+    mixed = Mixed(normal(size, C), t, u, torch.randperm(size, generator=generator), Mixing(lam, o), size)
+    assert float(mixed.contrastive(h, other, 0.2, confidence=True)) == pytest.approx(total / size, rel=1e-10)
+
+
 # the schedule
 
 

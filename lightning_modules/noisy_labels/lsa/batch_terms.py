@@ -55,18 +55,20 @@ class Mixed:
             projection: `[b, D]`: h, of the mixed images.
             other: `[b, D]`: h', of another view of each.
             temperature: mu.
-            confidence: take A of PLS rather than of LSA.
+            confidence: the term of PLS rather than of LSA.
         """
-        category = self.target.argmax(dim=1)
-        categories, others = global_rows(category, self.global_size), global_rows(other, self.global_size)
+        others = global_rows(other, self.global_size)
         if confidence:
-            weights, indices = (global_rows(each, self.global_size) for each in (self.weight, self.index))
-            positives = confident_same_class(category, self.weight, self.index, categories, weights, indices)
+            category = self.mixing(self.target).argmax(dim=1)
+            own = category, self.weight, self.index
+            positives = confident_same_class(*own, *(global_rows(each, self.global_size) for each in own))
+            rows = contrast(projection, others, self.mixing(positives), temperature)
         else:
-            positives = same_class(category, categories)
-        own, partner = self.mixing.weight, self.mixing.partner
-        rows = own * contrast(projection, others, positives, temperature)
-        rows = rows + (1 - own) * contrast(projection, others, positives[partner], temperature)
+            category = self.target.argmax(dim=1)
+            positives = same_class(category, global_rows(category, self.global_size))
+            kept, partner = self.mixing.weight, self.mixing.partner
+            rows = kept * contrast(projection, others, positives, temperature)
+            rows = rows + (1 - kept) * contrast(projection, others, positives[partner], temperature)
         processes = dist.get_world_size() if dist.is_initialized() else 1
         return processes * rows.sum() / self.global_size
 
@@ -79,7 +81,7 @@ class Objective:
         penalty: whether pen is one.
         contrast_weight: of con.
         temperature: mu.
-        confidence: take A of PLS rather than of LSA.
+        confidence: con of PLS rather than of LSA.
     """
 
     penalty: bool

@@ -7,10 +7,12 @@ part of the mixture that an image keeps and o(i) its partner:
     g = s^gamma / sum_c s_c^gamma,            L_i(t) = -sum_c t_c log softmax(z_i)_c
     cls = l sum_i u_i L_i(t_i) / sum_i u_i + (1 - l) sum_i u_o(i) L_i(t_o(i)) / sum_i u_o(i)
     pen = sum_c (1/C) log((1/C) / mean_i softmax(z_i)_c)
-    con = mean_i [ l H(A_i, S_i) + (1 - l) H(A_o(i), S_i) ],
-          S_ij = <h_i, h'_j> / mu of normalised h and h',   H(a, S_i) = -sum_j a_j log softmax(S_i)_j / sum_j a_j
-    LSA: A_ij = 1 where t_i and t_j have the same greatest class, 0 elsewhere
-    PLS: A_ij = u_i u_j [the same class] + (1 - u_i)(1 - u_j) [i = j]: doubtful images fall back to themselves
+    S_ij = <h_i, h'_j> / mu of normalised h and h',    H(a, S_i) = -sum_j a_j log softmax(S_i)_j / sum_j a_j
+    LSA: con = mean_i [ l H(A_i, S_i) + (1 - l) H(A_o(i), S_i) ],
+         A_ij = 1 where t_i and t_j have the same greatest class, 0 elsewhere
+    PLS: con = mean_i H(l A_i + (1 - l) A_o(i), S_i),
+         A_ij = u_i u_j [l t_i + (1 - l) t_o(i) and l t_j + (1 - l) t_o(j) have the same greatest class]
+                + (1 - u_i)(1 - u_j) [i = j]: doubtful images fall back to themselves
 
 Source: Albert et al., ECCV 2024 (LSA) and WACV 2023, arXiv 2210.04578 (PLS), as the authors' codes compute them.
 """
@@ -63,7 +65,7 @@ def confident_same_class(
     """A of PLS.
 
     Args:
-        category: `[b]`: the greatest class of t.
+        category: `[b]`: the greatest class of the mixed target.
         weight: `[b]`: u.
         index: `[b]`: which image it is.
         other: `[B]`: likewise, of the columns.
