@@ -59,6 +59,21 @@ def test_timesteps_are_those_of_the_published_code(schedule: dict[str, Any], exp
     assert tuple(first_timestep(sigma, levels(**schedule)) for sigma in (0.25, 0.5, 1.0)) == expected
 
 
+@pytest.mark.parametrize(("sigma", "time"), [(0.25, 289.5), (0.5, 496.0), (1.0, 702.25)])
+def test_a_model_of_4000_levels_is_told_times_that_count_to_1000(sigma: float, time: float) -> None:
+    scheduler = DDPMScheduler(num_train_timesteps=4000, beta_schedule="squaredcos_cap_v2")
+
+    class Told(nn.Module):
+        def forward(self, noisy: Tensor, timestep: Tensor) -> Any:
+            self.seen = timestep.tolist()
+            return SimpleNamespace(sample=torch.zeros_like(noisy))
+
+    told = Told()
+    module = DenoisedSmoothing(Flat(), told, scheduler, num_classes=4, timestep_scale=0.25)
+    module.smoothed_logits(rand(2, 1, 2, 2), randn(2, 1, 2, 2), sigma)
+    assert told.seen == [time] * 2
+
+
 @given(sigma=st.floats(0.01, 5), num=st.sampled_from([50, 1000]))
 @settings(max_examples=50, deadline=None)
 def test_the_level_is_the_first_with_enough_noise(sigma: float, num: int) -> None:

@@ -1,0 +1,139 @@
+"""Weights of the U-Nets of improved diffusion and guided diffusion, in diffusers' `UNet2DModel`.
+
+Both have the same layers in the same order and other names. In the published files, `input_blocks` and `output_blocks`
+count the layers of all levels through; the residual blocks and the attention of a level share a number; and the
+queries, keys and values of a head lie together, head after head.
+
+Source: Nichol and Dhariwal, Improved Denoising Diffusion Probabilistic Models, ICML 2021, arXiv 2102.09672; Dhariwal
+and Nichol, Diffusion Models Beat GANs on Image Synthesis, NeurIPS 2021, arXiv 2105.05233; names as in their code.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from lightning_modules.networks.weights import load, read_weights
+
+RESIDUAL = {  # layers of a residual block
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+
+
+def with_published_weights(network: nn.Module, path: str) -> nn.Module:
+    """A U-Net with weights that OpenAI published, `cifar10_uncond_50M_500K.pt` or `256x256_diffusion_uncond.pt`.
+
+    On the meta device, where parameters have no values, nothing is read.
+
+    Args:
+        network: a diffusers `UNet2DModel` of the layout of the file.
+        path: the downloaded file; the readme files of openai/improved-diffusion and openai/guided-diffusion link them.
+
+    Returns:
+        `network` itself.
+
+    Raises:
+        FileNotFoundError: if there is no file at `path`.
+        ValueError: if it is damaged, or of another layout; names what does not fit.
+    """
+    if any(parameter.is_meta for parameter in network.parameters()):
+        return network
+    if not Path(path).exists():
+        raise FileNotFoundError(
+            f"{path} does not exist; download cifar10_uncond_50M_500K.pt or 256x256_diffusion_uncond.pt by the links in "
+            f"the readme files of openai/improved-diffusion and openai/guided-diffusion"
+        )
+    load(network, in_diffusers_names(read_weights(path), network), path)
+    return network
+
+
+def in_diffusers_names(published: Mapping[str, Tensor], unet: nn.Module) -> dict[str, Tensor]:
+    """A published state dict with the names and shapes of `unet`, whose layout must be that of the file.
+
+    Raises:
+        ValueError: names published weights that are missing, or that the layout has no place for.
+    """
+    left = dict(published)
+    renamed: dict[str, Tensor] = {}
+
+    def take(name: str) -> Tensor:
+        if name not in left:
+            raise ValueError(
+                f"the published weights have no {name}, which this layout needs: the layout is another one"
+            )
+        return left.pop(name)
+
+    for source, target in layers(unet):
+        layer: Any = unet.get_submodule(target)
+        for kind in ("weight", "bias"):
+            if hasattr(layer, "to_q"):
+                renamed[f"{target}.group_norm.{kind}"] = take(f"{source}.norm.{kind}")
+                parts = _split(take(f"{source}.qkv.{kind}"), layer.heads)
+                renamed |= {f"{target}.to_{name}.{kind}": part for name, part in zip("qkv", parts, strict=True)}
+                renamed[f"{target}.to_out.0.{kind}"] = take(f"{source}.proj_out.{kind}").flatten(1 - (kind == "bias"))
+            elif hasattr(layer, "norm1"):
+                for own, theirs in RESIDUAL.items():
+                    if getattr(layer, own) is not None:
+                        renamed[f"{target}.{own}.{kind}"] = take(f"{source}.{theirs}.{kind}")
+            else:
+                renamed[f"{target}.{kind}"] = take(f"{source}.{kind}")
+    if left:
+        more = f" and {len(left) - 3} more" if len(left) > 3 else ""
+        raise ValueError(f"this layout has no place for the published {', '.join(sorted(left)[:3])}{more}")
+    return renamed
+
+
+def layers(unet: Any) -> Iterator[tuple[str, str]]:
+    """Each layer by its published and by its diffusers name: residual blocks, attentions, and what stands alone."""
+    yield "time_embed.0", "time_embedding.linear_1"
+    yield "time_embed.2", "time_embedding.linear_2"
+    yield "input_blocks.0.0", "conv_in"
+    number = 1
+    for level, block in enumerate(unet.down_blocks):
+        name = f"down_blocks.{level}"
+        for layer in range(len(block.resnets)):
+            yield f"input_blocks.{number}.0", f"{name}.resnets.{layer}"
+            if _attends(block):
+                yield f"input_blocks.{number}.1", f"{name}.attentions.{layer}"
+            number += 1
+        if block.downsamplers:
+            yield _sampler(f"input_blocks.{number}.0", "op", f"{name}.downsamplers.0", block.downsamplers[0])
+            number += 1
+    for number, name in enumerate(("resnets.0", "attentions.0", "resnets.1")):
+        yield f"middle_block.{number}", f"mid_block.{name}"
+    number = 0
+    for level, block in enumerate(unet.up_blocks):
+        name = f"up_blocks.{level}"
+        for layer in range(len(block.resnets)):
+            yield f"output_blocks.{number}.0", f"{name}.resnets.{layer}"
+            if _attends(block):
+                yield f"output_blocks.{number}.1", f"{name}.attentions.{layer}"
+            if block.upsamplers and layer == len(block.resnets) - 1:
+                place = f"output_blocks.{number}.{1 + _attends(block)}"
+                yield _sampler(place, "conv", f"{name}.upsamplers.0", block.upsamplers[0])
+            number += 1
+    yield "out.0", "conv_norm_out"
+    yield "out.2", "conv_out"
+
+
+def _attends(block: Any) -> bool:
+    return hasattr(block, "attentions")
+
+
+def _sampler(source: str, convolution: str, target: str, sampler: nn.Module) -> tuple[str, str]:
+    """A change of resolution: a residual block, or a convolution alone."""
+    if hasattr(sampler, "norm1"):
+        return source, target
+    return f"{source}.{convolution}", f"{target}.conv"
+
+
+def _split(qkv: Tensor, heads: int) -> tuple[Tensor, ...]:
+    """Queries, keys and values of all heads, from those of one head after another: `[3 C, C, 1]` or `[3 C]`."""
+    by_head = qkv.view(heads, 3, -1, *qkv.shape[1:2])
+    return tuple(by_head[:, part].flatten(0, 1) for part in range(3))

@@ -1,0 +1,182 @@
+"""Published U-Nets in diffusers' names, against a forward pass in the published layout that is written here."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+import yaml
+from diffusers import UNet2DModel
+from torch import Tensor, nn
+
+from lightning_modules.networks.openai_unet import in_diffusers_names, with_published_weights
+from tests.command import ROOT
+
+HEAD = 32
+SMALL: dict[str, Any] = {
+    **{"sample_size": 8, "out_channels": 6, "block_out_channels": [32, 64], "layers_per_block": 2},
+    **{"attention_head_dim": HEAD, "attn_norm_num_groups": 32, "resnet_time_scale_shift": "scale_shift"},
+}
+CONVOLUTIONS = {
+    "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
+    "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
+}
+RESIDUALS = {
+    **{"down_block_types": ["ResnetDownsampleBlock2D", "AttnDownBlock2D"]},
+    **{"up_block_types": ["AttnUpBlock2D", "ResnetUpsampleBlock2D"]},
+    **{"downsample_type": "resnet", "upsample_type": "resnet"},
+}
+LAYOUTS = {"convolutions, improved diffusion": (CONVOLUTIONS, False), "residual blocks, guided": (RESIDUALS, True)}
+
+
+class Residual(nn.Module):
+    def __init__(self, before: int, after: int, resampled: str = "") -> None:
+        super().__init__()
+        self.in_layers = nn.Sequential(nn.GroupNorm(32, before), nn.SiLU(), nn.Conv2d(before, after, 3, padding=1))
+        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(128, 2 * after))
+        self.out_layers = nn.Sequential(
+            nn.GroupNorm(32, after), nn.SiLU(), nn.Identity(), nn.Conv2d(after, after, 3, padding=1)
+        )
+        self.skip_connection = nn.Identity() if before == after else nn.Conv2d(before, after, 1)
+        self.resampled = resampled
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        h = self.in_layers[:2](x)
+        if self.resampled == "down":
+            x, h = F.avg_pool2d(x, 2), F.avg_pool2d(h, 2)
+        if self.resampled == "up":
+            x, h = (F.interpolate(each, scale_factor=2, mode="nearest") for each in (x, h))
+        scale, shift = self.emb_layers(time)[:, :, None, None].chunk(2, dim=1)
+        h = self.out_layers[0](self.in_layers[2](h)) * (1 + scale) + shift
+        return self.skip_connection(x) + self.out_layers[1:](h)
+
+
+class Attention(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(32, channels)
+        self.qkv = nn.Conv1d(channels, 3 * channels, 1)
+        self.proj_out = nn.Conv1d(channels, channels, 1)
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        flat = x.flatten(2)
+        heads = self.qkv(self.norm(flat)).unflatten(1, (-1, 3 * HEAD))
+        q, k, v = heads[:, :, :HEAD], heads[:, :, HEAD : 2 * HEAD], heads[:, :, 2 * HEAD :]
+        weight = torch.einsum("bhct,bhcs->bhts", q, k).div(math.sqrt(HEAD)).softmax(dim=-1)
+        return x + self.proj_out(torch.einsum("bhts,bhcs->bhct", weight, v).flatten(1, 2)).view_as(x)
+
+
+class Down(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        return self.op(x)
+
+
+class Up(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+
+
+class Plain(nn.Conv2d):
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(x)
+
+
+class Published(nn.Module):
+    """Levels of 32 and 64 channels, two residual blocks each, attention on the second."""
+
+    def __init__(self, residual_samplers: bool) -> None:
+        super().__init__()
+        down = Residual(32, 32, "down") if residual_samplers else Down(32)
+        up = Residual(64, 64, "up") if residual_samplers else Up(64)
+        self.time_embed = nn.Sequential(nn.Linear(32, 128), nn.SiLU(), nn.Linear(128, 128))
+        self.input_blocks = nn.ModuleList(
+            nn.ModuleList(block)
+            for block in (
+                [Plain(3, 32, 3, padding=1)],
+                *([Residual(32, 32)], [Residual(32, 32)], [down]),
+                *([Residual(32, 64), Attention(64)], [Residual(64, 64), Attention(64)]),
+            )
+        )
+        self.middle_block = nn.ModuleList([Residual(64, 64), Attention(64), Residual(64, 64)])
+        self.output_blocks = nn.ModuleList(
+            nn.ModuleList(block)
+            for block in (
+                *([Residual(128, 64), Attention(64)], [Residual(128, 64), Attention(64)]),
+                [Residual(96, 64), Attention(64), up],
+                *([Residual(96, 32)], [Residual(64, 32)], [Residual(64, 32)]),
+            )
+        )
+        self.out = nn.Sequential(nn.GroupNorm(32, 32), nn.SiLU(), nn.Conv2d(32, 6, 3, padding=1))
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        angles = t[:, None] * torch.exp(-math.log(10_000) * torch.arange(16, dtype=t.dtype) / 16)
+        time = self.time_embed(torch.cat([angles.cos(), angles.sin()], dim=1))
+        kept = []
+        for block in self.input_blocks:
+            for layer in block:
+                x = layer(x, time)
+            kept.append(x)
+        for layer in self.middle_block:
+            x = layer(x, time)
+        for block in self.output_blocks:
+            x = torch.cat([x, kept.pop()], dim=1)
+            for layer in block:
+                x = layer(x, time)
+        return self.out(x)
+
+
+def published(residual_samplers: bool) -> Published:
+    random = torch.Generator().manual_seed(0)
+    network = Published(residual_samplers).double().eval()
+    for parameter in network.parameters():
+        parameter.data = 0.2 * torch.randn(parameter.shape, generator=random, dtype=torch.float64)
+    return network
+
+
+@pytest.mark.parametrize(("layout", "residual_samplers"), LAYOUTS.values(), ids=LAYOUTS.keys())
+def test_it_computes_what_the_published_layout_does(
+    layout: dict[str, Any], residual_samplers: bool, tmp_path: Path
+) -> None:
+    theirs = published(residual_samplers)
+    torch.save(theirs.state_dict(), tmp_path / "published.pt")
+    ours = UNet2DModel(**SMALL, **layout).double().eval()
+    assert with_published_weights(ours, str(tmp_path / "published.pt")) is ours
+    image = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    for t in (0.0, 17.0, 289.5):
+        time = torch.full((2,), t, dtype=torch.float64)
+        with torch.no_grad():
+            # diffusers computes the angles of the embedding in float32
+            torch.testing.assert_close(ours(image, time).sample, theirs(image, time), rtol=1e-4, atol=1e-4)
+
+
+def test_another_layout_and_a_missing_file_are_named(tmp_path: Path) -> None:
+    weights = published(False).state_dict()
+    with pytest.raises(ValueError, match=r"no input_blocks\.3\.0\.in_layers\.0\.weight, which this layout needs"):
+        in_diffusers_names(weights, UNet2DModel(**SMALL, **RESIDUALS))
+    with pytest.raises(ValueError, match=r"has no place for the published input_blocks\.2\..* and \d+ more"):
+        in_diffusers_names(
+            {**weights, **{f"input_blocks.2.9.{n}": torch.zeros(1) for n in range(5)}},
+            UNet2DModel(**SMALL, **CONVOLUTIONS),
+        )
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.pt does not exist; download cifar10_uncond_50M_500K\.pt"):
+        with_published_weights(UNet2DModel(**SMALL, **CONVOLUTIONS), str(tmp_path / "nowhere.pt"))
+
+
+@pytest.mark.parametrize(("name", "count"), [("cifar10", 52_546_438), ("imagenet", 552_814_086)])
+def test_layouts_of_the_configurations_are_the_published_ones(name: str, count: int) -> None:
+    config = yaml.safe_load((ROOT / "configs" / "dds" / f"{name}.yaml").read_text())
+    inner = config["model"]["init_args"]["denoiser"]["init_args"]["network"]
+    assert inner["class_path"] == "lightning_modules.networks.openai_unet.with_published_weights"
+    with torch.device("meta"):
+        unet = UNet2DModel(**inner["init_args"]["network"]["init_args"])
+    assert sum(parameter.numel() for parameter in unet.parameters()) == count
