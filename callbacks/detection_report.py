@@ -1,4 +1,4 @@
-"""Tables and pictures of what a detector makes of unfamiliar and adversarial inputs."""
+"""Tables and figures of what a detector makes of out-of-distribution and adversarial inputs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,9 +24,9 @@ class DetectionReport(Callback):
     `detection.csv` has a row for each set and method, with AUROC, TNR at 95 % TPR, AUPR with either kind as the
     positives, detection accuracy, the size of the input pre-processing in pixel units and the number of neighbours
     where there is one, and how many inputs of either kind they were measured on. `detection_scores.csv` has the
-    confidence of each input by each method, higher for the familiar, and whether something may have been tuned on it.
-    `figures/detection.png` has for each set the distributions of the detector's own confidence and the ROC curves of
-    all methods.
+    confidence of each input by each method, higher for those in distribution, and whether something may have been tuned
+    on it. `figures/detection.png` has for each set the distributions of the detector's own confidence and the ROC
+    curves of all methods.
 
     Args:
         most_bins: of a histogram.
@@ -63,7 +63,7 @@ def metrics_table(detections: Sequence[Detection]) -> pd.DataFrame:
     rows = []
     for detection in detections:
         for method in detection.confidence:
-            familiar, other = detection.parts(method)
+            in_distribution, other = detection.parts(method)
             rows.append(
                 {
                     "set": detection.target,
@@ -71,7 +71,7 @@ def metrics_table(detections: Sequence[Detection]) -> pd.DataFrame:
                     "epsilon": detection.epsilon.get(method, np.nan),
                     "num_neighbours": detection.num_neighbours.get(method, np.nan),
                     **detection.metrics(method),
-                    "num_familiar": len(familiar),
+                    "num_in_distribution": len(in_distribution),
                     "num_other": len(other),
                 }
             )
@@ -111,14 +111,14 @@ def draw_detection(detections: Sequence[Detection], score: str, most_bins: int =
         shown = score if score in detection.confidence else next(iter(detection.confidence))
         _histograms(left, detection, shown, most_bins)
         for method in detection.confidence:
-            familiar, other = (part.numpy() for part in detection.parts(method))
-            target = np.concatenate([np.ones(len(familiar)), np.zeros(len(other))])
-            false_positive, true_positive, _ = roc_curve(target, np.concatenate([familiar, other]))
+            in_distribution, other = (part.numpy() for part in detection.parts(method))
+            target = np.concatenate([np.ones(len(in_distribution)), np.zeros(len(other))])
+            false_positive, true_positive, _ = roc_curve(target, np.concatenate([in_distribution, other]))
             style = {"linewidth": 2.2, "zorder": 3} if method == shown else {"linewidth": 1.0, "alpha": 0.8}
             auroc = detection.metrics(method)["auroc"]
             right.plot(false_positive, true_positive, label=f"{method} ({auroc:.3f})", **style)
         right.plot([0, 1], [0, 1], color="0.7", linewidth=0.8, linestyle=":")
-        right.set(title=f"{detection.target}: ROC (AUROC)", xlabel="others accepted", ylabel="familiar inputs accepted")
+        right.set(title=f"{detection.target}: ROC (AUROC)", xlabel="others accepted", ylabel="in-distribution accepted")
         right.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
         for panel in (left, right):
             panel.grid(alpha=0.25)
@@ -128,14 +128,14 @@ def draw_detection(detections: Sequence[Detection], score: str, most_bins: int =
 
 def _histograms(panel: "Axes", detection: Detection, method: str, most_bins: int) -> None:
     """Distributions of a confidence; its far tail, which would hide the rest, is gathered in the outermost bins."""
-    familiar, other = (part.numpy() for part in detection.parts(method))
-    low, high = np.quantile(np.concatenate([familiar, other]), [0.0, 1.0])
-    spread = np.quantile(familiar, 0.99) - np.quantile(familiar, 0.01)
-    low = max(low, np.quantile(familiar, 0.01) - 4 * spread)
+    in_distribution, other = (part.numpy() for part in detection.parts(method))
+    low, high = np.quantile(np.concatenate([in_distribution, other]), [0.0, 1.0])
+    spread = np.quantile(in_distribution, 0.99) - np.quantile(in_distribution, 0.01)
+    low = max(low, np.quantile(in_distribution, 0.01) - 4 * spread)
     if not low < high:
         low, high = low - 0.5, low + 0.5
     bins = np.linspace(low, high, most_bins + 1).tolist()
-    for values, label in ((familiar, "familiar"), (other, detection.target)):
+    for values, label in ((in_distribution, "in-distribution"), (other, detection.target)):
         weights = np.full(len(values), 1 / len(values))
         panel.hist(values.clip(low, high), bins=bins, weights=weights, alpha=0.6, label=f"{label} ({len(values)})")
     panel.set(title=f"{detection.target}: confidence of {method}", xlabel="confidence", ylabel="share")

@@ -27,7 +27,7 @@ class LabelledImageBatch(TypedDict):
     classes: NotRequired[Tensor]
     """`[k]`, int64, in a shifted test set: the classes that it has, where they are not all."""
     origin: NotRequired[Tensor]
-    """`[B]`, int64, beside sets of unfamiliar images: 0 for the data set's own, else which set; their label is -1."""
+    """`[B]`, int64, 0 for the data set's own images, else which out-of-distribution set; their label is -1."""
 
 
 class LabelledMaskBatch(TypedDict):

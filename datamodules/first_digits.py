@@ -1,4 +1,4 @@
-"""Some of the bundled digits as a data set of their own, so that the other ones are unfamiliar."""
+"""Some of the bundled digits as a data set of their own, so that the other ones are out of distribution."""
 
 from datamodules.corruptions.label_noise import LabelNoise
 from datamodules.digits import Digits

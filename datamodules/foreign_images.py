@@ -13,7 +13,7 @@ from torch import Tensor
 
 from datamodules.corruptions.label_noise.contract import check_arguments, random_stream
 from datamodules.labelled_images import ImagesInMemory
-from datamodules.unfamiliar_images import UNKNOWN, UnfamiliarImages
+from datamodules.ood_images import UNKNOWN, OODImages
 
 
 def replacements(num_images: int, num_pool: int, noise_rate: float, seed: int) -> tuple[Tensor, Tensor]:
@@ -52,7 +52,7 @@ class ForeignImages:
         ValueError: if `noise_rate` is out of range.
     """
 
-    def __init__(self, images: UnfamiliarImages, noise_rate: float, seed: int | None = None) -> None:
+    def __init__(self, images: OODImages, noise_rate: float, seed: int | None = None) -> None:
         check_arguments(noise_rate, seed)
         self.images = images
         self.noise_rate = noise_rate

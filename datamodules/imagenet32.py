@@ -13,7 +13,7 @@ import torch
 from datamodules.array_pickle import read_pickled_arrays
 from datamodules.data_directory import data_directory
 from datamodules.labelled_images import ImagesInMemory, ImageSource
-from datamodules.unfamiliar_images import UNKNOWN, UnfamiliarImages
+from datamodules.ood_images import UNKNOWN, OODImages
 
 NUM_FILES = 10
 
@@ -41,7 +41,7 @@ def read_batch(file: Path) -> np.ndarray:
     return data.reshape(-1, 3, 32, 32)
 
 
-class ImageNet32(UnfamiliarImages):
+class ImageNet32(OODImages):
     """The training images in `train_data_batch_1` to `train_data_batch_10`, pickles or `.npz`, as distributed.
 
     Args:

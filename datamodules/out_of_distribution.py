@@ -9,9 +9,9 @@ from torch.utils.data import DataLoader
 
 from datamodules.global_batches import Request
 from datamodules.labelled_images import ImageSource, LabelledImages, LabelledSet
-from datamodules.unfamiliar_images import UnfamiliarImages
+from datamodules.ood_images import OODImages
 
-FAMILIAR = "familiar"
+IN_DISTRIBUTION = "in_distribution"
 
 
 class SetOfOrigin(LabelledSet):
@@ -28,32 +28,32 @@ class SetOfOrigin(LabelledSet):
 
 
 class OutOfDistribution(LightningDataModule):
-    """A data set for training, whose test images are tested together with sets of unfamiliar ones, a loader each.
+    """A data set for training, which is tested together with sets of out-of-distribution images, a loader each.
 
-    Test batches have the key `origin`: 0 for the set's own images, and otherwise the position of an unfamiliar set,
-    counted from 1; `origin_names` names them. Unfamiliar images have the label -1. Training, validation and prediction
-    are those of the data set.
+    Test batches have the key `origin`: 0 for the set's own images, and otherwise the position of an out-of-distribution
+    set, counted from 1; `origin_names` names them. Out-of-distribution images have the label -1. Training, validation
+    and prediction are those of the data set.
 
     Args:
         data: the data set; its `seed` becomes that of this one.
-        unfamiliar: sets of other images of the same shape, by the names that metrics give them.
+        ood: sets of out-of-distribution images of the same shape, by the names that metrics give them.
         seed: of all that is drawn at random. On the command line it is `seed_everything` unless it is set.
 
     Raises:
         ValueError: if there is no other set, or a name has other characters than letters, digits, `_`, `.` and `-`.
     """
 
-    def __init__(self, data: LabelledImages, unfamiliar: dict[str, UnfamiliarImages], seed: int | None = None) -> None:
+    def __init__(self, data: LabelledImages, ood: dict[str, OODImages], seed: int | None = None) -> None:
         super().__init__()
-        if not unfamiliar:
-            raise ValueError("unfamiliar must name at least one set, got {}")
-        for name in unfamiliar:
-            if not re.fullmatch(r"[\w.-]+", name) or name == FAMILIAR:
+        if not ood:
+            raise ValueError("ood must name at least one set, got {}")
+        for name in ood:
+            if not re.fullmatch(r"[\w.-]+", name) or name == IN_DISTRIBUTION:
                 raise ValueError(
-                    f"unfamiliar: names must be of letters, digits, '_', '.' and '-', and not {FAMILIAR}, got {name!r}"
+                    f"ood: names must be of letters, digits, '_', '.' and '-', and not {IN_DISTRIBUTION}, got {name!r}"
                 )
         self.data = data
-        self.unfamiliar = unfamiliar
+        self.ood = ood
         self.seed = 0 if seed is None else seed
         data.seed = self.seed
         self.sets: list[SetOfOrigin] = []
@@ -82,11 +82,11 @@ class OutOfDistribution(LightningDataModule):
     @property
     def origin_names(self) -> list[str]:
         """What each value of `origin` stands for."""
-        return [FAMILIAR, *self.unfamiliar]
+        return [IN_DISTRIBUTION, *self.ood]
 
     def prepare_data(self) -> None:
         self.data.prepare_data()
-        for images in self.unfamiliar.values():
+        for images in self.ood.values():
             images.fetch_missing()
 
     def setup(self, stage: str) -> None:
@@ -95,11 +95,11 @@ class OutOfDistribution(LightningDataModule):
         if stage == "test" and not self.sets:
             assert self.data.test_set is not None
             self.sets = [SetOfOrigin(self.data.test_set.source, 0)]
-            for origin, (name, images) in enumerate(self.unfamiliar.items(), start=1):
+            for origin, (name, images) in enumerate(self.ood.items(), start=1):
                 try:
                     source = images.read(self.data.image_shape, self.seed)
                 except (FileNotFoundError, ValueError) as error:
-                    raise type(error)(f"unfamiliar.{name}: {error}") from error
+                    raise type(error)(f"ood.{name}: {error}") from error
                 self.sets.append(SetOfOrigin(source, origin))
 
     def train_dataloader(self) -> DataLoader:

@@ -6,12 +6,12 @@ from datamodules.corruptions.label_noise import LabelNoise
 from datamodules.digits import Digits
 from datamodules.foreign_images import ForeignImages
 from datamodules.labelled_images import ImagesInMemory, ImageSource
-from datamodules.unfamiliar_images import UNKNOWN, UnfamiliarImages
+from datamodules.ood_images import UNKNOWN, OODImages
 
 NUM_CLASSES = 5
 
 
-class LaterDigits(UnfamiliarImages):
+class LaterDigits(OODImages):
     """scikit-learn's digits 5 to 9 among the first 1,300."""
 
     def read(self, image_shape: tuple[int, int, int], seed: int) -> ImageSource:

@@ -115,7 +115,7 @@ class FeatureSpectra(Protocol):
 
 @runtime_checkable
 class Detector(Protocol):
-    """A module that tells unfamiliar or adversarial inputs from familiar ones."""
+    """A module that tells out-of-distribution or adversarial inputs from in-distribution ones."""
 
     detections: Sequence[Any]
     """After testing, for each set a `lightning_modules.robustness.detection.Detection`."""

@@ -1,12 +1,12 @@
-"""How well a confidence tells two kinds of inputs apart: familiar ones, which should have the higher one, and others.
+"""How well a confidence tells inputs in distribution, which should have the higher one, from others.
 
-AUROC: probability that a familiar input has the higher confidence than another one, ties counting half.
-AUPR in, out: average precision with the familiar, or the other inputs (and the negative confidence) as positives.
-TNR at 95 % TPR: share of the others below the threshold that accepts 95 % of the familiar inputs.
+AUROC: probability that an in-distribution input has the higher confidence than another one, ties counting half.
+AUPR in, out: average precision with the in-distribution or the other inputs (and the negative confidence) as positives.
+TNR at 95 % TPR: share of the others below the threshold that accepts 95 % of the in-distribution inputs.
 Detection accuracy: max over thresholds of (TPR + TNR) / 2.
 
-With N familiar inputs, TNR counts the others that lie below the familiar one at rank k, counted from the lowest, with
-1 - k/N closest to .95: as in the authors' code, which also lets the others lose ties.
+With N in-distribution inputs, TNR counts the others that lie below the one of these at rank k, counted from the
+lowest, with 1 - k/N closest to .95: as in the authors' code, which also lets the others lose ties.
 
 Sources: Hendrycks and Gimpel, A Baseline for Detecting Misclassified and Out-of-Distribution Examples in Neural
 Networks, ICLR 2017, arXiv 1610.02136; Lee et al., A Simple Unified Framework for Detecting Out-of-Distribution Samples
@@ -30,45 +30,45 @@ def ranks(confidence: Tensor) -> Tensor:
     return position.double() / position.max().clamp(min=1)
 
 
-def true_negative_rate(familiar: Tensor, other: Tensor, true_positive_rate: float = 0.95) -> Tensor:
+def true_negative_rate(in_distribution: Tensor, other: Tensor, true_positive_rate: float = 0.95) -> Tensor:
     """TNR at a TPR, see above.
 
     Args:
-        familiar: `[N]`, confidence of the familiar inputs.
+        in_distribution: `[N]`, confidence of the in-distribution inputs.
         other: `[M]`.
         true_positive_rate: in (0, 1].
 
     Returns:
-        `[]`, float64; 0 if there are so few familiar inputs that the closest TPR is 1.
+        `[]`, float64; 0 if there are so few in-distribution inputs that the closest TPR is 1.
     """
-    N = len(familiar)
+    N = len(in_distribution)
     distance = (1 - torch.arange(N + 1, dtype=torch.float64) / N - true_positive_rate).abs()
     k = int(distance.round(decimals=12).argmin())  # of two that are equally close, not the one that rounding prefers
     if k == 0:
         return torch.zeros((), dtype=torch.float64)
-    threshold = familiar.kthvalue(k).values
+    threshold = in_distribution.kthvalue(k).values
     return (other < threshold).double().mean().cpu()
 
 
-def detection_metrics(familiar: Tensor, other: Tensor) -> dict[str, float]:
+def detection_metrics(in_distribution: Tensor, other: Tensor) -> dict[str, float]:
     """All of `METRICS`.
 
     Args:
-        familiar: `[N]`, confidence, without NaN.
+        in_distribution: `[N]`, confidence, without NaN.
         other: `[M]`.
 
     Raises:
         ValueError: if one of them is empty or has a NaN.
     """
-    for name, value in (("familiar", familiar), ("other", other)):
+    for name, value in (("in-distribution", in_distribution), ("other", other)):
         if len(value) == 0 or bool(value.isnan().any()):
             raise ValueError(f"the confidence of the {name} inputs {'is NaN' if len(value) else 'has no entry'}")
-    confidence = ranks(torch.cat([familiar, other]).cpu())
-    target = torch.cat([torch.ones(len(familiar)), torch.zeros(len(other))]).long()
+    confidence = ranks(torch.cat([in_distribution, other]).cpu())
+    target = torch.cat([torch.ones(len(in_distribution)), torch.zeros(len(other))]).long()
     false_positive, true_positive, _ = binary_roc(confidence, target)
     values = {
         "auroc": binary_auroc(confidence, target),
-        "tnr95": true_negative_rate(familiar, other),
+        "tnr95": true_negative_rate(in_distribution, other),
         "aupr_in": binary_average_precision(confidence, target),
         "aupr_out": binary_average_precision(1 - confidence, 1 - target),
         "detection_accuracy": (0.5 * (true_positive + 1 - false_positive)).max(),
@@ -78,7 +78,7 @@ def detection_metrics(familiar: Tensor, other: Tensor) -> dict[str, float]:
 
 @dataclass
 class Detection:
-    """What detectors made of one set of inputs that is to be found among familiar ones.
+    """What detectors made of one set of inputs that is to be found among in-distribution ones.
 
     Args:
         target: name of the set.
@@ -99,7 +99,7 @@ class Detection:
     num_neighbours: dict[str, int] = field(default_factory=dict)
 
     def parts(self, method: str) -> tuple[Tensor, Tensor]:
-        """Confidence of the familiar and of the other inputs that nothing was tuned on."""
+        """Confidence of the in-distribution and of the other inputs that nothing was tuned on."""
         confidence, measured = self.confidence[method], ~self.is_validation
         return confidence[measured & ~self.is_target], confidence[measured & self.is_target]
 

@@ -43,7 +43,7 @@ def test_tables_hold_every_set_method_and_input() -> None:
     table = metrics_table([one, detection("two")])
     assert list(table["set"]) == ["other"] * 3 + ["two"] * 3
     row = table[(table["set"] == "other") & (table["method"] == "mean")].iloc[0]
-    assert (row["epsilon"], row["num_familiar"], row["num_other"]) == (0.01, 25, 15)
+    assert (row["epsilon"], row["num_in_distribution"], row["num_other"]) == (0.01, 25, 15)
     measured = ~one.is_validation
     above = (
         one.confidence["mean"][measured & ~one.is_target][:, None] > one.confidence["mean"][measured & one.is_target]
@@ -76,7 +76,7 @@ def test_a_run_writes_them_whole(tmp_path: Path) -> None:
         *("detection.csv", "detection_scores.csv", "figures/detection.png")
     ]
     table = pd.read_csv(tmp_path / "detection.csv")
-    columns = ["set", "method", "epsilon", "num_neighbours", *METRICS, "num_familiar", "num_other"]
+    columns = ["set", "method", "epsilon", "num_neighbours", *METRICS, "num_in_distribution", "num_other"]
     assert list(table.columns) == columns
     assert (tmp_path / "figures" / "detection.png").read_bytes()[:4] == b"\x89PNG"
 

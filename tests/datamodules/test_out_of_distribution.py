@@ -11,17 +11,17 @@ from scipy.io import savemat
 from datamodules.digits import Digits
 from datamodules.first_digits import FirstDigits
 from datamodules.labelled_images import LabelledImages
-from datamodules.out_of_distribution import OutOfDistribution
-from datamodules.svhn import SVHN
-from datamodules.unfamiliar_images import (
+from datamodules.ood_images import (
     GaussianNoise,
     ImagesInFolder,
+    OODImages,
     OtherDigits,
     PhotographPatches,
     TestImagesOf,
-    UnfamiliarImages,
     UniformNoise,
 )
+from datamodules.out_of_distribution import OutOfDistribution
+from datamodules.svhn import SVHN
 
 
 class Sees(LightningModule):
@@ -50,9 +50,9 @@ def batches_of(data: OutOfDistribution) -> list[tuple[int, dict[str, Any]]]:
 
 
 def test_batches_say_which_set_they_are_from_and_are_in_the_unit_interval() -> None:
-    unfamiliar: dict[str, UnfamiliarImages] = {"photograph": PhotographPatches(50), "digits": OtherDigits([9])}
-    data = OutOfDistribution(FirstDigits(evaluation_batch_size=150), unfamiliar)
-    assert data.origin_names == ["familiar", "photograph", "digits"]
+    ood: dict[str, OODImages] = {"photograph": PhotographPatches(50), "digits": OtherDigits([9])}
+    data = OutOfDistribution(FirstDigits(evaluation_batch_size=150), ood)
+    assert data.origin_names == ["in_distribution", "photograph", "digits"]
     batches = batches_of(data)
     sizes = {0: 0, 1: 0, 2: 0}
     brightest = dict.fromkeys(sizes, 0.0)
@@ -82,7 +82,7 @@ def test_training_is_that_of_the_data_set_and_one_seed_is_of_both() -> None:
 
 
 @pytest.mark.parametrize("noise", [UniformNoise(2000), GaussianNoise(2000), GaussianNoise(2000, mean=0.3, std=0.05)])
-def test_noise_has_its_moments_and_each_image_depends_on_its_position_alone(noise: UnfamiliarImages) -> None:
+def test_noise_has_its_moments_and_each_image_depends_on_its_position_alone(noise: OODImages) -> None:
     source = noise.read((3, 4, 4), seed=5)
     rows = torch.arange(2000)
     image = source.fetch(rows, None)
@@ -162,15 +162,15 @@ def of_svhn(tmp_path: Path) -> LabelledImages:
 
 
 def test_what_cannot_work_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="unfamiliar must name at least one set"):
+    with pytest.raises(ValueError, match="ood must name at least one set"):
         OutOfDistribution(FirstDigits(), {})
-    with pytest.raises(ValueError, match="and not familiar, got 'familiar'"):
-        OutOfDistribution(FirstDigits(), {"familiar": UniformNoise(3)})
+    with pytest.raises(ValueError, match="and not in_distribution, got 'in_distribution'"):
+        OutOfDistribution(FirstDigits(), {"in_distribution": UniformNoise(3)})
     with pytest.raises(ValueError, match="got 'a/b'"):
         OutOfDistribution(FirstDigits(), {"a/b": UniformNoise(3)})
     for images, message in (
-        (TestImagesOf(of_svhn(tmp_path)), r"unfamiliar.x: SVHN has images \[3, 32, 32\], and the familiar ones are"),
-        (ImagesInFolder("LSUN_resize", str(tmp_path)), r"unfamiliar.x: LSUN_resize: .* colour squares"),
+        (TestImagesOf(of_svhn(tmp_path)), r"ood.x: SVHN has images \[3, 32, 32\], and those in distribution are"),
+        (ImagesInFolder("LSUN_resize", str(tmp_path)), r"ood.x: LSUN_resize: .* colour squares"),
     ):
         data = OutOfDistribution(FirstDigits(), {"x": images})
         with pytest.raises(ValueError, match=message):

@@ -17,7 +17,7 @@ from datamodules.corruptions.label_noise import Symmetric
 from datamodules.foreign_images import ForeignImages, replacements
 from datamodules.imagenet32 import ImageNet32, read_batch
 from datamodules.labelled_images import ImagesInMemory
-from datamodules.unfamiliar_images import UNKNOWN, UnfamiliarImages
+from datamodules.ood_images import UNKNOWN, OODImages
 from datamodules.web_digits import WebDigits
 from datamodules.web_fg import WebFG
 
@@ -42,7 +42,7 @@ def test_each_image_is_replaced_with_the_stated_probability() -> None:
     assert ((counts / 400 - 0.3).abs() < 5 * (0.21 / 400) ** 0.5).all()
 
 
-class Numbered(UnfamiliarImages):
+class Numbered(OODImages):
     """Images whose pixels are all 100 and more, by their number, of another brightness."""
 
     def __init__(self, num: int = 40, brightest: int = 255) -> None:

@@ -9,8 +9,8 @@ from lightning.pytorch import Trainer
 from torch.nn.functional import cross_entropy
 
 from datamodules.first_digits import FirstDigits
+from datamodules.ood_images import OtherDigits, UniformNoise
 from datamodules.out_of_distribution import OutOfDistribution
-from datamodules.unfamiliar_images import OtherDigits, UniformNoise
 from lightning_modules.networks.convnet import ConvNet
 from lightning_modules.robustness.attacks import PGD
 from lightning_modules.robustness.mahalanobis.detector import Mahalanobis
@@ -33,8 +33,8 @@ def detector(**options: Any) -> Mahalanobis:
 
 def data() -> OutOfDistribution:
     """Training batches of 101, the last one of another size, and test batches of 57: shards differ by one."""
-    unfamiliar = {"other": OtherDigits([8, 9]), "noise": UniformNoise(num_images=61)}
-    return OutOfDistribution(FirstDigits(batch_size=101, evaluation_batch_size=57), unfamiliar)
+    ood = {"other": OtherDigits([8, 9]), "noise": UniformNoise(num_images=61)}
+    return OutOfDistribution(FirstDigits(batch_size=101, evaluation_batch_size=57), ood)
 
 
 def test_two_processes_equal_one(tmp_path: Path) -> None:

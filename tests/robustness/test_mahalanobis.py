@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn.functional import softmax
 
 from datamodules.first_digits import FirstDigits
+from datamodules.ood_images import OtherDigits, UniformNoise
 from datamodules.out_of_distribution import OutOfDistribution
-from datamodules.unfamiliar_images import OtherDigits, UniformNoise
 from lightning_modules.networks.convnet import ConvNet
 from lightning_modules.networks.factories import timm_model
 from lightning_modules.networks.mlp import MLP
@@ -341,29 +341,29 @@ def test_odin_without_temperature_and_perturbation_is_softmax_confidence() -> No
 @given(seed=st.integers(0, 2**31), scale=st.sampled_from([1.0, 1e-3, 1e6]))
 def test_metrics_are_scikit_learns_whatever_the_scale_and_order(seed: int, scale: float) -> None:
     random = torch.Generator().manual_seed(seed)
-    familiar = scale * torch.randn(50, generator=random, dtype=torch.float64)
+    in_distribution = scale * torch.randn(50, generator=random, dtype=torch.float64)
     other = scale * (torch.randn(30, generator=random, dtype=torch.float64) - 1)
-    found = detection_metrics(familiar, other)
-    target, both = np.array([1] * 50 + [0] * 30), torch.cat([familiar, other]).numpy()
+    found = detection_metrics(in_distribution, other)
+    target, both = np.array([1] * 50 + [0] * 30), torch.cat([in_distribution, other]).numpy()
     assert found["auroc"] == pytest.approx(roc_auc_score(target, both), abs=1e-6)
     assert found["aupr_in"] == pytest.approx(average_precision_score(target, both), abs=1e-6)
     assert found["aupr_out"] == pytest.approx(average_precision_score(1 - target, -both), abs=1e-6)
-    best = max(0.5 * float((familiar >= t).double().mean() + (other < t).double().mean()) for t in both)
+    best = max(0.5 * float((in_distribution >= t).double().mean() + (other < t).double().mean()) for t in both)
     assert found["detection_accuracy"] == pytest.approx(max(best, 0.5), abs=1e-6)
-    shuffled = familiar[torch.randperm(50, generator=random)], other[torch.randperm(30, generator=random)]
+    shuffled = in_distribution[torch.randperm(50, generator=random)], other[torch.randperm(30, generator=random)]
     assert detection_metrics(*shuffled) == found
 
 
-def counted(familiar: list[float], other: list[float]) -> float:
-    """TNR by the published procedure: inputs leave one by one, the lowest first, the familiar first among equals."""
-    left_in, left_out = sorted(familiar), sorted(other)
+def counted(in_distribution: list[float], other: list[float]) -> float:
+    """TNR by the published procedure: inputs leave from the lowest, among equals those in distribution first."""
+    left_in, left_out = sorted(in_distribution), sorted(other)
     best = (abs(1 - 0.95), 0.0)
     while left_in or left_out:
         if left_in and (not left_out or left_in[0] <= left_out[0]):
             left_in.pop(0)
         else:
             left_out.pop(0)
-        tpr, tnr = len(left_in) / len(familiar), 1 - len(left_out) / len(other)
+        tpr, tnr = len(left_in) / len(in_distribution), 1 - len(left_out) / len(other)
         if abs(tpr - 0.95) < best[0] - 1e-12:
             best = (abs(tpr - 0.95), tnr)
     return best[1]
@@ -371,24 +371,24 @@ def counted(familiar: list[float], other: list[float]) -> float:
 
 @settings(deadline=None, max_examples=50)
 @given(
-    familiar=st.lists(st.integers(0, 20), min_size=1, max_size=60),
+    in_distribution=st.lists(st.integers(0, 20), min_size=1, max_size=60),
     other=st.lists(st.integers(-5, 15), min_size=1, max_size=30),
 )
-def test_true_negative_rate_is_that_of_the_published_procedure(familiar: list[int], other: list[int]) -> None:
-    found = true_negative_rate(torch.tensor(familiar).double(), torch.tensor(other).double())
-    assert float(found) == pytest.approx(counted([*map(float, familiar)], [*map(float, other)]))
+def test_true_negative_rate_is_that_of_the_published_procedure(in_distribution: list[int], other: list[int]) -> None:
+    found = true_negative_rate(torch.tensor(in_distribution).double(), torch.tensor(other).double())
+    assert float(found) == pytest.approx(counted([*map(float, in_distribution)], [*map(float, other)]))
 
 
 def test_metrics_of_an_example_by_hand() -> None:
-    familiar = torch.arange(1.0, 21)  # 95 % of 20 are above the lowest
-    found = detection_metrics(familiar, torch.tensor([0.0, 0.5, 1.5, 30]))
+    in_distribution = torch.arange(1.0, 21)  # 95 % of 20 are above the lowest
+    found = detection_metrics(in_distribution, torch.tensor([0.0, 0.5, 1.5, 30]))
     assert found["tnr95"] == pytest.approx(0.5)  # 0 and 0.5 lie below 1, the first that is rejected
     assert found["auroc"] == pytest.approx((20 + 20 + 19 + 0) / 80)
     assert found["detection_accuracy"] == pytest.approx(0.5 * (19 / 20 + 3 / 4))
     with pytest.raises(ValueError, match="other inputs has no entry"):
-        detection_metrics(familiar, familiar[:0])
-    with pytest.raises(ValueError, match="familiar inputs is NaN"):
-        detection_metrics(familiar * float("nan"), familiar)
+        detection_metrics(in_distribution, in_distribution[:0])
+    with pytest.raises(ValueError, match="in-distribution inputs is NaN"):
+        detection_metrics(in_distribution * float("nan"), in_distribution)
 
 
 # ensemble
@@ -399,12 +399,12 @@ def test_logistic_regression_is_scikit_learns_with_its_usual_solver() -> None:
     from sklearn.linear_model import LogisticRegressionCV
 
     random = torch.Generator().manual_seed(0)
-    familiar = torch.randn(40, 2, generator=random, dtype=torch.float64)
+    in_distribution = torch.randn(40, 2, generator=random, dtype=torch.float64)
     other = torch.randn(40, 2, generator=random, dtype=torch.float64) - torch.tensor([1.0, 0.5])
-    weight, bias = logistic_regression(familiar, other)
+    weight, bias = logistic_regression(in_distribution, other)
     target = np.array([0] * 40 + [1] * 40)
     usual = LogisticRegressionCV(cv=5, scoring="accuracy", tol=1e-8, max_iter=1000)
-    usual.fit(torch.cat([familiar, other]).numpy(), target)
+    usual.fit(torch.cat([in_distribution, other]).numpy(), target)
     np.testing.assert_allclose(weight, usual.coef_[0], rtol=1e-3)
     np.testing.assert_allclose(bias, usual.intercept_[0], rtol=1e-3)
 
@@ -452,8 +452,8 @@ def detector(**options: Any) -> Mahalanobis:
 
 
 def data(**options: Any) -> OutOfDistribution:
-    unfamiliar = {"other": OtherDigits([8, 9]), "noise": UniformNoise(num_images=60)}
-    return OutOfDistribution(FirstDigits(**{"batch_size": 300, **options}), unfamiliar)
+    ood = {"other": OtherDigits([8, 9]), "noise": UniformNoise(num_images=60)}
+    return OutOfDistribution(FirstDigits(**{"batch_size": 300, **options}), ood)
 
 
 @pytest.fixture(scope="module")
@@ -526,7 +526,7 @@ def test_adversarial_sets_hold_what_is_right_before_and_wrong_after(
     assert int(detection.is_target.sum()) * 3 == len(detection.index)
     cut = int(0.1 * len(test.label))
     assert torch.equal(detection.is_validation, detection.index < cut)
-    # of the familiar, the clean ones have the confidence that the same images have beside other sets
+    # of the in-distribution inputs, the clean ones have the confidence that the same images have beside other sets
     beside = module.detections[0]
     third = len(detection.index) // 3
     clean = beside.confidence["softmax"][~beside.is_target][detection.index[:third]]
@@ -573,11 +573,11 @@ def test_minimal_attacks_are_detected_beside_the_others(tmp_path: Path) -> None:
     expected = softmax_confidence(module(adversarial[third]))
     torch.testing.assert_close(detection.confidence["softmax"].chunk(3)[2], expected.detach())
     # each has noisy copies of its own size: those of the first are the clean images
-    familiar = [detection.confidence["softmax"].chunk(3) for detection in module.detections]
-    assert torch.equal(familiar[0][1], familiar[0][0])
-    assert torch.equal(familiar[0][0], softmax_confidence(clean)[module.detections[0].index.chunk(3)[0]])
-    assert not torch.isclose(familiar[1][1], familiar[1][0]).any()
-    assert float((familiar[2][1] - familiar[2][0]).abs().mean()) > float((familiar[1][1] - familiar[1][0]).abs().mean())
+    copies = [detection.confidence["softmax"].chunk(3) for detection in module.detections]
+    assert torch.equal(copies[0][1], copies[0][0])
+    assert torch.equal(copies[0][0], softmax_confidence(clean)[module.detections[0].index.chunk(3)[0]])
+    assert not torch.isclose(copies[1][1], copies[1][0]).any()
+    assert float((copies[2][1] - copies[2][0]).abs().mean()) > float((copies[1][1] - copies[1][0]).abs().mean())
 
 
 def test_local_dimension_is_that_of_mini_batches_of_the_images_that_are_fooled(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ What the regression and epsilon are tuned on is the score's name:
 * `last`: nothing. The last layer, with epsilon 0.
 
 The first `num_validation` images of either kind are left out of all metrics, whatever the score. An adversarial set has
-clean images and noisy copies as its familiar inputs, as many of each, and holds the images that are classified
+clean images and noisy copies as its in-distribution inputs, as many of each, and holds the images that are classified
 rightly, noisy or not, and wrongly under attack. The code takes the first tenth of those, and here it is those among the
 first tenth of the test images, which are the same for all attacks. The baseline `lid` (`local_dimension.py`) is of
 adversarial sets alone. Its weights and number of neighbours are tuned as weights and epsilon are, and its mini-batches
@@ -94,8 +94,9 @@ class Mahalanobis(ClassifierSteps, LightningModule):
         attacks: what adversarial images are made by, to be detected; `lightning_modules.robustness.attacks.PGD` with
             one step and without a random start is FGSM; `lightning_modules.robustness.minimal_attacks` has DeepFool and
             that of Carlini and Wagner.
-        noise_std: of the noisy copies that count as familiar beside adversarial images, in pixel units: one for all
-            attacks, or one for each by its name. Noise that is longer than an attack's perturbation hides it.
+        noise_std: standard deviation of the noisy copies that count as in-distribution beside adversarial images, in
+            pixel units: one for all attacks, or one for each by its name. Noise that is longer than an attack's
+            perturbation hides it.
         odin: measure ODIN too, with the published grid of 44 settings; it takes 41 forward passes.
         lid: measure the local intrinsic dimension too. It keeps the features of the images that an attack fools, three
             times 4 D bytes each for layers of D features together.
@@ -280,9 +281,9 @@ class Mahalanobis(ClassifierSteps, LightningModule):
     def on_test_epoch_end(self) -> None:
         collected = [one.compute() for one in self._collected]
         attacked = {attack.title: one.compute()[1] for attack, one in zip(self.attacks, self._attacked, strict=True)}
-        index, familiar = collected[0]
-        self._log("accuracy", familiar[:, RIGHT].mean())
-        self._log("accuracy_by_distance", familiar[:, RIGHT_BY_DISTANCE].mean())
+        index, in_distribution = collected[0]
+        self._log("accuracy", in_distribution[:, RIGHT].mean())
+        self._log("accuracy_by_distance", in_distribution[:, RIGHT_BY_DISTANCE].mean())
         rank = [whitened.rank for whitened in self._whitened]
         for name, rank_of_layer, width in zip(self.layers, rank, self.gaussians.num_features, strict=True):
             if rank_of_layer < width:
@@ -294,13 +295,13 @@ class Mahalanobis(ClassifierSteps, LightningModule):
         measured = Measured(list(self.layers), torch.tensor(rank), self.epsilons, self.odin, needed)
         smallest = min(len(rows) for rows, _ in collected)
         V = min(self.num_validation, smallest // 2) if self._limited else self.num_validation
-        by_attack = tuned_on_attack(measured, familiar, attacked, V) if attacked and len(collected) > 1 else None
+        by_attack = tuned_on_attack(measured, in_distribution, attacked, V) if attacked and len(collected) > 1 else None
         of_sets = [
-            against_set(measured, name, (index, familiar), other, V, by_attack)
+            against_set(measured, name, (index, in_distribution), other, V, by_attack)
             for name, other in zip(self._names[1:], collected[1:], strict=True)
         ]
         features = dict(zip(attacked, self._features, strict=True)) if self.lid else {}
-        of_attacks = against_attacks(measured, index, familiar, attacked, features, self.gaussians.num_features)
+        of_attacks = against_attacks(measured, index, in_distribution, attacked, features, self.gaussians.num_features)
         self.detections = of_sets + of_attacks
         self._log_detections(num_averaged=len(of_sets) or len(of_attacks))
 

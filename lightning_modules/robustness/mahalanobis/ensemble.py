@@ -41,13 +41,13 @@ class Ensemble(NamedTuple):
         return -(scores[:, :, self.column] @ self.weight + self.bias)
 
 
-def logistic_regression(familiar: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+def logistic_regression(in_distribution: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
     """w `[L]` and b of M `[n, L]` and `[m, L]`, at least two each."""
     from sklearn.linear_model import LogisticRegressionCV
 
-    scores = torch.cat([familiar, other]).cpu()
-    target = torch.cat([torch.zeros(len(familiar)), torch.ones(len(other))])
-    folds = min(5, len(familiar), len(other))
+    scores = torch.cat([in_distribution, other]).cpu()
+    target = torch.cat([torch.zeros(len(in_distribution)), torch.ones(len(other))])
+    folds = min(5, len(in_distribution), len(other))
     with warnings.catch_warnings():
         # Of scikit-learn's versions, which rename options that are left at their defaults; and of folds in which the
         # two kinds lie so far apart that the least penalties make no difference.
@@ -61,14 +61,14 @@ def logistic_regression(familiar: Tensor, other: Tensor) -> tuple[Tensor, Tensor
 class Sample(NamedTuple):
     """M of two kinds of inputs, on the CPU."""
 
-    familiar: Tensor
+    in_distribution: Tensor
     """`[n, L, epsilons]`."""
     other: Tensor
     """`[m, L, epsilons]`."""
 
     @property
     def fewest(self) -> int:
-        return min(len(self.familiar), len(self.other))
+        return min(len(self.in_distribution), len(self.other))
 
 
 def fit_ensemble(fit: Sample, choose: Sample, choose_by: Literal["tnr95", "auroc"]) -> Ensemble:
@@ -85,12 +85,12 @@ def fit_ensemble(fit: Sample, choose: Sample, choose_by: Literal["tnr95", "auroc
     if min(fit.fewest, choose.fewest) < FEWEST:
         raise ValueError(
             f"an ensemble needs at least {FEWEST} inputs of either kind to fit and to choose by, got "
-            f"{len(fit.familiar)} and {len(fit.other)}, {len(choose.familiar)} and {len(choose.other)}"
+            f"{len(fit.in_distribution)} and {len(fit.other)}, {len(choose.in_distribution)} and {len(choose.other)}"
         )
     best: tuple[float, Ensemble] | None = None
-    for column in range(fit.familiar.shape[2]):
-        ensemble = Ensemble(*logistic_regression(fit.familiar[:, :, column], fit.other[:, :, column]), column)
-        parts = ensemble.confidence(choose.familiar), ensemble.confidence(choose.other)
+    for column in range(fit.in_distribution.shape[2]):
+        ensemble = Ensemble(*logistic_regression(fit.in_distribution[:, :, column], fit.other[:, :, column]), column)
+        parts = ensemble.confidence(choose.in_distribution), ensemble.confidence(choose.other)
         value = float(true_negative_rate(*parts)) if choose_by == "tnr95" else detection_metrics(*parts)["auroc"]
         if best is None or value > best[0]:
             best = value, ensemble
@@ -98,7 +98,8 @@ def fit_ensemble(fit: Sample, choose: Sample, choose_by: Literal["tnr95", "auroc
     return best[1]
 
 
-def best_column(familiar: Tensor, other: Tensor) -> int:
+def best_column(in_distribution: Tensor, other: Tensor) -> int:
     """The column of `[n, S]` and `[m, S]` with the greatest TNR at 95 % TPR, the first of equal ones."""
-    rates = [float(true_negative_rate(familiar[:, column], other[:, column])) for column in range(familiar.shape[1])]
+    columns = zip(in_distribution.unbind(dim=1), other.unbind(dim=1), strict=True)
+    rates = [float(true_negative_rate(*parts)) for parts in columns]
     return max(range(len(rates)), key=rates.__getitem__)

@@ -1,4 +1,4 @@
-"""What the scores of familiar and other inputs say about each method of detection, see `detector.py`.
+"""What the scores of in-distribution and other inputs say about each method of detection, see `detector.py`.
 
 Each input has a row of scores, `[N, columns]`, in double precision: the confidence by softmax and by energy, whether
 the network's class is the right one, whether the closest mean's is, M of each layer with each epsilon, and, where ODIN
@@ -81,7 +81,7 @@ class Tuning(NamedTuple):
 def against_set(
     measured: Measured,
     name: str,
-    familiar: tuple[Tensor, Tensor],
+    in_distribution: tuple[Tensor, Tensor],
     other: tuple[Tensor, Tensor],
     V: int,
     by_attack: Ensemble | None,
@@ -91,13 +91,13 @@ def against_set(
     Args:
         measured: what the scores are.
         name: of the out-of-distribution set.
-        familiar: position in its set and scores of each image of the test set.
+        in_distribution: position in its set and scores of each image of the test set.
         other: and of the out-of-distribution set.
         V: images of either that tuning may use, the first ones.
         by_attack: tuned on an attack, if it could be.
     """
-    count = len(familiar[1]), len(other[1])
-    index, scores = (torch.cat(parts) for parts in zip(familiar, other, strict=True))
+    count = len(in_distribution[1]), len(other[1])
+    index, scores = (torch.cat(parts) for parts in zip(in_distribution, other, strict=True))
     is_target = torch.cat([torch.zeros(count[0]), torch.ones(count[1])]).bool()
     tuning = Tuning.first(V, torch.cat([torch.arange(count[0]), torch.arange(count[1])]))
     return _detection(measured, name, index, scores, is_target, tuning, "tnr95", by_attack)
@@ -178,7 +178,7 @@ def _detection(
     choose_by: Literal["tnr95", "auroc"],
     by_attack: Ensemble | None,
 ) -> Detection:
-    """All methods at one set of familiar and other inputs."""
+    """All methods at one set of in-distribution and other inputs."""
     layers = measured.of_layers(scores)
     plain = measured.epsilons.index(0)
     detection = Detection(target, index, is_target, tuning.fit | tuning.choose)

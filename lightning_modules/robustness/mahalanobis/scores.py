@@ -1,4 +1,4 @@
-"""Confidence of a classifier from its logits, the baselines that detectors are compared with. Higher is more familiar.
+"""Confidence of a classifier from its logits, the baselines that detectors are compared with.
 
     softmax:  max_c softmax(z)_c
     energy:   log sum_c exp z_c

@@ -19,10 +19,10 @@ from datamodules.image_files import SUFFIXES, Crop, ImageFiles, image_names
 from datamodules.labelled_images import ImagesInMemory, ImageSource, LabelledImages
 
 UNKNOWN = -1
-"""The label of an unfamiliar image."""
+"""The label of an out-of-distribution image."""
 
 
-class UnfamiliarImages(ABC):
+class OODImages(ABC):
     """Where the images of one set come from."""
 
     def fetch_missing(self) -> None:  # noqa: B027 - most have nothing to fetch
@@ -33,7 +33,7 @@ class UnfamiliarImages(ABC):
         """The images, all with the label -1.
 
         Args:
-            image_shape: C, H, W of the familiar images, which these must have.
+            image_shape: C, H, W of the in-distribution images, which these must have.
             seed: of what is drawn at random.
 
         Raises:
@@ -47,7 +47,7 @@ def _check_number(num_images: int | None, least: int = 1) -> None:
         raise ValueError(f"num_images must be at least {least}, got {num_images}")
 
 
-class TestImagesOf(UnfamiliarImages):
+class TestImagesOf(OODImages):
     """The test images of another data set: SVHN for CIFAR-10, CIFAR-10 for SVHN.
 
     Args:
@@ -65,7 +65,7 @@ class TestImagesOf(UnfamiliarImages):
     def read(self, image_shape: tuple[int, int, int], seed: int) -> ImageSource:
         if tuple(self.data.image_shape) != tuple(image_shape):
             raise ValueError(
-                f"{type(self.data).__name__} has images {list(self.data.image_shape)}, and the familiar ones are "
+                f"{type(self.data).__name__} has images {list(self.data.image_shape)}, and those in distribution are "
                 f"{list(image_shape)}"
             )
         source = self.data.read_test()
@@ -73,7 +73,7 @@ class TestImagesOf(UnfamiliarImages):
         return source
 
 
-class ImagesInFolder(UnfamiliarImages):
+class ImagesInFolder(OODImages):
     """The images in a folder and its subfolders, in any format that Pillow reads, sorted by name, as RGB.
 
     Args:
@@ -92,7 +92,7 @@ class ImagesInFolder(UnfamiliarImages):
         channels, height, width = image_shape
         if channels != 3 or height != width:
             raise ValueError(
-                f"{self.folder}: images in folders are read as colour squares, and the familiar ones are "
+                f"{self.folder}: images in folders are read as colour squares, and those in distribution are "
                 f"{list(image_shape)}"
             )
         root = Path(data_directory(self.data_dir, self.folder), self.folder)
@@ -139,7 +139,7 @@ class DrawnImages:
         return (value * 255).round().to(torch.uint8).view(-1, *self.image_shape)
 
 
-class UniformNoise(UnfamiliarImages):
+class UniformNoise(OODImages):
     """Independent pixels, uniform in [0, 1].
 
     Args:
@@ -154,7 +154,7 @@ class UniformNoise(UnfamiliarImages):
         return DrawnImages(torch.full((self.num_images,), UNKNOWN), image_shape, seed, None)
 
 
-class GaussianNoise(UnfamiliarImages):
+class GaussianNoise(OODImages):
     """Independent pixels, normal and clipped to [0, 1].
 
     Args:
@@ -174,7 +174,7 @@ class GaussianNoise(UnfamiliarImages):
         return DrawnImages(torch.full((self.num_images,), UNKNOWN), image_shape, seed, self.normal)
 
 
-class OtherDigits(UnfamiliarImages):
+class OtherDigits(OODImages):
     """scikit-learn's digits of some classes, from the whole set, 8 x 8 pixels. No download.
 
     Args:
@@ -190,14 +190,14 @@ class OtherDigits(UnfamiliarImages):
         from sklearn.datasets import load_digits
 
         if tuple(image_shape) != (1, 8, 8):
-            raise ValueError(f"the bundled digits are [1, 8, 8], and the familiar images are {list(image_shape)}")
+            raise ValueError(f"the bundled digits are [1, 8, 8], and those in distribution are {list(image_shape)}")
         digits = load_digits()
         kept = torch.isin(torch.from_numpy(digits.target), torch.tensor(self.digits))
         image = torch.from_numpy(digits.images)[kept][:, None].to(torch.uint8)
         return ImagesInMemory(image, torch.full((len(image),), UNKNOWN), brightest=16)
 
 
-class PhotographPatches(UnfamiliarImages):
+class PhotographPatches(OODImages):
     """Grey squares of scikit-image's photograph of a cameraman, 512 x 512 pixels, side by side. No download.
 
     Args:
@@ -215,7 +215,7 @@ class PhotographPatches(UnfamiliarImages):
         photograph = torch.from_numpy(skimage.data.camera())
         if max(height, width) > min(photograph.shape):
             raise ValueError(
-                f"the photograph is {list(photograph.shape)}, and has no patch of the familiar images' "
+                f"the photograph is {list(photograph.shape)}, and has no patch of the in-distribution images' "
                 f"{list(image_shape)}"
             )
         patches = photograph.unfold(0, height, height).unfold(1, width, width).flatten(0, 1)
