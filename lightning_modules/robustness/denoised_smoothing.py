@@ -107,8 +107,8 @@ class DenoisedSmoothing(ClassifierSteps, LightningModule):
         lr_scheduler: stepped every epoch.
 
     Raises:
-        ValueError: if the scheduler's prediction type is none of epsilon, v_prediction and sample, or `timestep_scale` is
-            not positive.
+        ValueError: if the scheduler's prediction type is none of epsilon, v_prediction and sample, or
+            `timestep_scale` is not positive.
     """
 
     certificate = "Cohen et al. 2019, of a classifier behind a denoiser"

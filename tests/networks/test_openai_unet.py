@@ -168,7 +168,7 @@ def test_another_layout_and_a_missing_file_are_named(tmp_path: Path) -> None:
             {**weights, **{f"input_blocks.2.9.{n}": torch.zeros(1) for n in range(5)}},
             UNet2DModel(**SMALL, **CONVOLUTIONS),
         )
-    with pytest.raises(FileNotFoundError, match=r"nowhere\.pt does not exist; download cifar10_uncond_50M_500K\.pt"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.pt does not exist; the readme files of openai"):
         with_published_weights(UNet2DModel(**SMALL, **CONVOLUTIONS), str(tmp_path / "nowhere.pt"))
 
 
