@@ -49,10 +49,11 @@ class Certification(Callback):
         seed: of the noise. With it every draw is the same, whatever the batch size and the number of processes.
         radii: at which certified accuracy is logged, in pixel units.
         channels_last: whether the network computes in that memory layout, often faster for convolutions in mixed
-            precision.
+            precision. A `SmoothedClassifier` is handed images and noise in it.
 
     Raises:
-        ValueError: if an argument is out of range.
+        ValueError: if an argument is out of range, or, before anything is tested, if the trainer has two of these
+            callbacks, whose files and metrics have the same names.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class Certification(Callback):
         if not isinstance(pl_module, SmoothedClassifier):
             require(pl_module, Classifier, "Certification")
         require_testing(trainer, "Certification")
+        _require_single(trainer)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         images = TestedImages(trainer, "Certification")
@@ -129,7 +131,7 @@ class Certification(Callback):
 
     def _smoothed(self, trainer: Trainer, pl_module: LightningModule) -> SmoothedClassifier:
         if isinstance(pl_module, SmoothedClassifier):
-            return pl_module
+            return _ChannelsLast(pl_module) if self.channels_last else pl_module
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
 
         def network(noisy: Tensor) -> Tensor:
@@ -178,6 +180,10 @@ class Certification(Callback):
             others.check()
             torch.distributed.all_reduce(counts)
 
+        def after_batch(num_draws: int) -> None:
+            progress.show(num_draws)
+            others.check()
+
         counter = VoteCounter(
             smoothed,
             self.mode,
@@ -188,6 +194,7 @@ class Certification(Callback):
             rank,
             world_size,
             add_over_processes if together else None,
+            after_batch,
         )
         shown = trainer.is_global_zero and trainer.progress_bar_callback is not None
         shown_radii = [0.0] if isinstance(self.mode, Predict) else self.radii
@@ -199,8 +206,6 @@ class Certification(Callback):
             for image in counter.certify(images[at] for at in own):
                 if trainer.is_global_zero or not together:
                     log.append(image, trainer.global_rank)
-                progress.show(counter.num_draws)
-                others.check()
             log.close()
             if trainer.is_global_zero:
                 others.wait(lambda: log.rows().keys() >= set(positions), lambda: progress.show(None))
@@ -226,6 +231,31 @@ class Certification(Callback):
 
         in_first_process(trainer, write)
         return results
+
+
+class _ChannelsLast:
+    """A smoothed classifier that is handed images and noise in the channels-last memory layout."""
+
+    def __init__(self, smoothed: SmoothedClassifier) -> None:
+        self.smoothed = smoothed
+        self.certificate = smoothed.certificate
+
+    def smoothed_logits(self, image: Tensor, noise: Tensor, sigma: float) -> Tensor:
+        image, noise = (each.contiguous(memory_format=torch.channels_last) for each in (image, noise))
+        return self.smoothed.smoothed_logits(image, noise, sigma)
+
+    def certified_radius(self, probability: Sequence[float], sigma: float) -> float:
+        return self.smoothed.certified_radius(probability, sigma)
+
+
+def _require_single(trainer: Trainer) -> None:
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    if sum(isinstance(callback, Certification) for callback in callbacks) > 1:
+        raise ValueError(
+            "trainer.callbacks holds more than one Certification, and their files and metrics have the same names: "
+            "leave out configs/callbacks/certification.yaml where the experiment's own configuration holds one, and "
+            "change that one; where it is the last callback, with --trainer.callbacks.sigma 0.5 and the like"
+        )
 
 
 @contextmanager

@@ -169,6 +169,8 @@ class VoteCounter:
         rank: this process, where all processes share the draws of each image, and otherwise 0.
         world_size: number of processes that share the draws of each image.
         add_over_processes: sums an int64 tensor over these processes, in place; every process calls it equally often.
+        after_batch: called with `num_draws` after each batch, when the images that it finished have been taken. It
+            must be quick, and may end the certification by an exception.
     """
 
     def __init__(
@@ -182,6 +184,7 @@ class VoteCounter:
         rank: int = 0,
         world_size: int = 1,
         add_over_processes: Callable[[Tensor], None] | None = None,
+        after_batch: Callable[[int], None] | None = None,
     ) -> None:
         self.smoothed = smoothed
         self.mode = mode
@@ -192,6 +195,7 @@ class VoteCounter:
         self.rank = rank
         self.world_size = world_size
         self.add_over_processes = add_over_processes
+        self.after_batch = after_batch
         self.num_draws = 0
         """Draws evaluated so far by all the processes that share them."""
         self._waiting: list[_InProgress] = []
@@ -220,6 +224,8 @@ class VoteCounter:
                 since = time.perf_counter()
                 yield from finished
             before = launched
+            if self.after_batch is not None:
+                self.after_batch(self.num_draws)
 
     def _next_batch(self, images: Iterator[LabelledImage]) -> list[_Part]:
         """Draws for one batch of every process, the oldest images' first."""

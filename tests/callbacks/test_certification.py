@@ -290,6 +290,35 @@ def test_channels_last_leaves_the_votes(tmp_path: Path) -> None:
     module.layer(torch.rand(1, 1, 2, 2).double()).sum().backward()  # it can still be trained
 
 
+def test_channels_last_is_also_for_modules_with_votes_of_their_own(tmp_path: Path) -> None:
+    layouts: set[tuple[bool, bool]] = set()
+
+    class Own(Planes):
+        certificate = "its own"
+
+        def smoothed_logits(self, image: Tensor, noise: Tensor, sigma: float) -> Tensor:
+            layouts.add(tuple(each.is_contiguous(memory_format=torch.channels_last) for each in (image, noise)))  # type: ignore[arg-type]
+            return self((image + sigma * noise)[:, :1])[None]
+
+        def certified_radius(self, probability: Any, sigma: float) -> float:
+            return sigma * float(stats.norm.ppf(probability[0]))
+
+        def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None: ...
+
+    class Coloured(Images):
+        def __getitem__(self, index: int) -> dict[str, Any]:
+            return {**super().__getitem__(index), "image": self.image[index].expand(3, 2, 2)}
+
+    for channels_last in (False, True):
+        layouts.clear()
+        directory = tmp_path / str(channels_last)
+        run(directory, certification(channels_last=channels_last), Own(), data=DataLoader(Coloured(), batch_size=4))
+        assert layouts == {(channels_last, channels_last)}
+    assert (tmp_path / "True" / "certification.csv").read_bytes() == (
+        tmp_path / "False" / "certification.csv"
+    ).read_bytes()
+
+
 # interruption
 
 
@@ -523,7 +552,9 @@ def test_nobody_waits_for_a_process_that_fails(tmp_path: Path, two_processes: Tw
     assert "RuntimeError: process 0 failed, and this one stops: ValueError" in outputs[1]
 
 
-def test_a_run_that_is_told_to_end_ends_with_the_image(finished: tuple[Path, dict[str, float]], tmp_path: Path) -> None:
+def test_a_run_that_is_told_to_end_keeps_what_is_finished(
+    finished: tuple[Path, dict[str, float]], tmp_path: Path
+) -> None:
     module = Planes()
 
     def tell(module: Planes, inputs: tuple[Tensor]) -> None:
@@ -535,6 +566,19 @@ def test_a_run_that_is_told_to_end_ends_with_the_image(finished: tuple[Path, dic
         run(tmp_path, certification(), module)
     assert len(CertificationLog(tmp_path, {}, with_radius=True).rows()) in (1, 2, 3)
     assert run(tmp_path, certification()) == finished[1]
+
+
+def test_a_run_that_is_told_to_end_does_not_wait_for_a_slow_image(tmp_path: Path) -> None:
+    module = Planes()
+
+    def tell(module: Planes, inputs: tuple[Tensor]) -> None:
+        if module.evaluated > 500:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    module.register_forward_pre_hook(tell)
+    with pytest.raises(SIGTERMException):
+        run(tmp_path, certification(Fixed(n0=20, n=20_000)), module)
+    assert module.evaluated < 1500
 
 
 def process_main(directory: str, *arguments: str) -> None:
@@ -601,6 +645,14 @@ def test_a_line_counts_draws_of_all_processes_and_tells_the_time_left(monkeypatc
     assert "  75 draws/s  0:05:33 left" in lines[1]
 
 
+def test_progress_is_shown_while_an_image_is_under_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[int | None] = []
+    monkeypatch.setattr(CertificationProgress, "show", lambda self, num_draws, now=False: shown.append(num_draws))
+    run(tmp_path, certification(Fixed(n0=150, n=3000), max=1))
+    assert 150 in shown
+    assert len({draws for draws in shown if draws}) == 21
+
+
 @pytest.mark.parametrize("bar", [TQDMProgressBar, RichProgressBar])
 def test_the_trainers_own_bar_goes_on_afterwards(
     bar: type, finished: tuple[Path, dict[str, float]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -660,6 +712,13 @@ def test_what_cannot_be_certified_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(TypeError, match="dictionaries with `image` and `label`"):
         run(tmp_path, certification(), data=DataLoader(Pairs(), batch_size=4))
+
+    module = Planes()
+    two: Any = [certification(), certification(sigma=0.5)]
+    trainer = Trainer(logger=False, callbacks=two, accelerator="cpu", enable_progress_bar=False)
+    with pytest.raises(ValueError, match="holds more than one Certification"):
+        trainer.test(module, DataLoader(Images(), batch_size=4), verbose=False)
+    assert module.evaluated == 0
 
     class Nameless(LightningModule):
         def test_step(self, batch: Any, batch_idx: int) -> None: ...
