@@ -29,7 +29,7 @@ class DetectionReport(Callback):
     curves of all methods.
 
     Args:
-        most_bins: of a histogram.
+        most_bins: greatest number of bins of a histogram.
 
     Raises:
         ValueError: if `most_bins` is less than 2.
@@ -101,7 +101,7 @@ def draw_detection(detections: Sequence[Detection], score: str, most_bins: int =
     Args:
         detections: one for each set.
         score: the method whose confidence is shown; where a set does not have it, its first method is.
-        most_bins: of a histogram.
+        most_bins: greatest number of bins of a histogram.
     """
     from matplotlib.figure import Figure
 

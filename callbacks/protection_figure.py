@@ -18,7 +18,7 @@ class ProtectionFigure(Callback):
     The test step gives `protected`, `edit` and `edit_of_protected`, for the first mask and prompt of each image.
 
     Args:
-        num_images: rows, at most as many as the first process has in its first batch.
+        num_images: number of images that are shown, at most as many as the first process has in its first batch.
 
     Raises:
         ValueError: if `num_images` is less than 1.
@@ -63,8 +63,8 @@ def draw_protection(
         image: `[N, C, H, W]` in [0, 1], C 1 or 3, on the host; so are the others.
         kept: `[N, H, W]`, bool.
         protected: like `image`.
-        edit: of the image.
-        edit_of_protected: of the protected image.
+        edit: the edited image.
+        edit_of_protected: the edited protected image.
     """
     from matplotlib.figure import Figure
 

@@ -13,7 +13,7 @@ class FirstDigits(Digits):
         batch_size: training images of a step over all processes.
         label_noise: what makes training labels wrong; None leaves them.
         evaluation_batch_size: images of an evaluation batch over all processes; None takes `batch_size`.
-        seed: of noise and order; None takes `seed_everything`.
+        seed: seeds noise and order; None takes `seed_everything`.
 
     Raises:
         ValueError: if `num_classes` is out of range.

@@ -40,7 +40,7 @@ class ImagesToProtect(SeededBatches):
         image_size: height and width that images and masks are resized to, in pixels; a multiple of 8.
         evaluation_batch_size: images that are protected at once over all processes; None takes `batch_size`.
         num_workers: loader processes; None takes one for each free core, up to 8.
-        seed: of order; None takes `seed_everything`.
+        seed: seeds the order; None takes `seed_everything`.
 
     Raises:
         FileNotFoundError: if images or masks are missing, naming the first.

@@ -24,7 +24,7 @@ class MaskedDigits(Digits):
             their range, in [0, 1].
         evaluation_batch_size: images of an evaluation batch over all processes; None takes `batch_size`.
         num_test_images: only the first test images are taken, for methods that spend long on each; None takes all.
-        seed: of regions and order; None takes `seed_everything`.
+        seed: seeds regions and order; None takes `seed_everything`.
 
     Raises:
         ValueError: if an argument is out of range.

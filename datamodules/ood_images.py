@@ -34,7 +34,7 @@ class OODImages(ABC):
 
         Args:
             image_shape: C, H, W of the in-distribution images, which these must have.
-            seed: of what is drawn at random.
+            seed: seeds what is drawn at random.
 
         Raises:
             FileNotFoundError: if they are missing, saying what was expected where.
@@ -115,7 +115,7 @@ class DrawnImages:
     Args:
         label: `[N]`, int64.
         image_shape: C, H, W.
-        seed: of the pixels.
+        seed: seeds the pixels.
         normal: mean and deviation of normal pixels, which are clipped to [0, 1]; None draws uniform ones.
     """
 
@@ -159,8 +159,8 @@ class GaussianNoise(OODImages):
 
     Args:
         num_images: how many.
-        mean: in pixel units.
-        std: in pixel units, positive.
+        mean: mean of the noise, in pixel units.
+        std: standard deviation of the noise, in pixel units, positive.
     """
 
     def __init__(self, num_images: int = 10_000, mean: float = 0.5, std: float = 1.0) -> None:

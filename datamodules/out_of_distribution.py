@@ -37,7 +37,7 @@ class OutOfDistribution(LightningDataModule):
     Args:
         data: the data set; its `seed` becomes that of this one.
         ood: sets of out-of-distribution images of the same shape, by the names that metrics give them.
-        seed: of all that is drawn at random. On the command line it is `seed_everything` unless it is set.
+        seed: seeds all that is drawn at random. On the command line it is `seed_everything` unless it is set.
 
     Raises:
         ValueError: if there is no other set, or a name has other characters than letters, digits, `_`, `.` and `-`.

@@ -29,9 +29,9 @@ def directional_similarity(edit: Tensor, source: Tensor, prompt: Tensor, source_
 
     Args:
         edit: `[B, D]`, embeddings of the edited images, of unit length; the others likewise.
-        source: of the images before.
-        prompt: of the edits' texts.
-        source_text: of what the images show.
+        source: embeddings of the images before.
+        prompt: embeddings of the edits' texts.
+        source_text: embeddings of texts that say what the images show.
 
     Returns:
         `[B]`, in [-1, 1]; 0 where an edit changes nothing.

@@ -122,7 +122,7 @@ class DiffusionGuard(LightningModule):
         timestep: t that is attacked in place of that first one; small for the late steps of the paper's ablation.
         augmentation: how K is drawn: `contour` (Algorithm 1), `single` (the union of the regions as it is), or
             `global` (the whole image).
-        seed: of all that is drawn while protecting and editing.
+        seed: seeds all that is drawn at random in protection and editing.
         clip: model that compares edits with their prompts in `test`, a local folder or a name on the Hugging Face Hub
             (`openai/clip-vit-large-patch14`); None compares nothing.
         optimizer: built on the inpainter's trainable parameters.

@@ -182,7 +182,7 @@ class StableDiffusionInpainter(Inpainter):
         pipeline: a local folder as `save_pretrained` writes it, or a model's name on the Hugging Face Hub
             (`stable-diffusion-v1-5/stable-diffusion-inpainting`).
         num_inference_steps: steps of an edit.
-        guidance_scale: of an edit.
+        guidance_scale: weight of the classifier-free guidance in an edit.
         gradient_checkpointing: recompute activations of U-Net and encoder in the backward pass.
 
     Raises:

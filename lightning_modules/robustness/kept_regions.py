@@ -80,7 +80,7 @@ def deformed(region: Mask, largest_offset: int, width: float, random: np.random.
     Args:
         region: K, `[H, W]`.
         largest_offset: e, in pixels.
-        width: of the Gaussian along the contour, in vertices.
+        width: width of the Gaussian along the contour, in vertices.
         random: draws the offsets.
     """
     contour = outer_contour(region)
@@ -104,7 +104,7 @@ def shrunk(
     Args:
         region: K, `[H, W]`.
         random: draws e, J and the offsets.
-        strength: zeta, of e.
+        strength: zeta, the factor in e.
         max_rounds: J is below it.
         smoothness: s, width of the Gaussian over rho.
     """
@@ -122,7 +122,7 @@ def draw_kept(regions: Mask, augmentation: Augmentation, random: np.random.Gener
         regions: `[R, H, W]`, the regions to protect. Empty ones, which fill up a batch, take no part in what is drawn.
         augmentation: `contour` deforms each region at random, `single` keeps their union as it is, `global` keeps the
             whole image.
-        random: for `contour`.
+        random: draws what `contour` needs.
 
     Returns:
         `[H, W]`.

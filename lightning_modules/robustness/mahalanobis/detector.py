@@ -78,7 +78,7 @@ class Mahalanobis(ClassifierSteps, LightningModule):
     means over the out-of-distribution sets; of all scores `test/auroc_<score>_<set>`.
     Noise and random starts of an attack are those of an image, whichever batch and process it falls to.
     `test/accuracy` is the network's, `test/accuracy_by_distance` that of the closest class mean in the last layer. The
-    callback `DetectionReport` writes tables and pictures of the same.
+    callback `DetectionReport` writes tables and figures of the same.
 
     Args:
         network: the trained classifier; maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`.
@@ -90,7 +90,7 @@ class Mahalanobis(ClassifierSteps, LightningModule):
             and `lid` has no metrics of out-of-distribution sets.
         epsilons: sizes of the input pre-processing to choose from, in pixel units; with 0.
         num_validation: images of the test set, and of each out-of-distribution set, that tuning may use.
-        shrinkage: of the covariance towards a multiple of the identity, in [0, 1]; 0 is the paper's.
+        shrinkage: how far the covariance is moved towards a multiple of the identity, in [0, 1]; 0 is the paper's.
         attacks: what adversarial images are made by, to be detected; `lightning_modules.robustness.attacks.PGD` with
             one step and without a random start is FGSM; `lightning_modules.robustness.minimal_attacks` has DeepFool and
             that of Carlini and Wagner.

@@ -90,7 +90,7 @@ def against_set(
 
     Args:
         measured: what the scores are.
-        name: of the out-of-distribution set.
+        name: the out-of-distribution set's.
         in_distribution: position in its set and scores of each image of the test set.
         other: and of the out-of-distribution set.
         V: images of either that tuning may use, the first ones.

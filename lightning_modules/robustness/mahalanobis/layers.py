@@ -49,7 +49,7 @@ def pooled(name: str, output: Any) -> Tensor:
     """A layer's output as features `[B, d]`.
 
     Args:
-        name: of the layer, for messages.
+        name: the layer's, for messages.
         output: `[B, d]`; `[B, d, H, W]` (or with more or fewer axes of places), averaged over places; tokens
             `[B, N, d]`, averaged over tokens.
 
@@ -93,7 +93,7 @@ def layer_features(network: nn.Module, layers: dict[str, nn.Module], image: Tens
 
     Args:
         network: maps images to logits.
-        layers: of `named_layers`.
+        layers: the result of `named_layers`.
         image: `[B, C, H, W]`, in [0, 1].
 
     Returns:

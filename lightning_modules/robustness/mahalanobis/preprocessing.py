@@ -30,9 +30,9 @@ def layer_confidence(
     Args:
         network: maps images to logits, row by row.
         layers: L of them, of `named_layers`.
-        whitened: of each layer.
+        whitened: the Gaussians of each layer.
         image: `[B, C, H, W]`, in [0, 1]; no inference tensor.
-        epsilons: in pixel units.
+        epsilons: sizes of the step, in pixel units.
 
     Returns:
         Logits `[B, K]` and distances `[B, C]` of each layer, at the image itself, and M `[B, L, epsilons]` in double

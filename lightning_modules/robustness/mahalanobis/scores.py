@@ -50,7 +50,7 @@ def odin_confidence(
         network: maps images in [0, 1] to logits `[B, K]`. Gradients must be on.
         image: `[B, C, H, W]`.
         temperatures: T.
-        epsilons: in pixel units.
+        epsilons: sizes of the perturbation, in pixel units.
 
     Returns:
         `[B, temperatures, epsilons]`, in double precision. Parameters get no gradient.
