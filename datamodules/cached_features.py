@@ -64,11 +64,13 @@ class FeatureSource:
 
 
 def source_fingerprint(source: ImageSource) -> str:
-    """Digest of a set: all labels, all file names, and the pixels of images in memory or of 64 files."""
+    """Digest of a set: labels, and the pixels of images in memory, or names and sizes of all files and pixels of 64."""
     digest = hashlib.sha256(source.label.numpy().data)
     digest.update(f"{source.brightest}\n".encode())
     if (names := getattr(source, "names", None)) is not None:
         digest.update(os.fsencode("\n".join(names)))
+        if (root := getattr(source, "root", None)) is not None:
+            digest.update(np.array([os.stat(root / name).st_size for name in names], dtype=np.int64).data)
     image = getattr(source, "image", None)
     if image is None:
         rows = torch.linspace(0, len(source.label) - 1, min(PROBED_IMAGES, len(source.label))).long()
@@ -84,8 +86,8 @@ class CachedFeatures(SecondView, ShiftedTests):
     the cache has the digest of the network's classes and weights and of the images, labels and augmentation, so that
     another network, set, crop or number of passes makes another entry. Split, label noise and order do not count, and
     runs over seeds and noise rates share an entry; a set that draws its images from the seed, as with foreign images
-    among them, has one for each draw. Images in files are recognised by all their names and labels and the pixels of 64
-    of them.
+    among them, has one for each draw. Images in files are recognised by all their names, sizes and labels and the
+    pixels of 64 of them.
 
     The head is a module whose network takes features: `lightning_modules.noisy_labels.nmtune.NMTune` with
     `torch.nn.Identity` for its encoder.
@@ -183,12 +185,15 @@ class CachedFeatures(SecondView, ShiftedTests):
             self.data.check_shifted_tests()
 
     def samples_per_epoch(self) -> int:
-        self.data.train_set = self.train_set
-        return self.data.samples_per_epoch()
+        return self._with_labels().samples_per_epoch()
 
     def draw_epoch(self, random: np.random.Generator) -> NDArray[Any]:
-        self.data.train_set = self.train_set
-        return self.data.draw_epoch(random)
+        return self._with_labels().draw_epoch(random)
+
+    def _with_labels(self) -> LabelledImages:
+        """The DataModule of the images, which may choose an epoch's samples by their labels."""
+        self.data.train_set, self.data._given = self.train_set, self._given
+        return self.data
 
     def _features(self, split: str, source: ImageSource, passes: int = 0) -> FeatureSource:
         trainer = self.trainer

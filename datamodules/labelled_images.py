@@ -211,7 +211,7 @@ class LabelledImages(SeededBatches):
         kept, held_out = stratified_split(clean, self.validation_fraction, self.seed)
         if len(kept) == 0:
             raise ValueError(f"validation_fraction {self.validation_fraction} leaves no training image of {len(clean)}")
-        known = getattr(source, "clean_label", clean if self.label_noise is not None else None)
+        known = getattr(source, "clean_label", clean if self._truth_known() else None)
         self.train_set = LabelledSet(source, kept, given[kept], None if known is None else known[kept], self.seed)
         if len(held_out):
             self.validation_set = LabelledSet(
@@ -222,6 +222,10 @@ class LabelledImages(SeededBatches):
             self.validation_set = LabelledSet(own, torch.arange(len(own.label)), own.label, None, seed=None)
         if self._corrected is not None:
             self.train_set.label.copy_(self._corrected)
+
+    def _truth_known(self) -> bool:
+        """Whether the labels of the data are the true ones, which a corruption has made wrong."""
+        return self.label_noise is not None and getattr(self.label_noise, "truth_known", True)
 
     def _check_labels(self, label: Tensor, split: str) -> None:
         if len(label) == 0:
@@ -248,7 +252,10 @@ class LabelledImages(SeededBatches):
             return
         split = np.full(len(self._given), "validation", dtype=object)
         split[self.train_set.row.numpy()] = "training"
-        columns = {"index": np.arange(len(split)), "label": self._given, "clean_label": self._clean, "split": split}
+        columns = {"index": np.arange(len(split)), "label": self._given}
+        if self._truth_known():
+            columns["clean_label"] = self._clean
+        columns["split"] = split
         if (names := getattr(self.train_set.source, "names", None)) is not None:
             columns["name"] = names
         if (true := getattr(self.train_set.source, "clean_label", None)) is not None:

@@ -208,6 +208,18 @@ def test_shifted_sets_are_checked_before_training_without_their_features(tmp_pat
     assert len(arrays(tmp_path)) == 1
 
 
+def test_a_replaced_file_is_seen_wherever_it_is(tmp_path: Path) -> None:
+    names = [f"{number:03}.png" for number in range(200)]
+    for number, name in enumerate(names):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / name)
+    source = ImageFiles(tmp_path, names, torch.zeros(200, dtype=torch.int64), Crop(8, 8))
+    before = source_fingerprint(source)
+    assert source_fingerprint(source) == before
+    noise = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / names[1])  # none of the 64 whose pixels are looked at
+    assert source_fingerprint(source) != before
+
+
 def test_file_names_of_any_bytes_are_recognised_and_not_kept_as_strings(tmp_path: Path) -> None:
     names = [os.fsdecode(b"caf\xe9.png"), "tea.png"]
     for name in names:

@@ -18,6 +18,7 @@ from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms import functional as transforms
 
 from datamodules.augmentation import sample_uniform
+from datamodules.cached_features import CachedFeatures
 from datamodules.clothing1m import Clothing1M
 from datamodules.corruptions.label_noise import FromCSV, Symmetric
 from datamodules.image_files import (
@@ -377,6 +378,29 @@ def test_a_users_labels_come_by_position_and_their_table_names_the_files(own_ima
     assert (again.train_set.label != again.train_set.clean_label).any()
 
 
+def test_a_table_without_true_labels_makes_no_folder_the_truth(own_images: Path, tmp_path: Path) -> None:
+    images = len(ImageFolder(str(own_images), image_size=8, resize=8).read_training().label)
+    table = tmp_path / "corrected.csv"
+    table.write_text("index,label\n" + "".join(f"{i},{i % 2}\n" for i in range(images)))
+    data = ImageFolder(
+        str(own_images), batch_size=2, label_noise=FromCSV(str(table)), image_size=8, resize=8, num_workers=0
+    )
+    trainer(tmp_path).fit(Recorder(), datamodule=data)
+    assert data.train_set is not None
+    assert data.train_set.clean_label is None
+    assert "clean_label" not in next(iter(data.train_dataloader()))
+    assert (tmp_path / "labels.csv").read_text().splitlines()[0] == "index,label,split,name"
+    known = tmp_path / "known.csv"
+    known.write_text(
+        "index,label,clean_label\n"
+        + "".join(f"{i},0,{true}\n" for i, true in enumerate(data.read_training().label.tolist()))
+    )
+    data = ImageFolder(str(own_images), batch_size=2, label_noise=FromCSV(str(known)), image_size=8, resize=8)
+    data.setup("fit")
+    assert data.train_set is not None
+    assert torch.equal(data.train_set.clean_label, data.read_training().label[data.train_set.row])  # type: ignore[arg-type]
+
+
 def rename_tests(root: Path) -> None:
     for name in ("test", "val"):
         (root / name).rename(root / f"my {name}")
@@ -549,6 +573,24 @@ def test_an_epoch_is_balanced_over_the_noisy_labels_and_drawn_anew(clothing: Pat
         assert [request.visit for request in requests] == [2 * epoch] * 7 + [2 * epoch + 1] * 7
     assert len({tuple(sorted(visited)) for visited in passes}) == 6
     assert len({index for visited in passes for index in visited}) > 80
+
+
+def test_batches_that_classes_do_not_divide_give_the_first_classes_one_image_more(clothing: Path) -> None:
+    data = Clothing1M(str(clothing), batch_size=8, batches_per_epoch=4, image_size=8, resize=8)  # 32 = 2 * 14 + 4
+    data.setup("fit")
+    assert data.samples_per_epoch() == sum([1, 2, 3, 3, *[2] * 10])
+    drawn = data.draw_epoch(np.random.default_rng(0))
+    assert np.bincount(data._given.numpy()[drawn]).tolist() == [1, 2, 3, 3, *[2] * 10]
+
+
+def test_an_epoch_of_cached_features_is_balanced_as_that_of_the_images(clothing: Path, tmp_path: Path) -> None:
+    data = Clothing1M(str(clothing), batch_size=14, batches_per_epoch=2, image_size=8, resize=8, num_workers=0)
+    encoder = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 4))
+    features = CachedFeatures(data, encoder, num_features=4, cache_dir=str(tmp_path / "cache"))
+    features.setup("fit")
+    assert features.samples_per_epoch() == 1 + 13 * 2
+    label = torch.cat([batch["label"] for batch in features.train_dataloader()])
+    assert label.bincount().tolist() == [1, *[2] * 13]
 
 
 def test_every_image_of_a_class_is_equally_likely_in_an_epoch(clothing: Path) -> None:

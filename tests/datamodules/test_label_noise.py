@@ -599,8 +599,8 @@ def test_a_table_without_clean_labels_needs_only_the_length(tmp_path: Path) -> N
         ("index,class\n0,1\n", r"must have the columns index,label\[,clean_label\], got index,class"),
         ("index,label\n0,cat\n", "must hold integers in the columns index, label: .*cat"),
         ("index,label\n0\n", "must hold integers in the columns index, label"),
-        ("index,label\n0,1\n0,1\n", "index in .* must take each of 0 ... 1 once"),
-        ("index,label\n0,1\n2,1\n", "index in .* must take each of 0 ... 1 once"),
+        ("index,label\n0,1\n0,1\n", "index in .* must take each of 0, 1, 2 and so on once: 0 occurs twice"),
+        ("index,label\n0,1\n2,1\n", "index in .* must take each of 0, 1, 2 and so on once: 1 is missing"),
         ("index,label\n0,1\n1,7\n", "label of .* must be in 0 ... 1, got 7"),
     ],
 )

@@ -71,12 +71,18 @@ class FromCSV:
 
     Args:
         path: CSV file with a header. `index` is the position in the set; every position must occur once, in any order.
+            Without `clean_label` no label counts as the true one: the table may well correct those of the data.
     """
 
     seed: int | None = None
 
     def __init__(self, path: str) -> None:
         self.path = path
+
+    @property
+    def truth_known(self) -> bool:
+        """Whether the table says which labels are true."""
+        return "clean_label" in self._header()
 
     def apply(self, label: np.ndarray | Tensor, num_classes: int, image: Tensor | None = None) -> Tensor:
         clean, given = self._read(num_classes)
@@ -97,18 +103,21 @@ class FromCSV:
             )
         return empirical_transition_matrix(clean, given, num_classes)
 
-    def _read(self, num_classes: int) -> tuple[np.ndarray | None, np.ndarray]:
+    def _header(self) -> list[str]:
         if not Path(self.path).is_file():
             raise FileNotFoundError(
                 f"{self.path} was not found: expected a CSV file with the columns index,label[,clean_label]"
             )
         with open(self.path, encoding="utf-8-sig", newline="") as file:
-            header = [name.strip() for name in next(csv.reader(file), [])]
-            for name in ("index", "label"):
-                if name not in header:
-                    raise ValueError(
-                        f"{self.path} must have the columns index,label[,clean_label], got {','.join(header)}"
-                    )
+            return [name.strip() for name in next(csv.reader(file), [])]
+
+    def _read(self, num_classes: int) -> tuple[np.ndarray | None, np.ndarray]:
+        header = self._header()
+        for name in ("index", "label"):
+            if name not in header:
+                raise ValueError(f"{self.path} must have the columns index,label[,clean_label], got {','.join(header)}")
+        with open(self.path, encoding="utf-8-sig", newline="") as file:
+            next(csv.reader(file))
             names = [name for name in ("index", "label", "clean_label") if name in header]
             columns = [header.index(name) for name in names]
             try:
@@ -120,10 +129,11 @@ class FromCSV:
                     f"{self.path} must hold integers in the columns {', '.join(names)}: {error}"
                 ) from error
         order = np.argsort(table[:, 0], kind="stable")
-        if not np.array_equal(table[order, 0], np.arange(len(table))):
-            raise ValueError(
-                f"index in {self.path} must take each of 0 ... {len(table) - 1} once, one for each of its rows"
-            )
+        wrong = np.flatnonzero(table[order, 0] != np.arange(len(table)))
+        if len(wrong):
+            found, expected = table[order[wrong[0]], 0], wrong[0]
+            what = f"{expected} is missing" if found > expected else f"{found} occurs twice or is negative"
+            raise ValueError(f"index in {self.path} must take each of 0, 1, 2 and so on once: {what}")
         given, *clean = (
             checked_labels(table[order, i], num_classes, f"{names[i]} of {self.path}") for i in range(1, len(names))
         )
