@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
+from callbacks.early_learning import EarlyLearning
 from callbacks.pretraining import Pretraining
 from callbacks.seeding import SeedEveryBatch
 from datamodules.clustered import Clustered
@@ -19,6 +20,7 @@ from lightning_modules.networks.preact_resnet import PreActResNet18
 from lightning_modules.networks.unit_embedding import UnitEmbeddingClassifier
 from lightning_modules.noisy_labels.cosine_schedule import CosineSchedule
 from lightning_modules.noisy_labels.layer_outputs import logits_and_features, named_layer, pooled
+from lightning_modules.noisy_labels.lsa.correction_steps import logits_without_trace
 from lightning_modules.noisy_labels.lsa.detection import agreement, detect
 from lightning_modules.noisy_labels.lsa.objective import sharpened
 from lightning_modules.noisy_labels.lsa.pls_lsa import PLSLSA
@@ -73,6 +75,7 @@ class Standing:
 
     num_training_batches = 2
     datamodule = None
+    callbacks = ()
 
     def __init__(self, epoch: int) -> None:
         self.current_epoch = epoch
@@ -199,6 +202,45 @@ def test_the_step_of_two_networks_is_that_of_one_with_the_guess_of_both() -> Non
     step.expect(classification(z, t, step.weight) + contrastive(h, h, same(t)))
     torch.testing.assert_close(step.kept_guess(0), guess.detach())
     assert not step.kept_guess(1).any()
+
+
+def test_while_nothing_is_corrected_each_of_two_networks_guesses_alone() -> None:
+    step = Step(two_networks(**PLAIN), epoch=0)
+    own = step.module.network(step.batch["image"])
+    torch.testing.assert_close(step.kept_guess(0), sharpened(own.softmax(dim=1), 2.0).detach())
+    torch.testing.assert_close(step.outputs["logits"], own.detach())
+    step.module.training_step(step.batch, 1)
+    other = step.module.second_network(step.batch["image"])
+    assert not torch.allclose(own, other)
+    torch.testing.assert_close(step.kept_guess(1), sharpened(other.softmax(dim=1), 2.0).detach())
+
+
+@pytest.mark.parametrize("make", [one_network, two_networks])
+def test_early_learning_sees_every_epoch_and_changes_none(make: Any, tmp_path: Path) -> None:
+    trained = []
+    for watchers in ([], [EarlyLearning()]):
+        module = make(**NOISY, warmup_epochs=3, **({"batch_norm": True} if make is one_network else {}))
+        into = data(passes_per_epoch=1 if make is one_network else 2)
+        options = {**QUIET, "default_root_dir": tmp_path}
+        trainer = Trainer(max_epochs=4, callbacks=[SeedEveryBatch(3), *watchers], **options)
+        trainer.fit(module.double(), datamodule=into)
+        assert ("train/fit_given" in trainer.callback_metrics) == bool(watchers)
+        trained.append(module.state_dict())
+    assert watchers[0].counts.shape[0] == 4
+    assert (watchers[0].counts.sum(dim=(1, 2)) > 0).all()
+    for name, value in trained[0].items():
+        assert torch.equal(trained[1][name], value), name
+
+
+def test_logits_that_are_watched_are_those_of_training_and_leave_no_trace() -> None:
+    module = one_network(batch_norm=True, **PLAIN)
+    before = copy.deepcopy(module.network.state_dict())
+    image = torch.rand(7, 1, 1, 24)
+    logits = logits_without_trace(module.network, image)
+    for name, value in module.network.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    torch.testing.assert_close(logits, module.network(image))
+    assert not logits.requires_grad
 
 
 # the sweep

@@ -20,28 +20,27 @@ authors' code is followed.
 """
 
 import copy
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from datamodules.batches import LabelledImageBatch, global_size
 from lightning_modules.classifier_steps import ClassifierSteps, accuracies
 from lightning_modules.default_optimization import constant, sgd
 from lightning_modules.networks.features import without_head
 from lightning_modules.noisy_labels.layer_outputs import classifier_layer, named_layer
 from lightning_modules.noisy_labels.lsa.batch_terms import Objective
-from lightning_modules.noisy_labels.lsa.detection import Detector, detect, detector_of_epoch
+from lightning_modules.noisy_labels.lsa.correction_steps import CorrectionSteps
+from lightning_modules.noisy_labels.lsa.detection import Detection, Detector
 from lightning_modules.noisy_labels.lsa.heads import optimizer_with_heads
 from lightning_modules.noisy_labels.lsa.objective import sharpened
 from lightning_modules.noisy_labels.lsa.settings import check_data, check_settings
-from lightning_modules.noisy_labels.lsa.training_images import TrainingImages, sweep
-from lightning_modules.noisy_labels.mixup import draw_mixing
+from lightning_modules.noisy_labels.lsa.training_images import TrainingImages
 
 
-class PLSLSA(ClassifierSteps, LightningModule):
+class PLSLSA(CorrectionSteps, ClassifierSteps, LightningModule):
     """Trains a classifier on images with noisy labels, some of them of no class at all.
 
     Logs of each sweep the share of images that it flags, `train/noisy`, and where the true labels are known
@@ -147,34 +146,14 @@ class PLSLSA(ClassifierSteps, LightningModule):
         if stage == "fit":
             check_data(self.trainer, self)
 
-    def on_fit_start(self) -> None:
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        self.images.allocate(data.num_train_samples, self.device, next(self.network.parameters()).dtype)
+    def networks(self) -> list[nn.Module]:
+        return [self.network]
 
-    def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
-        epoch, size = self.trainer.current_epoch, global_size(batch)
-        image = self.weak_view(batch["image"])
-        outputs: dict[str, Tensor] = {}
-        guess = other_view = None
-        if epoch >= self.warmup_epochs - 1:
-            guess, outputs["logits"] = self._guess(batch["image"], image)
-            self.images.keep_guess(0, batch, guess)
-        corrects = epoch >= self.warmup_epochs
-        target, weight, noisy = self.images.targets(batch, guess if corrects else None)
-        if corrects:
-            image = torch.where(noisy.view(-1, 1, 1, 1), self.strong_view(batch["image"]), image)
-            other_view = self.contrastive_view(batch["image"])
-        mixing = draw_mixing(len(image), self.mixup_alpha, image.device)
-        terms = self.objective.terms(
-            self.network, self.projection, image, other_view, target, weight, batch["index"], mixing, size
-        )
-        logged = {f"train/{name}": term.detach() for name, term in terms.items()}
-        self.log_dict(logged, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
-        return {"loss": terms["loss"], **outputs}
+    def trained(self, batch_idx: int) -> tuple[int, nn.Module, nn.Module]:
+        return 0, self.network, self.projection
 
     @torch.no_grad()
-    def _guess(self, image: Tensor, weak: Tensor) -> tuple[Tensor, Tensor]:
-        """The guess g `[B, C]`, and logits of a weak view that it comes from."""
+    def guess(self, image: Tensor, weak: Tensor, which: int) -> tuple[Tensor, Tensor]:
         views = [weak, *(self.weak_view(image) for _ in range(self.guess_views - 1))]
         if self.guess_views == 1:  # LSA guesses from another view than it trains on
             views = [self.weak_view(image)]
@@ -182,27 +161,11 @@ class PLSLSA(ClassifierSteps, LightningModule):
         probability = torch.stack([each.softmax(dim=1) for each in logits]).mean(dim=0)
         return sharpened(probability, self.gamma), logits[0]
 
-    def on_train_epoch_end(self) -> None:
-        epoch = self.trainer.current_epoch
-        if epoch < self.warmup_epochs - 1:
-            return
-        detector = detector_of_epoch(self.detectors, epoch)
-        table = sweep(self.trainer, self.network, self, self.feature_layer, self.images.guesses[0])
-        found, wrong = None, None
-        if table is not None:
-            found = detect(detector, table.loss, table.pseudo_loss, table.feature, self.threshold)
-            wrong = table.wrong
-        for name, value in self.images.take(self.trainer, found, wrong).items():
-            # The same on all processes, and a maximum leaves it as it is.
-            self.log(f"train/{name}", value, reduce_fx="max", sync_dist=True, batch_size=1)
+    def agreed(self, detections: Sequence[Detection]) -> Detection:
+        [own] = detections
+        return own
 
     def configure_optimizers(self):
         heads = [classifier_layer(self.network), self.projection]
         optimizer = optimizer_with_heads(self.optimizer, self, heads, self.head_lr_factor)
         return [optimizer], [self.lr_scheduler(optimizer)]
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.images.save(checkpoint)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.images.restore(checkpoint)

@@ -1,41 +1,36 @@
 """PLS-LSA+: two networks that agree on which images are noisy.
 
 An epoch is a pass that trains f_1 and then a pass that trains f_2. The guess for an image is the sharpened mean of both
-predictions. At the end of an epoch each network judges all training images, with the guesses that were tracked while
-the other one was trained; an image is noisy where both say so, with the mean of their weights (see `detection`). The
-prediction is the mean of both networks' logits. All else is as in `pls_lsa`.
+predictions, and in the epochs of plain mixup that of the trained network alone. At the end of an epoch each network
+judges all training images, with the guesses that were tracked while the other one was trained; an image is noisy where
+both say so, with the mean of their weights (see `detection`). The prediction is the mean of both networks' logits. All
+else is as in `pls_lsa`.
 
 Source: Albert, Arazo, O'Connor and McGuinness, An accurate detection is not all you need to combat label noise in
 web-noisy datasets, ECCV 2024, and the authors' code.
 """
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from datamodules.batches import LabelledImageBatch, global_size
 from lightning_modules.classifier_steps import ClassifierSteps, accuracies
 from lightning_modules.default_optimization import constant, sgd
 from lightning_modules.noisy_labels.co_training import active_network, check_alternation
 from lightning_modules.noisy_labels.layer_outputs import classifier_layer, named_layer
 from lightning_modules.noisy_labels.lsa.batch_terms import Objective
-from lightning_modules.noisy_labels.lsa.detection import (
-    Detector,
-    agreement,
-    detect,
-    detector_of_epoch,
-)
+from lightning_modules.noisy_labels.lsa.correction_steps import CorrectionSteps
+from lightning_modules.noisy_labels.lsa.detection import Detection, Detector, agreement
 from lightning_modules.noisy_labels.lsa.heads import optimizer_with_heads
 from lightning_modules.noisy_labels.lsa.objective import sharpened
 from lightning_modules.noisy_labels.lsa.settings import check_data, check_settings
-from lightning_modules.noisy_labels.lsa.training_images import TrainingImages, sweep
-from lightning_modules.noisy_labels.mixup import draw_mixing
+from lightning_modules.noisy_labels.lsa.training_images import TrainingImages
 
 
-class PLSLSAPlus(ClassifierSteps, LightningModule):
+class PLSLSAPlus(CorrectionSteps, ClassifierSteps, LightningModule):
     """Trains two networks on images with noisy labels, some of them of no class at all.
 
     Needs `data.passes_per_epoch: 2`, and with DDP the strategy `ddp_find_unused_parameters_true`, as a step trains one
@@ -140,74 +135,26 @@ class PLSLSAPlus(ClassifierSteps, LightningModule):
             check_alternation(self.trainer, self)
             check_data(self.trainer, self)
 
-    def on_fit_start(self) -> None:
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        self.images.allocate(data.num_train_samples, self.device, next(self.network.parameters()).dtype)
+    def networks(self) -> list[nn.Module]:
+        return [self.network, self.second_network]
 
-    def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
-        active = active_network(batch_idx, self.trainer.num_training_batches)
-        epoch, size = self.trainer.current_epoch, global_size(batch)
-        image = self.weak_view(batch["image"])
-        outputs: dict[str, Tensor] = {}
-        guess = other_view = None
-        if epoch >= self.warmup_epochs - 1:
-            guess, outputs["logits"] = self._guess(batch["image"])
-            self.images.keep_guess(active, batch, guess)
-        corrects = epoch >= self.warmup_epochs
-        target, weight, noisy = self.images.targets(batch, guess if corrects else None)
-        if corrects:
-            image = torch.where(noisy.view(-1, 1, 1, 1), self.strong_view(batch["image"]), image)
-            other_view = self.contrastive_view(batch["image"])
-        mixing = draw_mixing(len(image), self.mixup_alpha, image.device)
-        terms = self.objective.terms(
-            self._networks()[active],
-            self.projections[active],
-            image,
-            other_view,
-            target,
-            weight,
-            batch["index"],
-            mixing,
-            size,
-        )
-        logged = {f"train/{name}": term.detach() for name, term in terms.items()}
-        self.log_dict(logged, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
-        return {"loss": terms["loss"], **outputs}
+    def trained(self, batch_idx: int) -> tuple[int, nn.Module, nn.Module]:
+        which = active_network(batch_idx, self.trainer.num_training_batches)
+        return which, self.networks()[which], self.projections[which]
 
     @torch.no_grad()
-    def _guess(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """The guess g `[B, C]` of both networks, and the mean of their logits."""
+    def guess(self, image: Tensor, weak: Tensor, which: int) -> tuple[Tensor, Tensor]:
         view = self.weak_view(image)
-        logits = torch.stack([network(view).to(self.images.weight.dtype) for network in self._networks()])
+        corrects = self.trainer.current_epoch >= self.warmup_epochs
+        networks = self.networks() if corrects else [self.networks()[which]]
+        logits = torch.stack([network(view).to(self.images.weight.dtype) for network in networks])
         return sharpened(logits.softmax(dim=2).mean(dim=0), self.gamma), logits.mean(dim=0)
 
-    def on_train_epoch_end(self) -> None:
-        epoch = self.trainer.current_epoch
-        if epoch < self.warmup_epochs - 1:
-            return
-        detector = detector_of_epoch(self.detectors, epoch)
-        verdicts, wrong = [], None
-        for network, guess in zip(self._networks(), reversed(self.images.guesses), strict=True):
-            classify = nn.Sequential(self.evaluation_view, network)
-            table = sweep(self.trainer, network, classify, self.feature_layer, guess)
-            if table is not None:
-                verdicts.append(detect(detector, table.loss, table.pseudo_loss, table.feature, self.threshold))
-                wrong = table.wrong
-        found = agreement(*verdicts) if verdicts else None
-        for name, value in self.images.take(self.trainer, found, wrong).items():
-            # The same on all processes, and a maximum leaves it as it is.
-            self.log(f"train/{name}", value, reduce_fx="max", sync_dist=True, batch_size=1)
-
-    def _networks(self) -> tuple[nn.Module, nn.Module]:
-        return self.network, self.second_network
+    def agreed(self, detections: Sequence[Detection]) -> Detection:
+        first, second = detections
+        return agreement(first, second)
 
     def configure_optimizers(self):
-        heads = [*map(classifier_layer, self._networks()), self.projections]
+        heads = [*map(classifier_layer, self.networks()), self.projections]
         optimizer = optimizer_with_heads(self.optimizer, self, heads, self.head_lr_factor)
         return [optimizer], [self.lr_scheduler(optimizer)]
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.images.save(checkpoint)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.images.restore(checkpoint)
