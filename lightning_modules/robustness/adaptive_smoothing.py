@@ -44,7 +44,7 @@ from lightning_modules.classifier_steps import ClassifierSteps, accuracies
 from lightning_modules.default_optimization import adamw, constant
 from lightning_modules.robustness.attacks import Norm, require_gradients
 from lightning_modules.robustness.mixing import Mixed, tight_smoothing_radius
-from lightning_modules.robustness.mixing_attacks import drawn_steps, randomised_attack
+from lightning_modules.robustness.mixing_attacks import drawn_steps, randomised_attack, run_seed
 from lightning_modules.robustness.mixing_network import Mixture
 
 CERTIFICATES = {
@@ -179,7 +179,7 @@ class AdaptiveSmoothing(ClassifierSteps, LightningModule):
             label,
             self.norm,
             self.epsilon,
-            drawn_steps(self.attack_steps, self.trainer.global_step),
+            drawn_steps(self.attack_steps, (run_seed(), self.trainer.current_epoch, batch_idx)),
             self.num_targets,
         )
         self.network.train()

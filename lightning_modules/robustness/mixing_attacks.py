@@ -16,9 +16,10 @@ all kinds in turn, for several optimiser steps on the same images, and mostly wi
 it is always this ascent.
 """
 
-import random
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -67,9 +68,19 @@ def attack_objective(mixed: Mixed, label: Tensor, target: Tensor, targeted: Tens
     return (1 - gamma_weight) * loss + gamma_weight * missed
 
 
-def drawn_steps(mean: int, seed: int) -> int:
-    """A number of steps n ~ chi^2(mean), rounded, at least 1; the same wherever the seed is."""
-    return max(1, round(random.Random(seed).gammavariate(mean / 2, 2)))
+def drawn_steps(mean: int, place: Sequence[int]) -> int:
+    """A number of steps n ~ chi^2(mean), rounded, at least 1.
+
+    Args:
+        mean: of chi^2.
+        place: what the number follows from, as seed, epoch and batch: it is the same on all processes.
+    """
+    return max(1, round(np.random.default_rng(place).chisquare(mean)))
+
+
+def run_seed() -> int:
+    """The seed of the run, where `seed_everything` leaves it."""
+    return int(os.environ.get("PL_GLOBAL_SEED", 0))
 
 
 def ascent(

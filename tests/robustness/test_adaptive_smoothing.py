@@ -422,10 +422,17 @@ def test_momentum_keeps_a_part_of_the_former_gradient() -> None:
 
 
 def test_numbers_of_steps_are_chi_squared() -> None:
-    drawn = np.array([drawn_steps(20, seed) for seed in range(4000)])
+    drawn = np.array([drawn_steps(20, (0, 0, batch)) for batch in range(4000)])
     assert drawn.min() >= 1
     assert stats.kstest(drawn + stats.uniform.rvs(-0.5, 1, 4000, random_state=0), stats.chi2(20).cdf).pvalue > 1e-3
-    assert min(drawn_steps(1, seed) for seed in range(200)) == 1
+    assert min(drawn_steps(1, (0, 0, batch)) for batch in range(200)) == 1
+
+
+def test_numbers_of_steps_follow_seed_epoch_and_batch() -> None:
+    places = [(seed, epoch, 0) for seed in range(3) for epoch in range(3)]
+    rows = [tuple(drawn_steps(20, (seed, epoch, batch)) for batch in range(12)) for seed, epoch, _ in places]
+    assert len(set(rows)) == len(places)
+    assert rows[4] == tuple(drawn_steps(20, (1, 1, batch)) for batch in range(12))
 
 
 def test_each_kind_of_attack_is_drawn_and_targets_follow_the_clean_prediction() -> None:
