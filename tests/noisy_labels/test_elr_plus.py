@@ -61,14 +61,23 @@ def test_mixing_keeps_the_larger_part_and_permutes() -> None:
     torch.testing.assert_close(Mixing(0.75, torch.tensor([1, 2, 0]))(value), torch.tensor([0.25, 1.25, 1.5]))
 
 
-def two_networks(**options: float | None) -> ELRPlus:
+def two_networks(**options: float | bool | None) -> ELRPlus:
     torch.manual_seed(0)
     networks = [MLP(64, [16], 10) for _ in range(2)]
     return ELRPlus(*networks, num_classes=10, optimizer=lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9), **options)
 
 
-def test_without_mixing_and_ramp_a_step_is_elr_with_the_other_average_as_teacher() -> None:
-    module = two_networks(mixup_alpha=0.0, average_ramp_steps=None, momentum=0.7)
+@pytest.mark.parametrize("reweight_labels", [False, True])
+@pytest.mark.parametrize("ramp_steps", [0, 8])
+@pytest.mark.parametrize("weight", [1.0, 0.7])
+def test_a_step_is_elr_of_mixed_images_with_the_other_average_as_teacher(
+    weight: float, ramp_steps: int, reweight_labels: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "lightning_modules.noisy_labels.elr_plus.draw_mixing",
+        lambda size, alpha, device: Mixing(weight, torch.arange(size).roll(1)),
+    )
+    module = two_networks(average_ramp_steps=None, momentum=0.7, ramp_steps=ramp_steps, reweight_labels=reweight_labels)
     data = Digits(batch_size=1300, passes_per_epoch=2, label_noise=Symmetric(0.4))
     before = copy.deepcopy(module).double()
     captured: dict = {}
@@ -83,11 +92,17 @@ def test_without_mixing_and_ramp_a_step_is_elr_with_the_other_average_as_teacher
     module.training_step = capturing
     Trainer(max_epochs=1, limit_train_batches=1, accelerator="cpu", precision="64-true", **QUIET).fit(module, data)
     batch = captured["batch"]
-    teacher = before.averages[1](batch["image"]).softmax(dim=1)
-    logits = before.network(batch["image"])
-    expected = F.cross_entropy(logits, batch["label"]) + 3.0 * early_learning_term(
-        clamped_softmax(logits), 0.3 * teacher
-    )
+
+    def mixed(value: torch.Tensor) -> torch.Tensor:
+        return weight * value + (1 - weight) * value.roll(1, dims=0)
+
+    label = mixed(F.one_hot(batch["label"], 10).double())
+    target = mixed(0.3 * before.averages[1](batch["image"]).softmax(dim=1))
+    if reweight_labels:
+        label = label * target / (label * target).sum(dim=1, keepdim=True)
+    logits = before.network(mixed(batch["image"]))
+    strength = 3.0 * (math.exp(-5 * (1 - 1 / ramp_steps) ** 2) if ramp_steps else 1.0)  # in the first step, n = 1
+    expected = F.cross_entropy(logits, label) + strength * early_learning_term(clamped_softmax(logits), target)
     torch.testing.assert_close(captured["loss"], expected.detach(), rtol=1e-12, atol=0)
 
 
