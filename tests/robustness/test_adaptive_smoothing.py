@@ -471,7 +471,7 @@ def module(**options: Any) -> AdaptiveSmoothing:
     built.log_dict = lambda *arguments, **given: None  # type: ignore[method-assign, assignment]
 
     class Started:
-        global_step = 0
+        current_epoch = 0
 
     built.trainer = Started()  # type: ignore[assignment]
     return built
