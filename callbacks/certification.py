@@ -12,7 +12,7 @@ from torch import Tensor
 
 from callbacks.certification_log import CertificationLog
 from callbacks.certification_progress import CertificationProgress
-from callbacks.certified_curves import accuracy_table, draw_curves, read_log, summary
+from callbacks.certified_curves import accuracy_name, accuracy_table, draw_curves, is_tight, read_log, summary
 from callbacks.other_processes import OtherProcesses, in_first_process
 from callbacks.results_directory import results_directory
 from callbacks.tested_images import TestedImages, require_testing
@@ -47,7 +47,8 @@ class Certification(Callback):
         share: what processes share: `images` gives each its own, `draws` lets all work on the same ones, for few or
             costly images.
         seed: of the noise. With it every draw is the same, whatever the batch size and the number of processes.
-        radii: at which certified accuracy is logged, in pixel units.
+        radii: at which certified accuracy is logged, in pixel units. None stands for 0, 0.25, ..., 1.5 and the mode's
+            own `radius`, or for the first seven of its `grid`, as at other radii these modes only give lower bounds.
         channels_last: whether the network computes in that memory layout, often faster for convolutions in mixed
             precision. A `SmoothedClassifier` is handed images and noise in it.
 
@@ -65,7 +66,7 @@ class Certification(Callback):
         max: int | None = None,
         share: Literal["images", "draws"] = "images",
         seed: int = 0,
-        radii: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5),
+        radii: Sequence[float] | None = None,
         channels_last: bool = False,
     ) -> None:
         if not sigma > 0:
@@ -78,7 +79,7 @@ class Certification(Callback):
             raise ValueError(f"max must be at least 1, got {max}")
         if seed < 0:
             raise ValueError(f"seed must be at least 0, got {seed}")
-        if any(radius < 0 for radius in radii):
+        if radii is not None and any(radius < 0 for radius in radii):
             raise ValueError(f"radii must be at least 0, got {list(radii)}")
         self.sigma = sigma
         self.mode = mode
@@ -87,7 +88,7 @@ class Certification(Callback):
         self.max = max
         self.share = share
         self.seed = seed
-        self.radii = list(radii)
+        self.radii = default_radii(mode) if radii is None else list(radii)
         self.channels_last = channels_last
         self.results: dict[str, float] = {}
         self._first_tested: str | None = None
@@ -224,13 +225,32 @@ class Certification(Callback):
 
         def write() -> None:
             name = f"sigma {self.sigma:g}"
-            table = accuracy_table({name: certificates}, self.radii, {name: self.mode.alpha})
+            logs, settings = {name: certificates}, {name: log.settings}
+            table = accuracy_table(logs, self.radii, settings)
             write_text(log.directory / "certified_accuracy.csv", table.to_csv(index=False))
-            write_text(log.directory / "certification_summary.json", json.dumps(results, indent=2) + "\n")
-            draw_curves({name: certificates}, log.directory / "figures" / "certified_accuracy.png")
+            text = json.dumps({**results, **self._meaning(log.settings)}, indent=2)
+            write_text(log.directory / "certification_summary.json", text + "\n")
+            draw_curves(logs, log.directory / "figures" / "certified_accuracy.png", settings)
 
         in_first_process(trainer, write)
         return results
+
+    def _meaning(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """What the summary says of its numbers: which are lower bounds only, and how they were found."""
+        asked: list[tuple[str, float | None]] = [("acr", None), *((accuracy_name(r), r) for r in self.radii)]
+        found_by = ["sigma", *self.mode.settings, "certificate", "num_images"]
+        return {
+            "lower_bounds": [name for name, radius in asked if not is_tight(settings, radius)],
+            "settings": {key: settings[key] for key in found_by},
+        }
+
+
+def default_radii(mode: Mode) -> list[float]:
+    """Radii at which to report what a mode certifies, among them those that it is for."""
+    if "grid" in mode.settings:
+        return [round(mode.settings["grid"] * place, 10) for place in range(7)]
+    target = mode.settings.get("radius")
+    return sorted({0.25 * place for place in range(7)} | ({target} if target is not None else set()))
 
 
 class _ChannelsLast:

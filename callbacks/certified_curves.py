@@ -1,7 +1,9 @@
 """Certified accuracy against radius: logs of certificates, of this project or of others, read, summarised and drawn."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +15,11 @@ from lightning_modules.robustness.smoothing import (
     certified_accuracy,
 )
 from lightning_modules.whole_files import save_figure
+
+NO_GUARANTEE = "not a guarantee"
+"""What the `certificate` of a `SmoothedClassifier` says whose radii are computed by a formula that proves nothing."""
+Settings = Mapping[str, Any]
+"""What rows of a log have in common, see `certification_settings.json`; of other projects' logs at least `alpha`."""
 
 
 def read_log(path: Path) -> pd.DataFrame:
@@ -30,7 +37,7 @@ def read_log(path: Path) -> pd.DataFrame:
 
     Raises:
         FileNotFoundError: if there is no such log.
-        ValueError: if it lacks a column or has no row.
+        ValueError: if it lacks a column, has no row, or has two rows of one image.
     """
     if path.is_dir():
         named = [path / name for name in ("certification.csv", "certification.tsv") if (path / name).is_file()]
@@ -48,6 +55,8 @@ def read_log(path: Path) -> pd.DataFrame:
     log = log.dropna(subset=["idx", "label", "predict", "radius"])  # an interrupted log ends within a line
     if log.empty:
         raise ValueError(f"{path} has no row")
+    if log["idx"].duplicated().any():
+        raise ValueError(f"{path} has several rows of image {log['idx'][log['idx'].duplicated()].iloc[0]:g}")
     log["correct"] = (log["predict"] == log["label"]) & (log["predict"] != ABSTAIN)
     return log.reset_index(drop=True)
 
@@ -67,7 +76,7 @@ def summary(log: pd.DataFrame, radii: Sequence[float]) -> dict[str, float]:
     numbers = {"acr": average_certified_radius(log["correct"], log["radius"])}
     accuracies = certified_accuracy(log["correct"], log["radius"], radii)
     for r, accuracy in zip(radii, accuracies, strict=True):
-        numbers["certified_accuracy_" + (f"{r:.2f}" if round(r, 2) == r else f"{r:g}")] = float(accuracy)
+        numbers[accuracy_name(r)] = float(accuracy)
     if "draws" in log.columns:
         numbers["abstained"] = float(((log["predict"] == ABSTAIN) & (log["outcome"] != "wrong class")).mean())
         numbers["mean_draws"] = float(log["draws"].mean())
@@ -77,40 +86,90 @@ def summary(log: pd.DataFrame, radii: Sequence[float]) -> dict[str, float]:
     return numbers
 
 
+def accuracy_name(radius: float) -> str:
+    """The metric's name of the certified accuracy at a radius."""
+    return "certified_accuracy_" + (f"{radius:.2f}" if round(radius, 2) == radius else f"{radius:g}")
+
+
+def is_tight(settings: Settings, radius: float | None) -> bool:
+    """Whether a log's certified accuracy is close to what more draws would certify, see `fewer_draws.py`. Elsewhere it
+    is only a lower bound.
+
+    Args:
+        settings: of the log.
+        radius: in pixel units; None asks about the mean radius.
+    """
+    if "grid" in settings:
+        return radius is not None and math.isclose(radius, settings["grid"] * round(radius / settings["grid"]))
+    if settings.get("radius") is not None:
+        return radius is not None and math.isclose(radius, settings["radius"])
+    return settings.get("largest_radius", math.inf) >= (math.inf if radius is None else radius)
+
+
+def is_guarantee(settings: Settings) -> bool:
+    """Whether a log's radii are certified, and not computed by a formula that proves nothing."""
+    return NO_GUARANTEE not in settings.get("certificate", "")
+
+
 def accuracy_table(
-    logs: Mapping[str, pd.DataFrame], radii: Sequence[float], alphas: Mapping[str, float]
+    logs: Mapping[str, pd.DataFrame], radii: Sequence[float], settings: Mapping[str, Settings]
 ) -> pd.DataFrame:
     """Certified accuracy of each log at each radius.
 
     Args:
         logs: by name.
         radii: in pixel units.
-        alphas: of the logs' certificates, by the same names.
+        settings: of the logs, by the same names.
 
     Returns:
-        Columns `log`, `radius`, `certified_accuracy` and `with_high_probability`, the bound that allows for wrong
-        certificates. Of several logs also the rows `envelope`, without that bound, which does not hold for a choice
-        among logs.
+        Columns `log`, `certificate`, `num_images`, `radius`, `certified_accuracy`, `tight`, see `is_tight`, and
+        `with_high_probability`, the bound that allows for wrong certificates: NaN where the radii are no guarantee. Of
+        several logs also the rows `envelope`: the best of them on the images that all of them have, without that bound,
+        which does not hold for a choice among logs.
     """
     tables = []
     for name, log in logs.items():
         accuracy = certified_accuracy(log["correct"], log["radius"], radii)
-        bound = accuracy_with_high_probability(accuracy, alphas[name], len(log))
+        bound = accuracy_with_high_probability(accuracy, settings[name]["alpha"], len(log))
         tables.append(
-            pd.DataFrame({"log": name, "radius": radii, "certified_accuracy": accuracy, "with_high_probability": bound})
+            pd.DataFrame(
+                {
+                    "log": name,
+                    "certificate": settings[name].get("certificate", ""),
+                    "num_images": len(log),
+                    "radius": radii,
+                    "certified_accuracy": accuracy,
+                    "tight": [is_tight(settings[name], radius) for radius in radii],
+                    "with_high_probability": bound if is_guarantee(settings[name]) else math.nan,
+                }
+            )
         )
-    if len(logs) > 1:
-        best = np.max([table["certified_accuracy"] for table in tables], axis=0)
-        tables.append(pd.DataFrame({"log": "envelope", "radius": radii, "certified_accuracy": best}))
+    common = common_images(logs)
+    if len(logs) > 1 and common:
+        on_common = [log[[pair in common for pair in _images(log)]] for log in logs.values()]
+        best = np.max([certified_accuracy(log["correct"], log["radius"], radii) for log in on_common], axis=0)
+        certificates = sorted({one.get("certificate", "") for one in settings.values()} - {""})
+        columns = {"certificate": "; ".join(certificates), "num_images": len(common), "radius": radii}
+        tables.append(pd.DataFrame({"log": "envelope", **columns, "certified_accuracy": best}))
     return pd.concat(tables, ignore_index=True)
 
 
-def draw_curves(logs: Mapping[str, pd.DataFrame], path: Path) -> None:
+def _images(log: pd.DataFrame) -> list[tuple[int, int]]:
+    return list(zip(log["idx"].astype(int), log["label"].astype(int), strict=True))
+
+
+def common_images(logs: Mapping[str, pd.DataFrame]) -> set[tuple[int, int]]:
+    """Position and label of the images that all logs have."""
+    return set.intersection(*(set(_images(log)) for log in logs.values()))
+
+
+def draw_curves(logs: Mapping[str, pd.DataFrame], path: Path, settings: Mapping[str, Settings]) -> None:
     """Draws certified accuracy against radius, a curve for each log.
 
     Args:
         logs: by name, as the legend shows it.
-        path: of the picture.
+        path: where the figure is saved.
+        settings: of the logs, by the same names.
     """
     from matplotlib.figure import Figure
 
@@ -121,9 +180,17 @@ def draw_curves(logs: Mapping[str, pd.DataFrame], path: Path) -> None:
         steps = np.unique(np.append(log["radius"][log["correct"]], [0.0, 1.05 * furthest]))
         acr = average_certified_radius(log["correct"], log["radius"])
         accuracy = certified_accuracy(log["correct"], log["radius"], steps)
-        axes.step(steps, accuracy, where="pre", label=f"{name} (mean radius {acr:.3f}, {len(log):,} images)")
+        axes.step(steps, accuracy, where="pre", label=_legend(name, acr, len(log), settings[name]))
     axes.set_xlim(0, 1.05 * furthest or 1)
     axes.set_ylim(0, 1)
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(fontsize="x-small")
     save_figure(figure, path)
+
+
+def _legend(name: str, acr: float, num_images: int, settings: Settings) -> str:
+    sigma = f"sigma {settings['sigma']:g}" if "sigma" in settings else ""
+    heading = ", ".join(part for part in (name, sigma if sigma not in name else "", settings.get("mode", "")) if part)
+    bound = "" if is_tight(settings, None) else ">= "
+    certificate = f"\n{settings['certificate']}" if "certificate" in settings else ""
+    return f"{heading} (mean radius {bound}{acr:.3f}, {num_images:,} images){certificate}"

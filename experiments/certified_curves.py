@@ -1,9 +1,9 @@
-"""Compares logs of certificates, of this project or of others, in one picture and one table.
+"""Compares logs of certificates, of this project or of others, in one figure and one table.
 
     python train.py certified_curves runs/drs/cifar10/*/ [official.tsv ...] --output comparison
 
 draws certified accuracy against radius of all logs and writes it at the radii of a grid, with the upper envelope: at
-each radius the best of the logs, which is how tables over several sigmas are made.
+each radius the best of the logs, on the images that all of them have, which is how tables over several sigmas are made.
 
 Written to the output directory: certified_accuracy.png, certified_accuracy.csv.
 """
@@ -13,10 +13,11 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from callbacks.certified_curves import accuracy_table, draw_curves, read_log
+from callbacks.certified_curves import accuracy_table, common_images, draw_curves, read_log
 from experiments.arguments import ArgumentParser
 from experiments.results import write_text
 
@@ -45,21 +46,28 @@ def overlay(paths: Sequence[Path], output: Path, grid: float = 0.25, alpha: floa
         raise ValueError(f"alpha must be in (0, 1), got {alpha:g}")
     names = _short_names(paths)
     logs = dict(zip(names, (read_log(path) for path in paths), strict=True))
-    alphas = {name: _own_alpha(path, alpha) for name, path in zip(names, paths, strict=True)}
+    settings = {name: _own_settings(path, alpha) for name, path in zip(names, paths, strict=True)}
+    if any(len(log) > len(common_images(logs)) for log in logs.values()):
+        counts = ", ".join(f"{name} {len(log):,}" for name, log in logs.items())
+        print(
+            f"warning: the logs are not of the same images ({counts}; {len(common_images(logs)):,} in all of them): "
+            f"their curves cannot be compared, and the envelope is that of the common images, if there are any",
+            file=sys.stderr,
+        )
     furthest = max(float(log["radius"].max()) for log in logs.values())
     radii = [round(grid * step, 10) for step in range(int(furthest / grid) + 1)]
-    table = accuracy_table(logs, radii, alphas)
-    draw_curves(logs, output / "certified_accuracy.png")
+    table = accuracy_table(logs, radii, settings)
+    draw_curves(logs, output / "certified_accuracy.png", settings)
     write_text(output / "certified_accuracy.csv", table.to_csv(index=False))
     return table
 
 
-def _own_alpha(path: Path, otherwise: float) -> float:
-    """What the settings say that are in a run directory, or beside a log in one."""
+def _own_settings(path: Path, alpha: float) -> dict[str, Any]:
+    """The settings that are in a run directory, or beside a log in one; without them the given alpha."""
     if path.stem == "certification":
         path = path.parent
     settings = path / "certification_settings.json"
-    return json.loads(settings.read_text()).get("alpha", otherwise) if settings.is_file() else otherwise
+    return {"alpha": alpha, **(json.loads(settings.read_text()) if settings.is_file() else {})}
 
 
 def _short_names(paths: Sequence[Path]) -> list[str]:
@@ -95,6 +103,14 @@ def main(argv: Sequence[str]) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(table.pivot(index="log", columns="radius", values="certified_accuracy").round(3).to_string())
+    loose = table["tight"].eq(False)
+    table["shown"] = [
+        f"{'>= ' * low}{share:.3f}" for share, low in zip(table["certified_accuracy"], loose, strict=True)
+    ]
+    print("certified accuracy" + " (>=: a lower bound; its mode took few draws elsewhere)" * bool(loose.any()))
+    print(table.pivot(index="log", columns="radius", values="shown").to_string())
+    print("with high probability, whatever certificates are wrong, at least")
+    bounds = table.pivot(index="log", columns="radius", values="with_high_probability")
+    print(bounds.drop("envelope", errors="ignore").round(3).to_string(na_rep="no guarantee"))
     print(f"written: {options.output / 'certified_accuracy.png'}, {options.output / 'certified_accuracy.csv'}")
     return 0

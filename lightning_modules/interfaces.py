@@ -48,7 +48,8 @@ class SmoothedClassifier(Protocol):
     """
 
     certificate: str
-    """The theorem that the radius rests on. Logs of different ones are never mixed."""
+    """The theorem that the radius rests on, or `...: not a guarantee` of a formula that proves nothing. Logs of
+    different ones are never mixed."""
 
     def smoothed_logits(self, image: Tensor, noise: Tensor, sigma: float) -> Tensor:
         """Logits `[S, B, K]` of S votes on each draw; the smoothed classifier adds the votes.

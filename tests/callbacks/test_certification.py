@@ -28,8 +28,9 @@ from callbacks import tested_images
 from callbacks.certification import Certification
 from callbacks.certification_log import COMMUNITY, SIDECAR, CertificationLog, row_of
 from callbacks.certification_progress import CertificationProgress
-from callbacks.certified_curves import accuracy_table, draw_curves, read_log, summary
+from callbacks.certified_curves import NO_GUARANTEE, accuracy_table, draw_curves, is_tight, read_log, summary
 from lightning_modules.robustness.certification_modes import Certificate, Fixed, Mode, Predict
+from lightning_modules.robustness.drs import CERTIFICATES
 from lightning_modules.robustness.fewer_draws import Anytime, Curve, InputSpecific, Stages
 from lightning_modules.robustness.smoothed_votes import Certified
 from tests.two_processes import TwoProcesses
@@ -157,7 +158,72 @@ def test_metrics_table_and_picture_agree_with_the_rows(finished: tuple[Path, dic
     np.testing.assert_allclose(table["with_high_probability"], expected, atol=1e-12)
     assert (directory / "figures" / "certified_accuracy.png").read_bytes().startswith(b"\x89PNG")
     written = json.loads((directory / "certification_summary.json").read_text())
+    assert written.pop("settings") == {
+        **{"sigma": SIGMA, "mode": "fixed", "n0": 20, "n": 600, "alpha": 0.001},
+        **{"certificate": "Cohen et al. 2019", "num_images": 12},
+    }
+    assert written.pop("lower_bounds") == []
     assert {f"test/{name}" for name in written} <= metrics.keys()
+    assert table["tight"].all()
+    assert set(table["certificate"]) == {"Cohen et al. 2019"}
+    assert set(table["num_images"]) == {12}
+
+
+@pytest.mark.parametrize(
+    ("mode", "radii", "tight"),
+    [
+        (Fixed(), [0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5], [0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, None]),
+        (Curve(grid=0.2), [0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2], [0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2]),
+        (Stages(radius=0.3), [0.0, 0.25, 0.3, 0.5, 0.75, 1.0, 1.25, 1.5], [0.3]),
+        (Anytime(radius=0.5), [0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5], [0.5]),
+        (Anytime(), [0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5], [0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, None]),
+        (Anytime(largest_radius=0.5), [0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5], [0.0, 0.25, 0.5]),
+        (InputSpecific(), [0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5], [0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, None]),
+    ],
+)
+def test_every_mode_is_reported_where_it_is_tight(mode: Mode, radii: list[float], tight: list[float | None]) -> None:
+    """Of the mean radius, None stands here for it, and of the accuracy at each radius."""
+    assert certification(mode).radii == radii
+    assert [radius for radius in [*radii, None] if is_tight(mode.settings, radius)] == tight
+    if isinstance(mode, Curve):
+        assert [is_tight(mode.settings, radius) for radius in (0.25, 0.5, 0.75, 1.0)] == [False, False, False, True]
+
+
+def test_a_curve_off_its_grid_is_said_to_be_a_lower_bound(tmp_path: Path) -> None:
+    run(tmp_path, certification(Curve(grid=0.2, n0=20, n_max=1000), radii=[0.0, 0.25, 0.4]))
+    assert pd.read_csv(tmp_path / "certified_accuracy.csv")["tight"].tolist() == [True, False, True]
+    written = json.loads((tmp_path / "certification_summary.json").read_text())
+    assert written["lower_bounds"] == ["acr", "certified_accuracy_0.25"]
+    assert (written["settings"]["mode"], written["settings"]["n_max"]) == ("curve", 1000)
+
+
+def test_radii_that_are_no_guarantee_have_no_bound_and_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.axes import Axes
+
+    class Formula(Planes):
+        certificate = f"a formula: {NO_GUARANTEE}"
+
+        def smoothed_logits(self, image: Tensor, noise: Tensor, sigma: float) -> Tensor:
+            return self(image + sigma * noise)[None]
+
+        def certified_radius(self, probability: Any, sigma: float) -> float:
+            return 9 * sigma * float(stats.norm.ppf(probability[0]))
+
+    labels: list[str] = []
+    step = Axes.step
+    monkeypatch.setattr(
+        Axes, "step", lambda self, *values, **options: labels.append(options["label"]) or step(self, *values, **options)
+    )
+    run(tmp_path, certification(), Formula())
+    table = pd.read_csv(tmp_path / "certified_accuracy.csv")
+    assert table["certified_accuracy"].max() > 0
+    assert table["with_high_probability"].isna().all()
+    assert set(table["certificate"]) == {"a formula: not a guarantee"}
+    assert labels[0].endswith("\na formula: not a guarantee")
+    written = json.loads((tmp_path / "certification_summary.json").read_text())
+    assert written["settings"]["certificate"] == "a formula: not a guarantee"
+    assert all(NO_GUARANTEE in text for name, text in CERTIFICATES.items() if name.startswith("published"))
+    assert NO_GUARANTEE not in CERTIFICATES["joint"]
 
 
 def test_a_finished_certification_is_not_computed_again(finished: tuple[Path, dict[str, float]]) -> None:
@@ -781,6 +847,9 @@ def test_logs_of_other_projects_are_read(tmp_path: Path) -> None:
     lines = OFFICIAL.splitlines()
     wide.write_text("\n".join([lines[0] + "\tpA\tsamplesize", *(line + "\t0.9\t1000" for line in lines[1:])]))
     pd.testing.assert_frame_equal(read_log(wide)[list(COMMUNITY)], log[list(COMMUNITY)])
+    path.write_text(OFFICIAL + "40\t1\t1\t0.25\t2\t15.1\n")
+    with pytest.raises(ValueError, match="several rows of image 40"):
+        read_log(path)
 
 
 def test_a_curve_falls_just_beyond_each_radius(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -788,12 +857,14 @@ def test_a_curve_falls_just_beyond_each_radius(tmp_path: Path, monkeypatch: pyte
 
     drawn: list[tuple[np.ndarray, np.ndarray, str]] = []
     monkeypatch.setattr(Axes, "step", lambda self, x, y, where, label: drawn.append((x, y, where)))
-    monkeypatch.setattr(Axes, "legend", lambda self: None)
-    log = pd.DataFrame({"label": [0, 0, 0, 0], "predict": [0, 0, 1, 0], "radius": [0.2, 0.5, 3.0, 0.5]})
+    monkeypatch.setattr(Axes, "legend", lambda self, fontsize: None)
+    log = pd.DataFrame(
+        {"idx": range(4), "label": [0, 0, 0, 0], "predict": [0, 0, 1, 0], "radius": [0.2, 0.5, 3.0, 0.5]}
+    )
     log["correct"] = log["predict"] == log["label"]
-    draw_curves({"one": log}, tmp_path / "curve.png")
+    draw_curves({"one": log}, tmp_path / "curve.png", {"one": {"alpha": 0.001}})
     x, y, where = drawn[0]
     np.testing.assert_allclose(x, [0.0, 0.2, 0.5, 3.15])
     np.testing.assert_allclose(y, [0.75, 0.75, 0.5, 0.0])
     assert where == "pre"  # between two radii, the value at the right one
-    assert accuracy_table({"one": log}, [0.3], {"one": 0.001})["certified_accuracy"].tolist() == [0.5]
+    assert accuracy_table({"one": log}, [0.3], {"one": {"alpha": 0.001}})["certified_accuracy"].tolist() == [0.5]

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,14 +13,14 @@ from experiments.certified_curves import main, overlay
 from lightning_modules.robustness.smoothing import accuracy_with_high_probability
 
 
-def certified(directory: Path, radius: list[float], alpha: float | None = None) -> Path:
+def certified(directory: Path, radius: list[float], first: int = 0, label: int = 1, **settings: Any) -> Path:
     """A run directory with a log; all predictions but the last are right."""
     directory.mkdir()
-    predict = [1] * (len(radius) - 1) + [2]
-    frame = pd.DataFrame({"idx": range(len(radius)), "label": 1, "predict": predict, "radius": radius})
+    idx, predict = range(first, first + len(radius)), [label] * (len(radius) - 1) + [label + 1]
+    frame = pd.DataFrame({"idx": idx, "label": label, "predict": predict, "radius": radius})
     frame.to_csv(directory / "certification.csv", index=False)
-    if alpha is not None:
-        (directory / "certification_settings.json").write_text(json.dumps({"alpha": alpha}))
+    if settings:
+        (directory / "certification_settings.json").write_text(json.dumps({"alpha": 0.001, **settings}))
     return directory
 
 
@@ -66,7 +67,7 @@ def test_the_working_directory_is_a_log_too(tmp_path: Path, monkeypatch: pytest.
 def test_it_writes_below_runs_where_nothing_else_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    logs = [str(certified(tmp_path / "run", [0.9, 0.1])), str(published(tmp_path / "official.tsv"))]
+    logs = [str(certified(tmp_path / "run", [0.9, 0.1], label=3)), str(published(tmp_path / "official.tsv"))]
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     assert train.main(["certified_curves", *logs]) == 0
@@ -76,6 +77,55 @@ def test_it_writes_below_runs_where_nothing_else_is_said(
     assert "runs/certified_curves/certified_accuracy.csv" in printed
     written = sorted(str(path.relative_to(tmp_path / "here")) for path in Path.cwd().rglob("*") if path.is_file())
     assert written == [f"runs/certified_curves/certified_accuracy.{end}" for end in ("csv", "png")]
+
+
+def test_logs_of_other_images_are_compared_on_the_common_ones_with_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    easy, hard = certified(tmp_path / "easy", [1.0] * 5), certified(tmp_path / "hard", [0.1] * 8, first=3)
+    table = overlay([easy, hard], tmp_path / "out", grid=0.5)
+    assert "not of the same images (easy 5, hard 8; 2 in all of them)" in capsys.readouterr().err
+    envelope = table[table["log"] == "envelope"]
+    np.testing.assert_allclose(envelope["certified_accuracy"], [1.0, 0.5, 0.5])  # images 3 and 4
+    assert table.groupby("log")["num_images"].first().to_dict() == {"easy": 5, "envelope": 2, "hard": 8}
+    far = certified(tmp_path / "far", [2.0, 2.0], first=90)
+    assert "envelope" not in set(overlay([easy, far], tmp_path / "out")["log"])
+    relabelled = certified(tmp_path / "relabelled", [1.0] * 5, label=0)
+    assert "envelope" not in set(overlay([easy, relabelled], tmp_path / "out")["log"])
+    capsys.readouterr()
+    overlay([easy, certified(tmp_path / "same", [0.2] * 5)], tmp_path / "out")
+    assert capsys.readouterr().err == ""
+
+
+def test_lower_bounds_and_radii_without_guarantee_are_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from matplotlib.axes import Axes
+
+    labels: list[str] = []
+    step = Axes.step
+    monkeypatch.setattr(
+        Axes, "step", lambda self, *values, **options: labels.append(options["label"]) or step(self, *values, **options)
+    )
+    many = 400
+    curve = certified(tmp_path / "curve", [0.4] * many, sigma=0.5, mode="curve", grid=0.4, certificate="a theorem")
+    formula = certified(tmp_path / "formula", [0.3] * many, mode="fixed", certificate="a formula: not a guarantee")
+    out = tmp_path / "out"
+    assert main([str(curve), str(formula), "--grid", "0.2", "--output", str(out)]) == 0
+    table = pd.read_csv(out / "certified_accuracy.csv").set_index("log")
+    assert table.loc["curve", "tight"].astype(bool).tolist() == [True, False, True]
+    assert table.loc["formula", "tight"].astype(bool).all()
+    assert table.loc["formula", "with_high_probability"].isna().all()
+    bound = accuracy_with_high_probability(399 / 400, 0.001, many)
+    np.testing.assert_allclose(table.loc["curve", "with_high_probability"], bound)
+    assert labels == [
+        "curve, sigma 0.5, curve (mean radius >= 0.399, 400 images)\na theorem",
+        "formula, fixed (mean radius 0.299, 400 images)\na formula: not a guarantee",
+    ]
+    printed = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["curve", "0.998", ">=", "0.998", "0.998"] in printed
+    assert ["curve", *3 * [f"{float(bound):.3f}"]] in printed
+    assert ["formula", *3 * ["no", "guarantee"]] in printed
 
 
 @pytest.mark.parametrize(
