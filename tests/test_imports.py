@@ -43,6 +43,7 @@ def defines_method(path: Path) -> bool:
 
 
 FIELDS = [f"lightning_modules.{path.parent.name}" for path in (ROOT / "lightning_modules").glob("*/__init__.py")]
+SHARED = {"lightning_modules.networks", "lightning_modules.views"}  # by all fields
 METHODS = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in FILES if defines_method(path)}
 
 
@@ -59,6 +60,19 @@ def test_imports_point_the_right_way(path: Path) -> None:
         assert field_file or any(within(name, allowed) for allowed in ALLOWED[package]), f"{path} may not import {name}"
 
 
+def field_of(name: str) -> str | None:
+    """The field that a module belongs to, None of what is shared or no part of a field."""
+    return next((field for field in FIELDS if within(name, field) and field not in SHARED), None)
+
+
+def test_no_field_imports_from_another() -> None:
+    for path in FILES:
+        if path.is_relative_to(ROOT / "lightning_modules"):
+            own = field_of(".".join(path.relative_to(ROOT).with_suffix("").parts))
+            for name in imported(path):
+                assert field_of(name) in (None, own), f"{path}: {name} is another field's; move what both use out of it"
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_file_is_a_drawer(path: Path) -> None:
     assert path.stem not in FORBIDDEN_NAMES
@@ -67,3 +81,10 @@ def test_no_file_is_a_drawer(path: Path) -> None:
 def test_the_rules_see_the_methods() -> None:
     assert "lightning_modules.noisy_labels.elr" in METHODS
     assert "lightning_modules.noisy_labels.mixup" not in METHODS
+
+
+def test_the_rules_see_the_fields() -> None:
+    assert field_of("lightning_modules.robustness.rrcm.views") == "lightning_modules.robustness"
+    assert field_of("lightning_modules.noisy_labels.mixup.Mixing") == "lightning_modules.noisy_labels"
+    assert field_of("lightning_modules.views.colour") is None
+    assert field_of("lightning_modules.per_sample") is None

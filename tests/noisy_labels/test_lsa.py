@@ -27,8 +27,8 @@ from lightning_modules.noisy_labels.lsa.pls_lsa import PLSLSA
 from lightning_modules.noisy_labels.lsa.pls_lsa_plus import PLSLSAPlus
 from lightning_modules.noisy_labels.lsa.training_images import TrainingImages, sweep
 from lightning_modules.noisy_labels.simclr import SimCLR
-from lightning_modules.noisy_labels.views import AddedNoise, ContrastiveView, StrongView, WeakView
 from lightning_modules.per_sample import PerSample
+from lightning_modules.views import AddedNoise, ContrastiveView, StrongView, WeakView
 
 QUIET: dict[str, Any] = {
     **{"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False},

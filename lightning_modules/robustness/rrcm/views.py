@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_modules.noisy_labels.views.colour import ColourJitter
-from lightning_modules.noisy_labels.views.crops import RandomResizedCrop
+from lightning_modules.views.colour import ColourJitter
+from lightning_modules.views.crops import RandomResizedCrop
 
 
 def blurred(image: Tensor, sigma: Tensor, radius: int) -> Tensor:

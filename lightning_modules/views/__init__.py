@@ -5,11 +5,11 @@ generator of the device. torchvision's transforms would draw once for the whole 
 has their distributions, with the differences that each file states.
 """
 
-from lightning_modules.noisy_labels.views.colour import ColourJitter
-from lightning_modules.noisy_labels.views.crops import RandomCrop, RandomResizedCrop
-from lightning_modules.noisy_labels.views.noise import AddedNoise
-from lightning_modules.noisy_labels.views.rand_augment import RandAugment
-from lightning_modules.noisy_labels.views.standard import ContrastiveView, StrongView, WeakView
+from lightning_modules.views.colour import ColourJitter
+from lightning_modules.views.crops import RandomCrop, RandomResizedCrop
+from lightning_modules.views.noise import AddedNoise
+from lightning_modules.views.rand_augment import RandAugment
+from lightning_modules.views.standard import ContrastiveView, StrongView, WeakView
 
 __all__ = [
     "AddedNoise",

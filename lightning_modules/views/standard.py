@@ -2,9 +2,9 @@
 
 from torch import nn
 
-from lightning_modules.noisy_labels.views.colour import ColourJitter
-from lightning_modules.noisy_labels.views.crops import RandomCrop, RandomResizedCrop
-from lightning_modules.noisy_labels.views.rand_augment import RandAugment
+from lightning_modules.views.colour import ColourJitter
+from lightning_modules.views.crops import RandomCrop, RandomResizedCrop
+from lightning_modules.views.rand_augment import RandAugment
 
 
 class WeakView(RandomCrop):

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_modules.noisy_labels.views.colour import blended, with_brightness, with_contrast, with_saturation
+from lightning_modules.views.colour import blended, with_brightness, with_contrast, with_saturation
 
 NUM_BINS = 31
 OPERATIONS = (

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from lightning_modules.noisy_labels.views import (
+from lightning_modules.views import (
     AddedNoise,
     ColourJitter,
     ContrastiveView,
@@ -18,15 +18,15 @@ from lightning_modules.noisy_labels.views import (
     StrongView,
     WeakView,
 )
-from lightning_modules.noisy_labels.views.colour import (
+from lightning_modules.views.colour import (
     grey,
     with_brightness,
     with_contrast,
     with_hue,
     with_saturation,
 )
-from lightning_modules.noisy_labels.views.crops import boxes_of_random_area, crop_at, resized
-from lightning_modules.noisy_labels.views.rand_augment import OPERATIONS
+from lightning_modules.views.crops import boxes_of_random_area, crop_at, resized
+from lightning_modules.views.rand_augment import OPERATIONS
 
 
 def images(batch: int = 4, channels: int = 3, size: int = 16, seed: int = 0) -> Tensor:
