@@ -335,10 +335,12 @@ def claimed_pairs() -> Iterator[tuple[Path, Path]]:
 
 
 def paper_pairs() -> Iterator[tuple[Path, Path]]:
-    """ELR and cross-entropy on each data set, which the paper trains alike."""
+    """ELR and ELR+ with cross-entropy on each data set, which the paper trains alike."""
     for baseline in sorted((CONFIGS / "cross_entropy").glob("*.yaml")):
         if (method := CONFIGS / "elr" / baseline.name).is_file():
             yield method, baseline
+        elif baseline.stem.endswith("_preact18"):
+            yield CONFIGS / "elr_plus" / baseline.name.replace("_preact18", ""), baseline
 
 
 PAIRS = sorted({*claimed_pairs(), *paper_pairs()})
@@ -367,7 +369,7 @@ def test_method_and_baseline_differ_in_the_methods_own_keys_alone(method: Path, 
 def test_there_are_baselines_for_the_papers_tables() -> None:
     names = {name(method) for method, _ in paper_pairs()}
     tables = {f"elr/cifar{k}{kind}" for k in (10, 100) for kind in ("", "_asymmetric")}
-    assert names >= {*tables, "elr/clothing1m", "elr/webvision"}
+    assert names >= {*tables, "elr/clothing1m", "elr/webvision", "elr_plus/cifar10", "elr_plus/cifar100"}
 
 
 # the papers' settings
