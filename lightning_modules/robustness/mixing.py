@@ -80,12 +80,18 @@ def log_mixture(
 
 
 def needed_margin(alpha: float) -> float:
-    """The margin (1 - alpha) / alpha of h at which g can no longer change the class; infinite for alpha 0."""
+    """The margin (1 - alpha) / alpha of h at which g can no longer change the class; infinite for alpha 0.
+
+    For choosing alpha by the margins of a robust classifier; no module calls it.
+    """
     return (1 - alpha) / alpha if alpha > 0 else math.inf
 
 
 def lipschitz_radius(probability: Tensor, lipschitz: float | Tensor, alpha: float) -> Tensor:
     """Radius within which the mixture gives argmax h, in the norm in which the constants hold.
+
+    For robust classifiers whose Lipschitz constants are known, which those of this project's configurations are not: no
+    module calls it. Smoothed ones are certified through `AdaptiveSmoothing.certified_radius`.
 
     Args:
         probability: `[B, K]`: h(x), in [0, 1].
@@ -107,6 +113,8 @@ def lipschitz_radius(probability: Tensor, lipschitz: float | Tensor, alpha: floa
 
 def smoothing_radius(first: ArrayLike, second: ArrayLike, alpha: float, sigma: float) -> NDArray[np.float64]:
     """l2 radius within which a mixture with a smoothed robust classifier keeps the class of h.
+
+    The two-sided form, for callers that bound the second class as well; certification here bounds the first alone.
 
     Args:
         first: h_y or a lower bound of it, in [0, 1].
