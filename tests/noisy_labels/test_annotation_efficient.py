@@ -30,6 +30,7 @@ from lightning_modules.noisy_labels.annotation_efficient.annotation_efficient im
     mean_over_kept,
 )
 from lightning_modules.noisy_labels.annotation_efficient.label_quality import (
+    MeanDice,
     best_part,
     dice,
     label_quality,
@@ -267,6 +268,15 @@ def test_dice_of_known_masks() -> None:
     one[0, :2], other[0, 1:3] = 1, 1
     assert dice(one, other).tolist() == [0.5, 1.0]
     assert dice(one[:1], 1 - one[:1]).tolist() == [0.0]
+
+
+def test_images_that_are_empty_in_both_masks_count_in_the_mean_dice() -> None:
+    full, empty = torch.ones(1, 2, 2, dtype=torch.int64), torch.zeros(1, 2, 2, dtype=torch.int64)
+    metric = MeanDice()
+    metric.update(empty, empty)
+    assert float(metric.compute()) == 1
+    metric.update(torch.cat([full, empty, empty]), torch.cat([full, full, empty]))
+    assert float(metric.compute()) == pytest.approx(3 / 4)
 
 
 @settings(deadline=None, max_examples=50)
@@ -555,6 +565,22 @@ def test_tested_dice_is_the_mean_over_images_of_the_structures(whole_run: Run) -
     overlap = dice(prediction, images.given)
     assert metrics["test/dice"] == pytest.approx(float(overlap.mean()), abs=1e-6)
     assert set(metrics) == {f"test/{p}{m}" for p in ("", "pseudo_label_") for m in ("dice", "surface_distance")}
+
+
+@pytest.mark.parametrize("clean_labels", [False, True])
+def test_tested_pseudo_labels_are_made_as_those_that_are_trained_on(clean_labels: bool) -> None:
+    tested, images = module(clean_labels=clean_labels), data()
+    (metrics,) = Trainer(logger=False, **QUIET).test(tested, datamodule=images, verbose=False)
+    assert images.test_set is not None
+    source: Any = images.test_set.source
+    tested.eval()
+    assert tested.translation is not None
+    with torch.no_grad():
+        label = (tested.translation(2 * source.image.double() / 255 - 1)[:, 0] > 0).long()
+    cleaned = without_holes_and_islands(label)
+    assert not torch.equal(cleaned, label)
+    expected = dice(cleaned if clean_labels else label, source.given).mean()
+    assert metrics["test/pseudo_label_dice"] == pytest.approx(float(expected), abs=1e-6)
 
 
 @pytest.mark.parametrize("epochs", [2, 4, 6], ids=["translation", "round 0", "round 1"])

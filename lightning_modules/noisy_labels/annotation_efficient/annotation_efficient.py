@@ -34,7 +34,6 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
-from torchmetrics.segmentation import DiceScore
 
 from datamodules.batches import UnpairedMaskBatch, global_size, share
 from lightning_modules.default_optimization import adam, constant
@@ -42,6 +41,7 @@ from lightning_modules.interfaces import LabelStore, require
 from lightning_modules.networks.shape_vae import ShapeVAE
 from lightning_modules.noisy_labels.annotation_efficient.label_files import LabelFiles
 from lightning_modules.noisy_labels.annotation_efficient.label_quality import (
+    MeanDice,
     best_part,
     dice,
     label_quality,
@@ -59,8 +59,7 @@ from lightning_modules.noisy_labels.surface_distance import AverageSurfaceDistan
 
 def measures() -> MetricCollection:
     """Mean Dice of the structure over images, and mean surface distance in pixels."""
-    overlap = DiceScore(2, include_background=False, input_format="index")
-    return MetricCollection({"dice": overlap, "surface_distance": AverageSurfaceDistance()}, compute_groups=False)
+    return MetricCollection({"dice": MeanDice(), "surface_distance": AverageSurfaceDistance()}, compute_groups=False)
 
 
 def mean_over_kept(loss: Tensor, kept: Tensor) -> Tensor:
@@ -110,7 +109,8 @@ class AnnotationEfficient(LightningModule):
         gamma: of the noise-weighted Dice loss after round 0 (our choice: 3); 0 is soft Dice.
         keep_fraction: of the labels that is kept, in (0, 1] (our choice: 0.75). Without a VAE nothing is known of the
             first labels, and all are kept in round 0.
-        clean_labels: of each label that is made here, keep the largest connected part alone and fill its holes.
+        clean_labels: of each label that is made here, keep the largest connected part alone and fill its holes. The
+            pseudo labels of validation and test are treated likewise; what is predicted is left as it is.
         stop_early: no further round after one that has not raised `val/dice`.
         constant_fraction: of stage 1 with a constant learning rate, which then falls linearly (CycleGAN's half).
         optimizer: built on S's parameters.
@@ -354,8 +354,7 @@ class AnnotationEfficient(LightningModule):
         truth, size = (batch["label"] == 1).long(), global_size(batch)
         pairs = [("", self.metrics, self(batch["image"]).argmax(dim=1))]
         if self.translation is not None and self.pseudo_label_metrics is not None:
-            pseudo_label = (self.translation(2 * batch["image"] - 1)[:, 0] > 0).long()
-            pairs.append(("pseudo_label_", self.pseudo_label_metrics, pseudo_label))
+            pairs.append(("pseudo_label_", self.pseudo_label_metrics, self._new_label(batch, 0)))
         for prefix, metrics, prediction in pairs:
             metrics.update(prediction, truth)
             for name, metric in metrics.items():

@@ -8,10 +8,12 @@ be read, and this one is our choice.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torchmetrics import Metric
 
 from lightning_modules.networks.shape_vae import ShapeVAE
 
@@ -21,6 +23,29 @@ def dice(one: Tensor, other: Tensor) -> Tensor:
     one, other = one.flatten(start_dim=1).float(), other.flatten(start_dim=1).float()
     total = one.sum(dim=1) + other.sum(dim=1)
     return torch.where(total > 0, 2 * (one * other).sum(dim=1) / total.clamp(min=1), 1.0)
+
+
+class MeanDice(Metric):
+    """The mean of `dice` over images; an image that is empty in both masks counts as 1."""
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+    total: Tensor
+    count: Tensor
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, prediction: Tensor, target: Tensor) -> None:
+        """Takes masks `[B, H, W]` that are 0 and 1."""
+        self.total += dice(prediction, target).sum()
+        self.count += len(prediction)
+
+    def compute(self) -> Tensor:
+        return (self.total / self.count).float()
 
 
 def label_quality(label: Tensor, replaced: Tensor | None, vae: ShapeVAE | None) -> Tensor:
