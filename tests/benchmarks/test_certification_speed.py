@@ -122,8 +122,8 @@ def test_curve_needs_a_fraction_of_the_published_evaluations(report: Report) -> 
         report(f"published evaluations over those of {mode.name}, right images", 100_100 / draws[right].mean(), target)
         report(f"  largest gap of {mode.name} to the published curve", float(abs(curve - published).max()), "<= 0.03")
         assert (curve <= exact).all()
+        assert abs(curve - published).max() <= 0.03 + 1e-9  # three images
         if mode.name == "curve":
-            assert abs(curve - published).max() <= 0.03  # three images
             assert 100_100 / draws[right].mean() >= 5
 
 
