@@ -20,7 +20,7 @@ SETTINGS: dict[str, tuple[int, int, float, float, int, str, bool]] = {
     "webvision": (130, 64, 0.02, 5e-4, 1, "conv2d_2b", True),
     "webvision_pls": (130, 64, 0.02, 5e-4, 1, "conv2d_2b", True),
     "web_bird": (110, 32, 0.006, 1e-3, 1, "layer2", False),
-    "web_bird_pls": (110, 32, 0.006, 1e-3, 10, "layer2", True),
+    "web_bird_pls": (110, 16, 0.003, 1e-3, 10, "layer2", True),
 }
 SETTINGS |= {f"{key}_plus": SETTINGS[key] for key in ("cnwl", "cifar100_web_noise", "webvision", "web_bird")}
 
@@ -42,10 +42,11 @@ def test_settings_are_those_of_the_authors(key: str) -> None:
         model.get("penalty", False),
     )
     assert found == SETTINGS[key]
+    assert config["trainer"]["precision"] == "16-mixed"
     assert schedule["class_path"].endswith(".CosineSchedule")
     plain = model["warmup_epochs"]
     alone = model["detectors"] == ["loss"]
-    own_pls = alone and key != "webvision_pls"  # which is LSA's code with small loss alone, as its header says
+    own_pls = alone and key != "webvision_pls"  # which is lsa/webvision with small loss alone, as its header says
     assert schedule["init_args"] == {"epochs": found[0], **({"constant_epochs": plain} if own_pls else {})}
     assert (model["gamma"], model["temperature"], model["threshold"]) == (2.0, 0.2, 0.95)
     assert model["detectors"] == (["loss"] if alone else ["linear", "loss"])
@@ -54,6 +55,18 @@ def test_settings_are_those_of_the_authors(key: str) -> None:
     assert ("strong_view" in model) != own_pls
     assert model.get("confidence_contrast", False) == own_pls
     assert model.get("guess_views", 1) == (2 if own_pls else 1)
+
+
+@pytest.mark.parametrize(
+    ("key", "view"), [("web_bird", "CenterCrop"), ("web_bird_plus", "CenterCrop"), ("web_bird_pls", "Resize")]
+)
+def test_web_images_are_tested_at_the_size_that_each_script_has(key: str, view: str) -> None:
+    """LSA cuts the centre out of images of 512 pixels; PLS resizes them to 448."""
+    model = read(key)["model"]["init_args"]
+    assert model["evaluation_view"] == {
+        "class_path": f"torchvision.transforms.v2.{view}",
+        "init_args": {"size": 448},
+    }
 
 
 def test_settings_of_clip_are_those_of_the_authors() -> None:
@@ -66,6 +79,12 @@ def test_settings_of_clip_are_those_of_the_authors() -> None:
     assert (model["gamma"], model["temperature"], model["threshold"]) == (2.0, 0.2, 0.95)
     assert (model["detectors"], model["warmup_epochs"], model.get("penalty", False)) == (["linear", "loss"], 1, False)
     assert model["feature_layer"] == "blocks.1"  # l = 1
+    tower, resnet = (
+        each["model"]["init_args"]["network"]["init_args"]["network"]["init_args"] for each in (config, read("cnwl"))
+    )
+    for key in ("mean", "std"):  # of the set, for CLIP too
+        assert tower[key] == resnet[key]
+    assert config["trainer"]["precision"] == "16-mixed"
 
 
 @pytest.mark.parametrize("key", ["cifar10", "cifar100", "cifar10_asymmetric", "cifar100_asymmetric"])
