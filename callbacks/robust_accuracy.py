@@ -22,11 +22,11 @@ from lightning_modules.robustness.attacks import (
     Attack,
     AutoAttack,
     Network,
-    log_mean_softmax,
     require_gradients,
     size,
     with_fixed_draws,
 )
+from lightning_modules.robustness.mean_prediction import log_mean_softmax
 from lightning_modules.robustness.mixing import MixedClassifier
 from lightning_modules.robustness.smoothed_votes import GaussianSmoothing
 from lightning_modules.whole_files import save_figure, whole_file, write_text

@@ -52,6 +52,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from lightning_modules.robustness.mean_prediction import in_float32, log_mean_softmax
 from lightning_modules.robustness.random_numbers import drawn_like
 
 Network = Callable[[Tensor], Tensor]
@@ -171,17 +172,6 @@ def random_start(
         radius = epsilon * drawn(torch.rand, image[:, 0, 0, 0]) ** (1 / image[0].numel())
         perturbation = direction * per_image(radius, image)
     return project(image + perturbation, image, norm, epsilon)
-
-
-def log_mean_softmax(logits: Tensor) -> Tensor:
-    """Logarithm of the mean over m of softmax: `[m, B, K]` to `[B, K]`, in float32 or better."""
-    log_p = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=2)
-    return log_p.logsumexp(dim=0) - math.log(len(logits))
-
-
-def in_float32(logits: Tensor) -> Tensor:
-    """Logits in float32 or better."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def log_odds(logits: Tensor, label: Tensor) -> Tensor:

@@ -11,21 +11,18 @@ Source: Jeong and Shin, Consistency Regularization for Certified Robustness of S
 arXiv 2006.04062.
 """
 
-from typing import Any
-
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from datamodules.batches import LabelledImageBatch, global_size, share
-from lightning_modules.classifier_steps import ClassifierSteps
 from lightning_modules.default_optimization import adamw, constant
 from lightning_modules.robustness.consistency_regularization import loss_on_copies
-from lightning_modules.robustness.noisy_copies import noisy_copies
+from lightning_modules.robustness.noisy_copies import AccuracyUnderNoise, check_noisy_training, noisy_copies
 
 
-class Consistency(ClassifierSteps, LightningModule):
+class Consistency(AccuracyUnderNoise, LightningModule):
     """Trains a base classifier for randomised smoothing. The callback `Certification` certifies it.
 
     Args:
@@ -54,13 +51,7 @@ class Consistency(ClassifierSteps, LightningModule):
         lr_scheduler: LRSchedulerCallable = constant,
     ) -> None:
         super().__init__()
-        if not sigma > 0:
-            raise ValueError(f"sigma must be positive, got {sigma}")
-        if num_copies < 1:
-            raise ValueError(f"num_copies must be at least 1, got {num_copies}")
-        for key, value in {"consistency_weight": consistency_weight, "entropy_weight": entropy_weight}.items():
-            if value < 0:
-                raise ValueError(f"{key} must be at least 0, got {value}")
+        check_noisy_training(sigma, num_copies, consistency_weight, entropy_weight)
         self.network = network
         self.num_classes = num_classes
         self.sigma = sigma
@@ -83,12 +74,6 @@ class Consistency(ClassifierSteps, LightningModule):
             "train/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=global_size(batch), sync_dist=True
         )
         return {"loss": loss, "logits": logits[0].detach()}
-
-    def _measure(self, batch: dict[str, Any], stage: str) -> None:
-        """One noisy copy of each image stands for the images that the classifier is made for."""
-        self.accuracy.update(self(noisy_copies(batch["image"], self.sigma, num_copies=1)[0]), batch["label"])
-        size = global_size(batch)
-        self.log(f"{stage}/accuracy_under_noise", self.accuracy, on_step=False, on_epoch=True, batch_size=size)
 
     def configure_optimizers(self):
         optimizer = self.optimizer(filter(lambda parameter: parameter.requires_grad, self.network.parameters()))

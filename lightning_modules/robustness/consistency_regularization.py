@@ -12,9 +12,10 @@ arXiv 2006.04062.
 
 import math
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from lightning_modules.robustness.mean_prediction import in_float32, log_mean
 
 
 def consistency(logits: Tensor, floor: float = 0.0) -> tuple[Tensor, Tensor]:
@@ -28,11 +29,11 @@ def consistency(logits: Tensor, floor: float = 0.0) -> tuple[Tensor, Tensor]:
         KL of the mean prediction to each copy's, averaged over copies, and the mean's entropy; both `[B]`, in nats.
     """
     lowest = math.log(floor) if floor > 0 else -math.inf
-    log_p = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=-1)
-    log_mean = (log_p.logsumexp(dim=0) - math.log(len(logits))).clamp(min=lowest)
-    mean = log_mean.exp()
-    divergence = (mean * (log_mean - log_p.clamp(min=lowest))).sum(dim=-1).mean(dim=0)
-    entropy = -(mean * log_mean).sum(dim=-1)
+    log_p = in_float32(logits).log_softmax(dim=-1)
+    log_p_mean = log_mean(log_p).clamp(min=lowest)
+    mean = log_p_mean.exp()
+    divergence = (mean * (log_p_mean - log_p.clamp(min=lowest))).sum(dim=-1).mean(dim=0)
+    entropy = -(mean * log_p_mean).sum(dim=-1)
     return divergence, entropy
 
 

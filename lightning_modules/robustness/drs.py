@@ -18,9 +18,8 @@ Source: Xia, Yu, Jiang and Ding, Mitigating the Curse of Dimensionality for Cert
 Smoothing, ICLR 2024, arXiv 2404.09586.
 """
 
-import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from lightning.pytorch import LightningModule
@@ -29,12 +28,12 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from datamodules.batches import LabelledImageBatch, global_size, share
-from lightning_modules.classifier_steps import ClassifierSteps
 from lightning_modules.default_optimization import adam, constant
 from lightning_modules.robustness.checkerboard import Fill, Layout, first_half, half
 from lightning_modules.robustness.consistency_regularization import loss_on_copies
 from lightning_modules.robustness.dual_radius import joint_radius, published_radius_cifar10, published_radius_imagenet
-from lightning_modules.robustness.noisy_copies import noisy_copies
+from lightning_modules.robustness.mean_prediction import log_mean_softmax
+from lightning_modules.robustness.noisy_copies import AccuracyUnderNoise, check_noisy_training, noisy_copies
 
 CERTIFICATES = {
     "joint": "Xia et al. 2024, joint radius",
@@ -45,19 +44,7 @@ PROBABILITY_FLOOR = 1e-6
 """Where the authors' code clamps the probabilities that it regularises."""
 
 
-def mean_prediction(logits: Tensor) -> Tensor:
-    """Log of the mean of several classifiers' probabilities.
-
-    Args:
-        logits: `[S, B, K]`.
-
-    Returns:
-        `[B, K]`, normalised.
-    """
-    return logits.log_softmax(dim=-1).logsumexp(dim=0) - math.log(len(logits))
-
-
-class DRS(ClassifierSteps, LightningModule):
+class DRS(AccuracyUnderNoise, LightningModule):
     """Trains the two classifiers of dual smoothing. The callback `Certification` certifies their sum.
 
     Args:
@@ -96,13 +83,7 @@ class DRS(ClassifierSteps, LightningModule):
         lr_scheduler: LRSchedulerCallable = constant,
     ) -> None:
         super().__init__()
-        if not sigma > 0:
-            raise ValueError(f"sigma must be positive, got {sigma}")
-        if num_copies < 1:
-            raise ValueError(f"num_copies must be at least 1, got {num_copies}")
-        for key, value in {"consistency_weight": consistency_weight, "entropy_weight": entropy_weight}.items():
-            if value < 0:
-                raise ValueError(f"{key} must be at least 0, got {value}")
+        check_noisy_training(sigma, num_copies, consistency_weight, entropy_weight)
         self.network = network
         self.second_network = second_network
         self.num_classes = num_classes
@@ -132,7 +113,7 @@ class DRS(ClassifierSteps, LightningModule):
         return torch.stack([self.network(first), self.second_network(second)])
 
     def forward(self, image: Tensor) -> Tensor:
-        return mean_prediction(self.votes(image))
+        return log_mean_softmax(self.votes(image))
 
     def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
         copies = noisy_copies(batch["image"], self.sigma, self.num_copies)
@@ -145,13 +126,7 @@ class DRS(ClassifierSteps, LightningModule):
         self.log(
             "train/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=global_size(batch), sync_dist=True
         )
-        return {"loss": loss, "logits": mean_prediction(logits[:, 0].detach())}
-
-    def _measure(self, batch: dict[str, Any], stage: str) -> None:
-        """One noisy copy of each image stands for the images that the classifiers are made for."""
-        self.accuracy.update(self(noisy_copies(batch["image"], self.sigma, num_copies=1)[0]), batch["label"])
-        size = global_size(batch)
-        self.log(f"{stage}/accuracy_under_noise", self.accuracy, on_step=False, on_epoch=True, batch_size=size)
+        return {"loss": loss, "logits": log_mean_softmax(logits[:, 0].detach())}
 
     def smoothed_logits(self, image: Tensor, noise: Tensor, sigma: float) -> Tensor:
         """Logits `[2, B, K]`: one full-size noise serves both halves, as their pixels are disjoint."""

@@ -19,7 +19,6 @@ from lightning_modules.robustness.attacks import (
     Norm,
     attacked_with_gradient,
     judged,
-    log_mean_softmax,
     log_odds,
     log_odds_of_mean,
     pgd,
@@ -32,6 +31,7 @@ from lightning_modules.robustness.attacks import (
     with_fixed_draws,
     worse,
 )
+from lightning_modules.robustness.mean_prediction import log_mean_softmax
 
 SHAPE = (2, 3, 3)
 needs_autoattack = pytest.mark.skipif(

@@ -19,8 +19,9 @@ from lightning_modules.robustness.certification_modes import Fixed
 from lightning_modules.robustness.checkerboard import Fill, Layout, first_half, gathered, half, max_added
 from lightning_modules.robustness.consistency import Consistency
 from lightning_modules.robustness.consistency_regularization import loss_on_copies
-from lightning_modules.robustness.drs import DRS, mean_prediction
+from lightning_modules.robustness.drs import DRS
 from lightning_modules.robustness.dual_radius import joint_radius, published_radius_cifar10, published_radius_imagenet
+from lightning_modules.robustness.mean_prediction import log_mean_softmax
 from lightning_modules.robustness.smoothed_votes import LabelledImage, VoteCounter
 from lightning_modules.robustness.smoothing import clopper_pearson_lower, gaussian_radius
 from tests.command import ROOT
@@ -253,7 +254,7 @@ def test_votes_see_their_halves_of_the_noisy_image() -> None:
 
 def test_forward_is_the_log_of_the_mean_probability() -> None:
     logits = torch.randn(2, 5, 4, dtype=torch.float64)
-    torch.testing.assert_close(mean_prediction(logits).exp(), logits.softmax(dim=-1).mean(dim=0))
+    torch.testing.assert_close(log_mean_softmax(logits).exp(), logits.softmax(dim=-1).mean(dim=0))
 
 
 class Recorder(torch.nn.Module):

@@ -15,7 +15,6 @@ the settings of the authors' code.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
@@ -24,17 +23,16 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from datamodules.batches import LabelledImageBatch, global_size, share
-from lightning_modules.classifier_steps import ClassifierSteps
 from lightning_modules.default_optimization import adamw, constant
 from lightning_modules.robustness.consistency_regularization import loss_on_copies
-from lightning_modules.robustness.noisy_copies import noisy_copies
+from lightning_modules.robustness.noisy_copies import AccuracyUnderNoise, check_noisy_training, noisy_copies
 from lightning_modules.robustness.rrcm.layer_decay import optimizer_with_layer_decay
 from lightning_modules.robustness.rrcm.noise_conditioned import NoiseConditionedClassifier
 from lightning_modules.robustness.rrcm.soft_labels import SoftLabels
 from lightning_modules.robustness.smoothing import gaussian_radius
 
 
-class RRCM(ClassifierSteps, LightningModule):
+class RRCM(AccuracyUnderNoise, LightningModule):
     """Tunes a noise-conditioned encoder, and a linear head on it, for randomised smoothing.
 
     Args:
@@ -73,14 +71,9 @@ class RRCM(ClassifierSteps, LightningModule):
         lr_scheduler: LRSchedulerCallable = constant,
     ) -> None:
         super().__init__()
-        if not sigma > 0:
-            raise ValueError(f"sigma must be positive, got {sigma}")
-        for key, number in {"num_features": num_features, "num_copies": num_copies}.items():
-            if number < 1:
-                raise ValueError(f"{key} must be at least 1, got {number}")
-        for key, value in {"consistency_weight": consistency_weight, "entropy_weight": entropy_weight}.items():
-            if value < 0:
-                raise ValueError(f"{key} must be at least 0, got {value}")
+        check_noisy_training(sigma, num_copies, consistency_weight, entropy_weight)
+        if num_features < 1:
+            raise ValueError(f"num_features must be at least 1, got {num_features}")
         if not 0 < layer_decay <= 1:
             raise ValueError(f"layer_decay must be in (0, 1], got {layer_decay}")
         self.network = NoiseConditionedClassifier(network, num_features, num_classes, sigma)
@@ -115,12 +108,6 @@ class RRCM(ClassifierSteps, LightningModule):
         )
         mixed = self.soft_labels is not None and self.soft_labels.mixes
         return {"loss": loss} if mixed else {"loss": loss, "logits": logits[0].detach()}
-
-    def _measure(self, batch: dict[str, Any], stage: str) -> None:
-        """One noisy copy of each image stands for the images that the classifier is made for."""
-        self.accuracy.update(self(noisy_copies(batch["image"], self.sigma, num_copies=1)[0]), batch["label"])
-        size = global_size(batch)
-        self.log(f"{stage}/accuracy_under_noise", self.accuracy, on_step=False, on_epoch=True, batch_size=size)
 
     def smoothed_logits(self, image: Tensor, noise: Tensor, sigma: float) -> Tensor:
         """Logits `[1, B, K]`: one pass, with the network told the noise of the certification."""

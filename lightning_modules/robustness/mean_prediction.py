@@ -1,0 +1,21 @@
+"""Means of predictions, in logarithms, where nothing underflows."""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def in_float32(logits: Tensor) -> Tensor:
+    """Logits in float32 or better."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def log_mean(log_probability: Tensor) -> Tensor:
+    """Logarithm of the mean over m: `[m, B, K]` to `[B, K]`."""
+    return log_probability.logsumexp(dim=0) - math.log(len(log_probability))
+
+
+def log_mean_softmax(logits: Tensor) -> Tensor:
+    """Logarithm of the mean over m of softmax: `[m, B, K]` to `[B, K]`, in float32 or better."""
+    return log_mean(in_float32(logits).log_softmax(dim=-1))
