@@ -15,6 +15,8 @@ class Memorization(Callback):
     * `test/memorized`: share of the falsely labelled ones that are given their false label,
     * `test/recovered`: share of the falsely labelled ones that are given their true label.
 
+    Where labels have been corrected, the false ones are those that were given (`original_label`).
+
     Needs a DataModule that knows the true training labels, as all do whose label noise is a corruption.
     """
 
@@ -35,9 +37,10 @@ class Memorization(Callback):
                 return
             with in_evaluation_mode(trainer, pl_module) as network:
                 prediction = network(batch["image"]).argmax(dim=1)
-            false = batch["label"] != batch["clean_label"]
+            given = batch.get("original_label", batch["label"])
+            false = given != batch["clean_label"]
             counts[0] += false.sum()
-            counts[1] += (false & (prediction == batch["label"])).sum()
+            counts[1] += (false & (prediction == given)).sum()
             counts[2] += (false & (prediction == batch["clean_label"])).sum()
         counts = trainer.strategy.reduce(counts, reduce_op="sum")
         for name, count in {"memorized": counts[1], "recovered": counts[2]}.items():

@@ -15,11 +15,13 @@ class LabelledImageBatch(TypedDict):
     image: Tensor
     """`[B, C, H, W]`, float32 in [0, 1]."""
     label: Tensor
-    """`[B]`, int64: the given label, which may be wrong in training."""
+    """`[B]`, int64: the current label, which may be wrong in training, and maybe corrected there."""
     index: Tensor
     """`[B]`, int64: position in the set the batch was drawn from (for training, the training set)."""
     global_size: int
     """Samples of this batch over all processes."""
+    original_label: NotRequired[Tensor]
+    """`[B]`, int64: of training images, once labels have been corrected, those that were given."""
     clean_label: NotRequired[Tensor]
     """`[B]`, int64: ground truth where it is known. For metrics only, never for a loss."""
     second_view: NotRequired[Tensor]

@@ -5,11 +5,12 @@ A data set's own file says where its images come from (an `ImageSource`) and not
 
 from abc import abstractmethod
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 import pandas as pd
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -64,7 +65,7 @@ class LabelledSet(Dataset[dict[str, Any]]):
     """Some rows of a source, with the labels they are given. Fetched a request at a time.
 
     With a `seed` images are augmented: their batches carry the number of the visit that seeds it, until they are on the
-    device.
+    device. Once a label has been corrected, batches carry the given ones as `original_label`.
     """
 
     def __init__(
@@ -72,12 +73,24 @@ class LabelledSet(Dataset[dict[str, Any]]):
     ) -> None:
         self.source = source
         self.row = row
+        self.given = label
         self.label = label.clone().share_memory_()  # corrections reach the loader's workers
+        self.corrected = torch.zeros((), dtype=torch.bool).share_memory_()
         self.clean_label = clean_label
         self.seed = seed
 
     def __len__(self) -> int:
         return len(self.row)
+
+    def correct(self, index: Tensor, label: Tensor) -> None:
+        """Gives the samples `index` other labels."""
+        self.label[index] = label
+        self.corrected.fill_(True)
+
+    def sharing_labels(self, other: "LabelledSet") -> Self:
+        """This set of the same samples, with the labels and corrections of another one, also future ones."""
+        self.given, self.label, self.corrected = other.given, other.label, other.corrected
+        return self
 
     def __getitem__(self, request: Request) -> dict[str, Any]:
         index, uniform = request.indices, None
@@ -91,6 +104,8 @@ class LabelledSet(Dataset[dict[str, Any]]):
         }
         if self.seed is not None:
             batch["visit"] = request.visit
+        if self.corrected:
+            batch["original_label"] = self.given[index]
         if self.clean_label is not None:
             batch["clean_label"] = self.clean_label[index]
         return batch
@@ -115,12 +130,38 @@ def stratified_split(label: Tensor, fraction: float, seed: int) -> tuple[Tensor,
     return torch.from_numpy(np.flatnonzero(~held_out)), torch.from_numpy(np.flatnonzero(held_out))
 
 
+def gathered_labels(index: Tensor, label: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The labels of all processes. Every process calls it, with any number of labels, also with none.
+
+    Args:
+        index: `[n]`, int64: samples.
+        label: `[n]`, int64.
+        device: where the processes exchange tensors.
+
+    Returns:
+        Samples and labels of all processes, on the CPU.
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return index.cpu(), label.cpu()
+    counts = [torch.zeros((), dtype=torch.int64, device=device) for _ in range(dist.get_world_size())]
+    dist.all_gather(counts, torch.tensor(len(index), device=device))
+    padded = torch.zeros(2, max(map(int, counts)), dtype=torch.int64, device=device)
+    padded[0, : len(index)], padded[1, : len(label)] = index, label
+    parts = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(parts, padded)
+    joined = torch.cat([part[:, : int(count)].cpu() for part, count in zip(parts, counts, strict=True)], dim=1)
+    return joined[0], joined[1]
+
+
 class LabelledImages(SeededBatches):
     """A data set of labelled images. Subclasses read it; everything else happens here.
 
     `num_classes` and `image_shape` are known at once, `num_train_samples` after `setup("fit")`. The order of training
     samples depends on (seed, epoch) alone, whatever the number of processes, and continues after an interruption inside
     an epoch.
+
+    Training labels can be corrected (`correct_labels`). Batches then carry the corrected label as `label`, and the one
+    that was given as `original_label`. Corrections are part of the checkpoint.
 
     Args:
         batch_size: training images of a step over all processes.
@@ -220,8 +261,7 @@ class LabelledImages(SeededBatches):
         elif (own := self.read_validation()) is not None:
             self._check_labels(own.label, "validation")
             self.validation_set = LabelledSet(own, torch.arange(len(own.label)), own.label, None, seed=None)
-        if self._corrected is not None:
-            self.train_set.label.copy_(self._corrected)
+        self._restore_corrections()
 
     def _truth_known(self) -> bool:
         """Whether the labels of the data are the true ones, which a corruption has made wrong."""
@@ -269,8 +309,8 @@ class LabelledImages(SeededBatches):
             self.set_up_training()
         assert self.train_set is not None
         train = self.train_set
-        plain = LabelledSet(train.source, train.row, train.label, train.clean_label, seed=None)
-        return self.evaluation_loader(plain)
+        plain = LabelledSet(train.source, train.row, train.given, train.clean_label, seed=None)
+        return self.evaluation_loader(plain.sharing_labels(train))
 
     def augmented(self, batch: dict[str, Any], visit: int) -> dict[str, Any]:
         """Crops and mirrors training images."""
@@ -287,15 +327,32 @@ class LabelledImages(SeededBatches):
         return batch
 
     def correct_labels(self, index: Tensor, label: Tensor) -> None:
-        """Gives training samples other labels; loader workers see them from their next batch on.
+        """Gives training samples other labels, which all processes and their loader workers see in the next epoch.
+
+        Where there are several processes, all of them call this equally often, each with samples of its own, or with
+        none (as by the shares of `training_images_dataloader`). They exchange them here.
 
         Args:
             index: `[n]`, int64: positions in the training set.
             label: `[n]`, int64: their new labels.
+
+        Raises:
+            ValueError: if a label is no class.
         """
         assert self.train_set is not None
-        self.train_set.label[index.cpu()] = label.cpu()
-        self._corrected = self.train_set.label
+        if len(label) and not 0 <= int(label.min()) <= int(label.max()) < self.num_classes:
+            raise ValueError(
+                f"label must be in 0...{self.num_classes - 1}, got {int(label.min())}...{int(label.max())}"
+            )
+        device = self.trainer.strategy.root_device if self.trainer is not None else label.device
+        index, label = gathered_labels(index, label, device)
+        if len(index):
+            self.train_set.correct(index, label)
+            self._corrected = self.train_set.label
+
+    def _restore_corrections(self) -> None:
+        if self._corrected is not None and self.train_set is not None:
+            self.train_set.correct(torch.arange(len(self.train_set)), self._corrected)
 
     def state_dict(self) -> dict[str, Any]:
         """Corrected labels, and how far into its epoch the training is."""
@@ -307,5 +364,4 @@ class LabelledImages(SeededBatches):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         self._corrected = state_dict.get("label")
-        if self._corrected is not None and self.train_set is not None:
-            self.train_set.label.copy_(self._corrected)
+        self._restore_corrections()

@@ -35,7 +35,8 @@ class SecondView(LabelledImages):
         super().set_up_training()
         if self.second_view and self.train_set is not None:
             one = self.train_set
-            self.train_set = TwoViewsSet(one.source, one.row, one.label, one.clean_label, one.seed)
+            two = TwoViewsSet(one.source, one.row, one.given, one.clean_label, one.seed)
+            self.train_set = two.sharing_labels(one)
 
     def augmented(self, batch: dict[str, Any], visit: int) -> dict[str, Any]:
         if "second_view" in batch:

@@ -88,7 +88,12 @@ class EarlyLearningFollower(Protocol):
 
 @runtime_checkable
 class LabelStore(Protocol):
-    """A DataModule whose training labels can be corrected; loader workers see the corrections from the next epoch."""
+    """A DataModule whose training labels can be corrected; loader workers see the corrections from the next epoch.
+
+    Training batches then carry the labels that were given as `original_label`. Where there are several processes, all
+    of them call `correct_labels` equally often, each with samples of its own, or with none: they exchange them there,
+    and every process sees all corrections.
+    """
 
     def correct_labels(self, index: Tensor, label: Tensor) -> None: ...
 

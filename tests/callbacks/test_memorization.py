@@ -42,18 +42,32 @@ class Rows(LightningDataModule):
         return DataLoader(items, batch_size=3)  # type: ignore[arg-type]
 
 
-def metrics_of(rows: list[tuple[int, int, int]], with_truth: bool = True) -> dict[str, float]:
-    trainer = Trainer(
+def quiet_trainer() -> Trainer:
+    return Trainer(
         logger=False, callbacks=[Memorization()], accelerator="cpu", enable_progress_bar=False,
         enable_model_summary=False, enable_checkpointing=False,
     )  # fmt: skip
-    [metrics] = trainer.test(Known(), datamodule=Rows(rows, with_truth), verbose=False) or [{}]
+
+
+def metrics_of(rows: list[tuple[int, int, int]], with_truth: bool = True) -> dict[str, float]:
+    [metrics] = quiet_trainer().test(Known(), datamodule=Rows(rows, with_truth), verbose=False) or [{}]
     return dict(metrics)
 
 
 def test_shares_are_of_the_false_labels_alone() -> None:
     # of five false labels two are given back (rows 0 and 3), and one image is given its true class (row 1)
     assert metrics_of(ROWS) == pytest.approx({"test/memorized": 2 / 5, "test/recovered": 1 / 5})
+
+
+def test_corrected_labels_count_as_they_were_given() -> None:
+    class Corrected(Rows):
+        def training_images_dataloader(self) -> DataLoader:
+            rows: Any = super().training_images_dataloader().dataset
+            items = [row | {"original_label": row["label"], "label": row["clean_label"]} for row in rows]
+            return DataLoader(items, batch_size=3)  # type: ignore[arg-type]
+
+    [metrics] = quiet_trainer().test(Known(), datamodule=Corrected(ROWS, with_truth=True), verbose=False)
+    assert metrics == pytest.approx({"test/memorized": 2 / 5, "test/recovered": 1 / 5})
 
 
 def test_without_false_labels_nothing_is_memorised() -> None:

@@ -21,6 +21,7 @@ from datamodules.image_folder import ImageFolder
 from datamodules.imagenet import ImageNet
 from datamodules.labelled_images import ImagesInMemory, LabelledImages, stratified_split
 from datamodules.mnist import MNIST
+from datamodules.second_view import SecondView
 from datamodules.seeded_batches import free_cores
 from datamodules.webvision import WebVision
 from experiments.run_directory import MetricsTable
@@ -286,6 +287,64 @@ def test_corrections_are_restored_before_or_after_the_data_are_read(tmp_path: Pa
     assert labels(ready(restored)).sum() == 0
     labels(data).fill_(1)
     assert state["label"].sum() == 0  # the checkpoint keeps a copy
+
+
+class PairedPatterns(SecondView, Patterns):
+    second_view = True
+
+
+@pytest.mark.parametrize("kind", [Patterns, PairedPatterns])
+def test_corrected_batches_carry_the_labels_that_were_given(kind: type[Patterns]) -> None:
+    data = ready(kind(label_noise=Symmetric(0.5), seed=3))
+    given = labels(data).clone()
+    assert all("original_label" not in batch for batch in data.train_dataloader())
+    data.correct_labels(torch.tensor([], dtype=torch.int64), torch.tensor([], dtype=torch.int64))
+    assert all("original_label" not in batch for batch in data.train_dataloader())
+    data.correct_labels(torch.tensor([3]), (given[[3]] + 1) % NUM_CLASSES)
+    restored = kind(label_noise=Symmetric(0.5), seed=3)
+    restored.load_state_dict({"epoch": 0, "batches": 0, "label": labels(data).clone()})
+    for each in (data, ready(restored)):
+        for loader in (each.train_dataloader(), each.training_images_dataloader()):
+            batches = list(loader)
+            index = joined(batches, "index")
+            assert torch.equal(joined(batches, "original_label"), given[index])
+            assert index[joined(batches, "label") != given[index]].tolist() == [3]
+    with pytest.raises(ValueError, match=r"label must be in 0...3, got 0...4"):
+        data.correct_labels(torch.tensor([0, 1]), torch.tensor([0, 4]))
+
+
+class SharedCorrector(Recorder):
+    """Each process corrects samples of its own after the first epoch, and keeps what it trains on after that."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__()
+        self.directory = directory
+
+    def on_train_epoch_end(self) -> None:
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if self.current_epoch == 0:
+            self.trained.clear()
+            index = torch.arange(7) if self.global_rank == 0 else torch.tensor([20, 30])
+            for share in (index, index[: self.global_rank]):  # the first process has none in the second call
+                data.correct_labels(share, torch.full_like(share, 2 + self.global_rank))
+
+    def on_train_end(self) -> None:
+        kept = {key: joined(self.trained, key) for key in ("index", "label", "original_label")}
+        torch.save(kept, self.directory / f"trained_{self.global_rank}.pt")
+
+
+def test_two_processes_exchange_their_corrections(tmp_path: Path) -> None:
+    data = Patterns(label_noise=Symmetric(0.5), seed=3)
+    given = labels(ready(Patterns(label_noise=Symmetric(0.5), seed=3)))
+    expected = given.clone()
+    expected[:7], expected[[20, 30]] = 2, 3
+    run(data, tmp_path, SharedCorrector(tmp_path), epochs=2, devices=2, strategy="ddp_fork")
+    trained = [torch.load(tmp_path / f"trained_{rank}.pt") for rank in range(2)]
+    assert sorted(joined(trained, "index").tolist()) == list(range(40))
+    assert all((part["label"] != part["original_label"]).any() for part in trained)
+    for part in trained:
+        assert torch.equal(part["label"], expected[part["index"]])
+        assert torch.equal(part["original_label"], given[part["index"]])
 
 
 def test_corrections_do_not_change_the_source_or_the_true_labels() -> None:
