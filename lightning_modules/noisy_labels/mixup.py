@@ -24,8 +24,8 @@ def draw_mixing(batch_size: int, alpha: float, device: torch.device | str) -> Mi
 
     Args:
         batch_size: B.
-        alpha: of the Beta distribution; 0 leaves the examples unmixed.
-        device: of the permutation. l is drawn on the host, so that no step waits for it.
+        alpha: both parameters of the Beta distribution; 0 leaves the examples unmixed.
+        device: where the permutation is drawn. l is drawn on the host, so that no step waits for it.
     """
     weight = float(torch.distributions.Beta(alpha, alpha).sample()) if alpha > 0 else 1.0
     return Mixing(max(weight, 1 - weight), torch.randperm(batch_size, device=device))

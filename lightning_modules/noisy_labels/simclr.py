@@ -31,7 +31,7 @@ class SimCLR(LightningModule):
 
     Args:
         network: a classifier; its last linear layer is left alone.
-        num_classes: of the data; labels are not looked at.
+        num_classes: number of classes of the data; labels are not looked at.
         view: augments a batch of images, each by itself; drawn twice.
         hidden_features: hidden width of the perceptron.
         projection_features: width of h.

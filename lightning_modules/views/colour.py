@@ -66,12 +66,12 @@ class ColourJitter(nn.Module):
     batch, all else for each image.
 
     Args:
-        brightness: greatest departure of the factor from 1, in [0, 1].
-        contrast: likewise.
-        saturation: likewise.
-        hue: greatest shift, in [0, 1/2].
-        probability: of a change, in [0, 1].
-        grey_probability: of a grey image, in [0, 1].
+        brightness: greatest departure of its factor from 1, in [0, 1].
+        contrast: greatest departure of its factor from 1, in [0, 1].
+        saturation: greatest departure of its factor from 1, in [0, 1].
+        hue: greatest shift of the hue, in [0, 1/2].
+        probability: how likely the four are changed, in [0, 1].
+        grey_probability: how likely an image becomes grey, in [0, 1].
 
     Raises:
         ValueError: if an argument is out of range.

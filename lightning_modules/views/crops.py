@@ -39,8 +39,8 @@ def boxes_of_random_area(uniform: Tensor, height: int, width: int, min_area: flo
 
     Args:
         uniform: `[B, 22]` in [0, 1): row, column, then area and ratio of each attempt.
-        height: of the images, in pixels.
-        width: likewise.
+        height: height of the images, in pixels.
+        width: width of the images, in pixels.
         min_area: least area, as a part of the image's.
 
     Returns:

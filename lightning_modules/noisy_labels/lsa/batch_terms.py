@@ -79,7 +79,7 @@ class Objective:
 
     Args:
         penalty: whether pen is one.
-        contrast_weight: of con.
+        contrast_weight: weight of con.
         temperature: mu.
         confidence: con of PLS rather than of LSA.
     """
@@ -112,7 +112,7 @@ class Objective:
             target: `[b, C]`: t.
             weight: `[b]`: u.
             index: `[b]`: which images they are.
-            mixing: of the images.
+            mixing: how the images are mixed.
             global_size: B.
         """
         logits, features = logits_and_features(network, mixing(image))

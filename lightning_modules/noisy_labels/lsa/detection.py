@@ -110,7 +110,7 @@ def detect(detector: Detector, loss: NDArray, pseudo_loss: NDArray, feature: NDA
         loss: `[N]`: l.
         pseudo_loss: `[N]`: q.
         feature: `[N, D]`: v.
-        threshold: of the small-loss verdict, in (0, 1).
+        threshold: probability above which small loss calls an image noisy, in (0, 1).
     """
     is_noisy, score = small_loss(loss, threshold)
     if detector == "linear":

@@ -7,9 +7,9 @@ trusted. In the next epoch a noisy image's target is its sharpened guess, weight
 supervised contrastive term draws images of the same target together (see `objective`).
 
 Several views of an image are drawn where the batch is: the DataModule must not augment images itself
-(`crop_padding: 0`, `flip: false`). Batch-normalised networks also see the views that are guessed from in training mode,
-as in the authors' code. `warmup_epochs` counts plain epochs: LSA's code with a warm-up of 0 has one, PLS's with W has
-W.
+(`crop_padding: 0`, `flip: false`, `min_area: null`, where it has these). Batch-normalised networks also see the views
+that are guessed from in training mode, as in the authors' code. `warmup_epochs` counts plain epochs: LSA's code with a
+warm-up of 0 has one, PLS's with W has W.
 
 PLS: `detectors: [loss]`, `guess_views: 2`, `penalty: true`, `confidence_contrast: true`, no `strong_view`. Its code
 weights the guesses one epoch later than is done here.
@@ -44,26 +44,27 @@ class PLSLSA(CorrectionSteps, ClassifierSteps, LightningModule):
     """Trains a classifier on images with noisy labels, some of them of no class at all.
 
     Logs of each sweep the share of images that it flags, `train/noisy`, and where the true labels are known
-    `train/detection_precision`, `train/detection_recall`, `train/detection_auroc` and `train/clean_flagged`.
+    `train/detection_precision`, `train/detection_recall`, `train/detection_auroc` and `train/clean_flagged`. With the
+    callback `EarlyLearning` the steps of epochs without a guess take one more forward pass, for its logits.
 
     Args:
         network: f; maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`. Its last linear layer is the
             classifier. Linear separation needs features that were pre-trained without labels.
         num_classes: number of classes, C.
         weak_view: augments a batch of images, each by itself; drawn anew for the guess.
-        contrastive_view: what the contrastive term compares with.
-        strong_view: for images found noisy; None takes the weak view.
-        evaluation_view: what the network gets outside training; None leaves images as they are.
+        contrastive_view: augments the images that the contrastive term compares with.
+        strong_view: augments images found noisy; None takes the weak view.
+        evaluation_view: maps images to what the network gets outside training; None leaves them as they are.
         feature_layer: name of the layer whose pooled output is separated linearly.
         detectors: linear and loss, epoch by epoch in turn.
-        threshold: of the small-loss verdict, in (0, 1).
+        threshold: probability above which small loss calls an image noisy, in (0, 1).
         warmup_epochs: epochs of plain mixup, at least 1.
-        gamma: sharpens the guess.
+        gamma: exponent that sharpens the guess.
         guess_views: weak views whose predictions are averaged for a guess.
-        mixup_alpha: of the mixing weight's Beta distribution; 0 does not mix.
+        mixup_alpha: parameter of the mixing weight's Beta distribution; 0 does not mix.
         penalty: add the penalty that keeps the mean prediction uniform.
-        contrast_weight: of the contrastive term.
-        temperature: mu.
+        contrast_weight: weight of the contrastive term.
+        temperature: mu, of the contrastive term.
         confidence_contrast: pull images with doubtful guesses towards themselves alone, as PLS does.
         projection_features: width of the projection.
         head_lr_factor: learning rate of classifier and projection, as a multiple of the optimizer's.

@@ -7,7 +7,8 @@ both say so, with the mean of their weights (see `detection`). The prediction is
 else is as in `pls_lsa`.
 
 Source: Albert, Arazo, O'Connor and McGuinness, An accurate detection is not all you need to combat label noise in
-web-noisy datasets, ECCV 2024, and the authors' code.
+web-noisy datasets, ECCV 2024, and the authors' code. That keeps one table of guesses, in which the pass of f_2
+overwrites what the pass of f_1 tracked; here each pass has its own, as the code's two names for it intend.
 """
 
 from collections.abc import Sequence
@@ -42,18 +43,18 @@ class PLSLSAPlus(CorrectionSteps, ClassifierSteps, LightningModule):
         second_network: f_2, of the same kind. Its classifier is drawn anew.
         num_classes: number of classes, C.
         weak_view: augments a batch of images, each by itself; drawn anew for the guess.
-        contrastive_view: what the contrastive term compares with.
-        strong_view: for images found noisy; None takes the weak view.
-        evaluation_view: what the networks get outside training; None leaves images as they are.
+        contrastive_view: augments the images that the contrastive term compares with.
+        strong_view: augments images found noisy; None takes the weak view.
+        evaluation_view: maps images to what the networks get outside training; None leaves them as they are.
         feature_layer: name of the layer whose pooled output is separated linearly.
         detectors: linear and loss, epoch by epoch in turn.
-        threshold: of the small-loss verdict, in (0, 1).
+        threshold: probability above which small loss calls an image noisy, in (0, 1).
         warmup_epochs: epochs of plain mixup, at least 1.
-        gamma: sharpens the guess.
-        mixup_alpha: of the mixing weight's Beta distribution; 0 does not mix.
+        gamma: exponent that sharpens the guess.
+        mixup_alpha: parameter of the mixing weight's Beta distribution; 0 does not mix.
         penalty: add the penalty that keeps the mean prediction uniform.
-        contrast_weight: of the contrastive term.
-        temperature: mu.
+        contrast_weight: weight of the contrastive term.
+        temperature: mu, of the contrastive term.
         projection_features: width of the projections.
         head_lr_factor: learning rate of classifiers and projections, as a multiple of the optimizer's.
         optimizer: built on the trainable parameters of both networks and projections.

@@ -55,7 +55,7 @@ class TrainingImages:
         Args:
             num_samples: N.
             device: where the state lives.
-            dtype: of guesses and weights, single precision or better.
+            dtype: type of guesses and weights; half precision becomes single.
 
         Raises:
             ValueError: if what was restored is of a training set of another size.
@@ -148,11 +148,11 @@ def sweep(
     """Judges all training images, un-augmented, by a network in evaluation mode.
 
     Args:
-        trainer: whose DataModule has `training_images_dataloader`.
+        trainer: its DataModule has `training_images_dataloader`.
         network: is put into evaluation mode, and back.
         classify: maps a batch's images to logits `[b, C]` through that network.
         feature_layer: name of the layer of the network whose output is collected.
-        guess: of each image; an image that has none yet is guessed to be what its label says.
+        guess: the guess for each image; an image that has none yet is guessed to be what its label says.
 
     Returns:
         The whole table on process 0, None elsewhere.
