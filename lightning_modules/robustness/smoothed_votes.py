@@ -5,6 +5,11 @@ alone: blocks of 100 draws are seeded one by one. So neither the batch size nor 
 the classifier is shown. What it answers is the same too, unless two logits are so close that the order of a sum, which
 may change with the batch size, decides between them. Other kinds of device draw other noise.
 
+How often that is, was measured on a CPU with a ResNet-20 that had seen no noise and 6,000 noisy copies of six CIFAR-10
+images (`tests/benchmarks/test_flipped_votes.py`): batches of 77 in place of 1000 changed no vote, in float32 and under
+bfloat16 autocast, so the rate is below 0.05 % at 95 % confidence; nor did the layout `channels_last`, which under
+bfloat16 moves logits by up to 0.06.
+
 Noise is drawn and added in float32, and the certificate is that of exact arithmetic, here as in the literature. Voracek
 and Hein (Sound Randomized Smoothing in Floating-Point Arithmetic, ICLR 2023, arXiv 2207.07209) show that the difference
 can be abused, and how to close it for quantised images.
