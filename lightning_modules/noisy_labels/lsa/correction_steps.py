@@ -1,5 +1,6 @@
 """What PLS-LSA and PLS-LSA+ do alike in training: warm up, guess, correct, and judge all images after an epoch."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,7 +27,7 @@ def logits_without_trace(network: nn.Module, image: Tensor) -> Tensor:
     return functional_call(network, {name: buffer.clone() for name, buffer in network.named_buffers()}, image)
 
 
-class CorrectionSteps:
+class CorrectionSteps(ABC):
     """Gives a LightningModule its training steps, its sweeps over the training set and their state in checkpoints.
 
     The module owns the views and settings that are used here, `images` (`TrainingImages`) and `objective`
@@ -86,14 +87,15 @@ class CorrectionSteps:
     def on_load_checkpoint(self: Any, checkpoint: dict[str, Any]) -> None:
         self.images.restore(checkpoint)
 
+    @abstractmethod
     def networks(self) -> Sequence[nn.Module]:
         """The networks, of which a step trains one."""
-        raise NotImplementedError
 
+    @abstractmethod
     def trained(self, batch_idx: int) -> tuple[int, nn.Module, nn.Module]:
         """The number of the network that a step trains, the network and its projection."""
-        raise NotImplementedError
 
+    @abstractmethod
     def guess(self, image: Tensor, weak: Tensor, which: int) -> tuple[Tensor, Tensor]:
         """The guess g `[b, C]` for a batch, and logits `[b, C]` of weak views that it comes from.
 
@@ -102,8 +104,7 @@ class CorrectionSteps:
             weak: the weak view that is trained on.
             which: number of the network that is trained.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def agreed(self, detections: Sequence[Detection]) -> Detection:
         """What the networks' detections, in their order, say together."""
-        raise NotImplementedError
