@@ -1,5 +1,6 @@
 """Test sets that are distributed otherwise than the training set: other styles, other sources, corruptions."""
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -19,12 +20,13 @@ class ShiftedSet(LabelledSet):
         return batch
 
 
-class ShiftedTests:
+class ShiftedTests(ABC):
     """Gives a `LabelledImages` test sets of other distributions, beside its own.
 
     The own test set is tested as ever; these are read by `callbacks.shifted_accuracy.ShiftedAccuracy`.
     """
 
+    @abstractmethod
     def read_shifted_tests(self: Any) -> dict[str, ImageSource]:
         """The sets by name, with labels in the numbering of the training set.
 
@@ -32,7 +34,6 @@ class ShiftedTests:
             FileNotFoundError: if one is missing, saying what was expected where.
             ValueError: if one is damaged, naming it.
         """
-        raise NotImplementedError
 
     def check_shifted_tests(self: Any) -> None:
         """Reads lists, folders and labels of all sets as a test does, so that what is missing is told before training.
