@@ -12,9 +12,9 @@ class ImageFolder(LabelledImages):
     Classes are numbered in the order of their names, and so is `num_classes`, which the model must match.
     `val/<class>/` validates where there is `test` too, and tests where there is not; its labels stay as they are.
 
-    Labels that were found elsewhere come in by `label_noise` of class `FromCSV`. Its index is the position among all
-    training images, class by class and sorted by file name; the `labels.csv` of a run with any label noise lists them
-    with their names.
+    Labels that were found elsewhere come in by `label_noise` of class `FromCSV`. It goes by the files' names relative
+    to `train`, or by an index, the position among all training images, class by class and sorted by file name; the
+    `labels.csv` of a run with any label noise lists both.
 
     Args:
         data_dir: folder that holds `train`, and `test` or `val`.

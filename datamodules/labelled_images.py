@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.augmentation import crop_and_flip, sample_uniform
-from datamodules.corruptions.label_noise import LabelNoise
+from datamodules.corruptions.label_noise import FromCSV, LabelNoise
 from datamodules.global_batches import Request
 from datamodules.seeded_batches import SeededBatches, check_at_least
 from datamodules.whole_files import whole_file
@@ -247,7 +247,11 @@ class LabelledImages(SeededBatches):
             if self.label_noise.seed is None:
                 self.label_noise.seed = self.seed
             image = getattr(source, "image", None)
-            given = self.label_noise.apply(clean, self.num_classes, image)
+            if isinstance(self.label_noise, FromCSV):
+                names = getattr(source, "names", None)
+                given = self.label_noise.apply(clean, self.num_classes, image, names, self.class_names)
+            else:
+                given = self.label_noise.apply(clean, self.num_classes, image)
         self._given, self._clean = given, clean
         kept, held_out = stratified_split(clean, self.validation_fraction, self.seed)
         if len(kept) == 0:

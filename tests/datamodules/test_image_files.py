@@ -378,6 +378,19 @@ def test_a_users_labels_come_by_position_and_their_table_names_the_files(own_ima
     assert (again.train_set.label != again.train_set.clean_label).any()
 
 
+def test_a_few_files_of_a_folder_are_labelled_by_name(own_images: Path, tmp_path: Path) -> None:
+    table = tmp_path / "corrected.csv"
+    table.write_text("name,label\ncat/1.png,dog\n")
+    data = ImageFolder(str(own_images), label_noise=FromCSV(str(table), partial=True), batch_size=5)
+    data.setup("fit")
+    assert data.train_set is not None
+    source: Any = data.train_set.source
+    changed = (data.train_set.label != source.label).nonzero().flatten().tolist()
+    assert [source.names[at] for at in changed] == ["cat/1.png"]
+    assert data.class_names is not None
+    assert data.class_names[data.train_set.label[changed[0]]] == "dog"
+
+
 def test_a_table_without_true_labels_makes_no_folder_the_truth(own_images: Path, tmp_path: Path) -> None:
     images = len(ImageFolder(str(own_images), image_size=8, resize=8).read_training().label)
     table = tmp_path / "corrected.csv"

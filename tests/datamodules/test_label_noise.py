@@ -586,7 +586,7 @@ def test_a_table_without_clean_labels_needs_only_the_length(tmp_path: Path) -> N
     path.write_text("index,label\r\n0,1\r\n1,0\r\n")
     noise = FromCSV(str(path))
     assert noise.apply(torch.tensor([0, 0]), 2).tolist() == [1, 0]
-    with pytest.raises(ValueError, match="labels 2 samples, but the data have 3"):
+    with pytest.raises(ValueError, match="labels 2 of 3 samples: index 2 is missing; with `partial: true`"):
         noise.apply(np.array([0, 0, 0]), 2)
     with pytest.raises(ValueError, match="no column clean_label"):
         noise.transition_matrix(2)
@@ -596,11 +596,14 @@ def test_a_table_without_clean_labels_needs_only_the_length(tmp_path: Path) -> N
     ("content", "message"),
     [
         ("", "must have the columns index,label"),
-        ("index,class\n0,1\n", r"must have the columns index,label\[,clean_label\], got index,class"),
-        ("index,label\n0,cat\n", "must hold integers in the columns index, label: .*cat"),
-        ("index,label\n0\n", "must hold integers in the columns index, label"),
-        ("index,label\n0,1\n0,1\n", "index in .* must take each of 0, 1, 2 and so on once: 0 occurs twice"),
-        ("index,label\n0,1\n2,1\n", "index in .* must take each of 0, 1, 2 and so on once: 1 is missing"),
+        ("index,class\n0,1\n", r"index,label\[,clean_label\], and has no label: got index,class"),
+        ("index,label\n0,cat\n1,0\n", "label of .* is 'cat', neither an integer nor the name of a class"),
+        ("index,label\n0,1\n1\n", "label of .* is '', neither an integer nor the name of a class"),
+        ("index,label\n0,1\n0,1\n", "index 0 occurs twice"),
+        ("index,label\n1,1\n", "labels 1 of 2 samples: index 0 is missing"),
+        ("index,label\n0,1\n2,1\n", "index in .* must be in 0 ... 1, got '2'"),
+        ("index,label\n0,1\nb,1\n", "index in .* must be in 0 ... 1, got 'b'"),
+        ("name,label\na.png,1\n", "labels files by name, and the samples of this set have no names"),
         ("index,label\n0,1\n1,7\n", "label of .* must be in 0 ... 1, got 7"),
     ],
 )
@@ -609,6 +612,30 @@ def test_faulty_tables_are_refused(tmp_path: Path, content: str, message: str) -
     path.write_text(content)
     with pytest.raises(ValueError, match=message):
         FromCSV(str(path)).apply(np.array([0, 1]), 2)
+
+
+def test_a_table_labels_files_by_name_with_classes_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text("name,label\ndog/1.png,cat\ncat/0.png,1\n")
+    label, names, classes = np.array([0, 0, 1]), ["cat/0.png", "cat/1.png", "dog/1.png"], ["cat", "dog"]
+    partial = FromCSV(str(path), partial=True)
+    assert partial.apply(label, 2, names=names, class_names=classes).tolist() == [1, 0, 0]
+    assert not partial.truth_known
+    with pytest.raises(ValueError, match=r"labels 2 of 3 samples: name cat/1.png is missing"):
+        FromCSV(str(path)).apply(label, 2, names=names, class_names=classes)
+    with pytest.raises(ValueError, match=r"labels dog/1.png, which is no file of this set; one is cat/0.png"):
+        partial.apply(label[:2], 2, names=names[:2], class_names=classes)
+    with pytest.raises(ValueError, match="is 'cat', neither"):
+        partial.apply(label, 2, names=names)
+
+
+def test_a_label_report_gives_its_proposals_by_row_in_the_whole_set(tmp_path: Path) -> None:
+    path = tmp_path / "label_report.csv"
+    path.write_text("index,row,given,proposed,clean_label\n1,3,0,1,1\n0,0,0,0,0\n")
+    noise = FromCSV(str(path), column="proposed", key="row", partial=True)
+    assert noise.apply(np.array([0, 1, 0, 1]), 2).tolist() == [0, 1, 0, 1]
+    with pytest.raises(ValueError, match="differ from those of the data at 1 of 4 samples, first at 3"):
+        noise.apply(np.array([0, 1, 0, 0]), 2)
 
 
 def test_a_missing_table_is_named() -> None:

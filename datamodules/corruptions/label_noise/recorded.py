@@ -1,10 +1,13 @@
 """Labels that were recorded rather than drawn: human annotations of CIFAR, and any user's table."""
 
 import csv
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -67,40 +70,74 @@ class HumanCIFARN:
 
 
 class FromCSV:
-    """Labels from a table with the columns `index`, `label` and, if known, `clean_label`; other columns are ignored.
+    """Labels from a table: which sample, its label and, if known, `clean_label`; other columns are ignored.
+
+    Labels are integers or names of classes. Without `clean_label` no label counts as the true one: the table may well
+    correct those of the data. The proposals of a `label_report.csv` are the labels of another run with `column:
+    proposed`, `key: row` (or `key: name` for files) and, where images were held out, `partial: true`; its `index`
+    counts the training split alone.
 
     Args:
-        path: CSV file with a header. `index` is the position in the set; every position must occur once, in any order.
-            Without `clean_label` no label counts as the true one: the table may well correct those of the data.
+        path: CSV file with a header.
+        column: that holds the labels.
+        key: column that says which sample: `index` or `row`, its position in the whole set before any split, or `name`,
+            its file as `labels.csv` has it. None takes `index`, and `name` in a table without one.
+        partial: samples that the table leaves out keep the label of the data; else it must have each of them.
     """
 
     seed: int | None = None
 
-    def __init__(self, path: str) -> None:
+    def __init__(
+        self,
+        path: str,
+        column: str = "label",
+        key: Literal["index", "row", "name"] | None = None,
+        partial: bool = False,
+    ) -> None:
         self.path = path
+        self.column = column
+        self.key = key
+        self.partial = partial
 
     @property
     def truth_known(self) -> bool:
         """Whether the table says which labels are true."""
         return "clean_label" in self._header()
 
-    def apply(self, label: np.ndarray | Tensor, num_classes: int, image: Tensor | None = None) -> Tensor:
-        clean, given = self._read(num_classes)
+    def apply(
+        self,
+        label: np.ndarray | Tensor,
+        num_classes: int,
+        image: Tensor | None = None,
+        names: Sequence[str] | None = None,
+        class_names: Sequence[str] | None = None,
+    ) -> Tensor:
+        """As every kind of label noise.
+
+        Args:
+            names: `[N]`, the samples' files, for tables by name.
+            class_names: `[num_classes]`, for tables with names of classes.
+        """
+        table = self._read()
         true = checked_labels(label, num_classes)
-        if clean is not None:
-            check_order(self.path, clean, true)
-        elif len(given) != len(true):
-            raise ValueError(f"{self.path} labels {len(given)} samples, but the data have {len(true)}")
+        row = self._rows(table, len(true), names)
+        given = true.copy()
+        given[row] = self._classes(table, self.column, num_classes, class_names)
+        if "clean_label" in table:
+            recorded = true.copy()
+            recorded[row] = self._classes(table, "clean_label", num_classes, class_names)
+            check_order(self.path, recorded, true)
         return torch.from_numpy(given)
 
     def transition_matrix(self, num_classes: int) -> Tensor:
         """Frequencies in the table, if it has the column `clean_label`."""
-        clean, given = self._read(num_classes)
-        if clean is None:
+        table = self._read()
+        if "clean_label" not in table:
             raise ValueError(
                 f"{self.path} has no column clean_label, so its transition matrix is unknown; "
                 "empirical_transition_matrix takes the true labels from elsewhere"
             )
+        clean, given = (self._classes(table, column, num_classes, None) for column in ("clean_label", self.column))
         return empirical_transition_matrix(clean, given, num_classes)
 
     def _header(self) -> list[str]:
@@ -111,33 +148,63 @@ class FromCSV:
         with open(self.path, encoding="utf-8-sig", newline="") as file:
             return [name.strip() for name in next(csv.reader(file), [])]
 
-    def _read(self, num_classes: int) -> tuple[np.ndarray | None, np.ndarray]:
+    def _key(self) -> str:
+        return self.key or ("name" if "index" not in (header := self._header()) and "name" in header else "index")
+
+    def _read(self) -> pd.DataFrame:
+        """The columns that count, as text."""
         header = self._header()
-        for name in ("index", "label"):
-            if name not in header:
-                raise ValueError(f"{self.path} must have the columns index,label[,clean_label], got {','.join(header)}")
-        with open(self.path, encoding="utf-8-sig", newline="") as file:
-            next(csv.reader(file))
-            names = [name for name in ("index", "label", "clean_label") if name in header]
-            columns = [header.index(name) for name in names]
-            try:
-                table = np.loadtxt(
-                    file, np.int64, comments=None, delimiter=",", usecols=columns, ndmin=2, quotechar='"'
-                )
-            except ValueError as error:
-                raise ValueError(
-                    f"{self.path} must hold integers in the columns {', '.join(names)}: {error}"
-                ) from error
-        order = np.argsort(table[:, 0], kind="stable")
-        wrong = np.flatnonzero(table[order, 0] != np.arange(len(table)))
-        if len(wrong):
-            found, expected = table[order[wrong[0]], 0], wrong[0]
-            what = f"{expected} is missing" if found > expected else f"{found} occurs twice or is negative"
-            raise ValueError(f"index in {self.path} must take each of 0, 1, 2 and so on once: {what}")
-        given, *clean = (
-            checked_labels(table[order, i], num_classes, f"{names[i]} of {self.path}") for i in range(1, len(names))
+        needed = [self._key(), self.column]
+        if missing := [name for name in needed if name not in header]:
+            raise ValueError(
+                f"{self.path} must have the columns {','.join(needed)}[,clean_label], and has no {missing[0]}: "
+                f"got {','.join(header)}"
+            )
+        table = pd.read_csv(
+            self.path, names=header, header=0, index_col=False, dtype=str, keep_default_na=False, encoding="utf-8-sig"
         )
-        return (clean[0] if clean else None), given
+        return table[[name for name in (*needed, "clean_label") if name in header]].fillna("")
+
+    def _rows(self, table: pd.DataFrame, samples: int, names: Sequence[str] | None) -> np.ndarray:
+        """The position in the set of each row of the table."""
+        key = self._key()
+        if key == "name":
+            if names is None:
+                raise ValueError(f"{self.path} labels files by name, and the samples of this set have no names")
+            place = {name: row for row, name in enumerate(names)}
+            found = table[key].map(place)
+            if found.isna().any():
+                unknown = table[key][found.isna()].iloc[0]
+                raise ValueError(f"{self.path} labels {unknown}, which is no file of this set; one is {names[0]}")
+        else:
+            found = pd.to_numeric(table[key], errors="coerce")
+            if not found.isin(range(samples)).all():
+                outside = table[key][~found.isin(range(samples))].iloc[0]
+                raise ValueError(f"{key} in {self.path} must be in 0 ... {samples - 1}, got {outside!r}")
+        row = found.to_numpy(dtype=np.int64)
+        listed = np.bincount(row, minlength=samples)
+        if listed.max() > 1:
+            raise ValueError(f"{key} {table[key][row == listed.argmax()].iloc[0]} occurs twice in {self.path}")
+        if not self.partial and not listed.all():
+            first = int(listed.argmin())
+            raise ValueError(
+                f"{self.path} labels {len(row)} of {samples} samples: {key} {names[first] if key == 'name' else first} "  # type: ignore[index]
+                "is missing; with `partial: true` such samples keep their label"
+            )
+        return row
+
+    def _classes(
+        self, table: pd.DataFrame, column: str, num_classes: int, class_names: Sequence[str] | None
+    ) -> np.ndarray:
+        """Labels `[n]` of integers or names."""
+        code, words = pd.factorize(table[column].str.strip())
+        class_of = {name: number for number, name in enumerate(class_names or ())}
+        label = [int(word) if re.fullmatch(r"-?\d+", word) else class_of.get(word) for word in words]
+        if None in label:
+            raise ValueError(
+                f"{column} of {self.path} is {words[label.index(None)]!r}, neither an integer nor the name of a class"
+            )
+        return checked_labels(np.array(label, dtype=np.int64)[code], num_classes, f"{column} of {self.path}")
 
 
 def load_arrays(path: str) -> dict[str, Any]:
