@@ -64,13 +64,15 @@ class FeatureSource:
 
 
 def source_fingerprint(source: ImageSource) -> str:
-    """Digest of a set: labels, and the pixels of images in memory, or names and sizes of all files and pixels of 64."""
+    """Digest of a set: labels, and the pixels of images in memory or names, sizes, times of all files and 64 images."""
     digest = hashlib.sha256(source.label.numpy().data)
     digest.update(f"{source.brightest}\n".encode())
     if (names := getattr(source, "names", None)) is not None:
         digest.update(os.fsencode("\n".join(names)))
         if (root := getattr(source, "root", None)) is not None:
-            digest.update(np.array([os.stat(root / name).st_size for name in names], dtype=np.int64).data)
+            for name in names:
+                status = os.stat(root / name)
+                digest.update(f"{status.st_size} {status.st_mtime_ns}\n".encode())
     image = getattr(source, "image", None)
     if image is None:
         rows = torch.linspace(0, len(source.label) - 1, min(PROBED_IMAGES, len(source.label))).long()
@@ -86,8 +88,8 @@ class CachedFeatures(SecondView, ShiftedTests):
     the cache has the digest of the network's classes and weights and of the images, labels and augmentation, so that
     another network, set, crop or number of passes makes another entry. Split, label noise and order do not count, and
     runs over seeds and noise rates share an entry; a set that draws its images from the seed, as with foreign images
-    among them, has one for each draw. Images in files are recognised by all their names, sizes and labels and the
-    pixels of 64 of them.
+    among them, has one for each draw. Images in files are recognised by all their labels, names, sizes and times of
+    modification and the pixels of 64 of them: of a copy that has other times, the features are computed again.
 
     The head is a module whose network takes features: `lightning_modules.noisy_labels.nmtune.NMTune` with
     `torch.nn.Identity` for its encoder.
