@@ -1,7 +1,7 @@
 """Blocks of tested images that processes share out, each with a file of its results.
 
-A file is written when its block is done, so an interrupted evaluation goes on after its last finished block, on however
-many processes, and none waits in a collective for a slower one.
+A file is written when its block is done, so an interrupted evaluation continues after its last finished block, on
+however many processes, and none waits in a collective for a slower one.
 """
 
 import hashlib
@@ -28,12 +28,12 @@ class BlockFiles:
     mixed in. All processes make it together.
 
     Args:
-        trainer: during testing.
-        parent: folder of that folder, which all processes share.
+        trainer: the trainer, during testing.
+        parent: the folder around it, which all processes share.
         settings: all that the results depend on, as JSON values. Processes may find different weights where these do
             not matter: those of the first process count.
-        positions: of the tested images.
-        batch_size: images in a block.
+        positions: positions of the tested images.
+        batch_size: number of images in a block.
 
     Raises:
         FileNotFoundError: if a process does not see the folder.

@@ -30,7 +30,7 @@ class Certification(Callback):
     `certification_summary.json` and `figures/certified_accuracy.png`, and it logs `test/acr`,
     `test/certified_accuracy_<radius>`, `test/abstained` and `test/mean_draws`.
 
-    An interrupted certification goes on where it was when it is started again in the same run directory, on however
+    An interrupted certification continues where it was when it is started again in the same run directory, on however
     many processes. Only images that were under way are begun again.
 
     Afterwards the trainer tests as it always does, one evaluation for each image. `trainer.limit_test_batches: 1`
@@ -43,10 +43,10 @@ class Certification(Callback):
             or one of `lightning_modules.robustness.fewer_draws`.
         batch_size: draws that each process evaluates at once.
         skip: every `skip`-th image of the set is certified; CIFAR-10 is often reported with 20, ImageNet with 100.
-        max: positions from here on are left out; None leaves out none.
+        max: only positions below it are certified; None certifies all.
         share: what processes share: `images` gives each its own, `draws` lets all work on the same ones, for few or
             costly images.
-        seed: of the noise. With it every draw is the same, whatever the batch size and the number of processes.
+        seed: seed of the noise. With it every draw is the same, whatever the batch size and the number of processes.
         radii: at which certified accuracy is logged, in pixel units. None stands for 0, 0.25, ..., 1.5 and the mode's
             own `radius`, or for the first seven of its `grid`, as at other radii these modes only give lower bounds.
         channels_last: whether the network computes in that memory layout, often faster for convolutions in mixed

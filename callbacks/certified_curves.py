@@ -65,7 +65,7 @@ def summary(log: pd.DataFrame, radii: Sequence[float]) -> dict[str, float]:
     """The numbers that a certification is known by, under their metrics' names.
 
     Args:
-        log: of `read_log`.
+        log: what `read_log` returns.
         radii: at which certified accuracy is given, in pixel units.
 
     Returns:
@@ -96,7 +96,7 @@ def is_tight(settings: Settings, radius: float | None) -> bool:
     is only a lower bound.
 
     Args:
-        settings: of the log.
+        settings: the settings of the log.
         radius: in pixel units; None asks about the mean radius.
     """
     if "grid" in settings:
@@ -117,9 +117,9 @@ def accuracy_table(
     """Certified accuracy of each log at each radius.
 
     Args:
-        logs: by name.
+        logs: logs by their names.
         radii: in pixel units.
-        settings: of the logs, by the same names.
+        settings: the settings of the logs, by the same names.
 
     Returns:
         Columns `log`, `certificate`, `num_images`, `radius`, `certified_accuracy`, `tight`, see `is_tight`, and
@@ -167,9 +167,9 @@ def draw_curves(logs: Mapping[str, pd.DataFrame], path: Path, settings: Mapping[
     """Draws certified accuracy against radius, a curve for each log.
 
     Args:
-        logs: by name, as the legend shows it.
+        logs: logs by their names, as the legend shows them.
         path: where the figure is saved.
-        settings: of the logs, by the same names.
+        settings: the settings of the logs, by the same names.
     """
     from matplotlib.figure import Figure
 

@@ -59,7 +59,7 @@ class TestedImages:
         """Reads one image.
 
         Args:
-            position: in the set.
+            position: its position in the set.
 
         Raises:
             ValueError: if the image is not in [0, 1].
@@ -97,9 +97,9 @@ class TestedImages:
         """What results depend on besides a callback's own arguments, as JSON values: data, weights and arithmetic.
 
         Args:
-            pl_module: that is tested.
-            positions: of the tested images. All their labels are compared where the set holds them in memory, as
-                `label` or `targets`; of their pixels, and of other sets' labels, only `NUM_COMPARED` are read.
+            pl_module: the tested module.
+            positions: positions of the tested images. All their labels are compared where the set holds them in memory,
+                as `label` or `targets`; of their pixels, and of other sets' labels, only `NUM_COMPARED` are read.
         """
         compared = [self[at] for at in positions[:: -(-len(positions) // NUM_COMPARED)]]
         label = self._labels_in_memory(positions)

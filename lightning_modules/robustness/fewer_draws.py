@@ -141,7 +141,7 @@ class InputSpecific(Mode):
     arXiv 2112.12084.
 
     Args:
-        max_loss: of the radius against `n_max` draws: in pixel units, or a fraction of it if `relative`.
+        max_loss: how much smaller the radius may be than after `n_max` draws: in pixel units, or a share if `relative`.
         relative: whether `max_loss` is a fraction.
         n0: draws that select the class and plan the rest.
         n_max: most draws that bound its probability.
@@ -212,8 +212,8 @@ class Anytime(Mode):
         n0: draws that select the class.
         n_max: most draws that bound its probability.
         alpha: probability that a certificate is wrong.
-        largest_radius: at which the whole radius is large enough, in pixel units.
-        least_gain: of the whole radius for 100 draws, in pixel units.
+        largest_radius: whole radius that is large enough, in pixel units.
+        least_gain: least growth of the whole radius that 100 more draws are worth, in pixel units.
     """
 
     radius: float | None = None

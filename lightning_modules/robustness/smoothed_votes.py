@@ -55,8 +55,8 @@ class BlockNoise:
     there.
 
     Args:
-        seed: of all noise.
-        device: where it is drawn.
+        seed: seed of all noise.
+        device: device on which it is drawn.
     """
 
     def __init__(self, seed: int, device: torch.device) -> None:
@@ -168,9 +168,9 @@ class VoteCounter:
         smoothed: gives logits of noisy images, and a radius.
         mode: decides how many draws an image is given.
         sigma: standard deviation of the noise, in pixel units.
-        batch_size: draws of a batch in each process.
-        seed: of the noise.
-        device: of the images.
+        batch_size: number of draws in a batch of each process.
+        seed: seed of the noise.
+        device: device of the images.
         rank: this process, where all processes share the draws of each image, and otherwise 0.
         world_size: number of processes that share the draws of each image.
         add_over_processes: sums an int64 tensor over these processes, in place; every process calls it equally often.

@@ -177,11 +177,11 @@ def input_specific_draws(
         pilot_draws: draws of the pilot.
         n_max: the most draws.
         step: the number of draws is a multiple of it, or `n_max`.
-        alpha: level of the certificate.
-        pilot_alpha: level of the interval.
-        max_loss: of the radius: in pixel units, or a fraction if `relative`.
+        alpha: failure probability of the certificate.
+        pilot_alpha: failure probability of the interval.
+        max_loss: largest loss of radius: in pixel units, or a fraction if `relative`.
         relative: whether `max_loss` is a fraction.
-        radius: of given probabilities, one a stream.
+        radius: maps probabilities, one for each stream, to the certified radius.
 
     Source: Chen, Li, Yan, Li and Sheng, Input-Specific Robustness Certification for Randomized Smoothing, AAAI 2022,
     arXiv 2112.12084.
@@ -241,7 +241,7 @@ def accuracy_with_high_probability(
 
     Args:
         accuracy: any shape: certified accuracies.
-        alpha: of each certificate.
+        alpha: failure probability of each certificate.
         num_images: m.
         rho: probability that the bound is wrong.
     """
