@@ -13,7 +13,8 @@ from torch import Tensor
 from datamodules.corruptions.label_noise import LabelNoise
 from datamodules.data_directory import data_directory, download_directory
 from datamodules.foreign_images import ForeignImages
-from datamodules.labelled_images import ImagesInMemory, LabelledImages
+from datamodules.labelled_images import ImagesInMemory
+from datamodules.second_view import SecondView
 
 
 def decode_parquet(files: list[Path], image_key: str, label_key: str) -> tuple[Tensor, Tensor]:
@@ -50,13 +51,14 @@ def decode_parquet(files: list[Path], image_key: str, label_key: str) -> tuple[T
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels)
 
 
-class CIFAR(LabelledImages):
+class CIFAR(SecondView):
     """What CIFAR-10 and CIFAR-100 have in common; use one of those.
 
     Args:
         data_dir: folder that holds the set in either layout; None looks where NOISEWORKS_DATA points.
         download: fetch the set (torchvision's layout) where it is missing.
         foreign_images: what replaces part of the training images by images of no class; None leaves them.
+        second_view: training batches also hold `second_view`, another random crop of each image.
 
     Raises:
         FileNotFoundError: if the set is not there and `download` is false.
@@ -82,6 +84,7 @@ class CIFAR(LabelledImages):
         download: bool = False,
         foreign_images: ForeignImages | None = None,
         seed: int | None = None,
+        second_view: bool = False,
     ) -> None:
         super().__init__(
             batch_size,
@@ -95,6 +98,7 @@ class CIFAR(LabelledImages):
         )
         self.data_dir = data_dir
         self.foreign_images = foreign_images
+        self.second_view = second_view
         self.download = download
 
     def prepare_data(self) -> None:

@@ -150,6 +150,8 @@ def meta_batch(data: Any) -> dict[str, Any]:
     whole = {key: torch.empty(size, dtype=torch.int64, device="meta") for key in ("label", "clean_label", "index")}
     if isinstance(data, MaskedDigits):
         whole["regions"] = torch.empty(size, 1, *data.image_shape[1:], dtype=torch.bool, device="meta")
+    if getattr(data, "second_view", False):
+        whole["second_view"] = torch.empty(size, *data.image_shape, device="meta")
     return {"image": torch.empty(size, *data.image_shape, device="meta"), "global_size": size, **whole}
 
 

@@ -89,6 +89,19 @@ def test_hugging_faces_layout(kind: type[CIFAR], folder: str, tmp_path: Path) ->
     assert_read(kind(str(tmp_path)))
 
 
+def test_a_second_view_is_another_crop_of_the_same_images(tmp_path: Path) -> None:
+    write_parquet_layout(CIFAR10, tmp_path)
+    data = CIFAR10(str(tmp_path), batch_size=4, validation_fraction=0.0, second_view=True)
+    data.setup("fit")
+    assert data.train_set is not None
+    batch = data.augmented(next(iter(data.train_dataloader())), 0)
+    assert batch["second_view"].shape == batch["image"].shape
+    assert not torch.equal(batch["second_view"], batch["image"])
+    data = CIFAR10(str(tmp_path), batch_size=4, validation_fraction=0.0)
+    data.setup("fit")
+    assert "second_view" not in next(iter(data.train_dataloader()))
+
+
 def test_the_environment_says_where_data_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_parquet_layout(CIFAR10, tmp_path / "cifar10")
     monkeypatch.setenv("NOISEWORKS_DATA", str(tmp_path))
