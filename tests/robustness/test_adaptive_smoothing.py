@@ -482,6 +482,27 @@ def batch(count: int = 12) -> LabelledImageBatch:
     return {"image": image, "label": label, "index": torch.arange(count), "global_size": count}
 
 
+def test_the_length_of_an_attack_is_drawn_for_each_run_and_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths: list[int] = []
+
+    def attack(
+        mixture: Any, image: Tensor, label: Tensor, norm: str, epsilon: float, steps: int, targets: int
+    ) -> Tensor:
+        lengths.append(steps)
+        return image
+
+    monkeypatch.setattr("lightning_modules.robustness.adaptive_smoothing.randomised_attack", attack)
+    built, runs = module(), []
+    for seed in ("0", "1"):
+        monkeypatch.setenv("PL_GLOBAL_SEED", seed)
+        for number in range(6):
+            built.training_step(batch(), number)
+        runs.append(lengths[-6:])
+    assert len(set(runs[0])) > 1
+    assert runs[0] != runs[1]
+    assert runs[1] == [drawn_steps(4, (1, 0, number)) for number in range(6)]
+
+
 def test_a_step_trains_the_mixing_network_alone() -> None:
     built = module()
     built.train()

@@ -13,6 +13,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning.pytorch import Callback, Trainer
+from scipy import stats
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor, nn
 
@@ -517,6 +518,16 @@ def test_soft_labels_are_distributions_of_the_mixed_images(
 
 
 # views
+
+
+def test_an_image_is_mixed_as_a_whole_or_in_a_rectangle() -> None:
+    """MixUp blends every pixel; CutMix leaves each one whole. Half of the batches are mixed by either."""
+    label = torch.tensor([0, 1])
+    image = label.double()[:, None, None, None].expand(-1, 1, 8, 8)
+    torch.manual_seed(0)
+    mixed = [SoftLabels(mixup_alpha=8.0, cutmix_alpha=1.0)(image, label, 2)[0] for _ in range(200)]
+    blended = [bool(((each > 0) & (each < 1)).any()) for each in mixed]
+    assert stats.binomtest(sum(blended), 200).pvalue > 1e-3
 
 
 def test_blur_is_that_of_scipy_and_each_image_has_its_own() -> None:
