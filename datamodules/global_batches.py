@@ -91,7 +91,7 @@ class GlobalBatches(Sampler[Request]):
         """Where the batches of one pass begin, and where the last one ends."""
         remainder = self.num_samples % self.batch_size
         starts = list(range(0, self.num_samples, self.batch_size))
-        if remainder and (self.num_left_out or (not self.shuffle and remainder < self.world_size and len(starts) > 1)):
+        if remainder and (self.num_left_out or (not self.shuffle and remainder < self.world_size)):
             starts.pop()
         return [*starts, self.num_samples - self.num_left_out]
 
