@@ -114,7 +114,7 @@ def lipschitz_radius(probability: Tensor, lipschitz: float | Tensor, alpha: floa
 def smoothing_radius(first: ArrayLike, second: ArrayLike, alpha: float, sigma: float) -> NDArray[np.float64]:
     """l2 radius within which a mixture with a smoothed robust classifier keeps the class of h.
 
-    The two-sided form, for callers that bound the second class as well; no module calls it, as certification here bounds
+    The two-sided form, for callers that bound the second class as well. No module calls it: certification here bounds
     the first alone.
 
     Args:
