@@ -23,6 +23,16 @@ def _processes() -> tuple[int, int]:
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
+def share_sizes(global_size: int) -> list[int]:
+    """How many of a batch's samples each process has, in the order of their ranks, as `GlobalBatches` deals them out.
+
+    Args:
+        global_size: samples over all processes.
+    """
+    _, world_size = _processes()
+    return [len(range(process, global_size, world_size)) for process in range(world_size)]
+
+
 def gather_rows(local: Tensor, counts: list[int]) -> Tensor:
     """Rows of all processes, in the order of their ranks, without gradient.
 
@@ -80,7 +90,7 @@ class PerSample:
             raise ValueError(
                 f"the batch lacks global_size, which {world_size} processes need to share per-sample state"
             )
-        counts = [len(range(process, global_size, world_size)) for process in range(world_size)]
+        counts = share_sizes(global_size)
         all_index, all_value = gather_rows(index, counts), gather_rows(value, counts)
         owned = all_index % world_size == rank
         row = torch.where(owned, all_index // world_size, self.num_owned)
@@ -95,7 +105,7 @@ class PerSample:
         rank, world_size = _processes()
         if world_size == 1:
             return self._rows[:-1].cpu().clone()
-        owned = [len(range(process, self.num_samples, world_size)) for process in range(world_size)]
+        owned = share_sizes(self.num_samples)
         everything = self._rows.new_empty(self.num_samples if rank == 0 else 0, self._rows.shape[1], device="cpu")
         for first in range(0, max(owned), _ROWS_AT_ONCE):
             counts = [min(max(count - first, 0), _ROWS_AT_ONCE) for count in owned]

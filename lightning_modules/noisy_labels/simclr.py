@@ -13,17 +13,17 @@ Source: Chen, Kornblith, Norouzi and Hinton, A Simple Framework for Contrastive 
 
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from datamodules.batches import LabelledImageBatch, global_size, share
 from lightning_modules.default_optimization import constant, sgd
-from lightning_modules.noisy_labels.global_rows import global_rows
+from lightning_modules.global_rows import global_rows
 from lightning_modules.noisy_labels.layer_outputs import classifier_layer, logits_and_features
 from lightning_modules.noisy_labels.nt_xent import nt_xent
 from lightning_modules.noisy_labels.unaugmented import check_unaugmented
+from lightning_modules.per_sample import share_sizes
 
 
 class SimCLR(LightningModule):
@@ -85,11 +85,8 @@ class SimCLR(LightningModule):
         first, second = (
             self.projection(logits_and_features(self.network, self.view(batch["image"]))[1]) for _ in range(2)
         )
-        # In the order of the processes, of which those with a lower rank hold their shares of `size` samples.
-        distributed = torch.distributed.is_initialized()
-        rank, processes = (self.global_rank, self.trainer.world_size) if distributed else (0, 1)
-        offset = sum(len(range(process, size, processes)) for process in range(rank))
         everyone = global_rows(first, size), global_rows(second, size)
+        offset = sum(share_sizes(size)[: self.global_rank])  # where this process's rows begin
         loss = share(batch) * nt_xent(first, second, *everyone, offset, self.temperature)
         self.log("train/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
         return {"loss": loss}

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lightning_modules.per_sample import gather_rows
+from lightning_modules.per_sample import gather_rows, share_sizes
 
 _SAMPLES_AT_ONCE = 64
 
@@ -62,8 +62,7 @@ class TrainingPredictions:
             for key, rows in everything.items():
                 own = getattr(batch, key)
                 if world_size > 1:
-                    counts = [len(range(process, batch.global_size, world_size)) for process in range(world_size)]
-                    own = gather_rows(own.to(device), counts).cpu()
+                    own = gather_rows(own.to(device), share_sizes(batch.global_size)).cpu()
                 rows.append(own)
         if world_size > 1 and dist.get_rank() != 0:
             return {}

@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from lightning_modules.noisy_labels.global_rows import global_rows, global_sum
+from lightning_modules.global_rows import global_rows, global_sum
 from lightning_modules.noisy_labels.layer_outputs import logits_and_features
 from lightning_modules.noisy_labels.lsa.objective import (
     confident_same_class,

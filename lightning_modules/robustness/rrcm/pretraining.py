@@ -33,7 +33,8 @@ from torch import Tensor, nn
 
 from datamodules.batches import LabelledImageBatch, global_size, share
 from lightning_modules.default_optimization import adamw, constant
-from lightning_modules.robustness.rrcm.contrastive import contrastive_loss, over_all_processes
+from lightning_modules.global_rows import global_rows
+from lightning_modules.robustness.rrcm.contrastive import contrastive_loss
 from lightning_modules.robustness.rrcm.noise_conditioned import represent
 from lightning_modules.robustness.rrcm.noise_schedule import SMALLEST, kept_by_target, noise_level, num_levels
 from lightning_modules.robustness.rrcm.retrieval import Retrieval
@@ -184,7 +185,7 @@ class RRCMPretraining(LightningModule):
         return {"loss": loss}
 
     def _contrast(self, feature: Tensor, target: Tensor, size: int) -> Tensor:
-        return contrastive_loss(feature, target, over_all_processes(target, size), self.temperature)
+        return contrastive_loss(feature, target, global_rows(target.detach(), size), self.temperature)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         self._measure(batch, "val")

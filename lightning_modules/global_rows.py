@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lightning_modules.per_sample import gather_rows
+from lightning_modules.per_sample import gather_rows, share_sizes
 
 
 class _Gathered(torch.autograd.Function):
@@ -38,7 +38,7 @@ def global_rows(local: Tensor, global_size: int) -> Tensor:
     world_size = dist.get_world_size() if dist.is_initialized() else 1
     if world_size == 1:
         return local
-    return _Gathered.apply(local, [len(range(process, global_size, world_size)) for process in range(world_size)])
+    return _Gathered.apply(local, share_sizes(global_size))
 
 
 def global_sum(local: Tensor) -> Tensor:
