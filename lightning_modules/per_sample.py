@@ -33,6 +33,12 @@ def share_sizes(global_size: int) -> list[int]:
     return [len(range(process, global_size, world_size)) for process in range(world_size)]
 
 
+def share_start(global_size: int) -> int:
+    """The first row of this process's share among those of all, in the order of their ranks."""
+    rank, _ = _processes()
+    return sum(share_sizes(global_size)[:rank])
+
+
 def gather_rows(local: Tensor, counts: list[int]) -> Tensor:
     """Rows of all processes, in the order of their ranks, without gradient.
 
@@ -97,7 +103,7 @@ class PerSample:
         self._rows[row] = rule(self._rows[row].to(value.dtype), all_value).to(self._rows.dtype)
         new = torch.where(owned[:, None], self._rows[row].to(value.dtype), 0)
         dist.all_reduce(new)
-        start = sum(counts[:rank])
+        start = share_start(global_size)
         return new[start : start + len(index)]
 
     def gathered(self) -> Tensor:

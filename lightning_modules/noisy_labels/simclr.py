@@ -23,7 +23,7 @@ from lightning_modules.global_rows import global_rows
 from lightning_modules.noisy_labels.layer_outputs import classifier_layer, logits_and_features
 from lightning_modules.noisy_labels.nt_xent import nt_xent
 from lightning_modules.noisy_labels.unaugmented import check_unaugmented
-from lightning_modules.per_sample import share_sizes
+from lightning_modules.per_sample import share_start
 
 
 class SimCLR(LightningModule):
@@ -86,8 +86,7 @@ class SimCLR(LightningModule):
             self.projection(logits_and_features(self.network, self.view(batch["image"]))[1]) for _ in range(2)
         )
         everyone = global_rows(first, size), global_rows(second, size)
-        offset = sum(share_sizes(size)[: self.global_rank])  # where this process's rows begin
-        loss = share(batch) * nt_xent(first, second, *everyone, offset, self.temperature)
+        loss = share(batch) * nt_xent(first, second, *everyone, share_start(size), self.temperature)
         self.log("train/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
         return {"loss": loss}
 
