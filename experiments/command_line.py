@@ -248,7 +248,8 @@ class CommandLine(LightningCLI):
             return
         saved = yaml.safe_load(Path(self.resumed, "config.yaml").read_text(encoding="utf-8"))
         now = yaml.safe_load(self.parser.dump(self.config, skip_none=False, skip_validation=True))[self.requested]
-        for key, (old, new) in sorted(differing(saved, now).items()):
+        if changed := differing(saved, now):
+            key, (old, new) = min(changed.items())
             raise ValueError(
                 f"{self.resumed} was trained with {key} {old!r}, and cannot be resumed with {new!r}: "
                 f"for a new run that starts from its weights, use --ckpt_path without --resume"
@@ -354,7 +355,7 @@ class ParsedOnly(CommandLine):
     def _run_subcommand(self, subcommand: str) -> None: ...
 
 
-WHERE_AND_HOW_FAST = ("num_workers", "evaluation_batch_size", "root", "cache")
+WHERE_AND_HOW_FAST = ("_dir", ".num_workers", "_batch_size")
 """Ends of keys that may change when a run is resumed: they say where data are and how fast they come."""
 
 

@@ -1,5 +1,6 @@
 """The command line as a user meets it: what it writes, and what it says to bad input."""
 
+import copy
 import csv
 import os
 import shutil
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 import train
+from experiments.command_line import differing
 from experiments.load_run import load_run
 from experiments.results import read_test_metrics
 from experiments.run_directory import check_checkpoint, read_checkpoint
@@ -146,6 +148,20 @@ def test_a_run_is_not_resumed_with_other_settings(
     assert train.main(["fit", "--resume", str(finished), *change]) == 1
     assert message in capsys.readouterr().err
     assert (finished / "config.yaml").read_bytes() == before
+
+
+def test_a_resumed_run_may_find_its_data_elsewhere_and_fetch_them_faster() -> None:
+    saved = {
+        "seed_everything": 0,
+        "model": {"class_path": "a.B", "init_args": {"strength": 3.0}},
+        "data": {"class_path": "c.D", "init_args": {"data_dir": "here", "num_workers": 2, "batch_size": 8}},
+    }
+    now = copy.deepcopy(saved)
+    now["data"]["init_args"] |= {"data_dir": "there", "num_workers": 8, "evaluation_batch_size": 500}  # type: ignore[index]
+    now["model"]["init_args"]["new_argument"] = 1  # type: ignore[index]
+    assert differing(saved, now) == {}
+    now["data"]["init_args"]["batch_size"] = 16  # type: ignore[index]
+    assert differing(saved, now) == {"data.batch_size": (8, 16)}
 
 
 def test_a_later_test_adds_metrics_and_changes_none(finished: Path, tmp_path: Path) -> None:
