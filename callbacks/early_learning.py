@@ -74,6 +74,9 @@ class EarlyLearning(Callback):
         TypeError: if the module is neither a `Classifier` nor a `Segmenter`.
     """
 
+    reads_logits = True
+    """Tells a module that computes no logits in some of its steps to do so."""
+
     def __init__(
         self,
         r: float = 0.9,

@@ -16,9 +16,9 @@ from lightning_modules.noisy_labels.lsa.training_images import sweep
 from lightning_modules.noisy_labels.mixup import draw_mixing
 
 
-def watches_early_learning(trainer: Trainer) -> bool:
-    """Whether the callback `callbacks.early_learning.EarlyLearning` needs the logits of every step."""
-    return any(type(callback).__name__ == "EarlyLearning" for callback in trainer.callbacks)  # type: ignore[attr-defined]
+def logits_are_read(trainer: Trainer) -> bool:
+    """Whether a callback reads the logits of every step, as `callbacks.early_learning.EarlyLearning` does."""
+    return any(getattr(callback, "reads_logits", False) for callback in trainer.callbacks)  # type: ignore[attr-defined]
 
 
 @torch.no_grad()
@@ -57,7 +57,7 @@ class CorrectionSteps(ABC):
         terms = self.objective.terms(
             network, projection, image, other_view, target, weight, batch["index"], mixing, size
         )
-        if guess is None and watches_early_learning(self.trainer):
+        if guess is None and logits_are_read(self.trainer):
             outputs["logits"] = logits_without_trace(network, weak)
         logged = {f"train/{name}": term.detach() for name, term in terms.items()}
         self.log_dict(logged, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
