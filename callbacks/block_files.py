@@ -7,8 +7,7 @@ however many processes, and none waits in a collective for a slower one.
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +72,13 @@ class BlockFiles:
         """
         pending = [number for number, path in enumerate(self.paths) if not path.is_file()]
         self.trainer.strategy.barrier("the finished blocks are known")
+        device = self.trainer.strategy.root_device
         # Testing takes place in inference mode, whose tensors have no gradients.
         with (
             OtherProcesses(self.trainer, self.folder) as others,
             torch.inference_mode(False),
             torch.no_grad(),
-            _generators_restored(self.trainer.strategy.root_device),
+            torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
             self.trainer.precision_plugin.forward_context(),
         ):
             told = time.monotonic()
@@ -92,10 +92,3 @@ class BlockFiles:
                     rank_zero_info(f"attacked {done} of {len(self.blocks)} blocks of {self.batch_size} images")
             others.wait(lambda: all(path.is_file() for path in self.paths))
         return pd.concat([pd.read_csv(path) for path in self.paths])
-
-
-@contextmanager
-def _generators_restored(device: torch.device) -> Iterator[None]:
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        yield

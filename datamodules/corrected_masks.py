@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 LARGEST_IN_MEMORY = 1 << 25
@@ -112,34 +111,3 @@ class CorrectedMasks:
             if self.writes:
                 self.mask(sample).flatten().copy_(torch.frombuffer(bytearray(pixels), dtype=torch.uint8))
             self.changed[sample] = True
-
-
-def gathered_masks(index: Tensor, label: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The masks of all processes. Every process calls it, with any number of masks, also with none.
-
-    Args:
-        index: `[n]`, int64: samples.
-        label: `[n, H, W]`, uint8; sizes may differ from process to process.
-        device: where the processes exchange tensors.
-
-    Returns:
-        The same for all processes' samples, on the CPU; smaller masks are padded with 255 below and on the right.
-    """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return index.cpu(), label.cpu()
-    shape = torch.tensor(label.shape, device=device)
-    shapes = [torch.empty_like(shape) for _ in range(dist.get_world_size())]
-    dist.all_gather(shapes, shape)
-    counts = [int(other[0]) for other in shapes]
-    largest = torch.stack(shapes).amax(dim=0).tolist()
-    padded = torch.full(largest, 255, dtype=torch.uint8, device=device)
-    padded[: len(label), : label.shape[1], : label.shape[2]] = label
-    padded_index = torch.zeros(largest[0], dtype=torch.int64, device=device)
-    padded_index[: len(index)] = index
-    masks, indices = [torch.empty_like(padded) for _ in counts], [torch.empty_like(padded_index) for _ in counts]
-    dist.all_gather(masks, padded)
-    dist.all_gather(indices, padded_index)
-    return (
-        torch.cat([rows[:count].cpu() for rows, count in zip(indices, counts, strict=True)]),
-        torch.cat([rows[:count].cpu() for rows, count in zip(masks, counts, strict=True)]),
-    )

@@ -10,12 +10,12 @@ from typing import Any, Protocol, Self
 import numpy as np
 import pandas as pd
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.augmentation import crop_and_flip, sample_uniform
 from datamodules.corruptions.label_noise import FromCSV, LabelNoise
+from datamodules.gathered_labels import gathered_labels
 from datamodules.global_batches import Request
 from datamodules.seeded_batches import SeededBatches, check_at_least
 from datamodules.whole_files import whole_file
@@ -128,29 +128,6 @@ def stratified_split(label: Tensor, fraction: float, seed: int) -> tuple[Tensor,
         rows = np.flatnonzero(label.numpy() == category)
         held_out[random.permutation(rows)[: round(fraction * len(rows))]] = True
     return torch.from_numpy(np.flatnonzero(~held_out)), torch.from_numpy(np.flatnonzero(held_out))
-
-
-def gathered_labels(index: Tensor, label: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The labels of all processes. Every process calls it, with any number of labels, also with none.
-
-    Args:
-        index: `[n]`, int64: samples.
-        label: `[n]`, int64.
-        device: where the processes exchange tensors.
-
-    Returns:
-        Samples and labels of all processes, on the CPU.
-    """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return index.cpu(), label.cpu()
-    counts = [torch.zeros((), dtype=torch.int64, device=device) for _ in range(dist.get_world_size())]
-    dist.all_gather(counts, torch.tensor(len(index), device=device))
-    padded = torch.zeros(2, max(map(int, counts)), dtype=torch.int64, device=device)
-    padded[0, : len(index)], padded[1, : len(label)] = index, label
-    parts = [torch.empty_like(padded) for _ in counts]
-    dist.all_gather(parts, padded)
-    joined = torch.cat([part[:, : int(count)].cpu() for part, count in zip(parts, counts, strict=True)], dim=1)
-    return joined[0], joined[1]
 
 
 class LabelledImages(SeededBatches):

@@ -16,8 +16,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from datamodules.augmentation import sample_uniform
 from datamodules.batches import IGNORED
-from datamodules.corrected_masks import LARGEST_IN_MEMORY, CorrectedMasks, gathered_masks
+from datamodules.corrected_masks import LARGEST_IN_MEMORY, CorrectedMasks
 from datamodules.corruptions.mask_noise import MaskNoise, mask_noise_statistics
+from datamodules.gathered_labels import gathered_labels
 from datamodules.global_batches import Request
 from datamodules.seeded_batches import SeededBatches
 from datamodules.whole_files import whole_file
@@ -326,7 +327,7 @@ class LabelledMasks(SeededBatches):
         if len(size) and (size.amax(dim=0) > torch.tensor(label.shape[1:])).any():
             raise ValueError(f"label is {list(label.shape[1:])}, smaller than an image, {size.amax(dim=0).tolist()}")
         device = self.trainer.strategy.root_device if self.trainer is not None else label.device
-        corrections.write(*gathered_masks(index.to(device), label.to(device, torch.uint8), device))
+        corrections.write(*gathered_labels(index, label.to(torch.uint8), device))
         wait_for_all_processes()
 
     def state_dict(self) -> dict[str, Any]:

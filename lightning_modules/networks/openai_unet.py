@@ -98,9 +98,7 @@ def layers(unet: Any) -> Iterator[tuple[str, str]]:
     for level, block in enumerate(unet.down_blocks):
         name = f"down_blocks.{level}"
         for layer in range(len(block.resnets)):
-            yield f"input_blocks.{number}.0", f"{name}.resnets.{layer}"
-            if _attends(block):
-                yield f"input_blocks.{number}.1", f"{name}.attentions.{layer}"
+            yield from _residual_and_attention(f"input_blocks.{number}", block, name, layer)
             number += 1
         if block.downsamplers:
             yield _sampler(f"input_blocks.{number}.0", "op", f"{name}.downsamplers.0", block.downsamplers[0])
@@ -111,15 +109,20 @@ def layers(unet: Any) -> Iterator[tuple[str, str]]:
     for level, block in enumerate(unet.up_blocks):
         name = f"up_blocks.{level}"
         for layer in range(len(block.resnets)):
-            yield f"output_blocks.{number}.0", f"{name}.resnets.{layer}"
-            if _attends(block):
-                yield f"output_blocks.{number}.1", f"{name}.attentions.{layer}"
+            yield from _residual_and_attention(f"output_blocks.{number}", block, name, layer)
             if block.upsamplers and layer == len(block.resnets) - 1:
                 place = f"output_blocks.{number}.{1 + _attends(block)}"
                 yield _sampler(place, "conv", f"{name}.upsamplers.0", block.upsamplers[0])
             number += 1
     yield "out.0", "conv_norm_out"
     yield "out.2", "conv_out"
+
+
+def _residual_and_attention(source: str, block: Any, target: str, layer: int) -> Iterator[tuple[str, str]]:
+    """A residual block, and the attention after it on levels that have one."""
+    yield f"{source}.0", f"{target}.resnets.{layer}"
+    if _attends(block):
+        yield f"{source}.1", f"{target}.attentions.{layer}"
 
 
 def _attends(block: Any) -> bool:

@@ -1,10 +1,9 @@
 """Average symmetric surface distance between masks, as a metric."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
-from torchmetrics import Metric
+
+from lightning_modules.noisy_labels.mean_over_images import MeanOverImages
 
 
 def average_surface_distance(prediction: Tensor, target: Tensor) -> Tensor:
@@ -34,25 +33,12 @@ def average_surface_distance(prediction: Tensor, target: Tensor) -> Tensor:
     return torch.tensor(total / (first.sum() + second.sum()), dtype=torch.float64)
 
 
-class AverageSurfaceDistance(Metric):
+class AverageSurfaceDistance(MeanOverImages):
     """The mean of `average_surface_distance` over images, in pixels."""
 
-    is_differentiable = False
-    higher_is_better = False
-    full_state_update = False
-    total: Tensor
-    count: Tensor
+    higher_is_better = False  # type: ignore[assignment]
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-
-    def update(self, prediction: Tensor, target: Tensor) -> None:
+    def update(self, prediction: Tensor, target: Tensor) -> None:  # type: ignore[override]
         """Takes masks `[B, H, W]` that are 0 and 1."""
-        for one, other in zip(prediction.bool().cpu(), target.bool().cpu(), strict=True):
-            self.total += average_surface_distance(one, other).to(self.total.device)
-        self.count += len(prediction)
-
-    def compute(self) -> Tensor:
-        return (self.total / self.count).float()
+        pairs = zip(prediction.bool().cpu(), target.bool().cpu(), strict=True)
+        super().update(torch.stack([average_surface_distance(one, other) for one, other in pairs]))

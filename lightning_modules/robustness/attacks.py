@@ -57,6 +57,8 @@ from lightning_modules.robustness.random_numbers import drawn_like
 
 Network = Callable[[Tensor], Tensor]
 Norm = Literal["linf", "l2"]
+Generators = Sequence[torch.Generator] | None
+"""One for each image, or torch's own for all."""
 
 
 @contextmanager
@@ -148,9 +150,7 @@ def steepest_ascent(gradient: Tensor, norm: Norm) -> Tensor:
     return scaled / per_image(size(scaled, "l2"), gradient).clamp(min=1)
 
 
-def random_start(
-    image: Tensor, norm: Norm, epsilon: float, generators: Sequence[torch.Generator] | None = None
-) -> Tensor:
+def random_start(image: Tensor, norm: Norm, epsilon: float, generators: Generators = None) -> Tensor:
     """Perturbs images uniformly within the budget and clips them to [0, 1].
 
     Args:
@@ -337,7 +337,7 @@ def pgd(
     restarts: int = 1,
     starts_at_random: bool = True,
     num_draws: int = 1,
-    generators: Sequence[torch.Generator] | None = None,
+    generators: Generators = None,
 ) -> Attacked:
     """The worst of several ascents for each image, and of the image itself.
 
@@ -412,13 +412,7 @@ class Attack(ABC):
         return {"kind": type(self).__name__, "revision": 2, **asdict(self)}  # type: ignore[call-overload]
 
     @abstractmethod
-    def perturb(
-        self,
-        network: Network,
-        image: Tensor,
-        label: Tensor,
-        generators: Sequence[torch.Generator] | None = None,
-    ) -> Tensor:
+    def perturb(self, network: Network, image: Tensor, label: Tensor, generators: Generators = None) -> Tensor:
         """Attacks images.
 
         Args:
@@ -480,13 +474,7 @@ class PGD(Attack):
         if self.restarts > 1 and not self.random_start and self.num_draws == 1:
             raise ValueError(f"restarts {self.restarts} repeat the same ascent without random_start: set it to true")
 
-    def perturb(
-        self,
-        network: Network,
-        image: Tensor,
-        label: Tensor,
-        generators: Sequence[torch.Generator] | None = None,
-    ) -> Tensor:
+    def perturb(self, network: Network, image: Tensor, label: Tensor, generators: Generators = None) -> Tensor:
         step_size = 2.5 * self.epsilon / self.steps if self.step_size is None else self.step_size
         return pgd(
             network,
@@ -540,13 +528,7 @@ class AutoAttack(Attack):
             raise ModuleNotFoundError("AutoAttack needs the package pyautoattack: pip install noiseworks[attacks]")
 
     @without_float16()
-    def perturb(
-        self,
-        network: Network,
-        image: Tensor,
-        label: Tensor,
-        generators: Sequence[torch.Generator] | None = None,
-    ) -> Tensor:
+    def perturb(self, network: Network, image: Tensor, label: Tensor, generators: Generators = None) -> Tensor:
         """See `Attack`. The package draws for the batch as a whole, which the first generator seeds.
 
         Raises:

@@ -11,8 +11,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 import datamodules.labelled_masks
-from datamodules.corrected_masks import gathered_masks
 from datamodules.corruptions.mask_noise import ErosionDilation
+from datamodules.gathered_labels import gathered_labels
 from datamodules.shapes import Shapes
 
 PROCESSES = 2
@@ -62,7 +62,7 @@ def correct(rank: int, directory: Path, in_a_file: bool) -> None:
     state = data.state_dict()
     if rank == 0:
         torch.save(state, directory / "state.pt")
-    ragged = gathered_masks(torch.arange(rank), torch.full((rank, 2 + rank, 3), rank).byte(), torch.device("cpu"))
+    ragged = gathered_labels(torch.arange(rank), torch.full((rank, 2 + rank, 3), rank).byte(), torch.device("cpu"))
     torch.save((shares, before, after, "corrected_masks" in state, ragged), directory / f"{rank}.pt")
     dist.barrier()
     data.teardown("fit")

@@ -8,14 +8,13 @@ be read, and this one is our choice.
 """
 
 import math
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from lightning_modules.networks.shape_vae import ShapeVAE
+from lightning_modules.noisy_labels.mean_over_images import MeanOverImages
 
 
 def dice(one: Tensor, other: Tensor) -> Tensor:
@@ -25,27 +24,14 @@ def dice(one: Tensor, other: Tensor) -> Tensor:
     return torch.where(total > 0, 2 * (one * other).sum(dim=1) / total.clamp(min=1), 1.0)
 
 
-class MeanDice(Metric):
+class MeanDice(MeanOverImages):
     """The mean of `dice` over images; an image that is empty in both masks counts as 1."""
 
-    is_differentiable = False
-    higher_is_better = True
-    full_state_update = False
-    total: Tensor
-    count: Tensor
+    higher_is_better = True  # type: ignore[assignment]
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-
-    def update(self, prediction: Tensor, target: Tensor) -> None:
+    def update(self, prediction: Tensor, target: Tensor) -> None:  # type: ignore[override]
         """Takes masks `[B, H, W]` that are 0 and 1."""
-        self.total += dice(prediction, target).sum()
-        self.count += len(prediction)
-
-    def compute(self) -> Tensor:
-        return (self.total / self.count).float()
+        super().update(dice(prediction, target))
 
 
 def label_quality(label: Tensor, replaced: Tensor | None, vae: ShapeVAE | None) -> Tensor:

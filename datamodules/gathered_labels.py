@@ -1,0 +1,36 @@
+"""Labels that processes have corrected, exchanged between them."""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def gathered_labels(index: Tensor, label: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The labels of all processes. Every process calls it, with any number of labels, also with none.
+
+    Args:
+        index: `[n]`, int64: samples.
+        label: `[n]` classes or `[n, H, W]` masks, of one type; sizes may differ from process to process.
+        device: where the processes exchange tensors.
+
+    Returns:
+        Samples and labels of all processes, on the CPU; smaller masks are padded with 255 below and on the right.
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return index.cpu(), label.cpu()
+    shape = torch.tensor(label.shape, device=device)
+    shapes = [torch.empty_like(shape) for _ in range(dist.get_world_size())]
+    dist.all_gather(shapes, shape)
+    largest = torch.stack(shapes).amax(dim=0).tolist()
+    padded = torch.full(largest, 255, dtype=label.dtype, device=device)
+    padded[tuple(slice(extent) for extent in label.shape)] = label.to(device)
+    padded_index = torch.zeros(largest[0], dtype=torch.int64, device=device)
+    padded_index[: len(index)] = index.to(device)
+    labels, indices = [torch.empty_like(padded) for _ in shapes], [torch.empty_like(padded_index) for _ in shapes]
+    dist.all_gather(labels, padded)
+    dist.all_gather(indices, padded_index)
+    counts = [int(other[0]) for other in shapes]
+    return (
+        torch.cat([rows[:count].cpu() for rows, count in zip(indices, counts, strict=True)]),
+        torch.cat([rows[:count].cpu() for rows, count in zip(labels, counts, strict=True)]),
+    )
