@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import pandas as pd
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -28,6 +27,7 @@ from lightning_modules.robustness.attacks import (
 )
 from lightning_modules.robustness.mean_prediction import log_mean_softmax
 from lightning_modules.robustness.mixing import MixedClassifier
+from lightning_modules.robustness.random_numbers import seed_of
 from lightning_modules.robustness.smoothed_votes import GaussianSmoothing
 from lightning_modules.whole_files import save_figure, whole_file, write_text
 
@@ -252,8 +252,7 @@ class RobustAccuracy(Callback):
         return pd.concat(frames)
 
     def _seed(self, block: int, attack: int, purpose: int) -> None:
-        words = [self.seed, block, attack, purpose]
-        torch.manual_seed(int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1))
+        torch.manual_seed(seed_of(self.seed, block, attack, purpose))
 
     def _predict(self, draw: Draw, image: Tensor, positions: range) -> Tensor:
         """The class of most votes in `num_draws` evaluations, `[B]`; ties go to the lowest.

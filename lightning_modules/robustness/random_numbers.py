@@ -7,14 +7,18 @@ import torch
 from torch import Tensor
 
 
-def generator_of(*words: int) -> torch.Generator:
-    """A generator, on the host, that is seeded by all of some numbers, such as seed, index of the image and purpose.
+def seed_of(*words: int) -> int:
+    """A seed for torch that follows from all of some numbers, such as seed, index of the image and purpose.
 
     Args:
         words: at least 0 each.
     """
-    seed = np.random.SeedSequence(words).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(seed[0] >> 1))
+    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)
+
+
+def generator_of(*words: int) -> torch.Generator:
+    """A generator, on the host, with the `seed_of` some numbers."""
+    return torch.Generator().manual_seed(seed_of(*words))
 
 
 def drawn_like(image: Tensor, draw: Callable[..., Tensor], generators: Sequence[torch.Generator]) -> Tensor:
