@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from lightning_modules.networks.normalized import Normalized
 
-SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
+SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar")
+INSIDE = ("state_dict", "model_state_dict", "model")  # where training scripts keep the network's weights
 WRAPPERS = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before every key
 
 
@@ -54,9 +55,10 @@ def read_weights(path: str | Path, prefix: str = "") -> dict[str, Tensor]:
     """A state dict from a local file, on the CPU.
 
     Args:
-        path: a `.safetensors`, `.pt`, `.pth`, `.ckpt` or `.bin` file, or a folder with one such file. A Lightning
-            checkpoint's `state_dict` is found; `module.` and `_orig_mod.` before all keys are removed.
-        prefix: keeps the keys that start with it, and removes it from them.
+        path: a `.safetensors`, `.pt`, `.pth`, `.ckpt`, `.bin` or `.tar` file, or a folder with one such file. Weights
+            are also found inside it, under `state_dict` as in Lightning's checkpoints, `model_state_dict` or `model`;
+            `module.` and `_orig_mod.` before all keys are removed.
+        prefix: keeps the keys that start with it, after that or as they stand in the file, and removes it from them.
 
     Raises:
         FileNotFoundError: if there are no weights at `path`.
@@ -68,19 +70,26 @@ def read_weights(path: str | Path, prefix: str = "") -> dict[str, Tensor]:
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
         reason = str(error).strip().split("\n")[0]
         raise ValueError(f"{file} is not a readable file of weights (or holds more than tensors): {reason}") from error
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
+    if isinstance(content, Mapping):
+        content = next((content[key] for key in INSIDE if isinstance(content.get(key), Mapping)), content)
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         found = listed(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
-        raise ValueError(f"{file} holds no state dict (names and tensors, perhaps under 'state_dict'), but: {found}")
+        raise ValueError(
+            f"{file} holds no state dict (names and tensors, perhaps under {', '.join(INSIDE)}), but: {found}"
+        )
     weights = dict(content)
     for wrapper in WRAPPERS * 2:  # in either order
         if weights and all(key.startswith(wrapper) for key in weights):
             weights = {key.removeprefix(wrapper): value for key, value in weights.items()}
-    kept = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+    kept = below(weights, prefix) or below(content, prefix)
     if not kept:
         raise ValueError(f"prefix {prefix!r} begins no key of {file}, whose keys are: {listed(weights)}")
     return kept
+
+
+def below(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Those whose keys start with `prefix`, without it."""
+    return {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
 
 
 def with_weights(network: nn.Module, path: str, prefix: str = "") -> nn.Module:
@@ -90,7 +99,7 @@ def with_weights(network: nn.Module, path: str, prefix: str = "") -> nn.Module:
 
     Args:
         network: any network; a `Normalized` one also takes the keys of the network inside it.
-        path: a `.safetensors`, `.pt`, `.pth`, `.ckpt` or `.bin` file, or a folder with one such file.
+        path: a `.safetensors`, `.pt`, `.pth`, `.ckpt`, `.bin` or `.tar` file, or a folder with one such file.
         prefix: keeps the keys that start with it, and removes it from them: `network.` for the network of a Lightning
             module.
 

@@ -21,7 +21,9 @@ def same(one: nn.Module, other: nn.Module) -> bool:
     return all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("layout", ["safetensors", "pt", "lightning", "ddp", "compiled", "ddp compiled", "folder"])
+@pytest.mark.parametrize(
+    "layout", ["safetensors", "pt", "lightning", "ddp", "compiled", "ddp compiled", "folder", "tar", "model"]
+)
 def test_every_layout_gives_the_saved_network(layout: str, tmp_path: Path) -> None:
     saved, loaded = network(0), network(1)
     state = saved.state_dict()
@@ -46,6 +48,12 @@ def test_every_layout_gives_the_saved_network(layout: str, tmp_path: Path) -> No
             path = tmp_path
             save_file(state, tmp_path / "model.safetensors")
             torch.save({}, tmp_path / "optimizer.bin")
+        case "tar":
+            path, prefix = tmp_path / "weights.pth.tar", "module.0."  # of a network in a Sequential
+            inside = {f"module.0.{key}": value for key, value in state.items()} | {"module.1.mean": torch.zeros(3)}
+            torch.save({"epoch": 3, "model_state_dict": inside}, path)
+        case "model":
+            torch.save({"model": state, "optimizer": {}}, path)
     assert not same(saved, loaded)
     assert with_weights(loaded, str(path), prefix) is loaded
     assert same(saved, loaded)
