@@ -28,14 +28,15 @@ class Segmenter(Protocol):
 
 @runtime_checkable
 class Denoiser(Protocol):
-    """Estimates the clean image, in [0, 1]. Used by PSNR/SSIM evaluation, image grids, denoised smoothing."""
+    """Estimates the clean image, in [0, 1], from one with Gaussian noise of standard deviation sigma. What measures
+    denoisers may ask for this and no more."""
 
     def denoise(self, noisy: Tensor, sigma: float | Tensor | None = None) -> Tensor: ...
 
 
 @runtime_checkable
 class Generator(Protocol):
-    """Draws n images in [0, 1]. Used by FID, inception score and image grids."""
+    """Draws n images in [0, 1]. What measures generators may ask for this and no more."""
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor: ...
 

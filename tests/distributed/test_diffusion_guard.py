@@ -19,4 +19,4 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     run(*settings, "--run_directory", two, "--trainer.devices", "2", "--trainer.strategy", "ddp")
     tables = [pd.read_csv(directory / "test_metrics.csv").set_index("metric")["value"] for directory in (one, two)]
     assert len(tables[0]) == 8
-    assert dict(tables[1]) == pytest.approx(dict(tables[0]), abs=1e-6)
+    assert dict(tables[1]) == pytest.approx(dict(tables[0]), rel=1e-6, abs=1e-6)
