@@ -89,7 +89,7 @@ def test_two_processes_equal_one(kind: str, tmp_path: Path) -> None:
     for name, value in one["state_dict"].items():
         torch.testing.assert_close(two["state_dict"][name], value, rtol=0, atol=1e-10, msg=name)
     assert any(not torch.equal(value, initial[name]) for name, value in one["state_dict"].items())
-    assert others == pytest.approx(metrics, rel=1e-6, abs=1e-6)
+    assert others == pytest.approx(metrics, abs=1e-6)
     if kind == "simclr":
         return
     assert 0 < one["images"]["is_noisy"].sum() < 157

@@ -50,7 +50,7 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     assert float(states[0]["count"].sum()) == data_size()
     for name, value in states[0].items():
         torch.testing.assert_close(states[1][name], value, rtol=1e-10, atol=1e-10, msg=name)
-    assert metrics[1] == pytest.approx(metrics[0], rel=1e-6, abs=1e-6)
+    assert metrics[1] == pytest.approx(metrics[0], abs=1e-6)
     assert {"test/auroc_other", "test/auroc_tuned_on_target_noise", "test/accuracy"} <= metrics[0].keys()
 
 
@@ -74,7 +74,7 @@ def test_two_processes_find_the_adversarial_images_and_their_dimensions_that_one
         trainer = Trainer(devices=processes, strategy=strategy, default_root_dir=tmp_path, **QUIET)
         results = trainer.test(module, datamodule=FirstDigits(batch_size=57), verbose=False)
         metrics.append({name: value for part in results for name, value in part.items()})
-    assert metrics[1] == pytest.approx(metrics[0], rel=1e-6, abs=1e-6)
+    assert metrics[1] == pytest.approx(metrics[0], abs=1e-6)
     assert {"test/auroc_lid_deepfool", "test/auroc_tuned_on_target_pgd"} <= metrics[0].keys()
 
 
