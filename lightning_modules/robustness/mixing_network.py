@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from lightning_modules.networks.adaptation import frozen
 from lightning_modules.networks.mlp import MLP
-from lightning_modules.networks.wide_resnet import WideBlock
+from lightning_modules.networks.preact_resnet import PreActBlock
 from lightning_modules.robustness.mixing import Mixed, log_mixture
 
 CLAMP_DEVIATIONS = 0.6
@@ -89,7 +89,7 @@ class ClampedBatchNorm(nn.Module):
 
 
 class MixingResNet(nn.Module):
-    """The mixing network for convolutional classifiers: three stages of two pre-activation blocks.
+    """The mixing network for convolutional classifiers: three stages of two blocks of `preact_resnet.py`.
 
     The first stage halves the resolution of the first features, to which a 1x1 convolution of the second ones is
     added. 67.8 million parameters with the paper's classifiers.
@@ -108,7 +108,7 @@ class MixingResNet(nn.Module):
                 f"{second_channels} and {list(widths)}"
             )
         self.stages = nn.ModuleList(
-            nn.Sequential(WideBlock(narrow, wide, stride=2, dropout=0.0), WideBlock(wide, wide, stride=1, dropout=0.0))
+            nn.Sequential(PreActBlock(narrow, wide, stride=2), PreActBlock(wide, wide, stride=1))
             for narrow, wide in pairwise([in_channels, *widths])
         )
         self.second = nn.Conv2d(second_channels, widths[0], 1, bias=False)

@@ -287,6 +287,25 @@ def test_the_mixing_network_of_the_paper_has_its_size() -> None:
     assert sum(parameter.numel() for parameter in network.parameters()) == 67_848_704
 
 
+def test_every_shortcut_of_the_mixing_network_starts_after_the_activation() -> None:
+    network = MixingResNet(2, 3, widths=(4, 5, 6)).double()
+    first, second = torch.randn(2, 2, 16, 16).double(), torch.randn(2, 3, 8, 8).double()
+
+    def rectified(x: Tensor) -> Tensor:
+        return F.relu((x - x.mean((0, 2, 3), keepdim=True)) / (x.var((0, 2, 3), False, keepdim=True) + 1e-5).sqrt())
+
+    x = first
+    for stage in network.stages:
+        for block, stride in zip(stage, (2, 1), strict=True):  # type: ignore[arg-type]
+            a = rectified(x)
+            shortcut = a if stride == 1 else F.conv2d(a, block.shortcut[0].weight, stride=2)
+            hidden = rectified(F.conv2d(a, block.conv1.weight, stride=stride, padding=1))
+            x = shortcut + F.conv2d(hidden, block.conv2.weight, padding=1)
+        if stage is network.stages[0]:
+            x = x + F.conv2d(second, network.second.weight)
+    torch.testing.assert_close(network(first, second), x.mean((2, 3)) @ network.linear.weight.T)
+
+
 # loss
 
 
