@@ -3,6 +3,7 @@ import itertools
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -597,8 +598,8 @@ def test_a_table_without_clean_labels_needs_only_the_length(tmp_path: Path) -> N
     [
         ("", "must have the columns index,label"),
         ("index,class\n0,1\n", r"index,label\[,clean_label\], and has no label: got index,class"),
-        ("index,label\n0,cat\n1,0\n", "label of .* is 'cat', neither an integer nor the name of a class"),
-        ("index,label\n0,1\n1\n", "label of .* is '', neither an integer nor the name of a class"),
+        ("index,label\n0,cat\n1,0\n", "label of .* is 'cat', which is not the number or the name of a class"),
+        ("index,label\n0,1\n1\n", "label of .* is '', which is not the number or the name of a class"),
         ("index,label\n0,1\n0,1\n", "index 0 occurs twice"),
         ("index,label\n1,1\n", "labels 1 of 2 samples: index 0 is missing"),
         ("index,label\n0,1\n2,1\n", "index in .* must be in 0 ... 1, got '2'"),
@@ -625,8 +626,52 @@ def test_a_table_labels_files_by_name_with_classes_by_name(tmp_path: Path) -> No
         FromCSV(str(path)).apply(label, 2, names=names, class_names=classes)
     with pytest.raises(ValueError, match=r"labels dog/1.png, which is no file of this set; one is cat/0.png"):
         partial.apply(label[:2], 2, names=names[:2], class_names=classes)
-    with pytest.raises(ValueError, match="is 'cat', neither"):
+    with pytest.raises(ValueError, match="is 'cat', which is not the number or the name"):
         partial.apply(label, 2, names=names)
+
+
+TWELVE = sorted(str(number) for number in range(1, 13))
+"""Names of classes in the order of their numbers: 1, 10, 11, 12, 2 ..., as folders 1 ... 12 have it."""
+
+
+@pytest.mark.parametrize(
+    ("words", "class_names", "options", "expected"),
+    [
+        (["1", "2"], TWELVE, {}, "label of .* is ambiguous, as 1 is the number of one class and the name of another"),
+        (["1", "2"], TWELVE, {"classes": "name"}, [0, 4]),
+        (["1", "2"], TWELVE, {"classes": "number"}, [1, 2]),
+        (["1", "2", "0"], TWELVE, {}, [1, 2, 0]),  # nothing is named 0
+        (["0", "1"], ["0", "1", "2"], {}, [0, 1]),  # both are the same
+        (["005", "001"], [f"{number:03}" for number in range(1, 101)], {}, [4, 0]),
+        (["01"], ["cat", "dog"], {}, "label of .* is '01', which is not the number or the name of a class"),
+        (["1"], ["cat", "dog"], {"classes": "name"}, "label of .* is '1', which is not the name of a class"),
+        (["cat"], ["cat", "dog"], {"classes": "number"}, "label of .* is 'cat', which is not the number of a class"),
+        (["cat", "1"], ["cat", "dog"], {}, [0, 1]),
+        (["cat", "1"], ["1", "cat"], {}, [1, 0]),
+        (["cat", "1", "0"], ["1", "cat"], {}, "label of .* is ambiguous, as 1 is"),
+    ],
+)
+def test_names_of_classes_that_are_numbers_are_not_guessed(
+    tmp_path: Path, words: list[str], class_names: list[str], options: dict[str, Any], expected: list[int] | str
+) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text("index,label\n" + "".join(f"{index},{word}\n" for index, word in enumerate(words)))
+    noise, label = FromCSV(str(path), **options), np.zeros(len(words), dtype=np.int64)
+    if isinstance(expected, list):
+        assert noise.apply(label, len(class_names), class_names=class_names).tolist() == expected
+    else:
+        with pytest.raises(ValueError, match=expected):
+            noise.apply(label, len(class_names), class_names=class_names)
+
+
+def test_columns_of_a_label_report_that_end_in_name_hold_names(tmp_path: Path) -> None:
+    path = tmp_path / "label_report.csv"
+    path.write_text("index,row,given,proposed,given_name,proposed_name\n0,0,0,4,1,2\n")
+    label = np.array([0])
+    noise = FromCSV(str(path), column="proposed_name", key="row", classes="number")
+    assert noise.apply(label, 12, class_names=TWELVE).tolist() == [4]
+    with pytest.raises(ValueError, match=r"proposed_name of .* is '2', which is not the name of a class"):
+        noise.apply(label, 12)
 
 
 def test_a_label_report_gives_its_proposals_by_row_in_the_whole_set(tmp_path: Path) -> None:

@@ -72,10 +72,10 @@ class HumanCIFARN:
 class FromCSV:
     """Labels from a table: which sample, its label and, if known, `clean_label`; other columns are ignored.
 
-    Labels are integers or names of classes. Without `clean_label` no label counts as the true one: the table may well
-    correct those of the data. The proposals of a `label_report.csv` are the labels of another run with `column:
-    proposed`, `key: row` (or `key: name` for files) and, where images were held out, `partial: true`; its `index`
-    counts the training split alone.
+    Labels are numbers of classes, 0 ... K - 1, or their names; a number with leading zeros is a name. Without
+    `clean_label` no label counts as the true one: the table may well correct those of the data. The proposals of a
+    `label_report.csv` are the labels of another run with `column: proposed`, `key: row` (or `key: name` for files) and,
+    where images were held out, `partial: true`; its `index` counts the training split alone.
 
     Args:
         path: CSV file with a header.
@@ -83,6 +83,9 @@ class FromCSV:
         key: column that says which sample: `index` or `row`, its position in the whole set before any split, or `name`,
             its file as `labels.csv` has it. None takes `index`, and `name` in a table without one.
         partial: samples that the table leaves out keep the label of the data; else it must have each of them.
+        classes: whether the table writes a class as its `number` or its `name`. None takes what fits a whole column,
+            and refuses one that both fit with different classes, as may be where folders are named 1 ... 12. A column
+            that ends in `_name`, as in a label report, always holds names.
     """
 
     seed: int | None = None
@@ -93,11 +96,13 @@ class FromCSV:
         column: str = "label",
         key: Literal["index", "row", "name"] | None = None,
         partial: bool = False,
+        classes: Literal["number", "name"] | None = None,
     ) -> None:
         self.path = path
         self.column = column
         self.key = key
         self.partial = partial
+        self.classes = classes
 
     @property
     def truth_known(self) -> bool:
@@ -196,14 +201,29 @@ class FromCSV:
     def _classes(
         self, table: pd.DataFrame, column: str, num_classes: int, class_names: Sequence[str] | None
     ) -> np.ndarray:
-        """Labels `[n]` of integers or names."""
+        """Labels `[n]` of a column of numbers or names."""
         code, words = pd.factorize(table[column].str.strip())
-        class_of = {name: number for number, name in enumerate(class_names or ())}
-        label = [int(word) if re.fullmatch(r"-?\d+", word) else class_of.get(word) for word in words]
-        if None in label:
-            raise ValueError(
-                f"{column} of {self.path} is {words[label.index(None)]!r}, neither an integer nor the name of a class"
-            )
+        readings = {
+            "number": {word: int(word) for word in words if re.fullmatch(r"0|-?[1-9]\d*", word)},
+            "name": {name: number for number, name in enumerate(class_names or ())},
+        }
+        if (only := "name" if column.endswith("_name") else self.classes) is not None:
+            readings = {only: readings[only]}
+        # A reading that fits all words is meant, and not one that fits some of them.
+        fitting = [reading for reading in readings.values() if set(words) <= reading.keys()] or [*readings.values()]
+        label: list[int] = []
+        for word in words:
+            meant = {reading[word] for reading in fitting if word in reading}
+            if not meant:
+                raise ValueError(
+                    f"{column} of {self.path} is {word!r}, which is not the {' or the '.join(readings)} of a class"
+                )
+            if len(meant) > 1:
+                raise ValueError(
+                    f"{column} of {self.path} is ambiguous, as {word} is the number of one class and the name of "
+                    "another: say which is meant by `classes: number` or `classes: name`"
+                )
+            label += meant
         return checked_labels(np.array(label, dtype=np.int64)[code], num_classes, f"{column} of {self.path}")
 
 
