@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import torch
 
 from datamodules.data_directory import data_directory
-from datamodules.image_files import Crop, ImageFiles
+from datamodules.image_files import Crop, ImageFiles, Interpolation
 from datamodules.labelled_images import LabelledImages
 from datamodules.webvision import read_list
 
@@ -29,6 +29,7 @@ class CNWL(LabelledImages):
         data_dir: folder that holds `split`; None looks where NOISEWORKS_DATA points.
         noise_rate: share of the training images that are from the web: "0.0", "0.2", "0.4", "0.6" or "0.8".
         image_size: height and width of the images that the network gets, in pixels.
+        interpolation: that resizes images, with antialiasing: bilinear or bicubic.
 
     Raises:
         FileNotFoundError: if a list or the images are missing.
@@ -44,6 +45,7 @@ class CNWL(LabelledImages):
         batch_size: int = 256,
         evaluation_batch_size: int | None = None,
         image_size: int = 32,
+        interpolation: Interpolation = "bilinear",
         crop_padding: int = 4,
         flip: bool = True,
         passes_per_epoch: int = 1,
@@ -64,7 +66,7 @@ class CNWL(LabelledImages):
         if noise_rate not in get_args(Rate):
             raise ValueError(f"noise_rate must be one of {', '.join(get_args(Rate))}, got {noise_rate}")
         self.noise_rate = noise_rate
-        self.crop = Crop(image_size, image_size)
+        self.crop = Crop(image_size, image_size, interpolation)
         self.image_shape = (3, image_size, image_size)
         self.data_dir = data_dir
 

@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -17,6 +17,8 @@ from torch import Tensor
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """What image files end with, in any case."""
+Interpolation = Literal["bilinear", "bicubic"]
+"""How pixels are resampled, both with antialiasing."""
 
 
 class UnreadableImage(ValueError):
@@ -98,6 +100,7 @@ class Crop:
     Args:
         size: side of the square, in pixels.
         resize: length of the short side, at least `size`.
+        interpolation: between pixels.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -105,13 +108,16 @@ class Crop:
 
     num_uniform = 2
 
-    def __init__(self, size: int, resize: int) -> None:
+    def __init__(self, size: int, resize: int, interpolation: Interpolation = "bilinear") -> None:
         if size < 1:
             raise ValueError(f"image_size must be at least 1, got {size}")
         if resize < size:
             raise ValueError(f"resize must be at least image_size, {size}, got {resize}")
+        if interpolation not in get_args(Interpolation):
+            raise ValueError(f"interpolation must be one of {', '.join(get_args(Interpolation))}, got {interpolation}")
         self.size = size
         self.resize = resize
+        self.interpolation = interpolation
 
     def box(self, width: int, height: int, uniform: Sequence[float] | None) -> Box:
         return box_after_resizing(width, height, self.resize, self.size, uniform)
@@ -192,7 +198,7 @@ def read_crop(path: Path, crop: Crop, uniform: Sequence[float] | None) -> np.nda
         uniform: what places it; None takes the centre.
 
     Returns:
-        `[size, size, 3]`, uint8, RGB; bilinear, with antialiasing.
+        `[size, size, 3]`, uint8, RGB.
 
     Raises:
         UnreadableImage: names the file.
@@ -211,7 +217,8 @@ def read_crop(path: Path, crop: Crop, uniform: Sequence[float] | None) -> np.nda
                 part = drafted[1][2] / width
                 box = Box(*(edge * part for edge in box))
             rgb = image if image.mode == "RGB" else image.convert("RGB")
-            return np.array(rgb.resize((crop.size, crop.size), Image.Resampling.BILINEAR, box))
+            resampling = Image.Resampling[crop.interpolation.upper()]
+            return np.array(rgb.resize((crop.size, crop.size), resampling, box))
     except Exception as error:  # decoders raise almost anything for a damaged file
         raise UnreadableImage(f"{path} cannot be read as an image ({error}); replace or remove it") from error
 

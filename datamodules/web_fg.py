@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from datamodules.data_directory import data_directory
-from datamodules.image_files import Crop, ImageFiles
+from datamodules.image_files import Crop, ImageFiles, Interpolation
 from datamodules.labelled_images import LabelledImages
 
 Subject = Literal["bird", "car", "aircraft"]
@@ -30,6 +30,7 @@ class WebFG(LabelledImages):
         subject: bird (200 classes), car (196) or aircraft (100).
         image_size: height and width of the images that the network gets, in pixels.
         resize: short side that images are resized to before they are cut, in pixels.
+        interpolation: that resizes images, with antialiasing: bilinear or bicubic.
 
     Raises:
         FileNotFoundError: if a list or the images are missing.
@@ -44,6 +45,7 @@ class WebFG(LabelledImages):
         evaluation_batch_size: int | None = None,
         image_size: int = 448,
         resize: int = 512,
+        interpolation: Interpolation = "bilinear",
         flip: bool = True,
         passes_per_epoch: int = 1,
         num_workers: int | None = None,
@@ -63,7 +65,7 @@ class WebFG(LabelledImages):
             raise ValueError(f"subject must be one of {', '.join(get_args(Subject))}, got {subject}")
         self.subject = subject
         self.num_classes = NUM_CLASSES[subject]
-        self.crop = Crop(image_size, resize)
+        self.crop = Crop(image_size, resize, interpolation)
         self.image_shape = (3, image_size, image_size)
         self.data_dir = data_dir
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from datamodules.data_directory import data_directory
-from datamodules.image_files import Crop, ImageFiles, class_folders, files_by_class
+from datamodules.image_files import Crop, ImageFiles, Interpolation, class_folders, files_by_class
 from datamodules.imagenet import imagenet_split
 from datamodules.labelled_images import LabelledImages
 
@@ -33,6 +33,7 @@ class WebVision(LabelledImages):
         image_size: height and width of the images that the network gets, in pixels.
         resize: short side that images are resized to before they are cut, in pixels; that of the images as distributed
             is 256.
+        interpolation: that resizes images, with antialiasing: bilinear or bicubic.
 
     Raises:
         FileNotFoundError: if a list or the images are missing.
@@ -49,6 +50,7 @@ class WebVision(LabelledImages):
         evaluation_batch_size: int | None = None,
         image_size: int = 227,
         resize: int = 256,
+        interpolation: Interpolation = "bilinear",
         flip: bool = True,
         passes_per_epoch: int = 1,
         num_workers: int | None = None,
@@ -71,7 +73,7 @@ class WebVision(LabelledImages):
         self.num_classes = num_classes
         self.test_on = test_on
         self.imagenet_dir = imagenet_dir
-        self.crop = Crop(image_size, resize)
+        self.crop = Crop(image_size, resize, interpolation)
         self.image_shape = (3, image_size, image_size)
         self.data_dir = data_dir
 

@@ -67,19 +67,21 @@ def shades(root: Path, split: str, classes: list[str], per_class: int = 4) -> No
 
 @pytest.mark.parametrize(("width", "height"), [(500, 375), (333, 500), (256, 256), (300, 1000)])
 @pytest.mark.parametrize("place", [None, (0.0, 0.0), (0.3, 0.7), (0.999, 0.999)])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 def test_a_crop_is_what_resizing_and_then_cutting_gives(
-    tmp_path: Path, width: int, height: int, place: tuple[float, float] | None
+    tmp_path: Path, width: int, height: int, place: tuple[float, float] | None, interpolation: Any
 ) -> None:
     """Against torchvision's two steps, whose resampling the box takes over to the rounding of a pixel."""
-    image = Image.fromarray(np.random.default_rng(0).integers(256, size=(height, width, 3), dtype=np.uint8))
+    # Far from 0 and 255: Pillow clips what overshoots between rows and columns, and begins with whichever is cheaper.
+    image = Image.fromarray(np.random.default_rng(0).integers(64, 192, size=(height, width, 3), dtype=np.uint8))
     path = save(tmp_path / "image.png", image)
-    resized = transforms.resize(image, [256], transforms.InterpolationMode.BILINEAR)
+    resized = transforms.resize(image, [256], transforms.InterpolationMode(interpolation))
     if place is None:
         expected = transforms.center_crop(resized, [224])
     else:
         top, left = (math.floor(u * (side - 224 + 1)) for u, side in zip(place, resized.size[::-1], strict=True))
         expected = transforms.crop(resized, top, left, 224, 224)
-    found = read_crop(path, Crop(224, 256), place)
+    found = read_crop(path, Crop(224, 256, interpolation), place)
     assert np.abs(found.astype(int) - np.asarray(expected).astype(int)).max() <= 1
 
 
@@ -241,6 +243,8 @@ def test_a_damaged_file_is_one_sentence_from_a_worker_too(tmp_path: Path, num_wo
 def test_crops_that_cannot_be_are_refused(arguments: tuple, key: str) -> None:
     with pytest.raises(ValueError, match=key):
         ResizedCrop(*arguments)
+    with pytest.raises(ValueError, match="interpolation must be one of bilinear, bicubic, got nearest"):
+        Crop(8, 8, "nearest")  # type: ignore[arg-type]
 
 
 # folders

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "lsa"
+WEBVISION = "datamodules.webvision.WebVision"
 # epochs, batch size, learning rate, weight decay, plain epochs, layer, penalty
 SETTINGS: dict[str, tuple[int, int, float, float, int, str, bool]] = {
     "cnwl": (200, 256, 0.1, 5e-4, 1, "layer2", False),
@@ -55,6 +56,18 @@ def test_settings_are_those_of_the_authors(key: str) -> None:
     assert ("strong_view" in model) != own_pls
     assert model.get("confidence_contrast", False) == own_pls
     assert model.get("guess_views", 1) == (2 if own_pls else 1)
+
+
+@pytest.mark.parametrize("key", sorted(path.stem for kind in ("cnwl", "web") for path in CONFIGS.glob(f"{kind}*.yaml")))
+def test_images_of_the_web_are_resized_bicubically(key: str) -> None:
+    assert read(key)["data"]["init_args"]["interpolation"] == "bicubic"
+
+
+@pytest.mark.parametrize("method", ["elr", "elr_plus", "cross_entropy"])
+def test_elr_keeps_the_bilinear_default_of_its_authors(method: str) -> None:
+    data = yaml.safe_load((CONFIGS.parent / method / "webvision.yaml").read_text())["data"]
+    assert data["class_path"] == WEBVISION
+    assert "interpolation" not in data["init_args"]
 
 
 @pytest.mark.parametrize(
