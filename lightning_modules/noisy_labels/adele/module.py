@@ -44,6 +44,7 @@ from lightning_modules.noisy_labels.adele.multi_scale import (
 )
 from lightning_modules.noisy_labels.adele.training_predictions import TrainingPredictions
 from lightning_modules.noisy_labels.learning_rate_groups import learning_rate_groups, scale_learning_rates
+from lightning_modules.same_buffers import same_buffers
 from lightning_modules.segmenter_steps import SegmenterSteps, confusion
 
 
@@ -206,6 +207,7 @@ class ADELE(SegmenterSteps, LightningModule):
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         flip = correction.flip_from_epoch is not None and epoch >= correction.flip_from_epoch
         modes = [(module, module.training) for module in self.modules()]
+        same_buffers(self.network)
         self.eval()
         for cpu_batch in data.training_images_dataloader():
             batch: Any = self.trainer.strategy.batch_to_device(cpu_batch)

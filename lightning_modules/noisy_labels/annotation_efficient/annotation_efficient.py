@@ -55,6 +55,7 @@ from lightning_modules.noisy_labels.annotation_efficient.translation import (
 )
 from lightning_modules.noisy_labels.dice import noise_weighted_dice
 from lightning_modules.noisy_labels.surface_distance import AverageSurfaceDistance
+from lightning_modules.same_buffers import same_buffers
 
 
 def measures() -> MetricCollection:
@@ -299,6 +300,7 @@ class AnnotationEfficient(LightningModule):
         writer = LabelFiles(self.trainer, number, getattr(data, "training_names", None))
         quality, true_dice = (torch.zeros(len(self.kept), dtype=torch.float64, device=self.device) for _ in range(2))
         truth_is_known = False
+        same_buffers(self)
         with self._evaluating():
             for on_host in data.training_images_dataloader():
                 batch = self.trainer.strategy.batch_to_device(on_host)

@@ -19,6 +19,7 @@ from lightning_modules.noisy_labels.layer_outputs import layer_outputs, named_la
 from lightning_modules.noisy_labels.lsa.detection import Detection, detection_metrics
 from lightning_modules.noisy_labels.lsa.objective import soft_cross_entropy
 from lightning_modules.per_sample import PerSample
+from lightning_modules.same_buffers import same_buffers
 
 
 class Targets(NamedTuple):
@@ -149,7 +150,7 @@ def sweep(
 
     Args:
         trainer: its DataModule has `training_images_dataloader`.
-        network: is put into evaluation mode, and back.
+        network: is put into evaluation mode, and back; the first process's BatchNorm statistics become those of all.
         classify: maps a batch's images to logits `[b, C]` through that network.
         feature_layer: name of the layer of the network whose output is collected.
         guess: the guess for each image; an image that has none yet is guessed to be what its label says.
@@ -161,6 +162,7 @@ def sweep(
     layer = named_layer(network, feature_layer)
     table: PerSample | None = None
     training = [module for module in network.modules() if module.training]
+    same_buffers(network)
     network.eval()
     for cpu_batch in data.training_images_dataloader():
         batch: Any = trainer.strategy.batch_to_device(cpu_batch)
