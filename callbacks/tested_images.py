@@ -72,8 +72,9 @@ class TestedImages:
             batch = self.loader.collate_fn(
                 dataset[self.request._replace(indices=torch.tensor([position]), global_size=1)]
             )
-        hooks: Any = self.trainer.datamodule or self.trainer.lightning_module  # type: ignore[attr-defined]
-        batch = self.trainer.strategy.batch_to_device(hooks.on_before_batch_transfer(batch, 0))
+        # As the trainer's own testing does: the DataModule's hook if it has one of its own, otherwise the module's.
+        batch = self.trainer.lightning_module._on_before_batch_transfer(batch)
+        batch = self.trainer.strategy.batch_to_device(batch)
         if not (isinstance(batch, dict) and {"image", "label"} <= batch.keys()):
             raise TypeError(f"{self.needed_by} needs batches that are dictionaries with `image` and `label`")
         image = batch["image"][0]

@@ -285,6 +285,30 @@ def test_datamodules_that_deal_requests_are_read_by_position(tmp_path: Path) -> 
     assert list(rows["label"]) == data.test_set.label[::100].tolist()
 
 
+@pytest.mark.parametrize("owner", ["module", "datamodule"])
+def test_images_are_those_that_the_module_tests(
+    tmp_path: Path, finished: tuple[Path, dict[str, float]], monkeypatch: pytest.MonkeyPatch, owner: str
+) -> None:
+    """A hook inverts them, whether it is the module's or the DataModule's."""
+
+    def invert(self: Any, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:
+        return {**batch, "image": 1 - batch["image"]}
+
+    class Inverted(Images):
+        def __init__(self) -> None:
+            super().__init__()
+            self.image = 1 - self.image
+
+    class Data(LightningDataModule):
+        def test_dataloader(self) -> DataLoader:
+            return DataLoader(Inverted(), batch_size=4)
+
+    monkeypatch.setattr(Planes if owner == "module" else Data, "on_before_batch_transfer", invert)
+    metrics = run(tmp_path, certification(), data=Data())
+    assert metrics == pytest.approx(finished[1], abs=1e-6)
+    assert metrics["test/accuracy"] == pytest.approx(9 / 12)
+
+
 def test_a_module_with_votes_and_radius_of_its_own(tmp_path: Path) -> None:
     class Twice(Planes):
         """Two equal votes, and half the radius."""
