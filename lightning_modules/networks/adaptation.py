@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.checkpoint import checkpoint
 
 from lightning_modules.networks.normalized import Normalized
@@ -28,6 +28,7 @@ from lightning_modules.networks.weights import listed
 
 Tuning = Literal["full", "lora", "frozen"]
 Precision = Literal["float32", "bfloat16", "float16"]
+HALF = (torch.float16, torch.bfloat16)
 
 
 def adapted(
@@ -46,7 +47,7 @@ def adapted(
     Args:
         network: any network. Names below are those inside a `Normalized` one.
         tuning: full trains every parameter, lora adapters alone, frozen none.
-        trainable: submodules that train even so, by name; with lora and frozen.
+        trainable: submodules that train even so, by name and in float32; with lora and frozen.
         lora_rank: r; with lora.
         lora_targets: names, or last parts of names, of the layers that get adapters; by default every `nn.Linear`.
         lora_alpha: scales the adapters by alpha / r; by default r.
@@ -83,7 +84,8 @@ def frozen(network: nn.Module, trainable: list[str] | None = None) -> nn.Module:
 
     Args:
         network: any network.
-        trainable: submodules that are left to training, by name.
+        trainable: submodules that are left to training, by name. Those in half precision are then held, and compute,
+            in float32: half precision would round small steps away.
 
     Returns:
         `network` itself, in evaluation mode.
@@ -93,8 +95,7 @@ def frozen(network: nn.Module, trainable: list[str] | None = None) -> nn.Module:
     """
     names = list(trainable or ())
     network.requires_grad_(False)
-    for submodule in _submodules(network, names):
-        submodule.requires_grad_(True)
+    _left_to_training(_submodules(network, names))
     # On the instance, where a parent's train() finds it: a subclass would change the type, a wrapper the keys.
     network.train = partial(_train_frozen, network, names)  # type: ignore[method-assign]
     return network.train()
@@ -116,6 +117,36 @@ def _submodules(network: nn.Module, names: Sequence[str]) -> list[nn.Module]:
     return [modules[name] for name in names]
 
 
+def _left_to_training(submodules: Sequence[nn.Module]) -> None:
+    for module in (module for submodule in submodules for module in submodule.requires_grad_(True).modules()):
+        half = [tensor for tensor in _own_tensors(module) if tensor.dtype in HALF]
+        if half:
+            module.forward = partial(_in_its_precision, module.forward, module, half[0].dtype)
+        for tensor in half:
+            tensor.data = tensor.data.float()
+
+
+def _own_tensors(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+
+
+def _in_its_precision(forward: Any, module: nn.Module, outside: torch.dtype, *args: Any, **kwargs: Any) -> Any:
+    """Casts inputs to a module's precision, and outputs to that of its inputs or, if they are integers, `outside`."""
+    inside = next(tensor.dtype for tensor in _own_tensors(module) if tensor.is_floating_point())
+    given = (value.dtype for value in tree_leaves((args, kwargs)) if _is_floating(value))
+    outside = next(given, outside)
+    args, kwargs = _cast((args, kwargs), inside)
+    return _cast(forward(*args, **kwargs), outside)
+
+
+def _is_floating(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def _cast(values: Any, dtype: torch.dtype) -> Any:
+    return tree_map(lambda value: value.to(dtype) if _is_floating(value) else value, values)
+
+
 def with_lora(
     network: nn.Module,
     rank: int = 8,
@@ -125,8 +156,8 @@ def with_lora(
 ) -> nn.Module:
     """Adds low-rank adapters and fixes everything else, batch normalisation's statistics included.
 
-    The output is at first unchanged. Adapters are float32 where the weights have half precision, and in the state_dict
-    beside the weights.
+    The output is at first unchanged. Adapters, and what else trains, are float32 where the weights have half precision.
+    Adapters are in the state_dict beside the weights.
 
     Args:
         network: any network.
@@ -149,11 +180,10 @@ def with_lora(
         raise ImportError("tuning by lora needs peft: pip install 'noiseworks[lora]'") from error
     if rank < 1:
         raise ValueError(f"lora_rank must be at least 1, got {rank}")
-    names = list(trainable or ())
-    trained = _submodules(network, names)
+    trained = _submodules(network, list(trainable or ()))
+    inside = {module for submodule in trained for module in submodule.modules()}
     layers = {name: module for name, module in network.named_modules() if name and not any(module.children())}
     if targets is None:
-        inside = {module for submodule in trained for module in submodule.modules()}
         # nn.MultiheadAttention uses its projection's weight without calling it: an adapter there would do nothing.
         chosen = [
             name
@@ -180,13 +210,21 @@ def with_lora(
     inject_adapter_in_model(config, network)
     for name, parameter in network.named_parameters():
         parameter.requires_grad = "lora_" in name
-        if parameter.requires_grad and parameter.dtype in (torch.float16, torch.bfloat16):
+        if parameter.requires_grad and parameter.dtype in HALF:
             parameter.data = parameter.data.float()
-    for submodule in trained:
-        submodule.requires_grad_(True)
-    for module in network.modules():
-        if isinstance(module, _BatchNorm) and not any(parameter.requires_grad for parameter in module.parameters()):
-            frozen(module)
+    _left_to_training(trained)
+    fixed = [
+        name for name, module in network.named_modules() if isinstance(module, _BatchNorm) and module not in inside
+    ]
+    # By name, as converting to SyncBatchNorm replaces the modules.
+    network.train = partial(_train_except, network, fixed)  # type: ignore[method-assign]
+    return network.train(network.training)
+
+
+def _train_except(network: nn.Module, fixed: list[str], mode: bool = True) -> nn.Module:
+    type(network).train(network, mode)
+    for submodule in _submodules(network, fixed):
+        submodule.eval()
     return network
 
 
@@ -296,15 +334,13 @@ def _inputs_in(
     dtype: torch.dtype, network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     def cast(value: Any) -> Any:
-        return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() and value.ndim > 1 else value
+        return value.to(dtype) if _is_floating(value) and value.ndim > 1 else value
 
     return tree_map(cast, args), tree_map(cast, kwargs)
 
 
 def _outputs_in_float32(network: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-    return tree_map(
-        lambda value: value.float() if isinstance(value, Tensor) and value.is_floating_point() else value, output
-    )
+    return _cast(output, torch.float32)
 
 
 def compiled(network: nn.Module, backend: str = "inductor") -> nn.Module:

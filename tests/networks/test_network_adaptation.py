@@ -133,6 +133,18 @@ def test_adapted_convolutions_leave_the_statistics_of_batch_normalisation() -> N
     assert all("lora_" in name for name in names - {"linear.weight", "linear.bias"})
 
 
+def test_statistics_also_stay_when_batch_normalisation_has_become_synchronous() -> None:
+    network = with_lora(CIFARResNet(8), rank=2, targets=["conv1"], trainable=["layer3"])
+    converted = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(network)).train()
+    modes = {
+        name: module.training for name, module in converted.named_modules() if isinstance(module, nn.SyncBatchNorm)
+    }
+    assert len(modes) == 7
+    assert modes == {name: name.startswith("layer3.") for name in modes}
+    assert converted.layer1.training
+    assert not any(module.training for module in converted.eval().modules())
+
+
 def test_adapters_round_trip_through_a_file_of_weights(tmp_path: Path) -> None:
     x = torch.randn(3, 6)
     saved = with_lora(MLP(6, [5], 3), rank=2)
@@ -259,6 +271,55 @@ def test_adapters_of_a_half_precision_network_are_single_precision() -> None:
     assert dtypes == {True: torch.float32, False: torch.bfloat16}
     network(torch.rand(2, 4)).sum().backward()
     assert network.layers[0].lora_B["default"].weight.grad.dtype == torch.float32
+
+
+class Embedded(nn.Module):
+    """Integers in, and a list of blocks that is never called itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(8, 16)
+        self.blocks = nn.ModuleList(nn.TransformerEncoderLayer(16, 2, 32, 0.0, batch_first=True) for _ in range(2))
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, token: Tensor) -> Tensor:
+        x = self.embedding(token)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x.mean(dim=1))
+
+
+@pytest.mark.parametrize(
+    ("network", "given", "trainable"),
+    [
+        (MLP(4, [8], 3), torch.rand(5, 4), ["layers.2"]),
+        (CIFARResNet(8), torch.rand(5, 3, 8, 8), ["layer2", "layer2.0", "linear"]),
+        (CIFARResNet(8), torch.rand(5, 3, 8, 8), ["layer2.0.bn1", "layer2"]),
+        (Embedded(), torch.randint(8, (5, 3)), ["embedding", "blocks"]),
+    ],
+)
+@pytest.mark.parametrize("tuning", ["lora", "frozen"])
+def test_what_is_trainable_in_a_half_precision_network_moves_by_small_steps(
+    network: nn.Module, given: Tensor, trainable: list[str], tuning: Any
+) -> None:
+    keys, expected = list(network.state_dict()), copy.deepcopy(network).eval()(given)
+    targets = ["conv1"] if isinstance(network, CIFARResNet) else None
+    network = adapted(copy.deepcopy(network), tuning, trainable, lora_targets=targets, dtype="bfloat16")
+    assert tuning == "lora" or list(network.state_dict()) == keys
+    torch.testing.assert_close(network.eval()(given), expected, rtol=0.1, atol=0.05)
+    network = copy.deepcopy(network).train()
+    before = snapshot(network)
+    optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr=1e-4)
+    for _ in range(5):
+        optimizer.zero_grad()
+        network(given).square().sum().backward()
+        optimizer.step()
+    for name, parameter in network.named_parameters():
+        below = any(f"{name}.".startswith(f"{submodule}.") for submodule in trainable)
+        assert parameter.dtype == (torch.float32 if below or "lora_" in name else torch.bfloat16)
+        if below and parameter.grad is not None and "embedding" not in name:
+            moved = parameter.grad != 0
+            assert (parameter != before[name])[moved].float().mean() > 0.95, name
 
 
 def test_compilation_runs_the_backend_and_keeps_keys_and_outputs() -> None:
