@@ -124,7 +124,7 @@ def test_lower_bounds_and_radii_without_guarantee_are_told_apart(
     ]
     printed = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["curve", "0.998", ">=", "0.998", "0.998"] in printed
-    assert ["curve", *3 * [f"{float(bound):.3f}"]] in printed
+    assert ["curve", *3 * [str(round(float(bound), 3))]] in printed
     assert ["formula", *3 * ["no", "guarantee"]] in printed
 
 

@@ -183,15 +183,16 @@ def test_certified_accuracy_counts_the_radius_itself_and_no_wrong_image() -> Non
     )
 
 
-def test_high_probability_accuracy_is_a_bound_on_wrong_certificates() -> None:
-    """Bernstein's bound exceeds the exact binomial quantile of the number of wrong certificates."""
-    alpha, m, rho = 0.01, 500, 1e-3
-    allowed = 1.0 - float(accuracy_with_high_probability(1.0, alpha, m, rho))
-    assert allowed == pytest.approx(
-        alpha + math.sqrt(alpha * (1 - alpha) * math.log(1000) / m) + math.log(1000) / (3 * m)
-    )
-    assert stats.binom.sf(math.floor(allowed * m), m, alpha) <= rho
-    assert float(accuracy_with_high_probability(0.01, alpha, m, rho)) == 0
+@pytest.mark.parametrize("m", [1, 100, 500, 2000, 10_000, 50_000])
+@pytest.mark.parametrize("alpha", [1e-4, 0.001, 0.01])
+def test_high_probability_accuracy_is_the_largest_bound_on_wrong_certificates(alpha: float, m: int) -> None:
+    """More wrong certificates than it allows for have probability at most rho, and one fewer is too few."""
+    rho = 1e-3
+    share = 1.0 - float(accuracy_with_high_probability(1.0, alpha, m, rho))
+    allowed = round(share * m)
+    assert share == pytest.approx(allowed / m, abs=1e-12)
+    assert stats.binom.sf(allowed, m, alpha) <= rho < stats.binom.sf(allowed - 1, m, alpha)
+    assert float(accuracy_with_high_probability(0.5 * share, alpha, m, rho)) == 0
 
 
 # modes, driven by simulated votes
