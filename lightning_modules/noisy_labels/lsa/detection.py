@@ -8,10 +8,12 @@ With l_i the cross-entropy of the given label, q_i that of the tracked guess, an
     w_i = probability that q_i belongs to the lower of two modes of the noisy images' pseudo-losses; 1 elsewhere.
 
 The linear verdict refines the small-loss verdict of the same epoch: out-of-distribution images are linearly separable
-in self-supervised features, but hard clean images are among what it flags. LSA takes turns, epoch by epoch.
+in self-supervised features. Accurate as this detection is, alone it makes no better classifier: among what it flags are
+clean images of value for training, often visually simple ones, which small loss easily knows to be clean. So LSA takes
+turns, epoch by epoch.
 
 Source: Albert, Arazo, O'Connor and McGuinness, An accurate detection is not all you need to combat label noise in
-web-noisy datasets, ECCV 2024, with the settings of the authors' code; w is that of PLS (the same authors, Is your noise
+web-noisy datasets, ECCV 2024, arXiv 2407.05528, with the settings of the authors' code; w is that of PLS (the same authors, Is your noise
 correction noisy? PLS: Robustness to label noise with two stage detection, WACV 2023, arXiv 2210.04578).
 """
 
