@@ -130,6 +130,34 @@ def stratified_split(label: Tensor, fraction: float, seed: int) -> tuple[Tensor,
     return torch.from_numpy(np.flatnonzero(~held_out)), torch.from_numpy(np.flatnonzero(held_out))
 
 
+def check_same_labels(path: Path, drawn: pd.DataFrame, table: str | None) -> None:
+    """Refuses other training labels than those that a run has kept: it would go on as another run.
+
+    Args:
+        path: `labels.csv` of the run, with the columns `label`, `split` and, of files, `name`.
+        drawn: the same of the labels that are drawn now.
+        table: file that they come from, if they come from one.
+
+    Raises:
+        ValueError: names the first row that differs.
+    """
+    kept = pd.read_csv(path, dtype=str, keep_default_na=False)
+    source = "the labels that are drawn now" if table is None else f"those of {table}"
+    advice = "a run keeps the labels it began with, and others are for a run in another directory"
+    if len(kept) != len(drawn):
+        raise ValueError(f"{path} holds {len(kept)} labels, and {source} are {len(drawn)}: {advice}")
+    for column in ("name", "split", "label"):
+        if column in kept and column in drawn:
+            now = drawn[column].astype(str)
+            differs = np.flatnonzero(kept[column] != now)
+            if len(differs):
+                row = differs[0]
+                raise ValueError(
+                    f"{path} and {source} differ in {column} at {len(differs)} of {len(kept)} samples, first at index "
+                    f"{row}, which has {kept[column][row]} there and {now[row]} now: {advice}"
+                )
+
+
 class LabelledImages(SeededBatches):
     """A data set of labelled images. Subclasses read it; everything else happens here.
 
@@ -208,7 +236,7 @@ class LabelledImages(SeededBatches):
         unread = self.train_set is None
         super().setup(stage)
         if unread and self.train_set is not None:
-            self._write_labels()
+            self._keep_labels()
 
     def set_up_test(self) -> None:
         source = self.read_test()
@@ -258,18 +286,23 @@ class LabelledImages(SeededBatches):
                 f"0...{self.num_classes - 1}"
             )
 
-    def _write_labels(self) -> None:
+    def _keep_labels(self) -> None:
         """Keeps the labels that were drawn beside the run's other results, as `labels.csv`.
 
-        Its rows are the whole set as it was read, so that `FromCSV` gives any other run the same labels.
+        Its rows are the whole set as it was read, so that `FromCSV` gives any other run the same labels. A table that
+        is there, of a run that goes on or is tested, stays as it is.
+
+        Raises:
+            ValueError: if it holds other labels, or another split or files.
         """
         trainer = self.trainer
         if trainer is None or not trainer.loggers:
             return
         directory = trainer.log_dir  # on every process: it is broadcast
-        if directory is None or not trainer.is_global_zero:
+        if directory is None or self.label_noise is None or self.train_set is None:
             return
-        if self.label_noise is None or self.train_set is None:
+        path = Path(directory, "labels.csv")
+        if not (path.is_file() or trainer.is_global_zero):
             return
         split = np.full(len(self._given), "validation", dtype=object)
         split[self.train_set.row.numpy()] = "training"
@@ -281,13 +314,18 @@ class LabelledImages(SeededBatches):
             columns["name"] = names
         if (true := getattr(self.train_set.source, "clean_label", None)) is not None:
             columns["of_no_class"] = (true < 0).int()
-        with whole_file(Path(directory, "labels.csv")) as partial:
-            pd.DataFrame(columns).to_csv(partial, index=False)
+        drawn = pd.DataFrame(columns)
+        if path.is_file():  # every process that sees it refuses, so that none waits for another
+            check_same_labels(path, drawn, getattr(self.label_noise, "path", None))
+        elif trainer.is_global_zero:
+            with whole_file(path) as partial:
+                drawn.to_csv(partial, index=False)
 
     def training_images_dataloader(self) -> DataLoader:
         """The training images in their own order and without augmentation, to judge their labels by."""
         if self.train_set is None:
             self.set_up_training()
+            self._keep_labels()
         assert self.train_set is not None
         train = self.train_set
         plain = LabelledSet(train.source, train.row, train.given, train.clean_label, seed=None)

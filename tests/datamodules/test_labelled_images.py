@@ -225,6 +225,42 @@ def test_labels_that_were_written_give_another_run_the_same(tmp_path: Path) -> N
     assert len(labels(other_split)) == 20
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_run_does_not_go_on_with_other_labels(tmp_path: Path, rank: int) -> None:
+    """Where the user has edited the table in place, or the set has changed; whoever reads the training set."""
+    label = np.random.default_rng(0).integers(NUM_CLASSES, size=40)
+    table = tmp_path / "mine.csv"
+
+    def resumed(**options: Any) -> Patterns:
+        table.write_text("index,label\n" + "".join(f"{row},{value}\n" for row, value in enumerate(label)))
+        data = Patterns(label_noise=FromCSV(str(table)), validation_fraction=0.2, **options)
+        data.trainer = on_process(rank, 2, tmp_path)
+        return data
+
+    first = resumed()
+    first.trainer = on_process(0, 2, tmp_path)
+    first.setup("fit")
+    written = (tmp_path / "labels.csv").read_bytes()
+    resumed().setup("fit")
+    resumed().training_images_dataloader()
+    with pytest.raises(ValueError, match=rf"{tmp_path}/labels.csv and those of {table} differ in split at"):
+        resumed(seed=1).setup("fit")
+    label[[7, 30]] = (label[[7, 30]] + 1) % NUM_CLASSES
+    message = (
+        rf"{tmp_path}/labels.csv and those of {table} differ in label at 2 of 40 samples, first at index 7, which has "
+        rf"{(label[7] - 1) % NUM_CLASSES} there and {label[7]} now: a run keeps the labels it began with"
+    )
+    with pytest.raises(ValueError, match=message):
+        resumed().setup("fit")
+    with pytest.raises(ValueError, match=message):
+        resumed().training_images_dataloader()  # as callbacks do in a test
+    longer = (tmp_path / "labels.csv").read_text() + "40,0,training\n"
+    assert (tmp_path / "labels.csv").read_bytes() == written
+    (tmp_path / "labels.csv").write_text(longer)
+    with pytest.raises(ValueError, match=rf"labels.csv holds 41 labels, and those of {table} are 40"):
+        resumed().setup("fit")
+
+
 def test_clean_labels_are_not_written(tmp_path: Path) -> None:
     run(Patterns(), tmp_path)
     assert not (tmp_path / "labels.csv").exists()
