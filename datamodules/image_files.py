@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-"""What image files end with, in any case."""
+_JPEG = (".jfif", ".jp2", ".jpe", ".jpeg", ".jpg")
+SUFFIXES = (".avif", ".bmp", ".gif", *_JPEG, ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+"""What image files end with, in any case; in folders of images, files that end otherwise are left out."""
 Interpolation = Literal["bilinear", "bicubic"]
 """How pixels are resampled, both with antialiasing."""
 
@@ -189,11 +190,24 @@ class ImageFiles:
         return batch
 
 
+def eight_bits(image: Image.Image) -> Image.Image:
+    """The image itself, or if its values are grey in 16 bits, one of 8 bits.
+
+    Raises:
+        ValueError: if its values are floating-point numbers, as nothing says which of them is white.
+    """
+    if image.mode == "F":
+        raise ValueError("its values are floating-point numbers; write them in 8 or 16 bits")
+    if image.mode.startswith("I"):
+        return Image.fromarray((np.asarray(image) / 257).clip(0, 255).round().astype(np.uint8))
+    return image
+
+
 def read_crop(path: Path, crop: Crop, uniform: Sequence[float] | None) -> np.ndarray:
     """Decodes an image, cuts out its crop and resizes it.
 
     Args:
-        path: the file; its orientation tag is ignored, as torchvision does.
+        path: the file; its orientation tag is ignored, as torchvision does. 16-bit grey values are scaled to 8 bits.
         crop: what is cut out.
         uniform: what places it; None takes the centre.
 
@@ -216,7 +230,7 @@ def read_crop(path: Path, crop: Crop, uniform: Sequence[float] | None) -> np.nda
             if drafted := image.draft("RGB", wanted):
                 part = drafted[1][2] / width
                 box = Box(*(edge * part for edge in box))
-            rgb = image if image.mode == "RGB" else image.convert("RGB")
+            rgb = image if image.mode == "RGB" else eight_bits(image).convert("RGB")
             resampling = Image.Resampling[crop.interpolation.upper()]
             return np.array(rgb.resize((crop.size, crop.size), resampling, box))
     except Exception as error:  # decoders raise almost anything for a damaged file

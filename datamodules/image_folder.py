@@ -7,7 +7,8 @@ from datamodules.labelled_images import LabelledImages
 
 
 class ImageFolder(LabelledImages):
-    """Images in `train/<class>/` and `test/<class>/` of a folder, in any format that Pillow reads.
+    """Images in `train/<class>/` and `test/<class>/` of a folder: AVIF, BMP, GIF, JPEG, JPEG 2000, PGM, PNG, PPM, TIFF
+    and WebP. Files of other formats are left out.
 
     Classes are numbered in the order of their names, and so is `num_classes`, which the model must match.
     `val/<class>/` validates where there is `test` too, and tests where there is not; its labels stay as they are.

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from datamodules.data_directory import data_directory
 from datamodules.global_batches import Request
-from datamodules.image_files import SUFFIXES, UnreadableImage
+from datamodules.image_files import SUFFIXES, UnreadableImage, eight_bits
 from datamodules.seeded_batches import SeededBatches
 
 LAYOUT = "expected images/<name>.png, and masks/<name>.png or masks/<name>/seen*.png and unseen*.png, white where kept"
@@ -23,10 +23,10 @@ PROMPTS = '{"<name>": ["edit", ...]} or {"<name>": {"source": "what it shows", "
 class ImagesToProtect(SeededBatches):
     """A folder of photographs, each with masks that are white where an editor keeps the image.
 
-    The layout is `images/<name>.png`, any format that Pillow reads, and for each image either `masks/<name>.png` or a
-    folder `masks/<name>` with one or several `seen*.png`, a mask for each region, and any number of `unseen*.png`,
-    masks of editors that protection does not know; all images need the same number of these. Images are turned as
-    their cameras say and resized to a square.
+    The layout is `images/<name>.png`, or another of `ImageFolder`'s formats, and for each image either
+    `masks/<name>.png` or a folder `masks/<name>` with one or several `seen*.png`, a mask for each region, and any
+    number of `unseen*.png`, masks of editors that protection does not know; all images need the same number of these.
+    Images are turned as their cameras say and resized to a square.
 
     `prompts.json`, which testing reads where there is one, has for each name a list of the texts that editors give, or
     in addition what the image shows, for measures of the change:
@@ -172,7 +172,7 @@ def _opened(path: Path) -> Image.Image:
     try:
         with Image.open(path) as file:
             ImageOps.exif_transpose(file, in_place=True)
-            return file.copy()
+            return eight_bits(file).copy()
     except Exception as error:  # decoders raise almost anything for a damaged file
         raise UnreadableImage(f"{path} cannot be read as an image ({error})") from error
 

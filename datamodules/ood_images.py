@@ -74,7 +74,7 @@ class TestImagesOf(OODImages):
 
 
 class ImagesInFolder(OODImages):
-    """The images in a folder and its subfolders, in any format that Pillow reads, sorted by name, as RGB.
+    """The images in a folder and its subfolders, in the formats of `ImageFolder`, sorted by name, as RGB.
 
     Args:
         folder: its name, as `LSUN_resize`.

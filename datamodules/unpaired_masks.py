@@ -12,7 +12,7 @@ from torch import Tensor
 from datamodules.auxiliary_masks import ImagesWithAuxiliaryMasks, Shapes, ShapesInMemory, no_labels
 from datamodules.data_directory import data_directory
 from datamodules.ellipses import EllipseShapes
-from datamodules.image_files import SUFFIXES, UnreadableImage, image_names
+from datamodules.image_files import SUFFIXES, UnreadableImage, eight_bits, image_names
 from datamodules.labelled_masks import MaskSource
 
 
@@ -20,7 +20,7 @@ def read_image(path: Path, size: int, channels: int) -> Tensor:
     """An image, resized to a square whatever its shape.
 
     Args:
-        path: of any format that Pillow reads; 16-bit grey values are scaled to 8 bits.
+        path: the file; 16-bit grey values are scaled to 8 bits.
         size: height and width, in pixels; bilinear, with antialiasing.
         channels: 1 for grey, 3 for colours.
 
@@ -32,10 +32,8 @@ def read_image(path: Path, size: int, channels: int) -> Tensor:
     """
     try:
         with Image.open(path) as file:
-            image: Image.Image = file
-            if file.mode.startswith("I"):
-                image = Image.fromarray((np.asarray(file) / 257).clip(0, 255).round().astype(np.uint8))
-            resized = image.convert("L" if channels == 1 else "RGB").resize((size, size), Image.Resampling.BILINEAR)
+            image = eight_bits(file).convert("L" if channels == 1 else "RGB")
+            resized = image.resize((size, size), Image.Resampling.BILINEAR)
             return torch.from_numpy(np.array(resized)).view(size, size, channels).permute(2, 0, 1)
     except Exception as error:  # decoders raise almost anything for a damaged file
         raise UnreadableImage(f"{path} cannot be read as an image ({error}); replace or remove it") from error
@@ -138,7 +136,7 @@ class ResizedFiles:
 
 
 class UnpairedMasks(ImagesWithAuxiliaryMasks):
-    """Folders of images and masks, of any size, in any format that Pillow reads:
+    """Folders of images and masks, of any size, in the formats of `ImageFolder`:
 
         images/                         to train on, without annotation
         aux_masks/                      masks of the structure, of other images or of none

@@ -22,6 +22,7 @@ from datamodules.cached_features import CachedFeatures
 from datamodules.clothing1m import Clothing1M
 from datamodules.corruptions.label_noise import FromCSV, Symmetric
 from datamodules.image_files import (
+    SUFFIXES,
     Box,
     Crop,
     ImageFiles,
@@ -175,6 +176,26 @@ def test_every_kind_of_image_comes_as_three_colours(tmp_path: Path, mode: str) -
     path = save(tmp_path / ("image.tif" if mode == "CMYK" else "image.png"), image)
     found = read_crop(path, Crop(40, 40), None)
     np.testing.assert_array_equal(found, np.asarray(image.convert("RGB")))
+
+
+@pytest.mark.parametrize("name", ["image.png", "image.tif", "image.pgm"])
+def test_sixteen_bits_are_scaled_to_eight(tmp_path: Path, name: str) -> None:
+    values = np.linspace(0, 65535, 32 * 32).astype(np.uint16).reshape(32, 32)
+    found = read_crop(save(tmp_path / name, Image.fromarray(values)), Crop(32, 32), None)
+    np.testing.assert_array_equal(found, np.repeat((values / 257).round()[:, :, None], 3, axis=2))
+
+
+def test_floating_point_images_are_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / "image.tif", Image.fromarray(np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)))
+    with pytest.raises(UnreadableImage, match=r"image\.tif cannot be read as an image \(its values are floating-point"):
+        read_crop(path, Crop(8, 8), None)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_every_format_whose_files_are_found_is_read(tmp_path: Path, suffix: str) -> None:
+    path = save(tmp_path / f"image{suffix.upper()}", Image.new("RGB", (16, 16), (200, 200, 200)))
+    assert image_names(tmp_path) == [path.name]
+    assert np.abs(read_crop(path, Crop(8, 8), None).astype(int) - 200).max() <= 4
 
 
 def test_a_source_fetches_the_rows_that_are_asked_for(tmp_path: Path) -> None:

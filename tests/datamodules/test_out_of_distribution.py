@@ -179,7 +179,7 @@ def test_what_cannot_work_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"LSUN_resize does not exist; expected .*set data_dir to the folder"):
         folder.read((3, 32, 32), 0)
     (tmp_path / "LSUN_resize").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"holds no image; expected files that end with \.bmp"):
+    with pytest.raises(FileNotFoundError, match=r"holds no image; expected files that end with \.avif"):
         folder.read((3, 32, 32), 0)
     with pytest.raises(ValueError, match="num_images must be at least 1, got 0"):
         UniformNoise(0)
