@@ -36,8 +36,8 @@ class TimeConditionedViT(nn.Module):
         num_heads: of the attention; divides `width`.
         in_channels: C.
         final_norm: whether the feature passes through a last LayerNorm.
-        initialization: `truncated_normal` with standard deviation .02, or `moco_v3`: uniform by fan-in and fan-out,
-            queries, keys and values each for themselves.
+        initialization: of linear layers and patches: `default` is PyTorch's, `moco_v3` uniform by fan-in and fan-out,
+            queries, keys and values each for themselves, with biases of zero.
         train_patches: whether the embedding of patches is trained, or stays as it is at first.
 
     Raises:
@@ -53,7 +53,7 @@ class TimeConditionedViT(nn.Module):
         num_heads: int = 12,
         in_channels: int = 3,
         final_norm: bool = True,
-        initialization: Literal["truncated_normal", "moco_v3"] = "truncated_normal",
+        initialization: Literal["default", "moco_v3"] = "default",
         train_patches: bool = True,
     ) -> None:
         super().__init__()
@@ -68,22 +68,23 @@ class TimeConditionedViT(nn.Module):
         self.blocks = nn.ModuleList(Block(width, num_heads, qkv_bias=False, norm_layer=norm) for _ in range(depth))
         self.norm = norm(width) if final_norm else nn.Identity()
         self.width = width
-        self._initialize(initialization)
-        self.patch_embed.requires_grad_(train_patches)
-
-    def _initialize(self, initialization: str) -> None:
         nn.init.normal_(self.cls_token, std=1e-6)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
-        uniform = initialization == "moco_v3"
+        if initialization == "moco_v3":
+            self._initialize_as_moco_v3()
+        self.patch_embed.requires_grad_(train_patches)
+
+    def _initialize_as_moco_v3(self) -> None:
+        fans: dict[nn.Linear | nn.Conv2d, int] = {}
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear):
-                fan_out = module.out_features // 3 if name.endswith("qkv") else module.out_features
-                _draw(module.weight, module.in_features + fan_out, uniform)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        if uniform:
-            _draw(self.patch_embed.weight, self.patch_embed.weight[0].numel() + self.width, uniform)
-            nn.init.zeros_(self.patch_embed.bias)  # type: ignore[arg-type]
+                parts = 3 if name.endswith("qkv") else 1
+                fans[module] = module.in_features + module.out_features // parts
+        fans[self.patch_embed] = self.patch_embed.weight[0].numel() + self.width
+        for module, fan in fans.items():
+            nn.init.uniform_(module.weight, -math.sqrt(6 / fan), math.sqrt(6 / fan))
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
     def forward(self, image: Tensor, time: Tensor) -> Tensor:
         """Features `[B, D]` of images `[B, C, H, W]` at times `[B]`."""
@@ -93,11 +94,3 @@ class TimeConditionedViT(nn.Module):
         for block in self.blocks:
             tokens = block(tokens)
         return self.norm(tokens[:, 0])
-
-
-def _draw(weight: Tensor, fan: int, uniform: bool) -> None:
-    """Uniform with variance 2 / (fan-in + fan-out), or a truncated normal distribution."""
-    if uniform:
-        nn.init.uniform_(weight, -math.sqrt(6 / fan), math.sqrt(6 / fan))
-    else:
-        nn.init.trunc_normal_(weight, std=0.02)

@@ -72,11 +72,19 @@ def test_initialisations() -> None:
     }
     for weight, bound in bounds.items():
         assert 0.97 * bound < weight.abs().max() <= bound
+    biases = [block.attn.proj.bias, block.mlp.fc1.bias, block.mlp.fc2.bias, network.patch_embed.bias]
+    assert not any(bias.any() for bias in biases)
     assert not any(parameter.requires_grad for parameter in network.patch_embed.parameters())
-    assert network.cls_token.abs().max() < 1e-5
-    normal = TimeConditionedViT(16, 4, 64, depth=1, num_heads=4)
-    torch.testing.assert_close(normal.blocks[0].mlp.fc1.weight.std(), torch.tensor(0.02), rtol=0.03, atol=0)
-    assert normal.patch_embed.weight.requires_grad
+    other = TimeConditionedViT(16, 4, 64, depth=1, num_heads=4)
+    fan_in = {other.patch_embed: 3 * 16}
+    fan_in |= {layer: layer.in_features for layer in other.modules() if isinstance(layer, torch.nn.Linear)}
+    for layer, fan in fan_in.items():  # PyTorch's, which also draws biases
+        for parameter in layer.parameters():
+            assert 0.8 * fan**-0.5 < parameter.abs().max() <= fan**-0.5
+    assert other.patch_embed.weight.requires_grad
+    for either in (network, other):
+        torch.testing.assert_close(either.pos_embed.std(), torch.tensor(0.02), rtol=0.1, atol=0)
+        assert 0 < either.cls_token.abs().max() < 1e-5
 
 
 def test_the_perceptron_hears_the_time_and_refuses_other_images() -> None:

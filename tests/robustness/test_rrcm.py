@@ -453,7 +453,7 @@ def test_noise_on_pixels_is_twice_the_noise_on_the_trajectory() -> None:
     image, noise = torch.rand(4, 1, 8, 8).double(), torch.randn(4, 1, 8, 8).double()
     for sigma, level in ((0.25, noise_level(53, 81)), (0.5, noise_level(48, 81)), (1.0, noise_level(42, 81))):
         x = 2 * image - 1 + 2 * sigma * noise
-        time = torch.full((4,), 250 * math.log(level)).double()
+        time = torch.full((4,), 250 * math.log(level), dtype=torch.float64)
         expected = module.network.head(encoder(x / math.sqrt(level**2 + 0.25), time))
         torch.testing.assert_close(module.smoothed_logits(image, noise, sigma), expected[None])
         assert module.certified_radius([0.9], sigma) == gaussian_radius(0.9, sigma)
