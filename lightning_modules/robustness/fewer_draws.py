@@ -251,9 +251,8 @@ class Anytime(Mode):
             elif n == self.n_max:
                 outcome = "out of draws"
             elif self.radius is None and certified >= 0:
-                expected = [
-                    anytime_lower(round(int(k) * (n + BLOCK) / n), n + BLOCK, self.alpha / len(hits)) for k in hits
-                ]
+                # Not rounded to whole hits: that would move the radius by as much as the gain.
+                expected = [anytime_lower(int(k) * (n + BLOCK) / n, n + BLOCK, self.alpha / len(hits)) for k in hits]
                 if radius(expected) - certified < self.least_gain:
                     outcome = "little gain"
         return Certificate(

@@ -88,13 +88,13 @@ def _root_below(wealth: Callable[[float], float], highest: float, alpha: float) 
     return brentq(lambda p: wealth(p) - threshold, lowest, highest, xtol=1e-15, rtol=1e-14)
 
 
-def anytime_lower(hits: int, n: int, alpha: float) -> float:
+def anytime_lower(hits: float, n: int, alpha: float) -> float:
     """Lower end of the confidence sequence {p : W(p) < log(1/alpha)}.
 
     With probability 1 - alpha, all ends, lower and upper, at all n, are on their sides of the true value.
 
     Args:
-        hits: successes so far.
+        hits: successes so far; need not be whole.
         n: draws so far.
         alpha: probability that any end of the sequence is ever wrong, in (0, 1).
     """

@@ -447,11 +447,22 @@ def test_anytime_decides_a_radius_as_fixed_does_with_fewer_draws() -> None:
     assert np.mean(draws) < n / 4
 
 
-def test_anytime_stops_where_more_draws_are_worth_little() -> None:
-    claim, _ = drive(Anytime(least_gain=1e-3), unanimous)
+@pytest.mark.parametrize("p", [0.9, 0.99, 0.999, 1.0])
+def test_anytime_stops_where_more_draws_are_worth_little(p: float) -> None:
+    """Of 100 more draws, the share that has hit so far is expected to hit."""
+
+    def expected(request: Draws) -> list:
+        hits, draws = round(p * request.stop) - round(p * request.start), request.stop - request.start
+        return [[hits, draws - hits]]
+
+    claim, _ = drive(Anytime(), expected)
     assert claim.outcome == "little gain"
-    gain = gaussian_radius(anytime_lower(claim.n + 100, claim.n + 100, 0.001), SIGMA) - claim.radius
-    assert 0.8e-3 < gain < 1e-3
+    hits, n = claim.hits[0] * (1 + 100 / claim.n), claim.n + 100
+    gain = SIGMA * stats.norm.ppf(anytime_lower(hits, n, 0.001)) - claim.radius
+    assert 0.85e-4 < gain < 1e-4
+
+
+def test_anytime_stops_at_a_radius_that_is_large_enough() -> None:
     large, _ = drive(Anytime(largest_radius=0.5), unanimous)
     assert large.outcome == "certified"
     assert 0.5 <= large.radius < 0.55
