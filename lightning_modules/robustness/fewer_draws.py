@@ -71,9 +71,10 @@ class Stages(Mode):
     """Decides whether a radius is certified, with more draws from stage to stage.
 
     Stage i has its own selection and n_i estimation draws. With s stages, each certifies at level alpha / s, so that
-    all claims hold together. It gives up where an upper bound at level beta / (s - 1) shows that the radius will not
-    be reached; that costs power only. A row's radius is its last stage's, a valid lower bound; whether the target was
-    reached is exact up to the levels.
+    all claims hold together. It gives up where an upper bound at level beta / (s - 1) shows that the class it selected
+    does not reach the radius. That costs power only, but not only beta: where two classes are about equally probable,
+    a stage often selects the other one, and gives that up rightly without asking a later stage. A row's radius is its
+    last stage's, a valid lower bound.
 
     Source: Horvath, Mueller, Fischer and Vechev, Boosting Randomized Smoothing with Variance Reduced Classifiers,
     ICLR 2022, arXiv 2106.06946.
@@ -83,7 +84,7 @@ class Stages(Mode):
         n0: draws that select the class, in each stage.
         n: draws that bound its probability, for each stage.
         alpha: probability that a certificate is wrong.
-        beta: probability that a stage gives up an image which it should not.
+        beta: probability that any stage gives up a class which does reach the radius.
     """
 
     radius: float

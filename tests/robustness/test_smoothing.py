@@ -316,6 +316,12 @@ def test_stages_share_the_level_of_giving_up() -> None:
         assert (claim.outcome, claim.stage) == ("refuted", stage)
 
 
+def test_stages_give_up_a_class_that_a_later_stage_might_not_have_selected() -> None:
+    claim, _ = drive(Stages(radius=0.0), lambda r: [[0, r.stop]] if r.stage == 0 else unanimous(r))
+    assert (claim.selected, claim.outcome, claim.stage) == (1, "refuted", 1)
+    assert (claim.prediction, claim.radius) == (ABSTAIN, 0.0)
+
+
 @pytest.mark.parametrize("mode", MODES, ids=lambda mode: f"{mode.name}")
 def test_draws_are_fresh_counted_and_bounded(mode: Mode) -> None:
     for p in (0.45, 0.75, 0.9, 0.999):
