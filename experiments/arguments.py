@@ -23,8 +23,23 @@ class ArgumentParser(argparse.ArgumentParser):
         raise ValueError(message)
 
 
+LARGEST_SEED = 2**32 - 1  # NumPy takes no larger one
+
+
+def seed(text: str) -> int:
+    """A seed of all random number generators.
+
+    Raises:
+        argparse.ArgumentTypeError: if `text` is not a whole number of 0 to `LARGEST_SEED`.
+    """
+    value = whole_number(text)
+    if value > LARGEST_SEED:
+        raise argparse.ArgumentTypeError(f"{value} is more than {LARGEST_SEED}")
+    return value
+
+
 def whole_number(text: str) -> int:
-    """A seed or a count.
+    """A count.
 
     Raises:
         argparse.ArgumentTypeError: if `text` is not a whole number of at least 0.

@@ -29,12 +29,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.arguments import ArgumentParser, positive_number
+from experiments.arguments import LARGEST_SEED, ArgumentParser, positive_number
 from experiments.compare import collect, provenance, show
+from experiments.preflight import preflight
 from experiments.readme import BEGIN, replace_section, split_readme
 from experiments.results import BEST_EPOCH, Result, Summary, markdown, summarise, table, terminal, write_csv, write_text
 from experiments.run_queue import TRAIN, Failure, lock, print_failures, run_all
-from experiments.run_request import Run, check, load_experiments, parsed, unique_names
+from experiments.run_request import Run, check, load_experiments, parsed, text_of, unique_names
 
 REQUIRED = ("paper", "method", "baseline", "metric", "direction", "margin", "seeds")
 OPTIONAL = ("name", "claimed")
@@ -92,7 +93,7 @@ def load_claims(path: Path) -> list[Claim]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"claim file {path} {'is not a file' if path.exists() else 'does not exist'}")
-    content = parsed(path.read_text(encoding="utf-8"), path)
+    content = parsed(text_of(path), path)
     entries = content if isinstance(content, list) else [content]
     if not entries:
         raise ValueError(f"{path} holds no claim")
@@ -121,7 +122,7 @@ def _claim(entry: object, path: Path, where: str) -> Claim:
     if not 0 <= margin < math.inf:
         raise ValueError(f"{where}: margin must be a number of at least 0, got {entry['margin']!r}")
     seeds = entry["seeds"]
-    whole = isinstance(seeds, list) and all(type(seed) is int and seed >= 0 for seed in seeds)
+    whole = isinstance(seeds, list) and all(type(seed) is int and 0 <= seed <= LARGEST_SEED for seed in seeds)
     if not whole or len(seeds) < 2 or len(set(seeds)) < len(seeds):
         raise ValueError(f"{where}: seeds must be a list of at least 2 different whole numbers, got {seeds!r}")
     configs = {key: path.parent / entry[key] for key in ("method", "baseline")}
@@ -365,10 +366,12 @@ def main(argv: Sequence[str], run_command: Sequence[str] = TRAIN) -> int:
         if arguments.readme:
             split_readme(arguments.readme, SECTION)
         places = plan(arguments.files, arguments.output)
+        runs = [run for each in places for run in each.runs]
+        if run_command is TRAIN:
+            preflight(runs)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    runs = [run for each in places for run in each.runs]
     try:
         with lock([each.output for each in places]) as locks:
             failures = run_all(runs, jobs=arguments.jobs, console=console, locks=locks, run_command=run_command)

@@ -24,6 +24,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from experiments.arguments import LARGEST_SEED
 from experiments.readable_errors import readable
 from experiments.results import write_text
 from experiments.run_directory import (
@@ -38,7 +39,7 @@ from experiments.run_directory import (
     read_checkpoint,
     write_test_metrics,
 )
-from experiments.run_request import parsed
+from experiments.run_request import parsed, text_of
 
 DEFAULTS = Path(__file__).resolve().parent.parent / "configs" / "defaults.yaml"
 CALL_ONLY = {  # arguments of one call, which the saved configuration leaves out
@@ -159,7 +160,7 @@ class CommandLine(LightningCLI):
         self.config_files = [value for flag, value in pairwise(args) if flag in ("--config", "-c")]
         self.config_files += [arg.split("=", 1)[1] for arg in args if arg.startswith("--config=")]
         for file in filter(Path.is_file, map(Path, self.config_files)):
-            if not isinstance(parsed(file.read_text(encoding="utf-8"), file), dict):
+            if not isinstance(parsed(text_of(file), file), dict):
                 raise ValueError(
                     f"{file} is no configuration: it must hold the keys model, data, trainer and so on "
                     f"(a claim file is for train.py claim)"
@@ -212,19 +213,29 @@ class CommandLine(LightningCLI):
             "--run_directory",
             type=str,
             default=None,
-            help="Where results go; runs/<method>/<config>/<timestamp> by default.",
+            help="Where results go; runs/<method>/<config>/<timestamp> by default, or the directory of --resume.",
         )
         if self.requested == "fit":
             parser.add_argument(
                 "--test_after_fit", type=bool, default=False, help="Test the configured checkpoint after training."
             )
 
+    def _set_seed(self) -> None:
+        seed = self.config[self.requested].seed_everything
+        if not isinstance(seed, bool) and not 0 <= seed <= LARGEST_SEED:
+            raise ValueError(f"seed_everything must be in 0 ... {LARGEST_SEED}, got {seed}")
+        super()._set_seed()
+
     def before_instantiate_classes(self) -> None:
         config = self.config[self.requested]
         data = config.data.get("init_args") if config.data else None
-        if data and "seed" in data and data.seed is None and config.seed_everything is not True:
+        if data and "seed" in data and data.seed is None and not isinstance(config.seed_everything, bool):
             data.seed = config.seed_everything
-        self.run_directory = Path(self.resumed or config.run_directory or new_run_directory(self.config_files))
+        if self.requested == "fit" and self.resumed and config.run_directory not in (None, self.resumed):
+            raise ValueError(
+                f"--resume {self.resumed} goes on in that directory: leave out --run_directory {config.run_directory}"
+            )
+        self.run_directory = Path(config.run_directory or self.resumed or new_run_directory(self.config_files))
         if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
             if self.requested == "fit" and self.run:
                 self._protect_what_is_there()
@@ -330,7 +341,7 @@ class CommandLine(LightningCLI):
     def _choose_checkpoint(self) -> None:
         """Of a run that is given by its directory, the checkpoint its configuration says."""
         if self.resumed is not None and self._given_checkpoint() is None:
-            self._set_checkpoint(self.run_directory / "checkpoints" / f"{self.checkpoints.tested}.ckpt")
+            self._set_checkpoint(Path(self.resumed) / "checkpoints" / f"{self.checkpoints.tested}.ckpt")
         self._check_given_checkpoint()
 
     def _given_checkpoint(self) -> str | None:

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from experiments.arguments import ArgumentParser, positive_number, whole_number
+from experiments.arguments import ArgumentParser, positive_number, seed
 from experiments.method_table import by_metric, method_table, places
 from experiments.preflight import PREFLIGHT, preflight
 from experiments.results import (
@@ -72,7 +72,7 @@ def parse(argv: Sequence[str]) -> Arguments:
         own = own[: own.index("--")]
     parser = ArgumentParser("train.py compare", __doc__)
     parser.add_argument("configs", metavar="CONFIG", nargs="+", type=Path, help="YAML files, as for fit")
-    parser.add_argument("--seeds", nargs="+", type=whole_number, required=True, help="for example 0 1 2")
+    parser.add_argument("--seeds", nargs="+", type=seed, required=True, help="for example 0 1 2")
     parser.add_argument("--output", type=Path, help="default: runs/compare/<folder>/<config>-vs-<config>")
     parser.add_argument("--jobs", type=positive_number, default=1, help="runs at a time (default: 1)")
     parser.add_argument(

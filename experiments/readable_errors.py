@@ -25,7 +25,7 @@ def readable(error: BaseException) -> str:
     where = ""
     reasons: list[str] = []
     for line in text.splitlines():
-        reason, indentation = line.strip().lstrip("- "), len(line) - len(line.lstrip())
+        reason, indentation = re.sub(r"^(- )+", "", line.strip()), len(line) - len(line.lstrip())
         if key := re.match(r'Parser key "([^"]+)"', reason):
             keys = [(depth, name) for depth, name in keys if depth < indentation] + [(indentation, key[1])]
         elif reason and not NOT_A_REASON.match(reason) and reason not in reasons:

@@ -99,11 +99,23 @@ def load_experiments(configs: Sequence[Path], overrides: Sequence[str] = ()) -> 
     for config in configs:
         if not config.is_file():
             raise FileNotFoundError(f"config {config} {'is not a file' if config.exists() else 'does not exist'}")
-        texts.append(config.read_text(encoding="utf-8"))
+        texts.append(text_of(config))
         if not isinstance(parsed(texts[-1], config), dict):
             raise ValueError(f"config {config} must hold a mapping of keys to values")
     names = unique_names([config.with_suffix("") for config in configs])
     return [Experiment(*each, tuple(overrides)) for each in zip(names, configs, texts, strict=True)]
+
+
+def text_of(path: Path) -> str:
+    """The content of a text file.
+
+    Raises:
+        ValueError: if it is not in UTF-8, naming the file.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a text in UTF-8: {error.reason} at byte {error.start}") from None
 
 
 def parsed(text: str, path: Path) -> Any:

@@ -13,6 +13,7 @@ from scipy.stats import t as student
 from experiments import claim
 from experiments.claim import SECTION, Claim, judge
 from experiments.readme import BEGIN, END
+from tests.command import ROOT
 
 Config = Callable[..., Path]
 Journal = Callable[..., list[list[str]]]
@@ -234,6 +235,7 @@ def test_a_metric_that_is_not_there_is_no_verdict(
         ({"margin": "much"}, "margin must be a number of at least 0, got 'much'"),
         ({"margin": True}, "margin must be a number"),
         ({"margin": float("nan")}, "margin must be a number"),
+        ({"seeds": [0, 2**32]}, "seeds must be"),
         ({"seeds": [0]}, "seeds must be a list of at least 2 different whole numbers, got [0]"),
         ({"seeds": [0, 0]}, "seeds must be a list of at least 2 different"),
         ({"seeds": [0, 0.5]}, "seeds must be"),
@@ -260,6 +262,17 @@ def test_what_is_wrong_with_a_claim_is_said_before_anything_runs(
     assert error.count("\n") == 1
     assert f"{bad}, claim 2: {said}" in error
     assert not journal()
+
+
+def test_what_can_not_be_built_is_said_before_anything_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, rate in {"demo": 0.4, "demo_baseline": 1.4}.items():
+        content = yaml.safe_load((ROOT / f"configs/elr/{name}.yaml").read_text())
+        content["data"]["init_args"]["label_noise"]["init_args"]["noise_rate"] = rate
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(content))
+    path = stated(tmp_path / "claim.yaml")
+    assert claim.main([str(path), "--output", str(tmp_path / "out")]) == 2
+    assert "demo_baseline cannot be run: noise_rate must be in [0, 1), got 1.4\n" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("margin", ["5e-2", 0, 1])

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import train
-from experiments.command_line import differing
+from experiments.command_line import CommandLine, differing
 from experiments.load_run import load_run
 from experiments.results import read_test_metrics
 from experiments.run_directory import check_checkpoint, read_checkpoint
@@ -93,6 +93,7 @@ BAD_INPUT = {
         ["--data.validation_fraction", "0"],
         "checkpoint.monitor is val/accuracy, and there are no validation images",
     ),
+    "seed": (["--seed_everything", "-1"], "seed_everything must be in 0 ... 4294967295, got -1"),
     "noise rate": (["--data.label_noise.noise_rate", "1.0"], "noise_rate must be in [0, 1), got 1.0"),
     "batch larger than the set": (["--data.batch_size", "2000"], "batch_size is 2000, more than the 1170 samples"),
     "number of classes": (["--model.num_classes", "7"], "model.num_classes is 7, and Digits has 10 classes"),
@@ -123,6 +124,9 @@ def test_an_empty_or_broken_config_is_named(tmp_path: Path, capsys: pytest.Captu
         (tmp_path / name).write_text(text)
         assert train.main(["fit", "--config", str(tmp_path / name)]) == 1
         assert f"error: {tmp_path / name} is n" in capsys.readouterr().err
+    (tmp_path / "latin.yaml").write_bytes("model: Gauß".encode("latin-1"))
+    assert train.main(["fit", "--config", str(tmp_path / "latin.yaml")]) == 1
+    assert f"error: {tmp_path / 'latin.yaml'} is not a text in UTF-8" in capsys.readouterr().err
 
 
 def test_a_trained_run_is_not_trained_over(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -178,6 +182,29 @@ def test_a_later_test_adds_metrics_and_changes_none(finished: Path, tmp_path: Pa
     assert read_test_metrics(table) == second
     [other] = directory.glob("test_metrics_*.csv")
     assert read_test_metrics(other)["test/accuracy"] != second["test/accuracy"]
+
+
+def test_a_test_of_a_run_may_write_elsewhere(finished: Path, tmp_path: Path) -> None:
+    before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
+    elsewhere = ("--run_directory", str(tmp_path / "elsewhere"))
+    assert train.main(["test", "--resume", str(finished), *elsewhere, *QUIET]) == 0
+    assert train.main(["predict", "--resume", str(finished), *elsewhere, *QUIET]) == 0
+    assert {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()} == before
+    first = read_test_metrics(finished / "test_metrics.csv")
+    assert read_test_metrics(tmp_path / "elsewhere/test_metrics.csv").items() <= first.items()
+    assert (tmp_path / "elsewhere/predictions.parquet").is_file()
+
+
+def test_training_goes_on_in_its_own_directory(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.main(["fit", "--resume", str(finished), "--run_directory", str(tmp_path / "elsewhere")]) == 1
+    assert f"--resume {finished} goes on in that directory" in capsys.readouterr().err
+
+
+def test_no_seed_leaves_the_data_their_own(tmp_path: Path) -> None:
+    line = CommandLine([*DEMO, "--run_directory", str(tmp_path), "--seed_everything", "false"], run=False)
+    assert line.config.fit.data.init_args.seed is None
 
 
 def test_unwritable_run_directory_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
