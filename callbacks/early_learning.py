@@ -76,6 +76,8 @@ class EarlyLearning(Callback):
 
     reads_logits = True
     """Tells a module that computes no logits in some of its steps to do so."""
+    detects_early_learning = True
+    """Tells a module that waits for the end of early learning that it will hear of it."""
 
     def __init__(
         self,

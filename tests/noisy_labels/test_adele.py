@@ -544,6 +544,9 @@ def test_correction_needs_someone_who_says_when_and_whole_images() -> None:
     class Data:
         def correct_labels(self, index: Tensor, label: Tensor) -> None: ...
 
+    class Mine(EarlyLearning):
+        """A user's own, which says when as well."""
+
     trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     module = small_adele("training")
     module.trainer = trainer
@@ -553,7 +556,7 @@ def test_correction_needs_someone_who_says_when_and_whole_images() -> None:
     trainer.datamodule = data = Data()  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match="EarlyLearning"):
         module.setup("fit")
-    trainer.callbacks.append(EarlyLearning())  # type: ignore[attr-defined]
+    trainer.callbacks.append(Mine())  # type: ignore[attr-defined]
     module.setup("fit")
     data.train_set = type("Set", (), {"source": type("Source", (), {"num_uniform": 3})})  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match="crops"):

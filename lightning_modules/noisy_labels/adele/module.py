@@ -137,7 +137,8 @@ class ADELE(SegmenterSteps, LightningModule):
             return
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         require(data, LabelStore, needed_by=type(self).__name__)
-        if not any(type(callback).__name__ == "EarlyLearning" for callback in self.trainer.callbacks):  # type: ignore[attr-defined]
+        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+        if not any(getattr(callback, "detects_early_learning", False) for callback in callbacks):
             raise ValueError(
                 "ADELE corrects labels when callbacks.early_learning.EarlyLearning says so: add it to "
                 "trainer.callbacks, or set model.correction to null"

@@ -13,8 +13,9 @@ clean images of value for training, often visually simple ones, which small loss
 turns, epoch by epoch.
 
 Source: Albert, Arazo, O'Connor and McGuinness, An accurate detection is not all you need to combat label noise in
-web-noisy datasets, ECCV 2024, arXiv 2407.05528, with the settings of the authors' code; w is that of PLS (the same authors, Is your noise
-correction noisy? PLS: Robustness to label noise with two stage detection, WACV 2023, arXiv 2210.04578).
+web-noisy datasets, ECCV 2024, arXiv 2407.05528, with the settings of the authors' code; w is that of PLS (the same
+authors, Is your noise correction noisy? PLS: Robustness to label noise with two stage detection, WACV 2023, arXiv
+2210.04578).
 """
 
 import warnings
