@@ -40,8 +40,8 @@ class SegmenterSteps:
     """Gives a LightningModule its validation, test and prediction steps.
 
     The module says what `forward` is and owns `num_classes` and `metrics = confusion(num_classes)`. An epoch logs
-    `miou` and `dice` over the categories, `iou_<category>` for each that occurs, by its name where the DataModule has
-    `class_names`, and `cross_entropy`, the mean over all pixels that are not ignored.
+    `miou` and `dice` over the categories, `iou_<category>` and `dice_<category>` for each that occurs, by its name
+    where the DataModule has `class_names`, and `cross_entropy`, the mean over all pixels that are not ignored.
     """
 
     num_classes: int
@@ -73,7 +73,8 @@ class SegmenterSteps:
         self.metrics.reset()
         scores = {"miou": iou.nanmean(), "dice": dice.nanmean()}
         names = getattr(getattr(self.trainer, "datamodule", None), "class_names", None) or range(self.num_classes)
-        scores |= {f"iou_{name}".replace(" ", "_"): value for name, value in zip(names, iou, strict=True)}
+        for measure, values in (("iou", iou), ("dice", dice)):
+            scores |= {f"{measure}_{name}".replace(" ", "_"): value for name, value in zip(names, values, strict=True)}
         for key, value in scores.items():
             if not value.isnan():
                 # The same on all processes; the maximum over them leaves it as it is, to the last bit.

@@ -90,11 +90,13 @@ def test_overlaps_are_pooled_over_pixels_whatever_the_batches(sizes: list[int], 
         both, predicted, true = overlaps(prediction, label, category)
         iou.append(both / (predicted + true - both))
         dice.append(2 * both / (predicted + true))
-        assert scores[f"{stage}/iou_{names[category].replace(' ', '_')}"] == pytest.approx(iou[-1])
+        name = names[category].replace(" ", "_")
+        assert scores[f"{stage}/iou_{name}"] == pytest.approx(iou[-1])
+        assert scores[f"{stage}/dice_{name}"] == pytest.approx(dice[-1])
     assert iou[2] == 0
     assert scores[f"{stage}/miou"] == pytest.approx(sum(iou) / 3)
     assert scores[f"{stage}/dice"] == pytest.approx(sum(dice) / 3)
-    assert f"{stage}/iou_spine" not in scores
+    assert not {f"{stage}/iou_spine", f"{stage}/dice_spine"} & set(scores)
     logits = OneHot()(prediction[:, None].float())
     expected = nn.functional.cross_entropy(logits, label, ignore_index=255)
     assert scores[f"{stage}/cross_entropy"] == pytest.approx(float(expected))
@@ -107,7 +109,7 @@ def test_an_epoch_begins_anew_and_categories_have_numbers_without_names() -> Non
     [first] = trainer().test(module, datamodule=data, verbose=False)
     [second] = trainer().test(module, datamodule=data, verbose=False)
     assert first == second
-    assert {"test/iou_0", "test/iou_1", "test/iou_2"} <= set(first)
+    assert {f"test/{measure}_{k}" for measure in ("iou", "dice") for k in range(3)} <= set(first)
 
 
 def test_predictions_are_small_masks() -> None:
