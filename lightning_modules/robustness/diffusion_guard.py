@@ -21,6 +21,7 @@ Source: Choi et al., DiffusionGuard: A Robust Defense Against Malicious Diffusio
 2410.05694, Equation 4 and Algorithm 1.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -47,6 +48,7 @@ from lightning_modules.whole_files import whole_file, write_text
 
 Objective = Literal["noise_norm", "encoder", "denoising_error", "random"]
 PROTECTING, EDITING, MEASURING = 0, 1, 2  # what an image's random numbers are for
+HASH = "hash_of_given"  # the key in a protected file's metadata
 
 
 def noise_norm(predicted: Tensor) -> Tensor:
@@ -92,7 +94,8 @@ class DiffusionGuard(LightningModule):
 
     `predict` writes `protected/<name>.png` into the run directory, in the size to which the data resize images. Images
     that are there already are left alone, so an interrupted run continues when it is started again with the same
-    `--run_directory`. With other settings of the attack, another inpainter, image size or precision it is refused.
+    `--run_directory`. With other settings of the attack, another inpainter, image size or precision it is refused, and
+    so is another image of the same name, or one with other masks: each file has the hash of what it was made from.
 
     `test` protects, lets the editor repaint both the protected and the given image with the same noise and prompt, and
     logs means over images, masks and prompts. The lower they are, the better is the protection:
@@ -130,7 +133,7 @@ class DiffusionGuard(LightningModule):
 
     Raises:
         ValueError: if an argument is out of range; in `fit`, if the inpainter has nothing to train; in `predict`, if
-            the run directory has images that were protected with other settings.
+            the run directory has images that were protected with other settings, or were others of the same names.
     """
 
     def __init__(
@@ -344,19 +347,34 @@ class DiffusionGuard(LightningModule):
 
     def predict_step(self, batch: ProtectedImageBatch, batch_idx: int) -> list[str]:
         """Writes the images of a batch that are not there yet, and returns their names."""
-        from torchvision.io import write_png
+        from PIL import Image
+        from PIL.PngImagePlugin import PngInfo
+        from torchvision.transforms.functional import to_pil_image
 
         directory = self.trainer.log_dir  # a fast_dev_run has none
         if directory is None:
             return []
-        folder = Path(directory, "protected")
-        rows = [row for row, name in enumerate(batch["name"]) if not (folder / f"{name}.png").is_file()]
+        files = [Path(directory, "protected", f"{name}.png") for name in batch["name"]]
+        hashes = [hash_of_given(*given) for given in zip(batch["image"], batch["regions"], strict=True)]
+        rows = []
+        for row, file in enumerate(files):
+            if not file.is_file():
+                rows.append(row)
+                continue
+            with Image.open(file) as kept:
+                if kept.info.get(HASH) != hashes[row]:
+                    raise ValueError(
+                        f"{file} was not made from the image and masks of that name that the data have now: remove it, "
+                        f"or protect into another run directory"
+                    )
         if not rows:
             return []
         guarded = self.protect(batch["image"][rows], batch["regions"][rows], batch["index"][rows])
-        for row, image in zip(rows, guarded.mul(255).round().byte().cpu(), strict=True):
-            with whole_file(folder / f"{batch['name'][row]}.png") as partial:
-                write_png(image, str(partial))
+        for row, image in zip(rows, levels(guarded).cpu(), strict=True):
+            metadata = PngInfo()
+            metadata.add_text(HASH, hashes[row])
+            with whole_file(files[row]) as partial:
+                to_pil_image(image).save(partial, pnginfo=metadata)
         return [batch["name"][row] for row in rows]
 
     def on_predict_end(self) -> None:
@@ -396,6 +414,20 @@ def ssim(edit: Tensor, other: Tensor) -> Tensor:
     found = structural_similarity_index_measure(edit, other, data_range=1.0, reduction="none")
     assert isinstance(found, Tensor)
     return found
+
+
+def levels(image: Tensor) -> Tensor:
+    """Images in [0, 1] in the 256 levels of a file, uint8."""
+    return image.mul(255).round().byte()
+
+
+def hash_of_given(image: Tensor, regions: Tensor) -> str:
+    """Changes with the levels of an image `[C, H, W]`, and with its regions `[R, H, W]`, apart from empty ones."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in (levels(image), regions[regions.flatten(1).any(dim=1)]):
+        digest.update(f"{tuple(part.shape)}".encode())
+        digest.update(part.cpu().contiguous().numpy().data)
+    return digest.hexdigest()
 
 
 def union(batch: ProtectedImageBatch) -> Tensor:

@@ -576,10 +576,10 @@ def test_a_folder_is_protected_and_resumed(
     assert change[~kept].max() == 0
     written = [file.read_bytes() for file in files]
     files[1].unlink()
-    Image.new("RGB", (16, 16)).save(files[0])  # what is there is left alone
+    made = files[0].stat().st_mtime_ns
     assert train.main(["predict", *common, "--run_directory", str(run)]) == 0
     assert files[1].read_bytes() == written[1]
-    assert not np.array(Image.open(files[0])).any()
+    assert files[0].stat().st_mtime_ns == made  # what is there is left alone
     capsys.readouterr()
     assert train.main(["predict", *common, "--model.epsilon", "0.01", "--run_directory", str(run)]) != 0
     assert "protected with epsilon 0.03137254901960784, and this run has 0.01" in capsys.readouterr().err
@@ -615,6 +615,34 @@ def test_a_folder_is_not_continued_with_another_inpainter_or_size(
     shutil.copytree(pipeline, moved)  # the same weights in another folder are the same inpainter
     assert train.main(["predict", *arguments(folder, moved), *run]) == 0
     assert file.exists()
+
+
+def test_other_images_of_the_same_names_are_not_taken_for_those_that_are_protected(
+    folder: Path, pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+
+    def protect(photos: Path) -> int:
+        options = ["--data.evaluation_batch_size", "2", "--run_directory", str(run)]
+        return train.main(["predict", *arguments(photos, pipeline), *options])
+
+    assert protect(folder) == 0
+    written = {file.name: file.read_bytes() for file in (run / "protected").iterdir()}
+    for changed in ("images/two.png", "masks/two/seen_hand.png"):
+        photos = tmp_path / Path(changed).stem
+        shutil.copytree(folder, photos)
+        pixels = np.array(Image.open(photos / changed))
+        pixels[5, 5] = 255 - pixels[5, 5]
+        pixels[:, 10] = 0
+        Image.fromarray(pixels).save(photos / changed)
+        capsys.readouterr()
+        assert protect(photos) != 0
+        assert f"{run / 'protected' / 'two.png'} was not made from the image and masks" in capsys.readouterr().err
+        assert {file.name: file.read_bytes() for file in (run / "protected").iterdir()} == written
+    # What protection does not know may be another: masks of unseen editors, and images beside the one, with more masks.
+    for name in ("images/two.png", "masks/two", "masks/one/unseen1.png", "prompts.json"):
+        (shutil.rmtree if (folder / name).is_dir() else Path.unlink)(folder / name)
+    assert protect(folder) == 0
 
 
 def test_what_predict_says_last_is_where_the_images_are(folder: Path, pipeline: Path, tmp_path: Path) -> None:
