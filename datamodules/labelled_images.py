@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from datamodules.augmentation import crop_and_flip, sample_uniform
 from datamodules.corruptions.label_noise import FromCSV, LabelNoise
+from datamodules.corruptions.seeded import seeded
 from datamodules.gathered_labels import gathered_labels
 from datamodules.global_batches import Request
 from datamodules.seeded_batches import SeededBatches, check_at_least
@@ -249,14 +250,13 @@ class LabelledImages(SeededBatches):
         self._check_labels(clean, "training")
         given = clean
         if self.label_noise is not None:
-            if self.label_noise.seed is None:
-                self.label_noise.seed = self.seed
+            noise = seeded(self.label_noise, self.seed)
             image = getattr(source, "image", None)
-            if isinstance(self.label_noise, FromCSV):
+            if isinstance(noise, FromCSV):
                 names = getattr(source, "names", None)
-                given = self.label_noise.apply(clean, self.num_classes, image, names, self.class_names)
+                given = noise.apply(clean, self.num_classes, image, names, self.class_names)
             else:
-                given = self.label_noise.apply(clean, self.num_classes, image)
+                given = noise.apply(clean, self.num_classes, image)
         self._given, self._clean = given, clean
         kept, held_out = stratified_split(clean, self.validation_fraction, self.seed)
         if len(kept) == 0:

@@ -18,6 +18,7 @@ from datamodules.augmentation import sample_uniform
 from datamodules.batches import IGNORED
 from datamodules.corrected_masks import LARGEST_IN_MEMORY, CorrectedMasks
 from datamodules.corruptions.mask_noise import MaskNoise, mask_noise_statistics
+from datamodules.corruptions.seeded import seeded
 from datamodules.gathered_labels import gathered_labels
 from datamodules.global_batches import Request
 from datamodules.seeded_batches import SeededBatches
@@ -192,9 +193,7 @@ class LabelledMasks(SeededBatches):
             prefetch_factor=prefetch_factor,
             seed=seed,
         )
-        self.mask_noise = mask_noise
-        if mask_noise is not None and mask_noise.seed is None:
-            mask_noise.seed = self.seed
+        self.mask_noise = None if mask_noise is None else seeded(mask_noise, self.seed)
         self._saved_corrections: dict[str, Tensor] | None = None
 
     @abstractmethod

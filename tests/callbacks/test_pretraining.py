@@ -45,8 +45,11 @@ def test_the_encoder_gets_the_weights_of_the_first_stage(tmp_path: Path) -> None
         assert not torch.equal(value, before[name])
     data = callback.data
     assert isinstance(data, PretrainingDigits)
-    assert data.label_noise is not None
-    assert (data.seed, data.label_noise.seed) == (7, 7)
+    expected = PretrainingDigits(label_noise=Symmetric(0.3), seed=7)
+    expected.setup("fit")
+    assert data.train_set is not None
+    assert expected.train_set is not None
+    assert torch.equal(data.train_set.label, expected.train_set.label)
     assert callback.model.trainer.current_epoch == 3
 
 

@@ -167,8 +167,10 @@ def test_a_second_run_with_another_seed_and_noise_computes_nothing(tmp_path: Pat
     noisy.setup("fit")
     noisy.setup("test")
     assert second._seen == 0
-    assert noisy.seed == noisy.label_noise.seed == 9  # type: ignore[union-attr]
     assert noisy.num_train_samples == 240
+    assert noisy.train_set is not None
+    drawn = Symmetric(0.5, seed=9).apply(MovedDigits().read_training().label, 10)
+    assert torch.equal(noisy.train_set.label, drawn[noisy.train_set.row])
     assert len(arrays(tmp_path)) == 2
 
 

@@ -189,10 +189,12 @@ def test_training_and_validation_labels_are_one_draw_of_the_noise() -> None:
 
 
 def test_noise_takes_the_seed_of_the_data_unless_it_has_its_own() -> None:
+    """Also where several data sets are given the same object."""
     own, linked = Symmetric(0.5, seed=7), Symmetric(0.5)
-    first, second = ready(Patterns(label_noise=own, seed=1)), ready(Patterns(label_noise=linked, seed=1))
-    assert (own.seed, linked.seed) == (7, 1)
-    assert not torch.equal(labels(first), labels(second))
+    for noise, seed, drawn in ((own, 1, 7), (linked, 1, 1), (linked, 2, 2)):
+        data = ready(Patterns(label_noise=noise, seed=seed))
+        truth = data.read_training().label
+        assert torch.equal(labels(data), Symmetric(0.5, seed=drawn).apply(truth, NUM_CLASSES))
 
 
 def test_labels_are_the_same_on_every_process_whatever_its_generators(tmp_path: Path) -> None:

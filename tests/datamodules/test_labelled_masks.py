@@ -329,6 +329,16 @@ def test_a_run_keeps_how_wrong_its_masks_were_made(tmp_path: Path) -> None:
     assert not (tmp_path / "clean" / "mask_noise.csv").exists()
 
 
+def test_noise_takes_the_seed_of_each_data_set_that_it_is_given_to_unless_it_has_its_own() -> None:
+    own, linked = ErosionDilation(seed=7), ErosionDilation()
+    for noise, seed, drawn in ((own, 1, 7), (linked, 1, 1), (linked, 2, 2)):
+        data = Shapes(mask_noise=noise, num_train=12, seed=seed)
+        data.setup("fit")
+        found = source(data)
+        assert found.clean is not None
+        assert torch.equal(found.given, ErosionDilation(seed=drawn).apply(found.clean, 3))
+
+
 # sources and arguments
 
 
