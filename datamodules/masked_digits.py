@@ -51,6 +51,11 @@ class MaskedDigits(Digits):
         end = None if self.num_test_images is None else self.train_size + self.num_test_images
         return self._read(slice(self.train_size, end))
 
+    def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        """Names the digits by their positions while these are still on the host."""
+        batch["name"] = [f"{index:05d}" for index in batch["index"].tolist()]
+        return batch
+
     def augmented(self, batch: dict[str, Any], visit: int) -> dict[str, Any]:
         batch = super().augmented(batch, visit)
         batch["regions"] = self._ellipses(sample_uniform(self.seed, visit, batch["index"], count=5, stream=3))[:, None]
@@ -65,7 +70,6 @@ class MaskedDigits(Digits):
             batch["regions"] = self._ellipses(seen)[:, None]
             batch["editor_keeps"] = torch.cat([batch["regions"], self._ellipses(unseen)[:, None]], dim=1)
         batch["prompt"] = [[""] for _ in index]
-        batch["name"] = [f"{int(i):05d}" for i in index] if index.device.type == "cpu" else [""] * len(index)
         return batch
 
     def _ellipses(self, uniform: Tensor) -> Tensor:
