@@ -253,8 +253,8 @@ class LabelledImages(SeededBatches):
             noise = seeded(self.label_noise, self.seed)
             image = getattr(source, "image", None)
             if isinstance(noise, FromCSV):
-                names = getattr(source, "names", None)
-                given = noise.apply(clean, self.num_classes, image, names, self.class_names)
+                names, known = getattr(source, "names", None), getattr(source, "clean_label", None)
+                given = noise.apply(clean, self.num_classes, image, names, self.class_names, known)
             else:
                 given = noise.apply(clean, self.num_classes, image)
         self._given, self._clean = given, clean

@@ -683,6 +683,23 @@ def test_a_label_report_gives_its_proposals_by_row_in_the_whole_set(tmp_path: Pa
         noise.apply(np.array([0, 1, 0, 0]), 2)
 
 
+def test_images_of_no_class_may_be_listed_as_such(tmp_path: Path) -> None:
+    path = tmp_path / "label_report.csv"
+    path.write_text("index,label,clean_label\n0,1,-1\n1,1,1\n2,0,0\n")
+    label, known = np.array([0, 1, 0]), torch.tensor([-1, 1, 0])
+    noise = FromCSV(str(path))
+    assert noise.apply(label, 2, clean_label=known).tolist() == [1, 1, 0]
+    assert noise.transition_matrix(2).tolist() == [[1.0, 0.0], [0.0, 1.0]]
+    for other_set in (None, torch.tensor([0, 1, -1])):
+        with pytest.raises(ValueError, match=r"differ from those of the data at 1 of 3 samples, first at 0"):
+            noise.apply(label, 2, clean_label=other_set)
+    with pytest.raises(ValueError, match=r"differ from those of the data at 1 of 3 samples, first at 1"):
+        noise.apply(np.array([0, 0, 0]), 2, clean_label=torch.tensor([-1, 0, 0]))
+    path.write_text("index,label,clean_label\n0,-1,0\n1,1,1\n2,0,0\n")
+    with pytest.raises(ValueError, match=r"label of .* must be in 0 ... 1, got -1"):
+        noise.apply(label, 2, clean_label=known)
+
+
 def test_a_missing_table_is_named() -> None:
     with pytest.raises(FileNotFoundError, match=r"nowhere.csv was not found: expected a CSV file"):
         FromCSV("nowhere.csv").apply(np.array([0, 1]), 2)

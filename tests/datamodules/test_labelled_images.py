@@ -12,6 +12,7 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
+from callbacks.label_report import LabelReport
 from datamodules.augmentation import crop_and_flip, sample_uniform
 from datamodules.cifar import CIFAR10, CIFAR100
 from datamodules.clothing1m import Clothing1M
@@ -23,6 +24,7 @@ from datamodules.labelled_images import ImagesInMemory, LabelledImages, stratifi
 from datamodules.mnist import MNIST
 from datamodules.second_view import SecondView
 from datamodules.seeded_batches import free_cores
+from datamodules.web_digits import WebDigits
 from datamodules.webvision import WebVision
 from experiments.run_directory import MetricsTable
 
@@ -261,6 +263,40 @@ def test_a_run_does_not_go_on_with_other_labels(tmp_path: Path, rank: int) -> No
     (tmp_path / "labels.csv").write_text(longer)
     with pytest.raises(ValueError, match=rf"labels.csv holds 41 labels, and those of {table} are 40"):
         resumed().setup("fit")
+
+
+class FirstClass(LightningModule):
+    """Proposes class 0 for every image."""
+
+    num_classes = 5
+
+    def forward(self, image: Tensor) -> Tensor:
+        return nn.functional.one_hot(torch.zeros(len(image), dtype=torch.int64), 5).float()
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None: ...
+
+
+def test_the_report_and_the_labels_of_a_run_with_foreign_images_label_another(tmp_path: Path) -> None:
+    first = WebDigits(label_noise=Symmetric(0.3), seed=0)
+    trainer = Trainer(
+        accelerator="cpu", logger=MetricsTable(tmp_path), callbacks=[LabelReport(num_images=1)],
+        enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
+    )  # fmt: skip
+    trainer.test(FirstClass(), datamodule=first, verbose=False)
+    proposals = FromCSV(str(tmp_path / "label_report.csv"), column="proposed", key="row")
+    for noise, expected in (
+        (proposals, torch.zeros(len(labels(first)))),
+        (FromCSV(str(tmp_path / "labels.csv")), None),
+    ):
+        again = WebDigits(label_noise=noise, seed=0)
+        again.setup("fit")
+        assert first.train_set is not None
+        assert again.train_set is not None
+        assert again.train_set.label.tolist() == (labels(first) if expected is None else expected).tolist()
+        assert torch.equal(again.train_set.clean_label, first.train_set.clean_label)
+        assert again.train_set.clean_label.min() == -1
+    with pytest.raises(ValueError, match="the two sets are not the same or not in the same order"):
+        WebDigits(label_noise=proposals, seed=1).setup("fit")  # replaces other images
 
 
 def test_clean_labels_are_not_written(tmp_path: Path) -> None:

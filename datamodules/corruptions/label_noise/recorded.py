@@ -116,12 +116,15 @@ class FromCSV:
         image: Tensor | None = None,
         names: Sequence[str] | None = None,
         class_names: Sequence[str] | None = None,
+        clean_label: Tensor | None = None,
     ) -> Tensor:
         """As every kind of label noise.
 
         Args:
             names: `[N]`, the samples' files, for tables by name.
             class_names: `[num_classes]`, for tables with names of classes.
+            clean_label: `[N]`, the true labels of a set with images of no class, -1 for those; a table may have -1 for
+                them, too, or the label that the set gives them.
         """
         table = self._read()
         true = checked_labels(label, num_classes)
@@ -129,21 +132,22 @@ class FromCSV:
         given = true.copy()
         given[row] = self._classes(table, self.column, num_classes, class_names)
         if "clean_label" in table:
-            recorded = true.copy()
-            recorded[row] = self._classes(table, "clean_label", num_classes, class_names)
+            recorded, known = true.copy(), true if clean_label is None else clean_label.numpy()
+            truth = self._truth(table, num_classes, class_names)
+            recorded[row] = np.where(truth == known[row], true[row], truth)
             check_order(self.path, recorded, true)
         return torch.from_numpy(given)
 
     def transition_matrix(self, num_classes: int) -> Tensor:
-        """Frequencies in the table, if it has the column `clean_label`."""
+        """Frequencies in the table, if it has the column `clean_label`; images of no class do not count."""
         table = self._read()
         if "clean_label" not in table:
             raise ValueError(
                 f"{self.path} has no column clean_label, so its transition matrix is unknown; "
                 "empirical_transition_matrix takes the true labels from elsewhere"
             )
-        clean, given = (self._classes(table, column, num_classes, None) for column in ("clean_label", self.column))
-        return empirical_transition_matrix(clean, given, num_classes)
+        clean, given = self._truth(table, num_classes, None), self._classes(table, self.column, num_classes, None)
+        return empirical_transition_matrix(clean[clean >= 0], given[clean >= 0], num_classes)
 
     def _header(self) -> list[str]:
         if not Path(self.path).is_file():
@@ -225,6 +229,13 @@ class FromCSV:
                 )
             label += meant
         return checked_labels(np.array(label, dtype=np.int64)[code], num_classes, f"{column} of {self.path}")
+
+    def _truth(self, table: pd.DataFrame, num_classes: int, class_names: Sequence[str] | None) -> np.ndarray:
+        """True labels `[n]`, -1 for an image of no class."""
+        stated = table["clean_label"].str.strip() != "-1"
+        truth = np.full(len(table), -1)
+        truth[stated] = self._classes(table[stated], "clean_label", num_classes, class_names)
+        return truth
 
 
 def load_arrays(path: str) -> dict[str, Any]:
