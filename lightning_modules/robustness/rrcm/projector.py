@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 
 class Projector(nn.Module):
-    """Linear-BatchNorm-ReLU twice, then linear; without biases where batch normalisation or nothing follows.
+    """Linear-BatchNorm-ReLU twice, then linear; no linear layer has a bias.
 
     Args:
         in_features: D, of the encoder's features.
@@ -26,7 +26,7 @@ class Projector(nn.Module):
             nn.Linear(in_features, hidden_features, bias=False),
             normalized(),
             nn.ReLU(),
-            nn.Linear(hidden_features, hidden_features),
+            nn.Linear(hidden_features, hidden_features, bias=False),
             normalized(),
             nn.ReLU(),
             nn.Linear(hidden_features, out_features, bias=False),
