@@ -7,7 +7,8 @@ all processes, half of that in float16). In each step the processes exchange the
 * K numbers.
 
 This is neither a parameter nor a buffer: DDP would overwrite what differs between processes with what process 0 has.
-It travels in the checkpoint, whole, and is sharded anew on loading, whatever the number of processes.
+It travels in the checkpoint, whole, and is sharded anew on loading, whatever the number of processes. Process 0
+collects it on the host, some rows at a time.
 """
 
 from collections.abc import Callable
@@ -17,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 _ROWS_AT_ONCE = 1 << 16
+"""Rows that process 0 gets from all processes at once, on its device, when it collects them."""
 
 
 def _processes() -> tuple[int, int]:
@@ -111,15 +113,15 @@ class PerSample:
         rank, world_size = _processes()
         if world_size == 1:
             return self._rows[:-1].cpu().clone()
-        owned = share_sizes(self.num_samples)
         everything = self._rows.new_empty(self.num_samples if rank == 0 else 0, self._rows.shape[1], device="cpu")
-        for first in range(0, max(owned), _ROWS_AT_ONCE):
-            counts = [min(max(count - first, 0), _ROWS_AT_ONCE) for count in owned]
-            chunk = gather_rows(self._rows[first : first + counts[rank]], counts)
-            if rank == 0:
-                for process, rows in enumerate(chunk.split(counts)):
-                    sample = torch.arange(len(rows)) * world_size + first * world_size + process
-                    everything[sample] = rows.cpu()
+        longest, at_once = share_sizes(self.num_samples)[0], max(_ROWS_AT_ONCE // world_size, 1)
+        for first in range(0, longest, at_once):
+            own = self._rows[first : min(first + at_once, longest)]  # equally many on all: there is one row more
+            chunk = [torch.empty_like(own) for _ in range(world_size)] if rank == 0 else None
+            dist.gather(own, chunk)
+            for process, rows in enumerate(chunk or ()):
+                place = everything[first * world_size + process : (first + len(own)) * world_size : world_size]
+                place.copy_(rows[: len(place)])
         return everything
 
     def load(self, everything: Tensor) -> None:
