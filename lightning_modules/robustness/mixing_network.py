@@ -23,33 +23,13 @@ import torch
 from scipy.special import logit
 from torch import Tensor, nn
 
+from lightning_modules.global_rows import global_sum
 from lightning_modules.networks.adaptation import frozen
 from lightning_modules.networks.mlp import MLP
 from lightning_modules.networks.preact_resnet import PreActBlock
 from lightning_modules.robustness.mixing import Mixed, log_mixture
 
 CLAMP_DEVIATIONS = 0.6
-
-
-class SumOverProcesses(torch.autograd.Function):
-    """The sum of a tensor over all processes; its gradient is summed likewise."""
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor) -> Tensor:
-        value = value.clone()
-        torch.distributed.all_reduce(value)
-        return value
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        gradient = gradient.clone()
-        torch.distributed.all_reduce(gradient)
-        return gradient
-
-
-def sum_over_processes(value: Tensor) -> Tensor:
-    """Differentiable; the value itself in a single process."""
-    return SumOverProcesses.apply(value) if torch.distributed.is_initialized() else value
 
 
 class ClampedBatchNorm(nn.Module):
@@ -74,13 +54,13 @@ class ClampedBatchNorm(nn.Module):
         """Maps `[B]` to `[B]`; in training there must be at least two images over all processes."""
         if not self.training:
             return (raw - self.running_mean) / (self.running_var + self.eps).sqrt()
-        count = sum_over_processes(torch.ones_like(raw).sum())
+        count = global_sum(torch.ones_like(raw).sum())
         with torch.no_grad():
-            mean = sum_over_processes(raw.sum()) / count
-            reach = CLAMP_DEVIATIONS * (sum_over_processes((raw - mean).square().sum()) / (count - 1)).sqrt()
+            mean = global_sum(raw.sum()) / count
+            reach = CLAMP_DEVIATIONS * (global_sum((raw - mean).square().sum()) / (count - 1)).sqrt()
         clamped = raw.clamp(mean - reach, mean + reach)
-        mean = sum_over_processes(clamped.sum()) / count
-        variance = sum_over_processes((clamped - mean).square().sum()) / count
+        mean = global_sum(clamped.sum()) / count
+        variance = global_sum((clamped - mean).square().sum()) / count
         with torch.no_grad():
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
             unbiased = variance * count / (count - 1)
