@@ -287,6 +287,7 @@ class StableDiffusionInpainter(Inpainter):
             num_inference_steps=self.num_inference_steps,
             guidance_scale=self.guidance_scale,
             latents=noise,
-            generator=torch.Generator().manual_seed(0),
+            # Of the encoding, one for each image: what is drawn must not depend on its row in the batch.
+            generator=[torch.Generator().manual_seed(0) for _ in prompts],
             output_type="pt",
         ).images.clamp(0, 1)

@@ -410,6 +410,19 @@ def test_its_editor_sees_what_protection_blanks(
     torch.testing.assert_close(seen[-1], 2 * inpainter.blanked(image, keep) - 1)
 
 
+def test_its_edit_of_an_image_is_the_same_in_whatever_batch(pipeline: Path) -> None:
+    inpainter = StableDiffusionInpainter(str(pipeline), num_inference_steps=2).double()
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(3, 3, 16, 16, generator=generator, dtype=torch.float64)
+    noise = torch.randn(3, 4, 8, 8, generator=generator, dtype=torch.float64)
+    keep = torch.zeros(3, 1, 16, 16, dtype=torch.float64)
+    keep[:, :, 2:12, 3:13] = 1
+    prompts = ["a cat", "a", "cat"]
+    together = inpainter.edit(image, keep, prompts, noise)
+    alone = [inpainter.edit(image[row, None], keep[row, None], [prompts[row]], noise[row, None]) for row in range(3)]
+    torch.testing.assert_close(together, torch.cat(alone))
+
+
 def test_a_pipeline_that_does_not_fit_is_named(pipeline: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no diffusers network"):
         StableDiffusionInpainter(str(tmp_path / "nowhere"))
@@ -804,3 +817,16 @@ def test_the_first_test_digits_may_be_taken_alone() -> None:
         assert torch.equal(batches[0][key], batches[1][key][:5])
     with pytest.raises(ValueError, match="num_test_images must be at least 1, got 0"):
         MaskedDigits(num_test_images=0)
+
+
+def test_digits_have_their_names_on_any_device() -> None:
+    data = MaskedDigits(num_test_images=3, evaluation_batch_size=2)
+    data.setup("predict")
+    loader = data.predict_dataloader()
+    data.trainer = SimpleNamespace(lightning_module=SimpleNamespace(dtype=torch.float32))  # type: ignore[assignment]
+    for batch, names in zip(loader, (["00000", "00001"], ["00002"]), strict=True):
+        on_host = data.on_before_batch_transfer(batch, 0)
+        moved = data.transfer_batch_to_device(on_host, torch.device("meta"), 0)
+        batch = data.on_after_batch_transfer(moved, 0)
+        assert batch["image"].device.type == batch["regions"].device.type == "meta"
+        assert batch["name"] == names
