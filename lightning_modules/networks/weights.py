@@ -51,7 +51,7 @@ def weights_file(path: str | Path) -> Path:
     return path
 
 
-def read_weights(path: str | Path, prefix: str = "") -> dict[str, Tensor]:
+def read_weights(path: str | Path, prefix: str = "", renamed: Mapping[str, str] | None = None) -> dict[str, Tensor]:
     """A state dict from a local file, on the CPU.
 
     Args:
@@ -59,10 +59,12 @@ def read_weights(path: str | Path, prefix: str = "") -> dict[str, Tensor]:
             are also found inside it, under `state_dict` as in Lightning's checkpoints, `model_state_dict` or `model`;
             `module.` and `_orig_mod.` before all keys are removed.
         prefix: keeps the keys that start with it, after that or as they stand in the file, and removes it from them.
+        renamed: other beginnings for what is left of the keys.
 
     Raises:
         FileNotFoundError: if there are no weights at `path`.
-        ValueError: if the file is damaged, holds anything but tensors, or no key starts with `prefix`.
+        ValueError: if the file is damaged, holds anything but tensors, or no key starts with `prefix` or with a
+            beginning in `renamed`.
     """
     file = weights_file(path)
     try:
@@ -84,6 +86,10 @@ def read_weights(path: str | Path, prefix: str = "") -> dict[str, Tensor]:
     kept = below(weights, prefix) or below(content, prefix)
     if not kept:
         raise ValueError(f"prefix {prefix!r} begins no key of {file}, whose keys are: {listed(weights)}")
+    for old, new in (renamed or {}).items():
+        if not below(kept, old):
+            raise ValueError(f"renamed: {old!r} begins no key of {file}, whose keys are: {listed(kept)}")
+        kept = {new + key.removeprefix(old) if key.startswith(old) else key: value for key, value in kept.items()}
     return kept
 
 
@@ -92,7 +98,7 @@ def below(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
 
 
-def with_weights(network: nn.Module, path: str, prefix: str = "") -> nn.Module:
+def with_weights(network: nn.Module, path: str, prefix: str = "", renamed: dict[str, str] | None = None) -> nn.Module:
     """A network with weights from a local file, all of them and nothing else.
 
     On the meta device, where parameters have no values, nothing is read.
@@ -102,17 +108,19 @@ def with_weights(network: nn.Module, path: str, prefix: str = "") -> nn.Module:
         path: a `.safetensors`, `.pt`, `.pth`, `.ckpt`, `.bin` or `.tar` file, or a folder with one such file.
         prefix: keeps the keys that start with it, and removes it from them: `network.` for the network of a Lightning
             module.
+        renamed: other beginnings for what is left of the keys: `{fc.: linear.}` for the classifier of a ResNet whose
+            last layer has another name.
 
     Returns:
         `network` itself.
 
     Raises:
         FileNotFoundError: if there are no weights at `path`.
-        ValueError: if the file is damaged or names are missing, unexpected or of another shape.
+        ValueError: if the file is damaged, or names are missing, unexpected, of another shape or not there to rename.
     """
     if any(parameter.is_meta for parameter in network.parameters()):
         return network
-    weights = read_weights(path, prefix)
+    weights = read_weights(path, prefix, renamed)
     if isinstance(network, Normalized) and not any(key.startswith("network.") for key in weights):
         load(network.network, weights, path)
     else:

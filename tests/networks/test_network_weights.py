@@ -59,6 +59,18 @@ def test_every_layout_gives_the_saved_network(layout: str, tmp_path: Path) -> No
     assert same(saved, loaded)
 
 
+def test_published_networks_of_randomised_smoothing_load_with_their_own_names(tmp_path: Path) -> None:
+    """As the configs of DRS and consistency name them: a normalisation without state, then a ResNet that ends in fc."""
+    saved, loaded = CIFARResNet(8, shortcut="B"), Normalized(CIFARResNet(8, shortcut="B"), [0.5] * 3, [0.25] * 3)
+    published = {f"1.{key.replace('linear.', 'fc.')}": value for key, value in saved.state_dict().items()}
+    file = {"epoch": 90, "arch": "cifar_resnet110", "state_dict": published, "optimizer": {"state": {}}}
+    torch.save(file, tmp_path / "checkpoint.pth.tar")
+    with_weights(loaded, str(tmp_path / "checkpoint.pth.tar"), "1.", {"fc.": "linear."})
+    assert same(saved, loaded)
+    with pytest.raises(ValueError, match=r"renamed: 'head\.' begins no key of .*checkpoint\.pth\.tar.*: conv1\.weight"):
+        read_weights(tmp_path / "checkpoint.pth.tar", "1.", {"head.": "linear."})
+
+
 def test_a_normalized_network_takes_its_own_keys_and_those_of_the_network_inside(tmp_path: Path) -> None:
     saved = Normalized(network(0), [0.5], [0.5])
     save_file(saved.network.state_dict(), tmp_path / "inside.safetensors")
