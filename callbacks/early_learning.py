@@ -40,9 +40,9 @@ class EarlyLearning(Callback):
     the fits are means of the IoU over the categories that occur) and `early_learning/ended`, the number of categories
     whose early learning has ended; what needs true labels only where they are known. It writes `early_learning.csv`
     (columns epoch, category, fit_given, fit_true, memorized, ended; an unknown value is empty) and draws
-    `figures/early_learning.png` in the run directory. Where labels can be corrected (a batch has `original_label`) and
-    true ones are known, it also logs how right the labels that were trained on are: `train/label_miou` for pixels,
-    `train/label_accuracy` for samples.
+    `figures/early_learning.png` in the run directory, and neither without a logger. Where labels can be corrected (a
+    batch has `original_label`) and true ones are known, it also logs how right the labels that were trained on are:
+    `train/label_miou` for pixels, `train/label_accuracy` for samples.
 
     When early learning ends for some categories, once for each, it calls `on_early_learning_end(categories, epoch)` of
     the module if that is a `LabelCorrector`, and `on_early_learning_end(trainer, pl_module, categories)` of the
@@ -157,7 +157,8 @@ class EarlyLearning(Callback):
             raise ValueError(
                 f"EarlyLearning: interval {self.interval} needs a loader of known length; leave it out to record epochs"
             )
-        self._directory = Path(trainer.log_dir) if trainer.log_dir else None
+        directory = trainer.log_dir if trainer.loggers else None  # broadcast: every process asks
+        self._directory = Path(directory) if directory else None
         if self._window is None:
             self._window = torch.zeros(ROWS, self.num_classes, dtype=torch.int64)
         self._window = self._window.to(pl_module.device)

@@ -31,8 +31,8 @@ class LabelCorrectionFigure(Callback):
 
     It draws when early learning ends for some categories, after their labels were corrected (where the callback
     `EarlyLearning` says so), to `figures/label_correction_epoch_<epoch>.png` in the run directory, and at the end of
-    training to `figures/label_correction.png`. Predictions are made in evaluation mode. True labels are left out where
-    they are not known.
+    training to `figures/label_correction.png`; without a logger it draws nothing. Predictions are made in evaluation
+    mode. True labels are left out where they are not known.
 
     Args:
         num_images: rows; images are taken from the training set at equal distances.
@@ -61,7 +61,7 @@ class LabelCorrectionFigure(Callback):
         self._draw(trainer, pl_module, "label_correction.png")
 
     def _draw(self, trainer: Trainer, pl_module: LightningModule, name: str) -> None:
-        directory = trainer.log_dir  # on every process: it is broadcast
+        directory = trainer.log_dir if trainer.loggers else None  # broadcast: every process asks
         if directory is None or not trainer.is_global_zero:
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]

@@ -29,6 +29,7 @@ from callbacks.early_learning_curve import (
     start_shift,
 )
 from callbacks.early_learning_figure import draw_early_learning
+from experiments.run_directory import MetricsTable
 
 # the curve
 
@@ -377,9 +378,8 @@ def trainer_in(directory: Path, *callbacks: Callback, processes: int = 1, max_ep
         devices=processes,
         strategy="ddp_fork" if processes > 1 else "auto",
         max_epochs=max_epochs,
-        default_root_dir=directory,
         callbacks=list(callbacks),
-        logger=False,
+        logger=MetricsTable(directory),
         enable_progress_bar=False,
         enable_model_summary=False,
         enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),

@@ -370,7 +370,7 @@ def fit(
     epochs: int = 5,
     processes: int = 1,
     resume: Path | None = None,
-    logger: Any = False,
+    **settings: Any,
 ) -> Trainer:
     """Trains on 14 images in batches of 5, 5 and 4, in double precision."""
     trainer = Trainer(
@@ -381,12 +381,12 @@ def fit(
         max_epochs=epochs,
         default_root_dir=directory,
         callbacks=[EarlyLearning(r=0.0, reference="current", background=0), *callbacks],
-        logger=logger,
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         log_every_n_steps=1,
+        **{"logger": False} | settings,
     )
     data = Shapes(5, ErosionDilation(1, 1), num_train=NUM_TRAIN, num_test=2, image_size=16, seed=0)
     trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
@@ -502,6 +502,11 @@ def test_pictures_are_drawn_when_early_learning_ends_and_at_the_end(tmp_path: Pa
     picture = imread(Path(str(trainer.log_dir), "figures", found[1]))
     assert min(picture.shape[:2]) > 300
     assert picture[..., :3].std() > 0.05
+
+
+def test_without_a_logger_nothing_is_written(tmp_path: Path) -> None:
+    fit(small_adele("training"), tmp_path, LabelCorrectionFigure(3), epochs=3, enable_checkpointing=False)
+    assert list(tmp_path.iterdir()) == []
 
 
 # what is refused
