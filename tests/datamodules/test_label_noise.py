@@ -596,7 +596,9 @@ def test_a_table_without_clean_labels_needs_only_the_length(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "must have the columns index,label"),
+        ("", r"cannot be read \(No columns to parse from file\): expected a CSV file in UTF-8 whose first row"),
+        ("index,label\n0,1\n1,0,1\n", r"cannot be read \(.*line 3, saw 3\): expected a CSV file in UTF-8"),
+        ("index,label,label\n0,1,0\n1,0,0\n", "has the column label twice"),
         ("index,class\n0,1\n", r"index,label\[,clean_label\], and has no label: got index,class"),
         ("index,label\n0,cat\n1,0\n", "label of .* is 'cat', which is not the number or the name of a class"),
         ("index,label\n0,1\n1\n", "label of .* is '', which is not the number or the name of a class"),
@@ -672,6 +674,36 @@ def test_columns_of_a_label_report_that_end_in_name_hold_names(tmp_path: Path) -
     assert noise.apply(label, 12, class_names=TWELVE).tolist() == [4]
     with pytest.raises(ValueError, match=r"proposed_name of .* is '2', which is not the name of a class"):
         noise.apply(label, 12)
+
+
+def test_names_of_a_table_by_position_must_be_those_of_the_set(tmp_path: Path) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text("index,name,label\n1,b.png,1\n0,a.png,0\n")
+    label, noise = np.array([0, 0]), FromCSV(str(path))
+    assert noise.apply(label, 2).tolist() == [0, 1]
+    assert noise.apply(label, 2, names=["a.png", "b.png"]).tolist() == [0, 1]
+    with pytest.raises(ValueError, match=r"has b.png at index 1, and this set has a.png there; `key: name`"):
+        noise.apply(label, 2, names=["b.png", "a.png"])
+    by_name = FromCSV(str(path), key="name")
+    assert by_name.apply(label, 2, names=["b.png", "a.png"]).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16"])
+def test_a_table_in_another_encoding_is_named(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text("name,label\na.png,B\xe4r\n", encoding=encoding)
+    with pytest.raises(
+        ValueError, match=r"labels.csv cannot be read \('utf-8' codec .*\): expected a CSV file in UTF-8"
+    ):
+        FromCSV(str(path)).apply(np.array([0]), 2, names=["a.png"])
+    path.write_text("name,label\na.png,B\xe4r\n", encoding="utf-8-sig")
+    assert FromCSV(str(path)).apply(np.array([0]), 2, names=["a.png"], class_names=["A", "B\xe4r"]).tolist() == [1]
+
+
+def test_a_table_may_lie_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "labels.csv").write_text("index,label\n0,1\n")
+    assert FromCSV("~/labels.csv").apply(np.array([0]), 2).tolist() == [1]
 
 
 def test_a_label_report_gives_its_proposals_by_row_in_the_whole_set(tmp_path: Path) -> None:

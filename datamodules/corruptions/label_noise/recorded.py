@@ -1,6 +1,6 @@
 """Labels that were recorded rather than drawn: human annotations of CIFAR, and any user's table."""
 
-import csv
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,7 +41,7 @@ class HumanCIFARN:
     def __init__(self, path: str, kind: AnnotationKind) -> None:
         if kind not in get_args(AnnotationKind):
             raise ValueError(f"kind must be one of {', '.join(get_args(AnnotationKind))}, got {kind}")
-        self.path = path
+        self.path = os.path.expanduser(path)
         self.kind = kind
 
     def apply(self, label: np.ndarray | Tensor, num_classes: int, image: Tensor | None = None) -> Tensor:
@@ -78,10 +78,11 @@ class FromCSV:
     where images were held out, `partial: true`; its `index` counts the training split alone.
 
     Args:
-        path: CSV file with a header.
+        path: CSV file with a header, in UTF-8.
         column: that holds the labels.
         key: column that says which sample: `index` or `row`, its position in the whole set before any split, or `name`,
-            its file as `labels.csv` has it. None takes `index`, and `name` in a table without one.
+            its file as `labels.csv` has it. None takes `index`, and `name` in a table without one. The names of a table
+            by position must be those of the set there, if it has names.
         partial: samples that the table leaves out keep the label of the data; else it must have each of them.
         classes: whether the table writes a class as its `number` or its `name`. None takes what fits a whole column,
             and refuses one that both fit with different classes, as may be where folders are named 1 ... 12. A column
@@ -98,7 +99,7 @@ class FromCSV:
         partial: bool = False,
         classes: Literal["number", "name"] | None = None,
     ) -> None:
-        self.path = path
+        self.path = os.path.expanduser(path)
         self.column = column
         self.key = key
         self.partial = partial
@@ -107,7 +108,7 @@ class FromCSV:
     @property
     def truth_known(self) -> bool:
         """Whether the table says which labels are true."""
-        return "clean_label" in self._header()
+        return "clean_label" in self._read()
 
     def apply(
         self,
@@ -149,34 +150,37 @@ class FromCSV:
         clean, given = self._truth(table, num_classes, None), self._classes(table, self.column, num_classes, None)
         return empirical_transition_matrix(clean[clean >= 0], given[clean >= 0], num_classes)
 
-    def _header(self) -> list[str]:
+    def _read(self) -> pd.DataFrame:
+        """The table, as text."""
         if not Path(self.path).is_file():
             raise FileNotFoundError(
                 f"{self.path} was not found: expected a CSV file with the columns index,label[,clean_label]"
             )
-        with open(self.path, encoding="utf-8-sig", newline="") as file:
-            return [name.strip() for name in next(csv.reader(file), [])]
-
-    def _key(self) -> str:
-        return self.key or ("name" if "index" not in (header := self._header()) and "name" in header else "index")
-
-    def _read(self) -> pd.DataFrame:
-        """The columns that count, as text."""
-        header = self._header()
-        needed = [self._key(), self.column]
-        if missing := [name for name in needed if name not in header]:
+        try:
+            rows = pd.read_csv(self.path, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        except ValueError as error:  # of pandas, too, and of text in another encoding
             raise ValueError(
-                f"{self.path} must have the columns {','.join(needed)}[,clean_label], and has no {missing[0]}: "
-                f"got {','.join(header)}"
-            )
-        table = pd.read_csv(
-            self.path, names=header, header=0, index_col=False, dtype=str, keep_default_na=False, encoding="utf-8-sig"
-        )
-        return table[[name for name in (*needed, "clean_label") if name in header]].fillna("")
+                f"{self.path} cannot be read ({str(error).strip()}): expected a CSV file in UTF-8 whose first row "
+                "names the columns of all others, such as index,label"
+            ) from error
+        header = rows.iloc[0].str.strip().tolist()
+        table = rows.iloc[1:].set_axis(header, axis=1).fillna("").reset_index(drop=True)
+        for needed in (self._key(table), self.column):
+            if needed not in header:
+                raise ValueError(
+                    f"{self.path} must have the columns {self._key(table)},{self.column}[,clean_label], and has no "
+                    f"{needed}: got {','.join(header)}"
+                )
+        if twice := [name for name in header if header.count(name) > 1]:
+            raise ValueError(f"{self.path} has the column {twice[0]} twice")
+        return table
+
+    def _key(self, table: pd.DataFrame) -> str:
+        return self.key or ("name" if "index" not in table and "name" in table else "index")
 
     def _rows(self, table: pd.DataFrame, samples: int, names: Sequence[str] | None) -> np.ndarray:
         """The position in the set of each row of the table."""
-        key = self._key()
+        key = self._key(table)
         if key == "name":
             if names is None:
                 raise ValueError(f"{self.path} labels files by name, and the samples of this set have no names")
@@ -191,6 +195,13 @@ class FromCSV:
                 outside = table[key][~found.isin(range(samples))].iloc[0]
                 raise ValueError(f"{key} in {self.path} must be in 0 ... {samples - 1}, got {outside!r}")
         row = found.to_numpy(dtype=np.int64)
+        if names is not None and "name" in table:
+            here = np.array(names, dtype=object)[row]
+            if len(other := np.flatnonzero(table["name"] != here)):
+                raise ValueError(
+                    f"{self.path} has {table['name'][other[0]]} at {key} {row[other[0]]}, and this set has "
+                    f"{here[other[0]]} there; `key: name` goes by the files"
+                )
         listed = np.bincount(row, minlength=samples)
         if listed.max() > 1:
             raise ValueError(f"{key} {table[key][row == listed.argmax()].iloc[0]} occurs twice in {self.path}")
