@@ -82,6 +82,18 @@ def test_web_images_are_tested_at_the_size_that_each_script_has(key: str, view: 
     }
 
 
+def test_strong_views_are_as_strong_as_the_authors() -> None:
+    """RandAugment of magnitude 6 for mini-ImageNet, which CNWL is made of, and 4 for the other sets."""
+    models = {path.stem: read(path.stem)["model"] for path in CONFIGS.glob("*.yaml") if path.stem != "claim"}
+    found = {
+        key: model["init_args"]["strong_view"]["init_args"]["magnitude"]
+        for key, model in models.items()
+        if "strong_view" in model["init_args"]
+    }
+    assert found == {key: 6 if key.startswith("cnwl") else 4 for key in found}
+    assert {"cnwl", "cnwl_clip", "cifar100_web_noise", "webvision", "webvision_pls", "web_bird"} <= set(found)
+
+
 def test_settings_of_clip_are_those_of_the_authors() -> None:
     config = read("cnwl_clip")
     model, data = config["model"]["init_args"], config["data"]["init_args"]
