@@ -1,3 +1,6 @@
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -77,6 +80,28 @@ def test_without_momentum_the_target_is_the_prediction() -> None:
     probability = clamped_softmax(torch.randn(B, K, dtype=torch.float64))
     target = updated_target(torch.rand(B, K, dtype=torch.float64), probability, momentum=0.0)
     torch.testing.assert_close(target, probability / probability.sum(dim=1, keepdim=True))
+
+
+def test_a_clamped_prediction_is_made_to_sum_to_one_again() -> None:
+    probability = clamped_softmax(torch.tensor([[20.0, 0.0, 0.0]], dtype=torch.float64))
+    target = updated_target(torch.tensor([[0.2, 0.3, 0.1]], dtype=torch.float64), probability, momentum=0.7)
+    expected = [0.14 + 0.3 * 0.9999 / 1.0001, 0.21 + 0.3 * 0.0001 / 1.0001, 0.07 + 0.3 * 0.0001 / 1.0001]
+    torch.testing.assert_close(target, torch.tensor([expected], dtype=torch.float64), rtol=0, atol=1e-12)
+
+
+def test_a_step_adds_lambda_times_the_term_to_cross_entropy() -> None:
+    """Of an image that is seen for the second time, with beta .9: t = .1 (.9 p_before + p)."""
+    module = ELR(torch.nn.Flatten(), num_classes=3, strength=4.0, momentum=0.9)
+    module.log = lambda *arguments, **options: None  # type: ignore[method-assign, assignment]
+    module.targets = PerSample(4, 3, "cpu", torch.float64)
+    logits = torch.tensor([[[2.0, 0.5, -1.0], [0.0, 1.0, 0.3]], [[1.0, 1.5, -0.5], [-1.0, 2.0, 0.0]]]).double()
+    batch: Any = {"label": torch.tensor([0, 2]), "index": torch.tensor([3, 1]), "global_size": 2}
+    for image in logits:
+        loss = module.training_step({**batch, "image": image[:, :, None, None]}, 0)["loss"]
+    before, p = np.exp(logits.numpy()) / np.exp(logits.numpy()).sum(axis=2, keepdims=True)
+    cross_entropy = -np.log(p[[0, 1], [0, 2]]).mean()
+    term = np.log(1 - (0.1 * (0.9 * before + p) * p).sum(axis=1)).mean()
+    assert float(loss) == pytest.approx(cross_entropy + 4 * term, abs=1e-12)
 
 
 def test_memory_belongs_to_the_sample_and_not_to_its_place_in_the_batch() -> None:
