@@ -36,14 +36,13 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from scipy.special import ndtri
 from torch import Tensor
 
 from datamodules.batches import LabelledImageBatch, global_size, share
 from lightning_modules.classifier_steps import ClassifierSteps, accuracies
 from lightning_modules.default_optimization import adamw, constant
 from lightning_modules.robustness.attacks import Norm, require_gradients
-from lightning_modules.robustness.mixing import Mixed, tight_smoothing_radius
+from lightning_modules.robustness.mixing import Mixed, smoothing_radius, tight_smoothing_radius
 from lightning_modules.robustness.mixing_attacks import drawn_steps, randomised_attack, run_seed
 from lightning_modules.robustness.mixing_network import Mixture
 
@@ -205,9 +204,10 @@ class AdaptiveSmoothing(ClassifierSteps, LightningModule):
         return self.network.robust_logits(noisy.to(next(self.network.robust.parameters()).dtype))[None]
 
     def certified_radius(self, probability: Sequence[float], sigma: float) -> float:
+        p = probability[0]
         if self.radius == "tight":
-            return float(tight_smoothing_radius(probability[0], self.least_alpha, sigma))
-        return float(sigma * ndtri(self.least_alpha * probability[0]))
+            return float(tight_smoothing_radius(p, self.least_alpha, sigma))
+        return float(smoothing_radius(p, 1 - p, self.least_alpha, sigma))
 
     def configure_optimizers(self):
         optimizer = self.optimizer(filter(lambda parameter: parameter.requires_grad, self.network.parameters()))

@@ -3,10 +3,11 @@
     f(x) = log((1 - alpha) softmax(s_g g(x)) + alpha softmax(s_h h(x))),   alpha in [0, 1].
 
 With h the robust classifier's probabilities, f gives class y wherever h_y - h_i >= (1 - alpha) / alpha for all other i,
-whatever g says. That takes alpha > 1/2: up to there g can outvote h. Hence two radii around x, with y = argmax h(x):
+whatever g says. That takes alpha > 1/2: up to there g can outvote h. Hence two radii around x, with y = argmax h(x);
+a negative one means none:
 
-    Lipschitz:   r = min_i [alpha (h_y - h_i) + alpha - 1]_+ / (alpha (L_y + L_i)),   L_i the constant of h_i;
-    smoothing:   r = sigma/2 [Phi^-1(alpha h_y) - Phi^-1(alpha h_2 + 1 - alpha)]_+,   h(x) = E[k(x + sigma e)], k in
+    Lipschitz:   r = min_i [alpha (h_y - h_i) + alpha - 1] / (alpha (L_y + L_i)),   L_i the constant of h_i;
+    smoothing:   r = sigma/2 [Phi^-1(alpha h_y) - Phi^-1(alpha h_2 + 1 - alpha)],   h(x) = E[k(x + sigma e)], k in
                  [0, 1]^K, h_2 the second largest.
 
 g is evaluated at x itself and is not smoothed. With h_2 <= 1 - h_y the second radius is sigma Phi^-1(alpha h_y). It is
@@ -100,35 +101,30 @@ def lipschitz_radius(probability: Tensor, lipschitz: float | Tensor, alpha: floa
         alpha: weight of h, in [0, 1].
 
     Returns:
-        `[B]`, at least 0.
+        `[B]`: negative for none.
     """
-    if alpha == 0:
-        return torch.zeros_like(probability[:, 0])
     constant = torch.as_tensor(lipschitz, dtype=probability.dtype, device=probability.device).expand_as(probability)
     best = probability.argmax(dim=1, keepdim=True)
     margin = probability.gather(1, best) - probability
-    radius = (alpha * margin + alpha - 1).clamp(min=0) / (alpha * (constant.gather(1, best) + constant))
+    radius = (alpha * margin + alpha - 1) / (alpha * (constant.gather(1, best) + constant))
     return radius.scatter(1, best, math.inf).amin(dim=1)
 
 
 def smoothing_radius(first: ArrayLike, second: ArrayLike, alpha: float, sigma: float) -> NDArray[np.float64]:
     """l2 radius within which a mixture with a smoothed robust classifier keeps the class of h.
 
-    The two-sided form, for callers that bound the second class as well. No module calls it: certification here bounds
-    the first alone.
-
     Args:
         first: h_y or a lower bound of it, in [0, 1].
-        second: the second largest h_i or an upper bound of it, in [0, 1].
+        second: the second largest h_i or an upper bound of it, in [0, 1]; where h_y alone is bounded, 1 - `first`.
         alpha: weight of h, in [0, 1].
         sigma: standard deviation of the noise, in pixel units.
 
     Returns:
-        In pixel units, 0 for none; always 0 for alpha up to 1/2.
+        In pixel units: negative for none. It is never positive for alpha up to 1/2.
     """
     first, second = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
     # Phi^-1(alpha h_2 + 1 - alpha) is -Phi^-1(alpha (1 - h_2)), which loses no digits near 1.
-    return np.maximum(sigma / 2 * (ndtri(alpha * first) + ndtri(alpha * (1 - second))), 0.0)
+    return sigma / 2 * (ndtri(alpha * first) + ndtri(alpha * (1 - second)))
 
 
 def tight_smoothing_radius(first: ArrayLike, alpha: float, sigma: float) -> NDArray[np.float64]:

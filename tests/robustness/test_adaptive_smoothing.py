@@ -120,8 +120,9 @@ def test_up_to_one_half_any_class_can_be_outvoted(alpha: float) -> None:
     h, g = torch.tensor([[0.999, 0.0005, 0.0005]]), torch.tensor([[0.0, 1.0, 0.0]])
     assert needed_margin(alpha) >= 1
     assert log_mixture(g.log(), h.log(), alpha).argmax() == 1
-    assert lipschitz_radius(h, 1.0, alpha) == 0
-    assert smoothing_radius(0.999, 0.0005, alpha, 0.5) == 0
+    assert lipschitz_radius(h, 1.0, alpha) < 0
+    assert smoothing_radius(0.999, 0.0005, alpha, 0.5) < 0
+    assert tight_smoothing_radius(0.999, alpha, 0.5) < 0
 
 
 # radii
@@ -132,18 +133,17 @@ def test_up_to_one_half_any_class_can_be_outvoted(alpha: float) -> None:
 def test_smoothing_radius(p: float, share: float, alpha: float, sigma: float) -> None:
     second = share * min(p, 1 - p)
     radius = float(smoothing_radius(p, second, alpha, sigma))
-    assert radius >= 0
     assert radius <= float(smoothing_radius(p, second, min(alpha + 0.05, 1), sigma)) + 1e-9
     if alpha <= 0.5:
-        assert radius == 0
+        assert radius < 0
     # The form of the authors' code, with mu = (1 - alpha) / alpha.
     mu = (1 - alpha) / alpha
     published = sigma / 2 * (stats.norm.ppf(p / (1 + mu)) - stats.norm.ppf((second + mu) / (1 + mu)))
-    assert radius == pytest.approx(max(published, 0), rel=1e-7, abs=1e-9)
+    assert radius == pytest.approx(published, rel=1e-7, abs=1e-9)
     two_class = sigma / 2 * (stats.norm.ppf(p) - stats.norm.ppf(second))
-    assert float(smoothing_radius(p, second, 1.0, sigma)) == pytest.approx(max(two_class, 0))
+    assert float(smoothing_radius(p, second, 1.0, sigma)) == pytest.approx(two_class)
     single = sigma * stats.norm.ppf(alpha * p)
-    assert float(smoothing_radius(p, 1 - p, alpha, sigma)) == pytest.approx(max(single, 0), rel=1e-7, abs=1e-9)
+    assert float(smoothing_radius(p, 1 - p, alpha, sigma)) == pytest.approx(single, rel=1e-7, abs=1e-9)
 
 
 @pytest.mark.parametrize("alpha", [0.6, 0.8, 0.95, 1.0])
@@ -184,8 +184,8 @@ def test_lipschitz_radius_is_that_at_which_the_margin_is_used_up(alpha: float) -
             assert min(probability[y] - probability[i] for i in others) <= needed_margin(alpha) + 1e-12
     one = lipschitz_radius(h, 1.5, alpha)
     top = h.topk(2, dim=1).values
-    torch.testing.assert_close(one, (alpha * (top[:, 0] - top[:, 1]) + alpha - 1).clamp(min=0) / (3 * alpha))
-    assert (lipschitz_radius(h, 1.5, 0.0) == 0).all()
+    torch.testing.assert_close(one, (alpha * (top[:, 0] - top[:, 1]) + alpha - 1) / (3 * alpha))
+    assert (lipschitz_radius(h, 1.5, 0.0) == -math.inf).all()
 
 
 # mixing network
