@@ -30,6 +30,7 @@ from datamodules.masked_digits import MaskedDigits
 from experiments.command_line import CommandLine
 from lightning_modules.robustness.clip_similarity import CLIP
 from lightning_modules.robustness.diffusion_guard import (
+    PROTECTING,
     DiffusionGuard,
     noise_norm,
     prompted,
@@ -39,6 +40,7 @@ from lightning_modules.robustness.diffusion_guard import (
 )
 from lightning_modules.robustness.inpainting import Inpainter, PixelInpainter, StableDiffusionInpainter
 from lightning_modules.robustness.kept_regions import deformed, draw_kept, filled, outer_contour, radius, shrunk
+from lightning_modules.robustness.random_numbers import generator_of
 from tests.command import run as command
 from tests.robustness.tiny_clip import save_tiny_clip
 
@@ -171,6 +173,32 @@ def test_the_encoder_objective_draws_the_encoding_to_grey() -> None:
     far = (image - 0.5).abs() > 0.06
     guarded = guard.protect(image, regions, index)
     torch.testing.assert_close(guarded[far & keep], expected[far & keep])
+
+
+@pytest.mark.parametrize("objective", ["noise_norm", "denoising_error"])
+def test_protection_climbs_the_norm_or_the_error_with_the_numbers_of_the_image(objective: Any) -> None:
+    """Gradients by hand: of ||z + A y||, and of ||z_t + A y - z||^2 / D at the timestep that is drawn."""
+    image, regions, index = images(1)
+    inpainter = LinearInpainter()
+    guard = DiffusionGuard(
+        inpainter, objective=objective, iterations=3, epsilon=0.05, step_size=0.02, augmentation="single"
+    )
+    found = guard.protect(image, regions, index)
+    random = generator_of(0, 10, PROTECTING)
+    abar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
+    a, k = inpainter.matrix.detach().numpy(), regions.any(dim=1).double().numpy().ravel()
+    x = x0 = image.numpy().ravel()
+    for _ in range(3):
+        z, _ = (torch.randn(1, SIZE, SIZE, generator=random).double().numpy().ravel() for _ in range(2))
+        of_image = a @ ((2 * x - 1) * k)
+        if objective == "noise_norm":
+            gradient = 2 * k * (a.T @ (z + of_image)) / np.linalg.norm(z + of_image)
+        else:
+            t = int(torch.randint(1000, (1,), generator=random))
+            error = np.sqrt(abar[t]) * (2 * x - 1) + np.sqrt(1 - abar[t]) * z + of_image - z
+            gradient = 2 * (2 * np.sqrt(abar[t]) * error + 2 * k * (a.T @ error)) / SIZE**2
+        x = np.clip(np.clip(x + 0.02 * np.sign(gradient * k), x0 - 0.05, x0 + 0.05), 0, 1)
+    np.testing.assert_allclose(found.numpy().ravel(), x, atol=1e-12)
 
 
 @pytest.mark.parametrize("augmentation", ["contour", "single", "global"])
@@ -407,7 +435,7 @@ def test_its_editor_sees_what_protection_blanks(
     monkeypatch.setattr(vae, "encode", lambda given: (seen.append(given), encode(given))[1])
     edited = inpainter.edit(image, keep, ["a cat", "a"], torch.randn(2, 4, 8, 8))
     assert edited.shape == image.shape
-    torch.testing.assert_close(seen[-1], 2 * inpainter.blanked(image, keep) - 1)
+    torch.testing.assert_close(torch.cat(seen), 2 * inpainter.blanked(image, keep) - 1)
 
 
 def test_its_edit_of_an_image_is_the_same_in_whatever_batch(pipeline: Path) -> None:
