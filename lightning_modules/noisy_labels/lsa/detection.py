@@ -130,8 +130,10 @@ def agreement(first: Detection, second: Detection) -> Detection:
 
 def ranks(score: NDArray) -> NDArray[np.float64]:
     """Ranks in [0, 1], equal for equal scores, so that scores of different ranges can be averaged."""
-    values, inverse = np.unique(score, return_inverse=True)
-    return inverse / max(len(values) - 1, 1)
+    from scipy.stats import rankdata
+
+    rank = rankdata(score, method="dense") - 1
+    return rank / max(rank.max(), 1)
 
 
 def detection_metrics(found: Detection, wrong: NDArray[np.bool_] | None) -> dict[str, float]:
