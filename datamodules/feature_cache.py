@@ -7,10 +7,12 @@ words. It appears under its name only when it is complete. Where it is missing,
 2. it makes the folder `<entry>.partial`, or finds it with the parts that a run left that was killed, and writes there,
    as `owner`, the token of this call; the other processes wait for the token, and do not mind that of an earlier run;
 3. each process computes every `world_size`-th part, as far as it is missing, and gives it its name `part-<number>.npy`
-   when all of it is on the disk. One that fails leaves `failed-<token>-<rank>`, which those that wait raise;
+   when all of it is on the disk;
 4. process 0 waits for all parts, joins them to `array.npy`, writes the manifest, removes everything else, renames the
    folder to the entry, and lets go of the lock; the other processes wait for the entry;
 5. all of them map the array, and refuse it if its manifest says another identity.
+
+A process that fails in any of 1 to 4 leaves `.<entry>.failed-<token>-<rank>`, which those that wait raise.
 
 Processes wait for files and not in collectives, whose patience ends after 30 minutes; on several nodes the folder must
 be one that all of them see.
@@ -40,19 +42,16 @@ Parts = Iterator[tuple[int, NDArray[Any]]]
 
 
 def module_fingerprint(module: nn.Module) -> str:
-    """Digest of a network: its classes and their plain attributes, and all weights with their names, shapes and types.
+    """Digest of a network: its classes and their attributes, and all weights with their names, shapes and types.
 
-    The digest of two networks is the same only if they compute the same; hooks and functions among the attributes are
-    not looked into.
+    Attributes are numbers, texts, collections of them and configurations as Hugging Face's. Networks that differ in
+    these have other digests; networks that differ only inside hooks, functions or other objects do not.
     """
     digest = hashlib.sha256()
+    pytorch_own = vars(nn.Module())
     for name, part in module.named_modules():
-        plain = {
-            key: value
-            for key, value in sorted(vars(part).items())
-            if not key.startswith("_") and key != "training" and _is_plain(value)
-        }
-        digest.update(f"{name}:{type(part).__module__}.{type(part).__qualname__}:{plain}\n".encode())
+        own = [(key, _described(value)) for key, value in sorted(vars(part).items()) if key not in pytorch_own]
+        digest.update(f"{name}:{type(part).__module__}.{type(part).__qualname__}:{own}\n".encode())
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name}:{tuple(tensor.shape)}:{tensor.dtype}\n".encode())
@@ -60,10 +59,19 @@ def module_fingerprint(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _is_plain(value: Any) -> bool:
+def _described(value: Any) -> Any:
+    """An attribute, in a form that every process prints alike: of objects, only the name or that of their type."""
+    if hasattr(type(value), "to_dict"):
+        value = value.to_dict()
+    if isinstance(value, dict):
+        return [(_described(key), _described(each)) for key, each in value.items()]
     if isinstance(value, list | tuple):
-        return all(_is_plain(each) for each in value)
-    return value is None or isinstance(value, bool | int | float | str)
+        return [_described(each) for each in value]
+    if isinstance(value, set | frozenset):
+        return sorted(repr(_described(each)) for each in value)
+    if value is None or isinstance(value, bool | int | float | str | torch.dtype):
+        return value
+    return getattr(value, "__qualname__", type(value).__qualname__)
 
 
 def key_of(identity: dict[str, Any]) -> str:
@@ -106,22 +114,29 @@ def cached_array(
         token = token or uuid.uuid4().hex
         partial = entry.with_name(f"{entry.name}.partial")
         folder.mkdir(parents=True, exist_ok=True)
-        if rank == 0:
-            with _lock(entry):
+        try:
+            if rank == 0:
+                with _lock(entry):
+                    if not entry.is_dir():
+                        _say_why(folder, name, identity)
+                        partial.mkdir(exist_ok=True)
+                        for old in _failures(entry):
+                            old.unlink()
+                        _write(partial / "owner", token.encode())
+                        _compute(partial, num_parts, compute, rank, world_size)
+                        _wait(entry, partial, token, lambda: len(list(partial.glob("part-*.npy"))) == num_parts)
+                        _assemble(entry, partial, identity, num_parts)
+            else:
+                _wait(entry, partial, token, lambda: entry.is_dir() or _text(partial / "owner") == token, patient=True)
                 if not entry.is_dir():
-                    _say_why(folder, name, identity)
-                    partial.mkdir(exist_ok=True)
-                    for old in partial.glob("failed-*"):
-                        old.unlink()
-                    _write(partial / "owner", token.encode())
-                    _compute(partial, num_parts, compute, rank, world_size, token)
-                    _wait(entry, partial, token, lambda: len(list(partial.glob("part-*.npy"))) == num_parts)
-                    _assemble(entry, partial, identity, num_parts)
-        else:
-            _wait(entry, partial, token, lambda: entry.is_dir() or _text(partial / "owner") == token, patient=True)
-            if not entry.is_dir():
-                _compute(partial, num_parts, compute, rank, world_size, token)
-                _wait(entry, partial, token, entry.is_dir)
+                    _compute(partial, num_parts, compute, rank, world_size)
+                    _wait(entry, partial, token, entry.is_dir)
+        except BaseException as error:
+            with contextlib.suppress(OSError):  # of a disk that is full, say: the error itself is what counts
+                if not _failures(entry, token):
+                    told = f"process {rank}: {type(error).__name__}: {error}"
+                    _write(entry.with_name(f".{entry.name}.failed-{token}-{rank}"), told.encode())
+            raise
     return _read(entry, identity)
 
 
@@ -158,26 +173,25 @@ def _flat(value: Any, key: str = "") -> dict[str, Any]:
     return {name: leaf for k, v in value.items() for name, leaf in _flat(v, f"{key}.{k}".lstrip(".")).items()}
 
 
-def _compute(
-    partial: Path, num_parts: int, compute: Callable[[list[int]], Parts], rank: int, world_size: int, token: str
-) -> None:
+def _failures(entry: Path, token: str = "") -> list[Path]:
+    """What processes left that failed, in a call or in any."""
+    return [path for path in entry.parent.iterdir() if path.name.startswith(f".{entry.name}.failed-{token}")]
+
+
+def _compute(partial: Path, num_parts: int, compute: Callable[[list[int]], Parts], rank: int, world_size: int) -> None:
     mine = range(rank, num_parts, world_size)
     missing = [number for number in mine if not _part(partial, number).is_file()]
     said = time.monotonic()
-    try:
-        for done, (number, rows) in enumerate(compute(missing), len(mine) - len(missing) + 1):
-            temporary = partial / f".part-{number}.npy.tmp"
-            with temporary.open("wb") as file:
-                np.save(file, rows)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, _part(partial, number))
-            if time.monotonic() - said > REPORT_SECONDS:
-                said = time.monotonic()
-                rank_zero_info(f"{partial.stem}: {done} of {len(mine)} parts")
-    except BaseException as error:
-        _write(partial / f"failed-{token}-{rank}", f"process {rank}: {type(error).__name__}: {error}".encode())
-        raise
+    for done, (number, rows) in enumerate(compute(missing), len(mine) - len(missing) + 1):
+        temporary = partial / f".part-{number}.npy.tmp"
+        with temporary.open("wb") as file:
+            np.save(file, rows)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, _part(partial, number))
+        if time.monotonic() - said > REPORT_SECONDS:
+            said = time.monotonic()
+            rank_zero_info(f"{partial.stem}: {done} of {len(mine)} parts")
 
 
 def _part(partial: Path, number: int) -> Path:
@@ -188,7 +202,7 @@ def _wait(entry: Path, partial: Path, token: str, ready: Callable[[], bool], pat
     """Waits for the other processes of this run; `patient`, also for another run."""
     began, before = time.monotonic(), -1
     while not ready():
-        for failed in partial.glob(f"failed-{token}-*"):
+        for failed in _failures(entry, token):
             raise RuntimeError(f"{entry.name} could not be computed: {_text(failed)}")
         if (parts := len(list(partial.glob("part-*.npy")))) != before:
             began, before = time.monotonic(), parts

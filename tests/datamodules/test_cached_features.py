@@ -1,3 +1,4 @@
+import copy
 import json
 import multiprocessing
 import os
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from lightning.pytorch import Trainer
 from PIL import Image
 from torch import Tensor, nn
+from transformers import ResNetBackbone, ResNetConfig
 
 from callbacks.memorization import Memorization
 from callbacks.shifted_accuracy import ShiftedAccuracy
@@ -40,19 +42,16 @@ QUIET: dict[str, Any] = {
 
 
 class Encoder(nn.Module):
-    """Counts the images that it sees, and fails where it is told to."""
+    """Counts the images that it sees."""
 
-    def __init__(self, seed: int = 0, fails_after: int | None = None) -> None:
+    def __init__(self, seed: int = 0) -> None:
         super().__init__()
         torch.manual_seed(seed)
         self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, D), nn.BatchNorm1d(D))
         self._seen = 0
-        self._fails_after = fails_after
 
     def forward(self, image: Tensor) -> Tensor:
         assert not self.training
-        if self._fails_after is not None and self._seen >= self._fails_after:
-            raise KeyboardInterrupt
         self._seen += len(image)
         return self.layers(image)
 
@@ -290,9 +289,56 @@ def test_a_fingerprint_sees_classes_attributes_and_buffers_and_not_the_mode() ->
     assert module_fingerprint(norm) != before
 
 
+class Attributes(nn.Module):
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__()
+        vars(self).update(attributes)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"options": {"scale": 1.0}}, {"options": {"scale": 2.0}}),
+        ({"options": {"mean": [0.5, (1, 2)]}}, {"options": {"mean": [0.5, (1, 3)]}}),
+        ({"_out_features": ["stage3"]}, {"_out_features": ["stage4"]}),
+        ({"kept": {"a", "b"}}, {"kept": {"a", "c"}}),
+        ({"act": nn.functional.relu}, {"act": nn.functional.gelu}),
+        ({"computes_in": torch.float32}, {"computes_in": torch.float16}),
+        ({"config": ResNetConfig(layer_type="basic")}, {"config": ResNetConfig(layer_type="bottleneck")}),
+    ],
+)
+def test_a_fingerprint_sees_collections_private_attributes_and_configurations(one: Any, other: Any) -> None:
+    first, again = module_fingerprint(Attributes(**one)), module_fingerprint(Attributes(**copy.deepcopy(one)))
+    assert first == again
+    assert first != module_fingerprint(Attributes(**other))
+
+
+def test_a_fingerprint_does_not_depend_on_the_process() -> None:
+    """Sets are ordered otherwise in each, and objects lie elsewhere."""
+    assert list({0, 8}) != list({8, 0})
+    assert module_fingerprint(Attributes(kept={0, 8})) == module_fingerprint(Attributes(kept={8, 0}))
+    assert module_fingerprint(Attributes(thing=object())) == module_fingerprint(Attributes(thing=object()))
+
+
+def test_backbones_that_give_other_stages_have_other_fingerprints() -> None:
+    def backbone(stage: str) -> nn.Module:
+        torch.manual_seed(0)
+        sizes: Any = {"embedding_size": 8, "hidden_sizes": [8, 8], "depths": [1, 1], "layer_type": "basic"}
+        return ResNetBackbone(ResNetConfig(**sizes, out_features=[stage]))
+
+    assert module_fingerprint(backbone("stage1")) == module_fingerprint(backbone("stage1"))
+    assert module_fingerprint(backbone("stage1")) != module_fingerprint(backbone("stage2"))
+
+
 def test_an_interrupted_run_goes_on_where_it_was_and_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
+    def interrupt(encoder: nn.Module, images: Any) -> None:
+        if encoder._seen == 128:
+            raise KeyboardInterrupt
+
+    interrupted = Encoder()
+    interrupted.register_forward_pre_hook(interrupt)
     with pytest.raises(KeyboardInterrupt):
-        cached(tmp_path / "torn", Encoder(fails_after=128), augmented_passes=1).read_training()
+        cached(tmp_path / "torn", interrupted, augmented_passes=1).read_training()
     assert not arrays(tmp_path / "torn")
     encoder = Encoder()
     cached(tmp_path / "torn", encoder, augmented_passes=1).read_training()
@@ -379,6 +425,34 @@ def test_the_failure_of_one_process_is_told_to_the_others(tmp_path: Path) -> Non
     other.join(20)
     assert not list((tmp_path / "cache").glob("x-*/manifest.json"))
     assert np.array_equal(computed(tmp_path), WHOLE)  # the failure is not held against the next run
+
+
+@pytest.mark.parametrize("when", ["before the token", "while parts are joined"])
+def test_any_failure_of_process_0_is_told_to_the_others(when: str, tmp_path: Path) -> None:
+    entry = tmp_path / "cache" / f"x-{key_of({'a': 1})}"
+    if when == "before the token":
+        entry.parent.mkdir()
+        entry.with_name(f"{entry.name}.partial").touch()  # is no folder
+    else:
+        unlike = entry.with_name(f"{entry.name}.partial")
+        unlike.mkdir(parents=True)
+        np.save(unlike / "part-000003.npy", np.zeros((ROWS, 5), dtype=np.float32))
+    told = multiprocessing.SimpleQueue()
+
+    def wait() -> None:
+        try:
+            computed(tmp_path, 1, 2)
+        except RuntimeError as error:
+            told.put(str(error))
+
+    other = fork.Process(target=wait, daemon=True)
+    other.start()
+    with pytest.raises((FileExistsError, ValueError)) as failure:
+        computed(tmp_path, 0, 2)
+    other.join(20)
+    assert other.exitcode == 0
+    name = type(failure.value).__name__
+    assert told.get() == f"{entry.name} could not be computed: process 0: {name}: {failure.value}"
 
 
 def test_a_damaged_entry_is_refused_by_name(tmp_path: Path) -> None:
