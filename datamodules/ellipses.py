@@ -38,8 +38,8 @@ def ellipse_masks(
 class EllipseShapes:
     """A set of ellipses that belong to no image: auxiliary masks by a model of the shape.
 
-    The centre is uniform in the middle half of the image, the angle uniform, semi-axis and ratio uniform in ranges that
-    fit the structure.
+    The centre is uniform in the middle part of the image that `centre` says, the angle uniform, semi-axis and ratio
+    uniform in ranges that fit the structure.
 
     Args:
         number: of masks; they are drawn again whenever they are needed, and take no memory.

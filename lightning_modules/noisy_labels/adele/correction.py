@@ -46,7 +46,8 @@ class EvaluationPassCorrection:
 
     Corrections do not accumulate: each starts from the labels that were given. The probabilities are
     softmax(mean over scales of the logits / temperature). The authors also refine them by a dense CRF from epoch
-    `flip_from_epoch` on, which is left out here; they found no significant difference.
+    `flip_from_epoch` on, which is left out here. Their code says that it makes no significant difference when CRF and
+    mirror images begin, and not what the CRF itself does; the command of their README has both.
 
     Args:
         threshold: tau, in [0, 1]; the largest probability must exceed it.
