@@ -86,10 +86,11 @@ class CachedFeatures(SecondView, ShiftedTests):
 
     The network runs over a set when it is first needed, each process over its share of it, and never again: an entry of
     the cache has the digest of the network's classes, attributes and weights (`feature_cache.module_fingerprint`) and
-    of the images, labels and augmentation, so that another network, set, crop or number of passes makes another entry. Split, label noise and order do not count, and
-    runs over seeds and noise rates share an entry; a set that draws its images from the seed, as with foreign images
-    among them, has one for each draw. Images in files are recognised by all their labels, names, sizes and times of
-    modification and the pixels of 64 of them: of a copy that has other times, the features are computed again.
+    of the images, labels and augmentation, so that another network, set, crop or number of passes makes another entry.
+    Split, label noise and order do not count, and runs over seeds and noise rates share an entry; a set that draws its
+    images from the seed, as with foreign images among them, has one for each draw. Images in files are recognised by
+    all their labels, names, sizes and times of modification and the pixels of 64 of them: of a copy that has other
+    times, the features are computed again.
 
     The head is a module whose network takes features: `lightning_modules.noisy_labels.nmtune.NMTune` with
     `torch.nn.Identity` for its encoder.
