@@ -227,10 +227,10 @@ class Certification(Callback):
             name = f"sigma {self.sigma:g}"
             logs, settings = {name: certificates}, {name: log.settings}
             table = accuracy_table(logs, self.radii, settings)
-            write_text(log.directory / "certified_accuracy.csv", table.to_csv(index=False))
+            write_text(log.table, table.to_csv(index=False))
             text = json.dumps({**results, **self._meaning(log.settings)}, indent=2)
-            write_text(log.directory / "certification_summary.json", text + "\n")
-            draw_curves(logs, log.directory / "figures" / "certified_accuracy.png", settings)
+            write_text(log.summary, text + "\n")
+            draw_curves(logs, log.figure, settings)
 
         in_first_process(trainer, write)
         return results

@@ -101,8 +101,25 @@ class CertificationLog:
         """All rows in full precision. Exists when the certification is complete."""
         return self.directory / "certification.csv"
 
+    @property
+    def table(self) -> Path:
+        """Certified accuracy at several radii."""
+        return self.directory / "certified_accuracy.csv"
+
+    @property
+    def summary(self) -> Path:
+        """The metrics, and what they mean."""
+        return self.directory / "certification_summary.json"
+
+    @property
+    def figure(self) -> Path:
+        """Certified accuracy against radius."""
+        return self.directory / "figures" / "certified_accuracy.png"
+
     def prepare(self, wanted: Iterable[int]) -> None:
         """Makes the log ready for `check` on all processes. One process calls it, before any other reads.
+
+        Tables and figure of all rows are removed where rows are to come: they may be an earlier certification's.
 
         Args:
             wanted: positions of the images to certify.
@@ -113,7 +130,8 @@ class CertificationLog:
             write_text(self._settings_path, json.dumps(self.settings, indent=2) + "\n")
         # A result of other settings is finished: `check` refuses to go on with it, and it stays.
         if self._stored_settings() == self.settings and not rows.keys() >= set(wanted):
-            self.sidecar.unlink(missing_ok=True)
+            for path in (self.sidecar, self.tsv, self.table, self.summary, self.figure):
+                path.unlink(missing_ok=True)
 
     def check(self) -> None:
         """Refuses rows that were made with other settings.

@@ -40,10 +40,9 @@ def read_log(path: Path) -> pd.DataFrame:
         ValueError: if it lacks a column, has no row, or has two rows of one image.
     """
     if path.is_dir():
-        named = [path / name for name in ("certification.csv", "certification.tsv") if (path / name).is_file()]
-        if not named:
-            raise FileNotFoundError(f"{path} has no certification.csv: its certification is not complete")
-        path = named[0]
+        path = path / "certification.csv"
+        if not path.is_file():
+            raise FileNotFoundError(f"{path.parent} has no certification.csv: its certification is not complete")
     if not path.is_file():
         raise FileNotFoundError(f"there is no log {path}")
     log = pd.read_csv(path, sep="," if path.suffix == ".csv" else "\t")

@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 import train
 from callbacks import tested_images
 from callbacks.certification import Certification
-from callbacks.certification_log import COMMUNITY, SIDECAR, CertificationLog, row_of
+from callbacks.certification_log import COMMUNITY, SIDECAR, CertificationLog, row_of, write_table
 from callbacks.certification_progress import CertificationProgress
 from callbacks.certified_curves import NO_GUARANTEE, accuracy_table, draw_curves, is_tight, read_log, summary
 from lightning_modules.robustness.certification_modes import Certificate, Fixed, Mode, Predict
@@ -545,6 +546,23 @@ def test_settings_of_a_log_without_rows_are_replaced(finished: tuple[Path, dict[
     interrupted(finished[0], tmp_path, keep=0, torn="3\t1")
     run(tmp_path, certification(sigma=0.3, max=2))
     assert json.loads((tmp_path / "certification_settings.json").read_text())["sigma"] == 0.3
+
+
+def test_nothing_of_other_settings_stays_where_their_rows_were_removed(
+    finished: tuple[Path, dict[str, float]], tmp_path: Path
+) -> None:
+    """From the first row on: the new run may be interrupted, or read while it goes on."""
+    shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "certification_rows")
+    log = CertificationLog(tmp_path, {"sigma": 1.0}, with_radius=True)
+    log.prepare(range(12))
+    log.append(image(), rank=0)
+    log.close()
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {"certification_settings.json", "certification_rows/rank0.tsv"}
+    write_table(log.tsv, COMMUNITY, [row_of(image())], "\t")
+    with pytest.raises(FileNotFoundError, match="its certification is not complete"):
+        read_log(tmp_path)
 
 
 def image(index: int = 4, radius: float = 0.49996, seconds: float = 1.5, **changed: Any) -> Certified:
