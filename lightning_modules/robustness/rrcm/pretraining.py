@@ -12,8 +12,9 @@ with NCE of `contrastive.py`. x + t' e is a step of the probability-flow ODE fro
 at hardly any noise is carried over to all noise levels. Negatives come from all processes.
 
 L_k is of the encoder's features and of the online network on both sides, as in the authors' code, whatever its option
-for the target says. A second average, with a fixed rate, is what fine-tuning begins with: our choice, as neither paper
-nor code say which copy does.
+for the target says. A second average, with a fixed rate, is what fine-tuning begins with where it reads a checkpoint
+(`pretrained.py`): our choice, as neither paper nor code say which copy does. Within one run, the callback `Pretraining`
+hands over the online network.
 
 Source: Lei et al., Robust Representation Consistency Model via Contrastive Denoising, ICLR 2025, arXiv 2501.13094, with
 the schedules of the authors' code.
