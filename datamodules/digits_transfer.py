@@ -27,11 +27,6 @@ class PretrainingDigits(Digits):
     def __init__(self, batch_size: int = 64, label_noise: LabelNoise | None = None, seed: int | None = None) -> None:
         super().__init__(batch_size, label_noise, train_size=NUM_PRETRAINING, seed=seed)
 
-    def _read(self, rows: slice) -> ImagesInMemory:
-        images = super()._read(rows)
-        kept = images.label < self.num_classes
-        return ImagesInMemory(images.image[kept], images.label[kept], images.brightest)
-
 
 class TuningDigits(ShiftedTests, Digits):
     """All digits: the 400 after the pre-training images for training, the last 797 for testing.

@@ -2,7 +2,6 @@
 
 from datamodules.corruptions.label_noise import LabelNoise
 from datamodules.digits import Digits
-from datamodules.labelled_images import ImagesInMemory
 
 
 class FirstDigits(Digits):
@@ -31,8 +30,3 @@ class FirstDigits(Digits):
         if not 1 <= num_classes <= 10:
             raise ValueError(f"num_classes must be in 1...10, got {num_classes}")
         self.num_classes = num_classes
-
-    def _read(self, rows: slice) -> ImagesInMemory:
-        images = super()._read(rows)
-        kept = images.label < self.num_classes
-        return ImagesInMemory(images.image[kept], images.label[kept], images.brightest)

@@ -57,8 +57,3 @@ class WebDigits(Digits):
 
     def read_training(self) -> ImagesInMemory:
         return self.foreign_images.apply(super().read_training(), self.seed)
-
-    def _read(self, rows: slice) -> ImagesInMemory:
-        images = super()._read(rows)
-        kept = images.label < NUM_CLASSES
-        return ImagesInMemory(images.image[kept], images.label[kept], images.brightest)
