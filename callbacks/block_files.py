@@ -7,7 +7,7 @@ however many processes, and none waits in a collective for a slower one.
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +56,15 @@ class BlockFiles:
             )
         self.paths = [self.folder / f"block_{number:05d}.csv" for number in range(len(self.blocks))]
 
-    def evaluate(self, evaluate_block: Callable[[int, range], pd.DataFrame]) -> pd.DataFrame:
+    def evaluate(
+        self, evaluate_block: Callable[[int, range], pd.DataFrame], text_columns: Sequence[str] = ()
+    ) -> pd.DataFrame:
         """Evaluates this process's share of the blocks that have no file yet, and waits for those of the others.
 
         Args:
             evaluate_block: maps a block's number and positions to its rows. It may take gradients, and draw from
                 torch's generators, which are left as they were.
+            text_columns: columns of its rows that hold text, which may look like a number or be `nan`.
 
         Returns:
             The rows of all blocks.
@@ -91,4 +94,5 @@ class BlockFiles:
                     done = sum(path.is_file() for path in self.paths)
                     rank_zero_info(f"attacked {done} of {len(self.blocks)} blocks of {self.batch_size} images")
             others.wait(lambda: all(path.is_file() for path in self.paths))
-        return pd.concat([pd.read_csv(path) for path in self.paths])
+        types = dict.fromkeys(text_columns, str)
+        return pd.concat([pd.read_csv(path, dtype=types, keep_default_na=False, na_values=[""]) for path in self.paths])

@@ -32,6 +32,8 @@ from lightning_modules.robustness.smoothed_votes import GaussianSmoothing
 from lightning_modules.whole_files import save_figure, whole_file, write_text
 
 PICTURE = "adversarial.png"
+SAME = ["checkpoint", "attack", "norm", "epsilon", "steps", "restarts", "sigma", "num_images"]
+"""Columns of the table that say what was attacked and how."""
 CLEAN, PERTURBING, PERTURBED = 0, 1, 2  # what a block's random numbers are for
 
 
@@ -54,7 +56,8 @@ class RobustAccuracy(Callback):
     An image counts as robust to an attack if it is classified rightly before and after it. In the run directory this
     writes `robust_accuracy.csv`, with a row for each attack and tested checkpoint, `figures/adversarial_last.png`, or
     what the checkpoint is called (`adversarial.png` without one), and in `robust_accuracy_rows` the predictions of each
-    image; it logs `test/robust_accuracy_<attack>`.
+    image; it logs `test/robust_accuracy_<attack>`. Rows of earlier evaluations stay in the table, but for those under
+    the same checkpoint's name that were of other weights, or of the same attack with the same settings.
 
     Images are attacked in blocks of `batch_size`, whose random numbers depend on (seed, block, attack) alone: any
     number of processes finds the same perturbations, and with the same weights and settings an interrupted evaluation
@@ -151,9 +154,10 @@ class RobustAccuracy(Callback):
             files = BlockFiles(trainer, directory / "robust_accuracy_rows", settings, positions, self.batch_size)
             draw = self._draw(trainer, pl_module)
             rows = files.evaluate(
-                lambda number, block: self._attack_block(draw, images, number, block, files.folder, trainer)
+                lambda number, block: self._attack_block(draw, images, number, block, files.folder, trainer),
+                text_columns=["attack"],
             )
-            table = self._table(rows)
+            table = self._table(rows).assign(weights=settings["weights"])
             self.results = dict(zip(table["attack"], table["robust_accuracy"], strict=True))
             checkpoint = Path(str(trainer.ckpt_path or "")).stem
             in_first_process(trainer, lambda: _write_results(table, files.folder, checkpoint, directory))
@@ -282,9 +286,10 @@ class RobustAccuracy(Callback):
                 {
                     "attack": attack.title,
                     "norm": attack.norm,
-                    "epsilon": attack.epsilon,
+                    "epsilon": float(attack.epsilon),
                     "steps": attack.steps,
                     "restarts": attack.restarts,
+                    "sigma": float(self.sigma),
                     "num_images": len(of_attack),
                     "clean_accuracy": clean.mean(),
                     "robust_accuracy": (clean & withstood).mean(),
@@ -295,13 +300,16 @@ class RobustAccuracy(Callback):
 
 
 def _write_results(table: pd.DataFrame, folder: Path, checkpoint: str, directory: Path) -> None:
-    """Adds a table to that of the run, in place of the rows of the same checkpoint, and copies the checkpoint's picture
-    from the folder of its rows."""
+    """Adds a table to that of the run, see `RobustAccuracy`, and copies the checkpoint's picture from the folder of its
+    rows."""
     path, picture = directory / "robust_accuracy.csv", directory / "figures" / PICTURE
     table.insert(0, "checkpoint", checkpoint or "none")
     if path.is_file():
-        earlier = pd.read_csv(path, keep_default_na=False)
-        table = pd.concat([earlier[earlier["checkpoint"] != table["checkpoint"].iloc[0]], table])
+        table = table.astype(str)  # names may look like numbers
+        earlier = pd.read_csv(path, dtype=str, keep_default_na=False).reindex(columns=table.columns)
+        of_checkpoint = earlier["checkpoint"] == table["checkpoint"].iloc[0]
+        stale = of_checkpoint & (earlier["weights"] != table["weights"].iloc[0])
+        table = pd.concat([earlier[~stale], table]).drop_duplicates(SAME, keep="last")
     write_text(path, table.to_csv(index=False))
     if checkpoint:
         picture = picture.with_stem(f"{picture.stem}_{checkpoint}")

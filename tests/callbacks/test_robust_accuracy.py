@@ -2,6 +2,7 @@ import importlib.util
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,15 @@ def run(
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float]]:
     directory = tmp_path_factory.mktemp("finished")
     return directory, run(directory, callback())
+
+
+def save(directory: Path, name: str, scale: float = 1.0) -> str:
+    """A checkpoint of the half-space, or of its complement."""
+    module = HalfSpace()
+    module.weight.data *= scale
+    saved = {"state_dict": module.state_dict(), "pytorch-lightning_version": "2.6.0", "epoch": 1, "global_step": 1}
+    torch.save(saved, directory / f"{name}.ckpt")
+    return str(directory / f"{name}.ckpt")
 
 
 def blocks(directory: Path) -> list[Path]:
@@ -419,16 +429,40 @@ def test_random_numbers_of_an_attack_do_not_depend_on_the_one_before(tmp_path: P
 
 
 def test_each_checkpoint_has_its_rows_in_the_table(tmp_path: Path) -> None:
-    for name, scale in (("last", 1.0), ("best", -1.0)):
-        module = HalfSpace()
-        module.weight.data *= scale
-        saved = {"state_dict": module.state_dict(), "pytorch-lightning_version": "2.6.0", "epoch": 1, "global_step": 1}
-        torch.save(saved, tmp_path / f"{name}.ckpt")
+    checkpoints = {"last": save(tmp_path, "last"), "best": save(tmp_path, "best", -1.0)}
     for name in ("last", "best", "last"):
-        run(tmp_path, callback(), ckpt_path=str(tmp_path / f"{name}.ckpt"))
+        run(tmp_path, callback(), ckpt_path=checkpoints[name])
     table = pd.read_csv(tmp_path / "robust_accuracy.csv")
     assert table["checkpoint"].tolist() == ["best", "best", "last", "last"]
     np.testing.assert_allclose(table["clean_accuracy"], [7 / 31, 7 / 31, 24 / 31, 24 / 31])
+
+
+def test_another_attack_on_a_checkpoint_adds_its_row(tmp_path: Path) -> None:
+    """The same one replaces its own, and other weights those of the checkpoint before."""
+    box, ball = attacks()
+    shorter = PGD("linf", LINF, steps=5, restarts=2, name="box")
+    checkpoint = save(tmp_path, "12")  # a number
+    for attack in (box, ball, shorter, ball):
+        run(tmp_path, callback(attacks=[attack]), ckpt_path=checkpoint)
+    table = pd.read_csv(tmp_path / "robust_accuracy.csv", dtype={"checkpoint": str})
+    assert table["checkpoint"].tolist() == ["12"] * 3
+    assert table["attack"].tolist() == ["box", "box", "ball"]
+    assert table["steps"].tolist() == [10, 5, 20]
+    assert table["weights"].nunique() == 1
+    np.testing.assert_allclose(table["robust_accuracy"][2], known(L2, NORMAL.norm()))
+    run(tmp_path, callback(attacks=[ball]), ckpt_path=save(tmp_path, "12", -1.0))
+    run(tmp_path, callback(attacks=[box]), ckpt_path=save(tmp_path, "13"))
+    table = pd.read_csv(tmp_path / "robust_accuracy.csv")
+    assert list(zip(table["checkpoint"], table["attack"], strict=True)) == [(12, "ball"), (13, "box")]
+
+
+@pytest.mark.parametrize("name", ["8", "0.5", "NA", "nan"])
+def test_an_attack_may_have_any_name(finished: tuple[Path, dict[str, float]], tmp_path: Path, name: str) -> None:
+    metrics = run(tmp_path, callback(attacks=[replace(attacks()[0], name=name)]))
+    assert metrics[f"test/robust_accuracy_{name}"] == finished[1]["test/robust_accuracy_box"]
+    run(tmp_path, callback(attacks=[replace(attacks()[0], name=name)]))
+    table = pd.read_csv(tmp_path / "robust_accuracy.csv", dtype=str, keep_default_na=False)
+    assert table["attack"].tolist() == [name]
 
 
 # several processes, really
