@@ -18,8 +18,8 @@ class ShiftedAccuracy(Callback):
     `test/accuracy` stays that of the usual test set. Where a set has only some of the classes, the prediction is the
     most probable of those, as is usual for ImageNet-R and ImageNet-A.
 
-    Needs a DataModule with `shifted_test_loaders`. Each process classifies its share of the images. A set that is
-    missing or damaged is told before the training begins, and not after it.
+    Needs a DataModule with `shifted_test_loaders`. Each process classifies its share of the images. That a
+    set is missing or damaged, or that there is none, is told before the training begins, and not after it.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -50,5 +50,4 @@ class ShiftedAccuracy(Callback):
             right, every = trainer.strategy.reduce(counts, reduce_op="sum")
             accuracies.append(right / every)
             pl_module.log(f"test/accuracy_{name}", accuracies[-1], reduce_fx="max", sync_dist=True)  # the same on all
-        if accuracies:
-            pl_module.log("test/ood_accuracy", torch.stack(accuracies).mean(), reduce_fx="max", sync_dist=True)
+        pl_module.log("test/ood_accuracy", torch.stack(accuracies).mean(), reduce_fx="max", sync_dist=True)

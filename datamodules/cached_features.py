@@ -178,14 +178,16 @@ class CachedFeatures(SecondView, ShiftedTests):
         return self._features("test", self.data.read_test())
 
     def read_shifted_tests(self) -> dict[str, ImageSource]:
-        if not isinstance(self.data, ShiftedTests):
-            return {}
-        return {name: self._features(name, source) for name, source in self.data.read_shifted_tests().items()}
+        return {name: self._features(name, source) for name, source in self._shifted().read_shifted_tests().items()}
 
     def check_shifted_tests(self) -> None:
         """Of the images: no feature is computed."""
-        if isinstance(self.data, ShiftedTests):
-            self.data.check_shifted_tests()
+        self._shifted().check_shifted_tests()
+
+    def _shifted(self) -> ShiftedTests:
+        if not isinstance(self.data, ShiftedTests):
+            raise ValueError(f"CachedFeatures: {type(self.data).__name__} has no shifted test sets")
+        return self.data
 
     def samples_per_epoch(self) -> int:
         return self._with_labels().samples_per_epoch()

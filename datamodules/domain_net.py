@@ -37,7 +37,7 @@ class DomainNet(SecondView, ShiftedTests):
         second_view: training batches also hold `second_view`, another random crop of each image.
 
     Raises:
-        FileNotFoundError: if a list is missing.
+        FileNotFoundError: if a list or the images are missing.
         ValueError: if a list is damaged or contradicts another one, or an argument is out of range.
     """
 
@@ -107,6 +107,8 @@ class DomainNet(SecondView, ShiftedTests):
                 raise ValueError(f"{path}: {name} has label {label}, which was {known} in what was read before")
         if sorted(self._class_names) == list(range(self.num_classes)):
             self.class_names = [self._class_names[label] for label in range(self.num_classes)]
+        if not (folder / names[0]).is_file():
+            raise FileNotFoundError(f"DomainNet: {folder / names[0]} does not exist; {path} names it")
         return ImageFiles(folder, names, torch.tensor(labels), self.crop)
 
     def _folder(self, name: str) -> Path:

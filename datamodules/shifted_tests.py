@@ -40,9 +40,12 @@ class ShiftedTests(ABC):
 
         Raises:
             FileNotFoundError: if a set is missing, saying what was expected where.
-            ValueError: if one is damaged, naming it, or has labels that there are not.
+            ValueError: if there is none, or one is damaged, naming it, or has labels that there are not.
         """
-        for name, source in self.read_shifted_tests().items():
+        sets = self.read_shifted_tests()
+        if not sets:
+            raise ValueError(f"{type(self).__name__} is given no shifted test set")
+        for name, source in sets.items():
             self._check_labels(source.label, name)
 
     def shifted_test_loaders(self: Any) -> dict[str, DataLoader]:

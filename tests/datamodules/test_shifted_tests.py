@@ -282,6 +282,28 @@ def test_a_missing_list_of_domain_net_is_told_before_the_first_step(domain_net: 
         Trainer(callbacks=[ShiftedAccuracy()], **QUIET).fit(Unused(), datamodule=data)
 
 
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_lists_of_domain_net_without_the_images_are_told_before_the_first_step(domain_net: Path, split: str) -> None:
+    image = domain_net / f"domain_net/clipart/aircraft_carrier/clipart_{0 if split == 'train' else 2}.png"
+    image.unlink()
+    own = split == "train"
+    data = DomainNet(str(domain_net), *("clipart", ["real"]) if own else ("real", ["clipart"]), **SMALL)
+    with pytest.raises(FileNotFoundError, match=rf"{image.name} does not exist; .*clipart_{split}\.txt names it"):
+        Trainer(callbacks=[ShiftedAccuracy()], **QUIET).fit(Unused(), datamodule=data)
+
+
+@pytest.mark.parametrize("stage", ["fit", "test"])
+def test_no_shifted_set_is_refused(stage: str, domain_net: Path, tmp_path: Path) -> None:
+    none: Any = DomainNet(str(domain_net), test_domains=[], **SMALL)
+    for data, said in (
+        (none, "DomainNet is given no shifted test set"),
+        (CachedFeatures(none, torch.nn.Flatten(), 768, cache_dir=str(tmp_path)), "DomainNet is given no shifted test"),
+        (CachedFeatures(Digits(), torch.nn.Flatten(), 64, cache_dir=str(tmp_path)), "CachedFeatures: Digits has no"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            getattr(Trainer(callbacks=[ShiftedAccuracy()], **QUIET), stage)(Unused(), datamodule=data)
+
+
 @pytest.mark.parametrize("stage", ["fit", "test"])
 def test_a_datamodule_without_shifted_sets_is_refused(stage: str) -> None:
     lacks = "Digits lacks check_shifted_tests, shifted_test_loaders"
