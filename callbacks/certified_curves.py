@@ -1,5 +1,6 @@
 """Certified accuracy against radius: logs of certificates, of this project or of others, read, summarised and drawn."""
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ from lightning_modules.whole_files import save_figure
 
 NO_GUARANTEE = "not a guarantee"
 """What the `certificate` of a `SmoothedClassifier` says whose radii are computed by a formula that proves nothing."""
+NUMBERS = ["idx", "label", "predict", "radius"]
+"""Columns that every log of certificates has."""
 Settings = Mapping[str, Any]
 """What rows of a log have in common, see `certification_settings.json`; of other projects' logs at least `alpha`."""
 
@@ -26,7 +29,7 @@ def read_log(path: Path) -> pd.DataFrame:
     """Reads rows of certificates.
 
     Whether a prediction is right is found anew, as some projects write a running count into that column; further
-    columns are kept, and times are not interpreted.
+    columns are kept, and times are not interpreted. An unterminated last line, as an interruption leaves it, is no row.
 
     Args:
         path: a run directory, our `certification.csv`, or a log in the published columns, separated by tabs.
@@ -37,7 +40,7 @@ def read_log(path: Path) -> pd.DataFrame:
 
     Raises:
         FileNotFoundError: if there is no such log.
-        ValueError: if it lacks a column, has no row, or has two rows of one image.
+        ValueError: if it lacks a column, has no row, a damaged line, or two rows of one image.
     """
     if path.is_dir():
         path = path / "certification.csv"
@@ -45,19 +48,24 @@ def read_log(path: Path) -> pd.DataFrame:
             raise FileNotFoundError(f"{path.parent} has no certification.csv: its certification is not complete")
     if not path.is_file():
         raise FileNotFoundError(f"there is no log {path}")
-    log = pd.read_csv(path, sep="," if path.suffix == ".csv" else "\t")
-    log.columns = [str(column).strip() for column in log.columns]
-    if missing := [name for name in ("idx", "label", "predict", "radius") if name not in log.columns]:
+    separator = "," if path.suffix == ".csv" else "\t"
+    lines = path.read_text().split("\n")[:-1]  # a line that does not end was torn
+    columns = [column.strip() for column in lines[0].split(separator)] if lines else []
+    if missing := [name for name in NUMBERS if name not in columns]:
         raise ValueError(f"{path} is no log of certificates: it lacks the column {', '.join(missing)}")
-    for name in ("idx", "label", "predict", "radius"):
-        log[name] = pd.to_numeric(log[name], errors="coerce")
-    log = log.dropna(subset=["idx", "label", "predict", "radius"])  # an interrupted log ends within a line
-    if log.empty:
+    if len(lines) == 1:
         raise ValueError(f"{path} has no row")
+    for number, line in enumerate(lines, start=1):
+        if line.count(separator) != lines[0].count(separator):
+            raise ValueError(f"line {number} of {path} is damaged: remove it to leave its image out")
+    log = pd.read_csv(io.StringIO("\n".join(lines)), sep=separator, names=columns, header=0)
+    log[NUMBERS] = log[NUMBERS].apply(pd.to_numeric, errors="coerce")
+    if (damaged := log[NUMBERS].isna().any(axis=1)).any():
+        raise ValueError(f"line {damaged.argmax() + 2} of {path} is damaged: remove it to leave its image out")
     if log["idx"].duplicated().any():
         raise ValueError(f"{path} has several rows of image {log['idx'][log['idx'].duplicated()].iloc[0]:g}")
     log["correct"] = (log["predict"] == log["label"]) & (log["predict"] != ABSTAIN)
-    return log.reset_index(drop=True)
+    return log
 
 
 def summary(log: pd.DataFrame, radii: Sequence[float]) -> dict[str, float]:

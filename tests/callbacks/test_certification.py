@@ -875,7 +875,7 @@ OFFICIAL = """idx\tlabel\tpredict\tradius\tcorrect\ttime
 def test_logs_of_other_projects_are_read(tmp_path: Path) -> None:
     """A running count under `correct`, seconds under `time`, and an end within a line."""
     path = tmp_path / "official"
-    path.write_text(OFFICIAL + "100\t4\t4\t")
+    path.write_text(OFFICIAL + "100\t4\t4\t8.6")  # of 8.6e-05
     log = read_log(path)
     assert log["correct"].tolist() == [True, False, True, False, True]
     numbers = summary(log, [0.0, 0.25, 0.5, 0.125])
@@ -885,11 +885,30 @@ def test_logs_of_other_projects_are_read(tmp_path: Path) -> None:
     }
     wide = tmp_path / "wide.tsv"
     lines = OFFICIAL.splitlines()
-    wide.write_text("\n".join([lines[0] + "\tpA\tsamplesize", *(line + "\t0.9\t1000" for line in lines[1:])]))
+    wide.write_text("\n".join([lines[0] + "\tpA\tsamplesize", *(line + "\t0.9\t1000" for line in lines[1:]), ""]))
     pd.testing.assert_frame_equal(read_log(wide)[list(COMMUNITY)], log[list(COMMUNITY)])
     path.write_text(OFFICIAL + "40\t1\t1\t0.25\t2\t15.1\n")
     with pytest.raises(ValueError, match="several rows of image 40"):
         read_log(path)
+
+
+@pytest.mark.parametrize(
+    ("line", "torn"),
+    [
+        (3, "20\t8\t-1\t0."),
+        (3, "20\t8\t-1\t0.40\t1\t1\t0.25\t2\t15.1"),
+        (3, ""),
+        (3, "20\tx\t-1\t0.0\t1\t15.2"),
+        (6, "80\t4\t4\t"),
+        (6, "80\t4\t4\t\t3\t15.0"),
+    ],
+)
+def test_a_damaged_line_of_a_log_is_named(tmp_path: Path, line: int, torn: str) -> None:
+    lines = OFFICIAL.splitlines()
+    lines[line - 1] = torn
+    (tmp_path / "official").write_text("\n".join(lines) + "\n")
+    with pytest.raises(ValueError, match=rf"line {line} of .*official is damaged"):
+        read_log(tmp_path / "official")
 
 
 def test_a_curve_falls_just_beyond_each_radius(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
