@@ -55,7 +55,8 @@ def overlay(paths: Sequence[Path], output: Path, grid: float = 0.25, alpha: floa
             file=sys.stderr,
         )
     furthest = max(float(log["radius"].max()) for log in logs.values())
-    radii = [round(grid * step, 10) for step in range(int(furthest / grid) + 1)]
+    steps = range(int(furthest / grid) + 2)  # 0.3 / 0.1 is below 3
+    radii = [radius for step in steps if (radius := round(grid * step, 10)) <= furthest]
     table = accuracy_table(logs, radii, settings)
     draw_curves(logs, output / "certified_accuracy.png", settings)
     write_text(output / "certified_accuracy.csv", table.to_csv(index=False))

@@ -44,6 +44,13 @@ def test_the_envelope_is_the_best_log_at_each_radius(tmp_path: Path) -> None:
     assert len(pd.read_csv(tmp_path / "out" / "certified_accuracy.csv")) == 12
 
 
+@pytest.mark.parametrize(("furthest", "steps"), [(0.3, 4), (0.7, 8), (0.299, 3), (0.0, 1)])
+def test_the_table_goes_on_to_the_last_radius_of_its_grid(tmp_path: Path, furthest: float, steps: int) -> None:
+    table = overlay([certified(tmp_path / "run", [furthest, furthest])], tmp_path / "out", grid=0.1)
+    assert table["radius"].tolist() == [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7][:steps]
+    assert table["certified_accuracy"].tolist() == [0.5] * steps
+
+
 def test_each_log_is_bounded_at_its_own_alpha(tmp_path: Path) -> None:
     """That of its run directory, also for a log that is named itself; the argument is for others."""
     own = certified(tmp_path / "own", [0.9, 0.8, 0.1, 0.3], alpha=0.2)
