@@ -101,6 +101,8 @@ class Mahalanobis(ClassifierSteps, LightningModule):
         lid: measure the local intrinsic dimension too. It keeps the features of the images that an attack fools, three
             times 4 D bytes each for layers of D features together.
         clip_noise: clip noisy copies to [0, 1], as the published code does.
+        channels_last: names of those layers whose outputs are `[B, H, W, d]`, as in timm's Swin Transformers, instead
+            of `[B, d, H, W]`. A wrong order is refused where images are square, unless d equals H and W.
 
     Raises:
         ValueError: if an argument is out of range, or a layer is not the network's.
@@ -121,6 +123,7 @@ class Mahalanobis(ClassifierSteps, LightningModule):
         odin: bool = False,
         lid: bool = False,
         clip_noise: bool = False,
+        channels_last: list[str] | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -154,7 +157,7 @@ class Mahalanobis(ClassifierSteps, LightningModule):
             parameter.requires_grad_(parameter.is_floating_point())
         self.network = network.eval()
         self.num_classes = num_classes
-        self.layers = named_layers(network, layers)
+        self.layers = named_layers(network, layers, channels_last or [])
         self.gaussians = ClassGaussians(num_classes, num_features(network, self.layers, image_shape))
         self.score = score
         self.epsilons = list(epsilons)

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.robustness.mahalanobis.gaussians import Whitened, confidence, squared_distances
-from lightning_modules.robustness.mahalanobis.layers import layer_features
+from lightning_modules.robustness.mahalanobis.layers import Layer, layer_features
 from lightning_modules.robustness.mahalanobis.scores import direction
 
 
 def layer_confidence(
     network: nn.Module,
-    layers: dict[str, nn.Module],
+    layers: dict[str, Layer],
     whitened: list[Whitened],
     image: Tensor,
     epsilons: list[float],
