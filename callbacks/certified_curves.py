@@ -131,8 +131,8 @@ def accuracy_table(
     Returns:
         Columns `log`, `certificate`, `num_images`, `radius`, `certified_accuracy`, `tight`, see `is_tight`, and
         `with_high_probability`, the bound that allows for wrong certificates: NaN where the radii are no guarantee. Of
-        several logs also the rows `envelope`: the best of them on the images that all of them have, without that bound,
-        which does not hold for a choice among logs.
+        several logs also the rows `envelope`: the best of them on the images that all of them have, tight where all of
+        them are, without that bound, which does not hold for a choice among logs.
     """
     tables = []
     for name, log in logs.items():
@@ -157,7 +157,8 @@ def accuracy_table(
         best = np.max([certified_accuracy(log["correct"], log["radius"], radii) for log in on_common], axis=0)
         certificates = sorted({one.get("certificate", "") for one in settings.values()} - {""})
         columns = {"certificate": "; ".join(certificates), "num_images": len(common), "radius": radii}
-        tables.append(pd.DataFrame({"log": "envelope", **columns, "certified_accuracy": best}))
+        tight = [all(is_tight(one, radius) for one in settings.values()) for radius in radii]
+        tables.append(pd.DataFrame({"log": "envelope", **columns, "certified_accuracy": best, "tight": tight}))
     return pd.concat(tables, ignore_index=True)
 
 

@@ -122,6 +122,7 @@ def test_lower_bounds_and_radii_without_guarantee_are_told_apart(
     table = pd.read_csv(out / "certified_accuracy.csv").set_index("log")
     assert table.loc["curve", "tight"].astype(bool).tolist() == [True, False, True]
     assert table.loc["formula", "tight"].astype(bool).all()
+    assert table.loc["envelope", "tight"].tolist() == [True, False, True]  # where every log is
     assert table.loc["formula", "with_high_probability"].isna().all()
     bound = accuracy_with_high_probability(399 / 400, 0.001, many)
     np.testing.assert_allclose(table.loc["curve", "with_high_probability"], bound)
@@ -131,6 +132,7 @@ def test_lower_bounds_and_radii_without_guarantee_are_told_apart(
     ]
     printed = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["curve", "0.998", ">=", "0.998", "0.998"] in printed
+    assert ["envelope", "0.998", ">=", "0.998", "0.998"] in printed
     assert ["curve", *3 * [str(round(float(bound), 3))]] in printed
     assert ["formula", *3 * ["no", "guarantee"]] in printed
 
