@@ -14,7 +14,7 @@ from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 
 from callbacks.evaluation_mode import in_evaluation_mode
-from callbacks.label_report_figure import draw_worst_labels
+from callbacks.label_report_figure import UNVERIFIED, draw_worst_labels
 from lightning_modules.interfaces import Classifier, require
 from lightning_modules.whole_files import save_figure, write_text
 
@@ -67,11 +67,11 @@ class LabelReport(Callback):
     * `label_report.csv`, the worst first: `index` (position in the training set), `row` and `name` (position and file
       in the whole set, as in `labels.csv`) where the data have them, `given`, `proposed` (the most probable class),
       `given_name` and `proposed_name` where the classes have names, `probability_given`, `probability_proposed`,
-      `score`, `suspected` (0 or 1) and, where it is known, `clean_label`;
+      `score`, `suspected` (0 or 1) and, where it is known, `clean_label`, empty for an image that is not verified;
     * `figures/label_report.png`, the images whose labels are worst.
 
     It logs `test/labels_suspected`, the suspected share, and where true labels are known `test/label_precision`,
-    `test/label_recall` and `test/label_auroc` (of the score, for wrong against right labels).
+    `test/label_recall` and `test/label_auroc` (of the score, for wrong against right labels), of the verified images.
 
     Each process judges its share of the images. Six numbers for each image are held, and never all images; with
     `compare_with_cleanlab` the first process also holds all probabilities, N K numbers. Where a run is tested twice
@@ -173,18 +173,19 @@ class LabelReport(Callback):
         suspected = judged["score"] < self.threshold
         table.insert(table.columns.get_loc("score") + 1, "suspected", suspected.astype(int))
         metrics = {"labels_suspected": float(suspected.mean())}
-        wrong = judged["given"] != judged["clean_label"] if "clean_label" in judged else None
+        verified = judged.get("clean_label", np.full(len(suspected), UNVERIFIED)) != UNVERIFIED
+        wrong = (judged["given"] != judged["clean_label"])[verified] if verified.any() else None
         if wrong is not None:
-            metrics["label_precision"], metrics["label_recall"] = precision_and_recall(suspected, wrong)
+            metrics["label_precision"], metrics["label_recall"] = precision_and_recall(suspected[verified], wrong)
             if 0 < wrong.sum() < len(wrong):
-                auroc = binary_auroc(torch.from_numpy(1 - judged["score"]), torch.from_numpy(wrong).long())
+                auroc = binary_auroc(torch.from_numpy(1 - judged["score"][verified]), torch.from_numpy(wrong).long())
                 metrics["label_auroc"] = float(auroc)
         if self.compare_with_cleanlab:
             issues = find_label_issues(judged["given"], judged["probability"])
             table["suspected_by_cleanlab"] = issues.astype(int)
             metrics["label_agreement_cleanlab"] = float((issues == suspected).mean())
             if wrong is not None:
-                precision, recall = precision_and_recall(issues, wrong)
+                precision, recall = precision_and_recall(issues[verified], wrong)
                 metrics |= {"label_precision_cleanlab": precision, "label_recall_cleanlab": recall}
         if class_names is not None:
             for name in ("proposed", "given"):
@@ -198,7 +199,8 @@ class LabelReport(Callback):
         return table.sort_values("score", kind="stable", ignore_index=True), metrics
 
     def _write(self, directory: Path, table: pd.DataFrame, trainer: Trainer, loader: Any) -> None:
-        write_text(directory / "label_report.csv", table.to_csv(index=False))
+        written = table.replace({"clean_label": {UNVERIFIED: ""}})
+        write_text(directory / "label_report.csv", written.to_csv(index=False))
         worst = table.head(self.num_images)
         request = next(iter(loader.sampler))._replace(indices=torch.from_numpy(worst["index"].to_numpy(copy=True)))
         image = trainer.strategy.batch_to_device(loader.dataset[request])["image"]

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 COLUMNS = 8
 WRONG, RIGHT, UNKNOWN = "#c1272d", "#1f77b4", "0.6"
+UNVERIFIED = -2  # the `clean_label` of an image that nobody has verified
 LONGEST = 16  # characters of a line below an image
 ARROW = "\N{RIGHTWARDS ARROW}"
 
@@ -63,7 +64,8 @@ def draw_worst_labels(
         pixels = image[place].transpose(1, 2, 0) if image.shape[1] == 3 else image[place].mean(axis=0)
         panel.imshow(pixels.clip(0, 1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         panel.set(xticks=[], yticks=[], anchor="N")
-        color = UNKNOWN if not known else WRONG if row["given"] != row["clean_label"] else RIGHT
+        true = row.get("clean_label", UNVERIFIED)
+        color = UNKNOWN if true == UNVERIFIED else WRONG if row["given"] != true else RIGHT
         for spine in panel.spines.values():
             spine.set(color=color, linewidth=2)
         panel.text(
@@ -81,8 +83,8 @@ def _caption(row: pd.Series, class_names: Sequence[str] | None) -> str:
     given, proposed = (_name(row[key], class_names) for key in ("given", "proposed"))
     separator = " " if len(given) + len(proposed) <= LONGEST else "\n"
     caption = f"{given}{separator}{ARROW} {proposed}"
-    if "clean_label" in row and row["clean_label"] not in (row["given"], row["proposed"]):
-        caption += f"\n(true: {_name(row['clean_label'], class_names)})"
+    if (true := row.get("clean_label", UNVERIFIED)) not in (UNVERIFIED, row["given"], row["proposed"]):
+        caption += f"\n(true: {_name(true, class_names)})"
     return caption
 
 

@@ -8,6 +8,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from callbacks.evaluation_mode import in_evaluation_mode
 from lightning_modules.interfaces import Classifier, require
 
+UNVERIFIED = -2  # the `clean_label` of an image that nobody has verified
+
 
 class Memorization(Callback):
     """After testing, classifies the training images without augmentation, and logs
@@ -15,7 +17,8 @@ class Memorization(Callback):
     * `test/memorized`: share of the falsely labelled ones that are given their false label,
     * `test/recovered`: share of the falsely labelled ones that are given their true label.
 
-    Where labels have been corrected, the false ones are those that were given (`original_label`).
+    Where labels have been corrected, the false ones are those that were given (`original_label`). Images whose label
+    nobody has verified do not count.
 
     Needs a DataModule that knows the true training labels, as all do whose label noise is a corruption.
     """
@@ -38,7 +41,7 @@ class Memorization(Callback):
             with in_evaluation_mode(trainer, pl_module) as network:
                 prediction = network(batch["image"]).argmax(dim=1)
             given = batch.get("original_label", batch["label"])
-            false = given != batch["clean_label"]
+            false = (given != batch["clean_label"]) & (batch["clean_label"] != UNVERIFIED)
             counts[0] += false.sum()
             counts[1] += (false & (prediction == given)).sum()
             counts[2] += (false & (prediction == batch["clean_label"])).sum()

@@ -7,6 +7,8 @@ from torch import Tensor
 
 IGNORED = 255
 """The label of a pixel that has none."""
+UNVERIFIED = -2
+"""The true label of an image that nobody has verified; that of an image of no class is -1."""
 
 
 class LabelledImageBatch(TypedDict):
@@ -23,7 +25,8 @@ class LabelledImageBatch(TypedDict):
     original_label: NotRequired[Tensor]
     """`[B]`, int64: of training images, once labels have been corrected, those that were given."""
     clean_label: NotRequired[Tensor]
-    """`[B]`, int64: ground truth where it is known. For metrics only, never for a loss."""
+    """`[B]`, int64: ground truth where it is known, -1 for an image of no class; in a set that is verified in part
+    `UNVERIFIED` for the others. For metrics only, never for a loss."""
     second_view: NotRequired[Tensor]
     """As `image`, in training: another random view of the same images, drawn in the same way."""
     classes: NotRequired[Tensor]

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.augmentation import crop_and_flip, sample_uniform
+from datamodules.batches import UNVERIFIED
 from datamodules.corruptions.label_noise import FromCSV, LabelNoise
 from datamodules.corruptions.seeded import seeded
 from datamodules.gathered_labels import gathered_labels
@@ -30,7 +31,7 @@ class ImageSource(Protocol):
     brightest: int
     """The stored value that stands for 1."""
     # A source that knows which of its labels are true also has `clean_label`, `[N]`, int64: the true ones, and -1 for
-    # an image of no class. Training batches then carry it.
+    # an image of no class. Training batches then carry it. A label noise says which are true of all other sources.
     num_uniform: int
     """Random numbers that `fetch` needs for each training image; 0 where all is augmented on the device."""
 
@@ -248,20 +249,19 @@ class LabelledImages(SeededBatches):
         source = self.read_training()
         clean = source.label
         self._check_labels(clean, "training")
-        given = clean
+        given, known = clean, getattr(source, "clean_label", None)
         if self.label_noise is not None:
             noise = seeded(self.label_noise, self.seed)
-            image = getattr(source, "image", None)
             if isinstance(noise, FromCSV):
-                names, known = getattr(source, "names", None), getattr(source, "clean_label", None)
-                given = noise.apply(clean, self.num_classes, image, names, self.class_names, known)
+                names = getattr(source, "names", None)
+                given, known = noise.labels_and_truth(clean, self.num_classes, names, self.class_names, known)
             else:
-                given = noise.apply(clean, self.num_classes, image)
-        self._given, self._clean = given, clean
+                given = noise.apply(clean, self.num_classes, getattr(source, "image", None))
+                known = clean if known is None else known
+        self._given, self._truth = given, known
         kept, held_out = stratified_split(clean, self.validation_fraction, self.seed)
         if len(kept) == 0:
             raise ValueError(f"validation_fraction {self.validation_fraction} leaves no training image of {len(clean)}")
-        known = getattr(source, "clean_label", clean if self._truth_known() else None)
         self.train_set = LabelledSet(source, kept, given[kept], None if known is None else known[kept], self.seed)
         if len(held_out):
             self.validation_set = LabelledSet(
@@ -271,10 +271,6 @@ class LabelledImages(SeededBatches):
             self._check_labels(own.label, "validation")
             self.validation_set = LabelledSet(own, torch.arange(len(own.label)), own.label, None, seed=None)
         self._restore_corrections()
-
-    def _truth_known(self) -> bool:
-        """Whether the labels of the data are the true ones, which a corruption has made wrong."""
-        return self.label_noise is not None and getattr(self.label_noise, "truth_known", True)
 
     def _check_labels(self, label: Tensor, split: str) -> None:
         if len(label) == 0:
@@ -307,13 +303,11 @@ class LabelledImages(SeededBatches):
         split = np.full(len(self._given), "validation", dtype=object)
         split[self.train_set.row.numpy()] = "training"
         columns = {"index": np.arange(len(split)), "label": self._given}
-        if self._truth_known():
-            columns["clean_label"] = self._clean
+        if self._truth is not None:
+            columns["clean_label"] = pd.Series(self._truth, dtype="Int64").mask(self._truth.numpy() == UNVERIFIED)
         columns["split"] = split
         if (names := getattr(self.train_set.source, "names", None)) is not None:
             columns["name"] = names
-        if (true := getattr(self.train_set.source, "clean_label", None)) is not None:
-            columns["of_no_class"] = (true < 0).int()
         drawn = pd.DataFrame(columns)
         if path.is_file():  # every process that sees it refuses, so that none waits for another
             check_same_labels(path, drawn, getattr(self.label_noise, "path", None))

@@ -7,12 +7,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning.pytorch import LightningModule, Trainer
+from matplotlib.colors import to_rgba
 from torch import Tensor
 from torch.nn import functional as F
 
 from callbacks import label_report
 from callbacks.label_report import LabelReport, label_score, precision_and_recall
-from callbacks.label_report_figure import ARROW, draw_worst_labels
+from callbacks.label_report_figure import ARROW, UNKNOWN, WRONG, draw_worst_labels
 from datamodules.corruptions.label_noise import Symmetric
 from datamodules.digits import Digits
 from datamodules.labelled_images import ImagesInMemory
@@ -162,12 +163,15 @@ def test_without_true_labels_there_is_no_precision_and_names_are_written(tmp_pat
 
 def test_an_image_of_no_class_is_not_captioned_with_the_last_class() -> None:
     names = ["tea", "coffee"]
-    worst = pd.DataFrame({"given": [0, 0], "proposed": [1, 0], "clean_label": [-1, 1]})
+    worst = pd.DataFrame({"given": [0, 0, 0], "proposed": [1, 0, 1], "clean_label": [-1, 1, label_report.UNVERIFIED]})
     for class_names, wrong, right in ((names, "tea", "coffee"), (None, "0", "1")):
-        figure = draw_worst_labels(np.zeros((2, 1, 4, 4), dtype=np.float32), worst, 2, 1, class_names)
+        figure = draw_worst_labels(np.zeros((3, 1, 4, 4), dtype=np.float32), worst, 3, 1, class_names)
         captions = [panel.texts[0].get_text() for panel in figure.axes]
         assert captions[0].splitlines() == [f"{wrong} {ARROW} {right}", "(true: no class)"]
         assert captions[1].splitlines() == [f"{wrong} {ARROW} {wrong}", f"(true: {right})"]
+        assert captions[2] == f"{wrong} {ARROW} {right}"
+        frames = [panel.spines["top"].get_edgecolor() for panel in figure.axes]
+        assert frames == [to_rgba(WRONG), to_rgba(WRONG), to_rgba(UNKNOWN)]
 
 
 def test_the_first_test_of_a_run_writes_the_files(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from jsonargparse import ArgumentParser
 from torch import Tensor
 
+from datamodules.batches import UNVERIFIED
 from datamodules.corruptions.label_noise import (
     CIFAR100_SUPERCLASSES,
     AsymmetricCIFAR10,
@@ -623,7 +624,7 @@ def test_a_table_labels_files_by_name_with_classes_by_name(tmp_path: Path) -> No
     label, names, classes = np.array([0, 0, 1]), ["cat/0.png", "cat/1.png", "dog/1.png"], ["cat", "dog"]
     partial = FromCSV(str(path), partial=True)
     assert partial.apply(label, 2, names=names, class_names=classes).tolist() == [1, 0, 0]
-    assert not partial.truth_known
+    assert partial.labels_and_truth(label, 2, names, classes)[1] is None
     with pytest.raises(ValueError, match=r"labels 2 of 3 samples: name cat/1.png is missing"):
         FromCSV(str(path)).apply(label, 2, names=names, class_names=classes)
     with pytest.raises(ValueError, match=r"labels dog/1.png, which is no file of this set; one is cat/0.png"):
@@ -720,16 +721,52 @@ def test_images_of_no_class_may_be_listed_as_such(tmp_path: Path) -> None:
     path.write_text("index,label,clean_label\n0,1,-1\n1,1,1\n2,0,0\n")
     label, known = np.array([0, 1, 0]), torch.tensor([-1, 1, 0])
     noise = FromCSV(str(path))
-    assert noise.apply(label, 2, clean_label=known).tolist() == [1, 1, 0]
+    given, truth = noise.labels_and_truth(label, 2, clean_label=known)
+    assert given.tolist() == [1, 1, 0]
+    assert truth is not None
+    assert truth.tolist() == [-1, 1, 0]
     assert noise.transition_matrix(2).tolist() == [[1.0, 0.0], [0.0, 1.0]]
     for other_set in (None, torch.tensor([0, 1, -1])):
         with pytest.raises(ValueError, match=r"differ from those of the data at 1 of 3 samples, first at 0"):
-            noise.apply(label, 2, clean_label=other_set)
+            noise.labels_and_truth(label, 2, clean_label=other_set)
     with pytest.raises(ValueError, match=r"differ from those of the data at 1 of 3 samples, first at 1"):
-        noise.apply(np.array([0, 0, 0]), 2, clean_label=torch.tensor([-1, 0, 0]))
+        noise.labels_and_truth(np.array([0, 0, 0]), 2, clean_label=torch.tensor([-1, 0, 0]))
     path.write_text("index,label,clean_label\n0,-1,0\n1,1,1\n2,0,0\n")
     with pytest.raises(ValueError, match=r"label of .* must be in 0 ... 1, got -1"):
-        noise.apply(label, 2, clean_label=known)
+        noise.labels_and_truth(label, 2, clean_label=known)
+
+
+def test_labels_that_a_user_has_verified_by_file_are_the_true_ones(tmp_path: Path) -> None:
+    """Whatever the folders say; what is empty or left out is not known."""
+    path = tmp_path / "mine.csv"
+    path.write_text("name,label,clean_label\ncat/1.png,cat,dog\ncat/0.png,cat,\ndog/0.png,cat,-1\n")
+    folder, names, classes = (
+        np.array([0, 0, 1, 1]),
+        ["cat/0.png", "cat/1.png", "dog/0.png", "dog/1.png"],
+        ["cat", "dog"],
+    )
+    noise = FromCSV(str(path), partial=True)
+    given, truth = noise.labels_and_truth(folder, 2, names, classes)
+    assert given.tolist() == [0, 0, 0, 1]
+    assert truth is not None
+    assert truth.tolist() == [UNVERIFIED, 1, -1, UNVERIFIED]
+    path.write_text("index,name,label,clean_label\n1,cat/1.png,0,1\n")
+    truth = noise.labels_and_truth(folder, 2, names, classes)[1]
+    assert truth is not None
+    assert truth.tolist() == [UNVERIFIED, 1, UNVERIFIED, UNVERIFIED]
+    assert noise.transition_matrix(2)[1].tolist() == [1.0, 0.0]
+    path.write_text("name,label,clean_label\ncat/1.png,cat,\n")
+    assert noise.labels_and_truth(folder, 2, names, classes)[1] is None
+
+
+def test_true_labels_by_position_are_those_of_the_data_as_far_as_they_are_given(tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text("index,label,clean_label\n0,1,0\n1,1,\n")
+    truth = FromCSV(str(path)).labels_and_truth(np.array([0, 0]), 2)[1]
+    assert truth is not None
+    assert truth.tolist() == [0, UNVERIFIED]
+    with pytest.raises(ValueError, match="at 1 of 2 samples, first at 0: the two sets are not the same"):
+        FromCSV(str(path)).apply(np.array([1, 0]), 2, names=["a.png", "b.png"])
 
 
 def test_a_missing_table_is_named() -> None:

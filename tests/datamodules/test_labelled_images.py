@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,6 +14,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
 from callbacks.label_report import LabelReport
+from callbacks.memorization import Memorization
 from datamodules.augmentation import crop_and_flip, sample_uniform
 from datamodules.cifar import CIFAR10, CIFAR100
 from datamodules.clothing1m import Clothing1M
@@ -276,13 +278,58 @@ class FirstClass(LightningModule):
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None: ...
 
 
-def test_the_report_and_the_labels_of_a_run_with_foreign_images_label_another(tmp_path: Path) -> None:
-    first = WebDigits(label_noise=Symmetric(0.3), seed=0)
+def measured(data: LabelledImages, directory: Path) -> dict[str, float]:
+    """What is measured of the labels, and written to the directory."""
     trainer = Trainer(
-        accelerator="cpu", logger=MetricsTable(tmp_path), callbacks=[LabelReport(num_images=1)],
+        accelerator="cpu", logger=MetricsTable(directory), callbacks=[LabelReport(num_images=1), Memorization()],
         enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
     )  # fmt: skip
-    trainer.test(FirstClass(), datamodule=first, verbose=False)
+    return dict(trainer.test(FirstClass(), datamodule=data, verbose=False)[0])
+
+
+class Files(Patterns):
+    """The same images with names."""
+
+    def read_training(self) -> ImagesInMemory:
+        source = super().read_training()
+        source.names = [f"{row}.png" for row in range(len(source.label))]  # type: ignore[attr-defined]
+        return source
+
+
+def test_labels_that_a_user_has_verified_score_the_others_and_nothing_counts_that_nobody_has(tmp_path: Path) -> None:
+    """Of 40 given labels 0, which the report never suspects, or 1, which it always does, eight are verified."""
+    verified = {0: (0, 0), 1: (0, 2), 2: (1, 1), 3: (1, 0), 4: (1, 0), 5: (1, 3), 6: (0, 0), 7: (1, -1)}
+    table = tmp_path / "mine.csv"
+    table.write_text(
+        "name,label,clean_label\n"
+        + "".join(f"{row}.png,{given},{true}\n" for row, (given, true) in verified.items())
+        + "".join(f"{row}.png,1,\n" for row in range(len(verified), 40))
+    )
+    data = Files(label_noise=FromCSV(str(table)))
+    metrics = measured(data, tmp_path)
+    assert metrics["test/labels_suspected"] == pytest.approx(37 / 40)
+    assert metrics["test/label_precision"] == pytest.approx(4 / 5)
+    assert metrics["test/label_recall"] == pytest.approx(4 / 5)
+    assert metrics["test/memorized"] == pytest.approx(1 / 5)
+    assert metrics["test/recovered"] == pytest.approx(2 / 5)
+    report = pd.read_csv(tmp_path / "label_report.csv")
+    assert dict(report.set_index("row")["clean_label"].dropna().astype(int)) == {
+        row: true for row, (_, true) in verified.items()
+    }
+    for name in ("labels.csv", "label_report.csv"):
+        key = "index" if name == "labels.csv" else "row"
+        column = "label" if name == "labels.csv" else "given"
+        again = Files(label_noise=FromCSV(str(tmp_path / name), column=column, key=key))
+        again.setup("fit")
+        assert again.train_set is not None
+        assert data.train_set is not None
+        assert torch.equal(again.train_set.label, data.train_set.label)
+        assert torch.equal(again.train_set.clean_label, data.train_set.clean_label)
+
+
+def test_the_report_and_the_labels_of_a_run_with_foreign_images_label_another(tmp_path: Path) -> None:
+    first = WebDigits(label_noise=Symmetric(0.3), seed=0)
+    measured(first, tmp_path)
     proposals = FromCSV(str(tmp_path / "label_report.csv"), column="proposed", key="row")
     for noise, expected in (
         (proposals, torch.zeros(len(labels(first)))),

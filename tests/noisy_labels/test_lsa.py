@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from callbacks.early_learning import EarlyLearning
 from callbacks.pretraining import Pretraining
 from callbacks.seeding import SeedEveryBatch
+from datamodules.batches import UNVERIFIED
 from datamodules.clustered import Clustered
 from datamodules.digits import Digits
 from lightning_modules.networks import Normalized
@@ -282,6 +283,17 @@ def test_without_true_labels_a_sweep_knows_nothing_of_them() -> None:
     assert found is not None
     assert found.wrong is None
     assert set(trainer.callback_metrics) == {"train/loss", "train/classification", "train/contrast", "train/noisy"}
+
+
+def test_of_a_set_that_is_verified_in_part_a_sweep_says_nothing_of_the_truth() -> None:
+    module, into = one_network(**NOISY), data()
+    trainer = fit(module, 1, into)
+    assert into.train_set is not None
+    assert into.train_set.clean_label is not None
+    into.train_set.clean_label[7] = UNVERIFIED
+    found = sweep(trainer, module.network, module, "3", module.images.guesses[0])
+    assert found is not None
+    assert found.wrong is None
 
 
 def test_verdicts_and_weights_are_those_of_the_sweep_and_detectors_take_turns() -> None:

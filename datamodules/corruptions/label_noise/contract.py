@@ -14,8 +14,6 @@ class LabelNoise(Protocol):
     seed: int | None
     """Which draw of the noise; None until `seed_everything` fills it. Recorded labels use none."""
 
-    # A kind whose labels may be righter than those of the data has `truth_known`, False where it is so.
-
     def apply(self, label: np.ndarray | Tensor, num_classes: int, image: Tensor | None = None) -> Tensor:
         """Gives every sample of a set its label.
 

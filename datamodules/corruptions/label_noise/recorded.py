@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from datamodules.batches import UNVERIFIED
 from datamodules.corruptions.label_noise.contract import checked_labels, empirical_transition_matrix
 
 AnnotationKind = Literal["aggre_label", "worse_label", "random_label1", "random_label2", "random_label3", "noisy_label"]
@@ -72,10 +73,15 @@ class HumanCIFARN:
 class FromCSV:
     """Labels from a table: which sample, its label and, if known, `clean_label`; other columns are ignored.
 
-    Labels are numbers of classes, 0 ... K - 1, or their names; a number with leading zeros is a name. Without
-    `clean_label` no label counts as the true one: the table may well correct those of the data. The proposals of a
-    `label_report.csv` are the labels of another run with `column: proposed`, `key: row` (or `key: name` for files) and,
-    where images were held out, `partial: true`; its `index` counts the training split alone.
+    Labels are numbers of classes, 0 ... K - 1, or their names; a number with leading zeros is a name.
+
+    The true labels, `clean_label`, are for metrics only: -1 for an image of no class, and empty for one that nobody has
+    verified. In a table with the files' names they are known from there, whatever the folders say. In a table without
+    names they must be those of the data, and tell that it is of this set and in its order. Without the column no label
+    counts as the true one: the table may well correct those of the data.
+
+    The proposals of a `label_report.csv` are the labels of another run with `column: proposed`, `key: row` (or `key:
+    name` for files) and, where images were held out, `partial: true`; its `index` counts the training split alone.
 
     Args:
         path: CSV file with a header, in UTF-8.
@@ -105,11 +111,6 @@ class FromCSV:
         self.partial = partial
         self.classes = classes
 
-    @property
-    def truth_known(self) -> bool:
-        """Whether the table says which labels are true."""
-        return "clean_label" in self._read()
-
     def apply(
         self,
         label: np.ndarray | Tensor,
@@ -117,30 +118,56 @@ class FromCSV:
         image: Tensor | None = None,
         names: Sequence[str] | None = None,
         class_names: Sequence[str] | None = None,
-        clean_label: Tensor | None = None,
     ) -> Tensor:
-        """As every kind of label noise.
+        """As every kind of label noise; `names` and `class_names` are those of `labels_and_truth`."""
+        return self.labels_and_truth(label, num_classes, names, class_names)[0]
+
+    def labels_and_truth(
+        self,
+        label: np.ndarray | Tensor,
+        num_classes: int,
+        names: Sequence[str] | None = None,
+        class_names: Sequence[str] | None = None,
+        clean_label: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """What `apply` gives, and which labels are true.
 
         Args:
-            names: `[N]`, the samples' files, for tables by name.
+            label: `[N]`, those of the data; not modified.
+            num_classes: number of classes, K.
+            names: `[N]`, the samples' files, for tables with names.
             class_names: `[num_classes]`, for tables with names of classes.
-            clean_label: `[N]`, the true labels of a set with images of no class, -1 for those; a table may have -1 for
-                them, too, or the label that the set gives them.
+            clean_label: `[N]`, the true labels where the data have them besides, -1 for an image of no class; a table
+                by position may have -1 for that, too, or the label of the data.
+
+        Returns:
+            Both `[N]`, int64: the given labels, and the true ones, -1 for an image of no class and `UNVERIFIED` where
+            nobody says; None where nobody says any.
+
+        Raises:
+            ValueError: if the table is faulty or does not fit the data.
         """
         table = self._read()
         true = checked_labels(label, num_classes)
         row = self._rows(table, len(true), names)
         given = true.copy()
         given[row] = self._classes(table, self.column, num_classes, class_names)
-        if "clean_label" in table:
-            recorded, known = true.copy(), true if clean_label is None else clean_label.numpy()
-            truth = self._truth(table, num_classes, class_names)
-            recorded[row] = np.where(truth == known[row], true[row], truth)
-            check_order(self.path, recorded, true)
-        return torch.from_numpy(given)
+        if "clean_label" not in table:
+            return torch.from_numpy(given), clean_label
+        recorded = self._truth(table, num_classes, class_names)
+        if names is not None and "name" in table:
+            truth = np.full(len(true), UNVERIFIED)
+            truth[row] = recorded
+        else:
+            truth, in_order = true.copy() if clean_label is None else clean_label.numpy().copy(), true.copy()
+            empty = recorded == UNVERIFIED
+            in_order[row] = np.where(empty | (recorded == truth[row]), true[row], recorded)
+            check_order(self.path, in_order, true)
+            truth[row[empty]] = UNVERIFIED
+        return torch.from_numpy(given), torch.from_numpy(truth) if (truth != UNVERIFIED).any() else clean_label
 
     def transition_matrix(self, num_classes: int) -> Tensor:
-        """Frequencies in the table, if it has the column `clean_label`; images of no class do not count."""
+        """Frequencies in the table, if it has the column `clean_label`, among the rows whose true class it has."""
         table = self._read()
         if "clean_label" not in table:
             raise ValueError(
@@ -242,9 +269,10 @@ class FromCSV:
         return checked_labels(np.array(label, dtype=np.int64)[code], num_classes, f"{column} of {self.path}")
 
     def _truth(self, table: pd.DataFrame, num_classes: int, class_names: Sequence[str] | None) -> np.ndarray:
-        """True labels `[n]`, -1 for an image of no class."""
-        stated = table["clean_label"].str.strip() != "-1"
-        truth = np.full(len(table), -1)
+        """True labels `[n]`, -1 for an image of no class and `UNVERIFIED` where the cell is empty."""
+        word = table["clean_label"].str.strip()
+        truth = np.where(word == "", UNVERIFIED, -1)
+        stated = ~word.isin(["", "-1"])
         truth[stated] = self._classes(table[stated], "clean_label", num_classes, class_names)
         return truth
 

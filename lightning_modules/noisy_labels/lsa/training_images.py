@@ -15,6 +15,7 @@ from lightning.pytorch import Trainer
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from datamodules.batches import UNVERIFIED
 from lightning_modules.noisy_labels.layer_outputs import layer_outputs, named_layer, pooled
 from lightning_modules.noisy_labels.lsa.detection import Detection, detection_metrics
 from lightning_modules.noisy_labels.lsa.objective import soft_cross_entropy
@@ -172,7 +173,8 @@ def sweep(
         one_hot = F.one_hot(label, logits.shape[1]).to(torch.promote_types(logits.dtype, torch.float32))
         known = guess.update(batch["index"], one_hot, keep_old, size)
         known = torch.where(known.sum(dim=1, keepdim=True) > 0, known, one_hot)
-        wrong = label != batch["clean_label"] if "clean_label" in batch else torch.full_like(label, -1)
+        true = batch.get("clean_label", torch.full_like(label, UNVERIFIED))
+        wrong = torch.where(true == UNVERIFIED, -1, (label != true).long())
         judged = [soft_cross_entropy(logits, one_hot), soft_cross_entropy(logits, known), wrong]
         row = torch.cat([*(each[:, None].to(one_hot.dtype) for each in judged), pooled(outputs[-1])], dim=1)
         if table is None:
