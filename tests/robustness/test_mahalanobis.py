@@ -730,6 +730,17 @@ def test_what_cannot_work_is_refused(tmp_path: Path) -> None:
         ready.setup("fit")
 
 
+def test_one_batch_of_each_set_is_enough_for_what_can_be_measured(run: Run, tmp_path: Path) -> None:
+    """`limit_test_batches` 1 is one batch, and 1.0 all of them."""
+    module = detector()
+    module.load_state_dict(run[0].state_dict())
+    few = data(evaluation_batch_size=30)
+    trainer = Trainer(default_root_dir=tmp_path, limit_test_batches=1, enable_checkpointing=False, **QUIET)
+    trainer.test(module, datamodule=few, verbose=False)
+    assert [len(detection.index) for detection in module.detections] == [60, 60]
+    assert [int(detection.is_validation.sum()) for detection in module.detections] == [30, 30]
+
+
 def test_a_perceptron_has_features_too() -> None:
     module = Mahalanobis(MLP(64, [32, 16], 8), 8, ["layers.1", "layers.3"], (1, 8, 8))
     assert module.gaussians.num_features == [32, 16]

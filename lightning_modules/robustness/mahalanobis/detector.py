@@ -215,7 +215,8 @@ class Mahalanobis(ClassifierSteps, LightningModule):
             raise ValueError(
                 "there is nothing to detect: give data of datamodules.out_of_distribution.OutOfDistribution, or attacks"
             )
-        self._limited = bool(self.trainer.fast_dev_run) or self.trainer.limit_test_batches != 1.0  # type: ignore[attr-defined]
+        limit = self.trainer.limit_test_batches
+        self._limited = isinstance(limit, int) or limit < 1  # an integer counts batches: 1 is one, and 1.0 are all
         if len(loaders) > 1 and not self._limited:
             for name, loader in zip(self._names, loaders, strict=True):
                 size = len(loader.dataset)
