@@ -1,12 +1,15 @@
 """A user's own labelled images, one folder for each class."""
 
+from pathlib import Path
+
 from datamodules.corruptions.label_noise import LabelNoise
 from datamodules.data_directory import data_directory
 from datamodules.image_files import ImageFiles, chosen_crop, class_folders, files_by_class
-from datamodules.labelled_images import LabelledImages
+from datamodules.labelled_images import ImageSource, LabelledImages
+from datamodules.shifted_tests import ShiftedTests, files_of_classes
 
 
-class ImageFolder(LabelledImages):
+class ImageFolder(ShiftedTests, LabelledImages):
     """Images in `train/<class>/` and `test/<class>/` of a folder: AVIF, BMP, GIF, JPEG, JPEG 2000, PGM, PNG, PPM, TIFF
     and WebP. Files of other formats are left out.
 
@@ -17,6 +20,9 @@ class ImageFolder(LabelledImages):
     to `train`, or by an index, the position among all training images, class by class and sorted by file name; the
     `labels.csv` of a run with any label noise lists both.
 
+    Test sets of other distributions, such as sketches of the same things, are folders with a folder for each class too.
+    Of a set that has only some of the classes, predictions are among these.
+
     Args:
         data_dir: folder that holds `train`, and `test` or `val`.
         validation_fraction: part of each class that is held out of training, in [0, 1); 0 leaves validation to `val`.
@@ -24,11 +30,15 @@ class ImageFolder(LabelledImages):
         resize: short side that validation and test images are resized to before their centre is cut out, in pixels.
         min_area: least part of an image's area that a training crop shows, in (0, 1]; None cuts training images as if
             for testing, but at a random place.
+        shifted: folder that holds `<class>/`, of each shifted test set by the name that metrics give it, relative to
+            `data_dir`; None has no such sets.
 
     Raises:
         FileNotFoundError: if a folder is missing or empty.
-        ValueError: if an argument is out of range.
+        ValueError: if an argument is out of range, or a folder belongs to no class.
     """
+
+    class_names: list[str]
 
     def __init__(
         self,
@@ -40,6 +50,7 @@ class ImageFolder(LabelledImages):
         image_size: int = 224,
         resize: int = 256,
         min_area: float | None = 0.08,
+        shifted: dict[str, str] | None = None,
         flip: bool = True,
         passes_per_epoch: int = 1,
         num_workers: int | None = None,
@@ -62,6 +73,7 @@ class ImageFolder(LabelledImages):
         self.class_names = class_folders(self.root / "train")
         self.num_classes = len(self.class_names)
         self.image_shape = (3, image_size, image_size)
+        self.shifted = shifted or {}
 
     def read_training(self) -> ImageFiles:
         return self._read("train")
@@ -79,9 +91,23 @@ class ImageFolder(LabelledImages):
             )
         return self._read(found[0])
 
+    def read_shifted_tests(self) -> dict[str, ImageSource]:
+        return {name: self._shifted_set(self.root / folder) for name, folder in self.shifted.items()}
+
+    def _shifted_set(self, folder: Path) -> ImageSource:
+        label = {name: number for number, name in enumerate(self.class_names)}
+        return files_of_classes(
+            folder, [(name, label[name]) for name in self._checked_classes(folder)], len(label), self.crop
+        )
+
     def _read(self, split: str) -> ImageFiles:
-        assert self.class_names is not None
         folder = self.root / split
-        if unknown := sorted(set(class_folders(folder)) - set(self.class_names)):
-            raise ValueError(f"{folder} holds a folder {unknown[0]}, which is no class of {self.root / 'train'}")
+        self._checked_classes(folder)
         return ImageFiles(folder, *files_by_class(folder, self.class_names), self.crop)
+
+    def _checked_classes(self, folder: Path) -> list[str]:
+        """The classes in a folder, which are those of the training images or some of them."""
+        found = class_folders(folder)
+        if unknown := sorted(set(found) - set(self.class_names)):
+            raise ValueError(f"{folder} holds folders that are no class of {self.root / 'train'}: {', '.join(unknown)}")
+        return found

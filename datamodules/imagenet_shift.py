@@ -6,20 +6,12 @@ Source: Recht et al., ICML 2019 (V2); Hendrycks et al., ICCV 2021 (R) and CVPR 2
 
 from pathlib import Path
 
-import torch
-
 from datamodules.corruptions.label_noise import LabelNoise
 from datamodules.data_directory import data_directory
-from datamodules.image_files import Crop, ImageFiles, class_folders, files_by_class
+from datamodules.image_files import Crop, class_folders
 from datamodules.imagenet import ImageNet
 from datamodules.labelled_images import ImageSource
-from datamodules.shifted_tests import ShiftedTests
-
-
-class SomeClasses(ImageFiles):
-    """Files whose labels are some of the classes, `classes` `[k]`."""
-
-    classes: torch.Tensor
+from datamodules.shifted_tests import ShiftedTests, SomeClasses, files_of_classes
 
 
 class ImageNetShift(ShiftedTests, ImageNet):
@@ -122,12 +114,7 @@ def _shifted_set(split: Path, wnids: list[str], translation: dict[str, str] | No
     kept = [(folder, label_of[wnid]) for folder, wnid in pairs if wnid in label_of]
     if not kept:
         raise ValueError(f"{split} holds none of the {len(wnids)} classes")
-    names, position = files_by_class(split, [folder for folder, _ in kept])
-    label = torch.tensor([label for _, label in kept])
-    source = SomeClasses(split, names, label[position], crop)
-    if len(label.unique()) < len(wnids):
-        source.classes = label.unique()
-    return source
+    return files_of_classes(split, kept, len(wnids), crop)
 
 
 def _is_wnid(name: str) -> bool:

@@ -1,13 +1,43 @@
 """Test sets that are distributed otherwise than the training set: other styles, other sources, corruptions."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules.global_batches import Request
+from datamodules.image_files import Crop, ImageFiles, files_by_class
 from datamodules.labelled_images import ImageSource, LabelledSet
+
+
+class SomeClasses(ImageFiles):
+    """Files whose labels are some of the classes, `classes` `[k]`."""
+
+    classes: Tensor
+
+
+def files_of_classes(split: Path, folders: Sequence[tuple[str, int]], num_classes: int, crop: Crop) -> SomeClasses:
+    """The images in folders of one class each.
+
+    Args:
+        split: folder that holds them.
+        folders: the name and the label of each.
+        num_classes: in all; where the folders have fewer, the source says which.
+        crop: what is cut out of an image.
+
+    Raises:
+        FileNotFoundError: if a folder holds no image.
+    """
+    names, position = files_by_class(split, [folder for folder, _ in folders])
+    label = torch.tensor([label for _, label in folders])
+    source = SomeClasses(split, names, label[position], crop)
+    if len(label.unique()) < num_classes:
+        source.classes = label.unique()
+    return source
 
 
 class ShiftedSet(LabelledSet):

@@ -447,7 +447,7 @@ def rename_tests(root: Path) -> None:
 FOLDER_FAULTS: list[tuple[Callable[[Path], object], type[Exception], str]] = [
     (lambda root: (root / "train").rename(root / "t"), FileNotFoundError, "train does not exist; expected .*<image>"),
     (lambda root: (root / "train" / "fox").mkdir(), FileNotFoundError, "train/fox holds no image; expected files that"),
-    (lambda root: (root / "test" / "fox").mkdir(), ValueError, "test holds a folder fox, which is no class of .*train"),
+    (lambda root: (root / "test" / "fox").mkdir(), ValueError, "test holds folders that are no class of .*train: fox"),
     (lambda root: (root / "test" / "emu").rename(root / "emu"), FileNotFoundError, "test holds no folder emu"),
     (rename_tests, FileNotFoundError, "holds neither test/<class>/<image> nor val"),
 ]
