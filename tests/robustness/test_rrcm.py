@@ -417,6 +417,27 @@ def test_images_are_found_again_by_the_cosine() -> None:
     assert metric.compute() == 0.5
 
 
+def test_retrieval_at_sigma_is_at_the_level_of_twice_sigma(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In [-1, 1], where networks see images, noise is twice as large as in pixel units."""
+    module = pretraining(retrieval_sigmas=[0.25, 0.5]).double().eval()
+    logged: list[str] = []
+    monkeypatch.setattr(module, "log", lambda name, *args, **kwargs: logged.append(name))
+    batch = digits_like()
+    torch.manual_seed(3)
+    module.test_step(batch, 0)
+    assert logged == ["test/retrieval_0.25", "test/retrieval_0.50"]
+    torch.manual_seed(3)
+    noise = torch.randn_like(batch["image"])
+    for metric, t in zip(module.retrieval, (0.5, 1.0), strict=True):
+        assert isinstance(metric, Retrieval)
+        for found, level, shown in (
+            (metric.noisy, t, 2 * batch["image"] - 1 + t * noise),
+            (metric.clean, 0.002, 2 * batch["image"] - 1),
+        ):
+            time = torch.full((5,), 250 * math.log(level), dtype=torch.float64)
+            torch.testing.assert_close(found, [module.network(shown / math.sqrt(0.25 + level**2), time)])
+
+
 # weights for fine-tuning
 
 
