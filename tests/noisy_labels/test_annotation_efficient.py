@@ -504,6 +504,18 @@ def test_only_kept_samples_have_a_loss_and_it_is_their_mean() -> None:
     assert mean_over_kept(loss, torch.zeros_like(kept)) == 0
 
 
+def test_translation_loss_weights_the_terms_of_the_definition() -> None:
+    trained = module(translation=translation(), shape_weight=0.3, cycle_weight=7.0, mask_cycle_weight=0.2)
+    image, mask = images_and_masks()
+    batch: Any = {"image": (image + 1) / 2, "auxiliary_mask": mask, "global_size": 3}
+    found, _ = trained._translation_loss(batch)
+    terms, fakes = generator_terms(translation(), vae(), image, mask, 0.2)
+    weights = {"image": 1.0, "mask": 1.0, "shape": 0.3, "cycle": 7.0}
+    expected = {f"generator_{name}": weight * terms[name] for name, weight in weights.items()}
+    expected["discriminators"] = discriminator_loss(translation(), vae(), image, mask, fakes)
+    torch.testing.assert_close(found, expected)
+
+
 @pytest.mark.parametrize(("epoch", "gamma"), [(3, 0.0), (5, 3.0)])
 def test_segmentation_loss_is_the_noise_weighted_dice_of_the_kept(epoch: int, gamma: float) -> None:
     trained = module()
