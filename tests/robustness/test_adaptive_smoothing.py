@@ -550,16 +550,21 @@ def test_a_step_is_the_loss_on_clean_and_attacked_images(monkeypatch: pytest.Mon
     built.train()
     given = batch()
     moved = (given["image"] + 0.05).clamp(0, 1)
-    in_evaluation = []
+    in_evaluation, seen = [], []
 
     def attack(mixture: Any, image: Tensor, *rest: Any) -> Tensor:
         in_evaluation.append(not built.network.normalization.training and not built.network.training)
+        seen.append(mixture(image))
         return moved
 
     monkeypatch.setattr("lightning_modules.robustness.adaptive_smoothing.randomised_attack", attack)
     loss = built.training_step(given, 0)["loss"]
     assert in_evaluation == [True]
-    again = module(clean_weight=2.0).train()
+    again = module(clean_weight=2.0).eval()
+    gamma = again.network.mixed(given["image"]).gamma - 1.3 + 0.4  # the bias of evaluation, and that of training
+    torch.testing.assert_close(seen[0].gamma, gamma)
+    torch.testing.assert_close(seen[0].alpha, gamma.sigmoid())
+    again.train()
     mixed = again.network.mix(torch.cat([given["image"], moved]), again.network.in_training)
     attacked = torch.tensor([0.0] * 12 + [1.0] * 12, dtype=torch.float64)
     losses = mixing_loss(mixed, given["label"].repeat(2), attacked, 1.5, 0.0, 0.2)
