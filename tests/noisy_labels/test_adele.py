@@ -432,14 +432,19 @@ def labels(trainer: Trainer) -> tuple[Tensor, Tensor, Tensor]:
 
 def test_labels_are_updated_from_the_given_ones_by_the_last_weights(tmp_path: Path) -> None:
     module = small_adele("evaluation")
-    trainer = fit(module, tmp_path)
+    module.correction = EvaluationPassCorrection(threshold=0.9, scales=[0.75, 1.0], flip_from_epoch=3)
+    trainer = fit(module, tmp_path, epochs=4)  # the last epoch is the first with mirror images
     image, old, new = labels(trainer)
-    with torch.no_grad():
-        z = torch.stack(multi_scale_logits(module.network, image, [0.75, 1.0], flip=True))
-    probability, k = (z.mean(0) / 3).softmax(1).max(1)
-    expected = updated_label(old, k, probability, torch.tensor([False, True, True]), 0.4)
-    assert torch.equal(new, expected)
-    assert (new != old).any()
+
+    def updated(temperature: float, flip: bool) -> Tensor:
+        with torch.no_grad():
+            z = torch.stack(multi_scale_logits(module.network, image, [0.75, 1.0], flip))
+        probability, k = (z.mean(0) / temperature).softmax(1).max(1)
+        return updated_label(old, k, probability, torch.tensor([False, True, True]), 0.9)
+
+    assert torch.equal(new, updated(3, flip=True))
+    for other in (old, updated(1, flip=True), updated(3, flip=False)):
+        assert (new != other).any()
     assert module.training
 
 
