@@ -1,9 +1,10 @@
-"""Arithmetic that autocast leaves alone."""
+"""Arithmetic in single precision or better, also where the network computes in half precision."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from torch import Tensor
 
 
 def in_full_precision(device: torch.device) -> AbstractContextManager[Any]:
@@ -15,3 +16,8 @@ def in_full_precision(device: torch.device) -> AbstractContextManager[Any]:
     if torch.amp.is_autocast_available(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """x in float32 or better, for what needs more digits or range than half precision has."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,7 +1,8 @@
 """The term that ELR and ELR+ add to cross-entropy (Liu et al., 2020, equation 7)."""
 
-import torch
 from torch import Tensor
+
+from lightning_modules.full_precision import at_least_float32
 
 
 def clamped_softmax(logits: Tensor, lowest: float = 1e-4) -> Tensor:
@@ -14,8 +15,7 @@ def clamped_softmax(logits: Tensor, lowest: float = 1e-4) -> Tensor:
     Returns:
         `[B, K]`; rows sum to one up to the clamp.
     """
-    precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return precise.softmax(dim=1).clamp(lowest, 1 - lowest)
+    return at_least_float32(logits).softmax(dim=1).clamp(lowest, 1 - lowest)
 
 
 def early_learning_term(probability: Tensor, target: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from datamodules.batches import LabelledImageBatch, global_size, share
 from lightning_modules.classifier_steps import ClassifierSteps, accuracies
 from lightning_modules.default_optimization import constant, sgd
+from lightning_modules.full_precision import at_least_float32
 from lightning_modules.noisy_labels.co_training import active_network, check_alternation
 from lightning_modules.noisy_labels.early_learning_regularization import clamped_softmax, early_learning_term
 from lightning_modules.noisy_labels.mixup import draw_mixing
@@ -144,7 +145,7 @@ class ELRPlus(ClassifierSteps, LightningModule):
         image, label = batch["image"], F.one_hot(batch["label"], self.num_classes)
         mixing = draw_mixing(len(image), self.mixup_alpha, image.device)
         with torch.no_grad():
-            teacher = self.averages[1 - self.active](image).to(torch.promote_types(image.dtype, torch.float32))
+            teacher = at_least_float32(self.averages[1 - self.active](image))
         target = self.targets[self.active].update(
             batch["index"],
             teacher.softmax(dim=1),

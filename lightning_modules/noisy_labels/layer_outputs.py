@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_modules.full_precision import at_least_float32
 from lightning_modules.networks.weights import listed
 
 
@@ -76,4 +76,4 @@ def pooled(feature: Tensor) -> Tensor:
         feature = feature.mean(dim=(2, 3))
     elif feature.ndim == 3:
         feature = feature.mean(dim=1)
-    return F.normalize(feature.to(torch.promote_types(feature.dtype, torch.float32)), dim=1)
+    return F.normalize(at_least_float32(feature), dim=1)

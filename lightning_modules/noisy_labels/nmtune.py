@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from datamodules.batches import LabelledImageBatch, global_size, share
 from lightning_modules.classifier_steps import ClassifierSteps, accuracies
 from lightning_modules.default_optimization import adamw, constant
-from lightning_modules.full_precision import in_full_precision
+from lightning_modules.full_precision import at_least_float32, in_full_precision
 from lightning_modules.noisy_labels.spectrum import (
     Center,
     Spectrum,
@@ -50,7 +50,7 @@ def covariance_term(tuned: Tensor) -> Tensor:
     features it comes from their products, `[B, B]`, as the sum of squares of Z Z^T is that of Z^T Z.
     """
     with in_full_precision(tuned.device):
-        tuned = tuned.to(torch.promote_types(tuned.dtype, torch.float32))
+        tuned = at_least_float32(tuned)
         centred = tuned - tuned.mean(dim=0)
         if len(centred) < centred.shape[1]:
             products = centred @ centred.T / (len(tuned) - 1)
@@ -68,7 +68,7 @@ def singular_value_term(tuned: Tensor, num_values: int) -> Tensor:
         tuned: Z. The decomposition is in single precision or better.
         num_values: k, at most min(B, D); of fewer singular values all are taken.
     """
-    sigma = torch.linalg.svdvals(tuned.to(torch.promote_types(tuned.dtype, torch.float32)))
+    sigma = torch.linalg.svdvals(at_least_float32(tuned))
     return -(sigma[:num_values] / sigma.sum()).mean()
 
 

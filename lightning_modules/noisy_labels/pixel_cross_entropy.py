@@ -1,10 +1,10 @@
 """Cross-entropy of pixels, some of which have no label."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from datamodules.batches import IGNORED
+from lightning_modules.full_precision import at_least_float32
 
 
 def pixel_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
@@ -17,5 +17,4 @@ def pixel_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
     Returns:
         A number.
     """
-    precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return F.cross_entropy(precise, label, ignore_index=IGNORED, reduction="sum") / label.numel()
+    return F.cross_entropy(at_least_float32(logits), label, ignore_index=IGNORED, reduction="sum") / label.numel()

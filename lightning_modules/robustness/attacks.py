@@ -52,7 +52,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from lightning_modules.robustness.mean_prediction import in_float32, log_mean_softmax
+from lightning_modules.full_precision import at_least_float32
+from lightning_modules.robustness.mean_prediction import log_mean_softmax
 from lightning_modules.robustness.random_numbers import drawn_like
 
 Network = Callable[[Tensor], Tensor]
@@ -184,7 +185,7 @@ def log_odds(logits: Tensor, label: Tensor) -> Tensor:
     Returns:
         `[B]`: positive where the label has less than half the probability.
     """
-    logits, place = in_float32(logits), label[:, None]
+    logits, place = at_least_float32(logits), label[:, None]
     return logits.scatter(1, place, -math.inf).logsumexp(1) - logits.gather(1, place)[:, 0]
 
 
@@ -245,7 +246,7 @@ def judged(network: Network, image: Tensor, label: Tensor, num_draws: int) -> At
     of_draws, probabilities = [], torch.zeros((), device=image.device)
     with torch.no_grad():
         for _ in range(num_draws):
-            logits = in_float32(network(image))
+            logits = at_least_float32(network(image))
             of_draws.append(log_odds(logits, label))
             probabilities = probabilities + logits.softmax(1)
     return judge(image, torch.stack(of_draws), probabilities, label)
@@ -269,7 +270,7 @@ def attacked_with_gradient(network: Network, image: Tensor, label: Tensor, num_d
     total, largest = torch.zeros_like(image), torch.full((len(image),), -math.inf, device=image.device)
     for _ in range(num_draws):
         with torch.enable_grad():
-            logits = in_float32(network(image))
+            logits = at_least_float32(network(image))
             of_draw = log_odds(logits, label)
             gradient = None
             if of_draw.requires_grad:

@@ -15,7 +15,8 @@ import math
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_modules.robustness.mean_prediction import in_float32, log_mean
+from lightning_modules.full_precision import at_least_float32
+from lightning_modules.robustness.mean_prediction import log_mean
 
 
 def consistency(logits: Tensor, floor: float = 0.0) -> tuple[Tensor, Tensor]:
@@ -29,7 +30,7 @@ def consistency(logits: Tensor, floor: float = 0.0) -> tuple[Tensor, Tensor]:
         KL of the mean prediction to each copy's, averaged over copies, and the mean's entropy; both `[B]`, in nats.
     """
     lowest = math.log(floor) if floor > 0 else -math.inf
-    log_p = in_float32(logits).log_softmax(dim=-1)
+    log_p = at_least_float32(logits).log_softmax(dim=-1)
     log_p_mean = log_mean(log_p).clamp(min=lowest)
     mean = log_p_mean.exp()
     divergence = (mean * (log_p_mean - log_p.clamp(min=lowest))).sum(dim=-1).mean(dim=0)

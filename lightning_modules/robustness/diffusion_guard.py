@@ -38,6 +38,7 @@ from torchmetrics.functional.image import peak_signal_noise_ratio, structural_si
 
 from datamodules.batches import ProtectedImageBatch, global_size, share
 from lightning_modules.default_optimization import adam, constant
+from lightning_modules.full_precision import at_least_float32
 from lightning_modules.robustness.attacks import project
 from lightning_modules.robustness.clip_similarity import CLIP, directional_similarity
 from lightning_modules.robustness.inpainting import Inpainter
@@ -216,7 +217,7 @@ class DiffusionGuard(LightningModule):
             `[B, C, H, W]`, in float32 or better.
         """
         noises = [self._random(int(i), PROTECTING) for i in index]
-        image = image.detach().clone().to(torch.promote_types(image.dtype, torch.float32))
+        image = at_least_float32(image.detach().clone())
         if self.objective == "random":
             signs = torch.stack([torch.randn(image.shape[1:], generator=g).sign() for g in noises]).to(image)
             keep = regions.any(dim=1, keepdim=True)

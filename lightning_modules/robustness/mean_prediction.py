@@ -2,13 +2,9 @@
 
 import math
 
-import torch
 from torch import Tensor
 
-
-def in_float32(logits: Tensor) -> Tensor:
-    """Logits in float32 or better."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+from lightning_modules.full_precision import at_least_float32
 
 
 def log_mean(log_probability: Tensor) -> Tensor:
@@ -18,4 +14,4 @@ def log_mean(log_probability: Tensor) -> Tensor:
 
 def log_mean_softmax(logits: Tensor) -> Tensor:
     """Logarithm of the mean over m of softmax: `[m, B, K]` to `[B, K]`, in float32 or better."""
-    return log_mean(in_float32(logits).log_softmax(dim=-1))
+    return log_mean(at_least_float32(logits).log_softmax(dim=-1))

@@ -32,16 +32,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_modules.full_precision import at_least_float32
 from lightning_modules.robustness.attacks import Network, check_name, per_image, steepest_ascent
 
 INSIDE = 1 - 1e-6
 """Pixels at 0 or 1 begin so far inside, in units of half the range: their w would be infinite."""
-
-
-def logits_of(network: Network, image: Tensor) -> Tensor:
-    """`[B, K]`, in float32 or better."""
-    logits = network(image)
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def errs(logits: Tensor, label: Tensor) -> Tensor:
@@ -81,7 +76,7 @@ def shortest_step(network: Network, perturbed: Tensor, label: Tensor, others: Te
     """
     with torch.enable_grad():
         perturbed = perturbed.detach().requires_grad_()
-        logits = logits_of(network, perturbed)
+        logits = at_least_float32(network(perturbed))
         f = logits.gather(1, others) - logits.gather(1, label[:, None])
     step, nearest = torch.zeros_like(perturbed), torch.full_like(f[:, 0], math.inf).detach()
     for k in range(others.shape[1]):
@@ -119,7 +114,7 @@ def deepfool(
     """
     image, perturbed = image.detach(), image.detach().clone()
     with torch.no_grad():
-        logits = logits_of(network, image)
+        logits = at_least_float32(network(image))
         left = (~errs(logits, label)).nonzero()[:, 0]
         rest = logits.scatter(1, label[:, None], -math.inf)
         most = logits.shape[1] - 1
@@ -132,7 +127,7 @@ def deepfool(
         moved = (perturbed[left] + (1 + overshoot) * step).clamp(0, 1)
         perturbed[left] = moved
         with torch.no_grad():
-            left = left[~errs(logits_of(network, moved), label[left])]
+            left = left[~errs(network(moved), label[left])]
     return perturbed
 
 
@@ -165,7 +160,7 @@ def carlini_wagner_objective(
     tanh = w.tanh()
     with torch.enable_grad():
         perturbed = ((tanh + 1) / 2).requires_grad_()
-        logits = logits_of(network, perturbed)
+        logits = at_least_float32(network(perturbed))
         other = logits.scatter(1, label[:, None], -math.inf).amax(dim=1)
         margin = logits.gather(1, label[:, None])[:, 0] - other
         gradient = gradient_of(constant * margin.clamp(min=-confidence), perturbed, "Carlini and Wagner's")
@@ -208,7 +203,7 @@ def carlini_wagner(
     """
     image, result = image.detach(), image.detach().clone()
     with torch.no_grad():
-        left = (~errs(logits_of(network, image), label)).nonzero()[:, 0]
+        left = (~errs(network(image), label)).nonzero()[:, 0]
     if len(left) == 0:
         return result
     x, y = image[left], label[left]

@@ -23,6 +23,7 @@ import torch
 from scipy.special import logit
 from torch import Tensor, nn
 
+from lightning_modules.full_precision import at_least_float32
 from lightning_modules.global_rows import global_sum
 from lightning_modules.networks.adaptation import frozen
 from lightning_modules.networks.mlp import MLP
@@ -263,8 +264,7 @@ class Mixture(nn.Module):
         features = [torch.cat([of_g[a], of_h[b]], dim=1) for a, b in zip(*self.features, strict=True)]
         if not self.policy_graph:
             features = [feature.detach() for feature in features]
-        raw = self.mixing_network(*features)[:, 0]
-        raw = raw.to(torch.promote_types(raw.dtype, torch.float32))
+        raw = at_least_float32(self.mixing_network(*features)[:, 0])
         gamma = self.normalization(raw) * alpha_range.gamma_scale + alpha_range.gamma_bias
         alpha, complement = alpha_range.alpha(gamma)
         mixed = log_mixture(self.accurate_scale * logits_g, self.robust_scale * logits_h, alpha, complement)
@@ -274,8 +274,7 @@ class Mixture(nn.Module):
         """Mixes with a fixed alpha in [0, 1]; at 0 and 1 one classifier is evaluated alone."""
         if alpha in (0, 1):
             network, scale = (self.robust, self.robust_scale) if alpha else (self.accurate, self.accurate_scale)
-            logits = scale * network(image)
-            mixed = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=1)
+            mixed = at_least_float32(scale * network(image)).log_softmax(dim=1)
         else:
             mixed = log_mixture(self.accurate_scale * self.accurate(image), self.robust_logits(image), alpha)
         gamma = float(logit(alpha))

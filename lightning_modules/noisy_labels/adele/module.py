@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from datamodules.batches import LabelledMaskBatch, global_size, share
 from lightning_modules.default_optimization import constant, sgd
+from lightning_modules.full_precision import at_least_float32
 from lightning_modules.interfaces import LabelStore, require
 from lightning_modules.noisy_labels.adele.correction import EvaluationPassCorrection, TrainingPassCorrection
 from lightning_modules.noisy_labels.adele.label_rules import (
@@ -40,7 +41,6 @@ from lightning_modules.noisy_labels.adele.multi_scale import (
     consistency,
     multi_scale_cross_entropy,
     multi_scale_logits,
-    precise,
 )
 from lightning_modules.noisy_labels.adele.training_predictions import TrainingPredictions
 from lightning_modules.noisy_labels.learning_rate_groups import learning_rate_groups, scale_learning_rates
@@ -157,7 +157,7 @@ class ADELE(SegmenterSteps, LightningModule):
     def training_step(self, batch: LabelledMaskBatch, batch_idx: int) -> dict[str, Tensor]:
         image, label = batch["image"], batch["label"]
         logits = multi_scale_logits(self.network, image, self.scales)
-        weight = precise(self.scale_weights).softmax(dim=0)
+        weight = at_least_float32(self.scale_weights).softmax(dim=0)
         loss = cross_entropy = multi_scale_cross_entropy(logits, label, weight)
         terms = {"cross_entropy": cross_entropy}
         if self.consistency_weight > 0:
@@ -168,7 +168,7 @@ class ADELE(SegmenterSteps, LightningModule):
         whole = logits[self.scales.index(1)].detach()
         if isinstance(self.correction, TrainingPassCorrection):
             predicted = confident_prediction(
-                precise(whole).softmax(dim=1),
+                at_least_float32(whole).softmax(dim=1),
                 self.correction.foreground_threshold,
                 self.correction.background_threshold,
             )
@@ -214,7 +214,7 @@ class ADELE(SegmenterSteps, LightningModule):
             batch: Any = self.trainer.strategy.batch_to_device(cpu_batch)
             with self.trainer.precision_plugin.forward_context():
                 logits = multi_scale_logits(self.network, batch["image"], correction.scales, flip)
-            mean = torch.stack([precise(each) for each in logits]).mean(dim=0)
+            mean = torch.stack([at_least_float32(each) for each in logits]).mean(dim=0)
             probability, predicted = (mean / correction.temperature).softmax(dim=1).max(dim=1)
             given = batch["original_label"]
             new = updated_label(given, predicted, probability, self.ended, correction.threshold)

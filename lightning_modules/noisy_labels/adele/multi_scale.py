@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from datamodules.batches import IGNORED
+from lightning_modules.full_precision import at_least_float32
 from lightning_modules.noisy_labels.pixel_cross_entropy import pixel_cross_entropy
 
 LEAST_PROBABILITY = 1e-3
@@ -60,11 +61,6 @@ def _resized(logits: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(logits, size=list(size), mode="bilinear", align_corners=True)
 
 
-def precise(logits: Tensor) -> Tensor:
-    """Logits in at least float32: logarithms of probabilities are lost in half precision."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-
 def multi_scale_cross_entropy(logits: Sequence[Tensor], label: Tensor, weight: Tensor) -> Tensor:
     """L_CE.
 
@@ -76,7 +72,7 @@ def multi_scale_cross_entropy(logits: Sequence[Tensor], label: Tensor, weight: T
     Returns:
         A number.
     """
-    terms = [pixel_cross_entropy(w * precise(z), label) for z, w in zip(logits, weight, strict=True)]
+    terms = [pixel_cross_entropy(w * at_least_float32(z), label) for z, w in zip(logits, weight, strict=True)]
     return torch.stack(terms).sum()
 
 
@@ -104,7 +100,7 @@ def consistency(logits: Sequence[Tensor], label: Tensor, weight: Tensor, thresho
     Returns:
         A number.
     """
-    log_p = [precise(z).log_softmax(dim=1) for z in logits]
+    log_p = [at_least_float32(z).log_softmax(dim=1) for z in logits]
     mixed = mixture([each.exp() for each in log_p], weight)
     log_q = mixed.log()
     divergence = torch.stack([F.kl_div(log_q, each, reduction="none", log_target=True).sum(dim=1) for each in log_p])

@@ -37,6 +37,7 @@ from torchmetrics import MetricCollection
 
 from datamodules.batches import UnpairedMaskBatch, global_size, share
 from lightning_modules.default_optimization import adam, constant
+from lightning_modules.full_precision import at_least_float32
 from lightning_modules.interfaces import LabelStore, require
 from lightning_modules.networks.shape_vae import ShapeVAE
 from lightning_modules.noisy_labels.annotation_efficient.label_files import LabelFiles
@@ -266,7 +267,7 @@ class AnnotationEfficient(LightningModule):
 
     def _segmentation_loss(self, batch: UnpairedMaskBatch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         logits = self.network(batch["image"])
-        p = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(dim=1)[:, 1]
+        p = at_least_float32(logits).softmax(dim=1)[:, 1]
         gamma = self.gamma if self.stages.round(self.trainer.current_epoch) > 0 else 0.0
         loss = noise_weighted_dice(p, batch["label"].to(p.dtype), gamma)
         return {"dice_loss": mean_over_kept(loss, self.kept[batch["index"]])}, {"logits": logits.detach()}

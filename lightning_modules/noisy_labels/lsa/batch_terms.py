@@ -6,6 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from lightning_modules.full_precision import at_least_float32
 from lightning_modules.global_rows import global_rows, global_sum
 from lightning_modules.noisy_labels.layer_outputs import logits_and_features
 from lightning_modules.noisy_labels.lsa.objective import (
@@ -45,8 +46,8 @@ class Mixed:
 
     def penalty(self) -> Tensor:
         """pen, of the mean prediction over all processes."""
-        precise = self.logits.to(torch.promote_types(self.logits.dtype, torch.float32))
-        return uniformity_penalty(global_sum(precise.softmax(dim=1).sum(dim=0)) / self.global_size)
+        p = at_least_float32(self.logits).softmax(dim=1)
+        return uniformity_penalty(global_sum(p.sum(dim=0)) / self.global_size)
 
     def contrastive(self, projection: Tensor, other: Tensor, temperature: float, confidence: bool) -> Tensor:
         """con. Each image is compared with the other views of the whole batch.

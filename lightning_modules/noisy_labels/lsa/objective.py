@@ -20,6 +20,7 @@ Source: Albert et al., ECCV 2024 (LSA) and WACV 2023, arXiv 2210.04578 (PLS), as
 import torch
 from torch import Tensor
 
+from lightning_modules.full_precision import at_least_float32
 from lightning_modules.noisy_labels.cosine_similarities import cosine_similarities
 
 
@@ -31,8 +32,7 @@ def sharpened(probability: Tensor, gamma: float) -> Tensor:
 
 def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """L_i(t_i), `[B]`, of logits and targets `[B, C]`, in single precision or better."""
-    precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return -(target * precise.log_softmax(dim=1)).sum(dim=1)
+    return -(target * at_least_float32(logits).log_softmax(dim=1)).sum(dim=1)
 
 
 def weighted_cross_entropy(logits: Tensor, target: Tensor, weight: Tensor, total: Tensor | None = None) -> Tensor:
