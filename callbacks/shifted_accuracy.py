@@ -1,4 +1,4 @@
-"""How accurate a classifier remains where test images are distributed otherwise than its training images."""
+"""How accurate a classifier remains where test images are distributed differently from its training images."""
 
 from typing import Any
 

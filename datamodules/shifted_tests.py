@@ -1,4 +1,4 @@
-"""Test sets that are distributed otherwise than the training set: other styles, other sources, corruptions."""
+"""Test sets that are distributed differently from the training set: other styles, other sources, corruptions."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence

@@ -101,7 +101,7 @@ class LabelStore(Protocol):
 
 @runtime_checkable
 class ShiftedTestSets(Protocol):
-    """A DataModule with test sets that are distributed otherwise than its training set."""
+    """A DataModule with test sets that are distributed differently from its training set."""
 
     def check_shifted_tests(self) -> None:
         """Raises what `shifted_test_loaders` would, if a set is missing or damaged, without looking at its images."""

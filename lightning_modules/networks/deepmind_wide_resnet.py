@@ -2,8 +2,8 @@
 
     a = act(BN(x)),   y = s + conv(act(BN(conv(a)))),
 
-s = x inside a stage, and a (strided) 1x1 convolution of a where the number of channels changes. Other than in
-`wide_resnet.py` the activation can be chosen, and a strided convolution pads below and to the right alone. Names are
+s = x inside a stage, and a (strided) 1x1 convolution of a where the number of channels changes. Unlike in
+`wide_resnet.py`, the activation can be chosen, and a strided convolution pads below and to the right alone. Names are
 those of the published state dicts, so that their weights can be read.
 
 Source: Gowal, Qin, Uesato, Mann and Kohli, Uncovering the Limits of Adversarial Training against Norm-Bounded

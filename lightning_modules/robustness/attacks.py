@@ -9,9 +9,9 @@ an image's gradients of the two are parallel:
 
     -log p_y = log (1 + e^L),   grad L = -grad p_y / (p_y (1 - p_y)) = grad(-log p_y) / (1 - p_y).
 
-In exact arithmetic the steps below, to which the gradient's length is nothing, are those of the cross-entropy. In
-float32 that loses the gradient, and with it the order of two perturbations, where p_y rounds to 1: from a gap of 16
-between the logits on.
+In exact arithmetic the steps below, which ignore the gradient's length, are those of the cross-entropy. In float32
+that loses the gradient, and with it the order of two perturbations, where p_y rounds to 1: from a gap of 16 between the
+logits on.
 
 Projected gradient ascent repeats, with step size a,
 

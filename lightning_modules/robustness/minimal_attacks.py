@@ -186,7 +186,7 @@ def carlini_wagner(
 ) -> Tensor:
     """The attack of Carlini and Wagner in the Euclidean norm, of all images at once, each with a c of its own.
 
-    Other than the authors' program it stops no search early, so the host waits for the device nowhere within it.
+    Unlike the authors' program, it stops no search early, so the host waits for the device nowhere within it.
 
     Args:
         network: see above.
