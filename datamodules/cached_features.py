@@ -27,7 +27,7 @@ from datamodules.shifted_tests import ShiftedTests
 
 ROWS_PER_PART, MOST_PARTS = 4096, 64
 PROBED_IMAGES = 64
-HANDED_ON = ("names", "classes", "image", "clean_label")
+HANDED_ON = ("names", "classes", "image_for_noise", "clean_label")
 """What label noise, metrics and reports ask a source for, where it has it."""
 
 

@@ -32,6 +32,7 @@ class ImageSource(Protocol):
     """The stored value that stands for 1."""
     # A source that knows which of its labels are true also has `clean_label`, `[N]`, int64: the true ones, and -1 for
     # an image of no class. Training batches then carry it. A label noise says which are true of all other sources.
+    # One that holds all images has `image_for_noise`, for label noise that depends on them.
     num_uniform: int
     """Random numbers that `fetch` needs for each training image; 0 where all is augmented on the device."""
 
@@ -58,6 +59,11 @@ class ImagesInMemory:
         self.image = image
         self.label = label
         self.brightest = brightest
+
+    @property
+    def image_for_noise(self) -> Tensor:
+        """`[N, C, H, W]`, as label noise takes images: uint8 in 0...255, or float32 in [0, 1]."""
+        return self.image if self.brightest == 255 else self.image / self.brightest
 
     def fetch(self, row: Tensor, uniform: Tensor | None) -> Tensor:
         return self.image.index_select(0, row)
@@ -256,7 +262,7 @@ class LabelledImages(SeededBatches):
                 names = getattr(source, "names", None)
                 given, known = noise.labels_and_truth(clean, self.num_classes, names, self.class_names, known)
             else:
-                given = noise.apply(clean, self.num_classes, getattr(source, "image", None))
+                given = noise.apply(clean, self.num_classes, getattr(source, "image_for_noise", None))
                 known = clean if known is None else known
         self._given, self._truth = given, known
         kept, held_out = stratified_split(clean, self.validation_fraction, self.seed)

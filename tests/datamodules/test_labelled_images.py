@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from callbacks.label_report import LabelReport
 from callbacks.memorization import Memorization
 from datamodules.augmentation import crop_and_flip, sample_uniform
+from datamodules.cached_features import CachedFeatures
 from datamodules.cifar import CIFAR10, CIFAR100
 from datamodules.clothing1m import Clothing1M
-from datamodules.corruptions.label_noise import FromCSV, Symmetric
+from datamodules.corruptions.label_noise import FromCSV, InstanceDependent, Symmetric
 from datamodules.digits import Digits
 from datamodules.image_folder import ImageFolder
 from datamodules.imagenet import ImageNet
@@ -199,6 +200,19 @@ def test_noise_takes_the_seed_of_the_data_unless_it_has_its_own() -> None:
         data = ready(Patterns(label_noise=noise, seed=seed))
         truth = data.read_training().label
         assert torch.equal(labels(data), Symmetric(0.5, seed=drawn).apply(truth, NUM_CLASSES))
+
+
+def test_noise_that_depends_on_the_image_sees_it_as_a_network_does(tmp_path: Path) -> None:
+    """Whatever the stored value that stands for 1, also behind features."""
+    source = Digits().read_training()
+    assert source.brightest == 16
+    expected = InstanceDependent(0.4, seed=0).apply(source.label, 10, source.image.float() / 16)
+    digits = Digits(label_noise=InstanceDependent(0.4), seed=0)
+    features = CachedFeatures(digits, nn.Flatten(), 64, cache_dir=str(tmp_path))
+    for data in (digits, features):
+        data.setup("fit")
+        assert data.train_set is not None
+        assert torch.equal(data.train_set.label, expected)
 
 
 def test_labels_are_the_same_on_every_process_whatever_its_generators(tmp_path: Path) -> None:

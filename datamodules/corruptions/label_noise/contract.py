@@ -95,6 +95,8 @@ def check_arguments(noise_rate: float, seed: int | None) -> None:
 def random_stream(seed: int | None, kind: str, *part: int) -> np.random.Generator:
     """The random numbers of one kind of noise (and of one `part` of it) for a seed, independent of all others.
 
+    Parts count from 1: NumPy pads seeds with zeros, so that part 0 would be the stream without a part.
+
     Raises:
         ValueError: if the seed is None, as nobody has filled it.
     """

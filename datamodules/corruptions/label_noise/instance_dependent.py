@@ -117,7 +117,8 @@ class InstanceDependent:
             members = np.flatnonzero(flips & (clean == true_class))
             if len(members) == 0:
                 continue
-            weight = random_stream(self.seed, "InstanceDependent", true_class).standard_normal((features, num_classes))
+            drawn = random_stream(self.seed, "InstanceDependent", true_class + 1)
+            weight = drawn.standard_normal((features, num_classes))
             for start in range(0, len(members), rows):
                 part = members[start : start + rows]
                 scores = class_scores(image[torch.from_numpy(part).to(image.device)], weight)
