@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
 
 from callbacks.evaluation_mode import in_evaluation_mode
-from lightning_modules.interfaces import Segmenter, require
+from lightning_modules.interfaces import Segmenter, TrainingImageSource, require
 from lightning_modules.whole_files import save_figure
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class LabelCorrectionFigure(Callback):
 
     Raises:
         ValueError: if `num_images` is less than 1.
-        TypeError: at setup, if the module is no `Segmenter` or the DataModule has no `training_images_dataloader`.
+        TypeError: at setup, if the module is no `Segmenter` or the DataModule no `TrainingImageSource`.
     """
 
     def __init__(self, num_images: int = 6) -> None:
@@ -51,8 +51,7 @@ class LabelCorrectionFigure(Callback):
         if stage != "fit":
             return
         require(pl_module, Segmenter, needed_by=type(self).__name__)
-        if not hasattr(trainer.datamodule, "training_images_dataloader"):  # type: ignore[attr-defined]
-            raise TypeError("LabelCorrectionFigure needs a DataModule with `training_images_dataloader`")
+        require(trainer.datamodule, TrainingImageSource, "LabelCorrectionFigure")  # type: ignore[attr-defined]
 
     def on_early_learning_end(self, trainer: Trainer, pl_module: LightningModule, categories: list[int]) -> None:
         self._draw(trainer, pl_module, f"label_correction_epoch_{trainer.current_epoch:03d}.png")

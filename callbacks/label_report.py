@@ -15,7 +15,7 @@ from torchmetrics.functional.classification import binary_auroc
 
 from callbacks.evaluation_mode import in_evaluation_mode
 from callbacks.label_report_figure import UNVERIFIED, draw_worst_labels
-from lightning_modules.interfaces import Classifier, require
+from lightning_modules.interfaces import Classifier, TrainingImageSource, require
 from lightning_modules.whole_files import save_figure, write_text
 
 PER_SAMPLE = ("index", "given", "proposed", "probability_given", "probability_proposed", "score", "clean_label")
@@ -109,8 +109,7 @@ class LabelReport(Callback):
         require(pl_module, Classifier, "LabelReport")
         if pl_module.num_classes < 2:  # type: ignore[operator]
             raise ValueError(f"LabelReport needs at least 2 classes, and model.num_classes is {pl_module.num_classes}")
-        if not hasattr(trainer.datamodule, "training_images_dataloader"):  # type: ignore[attr-defined]
-            raise TypeError("LabelReport needs a DataModule with `training_images_dataloader`")
+        require(trainer.datamodule, TrainingImageSource, "LabelReport")  # type: ignore[attr-defined]
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         directory = trainer.log_dir  # on every process: it is broadcast

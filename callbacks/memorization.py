@@ -6,7 +6,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks.evaluation_mode import in_evaluation_mode
-from lightning_modules.interfaces import Classifier, require
+from lightning_modules.interfaces import Classifier, TrainingImageSource, require
 
 UNVERIFIED = -2  # the `clean_label` of an image that nobody has verified
 
@@ -26,8 +26,7 @@ class Memorization(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "test":
             require(pl_module, Classifier, "Memorization")
-            if not hasattr(trainer.datamodule, "training_images_dataloader"):  # type: ignore[attr-defined]
-                raise TypeError("Memorization needs a DataModule with `training_images_dataloader`")
+            require(trainer.datamodule, TrainingImageSource, "Memorization")  # type: ignore[attr-defined]
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]

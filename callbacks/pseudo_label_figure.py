@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from callbacks.evaluation_mode import in_evaluation_mode
-from lightning_modules.interfaces import Segmenter, require
+from lightning_modules.interfaces import Segmenter, TrainingImageSource, require
 from lightning_modules.whole_files import save_figure
 
 
@@ -35,8 +35,7 @@ class PseudoLabelFigure(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
             require(pl_module, Segmenter, "PseudoLabelFigure")
-            if not hasattr(trainer.datamodule, "training_images_dataloader"):  # type: ignore[attr-defined]
-                raise TypeError("PseudoLabelFigure needs a DataModule with `training_images_dataloader`")
+            require(trainer.datamodule, TrainingImageSource, "PseudoLabelFigure")  # type: ignore[attr-defined]
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         directory = trainer.log_dir if trainer.loggers else None  # broadcast: every process asks

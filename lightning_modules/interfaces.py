@@ -5,6 +5,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 
 @runtime_checkable
@@ -100,6 +101,15 @@ class LabelStore(Protocol):
 
 
 @runtime_checkable
+class TrainingImageSource(Protocol):
+    """A DataModule that also gives its training images as they are, to judge their labels by."""
+
+    def training_images_dataloader(self) -> DataLoader:
+        """Batches in the images' own order and without augmentation; each process gets its share."""
+        ...
+
+
+@runtime_checkable
 class ShiftedTestSets(Protocol):
     """A DataModule with test sets that are distributed differently from its training set."""
 
@@ -134,7 +144,7 @@ def require(module: Any, protocol: type, needed_by: str) -> None:
     """Refuses a module that lacks what a callback needs.
 
     Args:
-        module: the LightningModule or DataModule.
+        module: the LightningModule or DataModule; None where a run has no DataModule.
         protocol: one of this file's.
         needed_by: who asks, for the message.
 
@@ -144,6 +154,5 @@ def require(module: Any, protocol: type, needed_by: str) -> None:
     members = [name for name in {*protocol.__annotations__, *vars(protocol)} if not name.startswith("_")]
     missing = sorted(name for name in members if not hasattr(module, name))
     if missing:
-        raise TypeError(
-            f"{needed_by} needs a {protocol.__name__}, and {type(module).__name__} lacks {', '.join(missing)}"
-        )
+        name = "a run without a DataModule" if module is None else type(module).__name__
+        raise TypeError(f"{needed_by} needs a {protocol.__name__}, and {name} lacks {', '.join(missing)}")

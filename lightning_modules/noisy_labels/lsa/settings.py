@@ -5,6 +5,7 @@ from typing import Any, get_args
 
 from lightning.pytorch import Trainer
 
+from lightning_modules.interfaces import TrainingImageSource, require
 from lightning_modules.noisy_labels.lsa.detection import Detector
 from lightning_modules.noisy_labels.unaugmented import check_unaugmented
 
@@ -46,11 +47,10 @@ def check_data(trainer: Trainer, module: Any) -> None:
     """Refuses a DataModule that augments images before the module draws its views, or has no images to sweep over.
 
     Raises:
-        TypeError: if it lacks `training_images_dataloader`.
+        TypeError: if it is no `TrainingImageSource`.
         ValueError: if it cuts out parts of random sizes, pads or mirrors.
     """
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     name = type(module).__name__
-    if not hasattr(data, "training_images_dataloader"):
-        raise TypeError(f"{name} needs a DataModule with `training_images_dataloader`, and got {type(data).__name__}")
+    require(data, TrainingImageSource, name)
     check_unaugmented(data, name)

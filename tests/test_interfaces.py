@@ -1,0 +1,46 @@
+"""What callbacks and modules say when the data lack what they need."""
+
+import types
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from lightning.pytorch import Callback, LightningDataModule, LightningModule
+from torch import Tensor
+
+from callbacks.label_correction_figure import LabelCorrectionFigure
+from callbacks.label_report import LabelReport
+from callbacks.memorization import Memorization
+from callbacks.pseudo_label_figure import PseudoLabelFigure
+from lightning_modules.noisy_labels.lsa.settings import check_data
+
+
+class Network(LightningModule):
+    num_classes = 10
+
+    def forward(self, image: Tensor) -> Tensor:
+        return image
+
+
+def set_up(callback: Callback, stage: str) -> Callable[[Any], None]:
+    return lambda trainer: callback.setup(trainer, Network(), stage)
+
+
+@pytest.mark.parametrize("data", [None, LightningDataModule()], ids=["none", "plain"])
+@pytest.mark.parametrize(
+    ("name", "check"),
+    [
+        ("LabelReport", set_up(LabelReport(), "test")),
+        ("Memorization", set_up(Memorization(), "test")),
+        ("PseudoLabelFigure", set_up(PseudoLabelFigure(), "fit")),
+        ("LabelCorrectionFigure", set_up(LabelCorrectionFigure(), "fit")),
+        ("Network", lambda trainer: check_data(trainer, Network())),
+    ],
+)
+def test_data_without_training_images_to_look_at_are_refused(
+    name: str, check: Callable[[Any], None], data: LightningDataModule | None
+) -> None:
+    found = "a run without a DataModule" if data is None else "LightningDataModule"
+    message = f"{name} needs a TrainingImageSource, and {found} lacks training_images_dataloader"
+    with pytest.raises(TypeError, match=message):
+        check(types.SimpleNamespace(datamodule=data))
