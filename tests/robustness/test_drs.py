@@ -272,6 +272,7 @@ class Recorder(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.linear = torch.nn.Linear(16, 3)
+        self.linear.weight.data *= 40  # some probabilities are below the floor of those that are regularised
         self.seen: list[Tensor] = []
 
     def forward(self, image: Tensor) -> Tensor:
@@ -281,14 +282,15 @@ class Recorder(torch.nn.Module):
 
 @pytest.mark.parametrize("copies", [1, 4])
 def test_a_step_adds_the_losses_of_the_halves(copies: int) -> None:
+    torch.manual_seed(0)
     left, right = Recorder(), Recorder()
-    module = DRS(left, right, num_classes=3, sigma=0.5, num_copies=copies)
+    module = DRS(left, right, num_classes=3, sigma=0.5, num_copies=copies).double()
     module.log = lambda *arguments, **options: None  # type: ignore[method-assign]
-    image, label = torch.rand(6, 1, 4, 4), torch.tensor([0, 1, 2, 0, 1, 2])
+    image, label = torch.rand(6, 1, 4, 4, dtype=torch.float64), torch.tensor([0, 1, 2, 0, 1, 2])
     output = module.training_step(
         {"image": image, "label": label, "index": torch.arange(6), "global_size": 6}, batch_idx=0
     )
-    expected = torch.zeros(())
+    expected = torch.zeros((), dtype=torch.float64)
     for network in (left, right):
         (seen,) = network.seen
         assert seen.shape == (6 * copies, 1, 4, 4)
@@ -297,6 +299,9 @@ def test_a_step_adds_the_losses_of_the_halves(copies: int) -> None:
             expected = expected + F.cross_entropy(logits[0], label)
         else:
             expected = expected + loss_on_copies(logits, label, 15.0, 0.75, floor=1e-6)
+            p = logits.softmax(dim=-1)
+            assert (p < 1e-7).any()
+            assert ((p > 2e-6) & (p < 1e-4)).any()
     torch.testing.assert_close(output["loss"], expected)
     assert output["logits"].shape == (6, 3)
     assert not output["logits"].requires_grad
