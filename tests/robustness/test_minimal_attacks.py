@@ -216,6 +216,29 @@ def test_a_constant_that_is_too_small_grows_and_one_that_is_too_large_shrinks() 
     assert max(longest[1e-4, 11], longest[1e2, 11]) < 1.03 < longest[1e2, 1]
 
 
+def test_the_constant_grows_tenfold_until_it_succeeds_and_then_halves_the_interval(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of two classes told apart linearly, the minimum is across the boundary from c = 2 |f| / ||w||^2 on."""
+    image = images(3, 0.4, 0.6)
+    network, label, f, w = half_spaces(image)
+    image = image - (0.3 + f).view(-1, 1, 1, 1) * (w / w.square().sum(dim=1, keepdim=True)).view_as(image)  # f = -.3
+    tried: list[Tensor] = []
+
+    def recording(*arguments: Any) -> Any:
+        tried.append(arguments[4])
+        return carlini_wagner_objective(*arguments)
+
+    monkeypatch.setattr("lightning_modules.robustness.minimal_attacks.carlini_wagner_objective", recording)
+    first = float(2 * 0.3 / w[0].square().sum()) / 50
+    found = carlini_wagner(
+        network, image, label, steps=100, learning_rate=0.003, initial_constant=first, search_steps=4
+    )
+    expected = torch.tensor([1.0, 10, 100, 55], dtype=torch.float64) * first
+    torch.testing.assert_close(torch.stack(tried[::100]), expected[:, None].expand(-1, 3))
+    assert bool((network(found).argmax(dim=1) != label).all())
+
+
 # both
 
 
