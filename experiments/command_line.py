@@ -122,6 +122,15 @@ class BestNeedsItsMetric(Callback):
             )
 
 
+class ReadsTestSet(Callback):
+    """Reads the test set before training, where a test follows it, so that what is missing is not told after it."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if stage == "fit" and data is not None:
+            data.setup("test")
+
+
 class SaveConfig(SaveConfigCallback):
     """Writes `config.yaml`, whole or not at all, without what belongs to one call only."""
 
@@ -274,6 +283,8 @@ class CommandLine(LightningCLI):
         events = TensorBoardLogger(self.run_directory, name="tensorboard", version="", log_graph=False)
         self.checkpoints: Checkpoints = options.checkpoint
         callbacks = [*options.guards, *(options.trainer.callbacks or []), ResumableMetrics(table)]
+        if self.requested == "fit" and options.test_after_fit:
+            callbacks.append(ReadsTestSet())
         saves = self.requested == "fit" and not options["trainer"]["fast_dev_run"]
         if saves:
             callbacks += self.checkpoints.callbacks(self.run_directory)

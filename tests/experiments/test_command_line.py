@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 import train
 from experiments.command_line import CommandLine, differing
@@ -36,6 +37,35 @@ def test_a_run_leaves_its_results_in_its_directory(finished: Path) -> None:
     rows = list(csv.DictReader((finished / "metrics.csv").open()))
     assert [row["epoch"] for row in rows if row["train/loss"]] == ["0", "1"]
     assert not list(finished.rglob("*.tmp"))
+
+
+OWN_IMAGES = """
+seed_everything: 0
+model:
+  class_path: lightning_modules.noisy_labels.cross_entropy.CrossEntropy
+  init_args:
+    network: {class_path: lightning_modules.networks.cifar_resnet.CIFARResNet, init_args: {depth: 8, num_classes: 2}}
+    num_classes: 2
+data:
+  class_path: datamodules.image_folder.ImageFolder
+  init_args: {batch_size: 2, image_size: 8, resize: 8, num_workers: 0}
+checkpoint: {tested: last}
+trainer: {max_epochs: 1, accelerator: cpu}
+"""
+
+
+def test_a_missing_test_set_is_told_before_the_training_that_a_test_follows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / "own" / "train" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "own" / "train" / name / "a.png")
+    (tmp_path / "own.yaml").write_text(OWN_IMAGES)
+    fit = ["fit", "--config", str(tmp_path / "own.yaml"), "--data.data_dir", str(tmp_path / "own"), *QUIET]
+    assert train.main([*fit, "--run_directory", str(tmp_path / "tested"), "--test_after_fit", "true"]) == 1
+    assert "own holds neither test/<class>/<image> nor val/<class>/<image>" in capsys.readouterr().err
+    assert not list((tmp_path / "tested").glob("checkpoints/*"))
+    assert train.main([*fit, "--run_directory", str(tmp_path / "untested")]) == 0
 
 
 def test_test_and_predict_continue_in_the_run_directory(finished: Path) -> None:
