@@ -12,7 +12,7 @@ class LabelNoise(Protocol):
     """What a DataModule expects of a kind of label noise."""
 
     seed: int | None
-    """Which draw of the noise; None until `seed_everything` fills it. Recorded labels use none."""
+    """Which draw of the noise; None takes the seed of the data. Recorded labels use none."""
 
     def apply(self, label: np.ndarray | Tensor, num_classes: int, image: Tensor | None = None) -> Tensor:
         """Gives every sample of a set its label.

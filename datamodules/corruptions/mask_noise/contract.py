@@ -16,7 +16,7 @@ class MaskNoise(Protocol):
     """What a DataModule expects of a kind of mask noise."""
 
     seed: int | None
-    """Which draw of the noise; None until `seed_everything` fills it."""
+    """Which draw of the noise; None takes the seed of the data."""
 
     def apply(self, mask: Tensor, num_classes: int, index: Tensor | None = None) -> Tensor:
         """Makes masks wrong.
