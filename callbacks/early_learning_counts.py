@@ -17,7 +17,8 @@ Source: Liu et al., Adaptive Early-Learning Correction for Segmentation from Noi
 import torch
 from torch import Tensor
 
-IGNORED_PIXEL = 255
+from lightning_modules.interfaces import IGNORED
+
 ROWS = 11  # of counts: 8 of the predictions and 3 of the labels
 
 
@@ -65,7 +66,7 @@ def _known(label: Tensor, num_classes: int) -> Tensor:
     """Labels, flat, with the ignored ones moved to a bin of their own, K."""
     inside = (label >= 0) & (label < num_classes)
     if label.ndim > 1:
-        inside &= label != IGNORED_PIXEL
+        inside &= label != IGNORED
     return torch.where(inside, label, num_classes).flatten()
 
 

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
 
 from callbacks.evaluation_mode import in_evaluation_mode
-from lightning_modules.interfaces import Segmenter, TrainingImageSource, require
+from lightning_modules.interfaces import IGNORED, Segmenter, TrainingImageSource, require
 from lightning_modules.whole_files import save_figure
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ COLUMNS = {
     "label": "corrected label",
     "prediction": "prediction",
 }
-IGNORED = 255
 MOST_NAMES = 10  # in the legend, without a category that no picture shows
 
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 
 from callbacks.evaluation_mode import in_evaluation_mode
-from callbacks.label_report_figure import UNVERIFIED, draw_worst_labels
-from lightning_modules.interfaces import Classifier, TrainingImageSource, require
+from callbacks.label_report_figure import draw_worst_labels
+from lightning_modules.interfaces import UNVERIFIED, Classifier, TrainingImageSource, require
 from lightning_modules.whole_files import save_figure, write_text
 
 PER_SAMPLE = ("index", "given", "proposed", "probability_given", "probability_proposed", "score", "clean_label")

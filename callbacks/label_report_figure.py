@@ -7,12 +7,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from lightning_modules.interfaces import UNVERIFIED
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMNS = 8
 WRONG, RIGHT, UNKNOWN = "#c1272d", "#1f77b4", "0.6"
-UNVERIFIED = -2  # the `clean_label` of an image that nobody has verified
 LONGEST = 16  # characters of a line below an image
 ARROW = "\N{RIGHTWARDS ARROW}"
 

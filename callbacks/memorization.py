@@ -6,9 +6,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks.evaluation_mode import in_evaluation_mode
-from lightning_modules.interfaces import Classifier, TrainingImageSource, require
-
-UNVERIFIED = -2  # the `clean_label` of an image that nobody has verified
+from lightning_modules.interfaces import UNVERIFIED, Classifier, TrainingImageSource, require
 
 
 class Memorization(Callback):

@@ -1,4 +1,7 @@
-"""What callbacks and DataModules may know about a module: small protocols, checked when a run is set up."""
+"""What callbacks and DataModules may know about a module: small protocols, checked when a run is set up.
+
+The two labels of `datamodules.batches` that stand for no class are here, too, for callbacks.
+"""
 
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -6,6 +9,9 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
+
+from datamodules.batches import IGNORED as IGNORED
+from datamodules.batches import UNVERIFIED as UNVERIFIED
 
 
 @runtime_checkable
