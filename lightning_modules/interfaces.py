@@ -120,8 +120,8 @@ class ShiftedTestSets(Protocol):
     """A DataModule with test sets that are distributed differently from its training set."""
 
     def check_shifted_tests(self) -> None:
-        """Raises what `shifted_test_loaders` would, if there is no set, or one is missing or damaged, without looking at
-        its images."""
+        """Raises what `shifted_test_loaders` would, if there is no set, or one is missing or damaged, without looking
+        at its images."""
         ...
 
     def shifted_test_loaders(self) -> dict[str, Any]:
