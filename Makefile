@@ -1,5 +1,6 @@
 # make demo    makes the environment, trains and tests ELR and cross-entropy on noisy digits over three seeds, shows the comparison
 # make test    makes the environment and runs the test suite
+# make test-all   runs what takes longer, too
 # make lint    style, types
 # make claims  runs every stated claim and writes the results table of README.md
 # make data-tests  runs the tests that need real data (NOISEWORKS_DATA)
@@ -9,13 +10,16 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 
-.PHONY: demo test lint claims data-tests benchmarks clean
+.PHONY: demo test test-all lint claims data-tests benchmarks clean
 
 demo: $(VENV)/installed
 	$(RUN) train.py compare configs/elr/demo.yaml configs/elr/demo_baseline.yaml --seeds 0 1 2 --jobs 2 --output runs/demo
 
 test: $(VENV)/installed
 	$(RUN) -m pytest --numprocesses 2 --dist loadfile
+
+test-all: $(VENV)/installed
+	$(RUN) -m pytest --numprocesses 2 --dist loadfile -m "not claim and not data and not benchmark"
 
 lint: $(VENV)/installed
 	$(RUN) -m ruff check .

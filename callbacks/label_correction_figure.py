@@ -9,9 +9,9 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
 
-from callbacks.evaluation_mode import in_evaluation_mode
+from datamodules.files.whole_files import save_figure
 from lightning_modules.interfaces import IGNORED, Segmenter, TrainingImageSource, require
-from lightning_modules.whole_files import save_figure
+from lightning_modules.training.evaluation_mode import in_evaluation_mode
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,8 +8,8 @@ import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
 
+from datamodules.files.whole_files import whole_file
 from lightning_modules.interfaces import Classifier
-from lightning_modules.whole_files import whole_file
 
 VALUES_AT_ONCE = 2**22
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from lightning_modules.whole_files import save_figure
+from datamodules.files.whole_files import save_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

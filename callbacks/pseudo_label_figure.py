@@ -8,9 +8,9 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from callbacks.evaluation_mode import in_evaluation_mode
+from datamodules.files.whole_files import save_figure
 from lightning_modules.interfaces import Segmenter, TrainingImageSource, require
-from lightning_modules.whole_files import save_figure
+from lightning_modules.training.evaluation_mode import in_evaluation_mode
 
 
 class PseudoLabelFigure(Callback):

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from callbacks.evaluation_mode import in_evaluation_mode
 from lightning_modules.interfaces import Classifier, ShiftedTestSets, require
+from lightning_modules.training.evaluation_mode import in_evaluation_mode
 
 
 class ShiftedAccuracy(Callback):

@@ -8,8 +8,8 @@ import pandas as pd
 from lightning.pytorch import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
 
+from datamodules.files.whole_files import save_figure, write_text
 from lightning_modules.interfaces import FeatureSpectra, require
-from lightning_modules.whole_files import save_figure, write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

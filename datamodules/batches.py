@@ -2,8 +2,9 @@
 
 from typing import Any, NotRequired, TypedDict
 
-import torch
 from torch import Tensor
+
+from datamodules.loading.world import world_size
 
 IGNORED = 255
 """The label of a pixel that has none."""
@@ -96,7 +97,7 @@ def global_size(batch: Any) -> int:
     """Samples of a batch over all processes. A batch of a user's own loader without the key counts as evenly shared."""
     if "global_size" in batch:
         return batch["global_size"]
-    return len(batch["image"]) * (torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1)
+    return len(batch["image"]) * world_size()
 
 
 def share(batch: Any) -> float:
@@ -108,5 +109,4 @@ def share(batch: Any) -> float:
 
     A weighted loss is logged with `batch_size=global_size(batch)`: the mean over the epoch is then exact, too.
     """
-    world_size = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
-    return world_size * len(batch["image"]) / global_size(batch)
+    return world_size() * len(batch["image"]) / global_size(batch)

@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from callbacks.certified_curves import accuracy_table, common_images, draw_curves, read_log
+from callbacks.certification.curves import accuracy_table, common_images, draw_curves, read_log
 from experiments.arguments import ArgumentParser
 from experiments.results import write_text
 

@@ -59,11 +59,7 @@ def _did_you_mean(name: str) -> str:
     """The class of this project whose name is most like the given one."""
     known = dict(_classes())
     close = difflib.get_close_matches(name.rpartition(".")[2], known, 1)
-    return (
-        f"; did you mean {known[close[0]]}?"
-        if close
-        else "; give its module, too, as callbacks.memorization.Memorization"
-    )
+    return f"; did you mean {known[close[0]]}?" if close else "; give its module, too, as callbacks.labels.Memorization"
 
 
 def _classes() -> Iterator[tuple[str, str]]:

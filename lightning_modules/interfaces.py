@@ -4,7 +4,7 @@ The two labels of `datamodules.batches` that stand for no class are here, too, f
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -12,6 +12,8 @@ from torch.utils.data import DataLoader
 
 from datamodules.batches import IGNORED as IGNORED
 from datamodules.batches import UNVERIFIED as UNVERIFIED
+
+Required = TypeVar("Required")
 
 
 @runtime_checkable
@@ -142,18 +144,21 @@ class Detector(Protocol):
     """A module that tells out-of-distribution or adversarial inputs from in-distribution ones."""
 
     detections: Sequence[Any]
-    """After testing, for each set a `lightning_modules.robustness.detection.Detection`."""
+    """After testing, for each set a `lightning_modules.metrics.detection.Detection`."""
     score: str
     """The method among them that is the detector's own."""
 
 
-def require(module: Any, protocol: type, needed_by: str) -> None:
-    """Refuses a module that lacks what a callback needs.
+def require(module: Any, protocol: type[Required], needed_by: str) -> Required:
+    """Refuse a module that lacks what a callback needs, and return it typed.
 
     Args:
         module: the LightningModule or DataModule; None where a run has no DataModule.
         protocol: one of this file's.
         needed_by: who asks, for the message.
+
+    Returns:
+        The module itself.
 
     Raises:
         TypeError: names the module, the protocol and the members that are missing.
@@ -163,3 +168,4 @@ def require(module: Any, protocol: type, needed_by: str) -> None:
     if missing:
         name = "a run without a DataModule" if module is None else type(module).__name__
         raise TypeError(f"{needed_by} needs a {protocol.__name__}, and {name} lacks {', '.join(missing)}")
+    return module

@@ -19,11 +19,11 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 import train
-from datamodules.auxiliary_masks import ImagesWithAuxiliaryMasks
-from datamodules.labelled_images import LabelledImages
-from datamodules.labelled_masks import LabelledMasks
-from datamodules.masked_digits import MaskedDigits
-from datamodules.out_of_distribution import OutOfDistribution
+from datamodules.classification.labelled_images import LabelledImages
+from datamodules.classification.out_of_distribution import OutOfDistribution
+from datamodules.editing.masked_digits import MaskedDigits
+from datamodules.segmentation.auxiliary_masks import ImagesWithAuxiliaryMasks
+from datamodules.segmentation.labelled_masks import LabelledMasks
 from experiments.command_line import ParsedOnly
 from lightning_modules.networks.mlp import MLP
 

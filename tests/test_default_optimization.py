@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lightning_modules.default_optimization import adam, adamw, constant, sgd
+from lightning_modules.training.optimizers import adam, adamw, constant, sgd
 
 
 @pytest.mark.parametrize("optimizer", [sgd, adam, adamw])

@@ -9,8 +9,8 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule
 from torch import Tensor
 
 from callbacks.label_correction_figure import LabelCorrectionFigure
-from callbacks.label_report import LabelReport
-from callbacks.memorization import Memorization
+from callbacks.labels.memorization import Memorization
+from callbacks.labels.report import LabelReport
 from callbacks.pseudo_label_figure import PseudoLabelFigure
 from lightning_modules.noisy_labels.lsa.settings import check_data
 

@@ -8,7 +8,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lightning_modules.segmenter_steps import SegmenterSteps, confusion, iou_and_dice
+from lightning_modules.training.segmenter import SegmenterSteps, confusion, iou_and_dice
 
 NUM_CLASSES = 4
 

@@ -1,25 +1,15 @@
 """Files that appear whole or not at all."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-import datamodules.whole_files
-import lightning_modules.whole_files
-from lightning_modules.whole_files import save_figure, write_text
-
-WholeFile = Callable[[Path], AbstractContextManager[Path]]
-BOTH = pytest.mark.parametrize(
-    "whole_file", [lightning_modules.whole_files.whole_file, datamodules.whole_files.whole_file]
-)
+from datamodules.files.whole_files import save_figure, whole_file, write_text
 
 
-@BOTH
-def test_a_file_appears_at_the_end_and_alone(tmp_path: Path, whole_file: WholeFile) -> None:
+def test_a_file_appears_at_the_end_and_alone(tmp_path: Path) -> None:
     path = tmp_path / "folder" / "table.csv"
     with whole_file(path) as partial:
         partial.write_text("a,b\n")
@@ -30,8 +20,7 @@ def test_a_file_appears_at_the_end_and_alone(tmp_path: Path, whole_file: WholeFi
     assert list(path.parent.iterdir()) == [path]
 
 
-@BOTH
-def test_an_error_leaves_what_was_there(tmp_path: Path, whole_file: WholeFile) -> None:
+def test_an_error_leaves_what_was_there(tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
     path.write_text("earlier")
 

@@ -21,11 +21,13 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from datamodules.batches import LabelledImageBatch, global_size, share
-from lightning_modules.classifier_steps import ClassifierSteps, accuracies
-from lightning_modules.default_optimization import constant, sgd
+from datamodules.arguments import at_least, within
+from datamodules.batches import LabelledImageBatch
+from lightning_modules.distributed.per_sample import PerSample
 from lightning_modules.noisy_labels.early_learning_regularization import clamped_softmax, early_learning_term
-from lightning_modules.per_sample import PerSample
+from lightning_modules.training.classifier import ClassifierSteps, accuracies
+from lightning_modules.training.logging import log_training
+from lightning_modules.training.optimizers import built, constant, sgd, trainable
 
 
 def updated_target(target: Tensor, probability: Tensor, momentum: float) -> Tensor:
@@ -71,10 +73,8 @@ class ELR(ClassifierSteps, LightningModule):
         lr_scheduler: LRSchedulerCallable = constant,
     ) -> None:
         super().__init__()
-        if strength < 0:
-            raise ValueError(f"strength must be at least 0, got {strength}")
-        if not 0 <= momentum < 1:
-            raise ValueError(f"momentum must be in [0, 1), got {momentum}")
+        at_least(0, strength=strength)
+        within(0, 1, "[)", momentum=momentum)
         self.network = network
         self.num_classes = num_classes
         self.strength = strength
@@ -83,8 +83,7 @@ class ELR(ClassifierSteps, LightningModule):
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.metrics = accuracies(num_classes)
-        self.targets: PerSample | None = None
-        self._saved_targets: Tensor | None = None
+        self.targets = PerSample(num_classes)
 
     def forward(self, image: Tensor) -> Tensor:
         return self.network(image)
@@ -92,13 +91,9 @@ class ELR(ClassifierSteps, LightningModule):
     def on_fit_start(self) -> None:
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         dtype = self.target_dtype or torch.promote_types(next(self.network.parameters()).dtype, torch.float32)
-        self.targets = PerSample(data.num_train_samples, self.num_classes, self.device, dtype)
-        if self._saved_targets is not None:
-            self.targets.load(self._saved_targets)
-            self._saved_targets = None
+        self.targets.allocate(data.num_train_samples, self.device, dtype)
 
     def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
-        assert self.targets is not None
         logits = self(batch["image"])
         probability = clamped_softmax(logits)
         target = self.targets.update(
@@ -109,19 +104,13 @@ class ELR(ClassifierSteps, LightningModule):
         )
         cross_entropy = F.cross_entropy(logits, batch["label"])
         loss = cross_entropy + self.strength * early_learning_term(probability, target)
-        loss = share(batch) * loss
-        self.log(
-            "train/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=global_size(batch), sync_dist=True
-        )
-        return {"loss": loss, "logits": logits.detach()}
+        return {"loss": log_training(self, batch, loss), "logits": logits.detach()}
 
-    def configure_optimizers(self):
-        optimizer = self.optimizer(filter(lambda parameter: parameter.requires_grad, self.network.parameters()))
-        return [optimizer], [self.lr_scheduler(optimizer)]
+    def configure_optimizers(self) -> Any:
+        return built(self.optimizer, self.lr_scheduler, trainable(self.network))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if self.targets is not None:
-            checkpoint["targets"] = self.targets.gathered()
+        checkpoint["targets"] = self.targets.gathered()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._saved_targets = checkpoint.get("targets")
+        self.targets.restore(checkpoint["targets"])

@@ -27,14 +27,15 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from datamodules.batches import LabelledImageBatch, global_size, share
-from lightning_modules.classifier_steps import ClassifierSteps, accuracies
-from lightning_modules.default_optimization import constant, sgd
+from datamodules.batches import LabelledImageBatch
+from lightning_modules.distributed.per_sample import PerSample
 from lightning_modules.full_precision import at_least_float32
+from lightning_modules.losses.mixing import draw_mixing
 from lightning_modules.noisy_labels.co_training import active_network, check_alternation
 from lightning_modules.noisy_labels.early_learning_regularization import clamped_softmax, early_learning_term
-from lightning_modules.noisy_labels.mixup import draw_mixing
-from lightning_modules.per_sample import PerSample
+from lightning_modules.training.classifier import ClassifierSteps, accuracies
+from lightning_modules.training.logging import log_training
+from lightning_modules.training.optimizers import built, constant, sgd, trainable
 
 
 def sigmoid_ramp(step: int, length: int) -> float:
@@ -120,10 +121,9 @@ class ELRPlus(ClassifierSteps, LightningModule):
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.metrics = accuracies(num_classes)
-        self.targets: list[PerSample] = []
+        self.targets = [PerSample(num_classes), PerSample(num_classes)]
         self.steps = [0, 0]
         self.active = 0
-        self._saved_targets: list[Tensor] = []
 
     def forward(self, image: Tensor) -> Tensor:
         return (self.network(image) + self.second_network(image)) / 2
@@ -135,10 +135,8 @@ class ELRPlus(ClassifierSteps, LightningModule):
     def on_fit_start(self) -> None:
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         dtype = torch.promote_types(next(self.network.parameters()).dtype, torch.float32)
-        self.targets = [PerSample(data.num_train_samples, self.num_classes, self.device, dtype) for _ in range(2)]
-        for targets, saved in zip(self.targets, self._saved_targets, strict=False):
-            targets.load(saved)
-        self._saved_targets = []
+        for targets in self.targets:
+            targets.allocate(data.num_train_samples, self.device, dtype)
 
     def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
         self.active = active_network(batch_idx, self.trainer.num_training_batches)
@@ -159,11 +157,7 @@ class ELRPlus(ClassifierSteps, LightningModule):
         cross_entropy = F.cross_entropy(logits, mixed_label.to(logits.dtype))
         strength = self.strength * sigmoid_ramp(self.steps[self.active] + 1, self.ramp_steps)
         loss = cross_entropy + strength * early_learning_term(clamped_softmax(logits), mixed_target)
-        loss = share(batch) * loss
-        self.log(
-            "train/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=global_size(batch), sync_dist=True
-        )
-        return {"loss": loss, "logits": teacher}
+        return {"loss": log_training(self, batch, loss), "logits": teacher}
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
@@ -175,10 +169,8 @@ class ELRPlus(ClassifierSteps, LightningModule):
     def _networks(self) -> tuple[nn.Module, nn.Module]:
         return self.network, self.second_network
 
-    def configure_optimizers(self):
-        parameters = [p for network in self._networks() for p in network.parameters() if p.requires_grad]
-        optimizer = self.optimizer(parameters)
-        return [optimizer], [self.lr_scheduler(optimizer)]
+    def configure_optimizers(self) -> Any:
+        return built(self.optimizer, self.lr_scheduler, trainable(*self._networks()))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["steps"] = list(self.steps)
@@ -186,4 +178,5 @@ class ELRPlus(ClassifierSteps, LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.steps = list(checkpoint["steps"])
-        self._saved_targets = checkpoint["targets"]
+        for targets, saved in zip(self.targets, checkpoint["targets"], strict=True):
+            targets.restore(saved)

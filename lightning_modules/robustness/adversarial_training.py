@@ -14,9 +14,9 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from datamodules.batches import LabelledImageBatch, global_size, share
-from lightning_modules.classifier_steps import ClassifierSteps, accuracies
-from lightning_modules.default_optimization import constant, sgd
-from lightning_modules.robustness.attacks import Norm, projected_gradient_ascent, random_start, require_gradients
+from lightning_modules.robustness.attacks.ascent import Norm, projected_gradient_ascent, random_start, require_gradients
+from lightning_modules.training.classifier import ClassifierSteps, accuracies
+from lightning_modules.training.optimizers import constant, sgd
 
 
 class AdversarialTraining(ClassifierSteps, LightningModule):

@@ -17,9 +17,13 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from datamodules.batches import LabelledImageBatch, global_size, share
-from lightning_modules.default_optimization import adamw, constant
-from lightning_modules.robustness.consistency_regularization import loss_on_copies
-from lightning_modules.robustness.noisy_copies import AccuracyUnderNoise, check_noisy_training, noisy_copies
+from lightning_modules.robustness.smoothed_training.consistency_regularization import loss_on_copies
+from lightning_modules.robustness.smoothed_training.noisy_copies import (
+    AccuracyUnderNoise,
+    check_noisy_training,
+    noisy_copies,
+)
+from lightning_modules.training.optimizers import adamw, constant
 
 
 class Consistency(AccuracyUnderNoise, LightningModule):

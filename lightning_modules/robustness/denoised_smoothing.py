@@ -31,9 +31,9 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from datamodules.batches import LabelledImageBatch, global_size, share
-from lightning_modules.classifier_steps import ClassifierSteps, accuracies
-from lightning_modules.default_optimization import adamw, constant
-from lightning_modules.robustness.smoothing import gaussian_radius
+from lightning_modules.robustness.certificates.statistics import gaussian_radius
+from lightning_modules.training.classifier import ClassifierSteps, accuracies
+from lightning_modules.training.optimizers import adamw, constant
 
 Prediction = Literal["epsilon", "v_prediction", "sample"]
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from datamodules.cifar import CIFAR10
+from datamodules.classification.cifar import CIFAR10
 from lightning_modules.networks.cifar_resnet import CIFARResNet
 from lightning_modules.networks.normalized import Normalized
 from lightning_modules.networks.weights import with_weights
-from lightning_modules.robustness.smoothed_votes import BlockNoise
+from lightning_modules.robustness.certificates.votes import BlockNoise
 
 pytestmark = pytest.mark.benchmark
 SIGMA = 0.25

@@ -13,10 +13,10 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from callbacks.finite_loss import FiniteLoss
-from callbacks.seeding import SeedEveryBatch
+from callbacks.guards.finite_loss import FiniteLoss
+from callbacks.guards.seeding import SeedEveryBatch
+from datamodules.classification.labelled_images import ImagesInMemory, LabelledImages
 from datamodules.corruptions.label_noise import Symmetric
-from datamodules.labelled_images import ImagesInMemory, LabelledImages
 from lightning_modules.networks.cifar_resnet import CIFARResNet
 from lightning_modules.noisy_labels.elr import ELR
 from tests.benchmarks.pairs import paired_ratio
@@ -148,13 +148,13 @@ def test_help_against_importing_lightning(report: Report) -> None:
 @pytest.mark.parametrize(("dtype", "target"), [(torch.float32, 0.125), (torch.float16, 0.0625)])
 def test_memory_of_targets_at_the_size_of_imagenet(report: Report, dtype: torch.dtype, target: float) -> None:
     """1.3 million samples of 1,000 classes: what one of 8 processes holds, over the published code's whole array."""
-    from lightning_modules import per_sample
+    from lightning_modules.distributed import per_sample
 
     samples, classes, processes = 1_300_000, 1_000, 8
     original = per_sample._processes
     per_sample._processes = lambda: (3, processes)
     try:
-        memory = per_sample.PerSample(samples, classes, "cpu", dtype)
+        memory = per_sample.PerSample(classes).allocate(samples, "cpu", dtype)
     finally:
         per_sample._processes = original
     ratio = memory._rows.nbytes / (samples * classes * np.dtype(np.float32).itemsize)

@@ -9,13 +9,13 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from callbacks.alpha_curve import AlphaCurve, draw_alpha_curve
-from datamodules.digits import Digits
+from callbacks.attacks.alpha_curve import AlphaCurve, draw_alpha_curve
+from datamodules.classification.digits import Digits
+from lightning_modules.baselines.cross_entropy import CrossEntropy
 from lightning_modules.networks.mlp import MLP
-from lightning_modules.noisy_labels.cross_entropy import CrossEntropy
-from lightning_modules.robustness.adaptive_smoothing import AdaptiveSmoothing
-from lightning_modules.robustness.attacks import PGD, pgd
-from lightning_modules.robustness.mixing_network import MixingPerceptron, Mixture
+from lightning_modules.robustness.adaptive_smoothing.mixture import MixingPerceptron, Mixture
+from lightning_modules.robustness.adaptive_smoothing.module import AdaptiveSmoothing
+from lightning_modules.robustness.attacks.ascent import PGD, pgd
 from tests.two_processes import TwoProcesses
 
 ATTACK = PGD("linf", epsilon=0.1, steps=3, random_start=False)

@@ -24,15 +24,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 import train
-from callbacks import tested_images
-from callbacks.certification import Certification
-from callbacks.certification_log import COMMUNITY, SIDECAR, CertificationLog, row_of, write_table
-from callbacks.certification_progress import CertificationProgress
-from callbacks.certified_curves import NO_GUARANTEE, accuracy_table, draw_curves, is_tight, read_log, summary
-from lightning_modules.robustness.certification_modes import Certificate, Fixed, Mode, Predict
-from lightning_modules.robustness.drs import CERTIFICATES
-from lightning_modules.robustness.fewer_draws import Anytime, Curve, InputSpecific, Stages
-from lightning_modules.robustness.smoothed_votes import Certified
+from callbacks.certification.certify import Certification
+from callbacks.certification.curves import NO_GUARANTEE, accuracy_table, draw_curves, is_tight, read_log, summary
+from callbacks.certification.log import COMMUNITY, SIDECAR, CertificationLog, row_of, write_table
+from callbacks.certification.progress import CertificationProgress
+from lightning_modules.resumable import tested_images
+from lightning_modules.robustness.certificates.fewer_draws import Anytime, Curve, InputSpecific, Stages
+from lightning_modules.robustness.certificates.modes import Certificate, Fixed, Mode, Predict
+from lightning_modules.robustness.certificates.votes import Certified
+from lightning_modules.robustness.drs.module import CERTIFICATES
 from tests.two_processes import TwoProcesses
 
 SIGMA = 0.25
@@ -265,7 +265,7 @@ def test_skip_and_max_choose_positions(tmp_path: Path, finished: tuple[Path, dic
 
 
 def test_datamodules_that_deal_requests_are_read_by_position(tmp_path: Path) -> None:
-    from datamodules.digits import Digits
+    from datamodules.classification.digits import Digits
 
     class Brightness(Planes):
         num_classes = 10
@@ -723,8 +723,8 @@ def test_progress_shows_images_accuracy_and_draws(
 
 def test_progress_without_a_terminal_is_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[str] = []
-    monkeypatch.setattr("callbacks.certification_progress.rank_zero_info", lines.append)
-    monkeypatch.setattr("callbacks.certification_progress.SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr("callbacks.certification.progress.rank_zero_info", lines.append)
+    monkeypatch.setattr("callbacks.certification.progress.SECONDS_BETWEEN_LINES", 0.0)
     with CertificationProgress(lambda: {0: row_of(image())}, 4, [0.0], enabled=True) as progress:
         progress.show(100, now=True)
     assert lines[0].startswith("certified 1 of 4 images  certified accuracy 100.0% at 0")
@@ -737,8 +737,8 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(monkeypatch: pytest.
 def test_a_line_counts_draws_of_all_processes_and_tells_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[str] = []
     clock = [100.0]
-    monkeypatch.setattr("callbacks.certification_progress.rank_zero_info", lines.append)
-    monkeypatch.setattr("callbacks.certification_progress.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("callbacks.certification.progress.rank_zero_info", lines.append)
+    monkeypatch.setattr("callbacks.certification.progress.time.monotonic", lambda: clock[0])
     rows = {0: row_of(image(0, draws=10**9))}  # of an earlier run
     with CertificationProgress(lambda: rows, 9, [0.0], enabled=True) as progress:
         rows.update({index: row_of(image(index, draws=5000)) for index in (1, 2)})

@@ -8,8 +8,8 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from callbacks.detection_report import DetectionReport, draw_detection, metrics_table, scores_table
-from lightning_modules.robustness.detection import METRICS, Detection
+from callbacks.detection import DetectionReport, draw_detection, metrics_table, scores_table
+from lightning_modules.metrics.detection import METRICS, Detection
 
 
 def detection(target: str = "other") -> Detection:

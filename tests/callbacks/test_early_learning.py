@@ -16,9 +16,8 @@ from scipy.optimize import curve_fit
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from callbacks.early_learning import EarlyLearning
-from callbacks.early_learning_counts import count_categories, count_right_labels, label_fit
-from callbacks.early_learning_curve import (
+from callbacks.early_learning.counts import count_categories, count_right_labels, label_fit
+from callbacks.early_learning.curve import (
     Curve,
     detect,
     end_of_early_learning,
@@ -28,7 +27,8 @@ from callbacks.early_learning_curve import (
     slope,
     start_shift,
 )
-from callbacks.early_learning_figure import draw_early_learning
+from callbacks.early_learning.figure import draw_early_learning
+from callbacks.early_learning.watch import EarlyLearning
 from experiments.run_directory import MetricsTable
 
 # the curve
@@ -152,7 +152,7 @@ def test_a_fit_that_does_not_converge_is_no_detection(monkeypatch: pytest.Monkey
     def fail(*args: Any, **kwargs: Any) -> None:
         raise RuntimeError("maximum number of function evaluations is exceeded")
 
-    monkeypatch.setattr("callbacks.early_learning_curve.curve_fit", fail)
+    monkeypatch.setattr("callbacks.early_learning.curve.curve_fit", fail)
     assert fit_learning_curve(np.linspace(0, 1, 10), 10) is None
 
 

@@ -10,11 +10,11 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from callbacks.evaluation_mode import in_evaluation_mode
-from callbacks.memorization import Memorization
+from callbacks.labels.memorization import Memorization
 from callbacks.pseudo_label_figure import PseudoLabelFigure
-from datamodules.digits import Digits
-from datamodules.ellipse_images import EllipseImages
+from datamodules.classification.digits import Digits
+from datamodules.segmentation.ellipse_images import EllipseImages
+from lightning_modules.training.evaluation_mode import in_evaluation_mode
 
 QUIET: dict[str, Any] = {
     "accelerator": "cpu",

@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from callbacks.finite_loss import NEVER, FiniteLoss, NonFiniteLoss
+from callbacks.guards.finite_loss import NEVER, FiniteLoss, NonFiniteLoss
 
 BATCHES_PER_EPOCH = 6
 

@@ -11,13 +11,13 @@ from matplotlib.colors import to_rgba
 from torch import Tensor
 from torch.nn import functional as F
 
-from callbacks import label_report
-from callbacks.label_report import LabelReport, label_score, precision_and_recall
-from callbacks.label_report_figure import ARROW, UNKNOWN, WRONG, draw_worst_labels
+from callbacks.labels import report as label_report
+from callbacks.labels.report import LabelReport, label_score, precision_and_recall
+from callbacks.labels.report_figure import ARROW, UNKNOWN, WRONG, draw_worst_labels
+from datamodules.classification.digits import Digits
+from datamodules.classification.labelled_images import ImagesInMemory
 from datamodules.corruptions.label_noise import Symmetric
-from datamodules.digits import Digits
-from datamodules.labelled_images import ImagesInMemory
-from lightning_modules.classifier_steps import ClassifierSteps, accuracies
+from lightning_modules.training.classifier import ClassifierSteps, accuracies
 from tests.command import run
 
 

@@ -8,7 +8,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from callbacks.memorization import Memorization
+from callbacks.labels.memorization import Memorization
 
 # prediction, given label, true label; the last two labels are not false
 ROWS = [(1, 1, 0), (0, 1, 0), (2, 1, 0), (2, 2, 1), (0, 2, 1), (1, 1, 1), (0, 2, 2)]

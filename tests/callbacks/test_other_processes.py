@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from callbacks import other_processes
-from callbacks.other_processes import OtherProcesses, in_first_process
+from lightning_modules.resumable import other_processes
+from lightning_modules.resumable.other_processes import OtherProcesses, in_first_process
 
 
 def trainer(rank: int = 0, world_size: int = 2, said: str | None = None) -> Any:

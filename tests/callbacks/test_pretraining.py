@@ -5,12 +5,12 @@ import torch
 from lightning.pytorch import Trainer
 
 from callbacks.pretraining import Pretraining
+from datamodules.classification.digits import PretrainingDigits, TuningDigits
 from datamodules.corruptions.label_noise import Symmetric
-from datamodules.digits_transfer import PretrainingDigits, TuningDigits
+from lightning_modules.baselines.cross_entropy import CrossEntropy
 from lightning_modules.networks.features import without_head
 from lightning_modules.networks.mlp import MLP
-from lightning_modules.noisy_labels.cross_entropy import CrossEntropy
-from lightning_modules.noisy_labels.nmtune import NMTune
+from lightning_modules.noisy_labels.nmtune.module import NMTune
 
 
 def first_stage(hidden: int = 16, max_epochs: int = 3) -> Pretraining:

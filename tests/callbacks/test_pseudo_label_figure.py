@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from callbacks.pseudo_label_figure import PseudoLabelFigure, draw_pseudo_labels
-from datamodules.ellipse_images import EllipseImages
+from datamodules.segmentation.ellipse_images import EllipseImages
 
 
 class Segments(LightningModule):

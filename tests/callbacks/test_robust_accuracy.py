@@ -15,9 +15,9 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from callbacks.adversarial_figure import Example, draw_adversarial
-from callbacks.robust_accuracy import RobustAccuracy
-from lightning_modules.robustness.attacks import PGD, AutoAttack
+from callbacks.attacks.adversarial_figure import Example, draw_adversarial
+from callbacks.attacks.robust_accuracy import RobustAccuracy
+from lightning_modules.robustness.attacks.ascent import PGD, AutoAttack
 from tests.two_processes import TwoProcesses
 
 needs_autoattack = pytest.mark.skipif(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from callbacks.seeding import SeedEveryBatch
+from callbacks.guards.seeding import SeedEveryBatch
 
 STAGES = ("train", "validation", "test", "predict")
 

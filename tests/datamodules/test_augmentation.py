@@ -6,7 +6,7 @@ from scipy.stats import chisquare, kstest
 from torch import Tensor
 from torchvision.transforms import functional as transforms
 
-from datamodules.augmentation import crop_and_flip, sample_uniform
+from datamodules.loading.augmentation import crop_and_flip, sample_uniform
 
 WORD = 1 << 64
 GOLDEN = 0x9E3779B97F4A7C15

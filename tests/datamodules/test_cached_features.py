@@ -19,20 +19,18 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import ResNetBackbone, ResNetConfig
 
-from callbacks.memorization import Memorization
+from callbacks.labels.memorization import Memorization
 from callbacks.shifted_accuracy import ShiftedAccuracy
-from datamodules.augmentation import crop_and_flip, sample_uniform
-from datamodules.cached_features import CachedFeatures, FeatureSource, source_fingerprint
+from datamodules.classification.cached_features import CachedFeatures, FeatureSource, source_fingerprint
+from datamodules.classification.digits import Digits, TuningDigits, WebDigits
+from datamodules.classification.second_view import SecondView
 from datamodules.corruptions.label_noise import Symmetric
-from datamodules.digits import Digits
-from datamodules.digits_transfer import TuningDigits
-from datamodules.feature_cache import cached_array, key_of, module_fingerprint
-from datamodules.global_batches import Request
-from datamodules.image_files import Crop, ImageFiles
-from datamodules.second_view import SecondView
-from datamodules.web_digits import WebDigits
+from datamodules.files.array_cache import cached_array, key_of, module_fingerprint
+from datamodules.files.image_files import Crop, ImageFiles
+from datamodules.loading.augmentation import crop_and_flip, sample_uniform
+from datamodules.loading.global_batches import Request
 from lightning_modules.networks.resized import Resized
-from lightning_modules.noisy_labels.nmtune import NMTune
+from lightning_modules.noisy_labels.nmtune.module import NMTune
 
 D = 16
 QUIET: dict[str, Any] = {

@@ -13,7 +13,7 @@ import torch
 import torchvision
 from PIL import Image
 
-from datamodules.cifar import CIFAR, CIFAR10, CIFAR100, decode_parquet
+from datamodules.classification.cifar import CIFAR, CIFAR10, CIFAR100, decode_parquet
 from datamodules.corruptions.label_noise import AsymmetricCIFAR10
 
 SETS: dict[type[CIFAR], tuple[int, str]] = {CIFAR10: (10, "labels"), CIFAR100: (100, "fine_labels")}

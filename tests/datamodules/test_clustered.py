@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from datamodules.clustered import NUM_FEATURES, Clustered, Clusters
+from datamodules.classification.clustered import NUM_FEATURES, Clustered, Clusters
 
 
 @pytest.mark.parametrize("seed", [0, 5])

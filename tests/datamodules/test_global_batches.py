@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.global_batches import GlobalBatches, Request
+from datamodules.loading.global_batches import GlobalBatches, Request
 
 SIZES = {"num_samples": st.integers(1, 60), "batch_size": st.integers(1, 20), "world_size": st.integers(1, 5)}
 

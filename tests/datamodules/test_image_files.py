@@ -17,11 +17,14 @@ from torch import Tensor, nn
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms import functional as transforms
 
-from datamodules.augmentation import sample_uniform
-from datamodules.cached_features import CachedFeatures
-from datamodules.clothing1m import Clothing1M
+from datamodules.classification.cached_features import CachedFeatures
+from datamodules.classification.clothing1m import Clothing1M
+from datamodules.classification.image_folder import ImageFolder
+from datamodules.classification.imagenet import ImageNet
+from datamodules.classification.labelled_images import LabelledImages
+from datamodules.classification.webvision import WebVision
 from datamodules.corruptions.label_noise import FromCSV, Symmetric
-from datamodules.image_files import (
+from datamodules.files.image_files import (
     SUFFIXES,
     Box,
     Crop,
@@ -34,10 +37,7 @@ from datamodules.image_files import (
     image_names,
     read_crop,
 )
-from datamodules.image_folder import ImageFolder
-from datamodules.imagenet import ImageNet
-from datamodules.labelled_images import LabelledImages
-from datamodules.webvision import WebVision
+from datamodules.loading.augmentation import sample_uniform
 from experiments.run_directory import MetricsTable
 
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)

@@ -13,22 +13,21 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
-from callbacks.label_report import LabelReport
-from callbacks.memorization import Memorization
-from datamodules.augmentation import crop_and_flip, sample_uniform
-from datamodules.cached_features import CachedFeatures
-from datamodules.cifar import CIFAR10, CIFAR100
-from datamodules.clothing1m import Clothing1M
+from callbacks.labels.memorization import Memorization
+from callbacks.labels.report import LabelReport
+from datamodules.classification.cached_features import CachedFeatures
+from datamodules.classification.cifar import CIFAR10, CIFAR100
+from datamodules.classification.clothing1m import Clothing1M
+from datamodules.classification.digits import Digits, WebDigits
+from datamodules.classification.image_folder import ImageFolder
+from datamodules.classification.imagenet import ImageNet
+from datamodules.classification.labelled_images import ImagesInMemory, LabelledImages, stratified_split
+from datamodules.classification.mnist import MNIST
+from datamodules.classification.second_view import SecondView
+from datamodules.classification.webvision import WebVision
 from datamodules.corruptions.label_noise import FromCSV, InstanceDependent, Symmetric
-from datamodules.digits import Digits
-from datamodules.image_folder import ImageFolder
-from datamodules.imagenet import ImageNet
-from datamodules.labelled_images import ImagesInMemory, LabelledImages, stratified_split
-from datamodules.mnist import MNIST
-from datamodules.second_view import SecondView
-from datamodules.seeded_batches import free_cores
-from datamodules.web_digits import WebDigits
-from datamodules.webvision import WebVision
+from datamodules.loading.augmentation import crop_and_flip, sample_uniform
+from datamodules.loading.seeded_batches import free_cores
 from experiments.run_directory import MetricsTable
 
 NUM_CLASSES = 4

@@ -12,11 +12,11 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
-import datamodules.labelled_masks
-from datamodules.corrected_masks import CorrectedMasks
+import datamodules.segmentation.labelled_masks
 from datamodules.corruptions.mask_noise import ErosionDilation
-from datamodules.labelled_masks import LabelledMasks, MasksInMemory
-from datamodules.shapes import LARGEST_IMAGE, Shapes, grey_photographs
+from datamodules.segmentation.corrected_masks import CorrectedMasks
+from datamodules.segmentation.labelled_masks import LabelledMasks, MasksInMemory
+from datamodules.segmentation.shapes import LARGEST_IMAGE, Shapes, grey_photographs
 from experiments.run_directory import MetricsTable
 from lightning_modules.interfaces import LabelStore, require
 
@@ -55,12 +55,12 @@ class InAFile(Blocks):
     """The same with corrections in a file, as of a set too large for shared memory."""
 
     def set_up_training(self) -> None:
-        before = datamodules.labelled_masks.LARGEST_IN_MEMORY
-        datamodules.labelled_masks.LARGEST_IN_MEMORY = 0
+        before = datamodules.segmentation.labelled_masks.LARGEST_IN_MEMORY
+        datamodules.segmentation.labelled_masks.LARGEST_IN_MEMORY = 0
         try:
             super().set_up_training()
         finally:
-            datamodules.labelled_masks.LARGEST_IN_MEMORY = before
+            datamodules.segmentation.labelled_masks.LARGEST_IN_MEMORY = before
 
 
 class Recorder(LightningModule):

@@ -10,7 +10,6 @@ from jsonargparse import ArgumentParser
 from scipy.ndimage import binary_dilation, binary_erosion
 from torch import Tensor
 
-from datamodules.augmentation import sample_uniform
 from datamodules.corruptions.mask_noise import (
     Affine,
     ErosionDilation,
@@ -18,7 +17,8 @@ from datamodules.corruptions.mask_noise import (
     OverUnderSegmentation,
     mask_noise_statistics,
 )
-from datamodules.corruptions.mask_noise.contract import uniform_of_each
+from datamodules.corruptions.mask_noise.interface import uniform_of_each
+from datamodules.loading.augmentation import sample_uniform
 from tests.largest_tensor import LargestTensor
 
 SQUARE = np.ones((3, 3), dtype=bool)

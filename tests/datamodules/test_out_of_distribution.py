@@ -8,10 +8,9 @@ from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
 from scipy.io import savemat
 
-from datamodules.digits import Digits
-from datamodules.first_digits import FirstDigits
-from datamodules.labelled_images import LabelledImages
-from datamodules.ood_images import (
+from datamodules.classification.digits import Digits, FirstDigits
+from datamodules.classification.labelled_images import LabelledImages
+from datamodules.classification.ood_images import (
     GaussianNoise,
     ImagesInFolder,
     OODImages,
@@ -20,8 +19,8 @@ from datamodules.ood_images import (
     TestImagesOf,
     UniformNoise,
 )
-from datamodules.out_of_distribution import OutOfDistribution
-from datamodules.svhn import SVHN
+from datamodules.classification.out_of_distribution import OutOfDistribution
+from datamodules.classification.svhn import SVHN
 
 
 class Sees(LightningModule):

@@ -11,11 +11,11 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
 
-from datamodules.array_pickle import read_pickled_arrays
 from datamodules.corruptions.mask_noise import OverUnderSegmentation
-from datamodules.image_files import UnreadableImage
-from datamodules.labelled_masks import MasksInMemory
-from datamodules.segthor import TEST, TRAINING, VALIDATION, SegTHOR
+from datamodules.files.array_pickle import read_pickled_arrays
+from datamodules.files.image_files import UnreadableImage
+from datamodules.segmentation.labelled_masks import MasksInMemory
+from datamodules.segmentation.segthor import TEST, TRAINING, VALIDATION, SegTHOR
 
 SMALL: dict[str, Any] = {"train_patients": [1, 10], "val_patients": [2], "test_patients": [3], "image_size": 32}
 

@@ -8,14 +8,13 @@ from PIL import Image
 from torch import Tensor
 
 from callbacks.shifted_accuracy import ShiftedAccuracy
-from datamodules.cached_features import CachedFeatures
-from datamodules.digits import Digits
-from datamodules.digits_transfer import TuningDigits
-from datamodules.domain_net import DomainNet
-from datamodules.image_folder import ImageFolder
-from datamodules.imagenet_shift import ImageNetShift, read_class_map
-from datamodules.labelled_images import ImagesInMemory, ImageSource
-from datamodules.shifted_tests import ShiftedTests
+from datamodules.classification.cached_features import CachedFeatures
+from datamodules.classification.digits import Digits, TuningDigits
+from datamodules.classification.domain_net import DomainNet
+from datamodules.classification.image_folder import ImageFolder
+from datamodules.classification.imagenet_shift import ImageNetShift, read_class_map
+from datamodules.classification.labelled_images import ImagesInMemory, ImageSource
+from datamodules.classification.shifted_tests import ShiftedTests
 
 QUIET: dict[str, Any] = {
     **{"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False},

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from datamodules.ellipse_images import EllipseImages
-from datamodules.ellipses import EllipseShapes, ellipse_masks
-from datamodules.global_batches import Request
-from datamodules.unpaired_masks import UnpairedMasks, read_image, read_mask
+from datamodules.loading.global_batches import Request
+from datamodules.segmentation.ellipse_images import EllipseImages
+from datamodules.segmentation.ellipses import EllipseShapes, ellipse_masks
+from datamodules.segmentation.unpaired_masks import UnpairedMasks, read_image, read_mask
 
 # ellipses
 

@@ -12,10 +12,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from datamodules.corruptions.mask_noise import ErosionDilation
-from datamodules.image_files import UnreadableImage
-from datamodules.labelled_masks import LabelledMaskSet
-from datamodules.mask_files import FILL, MaskFiles, ScaledCrop, read_mask
-from datamodules.voc_segmentation import VOCSegmentation, listed_names
+from datamodules.files.image_files import UnreadableImage
+from datamodules.segmentation.labelled_masks import LabelledMaskSet
+from datamodules.segmentation.mask_files import FILL, MaskFiles, ScaledCrop, read_mask
+from datamodules.segmentation.voc import VOCSegmentation, listed_names
 
 SIZES = {"a": (50, 60), "b": (64, 40), "c": (30, 30), "d": (44, 70)}
 CATEGORIES = (0, 7, 15)

@@ -10,16 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from datamodules.cifar import CIFAR100
-from datamodules.clustered import NUM_CLASSES, Clustered, Clusters
-from datamodules.cnwl import CNWL
+from datamodules.classification.cifar import CIFAR100
+from datamodules.classification.clustered import NUM_CLASSES, Clustered, Clusters
+from datamodules.classification.cnwl import CNWL
+from datamodules.classification.digits import WebDigits
+from datamodules.classification.foreign_images import ForeignImages, replacements
+from datamodules.classification.imagenet32 import ImageNet32, read_batch
+from datamodules.classification.labelled_images import ImagesInMemory
+from datamodules.classification.ood_images import UNKNOWN, OODImages
+from datamodules.classification.web_fg import WebFG
 from datamodules.corruptions.label_noise import Symmetric
-from datamodules.foreign_images import ForeignImages, replacements
-from datamodules.imagenet32 import ImageNet32, read_batch
-from datamodules.labelled_images import ImagesInMemory
-from datamodules.ood_images import UNKNOWN, OODImages
-from datamodules.web_digits import WebDigits
-from datamodules.web_fg import WebFG
 
 # replacement
 
@@ -95,7 +95,7 @@ def test_digits_from_the_web_are_partly_other_digits_whose_labels_are_wrong() ->
     wrong = (label != true)[~foreign].float().mean()
     assert abs(wrong - 0.25 * 4 / 5) < 0.08
     pixels = {image.numpy().tobytes() for image in data.train_set.source.fetch(torch.arange(len(true))[foreign], None)}
-    from datamodules.digits import Digits
+    from datamodules.classification.digits import Digits
 
     digits = Digits().read_training()
     later = {image.numpy().tobytes() for image in digits.image[digits.label >= 5]}

@@ -10,12 +10,12 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 
-from datamodules.ellipse_images import EllipseImages
+from datamodules.segmentation.ellipse_images import EllipseImages
 from lightning_modules.networks.cycle_generator import UNetGenerator
 from lightning_modules.networks.mlp import MLP
 from lightning_modules.networks.patch_discriminator import PatchDiscriminator
 from lightning_modules.networks.shape_vae import ShapeVAE
-from lightning_modules.noisy_labels.annotation_efficient.annotation_efficient import AnnotationEfficient
+from lightning_modules.noisy_labels.annotation_efficient.module import AnnotationEfficient
 from lightning_modules.noisy_labels.annotation_efficient.translation import Translation
 
 

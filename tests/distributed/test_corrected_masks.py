@@ -10,10 +10,10 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-import datamodules.labelled_masks
+import datamodules.segmentation.labelled_masks
 from datamodules.corruptions.mask_noise import ErosionDilation
-from datamodules.gathered_labels import gathered_labels
-from datamodules.shapes import Shapes
+from datamodules.loading.gathered_labels import gathered_labels
+from datamodules.segmentation.shapes import Shapes
 
 PROCESSES = 2
 
@@ -45,7 +45,7 @@ def correct(rank: int, directory: Path, in_a_file: bool) -> None:
     """One process's part: corrects every third image of its share, and notes what its loaders then give."""
     dist.init_process_group("gloo", f"file://{directory / 'meeting'}", rank=rank, world_size=PROCESSES)
     if in_a_file:
-        datamodules.labelled_masks.LARGEST_IN_MEMORY = 0
+        datamodules.segmentation.labelled_masks.LARGEST_IN_MEMORY = 0
     data = shapes()
     data.trainer = process_of(rank, directory)
     data.num_workers = 1

@@ -11,11 +11,11 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
-from datamodules.clustered import Clustered
+from datamodules.classification.clustered import Clustered
+from lightning_modules.baselines.simclr import SimCLR
 from lightning_modules.networks.mlp import MLP
 from lightning_modules.noisy_labels.lsa.pls_lsa import PLSLSA
 from lightning_modules.noisy_labels.lsa.pls_lsa_plus import PLSLSAPlus
-from lightning_modules.noisy_labels.simclr import SimCLR
 
 QUIET: dict[str, Any] = {
     **{"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False},

@@ -8,14 +8,14 @@ import torch
 from lightning.pytorch import Trainer
 from torch.nn.functional import cross_entropy
 
-from datamodules.first_digits import FirstDigits
-from datamodules.ood_images import OtherDigits, UniformNoise
-from datamodules.out_of_distribution import OutOfDistribution
+from datamodules.classification.digits import FirstDigits
+from datamodules.classification.ood_images import OtherDigits, UniformNoise
+from datamodules.classification.out_of_distribution import OutOfDistribution
 from lightning_modules.networks.convnet import ConvNet
-from lightning_modules.robustness.attacks import PGD
-from lightning_modules.robustness.mahalanobis.detector import Mahalanobis
+from lightning_modules.robustness.attacks.ascent import PGD
+from lightning_modules.robustness.attacks.minimal import DeepFool
 from lightning_modules.robustness.mahalanobis.layers import layer_features
-from lightning_modules.robustness.minimal_attacks import DeepFool
+from lightning_modules.robustness.mahalanobis.module import Mahalanobis
 
 QUIET: dict[str, Any] = {
     **{"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False},

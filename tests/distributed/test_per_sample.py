@@ -7,8 +7,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from lightning_modules import per_sample
-from lightning_modules.per_sample import PerSample
+from lightning_modules.distributed import per_sample
+from lightning_modules.distributed.per_sample import PerSample
 from tests.two_processes import TwoProcesses
 
 K = 3
@@ -36,8 +36,9 @@ def collect(directory: str) -> None:
     for num_samples, rows_at_once, _ in CASES:
         exchanged.clear()
         per_sample._ROWS_AT_ONCE = rows_at_once
-        memory = PerSample(num_samples, K, "cpu", torch.float64)
-        memory.load(expected(num_samples))
+        memory = PerSample(K)
+        memory.restore(expected(num_samples))
+        memory.allocate(num_samples, "cpu", torch.float64)
         found.append((memory.gathered(), max(exchanged)))
     torch.save(found, Path(directory) / f"{dist.get_rank()}.pt")
 

@@ -38,7 +38,10 @@ def finetuning(path: Path) -> Path:
     """Noise is drawn by each process for itself, so its level is far below rounding."""
     settings: dict[str, Any] = yaml.safe_load((ROOT / "configs/rrcm/demo_finetuning.yaml").read_text())
     settings["model"]["init_args"] |= {"sigma": 1e-13, "layer_decay": 0.5}
-    settings["data"] = {"class_path": "datamodules.digits.Digits", "init_args": {"train_size": 330}}  # 27 are left over
+    settings["data"] = {
+        "class_path": "datamodules.classification.digits.Digits",
+        "init_args": {"train_size": 330},
+    }  # 27 are left over
     return written(settings, path)
 
 

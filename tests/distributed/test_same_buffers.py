@@ -9,11 +9,11 @@ import torch.distributed as dist
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from torch import Tensor, nn
 
-from callbacks.early_learning import EarlyLearning
-from datamodules.clustered import Clustered
+from callbacks.early_learning.watch import EarlyLearning
+from datamodules.classification.clustered import Clustered
 from datamodules.corruptions.mask_noise import ErosionDilation
-from datamodules.ellipse_images import EllipseImages
-from datamodules.shapes import Shapes
+from datamodules.segmentation.ellipse_images import EllipseImages
+from datamodules.segmentation.shapes import Shapes
 from lightning_modules.noisy_labels.adele.correction import EvaluationPassCorrection
 from lightning_modules.noisy_labels.adele.module import ADELE
 from lightning_modules.noisy_labels.lsa.pls_lsa import PLSLSA

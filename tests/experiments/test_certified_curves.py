@@ -10,7 +10,7 @@ import pytest
 
 import train
 from experiments.certified_curves import main, overlay
-from lightning_modules.robustness.smoothing import accuracy_with_high_probability
+from lightning_modules.robustness.certificates.statistics import accuracy_with_high_probability
 
 
 def certified(directory: Path, radius: list[float], first: int = 0, label: int = 1, **settings: Any) -> Path:

@@ -42,12 +42,12 @@ def test_a_run_leaves_its_results_in_its_directory(finished: Path) -> None:
 OWN_IMAGES = """
 seed_everything: 0
 model:
-  class_path: lightning_modules.noisy_labels.cross_entropy.CrossEntropy
+  class_path: lightning_modules.baselines.CrossEntropy
   init_args:
     network: {class_path: lightning_modules.networks.cifar_resnet.CIFARResNet, init_args: {depth: 8, num_classes: 2}}
     num_classes: 2
 data:
-  class_path: datamodules.image_folder.ImageFolder
+  class_path: datamodules.classification.image_folder.ImageFolder
   init_args: {batch_size: 2, image_size: 8, resize: 8, num_workers: 0}
 checkpoint: {tested: last}
 trainer: {max_epochs: 1, accelerator: cpu}
@@ -112,7 +112,7 @@ BAD_INPUT = {
         ["--model", "lightning_modules.noisy_labels.elr.ERL"],
         "model: there is no class lightning_modules.noisy_labels.elr.ERL; did you mean lightning_modules.noisy_labels",
     ),
-    "missing callback": (["--trainer.callbacks+", "Memorisation"], "did you mean callbacks.memorization.Memorization"),
+    "missing callback": (["--trainer.callbacks+", "Memorisation"], "did you mean callbacks.labels.Memorization"),
     "callback's argument": (
         ["--trainer.callbacks+", "{class_path: callbacks.shifted_accuracy.ShiftedAccuracy, init_args: {a: 1}}"],
         "Option 'a' is not accepted",
@@ -131,9 +131,18 @@ BAD_INPUT = {
     "network's output": (["--model.network.out_features", "9"], "gives 9 logits, and model.num_classes is 10"),
     "sampler": (["--trainer.use_distributed_sampler", "true"], "use_distributed_sampler must be false"),
     "missing monitor": (["--checkpoint.monitor", "null"], "checkpoint.monitor must name a metric"),
-    "data_dir is a file": (["--data", "datamodules.cifar.CIFAR10", "--data.data_dir", "README.md"], "is a file"),
-    "missing data": (["--data", "datamodules.cifar.CIFAR10", "--data.data_dir", "nowhere"], "does not exist"),
-    "empty data_dir": (["--data", "datamodules.cifar.CIFAR10", "--data.data_dir", "docs_empty"], "does not exist"),
+    "data_dir is a file": (
+        ["--data", "datamodules.classification.cifar.CIFAR10", "--data.data_dir", "README.md"],
+        "is a file",
+    ),
+    "missing data": (
+        ["--data", "datamodules.classification.cifar.CIFAR10", "--data.data_dir", "nowhere"],
+        "does not exist",
+    ),
+    "empty data_dir": (
+        ["--data", "datamodules.classification.cifar.CIFAR10", "--data.data_dir", "docs_empty"],
+        "does not exist",
+    ),
 }
 
 

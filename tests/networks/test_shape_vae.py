@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datamodules.ellipses import EllipseShapes
+from datamodules.segmentation.ellipses import EllipseShapes
 from lightning_modules.networks.shape_vae import ShapeVAE, kl_to_standard_normal, reconstruction_error
 
 

@@ -12,10 +12,11 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor, nn
 
-from callbacks.early_learning import EarlyLearning
+from callbacks.early_learning.watch import EarlyLearning
 from callbacks.label_correction_figure import LabelCorrectionFigure
 from datamodules.corruptions.mask_noise import ErosionDilation
-from datamodules.shapes import Shapes
+from datamodules.segmentation.shapes import Shapes
+from lightning_modules.baselines.segmentation_cross_entropy import SegmentationCrossEntropy
 from lightning_modules.noisy_labels.adele.correction import EvaluationPassCorrection, TrainingPassCorrection
 from lightning_modules.noisy_labels.adele.label_rules import (
     categories_due,
@@ -31,8 +32,7 @@ from lightning_modules.noisy_labels.adele.multi_scale import (
     multi_scale_cross_entropy,
     multi_scale_logits,
 )
-from lightning_modules.noisy_labels.learning_rate_groups import learning_rate_groups, scale_learning_rates
-from lightning_modules.noisy_labels.segmentation_cross_entropy import SegmentationCrossEntropy
+from lightning_modules.training.parameter_groups import learning_rate_groups, scale_learning_rates
 
 B, K, H, W = 3, 4, 5, 6
 THIRDS = torch.full((3,), 1 / 3, dtype=torch.float64)

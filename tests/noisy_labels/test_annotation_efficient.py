@@ -16,25 +16,26 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.multiprocessing import ProcessRaisedException
 
-from callbacks.seeding import SeedEveryBatch
-from datamodules.ellipse_images import EllipseImages
-from datamodules.ellipses import EllipseShapes
-from datamodules.unpaired_masks import UnpairedMasks
+from callbacks.guards.seeding import SeedEveryBatch
+from datamodules.segmentation.ellipse_images import EllipseImages
+from datamodules.segmentation.ellipses import EllipseShapes
+from datamodules.segmentation.unpaired_masks import UnpairedMasks
+from lightning_modules.losses.segmentation import weighted_dice
 from lightning_modules.networks.cycle_generator import ResNetGenerator, UNetGenerator
 from lightning_modules.networks.mlp import MLP
 from lightning_modules.networks.patch_discriminator import PatchDiscriminator
 from lightning_modules.networks.shape_vae import ShapeVAE
 from lightning_modules.networks.unet import UNet
-from lightning_modules.noisy_labels.annotation_efficient.annotation_efficient import (
-    AnnotationEfficient,
-    mean_over_kept,
-)
 from lightning_modules.noisy_labels.annotation_efficient.label_quality import (
     MeanDice,
     best_part,
     dice,
     label_quality,
     without_holes_and_islands,
+)
+from lightning_modules.noisy_labels.annotation_efficient.module import (
+    AnnotationEfficient,
+    mean_over_kept,
 )
 from lightning_modules.noisy_labels.annotation_efficient.stages import Stages, constant_then_linear
 from lightning_modules.noisy_labels.annotation_efficient.translation import (
@@ -48,7 +49,6 @@ from lightning_modules.noisy_labels.annotation_efficient.translation import (
     judged_false,
     judged_real,
 )
-from lightning_modules.noisy_labels.dice import weighted_dice
 from tests.experiments.test_resume import assert_same
 
 QUIET: dict[str, Any] = {

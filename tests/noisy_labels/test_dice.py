@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchmetrics.functional.segmentation import dice_score
 
-from lightning_modules.noisy_labels.dice import disagreement_weight, noise_weighted_dice, weighted_dice
+from lightning_modules.losses.segmentation import disagreement_weight, noise_weighted_dice, weighted_dice
 
 B, H, W = 5, 6, 7
 

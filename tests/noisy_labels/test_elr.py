@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_modules.distributed.per_sample import PerSample
 from lightning_modules.noisy_labels.early_learning_regularization import clamped_softmax, early_learning_term
 from lightning_modules.noisy_labels.elr import ELR, updated_target
-from lightning_modules.per_sample import PerSample
 
 B, K = 6, 5
 
@@ -63,7 +63,7 @@ def test_half_precision_logits_leave_the_term_finite() -> None:
 
 
 def test_target_rows_sum_to_one_minus_the_momentum_to_the_visits() -> None:
-    memory = PerSample(20, K, "cpu", torch.float64)
+    memory = PerSample(K).allocate(20, "cpu", torch.float64)
     index = torch.tensor([3, 17, 5])
     for visit in range(1, 6):
         probability = clamped_softmax(torch.randn(3, K, dtype=torch.float64))
@@ -93,7 +93,7 @@ def test_a_step_adds_lambda_times_the_term_to_cross_entropy() -> None:
     """Of an image that is seen for the second time, with beta .9: t = .1 (.9 p_before + p)."""
     module = ELR(torch.nn.Flatten(), num_classes=3, strength=4.0, momentum=0.9)
     module.log = lambda *arguments, **options: None  # type: ignore[method-assign, assignment]
-    module.targets = PerSample(4, 3, "cpu", torch.float64)
+    module.targets = PerSample(3).allocate(4, "cpu", torch.float64)
     logits = torch.tensor([[[2.0, 0.5, -1.0], [0.0, 1.0, 0.3]], [[1.0, 1.5, -0.5], [-1.0, 2.0, 0.0]]]).double()
     batch: Any = {"label": torch.tensor([0, 2]), "index": torch.tensor([3, 1]), "global_size": 2}
     for image in logits:
@@ -109,14 +109,14 @@ def test_memory_belongs_to_the_sample_and_not_to_its_place_in_the_batch() -> Non
     order = torch.randperm(B)
     rows = []
     for these in (torch.arange(B), order):
-        memory = PerSample(50, K, "cpu", torch.float64)
+        memory = PerSample(K).allocate(50, "cpu", torch.float64)
         memory.update(index[these], value[these], lambda old, new: 0.5 * old + 0.5 * new)
         rows.append(memory.gathered())
     torch.testing.assert_close(rows[0], rows[1], rtol=0, atol=0)
 
 
 def test_half_precision_storage_rounds_and_nothing_else() -> None:
-    memory = PerSample(4, K, "cpu", torch.float16)
+    memory = PerSample(K).allocate(4, "cpu", torch.float16)
     value = torch.rand(2, K)
     rows = memory.update(torch.tensor([0, 2]), value, lambda old, new: new)
     assert rows.dtype == torch.float32
@@ -124,8 +124,10 @@ def test_half_precision_storage_rounds_and_nothing_else() -> None:
 
 
 def test_state_of_another_size_is_refused() -> None:
+    memory = PerSample(K)
+    memory.restore(torch.zeros(4, K))
     with pytest.raises(ValueError, match=r"\[4, 5\].*\[6, 5\]"):
-        PerSample(6, K, "cpu").load(torch.zeros(4, K))
+        memory.allocate(6, "cpu")
 
 
 @pytest.mark.parametrize(("key", "value"), [("strength", -1.0), ("momentum", 1.0), ("momentum", -0.1)])

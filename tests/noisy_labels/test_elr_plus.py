@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import Trainer
 
+from datamodules.classification.digits import Digits
 from datamodules.corruptions.label_noise import Symmetric
-from datamodules.digits import Digits
+from lightning_modules.losses.mixing import Mixing, draw_mixing
 from lightning_modules.networks.mlp import MLP
 from lightning_modules.noisy_labels.early_learning_regularization import clamped_softmax, early_learning_term
 from lightning_modules.noisy_labels.elr_plus import ELRPlus, averaging_decay, sigmoid_ramp, weighted_by_target
-from lightning_modules.noisy_labels.mixup import Mixing, draw_mixing
 
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
 

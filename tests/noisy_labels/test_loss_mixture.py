@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_modules.noisy_labels.loss_mixture import high_mode_probability, min_max
+from lightning_modules.noisy_labels.lsa.loss_mixture import high_mode_probability, min_max
 
 
 def two_modes(low: int, high: int, distance: float, seed: int = 0) -> np.ndarray:

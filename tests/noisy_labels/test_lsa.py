@@ -9,26 +9,26 @@ import torch.nn.functional as F
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
-from callbacks.early_learning import EarlyLearning
+from callbacks.early_learning.watch import EarlyLearning
+from callbacks.guards.seeding import SeedEveryBatch
 from callbacks.pretraining import Pretraining
-from callbacks.seeding import SeedEveryBatch
 from datamodules.batches import UNVERIFIED
-from datamodules.clustered import Clustered
-from datamodules.digits import Digits
+from datamodules.classification.clustered import Clustered
+from datamodules.classification.digits import Digits
+from lightning_modules.baselines.simclr import SimCLR
+from lightning_modules.distributed.per_sample import PerSample
 from lightning_modules.networks import Normalized
+from lightning_modules.networks.layer_features import logits_and_features, named_layer, pooled
 from lightning_modules.networks.mlp import MLP
 from lightning_modules.networks.preact_resnet import PreActResNet18
 from lightning_modules.networks.unit_embedding import UnitEmbeddingClassifier
-from lightning_modules.noisy_labels.cosine_schedule import CosineSchedule
-from lightning_modules.noisy_labels.layer_outputs import logits_and_features, named_layer, pooled
 from lightning_modules.noisy_labels.lsa.correction_steps import logits_without_trace
 from lightning_modules.noisy_labels.lsa.detection import agreement, detect
 from lightning_modules.noisy_labels.lsa.objective import sharpened
 from lightning_modules.noisy_labels.lsa.pls_lsa import PLSLSA
 from lightning_modules.noisy_labels.lsa.pls_lsa_plus import PLSLSAPlus
 from lightning_modules.noisy_labels.lsa.training_images import TrainingImages, sweep
-from lightning_modules.noisy_labels.simclr import SimCLR
-from lightning_modules.per_sample import PerSample
+from lightning_modules.training.schedules import CosineSchedule
 from lightning_modules.views import AddedNoise, ContrastiveView, StrongView, WeakView
 
 QUIET: dict[str, Any] = {
@@ -472,7 +472,7 @@ def test_simclr_is_a_first_stage_whose_features_the_module_begins_with() -> None
 
 
 def test_a_sweep_reads_guesses_and_leaves_them() -> None:
-    guess = PerSample(4, 2, "cpu")
+    guess = PerSample(2).allocate(4, "cpu")
     from lightning_modules.noisy_labels.lsa.training_images import keep_old
 
     guess.update(torch.tensor([1]), torch.tensor([[0.25, 0.75]]), lambda old, new: new)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from lightning_modules.noisy_labels.cosine_schedule import CosineSchedule, cosine_factor
+from lightning_modules.losses.mixing import Mixing
 from lightning_modules.noisy_labels.lsa.batch_terms import Mixed
 from lightning_modules.noisy_labels.lsa.objective import (
     confident_same_class,
@@ -20,7 +20,7 @@ from lightning_modules.noisy_labels.lsa.objective import (
     uniformity_penalty,
     weighted_cross_entropy,
 )
-from lightning_modules.noisy_labels.mixup import Mixing
+from lightning_modules.training.schedules import CosineSchedule, cosine_factor
 
 B, C, D = 6, 5, 7
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "lsa"
-WEBVISION = "datamodules.webvision.WebVision"
+WEBVISION = "datamodules.classification.webvision.WebVision"
 # epochs, batch size, learning rate, weight decay, plain epochs, layer, penalty
 SETTINGS: dict[str, tuple[int, int, float, float, int, str, bool]] = {
     "cnwl": (200, 256, 0.1, 5e-4, 1, "layer2", False),

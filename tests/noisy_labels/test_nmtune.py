@@ -15,19 +15,19 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 
 from callbacks.spectrum_figure import SpectrumFigure
-from datamodules.digits_transfer import TuningDigits
+from datamodules.classification.digits import TuningDigits
+from lightning_modules.baselines.cross_entropy import CrossEntropy
 from lightning_modules.networks.features import without_head
 from lightning_modules.networks.mlp import MLP
-from lightning_modules.noisy_labels import nmtune
-from lightning_modules.noisy_labels.cross_entropy import CrossEntropy
-from lightning_modules.noisy_labels.nmtune import (
+from lightning_modules.noisy_labels.nmtune import module as nmtune
+from lightning_modules.noisy_labels.nmtune.module import (
     Adapter,
     NMTune,
     covariance_term,
     direction_term,
     singular_value_term,
 )
-from lightning_modules.noisy_labels.spectrum import (
+from lightning_modules.noisy_labels.nmtune.spectrum import (
     Center,
     Spectrum,
     largest_singular_value_ratio,

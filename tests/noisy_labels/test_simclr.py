@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from datamodules.image_files import Crop, ResizedCrop
+from datamodules.files.image_files import Crop, ResizedCrop
+from lightning_modules.baselines.simclr import SimCLR
+from lightning_modules.losses.contrastive import nt_xent
+from lightning_modules.networks.layer_features import classifier_layer
 from lightning_modules.networks.mlp import MLP
-from lightning_modules.noisy_labels.layer_outputs import classifier_layer
-from lightning_modules.noisy_labels.nt_xent import nt_xent
-from lightning_modules.noisy_labels.simclr import SimCLR
 
 B, D = 5, 7
 

@@ -6,7 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lightning_modules.noisy_labels.surface_distance import AverageSurfaceDistance, average_surface_distance
+from lightning_modules.noisy_labels.annotation_efficient.surface_distance import (
+    AverageSurfaceDistance,
+    average_surface_distance,
+)
 
 
 def rectangle(top: int, left: int, bottom: int, right: int, size: int = 16) -> Tensor:

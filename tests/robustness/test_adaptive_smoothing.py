@@ -12,16 +12,21 @@ from lightning.pytorch import Trainer
 from scipy import stats
 from torch import Tensor, nn
 
+from callbacks.guards.seeding import SeedEveryBatch
 from callbacks.pretraining import Pretraining
-from callbacks.seeding import SeedEveryBatch
 from datamodules.batches import LabelledImageBatch
-from datamodules.digits import Digits
+from datamodules.classification.digits import Digits
+from lightning_modules.baselines.cross_entropy import CrossEntropy
 from lightning_modules.interfaces import Classifier, SmoothedClassifier
 from lightning_modules.networks.mlp import MLP
-from lightning_modules.noisy_labels.cross_entropy import CrossEntropy
-from lightning_modules.robustness.adaptive_smoothing import AdaptiveSmoothing, mixing_loss
-from lightning_modules.robustness.attacks import size
-from lightning_modules.robustness.mixing import (
+from lightning_modules.robustness.adaptive_smoothing.attacks import (
+    ascent,
+    attack_objective,
+    drawn_steps,
+    randomised_attack,
+    targeted_dlr,
+)
+from lightning_modules.robustness.adaptive_smoothing.mixing import (
     Mixed,
     MixedClassifier,
     lipschitz_radius,
@@ -30,20 +35,15 @@ from lightning_modules.robustness.mixing import (
     smoothing_radius,
     tight_smoothing_radius,
 )
-from lightning_modules.robustness.mixing_attacks import (
-    ascent,
-    attack_objective,
-    drawn_steps,
-    randomised_attack,
-    targeted_dlr,
-)
-from lightning_modules.robustness.mixing_network import (
+from lightning_modules.robustness.adaptive_smoothing.mixture import (
     AlphaRange,
     ClampedBatchNorm,
     MixingPerceptron,
     MixingResNet,
     Mixture,
 )
+from lightning_modules.robustness.adaptive_smoothing.module import AdaptiveSmoothing, mixing_loss
+from lightning_modules.robustness.attacks.ascent import size
 
 alphas = st.floats(0.01, 0.99)
 seeds = st.integers(0, 10_000)
@@ -510,7 +510,7 @@ def test_the_length_of_an_attack_is_drawn_for_each_run_and_batch(monkeypatch: py
         lengths.append(steps)
         return image
 
-    monkeypatch.setattr("lightning_modules.robustness.adaptive_smoothing.randomised_attack", attack)
+    monkeypatch.setattr("lightning_modules.robustness.adaptive_smoothing.module.randomised_attack", attack)
     built, runs = module(), []
     for seed in ("0", "1"):
         monkeypatch.setenv("PL_GLOBAL_SEED", seed)
@@ -557,7 +557,7 @@ def test_a_step_is_the_loss_on_clean_and_attacked_images(monkeypatch: pytest.Mon
         seen.append(mixture(image))
         return moved
 
-    monkeypatch.setattr("lightning_modules.robustness.adaptive_smoothing.randomised_attack", attack)
+    monkeypatch.setattr("lightning_modules.robustness.adaptive_smoothing.module.randomised_attack", attack)
     loss = built.training_step(given, 0)["loss"]
     assert in_evaluation == [True]
     again = module(clean_weight=2.0).eval()

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from lightning_modules.robustness.attacks import (
+from lightning_modules.robustness.attacks.ascent import (
     PGD,
     Attack,
     Attacked,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import CLIPModel
 
-from lightning_modules.robustness.clip_similarity import CLIP, directional_similarity
+from lightning_modules.robustness.diffusion_guard.clip_similarity import CLIP, directional_similarity
 from tests.robustness.tiny_clip import VOCABULARY, save_tiny_clip
 
 

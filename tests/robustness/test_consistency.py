@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_modules.robustness.consistency import Consistency
-from lightning_modules.robustness.consistency_regularization import consistency, loss_on_copies
-from lightning_modules.robustness.noisy_copies import noisy_copies
+from lightning_modules.robustness.smoothed_training.consistency_regularization import consistency, loss_on_copies
+from lightning_modules.robustness.smoothed_training.noisy_copies import noisy_copies
 
 
 def test_copies_are_independent_and_have_the_stated_noise_level() -> None:

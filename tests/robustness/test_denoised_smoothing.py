@@ -18,7 +18,8 @@ from lightning_modules.interfaces import Classifier, Denoiser, SmoothedClassifie
 from lightning_modules.networks import diffusers_model, frozen
 from lightning_modules.networks.mlp import MLP
 from lightning_modules.networks.resized import Resized
-from lightning_modules.robustness.certification_modes import Fixed
+from lightning_modules.robustness.certificates.modes import Fixed
+from lightning_modules.robustness.certificates.votes import LabelledImage, VoteCounter
 from lightning_modules.robustness.denoised_smoothing import (
     DenoisedSmoothing,
     Prediction,
@@ -27,7 +28,6 @@ from lightning_modules.robustness.denoised_smoothing import (
     first_timestep,
     noise_levels,
 )
-from lightning_modules.robustness.smoothed_votes import LabelledImage, VoteCounter
 
 PREDICTIONS: list[Prediction] = ["epsilon", "v_prediction", "sample"]
 

@@ -23,13 +23,23 @@ from PIL import Image
 from torch import Tensor, nn
 
 import train
-from datamodules.global_batches import Request
-from datamodules.image_files import UnreadableImage
-from datamodules.images_to_protect import ImagesToProtect
-from datamodules.masked_digits import MaskedDigits
+from datamodules.editing.images_to_protect import ImagesToProtect
+from datamodules.editing.masked_digits import MaskedDigits
+from datamodules.files.image_files import UnreadableImage
+from datamodules.loading.global_batches import Request
 from experiments.command_line import CommandLine
-from lightning_modules.robustness.clip_similarity import CLIP
-from lightning_modules.robustness.diffusion_guard import (
+from lightning_modules.random_numbers import generator_of
+from lightning_modules.robustness.diffusion_guard.clip_similarity import CLIP
+from lightning_modules.robustness.diffusion_guard.inpainting import Inpainter, PixelInpainter, StableDiffusionInpainter
+from lightning_modules.robustness.diffusion_guard.kept_regions import (
+    deformed,
+    draw_kept,
+    filled,
+    outer_contour,
+    radius,
+    shrunk,
+)
+from lightning_modules.robustness.diffusion_guard.module import (
     PROTECTING,
     DiffusionGuard,
     noise_norm,
@@ -38,9 +48,6 @@ from lightning_modules.robustness.diffusion_guard import (
     psnr_where,
     ssim,
 )
-from lightning_modules.robustness.inpainting import Inpainter, PixelInpainter, StableDiffusionInpainter
-from lightning_modules.robustness.kept_regions import deformed, draw_kept, filled, outer_contour, radius, shrunk
-from lightning_modules.robustness.random_numbers import generator_of
 from tests.command import run as command
 from tests.robustness.tiny_clip import save_tiny_clip
 

@@ -15,15 +15,15 @@ from torch import Tensor
 from lightning_modules.interfaces import Classifier, SmoothedClassifier
 from lightning_modules.networks import Normalized, with_weights
 from lightning_modules.networks.cifar_resnet import CIFARResNet
-from lightning_modules.robustness.certification_modes import Fixed
-from lightning_modules.robustness.checkerboard import Fill, Layout, first_half, gathered, half, max_added
+from lightning_modules.robustness.certificates.modes import Fixed
+from lightning_modules.robustness.certificates.statistics import clopper_pearson_lower, gaussian_radius
+from lightning_modules.robustness.certificates.votes import LabelledImage, VoteCounter
 from lightning_modules.robustness.consistency import Consistency
-from lightning_modules.robustness.consistency_regularization import loss_on_copies
-from lightning_modules.robustness.drs import DRS
-from lightning_modules.robustness.dual_radius import joint_radius, published_radius_cifar10, published_radius_imagenet
+from lightning_modules.robustness.drs.checkerboard import Fill, Layout, first_half, gathered, half, max_added
+from lightning_modules.robustness.drs.module import DRS
+from lightning_modules.robustness.drs.radius import joint_radius, published_radius_cifar10, published_radius_imagenet
 from lightning_modules.robustness.mean_prediction import log_mean_softmax
-from lightning_modules.robustness.smoothed_votes import LabelledImage, VoteCounter
-from lightning_modules.robustness.smoothing import clopper_pearson_lower, gaussian_radius
+from lightning_modules.robustness.smoothed_training.consistency_regularization import loss_on_copies
 from tests.command import ROOT
 
 FILLS: list[Fill] = ["maxpool_add", "gather_nearest", "gather_bilinear"]

@@ -19,16 +19,17 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor, nn
 from torch.nn.functional import softmax
 
-from datamodules.first_digits import FirstDigits
-from datamodules.ood_images import OtherDigits, UniformNoise
-from datamodules.out_of_distribution import OutOfDistribution
+from datamodules.classification.digits import FirstDigits
+from datamodules.classification.ood_images import OtherDigits, UniformNoise
+from datamodules.classification.out_of_distribution import OutOfDistribution
+from lightning_modules.metrics.detection import detection_metrics, true_negative_rate
 from lightning_modules.networks.convnet import ConvNet
 from lightning_modules.networks.factories import timm_model
 from lightning_modules.networks.mlp import MLP
 from lightning_modules.networks.normalized import Normalized
-from lightning_modules.robustness.attacks import PGD
-from lightning_modules.robustness.detection import detection_metrics, true_negative_rate
-from lightning_modules.robustness.mahalanobis.detector import NOISE, Mahalanobis
+from lightning_modules.random_numbers import drawn_like, generator_of
+from lightning_modules.robustness.attacks.ascent import PGD
+from lightning_modules.robustness.attacks.minimal import CarliniWagner, DeepFool
 from lightning_modules.robustness.mahalanobis.ensemble import Sample, best_column, fit_ensemble, logistic_regression
 from lightning_modules.robustness.mahalanobis.gaussians import (
     ClassGaussians,
@@ -41,6 +42,7 @@ from lightning_modules.robustness.mahalanobis.gaussians import (
 )
 from lightning_modules.robustness.mahalanobis.layers import layer_features, named_layers, num_features
 from lightning_modules.robustness.mahalanobis.local_dimension import NEIGHBOURS, in_mini_batches
+from lightning_modules.robustness.mahalanobis.module import NOISE, Mahalanobis
 from lightning_modules.robustness.mahalanobis.preprocessing import layer_confidence
 from lightning_modules.robustness.mahalanobis.scores import (
     direction,
@@ -48,8 +50,6 @@ from lightning_modules.robustness.mahalanobis.scores import (
     odin_confidence,
     softmax_confidence,
 )
-from lightning_modules.robustness.minimal_attacks import CarliniWagner, DeepFool
-from lightning_modules.robustness.random_numbers import drawn_like, generator_of
 
 K, D, N = 3, 5, 60
 QUIET: dict[str, Any] = {

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from lightning_modules.robustness.attacks import Network
-from lightning_modules.robustness.minimal_attacks import (
+from lightning_modules.robustness.attacks.ascent import Network
+from lightning_modules.robustness.attacks.minimal import (
     CarliniWagner,
     DeepFool,
     MinimalAttack,
@@ -229,7 +229,7 @@ def test_the_constant_grows_tenfold_until_it_succeeds_and_then_halves_the_interv
         tried.append(arguments[4])
         return carlini_wagner_objective(*arguments)
 
-    monkeypatch.setattr("lightning_modules.robustness.minimal_attacks.carlini_wagner_objective", recording)
+    monkeypatch.setattr("lightning_modules.robustness.attacks.minimal.carlini_wagner_objective", recording)
     first = float(2 * 0.3 / w[0].square().sum()) / 50
     found = carlini_wagner(
         network, image, label, steps=100, learning_rate=0.003, initial_constant=first, search_steps=4

@@ -6,12 +6,12 @@ from diffusers import DDPMScheduler
 from torch import nn
 
 from lightning_modules.networks.mlp import MLP
+from lightning_modules.networks.module_hash import hash_of_module
 from lightning_modules.networks.normalized import Normalized
 from lightning_modules.networks.resized import Resized
+from lightning_modules.robustness.adaptive_smoothing.mixture import MixingPerceptron, Mixture
 from lightning_modules.robustness.denoised_smoothing import DenoisedSmoothing
-from lightning_modules.robustness.drs import DRS
-from lightning_modules.robustness.mixing_network import MixingPerceptron, Mixture
-from lightning_modules.robustness.module_hash import hash_of_module
+from lightning_modules.robustness.drs.module import DRS
 from lightning_modules.robustness.rrcm.noise_conditioned import NoiseConditionedClassifier
 
 

@@ -17,15 +17,15 @@ from scipy import stats
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor, nn
 
-from callbacks.seeding import SeedEveryBatch
-from datamodules.digits import Digits
+from callbacks.guards.seeding import SeedEveryBatch
+from datamodules.classification.digits import Digits
 from lightning_modules.interfaces import Classifier, SmoothedClassifier
+from lightning_modules.losses.contrastive import contrastive_loss
+from lightning_modules.losses.mixing import SoftLabels
 from lightning_modules.networks.time_conditioned_mlp import TimeConditionedMLP
 from lightning_modules.networks.time_conditioned_vit import TimeConditionedViT
-from lightning_modules.robustness.consistency_regularization import consistency, loss_on_copies
-from lightning_modules.robustness.rrcm.contrastive import contrastive_loss
+from lightning_modules.robustness.certificates.statistics import gaussian_radius
 from lightning_modules.robustness.rrcm.finetuning import RRCM
-from lightning_modules.robustness.rrcm.layer_decay import layer_of, optimizer_with_layer_decay
 from lightning_modules.robustness.rrcm.noise_conditioned import NoiseConditionedClassifier, represent
 from lightning_modules.robustness.rrcm.noise_schedule import (
     input_scale,
@@ -38,10 +38,10 @@ from lightning_modules.robustness.rrcm.pretrained import pretrained_encoder
 from lightning_modules.robustness.rrcm.pretraining import RRCMPretraining
 from lightning_modules.robustness.rrcm.projector import Projector
 from lightning_modules.robustness.rrcm.retrieval import Retrieval, retrieval
-from lightning_modules.robustness.rrcm.soft_labels import SoftLabels
-from lightning_modules.robustness.rrcm.views import AffineJitter, BYOLView, Solarize, blurred
-from lightning_modules.robustness.rrcm.warmup_cosine import WarmupCosine
-from lightning_modules.robustness.smoothing import gaussian_radius
+from lightning_modules.robustness.smoothed_training.consistency_regularization import consistency, loss_on_copies
+from lightning_modules.training.parameter_groups import layer_of, optimizer_with_layer_decay
+from lightning_modules.training.schedules import WarmupCosine
+from lightning_modules.views.byol import AffineJitter, BYOLView, Solarize, blurred
 from tests.command import ROOT
 
 

@@ -15,11 +15,10 @@ from scipy import integrate, stats
 from torch import Tensor
 
 from lightning_modules.interfaces import SmoothedClassifier
-from lightning_modules.robustness import fewer_draws
-from lightning_modules.robustness.certification_modes import BLOCK, Certificate, Draws, Fixed, Mode, Predict
-from lightning_modules.robustness.fewer_draws import Anytime, Curve, InputSpecific, Stages, next_look
-from lightning_modules.robustness.smoothed_votes import BlockNoise, GaussianSmoothing, LabelledImage, VoteCounter
-from lightning_modules.robustness.smoothing import (
+from lightning_modules.robustness.certificates import fewer_draws
+from lightning_modules.robustness.certificates.fewer_draws import Anytime, Curve, InputSpecific, Stages, next_look
+from lightning_modules.robustness.certificates.modes import BLOCK, Certificate, Draws, Fixed, Mode, Predict
+from lightning_modules.robustness.certificates.statistics import (
     ABSTAIN,
     accuracy_with_high_probability,
     anytime_lower,
@@ -36,6 +35,7 @@ from lightning_modules.robustness.smoothing import (
     one_sided_anytime_upper,
     predict,
 )
+from lightning_modules.robustness.certificates.votes import BlockNoise, GaussianSmoothing, LabelledImage, VoteCounter
 
 SIGMA = 0.25
 
@@ -434,7 +434,7 @@ def test_a_plan_is_made_once_for_all_images(monkeypatch: pytest.MonkeyPatch) -> 
         made.append(pilot_hits)
         return 100
 
-    monkeypatch.setattr("lightning_modules.robustness.fewer_draws.input_specific_draws", draws)
+    monkeypatch.setattr("lightning_modules.robustness.certificates.fewer_draws.input_specific_draws", draws)
     certify(InputSpecific(n0=10), 100, images(30))
     assert len(set(made)) == len(made) < 12
 

@@ -22,8 +22,8 @@ from datamodules.corruptions.label_noise.class_dependent import (
     Symmetric,
     cifar100_superclass,
 )
-from datamodules.corruptions.label_noise.contract import LabelNoise, empirical_transition_matrix
 from datamodules.corruptions.label_noise.instance_dependent import InstanceDependent
+from datamodules.corruptions.label_noise.interface import LabelNoise, empirical_transition_matrix
 from datamodules.corruptions.label_noise.recorded import FromCSV, HumanCIFARN
 
 __all__ = [

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.corruptions.label_noise.contract import (
+from datamodules.corruptions.label_noise.interface import (
     check_arguments,
     check_num_classes,
     checked_labels,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from datamodules.batches import UNVERIFIED
-from datamodules.corruptions.label_noise.contract import checked_labels, empirical_transition_matrix
+from datamodules.corruptions.label_noise.interface import checked_labels, empirical_transition_matrix
 
 AnnotationKind = Literal["aggre_label", "worse_label", "random_label1", "random_label2", "random_label3", "noisy_label"]
 

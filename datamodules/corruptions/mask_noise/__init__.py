@@ -10,7 +10,7 @@ kind by its class path:
 """
 
 from datamodules.corruptions.mask_noise.affine import Affine
-from datamodules.corruptions.mask_noise.contract import (
+from datamodules.corruptions.mask_noise.interface import (
     MaskNoise,
     MaskNoiseStatistics,
     mask_noise_statistics,

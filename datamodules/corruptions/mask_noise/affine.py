@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from datamodules.batches import IGNORED
-from datamodules.corruptions.mask_noise.contract import check_seed, uniform_of_each
+from datamodules.corruptions.mask_noise.interface import check_seed, uniform_of_each
 
 _MASKS_AT_ONCE = 64
 

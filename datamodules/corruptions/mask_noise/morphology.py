@@ -15,7 +15,7 @@ from scipy.ndimage import maximum_filter, minimum_filter
 from torch import Tensor
 
 from datamodules.batches import IGNORED
-from datamodules.corruptions.mask_noise.contract import (
+from datamodules.corruptions.mask_noise.interface import (
     check_range,
     check_seed,
     uniform_of_each,

@@ -26,7 +26,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from datamodules.batches import LabelledMaskBatch, global_size, share
-from lightning_modules.default_optimization import constant, sgd
+from lightning_modules.distributed.same_buffers import same_buffers
 from lightning_modules.full_precision import at_least_float32
 from lightning_modules.interfaces import LabelStore, require
 from lightning_modules.noisy_labels.adele.correction import EvaluationPassCorrection, TrainingPassCorrection
@@ -43,9 +43,9 @@ from lightning_modules.noisy_labels.adele.multi_scale import (
     multi_scale_logits,
 )
 from lightning_modules.noisy_labels.adele.training_predictions import TrainingPredictions
-from lightning_modules.noisy_labels.learning_rate_groups import learning_rate_groups, scale_learning_rates
-from lightning_modules.same_buffers import same_buffers
-from lightning_modules.segmenter_steps import SegmenterSteps, confusion
+from lightning_modules.training.optimizers import constant, sgd
+from lightning_modules.training.parameter_groups import learning_rate_groups, scale_learning_rates
+from lightning_modules.training.segmenter import SegmenterSteps, confusion
 
 
 class ADELE(SegmenterSteps, LightningModule):

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from datamodules.batches import IGNORED
 from lightning_modules.full_precision import at_least_float32
-from lightning_modules.noisy_labels.pixel_cross_entropy import pixel_cross_entropy
+from lightning_modules.losses.segmentation import pixel_cross_entropy
 
 LEAST_PROBABILITY = 1e-3
 

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lightning_modules.per_sample import gather_rows, share_sizes
+from lightning_modules.distributed.per_sample import gather_rows, share_sizes
 
 _SAMPLES_AT_ONCE = 64
 

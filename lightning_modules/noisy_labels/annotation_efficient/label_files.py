@@ -8,7 +8,7 @@ from lightning.pytorch import Trainer
 from PIL import Image
 from torch import Tensor
 
-from lightning_modules.whole_files import write_text
+from datamodules.files.whole_files import write_text
 
 
 class LabelFiles:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules.networks.shape_vae import ShapeVAE
-from lightning_modules.noisy_labels.mean_over_images import MeanOverImages
+from lightning_modules.noisy_labels.annotation_efficient.mean_over_images import MeanOverImages
 
 
 def dice(one: Tensor, other: Tensor) -> Tensor:

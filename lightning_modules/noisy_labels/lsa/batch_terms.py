@@ -6,9 +6,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from lightning_modules.distributed.global_rows import global_rows, global_sum
 from lightning_modules.full_precision import at_least_float32
-from lightning_modules.global_rows import global_rows, global_sum
-from lightning_modules.noisy_labels.layer_outputs import logits_and_features
+from lightning_modules.losses.mixing import Mixing
+from lightning_modules.networks.layer_features import logits_and_features
 from lightning_modules.noisy_labels.lsa.objective import (
     confident_same_class,
     contrast,
@@ -16,7 +17,6 @@ from lightning_modules.noisy_labels.lsa.objective import (
     uniformity_penalty,
     weighted_cross_entropy,
 )
-from lightning_modules.noisy_labels.mixup import Mixing
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from datamodules.batches import LabelledImageBatch, global_size
+from lightning_modules.losses.mixing import draw_mixing
 from lightning_modules.noisy_labels.lsa.detection import Detection, detect, detector_of_epoch
 from lightning_modules.noisy_labels.lsa.training_images import sweep
-from lightning_modules.noisy_labels.mixup import draw_mixing
 
 
 def logits_are_read(trainer: Trainer) -> bool:

@@ -25,7 +25,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_modules.noisy_labels.loss_mixture import high_mode_probability
+from lightning_modules.noisy_labels.lsa.loss_mixture import high_mode_probability
 
 Detector = Literal["linear", "loss"]
 

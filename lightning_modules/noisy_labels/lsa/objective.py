@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules.full_precision import at_least_float32
-from lightning_modules.noisy_labels.cosine_similarities import cosine_similarities
+from lightning_modules.losses.contrastive import cosine_similarities
 
 
 def sharpened(probability: Tensor, gamma: float) -> Tensor:

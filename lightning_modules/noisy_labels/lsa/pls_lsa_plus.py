@@ -18,17 +18,17 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from lightning_modules.classifier_steps import ClassifierSteps, accuracies
-from lightning_modules.default_optimization import constant, sgd
+from lightning_modules.networks.layer_features import classifier_layer, named_layer
 from lightning_modules.noisy_labels.co_training import active_network, check_alternation
-from lightning_modules.noisy_labels.layer_outputs import classifier_layer, named_layer
 from lightning_modules.noisy_labels.lsa.batch_terms import Objective
 from lightning_modules.noisy_labels.lsa.correction_steps import CorrectionSteps
 from lightning_modules.noisy_labels.lsa.detection import Detection, Detector, agreement
-from lightning_modules.noisy_labels.lsa.heads import optimizer_with_heads
 from lightning_modules.noisy_labels.lsa.objective import sharpened
 from lightning_modules.noisy_labels.lsa.settings import check_data, check_settings
 from lightning_modules.noisy_labels.lsa.training_images import TrainingImages
+from lightning_modules.training.classifier import ClassifierSteps, accuracies
+from lightning_modules.training.optimizers import constant, sgd
+from lightning_modules.training.parameter_groups import optimizer_with_heads
 
 
 class PLSLSAPlus(CorrectionSteps, ClassifierSteps, LightningModule):

@@ -7,7 +7,7 @@ from lightning.pytorch import Trainer
 
 from lightning_modules.interfaces import TrainingImageSource, require
 from lightning_modules.noisy_labels.lsa.detection import Detector
-from lightning_modules.noisy_labels.unaugmented import check_unaugmented
+from lightning_modules.views.unaugmented import check_unaugmented
 
 
 def check_settings(

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from datamodules.batches import UNVERIFIED
-from lightning_modules.noisy_labels.layer_outputs import layer_outputs, named_layer, pooled
+from lightning_modules.distributed.per_sample import PerSample
+from lightning_modules.distributed.same_buffers import same_buffers
+from lightning_modules.networks.layer_features import layer_outputs, named_layer, pooled
 from lightning_modules.noisy_labels.lsa.detection import Detection, detection_metrics
 from lightning_modules.noisy_labels.lsa.objective import soft_cross_entropy
-from lightning_modules.per_sample import PerSample
-from lightning_modules.same_buffers import same_buffers
 
 
 class Targets(NamedTuple):
@@ -47,8 +47,7 @@ class TrainingImages:
 
     def __init__(self, num_classes: int, num_networks: int) -> None:
         self.num_classes = num_classes
-        self.num_networks = num_networks
-        self.guesses: list[PerSample] = []
+        self.guesses = [PerSample(num_classes) for _ in range(num_networks)]
         self._saved: dict[str, Any] | None = None
 
     def allocate(self, num_samples: int, device: torch.device | str, dtype: torch.dtype) -> None:
@@ -65,10 +64,9 @@ class TrainingImages:
         dtype = torch.promote_types(dtype, torch.float32)
         self.is_noisy = torch.zeros(num_samples, dtype=torch.bool, device=device)
         self.weight = torch.ones(num_samples, dtype=dtype, device=device)
-        self.guesses = [PerSample(num_samples, self.num_classes, device, dtype) for _ in range(self.num_networks)]
+        for guess in self.guesses:
+            guess.allocate(num_samples, device, dtype)
         if self._saved is not None:
-            for guess, saved in zip(self.guesses, self._saved["guesses"], strict=True):
-                guess.load(saved)
             self.is_noisy.copy_(self._saved["is_noisy"])
             self.weight.copy_(self._saved["weight"])
             self._saved = None
@@ -113,7 +111,7 @@ class TrainingImages:
 
     def save(self, checkpoint: dict[str, Any]) -> None:
         """Puts everything, on the CPU of the first process, into a checkpoint. Every process calls it."""
-        if self.guesses:
+        if self.guesses[0].num_samples:
             checkpoint["images"] = {
                 "is_noisy": self.is_noisy.cpu(),
                 "weight": self.weight.cpu(),
@@ -123,6 +121,9 @@ class TrainingImages:
     def restore(self, checkpoint: dict[str, Any]) -> None:
         """Lets the next training begin with what `save` put into a checkpoint."""
         self._saved = checkpoint.get("images")
+        if self._saved is not None:
+            for guess, saved in zip(self.guesses, self._saved["guesses"], strict=True):
+                guess.restore(saved)
 
 
 class Sweep(NamedTuple):
@@ -178,7 +179,7 @@ def sweep(
         judged = [soft_cross_entropy(logits, one_hot), soft_cross_entropy(logits, known), wrong]
         row = torch.cat([*(each[:, None].to(one_hot.dtype) for each in judged), pooled(outputs[-1])], dim=1)
         if table is None:
-            table = PerSample(data.num_train_samples, row.shape[1], row.device, row.dtype)
+            table = PerSample(row.shape[1]).allocate(data.num_train_samples, row.device, row.dtype)
         table.update(batch["index"], row, lambda old, new: new, size)
     for module in training:
         module.training = True

@@ -20,7 +20,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_modules.robustness.detection import detection_metrics, true_negative_rate
+from lightning_modules.metrics.detection import detection_metrics, true_negative_rate
 
 FEWEST = 2
 """Inputs of either kind that weights can be fitted to, or epsilon chosen by."""

@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from lightning_modules.robustness.detection import Detection
+from lightning_modules.metrics.detection import Detection
 from lightning_modules.robustness.mahalanobis.collected import Collected
 from lightning_modules.robustness.mahalanobis.ensemble import FEWEST, Ensemble, Sample, best_column, fit_ensemble
 from lightning_modules.robustness.mahalanobis.gaussians import standardized

@@ -23,13 +23,17 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from datamodules.batches import LabelledImageBatch, global_size, share
-from lightning_modules.default_optimization import adamw, constant
-from lightning_modules.robustness.consistency_regularization import loss_on_copies
-from lightning_modules.robustness.noisy_copies import AccuracyUnderNoise, check_noisy_training, noisy_copies
-from lightning_modules.robustness.rrcm.layer_decay import optimizer_with_layer_decay
+from lightning_modules.losses.mixing import SoftLabels
+from lightning_modules.robustness.certificates.statistics import gaussian_radius
 from lightning_modules.robustness.rrcm.noise_conditioned import NoiseConditionedClassifier
-from lightning_modules.robustness.rrcm.soft_labels import SoftLabels
-from lightning_modules.robustness.smoothing import gaussian_radius
+from lightning_modules.robustness.smoothed_training.consistency_regularization import loss_on_copies
+from lightning_modules.robustness.smoothed_training.noisy_copies import (
+    AccuracyUnderNoise,
+    check_noisy_training,
+    noisy_copies,
+)
+from lightning_modules.training.optimizers import adamw, constant
+from lightning_modules.training.parameter_groups import optimizer_with_layer_decay
 
 
 class RRCM(AccuracyUnderNoise, LightningModule):

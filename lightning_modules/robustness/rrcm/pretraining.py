@@ -33,12 +33,12 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from datamodules.batches import LabelledImageBatch, global_size, share
-from lightning_modules.default_optimization import adamw, constant
-from lightning_modules.global_rows import global_rows
-from lightning_modules.robustness.rrcm.contrastive import contrastive_loss
+from lightning_modules.distributed.global_rows import global_rows
+from lightning_modules.losses.contrastive import contrastive_loss
 from lightning_modules.robustness.rrcm.noise_conditioned import represent
 from lightning_modules.robustness.rrcm.noise_schedule import SMALLEST, kept_by_target, noise_level, num_levels
 from lightning_modules.robustness.rrcm.retrieval import Retrieval
+from lightning_modules.training.optimizers import adamw, constant
 
 
 class RRCMPretraining(LightningModule):

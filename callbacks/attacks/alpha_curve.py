@@ -1,0 +1,160 @@
+"""Accuracy and robustness of a mixture of two classifiers, against the weight of the robust one."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from datamodules.files.whole_files import save_figure, write_text
+from lightning_modules.interfaces import require
+from lightning_modules.resumable.block_files import BlockFiles
+from lightning_modules.resumable.other_processes import in_first_process
+from lightning_modules.resumable.results_directory import results_directory
+from lightning_modules.resumable.tested_images import TestedImages, require_testing
+from lightning_modules.robustness.adaptive_smoothing.mixing import MixedClassifier
+from lightning_modules.robustness.attacks.ascent import Attack, require_gradients
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLUMNS = ("accuracy", "robust_accuracy", "mean_alpha", "mean_alpha_attacked")
+
+
+class AlphaCurve(Callback):
+    """Attacks the mixture at each of several alphas and, where it is learned, with the alpha of each image.
+
+    It writes `alpha_curve.csv`, a row for each alpha, `figures/alpha_curve.png`, and in `alpha_curve_rows` the sums of
+    each block of images. Processes share out the blocks, and with the same weights and settings an interrupted
+    evaluation goes on after its last finished one. The directory must be one that all processes share.
+
+    Args:
+        attack: of `lightning_modules.robustness.attacks.ascent`; an attack on the mixture at each alpha.
+        alphas: weights of the robust classifier, in [0, 1]; 0 and 1 are the classifiers themselves.
+        batch_size: images that a process attacks at once.
+        skip: every `skip`-th image of the test set is attacked.
+        max: positions from here on are left out; None leaves out none.
+        seed: of the attacks, which begin at the same points for each alpha.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        attack: Attack,
+        alphas: Sequence[float] = (0.0, 0.2, 0.4, 0.5, 0.55, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0),
+        batch_size: int = 500,
+        skip: int = 1,
+        max: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        if not alphas or not all(0 <= alpha <= 1 for alpha in alphas):
+            raise ValueError(f"alphas must be in [0, 1], at least one, got {list(alphas)}")
+        for key, value, least in (("batch_size", batch_size, 1), ("skip", skip, 1), ("max", max, 1), ("seed", seed, 0)):
+            if value is not None and value < least:
+                raise ValueError(f"{key} must be at least {least}, got {value}")
+        self.attack = attack
+        self.alphas = sorted(set(alphas))
+        self.batch_size = batch_size
+        self.skip = skip
+        self.max = max
+        self.seed = seed
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "test":
+            require(pl_module, MixedClassifier, "AlphaCurve")
+            require_testing(trainer, "AlphaCurve")
+            require_gradients(str(trainer.precision), "AlphaCurve")
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        module: Any = pl_module
+        alphas: list[float | None] = [*self.alphas, *([None] if module.chooses_alpha else [])]
+        images = TestedImages(trainer, "AlphaCurve")
+        positions = images.chosen(self.skip, self.max)
+        settings = {
+            "attack": {self.attack.title: self.attack.settings()},
+            "alphas": alphas,
+            "seed": self.seed,
+            "skip": self.skip,
+            **images.settings(pl_module, positions),
+        }
+
+        def attack_block(number: int, block: range) -> pd.DataFrame:
+            read = [images[position] for position in block]
+            image = torch.stack([one.image for one in read])
+            label = torch.tensor([one.label for one in read], device=image.device)
+            sums = []
+            for alpha in alphas:
+                torch.manual_seed(int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0]))
+                sums.append(self._attacked(trainer, module, image, label, alpha))
+            return pd.DataFrame(torch.stack(sums).cpu().numpy(), columns=list(COLUMNS))
+
+        with results_directory(trainer) as directory:
+            files = BlockFiles(trainer, directory / "alpha_curve_rows", settings, positions, self.batch_size)
+            table = files.evaluate(attack_block).groupby(level=0).sum() / len(positions)
+            table.insert(0, "alpha", ["learned" if alpha is None else f"{alpha:g}" for alpha in alphas])
+
+            def write() -> None:
+                write_text(directory / "alpha_curve.csv", table.to_csv(index=False))
+                save_figure(draw_alpha_curve(table, self.attack.title), directory / "figures" / "alpha_curve.png")
+
+            in_first_process(trainer, write)
+
+    def _attacked(
+        self, trainer: Trainer, module: MixedClassifier, image: Tensor, label: Tensor, alpha: float | None
+    ) -> Tensor:
+        """Sums over a block of the columns of the table."""
+
+        def log_probability(given: Tensor) -> Tensor:
+            return module.mix(trainer.precision_plugin.convert_input(given), alpha).log_probability
+
+        def judged(given: Tensor) -> tuple[Tensor, Tensor]:
+            mixed = module.mix(trainer.precision_plugin.convert_input(given), alpha)
+            return mixed.log_probability.argmax(dim=1) == label, mixed.alpha.double().sum()
+
+        right, mean_alpha = judged(image)
+        attacked = self.attack.perturb(log_probability, image, label).to(image.dtype)
+        withstood, mean_alpha_attacked = judged(attacked)
+        return torch.stack([right.sum().double(), (right & withstood).sum().double(), mean_alpha, mean_alpha_attacked])
+
+
+def draw_alpha_curve(table: pd.DataFrame, attack: str) -> "Figure":
+    """Draws accuracies against alpha, and one against the other.
+
+    Args:
+        table: with the columns `alpha` (a number, or `learned`), `accuracy` and `robust_accuracy`.
+        attack: its name.
+    """
+    from matplotlib.figure import Figure
+
+    learned, fixed = table[table["alpha"] == "learned"], table[table["alpha"] != "learned"]
+    alpha = fixed["alpha"].astype(float)
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for column, name, colour in (("accuracy", "clean images", "C0"), ("robust_accuracy", f"under {attack}", "C3")):
+        left.plot(alpha, fixed[column], "o-", color=colour, label=f"{name}, fixed alpha", markersize=4)
+        for value in learned[column]:
+            left.axhline(value, color=colour, linestyle=":", label=f"{name}, learned alpha")
+    left.axvline(0.5, color="0.5", linewidth=1)
+    left.annotate("alpha = 1/2", (0.5, 0.72), xytext=(-4, 0), textcoords="offset points", ha="right", color="0.4")
+    left.set(xlabel="alpha, weight of the robust classifier", ylabel="accuracy", xlim=(-0.02, 1.02), ylim=(0, 1.02))
+    left.legend(loc="center left", fontsize=8)
+    right.plot(fixed["accuracy"], fixed["robust_accuracy"], "o-", color="C0", markersize=4, label="fixed alpha")
+    for value, x, y in zip(alpha, fixed["accuracy"], fixed["robust_accuracy"], strict=True):
+        if value in (alpha.min(), alpha.max()) or value > 0.5:
+            right.annotate(f"{value:g}", (x, y), xytext=(5, 3), textcoords="offset points", fontsize=8)
+    if math.isclose(alpha.min(), 0) and math.isclose(alpha.max(), 1):
+        ends = fixed.iloc[[alpha.argmin(), alpha.argmax()]]
+        right.plot(ends["accuracy"], ends["robust_accuracy"], "--", color="0.5", linewidth=1, label="between the two")
+    right.plot(learned["accuracy"], learned["robust_accuracy"], "*", color="C1", markersize=13, label="learned alpha")
+    right.set(xlabel="accuracy on clean images", ylabel=f"accuracy under {attack}")
+    right.margins(0.08)
+    right.legend(fontsize=8)
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    return figure

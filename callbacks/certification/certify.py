@@ -1,0 +1,291 @@
+"""Certifies the test set of any classifier by randomised smoothing."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from callbacks.certification.curves import accuracy_name, accuracy_table, draw_curves, is_tight, read_log, summary
+from callbacks.certification.log import CertificationLog
+from callbacks.certification.progress import CertificationProgress
+from datamodules.files.whole_files import write_text
+from lightning_modules.interfaces import Classifier, SmoothedClassifier, require
+from lightning_modules.resumable.other_processes import OtherProcesses, in_first_process
+from lightning_modules.resumable.results_directory import results_directory
+from lightning_modules.resumable.tested_images import TestedImages, require_testing
+from lightning_modules.robustness.certificates.modes import BLOCK, Mode, Predict
+from lightning_modules.robustness.certificates.votes import GaussianSmoothing, VoteCounter
+
+
+class Certification(Callback):
+    """Certifies the test set of any classifier, on any number of processes, before its other test metrics are computed.
+
+    The classifier is smoothed as Cohen et al. (2019) do, or as it says itself where it is a `SmoothedClassifier`. In
+    the run directory it writes the log (see `certification_log.py`), `certified_accuracy.csv`,
+    `certification_summary.json` and `figures/certified_accuracy.png`, and it logs `test/acr`,
+    `test/certified_accuracy_<radius>`, `test/abstained` and `test/mean_draws`.
+
+    An interrupted certification continues where it was when it is started again in the same run directory, on however
+    many processes. Only images that were under way are begun again.
+
+    Afterwards the trainer tests as it always does, one evaluation for each image. `trainer.limit_test_batches: 1`
+    shortens that, and not the certification, where it is not wanted. Where a run is tested twice
+    (`checkpoint.also_test_best`) the second checkpoint's files are in a folder of their own, `certification_best`.
+
+    Args:
+        sigma: standard deviation of the noise, in pixel units.
+        mode: how many draws an image is given: `lightning_modules.robustness.certificates.Fixed` as published,
+            or one of `lightning_modules.robustness.certificates.fewer_draws`.
+        batch_size: draws that each process evaluates at once.
+        skip: every `skip`-th image of the set is certified; CIFAR-10 is often reported with 20, ImageNet with 100.
+        max: only positions below it are certified; None certifies all.
+        share: what processes share: `images` gives each its own, `draws` lets all work on the same ones, for few or
+            costly images.
+        seed: seed of the noise. With it every draw is the same, whatever the batch size and the number of processes.
+        radii: at which certified accuracy is logged, in pixel units. None stands for 0, 0.25, ..., 1.5 and the mode's
+            own `radius`, or for the first seven of its `grid`, as at other radii these modes only give lower bounds.
+        channels_last: whether the network computes in that memory layout, often faster for convolutions in mixed
+            precision. A `SmoothedClassifier` is handed images and noise in it.
+
+    Raises:
+        ValueError: if an argument is out of range, or, before anything is tested, if the trainer has two of these
+            callbacks, whose files and metrics have the same names.
+    """
+
+    def __init__(
+        self,
+        sigma: float,
+        mode: Mode,
+        batch_size: int = 1000,
+        skip: int = 1,
+        max: int | None = None,
+        share: Literal["images", "draws"] = "images",
+        seed: int = 0,
+        radii: Sequence[float] | None = None,
+        channels_last: bool = False,
+    ) -> None:
+        if not sigma > 0:
+            raise ValueError(f"sigma must be positive, got {sigma}")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if skip < 1:
+            raise ValueError(f"skip must be at least 1, got {skip}")
+        if max is not None and max < 1:
+            raise ValueError(f"max must be at least 1, got {max}")
+        if seed < 0:
+            raise ValueError(f"seed must be at least 0, got {seed}")
+        if radii is not None and any(radius < 0 for radius in radii):
+            raise ValueError(f"radii must be at least 0, got {list(radii)}")
+        self.sigma = sigma
+        self.mode = mode
+        self.batch_size = batch_size
+        self.skip = skip
+        self.max = max
+        self.share = share
+        self.seed = seed
+        self.radii = default_radii(mode) if radii is None else list(radii)
+        self.channels_last = channels_last
+        self.results: dict[str, float] = {}
+        self._first_tested: str | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "test":
+            return
+        if not isinstance(pl_module, SmoothedClassifier):
+            require(pl_module, Classifier, "Certification")
+        require_testing(trainer, "Certification")
+        _require_single(trainer)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        images = TestedImages(trainer, "Certification")
+        positions = images.chosen(self.skip, self.max)
+        smoothed = self._smoothed(trainer, pl_module)
+        settings = self._settings(trainer, pl_module, smoothed, images, positions)
+        with results_directory(trainer) as run_directory:
+            directory = run_directory / self._folder(trainer)
+            log = CertificationLog(directory, settings, with_radius=not isinstance(self.mode, Predict))
+            in_first_process(trainer, lambda: log.prepare(positions))
+            log.check()
+            finished = log.rows()
+            trainer.strategy.barrier("the finished rows are read")
+            pending = [at for at in positions if at not in finished]
+            with OtherProcesses(trainer, directory) as others:
+                self._certify(trainer, pl_module, smoothed, images, pending, log, positions, others)
+            self.results = self._write_results(trainer, log)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for name, value in self.results.items():
+            # All processes have the same value, and a maximum leaves it as it is.
+            pl_module.log(f"test/{name}", value, reduce_fx="max", sync_dist=True, batch_size=1)
+
+    def _folder(self, trainer: Trainer) -> str:
+        """Where in the run directory the files of this test belong."""
+        tested = Path(str(trainer.ckpt_path or "")).stem
+        if self._first_tested is None:
+            self._first_tested = tested
+        return "" if tested == self._first_tested else f"certification_{tested}"
+
+    def _smoothed(self, trainer: Trainer, pl_module: LightningModule) -> SmoothedClassifier:
+        if isinstance(pl_module, SmoothedClassifier):
+            return _ChannelsLast(pl_module) if self.channels_last else pl_module
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+
+        def network(noisy: Tensor) -> Tensor:
+            noisy = noisy.contiguous(memory_format=layout) if noisy.ndim == 4 else noisy
+            return pl_module(trainer.precision_plugin.convert_input(noisy))
+
+        return GaussianSmoothing(network)
+
+    def _settings(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        smoothed: SmoothedClassifier,
+        images: TestedImages,
+        positions: range,
+    ) -> dict[str, Any]:
+        return {
+            "sigma": self.sigma,
+            **self.mode.settings,
+            "certificate": smoothed.certificate,
+            "seed": self.seed,
+            "block": BLOCK,
+            "skip": self.skip,
+            "max": self.max,
+            "num_images": len(positions),
+            **images.settings(pl_module, positions),
+        }
+
+    def _certify(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        smoothed: SmoothedClassifier,
+        images: TestedImages,
+        pending: list[int],
+        log: CertificationLog,
+        positions: range,
+        others: OtherProcesses,
+    ) -> None:
+        """Does this process's part, and waits for the others'."""
+        together = self.share == "draws" and trainer.world_size > 1
+        rank, world_size = (trainer.global_rank, trainer.world_size) if together else (0, 1)
+        own = pending if together else pending[trainer.global_rank :: trainer.world_size]
+
+        def add_over_processes(counts: Tensor) -> None:
+            others.check()
+            torch.distributed.all_reduce(counts)
+
+        def after_batch(num_draws: int) -> None:
+            progress.show(num_draws)
+            others.check()
+
+        counter = VoteCounter(
+            smoothed,
+            self.mode,
+            self.sigma,
+            self.batch_size,
+            self.seed,
+            pl_module.device,
+            rank,
+            world_size,
+            add_over_processes if together else None,
+            after_batch,
+        )
+        shown = trainer.is_global_zero and trainer.progress_bar_callback is not None
+        shown_radii = [0.0] if isinstance(self.mode, Predict) else self.radii
+        with (
+            _other_display_stopped(trainer),
+            CertificationProgress(log.rows, len(positions), shown_radii, shown) as progress,
+            trainer.precision_plugin.forward_context(),
+        ):
+            for image in counter.certify(images[at] for at in own):
+                if trainer.is_global_zero or not together:
+                    log.append(image, trainer.global_rank)
+            log.close()
+            if trainer.is_global_zero:
+                others.wait(lambda: log.rows().keys() >= set(positions), lambda: progress.show(None))
+                log.merge()
+            others.wait(log.sidecar.is_file)
+
+    def _write_results(self, trainer: Trainer, log: CertificationLog) -> dict[str, float]:
+        if isinstance(self.mode, Predict):
+            rows = log.rows().values()
+            return {
+                "smoothed_accuracy": sum(row["correct"] == "1" for row in rows) / len(rows),
+                "abstained": sum(row["predict"] == "-1" for row in rows) / len(rows),
+            }
+        certificates = read_log(log.sidecar)
+        results = summary(certificates, self.radii)
+
+        def write() -> None:
+            name = f"sigma {self.sigma:g}"
+            logs, settings = {name: certificates}, {name: log.settings}
+            table = accuracy_table(logs, self.radii, settings)
+            write_text(log.table, table.to_csv(index=False))
+            text = json.dumps({**results, **self._meaning(log.settings)}, indent=2)
+            write_text(log.summary, text + "\n")
+            draw_curves(logs, log.figure, settings)
+
+        in_first_process(trainer, write)
+        return results
+
+    def _meaning(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """What the summary says of its numbers: which are lower bounds only, and how they were found."""
+        asked: list[tuple[str, float | None]] = [("acr", None), *((accuracy_name(r), r) for r in self.radii)]
+        found_by = ["sigma", *self.mode.settings, "certificate", "num_images"]
+        return {
+            "lower_bounds": [name for name, radius in asked if not is_tight(settings, radius)],
+            "settings": {key: settings[key] for key in found_by},
+        }
+
+
+def default_radii(mode: Mode) -> list[float]:
+    """Radii at which to report what a mode certifies, among them those that it is for."""
+    if "grid" in mode.settings:
+        return [round(mode.settings["grid"] * place, 10) for place in range(7)]
+    target = mode.settings.get("radius")
+    return sorted({0.25 * place for place in range(7)} | ({target} if target is not None else set()))
+
+
+class _ChannelsLast:
+    """A smoothed classifier that is handed images and noise in the channels-last memory layout."""
+
+    def __init__(self, smoothed: SmoothedClassifier) -> None:
+        self.smoothed = smoothed
+        self.certificate = smoothed.certificate
+
+    def smoothed_logits(self, image: Tensor, noise: Tensor, sigma: float) -> Tensor:
+        image, noise = (each.contiguous(memory_format=torch.channels_last) for each in (image, noise))
+        return self.smoothed.smoothed_logits(image, noise, sigma)
+
+    def certified_radius(self, probability: Sequence[float], sigma: float) -> float:
+        return self.smoothed.certified_radius(probability, sigma)
+
+
+def _require_single(trainer: Trainer) -> None:
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    if sum(isinstance(callback, Certification) for callback in callbacks) > 1:
+        raise ValueError(
+            "trainer.callbacks holds more than one Certification, and their files and metrics have the same names: "
+            "leave out configs/callbacks/certification.yaml where the experiment's own configuration holds one, and "
+            "change that one; where it is the last callback, with --trainer.callbacks.sigma 0.5 and the like"
+        )
+
+
+@contextmanager
+def _other_display_stopped(trainer: Trainer) -> Iterator[None]:
+    """A terminal shows one live display at a time."""
+    progress = getattr(trainer.progress_bar_callback, "progress", None)
+    if progress is not None:
+        progress.stop()
+    try:
+        yield
+    finally:
+        if progress is not None:
+            progress.start()

@@ -1,0 +1,204 @@
+"""Certified accuracy against radius: logs of certificates, of this project or of others, read, summarised and drawn."""
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from datamodules.files.whole_files import save_figure
+from lightning_modules.robustness.certificates.statistics import (
+    ABSTAIN,
+    accuracy_with_high_probability,
+    average_certified_radius,
+    certified_accuracy,
+)
+
+NO_GUARANTEE = "not a guarantee"
+"""What the `certificate` of a `SmoothedClassifier` says whose radii are computed by a formula that proves nothing."""
+NUMBERS = ["idx", "label", "predict", "radius"]
+"""Columns that every log of certificates has."""
+Settings = Mapping[str, Any]
+"""What rows of a log have in common, see `certification_settings.json`; of other projects' logs at least `alpha`."""
+
+
+def read_log(path: Path) -> pd.DataFrame:
+    """Reads rows of certificates.
+
+    Whether a prediction is right is found anew, as some projects write a running count into that column; further
+    columns are kept, and times are not interpreted. An unterminated last line, as an interruption leaves it, is no row.
+
+    Args:
+        path: a run directory, our `certification.csv`, or a log in the published columns, separated by tabs.
+
+    Returns:
+        At least the columns `idx`, `label`, `predict`, `radius` (pixel units) and `correct` (boolean), a row for each
+        image.
+
+    Raises:
+        FileNotFoundError: if there is no such log.
+        ValueError: if it lacks a column, has no row, a damaged line, or two rows of one image.
+    """
+    if path.is_dir():
+        path = path / "certification.csv"
+        if not path.is_file():
+            raise FileNotFoundError(f"{path.parent} has no certification.csv: its certification is not complete")
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no log {path}")
+    separator = "," if path.suffix == ".csv" else "\t"
+    lines = path.read_text().split("\n")[:-1]  # a line that does not end was torn
+    columns = [column.strip() for column in lines[0].split(separator)] if lines else []
+    if missing := [name for name in NUMBERS if name not in columns]:
+        raise ValueError(f"{path} is no log of certificates: it lacks the column {', '.join(missing)}")
+    if len(lines) == 1:
+        raise ValueError(f"{path} has no row")
+    for number, line in enumerate(lines, start=1):
+        if line.count(separator) != lines[0].count(separator):
+            raise ValueError(f"line {number} of {path} is damaged: remove it to leave its image out")
+    log = pd.read_csv(io.StringIO("\n".join(lines)), sep=separator, names=columns, header=0)
+    log[NUMBERS] = log[NUMBERS].apply(pd.to_numeric, errors="coerce")
+    if (damaged := log[NUMBERS].isna().any(axis=1)).any():
+        raise ValueError(f"line {damaged.argmax() + 2} of {path} is damaged: remove it to leave its image out")
+    if log["idx"].duplicated().any():
+        raise ValueError(f"{path} has several rows of image {log['idx'][log['idx'].duplicated()].iloc[0]:g}")
+    log["correct"] = (log["predict"] == log["label"]) & (log["predict"] != ABSTAIN)
+    return log
+
+
+def summary(log: pd.DataFrame, radii: Sequence[float]) -> dict[str, float]:
+    """The numbers that a certification is known by, under their metrics' names.
+
+    Args:
+        log: what `read_log` returns.
+        radii: at which certified accuracy is given, in pixel units.
+
+    Returns:
+        `acr` in pixel units, `certified_accuracy_<radius>` and, of our own logs, `abstained`, the share of images of
+        which nothing is claimed although their class was not known to be wrong, and `mean_draws` of all images and of
+        those whose selected class is right.
+    """
+    numbers = {"acr": average_certified_radius(log["correct"], log["radius"])}
+    accuracies = certified_accuracy(log["correct"], log["radius"], radii)
+    for r, accuracy in zip(radii, accuracies, strict=True):
+        numbers[accuracy_name(r)] = float(accuracy)
+    if "draws" in log.columns:
+        numbers["abstained"] = float(((log["predict"] == ABSTAIN) & (log["outcome"] != "wrong class")).mean())
+        numbers["mean_draws"] = float(log["draws"].mean())
+        right = log[log["selected"] == log["label"]]
+        if len(right):
+            numbers["mean_draws_correct"] = float(right["draws"].mean())
+    return numbers
+
+
+def accuracy_name(radius: float) -> str:
+    """The metric's name of the certified accuracy at a radius."""
+    return "certified_accuracy_" + (f"{radius:.2f}" if round(radius, 2) == radius else f"{radius:g}")
+
+
+def is_tight(settings: Settings, radius: float | None) -> bool:
+    """Whether a log's certified accuracy is close to what more draws would certify, see `fewer_draws.py`. Elsewhere it
+    is only a lower bound.
+
+    Args:
+        settings: the settings of the log.
+        radius: in pixel units; None asks about the mean radius.
+    """
+    if "grid" in settings:
+        return radius is not None and math.isclose(radius, settings["grid"] * round(radius / settings["grid"]))
+    if settings.get("radius") is not None:
+        return radius is not None and math.isclose(radius, settings["radius"])
+    return settings.get("largest_radius", math.inf) >= (math.inf if radius is None else radius)
+
+
+def is_guarantee(settings: Settings) -> bool:
+    """Whether a log's radii are certified, and not computed by a formula that proves nothing."""
+    return NO_GUARANTEE not in settings.get("certificate", "")
+
+
+def accuracy_table(
+    logs: Mapping[str, pd.DataFrame], radii: Sequence[float], settings: Mapping[str, Settings]
+) -> pd.DataFrame:
+    """Certified accuracy of each log at each radius.
+
+    Args:
+        logs: logs by their names.
+        radii: in pixel units.
+        settings: the settings of the logs, by the same names.
+
+    Returns:
+        Columns `log`, `certificate`, `num_images`, `radius`, `certified_accuracy`, `tight`, see `is_tight`, and
+        `with_high_probability`, the bound that allows for wrong certificates: NaN where the radii are no guarantee. Of
+        several logs also the rows `envelope`: the best of them on the images that all of them have, tight where all of
+        them are, without that bound, which does not hold for a choice among logs.
+    """
+    tables = []
+    for name, log in logs.items():
+        accuracy = certified_accuracy(log["correct"], log["radius"], radii)
+        bound = accuracy_with_high_probability(accuracy, settings[name]["alpha"], len(log))
+        tables.append(
+            pd.DataFrame(
+                {
+                    "log": name,
+                    "certificate": settings[name].get("certificate", ""),
+                    "num_images": len(log),
+                    "radius": radii,
+                    "certified_accuracy": accuracy,
+                    "tight": [is_tight(settings[name], radius) for radius in radii],
+                    "with_high_probability": bound if is_guarantee(settings[name]) else math.nan,
+                }
+            )
+        )
+    common = common_images(logs)
+    if len(logs) > 1 and common:
+        on_common = [log[[pair in common for pair in _images(log)]] for log in logs.values()]
+        best = np.max([certified_accuracy(log["correct"], log["radius"], radii) for log in on_common], axis=0)
+        certificates = sorted({one.get("certificate", "") for one in settings.values()} - {""})
+        columns = {"certificate": "; ".join(certificates), "num_images": len(common), "radius": radii}
+        tight = [all(is_tight(one, radius) for one in settings.values()) for radius in radii]
+        tables.append(pd.DataFrame({"log": "envelope", **columns, "certified_accuracy": best, "tight": tight}))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _images(log: pd.DataFrame) -> list[tuple[int, int]]:
+    return list(zip(log["idx"].astype(int), log["label"].astype(int), strict=True))
+
+
+def common_images(logs: Mapping[str, pd.DataFrame]) -> set[tuple[int, int]]:
+    """Position and label of the images that all logs have."""
+    return set.intersection(*(set(_images(log)) for log in logs.values()))
+
+
+def draw_curves(logs: Mapping[str, pd.DataFrame], path: Path, settings: Mapping[str, Settings]) -> None:
+    """Draws certified accuracy against radius, a curve for each log.
+
+    Args:
+        logs: logs by their names, as the legend shows them.
+        path: where the figure is saved.
+        settings: the settings of the logs, by the same names.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    axes = figure.add_subplot(xlabel="l2 radius (pixel units)", ylabel="certified accuracy")
+    furthest = max(float(log["radius"].max()) for log in logs.values())
+    for name, log in logs.items():
+        steps = np.unique(np.append(log["radius"][log["correct"]], [0.0, 1.05 * furthest]))
+        acr = average_certified_radius(log["correct"], log["radius"])
+        accuracy = certified_accuracy(log["correct"], log["radius"], steps)
+        axes.step(steps, accuracy, where="pre", label=_legend(name, acr, len(log), settings[name]))
+    axes.set_xlim(0, 1.05 * furthest or 1)
+    axes.set_ylim(0, 1)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="x-small")
+    save_figure(figure, path)
+
+
+def _legend(name: str, acr: float, num_images: int, settings: Settings) -> str:
+    sigma = f"sigma {settings['sigma']:g}" if "sigma" in settings else ""
+    heading = ", ".join(part for part in (name, sigma if sigma not in name else "", settings.get("mode", "")) if part)
+    bound = "" if is_tight(settings, None) else ">= "
+    certificate = f"\n{settings['certificate']}" if "certificate" in settings else ""
+    return f"{heading} (mean radius {bound}{acr:.3f}, {num_images:,} images){certificate}"

@@ -1,0 +1,142 @@
+"""Tables and figures of what a detector makes of out-of-distribution and adversarial inputs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from lightning.pytorch import Callback, LightningModule, Trainer
+from sklearn.metrics import roc_curve
+
+from datamodules.files.whole_files import save_figure, write_text
+from lightning_modules.interfaces import Detector, require
+from lightning_modules.metrics.detection import Detection
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+class DetectionReport(Callback):
+    """Writes what a `Detector` found into the run directory, after testing.
+
+    `detection.csv` has a row for each set and method, with AUROC, TNR at 95 % TPR, AUPR with either kind as the
+    positives, detection accuracy, the size of the input pre-processing in pixel units and the number of neighbours
+    where there is one, and how many inputs of either kind they were measured on. `detection_scores.csv` has the
+    confidence of each input by each method, higher for those in distribution, and whether something may have been tuned
+    on it. `figures/detection.png` has for each set the distributions of the detector's own confidence and the ROC
+    curves of all methods.
+
+    Args:
+        most_bins: greatest number of bins of a histogram.
+
+    Raises:
+        ValueError: if `most_bins` is less than 2.
+    """
+
+    def __init__(self, most_bins: int = 40) -> None:
+        if most_bins < 2:
+            raise ValueError(f"most_bins must be at least 2, got {most_bins}")
+        self.most_bins = most_bins
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "test":
+            require(pl_module, Detector, "DetectionReport")
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        directory = trainer.log_dir  # on every process: it is broadcast
+        if directory is None or not trainer.is_global_zero:
+            return
+        detections: Sequence[Detection] = pl_module.detections  # type: ignore[assignment]
+        if not detections:
+            return
+        score: str = pl_module.score  # type: ignore[assignment]
+        write_text(Path(directory, "detection.csv"), metrics_table(detections).to_csv(index=False))
+        write_text(Path(directory, "detection_scores.csv"), scores_table(detections).to_csv(index=False))
+        figure = draw_detection(detections, score, self.most_bins)
+        save_figure(figure, Path(directory, "figures", "detection.png"))
+
+
+def metrics_table(detections: Sequence[Detection]) -> pd.DataFrame:
+    """A row for each set and method."""
+    rows = []
+    for detection in detections:
+        for method in detection.confidence:
+            in_distribution, other = detection.parts(method)
+            rows.append(
+                {
+                    "set": detection.target,
+                    "method": method,
+                    "epsilon": detection.epsilon.get(method, np.nan),
+                    "num_neighbours": detection.num_neighbours.get(method, np.nan),
+                    **detection.metrics(method),
+                    "num_in_distribution": len(in_distribution),
+                    "num_other": len(other),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def scores_table(detections: Sequence[Detection]) -> pd.DataFrame:
+    """A row for each set and input."""
+    tables = [
+        pd.DataFrame(
+            {
+                "set": detection.target,
+                "index": detection.index.numpy(),
+                "is_target": detection.is_target.numpy(),
+                "is_validation": detection.is_validation.numpy(),
+                **{method: value.numpy() for method, value in detection.confidence.items()},
+            }
+        )
+        for detection in detections
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
+def draw_detection(detections: Sequence[Detection], score: str, most_bins: int = 40) -> "Figure":
+    """Draws two panels for each set: histograms of one method's confidence, and ROC curves of all methods.
+
+    Args:
+        detections: one for each set.
+        score: the method whose confidence is shown; where a set does not have it, its first method is.
+        most_bins: greatest number of bins of a histogram.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.6, 3.0 * len(detections) + 0.6), layout="constrained")
+    panels = figure.subplots(len(detections), 2, squeeze=False)
+    for (left, right), detection in zip(panels, detections, strict=True):
+        shown = score if score in detection.confidence else next(iter(detection.confidence))
+        _histograms(left, detection, shown, most_bins)
+        for method in detection.confidence:
+            in_distribution, other = (part.numpy() for part in detection.parts(method))
+            target = np.concatenate([np.ones(len(in_distribution)), np.zeros(len(other))])
+            false_positive, true_positive, _ = roc_curve(target, np.concatenate([in_distribution, other]))
+            style = {"linewidth": 2.2, "zorder": 3} if method == shown else {"linewidth": 1.0, "alpha": 0.8}
+            auroc = detection.metrics(method)["auroc"]
+            right.plot(false_positive, true_positive, label=f"{method} ({auroc:.3f})", **style)
+        right.plot([0, 1], [0, 1], color="0.7", linewidth=0.8, linestyle=":")
+        right.set(title=f"{detection.target}: ROC (AUROC)", xlabel="others accepted", ylabel="in-distribution accepted")
+        right.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        for panel in (left, right):
+            panel.grid(alpha=0.25)
+            panel.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _histograms(panel: "Axes", detection: Detection, method: str, most_bins: int) -> None:
+    """Distributions of a confidence; its far tail, which would hide the rest, is gathered in the outermost bins."""
+    in_distribution, other = (part.numpy() for part in detection.parts(method))
+    low, high = np.quantile(np.concatenate([in_distribution, other]), [0.0, 1.0])
+    spread = np.quantile(in_distribution, 0.99) - np.quantile(in_distribution, 0.01)
+    low = max(low, np.quantile(in_distribution, 0.01) - 4 * spread)
+    if not low < high:
+        low, high = low - 0.5, low + 0.5
+    bins = np.linspace(low, high, most_bins + 1).tolist()
+    for values, label in ((in_distribution, "in-distribution"), (other, detection.target)):
+        weights = np.full(len(values), 1 / len(values))
+        panel.hist(values.clip(low, high), bins=bins, weights=weights, alpha=0.6, label=f"{label} ({len(values)})")
+    panel.set(title=f"{detection.target}: confidence of {method}", xlabel="confidence", ylabel="share")
+    panel.legend(fontsize=8, frameon=False)

@@ -1,0 +1,5 @@
+"""Watching how training fits given and true labels, and where early learning ends."""
+
+from callbacks.early_learning.watch import EarlyLearning
+
+__all__ = ["EarlyLearning"]

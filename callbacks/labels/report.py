@@ -1,0 +1,239 @@
+"""Which training labels a trained classifier holds for wrong, and how far it can be trusted in that."""
+
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from numpy.typing import NDArray
+from torch import Tensor
+from torchmetrics.functional.classification import binary_auroc
+
+from callbacks.labels.report_figure import draw_worst_labels
+from datamodules.files.whole_files import save_figure, write_text
+from lightning_modules.interfaces import UNVERIFIED, Classifier, TrainingImageSource, require
+from lightning_modules.training.evaluation_mode import in_evaluation_mode
+
+PER_SAMPLE = ("index", "given", "proposed", "probability_given", "probability_proposed", "score", "clean_label")
+
+
+def label_score(probability: Tensor, label: Tensor) -> Tensor:
+    """How well a classifier agrees with each given label: the normalised margin.
+
+        s_i = (p_i[y_i] - max_{k != y_i} p_i[k] + 1) / 2
+
+    Args:
+        probability: `[B, K]`, rows that sum to one, K >= 2.
+        label: `[B]`, int64: the given labels.
+
+    Returns:
+        `[B]`, in [0, 1]. Below 1/2 exactly where another class is more probable than the given one.
+
+    Source: Kuan and Mueller, Model-agnostic label quality scoring to detect real-world label errors, ICML 2022
+    DataPerf workshop.
+    """
+    own = probability.gather(1, label[:, None])
+    others = probability.scatter(1, label[:, None], -torch.inf)
+    return (own[:, 0] - others.amax(dim=1) + 1) / 2
+
+
+def precision_and_recall(suspected: NDArray[np.bool_], wrong: NDArray[np.bool_]) -> tuple[float, float]:
+    """How many suspected labels are wrong, and how many wrong labels are suspected.
+
+    Args:
+        suspected: `[N]`.
+        wrong: `[N]`: the given label is not the true one.
+
+    Returns:
+        |suspected and wrong| / |suspected| and |suspected and wrong| / |wrong|; 0 where the denominator is.
+    """
+    found = float((suspected & wrong).sum())
+    return found / max(float(suspected.sum()), 1.0), found / max(float(wrong.sum()), 1.0)
+
+
+class LabelReport(Callback):
+    """After testing, judges the label of every training image by the classifier's own predictions.
+
+    A label is *suspected* where its score, the normalised margin of `label_score`, is below `threshold`. The
+    predictions are those of the network that was trained on the same labels, so a network that has memorised a false
+    label does not suspect it.
+
+    In the run directory it writes
+
+    * `label_report.csv`, the worst first: `index` (position in the training set), `row` and `name` (position and file
+      in the whole set, as in `labels.csv`) where the data have them, `given`, `proposed` (the most probable class),
+      `given_name` and `proposed_name` where the classes have names, `probability_given`, `probability_proposed`,
+      `score`, `suspected` (0 or 1) and, where it is known, `clean_label`, empty for an image that is not verified;
+    * `figures/label_report.png`, the images whose labels are worst.
+
+    It logs `test/labels_suspected`, the suspected share, and where true labels are known `test/label_precision`,
+    `test/label_recall` and `test/label_auroc` (of the score, for wrong against right labels), of the verified images.
+
+    Each process judges its share of the images. Six numbers for each image are held, and never all images; with
+    `compare_with_cleanlab` the first process also holds all probabilities, N K numbers. Where a run is tested twice
+    (`checkpoint.also_test_best`) the files are those of the first time, which is the configured checkpoint.
+
+    Args:
+        threshold: in (0, 1); at 1/2 the suspected labels are those that are not the most probable class, and less
+            suspects fewer.
+        num_images: images of the figure.
+        compare_with_cleanlab: also find label issues by confident learning (Northcutt, Jiang and Chuang, JAIR 2021,
+            arXiv 1911.00068) on the same predictions, with the defaults of cleanlab's `find_label_issues`. Adds a
+            column `suspected_by_cleanlab` and the metrics `test/label_precision_cleanlab`,
+            `test/label_recall_cleanlab` and `test/label_agreement_cleanlab`, the share of labels on which both agree.
+
+    Raises:
+        ValueError: if an argument is out of range.
+        ImportError: if cleanlab is asked for and not installed.
+    """
+
+    def __init__(self, threshold: float = 0.5, num_images: int = 40, compare_with_cleanlab: bool = False) -> None:
+        if not 0 < threshold < 1:
+            raise ValueError(f"threshold must be in (0, 1), got {threshold}")
+        if num_images < 1:
+            raise ValueError(f"num_images must be at least 1, got {num_images}")
+        if compare_with_cleanlab and find_spec("cleanlab") is None:
+            raise ImportError("compare_with_cleanlab needs cleanlab: pip install 'noiseworks[label-report]'")
+        self.threshold = threshold
+        self.num_images = num_images
+        self.compare_with_cleanlab = compare_with_cleanlab
+        self.written = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "test":
+            return
+        require(pl_module, Classifier, "LabelReport")
+        if pl_module.num_classes < 2:  # type: ignore[operator]
+            raise ValueError(f"LabelReport needs at least 2 classes, and model.num_classes is {pl_module.num_classes}")
+        require(trainer.datamodule, TrainingImageSource, "LabelReport")  # type: ignore[attr-defined]
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        directory = trainer.log_dir  # on every process: it is broadcast
+        if directory is None:  # a fast_dev_run
+            return
+        loader = trainer.datamodule.training_images_dataloader()  # type: ignore[attr-defined]
+        # Gathered through files: shares differ in length, and collectives of objects do not reach every backend.
+        parts = [
+            Path(directory, f"label_report.rank_{r}_of_{trainer.world_size}.npz") for r in range(trainer.world_size)
+        ]
+        parts[trainer.global_rank].parent.mkdir(parents=True, exist_ok=True)
+        np.savez(parts[trainer.global_rank], **self._judged(trainer, pl_module, loader))  # type: ignore[arg-type]
+        trainer.strategy.barrier("the labels are judged")
+        metrics: dict[str, float] = {}
+        if trainer.is_global_zero:
+            class_names = getattr(trainer.datamodule, "class_names", None)  # type: ignore[attr-defined]
+            judged = _merged(parts)
+            for part in parts:
+                part.unlink()
+            table, metrics = self._report(judged, loader.dataset, class_names)
+            if not self.written:
+                self._write(Path(directory), table, trainer, loader)
+        self.written = True
+        metrics = trainer.strategy.broadcast(metrics)
+        for name, value in metrics.items():
+            # All processes have the same value, and a maximum leaves it as it is.
+            pl_module.log(f"test/{name}", value, reduce_fx="max", sync_dist=True, batch_size=1)
+
+    def _judged(self, trainer: Trainer, pl_module: LightningModule, loader: Any) -> dict[str, NDArray[Any]]:
+        """What `PER_SAMPLE` names, of this process's images, in the order of its loader."""
+        batches: list[dict[str, Tensor]] = []
+        for cpu_batch in loader:
+            batch: Any = trainer.strategy.batch_to_device(cpu_batch)
+            with in_evaluation_mode(trainer, pl_module) as network:
+                logits = network(batch["image"])
+            # In double precision, where confident predictions still differ from one another.
+            probability = logits.cpu().double().softmax(dim=1)
+            given = batch["label"].cpu()
+            highest, proposed = probability.max(dim=1)
+            judged = {
+                "index": batch["index"].cpu(),
+                "given": given,
+                "proposed": proposed,
+                "probability_given": probability.gather(1, given[:, None])[:, 0],
+                "probability_proposed": highest,
+                "score": label_score(probability, given),
+            }
+            if "clean_label" in batch:
+                judged["clean_label"] = batch["clean_label"].cpu()
+            if self.compare_with_cleanlab:
+                judged["probability"] = probability.float()
+            batches.append(judged)
+        return {name: torch.cat([judged[name] for judged in batches]).numpy() for name in batches[0]}
+
+    def _report(
+        self, judged: dict[str, NDArray[Any]], dataset: Any, class_names: list[str] | None
+    ) -> tuple[pd.DataFrame, dict[str, float]]:
+        """The table, worst first, and the metrics."""
+        table = pd.DataFrame({name: judged[name] for name in PER_SAMPLE if name in judged})
+        suspected = judged["score"] < self.threshold
+        table.insert(table.columns.get_loc("score") + 1, "suspected", suspected.astype(int))
+        metrics = {"labels_suspected": float(suspected.mean())}
+        verified = judged.get("clean_label", np.full(len(suspected), UNVERIFIED)) != UNVERIFIED
+        wrong = (judged["given"] != judged["clean_label"])[verified] if verified.any() else None
+        if wrong is not None:
+            metrics["label_precision"], metrics["label_recall"] = precision_and_recall(suspected[verified], wrong)
+            if 0 < wrong.sum() < len(wrong):
+                auroc = binary_auroc(torch.from_numpy(1 - judged["score"][verified]), torch.from_numpy(wrong).long())
+                metrics["label_auroc"] = float(auroc)
+        if self.compare_with_cleanlab:
+            issues = find_label_issues(judged["given"], judged["probability"])
+            table["suspected_by_cleanlab"] = issues.astype(int)
+            metrics["label_agreement_cleanlab"] = float((issues == suspected).mean())
+            if wrong is not None:
+                precision, recall = precision_and_recall(issues[verified], wrong)
+                metrics |= {"label_precision_cleanlab": precision, "label_recall_cleanlab": recall}
+        if class_names is not None:
+            for name in ("proposed", "given"):
+                named = [class_names[category] for category in table[name]]
+                table.insert(table.columns.get_loc("proposed") + 1, f"{name}_name", named)
+        row = getattr(dataset, "row", None)
+        if row is not None:
+            table.insert(1, "row", row.numpy()[judged["index"]])
+            if (files := getattr(dataset.source, "names", None)) is not None:
+                table.insert(2, "name", [files[at] for at in table["row"]])
+        return table.sort_values("score", kind="stable", ignore_index=True), metrics
+
+    def _write(self, directory: Path, table: pd.DataFrame, trainer: Trainer, loader: Any) -> None:
+        written = table.replace({"clean_label": {UNVERIFIED: ""}})
+        write_text(directory / "label_report.csv", written.to_csv(index=False))
+        worst = table.head(self.num_images)
+        request = next(iter(loader.sampler))._replace(indices=torch.from_numpy(worst["index"].to_numpy(copy=True)))
+        image = trainer.strategy.batch_to_device(loader.dataset[request])["image"]
+        if image.ndim < 4:  # features in place of images show nothing
+            return
+        class_names = getattr(trainer.datamodule, "class_names", None)  # type: ignore[attr-defined]
+        num_suspected = int(table["suspected"].sum())
+        figure = draw_worst_labels(image.float().cpu().numpy(), worst, len(table), num_suspected, class_names)
+        save_figure(figure, directory / "figures" / "label_report.png")
+
+
+def find_label_issues(label: NDArray[np.int64], probability: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """cleanlab's `find_label_issues` with its defaults, in this process alone.
+
+    Args:
+        label: `[N]`: the given labels.
+        probability: `[N, K]`.
+
+    Returns:
+        `[N]`: whether the label is an issue.
+    """
+    from cleanlab.filter import find_label_issues
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about classes without examples
+        return find_label_issues(label, probability, n_jobs=1)
+
+
+def _merged(parts: list[Path]) -> dict[str, NDArray[Any]]:
+    """What all processes judged, in the order of the training set."""
+    for part in parts:
+        if not part.is_file():
+            raise FileNotFoundError(f"{part} is missing: every process writes its part there; is the folder shared?")
+    shares = [dict(np.load(part)) for part in parts]
+    merged = {name: np.concatenate([share[name] for share in shares]) for name in shares[0]}
+    order = np.argsort(merged["index"], kind="stable")
+    return {name: values[order] for name, values in merged.items()}

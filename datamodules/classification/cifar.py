@@ -1,0 +1,158 @@
+"""CIFAR-10 and CIFAR-100: 50,000 + 10,000 colour images of 32 x 32 pixels."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from datamodules.classification.foreign_images import ForeignImages
+from datamodules.classification.labelled_images import ImagesInMemory
+from datamodules.classification.second_view import SecondView
+from datamodules.corruptions.label_noise import LabelNoise
+from datamodules.files.data_directory import data_directory, download_directory
+
+
+def decode_parquet(files: list[Path], image_key: str, label_key: str) -> tuple[Tensor, Tensor]:
+    """Reads the Hugging Face image layout: rows of an encoded image and a label.
+
+    Args:
+        files: the shards of one split, in order.
+        image_key: column of `{bytes, path}` structures.
+        label_key: column of integer labels.
+
+    Returns:
+        Images `[N, C, H, W]`, uint8, and labels `[N]`, int64.
+
+    Raises:
+        ValueError: names the file that is damaged or lacks a column, or the folder whose images differ in size.
+    """
+    import pyarrow.parquet
+
+    images: list[np.ndarray] = []
+    labels: list[int] = []
+    for file in files:
+        try:
+            table = pyarrow.parquet.read_table(file, columns=[image_key, label_key])
+            encoded = table[image_key].combine_chunks().field("bytes").to_pylist()
+            images += [np.asarray(Image.open(io.BytesIO(one)).convert("RGB")) for one in encoded]
+            labels += table[label_key].to_pylist()
+        except (OSError, KeyError, ValueError, UnidentifiedImageError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(
+                f"{file} is damaged or lacks the columns {image_key}, {label_key} ({reason}); fetch it again"
+            ) from error
+    if len(sizes := {image.shape for image in images}) != 1:
+        raise ValueError(f"{files[0].parent} holds images of {len(sizes)} sizes and not of one; fetch the set again")
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels)
+
+
+class CIFAR(SecondView):
+    """What CIFAR-10 and CIFAR-100 have in common; use one of those.
+
+    Args:
+        data_dir: folder that holds the set in either layout; None looks where NOISEWORKS_DATA points.
+        download: fetch the set (torchvision's layout) where it is missing.
+        foreign_images: what replaces part of the training images by images of no class; None leaves them.
+        second_view: training batches also hold `second_view`, another random crop of each image.
+
+    Raises:
+        FileNotFoundError: if the set is not there and `download` is false.
+        ValueError: if a file is damaged or an argument out of range.
+    """
+
+    image_shape = (3, 32, 32)
+    name: str
+    archive: str
+    torchvision_class: type[torchvision.datasets.CIFAR10]
+    label_key: str
+
+    def __init__(
+        self,
+        data_dir: str | None = None,
+        batch_size: int = 128,
+        label_noise: LabelNoise | None = None,
+        validation_fraction: float = 0.1,
+        evaluation_batch_size: int | None = 500,
+        crop_padding: int = 4,
+        flip: bool = True,
+        passes_per_epoch: int = 1,
+        download: bool = False,
+        foreign_images: ForeignImages | None = None,
+        seed: int | None = None,
+        second_view: bool = False,
+    ) -> None:
+        super().__init__(
+            batch_size,
+            label_noise,
+            validation_fraction,
+            evaluation_batch_size,
+            crop_padding,
+            flip,
+            passes_per_epoch,
+            seed=seed,
+        )
+        self.data_dir = data_dir
+        self.foreign_images = foreign_images
+        self.second_view = second_view
+        self.download = download
+
+    def prepare_data(self) -> None:
+        if self.download:
+            root = download_directory(self.data_dir)
+            if not self._parquet(root, "train"):
+                self.torchvision_class(root, download=True)
+
+    def read_training(self) -> ImagesInMemory:
+        source = self._read("train")
+        return source if self.foreign_images is None else self.foreign_images.apply(source, self.seed)
+
+    def read_test(self) -> ImagesInMemory:
+        return self._read("test")
+
+    def _read(self, split: str) -> ImagesInMemory:
+        directory = data_directory(self.data_dir, self.name)
+        if files := self._parquet(directory, split):
+            return ImagesInMemory(*decode_parquet(files, "img", self.label_key))
+        try:
+            images: Any = self.torchvision_class(directory, train=split == "train")
+        except (RuntimeError, OSError) as error:
+            raise FileNotFoundError(
+                f"{self.name}: found neither {directory / self.archive} (torchvision's layout, whole and undamaged) "
+                f"nor {split}-*.parquet (Hugging Face's) in {directory} or a subfolder named after the set; "
+                f"set data.data_dir, or data.download to true to fetch it"
+            ) from error
+        image = torch.from_numpy(images.data).permute(0, 3, 1, 2).contiguous()
+        return ImagesInMemory(image, torch.tensor(images.targets))
+
+    def _parquet(self, directory: Path, split: str) -> list[Path]:
+        short = self.name.lower().replace("-", "")
+        for folder in ("", "plain_text", short, f"{short}/plain_text", f"{short}/{short}"):
+            if files := sorted(Path(directory, folder).glob(f"{split}-*.parquet")):
+                return files
+        return []
+
+
+class CIFAR10(CIFAR):
+    """CIFAR-10, from torchvision's `cifar-10-batches-py` or Hugging Face's parquet files."""
+
+    num_classes = 10
+    name = "CIFAR-10"
+    archive = "cifar-10-batches-py"
+    torchvision_class = torchvision.datasets.CIFAR10
+    label_key = "label"
+    class_names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]  # noqa: RUF012
+
+
+class CIFAR100(CIFAR):
+    """CIFAR-100 with its 100 fine labels, from torchvision's `cifar-100-python` or Hugging Face's parquet files."""
+
+    num_classes = 100
+    name = "CIFAR-100"
+    archive = "cifar-100-python"
+    torchvision_class = torchvision.datasets.CIFAR100
+    label_key = "fine_label"

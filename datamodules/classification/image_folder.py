@@ -1,0 +1,113 @@
+"""A user's own labelled images, one folder for each class."""
+
+from pathlib import Path
+
+from datamodules.classification.labelled_images import ImageSource, LabelledImages
+from datamodules.classification.shifted_tests import ShiftedTests, files_of_classes
+from datamodules.corruptions.label_noise import LabelNoise
+from datamodules.files.data_directory import data_directory
+from datamodules.files.image_files import ImageFiles, chosen_crop, class_folders, files_by_class
+
+
+class ImageFolder(ShiftedTests, LabelledImages):
+    """Images in `train/<class>/` and `test/<class>/` of a folder: AVIF, BMP, GIF, JPEG, JPEG 2000, PGM, PNG, PPM, TIFF
+    and WebP. Files of other formats are left out.
+
+    Classes are numbered in the order of their names, and so is `num_classes`, which the model must match.
+    `val/<class>/` validates where there is `test` too, and tests where there is not; its labels stay as they are.
+
+    Labels that were found elsewhere come in by `label_noise` of class `FromCSV`. It goes by the files' names relative
+    to `train`, or by an index, the position among all training images, class by class and sorted by file name; the
+    `labels.csv` of a run with any label noise lists both.
+
+    Test sets of other distributions, such as sketches of the same things, are folders with a folder for each class too.
+    Of a set that has only some of the classes, predictions are among these.
+
+    Args:
+        data_dir: folder that holds `train`, and `test` or `val`.
+        validation_fraction: part of each class that is held out of training, in [0, 1); 0 leaves validation to `val`.
+        image_size: height and width of the images that the network gets, in pixels.
+        resize: short side that validation and test images are resized to before their centre is cut out, in pixels.
+        min_area: least part of an image's area that a training crop shows, in (0, 1]; None cuts training images as if
+            for testing, but at a random place.
+        shifted: folder that holds `<class>/`, of each shifted test set by the name that metrics give it, relative to
+            `data_dir`; None has no such sets.
+
+    Raises:
+        FileNotFoundError: if a folder is missing or empty.
+        ValueError: if an argument is out of range, or a folder belongs to no class.
+    """
+
+    class_names: list[str]
+
+    def __init__(
+        self,
+        data_dir: str,
+        batch_size: int = 128,
+        label_noise: LabelNoise | None = None,
+        validation_fraction: float = 0.0,
+        evaluation_batch_size: int | None = None,
+        image_size: int = 224,
+        resize: int = 256,
+        min_area: float | None = 0.08,
+        shifted: dict[str, str] | None = None,
+        flip: bool = True,
+        passes_per_epoch: int = 1,
+        num_workers: int | None = None,
+        prefetch_factor: int = 2,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(
+            batch_size,
+            label_noise,
+            validation_fraction,
+            evaluation_batch_size,
+            flip=flip,
+            passes_per_epoch=passes_per_epoch,
+            num_workers=num_workers,
+            prefetch_factor=prefetch_factor,
+            seed=seed,
+        )
+        self.crop = chosen_crop(image_size, resize, min_area)
+        self.root = data_directory(data_dir, "ImageFolder")
+        self.class_names = class_folders(self.root / "train")
+        self.num_classes = len(self.class_names)
+        self.image_shape = (3, image_size, image_size)
+        self.shifted = shifted or {}
+
+    def read_training(self) -> ImageFiles:
+        return self._read("train")
+
+    def read_validation(self) -> ImageFiles | None:
+        splits = (self.root / "val", self.root / "test")
+        return self._read("val") if all(split.is_dir() for split in splits) else None
+
+    def read_test(self) -> ImageFiles:
+        splits = ("test", "val")
+        found = [name for name in splits if (self.root / name).is_dir()]
+        if not found:
+            raise FileNotFoundError(
+                f"ImageFolder: {self.root} holds neither test/<class>/<image> nor val/<class>/<image>"
+            )
+        return self._read(found[0])
+
+    def read_shifted_tests(self) -> dict[str, ImageSource]:
+        return {name: self._shifted_set(self.root / folder) for name, folder in self.shifted.items()}
+
+    def _shifted_set(self, folder: Path) -> ImageSource:
+        label = {name: number for number, name in enumerate(self.class_names)}
+        return files_of_classes(
+            folder, [(name, label[name]) for name in self._checked_classes(folder)], len(label), self.crop
+        )
+
+    def _read(self, split: str) -> ImageFiles:
+        folder = self.root / split
+        self._checked_classes(folder)
+        return ImageFiles(folder, *files_by_class(folder, self.class_names), self.crop)
+
+    def _checked_classes(self, folder: Path) -> list[str]:
+        """The classes in a folder, which are those of the training images or some of them."""
+        found = class_folders(folder)
+        if unknown := sorted(set(found) - set(self.class_names)):
+            raise ValueError(f"{folder} holds folders that are no class of {self.root / 'train'}: {', '.join(unknown)}")
+        return found

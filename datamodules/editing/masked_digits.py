@@ -1,0 +1,76 @@
+"""Digits with elliptic regions that an editor keeps."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from datamodules.classification.digits import Digits
+from datamodules.classification.labelled_images import ImagesInMemory
+from datamodules.loading.augmentation import sample_uniform
+from datamodules.segmentation.ellipses import ellipse_masks
+
+
+class MaskedDigits(Digits):
+    """Scikit-learn's digits, each with one elliptic region to protect, and a second ellipse near it.
+
+    Training batches, which a model that repaints is trained on, draw their regions anew in every epoch. In testing the
+    editor keeps the region itself first, and then the second ellipse, which protection does not know.
+
+    Args:
+        batch_size: training images of a step over all processes.
+        image_size: height and width in pixels, to which the images are enlarged.
+        unseen_change: how far the second ellipse's numbers (place, size, angle) are from the first one's, as a part of
+            their range, in [0, 1].
+        evaluation_batch_size: images of an evaluation batch over all processes; None takes `batch_size`.
+        num_test_images: only the first test images are taken, for methods that spend long on each; None takes all.
+        seed: seeds regions and order; None takes `seed_everything`.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        batch_size: int = 64,
+        image_size: int = 16,
+        unseen_change: float = 0.3,
+        evaluation_batch_size: int | None = None,
+        num_test_images: int | None = None,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(batch_size, image_size=image_size, evaluation_batch_size=evaluation_batch_size, seed=seed)
+        if not 0 <= unseen_change <= 1:
+            raise ValueError(f"unseen_change must be in [0, 1], got {unseen_change}")
+        if num_test_images is not None and num_test_images < 1:
+            raise ValueError(f"num_test_images must be at least 1, got {num_test_images}")
+        self.unseen_change = unseen_change
+        self.num_test_images = num_test_images
+
+    def read_test(self) -> ImagesInMemory:
+        end = None if self.num_test_images is None else self.train_size + self.num_test_images
+        return self._read(slice(self.train_size, end))
+
+    def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        """Names the digits by their positions while these are still on the host."""
+        batch["name"] = [f"{index:05d}" for index in batch["index"].tolist()]
+        return batch
+
+    def augmented(self, batch: dict[str, Any], visit: int) -> dict[str, Any]:
+        batch = super().augmented(batch, visit)
+        batch["regions"] = self._ellipses(sample_uniform(self.seed, visit, batch["index"], count=5, stream=3))[:, None]
+        return batch
+
+    def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
+        batch = super().finished(batch)
+        index = batch["index"]
+        if "regions" not in batch:
+            seen, change = sample_uniform(self.seed, 0, index, count=10, stream=4).split(5, dim=1)
+            unseen = (seen + self.unseen_change * (change - 0.5)).clamp(0, 1)
+            batch["regions"] = self._ellipses(seen)[:, None]
+            batch["editor_keeps"] = torch.cat([batch["regions"], self._ellipses(unseen)[:, None]], dim=1)
+        batch["prompt"] = [[""] for _ in index]
+        return batch
+
+    def _ellipses(self, uniform: Tensor) -> Tensor:
+        return ellipse_masks(uniform, self.image_shape[1], semi_axis=(0.25, 0.4), ratio=(0.6, 1.0), centre=0.4).bool()

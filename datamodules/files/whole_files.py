@@ -1,0 +1,41 @@
+"""Files that appear whole or not at all: a run that is killed, or a reader in between, finds no half of one."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Gives a path beside a file's own to write to, which takes the file's place at the end.
+
+    It ends as the file does, so that writers that go by the name know the format, and is hidden, so that nobody reads
+    it as one more of its kind. An error removes it and leaves the file as it was.
+
+    Args:
+        path: of the file; its folder is made if it is missing.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes text, in UTF-8, as a `whole_file`."""
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def save_figure(figure: "Figure", path: Path, dpi: int = 150) -> None:
+    """Saves a figure, in the format that the path's end names, as a `whole_file`."""
+    with whole_file(path) as partial:
+        figure.savefig(partial, dpi=dpi)

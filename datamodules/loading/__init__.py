@@ -1,0 +1,1 @@
+"""Batches in an order that depends on (seed, epoch) alone, and their augmentation on the device."""

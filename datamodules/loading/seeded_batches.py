@@ -1,0 +1,225 @@
+"""Batches in an order that depends on (seed, epoch) alone: shared out over processes, resumed within an epoch, and
+augmented on the device.
+
+What every DataModule that trains from a fixed set has in common, whatever the set holds.
+"""
+
+import os
+from abc import ABC, abstractmethod
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from datamodules.loading.global_batches import GlobalBatches, Request
+
+
+class RequestedSet(Protocol):
+    """A set that is fetched a request at a time."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, request: Request) -> dict[str, Any]:
+        """A batch with `image`, `index`, `global_size`, and whatever else the set holds.
+
+        A set that is augmented on the device gives the request's `visit`, too, which goes no further than there.
+        """
+        ...
+
+
+def check_at_least(least: float, **arguments: float | None) -> None:
+    """Refuses arguments that are given and too small.
+
+    Raises:
+        ValueError: names the argument.
+    """
+    for key, value in arguments.items():
+        if value is not None and value < least:
+            raise ValueError(f"{key} must be at least {least}, got {value}")
+
+
+def free_cores(trainer: Trainer | None) -> int:
+    """Loader processes for one of the machine's training processes: its share of the cores that may be used, 1 to 8."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(max(usable // (trainer.num_devices if trainer is not None else 1), 1), 8)
+
+
+class SeededBatches(LightningDataModule, ABC):
+    """Loaders of a training set, and of what validates and tests. Subclasses set up the sets.
+
+    `num_train_samples` is known after `setup("fit")`. The order of training samples depends on (seed, epoch) alone,
+    whatever the number of processes, and continues after an interruption inside an epoch.
+
+    Args:
+        batch_size: training samples of a step over all processes.
+        evaluation_batch_size: samples of a validation, test or prediction batch over all processes; None takes
+            `batch_size`.
+        passes_per_epoch: times that an epoch visits the training set.
+        num_workers: loader processes; sets in memory need none, and None takes one for each free core, up to 8.
+        prefetch_factor: batches that each loader process reads ahead.
+        seed: of everything that is drawn; None takes 0.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    train_set: RequestedSet | None
+    validation_set: RequestedSet | None
+    test_set: RequestedSet | None
+
+    def __init__(
+        self,
+        batch_size: int,
+        evaluation_batch_size: int | None = None,
+        passes_per_epoch: int = 1,
+        num_workers: int | None = 0,
+        prefetch_factor: int = 2,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        check_at_least(
+            1,
+            batch_size=batch_size,
+            evaluation_batch_size=evaluation_batch_size,
+            passes_per_epoch=passes_per_epoch,
+            prefetch_factor=prefetch_factor,
+        )
+        check_at_least(0, num_workers=num_workers)
+        self.batch_size = batch_size
+        self.evaluation_batch_size = evaluation_batch_size or batch_size
+        self.passes_per_epoch = passes_per_epoch
+        self.num_workers = num_workers
+        self.prefetch_factor = prefetch_factor
+        self.seed = 0 if seed is None else seed
+        self.train_set = None
+        self.validation_set = None
+        self.test_set = None
+        self._resumed = (0, 0)
+
+    @abstractmethod
+    def set_up_training(self) -> None:
+        """Reads `train_set` and, where there is one, `validation_set`."""
+
+    @abstractmethod
+    def set_up_test(self) -> None:
+        """Reads `test_set`."""
+
+    def augmented(self, batch: dict[str, Any], visit: int) -> dict[str, Any]:
+        """A training batch that is on its device, augmented by numbers drawn from (`seed`, `visit`, `index`)."""
+        return batch
+
+    def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """A batch that is on its device, as the module gets it: float images, in the module's type."""
+        return batch
+
+    @property
+    def num_train_samples(self) -> int:
+        """Samples of the training set, without those held out."""
+        if self.train_set is None:
+            raise RuntimeError('num_train_samples is known after setup("fit")')
+        return len(self.train_set)
+
+    def setup(self, stage: str) -> None:
+        if stage in ("fit", "validate") and self.train_set is None:
+            self.set_up_training()
+        if stage in ("test", "predict") and self.test_set is None:
+            self.set_up_test()
+
+    def train_dataloader(self) -> DataLoader:
+        assert self.train_set is not None
+        epoch = self.trainer.current_epoch if self.trainer is not None else 0
+        rank, world_size = self.processes()
+        batches = GlobalBatches(
+            self.samples_per_epoch(),
+            self.batch_size,
+            rank,
+            world_size,
+            shuffle=True,
+            seed=self.seed,
+            epoch=epoch,
+            first_batch=self._resumed[1] if self._resumed[0] == epoch else 0,
+            passes=self.passes_per_epoch,
+            draw=self.draw_epoch,
+        )
+        if batches.num_left_out:
+            rank_zero_info(
+                f"The last {batches.num_left_out} of an epoch's {batches.num_samples} samples are left out: "
+                f"they would leave a process with fewer than two"
+            )
+        return self._loader(self.train_set, batches)
+
+    def samples_per_epoch(self) -> int:
+        """Samples of a pass through the training set."""
+        return self.num_train_samples
+
+    def draw_epoch(self, random: np.random.Generator) -> np.ndarray:
+        """The order of a pass through the training set: `[samples_per_epoch]` positions."""
+        return random.permutation(self.num_train_samples)
+
+    def val_dataloader(self) -> DataLoader | list:
+        return [] if self.validation_set is None else self.evaluation_loader(self.validation_set)
+
+    def test_dataloader(self) -> DataLoader:
+        assert self.test_set is not None
+        return self.evaluation_loader(self.test_set)
+
+    def predict_dataloader(self) -> DataLoader:
+        return self.test_dataloader()
+
+    def evaluation_loader(self, samples: RequestedSet) -> DataLoader:
+        """A set in its own order, dealt out to the processes without duplicates."""
+        rank, world_size = self.processes()
+        if self.evaluation_batch_size < world_size:
+            raise ValueError(
+                f"evaluation_batch_size is {self.evaluation_batch_size} over all processes, fewer than the "
+                f"{world_size} processes"
+            )
+        batch_size = min(self.evaluation_batch_size, len(samples))
+        return self._loader(samples, GlobalBatches(len(samples), batch_size, rank, world_size))
+
+    def processes(self) -> tuple[int, int]:
+        """This process and the number of processes."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+
+    def _loader(self, samples: RequestedSet, batches: GlobalBatches) -> DataLoader:
+        num_workers = free_cores(self.trainer) if self.num_workers is None else self.num_workers
+        return DataLoader(
+            samples,  # type: ignore[arg-type]
+            sampler=batches,
+            batch_size=None,
+            num_workers=num_workers,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=num_workers > 0,
+            prefetch_factor=self.prefetch_factor if num_workers > 0 else None,
+            generator=torch.Generator().manual_seed(self.seed),
+        )
+
+    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        """Augments training batches where they are, and finishes all of them."""
+        visit = batch.pop("visit", None)
+        if visit is not None:
+            batch = self.augmented(batch, visit)
+        return self.finished(batch)
+
+    def in_unit_interval(self, stored: Tensor, brightest: float) -> Tensor:
+        """Images in the module's type, with the stored value `brightest` for 1."""
+        assert self.trainer is not None
+        dtype = self.trainer.lightning_module.dtype
+        assert isinstance(dtype, torch.dtype)
+        precise = stored.to(torch.promote_types(dtype, torch.float32), copy=True)
+        return precise.div_(brightest).to(dtype)
+
+    def state_dict(self) -> dict[str, Any]:
+        """How far into its epoch the training is."""
+        assert self.trainer is not None
+        batches = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        if batches >= self.trainer.num_training_batches:  # the epoch is over: current_epoch is the next one
+            batches = 0
+        return {"epoch": self.trainer.current_epoch, "batches": batches}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._resumed = (state_dict["epoch"], state_dict["batches"])

@@ -1,0 +1,79 @@
+"""Ellipses as the shapes of a structure: optic discs, heads of fetuses."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from datamodules.loading.augmentation import sample_uniform
+
+
+def ellipse_masks(
+    uniform: Tensor, size: int, semi_axis: Sequence[float], ratio: Sequence[float], centre: float = 0.5
+) -> Tensor:
+    """Filled ellipses.
+
+    Args:
+        uniform: `[B, 5]` in [0, 1): row and column of the centre, longer semi-axis, ratio, angle.
+        size: height and width of the masks, S, in pixels.
+        semi_axis: least and greatest longer semi-axis, as parts of S.
+        ratio: least and greatest shorter semi-axis over the longer one, in (0, 1].
+        centre: part of the image's height and width, in its middle, in which the centre lies.
+
+    Returns:
+        `[B, S, S]`, uint8, 1 within; a pixel counts by its centre.
+    """
+    row, column, long, round_, angle = uniform.to(torch.float32)[:, :, None, None].unbind(dim=1)
+    pixels = (torch.arange(size, device=uniform.device) + 0.5) / size
+    down = pixels[:, None] - (0.5 + centre * (row - 0.5))
+    across = pixels[None, :] - (0.5 + centre * (column - 0.5))
+    cosine, sine = torch.cos(math.pi * angle), torch.sin(math.pi * angle)
+    a = semi_axis[0] + (semi_axis[1] - semi_axis[0]) * long
+    b = a * (ratio[0] + (ratio[1] - ratio[0]) * round_)
+    along, aside = (cosine * across + sine * down) / a, (cosine * down - sine * across) / b
+    return (along.square() + aside.square() <= 1).to(torch.uint8)
+
+
+class EllipseShapes:
+    """A set of ellipses that belong to no image: auxiliary masks by a model of the shape.
+
+    The centre is uniform in the middle part of the image that `centre` says, the angle uniform, semi-axis and ratio
+    uniform in ranges that fit the structure.
+
+    Args:
+        number: of masks; they are drawn again whenever they are needed, and take no memory.
+        semi_axis: least and greatest longer semi-axis, as parts of the image's size.
+        ratio: least and greatest shorter semi-axis over the longer one.
+        centre: part of the image's height and width, in its middle, in which the centre lies.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        number: int = 400,
+        semi_axis: tuple[float, float] = (0.2, 0.35),
+        ratio: tuple[float, float] = (0.6, 1.0),
+        centre: float = 0.5,
+    ) -> None:
+        if number < 1:
+            raise ValueError(f"number must be at least 1, got {number}")
+        for key, (least, greatest) in (("semi_axis", semi_axis), ("ratio", ratio)):
+            if not 0 < least <= greatest <= 1:
+                raise ValueError(f"{key} must be two rising numbers in (0, 1], got {[least, greatest]}")
+        if not 0 <= centre <= 1:
+            raise ValueError(f"centre must be in [0, 1], got {centre}")
+        self.number = number
+        self.semi_axis = tuple(semi_axis)
+        self.ratio = tuple(ratio)
+        self.centre = centre
+
+    def __len__(self) -> int:
+        return self.number
+
+    def masks(self, index: Tensor, size: int, seed: int) -> Tensor:
+        """The masks `index` `[B]` of the set with this seed, `[B, size, size]`, uint8, 0 and 1."""
+        uniform = sample_uniform(seed, 0, index, count=5, stream=2)
+        return ellipse_masks(uniform, size, self.semi_axis, self.ratio, self.centre)

@@ -1,0 +1,216 @@
+"""SegTHOR: slices of computed tomographies of the thorax, with oesophagus, heart, trachea and aorta."""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from datamodules.batches import IGNORED
+from datamodules.corruptions.mask_noise import MaskNoise
+from datamodules.files.array_pickle import read_pickled_arrays
+from datamodules.files.data_directory import data_directory
+from datamodules.files.image_files import UnreadableImage
+from datamodules.loading.seeded_batches import check_at_least
+from datamodules.segmentation.labelled_masks import LabelledMasks, MasksInMemory
+
+TRAINING = [*range(1, 8), *range(9, 21), 22, 24, 25, 26, 28, 30, 31, 33, 36, 38, 39, 40]
+VALIDATION = [21, 23, 27, 29, 37]
+TEST = [8, 27, 32, 34, 35]
+FOLDERS = (("images", "masks"), ("img", "label"))
+PICKLES = {"training": "tr.pkl", "validation": "val.pkl", "test": "ts.pkl"}
+SUFFIXES = (".npy", ".png")
+
+
+class SegTHOR(LabelledMasks):
+    """Two-dimensional slices of SegTHOR that show an organ at least in part, in 5 categories.
+
+    Read from one of
+
+    * `images/<name>.npy` (or `.png`) and `masks/<name>.npy` (or `.png`), a slice each, `[H, W]`, whose name has the
+      number of the patient for its first number, as `Patient_07_0123`. `img` and `label` are found, too;
+    * the ADELE authors' `tr.pkl`, `val.pkl` and `ts.pkl`, each a pair of dicts from a slice's name to its array: the
+      images, and the masks. No code in the pickles is run; their patients are not looked at.
+
+    Slices of another size are resized, images bilinearly. The network gets each slice standardised, (x - mean) / std
+    over its own pixels, in place of an image in [0, 1]. Volumes (NIfTI) have to be cut into slices first, along their
+    last axis.
+
+    The default patients are those of the authors' split, which tests patient 27 although it validates, too.
+
+    Args:
+        data_dir: folder that holds the slices; None looks in `segthor` where NOISEWORKS_DATA points.
+        batch_size: training slices of a step over all processes.
+        mask_noise: what makes training masks wrong; None leaves them. The authors' is `OverUnderSegmentation` with
+            `order: [1, 3, 4, 2]`.
+        image_size: height and width of the slices that the network gets, in pixels.
+        train_patients: numbers of the patients whose slices train, in a folder of slices.
+        val_patients: numbers of the patients whose slices validate.
+        test_patients: numbers of the patients whose slices test.
+        evaluation_batch_size: slices of an evaluation batch over all processes; None takes `batch_size`.
+        seed: of mask noise and order; None takes `seed_everything`.
+
+    Raises:
+        FileNotFoundError: if slices or masks are missing, saying what was expected where.
+        ValueError: if a file is damaged, naming it, or an argument is out of range.
+    """
+
+    num_classes = 5
+    class_names = ["background", "oesophagus", "heart", "trachea", "aorta"]  # noqa: RUF012 (as its base declares it)
+
+    def __init__(
+        self,
+        data_dir: str | None = None,
+        batch_size: int = 5,
+        mask_noise: MaskNoise | None = None,
+        image_size: int = 256,
+        train_patients: list[int] = TRAINING,
+        val_patients: list[int] = VALIDATION,
+        test_patients: list[int] = TEST,
+        evaluation_batch_size: int | None = None,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(batch_size, mask_noise, evaluation_batch_size, seed=seed)
+        check_at_least(1, image_size=image_size)
+        if not train_patients or not test_patients:
+            raise ValueError("train_patients and test_patients must each name at least one patient")
+        if both := sorted(set(train_patients) & {*val_patients, *test_patients}):
+            raise ValueError(f"train_patients must be others than those who validate and test, got {both} in both")
+        self.data_dir = data_dir
+        self.patients = {"training": train_patients, "validation": val_patients, "test": test_patients}
+        self.image_shape = (1, image_size, image_size)
+
+    def read_training(self) -> MasksInMemory:
+        image, clean = self._read("training")
+        if self.mask_noise is None:
+            return MasksInMemory(image, clean, self.num_classes)
+        return MasksInMemory(image, self.mask_noise.apply(clean, self.num_classes), self.num_classes, clean)
+
+    def read_validation(self) -> MasksInMemory | None:
+        return MasksInMemory(*self._read("validation"), self.num_classes) if self.patients["validation"] else None
+
+    def read_test(self) -> MasksInMemory:
+        return MasksInMemory(*self._read("test"), self.num_classes)
+
+    def network_input(self, image: Tensor) -> Tensor:
+        """Each slice standardised over its own pixels, in the module's type."""
+        stored = self.in_unit_interval(image, brightest=1)
+        mean, deviation = stored.mean(dim=(1, 2, 3), keepdim=True), stored.std(dim=(1, 2, 3), keepdim=True)
+        return (stored - mean) / torch.where(deviation > 0, deviation, 1)
+
+    def _root(self) -> Path:
+        directory = data_directory(self.data_dir, "SegTHOR")
+        return directory / "segthor" if self.data_dir is None else directory
+
+    def _read(self, split: str) -> tuple[Tensor, Tensor]:
+        """Images `[N, 1, H, W]` as they are stored, and masks `[N, H, W]`, uint8, of the slices with an organ."""
+        root, size = self._root(), self.image_shape[1]
+        folders = next((pair for pair in FOLDERS if (root / pair[0]).is_dir()), None)
+        if folders is not None:
+            slices = slices_of_folders(root / folders[0], root / folders[1], self.patients[split])
+        elif (root / PICKLES[split]).is_file():
+            slices = slices_of_pickle(root / PICKLES[split])
+        else:
+            raise FileNotFoundError(
+                f"SegTHOR: found neither {root / 'images'} with a slice in each file nor {root / PICKLES[split]}; ask "
+                "for the data at https://competitions.codalab.org/competitions/21145, cut the volumes into slices "
+                "Patient_<number>_<slice>.npy and put them into images and masks"
+            )
+        images, masks = [], []
+        for name, image, mask in slices:
+            if image.shape != mask.shape or image.ndim != 2:
+                raise ValueError(f"{name} is {list(image.shape)} and its mask {list(mask.shape)}; both must be [H, W]")
+            if ((mask > 0) & (mask != IGNORED)).any():
+                images.append(_resized_image(image, size))
+                masks.append(_resized_mask(name, mask, size))
+        if not images:
+            raise FileNotFoundError(f"SegTHOR: no {split} slice in {root} shows an organ; expected some")
+        return torch.stack(images)[:, None], torch.stack(masks)
+
+
+def slices_of_folders(
+    images: Path, masks: Path, patients: Sequence[int]
+) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Path, image and mask of the slices of some patients, by name.
+
+    Raises:
+        FileNotFoundError: if a patient has no slice, or a slice no mask.
+        UnreadableImage: if a file is damaged, naming it.
+    """
+    of_patient: dict[int, list[Path]] = {patient: [] for patient in patients}
+    for path in sorted(images.iterdir()):
+        number = re.search(r"\d+", path.stem)
+        if path.suffix in SUFFIXES and number is not None and int(number[0]) in of_patient:
+            of_patient[int(number[0])].append(path)
+    if missing := [patient for patient, paths in of_patient.items() if not paths]:
+        raise FileNotFoundError(
+            f"{images} holds no slice of patient {missing[0]} ({len(missing)} of {len(of_patient)} patients are "
+            f"missing); expected Patient_{missing[0]:02}_<slice>.npy or .png"
+        )
+    for path in (path for paths in of_patient.values() for path in paths):
+        found = [masks / (path.stem + suffix) for suffix in SUFFIXES if (masks / (path.stem + suffix)).is_file()]
+        if not found:
+            raise FileNotFoundError(f"{masks / (path.stem + SUFFIXES[0])} does not exist, the mask of {path}")
+        yield str(path), read_slice(path), read_slice(found[0])
+
+
+def slices_of_pickle(path: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Name, image and mask of the slices in one of the authors' pickles, by name.
+
+    Raises:
+        ValueError: if it is not a pair of dicts of arrays with the same names.
+    """
+    content = read_pickled_arrays(path)
+    expected = f"{path} must hold two dicts from names to arrays, the images' and the masks'"
+    if not (
+        isinstance(content, tuple | list) and len(content) == 2 and all(isinstance(part, dict) for part in content)
+    ):
+        raise ValueError(f"{expected}, got {type(content).__name__}")
+    images, masks = content
+    if images.keys() != masks.keys():
+        raise ValueError(f"{expected}, of the same names; {len(images.keys() ^ masks.keys())} names are in one alone")
+    for name in sorted(images):
+        pair = images[name], masks[name]
+        if not all(isinstance(array, np.ndarray) and array.dtype != object for array in pair):
+            raise ValueError(f"{expected}; {name} is no array of numbers")
+        yield f"{path}: {name}", *pair
+
+
+def read_slice(path: Path) -> np.ndarray:
+    """A slice from a `.npy` file or an image file of one channel, `[H, W]`.
+
+    Raises:
+        UnreadableImage: names the file.
+    """
+    try:
+        if path.suffix == ".npy":
+            return np.load(path, allow_pickle=False)
+        with Image.open(path) as image:
+            return np.array(image)
+    except Exception as error:  # decoders raise almost anything for a damaged file
+        raise UnreadableImage(f"{path} cannot be read as a slice ({error}); replace it") from error
+
+
+def _resized_image(image: np.ndarray, size: int) -> Tensor:
+    """`[size, size]`: bytes stay bytes, other whole numbers become int16 where it holds them, the rest float32."""
+    whole = np.issubdtype(image.dtype, np.integer)
+    held = whole and np.iinfo(np.int16).min <= image.min() and image.max() <= np.iinfo(np.int16).max
+    stored = torch.uint8 if image.dtype == np.uint8 else torch.int16 if held else torch.float32
+    values = torch.from_numpy(image.astype(np.float32))
+    if image.shape != (size, size):
+        values = F.interpolate(values[None, None], size=(size, size), mode="bilinear")[0, 0]
+    return (values.round() if whole else values).to(stored)
+
+
+def _resized_mask(name: str, mask: np.ndarray, size: int) -> Tensor:
+    """`[size, size]`, uint8: the nearest pixel."""
+    if not ((mask >= 0) & (mask <= IGNORED) & (mask == np.rint(mask))).all():
+        raise ValueError(f"the mask of {name} must hold categories, whole numbers in 0...{IGNORED}")
+    values = torch.from_numpy(mask.astype(np.float32))
+    if mask.shape != (size, size):
+        values = F.interpolate(values[None, None], size=(size, size), mode="nearest-exact")[0, 0]
+    return values.to(torch.uint8)

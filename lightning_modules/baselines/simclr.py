@@ -1,0 +1,95 @@
+"""SimCLR: features without labels, from which methods for noisy labels begin.
+
+Two views of each image are drawn; a perceptron maps the features of both to h, and each view must find the other one of
+its image among all views of the batch, over all processes (see `nt_xent`).
+
+The network is a whole classifier whose last layer stays as it was drawn, so that a checkpoint fits the classifier that
+is trained next (`lightning_modules.networks.with_weights` with the prefix `network.`). As a first stage within a run,
+it is the `model` of the callback `Pretraining`.
+
+Source: Chen, Kornblith, Norouzi and Hinton, A Simple Framework for Contrastive Learning of Visual Representations, ICML
+2020, arXiv 2002.05709.
+"""
+
+from typing import Any
+
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from datamodules.batches import LabelledImageBatch, global_size, share
+from lightning_modules.distributed.global_rows import global_rows
+from lightning_modules.distributed.per_sample import share_start
+from lightning_modules.losses.contrastive import nt_xent
+from lightning_modules.networks.layer_features import classifier_layer, logits_and_features
+from lightning_modules.training.optimizers import constant, sgd
+from lightning_modules.views.unaugmented import check_unaugmented
+
+
+class SimCLR(LightningModule):
+    """Pre-trains a classifier's features without labels.
+
+    Args:
+        network: a classifier; its last linear layer is left alone.
+        num_classes: number of classes of the data; labels are not looked at.
+        view: augments a batch of images, each by itself; drawn twice.
+        hidden_features: hidden width of the perceptron.
+        projection_features: width of h.
+        temperature: tau.
+        optimizer: built on the trainable parameters of network and perceptron.
+        lr_scheduler: stepped every epoch.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        num_classes: int,
+        view: nn.Module,
+        hidden_features: int = 2048,
+        projection_features: int = 256,
+        temperature: float = 0.2,
+        optimizer: OptimizerCallable = sgd,
+        lr_scheduler: LRSchedulerCallable = constant,
+    ) -> None:
+        super().__init__()
+        for key, value in {"hidden_features": hidden_features, "projection_features": projection_features}.items():
+            if value < 1:
+                raise ValueError(f"{key} must be at least 1, got {value}")
+        if temperature <= 0:
+            raise ValueError(f"temperature must be positive, got {temperature}")
+        classifier = classifier_layer(network).requires_grad_(False)
+        self.network = network
+        self.projection = nn.Sequential(
+            nn.Linear(classifier.in_features, hidden_features),
+            nn.ReLU(),
+            nn.Linear(hidden_features, projection_features),
+        )
+        self.num_classes = num_classes
+        self.view = view
+        self.temperature = temperature
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit":
+            check_unaugmented(self.trainer.datamodule, type(self).__name__)  # type: ignore[attr-defined]
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.network(image)
+
+    def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
+        size = global_size(batch)
+        first, second = (
+            self.projection(logits_and_features(self.network, self.view(batch["image"]))[1]) for _ in range(2)
+        )
+        everyone = global_rows(first, size), global_rows(second, size)
+        loss = share(batch) * nt_xent(first, second, *everyone, share_start(size), self.temperature)
+        self.log("train/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
+        return {"loss": loss}
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer(filter(lambda parameter: parameter.requires_grad, self.parameters()))
+        return [optimizer], [self.lr_scheduler(optimizer)]

@@ -1,0 +1,1 @@
+"""State and rows that are shared out over processes."""

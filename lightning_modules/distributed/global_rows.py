@@ -1,0 +1,46 @@
+"""Rows of the whole batch, over all processes, through which gradients reach the process that they came from."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from datamodules.loading.world import world_size
+from lightning_modules.distributed.per_sample import gather_rows, share_sizes
+
+
+class _Gathered(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, local: Tensor, counts: list[int]) -> Tensor:
+        ctx.counts = counts
+        return gather_rows(local, counts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        summed = gradient.contiguous()
+        dist.all_reduce(summed)
+        return summed.split(ctx.counts)[dist.get_rank()], None
+
+
+def global_rows(local: Tensor, global_size: int) -> Tensor:
+    """Gathers what each process has of a batch.
+
+    The gradient of a row is the sum of what all processes' losses have for it. So where process r of W backs up its
+    loss L_r and DDP averages, the parameters get the gradient of mean_r L_r.
+
+    Args:
+        local: `[b, ...]`: this process's rows.
+        global_size: B, rows of all processes, dealt out as `GlobalBatches` does.
+
+    Returns:
+        `[B, ...]`, in the order of the processes; `local` itself in a single process.
+    """
+    if world_size() == 1:
+        return local
+    return _Gathered.apply(local, share_sizes(global_size))
+
+
+def global_sum(local: Tensor) -> Tensor:
+    """The sum over processes of a tensor of any shape, the same on all, with gradient as in `global_rows`."""
+    return local if world_size() == 1 else global_rows(local[None], world_size()).sum(dim=0)

@@ -1,0 +1,157 @@
+"""A vector remembered for every training sample, kept once over all processes.
+
+Methods that learn with noisy labels keep a running target, a loss history or a guess for each sample. A shuffled
+epoch brings a sample to any process, so the memory is sharded by sample and not by batch: process r of W owns the
+samples r, r + W, r + 2W, ... and holds N * K / W numbers (1.3 million images of 1,000 classes in float32: 5.2 GB over
+all processes, half of that in float16). In each step the processes exchange the rows of the global batch alone, 2 * B
+* K numbers.
+
+This is neither a parameter nor a buffer: DDP would overwrite what differs between processes with what process 0 has.
+It travels in the checkpoint, whole, and is sharded anew on loading, whatever the number of processes. Process 0
+collects it on the host, some rows at a time.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from datamodules.loading import world
+
+_ROWS_AT_ONCE = 1 << 16
+"""Rows that process 0 gets from all processes at once, on its device, when it collects them."""
+
+
+def share_sizes(global_size: int) -> list[int]:
+    """How many of a batch's samples each process has, in the order of their ranks, as `GlobalBatches` deals them out.
+
+    Args:
+        global_size: samples over all processes.
+    """
+    processes = world.world_size()
+    return [len(range(process, global_size, processes)) for process in range(processes)]
+
+
+def share_start(global_size: int) -> int:
+    """The first row of this process's share among those of all, in the order of their ranks."""
+    return sum(share_sizes(global_size)[: world.rank()])
+
+
+def gather_rows(local: Tensor, counts: list[int]) -> Tensor:
+    """Rows of all processes, in the order of their ranks, without gradient.
+
+    Args:
+        local: `[b, ...]`: this process's rows.
+        counts: how many each process has, so that no sizes are exchanged.
+    """
+    padded = local.new_zeros(max(counts), *local.shape[1:])
+    padded[: len(local)] = local
+    gathered = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(gathered, padded)
+    return torch.cat([rows[:count] for rows, count in zip(gathered, counts, strict=True)])
+
+
+class PerSample:
+    """A row of numbers for each training sample, kept once over all processes, at first zero.
+
+    A module makes it in its constructor, calls `allocate` in `on_fit_start`, keeps `gathered()` in a checkpoint and
+    gives it back by `restore`.
+
+    Args:
+        num_features: K, numbers for each sample.
+    """
+
+    def __init__(self, num_features: int) -> None:
+        self.num_features = num_features
+        self.num_samples = 0
+        self.num_owned = 0
+        self._rows = torch.zeros(0, num_features)
+        self._restored = torch.zeros(0, num_features)
+
+    def allocate(self, num_samples: int, device: torch.device | str, dtype: torch.dtype = torch.float32) -> "PerSample":
+        """Begin a training: rows are what `restore` was given, or zero.
+
+        Args:
+            num_samples: N, samples of the training set.
+            device: where this process's rows live.
+            dtype: how they are stored; they are combined in the type of the values that come in.
+
+        Returns:
+            This object.
+
+        Raises:
+            ValueError: if what was restored is of another number of samples or features.
+        """
+        rank, processes = world.rank(), world.world_size()
+        self.num_samples = num_samples
+        self.num_owned = len(range(rank, num_samples, processes))
+        # One row more than is owned: what is computed for other processes' samples goes there.
+        self._rows = torch.zeros(self.num_owned + 1, self.num_features, device=device, dtype=dtype)
+        if len(self._restored):
+            expected = (num_samples, self.num_features)
+            if tuple(self._restored.shape) != expected:
+                raise ValueError(
+                    f"the checkpoint's per-sample state is {list(self._restored.shape)}, "
+                    f"the training set's {list(expected)}"
+                )
+            self._rows[:-1] = self._restored[rank::processes].to(self._rows)
+            self._restored = self._restored[:0]
+        return self
+
+    def restore(self, everything: Tensor) -> None:
+        """Keep the rows of a checkpoint, `[N, K]`, until `allocate`; without any, training begins anew."""
+        self._restored = everything
+
+    def update(
+        self, index: Tensor, value: Tensor, rule: Callable[[Tensor, Tensor], Tensor], global_size: int | None = None
+    ) -> Tensor:
+        """Replaces the rows of the global batch and returns this process's part of them.
+
+        All processes call it in the same step, each with the share of the batch that `GlobalBatches` deals it.
+
+        Args:
+            index: `[b]`, int64: samples of this process's share; none occurs twice in the global batch.
+            value: `[b, K]`: what this process has to say of them, without gradient.
+            rule: `(old rows, values) -> new rows`, row by row.
+            global_size: samples of the batch over all processes; needed where there is more than one.
+
+        Returns:
+            The new rows of `index`, `[b, K]`, in the type of `value`.
+        """
+        rank, processes = world.rank(), world.world_size()
+        if processes == 1:
+            self._rows[index] = rule(self._rows[index].to(value.dtype), value).to(self._rows.dtype)
+            return self._rows[index].to(value.dtype)
+        if global_size is None:
+            raise ValueError(f"the batch lacks global_size, which {processes} processes need to share per-sample state")
+        counts = share_sizes(global_size)
+        all_index, all_value = gather_rows(index, counts), gather_rows(value, counts)
+        owned = all_index % processes == rank
+        row = torch.where(owned, all_index // processes, self.num_owned)
+        self._rows[row] = rule(self._rows[row].to(value.dtype), all_value).to(self._rows.dtype)
+        new = torch.where(owned[:, None], self._rows[row].to(value.dtype), 0)
+        dist.all_reduce(new)
+        start = share_start(global_size)
+        return new[start : start + len(index)]
+
+    def gathered(self) -> Tensor:
+        """All rows, `[N, K]`, on the CPU of process 0; no rows elsewhere. Every process calls it.
+
+        Before `allocate` they are what was restored.
+        """
+        if not self.num_samples:
+            return self._restored
+        rank, processes = world.rank(), world.world_size()
+        if processes == 1:
+            return self._rows[:-1].cpu().clone()
+        everything = self._rows.new_empty(self.num_samples if rank == 0 else 0, self._rows.shape[1], device="cpu")
+        longest, at_once = share_sizes(self.num_samples)[0], max(_ROWS_AT_ONCE // processes, 1)
+        for first in range(0, longest, at_once):
+            own = self._rows[first : min(first + at_once, longest)]  # equally many on all: there is one row more
+            chunk = [torch.empty_like(own) for _ in range(processes)] if rank == 0 else None
+            dist.gather(own, chunk)
+            for process, rows in enumerate(chunk or ()):
+                place = everything[first * processes + process : (first + len(own)) * processes : processes]
+                place.copy_(rows[: len(place)])
+        return everything

@@ -1,0 +1,1 @@
+"""Loss functions that methods of several fields use: plain functions of tensors."""

@@ -1,0 +1,81 @@
+"""Contrastive losses over the global batch, and the cosines that they compare.
+
+NT-Xent of SimCLR: each view of an image must find the other one among all other views of the batch.
+
+    L = (1/2B) sum_a -log( exp(<h_a, h_b> / tau) / sum_{c != a} exp(<h_a, h_c> / tau) ),    b the other view of a,
+
+over the 2B views of a batch, with |h| = 1.
+
+Source: Chen, Kornblith, Norouzi and Hinton, A Simple Framework for Contrastive Learning of Visual Representations, ICML
+2020, arXiv 2002.05709, equation 1.
+
+InfoNCE against targets, as rRCM has it: each feature must find its own target among those of the global batch.
+
+    NCE(f, g) = mean_i [ log sum_j exp(<f_i, g_j> / tau) - <f_i, g_i> / tau ],   |f_i| = |g_j| = 1
+
+Targets have no gradient, so processes exchange their values alone.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightning_modules.full_precision import in_full_precision
+
+
+def nt_xent(
+    first: Tensor, second: Tensor, all_first: Tensor, all_second: Tensor, offset: int, temperature: float
+) -> Tensor:
+    """L of some images, among all.
+
+    Args:
+        first: `[b, D]`: one view of each; need not be normalised.
+        second: `[b, D]`: the other.
+        all_first: `[B, D]`: of all images, with those in `first` from row `offset` on.
+        all_second: `[B, D]`: likewise.
+        offset: first row of these images among all.
+        temperature: tau.
+
+    Returns:
+        The mean over the 2b views.
+    """
+    similarity = cosine_similarities(torch.cat([first, second]), torch.cat([all_first, all_second])) / temperature
+    image = torch.arange(len(first), device=first.device) + offset
+    itself = torch.cat([image, image + len(all_first)])
+    partner = torch.cat([image + len(all_first), image])
+    columns = torch.arange(similarity.shape[1], device=first.device)
+    return F.cross_entropy(similarity.masked_fill(itself[:, None] == columns, -torch.inf), partner)
+
+
+def cosine_similarities(first: Tensor, second: Tensor) -> Tensor:
+    """The cosine of each row of one batch with each row of another.
+
+    Args:
+        first: `[b, D]`; need not be normalised.
+        second: `[B, D]`, likewise.
+
+    Returns:
+        `[b, B]`, in single precision or better, also where the network computes in half precision.
+    """
+    dtype = torch.promote_types(first.dtype, torch.float32)
+    with in_full_precision(first.device):
+        return F.normalize(first.to(dtype), dim=1) @ F.normalize(second.to(dtype), dim=1).T
+
+
+def contrastive_loss(feature: Tensor, target: Tensor, candidates: Tensor, temperature: float) -> Tensor:
+    """NCE, in single precision or better, also where the networks compute in half precision.
+
+    Args:
+        feature: `[b, D]`: f; need not be normalised, nor the others.
+        target: `[b, D]`: g of the same samples.
+        candidates: `[B, D]`: g of all samples, those in `target` among them.
+        temperature: tau.
+
+    Returns:
+        The mean over `[b]`.
+    """
+    dtype = torch.promote_types(feature.dtype, torch.float32)
+    with in_full_precision(feature.device):
+        f, g, others = (F.normalize(value.to(dtype), dim=1) for value in (feature, target, candidates))
+        similarity = f @ others.T / temperature
+        return (similarity.logsumexp(dim=1) - (f * g).sum(dim=1) / temperature).mean()

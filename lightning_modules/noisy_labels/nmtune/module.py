@@ -1,0 +1,245 @@
+"""NMTune: tuning on frozen features of a network that was pre-trained on noisy labels.
+
+A residual perceptron reshapes the features F = e(x) of a frozen encoder, and a linear classifier follows:
+
+    Z = s * (W_2 ReLU(BN(W_1 F))) + F,
+    L = CE(h(Z), y) + a L_MSE + b L_COV + c L_SVD,
+    L_MSE = mean_id (Z_id / |Z_i| - F_id / |F_i|)^2,        keeps the direction of the features;
+    L_COV = (1/D) sum_{i != j} Cov(Z)_ij^2,                 decorrelates them;
+    L_SVD = -mean(sigma_1 ... sigma_k) / sum_j sigma_j,     keeps their dominant singular values.
+
+Weights and k = 5 are those of the authors' code; the paper has k = 1. Z and F are of the same view of an image, as in
+the paper. With a second view in the batch it is the code's step: the other terms are over the rows of both views, and
+L_MSE compares Z of the second with F of the first. Covariance and singular values are those of a process's share of the
+batch, as the batch statistics are.
+
+Source: Chen et al., Understanding and Mitigating the Label Noise in Pre-training on Downstream Tasks, ICLR 2024, arXiv
+2309.17002.
+"""
+
+from collections import OrderedDict
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from datamodules.batches import LabelledImageBatch, global_size, share
+from lightning_modules.full_precision import at_least_float32, in_full_precision
+from lightning_modules.noisy_labels.nmtune.spectrum import (
+    Center,
+    Spectrum,
+    largest_singular_value_ratio,
+    singular_value_entropy,
+)
+from lightning_modules.training.classifier import ClassifierSteps, accuracies
+from lightning_modules.training.optimizers import adamw, constant
+
+
+def direction_term(tuned: Tensor, features: Tensor) -> Tensor:
+    """L_MSE: (2/D) (1 - mean cosine) of the rows of Z and F, both `[B, D]`."""
+    return F.mse_loss(F.normalize(tuned, dim=1), F.normalize(features, dim=1))
+
+
+def covariance_term(tuned: Tensor) -> Tensor:
+    """L_COV of Z `[B, D]`, B >= 2: the sum of its squared covariances between features, over D.
+
+    Computed in single precision or better: squares of squares leave the range of half precision. With fewer rows than
+    features it comes from their products, `[B, B]`, as the sum of squares of Z Z^T is that of Z^T Z.
+    """
+    with in_full_precision(tuned.device):
+        tuned = at_least_float32(tuned)
+        centred = tuned - tuned.mean(dim=0)
+        if len(centred) < centred.shape[1]:
+            products = centred @ centred.T / (len(tuned) - 1)
+            variance = centred.square().sum(dim=0) / (len(tuned) - 1)
+        else:
+            products = centred.T @ centred / (len(tuned) - 1)
+            variance = products.diagonal()
+        return (products.square().sum() - variance.square().sum()) / tuned.shape[1]
+
+
+def singular_value_term(tuned: Tensor, num_values: int) -> Tensor:
+    """L_SVD of Z `[B, D]`, not centred: minus the mean share of its k largest singular values.
+
+    Args:
+        tuned: Z. The decomposition is in single precision or better.
+        num_values: k, at most min(B, D); of fewer singular values all are taken.
+    """
+    sigma = torch.linalg.svdvals(at_least_float32(tuned))
+    return -(sigma[:num_values] / sigma.sum()).mean()
+
+
+class Adapter(nn.Module):
+    """Z = s * (W_2 ReLU(BN(W_1 F))) + F.
+
+    Args:
+        num_features: D.
+        ratio: hidden features over D.
+    """
+
+    def __init__(self, num_features: int, ratio: int) -> None:
+        super().__init__()
+        hidden = ratio * num_features
+        self.layers = nn.Sequential(
+            nn.Linear(num_features, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, num_features)
+        )
+        self.scale = nn.Parameter(torch.ones(num_features))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.scale * self.layers(features) + features
+
+
+class NMTune(ClassifierSteps, LightningModule):
+    """Tunes an adapter and a linear classifier on the features of a frozen encoder.
+
+    With all three weights 0 it is the paper's MLP tuning, and without the adapter linear probing (LP). Testing also
+    logs SVE and LSVR of the test set's features, of the encoder (`test/sve`, `test/lsvr`) and tuned
+    (`test/sve_tuned`, `test/lsvr_tuned`); `spectra` then holds the singular values. A term whose weight is 0 is neither
+    computed nor logged.
+
+    The features may come from the data, as `CachedFeatures` gives them: `network` is then `torch.nn.Identity`.
+
+    Args:
+        network: the encoder; maps images `[B, C, H, W]` in [0, 1] to features `[B, num_features]`. It is frozen and in
+            evaluation mode. `torch.nn.Identity` where the batches hold features.
+        num_features: D.
+        num_classes: number of classes, K.
+        adapter: tune an adapter before the classifier; False is linear probing, where the regularisers have no effect
+            and are left out.
+        adapter_ratio: hidden features of the adapter over D.
+        direction_weight: a, of L_MSE.
+        covariance_weight: b, of L_COV.
+        singular_value_weight: c, of L_SVD.
+        num_singular_values: k.
+        center: what is subtracted from the features for SVE and LSVR; the authors' code has `row`.
+        optimizer: built on the parameters of adapter and classifier.
+        lr_scheduler: stepped every `lr_interval`.
+        lr_interval: epoch, or step for a schedule whose numbers count batches, as the authors' cosine does.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        num_features: int,
+        num_classes: int,
+        adapter: bool = True,
+        adapter_ratio: int = 4,
+        direction_weight: float = 1.0,
+        covariance_weight: float = 0.04,
+        singular_value_weight: float = 0.001,
+        num_singular_values: int = 5,
+        center: Center = "none",
+        optimizer: OptimizerCallable = adamw,
+        lr_scheduler: LRSchedulerCallable = constant,
+        lr_interval: Literal["epoch", "step"] = "epoch",
+    ) -> None:
+        super().__init__()
+        weights = {
+            "direction_weight": direction_weight,
+            "covariance_weight": covariance_weight,
+            "singular_value_weight": singular_value_weight,
+        }
+        for key, weight in weights.items():
+            if weight < 0:
+                raise ValueError(f"{key} must be at least 0, got {weight}")
+        for key, value in {
+            "num_features": num_features,
+            "adapter_ratio": adapter_ratio,
+            "num_singular_values": num_singular_values,
+        }.items():
+            if value < 1:
+                raise ValueError(f"{key} must be at least 1, got {value}")
+        if lr_interval not in ("epoch", "step"):
+            raise ValueError(f"lr_interval must be epoch or step, got {lr_interval!r}")
+        classifier = nn.Linear(num_features, num_classes)
+        nn.init.kaiming_uniform_(classifier.weight)
+        nn.init.zeros_(classifier.bias)
+        parts = OrderedDict(
+            encoder=network.requires_grad_(False).eval(),
+            adapter=Adapter(num_features, adapter_ratio) if adapter else nn.Identity(),
+            classifier=classifier,
+        )
+        self.network = nn.Sequential(parts)
+        self.num_classes = num_classes
+        # Without an adapter Z is F, and the terms are constants that nothing trained depends on.
+        self.direction_weight = direction_weight if adapter else 0.0
+        self.covariance_weight = covariance_weight if adapter else 0.0
+        self.singular_value_weight = singular_value_weight if adapter else 0.0
+        self.num_singular_values = num_singular_values
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.lr_interval = lr_interval
+        self.metrics = accuracies(num_classes)
+        self.spectrum = Spectrum(num_features, center)
+        self.tuned_spectrum = Spectrum(num_features, center)
+        self.spectra: dict[str, Tensor] = {}
+
+    @property
+    def encoder(self) -> nn.Module:
+        """e, which images go through first."""
+        return self.network[0]
+
+    def train(self, mode: bool = True) -> "NMTune":
+        super().train(mode)
+        self.encoder.eval()
+        return self
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.network(image)
+
+    def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
+        encoder, adapter, classifier = self.network
+        image, label, first = batch["image"], batch["label"], slice(None)
+        second = batch.get("second_view")
+        if second is not None:
+            image, label = torch.cat([image, second]), label.repeat(2)
+            first = slice(len(batch["image"]))
+        features = encoder(image)
+        tuned = adapter(features)
+        logits = classifier(tuned)
+        compared = tuned if second is None else tuned[len(second) :]
+        terms = {"cross_entropy": F.cross_entropy(logits, label)}
+        total = terms["cross_entropy"]
+        if self.direction_weight > 0:
+            terms["direction"] = direction_term(compared, features[first])
+            total = total + self.direction_weight * terms["direction"]
+        if self.covariance_weight > 0:
+            terms["covariance"] = covariance_term(tuned)
+            total = total + self.covariance_weight * terms["covariance"]
+        if self.singular_value_weight > 0:
+            terms["singular_value"] = singular_value_term(tuned, self.num_singular_values)
+            total = total + self.singular_value_weight * terms["singular_value"]
+        loss = share(batch) * total
+        logged = {f"train/{name}": share(batch) * term.detach() for name, term in terms.items()}
+        logged["train/loss"] = loss.detach()
+        self.log_dict(logged, on_step=False, on_epoch=True, batch_size=global_size(batch), sync_dist=True)
+        return {"loss": loss, "logits": logits[first].detach()}
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        encoder, adapter, classifier = self.network
+        features = encoder(batch["image"])
+        tuned = adapter(features)
+        self._log_measures(classifier(tuned), batch, "test")
+        self.spectrum.update(features)
+        self.tuned_spectrum.update(tuned)
+
+    def on_test_epoch_end(self) -> None:
+        for suffix, spectrum in {"": self.spectrum, "_tuned": self.tuned_spectrum}.items():
+            sigma = spectrum.compute()
+            spectrum.reset()
+            self.spectra["tuned" if suffix else "encoder"] = sigma.flip(0)
+            values = {"sve": singular_value_entropy(sigma), "lsvr": largest_singular_value_ratio(sigma)}
+            for key, value in values.items():
+                # The same on all processes, and a maximum leaves it as it is.
+                self.log(f"test/{key}{suffix}", value, reduce_fx="max", sync_dist=True)
+
+    def configure_optimizers(self):
+        optimizer = self.optimizer(filter(lambda parameter: parameter.requires_grad, self.network.parameters()))
+        scheduler = self.lr_scheduler(optimizer)
+        return [optimizer], [scheduler if self.lr_interval == "epoch" else {"scheduler": scheduler, "interval": "step"}]

@@ -1,0 +1,1 @@
+"""Work of hours, shared by files between processes and continued after an interruption."""

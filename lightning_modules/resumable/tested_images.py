@@ -1,0 +1,147 @@
+"""Single images of the test set, for callbacks that test each of them long before the usual test begins.
+
+Such a callback takes images by position, shares them out itself and keeps its results in files (see
+`other_processes.py`).
+"""
+
+import hashlib
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from lightning_modules.networks.module_hash import hash_of_module
+from lightning_modules.robustness.certificates.votes import LabelledImage
+
+NUM_COMPARED = 16
+"""Images, spread over those that are tested, by which a set is known again."""
+
+
+class TestedImages:
+    """The images of the test set by position, as the module sees them in testing, on its device.
+
+    Args:
+        trainer: during testing. Of several test DataLoaders the first is read; neither its order matters nor which
+            process has it.
+        needed_by: who asks, for messages.
+
+    Raises:
+        TypeError: if the set cannot be read by position.
+    """
+
+    def __init__(self, trainer: Trainer, needed_by: str) -> None:
+        self.trainer = trainer
+        self.needed_by = needed_by
+        self.loader = self._first_loader(trainer.test_dataloaders)
+        if not (hasattr(self.loader.dataset, "__getitem__") and hasattr(self.loader.dataset, "__len__")):
+            raise TypeError(f"{needed_by} reads images by position, and {type(self.loader.dataset).__name__} has none")
+        self.request: Any = None
+        if self.loader.batch_size is None and self.loader.batch_sampler is None:
+            self.request = next(iter(self.loader.sampler))
+            if not hasattr(self.request, "indices"):
+                raise TypeError(f"{needed_by} needs a sampler of single positions or of requests with `indices`")
+
+    def _first_loader(self, loaders: Any) -> DataLoader:
+        first = loaders[0] if isinstance(loaders, list | tuple) and loaders else loaders
+        if not isinstance(first, DataLoader):
+            raise TypeError(f"{self.needed_by} needs a test DataLoader, got {type(first).__name__}")
+        return first
+
+    def __len__(self) -> int:
+        return len(self.loader.dataset)  # type: ignore[arg-type]
+
+    def __getitem__(self, position: int) -> LabelledImage:
+        """Reads one image.
+
+        Args:
+            position: its position in the set.
+
+        Raises:
+            ValueError: if the image is not in [0, 1].
+            TypeError: if the set does not give batches with `image` and `label`.
+        """
+        dataset: Any = self.loader.dataset
+        if self.request is None:
+            batch = self.loader.collate_fn([dataset[position]])
+        else:
+            batch = self.loader.collate_fn(
+                dataset[self.request._replace(indices=torch.tensor([position]), global_size=1)]
+            )
+        # As the trainer's own testing does: the DataModule's hook if it has one of its own, otherwise the module's.
+        batch = self.trainer.lightning_module._on_before_batch_transfer(batch)
+        batch = self.trainer.strategy.batch_to_device(batch)
+        if not (isinstance(batch, dict) and {"image", "label"} <= batch.keys()):
+            raise TypeError(f"{self.needed_by} needs batches that are dictionaries with `image` and `label`")
+        image = batch["image"][0]
+        # Together, as the host waits for the device once for each; float32 holds labels up to 2^24.
+        lowest, highest, label = torch.stack([*image.float().aminmax(), batch["label"][0].float()]).tolist()
+        if not image.is_floating_point() or not 0 <= lowest <= highest <= 1:
+            raise ValueError(
+                f"image {position} is {image.dtype} in {lowest:g}...{highest:g}, and {self.needed_by} needs images in "
+                f"[0, 1]: sigma, epsilon and radius are in pixel units"
+            )
+        return LabelledImage(position, image.float(), int(label))
+
+    def chosen(self, skip: int, end: int | None) -> range:
+        """Every `skip`-th position before `end`; in a `fast_dev_run` one for each process."""
+        positions = range(len(self) if end is None else min(end, len(self)))[::skip]
+        if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            positions = positions[: self.trainer.world_size]
+        return positions
+
+    def settings(self, pl_module: LightningModule, positions: range) -> dict[str, Any]:
+        """What results depend on besides a callback's own arguments, as JSON values: data, weights and arithmetic.
+
+        Args:
+            pl_module: the tested module.
+            positions: positions of the tested images. All their labels are compared where the set holds them in memory,
+                as `label` or `targets`; of their pixels, and of other sets' labels, only `NUM_COMPARED` are read.
+        """
+        compared = [self[at] for at in positions[:: -(-len(positions) // NUM_COMPARED)]]
+        label = self._labels_in_memory(positions)
+        data = self.trainer.datamodule or self.loader.dataset  # type: ignore[attr-defined]
+        return {
+            "dataset": f"{type(data).__name__} of {len(self)} images",
+            "labels": _hash([torch.tensor([one.label for one in compared]) if label is None else label]),
+            "images": _hash(one.image for one in compared),
+            "module": f"{type(pl_module).__module__}.{type(pl_module).__qualname__}",
+            "weights": hash_of_module(pl_module),
+            "precision": str(self.trainer.precision),
+            "device": pl_module.device.type,
+        }
+
+    def _labels_in_memory(self, positions: range) -> Tensor | None:
+        dataset: Any = self.loader.dataset
+        for name in ("label", "targets"):
+            label = getattr(dataset, name, None)
+            if isinstance(label, Tensor | np.ndarray | list) and len(label) == len(self):
+                return torch.as_tensor(label)[torch.tensor(positions)].long()
+        return None
+
+
+def _hash(tensors: Iterable[Tensor]) -> str:
+    """The same for equal values, wherever they are and in whatever memory layout."""
+    digest = hashlib.blake2b(digest_size=16)
+    for tensor in tensors:
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def require_testing(trainer: Trainer, needed_by: str) -> None:
+    """Refuses a trainer that would leave out the test, or that has no whole network in each process.
+
+    Raises:
+        ValueError: names the setting.
+    """
+    if trainer.limit_test_batches == 0:
+        raise ValueError(f"trainer.limit_test_batches 0 leaves out testing and with it {needed_by}: set it to 1")
+    if isinstance(trainer.strategy, FSDPStrategy | DeepSpeedStrategy | ModelParallelStrategy):
+        raise ValueError(
+            f"{needed_by} needs a whole network in each process, and trainer.strategy "
+            f"{type(trainer.strategy).__name__} divides it: use ddp"
+        )

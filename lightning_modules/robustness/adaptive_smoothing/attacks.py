@@ -1,0 +1,175 @@
+"""The attacks that a mixing network learns to recognise: projected gradient ascent with random settings.
+
+Each image is attacked once, by a kind drawn for it: without a target, or towards one of the classes that come second,
+third, ... in the clean prediction. It maximises, over a budget epsilon_i,
+
+    (1 - w) L + w BCE(gamma, 1),   L = -log p_y, or with a target t  L = -(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2),
+
+where z are log-probabilities of the mixture and the second term drives gamma, and with it alpha, down: an attack on
+the classifiers and on what mixes them at once. Steps follow a gradient that keeps a part of those before.
+
+    w ~ U(0, 0.4),   epsilon_i ~ U(0.4, 1.1) epsilon,   momentum ~ U(0, 0.9),   n ~ chi^2,   step size 5 epsilon_i / n
+
+Source: Bai et al., Improving the Accuracy-Robustness Trade-Off of Classifiers via Adaptive Smoothing, SIAM Journal on
+Mathematics of Data Science 2024, arXiv 2301.12554, and the constants of the authors' code. They attack each image by
+all kinds in turn, for several optimiser steps on the same images, and mostly with APGD, which finds its step size; here
+it is always this ascent.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightning_modules.robustness.adaptive_smoothing.mixing import Mixed
+from lightning_modules.robustness.attacks.ascent import (
+    Norm,
+    log_odds,
+    per_image,
+    project,
+    steepest_ascent,
+    without_float16,
+)
+
+LEAST_EPSILON, GREATEST_EPSILON = 0.4, 1.1
+GREATEST_MOMENTUM = 0.9
+GREATEST_GAMMA_WEIGHT = 0.4
+STEP_FACTOR = 5.0
+
+
+def targeted_dlr(log_probability: Tensor, label: Tensor, target: Tensor) -> Tensor:
+    """Targeted difference of logits ratio.
+
+    Args:
+        log_probability: `[B, K]`, K >= 4; logits give the same.
+        label: `[B]`.
+        target: `[B]`: the class that is driven at.
+
+    Returns:
+        `[B]`: positive where the target is likelier than the label.
+    """
+    z = log_probability
+    top = z.topk(4, dim=1).values
+    difference = (z.gather(1, label[:, None]) - z.gather(1, target[:, None]))[:, 0]
+    return -difference / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + 1e-12)
+
+
+def attack_objective(mixed: Mixed, label: Tensor, target: Tensor, targeted: Tensor, gamma_weight: Tensor) -> Tensor:
+    """What an attack maximises, `[B]`.
+
+    Args:
+        mixed: of the perturbed images.
+        label: `[B]`.
+        target: `[B]`: the target class, where there is one.
+        targeted: `[B]`, bool.
+        gamma_weight: `[B]`: w.
+    """
+    # The cross-entropy, as log (1 + e^L) of the log-odds, which keeps its digits where p_y rounds to 1.
+    loss = F.softplus(log_odds(mixed.log_probability, label))
+    if mixed.log_probability.shape[1] >= 4:
+        loss = torch.where(targeted, targeted_dlr(mixed.log_probability, label, target), loss)
+    missed = F.binary_cross_entropy_with_logits(mixed.gamma, torch.ones_like(mixed.gamma), reduction="none")
+    return (1 - gamma_weight) * loss + gamma_weight * missed
+
+
+def drawn_steps(mean: int, place: Sequence[int]) -> int:
+    """A number of steps n ~ chi^2(mean), rounded, at least 1.
+
+    Args:
+        mean: of chi^2.
+        place: what the number follows from, as seed, epoch and batch: it is the same on all processes.
+    """
+    return max(1, round(np.random.default_rng(place).chisquare(mean)))
+
+
+def run_seed() -> int:
+    """The seed of the run, where `seed_everything` leaves it."""
+    return int(os.environ.get("PL_GLOBAL_SEED", 0))
+
+
+def ascent(
+    mixture: Callable[[Tensor], Mixed],
+    image: Tensor,
+    objective: Callable[[Mixed], Tensor],
+    norm: Norm,
+    epsilon: Tensor,
+    steps: int,
+    momentum: Tensor,
+) -> Tensor:
+    """Projected gradient ascent with momentum, from a random start in the budget.
+
+    Args:
+        mixture: maps images to what the mixture makes of them, row by row.
+        image: `[B, C, H, W]`, in [0, 1].
+        objective: `[B]` of it.
+        norm: of the budget.
+        epsilon: `[B]`: the budgets, in pixel units.
+        steps: n; the step size is 5 epsilon / n.
+        momentum: `[B]`: part of the former gradient that is kept.
+
+    Returns:
+        `[B, C, H, W]`: the last perturbed images.
+    """
+    image, budget, kept = image.detach(), per_image(epsilon, image), per_image(momentum, image)
+
+    def within(perturbed: Tensor) -> Tensor:
+        return project(perturbed, image, norm, budget)  # type: ignore[arg-type]  # a number for each image
+
+    perturbed = within(image + budget * (2 * torch.rand_like(image) - 1))
+    gradient = torch.zeros_like(image)
+    for _ in range(steps):
+        with torch.enable_grad():
+            perturbed = perturbed.detach().requires_grad_()
+            (new,) = torch.autograd.grad(objective(mixture(perturbed)).sum(), perturbed)
+        gradient = new + kept * gradient
+        perturbed = within(perturbed.detach() + STEP_FACTOR / steps * budget * steepest_ascent(gradient, norm))
+    return perturbed
+
+
+@without_float16()
+def randomised_attack(
+    mixture: Callable[[Tensor], Mixed],
+    image: Tensor,
+    label: Tensor,
+    norm: Norm,
+    epsilon: float,
+    steps: int,
+    num_targets: int,
+) -> Tensor:
+    """Attacks each image of a batch once, with random settings from torch's generator of the device.
+
+    Args:
+        mixture: see `ascent`.
+        image: `[B, C, H, W]`, in [0, 1].
+        label: `[B]`.
+        norm: of the budget.
+        epsilon: the budget that each image's is drawn around, in pixel units.
+        steps: n.
+        num_targets: classes that are targeted, from the second in the clean prediction on; 0 attacks without target.
+
+    Returns:
+        `[B, C, H, W]`, without gradient.
+    """
+
+    def uniform(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(len(image), dtype=image.dtype, device=image.device)
+
+    with torch.no_grad():
+        ranked = mixture(image).log_probability.topk(num_targets + 1, dim=1).indices
+    kind = torch.randint(num_targets + 1, (len(image),), device=image.device)
+    target = ranked.gather(1, kind[:, None])[:, 0]
+    weight = uniform(0, GREATEST_GAMMA_WEIGHT)
+    budget = epsilon * uniform(LEAST_EPSILON, GREATEST_EPSILON)
+    momentum = uniform(0, GREATEST_MOMENTUM)
+    return ascent(
+        mixture,
+        image,
+        lambda mixed: attack_objective(mixed, label, target, kind > 0, weight),
+        norm,
+        budget,
+        steps,
+        momentum,
+    )

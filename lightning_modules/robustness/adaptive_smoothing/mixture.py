@@ -1,0 +1,306 @@
+"""Mixture of two frozen classifiers whose weight is fixed, or chosen for each image by a mixing network.
+
+The mixing network P sees what both classifiers compute on their way and gives one number for each image. With BN
+normalising it to mean 0 and variance 1,
+
+    gamma = BN(P(features)) gamma_scale + gamma_bias,   alpha = sigmoid(gamma) alpha_scale + alpha_bias.
+
+In training, numbers further than 0.6 standard deviations from the batch's mean are clamped first and have no gradient,
+alpha is sigmoid(gamma) itself, and gamma has its own scale and bias.
+
+Source: Bai, Anderson, Kim and Sojoudi, Improving the Accuracy-Robustness Trade-Off of Classifiers via Adaptive
+Smoothing, SIAM Journal on Mathematics of Data Science 2024, arXiv 2301.12554, with the constants of the authors' code.
+BN's statistics, and those of the clamp, are of the batches of all processes; theirs are of the first one's share.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+from scipy.special import logit
+from torch import Tensor, nn
+
+from lightning_modules.distributed.global_rows import global_sum
+from lightning_modules.full_precision import at_least_float32
+from lightning_modules.networks.adaptation import frozen
+from lightning_modules.networks.mlp import MLP
+from lightning_modules.networks.preact_resnet import PreActBlock
+from lightning_modules.robustness.adaptive_smoothing.mixing import Mixed, log_mixture
+
+CLAMP_DEVIATIONS = 0.6
+
+
+class ClampedBatchNorm(nn.Module):
+    """Clamp and batch normalisation of one number for each image, in training over the batches of all processes.
+
+    Args:
+        momentum: weight of a batch in the running statistics.
+        eps: added to the variance.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, momentum: float, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.eps = eps
+        self.register_buffer("running_mean", torch.zeros(()))
+        self.register_buffer("running_var", torch.ones(()))
+
+    def forward(self, raw: Tensor) -> Tensor:
+        """Maps `[B]` to `[B]`; in training there must be at least two images over all processes."""
+        if not self.training:
+            return (raw - self.running_mean) / (self.running_var + self.eps).sqrt()
+        count = global_sum(torch.ones_like(raw).sum())
+        with torch.no_grad():
+            mean = global_sum(raw.sum()) / count
+            reach = CLAMP_DEVIATIONS * (global_sum((raw - mean).square().sum()) / (count - 1)).sqrt()
+        clamped = raw.clamp(mean - reach, mean + reach)
+        mean = global_sum(clamped.sum()) / count
+        variance = global_sum((clamped - mean).square().sum()) / count
+        with torch.no_grad():
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+            unbiased = variance * count / (count - 1)
+            self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
+        return (clamped - mean) / (variance + self.eps).sqrt()
+
+
+class MixingResNet(nn.Module):
+    """The mixing network for convolutional classifiers: three stages of two blocks of `preact_resnet.py`.
+
+    The first stage halves the resolution of the first features, to which a 1x1 convolution of the second ones is
+    added. 67.8 million parameters with the paper's classifiers.
+
+    Args:
+        in_channels: channels of the first features, of both classifiers together.
+        second_channels: channels of the second features, of both together; at half the resolution of the first.
+        widths: channels of the three stages.
+    """
+
+    def __init__(self, in_channels: int, second_channels: int, widths: Sequence[int] = (512, 768, 1024)) -> None:
+        super().__init__()
+        if len(widths) != 3 or min(in_channels, second_channels, *widths) < 1:
+            raise ValueError(
+                f"in_channels, second_channels and the three widths must be positive, got {in_channels}, "
+                f"{second_channels} and {list(widths)}"
+            )
+        self.stages = nn.ModuleList(
+            nn.Sequential(PreActBlock(narrow, wide, stride=2), PreActBlock(wide, wide, stride=1))
+            for narrow, wide in pairwise([in_channels, *widths])
+        )
+        self.second = nn.Conv2d(second_channels, widths[0], 1, bias=False)
+        self.linear = nn.Linear(widths[2], 1, bias=False)
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        """Maps features `[B, C1, H, W]` and `[B, C2, H/2, W/2]` to `[B, 1]`."""
+        x = self.stages[0](first) + self.second(second)
+        x = self.stages[2](self.stages[1](x))
+        return self.linear(x.mean(dim=(-2, -1)))
+
+
+class MixingPerceptron(nn.Module):
+    """A mixing network for features without an image's layout.
+
+    Args:
+        in_features: values of all features of both classifiers for one image.
+        hidden_features: widths of the hidden layers.
+    """
+
+    def __init__(self, in_features: int, hidden_features: list[int]) -> None:
+        super().__init__()
+        self.network = MLP(in_features, hidden_features, 1)
+
+    def forward(self, *features: Tensor) -> Tensor:
+        """Maps features `[B, ...]` to `[B, 1]`."""
+        return self.network(torch.cat([feature.flatten(1) for feature in features], dim=1))
+
+
+class AlphaRange(NamedTuple):
+    """How the normalised output of the mixing network becomes gamma and alpha."""
+
+    gamma_scale: float
+    gamma_bias: float
+    alpha_scale: float = 1.0
+    alpha_bias: float = 0.0
+
+    def alpha(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
+        """alpha and 1 - alpha, each without the other's rounding."""
+        rest = 1 - self.alpha_scale - self.alpha_bias
+        return (
+            torch.sigmoid(gamma) * self.alpha_scale + self.alpha_bias,
+            torch.sigmoid(-gamma) * self.alpha_scale + max(rest, 0.0),
+        )
+
+
+class Mixture(nn.Module):
+    """Two frozen classifiers, in evaluation mode whatever is trained, and the network that mixes them.
+
+    It maps images `[B, C, H, W]` in [0, 1] to log-probabilities `[B, K]`.
+
+    Args:
+        accurate: g; maps images in [0, 1] to logits `[B, K]`.
+        robust: h, of the same classes.
+        mixing_network: maps one tensor for each entry of the feature lists, those of g and h side by side, to `[B, 1]`.
+            Without one, alpha must be given.
+        alpha: weight of h in evaluation, in [0, 1]; None takes that of the mixing network.
+        accurate_features: submodules of g whose outputs it sees, by name (`stages.0` of a timm network, `layer1`;
+            `network.layer1` inside a `Normalized`).
+        robust_features: likewise of h, as many, with outputs of the same heights and widths.
+        accurate_scale: s_g, of g's logits.
+        robust_scale: s_h.
+        gamma_scale: in evaluation.
+        gamma_bias: in evaluation.
+        alpha_scale: width of the range of alpha in evaluation.
+        alpha_bias: its least value.
+        training_gamma_scale: of gamma in training and in the attacks there.
+        training_gamma_bias: likewise.
+        momentum: weight of a batch in BN's running statistics, which evaluation and attacks in training use. Runs of
+            a few hundred steps need more than the authors' 0.01.
+        policy_graph: whether gradients go through the features, so that attacks see how they change alpha.
+
+    Raises:
+        ValueError: if an argument is out of range, or a feature is not the network's.
+    """
+
+    alpha: float | None
+
+    def __init__(
+        self,
+        accurate: nn.Module,
+        robust: nn.Module,
+        mixing_network: nn.Module | None = None,
+        alpha: float | None = None,
+        accurate_features: list[str] | None = None,
+        robust_features: list[str] | None = None,
+        accurate_scale: float = 1.0,
+        robust_scale: float = 1.0,
+        gamma_scale: float = 2.0,
+        gamma_bias: float = 1.3,
+        alpha_scale: float = 0.15,
+        alpha_bias: float = 0.84,
+        training_gamma_scale: float = 2.0,
+        training_gamma_bias: float = 0.4,
+        momentum: float = 0.01,
+        policy_graph: bool = True,
+    ) -> None:
+        super().__init__()
+        for key, value in {
+            "accurate_scale": accurate_scale,
+            "robust_scale": robust_scale,
+            "gamma_scale": gamma_scale,
+            "training_gamma_scale": training_gamma_scale,
+        }.items():
+            if not 0 < value < math.inf:
+                raise ValueError(f"{key} must be positive, got {value}")
+        if alpha_scale < 0 or alpha_bias < 0 or alpha_scale + alpha_bias > 1 + 1e-9:
+            raise ValueError(
+                f"alpha_scale and alpha_bias must be at least 0 and together at most 1, got {alpha_scale} and "
+                f"{alpha_bias}"
+            )
+        if not 0 < momentum <= 1:
+            raise ValueError(f"momentum must be in (0, 1], got {momentum}")
+        features = {"accurate_features": accurate_features or [], "robust_features": robust_features or []}
+        for (key, names), network in zip(features.items(), (accurate, robust), strict=True):
+            known = dict(network.named_modules())
+            if unknown := [name for name in names if name not in known]:
+                raise ValueError(f"{key}: {type(network).__name__} has no submodule {', '.join(unknown)}")
+        numbers = {key: len(names) for key, names in features.items()}
+        if len(set(numbers.values())) > 1 or (mixing_network is not None) != (numbers["accurate_features"] > 0):
+            raise ValueError(
+                f"accurate_features and robust_features must name as many submodules each, at least one with a "
+                f"mixing_network and none without, got {numbers['accurate_features']} and {numbers['robust_features']}"
+            )
+        self.accurate = frozen(accurate)
+        self.robust = frozen(robust)
+        self.mixing_network = mixing_network
+        self.features = list(features.values())
+        self.choose(alpha)
+        self.accurate_scale = accurate_scale
+        self.robust_scale = robust_scale
+        self.evaluation = AlphaRange(gamma_scale, gamma_bias, alpha_scale, alpha_bias)
+        self.in_training = AlphaRange(training_gamma_scale, training_gamma_bias)
+        self.policy_graph = policy_graph
+        self.normalization = ClampedBatchNorm(momentum)
+        self.register_load_state_dict_pre_hook(without_extra_state)
+
+    def choose(self, alpha: float | None) -> None:
+        """Sets the weight of h in evaluation, see `alpha` above.
+
+        Raises:
+            ValueError: if it is outside [0, 1].
+        """
+        if alpha is not None and not 0 <= alpha <= 1:
+            raise ValueError(f"alpha must be in [0, 1], got {alpha}")
+        self.alpha = alpha
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.mixed(image, self.alpha).log_probability
+
+    def mixed(self, image: Tensor, alpha: float | None = None) -> Mixed:
+        """The mixture as in evaluation, with a given alpha or that of the mixing network."""
+        return self.mix(image, self.evaluation) if alpha is None else self.mix_at(image, alpha)
+
+    def extra_repr(self) -> str:
+        return (
+            f"alpha={self.alpha}, accurate_scale={self.accurate_scale}, robust_scale={self.robust_scale}, "
+            f"evaluation={tuple(self.evaluation)}, features={self.features}, policy_graph={self.policy_graph}"
+        )
+
+    def mix(self, image: Tensor, alpha_range: AlphaRange) -> Mixed:
+        """Mixes with the mixing network's alpha.
+
+        Args:
+            image: `[B, C, H, W]`, in [0, 1].
+            alpha_range: `evaluation` or `in_training`.
+        """
+        if self.mixing_network is None:
+            raise ValueError("alpha must be given: network has no mixing_network that chooses it")
+        with tapped(self.accurate, self.features[0]) as of_g, tapped(self.robust, self.features[1]) as of_h:
+            logits_g, logits_h = self.accurate(image), self.robust(image)
+        features = [torch.cat([of_g[a], of_h[b]], dim=1) for a, b in zip(*self.features, strict=True)]
+        if not self.policy_graph:
+            features = [feature.detach() for feature in features]
+        raw = at_least_float32(self.mixing_network(*features)[:, 0])
+        gamma = self.normalization(raw) * alpha_range.gamma_scale + alpha_range.gamma_bias
+        alpha, complement = alpha_range.alpha(gamma)
+        mixed = log_mixture(self.accurate_scale * logits_g, self.robust_scale * logits_h, alpha, complement)
+        return Mixed(mixed, gamma, alpha)
+
+    def mix_at(self, image: Tensor, alpha: float) -> Mixed:
+        """Mixes with a fixed alpha in [0, 1]; at 0 and 1 one classifier is evaluated alone."""
+        if alpha in (0, 1):
+            network, scale = (self.robust, self.robust_scale) if alpha else (self.accurate, self.accurate_scale)
+            mixed = at_least_float32(scale * network(image)).log_softmax(dim=1)
+        else:
+            mixed = log_mixture(self.accurate_scale * self.accurate(image), self.robust_logits(image), alpha)
+        gamma = float(logit(alpha))
+        return Mixed(mixed, mixed.new_full(mixed.shape[:1], gamma), mixed.new_full(mixed.shape[:1], alpha))
+
+    def robust_logits(self, image: Tensor) -> Tensor:
+        """s_h h(x), `[B, K]`."""
+        return self.robust_scale * self.robust(image)
+
+
+def without_extra_state(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Lets checkpoints load that also hold alpha and the scales, as those of the first versions do."""
+    state.pop(f"{prefix}_extra_state", None)
+
+
+@contextmanager
+def tapped(network: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """Collects the outputs of submodules while a network is called."""
+    outputs: dict[str, Tensor] = {}
+    modules = dict(network.named_modules())
+    handles = [
+        modules[name].register_forward_hook(lambda _, inputs, output, name=name: outputs.__setitem__(name, output))
+        for name in names
+    ]
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()

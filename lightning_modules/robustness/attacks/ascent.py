@@ -1,0 +1,558 @@
+"""Attacks on classifiers: the perturbation of an image, within a budget, that makes the classifier err.
+
+    max_d  L(x + d, y)   subject to  ||d||_p <= epsilon  and  x + d in [0, 1],
+
+    L(x, y) = log ((1 - p_y(x)) / p_y(x)) = log sum_{k != y} exp z_k(x) - z_y(x),
+
+the log-odds against the label, where p = softmax(z). It has the maxima of the cross-entropy, which rises with it, and
+an image's gradients of the two are parallel:
+
+    -log p_y = log (1 + e^L),   grad L = -grad p_y / (p_y (1 - p_y)) = grad(-log p_y) / (1 - p_y).
+
+In exact arithmetic the steps below, which ignore the gradient's length, are those of the cross-entropy. In float32
+that loses the gradient, and with it the order of two perturbations, where p_y rounds to 1: from a gap of 16 between the
+logits on.
+
+Projected gradient ascent repeats, with step size a,
+
+    l_inf:  d <- clip(d + a sign(grad L), -epsilon, epsilon)
+    l_2:    d <- d' min(1, epsilon / ||d'||_2),   d' = d + a grad L / ||grad L||_2
+
+and clips x + d to [0, 1]. For a randomised classifier, p is the mean of softmax over m draws (expectation over
+transformation). With L_j the log-odds of draw j, log p_y^j = -log (1 + e^L_j) and log (1 - p_y^j) = -log (1 + e^-L_j),
+
+    L = log sum_j (1 - p_y^j) - log sum_j p_y^j,
+
+in which no number is near another that it is subtracted from, and
+
+    grad L = sum_j c_j grad L_j,   c_j = p_y^j (1 - p_y^j) (1 / sum_i p_y^i + 1 / sum_i (1 - p_y^i)),
+
+which is parallel to -sum_j grad p_y^j. So draws are taken one after another, in the memory of one.
+
+A network here maps images `[B, C, H, W]` in [0, 1] to logits `[B, K]`, row by row: in evaluation mode.
+
+Sources: Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks, ICLR 2018, arXiv 1706.06083;
+Athalye et al., Obfuscated Gradients Give a False Sense of Security, ICML 2018, arXiv 1802.00420; Salman et al.,
+Provably Robust Deep Learning via Adversarially Trained Smoothed Classifiers, NeurIPS 2019, arXiv 1906.04584; Croce and
+Hein, Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse Parameter-free Attacks, ICML 2020,
+arXiv 2003.01690.
+"""
+
+import importlib.util
+import math
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from lightning_modules.full_precision import at_least_float32
+from lightning_modules.random_numbers import drawn_like
+from lightning_modules.robustness.mean_prediction import log_mean_softmax
+
+Network = Callable[[Tensor], Tensor]
+Norm = Literal["linf", "l2"]
+Generators = Sequence[torch.Generator] | None
+"""One for each image, or torch's own for all."""
+
+
+@contextmanager
+def without_float16() -> Iterator[None]:
+    """Turns autocast to float16 off, for both passes: a backward pass is cast like a forward one.
+
+    The gradient of an image that is classified with confidence underflows to 0 in float16, and an attack would not move
+    it. One factor on the loss, as in training, cannot serve all images. Autocast to bfloat16, which has the range of
+    float32, stays on.
+    """
+    with ExitStack() as stack:
+        for device in ("cpu", "cuda", "mps", "xpu"):
+            if torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16:
+                stack.enter_context(torch.autocast(device, enabled=False))
+        yield
+
+
+def require_gradients(precision: str, needed_by: str) -> None:
+    """Refuses a precision in which gradients underflow and weights have no other.
+
+    Args:
+        precision: of the trainer.
+        needed_by: who attacks, for the message.
+
+    Raises:
+        ValueError: if it is `16-true`.
+    """
+    if precision == "16-true":
+        raise ValueError(
+            f"{needed_by} needs gradients, which underflow to 0 with trainer.precision 16-true: use 16-mixed (attacks "
+            f"compute in float32 there), bf16-true or 32-true"
+        )
+
+
+def check_name(name: str) -> None:
+    """Refuses a name that cannot be part of a metric's or a file's.
+
+    Raises:
+        ValueError: says what is allowed.
+    """
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise ValueError(f"name must be of letters, digits, '_', '.' and '-', got {name!r}")
+
+
+def per_image(value: Tensor, image: Tensor) -> Tensor:
+    """Views `[B]` so that it broadcasts over `[B, C, H, W]`."""
+    return value.view(-1, *[1] * (image.ndim - 1))
+
+
+def size(perturbation: Tensor, norm: Norm) -> Tensor:
+    """Norm of each perturbation, `[B]`, in pixel units."""
+    order = math.inf if norm == "linf" else 2
+    return torch.linalg.vector_norm(perturbation.flatten(1), ord=order, dim=1)
+
+
+def project(perturbed: Tensor, image: Tensor, norm: Norm, epsilon: float) -> Tensor:
+    """Brings perturbed images back into the budget around the image, and then into [0, 1].
+
+    Clipping the image comes second and leaves the budget kept: it makes no entry of a perturbation larger.
+
+    Args:
+        perturbed: `[B, C, H, W]`.
+        image: `[B, C, H, W]`, in [0, 1].
+        norm: of the budget.
+        epsilon: the budget, in pixel units.
+    """
+    perturbation = perturbed - image
+    if norm == "linf":
+        within = perturbation.clamp(-epsilon, epsilon)
+    else:
+        length = per_image(size(perturbation, norm), image)
+        within = perturbation * torch.where(length > epsilon, epsilon / length, 1.0)
+    return (image + within).clamp(0, 1)
+
+
+def steepest_ascent(gradient: Tensor, norm: Norm) -> Tensor:
+    """The direction of unit norm in which a function with this gradient rises most: sign(g), or g / ||g||_2.
+
+    Args:
+        gradient: `[B, C, H, W]`. Where it is zero or NaN there is no direction, and the result is zero.
+        norm: that bounds the direction.
+    """
+    gradient = gradient.nan_to_num(nan=0.0)
+    if norm == "linf":
+        return gradient.sign()
+    # A small gradient's squares underflow, so it is brought to the scale of 1 first.
+    largest = per_image(size(gradient, "linf"), gradient)
+    scaled = gradient / torch.where(largest > 0, largest, 1.0)
+    return scaled / per_image(size(scaled, "l2"), gradient).clamp(min=1)
+
+
+def random_start(image: Tensor, norm: Norm, epsilon: float, generators: Generators = None) -> Tensor:
+    """Perturbs images uniformly within the budget and clips them to [0, 1].
+
+    Args:
+        image: `[B, C, H, W]`.
+        norm: of the budget.
+        epsilon: the budget, in pixel units.
+        generators: B of them, on the host, one for each image; None takes torch's own for all.
+    """
+
+    def drawn(draw: Callable[..., Tensor], like: Tensor) -> Tensor:
+        if generators is not None:
+            return drawn_like(like, draw, generators)
+        return torch.rand_like(like) if draw is torch.rand else torch.randn_like(like)
+
+    if norm == "linf":
+        perturbation = (2 * drawn(torch.rand, image) - 1) * epsilon
+    else:
+        direction = steepest_ascent(drawn(torch.randn, image), "l2")
+        radius = epsilon * drawn(torch.rand, image[:, 0, 0, 0]) ** (1 / image[0].numel())
+        perturbation = direction * per_image(radius, image)
+    return project(image + perturbation, image, norm, epsilon)
+
+
+def log_odds(logits: Tensor, label: Tensor) -> Tensor:
+    """L of each image in one evaluation, in float32 or better.
+
+    Args:
+        logits: `[B, K]`; log-probabilities give the same.
+        label: `[B]`.
+
+    Returns:
+        `[B]`: positive where the label has less than half the probability.
+    """
+    logits, place = at_least_float32(logits), label[:, None]
+    return logits.scatter(1, place, -math.inf).logsumexp(1) - logits.gather(1, place)[:, 0]
+
+
+def log_odds_of_mean(of_draws: Tensor) -> Tensor:
+    """L of the mean probability, `[B]`, from the L_j of m draws, `[m, B]`."""
+    return F.logsigmoid(of_draws).logsumexp(0) - F.logsigmoid(-of_draws).logsumexp(0)
+
+
+def scaled(gradient: Tensor, log_factor: Tensor) -> Tensor:
+    """Gradients `[B, C, H, W]` times the exponential of a number `[B]` for each."""
+    return gradient * per_image(log_factor.exp().to(gradient.dtype), gradient)
+
+
+class Attacked(NamedTuple):
+    """Perturbed images and what the classifier makes of them."""
+
+    image: Tensor
+    """`[B, C, H, W]`, in [0, 1]."""
+    loss: Tensor
+    """`[B]`: L."""
+    fooled: Tensor
+    """`[B]`, bool: whether another class than the label is the likeliest."""
+
+
+def judge(image: Tensor, of_draws: Tensor, probability: Tensor, label: Tensor) -> Attacked:
+    """Puts loss and success beside images. NaN is no success.
+
+    Args:
+        image: `[B, C, H, W]`.
+        of_draws: `[m, B]`: L_j.
+        probability: `[B, K]`: of the classes, in any unit.
+        label: `[B]`.
+    """
+    loss = log_odds_of_mean(of_draws)
+    return Attacked(image, loss, (probability.argmax(dim=1) != label) & ~loss.isnan())
+
+
+def worse(one: Attacked, other: Attacked) -> Attacked:
+    """Of two perturbations of each image, the one that is worse for the classifier: success first, then loss."""
+    take = torch.where(other.fooled == one.fooled, other.loss > one.loss, other.fooled)
+    return Attacked(
+        torch.where(per_image(take, one.image), other.image, one.image),
+        torch.where(take, other.loss, one.loss),
+        one.fooled | other.fooled,
+    )
+
+
+@without_float16()
+def judged(network: Network, image: Tensor, label: Tensor, num_draws: int) -> Attacked:
+    """Judges images by several draws of the classifier's randomness, one after another. Nothing has a gradient.
+
+    Args:
+        network: gives other logits at each call, if it is randomised.
+        image: `[B, C, H, W]`.
+        label: `[B]`.
+        num_draws: m.
+    """
+    of_draws, probabilities = [], torch.zeros((), device=image.device)
+    with torch.no_grad():
+        for _ in range(num_draws):
+            logits = at_least_float32(network(image))
+            of_draws.append(log_odds(logits, label))
+            probabilities = probabilities + logits.softmax(1)
+    return judge(image, torch.stack(of_draws), probabilities, label)
+
+
+@without_float16()
+def attacked_with_gradient(network: Network, image: Tensor, label: Tensor, num_draws: int) -> tuple[Attacked, Tensor]:
+    """Judges images, and gives the gradient `[B, C, H, W]` of each one's loss. Parameters get no gradient.
+
+    Args:
+        network: see `judged`.
+        image: `[B, C, H, W]`.
+        label: `[B]`.
+        num_draws: m; the graph of each is gone before the next.
+
+    Raises:
+        ValueError: if the network cannot be differentiated.
+    """
+    image = image.detach().requires_grad_()
+    of_draws, probabilities = [], torch.zeros((), device=image.device)
+    total, largest = torch.zeros_like(image), torch.full((len(image),), -math.inf, device=image.device)
+    for _ in range(num_draws):
+        with torch.enable_grad():
+            logits = at_least_float32(network(image))
+            of_draw = log_odds(logits, label)
+            gradient = None
+            if of_draw.requires_grad:
+                (gradient,) = torch.autograd.grad(of_draw.sum(), image, allow_unused=True)
+        if gradient is None:
+            raise ValueError("the network's logits have no gradient with respect to the image: PGD needs one")
+        logits, of_draw = logits.detach(), of_draw.detach()
+        of_draws.append(of_draw)
+        probabilities = probabilities + logits.softmax(1)
+        # c_j may underflow, so the largest so far counts 1.
+        log_weight = F.logsigmoid(of_draw) + F.logsigmoid(-of_draw)
+        largest, before = torch.maximum(largest, log_weight), largest
+        total = scaled(total, before - largest) + scaled(gradient, log_weight - largest)
+    of_all = torch.stack(of_draws)
+    right, wrong = F.logsigmoid(-of_all).logsumexp(0), F.logsigmoid(of_all).logsumexp(0)
+    gradient = scaled(total, largest + torch.logaddexp(-right, -wrong))
+    return judge(image.detach(), of_all, probabilities, label), gradient
+
+
+def projected_gradient_ascent(
+    network: Network,
+    image: Tensor,
+    label: Tensor,
+    start: Tensor,
+    norm: Norm,
+    epsilon: float,
+    steps: int,
+    step_size: float,
+    num_draws: int = 1,
+) -> Attacked:
+    """One ascent. The host waits for the device nowhere.
+
+    Args:
+        network: see above.
+        image: `[B, C, H, W]`, in [0, 1].
+        label: `[B]`, int64.
+        start: `[B, C, H, W]`: where it begins, within the budget and [0, 1].
+        norm: of the budget.
+        epsilon: the budget, in pixel units.
+        steps: gradient steps.
+        step_size: a, in pixel units.
+        num_draws: m, evaluations that each gradient is averaged over.
+
+    Returns:
+        The worst point on the way for each image, the start and the end included, so more steps never do less.
+    """
+    image, perturbed = image.detach(), start.detach()
+    kept: Attacked | None = None
+    for _ in range(steps):
+        here, gradient = attacked_with_gradient(network, perturbed, label, num_draws)
+        kept = here if kept is None else worse(kept, here)
+        perturbed = project(perturbed + step_size * steepest_ascent(gradient, norm), image, norm, epsilon)
+    end = judged(network, perturbed, label, num_draws)
+    return end if kept is None else worse(kept, end)
+
+
+def pgd(
+    network: Network,
+    image: Tensor,
+    label: Tensor,
+    norm: Norm,
+    epsilon: float,
+    steps: int,
+    step_size: float,
+    restarts: int = 1,
+    starts_at_random: bool = True,
+    num_draws: int = 1,
+    generators: Generators = None,
+) -> Attacked:
+    """The worst of several ascents for each image, and of the image itself.
+
+    Args:
+        network: see above.
+        image: `[B, C, H, W]`, in [0, 1].
+        label: `[B]`, int64.
+        norm: of the budget.
+        epsilon: the budget, in pixel units.
+        steps: gradient steps of each ascent.
+        step_size: a, in pixel units.
+        restarts: number of ascents. With `num_draws` 1 the network is taken as deterministic, and an image that it errs
+            on already is not attacked again: the host looks once for each restart.
+        starts_at_random: whether an ascent begins at random in the budget, or at the image.
+        num_draws: m, evaluations that each gradient is averaged over.
+        generators: one for each image, of its starts; None takes torch's own.
+    """
+    kept = judged(network, image.detach(), label, num_draws)
+    for _ in range(restarts):
+        start = random_start(image, norm, epsilon, generators) if starts_at_random else image
+        left = torch.arange(len(image), device=image.device)
+        if num_draws == 1:
+            left = left[~kept.fooled]
+        if len(left) == 0:
+            break
+        found = projected_gradient_ascent(
+            network, image[left], label[left], start[left], norm, epsilon, steps, step_size, num_draws
+        )
+        worst = worse(Attacked(*(value[left] for value in kept)), found)
+        kept = Attacked(*(old.index_copy(0, left, new) for old, new in zip(kept, worst, strict=True)))
+    return kept
+
+
+def with_fixed_draws(evaluate: Callable[[Tensor, Tensor], Tensor], noise: Tensor) -> Network:
+    """A smoothed classifier with the same noise for every image at every call, so that it is deterministic.
+
+    Its logits are the logarithm of the mean probability over draws and votes. A draw is evaluated again when it is
+    differentiated, so that memory is that of one.
+
+    Args:
+        evaluate: maps images `[B, C, H, W]` and noise of this shape to the logits `[S, B, K]` of S votes.
+        noise: `[m, C, H, W]`.
+    """
+
+    def network(image: Tensor) -> Tensor:
+        votes = [
+            checkpoint(evaluate, image, one.expand_as(image), use_reentrant=False, preserve_rng_state=False)
+            for one in noise
+        ]
+        return log_mean_softmax(torch.cat(votes))
+
+    return network
+
+
+class Attack(ABC):
+    """An attack with all its settings."""
+
+    name: str | None
+    norm: Norm
+    epsilon: float
+    steps: int
+    restarts: int
+
+    @property
+    def title(self) -> str:
+        """What tables and metrics call it: its `name`, or kind, norm and epsilon."""
+        return self.name or f"{type(self).__name__.lower()}_{self.norm}_{self.epsilon:.4g}"
+
+    def settings(self) -> dict[str, Any]:
+        """All that its results depend on, as JSON values."""
+        # The first revision ascended the cross-entropy; its results are not to be mixed with those of the log-odds.
+        return {"kind": type(self).__name__, "revision": 2, **asdict(self)}  # type: ignore[call-overload]
+
+    @abstractmethod
+    def perturb(self, network: Network, image: Tensor, label: Tensor, generators: Generators = None) -> Tensor:
+        """Attacks images.
+
+        Args:
+            network: see above.
+            image: `[B, C, H, W]`, in [0, 1].
+            label: `[B]`.
+            generators: one for each image, on the host, with which its perturbation does not depend on the others of
+                the batch; None takes torch's own.
+        """
+
+    def check(self) -> None:
+        """Refuses settings out of range.
+
+        Raises:
+            ValueError: names the setting.
+        """
+        if self.norm not in ("linf", "l2"):
+            raise ValueError(f"norm must be linf or l2, got {self.norm!r}")
+        if not 0 < self.epsilon < math.inf:
+            raise ValueError(f"epsilon must be positive, got {self.epsilon}")
+        if self.name is not None:
+            check_name(self.name)
+
+
+@dataclass(frozen=True)
+class PGD(Attack):
+    """Projected gradient ascent.
+
+    Args:
+        norm: of the budget, `linf` or `l2`.
+        epsilon: the budget, in pixel units; 8/255 is 0.03137.
+        steps: gradient steps.
+        step_size: in pixel units; None takes 2.5 epsilon / steps, which can cross the ball from any start.
+        restarts: ascents, of which each image is given the worst.
+        random_start: whether an ascent begins at random in the budget, or at the image.
+        num_draws: evaluations that each gradient of a randomised classifier is averaged over.
+        name: in tables and metrics; None takes `pgd_<norm>_<epsilon>`.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    norm: Norm
+    epsilon: float
+    steps: int = 20
+    step_size: float | None = None
+    restarts: int = 1
+    random_start: bool = True
+    num_draws: int = 1
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        self.check()
+        for key, value in {"steps": self.steps, "restarts": self.restarts, "num_draws": self.num_draws}.items():
+            if value < 1:
+                raise ValueError(f"{key} must be at least 1, got {value}")
+        if self.step_size is not None and not self.step_size > 0:
+            raise ValueError(f"step_size must be positive, got {self.step_size}")
+        if self.restarts > 1 and not self.random_start and self.num_draws == 1:
+            raise ValueError(f"restarts {self.restarts} repeat the same ascent without random_start: set it to true")
+
+    def perturb(self, network: Network, image: Tensor, label: Tensor, generators: Generators = None) -> Tensor:
+        step_size = 2.5 * self.epsilon / self.steps if self.step_size is None else self.step_size
+        return pgd(
+            network,
+            image,
+            label,
+            self.norm,
+            self.epsilon,
+            self.steps,
+            step_size,
+            self.restarts,
+            self.random_start,
+            self.num_draws,
+            generators,
+        ).image
+
+
+@dataclass(frozen=True)
+class AutoAttack(Attack):
+    """AutoAttack, as its authors publish it: two forms of projected gradient ascent that find their step size, FAB and
+    the Square attack, each on the images that withstood those before it. The classifier must be deterministic.
+
+    Args:
+        norm: of the budget, `linf` or `l2`.
+        epsilon: the budget, in pixel units; on CIFAR-10 tables have 8/255 (0.03137) for `linf` and 0.5 for `l2`.
+        version: `standard`, or `plus` for more attacks and restarts. There is none for randomised classifiers: of
+            each image one evaluation decides whether it needs an attack and whether that succeeded.
+        num_draws: m, of a smoothed classifier, which `RobustAccuracy` hands over with m fixed draws of noise: m times
+            the work.
+        name: in tables and metrics; None takes `autoattack_<norm>_<epsilon>`.
+
+    Raises:
+        ModuleNotFoundError: if the package is not installed.
+        ValueError: if an argument is out of range.
+    """
+
+    norm: Norm
+    epsilon: float
+    version: Literal["standard", "plus"] = "standard"
+    num_draws: int = 100
+    name: str | None = None
+    steps = 100
+    restarts = 1
+
+    def __post_init__(self) -> None:
+        self.check()
+        if self.version not in ("standard", "plus"):
+            raise ValueError(f"version must be standard or plus, got {self.version!r}")
+        if self.num_draws < 1:
+            raise ValueError(f"num_draws must be at least 1, got {self.num_draws}")
+        if importlib.util.find_spec("pyautoattack") is None:
+            raise ModuleNotFoundError("AutoAttack needs the package pyautoattack: pip install noiseworks[attacks]")
+
+    @without_float16()
+    def perturb(self, network: Network, image: Tensor, label: Tensor, generators: Generators = None) -> Tensor:
+        """See `Attack`. The package draws for the batch as a whole, which the first generator seeds.
+
+        Raises:
+            ValueError: if the classifier has fewer than four classes, or images are too small for the Square attack.
+        """
+        import pyautoattack
+
+        with torch.no_grad():
+            num_classes = network(image[:1]).shape[1]
+        if num_classes < 4:
+            raise ValueError(f"AutoAttack's loss compares four classes, and this classifier has {num_classes}: use PGD")
+        if self.norm == "l2" and image.shape[2] < 5:
+            raise ValueError(
+                f"AutoAttack's l2 form needs images 5 pixels high, and these have {image.shape[2]}: use PGD"
+            )
+        attack = pyautoattack.AutoAttack(
+            lambda perturbed: network(perturbed).to(perturbed.dtype),  # the package mixes the two
+            norm={"linf": "Linf", "l2": "L2"}[self.norm],
+            eps=self.epsilon,
+            version=self.version,
+            device=image.device,
+            seed=int(torch.randint(2**31, (), generator=generators[0] if generators else None)),
+        )
+        attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = min(9, num_classes - 1)
+        adversarial, _ = attack.run_standard_evaluation(image, label, batch_size=len(image))
+        return adversarial.detach()

@@ -1,0 +1,340 @@
+"""Attacks that look for the smallest perturbation, in the Euclidean norm, that makes a classifier err.
+
+    min_r ||r||_2   subject to  argmax_k z_k(x + r) != y  and  x + r in [0, 1]
+
+DeepFool takes the classifier for an affine one, again and again: with f_k = z_k - z_y and w_k = grad f_k,
+
+    l = argmin_{k != y} |f_k| / ||w_k||_2,     r <- r + (|f_l| / ||w_l||_2^2) w_l,
+
+until x + (1 + eta) r is taken for another class, where the overshoot eta carries it across the boundary. f and w are
+those at x + (1 + eta) r, too, where the paper has them at x + r: what a step has crossed is not gone back from.
+
+Carlini and Wagner minimise, by Adam over w with x' = (tanh w + 1) / 2,
+
+    ||x' - x||_2^2 + c max(z_y(x') - max_{k != y} z_k(x'), -kappa),
+
+and search for the smallest c that succeeds: it grows tenfold until it does, and then halves the interval.
+
+An image that the classifier errs on already is left as it is. A network here maps images `[B, C, H, W]` in [0, 1] to
+logits `[B, K]`, row by row: in evaluation mode.
+
+Sources: Moosavi-Dezfooli, Fawzi and Frossard, DeepFool: A Simple and Accurate Method to Fool Deep Neural Networks, CVPR
+2016, arXiv 1511.04599, algorithm 2; Carlini and Wagner, Towards Evaluating the Robustness of Neural Networks, IEEE S&P
+2017, arXiv 1608.04644, sections V and VI.A.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_modules.full_precision import at_least_float32
+from lightning_modules.robustness.attacks.ascent import Network, check_name, per_image, steepest_ascent
+
+INSIDE = 1 - 1e-6
+"""Pixels at 0 or 1 begin so far inside, in units of half the range: their w would be infinite."""
+
+
+def errs(logits: Tensor, label: Tensor) -> Tensor:
+    """Whether another class than the label is the likeliest, `[B]`, bool. NaN is no error."""
+    return (logits.argmax(dim=1) != label) & ~logits.isnan().any(dim=1)
+
+
+def gradient_of(value: Tensor, image: Tensor, attack: str, retain_graph: bool = False) -> Tensor:
+    """Gradient `[B, C, H, W]` of each image's value `[B]`. Parameters get none.
+
+    Raises:
+        ValueError: if the network cannot be differentiated.
+    """
+    gradient = None
+    if value.requires_grad:
+        (gradient,) = torch.autograd.grad(value.sum(), image, retain_graph=retain_graph, allow_unused=True)
+    if gradient is None:
+        raise ValueError(f"the network's logits have no gradient with respect to the image: {attack} needs one")
+    return gradient
+
+
+def shortest_step(network: Network, perturbed: Tensor, label: Tensor, others: Tensor) -> Tensor:
+    """The step to the nearest boundary of the classifier that is affine at these images.
+
+    A pixel that stands at an end of [0, 1] and would leave it counts as a constant, so that the step keeps its effect
+    when the result is clipped. Inside of the range this changes nothing.
+
+    Args:
+        network: see above.
+        perturbed: `[B, C, H, W]`, in [0, 1].
+        label: y, `[B]`, int64.
+        others: `[B, n]`, int64: the classes k != y whose boundaries count.
+
+    Returns:
+        (|f_l| / ||w_l||_2^2) w_l, `[B, C, H, W]`; zero where no gradient shows a way. Takes n backward passes and
+        keeps one gradient.
+    """
+    with torch.enable_grad():
+        perturbed = perturbed.detach().requires_grad_()
+        logits = at_least_float32(network(perturbed))
+        f = logits.gather(1, others) - logits.gather(1, label[:, None])
+    step, nearest = torch.zeros_like(perturbed), torch.full_like(f[:, 0], math.inf).detach()
+    for k in range(others.shape[1]):
+        w = gradient_of(f[:, k], perturbed, "DeepFool", retain_graph=k + 1 < others.shape[1])
+        leaves = ((perturbed <= 0) & (w < 0)) | ((perturbed >= 1) & (w > 0))
+        w = torch.where(leaves, 0.0, w).detach()
+        direction = steepest_ascent(w, "l2")
+        distance = f[:, k].detach().abs() / (w * direction).flatten(1).sum(dim=1)
+        closer = distance < nearest
+        nearest = torch.where(closer, distance, nearest)
+        step = torch.where(per_image(closer, step), per_image(distance, step) * direction, step)
+    return step.detach()
+
+
+def deepfool(
+    network: Network,
+    image: Tensor,
+    label: Tensor,
+    overshoot: float = 0.02,
+    steps: int = 50,
+    num_candidates: int | None = None,
+) -> Tensor:
+    """DeepFool, clipped to [0, 1] after each step. The host looks once a step, to leave out who is fooled.
+
+    Args:
+        network: see above.
+        image: x, `[B, C, H, W]`, in [0, 1].
+        label: y, `[B]`, int64.
+        overshoot: eta, at least 0.
+        steps: at most.
+        num_candidates: other classes whose boundaries count, the likeliest ones of the image; None takes all.
+
+    Returns:
+        x + (1 + eta) r, `[B, C, H, W]`; where it did not succeed, the last one.
+    """
+    image, perturbed = image.detach(), image.detach().clone()
+    with torch.no_grad():
+        logits = at_least_float32(network(image))
+        left = (~errs(logits, label)).nonzero()[:, 0]
+        rest = logits.scatter(1, label[:, None], -math.inf)
+        most = logits.shape[1] - 1
+        others = rest.topk(most if num_candidates is None else min(num_candidates, most), dim=1).indices
+    for _ in range(steps):
+        if len(left) == 0:
+            break
+        step = shortest_step(network, perturbed[left], label[left], others[left])
+        # What clipping took away is no part of r, or a later step back would have no effect.
+        moved = (perturbed[left] + (1 + overshoot) * step).clamp(0, 1)
+        perturbed[left] = moved
+        with torch.no_grad():
+            left = left[~errs(network(moved), label[left])]
+    return perturbed
+
+
+class Objective(NamedTuple):
+    """What Carlini and Wagner minimise, and its parts."""
+
+    image: Tensor
+    """x', `[B, C, H, W]`, in [0, 1]."""
+    distance: Tensor
+    """||x' - x||_2^2, `[B]`."""
+    success: Tensor
+    """`[B]`, bool: whether another class than the label is the likeliest, by kappa at least."""
+    gradient: Tensor
+    """Of the objective with respect to w, `[B, C, H, W]`."""
+
+
+def carlini_wagner_objective(
+    network: Network, w: Tensor, image: Tensor, label: Tensor, constant: Tensor, confidence: float
+) -> Objective:
+    """||x' - x||_2^2 + c max(z_y(x') - max_{k != y} z_k(x'), -kappa) at x' = (tanh w + 1) / 2.
+
+    Args:
+        network: see above.
+        w: `[B, C, H, W]`.
+        image: x, `[B, C, H, W]`.
+        label: y, `[B]`, int64.
+        constant: c, `[B]`.
+        confidence: kappa.
+    """
+    tanh = w.tanh()
+    with torch.enable_grad():
+        perturbed = ((tanh + 1) / 2).requires_grad_()
+        logits = at_least_float32(network(perturbed))
+        other = logits.scatter(1, label[:, None], -math.inf).amax(dim=1)
+        margin = logits.gather(1, label[:, None])[:, 0] - other
+        gradient = gradient_of(constant * margin.clamp(min=-confidence), perturbed, "Carlini and Wagner's")
+    perturbed = perturbed.detach()
+    difference = perturbed - image
+    return Objective(
+        perturbed,
+        difference.square().flatten(1).sum(dim=1),
+        errs(logits.detach(), label) & (margin.detach() <= -confidence),
+        (2 * difference + gradient) * (1 - tanh.square()) / 2,
+    )
+
+
+def carlini_wagner(
+    network: Network,
+    image: Tensor,
+    label: Tensor,
+    confidence: float = 0.0,
+    steps: int = 1000,
+    learning_rate: float = 0.01,
+    initial_constant: float = 0.001,
+    search_steps: int = 9,
+) -> Tensor:
+    """The attack of Carlini and Wagner in the Euclidean norm, of all images at once, each with a c of its own.
+
+    Unlike the authors' program, it stops no search early, so the host waits for the device nowhere within it.
+
+    Args:
+        network: see above.
+        image: x, `[B, C, H, W]`, in [0, 1].
+        label: y, `[B]`, int64.
+        confidence: kappa, at least 0: by how much the logit of another class is to exceed that of the label.
+        steps: of Adam, for each c.
+        learning_rate: of Adam.
+        initial_constant: the first c.
+        search_steps: number of c that are tried.
+
+    Returns:
+        The closest successful x' of all steps, `[B, C, H, W]`; the image itself where there is none.
+    """
+    image, result = image.detach(), image.detach().clone()
+    with torch.no_grad():
+        left = (~errs(network(image), label)).nonzero()[:, 0]
+    if len(left) == 0:
+        return result
+    x, y = image[left], label[left]
+    start = torch.atanh((2 * x - 1) * INSIDE)
+    c = torch.full((len(x),), initial_constant, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
+    lower, upper = torch.zeros_like(c), torch.full_like(c, math.inf)
+    best, best_distance = x.clone(), torch.full_like(c, math.inf)
+    for _ in range(search_steps):
+        w = start.clone()
+        optimizer = torch.optim.Adam([w], lr=learning_rate)
+        succeeded = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        for _ in range(steps):
+            here = carlini_wagner_objective(network, w, x, y, c, confidence)
+            succeeded |= here.success
+            closer = here.success & (here.distance < best_distance)
+            best = torch.where(per_image(closer, x), here.image, best)
+            best_distance = torch.where(closer, here.distance, best_distance)
+            w.grad = here.gradient
+            optimizer.step()
+        lower, upper = torch.where(succeeded, lower, c), torch.where(succeeded, c, upper)
+        c = torch.where(upper < math.inf, (lower + upper) / 2, 10 * c)
+    result[left] = best
+    return result
+
+
+class MinimalAttack(ABC):
+    """An attack that has no budget, with all its settings."""
+
+    name: str
+
+    @property
+    def title(self) -> str:
+        """What tables and metrics call it."""
+        return self.name
+
+    @abstractmethod
+    def perturb(self, network: Network, image: Tensor, label: Tensor) -> Tensor:
+        """Attacks images `[B, C, H, W]` in [0, 1] with labels `[B]`. Nothing is drawn at random."""
+
+    def check(self, at_least: Mapping[str, tuple[float | None, float]], positive: Mapping[str, float]) -> None:
+        """Refuses settings out of range.
+
+        Args:
+            at_least: of each setting its value and the least one; None is always right.
+            positive: of each setting its value.
+
+        Raises:
+            ValueError: names the setting.
+        """
+        for key, (value, least) in at_least.items():
+            if value is not None and not least <= value < math.inf:
+                raise ValueError(f"{key} must be at least {least}, got {value}")
+        for key, value in positive.items():
+            if not 0 < value < math.inf:
+                raise ValueError(f"{key} must be positive, got {value}")
+        check_name(self.name)
+
+
+@dataclass(frozen=True)
+class DeepFool(MinimalAttack):
+    """Steps to the nearest boundary of the linearised classifier.
+
+    Args:
+        overshoot: eta: the perturbation is made longer by this share of it; at least 0, and the authors' is 0.02.
+        steps: at most.
+        num_candidates: other classes whose boundaries count, the likeliest ones of an image; None takes all. Each takes
+            a backward pass a step.
+        name: in tables and metrics.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    overshoot: float = 0.02
+    steps: int = 50
+    num_candidates: int | None = None
+    name: str = "deepfool"
+
+    def __post_init__(self) -> None:
+        at_least = {
+            "overshoot": (self.overshoot, 0),
+            "steps": (self.steps, 1),
+            "num_candidates": (self.num_candidates, 1),
+        }
+        self.check(at_least, positive={})
+
+    def perturb(self, network: Network, image: Tensor, label: Tensor) -> Tensor:
+        return deepfool(network, image, label, self.overshoot, self.steps, self.num_candidates)
+
+
+@dataclass(frozen=True)
+class CarliniWagner(MinimalAttack):
+    """Minimises the length of the perturbation together with the margin of the label, in the Euclidean norm.
+
+    It takes `steps` times `search_steps` forward and backward passes.
+
+    Args:
+        confidence: kappa: by how much the logit of another class is to exceed that of the label; at least 0.
+        steps: of Adam, for each weight c of the margin.
+        learning_rate: of Adam.
+        initial_constant: the first c.
+        search_steps: number of c that are tried.
+        name: in tables and metrics.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    confidence: float = 0.0
+    steps: int = 1000
+    learning_rate: float = 0.01
+    initial_constant: float = 0.001
+    search_steps: int = 9
+    name: str = "carlini_wagner"
+
+    def __post_init__(self) -> None:
+        at_least = {
+            "confidence": (self.confidence, 0),
+            "steps": (self.steps, 1),
+            "search_steps": (self.search_steps, 1),
+        }
+        self.check(at_least, {"learning_rate": self.learning_rate, "initial_constant": self.initial_constant})
+
+    def perturb(self, network: Network, image: Tensor, label: Tensor) -> Tensor:
+        return carlini_wagner(
+            network,
+            image,
+            label,
+            self.confidence,
+            self.steps,
+            self.learning_rate,
+            self.initial_constant,
+            self.search_steps,
+        )

@@ -1,0 +1,150 @@
+"""Dual randomised smoothing: two half-images are smoothed by themselves, in half as many dimensions.
+
+The pixels of an image are split in two parts x_l and x_r, the colours of a checkerboard. Each has a classifier of its
+own, which sees its part under noise and nothing of the other one; the votes add up:
+
+    p_c^l = P(f_l(x_l + sigma e) = c),   p_c^r = P(f_r(x_r + sigma e) = c),   g(x) = argmax_c (p_c^l + p_c^r).
+
+If both give g's class at least p^l and p^r, then g is constant within
+
+    R = sigma / sqrt(2) (Phi^-1(p^l) + Phi^-1(p^r)),
+
+up to sqrt(2) times the radius of a single vote. Each half is trained like any classifier for smoothing: with Gaussian
+noise, or with consistency regularisation.
+
+The authors' code reports larger radii than this theorem, without its guarantee: `dual_radius.py` has its formulas.
+
+Source: Xia, Yu, Jiang and Ding, Mitigating the Curse of Dimensionality for Certified Robustness via Dual Randomized
+Smoothing, ICLR 2024, arXiv 2404.09586.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassAccuracy
+
+from datamodules.batches import LabelledImageBatch, global_size, share
+from lightning_modules.robustness.drs.checkerboard import Fill, Layout, first_half, half
+from lightning_modules.robustness.drs.radius import joint_radius, published_radius_cifar10, published_radius_imagenet
+from lightning_modules.robustness.mean_prediction import log_mean_softmax
+from lightning_modules.robustness.smoothed_training.consistency_regularization import loss_on_copies
+from lightning_modules.robustness.smoothed_training.noisy_copies import (
+    AccuracyUnderNoise,
+    check_noisy_training,
+    noisy_copies,
+)
+from lightning_modules.training.optimizers import adam, constant
+
+CERTIFICATES = {
+    "joint": "Xia et al. 2024, joint radius",
+    "published_cifar10": "Xia et al. 2024, formula of the code for CIFAR-10: not a guarantee",
+    "published_imagenet": "Xia et al. 2024, formula of the code for ImageNet: not a guarantee",
+}
+PROBABILITY_FLOOR = 1e-6
+"""Where the authors' code clamps the probabilities that it regularises."""
+
+
+class DRS(AccuracyUnderNoise, LightningModule):
+    """Trains the two classifiers of dual smoothing. The callback `Certification` certifies their sum.
+
+    Args:
+        network: f_l; maps images `[B, C, H, W]` in [0, 1], filled from the first half, to logits `[B, num_classes]`.
+        second_network: f_r, of the same kind with its own weights, for the second half.
+        num_classes: number of classes, K.
+        sigma: noise level that will be certified, in pixel units.
+        num_copies: noisy copies of each image in a step, m; 1 trains with Gaussian noise alone.
+        consistency_weight: lambda; with several copies.
+        entropy_weight: eta; with several copies.
+        fill: how a half becomes an image for the network, see `checkerboard.half`.
+        layout: `checkerboard`, or `official` for checkpoints of the authors.
+        radius: what is certified. `joint` is the theorem. `published_cifar10` and `published_imagenet` only reproduce
+            the authors' logs, with `alpha: 0.002` in Certification for their 0.001 in each vote; such radii are no
+            guarantee, and `certification_settings.json` says so.
+        optimizer: built on both networks' trainable parameters.
+        lr_scheduler: stepped every epoch.
+
+    Raises:
+        ValueError: if `sigma` is not positive, `num_copies` is less than 1, or a weight is negative.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        second_network: nn.Module,
+        num_classes: int,
+        sigma: float = 0.18,
+        num_copies: int = 1,
+        consistency_weight: float = 15.0,
+        entropy_weight: float = 0.75,
+        fill: Fill = "maxpool_add",
+        layout: Layout = "checkerboard",
+        radius: Literal["joint", "published_cifar10", "published_imagenet"] = "joint",
+        optimizer: OptimizerCallable = adam,
+        lr_scheduler: LRSchedulerCallable = constant,
+    ) -> None:
+        super().__init__()
+        check_noisy_training(sigma, num_copies, consistency_weight, entropy_weight)
+        self.network = network
+        self.second_network = second_network
+        self.num_classes = num_classes
+        self.sigma = sigma
+        self.num_copies = num_copies
+        self.consistency_weight = consistency_weight
+        self.entropy_weight = entropy_weight
+        self.fill: Fill = fill
+        self.layout: Layout = layout
+        self.radius = radius
+        self.certificate = CERTIFICATES[radius]
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
+
+    def extra_repr(self) -> str:
+        return f"fill={self.fill}, layout={self.layout}"
+
+    def halves(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """What f_l and f_r are shown of images `[B, C, H, W]`; of the same shape each."""
+        mask = first_half(image.shape[2], image.shape[3], self.layout, image.device)
+        return half(image, mask, self.fill), half(image, ~mask, self.fill)
+
+    def votes(self, image: Tensor) -> Tensor:
+        """Logits `[2, B, K]` of f_l and f_r on their halves of images."""
+        first, second = self.halves(image)
+        return torch.stack([self.network(first), self.second_network(second)])
+
+    def forward(self, image: Tensor) -> Tensor:
+        return log_mean_softmax(self.votes(image))
+
+    def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
+        copies = noisy_copies(batch["image"], self.sigma, self.num_copies)
+        logits = self.votes(copies.flatten(end_dim=1)).unflatten(1, copies.shape[:2])
+        first, second = (
+            loss_on_copies(each, batch["label"], self.consistency_weight, self.entropy_weight, PROBABILITY_FLOOR)
+            for each in logits
+        )
+        loss = share(batch) * (first + second)
+        self.log(
+            "train/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=global_size(batch), sync_dist=True
+        )
+        return {"loss": loss, "logits": log_mean_softmax(logits[:, 0].detach())}
+
+    def smoothed_logits(self, image: Tensor, noise: Tensor, sigma: float) -> Tensor:
+        """Logits `[2, B, K]`: one full-size noise serves both halves, as their pixels are disjoint."""
+        noisy = torch.add(image, noise, alpha=sigma)
+        return self.votes(noisy.to(next(self.network.parameters()).dtype))
+
+    def certified_radius(self, probability: Sequence[float], sigma: float) -> float:
+        if self.radius == "published_cifar10":
+            return published_radius_cifar10(probability, sigma)
+        if self.radius == "published_imagenet":
+            return published_radius_imagenet(probability, sigma)
+        return joint_radius(probability, [sigma, sigma])
+
+    def configure_optimizers(self):
+        parameters = [p for network in (self.network, self.second_network) for p in network.parameters()]
+        optimizer = self.optimizer([p for p in parameters if p.requires_grad])
+        return [optimizer], [self.lr_scheduler(optimizer)]

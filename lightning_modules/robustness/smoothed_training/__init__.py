@@ -1,0 +1,1 @@
+"""Training on noisy copies of images, for smoothed classifiers."""

@@ -1,0 +1,51 @@
+"""Copies of images under Gaussian noise, which classifiers for randomised smoothing are trained and validated on."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from datamodules.batches import global_size
+from lightning_modules.training.classifier import ClassifierSteps
+
+
+def check_noisy_training(sigma: float, num_copies: int, consistency_weight: float, entropy_weight: float) -> None:
+    """Refuses what no training on noisy copies can have.
+
+    Raises:
+        ValueError: if `sigma` is not positive, `num_copies` is less than 1, or a weight is negative.
+    """
+    if not sigma > 0:
+        raise ValueError(f"sigma must be positive, got {sigma}")
+    if num_copies < 1:
+        raise ValueError(f"num_copies must be at least 1, got {num_copies}")
+    for key, value in {"consistency_weight": consistency_weight, "entropy_weight": entropy_weight}.items():
+        if value < 0:
+            raise ValueError(f"{key} must be at least 0, got {value}")
+
+
+def noisy_copies(image: Tensor, sigma: float, num_copies: int) -> Tensor:
+    """Independent Gaussian perturbations of each image.
+
+    Args:
+        image: `[B, C, H, W]`, in [0, 1].
+        sigma: standard deviation of the noise, in pixel units.
+        num_copies: copies of each image, m.
+
+    Returns:
+        `[m, B, C, H, W]`, not clipped: clipping would change the distribution that is certified.
+    """
+    return image + sigma * torch.randn(num_copies, *image.shape, dtype=image.dtype, device=image.device)
+
+
+class AccuracyUnderNoise(ClassifierSteps):
+    """Steps of validation and test: one noisy copy of each image stands for those that the classifier is made for."""
+
+    sigma: float
+    accuracy: Metric
+
+    def _measure(self: Any, batch: dict[str, Any], stage: str) -> None:
+        self.accuracy.update(self(noisy_copies(batch["image"], self.sigma, num_copies=1)[0]), batch["label"])
+        size = global_size(batch)
+        self.log(f"{stage}/accuracy_under_noise", self.accuracy, on_step=False, on_epoch=True, batch_size=size)

@@ -1,0 +1,41 @@
+"""Logging of a training step, weighted so that the mean over processes is the mean over the global batch."""
+
+from typing import Any
+
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from datamodules.batches import global_size, share
+
+
+def log_training(module: LightningModule, batch: Any, loss: Tensor, **terms: Tensor) -> Tensor:
+    """Weigh a step's loss by this process's share of the batch and log it as `train/loss`.
+
+    The epoch's mean is exact for uneven last batches and any number of processes.
+
+    Args:
+        module: whose step it is.
+        batch: what the step was given.
+        loss: a number, the mean over this process's samples.
+        terms: parts of the loss, numbers of the same kind, each logged as `train/<its name>`.
+
+    Returns:
+        The weighted loss, for the optimizer.
+    """
+    weight, size = share(batch), global_size(batch)
+    weighted = weight * loss
+    values = {"loss": weighted, **{name: weight * value for name, value in terms.items()}}
+    for name, value in values.items():
+        module.log(f"train/{name}", value.detach(), on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
+    return weighted
+
+
+def log_same(module: LightningModule, name: str, value: float | Tensor) -> None:
+    """Log a number that is the same on all processes, once an epoch and to the last bit.
+
+    Args:
+        module: which logs.
+        name: of the metric, `<stage>/<metric>`.
+        value: the number.
+    """
+    module.log(name, float(value), on_step=False, on_epoch=True, reduce_fx="max", sync_dist=True, batch_size=1)

@@ -1,0 +1,58 @@
+"""Default optimizers and schedules, and what `configure_optimizers` returns.
+
+The defaults are functions: where the default is a class, the command line gives the default's arguments to whatever
+class a configuration names instead, so that an Adam would be given the weight decay of AdamW. And PyTorch's
+`ConstantLR` is not constant by default: it begins with a third of the learning rate.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ConstantLR
+
+
+def sgd(parameters: Iterable[Any]) -> Optimizer:
+    """SGD as PyTorch sets it: a learning rate of 0.001, without momentum and weight decay."""
+    return torch.optim.SGD(parameters)
+
+
+def adam(parameters: Iterable[Any]) -> Optimizer:
+    """Adam as PyTorch sets it: a learning rate of 0.001, without weight decay."""
+    return torch.optim.Adam(parameters)
+
+
+def adamw(parameters: Iterable[Any]) -> Optimizer:
+    """AdamW as PyTorch sets it: a learning rate of 0.001 and a weight decay of 0.01."""
+    return torch.optim.AdamW(parameters)
+
+
+def constant(optimizer: Optimizer) -> ConstantLR:
+    """The optimizer's learning rate, all the time."""
+    return ConstantLR(optimizer, factor=1.0)
+
+
+def trainable(*modules: nn.Module) -> list[nn.Parameter]:
+    """List the parameters of modules that require gradients, in their order."""
+    return [parameter for module in modules for parameter in module.parameters() if parameter.requires_grad]
+
+
+def built(optimizer: OptimizerCallable, lr_scheduler: LRSchedulerCallable, parameters: Iterable[Any]) -> Any:
+    """Build an optimizer and its learning-rate schedule, as `configure_optimizers` returns them.
+
+    Args:
+        optimizer: is given the parameters.
+        lr_scheduler: is given the optimizer. It steps every epoch, or every step where it has `interval = "step"`.
+        parameters: parameters or parameter groups.
+    """
+    return scheduled(optimizer(parameters), lr_scheduler)
+
+
+def scheduled(optimizer: Optimizer, lr_scheduler: LRSchedulerCallable) -> Any:
+    """Give an optimizer its learning-rate schedule, as `configure_optimizers` returns them. See `built`."""
+    scheduler = lr_scheduler(optimizer)
+    interval = getattr(scheduler, "interval", "epoch")
+    return [optimizer], [{"scheduler": scheduler, "interval": interval}]

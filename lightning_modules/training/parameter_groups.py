@@ -1,0 +1,124 @@
+"""Parameter groups with learning rates of their own: new layers of a pretrained network, heads, and layer-wise decay.
+
+Layer-wise decay: a parameter of block i has the depth i + 1, patches' embedding, positions and the class token have 0,
+and everything behind the L blocks has L + 1. Its learning rate is multiplied by d^{L + 1 - depth}. Vectors and numbers
+(biases, norms) are not decayed towards zero.
+
+Source: Bao, Dong, Piao and Wei, BEiT: BERT Pre-Training of Image Transformers, ICLR 2022, arXiv 2106.08254.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import nn
+from torch.optim import Optimizer
+
+NORMALISATION = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+
+
+def learning_rate_groups(network: nn.Module, new_layers: Sequence[str]) -> list[dict[str, Any]]:
+    """Groups for an optimizer, with the key `lr_factor`; `scale_learning_rates` applies it.
+
+    As in the authors' code of ADELE, which is SEAM's: weights, biases (parameters whose names end with `bias`) at twice
+    the rate and without weight decay, and both at ten times that in the new layers. Scales and shifts of normalisation
+    layers are not trained: they are in no group, and no longer require gradients. All others are in one, where the
+    authors' networks have convolutions and linear layers alone.
+
+    Args:
+        network: has the parameters; where there are new layers, those of normalisation layers are frozen.
+        new_layers: names of submodules that are trained from scratch; without any, all trainable parameters of the
+            network are one group.
+
+    Raises:
+        ValueError: if the network has no submodule of a name.
+    """
+    if not new_layers:
+        return [{"params": [p for p in network.parameters() if p.requires_grad]}]
+    modules = dict(network.named_modules())
+    for name in new_layers:
+        if name not in modules:
+            raise ValueError(f"new_layers: {type(network).__name__} has no submodule {name!r}")
+    new = {module for name in new_layers for module in modules[name].modules()}
+    groups: dict[float, dict[str, Any]] = {
+        factor: {"params": [], "lr_factor": factor, **more}
+        for factor, more in ((1.0, {}), (2.0, {"weight_decay": 0.0}), (10.0, {}), (20.0, {"weight_decay": 0.0}))
+    }
+    for name, parameter in network.named_parameters():
+        module = modules[name.rpartition(".")[0]]
+        if isinstance(module, NORMALISATION):
+            parameter.requires_grad_(False)
+        elif parameter.requires_grad:
+            factor = 2.0 if name.endswith("bias") else 1.0
+            groups[factor * (10 if module in new else 1)]["params"].append(parameter)
+    return [group for group in groups.values() if group["params"]]
+
+
+def scale_learning_rates(optimizer: torch.optim.Optimizer) -> None:
+    """Multiplies the learning rate of each group by its `lr_factor`, where it has one."""
+    for group in optimizer.param_groups:
+        group["lr"] *= group.pop("lr_factor", 1.0)
+
+
+def optimizer_with_heads(
+    optimizer: OptimizerCallable, module: nn.Module, heads: Iterable[nn.Module], lr_factor: float
+) -> Optimizer:
+    """Builds an optimizer on a module's trainable parameters.
+
+    Args:
+        optimizer: its learning rate is that of everything but the heads.
+        module: has the parameters.
+        heads: parts of it.
+        lr_factor: their learning rate as a multiple of the others'; 1 makes one group of all.
+    """
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    if lr_factor == 1:
+        return optimizer(parameters)
+    of_heads = {id(parameter) for head in heads for parameter in head.parameters()}
+    groups = [
+        {"params": [parameter for parameter in parameters if id(parameter) not in of_heads]},
+        {"params": [parameter for parameter in parameters if id(parameter) in of_heads], "lr_factor": lr_factor},
+    ]
+    built = optimizer(groups)
+    scale_learning_rates(built)
+    return built
+
+
+STEM = ("cls_token", "pos_embed", "patch_embed")
+
+
+def layer_of(name: str, num_blocks: int) -> int:
+    """The depth of a parameter of an encoder whose blocks are named `blocks.<i>`."""
+    first, *rest = name.split(".")
+    if first in STEM:
+        return 0
+    return int(rest[0]) + 1 if first == "blocks" else num_blocks + 1
+
+
+def optimizer_with_layer_decay(
+    optimizer: OptimizerCallable, encoder: nn.Module, head: nn.Module, decay: float
+) -> Optimizer:
+    """Builds an optimizer on the trainable parameters of both.
+
+    Args:
+        optimizer: its learning rate is that of the head.
+        encoder: with blocks in `blocks`; without any, all of it counts as the head.
+        head: what follows the encoder.
+        decay: d, in (0, 1].
+    """
+    num_blocks = len(getattr(encoder, "blocks", ()))
+    named = [(layer_of(name, num_blocks), parameter) for name, parameter in encoder.named_parameters()]
+    named += [(num_blocks + 1, parameter) for parameter in head.parameters()]
+    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    for layer, parameter in named:
+        if parameter.requires_grad:
+            group = groups.setdefault((layer, parameter.ndim > 1), {"params": []})
+            group["params"].append(parameter)
+    for (_, decayed), group in groups.items():
+        if not decayed:
+            group["weight_decay"] = 0.0
+    built = optimizer(list(groups.values()))
+    for (layer, _), group in zip(groups, built.param_groups, strict=True):
+        group["lr"] *= decay ** (num_blocks + 1 - layer)
+    return built
