@@ -65,6 +65,7 @@ def _did_you_mean(name: str) -> str:
 def _classes() -> Iterator[tuple[str, str]]:
     for package in PACKAGES:
         for file in sorted((PROJECT / package).rglob("*.py")):
-            module = ".".join(file.relative_to(PROJECT).with_suffix("").parts).removesuffix(".__init__")
+            folder = ".".join(file.parent.relative_to(PROJECT).parts)
+            exported = (file.parent / "__init__.py").read_text(encoding="utf-8")
             for name in re.findall(r"^class (\w+)", file.read_text(encoding="utf-8"), re.MULTILINE):
-                yield name, f"{module}.{name}"
+                yield name, f"{folder}.{name}" if f'"{name}"' in exported else f"{folder}.{file.stem}.{name}"

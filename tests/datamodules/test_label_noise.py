@@ -27,9 +27,9 @@ from datamodules.corruptions.label_noise import (
     SuperclassCIFAR100,
     Symmetric,
     cifar100_superclass,
-    contract,
     empirical_transition_matrix,
     instance_dependent,
+    interface,
 )
 from datamodules.corruptions.label_noise.class_dependent import rounded_up
 from datamodules.corruptions.label_noise.instance_dependent import (
@@ -236,7 +236,7 @@ def test_no_class_weights_are_drawn_from_the_numbers_that_flip_labels(monkeypatc
     states: list[str] = []
 
     def recorded(*arguments: Any) -> np.random.Generator:
-        random = contract.random_stream(*arguments)
+        random = interface.random_stream(*arguments)
         states.append(str(random.bit_generator.state))
         return random
 
