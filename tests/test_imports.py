@@ -111,8 +111,6 @@ def shared(name: str) -> bool:
         return False
     if parts[1] == "networks" and any(user.endswith(".yaml") for user in USERS[name]):
         return False
-    if name == "lightning_modules.resumable.block_files":
-        return False  # becomes settings_file and item_files
     return parts[1] in NOT_FIELDS - {"baselines"} or (len(parts) == 3 and not named_by_yaml(name))
 
 

@@ -11,10 +11,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from callbacks.attacks.adversarial_figure import Example, draw_adversarial
+from callbacks.attacks.block_files import BlockFiles
 from datamodules.files.whole_files import save_figure, whole_file, write_text
 from lightning_modules.interfaces import Classifier, SmoothedClassifier, require
 from lightning_modules.random_numbers import seed_of
-from lightning_modules.resumable.block_files import BlockFiles
 from lightning_modules.resumable.other_processes import in_first_process
 from lightning_modules.resumable.results_directory import results_directory
 from lightning_modules.resumable.tested_images import TestedImages, require_testing

@@ -630,7 +630,7 @@ def test_a_folder_is_protected_and_resumed(
     assert files[0].stat().st_mtime_ns == made  # what is there is left alone
     capsys.readouterr()
     assert train.main(["predict", *common, "--model.epsilon", "0.01", "--run_directory", str(run)]) != 0
-    assert "protected with epsilon 0.03137254901960784, and this run has 0.01" in capsys.readouterr().err
+    assert "made with epsilon 0.03137254901960784, and this run has 0.01" in capsys.readouterr().err
     assert files[1].read_bytes() == written[1]
 
 
@@ -653,11 +653,11 @@ def test_a_folder_is_not_continued_with_another_inpainter_or_size(
         (["--model.inpainter.pipeline", str(other)], "hash_of_inpainter"),
         (["--model.inpainter.pipeline", str(rescheduled)], "hash_of_inpainter"),
         (["--data.image_size", "24"], "image_shape [3, 16, 16], and this run has [3, 24, 24]"),
-        (["--trainer.precision", "bf16-mixed"], "precision 32-true, and this run has bf16-mixed"),
+        (["--trainer.precision", "bf16-mixed"], "precision '32-true', and this run has 'bf16-mixed'"),
     ]:
         capsys.readouterr()
         assert train.main(["predict", *arguments(folder, pipeline), *options, *run]) != 0
-        assert f"holds images that were protected with {setting}" in capsys.readouterr().err
+        assert f"holds was made with {setting}" in capsys.readouterr().err
         assert not file.exists()
     moved = tmp_path / "moved"
     shutil.copytree(pipeline, moved)  # the same weights in another folder are the same inpainter
@@ -685,7 +685,7 @@ def test_other_images_of_the_same_names_are_not_taken_for_those_that_are_protect
         Image.fromarray(pixels).save(photos / changed)
         capsys.readouterr()
         assert protect(photos) != 0
-        assert f"{run / 'protected' / 'two.png'} was not made from the image and masks" in capsys.readouterr().err
+        assert f"{run / 'protected' / 'two.png'} was not made from what the data have" in capsys.readouterr().err
         assert {file.name: file.read_bytes() for file in (run / "protected").iterdir()} == written
     # What protection does not know may be another: masks of unseen editors, and images beside the one, with more masks.
     for name in ("images/two.png", "masks/two", "masks/one/unseen1.png", "prompts.json"):

@@ -22,7 +22,6 @@ Source: Choi et al., DiffusionGuard: A Robust Defense Against Malicious Diffusio
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -37,10 +36,12 @@ from torchmetrics import MeanMetric
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from datamodules.batches import ProtectedImageBatch, global_size, share
-from datamodules.files.whole_files import whole_file, write_text
+from datamodules.files.whole_files import whole_file
 from lightning_modules.full_precision import at_least_float32
 from lightning_modules.networks.module_hash import hash_of_module
 from lightning_modules.random_numbers import generator_of
+from lightning_modules.resumable.item_files import missing_items
+from lightning_modules.resumable.settings_file import refuse_other_settings, write_settings
 from lightning_modules.robustness.attacks.ascent import project
 from lightning_modules.robustness.diffusion_guard.clip_similarity import CLIP, directional_similarity
 from lightning_modules.robustness.diffusion_guard.inpainting import Inpainter
@@ -336,19 +337,14 @@ class DiffusionGuard(LightningModule):
         }
         path = Path(self.trainer.log_dir, "protection_settings.json")
         if self.trainer.is_global_zero and not path.is_file():
-            write_text(path, json.dumps(settings, indent=2) + "\n")
+            write_settings(path, settings)
         self.trainer.strategy.barrier("the settings of protection are written")
-        found = json.loads(path.read_text(encoding="utf-8"))
-        for key, value in settings.items():
-            if found.get(key) != value:
-                raise ValueError(
-                    f"{path.parent / 'protected'} holds images that were protected with {key} {found.get(key)}, and "
-                    f"this run has {value}: protect into another run directory"
-                )
+        refuse_other_settings(
+            path, settings, f"what {path.parent / 'protected'} holds", "protect into another run directory"
+        )
 
     def predict_step(self, batch: ProtectedImageBatch, batch_idx: int) -> list[str]:
         """Writes the images of a batch that are not there yet, and returns their names."""
-        from PIL import Image
         from PIL.PngImagePlugin import PngInfo
         from torchvision.transforms.functional import to_pil_image
 
@@ -357,17 +353,7 @@ class DiffusionGuard(LightningModule):
             return []
         files = [Path(directory, "protected", f"{name}.png") for name in batch["name"]]
         hashes = [hash_of_given(*given) for given in zip(batch["image"], batch["regions"], strict=True)]
-        rows = []
-        for row, file in enumerate(files):
-            if not file.is_file():
-                rows.append(row)
-                continue
-            with Image.open(file) as kept:
-                if kept.info.get(HASH) != hashes[row]:
-                    raise ValueError(
-                        f"{file} was not made from the image and masks of that name that the data have now: remove it, "
-                        f"or protect into another run directory"
-                    )
+        rows = missing_items(files, hashes, _hash_in)
         if not rows:
             return []
         guarded = self.protect(batch["image"][rows], batch["regions"][rows], batch["index"][rows])
@@ -429,6 +415,14 @@ def hash_of_given(image: Tensor, regions: Tensor) -> str:
         digest.update(f"{tuple(part.shape)}".encode())
         digest.update(part.cpu().contiguous().numpy().data)
     return digest.hexdigest()
+
+
+def _hash_in(file: Path) -> str | None:
+    """The `hash_of_given` that a protected file was written with."""
+    from PIL import Image
+
+    with Image.open(file) as kept:
+        return kept.info.get(HASH)
 
 
 def union(batch: ProtectedImageBatch) -> Tensor:

@@ -17,7 +17,9 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from datamodules.files.whole_files import write_text
+from lightning_modules.resumable.item_files import missing_items
 from lightning_modules.resumable.other_processes import OtherProcesses, in_first_process
+from lightning_modules.resumable.settings_file import write_settings
 
 SECONDS_BETWEEN_LINES = 60.0
 
@@ -48,7 +50,7 @@ class BlockFiles:
         text = json.dumps(settings, indent=2) + "\n"
         name = trainer.strategy.broadcast(hashlib.blake2b(text.encode(), digest_size=6).hexdigest())
         self.folder = parent / name
-        in_first_process(trainer, lambda: write_text(self.folder / "settings.json", text))
+        in_first_process(trainer, lambda: write_settings(self.folder / "settings.json", settings))
         if not self.folder.is_dir():
             raise FileNotFoundError(
                 f"{self.folder} was made by the first process and is not visible to this one: the run directory must "
@@ -73,7 +75,7 @@ class BlockFiles:
             SIGTERMException: if the run was told to end.
             RuntimeError: if another process failed.
         """
-        pending = [number for number, path in enumerate(self.paths) if not path.is_file()]
+        pending = missing_items(self.paths)
         self.trainer.strategy.barrier("the finished blocks are known")
         device = self.trainer.strategy.root_device
         # Testing takes place in inference mode, whose tensors have no gradients.
@@ -91,8 +93,8 @@ class BlockFiles:
                 others.check()
                 if time.monotonic() - told > SECONDS_BETWEEN_LINES:
                     told = time.monotonic()
-                    done = sum(path.is_file() for path in self.paths)
+                    done = len(self.paths) - len(missing_items(self.paths))
                     rank_zero_info(f"attacked {done} of {len(self.blocks)} blocks of {self.batch_size} images")
-            others.wait(lambda: all(path.is_file() for path in self.paths))
+            others.wait(lambda: not missing_items(self.paths))
         types = dict.fromkeys(text_columns, str)
         return pd.concat([pd.read_csv(path, dtype=types, keep_default_na=False, na_values=[""]) for path in self.paths])

@@ -1,0 +1,29 @@
+"""One file for each item of a long piece of work; a file that is there is left alone, so a killed run continues."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+
+def missing_items(
+    paths: Sequence[Path],
+    digests: Sequence[str] | None = None,
+    digest_in: Callable[[Path], str | None] | None = None,
+) -> list[int]:
+    """List the positions of items that have no file yet.
+
+    Args:
+        paths: a file for each item, written whole or not at all.
+        digests: for each item a digest of what its file is made from.
+        digest_in: reads the digest that a file was written with; needed with `digests`.
+
+    Raises:
+        ValueError: if a file was made from something else than its item is made from now.
+    """
+    for path, digest in zip(paths, digests or (), strict=digests is not None):
+        assert digest_in is not None
+        if path.is_file() and digest_in(path) != digest:
+            raise ValueError(
+                f"{path} was not made from what the data have under that name now: remove it, or write into another "
+                f"run directory"
+            )
+    return [position for position, path in enumerate(paths) if not path.is_file()]
