@@ -1,10 +1,11 @@
 """What callbacks and DataModules may know about a module: small protocols, checked when a run is set up.
 
-The two labels of `datamodules.batches` that stand for no class are here, too, for callbacks.
+Callbacks also find here what a module hands them to draw, and the two labels of `datamodules.batches` that stand for no
+class.
 """
 
-from collections.abc import Sequence
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -18,8 +19,7 @@ Required = TypeVar("Required")
 
 @runtime_checkable
 class Classifier(Protocol):
-    """Maps images `[B, C, H, W]` in [0, 1] to logits `[B, K]`. Used by certification, attacks, detectors, early
-    learning."""
+    """A module that maps images `[B, C, H, W]` in [0, 1] to logits `[B, K]`, for K `num_classes`."""
 
     num_classes: int
 
@@ -28,7 +28,7 @@ class Classifier(Protocol):
 
 @runtime_checkable
 class Segmenter(Protocol):
-    """Maps images `[B, C, H, W]` to logits `[B, K, H, W]`. Used by early learning per category."""
+    """A module that maps images `[B, C, H, W]` to logits `[B, K, H, W]`, for K `num_classes`."""
 
     num_classes: int
 
@@ -37,32 +37,31 @@ class Segmenter(Protocol):
 
 @runtime_checkable
 class Denoiser(Protocol):
-    """Estimates the clean image, in [0, 1], from one with Gaussian noise of standard deviation sigma. What measures
-    denoisers may ask for this and no more."""
+    """A module that estimates the clean image, in [0, 1], from one with Gaussian noise of standard deviation sigma."""
 
     def denoise(self, noisy: Tensor, sigma: float | Tensor | None = None) -> Tensor: ...
 
 
 @runtime_checkable
 class Generator(Protocol):
-    """Draws n images in [0, 1]. What measures generators may ask for this and no more."""
+    """A module that draws n images in [0, 1]."""
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor: ...
 
 
 @runtime_checkable
 class SmoothedClassifier(Protocol):
-    """A module whose smoothed classifier is not simply its `forward` under noise: several votes, or another radius.
+    """A module whose smoothed classifier has several votes on each draw, or another radius than usual.
 
     Certification calls it in place of `forward(image + sigma * noise)` and sigma Phi^-1(p).
     """
 
     certificate: str
-    """The theorem that the radius rests on, or `...: not a guarantee` of a formula that proves nothing. Logs of
-    different ones are never mixed."""
+    """The theorem that the radius rests on; a formula that proves nothing ends with `: not a guarantee`. Logs of
+    different certificates are never mixed."""
 
     def smoothed_logits(self, image: Tensor, noise: Tensor, sigma: float) -> Tensor:
-        """Logits `[S, B, K]` of S votes on each draw; the smoothed classifier adds the votes.
+        """Give the logits `[S, B, K]` of S votes on each draw; the smoothed classifier adds the votes.
 
         `image` and `noise`, standard normal, are `[B, C, H, W]` in float32 and read only. A vote may depend on them
         only through image + s noise with s >= sigma, or through part of that.
@@ -70,7 +69,7 @@ class SmoothedClassifier(Protocol):
         ...
 
     def certified_radius(self, probability: Sequence[float], sigma: float) -> float:
-        """Radius in pixel units, negative for none, if each vote gives the class at least its `probability`.
+        """Give the radius in pixel units, negative for none, if each vote has its `probability` of the class or more.
 
         It must not fall when a probability rises.
         """
@@ -79,18 +78,16 @@ class SmoothedClassifier(Protocol):
 
 @runtime_checkable
 class LabelCorrector(Protocol):
-    """A module that acts when early learning has ended for some categories (all processes call it with the same
-    ones)."""
+    """A module that acts when early learning has ended for some categories, the same on all processes."""
 
     def on_early_learning_end(self, categories: list[int], epoch: int) -> None: ...
 
 
 @runtime_checkable
 class EarlyLearningFollower(Protocol):
-    """A module that acts after each epoch's test, also on categories for which early learning had ended before.
+    """A module that hears after every training epoch for which categories early learning seems over now.
 
-    All processes call it at the end of every training epoch, with the categories whose curve says now that early
-    learning has ended; after `on_early_learning_end` of the same epoch.
+    These may have ended earlier, too. All processes call it, after `on_early_learning_end` of the same epoch.
     """
 
     def on_early_learning_tested(self, categories: list[int], epoch: int) -> None: ...
@@ -98,11 +95,10 @@ class EarlyLearningFollower(Protocol):
 
 @runtime_checkable
 class LabelStore(Protocol):
-    """A DataModule whose training labels can be corrected; loader workers see the corrections from the next epoch.
+    """A DataModule whose training labels can be corrected; batches have the corrections from the next epoch on.
 
-    Training batches then carry the labels that were given as `original_label`. Where there are several processes, all
-    of them call `correct_labels` equally often, each with samples of its own, or with none: they exchange them there,
-    and every process sees all corrections.
+    Training batches also have the labels that were given, as `original_label`. All processes call `correct_labels`
+    equally often, each with samples of its own or with none; afterwards all of them have all corrections.
     """
 
     def correct_labels(self, index: Tensor, label: Tensor) -> None: ...
@@ -110,10 +106,10 @@ class LabelStore(Protocol):
 
 @runtime_checkable
 class TrainingImageSource(Protocol):
-    """A DataModule that also gives its training images as they are, to judge their labels by."""
+    """A DataModule that also gives its training images without augmentation, so that their labels can be judged."""
 
     def training_images_dataloader(self) -> DataLoader:
-        """Batches in the images' own order and without augmentation; each process gets its share."""
+        """Give batches in the order of the training set; each process gets its share."""
         ...
 
 
@@ -122,21 +118,66 @@ class ShiftedTestSets(Protocol):
     """A DataModule with test sets that are distributed differently from its training set."""
 
     def check_shifted_tests(self) -> None:
-        """Raises what `shifted_test_loaders` would, if there is no set, or one is missing or damaged, without looking
-        at its images."""
+        """Raise what `shifted_test_loaders` would if there is no set, or one is missing or damaged; read no image."""
         ...
 
     def shifted_test_loaders(self) -> dict[str, Any]:
-        """A loader for each by name; batches may say, as `classes`, that a set has only some of the classes."""
+        """Give a loader for each set by name; batches of a set that has only some classes have them as `classes`."""
         ...
 
 
-@runtime_checkable
-class FeatureSpectra(Protocol):
-    """A module that measures the singular values of features in a test."""
+class ImageColumn(NamedTuple):
+    """A column of a grid of images: one thing that is shown of each image."""
 
-    spectra: dict[str, Tensor]
-    """After a test: singular values in descending order, by the name of the features; the same on all processes."""
+    values: Tensor
+    """Floating point, `[n, C, H, W]`: pictures in [0, 1], in colour if C is 3 and otherwise the mean of the channels in
+    grey. Integers, `[n, H, W]`: categories, drawn over the first column; 0 is transparent and 255 white. Bool,
+    `[n, H, W]`: a region, outlined in all columns and none itself."""
+    captions: Sequence[str] = ()
+    """`[n]`: lines below the pictures."""
+    marked: Sequence[bool] = ()
+    """`[n]`: which captions are red."""
+    difference: bool = False
+    """The pictures are differences, around 0."""
+
+
+@runtime_checkable
+class PictureSource(Protocol):
+    """A module that shows what it does with images."""
+
+    def image_columns(self, batch: Any, outputs: Any) -> Mapping[str, Tensor | ImageColumn]:
+        """Give the columns of a grid of images by name, the first one with pictures.
+
+        It is called in one process alone, in evaluation mode and without gradients.
+
+        Args:
+            batch: a few training images as they are, or the first batch of a validation or test.
+            outputs: what the step returned for the batch; None for training images.
+        """
+        ...
+
+
+class Table(NamedTuple):
+    """Numbers that a module measured, and how their lines are drawn."""
+
+    columns: Mapping[str, Any]
+    """Sequences of one length by name. The first one of numbers is the horizontal axis; the rows that have the same
+    words in the columns of text are one line."""
+    drawn: Mapping[str, Any] | None = None
+    """A panel each, by the names of the vertical axes; None draws the other columns of numbers."""
+    logarithmic: Collection[str] = ()
+    """Names of the axes that are logarithmic."""
+    labels: Mapping[str, str] | None = None
+    """In the legend, by the words in the columns of text; None writes these."""
+    title: str = ""
+
+
+@runtime_checkable
+class TableSource(Protocol):
+    """A module that measures tables of numbers."""
+
+    tables: Mapping[str, Table]
+    """By name: after training or a test those that it has; the same on all processes."""
 
 
 @runtime_checkable
@@ -146,19 +187,19 @@ class Detector(Protocol):
     detections: Sequence[Any]
     """After testing, for each set a `lightning_modules.metrics.detection.Detection`."""
     score: str
-    """The method among them that is the detector's own."""
+    """Name of the method among them that is the detector's own."""
 
 
 def require(module: Any, protocol: type[Required], needed_by: str) -> Required:
     """Refuse a module that lacks what a callback needs, and return it typed.
 
     Args:
-        module: the LightningModule or DataModule; None where a run has no DataModule.
-        protocol: one of this file's.
-        needed_by: who asks, for the message.
+        module: LightningModule or DataModule; None where a run has no DataModule.
+        protocol: a class of this file.
+        needed_by: name of the callback that asks, for the message.
 
     Returns:
-        The module itself.
+        `module` itself.
 
     Raises:
         TypeError: names the module, the protocol and the members that are missing.

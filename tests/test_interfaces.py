@@ -8,10 +8,9 @@ import pytest
 from lightning.pytorch import Callback, LightningDataModule, LightningModule
 from torch import Tensor
 
-from callbacks.label_correction_figure import LabelCorrectionFigure
+from callbacks.image_grid import ImageGrid
 from callbacks.labels.memorization import Memorization
 from callbacks.labels.report import LabelReport
-from callbacks.pseudo_label_figure import PseudoLabelFigure
 from lightning_modules.noisy_labels.lsa.settings import check_data
 
 
@@ -20,6 +19,9 @@ class Network(LightningModule):
 
     def forward(self, image: Tensor) -> Tensor:
         return image
+
+    def image_columns(self, batch: Any, outputs: Any) -> dict[str, Tensor]:
+        return {}
 
 
 def set_up(callback: Callback, stage: str) -> Callable[[Any], None]:
@@ -32,8 +34,7 @@ def set_up(callback: Callback, stage: str) -> Callable[[Any], None]:
     [
         ("LabelReport", set_up(LabelReport(), "test")),
         ("Memorization", set_up(Memorization(), "test")),
-        ("PseudoLabelFigure", set_up(PseudoLabelFigure(), "fit")),
-        ("LabelCorrectionFigure", set_up(LabelCorrectionFigure(), "fit")),
+        ("ImageGrid", set_up(ImageGrid(stage="train"), "fit")),
         ("Network", lambda trainer: check_data(trainer, Network())),
     ],
 )

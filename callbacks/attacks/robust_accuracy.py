@@ -10,10 +10,10 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from callbacks.attacks.adversarial_figure import Example, draw_adversarial
 from callbacks.attacks.block_files import BlockFiles
+from callbacks.drawing.image_grid import draw_image_grid
 from datamodules.files.whole_files import save_figure, whole_file, write_text
-from lightning_modules.interfaces import Classifier, SmoothedClassifier, require
+from lightning_modules.interfaces import Classifier, ImageColumn, SmoothedClassifier, require
 from lightning_modules.random_numbers import seed_of
 from lightning_modules.resumable.other_processes import in_first_process
 from lightning_modules.resumable.results_directory import results_directory
@@ -229,7 +229,8 @@ class RobustAccuracy(Callback):
         self._seed(number, 0, CLEAN)
         prediction = self._predict(draw, image, positions)
         right = (prediction == label).nonzero()[:, 0]
-        frames, examples = [], []
+        shown = right[: self.num_shown]
+        frames, grid = [], {"clean": self._column(trainer, image[shown], prediction[shown], prediction[shown])}
         for place, attack in enumerate(self.attacks):
             adversarial, attacked_prediction = image.clone(), prediction.clone()
             if len(right):
@@ -246,14 +247,21 @@ class RobustAccuracy(Callback):
                 "perturbation": size(adversarial - image, attack.norm).tolist(),
             }
             frames.append(pd.DataFrame(columns))
-            shown = right[: self.num_shown]
-            examples.append(Example(attack.title, adversarial[shown].cpu(), attacked_prediction[shown].tolist()))
+            grid[attack.title] = self._column(
+                trainer, adversarial[shown], attacked_prediction[shown], prediction[shown]
+            )
+            grid[f"change by\n{attack.title}"] = ImageColumn(adversarial[shown] - image[shown], difference=True)
         if number == 0:
-            shown = right[: self.num_shown]
-            names = getattr(getattr(trainer, "datamodule", None), "class_names", None)
-            figure = draw_adversarial(image[shown].cpu(), prediction[shown].tolist(), examples, names)
-            save_figure(figure, folder / PICTURE)
+            title = "" if len(shown) else "no image of the first block is classified rightly"
+            save_figure(draw_image_grid(grid, title=title), folder / PICTURE)
         return pd.concat(frames)
+
+    @staticmethod
+    def _column(trainer: Trainer, image: Tensor, prediction: Tensor, unattacked: Tensor) -> ImageColumn:
+        """Images with the predicted classes below them, in red where the attack changed them."""
+        names = getattr(getattr(trainer, "datamodule", None), "class_names", None)
+        captions = [str(k) if names is None else names[k] for k in prediction.tolist()]
+        return ImageColumn(image, captions, (prediction != unattacked).tolist())
 
     def _seed(self, block: int, attack: int, purpose: int) -> None:
         torch.manual_seed(seed_of(self.seed, block, attack, purpose))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from datamodules.batches import IGNORED
+from lightning_modules.interfaces import ImageColumn
 
 
 def confusion(num_classes: int) -> MulticlassConfusionMatrix:
@@ -79,6 +80,19 @@ class SegmenterSteps:
             if not value.isnan():
                 # The same on all processes; the maximum over them leaves it as it is, to the last bit.
                 self.log(f"{stage}/{key}", float(value), reduce_fx="max", sync_dist=True)
+
+    def image_columns(self: Any, batch: dict[str, Any], outputs: Any) -> dict[str, Tensor | ImageColumn]:
+        """Show images from their least to their greatest value, the masks that are known, and the prediction."""
+        low, high = (
+            extreme(batch["image"].float(), dim=(1, 2, 3), keepdim=True) for extreme in (torch.amin, torch.amax)
+        )
+        label = "corrected label" if "original_label" in batch else "label"
+        masks = {"true label": "clean_label", "given label": "original_label", label: "label"}
+        return {
+            "image": (batch["image"].float() - low) / (high - low).clamp(min=1e-6),
+            **{name: batch[key] for name, key in masks.items() if key in batch},
+            "prediction": self(batch["image"]).argmax(dim=1),
+        }
 
     def predict_step(self: Any, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Returns `index` `[B]` and `prediction` `[B, H, W]`, uint8."""

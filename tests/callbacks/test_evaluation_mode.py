@@ -6,14 +6,11 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from callbacks.labels.memorization import Memorization
-from callbacks.pseudo_label_figure import PseudoLabelFigure
 from datamodules.classification.digits import Digits
-from datamodules.segmentation.ellipse_images import EllipseImages
 from lightning_modules.training.evaluation_mode import in_evaluation_mode
 
 QUIET: dict[str, Any] = {
@@ -93,16 +90,6 @@ def test_each_submodule_is_in_its_own_mode_again() -> None:
     with pytest.raises(RuntimeError, match="out of memory"):
         interrupted()
     assert [part.training for part in module.modules()] == before
-
-
-def test_the_picture_of_pseudo_labels_leaves_frozen_parts_frozen(tmp_path: Path) -> None:
-    module = Watched(nn.Conv2d(1, 2, 1))
-    logger = CSVLogger(tmp_path, name="", version="")
-    trainer = Trainer(max_epochs=1, logger=logger, callbacks=[PseudoLabelFigure(3)], precision="bf16-mixed", **QUIET)
-    trainer.fit(module, datamodule=EllipseImages(4, num_training=12, num_validation=0))
-    assert [(call["output"].dtype, call["modes"]) for call in module.calls] == [(torch.bfloat16, {False})]
-    assert module.network.training
-    assert not module.frozen.training
 
 
 class LabelledDigits(Digits):

@@ -15,7 +15,6 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from callbacks.attacks.adversarial_figure import Example, draw_adversarial
 from callbacks.attacks.robust_accuracy import RobustAccuracy
 from lightning_modules.robustness.attacks.ascent import PGD, AutoAttack
 from tests.two_processes import TwoProcesses
@@ -191,22 +190,6 @@ def test_skip_and_max_choose_positions(tmp_path: Path) -> None:
     assert metrics["test/robust_accuracy_box"] == pytest.approx(
         known(LINF, NORMAL.abs().sum(), slice(0, 20, 3)), abs=1e-6
     )
-
-
-def test_the_picture_shows_images_differences_and_changed_classes() -> None:
-    clean = torch.full((3, 3, 4, 4), 0.5)
-    moved = clean.clone()
-    moved[1, 0, 0, 0] += 0.25
-    figure = draw_adversarial(clean, [0, 1, 2], [Example("pgd", moved, [0, 2, 2])], ["cat", "dog", "eel"])
-    panels = np.array(figure.axes).reshape(3, 3)
-    assert [panel.get_title() for panel in panels[1]] == ["cat", "eel", "eel"]
-    assert [panel.title.get_color() for panel in panels[1]] == ["black", "C3", "black"]
-    assert [panels[row, 0].get_ylabel() for row in range(3)] == ["clean", "pgd", "difference,\n±0.25"]
-    difference = panels[2, 1].images[0].get_array()
-    np.testing.assert_allclose(difference[0, 0], [1.0, 0.5, 0.5])
-    np.testing.assert_allclose(difference[1:], 0.5)
-    nothing = draw_adversarial(clean[:0], [], [Example("pgd", clean[:0], [])], None)
-    assert "no image" in nothing.texts[0].get_text()
 
 
 def test_the_picture_is_written(finished: tuple[Path, dict[str, float]]) -> None:

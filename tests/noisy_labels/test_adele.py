@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor, nn
 
 from callbacks.early_learning.watch import EarlyLearning
-from callbacks.label_correction_figure import LabelCorrectionFigure
+from callbacks.image_grid import ImageGrid
 from datamodules.corruptions.mask_noise import ErosionDilation
 from datamodules.segmentation.shapes import Shapes
 from lightning_modules.baselines.segmentation_cross_entropy import SegmentationCrossEntropy
@@ -501,17 +501,12 @@ def test_pictures_are_drawn_when_early_learning_ends_and_at_the_end(tmp_path: Pa
     from matplotlib.image import imread
 
     logger = CSVLogger(tmp_path, name="", version="")
-    trainer = fit(small_adele("training"), tmp_path, LabelCorrectionFigure(3), epochs=3, logger=logger)
+    trainer = fit(small_adele("training"), tmp_path, ImageGrid("label_correction", "train", 3), epochs=3, logger=logger)
     found = sorted(path.name for path in Path(str(trainer.log_dir), "figures").glob("label_*"))
     assert found == ["label_correction.png", "label_correction_epoch_002.png"]
     picture = imread(Path(str(trainer.log_dir), "figures", found[1]))
     assert min(picture.shape[:2]) > 300
     assert picture[..., :3].std() > 0.05
-
-
-def test_without_a_logger_nothing_is_written(tmp_path: Path) -> None:
-    fit(small_adele("training"), tmp_path, LabelCorrectionFigure(3), epochs=3, enable_checkpointing=False)
-    assert list(tmp_path.iterdir()) == []
 
 
 # what is refused

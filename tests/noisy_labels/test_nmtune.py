@@ -14,7 +14,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 
-from callbacks.spectrum_figure import SpectrumFigure
+from callbacks.measurements import Measurements
 from datamodules.classification.digits import TuningDigits
 from lightning_modules.baselines.cross_entropy import CrossEntropy
 from lightning_modules.networks.features import without_head
@@ -416,7 +416,7 @@ def test_a_test_runs_the_encoder_once_for_each_image() -> None:
 def test_the_spectra_are_written_and_drawn(tmp_path: Path) -> None:
     tuned = module(center="row")
     options = {**QUIET, "logger": CSVLogger(tmp_path, name="", version="")}
-    trainer = Trainer(callbacks=[SpectrumFigure()], **options)
+    trainer = Trainer(callbacks=[Measurements()], **options)
     (metrics,) = trainer.test(tuned, datamodule=TuningDigits(batch_size=100), verbose=False)
     table = pd.read_csv(tmp_path / "spectrum.csv")
     assert list(table) == ["features", "position", "singular_value", "share"]
@@ -430,7 +430,7 @@ def test_the_spectra_are_written_and_drawn(tmp_path: Path) -> None:
             metrics[f"test/sve{suffix}"], abs=1e-5
         )
     assert (tmp_path / "figures/spectrum.png").read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(TypeError, match="SpectrumFigure needs a FeatureSpectra, and CrossEntropy lacks spectra"):
+    with pytest.raises(TypeError, match="Measurements needs a TableSource, and CrossEntropy lacks tables"):
         trainer.test(CrossEntropy(MLP(64, [8], 10), 10), datamodule=TuningDigits(), verbose=False)
 
 

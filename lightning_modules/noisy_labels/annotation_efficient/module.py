@@ -38,7 +38,7 @@ from torchmetrics import MetricCollection
 from datamodules.batches import UnpairedMaskBatch, global_size, share
 from lightning_modules.distributed.same_buffers import same_buffers
 from lightning_modules.full_precision import at_least_float32
-from lightning_modules.interfaces import LabelStore, require
+from lightning_modules.interfaces import ImageColumn, LabelStore, require
 from lightning_modules.losses.segmentation import noise_weighted_dice
 from lightning_modules.networks.shape_vae import ShapeVAE
 from lightning_modules.noisy_labels.annotation_efficient.label_files import LabelFiles
@@ -362,6 +362,17 @@ class AnnotationEfficient(LightningModule):
             metrics.update(prediction, truth)
             for name, metric in metrics.items():
                 self.log(f"{stage}/{prefix}{name}", metric, on_step=False, on_epoch=True, batch_size=size)
+
+    def image_columns(self, batch: dict[str, Any], outputs: Any) -> dict[str, Tensor | ImageColumn]:
+        """Show images, their pseudo labels with whether they are kept, the prediction and, where known, the truth."""
+        kept = self.kept.to(batch["index"].device)[batch["index"]]
+        captions = ["kept" if each else "rejected" for each in kept]
+        columns: dict[str, Tensor | ImageColumn] = {
+            "image": batch["image"].float(),
+            "pseudo label": ImageColumn(batch["label"], captions, (~kept).tolist()),
+            "prediction": self(batch["image"]).argmax(dim=1),
+        }
+        return columns | ({"truth": batch["clean_label"]} if "clean_label" in batch else {})
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Returns `index` `[B]` and `prediction` `[B, H, W]`, uint8."""

@@ -28,11 +28,13 @@ from torch import Tensor, nn
 
 from datamodules.batches import LabelledImageBatch, global_size, share
 from lightning_modules.full_precision import at_least_float32, in_full_precision
+from lightning_modules.interfaces import Table
 from lightning_modules.noisy_labels.nmtune.spectrum import (
     Center,
     Spectrum,
     largest_singular_value_ratio,
     singular_value_entropy,
+    spectrum_table,
 )
 from lightning_modules.training.classifier import ClassifierSteps, accuracies
 from lightning_modules.training.optimizers import adamw, constant
@@ -97,7 +99,7 @@ class NMTune(ClassifierSteps, LightningModule):
 
     With all three weights 0 it is the paper's MLP tuning, and without the adapter linear probing (LP). Testing also
     logs SVE and LSVR of the test set's features, of the encoder (`test/sve`, `test/lsvr`) and tuned
-    (`test/sve_tuned`, `test/lsvr_tuned`); `spectra` then holds the singular values. A term whose weight is 0 is neither
+    (`test/sve_tuned`, `test/lsvr_tuned`); `tables` then holds the singular values. A term whose weight is 0 is neither
     computed nor logged.
 
     The features may come from the data, as `CachedFeatures` gives them: `network` is then `torch.nn.Identity`.
@@ -178,7 +180,7 @@ class NMTune(ClassifierSteps, LightningModule):
         self.metrics = accuracies(num_classes)
         self.spectrum = Spectrum(num_features, center)
         self.tuned_spectrum = Spectrum(num_features, center)
-        self.spectra: dict[str, Tensor] = {}
+        self.tables: dict[str, Table] = {}
 
     @property
     def encoder(self) -> nn.Module:
@@ -230,14 +232,16 @@ class NMTune(ClassifierSteps, LightningModule):
         self.tuned_spectrum.update(tuned)
 
     def on_test_epoch_end(self) -> None:
+        spectra = {}
         for suffix, spectrum in {"": self.spectrum, "_tuned": self.tuned_spectrum}.items():
             sigma = spectrum.compute()
             spectrum.reset()
-            self.spectra["tuned" if suffix else "encoder"] = sigma.flip(0)
+            spectra["tuned" if suffix else "encoder"] = sigma.flip(0)
             values = {"sve": singular_value_entropy(sigma), "lsvr": largest_singular_value_ratio(sigma)}
             for key, value in values.items():
                 # The same on all processes, and a maximum leaves it as it is.
                 self.log(f"test/{key}{suffix}", value, reduce_fx="max", sync_dist=True)
+        self.tables = {"spectrum": spectrum_table(spectra)}
 
     def configure_optimizers(self):
         optimizer = self.optimizer(filter(lambda parameter: parameter.requires_grad, self.network.parameters()))

@@ -11,12 +11,16 @@ Source: Chen et al., Understanding and Mitigating the Label Noise in Pre-trainin
 features; here that is an option.
 """
 
+from collections.abc import Mapping
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 from torchmetrics import Metric
+
+from lightning_modules.interfaces import Table
 
 Center = Literal["none", "feature", "row"]
 
@@ -76,3 +80,33 @@ class Spectrum(Metric):
         if self.center == "feature":
             gram = gram - torch.outer(self.total, self.total) / self.count
         return torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
+
+
+def spectrum_table(spectra: Mapping[str, Tensor]) -> Table:
+    """Tabulate singular values and their shares of the sum, with SVE and LSVR in the picture's legend.
+
+    Args:
+        spectra: singular values in descending order, by the name of the features.
+    """
+    sigma = {name: values.cpu().numpy() for name, values in spectra.items()}
+    shares = {name: values / values.sum() for name, values in sigma.items()}
+    each, together = "share of the sum", "share of the first ones together"
+    measures = {"SVE": singular_value_entropy, "LSVR": largest_singular_value_ratio}
+    return Table(
+        columns={
+            "features": np.repeat(list(sigma), [len(values) for values in sigma.values()]),
+            "position": np.concatenate([np.arange(1, len(values) + 1) for values in sigma.values()]),
+            "singular_value": np.concatenate(list(sigma.values())),
+            "share": np.concatenate(list(shares.values())),
+        },
+        drawn={
+            each: np.concatenate(list(shares.values())),
+            together: np.concatenate([share.cumsum() for share in shares.values()]),
+        },
+        logarithmic=("position", each),
+        labels={
+            name: f"{name}: " + ", ".join(f"{measure} {value(sigma):.2f}" for measure, value in measures.items())
+            for name, sigma in spectra.items()
+        },
+        title="Singular values of the test set's features",
+    )

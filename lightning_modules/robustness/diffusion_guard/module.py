@@ -38,6 +38,7 @@ from torchmetrics.functional.image import peak_signal_noise_ratio, structural_si
 from datamodules.batches import ProtectedImageBatch, global_size, share
 from datamodules.files.whole_files import whole_file
 from lightning_modules.full_precision import at_least_float32
+from lightning_modules.interfaces import ImageColumn
 from lightning_modules.networks.module_hash import hash_of_module
 from lightning_modules.random_numbers import generator_of
 from lightning_modules.resumable.item_files import missing_items
@@ -294,6 +295,20 @@ class DiffusionGuard(LightningModule):
             predicted = self._first_step(each, union(batch).to(image), noise, draw, self.first_timestep)
             self._metric(name).update(noise_norm(predicted.to(compared)))
         return shown
+
+    def image_columns(self, batch: ProtectedImageBatch, outputs: dict[str, Tensor]) -> dict[str, Tensor | ImageColumn]:
+        """Show images, what protection changes in them, and both edits for the first mask and prompt of each."""
+        image = batch["image"].float()
+        protected, edit, edit_of_protected = (outputs[key] for key in ("protected", "edit", "edit_of_protected"))
+        return {
+            "image": image,
+            "protected": protected,
+            "change": ImageColumn(protected - image, difference=True),
+            "edit of image": edit,
+            "edit of protected": edit_of_protected,
+            "difference of edits": ImageColumn(edit_of_protected - edit, difference=True),
+            "the region that the editor keeps": batch["editor_keeps"][:, 0],
+        }
 
     def _compare(
         self, clip: CLIP, image: Tensor, edit: Tensor, prompts: list[str], source_prompts: list[str] | None, ending: str

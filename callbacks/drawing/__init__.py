@@ -1,0 +1,1 @@
+"""The look of pictures that several callbacks draw: grids of images, and lines."""

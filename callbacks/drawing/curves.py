@@ -1,0 +1,62 @@
+"""Lines of measured numbers: their panels look the same in all pictures."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from lightning_modules.interfaces import Table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def line_panels(count: int, width: float = 4.8, height: float = 3.8, **shared: Any) -> "tuple[Figure, list[Axes]]":
+    """Make a figure with panels beside each other, with a faint grid and without a frame.
+
+    Args:
+        count: number of panels.
+        width: of a panel, in inches.
+        height: of the figure, in inches.
+        shared: what the panels share: `sharex`, `sharey`.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width * count, height), layout="constrained")
+    panels = list(figure.subplots(1, count, squeeze=False, **shared)[0])
+    for panel in panels:
+        panel.grid(alpha=0.25)
+        panel.spines[["top", "right"]].set_visible(False)
+    return figure, panels
+
+
+def draw_table(table: Table) -> "Figure":
+    """Draw a table: a panel for each drawn column, and in it a line for each value of the columns of text.
+
+    On a logarithmic axis, numbers below a millionth of the greatest are left out.
+    """
+    columns = pd.DataFrame(table.columns)
+    numbers = list(columns.select_dtypes("number"))
+    text = [name for name in columns if name not in numbers]
+    drawn = pd.DataFrame(table.drawn if table.drawn is not None else columns[numbers[1:]])
+    x = columns[numbers[0]]
+    lines = columns[text].astype(str).agg(", ".join, axis=1) if text else pd.Series("", index=columns.index)
+    figure, panels = line_panels(len(drawn.columns), sharex=True)
+    for panel, name in zip(panels, drawn, strict=True):
+        for line in lines.unique():
+            values = drawn[name][lines == line]
+            shown = values.where(values > 1e-6 * drawn[name].max()) if name in table.logarithmic else values
+            panel.plot(x[lines == line], shown, marker=".", linewidth=1.2, label=(table.labels or {}).get(line, line))
+        panel.set(xlabel=numbers[0], ylabel=name)
+        if name in table.logarithmic:
+            panel.set_yscale("log")
+        else:
+            panel.set_ylim(bottom=min(0.0, np.nanmin(drawn[name])))
+        if numbers[0] in table.logarithmic:
+            panel.set_xscale("log")
+    if text:
+        panels[0].legend(fontsize=8, frameon=False)
+    if table.title:
+        figure.suptitle(table.title, fontsize=10, x=0.01, ha="left")
+    return figure

@@ -1,0 +1,111 @@
+"""Grids of images: a row for each image, a column for each thing that is shown of it."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lightning_modules.interfaces import IGNORED, ImageColumn
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+CELL = 1.5  # width of a picture, in inches
+MOST_NAMES = 10  # in the legend
+OUTLINE, MARKED = "C1", "C3"  # colours
+
+
+def draw_image_grid(
+    columns: Mapping[str, Tensor | ImageColumn],
+    class_names: Sequence[str] | None = None,
+    title: str = "",
+    most_rows: int | None = None,
+) -> "Figure":
+    """Draw a row for each image and a column for each name.
+
+    Categories are drawn in colours over the pictures of the first column: the background, 0, is transparent and what is
+    ignored, 255, white; a legend names them. Differences are drawn around grey, on the scale of the column's largest,
+    which stands above it. Regions are outlined on all pictures where they do not cover a whole one, which a line above
+    the grid says.
+
+    Args:
+        columns: by name, see `ImageColumn`; the first one holds pictures. Without images there is the title alone.
+        class_names: `[K]`; None writes the numbers of the categories.
+        title: line above the grid.
+        most_rows: images from here on are left out; None leaves out none.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    shown = {name: _first(column, most_rows) for name, column in columns.items()}
+    regions = {name: shown.pop(name).values for name in list(shown) if shown[name].values.dtype == torch.bool}
+    background = next(iter(shown.values())).values
+    if not len(background):
+        figure = Figure(figsize=(5, 1))
+        figure.text(0.5, 0.5, title, ha="center", va="center")
+        return figure
+    masks = [column.values for column in shown.values() if not column.values.is_floating_point()]
+    present = sorted({int(k) for mask in masks for k in mask.unique()} - {0, IGNORED})
+    colours = _colours(present[-1] if present else 0)
+    height = CELL * background.shape[2] / background.shape[3]
+    captions = 0.18 * any(column.captions for column in shown.values())
+    size = (len(shown) * (CELL + 0.1), len(background) * (height + 0.1 + captions) + 0.6 + 0.4 * bool(present))
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(len(background), len(shown), squeeze=False)
+    outlined = []
+    for place, (name, column) in enumerate(shown.items()):
+        pictures, scale = _pictures(column if column.values.is_floating_point() else ImageColumn(background))
+        panels[0, place].set_title(name + scale, fontsize=9)
+        for row, (panel, picture) in enumerate(zip(panels[:, place], pictures, strict=True)):
+            panel.set(xticks=[], yticks=[])
+            panel.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            if not column.values.is_floating_point():
+                panel.imshow(colours[column.values[row].numpy()], interpolation="nearest")
+            if column.captions:
+                marked = bool(column.marked) and column.marked[row]
+                panel.set_xlabel(column.captions[row], fontsize=8, labelpad=2, color=MARKED if marked else "black")
+            for region, inside in regions.items():
+                if inside[row].any() and not inside[row].all():
+                    panel.contour(inside[row].float().numpy(), levels=[0.5], colors=OUTLINE, linewidths=0.8)
+                    outlined.append(region)
+    if note := title or (f"outlined: {outlined[0]}" if outlined else ""):
+        figure.suptitle(note, fontsize=9, color=OUTLINE if outlined else "black")
+    patches = [
+        Patch(color=colours[k][:3], label=str(k) if class_names is None else class_names[k])
+        for k in present[:MOST_NAMES]
+    ]
+    if patches:
+        ncols = min(len(patches), len(shown))
+        figure.legend(handles=patches, loc="outside lower center", ncols=ncols, fontsize=8, frameon=False)
+    return figure
+
+
+def _first(column: Tensor | ImageColumn, most_rows: int | None) -> ImageColumn:
+    """Keep the first rows of a column, on the host."""
+    column = column if isinstance(column, ImageColumn) else ImageColumn(column)
+    return column._replace(values=column.values[:most_rows].cpu())
+
+
+def _colours(largest: int) -> NDArray[np.float64]:
+    """Give each category up to the largest its colour, `[256, 4]`."""
+    from matplotlib import colormaps
+
+    palette = colormaps["tab10" if largest <= 10 else "tab20"]
+    colours = np.zeros((IGNORED + 1, 4))
+    for k in range(1, largest + 1):
+        colours[k] = (*palette((k - 1) % palette.N)[:3], 0.75)
+    colours[IGNORED] = 1.0
+    return colours
+
+
+def _pictures(column: ImageColumn) -> tuple[NDArray[np.float64], str]:
+    """Turn images into `[n, H, W, 3]`, or `[n, H, W]` in grey, in [0, 1], and say the scale of differences."""
+    values, scale = column.values.double(), ""
+    if column.difference:
+        largest = float(values.abs().max())
+        values, scale = 0.5 + values / (2 * largest or 1), f"\n±{largest:.2g}"
+    values = values.movedim(1, -1) if values.shape[1] == 3 else values.mean(dim=1)
+    return values.clamp(0, 1).numpy(), scale
