@@ -38,7 +38,7 @@ def main(args: list[str]) -> int:
 
         return claim.main(args[1:])
     if subcommand == "certified_curves":
-        from experiments import certified_curves
+        from callbacks.certification import compare as certified_curves
 
         return certified_curves.main(args[1:])
     if subcommand == "methods":

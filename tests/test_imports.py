@@ -61,8 +61,6 @@ def named_by_yaml(name: str) -> bool:
 def test_imports_run_one_way(name: str) -> None:
     package = name.split(".")[0]
     for other in IMPORTS[name]:
-        if name == "experiments.certified_curves":  # moves into callbacks/certification
-            continue
         if package == "experiments" and not other.startswith("experiments"):
             assert other.startswith("datamodules.files"), f"{name} may not import {other}"
         assert ORDER.index(package) <= ORDER.index(other.split(".")[0]), f"{name} may not import {other}"

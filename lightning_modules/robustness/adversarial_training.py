@@ -8,15 +8,19 @@ Source: Madry, Makelov, Schmidt, Tsipras and Vladu, Towards Deep Learning Models
 2018, arXiv 1706.06083.
 """
 
+from typing import Any
+
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from datamodules.batches import LabelledImageBatch, global_size, share
+from datamodules.arguments import at_least, one_of, positive
+from datamodules.batches import LabelledImageBatch
 from lightning_modules.robustness.attacks.ascent import Norm, projected_gradient_ascent, random_start, require_gradients
 from lightning_modules.training.classifier import ClassifierSteps, accuracies
-from lightning_modules.training.optimizers import constant, sgd
+from lightning_modules.training.logging import log_training
+from lightning_modules.training.optimizers import built, constant, sgd, trainable
 
 
 class AdversarialTraining(ClassifierSteps, LightningModule):
@@ -48,14 +52,9 @@ class AdversarialTraining(ClassifierSteps, LightningModule):
         lr_scheduler: LRSchedulerCallable = constant,
     ) -> None:
         super().__init__()
-        if norm not in ("linf", "l2"):
-            raise ValueError(f"norm must be linf or l2, got {norm!r}")
-        if not epsilon > 0:
-            raise ValueError(f"epsilon must be positive, got {epsilon}")
-        if steps < 1:
-            raise ValueError(f"steps must be at least 1, got {steps}")
-        if step_size is not None and not step_size > 0:
-            raise ValueError(f"step_size must be positive, got {step_size}")
+        one_of(("linf", "l2"), norm=norm)
+        positive(epsilon=epsilon, step_size=step_size)
+        at_least(1, steps=steps)
         self.network = network
         self.num_classes = num_classes
         self.norm: Norm = norm
@@ -81,12 +80,7 @@ class AdversarialTraining(ClassifierSteps, LightningModule):
             self.network, image, label, start, self.norm, self.epsilon, self.steps, self.step_size
         ).image
         self.network.train()
-        loss = share(batch) * F.cross_entropy(self(attacked), label)
-        self.log(
-            "train/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=global_size(batch), sync_dist=True
-        )
-        return {"loss": loss}
+        return {"loss": log_training(self, batch, F.cross_entropy(self(attacked), label))}
 
-    def configure_optimizers(self):
-        optimizer = self.optimizer(filter(lambda parameter: parameter.requires_grad, self.network.parameters()))
-        return [optimizer], [self.lr_scheduler(optimizer)]
+    def configure_optimizers(self) -> Any:
+        return built(self.optimizer, self.lr_scheduler, trainable(self.network))

@@ -11,19 +11,19 @@ Source: Jeong and Shin, Consistency Regularization for Certified Robustness of S
 arXiv 2006.04062.
 """
 
+from typing import Any
+
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
-from datamodules.batches import LabelledImageBatch, global_size, share
+from datamodules.arguments import at_least, positive
+from datamodules.batches import LabelledImageBatch
 from lightning_modules.robustness.smoothed_training.consistency_regularization import loss_on_copies
-from lightning_modules.robustness.smoothed_training.noisy_copies import (
-    AccuracyUnderNoise,
-    check_noisy_training,
-    noisy_copies,
-)
-from lightning_modules.training.optimizers import adamw, constant
+from lightning_modules.robustness.smoothed_training.noisy_copies import AccuracyUnderNoise, noisy_copies
+from lightning_modules.training.logging import log_training
+from lightning_modules.training.optimizers import adamw, built, constant, trainable
 
 
 class Consistency(AccuracyUnderNoise, LightningModule):
@@ -55,7 +55,9 @@ class Consistency(AccuracyUnderNoise, LightningModule):
         lr_scheduler: LRSchedulerCallable = constant,
     ) -> None:
         super().__init__()
-        check_noisy_training(sigma, num_copies, consistency_weight, entropy_weight)
+        positive(sigma=sigma)
+        at_least(1, num_copies=num_copies)
+        at_least(0, consistency_weight=consistency_weight, entropy_weight=entropy_weight)
         self.network = network
         self.num_classes = num_classes
         self.sigma = sigma
@@ -73,12 +75,7 @@ class Consistency(AccuracyUnderNoise, LightningModule):
         copies = noisy_copies(batch["image"], self.sigma, self.num_copies)
         logits = self(copies.flatten(end_dim=1)).unflatten(0, copies.shape[:2])
         loss = loss_on_copies(logits, batch["label"], self.consistency_weight, self.entropy_weight)
-        loss = share(batch) * loss
-        self.log(
-            "train/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=global_size(batch), sync_dist=True
-        )
-        return {"loss": loss, "logits": logits[0].detach()}
+        return {"loss": log_training(self, batch, loss), "logits": logits[0].detach()}
 
-    def configure_optimizers(self):
-        optimizer = self.optimizer(filter(lambda parameter: parameter.requires_grad, self.network.parameters()))
-        return [optimizer], [self.lr_scheduler(optimizer)]
+    def configure_optimizers(self) -> Any:
+        return built(self.optimizer, self.lr_scheduler, trainable(self.network))

@@ -19,7 +19,7 @@ arXiv 2206.10550.
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -30,10 +30,12 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from datamodules.batches import LabelledImageBatch, global_size, share
+from datamodules.arguments import one_of, positive
+from datamodules.batches import LabelledImageBatch
 from lightning_modules.robustness.certificates.statistics import gaussian_radius
 from lightning_modules.training.classifier import ClassifierSteps, accuracies
-from lightning_modules.training.optimizers import adamw, constant
+from lightning_modules.training.logging import log_training
+from lightning_modules.training.optimizers import adamw, built, constant, trainable
 
 Prediction = Literal["epsilon", "v_prediction", "sample"]
 
@@ -125,20 +127,20 @@ class DenoisedSmoothing(ClassifierSteps, LightningModule):
         lr_scheduler: LRSchedulerCallable = constant,
     ) -> None:
         super().__init__()
-        configured: Any = scheduler  # diffusers adds `config` where it is not seen
-        prediction = configured.config.prediction_type
-        if prediction not in ("epsilon", "v_prediction", "sample"):
-            raise ValueError(f"scheduler.prediction_type must be epsilon, v_prediction or sample, got {prediction!r}")
-        if timestep_scale <= 0:
-            raise ValueError(f"timestep_scale must be positive, got {timestep_scale}")
+        config: Any = scheduler.config  # type: ignore[attr-defined]  # which diffusers adds unseen
+        one_of(get_args(Prediction), prediction_type=config.prediction_type)
+        positive(timestep_scale=timestep_scale)
         self.network = network
         self.denoiser = denoiser
         self.num_classes = num_classes
         self.timestep_scale = timestep_scale
-        self.prediction: Prediction = prediction
-        with torch.device("cpu"):  # the levels are needed where other tensors may have no values
-            abar = type(scheduler).from_config(configured.config).alphas_cumprod
-        self.levels = abar.double().numpy()
+        self.prediction: Prediction = config.prediction_type
+        abar = scheduler.alphas_cumprod
+        if abar.is_meta:  # no values there; `from_config` would forget arguments that were given by their position
+            with torch.device("cpu"):
+                given = {key: value for key, value in config.items() if not key.startswith("_")}
+                abar = type(scheduler)(**given).alphas_cumprod
+        self.levels = abar.double().cpu().numpy()
         self.register_buffer("alphas_cumprod", abar.clone())
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
@@ -185,17 +187,9 @@ class DenoisedSmoothing(ClassifierSteps, LightningModule):
         image = batch["image"]
         logits = self(image)
         terms = {"cross_entropy": F.cross_entropy(logits, batch["label"])}
-        if any(parameter.requires_grad for parameter in self.denoiser.parameters()):
+        if trainable(self.denoiser):
             terms["diffusion"] = self._diffusion_loss(2 * image - 1)
-        loss = share(batch) * torch.stack(list(terms.values())).sum()
-        logged = {f"train/{name}": share(batch) * term.detach() for name, term in terms.items()}
-        self.log_dict(
-            logged | {"train/loss": loss.detach()},
-            on_step=False,
-            on_epoch=True,
-            batch_size=global_size(batch),
-            sync_dist=True,
-        )
+        loss = log_training(self, batch, torch.stack(list(terms.values())).sum(), **terms)
         return {"loss": loss, "logits": logits.detach()}
 
     def _diffusion_loss(self, image: Tensor) -> Tensor:
@@ -206,7 +200,5 @@ class DenoisedSmoothing(ClassifierSteps, LightningModule):
         target = diffusion_target(image, noise, abar, self.prediction)
         return F.mse_loss(output[:, : image.shape[1]], target)
 
-    def configure_optimizers(self):
-        parameters = [p for part in (self.network, self.denoiser) for p in part.parameters()]
-        optimizer = self.optimizer([p for p in parameters if p.requires_grad])
-        return [optimizer], [self.lr_scheduler(optimizer)]
+    def configure_optimizers(self) -> Any:
+        return built(self.optimizer, self.lr_scheduler, trainable(self.network, self.denoiser))

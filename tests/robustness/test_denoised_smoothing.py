@@ -311,7 +311,7 @@ def batch() -> LabelledImageBatch:
 
 def test_a_step_trains_each_part_by_its_own_loss(folder: Path) -> None:
     built = module(folder)
-    built.log_dict = lambda *arguments, **options: None  # type: ignore[method-assign, assignment]
+    built.log = lambda *arguments, **options: None  # type: ignore[method-assign, assignment]
     given = batch()
     torch.manual_seed(5)
     output = built.training_step(given, 0)
@@ -332,7 +332,7 @@ def test_a_step_trains_each_part_by_its_own_loss(folder: Path) -> None:
 
 def test_a_frozen_diffusion_model_is_not_evaluated_in_training(folder: Path) -> None:
     built = module(folder, tuning="frozen")
-    built.log_dict = lambda *arguments, **options: None  # type: ignore[method-assign, assignment]
+    built.log = lambda *arguments, **options: None  # type: ignore[method-assign, assignment]
     built.denoiser.register_forward_hook(lambda *arguments: pytest.fail("it is"))
     loss = built.training_step(batch(), 0)["loss"]
     torch.testing.assert_close(loss, F.cross_entropy(built(batch()["image"]), batch()["label"]))
@@ -351,7 +351,7 @@ def test_the_schedule_is_part_of_the_state_and_read_without_values(folder: Path)
 
 
 def test_what_cannot_work_is_refused(folder: Path) -> None:
-    with pytest.raises(ValueError, match="prediction_type must be epsilon, v_prediction or sample, got 'x'"):
+    with pytest.raises(ValueError, match="prediction_type must be one of epsilon, v_prediction, sample, got 'x'"):
         module(folder, scheduler=DDPMScheduler(prediction_type="x"))
     with pytest.raises(ValueError, match="sigma must be one number for all images, got None"):
         module(folder).denoise(torch.zeros(1, 1, 8, 8))

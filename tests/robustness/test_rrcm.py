@@ -239,7 +239,7 @@ def test_a_step_is_the_papers(weight: float, monkeypatch: pytest.MonkeyPatch) ->
         for parameter in [*module.target_network.parameters(), *module.target_projector.parameters()]:
             parameter.add_(0.1 * torch.randn_like(parameter))
     module.steps_taken = 7
-    monkeypatch.setattr(module, "log_dict", lambda *args, **kwargs: None)
+    monkeypatch.setattr(module, "log", lambda *args, **kwargs: None)
     batch = digits_like()
     expected = expected_loss(module, batch["image"], weight)
     trained = [*module.network.parameters(), *module.projector.parameters()]

@@ -534,6 +534,7 @@ def test_looks_grow_by_a_twentieth_in_whole_blocks() -> None:
         (Fixed, "n", {"n": 0}),
         (Fixed, "alpha", {"alpha": 1.0}),
         (Predict, "alpha", {"alpha": 0.0}),
+        (Stages, "the length of n", {"radius": 0.5, "n": ()}),
         (Stages, "radius", {"radius": -1.0}),
         (Stages, r"n\[1\]", {"radius": 0.5, "n": (10, 0)}),
         (InputSpecific, "max_loss", {"max_loss": 0.0}),

@@ -1,4 +1,4 @@
-"""Certification with fewer draws than CERTIFY's, at the same probability alpha that a certificate is wrong.
+"""Certify with fewer draws than CERTIFY takes, at the same probability alpha that a certificate is wrong.
 
 In every mode a row's prediction and radius is a certificate. Of a log's numbers, certified accuracy at any radius and
 the mean radius are lower bounds of what more draws would certify; `abstained` is an upper bound, as more draws would
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from datamodules.arguments import at_least, positive, within
 from lightning_modules.robustness.certificates.modes import (
     BLOCK,
     ESTIMATION,
@@ -31,8 +32,8 @@ from lightning_modules.robustness.certificates.modes import (
     Radius,
     Votes,
     claim,
-    require_positive,
-    require_probability,
+    estimate,
+    select,
 )
 from lightning_modules.robustness.certificates.statistics import (
     ABSTAIN,
@@ -50,17 +51,17 @@ SEQUENCE_SHARE, FINAL_SHARE = 0.8, 0.2
 
 
 def next_look(n: int) -> int:
-    """When to look at the votes again: after 5 % more draws, in whole blocks."""
+    """Number of draws at which the votes are looked at again: 5 % more, in whole blocks."""
     return n + max(BLOCK, n // (20 * BLOCK) * BLOCK)
 
 
 def ends(bound: Callable[[int, int, float], float], hits: Votes, n: int, level: float) -> list[float]:
-    """A bound for each stream, so that all hold together with probability 1 - level.
+    """Bound the probability in each stream, so that all bounds hold together with probability 1 - level.
 
     Args:
-        bound: of (hits, draws, level).
-        hits: `[S]`: of each stream.
-        n: draws.
+        bound: maps hits, draws and the level of one stream to its bound.
+        hits: `[S]`, votes for the class in each stream.
+        n: number of draws.
         level: probability that any of the bounds is wrong.
     """
     return [bound(int(k), n, level / len(hits)) for k in hits]
@@ -95,22 +96,18 @@ class Stages(Mode):
     name = "stages"
 
     def __post_init__(self) -> None:
-        if self.radius < 0:
-            raise ValueError(f"radius must be at least 0, got {self.radius}")
-        if not self.n:
-            raise ValueError("n must have at least one stage")
-        require_positive(n0=self.n0, **{f"n[{stage}]": n for stage, n in enumerate(self.n)})
-        require_probability(alpha=self.alpha, beta=self.beta)
+        at_least(0, radius=self.radius)
+        at_least(
+            1, n0=self.n0, **{"the length of n": len(self.n)}, **{f"n[{stage}]": n for stage, n in enumerate(self.n)}
+        )
+        within(0, 1, "()", alpha=self.alpha, beta=self.beta)
 
     def certify(self, radius: Radius, label: int) -> Certifying:
         draws, last = 0, len(self.n) - 1
         for stage, n in enumerate(self.n):
-            votes = yield Draws(2 * stage + SELECTION, 0, self.n0)
-            selected = int(votes.sum(axis=0).argmax())
-            votes = yield Draws(2 * stage + ESTIMATION, 0, n)
-            hits = votes[:, selected]
+            selected = yield from select(self.n0, 2 * stage + SELECTION)
+            hits, p_lower = yield from estimate(selected, n, self.alpha / len(self.n), 2 * stage + ESTIMATION)
             draws += self.n0 + n
-            p_lower = clopper_pearson_lower(hits, n, self.alpha / len(self.n) / len(hits)).tolist()
             certified = radius(p_lower) >= self.radius
             given_up = False
             if stage < last:
@@ -118,16 +115,8 @@ class Stages(Mode):
                 given_up = not certified and not radius(p_upper) >= self.radius
             if certified or given_up or stage == last:
                 break
-        return Certificate(
-            *claim(selected, p_lower, radius),
-            outcome="certified" if certified else "refuted" if given_up else "out of draws",
-            selected=selected,
-            hits=tuple(hits.tolist()),
-            n=n,
-            p_lower=tuple(p_lower),
-            draws=draws,
-            stage=stage + 1,
-        )
+        outcome = "certified" if certified else "refuted" if given_up else "out of draws"
+        return claim(outcome, selected, hits, n, p_lower, radius, draws, stage + 1)
 
 
 @dataclass(frozen=True)
@@ -159,43 +148,23 @@ class InputSpecific(Mode):
     name = "iss"
 
     def __post_init__(self) -> None:
-        require_positive(max_loss=self.max_loss, n0=self.n0, n_max=self.n_max)
-        require_probability(alpha=self.alpha, pilot_alpha=self.pilot_alpha)
+        positive(max_loss=self.max_loss)
+        at_least(1, n0=self.n0, n_max=self.n_max)
+        within(0, 1, "()", alpha=self.alpha, pilot_alpha=self.pilot_alpha)
         object.__setattr__(self, "_planned", {})  # draws, for each radius and outcome of the pilot that has occurred
 
     def certify(self, radius: Radius, label: int) -> Certifying:
         votes = yield Draws(SELECTION, 0, self.n0)
         selected = int(votes.sum(axis=0).argmax())
-        n = self._plan(tuple(votes[:, selected].tolist()), radius)
-        votes = yield Draws(ESTIMATION, 0, n)
-        hits = votes[:, selected]
-        p_lower = clopper_pearson_lower(hits, n, self.alpha / len(hits)).tolist()
-        return Certificate(
-            *claim(selected, p_lower, radius),
-            outcome="complete" if n == self.n_max else "planned",
-            selected=selected,
-            hits=tuple(hits.tolist()),
-            n=n,
-            p_lower=tuple(p_lower),
-            draws=self.n0 + n,
-            stage=1,
-        )
-
-    def _plan(self, pilot_hits: tuple[int, ...], radius: Radius) -> int:
+        pilot = radius, tuple(votes[:, selected].tolist())
         planned: dict[tuple[Radius, tuple[int, ...]], int] = self._planned  # type: ignore[attr-defined]
-        if (radius, pilot_hits) not in planned:
-            planned[radius, pilot_hits] = input_specific_draws(
-                pilot_hits,
-                self.n0,
-                self.n_max,
-                BLOCK,
-                self.alpha,
-                self.pilot_alpha,
-                self.max_loss,
-                self.relative,
-                radius,
-            )
-        return planned[radius, pilot_hits]
+        if pilot not in planned:
+            rates = self.alpha, self.pilot_alpha, self.max_loss, self.relative
+            planned[pilot] = input_specific_draws(pilot[1], self.n0, self.n_max, BLOCK, *rates, radius)
+        n = planned[pilot]
+        hits, p_lower = yield from estimate(selected, n, self.alpha)
+        outcome = "complete" if n == self.n_max else "planned"
+        return claim(outcome, selected, hits, n, p_lower, radius, self.n0 + n)
 
 
 @dataclass(frozen=True)
@@ -226,19 +195,16 @@ class Anytime(Mode):
     name = "anytime"
 
     def __post_init__(self) -> None:
-        if self.radius is not None and self.radius < 0:
-            raise ValueError(f"radius must be at least 0, got {self.radius}")
-        require_positive(n0=self.n0, n_max=self.n_max, largest_radius=self.largest_radius)
-        if self.least_gain < 0:
-            raise ValueError(f"least_gain must be at least 0, got {self.least_gain}")
-        require_probability(alpha=self.alpha)
+        at_least(0, radius=self.radius, least_gain=self.least_gain)
+        at_least(1, n0=self.n0, n_max=self.n_max)
+        positive(largest_radius=self.largest_radius)
+        within(0, 1, "()", alpha=self.alpha)
 
     def certify(self, radius: Radius, label: int) -> Certifying:
         target = self.largest_radius if self.radius is None else self.radius
         hopeless = 0.0 if self.radius is None else self.radius
-        votes = yield Draws(SELECTION, 0, self.n0)
-        selected = int(votes.sum(axis=0).argmax())
-        hits, n, outcome = np.zeros(len(votes), dtype=np.int64), 0, ""
+        selected = yield from select(self.n0)
+        hits, n, outcome = np.zeros(1, dtype=np.int64), 0, ""
         while not outcome:
             start, n = n, min(next_look(n), self.n_max)
             votes = yield Draws(ESTIMATION, start, n)
@@ -256,16 +222,7 @@ class Anytime(Mode):
                 expected = [anytime_lower(int(k) * (n + BLOCK) / n, n + BLOCK, self.alpha / len(hits)) for k in hits]
                 if radius(expected) - certified < self.least_gain:
                     outcome = "little gain"
-        return Certificate(
-            *claim(selected, p_lower, radius),
-            outcome=outcome,
-            selected=selected,
-            hits=tuple(hits.tolist()),
-            n=n,
-            p_lower=tuple(p_lower),
-            draws=self.n0 + n,
-            stage=1,
-        )
+        return claim(outcome, selected, hits, n, p_lower, radius, self.n0 + n)
 
 
 @dataclass(frozen=True)
@@ -298,38 +255,26 @@ class Curve(Mode):
     name = "curve"
 
     def __post_init__(self) -> None:
-        require_positive(grid=self.grid, n0=self.n0, n_max=self.n_max)
-        require_probability(alpha=self.alpha, beta=self.beta)
+        positive(grid=self.grid)
+        at_least(1, n0=self.n0, n_max=self.n_max)
+        within(0, 1, "()", alpha=self.alpha, beta=self.beta)
 
     def certify(self, radius: Radius, label: int) -> Certifying:
-        votes = yield Draws(SELECTION, 0, self.n0)
-        selected = int(votes.sum(axis=0).argmax())
+        selected = yield from select(self.n0)
         if selected != label:
             return Certificate(ABSTAIN, 0.0, outcome="wrong class", selected=selected, draws=self.n0)
-        hits, n, outcome = np.zeros(len(votes), dtype=np.int64), 0, ""
-        p_lower = [0.0] * len(votes)
+        hits, n, outcome, p_lower = np.zeros(1, dtype=np.int64), 0, "", np.zeros(1)
         while not outcome:
             start, n = n, min(next_look(n), self.n_max)
             votes = yield Draws(ESTIMATION, start, n)
             hits = hits + votes[:, selected]
-            # The bounds of all looks hold together.
-            p_lower = [max(p, q) for p, q in zip(p_lower, self._lower(hits, n), strict=True)]
-            place = self._place(radius(p_lower))
+            p_lower = np.maximum(p_lower, self._lower(hits, n))  # the bounds of all looks hold together
+            place = self._place(radius(p_lower.tolist()))
             if self._place(radius(ends(one_sided_anytime_upper, hits, n, self.beta))) <= place:
                 outcome = "placed"
             elif n == self.n_max or self._place(radius(self._best_end(hits, n))) <= place:
                 outcome = "out of draws"
-        return Certificate(
-            prediction=selected if place >= 0 else ABSTAIN,
-            radius=round(max(place, 0) * self.grid, 10),
-            outcome=outcome,
-            selected=selected,
-            hits=tuple(hits.tolist()),
-            n=n,
-            p_lower=tuple(p_lower),
-            draws=self.n0 + n,
-            stage=1,
-        )
+        return claim(outcome, selected, hits, n, p_lower.tolist(), lambda _: round(place * self.grid, 10), self.n0 + n)
 
     def _lower(self, hits: Votes, n: int) -> list[float]:
         """Lower bounds after n draws, one a stream."""
@@ -340,7 +285,7 @@ class Curve(Mode):
         return [max(p, q) for p, q in zip(lower, at_end, strict=True)]
 
     def _best_end(self, hits: Votes, n: int) -> list[float]:
-        """The lower bounds at `n_max` draws, one a stream, if all draws that are left were hits."""
+        """Lower bounds at `n_max` draws, one a stream, if all draws that are left were hits."""
         return self._lower(hits + (self.n_max - n), self.n_max)
 
     def _place(self, radius: float) -> float:

@@ -1,11 +1,11 @@
-"""How many votes an image is given before it is certified: CERTIFY and PREDICT as published.
+"""Decide how many votes an image is given before it is certified: CERTIFY and PREDICT as published.
 
 A mode is a coroutine: it asks for votes by yielding `Draws`, is sent their counts, and returns a `Certificate`. It
-knows nothing of networks or devices, and what it decides depends on counts alone.
+knows nothing of networks or devices, and decides by the counts alone.
 
-In every mode a certificate's claim, that g is constant, and equal to `prediction`, within `radius`, is wrong with
-probability at most alpha, whatever the image. The class is chosen from draws of its own, never from those that bound
-its probability.
+In every mode a certificate says that the smoothed classifier g is constant, and equal to `prediction`, within `radius`.
+It is wrong with probability at most alpha, whatever the image. The class is chosen from draws of its own, never from
+those that bound its probability.
 """
 
 from abc import ABC, abstractmethod
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from datamodules.arguments import at_least, within
 from lightning_modules.robustness.certificates.statistics import ABSTAIN, clopper_pearson_lower, predict
 
 BLOCK = 100
@@ -31,7 +32,7 @@ Radius = Callable[[Sequence[float]], float]
 
 
 class Draws(NamedTuple):
-    """A request: the votes of draws `start` to `stop` of a stream of noise."""
+    """A request for the votes of draws `start` to `stop` of a stream of noise."""
 
     stage: int
     start: int
@@ -40,7 +41,7 @@ class Draws(NamedTuple):
 
 @dataclass(frozen=True)
 class Certificate:
-    """What is claimed of an image, and what it rests on."""
+    """A claim about an image, and the counts that it rests on."""
 
     prediction: int
     """The class, or `ABSTAIN`."""
@@ -73,35 +74,49 @@ class Mode(ABC):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What a log of certificates must have in common."""
+        """Name and arguments, which all rows of a log must have in common."""
         return {"mode": self.name, **asdict(self)}  # type: ignore[call-overload]
 
     @abstractmethod
     def certify(self, radius: Radius, label: int) -> Certifying:
-        """Certifies one image.
+        """Certify one image.
 
         Args:
-            radius: of the module that votes.
-            label: the image's class; only `Curve` looks at it.
+            radius: the certified radius of lower bounds, as the voting module computes it.
+            label: class of the image; only `Curve` looks at it.
         """
 
 
-def claim(selected: int, p_lower: Sequence[float], radius: Radius) -> tuple[int, float]:
-    """The prediction and radius that lower bounds allow."""
+def select(n0: int, stage: int = SELECTION) -> Generator[Draws, Votes, int]:
+    """Ask for `n0` votes and return the class of most of them, the lowest in a tie."""
+    votes = yield Draws(stage, 0, n0)
+    return int(votes.sum(axis=0).argmax())
+
+
+def estimate(
+    selected: int, n: int, alpha: float, stage: int = ESTIMATION
+) -> Generator[Draws, Votes, tuple[Votes, list[float]]]:
+    """Ask for `n` votes; return those for the selected class and its lower bounds, a number for each stream."""
+    votes = yield Draws(stage, 0, n)
+    hits = votes[:, selected]
+    return hits, clopper_pearson_lower(hits, n, alpha / len(hits)).tolist()
+
+
+def claim(
+    outcome: str,
+    selected: int,
+    hits: Votes,
+    n: int,
+    p_lower: Sequence[float],
+    radius: Radius,
+    draws: int,
+    stage: int = 1,
+) -> Certificate:
+    """Claim the class and the radius that lower bounds allow, or nothing where the radius is negative."""
     certified = radius(p_lower)
-    return (selected, certified) if certified >= 0 else (ABSTAIN, 0.0)
-
-
-def require_positive(**arguments: float) -> None:
-    for key, value in arguments.items():
-        if not value > 0:
-            raise ValueError(f"{key} must be positive, got {value}")
-
-
-def require_probability(**arguments: float) -> None:
-    for key, value in arguments.items():
-        if not 0 < value < 1:
-            raise ValueError(f"{key} must be in (0, 1), got {value}")
+    prediction, certified = (selected, certified) if certified >= 0 else (ABSTAIN, 0.0)
+    counts = tuple(hits.tolist())
+    return Certificate(prediction, certified, outcome, selected, counts, n, tuple(p_lower), draws, stage)
 
 
 @dataclass(frozen=True)
@@ -120,25 +135,13 @@ class Fixed(Mode):
     name = "fixed"
 
     def __post_init__(self) -> None:
-        require_positive(n0=self.n0, n=self.n)
-        require_probability(alpha=self.alpha)
+        at_least(1, n0=self.n0, n=self.n)
+        within(0, 1, "()", alpha=self.alpha)
 
     def certify(self, radius: Radius, label: int) -> Certifying:
-        votes = yield Draws(SELECTION, 0, self.n0)
-        selected = int(votes.sum(axis=0).argmax())
-        votes = yield Draws(ESTIMATION, 0, self.n)
-        hits = votes[:, selected]
-        p_lower = clopper_pearson_lower(hits, self.n, self.alpha / len(hits)).tolist()
-        return Certificate(
-            *claim(selected, p_lower, radius),
-            outcome="complete",
-            selected=selected,
-            hits=tuple(hits.tolist()),
-            n=self.n,
-            p_lower=tuple(p_lower),
-            draws=self.n0 + self.n,
-            stage=1,
-        )
+        selected = yield from select(self.n0)
+        hits, p_lower = yield from estimate(selected, self.n, self.alpha)
+        return claim("complete", selected, hits, self.n, p_lower, radius, self.n0 + self.n)
 
 
 @dataclass(frozen=True)
@@ -155,8 +158,8 @@ class Predict(Mode):
     name = "predict"
 
     def __post_init__(self) -> None:
-        require_positive(n=self.n)
-        require_probability(alpha=self.alpha)
+        at_least(1, n=self.n)
+        within(0, 1, "()", alpha=self.alpha)
 
     def certify(self, radius: Radius, label: int) -> Certifying:
         votes = yield Draws(SELECTION, 0, self.n)
@@ -165,12 +168,5 @@ class Predict(Mode):
                 f"mode predict tests one vote, and this module's smoothed classifier adds {len(votes)}: use mode fixed"
             )
         selected = int(votes[0].argmax())
-        return Certificate(
-            predict(votes[0], self.alpha),
-            radius=0.0,
-            outcome="complete",
-            selected=selected,
-            hits=(int(votes[0, selected]),),
-            n=self.n,
-            draws=self.n,
-        )
+        prediction, hits = predict(votes[0], self.alpha), (int(votes[0, selected]),)
+        return Certificate(prediction, 0.0, "complete", selected, hits, n=self.n, draws=self.n)

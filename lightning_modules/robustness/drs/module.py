@@ -19,7 +19,7 @@ Smoothing, ICLR 2024, arXiv 2404.09586.
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
@@ -27,17 +27,15 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
-from datamodules.batches import LabelledImageBatch, global_size, share
+from datamodules.arguments import at_least, positive
+from datamodules.batches import LabelledImageBatch
 from lightning_modules.robustness.drs.checkerboard import Fill, Layout, first_half, half
 from lightning_modules.robustness.drs.radius import joint_radius, published_radius_cifar10, published_radius_imagenet
 from lightning_modules.robustness.mean_prediction import log_mean_softmax
 from lightning_modules.robustness.smoothed_training.consistency_regularization import loss_on_copies
-from lightning_modules.robustness.smoothed_training.noisy_copies import (
-    AccuracyUnderNoise,
-    check_noisy_training,
-    noisy_copies,
-)
-from lightning_modules.training.optimizers import adam, constant
+from lightning_modules.robustness.smoothed_training.noisy_copies import AccuracyUnderNoise, noisy_copies
+from lightning_modules.training.logging import log_training
+from lightning_modules.training.optimizers import adam, built, constant, trainable
 
 CERTIFICATES = {
     "joint": "Xia et al. 2024, joint radius",
@@ -87,7 +85,9 @@ class DRS(AccuracyUnderNoise, LightningModule):
         lr_scheduler: LRSchedulerCallable = constant,
     ) -> None:
         super().__init__()
-        check_noisy_training(sigma, num_copies, consistency_weight, entropy_weight)
+        positive(sigma=sigma)
+        at_least(1, num_copies=num_copies)
+        at_least(0, consistency_weight=consistency_weight, entropy_weight=entropy_weight)
         self.network = network
         self.second_network = second_network
         self.num_classes = num_classes
@@ -126,10 +126,7 @@ class DRS(AccuracyUnderNoise, LightningModule):
             loss_on_copies(each, batch["label"], self.consistency_weight, self.entropy_weight, PROBABILITY_FLOOR)
             for each in logits
         )
-        loss = share(batch) * (first + second)
-        self.log(
-            "train/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=global_size(batch), sync_dist=True
-        )
+        loss = log_training(self, batch, first + second)
         return {"loss": loss, "logits": log_mean_softmax(logits[:, 0].detach())}
 
     def smoothed_logits(self, image: Tensor, noise: Tensor, sigma: float) -> Tensor:
@@ -144,7 +141,5 @@ class DRS(AccuracyUnderNoise, LightningModule):
             return published_radius_imagenet(probability, sigma)
         return joint_radius(probability, [sigma, sigma])
 
-    def configure_optimizers(self):
-        parameters = [p for network in (self.network, self.second_network) for p in network.parameters()]
-        optimizer = self.optimizer([p for p in parameters if p.requires_grad])
-        return [optimizer], [self.lr_scheduler(optimizer)]
+    def configure_optimizers(self) -> Any:
+        return built(self.optimizer, self.lr_scheduler, trainable(self.network, self.second_network))

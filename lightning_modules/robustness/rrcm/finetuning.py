@@ -15,6 +15,7 @@ the settings of the authors' code.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
@@ -22,17 +23,15 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
-from datamodules.batches import LabelledImageBatch, global_size, share
+from datamodules.arguments import at_least, positive, within
+from datamodules.batches import LabelledImageBatch
 from lightning_modules.losses.mixing import SoftLabels
 from lightning_modules.robustness.certificates.statistics import gaussian_radius
 from lightning_modules.robustness.rrcm.noise_conditioned import NoiseConditionedClassifier
 from lightning_modules.robustness.smoothed_training.consistency_regularization import loss_on_copies
-from lightning_modules.robustness.smoothed_training.noisy_copies import (
-    AccuracyUnderNoise,
-    check_noisy_training,
-    noisy_copies,
-)
-from lightning_modules.training.optimizers import adamw, constant
+from lightning_modules.robustness.smoothed_training.noisy_copies import AccuracyUnderNoise, noisy_copies
+from lightning_modules.training.logging import log_training
+from lightning_modules.training.optimizers import adamw, constant, scheduled
 from lightning_modules.training.parameter_groups import optimizer_with_layer_decay
 
 
@@ -75,11 +74,10 @@ class RRCM(AccuracyUnderNoise, LightningModule):
         lr_scheduler: LRSchedulerCallable = constant,
     ) -> None:
         super().__init__()
-        check_noisy_training(sigma, num_copies, consistency_weight, entropy_weight)
-        if num_features < 1:
-            raise ValueError(f"num_features must be at least 1, got {num_features}")
-        if not 0 < layer_decay <= 1:
-            raise ValueError(f"layer_decay must be in (0, 1], got {layer_decay}")
+        positive(sigma=sigma)
+        at_least(1, num_copies=num_copies, num_features=num_features)
+        at_least(0, consistency_weight=consistency_weight, entropy_weight=entropy_weight)
+        within(0, 1, "(]", layer_decay=layer_decay)
         self.network = NoiseConditionedClassifier(network, num_features, num_classes, sigma)
         self.num_classes = num_classes
         self.sigma = sigma
@@ -106,10 +104,8 @@ class RRCM(AccuracyUnderNoise, LightningModule):
             image, label = self.soft_labels(image, label, self.num_classes)
         copies = noisy_copies(image, self.sigma, self.num_copies)
         logits = self(copies.flatten(end_dim=1)).unflatten(0, copies.shape[:2])
-        loss = share(batch) * loss_on_copies(logits, label, self.consistency_weight, self.entropy_weight)
-        self.log(
-            "train/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=global_size(batch), sync_dist=True
-        )
+        loss = loss_on_copies(logits, label, self.consistency_weight, self.entropy_weight)
+        loss = log_training(self, batch, loss)
         mixed = self.soft_labels is not None and self.soft_labels.mixes
         return {"loss": loss} if mixed else {"loss": loss, "logits": logits[0].detach()}
 
@@ -121,8 +117,7 @@ class RRCM(AccuracyUnderNoise, LightningModule):
     def certified_radius(self, probability: Sequence[float], sigma: float) -> float:
         return gaussian_radius(probability[0], sigma)
 
-    def configure_optimizers(self):
-        optimizer = optimizer_with_layer_decay(
-            self.optimizer, self.network.encoder, self.network.head, self.layer_decay
-        )
-        return [optimizer], [self.lr_scheduler(optimizer)]
+    def configure_optimizers(self) -> Any:
+        network = self.network
+        optimizer = optimizer_with_layer_decay(self.optimizer, network.encoder, network.head, self.layer_decay)
+        return scheduled(optimizer, self.lr_scheduler)

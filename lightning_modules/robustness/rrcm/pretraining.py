@@ -32,13 +32,15 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from datamodules.batches import LabelledImageBatch, global_size, share
+from datamodules.arguments import at_least, positive, within
+from datamodules.batches import LabelledImageBatch, global_size
 from lightning_modules.distributed.global_rows import global_rows
 from lightning_modules.losses.contrastive import contrastive_loss
 from lightning_modules.robustness.rrcm.noise_conditioned import represent
 from lightning_modules.robustness.rrcm.noise_schedule import SMALLEST, kept_by_target, noise_level, num_levels
 from lightning_modules.robustness.rrcm.retrieval import Retrieval
-from lightning_modules.training.optimizers import adamw, constant
+from lightning_modules.training.logging import log_training
+from lightning_modules.training.optimizers import adamw, constant, trainable
 
 
 class RRCMPretraining(LightningModule):
@@ -87,18 +89,11 @@ class RRCMPretraining(LightningModule):
         lr_scheduler: LRSchedulerCallable = constant,
     ) -> None:
         super().__init__()
-        if num_steps is not None and num_steps < 1:
-            raise ValueError(f"num_steps must be at least 1, got {num_steps}")
-        for key, value in {"temperature": temperature, "steepness": steepness, "gradient_clip": gradient_clip}.items():
-            if not value > 0:
-                raise ValueError(f"{key} must be positive, got {value}")
-        for key, value in {"consistency_weight": consistency_weight, "clip_after": clip_after}.items():
-            if value < 0:
-                raise ValueError(f"{key} must be at least 0, got {value}")
-        if not 0 <= average_decay < 1:
-            raise ValueError(f"average_decay must be in [0, 1), got {average_decay}")
-        if any(sigma < SMALLEST / 2 for sigma in retrieval_sigmas):
-            raise ValueError(f"retrieval_sigmas must be at least {SMALLEST / 2}, got {list(retrieval_sigmas)}")
+        at_least(1, num_steps=num_steps)
+        positive(temperature=temperature, steepness=steepness, gradient_clip=gradient_clip)
+        at_least(0, consistency_weight=consistency_weight, clip_after=clip_after)
+        within(0, 1, "[)", average_decay=average_decay)
+        at_least(SMALLEST / 2, retrieval_sigmas=min(retrieval_sigmas, default=None))
         self.network = network
         self.projector = projector
         self.first_view = first_view
@@ -179,11 +174,7 @@ class RRCMPretraining(LightningModule):
                 [target] = represent(self.network, [image + less * noise], [less])
             terms["consistency"] = self._contrast(trajectory[0], target, size)
             loss = loss + self.consistency_weight * terms["consistency"]
-        loss = share(batch) * loss
-        logged = {f"train/{name}": share(batch) * term.detach() for name, term in terms.items()}
-        logged["train/loss"] = loss.detach()
-        self.log_dict(logged, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
-        return {"loss": loss}
+        return {"loss": log_training(self, batch, loss, **terms)}
 
     def _contrast(self, feature: Tensor, target: Tensor, size: int) -> Tensor:
         return contrastive_loss(feature, target, global_rows(target.detach(), size), self.temperature)
@@ -202,9 +193,8 @@ class RRCMPretraining(LightningModule):
             metric.update(feature, clean)  # type: ignore[operator]
             self.log(f"{stage}/retrieval_{sigma:.2f}", metric, on_step=False, on_epoch=True)  # type: ignore[arg-type]
 
-    def configure_optimizers(self):
-        trained = [*self.network.parameters(), *self.projector.parameters()]
-        optimizer = self.optimizer([parameter for parameter in trained if parameter.requires_grad])
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer(trainable(self.network, self.projector))
         optimizer.register_step_post_hook(self._after_step)
         return [optimizer], [{"scheduler": self.lr_scheduler(optimizer), "interval": "step"}]
 

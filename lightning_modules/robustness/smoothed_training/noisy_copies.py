@@ -10,21 +10,6 @@ from datamodules.batches import global_size
 from lightning_modules.training.classifier import ClassifierSteps
 
 
-def check_noisy_training(sigma: float, num_copies: int, consistency_weight: float, entropy_weight: float) -> None:
-    """Refuses what no training on noisy copies can have.
-
-    Raises:
-        ValueError: if `sigma` is not positive, `num_copies` is less than 1, or a weight is negative.
-    """
-    if not sigma > 0:
-        raise ValueError(f"sigma must be positive, got {sigma}")
-    if num_copies < 1:
-        raise ValueError(f"num_copies must be at least 1, got {num_copies}")
-    for key, value in {"consistency_weight": consistency_weight, "entropy_weight": entropy_weight}.items():
-        if value < 0:
-            raise ValueError(f"{key} must be at least 0, got {value}")
-
-
 def noisy_copies(image: Tensor, sigma: float, num_copies: int) -> Tensor:
     """Independent Gaussian perturbations of each image.
 

@@ -1,49 +1,48 @@
-"""Compares logs of certificates, of this project or of others, in one figure and one table.
+"""Compare logs of certificates, of this project or of others, in one figure and one table.
 
     python train.py certified_curves runs/drs/cifar10/*/ [official.tsv ...] --output comparison
 
-draws certified accuracy against radius of all logs and writes it at the radii of a grid, with the upper envelope: at
-each radius the best of the logs, on the images that all of them have, which is how tables over several sigmas are made.
+draws certified accuracy against radius for every log and tabulates it on a grid of radii. A further row, the envelope,
+takes at each radius the best of the logs on the images that all of them have: tables over several sigmas are made so.
 
 Written to the output directory: certified_accuracy.png, certified_accuracy.csv.
 """
 
+import argparse
 import json
 import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pandas as pd
 
 from callbacks.certification.curves import accuracy_table, common_images, draw_curves, read_log
-from experiments.arguments import ArgumentParser
-from experiments.results import write_text
+from datamodules.arguments import within
+from datamodules.files.whole_files import write_text
 
 OUTPUT = Path("runs", "certified_curves")
 
 
 def overlay(paths: Sequence[Path], output: Path, grid: float = 0.25, alpha: float = 0.001) -> pd.DataFrame:
-    """Compares logs: `certified_accuracy.png` and `certified_accuracy.csv` in a directory.
+    """Write `certified_accuracy.png` and `certified_accuracy.csv` of several logs to a directory.
 
     Args:
-        paths: see `read_log`; named by their paths from where they part.
+        paths: run directories or logs, see `read_log`; each is named by the parts of its path that differ.
         output: directory to write to.
         grid: distance of the radii in the table, in pixel units.
-        alpha: of the certificates of logs that are in no run directory; others say theirs.
+        alpha: failure probability of each certificate, for logs outside run directories, which say theirs.
 
     Returns:
         The table, see `accuracy_table`.
 
     Raises:
-        FileNotFoundError: see `read_log`.
-        ValueError: if an argument is out of range; see also `read_log`.
+        FileNotFoundError: if there is no log at a path.
+        ValueError: if an argument is out of range or a log is damaged.
     """
-    if not 0 < grid < math.inf:
-        raise ValueError(f"grid must be positive, got {grid:g}")
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha must be in (0, 1), got {alpha:g}")
+    within(0, math.inf, "()", grid=grid)
+    within(0, 1, "()", alpha=alpha)
     names = _short_names(paths)
     logs = dict(zip(names, (read_log(path) for path in paths), strict=True))
     settings = {name: _own_settings(path, alpha) for name, path in zip(names, paths, strict=True)}
@@ -64,7 +63,7 @@ def overlay(paths: Sequence[Path], output: Path, grid: float = 0.25, alpha: floa
 
 
 def _own_settings(path: Path, alpha: float) -> dict[str, Any]:
-    """The settings that are in a run directory, or beside a log in one; without them the given alpha."""
+    """Read the settings in a run directory, or beside a log in one; elsewhere there is the given alpha alone."""
     if path.stem == "certification":
         path = path.parent
     settings = path / "certification_settings.json"
@@ -72,19 +71,28 @@ def _own_settings(path: Path, alpha: float) -> dict[str, Any]:
 
 
 def _short_names(paths: Sequence[Path]) -> list[str]:
-    """Paths without the parts that all of them begin and end with."""
+    """Leave out the parts that all paths begin and end with."""
     whole = [path.absolute() for path in paths]  # "." has no parts
     parts = [list((path.with_suffix("") if path.suffix in (".csv", ".tsv") else path).parts) for path in whole]
-    while len(paths) > 1 and all(len(part) > 1 for part in parts) and len({part[0] for part in parts}) == 1:
-        parts = [part[1:] for part in parts]
-    while len(paths) > 1 and all(len(part) > 1 for part in parts) and len({part[-1] for part in parts}) == 1:
-        parts = [part[:-1] for part in parts]
-    names = ["/".join(part) for part in parts] if len(paths) > 1 else [parts[0][-1]]
+    if len(parts) == 1:
+        return [parts[0][-1]]
+    for end in (0, -1):
+        while all(len(part) > 1 for part in parts) and len({part[end] for part in parts}) == 1:
+            for part in parts:
+                part.pop(end)
+    names = ["/".join(part) for part in parts]
     return names if len(set(names)) == len(names) else [f"{name} ({number})" for number, name in enumerate(names, 1)]
 
 
+class _Parser(argparse.ArgumentParser):
+    """argparse that raises one sentence in place of ending the program."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+
 def main(argv: Sequence[str]) -> int:
-    """The subcommand.
+    """Run the subcommand.
 
     Args:
         argv: what follows `train.py certified_curves`.
@@ -92,7 +100,12 @@ def main(argv: Sequence[str]) -> int:
     Returns:
         Exit status: 0, or 2 for bad input.
     """
-    parser = ArgumentParser(prog="train.py certified_curves", description=__doc__)
+    parser = _Parser(
+        prog="train.py certified_curves",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     parser.add_argument("logs", nargs="+", type=Path, help="run directories, or logs in the published columns")
     parser.add_argument("--output", type=Path, default=OUTPUT, help=f"default: {OUTPUT}")
     parser.add_argument("--grid", type=float, default=0.25, help="distance of the radii in the table, in pixel units")
