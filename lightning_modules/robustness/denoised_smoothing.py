@@ -127,7 +127,8 @@ class DenoisedSmoothing(ClassifierSteps, LightningModule):
         lr_scheduler: LRSchedulerCallable = constant,
     ) -> None:
         super().__init__()
-        config: Any = scheduler.config  # type: ignore[attr-defined]  # which diffusers adds unseen
+        schedule: Any = scheduler  # diffusers adds its attributes where they are not seen
+        config = schedule.config
         one_of(get_args(Prediction), prediction_type=config.prediction_type)
         positive(timestep_scale=timestep_scale)
         self.network = network
@@ -135,11 +136,11 @@ class DenoisedSmoothing(ClassifierSteps, LightningModule):
         self.num_classes = num_classes
         self.timestep_scale = timestep_scale
         self.prediction: Prediction = config.prediction_type
-        abar = scheduler.alphas_cumprod
+        abar = schedule.alphas_cumprod
         if abar.is_meta:  # no values there; `from_config` would forget arguments that were given by their position
             with torch.device("cpu"):
                 given = {key: value for key, value in config.items() if not key.startswith("_")}
-                abar = type(scheduler)(**given).alphas_cumprod
+                abar = type(schedule)(**given).alphas_cumprod
         self.levels = abar.double().cpu().numpy()
         self.register_buffer("alphas_cumprod", abar.clone())
         self.optimizer = optimizer
