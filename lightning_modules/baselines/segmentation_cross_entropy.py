@@ -10,21 +10,22 @@ Source: Long, Shelhamer and Darrell, Fully Convolutional Networks for Semantic S
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any
 
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from datamodules.batches import LabelledMaskBatch, global_size, share
+from datamodules.batches import LabelledMaskBatch
 from lightning_modules.losses.segmentation import pixel_cross_entropy
-from lightning_modules.training.optimizers import constant, sgd
+from lightning_modules.training.logging import log_training
+from lightning_modules.training.optimizers import constant, scheduled, sgd
 from lightning_modules.training.parameter_groups import learning_rate_groups, scale_learning_rates
 from lightning_modules.training.segmenter import SegmenterSteps, confusion
 
 
 class SegmentationCrossEntropy(SegmenterSteps, LightningModule):
-    """Trains any segmenter with cross-entropy on the labels it is given.
+    """Train any segmenter with cross-entropy on the labels that it is given.
 
     Args:
         network: maps images `[B, C, H, W]` to logits `[B, num_classes, H, W]`.
@@ -32,11 +33,10 @@ class SegmentationCrossEntropy(SegmenterSteps, LightningModule):
         new_layers: names of submodules of a pretrained network that are trained from scratch, at ten times the learning
             rate (see `learning_rate_groups`); without any, all parameters have the same.
         optimizer: built on the network's trainable parameters.
-        lr_scheduler: stepped every `lr_interval`.
-        lr_interval: epoch, or step for a schedule whose numbers count batches.
+        lr_scheduler: stepped every epoch, or every step where it has `interval = "step"`.
 
     Raises:
-        ValueError: if `lr_interval` is neither, or `new_layers` names no submodule.
+        ValueError: if `new_layers` names no submodule.
     """
 
     def __init__(
@@ -46,18 +46,14 @@ class SegmentationCrossEntropy(SegmenterSteps, LightningModule):
         new_layers: Sequence[str] = (),
         optimizer: OptimizerCallable = sgd,
         lr_scheduler: LRSchedulerCallable = constant,
-        lr_interval: Literal["epoch", "step"] = "epoch",
     ) -> None:
         super().__init__()
-        if lr_interval not in ("epoch", "step"):
-            raise ValueError(f"lr_interval must be epoch or step, got {lr_interval!r}")
         learning_rate_groups(network, new_layers)
         self.network = network
         self.num_classes = num_classes
         self.new_layers = new_layers
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
-        self.lr_interval = lr_interval
         self.metrics = confusion(num_classes)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -65,14 +61,10 @@ class SegmentationCrossEntropy(SegmenterSteps, LightningModule):
 
     def training_step(self, batch: LabelledMaskBatch, batch_idx: int) -> dict[str, Tensor]:
         logits = self(batch["image"])
-        loss = share(batch) * pixel_cross_entropy(logits, batch["label"])
-        self.log(
-            "train/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=global_size(batch), sync_dist=True
-        )
-        return {"loss": loss, "logits": logits.detach()}
+        loss = pixel_cross_entropy(logits, batch["label"])
+        return {"loss": log_training(self, batch, loss), "logits": logits.detach()}
 
-    def configure_optimizers(self):
+    def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(learning_rate_groups(self.network, self.new_layers))
         scale_learning_rates(optimizer)
-        scheduler = self.lr_scheduler(optimizer)
-        return [optimizer], [scheduler if self.lr_interval == "epoch" else {"scheduler": scheduler, "interval": "step"}]
+        return scheduled(optimizer, self.lr_scheduler)

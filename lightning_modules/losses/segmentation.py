@@ -22,7 +22,7 @@ def _sum(value: Tensor) -> Tensor:
 
 
 def weighted_dice(p: Tensor, y: Tensor, w: Tensor | float = 1.0, eps: float = 1e-5) -> Tensor:
-    """The weighted Dice loss of each image, in [0, 1].
+    """Compute the weighted Dice loss of each image, in [0, 1].
 
     Args:
         p: `[B, ...]`, probabilities.
@@ -37,17 +37,17 @@ def weighted_dice(p: Tensor, y: Tensor, w: Tensor | float = 1.0, eps: float = 1e
 
 
 def disagreement_weight(p: Tensor, y: Tensor, gamma: float) -> Tensor:
-    """exp(-gamma |p - y|), without gradient: 1 where both agree, e^-gamma where they are opposite."""
+    """Compute exp(-gamma |p - y|) without gradient: 1 where both agree, e^-gamma where they are opposite."""
     return torch.exp(-gamma * (p.detach() - y).abs())
 
 
 def noise_weighted_dice(p: Tensor, y: Tensor, gamma: float = 3.0, eps: float = 1e-5) -> Tensor:
-    """The noise-weighted Dice loss of each image, `[B]` in [0, 1]; with gamma 0 it is soft Dice."""
+    """Compute the noise-weighted Dice loss of each image, `[B]` in [0, 1]; with gamma 0 it is soft Dice."""
     return weighted_dice(p, y, disagreement_weight(p, y, gamma), eps)
 
 
 def pixel_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
-    """-mean_{b,h,w} log softmax(z)_y, in at least single precision.
+    """Average -log softmax(z)_y over images and pixels, in at least single precision.
 
     Args:
         logits: z, `[B, K, H, W]`.

@@ -1,9 +1,15 @@
-"""Learning-rate schedules that PyTorch lacks."""
+"""Learning-rate schedules that PyTorch lacks. One that counts batches in place of epochs has `interval = "step"`."""
 
 import math
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, PolynomialLR
+
+
+class PolynomialOverSteps(PolynomialLR):
+    """PyTorch's polynomial decay, stepped after every batch: `total_iters` counts batches."""
+
+    interval = "step"
 
 
 def cosine_factor(epoch: int, epochs: int, constant_epochs: int) -> float:

@@ -16,15 +16,16 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from datamodules.batches import IGNORED
 from lightning_modules.interfaces import ImageColumn
+from lightning_modules.training.logging import log_same
 
 
 def confusion(num_classes: int) -> MulticlassConfusionMatrix:
-    """Counts pixels by their true and their predicted category, `[K, K]`."""
+    """Count pixels by their true and their predicted category, `[K, K]`."""
     return MulticlassConfusionMatrix(num_classes, ignore_index=IGNORED, validate_args=False)
 
 
 def iou_and_dice(counts: Tensor) -> tuple[Tensor, Tensor]:
-    """Overlap of truth and prediction for each category.
+    """Compute how much truth and prediction overlap in each category.
 
     Args:
         counts: `[..., K, K]`, pixels: rows are true categories, columns predicted ones.
@@ -38,7 +39,7 @@ def iou_and_dice(counts: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class SegmenterSteps:
-    """Gives a LightningModule its validation, test and prediction steps.
+    """Give a LightningModule its validation, test and prediction steps.
 
     The module says what `forward` is and owns `num_classes` and `metrics = confusion(num_classes)`. An epoch logs
     `miou` and `dice` over the categories, `iou_<category>` and `dice_<category>` for each that occurs, by its name
@@ -78,8 +79,7 @@ class SegmenterSteps:
             scores |= {f"{measure}_{name}".replace(" ", "_"): value for name, value in zip(names, values, strict=True)}
         for key, value in scores.items():
             if not value.isnan():
-                # The same on all processes; the maximum over them leaves it as it is, to the last bit.
-                self.log(f"{stage}/{key}", float(value), reduce_fx="max", sync_dist=True)
+                log_same(self, f"{stage}/{key}", value)
 
     def image_columns(self: Any, batch: dict[str, Any], outputs: Any) -> dict[str, Tensor | ImageColumn]:
         """Show images from their least to their greatest value, the masks that are known, and the prediction."""
@@ -95,5 +95,5 @@ class SegmenterSteps:
         }
 
     def predict_step(self: Any, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """Returns `index` `[B]` and `prediction` `[B, H, W]`, uint8."""
+        """Return `index` `[B]` and `prediction` `[B, H, W]`, uint8."""
         return {"index": batch["index"], "prediction": self(batch["image"]).argmax(dim=1).to(torch.uint8)}

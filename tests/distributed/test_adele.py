@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.noisy_labels.test_adele import NUM_TRAIN, SaveAt, assert_same_end, fit, small_adele
+from tests.noisy_labels.adele.test_module import NUM_TRAIN, SaveAt, assert_same_end, fit, small_adele
 
 
 @pytest.mark.parametrize("rule", ["training", "evaluation"])

@@ -14,8 +14,7 @@ from datamodules.classification.clustered import Clustered
 from datamodules.corruptions.mask_noise import ErosionDilation
 from datamodules.segmentation.ellipse_images import EllipseImages
 from datamodules.segmentation.shapes import Shapes
-from lightning_modules.noisy_labels.adele.correction import EvaluationPassCorrection
-from lightning_modules.noisy_labels.adele.module import ADELE
+from lightning_modules.noisy_labels.adele import ADELE, EvaluationPassCorrection
 from lightning_modules.noisy_labels.lsa.pls_lsa import PLSLSA
 from lightning_modules.noisy_labels.lsa.pls_lsa_plus import PLSLSAPlus
 from tests.distributed.test_annotation_efficient import module as annotation_efficient

@@ -28,29 +28,31 @@ LEAST_FOREGROUND, MOST_BACKGROUND = 0.5, 0.95
 
 
 def categories_shown(label: Tensor, num_classes: int) -> Tensor:
-    """Which categories a label `[B, H, W]` shows anywhere in each image: `[B, K]`, bool."""
+    """Tell for each image which categories its label `[B, H, W]` shows anywhere: `[B, K]`, bool."""
     shown = torch.zeros(len(label), num_classes + 1, dtype=torch.bool, device=label.device)
     inside = torch.where(label < num_classes, label, num_classes).flatten(1)
     return shown.scatter_(1, inside, torch.ones_like(inside, dtype=torch.bool))[:, :num_classes]
 
 
 def _holds(members: Tensor, label: Tensor) -> Tensor:
-    """Whether each pixel's category, `[B, H, W]`, is in a set `[B, K]` of its image; 255 never is."""
+    """Tell for each pixel whether its category, `[B, H, W]`, is in its image's set `[B, K]`; 255 never is."""
     members = F.pad(members, (0, 1))
     inside = label.clamp(max=members.shape[1] - 1)
     return members.gather(1, inside.flatten(1)).view_as(label)
 
 
 def confident_prediction(probability: Tensor, foreground_threshold: float, background_threshold: float) -> Tensor:
-    """The predicted category where it is confident for the merge rule.
+    """Give the predicted category where the merge rule counts the prediction as confident.
+
+    It does so where the largest p of the foreground exceeds tau_fg or p of the background exceeds tau_bg.
 
     Args:
         probability: p, `[B, K, H, W]`.
-        foreground_threshold: tau_fg; the largest p of the other categories must exceed it,
-        background_threshold: or p of the background must exceed tau_bg.
+        foreground_threshold: tau_fg.
+        background_threshold: tau_bg.
 
     Returns:
-        `[B, H, W]`, int64: the category, 255 where the prediction is not confident.
+        `[B, H, W]`, int64: the category; 255 where the prediction is not confident.
     """
     foreground = probability[:, 1:].amax(dim=1) > foreground_threshold
     background = probability[:, BACKGROUND] > background_threshold
@@ -58,7 +60,7 @@ def confident_prediction(probability: Tensor, foreground_threshold: float, backg
 
 
 def merged_label(label: Tensor, predicted: Tensor, on: Tensor) -> Tensor:
-    """The merge rule.
+    """Correct labels by the merge rule.
 
     Args:
         label: y, `[B, H, W]`, int64, with 255 where it is not known.
@@ -78,7 +80,7 @@ def merged_label(label: Tensor, predicted: Tensor, on: Tensor) -> Tensor:
 
 
 def updated_label(label: Tensor, predicted: Tensor, probability: Tensor, on: Tensor, threshold: float) -> Tensor:
-    """The update rule.
+    """Correct labels by the update rule.
 
     Args:
         label: y, `[B, H, W]`, int64, with 255 where it is not known.
@@ -98,20 +100,18 @@ def updated_label(label: Tensor, predicted: Tensor, probability: Tensor, on: Ten
     changed = processed[:, None, None] & _holds(allowed, predicted) & (probability > threshold)
     new = torch.where(changed, predicted, label)
     known = label != IGNORED
-    area, before, after = (
-        counted.sum(dim=(1, 2)) for counted in (known, known & (label != BACKGROUND), known & (new != BACKGROUND))
-    )
+    counted = (known, known & (label != BACKGROUND), known & (new != BACKGROUND))
+    area, before, after = (pixels.sum(dim=(1, 2)).double() for pixels in counted)
     too_little = after < LEAST_FOREGROUND * before
     too_much_background = area - after > MOST_BACKGROUND * area
     return torch.where((too_little & too_much_background)[:, None, None], label, new)
 
 
 def categories_due(ended: Tensor, corrected: Tensor, epoch: int, every_n_epochs: int) -> tuple[Tensor, Tensor]:
-    """Which categories the merge rule corrects after an epoch: each once in n epochs.
+    """Choose the categories that the merge rule corrects after an epoch: each once in a stretch of n epochs.
 
     Epochs, counted from 1, come in stretches that begin where n divides their number: 1 to n - 1, n to 2 n - 1, and so
-    on. In each, a category is corrected at the first epoch whose test says that its early learning has ended: mostly
-    the first of the stretch once it has ended for good, and a later one where the test says so only then.
+    on. In each, a category is corrected at the first epoch whose test says that its early learning has ended.
 
     Args:
         ended: `[K]`, bool: categories whose early learning has ended, as the test after this epoch says.
@@ -120,7 +120,7 @@ def categories_due(ended: Tensor, corrected: Tensor, epoch: int, every_n_epochs:
         every_n_epochs: n.
 
     Returns:
-        Categories that are on, `[K]`, and the new `corrected`.
+        The categories to correct, `[K]`, and the new `corrected`.
     """
     if (epoch + 1) % every_n_epochs == 0:
         corrected = torch.zeros_like(corrected)

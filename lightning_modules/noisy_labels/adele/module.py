@@ -1,34 +1,18 @@
-"""ADELE: adaptive early-learning correction for segmentation from noisy annotations.
-
-A segmenter that is trained on wrong masks first learns the right shapes and later memorises the errors, each category
-at a time of its own. When early learning ends for a category, which `callbacks.early_learning` detects from the fit of
-the training predictions to the labels, its labels are replaced from then on by what is confidently predicted
-(`label_rules`). Consistency over scales makes the predictions better (`multi_scale`):
-
-    L = L_CE + lambda L_cons,        for SegTHOR divided by the number of scales.
-
-Where the paper and the authors' code differ the code is followed; how it differs between its two data sets is a
-setting here: how labels are corrected (`correction`), whether the weights of the scales are trained and whether the
-loss is divided by their number. The dense CRF of the VOC experiments is left out, and the learning rate of the weights
-falls with the others, where the code's stays. In the SegTHOR code a category that is corrected one epoch before a
-multiple of ten is corrected again at that without a test; here it is tested.
-
-Source: Liu, Liu, Zhu, Shen and Fernandez-Granda, Adaptive Early-Learning Correction for Segmentation from Noisy
-Annotations, CVPR 2022, arXiv 2110.03740.
-"""
+"""The LightningModule of ADELE; the package's docstring says what the method is."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from datamodules.batches import LabelledMaskBatch, global_size, share
+from datamodules.arguments import at_least, positive, within
+from datamodules.batches import LabelledMaskBatch, global_size
 from lightning_modules.distributed.same_buffers import same_buffers
 from lightning_modules.full_precision import at_least_float32
-from lightning_modules.interfaces import LabelStore, require
+from lightning_modules.interfaces import LabelStore, TrainingImageSource, require
 from lightning_modules.noisy_labels.adele.correction import EvaluationPassCorrection, TrainingPassCorrection
 from lightning_modules.noisy_labels.adele.label_rules import (
     BACKGROUND,
@@ -43,13 +27,15 @@ from lightning_modules.noisy_labels.adele.multi_scale import (
     multi_scale_logits,
 )
 from lightning_modules.noisy_labels.adele.training_predictions import TrainingPredictions
-from lightning_modules.training.optimizers import constant, sgd
+from lightning_modules.training.evaluation_mode import in_evaluation_mode
+from lightning_modules.training.logging import log_training
+from lightning_modules.training.optimizers import constant, scheduled, sgd
 from lightning_modules.training.parameter_groups import learning_rate_groups, scale_learning_rates
 from lightning_modules.training.segmenter import SegmenterSteps, confusion
 
 
 class ADELE(SegmenterSteps, LightningModule):
-    """Trains a segmenter on noisy masks, and corrects them.
+    """Train a segmenter on noisy masks, and correct the masks of a category when its early learning ends.
 
     Needs the callback `callbacks.early_learning.EarlyLearning` (for SegTHOR with `min_jump: 0.1, reference: current,
     background: 0`, for VOC with `horizon: 16, interval: 100, background: 0`) and a DataModule whose labels can be
@@ -59,21 +45,20 @@ class ADELE(SegmenterSteps, LightningModule):
     Args:
         network: maps images `[B, C, H, W]` to logits `[B, num_classes, H, W]`, or to smaller ones, at any scale.
         num_classes: number of categories, K, with the background, 0.
-        scales: of the image in training, 1 among them.
-        consistency_weight: lambda.
+        scales: scales of the image in training, 1 among them.
+        consistency_weight: lambda, weight of the consistency over scales.
         consistency_threshold: rho, the probability that an image must reach somewhere to be regularised.
         divide_by_scales: divide the loss by the number of scales, as for SegTHOR.
         learn_scale_weights: train the weights w of the scales (VOC); otherwise they are equal (SegTHOR).
-        correction: how labels are corrected, with its settings; None leaves them.
+        correction: settings of the correction of labels; None leaves labels as they are.
         new_layers: names of submodules of a pretrained network that are trained from scratch, at ten times the learning
             rate (see `learning_rate_groups`); without any, all parameters have the same.
         optimizer: built on the network's trainable parameters.
-        lr_scheduler: stepped every `lr_interval`.
-        lr_interval: epoch, or step for a schedule whose numbers count batches.
+        lr_scheduler: stepped every epoch, or every step where it has `interval = "step"`.
 
     Raises:
         ValueError: if an argument is out of range; at setup, if nobody tells when early learning ends, or the training
-            images are cropped where the training pass corrects labels.
+            images are augmented where the training pass corrects labels.
         TypeError: at setup, if the labels of the DataModule can not be corrected.
     """
 
@@ -94,22 +79,17 @@ class ADELE(SegmenterSteps, LightningModule):
         new_layers: Sequence[str] = (),
         optimizer: OptimizerCallable = sgd,
         lr_scheduler: LRSchedulerCallable = constant,
-        lr_interval: Literal["epoch", "step"] = "epoch",
     ) -> None:
         super().__init__()
-        scales = list(scales)
-        if 1 not in scales or min(scales) <= 0:
-            raise ValueError(f"scales must be positive and 1 among them, got {scales}")
-        if consistency_weight < 0:
-            raise ValueError(f"consistency_weight must be at least 0, got {consistency_weight}")
-        if not 0 <= consistency_threshold <= 1:
-            raise ValueError(f"consistency_threshold must be in [0, 1], got {consistency_threshold}")
-        if lr_interval not in ("epoch", "step"):
-            raise ValueError(f"lr_interval must be epoch or step, got {lr_interval!r}")
+        positive(scales=min(scales, default=0.0))
+        at_least(0, consistency_weight=consistency_weight)
+        within(0, 1, consistency_threshold=consistency_threshold)
+        if 1 not in scales:
+            raise ValueError(f"1 must be among the scales, got {list(scales)}")
         learning_rate_groups(network, new_layers)
         self.network = network
         self.num_classes = num_classes
-        self.scales = scales
+        self.scales = list(scales)
         self.consistency_weight = consistency_weight
         self.consistency_threshold = consistency_threshold
         self.divide_by_scales = divide_by_scales
@@ -117,7 +97,6 @@ class ADELE(SegmenterSteps, LightningModule):
         self.new_layers = new_layers
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
-        self.lr_interval = lr_interval
         self.metrics = confusion(num_classes)
         weights = torch.ones(len(scales))
         if learn_scale_weights:
@@ -127,7 +106,6 @@ class ADELE(SegmenterSteps, LightningModule):
         self.register_buffer("ended", torch.zeros(num_classes, dtype=torch.bool))
         self.register_buffer("corrected", torch.zeros(num_classes, dtype=torch.bool))
         self.predictions = TrainingPredictions()
-        self._saved_predictions: dict[str, Tensor] = {}
 
     def forward(self, image: Tensor) -> Tensor:
         return multi_scale_logits(self.network, image, [1.0])[0]
@@ -135,8 +113,7 @@ class ADELE(SegmenterSteps, LightningModule):
     def setup(self, stage: str) -> None:
         if stage != "fit" or self.correction is None:
             return
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        require(data, LabelStore, needed_by=type(self).__name__)
+        data: Any = require(self._data, LabelStore, "ADELE")
         callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
         if not any(getattr(callback, "detects_early_learning", False) for callback in callbacks):
             raise ValueError(
@@ -150,16 +127,19 @@ class ADELE(SegmenterSteps, LightningModule):
                 "EvaluationPassCorrection"
             )
 
+    @property
+    def _data(self) -> Any:
+        return getattr(self.trainer, "datamodule", None)
+
     def on_fit_start(self) -> None:
-        self.predictions.load(self._saved_predictions)
-        self._saved_predictions = {}
+        self.predictions.begin()
 
     def training_step(self, batch: LabelledMaskBatch, batch_idx: int) -> dict[str, Tensor]:
-        image, label = batch["image"], batch["label"]
-        logits = multi_scale_logits(self.network, image, self.scales)
+        label = batch["label"]
+        logits = multi_scale_logits(self.network, batch["image"], self.scales)
         weight = at_least_float32(self.scale_weights).softmax(dim=0)
-        loss = cross_entropy = multi_scale_cross_entropy(logits, label, weight)
-        terms = {"cross_entropy": cross_entropy}
+        terms = {"cross_entropy": multi_scale_cross_entropy(logits, label, weight)}
+        loss = terms["cross_entropy"]
         if self.consistency_weight > 0:
             terms["consistency"] = consistency(logits, label, weight, self.consistency_threshold)
             loss = loss + self.consistency_weight * terms["consistency"]
@@ -167,24 +147,17 @@ class ADELE(SegmenterSteps, LightningModule):
             loss = loss / len(self.scales)
         whole = logits[self.scales.index(1)].detach()
         if isinstance(self.correction, TrainingPassCorrection):
-            predicted = confident_prediction(
-                at_least_float32(whole).softmax(dim=1),
-                self.correction.foreground_threshold,
-                self.correction.background_threshold,
-            )
+            thresholds = self.correction.foreground_threshold, self.correction.background_threshold
+            predicted = confident_prediction(at_least_float32(whole).softmax(dim=1), *thresholds)
             self.predictions.add(batch["index"], label, predicted, global_size(batch))
-        loss = share(batch) * loss
-        logged = {f"train/{name}": share(batch) * term.detach() for name, term in terms.items()}
-        logged["train/loss"] = loss.detach()
-        self.log_dict(logged, on_step=False, on_epoch=True, batch_size=global_size(batch), sync_dist=True)
-        return {"loss": loss, "logits": whole}
+        return {"loss": log_training(self, batch, loss, **terms), "logits": whole}
 
     def on_early_learning_end(self, categories: list[int], epoch: int) -> None:
         self.ended[categories] = True
         self.ended[BACKGROUND] = False
 
     def on_early_learning_tested(self, categories: list[int], epoch: int) -> None:
-        """Corrects the labels after an epoch, of the categories that are on then."""
+        """Correct the labels of the categories that are on after an epoch."""
         if isinstance(self.correction, TrainingPassCorrection):
             on = self.ended
             if self.correction.every_n_epochs is not None:
@@ -203,43 +176,35 @@ class ADELE(SegmenterSteps, LightningModule):
             label, predicted = (each.to(self.device).long() for each in (batch.label, batch.predicted))
             self._store(batch.index.to(self.device), label, merged_label(label, predicted, on))
 
-    @torch.no_grad()
     def _update_by_evaluation(self, correction: EvaluationPassCorrection, epoch: int) -> None:
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         flip = correction.flip_from_epoch is not None and epoch >= correction.flip_from_epoch
-        modes = [(module, module.training) for module in self.modules()]
         same_buffers(self.network)
-        self.eval()
-        for cpu_batch in data.training_images_dataloader():
-            batch: Any = self.trainer.strategy.batch_to_device(cpu_batch)
-            with self.trainer.precision_plugin.forward_context():
+        with in_evaluation_mode(self.trainer, self):
+            for on_host in require(self._data, TrainingImageSource, "ADELE").training_images_dataloader():
+                batch: Any = self.trainer.strategy.batch_to_device(on_host)
                 logits = multi_scale_logits(self.network, batch["image"], correction.scales, flip)
-            mean = torch.stack([at_least_float32(each) for each in logits]).mean(dim=0)
-            probability, predicted = (mean / correction.temperature).softmax(dim=1).max(dim=1)
-            given = batch["original_label"]
-            new = updated_label(given, predicted, probability, self.ended, correction.threshold)
-            self._store(batch["index"], batch["label"], new)
-        for module, training in modes:
-            module.training = training
+                mean = torch.stack([at_least_float32(each) for each in logits]).mean(dim=0)
+                probability, predicted = (mean / correction.temperature).softmax(dim=1).max(dim=1)
+                given = batch["original_label"]
+                new = updated_label(given, predicted, probability, self.ended, correction.threshold)
+                self._store(batch["index"], batch["label"], new)
 
     def _store(self, index: Tensor, old: Tensor, new: Tensor) -> None:
-        """Hands the labels that changed to the DataModule. All processes call it together."""
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        """Hand the labels that changed to the DataModule. All processes call it together."""
         changed = (new != old).flatten(1).any(dim=1)
-        data.correct_labels(index[changed], new[changed])
+        self._data.correct_labels(index[changed], new[changed])
 
-    def configure_optimizers(self):
+    def configure_optimizers(self) -> Any:
         groups = learning_rate_groups(self.network, self.new_layers)
         if isinstance(self.scale_weights, nn.Parameter):
             groups.append({"params": [self.scale_weights], "weight_decay": 0.0})
         optimizer = self.optimizer(groups)
         scale_learning_rates(optimizer)
-        scheduler = self.lr_scheduler(optimizer)
-        return [optimizer], [scheduler if self.lr_interval == "epoch" else {"scheduler": scheduler, "interval": "step"}]
+        return scheduled(optimizer, self.lr_scheduler)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Predictions of an epoch that is not over are saved: its end needs them."""
+        """Keep the predictions of an epoch that is not over: its end needs them."""
         checkpoint["training_predictions"] = self.predictions.gathered(self.device)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._saved_predictions = checkpoint["training_predictions"]
+        self.predictions.restore(checkpoint["training_predictions"])

@@ -29,13 +29,13 @@ LEAST_PROBABILITY = 1e-3
 def multi_scale_logits(
     network: Callable[[Tensor], Tensor], image: Tensor, scales: Sequence[float], flip: bool = False
 ) -> list[Tensor]:
-    """Logits of each scale, at the image's size.
+    """Compute the logits of each scale of an image, at the image's size.
 
     Args:
         network: maps images `[B, C, h, w]` to logits `[B, K, h', w']`.
         image: `[B, C, H, W]`.
-        scales: of the height and width, each > 0; 1 leaves the image as it is.
-        flip: also the logits of each scale's mirror image, mirrored back.
+        scales: factors of height and width, each > 0; 1 leaves the image as it is.
+        flip: also compute the logits of each scale's mirror image, mirrored back.
 
     Returns:
         `[B, K, H, W]` for each scale, or for each scale and its mirror image. Sizes are changed bilinearly with the
@@ -62,7 +62,7 @@ def _resized(logits: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def multi_scale_cross_entropy(logits: Sequence[Tensor], label: Tensor, weight: Tensor) -> Tensor:
-    """L_CE.
+    """Sum the cross-entropy of all scales' weighted logits, L_CE.
 
     Args:
         logits: S times `[B, K, H, W]`.
@@ -77,19 +77,21 @@ def multi_scale_cross_entropy(logits: Sequence[Tensor], label: Tensor, weight: T
 
 
 def mixture(probability: Sequence[Tensor], weight: Tensor) -> Tensor:
-    """q `[B, K, H, W]` of S times p `[B, K, H, W]` and w `[S]`, kept within [0.001, 0.999]."""
+    """Mix the S predictions p `[B, K, H, W]` with weights w `[S]` to q, kept within [0.001, 0.999]."""
     mixed = sum((w * p for p, w in zip(probability, weight, strict=True)), torch.zeros_like(probability[0]))
     return mixed.clamp(LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
 
 
 def confident_images(mixed: Tensor, label: Tensor, threshold: float) -> Tensor:
-    """m `[B]`, 0 or 1: whether the largest q `[B, K, H, W]` where `label` `[B, H, W]` is not 255 is at least rho."""
+    """Mark with 1 the images whose largest q `[B, K, H, W]`, where `label` is not 255, is at least rho: m `[B]`."""
     known = torch.where(label == IGNORED, 0, mixed.amax(dim=1))
     return (known.amax(dim=(1, 2)) >= threshold).to(mixed.dtype)
 
 
 def consistency(logits: Sequence[Tensor], label: Tensor, weight: Tensor, threshold: float) -> Tensor:
-    """L_cons. Gradients flow through the p_k, q and w; pixels of label 255 count, except for m.
+    """Measure how far the scales' predictions are from their mixture, L_cons.
+
+    Gradients flow through the p_k, q and w; pixels of label 255 count, except for m.
 
     Args:
         logits: S times `[B, K, H, W]`.

@@ -1,13 +1,12 @@
-"""What was predicted for each training image in the epoch that is running, on the host of the process that trained on
-it."""
+"""Predictions for the training images of the running epoch, kept on the host of the process that trained on them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
+from datamodules.loading.world import rank, world_size
 from lightning_modules.distributed.per_sample import gather_rows, share_sizes
 
 _SAMPLES_AT_ONCE = 64
@@ -15,7 +14,7 @@ _SAMPLES_AT_ONCE = 64
 
 @dataclass(frozen=True)
 class PredictedBatch:
-    """One process's share of a training batch."""
+    """Hold one process's share of a training batch."""
 
     index: Tensor
     """`[b]`, int64."""
@@ -28,22 +27,23 @@ class PredictedBatch:
 
 
 class TrainingPredictions:
-    """The batches of an epoch. All processes have equally many, and an image is in one of them.
+    """Keep the predictions of an epoch's batches. All processes have equally many, and an image is in one of them.
 
     Images are of one size. Memory: two bytes for each pixel of the images that this process has trained on.
     """
 
     def __init__(self) -> None:
         self._batches: list[PredictedBatch] = []
+        self._restored: dict[str, Tensor] = {}
 
     def add(self, index: Tensor, label: Tensor, predicted: Tensor, global_size: int) -> None:
-        """Copies a batch to the host, without waiting for the device. Shapes as in `PredictedBatch`, of any type."""
+        """Copy a batch to the host, without waiting for the device. Shapes as in `PredictedBatch`, of any type."""
         self._batches.append(
             PredictedBatch(_on_host(index), _on_host(label.byte()), _on_host(predicted.byte()), global_size)
         )
 
     def __iter__(self) -> Iterator[PredictedBatch]:
-        """The batches so far."""
+        """Iterate over this process's batches so far."""
         if torch.cuda.is_available():
             torch.cuda.synchronize()  # copies that are under way
         return iter(self._batches)
@@ -52,32 +52,33 @@ class TrainingPredictions:
         self._batches = []
 
     def gathered(self, device: torch.device) -> dict[str, Tensor]:
-        """Index, label and predicted of all processes' images, on the CPU of process 0, and nothing elsewhere.
+        """Collect index, label and predicted of all processes' images on the CPU of process 0; nothing elsewhere.
 
         Every process calls it; they exchange one batch at a time, through `device`.
         """
-        world_size = dist.get_world_size() if dist.is_initialized() else 1
         everything: dict[str, list[Tensor]] = {"index": [], "label": [], "predicted": []}
         for batch in self:
             for key, rows in everything.items():
                 own = getattr(batch, key)
-                if world_size > 1:
+                if world_size() > 1:
                     own = gather_rows(own.to(device), share_sizes(batch.global_size)).cpu()
                 rows.append(own)
-        if world_size > 1 and dist.get_rank() != 0:
-            return {}
-        return {key: torch.cat(rows) for key, rows in everything.items() if rows}
+        return {key: torch.cat(rows) for key, rows in everything.items() if rows} if rank() == 0 else {}
 
-    def load(self, everything: dict[str, Tensor]) -> None:
-        """Takes this process's share of what `gathered` gave, whatever the number of processes was."""
-        rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    def restore(self, everything: dict[str, Tensor]) -> None:
+        """Keep what `gathered` gave, whatever the number of processes was, until `begin`."""
+        self._restored = everything
+
+    def begin(self) -> None:
+        """Begin a training with this process's share of what was restored, or with nothing."""
         self.clear()
-        if not everything:
-            return
-        parts = [everything[key].split(_SAMPLES_AT_ONCE) for key in ("index", "label", "predicted")]
+        parts = [
+            self._restored[key].split(_SAMPLES_AT_ONCE) for key in ("index", "label", "predicted") if self._restored
+        ]
         for index, label, predicted in zip(*parts, strict=True):
-            share = slice(rank, None, world_size)
+            share = slice(rank(), None, world_size())
             self._batches.append(PredictedBatch(index[share], label[share], predicted[share], len(index)))
+        self._restored = {}
 
 
 def _on_host(values: Tensor) -> Tensor:

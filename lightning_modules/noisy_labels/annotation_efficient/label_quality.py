@@ -1,10 +1,10 @@
-"""How good a pseudo label is, as far as can be told without the truth, and which ones are kept (LQSS).
+"""The quality of pseudo labels, as far as it can be told without the truth, and the choice of the best (LQSS).
 
-    Q_n = Dice(y_n, [r(mu(y_n)) > 1/2]) Dice(y_n, y'_n),
+    Q_n = Dice(y_n, [r(mu(y_n)) > 1/2]) Dice(y_n, y'_n)
 
-how well a VAE of masks gives the label y back, and how well the label agrees with the one that it replaces, y'; that
-factor is 1 for the first labels. The best part of the labels is kept. The paper names the selection; its rule could not
-be read, and this one is our choice.
+The first factor says how well a VAE of masks gives the label y back. The second says how well the label agrees with the
+one that it replaces, y', and is 1 for the first labels. The best part of the labels is kept. The paper names the
+selection; its rule could not be read, and this one is our choice.
 """
 
 import math
@@ -13,39 +13,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datamodules.loading.world import summed, world_size
 from lightning_modules.networks.shape_vae import ShapeVAE
-from lightning_modules.noisy_labels.annotation_efficient.mean_over_images import MeanOverImages
-
-
-def dice(one: Tensor, other: Tensor) -> Tensor:
-    """2 |A n B| / (|A| + |B|) of masks `[B, ...]` that are 0 and 1, `[B]`; 1 of two empty ones."""
-    one, other = one.flatten(start_dim=1).float(), other.flatten(start_dim=1).float()
-    total = one.sum(dim=1) + other.sum(dim=1)
-    return torch.where(total > 0, 2 * (one * other).sum(dim=1) / total.clamp(min=1), 1.0)
-
-
-class MeanDice(MeanOverImages):
-    """The mean of `dice` over images; an image that is empty in both masks counts as 1."""
-
-    higher_is_better = True  # type: ignore[assignment]
-
-    def update(self, prediction: Tensor, target: Tensor) -> None:  # type: ignore[override]
-        """Takes masks `[B, H, W]` that are 0 and 1."""
-        super().update(dice(prediction, target))
+from lightning_modules.noisy_labels.annotation_efficient.measures import dice
 
 
 def label_quality(label: Tensor, replaced: Tensor | None, vae: ShapeVAE | None) -> Tensor:
-    """Q of each label.
+    """Judge each label by Q.
 
     Args:
         label: y, `[B, H, W]`, 0 and 1.
-        replaced: y', likewise; None for the first labels.
-        vae: of masks; None leaves its factor out.
+        replaced: y', `[B, H, W]`, 0 and 1; None for the first labels.
+        vae: has learned masks; None leaves its factor out.
 
     Returns:
         `[B]`, float32 in [0, 1].
     """
-    quality = torch.ones(len(label), device=label.device)
+    quality = torch.ones(len(label), dtype=torch.float32, device=label.device)
     if vae is not None:
         mask = label[:, None].to(next(vae.parameters()).dtype)
         quality = quality * dice(label, vae(mask)[:, 0] > 0)
@@ -53,7 +37,7 @@ def label_quality(label: Tensor, replaced: Tensor | None, vae: ShapeVAE | None) 
 
 
 def best_part(quality: Tensor, fraction: float) -> Tensor:
-    """The ceil(fraction N) samples of best quality; of equal ones the first.
+    """Choose the ceil(fraction N) samples of best quality; of equal ones the first.
 
     Args:
         quality: `[N]`.
@@ -69,7 +53,7 @@ def best_part(quality: Tensor, fraction: float) -> Tensor:
 
 
 def without_holes_and_islands(label: Tensor) -> Tensor:
-    """The largest connected part of each mask `[B, H, W]`, with its holes filled. Computed on the CPU.
+    """Keep the largest connected part of each mask `[B, H, W]` and fill its holes, on the CPU.
 
     Pixels that touch along an edge are connected. Of equally large parts it is the first one.
     """
@@ -86,3 +70,17 @@ def without_holes_and_islands(label: Tensor) -> Tensor:
     first = np.where((of_pixel == largest) & masks, parts, number + 1).min(axis=(1, 2), keepdims=True)
     filled = ndimage.binary_fill_holes(masks & (parts == first), in_plane)
     return torch.from_numpy(filled).to(label.device, label.dtype)
+
+
+def mean_over_kept(loss: Tensor, kept: Tensor) -> Tensor:
+    """Compute this process's part of the mean loss over the kept samples of the global batch; 0 if none is kept.
+
+    Args:
+        loss: `[b]`.
+        kept: `[b]`, bool.
+
+    Returns:
+        World size times the sum over this process's kept samples, over the number of them on all processes.
+    """
+    weight = kept.to(loss.dtype)
+    return world_size() * (weight * loss).sum() / summed(weight.sum()).clamp(min=1)

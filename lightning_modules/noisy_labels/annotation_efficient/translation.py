@@ -1,4 +1,4 @@
-"""CycleGAN between images and masks, with a discriminator of shapes and calibrated channels.
+"""A CycleGAN between images and masks, with a discriminator of shapes and calibrated channels.
 
 E maps images x to masks, G masks z to images; ~ marks what has gone round once. With D_x, D_z on patches, D_vae on the
 means mu of a frozen VAE of masks, z^ = E(x), x^ = G(z), x~ = G(z^), z~ = E(x^):
@@ -23,15 +23,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from datamodules.arguments import at_least
 from lightning_modules.networks.shape_vae import ShapeVAE
 
 
 class ChannelCalibration(nn.Module):
-    """2a: factors in (0, 2) for the channels of a generator, 1 at first.
+    """Compute 2a, factors in (0, 2) for the channels of a generator; at first all are 1.
 
     Args:
         num_guides: channels of h.
-        num_channels: channels to calibrate, also those between the two convolutions.
+        num_channels: channels to calibrate, and those between the two convolutions.
     """
 
     def __init__(self, num_guides: int, num_channels: int) -> None:
@@ -46,12 +47,12 @@ class ChannelCalibration(nn.Module):
         nn.init.zeros_(self.layers[-1].bias)  # type: ignore[arg-type]
 
     def forward(self, guide: Tensor) -> Tensor:
-        """Maps h `[B, num_guides, h, w]` to factors `[B, num_channels, 1, 1]`."""
+        """Map h `[B, num_guides, h, w]` to factors `[B, num_channels, 1, 1]`."""
         return 2 * self.layers(guide).sigmoid()
 
 
 class Translation(nn.Module):
-    """E, G and the three discriminators.
+    """Hold the two generators, E and G, and the three discriminators.
 
     Args:
         mask_generator: E without its sigmoid; maps `[B, C, H, W]` to `[B, 1, H, W]`.
@@ -80,8 +81,7 @@ class Translation(nn.Module):
         calibrated: bool = True,
     ) -> None:
         super().__init__()
-        if mask_noise < 0:
-            raise ValueError(f"mask_noise must be at least 0, got {mask_noise}")
+        at_least(0, mask_noise=mask_noise)
         if calibrated:
             for key, network in (("mask_generator", mask_generator), ("mask_discriminator", mask_discriminator)):
                 lacks = [name for name in ("forward_features", "last", "num_features") if not hasattr(network, name)]
@@ -100,12 +100,12 @@ class Translation(nn.Module):
             self.calibration = ChannelCalibration(mask_discriminator.num_features, mask_generator.num_features)  # type: ignore[arg-type]
 
     def discriminators(self) -> list[nn.Module]:
-        """D_x, D_z and, if there is one, D_vae."""
+        """List D_x, D_z and, if there is one, D_vae."""
         shape = [] if self.shape_discriminator is None else [self.shape_discriminator]
         return [self.image_discriminator, self.mask_discriminator, *shape]
 
     def forward(self, image: Tensor) -> Tensor:
-        """The logits of E(x), `[B, 1, H, W]`, for images `[B, C, H, W]` in [-1, 1]."""
+        """Compute the logits of E(x), `[B, 1, H, W]`, for images `[B, C, H, W]` in [-1, 1]."""
         if self.calibration is None:
             return self.mask_generator(image)
         features, last = self.mask_generator.forward_features(image), self.mask_generator.last  # type: ignore[operator]
@@ -114,16 +114,16 @@ class Translation(nn.Module):
         return last(features * self.calibration(guide))  # type: ignore[operator]
 
     def judge_mask(self, mask: Tensor) -> Tensor:
-        """The scores of D_z for masks `[B, 1, H, W]` in [0, 1], with noise."""
+        """Compute the scores of D_z for masks `[B, 1, H, W]` in [0, 1], to which noise is added."""
         return self.mask_discriminator(mask + self.mask_noise * torch.randn_like(mask) if self.mask_noise else mask)
 
     def image_of(self, mask: Tensor) -> Tensor:
-        """G(z), `[B, C, H, W]` in [-1, 1], for masks `[B, 1, H, W]` in [0, 1]."""
+        """Compute G(z), `[B, C, H, W]` in [-1, 1], for masks `[B, 1, H, W]` in [0, 1]."""
         return self.image_generator(mask).tanh()
 
 
 class Fakes(NamedTuple):
-    """What the generators made, with gradient."""
+    """Hold the masks and images that the generators made, with gradient."""
 
     mask: Tensor
     """z^, `[B, 1, H, W]`, soft."""
@@ -132,25 +132,25 @@ class Fakes(NamedTuple):
 
 
 def judged_real(score: Tensor) -> Tensor:
-    """mean (D - 1)^2: the least-squares loss of scores that should say real."""
+    """Average (D - 1)^2, the least-squares loss of scores that should say real."""
     return (score - 1).square().mean()
 
 
 def judged_false(score: Tensor) -> Tensor:
-    """mean D^2: the least-squares loss of scores that should say false."""
+    """Average D^2, the least-squares loss of scores that should say false."""
     return score.square().mean()
 
 
 def cycle_term(
     image_again: Tensor, image: Tensor, mask_logits_again: Tensor, mask: Tensor, mask_weight: float
 ) -> Tensor:
-    """|x~ - x|_1 + w_z BCE(z~, z), both means over pixels; z~ is given by its logits."""
+    """Compute |x~ - x|_1 + w_z BCE(z~, z), both means over pixels; z~ is given by its logits."""
     return F.l1_loss(image_again, image) + mask_weight * F.binary_cross_entropy_with_logits(mask_logits_again, mask)
 
 
 @contextmanager
 def held_fixed(*modules: nn.Module) -> Iterator[None]:
-    """Within it, what these modules compute has gradients towards their inputs and none towards their parameters."""
+    """Take gradients through modules towards their inputs alone, not towards their parameters, within a `with`."""
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
     try:
         for parameter in parameters:
@@ -164,15 +164,13 @@ def held_fixed(*modules: nn.Module) -> Iterator[None]:
 def generator_terms(
     networks: Translation, vae: ShapeVAE | None, image: Tensor, mask: Tensor, mask_cycle_weight: float
 ) -> tuple[dict[str, Tensor], Fakes]:
-    """The terms of L_gen without their weights.
-
-    Discriminators and VAE are held fixed.
+    """Compute the terms of L_gen without their weights, with discriminators and VAE held fixed.
 
     Args:
         networks: E, G and the discriminators.
-        vae: of masks; needed where there is a D_vae.
+        vae: has learned masks; needed where there is a D_vae.
         image: x, `[B, C, H, W]` in [-1, 1].
-        mask: z, `[B, 1, H, W]` in [0, 1], of other structures than those in the images.
+        mask: z, `[B, 1, H, W]` in [0, 1], of structures that are not in the images.
         mask_cycle_weight: w_z.
 
     Returns:
@@ -195,7 +193,7 @@ def generator_terms(
 def discriminator_loss(
     networks: Translation, vae: ShapeVAE | None, image: Tensor, mask: Tensor, fakes: Fakes
 ) -> Tensor:
-    """L_D, summed over the discriminators; arguments as in `generator_terms`. It has no gradient towards the fakes."""
+    """Compute L_D, summed over the discriminators, without gradient towards the fakes. Arguments: `generator_terms`."""
     false_mask, false_image = fakes.mask.detach(), fakes.image.detach()
     pairs: list[tuple[Callable[[Tensor], Tensor], Tensor, Tensor]] = [
         (networks.image_discriminator, image, false_image),

@@ -6,9 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lightning_modules.noisy_labels.annotation_efficient.surface_distance import (
+from lightning_modules.noisy_labels.annotation_efficient.measures import (
     AverageSurfaceDistance,
+    MeanDice,
     average_surface_distance,
+    dice,
 )
 
 
@@ -64,3 +66,19 @@ def test_metric_is_the_mean_over_images_whatever_the_batches() -> None:
     metric.update(masks[:2].long(), truth[:2].long())
     metric.update(masks[2:].long(), truth[2:].long())
     assert float(metric.compute()) == pytest.approx(sum(by_definition(m, truth[0]) for m in masks) / 5)
+
+
+def test_dice_of_known_masks() -> None:
+    one, other = torch.zeros(2, 4, 4), torch.zeros(2, 4, 4)
+    one[0, :2], other[0, 1:3] = 1, 1
+    assert dice(one, other).tolist() == [0.5, 1.0]
+    assert dice(one[:1], 1 - one[:1]).tolist() == [0.0]
+
+
+def test_images_that_are_empty_in_both_masks_count_in_the_mean_dice() -> None:
+    full, empty = torch.ones(1, 2, 2, dtype=torch.int64), torch.zeros(1, 2, 2, dtype=torch.int64)
+    metric = MeanDice()
+    metric.update(empty, empty)
+    assert float(metric.compute()) == 1
+    metric.update(torch.cat([full, empty, empty]), torch.cat([full, full, empty]))
+    assert float(metric.compute()) == pytest.approx(3 / 4)

@@ -1,0 +1,109 @@
+"""The start of a round: a new pseudo label for each training image, its quality, and the labels that are kept.
+
+They are written to the run directory: `pseudo_labels/round_<n>/<image>.png` (0 and 255) and the table
+`pseudo_labels/round_<n>.csv` of qualities and of what is kept.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from PIL import Image
+from torch import Tensor
+
+from datamodules.files.whole_files import write_text
+from datamodules.loading.world import summed
+from lightning_modules.distributed.same_buffers import same_buffers
+from lightning_modules.networks.shape_vae import ShapeVAE
+from lightning_modules.noisy_labels.annotation_efficient.label_quality import best_part, label_quality
+from lightning_modules.noisy_labels.annotation_efficient.measures import dice
+from lightning_modules.training.evaluation_mode import in_evaluation_mode
+
+
+class LabelFiles:
+    """Write the pseudo labels of a round and the table of their qualities.
+
+    Every process writes the labels of its share, and the first one the table when all are done: where there is a table,
+    the labels are complete. A run without a directory (`fast_dev_run`, no logger) writes nothing.
+
+    Args:
+        trainer: knows the run directory and this process.
+        number: the round.
+        names: `[N]`, names of the training images without suffix; None names them by their position.
+    """
+
+    def __init__(self, trainer: Trainer, number: int, names: Sequence[str] | None) -> None:
+        self.trainer = trainer
+        self.names = names
+        directory = trainer.log_dir if trainer.loggers else None  # broadcast: every process asks
+        self.folder = None if directory is None else Path(directory, "pseudo_labels", f"round_{number}")
+
+    def write(self, index: Tensor, label: Tensor) -> None:
+        """Write labels `[b, H, W]`, 0 and 1, of the training images `index` `[b]`."""
+        if self.folder is None:
+            return
+        for sample, mask in zip(index.tolist(), (255 * label).byte().cpu().numpy(), strict=True):
+            path = self.folder / f"{self._name(sample)}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)  # a name may hold a folder
+            Image.fromarray(mask).save(path)
+
+    def finish(self, quality: Tensor, kept: Tensor) -> None:
+        """Write the table of qualities `[N]` and of what is kept `[N]`, once all processes have written their part."""
+        if self.folder is None:
+            return
+        self.trainer.strategy.barrier("pseudo labels are written")
+        if self.trainer.is_global_zero:
+            names = [self._name(sample) for sample in range(len(quality))]
+            table = pd.DataFrame({"name": names, "quality": quality.cpu(), "kept": kept.cpu()})
+            write_text(self.folder.with_suffix(".csv"), table.to_csv(index_label="index"))
+
+    def _name(self, sample: int) -> str:
+        return f"{sample:06d}" if self.names is None else self.names[sample]
+
+
+def label_anew(
+    module: LightningModule,
+    data: Any,
+    number: int,
+    new_label: Callable[[dict[str, Tensor]], Tensor],
+    vae: ShapeVAE | None,
+    keep_fraction: float,
+) -> tuple[Tensor, dict[str, float]]:
+    """Give all training images new labels, and choose the best of them. Every process labels its share.
+
+    Args:
+        module: judges the images; its trainer is running.
+        data: a DataModule that is a `LabelStore` and a `TrainingImageSource`.
+        number: the round, from 0.
+        new_label: maps a batch to labels `[B, H, W]`, int64, 0 and 1.
+        vae: has learned masks, for the labels' quality.
+        keep_fraction: part of the labels that is kept. Without a VAE nothing is known of the first labels, and all are.
+
+    Returns:
+        `[N]`, bool: the samples whose label is kept; and means over the training images, by the names they are logged
+        under: `label_quality` and, where the truth is known, `label_dice` and `kept_label_dice`.
+    """
+    trainer, size = module.trainer, data.num_train_samples
+    writer = LabelFiles(trainer, number, getattr(data, "training_names", None))
+    quality, true_dice = (torch.zeros(size, dtype=torch.float64, device=module.device) for _ in range(2))
+    truth_is_known = False
+    same_buffers(module)
+    with in_evaluation_mode(trainer, module):
+        for on_host in data.training_images_dataloader():
+            batch = trainer.strategy.batch_to_device(on_host)
+            label, index = new_label(batch), batch["index"]
+            quality[index] = label_quality(label, batch["label"] if number else None, vae).double()
+            if truth_is_known := "clean_label" in batch:
+                true_dice[index] = dice(label, batch["clean_label"] == 1).double()
+            data.correct_labels(index, label)
+            writer.write(index, label)
+    quality, true_dice = summed(quality), summed(true_dice)
+    kept = best_part(quality, 1.0 if number == 0 and vae is None else keep_fraction)
+    writer.finish(quality, kept)
+    about = {"label_quality": float(quality.mean())}
+    if truth_is_known:
+        about |= {"label_dice": float(true_dice.mean()), "kept_label_dice": float(true_dice[kept].mean())}
+    return kept, about

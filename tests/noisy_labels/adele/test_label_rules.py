@@ -1,0 +1,131 @@
+import numpy as np
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from lightning_modules.noisy_labels.adele.label_rules import (
+    categories_due,
+    confident_prediction,
+    merged_label,
+    updated_label,
+)
+
+K, H, W = 4, 5, 6
+
+
+def random_case(seed: int, num_images: int = 4) -> tuple[Tensor, Tensor, Tensor]:
+    """Labels with few categories in an image and some ignored pixels, confident probabilities, categories on."""
+    random = torch.Generator().manual_seed(seed)
+    label = torch.randint(K, (num_images, H, W), generator=random)
+    absent = torch.randint(K, (num_images, 1, 1), generator=random)
+    label = torch.where((label == absent) & (absent > 0), 0, label)
+    label[0] = 0
+    label[torch.rand(num_images, H, W, generator=random) < 0.1] = 255
+    probability = (3 * torch.randn(num_images, K, H, W, generator=random)).softmax(1)
+    on = torch.rand(K, generator=random) < 0.5
+    return label, probability, on
+
+
+def merged_one_by_one(label: np.ndarray, p: np.ndarray, on: set[int], tau_fg: float, tau_bg: float) -> np.ndarray:
+    new = label.copy()
+    shown = set(np.unique(label))
+    if not shown & on:
+        return new
+    for at in np.ndindex(label.shape):
+        k = int(p[:, at[0], at[1]].argmax())
+        confident = p[1:, at[0], at[1]].max() > tau_fg or p[0, at[0], at[1]] > tau_bg
+        if confident and label[at] in on | {0} and k in on | {0} and k in shown | {0}:
+            new[at] = k
+    return new
+
+
+def updated_one_by_one(label: np.ndarray, p: np.ndarray, on: set[int], tau: float) -> np.ndarray:
+    shown = set(np.unique(label)) - {255}
+    if not shown & on and shown - {0}:
+        return label
+    new = label.copy()
+    for at in np.ndindex(label.shape):
+        k = int(p[:, at[0], at[1]].argmax())
+        if p[k, at[0], at[1]] > tau and k in on | {0} and (k in shown or not shown - {0}):
+            new[at] = k
+    known = label != 255
+    before, after = ((each != 0)[known].sum() for each in (label, new))
+    return label if after < 0.5 * before and (new == 0)[known].mean() > 0.95 else new
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000))
+def test_rules_equal_their_definition_pixel_by_pixel(seed: int) -> None:
+    label, p, on = random_case(seed)
+    categories = set(on.nonzero().flatten().tolist()) - {0}
+    merged = merged_label(label, confident_prediction(p, 0.7, 0.6), on)
+    highest, k = p.max(1)
+    updated = updated_label(label, k, highest, on, 0.6)
+    for b in range(len(label)):
+        y, each = label[b].numpy(), p[b].numpy()
+        np.testing.assert_array_equal(merged[b], merged_one_by_one(y, each, categories, 0.7, 0.6))
+        np.testing.assert_array_equal(updated[b], updated_one_by_one(y, each, categories, 0.6))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000))
+def test_merging_is_idempotent_and_introduces_no_category(seed: int) -> None:
+    label, p, on = random_case(seed)
+    predicted = confident_prediction(p, 0.5, 0.5)
+    merged = merged_label(label, predicted, on)
+    assert torch.equal(merged_label(merged, predicted, on), merged)
+    for before, after in zip(label, merged, strict=True):
+        assert set(after.unique().tolist()) <= set(before.unique().tolist()) | {0}
+    assert torch.equal(merged_label(label, predicted, torch.tensor([True, False, False, False])), label)
+
+
+def test_a_confidence_of_exactly_tau_is_not_enough() -> None:
+    p = torch.zeros(1, K, 1, 3, dtype=torch.float64)
+    p[0, 1, 0, :2], p[0, 2, 0, :2] = torch.tensor([0.75, 0.76]), torch.tensor([0.25, 0.24])
+    p[0, 0, 0, 2], p[0, 1, 0, 2] = 0.75, 0.25
+    assert confident_prediction(p, 0.75, 0.75).tolist() == [[[255, 1, 255]]]
+    assert confident_prediction(p, 0.75, 0.7).tolist() == [[[255, 1, 0]]]
+    label, on = torch.tensor([[[2, 2, 1]]]), torch.tensor([False, True, True, False])
+    highest, k = p.max(1)
+    assert updated_label(label, k, highest, on, 0.75).tolist() == [[[2, 1, 1]]]
+
+
+def test_update_skips_images_that_would_nearly_lose_their_foreground() -> None:
+    label = torch.zeros(2, 10, 10, dtype=torch.int64)
+    label[0, 0, :9], label[1, :2] = 1, 1  # 9 and 20 pixels of foreground, of 100
+    k = torch.zeros_like(label)
+    k[0, 0, :4], k[1, 0, :9] = 1, 1  # 4 and 9 remain: 96 and 91 of background
+    on = torch.tensor([False, True])
+    certain = torch.ones(2, 10, 10)
+    new = updated_label(label, k, certain, on, 0.8)
+    assert torch.equal(new[0], label[0])
+    assert torch.equal(new[1], k[1])
+    filled = [F.pad(each, (0, 7, 0, 3), value=value) for each, value in ((label, 255), (k, 0))]
+    assert torch.equal(updated_label(*filled, torch.ones(2, 13, 17), on, 0.8)[:, :10, :10], new)
+
+
+def test_background_enters_an_image_that_shows_none_by_merging_alone() -> None:
+    label, k = torch.ones(1, 1, 3, dtype=torch.int64), torch.tensor([[[0, 1, 2]]])
+    on = torch.tensor([False, True, True])
+    assert merged_label(label, k, on).tolist() == [[[0, 1, 1]]]
+    assert updated_label(label, k, torch.ones(1, 1, 3), on, 0.8).tolist() == [[[1, 1, 1]]]
+
+
+def test_update_gives_images_of_background_alone_any_category_that_is_on() -> None:
+    label, k = torch.zeros(1, 1, 3, dtype=torch.int64), torch.tensor([[[1, 2, 0]]])
+    on = torch.tensor([False, True, False])
+    assert updated_label(label, k, torch.ones(1, 1, 3), on, 0.8).tolist() == [[[1, 0, 0]]]
+
+
+def test_a_category_is_corrected_at_the_first_epoch_of_each_stretch_of_ten_at_which_it_has_ended() -> None:
+    """Categories 1 and 2 end at epochs 5 and 12, counted from 1; for 1 the test says no again from 18 to 23."""
+    corrected = torch.zeros(3, dtype=torch.bool)
+    found: dict[int, list[int]] = {}
+    for number in range(1, 41):
+        ended = torch.tensor([False, number >= 5 and not 18 <= number <= 23, number >= 12])
+        on, corrected = categories_due(ended, corrected, number - 1, 10)
+        if on.any():
+            found[number] = on.nonzero().flatten().tolist()
+    assert found == {5: [1], 10: [1], 12: [2], 20: [2], 24: [1], 30: [1, 2], 40: [1, 2]}

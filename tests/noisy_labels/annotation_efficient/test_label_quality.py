@@ -1,0 +1,89 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from datamodules.segmentation.ellipses import EllipseShapes
+from lightning_modules.networks.shape_vae import ShapeVAE
+from lightning_modules.noisy_labels.annotation_efficient.label_quality import (
+    best_part,
+    label_quality,
+    mean_over_kept,
+    without_holes_and_islands,
+)
+from lightning_modules.noisy_labels.annotation_efficient.measures import dice
+
+
+@settings(deadline=None, max_examples=25)
+@given(quality=st.lists(st.floats(0, 1), min_size=1, max_size=40), fraction=st.floats(0.01, 1))
+def test_the_best_part_is_kept(quality: list[float], fraction: float) -> None:
+    kept = best_part(torch.tensor(quality, dtype=torch.float64), fraction)
+    assert int(kept.sum()) == math.ceil(fraction * len(quality) - 1e-9)
+    inside, outside = (np.array(quality)[chosen.numpy()] for chosen in (kept, ~kept))
+    assert not len(outside) or inside.min() >= outside.max()
+
+
+def test_the_kept_number_is_not_rounded_up_by_rounding() -> None:
+    assert best_part(torch.rand(100), 0.07).sum() == 7  # 0.07 * 100 is a little more than 7
+    assert best_part(torch.rand(10), 0.75).sum() == 8
+
+
+@pytest.fixture(scope="module")
+def shapes_learned() -> ShapeVAE:
+    torch.manual_seed(0)
+    learned, shapes = ShapeVAE(32, 4, (8, 16, 16, 16)), EllipseShapes(200)
+    masks = shapes.masks(torch.arange(200), 32, seed=0)[:, None].float()
+    optimizer = torch.optim.Adam(learned.parameters(), lr=5e-3)
+    for _ in range(150):
+        loss = learned.negative_elbo(masks[torch.randint(200, (16,))]).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return learned.eval()
+
+
+@torch.no_grad()
+def test_a_noisy_mask_is_worse_than_a_clean_ellipse(shapes_learned: ShapeVAE) -> None:
+    clean = EllipseShapes(20).masks(torch.arange(20), 32, seed=5).long()
+    noise = (torch.rand(20, 32, 32) < 0.3).long()
+    good, bad = label_quality(clean, None, shapes_learned), label_quality(noise, None, shapes_learned)
+    assert good.min() > bad.max()
+    kept = best_part(torch.cat([good, bad]), 0.5)
+    assert kept.tolist() == [True] * 20 + [False] * 20
+
+
+@torch.no_grad()
+def test_quality_is_the_product_of_both_agreements(shapes_learned: ShapeVAE) -> None:
+    label, before = EllipseShapes(10).masks(torch.arange(10), 32, seed=7).long().split(5)
+    again = (shapes_learned(label[:, None].float())[:, 0] > 0).long()
+    expected = dice(label, again) * dice(label, before)
+    torch.testing.assert_close(label_quality(label, before, shapes_learned), expected)
+    torch.testing.assert_close(label_quality(label, before, None), dice(label, before))
+    assert label_quality(label, None, None).tolist() == [1.0] * 5
+
+
+def test_cleaning_keeps_the_largest_part_of_each_mask_and_fills_its_holes() -> None:
+    ring = torch.zeros(12, 12, dtype=torch.int64)
+    ring[2:8, 2:8] = 1
+    ring[4:6, 4:6] = 0
+    with_island = ring.clone()
+    with_island[10:, 10:] = 1
+    full = torch.zeros_like(ring)
+    full[2:8, 2:8] = 1
+    touching_corners = torch.zeros_like(ring)
+    touching_corners[0:3, 0:3] = touching_corners[3:5, 3:5] = 1
+    corner = torch.zeros_like(ring)
+    corner[0:3, 0:3] = 1
+    masks = torch.stack([with_island, torch.zeros_like(ring), touching_corners, full])
+    cleaned = without_holes_and_islands(masks)
+    assert torch.equal(cleaned, torch.stack([full, torch.zeros_like(ring), corner, full]))
+    assert cleaned.dtype == torch.int64
+
+
+def test_only_kept_samples_have_a_loss_and_it_is_their_mean() -> None:
+    loss, kept = torch.rand(6, dtype=torch.float64), torch.tensor([True, False, True, True, False, False])
+    torch.testing.assert_close(mean_over_kept(loss, kept), loss[kept].mean())
+    assert mean_over_kept(loss, torch.zeros_like(kept)) == 0
