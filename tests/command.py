@@ -29,6 +29,6 @@ def start(*arguments: str | Path, launcher: tuple[str, ...] = (sys.executable,),
 def run(*arguments: str | Path, status: int = 0, launcher: tuple[str, ...] = (sys.executable,), **more: str) -> str:
     """Runs `train.py` to its end, checks the exit status, and returns what it printed."""
     process = start(*arguments, launcher=launcher, **more)
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=600)
     assert process.returncode == status, output
     return output

@@ -1,13 +1,18 @@
-"""One thread: sums are then taken in one order, and the suite leaves the other core to the processes that it starts."""
+"""One thread, parsers that are built once, and a list of the dearest tests at the end.
 
-import subprocess
-from collections.abc import Callable, Iterator
+With one thread sums are taken in one order, and the suite leaves the other core to the processes that it starts.
+"""
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 
-from tests.two_processes import TwoProcesses, start_two
+from experiments.command_line import CommandLine
+from tests.two_processes import Process, TwoProcesses, start_two
 
 torch.set_num_threads(1)
 
@@ -15,13 +20,75 @@ torch.set_num_threads(1)
 @pytest.fixture
 def two_processes() -> Iterator[TwoProcesses]:
     """Starts a function of a test module in two processes of one group; none of them outlives the test."""
-    started: list[subprocess.Popen[str]] = []
+    started: list[Process] = []
 
-    def start(function: Callable[..., None], *arguments: Any) -> list[subprocess.Popen[str]]:
-        started.extend(start_two(function, *arguments))
+    def start(*arguments: Any) -> list[Process]:
+        started.extend(start_two(*arguments))
         return started
 
     yield start
     for process in started:
         process.kill()
-        process.wait()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _parsers_are_built_once() -> Iterator[None]:
+    """Command lines that are run in the tests' own process share a parser: to build one takes two seconds."""
+    built: dict[str, tuple[Any, ...]] = {}
+    build = CommandLine.setup_parser
+
+    def setup_parser(self: CommandLine, *options: Any) -> None:
+        if self.requested not in built:
+            build(self, *options)
+            built[self.requested] = (self.parser, self._subcommand_method_arguments, self._subcommand_parsers)
+        self.parser, self._subcommand_method_arguments, self._subcommand_parsers = built[self.requested]
+        self.parser._instantiators = None  # those of the last command line
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CommandLine, "setup_parser", setup_parser)
+        yield
+
+
+# what tests cost
+
+COST = defaultdict[str, float](float)
+
+
+def core_seconds() -> float:
+    """Tell the time that this process and those that it waited for have computed."""
+    return sum(os.times()[:4])
+
+
+@pytest.hookimpl(hookwrapper=True, tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
+    item.stash[STARTED] = core_seconds()
+    yield
+
+
+STARTED = pytest.StashKey[float]()
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    outcome: Any = yield
+    if call.when == "teardown":
+        outcome.get_result().user_properties.append(("core_seconds", core_seconds() - item.stash[STARTED]))
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    COST[report.nodeid] += dict(report.user_properties).get("core_seconds", 0.0) if report.when == "teardown" else 0.0
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--cost", action="store_true", help="print the core-seconds of every test file at the end")
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    terminalreporter.section(f"the ten dearest of {sum(COST.values()):.0f} core-seconds")
+    files = defaultdict[str, float](float)
+    for test, seconds in COST.items():
+        files[test.split("::")[0]] += seconds
+    for test, seconds in sorted(COST.items(), key=lambda pair: -pair[1])[:10]:
+        terminalreporter.write_line(f"{seconds:6.1f}  {test}")
+    for file, seconds in sorted(files.items(), key=lambda pair: -pair[1]) if config.getoption("cost") else []:
+        terminalreporter.write_line(f"{seconds:6.1f}  {file}")

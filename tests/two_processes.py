@@ -1,50 +1,117 @@
-"""Calls a function of a test module in two processes that find each other, as a launcher would start them."""
+"""Call a function of a test in two processes of one group, as a launcher would start them.
 
+The processes are forked, so what the test's process has imported and built is there at once. A process group is made
+where Lightning, or the function, asks for one.
+"""
+
+import multiprocessing
 import os
+import pickle
+import signal
 import socket
-import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
-from importlib import import_module
+from multiprocessing import connection
 from typing import Any
 
-import torch
 import torch.distributed as dist
+from lightning.pytorch.utilities import rank_zero_only
 
-from tests.command import ROOT
+TEN_MINUTES = 600.0
+FORK = multiprocessing.get_context("fork")
 
-TwoProcesses = Callable[..., list[subprocess.Popen[str]]]  # what the fixture `two_processes` gives
+
+class Process:
+    """One of two processes; it has of `subprocess.Popen` what tests use.
+
+    Args:
+        rank: number of the process.
+        port: where process 0 waits for the other.
+        function: called in the process.
+        arguments: its arguments.
+    """
+
+    def __init__(self, rank: int, port: int, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        self.log = tempfile.TemporaryFile("w+", buffering=1)  # noqa: SIM115 - closed with the object
+        self.result, sender = FORK.Pipe(duplex=False)
+        self.process = FORK.Process(target=self._run, args=(rank, port, sender, function, arguments))
+        self.process.start()
+        sender.close()
+
+    def _run(self, rank: int, port: int, sender: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        for descriptor in (1, 2):
+            os.dup2(self.log.fileno(), descriptor)
+        sys.stdout = sys.stderr = self.log
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        os.environ |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "test"}
+        rank_zero_only.rank = rank  # type: ignore[attr-defined]  # Lightning reads the variables when it is imported
+        try:
+            sender.send_bytes(pickle.dumps(function(*arguments)))
+        finally:
+            # Left to the interpreter's end, the group's threads can outlive what they need and abort the process.
+            if dist.is_initialized():
+                dist.destroy_process_group()
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid or 0
+
+    @property
+    def returncode(self) -> int | None:
+        return self.process.exitcode
+
+    poll = returncode.fget  # type: ignore[attr-defined]
+
+    def output(self) -> str:
+        """Read what the process has printed so far."""
+        self.log.flush()
+        return os.pread(self.log.fileno(), 1 << 24, 0).decode()
+
+    def communicate(self, timeout: float = TEN_MINUTES) -> tuple[str, None]:
+        self.process.join(timeout)
+        return self.output(), None
+
+    def send_signal(self, number: int) -> None:
+        if self.process.is_alive():
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+        self.process.join()
 
 
-def start_two(function: Callable[..., None], *arguments: Any) -> list[subprocess.Popen[str]]:
-    """Starts both processes; the arguments are ones that `repr` can write."""
+TwoProcesses = Callable[..., list[Process]]  # what the fixture `two_processes` gives
+
+
+def start_two(function: Callable[..., Any], *arguments: Any) -> list[Process]:
+    """Start both processes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    common = {
-        **os.environ,
-        **{"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
-        **{"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "test"},
-    }
-    call = f"test.call({function.__module__!r}, {function.__name__!r}, {arguments!r})"
-    return [
-        subprocess.Popen(
-            [sys.executable, "-c", f"import {__name__} as test; {call}"],
-            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
+    return [Process(rank, port, function, arguments) for rank in range(2)]
 
 
-def call(module: str, name: str, arguments: tuple[Any, ...]) -> None:
-    """What each process does."""
-    torch.set_num_threads(1)
+def in_two_processes(function: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """Call a function in both processes and return what each returns; one that fails ends the other."""
+    processes = start_two(function, *arguments)
     try:
-        getattr(import_module(module), name)(*arguments)
+        results: list[Any] = [None, None]
+        waiting = {process.result: rank for rank, process in enumerate(processes)}
+        while waiting:
+            ready = connection.wait(list(waiting), TEN_MINUTES)
+            assert ready, "".join(process.output() for process in processes)
+            for result in ready:
+                rank = waiting.pop(result)  # type: ignore[call-overload]
+                try:
+                    results[rank] = pickle.loads(result.recv_bytes())  # type: ignore[union-attr]
+                except EOFError:
+                    processes[rank].process.join()
+                    raise AssertionError(processes[rank].output()) from None
+        for process in processes:
+            process.process.join(TEN_MINUTES)
+            assert process.returncode == 0, process.output()
+        return results
     finally:
-        # Left to the interpreter's end, the group's threads can outlive what they need and abort the process.
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        for process in processes:
+            process.kill()

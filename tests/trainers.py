@@ -1,0 +1,15 @@
+"""A Trainer that prints, logs and saves nothing, for tests that look at what is trained."""
+
+from typing import Any
+
+from lightning.pytorch import Trainer
+
+QUIET: dict[str, Any] = {
+    **{"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "num_sanity_val_steps": 0},
+    **{"enable_progress_bar": False, "enable_model_summary": False, "use_distributed_sampler": False},
+}
+
+
+def quiet(**options: Any) -> Trainer:
+    """Make a Trainer of QUIET and of the options, which win."""
+    return Trainer(**{**QUIET, **options})
