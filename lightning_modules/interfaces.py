@@ -76,6 +76,30 @@ class SmoothedClassifier(Protocol):
         ...
 
 
+class MixtureOutput(NamedTuple):
+    """A mixture of two classifiers at some images."""
+
+    log_probability: Tensor
+    """`[B, K]`, whose softmax is the mixture."""
+    gamma: Tensor
+    """`[B]`: alpha before the sigmoid (and before the range it is brought to); infinite for alpha 0 and 1."""
+    alpha: Tensor
+    """`[B]`, in [0, 1]: the weight of the robust classifier."""
+
+
+@runtime_checkable
+class MixedClassifier(Protocol):
+    """A module whose mixture can be evaluated at any alpha. Used by the curve of accuracy and robustness."""
+
+    num_classes: int
+    chooses_alpha: bool
+    """Whether it also has a learned alpha for each image."""
+
+    def mix(self, image: Tensor, alpha: float | None = None) -> MixtureOutput:
+        """Mix at images `[B, C, H, W]` in [0, 1] with a given alpha, or with the learned one."""
+        ...
+
+
 @runtime_checkable
 class LabelCorrector(Protocol):
     """A module that acts when early learning has ended for some categories, the same on all processes."""

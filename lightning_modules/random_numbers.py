@@ -1,5 +1,6 @@
-"""Random numbers of an image that are the same in whatever batch and process it is."""
+"""Random numbers that follow from what they are for, so that they are the same in whatever batch and process."""
 
+import os
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -7,22 +8,32 @@ import torch
 from torch import Tensor
 
 
-def seed_of(*words: int) -> int:
-    """A seed for torch that follows from all of some numbers, such as seed, index of the image and purpose.
+def run_seed() -> int:
+    """Read the seed of the run, where `seed_everything` leaves it; 0 without one."""
+    return int(os.environ.get("PL_GLOBAL_SEED", 0))
+
+
+def bits_of(*words: int) -> int:
+    """Draw 64 bits that follow from all of some numbers, such as seed, index of the image and purpose.
 
     Args:
         words: at least 0 each.
     """
-    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0])
+
+
+def seed_of(*words: int) -> int:
+    """Draw a seed for torch, which takes 63 bits, from some numbers, see `bits_of`."""
+    return bits_of(*words) >> 1
 
 
 def generator_of(*words: int) -> torch.Generator:
-    """A generator, on the host, with the `seed_of` some numbers."""
+    """Make a generator, on the host, with the `seed_of` some numbers."""
     return torch.Generator().manual_seed(seed_of(*words))
 
 
 def drawn_like(image: Tensor, draw: Callable[..., Tensor], generators: Sequence[torch.Generator]) -> Tensor:
-    """Random numbers of the shape, type and device of images, of each image from its own generator.
+    """Draw numbers of the shape, type and device of images, of each image from its own generator.
 
     Args:
         image: `[B, ...]`.

@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -12,11 +11,11 @@ from torch import Tensor
 
 from callbacks.attacks.block_files import BlockFiles
 from datamodules.files.whole_files import save_figure, write_text
-from lightning_modules.interfaces import require
+from lightning_modules.interfaces import MixedClassifier, require
+from lightning_modules.random_numbers import bits_of
 from lightning_modules.resumable.other_processes import in_first_process
 from lightning_modules.resumable.results_directory import results_directory
 from lightning_modules.resumable.tested_images import TestedImages, require_testing
-from lightning_modules.robustness.adaptive_smoothing.mixing import MixedClassifier
 from lightning_modules.robustness.attacks.ascent import Attack, require_gradients
 
 if TYPE_CHECKING:
@@ -90,7 +89,7 @@ class AlphaCurve(Callback):
             label = torch.tensor([one.label for one in read], device=image.device)
             sums = []
             for alpha in alphas:
-                torch.manual_seed(int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0]))
+                torch.manual_seed(bits_of(self.seed, number) % 2**32)
                 sums.append(self._attacked(trainer, module, image, label, alpha))
             return pd.DataFrame(torch.stack(sums).cpu().numpy(), columns=list(COLUMNS))
 

@@ -13,21 +13,13 @@ from torch import Tensor
 from callbacks.attacks.block_files import BlockFiles
 from callbacks.drawing.image_grid import draw_image_grid
 from datamodules.files.whole_files import save_figure, whole_file, write_text
-from lightning_modules.interfaces import Classifier, ImageColumn, SmoothedClassifier, require
+from lightning_modules.interfaces import Classifier, ImageColumn, MixedClassifier, SmoothedClassifier, require
 from lightning_modules.random_numbers import seed_of
 from lightning_modules.resumable.other_processes import in_first_process
 from lightning_modules.resumable.results_directory import results_directory
 from lightning_modules.resumable.tested_images import TestedImages, require_testing
-from lightning_modules.robustness.adaptive_smoothing.mixing import MixedClassifier
-from lightning_modules.robustness.attacks.ascent import (
-    PGD,
-    Attack,
-    AutoAttack,
-    Network,
-    require_gradients,
-    size,
-    with_fixed_draws,
-)
+from lightning_modules.robustness.attacks.ascent import PGD, Attack, Network, require_gradients, size
+from lightning_modules.robustness.attacks.auto_attack import AutoAttack, with_fixed_draws
 from lightning_modules.robustness.certificates.votes import GaussianSmoothing
 from lightning_modules.robustness.mean_prediction import log_mean_softmax
 

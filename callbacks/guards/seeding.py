@@ -1,12 +1,13 @@
 """Random numbers of a batch depend on where the batch is, not on what was drawn before it."""
 
-import os
 import random
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+
+from lightning_modules.random_numbers import run_seed, seed_of
 
 
 class SeedEveryBatch(Callback):
@@ -24,11 +25,11 @@ class SeedEveryBatch(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self.seed is None:
-            self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0))  # where seed_everything leaves it
+            self.seed = run_seed()
 
     def _seed(self, trainer: Trainer, stage: int, batch_idx: int, dataloader_idx: int = 0) -> None:
-        words = [self.seed or 0, stage, trainer.current_epoch, batch_idx, dataloader_idx, trainer.global_rank]
-        seed = int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)
+        place = (stage, trainer.current_epoch, batch_idx, dataloader_idx, trainer.global_rank)
+        seed = seed_of(self.seed or 0, *place)
         torch.manual_seed(seed)
         np.random.seed(seed % 2**32)  # noqa: NPY002 - libraries draw from it
         random.seed(seed)

@@ -1,32 +1,50 @@
-"""What a network's inner layers take and give, without a change to the network."""
+"""Taps on a network's inner layers: their inputs and outputs, without a change to the network."""
 
-from collections.abc import Iterator
+import difflib
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_modules.full_precision import at_least_float32
+from lightning_modules.networks.normalized import Normalized
 from lightning_modules.networks.weights import listed
 
+MOST_NAMES = 60
 
-def named_layer(network: nn.Module, name: str) -> nn.Module:
-    """The layer of a name, or of a name that ends in it (`layer2` finds `network.layer2` of a normalised network).
+
+def named_layer(network: nn.Module, name: str, argument: str = "feature_layer") -> nn.Module:
+    """Find the layer of a name, or the only one whose name ends in it (`layer2` finds `network.layer2`).
+
+    Args:
+        network: has the layer; the names inside a `Normalized` network come first.
+        name: of the layer.
+        argument: name of the argument that it was given by, for the message.
 
     Raises:
-        ValueError: if no layer or several have the name.
+        ValueError: if no layer or several have the name; says which layers there are.
     """
-    names = [each for each, _ in network.named_modules() if each == name or each.endswith(f".{name}")]
-    if len(names) != 1:
-        known = listed([each for each, _ in network.named_modules() if each and each.count(".") <= 2])
-        found = f"{len(names)} layers" if names else "no layer"
-        raise ValueError(f"feature_layer: {type(network).__name__} has {found} named {name}; it has: {known}")
-    return network.get_submodule(names[0])
+    layers = {each: module for each, module in network.named_modules() if each}
+    inside = "network." if isinstance(network, Normalized) else ""
+    exact = [each for each in (f"{inside}{name}", name) if each in layers]
+    ending = [each for each in layers if each.endswith(f".{name}")]
+    if not exact and len(ending) != 1:
+        close = [] if ending else difflib.get_close_matches(name, [each.removeprefix(inside) for each in layers], n=3)
+        hint = f"did you mean {' or '.join(close)}? " if close else ""
+        found = f"{len(ending)} layers" if ending else "no layer"
+        raise ValueError(f"{argument}: there is {found} named {name}; {hint}{listed_layers(network)}")
+    return layers[(exact or ending)[0]]
+
+
+def listed_layers(network: nn.Module) -> str:
+    """List the names of a network's layers, from the outside in, as those on top are the ones that are wanted."""
+    network = network.network if isinstance(network, Normalized) else network
+    names = sorted((name for name, _ in network.named_modules() if name), key=lambda name: name.count("."))
+    return f"{type(network).__name__} has: {listed(names, at_most=MOST_NAMES)}"
 
 
 def classifier_layer(network: nn.Module) -> nn.Linear:
-    """A classifier's last linear layer.
+    """Find a classifier's last linear layer.
 
     Raises:
         ValueError: if it has none.
@@ -38,42 +56,53 @@ def classifier_layer(network: nn.Module) -> nn.Linear:
 
 
 @contextmanager
-def layer_inputs(layer: nn.Module) -> Iterator[list[Tensor]]:
-    """Collects what a layer is given within the block, call by call."""
-    seen: list[Tensor] = []
-    hook = layer.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+def tapped(
+    layers: Mapping[str, nn.Module],
+    keep: Callable[[str, Any], Any] = lambda _, value: value,
+    inputs: bool = False,
+) -> Iterator[dict[str, list[Any]]]:
+    """Collect the outputs of layers within the block, a list for each name, call by call.
+
+    Args:
+        layers: by the names under which their outputs are collected.
+        keep: maps a name and an output (of a tuple its first part) to what is collected, before a later layer may write
+            into it.
+        inputs: collect the first input of each layer instead.
+    """
+    seen: dict[str, list[Any]] = {name: [] for name in layers}
+
+    def collect(name: str, value: Any) -> None:
+        seen[name].append(keep(name, value[0] if isinstance(value, tuple) else value))
+
+    handles = [
+        layer.register_forward_pre_hook(lambda _, given, name=name: collect(name, given))
+        if inputs
+        else layer.register_forward_hook(lambda _, given, output, name=name: collect(name, output))
+        for name, layer in layers.items()
+    ]
     try:
         yield seen
     finally:
-        hook.remove()
-
-
-@contextmanager
-def layer_outputs(layer: nn.Module) -> Iterator[list[Tensor]]:
-    """Collects what a layer gives within the block, call by call; of a tuple the first part."""
-    seen: list[Tensor] = []
-
-    def keep(_: nn.Module, arguments: Any, output: Any) -> None:
-        seen.append(output[0] if isinstance(output, tuple) else output)
-
-    hook = layer.register_forward_hook(keep)
-    try:
-        yield seen
-    finally:
-        hook.remove()
+        for handle in handles:
+            handle.remove()
 
 
 def logits_and_features(network: nn.Module, image: Tensor) -> tuple[Tensor, Tensor]:
-    """A classifier's logits `[B, K]`, and the features `[B, D]` that its last linear layer is given."""
-    with layer_inputs(classifier_layer(network)) as features:
+    """Compute a classifier's logits `[B, K]`, and the features `[B, D]` that its last linear layer is given."""
+    with tapped({"classifier": classifier_layer(network)}, inputs=True) as seen:
         logits = network(image)
-    return logits, features[-1]
+    return logits, seen["classifier"][-1]
 
 
-def pooled(feature: Tensor) -> Tensor:
-    """Rows of unit length, `[B, D]`: maps `[B, D, H, W]` averaged over places, sequences `[B, T, D]` over positions."""
-    if feature.ndim == 4:
-        feature = feature.mean(dim=(2, 3))
-    elif feature.ndim == 3:
-        feature = feature.mean(dim=1)
-    return F.normalize(at_least_float32(feature), dim=1)
+def pooled(output: Tensor, channels_last: bool = False) -> Tensor:
+    """Average a layer's output over places, `[B, D]`.
+
+    Args:
+        output: rows `[B, D]`, tokens `[B, T, D]`, or maps `[B, D, H, W]` with any number of axes of places.
+        channels_last: whether maps are `[B, H, W, D]` instead.
+    """
+    if output.ndim == 2:
+        return output
+    if channels_last or output.ndim == 3:
+        return output.flatten(1, -2).mean(dim=1)
+    return output.flatten(2).mean(dim=2)

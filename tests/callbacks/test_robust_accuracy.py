@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from callbacks.attacks.robust_accuracy import RobustAccuracy
-from lightning_modules.robustness.attacks.ascent import PGD, AutoAttack
+from lightning_modules.robustness.attacks import PGD, AutoAttack
 from tests.two_processes import TwoProcesses
 
 needs_autoattack = pytest.mark.skipif(

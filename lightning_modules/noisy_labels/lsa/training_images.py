@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from datamodules.batches import UNVERIFIED
 from lightning_modules.distributed.per_sample import PerSample
 from lightning_modules.distributed.same_buffers import same_buffers
-from lightning_modules.networks.layer_features import layer_outputs, named_layer, pooled
+from lightning_modules.full_precision import at_least_float32
+from lightning_modules.networks.layer_features import named_layer, pooled, tapped
 from lightning_modules.noisy_labels.lsa.detection import Detection, detection_metrics
 from lightning_modules.noisy_labels.lsa.objective import soft_cross_entropy
 
@@ -161,7 +162,7 @@ def sweep(
         The whole table on process 0, None elsewhere.
     """
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
-    layer = named_layer(network, feature_layer)
+    layer = {feature_layer: named_layer(network, feature_layer)}
     table: PerSample | None = None
     training = [module for module in network.modules() if module.training]
     same_buffers(network)
@@ -169,7 +170,7 @@ def sweep(
     for cpu_batch in data.training_images_dataloader():
         batch: Any = trainer.strategy.batch_to_device(cpu_batch)
         label, size = batch["label"], batch.get("global_size")
-        with trainer.precision_plugin.forward_context(), layer_outputs(layer) as outputs:
+        with trainer.precision_plugin.forward_context(), tapped(layer) as outputs:
             logits = classify(batch["image"])
         one_hot = F.one_hot(label, logits.shape[1]).to(torch.promote_types(logits.dtype, torch.float32))
         known = guess.update(batch["index"], one_hot, keep_old, size)
@@ -177,7 +178,8 @@ def sweep(
         true = batch.get("clean_label", torch.full_like(label, UNVERIFIED))
         wrong = torch.where(true == UNVERIFIED, -1, (label != true).long())
         judged = [soft_cross_entropy(logits, one_hot), soft_cross_entropy(logits, known), wrong]
-        row = torch.cat([*(each[:, None].to(one_hot.dtype) for each in judged), pooled(outputs[-1])], dim=1)
+        unit_rows = F.normalize(at_least_float32(pooled(outputs[feature_layer][-1])), dim=1)
+        row = torch.cat([*(each[:, None].to(one_hot.dtype) for each in judged), unit_rows], dim=1)
         if table is None:
             table = PerSample(row.shape[1]).allocate(data.num_train_samples, row.device, row.dtype)
         table.update(batch["index"], row, lambda old, new: new, size)

@@ -16,7 +16,6 @@ all kinds in turn, for several optimiser steps on the same images, and mostly wi
 it is always this ascent.
 """
 
-import os
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -24,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_modules.robustness.adaptive_smoothing.mixing import Mixed
+from lightning_modules.interfaces import MixtureOutput
 from lightning_modules.robustness.attacks.ascent import (
     Norm,
     log_odds,
@@ -41,7 +40,7 @@ STEP_FACTOR = 5.0
 
 
 def targeted_dlr(log_probability: Tensor, label: Tensor, target: Tensor) -> Tensor:
-    """Targeted difference of logits ratio.
+    """Compute the targeted difference of logits ratio.
 
     Args:
         log_probability: `[B, K]`, K >= 4; logits give the same.
@@ -57,8 +56,10 @@ def targeted_dlr(log_probability: Tensor, label: Tensor, target: Tensor) -> Tens
     return -difference / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + 1e-12)
 
 
-def attack_objective(mixed: Mixed, label: Tensor, target: Tensor, targeted: Tensor, gamma_weight: Tensor) -> Tensor:
-    """What an attack maximises, `[B]`.
+def attack_objective(
+    mixed: MixtureOutput, label: Tensor, target: Tensor, targeted: Tensor, gamma_weight: Tensor
+) -> Tensor:
+    """Compute the number that an attack maximises, `[B]`.
 
     Args:
         mixed: of the perturbed images.
@@ -76,35 +77,30 @@ def attack_objective(mixed: Mixed, label: Tensor, target: Tensor, targeted: Tens
 
 
 def drawn_steps(mean: int, place: Sequence[int]) -> int:
-    """A number of steps n ~ chi^2(mean), rounded, at least 1.
+    """Draw a number of steps n ~ chi^2(mean), rounded, at least 1.
 
     Args:
         mean: of chi^2.
-        place: what the number follows from, as seed, epoch and batch: it is the same on all processes.
+        place: seed, epoch and batch, from which the number follows: it is the same on all processes.
     """
     return max(1, round(np.random.default_rng(place).chisquare(mean)))
 
 
-def run_seed() -> int:
-    """The seed of the run, where `seed_everything` leaves it."""
-    return int(os.environ.get("PL_GLOBAL_SEED", 0))
-
-
 def ascent(
-    mixture: Callable[[Tensor], Mixed],
+    mixture: Callable[[Tensor], MixtureOutput],
     image: Tensor,
-    objective: Callable[[Mixed], Tensor],
+    objective: Callable[[MixtureOutput], Tensor],
     norm: Norm,
     epsilon: Tensor,
     steps: int,
     momentum: Tensor,
 ) -> Tensor:
-    """Projected gradient ascent with momentum, from a random start in the budget.
+    """Ascend by projected gradients with momentum, from a random start in the budget.
 
     Args:
-        mixture: maps images to what the mixture makes of them, row by row.
+        mixture: evaluates the mixture at images, row by row.
         image: `[B, C, H, W]`, in [0, 1].
-        objective: `[B]` of it.
+        objective: maps the mixture's output to `[B]`.
         norm: of the budget.
         epsilon: `[B]`: the budgets, in pixel units.
         steps: n; the step size is 5 epsilon / n.
@@ -131,7 +127,7 @@ def ascent(
 
 @without_float16()
 def randomised_attack(
-    mixture: Callable[[Tensor], Mixed],
+    mixture: Callable[[Tensor], MixtureOutput],
     image: Tensor,
     label: Tensor,
     norm: Norm,
@@ -139,10 +135,10 @@ def randomised_attack(
     steps: int,
     num_targets: int,
 ) -> Tensor:
-    """Attacks each image of a batch once, with random settings from torch's generator of the device.
+    """Attack each image of a batch once, with random settings from torch's generator of the device.
 
     Args:
-        mixture: see `ascent`.
+        mixture: evaluates the mixture at images, row by row.
         image: `[B, C, H, W]`, in [0, 1].
         label: `[B]`.
         norm: of the budget.
@@ -164,12 +160,8 @@ def randomised_attack(
     weight = uniform(0, GREATEST_GAMMA_WEIGHT)
     budget = epsilon * uniform(LEAST_EPSILON, GREATEST_EPSILON)
     momentum = uniform(0, GREATEST_MOMENTUM)
-    return ascent(
-        mixture,
-        image,
-        lambda mixed: attack_objective(mixed, label, target, kind > 0, weight),
-        norm,
-        budget,
-        steps,
-        momentum,
-    )
+
+    def objective(mixed: MixtureOutput) -> Tensor:
+        return attack_objective(mixed, label, target, kind > 0, weight)
+
+    return ascent(mixture, image, objective, norm, budget, steps, momentum)

@@ -14,8 +14,7 @@ BN's statistics, and those of the clamp, are of the batches of all processes; th
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -23,12 +22,15 @@ import torch
 from scipy.special import logit
 from torch import Tensor, nn
 
+from datamodules.arguments import at_least, within
 from lightning_modules.distributed.global_rows import global_sum
 from lightning_modules.full_precision import at_least_float32
+from lightning_modules.interfaces import MixtureOutput
 from lightning_modules.networks.adaptation import frozen
+from lightning_modules.networks.layer_features import named_layer, tapped
 from lightning_modules.networks.mlp import MLP
 from lightning_modules.networks.preact_resnet import PreActBlock
-from lightning_modules.robustness.adaptive_smoothing.mixing import Mixed, log_mixture
+from lightning_modules.robustness.adaptive_smoothing.mixing import log_mixture
 
 CLAMP_DEVIATIONS = 0.6
 
@@ -83,11 +85,9 @@ class MixingResNet(nn.Module):
 
     def __init__(self, in_channels: int, second_channels: int, widths: Sequence[int] = (512, 768, 1024)) -> None:
         super().__init__()
-        if len(widths) != 3 or min(in_channels, second_channels, *widths) < 1:
-            raise ValueError(
-                f"in_channels, second_channels and the three widths must be positive, got {in_channels}, "
-                f"{second_channels} and {list(widths)}"
-            )
+        at_least(1, in_channels=in_channels, second_channels=second_channels)
+        if len(widths) != 3 or min(widths) < 1:
+            raise ValueError(f"widths must be three, each at least 1, got {list(widths)}")
         self.stages = nn.ModuleList(
             nn.Sequential(PreActBlock(narrow, wide, stride=2), PreActBlock(wide, wide, stride=1))
             for narrow, wide in pairwise([in_channels, *widths])
@@ -120,7 +120,7 @@ class MixingPerceptron(nn.Module):
 
 
 class AlphaRange(NamedTuple):
-    """How the normalised output of the mixing network becomes gamma and alpha."""
+    """Scales and biases by which the normalised output of the mixing network becomes gamma and alpha."""
 
     gamma_scale: float
     gamma_bias: float
@@ -128,7 +128,7 @@ class AlphaRange(NamedTuple):
     alpha_bias: float = 0.0
 
     def alpha(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
-        """alpha and 1 - alpha, each without the other's rounding."""
+        """Compute alpha and 1 - alpha, each without the other's rounding."""
         rest = 1 - self.alpha_scale - self.alpha_bias
         return (
             torch.sigmoid(gamma) * self.alpha_scale + self.alpha_bias,
@@ -146,18 +146,19 @@ class Mixture(nn.Module):
         robust: h, of the same classes.
         mixing_network: maps one tensor for each entry of the feature lists, those of g and h side by side, to `[B, 1]`.
             Without one, alpha must be given.
-        alpha: weight of h in evaluation, in [0, 1]; None takes that of the mixing network.
-        accurate_features: submodules of g whose outputs it sees, by name (`stages.0` of a timm network, `layer1`;
-            `network.layer1` inside a `Normalized`).
-        robust_features: likewise of h, as many, with outputs of the same heights and widths.
-        accurate_scale: s_g, of g's logits.
-        robust_scale: s_h.
-        gamma_scale: in evaluation.
-        gamma_bias: in evaluation.
+        alpha: weight of h in evaluation, in [0, 1]; None takes the mixing network's for each image.
+        accurate_features: submodules of g whose outputs the mixing network sees, by name (`stages.0` of a timm
+            network, `layer1`).
+        robust_features: submodules of h whose outputs the mixing network sees, as many, with outputs of the same
+            heights and widths.
+        accurate_scale: s_g, factor of the logits of g.
+        robust_scale: s_h, factor of the logits of h.
+        gamma_scale: scale of gamma in evaluation.
+        gamma_bias: bias of gamma in evaluation.
         alpha_scale: width of the range of alpha in evaluation.
-        alpha_bias: its least value.
-        training_gamma_scale: of gamma in training and in the attacks there.
-        training_gamma_bias: likewise.
+        alpha_bias: least alpha in evaluation.
+        training_gamma_scale: scale of gamma in training and in the attacks there.
+        training_gamma_bias: bias of gamma in training and in the attacks there.
         momentum: weight of a batch in BN's running statistics, which evaluation and attacks in training use. Runs of
             a few hundred steps need more than the authors' 0.01.
         policy_graph: whether gradients go through the features, so that attacks see how they change alpha.
@@ -188,26 +189,18 @@ class Mixture(nn.Module):
         policy_graph: bool = True,
     ) -> None:
         super().__init__()
-        for key, value in {
-            "accurate_scale": accurate_scale,
-            "robust_scale": robust_scale,
-            "gamma_scale": gamma_scale,
-            "training_gamma_scale": training_gamma_scale,
-        }.items():
-            if not 0 < value < math.inf:
-                raise ValueError(f"{key} must be positive, got {value}")
+        scales = {"gamma_scale": gamma_scale, "training_gamma_scale": training_gamma_scale}
+        within(0, math.inf, "()", accurate_scale=accurate_scale, robust_scale=robust_scale, **scales)
         if alpha_scale < 0 or alpha_bias < 0 or alpha_scale + alpha_bias > 1 + 1e-9:
             raise ValueError(
                 f"alpha_scale and alpha_bias must be at least 0 and together at most 1, got {alpha_scale} and "
                 f"{alpha_bias}"
             )
-        if not 0 < momentum <= 1:
-            raise ValueError(f"momentum must be in (0, 1], got {momentum}")
+        within(0, 1, "(]", momentum=momentum)
         features = {"accurate_features": accurate_features or [], "robust_features": robust_features or []}
         for (key, names), network in zip(features.items(), (accurate, robust), strict=True):
-            known = dict(network.named_modules())
-            if unknown := [name for name in names if name not in known]:
-                raise ValueError(f"{key}: {type(network).__name__} has no submodule {', '.join(unknown)}")
+            for name in names:
+                named_layer(network, name, key)
         numbers = {key: len(names) for key, names in features.items()}
         if len(set(numbers.values())) > 1 or (mixing_network is not None) != (numbers["accurate_features"] > 0):
             raise ValueError(
@@ -228,20 +221,19 @@ class Mixture(nn.Module):
         self.register_load_state_dict_pre_hook(without_extra_state)
 
     def choose(self, alpha: float | None) -> None:
-        """Sets the weight of h in evaluation, see `alpha` above.
+        """Set the weight of h in evaluation, see `alpha` above.
 
         Raises:
             ValueError: if it is outside [0, 1].
         """
-        if alpha is not None and not 0 <= alpha <= 1:
-            raise ValueError(f"alpha must be in [0, 1], got {alpha}")
+        within(0, 1, alpha=alpha)
         self.alpha = alpha
 
     def forward(self, image: Tensor) -> Tensor:
         return self.mixed(image, self.alpha).log_probability
 
-    def mixed(self, image: Tensor, alpha: float | None = None) -> Mixed:
-        """The mixture as in evaluation, with a given alpha or that of the mixing network."""
+    def mixed(self, image: Tensor, alpha: float | None = None) -> MixtureOutput:
+        """Mix as in evaluation, with a given alpha or the mixing network's."""
         return self.mix(image, self.evaluation) if alpha is None else self.mix_at(image, alpha)
 
     def extra_repr(self) -> str:
@@ -250,8 +242,8 @@ class Mixture(nn.Module):
             f"evaluation={tuple(self.evaluation)}, features={self.features}, policy_graph={self.policy_graph}"
         )
 
-    def mix(self, image: Tensor, alpha_range: AlphaRange) -> Mixed:
-        """Mixes with the mixing network's alpha.
+    def mix(self, image: Tensor, alpha_range: AlphaRange) -> MixtureOutput:
+        """Mix with the mixing network's alpha.
 
         Args:
             image: `[B, C, H, W]`, in [0, 1].
@@ -259,48 +251,36 @@ class Mixture(nn.Module):
         """
         if self.mixing_network is None:
             raise ValueError("alpha must be given: network has no mixing_network that chooses it")
-        with tapped(self.accurate, self.features[0]) as of_g, tapped(self.robust, self.features[1]) as of_h:
+        of_g, of_h = (
+            {name: named_layer(network, name) for name in names}
+            for network, names in zip((self.accurate, self.robust), self.features, strict=True)
+        )
+        with tapped(of_g) as seen_g, tapped(of_h) as seen_h:
             logits_g, logits_h = self.accurate(image), self.robust(image)
-        features = [torch.cat([of_g[a], of_h[b]], dim=1) for a, b in zip(*self.features, strict=True)]
+        features = [torch.cat([seen_g[a][-1], seen_h[b][-1]], dim=1) for a, b in zip(*self.features, strict=True)]
         if not self.policy_graph:
             features = [feature.detach() for feature in features]
         raw = at_least_float32(self.mixing_network(*features)[:, 0])
         gamma = self.normalization(raw) * alpha_range.gamma_scale + alpha_range.gamma_bias
         alpha, complement = alpha_range.alpha(gamma)
         mixed = log_mixture(self.accurate_scale * logits_g, self.robust_scale * logits_h, alpha, complement)
-        return Mixed(mixed, gamma, alpha)
+        return MixtureOutput(mixed, gamma, alpha)
 
-    def mix_at(self, image: Tensor, alpha: float) -> Mixed:
-        """Mixes with a fixed alpha in [0, 1]; at 0 and 1 one classifier is evaluated alone."""
+    def mix_at(self, image: Tensor, alpha: float) -> MixtureOutput:
+        """Mix with a fixed alpha in [0, 1]; at 0 and 1 one classifier is evaluated alone."""
         if alpha in (0, 1):
             network, scale = (self.robust, self.robust_scale) if alpha else (self.accurate, self.accurate_scale)
             mixed = at_least_float32(scale * network(image)).log_softmax(dim=1)
         else:
             mixed = log_mixture(self.accurate_scale * self.accurate(image), self.robust_logits(image), alpha)
         gamma = float(logit(alpha))
-        return Mixed(mixed, mixed.new_full(mixed.shape[:1], gamma), mixed.new_full(mixed.shape[:1], alpha))
+        return MixtureOutput(mixed, mixed.new_full(mixed.shape[:1], gamma), mixed.new_full(mixed.shape[:1], alpha))
 
     def robust_logits(self, image: Tensor) -> Tensor:
-        """s_h h(x), `[B, K]`."""
+        """Compute s_h h(x), `[B, K]`."""
         return self.robust_scale * self.robust(image)
 
 
 def without_extra_state(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Lets checkpoints load that also hold alpha and the scales, as those of the first versions do."""
+    """Let checkpoints load that also hold alpha and the scales, as those of the first versions do."""
     state.pop(f"{prefix}_extra_state", None)
-
-
-@contextmanager
-def tapped(network: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """Collects the outputs of submodules while a network is called."""
-    outputs: dict[str, Tensor] = {}
-    modules = dict(network.named_modules())
-    handles = [
-        modules[name].register_forward_hook(lambda _, inputs, output, name=name: outputs.__setitem__(name, output))
-        for name in names
-    ]
-    try:
-        yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -1,36 +1,7 @@
-"""Adaptive smoothing: an accurate and a robust classifier, mixed with a weight that is learned for each image.
-
-Both classifiers are given and stay as they are. A mixing network reads their features and gives each image the weight
-alpha of the robust one (`mixing.py`, `mixing_network.py`). With gamma the value that alpha is the sigmoid of, s = 1 for
-attacked images and 0 for clean ones, and f the mixture, it minimises over clean images and attacks on them
-
-    L = c_bce BCE(gamma, s) + c_ce CE(f, y) + c_prod BCE(gamma, s) CE(f, y).
-
-The attacks (`mixing_attacks.py`) see classifiers and mixing network as one, as an attacker would.
-
-Certified is a mixture whose robust classifier is smoothed: h are its votes under noise, g and alpha are those of the
-image itself. The paper's radius for a fixed alpha, sigma Phi^-1(alpha p) if h_y >= p, also holds with the least alpha
-that an image can have where it is learned: all that it uses is alpha h_y > 1/2.
-
-Where alpha comes from:
-
-                             set by                                       used
-    Mixture.alpha            alpha of `Mixture`, or of the module below   in evaluation, for all images; None asks the
-                             through `Mixture.choose`                     mixing network for each image's
-    Mixture.evaluation       gamma_scale ... alpha_bias of `Mixture`      in evaluation, for the mixing network's
-    (an `AlphaRange`)
-    Mixture.in_training      training_gamma_scale, _bias of `Mixture`     in training and the attacks there, whatever
-    (an `AlphaRange`)                                                     Mixture.alpha is
-    least_alpha              Mixture.alpha; for None alpha_bias           in the certified radius
-    mix(image, alpha)        the callback `AlphaCurve`                    in its table
-
-Source: Bai, Anderson, Kim and Sojoudi, Improving the Accuracy-Robustness Trade-Off of Classifiers via Adaptive
-Smoothing, SIAM Journal on Mathematics of Data Science 2024, arXiv 2301.12554. The authors attack a batch in ten ways,
-and take five optimiser steps on the clean and attacked images; here each step has new images, half of them attacked.
-"""
+"""Training and test of adaptive smoothing; the method is described in `__init__.py`."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -38,13 +9,17 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
-from datamodules.batches import LabelledImageBatch, global_size, share
-from lightning_modules.robustness.adaptive_smoothing.attacks import drawn_steps, randomised_attack, run_seed
-from lightning_modules.robustness.adaptive_smoothing.mixing import Mixed, smoothing_radius, tight_smoothing_radius
+from datamodules.arguments import at_least, one_of, positive
+from datamodules.batches import LabelledImageBatch
+from lightning_modules.interfaces import MixtureOutput
+from lightning_modules.random_numbers import run_seed
+from lightning_modules.robustness.adaptive_smoothing.attacks import drawn_steps, randomised_attack
+from lightning_modules.robustness.adaptive_smoothing.mixing import smoothing_radius, tight_smoothing_radius
 from lightning_modules.robustness.adaptive_smoothing.mixture import Mixture
 from lightning_modules.robustness.attacks.ascent import Norm, require_gradients
 from lightning_modules.training.classifier import ClassifierSteps, accuracies
-from lightning_modules.training.optimizers import adamw, constant
+from lightning_modules.training.logging import log_training
+from lightning_modules.training.optimizers import adamw, built, constant, trainable
 
 CERTIFICATES = {
     "published": "Bai et al. 2024, mixture with a smoothed robust classifier",
@@ -53,12 +28,12 @@ CERTIFICATES = {
 
 
 def mixing_loss(
-    mixed: Mixed, label: Tensor, attacked: Tensor, bce_weight: float, ce_weight: float, product_weight: float
+    mixed: MixtureOutput, label: Tensor, attacked: Tensor, bce_weight: float, ce_weight: float, product_weight: float
 ) -> Tensor:
-    """L of each image, `[B]`.
+    """Compute L of each image, `[B]`.
 
     Args:
-        mixed: what the mixture makes of the images.
+        mixed: the mixture at the images.
         label: `[B]`.
         attacked: `[B]`: s, 1 for attacked images and 0 for clean ones.
         bce_weight: c_bce.
@@ -81,15 +56,16 @@ class AdaptiveSmoothing(ClassifierSteps, LightningModule):
         num_classes: number of classes, K.
         alpha: weight of the robust classifier in evaluation, in [0, 1]; None leaves that of `network`, chosen by its
             mixing network or fixed. Training is the same with either.
-        norm: of the attacks in training, `linf` or `l2`.
-        epsilon: their budget, in pixel units; 8/255 is 0.03137.
-        attack_steps: mean number of their steps, drawn anew for each batch; the authors have 75 for APGD, 20 for PGD.
-        num_targets: classes that they target, from the second likeliest on; below the number of classes.
-        bce_weight: c_bce.
-        ce_weight: c_ce.
-        product_weight: c_prod.
+        norm: norm of the attacks in training, `linf` or `l2`.
+        epsilon: budget of the attacks in training, in pixel units; 8/255 is 0.03137.
+        attack_steps: mean number of steps of an attack, drawn anew for each batch; the authors have 75 for APGD, 20
+            for PGD.
+        num_targets: classes that attacks target, from the second likeliest on; below the number of classes.
+        bce_weight: c_bce, weight of the binary cross-entropy of gamma.
+        ce_weight: c_ce, weight of the mixture's cross-entropy.
+        product_weight: c_prod, weight of the product of both.
         clean_weight: weight of a clean image's loss, where an attacked one's is 1.
-        radius: what is certified, the paper's radius or the larger one of `mixing.tight_smoothing_radius`.
+        radius: the certified radius, `published` or the larger one, `tight`, of `mixing.py`.
         optimizer: built on the mixing network's trainable parameters.
         lr_scheduler: stepped every epoch.
 
@@ -119,25 +95,16 @@ class AdaptiveSmoothing(ClassifierSteps, LightningModule):
             network.choose(alpha)
         if network.alpha is None and network.mixing_network is None:
             raise ValueError("alpha must be given: network has no mixing_network that chooses it")
-        if norm not in ("linf", "l2"):
-            raise ValueError(f"norm must be linf or l2, got {norm!r}")
-        if not epsilon > 0:
-            raise ValueError(f"epsilon must be positive, got {epsilon}")
-        if attack_steps < 1:
-            raise ValueError(f"attack_steps must be at least 1, got {attack_steps}")
+        one_of(("linf", "l2"), norm=norm)
+        positive(epsilon=epsilon)
+        at_least(1, attack_steps=attack_steps)
+        at_least(0, bce_weight=bce_weight, ce_weight=ce_weight, product_weight=product_weight)
+        at_least(0, clean_weight=clean_weight)
         if not 0 <= num_targets < num_classes or (num_targets and num_classes < 4):
             raise ValueError(
                 f"num_targets must be in 0...{num_classes - 1 if num_classes >= 4 else 0} with {num_classes} classes, "
                 f"got {num_targets}"
             )
-        for key, value in {
-            "bce_weight": bce_weight,
-            "ce_weight": ce_weight,
-            "product_weight": product_weight,
-            "clean_weight": clean_weight,
-        }.items():
-            if value < 0:
-                raise ValueError(f"{key} must be at least 0, got {value}")
         self.network = network
         self.num_classes = num_classes
         self.least_alpha = network.evaluation.alpha_bias if network.alpha is None else network.alpha
@@ -156,8 +123,8 @@ class AdaptiveSmoothing(ClassifierSteps, LightningModule):
         self.lr_scheduler = lr_scheduler
         self.metrics = accuracies(num_classes)
 
-    def mix(self, image: Tensor, alpha: float | None = None) -> Mixed:
-        """The mixture of images `[B, C, H, W]` as in evaluation, with a given alpha or the mixing network's."""
+    def mix(self, image: Tensor, alpha: float | None = None) -> MixtureOutput:
+        """Mix at images `[B, C, H, W]` as in evaluation, with a given alpha or the mixing network's."""
         return self.network.mixed(image, alpha)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -183,23 +150,17 @@ class AdaptiveSmoothing(ClassifierSteps, LightningModule):
         )
         self.network.train()
         mixed = self.network.mix(torch.cat([image, attacked]), self.network.in_training)
-        is_attacked = torch.cat(
-            [torch.zeros_like(mixed.gamma[: len(image)]), torch.ones_like(mixed.gamma[: len(image)])]
-        )
+        is_attacked = torch.zeros_like(mixed.gamma)
+        is_attacked[len(image) :] = 1
         losses = mixing_loss(mixed, label.repeat(2), is_attacked, self.bce_weight, self.ce_weight, self.product_weight)
         weight = is_attacked + self.clean_weight * (1 - is_attacked)
-        loss = share(batch) * (weight * losses).mean()
-        clean_alpha, attacked_alpha = mixed.alpha.detach().chunk(2)
-        logged = {
-            "train/loss": loss.detach(),
-            "train/alpha_clean": share(batch) * clean_alpha.mean(),
-            "train/alpha_attacked": share(batch) * attacked_alpha.mean(),
-        }
-        self.log_dict(logged, on_step=False, on_epoch=True, batch_size=global_size(batch), sync_dist=True)
+        clean_alpha, attacked_alpha = (alpha.mean() for alpha in mixed.alpha.detach().chunk(2))
+        loss = (weight * losses).mean()
+        loss = log_training(self, batch, loss, alpha_clean=clean_alpha, alpha_attacked=attacked_alpha)
         return {"loss": loss, "logits": mixed.log_probability[: len(image)].detach()}
 
     def smoothed_logits(self, image: Tensor, noise: Tensor, sigma: float) -> Tensor:
-        """Votes of the robust classifier, `[1, B, K]`."""
+        """Compute the votes of the robust classifier, `[1, B, K]`."""
         noisy = torch.add(image, noise, alpha=sigma)
         return self.network.robust_logits(noisy.to(next(self.network.robust.parameters()).dtype))[None]
 
@@ -209,6 +170,5 @@ class AdaptiveSmoothing(ClassifierSteps, LightningModule):
             return float(tight_smoothing_radius(p, self.least_alpha, sigma))
         return float(smoothing_radius(p, 1 - p, self.least_alpha, sigma))
 
-    def configure_optimizers(self):
-        optimizer = self.optimizer(filter(lambda parameter: parameter.requires_grad, self.network.parameters()))
-        return [optimizer], [self.lr_scheduler(optimizer)]
+    def configure_optimizers(self) -> Any:
+        return built(self.optimizer, self.lr_scheduler, trainable(self.network))

@@ -1,4 +1,4 @@
-"""Attacks on classifiers: the perturbation of an image, within a budget, that makes the classifier err.
+"""Projected gradient ascent: the perturbation of an image, within a budget, that makes a classifier err.
 
     max_d  L(x + d, y)   subject to  ||d||_p <= epsilon  and  x + d in [0, 1],
 
@@ -33,12 +33,9 @@ A network here maps images `[B, C, H, W]` in [0, 1] to logits `[B, K]`, row by r
 
 Sources: Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks, ICLR 2018, arXiv 1706.06083;
 Athalye et al., Obfuscated Gradients Give a False Sense of Security, ICML 2018, arXiv 1802.00420; Salman et al.,
-Provably Robust Deep Learning via Adversarially Trained Smoothed Classifiers, NeurIPS 2019, arXiv 1906.04584; Croce and
-Hein, Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse Parameter-free Attacks, ICML 2020,
-arXiv 2003.01690.
+Provably Robust Deep Learning via Adversarially Trained Smoothed Classifiers, NeurIPS 2019, arXiv 1906.04584.
 """
 
-import importlib.util
 import math
 import re
 from abc import ABC, abstractmethod
@@ -50,11 +47,10 @@ from typing import Any, Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
+from datamodules.arguments import at_least, one_of, positive, within
 from lightning_modules.full_precision import at_least_float32
 from lightning_modules.random_numbers import drawn_like
-from lightning_modules.robustness.mean_prediction import log_mean_softmax
 
 Network = Callable[[Tensor], Tensor]
 Norm = Literal["linf", "l2"]
@@ -64,7 +60,7 @@ Generators = Sequence[torch.Generator] | None
 
 @contextmanager
 def without_float16() -> Iterator[None]:
-    """Turns autocast to float16 off, for both passes: a backward pass is cast like a forward one.
+    """Turn autocast to float16 off, for the forward and the backward pass.
 
     The gradient of an image that is classified with confidence underflows to 0 in float16, and an attack would not move
     it. One factor on the loss, as in training, cannot serve all images. Autocast to bfloat16, which has the range of
@@ -78,7 +74,7 @@ def without_float16() -> Iterator[None]:
 
 
 def require_gradients(precision: str, needed_by: str) -> None:
-    """Refuses a precision in which gradients underflow and weights have no other.
+    """Refuse a precision in which gradients underflow and weights have no other.
 
     Args:
         precision: of the trainer.
@@ -95,7 +91,7 @@ def require_gradients(precision: str, needed_by: str) -> None:
 
 
 def check_name(name: str) -> None:
-    """Refuses a name that cannot be part of a metric's or a file's.
+    """Refuse a name that cannot be part of a metric's or a file's.
 
     Raises:
         ValueError: says what is allowed.
@@ -104,19 +100,31 @@ def check_name(name: str) -> None:
         raise ValueError(f"name must be of letters, digits, '_', '.' and '-', got {name!r}")
 
 
+def different_titles(attacks: Sequence["Attack | Any"]) -> list[str]:
+    """List the titles of attacks, and refuse two of the same.
+
+    Raises:
+        ValueError: names the titles.
+    """
+    titles = [attack.title for attack in attacks]
+    if twice := sorted({title for title in titles if titles.count(title) > 1}):
+        raise ValueError(f"attacks must have different names, got {', '.join(twice)} twice: set `name`")
+    return titles
+
+
 def per_image(value: Tensor, image: Tensor) -> Tensor:
-    """Views `[B]` so that it broadcasts over `[B, C, H, W]`."""
+    """View `[B]` so that it broadcasts over `[B, C, H, W]`."""
     return value.view(-1, *[1] * (image.ndim - 1))
 
 
 def size(perturbation: Tensor, norm: Norm) -> Tensor:
-    """Norm of each perturbation, `[B]`, in pixel units."""
+    """Compute the norm of each perturbation, `[B]`, in pixel units."""
     order = math.inf if norm == "linf" else 2
     return torch.linalg.vector_norm(perturbation.flatten(1), ord=order, dim=1)
 
 
 def project(perturbed: Tensor, image: Tensor, norm: Norm, epsilon: float) -> Tensor:
-    """Brings perturbed images back into the budget around the image, and then into [0, 1].
+    """Bring perturbed images back into the budget around the image, and then into [0, 1].
 
     Clipping the image comes second and leaves the budget kept: it makes no entry of a perturbation larger.
 
@@ -136,7 +144,7 @@ def project(perturbed: Tensor, image: Tensor, norm: Norm, epsilon: float) -> Ten
 
 
 def steepest_ascent(gradient: Tensor, norm: Norm) -> Tensor:
-    """The direction of unit norm in which a function with this gradient rises most: sign(g), or g / ||g||_2.
+    """Turn a gradient into the direction of unit norm in which a function rises most: sign(g), or g / ||g||_2.
 
     Args:
         gradient: `[B, C, H, W]`. Where it is zero or NaN there is no direction, and the result is zero.
@@ -152,7 +160,7 @@ def steepest_ascent(gradient: Tensor, norm: Norm) -> Tensor:
 
 
 def random_start(image: Tensor, norm: Norm, epsilon: float, generators: Generators = None) -> Tensor:
-    """Perturbs images uniformly within the budget and clips them to [0, 1].
+    """Perturb images uniformly within the budget and clips them to [0, 1].
 
     Args:
         image: `[B, C, H, W]`.
@@ -176,7 +184,7 @@ def random_start(image: Tensor, norm: Norm, epsilon: float, generators: Generato
 
 
 def log_odds(logits: Tensor, label: Tensor) -> Tensor:
-    """L of each image in one evaluation, in float32 or better.
+    """Compute L of each image in one evaluation, in float32 or better.
 
     Args:
         logits: `[B, K]`; log-probabilities give the same.
@@ -190,17 +198,17 @@ def log_odds(logits: Tensor, label: Tensor) -> Tensor:
 
 
 def log_odds_of_mean(of_draws: Tensor) -> Tensor:
-    """L of the mean probability, `[B]`, from the L_j of m draws, `[m, B]`."""
+    """Compute L of the mean probability, `[B]`, from the L_j of m draws, `[m, B]`."""
     return F.logsigmoid(of_draws).logsumexp(0) - F.logsigmoid(-of_draws).logsumexp(0)
 
 
 def scaled(gradient: Tensor, log_factor: Tensor) -> Tensor:
-    """Gradients `[B, C, H, W]` times the exponential of a number `[B]` for each."""
+    """Multiply gradients `[B, C, H, W]` by the exponential of a number `[B]` for each."""
     return gradient * per_image(log_factor.exp().to(gradient.dtype), gradient)
 
 
 class Attacked(NamedTuple):
-    """Perturbed images and what the classifier makes of them."""
+    """Perturbed images, and whether they deceive the classifier."""
 
     image: Tensor
     """`[B, C, H, W]`, in [0, 1]."""
@@ -211,7 +219,7 @@ class Attacked(NamedTuple):
 
 
 def judge(image: Tensor, of_draws: Tensor, probability: Tensor, label: Tensor) -> Attacked:
-    """Puts loss and success beside images. NaN is no success.
+    """Put loss and success beside images. NaN is no success.
 
     Args:
         image: `[B, C, H, W]`.
@@ -224,7 +232,7 @@ def judge(image: Tensor, of_draws: Tensor, probability: Tensor, label: Tensor) -
 
 
 def worse(one: Attacked, other: Attacked) -> Attacked:
-    """Of two perturbations of each image, the one that is worse for the classifier: success first, then loss."""
+    """Keep of two perturbations of each image the one that is worse for the classifier: success first, then loss."""
     take = torch.where(other.fooled == one.fooled, other.loss > one.loss, other.fooled)
     return Attacked(
         torch.where(per_image(take, one.image), other.image, one.image),
@@ -235,7 +243,7 @@ def worse(one: Attacked, other: Attacked) -> Attacked:
 
 @without_float16()
 def judged(network: Network, image: Tensor, label: Tensor, num_draws: int) -> Attacked:
-    """Judges images by several draws of the classifier's randomness, one after another. Nothing has a gradient.
+    """Judge images by several draws of the classifier's randomness, one after another. Nothing has a gradient.
 
     Args:
         network: gives other logits at each call, if it is randomised.
@@ -254,10 +262,10 @@ def judged(network: Network, image: Tensor, label: Tensor, num_draws: int) -> At
 
 @without_float16()
 def attacked_with_gradient(network: Network, image: Tensor, label: Tensor, num_draws: int) -> tuple[Attacked, Tensor]:
-    """Judges images, and gives the gradient `[B, C, H, W]` of each one's loss. Parameters get no gradient.
+    """Judge images, and compute the gradient `[B, C, H, W]` of each one's loss. Parameters get no gradient.
 
     Args:
-        network: see `judged`.
+        network: maps images to logits.
         image: `[B, C, H, W]`.
         label: `[B]`.
         num_draws: m; the graph of each is gone before the next.
@@ -301,13 +309,13 @@ def projected_gradient_ascent(
     step_size: float,
     num_draws: int = 1,
 ) -> Attacked:
-    """One ascent. The host waits for the device nowhere.
+    """Ascend once from given starts. The host waits for the device nowhere.
 
     Args:
-        network: see above.
+        network: maps images to logits.
         image: `[B, C, H, W]`, in [0, 1].
         label: `[B]`, int64.
-        start: `[B, C, H, W]`: where it begins, within the budget and [0, 1].
+        start: `[B, C, H, W]`, within the budget and [0, 1].
         norm: of the budget.
         epsilon: the budget, in pixel units.
         steps: gradient steps.
@@ -340,10 +348,10 @@ def pgd(
     num_draws: int = 1,
     generators: Generators = None,
 ) -> Attacked:
-    """The worst of several ascents for each image, and of the image itself.
+    """Find the worst of several ascents for each image, and of the image itself.
 
     Args:
-        network: see above.
+        network: maps images to logits.
         image: `[B, C, H, W]`, in [0, 1].
         label: `[B]`, int64.
         norm: of the budget.
@@ -372,27 +380,6 @@ def pgd(
     return kept
 
 
-def with_fixed_draws(evaluate: Callable[[Tensor, Tensor], Tensor], noise: Tensor) -> Network:
-    """A smoothed classifier with the same noise for every image at every call, so that it is deterministic.
-
-    Its logits are the logarithm of the mean probability over draws and votes. A draw is evaluated again when it is
-    differentiated, so that memory is that of one.
-
-    Args:
-        evaluate: maps images `[B, C, H, W]` and noise of this shape to the logits `[S, B, K]` of S votes.
-        noise: `[m, C, H, W]`.
-    """
-
-    def network(image: Tensor) -> Tensor:
-        votes = [
-            checkpoint(evaluate, image, one.expand_as(image), use_reentrant=False, preserve_rng_state=False)
-            for one in noise
-        ]
-        return log_mean_softmax(torch.cat(votes))
-
-    return network
-
-
 class Attack(ABC):
     """An attack with all its settings."""
 
@@ -404,7 +391,7 @@ class Attack(ABC):
 
     @property
     def title(self) -> str:
-        """What tables and metrics call it: its `name`, or kind, norm and epsilon."""
+        """Its name in tables and metrics: `name`, or kind, norm and epsilon."""
         return self.name or f"{type(self).__name__.lower()}_{self.norm}_{self.epsilon:.4g}"
 
     def settings(self) -> dict[str, Any]:
@@ -414,10 +401,10 @@ class Attack(ABC):
 
     @abstractmethod
     def perturb(self, network: Network, image: Tensor, label: Tensor, generators: Generators = None) -> Tensor:
-        """Attacks images.
+        """Attack images.
 
         Args:
-            network: see above.
+            network: maps images to logits.
             image: `[B, C, H, W]`, in [0, 1].
             label: `[B]`.
             generators: one for each image, on the host, with which its perturbation does not depend on the others of
@@ -425,15 +412,13 @@ class Attack(ABC):
         """
 
     def check(self) -> None:
-        """Refuses settings out of range.
+        """Refuse a norm, a budget or a name out of range.
 
         Raises:
             ValueError: names the setting.
         """
-        if self.norm not in ("linf", "l2"):
-            raise ValueError(f"norm must be linf or l2, got {self.norm!r}")
-        if not 0 < self.epsilon < math.inf:
-            raise ValueError(f"epsilon must be positive, got {self.epsilon}")
+        one_of(("linf", "l2"), norm=self.norm)
+        within(0, math.inf, "()", epsilon=self.epsilon)
         if self.name is not None:
             check_name(self.name)
 
@@ -443,14 +428,15 @@ class PGD(Attack):
     """Projected gradient ascent.
 
     Args:
-        norm: of the budget, `linf` or `l2`.
+        norm: norm of the budget, `linf` or `l2`.
         epsilon: the budget, in pixel units; 8/255 is 0.03137.
         steps: gradient steps.
-        step_size: in pixel units; None takes 2.5 epsilon / steps, which can cross the ball from any start.
-        restarts: ascents, of which each image is given the worst.
+        step_size: length of a step, in pixel units; None takes 2.5 epsilon / steps, which can cross the ball from any
+            start.
+        restarts: number of ascents; each image is given the worst.
         random_start: whether an ascent begins at random in the budget, or at the image.
         num_draws: evaluations that each gradient of a randomised classifier is averaged over.
-        name: in tables and metrics; None takes `pgd_<norm>_<epsilon>`.
+        name: name in tables and metrics; None takes `pgd_<norm>_<epsilon>`.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -467,92 +453,13 @@ class PGD(Attack):
 
     def __post_init__(self) -> None:
         self.check()
-        for key, value in {"steps": self.steps, "restarts": self.restarts, "num_draws": self.num_draws}.items():
-            if value < 1:
-                raise ValueError(f"{key} must be at least 1, got {value}")
-        if self.step_size is not None and not self.step_size > 0:
-            raise ValueError(f"step_size must be positive, got {self.step_size}")
+        at_least(1, steps=self.steps, restarts=self.restarts, num_draws=self.num_draws)
+        positive(step_size=self.step_size)
         if self.restarts > 1 and not self.random_start and self.num_draws == 1:
             raise ValueError(f"restarts {self.restarts} repeat the same ascent without random_start: set it to true")
 
     def perturb(self, network: Network, image: Tensor, label: Tensor, generators: Generators = None) -> Tensor:
         step_size = 2.5 * self.epsilon / self.steps if self.step_size is None else self.step_size
-        return pgd(
-            network,
-            image,
-            label,
-            self.norm,
-            self.epsilon,
-            self.steps,
-            step_size,
-            self.restarts,
-            self.random_start,
-            self.num_draws,
-            generators,
-        ).image
-
-
-@dataclass(frozen=True)
-class AutoAttack(Attack):
-    """AutoAttack, as its authors publish it: two forms of projected gradient ascent that find their step size, FAB and
-    the Square attack, each on the images that withstood those before it. The classifier must be deterministic.
-
-    Args:
-        norm: of the budget, `linf` or `l2`.
-        epsilon: the budget, in pixel units; on CIFAR-10 tables have 8/255 (0.03137) for `linf` and 0.5 for `l2`.
-        version: `standard`, or `plus` for more attacks and restarts. There is none for randomised classifiers: of
-            each image one evaluation decides whether it needs an attack and whether that succeeded.
-        num_draws: m, of a smoothed classifier, which `RobustAccuracy` hands over with m fixed draws of noise: m times
-            the work.
-        name: in tables and metrics; None takes `autoattack_<norm>_<epsilon>`.
-
-    Raises:
-        ModuleNotFoundError: if the package is not installed.
-        ValueError: if an argument is out of range.
-    """
-
-    norm: Norm
-    epsilon: float
-    version: Literal["standard", "plus"] = "standard"
-    num_draws: int = 100
-    name: str | None = None
-    steps = 100
-    restarts = 1
-
-    def __post_init__(self) -> None:
-        self.check()
-        if self.version not in ("standard", "plus"):
-            raise ValueError(f"version must be standard or plus, got {self.version!r}")
-        if self.num_draws < 1:
-            raise ValueError(f"num_draws must be at least 1, got {self.num_draws}")
-        if importlib.util.find_spec("pyautoattack") is None:
-            raise ModuleNotFoundError("AutoAttack needs the package pyautoattack: pip install noiseworks[attacks]")
-
-    @without_float16()
-    def perturb(self, network: Network, image: Tensor, label: Tensor, generators: Generators = None) -> Tensor:
-        """See `Attack`. The package draws for the batch as a whole, which the first generator seeds.
-
-        Raises:
-            ValueError: if the classifier has fewer than four classes, or images are too small for the Square attack.
-        """
-        import pyautoattack
-
-        with torch.no_grad():
-            num_classes = network(image[:1]).shape[1]
-        if num_classes < 4:
-            raise ValueError(f"AutoAttack's loss compares four classes, and this classifier has {num_classes}: use PGD")
-        if self.norm == "l2" and image.shape[2] < 5:
-            raise ValueError(
-                f"AutoAttack's l2 form needs images 5 pixels high, and these have {image.shape[2]}: use PGD"
-            )
-        attack = pyautoattack.AutoAttack(
-            lambda perturbed: network(perturbed).to(perturbed.dtype),  # the package mixes the two
-            norm={"linf": "Linf", "l2": "L2"}[self.norm],
-            eps=self.epsilon,
-            version=self.version,
-            device=image.device,
-            seed=int(torch.randint(2**31, (), generator=generators[0] if generators else None)),
-        )
-        attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = min(9, num_classes - 1)
-        adversarial, _ = attack.run_standard_evaluation(image, label, batch_size=len(image))
-        return adversarial.detach()
+        budget = (self.norm, self.epsilon, self.steps, step_size)
+        draws = (self.restarts, self.random_start, self.num_draws, generators)
+        return pgd(network, image, label, *budget, *draws).image

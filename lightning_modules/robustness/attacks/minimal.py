@@ -25,13 +25,13 @@ Sources: Moosavi-Dezfooli, Fawzi and Frossard, DeepFool: A Simple and Accurate M
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from datamodules.arguments import at_least, within
 from lightning_modules.full_precision import at_least_float32
 from lightning_modules.robustness.attacks.ascent import Network, check_name, per_image, steepest_ascent
 
@@ -40,12 +40,12 @@ INSIDE = 1 - 1e-6
 
 
 def errs(logits: Tensor, label: Tensor) -> Tensor:
-    """Whether another class than the label is the likeliest, `[B]`, bool. NaN is no error."""
+    """Tell whether another class than the label is the likeliest, `[B]`, bool. NaN is no error."""
     return (logits.argmax(dim=1) != label) & ~logits.isnan().any(dim=1)
 
 
 def gradient_of(value: Tensor, image: Tensor, attack: str, retain_graph: bool = False) -> Tensor:
-    """Gradient `[B, C, H, W]` of each image's value `[B]`. Parameters get none.
+    """Compute the gradient `[B, C, H, W]` of each image's value `[B]`. Parameters get none.
 
     Raises:
         ValueError: if the network cannot be differentiated.
@@ -59,13 +59,13 @@ def gradient_of(value: Tensor, image: Tensor, attack: str, retain_graph: bool = 
 
 
 def shortest_step(network: Network, perturbed: Tensor, label: Tensor, others: Tensor) -> Tensor:
-    """The step to the nearest boundary of the classifier that is affine at these images.
+    """Find the step to the nearest boundary of the classifier that is affine at these images.
 
     A pixel that stands at an end of [0, 1] and would leave it counts as a constant, so that the step keeps its effect
     when the result is clipped. Inside of the range this changes nothing.
 
     Args:
-        network: see above.
+        network: maps images to logits.
         perturbed: `[B, C, H, W]`, in [0, 1].
         label: y, `[B]`, int64.
         others: `[B, n]`, int64: the classes k != y whose boundaries count.
@@ -99,14 +99,14 @@ def deepfool(
     steps: int = 50,
     num_candidates: int | None = None,
 ) -> Tensor:
-    """DeepFool, clipped to [0, 1] after each step. The host looks once a step, to leave out who is fooled.
+    """Attack by DeepFool, clipped to [0, 1] after each step. The host looks once a step, to leave out who is fooled.
 
     Args:
-        network: see above.
+        network: maps images to logits.
         image: x, `[B, C, H, W]`, in [0, 1].
         label: y, `[B]`, int64.
         overshoot: eta, at least 0.
-        steps: at most.
+        steps: greatest number of steps.
         num_candidates: other classes whose boundaries count, the likeliest ones of the image; None takes all.
 
     Returns:
@@ -131,8 +131,8 @@ def deepfool(
     return perturbed
 
 
-class Objective(NamedTuple):
-    """What Carlini and Wagner minimise, and its parts."""
+class CarliniWagnerObjective(NamedTuple):
+    """The value that Carlini and Wagner minimise, in its parts."""
 
     image: Tensor
     """x', `[B, C, H, W]`, in [0, 1]."""
@@ -146,11 +146,11 @@ class Objective(NamedTuple):
 
 def carlini_wagner_objective(
     network: Network, w: Tensor, image: Tensor, label: Tensor, constant: Tensor, confidence: float
-) -> Objective:
-    """||x' - x||_2^2 + c max(z_y(x') - max_{k != y} z_k(x'), -kappa) at x' = (tanh w + 1) / 2.
+) -> CarliniWagnerObjective:
+    """Compute ||x' - x||_2^2 + c max(z_y(x') - max_{k != y} z_k(x'), -kappa) at x' = (tanh w + 1) / 2.
 
     Args:
-        network: see above.
+        network: maps images to logits.
         w: `[B, C, H, W]`.
         image: x, `[B, C, H, W]`.
         label: y, `[B]`, int64.
@@ -166,7 +166,7 @@ def carlini_wagner_objective(
         gradient = gradient_of(constant * margin.clamp(min=-confidence), perturbed, "Carlini and Wagner's")
     perturbed = perturbed.detach()
     difference = perturbed - image
-    return Objective(
+    return CarliniWagnerObjective(
         perturbed,
         difference.square().flatten(1).sum(dim=1),
         errs(logits.detach(), label) & (margin.detach() <= -confidence),
@@ -184,17 +184,17 @@ def carlini_wagner(
     initial_constant: float = 0.001,
     search_steps: int = 9,
 ) -> Tensor:
-    """The attack of Carlini and Wagner in the Euclidean norm, of all images at once, each with a c of its own.
+    """Attack images by Carlini and Wagner's method in the Euclidean norm, each with a c of its own.
 
     Unlike the authors' program, it stops no search early, so the host waits for the device nowhere within it.
 
     Args:
-        network: see above.
+        network: maps images to logits.
         image: x, `[B, C, H, W]`, in [0, 1].
         label: y, `[B]`, int64.
         confidence: kappa, at least 0: by how much the logit of another class is to exceed that of the label.
-        steps: of Adam, for each c.
-        learning_rate: of Adam.
+        steps: steps of Adam, for each c.
+        learning_rate: learning rate of Adam.
         initial_constant: the first c.
         search_steps: number of c that are tried.
 
@@ -236,30 +236,12 @@ class MinimalAttack(ABC):
 
     @property
     def title(self) -> str:
-        """What tables and metrics call it."""
+        """Its name in tables and metrics."""
         return self.name
 
     @abstractmethod
     def perturb(self, network: Network, image: Tensor, label: Tensor) -> Tensor:
-        """Attacks images `[B, C, H, W]` in [0, 1] with labels `[B]`. Nothing is drawn at random."""
-
-    def check(self, at_least: Mapping[str, tuple[float | None, float]], positive: Mapping[str, float]) -> None:
-        """Refuses settings out of range.
-
-        Args:
-            at_least: of each setting its value and the least one; None is always right.
-            positive: of each setting its value.
-
-        Raises:
-            ValueError: names the setting.
-        """
-        for key, (value, least) in at_least.items():
-            if value is not None and not least <= value < math.inf:
-                raise ValueError(f"{key} must be at least {least}, got {value}")
-        for key, value in positive.items():
-            if not 0 < value < math.inf:
-                raise ValueError(f"{key} must be positive, got {value}")
-        check_name(self.name)
+        """Attack images `[B, C, H, W]` in [0, 1] with labels `[B]`. Nothing is drawn at random."""
 
 
 @dataclass(frozen=True)
@@ -267,11 +249,11 @@ class DeepFool(MinimalAttack):
     """Steps to the nearest boundary of the linearised classifier.
 
     Args:
-        overshoot: eta: the perturbation is made longer by this share of it; at least 0, and the authors' is 0.02.
-        steps: at most.
+        overshoot: eta, the share by which the perturbation is made longer; the authors' is 0.02.
+        steps: greatest number of steps.
         num_candidates: other classes whose boundaries count, the likeliest ones of an image; None takes all. Each takes
             a backward pass a step.
-        name: in tables and metrics.
+        name: name in tables and metrics.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -283,12 +265,9 @@ class DeepFool(MinimalAttack):
     name: str = "deepfool"
 
     def __post_init__(self) -> None:
-        at_least = {
-            "overshoot": (self.overshoot, 0),
-            "steps": (self.steps, 1),
-            "num_candidates": (self.num_candidates, 1),
-        }
-        self.check(at_least, positive={})
+        check_name(self.name)
+        within(0, math.inf, "[)", overshoot=self.overshoot)
+        at_least(1, steps=self.steps, num_candidates=self.num_candidates)
 
     def perturb(self, network: Network, image: Tensor, label: Tensor) -> Tensor:
         return deepfool(network, image, label, self.overshoot, self.steps, self.num_candidates)
@@ -301,12 +280,12 @@ class CarliniWagner(MinimalAttack):
     It takes `steps` times `search_steps` forward and backward passes.
 
     Args:
-        confidence: kappa: by how much the logit of another class is to exceed that of the label; at least 0.
-        steps: of Adam, for each weight c of the margin.
-        learning_rate: of Adam.
-        initial_constant: the first c.
-        search_steps: number of c that are tried.
-        name: in tables and metrics.
+        confidence: kappa, by which the logit of another class is to exceed that of the label.
+        steps: steps of Adam, for each weight c of the margin.
+        learning_rate: learning rate of Adam.
+        initial_constant: the first weight c.
+        search_steps: number of weights c that are tried.
+        name: name in tables and metrics.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -320,21 +299,11 @@ class CarliniWagner(MinimalAttack):
     name: str = "carlini_wagner"
 
     def __post_init__(self) -> None:
-        at_least = {
-            "confidence": (self.confidence, 0),
-            "steps": (self.steps, 1),
-            "search_steps": (self.search_steps, 1),
-        }
-        self.check(at_least, {"learning_rate": self.learning_rate, "initial_constant": self.initial_constant})
+        check_name(self.name)
+        within(0, math.inf, "[)", confidence=self.confidence)
+        at_least(1, steps=self.steps, search_steps=self.search_steps)
+        within(0, math.inf, "()", learning_rate=self.learning_rate, initial_constant=self.initial_constant)
 
     def perturb(self, network: Network, image: Tensor, label: Tensor) -> Tensor:
-        return carlini_wagner(
-            network,
-            image,
-            label,
-            self.confidence,
-            self.steps,
-            self.learning_rate,
-            self.initial_constant,
-            self.search_steps,
-        )
+        adam = (self.steps, self.learning_rate)
+        return carlini_wagner(network, image, label, self.confidence, *adam, self.initial_constant, self.search_steps)

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules.interfaces import SmoothedClassifier
+from lightning_modules.random_numbers import bits_of
 from lightning_modules.robustness.certificates.modes import BLOCK, Certificate, Certifying, Draws, Mode, Radius, Votes
 from lightning_modules.robustness.certificates.statistics import gaussian_radius
 
@@ -78,7 +79,7 @@ class BlockNoise:
         """
         key = (index, stage, block)
         if self._latest is None or self._latest[0] != key:  # batches may end inside a block
-            first = int(np.random.SeedSequence([self.seed, index]).generate_state(1, np.uint64)[0])
+            first = bits_of(self.seed, index)
             self.generator.manual_seed((first + (stage << 20) + block) % 2**64)
             device = self.generator.device
             noise = torch.randn(BLOCK, *shape, generator=self.generator, device=device, dtype=torch.float32)

@@ -1,4 +1,3 @@
-import importlib.util
 import itertools
 import math
 import weakref
@@ -6,58 +5,27 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from lightning_modules.robustness.attacks.ascent import (
     PGD,
-    Attack,
     Attacked,
-    AutoAttack,
-    Network,
     Norm,
     attacked_with_gradient,
+    different_titles,
     judged,
     log_odds,
     log_odds_of_mean,
     pgd,
-    project,
     projected_gradient_ascent,
     random_start,
-    require_gradients,
-    size,
-    steepest_ascent,
-    with_fixed_draws,
     worse,
 )
-from lightning_modules.robustness.mean_prediction import log_mean_softmax
-
-SHAPE = (2, 3, 3)
-needs_autoattack = pytest.mark.skipif(
-    importlib.util.find_spec("pyautoattack") is None, reason="pyautoattack is not installed"
-)
-
-
-def numbers(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def half_space(weight: Tensor, offset: float) -> Network:
-    """Class 1 where w.x > offset, otherwise class 0."""
-    return lambda image: torch.stack([torch.zeros(len(image)), image.flatten(1) @ weight - offset], dim=1)
-
-
-def dual(weight: Tensor, norm: Norm) -> float:
-    """What w.d can reach with ||d|| = 1."""
-    return float(weight.abs().sum() if norm == "linf" else weight.norm())
+from tests.robustness.attacks.classifiers import SHAPE, confident, dual, half_space, images, numbers, perceptron
 
 
 def best_direction(weight: Tensor, norm: Norm) -> Tensor:
     return weight.sign() if norm == "linf" else weight / weight.norm()
-
-
-# closed forms of linear classifiers
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -91,107 +59,22 @@ def test_robust_accuracy_of_a_half_space_is_known(norm: Norm) -> None:
     distance = score.abs() / dual(weight, norm)
     epsilon = float(distance.sort().values[99:101].mean())
     assert epsilon < 0.4  # clipping plays no part
-    found = pgd(
-        half_space(weight, float(0.5 * weight.sum())),
-        image,
-        label,
-        norm,
-        epsilon,
-        100,
-        epsilon / 5,
-        starts_at_random=False,
-    )
+    network = half_space(weight, float(0.5 * weight.sum()))
+    found = pgd(network, image, label, norm, epsilon, 100, epsilon / 5, starts_at_random=False)
     assert torch.equal(found.fooled, distance < epsilon)
     assert found.fooled.sum() == 100
 
 
-def test_loss_and_success_are_those_of_the_image_that_is_kept() -> None:
-    network, image, label = perceptron(), *images()
+def test_loss_and_success_are_those_of_the_image_that_is_kept_and_what_is_wrong_already_stays() -> None:
+    network, (image, label) = perceptron(), images()
+    label[:10] = (label[:10] + 1) % 4
     found = pgd(network, image, label, "linf", 0.1, 5, 0.03, restarts=2)
     logits = network(found.image)
     of_label = nn.functional.cross_entropy(logits, label, reduction="none")
     torch.testing.assert_close(nn.functional.softplus(found.loss), of_label)
     assert torch.equal(found.fooled, logits.argmax(1) != label)
-
-
-# budgets
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    norm=st.sampled_from(["linf", "l2"]),
-    epsilon=st.floats(1e-3, 3.0),
-    steps=st.integers(1, 4),
-    step_size=st.floats(1e-3, 2.0),
-    scale=st.sampled_from([1e-30, 1.0, 1e20]),
-    seed=st.integers(0, 1000),
-    dtype=st.sampled_from([torch.float32, torch.float64]),
-)
-def test_budget_and_range_are_kept(
-    norm: Norm, epsilon: float, steps: int, step_size: float, scale: float, seed: int, dtype: torch.dtype
-) -> None:
-    torch.manual_seed(seed)
-    image = torch.rand(3, *SHAPE, dtype=dtype).round(decimals=1)  # some pixels are 0 or 1
-    layer = nn.Linear(18, 4).to(dtype)
-    network = lambda image: scale * layer(image.flatten(1))  # noqa: E731
-    start = random_start(image, norm, epsilon)
-    found = pgd(network, image, torch.tensor([0, 1, 2]), norm, epsilon, steps, step_size, restarts=2).image
-    for perturbed in (start, found):
-        assert perturbed.dtype == dtype
-        assert (size(perturbed - image, norm) <= epsilon + 1e-6).all()
-        assert ((perturbed >= 0) & (perturbed <= 1)).all()
-
-
-@pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_projection_is_the_nearest_point_of_the_ball(norm: Norm) -> None:
-    image = torch.full((4, *SHAPE), 0.5, dtype=torch.float64)
-    moved = image + 0.05 * numbers(4, *SHAPE)
-    inside = image + 0.001 * numbers(4, *SHAPE).sign()
-    torch.testing.assert_close(project(inside, image, norm, 0.05), inside, rtol=0, atol=1e-15)
-    nearest = project(moved, image, norm, 0.05)
-    for _ in range(50):
-        other = project(image + numbers(4, *SHAPE), image, norm, 0.05)
-        assert (size(moved - nearest, "l2") <= size(moved - other, "l2")).all()
-    assert torch.equal(project(nearest, image, norm, 1.0), nearest)
-
-
-@pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_starts_are_uniform_in_the_ball(norm: Norm) -> None:
-    """The share within a radius r is (r / epsilon)^d, and the direction has no preference."""
-    torch.manual_seed(0)
-    image = torch.full((20_000, 1, 1, 3), 0.5, dtype=torch.float64)
-    drawn = random_start(image, norm, 0.2) - image
-    for radius in (0.05, 0.1, 0.15):
-        share = (size(drawn, norm) < radius).double().mean()
-        expected = (radius / 0.2) ** 3
-        assert share == pytest.approx(expected, abs=4 * math.sqrt(expected * (1 - expected) / 20_000))
-    assert drawn.mean(0).abs().max() < 4 * 0.2 / math.sqrt(20_000)
-
-
-@pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_the_step_is_the_steepest_one(norm: Norm) -> None:
-    gradient = numbers(5, *SHAPE)
-    gradient[1] *= 1e-170  # its squares underflow
-    gradient[2] *= 1e200  # its squares overflow
-    step = steepest_ascent(gradient, norm)
-    torch.testing.assert_close(size(step, norm), torch.ones(5, dtype=torch.float64))
-    for g, s in zip(gradient, step, strict=True):
-        scaled = g.flatten() / g.abs().max()
-        assert scaled @ s.flatten() == pytest.approx(dual(scaled, norm), rel=1e-12)
-
-
-@pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_without_a_gradient_there_is_no_step(norm: Norm) -> None:
-    gradient = numbers(3, *SHAPE)
-    gradient[0], gradient[1, 0] = 0.0, math.nan
-    step = steepest_ascent(gradient, norm)
-    assert step.isfinite().all()
-    assert (step[0] == 0).all()
-    assert (step[1, 0] == 0).all()
-    image, label = images()
-    flat = pgd(lambda x: 0 * x.flatten(1)[:, :4], image, label, norm, 0.1, 3, 0.1, starts_at_random=False)
-    assert torch.equal(flat.image, image)
-    assert torch.equal(flat.fooled, label != 0)
+    assert torch.equal(found.image[:10], image[:10])
+    assert found.fooled[:10].all()
 
 
 def test_a_classifier_that_turns_nan_is_not_fooled() -> None:
@@ -199,22 +82,6 @@ def test_a_classifier_that_turns_nan_is_not_fooled() -> None:
     found = pgd(lambda x: x.flatten(1)[:, :4] + (x - image).norm() * math.nan, image, label, "linf", 0.1, 3, 0.1)
     assert found.image.isfinite().all()
     assert not found.fooled.any()
-
-
-# more effort
-
-
-def perceptron() -> nn.Module:
-    torch.manual_seed(3)
-    layers = nn.Sequential(nn.Flatten(), nn.Linear(18, 32), nn.ReLU(), nn.Linear(32, 4)).double()
-    for parameter in layers.parameters():
-        parameter.data *= 3
-    return layers.eval()
-
-
-def images() -> tuple[Tensor, Tensor]:
-    image = torch.rand(64, *SHAPE, generator=torch.Generator().manual_seed(4)).double()
-    return image, perceptron()(image).argmax(1)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -278,18 +145,6 @@ def test_success_outweighs_loss() -> None:
     assert merged.fooled.tolist() == [True, False, True, True]
 
 
-def test_images_already_wrong_stay_as_they_are() -> None:
-    network, (image, label) = perceptron(), images()
-    label = label.clone()
-    label[:10] = (label[:10] + 1) % 4
-    found = pgd(network, image, label, "linf", 0.05, 3, 0.02)
-    assert torch.equal(found.image[:10], image[:10])
-    assert found.fooled[:10].all()
-
-
-# randomised classifiers
-
-
 @pytest.mark.parametrize("scale", [1.0, 30.0])
 def test_the_gradient_is_that_of_the_mean_probability(scale: float) -> None:
     """For softmax(W (x + n_j)): grad p_y = p_y (w_y - sum_k p_k w_k), and grad L = -grad p_y / (p_y (1 - p_y))."""
@@ -336,43 +191,12 @@ def test_draws_follow_one_another_in_the_memory_of_one() -> None:
     assert min(after) > 0
 
 
-def test_mean_softmax_in_logarithms() -> None:
-    logits = 3 * numbers(6, 4, 5)
-    torch.testing.assert_close(log_mean_softmax(logits).exp(), logits.softmax(-1).mean(0))
-    assert log_mean_softmax(logits.bfloat16()).dtype == torch.float32
-
-
 def test_each_draw_has_noise_of_its_own() -> None:
     torch.manual_seed(0)
     image, label = torch.zeros(1, *SHAPE, dtype=torch.float64), torch.zeros(1, dtype=torch.int64)
     found = judged(lambda x: torch.stack([torch.randn(len(x)), torch.zeros(len(x))], 1), image, label, 4000)
     assert found.loss == pytest.approx(0.0, abs=0.03)
     assert found.loss != 0
-
-
-def test_fixed_draws_have_their_mean_and_its_gradient_in_the_memory_of_one() -> None:
-    """Two votes on each of five draws."""
-    weight, noise, image = numbers(2, 18, 4), numbers(5, *SHAPE, seed=1), numbers(3, *SHAPE)
-    kept = []
-
-    def votes(given: Tensor, noise: Tensor) -> Tensor:
-        assert given.shape == noise.shape
-        return (given + noise).flatten(1).exp().sin() @ weight
-
-    network = with_fixed_draws(votes, noise)
-    given, same = image.clone().requires_grad_(), image.clone().requires_grad_()
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.shape) or t, lambda t: t):
-        found = network(given)
-    exact = torch.stack([votes(same, one.expand_as(same)) for one in noise]).softmax(-1).mean((0, 1))
-    torch.testing.assert_close(found.exp(), exact)
-    towards = numbers(3, 4)
-    (gradient,) = torch.autograd.grad((found.exp() * towards).sum(), given)
-    torch.testing.assert_close(gradient, torch.autograd.grad((exact * towards).sum(), same)[0])
-    assert torch.equal(network(image[1:]), network(image)[1:])
-    assert (3, 18) not in kept
-
-
-# what an attack leaves alone
 
 
 def test_the_network_is_left_as_it_was() -> None:
@@ -404,39 +228,6 @@ def test_a_network_without_gradient_is_refused() -> None:
     for broken in (lambda x: network(x.detach()), lambda x: network(x).detach()):
         with pytest.raises(ValueError, match="no gradient with respect to the image"):
             pgd(broken, image, label, "linf", 0.1, 2, 0.1)
-
-
-# settings
-
-
-def test_pgd_passes_its_settings_on() -> None:
-    network, (image, label) = perceptron(), images()
-    torch.manual_seed(1)
-    found = PGD("l2", 0.15, steps=3, step_size=0.07, restarts=2).perturb(network, image, label)
-    torch.manual_seed(1)
-    assert torch.equal(found, pgd(network, image, label, "l2", 0.15, 3, 0.07, 2).image)
-    still = PGD("linf", 0.05, steps=4, random_start=False).perturb(network, image, label)
-    assert torch.equal(still, pgd(network, image, label, "linf", 0.05, 4, 2.5 * 0.05 / 4, 1, False).image)
-
-
-def test_attacks_are_called_by_norm_and_budget_unless_named() -> None:
-    assert PGD("linf", 8 / 255).title == "pgd_linf_0.03137"
-    assert PGD("l2", 0.5, name="weak").title == "weak"
-
-
-def confident(gap: float, classes: int = 2) -> tuple[nn.Module, Tensor, Tensor]:
-    """A linear classifier of images `[100, 1, 8, 8]` whose logits of two classes are `gap` apart in the median."""
-    weight = numbers(64, seed=1).float()
-    image = torch.rand(100, 1, 8, 8, generator=torch.Generator().manual_seed(2))
-    score = (image.flatten(1) - 0.5) @ weight
-    weight = weight * gap / (2 * score.abs().median())
-    network = nn.Sequential(nn.Flatten(), nn.Linear(64, classes))
-    with torch.no_grad():
-        network[1].weight.zero_()
-        network[1].bias.fill_(-1000.0)
-        network[1].weight[:2] = torch.stack([weight, -weight])
-        network[1].bias[:2] = torch.stack([-weight.sum(), weight.sum()]) / 2
-    return network, image, (score < 0).long()
 
 
 @pytest.mark.parametrize("num_draws", [1, 3])
@@ -484,89 +275,32 @@ def test_autocast_to_float16_leaves_an_attack_its_gradients() -> None:
     assert withstood[torch.bfloat16] < 0.2
 
 
-@needs_autoattack
-@pytest.mark.parametrize(("dtype", "autocast"), [(torch.float16, False), (torch.bfloat16, True)])
-def test_autoattack_computes_without_float16(dtype: torch.dtype, autocast: bool) -> None:
-    network, image, label = confident(gap=20, classes=4)
-    seen = set()
-    network.register_forward_hook(lambda *_: seen.add(torch.is_autocast_enabled("cpu")))
-    with torch.autocast("cpu", dtype):
-        AutoAttack("linf", 0.1).perturb(network, image[:4], label[:4])
-    assert seen == {autocast}
+def test_pgd_passes_its_settings_on() -> None:
+    network, (image, label) = perceptron(), images()
+    torch.manual_seed(1)
+    found = PGD("l2", 0.15, steps=3, step_size=0.07, restarts=2).perturb(network, image, label)
+    torch.manual_seed(1)
+    assert torch.equal(found, pgd(network, image, label, "l2", 0.15, 3, 0.07, 2).image)
+    still = PGD("linf", 0.05, steps=4, random_start=False).perturb(network, image, label)
+    assert torch.equal(still, pgd(network, image, label, "linf", 0.05, 4, 2.5 * 0.05 / 4, 1, False).image)
 
 
-def test_weights_in_float16_are_refused_by_name() -> None:
-    with pytest.raises(ValueError, match=r"PGD needs gradients, .* trainer.precision 16-true: use 16-mixed"):
-        require_gradients("16-true", "PGD")
-    for precision in ("16-mixed", "bf16-true", "32-true"):
-        require_gradients(precision, "PGD")
+def test_attacks_are_called_by_norm_and_budget_unless_named() -> None:
+    attacks = [PGD("linf", 8 / 255), PGD("l2", 0.5, name="weak")]
+    assert different_titles(attacks) == ["pgd_linf_0.03137", "weak"]
+    with pytest.raises(ValueError, match="different names, got weak twice: set `name`"):
+        different_titles([*attacks, PGD("linf", 0.1, name="weak")])
 
 
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("norm", "l1"),
-        ("epsilon", 0.0),
-        ("epsilon", math.nan),
-        ("steps", 0),
-        ("step_size", 0.0),
-        ("restarts", 0),
-        ("num_draws", 0),
-        ("name", "a b"),
+        *(("norm", "l1"), ("epsilon", 0.0), ("epsilon", math.nan), ("epsilon", math.inf), ("steps", 0)),
+        *(("step_size", 0.0), ("restarts", 0), ("num_draws", 0), ("name", "a b")),
     ],
 )
 def test_bad_arguments_are_named(key: str, value: Any) -> None:
     with pytest.raises(ValueError, match=key):
         PGD(**{"norm": "linf", "epsilon": 0.1, key: value})
-
-
-def test_restarts_that_would_repeat_themselves_are_refused() -> None:
-    with pytest.raises(ValueError, match="restarts 3"):
+    with pytest.raises(ValueError, match="restarts 3 repeat the same ascent"):
         PGD("linf", 0.1, restarts=3, random_start=False)
-
-
-# AutoAttack
-
-
-def test_without_the_package_its_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install noiseworks\[attacks\]"):
-        AutoAttack("linf", 0.1)
-
-
-@needs_autoattack
-@pytest.mark.parametrize(("key", "value"), [("norm", "l1"), ("epsilon", -1.0), ("version", "rand"), ("num_draws", 0)])
-def test_bad_arguments_of_autoattack_are_named(key: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=key):
-        AutoAttack(**{"norm": "linf", "epsilon": 0.1, key: value})
-
-
-@needs_autoattack
-@pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_autoattack_finds_the_exact_robust_accuracy_of_a_linear_classifier(norm: Norm) -> None:
-    """Between classes y and k the distance is (z_y - z_k) / ||w_y - w_k||_*."""
-    weight = numbers(5, 50).float()
-    image = 0.5 + 0.1 * (torch.rand(16, 2, 5, 5, generator=torch.Generator().manual_seed(8)) - 0.5)
-    logits = (image - 0.5).flatten(1) @ weight.T
-    label = logits.argmax(1)
-    between = weight[label][:, None] - weight
-    length = between.abs().sum(-1) if norm == "linf" else between.norm(dim=-1)
-    distance = ((logits.gather(1, label[:, None]) - logits) / length).nan_to_num(math.inf).min(1).values
-    epsilon = float(distance.sort().values[9:11].mean())
-    torch.manual_seed(0)
-    found = AutoAttack(norm, epsilon).perturb(lambda x: (x - 0.5).flatten(1) @ weight.T, image, label)
-    assert torch.equal(((found - 0.5).flatten(1) @ weight.T).argmax(1) != label, distance < epsilon)
-    assert (size(found - image, norm) <= epsilon + 1e-6).all()
-    assert ((found >= 0) & (found <= 1)).all()
-
-
-@needs_autoattack
-def test_what_autoattack_cannot_attack_is_refused() -> None:
-    with pytest.raises(ValueError, match="has 2: use PGD"):
-        AutoAttack("linf", 0.1).perturb(half_space(numbers(18), 0), *images())
-    with pytest.raises(ValueError, match="these have 3: use PGD"):
-        AutoAttack("l2", 0.1).perturb(perceptron(), *images())
-
-
-def test_attacks_are_abstract() -> None:
-    assert Attack.__abstractmethods__ == {"perturb"}

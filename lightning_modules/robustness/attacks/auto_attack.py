@@ -1,0 +1,104 @@
+"""AutoAttack: two forms of projected gradient ascent that find their step size, FAB and the Square attack.
+
+Each attacks the images that withstood those before it. The package is the authors', in an edition of its own.
+
+Source: Croce and Hein, Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse Parameter-free
+Attacks, ICML 2020, arXiv 2003.01690.
+"""
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from datamodules.arguments import at_least, one_of
+from lightning_modules.robustness.attacks.ascent import Attack, Generators, Network, Norm, without_float16
+from lightning_modules.robustness.mean_prediction import log_mean_softmax
+
+
+def with_fixed_draws(evaluate: Callable[[Tensor, Tensor], Tensor], noise: Tensor) -> Network:
+    """Make a smoothed classifier deterministic: every image has the same noise at every call.
+
+    Its logits are the logarithm of the mean probability over draws and votes. A draw is evaluated again when it is
+    differentiated, so that memory is that of one.
+
+    Args:
+        evaluate: maps images `[B, C, H, W]` and noise of this shape to the logits `[S, B, K]` of S votes.
+        noise: `[m, C, H, W]`.
+    """
+
+    def network(image: Tensor) -> Tensor:
+        votes = [
+            checkpoint(evaluate, image, one.expand_as(image), use_reentrant=False, preserve_rng_state=False)
+            for one in noise
+        ]
+        return log_mean_softmax(torch.cat(votes))
+
+    return network
+
+
+@dataclass(frozen=True)
+class AutoAttack(Attack):
+    """AutoAttack, on a deterministic classifier.
+
+    Args:
+        norm: norm of the budget, `linf` or `l2`.
+        epsilon: the budget, in pixel units; on CIFAR-10 tables have 8/255 (0.03137) for `linf` and 0.5 for `l2`.
+        version: `standard`, or `plus` for more attacks and restarts. There is none for randomised classifiers: of
+            each image one evaluation decides whether it needs an attack and whether that succeeded.
+        num_draws: fixed draws of noise by which `RobustAccuracy` hands over a smoothed classifier: so many times the
+            work.
+        name: name in tables and metrics; None takes `autoattack_<norm>_<epsilon>`.
+
+    Raises:
+        ModuleNotFoundError: if the package is not installed.
+        ValueError: if an argument is out of range.
+    """
+
+    norm: Norm
+    epsilon: float
+    version: Literal["standard", "plus"] = "standard"
+    num_draws: int = 100
+    name: str | None = None
+    steps = 100
+    restarts = 1
+
+    def __post_init__(self) -> None:
+        self.check()
+        one_of(("standard", "plus"), version=self.version)
+        at_least(1, num_draws=self.num_draws)
+        if importlib.util.find_spec("pyautoattack") is None:
+            raise ModuleNotFoundError("AutoAttack needs the package pyautoattack: pip install noiseworks[attacks]")
+
+    @without_float16()
+    def perturb(self, network: Network, image: Tensor, label: Tensor, generators: Generators = None) -> Tensor:
+        """Attack images, see `Attack`. The package draws for the batch as a whole, which the first generator seeds.
+
+        Raises:
+            ValueError: if the classifier has fewer than four classes, or images are too small for the Square attack.
+        """
+        import pyautoattack
+
+        with torch.no_grad():
+            num_classes = network(image[:1]).shape[1]
+        if num_classes < 4:
+            raise ValueError(f"AutoAttack's loss compares four classes, and this classifier has {num_classes}: use PGD")
+        if self.norm == "l2" and image.shape[2] < 5:
+            raise ValueError(
+                f"AutoAttack's l2 form needs images 5 pixels high, and these have {image.shape[2]}: use PGD"
+            )
+        attack = pyautoattack.AutoAttack(
+            lambda perturbed: network(perturbed).to(perturbed.dtype),  # the package mixes the two
+            norm={"linf": "Linf", "l2": "L2"}[self.norm],
+            eps=self.epsilon,
+            version=self.version,
+            device=image.device,
+            seed=int(torch.randint(2**31, (), generator=generators[0] if generators else None)),
+        )
+        attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = min(9, num_classes - 1)
+        adversarial, _ = attack.run_standard_evaluation(image, label, batch_size=len(image))
+        return adversarial.detach()

@@ -1,0 +1,34 @@
+"""A small mixture, images for it, and numbers in float64."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.robustness.adaptive_smoothing.mixture import MixingPerceptron, Mixture
+
+
+def normal(*shape: int, seed: int = 0, scale: float = 1.0) -> Tensor:
+    return scale * torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def pair(classes: int = 4, policy_graph: bool = True, **options: Any) -> Mixture:
+    torch.manual_seed(0)
+    g = nn.Sequential(nn.Flatten(), nn.Linear(16, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, classes))
+    h = nn.Sequential(nn.Flatten(), nn.Linear(16, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, classes))
+    mixture = Mixture(
+        g,
+        h,
+        MixingPerceptron(11, [8]),
+        accurate_features=["3"],
+        robust_features=["3"],
+        policy_graph=policy_graph,
+        **options,
+    )
+    return mixture.double()
+
+
+def images(count: int = 12, seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.rand(count, 1, 4, 4, generator=generator, dtype=torch.float64)
+    return image, torch.randint(4, (count,), generator=generator)
