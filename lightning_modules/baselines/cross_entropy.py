@@ -1,26 +1,29 @@
-"""Training with cross-entropy: the baseline that memorises false labels.
+"""Train with cross-entropy: the baseline that memorises false labels.
 
     L = -(1/B) sum_i sum_c y_ic log softmax(z_i)_c
 
-It first fits the pattern and later the false labels, example by example (Liu et al., 2020, section 3), and is what
-every method here is compared with.
+It first fits the pattern and later the false labels, example by example (Liu et al., 2020, section 3). The methods for
+noisy labels are compared with it.
 
 Source: Zhang, Bengio, Hardt, Recht and Vinyals, Understanding Deep Learning Requires Rethinking Generalization, ICLR
 2017, arXiv 1611.03530.
 """
+
+from typing import Any
 
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from datamodules.batches import LabelledImageBatch, global_size, share
+from datamodules.batches import LabelledImageBatch
 from lightning_modules.training.classifier import ClassifierSteps, accuracies
-from lightning_modules.training.optimizers import constant, sgd
+from lightning_modules.training.logging import log_training
+from lightning_modules.training.optimizers import built, constant, sgd, trainable
 
 
 class CrossEntropy(ClassifierSteps, LightningModule):
-    """Trains any network with cross-entropy on the labels it is given.
+    """Train any network with cross-entropy on the labels it is given.
 
     Args:
         network: maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`.
@@ -49,12 +52,7 @@ class CrossEntropy(ClassifierSteps, LightningModule):
     def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
         logits = self(batch["image"])
         loss = F.cross_entropy(logits, batch["label"])
-        loss = share(batch) * loss
-        self.log(
-            "train/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=global_size(batch), sync_dist=True
-        )
-        return {"loss": loss, "logits": logits.detach()}
+        return {"loss": log_training(self, batch, loss), "logits": logits.detach()}
 
-    def configure_optimizers(self):
-        optimizer = self.optimizer(filter(lambda parameter: parameter.requires_grad, self.network.parameters()))
-        return [optimizer], [self.lr_scheduler(optimizer)]
+    def configure_optimizers(self) -> Any:
+        return built(self.optimizer, self.lr_scheduler, trainable(self.network))

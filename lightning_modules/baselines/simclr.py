@@ -1,11 +1,11 @@
-"""SimCLR: features without labels, from which methods for noisy labels begin.
+"""SimCLR learns features without labels, from which methods for noisy labels begin.
 
-Two views of each image are drawn; a perceptron maps the features of both to h, and each view must find the other one of
-its image among all views of the batch, over all processes (see `nt_xent`).
+Two views of each image are drawn; a perceptron maps the features of both to h, and each view must find the other view
+of its image among all views of the batch, over all processes (see `nt_xent`).
 
-The network is a whole classifier whose last layer stays as it was drawn, so that a checkpoint fits the classifier that
-is trained next (`lightning_modules.networks.with_weights` with the prefix `network.`). As a first stage within a run,
-it is the `model` of the callback `Pretraining`.
+The network is a whole classifier whose last layer keeps its initial weights, so that a checkpoint fits the classifier
+that is trained next (`lightning_modules.networks.with_weights` with the prefix `network.`). To pre-train within the
+same run, give this module to the callback `Pretraining` as its `model`.
 
 Source: Chen, Kornblith, Norouzi and Hinton, A Simple Framework for Contrastive Learning of Visual Representations, ICML
 2020, arXiv 2002.05709.
@@ -17,25 +17,27 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from datamodules.batches import LabelledImageBatch, global_size, share
+from datamodules.arguments import at_least, positive
+from datamodules.batches import LabelledImageBatch, global_size
 from lightning_modules.distributed.global_rows import global_rows
 from lightning_modules.distributed.per_sample import share_start
 from lightning_modules.losses.contrastive import nt_xent
 from lightning_modules.networks.layer_features import classifier_layer, logits_and_features
-from lightning_modules.training.optimizers import constant, sgd
+from lightning_modules.training.logging import log_training
+from lightning_modules.training.optimizers import built, constant, sgd, trainable
 from lightning_modules.views.unaugmented import check_unaugmented
 
 
 class SimCLR(LightningModule):
-    """Pre-trains a classifier's features without labels.
+    """Pre-train a classifier's features without labels.
 
     Args:
-        network: a classifier; its last linear layer is left alone.
-        num_classes: number of classes of the data; labels are not looked at.
+        network: a classifier; its last linear layer is not trained.
+        num_classes: number of classes of the data; labels are not used.
         view: augments a batch of images, each by itself; drawn twice.
         hidden_features: hidden width of the perceptron.
-        projection_features: width of h.
-        temperature: tau.
+        projection_features: width of h, the perceptron's output.
+        temperature: tau of the loss; the lower, the more the closest images count.
         optimizer: built on the trainable parameters of network and perceptron.
         lr_scheduler: stepped every epoch.
 
@@ -55,11 +57,8 @@ class SimCLR(LightningModule):
         lr_scheduler: LRSchedulerCallable = constant,
     ) -> None:
         super().__init__()
-        for key, value in {"hidden_features": hidden_features, "projection_features": projection_features}.items():
-            if value < 1:
-                raise ValueError(f"{key} must be at least 1, got {value}")
-        if temperature <= 0:
-            raise ValueError(f"temperature must be positive, got {temperature}")
+        at_least(1, hidden_features=hidden_features, projection_features=projection_features)
+        positive(temperature=temperature)
         classifier = classifier_layer(network).requires_grad_(False)
         self.network = network
         self.projection = nn.Sequential(
@@ -86,10 +85,8 @@ class SimCLR(LightningModule):
             self.projection(logits_and_features(self.network, self.view(batch["image"]))[1]) for _ in range(2)
         )
         everyone = global_rows(first, size), global_rows(second, size)
-        loss = share(batch) * nt_xent(first, second, *everyone, share_start(size), self.temperature)
-        self.log("train/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
-        return {"loss": loss}
+        loss = nt_xent(first, second, *everyone, share_start(size), self.temperature)
+        return {"loss": log_training(self, batch, loss)}
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer(filter(lambda parameter: parameter.requires_grad, self.parameters()))
-        return [optimizer], [self.lr_scheduler(optimizer)]
+        return built(self.optimizer, self.lr_scheduler, trainable(self))

@@ -1,4 +1,4 @@
-"""Logging of a training step, weighted so that the mean over processes is the mean over the global batch."""
+"""Log what a training step computes, weighted so that the mean over processes is the mean over the global batch."""
 
 from typing import Any
 
@@ -9,15 +9,15 @@ from datamodules.batches import global_size, share
 
 
 def log_training(module: LightningModule, batch: Any, loss: Tensor, **terms: Tensor) -> Tensor:
-    """Weigh a step's loss by this process's share of the batch and log it as `train/loss`.
+    """Weight a step's loss by this process's share of the batch and log it as `train/loss`.
 
     The epoch's mean is exact for uneven last batches and any number of processes.
 
     Args:
-        module: whose step it is.
-        batch: what the step was given.
-        loss: a number, the mean over this process's samples.
-        terms: parts of the loss, numbers of the same kind, each logged as `train/<its name>`.
+        module: the module that trains.
+        batch: this process's part of the batch.
+        loss: the mean loss of this process's samples, a number.
+        terms: parts of the loss, means over the same samples; each is logged as `train/<its name>`.
 
     Returns:
         The weighted loss, for the optimizer.
@@ -31,11 +31,12 @@ def log_training(module: LightningModule, batch: Any, loss: Tensor, **terms: Ten
 
 
 def log_same(module: LightningModule, name: str, value: float | Tensor) -> None:
-    """Log a number that is the same on all processes, once an epoch and to the last bit.
+    """Log a number that is the same on all processes, once an epoch; a tensor keeps all its digits.
 
     Args:
-        module: which logs.
-        name: of the metric, `<stage>/<metric>`.
+        module: the module that logs.
+        name: the metric's name, `<stage>/<metric>`.
         value: the number.
     """
-    module.log(name, float(value), on_step=False, on_epoch=True, reduce_fx="max", sync_dist=True, batch_size=1)
+    value = value.detach() if isinstance(value, Tensor) else float(value)
+    module.log(name, value, on_step=False, on_epoch=True, reduce_fx="max", sync_dist=True, batch_size=1)

@@ -1,9 +1,18 @@
 """Learning-rate schedules that PyTorch lacks. One that counts batches in place of epochs has `interval = "step"`."""
 
 import math
+from typing import Literal
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, PolynomialLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, PolynomialLR
+
+from datamodules.arguments import at_least, one_of, within
+
+
+class CosineOverSteps(CosineAnnealingLR):
+    """PyTorch's cosine, stepped after every batch: `T_max` counts batches."""
+
+    interval = "step"
 
 
 class PolynomialOverSteps(PolynomialLR):
@@ -13,7 +22,7 @@ class PolynomialOverSteps(PolynomialLR):
 
 
 def cosine_factor(epoch: int, epochs: int, constant_epochs: int) -> float:
-    """lr(t) / lr_0 at epoch t, counted from 0; from T on 0."""
+    """Compute lr(t) / lr_0 at epoch t, counted from 0; from T on it is 0."""
     if epoch < constant_epochs:
         return 1.0
     progress = (epoch - constant_epochs + 1) / (epochs - constant_epochs + 1)
@@ -26,19 +35,17 @@ class CosineSchedule(LambdaLR):
         lr(t) = lr_0 for t < W,    lr(t) = lr_0 (1 + cos(pi (t - W + 1) / (T - W + 1))) / 2 for W <= t < T
 
     Args:
-        optimizer: whose learning rates are lr_0.
-        epochs: T.
-        constant_epochs: W, in 0...T - 1.
+        optimizer: its learning rates are lr_0.
+        epochs: T, length of the schedule.
+        constant_epochs: W, epochs at lr_0, in 0...T - 1.
 
     Raises:
         ValueError: if an argument is out of range.
     """
 
     def __init__(self, optimizer: Optimizer, epochs: int, constant_epochs: int = 0) -> None:
-        if epochs < 1:
-            raise ValueError(f"epochs must be at least 1, got {epochs}")
-        if not 0 <= constant_epochs < epochs:
-            raise ValueError(f"constant_epochs must be in 0...{epochs - 1}, got {constant_epochs}")
+        at_least(1, epochs=epochs)
+        within(0, epochs, "[)", constant_epochs=constant_epochs)
         super().__init__(optimizer, lambda epoch: cosine_factor(epoch, epochs, constant_epochs))
 
 
@@ -50,17 +57,21 @@ class WarmupCosine(LambdaLR):
     The published schedule begins with a step, or an epoch, at a learning rate of 0, which this one leaves out.
 
     Args:
-        optimizer: whose learning rates are scaled.
-        warmup: w; 0 leaves the rise out.
-        length: n, from where on the learning rate is 0. Steps or epochs, as the module steps it.
+        optimizer: its learning rates are scaled.
+        warmup: w, length of the rise; 0 leaves it out.
+        length: n, length of the whole schedule; the learning rate is 0 from then on.
+        interval: the unit of both lengths, epoch or step (a batch).
 
     Raises:
-        ValueError: if `length` does not exceed `warmup`.
+        ValueError: if `warmup` is not below `length`, or the interval is unknown.
     """
 
-    def __init__(self, optimizer: Optimizer, warmup: int, length: int) -> None:
-        if not 0 <= warmup < length:
-            raise ValueError(f"warmup must be in 0...length - 1, {length - 1}, got {warmup}")
+    def __init__(
+        self, optimizer: Optimizer, warmup: int, length: int, interval: Literal["epoch", "step"] = "epoch"
+    ) -> None:
+        within(0, length, "[)", warmup=warmup)
+        one_of(("epoch", "step"), interval=interval)
+        self.interval = interval
 
         def scale(k: int) -> float:
             if k < warmup:

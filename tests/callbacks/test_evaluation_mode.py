@@ -11,7 +11,6 @@ from torch.utils.data import DataLoader
 
 from callbacks.labels.memorization import Memorization
 from datamodules.classification.digits import Digits
-from lightning_modules.training.evaluation_mode import in_evaluation_mode
 
 QUIET: dict[str, Any] = {
     "accelerator": "cpu",
@@ -48,48 +47,6 @@ class Watched(LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.0)
-
-
-@pytest.mark.parametrize(
-    ("precision", "given", "computed"),
-    [
-        ("32-true", torch.float32, torch.float32),
-        ("bf16-mixed", torch.float32, torch.bfloat16),
-        ("bf16-true", torch.bfloat16, torch.bfloat16),
-        ("64-true", torch.float64, torch.float64),
-    ],
-)
-def test_it_is_the_trainers_precision_without_gradients(
-    precision: Any, given: torch.dtype, computed: torch.dtype
-) -> None:
-    trainer = Trainer(precision=precision, logger=False, **QUIET)
-    module = trainer.precision_plugin.convert_module(Watched(nn.Linear(3, 2)))
-    with in_evaluation_mode(trainer, module) as network:  # type: ignore[arg-type]
-        network(torch.rand(4, 3))
-    (call,) = module.calls
-    assert (call["image"].dtype, call["output"].dtype) == (given, computed)
-    assert call["modes"] == {False}
-    assert not call["gradient"]
-    assert torch.is_grad_enabled()
-    assert torch.get_default_dtype() == torch.float32
-
-
-def test_each_submodule_is_in_its_own_mode_again() -> None:
-    module = Watched(nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)))
-    module.frozen.eval()
-    module.network[1].eval()  # type: ignore[index]
-    before = [part.training for part in module.modules()]
-    assert set(before) == {True, False}
-
-    def interrupted() -> None:
-        with in_evaluation_mode(Trainer(logger=False, **QUIET), module) as network:
-            assert not any(part.training for part in module.modules())
-            network(torch.rand(4, 3))
-            raise RuntimeError("out of memory")
-
-    with pytest.raises(RuntimeError, match="out of memory"):
-        interrupted()
-    assert [part.training for part in module.modules()] == before
 
 
 class LabelledDigits(Digits):

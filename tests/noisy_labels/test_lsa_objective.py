@@ -1,4 +1,3 @@
-import itertools
 import math
 
 import pytest
@@ -6,8 +5,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
-from torch.optim.lr_scheduler import LRScheduler
+from torch import Tensor
 
 from lightning_modules.losses.mixing import Mixing
 from lightning_modules.noisy_labels.lsa.batch_terms import Mixed
@@ -20,7 +18,6 @@ from lightning_modules.noisy_labels.lsa.objective import (
     uniformity_penalty,
     weighted_cross_entropy,
 )
-from lightning_modules.training.schedules import CosineSchedule, cosine_factor
 
 B, C, D = 6, 5, 7
 
@@ -184,33 +181,3 @@ def test_the_contrast_of_pls_takes_classes_of_mixed_targets_and_mixes_its_matrix
         total += math.fsum(p * (log_sum - s) for p, s in zip(row, logits, strict=True)) / math.fsum(row)
     mixed = Mixed(normal(size, C), t, u, torch.randperm(size, generator=generator), Mixing(lam, o), size)
     assert float(mixed.contrastive(h, other, 0.2, confidence=True)) == pytest.approx(total / size, rel=1e-10)
-
-
-# the schedule
-
-
-def test_the_cosine_begins_below_the_whole_rate_falls_and_ends_above_zero() -> None:
-    parameter = nn.Parameter(torch.zeros(1))
-    optimizer = torch.optim.SGD([parameter], lr=0.1)
-    schedule: LRScheduler = CosineSchedule(optimizer, epochs=20)
-    rates = []
-    for _ in range(20):
-        rates.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        schedule.step()
-    assert rates == pytest.approx([0.05 * (1 + math.cos(math.pi * (t + 1) / 21)) for t in range(20)])
-    assert 0 < rates[-1] < rates[0] < 0.1
-    assert all(later < earlier for earlier, later in itertools.pairwise(rates))
-
-
-def test_the_cosine_may_begin_after_constant_epochs() -> None:
-    factors = [cosine_factor(epoch, 10, 4) for epoch in range(10)]
-    assert factors[:4] == [1.0] * 4
-    assert factors[4:] == pytest.approx([cosine_factor(epoch, 6, 0) for epoch in range(6)])
-
-
-@pytest.mark.parametrize(("epochs", "constant"), [(0, 0), (5, 5), (5, -1)])
-def test_schedules_of_no_length_are_refused(epochs: int, constant: int) -> None:
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
-    with pytest.raises(ValueError, match="epochs"):
-        CosineSchedule(optimizer, epochs, constant)

@@ -33,6 +33,7 @@ from lightning_modules.noisy_labels.nmtune.spectrum import (
     largest_singular_value_ratio,
     singular_value_entropy,
 )
+from lightning_modules.training.schedules import CosineOverSteps
 from tests.largest_tensor import LargestTensor
 
 B, D = 12, 7
@@ -203,9 +204,11 @@ def test_entropy_and_ratio_lie_between_their_bounds(seed: int, rows: int, center
 def module(**options: Any) -> NMTune:
     torch.manual_seed(0)
     encoder = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU())
-    scheduler = lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=5)  # noqa: E731
-    options = {"optimizer": lambda parameters: torch.optim.AdamW(parameters, lr=1e-2), **options}
-    return NMTune(encoder, num_features=16, num_classes=10, lr_scheduler=scheduler, **options)
+    optimization = {
+        "optimizer": lambda parameters: torch.optim.AdamW(parameters, lr=1e-2),
+        "lr_scheduler": lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=5),
+    }
+    return NMTune(encoder, num_features=16, num_classes=10, **{**optimization, **options})
 
 
 def first_loss(tuned: NMTune) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
@@ -333,8 +336,7 @@ def test_learning_rate_follows_the_cosine_from_its_first_value_and_ends_above_ze
 def test_learning_rate_of_a_schedule_by_steps_is_the_authors_cosine_over_all_steps() -> None:
     """lr_k = lr (1 + cos(pi k / K)) / 2; 400 images in batches of 64 are 7 steps an epoch."""
     steps = 14
-    tuned = module(lr_interval="step")
-    tuned.lr_scheduler = lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
+    tuned = module(lr_scheduler=lambda optimizer: CosineOverSteps(optimizer, T_max=steps))
     rates: list[float] = []
     tuned.on_before_optimizer_step = lambda optimizer: rates.append(optimizer.param_groups[0]["lr"])  # type: ignore[method-assign]
     Trainer(max_epochs=2, **QUIET).fit(tuned, datamodule=TuningDigits(batch_size=64))
@@ -353,7 +355,7 @@ def test_the_cosine_of_the_paper_s_experiments_ends_with_the_last_batch(config: 
     experiment = yaml.safe_load(path.read_text())
     model, data = (experiment[key]["init_args"] for key in ("model", "data"))
     batch_size = data.get("data", {"init_args": data})["init_args"]["batch_size"]
-    assert model["lr_interval"] == "step"
+    assert model["lr_scheduler"]["class_path"] == "lightning_modules.training.schedules.CosineOverSteps"
     batches = math.ceil(images / batch_size)
     assert model["lr_scheduler"]["init_args"]["T_max"] == batches * experiment["trainer"]["max_epochs"]
     assert f"{batches:,} batches of {batch_size} in each of 30" in path.read_text() or config == "cifar10_cached"
@@ -361,7 +363,7 @@ def test_the_cosine_of_the_paper_s_experiments_ends_with_the_last_batch(config: 
 
 def test_a_step_with_two_views_is_that_of_the_authors_code() -> None:
     tuned = module(direction_weight=0.7, covariance_weight=0.3, singular_value_weight=0.2).double().train()
-    tuned.log_dict = lambda *args, **kwargs: None  # type: ignore[method-assign, assignment]
+    tuned.log = lambda *args, **kwargs: None  # type: ignore[method-assign, assignment]
     random = torch.Generator().manual_seed(0)
     w, s = torch.rand(2, 20, 1, 8, 8, generator=random, dtype=torch.float64)
     y = torch.randint(10, (20,), generator=random)
@@ -460,11 +462,6 @@ def test_without_head_gives_what_the_last_layer_is_given() -> None:
     assert names - set(network.state_dict()) == {"layers.4.weight", "layers.4.bias"}
     with pytest.raises(ValueError, match="Flatten has none"):
         without_head(nn.Flatten())
-
-
-def test_an_unknown_interval_is_named() -> None:
-    with pytest.raises(ValueError, match="lr_interval must be epoch or step, got 'batch'"):
-        module(lr_interval="batch")
 
 
 @pytest.mark.parametrize(

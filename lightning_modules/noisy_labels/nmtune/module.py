@@ -18,7 +18,7 @@ Source: Chen et al., Understanding and Mitigating the Label Noise in Pre-trainin
 """
 
 from collections import OrderedDict
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +26,8 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from datamodules.batches import LabelledImageBatch, global_size, share
+from datamodules.arguments import at_least
+from datamodules.batches import LabelledImageBatch
 from lightning_modules.full_precision import at_least_float32, in_full_precision
 from lightning_modules.interfaces import Table
 from lightning_modules.noisy_labels.nmtune.spectrum import (
@@ -37,7 +38,8 @@ from lightning_modules.noisy_labels.nmtune.spectrum import (
     spectrum_table,
 )
 from lightning_modules.training.classifier import ClassifierSteps, accuracies
-from lightning_modules.training.optimizers import adamw, constant
+from lightning_modules.training.logging import log_same, log_training
+from lightning_modules.training.optimizers import adamw, built, constant, trainable
 
 
 def direction_term(tuned: Tensor, features: Tensor) -> Tensor:
@@ -118,8 +120,7 @@ class NMTune(ClassifierSteps, LightningModule):
         num_singular_values: k.
         center: what is subtracted from the features for SVE and LSVR; the authors' code has `row`.
         optimizer: built on the parameters of adapter and classifier.
-        lr_scheduler: stepped every `lr_interval`.
-        lr_interval: epoch, or step for a schedule whose numbers count batches, as the authors' cosine does.
+        lr_scheduler: stepped every epoch, or every batch where it counts batches, as `CosineOverSteps` does.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -139,26 +140,15 @@ class NMTune(ClassifierSteps, LightningModule):
         center: Center = "none",
         optimizer: OptimizerCallable = adamw,
         lr_scheduler: LRSchedulerCallable = constant,
-        lr_interval: Literal["epoch", "step"] = "epoch",
     ) -> None:
         super().__init__()
-        weights = {
-            "direction_weight": direction_weight,
-            "covariance_weight": covariance_weight,
-            "singular_value_weight": singular_value_weight,
-        }
-        for key, weight in weights.items():
-            if weight < 0:
-                raise ValueError(f"{key} must be at least 0, got {weight}")
-        for key, value in {
-            "num_features": num_features,
-            "adapter_ratio": adapter_ratio,
-            "num_singular_values": num_singular_values,
-        }.items():
-            if value < 1:
-                raise ValueError(f"{key} must be at least 1, got {value}")
-        if lr_interval not in ("epoch", "step"):
-            raise ValueError(f"lr_interval must be epoch or step, got {lr_interval!r}")
+        at_least(
+            0,
+            direction_weight=direction_weight,
+            covariance_weight=covariance_weight,
+            singular_value_weight=singular_value_weight,
+        )
+        at_least(1, num_features=num_features, adapter_ratio=adapter_ratio, num_singular_values=num_singular_values)
         classifier = nn.Linear(num_features, num_classes)
         nn.init.kaiming_uniform_(classifier.weight)
         nn.init.zeros_(classifier.bias)
@@ -176,7 +166,6 @@ class NMTune(ClassifierSteps, LightningModule):
         self.num_singular_values = num_singular_values
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
-        self.lr_interval = lr_interval
         self.metrics = accuracies(num_classes)
         self.spectrum = Spectrum(num_features, center)
         self.tuned_spectrum = Spectrum(num_features, center)
@@ -197,31 +186,25 @@ class NMTune(ClassifierSteps, LightningModule):
 
     def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
         encoder, adapter, classifier = self.network
-        image, label, first = batch["image"], batch["label"], slice(None)
-        second = batch.get("second_view")
-        if second is not None:
-            image, label = torch.cat([image, second]), label.repeat(2)
-            first = slice(len(batch["image"]))
+        image, label = batch["image"], batch["label"]
+        size = len(image)
+        if two_views := "second_view" in batch:
+            image, label = torch.cat([image, batch["second_view"]]), label.repeat(2)
         features = encoder(image)
         tuned = adapter(features)
         logits = classifier(tuned)
-        compared = tuned if second is None else tuned[len(second) :]
         terms = {"cross_entropy": F.cross_entropy(logits, label)}
-        total = terms["cross_entropy"]
+        loss = terms["cross_entropy"]
         if self.direction_weight > 0:
-            terms["direction"] = direction_term(compared, features[first])
-            total = total + self.direction_weight * terms["direction"]
+            terms["direction"] = direction_term(tuned[size:] if two_views else tuned, features[:size])
+            loss = loss + self.direction_weight * terms["direction"]
         if self.covariance_weight > 0:
             terms["covariance"] = covariance_term(tuned)
-            total = total + self.covariance_weight * terms["covariance"]
+            loss = loss + self.covariance_weight * terms["covariance"]
         if self.singular_value_weight > 0:
             terms["singular_value"] = singular_value_term(tuned, self.num_singular_values)
-            total = total + self.singular_value_weight * terms["singular_value"]
-        loss = share(batch) * total
-        logged = {f"train/{name}": share(batch) * term.detach() for name, term in terms.items()}
-        logged["train/loss"] = loss.detach()
-        self.log_dict(logged, on_step=False, on_epoch=True, batch_size=global_size(batch), sync_dist=True)
-        return {"loss": loss, "logits": logits[first].detach()}
+            loss = loss + self.singular_value_weight * terms["singular_value"]
+        return {"loss": log_training(self, batch, loss, **terms), "logits": logits[:size].detach()}
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         encoder, adapter, classifier = self.network
@@ -239,11 +222,8 @@ class NMTune(ClassifierSteps, LightningModule):
             spectra["tuned" if suffix else "encoder"] = sigma.flip(0)
             values = {"sve": singular_value_entropy(sigma), "lsvr": largest_singular_value_ratio(sigma)}
             for key, value in values.items():
-                # The same on all processes, and a maximum leaves it as it is.
-                self.log(f"test/{key}{suffix}", value, reduce_fx="max", sync_dist=True)
+                log_same(self, f"test/{key}{suffix}", value)
         self.tables = {"spectrum": spectrum_table(spectra)}
 
-    def configure_optimizers(self):
-        optimizer = self.optimizer(filter(lambda parameter: parameter.requires_grad, self.network.parameters()))
-        scheduler = self.lr_scheduler(optimizer)
-        return [optimizer], [scheduler if self.lr_interval == "epoch" else {"scheduler": scheduler, "interval": "step"}]
+    def configure_optimizers(self) -> Any:
+        return built(self.optimizer, self.lr_scheduler, trainable(self.network))

@@ -1,0 +1,44 @@
+import pytest
+import torch
+from torch import nn
+
+from lightning_modules.training.optimizers import adam, adamw, built, constant, scheduled, sgd, trainable
+from lightning_modules.training.schedules import CosineOverSteps, PolynomialOverSteps, WarmupCosine
+
+
+@pytest.mark.parametrize("optimizer", [sgd, adam, adamw])
+def test_the_learning_rate_is_constant_from_the_first_epoch_on(optimizer) -> None:
+    built = optimizer([nn.Parameter(torch.ones(1))])
+    schedule = constant(built)
+    rates = []
+    for _ in range(8):
+        rates.append(built.param_groups[0]["lr"])
+        built.step()
+        schedule.step()
+    assert rates == [0.001] * 8
+
+
+def test_what_is_frozen_is_not_trained() -> None:
+    frozen, head = nn.Linear(2, 3).requires_grad_(False), nn.Linear(3, 2)
+    head.bias.requires_grad_(False)
+    assert [id(each) for each in trainable(frozen, head)] == [id(head.weight)]
+    [optimizer], _ = built(sgd, constant, trainable(frozen, head))
+    assert [id(each) for each in optimizer.param_groups[0]["params"]] == [id(head.weight)]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "interval"),
+    [
+        (constant, "epoch"),
+        (lambda optimizer: CosineOverSteps(optimizer, T_max=4), "step"),
+        (lambda optimizer: PolynomialOverSteps(optimizer, total_iters=4), "step"),
+        (lambda optimizer: WarmupCosine(optimizer, 1, 4), "epoch"),
+        (lambda optimizer: WarmupCosine(optimizer, 1, 4, interval="step"), "step"),
+    ],
+)
+def test_a_schedule_says_itself_when_it_is_stepped(schedule, interval: str) -> None:
+    optimizer = sgd([nn.Parameter(torch.ones(1))])
+    [same], [found] = scheduled(optimizer, schedule)
+    assert same is optimizer
+    assert found["scheduler"].optimizer is optimizer
+    assert found["interval"] == interval

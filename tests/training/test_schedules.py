@@ -1,0 +1,58 @@
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
+
+from lightning_modules.training.schedules import CosineSchedule, WarmupCosine, cosine_factor
+
+
+def sgd() -> torch.optim.Optimizer:
+    return torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+
+
+def rates(schedule: LRScheduler, steps: int) -> list[float]:
+    found = []
+    for _ in range(steps):
+        found.append(schedule.optimizer.param_groups[0]["lr"])
+        schedule.optimizer.step()
+        schedule.step()
+    return found
+
+
+def test_the_cosine_begins_below_the_whole_rate_falls_and_ends_above_zero() -> None:
+    found = rates(CosineSchedule(sgd(), epochs=20), 20)
+    assert found == pytest.approx([0.05 * (1 + math.cos(math.pi * (t + 1) / 21)) for t in range(20)])
+    assert 0 < found[-1] < found[0] < 0.1
+    assert all(later < earlier for earlier, later in itertools.pairwise(found))
+
+
+def test_the_cosine_may_begin_after_constant_epochs() -> None:
+    factors = [cosine_factor(epoch, 10, 4) for epoch in range(10)]
+    assert factors[:4] == [1.0] * 4
+    assert factors[4:] == pytest.approx([cosine_factor(epoch, 6, 0) for epoch in range(6)])
+
+
+@given(warmup=st.integers(0, 20), rest=st.integers(1, 50))
+@settings(max_examples=20)
+def test_learning_rates_rise_and_fall_along_a_cosine(warmup: int, rest: int) -> None:
+    expected = [0.1 * (k + 1) / warmup for k in range(warmup)]
+    expected += [0.05 * (1 + math.cos(math.pi * min(k / rest, 1))) for k in range(rest + 3)]
+    assert rates(WarmupCosine(sgd(), warmup, warmup + rest), len(expected)) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "arguments", "key"),
+    [
+        *((CosineSchedule, (0, 0), "epochs"), (CosineSchedule, (5, 5), "constant_epochs")),
+        *((CosineSchedule, (5, -1), "constant_epochs"), (WarmupCosine, (5, 5), "warmup")),
+        *((WarmupCosine, (-1, 5), "warmup"), (WarmupCosine, (1, 5, "batch"), "interval")),
+    ],
+)
+def test_bad_arguments_are_named(schedule: type[LRScheduler], arguments: tuple[int, ...], key: str) -> None:
+    with pytest.raises(ValueError, match=f"^{key} must be"):
+        schedule(sgd(), *arguments)
