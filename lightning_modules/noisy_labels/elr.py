@@ -1,4 +1,4 @@
-"""Early-learning regularisation (ELR).
+"""Early-learning regularisation (ELR) keeps a classifier from memorising false labels.
 
 Cross-entropy on partly false labels first fits the right pattern and then memorises the false labels. ELR keeps for
 each training example a running average t of the network's own predictions p, and keeps the predictions close to it:
@@ -31,11 +31,11 @@ from lightning_modules.training.optimizers import built, constant, sgd, trainabl
 
 
 def updated_target(target: Tensor, probability: Tensor, momentum: float) -> Tensor:
-    """The running average of an example's predictions.
+    """Move the running average of each example's predictions: t <- beta t + (1 - beta) p.
 
     Args:
-        target: `[B, K]`: t.
-        probability: `[B, K]`: clamped p, made to sum to one again here.
+        target: t, `[B, K]`.
+        probability: clamped p, `[B, K]`; its rows are made to sum to one here.
         momentum: beta, in [0, 1).
 
     Returns:
@@ -45,7 +45,7 @@ def updated_target(target: Tensor, probability: Tensor, momentum: float) -> Tens
 
 
 class ELR(ClassifierSteps, LightningModule):
-    """Trains a classifier on noisy labels with early-learning regularisation.
+    """Train a classifier on noisy labels with early-learning regularisation.
 
     The targets, K numbers for each training example, are shared out over the processes (see `PerSample`).
 

@@ -1,4 +1,4 @@
-"""ELR+: early-learning regularisation with two networks, weight averaging and mixup.
+"""ELR+ is early-learning regularisation with two networks, weight averaging and mixup.
 
 Networks f_1, f_2 have weight averages e_1, e_2 and targets t_1, t_2. For network k, with m the other one, l the
 mixing weight and j the partner of an example,
@@ -27,56 +27,58 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
+from datamodules.arguments import at_least, within
 from datamodules.batches import LabelledImageBatch
 from lightning_modules.distributed.per_sample import PerSample
 from lightning_modules.full_precision import at_least_float32
 from lightning_modules.losses.mixing import draw_mixing
 from lightning_modules.noisy_labels.co_training import active_network, check_alternation
 from lightning_modules.noisy_labels.early_learning_regularization import clamped_softmax, early_learning_term
+from lightning_modules.training.averages import move_average
 from lightning_modules.training.classifier import ClassifierSteps, accuracies
 from lightning_modules.training.logging import log_training
 from lightning_modules.training.optimizers import built, constant, sgd, trainable
 
 
 def sigmoid_ramp(step: int, length: int) -> float:
-    """exp(-5 (1 - min(n, length) / length)^2): from e^-5 at step 0 to 1 at `length`; always 1 where `length` is 0."""
+    """Rise from e^-5 at step n = 0 to 1 at `length`: exp(-5 (1 - min(n, length) / length)^2); 1 if `length` is 0."""
     return math.exp(-5 * (1 - min(step, length) / length) ** 2) if length > 0 else 1.0
 
 
 def averaging_decay(step: int, decay: float, ramp_steps: int | None) -> float:
-    """The weight that an average keeps in its n-th update.
+    """Compute the weight that an average of network weights gives its own old value in its n-th update.
 
     Args:
         step: n, from 1.
-        decay: the greatest weight.
-        ramp_steps: steps over which it is ramped up; None takes min(1 - 1/(n + 1), decay), the plain mean at first.
+        decay: greatest weight of the old value.
+        ramp_steps: updates over which that weight rises; None takes min(1 - 1/(n + 1), decay), the plain mean at first.
     """
     return min(1 - 1 / (step + 1), decay) if ramp_steps is None else sigmoid_ramp(step + 1, ramp_steps) * decay
 
 
 def weighted_by_target(label: Tensor, target: Tensor) -> Tensor:
-    """y q / <y, q>: soft labels `[B, K]` weighted by targets `[B, K]`, made to sum to one again."""
+    """Weight soft labels y `[B, K]` by targets q `[B, K]` and make them sum to one again: y q / <y, q>."""
     weighted = label * target
     return weighted / weighted.sum(dim=1, keepdim=True)
 
 
 class ELRPlus(ClassifierSteps, LightningModule):
-    """Trains two networks that supply each other's targets.
+    """Train two networks that supply each other's targets.
 
     Needs `data.passes_per_epoch: 2`, and with DDP the strategy `ddp_find_unused_parameters_true`, as a step trains
     one network. Each process mixes examples within its share of the batch.
 
     Args:
-        network: f_1; maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`.
-        second_network: f_2, of the same kind with its own initial weights.
+        network: f_1, maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`.
+        second_network: f_2, of the same architecture with its own initial weights.
         num_classes: number of classes, K.
         strength: lambda, weight of the regularisation.
         momentum: beta of the targets, in [0, 1).
         ramp_steps: steps of a network over which the regularisation is ramped up; 0 applies it at once.
         reweight_labels: weight the mixed labels by the targets, as the paper does for CIFAR-100.
-        mixup_alpha: of the mixing weight's Beta distribution; 0 does not mix.
-        average_decay: greatest weight of the past in the weight averages.
-        average_ramp_steps: steps over which that weight is ramped up; None begins with the plain mean.
+        mixup_alpha: both parameters of the Beta distribution of the mixing weight; 0 does not mix.
+        average_decay: greatest weight that an average of network weights gives its old value, in [0, 1).
+        average_ramp_steps: steps over which `average_decay` is reached; None begins with the plain mean.
         optimizer: built on both networks' trainable parameters.
         lr_scheduler: stepped every epoch.
 
@@ -100,13 +102,8 @@ class ELRPlus(ClassifierSteps, LightningModule):
         lr_scheduler: LRSchedulerCallable = constant,
     ) -> None:
         super().__init__()
-        if strength < 0:
-            raise ValueError(f"strength must be at least 0, got {strength}")
-        for key, value in {"momentum": momentum, "average_decay": average_decay}.items():
-            if not 0 <= value < 1:
-                raise ValueError(f"{key} must be in [0, 1), got {value}")
-        if mixup_alpha < 0:
-            raise ValueError(f"mixup_alpha must be at least 0, got {mixup_alpha}")
+        at_least(0, strength=strength, mixup_alpha=mixup_alpha)
+        within(0, 1, "[)", momentum=momentum, average_decay=average_decay)
         self.network = network
         self.second_network = second_network
         self.averages = nn.ModuleList(copy.deepcopy(each).requires_grad_(False) for each in (network, second_network))
@@ -163,8 +160,7 @@ class ELRPlus(ClassifierSteps, LightningModule):
         super().optimizer_step(*args, **kwargs)
         self.steps[self.active] += 1
         decay = averaging_decay(self.steps[self.active], self.average_decay, self.average_ramp_steps)
-        averages: list[Tensor] = list(self.averages[self.active].parameters())
-        torch._foreach_lerp_(averages, [p.detach() for p in self._networks()[self.active].parameters()], 1 - decay)
+        move_average(self.averages[self.active], self._networks()[self.active], decay)
 
     def _networks(self) -> tuple[nn.Module, nn.Module]:
         return self.network, self.second_network

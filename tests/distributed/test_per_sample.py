@@ -1,9 +1,10 @@
-"""What processes exchange when process 0 collects the rows of all of them, as for a checkpoint."""
+"""Rows of numbers for each training sample: kept, restored, and collected by process 0, as for a checkpoint."""
 
 import os
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 
@@ -54,3 +55,42 @@ def test_process_0_collects_every_row_and_a_bounded_number_of_them_at_once(
         assert torch.equal(rows, expected(num_samples))
         assert len(none) == 0
         assert exchanged == of_other == most
+
+
+def test_rows_belong_to_the_sample_and_not_to_its_place_in_the_batch() -> None:
+    index, value = torch.randperm(50)[:6], torch.rand(6, K, dtype=torch.float64)
+    tables = []
+    for order in (torch.arange(6), torch.randperm(6)):
+        memory = PerSample(K).allocate(50, "cpu", torch.float64)
+        new = memory.update(index[order], value[order], lambda old, new: 0.5 * old + new)
+        assert torch.equal(new, value[order])
+        tables.append(memory.gathered())
+    assert torch.equal(tables[0], tables[1])
+    assert torch.equal(tables[0][index], value)
+    assert tables[0].count_nonzero() == 6 * K
+
+
+def test_half_precision_storage_rounds_and_nothing_else() -> None:
+    value = torch.rand(2, K)
+    rows = PerSample(K).allocate(4, "cpu", torch.float16).update(torch.tensor([0, 2]), value, lambda old, new: new)
+    assert rows.dtype == torch.float32
+    assert torch.equal(rows, value.half().float())
+
+
+def test_a_training_begins_with_what_was_restored_and_the_next_one_anew() -> None:
+    memory, rows = PerSample(K), torch.rand(5, K)
+    memory.restore(rows)
+    assert torch.equal(memory.gathered(), rows)
+    assert memory.allocate(5, "cpu") is memory
+    assert torch.equal(memory.gathered(), rows)
+    assert (memory.allocate(7, "cpu").gathered() == torch.zeros(7, K)).all()
+    memory.restore(rows[:0])  # of a checkpoint before any training
+    assert (memory.allocate(5, "cpu").gathered() == 0).all()
+
+
+@pytest.mark.parametrize("shape", [(4, K), (6, K + 1)])
+def test_state_of_another_size_is_refused(shape: tuple[int, int]) -> None:
+    memory = PerSample(K)
+    memory.restore(torch.zeros(shape))
+    with pytest.raises(ValueError, match=rf"\[{shape[0]}, {shape[1]}\].*\[6, {K}\]"):
+        memory.allocate(6, "cpu")

@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_modules.distributed.per_sample import PerSample
 from lightning_modules.noisy_labels.early_learning_regularization import clamped_softmax, early_learning_term
 from lightning_modules.noisy_labels.elr import ELR, updated_target
 
@@ -63,17 +62,11 @@ def test_half_precision_logits_leave_the_term_finite() -> None:
 
 
 def test_target_rows_sum_to_one_minus_the_momentum_to_the_visits() -> None:
-    memory = PerSample(K).allocate(20, "cpu", torch.float64)
-    index = torch.tensor([3, 17, 5])
+    rows = torch.zeros(3, K, dtype=torch.float64)
     for visit in range(1, 6):
-        probability = clamped_softmax(torch.randn(3, K, dtype=torch.float64))
-        rows = memory.update(index, probability, lambda old, new: updated_target(old, new, 0.9))
-        torch.testing.assert_close(
-            rows.sum(dim=1), torch.full((3,), 1 - 0.9**visit, dtype=torch.float64), rtol=0, atol=1e-9
-        )
-    untouched = memory.gathered()[[i for i in range(20) if i not in index]]
-    assert (untouched == 0).all()
-    assert not memory.gathered().requires_grad
+        rows = updated_target(rows, clamped_softmax(torch.randn(3, K, dtype=torch.float64)), 0.9)
+        expected = torch.full((3,), 1 - 0.9**visit, dtype=torch.float64)
+        torch.testing.assert_close(rows.sum(dim=1), expected, rtol=0, atol=1e-9)
 
 
 def test_without_momentum_the_target_is_the_prediction() -> None:
@@ -89,45 +82,26 @@ def test_a_clamped_prediction_is_made_to_sum_to_one_again() -> None:
     torch.testing.assert_close(target, torch.tensor([expected], dtype=torch.float64), rtol=0, atol=1e-12)
 
 
-def test_a_step_adds_lambda_times_the_term_to_cross_entropy() -> None:
-    """Of an image that is seen for the second time, with beta .9: t = .1 (.9 p_before + p)."""
-    module = ELR(torch.nn.Flatten(), num_classes=3, strength=4.0, momentum=0.9)
+def test_value_and_gradient_of_a_step_are_the_equations() -> None:
+    """Of images that are seen for the second time, with beta .9: t = .1 (.9 p_before + p), without gradient."""
+    module = ELR(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3, 3)), 3, strength=4.0, momentum=0.9).double()
     module.log = lambda *arguments, **options: None  # type: ignore[method-assign, assignment]
-    module.targets = PerSample(3).allocate(4, "cpu", torch.float64)
-    logits = torch.tensor([[[2.0, 0.5, -1.0], [0.0, 1.0, 0.3]], [[1.0, 1.5, -0.5], [-1.0, 2.0, 0.0]]]).double()
+    module.targets.allocate(4, "cpu", torch.float64)
+    x = torch.randn(2, 2, 3, 1, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     batch: Any = {"label": torch.tensor([0, 2]), "index": torch.tensor([3, 1]), "global_size": 2}
-    for image in logits:
-        loss = module.training_step({**batch, "image": image[:, :, None, None]}, 0)["loss"]
-    before, p = np.exp(logits.numpy()) / np.exp(logits.numpy()).sum(axis=2, keepdims=True)
+    for image in x:
+        module.zero_grad()
+        out = module.training_step({**batch, "image": image}, 0)
+        out["loss"].backward()
+    weight, bias = (parameter.detach().numpy() for parameter in module.network.parameters())
+    features = x.flatten(start_dim=2).numpy()
+    before, p = (each / each.sum(axis=1, keepdims=True) for each in np.exp(features @ weight.T + bias))
+    target = 0.1 * (0.9 * before + p)
+    inner = (target * p).sum(axis=1, keepdims=True)
     cross_entropy = -np.log(p[[0, 1], [0, 2]]).mean()
-    term = np.log(1 - (0.1 * (0.9 * before + p) * p).sum(axis=1)).mean()
-    assert float(loss) == pytest.approx(cross_entropy + 4 * term, abs=1e-12)
-
-
-def test_memory_belongs_to_the_sample_and_not_to_its_place_in_the_batch() -> None:
-    index, value = torch.randperm(50)[:B], torch.rand(B, K, dtype=torch.float64)
-    order = torch.randperm(B)
-    rows = []
-    for these in (torch.arange(B), order):
-        memory = PerSample(K).allocate(50, "cpu", torch.float64)
-        memory.update(index[these], value[these], lambda old, new: 0.5 * old + 0.5 * new)
-        rows.append(memory.gathered())
-    torch.testing.assert_close(rows[0], rows[1], rtol=0, atol=0)
-
-
-def test_half_precision_storage_rounds_and_nothing_else() -> None:
-    memory = PerSample(K).allocate(4, "cpu", torch.float16)
-    value = torch.rand(2, K)
-    rows = memory.update(torch.tensor([0, 2]), value, lambda old, new: new)
-    assert rows.dtype == torch.float32
-    torch.testing.assert_close(rows, value.half().float(), rtol=0, atol=0)
-
-
-def test_state_of_another_size_is_refused() -> None:
-    memory = PerSample(K)
-    memory.restore(torch.zeros(4, K))
-    with pytest.raises(ValueError, match=r"\[4, 5\].*\[6, 5\]"):
-        memory.allocate(6, "cpu")
+    assert out["loss"].item() == pytest.approx(cross_entropy + 4 * np.log(1 - inner).mean(), abs=1e-12)
+    by_logits = (p - np.eye(3)[[0, 2]] + 4 * p * (inner - target) / (1 - inner)) / 2  # lemma 2
+    np.testing.assert_allclose(module.network[1].weight.grad, by_logits.T @ features[1], rtol=1e-10, atol=1e-14)  # type: ignore[index, union-attr]
 
 
 @pytest.mark.parametrize(("key", "value"), [("strength", -1.0), ("momentum", 1.0), ("momentum", -0.1)])

@@ -1,17 +1,19 @@
 import copy
 import itertools
 import math
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from lightning.pytorch import Trainer
 
 from datamodules.classification.digits import Digits
 from datamodules.corruptions.label_noise import Symmetric
-from lightning_modules.losses.mixing import Mixing, draw_mixing
+from lightning_modules.losses.mixing import Mixing
 from lightning_modules.networks.mlp import MLP
-from lightning_modules.noisy_labels.early_learning_regularization import clamped_softmax, early_learning_term
+from lightning_modules.noisy_labels import elr_plus
 from lightning_modules.noisy_labels.elr_plus import ELRPlus, averaging_decay, sigmoid_ramp, weighted_by_target
 
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
@@ -47,63 +49,57 @@ def test_weighting_by_a_uniform_target_changes_nothing() -> None:
     torch.testing.assert_close(weighted_by_target(label, torch.rand(4, 3).double()).sum(dim=1), torch.ones(4).double())
 
 
-def test_mixing_keeps_the_larger_part_and_permutes() -> None:
-    torch.manual_seed(0)
-    mixings = [draw_mixing(16, 1.0, "cpu") for _ in range(500)]
-    weights = torch.tensor([m.weight for m in mixings])
-    assert (weights >= 0.5).all()
-    assert (weights <= 1).all()
-    # Beta(1, 1) folded at one half is uniform on [1/2, 1]: mean 3/4, standard deviation 1/(4 sqrt 3).
-    assert abs(weights.mean() - 0.75) < 4 * 0.1443 / math.sqrt(500)
-    assert all(sorted(m.partner.tolist()) == list(range(16)) for m in mixings[:5])
-    assert draw_mixing(4, 0.0, "cpu").weight == 1.0
-    value = torch.arange(3.0)
-    torch.testing.assert_close(Mixing(0.75, torch.tensor([1, 2, 0]))(value), torch.tensor([0.25, 1.25, 1.5]))
-
-
 def two_networks(**options: float | bool | None) -> ELRPlus:
     torch.manual_seed(0)
     networks = [MLP(64, [16], 10) for _ in range(2)]
     return ELRPlus(*networks, num_classes=10, optimizer=lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9), **options)
 
 
+@pytest.fixture
+def in_float64() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.usefixtures("in_float64")
 @pytest.mark.parametrize("reweight_labels", [False, True])
-@pytest.mark.parametrize("ramp_steps", [0, 8])
-@pytest.mark.parametrize("weight", [1.0, 0.7])
-def test_a_step_is_elr_of_mixed_images_with_the_other_average_as_teacher(
+@pytest.mark.parametrize(("weight", "ramp_steps"), [(1.0, 0), (0.7, 0), (0.7, 8)])
+def test_value_and_gradient_of_a_step_are_elr_of_mixed_images_with_the_other_average_as_teacher(
     weight: float, ramp_steps: int, reweight_labels: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "lightning_modules.noisy_labels.elr_plus.draw_mixing",
-        lambda size, alpha, device: Mixing(weight, torch.arange(size).roll(1)),
-    )
-    module = two_networks(average_ramp_steps=None, momentum=0.7, ramp_steps=ramp_steps, reweight_labels=reweight_labels)
-    data = Digits(batch_size=1300, passes_per_epoch=2, label_noise=Symmetric(0.4))
-    before = copy.deepcopy(module).double()
-    captured: dict = {}
-    step = module.training_step
-
-    def capturing(batch, batch_idx):
-        out = step(batch, batch_idx)
-        captured.setdefault("batch", dict(batch))
-        captured.setdefault("loss", out["loss"].detach())
-        return out
-
-    module.training_step = capturing
-    Trainer(max_epochs=1, limit_train_batches=1, accelerator="cpu", precision="64-true", **QUIET).fit(module, data)
-    batch = captured["batch"]
+    monkeypatch.setattr(elr_plus, "draw_mixing", lambda size, *_: Mixing(weight, torch.arange(size).roll(1)))
+    module = two_networks(momentum=0.7, ramp_steps=ramp_steps, reweight_labels=reweight_labels)
+    module.log = lambda *arguments, **options: None  # type: ignore[method-assign, assignment]
+    module.trainer = SimpleNamespace(num_training_batches=2)  # type: ignore[assignment]
+    for targets in module.targets:
+        targets.allocate(20, "cpu", torch.float64)
+    image = torch.rand(5, 1, 8, 8)
+    batch: Any = {"image": image, "label": torch.tensor([3, 1, 4, 1, 5]), "index": torch.arange(5), "global_size": 5}
+    reference = copy.deepcopy(module)
+    out = module.training_step(batch, 0)
+    out["loss"].backward()
 
     def mixed(value: torch.Tensor) -> torch.Tensor:
         return weight * value + (1 - weight) * value.roll(1, dims=0)
 
-    label = mixed(F.one_hot(batch["label"], 10).double())
-    target = mixed(0.3 * before.averages[1](batch["image"]).softmax(dim=1))
+    teacher = reference.averages[1](image)
+    label, target = mixed(torch.eye(10)[batch["label"]]), mixed(0.3 * teacher.softmax(dim=1))
     if reweight_labels:
         label = label * target / (label * target).sum(dim=1, keepdim=True)
-    logits = before.network(mixed(batch["image"]))
+    logits = reference.network(mixed(image))
+    p = logits.softmax(dim=1).clamp(1e-4, 1 - 1e-4)
     strength = 3.0 * (math.exp(-5 * (1 - 1 / ramp_steps) ** 2) if ramp_steps else 1.0)  # in the first step, n = 1
-    expected = F.cross_entropy(logits, label) + strength * early_learning_term(clamped_softmax(logits), target)
-    torch.testing.assert_close(captured["loss"], expected.detach(), rtol=1e-12, atol=0)
+    expected = -(label * logits.log_softmax(dim=1)).sum(dim=1).mean()
+    expected = expected + strength * (1 - (target.detach() * p).sum(dim=1)).log().mean()
+    expected.backward()
+    torch.testing.assert_close(out["loss"], expected, rtol=1e-12, atol=0)
+    assert torch.equal(out["logits"], teacher)
+    for own, other in zip(module.parameters(), reference.parameters(), strict=True):
+        if other.grad is None:
+            assert own.grad is None  # the second network and both averages rest
+        else:
+            torch.testing.assert_close(own.grad, other.grad, rtol=1e-10, atol=1e-14)
 
 
 def test_each_pass_trains_one_network_and_its_average() -> None:

@@ -39,6 +39,7 @@ from lightning_modules.losses.contrastive import contrastive_loss
 from lightning_modules.robustness.rrcm.noise_conditioned import represent
 from lightning_modules.robustness.rrcm.noise_schedule import SMALLEST, kept_by_target, noise_level, num_levels
 from lightning_modules.robustness.rrcm.retrieval import Retrieval
+from lightning_modules.training.averages import move_average
 from lightning_modules.training.logging import log_training
 from lightning_modules.training.optimizers import adamw, constant, trainable
 
@@ -212,7 +213,7 @@ class RRCMPretraining(LightningModule):
             (self.target_projector, self.projector, kept),
             (self.average, self.network, self.average_decay),
         ):
-            torch._foreach_lerp_(list(average.parameters()), list(trained.parameters()), 1 - decay)
+            move_average(average, trained, decay)
         self.step += 1
         self.steps_taken += 1
 
