@@ -1,4 +1,4 @@
-"""Counts of predictions and labels per category, and the shares that early learning and memorisation are seen by.
+"""Count predictions and labels per category, and turn counts into the shares that show fit and memorisation.
 
 For the given labels y (maybe wrong), the true labels y* where they are known, and the training predictions p, per
 category k:
@@ -14,16 +14,19 @@ Source: Liu et al., Adaptive Early-Learning Correction for Segmentation from Noi
 2007.00151 (memorisation).
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from datamodules.loading.world import rank, summed
 from lightning_modules.interfaces import IGNORED
 
-ROWS = 11  # of counts: 8 of the predictions and 3 of the labels
+ROWS = 11  # of counts: 8 of `count_categories` and 3 of `count_right_labels`
 
 
 def count_categories(logits: Tensor, given: Tensor, true: Tensor | None = None) -> Tensor:
-    """Counts from which every share of a set of samples follows; the counts of two sets add up.
+    """Count predictions by their given and their true labels, so that every share of a set of samples follows.
 
     Args:
         logits: `[B, K]`, or `[B, K, H, W]` for pixels.
@@ -49,7 +52,7 @@ def count_categories(logits: Tensor, given: Tensor, true: Tensor | None = None) 
 
 
 def count_right_labels(current: Tensor, true: Tensor, num_classes: int) -> Tensor:
-    """Counts from which the quality of labels follows; the counts of two sets add up.
+    """Count labels that are right, so that the quality of labels follows.
 
     Args:
         current: `[B]` or `[B, H, W]`, int64: the labels that are trained on.
@@ -63,7 +66,7 @@ def count_right_labels(current: Tensor, true: Tensor, num_classes: int) -> Tenso
 
 
 def _known(label: Tensor, num_classes: int) -> Tensor:
-    """Labels, flat, with the ignored ones moved to a bin of their own, K."""
+    """Flatten labels, and move the ignored ones to a bin of their own, K."""
     inside = (label >= 0) & (label < num_classes)
     if label.ndim > 1:
         inside &= label != IGNORED
@@ -71,20 +74,20 @@ def _known(label: Tensor, num_classes: int) -> Tensor:
 
 
 def _fit_bins(predicted: Tensor, label: Tensor, num_classes: int) -> list[Tensor]:
-    """Each category's members, what is predicted among all members, and the members that are predicted as such."""
+    """Sort samples by their label, by what is predicted for them, and by their label where both agree."""
     among = torch.where(label < num_classes, predicted, num_classes)
     return [label, among, torch.where(predicted == label, label, num_classes)]
 
 
 def _tally(bins: list[Tensor], num_classes: int) -> Tensor:
-    """Sizes of the bins 0 ... K - 1, `[len(bins), K]`; what is in bin K is left out."""
+    """Give the sizes of the bins 0 ... K - 1, `[len(bins), K]`, without bin K."""
     counts = torch.zeros(len(bins), num_classes + 1, dtype=torch.int64, device=bins[0].device)
     ones = torch.ones((), dtype=torch.int64, device=bins[0].device).expand(len(bins), len(bins[0]))
     return counts.scatter_add_(1, torch.stack(bins), ones)[:, :num_classes]
 
 
 def label_fit(labelled: Tensor, predicted: Tensor, both: Tensor, per_pixel: bool) -> Tensor:
-    """Fit of the predictions to labels, from counts of one shape.
+    """Give the fit of predictions to labels, from counts of one shape.
 
     Returns:
         float64 in [0, 1]: for samples both / labelled, NaN where nothing is labelled; for pixels the IoU
@@ -95,16 +98,8 @@ def label_fit(labelled: Tensor, predicted: Tensor, both: Tensor, per_pixel: bool
     return both.double() / labelled.double()
 
 
-def sum_over_processes(counts: Tensor) -> Tensor:
-    """Sums over all processes; a copy in a single one."""
-    counts = counts.clone()
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(counts)
-    return counts
-
-
 def category_shares(counts: Tensor, per_pixel: bool) -> dict[str, Tensor]:
-    """Per category, from counts `[..., 11, K]`; NaN where a share is not known."""
+    """Give the shares of each category, from counts `[..., 11, K]`; NaN where a share is not known."""
     given, given_predicted, given_both, true, true_predicted, true_both, false, memorized, *_ = counts.unbind(-2)
     fit_true = label_fit(true, true_predicted, true_both, per_pixel)
     has_true = true.sum(dim=-1, keepdim=True) > 0
@@ -116,7 +111,7 @@ def category_shares(counts: Tensor, per_pixel: bool) -> dict[str, Tensor]:
 
 
 def overall_shares(counts: Tensor, per_pixel: bool) -> dict[str, Tensor]:
-    """Over all categories, from counts `[..., 11, K]`: shares of samples, means of the IoU that is not 0 / 0."""
+    """Give the shares of all samples, from counts `[..., 11, K]`; for pixels the mean IoU of categories that occur."""
     fits = {"fit_given": counts[..., :3, :], "fit_true": counts[..., 3:6, :], "label_quality": counts[..., 8:, :]}
     total = counts.sum(dim=-1)
     if per_pixel:
@@ -130,3 +125,54 @@ def overall_shares(counts: Tensor, per_pixel: bool) -> dict[str, Tensor]:
         overall = {name: fit[..., 2, :].sum(dim=-1).double() / fit[..., 0, :].sum(dim=-1) for name, fit in fits.items()}
     overall["memorized"] = total[..., 7].double() / total[..., 6]
     return overall
+
+
+class RunningCounts:
+    """Counts of an epoch that is not over, by this process, cut into records.
+
+    A record ends with each batch whose number since training began is a multiple of the interval, and an epoch begins a
+    new one. A checkpoint has the sums over processes; when it is loaded the first process takes all, the others none.
+
+    Args:
+        num_classes: K.
+        interval: batches between two ends of records; None cuts none.
+    """
+
+    def __init__(self, num_classes: int, interval: int | None) -> None:
+        self.interval = interval
+        self.batches = 0  # since training began
+        self.epoch: int | None = None  # None between two epochs
+        self.records: list[Tensor] = []
+        self.rest = torch.zeros(ROWS, num_classes, dtype=torch.int64)  # since the last record
+
+    def to(self, device: torch.device) -> None:
+        """Move what is counted to the device of the counts to come."""
+        self.records, self.rest = [record.to(device) for record in self.records], self.rest.to(device)
+
+    def add(self, epoch: int, counts: Tensor) -> None:
+        """Count a batch, `[11, K]`."""
+        self.epoch = epoch
+        self.rest = self.rest + counts
+        if self.interval is not None and self.batches % self.interval == 0:
+            self.records.append(self.rest)
+            self.rest = torch.zeros_like(self.rest)
+        self.batches += 1
+
+    def close(self) -> Tensor:
+        """End the epoch, and give its counts over all processes, `[R + 1, 11, K]`: R records and the rest."""
+        counts = self._over_processes()
+        self.epoch, self.records, self.rest = None, [], torch.zeros_like(self.rest)
+        return counts
+
+    def state_dict(self) -> dict[str, Any]:
+        """Every process must call this: it sums over them."""
+        counts = None if self.epoch is None else self._over_processes()
+        return {"epoch": self.epoch, "batches": self.batches, "counts": counts}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.epoch, self.batches = state_dict["epoch"], state_dict["batches"]
+        if (counts := state_dict["counts"]) is not None:
+            *self.records, self.rest = counts if rank() == 0 else torch.zeros_like(counts)
+
+    def _over_processes(self) -> Tensor:
+        return summed(torch.stack([*self.records, self.rest])).cpu()

@@ -1,4 +1,4 @@
-"""When early learning ends: a curve fitted to how well training predictions fit the labels, and its flattening.
+"""Find the end of early learning: fit a curve to how well training predictions fit the labels, until it flattens.
 
 A network trained on wrong labels first learns the right pattern, then memorises the errors. With y_0 ... y_{L-1} the
 fit to the labels at L equally spaced records, ADELE fits
@@ -20,30 +20,30 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import OptimizeWarning, curve_fit
 
 
-class Curve(NamedTuple):
-    """f(t) = a (1 - exp(-t^b / c)), where t = 0 is the first of the records that were fitted."""
+class LearningCurve(NamedTuple):
+    """Parameters of f(t) = a (1 - exp(-t^b / c)), where t = 0 is the first of the records that were fitted."""
 
     a: float
     """Level that the fit approaches, in [0, 1]."""
     b: float
     """Exponent, in [0, 1]."""
     c: float
-    """Time scale to the power b, at least 0."""
+    """Time scale to the power of b, at least 0."""
 
 
 def learning_curve(t: ArrayLike, a: float, b: float, c: float) -> NDArray[np.float64]:
-    """f(t) = a (1 - exp(-t^b / c)) for t >= 0."""
+    """Evaluate f(t) = a (1 - exp(-t^b / c)) for t >= 0."""
     return a * (1 - np.exp(-(np.asarray(t, dtype=np.float64) ** b) / c))
 
 
 def slope(t: ArrayLike, a: float, b: float, c: float) -> NDArray[np.float64]:
-    """|f'(t)| = a b / c exp(-u^b / c) u^(b-1) at u = t + 1e-6, which keeps t = 0 finite."""
+    """Evaluate |f'(t)| = a b / c exp(-u^b / c) u^(b-1) at u = t + 1e-6, which keeps t = 0 finite."""
     u = np.asarray(t, dtype=np.float64) + 1e-6
     return np.abs(np.divide(a * b, c) * np.exp(-(u**b) / c) * u ** (b - 1))
 
 
-def relative_slope_change(epoch: ArrayLike, curve: Curve) -> NDArray[np.float64]:
-    """rc(e) = |f'(e) - f'(1)| / f'(1); values above 1 are set to 0, as the authors do.
+def relative_slope_change(epoch: ArrayLike, curve: LearningCurve) -> NDArray[np.float64]:
+    """Evaluate rc(e) = |f'(e) - f'(1)| / f'(1), where values above 1 are set to 0, as the authors do.
 
     Args:
         epoch: epochs e >= 1.
@@ -59,7 +59,7 @@ def relative_slope_change(epoch: ArrayLike, curve: Curve) -> NDArray[np.float64]
 
 
 def start_shift(values: ArrayLike, min_jump: float) -> int:
-    """Number of leading records before the first increment of at least `min_jump`: rare categories start late.
+    """Count the records before the first increment of at least `min_jump`: rare categories start late.
 
     Args:
         values: `[L]`, the fit to the labels at each record.
@@ -72,8 +72,8 @@ def start_shift(values: ArrayLike, min_jump: float) -> int:
     return int(jumps.argmax()) if jumps.any() else len(jumps)
 
 
-def fit_learning_curve(values: ArrayLike, epochs: float) -> Curve | None:
-    """Fits f by least squares in which the last record weighs 100 times the first.
+def fit_learning_curve(values: ArrayLike, epochs: float) -> LearningCurve | None:
+    """Fit f by least squares in which the last record weighs 100 times the first.
 
     As the authors do, the records are placed at L equal steps from 0 to `epochs`, although the first one is not at the
     start of training: the fit, and so the detection, depends on it.
@@ -106,11 +106,11 @@ def fit_learning_curve(values: ArrayLike, epochs: float) -> Curve | None:
             )
         except RuntimeError:
             return None
-    return Curve(*map(float, parameters)) if np.isfinite(parameters).all() else None
+    return LearningCurve(*map(float, parameters)) if np.isfinite(parameters).all() else None
 
 
-def end_of_early_learning(curve: Curve, r: float, horizon: int) -> int | None:
-    """First epoch in 1 ... horizon - 1 at which the slope has changed by more than r, `horizon` if there is none.
+def end_of_early_learning(curve: LearningCurve, r: float, horizon: int) -> int | None:
+    """Find the first epoch in 1 ... horizon - 1 at which the slope has changed by more than r, else `horizon`.
 
     Args:
         curve: the fitted curve.
@@ -127,10 +127,10 @@ def end_of_early_learning(curve: Curve, r: float, horizon: int) -> int | None:
     return int((change <= r).sum()) + 1
 
 
-class Detection(NamedTuple):
-    """What is known about a category after a record."""
+class EarlyLearningEnd(NamedTuple):
+    """The end of early learning of one category, as the records so far show it."""
 
-    curve: Curve
+    curve: LearningCurve
     """Fitted to the records from `start` on."""
     start: int
     """Records before the category started to be learned."""
@@ -140,8 +140,8 @@ class Detection(NamedTuple):
 
 def detect(
     values: ArrayLike, epochs_per_record: float, r: float, horizon: int, min_jump: float | None
-) -> Detection | None:
-    """The end of early learning of one category.
+) -> EarlyLearningEnd | None:
+    """Find the end of early learning of one category.
 
     Early learning has ended at the end of epoch e, counted from 0, if e >= `end`.
 
@@ -153,7 +153,7 @@ def detect(
         min_jump: increment that marks the start of learning; records before it are left out. None leaves out none.
 
     Returns:
-        None where nothing can be said: fewer than 3 records since the start, no convergence, or a flat curve.
+        None with fewer than 3 records since the start, without convergence, or for a flat curve.
     """
     values = np.asarray(values, dtype=np.float64)
     start = 0 if min_jump is None else start_shift(values, min_jump)
@@ -161,4 +161,4 @@ def detect(
     if curve is None:
         return None
     end = end_of_early_learning(curve, r, horizon)
-    return None if end is None else Detection(curve, start, end + start * epochs_per_record)
+    return None if end is None else EarlyLearningEnd(curve, start, end + start * epochs_per_record)

@@ -1,12 +1,15 @@
-"""The picture of early learning: each category's fit to the given labels with its fitted curve, and memorisation."""
+"""Draw early learning: each category's fit to the given labels with its fitted curve, and memorisation."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from callbacks.drawing.curves import line_panels
+from callbacks.early_learning.counts import category_shares, overall_shares
 from callbacks.early_learning.curve import learning_curve
+from callbacks.early_learning.history import CategoryHistory
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,64 +19,44 @@ MOST_LINES = 20
 Floats = NDArray[np.float64]
 
 
-def draw_early_learning(
-    epochs: Sequence[int],
-    fits: Floats,
-    fit_epochs: Sequence[float],
-    curves: Floats,
-    ended_at: NDArray[np.int64],
-    memorized: Floats,
-    overall: dict[str, Floats],
-    names: Sequence[str],
-    fit_name: str,
-) -> "Figure":
-    """Draws one line for each of at most 20 categories, otherwise the mean and the band of the 10 % and 90 % quantiles.
+def draw_early_learning(history: CategoryHistory, fit_epochs: Sequence[float], names: Sequence[str]) -> "Figure":
+    """Draw a line for each of at most 20 categories; of more, the mean and the band of the 10 % and 90 % quantiles.
 
     Args:
-        epochs: `[E]`, counted from 0.
-        fits: `[L, K]`, fit to the given labels at each record.
-        fit_epochs: `[L]`, epoch of each record.
-        curves: `[K, 5]`: a, b, c, first record and number of records of a category's fitted curve; NaN without one.
-        ended_at: `[K]`, epoch at which early learning ended, -1 if it has not.
-        memorized: `[E, K]`, share of the falsely labelled that is predicted as labelled; NaN where unknown.
-        overall: `[E]` each, over all categories: `fit_given`, `fit_true`, `memorized`, `label_quality` (how right the
-            labels that are trained on are); NaN where unknown.
+        history: of at least one epoch.
+        fit_epochs: epoch of each of the history's records.
         names: `[K]`.
-        fit_name: what `fits` is, for the axis.
 
     Returns:
         One panel of fits, and one of memorisation where true labels are known.
     """
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
+    epochs, fits, ended_at = history.epochs, history.records.numpy(), history.ended_at.numpy()
+    memorized = category_shares(history.counts, history.per_pixel)["memorized"].numpy()
+    overall = {name: share.numpy() for name, share in overall_shares(history.counts, history.per_pixel).items()}
     with_truth = bool(np.isfinite(overall["memorized"]).any() or np.isfinite(overall["fit_true"]).any())
     many = len(names) > MOST_LINES
     columns = 2 if many else min(6, -(-len(names) // 4) + 2)
     rows = 2 if many else -(-(len(names) + 2) // columns)
-    figure = Figure(figsize=(11.5 if with_truth else 6.8, 4.4 + 0.18 * rows), layout="constrained")
-    panels = figure.subplots(1, 1 + with_truth, sharex=True, sharey=True, squeeze=False)[0]
+    width = 5.75 if with_truth else 6.8
+    figure, panels = line_panels(1 + with_truth, width, 4.4 + 0.18 * rows, sharex=True, sharey=True)
     for panel in panels:
         panel.set(xlabel="epoch", xlim=(-0.5, epochs[-1] + 0.5), ylim=(0, 1.02))
         panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        panel.grid(alpha=0.25)
-        panel.spines[["top", "right"]].set_visible(False)
 
-    panels[0].set(title="Fit to the given labels and end of early learning", ylabel=fit_name)
+    panels[0].set(
+        title="Fit to the given labels and end of early learning",
+        ylabel="IoU with the given labels" if history.per_pixel else "share predicted as given",
+    )
     if many:
         _band(panels[0], fit_epochs, fits, "C0")
         panels[0].plot(fit_epochs, np.nanmean(fits, axis=1), color="C0", marker=".", label="mean over categories")
         ended = (ended_at[None] >= 0) & (ended_at[None] <= np.array(epochs)[:, None])
-        panels[0].step(
-            epochs,
-            ended.mean(1),
-            where="post",
-            color="0.35",
-            linestyle=":",
-            label="share of categories that have ended",
-        )
+        ended_style: Any = {"color": "0.35", "linestyle": ":", "label": "share of categories that have ended"}
+        panels[0].step(epochs, ended.mean(1), where="post", **ended_style)
     else:
-        _lines(panels[0], fit_epochs, fits, curves, ended_at, names)
+        _lines(panels[0], fit_epochs, fits, history.curves.numpy(), ended_at, names)
 
     if with_truth:
         panels[1].set(title="Memorisation of false labels", ylabel="share")
@@ -83,7 +66,7 @@ def draw_early_learning(
             for category, color in enumerate(_colors(len(names))):
                 panels[1].plot(epochs, memorized[:, category], color=color, linewidth=0.9, alpha=0.7)
             panels[1].plot([], [], color="0.3", linewidth=0.9, alpha=0.7, label="of a category")
-        style = {"linewidth": 2.2, "marker": "o" if len(epochs) == 1 else None}
+        style: Any = {"linewidth": 2.2, "marker": "o" if len(epochs) == 1 else None}
         panels[1].plot(epochs, overall["fit_given"], color="0.55", label="fit to the given labels", **style)
         panels[1].plot(epochs, overall["fit_true"], color="black", label="fit to the true labels", **style)
         panels[1].plot(epochs, overall["memorized"], color="C3", label="false labels memorised", **style)
@@ -113,9 +96,7 @@ def _lines(
 ) -> None:
     per_record = fit_epochs[1] - fit_epochs[0] if len(fit_epochs) > 1 else 1.0
     for category, (name, color) in enumerate(zip(names, _colors(len(names)), strict=True)):
-        panel.plot(
-            fit_epochs, fits[:, category], ".", color=color, markersize=4, linestyle="-", linewidth=0.8, label=name
-        )
+        panel.plot(fit_epochs, fits[:, category], ".-", color=color, markersize=4, linewidth=0.8, label=name)
         a, b, c, start, num_records = curves[category]
         if np.isfinite(a):
             # The L records from `start` on were fitted at L equal steps from 0 to L times the distance of two records.
@@ -135,6 +116,5 @@ def _lines(
 def _band(panel: "Axes", x: Sequence[float], values: Floats, color: str) -> None:
     known = np.isfinite(values).any(axis=1)
     low, high = np.nanquantile(values[known], [0.1, 0.9], axis=1)
-    panel.fill_between(
-        np.asarray(x)[known], low, high, color=color, alpha=0.2, linewidth=0, label="10-90 % of categories"
-    )
+    label = "10-90 % of categories"
+    panel.fill_between(np.asarray(x)[known], low, high, color=color, alpha=0.2, linewidth=0, label=label)

@@ -1,0 +1,87 @@
+"""What training predictions have shown of each category since training began, epoch by epoch."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from callbacks.early_learning.counts import ROWS, category_shares, label_fit
+from callbacks.early_learning.curve import detect
+
+STATE = ("per_pixel", "epochs", "counts", "records", "ended_at", "curves")
+
+
+class CategoryHistory:
+    """Counts of each epoch, the records that curves are fitted to, and when early learning ended.
+
+    Args:
+        num_classes: K.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        self.num_classes = num_classes
+        self.per_pixel = False
+        self.epochs: list[int] = []
+        self.counts = torch.zeros(0, ROWS, num_classes, dtype=torch.int64)
+        """`[epochs, 11, K]`, over all processes; rows as in `count_categories`, then in `count_right_labels`."""
+        self.records = torch.zeros(0, num_classes, dtype=torch.float64)
+        """`[records, K]`: fit to the given labels."""
+        self.ended_at = torch.full((num_classes,), -1)
+        """`[K]`: epoch at which early learning ended, -1 before."""
+        self.curves = torch.full((num_classes, 5), torch.nan, dtype=torch.float64)
+        """`[K, 5]`: a, b, c, first record and number of records of the last fit, NaN without one."""
+
+    def append(self, epoch: int, counts: Tensor, cut: bool) -> None:
+        """Add an epoch.
+
+        Args:
+            epoch: number of the epoch, from 0.
+            counts: `[R + 1, 11, K]`: see `RunningCounts.close`.
+            cut: whether the R records are those that curves are fitted to; otherwise it is the whole epoch.
+        """
+        self.epochs.append(epoch)
+        self.counts = torch.cat([self.counts, counts.sum(dim=0, keepdim=True)])
+        recorded = counts[:-1] if cut else self.counts[-1:]
+        fits = label_fit(recorded[:, 0], recorded[:, 1], recorded[:, 2], self.per_pixel)
+        self.records = torch.cat([self.records, fits])
+
+    def detect(
+        self, categories: list[int], per_record: float, r: float, horizon: int, min_jump: float | None
+    ) -> list[int]:
+        """Fit the curves of some categories, and return those whose early learning has ended by the last epoch.
+
+        A curve that has ended once is kept. The arguments are those of `curve.detect`.
+        """
+        ended = []
+        for category in categories:
+            found = detect(self.records[:, category].numpy(), per_record, r, horizon, min_jump)
+            if found is None:
+                continue
+            if self.ended_at[category] < 0:
+                fitted = [*found.curve, found.start, len(self.records) - found.start]
+                self.curves[category] = torch.tensor(fitted, dtype=torch.float64)
+            if self.epochs[-1] >= found.end:
+                ended.append(category)
+        return ended
+
+    def table(self) -> pd.DataFrame:
+        """Give a row for each epoch and category."""
+        epoch, ended_at = np.repeat(self.epochs, self.num_classes), np.tile(self.ended_at, len(self.epochs))
+        shares = category_shares(self.counts, self.per_pixel)
+        return pd.DataFrame(
+            {
+                "epoch": epoch,
+                "category": np.tile(np.arange(self.num_classes), len(self.epochs)),
+                **{name: share.flatten().numpy() for name, share in shares.items()},
+                "ended": ((ended_at >= 0) & (ended_at <= epoch)).astype(int),
+            }
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {key: getattr(self, key) for key in STATE}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for key in STATE:
+            setattr(self, key, state_dict[key])
