@@ -18,9 +18,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from experiments.arguments import ArgumentParser
+from experiments.config_files import BASE_LINE, settings_of, text_of
 from experiments.results import markdown, table, terminal
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -144,19 +143,13 @@ def _lightning_modules(tree: ast.Module) -> Iterator[ast.ClassDef]:
 
 def _configs(project: Path) -> Iterator[tuple[Config, str]]:
     """The configs that name a class under `model`, with the name."""
-    loader = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
     for file in sorted((project / "configs").rglob("*.yaml")):
-        text = file.read_text(encoding="utf-8")
-        if "class_path" not in text:
+        text = text_of(file)
+        if file.name == "claim.yaml" or not ("class_path" in text or BASE_LINE.search(text)):
             continue
-        path = file.relative_to(project)
-        try:
-            content = yaml.load(text, Loader=loader)
-        except yaml.YAMLError as error:
-            raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-        model = content.get("model") if isinstance(content, dict) else None
-        if isinstance(model, dict) and isinstance(model.get("class_path"), str):
-            yield Config(path, needs(text)), model["class_path"]
+        class_path = settings_of(file).get("model.class_path")
+        if isinstance(class_path, str):
+            yield Config(file.relative_to(project), needs(text)), class_path
 
 
 def needs(text: str) -> str:

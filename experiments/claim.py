@@ -29,13 +29,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from datamodules.files.whole_files import write_text
 from experiments.arguments import LARGEST_SEED, ArgumentParser, positive_number
 from experiments.compare import collect, provenance, show
+from experiments.config_files import parsed, text_of
 from experiments.preflight import preflight
 from experiments.readme import BEGIN, replace_section, split_readme
-from experiments.results import BEST_EPOCH, Result, Summary, markdown, summarise, table, terminal, write_csv, write_text
+from experiments.results import BEST_EPOCH, Result, Summary, markdown, summarise, table, terminal, write_csv
 from experiments.run_queue import TRAIN, Failure, lock, print_failures, run_all
-from experiments.run_request import Run, check, load_experiments, parsed, text_of, unique_names
+from experiments.run_request import Run, check, load_experiments, unique_names
 
 REQUIRED = ("paper", "method", "baseline", "metric", "direction", "margin", "seeds")
 OPTIONAL = ("name", "claimed")
@@ -188,12 +190,12 @@ def verdict(claim: Claim, names: Mapping[Path, str], results: Sequence[Result], 
 
     Args:
         claim: the claim.
-        names: the experiment's name for each config.
+        names: title of the experiment of each config.
         results: of the runs that finished.
         failures: the runs that did not.
     """
     method, baseline = names[claim.method.resolve()], names[claim.baseline.resolve()]
-    failed = [f for f in failures if f.run.experiment.name in (method, baseline) and f.run.seed in claim.seeds]
+    failed = [f for f in failures if f.run.experiment.title in (method, baseline) and f.run.seed in claim.seeds]
     if failed:
         return Verdict(claim, MISSING, f"{failed[0].run.title} failed, {failed[0].reason}")
     own = [result for result in results if result.seed in claim.seeds]
@@ -217,7 +219,7 @@ def verdict(claim: Claim, names: Mapping[Path, str], results: Sequence[Result], 
     )
 
 
-HEADER = ["method", "claim of the paper", "metric", "method's value", "baseline's", "baseline's best epoch",
+HEADER = ["claim", "the paper's sentence", "metric", "method", "baseline", "baseline's best epoch",
           "difference of pairs", "margin", "verdict", "seeds"]  # fmt: skip
 
 
@@ -228,8 +230,8 @@ def report(verdicts: Sequence[Verdict], runs: Sequence[Run]) -> str:
             each.claim.name,
             each.claim.paper,
             f"{each.claim.metric} ({each.claim.direction})",
-            _cell(each.method),
-            _cell(each.baseline),
+            _cell(each.method, named=True),
+            _cell(each.baseline, named=True),
             _cell(each.best_epoch),
             _difference(each),
             f"{each.claim.margin:g}",
@@ -247,8 +249,10 @@ def _difference(verdict: Verdict) -> str:
     return f"{verdict.difference} (p = {verdict.p:.2g})" if verdict.difference else "-"
 
 
-def _cell(summary: Summary | None) -> str:
-    return str(summary) if summary else "-"
+def _cell(summary: Summary | None, named: bool = False) -> str:
+    if summary is None:
+        return "-"
+    return f"{summary.config}: {summary}" if named else str(summary)
 
 
 def write(verdicts: Sequence[Verdict], runs: Sequence[Run], output: Path) -> None:
@@ -302,7 +306,7 @@ def place(claims: Sequence[Claim], output: Path) -> Place:
     ]
     for run in runs:
         check(run)
-    names = {path: experiment.name for path, experiment in zip(configs, experiments, strict=True)}
+    names = {path: experiment.title for path, experiment in zip(configs, experiments, strict=True)}
     return Place(list(claims), names, runs, output)
 
 
@@ -397,8 +401,8 @@ def main(argv: Sequence[str], run_command: Sequence[str] = TRAIN) -> int:
     print_failures(failures, console)
     header = ["claim", "metric", "method", "baseline", "baseline's best epoch", "difference", "margin", "verdict"]
     rows = [
-        [each.claim.name, each.claim.metric, _cell(each.method), _cell(each.baseline), _cell(each.best_epoch),
-         _difference(each), f"{each.claim.margin:g} {each.claim.direction}",
+        [each.claim.name, each.claim.metric, _cell(each.method, named=True), _cell(each.baseline, named=True),
+         _cell(each.best_epoch), _difference(each), f"{each.claim.margin:g} {each.claim.direction}",
          f"{each.verdict}: {each.reason}"]
         for each in every
     ]  # fmt: skip

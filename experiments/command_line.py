@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import torch
 import yaml
+from jsonargparse import ActionConfigFile, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -24,9 +25,10 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from datamodules.files.whole_files import write_text
 from experiments.arguments import LARGEST_SEED
+from experiments.config_files import base_of, with_base, without_base_line
 from experiments.readable_errors import readable
-from experiments.results import write_text
 from experiments.run_directory import (
     MetricsTable,
     ResumableMetrics,
@@ -39,7 +41,6 @@ from experiments.run_directory import (
     read_checkpoint,
     write_test_metrics,
 )
-from experiments.run_request import parsed, text_of
 
 DEFAULTS = Path(__file__).resolve().parent.parent / "configs" / "defaults.yaml"
 CALL_ONLY = {  # arguments of one call, which the saved configuration leaves out
@@ -149,6 +150,26 @@ class SaveConfig(SaveConfigCallback):
         write_text(path, self.parser.dump(config, skip_none=False, skip_validation=True))
 
 
+class ConfigFile(ActionConfigFile):
+    """`--config FILE`, where the `base` that a file names is one earlier `--config`."""
+
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
+        for file in with_base(Path(values)) if Path(values).is_file() else [values]:
+            self.apply_config(parser, cfg, self.dest, str(file))
+
+
+class Parser(LightningArgumentParser):
+    """Reads configuration files without their line `base: FILE`, which `ConfigFile` has followed."""
+
+    def add_argument(self, *args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("action") is ActionConfigFile:
+            kwargs["action"] = ConfigFile
+        return super().add_argument(*args, **kwargs)
+
+    def parse_string(self, content: str, *args: Any, **kwargs: Any) -> Namespace:
+        return super().parse_string(without_base_line(content), *args, **kwargs)
+
+
 class CommandLine(LightningCLI):
     """The command line of one subcommand.
 
@@ -169,11 +190,7 @@ class CommandLine(LightningCLI):
         self.config_files = [value for flag, value in pairwise(args) if flag in ("--config", "-c")]
         self.config_files += [arg.split("=", 1)[1] for arg in args if arg.startswith("--config=")]
         for file in filter(Path.is_file, map(Path, self.config_files)):
-            if not isinstance(parsed(text_of(file), file), dict):
-                raise ValueError(
-                    f"{file} is no configuration: it must hold the keys model, data, trainer and so on "
-                    f"(a claim file is for train.py claim)"
-                )
+            base_of(file)  # refuses what is no configuration, before anything is loaded
         # Said on every run, and nothing a user can act on.
         for message in (
             r".*treespec, LeafSpec.*",
@@ -192,6 +209,7 @@ class CommandLine(LightningCLI):
             seed_everything_default=0,
             save_config_callback=SaveConfig,
             auto_configure_optimizers=False,
+            parser_class=Parser,
             parser_kwargs={
                 "prog": "train.py",
                 "exit_on_error": False,

@@ -25,6 +25,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from datamodules.files.whole_files import write_text
 from experiments.arguments import ArgumentParser, positive_number, seed
 from experiments.method_table import by_metric, method_table, places
 from experiments.preflight import PREFLIGHT, preflight
@@ -38,7 +39,6 @@ from experiments.results import (
     table,
     terminal,
     write_csv,
-    write_text,
 )
 from experiments.run_queue import TRAIN, lock, print_failures, run_all
 from experiments.run_request import Experiment, Run, check, code_fingerprint, load_experiments, record, unique_names
@@ -116,12 +116,12 @@ def plan(experiments: Sequence[Experiment], seeds: Sequence[int], output: Path) 
 def collect(runs: Sequence[Run]) -> list[Result]:
     """The metrics of the finished runs, config by config and metric by metric, those of the best epoch last."""
     found = [
-        Result(run.experiment.name, metric, run.seed, value)
+        Result(run.experiment.title, metric, run.seed, value)
         for run in runs
         if run.finished
         for metric, value in read_test_metrics(run.directory / "test_metrics.csv").items()
     ]
-    configs = list(dict.fromkeys(run.experiment.name for run in runs))
+    configs = list(dict.fromkeys(run.experiment.title for run in runs))
     metrics = sorted(dict.fromkeys(result.metric for result in found), key=lambda metric: metric.startswith(BEST_EPOCH))
     return sorted(found, key=lambda r: (configs.index(r.config), metrics.index(r.metric), r.seed))
 
@@ -151,13 +151,15 @@ def write(runs: Sequence[Run], output: Path) -> list[Path]:
 
     found = collect(runs)
     summaries = summarise(found)
-    place = places(list(dict.fromkeys(run.experiment for run in runs)))
+    experiments = list(dict.fromkeys(run.experiment for run in runs))
+    place = places(experiments)
+    names = {each.title: each.name for each in experiments}
     write_csv(
         output / "runs.csv",
         ["config", "metric", "seed", "value"],
-        [(r.config, r.metric, r.seed, r.value) for r in found],
+        [(names[r.config], r.metric, r.seed, r.value) for r in found],
     )
-    rows = [(each.config, each.metric, each.mean, each.std, each.seeds) for each in summaries]
+    rows = [(names[each.config], each.metric, each.mean, each.std, each.seeds) for each in summaries]
     write_csv(output / "summary.csv", ["config", "metric", "mean", "std", "seeds"], rows)
     done = [run for run in runs if run.finished]
     pictures = []
@@ -166,7 +168,7 @@ def write(runs: Sequence[Run], output: Path) -> list[Path]:
         pictures.append(output / "comparison.png")
     files: dict[str, list[Path]] = {}
     for run in done:
-        files.setdefault(run.experiment.name, []).append(run.directory / "metrics.csv")
+        files.setdefault(run.experiment.title, []).append(run.directory / "metrics.csv")
     if len(files) <= MAX_CONFIGS and draw_curves(files, output / "curves.png"):
         pictures.append(output / "curves.png")
     lines = ["No run is finished.\n"]
@@ -178,11 +180,11 @@ def write(runs: Sequence[Run], output: Path) -> list[Path]:
         lines = ["".join(f"## {metric}\n\n{markdown(header, rows)}\n" for metric, rows in by_metric(rows_of_metrics))]
     elif summaries:
         lines = [markdown(*grid(summaries))]
-    for experiment in dict.fromkeys(run.experiment for run in runs):
+    for experiment in experiments:
         own = [run for run in runs if run.experiment == experiment]
         seeds = ", ".join(str(run.seed) for run in own if run.finished) or "none"
         lines.append(
-            f"- {experiment.name}: `{' '.join([str(experiment.config), *experiment.overrides])}`, seeds {seeds}\n"
+            f"- {experiment.title}: `{' '.join([str(experiment.config), *experiment.overrides])}`, seeds {seeds}\n"
         )
     if done:
         lines.append(f"\nMean ± standard deviation (n - 1) over seeds. {provenance(done)}\n")

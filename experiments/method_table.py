@@ -7,7 +7,7 @@ from experiments.results import Summary
 from experiments.run_request import Experiment
 
 Places = Mapping[str, tuple[str, str]]
-"""Row and column of each experiment, by its name."""
+"""Row and column of each experiment, by its title."""
 
 
 def places(experiments: Sequence[Experiment]) -> Places:
@@ -29,10 +29,7 @@ def places(experiments: Sequence[Experiment]) -> Places:
         folder, _, file = each.config_name.rpartition("/")
         setting = ", ".join(f"{key} {value}" for key, value in each.setting)
         own = [file] if by_folder and len(files) > 1 else []
-        found[each.name] = (
-            folder if by_folder else each.config_name,
-            " ".join([*own, setting]).strip() or "as configured",
-        )
+        found[each.title] = (folder if by_folder else each.label, " ".join([*own, setting]).strip() or "as configured")
     rows = [row for row, _ in found.values()]
     return found if len(set(rows)) < len(rows) else {}
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from experiments.results import write_text
+from datamodules.files.whole_files import write_text
 
 BEGIN, END = "<!-- %s:begin -->", "<!-- %s:end -->"
 

@@ -3,7 +3,6 @@
 import csv
 import io
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from datamodules.files.whole_files import write_text
 
 BEST_EPOCH = "best_epoch/"
 """Prefix of the metrics of a run's best epoch, where the checkpoint that the config tests is another one."""
@@ -44,13 +45,6 @@ class Summary:
 
     def __str__(self) -> str:
         return mean_and_std(self.mean, self.std)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file in one step: whoever reads it, or a kill in between, finds the old content or the new."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -26,7 +26,8 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from torch import Tensor
 
-from experiments.results import read_test_metrics, write_text
+from datamodules.files.whole_files import write_text
+from experiments.results import read_test_metrics
 
 
 def new_run_directory(configs: list[str], root: str = "runs") -> Path:

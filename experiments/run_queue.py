@@ -24,8 +24,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from experiments.results import write_text
-from experiments.run_request import PROJECT, Run, code_fingerprint, cores, machine, parsed, record, request
+from datamodules.files.whole_files import write_text
+from experiments.config_files import parsed, text_of
+from experiments.run_request import PROJECT, Run, code_fingerprint, cores, machine, record, request
 
 TRAIN = (sys.executable, str(PROJECT / "train.py"))
 KEPT = {"request.json", "log.txt"}
@@ -177,8 +178,7 @@ def _say_what_is_kept(runs: Sequence[Run], code: str, console: Console) -> None:
 
 
 def _changed(run: Run) -> bool:
-    config = run.experiment.config
-    return not config.is_file() or config.read_text(encoding="utf-8") != run.experiment.text
+    return any(not file.is_file() or text_of(file) != text for file, text in run.experiment.texts)
 
 
 def _start(run: Run, jobs: int, code: str, locks: Sequence[int], run_command: Sequence[str]) -> Child:

@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import yaml
+from experiments.config_files import dotted, parsed, settings_of, text_of, with_base
 
 PROJECT = Path(__file__).resolve().parents[1]
 RESERVED = {
@@ -29,19 +29,21 @@ RESERVED = {
 
 @dataclass(frozen=True)
 class Experiment:
-    """A config, under the name that tables and directories give it.
+    """A configuration to run, under the name that directories give it.
 
     Args:
         name: unique among the experiments of one output.
         config: path of the YAML file.
-        text: what the file held when the experiment was planned.
+        texts: the files that it consists of, its base before itself, with their text when the experiment was planned.
+        label: how tables and figures call it: its method, and its configuration where several have that method.
         overrides: arguments that follow it on the command line of `fit`.
-        setting: keys that a comparison varies, by their short names, and their values here.
+        setting: keys that a comparison varies, by their short names, with their values here.
     """
 
     name: str
     config: Path
-    text: str
+    texts: tuple[tuple[Path, str], ...]
+    label: str
     overrides: tuple[str, ...] = ()
     setting: tuple[tuple[str, str], ...] = ()
 
@@ -49,6 +51,11 @@ class Experiment:
     def config_name(self) -> str:
         """The name without the setting."""
         return self.name.rpartition("/")[0] if self.setting else self.name
+
+    @property
+    def title(self) -> str:
+        """The label, with the setting that a comparison gives it here."""
+        return " ".join([self.label, ", ".join(f"{key} {value}" for key, value in self.setting)]).strip()
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,7 @@ class Run:
 
     @property
     def title(self) -> str:
-        return f"{self.experiment.name}, seed {self.seed}"
+        return f"{self.experiment.title}, seed {self.seed}"
 
     @property
     def finished(self) -> bool:
@@ -95,52 +102,37 @@ def load_experiments(configs: Sequence[Path], overrides: Sequence[str] = ()) -> 
         key = override.removeprefix("--").partition("=")[0]
         if override.startswith("--") and key in RESERVED:
             raise ValueError(f"--{key} cannot be overridden: {RESERVED[key]} sets it for each run")
-    texts = []
     for config in configs:
         if not config.is_file():
             raise FileNotFoundError(f"config {config} {'is not a file' if config.exists() else 'does not exist'}")
-        texts.append(text_of(config))
-        if not isinstance(parsed(texts[-1], config), dict):
-            raise ValueError(f"config {config} must hold a mapping of keys to values")
+    texts = [tuple((file, text_of(file)) for file in with_base(config)) for config in configs]
     names = unique_names([config.with_suffix("") for config in configs])
-    return [Experiment(*each, tuple(overrides)) for each in zip(names, configs, texts, strict=True)]
+    found = zip(names, configs, texts, _labels(configs, names), strict=True)
+    return [Experiment(*each, tuple(overrides)) for each in found]
 
 
-def text_of(path: Path) -> str:
-    """The content of a text file.
-
-    Raises:
-        ValueError: if it is not in UTF-8, naming the file.
-    """
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not a text in UTF-8: {error.reason} at byte {error.start}") from None
-
-
-def parsed(text: str, path: Path) -> Any:
-    """The content of a YAML file.
-
-    Raises:
-        ValueError: if it is not YAML, naming the file and the line.
-    """
-    try:
-        return yaml.load(text, Loader=yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+def _labels(configs: Sequence[Path], names: Sequence[str]) -> list[str]:
+    """Name configurations by their method, `ELR`, and those of one method by the configuration too, `ELR demo`."""
+    methods = [str(settings_of(config).get("model.class_path", "")).rpartition(".")[2] for config in configs]
+    return [
+        method if method and methods.count(method) == 1 else f"{method} {name}".strip()
+        for method, name in zip(methods, names, strict=True)
+    ]
 
 
 def request(run: Run) -> dict[str, Any]:
     """What makes the run what it is; two runs with equal requests may share a directory."""
-    layers = {}
+    *base, (_, own) = run.experiment.texts
+    layers = {str(path): text for path, text in base}
     following = iter(run.experiment.overrides)
     for override in following:
         key, _, value = override.partition("=")
         if key in ("--config", "-c"):
             path = Path(value or next(following, ""))
-            layers[str(path)] = path.read_text(encoding="utf-8") if path.is_file() else ""
+            files = with_base(path) if path.is_file() else []
+            layers |= {str(file): text_of(file) for file in files} or {str(path): ""}
     return {
-        "config": run.experiment.text,
+        "config": own,
         "layers": layers,
         "overrides": list(run.experiment.overrides),
         "seed": run.seed,
@@ -151,7 +143,8 @@ def _settings(content: Mapping[str, Any]) -> dict[str, Any]:
     """A request as dotted keys and values: comments and layout of the YAML are not part of what was asked for."""
     settings = {"seed": content["seed"], "overrides": " ".join(content["overrides"])}
     for name, text in {"": content["config"], **content["layers"]}.items():
-        settings |= _flat(parsed(text, Path("request.json")), f"{name}: " if name else "")
+        leaves = dotted(parsed(text, Path("request.json")))
+        settings |= {f"{name}: {key}" if name else key: value for key, value in leaves.items()}
     key = ""
     for override in content["overrides"]:
         if override.startswith("--"):
@@ -160,13 +153,6 @@ def _settings(content: Mapping[str, Any]) -> dict[str, Any]:
         else:
             settings[key] = f"{settings.get(key, '')} {override}".strip()
     return settings
-
-
-def _flat(value: Any, key: str) -> dict[str, Any]:
-    if isinstance(value, dict) and value:
-        separator = "" if not key or key.endswith(" ") else "."
-        return {name: leaf for k, v in value.items() for name, leaf in _flat(v, f"{key}{separator}{k}").items()}
-    return {key: value}
 
 
 def check(run: Run) -> None:
@@ -179,7 +165,7 @@ def check(run: Run) -> None:
     for path in (run.directory, *run.directory.parents):
         if path.exists() and not path.is_dir():
             raise NotADirectoryError(f"{path} is a file, and {run.directory} should become a directory")
-    if not run.directory.exists() or all(path.suffix == ".tmp" for path in run.directory.iterdir()):
+    if not run.directory.exists() or all(path.name.startswith(".") for path in run.directory.iterdir()):
         return
     if not (run.directory / "config.yaml").exists() and (run.directory / "request.json").is_file():
         return  # it failed before it began: nothing is lost when it is run again

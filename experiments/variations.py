@@ -19,7 +19,8 @@ from typing import Any
 
 import yaml
 
-from experiments.run_request import RESERVED, Experiment, parsed
+from experiments.config_files import plain, settings_of
+from experiments.run_request import RESERVED, Experiment
 
 
 @dataclass(frozen=True)
@@ -90,11 +91,11 @@ def _combinations(
     experiment: Experiment, variations: Sequence[Variation], short: dict[str, str]
 ) -> Iterator[Experiment]:
     own = [each for each in variations if each.applies_to(experiment.config)]
-    keys = [_plain(each.key) for each in own]
+    keys = [plain(each.key) for each in own]
     for each, key in zip(own, keys, strict=True):
         if keys.count(key) > 1:
             raise ValueError(f"--vary sets {each.key} of {experiment.name} more than once; give its values in one list")
-        set_before = [o for o in experiment.overrides if o.startswith("--") and _plain(o[2:].partition("=")[0]) == key]
+        set_before = [o for o in experiment.overrides if o.startswith("--") and plain(o[2:].partition("=")[0]) == key]
         if set_before:
             raise ValueError(f"--vary and {set_before[0]} after `--` both set {each.key} of {experiment.name}")
         _check_values(each, experiment)
@@ -108,8 +109,8 @@ def _combinations(
 
 def _check_values(each: Variation, experiment: Experiment) -> None:
     """The key must stand in the config, so that a slip is found before hours of runs, and not by a run."""
-    leaves = _leaves(parsed(experiment.text, experiment.config))
-    key = _plain(each.key)
+    leaves = settings_of(experiment.config)
+    key = plain(each.key)
     if key not in leaves:
         close = difflib.get_close_matches(key, leaves, n=3, cutoff=0.4)
         hint = f"; the closest are {', '.join(close)}" if close else ""
@@ -121,17 +122,6 @@ def _check_values(each: Variation, experiment: Experiment) -> None:
             raise ValueError(
                 f"--vary {each.key}: {value} is {kind}, and {experiment.config} has {_kind(now)} there, {now!r}"
             )
-
-
-def _leaves(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Dotted names of all settings, without `init_args`, and their values."""
-    if not isinstance(value, dict):
-        return {prefix: value}
-    leaves: dict[str, Any] = {}
-    for name, inner in value.items():
-        below = prefix if name == "init_args" else f"{prefix}.{name}".lstrip(".")
-        leaves |= _leaves(inner, below)
-    return leaves
 
 
 def _kind(value: Any) -> str:
@@ -152,16 +142,12 @@ def _in_a_file_name(value: str) -> str:
     return re.sub(r"[^\w.+-]+", "_", value)[:60]
 
 
-def _plain(key: str) -> str:
-    return key.replace(".init_args.", ".")
-
-
 def _short_names(keys: Sequence[str]) -> dict[str, str]:
     """The shortest tails that tell keys apart."""
-    plain = {key: _plain(key).split(".") for key in keys}
+    parts_of = {key: plain(key).split(".") for key in keys}
     names = {}
-    for key, parts in plain.items():
-        others = [other for other in plain.values() if other != parts]
+    for key, parts in parts_of.items():
+        others = [other for other in parts_of.values() if other != parts]
         depth = next(d for d in range(1, len(parts) + 1) if all(o[-d:] != parts[-d:] for o in others))
         names[key] = ".".join(parts[-depth:])
     return names

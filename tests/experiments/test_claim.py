@@ -184,7 +184,7 @@ def test_the_readme_keeps_what_surrounds_the_table(config: Config, fit: list[str
     path = stated(folder / "claim.yaml", {"name": "first"}, {"name": "second", "baseline": "demo_broken.yaml"})
     assert claim.main([str(path), "--output", str(tmp_path / "out"), "--readme", str(readme)], fit) == 1
     text = readme.read_text()
-    assert text.startswith(f"# Title\n\n{FIRST}\n| method | claim of the paper | metric |")
+    assert text.startswith(f"# Title\n\n{FIRST}\n| claim | the paper's sentence | metric |")
     assert text.endswith(f"\n{LAST}\n\nThe end.\n")
     assert "old table" not in text
     first, second = (line for line in text.splitlines() if line.startswith(("| first", "| second")))
@@ -192,8 +192,8 @@ def test_the_readme_keeps_what_surrounds_the_table(config: Config, fit: list[str
     cells = [cell.strip() for cell in first.replace("\\|", "").strip("|").split("|")]
     assert cells[2:] == [
         "test/accuracy (higher)",
-        "0.9050 ± 0.0071",
-        "0.5050 ± 0.0071",
+        "demo: 0.9050 ± 0.0071",
+        "demo_baseline: 0.5050 ± 0.0071",
         "0.70050 ± 0.00071",
         "0.4 ± 0 (p = 0)",
         "0.05",

@@ -391,7 +391,7 @@ def test_default_output_is_found_again_and_differs_between_folders(config: Confi
         (["A", "A", "--seeds", "0"], "a"),
         (["FOLDER", "--seeds", "0"], "is not a file"),
         (["BROKEN", "--seeds", "0"], "is not valid YAML"),
-        (["LIST", "--seeds", "0"], "must hold a mapping"),
+        (["LIST", "--seeds", "0"], "list.yaml is no configuration"),
         (["A", "--seeds", "0", "--output", "FILE"], "is a file"),
         (["A", "--seeds", "0", "--output", "FULL"], "has no readable request.json"),
     ],

@@ -1,0 +1,104 @@
+"""Configuration files as text: what they hold, and the file that one may be based on.
+
+A file that begins with a line `base: demo.yaml` holds what differs from that file. The base is one earlier `--config`
+on the same command line and nothing more.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+BASE_LINE = re.compile(r"^base:[^\n]*$", re.MULTILINE)
+
+
+def text_of(path: Path) -> str:
+    """Read a text file.
+
+    Raises:
+        ValueError: names a file that is not in UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a text in UTF-8: {error.reason} at byte {error.start}") from None
+
+
+def parsed(text: str, path: Path) -> Any:
+    """Parse the text of a YAML file.
+
+    Raises:
+        ValueError: names the file and the line of what is not YAML.
+    """
+    try:
+        return yaml.load(text, Loader=yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def mapping_of(path: Path) -> dict[str, Any]:
+    """Read a configuration file.
+
+    Raises:
+        ValueError: names a file that is not a YAML mapping.
+    """
+    content = parsed(text_of(path), path)
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"{path} is no configuration: it must hold the keys model, data, trainer and so on "
+            f"(a claim file is for train.py claim)"
+        )
+    return content
+
+
+def base_of(path: Path) -> Path | None:
+    """Find the file that a configuration is based on, None for one that stands by itself.
+
+    Raises:
+        FileNotFoundError: names a base that does not exist.
+        ValueError: names a base that is not allowed, or a file that is no configuration.
+    """
+    content = mapping_of(path)
+    if "base" not in content:
+        return None
+    value, allowed = content["base"], "a file of the same folder (demo.yaml) or of one beside it (../elr/demo.yaml)"
+    if not isinstance(value, str) or not re.fullmatch(r"(\.\./[\w-]+/)?[\w.-]+\.ya?ml", value):
+        raise ValueError(f"{path}: base is {value!r}, and must be {allowed}")
+    if next(iter(content)) != "base" or not BASE_LINE.search(text_of(path)):
+        raise ValueError(f"{path}: base: {value} must be the first key, on a line of its own")
+    base = path.parent / value
+    if not base.is_file():
+        raise FileNotFoundError(f"{path}: base is {value}, which does not exist; it must be {allowed}")
+    if "base" in mapping_of(base):
+        raise ValueError(f"{path}: base is {value}, which has a base itself; it must be {allowed} that has none")
+    return base
+
+
+def with_base(path: Path) -> list[Path]:
+    """List a configuration file behind its base, if it has one."""
+    base = base_of(path)
+    return [base, path] if base else [path]
+
+
+def without_base_line(text: str) -> str:
+    """Blank the line that names a base, so that the lines of error messages stay right."""
+    return BASE_LINE.sub("", text, count=1)
+
+
+def dotted(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Flatten nested settings to dotted names, `data.label_noise.noise_rate` for example: without `init_args`."""
+    if not isinstance(value, dict) or not value:
+        return {plain(prefix): value}
+    return {name: leaf for key, inner in value.items() for name, leaf in dotted(inner, f"{prefix}.{key}").items()}
+
+
+def plain(key: str) -> str:
+    """Shorten a dotted name by its `init_args`."""
+    return ".".join(part for part in key.split(".") if part not in ("", "init_args"))
+
+
+def settings_of(path: Path) -> dict[str, Any]:
+    """Read a configuration's settings by dotted names, those of its base with what the file itself changes."""
+    leaves = [leaf for file in with_base(path) for leaf in dotted(mapping_of(file)).items()]
+    return {name: value for name, value in leaves if name != "base"}
