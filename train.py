@@ -13,7 +13,7 @@ subcommands:
   predict    write predictions of the test set
   compare    train and test several configurations over several seeds:   train.py compare A.yaml B.yaml --seeds 0 1 2
   claim      check a stated claim:      train.py claim configs/elr/claim.yaml
-  methods    list every method, its paper and its configurations
+  methods    list every method, a line each; all of one:   train.py methods elr
   certified_curves   certified accuracy of several logs in one picture:   train.py certified_curves RUN_DIRECTORIES
 
 Each has its own --help. A run that was interrupted goes on with  train.py fit --resume RUN_DIRECTORY."""

@@ -1,35 +1,39 @@
-"""Lists every method: its paper, its configs and what they need.
+"""List every method: its paper, its configurations, what they need, and what is claimed of it.
 
-    python train.py methods --field noisy_labels
+    python train.py methods                   one line a method
+    python train.py methods elr               all of one: by its class, its file or folder, or a configuration's folder
+    python train.py methods --field robustness
 
 All of it is read from where it is written, and nothing is imported: a method is a class under lightning_modules that
-derives from LightningModule; its paper stands in the docstring of the class or of its file, in a paragraph
+derives from LightningModule; its paper stands in the docstring of the class, of its file or of its folder, as
 
     Source: Authors, Title, VENUE YEAR, arXiv ID.
 
-its configs are the YAML files that name the class under `model`; what a config needs stands in the comment at its top,
-in lines `# needs: ...`.
+its configurations are the YAML files that name the class under `model`; what one needs stands in the comment at its
+top, in lines `# needs: ...`.
 """
 
 import ast
+import itertools
 import re
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.arguments import ArgumentParser
-from experiments.config_files import BASE_LINE, settings_of, text_of
-from experiments.results import markdown, table, terminal
+from experiments.config_files import BASE_LINE, parsed, settings_of, text_of
 
 PROJECT = Path(__file__).resolve().parents[1]
+NEEDS = re.compile(r"#\s*needs:\s*(.+)", re.IGNORECASE)
 YEAR = re.compile(r"\b(19|20)\d\d\b")
 ARXIV = re.compile(r"\barXiv[:\s]\s*(?P<id>\d{4}\.\d{4,5}|[a-z-]+(\.[A-Z]{2})?/\d{7})(v\d+)?")
 
 
 @dataclass(frozen=True)
 class Paper:
-    """What a `Source:` paragraph says; what it does not say is empty."""
+    """The parts of a `Source:` paragraph, each empty where the paragraph does not state it."""
 
     authors: str = ""
     title: str = ""
@@ -43,9 +47,16 @@ class Paper:
 
 @dataclass(frozen=True)
 class Config:
-    """A YAML file that trains a method; the path is relative to the project."""
+    """A YAML file that trains a method.
+
+    Args:
+        path: relative to the project.
+        about: the first sentence of the comment at its top.
+        needs: data, weights and hardware, as its comment says.
+    """
 
     path: Path
+    about: str
     needs: str
 
 
@@ -57,19 +68,34 @@ class Method:
         name: of the class.
         field: folder of lightning_modules in which it lies.
         module: dotted name of its file.
+        class_path: as a configuration writes it.
+        docstring: of its paper, from the file or folder that states it.
         paper: where it comes from.
-        configs: what runs it.
+        configs: the files that train it.
     """
 
     name: str
     field: str
     module: str
+    class_path: str
+    docstring: str
     paper: Paper
     configs: list[Config]
 
+    @property
+    def folder(self) -> str:
+        """The file or folder of the method, `elr` for example."""
+        return self.module.split(".")[2]
+
+    @property
+    def names(self) -> set[str]:
+        """All that it may be asked for by, in small letters."""
+        demos = (config.path.parent.name for config in self.configs if config.path.stem == "demo")
+        return {self.name.lower(), self.folder, *demos}
+
 
 def parse_source(docstring: str) -> Paper | None:
-    """Reads the paragraph that begins with `Source:`; None if there is none."""
+    """Read the paragraph that begins with `Source:`; None if there is none."""
     match = re.search(r"^Source:\s*(.+?)(\n\s*\n|\Z)", docstring, re.MULTILINE | re.DOTALL)
     if not match:
         return None
@@ -91,7 +117,7 @@ def parse_source(docstring: str) -> Paper | None:
 
 
 def _count_authors(segments: Sequence[str]) -> int:
-    """How many of the parts between commas are authors: up to one with `and` or `et al.`, or to the first long one."""
+    """Count the parts between commas that are authors: up to one with `and` or `et al.`, or to the first long one."""
     for i, segment in enumerate(segments[:-1]):
         names = re.split(r"\band\b|\bet al\b\.?", segment)
         if any(len(name.split()) > 4 for name in names):
@@ -103,7 +129,7 @@ def _count_authors(segments: Sequence[str]) -> int:
 
 
 def find_methods(project: Path = PROJECT) -> list[Method]:
-    """The methods in the files under `lightning_modules/<field>`, in the order of fields, files and lines."""
+    """Find the methods in the files under `lightning_modules/<field>`, in the order of fields, files and lines."""
     configs: dict[str, list[Config]] = {}
     for config, class_path in _configs(project):
         configs.setdefault(class_path, []).append(config)
@@ -115,22 +141,31 @@ def find_methods(project: Path = PROJECT) -> list[Method]:
             continue
         tree = ast.parse(text, filename=str(file))
         module = ".".join(file.relative_to(project).with_suffix("").parts).removesuffix(".__init__")
-        source = parse_source(ast.get_docstring(tree) or "")
+        outside = [ast.get_docstring(tree) or ""]
+        if file.parent.parent != root and file.name != "__init__.py":
+            package = file.with_name("__init__.py").read_text(encoding="utf-8")
+            outside.append(ast.get_docstring(ast.parse(package)) or "")
         for node in _lightning_modules(tree):
-            paper = parse_source(ast.get_docstring(node) or "") or source or Paper()
-            own = [config for path in _class_paths(module, node.name) for config in configs.get(path, [])]
-            methods.append(Method(node.name, file.relative_to(root).parts[0], module, paper, own))
+            documented = [ast.get_docstring(node) or "", *outside]
+            docstring = next((each for each in documented if parse_source(each)), outside[-1])
+            paths = _class_paths(module, node.name)
+            own = [config for path in paths for config in configs.get(path, [])]
+            field = file.relative_to(root).parts[0]
+            exported = ".".join([*module.split(".")[:3], node.name])
+            methods.append(
+                Method(node.name, field, module, exported, docstring, parse_source(docstring) or Paper(), own)
+            )
     return methods
 
 
 def _class_paths(module: str, name: str) -> list[str]:
-    """The names under which a config may refer to a class: in its file, or in a package above it."""
+    """List the names under which a configuration may refer to a class: in its file, or in a package above it."""
     parts = module.split(".")
     return [".".join([*parts[:length], name]) for length in range(len(parts), 1, -1)]
 
 
 def _lightning_modules(tree: ast.Module) -> Iterator[ast.ClassDef]:
-    """Classes that derive from LightningModule, directly or through one above them in the file."""
+    """Yield the classes that derive from LightningModule, directly or through one above them in the file."""
     known = {"LightningModule"}
     for node in tree.body:
         if isinstance(node, ast.ClassDef):
@@ -142,56 +177,80 @@ def _lightning_modules(tree: ast.Module) -> Iterator[ast.ClassDef]:
 
 
 def _configs(project: Path) -> Iterator[tuple[Config, str]]:
-    """The configs that name a class under `model`, with the name."""
+    """Yield the configurations that name a class under `model`, with the name."""
     for file in sorted((project / "configs").rglob("*.yaml")):
         text = text_of(file)
         if file.name == "claim.yaml" or not ("class_path" in text or BASE_LINE.search(text)):
             continue
         class_path = settings_of(file).get("model.class_path")
         if isinstance(class_path, str):
-            yield Config(file.relative_to(project), needs(text)), class_path
+            yield Config(file.relative_to(project), _about(text), needs(text)), class_path
 
 
 def needs(text: str) -> str:
-    """What the lines `# needs: ...` in the comment at the top of a config say."""
-    found = []
-    for line in text.splitlines():
-        if line.strip() and not line.startswith("#"):
-            break
-        match = re.fullmatch(r"#\s*needs:\s*(.+)", line.strip(), re.IGNORECASE)
-        if match:
-            found.append(match[1])
-    return "; ".join(found)
+    """Join the lines `# needs: ...` in the comment at the top of a configuration."""
+    return "; ".join(match[1] for line in _comment(text) if (match := NEEDS.fullmatch(line)))
 
 
-def rows(methods: Sequence[Method]) -> list[list[str]]:
-    """The table's rows: method, field, paper, configs, needs. A line for each config within its cells."""
-    return [
-        [
-            method.name,
-            method.field,
-            str(method.paper),
-            "\n".join(str(config.path) for config in method.configs) or "-",
-            "\n".join(dict.fromkeys(_needs_of(method))) or "-",
-        ]
-        for method in methods
-    ]
+def _about(text: str) -> str:
+    """Take the first sentence of the comment at the top of a configuration."""
+    lines = itertools.takewhile(lambda line: not NEEDS.fullmatch(line), _comment(text))
+    return re.split(r"(?<=\.) (?=[A-Z])", " ".join(line.removeprefix("#").strip() for line in lines))[0]
 
 
-def _needs_of(method: Method) -> Iterator[str]:
-    """Needs, each with the configs that share it unless all do."""
-    groups: dict[str, list[str]] = {}
+def _comment(text: str) -> list[str]:
+    lines = (line.strip() for line in text.splitlines() if line.strip())
+    return list(itertools.takewhile(lambda line: line.startswith("#"), lines))
+
+
+def one_line(methods: Sequence[Method]) -> Iterator[str]:
+    """Describe each method in one line: name, field and paper."""
+    name, field = (max(map(len, column)) for column in zip(*((m.name, m.field) for m in methods), strict=True))
+    for method in methods:
+        yield f"{method.name:{name}}  {method.field:{field}}  {method.paper}"
+
+
+def described(method: Method, claims: Sequence[str]) -> Iterator[str]:
+    """Describe a method: class path, paper, first equation, configurations with their needs, and claims."""
+    yield method.class_path
+    yield f"  {method.paper}" + (f", by {method.paper.authors}" if method.paper.authors else "")
+    yield ""
+    yield textwrap.indent(first_equation(method.docstring), "  ")
     for config in method.configs:
-        groups.setdefault(config.needs or "-", []).append(config.path.stem)
-    for text, stems in groups.items():
-        yield text if len(groups) == 1 else f"{', '.join(stems)}: {text}"
+        yield f"\n  {config.path}\n    {config.about}\n    needs: {config.needs or '-'}"
+    for claim in claims:
+        yield f"\n  claim: {claim}"
+    yield ""
+
+
+def first_equation(docstring: str) -> str:
+    """Cut a docstring behind its first equation, an indented paragraph; behind its first paragraph if it has none."""
+    paragraphs = docstring.split("\n\n")
+    equation = next((i for i, paragraph in enumerate(paragraphs) if paragraph.startswith("    ")), 0)
+    return "\n\n".join(paragraphs[: equation + 1])
+
+
+def claims_of(method: Method, project: Path) -> list[str]:
+    """Collect the claims that the claim files state of a method: name, sentence, metric and margin."""
+    found = []
+    for folder in dict.fromkeys(config.path.parent for config in method.configs):
+        file = project / folder / "claim.yaml"
+        content = parsed(text_of(file), file) if file.is_file() else []
+        for claim in content if isinstance(content, list) else [content]:
+            if folder / str(claim.get("method")) in [config.path for config in method.configs]:
+                name = claim.get("name", f"{folder.name}/{Path(claim['method']).stem}")
+                found.append(
+                    f"{name}: {claim['paper']} ({claim['metric']} {claim['direction']} than {claim['baseline']}'s "
+                    f"by {claim['margin']})"
+                )
+    return found
 
 
 def main(argv: Sequence[str], project: Path = PROJECT) -> int:
-    """The subcommand.
+    """Run the subcommand.
 
     Args:
-        argv: what follows `train.py methods`.
+        argv: the arguments behind `train.py methods`.
         project: the folder that holds lightning_modules and configs.
 
     Returns:
@@ -199,20 +258,23 @@ def main(argv: Sequence[str], project: Path = PROJECT) -> int:
     """
     try:
         parser = ArgumentParser("train.py methods", __doc__)
+        parser.add_argument("names", metavar="METHOD", nargs="*", help="methods to describe, for example elr")
         parser.add_argument("--field", help="only this folder of lightning_modules")
-        parser.add_argument("--markdown", action="store_true", help="a Markdown table")
         arguments = parser.parse_args(argv)
         methods = find_methods(project)
         fields = sorted({method.field for method in methods})
         if arguments.field and arguments.field not in fields:
             raise ValueError(f"--field must be one of {', '.join(fields)}, got {arguments.field}")
+        methods = [method for method in methods if arguments.field in (None, method.field)]
+        for name in arguments.names:
+            if not any(name.lower() in method.names for method in methods):
+                known = ", ".join(method.name for method in methods)
+                raise ValueError(f"there is no method {name}; there are {known}")
+        chosen = [method for method in methods if method.names & {name.lower() for name in arguments.names}]
+        lines = [line for method in chosen for line in described(method, claims_of(method, project))]
     except (ValueError, OSError, SyntaxError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    chosen = rows([method for method in methods if arguments.field in (None, method.field)])
-    header = ["method", "field", "paper", "configs", "needs"]
-    if arguments.markdown:
-        print(markdown(header, [[cell.replace("\n", "<br>") for cell in row] for row in chosen]), end="")
-    else:
-        terminal().print(table(f"{len(chosen)} methods", header, chosen))
+    for line in lines or one_line(methods):
+        print(line)
     return 0

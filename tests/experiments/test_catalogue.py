@@ -42,13 +42,15 @@ def project(tmp_path: Path) -> Path:
         "lightning_modules/networks/mlp.py": "from torch import nn\nclass MLP(nn.Module): ...",
         "lightning_modules/robustness/consistency.py": MODULE,
         "lightning_modules/robustness/smoothing.py": '"""Knows LightningModule by name only."""',
-        "lightning_modules/diffusion/tract/__init__.py": "",
+        "lightning_modules/diffusion/tract/__init__.py": '"""A.\n\nSource: Berthelot et al., Transitive, 2023."""',
         "lightning_modules/diffusion/tract/module.py": "import lightning as L\nclass Tract(L.LightningModule): ...",
         "configs/consistency/demo.yaml": "# Demo.\n# needs: 2 CPU cores, 1 minute\nseed_everything: 0\nmodel:\n"
         "  class_path: lightning_modules.robustness.consistency.Consistency\n",
         "configs/consistency/cifar10.yaml": "# needs: one GPU of 16 GB\n# needs: CIFAR-10\n\nmodel:\n"
         "  class_path: lightning_modules.robustness.consistency.Consistency\n# needs: not at the top\n",
-        "configs/consistency/claim.yaml": "paper: class_path\nmethod: demo.yaml\n",
+        "configs/consistency/claim.yaml": "paper: It is certified.\nmethod: demo.yaml\nbaseline: plain.yaml\n"
+        "metric: test/acr\ndirection: higher\nmargin: 0.1\nseeds: [0, 1]\n",
+        "configs/consistency/plain.yaml": "base: ../tract/demo.yaml\nmodel.eta: 1\n",
         "configs/tract/demo.yaml": "model: {class_path: lightning_modules.diffusion.tract.Tract}\n",
         "configs/trainer/cpu.yaml": "trainer: {logger: {class_path: lightning_modules.diffusion.tract.Tract}}\n",
     }
@@ -61,8 +63,16 @@ def project(tmp_path: Path) -> Path:
 
 def test_methods_papers_configs_and_needs_come_from_the_files(project: Path) -> None:
     tract, consistency, variant = find_methods(project)
-    assert (tract.name, tract.field, tract.paper) == ("Tract", "diffusion", Paper())
-    assert [str(config.path) for config in tract.configs] == ["configs/tract/demo.yaml"]
+    assert (tract.name, tract.field, tract.paper) == (
+        "Tract",
+        "diffusion",
+        Paper("Berthelot et al.", "Transitive", "2023"),
+    )
+    assert [str(config.path) for config in tract.configs] == [
+        "configs/consistency/plain.yaml",
+        "configs/tract/demo.yaml",
+    ]
+    assert (tract.class_path, tract.names) == ("lightning_modules.diffusion.tract.Tract", {"tract"})
     assert (consistency.name, consistency.field) == ("Consistency", "robustness")
     assert consistency.paper == Paper(
         "Jeong and Shin",
@@ -77,27 +87,36 @@ def test_methods_papers_configs_and_needs_come_from_the_files(project: Path) -> 
     assert (variant.name, variant.paper.arxiv, variant.configs) == ("Variant", "1902.02918", [])
 
 
-def test_the_table_names_everything(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert catalogue.main(["--markdown"], project) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "| method | field | paper | configs | needs |"
-    assert lines[2] == "| Tract | diffusion | - | configs/tract/demo.yaml | - |"
-    assert lines[3] == (
-        "| Consistency | robustness | Consistency Regularization for Certified Robustness of Smoothed Classifiers, "
-        "NeurIPS 2020, arXiv 2006.04062 | configs/consistency/cifar10.yaml<br>configs/consistency/demo.yaml | "
-        "cifar10: one GPU of 16 GB; CIFAR-10<br>demo: 2 CPU cores, 1 minute |"
-    )
+def test_a_method_is_one_line_until_it_is_asked_for(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert catalogue.main([], project) == 0
-    printed = capsys.readouterr().out
-    assert "3 methods" in printed
-    assert "2 CPU cores, 1 minute" in printed
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "Tract        diffusion   Transitive, 2023"
+    assert [line.split()[0] for line in lines] == ["Tract", "Consistency", "Variant"]
+    assert catalogue.main(["variant", "Consistency"], project) == 0
+    described = capsys.readouterr().out.split("lightning_modules.robustness.consistency.")[1]
+    assert described.startswith("Consistency\n  Consistency Regularization for Certified Robustness of Smoothed")
+    for said in (
+        ", by Jeong and Shin\n\n  A method.\n\n      L = 0\n\n",
+        "  configs/consistency/demo.yaml\n    Demo.\n    needs: 2 CPU cores, 1 minute\n",
+        "  claim: consistency/demo: It is certified. (test/acr higher than plain.yaml's by 0.1)\n",
+    ):
+        assert said in described
 
 
-def test_one_field(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert catalogue.main(["--field", "diffusion", "--markdown"], project) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 3
-    assert catalogue.main(["--field", "denoising"], project) == 2
-    assert capsys.readouterr().err == "error: --field must be one of diffusion, robustness, got denoising\n"
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--field", "denoising"], "--field must be one of diffusion, robustness, got denoising"),
+        (["consistancy"], "there is no method consistancy; there are Tract, Consistency, Variant"),
+    ],
+)
+def test_what_there_is_not_is_said(
+    arguments: list[str], said: str, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert catalogue.main(["--field", "diffusion"], project) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1
+    assert catalogue.main(arguments, project) == 2
+    assert capsys.readouterr().err == f"error: {said}\n"
 
 
 def test_a_broken_config_is_named(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
