@@ -1,4 +1,4 @@
-"""Certified accuracy against radius: logs of certificates, of this project or of others, read, summarised and drawn."""
+"""Read, summarise and draw certified accuracy against radius, from logs of this project and of others."""
 
 import io
 import math
@@ -18,18 +18,19 @@ from lightning_modules.robustness.certificates.statistics import (
 )
 
 NO_GUARANTEE = "not a guarantee"
-"""What the `certificate` of a `SmoothedClassifier` says whose radii are computed by a formula that proves nothing."""
+"""Part of the `certificate` of a `SmoothedClassifier` whose radii come from a formula that proves nothing."""
 NUMBERS = ["idx", "label", "predict", "radius"]
 """Columns that every log of certificates has."""
 Settings = Mapping[str, Any]
-"""What rows of a log have in common, see `certification_settings.json`; of other projects' logs at least `alpha`."""
+"""Settings of all rows, see `certification_settings.json`; of other projects' logs at least `alpha`."""
 
 
 def read_log(path: Path) -> pd.DataFrame:
-    """Reads rows of certificates.
+    """Read rows of certificates.
 
-    Whether a prediction is right is found anew, as some projects write a running count into that column; further
-    columns are kept, and times are not interpreted. An unterminated last line, as an interruption leaves it, is no row.
+    Whether a prediction is right is found anew, as some projects write a running count into that column. A row of
+    another project's log with radius 0 is an abstention, as some keep the selected class there. Further columns are
+    kept, and times are not interpreted. An unterminated last line, as an interruption leaves it, is no row.
 
     Args:
         path: a run directory, our `certification.csv`, or a log in the published columns, separated by tabs.
@@ -64,16 +65,19 @@ def read_log(path: Path) -> pd.DataFrame:
         raise ValueError(f"line {damaged.argmax() + 2} of {path} is damaged: remove it to leave its image out")
     if log["idx"].duplicated().any():
         raise ValueError(f"{path} has several rows of image {log['idx'][log['idx'].duplicated()].iloc[0]:g}")
+    ours = "outcome" in log.columns or path.with_name("certification_settings.json").is_file()
+    if not ours:
+        log.loc[log["radius"] == 0, "predict"] = ABSTAIN
     log["correct"] = (log["predict"] == log["label"]) & (log["predict"] != ABSTAIN)
     return log
 
 
 def summary(log: pd.DataFrame, radii: Sequence[float]) -> dict[str, float]:
-    """The numbers that a certification is known by, under their metrics' names.
+    """Compute the numbers that a certification is known by, under their metrics' names.
 
     Args:
         log: what `read_log` returns.
-        radii: at which certified accuracy is given, in pixel units.
+        radii: radii of the certified accuracies, in pixel units.
 
     Returns:
         `acr` in pixel units, `certified_accuracy_<radius>` and, of our own logs, `abstained`, the share of images of
@@ -82,8 +86,7 @@ def summary(log: pd.DataFrame, radii: Sequence[float]) -> dict[str, float]:
     """
     numbers = {"acr": average_certified_radius(log["correct"], log["radius"])}
     accuracies = certified_accuracy(log["correct"], log["radius"], radii)
-    for r, accuracy in zip(radii, accuracies, strict=True):
-        numbers[accuracy_name(r)] = float(accuracy)
+    numbers |= {accuracy_name(r): float(accuracy) for r, accuracy in zip(radii, accuracies, strict=True)}
     if "draws" in log.columns:
         numbers["abstained"] = float(((log["predict"] == ABSTAIN) & (log["outcome"] != "wrong class")).mean())
         numbers["mean_draws"] = float(log["draws"].mean())
@@ -94,13 +97,14 @@ def summary(log: pd.DataFrame, radii: Sequence[float]) -> dict[str, float]:
 
 
 def accuracy_name(radius: float) -> str:
-    """The metric's name of the certified accuracy at a radius."""
+    """Name the metric of the certified accuracy at a radius."""
     return "certified_accuracy_" + (f"{radius:.2f}" if round(radius, 2) == radius else f"{radius:g}")
 
 
 def is_tight(settings: Settings, radius: float | None) -> bool:
-    """Whether a log's certified accuracy is close to what more draws would certify, see `fewer_draws.py`. Elsewhere it
-    is only a lower bound.
+    """Say whether a log's certified accuracy is close to what more draws would certify, and not only a lower bound.
+
+    See `fewer_draws.py`.
 
     Args:
         settings: the settings of the log.
@@ -114,14 +118,14 @@ def is_tight(settings: Settings, radius: float | None) -> bool:
 
 
 def is_guarantee(settings: Settings) -> bool:
-    """Whether a log's radii are certified, and not computed by a formula that proves nothing."""
+    """Say whether a log's radii are certified, and not computed by a formula that proves nothing."""
     return NO_GUARANTEE not in settings.get("certificate", "")
 
 
 def accuracy_table(
     logs: Mapping[str, pd.DataFrame], radii: Sequence[float], settings: Mapping[str, Settings]
 ) -> pd.DataFrame:
-    """Certified accuracy of each log at each radius.
+    """Tabulate the certified accuracy of each log at each radius.
 
     Args:
         logs: logs by their names.
@@ -138,19 +142,16 @@ def accuracy_table(
     for name, log in logs.items():
         accuracy = certified_accuracy(log["correct"], log["radius"], radii)
         bound = accuracy_with_high_probability(accuracy, settings[name]["alpha"], len(log))
-        tables.append(
-            pd.DataFrame(
-                {
-                    "log": name,
-                    "certificate": settings[name].get("certificate", ""),
-                    "num_images": len(log),
-                    "radius": radii,
-                    "certified_accuracy": accuracy,
-                    "tight": [is_tight(settings[name], radius) for radius in radii],
-                    "with_high_probability": bound if is_guarantee(settings[name]) else math.nan,
-                }
-            )
-        )
+        row = {
+            "log": name,
+            "certificate": settings[name].get("certificate", ""),
+            "num_images": len(log),
+            "radius": radii,
+            "certified_accuracy": accuracy,
+            "tight": [is_tight(settings[name], radius) for radius in radii],
+            "with_high_probability": bound if is_guarantee(settings[name]) else math.nan,
+        }
+        tables.append(pd.DataFrame(row))
     common = common_images(logs)
     if len(logs) > 1 and common:
         on_common = [log[[pair in common for pair in _images(log)]] for log in logs.values()]
@@ -167,16 +168,16 @@ def _images(log: pd.DataFrame) -> list[tuple[int, int]]:
 
 
 def common_images(logs: Mapping[str, pd.DataFrame]) -> set[tuple[int, int]]:
-    """Position and label of the images that all logs have."""
+    """Find position and label of the images that all logs have."""
     return set.intersection(*(set(_images(log)) for log in logs.values()))
 
 
 def draw_curves(logs: Mapping[str, pd.DataFrame], path: Path, settings: Mapping[str, Settings]) -> None:
-    """Draws certified accuracy against radius, a curve for each log.
+    """Draw certified accuracy against radius, a curve for each log.
 
     Args:
         logs: logs by their names, as the legend shows them.
-        path: where the figure is saved.
+        path: file of the figure.
         settings: the settings of the logs, by the same names.
     """
     from matplotlib.figure import Figure

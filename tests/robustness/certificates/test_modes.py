@@ -1,0 +1,124 @@
+"""CERTIFY and PREDICT, and what holds for every mode of certification."""
+
+import math
+from dataclasses import replace
+from functools import cache, partial
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from lightning_modules.robustness.certificates import fewer_draws
+from lightning_modules.robustness.certificates.fewer_draws import Anytime, Curve, InputSpecific, Stages
+from lightning_modules.robustness.certificates.modes import Draws, Fixed, Mode, Predict
+from lightning_modules.robustness.certificates.statistics import ABSTAIN, gaussian_radius
+from tests.robustness.certificates.simulated_votes import MODES, SIGMA, drive, unanimous, voter
+
+every_mode = pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
+
+
+@pytest.fixture(autouse=True)
+def bounds_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same few counts come again and again, so the bounds of each are computed once."""
+    names = ("anytime_lower", "anytime_upper", "one_sided_anytime_lower", "one_sided_anytime_upper", "_clopper_pearson")
+    for name in names:
+        monkeypatch.setattr(fewer_draws, name, cache(getattr(fewer_draws, name)))
+
+
+def wrong_claims(mode: Mode, p: float, repeats: int) -> float:
+    """Share of certificates that give the rare class, or a radius beyond sigma Phi^-1(p)."""
+    random = np.random.default_rng(7)
+    claims = [drive(mode, voter(p, random))[0] for _ in range(repeats)]
+    truth = {0: gaussian_radius(p, SIGMA), 1: gaussian_radius(1 - p, SIGMA)}
+    return float(np.mean([c.prediction != ABSTAIN and c.radius > truth[c.prediction] for c in claims]))
+
+
+@every_mode
+def test_every_mode_keeps_its_level(mode: Mode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a probability that falls just short of a radius of the grid, and of the target, any overstatement shows.
+
+    Confidence sequences are far from their level after few looks, so the controls raise that of `Curve` by more, and
+    let `Anytime` look at a bound that holds once.
+    """
+    p, repeats = float(stats.norm.cdf(0.3 / SIGMA)) - 1e-9, 2000
+    limit = 0.05 + 3 * math.sqrt(0.05 * 0.95 / repeats)
+    assert wrong_claims(mode, p, repeats) <= limit
+    if isinstance(mode, Anytime):
+        monkeypatch.setattr(fewer_draws, "anytime_lower", cache(fewer_draws._clopper_pearson))
+    raised = replace(mode, alpha=(8 if isinstance(mode, Curve) else 2) * 0.05)  # type: ignore[type-var]
+    assert wrong_claims(raised, p, repeats) > limit
+
+
+@every_mode
+@pytest.mark.parametrize("p", [0.4, 0.9, 0.993])
+def test_claims_are_right_and_worth_something(mode: Mode, p: float) -> None:
+    assert wrong_claims(mode, p, repeats=100) <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 100)
+    random = np.random.default_rng(8)
+    if p > 0.8:
+        claims = [drive(mode, voter(p, random))[0] for _ in range(30)]
+        assert np.median([c.radius for c in claims]) > 0.5 * gaussian_radius(p, SIGMA)
+
+
+@every_mode
+def test_draws_are_fresh_counted_and_bounded(mode: Mode) -> None:
+    for p in (0.45, 0.75, 0.9, 0.999):
+        claim, requests = drive(mode, voter(p, np.random.default_rng(3)))
+        seen: set[tuple[int, int]] = set()
+        for stage, start, stop in requests:
+            draws = {(stage, draw) for draw in range(start, stop)}
+            assert draws
+            assert not draws & seen
+            seen |= draws
+        assert claim.draws == len(seen)
+        if claim.stage:
+            assert claim.n == sum(stop - start for stage, start, stop in requests if stage == requests[-1].stage)
+
+
+@every_mode
+def test_selection_votes_never_bound_the_probability(mode: Mode) -> None:
+    """All selection draws vote for class 1, all estimation draws for class 0: class 1 cannot be certified."""
+    claim, _ = drive(mode, lambda r: [[0, r.stop - r.start]] if r.stage % 2 == 0 else unanimous(r), label=1)
+    assert (claim.selected, claim.hits, claim.prediction, claim.radius) == (1, (0,), ABSTAIN, 0.0)
+
+
+def test_fixed_is_certify() -> None:
+    def votes(hits: int, request: Draws) -> list:
+        return [[hits, 1000 - hits]] if request.stage == 1 else [[5, 5]]
+
+    for hits in (499, 504, 600, 1000):
+        claim, requests = drive(Fixed(n0=10, n=1000, alpha=0.01), partial(votes, hits))
+        assert requests == [Draws(0, 0, 10), Draws(1, 0, 1000)]
+        assert claim.selected == 0  # the lowest of a tie
+        p = stats.beta.ppf(0.01, hits, 1000 - hits + 1)
+        expected = (ABSTAIN, 0.0) if p < 0.5 else (0, pytest.approx(SIGMA * stats.norm.ppf(p), rel=1e-10))
+        assert (claim.prediction, claim.radius) == expected
+
+
+@pytest.mark.parametrize(("n", "cap"), [(1000, 2.463), (10_000, 3.199), (100_000, 3.811)])
+def test_fixed_certifies_a_constant_classifier_to_the_largest_radius(n: int, cap: float) -> None:
+    claim, _ = drive(Fixed(n=n), unanimous)
+    assert claim.radius == pytest.approx(cap * SIGMA, abs=5e-4 * SIGMA)
+
+
+def test_a_bound_of_exactly_one_half_is_no_abstention() -> None:
+    claim, _ = drive(Fixed(n=1, n0=1, alpha=0.5), unanimous)
+    assert (claim.prediction, claim.radius) == (0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("mode", "key", "arguments"),
+    [
+        (Fixed, "n", {"n": 0}),
+        (Fixed, "alpha", {"alpha": 1.0}),
+        (Predict, "alpha", {"alpha": 0.0}),
+        (Stages, "the length of n", {"radius": 0.5, "n": ()}),
+        (Stages, "radius", {"radius": -1.0}),
+        (Stages, r"n\[1\]", {"radius": 0.5, "n": (10, 0)}),
+        (InputSpecific, "max_loss", {"max_loss": 0.0}),
+        (Anytime, "least_gain", {"least_gain": -1.0}),
+        (Curve, "grid", {"grid": 0.0}),
+    ],
+)
+def test_bad_arguments_are_named(mode: type[Mode], key: str, arguments: dict) -> None:
+    with pytest.raises(ValueError, match=f"^{key} must be"):
+        mode(**arguments)
