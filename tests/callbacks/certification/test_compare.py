@@ -17,7 +17,7 @@ def certified(directory: Path, radius: list[float], first: int = 0, label: int =
     """A run directory with a log; all predictions but the last are right."""
     directory.mkdir()
     idx, predict = range(first, first + len(radius)), [label] * (len(radius) - 1) + [label + 1]
-    frame = pd.DataFrame({"idx": idx, "label": label, "predict": predict, "radius": radius})
+    frame = pd.DataFrame({"idx": idx, "label": label, "predict": predict, "radius": radius, "outcome": "complete"})
     frame.to_csv(directory / "certification.csv", index=False)
     if settings:
         (directory / "certification_settings.json").write_text(json.dumps({"alpha": 0.001, **settings}))

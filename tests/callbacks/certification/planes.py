@@ -1,0 +1,105 @@
+"""A classifier whose votes no batch changes, a few images of it, and a trainer that certifies them."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from callbacks.certification.certify import Certification
+from lightning_modules.robustness.certificates.modes import Certificate, Fixed, Mode
+from lightning_modules.robustness.certificates.statistics import gaussian_radius
+from lightning_modules.robustness.certificates.votes import Certified
+
+SIGMA = 0.25
+
+
+class Planes(LightningModule):
+    """Three classes of 2 x 2 images, bounded by planes; logits in float64, so that no batch changes a vote.
+
+    Args:
+        rest: seconds that every evaluation of more than one image takes.
+        failing: whether it gives NaN for them.
+    """
+
+    num_classes = 3
+    weight: Tensor
+
+    def __init__(self, rest: float = 0.0, failing: bool = False) -> None:
+        super().__init__()
+        self.rest = rest
+        self.failing = failing
+        self.evaluated = 0
+        weight = torch.randn(3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        self.register_buffer("weight", 2 * weight)
+
+    def forward(self, image: Tensor) -> Tensor:
+        self.evaluated += len(image)
+        if len(image) > 1:
+            time.sleep(self.rest)
+        logits = ((image.double() - 0.5).flatten(1)[:, None] * self.weight).sum(2)
+        return logits * torch.nan if self.failing and len(image) > 1 else logits
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        right = self(batch["image"]).argmax(1) == batch["label"]
+        self.log("test/accuracy", right.double().mean(), batch_size=len(right), sync_dist=True)
+
+
+class OwnVotes(Planes):
+    """The same classifier, which says itself how it is smoothed."""
+
+    certificate = "its own"
+
+    def smoothed_logits(self, image: Tensor, noise: Tensor, sigma: float) -> Tensor:
+        return self((image + sigma * noise)[:, :1])[None]
+
+    def certified_radius(self, probability: Any, sigma: float) -> float:
+        return gaussian_radius(probability[0], sigma)
+
+
+class Images(Dataset):
+    """Images whose labels are right, but for every fifth one."""
+
+    def __init__(self, count: int = 12, scale: float = 1.0) -> None:
+        self.image = scale * torch.rand(count, 1, 2, 2, generator=torch.Generator().manual_seed(1))
+        self.label = Planes()(self.image).argmax(1)
+        self.label[::5] = (self.label[::5] + 1) % 3
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def __getitem__(self, index: int) -> Any:
+        return {"image": self.image[index], "label": self.label[index], "index": index}
+
+
+def run(
+    directory: Path, callback: Certification, module: LightningModule | None = None, data: Any = None, **options: Any
+) -> dict[str, float]:
+    """Test with a callback; return the metrics."""
+    settings: dict[str, Any] = {"accelerator": "cpu", "devices": 1, "enable_progress_bar": False, **options}
+    trainer = Trainer(
+        default_root_dir=directory, logger=False, callbacks=[callback], enable_model_summary=False, **settings
+    )
+    if not isinstance(data, LightningDataModule | list):
+        data = DataLoader(data or Images(), batch_size=4)
+    source = {"datamodule": data} if isinstance(data, LightningDataModule) else {"dataloaders": data}
+    return dict(trainer.test(module or Planes(), **source, verbose=False)[0])
+
+
+def certification(mode: Mode | None = None, **arguments: Any) -> Certification:
+    """The callback with few draws."""
+    return Certification(**{"sigma": SIGMA, "mode": mode or Fixed(n0=20, n=600), "batch_size": 150, **arguments})
+
+
+def certified(index: int = 4, radius: float = 0.49996, seconds: float = 1.5, **changed: Any) -> Certified:
+    """A finished image of class 2 with two votes."""
+    values: dict[str, Any] = {"prediction": 2, "outcome": "complete", "selected": 2, "hits": (9, 8), "n": 10}
+    return Certified(index, 2, Certificate(**{**values, "radius": radius, "p_lower": (0.1, 0.2), **changed}), seconds)
+
+
+def same_rows(*directories: Path) -> bool:
+    """Whether runs have certified the same to the last byte."""
+    return len({(directory / "certification.csv").read_bytes() for directory in directories}) == 1
