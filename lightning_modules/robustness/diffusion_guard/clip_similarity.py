@@ -1,4 +1,4 @@
-"""How well an edited image fits its prompt, by the embeddings of a CLIP model.
+"""Similarity of an edited image and its prompt, by the embeddings of a CLIP model.
 
 With E_I and E_T the embeddings of images and texts, each of unit length, an edit of a source image is measured by
 
@@ -25,13 +25,13 @@ from lightning_modules.full_precision import in_full_precision
 
 
 def directional_similarity(edit: Tensor, source: Tensor, prompt: Tensor, source_text: Tensor) -> Tensor:
-    """cos(E_I(edit) - E_I(source), E_T(prompt) - E_T(source text)).
+    """Compute cos(E_I(edit) - E_I(source), E_T(prompt) - E_T(source text)).
 
     Args:
-        edit: `[B, D]`, embeddings of the edited images, of unit length; the others likewise.
-        source: embeddings of the images before.
-        prompt: embeddings of the edits' texts.
-        source_text: embeddings of texts that say what the images show.
+        edit: embeddings of the edited images, `[B, D]`, of unit length.
+        source: embeddings of the images before, `[B, D]`, of unit length.
+        prompt: embeddings of the edits' texts, `[B, D]`, of unit length.
+        source_text: embeddings of texts that say what the images show, `[B, D]`, of unit length.
 
     Returns:
         `[B]`, in [-1, 1]; 0 where an edit changes nothing.
@@ -70,7 +70,7 @@ class CLIP:
 
     @torch.no_grad()
     def images(self, image: Tensor) -> Tensor:
-        """E_I of images `[B, 3, H, W]` in [0, 1]: `[B, D]`, of unit length, on the images' device."""
+        """Compute E_I of images `[B, 3, H, W]` in [0, 1]: `[B, D]`, of unit length, on the images' device."""
         model = self.model.to(image.device)
         pixels = self.processor(images=list(image.float().cpu()), do_rescale=False, return_tensors="pt").pixel_values
         with in_full_precision(image.device):
@@ -79,7 +79,7 @@ class CLIP:
 
     @torch.no_grad()
     def texts(self, text: Sequence[str]) -> Tensor:
-        """E_T of B texts, cut off where the model's context ends: `[B, D]`, of unit length, on the model's device."""
+        """Compute E_T of B texts, cut off where the model's context ends: `[B, D]`, of unit length, on its device."""
         longest = self.model.config.text_config.max_position_embeddings
         tokens = self.tokenizer(list(text), padding=True, truncation=True, max_length=longest, return_tensors="pt")
         tokens = tokens.to(self.model.device)

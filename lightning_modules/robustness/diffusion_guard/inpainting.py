@@ -17,11 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from datamodules.arguments import within
 from lightning_modules.networks import diffusers_model
 
 
 class Inpainter(nn.Module, ABC):
-    """What protects, trains and edits with one interface. `scheduler` is one of diffusers."""
+    """A model that is attacked, trained and edited with through one interface. `scheduler` is one of diffusers."""
 
     scheduler: Any
 
@@ -31,11 +32,11 @@ class Inpainter(nn.Module, ABC):
 
     @abstractmethod
     def noise_shape(self, image: Tensor) -> torch.Size:
-        """Shape of z for images `[B, C, H, W]`."""
+        """Compute the shape of z for images `[B, C, H, W]`."""
 
     @abstractmethod
     def encode(self, image: Tensor, draw: Tensor) -> Tensor:
-        """z_0 of images `[B, C, H, W]` in [0, 1].
+        """Compute z_0 of images `[B, C, H, W]` in [0, 1].
 
         Args:
             image: differentiable.
@@ -44,7 +45,7 @@ class Inpainter(nn.Module, ABC):
 
     @abstractmethod
     def predicted_noise(self, noisy: Tensor, repaint: Tensor, blanked: Tensor, timestep: Tensor) -> Tensor:
-        """e, of the shape of z.
+        """Predict e, of the shape of z.
 
         Args:
             noisy: z_t.
@@ -55,7 +56,7 @@ class Inpainter(nn.Module, ABC):
 
     @abstractmethod
     def edit(self, image: Tensor, keep: Tensor, prompts: Sequence[str], noise: Tensor) -> Tensor:
-        """Repaints images.
+        """Repaint images.
 
         Args:
             image: `[B, C, H, W]` in [0, 1].
@@ -68,33 +69,33 @@ class Inpainter(nn.Module, ABC):
         """
 
     def repaint(self, keep: Tensor, shape: torch.Size) -> Tensor:
-        """m for what is kept, `[B, 1, H, W]`: 1 where it is repainted, by the nearest pixel."""
+        """Compute m for what is kept, `[B, 1, H, W]`: 1 where the image is repainted, by the nearest pixel."""
         return F.interpolate(1 - keep, size=shape[-2:], mode="nearest")
 
     def noise_given(self, image: Tensor, keep: Tensor, noise: Tensor, draw: Tensor, timestep: Tensor) -> Tensor:
-        """The predicted noise where z_t is `noise` itself: what the editor's first step computes.
+        """Predict the noise where z_t is `noise` itself, as the editor's first step does.
 
         Args:
             image: `[B, C, H, W]` in [0, 1], differentiable.
             keep: `[B, 1, H, W]`, 1 where the image is kept.
             noise: z_t.
-            draw: standard normal, of the shape of z; see `encode`.
+            draw: standard normal, of the shape of z; for a latent that is random itself.
             timestep: t.
         """
         blanked = self.encode(self.blanked(image, keep), draw)
         return self.predicted_noise(noise, self.repaint(keep, noise.shape), blanked, timestep)
 
     def blanked(self, image: Tensor, keep: Tensor) -> Tensor:
-        """The image with the repainted part grey, which is 0 in [-1, 1]."""
+        """Paint the repainted part grey, which is 0 in [-1, 1]."""
         return image * keep + 0.5 * (1 - keep)
 
     def first_timestep(self, num_steps: int) -> int:
-        """t at which an editor with so many steps begins."""
+        """Find t at which an editor with so many steps begins."""
         self.scheduler.set_timesteps(num_steps)
         return int(self.scheduler.timesteps[0])
 
     def denoising_error(self, image: Tensor, keep: Tensor, noise: Tensor, draw: Tensor, timestep: Tensor) -> Tensor:
-        """What the model is trained to lessen: the mean square of e minus its prediction, `[B]`."""
+        """Compute the training error of the model: the mean square of e minus its prediction, `[B]`."""
         clean = self.encode(image, draw)
         noisy = self.scheduler.add_noise(clean, noise, timestep)
         blanked = self.encode(self.blanked(image, keep), draw)
@@ -109,9 +110,9 @@ class PixelInpainter(Inpainter):
 
     Args:
         network: a diffusers `UNet2DModel` with 2 C + 1 input channels (z_t, m, y) and C output channels.
-        num_train_timesteps: T.
-        beta_start: first beta.
-        beta_end: last beta.
+        num_train_timesteps: T, number of timesteps of the schedule.
+        beta_start: first beta of the schedule.
+        beta_end: last beta of the schedule.
         num_inference_steps: steps of an edit.
 
     Raises:
@@ -130,11 +131,7 @@ class PixelInpainter(Inpainter):
         super().__init__()
         from diffusers import DDIMScheduler
 
-        if not 1 <= num_inference_steps <= num_train_timesteps:
-            raise ValueError(
-                f"num_inference_steps must be in 1...{num_train_timesteps} (num_train_timesteps), got "
-                f"{num_inference_steps}"
-            )
+        within(1, num_train_timesteps, num_inference_steps=num_inference_steps)
         self.network = network
         self.num_inference_steps = num_inference_steps
         self.scheduler = DDIMScheduler(
@@ -254,7 +251,7 @@ class StableDiffusionInpainter(Inpainter):
         return self.network(channels, timestep, encoder_hidden_states=prompt).sample
 
     def empty_prompt(self, device: torch.device) -> Tensor:
-        """c of the empty text, `[1, tokens, D]`; encoded once."""
+        """Encode the empty text, once: `[1, tokens, D]`."""
         if self._empty_prompt is None:
             tokens = self.tokenizer(
                 "", padding="max_length", max_length=self.tokenizer.model_max_length, return_tensors="pt"

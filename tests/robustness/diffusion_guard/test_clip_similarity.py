@@ -7,7 +7,7 @@ import torch
 from transformers import CLIPModel
 
 from lightning_modules.robustness.diffusion_guard.clip_similarity import CLIP, directional_similarity
-from tests.robustness.tiny_clip import VOCABULARY, save_tiny_clip
+from tests.robustness.diffusion_guard.tiny_clip import VOCABULARY, save_tiny_clip
 
 
 @pytest.fixture(scope="module")

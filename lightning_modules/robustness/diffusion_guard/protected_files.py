@@ -1,0 +1,98 @@
+"""Files of protected images; each has the hash of the image and the masks that it was made from."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from datamodules.batches import ProtectedImageBatch
+from datamodules.files.whole_files import whole_file
+from lightning_modules.networks.module_hash import hash_of_module
+from lightning_modules.resumable.item_files import missing_items
+from lightning_modules.resumable.settings_file import refuse_other_settings, write_settings
+
+SETTINGS = (
+    *("objective", "epsilon", "step_size", "iterations", "gradient_repeats"),
+    *("timestep", "augmentation", "seed"),
+)
+"""Arguments of `DiffusionGuard` that protected images depend on."""
+
+HASH = "hash_of_given"
+"""The key in a file's metadata."""
+
+
+def levels(image: Tensor) -> Tensor:
+    """Round images in [0, 1] to the 256 levels of a file, uint8."""
+    return image.mul(255).round().byte()
+
+
+def hash_of_given(image: Tensor, regions: Tensor) -> str:
+    """Hash the levels of an image `[C, H, W]`, and its regions `[R, H, W]`, apart from empty ones."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in (levels(image), regions[regions.flatten(1).any(dim=1)]):
+        digest.update(f"{tuple(part.shape)}".encode())
+        digest.update(part.cpu().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def hash_in(file: Path) -> str | None:
+    """Read the `hash_of_given` that a file was written with."""
+    from PIL import Image
+
+    with Image.open(file) as kept:
+        return kept.info.get(HASH)
+
+
+def write_protected(file: Path, image: Tensor, digest: str) -> None:
+    """Write an image `[C, H, W]` in [0, 1] as PNG, whole or not at all, with the hash of what it was made from."""
+    from PIL.PngImagePlugin import PngInfo
+    from torchvision.transforms.functional import to_pil_image
+
+    metadata = PngInfo()
+    metadata.add_text(HASH, digest)
+    with whole_file(file) as partial:
+        to_pil_image(levels(image).cpu()).save(partial, pnginfo=metadata)
+
+
+class ProtectionSteps:
+    """Gives `DiffusionGuard` its prediction steps, which write `protected/<name>.png` into the run directory."""
+
+    def on_predict_start(self: Any) -> None:
+        if self.trainer.log_dir is None:  # a fast_dev_run
+            return
+        shape = getattr(self.trainer.datamodule, "image_shape", None)
+        settings = {
+            **{key: getattr(self, key) for key in SETTINGS},
+            "image_shape": shape and list(shape),
+            "precision": str(self.trainer.precision),
+            "hash_of_inpainter": hash_of_module(self.inpainter),
+        }
+        path = Path(self.trainer.log_dir, "protection_settings.json")
+        if self.trainer.is_global_zero and not path.is_file():
+            write_settings(path, settings)
+        self.trainer.strategy.barrier("the settings of protection are written")
+        refuse_other_settings(
+            path, settings, f"what {path.parent / 'protected'} holds", "protect into another run directory"
+        )
+
+    def predict_step(self: Any, batch: ProtectedImageBatch, batch_idx: int) -> list[str]:
+        """Write the images of a batch that are not there yet, and return their names."""
+        directory = self.trainer.log_dir  # a fast_dev_run has none
+        if directory is None:
+            return []
+        files = [Path(directory, "protected", f"{name}.png") for name in batch["name"]]
+        hashes = [hash_of_given(*given) for given in zip(batch["image"], batch["regions"], strict=True)]
+        rows = missing_items(files, hashes, hash_in)
+        if not rows:
+            return []
+        guarded = self.protect(batch["image"][rows], batch["regions"][rows], batch["index"][rows])
+        for row, image in zip(rows, guarded, strict=True):
+            write_protected(files[row], image, hashes[row])
+        return [batch["name"][row] for row in rows]
+
+    def on_predict_end(self: Any) -> None:
+        directory = self.trainer.log_dir
+        if directory is not None:
+            rank_zero_info(f"Protected images: {Path(directory, 'protected')}")

@@ -1,0 +1,121 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import train
+from lightning_modules.robustness.diffusion_guard.clip_similarity import CLIP
+from lightning_modules.robustness.diffusion_guard.editing import prompted, psnr_where, ssim
+from lightning_modules.robustness.diffusion_guard.module import DiffusionGuard
+from tests.robustness.diffusion_guard.linear_inpainter import LinearInpainter, images
+from tests.robustness.diffusion_guard.test_protected_files import arguments
+from tests.robustness.diffusion_guard.tiny_clip import save_tiny_clip
+
+
+def test_prompts_are_edited_by_in_rounds() -> None:
+    assert prompted([["a cat", "a"], ["a dog"]]) == [([0, 1], ["a cat", "a dog"]), ([0], ["a"])]
+    assert prompted([]) == []
+
+
+def test_what_is_compared_is_the_mean_over_edits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Against the definitions, with the embeddings of a tiny CLIP model, in float64."""
+    image, regions, index = (each[:2] for each in images())
+    image = image.expand(-1, 3, -1, -1).repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    regions = regions.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    keep = regions.any(dim=1, keepdim=True)
+    batch: Any = {"image": image, "regions": regions, "editor_keeps": keep, "index": index, "name": ["", ""]}
+    batch |= {"prompt": [["a", "cat"], ["dog"]], "source_prompt": ["dog", "a cat"], "global_size": 2}
+    inpainter = LinearInpainter()
+    guard = DiffusionGuard(inpainter, objective="random", epsilon=0.2, clip=str(save_tiny_clip(tmp_path / "clip")))
+    guard.setup("test")
+    monkeypatch.setattr(inpainter, "noise_given", lambda image, *_: image)
+    shown = guard.test_step(batch, 0)
+    clip, guarded = CLIP(str(tmp_path / "clip")), guard.protect(image, regions, index)
+    torch.testing.assert_close(shown["protected"], guarded)
+    psnr, similar, directed = [], [], []
+    for row, prompt in ((0, "a"), (1, "dog"), (0, "cat")):
+        edit, before = (
+            inpainter.edit(each[row : row + 1], keep[row : row + 1].double(), [prompt], each)[0]
+            for each in (guarded, image)
+        )
+        psnr.append(-10 * np.log10((edit - before).square().mean().item()))
+        e, x = clip.images(edit[None])[0].double().numpy(), clip.images(image[row : row + 1])[0].double().numpy()
+        t, s = clip.texts([prompt, batch["source_prompt"][row]]).double().numpy()
+        similar.append(e @ t)
+        directed.append((e - x) @ (t - s) / np.linalg.norm(e - x) / np.linalg.norm(t - s))
+    for name, expected in (
+        ("edit_psnr", psnr), ("clip_similarity", similar), ("clip_directional_similarity", directed)
+    ):  # fmt: skip
+        assert float(guard.metrics.mean(name).compute()) == pytest.approx(np.mean(expected), abs=1e-4)
+
+
+def test_ssim_is_that_of_its_definition() -> None:
+    """Mean, variance and covariance in Gaussian windows, by hand."""
+    one, two = torch.rand(2, 1, 1, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    axis = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))
+    window = np.outer(axis, axis) / axis.sum() ** 2
+    x, y = (
+        np.lib.stride_tricks.sliding_window_view(np.pad(image[0, 0].numpy(), 5, mode="reflect"), (11, 11))
+        for image in (one, two)
+    )
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        return (window * values).sum(axis=(2, 3))
+
+    mx, my = mean(x), mean(y)
+    vx, vy, xy = mean(x * x) - mx**2, mean(y * y) - my**2, mean(x * y) - mx * my
+    expected = (2 * mx * my + 1e-4) * (2 * xy + 9e-4) / ((mx**2 + my**2 + 1e-4) * (vx + vy + 9e-4))
+    assert float(ssim(one, two)) == pytest.approx(expected.mean(), abs=1e-9)
+
+
+def test_psnr_where_the_editor_repaints_leaves_out_what_it_keeps() -> None:
+    one, two = torch.rand(2, 3, 2, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    where = torch.zeros(3, 1, 8, 8, dtype=torch.float64)
+    where[:2, :, 2:5, 3:] = 1
+    two[1] = one[1] + 0.01
+    kept = torch.where(where.bool(), two, 5.0)  # which changes nothing
+    found = psnr_where(one, kept, where)
+    expected = -10 * np.log10(np.square((one - two)[0, :, 2:5, 3:].numpy()).mean())
+    assert float(found[0]) == pytest.approx(expected, abs=1e-9)
+    assert float(found[1]) == pytest.approx(40, abs=1e-9)
+    assert found[2].isnan()
+
+
+@pytest.mark.nightly
+def test_edits_are_compared_with_their_prompts(folder: Path, pipeline: Path, tmp_path: Path) -> None:
+    prompts = {"one": {"source": "a", "edits": ["a cat", "a"]}, "two": {"source": "dog", "edits": ["cat"]}}
+    (folder / "prompts.json").write_text(json.dumps(prompts))
+    clip = save_tiny_clip(tmp_path / "clip")
+    assert (
+        train.main(["test", *arguments(folder, pipeline), "--run_directory", str(tmp_path), "--model.clip", str(clip)])
+        == 0
+    )
+    metrics = pd.read_csv(tmp_path / "test_metrics.csv").set_index("metric")["value"]
+    clip_names = [
+        f"test/{name}{of}{mask}"
+        for name in ("clip_similarity", "clip_directional_similarity")
+        for of in ("", "_unprotected")
+        for mask in ("", "_unseen")
+    ]
+    edits = [
+        f"test/{name}{mask}" for name in ("edit_psnr", "edit_psnr_repainted", "edit_ssim") for mask in ("", "_unseen")
+    ]
+    assert set(metrics.index) == {*clip_names, *edits, "test/noise_norm", "test/noise_norm_unprotected"}
+    assert np.isfinite(metrics).all()
+    assert metrics[clip_names].abs().max() <= 1
+    assert (tmp_path / "figures" / "protection.png").stat().st_size > 0
+
+
+@pytest.mark.nightly
+def test_comparing_needs_prompts(folder: Path, pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (folder / "prompts.json").unlink()
+    clip = save_tiny_clip(tmp_path / "clip")
+    settings = [*arguments(folder, pipeline), "--run_directory", str(tmp_path / "run"), "--model.clip"]
+    assert train.main(["test", *settings, str(clip)]) != 0
+    assert "the data have none" in capsys.readouterr().err
+    assert train.main(["test", *settings, str(tmp_path / "none")]) != 0
+    assert "none is no CLIP model" in capsys.readouterr().err
