@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from callbacks.drawing.image_grid import draw_image_grid
 from datamodules.arguments import at_least, one_of
 from datamodules.files.whole_files import save_figure
-from lightning_modules.interfaces import PictureSource, TrainingImageSource, require
+from lightning_modules.interfaces import PictureSource, TrainingImageSource, class_names, require, require_data
 from lightning_modules.training.evaluation_mode import in_evaluation_mode
 
 
@@ -44,7 +44,7 @@ class ImageGrid(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         require(pl_module, PictureSource, "ImageGrid")
         if stage == "fit" and self.stage == "train":
-            require(trainer.datamodule, TrainingImageSource, "ImageGrid")  # type: ignore[attr-defined]
+            require_data(trainer, TrainingImageSource, "ImageGrid")
 
     def on_early_learning_end(self, trainer: Trainer, pl_module: LightningModule, categories: list[int]) -> None:
         if self.stage == "train":
@@ -79,7 +79,7 @@ class ImageGrid(Callback):
             self._draw(trainer, pl_module, self.name, batch, outputs)
 
     def _draw_training_images(self, trainer: Trainer, pl_module: LightningModule, name: str) -> None:
-        loader = trainer.datamodule.training_images_dataloader()  # type: ignore[attr-defined]
+        loader: Any = require_data(trainer, TrainingImageSource, "ImageGrid").training_images_dataloader()
         count = len(loader.dataset)
         chosen = torch.linspace(0, count - 1, min(self.num_images, count)).long()
         request = next(iter(loader.sampler))._replace(indices=chosen, global_size=len(chosen))
@@ -89,9 +89,8 @@ class ImageGrid(Callback):
         directory = trainer.log_dir if trainer.loggers else None  # broadcast: every process asks
         if directory is None or not trainer.is_global_zero:
             return
-        module: Any = pl_module
+        module = require(pl_module, PictureSource, "ImageGrid")
         with in_evaluation_mode(trainer, pl_module):
             columns = module.image_columns(trainer.precision_plugin.convert_input(batch), outputs)
-        class_names = getattr(getattr(trainer, "datamodule", None), "class_names", None)
-        figure = draw_image_grid(columns, class_names, most_rows=self.num_images)
+        figure = draw_image_grid(columns, class_names(trainer), most_rows=self.num_images)
         save_figure(figure, Path(directory, "figures", f"{name}.png"), dpi=120)

@@ -1,24 +1,26 @@
-"""A first training stage within a run: pre-trains a network that the run's own module then tunes or keeps frozen."""
+"""Train a part of the module on other data before the run's own training tunes it or keeps it frozen."""
 
 from operator import attrgetter
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 
+from datamodules.arguments import at_least
+
 
 class Pretraining(Callback):
-    """Before training begins, trains another module on its own data and gives its weights to a part of the module.
+    """Trains another module on its own data, and gives the weights of its `network` to a part of the run's module.
 
-    Meant for first stages of minutes, in one process. A long one is a run of its own, whose checkpoint
-    `lightning_modules.networks.with_weights` reads. Its network is `model.network`, which must have all names of the
-    part; names that the part lacks, such as the classifier of an encoder, are left behind. Several parts take a
-    callback each. A resumed run has the weights in its checkpoint and does not train them again.
+    It is for first stages of minutes, in one process. A long one is a run of its own, whose checkpoint
+    `lightning_modules.networks.with_weights` reads. The network must have all names of the part; names that the part
+    lacks, such as the classifier of an encoder, are left behind. Several parts take a callback each. A resumed run has
+    the weights in its checkpoint and does not train them again.
 
     Args:
-        model: trained first.
-        data: what it is trained on. Its `seed` becomes that of the run's data.
-        max_epochs: of the first stage.
-        part: what gets the weights, by its dotted name in the module.
+        model: module that is trained first.
+        data: data that the first module is trained on; its `seed` becomes that of the run's data.
+        max_epochs: epochs of the first stage.
+        part: dotted name, in the run's module, of the part that gets the weights.
 
     Raises:
         ValueError: if `max_epochs` is less than 1, there are several processes, or names or shapes do not fit.
@@ -27,8 +29,7 @@ class Pretraining(Callback):
     def __init__(
         self, model: LightningModule, data: LightningDataModule, max_epochs: int, part: str = "encoder"
     ) -> None:
-        if max_epochs < 1:
-            raise ValueError(f"max_epochs must be at least 1, got {max_epochs}")
+        at_least(1, max_epochs=max_epochs)
         self.model = model
         self.data = data
         self.max_epochs = max_epochs
@@ -65,15 +66,11 @@ class Pretraining(Callback):
             use_distributed_sampler=False,
         )
         first.fit(self.model, datamodule=self.data)
-        part: torch.nn.Module = attrgetter(self.part)(pl_module)
-        weights: dict[str, torch.Tensor] = self.model.network.state_dict()  # type: ignore[union-attr]
-        unfit = [
-            name
-            for name, value in part.state_dict().items()
-            if name not in weights or weights[name].shape != value.shape
-        ]
+        part, weights = attrgetter(self.part)(pl_module), self.model.get_submodule("network").state_dict()
+        wanted = part.state_dict()
+        unfit = [name for name in wanted if name not in weights or weights[name].shape != wanted[name].shape]
         if unfit:
             raise ValueError(
                 f"the pre-trained network lacks what {self.part} has, or in another shape: {', '.join(unfit)}"
             )
-        part.load_state_dict({name: weights[name] for name in part.state_dict()})
+        part.load_state_dict({name: weights[name] for name in wanted})

@@ -1,12 +1,11 @@
-"""How accurate a classifier remains where test images are distributed differently from its training images."""
-
-from typing import Any
+"""Measure how accurate a classifier remains where test images are distributed differently from its training images."""
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lightning_modules.interfaces import Classifier, ShiftedTestSets, require
-from lightning_modules.training.evaluation_mode import in_evaluation_mode
+from lightning_modules.interfaces import Classifier, ShiftedTestSets, require, require_data
+from lightning_modules.training.evaluation_mode import classified
+from lightning_modules.training.logging import log_same
 
 
 class ShiftedAccuracy(Callback):
@@ -18,29 +17,21 @@ class ShiftedAccuracy(Callback):
     `test/accuracy` stays that of the usual test set. Where a set has only some of the classes, the prediction is the
     most probable of those, as is usual for ImageNet-R and ImageNet-A.
 
-    Needs a DataModule with `shifted_test_loaders`. Each process classifies its share of the images. That a
-    set is missing or damaged, or that there is none, is told before the training begins, and not after it.
+    Needs a DataModule with shifted test sets; one that is missing or damaged is refused before training. Each process
+    classifies its share of the images.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage not in ("fit", "test"):
-            return
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        require(pl_module, Classifier, "ShiftedAccuracy")
-        require(data, ShiftedTestSets, "ShiftedAccuracy")
-        data.check_shifted_tests()
+        if stage in ("fit", "test"):
+            require(pl_module, Classifier, "ShiftedAccuracy")
+            require_data(trainer, ShiftedTestSets, "ShiftedAccuracy").check_shifted_tests()
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        data = require_data(trainer, ShiftedTestSets, "ShiftedAccuracy")
         accuracies = []
         for name, loader in data.shifted_test_loaders().items():
             counts = torch.zeros(2, dtype=torch.int64, device=pl_module.device)  # right, all
-            for number, cpu_batch in enumerate(loader):
-                if trainer.fast_dev_run and number == trainer.fast_dev_run:  # type: ignore[attr-defined]
-                    break
-                batch: Any = trainer.strategy.batch_to_device(cpu_batch)
-                with in_evaluation_mode(trainer, pl_module) as network:
-                    logits = network(batch["image"])
+            for batch, logits in classified(trainer, pl_module, loader):
                 if "classes" in batch:
                     predicted = batch["classes"][logits[:, batch["classes"]].argmax(dim=1)]
                 else:
@@ -49,5 +40,5 @@ class ShiftedAccuracy(Callback):
                 counts[1] += len(predicted)
             right, every = trainer.strategy.reduce(counts, reduce_op="sum")
             accuracies.append(right / every)
-            pl_module.log(f"test/accuracy_{name}", accuracies[-1], reduce_fx="max", sync_dist=True)  # the same on all
-        pl_module.log("test/ood_accuracy", torch.stack(accuracies).mean(), reduce_fx="max", sync_dist=True)
+            log_same(pl_module, f"test/accuracy_{name}", accuracies[-1])
+        log_same(pl_module, "test/ood_accuracy", torch.stack(accuracies).mean())

@@ -234,3 +234,13 @@ def require(module: Any, protocol: type[Required], needed_by: str) -> Required:
         name = "a run without a DataModule" if module is None else type(module).__name__
         raise TypeError(f"{needed_by} needs a {protocol.__name__}, and {name} lacks {', '.join(missing)}")
     return module
+
+
+def require_data(trainer: Any, protocol: type[Required], needed_by: str) -> Required:
+    """Refuse a run whose DataModule lacks what is needed, and return the DataModule typed. See `require`."""
+    return require(trainer.datamodule, protocol, needed_by)
+
+
+def class_names(trainer: Any) -> Sequence[str] | None:
+    """Give the names of the classes, `[K]`, where the DataModule knows them."""
+    return getattr(getattr(trainer, "datamodule", None), "class_names", None)

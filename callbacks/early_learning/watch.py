@@ -20,7 +20,7 @@ from callbacks.early_learning.figure import draw_early_learning
 from callbacks.early_learning.history import CategoryHistory
 from datamodules.arguments import at_least, one_of, within
 from datamodules.files.whole_files import save_figure, write_text
-from lightning_modules.interfaces import Classifier, EarlyLearningFollower, LabelCorrector, require
+from lightning_modules.interfaces import Classifier, EarlyLearningFollower, LabelCorrector, class_names, require
 from lightning_modules.training.logging import log_same
 
 
@@ -158,7 +158,7 @@ class EarlyLearning(Callback):
         shares["label_miou" if self.history.per_pixel else "label_accuracy"] = shares.pop("label_quality")
         for name, value in shares.items():
             if not value.isnan():
-                log_same(pl_module, f"train/{name}", value)
+                log_same(pl_module, f"train/{name}", float(value))
         log_same(pl_module, "early_learning/ended", float((self.history.ended_at >= 0).sum()))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -220,6 +220,6 @@ class EarlyLearning(Callback):
             return
         history, per_record = self.history, self._epochs_per_record(trainer)
         fit_epochs = history.epochs if self.interval is None else [i * per_record for i in range(len(history.records))]
-        names = getattr(getattr(trainer, "datamodule", None), "class_names", None)
-        figure = draw_early_learning(history, fit_epochs, names or [str(k) for k in range(history.num_classes)])
+        names = class_names(trainer) or [str(k) for k in range(history.num_classes)]
+        figure = draw_early_learning(history, fit_epochs, names)
         save_figure(figure, self._directory / "figures" / "early_learning.png")

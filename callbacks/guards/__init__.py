@@ -1,4 +1,4 @@
-"""Guards of every run: seeds, contracts of batches, and finite losses."""
+"""Guards of every run: seeds of batches, contracts between its parts, and finite losses."""
 
 from callbacks.guards.contracts import Contracts
 from callbacks.guards.finite_loss import FiniteLoss

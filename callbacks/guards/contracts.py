@@ -1,4 +1,4 @@
-"""Checks before training that module, network, data and trainer fit together."""
+"""Check before training that module, network, data and trainer fit together."""
 
 from typing import Any
 
@@ -9,14 +9,14 @@ from torch.func import functional_call
 
 
 class Contracts(Callback):
-    """Refuses, by name and before anything is computed, what would fail or mislead later.
+    """Refuses what would fail or mislead later, by name and before anything is computed:
 
-    * `num_classes` of module and data differ;
-    * a classifier's network does not accept the data's images, or gives another number of logits (found on the meta
-    device);
-    * `trainer.use_distributed_sampler` is on for a DataModule that deals batches out itself.
+    * `num_classes` of module and data that differ;
+    * a classifier's network that does not accept the data's images, or gives another number of logits (found on the
+      meta device);
+    * `trainer.use_distributed_sampler` for a DataModule that deals out its batches itself.
 
-    It also says what gradient accumulation makes of the batch size.
+    It also says how many samples an optimizer step has where gradients are accumulated.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -30,8 +30,8 @@ class Contracts(Callback):
             self._check_network(network, shape, wanted)
         if data is not None and hasattr(data, "image_shape") and trainer._accelerator_connector.use_distributed_sampler:
             raise ValueError(
-                f"trainer.use_distributed_sampler must be false: {type(data).__name__} deals its batches out to the "
-                f"processes itself, and a second sampler would repeat samples"
+                f"trainer.use_distributed_sampler must be false: {type(data).__name__} deals out its batches itself, "
+                f"and a second sampler would repeat samples"
             )
         batch_size = getattr(data, "batch_size", None)
         if stage == "fit" and trainer.accumulate_grad_batches > 1 and batch_size is not None:

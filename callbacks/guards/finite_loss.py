@@ -1,4 +1,4 @@
-"""Stops a run whose loss is no longer finite before a bad checkpoint replaces a good one, with no wait in a step."""
+"""Stop a run whose loss is no longer finite before a bad checkpoint replaces a good one, with no wait in a step."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
+
+from datamodules.loading.world import is_distributed, world_size
 
 MOST_INDICES = 20
 NEVER = torch.iinfo(torch.int64).max
@@ -19,11 +21,11 @@ class NonFiniteLoss(ValueError):
 class FiniteLoss(Callback):
     """Stops training at a NaN or infinite loss, naming the first bad step and the indices of that step's samples.
 
-    Each step notes on the device whether its loss is the first bad one. The note is read, by all processes together,
-    every `log_every_n_steps` batches of the trainer, before validation, at the end of an epoch, and before a checkpoint
-    is written: a bad run therefore never writes one, and the last good one is neither replaced nor deleted. Lightning
-    does not announce a checkpoint with `save_weights_only: true`; one that is written in the midst of an epoch can be
-    up to `log_every_n_steps` batches late.
+    Each step notes on the device whether its loss is the first bad one. All processes read the note together: every
+    `log_every_n_steps` batches, before validation, at the end of an epoch, and before a checkpoint is written. So a bad
+    run writes no checkpoint, and the last good one stays. Lightning does not announce a checkpoint with
+    `save_weights_only: true`: within an epoch, a bad one can be written up to `log_every_n_steps` batches after the
+    first bad loss.
 
     Raises:
         NonFiniteLoss: at one of these places, on all processes.
@@ -68,38 +70,36 @@ class FiniteLoss(Callback):
         self._read(trainer)
 
     def _note(self, loss: Tensor, index: Tensor | None, batch_idx: int) -> None:
-        """Keeps batch, loss and sample indices if this is the first bad loss since the last reading."""
-        if index is None:
-            index = torch.zeros(0, dtype=torch.int64, device=loss.device)
+        """Keep batch, loss and sample indices if this is the first bad loss since the last reading."""
+        index = torch.zeros(0, dtype=torch.int64, device=loss.device) if index is None else index
         if self._first is None or self._loss is None or self._index is None:
             self._first = torch.full((), NEVER, device=loss.device)
             self._loss = torch.zeros_like(loss)
             self._index = torch.full_like(index, -1)
-        if len(index) > len(self._index):
-            self._index = F.pad(self._index, (0, len(index) - len(self._index)), value=-1)
+        size = max(len(index), len(self._index))
+        old, new = (F.pad(each, (0, size - len(each)), value=-1) for each in (self._index, index))
         is_first = ~torch.isfinite(loss) & (self._first == NEVER)
         self._first = torch.where(is_first, batch_idx, self._first)
         self._loss = torch.where(is_first, loss, self._loss)
-        self._index = torch.where(is_first, F.pad(index, (0, len(self._index) - len(index)), value=-1), self._index)
+        self._index = torch.where(is_first, new, old)
 
     def _read(self, trainer: Trainer) -> None:
-        """Waits for the device, and agrees with the other processes: all of them have run the same batches."""
+        """Wait for the device, and agree with the other processes: all of them have run the same batches."""
         if not self._steps:
             return
-        first = NEVER if self._first is None else int(self._first)
-        everyone = (
-            [(first, None if self._loss is None else float(self._loss), self._samples())] if first < NEVER else []
-        )
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        first, notes = NEVER, []
+        if self._first is not None and self._loss is not None and (first := int(self._first)) < NEVER:
+            notes = [(first, float(self._loss), self._samples())]
+        if is_distributed():
             earliest = torch.tensor(first, device=trainer.strategy.root_device)
             torch.distributed.all_reduce(earliest, op=torch.distributed.ReduceOp.MIN)
             first = int(earliest)
             if first < NEVER:
-                gathered: list[Any] = [None] * torch.distributed.get_world_size()
-                torch.distributed.all_gather_object(gathered, everyone)
-                everyone = [note for notes in gathered for note in notes]
+                gathered: list[Any] = [None] * world_size()
+                torch.distributed.all_gather_object(gathered, notes)
+                notes = [note for of_process in gathered for note in of_process]
         if first < NEVER:
-            bad = [note for note in everyone if note[0] == first]
+            bad = [note for note in notes if note[0] == first]
             samples = sorted(index for _, _, indices in bad for index in indices)
             raise NonFiniteLoss(self._message(trainer, first, bad[0][1], samples))
         self._steps = {}
@@ -107,25 +107,24 @@ class FiniteLoss(Callback):
     def _samples(self) -> list[int]:
         return [] if self._index is None else [index for index in self._index.tolist() if index >= 0]
 
-    def _message(self, trainer: Trainer, batch_idx: int, loss: float | None, samples: list[int]) -> str:
+    def _message(self, trainer: Trainer, batch_idx: int, loss: float, samples: list[int]) -> str:
         shown = ", ".join(map(str, samples[:MOST_INDICES])) + (", ..." if len(samples) > MOST_INDICES else "")
+        of = f"{len(samples)} samples with index {shown}" if samples else "samples without an index"
+        checkpoint = (
+            f"the last good checkpoint is {self._checkpoint}"
+            if self._checkpoint
+            else "no checkpoint was written before"
+        )
         return (
-            f"the training loss became {loss} at step {self._steps[batch_idx]} "
-            f"(epoch {trainer.current_epoch}, batch {batch_idx}) on "
-            + (f"{len(samples)} samples with index {shown}" if samples else "samples without an index")
-            + (
-                f"; the last good checkpoint is {self._checkpoint}"
-                if self._checkpoint
-                else "; no checkpoint was written before"
-            )
-            + "; look at these samples, or try a smaller learning rate, gradient clipping or precision 32-true"
+            f"the training loss became {loss} at step {self._steps[batch_idx]} (epoch {trainer.current_epoch}, batch "
+            f"{batch_idx}) on {of}; {checkpoint}; look at these samples, or try a smaller learning rate, gradient "
+            f"clipping or precision 32-true"
         )
 
 
 def _latest_checkpoint(trainer: Trainer) -> str:
-    """Path of the last checkpoint, else of the best, else of the one that was resumed; empty if there is none."""
+    """Give the path of the last checkpoint, else of the best, else of the one that was resumed, else nothing."""
     for callback in trainer.checkpoint_callbacks:
-        path = getattr(callback, "last_model_path", "") or getattr(callback, "best_model_path", "")
-        if path:
+        if path := getattr(callback, "last_model_path", "") or getattr(callback, "best_model_path", ""):
             return str(path)
     return str(trainer.ckpt_path or "")

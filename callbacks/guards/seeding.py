@@ -1,4 +1,4 @@
-"""Random numbers of a batch depend on where the batch is, not on what was drawn before it."""
+"""Let the random numbers of a batch depend on where the batch is, not on what was drawn before it."""
 
 import random
 from typing import Any
@@ -17,7 +17,7 @@ class SeedEveryBatch(Callback):
     saved.
 
     Args:
-        seed: None takes `seed_everything`.
+        seed: seed of all batches; None takes that of `seed_everything`.
     """
 
     def __init__(self, seed: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""What a trained network says of the labels that it was trained on."""
+"""Judging the labels that a network was trained on by its own predictions."""
 
 from callbacks.labels.memorization import Memorization
 from callbacks.labels.report import LabelReport

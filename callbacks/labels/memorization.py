@@ -1,12 +1,11 @@
-"""How many of the false labels a trained classifier gives back."""
-
-from typing import Any
+"""Measure how many of the false labels a trained classifier gives back."""
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lightning_modules.interfaces import UNVERIFIED, Classifier, TrainingImageSource, require
-from lightning_modules.training.evaluation_mode import in_evaluation_mode
+from lightning_modules.interfaces import UNVERIFIED, Classifier, TrainingImageSource, require, require_data
+from lightning_modules.training.evaluation_mode import classified
+from lightning_modules.training.logging import log_same
 
 
 class Memorization(Callback):
@@ -24,25 +23,20 @@ class Memorization(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "test":
             require(pl_module, Classifier, "Memorization")
-            require(trainer.datamodule, TrainingImageSource, "Memorization")  # type: ignore[attr-defined]
+            require_data(trainer, TrainingImageSource, "Memorization")
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        loader = require_data(trainer, TrainingImageSource, "Memorization").training_images_dataloader()
         counts = torch.zeros(3, dtype=torch.int64, device=pl_module.device)
-        for number, cpu_batch in enumerate(data.training_images_dataloader()):
-            if trainer.fast_dev_run and number == trainer.fast_dev_run:  # type: ignore[attr-defined]
-                break
-            batch: Any = trainer.strategy.batch_to_device(cpu_batch)
+        for batch, logits in classified(trainer, pl_module, loader):
             if "clean_label" not in batch:
                 return
-            with in_evaluation_mode(trainer, pl_module) as network:
-                prediction = network(batch["image"]).argmax(dim=1)
+            prediction = logits.argmax(dim=1)
             given = batch.get("original_label", batch["label"])
             false = (given != batch["clean_label"]) & (batch["clean_label"] != UNVERIFIED)
             counts[0] += false.sum()
             counts[1] += (false & (prediction == given)).sum()
             counts[2] += (false & (prediction == batch["clean_label"])).sum()
-        counts = trainer.strategy.reduce(counts, reduce_op="sum")
-        for name, count in {"memorized": counts[1], "recovered": counts[2]}.items():
-            share = count / counts[0].clamp(min=1)
-            pl_module.log(f"test/{name}", share, reduce_fx="max", sync_dist=True)  # the same on all processes
+        false_labels, memorized, recovered = trainer.strategy.reduce(counts, reduce_op="sum")
+        log_same(pl_module, "test/memorized", memorized / false_labels.clamp(min=1))
+        log_same(pl_module, "test/recovered", recovered / false_labels.clamp(min=1))

@@ -1,6 +1,7 @@
-"""Which training labels a trained classifier holds for wrong, and how far it can be trusted in that."""
+"""Report the training labels that a trained classifier holds for wrong, and how far it can be trusted in that."""
 
 import warnings
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,24 @@ from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 
 from callbacks.labels.report_figure import draw_worst_labels
+from datamodules.arguments import at_least, within
 from datamodules.files.whole_files import save_figure, write_text
-from lightning_modules.interfaces import UNVERIFIED, Classifier, TrainingImageSource, require
-from lightning_modules.training.evaluation_mode import in_evaluation_mode
+from lightning_modules.interfaces import (
+    UNVERIFIED,
+    Classifier,
+    TrainingImageSource,
+    class_names,
+    require,
+    require_data,
+)
+from lightning_modules.training.evaluation_mode import classified
+from lightning_modules.training.logging import log_same
 
 PER_SAMPLE = ("index", "given", "proposed", "probability_given", "probability_proposed", "score", "clean_label")
 
 
 def label_score(probability: Tensor, label: Tensor) -> Tensor:
-    """How well a classifier agrees with each given label: the normalised margin.
+    """Score how well a classifier agrees with each given label, by the normalised margin.
 
         s_i = (p_i[y_i] - max_{k != y_i} p_i[k] + 1) / 2
 
@@ -42,7 +52,7 @@ def label_score(probability: Tensor, label: Tensor) -> Tensor:
 
 
 def precision_and_recall(suspected: NDArray[np.bool_], wrong: NDArray[np.bool_]) -> tuple[float, float]:
-    """How many suspected labels are wrong, and how many wrong labels are suspected.
+    """Give the share of the suspected labels that are wrong, and of the wrong labels that are suspected.
 
     Args:
         suspected: `[N]`.
@@ -92,10 +102,8 @@ class LabelReport(Callback):
     """
 
     def __init__(self, threshold: float = 0.5, num_images: int = 40, compare_with_cleanlab: bool = False) -> None:
-        if not 0 < threshold < 1:
-            raise ValueError(f"threshold must be in (0, 1), got {threshold}")
-        if num_images < 1:
-            raise ValueError(f"num_images must be at least 1, got {num_images}")
+        within(0, 1, "()", threshold=threshold)
+        at_least(1, num_images=num_images)
         if compare_with_cleanlab and find_spec("cleanlab") is None:
             raise ImportError("compare_with_cleanlab needs cleanlab: pip install 'noiseworks[label-report]'")
         self.threshold = threshold
@@ -106,48 +114,40 @@ class LabelReport(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "test":
             return
-        require(pl_module, Classifier, "LabelReport")
-        if pl_module.num_classes < 2:  # type: ignore[operator]
-            raise ValueError(f"LabelReport needs at least 2 classes, and model.num_classes is {pl_module.num_classes}")
-        require(trainer.datamodule, TrainingImageSource, "LabelReport")  # type: ignore[attr-defined]
+        num_classes = require(pl_module, Classifier, "LabelReport").num_classes
+        if num_classes < 2:
+            raise ValueError(f"LabelReport needs at least 2 classes, and model.num_classes is {num_classes}")
+        require_data(trainer, TrainingImageSource, "LabelReport")
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         directory = trainer.log_dir  # on every process: it is broadcast
         if directory is None:  # a fast_dev_run
             return
-        loader = trainer.datamodule.training_images_dataloader()  # type: ignore[attr-defined]
+        loader: Any = require_data(trainer, TrainingImageSource, "LabelReport").training_images_dataloader()
         # Gathered through files: shares differ in length, and collectives of objects do not reach every backend.
-        parts = [
-            Path(directory, f"label_report.rank_{r}_of_{trainer.world_size}.npz") for r in range(trainer.world_size)
-        ]
+        world = trainer.world_size
+        parts = [Path(directory, f"label_report.rank_{rank}_of_{world}.npz") for rank in range(world)]
         parts[trainer.global_rank].parent.mkdir(parents=True, exist_ok=True)
         np.savez(parts[trainer.global_rank], **self._judged(trainer, pl_module, loader))  # type: ignore[arg-type]
         trainer.strategy.barrier("the labels are judged")
         metrics: dict[str, float] = {}
         if trainer.is_global_zero:
-            class_names = getattr(trainer.datamodule, "class_names", None)  # type: ignore[attr-defined]
             judged = _merged(parts)
             for part in parts:
                 part.unlink()
-            table, metrics = self._report(judged, loader.dataset, class_names)
+            table, metrics = self._report(judged, loader.dataset, class_names(trainer))
             if not self.written:
                 self._write(Path(directory), table, trainer, loader)
         self.written = True
-        metrics = trainer.strategy.broadcast(metrics)
-        for name, value in metrics.items():
-            # All processes have the same value, and a maximum leaves it as it is.
-            pl_module.log(f"test/{name}", value, reduce_fx="max", sync_dist=True, batch_size=1)
+        for name, value in trainer.strategy.broadcast(metrics).items():
+            log_same(pl_module, f"test/{name}", value)
 
     def _judged(self, trainer: Trainer, pl_module: LightningModule, loader: Any) -> dict[str, NDArray[Any]]:
-        """What `PER_SAMPLE` names, of this process's images, in the order of its loader."""
+        """Judge this process's images, in the order of its loader: what `PER_SAMPLE` names of each."""
         batches: list[dict[str, Tensor]] = []
-        for cpu_batch in loader:
-            batch: Any = trainer.strategy.batch_to_device(cpu_batch)
-            with in_evaluation_mode(trainer, pl_module) as network:
-                logits = network(batch["image"])
+        for batch, logits in classified(trainer, pl_module, loader):
             # In double precision, where confident predictions still differ from one another.
-            probability = logits.cpu().double().softmax(dim=1)
-            given = batch["label"].cpu()
+            probability, given = logits.cpu().double().softmax(dim=1), batch["label"].cpu()
             highest, proposed = probability.max(dim=1)
             judged = {
                 "index": batch["index"].cpu(),
@@ -165,9 +165,9 @@ class LabelReport(Callback):
         return {name: torch.cat([judged[name] for judged in batches]).numpy() for name in batches[0]}
 
     def _report(
-        self, judged: dict[str, NDArray[Any]], dataset: Any, class_names: list[str] | None
+        self, judged: dict[str, NDArray[Any]], dataset: Any, names: Sequence[str] | None
     ) -> tuple[pd.DataFrame, dict[str, float]]:
-        """The table, worst first, and the metrics."""
+        """Give the table, worst first, and the metrics."""
         table = pd.DataFrame({name: judged[name] for name in PER_SAMPLE if name in judged})
         suspected = judged["score"] < self.threshold
         table.insert(table.columns.get_loc("score") + 1, "suspected", suspected.astype(int))
@@ -186,10 +186,10 @@ class LabelReport(Callback):
             if wrong is not None:
                 precision, recall = precision_and_recall(issues[verified], wrong)
                 metrics |= {"label_precision_cleanlab": precision, "label_recall_cleanlab": recall}
-        if class_names is not None:
-            for name in ("proposed", "given"):
-                named = [class_names[category] for category in table[name]]
-                table.insert(table.columns.get_loc("proposed") + 1, f"{name}_name", named)
+        if names is not None:
+            for column in ("proposed", "given"):
+                named = [names[category] for category in table[column]]
+                table.insert(table.columns.get_loc("proposed") + 1, f"{column}_name", named)
         row = getattr(dataset, "row", None)
         if row is not None:
             table.insert(1, "row", row.numpy()[judged["index"]])
@@ -205,14 +205,13 @@ class LabelReport(Callback):
         image = trainer.strategy.batch_to_device(loader.dataset[request])["image"]
         if image.ndim < 4:  # features in place of images show nothing
             return
-        class_names = getattr(trainer.datamodule, "class_names", None)  # type: ignore[attr-defined]
         num_suspected = int(table["suspected"].sum())
-        figure = draw_worst_labels(image.float().cpu().numpy(), worst, len(table), num_suspected, class_names)
+        figure = draw_worst_labels(image.float().cpu().numpy(), worst, len(table), num_suspected, class_names(trainer))
         save_figure(figure, directory / "figures" / "label_report.png")
 
 
 def find_label_issues(label: NDArray[np.int64], probability: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """cleanlab's `find_label_issues` with its defaults, in this process alone.
+    """Find label issues as cleanlab does by default, in this process alone.
 
     Args:
         label: `[N]`: the given labels.
@@ -229,7 +228,7 @@ def find_label_issues(label: NDArray[np.int64], probability: NDArray[np.float32]
 
 
 def _merged(parts: list[Path]) -> dict[str, NDArray[Any]]:
-    """What all processes judged, in the order of the training set."""
+    """Put together what all processes judged, in the order of the training set."""
     for part in parts:
         if not part.is_file():
             raise FileNotFoundError(f"{part} is missing: every process writes its part there; is the folder shared?")

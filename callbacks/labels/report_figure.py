@@ -1,7 +1,7 @@
-"""The picture of a label report: the training images whose labels a classifier trusts least."""
+"""Draw a label report: the training images whose labels a classifier trusts least."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -25,7 +25,7 @@ def draw_worst_labels(
     num_suspected: int,
     class_names: Sequence[str] | None = None,
 ) -> "Figure":
-    """Draws a contact sheet: each image above its given label and the proposed one.
+    """Draw a contact sheet: each image above its given label and the proposed one.
 
     A frame is red where the label is truly wrong and blue where it is right; without true labels it is grey. Where the
     truth is neither of the two classes, it is written below them; of an image of no class, -1, that it has none.
@@ -69,14 +69,8 @@ def draw_worst_labels(
         color = UNKNOWN if true == UNVERIFIED else WRONG if row["given"] != true else RIGHT
         for spine in panel.spines.values():
             spine.set(color=color, linewidth=2)
-        panel.text(
-            *(0.5, -0.05, captions[place]),
-            transform=panel.transAxes,
-            ha="center",
-            va="top",
-            fontsize=8,
-            linespacing=1.05,
-        )
+        below: Any = {"transform": panel.transAxes, "ha": "center", "va": "top"}
+        panel.text(0.5, -0.05, captions[place], fontsize=8, linespacing=1.05, **below)
     return figure
 
 

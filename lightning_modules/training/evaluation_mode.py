@@ -1,6 +1,6 @@
-"""How a callback asks a module for predictions of its own, beside the trainer's loop."""
+"""Ask a module for predictions beside the trainer's loop, as callbacks do."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,3 +23,16 @@ def in_evaluation_mode(trainer: Trainer, pl_module: LightningModule) -> Iterator
     finally:
         for module, training in modes:
             module.training = training
+
+
+def classified(
+    trainer: Trainer, pl_module: LightningModule, loader: Iterable[Any]
+) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+    """Give the batches of a loader, on the device, with the module's logits; a `fast_dev_run` ends early."""
+    for number, on_host in enumerate(loader):
+        if trainer.fast_dev_run and number == trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        batch: Any = trainer.strategy.batch_to_device(on_host)
+        with in_evaluation_mode(trainer, pl_module) as network:
+            logits = network(batch["image"])
+        yield batch, logits

@@ -79,7 +79,7 @@ class SegmenterSteps:
             scores |= {f"{measure}_{name}".replace(" ", "_"): value for name, value in zip(names, values, strict=True)}
         for key, value in scores.items():
             if not value.isnan():
-                log_same(self, f"{stage}/{key}", value)
+                log_same(self, f"{stage}/{key}", float(value))
 
     def image_columns(self: Any, batch: dict[str, Any], outputs: Any) -> dict[str, Tensor | ImageColumn]:
         """Show images from their least to their greatest value, the masks that are known, and the prediction."""

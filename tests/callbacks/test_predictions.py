@@ -127,7 +127,7 @@ def test_what_cannot_be_merged_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no sample"):
         merge_predictions([tmp_path / "empty"], table, "csv")
     with pytest.raises(ValueError, match="class_names has 2 names for 3 classes"):
-        merge_predictions([tmp_path / "a"], table, "csv", class_names=["ant", "bee"])
+        merge_predictions([tmp_path / "a"], table, "csv", names=["ant", "bee"])
     assert not table.exists()
 
 
@@ -179,5 +179,5 @@ def test_a_fast_dev_run_writes_nothing_and_another_run_needs_a_directory() -> No
 
 
 def test_a_bad_format_is_named() -> None:
-    with pytest.raises(ValueError, match="format must be 'parquet' or 'csv', got 'json'"):
+    with pytest.raises(ValueError, match="format must be one of parquet, csv, got 'json'"):
         WritePredictions("json")  # type: ignore[arg-type]
