@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 import train
 from datamodules.classification.labelled_images import LabelledImages
-from datamodules.classification.out_of_distribution import OutOfDistribution
 from datamodules.editing.masked_digits import MaskedDigits
 from datamodules.segmentation.auxiliary_masks import ImagesWithAuxiliaryMasks
 from datamodules.segmentation.labelled_masks import LabelledMasks
@@ -136,8 +135,6 @@ class Trainer:
 def meta_batch(data: Any) -> dict[str, Any]:
     """A training batch of a DataModule, without values. A new kind of batch gets its lines here."""
     size = data.batch_size
-    if isinstance(data, OutOfDistribution):
-        return meta_batch(data.data)
     if isinstance(data, LabelledMasks):
         shape, kinds = (size, *data.image_shape[1:]), ("label", "original_label", "clean_label")
         masks = {key: torch.empty(shape, dtype=torch.int64, device="meta") for key in kinds}

@@ -8,9 +8,10 @@ import hashlib
 import os
 import uuid
 from collections.abc import Iterator
+from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -18,56 +19,67 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from datamodules.classification.labelled_images import ImageSource, LabelledImages, LabelledSet
-from datamodules.classification.second_view import SecondView
-from datamodules.classification.shifted_tests import ShiftedTests
+from datamodules.arguments import at_least, one_of
+from datamodules.classification.image_sets import ImageSet, ImageSource
+from datamodules.classification.labelled_set import LabelledSet
 from datamodules.files.array_cache import Parts, cached_array, module_fingerprint
+from datamodules.loading.augmentation import Augmentation
 from datamodules.loading.global_batches import Request
-from datamodules.loading.seeded_batches import check_at_least, free_cores
+from datamodules.loading.seeded_batches import free_cores
+from datamodules.loading.world import broadcast, rank, world_size
 
 ROWS_PER_PART, MOST_PARTS = 4096, 64
 PROBED_IMAGES = 64
-HANDED_ON = ("names", "classes", "image_for_noise", "clean_label")
-"""What label noise, metrics and reports ask a source for, where it has it."""
 
 
-class FeatureSource:
-    """An `ImageSource` of features: pass 0 without augmentation, then the augmented passes.
-
-    It has what `HANDED_ON` names as far as the source of the images has it, and asks that source each time: the names
-    of a million files are Python strings only while somebody looks at them.
+class FeatureSource(ImageSource):
+    """Features in place of images: pass 0 without augmentation, then the augmented passes.
 
     Args:
-        source: of the images.
+        source: images that they are of, asked for all else that a source knows; the names of a million files are Python
+            strings only while somebody looks at them.
         feature: `[1 + passes, N, D]`.
     """
 
     brightest = 1
+    in_memory = True
 
     def __init__(self, source: ImageSource, feature: NDArray[Any]) -> None:
         self.source = source
-        self.label = source.label
+        self.label, self.clean_label, self.classes = source.label, source.clean_label, source.classes
         self.feature = feature
         self.num_uniform = 1 if len(feature) > 1 else 0
 
-    def __getattr__(self, name: str) -> Any:
-        if name in HANDED_ON:
-            return getattr(self.source, name)
-        raise AttributeError(f"{type(self).__name__} has no attribute {name}")
+    @property
+    def names(self) -> list[str] | None:
+        return self.source.names
+
+    @property
+    def image_for_noise(self) -> Tensor | None:
+        return self.source.image_for_noise
 
     def fetch(self, row: Tensor, uniform: Tensor | None) -> Tensor:
-        """Features `[B, D]`; a number in [0, 1) for each row chooses among its augmented passes."""
+        """Give features `[B, D]`; a number in [0, 1) for each row chooses among its augmented passes."""
         passes = np.zeros(len(row), dtype=np.int64)
         if uniform is not None:
             passes = 1 + (uniform[:, 0] * (len(self.feature) - 1)).long().numpy()
         return torch.from_numpy(self.feature[passes, row.numpy()])
 
+    def another_view(self, first: Tensor, second: Tensor) -> Tensor:
+        """Choose among the passes that the first view does not have, each as likely as the others."""
+        passes = len(self.feature) - 1
+        away = 1 + (second * (passes - 1)).long()
+        return (((first * passes).long() + away) % passes + 0.5) / passes
+
 
 def source_fingerprint(source: ImageSource) -> str:
-    """Digest of a set: labels, and the pixels of images in memory or names, sizes, times of all files and 64 images."""
+    """Compute the digest of a set.
+
+    It covers all labels, and the pixels of images in memory, or names, sizes and times of files and the pixels of 64.
+    """
     digest = hashlib.sha256(source.label.numpy().data)
     digest.update(f"{source.brightest}\n".encode())
-    if (names := getattr(source, "names", None)) is not None:
+    if (names := source.names) is not None:
         digest.update(os.fsencode("\n".join(names)))
         if (root := getattr(source, "root", None)) is not None:
             for name in names:
@@ -81,134 +93,105 @@ def source_fingerprint(source: ImageSource) -> str:
     return digest.hexdigest()
 
 
-class CachedFeatures(SecondView, ShiftedTests):
+class CachedFeatures(ImageSet):
     """Any set of labelled images, as the features `[B, D]` that a frozen network gives for them.
 
     The network runs over a set when it is first needed, each process over its share of it, and never again: an entry of
-    the cache has the digest of the network's classes, attributes and weights (`feature_cache.module_fingerprint`) and
-    of the images, labels and augmentation, so that another network, set, crop or number of passes makes another entry.
+    the cache has the digest of the network's classes, attributes and weights (`array_cache.module_fingerprint`) and of
+    the images, labels and augmentation, so that another network, set, crop or number of passes makes another entry.
     Split, label noise and order do not count, and runs over seeds and noise rates share an entry; a set that draws its
     images from the seed, as with foreign images among them, has one for each draw. Images in files are recognised by
     all their labels, names, sizes and times of modification and the pixels of 64 of them: of a copy that has other
     times, the features are computed again.
 
     The head is a module whose network takes features: `lightning_modules.noisy_labels.nmtune.NMTune` with
-    `torch.nn.Identity` for its encoder.
+    `torch.nn.Identity` for its encoder. With `data.second_view`, the second features of a training image are those of
+    another pass.
 
     Args:
-        data: the images. Batch sizes, label noise, validation split and augmentation are those it has.
+        images: data set that the features are of.
         encoder: maps images `[B, C, H, W]` in [0, 1] to features `[B, num_features]`; it is put in evaluation mode.
-        num_features: D.
+        num_features: number of features of an image, D.
         augmented_passes: features of so many random views of each training image are kept, and every visit takes one of
             them; with 0 it takes those of the image without augmentation, which are always kept for evaluation.
-        second_view: training batches also hold `second_view`, the features of another draw from the passes.
-        augmentation_seed: of the views, and not that of the run, as all runs share them.
+        augmentation: random crop and mirror of the views, besides the random crop of images in files.
+        augmentation_seed: random seed of the views; not that of the run, as all runs share them.
         encoder_batch_size: images that the encoder gets at once in each process.
-        dtype: of the features on disk.
+        dtype: type of the features on disk.
         cache_dir: folder of the cache, which all processes see.
-        seed: of split, noise and order, and of what `data` draws when it is read; None takes that of `data`. On the
-            command line it is `seed_everything`.
+        num_workers: loader processes that read images; None takes one for each free core, up to 8, and none for images
+            in memory.
 
     Raises:
-        ValueError: if an argument is out of range, `data` has a `second_view` of its own, or the encoder gives features
-            of another number, an infinite or undefined value, or one that `dtype` can not hold.
+        ValueError: if an argument is out of range, or the encoder gives features of another number, an infinite or
+            undefined value, or one that `dtype` can not hold.
     """
 
     def __init__(
         self,
-        data: LabelledImages,
+        images: ImageSet,
         encoder: nn.Module,
         num_features: int,
         augmented_passes: int = 0,
-        second_view: bool = False,
+        augmentation: Augmentation | None = None,
         augmentation_seed: int = 0,
         encoder_batch_size: int = 128,
         dtype: Literal["float32", "float16"] = "float32",
         cache_dir: str = "runs/features",
-        seed: int | None = None,
+        num_workers: int | None = None,
     ) -> None:
-        check_at_least(1, num_features=num_features, encoder_batch_size=encoder_batch_size)
-        check_at_least(0, augmented_passes=augmented_passes)
-        if second_view and augmented_passes < 2:
-            raise ValueError(f"second_view needs at least 2 augmented_passes, which differ, got {augmented_passes}")
-        if getattr(data, "second_view", False):
-            raise ValueError(
-                "second_view of the images has no effect on their features: set it for the features (data.second_view) "
-                "and not for the images (data.data.second_view)"
-            )
-        if dtype not in ("float32", "float16"):
-            raise ValueError(f"dtype must be float32 or float16, got {dtype!r}")
-        super().__init__(
-            data.batch_size,
-            data.label_noise,
-            data.validation_fraction,
-            data.evaluation_batch_size,
-            passes_per_epoch=data.passes_per_epoch,
-            seed=data.seed if seed is None else seed,
-        )
-        self.data = data
-        self.data.seed = self.seed
+        at_least(1, num_features=num_features, encoder_batch_size=encoder_batch_size)
+        at_least(0, augmented_passes=augmented_passes, num_workers=num_workers)
+        one_of(("float32", "float16"), dtype=dtype)
+        self.images = images
         self.encoder = encoder
         self.num_features = num_features
         self.augmented_passes = augmented_passes
-        self.second_view = second_view
+        self.augmentation = augmentation or Augmentation()
         self.augmentation_seed = augmentation_seed
         self.encoder_batch_size = encoder_batch_size
         self.dtype = dtype
         self.cache_dir = Path(cache_dir)
-        self.num_classes = data.num_classes
-        self.image_shape = (num_features,)  # type: ignore[assignment]
+        self.num_workers = num_workers
+        self.num_classes = images.num_classes
+        self.image_shape = (num_features,)
+        self.num_views = max(augmented_passes, 1)
+        self.device = torch.device("cpu")
         self._fingerprint: str | None = None
 
     @property
     def class_names(self) -> list[str] | None:  # type: ignore[override]
-        return self.data.class_names
+        return self.images.class_names
 
-    def prepare_data(self) -> None:
-        self.data.prepare_data()
+    def fetch_missing(self) -> None:
+        self.images.fetch_missing()
 
-    def read_training(self) -> FeatureSource:
-        return self._features("training", self.data.read_training(), self.augmented_passes)
+    def prepared(self, seed: int, device: torch.device) -> Self:
+        self.images.prepared(seed, device)
+        self.device = device
+        return self
 
-    def read_validation(self) -> FeatureSource | None:
-        source = self.data.read_validation()
+    def training(self) -> FeatureSource:
+        return self._features("training", self.images.training(), self.augmented_passes)
+
+    def validation(self) -> FeatureSource | None:
+        source = self.images.validation()
         return None if source is None else self._features("validation", source)
 
-    def read_test(self) -> FeatureSource:
-        return self._features("test", self.data.read_test())
+    def test(self) -> FeatureSource:
+        return self._features("test", self.images.test())
 
-    def read_shifted_tests(self) -> dict[str, ImageSource]:
-        return {name: self._features(name, source) for name, source in self._shifted().read_shifted_tests().items()}
+    def shifted_tests(self) -> dict[str, ImageSource]:
+        return {name: self._features(name, source) for name, source in self.images.shifted_tests().items()}
 
-    def check_shifted_tests(self) -> None:
-        """Of the images: no feature is computed."""
-        self._shifted().check_shifted_tests()
-
-    def _shifted(self) -> ShiftedTests:
-        if not isinstance(self.data, ShiftedTests):
-            raise ValueError(f"CachedFeatures: {type(self.data).__name__} has no shifted test sets")
-        return self.data
-
-    def samples_per_epoch(self) -> int:
-        return self._with_labels().samples_per_epoch()
-
-    def draw_epoch(self, random: np.random.Generator) -> NDArray[Any]:
-        return self._with_labels().draw_epoch(random)
-
-    def _with_labels(self) -> LabelledImages:
-        """The DataModule of the images, which may choose an epoch's samples by their labels."""
-        self.data.train_set, self.data._given = self.train_set, self._given
-        return self.data
+    def shifted_labels(self) -> dict[str, Tensor]:
+        return self.images.shifted_labels()  # no feature is computed
 
     def _features(self, split: str, source: ImageSource, passes: int = 0) -> FeatureSource:
-        trainer = self.trainer
         identity = self._identity(split, source, passes)
-        token = uuid.uuid4().hex
-        if trainer is not None:
-            first = trainer.strategy.broadcast((identity, token))
-            if first[0] != identity:
-                raise ValueError(f"process {trainer.global_rank} has another encoder or other images than process 0")
-            token = first[1]
+        first, token = broadcast((identity, uuid.uuid4().hex))
+        if first != identity:
+            raise ValueError(f"process {rank()} has another encoder or other images than process 0")
         samples = len(source.label)
         rows = self._rows_per_part(samples)
         places = [(visit, start) for visit in range(passes + 1) for start in range(0, samples, rows)]
@@ -216,12 +199,12 @@ class CachedFeatures(SecondView, ShiftedTests):
         def compute(numbers: list[int]) -> Parts:
             return self._extracted(source, [(number, *places[number]) for number in numbers], rows)
 
-        name = f"{type(self.data).__name__}-{split}"
-        array = cached_array(self.cache_dir, name, identity, len(places), compute, *self.processes(), token)
+        name = f"{type(self.images).__name__}-{split}"
+        array = cached_array(self.cache_dir, name, identity, len(places), compute, rank(), world_size(), token)
         return FeatureSource(source, array.reshape(passes + 1, samples, self.num_features))
 
     def _rows_per_part(self, samples: int) -> int:
-        """Whole batches, so that a batch is the same whoever computes it; enough parts for many processes."""
+        """Take whole batches, so that a batch is the same whoever computes it; enough parts for many processes."""
         batch = self.encoder_batch_size
         batches = -(-samples // (MOST_PARTS * batch))
         return batch * min(batches, max(ROWS_PER_PART // batch, 1))
@@ -231,21 +214,16 @@ class CachedFeatures(SecondView, ShiftedTests):
             self.encoder.requires_grad_(False).eval()
             self._fingerprint = module_fingerprint(self.encoder)
         crop = getattr(source, "crop", None)
-        augmentation = {
-            "passes": passes,
-            **(
-                {"seed": self.augmentation_seed, "padding": self.data.crop_padding, "flip": self.data.flip}
-                if passes
-                else {}
-            ),
-        }
+        augmentation: dict[str, Any] = {"passes": passes}
+        if passes:
+            augmentation |= {"seed": self.augmentation_seed, **asdict(self.augmentation)}
         return {
             "encoder": {"class": type(self.encoder).__qualname__, "digest": self._fingerprint},
             "data": {
-                "class": f"{type(self.data).__module__}.{type(self.data).__qualname__}",
+                "class": f"{type(self.images).__module__}.{type(self.images).__qualname__}",
                 "split": split,
                 "samples": len(source.label),
-                "image_shape": list(self.data.image_shape),
+                "image_shape": list(self.images.image_shape),
                 "digest": source_fingerprint(source),
                 "crop": None if crop is None else f"{type(crop).__name__} {sorted(vars(crop).items())}",
             },
@@ -257,11 +235,10 @@ class CachedFeatures(SecondView, ShiftedTests):
 
     @torch.inference_mode()
     def _extracted(self, source: ImageSource, parts: list[tuple[int, int, int]], rows: int) -> Parts:
-        """Features of parts, each given as its number, its pass and its first row. Pass 0 is without augmentation."""
+        """Compute the features of parts, each given as number, pass (0 is without augmentation) and first row."""
         if not parts:
             return
-        device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
-        self.encoder.to(device)
+        self.encoder.to(self.device)
         samples, batch = len(source.label), self.encoder_batch_size
         every = torch.arange(samples)
         requests: dict[bool, list[Request]] = {False: [], True: []}
@@ -275,29 +252,30 @@ class CachedFeatures(SecondView, ShiftedTests):
         )
         for number, _, start in parts:
             count = min(rows, samples - start)
-            features = [self._encoded(next(batches), device, source.brightest) for _ in range(-(-count // batch))]
+            features = [self._encoded(next(batches)) for _ in range(-(-count // batch))]
             yield number, torch.cat(features).numpy()
         self.encoder.cpu()
 
     def _images(self, source: ImageSource, requests: list[Request], seed: int | None) -> Iterator[dict[str, Any]]:
         if not requests:
             return
-        images = LabelledSet(source, torch.arange(len(source.label)), source.label, None, seed)
-        workers = free_cores(self.trainer) if self.data.num_workers is None else self.data.num_workers
+        workers = self.num_workers
+        if workers is None:
+            here = min(world_size(), torch.cuda.device_count() or world_size())
+            workers = 0 if source.in_memory else free_cores(here)
         yield from DataLoader(
-            images,
+            LabelledSet(source, seed=seed),
             sampler=requests,
             batch_size=None,
             num_workers=workers,
             pin_memory=torch.cuda.is_available(),
-            prefetch_factor=self.data.prefetch_factor if workers > 0 else None,
         )
 
-    def _encoded(self, batch: dict[str, Any], device: torch.device, brightest: int) -> Tensor:
-        visit = batch.pop("visit", None)
-        batch |= {key: batch[key].to(device, non_blocking=True) for key in ("image", "index")}
-        image = batch["image"] if visit is None else self._augmented_image(batch, visit)
-        features = self.encoder(image.float().div(brightest))
+    def _encoded(self, batch: dict[str, Any]) -> Tensor:
+        image, index = (batch[key].to(self.device, non_blocking=True) for key in ("image", "index"))
+        if "visit" in batch:
+            image = self.augmentation.apply(image, self.augmentation_seed, batch["visit"], index)
+        features = self.encoder(image.float().div(batch["brightest"]))
         if features.shape != (len(image), self.num_features):
             raise ValueError(
                 f"num_features is {self.num_features}, and the encoder gives {list(features.shape[1:])} for an image"
@@ -306,11 +284,3 @@ class CachedFeatures(SecondView, ShiftedTests):
         if not stored.isfinite().all():
             raise ValueError(f"the encoder gives features that are undefined, infinite or too great for {self.dtype}")
         return stored
-
-    def _augmented_image(self, batch: dict[str, Any], visit: int) -> Tensor:
-        """Random views are drawn from `augmentation_seed`, and all else that the data draw from the run's seed."""
-        self.data.seed = self.augmentation_seed
-        try:
-            return self.data.augmented(batch, visit)["image"]
-        finally:
-            self.data.seed = self.seed

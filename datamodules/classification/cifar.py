@@ -10,15 +10,12 @@ import torchvision
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from datamodules.classification.foreign_images import ForeignImages
-from datamodules.classification.labelled_images import ImagesInMemory
-from datamodules.classification.second_view import SecondView
-from datamodules.corruptions.label_noise import LabelNoise
+from datamodules.classification.image_sets import ImageSet, ImagesInMemory
 from datamodules.files.data_directory import data_directory, download_directory
 
 
 def decode_parquet(files: list[Path], image_key: str, label_key: str) -> tuple[Tensor, Tensor]:
-    """Reads the Hugging Face image layout: rows of an encoded image and a label.
+    """Read the Hugging Face image layout: rows of an encoded image and a label.
 
     Args:
         files: the shards of one split, in order.
@@ -51,18 +48,16 @@ def decode_parquet(files: list[Path], image_key: str, label_key: str) -> tuple[T
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels)
 
 
-class CIFAR(SecondView):
-    """What CIFAR-10 and CIFAR-100 have in common; use one of those.
+class CIFAR(ImageSet):
+    """Read CIFAR-10 or CIFAR-100; use one of these.
 
     Args:
         data_dir: folder that holds the set in either layout; None looks where NOISEWORKS_DATA points.
         download: fetch the set (torchvision's layout) where it is missing.
-        foreign_images: what replaces part of the training images by images of no class; None leaves them.
-        second_view: training batches also hold `second_view`, another random crop of each image.
 
     Raises:
         FileNotFoundError: if the set is not there and `download` is false.
-        ValueError: if a file is damaged or an argument out of range.
+        ValueError: if a file is damaged.
     """
 
     image_shape = (3, 32, 32)
@@ -71,47 +66,20 @@ class CIFAR(SecondView):
     torchvision_class: type[torchvision.datasets.CIFAR10]
     label_key: str
 
-    def __init__(
-        self,
-        data_dir: str | None = None,
-        batch_size: int = 128,
-        label_noise: LabelNoise | None = None,
-        validation_fraction: float = 0.1,
-        evaluation_batch_size: int | None = 500,
-        crop_padding: int = 4,
-        flip: bool = True,
-        passes_per_epoch: int = 1,
-        download: bool = False,
-        foreign_images: ForeignImages | None = None,
-        seed: int | None = None,
-        second_view: bool = False,
-    ) -> None:
-        super().__init__(
-            batch_size,
-            label_noise,
-            validation_fraction,
-            evaluation_batch_size,
-            crop_padding,
-            flip,
-            passes_per_epoch,
-            seed=seed,
-        )
+    def __init__(self, data_dir: str | None = None, download: bool = False) -> None:
         self.data_dir = data_dir
-        self.foreign_images = foreign_images
-        self.second_view = second_view
         self.download = download
 
-    def prepare_data(self) -> None:
+    def fetch_missing(self) -> None:
         if self.download:
             root = download_directory(self.data_dir)
             if not self._parquet(root, "train"):
                 self.torchvision_class(root, download=True)
 
-    def read_training(self) -> ImagesInMemory:
-        source = self._read("train")
-        return source if self.foreign_images is None else self.foreign_images.apply(source, self.seed)
+    def training(self) -> ImagesInMemory:
+        return self._read("train")
 
-    def read_test(self) -> ImagesInMemory:
+    def test(self) -> ImagesInMemory:
         return self._read("test")
 
     def _read(self, split: str) -> ImagesInMemory:
@@ -124,7 +92,7 @@ class CIFAR(SecondView):
             raise FileNotFoundError(
                 f"{self.name}: found neither {directory / self.archive} (torchvision's layout, whole and undamaged) "
                 f"nor {split}-*.parquet (Hugging Face's) in {directory} or a subfolder named after the set; "
-                f"set data.data_dir, or data.download to true to fetch it"
+                f"set data_dir, or download to true to fetch it"
             ) from error
         image = torch.from_numpy(images.data).permute(0, 3, 1, 2).contiguous()
         return ImagesInMemory(image, torch.tensor(images.targets))

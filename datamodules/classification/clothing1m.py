@@ -6,15 +6,14 @@ Source: Xiao, Xia, Yang, Huang and Wang, Learning from Massive Noisy Labeled Dat
 
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from datamodules.classification.labelled_images import LabelledImages
+from datamodules.classification.image_sets import ImageFiles, ImageSet
 from datamodules.files.data_directory import data_directory
-from datamodules.files.image_files import Crop, ImageFiles
+from datamodules.files.image_files import Crop
 
 
-class Clothing1M(LabelledImages):
+class Clothing1M(ImageSet):
     """Clothing1M in its authors' layout: `images/`, and in `annotations/` or beside it the lists and labels.
 
     Trains on the images with noisy labels (`noisy_train_key_list.txt`), validates and tests on those with clean ones
@@ -22,8 +21,6 @@ class Clothing1M(LabelledImages):
 
     Args:
         data_dir: folder that holds `images`; None looks where NOISEWORKS_DATA points.
-        batches_per_epoch: batches of an epoch's pass, drawn anew each time with the same number of images of each noisy
-            label; a class with fewer images gives all of them. None takes all images.
         image_size: height and width of the images that the network gets, in pixels.
         resize: short side that images are resized to before they are cut, in pixels.
 
@@ -38,43 +35,18 @@ class Clothing1M(LabelledImages):
         *("Jacket", "Down Coat", "Suit", "Shawl", "Dress", "Vest", "Underwear"),
     ]
 
-    def __init__(
-        self,
-        data_dir: str | None = None,
-        batch_size: int = 64,
-        batches_per_epoch: int | None = 2000,
-        evaluation_batch_size: int | None = None,
-        image_size: int = 224,
-        resize: int = 256,
-        flip: bool = True,
-        passes_per_epoch: int = 1,
-        num_workers: int | None = None,
-        prefetch_factor: int = 2,
-        seed: int | None = None,
-    ) -> None:
-        super().__init__(
-            batch_size,
-            evaluation_batch_size=evaluation_batch_size,
-            flip=flip,
-            passes_per_epoch=passes_per_epoch,
-            num_workers=num_workers,
-            prefetch_factor=prefetch_factor,
-            seed=seed,
-        )
-        if batches_per_epoch is not None and batches_per_epoch < 1:
-            raise ValueError(f"batches_per_epoch must be at least 1, got {batches_per_epoch}")
-        self.batches_per_epoch = batches_per_epoch
+    def __init__(self, data_dir: str | None = None, image_size: int = 224, resize: int = 256) -> None:
+        self.data_dir = data_dir
         self.crop = Crop(image_size, resize)
         self.image_shape = (3, image_size, image_size)
-        self.data_dir = data_dir
 
-    def read_training(self) -> ImageFiles:
+    def training(self) -> ImageFiles:
         return self._read("noisy_train", "noisy")
 
-    def read_validation(self) -> ImageFiles:
+    def validation(self) -> ImageFiles:
         return self._read("clean_val", "clean")
 
-    def read_test(self) -> ImageFiles:
+    def test(self) -> ImageFiles:
         return self._read("clean_test", "clean")
 
     def _read(self, split: str, kind: str) -> ImageFiles:
@@ -104,24 +76,5 @@ class Clothing1M(LabelledImages):
                 return file
         raise FileNotFoundError(
             f"Clothing1M: {root / 'annotations' / name} does not exist; ask the authors for the set as "
-            f"https://github.com/Cysu/noisy_label says, and set data.data_dir to its folder"
+            f"https://github.com/Cysu/noisy_label says, and set data_dir to its folder"
         )
-
-    def _images_per_class(self) -> np.ndarray:
-        """How many images of each class an epoch's pass takes, `[14]`."""
-        available = np.bincount(self._given.numpy(), minlength=self.num_classes)
-        if self.batches_per_epoch is None:
-            return available
-        share, rest = divmod(self.batches_per_epoch * self.batch_size, self.num_classes)
-        return np.minimum(available, share + (np.arange(self.num_classes) < rest))
-
-    def samples_per_epoch(self) -> int:
-        return int(self._images_per_class().sum())
-
-    def draw_epoch(self, random: np.random.Generator) -> np.ndarray:
-        given = self._given.numpy()
-        chosen = [
-            random.permutation(np.flatnonzero(given == category))[:count]
-            for category, count in enumerate(self._images_per_class())
-        ]
-        return random.permutation(np.concatenate(chosen))

@@ -14,13 +14,14 @@ samples are N(centre, 1), rescaled to [0, 1] and rounded to 255 levels. They com
 are nearer to each other for one seed than for another, so that seeds are equally hard.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.classification.labelled_images import ImagesInMemory, LabelledImages
+from datamodules.arguments import at_least, within
+from datamodules.classification.image_sets import UNKNOWN, ImageSet, ImagesInMemory
 
 NUM_FEATURES, NUM_CLASSES = 24, 6
 RANGE = 8.0
@@ -81,21 +82,17 @@ class Clusters:
         )
 
 
-class Clustered(LabelledImages):
+class Clustered(ImageSet):
     """Six classes in 24 dimensions, with samples of no class among the training samples. No download.
 
     Args:
-        batch_size: training samples of a step over all processes.
         num_clean: training samples of the classes.
         num_foreign: training samples of no class, with random labels.
         num_test: test samples, all of the classes.
         rare_share: part of each class that is of its rare cluster, in (0, 1).
         offset: distance of common clusters and of those of no class from the plane between them.
         rare_offset: position of the rare clusters in the same direction.
-        scale: of the centres within the plane.
-        evaluation_batch_size: samples of an evaluation batch over all processes; None takes `batch_size`.
-        passes_per_epoch: times that an epoch visits the training set.
-        seed: of all that is drawn; None takes `seed_everything`.
+        scale: length of the centres within the plane, in units of that of a normal vector.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -106,7 +103,6 @@ class Clustered(LabelledImages):
 
     def __init__(
         self,
-        batch_size: int = 100,
         num_clean: int = 900,
         num_foreign: int = 600,
         num_test: int = 1500,
@@ -114,22 +110,10 @@ class Clustered(LabelledImages):
         offset: float = 3.0,
         rare_offset: float = 1.5,
         scale: float = 0.8,
-        evaluation_batch_size: int | None = 500,
-        passes_per_epoch: int = 1,
-        seed: int | None = None,
     ) -> None:
-        super().__init__(
-            batch_size, evaluation_batch_size=evaluation_batch_size, passes_per_epoch=passes_per_epoch, seed=seed
-        )
-        for key, value, least in (
-            ("num_clean", num_clean, 1),
-            ("num_foreign", num_foreign, 0),
-            ("num_test", num_test, 1),
-        ):
-            if value < least:
-                raise ValueError(f"{key} must be at least {least}, got {value}")
-        if not 0 < rare_share < 1:
-            raise ValueError(f"rare_share must be in (0, 1), got {rare_share}")
+        at_least(1, num_clean=num_clean, num_test=num_test)
+        at_least(0, num_foreign=num_foreign)
+        within(0, 1, "()", rare_share=rare_share)
         self.num_clean = num_clean
         self.num_foreign = num_foreign
         self.num_test = num_test
@@ -137,24 +121,27 @@ class Clustered(LabelledImages):
         self.offset = offset
         self.rare_offset = rare_offset
         self.scale = scale
+        self.seed = 0
+
+    def prepared(self, seed: int, device: torch.device) -> Self:
+        self.seed = seed
+        return self
 
     def drawn(self, split: str) -> Samples:
-        """The samples of `train` or `test`."""
+        """Draw the samples of `train` or `test`."""
         clusters = Clusters(self.offset, self.rare_offset, self.scale, self.seed)
         train = split == "train"
         counts = (self.num_clean, self.num_foreign) if train else (self.num_test, 0)
         return clusters.draw(*counts, self.rare_share, np.random.default_rng([self.seed, 1 if train else 2]))
 
-    def read_training(self) -> ImagesInMemory:
+    def training(self) -> ImagesInMemory:
         samples = self.drawn("train")
-        source = self._stored(samples)
-        source.clean_label = torch.from_numpy(np.where(samples.foreign, -1, samples.label))  # type: ignore[attr-defined]
-        return source
+        return self._stored(samples, torch.from_numpy(np.where(samples.foreign, UNKNOWN, samples.label)))
 
-    def read_test(self) -> ImagesInMemory:
+    def test(self) -> ImagesInMemory:
         return self._stored(self.drawn("test"))
 
-    def _stored(self, samples: Samples) -> ImagesInMemory:
+    def _stored(self, samples: Samples, clean_label: Tensor | None = None) -> ImagesInMemory:
         level = np.clip((samples.value + RANGE) / (2 * RANGE), 0, 1) * 255
-        image: Tensor = torch.from_numpy(level.round().astype(np.uint8)).view(-1, *self.image_shape)
-        return ImagesInMemory(image, torch.from_numpy(samples.label).long())
+        image = torch.from_numpy(level.round().astype(np.uint8)).view(-1, *self.image_shape)
+        return ImagesInMemory(image, torch.from_numpy(samples.label).long(), clean_label=clean_label)

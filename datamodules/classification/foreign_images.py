@@ -8,22 +8,23 @@ Source: Albert, Arazo, Krishna, O'Connor and McGuinness, Is your noise correctio
 with two stage detection, WACV 2023, arXiv 2210.04578, and the authors' code.
 """
 
+from typing import Self
+
 import torch
 from torch import Tensor
 
-from datamodules.classification.labelled_images import ImagesInMemory
-from datamodules.classification.ood_images import UNKNOWN, OODImages
+from datamodules.classification.image_sets import UNKNOWN, ImageSet, ImagesInMemory, ImageSource, OtherImages
 from datamodules.corruptions.label_noise.interface import check_arguments, random_stream
 
 
 def replacements(num_images: int, num_pool: int, noise_rate: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Draws which images are replaced, and by which.
+    """Draw which images are replaced, and by which.
 
     Args:
         num_images: N.
         num_pool: images that replace them; none is taken twice.
         noise_rate: r, in [0, 1).
-        seed: of the draw.
+        seed: random seed.
 
     Returns:
         Rows that are replaced, in ascending order, and for each its row in the pool: both `[n]`, int64.
@@ -38,45 +39,71 @@ def replacements(num_images: int, num_pool: int, noise_rate: float, seed: int) -
     return rows, torch.from_numpy(random.permutation(num_pool)[: len(rows)])
 
 
-class ForeignImages:
-    """Replaces training images, each with probability r and keeping its label, by images of another set.
+class ForeignImages(ImageSet):
+    """A data set whose training images are replaced, each with probability r and keeping its label, by other images.
 
-    The true label of a replaced image is -1: it is of no class.
+    The true label of a replaced image is -1: it is of no class. Everything else is as in the data set.
 
     Args:
-        images: the other set.
+        images: data set, whose training images are in memory.
+        others: images that replace some.
         noise_rate: r, in [0, 1).
-        seed: of what is replaced; None takes `seed_everything`.
+        seed: random seed of what is replaced; None takes `seed_everything`.
 
     Raises:
         ValueError: if `noise_rate` is out of range.
     """
 
-    def __init__(self, images: OODImages, noise_rate: float, seed: int | None = None) -> None:
+    def __init__(self, images: ImageSet, others: OtherImages, noise_rate: float, seed: int | None = None) -> None:
         check_arguments(noise_rate, seed)
         self.images = images
+        self.others = others
         self.noise_rate = noise_rate
         self.seed = seed
+        self.num_classes = images.num_classes
+        self.image_shape = images.image_shape
+        self._drawn = 0
 
-    def apply(self, source: ImagesInMemory, seed: int) -> ImagesInMemory:
-        """The training images, some of them replaced.
+    @property
+    def class_names(self) -> list[str] | None:  # type: ignore[override]
+        return self.images.class_names
 
-        Args:
-            source: is left as it is.
-            seed: of the draw where the own one is None.
+    def fetch_missing(self) -> None:
+        self.images.fetch_missing()
+        self.others.fetch_missing()
+
+    def prepared(self, seed: int, device: torch.device) -> Self:
+        self.images.prepared(seed, device)
+        self._drawn = seed
+        return self
+
+    def training(self) -> ImagesInMemory:
+        """Read the training images, some of them replaced.
 
         Raises:
             ValueError: if the other set has images of another shape, or too few.
         """
-        seed = seed if self.seed is None else self.seed
-        shape: tuple[int, int, int] = tuple(source.image.shape[1:])  # type: ignore[assignment]
-        others = self.images.read(shape, seed)
+        seed = self._drawn if self.seed is None else self.seed
+        source = self.images.training()
+        if not isinstance(source, ImagesInMemory):
+            raise ValueError(f"ForeignImages replaces images in memory, and {type(self.images).__name__} has files")
+        others = self.others.of_no_class(tuple(source.image.shape[1:]), seed)
         rows, others_rows = replacements(len(source.image), len(others.label), self.noise_rate, seed)
         image, true = source.image.clone(), source.label.clone()
         fetched = others.fetch(others_rows, None)
         if others.brightest != source.brightest:
             fetched = (fetched.float() * (source.brightest / others.brightest)).round().to(image.dtype)
         image[rows], true[rows] = fetched, UNKNOWN
-        mixed = ImagesInMemory(image, source.label, source.brightest)
-        mixed.clean_label = true  # type: ignore[attr-defined]
-        return mixed
+        return ImagesInMemory(image, source.label, source.brightest, true)
+
+    def validation(self) -> ImageSource | None:
+        return self.images.validation()
+
+    def test(self) -> ImageSource:
+        return self.images.test()
+
+    def shifted_tests(self) -> dict[str, ImageSource]:
+        return self.images.shifted_tests()
+
+    def shifted_labels(self) -> dict[str, Tensor]:
+        return self.images.shifted_labels()

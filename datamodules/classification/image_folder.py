@@ -2,19 +2,18 @@
 
 from pathlib import Path
 
-from datamodules.classification.labelled_images import ImageSource, LabelledImages
-from datamodules.classification.shifted_tests import ShiftedTests, files_of_classes
-from datamodules.corruptions.label_noise import LabelNoise
+from datamodules.classification.image_sets import ImageFiles, ImageSet, ImageSource, files_of_classes
 from datamodules.files.data_directory import data_directory
-from datamodules.files.image_files import ImageFiles, chosen_crop, class_folders, files_by_class
+from datamodules.files.image_files import chosen_crop, class_folders, files_by_class
 
 
-class ImageFolder(ShiftedTests, LabelledImages):
+class ImageFolder(ImageSet):
     """Images in `train/<class>/` and `test/<class>/` of a folder: AVIF, BMP, GIF, JPEG, JPEG 2000, PGM, PNG, PPM, TIFF
     and WebP. Files of other formats are left out.
 
     Classes are numbered in the order of their names, and so is `num_classes`, which the model must match.
-    `val/<class>/` validates where there is `test` too, and tests where there is not; its labels stay as they are.
+    `val/<class>/` validates where there is `test` too and no image is held out (`data.validation_fraction`), and tests
+    where there is no `test`; its labels stay as they are.
 
     Labels that were found elsewhere come in by `label_noise` of class `FromCSV`. It goes by the files' names relative
     to `train`, or by an index, the position among all training images, class by class and sorted by file name; the
@@ -25,7 +24,6 @@ class ImageFolder(ShiftedTests, LabelledImages):
 
     Args:
         data_dir: folder that holds `train`, and `test` or `val`.
-        validation_fraction: part of each class that is held out of training, in [0, 1); 0 leaves validation to `val`.
         image_size: height and width of the images that the network gets, in pixels.
         resize: short side that validation and test images are resized to before their centre is cut out, in pixels.
         min_area: least part of an image's area that a training crop shows, in (0, 1]; None cuts training images as if
@@ -43,31 +41,11 @@ class ImageFolder(ShiftedTests, LabelledImages):
     def __init__(
         self,
         data_dir: str,
-        batch_size: int = 128,
-        label_noise: LabelNoise | None = None,
-        validation_fraction: float = 0.0,
-        evaluation_batch_size: int | None = None,
         image_size: int = 224,
         resize: int = 256,
         min_area: float | None = 0.08,
         shifted: dict[str, str] | None = None,
-        flip: bool = True,
-        passes_per_epoch: int = 1,
-        num_workers: int | None = None,
-        prefetch_factor: int = 2,
-        seed: int | None = None,
     ) -> None:
-        super().__init__(
-            batch_size,
-            label_noise,
-            validation_fraction,
-            evaluation_batch_size,
-            flip=flip,
-            passes_per_epoch=passes_per_epoch,
-            num_workers=num_workers,
-            prefetch_factor=prefetch_factor,
-            seed=seed,
-        )
         self.crop = chosen_crop(image_size, resize, min_area)
         self.root = data_directory(data_dir, "ImageFolder")
         self.class_names = class_folders(self.root / "train")
@@ -75,14 +53,14 @@ class ImageFolder(ShiftedTests, LabelledImages):
         self.image_shape = (3, image_size, image_size)
         self.shifted = shifted or {}
 
-    def read_training(self) -> ImageFiles:
+    def training(self) -> ImageFiles:
         return self._read("train")
 
-    def read_validation(self) -> ImageFiles | None:
+    def validation(self) -> ImageFiles | None:
         splits = (self.root / "val", self.root / "test")
         return self._read("val") if all(split.is_dir() for split in splits) else None
 
-    def read_test(self) -> ImageFiles:
+    def test(self) -> ImageFiles:
         splits = ("test", "val")
         found = [name for name in splits if (self.root / name).is_dir()]
         if not found:
@@ -91,7 +69,7 @@ class ImageFolder(ShiftedTests, LabelledImages):
             )
         return self._read(found[0])
 
-    def read_shifted_tests(self) -> dict[str, ImageSource]:
+    def shifted_tests(self) -> dict[str, ImageSource]:
         return {name: self._shifted_set(self.root / folder) for name, folder in self.shifted.items()}
 
     def _shifted_set(self, folder: Path) -> ImageSource:

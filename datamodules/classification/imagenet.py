@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-from datamodules.classification.labelled_images import LabelledImages
-from datamodules.corruptions.label_noise import LabelNoise
+from datamodules.classification.image_sets import ImageFiles, ImageSet, ImageSource, files_of_classes
 from datamodules.files.data_directory import data_directory
-from datamodules.files.image_files import ImageFiles, chosen_crop, class_folders, files_by_class
+from datamodules.files.image_files import Crop, chosen_crop, class_folders, files_by_class
 
 
 def imagenet_split(directory: Path, split: str) -> Path:
@@ -23,23 +22,33 @@ def imagenet_split(directory: Path, split: str) -> Path:
     )
 
 
-class ImageNet(LabelledImages):
+class ImageNet(ImageSet):
     """ImageNet from the usual folders, `train/<wnid>` and `val/<wnid>`; `val` tests.
+
+    Shifted test sets are folders with one folder for each class in them, which is called by its wnid (ImageNet-R, -A,
+    -Sketch), by the number of its class in the order of the 1,000 wnids (ImageNet-V2), or by a name of its own that
+    `class_maps` translates (ObjectNet). Folders of classes that `classes` leaves out are left out. A set that has only
+    some of the classes says so, and predictions are then among them.
+
+    Source: Recht et al., ICML 2019 (V2); Hendrycks et al., ICCV 2021 (R) and CVPR 2021 (A); Wang et al., NeurIPS 2019
+    (Sketch); Barbu et al., NeurIPS 2019 (ObjectNet).
 
     Args:
         data_dir: folder that holds `train` and `val`; None looks where NOISEWORKS_DATA points.
         classes: a number takes so many classes, first in the order of their wnids (50 are those of mini-WebVision); a
             text file with one wnid in each line takes those (ImageNet-100); None takes all 1,000. They are numbered in
             the order of their wnids.
-        validation_fraction: part of each training class that is held out of training, in [0, 1). Its labels are as
-            noisy.
         image_size: height and width of the images that the network gets, in pixels.
         resize: short side that validation and test images are resized to before their centre is cut out, in pixels.
         min_area: least part of an image's area that a training crop shows, in (0, 1]; None cuts training images as if
             for testing, but at a random place.
+        shifted: folder of each shifted test set by the name that metrics give it, relative to `data_dir`; None has no
+            such sets.
+        class_maps: for shifted sets whose folders have names of their own, by the set's name: a text file, relative to
+            `data_dir`, whose lines are `<wnid> <folder>`; folders that it does not list are left out.
 
     Raises:
-        FileNotFoundError: if a folder is missing or empty.
+        FileNotFoundError: if a folder or a map is missing or empty.
         ValueError: if an argument is out of range or does not fit the folders.
     """
 
@@ -47,30 +56,15 @@ class ImageNet(LabelledImages):
         self,
         data_dir: str | None = None,
         classes: int | str | None = None,
-        batch_size: int = 256,
-        label_noise: LabelNoise | None = None,
-        validation_fraction: float = 0.0,
-        evaluation_batch_size: int | None = None,
         image_size: int = 224,
         resize: int = 256,
         min_area: float | None = 0.08,
-        flip: bool = True,
-        passes_per_epoch: int = 1,
-        num_workers: int | None = None,
-        prefetch_factor: int = 2,
-        seed: int | None = None,
+        shifted: dict[str, str] | None = None,
+        class_maps: dict[str, str] | None = None,
     ) -> None:
-        super().__init__(
-            batch_size,
-            label_noise,
-            validation_fraction,
-            evaluation_batch_size,
-            flip=flip,
-            passes_per_epoch=passes_per_epoch,
-            num_workers=num_workers,
-            prefetch_factor=prefetch_factor,
-            seed=seed,
-        )
+        self.shifted, self.class_maps = shifted or {}, class_maps or {}
+        if unknown := sorted(set(self.class_maps) - set(self.shifted)):
+            raise ValueError(f"class_maps names {unknown[0]}, and shifted has {', '.join(self.shifted)}")
         self.crop = chosen_crop(image_size, resize, min_area)
         self.image_shape = (3, image_size, image_size)
         self.data_dir = data_dir
@@ -83,11 +77,22 @@ class ImageNet(LabelledImages):
             if not 1 <= self.num_classes <= 1000:
                 raise ValueError(f"classes must be in 1...1000 or a file that lists them, got {classes}")
 
-    def read_training(self) -> ImageFiles:
+    def training(self) -> ImageFiles:
         return self._read("train")
 
-    def read_test(self) -> ImageFiles:
+    def test(self) -> ImageFiles:
         return self._read("val")
+
+    def shifted_tests(self) -> dict[str, ImageSource]:
+        if self.class_names is None:
+            self.test()
+        assert self.class_names is not None
+        root = data_directory(self.data_dir, "ImageNet")
+        found: dict[str, ImageSource] = {}
+        for name, folder in self.shifted.items():
+            translation = read_class_map(root / self.class_maps[name]) if name in self.class_maps else None
+            found[name] = _shifted_set(root / folder, self.class_names, translation, self.crop)
+        return found
 
     def _read(self, split: str) -> ImageFiles:
         folder = imagenet_split(data_directory(self.data_dir, "ImageNet"), split)
@@ -99,7 +104,7 @@ class ImageNet(LabelledImages):
         found = class_folders(folder)
         if len(found) < self.num_classes or (self.classes is None and len(found) > self.num_classes):
             raise ValueError(
-                f"ImageNet: {folder} holds {len(found)} folders, one for each class, and data.classes {self.classes} "
+                f"ImageNet: {folder} holds {len(found)} folders, one for each class, and classes {self.classes} "
                 f"needs {self.num_classes}"
             )
         return found[: self.num_classes]
@@ -119,4 +124,47 @@ def listed_classes(file: Path) -> list[str]:
         raise ValueError(f"classes: {file} lists no wnid")
     if repeated := sorted({name for name in found if found.count(name) > 1}):
         raise ValueError(f"classes: {file} lists {repeated[0]} more than once")
+    return found
+
+
+def _shifted_set(split: Path, wnids: list[str], translation: dict[str, str] | None, crop: Crop) -> ImageFiles:
+    label_of = {wnid: label for label, wnid in enumerate(wnids)}
+    folders = class_folders(split)
+    if translation is not None:
+        pairs = [(folder, translation[folder]) for folder in folders if folder in translation]
+    elif all(folder.isdecimal() for folder in folders):
+        if len(wnids) != 1000:
+            raise ValueError(f"{split} numbers its folders among 1,000 classes, and classes leaves {len(wnids)}")
+        if above := [folder for folder in folders if int(folder) >= 1000]:
+            raise ValueError(f"{split} holds a folder {above[0]}, and classes are numbered 0...999")
+        pairs = [(folder, wnids[int(folder)]) for folder in folders]
+    else:
+        if odd := [folder for folder in folders if not _is_wnid(folder)]:
+            raise ValueError(f"{split} holds a folder {odd[0]}, which is no wnid; give the set a map in class_maps")
+        pairs = [(folder, folder) for folder in folders]
+    kept = [(folder, label_of[wnid]) for folder, wnid in pairs if wnid in label_of]
+    if not kept:
+        raise ValueError(f"{split} holds none of the {len(wnids)} classes")
+    return files_of_classes(split, kept, len(wnids), crop)
+
+
+def _is_wnid(name: str) -> bool:
+    return name[0] == "n" and name[1:].isdecimal()
+
+
+def read_class_map(path: Path) -> dict[str, str]:
+    """Read which wnid each folder is, from lines `<wnid> <folder>`.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: names the line that is something else.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"class_maps: {path} does not exist; expected lines `<wnid> <folder>`")
+    found: dict[str, str] = {}
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        wnid, _, folder = line.strip().partition(" ")
+        if not folder.strip() or not _is_wnid(wnid) or folder.strip() in found:
+            raise ValueError(f"{path}, line {number}: expected a wnid and a folder that is listed once, got {line!r}")
+        found[folder.strip()] = wnid
     return found

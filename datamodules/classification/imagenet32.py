@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from datamodules.classification.labelled_images import ImagesInMemory, ImageSource
-from datamodules.classification.ood_images import UNKNOWN, OODImages
+from datamodules.arguments import within
+from datamodules.classification.image_sets import UNKNOWN, ImagesInMemory, OtherImages
 from datamodules.files.array_pickle import read_pickled_arrays
 from datamodules.files.data_directory import data_directory
 
@@ -19,7 +19,7 @@ NUM_FILES = 10
 
 
 def read_batch(file: Path) -> np.ndarray:
-    """The images of a file, `[N, 3, 32, 32]`, uint8.
+    """Read the images of a file, `[N, 3, 32, 32]`, uint8.
 
     Args:
         file: a pickle of a dictionary with `data`, or an `.npz` with it: `[N, 3072]`, uint8, red, then green, then
@@ -41,24 +41,23 @@ def read_batch(file: Path) -> np.ndarray:
     return data.reshape(-1, 3, 32, 32)
 
 
-class ImageNet32(OODImages):
-    """The training images in `train_data_batch_1` to `train_data_batch_10`, pickles or `.npz`, as distributed.
+class ImageNet32(OtherImages):
+    """Training images in `train_data_batch_1` to `train_data_batch_10`, pickles or `.npz`, as distributed.
 
     Args:
         data_dir: folder that holds them, or `imagenet32` with them; None looks where NOISEWORKS_DATA points.
-        num_files: the first ones are read, in 1...10; all take 4 GB.
+        num_files: number of files that are read, the first ones, in 1...10; all take 4 GB.
 
     Raises:
         ValueError: if `num_files` is out of range.
     """
 
     def __init__(self, data_dir: str | None = None, num_files: int = NUM_FILES) -> None:
-        if not 1 <= num_files <= NUM_FILES:
-            raise ValueError(f"num_files must be in 1...{NUM_FILES}, got {num_files}")
+        within(1, NUM_FILES, num_files=num_files)
         self.data_dir = data_dir
         self.num_files = num_files
 
-    def read(self, image_shape: tuple[int, int, int], seed: int) -> ImageSource:
+    def of_no_class(self, image_shape: tuple[int, ...], seed: int) -> ImagesInMemory:
         if tuple(image_shape) != (3, 32, 32):
             raise ValueError(f"ImageNet32 has images [3, 32, 32], and those of the set are {list(image_shape)}")
         root = data_directory(self.data_dir, "ImageNet32")

@@ -1,4 +1,6 @@
-"""Sets of images that a classifier was not trained on, to be told from its own test images.
+"""Images that a classifier was not trained on, to be told from its own test images or to replace training images.
+
+Any data set can serve too, by its test images: SVHN for CIFAR-10, CIFAR-10 for SVHN.
 
 The sets of the literature are resized or cropped to 32 x 32 pixels and lie in folders, `Imagenet_resize`,
 `LSUN_resize`, `iSUN` and so on, as the authors of ODIN distribute them.
@@ -7,88 +9,34 @@ Source: Liang, Li and Srikant, Enhancing the Reliability of Out-of-distribution 
 2018, arXiv 1706.02690, for those sets and the two kinds of noise.
 """
 
-from abc import ABC, abstractmethod
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from datamodules.classification.labelled_images import ImagesInMemory, ImageSource, LabelledImages
+from datamodules.arguments import at_least, positive
+from datamodules.classification.image_sets import UNKNOWN, ImageFiles, ImagesInMemory, ImageSource, OtherImages
 from datamodules.files.data_directory import data_directory
-from datamodules.files.image_files import SUFFIXES, Crop, ImageFiles, image_names
+from datamodules.files.image_files import SUFFIXES, Crop, image_names
 from datamodules.loading.augmentation import sample_uniform
 
-UNKNOWN = -1
-"""The label of an out-of-distribution image."""
 
-
-class OODImages(ABC):
-    """Where the images of one set come from."""
-
-    def fetch_missing(self) -> None:  # noqa: B027 - most have nothing to fetch
-        """Downloads what is missing, if that was asked for. One process of a machine calls it."""
-
-    @abstractmethod
-    def read(self, image_shape: tuple[int, int, int], seed: int) -> ImageSource:
-        """The images, all with the label -1.
-
-        Args:
-            image_shape: C, H, W of the in-distribution images, which these must have.
-            seed: seeds what is drawn at random.
-
-        Raises:
-            FileNotFoundError: if they are missing, saying what was expected where.
-            ValueError: if they are damaged or do not have that shape.
-        """
-
-
-def _check_number(num_images: int | None, least: int = 1) -> None:
-    if num_images is not None and num_images < least:
-        raise ValueError(f"num_images must be at least {least}, got {num_images}")
-
-
-class TestImagesOf(OODImages):
-    """The test images of another data set: SVHN for CIFAR-10, CIFAR-10 for SVHN.
-
-    Args:
-        data: the set.
-    """
-
-    __test__ = False  # pytest takes the name for a test
-
-    def __init__(self, data: LabelledImages) -> None:
-        self.data = data
-
-    def fetch_missing(self) -> None:
-        self.data.prepare_data()
-
-    def read(self, image_shape: tuple[int, int, int], seed: int) -> ImageSource:
-        if tuple(self.data.image_shape) != tuple(image_shape):
-            raise ValueError(
-                f"{type(self.data).__name__} has images {list(self.data.image_shape)}, and those in distribution are "
-                f"{list(image_shape)}"
-            )
-        source = self.data.read_test()
-        source.label = torch.full_like(source.label, UNKNOWN)
-        return source
-
-
-class ImagesInFolder(OODImages):
+class ImagesInFolder(OtherImages):
     """The images in a folder and its subfolders, in the formats of `ImageFolder`, sorted by name, as RGB.
 
     Args:
-        folder: its name, as `LSUN_resize`.
+        folder: name of the folder, as `LSUN_resize`.
         data_dir: folder that holds it; None looks where NOISEWORKS_DATA points.
-        num_images: the first ones are taken; None takes all.
+        num_images: number of images, the first ones; None takes all.
     """
 
     def __init__(self, folder: str, data_dir: str | None = None, num_images: int | None = None) -> None:
-        _check_number(num_images)
+        at_least(1, num_images=num_images)
         self.folder = folder
         self.data_dir = data_dir
         self.num_images = num_images
 
-    def read(self, image_shape: tuple[int, int, int], seed: int) -> ImageSource:
+    def of_no_class(self, image_shape: tuple[int, ...], seed: int) -> ImageSource:
         channels, height, width = image_shape
         if channels != 3 or height != width:
             raise ValueError(
@@ -109,23 +57,22 @@ class ImagesInFolder(OODImages):
         return ImageFiles(root, names, torch.full((len(names),), UNKNOWN), Crop(height, height))
 
 
-class DrawnImages:
-    """An `ImageSource` of independent pixels, drawn when they are asked for: each depends on seed and position alone.
+class DrawnImages(ImageSource):
+    """Images of independent pixels, drawn when they are asked for: each depends on seed and position alone.
 
     Args:
-        label: `[N]`, int64.
+        num_images: number of images.
         image_shape: C, H, W.
-        seed: seeds the pixels.
+        seed: random seed of the pixels.
         normal: mean and deviation of normal pixels, which are clipped to [0, 1]; None draws uniform ones.
     """
 
-    brightest = 255
-    num_uniform = 0
+    in_memory = True
 
     def __init__(
-        self, label: Tensor, image_shape: tuple[int, int, int], seed: int, normal: tuple[float, float] | None
+        self, num_images: int, image_shape: tuple[int, ...], seed: int, normal: tuple[float, float] | None = None
     ) -> None:
-        self.label = label
+        self.label = torch.full((num_images,), UNKNOWN)
         self.image_shape = image_shape
         self.seed = seed
         self.normal = normal
@@ -139,46 +86,45 @@ class DrawnImages:
         return (value * 255).round().to(torch.uint8).view(-1, *self.image_shape)
 
 
-class UniformNoise(OODImages):
+class UniformNoise(OtherImages):
     """Independent pixels, uniform in [0, 1].
 
     Args:
-        num_images: how many.
+        num_images: number of images.
     """
 
     def __init__(self, num_images: int = 10_000) -> None:
-        _check_number(num_images)
+        at_least(1, num_images=num_images)
         self.num_images = num_images
 
-    def read(self, image_shape: tuple[int, int, int], seed: int) -> ImageSource:
-        return DrawnImages(torch.full((self.num_images,), UNKNOWN), image_shape, seed, None)
+    def of_no_class(self, image_shape: tuple[int, ...], seed: int) -> ImageSource:
+        return DrawnImages(self.num_images, image_shape, seed)
 
 
-class GaussianNoise(OODImages):
+class GaussianNoise(OtherImages):
     """Independent pixels, normal and clipped to [0, 1].
 
     Args:
-        num_images: how many.
+        num_images: number of images.
         mean: mean of the noise, in pixel units.
         std: standard deviation of the noise, in pixel units, positive.
     """
 
     def __init__(self, num_images: int = 10_000, mean: float = 0.5, std: float = 1.0) -> None:
-        _check_number(num_images)
-        if not std > 0:
-            raise ValueError(f"std must be positive, got {std}")
+        at_least(1, num_images=num_images)
+        positive(std=std)
         self.num_images = num_images
         self.normal = (mean, std)
 
-    def read(self, image_shape: tuple[int, int, int], seed: int) -> ImageSource:
-        return DrawnImages(torch.full((self.num_images,), UNKNOWN), image_shape, seed, self.normal)
+    def of_no_class(self, image_shape: tuple[int, ...], seed: int) -> ImageSource:
+        return DrawnImages(self.num_images, image_shape, seed, self.normal)
 
 
-class OtherDigits(OODImages):
+class OtherDigits(OtherImages):
     """scikit-learn's digits of some classes, from the whole set, 8 x 8 pixels. No download.
 
     Args:
-        digits: which ones.
+        digits: classes that are taken.
     """
 
     def __init__(self, digits: list[int]) -> None:
@@ -186,7 +132,7 @@ class OtherDigits(OODImages):
             raise ValueError(f"digits must be some of 0...9, got {digits}")
         self.digits = digits
 
-    def read(self, image_shape: tuple[int, int, int], seed: int) -> ImageSource:
+    def of_no_class(self, image_shape: tuple[int, ...], seed: int) -> ImageSource:
         from sklearn.datasets import load_digits
 
         if tuple(image_shape) != (1, 8, 8):
@@ -197,18 +143,18 @@ class OtherDigits(OODImages):
         return ImagesInMemory(image, torch.full((len(image),), UNKNOWN), brightest=16)
 
 
-class PhotographPatches(OODImages):
+class PhotographPatches(OtherImages):
     """Grey squares of scikit-image's photograph of a cameraman, 512 x 512 pixels, side by side. No download.
 
     Args:
-        num_images: how many, in an order drawn at random; None takes all.
+        num_images: number of images, in random order; None takes all.
     """
 
     def __init__(self, num_images: int | None = None) -> None:
-        _check_number(num_images)
+        at_least(1, num_images=num_images)
         self.num_images = num_images
 
-    def read(self, image_shape: tuple[int, int, int], seed: int) -> ImageSource:
+    def of_no_class(self, image_shape: tuple[int, ...], seed: int) -> ImageSource:
         import skimage.data
 
         channels, height, width = image_shape

@@ -10,69 +10,41 @@ import numpy as np
 import torch
 import torchvision
 
-from datamodules.classification.labelled_images import ImagesInMemory, LabelledImages
-from datamodules.corruptions.label_noise import LabelNoise
+from datamodules.classification.image_sets import ImageSet, ImagesInMemory
 from datamodules.files.data_directory import data_directory, download_directory
 
 
-class SVHN(LabelledImages):
+class SVHN(ImageSet):
     """SVHN from torchvision's layout: `train_32x32.mat` and `test_32x32.mat`, in `data_dir` or its folder `svhn`.
 
     The files call the digit 0 class 10; here it is 0.
 
     Args:
         data_dir: folder that holds the files; None looks where NOISEWORKS_DATA points.
-        batch_size: training images of a step over all processes.
-        label_noise: what makes training and validation labels wrong; None leaves them.
-        validation_fraction: part of each class that is held out of training, in [0, 1).
-        evaluation_batch_size: images of an evaluation batch over all processes; None takes `batch_size`.
-        crop_padding: zeros around a training image before it is cropped back at a random place, in pixels.
-        passes_per_epoch: times that an epoch visits the training set.
         download: fetch missing files (64 and 182 MB).
-        seed: of split, noise, order and augmentation; None takes `seed_everything`.
 
     Raises:
         FileNotFoundError: if a file is missing and `download` is false.
-        ValueError: if a file is damaged or an argument out of range.
+        ValueError: if a file is damaged.
     """
 
     num_classes = 10
     image_shape = (3, 32, 32)
 
-    def __init__(
-        self,
-        data_dir: str | None = None,
-        batch_size: int = 128,
-        label_noise: LabelNoise | None = None,
-        validation_fraction: float = 0.0,
-        evaluation_batch_size: int | None = 500,
-        crop_padding: int = 0,
-        passes_per_epoch: int = 1,
-        download: bool = False,
-        seed: int | None = None,
-    ) -> None:
-        super().__init__(
-            batch_size,
-            label_noise,
-            validation_fraction,
-            evaluation_batch_size,
-            crop_padding,
-            passes_per_epoch=passes_per_epoch,
-            seed=seed,
-        )
+    def __init__(self, data_dir: str | None = None, download: bool = False) -> None:
         self.data_dir = data_dir
         self.download = download
 
-    def prepare_data(self) -> None:
+    def fetch_missing(self) -> None:
         if self.download:
             root = download_directory(self.data_dir)
             for split in ("train", "test"):
                 torchvision.datasets.SVHN(str(root), split=split, download=True)
 
-    def read_training(self) -> ImagesInMemory:
+    def training(self) -> ImagesInMemory:
         return self._read("train")
 
-    def read_test(self) -> ImagesInMemory:
+    def test(self) -> ImagesInMemory:
         return self._read("test")
 
     def _read(self, split: str) -> ImagesInMemory:

@@ -6,12 +6,25 @@ import torch
 from torch import Tensor
 
 from datamodules.classification.digits import Digits
-from datamodules.classification.labelled_images import ImagesInMemory
+from datamodules.classification.image_sets import ImagesInMemory
+from datamodules.classification.labelled_images import LabelledImages
 from datamodules.loading.augmentation import sample_uniform
 from datamodules.segmentation.ellipses import ellipse_masks
 
 
-class MaskedDigits(Digits):
+class FirstTested(Digits):
+    """Digits of which only the first test images are taken."""
+
+    num_test_images: int | None = None
+
+    def test(self) -> ImagesInMemory:
+        source = super().test()
+        return ImagesInMemory(
+            source.image[: self.num_test_images], source.label[: self.num_test_images], source.brightest
+        )
+
+
+class MaskedDigits(LabelledImages):
     """Scikit-learn's digits, each with one elliptic region to protect, and a second ellipse near it.
 
     Training batches, which a model that repaints is trained on, draw their regions anew in every epoch. In testing the
@@ -39,17 +52,14 @@ class MaskedDigits(Digits):
         num_test_images: int | None = None,
         seed: int | None = None,
     ) -> None:
-        super().__init__(batch_size, image_size=image_size, evaluation_batch_size=evaluation_batch_size, seed=seed)
+        images = FirstTested(image_size=image_size)
+        images.num_test_images = num_test_images
+        super().__init__(images, batch_size, evaluation_batch_size=evaluation_batch_size, seed=seed)
         if not 0 <= unseen_change <= 1:
             raise ValueError(f"unseen_change must be in [0, 1], got {unseen_change}")
         if num_test_images is not None and num_test_images < 1:
             raise ValueError(f"num_test_images must be at least 1, got {num_test_images}")
         self.unseen_change = unseen_change
-        self.num_test_images = num_test_images
-
-    def read_test(self) -> ImagesInMemory:
-        end = None if self.num_test_images is None else self.train_size + self.num_test_images
-        return self._read(slice(self.train_size, end))
 
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Names the digits by their positions while these are still on the host."""

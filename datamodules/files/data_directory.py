@@ -18,9 +18,9 @@ def data_directory(data_dir: str | None, name: str) -> Path:
     given = data_dir if data_dir is not None else os.environ.get("NOISEWORKS_DATA")
     if not given:
         raise FileNotFoundError(
-            f"{name}: set data.data_dir, or the environment variable NOISEWORKS_DATA, to the folder that holds the set"
+            f"{name}: set data_dir, or the environment variable NOISEWORKS_DATA, to the folder that holds the set"
         )
-    source = "data.data_dir" if data_dir is not None else "NOISEWORKS_DATA"
+    source = "data_dir" if data_dir is not None else "NOISEWORKS_DATA"
     directory = Path(given).expanduser()
     if not directory.exists():
         raise FileNotFoundError(f"{name}: {source} {directory} does not exist; set it to the folder that holds the set")

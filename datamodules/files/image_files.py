@@ -1,4 +1,4 @@
-"""Images in files, decoded when they are asked for.
+"""Images in files: what is cut out of them, how they are decoded, where they lie.
 
 A crop is a box in the source image that is resampled to a square, in one pass: of a JPEG, only as much resolution is
 decoded as the crop can use.
@@ -153,41 +153,6 @@ class ResizedCrop(Crop):
 def chosen_crop(image_size: int, resize: int, min_area: float | None) -> Crop:
     """A `ResizedCrop` where a least area is given, otherwise a `Crop`."""
     return Crop(image_size, resize) if min_area is None else ResizedCrop(image_size, resize, min_area)
-
-
-class ImageFiles:
-    """An `ImageSource` of files.
-
-    Args:
-        root: folder that the names are relative to.
-        names: `[N]`, one file each.
-        label: `[N]`, int64.
-        crop: what is cut out of an image.
-    """
-
-    brightest = 255
-
-    def __init__(self, root: Path, names: Sequence[str], label: Tensor, crop: Crop) -> None:
-        self.root = root
-        # One block of memory, which loader processes share; a million Python strings would be copied to each, touch by
-        # touch.
-        self._names = np.array([os.fsencode(name) for name in names], dtype=np.bytes_)
-        self.label = label
-        self.crop = crop
-        self.num_uniform = crop.num_uniform
-
-    @property
-    def names(self) -> list[str]:
-        """File names relative to the root, `[N]`."""
-        return [os.fsdecode(name) for name in self._names]
-
-    def fetch(self, row: Tensor, uniform: Tensor | None) -> Tensor:
-        batch = torch.empty(len(row), 3, self.crop.size, self.crop.size, dtype=torch.uint8)
-        numbers = [None] * len(row) if uniform is None else uniform.tolist()
-        for position, (file, own) in enumerate(zip(row.tolist(), numbers, strict=True)):
-            path = self.root / os.fsdecode(self._names[file])
-            batch[position] = torch.from_numpy(read_crop(path, self.crop, own)).permute(2, 0, 1)
-        return batch
 
 
 def eight_bits(image: Image.Image) -> Image.Image:

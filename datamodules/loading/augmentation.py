@@ -4,9 +4,13 @@ The numbers come from a counter, not from a generator's state: a sample is cropp
 process or device it falls to, and nothing has to be saved to resume.
 """
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from datamodules.arguments import at_least
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _WORD = (1 << 64) - 1
@@ -83,3 +87,28 @@ def crop_and_flip(image: Tensor, uniform: Tensor, padding: int, flip: bool = Tru
         return cropped
     mirrored = torch.arange(batch, device=image.device) + batch * (uniform[:, 2] < 0.5)
     return torch.cat([cropped, cropped.flip(3)]).index_select(0, mirrored)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random crop and mirror of training images.
+
+    Args:
+        crop_padding: zeros around an image before it is cropped back at a random place, in pixels.
+        flip: whether half of the images are mirrored.
+
+    Raises:
+        ValueError: if `crop_padding` is negative.
+    """
+
+    crop_padding: int = 0
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        at_least(0, crop_padding=self.crop_padding)
+
+    def apply(self, image: Tensor, seed: int, visit: int, index: Tensor) -> Tensor:
+        """Augment images `[B, C, H, W]`, of any type, as drawn from (seed, visit, index)."""
+        if not (self.crop_padding or self.flip):
+            return image
+        return crop_and_flip(image, sample_uniform(seed, visit, index, count=3), self.crop_padding, self.flip)

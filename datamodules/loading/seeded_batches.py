@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -42,10 +42,14 @@ def check_at_least(least: float, **arguments: float | None) -> None:
             raise ValueError(f"{key} must be at least {least}, got {value}")
 
 
-def free_cores(trainer: Trainer | None) -> int:
-    """Loader processes for one of the machine's training processes: its share of the cores that may be used, 1 to 8."""
+def free_cores(processes: int) -> int:
+    """Count the loader processes of a training process: its share of the cores that may be used, 1 to 8.
+
+    Args:
+        processes: training processes of this machine.
+    """
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(max(usable // (trainer.num_devices if trainer is not None else 1), 1), 8)
+    return min(max(usable // processes, 1), 8)
 
 
 class SeededBatches(LightningDataModule, ABC):
@@ -186,7 +190,10 @@ class SeededBatches(LightningDataModule, ABC):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
 
     def _loader(self, samples: RequestedSet, batches: GlobalBatches) -> DataLoader:
-        num_workers = free_cores(self.trainer) if self.num_workers is None else self.num_workers
+        num_workers = self.num_workers
+        if num_workers is None:
+            processes = self.trainer.num_devices if self.trainer is not None else 1
+            num_workers = 0 if getattr(samples, "in_memory", False) else free_cores(processes)
         return DataLoader(
             samples,  # type: ignore[arg-type]
             sampler=batches,

@@ -1,21 +1,25 @@
-"""Which of the training processes this is, and sums over all of them; right without any process group, too."""
+"""The processes that train together: this one's number, sums and messages; without a process group there is one."""
+
+from typing import Any, TypeVar
 
 import torch.distributed as dist
 from torch import Tensor
 
+Message = TypeVar("Message")
+
 
 def is_distributed() -> bool:
-    """Whether a process group exists."""
+    """Tell whether a process group exists."""
     return dist.is_available() and dist.is_initialized()
 
 
 def rank() -> int:
-    """This process's number, from 0."""
+    """Number this process, from 0."""
     return dist.get_rank() if is_distributed() else 0
 
 
 def world_size() -> int:
-    """How many processes there are."""
+    """Count the processes."""
     return dist.get_world_size() if is_distributed() else 1
 
 
@@ -25,3 +29,12 @@ def summed(value: Tensor) -> Tensor:
     if world_size() > 1:
         dist.all_reduce(total)
     return total
+
+
+def broadcast(message: Message) -> Message:
+    """Give every process the message of process 0, any object that can be pickled. Every process calls it."""
+    if world_size() == 1:
+        return message
+    messages: list[Any] = [message]
+    dist.broadcast_object_list(messages, src=0)
+    return messages[0]

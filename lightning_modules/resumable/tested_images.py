@@ -106,7 +106,7 @@ class TestedImages:
         label = self._labels_in_memory(positions)
         data = self.trainer.datamodule or self.loader.dataset  # type: ignore[attr-defined]
         return {
-            "dataset": f"{type(data).__name__} of {len(self)} images",
+            "dataset": f"{type(getattr(data, 'images', data)).__name__} of {len(self)} images",
             "labels": _hash([torch.tensor([one.label for one in compared]) if label is None else label]),
             "images": _hash(one.image for one in compared),
             "module": f"{type(pl_module).__module__}.{type(pl_module).__qualname__}",

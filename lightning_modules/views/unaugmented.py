@@ -14,7 +14,9 @@ def check_unaugmented(data: Any, name: str) -> None:
         ValueError: if it cuts out parts of random sizes, pads or mirrors; names the argument and what it must be.
     """
     for key, off in (("crop_padding", 0), ("flip", False)):
-        if value := getattr(data, key, off):
-            raise ValueError(f"{name} draws its own views: data.{key} must be {str(off).lower()}, got {value}")
-    if (area := getattr(getattr(data, "crop", None), "min_area", None)) is not None:
-        raise ValueError(f"{name} draws its own views: data.min_area must be null, got {area}")
+        if value := getattr(getattr(data, "augmentation", None), key, off):
+            raise ValueError(
+                f"{name} draws its own views: data.augmentation.{key} must be {str(off).lower()}, got {value}"
+            )
+    if (area := getattr(getattr(getattr(data, "images", None), "crop", None), "min_area", None)) is not None:
+        raise ValueError(f"{name} draws its own views: data.images.min_area must be null, got {area}")

@@ -137,7 +137,7 @@ def robust_classifier() -> tuple[Callable[[Tensor], Tensor], list[LabelledImage]
         )
     module: Any
     module, data = load_run(checkpoints[-1].parents[1])
-    test: Any = data.read_test()  # type: ignore[attr-defined]
+    test: Any = data.images.test()  # type: ignore[attr-defined]
     chosen = range(0, len(test.label), 200)
     images = [LabelledImage(i, test.image[i].float() / 255, int(test.label[i])) for i in chosen]
 

@@ -27,7 +27,7 @@ def classifier_and_images() -> tuple[nn.Module, Tensor]:
     if not weights.is_file() or not list(Path(root, "cifar10").glob("**/test*")):
         pytest.skip("NOISEWORKS_DATA does not point to CIFAR-10 and the weights of ResNet-20")
     network = Normalized(CIFARResNet(20, 10), [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-    images: Tensor = CIFAR10(data_dir=root, batch_size=1).read_test().image  # type: ignore[attr-defined]
+    images: Tensor = CIFAR10(root).test().image
     return with_weights(network, str(weights)).eval(), images[list(IMAGES)].float() / 255
 
 

@@ -15,8 +15,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from callbacks.guards.finite_loss import FiniteLoss
 from callbacks.guards.seeding import SeedEveryBatch
-from datamodules.classification.labelled_images import ImagesInMemory, LabelledImages
+from datamodules.classification.image_sets import ImageSet, ImagesInMemory
+from datamodules.classification.labelled_images import LabelledImages
 from datamodules.corruptions.label_noise import Symmetric
+from datamodules.loading.augmentation import Augmentation
 from lightning_modules.networks.cifar_resnet import CIFARResNet
 from lightning_modules.noisy_labels.elr import ELR
 from tests.benchmarks.pairs import paired_ratio
@@ -27,22 +29,25 @@ Report = Callable[[str, float, str], None]
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 
 
-class RandomImages(LabelledImages):
+class RandomImages(ImageSet):
     """As many images as an epoch of the benchmark needs, of CIFAR's shape."""
 
     num_classes = 10
     image_shape = (3, 32, 32)
 
     def __init__(self, size: int) -> None:
-        super().__init__(batch_size=128, label_noise=Symmetric(0.4), crop_padding=4, flip=True)
         self.size = size
 
-    def read_training(self) -> ImagesInMemory:
+    def training(self) -> ImagesInMemory:
         random = torch.Generator().manual_seed(0)
         image = torch.randint(256, (self.size, 3, 32, 32), dtype=torch.uint8, generator=random)
         return ImagesInMemory(image, torch.randint(10, (self.size,), generator=random))
 
-    read_test = read_training
+    test = training
+
+
+def spine(size: int) -> LabelledImages:
+    return LabelledImages(RandomImages(size), 128, Symmetric(0.4), augmentation=Augmentation(crop_padding=4, flip=True))
 
 
 class PerItem(Dataset):
@@ -68,7 +73,7 @@ class Idle(LightningModule):
 
 
 def test_batches_against_the_per_item_pipeline(report: Report) -> None:
-    data = RandomImages(12_800)
+    data = spine(12_800)
     data.setup("fit")
     per_item = DataLoader(PerItem(data.train_set.source), batch_size=128, shuffle=True)
     mean, std = (torch.tensor(value).view(3, 1, 1) for value in (MEAN, STD))

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from callbacks.attacks.alpha_curve import AlphaCurve, draw_alpha_curve
 from datamodules.classification.digits import Digits
+from datamodules.classification.labelled_images import LabelledImages
 from lightning_modules.baselines.cross_entropy import CrossEntropy
 from lightning_modules.networks.mlp import MLP
 from lightning_modules.robustness.adaptive_smoothing.mixture import MixingPerceptron, Mixture
@@ -42,7 +43,7 @@ def evaluate(callback: AlphaCurve, built: Any, directory: Path, **options: Any) 
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
-    trainer.test(built, datamodule=Digits(), verbose=False)
+    trainer.test(built, datamodule=LabelledImages(Digits()), verbose=False)
 
 
 def test_the_table_is_what_the_attack_does_to_each_mixture(tmp_path: Path) -> None:
@@ -51,7 +52,7 @@ def test_the_table_is_what_the_attack_does_to_each_mixture(tmp_path: Path) -> No
     built.eval()
     table = pd.read_csv(tmp_path / "alpha_curve.csv")
     assert table["alpha"].tolist() == ["0", "0.6", "1", "learned"]
-    data = Digits()
+    data = LabelledImages(Digits())
     data.setup("test")
     images = list(data.test_dataloader())
     image, label = (torch.cat([batch[key] for batch in images])[::5] for key in ("image", "label"))

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from callbacks.labels.memorization import Memorization
 from datamodules.classification.digits import Digits
+from datamodules.classification.labelled_images import LabelledImages
 
 QUIET: dict[str, Any] = {
     "accelerator": "cpu",
@@ -49,12 +50,12 @@ class Watched(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.0)
 
 
-class LabelledDigits(Digits):
+class LabelledDigits(LabelledImages):
     """Ten training images in five batches, every other one with a false label."""
 
     def training_images_dataloader(self) -> DataLoader:
         label = torch.tensor([0, 1])
-        batch = {"image": torch.rand(2, 1, 8, 8), "label": label, "clean_label": torch.tensor([0, 0])}
+        batch = {"image": torch.rand(2, 1, 8, 8), "label": label, "clean_label": torch.tensor([0, 0]), "brightest": 1}
         return DataLoader([batch] * 5, batch_size=None)  # type: ignore[arg-type]
 
 
@@ -67,7 +68,7 @@ def test_memorization_asks_in_the_trainers_precision(tmp_path: Path, fast_dev_ru
     trainer = Trainer(
         precision="bf16-mixed", logger=False, callbacks=[Memorization()], fast_dev_run=fast_dev_run, **QUIET
     )
-    trainer.test(module, datamodule=LabelledDigits(batch_size=100), verbose=False)
+    trainer.test(module, datamodule=LabelledDigits(Digits(), batch_size=100), verbose=False)
     assert [call["output"].dtype for call in module.calls] == [torch.bfloat16] * batches
     assert {name: float(value) for name, value in trainer.callback_metrics.items()} == {
         "test/memorized": 1.0,

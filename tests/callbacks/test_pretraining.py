@@ -6,6 +6,7 @@ from lightning.pytorch import Trainer
 
 from callbacks.pretraining import Pretraining
 from datamodules.classification.digits import PretrainingDigits, TuningDigits
+from datamodules.classification.labelled_images import LabelledImages
 from datamodules.corruptions.label_noise import Symmetric
 from lightning_modules.baselines.cross_entropy import CrossEntropy
 from lightning_modules.networks.features import without_head
@@ -15,7 +16,7 @@ from lightning_modules.noisy_labels.nmtune.module import NMTune
 
 def first_stage(hidden: int = 16, max_epochs: int = 3) -> Pretraining:
     model = CrossEntropy(MLP(64, [hidden], 6), num_classes=6, optimizer=lambda p: torch.optim.SGD(p, lr=0.1))
-    return Pretraining(model, PretrainingDigits(label_noise=Symmetric(0.3)), max_epochs)
+    return Pretraining(model, LabelledImages(PretrainingDigits(), 64, Symmetric(0.3)), max_epochs)
 
 
 def tuning(hidden: int = 16) -> NMTune:
@@ -38,14 +39,14 @@ def trainer(directory: Path, callback: Pretraining, max_epochs: int = 1) -> Trai
 def test_the_encoder_gets_the_weights_of_the_first_stage(tmp_path: Path) -> None:
     callback, module = first_stage(), tuning()
     before = {name: value.clone() for name, value in module.encoder.state_dict().items()}
-    trainer(tmp_path, callback).fit(module, datamodule=TuningDigits(seed=7))
+    trainer(tmp_path, callback).fit(module, datamodule=LabelledImages(TuningDigits(), 64, seed=7))
     trained = callback.model.network.state_dict()  # type: ignore[union-attr]
     for name, value in module.encoder.state_dict().items():
         assert torch.equal(value, trained[name])
         assert not torch.equal(value, before[name])
     data = callback.data
-    assert isinstance(data, PretrainingDigits)
-    expected = PretrainingDigits(label_noise=Symmetric(0.3), seed=7)
+    assert isinstance(data, LabelledImages)
+    expected = LabelledImages(PretrainingDigits(), 64, Symmetric(0.3), seed=7)
     expected.setup("fit")
     assert data.train_set is not None
     assert expected.train_set is not None
@@ -56,12 +57,12 @@ def test_the_encoder_gets_the_weights_of_the_first_stage(tmp_path: Path) -> None
 def test_a_resumed_run_does_not_train_the_first_stage_again(tmp_path: Path) -> None:
     module = tuning()
     first = trainer(tmp_path, first_stage())
-    first.fit(module, datamodule=TuningDigits())
+    first.fit(module, datamodule=LabelledImages(TuningDigits(), 64))
     first.save_checkpoint(tmp_path / "last.ckpt")
     callback, resumed = first_stage(), tuning()
     initial = {name: value.clone() for name, value in callback.model.state_dict().items()}
     trainer(tmp_path, callback, max_epochs=2).fit(
-        resumed, datamodule=TuningDigits(), ckpt_path=tmp_path / "last.ckpt", weights_only=True
+        resumed, datamodule=LabelledImages(TuningDigits(), 64), ckpt_path=tmp_path / "last.ckpt", weights_only=True
     )
     assert all(torch.equal(value, initial[name]) for name, value in callback.model.state_dict().items())
     for name, value in resumed.encoder.state_dict().items():
@@ -70,19 +71,21 @@ def test_a_resumed_run_does_not_train_the_first_stage_again(tmp_path: Path) -> N
 
 def test_the_two_stages_see_different_images_and_the_first_sees_six_classes() -> None:
     first, second = PretrainingDigits(), TuningDigits()
-    images = [first.read_training().image, second.read_training().image, second.read_test().image]
+    images = [first.training().image, second.training().image, second.test().image]
     keys = [{bytes(image.numpy().tobytes()) for image in part} for part in images]
     assert [len(part) for part in images[1:]] == [400, 797]
     assert not keys[0] & (keys[1] | keys[2])
-    assert set(first.read_training().label.tolist()) == set(range(6))
-    assert set(second.read_training().label.tolist()) == set(range(10))
+    assert set(first.training().label.tolist()) == set(range(6))
+    assert set(second.training().label.tolist()) == set(range(10))
 
 
 def test_what_cannot_work_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="max_epochs must be at least 1, got 0"):
         first_stage(max_epochs=0)
     with pytest.raises(TypeError, match="Pretraining needs a module with `encoder`, and CrossEntropy has none"):
-        trainer(tmp_path, first_stage()).fit(CrossEntropy(MLP(64, [16], 10), num_classes=10), datamodule=TuningDigits())
+        trainer(tmp_path, first_stage()).fit(
+            CrossEntropy(MLP(64, [16], 10), num_classes=10), datamodule=LabelledImages(TuningDigits(), 64)
+        )
     deeper = NMTune(without_head(MLP(64, [16, 16], 6)), num_features=16, num_classes=10)
     with pytest.raises(ValueError, match=r"another shape: layers\.2\.weight, layers\.2\.bias"):
-        trainer(tmp_path, first_stage(max_epochs=1)).fit(deeper, datamodule=TuningDigits())
+        trainer(tmp_path, first_stage(max_epochs=1)).fit(deeper, datamodule=LabelledImages(TuningDigits(), 64))

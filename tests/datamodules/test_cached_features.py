@@ -22,12 +22,15 @@ from transformers import ResNetBackbone, ResNetConfig
 from callbacks.labels.memorization import Memorization
 from callbacks.shifted_accuracy import ShiftedAccuracy
 from datamodules.classification.cached_features import CachedFeatures, FeatureSource, source_fingerprint
-from datamodules.classification.digits import Digits, TuningDigits, WebDigits
-from datamodules.classification.second_view import SecondView
+from datamodules.classification.digits import Digits, TuningDigits
+from datamodules.classification.foreign_images import ForeignImages
+from datamodules.classification.image_sets import ImageFiles
+from datamodules.classification.labelled_images import LabelledImages
+from datamodules.classification.ood_images import OtherDigits
 from datamodules.corruptions.label_noise import Symmetric
 from datamodules.files.array_cache import cached_array, key_of, module_fingerprint
-from datamodules.files.image_files import Crop, ImageFiles
-from datamodules.loading.augmentation import crop_and_flip, sample_uniform
+from datamodules.files.image_files import Crop
+from datamodules.loading.augmentation import Augmentation, crop_and_flip, sample_uniform
 from datamodules.loading.global_batches import Request
 from lightning_modules.networks.resized import Resized
 from lightning_modules.noisy_labels.nmtune.module import NMTune
@@ -54,17 +57,12 @@ class Encoder(nn.Module):
         return self.layers(image)
 
 
-class MovedDigits(Digits):
-    """The digits, augmented in training."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(batch_size=64, **{"train_size": 300, **options})
-        self.crop_padding, self.flip = 1, True
+MOVED = Augmentation(1, True)
 
 
-def cached(folder: Path, encoder: nn.Module | None = None, data: Any = None, **options: Any) -> CachedFeatures:
-    options = {"num_features": D, "encoder_batch_size": 64, **options}
-    return CachedFeatures(data or MovedDigits(), encoder or Encoder(), cache_dir=str(folder), **options)
+def cached(folder: Path, encoder: nn.Module | None = None, images: Any = None, **options: Any) -> CachedFeatures:
+    options = {"num_features": D, "encoder_batch_size": 64, "augmentation": MOVED, **options}
+    return CachedFeatures(images or Digits(300), encoder or Encoder(), cache_dir=str(folder), **options)
 
 
 def arrays(folder: Path) -> dict[str, bytes]:
@@ -73,8 +71,8 @@ def arrays(folder: Path) -> dict[str, bytes]:
 
 def test_features_are_those_of_the_images_with_and_without_augmentation(tmp_path: Path) -> None:
     encoder = Encoder()
-    source = cached(tmp_path, encoder, augmented_passes=3, augmentation_seed=5).read_training()
-    digits = MovedDigits().read_training()
+    source = cached(tmp_path, encoder, augmented_passes=3, augmentation_seed=5).training()
+    digits = Digits(300).training()
     row = torch.tensor([7, 250, 0, 7])
     plain = encoder.layers(digits.image[row].float() / 16)
     torch.testing.assert_close(source.fetch(row, None), plain.detach())
@@ -87,11 +85,11 @@ def test_features_are_those_of_the_images_with_and_without_augmentation(tmp_path
 
 
 def test_every_visit_draws_one_of_the_passes_and_evaluation_takes_the_image_as_it_is(tmp_path: Path) -> None:
-    data = cached(tmp_path, augmented_passes=4, data=MovedDigits(validation_fraction=0.1), seed=1)
+    data = LabelledImages(cached(tmp_path, augmented_passes=4), 64, validation_fraction=0.1, seed=1)
     data.setup("fit")
     assert data.train_set is not None
     assert data.validation_set is not None
-    source = data.train_set.source
+    source: Any = data.train_set.source
     assert source.feature.shape == (5, 300, D)
     source.feature = np.broadcast_to(np.arange(5.0)[:, None, None], (5, 300, D))  # every feature is its pass
     index = torch.arange(len(data.train_set))
@@ -104,11 +102,11 @@ def test_every_visit_draws_one_of_the_passes_and_evaluation_takes_the_image_as_i
     assert torch.equal(held_out, torch.zeros(5, D, dtype=torch.float64))
 
 
-def test_second_views_are_other_draws_from_the_passes_or_the_augmentation(tmp_path: Path) -> None:
-    data = cached(tmp_path, augmented_passes=3, second_view=True)
+def test_second_views_are_other_passes_each_as_often(tmp_path: Path) -> None:
+    data = LabelledImages(cached(tmp_path, augmented_passes=3), 64, second_view=True)
     data.setup("fit")
     assert data.train_set is not None
-    source = data.train_set.source
+    source: Any = data.train_set.source
     source.feature = np.broadcast_to(np.arange(4.0)[:, None, None], (4, 300, D))  # every feature is its pass
     index = torch.arange(300)
     counts = torch.zeros(4, 4)
@@ -117,27 +115,32 @@ def test_second_views_are_other_draws_from_the_passes_or_the_augmentation(tmp_pa
         counts.index_put_(
             (batch["image"][:, 0].long(), batch["second_view"][:, 0].long()), torch.ones(300), accumulate=True
         )
-    assert counts[0].sum() == counts[:, 0].sum() == 0
-    expected = 6000 / 9  # the two are independent
-    assert ((counts[1:, 1:] - expected) ** 2 / expected).sum() < 26.1  # 0.1 % of chi squared with 8 degrees
-    with pytest.raises(ValueError, match="second_view needs at least 2 augmented_passes, which differ, got 1"):
-        cached(tmp_path, augmented_passes=1, second_view=True)
-    with pytest.raises(ValueError, match=r"second_view of the images has no effect .* \(data\.second_view\)"):
-        cached(tmp_path, data=TwiceMovedDigits())
+    assert counts[0].sum() == counts[:, 0].sum() == counts.trace() == 0
+    found = counts[1:, 1:][~torch.eye(3, dtype=torch.bool)]
+    assert ((found - 1000) ** 2 / 1000).sum() < 20.5  # 0.1 % of chi squared with 5 degrees
+    with pytest.raises(ValueError, match="second_view needs images with at least 2 views, and CachedFeatures has 1"):
+        LabelledImages(cached(tmp_path, augmented_passes=1), second_view=True)
 
 
-class TwiceMovedDigits(SecondView, MovedDigits):
-    second_view = True
+@settings(deadline=None, max_examples=50)
+@given(passes=st.integers(2, 12), first=st.integers(0, 2**24 - 1), second=st.integers(0, 2**24 - 1))
+def test_a_second_pass_is_never_the_first(passes: int, first: int, second: int) -> None:
+    digits = Digits(2).training()
+    source = FeatureSource(digits, np.arange(1.0 + passes)[:, None, None].repeat(2, axis=1))
+    one, two = (torch.tensor([[number]]) / 2**24 for number in (first, second))  # as they are drawn
+    row = torch.zeros(1, dtype=torch.int64)
+    assert 1 <= source.fetch(row, source.another_view(one, two)) != source.fetch(row, one)
 
 
 def test_second_views_of_images_are_cropped_and_mirrored_independently() -> None:
     seen: list[dict[str, Tensor]] = []
     module = head()
     module.training_step = lambda batch, batch_idx: seen.append(batch)  # type: ignore[method-assign, assignment]
-    Trainer(max_epochs=1, **QUIET).fit(module, datamodule=TwiceMovedDigits())
+    twice = LabelledImages(Digits(300), 64, augmentation=MOVED, second_view=True)
+    Trainer(max_epochs=1, **QUIET).fit(module, datamodule=twice)
     seen.sort(key=lambda batch: int(batch["index"][0]))
     image, second, index = (torch.cat([batch[key] for batch in seen]) for key in ("image", "second_view", "index"))
-    digits = MovedDigits().read_training().image[index].float() / 16
+    digits = Digits(300).training().image[index].float() / 16
     for view in (image, second):
         copies = torch.stack(
             [
@@ -153,53 +156,52 @@ def test_second_views_of_images_are_cropped_and_mirrored_independently() -> None
 
 def test_a_second_run_with_another_seed_and_noise_computes_nothing(tmp_path: Path) -> None:
     first = Encoder()
-    data = cached(tmp_path, first, augmented_passes=1)
+    data = LabelledImages(cached(tmp_path, first, augmented_passes=1))
     data.setup("fit")
     data.setup("test")
     assert first._seen == 2 * 300 + 1497
     second = Encoder()
-    noisy = cached(
-        tmp_path, second, MovedDigits(label_noise=Symmetric(0.5), validation_fraction=0.2), augmented_passes=1, seed=9
-    )
+    images = cached(tmp_path, second, augmented_passes=1)
+    noisy = LabelledImages(images, label_noise=Symmetric(0.5), validation_fraction=0.2, seed=9)
     noisy.setup("fit")
     noisy.setup("test")
     assert second._seen == 0
     assert noisy.num_train_samples == 240
     assert noisy.train_set is not None
-    drawn = Symmetric(0.5, seed=9).apply(MovedDigits().read_training().label, 10)
+    drawn = Symmetric(0.5, seed=9).apply(Digits(300).training().label, 10)
     assert torch.equal(noisy.train_set.label, drawn[noisy.train_set.row])
     assert len(arrays(tmp_path)) == 2
 
 
 def test_images_that_the_data_draw_and_their_true_labels_are_those_of_the_run(tmp_path: Path) -> None:
     """Digits 5 to 9 in place of others: which ones follows the run's seed, and views their own."""
+    web = ForeignImages(Digits(num_classes=5), OtherDigits([5, 6, 7, 8, 9]), 0.4)
     for seed in (1, 2):
         encoder = Encoder()
-        data = cached(tmp_path, encoder, WebDigits(), seed=seed, augmentation_seed=5, augmented_passes=1)
+        data = LabelledImages(cached(tmp_path, encoder, web, augmentation_seed=5, augmented_passes=1), seed=seed)
         data.setup("fit")
         assert data.train_set is not None
         assert data.train_set.clean_label is not None
-        drawn = WebDigits(seed=seed).read_training()
+        drawn = web.prepared(seed, torch.device("cpu")).training()
         row = torch.arange(len(drawn.label))
-        assert torch.equal(data.train_set.clean_label, drawn.clean_label)  # type: ignore[attr-defined]
+        assert torch.equal(data.train_set.clean_label, drawn.clean_label)
         assert (data.train_set.clean_label == -1).float().mean() > 0.3
         features = encoder.layers(drawn.image.float() / 16).detach()
         torch.testing.assert_close(data.train_set.source.fetch(row, None), features)
-        assert data.data.seed == seed
     assert len(arrays(tmp_path)) == 2
 
 
 def test_missing_data_are_fetched_as_without_a_cache(tmp_path: Path) -> None:
     fetched: list[str] = []
-    data = cached(tmp_path)
-    data.data.prepare_data = lambda: fetched.append("digits")  # type: ignore[method-assign]
-    Trainer(max_epochs=1, limit_train_batches=1, **QUIET).fit(head(), datamodule=data)
+    images = cached(tmp_path)
+    images.images.fetch_missing = lambda: fetched.append("digits")  # type: ignore[method-assign]
+    Trainer(max_epochs=1, limit_train_batches=1, **QUIET).fit(head(), datamodule=LabelledImages(images))
     assert fetched == ["digits"]
 
 
 def test_shifted_sets_are_checked_before_training_without_their_features(tmp_path: Path) -> None:
     encoder = Encoder()
-    data = cached(tmp_path, encoder, TuningDigits())
+    data = LabelledImages(cached(tmp_path, encoder, TuningDigits()))
     Trainer(max_epochs=1, limit_train_batches=1, callbacks=[ShiftedAccuracy()], **QUIET).fit(head(), datamodule=data)
     assert encoder._seen == 400
     data.check_shifted_tests()
@@ -242,8 +244,9 @@ def test_file_names_of_any_bytes_are_recognised_and_not_kept_as_strings(tmp_path
     [
         ({"encoder": Encoder(1)}, "encoder.digest"),
         ({"encoder": Resized(Encoder(), 8)}, "encoder.class, encoder.digest"),
-        ({"data": MovedDigits(label_noise=Symmetric(0.5))}, None),
-        ({"data": MovedDigits(train_size=299)}, "data.digest, data.samples"),
+        ({"num_workers": 0}, None),
+        ({"images": Digits(299)}, "data.digest, data.samples"),
+        ({"augmentation": Augmentation(2, True)}, "augmentation.crop_padding"),
         ({"augmented_passes": 2}, "augmentation.passes"),
         ({"augmentation_seed": 3}, "augmentation.seed"),
         ({"dtype": "float16"}, "dtype"),
@@ -254,10 +257,10 @@ def test_whatever_changes_the_features_makes_another_entry_and_is_named(
     change: dict[str, Any], differs: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     options = {"augmented_passes": 1, **change}
-    cached(tmp_path, augmented_passes=1).read_training()
+    cached(tmp_path, augmented_passes=1).training()
     caplog.clear()
     with caplog.at_level("INFO"):
-        cached(tmp_path, **options).read_training()
+        cached(tmp_path, **options).training()
     assert len(arrays(tmp_path)) == (1 if differs is None else 2)
     assert (differs or "") in caplog.text
 
@@ -335,12 +338,12 @@ def test_an_interrupted_run_goes_on_where_it_was_and_ends_as_if_it_had_not_been(
     interrupted = Encoder()
     interrupted.register_forward_pre_hook(interrupt)
     with pytest.raises(KeyboardInterrupt):
-        cached(tmp_path / "torn", interrupted, augmented_passes=1).read_training()
+        cached(tmp_path / "torn", interrupted, augmented_passes=1).training()
     assert not arrays(tmp_path / "torn")
     encoder = Encoder()
-    cached(tmp_path / "torn", encoder, augmented_passes=1).read_training()
+    cached(tmp_path / "torn", encoder, augmented_passes=1).training()
     assert encoder._seen == 600 - 128
-    cached(tmp_path / "whole", augmented_passes=1).read_training()
+    cached(tmp_path / "whole", augmented_passes=1).training()
     assert arrays(tmp_path / "torn") == arrays(tmp_path / "whole")
     assert sorted(path.name for path in (tmp_path / "torn").glob("*/*")) == ["array.npy", "manifest.json"]
 
@@ -470,14 +473,14 @@ def test_a_damaged_entry_is_refused_by_name(tmp_path: Path) -> None:
         ({"num_features": 0}, "num_features must be at least 1, got 0"),
         ({"augmented_passes": -1}, "augmented_passes must be at least 0, got -1"),
         ({"encoder_batch_size": 0}, "encoder_batch_size must be at least 1, got 0"),
-        ({"dtype": "int8"}, "dtype must be float32 or float16, got 'int8'"),
+        ({"dtype": "int8"}, "dtype must be one of float32, float16, got 'int8'"),
         ({"num_features": 17}, r"num_features is 17, and the encoder gives \[16\] for an image"),
         ({"encoder": nn.Conv2d(1, 16, 3)}, r"num_features is 16, and the encoder gives \[16, 6, 6\]"),
     ],
 )
 def test_what_does_not_fit_is_named(options: dict[str, Any], said: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=said):
-        cached(tmp_path, **options).read_training()
+        cached(tmp_path, **options).training()
 
 
 @pytest.mark.parametrize(("scale", "dtype"), [(1e6, "float16"), (float("nan"), "float32")])
@@ -485,7 +488,7 @@ def test_features_that_the_type_can_not_hold_are_refused(scale: float, dtype: st
     encoder = Encoder()
     encoder.layers[1].weight.data *= scale
     with pytest.raises(ValueError, match=f"undefined, infinite or too great for {dtype}"):
-        cached(tmp_path, encoder, dtype=dtype).read_training()
+        cached(tmp_path, encoder, dtype=dtype).training()
 
 
 # with a module
@@ -503,7 +506,8 @@ def test_two_processes_fill_the_cache_and_train_as_one(tmp_path: Path) -> None:
     for processes in (1, 2):
         module = head().double()
         strategy = "ddp_fork" if processes > 1 else "auto"
-        data = cached(tmp_path / str(processes), data=TuningDigits(67, Symmetric(0.2)), encoder_batch_size=32, seed=3)
+        images = cached(tmp_path / str(processes), images=TuningDigits(), encoder_batch_size=32)
+        data = LabelledImages(images, 67, Symmetric(0.2), seed=3)
         watch = [ShiftedAccuracy(), Memorization()]
         trainer = Trainer(
             max_epochs=2, devices=processes, strategy=strategy, callbacks=watch, precision="64-true",
@@ -530,7 +534,7 @@ def test_a_head_on_cached_features_is_trained_as_behind_its_encoder(tmp_path: Pa
         )
         module.network[1].load_state_dict(head_state()["adapter"])
         module.network[2].load_state_dict(head_state()["classifier"])
-        data = cached(tmp_path, data=TuningDigits(100)) if on_features else TuningDigits(100)
+        data = LabelledImages(cached(tmp_path, images=TuningDigits()) if on_features else TuningDigits(), 100)
         Trainer(max_epochs=2, **QUIET).fit(module, datamodule=data)
         states.append({name: value for name, value in module.state_dict().items() if "encoder" not in name})
     for name, value in states[0].items():

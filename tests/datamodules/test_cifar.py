@@ -14,7 +14,9 @@ import torchvision
 from PIL import Image
 
 from datamodules.classification.cifar import CIFAR, CIFAR10, CIFAR100, decode_parquet
+from datamodules.classification.labelled_images import LabelledImages
 from datamodules.corruptions.label_noise import AsymmetricCIFAR10
+from datamodules.loading.augmentation import Augmentation
 
 SETS: dict[type[CIFAR], tuple[int, str]] = {CIFAR10: (10, "labels"), CIFAR100: (100, "fine_labels")}
 PER_CLASS = 2
@@ -66,7 +68,7 @@ def write_parquet_layout(kind: type[CIFAR], folder: Path) -> None:
 
 def assert_read(data: CIFAR) -> None:
     num_classes = SETS[type(data)][0]
-    for split, source in {"train": data.read_training(), "test": data.read_test()}.items():
+    for split, source in {"train": data.training(), "test": data.test()}.items():
         image, label = content(num_classes, split)
         assert source.image.dtype == torch.uint8
         np.testing.assert_array_equal(source.image.numpy(), image)
@@ -91,13 +93,13 @@ def test_hugging_faces_layout(kind: type[CIFAR], folder: str, tmp_path: Path) ->
 
 def test_a_second_view_is_another_crop_of_the_same_images(tmp_path: Path) -> None:
     write_parquet_layout(CIFAR10, tmp_path)
-    data = CIFAR10(str(tmp_path), batch_size=4, validation_fraction=0.0, second_view=True)
+    data = LabelledImages(CIFAR10(str(tmp_path)), 4, augmentation=Augmentation(4, True), second_view=True)
     data.setup("fit")
     assert data.train_set is not None
     batch = data.augmented(next(iter(data.train_dataloader())), 0)
     assert batch["second_view"].shape == batch["image"].shape
     assert not torch.equal(batch["second_view"], batch["image"])
-    data = CIFAR10(str(tmp_path), batch_size=4, validation_fraction=0.0)
+    data = LabelledImages(CIFAR10(str(tmp_path)), 4)
     data.setup("fit")
     assert "second_view" not in next(iter(data.train_dataloader()))
 
@@ -106,11 +108,11 @@ def test_the_environment_says_where_data_are(tmp_path: Path, monkeypatch: pytest
     write_parquet_layout(CIFAR10, tmp_path / "cifar10")
     monkeypatch.setenv("NOISEWORKS_DATA", str(tmp_path))
     assert_read(CIFAR10())
-    with pytest.raises(FileNotFoundError, match=r"data\.data_dir .*elsewhere does not exist"):
-        CIFAR10(str(tmp_path / "elsewhere")).read_training()
+    with pytest.raises(FileNotFoundError, match=r"data_dir .*elsewhere does not exist"):
+        CIFAR10(str(tmp_path / "elsewhere")).training()
     monkeypatch.delenv("NOISEWORKS_DATA")
-    with pytest.raises(FileNotFoundError, match=r"CIFAR-10: set data\.data_dir, or the environment variable"):
-        CIFAR10().read_training()
+    with pytest.raises(FileNotFoundError, match=r"CIFAR-10: set data_dir, or the environment variable"):
+        CIFAR10().training()
 
 
 def test_class_names_of_cifar10_fit_the_flips_of_its_noise() -> None:
@@ -128,15 +130,15 @@ def test_class_names_of_cifar10_fit_the_flips_of_its_noise() -> None:
 def test_a_data_dir_that_is_a_file_is_named(tmp_path: Path) -> None:
     file = tmp_path / "cifar-10-python.tar.gz"
     file.touch()
-    with pytest.raises(NotADirectoryError, match=r"CIFAR-10: data\.data_dir .*tar\.gz is a file"):
-        CIFAR10(str(file)).setup("fit")
+    with pytest.raises(NotADirectoryError, match=r"CIFAR-10: data_dir .*tar\.gz is a file"):
+        CIFAR10(str(file)).training()
 
 
 @pytest.mark.parametrize("kind", SETS)
 def test_an_empty_folder_says_what_was_expected_where_and_how_to_get_it(kind: type[CIFAR], tmp_path: Path) -> None:
     expected = rf"{kind.name}: found neither {tmp_path}/{kind.archive} .* nor train-\*\.parquet .*download to true"
     with pytest.raises(FileNotFoundError, match=expected):
-        kind(str(tmp_path)).setup("fit")
+        kind(str(tmp_path)).training()
 
 
 def test_damaged_files_of_torchvisions_layout_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +146,7 @@ def test_damaged_files_of_torchvisions_layout_are_refused(tmp_path: Path, monkey
     file = tmp_path / CIFAR10.archive / "train_1"
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(FileNotFoundError, match=r"cifar-10-batches-py \(torchvision's layout, whole and undamaged\)"):
-        CIFAR10(str(tmp_path)).setup("fit")
+        CIFAR10(str(tmp_path)).training()
 
 
 def truncate(path: Path) -> None:
@@ -166,7 +168,7 @@ def test_a_damaged_parquet_file_is_named(tmp_path: Path, harm: Callable[[Path], 
     write_parquet_layout(CIFAR10, tmp_path)
     harm(tmp_path / "train-00001-of-00002.parquet")
     with pytest.raises(ValueError, match=r"train-00001-of-00002\.parquet is damaged or lacks the columns img, label"):
-        CIFAR10(str(tmp_path)).setup("fit")
+        CIFAR10(str(tmp_path)).training()
 
 
 def test_images_of_several_sizes_are_refused(tmp_path: Path) -> None:
@@ -188,7 +190,7 @@ def test_labels_out_of_range_are_refused(tmp_path: Path) -> None:
     table.loc[3, "label"] = 10
     table.to_parquet(file)
     with pytest.raises(ValueError, match=r"labels of the training set lie in 0\.\.\.10, and num_classes 10"):
-        CIFAR10(str(tmp_path)).setup("fit")
+        LabelledImages(CIFAR10(str(tmp_path))).setup("fit")
 
 
 # download
@@ -207,16 +209,16 @@ def downloads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, bool]]:
 
 
 def test_nothing_is_downloaded_unless_asked_for(tmp_path: Path, downloads: list[tuple[Path, bool]]) -> None:
-    CIFAR10(str(tmp_path)).prepare_data()
+    CIFAR10(str(tmp_path)).fetch_missing()
     assert downloads == []
-    CIFAR10(str(tmp_path / "new"), download=True).prepare_data()
+    CIFAR10(str(tmp_path / "new"), download=True).fetch_missing()
     assert downloads == [(tmp_path / "new", True)]
     assert (tmp_path / "new").is_dir()
 
 
 def test_nothing_is_downloaded_that_is_there(tmp_path: Path, downloads: list[tuple[Path, bool]]) -> None:
     write_parquet_layout(CIFAR10, tmp_path)
-    CIFAR10(str(tmp_path), download=True).prepare_data()
+    CIFAR10(str(tmp_path), download=True).fetch_missing()
     assert downloads == []
 
 
@@ -226,7 +228,8 @@ def test_nothing_is_downloaded_that_is_there(tmp_path: Path, downloads: list[tup
 @pytest.mark.data
 @pytest.mark.skipif("NOISEWORKS_DATA" not in os.environ, reason="needs NOISEWORKS_DATA with cifar10 in parquet")
 def test_the_real_parquet_files() -> None:
-    data = CIFAR10(str(Path(os.environ["NOISEWORKS_DATA"], "cifar10")), label_noise=AsymmetricCIFAR10(0.4), seed=0)
+    images = CIFAR10(str(Path(os.environ["NOISEWORKS_DATA"], "cifar10")))
+    data = LabelledImages(images, label_noise=AsymmetricCIFAR10(0.4), validation_fraction=0.1, seed=0)
     data.setup("fit")
     data.setup("test")
     assert data.train_set is not None

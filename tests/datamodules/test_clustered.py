@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 
 from datamodules.classification.clustered import NUM_FEATURES, Clustered, Clusters
 
@@ -15,7 +16,7 @@ def test_centres_of_a_kind_are_equally_far_from_each_other_whatever_the_seed(see
 
 
 def test_a_hyperplane_parts_samples_of_no_class_from_all_others_by_default() -> None:
-    data = Clustered(seed=1)
+    data = Clustered().prepared(1, torch.device("cpu"))
     samples = data.drawn("train")
     clusters = Clusters(data.offset, data.rare_offset, data.scale, 1)
     direction = (clusters.common - clusters.foreign).sum(axis=0)

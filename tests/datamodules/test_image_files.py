@@ -20,6 +20,7 @@ from torchvision.transforms import functional as transforms
 from datamodules.classification.cached_features import CachedFeatures
 from datamodules.classification.clothing1m import Clothing1M
 from datamodules.classification.image_folder import ImageFolder
+from datamodules.classification.image_sets import ImageFiles
 from datamodules.classification.imagenet import ImageNet
 from datamodules.classification.labelled_images import LabelledImages
 from datamodules.classification.webvision import WebVision
@@ -28,7 +29,6 @@ from datamodules.files.image_files import (
     SUFFIXES,
     Box,
     Crop,
-    ImageFiles,
     ResizedCrop,
     UnreadableImage,
     box_after_resizing,
@@ -39,6 +39,7 @@ from datamodules.files.image_files import (
 )
 from datamodules.loading.augmentation import sample_uniform
 from experiments.run_directory import MetricsTable
+from tests.datamodules.loaded import loaded
 
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 
@@ -247,7 +248,7 @@ def test_a_damaged_file_is_one_sentence_from_a_worker_too(tmp_path: Path, num_wo
         shades(tmp_path, split, ["a", "b"])
     damaged = tmp_path / "train" / "b" / "3.png"
     damaged.write_bytes(truncated_png())
-    data = ImageFolder(str(tmp_path), batch_size=4, image_size=8, resize=8, num_workers=num_workers)
+    data = loaded(ImageFolder, str(tmp_path), batch_size=4, image_size=8, resize=8, num_workers=num_workers)
     data.setup("fit")
     with pytest.raises(ValueError, match="cannot be read") as raised:
         list(data.train_dataloader())
@@ -339,7 +340,7 @@ def own_images(tmp_path: Path) -> Path:
 
 
 def test_a_users_folders_are_trained_validated_and_tested_on(own_images: Path, tmp_path: Path) -> None:
-    data = ImageFolder(str(own_images), batch_size=8, image_size=8, resize=8, num_workers=0)
+    data = loaded(ImageFolder, str(own_images), batch_size=8, image_size=8, resize=8, num_workers=0)
     assert (data.num_classes, data.class_names, data.image_shape) == (3, ["cat", "dog", "emu"], (3, 8, 8))
     module = trained(data, tmp_path)
     images = torch.cat([batch["image"] for batch in module.batches])
@@ -359,14 +360,14 @@ def test_a_users_folders_are_trained_validated_and_tested_on(own_images: Path, t
 def test_without_a_test_folder_the_validation_folder_tests(tmp_path: Path) -> None:
     shades(tmp_path, "train", ["a", "b"])
     shades(tmp_path, "val", ["a", "b"], per_class=1)
-    data = ImageFolder(str(tmp_path), batch_size=4, image_size=8, resize=8, validation_fraction=0.25)
+    data = loaded(ImageFolder, str(tmp_path), batch_size=4, image_size=8, resize=8, validation_fraction=0.25)
     data.setup("fit")
     data.setup("test")
     assert data.num_train_samples == 6
     assert data.validation_set is not None
     assert data.test_set is not None
     assert (len(data.validation_set), len(data.test_set)) == (2, 2)
-    assert ImageFolder(str(tmp_path)).read_validation() is None
+    assert ImageFolder(str(tmp_path)).validation() is None
 
 
 def test_workers_deliver_the_same_images_in_every_epoch(own_images: Path, tmp_path: Path) -> None:
@@ -375,7 +376,9 @@ def test_workers_deliver_the_same_images_in_every_epoch(own_images: Path, tmp_pa
         photograph(40, 30, seed=position).save(path)
 
     def images(num_workers: int) -> Tensor:
-        data = ImageFolder(str(own_images), batch_size=5, image_size=8, resize=8, num_workers=num_workers, seed=1)
+        data = loaded(
+            ImageFolder, str(own_images), batch_size=5, image_size=8, resize=8, num_workers=num_workers, seed=1
+        )
         batches = trained(data, tmp_path, epochs=2).batches
         order = torch.cat([batch["index"] for batch in batches]).view(2, 15).argsort(dim=1)
         flat = torch.cat([batch["image"] for batch in batches]).view(2, 15, -1)
@@ -387,15 +390,21 @@ def test_workers_deliver_the_same_images_in_every_epoch(own_images: Path, tmp_pa
 
 
 def test_a_users_labels_come_by_position_and_their_table_names_the_files(own_images: Path, tmp_path: Path) -> None:
-    data = ImageFolder(
-        str(own_images), batch_size=5, label_noise=Symmetric(0.5, seed=3), image_size=8, resize=8, num_workers=0
+    data = loaded(
+        ImageFolder,
+        str(own_images),
+        batch_size=5,
+        label_noise=Symmetric(0.5, seed=3),
+        image_size=8,
+        resize=8,
+        num_workers=0,
     )
     run = trainer(tmp_path)
     run.fit(Recorder(), datamodule=data)
     table = (tmp_path / "labels.csv").read_text().splitlines()
     assert table[0] == "index,label,clean_label,split,name"
     assert [row.split(",")[-1] for row in table[1:4]] == ["cat/0.png", "cat/1.png", "cat/2.png"]
-    again = ImageFolder(str(own_images), label_noise=FromCSV(str(tmp_path / "labels.csv")), batch_size=5)
+    again = loaded(ImageFolder, str(own_images), label_noise=FromCSV(str(tmp_path / "labels.csv")), batch_size=5)
     again.setup("fit")
     assert data.train_set is not None
     assert again.train_set is not None
@@ -406,7 +415,7 @@ def test_a_users_labels_come_by_position_and_their_table_names_the_files(own_ima
 def test_a_few_files_of_a_folder_are_labelled_by_name(own_images: Path, tmp_path: Path) -> None:
     table = tmp_path / "corrected.csv"
     table.write_text("name,label\ncat/1.png,dog\n")
-    data = ImageFolder(str(own_images), label_noise=FromCSV(str(table), partial=True), batch_size=5)
+    data = loaded(ImageFolder, str(own_images), label_noise=FromCSV(str(table), partial=True), batch_size=5)
     data.setup("fit")
     assert data.train_set is not None
     source: Any = data.train_set.source
@@ -417,11 +426,17 @@ def test_a_few_files_of_a_folder_are_labelled_by_name(own_images: Path, tmp_path
 
 
 def test_a_table_without_true_labels_makes_no_folder_the_truth(own_images: Path, tmp_path: Path) -> None:
-    images = len(ImageFolder(str(own_images), image_size=8, resize=8).read_training().label)
+    images = len(loaded(ImageFolder, str(own_images), image_size=8, resize=8).images.training().label)
     table = tmp_path / "corrected.csv"
     table.write_text("index,label\n" + "".join(f"{i},{i % 2}\n" for i in range(images)))
-    data = ImageFolder(
-        str(own_images), batch_size=2, label_noise=FromCSV(str(table)), image_size=8, resize=8, num_workers=0
+    data = loaded(
+        ImageFolder,
+        str(own_images),
+        batch_size=2,
+        label_noise=FromCSV(str(table)),
+        image_size=8,
+        resize=8,
+        num_workers=0,
     )
     trainer(tmp_path).fit(Recorder(), datamodule=data)
     assert data.train_set is not None
@@ -431,12 +446,12 @@ def test_a_table_without_true_labels_makes_no_folder_the_truth(own_images: Path,
     known = tmp_path / "known.csv"
     known.write_text(
         "index,label,clean_label\n"
-        + "".join(f"{i},0,{true}\n" for i, true in enumerate(data.read_training().label.tolist()))
+        + "".join(f"{i},0,{true}\n" for i, true in enumerate(data.images.training().label.tolist()))
     )
-    data = ImageFolder(str(own_images), batch_size=2, label_noise=FromCSV(str(known)), image_size=8, resize=8)
+    data = loaded(ImageFolder, str(own_images), batch_size=2, label_noise=FromCSV(str(known)), image_size=8, resize=8)
     data.setup("fit")
     assert data.train_set is not None
-    assert torch.equal(data.train_set.clean_label, data.read_training().label[data.train_set.row])  # type: ignore[arg-type]
+    assert torch.equal(data.train_set.clean_label, data.images.training().label[data.train_set.row])  # type: ignore[arg-type]
 
 
 def rename_tests(root: Path) -> None:
@@ -454,7 +469,7 @@ FOLDER_FAULTS: list[tuple[Callable[[Path], object], type[Exception], str]] = [
 
 
 def set_up(root: Path) -> None:
-    data = ImageFolder(str(root), batch_size=2)
+    data = loaded(ImageFolder, str(root), batch_size=2)
     data.setup("fit")
     data.setup("test")
 
@@ -471,15 +486,15 @@ def test_folders_that_do_not_fit_are_named(
 def test_a_folder_of_images_without_classes_is_refused(tmp_path: Path) -> None:
     save(tmp_path / "train" / "image.png", photograph(8, 8))
     with pytest.raises(FileNotFoundError, match=r"train holds no folder; expected .*one folder for each class"):
-        ImageFolder(str(tmp_path))
+        loaded(ImageFolder, str(tmp_path))
 
 
 def test_a_data_dir_that_is_a_file_or_missing_is_named(tmp_path: Path) -> None:
     file = save(tmp_path / "photo.png", photograph(8, 8))
-    with pytest.raises(NotADirectoryError, match=r"data\.data_dir .*photo\.png is a file"):
-        ImageFolder(str(file))
-    with pytest.raises(FileNotFoundError, match=r"data\.data_dir .*nowhere does not exist"):
-        ImageFolder(str(tmp_path / "nowhere"))
+    with pytest.raises(NotADirectoryError, match=r"data_dir .*photo\.png is a file"):
+        loaded(ImageFolder, str(file))
+    with pytest.raises(FileNotFoundError, match=r"data_dir .*nowhere does not exist"):
+        loaded(ImageFolder, str(tmp_path / "nowhere"))
 
 
 # ImageNet
@@ -496,7 +511,7 @@ def imagenet(tmp_path: Path) -> Path:
 
 
 def test_the_first_classes_of_imagenet(imagenet: Path) -> None:
-    data = ImageNet(str(imagenet), classes=3, batch_size=4)
+    data = loaded(ImageNet, str(imagenet), classes=3, batch_size=4)
     assert (data.num_classes, data.image_shape) == (3, (3, 224, 224))
     data.setup("fit")
     data.setup("test")
@@ -505,7 +520,7 @@ def test_the_first_classes_of_imagenet(imagenet: Path) -> None:
     assert data.test_set is not None
     assert data.train_set.label.tolist() == [0, 0, 1, 1, 2, 2]
     assert data.test_set.label.tolist() == [0, 1, 2]
-    above = ImageNet(str(imagenet.parent), classes=3, batch_size=4)
+    above = loaded(ImageNet, str(imagenet.parent), classes=3, batch_size=4)
     above.setup("test")
     assert above.class_names == WNIDS[:3]
 
@@ -514,7 +529,7 @@ def test_a_list_of_classes_is_numbered_by_wnid(imagenet: Path, tmp_path: Path) -
     """As torchvision numbers the folders of a subset, whatever the order of the list."""
     listed = tmp_path / "imagenet2.txt"
     listed.write_text(f"{WNIDS[3]} hammerhead\n\n{WNIDS[1]}\n")
-    data = ImageNet(str(imagenet), classes=str(listed), batch_size=2)
+    data = loaded(ImageNet, str(imagenet), classes=str(listed), batch_size=2)
     assert data.num_classes == 2
     data.setup("test")
     assert data.class_names == [WNIDS[1], WNIDS[3]]
@@ -523,25 +538,25 @@ def test_a_list_of_classes_is_numbered_by_wnid(imagenet: Path, tmp_path: Path) -
     assert red.tolist() == [10, 30]
     listed.write_text(f"{WNIDS[3]}\n{WNIDS[3]}\n")
     with pytest.raises(ValueError, match=rf"lists {WNIDS[3]} more than once"):
-        ImageNet(str(imagenet), classes=str(listed))
+        loaded(ImageNet, str(imagenet), classes=str(listed))
     with pytest.raises(FileNotFoundError, match=r"classes: .*nowhere\.txt does not exist"):
-        ImageNet(str(imagenet), classes=str(tmp_path / "nowhere.txt"))
+        loaded(ImageNet, str(imagenet), classes=str(tmp_path / "nowhere.txt"))
 
 
 def test_imagenet_folders_that_do_not_fit_are_named(imagenet: Path) -> None:
-    with pytest.raises(ValueError, match=r"holds 4 folders, one for each class, and data\.classes None needs 1000"):
-        ImageNet(str(imagenet)).setup("fit")
-    with pytest.raises(ValueError, match=r"data\.classes 5 needs 5"):
-        ImageNet(str(imagenet), classes=5).setup("fit")
+    with pytest.raises(ValueError, match=r"holds 4 folders, one for each class, and classes None needs 1000"):
+        loaded(ImageNet, str(imagenet)).setup("fit")
+    with pytest.raises(ValueError, match=r"classes 5 needs 5"):
+        loaded(ImageNet, str(imagenet), classes=5).setup("fit")
     with pytest.raises(ValueError, match=r"classes must be in 1\.\.\.1000"):
-        ImageNet(str(imagenet), classes=0)
+        loaded(ImageNet, str(imagenet), classes=0)
     for folder in (imagenet / "val").iterdir():
         next(folder.iterdir()).rename(imagenet / "val" / f"{folder.name}.png")
         folder.rmdir()
     with pytest.raises(FileNotFoundError, match=r"val holds no folder; expected .*one folder for each class"):
-        ImageNet(str(imagenet), classes=2).setup("test")
+        loaded(ImageNet, str(imagenet), classes=2).setup("test")
     with pytest.raises(FileNotFoundError, match=r"found no train/<wnid> in .* or its subfolder imagenet"):
-        ImageNet(str(imagenet / "val"), classes=2).setup("fit")
+        loaded(ImageNet, str(imagenet / "val"), classes=2).setup("fit")
 
 
 # Clothing1M
@@ -566,7 +581,7 @@ def clothing(tmp_path: Path) -> Path:
 
 
 def test_clothing1m_reads_its_lists(clothing: Path) -> None:
-    data = Clothing1M(str(clothing), batch_size=4, batches_per_epoch=None, image_size=8, resize=8)
+    data = loaded(Clothing1M, str(clothing), batch_size=4, batches_per_epoch=None, image_size=8, resize=8)
     data.setup("fit")
     data.setup("test")
     assert data.train_set is not None
@@ -584,13 +599,13 @@ def test_clothing1m_reads_its_lists(clothing: Path) -> None:
 
 
 def test_the_folder_of_images_may_be_given_for_clothing1m(clothing: Path) -> None:
-    data = Clothing1M(str(clothing / "images"), image_size=8, resize=8)
-    assert data.read_validation().fetch(torch.tensor([0, 1]), None).shape == (2, 3, 8, 8)
+    data = loaded(Clothing1M, str(clothing / "images"), image_size=8, resize=8)
+    assert data.images.validation().fetch(torch.tensor([0, 1]), None).shape == (2, 3, 8, 8)
 
 
 def test_an_epoch_is_balanced_over_the_noisy_labels_and_drawn_anew(clothing: Path) -> None:
-    data = Clothing1M(
-        str(clothing), batch_size=8, batches_per_epoch=7, image_size=8, resize=8, passes_per_epoch=2, seed=5
+    data = loaded(
+        Clothing1M, str(clothing), batch_size=8, batches_per_epoch=7, image_size=8, resize=8, passes_per_epoch=2, seed=5
     )
     data.setup("fit")
     assert data.samples_per_epoch() == 1 + 2 + 3 + 11 * 4  # four of each class, of the first three all they have
@@ -614,17 +629,18 @@ def test_an_epoch_is_balanced_over_the_noisy_labels_and_drawn_anew(clothing: Pat
 
 
 def test_batches_that_classes_do_not_divide_give_the_first_classes_one_image_more(clothing: Path) -> None:
-    data = Clothing1M(str(clothing), batch_size=8, batches_per_epoch=4, image_size=8, resize=8)  # 32 = 2 * 14 + 4
+    data = loaded(Clothing1M, str(clothing), batch_size=8, batches_per_epoch=4, image_size=8, resize=8)
     data.setup("fit")
-    assert data.samples_per_epoch() == sum([1, 2, 3, 3, *[2] * 10])
+    assert data.samples_per_epoch() == sum([1, 2, 3, 3, *[2] * 10])  # 32 = 2 * 14 + 4
     drawn = data.draw_epoch(np.random.default_rng(0))
-    assert np.bincount(data._given.numpy()[drawn]).tolist() == [1, 2, 3, 3, *[2] * 10]
+    assert np.bincount(data.train_set.given.numpy()[drawn]).tolist() == [1, 2, 3, 3, *[2] * 10]
 
 
 def test_an_epoch_of_cached_features_is_balanced_as_that_of_the_images(clothing: Path, tmp_path: Path) -> None:
-    data = Clothing1M(str(clothing), batch_size=14, batches_per_epoch=2, image_size=8, resize=8, num_workers=0)
+    data = loaded(Clothing1M, str(clothing), batch_size=14, batches_per_epoch=2, image_size=8, resize=8, num_workers=0)
     encoder = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 4))
-    features = CachedFeatures(data, encoder, num_features=4, cache_dir=str(tmp_path / "cache"))
+    images = CachedFeatures(data.images, encoder, num_features=4, cache_dir=str(tmp_path / "cache"), num_workers=0)
+    features = LabelledImages(images, 14, batches_per_epoch=2)
     features.setup("fit")
     assert features.samples_per_epoch() == 1 + 13 * 2
     label = torch.cat([batch["label"] for batch in features.train_dataloader()])
@@ -632,10 +648,10 @@ def test_an_epoch_of_cached_features_is_balanced_as_that_of_the_images(clothing:
 
 
 def test_every_image_of_a_class_is_equally_likely_in_an_epoch(clothing: Path) -> None:
-    data = Clothing1M(str(clothing), batch_size=14, batches_per_epoch=2, image_size=8, resize=8)
+    data = loaded(Clothing1M, str(clothing), batch_size=14, batches_per_epoch=2, image_size=8, resize=8)
     data.setup("fit")
     draws = np.concatenate([data.draw_epoch(np.random.default_rng(seed)) for seed in range(2000)])
-    members = np.flatnonzero(data._given.numpy() == 13)
+    members = np.flatnonzero(data.train_set.given.numpy() == 13)
     counts = np.bincount(draws, minlength=105)[members]
     assert counts.sum() == 2 * 2000
     assert chisquare(counts).pvalue > 0.01  # drawn without replacement: spread less than chi-square allows, never more
@@ -643,17 +659,17 @@ def test_every_image_of_a_class_is_equally_likely_in_an_epoch(clothing: Path) ->
 
 def test_clothing1m_says_what_is_missing(clothing: Path) -> None:
     with pytest.raises(ValueError, match="batches_per_epoch must be at least 1, got 0"):
-        Clothing1M(str(clothing), batches_per_epoch=0)
+        loaded(Clothing1M, str(clothing), batches_per_epoch=0)
     labels = clothing / "annotations" / "noisy_label_kv.txt"
     labels.write_text("\n".join(labels.read_text().splitlines()[:50]))
     with pytest.raises(ValueError, match=r"noisy_label_kv\.txt has no label for an image of noisy_train: 'images/"):
-        Clothing1M(str(clothing)).setup("fit")
+        loaded(Clothing1M, str(clothing)).setup("fit")
     labels.unlink()
     with pytest.raises(FileNotFoundError, match=r"annotations/noisy_label_kv\.txt does not exist; ask the authors"):
-        Clothing1M(str(clothing)).setup("fit")
+        loaded(Clothing1M, str(clothing)).setup("fit")
     (clothing / "images").rename(clothing / "pictures")
     with pytest.raises(FileNotFoundError, match=r"images/c/2\.jpg does not exist; extract the archives"):
-        Clothing1M(str(clothing)).setup("test")
+        loaded(Clothing1M, str(clothing)).setup("test")
 
 
 # WebVision
@@ -676,7 +692,7 @@ def webvision(tmp_path: Path) -> Path:
 
 
 def test_webvision_keeps_the_first_classes(webvision: Path) -> None:
-    data = WebVision(str(webvision), num_classes=3, batch_size=3, image_size=8, resize=8)
+    data = loaded(WebVision, str(webvision), num_classes=3, batch_size=3, image_size=8, resize=8)
     assert (data.num_classes, data.image_shape) == (3, (3, 8, 8))
     data.setup("fit")
     data.setup("test")
@@ -692,7 +708,7 @@ def test_webvision_keeps_the_first_classes(webvision: Path) -> None:
 
 def test_webvision_tests_on_the_same_classes_of_imagenet(webvision: Path) -> None:
     def classes(**options: Any) -> list[int]:
-        data = WebVision(str(webvision), num_classes=3, test_on="imagenet", image_size=8, resize=8, **options)
+        data = loaded(WebVision, str(webvision), num_classes=3, test_on="imagenet", image_size=8, resize=8, **options)
         data.setup("test")
         assert data.test_set is not None
         assert data.test_set.label.tolist() == [0, 1, 2]
@@ -704,18 +720,18 @@ def test_webvision_tests_on_the_same_classes_of_imagenet(webvision: Path) -> Non
 
 
 def test_webvision_says_what_is_missing(webvision: Path) -> None:
-    with pytest.raises(ValueError, match=r"num_classes must be in 1\.\.\.1000, got 0"):
-        WebVision(str(webvision), num_classes=0)
-    with pytest.raises(ValueError, match="test_on must be webvision or imagenet, got flickr"):
-        WebVision(str(webvision), test_on="flickr")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"num_classes must be in \[1, 1000\], got 0"):
+        loaded(WebVision, str(webvision), num_classes=0)
+    with pytest.raises(ValueError, match="test_on must be one of webvision, imagenet, got"):
+        loaded(WebVision, str(webvision), test_on="flickr")  # type: ignore[arg-type]
     (webvision / "info" / "val_filelist.txt").write_text("val000000.jpg 0\nval000001.jpg\n")
-    with pytest.raises(ValueError, match=r"val_filelist\.txt, line 2: expected a file name and a label, got 'val"):
-        WebVision(str(webvision)).setup("test")
+    with pytest.raises(ValueError, match=r"val_filelist\.txt, line 2: expected <file> <label>, got 'val"):
+        loaded(WebVision, str(webvision)).setup("test")
     (webvision / "google").rename(webvision / "images")
     with pytest.raises(FileNotFoundError, match=r"google/q0000/0\.jpg does not exist; .*train_filelist_google"):
-        WebVision(str(webvision)).setup("fit")
+        loaded(WebVision, str(webvision)).setup("fit")
     (webvision / "info").rename(webvision / "lists")
     with pytest.raises(FileNotFoundError, match=r"info/train_filelist_google\.txt does not exist; fetch"):
-        WebVision(str(webvision)).setup("fit")
+        loaded(WebVision, str(webvision)).setup("fit")
     with pytest.raises(FileNotFoundError, match=r"ImageNet: found no val/<wnid>"):
-        WebVision(str(webvision), test_on="imagenet", imagenet_dir=str(webvision / "lists")).setup("test")
+        loaded(WebVision, str(webvision), test_on="imagenet", imagenet_dir=str(webvision / "lists")).setup("test")

@@ -16,31 +16,34 @@ from torch import Tensor, nn
 from callbacks.labels.memorization import Memorization
 from callbacks.labels.report import LabelReport
 from datamodules.classification.cached_features import CachedFeatures
-from datamodules.classification.cifar import CIFAR10, CIFAR100
+from datamodules.classification.cifar import CIFAR10
 from datamodules.classification.clothing1m import Clothing1M
-from datamodules.classification.digits import Digits, WebDigits
+from datamodules.classification.digits import Digits
+from datamodules.classification.foreign_images import ForeignImages
 from datamodules.classification.image_folder import ImageFolder
+from datamodules.classification.image_sets import ImageSet, ImagesInMemory
 from datamodules.classification.imagenet import ImageNet
-from datamodules.classification.labelled_images import ImagesInMemory, LabelledImages, stratified_split
+from datamodules.classification.labelled_images import LabelledImages
+from datamodules.classification.labelled_set import stratified_split
 from datamodules.classification.mnist import MNIST
-from datamodules.classification.second_view import SecondView
+from datamodules.classification.ood_images import OtherDigits
 from datamodules.classification.webvision import WebVision
 from datamodules.corruptions.label_noise import FromCSV, InstanceDependent, Symmetric
-from datamodules.loading.augmentation import crop_and_flip, sample_uniform
+from datamodules.loading.augmentation import Augmentation, crop_and_flip, sample_uniform
 from datamodules.loading.seeded_batches import free_cores
 from experiments.run_directory import MetricsTable
+from tests.datamodules.loaded import loaded
 
 NUM_CLASSES = 4
 
 
-class Patterns(LabelledImages):
+class Patterns(ImageSet):
     """Random images of 6 x 6 pixels, ten of each of four classes in mixed order for training, and seven for testing."""
 
     num_classes = NUM_CLASSES
     image_shape = (2, 6, 6)
 
-    def __init__(self, batch_size: int = 8, brightest: int = 255, own_validation: bool = False, **options: Any) -> None:
-        super().__init__(batch_size, **options)
+    def __init__(self, brightest: int = 255, own_validation: bool = False) -> None:
         self.brightest = brightest
         self.own_validation = own_validation
 
@@ -49,22 +52,26 @@ class Patterns(LabelledImages):
         image = random.integers(self.brightest + 1, size=(len(label), *self.image_shape), dtype=np.uint8)
         return ImagesInMemory(torch.from_numpy(image), torch.from_numpy(random.permutation(label)), self.brightest)
 
-    def read_training(self) -> ImagesInMemory:
+    def training(self) -> ImagesInMemory:
         return self._read(np.repeat(np.arange(NUM_CLASSES), 10))
 
-    def read_validation(self) -> ImagesInMemory | None:
+    def validation(self) -> ImagesInMemory | None:
         return self._read(np.arange(NUM_CLASSES)) if self.own_validation else None
 
-    def read_test(self) -> ImagesInMemory:
+    def test(self) -> ImagesInMemory:
         return self._read(np.arange(7) % NUM_CLASSES)
 
 
-def ready(data: Patterns, stage: str = "fit") -> Patterns:
+def patterns(**options: Any) -> LabelledImages:
+    return loaded(Patterns, **{"batch_size": 8, **options})
+
+
+def ready(data: LabelledImages, stage: str = "fit") -> LabelledImages:
     data.setup(stage)
     return data
 
 
-def labels(data: Patterns) -> Tensor:
+def labels(data: LabelledImages) -> Tensor:
     assert data.train_set is not None
     return data.train_set.label
 
@@ -99,7 +106,9 @@ class Recorder(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.0)
 
 
-def run(data: Patterns, directory: Path, module: Recorder | None = None, epochs: int = 1, **options: Any) -> Recorder:
+def run(
+    data: LabelledImages, directory: Path, module: Recorder | None = None, epochs: int = 1, **options: Any
+) -> Recorder:
     module = module or Recorder()
     trainer = Trainer(
         accelerator="cpu",
@@ -131,6 +140,7 @@ def on_process(rank: int, world_size: int, directory: Path) -> Any:
         loggers=["any"],
         current_epoch=0,
         num_devices=world_size,
+        strategy=types.SimpleNamespace(root_device=torch.device("cpu")),
     )
 
 
@@ -163,20 +173,20 @@ def test_a_split_is_drawn_by_its_seed_alone() -> None:
 
 
 def test_true_labels_travel_beside_the_given_ones_where_noise_is_a_corruption(tmp_path: Path) -> None:
-    noisy = run(Patterns(label_noise=Symmetric(0.5), validation_fraction=0.2, seed=1), tmp_path)
+    noisy = run(patterns(label_noise=Symmetric(0.5), validation_fraction=0.2, seed=1), tmp_path)
     for batches in (noisy.trained, noisy.evaluated):
         label, clean = joined(batches, "label"), joined(batches, "clean_label")
         assert 0 < (label != clean).sum() < len(label)
         assert label.dtype == clean.dtype == torch.int64
-    clean_run = run(Patterns(validation_fraction=0.2), tmp_path)
+    clean_run = run(patterns(validation_fraction=0.2), tmp_path)
     assert all("clean_label" not in batch for batch in [*clean_run.trained, *clean_run.evaluated])
 
 
 def test_the_true_labels_are_those_of_the_data() -> None:
-    data = ready(Patterns(label_noise=Symmetric(0.5), validation_fraction=0.2, seed=1))
+    data = ready(patterns(label_noise=Symmetric(0.5), validation_fraction=0.2, seed=1))
     assert data.train_set is not None
     assert data.validation_set is not None
-    truth = data.read_training().label
+    truth = data.images.training().label
     for part in (data.train_set, data.validation_set):
         assert part.clean_label is not None
         assert torch.equal(part.clean_label, truth[part.row])
@@ -184,10 +194,10 @@ def test_the_true_labels_are_those_of_the_data() -> None:
 
 
 def test_training_and_validation_labels_are_one_draw_of_the_noise() -> None:
-    data = ready(Patterns(label_noise=Symmetric(0.5), validation_fraction=0.2, seed=1))
+    data = ready(patterns(label_noise=Symmetric(0.5), validation_fraction=0.2, seed=1))
     assert data.train_set is not None
     assert data.validation_set is not None
-    whole = Symmetric(0.5, seed=1).apply(data.read_training().label, NUM_CLASSES)
+    whole = Symmetric(0.5, seed=1).apply(data.images.training().label, NUM_CLASSES)
     assert torch.equal(data.train_set.label, whole[data.train_set.row])
     assert torch.equal(data.validation_set.label, whole[data.validation_set.row])
 
@@ -196,19 +206,19 @@ def test_noise_takes_the_seed_of_the_data_unless_it_has_its_own() -> None:
     """Also where several data sets are given the same object."""
     own, linked = Symmetric(0.5, seed=7), Symmetric(0.5)
     for noise, seed, drawn in ((own, 1, 7), (linked, 1, 1), (linked, 2, 2)):
-        data = ready(Patterns(label_noise=noise, seed=seed))
-        truth = data.read_training().label
+        data = ready(patterns(label_noise=noise, seed=seed))
+        truth = data.images.training().label
         assert torch.equal(labels(data), Symmetric(0.5, seed=drawn).apply(truth, NUM_CLASSES))
 
 
 def test_noise_that_depends_on_the_image_sees_it_as_a_network_does(tmp_path: Path) -> None:
     """Whatever the stored value that stands for 1, also behind features."""
-    source = Digits().read_training()
+    source = Digits().training()
     assert source.brightest == 16
     expected = InstanceDependent(0.4, seed=0).apply(source.label, 10, source.image.float() / 16)
-    digits = Digits(label_noise=InstanceDependent(0.4), seed=0)
-    features = CachedFeatures(digits, nn.Flatten(), 64, cache_dir=str(tmp_path))
-    for data in (digits, features):
+    features = CachedFeatures(Digits(), nn.Flatten(), 64, cache_dir=str(tmp_path))
+    for images in (Digits(), features):
+        data = LabelledImages(images, label_noise=InstanceDependent(0.4), seed=0)
         data.setup("fit")
         assert data.train_set is not None
         assert torch.equal(data.train_set.label, expected)
@@ -219,7 +229,7 @@ def test_labels_are_the_same_on_every_process_whatever_its_generators(tmp_path: 
     for rank in range(2):
         torch.manual_seed(rank)
         np.random.seed(rank)  # noqa: NPY002 (the global generator must not matter)
-        data = Patterns(label_noise=Symmetric(0.5), validation_fraction=0.2, seed=1)
+        data = patterns(label_noise=Symmetric(0.5), validation_fraction=0.2, seed=1)
         data.trainer = on_process(rank, 2, tmp_path / str(rank))
         drawn.append(labels(ready(data)))
     assert torch.equal(*drawn)
@@ -228,9 +238,9 @@ def test_labels_are_the_same_on_every_process_whatever_its_generators(tmp_path: 
 
 def test_labels_that_were_written_give_another_run_the_same(tmp_path: Path) -> None:
     """And the same split of them, as the table holds the whole set in its own order."""
-    first = Patterns(label_noise=Symmetric(0.5), validation_fraction=0.2, seed=1)
+    first = patterns(label_noise=Symmetric(0.5), validation_fraction=0.2, seed=1)
     run(first, tmp_path)
-    second = ready(Patterns(label_noise=FromCSV(str(tmp_path / "labels.csv")), validation_fraction=0.2, seed=1))
+    second = ready(patterns(label_noise=FromCSV(str(tmp_path / "labels.csv")), validation_fraction=0.2, seed=1))
     assert first.validation_set is not None
     assert second.validation_set is not None
     assert torch.equal(labels(first), labels(second))
@@ -240,7 +250,7 @@ def test_labels_that_were_written_give_another_run_the_same(tmp_path: Path) -> N
     assert [row[0] for row in rows[1:]] == [str(position) for position in range(40)]
     held_out = [int(row[0]) for row in rows[1:] if row[3] == "validation"]
     assert held_out == first.validation_set.row.tolist()
-    other_split = ready(Patterns(label_noise=FromCSV(str(tmp_path / "labels.csv")), validation_fraction=0.5, seed=2))
+    other_split = ready(patterns(label_noise=FromCSV(str(tmp_path / "labels.csv")), validation_fraction=0.5, seed=2))
     assert len(labels(other_split)) == 20
 
 
@@ -250,9 +260,9 @@ def test_a_run_does_not_go_on_with_other_labels(tmp_path: Path, rank: int) -> No
     label = np.random.default_rng(0).integers(NUM_CLASSES, size=40)
     table = tmp_path / "mine.csv"
 
-    def resumed(**options: Any) -> Patterns:
+    def resumed(**options: Any) -> LabelledImages:
         table.write_text("index,label\n" + "".join(f"{row},{value}\n" for row, value in enumerate(label)))
-        data = Patterns(label_noise=FromCSV(str(table)), validation_fraction=0.2, **options)
+        data = patterns(label_noise=FromCSV(str(table)), validation_fraction=0.2, **options)
         data.trainer = on_process(rank, 2, tmp_path)
         return data
 
@@ -300,13 +310,18 @@ def measured(data: LabelledImages, directory: Path) -> dict[str, float]:
     return dict(trainer.test(FirstClass(), datamodule=data, verbose=False)[0])
 
 
+class NamedImages(ImagesInMemory):
+    @property
+    def names(self) -> list[str]:
+        return [f"{row}.png" for row in range(len(self.label))]
+
+
 class Files(Patterns):
     """The same images with names."""
 
-    def read_training(self) -> ImagesInMemory:
-        source = super().read_training()
-        source.names = [f"{row}.png" for row in range(len(source.label))]  # type: ignore[attr-defined]
-        return source
+    def training(self) -> ImagesInMemory:
+        source = super().training()
+        return NamedImages(source.image, source.label)
 
 
 def test_labels_that_a_user_has_verified_score_the_others_and_nothing_counts_that_nobody_has(tmp_path: Path) -> None:
@@ -318,7 +333,7 @@ def test_labels_that_a_user_has_verified_score_the_others_and_nothing_counts_tha
         + "".join(f"{row}.png,{given},{true}\n" for row, (given, true) in verified.items())
         + "".join(f"{row}.png,1,\n" for row in range(len(verified), 40))
     )
-    data = Files(label_noise=FromCSV(str(table)))
+    data = loaded(Files, batch_size=8, label_noise=FromCSV(str(table)))
     metrics = measured(data, tmp_path)
     assert metrics["test/labels_suspected"] == pytest.approx(37 / 40)
     assert metrics["test/label_precision"] == pytest.approx(4 / 5)
@@ -332,7 +347,7 @@ def test_labels_that_a_user_has_verified_score_the_others_and_nothing_counts_tha
     for name in ("labels.csv", "label_report.csv"):
         key = "index" if name == "labels.csv" else "row"
         column = "label" if name == "labels.csv" else "given"
-        again = Files(label_noise=FromCSV(str(tmp_path / name), column=column, key=key))
+        again = loaded(Files, batch_size=8, label_noise=FromCSV(str(tmp_path / name), column=column, key=key))
         again.setup("fit")
         assert again.train_set is not None
         assert data.train_set is not None
@@ -340,15 +355,19 @@ def test_labels_that_a_user_has_verified_score_the_others_and_nothing_counts_tha
         assert torch.equal(again.train_set.clean_label, data.train_set.clean_label)
 
 
+def web_digits(**options: Any) -> LabelledImages:
+    return LabelledImages(ForeignImages(Digits(num_classes=5), OtherDigits([5, 6, 7, 8, 9]), 0.4), 64, **options)
+
+
 def test_the_report_and_the_labels_of_a_run_with_foreign_images_label_another(tmp_path: Path) -> None:
-    first = WebDigits(label_noise=Symmetric(0.3), seed=0)
+    first = web_digits(label_noise=Symmetric(0.3), seed=0)
     measured(first, tmp_path)
     proposals = FromCSV(str(tmp_path / "label_report.csv"), column="proposed", key="row")
     for noise, expected in (
         (proposals, torch.zeros(len(labels(first)))),
         (FromCSV(str(tmp_path / "labels.csv")), None),
     ):
-        again = WebDigits(label_noise=noise, seed=0)
+        again = web_digits(label_noise=noise, seed=0)
         again.setup("fit")
         assert first.train_set is not None
         assert again.train_set is not None
@@ -356,21 +375,21 @@ def test_the_report_and_the_labels_of_a_run_with_foreign_images_label_another(tm
         assert torch.equal(again.train_set.clean_label, first.train_set.clean_label)
         assert again.train_set.clean_label.min() == -1
     with pytest.raises(ValueError, match="the two sets are not the same or not in the same order"):
-        WebDigits(label_noise=proposals, seed=1).setup("fit")  # replaces other images
+        web_digits(label_noise=proposals, seed=1).setup("fit")  # replaces other images
 
 
 def test_clean_labels_are_not_written(tmp_path: Path) -> None:
-    run(Patterns(), tmp_path)
+    run(patterns(), tmp_path)
     assert not (tmp_path / "labels.csv").exists()
 
 
 def test_validation_images_of_their_own_keep_their_labels() -> None:
-    data = ready(Patterns(label_noise=Symmetric(0.9), own_validation=True))
+    data = ready(patterns(label_noise=Symmetric(0.9), own_validation=True))
     assert data.validation_set is not None
     assert data.num_train_samples == 40
     assert sorted(data.validation_set.label.tolist()) == list(range(NUM_CLASSES))
     assert data.validation_set.clean_label is None
-    held_out = ready(Patterns(validation_fraction=0.5, own_validation=True)).validation_set
+    held_out = ready(patterns(validation_fraction=0.5, own_validation=True)).validation_set
     assert held_out is not None
     assert len(held_out) == 20
 
@@ -380,7 +399,7 @@ def test_validation_images_of_their_own_keep_their_labels() -> None:
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_corrections_reach_the_batches_and_the_checkpoint(num_workers: int) -> None:
-    data = ready(Patterns(num_workers=num_workers, label_noise=Symmetric(0.5), seed=3))
+    data = ready(patterns(num_workers=num_workers, label_noise=Symmetric(0.5), seed=3))
     loader = data.train_dataloader()
     sampler: Any = loader.sampler
     before = torch.empty(40, dtype=torch.int64)
@@ -409,12 +428,12 @@ class Corrector(Recorder):
 
 @pytest.mark.parametrize("set_up_first", [True, False])
 def test_corrections_are_restored_before_or_after_the_data_are_read(tmp_path: Path, set_up_first: bool) -> None:
-    data = Patterns(seed=3)
+    data = patterns(seed=3)
     module = run(data, tmp_path, Corrector(), epochs=2)
     assert joined(module.trained[:5], "label").sum() > 0
     assert joined(module.trained[5:], "label").sum() == 0
     state = data.state_dict()
-    restored = Patterns(seed=3)
+    restored = patterns(seed=3)
     if set_up_first:
         restored.setup("fit")
     restored.load_state_dict(state)
@@ -423,19 +442,15 @@ def test_corrections_are_restored_before_or_after_the_data_are_read(tmp_path: Pa
     assert state["label"].sum() == 0  # the checkpoint keeps a copy
 
 
-class PairedPatterns(SecondView, Patterns):
-    second_view = True
-
-
-@pytest.mark.parametrize("kind", [Patterns, PairedPatterns])
-def test_corrected_batches_carry_the_labels_that_were_given(kind: type[Patterns]) -> None:
-    data = ready(kind(label_noise=Symmetric(0.5), seed=3))
+@pytest.mark.parametrize("second_view", [False, True])
+def test_corrected_batches_carry_the_labels_that_were_given(second_view: bool) -> None:
+    data = ready(patterns(label_noise=Symmetric(0.5), second_view=second_view, seed=3))
     given = labels(data).clone()
     assert all("original_label" not in batch for batch in data.train_dataloader())
     data.correct_labels(torch.tensor([], dtype=torch.int64), torch.tensor([], dtype=torch.int64))
     assert all("original_label" not in batch for batch in data.train_dataloader())
     data.correct_labels(torch.tensor([3]), (given[[3]] + 1) % NUM_CLASSES)
-    restored = kind(label_noise=Symmetric(0.5), seed=3)
+    restored = patterns(label_noise=Symmetric(0.5), second_view=second_view, seed=3)
     restored.load_state_dict({"epoch": 0, "batches": 0, "label": labels(data).clone()})
     for each in (data, ready(restored)):
         for loader in (each.train_dataloader(), each.training_images_dataloader()):
@@ -468,8 +483,8 @@ class SharedCorrector(Recorder):
 
 
 def test_two_processes_exchange_their_corrections(tmp_path: Path) -> None:
-    data = Patterns(label_noise=Symmetric(0.5), seed=3)
-    given = labels(ready(Patterns(label_noise=Symmetric(0.5), seed=3)))
+    data = patterns(label_noise=Symmetric(0.5), seed=3)
+    given = labels(ready(patterns(label_noise=Symmetric(0.5), seed=3)))
     expected = given.clone()
     expected[:7], expected[[20, 30]] = 2, 3
     run(data, tmp_path, SharedCorrector(tmp_path), epochs=2, devices=2, strategy="ddp_fork")
@@ -482,8 +497,8 @@ def test_two_processes_exchange_their_corrections(tmp_path: Path) -> None:
 
 
 def test_corrections_do_not_change_the_source_or_the_true_labels() -> None:
-    data = ready(Patterns(label_noise=Symmetric(0.5), seed=3))
-    truth = data.read_training().label
+    data = ready(patterns(label_noise=Symmetric(0.5), seed=3))
+    truth = data.images.training().label
     data.correct_labels(torch.arange(40), torch.zeros(40, dtype=torch.int64))
     assert data.train_set is not None
     assert data.train_set.clean_label is not None
@@ -492,14 +507,14 @@ def test_corrections_do_not_change_the_source_or_the_true_labels() -> None:
 
 
 def test_an_interrupted_epoch_continues_at_its_batch() -> None:
-    whole = [batch["index"].tolist() for batch in ready(Patterns(seed=2)).train_dataloader()]
-    resumed = ready(Patterns(seed=2))
+    whole = [batch["index"].tolist() for batch in ready(patterns(seed=2)).train_dataloader()]
+    resumed = ready(patterns(seed=2))
     resumed.load_state_dict({"epoch": 0, "batches": 3})
     assert [batch["index"].tolist() for batch in resumed.train_dataloader()] == whole[3:]
 
 
 def test_state_after_an_epoch_begins_the_next_one(tmp_path: Path) -> None:
-    data = Patterns(seed=2)
+    data = patterns(seed=2)
     run(data, tmp_path, epochs=2)
     assert data.state_dict() == {"epoch": 2, "batches": 0}
 
@@ -512,55 +527,55 @@ def test_state_after_an_epoch_begins_the_next_one(tmp_path: Path) -> None:
 def test_images_are_in_the_unit_interval_in_the_modules_precision(
     tmp_path: Path, brightest: int, precision: Any
 ) -> None:
-    data = Patterns(brightest=brightest)
+    data = patterns(brightest=brightest)
     module = run(data, tmp_path, precision=precision)
     dtype = torch.float64 if precision == "64-true" else torch.float32
     image, index = joined(module.trained, "image"), joined(module.trained, "index")
     assert image.dtype == dtype
-    assert torch.equal(image, data.read_training().image[index].to(dtype) / brightest)
+    assert torch.equal(image, data.images.training().image[index].to(dtype) / brightest)
     assert image.max() == 1
 
 
 def test_training_images_are_cropped_and_mirrored_by_seed_visit_and_sample(tmp_path: Path) -> None:
-    data = Patterns(crop_padding=2, flip=True, validation_fraction=0.2, passes_per_epoch=2, seed=5)
+    data = patterns(augmentation=Augmentation(2, True), validation_fraction=0.2, passes_per_epoch=2, seed=5)
     module = run(data, tmp_path, epochs=2)
     batches_of_a_pass = len(module.trained) // 4
     assert data.train_set is not None
-    source = data.read_training().image[data.train_set.row]
+    source = data.images.training().image[data.train_set.row]
     for number, batch in enumerate(module.trained):
         uniform = sample_uniform(5, number // batches_of_a_pass, batch["index"], count=3)
         expected = crop_and_flip(source[batch["index"]], uniform, padding=2)
         assert torch.equal(batch["image"], expected.float() / 255)
         assert sorted(batch) == ["global_size", "image", "index", "label"]
     assert data.validation_set is not None
-    plain = data.read_training().image[data.validation_set.row].float() / 255
+    plain = data.images.training().image[data.validation_set.row].float() / 255
     assert torch.equal(joined(module.evaluated, "image"), plain.repeat(2, 1, 1, 1))
 
 
 def test_training_images_that_are_read_to_judge_labels_are_whole_and_in_order(tmp_path: Path) -> None:
     """Also while training goes on."""
-    data = Patterns(crop_padding=2, flip=True, seed=5)
+    data = patterns(augmentation=Augmentation(2, True), seed=5)
     module = run(data, tmp_path, Recorder(read_training_images=True))
-    assert torch.equal(joined(module.evaluated, "image"), data.read_training().image.float() / 255)
+    assert torch.equal(joined(module.evaluated, "image"), data.images.training().image.float() / 255)
     assert joined(module.evaluated, "index").tolist() == list(range(40))
 
 
 def test_the_test_set_is_dealt_out_without_duplicates(tmp_path: Path) -> None:
     index, label = [], []
     for rank in range(3):
-        data = ready(Patterns(batch_size=5), "test")
+        data = ready(patterns(batch_size=5), "test")
         data.trainer = on_process(rank, 3, tmp_path)
         batches = list(data.test_dataloader())
         assert [batch["global_size"] for batch in batches] == [7]  # five, and two that three processes cannot share
         index += joined(batches, "index").tolist()
         label += joined(batches, "label").tolist()
     assert sorted(index) == list(range(7))
-    truth = Patterns().read_test().label
+    truth = Patterns().test().label
     assert label == truth[index].tolist()
 
 
 def test_predictions_are_made_on_the_test_images() -> None:
-    data = ready(Patterns(batch_size=5), "predict")
+    data = ready(patterns(batch_size=5), "predict")
     assert joined(list(data.predict_dataloader()), "index").tolist() == list(range(7))
 
 
@@ -573,7 +588,6 @@ def test_predictions_are_made_on_the_test_images() -> None:
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"evaluation_batch_size": 0}, "evaluation_batch_size must be at least 1, got 0"),
         ({"passes_per_epoch": 0}, "passes_per_epoch must be at least 1, got 0"),
-        ({"crop_padding": -1}, "crop_padding must be at least 0, got -1"),
         ({"num_workers": -1}, "num_workers must be at least 0, got -1"),
         ({"prefetch_factor": 0}, "prefetch_factor must be at least 1, got 0"),
         ({"validation_fraction": 1.0}, r"validation_fraction must be in \[0, 1\), got 1.0"),
@@ -582,12 +596,12 @@ def test_predictions_are_made_on_the_test_images() -> None:
 )
 def test_bad_arguments_are_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Patterns(**options)
+        patterns(**options)
 
 
 def test_a_validation_fraction_that_leaves_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match=r"validation_fraction 0\.97 leaves no training image of 40"):
-        Patterns(validation_fraction=0.97).setup("fit")
+        patterns(validation_fraction=0.97).setup("fit")
 
 
 class Mislabelled(Patterns):
@@ -595,37 +609,37 @@ class Mislabelled(Patterns):
 
 
 class Empty(Patterns):
-    def read_training(self) -> ImagesInMemory:
+    def training(self) -> ImagesInMemory:
         return self._read(np.arange(0))
 
 
 @pytest.mark.parametrize(
-    ("data", "message"),
+    ("images", "message"),
     [
         (Mislabelled(), r"labels of the training set lie in 0\.\.\.3, and num_classes 3 allows 0\.\.\.2"),
         (Empty(), "the training set is empty"),
     ],
 )
-def test_labels_that_do_not_fit_are_refused(data: Patterns, message: str) -> None:
+def test_labels_that_do_not_fit_are_refused(images: Patterns, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        data.setup("fit")
+        LabelledImages(images).setup("fit")
 
 
 def test_batches_larger_than_the_set_and_sets_smaller_than_the_processes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="batch_size is 41, more than the 40 samples of the training set"):
-        ready(Patterns(batch_size=41)).train_dataloader()
-    data = ready(Patterns(batch_size=100))
+        ready(patterns(batch_size=41)).train_dataloader()
+    data = ready(patterns(batch_size=100))
     data.trainer = on_process(0, 50, tmp_path)
     with pytest.raises(ValueError, match="40 samples cannot be shared by 50 processes: use at most 40"):
         data.train_dataloader()
-    data = ready(Patterns(batch_size=8, evaluation_batch_size=2), "test")
+    data = ready(patterns(batch_size=8, evaluation_batch_size=2), "test")
     data.trainer = on_process(0, 4, tmp_path)
     with pytest.raises(ValueError, match="evaluation_batch_size is 2 over all processes, fewer than the 4 processes"):
         data.test_dataloader()
 
 
 def test_the_number_of_samples_is_known_once_the_data_are_read() -> None:
-    data = Patterns(validation_fraction=0.1)
+    data = patterns(validation_fraction=0.1)
     with pytest.raises(RuntimeError, match="num_train_samples is known after setup"):
         _ = data.num_train_samples
     assert ready(data).num_train_samples == 36
@@ -633,21 +647,22 @@ def test_the_number_of_samples_is_known_once_the_data_are_read() -> None:
 
 def test_processes_share_the_machines_cores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)), raising=False)
-    assert [free_cores(on_process(0, world_size, tmp_path)) for world_size in (1, 2, 4, 16)] == [8, 6, 3, 1]
-    data = ready(Patterns(num_workers=None, prefetch_factor=3))
+    assert [free_cores(world_size) for world_size in (1, 2, 4, 16)] == [8, 6, 3, 1]
+    monkeypatch.setattr(ImagesInMemory, "in_memory", False)
+    data = ready(patterns(prefetch_factor=3))
     data.trainer = on_process(0, 4, tmp_path)
     loader = data.train_dataloader()
     assert (loader.num_workers, loader.prefetch_factor, loader.persistent_workers) == (3, 3, True)
 
 
-DATA_SETS = [CIFAR10, CIFAR100, Clothing1M, Digits, ImageFolder, ImageNet, MNIST, WebVision]
+DATA_SETS = [CachedFeatures, CIFAR10, Clothing1M, Digits, ImageFolder, ImageNet, LabelledImages, MNIST, WebVision]
 
 
 @pytest.mark.parametrize("kind", DATA_SETS, ids=lambda kind: kind.__name__)
-def test_help_documents_every_argument(kind: type[LabelledImages]) -> None:
+def test_help_documents_every_argument(kind: type) -> None:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(kind, "data")
     documented = {action.dest: action.help for action in parser._actions if action.dest.startswith("data.")}
     undocumented = [name for name, text in documented.items() if not text or not str(text).strip()]
-    assert "data.batch_size" in documented
+    assert documented
     assert undocumented == []

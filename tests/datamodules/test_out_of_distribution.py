@@ -8,19 +8,20 @@ from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
 from scipy.io import savemat
 
-from datamodules.classification.digits import Digits, FirstDigits
+from datamodules.classification.digits import Digits
+from datamodules.classification.image_sets import OtherImages
 from datamodules.classification.labelled_images import LabelledImages
 from datamodules.classification.ood_images import (
     GaussianNoise,
     ImagesInFolder,
-    OODImages,
     OtherDigits,
     PhotographPatches,
-    TestImagesOf,
     UniformNoise,
 )
 from datamodules.classification.out_of_distribution import OutOfDistribution
 from datamodules.classification.svhn import SVHN
+
+EIGHT = Digits(num_classes=8)
 
 
 class Sees(LightningModule):
@@ -49,8 +50,8 @@ def batches_of(data: OutOfDistribution) -> list[tuple[int, dict[str, Any]]]:
 
 
 def test_batches_say_which_set_they_are_from_and_are_in_the_unit_interval() -> None:
-    ood: dict[str, OODImages] = {"photograph": PhotographPatches(50), "digits": OtherDigits([9])}
-    data = OutOfDistribution(FirstDigits(evaluation_batch_size=150), ood)
+    ood: dict[str, OtherImages] = {"photograph": PhotographPatches(50), "digits": OtherDigits([9])}
+    data = OutOfDistribution(ood, images=EIGHT, evaluation_batch_size=150)
     assert data.origin_names == ["in_distribution", "photograph", "digits"]
     batches = batches_of(data)
     sizes = {0: 0, 1: 0, 2: 0}
@@ -61,33 +62,33 @@ def test_batches_say_which_set_they_are_from_and_are_in_the_unit_interval() -> N
         assert batch["image"].dtype == torch.float32
         sizes[place] += len(batch["image"])
         brightest[place] = max(brightest[place], float(batch["image"].max()))
-    assert sizes == {0: int((Digits().read_test().label < 8).sum()), 1: 50, 2: 180}
+    assert sizes == {0: int((Digits().test().label < 8).sum()), 1: 50, 2: 180}
     assert brightest[0] == brightest[2] == 1.0  # stored in 0...16
     assert 0.5 < brightest[1] <= 1.0  # stored in 0...255
     first = next(batch for place, batch in batches if place == 0)
-    torch.testing.assert_close(first["image"], FirstDigits().read_test().image[:150] / 16)
+    torch.testing.assert_close(first["image"], EIGHT.test().image[:150] / 16)
 
 
 def test_training_is_that_of_the_data_set_and_one_seed_is_of_both() -> None:
-    inner, alone = FirstDigits(batch_size=100), FirstDigits(batch_size=100, seed=3)
-    data = OutOfDistribution(inner, {"noise": UniformNoise(10)}, seed=3)
+    alone = LabelledImages(EIGHT, batch_size=100, seed=3)
+    data = OutOfDistribution({"noise": UniformNoise(10)}, images=EIGHT, batch_size=100, seed=3)
     for each in (data, alone):
         each.setup("fit")
     for batch, other in zip(data.train_dataloader(), alone.train_dataloader(), strict=True):
         assert torch.equal(batch["index"], other["index"])
         assert torch.equal(batch["image"], other["image"])
     assert (data.num_classes, data.image_shape, data.batch_size) == (8, (1, 8, 8), 100)
-    assert data.num_train_samples == alone.num_train_samples == int((Digits().read_training().label < 8).sum())
+    assert data.num_train_samples == alone.num_train_samples == int((Digits().training().label < 8).sum())
 
 
 @pytest.mark.parametrize("noise", [UniformNoise(2000), GaussianNoise(2000), GaussianNoise(2000, mean=0.3, std=0.05)])
-def test_noise_has_its_moments_and_each_image_depends_on_its_position_alone(noise: OODImages) -> None:
-    source = noise.read((3, 4, 4), seed=5)
+def test_noise_has_its_moments_and_each_image_depends_on_its_position_alone(noise: OtherImages) -> None:
+    source = noise.of_no_class((3, 4, 4), seed=5)
     rows = torch.arange(2000)
     image = source.fetch(rows, None)
     assert image.shape == (2000, 3, 4, 4)
     assert torch.equal(source.fetch(rows[700:710], None), image[700:710])
-    assert not torch.equal(noise.read((3, 4, 4), seed=6).fetch(rows[:5], None), image[:5])
+    assert not torch.equal(noise.of_no_class((3, 4, 4), seed=6).fetch(rows[:5], None), image[:5])
     value = image / 255
     if isinstance(noise, UniformNoise):
         mean, std = 0.5, 12**-0.5
@@ -105,7 +106,7 @@ def test_noise_has_its_moments_and_each_image_depends_on_its_position_alone(nois
 def test_patches_tile_the_photograph() -> None:
     import skimage.data
 
-    source = PhotographPatches().read((3, 64, 64), seed=0)
+    source = PhotographPatches().of_no_class((3, 64, 64), seed=0)
     image = source.fetch(torch.arange(len(source.label)), None)
     assert image.shape == (64, 3, 64, 64)
     assert int(image[:, 0].long().sum()) == int(skimage.data.camera().sum(dtype=np.int64))
@@ -125,22 +126,22 @@ def test_svhn_is_read_as_torchvision_reads_it(folder: str, tmp_path: Path) -> No
     image = write_svhn(tmp_path / folder, "test", 12)
     write_svhn(tmp_path / folder, "train", 20)
     data = SVHN(str(tmp_path))
-    source = data.read_test()
+    source = data.test()
     assert source.image.shape == (12, 3, 32, 32)
     assert source.label.tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1, 2]
     np.testing.assert_array_equal(source.image[5].numpy().transpose(1, 2, 0), image[..., 5])
-    assert len(data.read_training().label) == 20
+    assert len(data.training().label) == 20
 
 
 def test_svhn_that_is_missing_or_damaged_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"found test_32x32.mat neither in .*; set data_dir"):
-        SVHN(str(tmp_path)).read_test()
+        SVHN(str(tmp_path)).test()
     (tmp_path / "test_32x32.mat").write_bytes(b"torn")
     with pytest.raises(ValueError, match=r"test_32x32.mat is damaged or no SVHN file"):
-        SVHN(str(tmp_path)).read_test()
+        SVHN(str(tmp_path)).test()
     savemat(tmp_path / "test_32x32.mat", {"X": np.zeros((32, 32, 3, 4), np.uint8), "y": np.ones((3, 1), np.uint8)})
     with pytest.raises(ValueError, match=r"\[4, 3, 32, 32\] and 3 labels"):
-        SVHN(str(tmp_path)).read_test()
+        SVHN(str(tmp_path)).test()
 
 
 def test_folders_are_read_in_the_authors_layout_and_flat(tmp_path: Path) -> None:
@@ -150,41 +151,37 @@ def test_folders_are_read_in_the_authors_layout_and_flat(tmp_path: Path) -> None
         for number in range(3):
             Image.fromarray(pixels[number]).save(tmp_path / folder / f"{number}.png")
     for folder in ("LSUN_resize", "iSUN"):
-        source = ImagesInFolder(folder, str(tmp_path)).read((3, 32, 32), 0)
+        source = ImagesInFolder(folder, str(tmp_path)).of_no_class((3, 32, 32), 0)
         np.testing.assert_array_equal(source.fetch(torch.arange(3), None).permute(0, 2, 3, 1), pixels)
         assert source.label.tolist() == [-1] * 3
-    assert len(ImagesInFolder("iSUN", str(tmp_path), num_images=2).read((3, 32, 32), 0).label) == 2
-
-
-def of_svhn(tmp_path: Path) -> LabelledImages:
-    return SVHN(str(tmp_path))
+    assert len(ImagesInFolder("iSUN", str(tmp_path), num_images=2).of_no_class((3, 32, 32), 0).label) == 2
 
 
 def test_what_cannot_work_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="ood must name at least one set"):
-        OutOfDistribution(FirstDigits(), {})
+        OutOfDistribution({}, images=EIGHT)
     with pytest.raises(ValueError, match="and not in_distribution, got 'in_distribution'"):
-        OutOfDistribution(FirstDigits(), {"in_distribution": UniformNoise(3)})
+        OutOfDistribution({"in_distribution": UniformNoise(3)}, images=EIGHT)
     with pytest.raises(ValueError, match="got 'a/b'"):
-        OutOfDistribution(FirstDigits(), {"a/b": UniformNoise(3)})
+        OutOfDistribution({"a/b": UniformNoise(3)}, images=EIGHT)
     for images, message in (
-        (TestImagesOf(of_svhn(tmp_path)), r"ood.x: SVHN has images \[3, 32, 32\], and those in distribution are"),
+        (SVHN(str(tmp_path)), r"ood.x: SVHN has images \[3, 32, 32\], and those in distribution are"),
         (ImagesInFolder("LSUN_resize", str(tmp_path)), r"ood.x: LSUN_resize: .* colour squares"),
     ):
-        data = OutOfDistribution(FirstDigits(), {"x": images})
+        data = OutOfDistribution({"x": images}, images=EIGHT)
         with pytest.raises(ValueError, match=message):
             data.setup("test")
     folder = ImagesInFolder("LSUN_resize", str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"LSUN_resize does not exist; expected .*set data_dir to the folder"):
-        folder.read((3, 32, 32), 0)
+        folder.of_no_class((3, 32, 32), 0)
     (tmp_path / "LSUN_resize").mkdir()
     with pytest.raises(FileNotFoundError, match=r"holds no image; expected files that end with \.avif"):
-        folder.read((3, 32, 32), 0)
+        folder.of_no_class((3, 32, 32), 0)
     with pytest.raises(ValueError, match="num_images must be at least 1, got 0"):
         UniformNoise(0)
     with pytest.raises(ValueError, match="std must be positive, got 0"):
         GaussianNoise(std=0)
     with pytest.raises(ValueError, match=r"digits must be some of 0\.\.\.9, got \[10\]"):
         OtherDigits([10])
-    with pytest.raises(ValueError, match=r"num_classes must be in 1\.\.\.10, got 11"):
-        FirstDigits(11)
+    with pytest.raises(ValueError, match=r"num_classes must be in \[1, 10\], got 11"):
+        Digits(num_classes=11)

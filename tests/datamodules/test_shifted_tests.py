@@ -3,18 +3,18 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from PIL import Image
 from torch import Tensor
 
 from callbacks.shifted_accuracy import ShiftedAccuracy
 from datamodules.classification.cached_features import CachedFeatures
-from datamodules.classification.digits import Digits, TuningDigits
+from datamodules.classification.digits import TuningDigits
 from datamodules.classification.domain_net import DomainNet
 from datamodules.classification.image_folder import ImageFolder
-from datamodules.classification.imagenet_shift import ImageNetShift, read_class_map
-from datamodules.classification.labelled_images import ImagesInMemory, ImageSource
-from datamodules.classification.shifted_tests import ShiftedTests
+from datamodules.classification.image_sets import ImageSet, ImagesInMemory, ImageSource
+from datamodules.classification.imagenet import ImageNet, read_class_map
+from datamodules.classification.labelled_images import LabelledImages
 
 QUIET: dict[str, Any] = {
     **{"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False},
@@ -34,7 +34,7 @@ def reds(data: Any, source: ImageSource) -> list[int]:
     return image[:, 0, 8, 8].tolist()
 
 
-SMALL: dict[str, Any] = {"image_size": 16, "resize": 20, "min_area": None, "num_workers": 0}
+SMALL: dict[str, Any] = {"image_size": 16, "resize": 20, "min_area": None}
 
 
 # DomainNet
@@ -58,10 +58,10 @@ def domain_net(tmp_path: Path) -> Path:
 
 def test_domain_net_trains_on_one_domain_and_tests_on_its_own_and_the_others(domain_net: Path) -> None:
     data = DomainNet(str(domain_net), "sketch", ["clipart", "real"], **SMALL)
-    train, test = data.read_training(), data.read_test()
+    train, test = data.training(), data.test()
     assert (reds(data, train), train.label.tolist()) == ([100, 101, 135, 136], [0, 0, 7, 7])
     assert (reds(data, test), test.label.tolist()) == ([102, 137], [0, 7])
-    shifted = data.read_shifted_tests()
+    shifted = data.shifted_tests()
     assert list(shifted) == ["clipart", "real"]
     assert [reds(data, source) for source in shifted.values()] == [[202, 237], [2, 37]]
     assert {len(source.label) for source in shifted.values()} == {2}
@@ -70,21 +70,21 @@ def test_domain_net_trains_on_one_domain_and_tests_on_its_own_and_the_others(dom
 
 def test_what_is_wrong_with_domain_net_is_named(domain_net: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"found no infograph_test\.txt"):
-        DomainNet(str(domain_net), test_domains=["infograph"], **SMALL).read_shifted_tests()
+        DomainNet(str(domain_net), test_domains=["infograph"], **SMALL).shifted_tests()
     with pytest.raises(ValueError, match="there is no domain photo; DomainNet has clipart"):
         DomainNet(str(domain_net), "photo")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="test_domains must be different ones of clipart"):
         DomainNet(str(domain_net), "real", ["real"])
     path = domain_net / "domain_net/clipart_test.txt"
     data = DomainNet(str(domain_net), "real", ["clipart"], **SMALL)
-    data.read_test()
+    data.test()
     path.write_text("clipart/ambulance/clipart_0.png 0\n")
     with pytest.raises(ValueError, match="has label 0, which was aircraft_carrier"):
-        data.read_shifted_tests()
+        data.shifted_tests()
     for line in ("clipart/ambulance/clipart_0.png", "a.png x", ""):
         path.write_text(line + "\n")
-        with pytest.raises(ValueError, match="line 1: expected a file name and a label"):
-            data.read_shifted_tests()
+        with pytest.raises(ValueError, match="line 1: expected <file> <label>"):
+            data.shifted_tests()
 
 
 # ImageNet
@@ -103,12 +103,12 @@ def imagenet(root: Path, **sets: list[str]) -> Path:
 
 def test_folders_called_by_wnid_give_the_labels_of_imagenet_and_say_which_classes_there_are(tmp_path: Path) -> None:
     root = imagenet(tmp_path, r=["n02", "n09"], sketch=WNIDS, a=["n01", "n07"])
-    data = ImageNetShift({"r": "r", "sketch": "sketch", "a": "a"}, data_dir=str(root), classes=4, **SMALL)
-    shifted = data.read_shifted_tests()
+    data = ImageNet(shifted={"r": "r", "sketch": "sketch", "a": "a"}, data_dir=str(root), classes=4, **SMALL)
+    shifted = data.shifted_tests()
     assert shifted["r"].label.tolist() == [1, 3]
-    assert shifted["r"].classes.tolist() == [1, 3]  # type: ignore[attr-defined]
+    assert shifted["r"].classes.tolist() == [1, 3]
     assert shifted["sketch"].label.tolist() == [0, 1, 2, 3]
-    assert not hasattr(shifted["sketch"], "classes")
+    assert shifted["sketch"].classes is None
     assert (shifted["a"].label.tolist(), reds(data, shifted["a"])) == ([0], [0])  # n07 is none of the four
 
 
@@ -117,33 +117,33 @@ def test_numbered_folders_count_the_wnids_of_all_classes(tmp_path: Path) -> None
     (tmp_path / "classes.txt").write_text("\n".join(wnids))
     for name in ("7", "999", "12"):
         paint(tmp_path / "v2" / name / "a.png", 5)
-    data = ImageNetShift({"v2": "v2"}, data_dir=str(tmp_path), classes=str(tmp_path / "classes.txt"), **SMALL)
-    assert sorted(data.read_shifted_tests()["v2"].label.tolist()) == [7, 12, 999]
+    data = ImageNet(shifted={"v2": "v2"}, data_dir=str(tmp_path), classes=str(tmp_path / "classes.txt"), **SMALL)
+    assert sorted(data.shifted_tests()["v2"].label.tolist()) == [7, 12, 999]
     paint(tmp_path / "v2" / "1000" / "a.png", 5)
     with pytest.raises(ValueError, match="holds a folder 1000, and classes are numbered"):
-        data.read_shifted_tests()
+        data.shifted_tests()
 
 
 def test_names_of_their_own_are_translated(tmp_path: Path) -> None:
     root = imagenet(tmp_path, objectnet=["chair", "desk lamp", "spoon"])
     (root / "map.txt").write_text("n09 chair\nn02 desk lamp\n")
     assert read_class_map(root / "map.txt") == {"chair": "n09", "desk lamp": "n02"}
-    data = ImageNetShift({"objectnet": "objectnet"}, {"objectnet": "map.txt"}, str(root), 4, **SMALL)
-    source = data.read_shifted_tests()["objectnet"]
+    data = ImageNet(str(root), 4, shifted={"objectnet": "objectnet"}, class_maps={"objectnet": "map.txt"}, **SMALL)
+    source = data.shifted_tests()["objectnet"]
     assert source.label.tolist() == [3, 1]
     assert reds(data, source) == [0, 10]
-    assert source.classes.tolist() == [1, 3]  # type: ignore[attr-defined]
+    assert source.classes.tolist() == [1, 3]
 
 
 def test_what_is_wrong_with_a_shifted_set_is_named(tmp_path: Path) -> None:
     root = imagenet(tmp_path, own=["chair"], v2=["0"], other=["n07"])
 
     def read(**options: Any) -> None:
-        ImageNetShift(data_dir=str(root), classes=4, **options, **SMALL).read_shifted_tests()
+        ImageNet(data_dir=str(root), classes=4, **options, **SMALL).shifted_tests()
 
     with pytest.raises(ValueError, match="holds a folder chair, which is no wnid; give the set a map"):
         read(shifted={"own": "own"})
-    with pytest.raises(ValueError, match=r"numbers its folders among 1,000 classes, and data\.classes leaves 4"):
+    with pytest.raises(ValueError, match=r"numbers its folders among 1,000 classes, and classes leaves 4"):
         read(shifted={"v2": "v2"})
     with pytest.raises(ValueError, match="holds none of the 4 classes"):
         read(shifted={"other": "other"})
@@ -178,22 +178,24 @@ def own_folders(tmp_path: Path) -> Path:
 
 
 def own(root: Path, **sets: str) -> Any:
-    return ImageFolder(str(root / "own"), 2, shifted=sets, **SMALL)
+    return ImageFolder(str(root / "own"), shifted=sets, **SMALL)
 
 
 def test_folders_of_classes_are_shifted_sets_with_the_labels_of_the_training_images(own_folders: Path) -> None:
     data = own(own_folders, photos="photos", sketches=str(own_folders / "sketches"))
-    shifted = data.read_shifted_tests()
+    shifted = data.shifted_tests()
     assert list(shifted) == ["photos", "sketches"]
     assert (reds(data, shifted["photos"]), shifted["photos"].label.tolist()) == ([100, 200, 0], [0, 1, 2])
-    assert not hasattr(shifted["photos"], "classes")
+    assert shifted["photos"].classes is None
     assert shifted["sketches"].label.tolist() == [1, 1, 2, 2, 2]
     assert shifted["sketches"].classes.tolist() == [1, 2]
 
 
 def test_what_is_wrong_with_a_users_shifted_set_is_told_before_the_first_step(own_folders: Path) -> None:
     def fit(folder: str) -> None:
-        Trainer(callbacks=[ShiftedAccuracy()], **QUIET).fit(Unused(), datamodule=own(own_folders, x=folder))
+        Trainer(callbacks=[ShiftedAccuracy()], **QUIET).fit(
+            Unused(), datamodule=LabelledImages(own(own_folders, x=folder), 2, num_workers=0)
+        )
 
     with pytest.raises(FileNotFoundError, match=r"own/nowhere does not exist; expected .*nowhere/<class>/<image>"):
         fit("nowhere")
@@ -204,16 +206,17 @@ def test_what_is_wrong_with_a_users_shifted_set_is_told_before_the_first_step(ow
         paint(own_folders / "sketches" / name / "a.png", 0)
     with pytest.raises(ValueError, match=r"sketches holds folders that are no class of .*own/train: fox, gnu"):
         fit("../sketches")
-    data = ImageFolder(str(own_folders / "own"), **SMALL)
+    data = LabelledImages(ImageFolder(str(own_folders / "own"), **SMALL), 2)
     with pytest.raises(ValueError, match="ImageFolder is given no shifted test set"):
         Trainer(callbacks=[ShiftedAccuracy()], **QUIET).fit(Unused(), datamodule=data)
 
 
 @pytest.mark.parametrize("through_a_cache", [False, True])
 def test_a_users_shifted_sets_are_tested_on_after_training(own_folders: Path, through_a_cache: bool) -> None:
-    data = own(own_folders, photos="photos", sketches="../sketches")
+    images = own(own_folders, photos="photos", sketches="../sketches")
     if through_a_cache:
-        data = CachedFeatures(data, torch.nn.Flatten(), 768, cache_dir=str(own_folders / "cache"))
+        images = CachedFeatures(images, torch.nn.Flatten(), 768, cache_dir=str(own_folders / "cache"), num_workers=0)
+    data = LabelledImages(images, 2, num_workers=0)
     module, trainer = ByRed(), Trainer(max_epochs=1, callbacks=[ShiftedAccuracy()], **QUIET)
     trainer.fit(module, datamodule=data)
     (metrics,) = trainer.test(module, datamodule=data, verbose=False)
@@ -227,12 +230,10 @@ def test_a_users_shifted_sets_are_tested_on_after_training(own_folders: Path, th
 
 
 def test_moved_digits_are_the_test_images_moved_by_a_pixel_with_noise_and_the_same_for_all_seeds() -> None:
-    data = TuningDigits(seed=1)
-    test, moved = data.read_test(), data.read_shifted_tests()["moved_noisy"]
+    data = TuningDigits()
+    test, moved = data.test(), data.shifted_tests()["moved_noisy"]
     assert torch.equal(moved.label, test.label)
-    assert torch.equal(
-        moved.fetch(torch.arange(797), None), TuningDigits(seed=2).read_shifted_tests()["moved_noisy"].image
-    )  # type: ignore[attr-defined]
+    assert torch.equal(moved.fetch(torch.arange(797), None), TuningDigits().shifted_tests()["moved_noisy"].image)
     image, other = test.image.float() / 16, moved.fetch(torch.arange(797), None).float() / 16
     residual = torch.stack(
         [
@@ -281,21 +282,25 @@ class ByRed(Known):
         self.log("test/accuracy", (self(batch["image"]).argmax(dim=1) == batch["label"]).double().mean())
 
 
-class Pixels(ShiftedTests, Digits):
+class Pixels(ImageSet):
     """Sets of 7 and 5 images, of which 3 and 4 are right, the second with the classes 1 and 3 alone."""
 
     num_classes = 4
+    image_shape = (1, 2, 2)
 
-    def read_test(self) -> ImagesInMemory:
+    def training(self) -> ImagesInMemory:
+        return self.test()
+
+    def test(self) -> ImagesInMemory:
         return ImagesInMemory(torch.zeros(6, 1, 2, 2, dtype=torch.uint8), torch.zeros(6, dtype=torch.int64))
 
-    def read_shifted_tests(self) -> dict[str, ImageSource]:
+    def shifted_tests(self) -> dict[str, ImageSource]:
         first = ImagesInMemory(self.pixels([2, 2, 2, 0, 0, 0, 0]), torch.full((7,), 2))
         # 200 at pixel 0 always: without the restriction every prediction would be 0.
         image = self.pixels([1, 3, 1, 1, 3])
         image[:, 0, 0, 0] = 200
         second = ImagesInMemory(image, torch.tensor([1, 3, 1, 3, 3]))
-        second.classes = torch.tensor([1, 3])  # type: ignore[attr-defined]
+        second.classes = torch.tensor([1, 3])
         return {"first": first, "second": second}
 
     @staticmethod
@@ -311,14 +316,15 @@ def test_accuracy_counts_every_image_once_and_predicts_among_the_classes_of_a_se
     trainer = Trainer(
         devices=processes, strategy=strategy, callbacks=[ShiftedAccuracy()], default_root_dir=tmp_path, **QUIET
     )
-    (metrics,) = trainer.test(Known(), datamodule=Pixels(batch_size=3), verbose=False)
+    (metrics,) = trainer.test(Known(), datamodule=LabelledImages(Pixels(), batch_size=3), verbose=False)
     assert metrics["test/accuracy_first"] == pytest.approx(3 / 7)
     assert metrics["test/accuracy_second"] == pytest.approx(4 / 5)
     assert metrics["test/ood_accuracy"] == pytest.approx((3 / 7 + 4 / 5) / 2)
 
 
 def test_cached_features_hand_on_shifted_sets_and_their_classes(tmp_path: Path) -> None:
-    data = CachedFeatures(Pixels(batch_size=3), torch.nn.Flatten(), num_features=4, cache_dir=str(tmp_path))
+    images = CachedFeatures(Pixels(), torch.nn.Flatten(), num_features=4, cache_dir=str(tmp_path))
+    data = LabelledImages(images, batch_size=3)
     trainer = Trainer(callbacks=[ShiftedAccuracy()], **QUIET)
     (metrics,) = trainer.test(Known(), datamodule=data, verbose=False)
     assert metrics["test/accuracy_first"] == pytest.approx(3 / 7)
@@ -351,15 +357,15 @@ def test_what_is_wrong_with_a_shifted_set_is_told_before_the_first_step(
     stage: str, options: dict[str, Any], said: str, tmp_path: Path
 ) -> None:
     root = imagenet(tmp_path / "sets", r=["n02"], own=["chair"])
-    data: Any = ImageNetShift(data_dir=str(root), classes=4, **options, **SMALL)
+    data: Any = ImageNet(data_dir=str(root), classes=4, **options, **SMALL)
     through_a_cache = CachedFeatures(data, torch.nn.Flatten(), 768, cache_dir=str(tmp_path / "cache"))
     for each in (data, through_a_cache):
         with pytest.raises((FileNotFoundError, ValueError), match=said):
-            getattr(Trainer(callbacks=[ShiftedAccuracy()], **QUIET), stage)(Unused(), datamodule=each)
+            getattr(Trainer(callbacks=[ShiftedAccuracy()], **QUIET), stage)(Unused(), datamodule=LabelledImages(each))
 
 
 def test_a_missing_list_of_domain_net_is_told_before_the_first_step(domain_net: Path) -> None:
-    data = DomainNet(str(domain_net), "real", ["infograph"], **SMALL)
+    data = LabelledImages(DomainNet(str(domain_net), "real", ["infograph"], **SMALL))
     with pytest.raises(FileNotFoundError, match=r"found no infograph_test\.txt"):
         Trainer(callbacks=[ShiftedAccuracy()], **QUIET).fit(Unused(), datamodule=data)
 
@@ -369,7 +375,8 @@ def test_lists_of_domain_net_without_the_images_are_told_before_the_first_step(d
     image = domain_net / f"domain_net/clipart/aircraft_carrier/clipart_{0 if split == 'train' else 2}.png"
     image.unlink()
     own = split == "train"
-    data = DomainNet(str(domain_net), *("clipart", ["real"]) if own else ("real", ["clipart"]), **SMALL)
+    images = DomainNet(str(domain_net), *("clipart", ["real"]) if own else ("real", ["clipart"]), **SMALL)
+    data = LabelledImages(images)
     with pytest.raises(FileNotFoundError, match=rf"{image.name} does not exist; .*clipart_{split}\.txt names it"):
         Trainer(callbacks=[ShiftedAccuracy()], **QUIET).fit(Unused(), datamodule=data)
 
@@ -379,15 +386,17 @@ def test_no_shifted_set_is_refused(stage: str, domain_net: Path, tmp_path: Path)
     none: Any = DomainNet(str(domain_net), test_domains=[], **SMALL)
     for data, said in (
         (none, "DomainNet is given no shifted test set"),
-        (CachedFeatures(none, torch.nn.Flatten(), 768, cache_dir=str(tmp_path)), "DomainNet is given no shifted test"),
-        (CachedFeatures(Digits(), torch.nn.Flatten(), 64, cache_dir=str(tmp_path)), "CachedFeatures: Digits has no"),
+        (
+            CachedFeatures(none, torch.nn.Flatten(), 768, cache_dir=str(tmp_path)),
+            "CachedFeatures is given no shifted test",
+        ),
     ):
         with pytest.raises(ValueError, match=said):
-            getattr(Trainer(callbacks=[ShiftedAccuracy()], **QUIET), stage)(Unused(), datamodule=data)
+            getattr(Trainer(callbacks=[ShiftedAccuracy()], **QUIET), stage)(Unused(), datamodule=LabelledImages(data))
 
 
 @pytest.mark.parametrize("stage", ["fit", "test"])
 def test_a_datamodule_without_shifted_sets_is_refused(stage: str) -> None:
-    lacks = "Digits lacks check_shifted_tests, shifted_test_loaders"
+    lacks = "LightningDataModule lacks check_shifted_tests, shifted_test_loaders"
     with pytest.raises(TypeError, match=f"ShiftedAccuracy needs a ShiftedTestSets, and {lacks}"):
-        getattr(Trainer(callbacks=[ShiftedAccuracy()], **QUIET), stage)(Unused(), datamodule=Digits())
+        getattr(Trainer(callbacks=[ShiftedAccuracy()], **QUIET), stage)(Unused(), datamodule=LightningDataModule())

@@ -13,11 +13,12 @@ from PIL import Image
 from datamodules.classification.cifar import CIFAR100
 from datamodules.classification.clustered import NUM_CLASSES, Clustered, Clusters
 from datamodules.classification.cnwl import CNWL
-from datamodules.classification.digits import WebDigits
+from datamodules.classification.digits import Digits
 from datamodules.classification.foreign_images import ForeignImages, replacements
+from datamodules.classification.image_sets import UNKNOWN, ImageSet, ImagesInMemory, OtherImages
 from datamodules.classification.imagenet32 import ImageNet32, read_batch
-from datamodules.classification.labelled_images import ImagesInMemory
-from datamodules.classification.ood_images import UNKNOWN, OODImages
+from datamodules.classification.labelled_images import LabelledImages
+from datamodules.classification.ood_images import OtherDigits
 from datamodules.classification.web_fg import WebFG
 from datamodules.corruptions.label_noise import Symmetric
 
@@ -42,49 +43,58 @@ def test_each_image_is_replaced_with_the_stated_probability() -> None:
     assert ((counts / 400 - 0.3).abs() < 5 * (0.21 / 400) ** 0.5).all()
 
 
-class Numbered(OODImages):
+class Numbered(OtherImages):
     """Images whose pixels are all 100 and more, by their number, of another brightness."""
 
     def __init__(self, num: int = 40, brightest: int = 255) -> None:
         self.num, self.brightest = num, brightest
 
-    def read(self, image_shape: tuple[int, int, int], seed: int) -> ImagesInMemory:
+    def of_no_class(self, image_shape: tuple[int, ...], seed: int) -> ImagesInMemory:
         image = (100 + torch.arange(self.num, dtype=torch.uint8)).view(-1, 1, 1, 1).expand(-1, *image_shape)
         return ImagesInMemory(image.clone(), torch.full((self.num,), UNKNOWN), self.brightest)
 
 
-def source(num: int = 50) -> ImagesInMemory:
-    return ImagesInMemory(
-        torch.arange(num, dtype=torch.uint8).view(-1, 1, 1, 1).repeat(1, 1, 2, 2), torch.arange(num) % 5
-    )
+class Counted(ImageSet):
+    """Fifty images, whose pixels are their number."""
+
+    num_classes, image_shape = 5, (1, 2, 2)
+
+    def training(self) -> ImagesInMemory:
+        return ImagesInMemory(
+            torch.arange(50, dtype=torch.uint8).view(-1, 1, 1, 1).repeat(1, 1, 2, 2), torch.arange(50) % 5
+        )
+
+    test = training
+
+
+def mixed(others: OtherImages, noise_rate: float, drawn: int, seed: int | None = None) -> ImagesInMemory:
+    return ForeignImages(Counted(), others, noise_rate, seed).prepared(drawn, torch.device("cpu")).training()
 
 
 def test_replaced_images_keep_their_labels_and_are_of_no_class() -> None:
-    given_source = source()
-    mixed = ForeignImages(Numbered(), 0.4).apply(given_source, seed=5)
-    foreign = mixed.image[:, 0, 0, 0] >= 100
+    given_source, found = Counted().training(), mixed(Numbered(), 0.4, drawn=5)
+    foreign = found.image[:, 0, 0, 0] >= 100
     assert 8 < foreign.sum() < 32
-    assert torch.equal(mixed.label, given_source.label)
-    true = mixed.clean_label  # type: ignore[attr-defined]
-    assert torch.equal(true, torch.where(foreign, -1, mixed.label))
-    assert torch.equal(mixed.image[~foreign], given_source.image[~foreign])
-    assert torch.equal(given_source.image, source().image)
+    assert torch.equal(found.label, given_source.label)
+    assert torch.equal(found.clean_label, torch.where(foreign, -1, found.label))
+    assert torch.equal(found.image[~foreign], given_source.image[~foreign])
 
 
 def test_other_ranges_of_values_are_rescaled_and_too_few_images_are_refused() -> None:
-    bright = ForeignImages(Numbered(brightest=200), 0.4, seed=1).apply(source(), seed=5)
-    plain = ForeignImages(Numbered(), 0.4, seed=1).apply(source(), seed=7)
+    bright = mixed(Numbered(brightest=200), 0.4, drawn=5, seed=1)
+    plain = mixed(Numbered(), 0.4, drawn=7, seed=1)
     foreign = plain.image[:, 0, 0, 0] >= 100
     expected = (plain.image[foreign].double() * 255 / 200).round()
     assert torch.equal(bright.image[foreign].double(), expected)
     with pytest.raises(ValueError, match="there are only 3 others"):
-        ForeignImages(Numbered(3), 0.9).apply(source(), seed=0)
+        mixed(Numbered(3), 0.9, drawn=0)
     with pytest.raises(ValueError, match="noise_rate"):
-        ForeignImages(Numbered(), 1.0)
+        mixed(Numbered(), 1.0, drawn=0)
 
 
 def test_digits_from_the_web_are_partly_other_digits_whose_labels_are_wrong() -> None:
-    data = WebDigits(foreign_rate=0.4, label_noise=Symmetric(0.25), seed=1)
+    web = ForeignImages(Digits(num_classes=5), OtherDigits([5, 6, 7, 8, 9]), 0.4)
+    data = LabelledImages(web, label_noise=Symmetric(0.25), seed=1)
     data.setup("fit")
     assert data.train_set is not None
     assert data.train_set.clean_label is not None
@@ -95,10 +105,7 @@ def test_digits_from_the_web_are_partly_other_digits_whose_labels_are_wrong() ->
     wrong = (label != true)[~foreign].float().mean()
     assert abs(wrong - 0.25 * 4 / 5) < 0.08
     pixels = {image.numpy().tobytes() for image in data.train_set.source.fetch(torch.arange(len(true))[foreign], None)}
-    from datamodules.classification.digits import Digits
-
-    digits = Digits().read_training()
-    later = {image.numpy().tobytes() for image in digits.image[digits.label >= 5]}
+    later = {image.numpy().tobytes() for image in OtherDigits([5, 6, 7, 8, 9]).of_no_class((1, 8, 8), 0).image}
     assert pixels <= later
     batch = next(iter(data.training_images_dataloader()))
     assert torch.equal(batch["clean_label"], true[batch["index"]])
@@ -123,13 +130,13 @@ def write_batches(folder: Path, kind: str, num: int = 60) -> np.ndarray:
 def test_imagenet32_is_read_as_it_is_distributed(kind: str, folder: str, tmp_path: Path) -> None:
     root = tmp_path / "set"
     data = write_batches(root / folder, kind)
-    images = ImageNet32(str(root), num_files=1).read((3, 32, 32), 0)
+    images = ImageNet32(str(root), num_files=1).of_no_class((3, 32, 32), 0)
     assert np.array_equal(images.fetch(torch.tensor([7]), None)[0].numpy(), data[7].reshape(3, 32, 32))
     assert (images.label == UNKNOWN).all()
     with pytest.raises(FileNotFoundError, match="train_data_batch_2 does not exist"):
-        ImageNet32(str(root), num_files=2).read((3, 32, 32), 0)
+        ImageNet32(str(root), num_files=2).of_no_class((3, 32, 32), 0)
     with pytest.raises(ValueError, match="those of the set are"):
-        ImageNet32(str(root), num_files=1).read((1, 8, 8), 0)
+        ImageNet32(str(root), num_files=1).of_no_class((1, 8, 8), 0)
 
 
 class Opens:
@@ -158,8 +165,7 @@ def test_cifar_takes_foreign_images(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     write_batches(tmp_path / "imagenet32", "npz")
     stored = ImagesInMemory(torch.zeros(100, 3, 32, 32, dtype=torch.uint8), torch.arange(100))
     monkeypatch.setattr(CIFAR100, "_read", lambda self, split: stored)
-    foreign = ForeignImages(ImageNet32(str(tmp_path), num_files=1), 0.3)
-    data = CIFAR100(foreign_images=foreign, validation_fraction=0.0, seed=2)
+    data = LabelledImages(ForeignImages(CIFAR100(), ImageNet32(str(tmp_path), num_files=1), 0.3), batch_size=9, seed=2)
     data.setup("fit")
     assert data.train_set is not None
     assert data.train_set.clean_label is not None
@@ -184,19 +190,19 @@ def test_web_fg_reads_lists_of_files_and_labels(inside: bool, tmp_path: Path) ->
             image_file(root / split / f"a:b {number}.png", 10 * number)
         lines = [f"{split}/a:b {number}.png:{label}" for number, label in enumerate(labels)]
         (root / f"{split}-list.txt").write_text("\n".join(lines) + "\n")
-    data = WebFG(str(tmp_path), subject="car", image_size=8, resize=8, batch_size=2)
-    train, test = data.read_training(), data.read_test()
+    data = WebFG(str(tmp_path), subject="car", image_size=8, resize=8)
+    train, test = data.training(), data.test()
     assert train.label.tolist() == [0, 195, 7]
-    assert test.label.tolist() == data.read_validation().label.tolist() == [3, 4]
+    assert test.label.tolist() == data.validation().label.tolist() == [3, 4]
     assert train.fetch(torch.tensor([2]), None).unique().tolist() == [20]
     (root / "val-list.txt").write_text("val/0.png 3\n")
-    with pytest.raises(ValueError, match="line 1: expected file:label"):
-        data.read_test()
+    with pytest.raises(ValueError, match="line 1: expected <file>:<label>"):
+        data.test()
     (root / "val-list.txt").write_text("val/none.png:3\n")
     with pytest.raises(FileNotFoundError, match=r"none\.png does not exist"):
-        data.read_test()
+        data.test()
     with pytest.raises(FileNotFoundError, match="web-bird"):
-        WebFG(str(root / "val"), subject="bird").read_training()
+        WebFG(str(root / "val"), subject="bird").training()
 
 
 def test_cnwl_reads_its_splits_and_knows_which_images_are_from_the_web(tmp_path: Path) -> None:
@@ -207,17 +213,18 @@ def test_cnwl_reads_its_splits_and_knows_which_images_are_from_the_web(tmp_path:
     (tmp_path / "split").mkdir()
     (tmp_path / "split" / "red_noise_nl_0.2").write_text("".join(f"{n} {k}\n" for k, n in enumerate(names)))
     (tmp_path / "split" / "validation").write_text("v.png 5\n")
-    data = CNWL(str(tmp_path), noise_rate="0.2", batch_size=2)
+    images = CNWL(str(tmp_path), noise_rate="0.2")
+    data = LabelledImages(images, batch_size=2)
     data.setup("fit")
     assert data.train_set is not None
     assert data.train_set.clean_label is not None
     assert data.train_set.clean_label.tolist() == [0, -1, 2]
     assert data.train_set.label.tolist() == [0, 1, 2]
     assert data.train_set.source.fetch(torch.arange(3), None).shape == (3, 3, 32, 32)
-    test = data.read_test()
+    test = images.test()
     assert (test.label.tolist(), test.fetch(torch.tensor([0]), None).unique().tolist()) == ([5], [200])
     with pytest.raises(FileNotFoundError, match=r"red_noise_nl_0\.8 does not exist"):
-        CNWL(str(tmp_path), noise_rate="0.8").read_training()
+        CNWL(str(tmp_path), noise_rate="0.8").training()
     with pytest.raises(ValueError, match="noise_rate"):
         CNWL(str(tmp_path), noise_rate="0.3")  # type: ignore[arg-type]
 
@@ -244,7 +251,7 @@ def test_clusters_lie_where_they_are_said_to() -> None:
 
 
 def test_clustered_data_know_their_foreign_samples_and_test_on_classes_alone() -> None:
-    data = Clustered(num_clean=90, num_foreign=60, num_test=36, seed=2, batch_size=10)
+    data = LabelledImages(Clustered(num_clean=90, num_foreign=60, num_test=36), seed=2, batch_size=10)
     data.setup("fit")
     data.setup("test")
     assert data.train_set is not None
@@ -254,7 +261,7 @@ def test_clustered_data_know_their_foreign_samples_and_test_on_classes_alone() -
     clean = data.train_set.clean_label >= 0
     assert torch.equal(data.train_set.label[clean], data.train_set.clean_label[clean])
     assert torch.bincount(data.test_set.label).tolist() == [6] * 6
-    again = Clustered(num_clean=90, num_foreign=60, num_test=36, seed=2, batch_size=10).read_training()
+    again = Clustered(num_clean=90, num_foreign=60, num_test=36).prepared(2, torch.device("cpu")).training()
     assert torch.equal(again.image, data.train_set.source.fetch(torch.arange(150), None))
 
 

@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
 from datamodules.classification.clustered import Clustered
+from datamodules.classification.labelled_images import LabelledImages
 from lightning_modules.baselines.simclr import SimCLR
 from lightning_modules.networks.mlp import MLP
 from lightning_modules.noisy_labels.lsa.pls_lsa import PLSLSA
@@ -64,11 +65,9 @@ class SaveAtTheEnd(Callback):
 def trained(kind: str, processes: int, path: Path) -> tuple[dict[str, Any], dict[str, float]]:
     """The checkpoint and the last epoch's metrics: 157 samples in batches of 49, of which the last has 10, 5 a process,
     and in sweeps of 32, of which the last has 29, 15 + 14."""
-    data = Clustered(
+    data = LabelledImages(
+        Clustered(num_clean=90, num_foreign=67, num_test=12),
         batch_size=49,
-        num_clean=90,
-        num_foreign=67,
-        num_test=12,
         evaluation_batch_size=32,
         passes_per_epoch=2 if kind == "plus" else 1,
         seed=1,

@@ -8,7 +8,8 @@ import torch
 from lightning.pytorch import Trainer
 from torch.nn.functional import cross_entropy
 
-from datamodules.classification.digits import FirstDigits
+from datamodules.classification.digits import Digits
+from datamodules.classification.labelled_images import LabelledImages
 from datamodules.classification.ood_images import OtherDigits, UniformNoise
 from datamodules.classification.out_of_distribution import OutOfDistribution
 from lightning_modules.networks.convnet import ConvNet
@@ -34,7 +35,7 @@ def detector(**options: Any) -> Mahalanobis:
 def data() -> OutOfDistribution:
     """Training batches of 101, the last one of another size, and test batches of 57: shards differ by one."""
     ood = {"other": OtherDigits([8, 9]), "noise": UniformNoise(num_images=61)}
-    return OutOfDistribution(FirstDigits(batch_size=101, evaluation_batch_size=57), ood)
+    return OutOfDistribution(ood, images=Digits(num_classes=8), batch_size=101, evaluation_batch_size=57)
 
 
 def test_two_processes_equal_one(tmp_path: Path) -> None:
@@ -60,7 +61,7 @@ def test_two_processes_find_the_adversarial_images_and_their_dimensions_that_one
     for processes in (1, 2):
         strategy = "ddp_fork" if processes > 1 else "auto"
         module = detector(attacks=[DeepFool(0.1), PGD("linf", 0.1, steps=2, name="pgd")], noise_std=0.05, lid=True)
-        source = FirstDigits().read_training()
+        source = Digits(num_classes=8).training()
         optimizer = torch.optim.Adam(module.network.parameters(), lr=0.03)
         for step in range(30):
             rows = slice(step % 3, None, 3)
@@ -72,11 +73,11 @@ def test_two_processes_find_the_adversarial_images_and_their_dimensions_that_one
             _, features = layer_features(module.network, module.layers, source.image.double() / 16)
         module.gaussians.update(features, source.label)
         trainer = Trainer(devices=processes, strategy=strategy, default_root_dir=tmp_path, **QUIET)
-        results = trainer.test(module, datamodule=FirstDigits(batch_size=57), verbose=False)
+        results = trainer.test(module, datamodule=LabelledImages(Digits(num_classes=8), batch_size=57), verbose=False)
         metrics.append({name: value for part in results for name, value in part.items()})
     assert metrics[1] == pytest.approx(metrics[0], abs=1e-6)
     assert {"test/auroc_lid_deepfool", "test/auroc_tuned_on_target_pgd"} <= metrics[0].keys()
 
 
 def data_size() -> int:
-    return len(FirstDigits().read_training().label)
+    return len(Digits(num_classes=8).training().label)

@@ -39,8 +39,10 @@ def finetuning(path: Path) -> Path:
     settings: dict[str, Any] = yaml.safe_load((ROOT / "configs/rrcm/demo_finetuning.yaml").read_text())
     settings["model"]["init_args"] |= {"sigma": 1e-13, "layer_decay": 0.5}
     settings["data"] = {
-        "class_path": "datamodules.classification.digits.Digits",
-        "init_args": {"train_size": 330},
+        "class_path": "datamodules.classification.labelled_images.LabelledImages",
+        "init_args": {
+            "images": {"class_path": "datamodules.classification.digits.Digits", "init_args": {"train_size": 330}}
+        },
     }  # 27 are left over
     return written(settings, path)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from callbacks.early_learning.watch import EarlyLearning
 from datamodules.classification.clustered import Clustered
+from datamodules.classification.labelled_images import LabelledImages
 from datamodules.corruptions.mask_noise import ErosionDilation
 from datamodules.segmentation.ellipse_images import EllipseImages
 from datamodules.segmentation.shapes import Shapes
@@ -58,7 +59,8 @@ def experiment(method: str) -> tuple[LightningModule, LightningDataModule]:
         return module, EllipseImages(8, num_training=21, num_validation=0, num_test=1)
     views: Any = {"weak_view": nn.Identity(), "contrastive_view": nn.Identity(), "feature_layer": "4"}
     two = method == "lsa_plus"
-    clusters = Clustered(49, num_clean=90, num_foreign=67, num_test=12, passes_per_epoch=2 if two else 1, seed=1)
+    images = Clustered(num_clean=90, num_foreign=67, num_test=12)
+    clusters = LabelledImages(images, 49, passes_per_epoch=2 if two else 1, seed=1)
     return PLSLSAPlus(classifier(), classifier(), 6, **views) if two else PLSLSA(classifier(), 6, **views), clusters
 
 

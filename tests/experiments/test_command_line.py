@@ -47,8 +47,11 @@ model:
     network: {class_path: lightning_modules.networks.cifar_resnet.CIFARResNet, init_args: {depth: 8, num_classes: 2}}
     num_classes: 2
 data:
-  class_path: datamodules.classification.image_folder.ImageFolder
-  init_args: {batch_size: 2, image_size: 8, resize: 8, num_workers: 0}
+  class_path: datamodules.classification.labelled_images.LabelledImages
+  init_args:
+    images: {class_path: datamodules.classification.image_folder.ImageFolder, init_args: {image_size: 8, resize: 8}}
+    batch_size: 2
+    num_workers: 0
 checkpoint: {tested: last}
 trainer: {max_epochs: 1, accelerator: cpu}
 """
@@ -61,7 +64,7 @@ def test_a_missing_test_set_is_told_before_the_training_that_a_test_follows(
         (tmp_path / "own" / "train" / name).mkdir(parents=True)
         Image.new("RGB", (8, 8)).save(tmp_path / "own" / "train" / name / "a.png")
     (tmp_path / "own.yaml").write_text(OWN_IMAGES)
-    fit = ["fit", "--config", str(tmp_path / "own.yaml"), "--data.data_dir", str(tmp_path / "own"), *QUIET]
+    fit = ["fit", "--config", str(tmp_path / "own.yaml"), "--data.images.data_dir", str(tmp_path / "own"), *QUIET]
     assert train.main([*fit, "--run_directory", str(tmp_path / "tested"), "--test_after_fit", "true"]) == 1
     assert "own holds neither test/<class>/<image> nor val/<class>/<image>" in capsys.readouterr().err
     assert not list((tmp_path / "tested").glob("checkpoints/*"))
@@ -126,21 +129,21 @@ BAD_INPUT = {
     "seed": (["--seed_everything", "-1"], "seed_everything must be in 0 ... 4294967295, got -1"),
     "noise rate": (["--data.label_noise.noise_rate", "1.0"], "noise_rate must be in [0, 1), got 1.0"),
     "batch larger than the set": (["--data.batch_size", "2000"], "batch_size is 2000, more than the 1170 samples"),
-    "number of classes": (["--model.num_classes", "7"], "model.num_classes is 7, and Digits has 10 classes"),
+    "number of classes": (["--model.num_classes", "7"], "model.num_classes is 7, and LabelledImages has 10 classes"),
     "network's input": (["--model.network.in_features", "65"], "does not accept images of shape [1, 8, 8]"),
     "network's output": (["--model.network.out_features", "9"], "gives 9 logits, and model.num_classes is 10"),
     "sampler": (["--trainer.use_distributed_sampler", "true"], "use_distributed_sampler must be false"),
     "missing monitor": (["--checkpoint.monitor", "null"], "checkpoint.monitor must name a metric"),
     "data_dir is a file": (
-        ["--data", "datamodules.classification.cifar.CIFAR10", "--data.data_dir", "README.md"],
+        ["--data.images", "datamodules.classification.cifar.CIFAR10", "--data.images.data_dir", "README.md"],
         "is a file",
     ),
     "missing data": (
-        ["--data", "datamodules.classification.cifar.CIFAR10", "--data.data_dir", "nowhere"],
+        ["--data.images", "datamodules.classification.cifar.CIFAR10", "--data.images.data_dir", "nowhere"],
         "does not exist",
     ),
     "empty data_dir": (
-        ["--data", "datamodules.classification.cifar.CIFAR10", "--data.data_dir", "docs_empty"],
+        ["--data.images", "datamodules.classification.cifar.CIFAR10", "--data.images.data_dir", "docs_empty"],
         "does not exist",
     ),
 }

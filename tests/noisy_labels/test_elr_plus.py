@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from datamodules.classification.digits import Digits
+from datamodules.classification.labelled_images import LabelledImages
 from datamodules.corruptions.label_noise import Symmetric
 from lightning_modules.losses.mixing import Mixing
 from lightning_modules.networks.mlp import MLP
@@ -114,7 +115,7 @@ def test_each_pass_trains_one_network_and_its_average() -> None:
         return step(batch, batch_idx)
 
     module.training_step = watching
-    data = Digits(batch_size=100, passes_per_epoch=2, label_noise=Symmetric(0.4))
+    data = LabelledImages(Digits(), batch_size=100, passes_per_epoch=2, label_noise=Symmetric(0.4))
     Trainer(max_epochs=1, accelerator="cpu", **QUIET).fit(module, data)
     assert module.steps == [13, 13]
     for name, value in module.named_parameters():
@@ -130,7 +131,7 @@ def test_each_pass_trains_one_network_and_its_average() -> None:
 def test_what_cannot_work_is_refused_by_name(options: dict, passes: int, message: str) -> None:
     trainer = Trainer(max_epochs=1, accelerator="cpu", **QUIET, **options)
     with pytest.raises(ValueError, match=message):
-        trainer.fit(two_networks(), Digits(batch_size=100, passes_per_epoch=passes))
+        trainer.fit(two_networks(), LabelledImages(Digits(), batch_size=100, passes_per_epoch=passes))
 
 
 @pytest.mark.parametrize("key", ["strength", "momentum", "mixup_alpha", "average_decay"])

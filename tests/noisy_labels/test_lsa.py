@@ -15,6 +15,7 @@ from callbacks.pretraining import Pretraining
 from datamodules.batches import UNVERIFIED
 from datamodules.classification.clustered import Clustered
 from datamodules.classification.digits import Digits
+from datamodules.classification.labelled_images import LabelledImages
 from lightning_modules.baselines.simclr import SimCLR
 from lightning_modules.distributed.per_sample import PerSample
 from lightning_modules.networks import Normalized
@@ -60,8 +61,9 @@ def two_networks(**options: Any) -> Any:
     return PLSLSAPlus(network(), network(), num_classes=6, **options)
 
 
-def data(**options: Any) -> Clustered:
-    return Clustered(**{"batch_size": 50, "num_clean": 120, "num_foreign": 81, "num_test": 30, "seed": 3, **options})
+def data(**options: Any) -> LabelledImages:
+    images = Clustered(num_clean=120, num_foreign=81, num_test=30)
+    return LabelledImages(images, **{"batch_size": 50, "seed": 3, **options})
 
 
 def fit(module: LightningModule, epochs: int, into: Any = None, checkpoint: Path | None = None, **options: Any) -> Any:
@@ -257,7 +259,7 @@ def test_a_sweep_judges_each_image_once_in_its_own_order_and_leaves_the_network_
     before = copy.deepcopy(module.state_dict())
     found = sweep(trainer, module.network, module, "3", module.images.guesses[0])
     assert found is not None
-    source = data().read_training()
+    source = data().images.prepared(3, torch.device("cpu")).training()
     module.eval()
     image = source.image.double() / 255
     logits = module(image)
@@ -278,7 +280,7 @@ def test_a_sweep_judges_each_image_once_in_its_own_order_and_leaves_the_network_
 
 def test_without_true_labels_a_sweep_knows_nothing_of_them() -> None:
     module: Any = PLSLSA(MLP(64, [8], 10), 10, **PLAIN, feature_layer="layers.1", optimizer=sgd)
-    trainer = fit(module, 1, Digits(batch_size=400))
+    trainer = fit(module, 1, LabelledImages(Digits(), batch_size=400))
     found = sweep(trainer, module.network, module, "layers.1", module.images.guesses[0])
     assert found is not None
     assert found.wrong is None

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from callbacks.measurements import Measurements
 from datamodules.classification.digits import TuningDigits
+from datamodules.classification.labelled_images import LabelledImages
 from lightning_modules.baselines.cross_entropy import CrossEntropy
 from lightning_modules.networks.features import without_head
 from lightning_modules.networks.mlp import MLP
@@ -41,6 +42,10 @@ QUIET: dict[str, Any] = {
     **{"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False},
     **{"accelerator": "cpu", "precision": "64-true", "use_distributed_sampler": False},
 }
+
+
+def tuning_digits(batch_size: int = 64) -> LabelledImages:
+    return LabelledImages(TuningDigits(), batch_size)
 
 
 def features(seed: int = 0) -> Tensor:
@@ -224,7 +229,7 @@ def first_loss(tuned: NMTune) -> tuple[Tensor, dict[str, Tensor], dict[str, Tens
     tuned.on_after_backward = lambda: seen.update(  # type: ignore[method-assign]
         gradients={name: p.grad.clone() for name, p in tuned.named_parameters() if p.grad is not None}
     )
-    Trainer(max_epochs=1, limit_train_batches=1, **QUIET).fit(tuned, datamodule=TuningDigits(batch_size=64))
+    Trainer(max_epochs=1, limit_train_batches=1, **QUIET).fit(tuned, datamodule=tuning_digits(64))
     return seen["loss"], seen["gradients"], seen["batch"]
 
 
@@ -275,7 +280,7 @@ def test_only_terms_that_count_are_computed_and_logged(
         monkeypatch.setattr(nmtune, name, lambda *args, name=name, own=own: called.add(name) or own(*args))
     tuned = module(**options)
     trainer = Trainer(max_epochs=1, limit_train_batches=1, **QUIET)
-    trainer.fit(tuned, datamodule=TuningDigits(batch_size=64))
+    trainer.fit(tuned, datamodule=tuning_digits(64))
     assert called == computed
     logged = {name for name in trainer.callback_metrics if name.startswith("train/")}
     assert logged == {
@@ -307,7 +312,7 @@ def test_adapter_is_the_equation_and_with_scale_zero_it_is_linear_probing() -> N
 def test_the_encoder_is_bit_for_bit_what_it_was_and_the_rest_is_trained() -> None:
     tuned = module()
     before = copy.deepcopy(tuned.state_dict())
-    Trainer(max_epochs=2, **QUIET).fit(tuned, datamodule=TuningDigits(batch_size=64))
+    Trainer(max_epochs=2, **QUIET).fit(tuned, datamodule=tuning_digits(64))
     tuned.train()
     assert not tuned.encoder.training
     for name, value in tuned.state_dict().items():
@@ -327,7 +332,7 @@ def test_learning_rate_follows_the_cosine_from_its_first_value_and_ends_above_ze
     tuned = module()
     rates: list[float] = []
     tuned.on_train_epoch_start = lambda: rates.append(tuned.trainer.optimizers[0].param_groups[0]["lr"])  # type: ignore[method-assign]
-    Trainer(max_epochs=5, **QUIET).fit(tuned, datamodule=TuningDigits(batch_size=64))
+    Trainer(max_epochs=5, **QUIET).fit(tuned, datamodule=tuning_digits(64))
     assert rates == pytest.approx([1e-2 * (1 + math.cos(math.pi * epoch / 5)) / 2 for epoch in range(5)])
     assert rates[0] == 1e-2
     assert rates[-1] > 0
@@ -339,7 +344,7 @@ def test_learning_rate_of_a_schedule_by_steps_is_the_authors_cosine_over_all_ste
     tuned = module(lr_scheduler=lambda optimizer: CosineOverSteps(optimizer, T_max=steps))
     rates: list[float] = []
     tuned.on_before_optimizer_step = lambda optimizer: rates.append(optimizer.param_groups[0]["lr"])  # type: ignore[method-assign]
-    Trainer(max_epochs=2, **QUIET).fit(tuned, datamodule=TuningDigits(batch_size=64))
+    Trainer(max_epochs=2, **QUIET).fit(tuned, datamodule=tuning_digits(64))
     assert rates == pytest.approx([1e-2 * (1 + math.cos(math.pi * k / steps)) / 2 for k in range(steps)])
 
 
@@ -394,10 +399,10 @@ def test_tested_spectra_are_those_of_all_test_features(tmp_path: Path) -> None:
     for processes in (1, 2):
         strategy = "ddp_fork" if processes > 1 else "auto"
         trainer = Trainer(devices=processes, strategy=strategy, default_root_dir=tmp_path, **QUIET)
-        (metrics[processes],) = trainer.test(module().double(), datamodule=TuningDigits(batch_size=100), verbose=False)
+        (metrics[processes],) = trainer.test(module().double(), datamodule=tuning_digits(100), verbose=False)
     assert metrics[2] == pytest.approx(metrics[1], abs=1e-6)
     tuned = module().double().eval()
-    source = TuningDigits().read_test()
+    source = TuningDigits().test()
     f = tuned.encoder(source.image.double() / 16)
     for suffix, value in (("", f), ("_tuned", tuned.network[1](f))):
         p = torch.linalg.svdvals(F.normalize(value, dim=1))
@@ -411,7 +416,7 @@ def test_a_test_runs_the_encoder_once_for_each_image() -> None:
     tuned = module()
     images: list[int] = []
     tuned.encoder.register_forward_hook(lambda encoder, args, output: images.append(len(output)))
-    Trainer(**QUIET).test(tuned, datamodule=TuningDigits(batch_size=100), verbose=False)
+    Trainer(**QUIET).test(tuned, datamodule=tuning_digits(100), verbose=False)
     assert sum(images) == 797
 
 
@@ -419,7 +424,7 @@ def test_the_spectra_are_written_and_drawn(tmp_path: Path) -> None:
     tuned = module(center="row")
     options = {**QUIET, "logger": CSVLogger(tmp_path, name="", version="")}
     trainer = Trainer(callbacks=[Measurements()], **options)
-    (metrics,) = trainer.test(tuned, datamodule=TuningDigits(batch_size=100), verbose=False)
+    (metrics,) = trainer.test(tuned, datamodule=tuning_digits(100), verbose=False)
     table = pd.read_csv(tmp_path / "spectrum.csv")
     assert list(table) == ["features", "position", "singular_value", "share"]
     for name, suffix in (("encoder", ""), ("tuned", "_tuned")):
@@ -433,7 +438,7 @@ def test_the_spectra_are_written_and_drawn(tmp_path: Path) -> None:
         )
     assert (tmp_path / "figures/spectrum.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(TypeError, match="Measurements needs a TableSource, and CrossEntropy lacks tables"):
-        trainer.test(CrossEntropy(MLP(64, [8], 10), 10), datamodule=TuningDigits(), verbose=False)
+        trainer.test(CrossEntropy(MLP(64, [8], 10), 10), datamodule=tuning_digits(), verbose=False)
 
 
 def test_two_processes_train_the_linear_probe_of_one() -> None:
@@ -442,9 +447,7 @@ def test_two_processes_train_the_linear_probe_of_one() -> None:
     for processes in (1, 2):
         probe = module(adapter=False, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1)).double()
         strategy = "ddp_fork" if processes > 1 else "auto"
-        Trainer(max_epochs=2, devices=processes, strategy=strategy, **QUIET).fit(
-            probe, datamodule=TuningDigits(batch_size=67)
-        )
+        Trainer(max_epochs=2, devices=processes, strategy=strategy, **QUIET).fit(probe, datamodule=tuning_digits(67))
         trained.append(probe.state_dict())
     for name, value in trained[0].items():
         torch.testing.assert_close(trained[1][name], value, rtol=0, atol=1e-10, msg=name)

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules.classification.digits import Digits
+from datamodules.classification.labelled_images import LabelledImages
 from lightning_modules.resumable import tested_images
 from tests.callbacks.certification.planes import Images, Planes, certification, run
 
@@ -21,7 +22,7 @@ def test_datamodules_that_deal_requests_are_read_by_position(tmp_path: Path) -> 
             middle = image.double().mean(dim=(1, 2, 3))[:, None]
             return -((middle - torch.linspace(0.2, 0.4, 10, dtype=torch.float64)) ** 2)
 
-    data = Digits(batch_size=64)
+    data = LabelledImages(Digits(), batch_size=64)
     run(tmp_path, certification(skip=100), Brightness(), data, use_distributed_sampler=False)
     rows = pd.read_csv(tmp_path / "certification.csv")
     assert list(rows["idx"]) == [0, 100, 200, 300, 400]

@@ -19,7 +19,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor, nn
 from torch.nn.functional import softmax
 
-from datamodules.classification.digits import FirstDigits
+from datamodules.classification.digits import Digits
+from datamodules.classification.labelled_images import LabelledImages
 from datamodules.classification.ood_images import OtherDigits, UniformNoise
 from datamodules.classification.out_of_distribution import OutOfDistribution
 from lightning_modules.metrics.detection import detection_metrics, true_negative_rate
@@ -208,7 +209,7 @@ def test_a_new_class_of_the_same_covariance_leaves_it_and_equal_counts_give_the_
 
 def test_digits_that_join_one_class_after_the_other_are_told_apart() -> None:
     """Digits 8 and 9, which the network has not seen, beside the eight that it knows, as a user would have it."""
-    module, test = ready(), FirstDigits().read_test()
+    module, test = ready(), Digits(num_classes=8).test()
     mean, covariance = module.gaussians.means(1), module.gaussians.covariance(1)
     image, label = [test.image], [test.label]
 
@@ -217,7 +218,7 @@ def test_digits_that_join_one_class_after_the_other_are_told_apart() -> None:
             return layer_features(module.network, module.layers, image.double() / 16)[1][1]
 
     for digit in (8, 9):
-        new = OtherDigits([digit]).read((1, 8, 8), 0).image
+        new = OtherDigits([digit]).of_no_class((1, 8, 8), 0).image
         mean, covariance = with_new_class(mean, covariance, features(new[::2]))
         image, label = [*image, new[1::2]], [*label, torch.full((len(new[1::2]),), digit)]
     whitened = whiten(mean, covariance, torch.ones(10, dtype=torch.bool))
@@ -461,7 +462,7 @@ FGSM = PGD("linf", 0.3, steps=1, step_size=0.3, random_start=False, name="fgsm")
 def trained() -> ConvNet:
     """Knows the digits 0 to 7 well enough to be fooled."""
     torch.manual_seed(0)
-    network, source = ConvNet(1, [6, 8], 8), FirstDigits().read_training()
+    network, source = ConvNet(1, [6, 8], 8), Digits(num_classes=8).training()
     optimizer = torch.optim.Adam(network.parameters(), lr=0.03)
     for step in range(60):
         rows = slice(step % 3, None, 3)
@@ -481,7 +482,7 @@ def detector(**options: Any) -> Mahalanobis:
 
 def data(**options: Any) -> OutOfDistribution:
     ood = {"other": OtherDigits([8, 9]), "noise": UniformNoise(num_images=60)}
-    return OutOfDistribution(FirstDigits(**{"batch_size": 300, **options}), ood)
+    return OutOfDistribution(ood, images=Digits(num_classes=8), **{"batch_size": 300, **options})
 
 
 @pytest.fixture(scope="module")
@@ -507,7 +508,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def test_fit_gathers_the_statistics_of_all_training_images(run: Run) -> None:
     module, _, _ = run
-    source = FirstDigits().read_training()
+    source = Digits(num_classes=8).training()
     with torch.no_grad():
         _, features = layer_features(module.network, module.layers, source.image.double() / 16)
     for place, part in enumerate(features):
@@ -521,8 +522,8 @@ def test_metrics_are_those_of_the_images_that_nothing_was_tuned_on(
     run: tuple[Mahalanobis, dict[str, float], Any],
 ) -> None:
     module, metrics, _ = run
-    test = FirstDigits().read_test()
-    other = OtherDigits([8, 9]).read((1, 8, 8), 0)
+    test = Digits(num_classes=8).test()
+    other = OtherDigits([8, 9]).of_no_class((1, 8, 8), 0)
     whitened = module.gaussians.whitened(1)
     with torch.no_grad():
         logits, features = layer_features(module.network, module.layers, test.image.double() / 16)
@@ -547,7 +548,7 @@ def test_adversarial_sets_hold_what_is_right_before_and_wrong_after(
 ) -> None:
     module, metrics, _ = run
     detection = module.detections[2]
-    test = FirstDigits().read_test()
+    test = Digits(num_classes=8).test()
     with torch.no_grad():
         right = module(test.image.double() / 16).argmax(dim=1) == test.label
     assert bool(right[detection.index].all())
@@ -566,7 +567,7 @@ def ready(**options: Any) -> Mahalanobis:
     """A detector with its statistics."""
     module = detector(**options)
     module.double()
-    source = FirstDigits().read_training()
+    source = Digits(num_classes=8).training()
     with torch.no_grad():
         _, features = layer_features(module.network, module.layers, source.image.double() / 16)
     module.gaussians.update(features, source.label)
@@ -575,7 +576,9 @@ def ready(**options: Any) -> Mahalanobis:
 
 def results_of(module: Mahalanobis, directory: Path, **options: Any) -> dict[str, float]:
     trainer = Trainer(default_root_dir=directory, enable_checkpointing=False, **QUIET)
-    results = trainer.test(module, datamodule=FirstDigits(**{"batch_size": 300, **options}), verbose=False)
+    results = trainer.test(
+        module, datamodule=LabelledImages(Digits(num_classes=8), **{"batch_size": 300, **options}), verbose=False
+    )
     return {name: value for part in results for name, value in part.items()}
 
 
@@ -589,7 +592,7 @@ def test_minimal_attacks_are_detected_beside_the_others(tmp_path: Path) -> None:
     metrics = results_of(module, tmp_path)
     assert [detection.target for detection in module.detections] == ["fgsm", "deepfool", "carlini_wagner"]
     assert {"test/auroc_mean_deepfool", "test/auroc_tuned_on_target_carlini_wagner"} <= metrics.keys()
-    test = FirstDigits().read_test()
+    test = Digits(num_classes=8).test()
     image = test.image.double() / 16
     adversarial = attacks[1].perturb(module.network, image, test.label)
     with torch.no_grad():
@@ -616,7 +619,7 @@ def test_local_dimension_is_that_of_mini_batches_of_the_images_that_are_fooled(t
     module = ready(attacks=[FGSM], noise_std=0.0, lid=True, score="lid")
     metrics = results_of(module, tmp_path, evaluation_batch_size=57)
     [detection] = module.detections
-    test = FirstDigits().read_test()
+    test = Digits(num_classes=8).test()
     third = detection.index.chunk(3)[0]
     image = test.image[third].double() / 16
     adversarial = FGSM.perturb(module.network, image, test.label[third])
@@ -724,7 +727,7 @@ def test_what_cannot_work_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="num_validation 60 leaves none of the 60 images of noise"):
         trainer.test(ready, datamodule=data())
     with pytest.raises(ValueError, match="there is nothing to detect"):
-        trainer.test(ready, datamodule=FirstDigits())
+        trainer.test(ready, datamodule=LabelledImages(Digits(num_classes=8), batch_size=64))
     ready.trainer = types.SimpleNamespace(precision="16-mixed")  # type: ignore[assignment]
     with pytest.raises(ValueError, match=r"trainer\.precision 16-mixed"):
         ready.setup("fit")

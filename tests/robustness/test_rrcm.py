@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from callbacks.guards.seeding import SeedEveryBatch
 from datamodules.classification.digits import Digits
+from datamodules.classification.labelled_images import LabelledImages
 from lightning_modules.interfaces import Classifier, SmoothedClassifier
 from lightning_modules.losses.contrastive import contrastive_loss
 from lightning_modules.losses.mixing import SoftLabels
@@ -323,7 +324,7 @@ def fitted(
         use_distributed_sampler=False,
         callbacks=[SeedEveryBatch(), *callbacks],
     )
-    trainer.fit(module, datamodule=Digits(batch_size=100, train_size=250, seed=0), ckpt_path=ckpt_path)
+    trainer.fit(module, datamodule=LabelledImages(Digits(train_size=250), batch_size=100, seed=0), ckpt_path=ckpt_path)
     return module, trainer
 
 

@@ -7,7 +7,7 @@ trusted. In the next epoch a noisy image's target is its sharpened guess, weight
 supervised contrastive term draws images of the same target together (see `objective`).
 
 Several views of an image are drawn where the batch is: the DataModule must not augment images itself
-(`crop_padding: 0`, `flip: false`, `min_area: null`, where it has these). Batch-normalised networks also see the views
+(no `augmentation`, and `min_area: null` where the images have it). Batch-normalised networks also see the views
 that are guessed from in training mode, as in the authors' code. `warmup_epochs` counts plain epochs: LSA's code with a
 warm-up of 0 has one, PLS's with W has W.
 

@@ -15,7 +15,8 @@ from callbacks.labels import report as label_report
 from callbacks.labels.report import LabelReport, label_score, precision_and_recall
 from callbacks.labels.report_figure import ARROW, UNKNOWN, WRONG, draw_worst_labels
 from datamodules.classification.digits import Digits
-from datamodules.classification.labelled_images import ImagesInMemory
+from datamodules.classification.image_sets import ImagesInMemory
+from datamodules.classification.labelled_images import LabelledImages
 from datamodules.corruptions.label_noise import Symmetric
 from lightning_modules.training.classifier import ClassifierSteps, accuracies
 from tests.command import run
@@ -59,9 +60,9 @@ class NearestMean(ClassifierSteps, LightningModule):
     num_classes = 10
     mean: Tensor
 
-    def __init__(self, data: Digits) -> None:
+    def __init__(self, data: LabelledImages) -> None:
         super().__init__()
-        source = data.read_training()
+        source = data.images.training()
         image = source.image.flatten(1) / source.brightest
         self.register_buffer("mean", torch.stack([image[source.label == k].mean(dim=0) for k in range(10)]))
         self.metrics = accuracies(10)
@@ -70,12 +71,12 @@ class NearestMean(ClassifierSteps, LightningModule):
         return -4 * torch.cdist(image.flatten(1), self.mean.to(image.dtype)).square()
 
 
-def noisy_digits() -> Digits:
-    return Digits(batch_size=101, label_noise=Symmetric(0.4), validation_fraction=0.1, seed=3)
+def noisy_digits() -> LabelledImages:
+    return LabelledImages(Digits(), batch_size=101, label_noise=Symmetric(0.4), validation_fraction=0.1, seed=3)
 
 
 def report(
-    directory: Path, callback: LabelReport, data: Digits, processes: int = 1, tests: int = 1
+    directory: Path, callback: LabelReport, data: LabelledImages, processes: int = 1, tests: int = 1
 ) -> dict[str, float]:
     trainer = Trainer(
         accelerator="cpu",
@@ -151,8 +152,8 @@ def test_a_lower_threshold_suspects_fewer_and_errs_less(tmp_path: Path) -> None:
 
 
 def test_without_true_labels_there_is_no_precision_and_names_are_written(tmp_path: Path) -> None:
-    data = Digits(batch_size=101)
-    data.class_names = [f"digit {k}" for k in range(10)]
+    data = LabelledImages(Digits(), batch_size=101)
+    data.images.class_names = [f"digit {k}" for k in range(10)]
     metrics = report(tmp_path, LabelReport(num_images=3), data)
     assert set(metrics) == {"accuracy", "cross_entropy", "labels_suspected"}
     table = pd.read_csv(tmp_path / "label_report.csv")

@@ -1,0 +1,171 @@
+"""Some images of a source with the labels they are given, fetched a batch at a time."""
+
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from datamodules.batches import UNVERIFIED
+from datamodules.classification.image_sets import ImageSource
+from datamodules.files.whole_files import whole_file
+from datamodules.loading.augmentation import sample_uniform
+from datamodules.loading.global_batches import Request
+
+SECOND = 1 << 40
+"""Added to the number of a visit: the second view is that of another visit, which never comes."""
+
+
+class LabelledSet(Dataset[dict[str, Any]]):
+    """Some rows of a source, with the labels they are given. Once one is corrected, batches have `original_label`.
+
+    Args:
+        source: the images.
+        row: positions in the source, `[n]`; None takes all.
+        label: given labels, `[n]`; None takes those of the source.
+        clean_label: true labels, `[n]`; None where they are unknown.
+        seed: random seed of the augmentation, which training images have; their batches carry the number of the visit
+            that it is drawn for until they are on the device. None reads images as they are.
+        second_view: whether batches also hold another random view of each image.
+        origin: which set the images are from, for batches that say so.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        row: Tensor | None = None,
+        label: Tensor | None = None,
+        clean_label: Tensor | None = None,
+        seed: int | None = None,
+        second_view: bool = False,
+        origin: int | None = None,
+    ) -> None:
+        self.source = source
+        self.row = torch.arange(len(source.label)) if row is None else row
+        self.given = source.label if label is None else label
+        self.label = self.given.clone().share_memory_()  # corrections reach the loader's workers
+        self.corrected = torch.zeros((), dtype=torch.bool).share_memory_()
+        self.clean_label = clean_label
+        self.seed = seed
+        self.second_view = second_view
+        self.origin = origin
+
+    @property
+    def in_memory(self) -> bool:
+        return self.source.in_memory
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def correct(self, index: Tensor, label: Tensor) -> None:
+        """Give the samples `index` other labels."""
+        self.label[index] = label
+        self.corrected.fill_(True)
+
+    def sharing_labels(self, other: "LabelledSet") -> Self:
+        """Take over the labels and corrections of another set of the same samples, also future ones."""
+        self.given, self.label, self.corrected = other.given, other.label, other.corrected
+        return self
+
+    def __getitem__(self, request: Request) -> dict[str, Any]:
+        index, row, view = request.indices, self.row[request.indices], None
+        batch: dict[str, Any] = {"label": self.label[index], "index": index, "global_size": request.global_size}
+        if self.seed is not None:
+            batch["visit"] = request.visit
+            view = self._view(index, request.visit)
+        batch["image"], batch["brightest"] = self.source.fetch(row, view), self.source.brightest
+        if self.second_view:
+            other = self._view(index, request.visit + SECOND)
+            if view is not None and other is not None:
+                other = self.source.another_view(view, other)
+            batch["second_view"] = self.source.fetch(row, other)
+        if self.corrected:
+            batch["original_label"] = self.given[index]
+        if self.clean_label is not None:
+            batch["clean_label"] = self.clean_label[index]
+        if self.source.classes is not None:
+            batch["classes"] = self.source.classes
+        if self.origin is not None:
+            batch["origin"] = torch.full_like(index, self.origin)
+        return batch
+
+    def _view(self, index: Tensor, visit: int) -> Tensor | None:
+        if self.seed is None or self.source.num_uniform == 0:
+            return None
+        return sample_uniform(self.seed, visit, index, count=self.source.num_uniform, stream=1)
+
+
+def stratified_split(label: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Hold out the same fraction of every class.
+
+    Args:
+        label: `[N]`, int64.
+        fraction: part of each class that is held out, in [0, 1).
+        seed: random seed of the choice.
+
+    Returns:
+        Rows that are kept and rows that are held out, each in ascending order.
+    """
+    random = np.random.default_rng([seed, 1])
+    held_out = np.zeros(len(label), dtype=bool)
+    for category in np.unique(label.numpy()):
+        rows = np.flatnonzero(label.numpy() == category)
+        held_out[random.permutation(rows)[: round(fraction * len(rows))]] = True
+    return torch.from_numpy(np.flatnonzero(~held_out)), torch.from_numpy(np.flatnonzero(held_out))
+
+
+def label_table(source: ImageSource, given: Tensor, truth: Tensor | None, training: Tensor) -> pd.DataFrame:
+    """Tabulate the labels of a whole set as it was read, so that `FromCSV` gives any other run the same ones.
+
+    Args:
+        source: the images, `[N]`, which may have names.
+        given: given labels, `[N]`.
+        truth: true labels, `[N]`, or None.
+        training: rows that were not held out.
+    """
+    split = np.full(len(given), "validation", dtype=object)
+    split[training.numpy()] = "training"
+    columns: dict[str, Any] = {"index": np.arange(len(split)), "label": given}
+    if truth is not None:
+        columns["clean_label"] = pd.Series(truth, dtype="Int64").mask(truth.numpy() == UNVERIFIED)
+    columns["split"] = split
+    if (names := source.names) is not None:
+        columns["name"] = names
+    return pd.DataFrame(columns)
+
+
+def keep_labels(path: Path, drawn: pd.DataFrame, table: str | None, write: bool) -> None:
+    """Write a table of labels for the run, or refuse other labels than those that the run has kept.
+
+    Args:
+        path: `labels.csv` of the run.
+        drawn: `label_table` of the labels that are drawn now.
+        table: file that they come from, if they come from one.
+        write: whether this process writes the file where it is missing.
+
+    Raises:
+        ValueError: if the file holds other labels, or another split or files; names the first row that differs.
+    """
+    if not path.is_file():  # every process that sees it refuses, so that none waits for another
+        if write:
+            with whole_file(path) as partial:
+                drawn.to_csv(partial, index=False)
+        return
+    kept = pd.read_csv(path, dtype=str, keep_default_na=False)
+    source = "the labels that are drawn now" if table is None else f"those of {table}"
+    advice = "a run keeps the labels it began with, and others are for a run in another directory"
+    if len(kept) != len(drawn):
+        raise ValueError(f"{path} holds {len(kept)} labels, and {source} are {len(drawn)}: {advice}")
+    for column in ("name", "split", "label"):
+        if column in kept and column in drawn:
+            now = drawn[column].astype(str)
+            differs = np.flatnonzero(kept[column] != now)
+            if len(differs):
+                row = differs[0]
+                raise ValueError(
+                    f"{path} and {source} differ in {column} at {len(differs)} of {len(kept)} samples, first at index "
+                    f"{row}, which has {kept[column][row]} there and {now[row]} now: {advice}"
+                )
