@@ -2,15 +2,17 @@
 # make test    makes the environment and runs the test suite
 # make test-all   runs what takes longer, too
 # make lint    style, types
-# make claims  runs every stated claim and writes the results table of README.md
+# make claims  runs every stated claim, keeps the figures in docs/claims.csv and writes the pages
+# make pages   writes docs/ and the table of methods of README.md
+# make pictures   makes the pictures of docs/, from demo runs that are made where they are missing
 # make data-tests  runs the tests that need real data (NOISEWORKS_DATA)
-# make benchmarks  measures speed and memory and writes their table of README.md
+# make benchmarks  measures speed and memory and writes docs/benchmarks.md
 
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 
-.PHONY: demo test test-all lint claims data-tests benchmarks clean
+.PHONY: demo test test-all lint claims pages pictures data-tests benchmarks clean
 
 demo: $(VENV)/installed
 	$(RUN) train.py compare configs/elr/demo.yaml configs/elr/demo_baseline.yaml --seeds 0 1 2 --jobs 2 --output runs/demo
@@ -27,13 +29,19 @@ lint: $(VENV)/installed
 	$(RUN) -m mypy
 
 claims: $(VENV)/installed
-	$(RUN) train.py claim configs/*/claim.yaml --jobs 2 --readme README.md
+	$(RUN) train.py claim configs/*/claim.yaml --jobs 2 --record docs/claims.csv; status=$$?; $(RUN) -m experiments.pages && exit $$status
+
+pages: $(VENV)/installed
+	$(RUN) -m experiments.pages
+
+pictures: $(VENV)/installed demo
+	$(RUN) -m experiments.pages --pictures runs/pages --demo runs/demo
 
 data-tests: $(VENV)/installed
 	$(RUN) -m pytest -m data
 
 benchmarks: $(VENV)/installed
-	$(RUN) -m pytest -m benchmark --override-ini addopts=-ra tests/benchmarks --readme README.md
+	$(RUN) -m pytest -m benchmark --override-ini addopts=-ra tests/benchmarks --readme docs/benchmarks.md
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -99,7 +99,7 @@ def parse_source(docstring: str) -> Paper | None:
     match = re.search(r"^Source:\s*(.+?)(\n\s*\n|\Z)", docstring, re.MULTILINE | re.DOTALL)
     if not match:
         return None
-    text = " ".join(match[1].split())
+    text = re.split(r"(?<=\d{4}); ", " ".join(match[1].split()))[0]  # the first of several papers
     arxiv = ARXIV.search(text)
     reference = text[: arxiv.start()] if arxiv else text
     segments = [segment.strip(" ;") for segment in reference.rstrip(" ,.;").split(", ")]

@@ -1,6 +1,6 @@
 """Runs stated claims, method against baseline, and gives the verdicts.
 
-    python train.py claim configs/elr/claim.yaml --readme README.md
+    python train.py claim configs/elr/claim.yaml --record docs/claims.csv
 
 A claim file holds a mapping, or a list of them, with the keys
     paper      the sentence of the paper that is put to the test
@@ -23,6 +23,7 @@ is 1 if anything that is claimed does not hold.
 """
 
 import contextlib
+import csv
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -34,15 +35,22 @@ from experiments.arguments import LARGEST_SEED, ArgumentParser, positive_number
 from experiments.compare import collect, provenance, show
 from experiments.config_files import parsed, text_of
 from experiments.preflight import preflight
-from experiments.readme import BEGIN, replace_section, split_readme
-from experiments.results import BEST_EPOCH, Result, Summary, markdown, summarise, table, terminal, write_csv
+from experiments.results import (
+    BEST_EPOCH,
+    Result,
+    Summary,
+    markdown,
+    mean_and_std,
+    summarise,
+    table,
+    terminal,
+    write_csv,
+)
 from experiments.run_queue import TRAIN, Failure, lock, print_failures, run_all
 from experiments.run_request import Run, check, load_experiments, unique_names
 
 REQUIRED = ("paper", "method", "baseline", "metric", "direction", "margin", "seeds")
 OPTIONAL = ("name", "claimed")
-SECTION = "results"
-"""Part of the README that claims write."""
 ABOVE = Path("runs/claims")
 HOLDS, FAILS, UNCLAIMED, MISSING = "holds", "does not hold", "not claimed", "did not run"
 SIGNIFICANCE = 0.05
@@ -219,60 +227,87 @@ def verdict(claim: Claim, names: Mapping[Path, str], results: Sequence[Result], 
     )
 
 
+COLUMNS = ["claim", "paper", "method", "baseline", "metric", "direction", "margin", "method_name", "method_mean",
+           "method_std", "baseline_name", "baseline_mean", "baseline_std", "baseline_best_epoch_mean",
+           "baseline_best_epoch_std", "difference", "difference_std", "p", "seeds", "verdict", "reason",
+           "made"]  # fmt: skip
+"""Columns of claims.csv."""
+Row = Mapping[str, str]
+
+
+def rows_of(verdicts: Sequence[Verdict], runs: Sequence[Run]) -> list[Row]:
+    """List the rows of claims.csv, as they are read from it."""
+    made = provenance(runs) if any(run.finished for run in runs) else ""
+    rows: list[Row] = []
+    for each in verdicts:
+        claim, values = each.claim, dict.fromkeys(COLUMNS[7:17])
+        figures = {"method": each.method, "baseline": each.baseline, "baseline_best_epoch": each.best_epoch}
+        for name, summary in figures.items():
+            if summary:
+                values |= {f"{name}_name": summary.config, f"{name}_mean": summary.mean, f"{name}_std": summary.std}
+        if each.difference:
+            values |= {"difference": each.difference.mean, "difference_std": each.difference.std}
+        stated = [claim.name, claim.paper, claim.method, claim.baseline, claim.metric, claim.direction, claim.margin]
+        found = [each.p, " ".join(map(str, claim.seeds)), each.verdict, each.reason, made]
+        row = [*stated, *(values[name] for name in COLUMNS[7:17]), *found]
+        rows.append({k: "" if v is None or v != v else str(v) for k, v in zip(COLUMNS, row, strict=True)})
+    return rows
+
+
+def read_claims(path: Path) -> list[Row]:
+    """Read a claims.csv; a file that is not there holds no claims."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def write_claims(path: Path, rows: Sequence[Row]) -> None:
+    """Write a claims.csv."""
+    write_csv(path, COLUMNS, [[row[name] for name in COLUMNS] for row in rows])
+
+
 HEADER = ["claim", "the paper's sentence", "metric", "method", "baseline", "baseline's best epoch",
           "difference of pairs", "margin", "verdict", "seeds"]  # fmt: skip
 
 
-def report(verdicts: Sequence[Verdict], runs: Sequence[Run]) -> str:
-    """The claims as a Markdown table, and a line on how the runs were made."""
-    rows = [
+def claims_table(rows: Sequence[Row]) -> str:
+    """Lay out rows of claims.csv as a Markdown table, with a line on how the runs were made."""
+    cells = [
         [
-            each.claim.name,
-            each.claim.paper,
-            f"{each.claim.metric} ({each.claim.direction})",
-            _cell(each.method, named=True),
-            _cell(each.baseline, named=True),
-            _cell(each.best_epoch),
-            _difference(each),
-            f"{each.claim.margin:g}",
-            f"**{each.verdict}**" if each.verdict == HOLDS else f"**{each.verdict}**: {each.reason}",
-            ", ".join(map(str, each.claim.seeds)),
+            row["claim"],
+            row["paper"],
+            f"{row['metric']} ({row['direction']})",
+            *(_cell(row, which) for which in ("method", "baseline", "baseline_best_epoch")),
+            _difference(row),
+            row["margin"],
+            f"**{row['verdict']}**" + ("" if row["verdict"] == HOLDS else f": {row['reason']}"),
+            ", ".join(row["seeds"].split()),
         ]
-        for each in verdicts
+        for row in rows
     ]
-    made = f" {provenance(runs)}" if any(run.finished for run in runs) else ""
+    made = " ".join(dict.fromkeys(row["made"] for row in rows))
     explained = "Mean ± standard deviation (n - 1) over seeds, p of a one-sided paired t test."
-    return markdown(HEADER, rows) + f"\n{explained}{made}\n"
+    return f"{markdown(HEADER, cells)}\n{explained} {made}".rstrip() + "\n"
 
 
-def _difference(verdict: Verdict) -> str:
-    return f"{verdict.difference} (p = {verdict.p:.2g})" if verdict.difference else "-"
-
-
-def _cell(summary: Summary | None, named: bool = False) -> str:
-    if summary is None:
+def _cell(row: Row, which: str) -> str:
+    if not row[f"{which}_mean"]:
         return "-"
-    return f"{summary.config}: {summary}" if named else str(summary)
+    figure = mean_and_std(float(row[f"{which}_mean"]), float(row[f"{which}_std"] or "nan"))
+    return f"{row[f'{which}_name']}: {figure}" if row.get(f"{which}_name") else figure
 
 
-def write(verdicts: Sequence[Verdict], runs: Sequence[Run], output: Path) -> None:
-    """Writes claims.csv and claims.md."""
-    header = ["claim", "paper", "method", "baseline", "metric", "direction", "margin", "method_mean", "method_std",
-              "baseline_mean", "baseline_std", "baseline_best_epoch_mean", "baseline_best_epoch_std", "difference",
-              "difference_std", "p", "seeds", "verdict", "reason"]  # fmt: skip
-    rows = []
-    for each in verdicts:
-        claim = each.claim
-        summaries = (each.method, each.baseline, each.best_epoch, each.difference)
-        figures = [(summary.mean, summary.std) if summary else (None, None) for summary in summaries]
-        rows.append(
-            [claim.name, claim.paper, claim.method, claim.baseline, claim.metric, claim.direction, claim.margin,
-             *(value for pair in figures for value in pair), each.p, " ".join(map(str, claim.seeds)),
-             each.verdict, each.reason]
-        )  # fmt: skip
-    output.mkdir(parents=True, exist_ok=True)
-    write_csv(output / "claims.csv", header, rows)
-    write_text(output / "claims.md", report(verdicts, runs))
+def _difference(row: Row) -> str:
+    if not row["difference"]:
+        return "-"
+    return f"{mean_and_std(float(row['difference']), float(row['difference_std']))} (p = {float(row['p']):.2g})"
+
+
+def write(rows: Sequence[Row], output: Path) -> None:
+    """Write claims.csv and claims.md."""
+    write_claims(output / "claims.csv", rows)
+    write_text(output / "claims.md", claims_table(rows))
 
 
 @dataclass(frozen=True)
@@ -317,7 +352,7 @@ class Arguments:
     files: list[Path]
     output: Path | None
     jobs: int
-    readme: Path | None
+    record: Path | None
 
 
 def parse(argv: Sequence[str]) -> Arguments:
@@ -330,7 +365,7 @@ def parse(argv: Sequence[str]) -> Arguments:
     parser.add_argument("files", metavar="CLAIM", nargs="+", type=Path, help="claim files")
     parser.add_argument("--output", type=Path, help="default: runs/claims/<folder of the claim file>")
     parser.add_argument("--jobs", type=positive_number, default=1, help="runs at a time (default: 1)")
-    parser.add_argument("--readme", type=Path, help=f"file whose text after {BEGIN % SECTION} is replaced")
+    parser.add_argument("--record", type=Path, help="a claims.csv that keeps the latest figures of every claim")
     return Arguments(**vars(parser.parse_args(argv)))
 
 
@@ -367,8 +402,6 @@ def main(argv: Sequence[str], run_command: Sequence[str] = TRAIN) -> int:
     console = terminal()
     try:
         arguments = parse(argv)
-        if arguments.readme:
-            split_readme(arguments.readme, SECTION)
         places = plan(arguments.files, arguments.output)
         runs = [run for each in places for run in each.runs]
         if run_command is TRAIN:
@@ -379,18 +412,19 @@ def main(argv: Sequence[str], run_command: Sequence[str] = TRAIN) -> int:
     try:
         with lock([each.output for each in places]) as locks:
             failures = run_all(runs, jobs=arguments.jobs, console=console, locks=locks, run_command=run_command)
-            verdicts = []
+            every: list[Row] = []
             for each in places:
                 show(each.runs, each.output, console)
                 results = collect(each.runs)
                 own = [failure for failure in failures if failure.run in each.runs]
-                verdicts.append([verdict(claim, each.names, results, own) for claim in each.claims])
-                write(verdicts[-1], each.runs, each.output)
-        every = [each for group in verdicts for each in group]
+                rows = rows_of([verdict(claim, each.names, results, own) for claim in each.claims], each.runs)
+                write(rows, each.output)
+                every += rows
         if len(places) > 1:
-            write(every, runs, arguments.output or ABOVE)
-        if arguments.readme:
-            replace_section(arguments.readme, SECTION, report(every, runs))
+            write(every, arguments.output or ABOVE)
+        if arguments.record:
+            known = {row["claim"]: row for row in [*read_claims(arguments.record), *every]}
+            write_claims(arguments.record, list(known.values()))
     except KeyboardInterrupt:
         done = sum(run.finished for run in runs)
         print(f"interrupted: {done} of {len(runs)} runs are finished; the same command continues", file=sys.stderr)
@@ -400,11 +434,10 @@ def main(argv: Sequence[str], run_command: Sequence[str] = TRAIN) -> int:
         return 1
     print_failures(failures, console)
     header = ["claim", "metric", "method", "baseline", "baseline's best epoch", "difference", "margin", "verdict"]
-    rows = [
-        [each.claim.name, each.claim.metric, _cell(each.method, named=True), _cell(each.baseline, named=True),
-         _cell(each.best_epoch), _difference(each), f"{each.claim.margin:g} {each.claim.direction}",
-         f"{each.verdict}: {each.reason}"]
-        for each in every
+    cells = [
+        [row["claim"], row["metric"], *(_cell(row, which) for which in ("method", "baseline", "baseline_best_epoch")),
+         _difference(row), f"{row['margin']} {row['direction']}", f"{row['verdict']}: {row['reason']}"]
+        for row in every
     ]  # fmt: skip
-    console.print(table("claims", header, rows))
-    return 0 if all(each.verdict in (HOLDS, UNCLAIMED) for each in every) else 1
+    console.print(table("claims", header, cells))
+    return 0 if all(row["verdict"] in (HOLDS, UNCLAIMED) for row in every) else 1

@@ -1,18 +1,33 @@
-"""The README's recipe for a new method is followed to the letter, in a copy of the project."""
+"""What README says to write works as it stands: its example in Python, and its recipe for a new method."""
 
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from tests.command import ROOT, environment
+
+README = (ROOT / "README.md").read_text()
 
 
 def recipe() -> dict[str, str]:
     """The files that the section `Add a method` says to write: path and content."""
-    section = (ROOT / "README.md").read_text().split("## Add a method")[1].split("\n## ")[0]
+    section = README.split("## Add a method")[1].split("\n## ")[0]
     return dict(re.findall(r"^`([\w/]+\.\w+)`:.*?\n\n```\w+\n(.*?)```", section, flags=re.DOTALL | re.MULTILINE))
+
+
+def test_the_example_in_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    [example] = re.findall(
+        r"^```python\n(from lightning\.pytorch import Trainer\n.*?)```", README, re.DOTALL | re.MULTILINE
+    )
+    names: dict[str, Any] = {}
+    exec(example, names)
+    assert names["trainer"].callback_metrics["test/accuracy"] > 0.8
 
 
 def test_a_method_is_one_module_one_yaml_and_one_test(tmp_path: Path) -> None:

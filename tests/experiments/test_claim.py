@@ -11,13 +11,11 @@ from hypothesis import strategies as st
 from scipy.stats import t as student
 
 from experiments import claim
-from experiments.claim import SECTION, Claim, judge
-from experiments.readme import BEGIN, END
+from experiments.claim import Claim, judge
 from tests.command import ROOT
 
 Config = Callable[..., Path]
 Journal = Callable[..., list[list[str]]]
-FIRST, LAST = BEGIN % SECTION, END % SECTION
 SENTENCE = "The method | keeps the network\n from memorising."
 
 
@@ -175,21 +173,21 @@ def test_folders_have_places_of_their_own_and_one_table_above(
     assert [row["claim"] for row in table(Path("runs/claims/adele/claims.csv"))] == ["adele/demo"]
 
 
-def test_the_readme_keeps_what_surrounds_the_table(config: Config, fit: list[str], tmp_path: Path) -> None:
+def test_a_record_keeps_the_latest_figures_of_every_claim(config: Config, fit: list[str], tmp_path: Path) -> None:
     folder = config("demo", start=0.9).parent
     config("demo_baseline", start=0.5, best_epoch=0.7)
     config("demo_broken", start=0.5, crash=[1])
-    readme = tmp_path / "README.md"
-    readme.write_text(f"# Title\n\n{FIRST}\nold table\n{LAST}\n\nThe end.\n")
-    path = stated(folder / "claim.yaml", {"name": "first"}, {"name": "second", "baseline": "demo_broken.yaml"})
-    assert claim.main([str(path), "--output", str(tmp_path / "out"), "--readme", str(readme)], fit) == 1
-    text = readme.read_text()
-    assert text.startswith(f"# Title\n\n{FIRST}\n| claim | the paper's sentence | metric |")
-    assert text.endswith(f"\n{LAST}\n\nThe end.\n")
-    assert "old table" not in text
-    first, second = (line for line in text.splitlines() if line.startswith(("| first", "| second")))
-    assert "The method \\| keeps the network from memorising." in first
-    cells = [cell.strip() for cell in first.replace("\\|", "").strip("|").split("|")]
+    record = tmp_path / "claims.csv"
+    both = stated(folder / "claim.yaml", {"name": "first"}, {"name": "second", "baseline": "demo_broken.yaml"})
+    assert claim.main([str(both), "--output", str(tmp_path / "out"), "--record", str(record)], fit) == 1
+    first, second = claim.read_claims(record)
+    assert first == claim.read_claims(tmp_path / "out/claims.csv")[0]
+    assert "did not run" in second["verdict"]
+    text = claim.claims_table([first, second])
+    assert text == (tmp_path / "out/claims.md").read_text()
+    lines = [line for line in text.splitlines() if line.startswith(("| first", "| second"))]
+    assert "The method \\| keeps the network from memorising." in lines[0]
+    cells = [cell.strip() for cell in lines[0].replace("\\|", "").strip("|").split("|")]
     assert cells[2:] == [
         "test/accuracy (higher)",
         "demo: 0.9050 ± 0.0071",
@@ -200,12 +198,14 @@ def test_the_readme_keeps_what_surrounds_the_table(config: Config, fit: list[str
         "**holds**",
         "0, 1",
     ]
-    assert "**did not run**: demo_broken, seed 1 failed, exit status 3" in second
+    assert "**did not run**: demo_broken, seed 1 failed, exit status 3" in lines[1]
     assert "torch " in text
     assert " cores)" in text
-    assert (tmp_path / "out/claims.md").read_text() in text
-    assert claim.main([str(path), "--output", str(tmp_path / "out"), "--readme", str(readme)], fit) == 1
-    assert readme.read_text() == text
+    again = stated(folder / "claim.yaml", name="second", margin=0.1)
+    assert claim.main([str(again), "--output", str(tmp_path / "out"), "--record", str(record)], fit) == 0
+    kept, changed = claim.read_claims(record)
+    assert kept == first
+    assert (changed["verdict"], changed["margin"]) == ("holds", "0.1")
 
 
 def test_a_metric_that_is_not_there_is_no_verdict(
@@ -283,20 +283,6 @@ def test_margins_as_people_write_them(margin: object, config: Config) -> None:
     assert claim.load_claims(path)[0].margin == float(str(margin))
 
 
-@pytest.mark.parametrize("text", ["", "# Title\n", f"{LAST}\n{FIRST}\n", f"{FIRST}\n{FIRST}\n{LAST}\n"])
-def test_a_readme_without_markers_is_refused_before_anything_runs(
-    text: str, config: Config, fit: list[str], journal: Journal, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = config("demo", start=0.9).parent
-    config("demo_baseline", start=0.5)
-    readme = tmp_path / "README.md"
-    readme.write_text(text)
-    assert claim.main([str(stated(folder / "claim.yaml")), "--readme", str(readme)], fit) == 2
-    assert f"{readme} must hold the lines {FIRST} and {LAST}" in capsys.readouterr().err
-    assert not journal()
-    assert readme.read_text() == text
-
-
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -305,7 +291,6 @@ def test_a_readme_without_markers_is_refused_before_anything_runs(
         (["empty.yaml"], "must be a mapping"),
         (["no_claims.yaml"], "holds no claim"),
         (["empty.yaml", "--sedes", "1"], "--sedes"),
-        (["empty.yaml", "--readme", "none.md"], "none.md does not exist"),
     ],
 )
 def test_bad_arguments_are_one_sentence(

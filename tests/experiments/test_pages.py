@@ -1,0 +1,84 @@
+"""The committed pages are what the generator makes of the committed data."""
+
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import pages
+from experiments.readme import with_section
+from tests.command import ROOT
+
+DOCS = ROOT / "docs"
+
+
+@pytest.fixture(scope="module")
+def generated() -> dict[Path, str]:
+    return pages.generated()
+
+
+def test_the_committed_pages_are_generated(generated: dict[Path, str]) -> None:
+    for path, text in generated.items():
+        assert path.read_text() == text, f"{path.name} is not what `make pages` writes"
+
+
+def test_every_link_of_a_page_leads_somewhere() -> None:
+    for page in [ROOT / "README.md", *DOCS.glob("*.md")]:
+        for target, anchor in re.findall(r"\]\((?!http)([^)#]*)(?:#([^)]*))?\)", page.read_text()):
+            path = page.parent / target if target else page
+            assert path.exists(), f"{page.name}: {target}"
+            assert not anchor or f'id="{anchor}"' in path.read_text(), f"{page.name}: {target}#{anchor}"
+
+
+def test_pictures_are_small_and_shown(generated: dict[Path, str]) -> None:
+    shown = "".join(generated.values())
+    for picture in DOCS.glob("images/*"):
+        assert picture.stat().st_size <= pages.MAX_BYTES, picture.name
+        assert f"images/{picture.name})" in shown
+
+
+def test_every_claim_that_was_measured_is_shown(generated: dict[Path, str]) -> None:
+    shown = "".join(generated.values())
+    claims = pages.read_claims(DOCS / "claims.csv")
+    assert len(claims) >= 21
+    for row in claims:
+        assert f"| {row['claim']} | " in shown
+
+
+def test_a_picture_is_made_smaller_until_it_is_small_enough(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (400, 500, 3), dtype=np.uint8)
+    Image.fromarray(noise).resize((1500, 1200)).save(tmp_path / "large.png")
+    pages.shrink(tmp_path / "large.png", tmp_path / "small.png")
+    with Image.open(tmp_path / "small.png") as small:
+        assert small.width < 1000
+    assert (tmp_path / "small.png").stat().st_size <= pages.MAX_BYTES
+
+
+def test_pictures_come_from_the_runs_that_configurations_name(tmp_path: Path) -> None:
+    for name in ("configs", "lightning_modules"):
+        (tmp_path / name).mkdir()
+    shutil.copytree(ROOT / "configs/elr", tmp_path / "configs/elr")
+    (tmp_path / "lightning_modules/noisy_labels").mkdir()
+    shutil.copy(ROOT / "lightning_modules/noisy_labels/elr.py", tmp_path / "lightning_modules/noisy_labels")
+    run = tmp_path / "runs/elr/demo"
+    (run / "figures").mkdir(parents=True)
+    (run / "test_metrics.csv").write_text("")
+    Image.new("RGB", (2000, 50), "green").save(run / "figures/early_learning.png")
+    pages.make_pictures(tmp_path / "runs", tmp_path)
+    with Image.open(tmp_path / "docs/images/elr.png") as picture:
+        assert picture.size == (1000, 25)
+
+
+@pytest.mark.parametrize("text", ["", "# Title\n", "<!-- a:end -->\n<!-- a:begin -->\n", "<!-- a:begin -->\n" * 2])
+def test_a_file_without_markers_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text(text)
+    with pytest.raises(ValueError, match="must hold the lines <!-- a:begin --> and <!-- a:end --> once each"):
+        with_section(tmp_path / "README.md", "a", "new\n")
+    with pytest.raises(FileNotFoundError):
+        with_section(tmp_path / "none.md", "a", "new\n")
+    (tmp_path / "README.md").write_text("# Title\n<!-- a:begin -->\nold\n<!-- a:end -->\nThe end.\n")
+    changed = with_section(tmp_path / "README.md", "a", "new\n")
+    assert changed == "# Title\n<!-- a:begin -->\nnew\n<!-- a:end -->\nThe end.\n"
