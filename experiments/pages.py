@@ -149,7 +149,7 @@ def make_pictures(runs: Path, project: Path = PROJECT) -> None:
 
 
 def shrink(source: Path, target: Path) -> None:
-    """Copy a picture at most 1,000 pixels wide and `MAX_BYTES` large, as wide and with as many colours as that allows."""
+    """Copy a picture, with at most `MAX_BYTES` and 1,000 pixels in width, and as many colours as that allows."""
     from PIL import Image
 
     with Image.open(source) as opened:
