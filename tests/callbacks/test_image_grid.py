@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from callbacks.image_grid import ImageGrid
 from datamodules.segmentation.ellipse_images import EllipseImages
 from lightning_modules.training.segmenter import SegmenterSteps, confusion
+from tests.trainers import quiet
 
 
 class Segments(SegmenterSteps, LightningModule):
@@ -51,18 +52,9 @@ class Segments(SegmenterSteps, LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.0)
 
 
-def trainer_in(directory: Path, *callbacks: ImageGrid, logger: bool = True, **options: Any) -> Trainer:
-    return Trainer(
-        max_epochs=2,
-        accelerator="cpu",
-        logger=CSVLogger(directory, name="", version="") if logger else False,
-        callbacks=list(callbacks),
-        use_distributed_sampler=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **options,
-    )
+def trainer_in(directory: Path, *callbacks: ImageGrid, **options: Any) -> Trainer:
+    logger = CSVLogger(directory, name="", version="")
+    return quiet(**{"max_epochs": 2, "logger": logger, "callbacks": list(callbacks), **options})
 
 
 DATA: Any = {"num_training": 12, "num_validation": 4}

@@ -5,13 +5,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.loggers.logger import DummyLogger
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from callbacks import predictions
 from callbacks.predictions import WritePredictions, append_predictions, merge_predictions
+from tests.trainers import quiet
 
 NUM_SAMPLES = 23
 NUM_CLASSES = 4
@@ -49,17 +50,10 @@ class Named(Shuffled):
     class_names = ("ant", "bee", "cat", "dog")
 
 
-def trainer_in(directory: Path, callback: WritePredictions, processes: int = 1) -> Trainer:
-    return Trainer(
-        accelerator="cpu",
-        devices=processes,
-        strategy="ddp_fork" if processes > 1 else "auto",
-        default_root_dir=directory,
-        callbacks=[callback],
-        logger=False,
-        enable_progress_bar=False,
-        use_distributed_sampler=False,
-    )
+def predict(directory: Path, callback: WritePredictions, module: LightningModule, data: Any, processes: int = 1) -> Any:
+    strategy = "ddp_fork" if processes > 1 else "auto"
+    trainer = quiet(devices=processes, strategy=strategy, default_root_dir=directory, callbacks=[callback])
+    return trainer.predict(module, datamodule=data, return_predictions=False)
 
 
 def read(path: Path) -> pd.DataFrame:
@@ -69,9 +63,7 @@ def read(path: Path) -> pd.DataFrame:
 @pytest.mark.parametrize("format", ["parquet", "csv"])
 @pytest.mark.parametrize("processes", [1, 2])
 def test_every_sample_is_written_once_in_order(tmp_path: Path, format: Any, processes: int) -> None:
-    trainer_in(tmp_path, WritePredictions(format), processes).predict(
-        Known(), datamodule=Shuffled(), return_predictions=False
-    )
+    predict(tmp_path, WritePredictions(format), Known(), Shuffled(), processes)
     assert [path.name for path in tmp_path.glob("predictions*")] == [f"predictions.{format}"]
     table = read(tmp_path / f"predictions.{format}")
     assert list(table) == ["index", "prediction", *(f"probability_{k}" for k in range(NUM_CLASSES))]
@@ -83,7 +75,7 @@ def test_every_sample_is_written_once_in_order(tmp_path: Path, format: Any, proc
 
 @pytest.mark.parametrize("format", ["parquet", "csv"])
 def test_names_of_the_classes_are_written(tmp_path: Path, format: Any) -> None:
-    trainer_in(tmp_path, WritePredictions(format)).predict(Known(), datamodule=Named(), return_predictions=False)
+    predict(tmp_path, WritePredictions(format), Known(), Named())
     table = read(tmp_path / f"predictions.{format}")
     assert list(table)[:3] == ["index", "prediction", "class_name"]
     assert table["class_name"].tolist() == [Named.class_names[k] for k in table["prediction"]]
@@ -115,26 +107,26 @@ def test_parts_merge_without_duplicates_however_little_fits_in_memory(
     assert not list(tmp_path.glob("*.part*"))
 
 
-def test_what_cannot_be_merged_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("parts", "names", "error", "message"),
+    [
+        ("ac", None, FileNotFoundError, "c is missing"),
+        ("ab", None, ValueError, r"\[3, 5\] classes"),
+        ("e", None, ValueError, "no sample"),
+        ("a", ["ant", "bee"], ValueError, "class_names has 2 names for 3 classes"),
+    ],
+)
+def test_what_cannot_be_merged_is_refused(tmp_path: Path, parts: str, names: Any, error: Any, message: str) -> None:
     write_part(tmp_path / "a", [0, 1])
     write_part(tmp_path / "b", [2, 3], num_classes=5)
-    write_part(tmp_path / "empty", [])
-    table = tmp_path / "table.csv"
-    with pytest.raises(FileNotFoundError, match="c is missing"):
-        merge_predictions([tmp_path / "a", tmp_path / "c"], table, "csv")
-    with pytest.raises(ValueError, match=r"\[3, 5\] classes"):
-        merge_predictions([tmp_path / "a", tmp_path / "b"], table, "csv")
-    with pytest.raises(ValueError, match="no sample"):
-        merge_predictions([tmp_path / "empty"], table, "csv")
-    with pytest.raises(ValueError, match="class_names has 2 names for 3 classes"):
-        merge_predictions([tmp_path / "a"], table, "csv", names=["ant", "bee"])
-    assert not table.exists()
+    write_part(tmp_path / "e", [])
+    with pytest.raises(error, match=message):
+        merge_predictions([tmp_path / part for part in parts], tmp_path / "table.csv", "csv", names)
+    assert not (tmp_path / "table.csv").exists()
 
 
 def test_half_precision_probabilities_are_written_in_single_precision(tmp_path: Path) -> None:
-    trainer_in(tmp_path, WritePredictions()).predict(
-        Known().to(torch.bfloat16), datamodule=Shuffled(), return_predictions=False
-    )
+    predict(tmp_path, WritePredictions(), Known().to(torch.bfloat16), Shuffled())
     table = read(tmp_path / "predictions.parquet")
     assert table["probability_0"].dtype == np.float32
     np.testing.assert_array_equal(table["probability_0"], probabilities()[:, 0].bfloat16().float())
@@ -146,7 +138,7 @@ def test_a_step_that_returns_something_else_is_refused_and_leaves_nothing(tmp_pa
             return batch["index"]
 
     with pytest.raises(ValueError, match=r"\['index', 'prediction', 'probabilities'\].*LogitsOnly returns Tensor"):
-        trainer_in(tmp_path, WritePredictions()).predict(LogitsOnly(), datamodule=Shuffled())
+        predict(tmp_path, WritePredictions(), LogitsOnly(), Shuffled())
     assert not list(tmp_path.iterdir())
 
 
@@ -155,27 +147,19 @@ def test_a_module_that_is_no_classifier_is_left_alone(tmp_path: Path) -> None:
         def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
             return batch["index"]
 
-    trainer_in(tmp_path, WritePredictions()).predict(Writer(), datamodule=Shuffled())
+    predict(tmp_path, WritePredictions(), Writer(), Shuffled())
     assert not list(tmp_path.iterdir())
 
 
-def test_a_fast_dev_run_writes_nothing_and_another_run_needs_a_directory() -> None:
-    class Nowhere(DummyLogger):
-        save_dir = None
+class Nowhere(DummyLogger):
+    save_dir = None
 
-    for fast_dev_run in (True, False):
-        trainer = Trainer(
-            accelerator="cpu",
-            fast_dev_run=fast_dev_run,
-            logger=Nowhere(),
-            callbacks=[WritePredictions()],
-            enable_progress_bar=False,
-        )
-        if fast_dev_run:
-            trainer.predict(Known(), datamodule=Shuffled())
-        else:
-            with pytest.raises(ValueError, match="has no directory"):
-                trainer.predict(Known(), datamodule=Shuffled())
+
+def test_a_fast_dev_run_writes_nothing_and_another_run_needs_a_directory() -> None:
+    options: Any = {"logger": Nowhere(), "callbacks": [WritePredictions()]}
+    quiet(fast_dev_run=True, **options).predict(Known(), datamodule=Shuffled())
+    with pytest.raises(ValueError, match="has no directory"):
+        quiet(**options).predict(Known(), datamodule=Shuffled())
 
 
 def test_a_bad_format_is_named() -> None:

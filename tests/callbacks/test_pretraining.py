@@ -11,7 +11,8 @@ from datamodules.corruptions.label_noise import Symmetric
 from lightning_modules.baselines.cross_entropy import CrossEntropy
 from lightning_modules.networks.features import without_head
 from lightning_modules.networks.mlp import MLP
-from lightning_modules.noisy_labels.nmtune.module import NMTune
+from lightning_modules.noisy_labels.nmtune import NMTune
+from tests.trainers import quiet
 
 
 def first_stage(hidden: int = 16, max_epochs: int = 3) -> Pretraining:
@@ -23,23 +24,14 @@ def tuning(hidden: int = 16) -> NMTune:
     return NMTune(without_head(MLP(64, [hidden], 6)), num_features=hidden, num_classes=10)
 
 
-def trainer(directory: Path, callback: Pretraining, max_epochs: int = 1) -> Trainer:
-    return Trainer(
-        max_epochs=max_epochs,
-        accelerator="cpu",
-        callbacks=[callback],
-        default_root_dir=directory,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    )
+def trainer(callback: Pretraining, max_epochs: int = 1) -> Trainer:
+    return quiet(max_epochs=max_epochs, callbacks=[callback])
 
 
-def test_the_encoder_gets_the_weights_of_the_first_stage(tmp_path: Path) -> None:
+def test_the_encoder_gets_the_weights_of_the_first_stage() -> None:
     callback, module = first_stage(), tuning()
     before = {name: value.clone() for name, value in module.encoder.state_dict().items()}
-    trainer(tmp_path, callback).fit(module, datamodule=LabelledImages(TuningDigits(), 64, seed=7))
+    trainer(callback).fit(module, datamodule=LabelledImages(TuningDigits(), 64, seed=7))
     trained = callback.model.network.state_dict()  # type: ignore[union-attr]
     for name, value in module.encoder.state_dict().items():
         assert torch.equal(value, trained[name])
@@ -56,12 +48,12 @@ def test_the_encoder_gets_the_weights_of_the_first_stage(tmp_path: Path) -> None
 
 def test_a_resumed_run_does_not_train_the_first_stage_again(tmp_path: Path) -> None:
     module = tuning()
-    first = trainer(tmp_path, first_stage())
+    first = trainer(first_stage())
     first.fit(module, datamodule=LabelledImages(TuningDigits(), 64))
     first.save_checkpoint(tmp_path / "last.ckpt")
     callback, resumed = first_stage(), tuning()
     initial = {name: value.clone() for name, value in callback.model.state_dict().items()}
-    trainer(tmp_path, callback, max_epochs=2).fit(
+    trainer(callback, max_epochs=2).fit(
         resumed, datamodule=LabelledImages(TuningDigits(), 64), ckpt_path=tmp_path / "last.ckpt", weights_only=True
     )
     assert all(torch.equal(value, initial[name]) for name, value in callback.model.state_dict().items())
@@ -79,13 +71,13 @@ def test_the_two_stages_see_different_images_and_the_first_sees_six_classes() ->
     assert set(second.training().label.tolist()) == set(range(10))
 
 
-def test_what_cannot_work_is_refused(tmp_path: Path) -> None:
+def test_what_cannot_work_is_refused() -> None:
     with pytest.raises(ValueError, match="max_epochs must be at least 1, got 0"):
         first_stage(max_epochs=0)
     with pytest.raises(TypeError, match="Pretraining needs a module with `encoder`, and CrossEntropy has none"):
-        trainer(tmp_path, first_stage()).fit(
+        trainer(first_stage()).fit(
             CrossEntropy(MLP(64, [16], 10), num_classes=10), datamodule=LabelledImages(TuningDigits(), 64)
         )
     deeper = NMTune(without_head(MLP(64, [16, 16], 6)), num_features=16, num_classes=10)
     with pytest.raises(ValueError, match=r"another shape: layers\.2\.weight, layers\.2\.bias"):
-        trainer(tmp_path, first_stage(max_epochs=1)).fit(deeper, datamodule=LabelledImages(TuningDigits(), 64))
+        trainer(first_stage(max_epochs=1)).fit(deeper, datamodule=LabelledImages(TuningDigits(), 64))

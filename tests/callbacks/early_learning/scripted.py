@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from callbacks.early_learning.curve import LearningCurve, learning_curve
 from experiments.run_directory import MetricsTable
+from tests.trainers import quiet
 
 NUM_CLASSES = 3
 NUM_SAMPLES = 149  # the last batch has 5 samples, an odd number
@@ -150,18 +151,13 @@ class SaveAt(Checkpoint):
 
 
 def trainer_in(directory: Path, *callbacks: Callback, processes: int = 1, max_epochs: int = 14) -> Trainer:
-    return Trainer(
-        accelerator="cpu",
+    return quiet(
         devices=processes,
         strategy="ddp_fork" if processes > 1 else "auto",
         max_epochs=max_epochs,
         callbacks=list(callbacks),
         logger=MetricsTable(directory),
-        enable_progress_bar=False,
-        enable_model_summary=False,
         enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
     )
 
 

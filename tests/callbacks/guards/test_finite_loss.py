@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from callbacks.guards.finite_loss import NEVER, FiniteLoss, NonFiniteLoss
+from tests.trainers import quiet
 
 BATCHES_PER_EPOCH = 6
 
@@ -57,20 +58,10 @@ class Reporting(FiniteLoss):
 
 
 def trainer_in(directory: Path, *callbacks: Callback, processes: int = 1, **arguments: Any) -> Trainer:
-    return Trainer(
-        accelerator="cpu",
-        devices=processes,
-        strategy="ddp_fork" if processes > 1 else "auto",
-        default_root_dir=directory,
-        callbacks=list(callbacks),
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        **({"max_epochs": 3, "log_every_n_steps": 1000} | arguments),
-    )
+    options: dict[str, Any] = {"max_epochs": 3, "log_every_n_steps": 1000, "callbacks": list(callbacks)}
+    options |= {"devices": processes, "strategy": "ddp_fork" if processes > 1 else "auto"}
+    keeps = any(isinstance(callback, ModelCheckpoint) for callback in callbacks)
+    return quiet(default_root_dir=directory, enable_checkpointing=keeps, **(options | arguments))
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -151,14 +142,15 @@ def test_all_processes_stop_and_name_the_samples_of_the_one_that_broke(tmp_path:
         assert f"with index {samples};" in message
 
 
-def test_a_large_batch_is_counted_and_its_first_samples_are_shown() -> None:
+def test_the_first_bad_batch_is_kept_and_its_first_samples_are_shown() -> None:
     callback = FiniteLoss()
     callback._note(torch.tensor(1.0), torch.arange(8), 0)
+    assert callback._first == NEVER
     callback._note(torch.tensor(math.nan), torch.arange(100, 164), 1)
     callback._note(torch.tensor(math.inf), torch.arange(3), 2)
     callback._steps = {0: 0, 1: 1, 2: 2}
     with pytest.raises(NonFiniteLoss) as raised:
-        callback._read(Trainer(accelerator="cpu", logger=False, enable_checkpointing=False))
+        callback._read(quiet())
     shown = ", ".join(map(str, range(100, 120)))
     assert f"became nan at step 1 (epoch 0, batch 1) on 64 samples with index {shown}, ...;" in str(raised.value)
 
@@ -172,17 +164,6 @@ def test_noting_never_waits_for_the_device() -> None:
     assert callback._first.is_meta
     assert callback._index is not None
     assert callback._index.shape == (9,)
-
-
-def test_what_was_noted_is_the_first_bad_loss_only() -> None:
-    callback = FiniteLoss()
-    callback._note(torch.tensor(1.0), torch.tensor([5]), 0)
-    assert callback._first == NEVER
-    callback._note(torch.tensor(math.inf), torch.tensor([6, 7]), 1)
-    callback._note(torch.tensor(math.nan), torch.tensor([8]), 2)
-    assert callback._first == 1
-    assert callback._loss == math.inf
-    assert callback._samples() == [6, 7]
 
 
 def test_a_manual_step_that_hides_its_loss_is_refused(tmp_path: Path) -> None:

@@ -4,11 +4,12 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from callbacks.labels.memorization import Memorization
+from callbacks.labels import Memorization
+from tests.trainers import quiet
 
 # prediction, given label, true label; the last two labels are not false
 ROWS = [(1, 1, 0), (0, 1, 0), (2, 1, 0), (2, 2, 1), (0, 2, 1), (1, 1, 1), (0, 2, 2)]
@@ -20,59 +21,44 @@ class Known(LightningModule):
     num_classes = 3
 
     def forward(self, image: Tensor) -> Tensor:
-        return torch.nn.functional.one_hot(image[:, 0, 0, 0].long(), 3).float()
+        assert not torch.is_grad_enabled()
+        assert image.dtype == self.dtype
+        return torch.nn.functional.one_hot(image[:, 0, 0, 0].long(), 3).to(image.dtype)
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None: ...
 
 
 class Rows(LightningDataModule):
-    def __init__(self, rows: list[tuple[int, int, int]], with_truth: bool) -> None:
+    def __init__(self, rows: list[tuple[int, int, int]], keys: tuple[str, ...]) -> None:
         super().__init__()
-        self.rows, self.with_truth = rows, with_truth
+        self.rows, self.keys = rows, ("prediction", *keys)
 
     def test_dataloader(self) -> DataLoader:
-        return DataLoader([{"image": torch.zeros(1, 1, 1)}])
+        return DataLoader([{"image": torch.zeros(1, 1, 1)}])  # type: ignore[arg-type]
 
     def training_images_dataloader(self) -> DataLoader:
-        items: list[dict[str, Any]] = [
-            {"image": torch.full((1, 1, 1), float(prediction)), "label": given}
-            | ({"clean_label": true} if self.with_truth else {})
-            for prediction, given, true in self.rows
-        ]
+        rows = [dict(zip(self.keys, row, strict=False)) for row in self.rows]
+        items = [{"image": torch.full((1, 1, 1), float(row.pop("prediction"))), **row} for row in rows]
         return DataLoader(items, batch_size=3)  # type: ignore[arg-type]
 
 
-def quiet_trainer() -> Trainer:
-    return Trainer(
-        logger=False, callbacks=[Memorization()], accelerator="cpu", enable_progress_bar=False,
-        enable_model_summary=False, enable_checkpointing=False,
-    )  # fmt: skip
-
-
-def metrics_of(rows: list[tuple[int, int, int]], with_truth: bool = True) -> dict[str, float]:
-    [metrics] = quiet_trainer().test(Known(), datamodule=Rows(rows, with_truth), verbose=False) or [{}]
-    return dict(metrics)
-
-
-def test_shares_are_of_the_false_labels_alone() -> None:
-    # of five false labels two are given back (rows 0 and 3), and one image is given its true class (row 1)
-    assert metrics_of(ROWS) == pytest.approx({"test/memorized": 2 / 5, "test/recovered": 1 / 5})
-
-
-def test_corrected_labels_count_as_they_were_given() -> None:
-    class Corrected(Rows):
-        def training_images_dataloader(self) -> DataLoader:
-            rows: Any = super().training_images_dataloader().dataset
-            items = [row | {"original_label": row["label"], "label": row["clean_label"]} for row in rows]
-            return DataLoader(items, batch_size=3)  # type: ignore[arg-type]
-
-    [metrics] = quiet_trainer().test(Known(), datamodule=Corrected(ROWS, with_truth=True), verbose=False)
-    assert metrics == pytest.approx({"test/memorized": 2 / 5, "test/recovered": 1 / 5})
-
-
-def test_without_false_labels_nothing_is_memorised() -> None:
-    assert metrics_of(ROWS[5:]) == {"test/memorized": 0.0, "test/recovered": 0.0}
-
-
-def test_where_the_truth_is_unknown_nothing_is_said() -> None:
-    assert metrics_of(ROWS, with_truth=False) == {}
+@pytest.mark.parametrize(
+    ("rows", "keys", "options", "expected"),
+    [
+        # of five false labels two are given back (rows 0 and 3), and one image is given its true class (row 1)
+        (ROWS, ("label", "clean_label"), {}, (2 / 5, 1 / 5)),
+        (ROWS, ("label", "clean_label"), {"precision": "64-true"}, (2 / 5, 1 / 5)),
+        (ROWS, ("label", "clean_label"), {"fast_dev_run": 1}, (1 / 3, 1 / 3)),
+        ([(*row, row[2]) for row in ROWS], ("original_label", "clean_label", "label"), {}, (2 / 5, 1 / 5)),
+        ([*ROWS, (1, 1, -2), (1, 1, -1)], ("label", "clean_label"), {}, (3 / 6, 1 / 6)),
+        (ROWS[5:], ("label", "clean_label"), {}, (0, 0)),
+        (ROWS, ("label",), {}, None),
+    ],
+    ids=["all", "double", "fast_dev_run", "corrected", "unverified and of no class", "nothing false", "truth unknown"],
+)
+def test_shares_are_of_the_false_labels_alone(rows: Any, keys: Any, options: Any, expected: Any) -> None:
+    [metrics] = quiet(callbacks=[Memorization()], **options).test(
+        Known(), datamodule=Rows(rows, keys), verbose=False
+    ) or [{}]
+    names = ("test/memorized", "test/recovered")
+    assert metrics == ({} if expected is None else pytest.approx(dict(zip(names, expected, strict=True))))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from matplotlib.colors import to_rgba
 from torch import Tensor
 from torch.nn import functional as F
@@ -19,7 +19,7 @@ from datamodules.classification.image_sets import ImagesInMemory
 from datamodules.classification.labelled_images import LabelledImages
 from datamodules.corruptions.label_noise import Symmetric
 from lightning_modules.training.classifier import ClassifierSteps, accuracies
-from tests.command import run
+from tests.trainers import quiet
 
 
 def test_score_is_the_closed_form_of_two_classes() -> None:
@@ -75,27 +75,17 @@ def noisy_digits() -> LabelledImages:
     return LabelledImages(Digits(), batch_size=101, label_noise=Symmetric(0.4), validation_fraction=0.1, seed=3)
 
 
-def report(
-    directory: Path, callback: LabelReport, data: LabelledImages, processes: int = 1, tests: int = 1
-) -> dict[str, float]:
-    trainer = Trainer(
-        accelerator="cpu",
-        devices=processes,
-        strategy="ddp_fork" if processes > 1 else "auto",
-        default_root_dir=directory,
-        callbacks=[callback],
-        logger=False,
-        enable_progress_bar=False,
-        use_distributed_sampler=False,
-    )
-    for _ in range(tests):
-        (metrics,) = trainer.test(NearestMean(data), datamodule=data, verbose=False)
+def report(directory: Path, callback: LabelReport, data: LabelledImages, processes: int = 1) -> dict[str, float]:
+    strategy = "ddp_fork" if processes > 1 else "auto"
+    trainer = quiet(devices=processes, strategy=strategy, default_root_dir=directory, callbacks=[callback])
+    (metrics,) = trainer.test(NearestMean(data), datamodule=data, verbose=False)
     return {name.removeprefix("test/"): value for name, value in metrics.items()}
 
 
-def test_report_is_what_the_module_says_of_each_training_image(tmp_path: Path) -> None:
+@pytest.mark.parametrize("threshold", [0.5, 0.05])
+def test_report_is_what_the_module_says_of_each_training_image(tmp_path: Path, threshold: float) -> None:
     data = noisy_digits()
-    metrics = report(tmp_path, LabelReport(), data)
+    metrics = report(tmp_path, LabelReport(threshold), data)
     table = pd.read_csv(tmp_path / "label_report.csv")
     assert list(table) == [
         *("index", "row", "given", "proposed", "probability_given", "probability_proposed"),
@@ -122,14 +112,16 @@ def test_report_is_what_the_module_says_of_each_training_image(tmp_path: Path) -
     ):
         np.testing.assert_allclose(table[column], expected, rtol=0, atol=1e-5, err_msg=column)
     suspected, wrong = table["suspected"] == 1, table["given"] != table["clean_label"]
-    assert suspected.tolist() == (table["given"] != table["proposed"]).tolist()
+    assert suspected.tolist() == (table["score"] < threshold).tolist()
+    if threshold == 0.5:
+        assert suspected.tolist() == (table["given"] != table["proposed"]).tolist()
     assert metrics["labels_suspected"] == pytest.approx(suspected.mean())
     assert metrics["label_precision"] == pytest.approx((suspected & wrong).sum() / suspected.sum())
     assert metrics["label_recall"] == pytest.approx((suspected & wrong).sum() / wrong.sum())
     right_scores = table.loc[~wrong, "score"].to_numpy()
     pairs = [(right_scores > score).mean() + (right_scores == score).mean() / 2 for score in table.loc[wrong, "score"]]
     assert metrics["label_auroc"] == pytest.approx(np.mean(pairs), abs=1e-6)
-    assert min(metrics[f"label_{name}"] for name in ("precision", "recall", "auroc")) > 0.7
+    assert min(metrics[f"label_{name}"] for name in ("precision", "auroc")) > 0.7
     assert (tmp_path / "figures" / "label_report.png").stat().st_size > 10_000
     assert sorted(path.name for path in tmp_path.rglob("*.*")) == ["label_report.csv", "label_report.png"]
 
@@ -141,14 +133,6 @@ def test_two_processes_write_the_report_of_one(tmp_path: Path) -> None:
     table, other = (pd.read_csv(tmp_path / name / "label_report.csv").set_index("index") for name in ("one", "two"))
     pd.testing.assert_frame_equal(other.loc[table.index], table, rtol=0, atol=1e-5)
     assert not list((tmp_path / "two").glob("*.npz"))
-
-
-def test_a_lower_threshold_suspects_fewer_and_errs_less(tmp_path: Path) -> None:
-    half = report(tmp_path / "half", LabelReport(), noisy_digits())
-    strict = report(tmp_path / "strict", LabelReport(threshold=0.05), noisy_digits())
-    assert strict["labels_suspected"] < half["labels_suspected"]
-    assert strict["label_precision"] > half["label_precision"]
-    assert strict["label_auroc"] == half["label_auroc"]
 
 
 def test_without_true_labels_there_is_no_precision_and_names_are_written(tmp_path: Path) -> None:
@@ -211,30 +195,16 @@ def test_without_cleanlab_the_comparison_is_refused(monkeypatch: pytest.MonkeyPa
         LabelReport(compare_with_cleanlab=True)
 
 
-def test_what_cannot_be_judged_is_refused(tmp_path: Path) -> None:
-    class NoClassifier(LightningModule):
-        def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None: ...
-
-    trainer = Trainer(
-        accelerator="cpu", default_root_dir=tmp_path, callbacks=[LabelReport()], logger=False, enable_progress_bar=False
-    )
-    with pytest.raises(TypeError, match="LabelReport needs a Classifier, and NoClassifier lacks num_classes"):
-        trainer.test(NoClassifier(), datamodule=noisy_digits())
-
-
 @pytest.mark.parametrize(("key", "value"), [("threshold", 0.0), ("threshold", 1.0), ("num_images", 0)])
 def test_bad_arguments_are_named(key: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"{key} must be .* got {value}"):
         LabelReport(**{key: value})  # type: ignore[arg-type]
 
 
-def test_it_is_laid_over_an_experiment_as_a_second_config(tmp_path: Path) -> None:
-    run(
-        *("fit", "--config", "configs/elr/demo.yaml", "--config", "configs/callbacks/label_report.yaml"),
-        *("--trainer.max_epochs", "2", "--test_after_fit", "true", "--run_directory", tmp_path),
-        *("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"),
-    )
-    metrics = pd.read_csv(tmp_path / "test_metrics.csv")["metric"].tolist()
-    for name in ("label_precision", "label_recall", "label_auroc", "labels_suspected", "memorized"):
-        assert {f"test/{name}", f"best_epoch/test/{name}"} <= set(metrics)
-    assert (tmp_path / "figures" / "label_report.png").is_file()
+def test_what_cannot_be_judged_is_refused() -> None:
+    with pytest.raises(TypeError, match="LabelReport needs a Classifier, and LightningModule lacks num_classes"):
+        LabelReport().setup(quiet(), LightningModule(), "test")
+    module = NearestMean(noisy_digits())
+    module.num_classes = 1
+    with pytest.raises(ValueError, match=r"needs at least 2 classes, and model\.num_classes is 1"):
+        LabelReport().setup(quiet(), module, "test")
