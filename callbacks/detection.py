@@ -11,7 +11,7 @@ from sklearn.metrics import roc_curve
 
 from datamodules.files.whole_files import save_figure, write_text
 from lightning_modules.interfaces import Detector, require
-from lightning_modules.metrics.detection import Detection
+from lightning_modules.metrics.detection import DetectionResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,7 +48,7 @@ class DetectionReport(Callback):
         directory = trainer.log_dir  # on every process: it is broadcast
         if directory is None or not trainer.is_global_zero:
             return
-        detections: Sequence[Detection] = pl_module.detections  # type: ignore[assignment]
+        detections: Sequence[DetectionResult] = pl_module.detections  # type: ignore[assignment]
         if not detections:
             return
         score: str = pl_module.score  # type: ignore[assignment]
@@ -58,7 +58,7 @@ class DetectionReport(Callback):
         save_figure(figure, Path(directory, "figures", "detection.png"))
 
 
-def metrics_table(detections: Sequence[Detection]) -> pd.DataFrame:
+def metrics_table(detections: Sequence[DetectionResult]) -> pd.DataFrame:
     """A row for each set and method."""
     rows = []
     for detection in detections:
@@ -78,7 +78,7 @@ def metrics_table(detections: Sequence[Detection]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def scores_table(detections: Sequence[Detection]) -> pd.DataFrame:
+def scores_table(detections: Sequence[DetectionResult]) -> pd.DataFrame:
     """A row for each set and input."""
     tables = [
         pd.DataFrame(
@@ -95,7 +95,7 @@ def scores_table(detections: Sequence[Detection]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def draw_detection(detections: Sequence[Detection], score: str, most_bins: int = 40) -> "Figure":
+def draw_detection(detections: Sequence[DetectionResult], score: str, most_bins: int = 40) -> "Figure":
     """Draws two panels for each set: histograms of one method's confidence, and ROC curves of all methods.
 
     Args:
@@ -126,7 +126,7 @@ def draw_detection(detections: Sequence[Detection], score: str, most_bins: int =
     return figure
 
 
-def _histograms(panel: "Axes", detection: Detection, method: str, most_bins: int) -> None:
+def _histograms(panel: "Axes", detection: DetectionResult, method: str, most_bins: int) -> None:
     """Distributions of a confidence; its far tail, which would hide the rest, is gathered in the outermost bins."""
     in_distribution, other = (part.numpy() for part in detection.parts(method))
     low, high = np.quantile(np.concatenate([in_distribution, other]), [0.0, 1.0])

@@ -209,7 +209,7 @@ class Detector(Protocol):
     """A module that tells out-of-distribution or adversarial inputs from in-distribution ones."""
 
     detections: Sequence[Any]
-    """After testing, for each set a `lightning_modules.metrics.detection.Detection`."""
+    """After testing, for each set a `lightning_modules.metrics.detection.DetectionResult`."""
     score: str
     """Name of the method among them that is the detector's own."""
 

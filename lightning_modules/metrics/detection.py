@@ -1,4 +1,4 @@
-"""How well a confidence tells inputs in distribution, which should have the higher one, from others.
+"""Metrics of a confidence that tells inputs in distribution, which should have the higher one, from others.
 
 AUROC: probability that an in-distribution input has the higher confidence than another one, ties counting half.
 AUPR in, out: average precision with the in-distribution or the other inputs (and the negative confidence) as positives.
@@ -25,17 +25,17 @@ METRICS = ("auroc", "tnr95", "aupr_in", "aupr_out", "detection_accuracy")
 
 
 def ranks(confidence: Tensor) -> Tensor:
-    """Values in [0, 1] in the same order and with the same ties: torchmetrics takes others for logits."""
+    """Map values into [0, 1] in the same order and with the same ties: torchmetrics takes others for logits."""
     position = torch.unique(confidence, return_inverse=True)[1]
     return position.double() / position.max().clamp(min=1)
 
 
 def true_negative_rate(in_distribution: Tensor, other: Tensor, true_positive_rate: float = 0.95) -> Tensor:
-    """TNR at a TPR, see above.
+    """Compute the TNR at a TPR, see above.
 
     Args:
         in_distribution: `[N]`, confidence of the in-distribution inputs.
-        other: `[M]`.
+        other: `[M]`, confidence of the other inputs.
         true_positive_rate: in (0, 1].
 
     Returns:
@@ -51,11 +51,11 @@ def true_negative_rate(in_distribution: Tensor, other: Tensor, true_positive_rat
 
 
 def detection_metrics(in_distribution: Tensor, other: Tensor) -> dict[str, float]:
-    """All of `METRICS`.
+    """Compute all of `METRICS`.
 
     Args:
-        in_distribution: `[N]`, confidence, without NaN.
-        other: `[M]`.
+        in_distribution: `[N]`, confidence of the in-distribution inputs, without NaN.
+        other: `[M]`, confidence of the other inputs, without NaN.
 
     Raises:
         ValueError: if one of them is empty or has a NaN.
@@ -77,8 +77,8 @@ def detection_metrics(in_distribution: Tensor, other: Tensor) -> dict[str, float
 
 
 @dataclass
-class Detection:
-    """What detectors made of one set of inputs that is to be found among in-distribution ones.
+class DetectionResult:
+    """Confidences of detectors at one set of inputs that is to be found among in-distribution ones.
 
     Args:
         target: name of the set.
@@ -87,7 +87,7 @@ class Detection:
         is_validation: `[N + M]`, bool: whether something may have been tuned on it; metrics leave it out.
         confidence: `[N + M]` of each method.
         epsilon: size of the input pre-processing that was chosen, of each method that has one; in pixel units.
-        num_neighbours: that was chosen, of each method that has it.
+        num_neighbours: number of neighbours that was chosen, of each method that has one.
     """
 
     target: str
@@ -99,9 +99,10 @@ class Detection:
     num_neighbours: dict[str, int] = field(default_factory=dict)
 
     def parts(self, method: str) -> tuple[Tensor, Tensor]:
-        """Confidence of the in-distribution and of the other inputs that nothing was tuned on."""
+        """Take the confidence of the in-distribution and of the other inputs that nothing was tuned on."""
         confidence, measured = self.confidence[method], ~self.is_validation
         return confidence[measured & ~self.is_target], confidence[measured & self.is_target]
 
     def metrics(self, method: str) -> dict[str, float]:
+        """Compute the metrics of one method on them."""
         return detection_metrics(*self.parts(method))

@@ -9,12 +9,12 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from callbacks.detection import DetectionReport, draw_detection, metrics_table, scores_table
-from lightning_modules.metrics.detection import METRICS, Detection
+from lightning_modules.metrics.detection import METRICS, DetectionResult
 
 
-def detection(target: str = "other") -> Detection:
+def detection(target: str = "other") -> DetectionResult:
     random = torch.Generator().manual_seed(0)
-    found = Detection(
+    found = DetectionResult(
         target,
         index=torch.cat([torch.arange(30), torch.arange(20)]),
         is_target=torch.arange(50) >= 30,

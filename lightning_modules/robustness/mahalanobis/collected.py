@@ -23,12 +23,12 @@ class Collected(Metric):
         self.add_state("rows", default=[], dist_reduce_fx="cat")
 
     def update(self, index: Tensor, rows: Tensor) -> None:
-        """Adds `index` `[B]`, int64, and `rows` `[B, F]`, float64."""
+        """Add `index` `[B]`, int64, and `rows` `[B, F]`, float64."""
         self.index.append(index.detach().clone())
         self.rows.append(rows.detach())
 
     def compute(self) -> tuple[Tensor, Tensor]:
-        """Index `[N]` in ascending order, and the rows `[N, F]`, on the CPU."""
+        """Give the index `[N]` in ascending order, and the rows `[N, F]`, on the CPU."""
         index, order = dim_zero_cat(self.index).cpu().sort(stable=True)
         first = torch.cat([torch.ones(1, dtype=torch.bool), index[1:] != index[:-1]])
         return index[first], dim_zero_cat(self.rows).cpu()[order][first]

@@ -27,7 +27,7 @@ FEWEST = 2
 
 
 class Ensemble(NamedTuple):
-    """Weights of the layers, and which of the sizes of the pre-processing they are for."""
+    """Weights of the layers, for one of the sizes of the pre-processing."""
 
     weight: Tensor
     """w, `[L]`."""
@@ -42,7 +42,7 @@ class Ensemble(NamedTuple):
 
 
 def logistic_regression(in_distribution: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-    """w `[L]` and b of M `[n, L]` and `[m, L]`, at least two each."""
+    """Fit w `[L]` and b to M `[n, L]` and `[m, L]`, at least two each."""
     from sklearn.linear_model import LogisticRegressionCV
 
     scores = torch.cat([in_distribution, other]).cpu()
@@ -72,12 +72,12 @@ class Sample(NamedTuple):
 
 
 def fit_ensemble(fit: Sample, choose: Sample, choose_by: Literal["tnr95", "auroc"]) -> Ensemble:
-    """Tunes weights and epsilon.
+    """Tune weights and epsilon.
 
     Args:
-        fit: what the weights are fitted to.
-        choose: what epsilon is chosen on.
-        choose_by: and by what.
+        fit: scores that the weights are fitted to.
+        choose: scores that epsilon is chosen on.
+        choose_by: metric that epsilon is chosen by.
 
     Raises:
         ValueError: if there are fewer than `FEWEST` inputs of either kind.
@@ -99,7 +99,7 @@ def fit_ensemble(fit: Sample, choose: Sample, choose_by: Literal["tnr95", "auroc
 
 
 def best_column(in_distribution: Tensor, other: Tensor) -> int:
-    """The column of `[n, S]` and `[m, S]` with the greatest TNR at 95 % TPR, the first of equal ones."""
+    """Find the column of `[n, S]` and `[m, S]` with the greatest TNR at 95 % TPR, the first of equal ones."""
     columns = zip(in_distribution.unbind(dim=1), other.unbind(dim=1), strict=True)
     rates = [float(true_negative_rate(*parts)) for parts in columns]
     return max(range(len(rates)), key=rates.__getitem__)

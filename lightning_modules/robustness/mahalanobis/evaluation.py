@@ -1,4 +1,4 @@
-"""What the scores of in-distribution and other inputs say about each method of detection, see `detector.py`.
+"""Scores of in-distribution and other inputs, and each method of detection that is measured by them.
 
 Each input has a row of scores, `[N, columns]`, in double precision: the confidence by softmax and by energy, whether
 the network's class is the right one, whether the closest mean's is, M of each layer with each epsilon, and, where ODIN
@@ -11,21 +11,66 @@ from typing import Literal, NamedTuple
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor
+from torch import Tensor, nn
 
-from lightning_modules.metrics.detection import Detection
+from lightning_modules.metrics.detection import METRICS, DetectionResult
 from lightning_modules.robustness.mahalanobis.collected import Collected
 from lightning_modules.robustness.mahalanobis.ensemble import FEWEST, Ensemble, Sample, best_column, fit_ensemble
-from lightning_modules.robustness.mahalanobis.gaussians import standardized
+from lightning_modules.robustness.mahalanobis.gaussians import Whitened, standardized
+from lightning_modules.robustness.mahalanobis.layers import Layer, layer_features
 from lightning_modules.robustness.mahalanobis.local_dimension import NEIGHBOURS, in_mini_batches
-from lightning_modules.robustness.mahalanobis.scores import EPSILONS
+from lightning_modules.robustness.mahalanobis.preprocessing import layer_confidence
+from lightning_modules.robustness.mahalanobis.scores import (
+    EPSILONS,
+    energy_confidence,
+    odin_confidence,
+    softmax_confidence,
+)
 
 SOFTMAX, ENERGY, RIGHT, RIGHT_BY_DISTANCE, FIRST_OF_LAYERS = range(5)
 ADVERSARIAL_VALIDATION = 0.1
 
 
+class Scorer:
+    """Scores images by a network and the Gaussians of its layers.
+
+    Args:
+        network: maps images to logits.
+        layers: L layers of the network.
+        whitened: the Gaussians of each layer.
+        epsilons: sizes of the input pre-processing, in pixel units.
+        odin: whether ODIN is measured too.
+    """
+
+    def __init__(
+        self, network: nn.Module, layers: dict[str, Layer], whitened: list[Whitened], epsilons: list[float], odin: bool
+    ) -> None:
+        self.network = network
+        self.layers = layers
+        self.whitened = whitened
+        self.epsilons = epsilons
+        self.odin = odin
+
+    def scores(self, image: Tensor, label: Tensor) -> Tensor:
+        """Compute everything that is known of images with labels `[B]`: `[B, columns]`, see above."""
+        logits, distances, layers = layer_confidence(self.network, self.layers, self.whitened, image, self.epsilons)
+        nearest = self.whitened[-1].classes[distances[-1].argmin(dim=1)]
+        columns = [softmax_confidence(logits), energy_confidence(logits)]
+        columns += [(logits.argmax(dim=1) == label).double(), (nearest == label).double()]
+        parts = [torch.stack(columns, dim=1), layers.flatten(1)]
+        if self.odin:
+            parts.append(odin_confidence(self.network, image).flatten(1))
+        return torch.cat(parts, dim=1)
+
+    @torch.no_grad()
+    def features(self, copies: list[Tensor]) -> Tensor:
+        """Compute the features of three copies of the same images, `[B, 3 D]` for D as the sum over layers."""
+        parts = [torch.cat(layer_features(self.network, self.layers, copy)[1], dim=1) for copy in copies]
+        return torch.cat(parts, dim=1)
+
+
 class Measured(NamedTuple):
-    """What the columns of scores are, and which method has to be measured."""
+    """The meaning of the columns of scores, and the method that has to be measured."""
 
     layers: Sequence[str]
     rank: Tensor
@@ -36,16 +81,16 @@ class Measured(NamedTuple):
     """Not left out for want of validation data; None lets any method be."""
 
     def of_layers(self, scores: Tensor) -> Tensor:
-        """M `[N, L, epsilons]` among the columns."""
+        """Take M `[N, L, epsilons]` from the columns."""
         shape = len(self.layers), len(self.epsilons)
         return scores[:, FIRST_OF_LAYERS : FIRST_OF_LAYERS + shape[0] * shape[1]].unflatten(1, shape)
 
     def of_odin(self, scores: Tensor) -> Tensor:
-        """ODIN's confidence with each of its settings, the last columns."""
+        """Take ODIN's confidence with each of its settings, the last columns."""
         return scores[:, FIRST_OF_LAYERS + len(self.layers) * len(self.epsilons) :]
 
     def leave_out(self, method: str, target: str, fit: int, choose: int) -> None:
-        """Says that a method is left out for want of validation data.
+        """Warn that a method is left out for want of validation data.
 
         Raises:
             ValueError: if it is the one that is needed.
@@ -60,7 +105,7 @@ class Measured(NamedTuple):
 
 
 class Tuning(NamedTuple):
-    """Which inputs of a set methods are tuned on."""
+    """The inputs of a set that methods are tuned on."""
 
     fit: Tensor
     """`[N]`, bool: weights are fitted to these."""
@@ -69,11 +114,11 @@ class Tuning(NamedTuple):
 
     @classmethod
     def first(cls, V: int, position: Tensor) -> "Tuning":
-        """The first V positions `[N]`, half of them for each."""
+        """Take the first V positions `[N]`, half of them for each."""
         return cls(position < V // 2, (position >= V // 2) & (position < V))
 
     def samples(self, scores: Tensor, is_target: Tensor) -> tuple[Sample, Sample]:
-        """Those to fit to and those to choose on, of `scores` `[N, ...]`."""
+        """Split `scores` `[N, ...]` into those to fit to and those to choose on."""
         fit, choose = (Sample(scores[rows & ~is_target], scores[rows & is_target]) for rows in self)
         return fit, choose
 
@@ -85,11 +130,11 @@ def against_set(
     other: tuple[Tensor, Tensor],
     V: int,
     by_attack: Ensemble | None,
-) -> Detection:
-    """All methods at the test set and an out-of-distribution set.
+) -> DetectionResult:
+    """Measure all methods at the test set and an out-of-distribution set.
 
     Args:
-        measured: what the scores are.
+        measured: meaning of the scores.
         name: the out-of-distribution set's.
         in_distribution: position in its set and scores of each image of the test set.
         other: and of the out-of-distribution set.
@@ -110,11 +155,11 @@ def against_attacks(
     attacked: Mapping[str, Tensor],
     features: Mapping[str, Collected],
     widths: Sequence[int],
-) -> list[Detection]:
-    """All methods at clean, noisy and adversarial images. An attack that fools nobody is left out.
+) -> list[DetectionResult]:
+    """Measure all methods at clean, noisy and adversarial images. An attack that fools nobody is left out.
 
     Args:
-        measured: what the scores are.
+        measured: meaning of the scores.
         index: `[N]`: position of each image in the test set.
         clean: `[N, columns]`: scores of the test set.
         attacked: `[N, 1 + 2 columns]` of each attack, by its name.
@@ -142,10 +187,10 @@ def against_attacks(
 
 
 def tuned_on_attack(measured: Measured, clean: Tensor, attacked: Mapping[str, Tensor], V: int) -> Ensemble | None:
-    """Tuned on the first attack's copies of the first V test images; None if there are too few.
+    """Tune on the first attack's copies of the first V test images; None if there are too few.
 
     Args:
-        measured: what the scores are.
+        measured: meaning of the scores.
         clean: `[N, columns]`: scores of the test set.
         attacked: `[N, 1 + 2 columns]` of each attack, by its name.
         V: number of images.
@@ -162,7 +207,7 @@ def tuned_on_attack(measured: Measured, clean: Tensor, attacked: Mapping[str, Te
 
 
 def _copies(clean: Tensor, rows: Tensor) -> tuple[list[Tensor], Tensor]:
-    """Scores of clean, noisy and adversarial copies of the images that an attack fools, and their positions."""
+    """Take the scores of the three copies of the images that an attack fools, and their positions."""
     position = (rows[:, 0] > 0).nonzero()[:, 0]
     noisy, adversarial = rows[position, 1:].chunk(2, dim=1)
     return [clean[position], noisy, adversarial], position
@@ -177,11 +222,11 @@ def _detection(
     tuning: Tuning,
     choose_by: Literal["tnr95", "auroc"],
     by_attack: Ensemble | None,
-) -> Detection:
-    """All methods at one set of in-distribution and other inputs."""
+) -> DetectionResult:
+    """Measure all methods at one set of in-distribution and other inputs."""
     layers = measured.of_layers(scores)
     plain = measured.epsilons.index(0)
-    detection = Detection(target, index, is_target, tuning.fit | tuning.choose)
+    detection = DetectionResult(target, index, is_target, tuning.fit | tuning.choose)
     methods = detection.confidence
     fit, choose = tuning.samples(layers, is_target)
     tuned = None
@@ -207,9 +252,9 @@ def _detection(
 
 
 def _add_local_dimension(
-    measured: Measured, detection: Detection, features: Tensor, widths: Sequence[int], tuning: Tuning
+    measured: Measured, detection: DetectionResult, features: Tensor, widths: Sequence[int], tuning: Tuning
 ) -> None:
-    """Adds the baseline to an adversarial set, from the features `[n, 3 D]` of its images."""
+    """Add the baseline to an adversarial set, from the features `[n, 3 D]` of its images."""
     is_target = detection.is_target
     fewest = [min(int((rows & kind).sum()) for kind in (is_target, ~is_target)) for rows in tuning]
     if min(fewest) < FEWEST:
@@ -220,3 +265,28 @@ def _add_local_dimension(
     ensemble = fit_ensemble(*tuning.samples(dimension, is_target), choose_by="auroc")
     detection.confidence["lid"] = ensemble.confidence(dimension)
     detection.num_neighbours["lid"] = NEIGHBOURS[ensemble.column]
+
+
+def metrics_by_name(
+    detections: Sequence[DetectionResult], score: str, scores: Sequence[str], num_averaged: int
+) -> dict[str, float]:
+    """Name the metrics of each set, and the means of one score's over the first sets.
+
+    Args:
+        detections: one for each set.
+        score: the score of the metrics without a score's name.
+        scores: scores whose AUROC has a name, in whatever set.
+        num_averaged: number of sets that means are over.
+    """
+    named: dict[str, float] = {}
+    means: dict[str, list[float]] = {metric: [] for metric in METRICS}
+    for place, detection in enumerate(detections):
+        for method in detection.confidence:
+            values = detection.metrics(method)
+            if method in scores:
+                named[f"auroc_{method}_{detection.target}"] = values["auroc"]
+            if method == score:
+                named |= {f"{metric}_{detection.target}": value for metric, value in values.items()}
+                for metric, value in values.items() if place < num_averaged else ():
+                    means[metric].append(value)
+    return named | {metric: sum(of_sets) / len(of_sets) for metric, of_sets in means.items() if of_sets}

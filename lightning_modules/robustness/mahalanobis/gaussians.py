@@ -23,9 +23,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from datamodules.loading.world import summed
+
 
 def class_means(features: Tensor, label: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Sums over classes, added up over all processes.
+    """Count and average over classes, and over all processes.
 
     Args:
         features: `[B, D]`, double precision: this process's share.
@@ -39,13 +41,6 @@ def class_means(features: Tensor, label: Tensor, num_classes: int) -> tuple[Tens
     sums = summed(rows.new_zeros(num_classes, rows.shape[1]).index_add_(0, label, rows))
     count = sums[:, -1]
     return count, sums[:, :-1] / count.clamp(min=1)[:, None]
-
-
-def summed(value: Tensor) -> Tensor:
-    """The sum over processes, in place."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(value)
-    return value
 
 
 class ClassGaussians(nn.Module):
@@ -75,7 +70,7 @@ class ClassGaussians(nn.Module):
             self.register_buffer(name, torch.zeros(size, dtype=torch.float64))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ClassGaussians":
-        """Moves to other devices, and stays in double precision."""
+        """Move to other devices, and stay in double precision."""
 
         def moved(tensor: Tensor) -> Tensor:
             result = fn(tensor)
@@ -85,7 +80,7 @@ class ClassGaussians(nn.Module):
 
     @torch.no_grad()
     def update(self, features: Sequence[Tensor], label: Tensor) -> None:
-        """Adds a global batch. The host waits for the device nowhere.
+        """Add a global batch. The host waits for the device nowhere.
 
         Args:
             features: `[B, d_l]` of each layer: this process's share, of any size.
@@ -108,17 +103,17 @@ class ClassGaussians(nn.Module):
         self.count.copy_(total)
 
     def means(self, layer: int) -> Tensor:
-        """mu `[K, d]` of a layer."""
+        """Give mu `[K, d]` of a layer."""
         return self.mean.split(self.num_features, dim=1)[layer]
 
     def covariance(self, layer: int) -> Tensor:
-        """Sigma `[d, d]` of a layer, the maximum-likelihood estimate."""
+        """Give Sigma `[d, d]` of a layer, the maximum-likelihood estimate."""
         d = self.num_features[layer]
         scatter = self.scatter.split([width**2 for width in self.num_features])[layer]
         return scatter.view(d, d) / self.count.sum()
 
     def whitened(self, layer: int, shrinkage: float = 0.0) -> "Whitened":
-        """The distances' coordinates of a layer, see `whiten`."""
+        """Give the distances' coordinates of a layer, see `whiten`."""
         return whiten(self.means(layer), self.covariance(layer), self.count > 0, shrinkage)
 
 
@@ -145,14 +140,14 @@ class Whitened(NamedTuple):
 
 
 def shrunk(covariance: Tensor, shrinkage: float) -> Tensor:
-    """(1 - s) Sigma + s (tr Sigma / d) I, which has full rank for s > 0."""
+    """Compute (1 - s) Sigma + s (tr Sigma / d) I, which has full rank for s > 0."""
     d = len(covariance)
     scale = covariance.diagonal().sum() / d
     return (1 - shrinkage) * covariance + shrinkage * scale * torch.eye(d).to(covariance)
 
 
 def whiten(mean: Tensor, covariance: Tensor, present: Tensor, shrinkage: float = 0.0) -> Whitened:
-    """The pseudo-inverse of Sigma as a map.
+    """Compute the pseudo-inverse of Sigma as a map.
 
     Directions whose variance is less than d times the rounding error of the largest count as having none, and
     distances ignore them.
@@ -172,19 +167,19 @@ def whiten(mean: Tensor, covariance: Tensor, present: Tensor, shrinkage: float =
 
 
 def squared_distances(features: Tensor, whitened: Whitened) -> Tensor:
-    """d_c, `[B, C]` in double precision, of features `[B, d]` to the classes that `whitened` has."""
+    """Compute d_c, `[B, C]` in double precision, of features `[B, d]` to the classes that `whitened` has."""
     z = (features.double() - whitened.centre) @ whitened.whitening
     squares = z.square().sum(dim=1, keepdim=True) + whitened.mean.square().sum(dim=1)
     return (squares - 2 * z @ whitened.mean.T).clamp(min=0)
 
 
 def confidence(features: Tensor, whitened: Whitened) -> Tensor:
-    """M = max_c -d_c / 2, `[B]`: at most 0, and higher for what is like the training data."""
+    """Compute M = max_c -d_c / 2, `[B]`: at most 0, and higher for what is like the training data."""
     return -0.5 * squared_distances(features, whitened).amin(dim=1)
 
 
 def standardized(confidence: Tensor, rank: Tensor | int) -> Tensor:
-    """(M + r/2) / sqrt(r/2): mean 0 and deviation 1 if -2 M is the square of r standard normal coordinates.
+    """Compute (M + r/2) / sqrt(r/2): mean 0 and deviation 1 if -2 M is the square of r standard normal coordinates.
 
     Makes layers comparable without any validation data. -r/2 is also the exact mean over the training set of -d_y / 2
     for its own labels, whatever the distribution.
@@ -198,7 +193,7 @@ def standardized(confidence: Tensor, rank: Tensor | int) -> Tensor:
 
 
 def with_new_class(mean: Tensor, covariance: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
-    """Class-incremental learning (algorithm 2): another class joins as one of C + 1 equals.
+    """Let another class join as one of C + 1 equals: class-incremental learning (algorithm 2).
 
         Sigma <- C/(C+1) Sigma + 1/(C+1) S,   S = (1/n) sum_i (f_i - mu_{C+1}) (f_i - mu_{C+1})^T
 

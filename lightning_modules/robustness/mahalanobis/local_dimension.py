@@ -1,4 +1,4 @@
-"""Local intrinsic dimension of features: how fast the number of neighbours grows with the distance, a baseline.
+"""Local intrinsic dimension of features, the growth of the number of neighbours with the distance: a baseline.
 
     LID(f) = -k / sum_{j=1}^k log(r_j / r_k),
 
@@ -22,7 +22,7 @@ MINI_BATCH = 100
 
 
 def local_dimension(features: Tensor, reference: Tensor, neighbours: Sequence[int] = NEIGHBOURS) -> Tensor:
-    """LID among one mini-batch, for each k.
+    """Compute LID among one mini-batch, for each k.
 
     Args:
         features: `[n, d]`.
@@ -54,7 +54,7 @@ def local_dimension(features: Tensor, reference: Tensor, neighbours: Sequence[in
 def in_mini_batches(
     copies: Sequence[Tensor], neighbours: Sequence[int] = NEIGHBOURS, mini_batch: int = MINI_BATCH
 ) -> list[Tensor]:
-    """LID of clean images and their copies, each among the clean images of its own mini-batch.
+    """Compute LID of clean images and their copies, each among the clean images of its own mini-batch.
 
     Args:
         copies: `[n, d]` each, the features of the same images in the same order; the first are the clean ones, which

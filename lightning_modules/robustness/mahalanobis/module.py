@@ -1,34 +1,4 @@
-"""The Mahalanobis detector: out-of-distribution and adversarial inputs from the features of a trained classifier.
-
-For the features f_l of layer l, one Gaussian for each class with a shared covariance (`gaussians.py`) gives
-
-    M_l(x) = max_c -d_c(f_l(x')) / 2,      d_c(f) = (f - mu_c)^T Sigma^+ (f - mu_c),
-    x'     = x - epsilon sign(grad_x d_c^(f_l(x)) / 2),      c^ = argmin_c d_c(f_l(x)),
-
-and a logistic regression on validation data weighs the layers (`ensemble.py`). Neither is the network changed, nor x'
-clipped; sign(0) is +1. The paper has M_l without 1/2, and the published code has it, as here. Images are in [0, 1]
-outside the network, so epsilon is in pixel units, and the code's division by the deviation of its normalised channels
-falls away.
-
-What the regression and epsilon are tuned on is the score's name:
-
-* `tuned_on_target`: the first `num_validation` images of the test set and as many of the out-of-distribution set, half
-  of them for the weights, half to choose epsilon by TNR at 95 % TPR. For an attack: a tenth of the images, by AUROC.
-* `tuned_on_attack`: the same test images and their adversarial copies by the first of `attacks`; nothing of the
-  out-of-distribution set.
-* `mean`: nothing. The mean of the layers, each standardised by the rank of its covariance, with epsilon 0.
-* `last`: nothing. The last layer, with epsilon 0.
-
-The first `num_validation` images of either kind are left out of all metrics, whatever the score. An adversarial set has
-clean images and noisy copies as its in-distribution inputs, as many of each, and holds the images that are classified
-rightly, noisy or not, and wrongly under attack. The code takes the first tenth of those, and here it is those among the
-first tenth of the test images, which are the same for all attacks. The baseline `lid` (`local_dimension.py`) is of
-adversarial sets alone. Its weights and number of neighbours are tuned as weights and epsilon are, and its mini-batches
-are of images in the set, in their order.
-
-Source: Lee, Lee, Lee and Shin, A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial
-Attacks, NeurIPS 2018, arXiv 1807.03888.
-"""
+"""Statistics, scores and metrics of the Mahalanobis detector; the method is described in `__init__.py`."""
 
 from typing import Any, Literal
 
@@ -38,11 +8,12 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
+from datamodules.arguments import at_least, one_of, within
 from datamodules.batches import LabelledImageBatch, global_size, share
 from lightning_modules.full_precision import in_full_precision
-from lightning_modules.metrics.detection import METRICS, Detection
+from lightning_modules.metrics.detection import DetectionResult
 from lightning_modules.random_numbers import drawn_like, generator_of
-from lightning_modules.robustness.attacks.ascent import Attack
+from lightning_modules.robustness.attacks.ascent import Attack, different_titles
 from lightning_modules.robustness.attacks.minimal import MinimalAttack
 from lightning_modules.robustness.mahalanobis.collected import Collected
 from lightning_modules.robustness.mahalanobis.ensemble import FEWEST
@@ -50,15 +21,16 @@ from lightning_modules.robustness.mahalanobis.evaluation import (
     RIGHT,
     RIGHT_BY_DISTANCE,
     Measured,
+    Scorer,
     against_attacks,
     against_set,
+    metrics_by_name,
     tuned_on_attack,
 )
 from lightning_modules.robustness.mahalanobis.gaussians import ClassGaussians
 from lightning_modules.robustness.mahalanobis.layers import layer_features, named_layers, num_features
-from lightning_modules.robustness.mahalanobis.preprocessing import layer_confidence
-from lightning_modules.robustness.mahalanobis.scores import energy_confidence, odin_confidence, softmax_confidence
 from lightning_modules.training.classifier import ClassifierSteps, accuracies
+from lightning_modules.training.logging import log_same
 
 Score = Literal["tuned_on_target", "tuned_on_attack", "mean", "last", "softmax", "energy", "odin", "lid"]
 SCORES = ("tuned_on_target", "tuned_on_attack", "mean", "last", "softmax", "energy", "odin", "lid")
@@ -72,28 +44,26 @@ class Mahalanobis(ClassifierSteps, LightningModule):
     evaluation mode, and the statistics are buffers of the checkpoint. They are best taken of images without
     augmentation. `train/cross_entropy` shows whether the network has the weights that it should have.
 
-    `test` takes a DataModule with out-of-distribution sets, `OutOfDistribution`, or any
-    one if there are `attacks`. For each set it logs of the chosen `score` `test/auroc_<set>`, `test/tnr95_<set>`,
-    `test/aupr_in_<set>`, `test/aupr_out_<set>` and `test/detection_accuracy_<set>`, and without a set's name their
-    means over the out-of-distribution sets; of all scores `test/auroc_<score>_<set>`.
-    Noise and random starts of an attack are those of an image, whichever batch and process it falls to.
-    `test/accuracy` is the network's, `test/accuracy_by_distance` that of the closest class mean in the last layer. The
-    callback `DetectionReport` writes tables and figures of the same.
+    `test` takes a DataModule with out-of-distribution sets, `OutOfDistribution`, or any one if there are `attacks`. For
+    each set it logs of the chosen `score` `test/<metric>_<set>`, for `auroc`, `tnr95`, `aupr_in`, `aupr_out` and
+    `detection_accuracy`, and without a set's name their means over the out-of-distribution sets; of all scores
+    `test/auroc_<score>_<set>`. `test/accuracy` is the network's, `test/accuracy_by_distance` that of the closest class
+    mean in the last layer. The callback `DetectionReport` writes tables and figures of the same. Noise and random
+    starts of an attack are those of an image, whichever batch and process it falls to.
 
     Args:
         network: the trained classifier; maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`.
         num_classes: number of classes, K.
         layers: names of the modules whose outputs are the features, inside a `Normalized` network if it is one; the
             last one should be the one before the classifier.
-        image_shape: C, H, W.
-        score: the one that metrics without a score's name are of. `softmax`, `energy`, `odin` and `lid` are baselines,
-            and `lid` has no metrics of out-of-distribution sets.
+        image_shape: shape of an image: channels, height, width.
+        score: score of the metrics without a score's name. `softmax`, `energy`, `odin` and `lid` are baselines, and
+            `lid` has no metrics of out-of-distribution sets.
         epsilons: sizes of the input pre-processing to choose from, in pixel units; with 0.
         num_validation: images of the test set, and of each out-of-distribution set, that tuning may use.
         shrinkage: how far the covariance is moved towards a multiple of the identity, in [0, 1]; 0 is the paper's.
-        attacks: what adversarial images are made by, to be detected; `lightning_modules.robustness.attacks.PGD` with
-            one step and without a random start is FGSM; `lightning_modules.robustness.attacks.minimal` has DeepFool and
-            that of Carlini and Wagner.
+        attacks: attacks whose adversarial images are to be detected: `PGD` (with one step and without a random start
+            it is FGSM), `DeepFool` or `CarliniWagner` of `lightning_modules.robustness.attacks`.
         noise_std: standard deviation of the noisy copies that count as in-distribution beside adversarial images, in
             pixel units: one for all attacks, or one for each by its name. Noise that is longer than an attack's
             perturbation hides it.
@@ -128,8 +98,7 @@ class Mahalanobis(ClassifierSteps, LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.attacks = list(attacks or [])
-        if score not in SCORES:
-            raise ValueError(f"score must be one of {', '.join(SCORES)}, got {score!r}")
+        one_of(SCORES, score=score)
         if score == "tuned_on_attack" and not self.attacks:
             raise ValueError("score tuned_on_attack needs attacks, and there are none")
         if score == "odin" and not odin:
@@ -140,18 +109,14 @@ class Mahalanobis(ClassifierSteps, LightningModule):
             raise ValueError("score lid needs lid: true")
         if 0 not in epsilons or min(epsilons) < 0 or len(set(epsilons)) < len(epsilons):
             raise ValueError(f"epsilons must be different numbers, at least 0 and with 0 among them, got {epsilons}")
-        if num_validation < 2 * FEWEST:
-            raise ValueError(f"num_validation must be at least {2 * FEWEST}, got {num_validation}")
-        if not 0 <= shrinkage <= 1:
-            raise ValueError(f"shrinkage must be in [0, 1], got {shrinkage}")
-        titles = [attack.title for attack in self.attacks]
-        if twice := sorted({title for title in titles if titles.count(title) > 1}):
-            raise ValueError(f"attacks must have different names, got {', '.join(twice)} twice: set `name`")
+        at_least(2 * FEWEST, num_validation=num_validation)
+        within(0, 1, shrinkage=shrinkage)
+        titles = different_titles(self.attacks)
         if isinstance(noise_std, dict) and set(noise_std) != set(titles):
             raise ValueError(f"noise_std must name each of the attacks {titles}, got {list(noise_std)}")
         of_attacks = noise_std if isinstance(noise_std, dict) else dict.fromkeys(titles, noise_std)
-        if not all(std >= 0 for std in (of_attacks.values() if isinstance(noise_std, dict) else [noise_std])):
-            raise ValueError(f"noise_std must be at least 0, got {noise_std}")
+        for std in of_attacks.values() if isinstance(noise_std, dict) else [noise_std]:
+            at_least(0, noise_std=std)
         # No step changes a parameter; that they could change keeps DistributedDataParallel content.
         for parameter in network.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
@@ -168,7 +133,7 @@ class Mahalanobis(ClassifierSteps, LightningModule):
         self.lid = lid
         self.clip_noise = clip_noise
         self.metrics = accuracies(num_classes)
-        self.detections: list[Detection] = []
+        self.detections: list[DetectionResult] = []
 
     @property
     def encoder(self) -> nn.Module:
@@ -198,11 +163,9 @@ class Mahalanobis(ClassifierSteps, LightningModule):
         optimizer.step()
         return {"loss": loss, "logits": logits}
 
-    def configure_optimizers(self):
-        """An optimizer that finds no gradient: without steps Lightning saves no checkpoint."""
+    def configure_optimizers(self) -> Any:
+        """Give an optimizer that finds no gradient: without steps Lightning saves no checkpoint."""
         return torch.optim.SGD(self.network.parameters(), lr=0.0)
-
-    # testing
 
     def on_test_start(self) -> None:
         if not bool(self.gaussians.count.sum() > 0):
@@ -224,7 +187,8 @@ class Mahalanobis(ClassifierSteps, LightningModule):
                     )
         count = len(self.gaussians.num_features)
         with torch.inference_mode(False):  # as `test_step` differentiates through them
-            self._whitened = [self.gaussians.whitened(layer, self.shrinkage) for layer in range(count)]
+            whitened = [self.gaussians.whitened(layer, self.shrinkage) for layer in range(count)]
+        self._scorer = Scorer(self.network, self.layers, whitened, self.epsilons, self.odin)
         self._collected = [Collected() for _ in loaders]
         self._attacked = [Collected() for _ in self.attacks]
         self._features = [Collected() for _ in self.attacks]
@@ -232,20 +196,16 @@ class Mahalanobis(ClassifierSteps, LightningModule):
     def test_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
         label, index = batch["label"], batch["index"]
         # Testing takes place in inference mode, whose tensors have no gradients.
-        with (
-            torch.inference_mode(False),
-            torch.enable_grad(),
-            in_full_precision(self.device),
-        ):
+        with torch.inference_mode(False), torch.enable_grad(), in_full_precision(self.device):
             image, label = batch["image"].clone(), label.clone()
-            scores = self._scores(image, label)
+            scores = self._scorer.scores(image, label)
             self._collected[dataloader_idx].update(index, scores)
             if dataloader_idx > 0 or not self.attacks:
                 return
             positions = index.tolist()
             noise = drawn_like(image, torch.randn, [generator_of(position, NOISE) for position in positions])
             copies = {std: self._with_noise(image, std * noise) for std in self.noise_std.values()}
-            noisy_scores = {std: self._scores(noisy, label) for std, noisy in copies.items()}
+            noisy_scores = {std: self._scorer.scores(noisy, label) for std, noisy in copies.items()}
             for place, attack in enumerate(self.attacks):
                 std = self.noise_std[attack.title]
                 if isinstance(attack, MinimalAttack):
@@ -253,45 +213,29 @@ class Mahalanobis(ClassifierSteps, LightningModule):
                 else:
                     starts = [generator_of(position, START) for position in positions]
                     perturbed = attack.perturb(self.network, image, label, starts)
-                noisy, adversarial = noisy_scores[std], self._scores(perturbed, label)
+                noisy, adversarial = noisy_scores[std], self._scorer.scores(perturbed, label)
                 usable = scores[:, RIGHT] * noisy[:, RIGHT] * (1 - adversarial[:, RIGHT])
                 self._attacked[place].update(index, torch.cat([usable[:, None], noisy, adversarial], dim=1))
                 if self.lid:
-                    self._keep_features(place, index, usable > 0, [image, copies[std], perturbed])
+                    features = self._scorer.features([image, copies[std], perturbed])
+                    self._features[place].update(index[usable > 0], features[usable > 0])
 
     def _with_noise(self, image: Tensor, noise: Tensor) -> Tensor:
         noisy = image + noise
         return noisy.clamp(0, 1) if self.clip_noise else noisy
 
-    @torch.no_grad()
-    def _keep_features(self, place: int, index: Tensor, usable: Tensor, copies: list[Tensor]) -> None:
-        """Features of clean, noisy and adversarial copies of the images that an attack fools, `[rows, 3 D]`."""
-        features = [torch.cat(layer_features(self.network, self.layers, copy)[1], dim=1) for copy in copies]
-        self._features[place].update(index[usable], torch.cat(features, dim=1)[usable])
-
-    def _scores(self, image: Tensor, label: Tensor) -> Tensor:
-        """Everything that is known of a batch, `[B, columns]`: see `evaluation.py`."""
-        logits, distances, layers = layer_confidence(self.network, self.layers, self._whitened, image, self.epsilons)
-        nearest = self._whitened[-1].classes[distances[-1].argmin(dim=1)]
-        columns = [softmax_confidence(logits), energy_confidence(logits)]
-        columns += [(logits.argmax(dim=1) == label).double(), (nearest == label).double()]
-        parts = [torch.stack(columns, dim=1), layers.flatten(1)]
-        if self.odin:
-            parts.append(odin_confidence(self.network, image).flatten(1))
-        return torch.cat(parts, dim=1)
-
     def on_test_epoch_end(self) -> None:
         collected = [one.compute() for one in self._collected]
         attacked = {attack.title: one.compute()[1] for attack, one in zip(self.attacks, self._attacked, strict=True)}
         index, in_distribution = collected[0]
-        self._log("accuracy", in_distribution[:, RIGHT].mean())
-        self._log("accuracy_by_distance", in_distribution[:, RIGHT_BY_DISTANCE].mean())
-        rank = [whitened.rank for whitened in self._whitened]
-        for name, rank_of_layer, width in zip(self.layers, rank, self.gaussians.num_features, strict=True):
-            if rank_of_layer < width:
+        log_same(self, "test/accuracy", in_distribution[:, RIGHT].mean())
+        log_same(self, "test/accuracy_by_distance", in_distribution[:, RIGHT_BY_DISTANCE].mean())
+        rank = [whitened.rank for whitened in self._scorer.whitened]
+        for name, kept, width in zip(self.layers, rank, self.gaussians.num_features, strict=True):
+            if kept < width:
                 rank_zero_warn(
-                    f"layer {name}: the covariance of {width} features has rank {rank_of_layer}; the distances ignore "
-                    f"the other directions (shrinkage would use them)"
+                    f"layer {name}: the covariance of {width} features has rank {kept}; the distances ignore the other "
+                    f"directions (shrinkage would use them)"
                 )
         needed = None if self._limited else self.score
         measured = Measured(list(self.layers), torch.tensor(rank), self.epsilons, self.odin, needed)
@@ -305,25 +249,6 @@ class Mahalanobis(ClassifierSteps, LightningModule):
         features = dict(zip(attacked, self._features, strict=True)) if self.lid else {}
         of_attacks = against_attacks(measured, index, in_distribution, attacked, features, self.gaussians.num_features)
         self.detections = of_sets + of_attacks
-        self._log_detections(num_averaged=len(of_sets) or len(of_attacks))
-
-    def _log_detections(self, num_averaged: int) -> None:
-        """Logs metrics of each set, and the means of the chosen score's over the first ones."""
-        means: dict[str, list[float]] = {metric: [] for metric in METRICS}
-        for place, detection in enumerate(self.detections):
-            for method in detection.confidence:
-                values = detection.metrics(method)
-                if method in SCORES:
-                    self._log(f"auroc_{method}_{detection.target}", values["auroc"])
-                if method == self.score:
-                    for metric, value in values.items():
-                        self._log(f"{metric}_{detection.target}", value)
-                        if place < num_averaged:
-                            means[metric].append(value)
-        for metric, of_sets in means.items():
-            if of_sets:
-                self._log(metric, sum(of_sets) / len(of_sets))
-
-    def _log(self, name: str, value: Tensor | float) -> None:
-        """All processes have the same value, and a maximum leaves it."""
-        self.log(f"test/{name}", value, reduce_fx="max", sync_dist=True)
+        averaged = len(of_sets) or len(of_attacks)
+        for name, value in metrics_by_name(self.detections, self.score, SCORES, averaged).items():
+            log_same(self, f"test/{name}", value)

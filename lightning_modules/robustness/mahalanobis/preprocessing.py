@@ -23,7 +23,7 @@ def layer_confidence(
     image: Tensor,
     epsilons: list[float],
 ) -> tuple[Tensor, list[Tensor], Tensor]:
-    """M of each layer with input pre-processing of each size.
+    """Compute M of each layer with input pre-processing of each size.
 
     One forward pass with a backward pass for each layer, and one forward pass for each layer and epsilon other than 0.
 

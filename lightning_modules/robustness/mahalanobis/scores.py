@@ -24,17 +24,17 @@ EPSILONS = (0.0, 0.0005, 0.001, 0.0014, 0.002, 0.0024, 0.005, 0.01, 0.05, 0.1, 0
 
 
 def softmax_confidence(logits: Tensor) -> Tensor:
-    """max_c softmax(z)_c, `[B]`, in double precision."""
+    """Compute max_c softmax(z)_c, `[B]`, in double precision."""
     return logits.double().softmax(dim=1).amax(dim=1)
 
 
 def energy_confidence(logits: Tensor) -> Tensor:
-    """log sum_c exp z_c, `[B]`, in double precision: the negative energy."""
+    """Compute log sum_c exp z_c, `[B]`, in double precision: the negative energy."""
     return logits.double().logsumexp(dim=1)
 
 
 def direction(gradient: Tensor) -> Tensor:
-    """sign(g), with sign(0) = +1."""
+    """Compute sign(g), with sign(0) = +1."""
     return torch.where(gradient >= 0, 1.0, -1.0).to(gradient.dtype)
 
 
@@ -44,7 +44,7 @@ def odin_confidence(
     temperatures: Sequence[float] = TEMPERATURES,
     epsilons: Sequence[float] = EPSILONS,
 ) -> Tensor:
-    """ODIN at each temperature and size of the perturbation.
+    """Compute ODIN's confidence at each temperature and size of the perturbation.
 
     Args:
         network: maps images in [0, 1] to logits `[B, K]`. Gradients must be on.
