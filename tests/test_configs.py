@@ -21,8 +21,8 @@ from torch import Tensor, nn
 import train
 from datamodules.classification.labelled_images import LabelledImages
 from datamodules.editing.masked_digits import MaskedDigits
-from datamodules.segmentation.auxiliary_masks import ImagesWithAuxiliaryMasks
 from datamodules.segmentation.labelled_masks import LabelledMasks
+from datamodules.segmentation.unpaired_masks import UnpairedMasks
 from experiments.command_line import ParsedOnly
 from lightning_modules.networks.mlp import MLP
 
@@ -139,7 +139,7 @@ def meta_batch(data: Any) -> dict[str, Any]:
         shape, kinds = (size, *data.image_shape[1:]), ("label", "original_label", "clean_label")
         masks = {key: torch.empty(shape, dtype=torch.int64, device="meta") for key in kinds}
         index = torch.empty(size, dtype=torch.int64, device="meta")
-        if isinstance(data, ImagesWithAuxiliaryMasks):
+        if isinstance(data, UnpairedMasks):
             masks["auxiliary_mask"] = torch.empty(size, 1, *data.image_shape[1:], device="meta")
         image = torch.empty(size, *data.image_shape, device="meta")
         return {"image": image, "index": index, "global_size": size, **masks}

@@ -6,13 +6,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from datamodules.arguments import at_least, within
 from datamodules.loading.augmentation import sample_uniform
+from datamodules.segmentation.mask_sets import AuxiliaryMasks
 
 
 def ellipse_masks(
     uniform: Tensor, size: int, semi_axis: Sequence[float], ratio: Sequence[float], centre: float = 0.5
 ) -> Tensor:
-    """Filled ellipses.
+    """Draw filled ellipses.
 
     Args:
         uniform: `[B, 5]` in [0, 1): row and column of the centre, longer semi-axis, ratio, angle.
@@ -35,14 +37,14 @@ def ellipse_masks(
     return (along.square() + aside.square() <= 1).to(torch.uint8)
 
 
-class EllipseShapes:
-    """A set of ellipses that belong to no image: auxiliary masks by a model of the shape.
+class Ellipses(AuxiliaryMasks):
+    """Ellipses that belong to no image: auxiliary masks by a model of the structure's shape.
 
     The centre is uniform in the middle part of the image that `centre` says, the angle uniform, semi-axis and ratio
     uniform in ranges that fit the structure.
 
     Args:
-        number: of masks; they are drawn again whenever they are needed, and take no memory.
+        number: number of masks; they are drawn again whenever they are needed, and take no memory.
         semi_axis: least and greatest longer semi-axis, as parts of the image's size.
         ratio: least and greatest shorter semi-axis over the longer one.
         centre: part of the image's height and width, in its middle, in which the centre lies.
@@ -58,13 +60,11 @@ class EllipseShapes:
         ratio: tuple[float, float] = (0.6, 1.0),
         centre: float = 0.5,
     ) -> None:
-        if number < 1:
-            raise ValueError(f"number must be at least 1, got {number}")
+        at_least(1, number=number)
         for key, (least, greatest) in (("semi_axis", semi_axis), ("ratio", ratio)):
             if not 0 < least <= greatest <= 1:
                 raise ValueError(f"{key} must be two rising numbers in (0, 1], got {[least, greatest]}")
-        if not 0 <= centre <= 1:
-            raise ValueError(f"centre must be in [0, 1], got {centre}")
+        within(0, 1, centre=centre)
         self.number = number
         self.semi_axis = tuple(semi_axis)
         self.ratio = tuple(ratio)
@@ -74,6 +74,5 @@ class EllipseShapes:
         return self.number
 
     def masks(self, index: Tensor, size: int, seed: int) -> Tensor:
-        """The masks `index` `[B]` of the set with this seed, `[B, size, size]`, uint8, 0 and 1."""
         uniform = sample_uniform(seed, 0, index, count=5, stream=2)
         return ellipse_masks(uniform, size, self.semi_axis, self.ratio, self.centre)

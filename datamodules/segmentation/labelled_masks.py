@@ -1,146 +1,75 @@
-"""Images with one label for each pixel: batches and corrections of the masks, the same for every data set.
+"""The DataModule of images with one label for each pixel: mask noise, batches, augmentation, corrections, for any set.
 
-A data set's own file says where images and masks come from (a `MaskSource`) and nothing else.
+LabelledMasks(SegTHOR("~/data/segthor"), batch_size=5, mask_noise=OverUnderSegmentation())
 """
 
 import os
 import tempfile
-from abc import abstractmethod
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.batches import IGNORED
 from datamodules.corruptions.mask_noise import MaskNoise, mask_noise_statistics
 from datamodules.corruptions.seeded import seeded
-from datamodules.files.whole_files import whole_file
+from datamodules.files.whole_files import write_text
 from datamodules.loading.augmentation import sample_uniform
 from datamodules.loading.gathered_labels import gathered_labels
 from datamodules.loading.global_batches import Request
-from datamodules.loading.seeded_batches import SeededBatches
+from datamodules.loading.seeded_batches import RequestedSet, SeededBatches
+from datamodules.loading.world import world_size
 from datamodules.segmentation.corrected_masks import LARGEST_IN_MEMORY, CorrectedMasks
+from datamodules.segmentation.mask_augmentation import MaskAugmentation
+from datamodules.segmentation.mask_sets import MaskSet, MasksInMemory, MaskSource, refuse_unknown_categories
 
 _PIXEL_LABELS = ("label", "original_label", "clean_label")
 
 
-class MaskSource(Protocol):
-    """Images and masks of one split, wherever they are kept. Masks are uint8; 255 is ignored."""
-
-    size: Tensor
-    """`[N, 2]`, int64: height and width of each image."""
-    brightest: float
-    """The stored value that stands for 1."""
-    num_uniform: int
-    """Random numbers that `cut` needs for each training image; 0 where all is augmented on the device."""
-
-    def masks(self, index: Tensor) -> tuple[Tensor | list[Tensor], Tensor | list[Tensor] | None]:
-        """Whole masks of some samples: those that are given, and the true ones where they are known and differ."""
-        ...
-
-    def cut(self, index: Tensor, masks: dict[str, Any], uniform: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
-        """Reads images, and cuts them and their masks alike.
-
-        Args:
-            index: `[B]`: which ones.
-            masks: whole masks of these as `masks` gives them, `[H, W]` each, under the keys of the batch.
-            uniform: `[B, num_uniform]` in [0, 1): places the random crop of a training image; None leaves images whole,
-                and fills up those that are smaller than another of the batch, below and on the right (masks by 255).
-
-        Returns:
-            Images `[B, C, H, W]` and masks `[B, H, W]`.
-        """
-        ...
-
-
-class MasksInMemory:
-    """Images and masks of one size, held as tensors.
-
-    Args:
-        image: `[N, C, H, W]`, of any type.
-        given: `[N, H, W]`, uint8: the masks to train on, or the true ones of a test set.
-        num_classes: number of categories, K.
-        clean: like `given`: the true masks, where they are known and may differ.
-        brightest: the stored value that stands for 1.
-
-    Raises:
-        ValueError: if there is no image, or masks do not fit the images or `num_classes`.
-    """
-
-    num_uniform = 0
-
-    def __init__(
-        self, image: Tensor, given: Tensor, num_classes: int, clean: Tensor | None = None, brightest: float = 255
-    ) -> None:
-        if len(image) == 0:
-            raise ValueError("there is no image")
-        for mask in (given,) if clean is None else (given, clean):
-            expected = [len(image), *image.shape[2:]]
-            if list(mask.shape) != expected or mask.dtype != torch.uint8:
-                raise ValueError(f"masks must be uint8 of shape {expected}, got {mask.dtype} of {list(mask.shape)}")
-            refuse_unknown_categories(mask, num_classes, "a mask")
-        self.image = image
-        self.given = given
-        self.clean = clean
-        self.brightest = brightest
-        self.size = torch.tensor(image.shape[2:]).expand(len(image), 2)
-
-    def masks(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
-        return self.given[index], None if self.clean is None else self.clean[index]
-
-    def cut(self, index: Tensor, masks: dict[str, Tensor], uniform: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.image.index_select(0, index), masks
-
-
-def refuse_unknown_categories(mask: Tensor, num_classes: int, name: str) -> None:
-    """Refuses pixels that are neither a category nor ignored.
-
-    Raises:
-        ValueError: names the mask and the value.
-    """
-    unknown = (mask >= num_classes) & (mask != IGNORED)
-    if unknown.any():
-        raise ValueError(
-            f"{name} has a pixel of category {int(mask[unknown][0])}, and num_classes {num_classes} allows "
-            f"0...{num_classes - 1}, and {IGNORED} for pixels that are ignored"
-        )
-
-
 def wait_for_all_processes() -> None:
-    """Only one process of a machine writes the file that they share: the others may read it when all are here."""
-    if dist.is_available() and dist.is_initialized():
+    """Wait until all processes are here: one process of a machine writes the file that the others then read."""
+    if world_size() > 1:
         dist.barrier()
 
 
 class LabelledMaskSet(Dataset[dict[str, Any]]):
-    """A source, with the corrections of its masks. Fetched a request at a time; masks are uint8 until on the device.
+    """A source with the corrections of its masks, fetched a request at a time; masks are uint8 until on the device.
 
-    With a `seed` images are augmented: their batches carry the number of the visit that seeds it, until they are on the
-    device.
+    Batches of a training set, which has a `seed`, carry the number of the visit that seeds augmentation, until they are
+    on the device.
     """
 
-    def __init__(self, source: MaskSource, corrections: CorrectedMasks | None = None, seed: int | None = None) -> None:
-        self.source = source
+    def __init__(
+        self,
+        source: MaskSource,
+        corrections: CorrectedMasks | None = None,
+        seed: int | None = None,
+        augmentation: MaskAugmentation | None = None,
+    ) -> None:
+        self.source: Any = source
         self.corrections = corrections
         self.seed = seed
+        self.augmentation = augmentation
+        self.in_memory = source.in_memory
 
     def __len__(self) -> int:
         return len(self.source.size)
 
     def __getitem__(self, request: Request) -> dict[str, Any]:
-        index, uniform = request.indices, None
-        if self.seed is not None and self.source.num_uniform > 0:
-            uniform = sample_uniform(self.seed, request.visit, index, count=self.source.num_uniform, stream=1)
+        index = request.indices
         given, clean = self.source.masks(index)
         masks = {"label": given}
         if self.corrections is not None:
             masks = {"label": self.corrections.current(index, given), "original_label": given}
         if clean is not None:
             masks["clean_label"] = clean
-        image, labels = self.source.cut(index, masks, uniform)
+        if self.seed is not None and self.augmentation is not None:
+            uniform = sample_uniform(self.seed, request.visit, index, count=3, stream=1)
+            image, labels = self.source.cropped(index, masks, self.augmentation, uniform)
+        else:
+            image, labels = self.source.whole(index, masks)
         batch: dict[str, Any] = {"image": image, "index": index, "global_size": request.global_size, **labels}
         if self.seed is not None:
             batch["visit"] = request.visit
@@ -148,7 +77,7 @@ class LabelledMaskSet(Dataset[dict[str, Any]]):
 
 
 class LabelledMasks(SeededBatches):
-    """A data set of images with masks. Subclasses read it; everything else happens here.
+    """Batches of a data set's images with their masks.
 
     `num_classes` and `image_shape` are known at once, `num_train_samples` after `setup("fit")`. The order of training
     samples depends on (seed, epoch) alone, whatever the number of processes, and continues after an interruption inside
@@ -158,31 +87,34 @@ class LabelledMasks(SeededBatches):
     mask that was given as `original_label`. Corrections are part of the checkpoint.
 
     Args:
+        images: data set.
         batch_size: training images of a step over all processes.
-        mask_noise: what makes training masks wrong; None leaves them.
-        evaluation_batch_size: images of a validation, test or prediction batch over all processes; None takes
-            `batch_size`.
-        num_workers: loader processes; sets in memory need none, and None takes one for each free core, up to 8.
+        mask_noise: makes training masks wrong; None leaves them.
+        augmentation: random scale, crop, colours and mirror of training images in files; None leaves them.
+        evaluation_batch_size: images of a validation, test or prediction batch over all processes. Smaller ones are
+            filled up to the largest of their batch, which a network may see; None takes `batch_size`, or one image for
+            each process where images are of several sizes.
+        num_workers: loader processes; None takes one for each free core, up to 8, and none for images in memory.
         prefetch_factor: batches that each loader process reads ahead.
-        seed: of noise, order and augmentation. On the command line it is `seed_everything` unless it is set.
+        seed: random seed of noise, order, augmentation and of images that are drawn. On the command line it is
+            `seed_everything` unless it is set.
 
     Raises:
         ValueError: if an argument is out of range, or the data do not fit it.
     """
 
-    num_classes: int
-    image_shape: tuple[int, int, int]
-    class_names: list[str] | None = None
     train_set: LabelledMaskSet | None
     validation_set: LabelledMaskSet | None
     test_set: LabelledMaskSet | None
 
     def __init__(
         self,
-        batch_size: int,
+        images: MaskSet,
+        batch_size: int = 8,
         mask_noise: MaskNoise | None = None,
+        augmentation: MaskAugmentation | None = None,
         evaluation_batch_size: int | None = None,
-        num_workers: int | None = 0,
+        num_workers: int | None = None,
         prefetch_factor: int = 2,
         seed: int | None = None,
     ) -> None:
@@ -193,25 +125,35 @@ class LabelledMasks(SeededBatches):
             prefetch_factor=prefetch_factor,
             seed=seed,
         )
+        self.images = images
         self.mask_noise = None if mask_noise is None else seeded(mask_noise, self.seed)
+        self.augmentation = augmentation
+        self._own_evaluation_batch_size = evaluation_batch_size is not None
         self._saved_corrections: dict[str, Tensor] | None = None
 
-    @abstractmethod
-    def read_training(self) -> MaskSource:
-        """The training images with their masks, made wrong by `mask_noise`.
+    @property
+    def num_classes(self) -> int:
+        return self.images.num_classes
 
-        Raises:
-            FileNotFoundError: if they are missing, saying what was expected where.
-            ValueError: if a file is damaged, naming it.
-        """
+    @property
+    def class_names(self) -> list[str] | None:
+        return None if self.images.class_names is None else list(self.images.class_names)
 
-    @abstractmethod
-    def read_test(self) -> MaskSource:
-        """The test images with their true masks."""
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """C, H, W of the training images, as a network gets them."""
+        channels, height, width = self.images.image_shape
+        return (channels, height, width) if self.augmentation is None else (channels, *self.augmentation.shape)
 
-    def read_validation(self) -> MaskSource | None:
-        """The validation images with their true masks, if there are any."""
-        return None
+    @property
+    def training_names(self) -> list[str] | None:
+        """Names of the training images without suffix, where they are files."""
+        assert self.train_set is not None
+        names = self.train_set.source.names
+        return None if names is None else list(names)
+
+    def prepare_data(self) -> None:
+        self.images.fetch_missing()
 
     def setup(self, stage: str) -> None:
         """Validation has images of its own, so that `validate` reads no training image and makes no mask wrong."""
@@ -224,10 +166,7 @@ class LabelledMasks(SeededBatches):
             self._write_noise()
 
     def _write_noise(self) -> None:
-        """Keeps how wrong `mask_noise` made the training masks beside the run's other results, as `mask_noise.csv`.
-
-        Its rows are the categories; sets in memory alone have one.
-        """
+        """Keep how wrong `mask_noise` made the masks of a set in memory as `mask_noise.csv`, a row a category."""
         trainer = self.trainer
         if trainer is None or not trainer.loggers or self.train_set is None:
             return
@@ -241,31 +180,32 @@ class LabelledMasks(SeededBatches):
         names = self.class_names or range(self.num_classes)
         rows = zip(names, found.lost.tolist(), found.false.tolist(), found.iou.tolist(), strict=True)
         lines = ["category,lost,false,iou", *(",".join(map(str, row)) for row in rows)]
-        with whole_file(Path(directory, "mask_noise.csv")) as partial:
-            partial.write_text("\n".join(lines) + "\n")
+        write_text(Path(directory, "mask_noise.csv"), "\n".join(lines) + "\n")
 
     def set_up_training(self) -> None:
-        source = self.read_training()
+        source = self.images.prepared(self.seed).training()
+        if self.augmentation is not None and not hasattr(source, "cropped"):
+            raise ValueError(f"augmentation needs images in files, and {type(self.images).__name__} has none")
+        if self.mask_noise is not None:
+            source.make_wrong(self.mask_noise, self.num_classes)
         path, writes = None, True
         if int(source.size.prod(dim=1).sum()) > LARGEST_IN_MEMORY:
             path, writes = self._file_of_corrections()
-        corrections = CorrectedMasks(source.size, path, writes)
-        if self._saved_corrections is not None:
-            corrections.load(self._saved_corrections)
-            self._saved_corrections = None
-            wait_for_all_processes()
-        self.train_set = LabelledMaskSet(source, corrections, self.seed)
+        self.train_set = LabelledMaskSet(
+            source, CorrectedMasks(source.size, path, writes), self.seed, self.augmentation
+        )
+        self._restore_corrections()
         self._set_up_validation()
 
     def _set_up_validation(self) -> None:
-        if self.validation_set is None and (validation := self.read_validation()) is not None:
+        if self.validation_set is None and (validation := self.images.prepared(self.seed).validation()) is not None:
             self.validation_set = LabelledMaskSet(validation)
 
     def set_up_test(self) -> None:
-        self.test_set = LabelledMaskSet(self.read_test())
+        self.test_set = LabelledMaskSet(self.images.prepared(self.seed).test())
 
     def _file_of_corrections(self) -> tuple[Path, bool]:
-        """A file in the run directory, which one process of each machine writes; else one for each process."""
+        """Choose a file in the run directory, which one process of each machine writes; else one for each process."""
         directory = self.trainer.log_dir if self.trainer is not None and self.trainer.loggers else None
         if directory is None:
             descriptor, path = tempfile.mkstemp(prefix="corrected_masks_")
@@ -283,7 +223,7 @@ class LabelledMasks(SeededBatches):
             corrections.path.unlink(missing_ok=True)
 
     def training_images_dataloader(self) -> DataLoader:
-        """The training images in their own order and without augmentation, to judge their masks by.
+        """Give the training images in their own order and without augmentation, to judge their masks by.
 
         Of images that are smaller than another of their batch, the upper left part counts; the rest is filled up, by
         255 in the masks.
@@ -293,19 +233,27 @@ class LabelledMasks(SeededBatches):
         assert self.train_set is not None
         return self.evaluation_loader(LabelledMaskSet(self.train_set.source, self.train_set.corrections))
 
-    def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Images as the network takes them, and masks in int64."""
-        batch["image"] = self.network_input(batch["image"])
-        return batch | {key: batch[key].long() for key in _PIXEL_LABELS if key in batch}
+    def evaluation_loader(self, samples: RequestedSet) -> DataLoader:
+        assert isinstance(samples, LabelledMaskSet)
+        if not self._own_evaluation_batch_size and (samples.source.size != samples.source.size[0]).any():
+            self.evaluation_batch_size = self.processes()[1]
+        return super().evaluation_loader(samples)
 
-    def network_input(self, image: Tensor) -> Tensor:
-        """Images `[B, C, H, W]` as they are stored, in the module's type and, here, in [0, 1]."""
+    def augmented(self, batch: dict[str, Any], visit: int) -> dict[str, Any]:
+        """Change colours and mirror images with their masks."""
+        return batch if self.augmentation is None else self.augmentation.apply(batch, self.seed, visit)
+
+    def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Give images as the network takes them, and masks in int64."""
         images = self.train_set or self.validation_set or self.test_set
         assert images is not None
-        return self.in_unit_interval(image, images.source.brightest)
+        brightest = images.source.brightest
+        image = self.in_unit_interval(batch["image"], brightest or 1)
+        batch["image"] = image if brightest is not None else standardised(image)
+        return batch | {key: batch[key].long() for key in _PIXEL_LABELS if key in batch}
 
     def correct_labels(self, index: Tensor, label: Tensor) -> None:
-        """Gives training images other masks, which all processes and their loader workers see in the next epoch.
+        """Give training images other masks, which all processes and their loader workers see in the next epoch.
 
         Where there are several processes, all of them call this equally often, each with samples of its own, or with
         none (as by the shares of `training_images_dataloader`). They exchange them here.
@@ -330,7 +278,7 @@ class LabelledMasks(SeededBatches):
         wait_for_all_processes()
 
     def state_dict(self) -> dict[str, Any]:
-        """Corrected masks, and how far into its epoch the training is."""
+        """Keep the corrected masks, and how far into its epoch the training is."""
         state = super().state_dict()
         corrections = self.train_set.corrections if self.train_set is not None else None
         assert self.trainer is not None
@@ -341,7 +289,17 @@ class LabelledMasks(SeededBatches):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         self._saved_corrections = state_dict.get("corrected_masks")
+        self._restore_corrections()
+
+    def _restore_corrections(self) -> None:
         if self._saved_corrections is not None and self.train_set is not None:
             assert self.train_set.corrections is not None
             self.train_set.corrections.load(self._saved_corrections)
+            self._saved_corrections = None
             wait_for_all_processes()
+
+
+def standardised(image: Tensor) -> Tensor:
+    """Give images `[B, C, H, W]` mean 0 and standard deviation 1, each over its own pixels."""
+    mean, deviation = image.mean(dim=(1, 2, 3), keepdim=True), image.std(dim=(1, 2, 3), keepdim=True)
+    return (image - mean) / torch.where(deviation > 0, deviation, 1)

@@ -10,13 +10,12 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from datamodules.arguments import at_least
 from datamodules.batches import IGNORED
-from datamodules.corruptions.mask_noise import MaskNoise
 from datamodules.files.array_pickle import read_pickled_arrays
 from datamodules.files.data_directory import data_directory
 from datamodules.files.image_files import UnreadableImage
-from datamodules.loading.seeded_batches import check_at_least
-from datamodules.segmentation.labelled_masks import LabelledMasks, MasksInMemory
+from datamodules.segmentation.mask_sets import MaskSet, MasksInMemory
 
 TRAINING = [*range(1, 8), *range(9, 21), 22, 24, 25, 26, 28, 30, 31, 33, 36, 38, 39, 40]
 VALIDATION = [21, 23, 27, 29, 37]
@@ -26,7 +25,7 @@ PICKLES = {"training": "tr.pkl", "validation": "val.pkl", "test": "ts.pkl"}
 SUFFIXES = (".npy", ".png")
 
 
-class SegTHOR(LabelledMasks):
+class SegTHOR(MaskSet):
     """Two-dimensional slices of SegTHOR that show an organ at least in part, in 5 categories.
 
     Read from one of
@@ -44,15 +43,10 @@ class SegTHOR(LabelledMasks):
 
     Args:
         data_dir: folder that holds the slices; None looks in `segthor` where NOISEWORKS_DATA points.
-        batch_size: training slices of a step over all processes.
-        mask_noise: what makes training masks wrong; None leaves them. The authors' is `OverUnderSegmentation` with
-            `order: [1, 3, 4, 2]`.
         image_size: height and width of the slices that the network gets, in pixels.
         train_patients: numbers of the patients whose slices train, in a folder of slices.
         val_patients: numbers of the patients whose slices validate.
         test_patients: numbers of the patients whose slices test.
-        evaluation_batch_size: slices of an evaluation batch over all processes; None takes `batch_size`.
-        seed: of mask noise and order; None takes `seed_everything`.
 
     Raises:
         FileNotFoundError: if slices or masks are missing, saying what was expected where.
@@ -60,22 +54,17 @@ class SegTHOR(LabelledMasks):
     """
 
     num_classes = 5
-    class_names = ["background", "oesophagus", "heart", "trachea", "aorta"]  # noqa: RUF012 (as its base declares it)
+    class_names = ("background", "oesophagus", "heart", "trachea", "aorta")
 
     def __init__(
         self,
         data_dir: str | None = None,
-        batch_size: int = 5,
-        mask_noise: MaskNoise | None = None,
         image_size: int = 256,
         train_patients: list[int] = TRAINING,
         val_patients: list[int] = VALIDATION,
         test_patients: list[int] = TEST,
-        evaluation_batch_size: int | None = None,
-        seed: int | None = None,
     ) -> None:
-        super().__init__(batch_size, mask_noise, evaluation_batch_size, seed=seed)
-        check_at_least(1, image_size=image_size)
+        at_least(1, image_size=image_size)
         if not train_patients or not test_patients:
             raise ValueError("train_patients and test_patients must each name at least one patient")
         if both := sorted(set(train_patients) & {*val_patients, *test_patients}):
@@ -84,30 +73,21 @@ class SegTHOR(LabelledMasks):
         self.patients = {"training": train_patients, "validation": val_patients, "test": test_patients}
         self.image_shape = (1, image_size, image_size)
 
-    def read_training(self) -> MasksInMemory:
-        image, clean = self._read("training")
-        if self.mask_noise is None:
-            return MasksInMemory(image, clean, self.num_classes)
-        return MasksInMemory(image, self.mask_noise.apply(clean, self.num_classes), self.num_classes, clean)
+    def training(self) -> MasksInMemory:
+        return self._read("training")
 
-    def read_validation(self) -> MasksInMemory | None:
-        return MasksInMemory(*self._read("validation"), self.num_classes) if self.patients["validation"] else None
+    def validation(self) -> MasksInMemory | None:
+        return self._read("validation") if self.patients["validation"] else None
 
-    def read_test(self) -> MasksInMemory:
-        return MasksInMemory(*self._read("test"), self.num_classes)
-
-    def network_input(self, image: Tensor) -> Tensor:
-        """Each slice standardised over its own pixels, in the module's type."""
-        stored = self.in_unit_interval(image, brightest=1)
-        mean, deviation = stored.mean(dim=(1, 2, 3), keepdim=True), stored.std(dim=(1, 2, 3), keepdim=True)
-        return (stored - mean) / torch.where(deviation > 0, deviation, 1)
+    def test(self) -> MasksInMemory:
+        return self._read("test")
 
     def _root(self) -> Path:
         directory = data_directory(self.data_dir, "SegTHOR")
         return directory / "segthor" if self.data_dir is None else directory
 
-    def _read(self, split: str) -> tuple[Tensor, Tensor]:
-        """Images `[N, 1, H, W]` as they are stored, and masks `[N, H, W]`, uint8, of the slices with an organ."""
+    def _read(self, split: str) -> MasksInMemory:
+        """Read the slices that show an organ, as they are stored."""
         root, size = self._root(), self.image_shape[1]
         folders = next((pair for pair in FOLDERS if (root / pair[0]).is_dir()), None)
         if folders is not None:
@@ -129,13 +109,13 @@ class SegTHOR(LabelledMasks):
                 masks.append(_resized_mask(name, mask, size))
         if not images:
             raise FileNotFoundError(f"SegTHOR: no {split} slice in {root} shows an organ; expected some")
-        return torch.stack(images)[:, None], torch.stack(masks)
+        return MasksInMemory(torch.stack(images)[:, None], torch.stack(masks), self.num_classes, brightest=None)
 
 
 def slices_of_folders(
     images: Path, masks: Path, patients: Sequence[int]
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Path, image and mask of the slices of some patients, by name.
+    """Read path, image and mask of the slices of some patients, by name.
 
     Raises:
         FileNotFoundError: if a patient has no slice, or a slice no mask.
@@ -159,7 +139,7 @@ def slices_of_folders(
 
 
 def slices_of_pickle(path: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Name, image and mask of the slices in one of the authors' pickles, by name.
+    """Read name, image and mask of the slices in one of the authors' pickles, by name.
 
     Raises:
         ValueError: if it is not a pair of dicts of arrays with the same names.
@@ -181,7 +161,7 @@ def slices_of_pickle(path: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]
 
 
 def read_slice(path: Path) -> np.ndarray:
-    """A slice from a `.npy` file or an image file of one channel, `[H, W]`.
+    """Read a slice from a `.npy` file or an image file of one channel, `[H, W]`.
 
     Raises:
         UnreadableImage: names the file.
@@ -196,7 +176,7 @@ def read_slice(path: Path) -> np.ndarray:
 
 
 def _resized_image(image: np.ndarray, size: int) -> Tensor:
-    """`[size, size]`: bytes stay bytes, other whole numbers become int16 where it holds them, the rest float32."""
+    """Resize to `[size, size]`: bytes stay bytes, other whole numbers become int16 if they fit, the rest float32."""
     whole = np.issubdtype(image.dtype, np.integer)
     held = whole and np.iinfo(np.int16).min <= image.min() and image.max() <= np.iinfo(np.int16).max
     stored = torch.uint8 if image.dtype == np.uint8 else torch.int16 if held else torch.float32
@@ -207,7 +187,7 @@ def _resized_image(image: np.ndarray, size: int) -> Tensor:
 
 
 def _resized_mask(name: str, mask: np.ndarray, size: int) -> Tensor:
-    """`[size, size]`, uint8: the nearest pixel."""
+    """Resize to `[size, size]`, uint8, by the nearest pixel."""
     if not ((mask >= 0) & (mask <= IGNORED) & (mask == np.rint(mask))).all():
         raise ValueError(f"the mask of {name} must hold categories, whole numbers in 0...{IGNORED}")
     values = torch.from_numpy(mask.astype(np.float32))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from callbacks.image_grid import ImageGrid
 from datamodules.segmentation.ellipse_images import EllipseImages
+from datamodules.segmentation.unpaired_masks import UnpairedMasks
 from lightning_modules.training.segmenter import SegmenterSteps, confusion
 from tests.trainers import quiet
 
@@ -63,7 +64,7 @@ DATA: Any = {"num_training": 12, "num_validation": 4}
 def test_training_images_are_drawn_when_early_learning_and_when_training_ends(tmp_path: Path) -> None:
     module = Segments()
     trainer_in(tmp_path, ImageGrid("labels", "train", 3), precision="bf16-mixed").fit(
-        module, datamodule=EllipseImages(4, **DATA)
+        module, datamodule=UnpairedMasks(EllipseImages(**DATA), batch_size=4, num_workers=0)
     )
     figures = sorted(path.name for path in (tmp_path / "figures").iterdir())
     assert figures == ["labels.png", "labels_epoch_001.png"]
@@ -79,7 +80,7 @@ def test_training_images_are_drawn_when_early_learning_and_when_training_ends(tm
 
 @pytest.mark.parametrize(("stage", "outputs"), [("test", "step 0"), ("val", None)])
 def test_the_first_batch_is_drawn(tmp_path: Path, stage: Any, outputs: Any) -> None:
-    module, data = Segments(), EllipseImages(4, **DATA)
+    module, data = Segments(), UnpairedMasks(EllipseImages(**DATA), batch_size=4, num_workers=0)
     trainer = trainer_in(tmp_path, ImageGrid("pictures", stage))
     trainer.fit(module, datamodule=data)
     trainer.test(module, datamodule=data, verbose=False)
@@ -90,7 +91,9 @@ def test_the_first_batch_is_drawn(tmp_path: Path, stage: Any, outputs: Any) -> N
 
 def test_without_a_logger_nothing_is_drawn(tmp_path: Path) -> None:
     module = Segments()
-    trainer_in(tmp_path, ImageGrid(stage="train"), logger=False).fit(module, datamodule=EllipseImages(4, **DATA))
+    trainer_in(tmp_path, ImageGrid(stage="train"), logger=False).fit(
+        module, datamodule=UnpairedMasks(EllipseImages(**DATA), batch_size=4, num_workers=0)
+    )
     assert module.seen == list(tmp_path.iterdir()) == []
 
 

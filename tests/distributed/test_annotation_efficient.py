@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 
 from datamodules.segmentation.ellipse_images import EllipseImages
+from datamodules.segmentation.unpaired_masks import UnpairedMasks
 from lightning_modules.networks.cycle_generator import UNetGenerator
 from lightning_modules.networks.mlp import MLP
 from lightning_modules.networks.patch_discriminator import PatchDiscriminator
@@ -24,6 +25,10 @@ class NoiselessVAE(ShapeVAE):
 
     def negative_elbo(self, mask: Tensor, beta: float = 1.0, noise: Tensor | None = None) -> Tensor:
         return super().negative_elbo(mask, beta, mask.new_zeros(len(mask), self.num_latents))
+
+
+def ellipses() -> UnpairedMasks:
+    return UnpairedMasks(EllipseImages(num_training=21, num_validation=7, num_test=1), batch_size=8, num_workers=0)
 
 
 def module() -> AnnotationEfficient:
@@ -66,7 +71,7 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
             enable_model_summary=False,
             num_sanity_val_steps=0,
             **options,
-        ).fit(trained, datamodule=EllipseImages(8, num_training=21, num_validation=7, num_test=1))
+        ).fit(trained, datamodule=ellipses())
         states.append(trained.state_dict())
         names = ("metrics.csv", "pseudo_labels/round_0.csv", "pseudo_labels/round_1.csv")
         tables.append({name: pd.read_csv(directory / name) for name in names})

@@ -13,13 +13,15 @@ import torch.multiprocessing as mp
 import datamodules.segmentation.labelled_masks
 from datamodules.corruptions.mask_noise import ErosionDilation
 from datamodules.loading.gathered_labels import gathered_labels
+from datamodules.segmentation.labelled_masks import LabelledMasks
 from datamodules.segmentation.shapes import Shapes
 
 PROCESSES = 2
 
 
-def shapes() -> Shapes:
-    return Shapes(batch_size=5, num_train=12, image_size=16, mask_noise=ErosionDilation(), seed=0)
+def shapes() -> LabelledMasks:
+    images = Shapes(num_train=12, image_size=16)
+    return LabelledMasks(images, batch_size=5, mask_noise=ErosionDilation(), seed=0)
 
 
 def process_of(rank: int, directory: Path) -> Any:

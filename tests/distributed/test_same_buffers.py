@@ -14,7 +14,9 @@ from datamodules.classification.clustered import Clustered
 from datamodules.classification.labelled_images import LabelledImages
 from datamodules.corruptions.mask_noise import ErosionDilation
 from datamodules.segmentation.ellipse_images import EllipseImages
+from datamodules.segmentation.labelled_masks import LabelledMasks
 from datamodules.segmentation.shapes import Shapes
+from datamodules.segmentation.unpaired_masks import UnpairedMasks
 from lightning_modules.noisy_labels.adele import ADELE, EvaluationPassCorrection
 from lightning_modules.noisy_labels.lsa.pls_lsa import PLSLSA
 from lightning_modules.noisy_labels.lsa.pls_lsa_plus import PLSLSAPlus
@@ -50,13 +52,17 @@ def classifier() -> nn.Module:
 
 def experiment(method: str) -> tuple[LightningModule, LightningDataModule]:
     if method == "adele":
-        shapes = Shapes(5, ErosionDilation(1, 1), num_train=14, num_test=2, image_size=16, seed=0)
+        shapes = LabelledMasks(
+            Shapes(num_train=14, num_test=2, image_size=16), 5, ErosionDilation(1, 1), num_workers=0, seed=0
+        )
         correction = EvaluationPassCorrection(scales=[1.0], flip_from_epoch=None)
         return ADELE(segmenter(3), 3, scales=[1.0], consistency_weight=0, correction=correction), shapes
     if method == "annotation_efficient":
         module = annotation_efficient()
         module.network = segmenter(2)
-        return module, EllipseImages(8, num_training=21, num_validation=0, num_test=1)
+        return module, UnpairedMasks(
+            EllipseImages(num_training=21, num_validation=0, num_test=1), batch_size=8, num_workers=0
+        )
     views: Any = {"weak_view": nn.Identity(), "contrastive_view": nn.Identity(), "feature_layer": "4"}
     two = method == "lsa_plus"
     images = Clustered(num_clean=90, num_foreign=67, num_test=12)

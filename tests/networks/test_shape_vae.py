@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datamodules.segmentation.ellipses import EllipseShapes
+from datamodules.segmentation.ellipses import Ellipses
 from lightning_modules.networks.shape_vae import ShapeVAE, kl_to_standard_normal, reconstruction_error
 
 
@@ -48,7 +48,7 @@ def test_negative_elbo_is_the_sum_of_both() -> None:
 def test_it_learns_ellipses() -> None:
     """In 500 steps the bound improves, and masks that were not trained on come back with a Dice above 0.9."""
     torch.manual_seed(0)
-    shapes, vae = EllipseShapes(600), ShapeVAE(32, 8, (16, 32, 32, 32))
+    shapes, vae = Ellipses(600), ShapeVAE(32, 8, (16, 32, 32, 32))
     masks = shapes.masks(torch.arange(600), 32, seed=0)[:, None].float()
     optimizer = torch.optim.Adam(vae.parameters(), lr=1e-3)
     losses = []

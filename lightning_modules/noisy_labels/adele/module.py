@@ -120,10 +120,9 @@ class ADELE(SegmenterSteps, LightningModule):
                 "ADELE corrects labels when callbacks.early_learning.EarlyLearning says so: add it to "
                 "trainer.callbacks, or set model.correction to null"
             )
-        source: Any = getattr(getattr(data, "train_set", None), "source", None)
-        if isinstance(self.correction, TrainingPassCorrection) and getattr(source, "num_uniform", 0) > 0:
+        if isinstance(self.correction, TrainingPassCorrection) and getattr(data, "augmentation", None) is not None:
             raise ValueError(
-                f"TrainingPassCorrection needs whole training images, and {type(data).__name__} crops them: use "
+                f"TrainingPassCorrection needs whole training images, and {type(data).__name__} augments them: use "
                 "EvaluationPassCorrection"
             )
 

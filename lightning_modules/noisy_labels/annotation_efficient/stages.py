@@ -106,7 +106,7 @@ def refuse_unfit(trainer: Trainer, data: Any, stages: Stages, vae: Any, translat
             f"{stages.total} epochs (vae_epochs + translation_epochs + warm_up_epochs + rounds x round_epochs)"
         )
     if translation is None and not getattr(data, "has_training_labels", True):
-        raise ValueError("AnnotationEfficient without a translation needs pseudo labels: set data.pseudo_labels")
+        raise ValueError("AnnotationEfficient without translation needs pseudo labels: set data.images.training_masks")
     if (vae or translation) and not getattr(data, "has_auxiliary_masks", False):
         raise ValueError(f"AnnotationEfficient needs auxiliary masks, which {type(data).__name__} does not have")
     strategy = trainer.strategy

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from callbacks.early_learning.watch import EarlyLearning
 from datamodules.corruptions.mask_noise import ErosionDilation
+from datamodules.segmentation.labelled_masks import LabelledMasks
 from datamodules.segmentation.shapes import Shapes
 from lightning_modules.baselines import SegmentationCrossEntropy
 from lightning_modules.noisy_labels.adele import ADELE, EvaluationPassCorrection, TrainingPassCorrection
@@ -86,13 +87,14 @@ def fit(
         log_every_n_steps=1,
         **{"logger": False} | settings,
     )
-    data = Shapes(5, ErosionDilation(1, 1), num_train=NUM_TRAIN, num_test=2, image_size=16, seed=0)
+    images = Shapes(num_train=NUM_TRAIN, num_test=2, image_size=16)
+    data = LabelledMasks(images, 5, ErosionDilation(1, 1), num_workers=0, seed=0)
     trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
     return trainer
 
 
 def corrections(checkpoint: Path) -> dict[str, Tensor]:
-    return torch.load(checkpoint, weights_only=True)["Shapes"]["corrected_masks"]
+    return torch.load(checkpoint, weights_only=True)["LabelledMasks"]["corrected_masks"]
 
 
 @pytest.fixture(scope="module", params=["training", "evaluation"])
@@ -106,8 +108,8 @@ def assert_same_end(one: Path, two: Path) -> None:
     first, second = (torch.load(path / "end.ckpt", weights_only=True) for path in (one, two))
     for key, value in first["state_dict"].items():
         torch.testing.assert_close(second["state_dict"][key], value, rtol=0, atol=1e-10, msg=key)
-    for key, value in first["Shapes"]["corrected_masks"].items():
-        assert torch.equal(second["Shapes"]["corrected_masks"][key], value), key
+    for key, value in first["LabelledMasks"]["corrected_masks"].items():
+        assert torch.equal(second["LabelledMasks"]["corrected_masks"][key], value), key
 
 
 def test_a_run_that_was_killed_within_an_epoch_ends_as_if_it_had_not_been(
@@ -263,6 +265,6 @@ def test_correction_needs_someone_who_says_when_and_whole_images() -> None:
         module.setup("fit")
     trainer.callbacks.append(Mine())  # type: ignore[attr-defined]
     module.setup("fit")
-    data.train_set = type("Set", (), {"source": type("Source", (), {"num_uniform": 3})})  # type: ignore[attr-defined]
-    with pytest.raises(ValueError, match="crops"):
+    data.augmentation = "any"  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match="augments"):
         module.setup("fit")

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datamodules.segmentation.ellipses import EllipseShapes
+from datamodules.segmentation.ellipses import Ellipses
 from lightning_modules.networks.shape_vae import ShapeVAE
 from lightning_modules.noisy_labels.annotation_efficient.label_quality import (
     best_part,
@@ -34,7 +34,7 @@ def test_the_kept_number_is_not_rounded_up_by_rounding() -> None:
 @pytest.fixture(scope="module")
 def shapes_learned() -> ShapeVAE:
     torch.manual_seed(0)
-    learned, shapes = ShapeVAE(32, 4, (8, 16, 16, 16)), EllipseShapes(200)
+    learned, shapes = ShapeVAE(32, 4, (8, 16, 16, 16)), Ellipses(200)
     masks = shapes.masks(torch.arange(200), 32, seed=0)[:, None].float()
     optimizer = torch.optim.Adam(learned.parameters(), lr=5e-3)
     for _ in range(150):
@@ -47,7 +47,7 @@ def shapes_learned() -> ShapeVAE:
 
 @torch.no_grad()
 def test_a_noisy_mask_is_worse_than_a_clean_ellipse(shapes_learned: ShapeVAE) -> None:
-    clean = EllipseShapes(20).masks(torch.arange(20), 32, seed=5).long()
+    clean = Ellipses(20).masks(torch.arange(20), 32, seed=5).long()
     noise = (torch.rand(20, 32, 32) < 0.3).long()
     good, bad = label_quality(clean, None, shapes_learned), label_quality(noise, None, shapes_learned)
     assert good.min() > bad.max()
@@ -57,7 +57,7 @@ def test_a_noisy_mask_is_worse_than_a_clean_ellipse(shapes_learned: ShapeVAE) ->
 
 @torch.no_grad()
 def test_quality_is_the_product_of_both_agreements(shapes_learned: ShapeVAE) -> None:
-    label, before = EllipseShapes(10).masks(torch.arange(10), 32, seed=7).long().split(5)
+    label, before = Ellipses(10).masks(torch.arange(10), 32, seed=7).long().split(5)
     again = (shapes_learned(label[:, None].float())[:, 0] > 0).long()
     expected = dice(label, again) * dice(label, before)
     torch.testing.assert_close(label_quality(label, before, shapes_learned), expected)

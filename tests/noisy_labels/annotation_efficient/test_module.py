@@ -13,7 +13,8 @@ from torch.multiprocessing import ProcessRaisedException
 
 from callbacks.guards.seeding import SeedEveryBatch
 from datamodules.segmentation.ellipse_images import EllipseImages
-from datamodules.segmentation.ellipses import EllipseShapes
+from datamodules.segmentation.ellipses import Ellipses
+from datamodules.segmentation.mask_folders import MaskFolders
 from datamodules.segmentation.unpaired_masks import UnpairedMasks
 from lightning_modules.networks.unet import UNet
 from lightning_modules.noisy_labels.annotation_efficient import AnnotationEfficient
@@ -46,8 +47,8 @@ def module(**options: Any) -> AnnotationEfficient:
     ).double()
 
 
-def data(**options: Any) -> EllipseImages:
-    return EllipseImages(**{"batch_size": 8, "num_training": 20, "num_validation": 8, "num_test": 8, **options})
+def data() -> UnpairedMasks:
+    return UnpairedMasks(EllipseImages(num_training=20, num_validation=8, num_test=8), batch_size=8, num_workers=0)
 
 
 class Watch(Callback):
@@ -193,7 +194,7 @@ def test_a_round_that_does_not_help_is_the_last_one() -> None:
     )
     trainer = Trainer(max_epochs=4, logger=False, **QUIET)
     labelled = data()
-    labelled.has_training_labels = True
+    labelled.images.has_training_labels = True
     trainer.fit(trained, datamodule=labelled)
     assert trainer.current_epoch == 3
     state: dict[str, Any] = {}
@@ -267,12 +268,8 @@ def test_pseudo_labels_of_a_run_start_another(whole_run: Run, tmp_path: Path) ->
         path = tmp_path / "images" / f"{sample:06d}.png"
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(image[0].numpy()).save(path)
-    folders = UnpairedMasks(
-        *(str(tmp_path), 8, 32),
-        shapes=EllipseShapes(50),
-        pseudo_labels=str(directory / "pseudo_labels" / "round_0"),
-        num_workers=0,
-    )
+    images = MaskFolders(str(tmp_path), 32, training_masks=str(directory / "pseudo_labels" / "round_0"))
+    folders = UnpairedMasks(images, Ellipses(50), batch_size=8, num_workers=0)
     second = module(translation=None, translation_epochs=0, keep_fraction=0.5)
     labels = Watch()
     Trainer(max_epochs=2, logger=False, callbacks=[labels], **QUIET).fit(second, datamodule=folders)
@@ -302,7 +299,7 @@ def test_what_does_not_fit_is_refused_before_training() -> None:
     with pytest.raises(ValueError, match=r"max_epochs is 8, and the stages .* have 7 epochs"):
         Trainer(max_epochs=8, logger=False, **QUIET).fit(module(), datamodule=data())
     given = module(vae=None, vae_epochs=0, translation=None, translation_epochs=0)
-    with pytest.raises(ValueError, match=r"set data.pseudo_labels"):
+    with pytest.raises(ValueError, match=r"set data.images.training_masks"):
         Trainer(max_epochs=1, logger=False, **QUIET).fit(given, datamodule=data())
     with pytest.raises(ProcessRaisedException, match="ddp_find_unused_parameters_true"):
         Trainer(max_epochs=1, logger=False, devices=2, strategy="ddp_fork", **QUIET).fit(module(), datamodule=data())

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from datamodules.segmentation.ellipses import EllipseShapes
+from datamodules.segmentation.ellipses import Ellipses
 from lightning_modules.networks.cycle_generator import ResNetGenerator, UNetGenerator
 from lightning_modules.networks.mlp import MLP
 from lightning_modules.networks.patch_discriminator import PatchDiscriminator
@@ -44,7 +44,7 @@ def vae() -> ShapeVAE:
 def images_and_masks(number: int = 3) -> tuple[Tensor, Tensor]:
     random = torch.Generator().manual_seed(2)
     image = 2 * torch.rand(number, 1, 32, 32, generator=random, dtype=torch.float64) - 1
-    return image, EllipseShapes().masks(torch.arange(number), 32, seed=0)[:, None].double()
+    return image, Ellipses().masks(torch.arange(number), 32, seed=0)[:, None].double()
 
 
 def test_at_first_calibration_leaves_everything_as_it_is() -> None:

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
 
 from datamodules.corruptions.mask_noise import OverUnderSegmentation
 from datamodules.files.array_pickle import read_pickled_arrays
 from datamodules.files.image_files import UnreadableImage
-from datamodules.segmentation.labelled_masks import MasksInMemory
+from datamodules.segmentation.labelled_masks import LabelledMasks
+from datamodules.segmentation.mask_sets import MasksInMemory
 from datamodules.segmentation.segthor import TEST, TRAINING, VALIDATION, SegTHOR
 
 SMALL: dict[str, Any] = {"train_patients": [1, 10], "val_patients": [2], "test_patients": [3], "image_size": 32}
@@ -62,7 +62,8 @@ def pickles(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def check_sources(data: SegTHOR) -> None:
+def check_sources(images: SegTHOR) -> None:
+    data = LabelledMasks(images)
     data.setup("fit")
     data.setup("test")
     for part, patients in ((data.train_set, (1, 10)), (data.validation_set, (2,)), (data.test_set, (3,))):
@@ -116,7 +117,7 @@ def test_the_network_gets_each_slice_standardised(folders: Path, precision: Any)
     module = Recorder()
     options: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
     trainer = Trainer(accelerator="cpu", precision=precision, **options)
-    trainer.test(module, datamodule=SegTHOR(str(folders), **SMALL), verbose=False)
+    trainer.test(module, datamodule=LabelledMasks(SegTHOR(str(folders), **SMALL), num_workers=0), verbose=False)
     [batch] = module.evaluated
     assert batch["image"].dtype == (torch.float64 if precision == "64-true" else torch.float32)
     assert torch.equal(batch["image"][0], torch.zeros(1, 32, 32))
@@ -128,10 +129,7 @@ def test_the_network_gets_each_slice_standardised(folders: Path, precision: Any)
 
 def test_slices_of_another_size_are_resized(folders: Path) -> None:
     data = SegTHOR(str(folders), **{**SMALL, "image_size": 16})
-    data.setup("test")
-    assert data.test_set is not None
-    source = data.test_set.source
-    assert isinstance(source, MasksInMemory)
+    source = data.test()
     image, mask = slice_of(3, 1)
     half = image.astype(np.float64).reshape(16, 2, 16, 2).mean(axis=(1, 3))  # the middle between two pixels
     assert np.abs(source.image[0, 0].numpy() - half).max() <= 0.5
@@ -145,16 +143,16 @@ def test_whole_numbers_beyond_16_bits_with_a_sign_keep_their_values(folders: Pat
     large = np.full((32, 32), 40000, dtype=dtype)
     save(next(folders.glob("im*")) / f"{name(3, 2)}.npy", large)
     data = SegTHOR(str(folders), **{**SMALL, "image_size": size})
-    source: Any = data.read_test()
+    source: Any = data.test()
     assert source.image[1].unique().tolist() == [40000]
     assert source.image[0].min() < 0  # the others are as they were
     save(next(folders.glob("im*")) / f"{name(3, 2)}.npy", large - 20000)
-    assert data.read_test().image.dtype == torch.int16
+    assert data.test().image.dtype == torch.int16
 
 
 def test_noise_is_that_of_the_training_slices_alone(folders: Path) -> None:
     noise = OverUnderSegmentation(order=[1, 3, 4, 2])
-    data = SegTHOR(str(folders), mask_noise=noise, seed=4, **SMALL)
+    data = LabelledMasks(SegTHOR(str(folders), **SMALL), mask_noise=noise, seed=4)
     data.setup("fit")
     assert data.train_set is not None
     assert data.validation_set is not None
@@ -173,21 +171,21 @@ def test_noise_is_that_of_the_training_slices_alone(folders: Path) -> None:
 
 def test_missing_slices_are_named(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     with pytest.raises(FileNotFoundError, match=r"SegTHOR: found neither .*/images with a slice .* nor .*tr\.pkl; ask"):
-        SegTHOR(str(tmp_path_factory.mktemp("empty"))).setup("fit")
+        SegTHOR(str(tmp_path_factory.mktemp("empty"))).training()
     with pytest.raises(
         FileNotFoundError, match=r"holds no slice of patient 12 \(1 of 2 .* expected Patient_12_<slice>"
     ):
-        SegTHOR(str(folders), **{**SMALL, "train_patients": [1, 12]}).setup("fit")
+        SegTHOR(str(folders), **{**SMALL, "train_patients": [1, 12]}).training()
     mask = next(folders.glob("[lm]a*")) / f"{name(1, 2)}.npy"
     mask.unlink()
     with pytest.raises(FileNotFoundError, match=r"Patient_01_0002\.npy does not exist, the mask of .*Patient_01_0002"):
-        SegTHOR(str(folders), **SMALL).setup("fit")
+        SegTHOR(str(folders), **SMALL).training()
     for number in range(4):
         for path in next(folders.glob("[lm]a*")).glob(f"{name(3, number)}*"):
             path.unlink()
         save(mask.parent / f"{name(3, number)}.npy", np.zeros((32, 32), dtype=np.uint8))
     with pytest.raises(FileNotFoundError, match=r"no test slice in .* shows an organ"):
-        SegTHOR(str(folders), **SMALL).setup("test")
+        SegTHOR(str(folders), **SMALL).test()
 
 
 @pytest.mark.parametrize(
@@ -205,7 +203,7 @@ def test_damaged_masks_are_named(
 ) -> None:
     damage(next(folders.glob("[lm]a*")) / f"{name(3, 2)}.npy")
     with pytest.raises(error, match=message):
-        SegTHOR(str(folders), **SMALL).setup("test")
+        SegTHOR(str(folders), **SMALL).test()
 
 
 class Attack:
@@ -230,7 +228,7 @@ def test_pickles_of_anything_else_are_refused(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "ts.pkl").write_bytes(content)
     with pytest.raises(ValueError, match=r"ts\.pkl") as raised:
-        SegTHOR(str(tmp_path)).setup("test")
+        SegTHOR(str(tmp_path)).test()
     raised.match(message)
     assert not (tmp_path / "attacked").exists()
 
@@ -255,11 +253,3 @@ def test_arrays_come_out_of_pickles_of_any_protocol(protocol: int, tmp_path: Pat
 def test_bad_arguments_are_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SegTHOR(**options)
-
-
-def test_help_documents_every_argument() -> None:
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(SegTHOR, "data")
-    documented = {action.dest: action.help for action in parser._actions if action.dest.startswith("data.")}
-    assert "data.batch_size" in documented
-    assert [key for key, text in documented.items() if not text or not str(text).strip()] == []

@@ -8,29 +8,29 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
 import datamodules.segmentation.labelled_masks
 from datamodules.corruptions.mask_noise import ErosionDilation
 from datamodules.segmentation.corrected_masks import CorrectedMasks
-from datamodules.segmentation.labelled_masks import LabelledMasks, MasksInMemory
-from datamodules.segmentation.shapes import LARGEST_IMAGE, Shapes, grey_photographs
+from datamodules.segmentation.labelled_masks import LabelledMasks
+from datamodules.segmentation.mask_augmentation import MaskAugmentation
+from datamodules.segmentation.mask_sets import MaskSet, MasksInMemory
+from datamodules.segmentation.shapes import Shapes
 from experiments.run_directory import MetricsTable
 from lightning_modules.interfaces import LabelStore, require
 
 NUM_CLASSES = 3
 
 
-class Blocks(LabelledMasks):
+class Blocks(MaskSet):
     """Eleven random images of 6 x 4 pixels with random masks for training, and five for testing."""
 
     num_classes = NUM_CLASSES
     image_shape = (2, 6, 4)
 
-    def __init__(self, batch_size: int = 4, known: bool = True, **options: Any) -> None:
-        super().__init__(batch_size, **options)
+    def __init__(self, known: bool = True) -> None:
         self.known = known
 
     def _drawn(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -40,19 +40,26 @@ class Blocks(LabelledMasks):
         given[0, 0, 0] = clean[0, 0, 0] = 255
         return image, given, clean
 
-    def read_training(self) -> MasksInMemory:
+    def training(self) -> MasksInMemory:
         image, given, clean = self._drawn(11)
         return MasksInMemory(image, given, NUM_CLASSES, clean if self.known else None)
 
-    def read_validation(self) -> MasksInMemory:
+    def validation(self) -> MasksInMemory:
         return MasksInMemory(*self._drawn(3)[:2], NUM_CLASSES)
 
-    def read_test(self) -> MasksInMemory:
+    def test(self) -> MasksInMemory:
         return MasksInMemory(*self._drawn(5)[:2], NUM_CLASSES)
 
 
-class InAFile(Blocks):
-    """The same with corrections in a file, as of a set too large for shared memory."""
+def blocks(batch_size: int = 4, known: bool = True, **options: Any) -> LabelledMasks:
+    return LabelledMasks(Blocks(known), batch_size, **{"num_workers": 0} | options)
+
+
+class InAFile(LabelledMasks):
+    """Keeps corrections in a file, as of a set too large for shared memory."""
+
+    def __init__(self, batch_size: int = 4, **options: Any) -> None:
+        super().__init__(Blocks(), batch_size, **{"num_workers": 0} | options)
 
     def set_up_training(self) -> None:
         before = datamodules.segmentation.labelled_masks.LARGEST_IN_MEMORY
@@ -130,46 +137,46 @@ def source(data: LabelledMasks) -> MasksInMemory:
 
 @pytest.mark.parametrize("precision", ["32-true", "64-true"])
 def test_batches_hold_what_their_type_says(tmp_path: Path, precision: Any) -> None:
-    data, module = Blocks(), Recorder()
+    data, module = blocks(), Recorder()
     run(data, tmp_path, module, precision=precision)
     dtype = torch.float64 if precision == "64-true" else torch.float32
     keys = ["clean_label", "global_size", "image", "index", "label", "original_label"]
     assert all(sorted(batch) == keys for batch in module.trained)
     assert [batch["global_size"] for batch in module.trained] == [4, 4, 3]
-    image, given_masks, clean = data._drawn(11)
+    image, given_masks, clean = data.images._drawn(11)
     assert torch.equal(in_order(module.trained, "image"), image.to(dtype) / 255)
     for key, expected in (("label", given_masks), ("original_label", given_masks), ("clean_label", clean)):
         label = in_order(module.trained, key)
         assert label.dtype == torch.int64
         assert torch.equal(label, expected.long())
     assert all(sorted(batch) == ["global_size", "image", "index", "label"] for batch in module.evaluated)
-    assert torch.equal(in_order(module.evaluated, "label"), data._drawn(3)[1].long())
+    assert torch.equal(in_order(module.evaluated, "label"), data.images._drawn(3)[1].long())
 
 
 def test_true_masks_are_left_out_where_they_are_unknown(tmp_path: Path) -> None:
     module = Recorder()
-    run(Blocks(known=False), tmp_path, module)
+    run(blocks(known=False), tmp_path, module)
     assert all("clean_label" not in batch and "original_label" in batch for batch in module.trained)
 
 
 def test_an_epoch_continues_at_its_batch_in_the_same_order() -> None:
-    def indices(data: Blocks) -> list[list[int]]:
+    def indices(data: LabelledMasks) -> list[list[int]]:
         data.setup("fit")
         return [batch["index"].tolist() for batch in data.train_dataloader()]
 
-    whole = indices(Blocks(seed=2))
-    resumed = Blocks(seed=2)
+    whole = indices(blocks(seed=2))
+    resumed = blocks(seed=2)
     resumed.load_state_dict({"epoch": 0, "batches": 1})
     assert indices(resumed) == whole[1:]
-    assert indices(Blocks(seed=3)) != whole
+    assert indices(blocks(seed=3)) != whole
 
 
 # corrections
 
 
-@pytest.mark.parametrize("kind", [Blocks, InAFile])
+@pytest.mark.parametrize("kind", [blocks, InAFile])
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_corrections_reach_living_workers_and_leave_the_given_masks(kind: type[Blocks], num_workers: int) -> None:
+def test_corrections_reach_living_workers_and_leave_the_given_masks(kind: Any, num_workers: int) -> None:
     data = kind(num_workers=num_workers)
     require(data, LabelStore, needed_by="a test")
     data.setup("fit")
@@ -187,15 +194,15 @@ def test_corrections_reach_living_workers_and_leave_the_given_masks(kind: type[B
     assert not torch.equal(expected, given_masks)
     assert torch.equal(in_order(after, "label"), expected)
     assert torch.equal(in_order(after, "original_label"), given_masks)
-    assert torch.equal(in_order(after, "clean_label"), data._drawn(11)[2])
+    assert torch.equal(in_order(after, "clean_label"), data.images._drawn(11)[2])
     assert torch.equal(in_order(list(data.training_images_dataloader()), "label"), expected)
     assert torch.equal(source(data).given, given_masks)
     data.teardown("fit")
 
 
-@pytest.mark.parametrize("kind", [Blocks, InAFile])
+@pytest.mark.parametrize("kind", [blocks, InAFile])
 @pytest.mark.parametrize("set_up_first", [True, False])
-def test_corrections_are_part_of_the_checkpoint(tmp_path: Path, kind: type[Blocks], set_up_first: bool) -> None:
+def test_corrections_are_part_of_the_checkpoint(tmp_path: Path, kind: Any, set_up_first: bool) -> None:
     data, module = kind(), Recorder(corrects=True)
     run(data, tmp_path, module, epochs=2)
     given_masks = source(data).given.long()
@@ -234,7 +241,7 @@ def test_validation_alone_reads_no_training_images_and_leaves_no_file(tmp_path: 
     options: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
     trainer = Trainer(logger=MetricsTable(tmp_path), enable_checkpointing=False, **options)
     trainer.validate(module, datamodule=data, verbose=False)
-    image, expected, _ = data._drawn(3)
+    image, expected, _ = data.images._drawn(3)
     assert torch.equal(in_order(module.evaluated, "label"), expected.long())
     assert torch.equal(in_order(module.evaluated, "image"), image / 255)
     assert data.train_set is None
@@ -303,7 +310,7 @@ def test_corrections_of_another_set_are_refused() -> None:
     ],
 )
 def test_corrections_that_do_not_fit_are_refused(label: Tensor, message: str) -> None:
-    data = Blocks()
+    data = blocks()
     data.setup("fit")
     with pytest.raises(ValueError, match=message):
         data.correct_labels(torch.tensor([0]), label)
@@ -314,7 +321,7 @@ def test_corrections_that_do_not_fit_are_refused(label: Tensor, message: str) ->
 
 
 def test_a_run_keeps_how_wrong_its_masks_were_made(tmp_path: Path) -> None:
-    data = Shapes(mask_noise=ErosionDilation(), num_train=12, seed=0)
+    data = LabelledMasks(Shapes(num_train=12), mask_noise=ErosionDilation(), num_workers=0, seed=0)
     run(data, tmp_path / "noisy", Recorder())
     clean = source(data).clean
     assert clean is not None
@@ -325,14 +332,14 @@ def test_a_run_keeps_how_wrong_its_masks_were_made(tmp_path: Path) -> None:
         true, given_as = clean == category, source(data).given == category
         assert float(lost) == pytest.approx(float((true & ~given_as).sum() / true.sum()))
         assert float(iou) == pytest.approx(float((true & given_as).sum() / (true | given_as).sum()))
-    run(Shapes(num_train=12, seed=0), tmp_path / "clean", Recorder())
+    run(LabelledMasks(Shapes(num_train=12), num_workers=0, seed=0), tmp_path / "clean", Recorder())
     assert not (tmp_path / "clean" / "mask_noise.csv").exists()
 
 
 def test_noise_takes_the_seed_of_each_data_set_that_it_is_given_to_unless_it_has_its_own() -> None:
     own, linked = ErosionDilation(seed=7), ErosionDilation()
     for noise, seed, drawn in ((own, 1, 7), (linked, 1, 1), (linked, 2, 2)):
-        data = Shapes(mask_noise=noise, num_train=12, seed=seed)
+        data = LabelledMasks(Shapes(num_train=12), mask_noise=noise, seed=seed)
         data.setup("fit")
         found = source(data)
         assert found.clean is not None
@@ -355,82 +362,18 @@ def test_masks_that_do_not_fit_are_refused() -> None:
         MasksInMemory(image, mask, 2, clean=mask + 2)
 
 
-def test_shapes_are_drawn_by_their_seed_alone(tmp_path: Path) -> None:
-    data = [Shapes(mask_noise=ErosionDilation(), seed=seed, num_train=6, num_val=2, num_test=3) for seed in (0, 0, 1)]
-    drawn = []
-    for number, one in enumerate(data):
-        torch.manual_seed(number)
-        one.setup("fit")
-        one.setup("test")
-        drawn.append([one.read_training(), one.read_validation(), one.read_test()])
-    for first, same, other in zip(*drawn, strict=True):
-        assert torch.equal(first.image, same.image)
-        assert torch.equal(first.given, same.given)
-        assert not torch.equal(first.image, other.image)
-    images = torch.cat([part.image for part in drawn[0]])
-    assert len(images.flatten(start_dim=1).unique(dim=0)) == 11
-
-
-def test_shapes_are_brighter_and_darker_than_what_is_behind() -> None:
-    data = Shapes(num_train=40, noise_level=0.0, seed=0)
-    data.setup("fit")
-    image, mask = source(data).image[:, 0].double() / 255, source(data).given
-    assert source(data).clean is None
-    assert (image[mask == 1].mean() - image[mask == 0].mean()) > 0.25
-    assert (image[mask == 0].mean() - image[mask == 2].mean()) > 0.25
-    pixels = [(mask == category).sum(dim=(1, 2)) for category in (1, 2)]
-    assert min(int(count.min()) for count in pixels[1:]) >= (0.2 * 40 - 1) ** 2  # the square is never covered
-    assert all(int(count.max()) <= (0.4 * 40 + 1) ** 2 for count in pixels)
-    assert image.shape == mask.shape == (40, 40, 40)
-
-
-def test_shapes_follow_their_arguments() -> None:
-    noisy = Shapes(num_train=5, image_size=24, mask_noise=ErosionDilation(2, 2, "erode"), seed=0)
-    noisy.setup("fit")
-    assert noisy.image_shape == (1, 24, 24)
-    assert noisy.val_dataloader() == []
-    clean = source(noisy).clean
-    assert clean is not None
-    assert torch.equal(source(noisy).given, ErosionDilation(2, 2, "erode", seed=0).apply(clean, 3))
-    assert (source(noisy).given > 0).sum() < (clean > 0).sum()
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
-        ({"num_train": 0}, "num_train must be at least 1, got 0"),
-        ({"num_val": -1}, "num_val must be at least 0, got -1"),
-        ({"image_size": 8}, "image_size must be at least 16, got 8"),
-        ({"image_size": 192}, "image_size must be at most 191, the height of the smallest photograph, got 192"),
-        ({"contrast": 0.0}, r"contrast must be in \(0, 1\], got 0.0"),
-        ({"noise_level": -0.1}, "noise_level must be at least 0, got -0.1"),
-    ],
-)
-def test_bad_arguments_are_named(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Shapes(**options)
-
-
-def test_the_largest_image_is_what_every_photograph_can_show() -> None:
-    assert min(side for photograph in grey_photographs() for side in photograph.shape) == LARGEST_IMAGE
-    Shapes(num_train=30, image_size=LARGEST_IMAGE, seed=0).read_training()
-
-
-@pytest.mark.parametrize("kind", [Shapes], ids=lambda kind: kind.__name__)
-def test_help_documents_every_argument(kind: type[LabelledMasks]) -> None:
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(kind, "data")
-    documented = {action.dest: action.help for action in parser._actions if action.dest.startswith("data.")}
-    assert "data.batch_size" in documented
-    assert [name for name, text in documented.items() if not text or not str(text).strip()] == []
-
-
 def test_processes_share_a_test_set_without_duplicates(tmp_path: Path) -> None:
     index = []
     for rank in range(2):
-        data = Blocks(batch_size=4)
+        data = blocks(batch_size=4)
         data.setup("test")
         data.trainer = types.SimpleNamespace(global_rank=rank, world_size=2, num_devices=2)  # type: ignore[assignment]
         index += [i for batch in data.test_dataloader() for i in batch["index"].tolist()]
     assert sorted(index) == list(range(5))
+
+
+def test_what_does_not_fit_the_images_is_refused() -> None:
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        blocks(0)
+    with pytest.raises(ValueError, match="augmentation needs images in files, and Blocks has none"):
+        blocks(augmentation=MaskAugmentation()).setup("fit")

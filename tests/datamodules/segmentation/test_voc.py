@@ -4,22 +4,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
 from torch import Tensor, nn
 
 from datamodules.corruptions.mask_noise import ErosionDilation
 from datamodules.files.image_files import UnreadableImage
-from datamodules.segmentation.labelled_masks import LabelledMaskSet
-from datamodules.segmentation.mask_files import FILL, MaskFiles, ScaledCrop, read_mask
+from datamodules.segmentation.labelled_masks import LabelledMasks
+from datamodules.segmentation.mask_augmentation import FILL, MaskAugmentation
+from datamodules.segmentation.mask_files import MaskFiles, read_mask
 from datamodules.segmentation.voc import VOCSegmentation, listed_names
 
 SIZES = {"a": (50, 60), "b": (64, 40), "c": (30, 30), "d": (44, 70)}
 CATEGORIES = (0, 7, 15)
-PLAIN: dict[str, Any] = {"hue": 0.0, "saturation": 0.0, "value": 0.0, "num_workers": 0}
 
 
 def mask_of(name: str, shift: int = 0) -> np.ndarray:
@@ -66,6 +63,14 @@ def pseudo(voc: Path) -> Path:
     return voc / "pseudo"
 
 
+def data_of(voc: Path, pseudo: Path | None = None, crop_size: int = 448, colours: bool = False, **options: Any) -> Any:
+    """The set for training: cropped, mirrored and, if asked for, changed in colour."""
+    images = VOCSegmentation(str(voc), None if pseudo is None else str(pseudo), options.pop("train_list", None))
+    plain = {} if colours else {"hue": 0.0, "saturation": 0.0, "value": 0.0}
+    augmentation = MaskAugmentation(crop_size, **plain)
+    return LabelledMasks(images, **{"num_workers": 0} | options, augmentation=augmentation)
+
+
 class Recorder(LightningModule):
     def __init__(self) -> None:
         super().__init__()
@@ -84,7 +89,7 @@ class Recorder(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.0)
 
 
-def run(data: VOCSegmentation, epochs: int = 1) -> Recorder:
+def run(data: LabelledMasks, epochs: int = 1) -> Recorder:
     module = Recorder()
     trainer = Trainer(
         accelerator="cpu",
@@ -106,7 +111,7 @@ def by_index(batches: list[dict[str, Any]], key: str) -> dict[int, Tensor]:
 
 def test_images_and_masks_are_cut_alike(voc: Path) -> None:
     """The brightness of a pixel is that of its category, up to a pixel at borders; what is around is ignored."""
-    module = run(VOCSegmentation(str(voc), batch_size=3, crop_size=48, seed=1, **PLAIN), epochs=8)
+    module = run(data_of(voc, batch_size=3, crop_size=48, seed=1), epochs=8)
     assert len(module.trained) == 8
     around = 0
     for batch in module.trained:
@@ -125,7 +130,7 @@ def test_images_and_masks_are_cut_alike(voc: Path) -> None:
 
 def test_a_training_image_depends_on_seed_visit_and_index_alone(voc: Path, pseudo: Path) -> None:
     def drawn(**options: Any) -> list[dict[int, Tensor]]:
-        data = VOCSegmentation(str(voc), str(pseudo), crop_size=40, **options)
+        data = data_of(voc, pseudo, 40, colours=True, **options)
         batches = run(data, epochs=2).trained
         half = len(batches) // 2
         return [by_index(batches[:half], "image"), by_index(batches[half:], "image")]
@@ -143,7 +148,7 @@ def test_a_training_image_depends_on_seed_visit_and_index_alone(voc: Path, pseud
 def test_masks_that_are_given_and_true_ones_where_there_are_any(voc: Path, pseudo: Path) -> None:
     (voc / "VOCdevkit" / "VOC2012" / "SegmentationClass" / "b.png").unlink()
     save_mask(voc / "VOCdevkit" / "VOC2012" / "SegmentationClassAug", "c", mask_of("c", shift=2))
-    data = VOCSegmentation(str(voc), str(pseudo), batch_size=3, **PLAIN)
+    data = data_of(voc, pseudo, batch_size=3)
     data.setup("fit")
     batches = list(data.training_images_dataloader())
     assert [len(batch["index"]) for batch in batches] == [1, 1, 1]
@@ -156,7 +161,7 @@ def test_masks_that_are_given_and_true_ones_where_there_are_any(voc: Path, pseud
 
 
 def test_noise_on_the_true_masks_is_drawn_by_position(voc: Path) -> None:
-    data = VOCSegmentation(str(voc), mask_noise=ErosionDilation(2, 3), seed=5, **PLAIN)
+    data = data_of(voc, mask_noise=ErosionDilation(2, 3), seed=5)
     data.setup("fit")
     for index, (batch, name) in enumerate(zip(data.training_images_dataloader(), "abc", strict=True)):
         clean = torch.from_numpy(mask_of(name))[None]
@@ -165,7 +170,7 @@ def test_noise_on_the_true_masks_is_drawn_by_position(voc: Path) -> None:
 
 
 def test_images_of_a_batch_are_filled_up_to_the_largest(voc: Path) -> None:
-    data = VOCSegmentation(str(voc), evaluation_batch_size=3, **PLAIN)
+    data = data_of(voc, evaluation_batch_size=3)
     data.setup("fit")
     [batch] = data.training_images_dataloader()
     assert batch["image"].shape == (3, 3, 64, 60)
@@ -178,7 +183,7 @@ def test_images_of_a_batch_are_filled_up_to_the_largest(voc: Path) -> None:
 
 
 def test_validation_and_test_images_are_whole(voc: Path) -> None:
-    data = VOCSegmentation(str(voc), batch_size=2, crop_size=40, **PLAIN)
+    data = data_of(voc, batch_size=2, crop_size=40)
     module = run(data)
     [batch] = module.evaluated
     assert batch["image"].shape == (1, 3, *SIZES["d"])
@@ -191,7 +196,7 @@ def test_validation_and_test_images_are_whole(voc: Path) -> None:
 
 def test_corrections_are_in_the_pixels_of_the_image(voc: Path, pseudo: Path) -> None:
     """A corrected mask gives what the file would give if it held that mask, whatever the crop."""
-    data = VOCSegmentation(str(voc), str(pseudo), batch_size=3, crop_size=48, seed=2, evaluation_batch_size=3, **PLAIN)
+    data = data_of(voc, pseudo, batch_size=3, crop_size=48, seed=2, evaluation_batch_size=3)
     data.setup("fit")
     [whole] = data.training_images_dataloader()
     label = whole["label"].long()
@@ -202,8 +207,8 @@ def test_corrections_are_in_the_pixels_of_the_image(voc: Path, pseudo: Path) -> 
         mask = mask_of(name, shift=6)
         mask[mask == 7] = 15
         save_mask(voc / "edited", name, mask)
-    edited = run(VOCSegmentation(str(voc), str(voc / "edited"), batch_size=3, crop_size=48, seed=2, **PLAIN))
-    original = run(VOCSegmentation(str(voc), str(pseudo), batch_size=3, crop_size=48, seed=2, **PLAIN))
+    edited = run(data_of(voc, voc / "edited", batch_size=3, crop_size=48, seed=2))
+    original = run(data_of(voc, pseudo, batch_size=3, crop_size=48, seed=2))
     assert torch.equal(after.trained[0]["label"], edited.trained[0]["label"])
     assert torch.equal(after.trained[0]["original_label"], original.trained[0]["label"])
     assert torch.equal(after.trained[0]["image"], original.trained[0]["image"])
@@ -216,68 +221,11 @@ def test_an_augmented_list_may_hold_paths(voc: Path) -> None:
     assert listed_names(aug) == ["c", "d"]
     for name in "cd":
         save_mask(voc / "VOCdevkit" / "VOC2012" / "SegmentationClassAug", name, mask_of(name, shift=1))
-    data = VOCSegmentation(str(voc / "VOCdevkit"), train_list=str(aug), batch_size=2, **PLAIN)
+    data = data_of(voc / "VOCdevkit", train_list=str(aug), batch_size=2)
     data.setup("fit")
     assert data.num_train_samples == 2
     labels = [batch["label"][0] for batch in data.training_images_dataloader()]
     assert all(np.array_equal(label, mask_of(name, shift=1)) for label, name in zip(labels, "cd", strict=True))
-
-
-# the crop
-
-
-@settings(max_examples=100, deadline=None)
-@given(
-    st.integers(5, 60), st.integers(5, 60), st.integers(5, 40), st.lists(st.floats(0, 0.999), min_size=3, max_size=3)
-)
-def test_a_square_lies_in_a_larger_image_and_around_a_smaller_one(
-    height: int, width: int, size: int, uniform: list[float]
-) -> None:
-    crop = ScaledCrop(size, 0.5, 1.5)
-    place = crop.place(height, width, uniform)
-    assert (place.height, place.width) == tuple(max(round(side * (0.5 + uniform[0])), 1) for side in (height, width))
-    for begin, side in ((place.top, place.height), (place.left, place.width)):
-        assert (0 <= begin <= side - size) if side >= size else (side - size <= begin <= 0)
-    mask = torch.ones(height, width, dtype=torch.uint8)
-    inside = crop.mask(mask, place) == 1
-    assert int(inside.sum()) == min(place.height, size) * min(place.width, size)
-    white = Image.new("RGB", (width, height), "white")
-    assert np.array_equal((crop.image(white, place) == 255).all(axis=2), inside)
-
-
-def test_a_crop_of_the_images_own_size_is_the_image() -> None:
-    random = np.random.default_rng(0)
-    pixels, mask = random.integers(256, size=(20, 20, 3), dtype=np.uint8), torch.randint(256, (20, 20)).byte()
-    crop = ScaledCrop(20, 1, 1)
-    place = crop.place(20, 20, [0.3, 0.9, 0.9])
-    assert np.array_equal(crop.image(Image.fromarray(pixels), place), pixels)
-    assert torch.equal(crop.mask(mask, place), mask)
-
-
-def test_a_crop_is_a_part_of_the_whole_scaled_image() -> None:
-    random = np.random.default_rng(0)
-    image = Image.fromarray(random.integers(256, size=(50, 40, 3), dtype=np.uint8))
-    mask = torch.arange(2000).remainder(251).byte().view(50, 40)
-    crop = ScaledCrop(30, 1.5, 1.5)
-    place = crop.place(50, 40, [0, 0.5, 0.7])
-    whole = np.asarray(image.resize((60, 75), Image.Resampling.BICUBIC)).astype(int)
-    expected = whole[place.top : place.top + 30, place.left : place.left + 30]
-    assert np.abs(crop.image(image, place).astype(int) - expected).max() <= 1
-    nearest = torch.nn.functional.interpolate(mask[None, None].float(), (75, 60), mode="nearest-exact")[0, 0].byte()
-    assert torch.equal(crop.mask(mask, place), nearest[place.top : place.top + 30, place.left : place.left + 30])
-
-
-def test_images_and_masks_are_mirrored_together() -> None:
-    data = VOCSegmentation(crop_size=8, hue=0, saturation=0, value=0, seed=4)
-    image = torch.randint(256, (64, 3, 8, 8), dtype=torch.uint8)
-    label = image[:, 0] % 21
-    batch = {"image": image, "label": label, "clean_label": label, "index": torch.arange(64)}
-    mirrored = data.augmented(dict(batch), visit=3)
-    turned = (mirrored["image"] == image.flip(3)).flatten(start_dim=1).all(dim=1)
-    assert 16 < int(turned.sum()) < 48
-    assert torch.equal(mirrored["image"][~turned], image[~turned])
-    for key in ("label", "clean_label"):
-        assert torch.equal(mirrored[key], mirrored["image"][:, 0] % 21)
 
 
 # mistakes
@@ -287,20 +235,20 @@ def test_missing_files_are_named(voc: Path, pseudo: Path, tmp_path: Path) -> Non
     root = voc / "VOCdevkit" / "VOC2012"
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=r"found no .*empty/VOCdevkit/VOC2012/JPEGImages; extract the archive"):
-        VOCSegmentation(str(tmp_path / "empty")).setup("fit")
+        VOCSegmentation(str(tmp_path / "empty")).training()
     with pytest.raises(FileNotFoundError, match=r"pseudo_label_dir .*nowhere does not exist; expected the folder"):
-        VOCSegmentation(str(voc), str(voc / "nowhere")).setup("fit")
+        VOCSegmentation(str(voc), str(voc / "nowhere")).training()
     with pytest.raises(FileNotFoundError, match=r"aug\.txt does not exist; expected a text file"):
-        VOCSegmentation(str(voc), train_list=str(voc / "aug.txt")).setup("fit")
+        VOCSegmentation(str(voc), train_list=str(voc / "aug.txt")).training()
     (pseudo / "b.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"pseudo/b\.png does not exist \(1 of 3 mask files are missing\)"):
-        VOCSegmentation(str(voc), str(pseudo)).setup("fit")
+        VOCSegmentation(str(voc), str(pseudo)).training()
     (root / "JPEGImages" / "d.jpg").unlink()
     with pytest.raises(FileNotFoundError, match=r"d\.jpg does not exist \(1 of 1 image files are missing\)"):
-        VOCSegmentation(str(voc)).setup("test")
+        VOCSegmentation(str(voc)).test()
     (root / "ImageSets" / "Segmentation" / "val.txt").write_text("\n")
     with pytest.raises(ValueError, match=r"val\.txt names no image"):
-        VOCSegmentation(str(voc)).setup("test")
+        VOCSegmentation(str(voc)).test()
 
 
 def test_damaged_files_are_named(voc: Path) -> None:
@@ -308,7 +256,7 @@ def test_damaged_files_are_named(voc: Path) -> None:
     images, masks = root / "JPEGImages", root / "SegmentationClass"
 
     def fetch(name: str) -> None:
-        LabelledMaskSet(MaskFiles(images, masks, [name], 21)).source.masks(torch.tensor([0]))
+        MaskFiles(images, masks, [name], 21).masks(torch.tensor([0]))
 
     save_mask(masks, "a", np.full(SIZES["a"], 21, dtype=np.uint8))
     with pytest.raises(
@@ -326,35 +274,12 @@ def test_damaged_files_are_named(voc: Path) -> None:
     save_mask(masks, "a", mask_of("b"))
     source = MaskFiles(images, masks, ["a"], 21)
     with pytest.raises(UnreadableImage, match=r"a\.jpg is \[50, 60\] \(height, width\), and its mask \[64, 40\]"):
-        source.cut(torch.tensor([0]), {}, None)
+        source.whole(torch.tensor([0]), {})
     (images / "d.jpg").write_bytes(b"no image")
     with pytest.raises(UnreadableImage, match=r"d\.jpg cannot be read as an image"):
-        MaskFiles(images, masks, ["d"], 21).cut(torch.tensor([0]), {}, None)
+        MaskFiles(images, masks, ["d"], 21).whole(torch.tensor([0]), {})
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (
-            {"pseudo_label_dir": "x", "mask_noise": ErosionDilation()},
-            "pseudo_label_dir .* mask_noise .* one of the two",
-        ),
-        ({"hue": 200.0}, r"hue must be in \[0, 180\], got 200.0"),
-        ({"saturation": -0.1}, r"saturation must be in \[0, 1\], got -0.1"),
-        ({"value": 2.0}, r"value must be in \[0, 1\], got 2.0"),
-        ({"crop_size": 0}, "crop_size must be at least 1, got 0"),
-        ({"min_scale": 2.0}, "min_scale and max_scale must be 0 < min_scale <= max_scale, got 2.0 and 1.5"),
-        ({"num_workers": -1}, "num_workers must be at least 0, got -1"),
-    ],
-)
-def test_bad_arguments_are_named(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        VOCSegmentation(**options)
-
-
-def test_help_documents_every_argument() -> None:
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(VOCSegmentation, "data")
-    documented = {action.dest: action.help for action in parser._actions if action.dest.startswith("data.")}
-    assert "data.batch_size" in documented
-    assert [name for name, text in documented.items() if not text or not str(text).strip()] == []
+def test_masks_that_are_wrong_are_not_made_wrong(voc: Path, pseudo: Path) -> None:
+    with pytest.raises(ValueError, match=r"mask_noise .* give one of the two"):
+        data_of(voc, pseudo, mask_noise=ErosionDilation()).setup("fit")

@@ -1,0 +1,125 @@
+"""Random scale, crop, colours and mirror of photographs with their masks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from datamodules.arguments import at_least, positive, within
+from datamodules.batches import IGNORED
+from datamodules.loading.augmentation import sample_uniform
+from datamodules.loading.colours import jittered
+
+FILL = (124, 116, 104)
+"""The colour around an image that does not fill its place: the mean of ImageNet, which normalises to 0."""
+
+
+class Placed(NamedTuple):
+    """A square cut out of a scaled image, which lies in it or around it."""
+
+    height: int
+    """Height of the scaled image, in pixels."""
+    width: int
+    """Width of the scaled image, in pixels."""
+    top: int
+    """First row of the square in the scaled image; below 0 where it reaches beyond."""
+    left: int
+    """First column of the square in the scaled image; below 0 where it reaches beyond."""
+
+
+@dataclass(frozen=True)
+class MaskAugmentation:
+    """Scale an image at random, cut out a square or place the whole in it, change its colours, and mirror it.
+
+    Where the square reaches beyond the image it has ImageNet's mean colour and is ignored. As the ADELE authors' code
+    for PASCAL VOC, except that lengths are scaled with antialiasing, the nearest pixel of a mask is that of pixel
+    centres, changes of colour are no whole numbers, and also the surroundings change colour.
+
+    Args:
+        crop_size: side of the square that a training image is cut to, in pixels.
+        min_scale: least factor of an image's lengths.
+        max_scale: greatest factor of an image's lengths.
+        hue: greatest change of hue, in degrees; the authors' 10 steps of OpenCV's 180 are 20.
+        saturation: greatest change of saturation, in [0, 1]; the authors' is 10/255.
+        value: greatest change of value, in [0, 1]; the authors' is 10/255.
+        flip: whether half of the images are mirrored.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    crop_size: int = 448
+    min_scale: float = 0.5
+    max_scale: float = 1.5
+    hue: float = 20.0
+    saturation: float = 10 / 255
+    value: float = 10 / 255
+    flip: bool = True
+
+    def __post_init__(self) -> None:
+        at_least(1, crop_size=self.crop_size)
+        positive(min_scale=self.min_scale)
+        at_least(self.min_scale, max_scale=self.max_scale)
+        within(0, 180, hue=self.hue)
+        within(0, 1, saturation=self.saturation, value=self.value)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of a training image."""
+        return self.crop_size, self.crop_size
+
+    def place(self, height: int, width: int, uniform: Sequence[float]) -> Placed:
+        """Choose scale, row and column of the square in an image, by three numbers in [0, 1)."""
+        scale = self.min_scale + uniform[0] * (self.max_scale - self.min_scale)
+        scaled = [max(round(side * scale), 1) for side in (height, width)]
+        begin = [
+            int(number * (abs(side - self.crop_size) + 1)) * (1 if side > self.crop_size else -1)
+            for side, number in zip(scaled, uniform[1:], strict=True)
+        ]
+        return Placed(*scaled, *begin)
+
+    def image(self, image: Image.Image, placed: Placed) -> np.ndarray:
+        """Cut the square out of an image, `[crop_size, crop_size, 3]`, uint8; cubic, with antialiasing."""
+        square = np.full((*self.shape, 3), FILL, dtype=np.uint8)
+        rows, columns = self._overlap(placed.top, placed.height), self._overlap(placed.left, placed.width)
+        across, down = image.width / placed.width, image.height / placed.height
+        box = (
+            max(placed.left, 0) * across,
+            max(placed.top, 0) * down,
+            min((placed.left + columns.stop) * across, image.width),
+            min((placed.top + rows.stop) * down, image.height),
+        )
+        shape = (columns.stop - columns.start, rows.stop - rows.start)
+        square[rows, columns] = np.asarray(image.resize(shape, Image.Resampling.BICUBIC, box))
+        return square
+
+    def mask(self, mask: Tensor, placed: Placed) -> Tensor:
+        """Cut the same square out of a mask `[H, W]`, by the nearest pixel of the source; 255 around it."""
+        square = torch.full(self.shape, IGNORED, dtype=torch.uint8)
+        rows, columns = self._overlap(placed.top, placed.height), self._overlap(placed.left, placed.width)
+        row = (torch.arange(rows.start, rows.stop) + placed.top + 0.5) * (mask.shape[0] / placed.height)
+        column = (torch.arange(columns.start, columns.stop) + placed.left + 0.5) * (mask.shape[1] / placed.width)
+        row, column = row.long().clamp(max=mask.shape[0] - 1), column.long().clamp(max=mask.shape[1] - 1)
+        square[rows, columns] = mask[row[:, None], column]
+        return square
+
+    def _overlap(self, begin: int, length: int) -> slice:
+        """Find where in the square the scaled image lies, along one side."""
+        return slice(max(-begin, 0), min(length - begin, self.crop_size))
+
+    def apply(self, batch: dict[str, Any], seed: int, visit: int) -> dict[str, Any]:
+        """Change colours and mirror the images of a batch, drawn from (seed, visit, index), with their masks."""
+        uniform, colours = sample_uniform(seed, visit, batch["index"], count=4), (self.hue, self.saturation, self.value)
+        if any(colours):
+            batch["image"] = 255 * jittered(batch["image"].float() / 255, uniform[:, :3], *colours)
+        if self.flip:
+            mirror = uniform[:, 3] < 0.5
+            for key in ("image", "label", "original_label", "clean_label"):
+                if (whole := batch.get(key)) is not None:
+                    chosen = mirror.view(-1, *[1] * (whole.ndim - 1))
+                    batch[key] = torch.where(chosen, whole.flip(-1), whole)
+        return batch

@@ -1,0 +1,231 @@
+"""Folders of a user's own images and masks of one structure, annotated or not."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from datamodules.arguments import at_least, one_of
+from datamodules.corruptions.mask_noise import MaskNoise
+from datamodules.files.data_directory import data_directory
+from datamodules.files.image_files import SUFFIXES, UnreadableImage, eight_bits, image_names
+from datamodules.segmentation.mask_sets import AuxiliaryMasks, MaskSet, MaskSource, no_labels
+
+
+def read_image(path: Path, size: int, channels: int) -> Tensor:
+    """Read an image, resized to a square whatever its shape.
+
+    Args:
+        path: the file; 16-bit grey values are scaled to 8 bits.
+        size: height and width, in pixels; bilinear, with antialiasing.
+        channels: 1 for grey, 3 for colours.
+
+    Returns:
+        `[channels, size, size]`, uint8.
+
+    Raises:
+        UnreadableImage: names the file.
+    """
+    try:
+        with Image.open(path) as file:
+            image = eight_bits(file).convert("L" if channels == 1 else "RGB")
+            resized = image.resize((size, size), Image.Resampling.BILINEAR)
+            return torch.from_numpy(np.array(resized)).view(size, size, channels).permute(2, 0, 1)
+    except Exception as error:  # decoders raise almost anything for a damaged file
+        raise UnreadableImage(f"{path} cannot be read as an image ({error}); replace or remove it") from error
+
+
+def read_mask(path: Path, size: int) -> Tensor:
+    """Read a mask, resized to a square; pixels above half of the file's greatest value are the structure.
+
+    Returns:
+        `[size, size]`, uint8, 0 and 1.
+
+    Raises:
+        UnreadableImage: names the file.
+    """
+    try:
+        with Image.open(path) as image:
+            values = np.asarray(image.convert("L") if image.mode in ("P", "RGB", "RGBA", "1", "LA") else image)
+            inside = values > values.max() / 2
+            resized = Image.fromarray(np.where(inside, 255, 0).astype(np.uint8)).resize(
+                (size, size), Image.Resampling.BILINEAR
+            )
+            return torch.from_numpy((np.asarray(resized) >= 128).astype(np.uint8))
+    except Exception as error:
+        raise UnreadableImage(f"{path} cannot be read as a mask ({error}); replace or remove it") from error
+
+
+def required_files(folder: Path, holds: str) -> list[str]:
+    """List the image files of a folder, relative to it and sorted.
+
+    Raises:
+        FileNotFoundError: if there is no such folder, or no image in it; says what it `holds`.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"MaskFolders: {folder} does not exist; it holds {holds}")
+    found = image_names(folder)
+    if not found:
+        raise FileNotFoundError(
+            f"MaskFolders: {folder} holds no file that ends with {', '.join(SUFFIXES)}; it holds {holds}"
+        )
+    return found
+
+
+def stems(names: Sequence[str], folder: Path) -> list[str]:
+    """Take the suffix off file names.
+
+    Raises:
+        ValueError: if two of them are the same.
+    """
+    plain = [name.rsplit(".", 1)[0] for name in names]
+    if len(set(plain)) != len(plain):
+        twice = next(name for name in plain if plain.count(name) > 1)
+        raise ValueError(f"MaskFolders: {folder} holds two files {twice} that differ in their suffix alone")
+    return plain
+
+
+def paired_files(images: Path, names: Sequence[str], masks: Path, holds: str) -> list[Path]:
+    """Find the mask of each image: the file of the same name, whatever its suffix.
+
+    Raises:
+        FileNotFoundError: names the first image without a mask.
+    """
+    of_stem = {name.rsplit(".", 1)[0]: masks / name for name in required_files(masks, holds)}
+    plain = stems(names, images)
+    if lacking := [name for name in plain if name not in of_stem]:
+        raise FileNotFoundError(
+            f"MaskFolders: {masks} holds no mask for {len(lacking)} of the {len(plain)} images of {images}: "
+            f"{lacking[0]} is the first"
+        )
+    return [of_stem[name] for name in plain]
+
+
+class ResizedFiles(MaskSource):
+    """Image files, and one mask file for each where there are any, all resized to squares of one size.
+
+    Args:
+        image: files of the images, `[N]`.
+        mask: files of the masks, `[N]`, or None for masks of nothing.
+        size: height and width, in pixels.
+        channels: channels of the images, 1 or 3.
+    """
+
+    def __init__(self, image: Sequence[Path], mask: Sequence[Path] | None, size: int, channels: int) -> None:
+        self.image = list(image)
+        self.mask = None if mask is None else list(mask)
+        self.side = size
+        self.channels = channels
+        self.size = torch.full((len(self.image), 2), size)
+        self.noise: MaskNoise | None = None
+
+    def masks(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
+        if self.mask is None:
+            return no_labels(len(index), self.side), None
+        read = torch.stack([read_mask(self.mask[sample], self.side) for sample in index.tolist()])
+        return (read, None) if self.noise is None else (self.noise.apply(read, 2, index), read)
+
+    def whole(self, index: Tensor, masks: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        return torch.stack(
+            [read_image(self.image[sample], self.side, self.channels) for sample in index.tolist()]
+        ), masks
+
+    def make_wrong(self, noise: MaskNoise, num_classes: int) -> None:
+        self.noise = noise
+
+
+class MasksOfFolder(AuxiliaryMasks):
+    """Masks in the files of a folder, kept on the device that first asks for them.
+
+    Args:
+        folder: the folder.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder).expanduser()
+        self.files = required_files(self.folder, "masks of the structure; or set data.auxiliary_masks to a model of it")
+
+    def read(self, size: int) -> None:
+        self.mask = torch.stack([read_mask(self.folder / name, size) for name in self.files])
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def masks(self, index: Tensor, size: int, seed: int) -> Tensor:
+        self.mask = self.mask.to(index.device)
+        return self.mask[index]
+
+
+class MaskFolders(MaskSet):
+    """Folders of one's own images and masks of one structure, of any size, in the formats of `ImageFolder`.
+
+        images/                         to train on, without annotation unless `training_masks` names a folder
+        aux_masks/                      masks of the structure, of other images or of none, for `UnpairedMasks`
+        val_images/, val_masks/         to validate on, with their masks of the same names (optional)
+        test_images/, test_masks/       to test on, with their masks of the same names
+
+    All are resized to squares. Of a mask file, pixels above half of its greatest value are the structure.
+
+    Args:
+        data_dir: folder that holds these; None takes NOISEWORKS_DATA.
+        image_size: height and width of the images that the networks get, in pixels.
+        channels: 1 for grey images, 3 for colour.
+        training_masks: folder of masks with the training images' names, such as the pseudo labels that a run writes,
+            relative to `data_dir`; None begins without labels.
+
+    Raises:
+        FileNotFoundError: if a folder or a mask is missing.
+        ValueError: if an argument is out of range, or a file is damaged.
+    """
+
+    num_classes = 2
+    class_names = ("background", "structure")
+
+    def __init__(
+        self,
+        data_dir: str | None = None,
+        image_size: int = 256,
+        channels: int = 1,
+        training_masks: str | None = None,
+    ) -> None:
+        one_of((1, 3), channels=channels)
+        at_least(8, image_size=image_size)
+        self.data_dir = data_dir
+        self.image_shape = (channels, image_size, image_size)
+        self.training_masks = training_masks
+        self.has_training_labels = training_masks is not None
+
+    def training(self) -> ResizedFiles:
+        images = self._root() / "images"
+        names = required_files(images, "the images to train on")
+        masks = None
+        if self.training_masks is not None:
+            masks = paired_files(images, names, self._root() / self.training_masks, "a mask for each training image")
+        source = self._files(images, names, masks)
+        source.names = stems(names, images)
+        return source
+
+    def validation(self) -> ResizedFiles | None:
+        return self._annotated("val") if (self._root() / "val_images").is_dir() else None
+
+    def test(self) -> ResizedFiles:
+        return self._annotated("test")
+
+    def auxiliary_masks(self) -> MasksOfFolder:
+        return MasksOfFolder(str(self._root() / "aux_masks"))
+
+    def _root(self) -> Path:
+        return data_directory(self.data_dir, "MaskFolders")
+
+    def _annotated(self, split: str) -> ResizedFiles:
+        images, masks = (self._root() / f"{split}_{kind}" for kind in ("images", "masks"))
+        names = required_files(images, "annotated images")
+        return self._files(images, names, paired_files(images, names, masks, f"a mask for each of {images.name}"))
+
+    def _files(self, folder: Path, names: Sequence[str], masks: Sequence[Path] | None) -> ResizedFiles:
+        channels, size, _ = self.image_shape
+        return ResizedFiles([folder / name for name in names], masks, size, channels)
