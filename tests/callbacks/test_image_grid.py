@@ -58,14 +58,13 @@ def trainer_in(directory: Path, *callbacks: ImageGrid, **options: Any) -> Traine
     return quiet(**{"max_epochs": 2, "logger": logger, "callbacks": list(callbacks), **options})
 
 
-DATA: Any = {"num_training": 12, "num_validation": 4}
+def ellipses() -> UnpairedMasks:
+    return UnpairedMasks(EllipseImages(num_training=12, num_validation=4), batch_size=4, num_workers=0)
 
 
 def test_training_images_are_drawn_when_early_learning_and_when_training_ends(tmp_path: Path) -> None:
     module = Segments()
-    trainer_in(tmp_path, ImageGrid("labels", "train", 3), precision="bf16-mixed").fit(
-        module, datamodule=UnpairedMasks(EllipseImages(**DATA), batch_size=4, num_workers=0)
-    )
+    trainer_in(tmp_path, ImageGrid("labels", "train", 3), precision="bf16-mixed").fit(module, datamodule=ellipses())
     figures = sorted(path.name for path in (tmp_path / "figures").iterdir())
     assert figures == ["labels.png", "labels_epoch_001.png"]
     with Image.open(tmp_path / "figures" / "labels.png") as picture:
@@ -80,7 +79,7 @@ def test_training_images_are_drawn_when_early_learning_and_when_training_ends(tm
 
 @pytest.mark.parametrize(("stage", "outputs"), [("test", "step 0"), ("val", None)])
 def test_the_first_batch_is_drawn(tmp_path: Path, stage: Any, outputs: Any) -> None:
-    module, data = Segments(), UnpairedMasks(EllipseImages(**DATA), batch_size=4, num_workers=0)
+    module, data = Segments(), ellipses()
     trainer = trainer_in(tmp_path, ImageGrid("pictures", stage))
     trainer.fit(module, datamodule=data)
     trainer.test(module, datamodule=data, verbose=False)
@@ -91,9 +90,7 @@ def test_the_first_batch_is_drawn(tmp_path: Path, stage: Any, outputs: Any) -> N
 
 def test_without_a_logger_nothing_is_drawn(tmp_path: Path) -> None:
     module = Segments()
-    trainer_in(tmp_path, ImageGrid(stage="train"), logger=False).fit(
-        module, datamodule=UnpairedMasks(EllipseImages(**DATA), batch_size=4, num_workers=0)
-    )
+    trainer_in(tmp_path, ImageGrid(stage="train"), logger=False).fit(module, datamodule=ellipses())
     assert module.seen == list(tmp_path.iterdir()) == []
 
 
