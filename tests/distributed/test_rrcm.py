@@ -30,7 +30,9 @@ def pretraining(path: Path) -> Path:
     arguments["first_view"] = {"class_path": "torch.nn.Identity"}
     arguments["second_view"] = {"class_path": "tests.distributed.indexed_noise.Mirrored"}
     arguments["gradient_clip"] = 0.5
-    settings["data"]["init_args"]["train_size"] = 331  # 101, 101, 101 and 28: 51 + 50, and 14 + 14
+    settings["data"]["init_args"]["images"]["init_args"]["train_size"] = (
+        331  # 101, 101, 101 and 28: 51 + 50, and 14 + 14
+    )
     return written(settings, path)
 
 

@@ -1,12 +1,9 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from PIL import Image
-from scipy.io import savemat
 
 from datamodules.classification.digits import Digits
 from datamodules.classification.image_sets import OtherImages
@@ -79,82 +76,6 @@ def test_training_is_that_of_the_data_set_and_one_seed_is_of_both() -> None:
         assert torch.equal(batch["image"], other["image"])
     assert (data.num_classes, data.image_shape, data.batch_size) == (8, (1, 8, 8), 100)
     assert data.num_train_samples == alone.num_train_samples == int((Digits().training().label < 8).sum())
-
-
-@pytest.mark.parametrize("noise", [UniformNoise(2000), GaussianNoise(2000), GaussianNoise(2000, mean=0.3, std=0.05)])
-def test_noise_has_its_moments_and_each_image_depends_on_its_position_alone(noise: OtherImages) -> None:
-    source = noise.of_no_class((3, 4, 4), seed=5)
-    rows = torch.arange(2000)
-    image = source.fetch(rows, None)
-    assert image.shape == (2000, 3, 4, 4)
-    assert torch.equal(source.fetch(rows[700:710], None), image[700:710])
-    assert not torch.equal(noise.of_no_class((3, 4, 4), seed=6).fetch(rows[:5], None), image[:5])
-    value = image / 255
-    if isinstance(noise, UniformNoise):
-        mean, std = 0.5, 12**-0.5
-    elif noise.normal[1] < 0.1:  # type: ignore[attr-defined]
-        mean, std = 0.3, 0.05
-    else:  # a standard normal clipped half a deviation to either side: by integration
-        x = np.linspace(-8, 9, 200_001)
-        density = np.exp(-((x - 0.5) ** 2) / 2) / np.sqrt(2 * np.pi)
-        mean = np.trapezoid(x.clip(0, 1) * density, x)
-        std = np.sqrt(np.trapezoid((x.clip(0, 1) - mean) ** 2 * density, x))
-    assert float(value.mean()) == pytest.approx(mean, abs=0.005)
-    assert float(value.std()) == pytest.approx(std, abs=0.005)
-
-
-def test_patches_tile_the_photograph() -> None:
-    import skimage.data
-
-    source = PhotographPatches().of_no_class((3, 64, 64), seed=0)
-    image = source.fetch(torch.arange(len(source.label)), None)
-    assert image.shape == (64, 3, 64, 64)
-    assert int(image[:, 0].long().sum()) == int(skimage.data.camera().sum(dtype=np.int64))
-    assert torch.equal(image[:, 0], image[:, 2])
-
-
-def write_svhn(folder: Path, split: str, number: int) -> np.ndarray:
-    folder.mkdir(parents=True, exist_ok=True)
-    image = np.random.default_rng(number).integers(256, size=(32, 32, 3, number), dtype=np.uint8)
-    label = (np.arange(number) % 10 + 1)[:, None].astype(np.uint8)  # 1 ... 10
-    savemat(folder / f"{split}_32x32.mat", {"X": image, "y": label})
-    return image
-
-
-@pytest.mark.parametrize("folder", ["", "svhn"])
-def test_svhn_is_read_as_torchvision_reads_it(folder: str, tmp_path: Path) -> None:
-    image = write_svhn(tmp_path / folder, "test", 12)
-    write_svhn(tmp_path / folder, "train", 20)
-    data = SVHN(str(tmp_path))
-    source = data.test()
-    assert source.image.shape == (12, 3, 32, 32)
-    assert source.label.tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1, 2]
-    np.testing.assert_array_equal(source.image[5].numpy().transpose(1, 2, 0), image[..., 5])
-    assert len(data.training().label) == 20
-
-
-def test_svhn_that_is_missing_or_damaged_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"found test_32x32.mat neither in .*; set data_dir"):
-        SVHN(str(tmp_path)).test()
-    (tmp_path / "test_32x32.mat").write_bytes(b"torn")
-    with pytest.raises(ValueError, match=r"test_32x32.mat is damaged or no SVHN file"):
-        SVHN(str(tmp_path)).test()
-    savemat(tmp_path / "test_32x32.mat", {"X": np.zeros((32, 32, 3, 4), np.uint8), "y": np.ones((3, 1), np.uint8)})
-    with pytest.raises(ValueError, match=r"\[4, 3, 32, 32\] and 3 labels"):
-        SVHN(str(tmp_path)).test()
-
-
-def test_folders_are_read_in_the_authors_layout_and_flat(tmp_path: Path) -> None:
-    pixels = np.random.default_rng(0).integers(256, size=(3, 32, 32, 3), dtype=np.uint8)
-    for folder in ("LSUN_resize", "iSUN/iSUN_patches"):
-        (tmp_path / folder).mkdir(parents=True)
-        for number in range(3):
-            Image.fromarray(pixels[number]).save(tmp_path / folder / f"{number}.png")
-    for folder in ("LSUN_resize", "iSUN"):
-        source = ImagesInFolder(folder, str(tmp_path)).of_no_class((3, 32, 32), 0)
-        np.testing.assert_array_equal(source.fetch(torch.arange(3), None).permute(0, 2, 3, 1), pixels)
-        assert source.label.tolist() == [-1] * 3
-    assert len(ImagesInFolder("iSUN", str(tmp_path), num_images=2).of_no_class((3, 32, 32), 0).label) == 2
 
 
 def test_what_cannot_work_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,67 @@
+import numpy as np
+import pytest
+import torch
+
+from datamodules.classification.clustered import NUM_CLASSES, NUM_FEATURES, Clustered, Clusters
+from datamodules.classification.labelled_images import LabelledImages
+
+
+def test_clusters_lie_where_they_are_said_to() -> None:
+    line = Clusters(offset=2.0, rare_offset=-0.5, scale=0.0, seed=4)
+    direction = line.common[0] / 2
+    assert np.linalg.norm(direction) == pytest.approx(1)
+    np.testing.assert_allclose(line.rare, np.tile(-direction / 2, (6, 1)))
+    np.testing.assert_allclose(line.foreign, np.tile(-2 * direction, (6, 1)))
+    clusters = Clusters(offset=2.0, rare_offset=-0.5, scale=1.0, seed=4)
+    for kind, position in ((clusters.common, 2.0), (clusters.rare, -0.5), (clusters.foreign, -2.0)):
+        np.testing.assert_allclose(kind @ direction, position)
+    samples = clusters.draw(60000, 0, 0.25, np.random.default_rng(0))
+    assert abs(samples.rare.mean() - 0.25) < 0.01
+    for k in range(NUM_CLASSES):
+        for rare, centre in ((False, clusters.common[k]), (True, clusters.rare[k])):
+            own = samples.value[(samples.label == k) & (samples.rare == rare)]
+            assert np.abs(own.mean(axis=0) - centre).max() < 0.15
+            assert abs((own - centre).std() - 1) < 0.02
+
+
+def test_clustered_data_know_their_foreign_samples_and_test_on_classes_alone() -> None:
+    data = LabelledImages(Clustered(num_clean=90, num_foreign=60, num_test=36), seed=2, batch_size=10)
+    data.setup("fit")
+    data.setup("test")
+    assert data.train_set is not None
+    assert data.test_set is not None
+    assert data.train_set.clean_label is not None
+    assert (data.train_set.clean_label == -1).sum() == 60
+    clean = data.train_set.clean_label >= 0
+    assert torch.equal(data.train_set.label[clean], data.train_set.clean_label[clean])
+    assert torch.bincount(data.test_set.label).tolist() == [6] * 6
+    again = Clustered(num_clean=90, num_foreign=60, num_test=36).prepared(2, torch.device("cpu")).training()
+    assert torch.equal(again.image, data.train_set.source.fetch(torch.arange(150), None))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("num_clean", 0), ("num_foreign", -1), ("num_test", 0), ("rare_share", 0.0)]
+)
+def test_bad_arguments_are_named(key: str, value: float) -> None:
+    with pytest.raises(ValueError, match=key):
+        Clustered(**{key: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seed", [0, 5])
+def test_centres_of_a_kind_are_equally_far_from_each_other_whatever_the_seed(seed: int) -> None:
+    clusters = Clusters(offset=3.0, rare_offset=1.0, scale=0.5, seed=seed)
+    centre = np.concatenate([clusters.common, clusters.rare, clusters.foreign])
+    along = np.repeat([3.0, 1.0, -3.0], 6)
+    squared = ((centre[:, None] - centre) ** 2).sum(axis=2)
+    expected = (along[:, None] - along) ** 2 + 2 * 0.25 * NUM_FEATURES * (1 - np.eye(18))
+    np.testing.assert_allclose(squared, expected, atol=1e-10)
+
+
+def test_a_hyperplane_parts_samples_of_no_class_from_all_others_by_default() -> None:
+    data = Clustered().prepared(1, torch.device("cpu"))
+    samples = data.drawn("train")
+    clusters = Clusters(data.offset, data.rare_offset, data.scale, 1)
+    direction = (clusters.common - clusters.foreign).sum(axis=0)
+    position = samples.value @ direction / np.linalg.norm(direction)
+    centre = (clusters.rare.mean(axis=0) + clusters.foreign.mean(axis=0)) / 2 @ direction / np.linalg.norm(direction)
+    assert ((position < centre) == samples.foreign).mean() > 0.97

@@ -1,0 +1,125 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from datamodules.corruptions.label_noise import Symmetric
+from tests.datamodules.classification.patterns import (
+    NUM_CLASSES,
+    Recorder,
+    joined,
+    labels,
+    patterns,
+    ready,
+    run,
+)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_corrections_reach_the_batches_and_the_checkpoint(num_workers: int) -> None:
+    data = ready(patterns(num_workers=num_workers, label_noise=Symmetric(0.5), seed=3))
+    loader = data.train_dataloader()
+    sampler: Any = loader.sampler
+    before = torch.empty(40, dtype=torch.int64)
+    for batch in loader:
+        before[batch["index"]] = batch["label"]
+    assert torch.equal(before, labels(data))
+    changed = torch.tensor([3, 11, 39])
+    data.correct_labels(changed, (before[changed] + 1) % NUM_CLASSES)
+    sampler.set_epoch(1)  # the workers live on
+    after, clean = torch.empty_like(before), torch.empty_like(before)
+    for batch in loader:
+        after[batch["index"]], clean[batch["index"]] = batch["label"], batch["clean_label"]
+    assert (before != after).nonzero().flatten().tolist() == changed.tolist()
+    assert data.train_set is not None
+    assert data.train_set.clean_label is not None
+    assert torch.equal(clean, data.train_set.clean_label)
+
+
+class Corrector(Recorder):
+    """Gives every training image label 0 after the first epoch."""
+
+    def on_train_epoch_end(self) -> None:
+        if self.current_epoch == 0:
+            self.trainer.datamodule.correct_labels(torch.arange(40), torch.zeros(40, dtype=torch.int64))  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("set_up_first", [True, False])
+def test_corrections_are_restored_before_or_after_the_data_are_read(tmp_path: Path, set_up_first: bool) -> None:
+    data = patterns(seed=3)
+    module = run(data, tmp_path, Corrector(), epochs=2)
+    assert joined(module.trained[:5], "label").sum() > 0
+    assert joined(module.trained[5:], "label").sum() == 0
+    state = data.state_dict()
+    restored = patterns(seed=3)
+    if set_up_first:
+        restored.setup("fit")
+    restored.load_state_dict(state)
+    assert labels(ready(restored)).sum() == 0
+    labels(data).fill_(1)
+    assert state["label"].sum() == 0  # the checkpoint keeps a copy
+
+
+@pytest.mark.parametrize("second_view", [False, True])
+def test_corrected_batches_carry_the_labels_that_were_given(second_view: bool) -> None:
+    data = ready(patterns(label_noise=Symmetric(0.5), second_view=second_view, seed=3))
+    given = labels(data).clone()
+    assert all("original_label" not in batch for batch in data.train_dataloader())
+    data.correct_labels(torch.tensor([], dtype=torch.int64), torch.tensor([], dtype=torch.int64))
+    assert all("original_label" not in batch for batch in data.train_dataloader())
+    data.correct_labels(torch.tensor([3]), (given[[3]] + 1) % NUM_CLASSES)
+    restored = patterns(label_noise=Symmetric(0.5), second_view=second_view, seed=3)
+    restored.load_state_dict({"epoch": 0, "batches": 0, "label": labels(data).clone()})
+    for each in (data, ready(restored)):
+        for loader in (each.train_dataloader(), each.training_images_dataloader()):
+            batches = list(loader)
+            index = joined(batches, "index")
+            assert torch.equal(joined(batches, "original_label"), given[index])
+            assert index[joined(batches, "label") != given[index]].tolist() == [3]
+    with pytest.raises(ValueError, match=r"label must be in 0...3, got 0...4"):
+        data.correct_labels(torch.tensor([0, 1]), torch.tensor([0, 4]))
+
+
+class SharedCorrector(Recorder):
+    """Each process corrects samples of its own after the first epoch, and keeps what it trains on after that."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__()
+        self.directory = directory
+
+    def on_train_epoch_end(self) -> None:
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if self.current_epoch == 0:
+            self.trained.clear()
+            index = torch.arange(7) if self.global_rank == 0 else torch.tensor([20, 30])
+            for share in (index, index[: self.global_rank]):  # the first process has none in the second call
+                data.correct_labels(share, torch.full_like(share, 2 + self.global_rank))
+
+    def on_train_end(self) -> None:
+        kept = {key: joined(self.trained, key) for key in ("index", "label", "original_label")}
+        torch.save(kept, self.directory / f"trained_{self.global_rank}.pt")
+
+
+def test_two_processes_exchange_their_corrections(tmp_path: Path) -> None:
+    data = patterns(label_noise=Symmetric(0.5), seed=3)
+    given = labels(ready(patterns(label_noise=Symmetric(0.5), seed=3)))
+    expected = given.clone()
+    expected[:7], expected[[20, 30]] = 2, 3
+    run(data, tmp_path, SharedCorrector(tmp_path), epochs=2, devices=2, strategy="ddp_fork")
+    trained = [torch.load(tmp_path / f"trained_{rank}.pt") for rank in range(2)]
+    assert sorted(joined(trained, "index").tolist()) == list(range(40))
+    assert all((part["label"] != part["original_label"]).any() for part in trained)
+    for part in trained:
+        assert torch.equal(part["label"], expected[part["index"]])
+        assert torch.equal(part["original_label"], given[part["index"]])
+
+
+def test_corrections_do_not_change_the_source_or_the_true_labels() -> None:
+    data = ready(patterns(label_noise=Symmetric(0.5), seed=3))
+    truth = data.images.training().label
+    data.correct_labels(torch.arange(40), torch.zeros(40, dtype=torch.int64))
+    assert data.train_set is not None
+    assert data.train_set.clean_label is not None
+    assert torch.equal(data.train_set.clean_label, truth)
+    assert torch.equal(data.train_set.source.label, truth)

@@ -1,0 +1,24 @@
+import torch
+
+from datamodules.classification.digits import TuningDigits
+
+
+def test_moved_digits_are_the_test_images_moved_by_a_pixel_with_noise_and_the_same_for_all_seeds() -> None:
+    data = TuningDigits()
+    test, moved = data.test(), data.shifted_tests()["moved_noisy"]
+    assert torch.equal(moved.label, test.label)
+    assert torch.equal(moved.fetch(torch.arange(797), None), TuningDigits().shifted_tests()["moved_noisy"].image)
+    image, other = test.image.float() / 16, moved.fetch(torch.arange(797), None).float() / 16
+    residual = torch.stack(
+        [
+            (other - torch.nn.functional.pad(image, [1 + r, 1 - r, 1 + d, 1 - d])[:, :, 1:-1, 1:-1])[:, 0, 2:-2, 2:-2]
+            .square()
+            .mean(dim=(1, 2))
+            for d in (-1, 0, 1)
+            for r in (-1, 0, 1)
+        ]
+    )
+    best = residual.argmin(dim=0)  # of the nine moves; the odd ones are along one axis
+    assert (best % 2 == 1).float().mean() > 0.95
+    assert all((best == move).float().mean() > 0.2 for move in (1, 3, 5, 7))
+    assert 0.02 < residual.min(dim=0).values.mean() < 0.04  # 0.2 squared, less what is clipped

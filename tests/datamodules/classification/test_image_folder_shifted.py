@@ -1,0 +1,94 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor
+
+from callbacks.shifted_accuracy import ShiftedAccuracy
+from datamodules.classification.cached_features import CachedFeatures
+from datamodules.classification.image_folder import ImageFolder
+from datamodules.classification.labelled_images import LabelledImages
+from tests.datamodules.classification.shifted import QUIET, SMALL, Known, Unused, paint, reds
+
+CLASSES = ("cat", "dog", "emu")
+
+
+@pytest.fixture
+def own_folders(tmp_path: Path) -> Path:
+    """Red is 100 * class, but in `photos` of the next class; `sketches` has no cats, and a dog that is like one."""
+    for label, name in enumerate(CLASSES):
+        for split in ("train", "test"):
+            paint(tmp_path / "own" / split / name / "a.png", 100 * label)
+        paint(tmp_path / "own" / "photos" / name / "a.png", 100 * ((label + 1) % 3))
+    for name, reds_of in {"dog": (0, 100), "emu": (200, 100, 200)}.items():
+        for number, red in enumerate(reds_of):
+            paint(tmp_path / "sketches" / name / f"{number}.png", red)
+    return tmp_path
+
+
+def own(root: Path, **sets: str) -> Any:
+    return ImageFolder(str(root / "own"), shifted=sets, **SMALL)
+
+
+def test_folders_of_classes_are_shifted_sets_with_the_labels_of_the_training_images(own_folders: Path) -> None:
+    data = own(own_folders, photos="photos", sketches=str(own_folders / "sketches"))
+    shifted = data.shifted_tests()
+    assert list(shifted) == ["photos", "sketches"]
+    assert (reds(data, shifted["photos"]), shifted["photos"].label.tolist()) == ([100, 200, 0], [0, 1, 2])
+    assert shifted["photos"].classes is None
+    assert shifted["sketches"].label.tolist() == [1, 1, 2, 2, 2]
+    assert shifted["sketches"].classes.tolist() == [1, 2]
+
+
+def test_what_is_wrong_with_a_users_shifted_set_is_told_before_the_first_step(own_folders: Path) -> None:
+    def fit(folder: str) -> None:
+        Trainer(callbacks=[ShiftedAccuracy()], **QUIET).fit(
+            Unused(), datamodule=LabelledImages(own(own_folders, x=folder), 2, num_workers=0)
+        )
+
+    with pytest.raises(FileNotFoundError, match=r"own/nowhere does not exist; expected .*nowhere/<class>/<image>"):
+        fit("nowhere")
+    (own_folders / "sketches" / "cat").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"sketches/cat holds no image"):
+        fit("../sketches")
+    for name in ("fox", "gnu"):
+        paint(own_folders / "sketches" / name / "a.png", 0)
+    with pytest.raises(ValueError, match=r"sketches holds folders that are no class of .*own/train: fox, gnu"):
+        fit("../sketches")
+    data = LabelledImages(ImageFolder(str(own_folders / "own"), **SMALL), 2)
+    with pytest.raises(ValueError, match="ImageFolder is given no shifted test set"):
+        Trainer(callbacks=[ShiftedAccuracy()], **QUIET).fit(Unused(), datamodule=data)
+
+
+@pytest.mark.parametrize("through_a_cache", [False, True])
+def test_a_users_shifted_sets_are_tested_on_after_training(own_folders: Path, through_a_cache: bool) -> None:
+    images = own(own_folders, photos="photos", sketches="../sketches")
+    if through_a_cache:
+        images = CachedFeatures(images, torch.nn.Flatten(), 768, cache_dir=str(own_folders / "cache"), num_workers=0)
+    data = LabelledImages(images, 2, num_workers=0)
+    module, trainer = ByRed(), Trainer(max_epochs=1, callbacks=[ShiftedAccuracy()], **QUIET)
+    trainer.fit(module, datamodule=data)
+    (metrics,) = trainer.test(module, datamodule=data, verbose=False)
+    assert metrics["test/accuracy"] == 1
+    assert metrics["test/accuracy_photos"] == 0
+    assert metrics["test/accuracy_sketches"] == pytest.approx(4 / 5)  # the dog like a cat is none, as no sketch is
+    assert metrics["test/ood_accuracy"] == pytest.approx(2 / 5)
+
+
+class ByRed(Known):
+    """Classifies an image, or its pixels in one row, by how red it is: 100 for each class."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        red = 255 * image.flatten(1)[:, :1]
+        return -(red - torch.tensor([0.0, 100.0, 200.0])).abs() + 0 * self.nothing
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        return self(batch["image"]).sum()
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        self.log("test/accuracy", (self(batch["image"]).argmax(dim=1) == batch["label"]).double().mean())

@@ -1,0 +1,56 @@
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from datamodules.classification.image_sets import UNKNOWN
+from datamodules.classification.imagenet32 import ImageNet32, read_batch
+
+
+def write_batches(folder: Path, kind: str, num: int = 60) -> np.ndarray:
+    folder.mkdir(parents=True)
+    data = np.random.default_rng(0).integers(0, 256, (num, 3072), dtype=np.uint8)
+    if kind == "npz":
+        np.savez(folder / "train_data_batch_1.npz", data=data, labels=np.ones(num))
+    else:
+        content = {"data": data, "labels": [1] * num, "mean": data.mean(axis=0)}
+        (folder / "train_data_batch_1").write_bytes(pickle.dumps(content, protocol=2))
+    return data
+
+
+@pytest.mark.parametrize("kind", ["npz", "pickle"])
+@pytest.mark.parametrize("folder", ["", "imagenet32"])
+def test_imagenet32_is_read_as_it_is_distributed(kind: str, folder: str, tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    data = write_batches(root / folder, kind)
+    images = ImageNet32(str(root), num_files=1).of_no_class((3, 32, 32), 0)
+    assert np.array_equal(images.fetch(torch.tensor([7]), None)[0].numpy(), data[7].reshape(3, 32, 32))
+    assert (images.label == UNKNOWN).all()
+    with pytest.raises(FileNotFoundError, match="train_data_batch_2 does not exist"):
+        ImageNet32(str(root), num_files=2).of_no_class((3, 32, 32), 0)
+    with pytest.raises(ValueError, match="those of the set are"):
+        ImageNet32(str(root), num_files=1).of_no_class((1, 8, 8), 0)
+
+
+class Opens:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return open, (str(self.path), "w")
+
+
+def test_a_file_that_would_run_code_is_refused_and_runs_none(tmp_path: Path) -> None:
+    bad = tmp_path / "train_data_batch_1"
+    bad.write_bytes(pickle.dumps({"data": Opens(tmp_path / "made")}))
+    with pytest.raises(ValueError, match="train_data_batch_1"):
+        read_batch(bad)
+    assert not (tmp_path / "made").exists()
+    bad.write_bytes(b"\x80\x04nonsense")
+    with pytest.raises(ValueError, match="train_data_batch_1"):
+        read_batch(bad)
+    bad.write_bytes(pickle.dumps({"data": np.zeros((4, 5), dtype=np.uint8)}))
+    with pytest.raises(ValueError, match=r"must be \[N, 3072\]"):
+        read_batch(bad)

@@ -1,0 +1,298 @@
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from jsonargparse import ArgumentParser
+from torch import nn
+
+from datamodules.classification.cached_features import CachedFeatures
+from datamodules.classification.cifar import CIFAR10
+from datamodules.classification.clothing1m import Clothing1M
+from datamodules.classification.clustered import Clustered
+from datamodules.classification.digits import Digits
+from datamodules.classification.foreign_images import ForeignImages
+from datamodules.classification.image_folder import ImageFolder
+from datamodules.classification.image_sets import ImageSet, ImagesInMemory
+from datamodules.classification.imagenet import ImageNet
+from datamodules.classification.labelled_images import LabelledImages
+from datamodules.classification.mnist import MNIST
+from datamodules.classification.ood_images import OtherDigits
+from datamodules.classification.webvision import WebVision
+from datamodules.corruptions.label_noise import InstanceDependent, Symmetric
+from datamodules.loading.augmentation import Augmentation, crop_and_flip, sample_uniform
+from datamodules.loading.seeded_batches import free_cores
+from tests.datamodules.classification.patterns import (
+    NUM_CLASSES,
+    Patterns,
+    Recorder,
+    joined,
+    labels,
+    on_process,
+    patterns,
+    ready,
+    run,
+)
+
+
+def test_true_labels_travel_beside_the_given_ones_where_noise_is_a_corruption(tmp_path: Path) -> None:
+    noisy = run(patterns(label_noise=Symmetric(0.5), validation_fraction=0.2, seed=1), tmp_path)
+    for batches in (noisy.trained, noisy.evaluated):
+        label, clean = joined(batches, "label"), joined(batches, "clean_label")
+        assert 0 < (label != clean).sum() < len(label)
+        assert label.dtype == clean.dtype == torch.int64
+    clean_run = run(patterns(validation_fraction=0.2), tmp_path)
+    assert all("clean_label" not in batch for batch in [*clean_run.trained, *clean_run.evaluated])
+
+
+def test_the_true_labels_are_those_of_the_data() -> None:
+    data = ready(patterns(label_noise=Symmetric(0.5), validation_fraction=0.2, seed=1))
+    assert data.train_set is not None
+    assert data.validation_set is not None
+    truth = data.images.training().label
+    for part in (data.train_set, data.validation_set):
+        assert part.clean_label is not None
+        assert torch.equal(part.clean_label, truth[part.row])
+    assert torch.equal(data.train_set.source.label, truth)
+
+
+def test_training_and_validation_labels_are_one_draw_of_the_noise() -> None:
+    data = ready(patterns(label_noise=Symmetric(0.5), validation_fraction=0.2, seed=1))
+    assert data.train_set is not None
+    assert data.validation_set is not None
+    whole = Symmetric(0.5, seed=1).apply(data.images.training().label, NUM_CLASSES)
+    assert torch.equal(data.train_set.label, whole[data.train_set.row])
+    assert torch.equal(data.validation_set.label, whole[data.validation_set.row])
+
+
+def test_noise_takes_the_seed_of_the_data_unless_it_has_its_own() -> None:
+    """Also where several data sets are given the same object."""
+    own, linked = Symmetric(0.5, seed=7), Symmetric(0.5)
+    for noise, seed, drawn in ((own, 1, 7), (linked, 1, 1), (linked, 2, 2)):
+        data = ready(patterns(label_noise=noise, seed=seed))
+        truth = data.images.training().label
+        assert torch.equal(labels(data), Symmetric(0.5, seed=drawn).apply(truth, NUM_CLASSES))
+
+
+def test_noise_that_depends_on_the_image_sees_it_as_a_network_does(tmp_path: Path) -> None:
+    """Whatever the stored value that stands for 1, also behind features."""
+    source = Digits().training()
+    assert source.brightest == 16
+    expected = InstanceDependent(0.4, seed=0).apply(source.label, 10, source.image.float() / 16)
+    features = CachedFeatures(Digits(), nn.Flatten(), 64, cache_dir=str(tmp_path))
+    for images in (Digits(), features):
+        data = LabelledImages(images, label_noise=InstanceDependent(0.4), seed=0)
+        data.setup("fit")
+        assert data.train_set is not None
+        assert torch.equal(data.train_set.label, expected)
+
+
+def test_labels_are_the_same_on_every_process_whatever_its_generators(tmp_path: Path) -> None:
+    drawn = []
+    for rank in range(2):
+        torch.manual_seed(rank)
+        np.random.seed(rank)  # noqa: NPY002 (the global generator must not matter)
+        data = patterns(label_noise=Symmetric(0.5), validation_fraction=0.2, seed=1)
+        data.trainer = on_process(rank, 2, tmp_path / str(rank))
+        drawn.append(labels(ready(data)))
+    assert torch.equal(*drawn)
+    assert [(tmp_path / str(rank) / "labels.csv").exists() for rank in range(2)] == [True, False]
+
+
+def test_validation_images_of_their_own_keep_their_labels() -> None:
+    data = ready(patterns(label_noise=Symmetric(0.9), own_validation=True))
+    assert data.validation_set is not None
+    assert data.num_train_samples == 40
+    assert sorted(data.validation_set.label.tolist()) == list(range(NUM_CLASSES))
+    assert data.validation_set.clean_label is None
+    held_out = ready(patterns(validation_fraction=0.5, own_validation=True)).validation_set
+    assert held_out is not None
+    assert len(held_out) == 20
+
+
+def test_an_interrupted_epoch_continues_at_its_batch() -> None:
+    whole = [batch["index"].tolist() for batch in ready(patterns(seed=2)).train_dataloader()]
+    resumed = ready(patterns(seed=2))
+    resumed.load_state_dict({"epoch": 0, "batches": 3})
+    assert [batch["index"].tolist() for batch in resumed.train_dataloader()] == whole[3:]
+
+
+def test_state_after_an_epoch_begins_the_next_one(tmp_path: Path) -> None:
+    data = patterns(seed=2)
+    run(data, tmp_path, epochs=2)
+    assert data.state_dict() == {"epoch": 2, "batches": 0}
+
+
+@pytest.mark.parametrize("brightest", [16, 255])
+@pytest.mark.parametrize("precision", ["32-true", "64-true"])
+def test_images_are_in_the_unit_interval_in_the_modules_precision(
+    tmp_path: Path, brightest: int, precision: Any
+) -> None:
+    data = patterns(brightest=brightest)
+    module = run(data, tmp_path, precision=precision)
+    dtype = torch.float64 if precision == "64-true" else torch.float32
+    image, index = joined(module.trained, "image"), joined(module.trained, "index")
+    assert image.dtype == dtype
+    assert torch.equal(image, data.images.training().image[index].to(dtype) / brightest)
+    assert image.max() == 1
+
+
+def test_training_images_are_cropped_and_mirrored_by_seed_visit_and_sample(tmp_path: Path) -> None:
+    data = patterns(augmentation=Augmentation(2, True), validation_fraction=0.2, passes_per_epoch=2, seed=5)
+    module = run(data, tmp_path, epochs=2)
+    batches_of_a_pass = len(module.trained) // 4
+    assert data.train_set is not None
+    source = data.images.training().image[data.train_set.row]
+    for number, batch in enumerate(module.trained):
+        uniform = sample_uniform(5, number // batches_of_a_pass, batch["index"], count=3)
+        expected = crop_and_flip(source[batch["index"]], uniform, padding=2)
+        assert torch.equal(batch["image"], expected.float() / 255)
+        assert sorted(batch) == ["global_size", "image", "index", "label"]
+    assert data.validation_set is not None
+    plain = data.images.training().image[data.validation_set.row].float() / 255
+    assert torch.equal(joined(module.evaluated, "image"), plain.repeat(2, 1, 1, 1))
+
+
+def test_training_images_that_are_read_to_judge_labels_are_whole_and_in_order(tmp_path: Path) -> None:
+    """Also while training goes on."""
+    data = patterns(augmentation=Augmentation(2, True), seed=5)
+    module = run(data, tmp_path, Recorder(read_training_images=True))
+    assert torch.equal(joined(module.evaluated, "image"), data.images.training().image.float() / 255)
+    assert joined(module.evaluated, "index").tolist() == list(range(40))
+
+
+def test_the_test_set_is_dealt_out_without_duplicates(tmp_path: Path) -> None:
+    index, label = [], []
+    for rank in range(3):
+        data = ready(patterns(batch_size=5), "test")
+        data.trainer = on_process(rank, 3, tmp_path)
+        batches = list(data.test_dataloader())
+        assert [batch["global_size"] for batch in batches] == [7]  # five, and two that three processes cannot share
+        index += joined(batches, "index").tolist()
+        label += joined(batches, "label").tolist()
+    assert sorted(index) == list(range(7))
+    truth = Patterns().test().label
+    assert label == truth[index].tolist()
+
+
+def test_predictions_are_made_on_the_test_images() -> None:
+    data = ready(patterns(batch_size=5), "predict")
+    assert joined(list(data.predict_dataloader()), "index").tolist() == list(range(7))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"evaluation_batch_size": 0}, "evaluation_batch_size must be at least 1, got 0"),
+        ({"passes_per_epoch": 0}, "passes_per_epoch must be at least 1, got 0"),
+        ({"num_workers": -1}, "num_workers must be at least 0, got -1"),
+        ({"prefetch_factor": 0}, "prefetch_factor must be at least 1, got 0"),
+        ({"validation_fraction": 1.0}, r"validation_fraction must be in \[0, 1\), got 1.0"),
+        ({"validation_fraction": -0.1}, r"validation_fraction must be in \[0, 1\), got -0.1"),
+    ],
+)
+def test_bad_arguments_are_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        patterns(**options)
+
+
+def test_a_validation_fraction_that_leaves_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"validation_fraction 0\.97 leaves no training image of 40"):
+        patterns(validation_fraction=0.97).setup("fit")
+
+
+class Mislabelled(Patterns):
+    num_classes = 3
+
+
+class Empty(Patterns):
+    def training(self) -> ImagesInMemory:
+        return self._read(np.arange(0))
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (Mislabelled(), r"labels of the training set lie in 0\.\.\.3, and num_classes 3 allows 0\.\.\.2"),
+        (Empty(), "the training set is empty"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(images: Patterns, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        LabelledImages(images).setup("fit")
+
+
+def test_batches_larger_than_the_set_and_sets_smaller_than_the_processes_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="batch_size is 41, more than the 40 samples of the training set"):
+        ready(patterns(batch_size=41)).train_dataloader()
+    data = ready(patterns(batch_size=100))
+    data.trainer = on_process(0, 50, tmp_path)
+    with pytest.raises(ValueError, match="40 samples cannot be shared by 50 processes: use at most 40"):
+        data.train_dataloader()
+    data = ready(patterns(batch_size=8, evaluation_batch_size=2), "test")
+    data.trainer = on_process(0, 4, tmp_path)
+    with pytest.raises(ValueError, match="evaluation_batch_size is 2 over all processes, fewer than the 4 processes"):
+        data.test_dataloader()
+
+
+def test_the_number_of_samples_is_known_once_the_data_are_read() -> None:
+    data = patterns(validation_fraction=0.1)
+    with pytest.raises(RuntimeError, match="num_train_samples is known after setup"):
+        _ = data.num_train_samples
+    assert ready(data).num_train_samples == 36
+
+
+def test_processes_share_the_machines_cores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)), raising=False)
+    assert [free_cores(world_size) for world_size in (1, 2, 4, 16)] == [8, 6, 3, 1]
+    monkeypatch.setattr(ImagesInMemory, "in_memory", False)
+    data = ready(patterns(prefetch_factor=3))
+    data.trainer = on_process(0, 4, tmp_path)
+    loader = data.train_dataloader()
+    assert (loader.num_workers, loader.prefetch_factor, loader.persistent_workers) == (3, 3, True)
+
+
+DATA_SETS = [CachedFeatures, CIFAR10, Clothing1M, Digits, ImageFolder, ImageNet, LabelledImages, MNIST, WebVision]
+
+
+@pytest.mark.parametrize("kind", DATA_SETS, ids=lambda kind: kind.__name__)
+def test_help_documents_every_argument(kind: type) -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(kind, "data")
+    documented = {action.dest: action.help for action in parser._actions if action.dest.startswith("data.")}
+    undocumented = [name for name, text in documented.items() if not text or not str(text).strip()]
+    assert documented
+    assert undocumented == []
+
+
+def everything_drawn(images: ImageSet, seed: int) -> dict[str, Any]:
+    """Split, labels, pixels, order and augmentation of a training epoch."""
+    data = LabelledImages(
+        images, 64, Symmetric(0.4), validation_fraction=0.2, augmentation=Augmentation(1, True), seed=seed
+    )
+    data.setup("fit")
+    assert data.train_set is not None
+    batches = [data.augmented(dict(batch), batch["visit"]) for batch in data.train_dataloader()]
+    kept = {key: joined(batches, key) for key in ("index", "label", "image")}
+    plain = joined([*data.training_images_dataloader()], "image")
+    return {"split": data.train_set.row, "pixels": plain, "views": kept["image"][kept["index"].argsort()], **kept}
+
+
+@pytest.mark.parametrize(
+    ("images", "drawn"),
+    [
+        (Digits(), {"split", "index", "label", "views"}),
+        (Clustered(90, 60), {"split", "index", "label", "views", "pixels"}),
+        (ForeignImages(Digits(), OtherDigits([1]), 0.1), {"split", "index", "label", "views", "pixels"}),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_all_that_is_drawn_follows_the_seed(images: ImageSet, drawn: set[str]) -> None:
+    """Two seeds differ and one repeats; PyTorch's and NumPy's own generators do not matter."""
+    one, again, other = (everything_drawn(images, seed) for seed in (1, 1, 2))
+    for key in drawn:
+        assert torch.equal(one[key], again[key]), key
+        assert not torch.equal(one[key], other[key]), key

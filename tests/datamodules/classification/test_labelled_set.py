@@ -1,0 +1,201 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor, nn
+
+from callbacks.labels.memorization import Memorization
+from callbacks.labels.report import LabelReport
+from datamodules.classification.digits import Digits
+from datamodules.classification.foreign_images import ForeignImages
+from datamodules.classification.image_sets import ImagesInMemory
+from datamodules.classification.labelled_images import LabelledImages
+from datamodules.classification.labelled_set import stratified_split
+from datamodules.classification.ood_images import OtherDigits
+from datamodules.corruptions.label_noise import FromCSV, Symmetric
+from experiments.run_directory import MetricsTable
+from tests.datamodules.classification.patterns import (
+    NUM_CLASSES,
+    Patterns,
+    labels,
+    loaded,
+    on_process,
+    patterns,
+    ready,
+    run,
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=80), st.floats(0, 0.99), st.integers(0, 3))
+def test_a_split_holds_out_the_same_fraction_of_every_class(label: list[int], fraction: float, seed: int) -> None:
+    given_labels = torch.tensor(label)
+    kept, held_out = stratified_split(given_labels, fraction, seed)
+    assert sorted([*kept.tolist(), *held_out.tolist()]) == list(range(len(label)))
+    assert kept.tolist() == sorted(kept.tolist())
+    assert held_out.tolist() == sorted(held_out.tolist())
+    for category in set(label):
+        expected = round(fraction * label.count(category))
+        assert int((given_labels[held_out] == category).sum()) == expected
+
+
+def test_a_split_is_drawn_by_its_seed_alone() -> None:
+    label = torch.arange(40) % 4
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002 (the global generator must not matter)
+    first = stratified_split(label, 0.5, seed=1)[1].tolist()
+    assert stratified_split(label, 0.5, seed=1)[1].tolist() == first
+    assert stratified_split(label, 0.5, seed=2)[1].tolist() != first
+
+
+def test_labels_that_were_written_give_another_run_the_same(tmp_path: Path) -> None:
+    """And the same split of them, as the table holds the whole set in its own order."""
+    first = patterns(label_noise=Symmetric(0.5), validation_fraction=0.2, seed=1)
+    run(first, tmp_path)
+    second = ready(patterns(label_noise=FromCSV(str(tmp_path / "labels.csv")), validation_fraction=0.2, seed=1))
+    assert first.validation_set is not None
+    assert second.validation_set is not None
+    assert torch.equal(labels(first), labels(second))
+    assert torch.equal(first.validation_set.label, second.validation_set.label)
+    rows = [row.split(",") for row in (tmp_path / "labels.csv").read_text().splitlines()]
+    assert rows[0] == ["index", "label", "clean_label", "split"]
+    assert [row[0] for row in rows[1:]] == [str(position) for position in range(40)]
+    held_out = [int(row[0]) for row in rows[1:] if row[3] == "validation"]
+    assert held_out == first.validation_set.row.tolist()
+    other_split = ready(patterns(label_noise=FromCSV(str(tmp_path / "labels.csv")), validation_fraction=0.5, seed=2))
+    assert len(labels(other_split)) == 20
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_run_does_not_go_on_with_other_labels(tmp_path: Path, rank: int) -> None:
+    """Where the user has edited the table in place, or the set has changed; whoever reads the training set."""
+    label = np.random.default_rng(0).integers(NUM_CLASSES, size=40)
+    table = tmp_path / "mine.csv"
+
+    def resumed(**options: Any) -> LabelledImages:
+        table.write_text("index,label\n" + "".join(f"{row},{value}\n" for row, value in enumerate(label)))
+        data = patterns(label_noise=FromCSV(str(table)), validation_fraction=0.2, **options)
+        data.trainer = on_process(rank, 2, tmp_path)
+        return data
+
+    first = resumed()
+    first.trainer = on_process(0, 2, tmp_path)
+    first.setup("fit")
+    written = (tmp_path / "labels.csv").read_bytes()
+    resumed().setup("fit")
+    resumed().training_images_dataloader()
+    with pytest.raises(ValueError, match=rf"{tmp_path}/labels.csv and those of {table} differ in split at"):
+        resumed(seed=1).setup("fit")
+    label[[7, 30]] = (label[[7, 30]] + 1) % NUM_CLASSES
+    message = (
+        rf"{tmp_path}/labels.csv and those of {table} differ in label at 2 of 40 samples, first at index 7, which has "
+        rf"{(label[7] - 1) % NUM_CLASSES} there and {label[7]} now: a run keeps the labels it began with"
+    )
+    with pytest.raises(ValueError, match=message):
+        resumed().setup("fit")
+    with pytest.raises(ValueError, match=message):
+        resumed().training_images_dataloader()  # as callbacks do in a test
+    longer = (tmp_path / "labels.csv").read_text() + "40,0,training\n"
+    assert (tmp_path / "labels.csv").read_bytes() == written
+    (tmp_path / "labels.csv").write_text(longer)
+    with pytest.raises(ValueError, match=rf"labels.csv holds 41 labels, and those of {table} are 40"):
+        resumed().setup("fit")
+
+
+class FirstClass(LightningModule):
+    """Proposes class 0 for every image."""
+
+    num_classes = 5
+
+    def forward(self, image: Tensor) -> Tensor:
+        return nn.functional.one_hot(torch.zeros(len(image), dtype=torch.int64), 5).float()
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None: ...
+
+
+def measured(data: LabelledImages, directory: Path) -> dict[str, float]:
+    """What is measured of the labels, and written to the directory."""
+    trainer = Trainer(
+        accelerator="cpu", logger=MetricsTable(directory), callbacks=[LabelReport(num_images=1), Memorization()],
+        enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
+    )  # fmt: skip
+    return dict(trainer.test(FirstClass(), datamodule=data, verbose=False)[0])
+
+
+class NamedImages(ImagesInMemory):
+    @property
+    def names(self) -> list[str]:
+        return [f"{row}.png" for row in range(len(self.label))]
+
+
+class Files(Patterns):
+    """The same images with names."""
+
+    def training(self) -> ImagesInMemory:
+        source = super().training()
+        return NamedImages(source.image, source.label)
+
+
+def test_labels_that_a_user_has_verified_score_the_others_and_nothing_counts_that_nobody_has(tmp_path: Path) -> None:
+    """Of 40 given labels 0, which the report never suspects, or 1, which it always does, eight are verified."""
+    verified = {0: (0, 0), 1: (0, 2), 2: (1, 1), 3: (1, 0), 4: (1, 0), 5: (1, 3), 6: (0, 0), 7: (1, -1)}
+    table = tmp_path / "mine.csv"
+    table.write_text(
+        "name,label,clean_label\n"
+        + "".join(f"{row}.png,{given},{true}\n" for row, (given, true) in verified.items())
+        + "".join(f"{row}.png,1,\n" for row in range(len(verified), 40))
+    )
+    data = loaded(Files, batch_size=8, label_noise=FromCSV(str(table)))
+    metrics = measured(data, tmp_path)
+    assert metrics["test/labels_suspected"] == pytest.approx(37 / 40)
+    assert metrics["test/label_precision"] == pytest.approx(4 / 5)
+    assert metrics["test/label_recall"] == pytest.approx(4 / 5)
+    assert metrics["test/memorized"] == pytest.approx(1 / 5)
+    assert metrics["test/recovered"] == pytest.approx(2 / 5)
+    report = pd.read_csv(tmp_path / "label_report.csv")
+    assert dict(report.set_index("row")["clean_label"].dropna().astype(int)) == {
+        row: true for row, (_, true) in verified.items()
+    }
+    for name in ("labels.csv", "label_report.csv"):
+        key = "index" if name == "labels.csv" else "row"
+        column = "label" if name == "labels.csv" else "given"
+        again = loaded(Files, batch_size=8, label_noise=FromCSV(str(tmp_path / name), column=column, key=key))
+        again.setup("fit")
+        assert again.train_set is not None
+        assert data.train_set is not None
+        assert torch.equal(again.train_set.label, data.train_set.label)
+        assert torch.equal(again.train_set.clean_label, data.train_set.clean_label)
+
+
+def web_digits(**options: Any) -> LabelledImages:
+    return LabelledImages(ForeignImages(Digits(num_classes=5), OtherDigits([5, 6, 7, 8, 9]), 0.4), 64, **options)
+
+
+def test_the_report_and_the_labels_of_a_run_with_foreign_images_label_another(tmp_path: Path) -> None:
+    first = web_digits(label_noise=Symmetric(0.3), seed=0)
+    measured(first, tmp_path)
+    proposals = FromCSV(str(tmp_path / "label_report.csv"), column="proposed", key="row")
+    for noise, expected in (
+        (proposals, torch.zeros(len(labels(first)))),
+        (FromCSV(str(tmp_path / "labels.csv")), None),
+    ):
+        again = web_digits(label_noise=noise, seed=0)
+        again.setup("fit")
+        assert first.train_set is not None
+        assert again.train_set is not None
+        assert again.train_set.label.tolist() == (labels(first) if expected is None else expected).tolist()
+        assert torch.equal(again.train_set.clean_label, first.train_set.clean_label)
+        assert again.train_set.clean_label.min() == -1
+    with pytest.raises(ValueError, match="the two sets are not the same or not in the same order"):
+        web_digits(label_noise=proposals, seed=1).setup("fit")  # replaces other images
+
+
+def test_clean_labels_are_not_written(tmp_path: Path) -> None:
+    run(patterns(), tmp_path)
+    assert not (tmp_path / "labels.csv").exists()

@@ -1,0 +1,161 @@
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from datamodules.corruptions.label_noise import (
+    InstanceDependent,
+    empirical_transition_matrix,
+    instance_dependent,
+    interface,
+)
+from datamodules.corruptions.label_noise.instance_dependent import (
+    class_scores,
+    truncated_normal,
+    truncated_normal_mean,
+    wrong_class_probability,
+)
+
+RATE = 0.4
+
+
+def shuffled_labels(per_class: int, num_classes: int) -> np.ndarray:
+    return np.random.default_rng(1).permutation(np.repeat(np.arange(num_classes), per_class))
+
+
+def images(count: int) -> Tensor:
+    return torch.from_numpy(np.random.default_rng(2).integers(256, size=(count, 3, 4, 4), dtype=np.uint8))
+
+
+def test_scores_are_the_exact_linear_map() -> None:
+    """Against Python integers, whose sums are exact, for uint8 pixels and for their float32 quotients by 255."""
+    random = np.random.default_rng(4)
+    pixel = random.integers(256, size=(3, 1, 20, 20), dtype=np.uint8)
+    weight = np.rint(random.standard_normal((400, 5)) * 2**16)
+    product = pixel.reshape(3, 400).astype(object) @ weight.astype(int).astype(object)
+    expected = product.astype(np.float64) / 2**16
+    from_integers = class_scores(torch.from_numpy(pixel), weight / 2**16)
+    from_floats = class_scores(torch.from_numpy(pixel).float() / 255, weight / 2**16)
+    np.testing.assert_allclose(from_integers, expected, rtol=1e-15)
+    np.testing.assert_array_equal(from_floats, from_integers)
+
+
+def test_no_class_weights_are_drawn_from_the_numbers_that_flip_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    states: list[str] = []
+
+    def recorded(*arguments: Any) -> np.random.Generator:
+        random = interface.random_stream(*arguments)
+        states.append(str(random.bit_generator.state))
+        return random
+
+    monkeypatch.setattr(instance_dependent, "random_stream", recorded)
+    label = shuffled_labels(50, 4)
+    InstanceDependent(RATE, seed=0).apply(label, 4, images(len(label)))
+    assert len(set(states)) == len(states) == 1 + 4
+
+
+def test_scores_do_not_depend_on_the_order_of_summation() -> None:
+    random = np.random.default_rng(5)
+    image, weight = torch.from_numpy(random.random((4, 5_000))), random.standard_normal((5_000, 10))
+    order = random.permutation(5_000)
+    np.testing.assert_array_equal(class_scores(image, weight), class_scores(image[:, order], weight[order]))
+    np.testing.assert_allclose(class_scores(image, weight), 255 * image.numpy() @ weight, rtol=1e-4, atol=0.5)
+
+
+def test_wrong_classes_follow_the_softmax_without_the_true_class() -> None:
+    scores = torch.from_numpy(np.random.default_rng(6).normal(0, 2, size=(8, 5)))
+    probability = wrong_class_probability(scores.numpy(), true_class=2)
+    expected = torch.nn.functional.softmax(scores[:, [0, 1, 3, 4]], dim=1)
+    torch.testing.assert_close(torch.from_numpy(probability[:, [0, 1, 3, 4]]), expected, rtol=1e-12, atol=0)
+    assert (probability[:, 2] == 0).all()
+
+
+def test_wrong_classes_of_one_image_are_drawn_with_their_probabilities() -> None:
+    """Copies of one faint image, whose softmax is not one-hot: frequencies among the flipped labels are the softmax."""
+    count, num_classes, seed = 60_000, 5, 3
+    faint = torch.zeros(1, 1, 2, 2, dtype=torch.uint8)
+    faint[0, 0, 0, 1] = 1
+    label = np.full(count, 1)
+    noisy = InstanceDependent(0.5, seed=seed).apply(label, num_classes, faint.expand(count, 1, 2, 2)).numpy()
+    stream = instance_dependent.random_stream(seed, "InstanceDependent", 1 + 1)
+    weight = np.exp(stream.standard_normal((4, num_classes))[1])
+    weight[1] = 0
+    expected = weight / weight.sum()
+    wrong = noisy[noisy != 1]
+    found = np.bincount(wrong, minlength=num_classes) / len(wrong)
+    assert expected.max() < 0.9
+    assert (np.abs(found - expected) < 4 * np.sqrt(expected * (1 - expected) / len(wrong)) + 1e-12).all()
+
+
+@pytest.mark.parametrize("mean", [0.05, 0.2, 0.5, 0.95])
+def test_flip_rates_are_a_normal_restricted_to_the_unit_interval(mean: float) -> None:
+    """The mean against quadrature of the density, the draws against the mean."""
+    grid = np.linspace(0, 1, 200_001)
+    density = np.exp(-(((grid - mean) / 0.1) ** 2) / 2)
+    expected = np.trapezoid(grid * density, grid) / np.trapezoid(density, grid)
+    assert truncated_normal_mean(mean, 0.1) == pytest.approx(expected, abs=1e-9)
+    draw = truncated_normal(mean, 0.1, 100_000, np.random.default_rng(7))
+    assert draw.min() >= 0
+    assert draw.max() <= 1
+    assert abs(draw.mean() - expected) < 3 * draw.std() / math.sqrt(len(draw))
+
+
+@pytest.mark.parametrize("noise_rate", [0.05, 0.3])
+def test_mean_rate_of_instance_dependent_noise(noise_rate: float) -> None:
+    label = shuffled_labels(5_000, 10)
+    noisy = InstanceDependent(noise_rate, seed=0).apply(label, 10, images(len(label)))
+    rate = 1 - InstanceDependent(noise_rate).transition_matrix(10)[0, 0].item()
+    assert rate == pytest.approx(truncated_normal_mean(noise_rate, 0.1))
+    assert abs((noisy.numpy() != label).mean() - rate) < 3 * math.sqrt(rate * (1 - rate) / len(label))
+
+
+def test_transition_matrix_of_instance_dependent_noise_is_the_mean_over_seeds() -> None:
+    label, num_classes, seeds = shuffled_labels(60, 4), 4, 400
+    image = images(len(label))
+    draws = torch.stack(
+        [
+            empirical_transition_matrix(
+                label, InstanceDependent(0.3, seed=s).apply(label, num_classes, image), num_classes
+            )
+            for s in range(seeds)
+        ]
+    )
+    expected = InstanceDependent(0.3).transition_matrix(num_classes)
+    torch.testing.assert_close(expected.sum(dim=1), torch.ones(4, dtype=torch.float64))
+    assert ((draws.mean(dim=0) - expected).abs() < 4 * draws.std(dim=0) / math.sqrt(seeds)).all()
+    off_diagonal = ~torch.eye(4, dtype=torch.bool)
+    assert draws.std(dim=0)[off_diagonal].min() > 0.05  # one draw of W is far from the mean: it prefers some classes
+
+
+def test_instance_dependent_noise_depends_on_the_image() -> None:
+    """The same samples flip, as their rates do not depend on the image, but to classes that follow the image."""
+    label = shuffled_labels(200, 10)
+    image = images(len(label))
+    noise = InstanceDependent(RATE, seed=0)
+    before, after = noise.apply(label, 10, image).numpy(), noise.apply(label, 10, image.flip(0)).numpy()
+    np.testing.assert_array_equal(before != label, after != label)
+    wrong = before != label
+    assert (before[wrong] != after[wrong]).mean() > 0.3
+
+
+def test_instance_dependent_noise_does_not_depend_on_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    label = shuffled_labels(100, 10)
+    image = images(len(label)).float() / 255
+    whole = InstanceDependent(RATE, seed=0).apply(label, 10, image)
+    monkeypatch.setattr(instance_dependent, "CHUNK_VALUES", 48 * 7)
+    torch.testing.assert_close(InstanceDependent(RATE, seed=0).apply(label, 10, image), whole)
+
+
+def test_instance_dependent_noise_refuses_missing_images_and_images_out_of_range() -> None:
+    noise, label = InstanceDependent(RATE, seed=0), np.zeros(50, dtype=np.int64)
+    with pytest.raises(ValueError, match=r"image .* 50 labels, got none"):
+        noise.apply(label, 10)
+    with pytest.raises(ValueError, match=r"image .* 50 labels, got 49"):
+        noise.apply(label, 10, images(49))
+    with pytest.raises(ValueError, match=r"image must be in \[0, 1\]"):
+        noise.apply(label, 10, images(50).float())
+    with pytest.raises(ValueError, match=r"image must be in \[0, 1\]"):
+        noise.apply(label, 10, torch.full((50, 3, 4, 4), torch.nan))

@@ -1,0 +1,216 @@
+import hashlib
+import math
+import time
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jsonargparse import ArgumentParser
+from torch import Tensor
+
+from datamodules.corruptions.label_noise import (
+    AsymmetricCIFAR10,
+    AsymmetricMNIST,
+    BlocksCIFAR100,
+    InstanceDependent,
+    LabelNoise,
+    PairFlip,
+    SuperclassCIFAR100,
+    Symmetric,
+    empirical_transition_matrix,
+)
+
+RATE = 0.4
+
+
+CLASS_DEPENDENT = [
+    (Symmetric(RATE, seed=0), 10),
+    (Symmetric(RATE, include_true_class=False, seed=0), 10),
+    (AsymmetricCIFAR10(RATE, seed=0), 10),
+    (AsymmetricCIFAR10(RATE, sequential_quirk=True, seed=0), 10),
+    (AsymmetricMNIST(RATE, seed=0), 10),
+    (PairFlip(RATE, seed=0), 7),
+    (BlocksCIFAR100(RATE, seed=0), 100),
+    (SuperclassCIFAR100(RATE, seed=0), 100),
+]
+
+
+EVERY_KIND = [*CLASS_DEPENDENT, (InstanceDependent(RATE, seed=0), 10)]
+
+
+def name(value: object) -> str:
+    return type(value).__name__ if not isinstance(value, int) else str(value)
+
+
+def shuffled_labels(per_class: int, num_classes: int) -> np.ndarray:
+    return np.random.default_rng(1).permutation(np.repeat(np.arange(num_classes), per_class))
+
+
+def images(count: int) -> Tensor:
+    return torch.from_numpy(np.random.default_rng(2).integers(256, size=(count, 3, 4, 4), dtype=np.uint8))
+
+
+@pytest.mark.parametrize(("noise", "num_classes"), EVERY_KIND, ids=name)
+def test_labels_are_a_pure_function_of_seed_and_data(noise: LabelNoise, num_classes: int) -> None:
+    label = shuffled_labels(50, num_classes)
+    image = images(len(label))
+    original = label.copy(), image.clone()
+    np.random.seed(0)  # noqa: NPY002 (the global stream must not matter)
+    torch.manual_seed(0)
+    first = noise.apply(label, num_classes, image)
+    np.random.seed(1)  # noqa: NPY002
+    torch.manual_seed(1)
+    second = noise.apply(torch.from_numpy(label), num_classes, image)
+    assert first.dtype == torch.int64
+    torch.testing.assert_close(first, second)
+    np.testing.assert_array_equal(label, original[0])
+    torch.testing.assert_close(image, original[1])
+    seed = noise.seed
+    noise.seed = 1
+    other = noise.apply(label, num_classes, image)
+    noise.seed = seed
+    assert (other != first).float().mean() > 0.05
+
+
+GOLDEN = [
+    "ecc09197e17ef7ec",
+    "d23f2ef026c90924",
+    "e82eb76b7d3c259b",
+    "2eabb1b021be9f51",
+    "50f990f28abe68b8",
+    "24036a3d42366001",
+    "eca61ee190237c6c",
+    "74cbd0aff8c52f5d",
+    "7caf20a91e16d337",
+]
+"""Digests of the labels of seed 0 for `EVERY_KIND`. After a change here, old runs can no longer be repeated."""
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    ("noise", "num_classes", "digest"), [(*kind, d) for kind, d in zip(EVERY_KIND, GOLDEN, strict=True)]
+)
+def test_labels_stay_what_they_were(noise: LabelNoise, num_classes: int, digest: str, threads: int) -> None:
+    label = shuffled_labels(50, num_classes)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        noisy = noise.apply(label, num_classes, images(len(label)))
+    finally:
+        torch.set_num_threads(before)
+    assert hashlib.sha256(noisy.numpy().astype("<i8").tobytes()).hexdigest()[:16] == digest
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), noise_rate=st.floats(1e-9, 1, exclude_max=True), seed=st.integers(0, 2**32 - 1))
+def test_any_labels_stay_in_range_and_rate_zero_changes_none(data: st.DataObject, noise_rate: float, seed: int) -> None:
+    kind, num_classes = data.draw(
+        st.sampled_from(
+            [
+                (Symmetric, 2),
+                (Symmetric, 13),
+                (AsymmetricCIFAR10, 10),
+                (AsymmetricMNIST, 10),
+                (PairFlip, 3),
+                (BlocksCIFAR100, 100),
+                (SuperclassCIFAR100, 100),
+                (InstanceDependent, 2),
+                (InstanceDependent, 5),
+            ]
+        )
+    )
+    label = np.array(data.draw(st.lists(st.integers(0, num_classes - 1), max_size=40)), dtype=np.int64)
+    image = images(len(label))
+    noisy = kind(noise_rate, seed=seed).apply(label, num_classes, image)
+    assert noisy.shape == label.shape
+    assert ((noisy >= 0) & (noisy < num_classes)).all()
+    possible = kind(noise_rate, seed=seed).transition_matrix(num_classes) > 0
+    assert possible[torch.from_numpy(label), noisy].all()
+    assert kind(0.0, seed=seed).apply(label, num_classes, image).tolist() == label.tolist()
+    torch.testing.assert_close(kind(0.0).transition_matrix(num_classes), torch.eye(num_classes, dtype=torch.float64))
+
+
+RANDOM_KINDS = [
+    Symmetric,
+    AsymmetricCIFAR10,
+    AsymmetricMNIST,
+    PairFlip,
+    BlocksCIFAR100,
+    SuperclassCIFAR100,
+    InstanceDependent,
+]
+
+
+@pytest.mark.parametrize("kind", RANDOM_KINDS)
+def test_bad_arguments_are_named(kind: type) -> None:
+    for noise_rate in (-0.1, 1.0, 40, math.nan):
+        with pytest.raises(ValueError, match=rf"noise_rate must be in \[0, 1\), got {noise_rate}"):
+            kind(noise_rate)
+    with pytest.raises(ValueError, match="seed must not be negative, got -1"):
+        kind(0.1, seed=-1)
+    num_classes = 100 if "100" in kind.__name__ else 10
+    image = images(3)
+    with pytest.raises(ValueError, match=r"seed of .* is not set"):
+        kind(0.1).apply(np.array([0, 1, 2]), num_classes, image)
+    with pytest.raises(ValueError, match=rf"label must be in 0 ... {num_classes - 1}, got {num_classes} "):
+        kind(0.1, seed=0).apply(np.array([0, 1, num_classes]), num_classes, image)
+    with pytest.raises(ValueError, match=r"label must be in .*, got -1 "):
+        kind(0.1, seed=0).apply(np.array([0, 1, -1]), num_classes, image)
+    with pytest.raises(ValueError, match="label must be one integer a sample, got float64"):
+        kind(0.1, seed=0).apply(np.array([0.0, 1.0, 2.0]), num_classes, image)
+    with pytest.raises(ValueError, match=r"label must be one integer a sample, got int64 of shape \[1, 3\]"):
+        kind(0.1, seed=0).apply(np.array([[0, 1, 2]]), num_classes, image)
+
+
+@pytest.mark.parametrize(
+    ("kind", "num_classes", "allowed"),
+    [
+        (AsymmetricCIFAR10, 100, "must be 10"),
+        (AsymmetricMNIST, 11, "must be 10"),
+        (BlocksCIFAR100, 10, "must be 100"),
+        (SuperclassCIFAR100, 20, "must be 100"),
+        (Symmetric, 1, "must be at least 2"),
+        (PairFlip, 1, "must be at least 2"),
+    ],
+)
+def test_a_number_of_classes_that_does_not_fit_is_refused(kind: type, num_classes: int, allowed: str) -> None:
+    noise = kind(0.1, seed=0)
+    with pytest.raises(ValueError, match=rf"num_classes {allowed}.*, got {num_classes}"):
+        noise.apply(np.zeros(3, dtype=np.int64), num_classes)
+    with pytest.raises(ValueError, match=rf"num_classes {allowed}.*, got {num_classes}"):
+        noise.transition_matrix(num_classes)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    ("kind", "arguments"),
+    [
+        *((kind.__name__, {"noise_rate": 0.1}) for kind in RANDOM_KINDS),
+        ("HumanCIFARN", {"path": "CIFAR-10_human.pt", "kind": "worse_label"}),
+        ("FromCSV", {"path": "labels.csv"}),
+    ],
+)
+def test_a_config_names_each_kind_by_its_class_path(kind: str, arguments: dict) -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--label_noise", type=LabelNoise | None)
+    value = {"class_path": f"datamodules.corruptions.label_noise.{kind}", "init_args": arguments}
+    noise = parser.instantiate_classes(parser.parse_object({"label_noise": value})).label_noise
+    assert type(noise).__name__ == kind
+    assert noise.seed is None
+
+
+def test_a_million_labels_take_less_than_a_second() -> None:
+    label = np.random.default_rng(8).integers(1_000, size=1_300_000)
+    start = time.perf_counter()
+    Symmetric(0.3, seed=0).apply(label, 1_000)
+    assert time.perf_counter() - start < 1
+
+
+def test_empirical_transition_matrix_counts_pairs() -> None:
+    matrix = empirical_transition_matrix(torch.tensor([0, 0, 0, 0, 1, 1]), np.array([0, 0, 0, 1, 2, 1]), 3)
+    assert matrix[:2].tolist() == [[0.75, 0.25, 0.0], [0.0, 0.5, 0.5]]
+    assert matrix[2].isnan().all()
+    with pytest.raises(ValueError, match="same length, got 1 and 2"):
+        empirical_transition_matrix(np.array([0]), np.array([0, 1]), 2)

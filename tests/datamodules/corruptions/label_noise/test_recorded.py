@@ -1,0 +1,285 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from datamodules.batches import UNVERIFIED
+from datamodules.corruptions.label_noise import (
+    FromCSV,
+    HumanCIFARN,
+)
+
+
+def name(value: object) -> str:
+    return type(value).__name__ if not isinstance(value, int) else str(value)
+
+
+def write_cifar10n(path: Path, **labels: np.ndarray) -> str:
+    torch.save(labels, path)
+    return str(path)
+
+
+def test_human_labels_come_from_the_file(tmp_path: Path) -> None:
+    clean, worst = np.array([0, 1, 2, 2]), np.array([0, 2, 2, 1])
+    path = write_cifar10n(tmp_path / "human.pt", clean_label=clean, worse_label=worst, aggre_label=clean)
+    noise = HumanCIFARN(path, "worse_label")
+    torch.testing.assert_close(noise.apply(clean, 3), torch.from_numpy(worst))
+    assert noise.transition_matrix(3).tolist() == [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.5, 0.5]]
+    torch.testing.assert_close(
+        HumanCIFARN(path, "aggre_label").apply(torch.from_numpy(clean), 3), torch.from_numpy(clean)
+    )
+
+
+def test_human_labels_written_under_numpy_1_load(tmp_path: Path) -> None:
+    """The published files name `numpy.core`, which NumPy 2 renamed. The old container leaves the pickle bare."""
+    clean = np.array([1, 0, 1])
+    path = tmp_path / "human.pt"
+    torch.save({"clean_label": clean, "noisy_label": 1 - clean}, path, _use_new_zipfile_serialization=False)
+    content = path.read_bytes()
+    assert b"numpy._core.multiarray" in content
+    path.write_bytes(content.replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
+    assert HumanCIFARN(str(path), "noisy_label").apply(clean, 2).tolist() == [0, 1, 0]
+
+
+def test_human_labels_of_a_set_in_another_order_are_refused(tmp_path: Path) -> None:
+    clean = np.array([0, 1, 2, 2])
+    path = write_cifar10n(tmp_path / "human.pt", clean_label=clean, worse_label=clean)
+    noise = HumanCIFARN(path, "worse_label")
+    with pytest.raises(ValueError, match=r"differ from those of the data at 2 of 4 samples, first at 0.*same order"):
+        noise.apply(np.array([1, 0, 2, 2]), 3)
+    with pytest.raises(ValueError, match=r"labels 4 samples, but the data have 3.*before any split"):
+        noise.apply(clean[:3], 3)
+
+
+def test_faulty_human_labels_are_refused(tmp_path: Path) -> None:
+    clean = np.array([0, 1, 2, 2])
+    with pytest.raises(ValueError, match=r"kind must be one of aggre_label, .*, got worst"):
+        HumanCIFARN("human.pt", "worst")  # type: ignore[arg-type]
+    with pytest.raises(FileNotFoundError, match=r"nowhere.pt was not found: expected CIFAR-10_human.pt .*https://"):
+        HumanCIFARN("nowhere.pt", "worse_label").apply(clean, 3)
+    path = write_cifar10n(tmp_path / "human.pt", clean_label=clean, worse_label=clean + 8)
+    with pytest.raises(ValueError, match="has no key noisy_label; its keys are clean_label, worse_label"):
+        HumanCIFARN(path, "noisy_label").apply(clean, 10)
+    with pytest.raises(ValueError, match=r"worse_label of .* must be in 0 ... 9, got 10"):
+        HumanCIFARN(path, "worse_label").apply(clean, 10)
+    (tmp_path / "damaged.pt").write_bytes(Path(path).read_bytes()[:300])
+    with pytest.raises(ValueError, match="damaged"):
+        HumanCIFARN(str(tmp_path / "damaged.pt"), "worse_label").apply(clean, 10)
+    torch.save([1, 2], tmp_path / "list.pt")
+    with pytest.raises(ValueError, match="must hold a dictionary of label arrays, got list"):
+        HumanCIFARN(str(tmp_path / "list.pt"), "worse_label").apply(clean, 10)
+
+
+class RunsWhenLoaded:
+    def __reduce__(self) -> tuple:
+        return print, ("this ran",)
+
+
+def test_no_code_of_a_label_file_runs(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    torch.save({"clean_label": RunsWhenLoaded()}, tmp_path / "human.pt")
+    with pytest.raises(ValueError, match="damaged or not a file of label arrays"):
+        HumanCIFARN(str(tmp_path / "human.pt"), "worse_label").apply(np.array([0]), 10)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_table_gives_labels_by_index(tmp_path: Path) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text('name,index,clean_label,label\n"a, b",2,2,0\nc,0,0,0\nd,1,1,2\n')
+    noise = FromCSV(str(path))
+    assert noise.apply(np.array([0, 1, 2]), 3).tolist() == [0, 2, 0]
+    assert noise.transition_matrix(3).tolist() == [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
+    with pytest.raises(ValueError, match="differ from those of the data at 1 of 3 samples, first at 2"):
+        noise.apply(np.array([0, 1, 1]), 3)
+
+
+def test_a_table_without_clean_labels_needs_only_the_length(tmp_path: Path) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text("index,label\r\n0,1\r\n1,0\r\n")
+    noise = FromCSV(str(path))
+    assert noise.apply(torch.tensor([0, 0]), 2).tolist() == [1, 0]
+    with pytest.raises(ValueError, match="labels 2 of 3 samples: index 2 is missing; with `partial: true`"):
+        noise.apply(np.array([0, 0, 0]), 2)
+    with pytest.raises(ValueError, match="no column clean_label"):
+        noise.transition_matrix(2)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", r"cannot be read \(No columns to parse from file\): expected a CSV file in UTF-8 whose first row"),
+        ("index,label\n0,1\n1,0,1\n", r"cannot be read \(.*line 3, saw 3\): expected a CSV file in UTF-8"),
+        ("index,label,label\n0,1,0\n1,0,0\n", "has the column label twice"),
+        ("index,class\n0,1\n", r"index,label\[,clean_label\], and has no label: got index,class"),
+        ("index,label\n0,cat\n1,0\n", "label of .* is 'cat', which is not the number or the name of a class"),
+        ("index,label\n0,1\n1\n", "label of .* is '', which is not the number or the name of a class"),
+        ("index,label\n0,1\n0,1\n", "index 0 occurs twice"),
+        ("index,label\n1,1\n", "labels 1 of 2 samples: index 0 is missing"),
+        ("index,label\n0,1\n2,1\n", "index in .* must be in 0 ... 1, got '2'"),
+        ("index,label\n0,1\nb,1\n", "index in .* must be in 0 ... 1, got 'b'"),
+        ("name,label\na.png,1\n", "labels files by name, and the samples of this set have no names"),
+        ("index,label\n0,1\n1,7\n", "label of .* must be in 0 ... 1, got 7"),
+    ],
+)
+def test_faulty_tables_are_refused(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=message):
+        FromCSV(str(path)).apply(np.array([0, 1]), 2)
+
+
+def test_a_table_labels_files_by_name_with_classes_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text("name,label\ndog/1.png,cat\ncat/0.png,1\n")
+    label, names, classes = np.array([0, 0, 1]), ["cat/0.png", "cat/1.png", "dog/1.png"], ["cat", "dog"]
+    partial = FromCSV(str(path), partial=True)
+    assert partial.apply(label, 2, names=names, class_names=classes).tolist() == [1, 0, 0]
+    assert partial.labels_and_truth(label, 2, names, classes)[1] is None
+    with pytest.raises(ValueError, match=r"labels 2 of 3 samples: name cat/1.png is missing"):
+        FromCSV(str(path)).apply(label, 2, names=names, class_names=classes)
+    with pytest.raises(ValueError, match=r"labels dog/1.png, which is no file of this set; one is cat/0.png"):
+        partial.apply(label[:2], 2, names=names[:2], class_names=classes)
+    with pytest.raises(ValueError, match="is 'cat', which is not the number or the name"):
+        partial.apply(label, 2, names=names)
+
+
+TWELVE = sorted(str(number) for number in range(1, 13))
+"""Names of classes in the order of their numbers: 1, 10, 11, 12, 2 ..., as folders 1 ... 12 have it."""
+
+
+@pytest.mark.parametrize(
+    ("words", "class_names", "options", "expected"),
+    [
+        (["1", "2"], TWELVE, {}, "label of .* is ambiguous, as 1 is the number of one class and the name of another"),
+        (["1", "2"], TWELVE, {"classes": "name"}, [0, 4]),
+        (["1", "2"], TWELVE, {"classes": "number"}, [1, 2]),
+        (["1", "2", "0"], TWELVE, {}, [1, 2, 0]),  # nothing is named 0
+        (["0", "1"], ["0", "1", "2"], {}, [0, 1]),  # both are the same
+        (["005", "001"], [f"{number:03}" for number in range(1, 101)], {}, [4, 0]),
+        (["01"], ["cat", "dog"], {}, "label of .* is '01', which is not the number or the name of a class"),
+        (["1"], ["cat", "dog"], {"classes": "name"}, "label of .* is '1', which is not the name of a class"),
+        (["cat"], ["cat", "dog"], {"classes": "number"}, "label of .* is 'cat', which is not the number of a class"),
+        (["cat", "1"], ["cat", "dog"], {}, [0, 1]),
+        (["cat", "1"], ["1", "cat"], {}, [1, 0]),
+        (["cat", "1", "0"], ["1", "cat"], {}, "label of .* is ambiguous, as 1 is"),
+    ],
+)
+def test_names_of_classes_that_are_numbers_are_not_guessed(
+    tmp_path: Path, words: list[str], class_names: list[str], options: dict[str, Any], expected: list[int] | str
+) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text("index,label\n" + "".join(f"{index},{word}\n" for index, word in enumerate(words)))
+    noise, label = FromCSV(str(path), **options), np.zeros(len(words), dtype=np.int64)
+    if isinstance(expected, list):
+        assert noise.apply(label, len(class_names), class_names=class_names).tolist() == expected
+    else:
+        with pytest.raises(ValueError, match=expected):
+            noise.apply(label, len(class_names), class_names=class_names)
+
+
+def test_columns_of_a_label_report_that_end_in_name_hold_names(tmp_path: Path) -> None:
+    path = tmp_path / "label_report.csv"
+    path.write_text("index,row,given,proposed,given_name,proposed_name\n0,0,0,4,1,2\n")
+    label = np.array([0])
+    noise = FromCSV(str(path), column="proposed_name", key="row", classes="number")
+    assert noise.apply(label, 12, class_names=TWELVE).tolist() == [4]
+    with pytest.raises(ValueError, match=r"proposed_name of .* is '2', which is not the name of a class"):
+        noise.apply(label, 12)
+
+
+def test_names_of_a_table_by_position_must_be_those_of_the_set(tmp_path: Path) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text("index,name,label\n1,b.png,1\n0,a.png,0\n")
+    label, noise = np.array([0, 0]), FromCSV(str(path))
+    assert noise.apply(label, 2).tolist() == [0, 1]
+    assert noise.apply(label, 2, names=["a.png", "b.png"]).tolist() == [0, 1]
+    with pytest.raises(ValueError, match=r"has b.png at index 1, and this set has a.png there; `key: name`"):
+        noise.apply(label, 2, names=["b.png", "a.png"])
+    by_name = FromCSV(str(path), key="name")
+    assert by_name.apply(label, 2, names=["b.png", "a.png"]).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16"])
+def test_a_table_in_another_encoding_is_named(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text("name,label\na.png,B\xe4r\n", encoding=encoding)
+    with pytest.raises(
+        ValueError, match=r"labels.csv cannot be read \('utf-8' codec .*\): expected a CSV file in UTF-8"
+    ):
+        FromCSV(str(path)).apply(np.array([0]), 2, names=["a.png"])
+    path.write_text("name,label\na.png,B\xe4r\n", encoding="utf-8-sig")
+    assert FromCSV(str(path)).apply(np.array([0]), 2, names=["a.png"], class_names=["A", "B\xe4r"]).tolist() == [1]
+
+
+def test_a_table_may_lie_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "labels.csv").write_text("index,label\n0,1\n")
+    assert FromCSV("~/labels.csv").apply(np.array([0]), 2).tolist() == [1]
+
+
+def test_a_label_report_gives_its_proposals_by_row_in_the_whole_set(tmp_path: Path) -> None:
+    path = tmp_path / "label_report.csv"
+    path.write_text("index,row,given,proposed,clean_label\n1,3,0,1,1\n0,0,0,0,0\n")
+    noise = FromCSV(str(path), column="proposed", key="row", partial=True)
+    assert noise.apply(np.array([0, 1, 0, 1]), 2).tolist() == [0, 1, 0, 1]
+    with pytest.raises(ValueError, match="differ from those of the data at 1 of 4 samples, first at 3"):
+        noise.apply(np.array([0, 1, 0, 0]), 2)
+
+
+def test_images_of_no_class_may_be_listed_as_such(tmp_path: Path) -> None:
+    path = tmp_path / "label_report.csv"
+    path.write_text("index,label,clean_label\n0,1,-1\n1,1,1\n2,0,0\n")
+    label, known = np.array([0, 1, 0]), torch.tensor([-1, 1, 0])
+    noise = FromCSV(str(path))
+    given, truth = noise.labels_and_truth(label, 2, clean_label=known)
+    assert given.tolist() == [1, 1, 0]
+    assert truth is not None
+    assert truth.tolist() == [-1, 1, 0]
+    assert noise.transition_matrix(2).tolist() == [[1.0, 0.0], [0.0, 1.0]]
+    for other_set in (None, torch.tensor([0, 1, -1])):
+        with pytest.raises(ValueError, match=r"differ from those of the data at 1 of 3 samples, first at 0"):
+            noise.labels_and_truth(label, 2, clean_label=other_set)
+    with pytest.raises(ValueError, match=r"differ from those of the data at 1 of 3 samples, first at 1"):
+        noise.labels_and_truth(np.array([0, 0, 0]), 2, clean_label=torch.tensor([-1, 0, 0]))
+    path.write_text("index,label,clean_label\n0,-1,0\n1,1,1\n2,0,0\n")
+    with pytest.raises(ValueError, match=r"label of .* must be in 0 ... 1, got -1"):
+        noise.labels_and_truth(label, 2, clean_label=known)
+
+
+def test_labels_that_a_user_has_verified_by_file_are_the_true_ones(tmp_path: Path) -> None:
+    """Whatever the folders say; what is empty or left out is not known."""
+    path = tmp_path / "mine.csv"
+    path.write_text("name,label,clean_label\ncat/1.png,cat,dog\ncat/0.png,cat,\ndog/0.png,cat,-1\n")
+    folder, names, classes = (
+        np.array([0, 0, 1, 1]),
+        ["cat/0.png", "cat/1.png", "dog/0.png", "dog/1.png"],
+        ["cat", "dog"],
+    )
+    noise = FromCSV(str(path), partial=True)
+    given, truth = noise.labels_and_truth(folder, 2, names, classes)
+    assert given.tolist() == [0, 0, 0, 1]
+    assert truth is not None
+    assert truth.tolist() == [UNVERIFIED, 1, -1, UNVERIFIED]
+    path.write_text("index,name,label,clean_label\n1,cat/1.png,0,1\n")
+    truth = noise.labels_and_truth(folder, 2, names, classes)[1]
+    assert truth is not None
+    assert truth.tolist() == [UNVERIFIED, 1, UNVERIFIED, UNVERIFIED]
+    assert noise.transition_matrix(2)[1].tolist() == [1.0, 0.0]
+    path.write_text("name,label,clean_label\ncat/1.png,cat,\n")
+    assert noise.labels_and_truth(folder, 2, names, classes)[1] is None
+
+
+def test_true_labels_by_position_are_those_of_the_data_as_far_as_they_are_given(tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text("index,label,clean_label\n0,1,0\n1,1,\n")
+    truth = FromCSV(str(path)).labels_and_truth(np.array([0, 0]), 2)[1]
+    assert truth is not None
+    assert truth.tolist() == [0, UNVERIFIED]
+    with pytest.raises(ValueError, match="at 1 of 2 samples, first at 0: the two sets are not the same"):
+        FromCSV(str(path)).apply(np.array([1, 0]), 2, names=["a.png", "b.png"])
+
+
+def test_a_missing_table_is_named() -> None:
+    with pytest.raises(FileNotFoundError, match=r"nowhere.csv was not found: expected a CSV file"):
+        FromCSV("nowhere.csv").apply(np.array([0, 1]), 2)

@@ -1,0 +1,209 @@
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from scipy.stats import kstest
+from torchvision.transforms import RandomResizedCrop
+from torchvision.transforms import functional as transforms
+
+from datamodules.files.image_files import (
+    SUFFIXES,
+    Box,
+    Crop,
+    ResizedCrop,
+    UnreadableImage,
+    box_after_resizing,
+    box_of_random_area,
+    image_names,
+    read_crop,
+)
+from datamodules.loading.augmentation import sample_uniform
+from tests.datamodules.image_folders import photograph, save
+
+SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
+
+
+@pytest.mark.parametrize(("width", "height"), [(500, 375), (333, 500), (256, 256), (300, 1000)])
+@pytest.mark.parametrize("place", [None, (0.0, 0.0), (0.3, 0.7), (0.999, 0.999)])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_a_crop_is_what_resizing_and_then_cutting_gives(
+    tmp_path: Path, width: int, height: int, place: tuple[float, float] | None, interpolation: Any
+) -> None:
+    """Against torchvision's two steps, whose resampling the box takes over to the rounding of a pixel."""
+    # Far from 0 and 255: Pillow clips what overshoots between rows and columns, and begins with whichever is cheaper.
+    image = Image.fromarray(np.random.default_rng(0).integers(64, 192, size=(height, width, 3), dtype=np.uint8))
+    path = save(tmp_path / "image.png", image)
+    resized = transforms.resize(image, [256], transforms.InterpolationMode(interpolation))
+    if place is None:
+        expected = transforms.center_crop(resized, [224])
+    else:
+        top, left = (math.floor(u * (side - 224 + 1)) for u, side in zip(place, resized.size[::-1], strict=True))
+        expected = transforms.crop(resized, top, left, 224, 224)
+    found = read_crop(path, Crop(224, 256, interpolation), place)
+    assert np.abs(found.astype(int) - np.asarray(expected).astype(int)).max() <= 1
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 3000), st.integers(1, 3000), st.integers(1, 50), st.integers(0, 50), st.data())
+def test_a_box_lies_in_the_image_and_keeps_its_shape(
+    width: int, height: int, size: int, margin: int, data: st.DataObject
+) -> None:
+    uniform = st.floats(0, 1, exclude_max=True)
+    place = data.draw(st.none() | st.tuples(uniform, uniform))
+    box = box_after_resizing(width, height, size + margin, size, place)
+    assert 0 <= box.left < box.right <= width
+    assert 0 <= box.top < box.bottom <= height
+    resize = size + margin
+    for side in (box.right - box.left, box.bottom - box.top):
+        # Exact for the short side; the long side is rounded down by less than one of at least `resize` pixels.
+        assert 1 - 1e-9 <= side * resize / min(width, height) / size < 1 + 1 / resize + 1e-9
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 2000), st.integers(1, 2000), st.integers(0, 10**6))
+def test_a_random_box_lies_in_the_image_and_has_an_allowed_shape(width: int, height: int, index: int) -> None:
+    uniform = sample_uniform(0, 0, torch.tensor([index]), count=22)[0].tolist()
+    left, top, right, bottom = box_of_random_area(width, height, uniform, SCALE, RATIO)
+    assert 0 <= left < right <= width
+    assert 0 <= top < bottom <= height
+    across, down = right - left, bottom - top
+    # Rounding to whole pixels moves a side by up to a half.
+    assert (across + 1) / max(down - 1, 0.1) >= RATIO[0]
+    assert max(across - 1, 0.1) / (down + 1) <= RATIO[1]
+
+
+def test_a_box_that_never_fits_is_the_greatest_centred_one() -> None:
+    """At the greatest area no ratio fits a strip; torchvision then takes the same box."""
+    uniform = [0.5] * 2 + [1 - 1e-7] * 20
+    assert box_of_random_area(400, 100, uniform, SCALE, RATIO) == Box(133, 0, 266, 100)
+    assert box_of_random_area(100, 400, uniform, SCALE, RATIO) == Box(0, 133, 100, 266)
+
+
+def test_random_boxes_are_distributed_as_torchvisions() -> None:
+    """Area and ratio of the boxes (Kolmogorov-Smirnov), for an image in which many draws do not fit."""
+    width, height, count = 500, 250, 4000
+    uniform = sample_uniform(0, 0, torch.arange(count), count=22).tolist()
+    ours = np.array([box_of_random_area(width, height, u, SCALE, RATIO) for u in uniform])
+    image = torch.empty(1, height, width)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        theirs = np.array([RandomResizedCrop.get_params(image, list(SCALE), list(RATIO)) for _ in range(count)])
+    our_width, our_height = ours[:, 2] - ours[:, 0], ours[:, 3] - ours[:, 1]
+    assert kstest(our_width * our_height, theirs[:, 2] * theirs[:, 3]).pvalue > 0.01
+    assert kstest(our_width / our_height, theirs[:, 3] / theirs[:, 2]).pvalue > 0.01
+    # Places are uniform over those that are free, apart from the rounding to pixels.
+    free = our_height < height - 40
+    assert kstest(((ours[:, 1] + 0.5) / (height - our_height + 1))[free], "uniform").pvalue > 0.01
+
+
+def test_a_random_box_is_what_is_resized(tmp_path: Path) -> None:
+    image = photograph(300, 200)
+    path = save(tmp_path / "image.png", image)
+    uniform = sample_uniform(3, 1, torch.tensor([5]), count=22)[0].tolist()
+    left, top, right, bottom = box_of_random_area(300, 200, uniform, SCALE, RATIO)
+    size, bilinear = [64, 64], transforms.InterpolationMode.BILINEAR
+    expected = transforms.resized_crop(image, int(top), int(left), int(bottom - top), int(right - left), size, bilinear)
+    found = read_crop(path, ResizedCrop(64, 72), uniform)
+    inside = np.abs(found.astype(int) - np.asarray(expected).astype(int))[2:-2, 2:-2]  # only edges see beyond the box
+    assert inside.max() <= 2
+
+
+def test_a_large_jpeg_decodes_to_a_coarser_size_that_looks_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = photograph(1600, 1200)
+    jpeg, png = save(tmp_path / "image.jpg", image, quality=98), save(tmp_path / "image.png", image)
+    decoded: list[tuple[int, int]] = []
+    resize = Image.Image.resize
+
+    def recorded(self: Image.Image, *args: Any, **options: Any) -> Image.Image:
+        decoded.append(self.size)
+        return resize(self, *args, **options)
+
+    monkeypatch.setattr(Image.Image, "resize", recorded)
+    crop = Crop(56, 64)
+    coarse, exact = (read_crop(path, crop, (0.2, 0.9)).astype(int) for path in (jpeg, png))
+    assert decoded == [(200, 150), (1600, 1200)]  # an eighth: still more than twice 64
+    assert np.abs(coarse - exact).max() <= 6
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "1"])
+def test_every_kind_of_image_comes_as_three_colours(tmp_path: Path, mode: str) -> None:
+    image = photograph(40, 40).convert(mode)
+    path = save(tmp_path / ("image.tif" if mode == "CMYK" else "image.png"), image)
+    found = read_crop(path, Crop(40, 40), None)
+    np.testing.assert_array_equal(found, np.asarray(image.convert("RGB")))
+
+
+@pytest.mark.parametrize("name", ["image.png", "image.tif", "image.pgm"])
+def test_sixteen_bits_are_scaled_to_eight(tmp_path: Path, name: str) -> None:
+    values = np.linspace(0, 65535, 32 * 32).astype(np.uint16).reshape(32, 32)
+    found = read_crop(save(tmp_path / name, Image.fromarray(values)), Crop(32, 32), None)
+    np.testing.assert_array_equal(found, np.repeat((values / 257).round()[:, :, None], 3, axis=2))
+
+
+def test_floating_point_images_are_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / "image.tif", Image.fromarray(np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)))
+    with pytest.raises(UnreadableImage, match=r"image\.tif cannot be read as an image \(its values are floating-point"):
+        read_crop(path, Crop(8, 8), None)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_every_format_whose_files_are_found_is_read(tmp_path: Path, suffix: str) -> None:
+    path = save(tmp_path / f"image{suffix.upper()}", Image.new("RGB", (16, 16), (200, 200, 200)))
+    assert image_names(tmp_path) == [path.name]
+    assert np.abs(read_crop(path, Crop(8, 8), None).astype(int) - 200).max() <= 4
+
+
+def truncated_png() -> bytes:
+    buffer = io.BytesIO()
+    photograph(60, 60).save(buffer, "png")
+    return buffer.getvalue()[: buffer.tell() // 2]
+
+
+def truncated_jpeg() -> bytes:
+    buffer = io.BytesIO()
+    photograph(300, 300).save(buffer, "jpeg")
+    return buffer.getvalue()[: buffer.tell() // 2]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [truncated_png(), truncated_jpeg(), truncated_png()[:20], b"", b"<html>not an image</html>"],
+    ids=["half a PNG", "half a JPEG", "head of a PNG", "empty", "text"],
+)
+def test_a_damaged_file_is_named_in_one_sentence(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(content)
+    with pytest.raises(UnreadableImage, match=rf"^{path} cannot be read as an image \(.+\); replace or remove it$"):
+        read_crop(path, Crop(16, 16), None)
+
+
+def test_a_file_that_has_gone_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableImage, match=rf"^{tmp_path / 'gone.png'} cannot be read .*No such file"):
+        read_crop(tmp_path / "gone.png", Crop(16, 16), None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key"),
+    [((0, 8), "image_size"), ((8, 7), "resize"), ((8, 8, 0.0), "min_area"), ((8, 8, 1.5), "min_area")],
+)
+def test_crops_that_cannot_be_are_refused(arguments: tuple, key: str) -> None:
+    with pytest.raises(ValueError, match=key):
+        ResizedCrop(*arguments)
+    with pytest.raises(ValueError, match="interpolation must be one of bilinear, bicubic, got nearest"):
+        Crop(8, 8, "nearest")  # type: ignore[arg-type]
+
+
+def test_names_are_sorted_images_of_all_subfolders(tmp_path: Path) -> None:
+    for name in ("b.JPEG", "a.png", "sub/c.webp", ".hidden.png", ".cache/d.png", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert image_names(tmp_path) == ["a.png", "b.JPEG", "sub/c.webp"]
