@@ -1,11 +1,11 @@
-"""The terms of a step's loss, on this process's share of a batch."""
+"""Compute the terms of a step's loss on this process's share of a batch."""
 
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
+from datamodules.loading.world import world_size
 from lightning_modules.distributed.global_rows import global_rows, global_sum
 from lightning_modules.full_precision import at_least_float32
 from lightning_modules.losses.mixing import Mixing
@@ -20,43 +20,42 @@ from lightning_modules.noisy_labels.lsa.objective import (
 
 
 @dataclass(frozen=True)
-class Mixed:
-    """A mixed batch and what belongs to it, `[b, ...]`."""
+class MixedBatch:
+    """A batch of mixed images with their predictions and targets, `[b, ...]`."""
 
     logits: Tensor
-    """z, of the mixed images."""
+    """z, `[b, C]`: predictions for the mixed images."""
     target: Tensor
-    """t, of the images before they were mixed."""
+    """t, `[b, C]`: targets of the images before they are mixed."""
     weight: Tensor
-    """u, likewise."""
+    """u, `[b]`: weights of the images before they are mixed."""
     index: Tensor
-    """Which images they are."""
+    """`[b]`: position of each image in the training set."""
     mixing: Mixing
     global_size: int
-    """B."""
+    """B, images of the batch over all processes."""
 
     def classification(self) -> Tensor:
-        """cls. The mean over processes is that over the whole batch."""
-        processes = dist.get_world_size() if dist.is_initialized() else 1
+        """Compute cls; its mean over processes is cls of the whole batch."""
         own, partner = self.mixing.weight, self.mixing.partner
         total = global_sum(self.weight.sum())
         first = weighted_cross_entropy(self.logits, self.target, self.weight, total)
         second = weighted_cross_entropy(self.logits, self.target[partner], self.weight[partner], total)
-        return processes * (own * first + (1 - own) * second)
+        return world_size() * (own * first + (1 - own) * second)
 
     def penalty(self) -> Tensor:
-        """pen, of the mean prediction over all processes."""
+        """Compute pen of the mean prediction over all processes."""
         p = at_least_float32(self.logits).softmax(dim=1)
         return uniformity_penalty(global_sum(p.sum(dim=0)) / self.global_size)
 
     def contrastive(self, projection: Tensor, other: Tensor, temperature: float, confidence: bool) -> Tensor:
-        """con. Each image is compared with the other views of the whole batch.
+        """Compute con: each image is compared with the other views of the whole batch.
 
         Args:
-            projection: `[b, D]`: h, of the mixed images.
-            other: `[b, D]`: h', of another view of each.
+            projection: h of the mixed images, `[b, D]`.
+            other: h' of another view of each image, `[b, D]`.
             temperature: mu.
-            confidence: the term of PLS rather than of LSA.
+            confidence: take the term of PLS in place of LSA's.
         """
         others = global_rows(other, self.global_size)
         if confidence:
@@ -70,19 +69,18 @@ class Mixed:
             kept, partner = self.mixing.weight, self.mixing.partner
             rows = kept * contrast(projection, others, positives, temperature)
             rows = rows + (1 - kept) * contrast(projection, others, positives[partner], temperature)
-        processes = dist.get_world_size() if dist.is_initialized() else 1
-        return processes * rows.sum() / self.global_size
+        return world_size() * rows.sum() / self.global_size
 
 
 @dataclass(frozen=True)
-class Objective:
-    """Which terms there are.
+class StepLoss:
+    """The loss of a step: cls, pen where it is wanted, and con.
 
     Args:
-        penalty: whether pen is one.
+        penalty: add pen.
         contrast_weight: weight of con.
         temperature: mu.
-        confidence: con of PLS rather than of LSA.
+        confidence: take con of PLS in place of LSA's.
     """
 
     penalty: bool
@@ -102,22 +100,22 @@ class Objective:
         mixing: Mixing,
         global_size: int,
     ) -> dict[str, Tensor]:
-        """The terms of a step and, as `loss`, their sum.
+        """Compute the terms of a step and, as `loss`, their sum.
 
         Args:
-            network: f.
-            projection: maps its features to h.
-            image: `[b, C, H, W]`, before it is mixed.
-            other_view: `[b, C, H, W]`: what the contrastive term compares with; None before the first detection, when
-                cls is all there is.
-            target: `[b, C]`: t.
-            weight: `[b]`: u.
-            index: `[b]`: which images they are.
-            mixing: how the images are mixed.
-            global_size: B.
+            network: f, the classifier.
+            projection: maps the classifier's features to h.
+            image: images before they are mixed, `[b, C, H, W]`.
+            other_view: views that the contrastive term compares with, `[b, C, H, W]`; None leaves cls alone, as before
+                the first detection.
+            target: t, `[b, C]`.
+            weight: u, `[b]`.
+            index: position of each image in the training set, `[b]`.
+            mixing: partners and weight by which the images are mixed.
+            global_size: B, images of the batch over all processes.
         """
         logits, features = logits_and_features(network, mixing(image))
-        mixed = Mixed(logits, target, weight, index, mixing, global_size)
+        mixed = MixedBatch(logits, target, weight, index, mixing, global_size)
         terms = {"classification": mixed.classification()}
         if other_view is None:
             terms["contrast"] = 0 * projection(features).sum()  # DDP expects a gradient of every parameter

@@ -1,8 +1,7 @@
-"""What PLS-LSA and PLS-LSA+ do alike in training: warm up, guess, correct, and judge all images after an epoch."""
+"""The training of PLS-LSA and PLS-LSA+: warm up, guess, correct, and judge all images after an epoch."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from lightning.pytorch import Trainer
@@ -10,37 +9,76 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from datamodules.arguments import at_least, positive, within
 from datamodules.batches import LabelledImageBatch, global_size
+from lightning_modules.interfaces import TrainingImageSource, require
 from lightning_modules.losses.mixing import draw_mixing
-from lightning_modules.noisy_labels.lsa.detection import Detection, detect, detector_of_epoch
+from lightning_modules.networks.layer_features import classifier_layer, named_layer
+from lightning_modules.noisy_labels.lsa.detection import Detection, Detector, detect, detector_of_epoch
 from lightning_modules.noisy_labels.lsa.training_images import sweep
+from lightning_modules.training.logging import log_same
+from lightning_modules.training.optimizers import scheduled
+from lightning_modules.training.parameter_groups import optimizer_with_heads
+from lightning_modules.views.unaugmented import check_unaugmented
 
 
 def logits_are_read(trainer: Trainer) -> bool:
-    """Whether a callback reads the logits of every step, as `callbacks.early_learning.EarlyLearning` does."""
+    """Tell whether a callback reads the logits of every step, as `callbacks.early_learning.EarlyLearning` does."""
     return any(getattr(callback, "reads_logits", False) for callback in trainer.callbacks)  # type: ignore[attr-defined]
 
 
 @torch.no_grad()
 def logits_without_trace(network: nn.Module, image: Tensor) -> Tensor:
-    """Logits as in training, `[b, C]`, after which the running averages of batch normalisation are as before."""
+    """Compute logits `[b, C]` as in training, and leave the running averages of batch normalisation as they are."""
     return functional_call(network, {name: buffer.clone() for name, buffer in network.named_buffers()}, image)
 
 
 class CorrectionSteps(ABC):
     """Gives a LightningModule its training steps, its sweeps over the training set and their state in checkpoints.
 
-    The module owns the views and settings that are used here, `images` (`TrainingImages`) and `objective`
-    (`Objective`). It says which networks there are (`networks`), which one a step trains (`trained`), how classes are
-    guessed (`guess`) and what the networks' detections say together (`agreed`).
+    The module owns the networks' `projections`, the views and settings that are used here, `images` (`TrainingImages`)
+    and `step_loss` (`StepLoss`). It says which networks there are (`networks`), how classes are guessed (`guess`) and
+    what the networks' detections say together (`agreed`).
     """
+
+    def check_arguments(self: Any, **more: float) -> None:
+        """Refuse arguments that are out of range, by name.
+
+        Args:
+            more: arguments that must be at least 1 and are no attributes of the module.
+
+        Raises:
+            ValueError: if an argument is out of range or a network has no such layer.
+        """
+        known = get_args(Detector)
+        if not self.detectors or any(each not in known for each in self.detectors):
+            raise ValueError(f"detectors must be a list of {' and '.join(known)}, got {list(self.detectors)}")
+        loss = self.step_loss
+        within(0, 1, "()", threshold=self.threshold)
+        at_least(1, warmup_epochs=self.warmup_epochs, **more)
+        at_least(0, mixup_alpha=self.mixup_alpha, contrast_weight=loss.contrast_weight)
+        positive(gamma=self.gamma, temperature=loss.temperature, head_lr_factor=self.head_lr_factor)
+        for network in self.networks():
+            named_layer(network, self.feature_layer)
+
+    def forward(self: Any, image: Tensor) -> Tensor:
+        seen = self.evaluation_view(image)
+        logits = [network(seen) for network in self.networks()]
+        return sum(logits[1:], start=logits[0]) / len(logits)
+
+    def setup(self: Any, stage: str) -> None:
+        if stage == "fit":
+            name = type(self).__name__
+            require(self.trainer.datamodule, TrainingImageSource, name)
+            check_unaugmented(self.trainer.datamodule, name)
 
     def on_fit_start(self: Any) -> None:
         data = self.trainer.datamodule
         self.images.allocate(data.num_train_samples, self.device, next(self.parameters()).dtype)
 
     def training_step(self: Any, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
-        which, network, projection = self.trained(batch_idx)
+        which = self.trained(batch_idx)
+        network, projection = self.networks()[which], self.projections[which]
         epoch, size = self.trainer.current_epoch, global_size(batch)
         weak = image = self.weak_view(batch["image"])
         outputs: dict[str, Tensor] = {}
@@ -51,10 +89,11 @@ class CorrectionSteps(ABC):
         corrects = epoch >= self.warmup_epochs
         target, weight, noisy = self.images.targets(batch, guess if corrects else None)
         if corrects:
-            image = torch.where(noisy.view(-1, 1, 1, 1), self.strong_view(batch["image"]), weak)
+            if self.strong_view is not None:
+                image = torch.where(noisy.view(-1, 1, 1, 1), self.strong_view(batch["image"]), weak)
             other_view = self.contrastive_view(batch["image"])
         mixing = draw_mixing(len(image), self.mixup_alpha, image.device)
-        terms = self.objective.terms(
+        terms = self.step_loss.terms(
             network, projection, image, other_view, target, weight, batch["index"], mixing, size
         )
         if guess is None and logits_are_read(self.trainer):
@@ -71,15 +110,18 @@ class CorrectionSteps(ABC):
         detections: list[Detection] = []
         wrong: NDArray | None = None
         for network, guess in zip(self.networks(), reversed(self.images.guesses), strict=True):
-            classify = nn.Sequential(self.evaluation_view, network)
-            table = sweep(self.trainer, network, classify, self.feature_layer, guess)
+            table = sweep(self.trainer, network, self.evaluation_view, self.feature_layer, guess)
             if table is not None:
                 detections.append(detect(detector, table.loss, table.pseudo_loss, table.feature, self.threshold))
                 wrong = table.wrong
-        found = self.agreed(detections) if detections else None
+        found = self.agreed(*detections) if detections else None
         for name, value in self.images.take(self.trainer, found, wrong).items():
-            # The same on all processes, and a maximum leaves it as it is.
-            self.log(f"train/{name}", value, reduce_fx="max", sync_dist=True, batch_size=1)
+            log_same(self, f"train/{name}", value)
+
+    def configure_optimizers(self: Any) -> Any:
+        heads = [*map(classifier_layer, self.networks()), self.projections]
+        optimizer = optimizer_with_heads(self.optimizer, self, heads, self.head_lr_factor)
+        return scheduled(optimizer, self.lr_scheduler)
 
     def on_save_checkpoint(self: Any, checkpoint: dict[str, Any]) -> None:
         self.images.save(checkpoint)
@@ -87,24 +129,25 @@ class CorrectionSteps(ABC):
     def on_load_checkpoint(self: Any, checkpoint: dict[str, Any]) -> None:
         self.images.restore(checkpoint)
 
-    @abstractmethod
-    def networks(self) -> Sequence[nn.Module]:
-        """The networks, of which a step trains one."""
+    def trained(self, batch_idx: int) -> int:
+        """Give the number of the network that a step trains."""
+        return 0
 
     @abstractmethod
-    def trained(self, batch_idx: int) -> tuple[int, nn.Module, nn.Module]:
-        """The number of the network that a step trains, the network and its projection."""
+    def networks(self) -> list[nn.Module]:
+        """List the networks; a step trains one of them."""
 
     @abstractmethod
     def guess(self, image: Tensor, weak: Tensor, which: int) -> tuple[Tensor, Tensor]:
-        """The guess g `[b, C]` for a batch, and logits `[b, C]` of weak views that it comes from.
+        """Compute the guess g `[b, C]` for a batch, and logits `[b, C]` of weak views that it comes from.
 
         Args:
-            image: `[b, C, H, W]`, as the DataModule gives them.
-            weak: the weak view that is trained on.
+            image: images as the DataModule gives them, `[b, C, H, W]`.
+            weak: the weak view that is trained on, `[b, C, H, W]`.
             which: number of the network that is trained.
         """
 
-    @abstractmethod
-    def agreed(self, detections: Sequence[Detection]) -> Detection:
-        """What the networks' detections, in their order, say together."""
+    def agreed(self, *detections: Detection) -> Detection:
+        """Combine the networks' detections, in the order of the networks."""
+        [own] = detections
+        return own

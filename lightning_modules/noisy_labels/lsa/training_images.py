@@ -1,11 +1,10 @@
-"""What is held of each training image, and the sweep over the training set that judges them all.
+"""Verdicts, weights and guesses of all training images, and the sweep over the training set that finds them.
 
 Verdicts and weights, one bit and one number for each image, are the same on all processes. Guesses, as many numbers as
 there are classes, are shared out (`PerSample`), and so is what a sweep collects: no image counts twice, and nothing but
 the first process holds a whole table.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,17 +21,18 @@ from lightning_modules.full_precision import at_least_float32
 from lightning_modules.networks.layer_features import named_layer, pooled, tapped
 from lightning_modules.noisy_labels.lsa.detection import Detection, detection_metrics
 from lightning_modules.noisy_labels.lsa.objective import soft_cross_entropy
+from lightning_modules.training.evaluation_mode import in_evaluation_mode
 
 
 class Targets(NamedTuple):
-    """What a batch is trained towards."""
+    """Targets of a batch and their weights."""
 
     target: Tensor
-    """`[b, C]`: t."""
+    """t, `[b, C]`."""
     weight: Tensor
-    """`[b]`: u."""
+    """u, `[b]`."""
     is_noisy: Tensor
-    """`[b]`: which targets are guesses."""
+    """`[b]`: True where the target is a guess."""
 
 
 class TrainingImages:
@@ -52,11 +52,11 @@ class TrainingImages:
         self._saved: dict[str, Any] | None = None
 
     def allocate(self, num_samples: int, device: torch.device | str, dtype: torch.dtype) -> None:
-        """Begins a training, where what was restored says or anew.
+        """Begin a training, with what was restored or anew.
 
         Args:
             num_samples: N.
-            device: where the state lives.
+            device: holds the state.
             dtype: type of guesses and weights; half precision becomes single.
 
         Raises:
@@ -73,15 +73,15 @@ class TrainingImages:
             self._saved = None
 
     def keep_guess(self, network: int, batch: Any, guess: Tensor) -> None:
-        """Replaces a network's guesses for a batch by `[b, C]`."""
+        """Keep a network's guesses `[b, C]` for a batch in place of earlier ones."""
         self.guesses[network].update(batch["index"], guess, lambda old, new: new, batch.get("global_size"))
 
     def targets(self, batch: Any, guess: Tensor | None) -> Targets:
-        """A noisy image's target is its guess, weighted by w, and that of others the given label.
+        """Choose the targets of a batch: of a noisy image its guess, weighted by w, of others the given label.
 
         Args:
-            batch: of b images.
-            guess: `[b, C]`: g; None takes the given label for all.
+            batch: b images with labels.
+            guess: g, `[b, C]`; None takes the given label for all.
         """
         index = batch["index"]
         given = F.one_hot(batch["label"], self.num_classes).to(self.weight.dtype)
@@ -91,15 +91,15 @@ class TrainingImages:
         return Targets(torch.where(noisy[:, None], guess, given), self.weight[index], noisy)
 
     def take(self, trainer: Trainer, found: Detection | None, wrong: NDArray[np.bool_] | None) -> dict[str, float]:
-        """Gives all processes the first one's verdicts and weights.
+        """Give all processes the first one's verdicts and weights.
 
         Args:
-            trainer: has the processes.
-            found: by the first process; None elsewhere.
-            wrong: `[N]`: whether the given label is truly wrong; None where unknown.
+            trainer: connects the processes.
+            found: the first process's detection; None on the others.
+            wrong: `[N]`, whether each given label is truly wrong; None where unknown.
 
         Returns:
-            How good the verdicts are (see `detection_metrics`), on all processes.
+            Measures of the verdicts (see `detection_metrics`), on all processes.
         """
         sent = None
         if found is not None:
@@ -111,7 +111,7 @@ class TrainingImages:
         return metrics
 
     def save(self, checkpoint: dict[str, Any]) -> None:
-        """Puts everything, on the CPU of the first process, into a checkpoint. Every process calls it."""
+        """Put everything, on the CPU of the first process, into a checkpoint. Every process calls it."""
         if self.guesses[0].num_samples:
             checkpoint["images"] = {
                 "is_noisy": self.is_noisy.cpu(),
@@ -120,7 +120,7 @@ class TrainingImages:
             }
 
     def restore(self, checkpoint: dict[str, Any]) -> None:
-        """Lets the next training begin with what `save` put into a checkpoint."""
+        """Let the next training begin with what `save` put into a checkpoint."""
         self._saved = checkpoint.get("images")
         if self._saved is not None:
             for guess, saved in zip(self.guesses, self._saved["guesses"], strict=True):
@@ -128,7 +128,7 @@ class TrainingImages:
 
 
 class Sweep(NamedTuple):
-    """What one network says of all training images, in their order."""
+    """One network's judgement of all training images, in their order."""
 
     loss: NDArray
     """`[N]`: cross-entropy of the given labels."""
@@ -141,20 +141,20 @@ class Sweep(NamedTuple):
 
 
 def keep_old(old: Tensor, new: Tensor) -> Tensor:
-    """The rule of a `PerSample` that is only read."""
+    """Leave the rows of a `PerSample` as they are, to read them."""
     return old
 
 
 @torch.no_grad()
 def sweep(
-    trainer: Trainer, network: nn.Module, classify: Callable[[Tensor], Tensor], feature_layer: str, guess: PerSample
+    trainer: Trainer, network: nn.Module, evaluation_view: nn.Module, feature_layer: str, guess: PerSample
 ) -> Sweep | None:
-    """Judges all training images, un-augmented, by a network in evaluation mode.
+    """Judge all training images, un-augmented, by a network in evaluation mode.
 
     Args:
         trainer: its DataModule has `training_images_dataloader`.
-        network: is put into evaluation mode, and back; the first process's BatchNorm statistics become those of all.
-        classify: maps a batch's images to logits `[b, C]` through that network.
+        network: maps the views to logits; the first process's BatchNorm statistics become those of all.
+        evaluation_view: maps a batch's images to what the network gets.
         feature_layer: name of the layer of the network whose output is collected.
         guess: the guess for each image; an image that has none yet is guessed to be what its label says.
 
@@ -163,14 +163,13 @@ def sweep(
     """
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     layer = {feature_layer: named_layer(network, feature_layer)}
+    judge = nn.Sequential(evaluation_view, network)
     table: PerSample | None = None
-    training = [module for module in network.modules() if module.training]
     same_buffers(network)
-    network.eval()
     for cpu_batch in data.training_images_dataloader():
         batch: Any = trainer.strategy.batch_to_device(cpu_batch)
         label, size = batch["label"], batch.get("global_size")
-        with trainer.precision_plugin.forward_context(), tapped(layer) as outputs:
+        with in_evaluation_mode(trainer, judge) as classify, tapped(layer) as outputs:
             logits = classify(batch["image"])
         one_hot = F.one_hot(label, logits.shape[1]).to(torch.promote_types(logits.dtype, torch.float32))
         known = guess.update(batch["index"], one_hot, keep_old, size)
@@ -183,8 +182,6 @@ def sweep(
         if table is None:
             table = PerSample(row.shape[1]).allocate(data.num_train_samples, row.device, row.dtype)
         table.update(batch["index"], row, lambda old, new: new, size)
-    for module in training:
-        module.training = True
     assert table is not None
     everything = table.gathered().numpy()
     if len(everything) == 0:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lightning_modules.losses.mixing import Mixing
-from lightning_modules.noisy_labels.lsa.batch_terms import Mixed
+from lightning_modules.noisy_labels.lsa.batch_terms import MixedBatch
 from lightning_modules.noisy_labels.lsa.objective import (
     confident_same_class,
     contrast,
@@ -142,7 +142,7 @@ def test_sure_images_are_drawn_to_their_class_and_doubtful_ones_to_themselves() 
 def test_terms_of_a_mixed_batch_are_the_equations() -> None:
     z, t = normal(B, C), normal(B, C, seed=1).softmax(dim=1)
     u, partner, part = normal(B, seed=2).sigmoid(), torch.tensor([3, 0, 5, 1, 2, 4]), 0.8
-    mixed = Mixed(z, t, u, torch.arange(B), Mixing(part, partner), B)
+    mixed = MixedBatch(z, t, u, torch.arange(B), Mixing(part, partner), B)
     own = -(t * z.log_softmax(dim=1)).sum(dim=1)
     others = -(t[partner] * z.log_softmax(dim=1)).sum(dim=1)
     expected = part * (u * own).sum() / u.sum() + (1 - part) * (u[partner] * others).sum() / u.sum()
@@ -179,5 +179,5 @@ def test_the_contrast_of_pls_takes_classes_of_mixed_targets_and_mixes_its_matrix
         log_sum = math.log(math.fsum(math.exp(each) for each in logits))
         row = [float(lam * a[i][j] + (1 - lam) * a[int(o[i])][j]) for j in range(size)]
         total += math.fsum(p * (log_sum - s) for p, s in zip(row, logits, strict=True)) / math.fsum(row)
-    mixed = Mixed(normal(size, C), t, u, torch.randperm(size, generator=generator), Mixing(lam, o), size)
+    mixed = MixedBatch(normal(size, C), t, u, torch.randperm(size, generator=generator), Mixing(lam, o), size)
     assert float(mixed.contrastive(h, other, 0.2, confidence=True)) == pytest.approx(total / size, rel=1e-10)

@@ -356,7 +356,7 @@ def test_learning_rate_of_a_schedule_by_steps_is_the_authors_cosine_over_all_ste
     ],
 )
 def test_the_cosine_of_the_paper_s_experiments_ends_with_the_last_batch(config: str, images: int) -> None:
-    path = Path(__file__).resolve().parents[2] / f"configs/nmtune/{config}.yaml"
+    path = Path(__file__).resolve().parents[3] / f"configs/nmtune/{config}.yaml"
     experiment = yaml.safe_load(path.read_text())
     model, data = (experiment[key]["init_args"] for key in ("model", "data"))
     batch_size = data.get("data", {"init_args": data})["init_args"]["batch_size"]

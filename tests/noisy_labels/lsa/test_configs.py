@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "lsa"
+CONFIGS = Path(__file__).resolve().parents[3] / "configs" / "lsa"
 WEBVISION = "datamodules.classification.webvision.WebVision"
 # epochs, batch size, learning rate, weight decay, plain epochs, layer, penalty
 SETTINGS: dict[str, tuple[int, int, float, float, int, str, bool]] = {
