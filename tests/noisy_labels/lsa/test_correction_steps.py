@@ -16,6 +16,7 @@ from datamodules.batches import UNVERIFIED
 from datamodules.classification.clustered import Clustered
 from datamodules.classification.digits import Digits
 from datamodules.classification.labelled_images import LabelledImages
+from datamodules.loading.augmentation import Augmentation
 from lightning_modules.baselines.simclr import SimCLR
 from lightning_modules.distributed.per_sample import PerSample
 from lightning_modules.networks import Normalized
@@ -244,8 +245,8 @@ def test_early_learning_sees_every_epoch_and_changes_none(make: Any, tmp_path: P
         trainer.fit(module.double(), datamodule=into)
         assert ("train/fit_given" in trainer.callback_metrics) == bool(watchers)
         trained.append(module.state_dict())
-    assert watchers[0].counts.shape[0] == 4
-    assert (watchers[0].counts.sum(dim=(1, 2)) > 0).all()
+    assert watchers[0].history.counts.shape[0] == 4
+    assert (watchers[0].history.counts.sum(dim=(1, 2)) > 0).all()
     for name, value in trained[0].items():
         assert torch.equal(trained[1][name], value), name
 
@@ -548,14 +549,11 @@ def test_a_name_of_several_layers_is_refused() -> None:
 @pytest.mark.parametrize(
     ("make", "into", "message"),
     [
-        (one_network, {"flip": True}, "data.flip must be false"),
-        (one_network, {"crop_padding": 4}, "data.crop_padding must be 0"),
+        (one_network, {"augmentation": {"flip": True}}, "PLSLSA draws its own views: data.augmentation.flip must be"),
         (two_networks, {"passes_per_epoch": 1}, "PLSLSAPlus needs data.passes_per_epoch 2"),
     ],
 )
 def test_data_that_do_not_fit_are_refused_by_name(make: Any, into: dict[str, Any], message: str) -> None:
-    augmented = data()
-    for key, value in into.items():
-        setattr(augmented, key, value)
+    into = {key: Augmentation(**value) if key == "augmentation" else value for key, value in into.items()}
     with pytest.raises(ValueError, match=message):
-        fit(make(**PLAIN), 1, augmented)
+        fit(make(**PLAIN), 1, data(**into))
