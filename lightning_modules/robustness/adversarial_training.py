@@ -1,4 +1,4 @@
-"""Adversarial training: a classifier learns from attacked images in place of the given ones.
+"""Train a classifier on attacked images in place of the given ones.
 
     min_theta  E  max_d  L_theta(x + d, y)   subject to  ||d||_p <= epsilon  and  x + d in [0, 1]
 
@@ -29,10 +29,10 @@ class AdversarialTraining(ClassifierSteps, LightningModule):
     Args:
         network: maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`.
         num_classes: number of classes, K.
-        norm: of the attacks, `linf` or `l2`.
-        epsilon: their budget, in pixel units; 8/255 is 0.03137.
+        norm: norm of the attacks, `linf` or `l2`.
+        epsilon: budget of the attacks, in pixel units; 8/255 is 0.03137.
         steps: gradient steps of an attack; each image is given the worst point on the way.
-        step_size: in pixel units; None takes 2.5 epsilon / steps.
+        step_size: length of a step, in pixel units; None takes 2.5 epsilon / steps.
         optimizer: built on the network's trainable parameters.
         lr_scheduler: stepped every epoch.
 

@@ -1,4 +1,4 @@
-"""Training with Gaussian noise, and consistency regularisation, for smoothed classifiers.
+"""Train a classifier for randomised smoothing with Gaussian noise, or with consistency regularisation.
 
 The smoothed classifier g(x) = argmax_c P(f(x + sigma e) = c), e ~ N(0, I), is certified at a larger radius the more f
 agrees with itself on noisy copies of one image. With m copies, their predictions p_1 ... p_m and the mean prediction p,
@@ -34,13 +34,13 @@ class Consistency(AccuracyUnderNoise, LightningModule):
         num_classes: number of classes, K.
         sigma: noise level that will be certified, in pixel units.
         num_copies: noisy copies of each image in a step, m; 1 trains with Gaussian noise alone.
-        consistency_weight: lambda.
-        entropy_weight: eta.
+        consistency_weight: lambda, weight of the divergence among copies.
+        entropy_weight: eta, weight of the entropy of their mean prediction.
         optimizer: built on the network's trainable parameters.
         lr_scheduler: stepped every epoch.
 
     Raises:
-        ValueError: if `sigma` is not positive, `num_copies` is less than 1, or a weight is negative.
+        ValueError: if an argument is out of range.
     """
 
     def __init__(

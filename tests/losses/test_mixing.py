@@ -1,8 +1,12 @@
 import math
 
 import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
 
-from lightning_modules.losses.mixing import Mixing, draw_mixing
+from lightning_modules.losses.mixing import Mixing, SoftLabels, draw_mixing
 
 
 def test_mixing_keeps_the_larger_part_and_permutes() -> None:
@@ -17,3 +21,31 @@ def test_mixing_keeps_the_larger_part_and_permutes() -> None:
     assert draw_mixing(4, 0.0, "cpu").weight == 1.0
     value = torch.arange(3.0)
     torch.testing.assert_close(Mixing(0.75, torch.tensor([1, 2, 0]))(value), torch.tensor([0.25, 1.25, 1.5]))
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    mixup=st.sampled_from([0.0, 0.8]),
+    cutmix=st.sampled_from([0.0, 1.0]),
+    smoothing=st.floats(0, 0.9),
+    size=st.integers(1, 5),
+)
+def test_soft_labels_are_distributions_of_the_mixed_images(
+    mixup: float, cutmix: float, smoothing: float, size: int
+) -> None:
+    """An image that is its class everywhere shows what is mixed."""
+    label = torch.arange(size) % 3
+    image = F.one_hot(label, 3).double()[:, :, None, None].expand(-1, -1, 6, 6)
+    mixed, soft = SoftLabels(mixup, cutmix, smoothing)(image, label, 3)
+    torch.testing.assert_close(soft, mixed.mean(dim=(2, 3)) * (1 - smoothing) + smoothing / 3)
+    torch.testing.assert_close(soft.sum(dim=1), torch.ones(size, dtype=torch.float64))
+
+
+def test_an_image_is_mixed_as_a_whole_or_in_a_rectangle() -> None:
+    """MixUp blends every pixel; CutMix leaves each one whole. Half of the batches are mixed by either."""
+    label = torch.tensor([0, 1])
+    image = label.double()[:, None, None, None].expand(-1, 1, 8, 8)
+    torch.manual_seed(0)
+    mixed = [SoftLabels(mixup_alpha=8.0, cutmix_alpha=1.0)(image, label, 2)[0] for _ in range(200)]
+    blended = [bool(((each > 0) & (each < 1)).any()) for each in mixed]
+    assert stats.binomtest(sum(blended), 200).pvalue > 1e-3

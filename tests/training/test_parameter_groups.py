@@ -2,7 +2,13 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_modules.training.parameter_groups import learning_rate_groups, scale_learning_rates
+from lightning_modules.networks.time_conditioned_vit import TimeConditionedViT
+from lightning_modules.training.parameter_groups import (
+    layer_of,
+    learning_rate_groups,
+    optimizer_with_layer_decay,
+    scale_learning_rates,
+)
 
 
 def test_new_layers_and_biases_learn_faster_and_norms_do_not() -> None:
@@ -48,3 +54,24 @@ def test_every_parameter_that_is_trained_is_in_one_group() -> None:
     }
     in_a_group = {name for group in found.values() for name in group}
     assert {name for name, p in network.named_parameters() if p.requires_grad} == in_a_group
+
+
+def test_layers_of_a_transformer_and_their_learning_rates() -> None:
+    encoder = TimeConditionedViT(8, 4, width=12, depth=2, num_heads=2, in_channels=1)
+    head = nn.Linear(12, 3)
+    names = dict(encoder.named_parameters())
+    layers = {name: layer_of(name, 2) for name in names}
+    assert {layers[name] for name in ("cls_token", "pos_embed", "patch_embed.weight", "patch_embed.bias")} == {0}
+    assert {layer for name, layer in layers.items() if name.startswith("blocks.")} == {1, 2}
+    assert layers["blocks.0.attn.qkv.weight"] == 1
+    assert layers["norm.weight"] == 3
+    encoder.patch_embed.requires_grad_(False)
+    optimizer = optimizer_with_layer_decay(lambda p: torch.optim.AdamW(p, lr=0.1, weight_decay=0.3), encoder, head, 0.5)
+    found = {id(p): (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]}
+    for name, parameter in names.items():
+        if name.startswith("patch_embed"):
+            assert id(parameter) not in found
+        else:
+            decay = 0.3 if parameter.ndim > 1 else 0.0
+            assert found.pop(id(parameter)) == (pytest.approx(0.1 * 0.5 ** (3 - layers[name])), decay)
+    assert sorted(found.values()) == [(0.1, 0.0), (0.1, 0.3)]  # the head's

@@ -1,22 +1,4 @@
-"""Dual randomised smoothing: two half-images are smoothed by themselves, in half as many dimensions.
-
-The pixels of an image are split in two parts x_l and x_r, the colours of a checkerboard. Each has a classifier of its
-own, which sees its part under noise and nothing of the other one; the votes add up:
-
-    p_c^l = P(f_l(x_l + sigma e) = c),   p_c^r = P(f_r(x_r + sigma e) = c),   g(x) = argmax_c (p_c^l + p_c^r).
-
-If both give g's class at least p^l and p^r, then g is constant within
-
-    R = sigma / sqrt(2) (Phi^-1(p^l) + Phi^-1(p^r)),
-
-up to sqrt(2) times the radius of a single vote. Each half is trained like any classifier for smoothing: with Gaussian
-noise, or with consistency regularisation.
-
-The authors' code reports larger radii than this theorem, without its guarantee: `dual_radius.py` has its formulas.
-
-Source: Xia, Yu, Jiang and Ding, Mitigating the Curse of Dimensionality for Certified Robustness via Dual Randomized
-Smoothing, ICLR 2024, arXiv 2404.09586.
-"""
+"""Train two classifiers of half-images, whose votes add up."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -43,7 +25,7 @@ CERTIFICATES = {
     "published_imagenet": "Xia et al. 2024, formula of the code for ImageNet: not a guarantee",
 }
 PROBABILITY_FLOOR = 1e-6
-"""Where the authors' code clamps the probabilities that it regularises."""
+"""Least probability in the regularisation, as in the authors' code."""
 
 
 class DRS(AccuracyUnderNoise, LightningModule):
@@ -55,18 +37,18 @@ class DRS(AccuracyUnderNoise, LightningModule):
         num_classes: number of classes, K.
         sigma: noise level that will be certified, in pixel units.
         num_copies: noisy copies of each image in a step, m; 1 trains with Gaussian noise alone.
-        consistency_weight: lambda; with several copies.
-        entropy_weight: eta; with several copies.
-        fill: how a half becomes an image for the network, see `checkerboard.half`.
+        consistency_weight: lambda, weight of the divergence among several copies.
+        entropy_weight: eta, weight of the entropy of their mean prediction.
+        fill: way in which a half becomes an image for the network, see `checkerboard.half`.
         layout: `checkerboard`, or `official` for checkpoints of the authors.
-        radius: what is certified. `joint` is the theorem. `published_cifar10` and `published_imagenet` only reproduce
-            the authors' logs, with `alpha: 0.002` in Certification for their 0.001 in each vote; such radii are no
-            guarantee, and `certification_settings.json` says so.
+        radius: formula of the radius. `joint` is the theorem's. `published_cifar10` and `published_imagenet` only
+            reproduce the authors' logs, with `alpha: 0.002` in Certification for their 0.001 in each vote; such radii
+            are no guarantee, and `certification_settings.json` says so.
         optimizer: built on both networks' trainable parameters.
         lr_scheduler: stepped every epoch.
 
     Raises:
-        ValueError: if `sigma` is not positive, `num_copies` is less than 1, or a weight is negative.
+        ValueError: if an argument is out of range.
     """
 
     def __init__(
@@ -107,12 +89,12 @@ class DRS(AccuracyUnderNoise, LightningModule):
         return f"fill={self.fill}, layout={self.layout}"
 
     def halves(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """What f_l and f_r are shown of images `[B, C, H, W]`; of the same shape each."""
+        """Split images `[B, C, H, W]` into what f_l and f_r are shown, of the same shape each."""
         mask = first_half(image.shape[2], image.shape[3], self.layout, image.device)
         return half(image, mask, self.fill), half(image, ~mask, self.fill)
 
     def votes(self, image: Tensor) -> Tensor:
-        """Logits `[2, B, K]` of f_l and f_r on their halves of images."""
+        """Give the logits `[2, B, K]` of f_l and f_r on their halves of images."""
         first, second = self.halves(image)
         return torch.stack([self.network(first), self.second_network(second)])
 
@@ -130,7 +112,7 @@ class DRS(AccuracyUnderNoise, LightningModule):
         return {"loss": loss, "logits": log_mean_softmax(logits[:, 0].detach())}
 
     def smoothed_logits(self, image: Tensor, noise: Tensor, sigma: float) -> Tensor:
-        """Logits `[2, B, K]`: one full-size noise serves both halves, as their pixels are disjoint."""
+        """Give logits `[2, B, K]`; one full-size noise serves both halves, as their pixels are disjoint."""
         noisy = torch.add(image, noise, alpha=sigma)
         return self.votes(noisy.to(next(self.network.parameters()).dtype))
 

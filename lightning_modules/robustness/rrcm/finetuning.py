@@ -1,18 +1,4 @@
-"""Fine-tuning of rRCM: a classifier of images under noise of one level, in one pass through one network.
-
-The pre-trained encoder h, without its projector, and a linear head are trained on m noisy copies of each image. With
-their predictions p_1 ... p_m and the mean p,
-
-    L = mean_j CE(p_j, y) + lambda mean_j KL(p || p_j) + eta H(p),
-
-the regularisation of Jeong and Shin (2020). The noise is exactly sigma; the network is told the nearest t of its 81
-levels to 2 sigma, the noise of images in [-1, 1]. The smoothed classifier is certified as that of Cohen et al. (2019).
-
-The authors' script for this stage leaves the head out of the optimizer; here it is trained, as in the paper.
-
-Source: Lei et al., Robust Representation Consistency Model via Contrastive Denoising, ICLR 2025, arXiv 2501.13094, with
-the settings of the authors' code.
-"""
+"""Tune a pre-trained encoder to classify images under noise of one level, in one pass through one network."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -41,17 +27,17 @@ class RRCM(AccuracyUnderNoise, LightningModule):
     Args:
         network: the encoder; maps images `[B, C, H, W]` and times `[B]` to features `[B, num_features]`. See
             `pretrained_encoder` for the weights of a run of `RRCMPretraining`.
-        num_features: D.
+        num_features: number of the encoder's features, D.
         num_classes: number of classes, K.
         sigma: noise level that will be certified, in pixel units.
         num_copies: noisy copies of each image in a step, m.
-        consistency_weight: lambda.
-        entropy_weight: eta.
+        consistency_weight: lambda, weight of the divergence among copies.
+        entropy_weight: eta, weight of the entropy of their mean prediction.
         soft_labels: mixes images and their labels, and smooths the labels; None leaves them. With mixed images no
             callback sees the logits of training images.
-        layer_decay: d, in (0, 1]: learning rates fall by it from block to block, see `layer_decay.py`.
+        layer_decay: d, in (0, 1]: factor of the learning rate from block to block, see `parameter_groups.py`.
         optimizer: built on the trainable parameters of encoder and head.
-        lr_scheduler: stepped every epoch.
+        lr_scheduler: stepped every epoch, or every step where it has `interval = "step"`.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -92,7 +78,7 @@ class RRCM(AccuracyUnderNoise, LightningModule):
 
     @property
     def encoder(self) -> nn.Module:
-        """h, without the head."""
+        """The encoder h, without the head."""
         return self.network.encoder
 
     def forward(self, image: Tensor) -> Tensor:
@@ -110,7 +96,7 @@ class RRCM(AccuracyUnderNoise, LightningModule):
         return {"loss": loss} if mixed else {"loss": loss, "logits": logits[0].detach()}
 
     def smoothed_logits(self, image: Tensor, noise: Tensor, sigma: float) -> Tensor:
-        """Logits `[1, B, K]`: one pass, with the network told the noise of the certification."""
+        """Give logits `[1, B, K]` in one pass; the network is told the noise of the certification."""
         noisy = torch.add(image, noise, alpha=sigma)
         return self.network(noisy.to(next(self.network.parameters()).dtype), sigma)[None]
 

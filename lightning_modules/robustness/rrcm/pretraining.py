@@ -1,28 +1,7 @@
-"""Pre-training of rRCM: representations of an image that agree along its trajectory of noise.
-
-A network h with a projector z, told the noise level, sees an image x, lightly augmented as its DataModule does, and two
-strong views a, b of it, in [-1, 1], all with the same noise e. With the levels t_q > t_{q+1} of a curriculum, one q for
-the whole batch, t_0 = .002, sg the stop of gradients and z' the target network, a moving average,
-
-    L_c = NCE(z(a + t_0 e, t_0), sg z'(b + t_0 e, t_0)) + NCE(z(b + t_0 e, t_0), sg z'(a + t_0 e, t_0)),
-    L_k = NCE(h(x + t_q e, t_q), sg h(x + t_{q+1} e, t_{q+1})),
-    L = L_c + L_k,
-
-with NCE of `contrastive.py`. x + t' e is a step of the probability-flow ODE from x + t e. So the contrast between views
-at hardly any noise is carried over to all noise levels. Negatives come from all processes.
-
-L_k is of the encoder's features and of the online network on both sides, as in the authors' code, whatever its option
-for the target says. A second average, with a fixed rate, is what fine-tuning begins with where it reads a checkpoint
-(`pretrained.py`): our choice, as neither paper nor code say which copy does. Within one run, the callback `Pretraining`
-hands over the online network.
-
-Source: Lei et al., Robust Representation Consistency Model via Contrastive Denoising, ICLR 2025, arXiv 2501.13094, with
-the schedules of the authors' code.
-"""
+"""Pre-train representations of an image that agree along its trajectory of noise."""
 
 import copy
 import math
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,12 +15,13 @@ from datamodules.arguments import at_least, positive, within
 from datamodules.batches import LabelledImageBatch, global_size
 from lightning_modules.distributed.global_rows import global_rows
 from lightning_modules.losses.contrastive import contrastive_loss
+from lightning_modules.random_numbers import run_seed
 from lightning_modules.robustness.rrcm.noise_conditioned import represent
 from lightning_modules.robustness.rrcm.noise_schedule import SMALLEST, kept_by_target, noise_level, num_levels
 from lightning_modules.robustness.rrcm.retrieval import Retrieval
 from lightning_modules.training.averages import move_average
 from lightning_modules.training.logging import log_training
-from lightning_modules.training.optimizers import adamw, constant, trainable
+from lightning_modules.training.optimizers import adamw, constant, scheduled, trainable
 
 
 class RRCMPretraining(LightningModule):
@@ -52,19 +32,19 @@ class RRCMPretraining(LightningModule):
 
     Args:
         network: h; maps images `[B, C, H, W]` and times `[B]` to features `[B, D]`.
-        projector: maps features to what the views are compared by.
-        first_view: maps images `[B, C, H, W]` in [0, 1] to augmented ones, drawn anew in each step: a.
-        second_view: likewise: b.
-        num_steps: K, steps of the schedules; None takes those of the whole training.
-        temperature: tau.
-        consistency_weight: of L_k, 1 in the paper; 0 is contrastive learning alone.
-        steepness: A, of the target's schedule: how soon it slows down.
-        average_decay: what the average for fine-tuning keeps in a step, in [0, 1).
+        projector: maps features `[B, D]` to the representations by which views are compared.
+        first_view: maps images `[B, C, H, W]` in [0, 1] to views a, drawn anew in each step.
+        second_view: maps images `[B, C, H, W]` in [0, 1] to views b, drawn anew in each step.
+        num_steps: K, steps of the curriculum and of the target's schedule; None takes those of the whole training.
+        temperature: tau, temperature of the contrast.
+        consistency_weight: weight of L_k, 1 in the paper; 0 is contrastive learning alone.
+        steepness: A, which says how soon the target network slows down.
+        average_decay: weight that the average for fine-tuning keeps in a step, in [0, 1).
         gradient_clip: greatest norm of the gradient.
         clip_after: steps before gradients are clipped, those of the warm-up in the paper.
         retrieval_sigmas: noise levels of testing, in pixel units.
         optimizer: built on the trainable parameters of network and projector.
-        lr_scheduler: stepped with every step of the optimizer.
+        lr_scheduler: stepped every epoch, or every step where it has `interval = "step"`.
 
     Raises:
         ValueError: if an argument is out of range, the number of steps is unknown, or parameters have 16 bits.
@@ -135,25 +115,23 @@ class RRCMPretraining(LightningModule):
         self._total_steps = int(steps)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Features `[B, D]` of clean images `[B, C, H, W]` in [0, 1]."""
+        """Give features `[B, D]` of clean images `[B, C, H, W]` in [0, 1]."""
         [feature] = represent(self.network, [2 * image - 1], [SMALLEST])
         return feature
 
     def levels(self) -> tuple[float, float]:
-        """t_q and t_{q+1} of this step: on all processes the same ones, and again after an interruption."""
+        """Draw t_q and t_{q+1} of this step, the same on all processes and after an interruption."""
         count = num_levels(self.steps_taken, self._total_steps)
-        words = [int(os.environ.get("PL_GLOBAL_SEED", 0)), self.steps_taken]  # where seed_everything leaves it
-        index = int(np.random.default_rng(words).integers(count - 1))
+        index = int(np.random.default_rng([run_seed(), self.steps_taken]).integers(count - 1))
         return noise_level(index, count), noise_level(index + 1, count)
 
     def noise(self, batch: Any) -> Tensor:
-        """e, `[B, C, H, W]`: one draw for each image of a batch."""
+        """Draw e `[B, C, H, W]` for the images of a batch."""
         return torch.randn_like(batch["image"])
 
     def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
-        image, first, second = (
-            2 * view - 1 for view in (batch["image"], self.first_view(batch["image"]), self.second_view(batch["image"]))
-        )
+        views = (batch["image"], self.first_view(batch["image"]), self.second_view(batch["image"]))
+        image, first, second = (2 * view - 1 for view in views)
         noise, size = self.noise(batch), global_size(batch)
         first, second = first + SMALLEST * noise, second + SMALLEST * noise
         t, less = self.levels()
@@ -165,11 +143,9 @@ class RRCMPretraining(LightningModule):
             target_1, target_2 = map(
                 self.target_projector, represent(self.target_network, online, [SMALLEST, SMALLEST])
             )
-        terms = {
-            "contrastive": self._contrast(self.projector(feature_1), target_2, size)
-            + self._contrast(self.projector(feature_2), target_1, size)
-        }
-        loss = terms["contrastive"]
+        loss = self._contrast(self.projector(feature_1), target_2, size)
+        loss = loss + self._contrast(self.projector(feature_2), target_1, size)
+        terms = {"contrastive": loss}
         if trajectory:
             with torch.no_grad():
                 [target] = represent(self.network, [image + less * noise], [less])
@@ -197,7 +173,7 @@ class RRCMPretraining(LightningModule):
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(trainable(self.network, self.projector))
         optimizer.register_step_post_hook(self._after_step)
-        return [optimizer], [{"scheduler": self.lr_scheduler(optimizer), "interval": "step"}]
+        return scheduled(optimizer, self.lr_scheduler)
 
     def configure_gradient_clipping(self, *args: Any, **kwargs: Any) -> None:
         if self.steps_taken >= self.clip_after:
@@ -206,7 +182,7 @@ class RRCMPretraining(LightningModule):
 
     @torch.no_grad()
     def _after_step(self, *_: Any) -> None:
-        """Moves the averages, of parameters and not of statistics. A gradient scaler that skips a step skips this."""
+        """Move the averages; a gradient scaler that skips a step skips this."""
         kept = kept_by_target(self.steps_taken, self._total_steps, self.steepness)
         for average, trained, decay in (
             (self.target_network, self.network, kept),

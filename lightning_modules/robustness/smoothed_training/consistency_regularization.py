@@ -1,4 +1,4 @@
-"""Agreement of a classifier with itself on noisy copies of an image.
+"""Regularise the agreement of a classifier with itself on noisy copies of an image.
 
 With the predictions p_1 ... p_m on m copies and their mean p,
 
@@ -20,7 +20,7 @@ from lightning_modules.robustness.mean_prediction import log_mean
 
 
 def consistency(logits: Tensor, floor: float = 0.0) -> tuple[Tensor, Tensor]:
-    """Disagreement among the copies of an image, and entropy of their mean prediction.
+    """Measure the disagreement among the copies of an image, and the entropy of their mean prediction.
 
     Args:
         logits: `[m, B, K]`.
@@ -41,14 +41,14 @@ def consistency(logits: Tensor, floor: float = 0.0) -> tuple[Tensor, Tensor]:
 def loss_on_copies(
     logits: Tensor, label: Tensor, consistency_weight: float, entropy_weight: float, floor: float = 0.0
 ) -> Tensor:
-    """L above, averaged over the batch.
+    """Average L, see above, over the batch.
 
     Args:
-        logits: `[m, B, K]`; the second and third term are left out where m is 1.
+        logits: `[m, B, K]`, of each copy; the second and third term are left out where m is 1.
         label: `[B]`, or probabilities `[B, K]`.
-        consistency_weight: lambda.
-        entropy_weight: eta.
-        floor: of the probabilities in the second and third term.
+        consistency_weight: lambda, weight of the divergence.
+        entropy_weight: eta, weight of the entropy.
+        floor: least probability in the second and third term.
     """
     loss = F.cross_entropy(logits.flatten(end_dim=1), label.repeat(len(logits), *[1] * (label.ndim - 1)))
     if len(logits) > 1:

@@ -1,4 +1,4 @@
-"""Copies of images under Gaussian noise, which classifiers for randomised smoothing are trained and validated on."""
+"""Copies of images under Gaussian noise, to train and validate classifiers for randomised smoothing on."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from lightning_modules.training.classifier import ClassifierSteps
 
 
 def noisy_copies(image: Tensor, sigma: float, num_copies: int) -> Tensor:
-    """Independent Gaussian perturbations of each image.
+    """Perturb each image several times by independent Gaussian noise.
 
     Args:
         image: `[B, C, H, W]`, in [0, 1].
@@ -25,7 +25,7 @@ def noisy_copies(image: Tensor, sigma: float, num_copies: int) -> Tensor:
 
 
 class AccuracyUnderNoise(ClassifierSteps):
-    """Steps of validation and test: one noisy copy of each image stands for those that the classifier is made for."""
+    """Gives a LightningModule validation and test steps that measure accuracy on one noisy copy of each image."""
 
     sigma: float
     accuracy: Metric
