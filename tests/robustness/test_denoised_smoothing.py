@@ -1,23 +1,17 @@
 import math
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
+from diffusers import DDIMScheduler, DDPMScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor, nn
 
-from datamodules.batches import LabelledImageBatch
-from lightning_modules.interfaces import Classifier, Denoiser, SmoothedClassifier
-from lightning_modules.networks import diffusers_model, frozen
-from lightning_modules.networks.mlp import MLP
-from lightning_modules.networks.resized import Resized
+from lightning_modules.networks import frozen
 from lightning_modules.robustness.certificates.modes import Fixed
 from lightning_modules.robustness.certificates.votes import LabelledImage, VoteCounter
 from lightning_modules.robustness.denoised_smoothing import (
@@ -59,19 +53,44 @@ def test_timesteps_are_those_of_the_published_code(schedule: dict[str, Any], exp
     assert tuple(first_timestep(sigma, levels(**schedule)) for sigma in (0.25, 0.5, 1.0)) == expected
 
 
+class Told(nn.Module):
+    """Keeps the times that it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.anchor = nn.Parameter(torch.ones(()))
+
+    def forward(self, noisy: Tensor, timestep: Tensor) -> Any:
+        self.seen = timestep
+        return SimpleNamespace(sample=self.anchor * torch.zeros_like(noisy))
+
+
 @pytest.mark.parametrize(("sigma", "time"), [(0.25, 289.5), (0.5, 496.0), (1.0, 702.25)])
 def test_a_model_of_4000_levels_is_told_times_that_count_to_1000(sigma: float, time: float) -> None:
     scheduler = DDPMScheduler(num_train_timesteps=4000, beta_schedule="squaredcos_cap_v2")
-
-    class Told(nn.Module):
-        def forward(self, noisy: Tensor, timestep: Tensor) -> Any:
-            self.seen = timestep.tolist()
-            return SimpleNamespace(sample=torch.zeros_like(noisy))
-
     told = Told()
     module = DenoisedSmoothing(Flat(), told, scheduler, num_classes=4, timestep_scale=0.25)
     module.smoothed_logits(rand(2, 1, 2, 2), randn(2, 1, 2, 2), sigma)
-    assert told.seen == [time] * 2
+    assert told.seen.tolist() == [time] * 2
+    image = rand(2000, 1, 2, 2)
+    torch.manual_seed(2)
+    module.training_step({"image": image, "label": torch.zeros(2000).long()}, 0)  # type: ignore[typeddict-item]
+    torch.manual_seed(2)
+    assert torch.equal(told.seen, torch.randint(4000, (2000,)) / 4)
+
+
+@pytest.mark.parametrize("kind", [DDPMScheduler, DDIMScheduler])
+def test_a_scheduler_may_be_given_its_arguments_by_their_position(kind: Any) -> None:
+    """Its own levels count: diffusers forgets such arguments where it builds another scheduler `from_config`."""
+    arguments = (4000, 1e-4, 0.02, "squaredcos_cap_v2")
+    told = Told()
+    module = DenoisedSmoothing(Flat(), told, kind(*arguments), num_classes=4)
+    np.testing.assert_array_equal(module.levels, kind(*arguments).alphas_cumprod.double())
+    module.smoothed_logits(rand(2, 1, 2, 2), randn(2, 1, 2, 2), 0.25)
+    assert told.seen.tolist() == [1158] * 2
+    with torch.device("meta"):  # no tensor has values there, and the levels are known
+        meta = DenoisedSmoothing(nn.Linear(2, 2), frozen(nn.Linear(2, 2)), kind(*arguments), num_classes=2)
+    np.testing.assert_array_equal(meta.levels, module.levels)
 
 
 @given(sigma=st.floats(0.01, 5), num=st.sampled_from([50, 1000]))
@@ -218,140 +237,3 @@ def test_a_linear_denoiser_before_a_plane_is_certified_at_its_distance() -> None
     assert 0.9 * distance * sigma / level < certificate.radius <= distance
     estimate = module.estimate(image[None].double(), t)
     torch.testing.assert_close(estimate, torch.full_like(estimate, 0.45 + gain * (0.62 - 0.45)), rtol=0, atol=1e-6)
-
-
-# diffusers' networks
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    network = UNet2DModel(
-        sample_size=8,
-        in_channels=1,
-        out_channels=2,  # with a learned variance
-        block_out_channels=(8, 8),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "UpBlock2D"),
-        norm_num_groups=4,
-        add_attention=False,
-    )
-    path = tmp_path_factory.mktemp("unet")
-    network.save_pretrained(path)
-    return path
-
-
-def module(folder: Path, tuning: Any = "full", scheduler: Any = None) -> DenoisedSmoothing:
-    torch.manual_seed(1)
-    return DenoisedSmoothing(
-        MLP(64, [16], 10), diffusers_model(str(folder), tuning=tuning), scheduler or DDPMScheduler(), num_classes=10
-    )
-
-
-@pytest.mark.parametrize("kind", [DDPMScheduler, DDIMScheduler])
-@pytest.mark.parametrize("prediction", PREDICTIONS)
-def test_a_network_of_diffusers_denoises_in_one_step_of_its_scheduler(
-    folder: Path, kind: Any, prediction: Prediction
-) -> None:
-    """One DDIM step from t* to the image itself is the same estimate."""
-    built = module(folder, scheduler=kind(prediction_type=prediction)).eval()
-    for protocol in (Classifier, Denoiser, SmoothedClassifier):
-        assert isinstance(built, protocol)
-    image, noise = rand(3, 1, 8, 8).float(), randn(3, 1, 8, 8).float()
-    t = first_timestep(0.25, built.levels)
-    abar = float(built.levels[t])
-    x_t = math.sqrt(abar) * (2 * image - 1) + math.sqrt(1 - abar) * noise
-    with torch.no_grad():
-        output = built.denoiser(x_t, t).sample[:, :1]
-        scheduler = DDIMScheduler(prediction_type=prediction, clip_sample=True)
-        scheduler.set_timesteps(1000)
-        estimate = (scheduler.step(output, t, x_t).pred_original_sample + 1) / 2
-        logits = built.smoothed_logits(image, noise, 0.25)
-        torch.testing.assert_close(logits[0], built.network(estimate), rtol=1e-3, atol=1e-4)
-        level = float(noise_levels(abar))
-        torch.testing.assert_close(built.denoise(image + level * noise, level), estimate, rtol=1e-3, atol=1e-4)
-    assert built.certified_radius([0.9], 0.25) == pytest.approx(0.25 * stats.norm.ppf(0.9))
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_votes_of_weights_in_half_precision_are_counted(folder: Path, dtype: torch.dtype) -> None:
-    built = module(folder).to(dtype).eval()
-    logits = built.smoothed_logits(rand(3, 1, 8, 8).float(), randn(3, 1, 8, 8).float(), 0.25)
-    assert logits.shape[:2] == (1, 3)
-    assert logits.dtype == dtype
-    assert logits.isfinite().all()
-
-
-def test_the_classifier_sees_images_at_its_own_size() -> None:
-    scheduler, seen = DDPMScheduler(), []
-
-    class Probe(nn.Module):
-        def forward(self, image: Tensor) -> Tensor:
-            seen.append(image)
-            return image.flatten(1)[:, :3]
-
-    image = rand(1, 1, 8, 8)
-    oracle = Oracle(2 * image - 1, scheduler)
-    resized = Resized(Probe(), 12, mode="bicubic")
-    resized.anchor = nn.Parameter(torch.zeros((), dtype=torch.float64))
-    DenoisedSmoothing(resized, oracle, scheduler, num_classes=3).smoothed_logits(image, randn(1, 1, 8, 8), 0.5)
-    expected = F.interpolate(image, (12, 12), mode="bicubic", antialias=True)
-    torch.testing.assert_close(seen[0], expected)
-
-
-def batch() -> LabelledImageBatch:
-    return {
-        "image": rand(6, 1, 8, 8).float(),
-        "label": torch.arange(6),
-        "index": torch.arange(6),
-        "global_size": 6,
-    }
-
-
-def test_a_step_trains_each_part_by_its_own_loss(folder: Path) -> None:
-    built = module(folder)
-    built.log = lambda *arguments, **options: None  # type: ignore[method-assign, assignment]
-    given = batch()
-    torch.manual_seed(5)
-    output = built.training_step(given, 0)
-    cross_entropy = F.cross_entropy(built.network(given["image"]), given["label"])
-    torch.manual_seed(5)
-    t = torch.randint(1000, (6,))
-    noise = torch.randn_like(given["image"])
-    x_t = DDPMScheduler().add_noise(2 * given["image"] - 1, noise, t)  # type: ignore[arg-type]
-    diffusion = F.mse_loss(built.denoiser(x_t, t).sample[:, :1], noise)
-    torch.testing.assert_close(output["loss"], cross_entropy + diffusion)
-    alone = torch.autograd.grad(cross_entropy, list(built.network.parameters()))
-    output["loss"].backward()
-    for parameter, gradient in zip(built.network.parameters(), alone, strict=True):
-        torch.testing.assert_close(parameter.grad, gradient)
-    assert any(parameter.grad is not None and parameter.grad.any() for parameter in built.denoiser.parameters())
-    assert not output["logits"].requires_grad
-
-
-def test_a_frozen_diffusion_model_is_not_evaluated_in_training(folder: Path) -> None:
-    built = module(folder, tuning="frozen")
-    built.log = lambda *arguments, **options: None  # type: ignore[method-assign, assignment]
-    built.denoiser.register_forward_hook(lambda *arguments: pytest.fail("it is"))
-    loss = built.training_step(batch(), 0)["loss"]
-    torch.testing.assert_close(loss, F.cross_entropy(built(batch()["image"]), batch()["label"]))
-    (optimizer,), _ = built.configure_optimizers()
-    trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    assert trained == {id(parameter) for parameter in built.network.parameters()}
-
-
-def test_the_schedule_is_part_of_the_state_and_read_without_values(folder: Path) -> None:
-    """Certificates are told apart by the state; on the meta device the levels are still known."""
-    built = module(folder)
-    torch.testing.assert_close(built.state_dict()["alphas_cumprod"], DDPMScheduler().alphas_cumprod)
-    with torch.device("meta"):
-        meta = DenoisedSmoothing(nn.Linear(2, 2), frozen(nn.Linear(2, 2)), DDPMScheduler(), num_classes=2)
-    np.testing.assert_array_equal(meta.levels, built.levels)
-
-
-def test_what_cannot_work_is_refused(folder: Path) -> None:
-    with pytest.raises(ValueError, match="prediction_type must be one of epsilon, v_prediction, sample, got 'x'"):
-        module(folder, scheduler=DDPMScheduler(prediction_type="x"))
-    with pytest.raises(ValueError, match="sigma must be one number for all images, got None"):
-        module(folder).denoise(torch.zeros(1, 1, 8, 8))
