@@ -1,4 +1,4 @@
-"""Certifies the test set of any classifier by randomised smoothing."""
+"""Certify the test set of any classifier by randomised smoothing."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -13,6 +13,7 @@ from torch import Tensor
 from callbacks.certification.curves import accuracy_name, accuracy_table, draw_curves, is_tight, read_log, summary
 from callbacks.certification.log import CertificationLog
 from callbacks.certification.progress import CertificationProgress
+from datamodules.arguments import at_least, positive
 from datamodules.files.whole_files import write_text
 from lightning_modules.interfaces import Classifier, SmoothedClassifier, require
 from lightning_modules.resumable.other_processes import OtherProcesses, in_first_process
@@ -20,15 +21,16 @@ from lightning_modules.resumable.results_directory import results_directory
 from lightning_modules.resumable.tested_images import TestedImages, require_testing
 from lightning_modules.robustness.certificates.modes import BLOCK, Mode, Predict
 from lightning_modules.robustness.certificates.votes import GaussianSmoothing, VoteCounter
+from lightning_modules.training.logging import log_same
 
 
 class Certification(Callback):
     """Certifies the test set of any classifier, on any number of processes, before its other test metrics are computed.
 
-    The classifier is smoothed as Cohen et al. (2019) do, or as it says itself where it is a `SmoothedClassifier`. In
-    the run directory it writes the log (see `certification_log.py`), `certified_accuracy.csv`,
-    `certification_summary.json` and `figures/certified_accuracy.png`, and it logs `test/acr`,
-    `test/certified_accuracy_<radius>`, `test/abstained` and `test/mean_draws`.
+    The classifier is smoothed as Cohen et al. (2019) do, or as it says itself where it is a `SmoothedClassifier`. The
+    run directory gets the log (see `log.py`), `certified_accuracy.csv`, `certification_summary.json` and
+    `figures/certified_accuracy.png`; metrics are `test/acr`, `test/certified_accuracy_<radius>`, `test/abstained` and
+    `test/mean_draws`.
 
     An interrupted certification continues where it was when it is started again in the same run directory, on however
     many processes. Only images that were under way are begun again.
@@ -39,16 +41,16 @@ class Certification(Callback):
 
     Args:
         sigma: standard deviation of the noise, in pixel units.
-        mode: how many draws an image is given: `lightning_modules.robustness.certificates.Fixed` as published,
-            or one of `lightning_modules.robustness.certificates.fewer_draws`.
+        mode: number of draws of an image: `lightning_modules.robustness.certificates.Fixed` as published, or
+            `Anytime`, `Curve`, `InputSpecific` or `Stages` beside it with fewer.
         batch_size: draws that each process evaluates at once.
-        skip: every `skip`-th image of the set is certified; CIFAR-10 is often reported with 20, ImageNet with 100.
-        max: only positions below it are certified; None certifies all.
-        share: what processes share: `images` gives each its own, `draws` lets all work on the same ones, for few or
-            costly images.
+        skip: distance of the certified images in the set; CIFAR-10 is often reported with 20, ImageNet with 100.
+        max: end of the certified positions in the set; None certifies to the last image.
+        share: work that processes divide: `images` gives each its own, `draws` lets all work on the same ones, for few
+            or costly images.
         seed: seed of the noise. With it every draw is the same, whatever the batch size and the number of processes.
-        radii: at which certified accuracy is logged, in pixel units. None stands for 0, 0.25, ..., 1.5 and the mode's
-            own `radius`, or for the first seven of its `grid`, as at other radii these modes only give lower bounds.
+        radii: radii of the certified accuracies that are logged, in pixel units. None stands for 0, 0.25, ..., 1.5 and
+            the mode's own `radius`, or for the first seven of its `grid`: elsewhere such modes give lower bounds only.
         channels_last: whether the network computes in that memory layout, often faster for convolutions in mixed
             precision. A `SmoothedClassifier` is handed images and noise in it.
 
@@ -69,18 +71,9 @@ class Certification(Callback):
         radii: Sequence[float] | None = None,
         channels_last: bool = False,
     ) -> None:
-        if not sigma > 0:
-            raise ValueError(f"sigma must be positive, got {sigma}")
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        if skip < 1:
-            raise ValueError(f"skip must be at least 1, got {skip}")
-        if max is not None and max < 1:
-            raise ValueError(f"max must be at least 1, got {max}")
-        if seed < 0:
-            raise ValueError(f"seed must be at least 0, got {seed}")
-        if radii is not None and any(radius < 0 for radius in radii):
-            raise ValueError(f"radii must be at least 0, got {list(radii)}")
+        positive(sigma=sigma)
+        at_least(1, batch_size=batch_size, skip=skip, max=max)
+        at_least(0, seed=seed, radii=None if radii is None else min(radii, default=None))
         self.sigma = sigma
         self.mode = mode
         self.batch_size = batch_size
@@ -105,7 +98,17 @@ class Certification(Callback):
         images = TestedImages(trainer, "Certification")
         positions = images.chosen(self.skip, self.max)
         smoothed = self._smoothed(trainer, pl_module)
-        settings = self._settings(trainer, pl_module, smoothed, images, positions)
+        settings = {
+            "sigma": self.sigma,
+            **self.mode.settings,
+            "certificate": smoothed.certificate,
+            "seed": self.seed,
+            "block": BLOCK,
+            "skip": self.skip,
+            "max": self.max,
+            "num_images": len(positions),
+            **images.settings(pl_module, positions),
+        }
         with results_directory(trainer) as run_directory:
             directory = run_directory / self._folder(trainer)
             log = CertificationLog(directory, settings, with_radius=not isinstance(self.mode, Predict))
@@ -120,11 +123,10 @@ class Certification(Callback):
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for name, value in self.results.items():
-            # All processes have the same value, and a maximum leaves it as it is.
-            pl_module.log(f"test/{name}", value, reduce_fx="max", sync_dist=True, batch_size=1)
+            log_same(pl_module, f"test/{name}", value)
 
     def _folder(self, trainer: Trainer) -> str:
-        """Where in the run directory the files of this test belong."""
+        """Name the folder of this test's files in the run directory."""
         tested = Path(str(trainer.ckpt_path or "")).stem
         if self._first_tested is None:
             self._first_tested = tested
@@ -141,26 +143,6 @@ class Certification(Callback):
 
         return GaussianSmoothing(network)
 
-    def _settings(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        smoothed: SmoothedClassifier,
-        images: TestedImages,
-        positions: range,
-    ) -> dict[str, Any]:
-        return {
-            "sigma": self.sigma,
-            **self.mode.settings,
-            "certificate": smoothed.certificate,
-            "seed": self.seed,
-            "block": BLOCK,
-            "skip": self.skip,
-            "max": self.max,
-            "num_images": len(positions),
-            **images.settings(pl_module, positions),
-        }
-
     def _certify(
         self,
         trainer: Trainer,
@@ -172,7 +154,7 @@ class Certification(Callback):
         positions: range,
         others: OtherProcesses,
     ) -> None:
-        """Does this process's part, and waits for the others'."""
+        """Do this process's part, and wait for the others'."""
         together = self.share == "draws" and trainer.world_size > 1
         rank, world_size = (trainer.global_rank, trainer.world_size) if together else (0, 1)
         own = pending if together else pending[trainer.global_rank :: trainer.world_size]
@@ -236,7 +218,7 @@ class Certification(Callback):
         return results
 
     def _meaning(self, settings: dict[str, Any]) -> dict[str, Any]:
-        """What the summary says of its numbers: which are lower bounds only, and how they were found."""
+        """Say of the summary's numbers which are lower bounds only, and how they were found."""
         asked: list[tuple[str, float | None]] = [("acr", None), *((accuracy_name(r), r) for r in self.radii)]
         found_by = ["sigma", *self.mode.settings, "certificate", "num_images"]
         return {
@@ -246,7 +228,7 @@ class Certification(Callback):
 
 
 def default_radii(mode: Mode) -> list[float]:
-    """Radii at which to report what a mode certifies, among them those that it is for."""
+    """List the radii at which a mode's certified accuracy is logged, among them those that it is for."""
     if "grid" in mode.settings:
         return [round(mode.settings["grid"] * place, 10) for place in range(7)]
     target = mode.settings.get("radius")
@@ -254,7 +236,7 @@ def default_radii(mode: Mode) -> list[float]:
 
 
 class _ChannelsLast:
-    """A smoothed classifier that is handed images and noise in the channels-last memory layout."""
+    """Hands a smoothed classifier images and noise in the channels-last memory layout."""
 
     def __init__(self, smoothed: SmoothedClassifier) -> None:
         self.smoothed = smoothed

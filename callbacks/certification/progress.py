@@ -1,4 +1,4 @@
-"""What a certification shows while it runs."""
+"""Show how far a certification is, while it runs."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,14 +18,14 @@ SECONDS_BETWEEN_LINES = 60.0
 
 
 class CertificationProgress:
-    """A bar of images done by all processes, with certified accuracy so far, their draws per second and time left.
+    """Shows a bar of images done by all processes, with certified accuracy so far, draws per second and time left.
 
-    Where the output is no terminal, a line a minute with the same takes its place.
+    Where the output is no terminal, a line a minute takes its place.
 
     Args:
         rows: reads all rows finished so far.
         total: images to certify.
-        radii: at which certified accuracy is shown, in pixel units; the first three of them.
+        radii: radii of the certified accuracies, in pixel units; the first three are shown.
         enabled: whether anything is shown.
     """
 
@@ -67,21 +67,19 @@ class CertificationProgress:
         self._bar.stop()
 
     def show(self, num_draws: int | None, now: bool = False) -> None:
-        """Brings the display up to date, at most every two seconds.
+        """Bring the display up to date, at most every two seconds.
 
         Args:
             num_draws: draws evaluated by this process, or by those that share an image with it, since the start; None
                 while it waits. Those of other processes are counted when their images are finished.
-            now: without waiting.
+            now: whether it is brought up to date without waiting.
         """
         clock = time.monotonic()
         if not self.enabled or (clock < self._next_reading and not now):
             return
         rows = self.rows()
         reading = time.monotonic() - clock
-        self._next_reading = clock + max(
-            SECONDS_BETWEEN_READINGS, 200 * reading
-        )  # never costs more than half a percent
+        self._next_reading = clock + max(SECONDS_BETWEEN_READINGS, 200 * reading)  # costs half a percent at most
         state = self._accuracy(rows)
         elapsed = max(clock - self._began, 1e-9)
         new = [row for index, row in rows.items() if index not in self._before]

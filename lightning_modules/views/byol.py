@@ -1,4 +1,4 @@
-"""Augmented views of images, on the batch's own device, each image drawn by itself.
+"""Augment images as BYOL does, on the batch's own device, each image drawn by itself.
 
 Source: Grill et al., Bootstrap Your Own Latent, NeurIPS 2020, arXiv 2006.07733, for the pair of views of photographs.
 """
@@ -9,17 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from datamodules.arguments import within
 from lightning_modules.views.colour import ColourJitter
 from lightning_modules.views.crops import RandomResizedCrop
 
 
 def blurred(image: Tensor, sigma: Tensor, radius: int) -> Tensor:
-    """Convolves each image with its own Gaussian, cut off and normalised; the border mirrors the image.
+    """Convolve each image with its own Gaussian, cut off and normalised; the border mirrors the image.
 
     Args:
         image: `[B, C, H, W]`.
-        sigma: `[B]`, in pixels.
-        radius: where the Gaussians are cut off, in pixels; less than H and W.
+        sigma: `[B]`, standard deviations of the Gaussians, in pixels.
+        radius: distance at which the Gaussians are cut off, in pixels; less than H and W.
     """
     batch, channels, height, _ = image.shape
     place = torch.arange(-radius, radius + 1, device=image.device, dtype=image.dtype)
@@ -34,7 +35,7 @@ class GaussianBlur(nn.Module):
     """Blurs some images.
 
     Args:
-        probability: of a blur, in [0, 1].
+        probability: probability that an image is blurred, in [0, 1].
         sigma: least and greatest standard deviation, in pixels.
     """
 
@@ -51,10 +52,10 @@ class GaussianBlur(nn.Module):
 
 
 class Solarize(nn.Module):
-    """Inverts the values from 1/2 on, in some images.
+    """Inverts the values from 1/2 on in some images.
 
     Args:
-        probability: of that, in [0, 1].
+        probability: probability that an image is inverted, in [0, 1].
     """
 
     def __init__(self, probability: float = 0.2) -> None:
@@ -67,12 +68,12 @@ class Solarize(nn.Module):
 
 
 class BYOLView(nn.Sequential):
-    """A box of random area, resized and mirrored, with other colours, blurred and solarised.
+    """Cuts out a box of random area, resizes and mirrors it, changes its colours, blurs and solarises it.
 
     Args:
-        blur_probability: 1 in the first view of the pair, .1 in the second.
-        solarize_probability: 0 in the first view of the pair, .2 in the second.
-        min_area: least area of the box, as a part of the image's.
+        blur_probability: probability of the blur: 1 in the first view of the pair, .1 in the second.
+        solarize_probability: probability of solarisation: 0 in the first view of the pair, .2 in the second.
+        min_area: least area of the box, as a share of the image's.
 
     Raises:
         ValueError: if a probability is not in [0, 1].
@@ -81,12 +82,7 @@ class BYOLView(nn.Sequential):
     def __init__(
         self, blur_probability: float = 1.0, solarize_probability: float = 0.0, min_area: float = 0.08
     ) -> None:
-        for key, value in {
-            "blur_probability": blur_probability,
-            "solarize_probability": solarize_probability,
-        }.items():
-            if not 0 <= value <= 1:
-                raise ValueError(f"{key} must be in [0, 1], got {value}")
+        within(0, 1, "[]", blur_probability=blur_probability, solarize_probability=solarize_probability)
         super().__init__(
             RandomResizedCrop(min_area=min_area, flip=True),
             ColourJitter(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1),
@@ -106,8 +102,7 @@ class AffineJitter(nn.Module):
 
     def __init__(self, degrees: float = 15.0, scale: float = 0.15, shift: float = 1.0) -> None:
         super().__init__()
-        if not 0 <= scale < 1:
-            raise ValueError(f"scale must be in [0, 1), got {scale}")
+        within(0, 1, "[)", scale=scale)
         self.degrees = degrees
         self.scale = scale
         self.shift = shift

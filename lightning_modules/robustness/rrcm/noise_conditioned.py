@@ -1,4 +1,4 @@
-"""Networks that are told the noise of their image: how rRCM calls them, and a classifier made of one."""
+"""Call networks that are told the noise of their image, and make a classifier of one."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ from lightning_modules.robustness.rrcm.noise_schedule import (
 
 
 def represent(network: nn.Module, noisy: Sequence[Tensor], t: Sequence[float]) -> tuple[Tensor, ...]:
-    """Features of several batches in one pass: network(c_in(t) x_t, 250 ln t).
+    """Compute features of several batches in one pass: network(c_in(t) x_t, 250 ln t).
 
     Args:
         network: maps images `[B, C, H, W]` and times `[B]` to `[B, D]`.
@@ -27,22 +27,20 @@ def represent(network: nn.Module, noisy: Sequence[Tensor], t: Sequence[float]) -
     """
     dtype = torch.promote_types(noisy[0].dtype, torch.float32)
     image = torch.cat([input_scale(level) * x for level, x in zip(t, noisy, strict=True)])
-    time = torch.cat(
-        [x.new_full((len(x),), network_time(level), dtype=dtype) for level, x in zip(t, noisy, strict=True)]
-    )
-    return network(image, time).split([len(x) for x in noisy])
+    times = [x.new_full((len(x),), network_time(level), dtype=dtype) for level, x in zip(t, noisy, strict=True)]
+    return network(image, torch.cat(times)).split([len(x) for x in noisy])
 
 
 class NoiseConditionedClassifier(nn.Module):
-    """Logits of images in [0, 1] under noise that is known beforehand, in one pass through the network.
+    """Classifies images in [0, 1] under noise that is known beforehand, in one pass through the network.
 
     Images are rescaled to [-1, 1] inside, where noise sigma becomes t = 2 sigma; the network is told the nearest of the
     81 levels that it was pre-trained at.
 
     Args:
         encoder: maps images and times `[B]` to features `[B, num_features]`.
-        num_features: D.
-        num_classes: K.
+        num_features: number of the encoder's features, D.
+        num_classes: number of classes, K.
         sigma: standard deviation of the noise, in pixel units.
     """
 
@@ -58,11 +56,11 @@ class NoiseConditionedClassifier(nn.Module):
         return f"sigma={self.sigma:g}"
 
     def forward(self, noisy: Tensor, sigma: float | None = None) -> Tensor:
-        """Logits `[B, K]`.
+        """Give logits `[B, K]`.
 
         Args:
             noisy: `[B, C, H, W]`: images in [0, 1] plus noise, not clipped.
-            sigma: of that noise, if it is not the one above.
+            sigma: standard deviation of that noise, in pixel units; None stands for the constructor's.
         """
         num_levels = MOST_STEPS + 1
         t = noise_level(nearest_level(2 * (self.sigma if sigma is None else sigma), num_levels), num_levels)

@@ -1,4 +1,4 @@
-"""Noise levels of rRCM, and how they and the target network's average change during pre-training.
+"""Schedule the noise levels of rRCM and its target network's average during pre-training.
 
 A trajectory of noise is x_t = x + t e with images x in [-1, 1], so that noise of standard deviation sigma on images in
 [0, 1] is t = 2 sigma. Its N levels, from large to small, are those of Karras et al. (2022), EDM:
@@ -32,30 +32,30 @@ LEAST_KEPT, MOST_KEPT = 0.99, 0.9999
 
 
 def noise_level(index: int, num_levels: int) -> float:
-    """t_i of N levels, in the units of images in [-1, 1]."""
+    """Compute t_i of N levels, in the units of images in [-1, 1]."""
     rho = 7
     largest, smallest = LARGEST ** (1 / rho), SMALLEST ** (1 / rho)
     return (largest + index / (num_levels - 1) * (smallest - largest)) ** rho
 
 
 def num_levels(step: int, num_steps: int) -> int:
-    """N(k): 21, then 41, then 81 levels.
+    """Compute N(k): 21, then 41, then 81 levels.
 
     Args:
-        step: k, from 0.
-        num_steps: K.
+        step: k, number of the step, from 0.
+        num_steps: K, number of all steps.
     """
     segment = math.ceil(num_steps / math.log2(math.ceil(MOST_STEPS / FEWEST_STEPS) + 1))
     return min(FEWEST_STEPS * 2 ** math.ceil(step / segment), MOST_STEPS) + 1
 
 
 def kept_by_target(step: int, num_steps: int, steepness: float) -> float:
-    """mu(k): the part of itself that the target network keeps in an update.
+    """Compute mu(k), the part of itself that the target network keeps in an update.
 
     Args:
-        step: k, from 0; from K on it counts as K.
-        num_steps: K.
-        steepness: A.
+        step: k, number of the step, from 0; from K on it counts as K.
+        num_steps: K, number of all steps.
+        steepness: A, which says how soon mu nears its end.
     """
     progress = min(step / num_steps, 1.0)
     e = math.sqrt(progress * (MOST_KEPT**2 - LEAST_KEPT**2) + LEAST_KEPT**2)
@@ -64,15 +64,15 @@ def kept_by_target(step: int, num_steps: int, steepness: float) -> float:
 
 
 def nearest_level(t: float, num_levels: int) -> int:
-    """The index i whose t_i is nearest to `t`."""
+    """Find the index i whose t_i is nearest to `t`."""
     return min(range(num_levels), key=lambda index: abs(noise_level(index, num_levels) - t))
 
 
 def input_scale(t: float) -> float:
-    """c_in(t)."""
+    """Compute c_in(t), the factor of what the network is shown."""
     return 1 / math.sqrt(t**2 + DATA_DEVIATION**2)
 
 
 def network_time(t: float) -> float:
-    """250 ln t, what the network is told."""
+    """Compute 250 ln t, the time that the network is told."""
     return 250 * math.log(t)

@@ -1,4 +1,4 @@
-"""Where fine-tuning begins: an encoder with the weights of a pre-training run."""
+"""Begin fine-tuning with the weights of a pre-training run."""
 
 from typing import Literal
 
@@ -10,14 +10,14 @@ from lightning_modules.networks.weights import load, read_weights
 def pretrained_encoder(
     network: nn.Module, path: str, copy: Literal["average", "network", "target_network"] = "average"
 ) -> nn.Module:
-    """An encoder with weights from a checkpoint of `RRCMPretraining`.
+    """Load an encoder's weights from a checkpoint of `RRCMPretraining`.
 
     On the meta device, where parameters have no values, nothing is read.
 
     Args:
-        network: as it was pre-trained; its last norm may be left out, as for CIFAR-10.
+        network: the encoder as it was pre-trained; its last norm may be left out, as for CIFAR-10.
         path: the checkpoint, or a folder with one.
-        copy: which of the three copies: the slow average, the one that was trained, or its target.
+        copy: one of the three copies: the slow average, the network that was trained, or its target.
 
     Returns:
         `network` itself.

@@ -1,4 +1,4 @@
-"""The perceptron between features and the contrastive loss, which fine-tuning leaves behind."""
+"""Put a perceptron between features and the contrastive loss; fine-tuning leaves it behind."""
 
 from torch import Tensor, nn
 
@@ -7,9 +7,9 @@ class Projector(nn.Module):
     """Linear-BatchNorm-ReLU twice, then linear; no linear layer has a bias.
 
     Args:
-        in_features: D, of the encoder's features.
-        hidden_features: H.
-        out_features: of what is compared.
+        in_features: number of the encoder's features, D.
+        hidden_features: number of hidden features.
+        out_features: number of the features that are compared.
         batch_norm: False leaves the normalisation out; with it each process normalises by its share of the batch,
             unless `trainer.sync_batchnorm` is on.
     """

@@ -1,4 +1,4 @@
-"""How well an image is found again from its noisy copy, by the features of both."""
+"""Measure how often an image is found again from its noisy copy, by the features of both."""
 
 from typing import Any
 
@@ -12,11 +12,11 @@ _ROWS_AT_ONCE = 1024
 
 
 def retrieval(noisy: Tensor, clean: Tensor) -> Tensor:
-    """Share of noisy images whose nearest clean image, by the cosine of their features, is their own.
+    """Compute the share of noisy images whose nearest clean image, by the cosine of their features, is their own.
 
     Args:
-        noisy: `[N, D]`.
-        clean: `[N, D]`, in the same order.
+        noisy: `[N, D]`, features of noisy images.
+        clean: `[N, D]`, features of the same images without noise, in the same order.
     """
     noisy, clean = F.normalize(noisy, dim=1), F.normalize(clean, dim=1)
     nearest = torch.cat([(rows @ clean.T).argmax(dim=1) for rows in noisy.split(_ROWS_AT_ONCE)])
@@ -24,7 +24,7 @@ def retrieval(noisy: Tensor, clean: Tensor) -> Tensor:
 
 
 class Retrieval(Metric):
-    """`retrieval` over the images of all processes."""
+    """Measures `retrieval` over the images of all processes."""
 
     full_state_update = False
     noisy: list[Tensor]
