@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from callbacks.guards.seeding import SeedEveryBatch
 from datamodules.classification.digits import Digits
+from datamodules.classification.labelled_images import LabelledImages
 from lightning_modules.networks.time_conditioned_mlp import TimeConditionedMLP
 from lightning_modules.robustness.rrcm.noise_schedule import kept_by_target, noise_level, num_levels
 from lightning_modules.robustness.rrcm.pretrained import pretrained_encoder
@@ -142,7 +143,7 @@ def fitted(
         use_distributed_sampler=False,
         callbacks=[SeedEveryBatch(), *callbacks],
     )
-    trainer.fit(module, datamodule=Digits(batch_size=100, train_size=250, seed=0), ckpt_path=ckpt_path)
+    trainer.fit(module, datamodule=LabelledImages(Digits(train_size=250), batch_size=100, seed=0), ckpt_path=ckpt_path)
     return module, trainer
 
 
