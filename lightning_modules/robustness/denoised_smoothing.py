@@ -1,4 +1,4 @@
-"""Diffusion-denoised smoothing (DDS): a diffusion model takes the noise away before a classifier is asked.
+"""Take the noise away by a diffusion model before a classifier is asked: diffusion-denoised smoothing (DDS).
 
 A diffusion model knows images x in [-1, 1] at noise levels t: x_t = sqrt(abar_t) x + sqrt(1 - abar_t) e, e ~ N(0, I).
 Divided by sqrt(abar_t), and with pixels in [0, 1], that is an image under Gaussian noise of standard deviation
@@ -41,17 +41,17 @@ Prediction = Literal["epsilon", "v_prediction", "sample"]
 
 
 def noise_levels(alphas_cumprod: ArrayLike) -> NDArray[np.float64]:
-    """s_t for abar_t, any shape: standard deviation of the noise in pixel units."""
+    """Compute s_t, the standard deviation of the noise in pixel units, from abar_t of any shape."""
     abar = np.asarray(alphas_cumprod, dtype=np.float64)
     return np.sqrt((1 - abar) / abar) / 2
 
 
 def first_timestep(sigma: float, alphas_cumprod: ArrayLike) -> int:
-    """t*, the first t with s_t >= sigma.
+    """Find t*, the first t with s_t >= sigma.
 
     Args:
-        sigma: in pixel units.
-        alphas_cumprod: `[T]`: abar, which falls.
+        sigma: standard deviation of the noise, in pixel units.
+        alphas_cumprod: `[T]`, falling values of abar.
 
     Raises:
         ValueError: if no level has so much noise.
@@ -64,13 +64,13 @@ def first_timestep(sigma: float, alphas_cumprod: ArrayLike) -> int:
 
 
 def clean_estimate(output: Tensor, noisy: Tensor, abar: float | Tensor, prediction: Prediction) -> Tensor:
-    """The image in [-1, 1] that a diffusion model's output stands for, not clipped.
+    """Compute the image in [-1, 1] that a diffusion model's output stands for, not clipped.
 
     Args:
-        output: `[B, C, H, W]`, of the model. Further channels, of a learned variance, are left out.
-        noisy: `[B, C, H, W]`: x_t.
-        abar: of its level; a number, or `[B, 1, 1, 1]`.
-        prediction: what the output is.
+        output: `[B, C, H, W]`, output of the model; further channels, of a learned variance, are left out.
+        noisy: `[B, C, H, W]`, x_t.
+        abar: abar_t, a number or `[B, 1, 1, 1]`.
+        prediction: quantity that the model predicts.
     """
     output = output[:, : noisy.shape[1]]
     abar = torch.as_tensor(abar, dtype=noisy.dtype, device=noisy.device)
@@ -82,7 +82,7 @@ def clean_estimate(output: Tensor, noisy: Tensor, abar: float | Tensor, predicti
 
 
 def diffusion_target(image: Tensor, noise: Tensor, abar: Tensor, prediction: Prediction) -> Tensor:
-    """What a diffusion model should say of sqrt(abar) x + sqrt(1 - abar) e, all `[B, C, H, W]`, abar `[B, 1, 1, 1]`."""
+    """Compute a model's target at sqrt(abar) x + sqrt(1 - abar) e; abar `[B, 1, 1, 1]`, the others `[B, C, H, W]`."""
     if prediction == "epsilon":
         return noise
     if prediction == "v_prediction":
@@ -91,20 +91,20 @@ def diffusion_target(image: Tensor, noise: Tensor, abar: Tensor, prediction: Pre
 
 
 class DenoisedSmoothing(ClassifierSteps, LightningModule):
-    """A classifier behind a diffusion model, for the callback `Certification`.
+    """Puts a diffusion model before a classifier, which the callback `Certification` certifies.
 
     The paper takes both as they are, and nothing is trained: `test` certifies. `fit` trains those parts that have
     trainable parameters: the classifier by cross-entropy on clean images, the diffusion model by the mean squared error
     of its prediction at random levels. Test accuracy is that of the classifier on clean images.
 
     Args:
-        network: the classifier; maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`. In
+        network: classifier; maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`. In
             `lightning_modules.networks.resized.Resized` it sees them at another size.
         denoiser: a U-Net of diffusers without conditions, for images of the data's size in [-1, 1]: called with x_t and
             t `[B]`, its result has a `sample` `[B, C or 2 C, H, W]`.
-        scheduler: that the U-Net was trained with; its betas and prediction type are used.
+        scheduler: scheduler that the U-Net was trained with, of which levels and prediction type are used.
         num_classes: number of classes, K.
-        timestep_scale: the U-Net is told t times this; 1/4 for a model whose 4,000 levels are counted to 1,000.
+        timestep_scale: factor of the time that the U-Net is told; 1/4 for a model whose 4,000 levels count to 1,000.
         optimizer: built on the trainable parameters of both.
         lr_scheduler: stepped every epoch.
 
@@ -154,7 +154,7 @@ class DenoisedSmoothing(ClassifierSteps, LightningModule):
         return self.network(image)
 
     def estimate(self, noisy: Tensor, t: int) -> Tensor:
-        """The clean image, in [0, 1], of one under noise of level s_t in pixel units; `[B, C, H, W]` both."""
+        """Estimate clean images `[B, C, H, W]` in [0, 1] from images under noise of level s_t in pixel units."""
         abar = float(self.levels[t])
         x_t = math.sqrt(abar) * (2 * noisy - 1)
         timestep = torch.full((len(noisy),), t, dtype=torch.int64, device=noisy.device)
@@ -162,11 +162,11 @@ class DenoisedSmoothing(ClassifierSteps, LightningModule):
         return (clean_estimate(output, x_t, abar, self.prediction).clamp(-1, 1) + 1) / 2
 
     def _told(self, t: Tensor) -> Tensor:
-        """The time that the U-Net is told."""
+        """Scale t to the time that the U-Net is told."""
         return t if self.timestep_scale == 1 else t * self.timestep_scale
 
     def denoise(self, noisy: Tensor, sigma: float | Tensor | None = None) -> Tensor:
-        """Removes noise of the standard deviation `sigma`, in pixel units, in one evaluation.
+        """Remove noise of the standard deviation `sigma`, in pixel units, in one evaluation.
 
         Raises:
             ValueError: if `sigma` is not one number.
@@ -176,7 +176,7 @@ class DenoisedSmoothing(ClassifierSteps, LightningModule):
         return self.estimate(noisy, first_timestep(float(sigma), self.levels))
 
     def smoothed_logits(self, image: Tensor, noise: Tensor, sigma: float) -> Tensor:
-        """Logits `[1, B, K]` of the denoised images; the noise has the standard deviation s_t* >= sigma."""
+        """Give logits `[1, B, K]` of the denoised images; the noise has the standard deviation s_t* >= sigma."""
         t = first_timestep(sigma, self.levels)
         noisy = torch.add(image, noise, alpha=float(noise_levels(self.levels[t])))
         return self(self.estimate(noisy.to(next(self.network.parameters()).dtype), t))[None]

@@ -1,6 +1,6 @@
-"""The statistics of randomised smoothing: bounds on a vote's probability, and what a set of certificates is worth.
+"""Bound the probability of a vote, and summarise a set of certificates of randomised smoothing.
 
-A base classifier f, given as logits of images in [0, 1], and Gaussian noise make the smoothed classifier
+A base classifier f of images in [0, 1] and Gaussian noise make the smoothed classifier
 
     g(x) = argmax_c P(f(x + sigma e) = c),   e ~ N(0, I).
 
@@ -27,13 +27,13 @@ ABSTAIN = -1
 
 
 def clopper_pearson_lower(hits: ArrayLike, n: int, alpha: float) -> NDArray[np.float64]:
-    """One-sided lower confidence bound of a probability, exact for a number of draws that is fixed beforehand.
+    """Bound a probability from below, exactly for a number of draws that is fixed beforehand.
 
     It is the lower end of the two-sided interval at level 2 alpha, which is how the published code asks for it.
 
     Args:
-        hits: any shape: successes, in [0, n]; need not be whole.
-        n: draws.
+        hits: successes, of any shape, in [0, n]; need not be whole.
+        n: number of draws.
         alpha: probability that the bound exceeds the true value, in (0, 1).
 
     Returns:
@@ -44,20 +44,20 @@ def clopper_pearson_lower(hits: ArrayLike, n: int, alpha: float) -> NDArray[np.f
 
 
 def clopper_pearson_upper(hits: ArrayLike, n: int, alpha: float) -> NDArray[np.float64]:
-    """One-sided upper confidence bound, see `clopper_pearson_lower`."""
+    """Bound a probability from above, see `clopper_pearson_lower`."""
     return 1 - clopper_pearson_lower(n - np.asarray(hits, dtype=float), n, alpha)
 
 
 def log_wealth(hits: ArrayLike, n: ArrayLike, p: ArrayLike) -> NDArray[np.float64]:
-    """Log of what a gambler who starts with 1 owns after betting against the probability being p.
+    """Compute the log of what a gambler who starts with 1 owns after betting against the probability p.
 
     W(p) = log B(k + 1/2, n - k + 1/2) - log B(1/2, 1/2) - k log p - (n - k) log(1 - p)
 
     If p is true then, by Ville's inequality, P(W(p) ever reaches log(1/a)) <= a.
 
     Args:
-        hits: successes so far, k.
-        n: draws so far.
+        hits: k, successes so far.
+        n: number of draws so far.
         p: hypothesised probability, in [0, 1].
     """
     hits, n, p = np.asarray(hits, dtype=float), np.asarray(n, dtype=float), np.asarray(p, dtype=float)
@@ -65,7 +65,7 @@ def log_wealth(hits: ArrayLike, n: ArrayLike, p: ArrayLike) -> NDArray[np.float6
 
 
 def log_wealth_above(hits: ArrayLike, n: ArrayLike, p: ArrayLike) -> NDArray[np.float64]:
-    """As `log_wealth`, for a gambler who bets only on probabilities above p, and so loses nothing on those below.
+    """Compute `log_wealth` of a gambler who bets only on probabilities above p, and loses nothing on those below.
 
     W+(p) = W(p) + log P(b > p | k, n) - log P(b > p),   with b ~ Beta(1/2, 1/2) before and Beta(k + 1/2, n - k + 1/2)
     after.
@@ -80,7 +80,7 @@ def log_wealth_above(hits: ArrayLike, n: ArrayLike, p: ArrayLike) -> NDArray[np.
 
 
 def _root_below(wealth: Callable[[float], float], highest: float, alpha: float) -> float:
-    """The smallest p of (0, highest) at which a wealth that falls with p is below log(1/alpha)."""
+    """Find the smallest p of (0, highest) at which a wealth that falls with p is below log(1/alpha)."""
     threshold = math.log(1 / alpha)
     lowest = highest * 0.5
     while wealth(lowest) < threshold:
@@ -89,13 +89,13 @@ def _root_below(wealth: Callable[[float], float], highest: float, alpha: float) 
 
 
 def anytime_lower(hits: float, n: int, alpha: float) -> float:
-    """Lower end of the confidence sequence {p : W(p) < log(1/alpha)}.
+    """Compute the lower end of the confidence sequence {p : W(p) < log(1/alpha)}.
 
     With probability 1 - alpha, all ends, lower and upper, at all n, are on their sides of the true value.
 
     Args:
         hits: successes so far; need not be whole.
-        n: draws so far.
+        n: number of draws so far.
         alpha: probability that any end of the sequence is ever wrong, in (0, 1).
     """
     if hits == 0:
@@ -105,12 +105,12 @@ def anytime_lower(hits: float, n: int, alpha: float) -> float:
 
 
 def anytime_upper(hits: int, n: int, alpha: float) -> float:
-    """Upper end of the confidence sequence, see `anytime_lower`."""
+    """Compute the upper end of the confidence sequence, see `anytime_lower`."""
     return 1 - anytime_lower(n - hits, n, alpha)
 
 
 def one_sided_anytime_lower(hits: int, n: int, alpha: float) -> float:
-    """The smallest p with W+(p) < log(1/alpha): larger than `anytime_lower`, and says nothing about the other side.
+    """Find the smallest p with W+(p) < log(1/alpha), which is larger than `anytime_lower` and bounds one side alone.
 
     With probability 1 - alpha it is below the true value at all n.
     """
@@ -120,12 +120,12 @@ def one_sided_anytime_lower(hits: int, n: int, alpha: float) -> float:
 
 
 def one_sided_anytime_upper(hits: int, n: int, alpha: float) -> float:
-    """With probability 1 - alpha it is above the true value at all n, see `one_sided_anytime_lower`."""
+    """Bound from above at all n with probability 1 - alpha, see `one_sided_anytime_lower`."""
     return 1 - one_sided_anytime_lower(n - hits, n, alpha)
 
 
 def gaussian_radius(p: float, sigma: float) -> float:
-    """Radius within which a class of probability at least p keeps the majority.
+    """Compute the radius within which a class of probability at least p keeps the majority.
 
     Args:
         p: lower bound of the probability, in [0, 1].
@@ -138,11 +138,11 @@ def gaussian_radius(p: float, sigma: float) -> float:
 
 
 def predict(votes: ArrayLike, alpha: float) -> int:
-    """PREDICT: the class of most votes, if it beats the second in an exact two-sided binomial test.
+    """Give the class of most votes, if it beats the second in an exact two-sided binomial test (PREDICT).
 
     Args:
-        votes: `[K]`.
-        alpha: probability that the class given is not g's.
+        votes: `[K]`, votes for each class.
+        alpha: probability that the class that is given is not g's.
 
     Returns:
         The class or `ABSTAIN`.
@@ -166,7 +166,7 @@ def input_specific_draws(
     relative: bool,
     radius: Callable[[Sequence[float]], float],
 ) -> int:
-    """The smallest number of draws that costs at most a stated part of the radius that `n_max` draws would give.
+    """Find the smallest number of draws that costs at most a stated part of the radius that `n_max` draws would give.
 
     The cost must be kept to for every probability in a two-sided interval around the pilot's. That interval decides
     how much is saved, never whether the certificate holds: the number does not depend on the draws that certify. Of
@@ -174,12 +174,12 @@ def input_specific_draws(
 
     Args:
         pilot_hits: votes of each stream for the selected class, in the pilot.
-        pilot_draws: draws of the pilot.
-        n_max: the most draws.
-        step: the number of draws is a multiple of it, or `n_max`.
+        pilot_draws: number of draws of the pilot.
+        n_max: largest number of draws.
+        step: divisor of the number of draws, unless that is `n_max`.
         alpha: failure probability of the certificate.
         pilot_alpha: failure probability of the interval.
-        max_loss: largest loss of radius: in pixel units, or a fraction if `relative`.
+        max_loss: largest loss of radius, in pixel units, or a fraction if `relative`.
         relative: whether `max_loss` is a fraction.
         radius: maps probabilities, one for each stream, to the certified radius.
 
@@ -207,12 +207,12 @@ def input_specific_draws(
 
 
 def certified_accuracy(correct: ArrayLike, radius: ArrayLike, radii: ArrayLike) -> NDArray[np.float64]:
-    """Share of images that are classified correctly and certified at least as far as r.
+    """Compute the share of images that are classified correctly and certified at least as far as r.
 
     Args:
         correct: `[N]`: whether the prediction is the label; abstaining is not.
-        radius: `[N]`, in pixel units.
-        radii: `[R]`, in pixel units.
+        radius: `[N]`, certified radii, in pixel units.
+        radii: `[R]`, values of r, in pixel units.
 
     Returns:
         `[R]`, in [0, 1].
@@ -222,7 +222,7 @@ def certified_accuracy(correct: ArrayLike, radius: ArrayLike, radii: ArrayLike) 
 
 
 def average_certified_radius(correct: ArrayLike, radius: ArrayLike) -> float:
-    """Mean over images of the radius, 0 where the prediction is wrong: the integral of the certified accuracy over r.
+    """Average the radius, 0 where the prediction is wrong: the integral of the certified accuracy over r.
 
     Easy images dominate it, so the curve belongs beside it.
 
@@ -234,7 +234,7 @@ def average_certified_radius(correct: ArrayLike, radius: ArrayLike) -> float:
 def accuracy_with_high_probability(
     accuracy: ArrayLike, alpha: float, num_images: int, rho: float = 1e-3
 ) -> NDArray[np.float64]:
-    """Lower bound of the certified accuracy of the images at hand, whatever certificates are wrong.
+    """Bound the certified accuracy of the images at hand from below, whichever certificates are wrong.
 
     Each of m certificates is wrong with probability at most alpha, independently of the others, so the number of wrong
     ones is, with probability 1 - rho, at most the quantile k of the binomial distribution B(m, alpha): the smallest one
@@ -245,9 +245,9 @@ def accuracy_with_high_probability(
     0.001 and m = 10,000 it fails with probability 0.0016.
 
     Args:
-        accuracy: any shape: certified accuracies.
+        accuracy: certified accuracies, of any shape.
         alpha: failure probability of each certificate.
-        num_images: m.
+        num_images: m, number of certificates.
         rho: probability that the bound is wrong.
     """
     wrong = binom.isf(rho, num_images, alpha) / num_images

@@ -1,4 +1,4 @@
-"""Votes of a classifier on noisy images, counted in full batches for many images at a time.
+"""Count a classifier's votes on noisy images, in full batches for many images at a time.
 
 Draw number d of an image and a stage of its certification is x + sigma e, where e depends on (seed, image, stage, d)
 alone: blocks of 100 draws are seeded one by one. So neither the batch size nor the number of processes changes what
@@ -66,13 +66,13 @@ class BlockNoise:
         self._latest: tuple[tuple[int, int, int], Tensor] | None = None
 
     def block(self, index: int, stage: int, block: int, shape: torch.Size) -> Tensor:
-        """Draws one block.
+        """Draw one block.
 
         Args:
-            index: the image's position in its set.
-            stage: below 4096.
-            block: below 2^20.
-            shape: `[C, H, W]` of the image.
+            index: position of the image in its set.
+            stage: number of the stream of noise, below 4096.
+            block: number of the block, below 2^20.
+            shape: `[C, H, W]`, shape of the image.
 
         Returns:
             `[BLOCK, C, H, W]`.
@@ -87,7 +87,7 @@ class BlockNoise:
         return self._latest[1]
 
     def draws(self, index: int, stage: int, start: int, stop: int, shape: torch.Size) -> list[Tensor]:
-        """Draws `start` to `stop` in pieces `[., C, H, W]`, a piece for each block that they lie in."""
+        """Give draws `start` to `stop` in pieces `[., C, H, W]`, a piece for each block that they lie in."""
         blocks = range(start // BLOCK, -(-stop // BLOCK))
         return [
             self.block(index, stage, block, shape)[max(start - block * BLOCK, 0) : stop - block * BLOCK]
@@ -175,8 +175,8 @@ class VoteCounter:
         rank: this process, where all processes share the draws of each image, and otherwise 0.
         world_size: number of processes that share the draws of each image.
         add_over_processes: sums an int64 tensor over these processes, in place; every process calls it equally often.
-        after_batch: called with `num_draws` after each batch, when the images that it finished have been taken. It
-            must be quick, and may end the certification by an exception.
+        after_batch: quick function, called with `num_draws` after each batch when the images that it finished have been
+            taken; it may end the certification by an exception.
     """
 
     def __init__(
@@ -210,10 +210,10 @@ class VoteCounter:
         self._radius: Radius = lambda probability: smoothed.certified_radius(probability, sigma)
 
     def certify(self, images: Iterator[LabelledImage]) -> Iterator[Certified]:
-        """Certifies images as they come.
+        """Certify images as they come.
 
         Args:
-            images: all of one shape; taken when there is room for another one.
+            images: images of one shape, taken when there is room for another one.
 
         Yields:
             Each image once, in the order in which they are finished.
@@ -234,7 +234,7 @@ class VoteCounter:
                 self.after_batch(self.num_draws)
 
     def _next_batch(self, images: Iterator[LabelledImage]) -> list[_Part]:
-        """Draws for one batch of every process, the oldest images' first."""
+        """Choose the draws of one batch of every process, the oldest images' first."""
         parts: list[_Part] = []
         room = self.batch_size * self.world_size
         position = 0
@@ -301,7 +301,7 @@ class VoteCounter:
         return self.noise.draws(image.index, part.item.request.stage, part.start, part.stop, image.image.shape)
 
     def _own(self, parts: list[_Part]) -> list[tuple[int, _Part]]:
-        """The draws that this process evaluates, with their part's number: a run of equal length for each process."""
+        """Find this process's draws, with the numbers of their parts: a run of equal length for each process."""
         total = sum(part.stop - part.start for part in parts)
         share = -(-total // self.world_size)
         first, last = self.rank * share, (self.rank + 1) * share
@@ -315,7 +315,7 @@ class VoteCounter:
         return own
 
     def _count(self, batch: _Launched, since: float) -> list[Certified]:
-        """Gives each image its votes of a batch, and finishes those that need no more."""
+        """Give each image its votes of a batch, and finish those that need no more."""
         if batch.arrived is not None:
             batch.arrived.synchronize()
         elapsed = time.perf_counter() - since

@@ -1,7 +1,7 @@
-"""The two halves of an image, the black and the white squares of a checkerboard, as networks for whole images see them.
+"""Show networks for whole images half of an image, the black or the white squares of a checkerboard.
 
 A half keeps one diagonal of every 2 x 2 block, the same in all channels. Everything here is a deterministic function
-of the pixels that a half keeps: of the others nothing enters it.
+of the pixels that a half keeps; nothing of the others enters it.
 """
 
 from typing import Literal
@@ -15,14 +15,14 @@ Fill = Literal["maxpool_add", "gather_nearest", "gather_bilinear"]
 
 
 def first_half(height: int, width: int, layout: Layout = "checkerboard", device: torch.device | None = None) -> Tensor:
-    """The pixels of the first half; the second has the others.
+    """Mark the pixels of the first half; the second has the others.
 
     Args:
-        height: even.
-        width: even.
-        layout: pixels (i, j) with i + j even; `official` takes those with i + j odd from the third column on, as the
-            authors' code does by accident and their checkpoints need.
-        device: of the mask.
+        height: height of the image, even.
+        width: width of the image, even.
+        layout: `checkerboard` takes the pixels (i, j) with i + j even; `official` those with i + j odd from the third
+            column on, as the authors' code does by accident and their checkpoints need.
+        device: device of the mask.
 
     Returns:
         `[H, W]`, boolean.
@@ -39,7 +39,7 @@ def first_half(height: int, width: int, layout: Layout = "checkerboard", device:
 
 
 def gathered(image: Tensor, mask: Tensor) -> Tensor:
-    """The kept pixels, moved together row by row.
+    """Move the kept pixels together, row by row.
 
     Args:
         image: `[B, C, H, W]`.
@@ -53,7 +53,7 @@ def gathered(image: Tensor, mask: Tensor) -> Tensor:
 
 
 def max_added(image: Tensor, mask: Tensor) -> Tensor:
-    """Every kept pixel plus the maximum of its block, in which the others count as 0; the others stay 0.
+    """Add to every kept pixel the maximum of its block, in which the others count as 0; the others stay 0.
 
     Args:
         image: `[B, C, H, W]`.
@@ -65,7 +65,7 @@ def max_added(image: Tensor, mask: Tensor) -> Tensor:
 
 
 def half(image: Tensor, mask: Tensor, fill: Fill) -> Tensor:
-    """A half of each image, in the size of the whole.
+    """Give a half of each image, in the size of the whole.
 
     Args:
         image: `[B, C, H, W]`, usually noisy.

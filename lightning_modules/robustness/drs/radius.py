@@ -1,4 +1,4 @@
-"""The radius of dual randomised smoothing: two votes, each on its own part of an image.
+"""Compute the radius of dual randomised smoothing, of two votes on disjoint parts of an image.
 
 If the parts are changed by vectors of lengths a and b, votes that gave the class at least Phi(u) and Phi(v) still give
 it Phi(u - a / sigma_l) and Phi(v - b / sigma_r). Their sum stays above 1, the most that all other classes can have,
@@ -18,11 +18,11 @@ from scipy.special import ndtri
 
 
 def joint_radius(probability: Sequence[float], sigma: Sequence[float]) -> float:
-    """Radius within which the sum of two votes keeps its class.
+    """Compute the radius within which the sum of two votes keeps its class.
 
     Args:
-        probability: lower bounds of the class's probability in either vote, in [0, 1).
-        sigma: standard deviation of the noise in either part, in pixel units.
+        probability: lower bounds of the class's probability in both votes, in [0, 1).
+        sigma: standard deviations of the noise in both parts, in pixel units.
 
     Returns:
         R in pixel units: negative for none.
@@ -31,23 +31,21 @@ def joint_radius(probability: Sequence[float], sigma: Sequence[float]) -> float:
 
 
 def published_radius_cifar10(probability: Sequence[float], sigma: float) -> float:
-    """What the authors' code computes on CIFAR-10: sqrt(r_l^2 + r_r^2) with r = max(sigma Phi^-1(p), 0).
+    """Compute the radius of the authors' code on CIFAR-10: sqrt(r_l^2 + r_r^2) with r = max(sigma Phi^-1(p), 0).
 
     No guarantee: it is larger than the theorem's radius unless r_l = r_r, and a negative one counts as 0.
 
     Returns:
         In pixel units; below 1e-5, where that code abstains, minus infinity.
     """
-    left, right = (max(float(sigma * ndtri(p)), 0.0) for p in probability)
-    radius = math.hypot(left, right)
+    radius = math.hypot(*(max(float(sigma * ndtri(p)), 0.0) for p in probability))
     return radius if radius >= 1e-5 else -math.inf
 
 
 def published_radius_imagenet(probability: Sequence[float], sigma: float) -> float:
-    """What the authors' code computes on ImageNet: (r_l + r_r) / sqrt(2), otherwise as `published_radius_cifar10`.
+    """Compute the radius of the authors' code on ImageNet: (r_l + r_r) / sqrt(2), see `published_radius_cifar10`.
 
     No guarantee where one of the probabilities is below 1/2.
     """
-    left, right = (max(float(sigma * ndtri(p)), 0.0) for p in probability)
-    radius = (left + right) / math.sqrt(2)
+    radius = sum(max(float(sigma * ndtri(p)), 0.0) for p in probability) / math.sqrt(2)
     return radius if radius >= 1e-5 else -math.inf
