@@ -9,6 +9,7 @@ import pandas as pd
 from lightning.pytorch import Callback, LightningModule, Trainer
 from sklearn.metrics import roc_curve
 
+from datamodules.arguments import at_least
 from datamodules.files.whole_files import save_figure, write_text
 from lightning_modules.interfaces import Detector, require
 from lightning_modules.metrics.detection import DetectionResult
@@ -36,8 +37,7 @@ class DetectionReport(Callback):
     """
 
     def __init__(self, most_bins: int = 40) -> None:
-        if most_bins < 2:
-            raise ValueError(f"most_bins must be at least 2, got {most_bins}")
+        at_least(2, most_bins=most_bins)
         self.most_bins = most_bins
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -48,18 +48,18 @@ class DetectionReport(Callback):
         directory = trainer.log_dir  # on every process: it is broadcast
         if directory is None or not trainer.is_global_zero:
             return
-        detections: Sequence[DetectionResult] = pl_module.detections  # type: ignore[assignment]
+        detector = require(pl_module, Detector, "DetectionReport")
+        detections = detector.detections
         if not detections:
             return
-        score: str = pl_module.score  # type: ignore[assignment]
         write_text(Path(directory, "detection.csv"), metrics_table(detections).to_csv(index=False))
         write_text(Path(directory, "detection_scores.csv"), scores_table(detections).to_csv(index=False))
-        figure = draw_detection(detections, score, self.most_bins)
+        figure = draw_detection(detections, detector.score, self.most_bins)
         save_figure(figure, Path(directory, "figures", "detection.png"))
 
 
 def metrics_table(detections: Sequence[DetectionResult]) -> pd.DataFrame:
-    """A row for each set and method."""
+    """Tabulate the metrics, a row for each set and method."""
     rows = []
     for detection in detections:
         for method in detection.confidence:
@@ -79,7 +79,7 @@ def metrics_table(detections: Sequence[DetectionResult]) -> pd.DataFrame:
 
 
 def scores_table(detections: Sequence[DetectionResult]) -> pd.DataFrame:
-    """A row for each set and input."""
+    """Tabulate the confidences, a row for each set and input."""
     tables = [
         pd.DataFrame(
             {
@@ -96,7 +96,7 @@ def scores_table(detections: Sequence[DetectionResult]) -> pd.DataFrame:
 
 
 def draw_detection(detections: Sequence[DetectionResult], score: str, most_bins: int = 40) -> "Figure":
-    """Draws two panels for each set: histograms of one method's confidence, and ROC curves of all methods.
+    """Draw two panels for each set: histograms of one method's confidence, and ROC curves of all methods.
 
     Args:
         detections: one for each set.
@@ -127,7 +127,7 @@ def draw_detection(detections: Sequence[DetectionResult], score: str, most_bins:
 
 
 def _histograms(panel: "Axes", detection: DetectionResult, method: str, most_bins: int) -> None:
-    """Distributions of a confidence; its far tail, which would hide the rest, is gathered in the outermost bins."""
+    """Draw the distributions of a confidence, its far tail, which would hide the rest, in the outermost bins."""
     in_distribution, other = (part.numpy() for part in detection.parts(method))
     low, high = np.quantile(np.concatenate([in_distribution, other]), [0.0, 1.0])
     spread = np.quantile(in_distribution, 0.99) - np.quantile(in_distribution, 0.01)

@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from callbacks.attacks.block_files import BlockFiles
+from datamodules.arguments import at_least
 from datamodules.files.whole_files import save_figure, write_text
 from lightning_modules.interfaces import MixedClassifier, require
 from lightning_modules.random_numbers import bits_of
@@ -32,12 +33,12 @@ class AlphaCurve(Callback):
     evaluation goes on after its last finished one. The directory must be one that all processes share.
 
     Args:
-        attack: of `lightning_modules.robustness.attacks.ascent`; an attack on the mixture at each alpha.
+        attack: attack on the mixture at each alpha, of `lightning_modules.robustness.attacks`.
         alphas: weights of the robust classifier, in [0, 1]; 0 and 1 are the classifiers themselves.
         batch_size: images that a process attacks at once.
         skip: every `skip`-th image of the test set is attacked.
         max: positions from here on are left out; None leaves out none.
-        seed: of the attacks, which begin at the same points for each alpha.
+        seed: random seed of the attacks, which begin at the same points for each alpha.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -54,9 +55,8 @@ class AlphaCurve(Callback):
     ) -> None:
         if not alphas or not all(0 <= alpha <= 1 for alpha in alphas):
             raise ValueError(f"alphas must be in [0, 1], at least one, got {list(alphas)}")
-        for key, value, least in (("batch_size", batch_size, 1), ("skip", skip, 1), ("max", max, 1), ("seed", seed, 0)):
-            if value is not None and value < least:
-                raise ValueError(f"{key} must be at least {least}, got {value}")
+        at_least(1, batch_size=batch_size, skip=skip, max=max)
+        at_least(0, seed=seed)
         self.attack = attack
         self.alphas = sorted(set(alphas))
         self.batch_size = batch_size
@@ -107,7 +107,7 @@ class AlphaCurve(Callback):
     def _attacked(
         self, trainer: Trainer, module: MixedClassifier, image: Tensor, label: Tensor, alpha: float | None
     ) -> Tensor:
-        """Sums over a block of the columns of the table."""
+        """Sum the columns of the table over a block."""
 
         def log_probability(given: Tensor) -> Tensor:
             return module.mix(trainer.precision_plugin.convert_input(given), alpha).log_probability
@@ -127,7 +127,7 @@ def draw_alpha_curve(table: pd.DataFrame, attack: str) -> "Figure":
 
     Args:
         table: with the columns `alpha` (a number, or `learned`), `accuracy` and `robust_accuracy`.
-        attack: its name.
+        attack: name of the attack.
     """
     from matplotlib.figure import Figure
 

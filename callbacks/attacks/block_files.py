@@ -25,8 +25,9 @@ SECONDS_BETWEEN_LINES = 60.0
 
 
 class BlockFiles:
-    """The files of an evaluation's blocks, in a folder that is named by a hash of its settings, so that no others are
-    mixed in. All processes make it together.
+    """The files of an evaluation's blocks, in a folder named by a hash of its settings, so that no others are mixed in.
+
+    All processes make it together.
 
     Args:
         trainer: the trainer, during testing.
@@ -61,7 +62,7 @@ class BlockFiles:
     def evaluate(
         self, evaluate_block: Callable[[int, range], pd.DataFrame], text_columns: Sequence[str] = ()
     ) -> pd.DataFrame:
-        """Evaluates this process's share of the blocks that have no file yet, and waits for those of the others.
+        """Evaluate this process's share of the blocks that have no file yet, and wait for those of the others.
 
         Args:
             evaluate_block: maps a block's number and positions to its rows. It may take gradients, and draw from

@@ -3,43 +3,31 @@
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pandas as pd
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from callbacks.attacks.attacked_classifier import AttackedClassifier, drawn
 from callbacks.attacks.block_files import BlockFiles
 from callbacks.drawing.image_grid import draw_image_grid
+from datamodules.arguments import at_least
 from datamodules.files.whole_files import save_figure, whole_file, write_text
 from lightning_modules.interfaces import Classifier, ImageColumn, MixedClassifier, SmoothedClassifier, require
 from lightning_modules.random_numbers import seed_of
 from lightning_modules.resumable.other_processes import in_first_process
 from lightning_modules.resumable.results_directory import results_directory
 from lightning_modules.resumable.tested_images import TestedImages, require_testing
-from lightning_modules.robustness.attacks.ascent import PGD, Attack, Network, require_gradients, size
-from lightning_modules.robustness.attacks.auto_attack import AutoAttack, with_fixed_draws
-from lightning_modules.robustness.certificates.votes import GaussianSmoothing
-from lightning_modules.robustness.mean_prediction import log_mean_softmax
+from lightning_modules.robustness.attacks.ascent import Attack, different_titles, require_gradients, size
+from lightning_modules.robustness.attacks.auto_attack import AutoAttack
+from lightning_modules.training.logging import log_same
 
 PICTURE = "adversarial.png"
 SAME = ["checkpoint", "attack", "norm", "epsilon", "steps", "restarts", "sigma", "num_images"]
 """Columns of the table that say what was attacked and how."""
 CLEAN, PERTURBING, PERTURBED = 0, 1, 2  # what a block's random numbers are for
-
-
-class Draw(Protocol):
-    """One evaluation of the classifier."""
-
-    def __call__(self, image: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Maps images to the logits `[S, B, K]` of S votes, of which most classifiers have one.
-
-        Args:
-            image: `[B, C, H, W]`.
-            noise: `[B, C, H, W]`, standard normal, for a smoothed classifier; None draws it.
-        """
-        ...
 
 
 class RobustAccuracy(Callback):
@@ -56,8 +44,7 @@ class RobustAccuracy(Callback):
     goes on after its last finished block. The directory must be one that all processes share.
 
     Args:
-        attacks: what the classifier is attacked with, one by one: `lightning_modules.robustness.attacks.PGD` or
-            `AutoAttack`.
+        attacks: attacks on the classifier, one by one: `lightning_modules.robustness.attacks.PGD` or `AutoAttack`.
         batch_size: images that a process attacks at once. Processes share out blocks of so many images, so with few
             images a smaller one uses more processes.
         skip: every `skip`-th image of the set is attacked.
@@ -66,8 +53,8 @@ class RobustAccuracy(Callback):
             attacked, and 0 attacks the module as it is. Of a `SmoothedClassifier` all votes count, as in its
             certificate; gradients are those of the mean of their probabilities.
         num_draws: evaluations of each image whose votes decide its class; 1 for a deterministic classifier.
-        seed: of all random numbers.
-        num_shown: images in the figure.
+        seed: random seed of attacks and noise.
+        num_shown: number of images in the figure.
 
     Raises:
         ValueError: if an argument is out of range, two attacks have one name, or `sigma` asks for more draws.
@@ -86,21 +73,9 @@ class RobustAccuracy(Callback):
     ) -> None:
         if not attacks:
             raise ValueError("attacks must name at least one, got []")
-        titles = [attack.title for attack in attacks]
-        if twice := sorted({title for title in titles if titles.count(title) > 1}):
-            raise ValueError(f"attacks must have different names, got {', '.join(twice)} twice: set `name`")
-        for key, value, least in (
-            ("batch_size", batch_size, 1),
-            ("skip", skip, 1),
-            ("max", max, 1),
-            ("num_draws", num_draws, 1),
-            ("seed", seed, 0),
-            ("num_shown", num_shown, 1),
-        ):
-            if value is not None and value < least:
-                raise ValueError(f"{key} must be at least {least}, got {value}")
-        if sigma < 0:
-            raise ValueError(f"sigma must be at least 0, got {sigma}")
+        different_titles(attacks)
+        at_least(1, batch_size=batch_size, skip=skip, max=max, num_draws=num_draws, num_shown=num_shown)
+        at_least(0, seed=seed, sigma=sigma)
         self._require_draws(sigma, num_draws, attacks)
         self.attacks = attacks
         self.batch_size = batch_size
@@ -144,9 +119,10 @@ class RobustAccuracy(Callback):
         with results_directory(trainer) as directory:
             settings = self._settings(pl_module, images, positions)
             files = BlockFiles(trainer, directory / "robust_accuracy_rows", settings, positions, self.batch_size)
-            draw = self._draw(trainer, pl_module)
+            draw = drawn(trainer, pl_module, self.sigma)
+            classifier = AttackedClassifier(draw, self.sigma > 0, self.num_draws)
             rows = files.evaluate(
-                lambda number, block: self._attack_block(draw, images, number, block, files.folder, trainer),
+                lambda number, block: self._attack_block(classifier, images, number, block, files.folder, trainer),
                 text_columns=["attack"],
             )
             table = self._table(rows).assign(weights=settings["weights"])
@@ -156,8 +132,7 @@ class RobustAccuracy(Callback):
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for name, value in self.results.items():
-            # All processes have the same value, and a maximum leaves it as it is.
-            pl_module.log(f"test/robust_accuracy_{name}", value, reduce_fx="max", sync_dist=True, batch_size=1)
+            log_same(pl_module, f"test/robust_accuracy_{name}", value)
 
     def _settings(self, pl_module: LightningModule, images: TestedImages, positions: range) -> dict[str, Any]:
         return {
@@ -169,57 +144,21 @@ class RobustAccuracy(Callback):
             **images.settings(pl_module, positions),
         }
 
-    def _draw(self, trainer: Trainer, pl_module: LightningModule) -> Draw:
-        def network(image: Tensor) -> Tensor:
-            return pl_module(trainer.precision_plugin.convert_input(image))
-
-        if not self.sigma > 0:
-            return lambda image, noise=None: network(image)[None]
-        smoothed = pl_module if isinstance(pl_module, SmoothedClassifier) else GaussianSmoothing(network)
-
-        def draw(image: Tensor, noise: Tensor | None = None) -> Tensor:
-            return smoothed.smoothed_logits(image, torch.randn_like(image) if noise is None else noise, self.sigma)
-
-        return draw
-
-    def _attacked(self, draw: Draw) -> Network:
-        """What attacks differentiate: images to logits `[B, K]`. Votes have no gradient, so of several votes it is the
-        mean of their probabilities."""
-        if not self.sigma > 0:
-            return lambda image: draw(image)[0]
-        return lambda image: log_mean_softmax(draw(image))
-
-    def _perturb(self, draw: Draw, attack: Attack, image: Tensor, label: Tensor) -> Tensor:
-        """Attacks images `[B, C, H, W]` with labels `[B]`. Only a deterministic classifier has AutoAttack.
-
-        It returns an image as it was where fixed draws err on the image itself, or on no point that it tried. Votes may
-        say otherwise of both, so these images are attacked by projected gradient ascent with new draws.
-        """
-        if not (self.sigma > 0 and isinstance(attack, AutoAttack)):
-            return attack.perturb(self._attacked(draw), image, label)
-        noise = torch.randn(attack.num_draws, *image.shape[1:], dtype=image.dtype, device=image.device)
-        attacked = attack.perturb(with_fixed_draws(draw, noise), image, label)
-        left = (attacked == image).flatten(1).all(dim=1)
-        if left.any():
-            ascent = PGD(attack.norm, attack.epsilon, attack.steps, num_draws=attack.num_draws)
-            attacked[left] = ascent.perturb(self._attacked(draw), image[left], label[left])
-        return attacked
-
     def _attack_block(
         self,
-        draw: Draw,
+        classifier: AttackedClassifier,
         images: TestedImages,
         number: int,
         positions: range,
         folder: Path,
         trainer: Trainer,
     ) -> pd.DataFrame:
-        """Attacks one block and returns its rows. With the first one goes the figure, into the folder."""
+        """Attack one block and return its rows. With the first one goes the figure, into the folder."""
         block = [images[position] for position in positions]
         image = torch.stack([one.image for one in block])
         label = torch.tensor([one.label for one in block], device=image.device)
         self._seed(number, 0, CLEAN)
-        prediction = self._predict(draw, image, positions)
+        prediction = classifier.predict(image, positions)
         right = (prediction == label).nonzero()[:, 0]
         shown = right[: self.num_shown]
         frames, grid = [], {"clean": self._column(trainer, image[shown], prediction[shown], prediction[shown])}
@@ -227,9 +166,9 @@ class RobustAccuracy(Callback):
             adversarial, attacked_prediction = image.clone(), prediction.clone()
             if len(right):
                 self._seed(number, place, PERTURBING)
-                adversarial[right] = self._perturb(draw, attack, image[right], label[right]).to(image.dtype)
+                adversarial[right] = classifier.perturb(attack, image[right], label[right]).to(image.dtype)
                 self._seed(number, place, PERTURBED)
-                attacked_prediction[right] = self._predict(draw, adversarial[right], positions)
+                attacked_prediction[right] = classifier.predict(adversarial[right], positions)
             columns = {
                 "index": list(positions),
                 "label": label.tolist(),
@@ -258,24 +197,6 @@ class RobustAccuracy(Callback):
     def _seed(self, block: int, attack: int, purpose: int) -> None:
         torch.manual_seed(seed_of(self.seed, block, attack, purpose))
 
-    def _predict(self, draw: Draw, image: Tensor, positions: range) -> Tensor:
-        """The class of most votes in `num_draws` evaluations, `[B]`; ties go to the lowest.
-
-        Raises:
-            ValueError: if logits are NaN.
-        """
-        votes = torch.zeros((), dtype=torch.int64, device=image.device)
-        broken = torch.zeros((), dtype=torch.bool, device=image.device)
-        for _ in range(self.num_draws):
-            logits = draw(image)
-            votes = votes + torch.nn.functional.one_hot(logits.argmax(dim=2), logits.shape[2]).sum(dim=0)
-            broken = broken | logits.isnan().any()
-        if broken:  # the host looks once
-            raise ValueError(
-                f"the network's logits are NaN for images in {positions[0]}...{positions[-1]} of the test set"
-            )
-        return votes.argmax(dim=1)
-
     def _table(self, rows: pd.DataFrame) -> pd.DataFrame:
         table = []
         for attack in self.attacks:
@@ -300,8 +221,7 @@ class RobustAccuracy(Callback):
 
 
 def _write_results(table: pd.DataFrame, folder: Path, checkpoint: str, directory: Path) -> None:
-    """Adds a table to that of the run, see `RobustAccuracy`, and copies the checkpoint's picture from the folder of its
-    rows."""
+    """Add a table to that of the run, see `RobustAccuracy`, and copy the checkpoint's picture from its rows' folder."""
     path, picture = directory / "robust_accuracy.csv", directory / "figures" / PICTURE
     table.insert(0, "checkpoint", checkpoint or "none")
     if path.is_file():

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 def hash_of_module(module: nn.Module) -> str:
-    """Changes when any parameter or buffer changes, saved or not, and when any submodule's kind or `extra_repr` does.
+    """Hash all parameters and buffers, saved or not, and each submodule's kind and `extra_repr`.
 
     A module whose results depend on an argument that is in none of its tensors has to name it in `extra_repr`.
     """

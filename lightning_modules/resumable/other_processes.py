@@ -28,8 +28,8 @@ class OtherProcesses:
     in the same directory removes.
 
     Args:
-        trainer: during testing.
-        directory: that all processes share.
+        trainer: the trainer, during testing.
+        directory: a directory that all processes share.
     """
 
     def __init__(self, trainer: Trainer, directory: Path) -> None:
@@ -57,7 +57,7 @@ class OtherProcesses:
         return self.directory / f"failed_{self._run}_{rank}"
 
     def check(self) -> None:
-        """Looks whether it makes sense to go on.
+        """Look whether it makes sense to go on.
 
         Raises:
             SIGTERMException: if the run was told to end.
@@ -79,7 +79,7 @@ class OtherProcesses:
                 raise RuntimeError(f"process {rank} failed, and this one stops: {path.read_text().strip()}")
 
     def wait(self, ready: Callable[[], bool], meanwhile: Callable[[], None] | None = None) -> None:
-        """Waits until files of the others are there.
+        """Wait until files of the others are there.
 
         Args:
             ready: whether they are.
@@ -97,7 +97,7 @@ class OtherProcesses:
 
 
 def in_first_process(trainer: Trainer, action: Callable[[], None]) -> None:
-    """Lets the first process act while the others wait for it in a collective, so the action must be short.
+    """Let the first process act while the others wait for it in a collective, so the action must be short.
 
     Raises:
         RuntimeError: in the others, if the action raises an exception in the first.

@@ -1,4 +1,4 @@
-"""Where a callback that tests single images writes its results."""
+"""The directory for the results of a callback that tests single images."""
 
 import shutil
 import tempfile
@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 
 @contextmanager
 def results_directory(trainer: Trainer) -> Iterator[Path]:
-    """The run directory; in a `fast_dev_run`, which leaves nothing behind, a directory that is removed again."""
+    """Give the run directory; in a `fast_dev_run`, which leaves nothing behind, one that is removed again."""
     if not trainer.fast_dev_run:  # type: ignore[attr-defined]
         yield Path(trainer.log_dir or trainer.default_root_dir)  # on every process: it is broadcast
         return

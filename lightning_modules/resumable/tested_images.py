@@ -56,7 +56,7 @@ class TestedImages:
         return len(self.loader.dataset)  # type: ignore[arg-type]
 
     def __getitem__(self, position: int) -> LabelledImage:
-        """Reads one image.
+        """Read one image.
 
         Args:
             position: its position in the set.
@@ -88,14 +88,14 @@ class TestedImages:
         return LabelledImage(position, image.float(), int(label))
 
     def chosen(self, skip: int, end: int | None) -> range:
-        """Every `skip`-th position before `end`; in a `fast_dev_run` one for each process."""
+        """Choose every `skip`-th position before `end`; in a `fast_dev_run` one for each process."""
         positions = range(len(self) if end is None else min(end, len(self)))[::skip]
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             positions = positions[: self.trainer.world_size]
         return positions
 
     def settings(self, pl_module: LightningModule, positions: range) -> dict[str, Any]:
-        """What results depend on besides a callback's own arguments, as JSON values: data, weights and arithmetic.
+        """List data, weights and arithmetic, on which results depend besides a callback's arguments, as JSON values.
 
         Args:
             pl_module: the tested module.
@@ -125,7 +125,7 @@ class TestedImages:
 
 
 def _hash(tensors: Iterable[Tensor]) -> str:
-    """The same for equal values, wherever they are and in whatever memory layout."""
+    """Hash tensors by their values, wherever they are and in whatever memory layout."""
     digest = hashlib.blake2b(digest_size=16)
     for tensor in tensors:
         digest.update(tensor.cpu().contiguous().numpy().tobytes())
@@ -133,7 +133,7 @@ def _hash(tensors: Iterable[Tensor]) -> str:
 
 
 def require_testing(trainer: Trainer, needed_by: str) -> None:
-    """Refuses a trainer that would leave out the test, or that has no whole network in each process.
+    """Refuse a trainer that would leave out the test, or that has no whole network in each process.
 
     Raises:
         ValueError: names the setting.

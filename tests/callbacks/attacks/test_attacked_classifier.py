@@ -1,0 +1,195 @@
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from lightning_modules.robustness.attacks import PGD, AutoAttack
+from tests.callbacks.attacks.half_space import (
+    L2,
+    LINF,
+    NORMAL,
+    HalfSpace,
+    Images,
+    blocks,
+    callback,
+    known,
+    run,
+    signed_distance,
+)
+
+needs_autoattack = pytest.mark.skipif(
+    importlib.util.find_spec("pyautoattack") is None, reason="pyautoattack is not installed"
+)
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
+def test_the_network_alone_computes_in_another_precision(tmp_path: Path, precision: Any) -> None:
+    kinds = set()
+
+    class Layer(HalfSpace):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 2)
+            self.layer.weight.data = torch.stack([torch.zeros(4), NORMAL.float()])
+            self.layer.bias.data = torch.tensor([0.0, -0.5 * float(NORMAL.sum())])
+
+        def forward(self, image: Tensor) -> Tensor:
+            kinds.add(image.dtype)
+            return self.layer(image.flatten(1))
+
+    metrics = run(tmp_path, callback(), Layer(), precision=precision)
+    expected = {"bf16-mixed": torch.float32, "bf16-true": torch.bfloat16, "64-true": torch.float64}
+    assert kinds == {expected[precision]}
+    assert metrics["test/robust_accuracy_box"] == pytest.approx(known(LINF, NORMAL.abs().sum()), abs=0.1)
+    perturbation = pd.read_csv(tmp_path / "robust_accuracy.csv")["largest_perturbation"]
+    assert (perturbation <= np.array([LINF, L2]) + 1e-6).all()
+
+
+def test_a_smoothed_half_space_is_the_half_space(tmp_path: Path) -> None:
+    """Gaussian noise leaves the majority's plane where it was."""
+    smoothed = [PGD("linf", LINF, steps=10, num_draws=16, name="box")]
+    metrics = run(tmp_path, callback(attacks=smoothed, sigma=0.1, num_draws=1000))
+    table = pd.read_csv(tmp_path / "robust_accuracy.csv")
+    assert table["clean_accuracy"][0] == pytest.approx(24 / 31, abs=1.5 / 31)
+    assert metrics["test/robust_accuracy_box"] == pytest.approx(known(LINF, NORMAL.abs().sum()), abs=2.5 / 31)
+
+
+@needs_autoattack
+@pytest.mark.nightly
+def test_autoattack_leaves_no_image_of_a_smoothed_classifier_alone(tmp_path: Path) -> None:
+    """Between four half-spaces whose margins are so small that a single noisy vote is mostly wrong."""
+    between = torch.randn(16, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    between = (between - between.mean(1, keepdim=True)) / between.norm(dim=0)
+
+    class Four(HalfSpace):
+        num_classes = 4
+
+        def forward(self, image: Tensor) -> Tensor:
+            return 20 * (image.double() - 0.5).flatten(1) @ between
+
+    class Close(Images):
+        def __init__(self) -> None:
+            self.image = 0.5 + 0.15 * (torch.rand(24, 1, 4, 4, generator=torch.Generator().manual_seed(1)) - 0.5)
+            self.label = Four()(self.image).argmax(1)
+
+    data = DataLoader(Close(), batch_size=24)
+    attacks = [PGD("linf", 0.02, num_draws=16, name="pgd"), AutoAttack("linf", 0.02, num_draws=8, name="auto")]
+    metrics = run(tmp_path, callback(attacks=attacks, batch_size=24, sigma=0.25, num_draws=1000), Four(), data)
+    rows = pd.concat([pd.read_csv(path) for path in blocks(tmp_path)])
+    right = rows[rows["prediction"] == rows["label"]]
+    assert len(right) > 30
+    assert (right["perturbation"] > 0).all()
+    assert metrics["test/robust_accuracy_auto"] <= metrics["test/robust_accuracy_pgd"] + 0.05
+    assert metrics["test/robust_accuracy_pgd"] < 0.5
+
+
+def test_a_module_with_votes_of_its_own_is_attacked_with_them(tmp_path: Path) -> None:
+    class Turned(HalfSpace):
+        """Smoothed, it says the other class."""
+
+        certificate = "none"
+
+        def smoothed_logits(self, image: Tensor, noise: Tensor, sigma: float) -> Tensor:
+            assert noise.shape == image.shape
+            return -self(image + sigma * noise).expand(2, -1, -1)
+
+        def certified_radius(self, probability: Any, sigma: float) -> float:
+            return 0.0
+
+    smoothed = [PGD("linf", 1e-4, steps=1, num_draws=2, name="box")]
+    run(tmp_path, callback(attacks=smoothed, sigma=1e-3, num_draws=2), Turned())
+    assert pd.read_csv(tmp_path / "robust_accuracy.csv")["clean_accuracy"][0] == pytest.approx(7 / 31)
+
+
+def test_every_vote_counts_as_in_the_certificate(tmp_path: Path) -> None:
+    """Two doubtful votes outweigh one that is certain of another class."""
+
+    class Three(HalfSpace):
+        certificate = "none"
+
+        def smoothed_logits(self, image: Tensor, noise: Tensor, sigma: float) -> Tensor:
+            right = self(image + sigma * noise).sign()
+            return torch.stack([1e-2 * right, 1e-2 * right, -50 * right])
+
+        def certified_radius(self, probability: Any, sigma: float) -> float:
+            return 0.0
+
+    smoothed = [PGD("linf", 1e-4, steps=1, num_draws=2, name="box")]
+    run(tmp_path, callback(attacks=smoothed, sigma=1e-3, num_draws=2), Three())
+    assert pd.read_csv(tmp_path / "robust_accuracy.csv")["clean_accuracy"][0] == pytest.approx(24 / 31)
+
+
+def test_the_smoothed_half_of_a_mixture_is_not_attacked_for_the_whole(tmp_path: Path) -> None:
+    class Mixing(HalfSpace):
+        chooses_alpha = False
+
+        def mix(self, image: Tensor, alpha: float | None = None) -> Any: ...
+
+    smoothed = [PGD("linf", 1e-4, steps=1, num_draws=2, name="box")]
+    with pytest.raises(ValueError, match=r"sigma must be 0 for Mixing, got 0\.1"):
+        run(tmp_path, callback(attacks=smoothed, sigma=0.1, num_draws=2), Mixing())
+
+
+def test_the_class_is_that_of_most_draws(tmp_path: Path) -> None:
+    class Fickle(HalfSpace):
+        """The other class in three tenths of all evaluations."""
+
+        def forward(self, image: Tensor) -> Tensor:
+            logits = super().forward(image)
+            return torch.where(torch.rand(len(image), 1) < 0.3, -logits, logits)
+
+    smoothed = [PGD("linf", 1e-4, steps=1, num_draws=2, name="box")]
+    metrics = run(tmp_path, callback(attacks=smoothed, num_draws=301), Fickle())
+    assert metrics["test/robust_accuracy_box"] == pytest.approx(24 / 31, abs=1e-6)
+
+
+@needs_autoattack
+@pytest.mark.nightly
+def test_autoattack_is_one_more_attack(tmp_path: Path) -> None:
+    """It is exact where gradients of cross-entropy lead to the farther of two neighbours."""
+
+    class Bands(HalfSpace):
+        """Ten classes, one beside another along w; every class turns into its neighbour."""
+
+        num_classes = 10
+
+        def forward(self, image: Tensor) -> Tensor:
+            score = (image.double() - 0.5).flatten(1) @ self.weight
+            return -((score[:, None] - torch.linspace(-0.6, 0.6, 10, dtype=torch.float64)) ** 2)
+
+    class Banded(Images):
+        def __init__(self) -> None:
+            super().__init__(12)
+            self.label = Bands()(self.image).argmax(1)
+
+    data = DataLoader(Banded(), batch_size=4)
+    strong = [AutoAttack("linf", 0.01), PGD("linf", 0.01, name="pgd")]
+    metrics = run(tmp_path, callback(attacks=strong, batch_size=12), Bands(), data)
+    score = signed_distance(Banded().image)
+    edges = torch.linspace(-0.6, 0.6, 10, dtype=torch.float64).unfold(0, 2, 1).mean(1)
+    robust = (score[:, None] - edges).abs().min(1).values / NORMAL.abs().sum() > 0.01
+    assert metrics["test/robust_accuracy_autoattack_linf_0.01"] == pytest.approx(
+        float(robust.double().mean()), abs=1e-6
+    )
+    assert 0 < metrics["test/robust_accuracy_autoattack_linf_0.01"] < metrics["test/robust_accuracy_pgd"] < 1
+
+
+def test_a_smoothed_classifier_needs_draws() -> None:
+    with pytest.raises(ValueError, match=r"num_draws must be at least 2 with sigma 0.1"):
+        callback(sigma=0.1)
+    with pytest.raises(ValueError, match=r"box: num_draws must be at least 2 with sigma 0.1"):
+        callback(sigma=0.1, num_draws=10)
+
+
+@needs_autoattack
+def test_autoattack_refuses_a_classifier_with_random_numbers_of_its_own() -> None:
+    with pytest.raises(ValueError, match=r"needs a deterministic classifier, and num_draws 10 without sigma"):
+        callback(attacks=[AutoAttack("l2", 0.1)], num_draws=10)
+    with pytest.raises(ValueError, match=r"autoattack_l2_0.1: num_draws must be at least 2 with sigma 0.1"):
+        callback(attacks=[AutoAttack("l2", 0.1, num_draws=1)], sigma=0.1, num_draws=10)

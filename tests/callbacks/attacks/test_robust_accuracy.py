@@ -1,0 +1,188 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from callbacks.attacks.robust_accuracy import RobustAccuracy
+from lightning_modules.robustness.attacks import PGD
+from tests.callbacks.attacks.half_space import (
+    L2,
+    LINF,
+    NORMAL,
+    Broken,
+    HalfSpace,
+    Images,
+    blocks,
+    callback,
+    known,
+    run,
+    signed_distance,
+)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float]]:
+    directory = tmp_path_factory.mktemp("finished")
+    return directory, run(directory, callback())
+
+
+def test_the_robust_accuracy_of_a_half_space_is_the_exact_one(finished: tuple[Path, dict[str, float]]) -> None:
+    directory, metrics = finished
+    box, ball = known(LINF, NORMAL.abs().sum()), known(L2, NORMAL.norm())
+    assert 0 < box < 24 / 31
+    assert 0 < ball < 24 / 31
+    assert box != ball
+    assert metrics["test/robust_accuracy_box"] == pytest.approx(box, abs=1e-6)
+    assert metrics["test/robust_accuracy_ball"] == pytest.approx(ball, abs=1e-6)
+    table = pd.read_csv(directory / "robust_accuracy.csv")
+    assert table["attack"].tolist() == ["box", "ball"]
+    assert table["checkpoint"].tolist() == ["none", "none"]
+    assert table["norm"].tolist() == ["linf", "l2"]
+    assert table["epsilon"].tolist() == [LINF, L2]
+    assert table["steps"].tolist() == [10, 20]
+    assert table["restarts"].tolist() == [2, 1]
+    assert table["num_images"].tolist() == [31, 31]
+    np.testing.assert_allclose(table["clean_accuracy"], 24 / 31)
+    np.testing.assert_allclose(table["robust_accuracy"], [box, ball])
+    np.testing.assert_allclose(table["largest_perturbation"], [LINF, L2], rtol=1e-5)
+    assert metrics["test/accuracy"] == pytest.approx(24 / 31)  # the trainer's own testing took place
+
+
+def test_rows_tell_each_image_apart(finished: tuple[Path, dict[str, float]]) -> None:
+    assert len(blocks(finished[0])) == 4
+    rows = pd.concat([pd.read_csv(path) for path in blocks(finished[0])])
+    images = Images()
+    for name, budget, length in (("box", LINF, NORMAL.abs().sum()), ("ball", L2, NORMAL.norm())):
+        part = rows[rows["attack"] == name]
+        assert part["index"].tolist() == list(range(31))
+        assert part["label"].tolist() == images.label.tolist()
+        score = signed_distance(images.image)
+        right = (score > 0) == (images.label == 1)
+        assert part["prediction"].tolist() == (score > 0).long().tolist()
+        turned = right & (score.abs() / length < budget)
+        assert ((part["prediction_under_attack"] != part["prediction"]).to_numpy() == turned.numpy()).all()
+        assert (part["perturbation"].to_numpy()[~right.numpy()] == 0).all()
+        assert (part["perturbation"] <= budget + 1e-6).all()
+
+
+def test_the_module_and_the_generator_are_left_as_they_were(tmp_path: Path) -> None:
+    module = HalfSpace()
+    attacker = callback()
+    seen = []
+
+    def on_test_start(trainer: Trainer, pl_module: LightningModule) -> None:
+        before = torch.get_rng_state()
+        RobustAccuracy.on_test_start(attacker, trainer, pl_module)
+        assert torch.equal(torch.get_rng_state(), before)
+        assert torch.is_inference_mode_enabled()
+        assert not pl_module.training
+        seen.append(trainer)
+
+    attacker.on_test_start = on_test_start  # type: ignore[method-assign]
+    run(tmp_path, attacker, module)
+    assert len(seen) == 1
+    assert torch.equal(module.weight, NORMAL)
+    assert module.weight.grad is None
+    assert module.weight.requires_grad
+    assert not module.trained_on
+
+
+def test_skip_and_max_choose_positions(tmp_path: Path) -> None:
+    metrics = run(tmp_path, callback(skip=3, max=20))
+    rows = pd.concat([pd.read_csv(path) for path in blocks(tmp_path)])
+    assert sorted(set(rows["index"])) == list(range(0, 20, 3))
+    assert metrics["test/robust_accuracy_box"] == pytest.approx(
+        known(LINF, NORMAL.abs().sum(), slice(0, 20, 3)), abs=1e-6
+    )
+
+
+def test_the_picture_is_written(finished: tuple[Path, dict[str, float]]) -> None:
+    assert (finished[0] / "figures" / "adversarial.png").read_bytes().startswith(b"\x89PNG")
+    assert not list(finished[0].rglob("*.partial*"))
+
+
+def test_a_block_without_a_right_image_is_no_problem(tmp_path: Path) -> None:
+    class Wrong(Images):
+        def __init__(self) -> None:
+            super().__init__()
+            self.label = 1 - (signed_distance(self.image) > 0).long()
+
+    metrics = run(tmp_path, callback(), data=DataLoader(Wrong(), batch_size=4))
+    assert metrics["test/robust_accuracy_box"] == 0
+    assert (pd.read_csv(tmp_path / "robust_accuracy.csv")["largest_perturbation"] == 0).all()
+
+
+def test_fast_dev_run_attacks_one_image_and_leaves_nothing(tmp_path: Path) -> None:
+    class Counted(HalfSpace):
+        attacked = 0
+
+        def forward(self, image: Tensor) -> Tensor:
+            self.attacked += len(image) == 1  # the trainer's own testing has four at once
+            return super().forward(image)
+
+    module = Counted()
+    metrics = run(tmp_path, callback(max=4, skip=3), module, fast_dev_run=True)  # the first image is labelled wrongly
+    assert module.evaluated == module.attacked + 4
+    assert metrics["test/robust_accuracy_box"] == 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_second_config_adds_it_to_any_experiment(tmp_path: Path) -> None:
+    import train
+
+    arguments = ["fit", "--config", "configs/elr/demo.yaml", "--config", "configs/callbacks/robust_accuracy.yaml"]
+    quiet = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
+    run_once = ["--trainer.max_epochs", "1", "--run_directory", str(tmp_path), "--test_after_fit", "true"]
+    assert train.main([*arguments, *quiet, *run_once]) == 0
+    table = pd.read_csv(tmp_path / "robust_accuracy.csv")
+    assert table["attack"].tolist() == ["pgd_linf_0.03137", "pgd_l2_0.5"] * 2
+    assert table["checkpoint"].tolist() == ["last", "last", "best", "best"]  # also_test_best of that experiment
+    assert (table["robust_accuracy"] < table["clean_accuracy"]).all()
+    assert {path.name for path in (tmp_path / "figures").glob("adversarial*")} == {
+        "adversarial_last.png",
+        "adversarial_best.png",
+    }
+    metrics = pd.read_csv(tmp_path / "test_metrics.csv").set_index("metric")["value"]
+    assert metrics["test/robust_accuracy_pgd_l2_0.5"] == pytest.approx(table["robust_accuracy"][1], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("attacks", []),
+        ("attacks", [PGD("linf", 0.1), PGD("linf", 0.1, steps=3)]),
+        ("batch_size", 0),
+        ("skip", 0),
+        ("max", 0),
+        ("sigma", -0.1),
+        ("num_draws", 0),
+        ("seed", -1),
+        ("num_shown", 0),
+    ],
+)
+def test_bad_arguments_are_named(key: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=key):
+        callback(**{key: value})
+
+
+def test_what_cannot_be_attacked_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="limit_test_batches"):
+        run(tmp_path, callback(), limit_test_batches=0)
+
+    with pytest.raises(ValueError, match=r"RobustAccuracy needs gradients, .* 16-true"):
+        run(tmp_path, callback(), precision="16-true")
+
+    class Nameless(LightningModule):
+        def test_step(self, batch: Any, batch_idx: int) -> None: ...
+
+    with pytest.raises(TypeError, match="RobustAccuracy needs a Classifier, and Nameless lacks"):
+        run(tmp_path, callback(), Nameless())
+
+    with pytest.raises(ValueError, match=r"logits are NaN for images in 0\.\.\.7"):
+        run(tmp_path, callback(), Broken())
