@@ -5,7 +5,7 @@ from typing import Protocol, TypeVar
 
 
 class Seeded(Protocol):
-    """What has a seed, or None until it gets one."""
+    """An object with a seed, which is None until it gets one."""
 
     seed: int | None
 
@@ -14,7 +14,7 @@ Noise = TypeVar("Noise", bound=Seeded)
 
 
 def seeded(noise: Noise, seed: int) -> Noise:
-    """A copy of the noise with its own seed, or else with `seed`. The caller's stays as it is, for other data sets."""
+    """Copy a noise, with its own seed or else with `seed`; the caller's stays as it is, for other data sets."""
     drawn = copy.copy(noise)
     if drawn.seed is None:
         drawn.seed = seed

@@ -40,7 +40,7 @@ class ImagesToProtect(SeededBatches):
         image_size: height and width that images and masks are resized to, in pixels; a multiple of 8.
         evaluation_batch_size: images that are protected at once over all processes; None takes `batch_size`.
         num_workers: loader processes; None takes one for each free core, up to 8.
-        seed: seeds the order; None takes `seed_everything`.
+        seed: random seed of the order; None takes `seed_everything`.
 
     Raises:
         FileNotFoundError: if images or masks are missing, naming the first.
@@ -86,7 +86,7 @@ class ImagesToProtect(SeededBatches):
 
 
 class _Photographs:
-    """What the folder holds, read when it is asked for."""
+    """The photographs and masks of the folder, read when they are asked for."""
 
     def __init__(self, root: Path, image_size: int) -> None:
         self.image_size = image_size
@@ -106,7 +106,7 @@ class _Photographs:
         self.source_prompts: dict[str, str] = {}
 
     def read_prompts(self) -> None:
-        """Takes the texts from `prompts.json`, where there is one."""
+        """Take the texts from `prompts.json`, where there is one."""
         file = self.prompts_file
         if not file.is_file():
             return
@@ -159,7 +159,7 @@ class _Photographs:
         return batch
 
     def _read_masks(self, paths: Sequence[Path]) -> Tensor:
-        """`[n, S, S]`, bool, where the masks are brighter than one half."""
+        """Read masks, `[n, S, S]`, bool: true where they are brighter than one half."""
         return torch.cat([self._read(path, "L") for path in paths]) > 127
 
     def _read(self, path: Path, mode: str) -> Tensor:
@@ -168,7 +168,7 @@ class _Photographs:
 
 
 def _opened(path: Path) -> Image.Image:
-    """An image that is decoded, and turned as its camera says."""
+    """Decode an image, and turn it as its camera says."""
     try:
         with Image.open(path) as file:
             ImageOps.exif_transpose(file, in_place=True)
@@ -178,7 +178,7 @@ def _opened(path: Path) -> Image.Image:
 
 
 def _check_readable(paths: Sequence[Path]) -> None:
-    """Refuses a set with damaged files, before hours are spent on the others; decoding costs little beside these."""
+    """Refuse a set with damaged files, before hours are spent on the others; decoding costs little beside these."""
     damaged = []
     for path in paths:
         try:
@@ -198,7 +198,7 @@ def _files(folder: Path, pattern: str = "*") -> list[Path]:
 
 
 def _masks(folder: Path, name: str) -> tuple[list[Path], list[Path]]:
-    """The masks of an image that protection knows, and those that it does not."""
+    """Find the masks of an image that protection knows, and those that it does not."""
     seen, unseen = _files(folder / name, "seen*"), _files(folder / name, "unseen*")
     seen = seen or [path for path in _files(folder) if path.stem == name]
     if not seen:

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from datamodules.arguments import at_least, within
 from datamodules.classification.digits import Digits
 from datamodules.classification.image_sets import ImagesInMemory
 from datamodules.classification.labelled_images import LabelledImages
@@ -33,11 +34,11 @@ class MaskedDigits(LabelledImages):
     Args:
         batch_size: training images of a step over all processes.
         image_size: height and width in pixels, to which the images are enlarged.
-        unseen_change: how far the second ellipse's numbers (place, size, angle) are from the first one's, as a part of
-            their range, in [0, 1].
+        unseen_change: greatest distance of the second ellipse's place, size and angle from the first one's, as a part
+            of their range, in [0, 1].
         evaluation_batch_size: images of an evaluation batch over all processes; None takes `batch_size`.
-        num_test_images: only the first test images are taken, for methods that spend long on each; None takes all.
-        seed: seeds regions and order; None takes `seed_everything`.
+        num_test_images: number of test images, the first ones, for methods that spend long on each; None takes all.
+        seed: random seed of regions and order; None takes `seed_everything`.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -55,14 +56,12 @@ class MaskedDigits(LabelledImages):
         images = FirstTested(image_size=image_size)
         images.num_test_images = num_test_images
         super().__init__(images, batch_size, evaluation_batch_size=evaluation_batch_size, seed=seed)
-        if not 0 <= unseen_change <= 1:
-            raise ValueError(f"unseen_change must be in [0, 1], got {unseen_change}")
-        if num_test_images is not None and num_test_images < 1:
-            raise ValueError(f"num_test_images must be at least 1, got {num_test_images}")
+        within(0, 1, unseen_change=unseen_change)
+        at_least(1, num_test_images=num_test_images)
         self.unseen_change = unseen_change
 
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Names the digits by their positions while these are still on the host."""
+        """Name the digits by their positions while these are still on the host."""
         batch["name"] = [f"{index:05d}" for index in batch["index"].tolist()]
         return batch
 

@@ -6,14 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from datamodules.arguments import at_least, within
 from datamodules.batches import IGNORED
-from datamodules.corruptions.mask_noise.interface import check_seed, uniform_of_each
+from datamodules.corruptions.mask_noise.interface import uniform_of_each
 
 _MASKS_AT_ONCE = 64
 
 
 class Affine:
-    """Turns, scales and shifts each category's mask about its own centre of mass.
+    """Turn, scale and shift each category's mask about its own centre of mass.
 
     Angle, scale and shift are uniform between plus and minus the greatest, independent for each image and category. A
     category of a higher number covers those of lower ones; what is uncovered becomes background, and what leaves the
@@ -23,20 +24,16 @@ class Affine:
         degrees: greatest angle, in degrees, in [0, 180].
         scale: greatest relative change of length, in [0, 1): 0.2 draws factors from 0.8 to 1.2.
         pixels: greatest shift along rows and along columns, in pixels.
-        seed: which draw; None takes that of the data.
+        seed: random seed of the noise; None takes the seed of the data.
 
     Raises:
         ValueError: if an argument is out of range.
     """
 
     def __init__(self, degrees: float = 10.0, scale: float = 0.1, pixels: float = 2.0, seed: int | None = None) -> None:
-        if not 0 <= degrees <= 180:
-            raise ValueError(f"degrees must be in [0, 180], got {degrees}")
-        if not 0 <= scale < 1:
-            raise ValueError(f"scale must be in [0, 1), got {scale}")
-        if pixels < 0:
-            raise ValueError(f"pixels must be at least 0, got {pixels}")
-        check_seed(seed)
+        within(0, 180, degrees=degrees)
+        within(0, 1, "[)", scale=scale)
+        at_least(0, pixels=pixels, seed=seed)
         self.degrees = degrees
         self.scale = scale
         self.pixels = pixels
@@ -53,7 +50,7 @@ class Affine:
 
 
 def _moved(mask: Tensor, drawn: Tensor) -> Tensor:
-    """Masks `[N, H, W]` moved by `[N, K - 1, 4]`: angle, relative change of length, and shift of row and column."""
+    """Move masks `[N, H, W]` by `[N, K - 1, 4]`: angle, relative change of length, and shift of row and column."""
     height, width = mask.shape[1:]
     row = torch.arange(height, dtype=torch.float64)[:, None]
     column = torch.arange(width, dtype=torch.float64)
@@ -75,5 +72,5 @@ def _moved(mask: Tensor, drawn: Tensor) -> Tensor:
 
 
 def _normalised(place: Tensor, length: int) -> Tensor:
-    """Pixel coordinates as `grid_sample` counts them: -1 and 1 at the outer edges."""
+    """Count pixel coordinates as `grid_sample` does: -1 and 1 at the outer edges."""
     return (2 * place + 1) / length - 1

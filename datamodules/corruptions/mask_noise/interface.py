@@ -1,4 +1,4 @@
-"""What every kind of mask noise keeps: its interface, its random numbers, and the masks it accepts."""
+"""The interface of mask noise, its statistics, and the random numbers of every kind."""
 
 import zlib
 from typing import NamedTuple, Protocol
@@ -13,20 +13,19 @@ _MASKS_AT_ONCE = 64
 
 
 class MaskNoise(Protocol):
-    """What a DataModule expects of a kind of mask noise."""
+    """A kind of mask noise, as a DataModule takes it."""
 
     seed: int | None
-    """Which draw of the noise; None takes the seed of the data."""
+    """Random seed of the noise; None takes the seed of the data."""
 
     def apply(self, mask: Tensor, num_classes: int, index: Tensor | None = None) -> Tensor:
-        """Makes masks wrong.
+        """Make masks wrong.
 
         Args:
             mask: `[N, H, W]`, uint8, the true categories: 0 is the background; ignored pixels, 255, stay so, and
                 no category grows into them. Not modified.
             num_classes: number of categories, K, with the background.
-            index: `[N]`, int64: position of each mask in its set, by which its numbers are drawn; by default 0 ...
-                N - 1.
+            index: position of each mask in its set, `[N]`, int64, by which its numbers are drawn; None takes 0...N - 1.
 
         Returns:
             `[N, H, W]`, uint8.
@@ -38,7 +37,7 @@ class MaskNoise(Protocol):
 
 
 class MaskNoiseStatistics(NamedTuple):
-    """What is wrong with given masks, from pixels pooled over all of them; pixels that either ignores do not count."""
+    """The errors of given masks, from pixels pooled over all of them; pixels that either ignores do not count."""
 
     changed: float
     """Share of all pixels whose category is another one."""
@@ -51,7 +50,7 @@ class MaskNoiseStatistics(NamedTuple):
 
 
 def mask_noise_statistics(clean: Tensor, given: Tensor, num_classes: int) -> MaskNoiseStatistics:
-    """Compares given masks with true ones.
+    """Compare given masks with true ones.
 
     Args:
         clean: `[N, H, W]`, integers: true categories.
@@ -75,7 +74,7 @@ def mask_noise_statistics(clean: Tensor, given: Tensor, num_classes: int) -> Mas
 
 
 def uniform_of_each(seed: int | None, kind: str, index: Tensor | None, length: int, count: int) -> Tensor:
-    """The random numbers of one kind of noise for each mask, `[N, count]` in [0, 1): a function of (seed, kind, index).
+    """Draw the numbers of one kind of noise for each mask, `[N, count]` in [0, 1), by (seed, kind, index) alone.
 
     Raises:
         ValueError: if the seed is None, as nobody has filled it.
@@ -86,18 +85,6 @@ def uniform_of_each(seed: int | None, kind: str, index: Tensor | None, length: i
     return sample_uniform(seed, 0, where, count, stream=zlib.crc32(kind.encode()))
 
 
-def check_seed(seed: int | None) -> None:
-    """Refuses a negative seed."""
-    if seed is not None and seed < 0:
-        raise ValueError(f"seed must not be negative, got {seed}")
-
-
-def check_range(name: str, least: int, most: int) -> None:
-    """Refuses a range of whole numbers that is empty or begins below 0."""
-    if not 0 <= least <= most:
-        raise ValueError(f"min_{name} and max_{name} must be 0 <= min <= max, got {least} and {most}")
-
-
 def whole_numbers(uniform: Tensor, least: int, most: int) -> Tensor:
-    """Whole numbers from `least` to `most`, equally likely, from numbers in [0, 1)."""
+    """Turn numbers in [0, 1) into whole numbers from `least` to `most`, all equally likely."""
     return least + (uniform * (most - least + 1)).long()

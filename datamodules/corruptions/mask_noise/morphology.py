@@ -14,30 +14,21 @@ import torch.nn.functional as F
 from scipy.ndimage import maximum_filter, minimum_filter
 from torch import Tensor
 
+from datamodules.arguments import at_least, one_of, within
 from datamodules.batches import IGNORED
-from datamodules.corruptions.mask_noise.interface import (
-    check_range,
-    check_seed,
-    uniform_of_each,
-    whole_numbers,
-)
+from datamodules.corruptions.mask_noise.interface import uniform_of_each, whole_numbers
 
 Mode = Literal["erode", "dilate", "either"]
 _MASKS_AT_ONCE = 256
 
 
 def _drawn_modes(mode: Mode, uniform: Tensor) -> Tensor:
-    """Which masks are dilated, `[N]`; the others are eroded."""
+    """Tell which masks are dilated, `[N]`; the others are eroded."""
     return uniform < 0.5 if mode == "either" else torch.full(uniform.shape, mode == "dilate")
 
 
-def _check_mode(mode: str) -> None:
-    if mode not in get_args(Mode):
-        raise ValueError(f"mode must be one of {', '.join(get_args(Mode))}, got {mode!r}")
-
-
 class ErosionDilation:
-    """Erodes or dilates every object of an image by the same number of pixels, in a square neighbourhood.
+    """Erode or dilate every object of an image by the same number of pixels, in a square neighbourhood.
 
     Small objects suffer more than large ones, up to vanishing. Categories go in the order of their numbers; beyond the
     border an image counts as more of the same, so that objects that touch it do not recede from it.
@@ -46,7 +37,7 @@ class ErosionDilation:
         min_pixels: least number of pixels; with `max_pixels` 0 masks stay as they are.
         max_pixels: greatest number of pixels; each image's is drawn uniformly.
         mode: erode, dilate, or either, drawn for each image.
-        seed: which draw; None takes that of the data.
+        seed: random seed of the noise; None takes the seed of the data.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -55,9 +46,9 @@ class ErosionDilation:
     def __init__(
         self, min_pixels: int = 2, max_pixels: int = 3, mode: Mode = "either", seed: int | None = None
     ) -> None:
-        check_range("pixels", min_pixels, max_pixels)
-        _check_mode(mode)
-        check_seed(seed)
+        at_least(0, min_pixels=min_pixels, seed=seed)
+        at_least(min_pixels, max_pixels=max_pixels)
+        one_of(get_args(Mode), mode=mode)
         self.min_pixels = min_pixels
         self.max_pixels = max_pixels
         self.mode = mode
@@ -77,7 +68,7 @@ class ErosionDilation:
 
 
 def _resized_objects(mask: Tensor, num_classes: int, reach: int, dilate: bool) -> Tensor:
-    """All masks `[N, H, W]` eroded or dilated by `reach` pixels."""
+    """Erode or dilate all masks `[N, H, W]` by `reach` pixels."""
 
     def dilation(member: Tensor) -> Tensor:
         for kernel, padding in (((2 * reach + 1, 1), (reach, 0)), ((1, 2 * reach + 1), (0, reach))):
@@ -95,7 +86,7 @@ def _resized_objects(mask: Tensor, num_classes: int, reach: int, dilate: bool) -
 
 
 class OverUnderSegmentation:
-    """Erodes or dilates each object in proportion to its size: the annotation noise of ADELE's SegTHOR experiments.
+    """Erode or dilate each object in proportion to its size: the annotation noise of ADELE's SegTHOR experiments.
 
     For each category in `order`, the image is enlarged or shrunk so that the category has about `target_pixels`
     pixels, its mask is eroded or dilated with a 3 x 3 square as often as was drawn for the image, and brought back to
@@ -118,7 +109,7 @@ class OverUnderSegmentation:
         order: categories that change, in this order; None takes 1 ... K - 1. The authors' is oesophagus, trachea,
             aorta, heart: 1, 3, 4, 2.
         target_pixels: size of a category's mask, in pixels, at which it is eroded or dilated.
-        seed: which draw; None takes that of the data.
+        seed: random seed of the noise; None takes the seed of the data.
 
     Raises:
         ValueError: if an argument is out of range, or, when masks are changed, `order` names a category that is not
@@ -135,13 +126,11 @@ class OverUnderSegmentation:
         target_pixels: int = 1000,
         seed: int | None = None,
     ) -> None:
-        check_range("iterations", min_iterations, max_iterations)
-        _check_mode(mode)
-        check_seed(seed)
-        if not 0 <= noise_level <= 1:
-            raise ValueError(f"noise_level must be in [0, 1], got {noise_level}")
-        if target_pixels < 1:
-            raise ValueError(f"target_pixels must be at least 1, got {target_pixels}")
+        at_least(0, min_iterations=min_iterations, seed=seed)
+        at_least(min_iterations, max_iterations=max_iterations)
+        at_least(1, target_pixels=target_pixels)
+        one_of(get_args(Mode), mode=mode)
+        within(0, 1, noise_level=noise_level)
         if order is not None and (min(order, default=1) < 1 or len(set(order)) < len(order)):
             raise ValueError(f"order must name categories from 1 on, each once, got {order}")
         self.min_iterations = min_iterations
@@ -171,7 +160,7 @@ class OverUnderSegmentation:
 
 
 def _in_proportion(mask: np.ndarray, category: int, iterations: int, dilate: bool, target_pixels: int) -> np.ndarray:
-    """One category of a mask `[H, W]`, eroded or dilated at a size of `target_pixels`.
+    """Erode or dilate one category of a mask `[H, W]` at a size of `target_pixels`.
 
     Only the part of the image where something can change is computed. Along an axis, with the category in pixels
     first ... last, a cubic value depends on the pixels less than 2 away from its place, so that none differs from 0 but
@@ -208,13 +197,13 @@ def _in_proportion(mask: np.ndarray, category: int, iterations: int, dilate: boo
 
 
 def _reached(occupied: np.ndarray, margin: int) -> slice:
-    """From the first to the last place that is occupied, with a margin."""
+    """Span from the first to the last place that is occupied, with a margin."""
     first, last = np.flatnonzero(occupied)[[0, -1]]
     return slice(max(int(first) - margin, 0), min(int(last) + 1 + margin, len(occupied)))
 
 
 def _mapped(part: slice, length: int, new_length: int, margin: int) -> slice:
-    """Where a part of a side lies when the side is resized, with a margin."""
+    """Find a part of a side in the resized side, with a margin."""
     scale = new_length / length
     first, last = math.floor(part.start * scale) - margin, math.ceil(part.stop * scale) + margin
     return slice(max(first, 0), min(last, new_length))
@@ -223,13 +212,13 @@ def _mapped(part: slice, length: int, new_length: int, margin: int) -> slice:
 def _cubic(
     values: np.ndarray, at: list[slice], shape: Sequence[int], new_at: list[slice], new_shape: Sequence[int]
 ) -> np.ndarray:
-    """Part `new_at` of a binary image of `shape`, resized to `new_shape`; only its part `at` is not 0 everywhere."""
+    """Compute part `new_at` of a binary image resized to `new_shape`; only its part `at` is not 0 everywhere."""
     rows, columns = (_cubic_weights(shape[axis], new_shape[axis], new_at[axis])[:, at[axis]] for axis in (0, 1))
     return rows @ values.astype(np.float64) @ columns.T >= 0.5
 
 
 def _cubic_weights(length: int, new_length: int, part: slice) -> np.ndarray:
-    """Weights `[part, length]` of the source pixels in part of a resized side, from Keys' kernel with a = -3/4."""
+    """Weigh source pixels, `[part, length]`, for part of a resized side, by Keys' kernel with a = -3/4."""
     place = (np.arange(part.start, part.stop) + 0.5) * length / new_length - 0.5
     first = np.floor(place).astype(int) - 1
     weights = np.zeros((len(place), length))
