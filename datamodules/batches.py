@@ -1,4 +1,4 @@
-"""What travels from a DataModule to a LightningModule: the keys of each kind of batch, their shapes and ranges."""
+"""Batches that a DataModule gives to a LightningModule: the keys of each kind of batch, their shapes and ranges."""
 
 from typing import Any, NotRequired, TypedDict
 

@@ -48,8 +48,8 @@ class Clusters:
         offset: distance of common clusters and of those of no class from the plane between them.
         rare_offset: position of the rare clusters along the same direction; the nearer to -offset, the more they look
             like samples of no class.
-        scale: of the centres within the plane.
-        seed: of the centres.
+        scale: length of the centres within the plane, in units of that of a normal vector.
+        seed: random seed of the centres.
     """
 
     def __init__(self, offset: float, rare_offset: float, scale: float, seed: int) -> None:
@@ -64,10 +64,10 @@ class Clusters:
         """Samples of the classes, equally many of each, and samples of no class with random labels.
 
         Args:
-            num_clean: of the classes.
-            num_foreign: of no class.
+            num_clean: samples of the classes.
+            num_foreign: samples of no class.
             rare_share: part of each class that is of its rare cluster.
-            random: draws all.
+            random: generator of all random numbers.
         """
         label = np.arange(num_clean) % NUM_CLASSES
         rare = random.random(num_clean) < rare_share

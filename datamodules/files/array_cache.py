@@ -92,9 +92,9 @@ def cached_array(
     """The array of an identity, computed if the cache does not have it. All processes call it.
 
     Args:
-        folder: of the cache.
-        name: what the entry is called, before its digest.
-        identity: what the array is made from; whatever differs makes another entry.
+        folder: folder of the cache.
+        name: name of the entry, before its digest.
+        identity: description of all that the array is made from; whatever differs makes another entry.
         num_parts: the array is these parts, one after the other along its first axis.
         compute: given the numbers of this process's missing parts, yields each with its rows.
         rank: this process, which computes every `world_size`-th part.
@@ -174,7 +174,7 @@ def _flat(value: Any, key: str = "") -> dict[str, Any]:
 
 
 def _failures(entry: Path, token: str = "") -> list[Path]:
-    """What processes left that failed, in a call or in any."""
+    """List the notes of processes that failed, in a call or in any."""
     return [path for path in entry.parent.iterdir() if path.name.startswith(f".{entry.name}.failed-{token}")]
 
 

@@ -14,7 +14,7 @@ ALLOWED = {
         for module, name in (("multiarray", "_reconstruct"), ("multiarray", "scalar"), ("numeric", "_frombuffer"))
     ),
 }
-"""What a pickle of arrays, numbers, text, lists, tuples and dicts may call."""
+"""Functions that a pickle of arrays, numbers, text, lists, tuples and dicts may call."""
 
 
 class ArrayUnpickler(pickle.Unpickler):

@@ -1,4 +1,4 @@
-"""Where a data set is looked for."""
+"""The folder in which a data set is looked for."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,7 @@ def data_directory(data_dir: str | None, name: str) -> Path:
 
     Args:
         data_dir: the configured folder, or None.
-        name: of the data set, for messages.
+        name: name of the data set, for messages.
 
     Raises:
         FileNotFoundError: if neither is given, or the folder does not exist.
@@ -30,7 +30,7 @@ def data_directory(data_dir: str | None, name: str) -> Path:
 
 
 def download_directory(data_dir: str | None) -> Path:
-    """Where a download goes: `data_dir`, else where NOISEWORKS_DATA points, else `data`. Made if it does not exist."""
+    """Make the folder of a download: `data_dir`, else the one that NOISEWORKS_DATA names, else `data`."""
     directory = Path(data_dir or os.environ.get("NOISEWORKS_DATA") or "data").expanduser()
     directory.mkdir(parents=True, exist_ok=True)
     return directory

@@ -15,11 +15,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from datamodules.arguments import at_least, one_of, within
+
 _JPEG = (".jfif", ".jp2", ".jpe", ".jpeg", ".jpg")
 SUFFIXES = (".avif", ".bmp", ".gif", *_JPEG, ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-"""What image files end with, in any case; in folders of images, files that end otherwise are left out."""
+"""Ends of the names of image files, in any case; in folders of images, files that end otherwise are left out."""
 Interpolation = Literal["bilinear", "bicubic"]
-"""How pixels are resampled, both with antialiasing."""
+"""Ways to resample pixels, both with antialiasing."""
 
 
 class UnreadableImage(ValueError):
@@ -43,11 +45,11 @@ class Box(NamedTuple):
 
 
 def box_after_resizing(width: int, height: int, resize: int, size: int, place: Sequence[float] | None) -> Box:
-    """What a square of the resized image covers in the source.
+    """Compute the part of the source that a square of the resized image covers.
 
     Args:
-        width: of the source, in pixels.
-        height: likewise.
+        width: width of the source, in pixels.
+        height: height of the source, in pixels.
         resize: length to which the short side is resized; the long side is rounded down.
         size: side of the square, at most `resize`.
         place: row and column in [0, 1), uniform over all places; None takes the centre.
@@ -75,8 +77,8 @@ def box_of_random_area(
     RandomResizedCrop.
 
     Args:
-        width: of the source, in pixels.
-        height: likewise.
+        width: width of the source, in pixels.
+        height: height of the source, in pixels.
         uniform: 22 numbers in [0, 1): row and column, then area and ratio of each attempt.
         scale: least and greatest area, as parts of the image's.
         ratio: least and greatest width over height.
@@ -110,12 +112,10 @@ class Crop:
     num_uniform = 2
 
     def __init__(self, size: int, resize: int, interpolation: Interpolation = "bilinear") -> None:
-        if size < 1:
-            raise ValueError(f"image_size must be at least 1, got {size}")
+        at_least(1, image_size=size)
         if resize < size:
             raise ValueError(f"resize must be at least image_size, {size}, got {resize}")
-        if interpolation not in get_args(Interpolation):
-            raise ValueError(f"interpolation must be one of {', '.join(get_args(Interpolation))}, got {interpolation}")
+        one_of(get_args(Interpolation), interpolation=interpolation)
         self.size = size
         self.resize = resize
         self.interpolation = interpolation
@@ -140,8 +140,7 @@ class ResizedCrop(Crop):
 
     def __init__(self, size: int, resize: int, min_area: float = 0.08) -> None:
         super().__init__(size, resize)
-        if not 0 < min_area <= 1:
-            raise ValueError(f"min_area must be in (0, 1], got {min_area}")
+        within(0, 1, "(]", min_area=min_area)
         self.min_area = min_area
 
     def box(self, width: int, height: int, uniform: Sequence[float] | None) -> Box:
@@ -174,7 +173,7 @@ def read_crop(path: Path, crop: Crop, uniform: Sequence[float] | None) -> np.nda
     Args:
         path: the file; its orientation tag is ignored, as torchvision does. 16-bit grey values are scaled to 8 bits.
         crop: what is cut out.
-        uniform: what places it; None takes the centre.
+        uniform: numbers in [0, 1) that place the crop; None takes the centre.
 
     Returns:
         `[size, size, 3]`, uint8, RGB.

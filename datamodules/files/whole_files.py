@@ -18,7 +18,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     it as one more of its kind. An error removes it and leaves the file as it was.
 
     Args:
-        path: of the file; its folder is made if it is missing.
+        path: path of the file; its folder is made if it is missing.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")

@@ -44,7 +44,7 @@ def sample_uniform(seed: int, epoch: int, index: Tensor, count: int, stream: int
     """Uniform numbers of each sample in an epoch.
 
     Args:
-        seed: of the whole run.
+        seed: random seed of the whole run.
         epoch: redraws every sample's numbers.
         index: `[B]`, int64: position in the training set.
         count: numbers for each sample.

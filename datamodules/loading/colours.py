@@ -44,7 +44,7 @@ def jittered(image: Tensor, uniform: Tensor, hue: float, saturation: float, valu
         uniform: `[B, 3]` in [0, 1): the three numbers of each image, spread evenly between minus and plus the greatest.
         hue: greatest change, in degrees.
         saturation: greatest change; what leaves [0, 1] is clipped.
-        value: likewise.
+        value: greatest change of the value; it is clipped to [0, 1].
 
     Returns:
         `[B, 3, H, W]`, in [0, 1].

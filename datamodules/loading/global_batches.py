@@ -10,12 +10,12 @@ from torch.utils.data import Sampler
 
 
 class Request(NamedTuple):
-    """What one process fetches for one batch."""
+    """The samples that one process fetches for one batch."""
 
     indices: Tensor
     """`[local batch]`, int64: positions in the set, this process's share of the global batch."""
     visit: int
-    """Which pass through the set this is, counted from 0 over all epochs: what augmentation is seeded with."""
+    """Number of the pass through the set, counted from 0 over all epochs; it seeds the augmentation."""
     global_size: int
     """Samples of the batch over all processes."""
 
@@ -36,7 +36,7 @@ class GlobalBatches(Sampler[Request]):
         rank: this process.
         world_size: number of processes.
         shuffle: visit the samples in a new order each epoch (training); otherwise in their own order (evaluation).
-        seed: of the order.
+        seed: random seed of the order.
         epoch: the epoch to begin with; Lightning sets the later ones.
         first_batch: batches of that epoch to leave out, as they were trained on before an interruption.
         passes: times that an epoch visits the set, each in its own order (two-network methods train one network a
@@ -88,7 +88,7 @@ class GlobalBatches(Sampler[Request]):
 
     @property
     def boundaries(self) -> list[int]:
-        """Where the batches of one pass begin, and where the last one ends."""
+        """List the positions at which the batches of one pass begin, and the one at which the last ends."""
         remainder = self.num_samples % self.batch_size
         starts = list(range(0, self.num_samples, self.batch_size))
         if remainder and (self.num_left_out or (not self.shuffle and remainder < self.world_size)):

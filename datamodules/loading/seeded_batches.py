@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from datamodules.arguments import at_least
 from datamodules.loading.global_batches import GlobalBatches, Request
 
 
@@ -29,17 +30,6 @@ class RequestedSet(Protocol):
         A set that is augmented on the device gives the request's `visit`, too, which goes no further than there.
         """
         ...
-
-
-def check_at_least(least: float, **arguments: float | None) -> None:
-    """Refuses arguments that are given and too small.
-
-    Raises:
-        ValueError: names the argument.
-    """
-    for key, value in arguments.items():
-        if value is not None and value < least:
-            raise ValueError(f"{key} must be at least {least}, got {value}")
 
 
 def free_cores(processes: int) -> int:
@@ -65,7 +55,7 @@ class SeededBatches(LightningDataModule, ABC):
         passes_per_epoch: times that an epoch visits the training set.
         num_workers: loader processes; sets in memory need none, and None takes one for each free core, up to 8.
         prefetch_factor: batches that each loader process reads ahead.
-        seed: of everything that is drawn; None takes 0.
+        seed: random seed of everything that is drawn; None takes 0.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -85,14 +75,14 @@ class SeededBatches(LightningDataModule, ABC):
         seed: int | None = None,
     ) -> None:
         super().__init__()
-        check_at_least(
+        at_least(
             1,
             batch_size=batch_size,
             evaluation_batch_size=evaluation_batch_size,
             passes_per_epoch=passes_per_epoch,
             prefetch_factor=prefetch_factor,
         )
-        check_at_least(0, num_workers=num_workers)
+        at_least(0, num_workers=num_workers)
         self.batch_size = batch_size
         self.evaluation_batch_size = evaluation_batch_size or batch_size
         self.passes_per_epoch = passes_per_epoch
@@ -221,7 +211,7 @@ class SeededBatches(LightningDataModule, ABC):
         return precise.div_(brightest).to(dtype)
 
     def state_dict(self) -> dict[str, Any]:
-        """How far into its epoch the training is."""
+        """Keep how far into its epoch the training is."""
         assert self.trainer is not None
         batches = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
         if batches >= self.trainer.num_training_batches:  # the epoch is over: current_epoch is the next one

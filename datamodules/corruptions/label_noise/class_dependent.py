@@ -28,7 +28,7 @@ class Symmetric:
     Args:
         noise_rate: r, share of the samples whose label is drawn anew, in [0, 1).
         include_true_class: whether the draw may return the true class.
-        seed: which draw of the noise; None takes `seed_everything`.
+        seed: random seed of the noise; None takes `seed_everything`.
 
     Raises:
         ValueError: if `noise_rate` is outside [0, 1) or `seed` is negative.
@@ -71,7 +71,7 @@ class AsymmetricCIFAR10:
     Args:
         noise_rate: r, share of each source class, in [0, 1).
         sequential_quirk: flip in place, class after class; otherwise every flip starts from the true labels.
-        seed: which draw of the noise; None takes `seed_everything`.
+        seed: random seed of the noise; None takes `seed_everything`.
 
     Raises:
         ValueError: if `noise_rate` is outside [0, 1) or `seed` is negative.
@@ -131,7 +131,7 @@ class IndependentFlips(ABC):
 
     Args:
         noise_rate: r, in [0, 1).
-        seed: which draw of the noise; None takes `seed_everything`.
+        seed: random seed of the noise; None takes `seed_everything`.
 
     Raises:
         ValueError: if `noise_rate` is outside [0, 1) or `seed` is negative.

@@ -87,7 +87,7 @@ class InstanceDependent:
 
     Args:
         noise_rate: r, mean of the flip probabilities before they are restricted to [0, 1], in [0, 1).
-        seed: which draw of the noise; None takes `seed_everything`.
+        seed: random seed of the noise; None takes `seed_everything`.
 
     Raises:
         ValueError: if `noise_rate` is outside [0, 1) or `seed` is negative.

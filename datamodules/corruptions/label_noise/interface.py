@@ -1,4 +1,4 @@
-"""What every kind of label noise keeps: its interface, its random stream, and the labels and arguments it accepts."""
+"""Rules that every kind of label noise keeps: its interface, its random stream, and the labels that it accepts."""
 
 import zlib
 from typing import Protocol
@@ -7,12 +7,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datamodules.arguments import at_least, within
+
 
 class LabelNoise(Protocol):
-    """What a DataModule expects of a kind of label noise."""
+    """A kind of label noise, as a DataModule uses it."""
 
     seed: int | None
-    """Which draw of the noise; None takes the seed of the data. Recorded labels use none."""
+    """Random seed of the noise; None takes the seed of the data. Recorded labels use none."""
 
     def apply(self, label: np.ndarray | Tensor, num_classes: int, image: Tensor | None = None) -> Tensor:
         """Gives every sample of a set its label.
@@ -80,14 +82,12 @@ def checked_labels(label: np.ndarray | Tensor, num_classes: int, name: str = "la
 
 def check_num_classes(num_classes: int) -> None:
     """Refuses a single class, which leaves no wrong label."""
-    if num_classes < 2:
-        raise ValueError(f"num_classes must be at least 2, got {num_classes}")
+    at_least(2, num_classes=num_classes)
 
 
 def check_arguments(noise_rate: float, seed: int | None) -> None:
     """Refuses a rate outside [0, 1) and a negative seed."""
-    if not 0 <= noise_rate < 1:
-        raise ValueError(f"noise_rate must be in [0, 1), got {noise_rate}")
+    within(0, 1, "[)", noise_rate=noise_rate)
     if seed is not None and seed < 0:
         raise ValueError(f"seed must not be negative, got {seed}")
 

@@ -85,7 +85,7 @@ class FromCSV:
 
     Args:
         path: CSV file with a header, in UTF-8.
-        column: that holds the labels.
+        column: column that holds the labels.
         key: column that says which sample: `index` or `row`, its position in the whole set before any split, or `name`,
             its file as `labels.csv` has it. None takes `index`, and `name` in a table without one. The names of a table
             by position must be those of the set there, if it has names.
@@ -130,7 +130,7 @@ class FromCSV:
         class_names: Sequence[str] | None = None,
         clean_label: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """What `apply` gives, and which labels are true.
+        """Give the labels that `apply` gives, and the true ones.
 
         Args:
             label: `[N]`, those of the data; not modified.

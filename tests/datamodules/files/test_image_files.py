@@ -198,7 +198,7 @@ def test_a_file_that_has_gone_is_named(tmp_path: Path) -> None:
 def test_crops_that_cannot_be_are_refused(arguments: tuple, key: str) -> None:
     with pytest.raises(ValueError, match=key):
         ResizedCrop(*arguments)
-    with pytest.raises(ValueError, match="interpolation must be one of bilinear, bicubic, got nearest"):
+    with pytest.raises(ValueError, match="interpolation must be one of bilinear, bicubic, got 'nearest'"):
         Crop(8, 8, "nearest")  # type: ignore[arg-type]
 
 
