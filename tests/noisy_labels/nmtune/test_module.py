@@ -366,6 +366,13 @@ def test_the_cosine_of_the_paper_s_experiments_ends_with_the_last_batch(config: 
     assert f"{batches:,} batches of {batch_size} in each of 30" in path.read_text() or config == "cifar10_cached"
 
 
+def test_the_linear_probe_sees_one_unaugmented_row_an_image() -> None:
+    path = Path(__file__).resolve().parents[3] / "configs/nmtune/cifar10_vit_linear_probe.yaml"
+    experiment = yaml.safe_load(path.read_text())
+    assert experiment["model"]["init_args"]["network"]["init_args"]["mode"] == "bicubic"
+    assert not {"augmentation", "second_view"} & set(experiment["data"]["init_args"])
+
+
 def test_a_step_with_two_views_is_that_of_the_authors_code() -> None:
     tuned = module(direction_weight=0.7, covariance_weight=0.3, singular_value_weight=0.2).double().train()
     tuned.log = lambda *args, **kwargs: None  # type: ignore[method-assign, assignment]
