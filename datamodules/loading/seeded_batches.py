@@ -92,6 +92,7 @@ class SeededBatches(LightningDataModule, ABC):
         self.train_set = None
         self.validation_set = None
         self.test_set = None
+        self._training_batches: GlobalBatches | None = None
         self._resumed = (0, 0)
 
     @abstractmethod
@@ -139,6 +140,7 @@ class SeededBatches(LightningDataModule, ABC):
             passes=self.passes_per_epoch,
             draw=self.draw_epoch,
         )
+        self._training_batches = batches
         if batches.num_left_out:
             rank_zero_info(
                 f"The last {batches.num_left_out} of an epoch's {batches.num_samples} samples are left out: "
@@ -220,3 +222,5 @@ class SeededBatches(LightningDataModule, ABC):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._resumed = (state_dict["epoch"], state_dict["batches"])
+        if self._training_batches is not None:  # the number of steps was asked for before the checkpoint was read
+            self._training_batches.resumed = self._resumed

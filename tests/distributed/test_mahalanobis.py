@@ -1,27 +1,19 @@
-"""The Mahalanobis detector: two processes give the statistics and scores of one."""
+"""The Mahalanobis detector attacks images in two processes as in one; the rest is a row of `methods.py`."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from torch.nn.functional import cross_entropy
 
 from datamodules.classification.digits import Digits
 from datamodules.classification.labelled_images import LabelledImages
-from datamodules.classification.ood_images import OtherDigits, UniformNoise
-from datamodules.classification.out_of_distribution import OutOfDistribution
 from lightning_modules.networks.convnet import ConvNet
 from lightning_modules.robustness.attacks.ascent import PGD
 from lightning_modules.robustness.attacks.minimal import DeepFool
 from lightning_modules.robustness.mahalanobis.layers import layer_features
 from lightning_modules.robustness.mahalanobis.module import Mahalanobis
-
-QUIET: dict[str, Any] = {
-    **{"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False},
-    **{"accelerator": "cpu", "precision": "64-true", "use_distributed_sampler": False},
-}
+from tests.trainers import quiet
 
 
 def detector(**options: Any) -> Mahalanobis:
@@ -32,30 +24,7 @@ def detector(**options: Any) -> Mahalanobis:
     )
 
 
-def data() -> OutOfDistribution:
-    """Training batches of 101, the last one of another size, and test batches of 57: shards differ by one."""
-    ood = {"other": OtherDigits([8, 9]), "noise": UniformNoise(num_images=61)}
-    return OutOfDistribution(ood, images=Digits(num_classes=8), batch_size=101, evaluation_batch_size=57)
-
-
-def test_two_processes_equal_one(tmp_path: Path) -> None:
-    states, metrics = [], []
-    for processes in (1, 2):
-        module, strategy = detector(), "ddp_fork" if processes > 1 else "auto"
-        trainer = Trainer(max_epochs=1, devices=processes, strategy=strategy, default_root_dir=tmp_path, **QUIET)
-        trainer.fit(module, datamodule=data())
-        states.append(module.gaussians.state_dict())
-        trainer = Trainer(devices=processes, strategy=strategy, default_root_dir=tmp_path, **QUIET)
-        results = trainer.test(module, datamodule=data(), verbose=False)
-        metrics.append({name: value for part in results for name, value in part.items()})
-    assert float(states[0]["count"].sum()) == data_size()
-    for name, value in states[0].items():
-        torch.testing.assert_close(states[1][name], value, rtol=1e-10, atol=1e-10, msg=name)
-    assert metrics[1] == pytest.approx(metrics[0], abs=1e-6)
-    assert {"test/auroc_other", "test/auroc_tuned_on_target_noise", "test/accuracy"} <= metrics[0].keys()
-
-
-def test_two_processes_find_the_adversarial_images_and_their_dimensions_that_one_finds(tmp_path: Path) -> None:
+def test_two_processes_find_the_adversarial_images_and_their_dimensions_that_one_finds() -> None:
     """With noisy copies and an attack that starts at random."""
     metrics = []
     for processes in (1, 2):
@@ -72,12 +41,8 @@ def test_two_processes_find_the_adversarial_images_and_their_dimensions_that_one
         with torch.no_grad():
             _, features = layer_features(module.network, module.layers, source.image.double() / 16)
         module.gaussians.update(features, source.label)
-        trainer = Trainer(devices=processes, strategy=strategy, default_root_dir=tmp_path, **QUIET)
+        trainer = quiet(devices=processes, strategy=strategy, precision="64-true")
         results = trainer.test(module, datamodule=LabelledImages(Digits(num_classes=8), batch_size=57), verbose=False)
         metrics.append({name: value for part in results for name, value in part.items()})
     assert metrics[1] == pytest.approx(metrics[0], abs=1e-6)
     assert {"test/auroc_lid_deepfool", "test/auroc_tuned_on_target_pgd"} <= metrics[0].keys()
-
-
-def data_size() -> int:
-    return len(Digits(num_classes=8).training().label)

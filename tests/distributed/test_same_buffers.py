@@ -1,12 +1,13 @@
 """Two processes judge training images by one network: after a step, BatchNorm's statistics are made equal."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule
 from torch import Tensor, nn
 
 from callbacks.early_learning.watch import EarlyLearning
@@ -17,10 +18,34 @@ from datamodules.segmentation.ellipse_images import EllipseImages
 from datamodules.segmentation.labelled_masks import LabelledMasks
 from datamodules.segmentation.shapes import Shapes
 from datamodules.segmentation.unpaired_masks import UnpairedMasks
+from lightning_modules.networks.cycle_generator import UNetGenerator
+from lightning_modules.networks.mlp import MLP
+from lightning_modules.networks.patch_discriminator import PatchDiscriminator
+from lightning_modules.networks.shape_vae import ShapeVAE
 from lightning_modules.noisy_labels.adele import ADELE, EvaluationPassCorrection
+from lightning_modules.noisy_labels.annotation_efficient.module import AnnotationEfficient
+from lightning_modules.noisy_labels.annotation_efficient.translation import Translation
 from lightning_modules.noisy_labels.lsa.pls_lsa import PLSLSA
 from lightning_modules.noisy_labels.lsa.pls_lsa_plus import PLSLSAPlus
-from tests.distributed.test_annotation_efficient import module as annotation_efficient
+from tests.trainers import quiet
+
+
+def annotation_efficient() -> AnnotationEfficient:
+    torch.manual_seed(0)
+    segmenter = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.InstanceNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    generators = [UNetGenerator(1, 1, 4, 2) for _ in range(2)]
+    discriminators = [PatchDiscriminator(1, 4, 1) for _ in range(2)]
+    descent = functools.partial(torch.optim.SGD, lr=0.05)
+    return AnnotationEfficient(
+        segmenter,
+        ShapeVAE(32, 3, (4, 4, 4, 4)),
+        Translation(*generators, *discriminators, MLP(3, [16], 1)),
+        **{"vae_epochs": 1, "translation_epochs": 2, "warm_up_epochs": 1, "rounds": 1, "round_epochs": 1},
+        stop_early=False,
+        optimizer=descent,
+        vae_optimizer=functools.partial(torch.optim.SGD, lr=1e-4),
+        translation_optimizer=descent,
+    ).double()
 
 
 class Compared(nn.BatchNorm2d):
@@ -74,20 +99,14 @@ def experiment(method: str) -> tuple[LightningModule, LightningDataModule]:
 def test_training_images_are_judged_by_one_network(method: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     module, data = experiment(method)
-    trainer = Trainer(
-        accelerator="cpu",
+    trainer = quiet(
         devices=2,
         strategy="ddp_fork_find_unused_parameters_true",
         precision="64-true",
         max_epochs=5,
         callbacks=[EarlyLearning(r=0.0, background=0)] if method == "adele" else [],
         limit_val_batches=0,
-        use_distributed_sampler=False,
         default_root_dir=tmp_path,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
     )
     trainer.fit(module.double(), datamodule=data)
     compared = [layer for layer in module.modules() if isinstance(layer, Compared)]

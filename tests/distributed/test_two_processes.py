@@ -1,4 +1,4 @@
-"""Two processes, and two nodes, give what one process gives on the same global batches."""
+"""Processes that Lightning or torchrun starts, on one node and on two, give what one process gives."""
 
 import csv
 import socket
@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from tests.command import run, start
+from tests.conformance.runs import run as here
+from tests.two_processes import in_two_processes
 
 # 1,170 training images in global batches of 101: 51 + 50 samples, and a last batch of 30 + 29.
 EXACT = (
@@ -46,34 +48,20 @@ def assert_same_run(one: Path, two: Path) -> None:
 @pytest.fixture(scope="module")
 def one_process(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("one")
-    run("fit", *SETTINGS, "--run_directory", directory)
+    here("fit", *SETTINGS, "--run_directory", directory)
     return directory
 
 
-def test_two_processes_equal_one(one_process: Path, tmp_path: Path) -> None:
+def test_two_processes_that_lightning_starts_equal_one(one_process: Path, tmp_path: Path) -> None:
     run("fit", *SETTINGS, *TWO, "--run_directory", tmp_path)
     assert_same_run(one_process, tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("config", "strategy", "more"),
-    [
-        ("elr_plus/demo.yaml", "ddp_find_unused_parameters_true", ("--model.mixup_alpha", "0")),
-        ("elr/demo_baseline.yaml", "ddp", ()),
-    ],
-    ids=["elr+ without mixup, which each process draws for itself", "cross-entropy"],
-)
-def test_two_processes_equal_one_for(config: str, strategy: str, more: tuple[str, ...], tmp_path: Path) -> None:
-    settings = ("fit", "--config", f"configs/{config}", *EXACT, *more)
-    run(*settings, "--run_directory", tmp_path / "one")
-    run(*settings, "--trainer.devices", "2", "--trainer.strategy", strategy, "--run_directory", tmp_path / "two")
-    assert_same_run(tmp_path / "one", tmp_path / "two")
-
-
 def test_resuming_with_another_number_of_processes(one_process: Path, tmp_path: Path) -> None:
-    run("fit", *SETTINGS, *TWO, "--run_directory", tmp_path, "--trainer.max_epochs", "2", "--test_after_fit", "false")
+    shorter = ("--trainer.max_epochs", "2", "--test_after_fit", "false")
+    in_two_processes(here, "fit", *SETTINGS, *TWO, "--run_directory", tmp_path, *shorter)
     single = ("--trainer.devices", "1", "--trainer.strategy", "auto", "--trainer.max_epochs", "3")
-    run("fit", "--resume", tmp_path, *single, "--test_after_fit", "true")
+    here("fit", "--resume", tmp_path, *single, "--test_after_fit", "true")
     assert_same_run(one_process, tmp_path)
 
 
@@ -93,6 +81,6 @@ def test_two_nodes_equal_one_process(one_process: Path, tmp_path: Path) -> None:
         for rank in range(2)
     ]
     for node in nodes:
-        output, _ = node.communicate(timeout=300)
+        output, _ = node.communicate(timeout=600)
         assert node.returncode == 0, output
     assert_same_run(one_process, tmp_path)

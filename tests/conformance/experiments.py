@@ -1,0 +1,70 @@
+"""The experiments under configs/, read by one parser: to build one takes longer than to use it."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from experiments.command_line import ParsedOnly
+from tests.command import ROOT
+
+CONFIGS = ROOT / "configs"
+NO_EXPERIMENTS = {"callbacks", "trainer"}  # folders of layers for a second --config
+EXPERIMENTS = [
+    path
+    for path in sorted(CONFIGS.glob("*/*.yaml"))
+    if path.name != "claim.yaml" and path.parent.name not in NO_EXPERIMENTS
+]
+TRAINERS = sorted((CONFIGS / "trainer").glob("*.yaml"))
+MOST_BY_DEFAULT = 3
+
+
+def name(path: Path) -> str:
+    return path.relative_to(CONFIGS).with_suffix("").as_posix()
+
+
+class Experiments:
+    """Read the arguments of `fit`."""
+
+    def __init__(self) -> None:
+        self.command_line = ParsedOnly(["fit", "--config", str(EXPERIMENTS[0])])
+        self.parsed = functools.cache(self._parsed)
+
+    def _parsed(self, *args: str | Path) -> Any:
+        return self.command_line.parser.parse_args(["fit", *map(str, args)])
+
+    def config(self, *args: str | Path) -> Any:
+        """Resolve the configuration."""
+        return self.parsed(*args).clone().fit
+
+    def built(self, *args: str | Path) -> Any:
+        """Build module, data and callbacks, with parameters that have no values."""
+        with torch.device("meta"):
+            return self.command_line.parser.instantiate(self.parsed(*args)).fit
+
+
+@functools.cache
+def experiments() -> Experiments:
+    """Share what is parsed among tests."""
+    return Experiments()
+
+
+def at_paper_scale(*, dear: set[str] | frozenset[str] = frozenset()) -> list[Any]:
+    """List the configs that are no demos; by default three a folder run, the first of each module, and others nightly.
+
+    Args:
+        dear: names of those that cost more than two core-seconds, and run nightly.
+    """
+    chosen: dict[str, set[str]] = {}
+    parameters = []
+    for path in EXPERIMENTS:
+        if path.stem.startswith("demo"):
+            continue
+        kinds = chosen.setdefault(path.parent.name, set())
+        kind = next((line for line in path.read_text().splitlines() if line.startswith("  class_path:")), path.stem)
+        default = name(path) not in dear and kind not in kinds and len(kinds) < MOST_BY_DEFAULT
+        kinds |= {kind} if default else set()
+        parameters.append(pytest.param(path, id=name(path), marks=() if default else pytest.mark.nightly))
+    return parameters

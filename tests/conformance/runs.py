@@ -1,0 +1,100 @@
+"""Runs of the methods' demos, cut short, in the tests' own process."""
+
+import csv
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+import train
+from experiments.command_line import CALL_ONLY, ParsedOnly
+from experiments.config_files import base_of
+from tests.command import ROOT
+from tests.distributed.methods import METHODS, Method, changed
+
+SHORT = {"trainer.enable_progress_bar": False, "trainer.enable_model_summary": False, "trainer.log_every_n_steps": 1}
+CONFIGS = ROOT / "configs"
+
+
+def methods() -> dict[str, Method]:
+    """Name the rows, and the demos that have none."""
+    rows = {method.config for method in METHODS.values()}
+    demos = {path.parent.name: f"{path.parent.name}/demo" for path in sorted(CONFIGS.glob("*/demo.yaml"))}
+    return METHODS | {name: Method(config) for name, config in demos.items() if config not in rows}
+
+
+def settings_of(path: Path) -> dict[str, Any]:
+    """Read a configuration; one that is based on another as the command line resolves it."""
+    if base_of(path) is None:
+        return yaml.safe_load(path.read_text())
+    line = ParsedOnly(["fit", "--config", str(path)])
+    settings = yaml.safe_load(line.parser.dump(line.config, skip_validation=True))["fit"]
+    return {key: value for key, value in settings.items() if key not in CALL_ONLY}
+
+
+def written(name: str, directory: Path, more: Mapping[str, Any] = {}) -> Path:
+    """Write a method's demo with what its row and the caller change, and return the file's path."""
+    method = methods()[name]
+    settings = settings_of(CONFIGS / f"{method.config}.yaml")
+    changed(settings, {"trainer.max_epochs": 2, **SHORT, **method.short, **more})
+    path = directory / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(settings, sort_keys=False))
+    return path
+
+
+def run(*arguments: str | Path) -> None:
+    """Run `train.py` in this process."""
+    assert train.main([str(argument) for argument in arguments]) == 0
+
+
+def state(directory: Path) -> dict[str, Any]:
+    """Read the last checkpoint."""
+    return torch.load(directory / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    """Read a table, with its numbers as numbers."""
+
+    def value(text: str) -> Any:
+        try:
+            return float(text)
+        except ValueError:
+            return text
+
+    with path.open() as file:
+        return [{name: value(text) for name, text in row.items()} for row in csv.DictReader(file)]
+
+
+def tables(directory: Path) -> dict[str, Path]:
+    """Find the tables that a run has written, without those of its parts, whose names hold a digest of the weights."""
+    found = (path for path in sorted(directory.rglob("*.csv")) if "_rows/" not in str(path))
+    return {str(path.relative_to(directory)): path for path in found}
+
+
+def losses(directory: Path) -> list[float]:
+    """Read the losses that were logged in training."""
+    logged = [row.get("train/loss", row.get("train/loss_epoch")) for row in rows(directory / "metrics.csv")]
+    return [loss for loss in logged if isinstance(loss, float) and not math.isnan(loss)]
+
+
+def assert_bitwise(one: Any, other: Any, where: str) -> None:
+    """Compare what checkpoints hold."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            assert_bitwise(one[key], other[key], f"{where}.{key}")
+    elif isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        assert len(one) == len(other), where
+        for position, pair in enumerate(zip(one, other, strict=True)):
+            assert_bitwise(*pair, f"{where}[{position}]")
+    elif isinstance(one, torch.Tensor):
+        assert one.dtype == other.dtype, where
+        torch.testing.assert_close(other, one, rtol=0, atol=0, equal_nan=True, msg=where)
+    elif isinstance(one, float) and isinstance(other, float):
+        assert one == pytest.approx(other, rel=0, abs=0, nan_ok=True), where
+    elif not (isinstance(one, str) and "checkpoints" in one):  # the run directories differ
+        assert one == other, where

@@ -1,0 +1,158 @@
+"""Each YAML under configs/ says what it is and needs, names keys that exist, and leaves the rest to their classes."""
+
+import inspect
+import pkgutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from experiments.config_files import base_of, mapping_of, settings_of
+from tests.conformance.experiments import CONFIGS, EXPERIMENTS, TRAINERS, at_paper_scale, experiments, name
+
+OWN_KEYS = {
+    "annotation_efficient": {"trainer.max_epochs"},  # a translation alone has fewer stages
+    "elr_plus": {"data.passes_per_epoch"},  # ELR+ trains its two networks one pass after the other
+    "nmtune": {"model.optimizer.lr"},  # the paper gives linear probing a rate of its own
+}
+"""Keys outside the method's own arguments that belong to it, and why."""
+
+
+def unknown_keys(value: Any, place: str = "") -> Iterator[str]:
+    """Find the arguments that classes named in a configuration do not have, and the classes that do not exist."""
+    if isinstance(value, list):
+        for number, one in enumerate(value):
+            yield from unknown_keys(one, f"{place}.{number}")
+    if not isinstance(value, dict):
+        return
+    if "class_path" in value:
+        try:
+            named = pkgutil.resolve_name(value["class_path"])
+        except (ImportError, AttributeError):
+            yield f"{place}: {value['class_path']}"
+            return
+        owners = inspect.getmro(named) if inspect.isclass(named) else (named,)
+        signatures = [inspect.signature(owner).parameters for owner in owners if owner is not object]
+        known = {key for parameters in signatures for key in parameters}
+        handed_on = any(one.kind is one.VAR_KEYWORD for one in signatures[0].values())
+        if not handed_on or len(signatures) > 1:
+            yield from (f"{place}.{key}" for key in (value.get("init_args") or {}) if key.split(".")[0] not in known)
+    for key, inner in value.items():
+        yield from unknown_keys(inner, f"{place}.{key}")
+
+
+@pytest.mark.parametrize("folder", sorted({path.parent for path in EXPERIMENTS}), ids=lambda path: path.name)
+def test_configs_say_what_they_are_and_hold_keys_that_exist(folder: Path) -> None:
+    for path in (path for path in EXPERIMENTS if path.parent == folder):
+        lines = path.read_text().splitlines()
+        comment = lines[: next(number for number, line in enumerate(lines) if not line.startswith("# "))]
+        assert not comment[0].startswith("# needs:"), path
+        assert len([line for line in comment if line.startswith("# needs: ") and len(line) > 9]) == 1, path
+        own, settings = mapping_of(path), settings_of(path)
+        assert settings["checkpoint.tested"] in ("best", "last"), path
+        assert not [key for key in settings if key.startswith("data.") and key.endswith("data_dir")], path
+        assert not {f"trainer.{key}" for key in ("devices", "num_nodes", "strategy")} & set(settings), path
+        assert list(unknown_keys(own)) == [], path
+        if base_of(path) and path.stem.startswith("demo_baseline"):
+            outside = {key for key in own if not key.startswith(("model", "base"))}
+            assert {key.replace(".init_args", "") for key in outside} <= OWN_KEYS.get(folder.name, set()), path
+
+
+def test_a_key_that_does_not_exist_is_found() -> None:
+    wrong = {"class_path": "lightning_modules.networks.mlp.MLP", "init_args": {"in_features": 1, "depth": 2}}
+    assert list(unknown_keys({"model": {"class_path": "torch.nn.Sequential", "init_args": {}}, "a": [wrong]})) == [
+        ".a.0.depth"
+    ]
+
+
+def optimization(config: dict[str, Any], written: Any) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """Class path, arguments and written arguments of all optimizers and schedulers in a configuration."""
+    for key, value in config.items():
+        own = written.get(key) if isinstance(written, dict) else None
+        if isinstance(value, dict):
+            if str(value.get("class_path", "")).startswith("torch.optim."):
+                yield value["class_path"], value["init_args"], (own or {}).get("init_args", {})
+            else:
+                yield from optimization(value, own)
+
+
+@pytest.mark.parametrize("path", at_paper_scale())
+def test_what_a_config_does_not_say_of_an_optimizer_is_its_classes_default(
+    path: Path,
+) -> None:
+    """And not what the module's default optimizer or schedule would have there."""
+    for class_path, arguments, written in optimization(
+        experiments().config("--config", path).model.as_dict(), yaml.safe_load(path.read_text())["model"]
+    ):
+        parameters = inspect.signature(pkgutil.resolve_name(class_path)).parameters
+        for key in arguments.keys() - written.keys():
+            assert arguments[key] == parameters[key].default, f"{class_path}: {key}"
+
+
+# method and baseline
+
+
+def claimed_pairs() -> Iterator[tuple[Path, Path]]:
+    """The method and the baseline of every claim, and of every folder with a demo of both."""
+    for path in sorted(CONFIGS.glob("*/claim.yaml")):
+        claims = yaml.safe_load(path.read_text())
+        for claim in claims if isinstance(claims, list) else [claims]:
+            yield path.parent / claim["method"], (path.parent / claim["baseline"]).resolve()
+    for baseline in sorted(CONFIGS.glob("*/demo_baseline*.yaml")):
+        yield baseline.with_name("demo.yaml"), baseline
+
+
+def paper_pairs() -> Iterator[tuple[Path, Path]]:
+    """ELR and ELR+ with cross-entropy on each data set, which the paper trains alike."""
+    for baseline in sorted((CONFIGS / "cross_entropy").glob("*.yaml")):
+        if (method := CONFIGS / "elr" / baseline.name).is_file():
+            yield method, baseline
+        elif baseline.stem.endswith("_preact18"):
+            yield CONFIGS / "elr_plus" / baseline.name.replace("_preact18", ""), baseline
+
+
+PAIRS = sorted({*claimed_pairs(), *paper_pairs()})
+
+
+@pytest.mark.parametrize(("method", "baseline"), PAIRS, ids=lambda path: name(path))
+def test_method_and_baseline_differ_in_the_methods_own_keys_alone(method: Path, baseline: Path) -> None:
+    ours, theirs = settings_of(method), settings_of(baseline)
+    differ = {key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key) or (key in ours) != (key in theirs)}
+    outside = {key for key in differ if key.split(".")[0] != "model"}
+    assert outside <= OWN_KEYS.get(method.parent.name, set())
+    trained_alike = tuple(f"model.{key}" for key in ("network", "num_classes", "optimizer", "lr_scheduler"))
+    own = OWN_KEYS.get(method.parent.name, set())
+    assert not {key for key in differ if key.startswith(trained_alike)} - own
+
+
+# layers and overrides
+
+
+@pytest.mark.parametrize("layer", TRAINERS, ids=name)
+def test_a_trainer_says_where_an_experiment_runs_and_leaves_the_rest(layer: Path) -> None:
+    path = CONFIGS / "elr" / "cifar10.yaml"
+    alone, layered = experiments().config("--config", path), experiments().config("--config", path, "--config", layer)
+    given = yaml.safe_load(layer.read_text())
+    assert set(given) == {"trainer"}
+    assert set(given["trainer"]) <= {"accelerator", "devices", "num_nodes", "strategy", "benchmark"}
+    for config in (alone, layered):
+        for key in given["trainer"]:
+            config.trainer.pop(key, None)
+        config.pop("config")
+    assert layered == alone
+    assert len(layered.trainer.callbacks) == 2
+
+
+def test_the_usual_trainers_are_there() -> None:
+    assert [path.stem for path in TRAINERS] == ["cpu", "ddp", "fsdp", "gpu", "multi_node"]
+
+
+@pytest.mark.parametrize(
+    "prefix", ["--data.label_noise.noise_rate", "--data.init_args.label_noise.init_args.noise_rate"]
+)
+def test_a_noise_rate_is_set_by_its_short_name_or_its_full_one(prefix: str) -> None:
+    noise = experiments().config("--config", CONFIGS / "elr" / "cifar10.yaml", prefix, "0.6").data.init_args.label_noise
+    assert noise.class_path == "datamodules.corruptions.label_noise.Symmetric"
+    assert noise.init_args.noise_rate == 0.6

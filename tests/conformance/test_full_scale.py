@@ -1,0 +1,207 @@
+"""Every experiment takes one training step at its own scale on the meta device, whose tensors have no values.
+
+It is quick whatever the size, and whatever would make a GPU wait for its host (`.item()`, a condition on a tensor,
+`nonzero`, an index by a mask) is an error there.
+"""
+
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from datamodules.classification.labelled_images import LabelledImages
+from datamodules.editing.masked_digits import MaskedDigits
+from datamodules.segmentation.labelled_masks import LabelledMasks
+from datamodules.segmentation.unpaired_masks import UnpairedMasks
+from lightning_modules.networks.mlp import MLP
+from tests.conformance.experiments import at_paper_scale, experiments, name
+
+
+class Trainer:
+    """What a module asks of its trainer while it is set up and takes its first step."""
+
+    num_training_batches = 1000
+    current_epoch = global_step = 0
+    world_size = 1
+    precision = "32-true"
+    is_global_zero = training = True
+    strategy: Any = None
+
+    def __init__(self, options: Any, data: Any, callbacks: list[Any] | None = None) -> None:
+        self.datamodule = data
+        self.callbacks = callbacks or []
+        self.accumulate_grad_batches = options.accumulate_grad_batches
+        self.max_epochs = options.max_epochs
+        self.estimated_stepping_batches = self.num_training_batches * self.max_epochs
+
+
+def meta_batch(data: Any) -> dict[str, Any]:
+    """A training batch of a DataModule, without values. A new kind of batch gets its lines here."""
+    size = data.batch_size
+    if isinstance(data, LabelledMasks):
+        shape, kinds = (size, *data.image_shape[1:]), ("label", "original_label", "clean_label")
+        masks = {key: torch.empty(shape, dtype=torch.int64, device="meta") for key in kinds}
+        index = torch.empty(size, dtype=torch.int64, device="meta")
+        if isinstance(data, UnpairedMasks):
+            masks["auxiliary_mask"] = torch.empty(size, 1, *data.image_shape[1:], device="meta")
+        image = torch.empty(size, *data.image_shape, device="meta")
+        return {"image": image, "index": index, "global_size": size, **masks}
+    assert isinstance(data, LabelledImages), f"say here what a batch of {type(data).__name__} is"
+    whole = {key: torch.empty(size, dtype=torch.int64, device="meta") for key in ("label", "clean_label", "index")}
+    if isinstance(data, MaskedDigits):
+        whole["regions"] = torch.empty(size, 1, *data.image_shape[1:], dtype=torch.bool, device="meta")
+    if getattr(data, "second_view", False):
+        whole["second_view"] = torch.empty(size, *data.image_shape, device="meta")
+    return {"image": torch.empty(size, *data.image_shape, device="meta"), "global_size": size, **whole}
+
+
+def take_a_step(module: LightningModule, trainer: Any, batch: dict[str, Any]) -> Tensor:
+    """Calls the hooks of a fit up to the end of its first batch, in Lightning's order, and returns the loss."""
+    module.to("meta")
+    module.trainer = trainer
+    module.log = module.log_dict = lambda *args, **kwargs: None  # type: ignore[method-assign, assignment]
+    module.setup("fit")
+    module.on_fit_start()
+    configured: Any = module.configure_optimizers()
+    if (stages := getattr(module, "stages", None)) is not None:
+        return take_a_step_of_each_stage(module, trainer, batch, configured[0], stages)
+    if not module.automatic_optimization:  # it steps by itself, or has nothing to train
+        module.optimizers = lambda *args, **kwargs: configured  # type: ignore[method-assign]
+        module.train()
+        outputs = module.training_step(batch, 0)
+        assert not outputs["logits"].requires_grad
+        return outputs["loss"]
+    [optimizer], [scheduler] = configured
+    scheduler = scheduler["scheduler"] if isinstance(scheduler, dict) else scheduler
+    module.train()
+    module.on_train_start()
+    module.on_train_epoch_start()
+    module.on_train_batch_start(batch, 0)
+    outputs = None
+
+    def closure() -> Tensor:
+        nonlocal outputs
+        outputs = module.training_step(batch, 0)
+        optimizer.zero_grad()
+        outputs["loss"].backward()
+        return outputs["loss"]
+
+    module.optimizer_step(0, 0, optimizer, closure)
+    module.on_train_batch_end(outputs, batch, 0)
+    scheduler.step()
+    assert "logits" not in outputs or not outputs["logits"].requires_grad
+    return outputs["loss"]
+
+
+def take_a_step_of_each_stage(
+    module: LightningModule, trainer: Any, batch: dict[str, Any], optimizers: list[Any], stages: Any
+) -> Tensor:
+    """Steps by itself, in the last epoch of each of its stages; every parameter is trained in one of them."""
+    module.optimizers = lambda *args, **kwargs: optimizers  # type: ignore[method-assign]
+    module.manual_backward = Tensor.backward  # type: ignore[method-assign, assignment]
+    module.train()
+    outputs: Any = None
+    for trainer.current_epoch in {stages.stage(epoch): epoch for epoch in range(stages.total)}.values():
+        outputs = module.training_step(batch, 0)
+        assert "logits" not in outputs or not outputs["logits"].requires_grad
+    assert all(parameter.grad is not None for parameter in module.parameters() if parameter.requires_grad)
+    return outputs["loss"]
+
+
+# Published or counted from the papers' tables: parameters in front of the classifier, and features that it maps.
+PARAMETERS = {
+    "CIFARResNet 20": (269_072, 64),
+    "CIFARStemResNet 34": (21_276_992, 512),
+    "DenseNetBC 100": (765_732, 342),
+    "PreActResNet18": (11_166_144, 512),
+    "resnet50": (23_508_032, 2048),
+    "inception_resnet_v2": (54_306_464, 1536),
+}
+
+
+UNTRAINED = {"diffusionguard/stable_diffusion": "its networks come with their weights; small ones are in its tests"}
+SHORTER = {"adaptive_smoothing": ("--model.attack_steps", "1")}  # all steps of an attack are alike
+DEAR = {"adaptive_smoothing/cifar10", "adaptive_smoothing/cifar100", "lsa/webvision", "dds/cifar10", "drs/cifar10"}
+DEAR |= {"adaptive_smoothing/imagenet", "lsa/webvision_simclr", "lsa/webvision_plus"}
+
+
+def architecture(network: Any) -> str:
+    """The network that a config names, inside what normalises its images."""
+    arguments = network.get("init_args", {})  # a class without arguments has none
+    if "network" in arguments:
+        return architecture(arguments.network)
+    if network.class_path.endswith(".timm_model"):
+        return arguments.name.split(".")[0]
+    return " ".join([network.class_path.rsplit(".", 1)[-1], *([str(arguments.depth)] if "depth" in arguments else [])])
+
+
+@pytest.mark.filterwarnings("ignore:.*lr_scheduler.step.*")  # PyTorch does not see the step that a hook took
+@pytest.mark.parametrize("path", at_paper_scale(dear=DEAR))
+def test_a_training_step_at_full_scale(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name(path) in UNTRAINED:
+        pytest.skip(UNTRAINED[name(path)])
+    arguments = ("--config", path, *SHORTER.get(path.parent.name, ()))
+    config, built = experiments().config(*arguments), experiments().built(*arguments)
+    monkeypatch.setattr(type(built.data), "num_train_samples", 50_000, raising=False)
+    if hasattr(built.model, "num_classes"):  # pre-training without labels has no classes
+        assert built.model.num_classes == built.data.num_classes
+    trainer = Trainer(config.trainer, built.data, built.trainer.callbacks)
+    loss = take_a_step(built.model, trainer, meta_batch(built.data))
+    assert loss.shape == ()
+    networks = [key for key in ("network", "second_network") if hasattr(built.model, key)]
+    for key in networks:
+        trained = [parameter for parameter in getattr(built.model, key).parameters() if parameter.requires_grad]
+        assert trained
+        counted = PARAMETERS.get(architecture(config.model.init_args[key]))
+        if counted is not None:
+            body, features = counted
+            num_parameters = sum(parameter.numel() for parameter in getattr(built.model, key).parameters())
+            assert num_parameters == body + (features + 1) * built.model.num_classes
+    parameters = getattr(built.model, "network", built.model).parameters()
+    stepped = [parameter.grad is not None for parameter in parameters if parameter.requires_grad]
+    assert all(stepped) or not loss.requires_grad  # detectors train nothing
+
+
+class Waits(LightningModule):
+    """Does something to its logits in each step."""
+
+    def __init__(self, action: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.network = MLP(64, [8], 10)
+        self.action = action
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        logits = self.network(batch["image"])
+        self.action(logits.detach())
+        return {"loss": nn.functional.cross_entropy(logits, batch["label"])}
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+        return [optimizer], [torch.optim.lr_scheduler.ConstantLR(optimizer)]
+
+
+@pytest.mark.filterwarnings("ignore:.*lr_scheduler.step.*")
+@pytest.mark.parametrize(
+    "action",
+    [
+        lambda logits: logits.sum().item(),
+        lambda logits: bool(logits.max() > 0),
+        lambda logits: logits[logits > 0],
+        lambda logits: logits.nonzero(),
+        lambda logits: logits.argmax(dim=1).unique(),
+        lambda logits: logits.argmax(dim=1).bincount(),
+        lambda logits: logits.cpu(),
+        lambda logits: logits.tolist(),
+    ],
+)
+def test_a_step_that_waits_for_the_device_fails(action: Callable[[Tensor], object]) -> None:
+    trainer = Trainer(types.SimpleNamespace(accumulate_grad_batches=1, max_epochs=1), data=None)
+    batch = {"image": torch.empty(4, 1, 8, 8, device="meta"), "label": torch.empty(4, dtype=torch.int64, device="meta")}
+    take_a_step(Waits(lambda logits: logits.argmax(dim=1)), trainer, batch)
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        take_a_step(Waits(action), trainer, batch)

@@ -1,0 +1,123 @@
+"""Every method trains, goes on after a stop, is read back, tests and predicts, and follows seed and precision."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from experiments.command_line import StepCheckpoint
+from experiments.load_run import load_run
+from tests.conformance.runs import assert_bitwise, losses, methods, rows, run, state, tables, written
+
+METHODS = methods()
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run to its end, in a directory of the method's name, beside its configuration."""
+    directory = tmp_path_factory.mktemp("runs") / request.param
+    directory.mkdir()
+    run("fit", "--config", written(request.param, directory), "--run_directory", directory)
+    shutil.copytree(directory, directory.with_name("fitted"))  # a test appends to the tables
+    if METHODS[request.param].tests:
+        run("test", "--resume", directory)
+    return directory
+
+
+def fit(whole: Path, directory: Path, *arguments: str) -> Path:
+    """Train again, with other arguments."""
+    run("fit", "--config", whole / f"{whole.name}.yaml", "--run_directory", directory, *arguments)
+    return directory
+
+
+def test_it_trains_and_is_tested(whole: Path) -> None:
+    if METHODS[whole.name].tests:
+        tested = rows(whole / "test_metrics.csv")
+        assert tested
+        assert all(isinstance(row["value"], float) for row in tested)
+    assert (losses(whole) != []) == METHODS[whole.name].trains
+    assert all(loss == loss and abs(loss) < 1e6 for loss in losses(whole))
+
+
+class Stopped(Exception):
+    """Stands for a kill."""
+
+
+def test_a_run_stopped_within_an_epoch_ends_where_the_whole_one_does(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saves = StepCheckpoint.on_train_batch_end
+
+    def saves_and_stops(self: StepCheckpoint, trainer: Trainer, *args: object) -> None:
+        saves(self, trainer, *args)
+        progress = trainer.fit_loop.epoch_loop.batch_progress
+        if trainer.current_epoch == (trainer.max_epochs or 0) - 1 and progress.current.ready == 2:
+            assert not progress.is_last_batch, "give the demo's row three batches an epoch"
+            raise Stopped
+
+    monkeypatch.setattr(StepCheckpoint, "on_train_batch_end", saves_and_stops)
+    with pytest.raises(Stopped):
+        fit(whole, tmp_path, "--checkpoint.every_n_steps", "1")
+    monkeypatch.undo()
+    run("fit", "--resume", tmp_path)
+    ours, theirs = state(tmp_path), state(whole)
+    for key in theirs.keys() - {"callbacks", "loops"}:
+        assert_bitwise(theirs[key], ours[key], key)
+    fitted = tables(whole.with_name("fitted"))
+    assert fitted.keys() == tables(tmp_path).keys()
+    for name, table in fitted.items():
+        assert tables(tmp_path)[name].read_bytes() == table.read_bytes(), name
+
+
+def test_a_checkpoint_is_read_back_and_predicts_in_float32(whole: Path) -> None:
+    module, _ = load_run(whole, "last")
+    assert_bitwise(state(whole)["state_dict"], dict(module.state_dict()), "state_dict")
+    if is_overridden("validation_step", module):
+        run("validate", "--resume", whole)
+    if not (METHODS[whole.name].predicts and is_overridden("predict_step", module)):
+        return
+    run("predict", "--resume", whole, "--trainer.precision", "bf16-mixed", "--trainer.limit_predict_batches", "1")
+    if (whole / "predictions.parquet").exists():
+        predicted = pd.read_parquet(whole / "predictions.parquet")
+        columns = [name for name in predicted if name.startswith("probability")]
+        assert {str(kind) for kind in predicted[columns].dtypes} == {"float32"}
+        assert predicted[columns].sum(axis=1).to_numpy() == pytest.approx(1, abs=1e-5)
+
+
+def test_another_seed_is_another_run(whole: Path, tmp_path: Path) -> None:
+    """The same seed is the same run: what the stopped run shows."""
+    fit(whole, tmp_path, "--seed_everything", "1", "--trainer.max_epochs", "1")
+    ours, theirs = state(tmp_path)["state_dict"], state(whole)["state_dict"]
+    assert any(not torch.equal(ours[name], theirs[name]) for name in ours)
+    if METHODS[whole.name].trains:
+        assert losses(tmp_path)[0] != losses(whole)[0]
+
+
+@pytest.fixture
+def largest_norm() -> Iterator[list[float]]:
+    """The norms of all gradients that optimizers step with."""
+    norms: list[float] = []
+
+    def note(optimizer: torch.optim.Optimizer, args: object, kwargs: object) -> None:
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norms.append(float(torch.linalg.vector_norm(torch.stack([torch.zeros(()), *(g.norm() for g in gradients)]))))
+
+    hook = register_optimizer_step_post_hook(note)
+    yield norms
+    hook.remove()
+
+
+def test_half_precision_and_clipping(whole: Path, tmp_path: Path, largest_norm: list[float]) -> None:
+    clips = METHODS[whole.name].clips
+    clipped = (f"--{clips}", "0.01") if clips else ()
+    fit(whole, tmp_path, "--trainer.precision", "bf16-mixed", "--trainer.max_epochs", "1", *clipped)
+    assert all(loss == loss and abs(loss) < 1e6 for loss in losses(tmp_path))
+    if clips:
+        assert largest_norm
+        assert max(largest_norm[-3:]) <= 0.01 * 1.001

@@ -1,0 +1,278 @@
+"""What the generic tests change in each method's demo, and why: a row a method.
+
+`tests/conformance` runs the rows as they are written here under `short`; `tests/distributed/test_methods.py` adds what
+stands under `alike`, so that two processes can give what one gives. A demo without a row is run as it is.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+LEFT_OUT = object()
+"""The value of a key that is to be left out."""
+
+DESCENT = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.05}}  # Adam enlarges what is below rounding
+DARKER = {"class_path": "tests.distributed.methods_without_chance.Darker"}
+SEGMENTER = "tests.distributed.methods_without_chance.Segmenter"
+
+
+@dataclass(frozen=True)
+class Method:
+    """How the demo of a method is cut for generic tests.
+
+    Args:
+        config: the demo, as `elr/demo`.
+        short: what is changed by every test, by dotted key; a number is a place in a list.
+        alike: what is changed too where two processes are compared with one.
+        clips: the key by which the method clips gradients; a method that steps by itself and clips nothing has None.
+        trains: whether there are gradients at all.
+        tests: whether there is a test step.
+        predicts: whether `predict` writes a table.
+        accuracy: of the tables of two processes, where a metric is averaged in float32.
+    """
+
+    config: str
+    short: Mapping[str, Any] = field(default_factory=dict)
+    alike: Mapping[str, Any] = field(default_factory=dict)
+    clips: str | None = "trainer.gradient_clip_val"
+    trains: bool = True
+    tests: bool = True
+    predicts: bool = True
+    accuracy: float = 1e-10
+
+
+DIGITS = {"data.init_args.batch_size": 333}  # four batches of 1,300 images, the last one of 301: all of them odd
+DIGITS_WITH_VALIDATION = {"data.init_args.batch_size": 301}  # four of 1,170 images, the last one of 267
+DIGITS_331 = {"class_path": "datamodules.classification.digits.Digits", "init_args": {"train_size": 331}}
+FEW_DIGITS = {"data.init_args.batch_size": 101, "data.init_args.images": DIGITS_331}  # 101, 101, 101 and 28
+CERTIFIED = {  # ten votes an image, and few images
+    "trainer.callbacks.-1.init_args.mode.init_args": {"n0": 10, "n": 100, "alpha": 0.001},
+    "trainer.callbacks.-1.init_args.skip": 80,
+}
+CLUSTERS = {  # 157 samples in batches of 49, of which the last has 10; evaluated in batches of 32, the last one of 29
+    "data.init_args.batch_size": 49,
+    "data.init_args.images": {
+        "class_path": "datamodules.classification.clustered.Clustered",
+        "init_args": {"num_clean": 90, "num_foreign": 67, "num_test": 29},
+    },
+    "data.init_args.evaluation_batch_size": 32,
+    "model.init_args.warmup_epochs": 1,  # the second epoch has detected
+}
+WITHOUT_CHANCE = {  # each process draws views and partners for its own share
+    "model.init_args.weak_view": {"class_path": "torch.nn.Identity"},
+    "model.init_args.strong_view": DARKER,
+    "model.init_args.contrastive_view": DARKER,
+    "model.init_args.mixup_alpha": 0.0,
+    "model.init_args.threshold": 0.6,  # some are found noisy
+}
+SHAPES = {
+    "data.init_args.images.init_args.num_train": 19,
+    "data.init_args.batch_size": 7,
+    "data.init_args.images.init_args.num_val": 3,
+}
+SHAPES |= {
+    "data.init_args.images.init_args.image_size": 16,
+    "data.init_args.images.init_args.num_test": 3,
+}  # batches of 7, 7 and 5
+
+METHODS = {
+    "elr": Method("elr/demo", DIGITS_WITH_VALIDATION),
+    "cross_entropy": Method("elr/demo_baseline", DIGITS_WITH_VALIDATION),
+    "elr_plus": Method(
+        "elr_plus/demo",
+        DIGITS_WITH_VALIDATION,
+        {"model.init_args.mixup_alpha": 0},  # partners are drawn from a process's own share
+    ),
+    "lsa": Method("lsa/demo", CLUSTERS, WITHOUT_CHANCE),
+    "pls": Method(
+        "lsa/demo",
+        {
+            **CLUSTERS,
+            "model.init_args.detectors": ["loss"],
+            "model.init_args.guess_views": 2,
+            "model.init_args.confidence_contrast": True,
+        },
+        WITHOUT_CHANCE,
+    ),
+    "lsa_plus": Method(
+        "lsa/demo",
+        {
+            **CLUSTERS,
+            "model.class_path": "lightning_modules.noisy_labels.lsa.PLSLSAPlus",
+            "model.init_args.second_network": {
+                "class_path": "lightning_modules.networks.mlp.MLP",
+                "init_args": {"in_features": 24, "hidden_features": [16, 64], "out_features": 6},
+            },
+            "data.init_args.passes_per_epoch": 2,
+        },
+        WITHOUT_CHANCE,
+    ),
+    "simclr": Method(
+        "lsa/demo",
+        {
+            **{key: value for key, value in CLUSTERS.items() if key.startswith("data.")},
+            "model": {
+                "class_path": "lightning_modules.baselines.SimCLR",
+                "init_args": {
+                    "network": {
+                        "class_path": "lightning_modules.networks.mlp.MLP",
+                        "init_args": {"in_features": 24, "hidden_features": [12, 10], "out_features": 6},
+                    },
+                    "num_classes": 6,
+                    "view": DARKER,
+                    "optimizer": DESCENT,
+                },
+            },
+        },
+        tests=False,  # what it learns is tested by what is built on it
+    ),
+    "nmtune": Method(
+        "nmtune/demo",
+        {
+            "data.init_args.batch_size": 131,  # 131, 131, 131 and 7 of 400 images
+            "trainer.callbacks.-1.init_args.max_epochs": 1,
+        },
+        {
+            "model.init_args.adapter": False,  # its BatchNorm, covariances and singular values are of a share
+            "model.init_args.optimizer": DESCENT,
+            "trainer.callbacks.-1": LEFT_OUT,  # pre-training wants one process
+        },
+        accuracy=1e-8,  # entropies of singular values, which are roots of the eigenvalues of a sum
+    ),
+    "adele": Method(
+        "adele/demo",
+        {**SHAPES, "trainer.callbacks.0.init_args.r": 0.0, "trainer.callbacks.0.init_args.min_jump": LEFT_OUT},
+        {"model.init_args.network.class_path": SEGMENTER, "model.init_args.network.init_args.widths": LEFT_OUT},
+        predicts=False,  # masks are for Python: the table of predictions has no place for them
+    ),
+    "segmentation_cross_entropy": Method(
+        "adele/demo_baseline",
+        SHAPES,
+        {"model.init_args.network.class_path": SEGMENTER, "model.init_args.network.init_args.widths": LEFT_OUT},
+        predicts=False,  # masks are for Python: the table of predictions has no place for them
+    ),
+    "annotation_efficient": Method(
+        "annotation_efficient/demo",
+        {  # all stages within five epochs; 21 images in batches of 8: the last one, of 5, is shared 3 to 2
+            **{f"model.init_args.{part}_epochs": 1 for part in ("vae", "translation", "warm_up", "round")},
+            "model.init_args.rounds": 1,
+            "trainer.max_epochs": 4,
+            "data.init_args.images.init_args.num_training": 21,
+            "data.init_args.images.init_args.num_validation": 7,
+            "data.init_args.images.init_args.num_test": 5,
+        },
+        {
+            "model.init_args.network.class_path": SEGMENTER,
+            "model.init_args.network.init_args.widths": LEFT_OUT,
+            "model.init_args.optimizer": DESCENT,
+            "model.init_args.translation_optimizer": DESCENT,
+            "model.init_args.vae_optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 1e-4}},
+        },
+        clips=None,
+        predicts=False,  # as for all segmenters
+        accuracy=1e-6,  # Dice of the kept labels
+    ),
+    "consistency": Method(
+        "consistency/demo", {**DIGITS_WITH_VALIDATION, **CERTIFIED}, {"model.init_args.optimizer": DESCENT}
+    ),
+    "drs": Method("drs/demo", {**DIGITS_WITH_VALIDATION, **CERTIFIED}, {"model.init_args.optimizer": DESCENT}),
+    "dds": Method("dds/demo", {**FEW_DIGITS, **CERTIFIED}, {"model.init_args.optimizer": DESCENT}),
+    "rrcm_pretraining": Method(
+        "rrcm/demo",
+        FEW_DIGITS,
+        {
+            "model.init_args.projector.init_args.batch_norm": False,
+            "model.init_args.first_view": {"class_path": "torch.nn.Identity"},
+            "model.init_args.second_view": DARKER,
+            "model.init_args.gradient_clip": 0.5,
+            "model.init_args.optimizer": DESCENT,
+        },
+        clips="model.init_args.gradient_clip",
+    ),
+    "rrcm": Method(
+        "rrcm/demo_finetuning",
+        {
+            **CERTIFIED,
+            "trainer.callbacks.0": LEFT_OUT,  # pre-training has a row of its own
+            "data.init_args.batch_size": 131,
+        },
+        {"model.init_args.optimizer": DESCENT, "model.init_args.layer_decay": 0.5},
+    ),
+    "adversarial_training": Method(
+        "elr/demo_baseline",
+        {
+            **DIGITS_WITH_VALIDATION,
+            "model.class_path": "lightning_modules.robustness.adversarial_training.AdversarialTraining",
+            "model.init_args.epsilon": 0.1,
+            "model.init_args.steps": 2,
+            "trainer.callbacks": [],  # they are of noisy labels
+        },
+    ),
+    "adaptive_smoothing": Method(
+        "adaptive_smoothing/demo",
+        {
+            **DIGITS,
+            "model.init_args.attack_steps": 2,
+            "trainer.callbacks.3.init_args.alphas": [0.3, 0.8],
+            "trainer.callbacks.3.init_args.attack.init_args.steps": 2,
+            "trainer.callbacks.2.init_args.attacks.0.init_args.steps": 2,
+            "trainer.callbacks.1": LEFT_OUT,  # the other pre-training is as good
+            "trainer.callbacks.0.init_args.max_epochs": 1,
+        },
+        {
+            "model.init_args.optimizer": DESCENT,
+            "model.init_args.epsilon": 1e-13,  # a gradient of nought, up to rounding, has any sign
+            "trainer.callbacks.0": LEFT_OUT,  # pre-training wants one process
+        },
+    ),
+    "mahalanobis": Method(
+        "mahalanobis/demo",
+        {
+            "trainer.max_epochs": 1,
+            "trainer.callbacks.1.init_args.max_epochs": 2,
+            "model.init_args.network.init_args.channels": [6, 8],
+            "trainer.callbacks.1.init_args.model.init_args.network.init_args.channels": [6, 8],
+            "model.init_args.layers": ["relu1", "relu2"],
+            "model.init_args.num_validation": 30,
+            "data.init_args.batch_size": 301,
+            "data.init_args.evaluation_batch_size": 57,
+            "data.init_args.ood.photograph.init_args.num_images": 61,
+            "data.init_args.ood.uniform_noise.init_args.num_images": 61,
+        },
+        {"trainer.callbacks.1": LEFT_OUT},  # pre-training wants one process
+        clips=None,
+        trains=False,
+    ),
+    "diffusionguard": Method(
+        "diffusionguard/demo",
+        {
+            "data.init_args.batch_size": 33,
+            "data.init_args.evaluation_batch_size": 5,
+            "data.init_args.num_test_images": 8,
+            "model.init_args.iterations": 2,
+            "model.init_args.inpainter.init_args.num_inference_steps": 4,
+            "trainer.limit_train_batches": 4,
+        },
+        {"model.init_args.optimizer": DESCENT},
+        accuracy=1e-5,  # PSNR of edits that are rounded to float32
+    ),
+}
+
+
+def changed(settings: Any, overrides: Mapping[str, Any]) -> Any:
+    """Set dotted keys in the contents of a YAML file, in place; places in a list that are left out go last."""
+    gone: list[tuple[Any, Any]] = []
+    for key, value in overrides.items():
+        *path, last = key.split(".")
+        place = settings
+        for part in path:
+            place = place[int(part)] if isinstance(place, list) else place.setdefault(part, {})
+        name: Any = int(last) if isinstance(place, list) else last
+        if value is LEFT_OUT:
+            gone.append((place, name))
+        else:
+            place[name] = value
+    for place, name in sorted(gone, key=lambda pair: -1 if isinstance(pair[1], str) else -pair[1]):
+        if isinstance(place, list) or name in place:
+            del place[name]
+    return settings

@@ -1,0 +1,85 @@
+"""Two processes give what one gives: weights, kept state, metrics and tables of every method, to 1e-10 in float64.
+
+Global batches are uneven, and so are the last ones. What would be drawn at random is the same for every sample.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.conformance.runs import methods, rows, run, state, tables, written
+from tests.distributed.methods_without_chance import normal
+from tests.two_processes import in_two_processes
+
+METHODS = methods()
+
+
+@pytest.fixture
+def _drawn_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draws without a generator, which each process makes for its own share, give every sample the same."""
+
+    def like(tensor: torch.Tensor, **options: Any) -> torch.Tensor:
+        return normal(*tensor.shape).to(tensor)
+
+    def of_shape(*shape: int, generator: Any = None, dtype: Any = None, device: Any = None) -> torch.Tensor:
+        if generator is not None:
+            return randn(*shape, generator=generator, dtype=dtype, device=device)
+        return normal(*shape).to(dtype or torch.get_default_dtype())
+
+    def integers(*arguments: Any, generator: Any = None, **options: Any) -> torch.Tensor:
+        if generator is not None:
+            return randint(*arguments, generator=generator, **options)
+        *low_high, size = arguments
+        return torch.full(size, sum(low_high) // 2, dtype=options.get("dtype") or torch.int64)
+
+    randn, randint = torch.randn, torch.randint
+    monkeypatch.setattr(torch, "randn_like", like)
+    monkeypatch.setattr(torch, "rand_like", lambda tensor, **options: 0.5 + 0.3 * like(tensor))
+    monkeypatch.setattr(torch, "randn", of_shape)
+    monkeypatch.setattr(torch, "randint", integers)
+
+
+def assert_close(one: Any, other: Any, where: str) -> None:
+    """Compare what checkpoints hold, to 1e-10."""
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            assert_close(one[key], other[key], f"{where}.{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), where
+        for position, pair in enumerate(zip(one, other, strict=True)):
+            assert_close(*pair, f"{where}[{position}]")
+    elif isinstance(one, torch.Tensor):
+        torch.testing.assert_close(other, one, rtol=0, atol=1e-10, equal_nan=True, msg=where)
+    elif isinstance(one, float):
+        assert other == pytest.approx(one, abs=1e-10, nan_ok=True), where
+    elif not (isinstance(one, str) and "checkpoints" in one):
+        assert one == other, where
+
+
+@pytest.mark.usefixtures("_drawn_alike")
+@pytest.mark.parametrize("name", METHODS)
+def test_two_processes_equal_one(name: str, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    settings = written(name, tmp_path, {**METHODS[name].alike, "trainer.precision": "64-true"})
+    tests = str(METHODS[name].tests).lower()
+    command = ("fit", "--config", settings, "--test_after_fit", tests, "--run_directory")
+    run(*command, one)
+    more = ("--trainer.devices", "2", "--trainer.strategy", "ddp_find_unused_parameters_true")
+    in_two_processes(run, *command, two, *more)
+    ours, theirs = state(two), state(one)
+    for key in theirs.keys() - {"callbacks", "loops", "metrics_table"}:  # the callbacks' results are in the tables
+        assert_close(theirs[key], ours[key], key)
+    assert tables(one).keys() == tables(two).keys()
+    for table, path in tables(one).items():
+        first, second = rows(path), rows(tables(two)[table])
+        assert len(first) == len(second), table
+        for row, other in zip(first, second, strict=True):
+            row.pop("weights", None), other.pop("weights", None)  # a digest
+            assert row == pytest.approx(other, abs=METHODS[name].accuracy, nan_ok=True), table
+    for path in sorted(one.rglob("pseudo_labels/*/*.png")):
+        assert (two / path.relative_to(one)).read_bytes() == path.read_bytes(), path.name
+    if "images" in theirs:
+        assert 0 < theirs["images"]["is_noisy"].sum() < len(theirs["images"]["is_noisy"])
