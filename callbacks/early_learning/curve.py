@@ -13,7 +13,7 @@ Source: Liu et al., Adaptive Early-Learning Correction for Segmentation from Noi
 """
 
 import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -45,12 +45,7 @@ def slope(t: ArrayLike, a: float, b: float, c: float) -> NDArray[np.float64]:
 def relative_slope_change(epoch: ArrayLike, curve: LearningCurve) -> NDArray[np.float64]:
     """Evaluate rc(e) = |f'(e) - f'(1)| / f'(1), where values above 1 are set to 0, as the authors do.
 
-    Args:
-        epoch: epochs e >= 1.
-        curve: the fitted curve.
-
-    Returns:
-        In [0, 1], as many as epochs, 0 at epoch 1; otherwise NaN if the curve has no slope at epoch 1.
+    It is in [0, 1], and 0 at epoch 1; elsewhere NaN if the curve has no slope at epoch 1.
     """
     with np.errstate(all="ignore"):
         change = np.abs(slope(epoch, *curve) - slope(1, *curve)) / slope(1, *curve)
@@ -59,14 +54,9 @@ def relative_slope_change(epoch: ArrayLike, curve: LearningCurve) -> NDArray[np.
 
 
 def start_shift(values: ArrayLike, min_jump: float) -> int:
-    """Count the records before the first increment of at least `min_jump`: rare categories start late.
+    """Count the records, of `[L]`, before the first increment of at least `min_jump`: rare categories start late.
 
-    Args:
-        values: `[L]`, the fit to the labels at each record.
-        min_jump: least increment between two records that counts as a start.
-
-    Returns:
-        In 0 ... L - 1; L - 1 if there is no such increment.
+    Without such an increment it is L - 1.
     """
     jumps = np.diff(np.asarray(values, dtype=np.float64)) >= min_jump
     return int(jumps.argmax()) if jumps.any() else len(jumps)
@@ -91,19 +81,11 @@ def fit_learning_curve(values: ArrayLike, epochs: float) -> LearningCurve | None
     known = np.isfinite(y)
     if known.sum() < 3:
         return None
+    options: Any = {"p0": (1, 1, 1), "method": "trf", "bounds": ([0, 0, 0], [1, 1, np.inf]), "absolute_sigma": True}
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", OptimizeWarning)  # the covariance, which may not exist, is not used
         try:
-            parameters, _ = curve_fit(
-                learning_curve,
-                t[known],
-                y[known],
-                p0=(1, 1, 1),
-                method="trf",
-                bounds=([0, 0, 0], [1, 1, np.inf]),
-                sigma=sigma[known],
-                absolute_sigma=True,
-            )
+            parameters, _ = curve_fit(learning_curve, t[known], y[known], sigma=sigma[known], **options)
         except RuntimeError:
             return None
     return LearningCurve(*map(float, parameters)) if np.isfinite(parameters).all() else None
@@ -112,13 +94,7 @@ def fit_learning_curve(values: ArrayLike, epochs: float) -> LearningCurve | None
 def end_of_early_learning(curve: LearningCurve, r: float, horizon: int) -> int | None:
     """Find the first epoch in 1 ... horizon - 1 at which the slope has changed by more than r, else `horizon`.
 
-    Args:
-        curve: the fitted curve.
-        r: threshold on the relative change of slope, in [0, 1].
-        horizon: number of epochs n.
-
-    Returns:
-        The epoch, counted from the curve's t = 0; None if the curve is flat, so that the change is not defined.
+    Epochs count from the curve's t = 0. It is None if the curve is flat, so that the change is not defined.
     """
     change = relative_slope_change(np.arange(1, horizon), curve)
     with np.errstate(all="ignore"):

@@ -72,7 +72,7 @@ def draw_early_learning(history: CategoryHistory, fit_epochs: Sequence[float], n
         panels[1].plot(epochs, overall["memorized"], color="C3", label="false labels memorised", **style)
         if np.isfinite(overall["label_quality"]).any():
             labels = "labels trained on, fit to the true ones"
-            panels[1].plot(epochs, overall["label_quality"], color="C2", label=labels, **style)
+            panels[1].plot(epochs, overall["label_quality"], color="black", linestyle="--", label=labels, **style)
         panels[1].tick_params(labelleft=True)
     for panel, ncols in zip(panels, (columns, 2), strict=False):
         panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=ncols, fontsize=8, frameon=False)

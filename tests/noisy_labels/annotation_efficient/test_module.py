@@ -217,6 +217,21 @@ def test_without_segmentation_the_mask_generator_predicts_and_its_labels_are_wri
     torch.testing.assert_close(probability, trained.translation(2 * image - 1)[:, 0].sigmoid())
 
 
+def test_pictures_say_which_pseudo_labels_are_kept(whole_run: Run) -> None:
+    trained = whole_run[0].eval()
+    index = torch.tensor([7, 0, 19])
+    batch = {"image": torch.rand(3, 1, 32, 32).double(), "label": torch.randint(2, (3, 32, 32)), "index": index}
+    columns = trained.image_columns({**batch, "clean_label": 1 - batch["label"]}, None)
+    assert list(columns) == ["image", "pseudo label", "prediction", "truth"]
+    values, captions, marked, _ = columns["pseudo label"]
+    kept = trained.kept[index].tolist()
+    assert torch.equal(values, batch["label"])
+    assert list(captions) == ["kept" if each else "rejected" for each in kept]
+    assert marked == [not each for each in kept]
+    assert torch.equal(columns["prediction"], trained(batch["image"]).argmax(dim=1))
+    assert "truth" not in trained.image_columns(batch, None)
+
+
 def test_tested_dice_is_the_mean_over_images_of_the_structures(whole_run: Run) -> None:
     trained, _, _ = whole_run
     (metrics,) = Trainer(logger=False, **QUIET).test(trained, datamodule=data(), verbose=False)

@@ -122,6 +122,23 @@ def test_protecting_editing_and_measuring_have_random_numbers_of_their_own(monke
     assert bool((different.diff(dim=0, append=different[:1]).abs().mean(dim=2) > 0.5).all())
 
 
+def test_pictures_show_the_change_and_the_difference_of_edits() -> None:
+    batch, outputs = (
+        a_batch(),
+        dict(zip(("protected", "edit", "edit_of_protected"), torch.rand(3, 2, 1, 4, 4), strict=True)),
+    )
+    batch["image"] = torch.rand(2, 1, 4, 4)
+    columns = DiffusionGuard(LinearInpainter()).image_columns(batch, outputs)
+    for name, (of, less) in {
+        "change": ("protected", batch["image"]),
+        "difference of edits": ("edit_of_protected", outputs["edit"]),
+    }.items():
+        values, _, _, difference = columns[name]
+        assert difference
+        assert torch.equal(values, outputs[of] - less)
+    assert torch.equal(columns["the region that the editor keeps"], batch["editor_keeps"][:, 0])  # type: ignore[arg-type]
+
+
 def test_a_training_step_has_the_error_and_its_gradient() -> None:
     """L = mean (z_t + c A y - e)^2, so dL/dA = 2 / (B D) sum_b c_b error_b y_b^T."""
     guard, batch = DiffusionGuard(LinearInpainter()).double(), a_batch()
