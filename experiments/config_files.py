@@ -82,8 +82,12 @@ def with_base(path: Path) -> list[Path]:
 
 
 def without_base_line(text: str) -> str:
-    """Blank the line that names a base, so that the lines of error messages stay right."""
-    return BASE_LINE.sub("", text, count=1)
+    """Blank the line that names a base, so that the lines of error messages stay right.
+
+    A file that changes nothing in its base becomes an empty mapping.
+    """
+    own = BASE_LINE.sub("", text, count=1)
+    return own if re.search(r"^[^#\s]", own, re.MULTILINE) else "{}\n"
 
 
 def dotted(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -22,6 +22,7 @@ def folder(tmp_path: Path) -> Path:
     texts = {
         "elr/demo.yaml": DEMO.read_text(),
         "elr/weak.yaml": "# Weaker.\nbase: demo.yaml\nmodel.init_args.strength: 0.5\ntrainer: {max_epochs: 1}\n",
+        "plain/same.yaml": "# The same run on other data.\nbase: ../elr/demo.yaml\n",
         "plain/baseline.yaml": "base: ../elr/demo.yaml\nmodel.class_path: lightning_modules.baselines.CrossEntropy\n",
     }
     for name, text in texts.items():
@@ -39,6 +40,7 @@ def test_a_base_is_one_earlier_config(folder: Path) -> None:
 
     demo, weak, baseline = folder / "elr/demo.yaml", folder / "elr/weak.yaml", folder / "plain/baseline.yaml"
     assert "base" not in resolved(weak)
+    assert resolved(folder / "plain/same.yaml") == resolved(demo)
     by_hand = folder / "elr/by_hand.yaml"
     for file in (weak, baseline):
         by_hand.write_text(file.read_text().replace("base:", "# base:"))

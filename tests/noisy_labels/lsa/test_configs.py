@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+
+from tests.configurations import whole
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs" / "lsa"
 WEBVISION = "datamodules.classification.webvision.WebVision"
@@ -27,7 +28,7 @@ SETTINGS |= {f"{key}_plus": SETTINGS[key] for key in ("cnwl", "cifar100_web_nois
 
 
 def read(key: str) -> Any:
-    return yaml.safe_load((CONFIGS / f"{key}.yaml").read_text())
+    return whole(CONFIGS / f"{key}.yaml")
 
 
 @pytest.mark.parametrize("key", SETTINGS)
@@ -65,7 +66,7 @@ def test_images_of_the_web_are_resized_bicubically(key: str) -> None:
 
 @pytest.mark.parametrize("method", ["elr", "elr_plus", "cross_entropy"])
 def test_elr_keeps_the_bilinear_default_of_its_authors(method: str) -> None:
-    data = yaml.safe_load((CONFIGS.parent / method / "webvision.yaml").read_text())["data"]
+    data = whole(CONFIGS.parent / method / "webvision.yaml")["data"]
     assert data["init_args"]["images"] == WEBVISION
 
 
@@ -113,7 +114,7 @@ def test_settings_of_clip_are_those_of_the_authors() -> None:
 
 @pytest.mark.parametrize("key", ["cifar10", "cifar100", "cifar10_asymmetric", "cifar100_asymmetric"])
 def test_tables_of_cifar_train_on_what_elr_trains_on(key: str) -> None:
-    ours, theirs = read(key), yaml.safe_load((CONFIGS.parent / "elr" / f"{key}.yaml").read_text())
+    ours, theirs = read(key), whole(CONFIGS.parent / "elr" / f"{key}.yaml")
     for shared in ("images", "label_noise", "validation_fraction"):
         assert ours["data"]["init_args"].get(shared) == theirs["data"]["init_args"].get(shared)
     assert ours["checkpoint"] == theirs["checkpoint"]

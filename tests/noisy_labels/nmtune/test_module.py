@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning.pytorch import Trainer
@@ -35,6 +34,7 @@ from lightning_modules.noisy_labels.nmtune.spectrum import (
     singular_value_entropy,
 )
 from lightning_modules.training.schedules import CosineOverSteps
+from tests.configurations import whole
 from tests.largest_tensor import LargestTensor
 
 B, D = 12, 7
@@ -357,7 +357,7 @@ def test_learning_rate_of_a_schedule_by_steps_is_the_authors_cosine_over_all_ste
 )
 def test_the_cosine_of_the_paper_s_experiments_ends_with_the_last_batch(config: str, images: int) -> None:
     path = Path(__file__).resolve().parents[3] / f"configs/nmtune/{config}.yaml"
-    experiment = yaml.safe_load(path.read_text())
+    experiment = whole(path)
     model, data = (experiment[key]["init_args"] for key in ("model", "data"))
     batch_size = data.get("data", {"init_args": data})["init_args"]["batch_size"]
     assert model["lr_scheduler"]["class_path"] == "lightning_modules.training.schedules.CosineOverSteps"
@@ -368,7 +368,7 @@ def test_the_cosine_of_the_paper_s_experiments_ends_with_the_last_batch(config: 
 
 def test_the_linear_probe_sees_one_unaugmented_row_an_image() -> None:
     path = Path(__file__).resolve().parents[3] / "configs/nmtune/cifar10_vit_linear_probe.yaml"
-    experiment = yaml.safe_load(path.read_text())
+    experiment = whole(path)
     assert experiment["model"]["init_args"]["network"]["init_args"]["mode"] == "bicubic"
     assert not {"augmentation", "second_view"} & set(experiment["data"]["init_args"])
 

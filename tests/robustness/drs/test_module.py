@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 from scipy import stats
 from torch import Tensor
 
@@ -20,6 +19,7 @@ from lightning_modules.robustness.drs.checkerboard import first_half, max_added
 from lightning_modules.robustness.drs.module import DRS
 from lightning_modules.robustness.mean_prediction import log_mean_softmax
 from tests.command import ROOT
+from tests.configurations import whole
 from tests.robustness.smoothed_training.by_hand import assert_same_with_gradients, loss_by_hand
 
 
@@ -166,7 +166,7 @@ def test_both_networks_can_begin_as_a_classifier_of_whole_images(tmp_path: Path)
 
 @pytest.mark.parametrize("config", ["demo", "demo_baseline", "cifar10", "imagenet"])
 def test_a_config_certifies_at_the_noise_level_that_it_trains_with(config: str) -> None:
-    settings = yaml.safe_load((ROOT / "configs" / "drs" / f"{config}.yaml").read_text())
+    settings = whole(ROOT / "configs" / "drs" / f"{config}.yaml")
     sigma = settings["model"]["init_args"]["sigma"]
     assert settings["trainer"]["callbacks"][0]["init_args"]["sigma"] == sigma
     if config.startswith("demo"):
