@@ -1,9 +1,20 @@
+import csv
 import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+Config = Callable[..., Path]
+"""The fixture `config`."""
+Journal = Callable[..., list[list[str]]]
+"""The fixture `journal`."""
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 @pytest.fixture

@@ -1,6 +1,4 @@
-import csv
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +11,8 @@ from scipy.stats import t as student
 from experiments import claim
 from experiments.claim import Claim, judge
 from tests.command import ROOT
+from tests.experiments.conftest import Config, Journal, table
 
-Config = Callable[..., Path]
-Journal = Callable[..., list[list[str]]]
 SENTENCE = "The method | keeps the network\n from memorising."
 
 
@@ -33,11 +30,6 @@ def stated(path: Path, *claims: dict, **changes: object) -> Path:
     entries = [{k: v for k, v in {**entry, **each}.items() if v is not None} for each in claims or (changes,)]
     path.write_text(yaml.safe_dump(entries if claims else entries[0]))
     return path
-
-
-def table(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def a_claim(direction: str, margin: float) -> Claim:

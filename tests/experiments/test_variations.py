@@ -1,19 +1,15 @@
 import csv
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from experiments import compare
-from experiments.figures import _connected
 from experiments.method_table import places
 from experiments.run_request import load_experiments
 from experiments.variations import Variation, variation, varied
 from tests.command import ROOT
-
-Config = Callable[..., Path]
-Journal = Callable[..., list[list[str]]]
+from tests.experiments.conftest import Config, Journal
 
 
 def rows(path: Path) -> list[list[str]]:
@@ -49,12 +45,6 @@ def test_one_call_makes_the_table_of_methods_over_settings(
     assert "| elr | 0.810 ± 0.014 | 0.410 ± 0.014 | 0.910 ± 0.014 |" in markdown
     assert (out / "table.png").read_bytes().startswith(b"\x89PNG")
     assert "test/accuracy, mean ± std over 2 seeds" in capsys.readouterr().out
-
-
-def test_lines_connect_the_values_of_a_key_alone() -> None:
-    columns = ["cifar10 rate 0.2", "cifar10 rate 0.4", "cifar10_asymmetric", "cifar100 rate 0.2", "cifar100"]
-    assert _connected(columns, [0, 1, 2, 3, 4]) == [[0, 1], [2], [3], [4]]
-    assert _connected(["rate 0.2", "rate 0.4", "rate 0.8"], [0, 2]) == [[0, 2]]
 
 
 def test_what_is_finished_is_not_run_again_and_new_values_join(

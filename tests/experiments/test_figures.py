@@ -1,0 +1,21 @@
+from pathlib import Path
+
+from experiments.figures import _connected, read_curves, shared_curves
+
+
+def test_lines_connect_the_values_of_a_key_alone() -> None:
+    columns = ["cifar10 rate 0.2", "cifar10 rate 0.4", "cifar10_asymmetric", "cifar100 rate 0.2", "cifar100"]
+    assert _connected(columns, [0, 1, 2, 3, 4]) == [[0, 1], [2], [3], [4]]
+    assert _connected(["rate 0.2", "rate 0.4", "rate 0.8"], [0, 2]) == [[0, 2]]
+
+
+def test_shared_curves_leave_out_steps_classes_and_what_one_config_lacks(tmp_path: Path) -> None:
+    names = ["val/accuracy", "train/loss_epoch", "train/loss_step", "train/memorized", "train/fit_given/3", "lr-SGD"]
+    path = tmp_path / "metrics.csv"
+    path.write_text(",".join(["epoch", "step", *names]) + "\n0,9,,,1,,,\n0,9,.5,.6,,.1,.2,.3\n1,19,.7,.4,,,.2,.3\n")
+    curves = read_curves(path)
+    assert curves["val/accuracy"] == {0: 0.5, 1: 0.7}
+    assert curves["train/memorized"] == {0: 0.1}
+    assert shared_curves({"a": [curves]}) == ["val/accuracy", "train/memorized", "train/loss_epoch"]
+    without = {name: column for name, column in curves.items() if name != "train/memorized"}
+    assert shared_curves({"a": [curves], "b": [without]}) == ["val/accuracy", "train/loss_epoch"]

@@ -1,0 +1,210 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from experiments import compare, run_queue
+from tests.experiments.conftest import Config, Journal, table
+
+
+def is_alive(process: int) -> bool:
+    """Whether a process runs; one that ended and was not waited for does not."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "nothing happened in time"
+        time.sleep(0.02)
+
+
+def start(arguments: list[str], fit: list[str], before: str = "pass") -> subprocess.Popen[str]:
+    """`compare` as a process that leads its own group, and hears Ctrl-C where a background job of a shell does not."""
+    program = f"{before}; import sys; from experiments.compare import main; sys.exit(main({arguments!r}, {fit!r}))"
+    project = str(Path(compare.__file__).parents[1])
+    return subprocess.Popen(
+        [sys.executable, "-c", program],
+        cwd=project,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="children end with a killed parent on Linux alone")
+def test_killed_in_the_middle_and_called_again_it_ends_as_if_it_had_not_been_killed(
+    config: Config, fit: list[str], journal: Journal, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a = config("a", start=0.9, max_epochs=6, seconds=0.1)
+    seeds = ["--seeds", "0", "1", "2"]
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    process = start([str(a), *seeds, "--output", str(killed)], fit)
+    wait_until(lambda: ["a", "1", "epoch", "2"] in journal())
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    time.sleep(0.5)
+    stopped = journal()
+    assert ["a", "1", "finished", "6"] not in stopped
+    time.sleep(0.4)
+    assert journal() == stopped, "a run outlived the comparison"
+
+    assert compare.main([str(a), *seeds, "--output", str(killed)], fit) == 0
+    printed = capsys.readouterr().out
+    assert "a, seed 1: continued" in printed
+    assert "a, seed 2: started" in printed
+    again = journal()[len(stopped) :]
+    assert again[0][:3] == ["a", "1", "resumed"]
+    assert int(again[0][3]) >= 3
+    assert not [line for line in again if line[1] == "0"]
+    assert compare.main([str(a), *seeds, "--output", str(whole)], fit) == 0
+    for name in ("summary.csv", "runs.csv", "a/seed_1/metrics.csv"):
+        assert (killed / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_a_run_without_a_checkpoint_starts_afresh(
+    config: Config, fit: list[str], journal: Journal, tmp_path: Path
+) -> None:
+    a, out = config("a", start=0.9, crash=[0]), tmp_path / "out"
+    arguments = [str(a), "--seeds", "0", "--output", str(out)]
+    assert compare.main(arguments, fit) == 1
+    (out / "a/seed_0/checkpoints/last.ckpt").unlink()
+    (out / "a/seed_0/leftover.txt").write_text("of the first attempt")
+    assert compare.main(arguments, fit) == 1
+    assert [line[2:] for line in journal() if line[2] in ("started", "resumed")] == [["started", "0"]] * 2
+    assert not (out / "a/seed_0/leftover.txt").exists()
+    assert (out / "a/seed_0/log.txt").read_text().count("training 0") == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_the_runs_and_what_they_launched(
+    number: signal.Signals, config: Config, fit: list[str], journal: Journal, tmp_path: Path
+) -> None:
+    a = config("a", start=0.9, max_epochs=400, seconds=0.05, launch=True)
+    process = start([str(a), "--seeds", "0", "1", "--jobs", "2", "--output", str(tmp_path / "out")], fit)
+    wait_until(lambda: sum(line[2] == "epoch" for line in journal()) > 4)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=15)
+    assert process.returncode == 130
+    assert "interrupted: 0 of 2 runs are finished; the same command continues" in output
+    assert "Traceback" not in output
+    launched = [int(line[3]) for line in journal() if line[2] == "launched"]
+    assert len(launched) == 2
+    wait_until(lambda: not any(is_alive(each) for each in launched), seconds=5)
+    stopped = journal()
+    time.sleep(0.2)
+    assert journal() == stopped
+
+
+def test_one_failed_run_does_not_lose_the_others(
+    config: Config, fit: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a, b = config("a", start=0.9, crash=[1]), config("b", start=0.5, empty=[2])
+    out = tmp_path / "out"
+    assert compare.main([str(a), str(b), "--seeds", "0", "1", "2", "--output", str(out)], fit) == 1
+    counts = {row["config"]: row["seeds"] for row in table(out / "summary.csv") if row["metric"] == "test/accuracy"}
+    assert counts == {"a": "2", "b": "2"}
+    printed = capsys.readouterr().out
+    assert f"a, seed 1 failed (exit status 3); its log is {out}/a/seed_1/log.txt" in printed
+    assert "  | last line of the error" in printed
+    assert f"b, seed 2 failed (ended without test_metrics.csv); its log is {out}/b/seed_2/log.txt" in printed
+
+
+def test_a_run_that_is_killed_is_said_to_be(config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    suicide = [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]
+    arguments = [str(config("a", start=0.9)), "--seeds", "0", "--output", str(tmp_path / "out")]
+    assert compare.main(arguments, suicide) == 1
+    assert "killed by SIGKILL" in capsys.readouterr().out
+    assert (tmp_path / "out/summary.csv").read_text() == "config,metric,mean,std,seeds\n"
+
+
+def test_a_config_that_changes_while_runs_wait_is_not_mixed_in(
+    config: Config, fit: list[str], journal: Journal, tmp_path: Path
+) -> None:
+    path, out = config("a", start=0.9, seconds=0.2), tmp_path / "out"
+    process = start([str(path), "--seeds", "0", "1", "--output", str(out)], fit)
+    wait_until(lambda: ["a", "0", "epoch", "0"] in journal())
+    config("a", start=0.1)
+    output, _ = process.communicate(timeout=15)
+    assert process.returncode == 1
+    assert "was changed after the comparison had started" in output
+    assert [row["seed"] for row in table(out / "runs.csv")] == ["0", "0"]
+
+
+def test_a_directory_in_use_is_refused(
+    config: Config,
+    fit: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(run_queue, "GRACE_SECONDS", 0.2)
+    out = tmp_path / "out"
+    arguments = [str(config("a", start=0.9)), "--seeds", "0", "--output", str(out)]
+    with run_queue.lock([out]):
+        assert compare.main(arguments, fit) == 1
+    assert f"{out} is in use" in capsys.readouterr().err
+    assert compare.main(arguments, fit) == 0
+
+
+def test_a_run_that_outlives_its_comparison_keeps_others_out(
+    config: Config,
+    fit: list[str],
+    journal: Journal,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = tmp_path / "out"
+    arguments = [str(config("a", start=0.9, max_epochs=25, seconds=0.1)), "--seeds", "0", "--output", str(out)]
+    process = start(arguments, fit, "from experiments import run_queue; run_queue._END_WITH_PARENT = None")
+    wait_until(lambda: ["a", "0", "epoch", "0"] in journal())
+    process.kill()
+    process.wait()
+    monkeypatch.setattr(run_queue, "GRACE_SECONDS", 0.2)
+    assert compare.main(arguments, fit) == 1
+    assert f"{out} is in use" in capsys.readouterr().err
+    wait_until(lambda: ["a", "0", "finished", "25"] in journal())
+    assert compare.main(arguments, fit) == 0
+    assert [line[2] for line in journal()].count("epoch") == 25
+
+
+def test_children_that_run_together_share_the_cores(
+    config: Config, fit: list[str], journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(run_queue, "cores", lambda: 7)
+    path = config("a", start=0.9, seconds=2.0)
+    arguments = [str(path), "--seeds", "0", "1", "2", "--output", str(tmp_path / "out")]
+    assert compare.main([*arguments, "--jobs", "3"], fit) == 0
+    assert {line[3] for line in journal() if line[2] == "threads"} == {"2"}
+    first_end = next(i for i, line in enumerate(journal()) if line[2] == "finished")
+    assert sum(line[2] == "started" for line in journal()[:first_end]) == 3
+    (tmp_path / "configs/method/journal.txt").unlink()
+    assert compare.main([*arguments[:-1], str(tmp_path / "one by one")], fit) == 0
+    assert {line[3] for line in journal() if line[2] == "threads"} == {"None"}
+    starts = [i for i, line in enumerate(journal()) if line[2] == "started"]
+    ends = [i for i, line in enumerate(journal()) if line[2] == "finished"]
+    assert all(end < start for end, start in zip(ends, starts[1:], strict=False))
+
+
+def test_progress_on_a_terminal_shows_epochs_of_each_run(config: Config, fit: list[str], tmp_path: Path) -> None:
+    path = config("a", start=0.9, max_epochs=12, seconds=0.1)
+    runs = compare.plan(compare.load_experiments([path]), [0, 1], tmp_path / "out")
+    with (tmp_path / "screen.txt").open("w") as screen:
+        console = Console(file=screen, force_terminal=True, highlight=False, width=100)
+        assert not run_queue.run_all(runs, jobs=2, console=console, run_command=fit)
+    text = (tmp_path / "screen.txt").read_text()
+    for said in ("a, seed 0", "a, seed 1", "starting", "/12", "all runs", "2/2", "a, seed 1: finished in"):
+        assert said in text

@@ -1,0 +1,87 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from experiments import compare
+from experiments.run_request import unique_names
+from tests.experiments.conftest import Config, table
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"start": 0.8}, "model.start 0.9, now it is 0.8"),
+        ({"per_seed": 0.5}, "model.per_seed absent, now it is 0.5"),
+        ({"max_epochs": 7}, "trainer.max_epochs 3, now it is 7"),
+    ],
+)
+def test_another_config_is_refused_by_key_and_values(
+    change: dict, said: str, config: Config, fit: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    path = config("a", start=0.9)
+    assert compare.main([str(path), "--seeds", "0", "--output", str(out)], fit) == 0
+    before = (out / "a/seed_0/test_metrics.csv").read_bytes()
+    capsys.readouterr()
+    config("a", **{"start": 0.9, **change})
+    assert compare.main([str(path), "--seeds", "0", "1", "--output", str(out)], fit) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert f"{out}/a/seed_0 holds a run with {said}" in error
+    assert (out / "a/seed_0/test_metrics.csv").read_bytes() == before
+    assert not (out / "a/seed_1").exists()
+
+
+def test_other_overrides_are_refused_and_a_comment_is_not_another_config(
+    config: Config, fit: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = config("a", start=0.9), tmp_path / "out"
+    arguments = [str(path), "--seeds", "0", "--output", str(out)]
+    assert compare.main([*arguments, "--", "--trainer.max_epochs", "2"], fit) == 0
+    assert json.loads((out / "a/seed_0/config.yaml").read_text())["trainer"]["max_epochs"] == 2
+    assert compare.main([*arguments, "--", "--trainer.max_epochs", "4"], fit) == 2
+    assert '--trainer.max_epochs "2", now it is "4"' in capsys.readouterr().err
+    assert compare.main(arguments, fit) == 2
+    assert '--trainer.max_epochs "2", now it is absent' in capsys.readouterr().err
+    path.write_text("# a comment\n" + path.read_text())
+    assert compare.main([*arguments, "--", "--trainer.max_epochs", "2"], fit) == 0
+
+
+def test_a_layered_config_is_part_of_what_was_asked_for(
+    config: Config, fit: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layer = tmp_path / "trainer.yaml"
+    layer.write_text("trainer: {accelerator: cpu}")
+    arguments = [str(config("a", start=0.9)), "--seeds", "0", "--output", str(tmp_path / "out"), "--", "--config"]
+    assert compare.main([*arguments, str(layer)], fit) == 0
+    layer.write_text("trainer: {accelerator: gpu}")
+    assert compare.main([*arguments, str(layer)], fit) == 2
+    assert f'{layer}: trainer.accelerator "cpu", now it is "gpu"' in capsys.readouterr().err
+
+
+def test_the_order_of_layered_configs_counts(
+    config: Config, fit: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
+    first.write_text("trainer: {accelerator: cpu}")
+    second.write_text("trainer: {precision: 32}")
+    arguments = [str(config("a", start=0.9)), "--seeds", "0", "--output", str(tmp_path / "out"), "--"]
+    assert compare.main([*arguments, f"--config={first}", f"--config={second}", "--x", "1"], fit) == 0
+    assert compare.main([*arguments, f"--config={second}", f"--config={first}", "--x", "1"], fit) == 2
+    assert "holds a run with" in capsys.readouterr().err
+
+
+def test_same_names_are_told_apart_by_folder(config: Config, fit: list[str], tmp_path: Path) -> None:
+    a, b = config("demo", folder="elr", start=0.9), config("demo", folder="adele", start=0.8)
+    out = tmp_path / "out"
+    assert compare.main([str(a), str(b), "--seeds", "0", "--output", str(out)], fit) == 0
+    assert [row["config"] for row in table(out / "runs.csv")] == ["elr/demo"] * 2 + ["adele/demo"] * 2
+    assert (out / "adele/demo/seed_0/test_metrics.csv").exists()
+
+
+def test_names_are_the_shortest_tails_that_differ(tmp_path: Path) -> None:
+    assert unique_names([tmp_path / "x/a", tmp_path / "x/b"]) == ["a", "b"]
+    assert unique_names([tmp_path / "p/x/a", tmp_path / "q/x/a", tmp_path / "q/x/b"]) == ["p/x/a", "q/x/a", "q/x/b"]
+    with pytest.raises(ValueError, match="x/a"):
+        unique_names([tmp_path / "x/a", tmp_path / "x/../x/a"])
