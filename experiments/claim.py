@@ -73,7 +73,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came out of a claim.
+    """The outcome of a claim.
 
     Args:
         verdict: `holds`, `does not hold`, `not claimed` or `did not run`.
@@ -160,7 +160,7 @@ def judge(claim: Claim, method: Sequence[float], baseline: Sequence[float]) -> t
     Args:
         claim: the claim.
         method: the metric, a value for each seed.
-        baseline: the same for the same seeds.
+        baseline: the metric of the baseline, a value for each of the same seeds.
 
     Returns:
         Verdict, reason, the difference (method minus baseline) over seeds, and p of the paired t test.
@@ -183,7 +183,7 @@ def paired_p_value(better: Sequence[float], worse: Sequence[float]) -> float:
 
     Args:
         better: a value for each seed, expected to be the greater one.
-        worse: the same for the same seeds. Where all pairs differ by the same amount, there is nothing left to chance.
+        worse: a value for each of the same seeds. Where all pairs differ by the same amount, there is nothing left to chance.
     """
     from scipy.stats import ttest_rel
 
@@ -347,7 +347,7 @@ def place(claims: Sequence[Claim], output: Path) -> Place:
 
 @dataclass(frozen=True)
 class Arguments:
-    """What the command line of `claim` says."""
+    """The parsed command line of `claim`."""
 
     files: list[Path]
     output: Path | None

@@ -51,7 +51,7 @@ CALL_ONLY = {  # arguments of one call, which the saved configuration leaves out
 
 @dataclass
 class Checkpoints:
-    """What a run saves, and which of it is tested.
+    """Choose the checkpoints that a run saves, and the one that is tested.
 
     Args:
         tested: the checkpoint that `test`, `validate` and `predict` load: the `best` one, or the `last`, as the paper

@@ -50,7 +50,7 @@ MAX_CONFIGS = 10
 
 @dataclass(frozen=True)
 class Arguments:
-    """What the command line of `compare` says."""
+    """The parsed command line of `compare`."""
 
     configs: list[Path]
     seeds: list[int]

@@ -11,7 +11,7 @@ Places = Mapping[str, tuple[str, str]]
 
 
 def places(experiments: Sequence[Experiment]) -> Places:
-    """Where each experiment stands in the table.
+    """Give each experiment its row and column in the table.
 
     A row is a config, and a column what is varied. Where configs of several folders share names of files, a row is a
     folder, and the file is part of the column: `elr/cifar10` and `elr/cifar10_asymmetric` are two columns of `elr`.

@@ -19,7 +19,7 @@ PREFLIGHT = (sys.executable, "-m", "experiments.preflight")
 
 
 def errors_of(arguments: Sequence[Sequence[str]]) -> list[str | None]:
-    """What is wrong with each list of arguments. One parser reads all: to build one takes longer than to use it."""
+    """Find the error in each list of arguments. One parser reads all: to build one takes longer than to use it."""
     import torch
 
     from experiments.command_line import ParsedOnly

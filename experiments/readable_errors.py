@@ -1,4 +1,4 @@
-"""What a parser's error says, in one sentence: the key, the reason, and what is allowed.
+"""Say a parser's error in one sentence: the key, the reason, and what is allowed.
 
 jsonargparse reports every alternative of a union, one below the other; what a user needs is the innermost reason.
 """

@@ -1,4 +1,4 @@
-"""What makes a run what it is: its config, overrides and seed, kept as `request.json` in the directory that it owns.
+"""The request that identifies a run: its config, overrides and seed, kept as `request.json` in the directory that it owns.
 
 Each run owns one directory, `<output>/<config name>/seed_<seed>`. The run is finished once `test_metrics.csv` is there,
 the last of its files. A directory is never given to a run that was asked for otherwise.
@@ -121,7 +121,7 @@ def _labels(configs: Sequence[Path], names: Sequence[str]) -> list[str]:
 
 
 def request(run: Run) -> dict[str, Any]:
-    """What makes the run what it is; two runs with equal requests may share a directory."""
+    """Collect what identifies a run; two runs with equal requests may share a directory."""
     *base, (_, own) = run.experiment.texts
     layers = {str(path): text for path, text in base}
     following = iter(run.experiment.overrides)
@@ -182,7 +182,7 @@ def check(run: Run) -> None:
 
 
 def machine() -> dict[str, str]:
-    """Where and with what a run is made: date, machine, Python and torch, without importing torch."""
+    """Describe the circumstances of a run: date, machine, Python and torch, without importing torch."""
     model = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -216,5 +216,5 @@ def code_fingerprint() -> str:
 
 
 def record(run: Run) -> dict[str, Any]:
-    """What `request.json` says of a run that was started: its request, `code`, and the keys of `machine`."""
+    """Read `request.json` of a run that was started: its request, `code`, and the keys of `machine`."""
     return json.loads((run.directory / "request.json").read_text(encoding="utf-8"))

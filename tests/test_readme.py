@@ -1,4 +1,4 @@
-"""What README says to write works as it stands: its example in Python, and its recipe for a new method."""
+"""README's instructions work as they stand: its example in Python, and its recipe for a new method."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""What a configuration says, with what its base says."""
+"""Read the settings that a configuration and its base state."""
 
 from functools import reduce
 from pathlib import Path

@@ -38,7 +38,7 @@ def config(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def journal(tmp_path: Path) -> Callable[..., list[list[str]]]:
-    """What the runs of a folder's configs did: config, seed, event, detail."""
+    """Read what the runs of a folder's configs did: config, seed, event, detail."""
 
     def read(folder: str = "method") -> list[list[str]]:
         path = tmp_path / "configs" / folder / "journal.txt"

@@ -1,4 +1,4 @@
-"""What a run keeps: its checkpoints, its table of metrics, and what a later test adds."""
+"""A run keeps its checkpoints, its table of metrics, and adds what a later test measures."""
 
 import csv
 import shutil
