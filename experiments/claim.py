@@ -183,7 +183,7 @@ def paired_p_value(better: Sequence[float], worse: Sequence[float]) -> float:
 
     Args:
         better: a value for each seed, expected to be the greater one.
-        worse: a value for each of the same seeds. Where all pairs differ by the same amount, there is nothing left to chance.
+        worse: a value for each of the same seeds. Pairs that all differ by one amount leave nothing to chance.
     """
     from scipy.stats import ttest_rel
 

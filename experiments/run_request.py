@@ -1,4 +1,4 @@
-"""The request that identifies a run: its config, overrides and seed, kept as `request.json` in the directory that it owns.
+"""The request that identifies a run: its config, overrides and seed, kept as `request.json` in its directory.
 
 Each run owns one directory, `<output>/<config name>/seed_<seed>`. The run is finished once `test_metrics.csv` is there,
 the last of its files. A directory is never given to a run that was asked for otherwise.

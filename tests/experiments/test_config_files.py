@@ -50,8 +50,6 @@ def test_a_base_is_one_earlier_config(folder: Path) -> None:
     arguments = content["model"]["init_args"]  # another class keeps the arguments that it has
     assert arguments["num_classes"] == 10
     assert "strength" not in arguments
-    (folder / "elr/same.yaml").write_text("# The same.\nbase: demo.yaml\n")
-    assert resolved(folder / "elr/same.yaml") == resolved(demo)
 
 
 def test_a_run_shows_and_keeps_the_resolved_file_and_is_named_after_the_first_file(
