@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from experiments.command_line import ParsedOnly
+from experiments.config_files import settings_of
 from tests.command import ROOT
 
 CONFIGS = ROOT / "configs"
@@ -63,7 +64,7 @@ def at_paper_scale(*, dear: set[str] | frozenset[str] = frozenset()) -> list[Any
         if path.stem.startswith("demo"):
             continue
         kinds = chosen.setdefault(path.parent.name, set())
-        kind = next((line for line in path.read_text().splitlines() if line.startswith("  class_path:")), path.stem)
+        kind = settings_of(path)["model.class_path"]
         default = name(path) not in dear and kind not in kinds and len(kinds) < MOST_BY_DEFAULT
         kinds |= {kind} if default else set()
         parameters.append(pytest.param(path, id=name(path), marks=() if default else pytest.mark.nightly))

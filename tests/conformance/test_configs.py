@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from experiments.config_files import base_of, mapping_of, settings_of
+from experiments.config_files import base_of, dotted, mapping_of, settings_of
 from tests.conformance.experiments import CONFIGS, EXPERIMENTS, TRAINERS, at_paper_scale, experiments, name
 
 OWN_KEYS = {
@@ -67,28 +67,39 @@ def test_a_key_that_does_not_exist_is_found() -> None:
     ]
 
 
-def optimization(config: dict[str, Any], written: Any) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
-    """Class path, arguments and written arguments of all optimizers and schedulers in a configuration."""
+def effective(path: Path) -> dict[str, Any]:
+    """Read a configuration by dotted names, without what its base gave a class that the file itself replaces."""
+    settings = settings_of(path)
+    for key, value in dotted(mapping_of(path)).items() if base_of(path) else []:
+        if key.endswith(".class_path"):
+            place = key.removesuffix("class_path")
+            known = {"class_path", *inspect.signature(pkgutil.resolve_name(value)).parameters}
+            for name in [name for name in settings if name.startswith(place)]:
+                if name.removeprefix(place).split(".")[0] not in known:
+                    del settings[name]
+    return settings
+
+
+def optimization(config: dict[str, Any], place: str) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """Find class path, arguments and dotted place of all optimizers and schedulers in a configuration."""
     for key, value in config.items():
-        own = written.get(key) if isinstance(written, dict) else None
         if isinstance(value, dict):
+            inner = place if key == "init_args" else f"{place}.{key}"
             if str(value.get("class_path", "")).startswith("torch.optim."):
-                yield value["class_path"], value["init_args"], (own or {}).get("init_args", {})
+                yield value["class_path"], value["init_args"], inner
             else:
-                yield from optimization(value, own)
+                yield from optimization(value, inner)
 
 
 @pytest.mark.parametrize("path", at_paper_scale())
-def test_what_a_config_does_not_say_of_an_optimizer_is_its_classes_default(
-    path: Path,
-) -> None:
+def test_what_a_config_does_not_say_of_an_optimizer_is_its_classes_default(path: Path) -> None:
     """And not what the module's default optimizer or schedule would have there."""
-    for class_path, arguments, written in optimization(
-        experiments().config("--config", path).model.as_dict(), yaml.safe_load(path.read_text())["model"]
-    ):
+    written = effective(path)
+    for class_path, arguments, place in optimization(experiments().config("--config", path).model.as_dict(), "model"):
         parameters = inspect.signature(pkgutil.resolve_name(class_path)).parameters
-        for key in arguments.keys() - written.keys():
-            assert arguments[key] == parameters[key].default, f"{class_path}: {key}"
+        for key in arguments:
+            if f"{place}.{key}" not in written:
+                assert arguments[key] == parameters[key].default, f"{class_path}: {key}"
 
 
 # method and baseline
@@ -118,7 +129,7 @@ PAIRS = sorted({*claimed_pairs(), *paper_pairs()})
 
 @pytest.mark.parametrize(("method", "baseline"), PAIRS, ids=lambda path: name(path))
 def test_method_and_baseline_differ_in_the_methods_own_keys_alone(method: Path, baseline: Path) -> None:
-    ours, theirs = settings_of(method), settings_of(baseline)
+    ours, theirs = effective(method), effective(baseline)
     differ = {key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key) or (key in ours) != (key in theirs)}
     outside = {key for key in differ if key.split(".")[0] != "model"}
     assert outside <= OWN_KEYS.get(method.parent.name, set())
