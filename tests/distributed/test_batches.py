@@ -1,0 +1,22 @@
+"""A user's own loader, whose batches do not say how many samples they have over all processes."""
+
+import os
+
+import torch
+import torch.distributed as dist
+
+from datamodules.batches import global_size, share
+from tests.two_processes import in_two_processes
+
+
+def sizes_and_shares() -> tuple[list[int], list[float]]:
+    dist.init_process_group("gloo", rank=int(os.environ["RANK"]), world_size=2)
+    mine = (3, 1)[dist.get_rank()]
+    batches = [{"image": torch.zeros(5, 1)}, {"image": torch.zeros(mine, 1), "global_size": 4}]
+    return [global_size(batch) for batch in batches], [share(batch) for batch in batches]
+
+
+def test_a_batch_that_does_not_say_its_size_counts_as_evenly_shared() -> None:
+    first, second = in_two_processes(sizes_and_shares)
+    assert first == ([10, 4], [1.0, 1.5])
+    assert second == ([10, 4], [1.0, 0.5])
