@@ -11,7 +11,7 @@ from torch import Tensor
 from callbacks.image_grid import ImageGrid
 from callbacks.labels.memorization import Memorization
 from callbacks.labels.report import LabelReport
-from lightning_modules.noisy_labels.lsa.settings import check_data
+from tests.noisy_labels.lsa.small import PLAIN, one_network
 
 
 class Network(LightningModule):
@@ -28,6 +28,12 @@ def set_up(callback: Callback, stage: str) -> Callable[[Any], None]:
     return lambda trainer: callback.setup(trainer, Network(), stage)
 
 
+def set_up_lsa(trainer: Any) -> None:
+    module = one_network(**PLAIN)
+    module.trainer = trainer
+    module.setup("fit")
+
+
 @pytest.mark.parametrize("data", [None, LightningDataModule()], ids=["none", "plain"])
 @pytest.mark.parametrize(
     ("name", "check"),
@@ -35,7 +41,7 @@ def set_up(callback: Callback, stage: str) -> Callable[[Any], None]:
         ("LabelReport", set_up(LabelReport(), "test")),
         ("Memorization", set_up(Memorization(), "test")),
         ("ImageGrid", set_up(ImageGrid(stage="train"), "fit")),
-        ("Network", lambda trainer: check_data(trainer, Network())),
+        ("PLSLSA", set_up_lsa),
     ],
 )
 def test_data_without_training_images_to_look_at_are_refused(
