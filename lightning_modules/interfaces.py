@@ -1,4 +1,4 @@
-"""What callbacks and DataModules may know about a module: small protocols, checked when a run is set up.
+"""Small protocols of what callbacks and DataModules may know about a module, checked when a run is set up.
 
 Callbacks also find here what a module hands them to draw, and the two labels of `datamodules.batches` that stand for no
 class.

@@ -1,4 +1,4 @@
-"""What training predictions have shown of each category since training began, epoch by epoch."""
+"""The history of each category since training began: how its training predictions agreed with labels, by epoch."""
 
 from typing import Any
 

@@ -85,7 +85,7 @@ class CorrectedMasks:
         self.changed[index] = True
 
     def saved(self) -> dict[str, Tensor]:
-        """What a checkpoint holds: the changed samples, and their masks compressed one after another."""
+        """Pack the changed samples, and their masks compressed one after another, for a checkpoint."""
         index = self.changed.nonzero().flatten()
         packed = [zlib.compress(self.mask(sample).numpy().tobytes(), level=1) for sample in index.tolist()]
         length = torch.tensor([len(mask) for mask in packed], dtype=torch.int64)

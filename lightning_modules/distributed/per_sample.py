@@ -24,7 +24,7 @@ _ROWS_AT_ONCE = 1 << 16
 
 
 def share_sizes(global_size: int) -> list[int]:
-    """How many of a batch's samples each process has, in the order of their ranks, as `GlobalBatches` deals them out.
+    """Count the samples of a batch that each process has, in the order of their ranks, as `GlobalBatches` deals them.
 
     Args:
         global_size: samples over all processes.

@@ -32,7 +32,7 @@ def nt_xent(
         first: `[b, D]`: one view of each; need not be normalised.
         second: `[b, D]`: the other.
         all_first: `[B, D]`: of all images, with those in `first` from row `offset` on.
-        all_second: `[B, D]`: likewise.
+        all_second: `[B, D]`: the other views of all images, in the same order.
         offset: first row of these images among all.
         temperature: tau.
 
@@ -52,7 +52,7 @@ def cosine_similarities(first: Tensor, second: Tensor) -> Tensor:
 
     Args:
         first: `[b, D]`; need not be normalised.
-        second: `[B, D]`, likewise.
+        second: `[B, D]`; need not be normalised.
 
     Returns:
         `[b, B]`, in single precision or better, also where the network computes in half precision.

@@ -64,7 +64,7 @@ class SoftLabels:
 
     @property
     def mixes(self) -> bool:
-        """Whether images change."""
+        """True where images change, not labels alone."""
         return self.mixup_alpha > 0 or self.cutmix_alpha > 0
 
     def __call__(self, image: Tensor, label: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:

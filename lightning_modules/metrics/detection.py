@@ -31,7 +31,7 @@ def ranks(confidence: Tensor) -> Tensor:
 
 
 def true_negative_rate(in_distribution: Tensor, other: Tensor, true_positive_rate: float = 0.95) -> Tensor:
-    """Compute the TNR at a TPR, see above.
+    """Compute the true negative rate at a true positive rate.
 
     Args:
         in_distribution: `[N]`, confidence of the in-distribution inputs.

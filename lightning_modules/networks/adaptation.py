@@ -1,4 +1,4 @@
-"""How a network is trained: in full, frozen or by low-rank adapters; recomputing activations, in a precision, compiled.
+"""Adaptation of networks: trained in full, frozen or by low-rank adapters; checkpointed, in half precision, compiled.
 
 Every function changes the network in place and returns it, so that forward, attributes and (adapters aside) state_dict
 keys stay what they were. `adapted` combines them for configs.

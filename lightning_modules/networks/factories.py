@@ -51,7 +51,7 @@ def timm_model(
         drop_path_rate: greatest probability of dropping a residual branch; by default the network's own.
         normalize: take images in [0, 1] and normalise them inside; otherwise images must come normalised.
         mean: per channel, in pixel units; by default that of timm's weights.
-        std: likewise.
+        std: per channel, in pixel units; by default that of timm's weights.
         tuning: full trains every parameter, lora adapters and the classifier, linear_probe the classifier alone, frozen
             none.
         lora_rank: r; with lora.

@@ -21,7 +21,8 @@ class Normalized(nn.Module):
         network: takes normalised images `[B, C, H, W]`.
         mean: one value per channel, or one for all, in pixel units; by default that of the timm network's
             `pretrained_cfg`.
-        std: likewise, positive.
+        std: one positive value per channel, or one for all, in pixel units; by default that of the timm network's
+            `pretrained_cfg`.
 
     Raises:
         ValueError: if `mean` or `std` is missing and the network has none of its own, if their lengths differ, or if an

@@ -85,7 +85,7 @@ def transformers_model(
         pretrained: load the weights; otherwise draw new ones for the architecture in the config.
         normalize: take images in [0, 1] and normalise them inside; otherwise images must come normalised.
         mean: per channel, in pixel units; by default that of `preprocessor_config.json` beside the config.
-        std: likewise.
+        std: per channel, in pixel units; by default that of `preprocessor_config.json` beside the config.
         tuning: full trains every parameter, lora adapters and the classifier, linear_probe the classifier alone, frozen
             none.
         lora_rank: r; with lora.

@@ -12,7 +12,7 @@ from lightning.pytorch.strategies import DDPStrategy
 
 
 def active_network(batch_idx: int, batches_per_epoch: int | float) -> int:
-    """Which network a step trains: 0 in the first half of an epoch's batches, 1 in the second."""
+    """Choose the network that a step trains: 0 in the first half of an epoch's batches, 1 in the second."""
     return int(2 * batch_idx >= batches_per_epoch)
 
 

@@ -33,7 +33,7 @@ class ContrastiveView(nn.Sequential):
 
     Args:
         size: height and width, in pixels; None takes that of the images.
-        brightness: strength of the change, likewise contrast and saturation.
+        brightness: strength of the change of brightness, contrast and saturation.
         hue: greatest shift of the hue.
         min_area: least area of the box, as a part of the image's.
     """

@@ -1,4 +1,4 @@
-"""Which training images are noisy, and how far the guesses for them can be trusted.
+"""Detection of noisy training images, and of how far the guesses for them can be trusted.
 
 With l_i the cross-entropy of the given label, q_i that of the tracked guess, and v_i features of a middle layer,
 
@@ -31,7 +31,7 @@ Detector = Literal["linear", "loss"]
 
 
 class Detection(NamedTuple):
-    """What one network finds in the training set."""
+    """Findings of one network in the training set."""
 
     is_noisy: NDArray[np.bool_]
     """`[N]`."""
@@ -122,7 +122,7 @@ def detect(detector: Detector, loss: NDArray, pseudo_loss: NDArray, feature: NDA
 
 
 def agreement(first: Detection, second: Detection) -> Detection:
-    """What two networks agree on (PLS-LSA+): noisy where both say so, with the mean of their weights; 1 elsewhere."""
+    """Combine the findings of two networks (PLS-LSA+): noisy where both say so, with the mean of their weights; 1 elsewhere."""
     both = first.is_noisy & second.is_noisy
     weight = np.where(both, (first.weight + second.weight) / 2, 1.0)
     return Detection(both, (ranks(first.score) + ranks(second.score)) / 2, weight)
@@ -137,7 +137,7 @@ def ranks(score: NDArray) -> NDArray[np.float64]:
 
 
 def detection_metrics(found: Detection, wrong: NDArray[np.bool_] | None) -> dict[str, float]:
-    """How good the verdicts are.
+    """Measure the verdicts against the truth.
 
     Args:
         found: verdicts and scores.

@@ -36,7 +36,7 @@ def min_max(values: ArrayLike) -> NDArray[np.float64]:
 def high_mode_probability(
     losses: ArrayLike, max_iter: int = 10, tol: float = 1e-2, reg_covar: float = 5e-4, random_state: int = 0
 ) -> NDArray[np.float64]:
-    """How probably each loss belongs to the mode with the greater mean.
+    """Compute how probably each loss belongs to the mode with the greater mean.
 
     Args:
         losses: `[N]`.

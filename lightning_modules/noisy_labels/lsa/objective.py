@@ -1,4 +1,4 @@
-"""What PLS and PLS-LSA minimise, over the whole batch of all processes.
+"""The losses of PLS and PLS-LSA, over the whole batch of all processes.
 
 With s the network's prediction for an image, g its sharpened guess, t a target (g for noisy images, the given label y
 for the others), u its weight, z and h logits and projection of a mixed image, h' the projection of another view, l the
@@ -68,7 +68,7 @@ def confident_same_class(
         category: `[b]`: the greatest class of the mixed target.
         weight: `[b]`: u.
         index: `[b]`: which image it is.
-        other: `[B]`: likewise, of the columns.
+        other: `[B]`: the same of the columns.
         other_weight: `[B]`.
         other_index: `[B]`.
 
@@ -85,7 +85,7 @@ def contrast(projection: Tensor, other: Tensor, positives: Tensor, temperature: 
 
     Args:
         projection: `[b, D]`: h; need not be normalised.
-        other: `[B, D]`: h', likewise.
+        other: `[B, D]`: h', features of the other view; need not be normalised.
         positives: `[b, B]`: A, at least 0, no row of zeros.
         temperature: mu.
     """

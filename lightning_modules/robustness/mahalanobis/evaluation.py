@@ -52,7 +52,7 @@ class Scorer:
         self.odin = odin
 
     def scores(self, image: Tensor, label: Tensor) -> Tensor:
-        """Compute everything that is known of images with labels `[B]`: `[B, columns]`, see above."""
+        """Compute everything that is known of images with labels `[B]`: `[B, columns]`, in the constants' order."""
         logits, distances, layers = layer_confidence(self.network, self.layers, self.whitened, image, self.epsilons)
         nearest = self.whitened[-1].classes[distances[-1].argmin(dim=1)]
         columns = [softmax_confidence(logits), energy_confidence(logits)]

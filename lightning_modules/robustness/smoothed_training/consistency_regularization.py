@@ -41,7 +41,7 @@ def consistency(logits: Tensor, floor: float = 0.0) -> tuple[Tensor, Tensor]:
 def loss_on_copies(
     logits: Tensor, label: Tensor, consistency_weight: float, entropy_weight: float, floor: float = 0.0
 ) -> Tensor:
-    """Average L, see above, over the batch.
+    """Average the loss L of this file over the batch.
 
     Args:
         logits: `[m, B, K]`, of each copy; the second and third term are left out where m is 1.
