@@ -122,7 +122,7 @@ def detect(detector: Detector, loss: NDArray, pseudo_loss: NDArray, feature: NDA
 
 
 def agreement(first: Detection, second: Detection) -> Detection:
-    """Combine the findings of two networks (PLS-LSA+): noisy where both say so, with the mean of their weights; 1 elsewhere."""
+    """Combine two networks (PLS-LSA+): noisy where both say so, with the mean of their weights; 1 elsewhere."""
     both = first.is_noisy & second.is_noisy
     weight = np.where(both, (first.weight + second.weight) / 2, 1.0)
     return Detection(both, (ranks(first.score) + ranks(second.score)) / 2, weight)
