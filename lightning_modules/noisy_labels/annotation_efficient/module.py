@@ -16,7 +16,12 @@ from lightning_modules.networks.shape_vae import ShapeVAE
 from lightning_modules.noisy_labels.annotation_efficient.label_quality import mean_over_kept, without_holes_and_islands
 from lightning_modules.noisy_labels.annotation_efficient.labelling import label_anew
 from lightning_modules.noisy_labels.annotation_efficient.measures import StructureSteps, measures
-from lightning_modules.noisy_labels.annotation_efficient.stages import ConstantThenLinear, Rounds, Stages, refuse_unfit
+from lightning_modules.noisy_labels.annotation_efficient.stages import (
+    ConstantThenLinear,
+    Rounds,
+    StageSchedule,
+    refuse_unfit,
+)
 from lightning_modules.noisy_labels.annotation_efficient.translation import (
     Translation,
     discriminator_loss,
@@ -91,7 +96,7 @@ class AnnotationEfficient(StructureSteps, LightningModule):
         at_least(0, shape_weight=shape_weight, gamma=gamma)
         within(0, 1, "(]", keep_fraction=keep_fraction)
         within(0, 1, constant_fraction=constant_fraction)
-        self.stages = Stages(vae_epochs, translation_epochs, warm_up_epochs, rounds, round_epochs)
+        self.stages = StageSchedule(vae_epochs, translation_epochs, warm_up_epochs, rounds, round_epochs)
         for key, epochs, part in (("vae", vae_epochs, vae), ("translation", translation_epochs, translation)):
             if (epochs > 0) != (part is not None):
                 raise ValueError(f"{key}_epochs is {epochs}, and {key} is {'not ' * (part is None)}given")

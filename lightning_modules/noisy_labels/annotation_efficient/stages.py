@@ -15,7 +15,7 @@ Stage = Literal["shape", "translation", "segmentation"]
 
 
 @dataclass(frozen=True)
-class Stages:
+class StageSchedule:
     """Order the epochs of the VAE of masks, of the translation between images and masks, and of segmentation.
 
     Round 0 of segmentation trains on the first pseudo labels, each later one on labels that the segmentation network
@@ -94,7 +94,7 @@ class Rounds:
             self.best = max(self.best, float(validation_dice))
 
 
-def refuse_unfit(trainer: Trainer, data: Any, stages: Stages, vae: Any, translation: Any) -> None:
+def refuse_unfit(trainer: Trainer, data: Any, stages: StageSchedule, vae: Any, translation: Any) -> None:
     """Refuse a trainer or a DataModule that the stages cannot be trained with.
 
     Raises:

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from lightning_modules.noisy_labels.annotation_efficient.stages import Stages, constant_then_linear
+from lightning_modules.noisy_labels.annotation_efficient.stages import StageSchedule, constant_then_linear
 
 
 def test_stages_follow_one_another() -> None:
-    stages = Stages(vae_epochs=2, translation_epochs=3, warm_up_epochs=2, rounds=2, round_epochs=3)
+    stages = StageSchedule(vae_epochs=2, translation_epochs=3, warm_up_epochs=2, rounds=2, round_epochs=3)
     assert [stages.stage(epoch)[0] for epoch in range(stages.total)] == list("ss" + "ttt" + "s" * 8)
     assert [stages.stage(epoch) for epoch in (1, 5)] == ["shape", "segmentation"]
     assert [stages.round(epoch) for epoch in range(stages.total)] == [-1] * 5 + [0] * 2 + [1] * 3 + [2] * 3
@@ -18,7 +18,7 @@ def test_stages_follow_one_another() -> None:
 )
 def test_bad_stages_are_named(numbers: tuple[int, ...], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
-        Stages(*numbers)
+        StageSchedule(*numbers)
 
 
 def test_the_learning_rate_is_constant_and_then_falls_to_nearly_nothing() -> None:
