@@ -48,7 +48,7 @@ def test_process_0_collects_every_row_and_a_bounded_number_of_them_at_once(
     two_processes: TwoProcesses, tmp_path: Path
 ) -> None:
     for process in two_processes(collect, str(tmp_path)):
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=600)
         assert process.returncode == 0, output
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     for (num_samples, _, most), (rows, exchanged), (none, of_other) in zip(CASES, first, second, strict=True):

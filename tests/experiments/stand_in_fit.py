@@ -56,7 +56,7 @@ def main() -> None:
     note("resumed" if given("--resume") else "started", len(done))
     note("threads", os.environ.get("OMP_NUM_THREADS"))
     if model.get("launch"):
-        note("launched", subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]).pid)
+        note("launched", subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1200)"]).pid)
     print("training", seed)
     for epoch in range(len(done), config["trainer"]["max_epochs"]):
         time.sleep(model.get("seconds", 0))

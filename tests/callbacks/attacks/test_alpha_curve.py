@@ -113,7 +113,7 @@ def test_a_run_that_is_told_to_end_goes_on_after_its_last_block(tmp_path: Path) 
 def test_two_processes_find_the_same(tmp_path: Path, two_processes: TwoProcesses) -> None:
     processes = two_processes(process_main, str(tmp_path / "two"))
     for process in processes:
-        output, _ = process.communicate(timeout=120)
+        output, _ = process.communicate(timeout=600)
         assert process.returncode == 0, output
     evaluate(in_blocks(), module(), tmp_path)
     assert (tmp_path / "two" / "alpha_curve.csv").read_bytes() == (tmp_path / "alpha_curve.csv").read_bytes()

@@ -139,7 +139,7 @@ def test_two_processes_find_the_same(
 ) -> None:
     processes = two_processes(process_main, str(tmp_path), None)
     for process in processes:
-        output, _ = process.communicate(timeout=120)
+        output, _ = process.communicate(timeout=600)
         assert process.returncode == 0, output
     for one, other in zip(blocks(tmp_path), blocks(finished[0]), strict=True):
         assert one.read_bytes() == other.read_bytes()
@@ -154,7 +154,7 @@ def test_two_processes_find_the_same(
 
 def test_nobody_waits_for_a_process_that_fails(tmp_path: Path, two_processes: TwoProcesses) -> None:
     processes = two_processes(process_main, str(tmp_path), 0)
-    outputs = [process.communicate(timeout=100)[0] for process in processes]
+    outputs = [process.communicate(timeout=600)[0] for process in processes]
     assert all(process.returncode not in (0, None) for process in processes), outputs
     assert "RuntimeError: process 0 failed, and this one stops: ValueError" in outputs[1]
 

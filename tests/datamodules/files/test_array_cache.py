@@ -139,7 +139,7 @@ def test_processes_share_the_parts_and_compute_each_once(tmp_path: Path) -> None
         other.start()
     assert np.array_equal(computed(tmp_path, 0, 3), WHOLE)
     for other in others:
-        other.join(20)
+        other.join(600)
         assert other.exitcode == 0
     assert sorted(journal(tmp_path)) == list(range(NUMBERS))
 
@@ -165,7 +165,7 @@ def test_two_runs_at_once_compute_an_entry_once(tmp_path: Path) -> None:
     for process in processes:
         process.start()
     for process in processes:
-        process.join(20)
+        process.join(600)
         assert process.exitcode == 0
     assert sorted(journal(tmp_path)) == list(range(NUMBERS))
     assert np.array_equal(computed(tmp_path), WHOLE)
@@ -176,7 +176,7 @@ def test_the_failure_of_one_process_is_told_to_the_others(tmp_path: Path) -> Non
     other.start()
     with pytest.raises(RuntimeError, match="process 1: OSError: no such image"):
         computed(tmp_path, 0, 2)
-    other.join(20)
+    other.join(600)
     assert not list((tmp_path / "cache").glob("x-*/manifest.json"))
     assert np.array_equal(computed(tmp_path), WHOLE)  # the failure is not held against the next run
 
@@ -203,7 +203,7 @@ def test_any_failure_of_process_0_is_told_to_the_others(when: str, tmp_path: Pat
     other.start()
     with pytest.raises((FileExistsError, ValueError)) as failure:
         computed(tmp_path, 0, 2)
-    other.join(20)
+    other.join(600)
     assert other.exitcode == 0
     name = type(failure.value).__name__
     assert told.get() == f"{entry.name} could not be computed: process 0: {name}: {failure.value}"

@@ -203,9 +203,9 @@ def test_a_config_names_each_kind_by_its_class_path(kind: str, arguments: dict) 
 
 def test_a_million_labels_take_less_than_a_second() -> None:
     label = np.random.default_rng(8).integers(1_000, size=1_300_000)
-    start = time.perf_counter()
+    start = time.process_time()
     Symmetric(0.3, seed=0).apply(label, 1_000)
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 def test_empirical_transition_matrix_counts_pairs() -> None:
