@@ -1,5 +1,6 @@
-"""Write what a classifier predicts to one table, whatever the number of samples and of processes."""
+"""Write what a module predicts, labels to one table and masks to a folder, by any number of processes."""
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -8,6 +9,8 @@ import numpy as np
 import pandas as pd
 from lightning.pytorch import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
 
 from datamodules.arguments import one_of
 from datamodules.files.whole_files import whole_file
@@ -84,14 +87,17 @@ def merge_predictions(
 
 
 class WritePredictions(Callback):
-    """Writes `predictions.parquet` or `predictions.csv` into the run directory during `predict`.
+    """Writes `predictions.parquet` or `predictions.csv`, or masks, into the run directory during `predict`.
 
     There is a row for each sample, sorted by index, with the columns `index`, `prediction`, `class_name` if the
     DataModule has `class_names`, and `probability_0` ... `probability_{K-1}` (float32). `predict_step` returns `index`
     `[B]`, `probabilities` `[B, K]` and `prediction` `[B]`. Each process appends its batches to a file of its own, and
     the first one merges them in the end, so memory does not grow with the set as long as the trainer is called with
-    `return_predictions: false`. A `fast_dev_run` writes nothing. A module that is no `Classifier` writes its
+    `return_predictions: false`. A `fast_dev_run` writes nothing. A module without `num_classes` writes its
     predictions itself.
+
+    A segmenter's `predict_step` returns `index` `[B]` and `prediction` `[B, H, W]`, at most 256 categories. Its masks
+    become `predictions/<index>.png`, whose values are the categories. The folder appears when all are written.
 
     Args:
         format: `parquet` or `csv`.
@@ -116,6 +122,10 @@ class WritePredictions(Callback):
             raise ValueError("WritePredictions: the trainer has no directory; give it a logger or a default_root_dir")
         self._path = Path(directory) / f"predictions.{self.format}"
         self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._masks = self._path.with_name("predictions.partial")
+        if trainer.is_global_zero:
+            shutil.rmtree(self._masks, ignore_errors=True)  # of a run that was killed
+        trainer.strategy.barrier("masks of before are removed")
         self._file = self._part(trainer, trainer.global_rank).open("wb")
 
     def on_predict_batch_end(
@@ -131,6 +141,9 @@ class WritePredictions(Callback):
             return
         if dataloader_idx > 0:
             raise ValueError("WritePredictions writes one loader's predictions; predict_dataloader returned several")
+        if isinstance(outputs, Mapping) and getattr(outputs.get("prediction"), "ndim", 1) == 3:
+            self._write_masks(outputs["index"], outputs["prediction"])
+            return
         if not (isinstance(outputs, Mapping) and outputs.keys() >= KEYS):
             found = sorted(outputs) if isinstance(outputs, Mapping) else type(outputs).__name__
             raise ValueError(
@@ -146,7 +159,11 @@ class WritePredictions(Callback):
         trainer.strategy.barrier("predictions are written")
         if trainer.is_global_zero:
             parts = [self._part(trainer, rank) for rank in range(trainer.world_size)]
-            merge_predictions(parts, self._path, self.format, class_names(trainer))
+            if self._masks.exists():
+                shutil.rmtree(self._path.with_suffix(""), ignore_errors=True)
+                self._masks.rename(self._path.with_suffix(""))
+            else:
+                merge_predictions(parts, self._path, self.format, class_names(trainer))
             for part in parts:
                 part.unlink()
 
@@ -154,6 +171,12 @@ class WritePredictions(Callback):
         if self._file is not None:
             self._close()
             self._part(trainer, trainer.global_rank).unlink(missing_ok=True)
+            shutil.rmtree(self._masks, ignore_errors=True)
+
+    def _write_masks(self, index: Tensor, prediction: Tensor) -> None:
+        self._masks.mkdir(exist_ok=True)
+        for sample, mask in zip(index.tolist(), prediction.byte().cpu().numpy(), strict=True):
+            Image.fromarray(mask).save(self._masks / f"{sample:06d}.png")
 
     def _part(self, trainer: Trainer, rank: int) -> Path:
         return self._path.with_name(f"predictions.rank_{rank}_of_{trainer.world_size}")

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from callbacks import predictions
 from callbacks.predictions import WritePredictions, append_predictions, merge_predictions
+from datamodules.segmentation.mask_files import read_mask
 from tests.trainers import quiet
 
 NUM_SAMPLES = 23
@@ -140,6 +141,25 @@ def test_a_step_that_returns_something_else_is_refused_and_leaves_nothing(tmp_pa
     with pytest.raises(ValueError, match=r"\['index', 'prediction', 'probabilities'\].*LogitsOnly returns Tensor"):
         predict(tmp_path, WritePredictions(), LogitsOnly(), Shuffled())
     assert not list(tmp_path.iterdir())
+
+
+class Segments(Known):
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        pixel = torch.arange(6).view(2, 3)
+        return {"index": batch["index"], "prediction": (batch["index"][:, None, None] + pixel).to(torch.uint8)}
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_masks_replace_those_of_before_in_a_folder(tmp_path: Path, processes: int) -> None:
+    for stale in ("predictions", "predictions.partial"):
+        (tmp_path / stale).mkdir()
+        (tmp_path / stale / "000099.png").touch()
+    predict(tmp_path, WritePredictions(), Segments(), Shuffled(), processes)
+    assert [path.name for path in tmp_path.iterdir()] == ["predictions"]
+    paths = sorted((tmp_path / "predictions").iterdir())
+    assert [path.name for path in paths] == [f"{sample:06d}.png" for sample in range(NUM_SAMPLES)]
+    for sample, path in enumerate(paths):
+        assert np.array_equal(read_mask(path), sample + np.arange(6).reshape(2, 3))
 
 
 def test_a_module_that_is_no_classifier_is_left_alone(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ class Method:
         clips: the key by which the method clips gradients; a method that steps by itself and clips nothing has None.
         trains: whether there are gradients at all.
         tests: whether there is a test step.
-        predicts: whether `predict` writes a table.
+        predicts: whether `predict` writes a table or masks.
         accuracy: of the tables of two processes, where a metric is averaged in float32.
     """
 
@@ -143,13 +143,11 @@ METHODS = {
         "adele/demo",
         {**SHAPES, "trainer.callbacks.0.init_args.r": 0.0, "trainer.callbacks.0.init_args.min_jump": LEFT_OUT},
         {"model.init_args.network.class_path": SEGMENTER, "model.init_args.network.init_args.widths": LEFT_OUT},
-        predicts=False,  # masks are for Python: the table of predictions has no place for them
     ),
     "segmentation_cross_entropy": Method(
         "adele/demo_baseline",
         SHAPES,
         {"model.init_args.network.class_path": SEGMENTER, "model.init_args.network.init_args.widths": LEFT_OUT},
-        predicts=False,  # masks are for Python: the table of predictions has no place for them
     ),
     "annotation_efficient": Method(
         "annotation_efficient/demo",
@@ -169,7 +167,6 @@ METHODS = {
             "model.init_args.vae_optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 1e-4}},
         },
         clips=None,
-        predicts=False,  # as for all segmenters
         accuracy=1e-6,  # Dice of the kept labels
     ),
     "consistency": Method(
