@@ -97,29 +97,12 @@ def corrections(checkpoint: Path) -> dict[str, Tensor]:
     return torch.load(checkpoint, weights_only=True)["LabelledMasks"]["corrected_masks"]
 
 
-@pytest.fixture(scope="module", params=["training", "evaluation"])
-def uninterrupted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    directory = tmp_path_factory.mktemp(request.param)
-    fit(small_adele(request.param), directory, SaveAt(directory, epoch=3, batch=1))
-    return request.param, directory
-
-
 def assert_same_end(one: Path, two: Path) -> None:
     first, second = (torch.load(path / "end.ckpt", weights_only=True) for path in (one, two))
     for key, value in first["state_dict"].items():
         torch.testing.assert_close(second["state_dict"][key], value, rtol=0, atol=1e-10, msg=key)
     for key, value in first["LabelledMasks"]["corrected_masks"].items():
         assert torch.equal(second["LabelledMasks"]["corrected_masks"][key], value), key
-
-
-def test_a_run_that_was_killed_within_an_epoch_ends_as_if_it_had_not_been(
-    uninterrupted: tuple[str, Path], tmp_path: Path
-) -> None:
-    rule, directory = uninterrupted
-    saved = torch.load(directory / "within.ckpt", weights_only=True)["training_predictions"]
-    assert len(saved.get("index", [])) == (10 if rule == "training" else 0)
-    fit(small_adele(rule), tmp_path, SaveAt(tmp_path), resume=directory / "within.ckpt")
-    assert_same_end(directory, tmp_path)
 
 
 def labels(trainer: Trainer) -> tuple[Tensor, Tensor, Tensor]:

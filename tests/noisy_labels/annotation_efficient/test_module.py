@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 from torch import Tensor
 from torch.multiprocessing import ProcessRaisedException
@@ -21,7 +22,6 @@ from lightning_modules.noisy_labels.annotation_efficient import AnnotationEffici
 from lightning_modules.noisy_labels.annotation_efficient.label_quality import without_holes_and_islands
 from lightning_modules.noisy_labels.annotation_efficient.measures import dice
 from lightning_modules.noisy_labels.annotation_efficient.translation import discriminator_loss, generator_terms
-from tests.experiments.test_resume import assert_same
 from tests.noisy_labels.annotation_efficient.test_translation import images_and_masks, translation, vae
 
 QUIET: dict[str, Any] = {
@@ -65,42 +65,19 @@ class Watch(Callback):
         self.rates.append(tuple(optimizer.param_groups[0]["lr"] for optimizer in trainer.optimizers[:2]))  # type: ignore[arg-type]
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
-        self.changed.append(
-            {
-                name.split(".")[0]
-                for name, value in pl_module.named_parameters()
-                if not torch.equal(value, self.before[name])
-            }
-        )
+        now = dict(pl_module.named_parameters())
+        self.changed.append({name.split(".")[0] for name in now if not torch.equal(now[name], self.before[name])})
         self.kept.append(pl_module.kept.clone())
         loader = trainer.datamodule.training_images_dataloader()  # type: ignore[attr-defined]
         self.labels.append(torch.cat([batch["label"] for batch in loader]))
 
 
-class SaveWithin(Callback):
-    """Saves a checkpoint after the first batch of some epochs."""
-
-    def __init__(self, directory: Path, epochs: tuple[int, ...]) -> None:
-        self.directory = directory
-        self.epochs = epochs
-
-    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if batch_idx == 0 and trainer.current_epoch in self.epochs:
-            trainer.save_checkpoint(self.directory / f"within_{trainer.current_epoch}.ckpt")
-
-
-WITHIN = (2, 5)  # translation, and round 1
-
-
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[AnnotationEfficient, Watch, Path]:
-    from lightning.pytorch.loggers import CSVLogger
-
     directory, watch, trained = tmp_path_factory.mktemp("whole"), Watch(), module()
     logger = CSVLogger(directory, name="", version="")
-    Trainer(
-        max_epochs=7, logger=logger, callbacks=[SeedEveryBatch(0), watch, SaveWithin(directory, WITHIN)], **QUIET
-    ).fit(trained, datamodule=data())
+    trainer = Trainer(max_epochs=7, logger=logger, callbacks=[SeedEveryBatch(0), watch], **QUIET)
+    trainer.fit(trained, datamodule=data())
     return trained, watch, directory
 
 
@@ -203,8 +180,6 @@ def test_a_round_that_does_not_help_is_the_last_one() -> None:
 
 
 def test_without_segmentation_the_mask_generator_predicts_and_its_labels_are_written(tmp_path: Path) -> None:
-    from lightning.pytorch.loggers import CSVLogger
-
     trained = module(warm_up_epochs=0, rounds=0)
     trainer = Trainer(max_epochs=3, logger=CSVLogger(tmp_path, name="", version=""), **QUIET)
     trainer.fit(trained, datamodule=data())
@@ -261,16 +236,6 @@ def test_tested_pseudo_labels_are_made_as_those_that_are_trained_on(clean_labels
     assert not torch.equal(cleaned, label)
     expected = dice(cleaned if clean_labels else label, source.given).mean()
     assert metrics["test/pseudo_label_dice"] == pytest.approx(float(expected), abs=1e-6)
-
-
-@pytest.mark.parametrize("epoch", WITHIN)
-def test_a_run_resumed_within_an_epoch_ends_bitwise_where_the_whole_one_does(epoch: int, whole_run: Run) -> None:
-    (whole, _, directory), resumed = whole_run, module()
-    trainer = Trainer(max_epochs=7, logger=False, callbacks=[SeedEveryBatch(0)], **QUIET)
-    trainer.fit(resumed, datamodule=data(), ckpt_path=directory / f"within_{epoch}.ckpt", weights_only=True)
-    assert torch.equal(resumed.kept, whole.kept)
-    for name in ("network", "translation", "vae"):
-        assert_same(getattr(whole, name).state_dict(), getattr(resumed, name).state_dict(), name)
 
 
 def test_pseudo_labels_of_a_run_start_another(whole_run: Run, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@ import copy
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datamodules.segmentation.ellipses import Ellipses
@@ -89,36 +88,6 @@ def test_least_squares_terms() -> None:
     assert judged_real(torch.tensor([3.0, 1.0])) == 2
 
 
-def test_generators_that_are_judged_real_have_no_adversarial_loss() -> None:
-    networks, (image, mask) = translation(), images_and_masks()
-    for discriminator in networks.discriminators():
-        last = discriminator.last if isinstance(discriminator, PatchDiscriminator) else discriminator.layers[-1]
-        nn.init.zeros_(last.weight)  # type: ignore[arg-type, union-attr]
-        nn.init.ones_(last.bias)  # type: ignore[arg-type, union-attr]
-    terms, fakes = generator_terms(networks, vae(), image, mask, 0.5)
-    assert {name for name, term in terms.items() if term == 0} == {"image", "mask", "shape"}
-    # Such a discriminator is right of the real ones and wrong of the false ones.
-    assert discriminator_loss(networks, vae(), image, mask, fakes).item() == 3 * 0.5
-
-
-class Negative(nn.Module):
-    """Images are masks from -1 to 1: x = 2z - 1. The logits are large, so that sigmoid and tanh are 0 or 1 and -1 or
-    1."""
-
-    def forward(self, image: Tensor) -> Tensor:
-        return 100 * (image if image.min() < 0 else 2 * image - 1)
-
-
-def test_inverse_generators_have_no_cycle_loss() -> None:
-    networks, (_, mask) = translation(calibrated=False), images_and_masks()
-    networks.mask_generator = networks.image_generator = Negative()
-    image = 2 * mask.flip(0) - 1
-    terms, fakes = generator_terms(networks, None if networks.shape_discriminator is None else vae(), image, mask, 0.5)
-    assert terms["cycle"] < 1e-12
-    torch.testing.assert_close(fakes.image, 2 * mask - 1)
-    torch.testing.assert_close(fakes.mask, mask.flip(0))
-
-
 def test_cycle_term_is_l1_plus_weighted_cross_entropy() -> None:
     image, again, logits = torch.randn(3, 2, 1, 4, 4, dtype=torch.float64)
     mask = (torch.rand(2, 1, 4, 4) < 0.5).double()
@@ -126,6 +95,8 @@ def test_cycle_term_is_l1_plus_weighted_cross_entropy() -> None:
     entropy = -(mask * p.log() + (1 - mask) * (1 - p).log()).mean()
     expected = (again - image).abs().mean() + 0.3 * entropy
     torch.testing.assert_close(cycle_term(again, image, logits, mask, 0.3), expected)
+    far, zero = torch.full((1, 1, 2, 2), 60.0), torch.zeros(1, 1, 2, 2)  # here the probability rounds to 1
+    assert cycle_term(zero, zero, far, zero, 1.0) == 60
 
 
 def test_terms_and_their_gradients_are_those_of_the_definition() -> None:
@@ -159,16 +130,6 @@ def changed(module: nn.Module) -> bool:
     return any(parameter.grad is not None and bool(parameter.grad.any()) for parameter in module.parameters())
 
 
-def test_the_shape_term_moves_the_mask_generator_and_neither_vae_nor_discriminator() -> None:
-    networks, shapes, (image, mask) = translation(), vae(), images_and_masks()
-    terms, _ = generator_terms(networks, shapes, image, mask, 0.5)
-    terms["shape"].backward()
-    assert changed(networks.mask_generator)
-    for other in (shapes, *networks.discriminators(), networks.image_generator):
-        assert not changed(other)
-    assert all(parameter.requires_grad for parameter in [*networks.parameters(), *shapes.parameters()])
-
-
 def test_each_step_moves_its_own_networks_alone() -> None:
     networks, shapes, (image, mask) = translation(), vae(), images_and_masks()
     generators = [networks.mask_generator, networks.image_generator]
@@ -180,6 +141,7 @@ def test_each_step_moves_its_own_networks_alone() -> None:
     discriminator_loss(networks, shapes, image, mask, fakes).backward()
     assert all(changed(network) for network in networks.discriminators())
     assert not any(changed(network) for network in (*generators, shapes))
+    assert all(parameter.requires_grad for parameter in [*networks.parameters(), *shapes.parameters()])
 
 
 def test_one_step_of_both_is_cyclegans_two_steps() -> None:
@@ -203,15 +165,10 @@ def test_one_step_of_both_is_cyclegans_two_steps() -> None:
         torch.testing.assert_close(apart.state_dict()[name], value, msg=name)
 
 
-def stop(layer: nn.Linear) -> None:
-    assert not layer.weight.requires_grad
-    raise ValueError("stop")
-
-
 def test_what_is_held_fixed_is_free_again_after_an_error() -> None:
     layer, frozen = nn.Linear(1, 1), nn.Linear(1, 1).requires_grad_(False)
-    with pytest.raises(ValueError, match="stop"), held_fixed(layer, frozen):
-        stop(layer)
+    with pytest.raises(RuntimeError, match="does not require grad"), held_fixed(layer, frozen):
+        layer(torch.ones(1)).backward()
     assert layer.weight.requires_grad
     assert not frozen.weight.requires_grad
 
@@ -228,9 +185,3 @@ def test_networks_that_cannot_be_calibrated_are_refused() -> None:
     with pytest.raises(TypeError, match="mask_generator with forward_features, last, num_features, which Conv2d lacks"):
         Translation(*(nn.Conv2d(1, 1, 1) for _ in range(4)))
     assert Translation(*(nn.Conv2d(1, 1, 1) for _ in range(4)), calibrated=False).calibration is None
-
-
-def test_binary_cross_entropy_is_taken_of_logits() -> None:
-    """Far from zero, where the probability rounds to 1, the term stays exact."""
-    logits, mask = torch.full((1, 1, 2, 2), 60.0), torch.zeros(1, 1, 2, 2)
-    assert cycle_term(mask, mask, logits, mask, 1.0) == F.softplus(torch.tensor(60.0)) == 60
