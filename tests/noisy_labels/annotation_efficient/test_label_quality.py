@@ -66,21 +66,14 @@ def test_quality_is_the_product_of_both_agreements(shapes_learned: ShapeVAE) -> 
 
 
 def test_cleaning_keeps_the_largest_part_of_each_mask_and_fills_its_holes() -> None:
-    ring = torch.zeros(12, 12, dtype=torch.int64)
-    ring[2:8, 2:8] = 1
-    ring[4:6, 4:6] = 0
-    with_island = ring.clone()
-    with_island[10:, 10:] = 1
-    full = torch.zeros_like(ring)
-    full[2:8, 2:8] = 1
-    touching_corners = torch.zeros_like(ring)
-    touching_corners[0:3, 0:3] = touching_corners[3:5, 3:5] = 1
-    corner = torch.zeros_like(ring)
-    corner[0:3, 0:3] = 1
-    masks = torch.stack([with_island, torch.zeros_like(ring), touching_corners, full])
-    cleaned = without_holes_and_islands(masks)
-    assert torch.equal(cleaned, torch.stack([full, torch.zeros_like(ring), corner, full]))
-    assert cleaned.dtype == torch.int64
+    masks = torch.zeros(4, 12, 12, dtype=torch.int64)
+    expected = masks.clone()
+    masks[0, 2:8, 2:8] = masks[0, 10:, 10:] = 1  # a ring and an island
+    masks[0, 4:6, 4:6] = 0
+    masks[1, 0:3, 0:3] = masks[1, 3:5, 3:5] = 1  # touch at a corner
+    masks[2, 2:8, 2:8] = 1
+    expected[[0, 2], 2:8, 2:8] = expected[1, 0:3, 0:3] = 1
+    assert torch.equal(without_holes_and_islands(masks), expected)
 
 
 def test_only_kept_samples_have_a_loss_and_it_is_their_mean() -> None:
