@@ -1,6 +1,6 @@
 import os
 import pickle
-import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +8,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lightning.pytorch import LightningModule, Trainer
-from torch import Tensor, nn
+from torch import Tensor
 
-import datamodules.segmentation.labelled_masks
 from datamodules.corruptions.mask_noise import ErosionDilation
+from datamodules.segmentation import labelled_masks
 from datamodules.segmentation.corrected_masks import CorrectedMasks
 from datamodules.segmentation.labelled_masks import LabelledMasks
 from datamodules.segmentation.mask_augmentation import MaskAugmentation
@@ -20,6 +19,8 @@ from datamodules.segmentation.mask_sets import MaskSet, MasksInMemory
 from datamodules.segmentation.shapes import Shapes
 from experiments.run_directory import MetricsTable
 from lightning_modules.interfaces import LabelStore, require
+from tests.datamodules.segmentation.recorder import Recorder, corrected, trained
+from tests.trainers import quiet
 
 NUM_CLASSES = 3
 
@@ -62,61 +63,9 @@ class InAFile(LabelledMasks):
         super().__init__(Blocks(), batch_size, **{"num_workers": 0} | options)
 
     def set_up_training(self) -> None:
-        before = datamodules.segmentation.labelled_masks.LARGEST_IN_MEMORY
-        datamodules.segmentation.labelled_masks.LARGEST_IN_MEMORY = 0
-        try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(labelled_masks, "LARGEST_IN_MEMORY", 0)
             super().set_up_training()
-        finally:
-            datamodules.segmentation.labelled_masks.LARGEST_IN_MEMORY = before
-
-
-class Recorder(LightningModule):
-    """Keeps what it is given; after the first epoch, turns category 1 to 2 in the masks of every other image."""
-
-    def __init__(self, corrects: bool = False) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(()))
-        self.corrects = corrects
-        self.trained: list[dict[str, Any]] = []
-        self.evaluated: list[dict[str, Any]] = []
-
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        self.trained.append(batch)
-        return self.weight * batch["image"].sum()
-
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self.evaluated.append(batch)
-
-    def on_train_epoch_end(self) -> None:
-        if self.corrects and self.current_epoch == 0:
-            data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-            for batch in data.training_images_dataloader():
-                every_other = batch["index"] % 2 == 0
-                data.correct_labels(batch["index"][every_other], corrected(batch["label"][every_other]))
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=0.0)
-
-
-def corrected(label: Tensor) -> Tensor:
-    return torch.where(label == 1, 2, label)
-
-
-def run(data: LabelledMasks, directory: Path, module: Recorder, epochs: int = 1, **options: Any) -> Trainer:
-    trainer = Trainer(
-        accelerator="cpu",
-        max_epochs=epochs,
-        logger=MetricsTable(directory),
-        log_every_n_steps=1,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        **options,
-    )
-    trainer.fit(module, datamodule=data)
-    return trainer
 
 
 def in_order(batches: list[dict[str, Any]], key: str) -> Tensor:
@@ -126,19 +75,22 @@ def in_order(batches: list[dict[str, Any]], key: str) -> Tensor:
     return torch.cat([batch[key] for batch in batches])[index.argsort()]
 
 
-def source(data: LabelledMasks) -> MasksInMemory:
+def source(data: LabelledMasks) -> Any:
     assert data.train_set is not None
-    assert isinstance(data.train_set.source, MasksInMemory)
     return data.train_set.source
 
 
-# batches
+def corrections_file(data: LabelledMasks) -> Path:
+    assert data.train_set is not None
+    assert data.train_set.corrections is not None
+    assert data.train_set.corrections.path is not None
+    return data.train_set.corrections.path
 
 
 @pytest.mark.parametrize("precision", ["32-true", "64-true"])
 def test_batches_hold_what_their_type_says(tmp_path: Path, precision: Any) -> None:
-    data, module = blocks(), Recorder()
-    run(data, tmp_path, module, precision=precision)
+    data = blocks()
+    module = trained(data, tmp_path, precision=precision)
     dtype = torch.float64 if precision == "64-true" else torch.float32
     keys = ["clean_label", "global_size", "image", "index", "label", "original_label"]
     assert all(sorted(batch) == keys for batch in module.trained)
@@ -154,24 +106,8 @@ def test_batches_hold_what_their_type_says(tmp_path: Path, precision: Any) -> No
 
 
 def test_true_masks_are_left_out_where_they_are_unknown(tmp_path: Path) -> None:
-    module = Recorder()
-    run(blocks(known=False), tmp_path, module)
+    module = trained(blocks(known=False), tmp_path)
     assert all("clean_label" not in batch and "original_label" in batch for batch in module.trained)
-
-
-def test_an_epoch_continues_at_its_batch_in_the_same_order() -> None:
-    def indices(data: LabelledMasks) -> list[list[int]]:
-        data.setup("fit")
-        return [batch["index"].tolist() for batch in data.train_dataloader()]
-
-    whole = indices(blocks(seed=2))
-    resumed = blocks(seed=2)
-    resumed.load_state_dict({"epoch": 0, "batches": 1})
-    assert indices(resumed) == whole[1:]
-    assert indices(blocks(seed=3)) != whole
-
-
-# corrections
 
 
 @pytest.mark.parametrize("kind", [blocks, InAFile])
@@ -203,8 +139,8 @@ def test_corrections_reach_living_workers_and_leave_the_given_masks(kind: Any, n
 @pytest.mark.parametrize("kind", [blocks, InAFile])
 @pytest.mark.parametrize("set_up_first", [True, False])
 def test_corrections_are_part_of_the_checkpoint(tmp_path: Path, kind: Any, set_up_first: bool) -> None:
-    data, module = kind(), Recorder(corrects=True)
-    run(data, tmp_path, module, epochs=2)
+    data = kind()
+    module = trained(data, tmp_path, corrects=True, epochs=2)
     given_masks = source(data).given.long()
     assert torch.equal(in_order(module.trained[:3], "label"), given_masks)
     expected = given_masks.clone()
@@ -218,46 +154,35 @@ def test_corrections_are_part_of_the_checkpoint(tmp_path: Path, kind: Any, set_u
         restored.setup("fit")
         restored.correct_labels(torch.tensor([1]), torch.zeros(1, 6, 4))  # is forgotten
     restored.load_state_dict(state)
-    resumed = Recorder()
-    run(restored, tmp_path / "resumed", resumed)
+    resumed = trained(restored, tmp_path / "resumed")
     assert torch.equal(in_order(resumed.trained, "label"), expected)
     assert torch.equal(in_order(resumed.trained, "original_label"), given_masks)
 
 
 def test_a_run_without_corrections_saves_none_and_leaves_no_file(tmp_path: Path) -> None:
     data = InAFile()
-    run(data, tmp_path, Recorder())
+    trained(data, tmp_path)
     assert set(data.state_dict()) == {"epoch", "batches"}
-    assert data.train_set is not None
-    assert data.train_set.corrections is not None
-    path = data.train_set.corrections.path
-    assert path is not None
+    path = corrections_file(data)
     assert path.parent == tmp_path
     assert not path.exists()
 
 
 def test_validation_alone_reads_no_training_images_and_leaves_no_file(tmp_path: Path) -> None:
     data, module = InAFile(mask_noise=ErosionDilation(seed=0)), Recorder()
-    options: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
-    trainer = Trainer(logger=MetricsTable(tmp_path), enable_checkpointing=False, **options)
-    trainer.validate(module, datamodule=data, verbose=False)
+    quiet(logger=MetricsTable(tmp_path)).validate(module, datamodule=data, verbose=False)
     image, expected, _ = data.images._drawn(3)
     assert torch.equal(in_order(module.evaluated, "label"), expected.long())
     assert torch.equal(in_order(module.evaluated, "image"), image / 255)
     assert data.train_set is None
-    assert [path.name for path in tmp_path.iterdir() if "masks" in path.name] == []
-    run(data, tmp_path / "trained", module)  # and it trains afterwards
-    assert len(source(data).given) == 11
+    assert not [path for path in tmp_path.iterdir() if "masks" in path.name]
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="descriptors are listed by Linux alone")
 def test_a_file_of_corrections_outside_of_a_run_holds_no_descriptor() -> None:
     data = InAFile()
     data.setup("fit")
-    assert data.train_set is not None
-    assert data.train_set.corrections is not None
-    path = data.train_set.corrections.path
-    assert path is not None
+    path = corrections_file(data)
     assert path.exists()
     assert not any(Path(link).resolve() == path for link in Path("/proc/self/fd").iterdir())  # a mapping needs none
     data.teardown("fit")
@@ -317,14 +242,10 @@ def test_corrections_that_do_not_fit_are_refused(label: Tensor, message: str) ->
     data.correct_labels(torch.tensor([], dtype=torch.int64), torch.zeros(0, 6, 4))  # nothing is no mistake
 
 
-# noise
-
-
 def test_a_run_keeps_how_wrong_its_masks_were_made(tmp_path: Path) -> None:
     data = LabelledMasks(Shapes(num_train=12), mask_noise=ErosionDilation(), num_workers=0, seed=0)
-    run(data, tmp_path / "noisy", Recorder())
+    trained(data, tmp_path / "noisy")
     clean = source(data).clean
-    assert clean is not None
     header, *rows = [line.split(",") for line in (tmp_path / "noisy" / "mask_noise.csv").read_text().splitlines()]
     assert header == ["category", "lost", "false", "iou"]
     for category, (name, lost, _, iou) in enumerate(rows):
@@ -332,7 +253,7 @@ def test_a_run_keeps_how_wrong_its_masks_were_made(tmp_path: Path) -> None:
         true, given_as = clean == category, source(data).given == category
         assert float(lost) == pytest.approx(float((true & ~given_as).sum() / true.sum()))
         assert float(iou) == pytest.approx(float((true & given_as).sum() / (true | given_as).sum()))
-    run(LabelledMasks(Shapes(num_train=12), num_workers=0, seed=0), tmp_path / "clean", Recorder())
+    trained(blocks(), tmp_path / "clean")
     assert not (tmp_path / "clean" / "mask_noise.csv").exists()
 
 
@@ -341,39 +262,26 @@ def test_noise_takes_the_seed_of_each_data_set_that_it_is_given_to_unless_it_has
     for noise, seed, drawn in ((own, 1, 7), (linked, 1, 1), (linked, 2, 2)):
         data = LabelledMasks(Shapes(num_train=12), mask_noise=noise, seed=seed)
         data.setup("fit")
-        found = source(data)
-        assert found.clean is not None
-        assert torch.equal(found.given, ErosionDilation(seed=drawn).apply(found.clean, 3))
+        assert torch.equal(source(data).given, ErosionDilation(seed=drawn).apply(source(data).clean, 3))
 
 
-# sources and arguments
+IMAGE, MASK = torch.zeros(2, 1, 4, 5, dtype=torch.uint8), torch.zeros(2, 4, 5, dtype=torch.uint8)
 
 
-def test_masks_that_do_not_fit_are_refused() -> None:
-    image = torch.zeros(2, 1, 4, 5, dtype=torch.uint8)
-    mask = torch.zeros(2, 4, 5, dtype=torch.uint8)
-    with pytest.raises(ValueError, match="there is no image"):
-        MasksInMemory(image[:0], mask[:0], 2)
-    with pytest.raises(ValueError, match=r"masks must be uint8 of shape \[2, 4, 5\], got torch.uint8 of \[2, 4, 4\]"):
-        MasksInMemory(image, mask[:, :, :4], 2)
-    with pytest.raises(ValueError, match="masks must be uint8"):
-        MasksInMemory(image, mask.long(), 2)
-    with pytest.raises(ValueError, match=r"a mask has a pixel of category 2, and num_classes 2 allows 0\.\.\.1"):
-        MasksInMemory(image, mask, 2, clean=mask + 2)
-
-
-def test_processes_share_a_test_set_without_duplicates(tmp_path: Path) -> None:
-    index = []
-    for rank in range(2):
-        data = blocks(batch_size=4)
-        data.setup("test")
-        data.trainer = types.SimpleNamespace(global_rank=rank, world_size=2, num_devices=2)  # type: ignore[assignment]
-        index += [i for batch in data.test_dataloader() for i in batch["index"].tolist()]
-    assert sorted(index) == list(range(5))
-
-
-def test_what_does_not_fit_the_images_is_refused() -> None:
-    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
-        blocks(0)
-    with pytest.raises(ValueError, match="augmentation needs images in files, and Blocks has none"):
-        blocks(augmentation=MaskAugmentation()).setup("fit")
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: MasksInMemory(IMAGE[:0], MASK[:0], 2), "there is no image"),
+        (
+            lambda: MasksInMemory(IMAGE, MASK[:, :, :4], 2),
+            r"uint8 of shape \[2, 4, 5\], got .* \[2, 4, 4\]",
+        ),
+        (lambda: MasksInMemory(IMAGE, MASK.long(), 2), "masks must be uint8"),
+        (lambda: MasksInMemory(IMAGE, MASK, 2, clean=MASK + 2), r"category 2, and num_classes 2 allows 0\.\.\.1"),
+        (lambda: blocks(0), "batch_size must be at least 1, got 0"),
+        (lambda: blocks(augmentation=MaskAugmentation()).setup("fit"), "needs images in files, and Blocks has none"),
+    ],
+)
+def test_what_does_not_fit_is_refused(build: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build()

@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
 
 from datamodules.corruptions.mask_noise import OverUnderSegmentation
 from datamodules.files.array_pickle import read_pickled_arrays
 from datamodules.files.image_files import UnreadableImage
 from datamodules.segmentation.labelled_masks import LabelledMasks
-from datamodules.segmentation.mask_sets import MasksInMemory
 from datamodules.segmentation.segthor import TEST, TRAINING, VALIDATION, SegTHOR
+from tests.datamodules.segmentation.recorder import Recorder
+from tests.trainers import quiet
 
 SMALL: dict[str, Any] = {"train_patients": [1, 10], "val_patients": [2], "test_patients": [3], "image_size": 32}
 
@@ -99,25 +99,14 @@ def test_data_are_looked_for_in_a_subfolder_of_the_common_folder(
     check_sources(SegTHOR(**SMALL))
 
 
-class Recorder(LightningModule):
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(()))
-        self.evaluated: list[dict[str, Any]] = []
-
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self.evaluated.append(batch)
-
-
 @pytest.mark.parametrize("precision", ["32-true", "64-true"])
 def test_the_network_gets_each_slice_standardised(folders: Path, precision: Any) -> None:
     blank = slice_of(3, 1)[1]
     stem = next(folders.glob("im*")) / name(3, 1)
     save(stem.with_suffix(".npy"), np.zeros_like(blank))
     module = Recorder()
-    options: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
-    trainer = Trainer(accelerator="cpu", precision=precision, **options)
-    trainer.test(module, datamodule=LabelledMasks(SegTHOR(str(folders), **SMALL), num_workers=0), verbose=False)
+    data = LabelledMasks(SegTHOR(str(folders), **SMALL), num_workers=0)
+    quiet(precision=precision).test(module, datamodule=data, verbose=False)
     [batch] = module.evaluated
     assert batch["image"].dtype == (torch.float64 if precision == "64-true" else torch.float32)
     assert torch.equal(batch["image"][0], torch.zeros(1, 32, 32))
@@ -156,10 +145,8 @@ def test_noise_is_that_of_the_training_slices_alone(folders: Path) -> None:
     data.setup("fit")
     assert data.train_set is not None
     assert data.validation_set is not None
-    train, validation = data.train_set.source, data.validation_set.source
-    assert isinstance(train, MasksInMemory)
-    assert isinstance(validation, MasksInMemory)
-    assert train.clean is not None
+    train: Any = data.train_set.source
+    validation: Any = data.validation_set.source
     expected = OverUnderSegmentation(order=[1, 3, 4, 2], seed=4).apply(train.clean, 5)
     assert torch.equal(train.given, expected)
     assert not torch.equal(train.given, train.clean)

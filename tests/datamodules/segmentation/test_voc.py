@@ -4,9 +4,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from datamodules.corruptions.mask_noise import ErosionDilation
 from datamodules.files.image_files import UnreadableImage
@@ -14,6 +13,8 @@ from datamodules.segmentation.labelled_masks import LabelledMasks
 from datamodules.segmentation.mask_augmentation import FILL, MaskAugmentation
 from datamodules.segmentation.mask_files import MaskFiles, read_mask
 from datamodules.segmentation.voc import VOCSegmentation, listed_names
+from tests.datamodules.segmentation.recorder import Recorder
+from tests.trainers import quiet
 
 SIZES = {"a": (50, 60), "b": (64, 40), "c": (30, 30), "d": (44, 70)}
 CATEGORIES = (0, 7, 15)
@@ -71,37 +72,9 @@ def data_of(voc: Path, pseudo: Path | None = None, crop_size: int = 448, colours
     return LabelledMasks(images, **{"num_workers": 0} | options, augmentation=augmentation)
 
 
-class Recorder(LightningModule):
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(()))
-        self.trained: list[dict[str, Any]] = []
-        self.evaluated: list[dict[str, Any]] = []
-
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        self.trained.append(batch)
-        return self.weight * batch["image"].sum()
-
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self.evaluated.append(batch)
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=0.0)
-
-
 def run(data: LabelledMasks, epochs: int = 1) -> Recorder:
     module = Recorder()
-    trainer = Trainer(
-        accelerator="cpu",
-        max_epochs=epochs,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-    )
-    trainer.fit(module, datamodule=data)
+    quiet(max_epochs=epochs).fit(module, datamodule=data)
     return module
 
 
