@@ -81,20 +81,19 @@ def losses(directory: Path) -> list[float]:
     return [loss for loss in logged if isinstance(loss, float) and not math.isnan(loss)]
 
 
-def assert_bitwise(one: Any, other: Any, where: str) -> None:
-    """Compare what checkpoints hold."""
+def assert_alike(one: Any, other: Any, where: str, accuracy: float = 0.0) -> None:
+    """Compare what checkpoints hold; bit by bit where no accuracy is given."""
     if isinstance(one, dict) and isinstance(other, dict):
         assert one.keys() == other.keys(), where
         for key in one:
-            assert_bitwise(one[key], other[key], f"{where}.{key}")
+            assert_alike(one[key], other[key], f"{where}.{key}", accuracy)
     elif isinstance(one, list | tuple) and isinstance(other, list | tuple):
         assert len(one) == len(other), where
         for position, pair in enumerate(zip(one, other, strict=True)):
-            assert_bitwise(*pair, f"{where}[{position}]")
+            assert_alike(*pair, f"{where}[{position}]", accuracy)
     elif isinstance(one, torch.Tensor):
-        assert one.dtype == other.dtype, where
-        torch.testing.assert_close(other, one, rtol=0, atol=0, equal_nan=True, msg=where)
+        torch.testing.assert_close(other, one, rtol=0, atol=accuracy, equal_nan=True, msg=where)
     elif isinstance(one, float) and isinstance(other, float):
-        assert one == pytest.approx(other, rel=0, abs=0, nan_ok=True), where
+        assert one == pytest.approx(other, rel=0, abs=accuracy, nan_ok=True), where
     elif not (isinstance(one, str) and "checkpoints" in one):  # the run directories differ
         assert one == other, where

@@ -156,10 +156,6 @@ def test_a_trainer_says_where_an_experiment_runs_and_leaves_the_rest(layer: Path
     assert len(layered.trainer.callbacks) == 2
 
 
-def test_the_usual_trainers_are_there() -> None:
-    assert [path.stem for path in TRAINERS] == ["cpu", "ddp", "fsdp", "gpu", "multi_node"]
-
-
 @pytest.mark.parametrize(
     "prefix", ["--data.label_noise.noise_rate", "--data.init_args.label_noise.init_args.noise_rate"]
 )

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.conformance.runs import methods, rows, run, state, tables, written
+from tests.conformance.runs import assert_alike, methods, rows, run, state, tables, written
 from tests.distributed.methods_without_chance import normal
 from tests.two_processes import in_two_processes
 
@@ -41,24 +41,6 @@ def _drawn_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "randint", integers)
 
 
-def assert_close(one: Any, other: Any, where: str) -> None:
-    """Compare what checkpoints hold, to 1e-10."""
-    if isinstance(one, dict):
-        assert one.keys() == other.keys(), where
-        for key in one:
-            assert_close(one[key], other[key], f"{where}.{key}")
-    elif isinstance(one, list | tuple):
-        assert len(one) == len(other), where
-        for position, pair in enumerate(zip(one, other, strict=True)):
-            assert_close(*pair, f"{where}[{position}]")
-    elif isinstance(one, torch.Tensor):
-        torch.testing.assert_close(other, one, rtol=0, atol=1e-10, equal_nan=True, msg=where)
-    elif isinstance(one, float):
-        assert other == pytest.approx(one, abs=1e-10, nan_ok=True), where
-    elif not (isinstance(one, str) and "checkpoints" in one):
-        assert one == other, where
-
-
 @pytest.mark.usefixtures("_drawn_alike")
 @pytest.mark.parametrize("name", METHODS)
 def test_two_processes_equal_one(name: str, tmp_path: Path) -> None:
@@ -71,7 +53,7 @@ def test_two_processes_equal_one(name: str, tmp_path: Path) -> None:
     in_two_processes(run, *command, two, *more)
     ours, theirs = state(two), state(one)
     for key in theirs.keys() - {"callbacks", "loops", "metrics_table"}:  # the callbacks' results are in the tables
-        assert_close(theirs[key], ours[key], key)
+        assert_alike(theirs[key], ours[key], key, 1e-10)
     assert tables(one).keys() == tables(two).keys()
     for table, path in tables(one).items():
         first, second = rows(path), rows(tables(two)[table])
