@@ -1,39 +1,160 @@
-"""NumPy arrays from pickles, without running code that is in them."""
+"""NumPy arrays from pickles, without running code that is in them and without believing what it says of memory.
 
+NumPy's own functions for unpickling trust their arguments: a type of Python objects makes pointers of any bytes. So
+nothing of NumPy is called while a file is read. The names in it are those of stand-ins that keep plain values, and
+arrays are made of these where type, shape and number of bytes agree.
+"""
+
+import math
 import pickle
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ALLOWED = {
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("_codecs", "encode"),  # how old protocols write bytes
-    *(
-        (f"numpy.{core}.{module}", name)
+import numpy as np
+from numpy.typing import NDArray
+
+PLAIN = re.compile(r"[<>|=]?([?bBhHiIlLqQefdg]|[biufcSU][0-9]+)")
+"""Names of types of numbers and text; none of Python objects, of fields or of dates."""
+
+
+class _Type:
+    """Stands for a `numpy.dtype`."""
+
+    def __init__(self, name: str, align: Any = False, copy: Any = True) -> None:
+        if not isinstance(name, str) or not PLAIN.fullmatch(name):
+            raise pickle.UnpicklingError(f"it has an array of type {name!r}")
+        self.dtype = np.dtype(name)
+
+    def __setstate__(self, state: Any) -> None:
+        """Take the byte order, which is all that a plain type says of itself."""
+        version, order, subtype, names, fields, *_ = state
+        if version not in (3, 4) or order not in ("<", ">", "|", "=") or (subtype, names, fields) != (None,) * 3:
+            raise pickle.UnpicklingError(f"it has a type with the state {state!r}")
+        self.dtype = self.dtype.newbyteorder(order)
+
+
+class _Array:
+    """Stands for an array until the file is read."""
+
+    def __init__(self, content: Any = b"", kind: Any = None, shape: Any = (0,), order: Any = "C") -> None:
+        if kind is not None:
+            self.value = _array(content, kind, shape, order)
+
+    def __setstate__(self, state: Any) -> None:
+        _, shape, kind, fortran, content = state
+        self.value = _array(content, kind, shape, "F" if fortran else "C")
+
+
+class _Named:
+    """Stands for a function or class that a file names, which it may call or hand on, and not change.
+
+    Args:
+        function: called in its place; None for what may not be called.
+    """
+
+    __slots__ = ("_function",)
+    _function: Callable[..., Any] | None
+
+    def __init__(self, function: Callable[..., Any] | None) -> None:
+        object.__setattr__(self, "_function", function)
+
+    def __call__(self, *arguments: Any) -> Any:
+        if self._function is None:
+            raise pickle.UnpicklingError("it makes an array in another way than NumPy does")
+        return self._function(*arguments)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise pickle.UnpicklingError(f"it sets {name}")
+
+
+ARRAY_CLASS = _Named(None)
+"""Stands for the class `numpy.ndarray`, which a file may only hand to `_reconstruct`."""
+
+
+def _array(content: Any, kind: Any, shape: Any, order: Any) -> NDArray[Any]:
+    """Make an array of bytes, if they are as many as type and shape say."""
+    if not isinstance(kind, _Type) or not isinstance(content, bytes | bytearray) or order not in ("C", "F"):
+        raise pickle.UnpicklingError("it has an array of something else than numbers or text")
+    sizes = (shape,) if isinstance(shape, int) else shape
+    if not isinstance(sizes, tuple) or not all(isinstance(size, int) and size >= 0 for size in sizes):
+        raise pickle.UnpicklingError(f"it has an array of shape {shape!r}")
+    if math.prod(sizes) * kind.dtype.itemsize != len(content):
+        raise pickle.UnpicklingError(f"it has an array {list(sizes)} of {kind.dtype} in {len(content)} bytes")
+    if not len(content):
+        return np.empty(sizes, kind.dtype)
+    return np.frombuffer(bytearray(content), kind.dtype).reshape(sizes, order=order)
+
+
+def _reconstruct(kind: Any, shape: Any, typecode: Any) -> _Array:
+    if kind is not ARRAY_CLASS:
+        raise pickle.UnpicklingError("it has an array of a class of its own")
+    return _Array()
+
+
+def _scalar(kind: Any, content: Any = b"") -> Any:
+    return _array(content, kind, (), "C")[()]
+
+
+def _encode(text: Any, encoding: Any = "latin1") -> bytes:
+    if not isinstance(text, str) or encoding != "latin1":
+        raise pickle.UnpicklingError("it encodes something else than bytes")
+    return text.encode("latin1")
+
+
+def _no_bytes() -> bytes:
+    return b""
+
+
+STAND_INS = {
+    ("numpy", "ndarray"): ARRAY_CLASS,
+    ("numpy", "dtype"): _Named(_Type),
+    ("__builtin__", "bytes"): _Named(_no_bytes),
+    ("_codecs", "encode"): _Named(_encode),  # how old protocols write bytes
+    **{
+        (f"numpy.{core}.{module}", name): _Named(function)
         for core in ("core", "_core")
-        for module, name in (("multiarray", "_reconstruct"), ("multiarray", "scalar"), ("numeric", "_frombuffer"))
-    ),
+        for module, name, function in (
+            ("multiarray", "_reconstruct", _reconstruct),
+            ("multiarray", "scalar", _scalar),
+            ("numeric", "_frombuffer", _Array),
+        )
+    },
 }
-"""Functions that a pickle of arrays, numbers, text, lists, tuples and dicts may call."""
+"""Everything that a pickle of arrays, numbers, text, lists, tuples and dicts may name."""
 
 
 class ArrayUnpickler(pickle.Unpickler):
-    """Refuses to look up anything but what rebuilds arrays."""
+    """Looks up nothing but stand-ins for what rebuilds arrays."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in ALLOWED:
+        if (module, name) not in STAND_INS:
             raise pickle.UnpicklingError(f"it would call {module}.{name}")
-        return super().find_class(module, name)
+        return STAND_INS[module, name]
+
+
+def _plain(value: Any) -> Any:
+    """Put arrays in the place of their stand-ins, in plain containers."""
+    if isinstance(value, _Array):
+        return value.value
+    if isinstance(value, dict):
+        return {_plain(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(_plain, value))
+    if value is None or isinstance(value, bool | int | float | complex | str | bytes | np.generic):
+        return value
+    raise pickle.UnpicklingError(f"it holds a {type(value).__name__}")
 
 
 def read_pickled_arrays(path: Path) -> Any:
-    """The content of a pickle that holds arrays in plain containers.
+    """Read a pickle that holds arrays of numbers or text in plain containers.
 
     Raises:
         ValueError: if it is damaged or holds anything else, naming the file.
     """
     try:
         with path.open("rb") as file:
-            return ArrayUnpickler(file).load()
+            return _plain(ArrayUnpickler(file).load())
     except Exception as error:  # a damaged pickle raises almost anything
         raise ValueError(f"{path} is no undamaged pickle of NumPy arrays alone: {error}") from error

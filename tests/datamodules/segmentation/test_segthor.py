@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 
 from datamodules.corruptions.mask_noise import OverUnderSegmentation
-from datamodules.files.array_pickle import read_pickled_arrays
 from datamodules.files.image_files import UnreadableImage
 from datamodules.segmentation.labelled_masks import LabelledMasks
 from datamodules.segmentation.segthor import TEST, TRAINING, VALIDATION, SegTHOR
@@ -206,7 +205,7 @@ class Attack:
         (pickle.dumps({"a": np.zeros(3)}), "must hold two dicts from names to arrays, the images' and the masks', got"),
         (pickle.dumps(({"a": np.zeros(3)}, {"b": np.zeros(3)})), "of the same names; 2 names are in one alone"),
         (pickle.dumps(({"a": [1]}, {"a": [1]})), "a is no array of numbers"),
-        (pickle.dumps(({"a": np.array([{}])}, {"a": np.zeros(1)})), "a is no array of numbers"),
+        (pickle.dumps(({"a": np.array([{}])}, {"a": np.zeros(1)})), "it has an array of type 'O8'"),
     ],
 )
 def test_pickles_of_anything_else_are_refused(
@@ -218,15 +217,6 @@ def test_pickles_of_anything_else_are_refused(
         SegTHOR(str(tmp_path)).test()
     raised.match(message)
     assert not (tmp_path / "attacked").exists()
-
-
-@pytest.mark.parametrize("protocol", range(6))
-def test_arrays_come_out_of_pickles_of_any_protocol(protocol: int, tmp_path: Path) -> None:
-    array = np.arange(12, dtype=np.int16).reshape(3, 4)
-    (tmp_path / "arrays.pkl").write_bytes(pickle.dumps({"a": array, "fortran": np.asfortranarray(array)}, protocol))
-    read = read_pickled_arrays(tmp_path / "arrays.pkl")
-    assert np.array_equal(read["a"], array)
-    assert np.array_equal(read["fortran"], array)
 
 
 @pytest.mark.parametrize(
