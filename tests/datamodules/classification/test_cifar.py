@@ -10,13 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-import torchvision
 from PIL import Image
 
 from datamodules.classification.cifar import CIFAR, CIFAR10, CIFAR100, decode_parquet
 from datamodules.classification.labelled_images import LabelledImages
 from datamodules.corruptions.label_noise import AsymmetricCIFAR10
-from datamodules.loading.augmentation import Augmentation
 
 SETS: dict[type[CIFAR], tuple[int, str]] = {CIFAR10: (10, "labels"), CIFAR100: (100, "fine_labels")}
 PER_CLASS = 2
@@ -27,6 +25,13 @@ def content(num_classes: int, split: str) -> tuple[np.ndarray, np.ndarray]:
     random = np.random.default_rng([num_classes, len(split)])
     label = random.permutation(np.repeat(np.arange(num_classes), PER_CLASS if split == "train" else 1))
     return random.integers(256, size=(len(label), 3, 32, 32), dtype=np.uint8), label
+
+
+def encoded(image: np.ndarray) -> dict[str, Any]:
+    """An image `[3, H, W]` as Hugging Face's tables hold it."""
+    buffer = io.BytesIO()
+    Image.fromarray(image.transpose(1, 2, 0)).save(buffer, "png")
+    return {"bytes": buffer.getvalue(), "path": None}
 
 
 def pickled(path: Path, value: dict[Any, Any]) -> tuple[str, str]:
@@ -55,14 +60,9 @@ def write_parquet_layout(kind: type[CIFAR], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for split in ("train", "test"):
         image, label = content(SETS[kind][0], split)
-        shards = np.array_split(np.arange(len(label)), 2)
-        for number, rows in enumerate(shards):
-            encoded = []
-            for row in rows:
-                buffer = io.BytesIO()
-                Image.fromarray(image[row].transpose(1, 2, 0)).save(buffer, "png")
-                encoded.append({"bytes": buffer.getvalue(), "path": None})
-            table = pd.DataFrame({"img": encoded, kind.label_key: label[rows], "coarse_label": 0})
+        for number, rows in enumerate(np.array_split(np.arange(len(label)), 2)):
+            images = [encoded(image[row]) for row in rows]
+            table = pd.DataFrame({"img": images, kind.label_key: label[rows], "coarse_label": 0})
             table.to_parquet(folder / f"{split}-{number:05d}-of-00002.parquet")
 
 
@@ -91,25 +91,15 @@ def test_hugging_faces_layout(kind: type[CIFAR], folder: str, tmp_path: Path) ->
     assert_read(kind(str(tmp_path)))
 
 
-def test_a_second_view_is_another_crop_of_the_same_images(tmp_path: Path) -> None:
-    write_parquet_layout(CIFAR10, tmp_path)
-    data = LabelledImages(CIFAR10(str(tmp_path)), 4, augmentation=Augmentation(4, True), second_view=True)
-    data.setup("fit")
-    assert data.train_set is not None
-    batch = data.augmented(next(iter(data.train_dataloader())), 0)
-    assert batch["second_view"].shape == batch["image"].shape
-    assert not torch.equal(batch["second_view"], batch["image"])
-    data = LabelledImages(CIFAR10(str(tmp_path)), 4)
-    data.setup("fit")
-    assert "second_view" not in next(iter(data.train_dataloader()))
-
-
 def test_the_environment_says_where_data_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_parquet_layout(CIFAR10, tmp_path / "cifar10")
     monkeypatch.setenv("NOISEWORKS_DATA", str(tmp_path))
     assert_read(CIFAR10())
     with pytest.raises(FileNotFoundError, match=r"data_dir .*elsewhere does not exist"):
         CIFAR10(str(tmp_path / "elsewhere")).training()
+    (file := tmp_path / "cifar-10-python.tar.gz").touch()
+    with pytest.raises(NotADirectoryError, match=r"CIFAR-10: data_dir .*tar\.gz is a file"):
+        CIFAR10(str(file)).training()
     monkeypatch.delenv("NOISEWORKS_DATA")
     with pytest.raises(FileNotFoundError, match=r"CIFAR-10: set data_dir, or the environment variable"):
         CIFAR10().training()
@@ -122,16 +112,6 @@ def test_class_names_of_cifar10_fit_the_flips_of_its_noise() -> None:
     assert flips == {
         *{("truck", "automobile"), ("bird", "airplane"), ("deer", "horse"), ("cat", "dog"), ("dog", "cat")},
     }
-
-
-# bad input
-
-
-def test_a_data_dir_that_is_a_file_is_named(tmp_path: Path) -> None:
-    file = tmp_path / "cifar-10-python.tar.gz"
-    file.touch()
-    with pytest.raises(NotADirectoryError, match=r"CIFAR-10: data_dir .*tar\.gz is a file"):
-        CIFAR10(str(file)).training()
 
 
 @pytest.mark.parametrize("kind", SETS)
@@ -172,13 +152,9 @@ def test_a_damaged_parquet_file_is_named(tmp_path: Path, harm: Callable[[Path], 
 
 
 def test_images_of_several_sizes_are_refused(tmp_path: Path) -> None:
-    encoded = []
-    for size in (32, 31):
-        buffer = io.BytesIO()
-        Image.new("RGB", (size, 32)).save(buffer, "png")
-        encoded.append({"bytes": buffer.getvalue(), "path": None})
+    images = [encoded(np.zeros((3, 32, width), dtype=np.uint8)) for width in (32, 31)]
     file = tmp_path / "train-0.parquet"
-    pd.DataFrame({"img": encoded, "label": [0, 1]}).to_parquet(file)
+    pd.DataFrame({"img": images, "label": [0, 1]}).to_parquet(file)
     with pytest.raises(ValueError, match=rf"{tmp_path} holds images of 2 sizes and not of one"):
         decode_parquet([file], "img", "label")
 
@@ -193,36 +169,20 @@ def test_labels_out_of_range_are_refused(tmp_path: Path) -> None:
         LabelledImages(CIFAR10(str(tmp_path))).setup("fit")
 
 
-# download
-
-
-@pytest.fixture
-def downloads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, bool]]:
-    """What torchvision was asked to download, in place of the download."""
+def test_nothing_is_downloaded_that_is_there_or_not_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[Path, bool]] = []
 
     def record(root: Path, train: bool = True, download: bool = False) -> None:
         asked.append((Path(root), download))
 
     monkeypatch.setattr(CIFAR10, "torchvision_class", staticmethod(record))
-    return asked
-
-
-def test_nothing_is_downloaded_unless_asked_for(tmp_path: Path, downloads: list[tuple[Path, bool]]) -> None:
     CIFAR10(str(tmp_path)).fetch_missing()
-    assert downloads == []
+    write_parquet_layout(CIFAR10, tmp_path / "there")
+    CIFAR10(str(tmp_path / "there"), download=True).fetch_missing()
+    assert asked == []
     CIFAR10(str(tmp_path / "new"), download=True).fetch_missing()
-    assert downloads == [(tmp_path / "new", True)]
+    assert asked == [(tmp_path / "new", True)]
     assert (tmp_path / "new").is_dir()
-
-
-def test_nothing_is_downloaded_that_is_there(tmp_path: Path, downloads: list[tuple[Path, bool]]) -> None:
-    write_parquet_layout(CIFAR10, tmp_path)
-    CIFAR10(str(tmp_path), download=True).fetch_missing()
-    assert downloads == []
-
-
-# the real set
 
 
 @pytest.mark.data
@@ -244,8 +204,3 @@ def test_the_real_parquet_files() -> None:
     assert int(wrong.sum()) == 5 * 2000  # exactly 40 % of five classes of 5,000
     mean = data.train_set.source.fetch(torch.arange(5000), None).double().mean(dim=(0, 2, 3)) / 255
     torch.testing.assert_close(mean, torch.tensor([0.4914, 0.4822, 0.4465], dtype=torch.float64), atol=0.01, rtol=0)
-
-
-def test_torchvision_still_names_the_files_as_the_message_does() -> None:
-    assert torchvision.datasets.CIFAR10.base_folder == CIFAR10.archive
-    assert torchvision.datasets.CIFAR100.base_folder == CIFAR100.archive

@@ -37,34 +37,18 @@ from tests.datamodules.classification.patterns import (
 )
 
 
-def test_true_labels_travel_beside_the_given_ones_where_noise_is_a_corruption(tmp_path: Path) -> None:
-    noisy = run(patterns(label_noise=Symmetric(0.5), validation_fraction=0.2, seed=1), tmp_path)
-    for batches in (noisy.trained, noisy.evaluated):
-        label, clean = joined(batches, "label"), joined(batches, "clean_label")
-        assert 0 < (label != clean).sum() < len(label)
-        assert label.dtype == clean.dtype == torch.int64
+def test_given_labels_are_one_draw_of_the_noise_and_the_true_ones_travel_beside_them(tmp_path: Path) -> None:
+    data = patterns(label_noise=Symmetric(0.5), validation_fraction=0.2, seed=1)
+    noisy = run(data, tmp_path)
+    truth = data.images.training().label
+    drawn = Symmetric(0.5, seed=1).apply(truth, NUM_CLASSES)
+    for part, batches in ((data.train_set, noisy.trained), (data.validation_set, noisy.evaluated)):
+        assert part is not None
+        row = part.row[joined(batches, "index")]
+        assert torch.equal(joined(batches, "clean_label"), truth[row])
+        assert torch.equal(joined(batches, "label"), drawn[row])
     clean_run = run(patterns(validation_fraction=0.2), tmp_path)
     assert all("clean_label" not in batch for batch in [*clean_run.trained, *clean_run.evaluated])
-
-
-def test_the_true_labels_are_those_of_the_data() -> None:
-    data = ready(patterns(label_noise=Symmetric(0.5), validation_fraction=0.2, seed=1))
-    assert data.train_set is not None
-    assert data.validation_set is not None
-    truth = data.images.training().label
-    for part in (data.train_set, data.validation_set):
-        assert part.clean_label is not None
-        assert torch.equal(part.clean_label, truth[part.row])
-    assert torch.equal(data.train_set.source.label, truth)
-
-
-def test_training_and_validation_labels_are_one_draw_of_the_noise() -> None:
-    data = ready(patterns(label_noise=Symmetric(0.5), validation_fraction=0.2, seed=1))
-    assert data.train_set is not None
-    assert data.validation_set is not None
-    whole = Symmetric(0.5, seed=1).apply(data.images.training().label, NUM_CLASSES)
-    assert torch.equal(data.train_set.label, whole[data.train_set.row])
-    assert torch.equal(data.validation_set.label, whole[data.validation_set.row])
 
 
 def test_noise_takes_the_seed_of_the_data_unless_it_has_its_own() -> None:
@@ -102,27 +86,16 @@ def test_labels_are_the_same_on_every_process_whatever_its_generators(tmp_path: 
 
 
 def test_validation_images_of_their_own_keep_their_labels() -> None:
-    data = ready(patterns(label_noise=Symmetric(0.9), own_validation=True))
+    data = patterns(label_noise=Symmetric(0.9), own_validation=True)
+    with pytest.raises(RuntimeError, match="num_train_samples is known after setup"):
+        _ = data.num_train_samples
+    assert ready(data).num_train_samples == 40
     assert data.validation_set is not None
-    assert data.num_train_samples == 40
     assert sorted(data.validation_set.label.tolist()) == list(range(NUM_CLASSES))
     assert data.validation_set.clean_label is None
     held_out = ready(patterns(validation_fraction=0.5, own_validation=True)).validation_set
     assert held_out is not None
     assert len(held_out) == 20
-
-
-def test_an_interrupted_epoch_continues_at_its_batch() -> None:
-    whole = [batch["index"].tolist() for batch in ready(patterns(seed=2)).train_dataloader()]
-    resumed = ready(patterns(seed=2))
-    resumed.load_state_dict({"epoch": 0, "batches": 3})
-    assert [batch["index"].tolist() for batch in resumed.train_dataloader()] == whole[3:]
-
-
-def test_state_after_an_epoch_begins_the_next_one(tmp_path: Path) -> None:
-    data = patterns(seed=2)
-    run(data, tmp_path, epochs=2)
-    assert data.state_dict() == {"epoch": 2, "batches": 0}
 
 
 @pytest.mark.parametrize("brightest", [16, 255])
@@ -164,44 +137,17 @@ def test_training_images_that_are_read_to_judge_labels_are_whole_and_in_order(tm
 
 
 def test_the_test_set_is_dealt_out_without_duplicates(tmp_path: Path) -> None:
-    index, label = [], []
+    batches = []
     for rank in range(3):
         data = ready(patterns(batch_size=5), "test")
         data.trainer = on_process(rank, 3, tmp_path)
-        batches = list(data.test_dataloader())
-        assert [batch["global_size"] for batch in batches] == [7]  # five, and two that three processes cannot share
-        index += joined(batches, "index").tolist()
-        label += joined(batches, "label").tolist()
-    assert sorted(index) == list(range(7))
-    truth = Patterns().test().label
-    assert label == truth[index].tolist()
-
-
-def test_predictions_are_made_on_the_test_images() -> None:
+        batches += [*data.test_dataloader()]
+    assert [batch["global_size"] for batch in batches] == [7] * 3  # five, and two that three processes cannot share
+    index = joined(batches, "index")
+    assert sorted(index.tolist()) == list(range(7))
+    assert torch.equal(joined(batches, "label"), Patterns().test().label[index])
     data = ready(patterns(batch_size=5), "predict")
-    assert joined(list(data.predict_dataloader()), "index").tolist() == list(range(7))
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
-        ({"evaluation_batch_size": 0}, "evaluation_batch_size must be at least 1, got 0"),
-        ({"passes_per_epoch": 0}, "passes_per_epoch must be at least 1, got 0"),
-        ({"num_workers": -1}, "num_workers must be at least 0, got -1"),
-        ({"prefetch_factor": 0}, "prefetch_factor must be at least 1, got 0"),
-        ({"validation_fraction": 1.0}, r"validation_fraction must be in \[0, 1\), got 1.0"),
-        ({"validation_fraction": -0.1}, r"validation_fraction must be in \[0, 1\), got -0.1"),
-    ],
-)
-def test_bad_arguments_are_named(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        patterns(**options)
-
-
-def test_a_validation_fraction_that_leaves_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"validation_fraction 0\.97 leaves no training image of 40"):
-        patterns(validation_fraction=0.97).setup("fit")
+    assert joined([*data.predict_dataloader()], "index").tolist() == list(range(7))
 
 
 class Mislabelled(Patterns):
@@ -214,15 +160,23 @@ class Empty(Patterns):
 
 
 @pytest.mark.parametrize(
-    ("images", "message"),
+    ("options", "message"),
     [
-        (Mislabelled(), r"labels of the training set lie in 0\.\.\.3, and num_classes 3 allows 0\.\.\.2"),
-        (Empty(), "the training set is empty"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"evaluation_batch_size": 0}, "evaluation_batch_size must be at least 1, got 0"),
+        ({"passes_per_epoch": 0}, "passes_per_epoch must be at least 1, got 0"),
+        ({"num_workers": -1}, "num_workers must be at least 0, got -1"),
+        ({"prefetch_factor": 0}, "prefetch_factor must be at least 1, got 0"),
+        ({"validation_fraction": 1.0}, r"validation_fraction must be in \[0, 1\), got 1.0"),
+        ({"validation_fraction": -0.1}, r"validation_fraction must be in \[0, 1\), got -0.1"),
+        ({"validation_fraction": 0.97}, r"validation_fraction 0\.97 leaves no training image of 40"),
+        ({"images": Mislabelled()}, r"labels of the training set lie in 0\.\.\.3, and num_classes 3 allows 0\.\.\.2"),
+        ({"images": Empty()}, "the training set is empty"),
     ],
 )
-def test_labels_that_do_not_fit_are_refused(images: Patterns, message: str) -> None:
+def test_what_does_not_fit_is_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        LabelledImages(images).setup("fit")
+        LabelledImages(**{"images": Patterns(), **options}).setup("fit")
 
 
 def test_batches_larger_than_the_set_and_sets_smaller_than_the_processes_are_refused(tmp_path: Path) -> None:
@@ -236,13 +190,6 @@ def test_batches_larger_than_the_set_and_sets_smaller_than_the_processes_are_ref
     data.trainer = on_process(0, 4, tmp_path)
     with pytest.raises(ValueError, match="evaluation_batch_size is 2 over all processes, fewer than the 4 processes"):
         data.test_dataloader()
-
-
-def test_the_number_of_samples_is_known_once_the_data_are_read() -> None:
-    data = patterns(validation_fraction=0.1)
-    with pytest.raises(RuntimeError, match="num_train_samples is known after setup"):
-        _ = data.num_train_samples
-    assert ready(data).num_train_samples == 36
 
 
 def test_processes_share_the_machines_cores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

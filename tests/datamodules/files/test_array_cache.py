@@ -13,39 +13,22 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
-from transformers import ResNetBackbone, ResNetConfig
+from torch import nn
+from transformers import ResNetConfig
 
 from datamodules.files.array_cache import cached_array, key_of, module_fingerprint
 from lightning_modules.networks.resized import Resized
 
-D = 16
-
-
-class Encoder(nn.Module):
-    """Counts the images that it sees."""
-
-    def __init__(self, seed: int = 0) -> None:
-        super().__init__()
-        torch.manual_seed(seed)
-        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, D), nn.BatchNorm1d(D))
-        self._seen = 0
-
-    def forward(self, image: Tensor) -> Tensor:
-        assert not self.training
-        self._seen += len(image)
-        return self.layers(image)
-
 
 @settings(deadline=None, max_examples=30)
-@given(row=st.integers(0, D - 1), column=st.integers(0, 63), change=st.sampled_from([1e-7, 1.0, -2.0]))
+@given(row=st.integers(0, 15), column=st.integers(0, 63), change=st.sampled_from([1e-7, 1.0, -2.0]))
 def test_a_fingerprint_sees_any_weight(row: int, column: int, change: float) -> None:
-    one, other = Encoder(), Encoder()
+    one = nn.Sequential(nn.Linear(64, 16))
+    other = copy.deepcopy(one)
     assert module_fingerprint(one) == module_fingerprint(other)
     with torch.no_grad():
-        before = other.layers[1].weight[row, column].clone()
-        other.layers[1].weight[row, column] += change
-    assert (module_fingerprint(one) == module_fingerprint(other)) == bool(before == other.layers[1].weight[row, column])
+        other[0].weight[row, column] += change
+    assert (module_fingerprint(one) == module_fingerprint(other)) == torch.equal(one[0].weight, other[0].weight)
 
 
 def test_a_fingerprint_sees_classes_attributes_and_buffers_and_not_the_mode() -> None:
@@ -90,16 +73,6 @@ def test_a_fingerprint_does_not_depend_on_the_process() -> None:
     assert list({0, 8}) != list({8, 0})
     assert module_fingerprint(Attributes(kept={0, 8})) == module_fingerprint(Attributes(kept={8, 0}))
     assert module_fingerprint(Attributes(thing=object())) == module_fingerprint(Attributes(thing=object()))
-
-
-def test_backbones_that_give_other_stages_have_other_fingerprints() -> None:
-    def backbone(stage: str) -> nn.Module:
-        torch.manual_seed(0)
-        sizes: Any = {"embedding_size": 8, "hidden_sizes": [8, 8], "depths": [1, 1], "layer_type": "basic"}
-        return ResNetBackbone(ResNetConfig(**sizes, out_features=[stage]))
-
-    assert module_fingerprint(backbone("stage1")) == module_fingerprint(backbone("stage1"))
-    assert module_fingerprint(backbone("stage1")) != module_fingerprint(backbone("stage2"))
 
 
 NUMBERS, ROWS = 8, 3

@@ -6,7 +6,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from datamodules.loading.global_batches import GlobalBatches, Request
 
@@ -108,19 +107,6 @@ def test_the_order_is_a_function_of_seed_epoch_and_pass() -> None:
     assert all(sorted(each) == list(range(40)) for each in different)
 
 
-def test_setting_the_epoch_gives_that_epochs_order() -> None:
-    batches = GlobalBatches(30, 10, shuffle=True, seed=4)
-    batches.set_epoch(7)
-    expected = GlobalBatches(30, 10, shuffle=True, seed=4, epoch=7)
-    assert [each.indices.tolist() for each in batches] == [each.indices.tolist() for each in expected]
-
-
-def test_every_position_is_equally_likely_to_come_first() -> None:
-    firsts = [int(next(iter(GlobalBatches(8, 4, shuffle=True, seed=seed))).indices[0]) for seed in range(800)]
-    counts = np.bincount(firsts, minlength=8)
-    assert np.abs(counts - 100).max() < 4 * np.sqrt(100 * 7 / 8)
-
-
 @settings(max_examples=100, deadline=None)
 @given(st.integers(0, 12), st.integers(1, 3), st.integers(1, 3))
 def test_a_resumed_epoch_continues_where_it_stopped_and_the_next_is_whole(
@@ -158,21 +144,6 @@ def test_a_draw_takes_the_place_of_the_permutation() -> None:
     other = shares(12, 5, 2, shuffle=True, seed=1, epoch=3, draw=draw)
     assert torch.equal(torch.cat(merged(requests)), torch.cat(merged(again)))
     assert not torch.equal(torch.cat(merged(requests)), torch.cat(merged(other)))
-
-
-class Echo(Dataset[Request]):
-    def __getitem__(self, request: Request) -> Request:
-        return request
-
-
-@pytest.mark.parametrize("num_workers", [0, 1])
-def test_a_loader_passes_whole_requests_on(num_workers: int) -> None:
-    batches = GlobalBatches(11, 4, shuffle=True, seed=2)
-    loader: DataLoader = DataLoader(Echo(), sampler=batches, batch_size=None, num_workers=num_workers)
-    assert len(loader) == len(batches) == 3
-    for got, expected in zip(loader, batches, strict=True):
-        assert torch.equal(got.indices, expected.indices)
-        assert (got.visit, got.global_size) == (expected.visit, expected.global_size)
 
 
 @pytest.mark.parametrize(
