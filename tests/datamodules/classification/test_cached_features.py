@@ -182,7 +182,7 @@ def test_missing_data_are_fetched_as_without_a_cache(tmp_path: Path) -> None:
     fetched: list[str] = []
     images = cached(tmp_path)
     images.images.fetch_missing = lambda: fetched.append("digits")  # type: ignore[method-assign]
-    images.fetch_missing()
+    LabelledImages(images).prepare_data()
     assert fetched == ["digits"]
 
 

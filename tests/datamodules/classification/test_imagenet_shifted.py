@@ -7,7 +7,6 @@ from lightning.pytorch import Trainer
 
 from callbacks.shifted_accuracy import ShiftedAccuracy
 from datamodules.classification.cached_features import CachedFeatures
-from datamodules.classification.image_folder import ImageFolder
 from datamodules.classification.imagenet import ImageNet, read_class_map
 from datamodules.classification.labelled_images import LabelledImages
 from tests.datamodules.classification.shifted import QUIET, SMALL, Unused, paint, reds
@@ -57,31 +56,33 @@ def test_names_of_their_own_are_translated(tmp_path: Path) -> None:
     assert source.classes.tolist() == [1, 3]
 
 
-def test_what_is_wrong_with_a_shifted_set_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        ({"shifted": {"own": "own"}}, ValueError, "holds a folder chair, which is no wnid; give the set a map"),
+        ({"shifted": {"v2": "v2"}}, ValueError, "numbers its folders among 1,000 classes, and classes leaves 4"),
+        ({"shifted": {"other": "other"}}, ValueError, "holds none of the 4 classes"),
+        ({"shifted": {"x": "nowhere"}}, FileNotFoundError, "nowhere does not exist"),
+        ({"shifted": {"x": "own"}, "class_maps": {"y": "m"}}, ValueError, "class_maps names y, and shifted has x"),
+        (
+            {"shifted": {"x": "own"}, "class_maps": {"x": "m"}},
+            FileNotFoundError,
+            r"class_maps: .*m does not exist",
+        ),
+        (
+            {"shifted": {"x": "own"}, "class_maps": {"x": "two"}},
+            ValueError,
+            "line 2: expected a wnid and a folder",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_shifted_set_is_named(
+    options: dict[str, Any], error: type[Exception], said: str, tmp_path: Path
+) -> None:
     root = imagenet(tmp_path, own=["chair"], v2=["0"], other=["n07"])
-
-    def read(**options: Any) -> None:
+    (root / "two").write_text("n01 chair\nn02 chair\n")
+    with pytest.raises(error, match=said):
         ImageNet(data_dir=str(root), classes=4, **options, **SMALL).shifted_tests()
-
-    with pytest.raises(ValueError, match="holds a folder chair, which is no wnid; give the set a map"):
-        read(shifted={"own": "own"})
-    with pytest.raises(ValueError, match=r"numbers its folders among 1,000 classes, and classes leaves 4"):
-        read(shifted={"v2": "v2"})
-    with pytest.raises(ValueError, match="holds none of the 4 classes"):
-        read(shifted={"other": "other"})
-    with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
-        read(shifted={"x": "nowhere"})
-    with pytest.raises(ValueError, match="class_maps names y, and shifted has x"):
-        read(shifted={"x": "own"}, class_maps={"y": "map.txt"})
-    with pytest.raises(FileNotFoundError, match=r"class_maps: .*map\.txt does not exist"):
-        read(shifted={"own": "own"}, class_maps={"own": "map.txt"})
-    (root / "map.txt").write_text("n01 chair\nn02 chair\n")
-    with pytest.raises(ValueError, match="line 2: expected a wnid and a folder that is listed once"):
-        read(shifted={"own": "own"}, class_maps={"own": "map.txt"})
-
-
-def own(root: Path, **sets: str) -> Any:
-    return ImageFolder(str(root / "own"), shifted=sets, **SMALL)
 
 
 @pytest.mark.parametrize("stage", ["fit", "test"])
