@@ -55,9 +55,6 @@ def adapted(
         dtype: precision of the weights and of the computation inside, with float32 outside; by default unchanged.
         compile: a `torch.compile` backend, such as inductor; by default not compiled.
 
-    Returns:
-        `network` itself.
-
     Raises:
         ValueError: if `tuning`, `dtype` or `compile` is unknown, or a name in `trainable` or `lora_targets` is not the
             network's.
@@ -167,9 +164,6 @@ def with_lora(
         alpha: scales the adapters by alpha / r; by default r.
         trainable: submodules that train in full, by name: a new classifier, say.
 
-    Returns:
-        `network` itself.
-
     Raises:
         ValueError: if `rank` is less than 1, a name is not the network's, or there is no layer to adapt.
         ImportError: if peft is not installed.
@@ -240,12 +234,6 @@ def with_gradient_checkpointing(network: nn.Module) -> nn.Module:
     normalisation. Elsewhere a block is a module with children that is an element of an outermost `nn.Sequential` or
     `nn.ModuleList`; batch statistics count once.
 
-    Args:
-        network: any network.
-
-    Returns:
-        `network` itself.
-
     Raises:
         ValueError: if there is nothing to recompute.
     """
@@ -312,9 +300,6 @@ def in_dtype(network: nn.Module, dtype: Precision) -> nn.Module:
         network: any network.
         dtype: float32, bfloat16 or float16.
 
-    Returns:
-        `network` itself.
-
     Raises:
         ValueError: if `dtype` is unknown.
     """
@@ -349,9 +334,6 @@ def compiled(network: nn.Module, backend: str = "inductor") -> nn.Module:
     Args:
         network: any network.
         backend: one of `torch.compiler.list_backends(exclude_tags=())`.
-
-    Returns:
-        `network` itself.
 
     Raises:
         ValueError: if the backend is unknown.

@@ -42,28 +42,21 @@ def timm_model(
         name: as in `timm.list_models()`, with or without a tag of pretrained weights (`resnet18.a1_in1k`).
         num_classes: number of logits, K; 0 gives pooled features instead.
         pretrained: fetch timm's weights for this name from the Hugging Face Hub, or take them from its cache.
-        weights: a local file of weights, or a folder with one. Its classifier is kept if it has `num_classes` outputs,
-            and drawn anew otherwise; all other names and shapes must match.
+        weights: local file or folder of weights; a classifier with other than `num_classes` outputs is drawn anew.
         in_channels: channels of an image, C; timm adapts pretrained weights to it.
-        image_size: height and width, for networks built for one size (vision transformers); by default the network's
-            own.
+        image_size: height and width, for networks built for one size; by default the network's own.
         drop_rate: probability of dropout, mostly before the classifier; by default the network's own.
         drop_path_rate: greatest probability of dropping a residual branch; by default the network's own.
         normalize: take images in [0, 1] and normalise them inside; otherwise images must come normalised.
         mean: per channel, in pixel units; by default that of timm's weights.
         std: per channel, in pixel units; by default that of timm's weights.
-        tuning: full trains every parameter, lora adapters and the classifier, linear_probe the classifier alone, frozen
-            none.
-        lora_rank: r; with lora.
-        lora_targets: names, or last parts of names, of the layers that get adapters; by default every `nn.Linear`
-            before the classifier.
+        tuning: full trains all, lora adapters and the classifier, linear_probe the classifier alone, frozen nothing.
+        lora_rank: rank r of the adapters.
+        lora_targets: (last parts of) names of layers with adapters; by default each `nn.Linear` but the classifier.
         lora_alpha: scales the adapters by alpha / r; by default r.
         gradient_checkpointing: recompute activations in the backward pass instead of keeping them.
         dtype: precision of the weights and of the computation inside, with float32 outside; by default float32.
         compile: a `torch.compile` backend, such as inductor; by default not compiled.
-
-    Returns:
-        The network, inside a `Normalized` if `normalize`.
 
     Raises:
         ValueError: names the argument that is unknown, contradicts another, or does not fit the network or the weights.
@@ -183,20 +176,15 @@ def diffusers_model(
         subfolder: where the network is in a pipeline, such as unet, transformer or vae.
         pretrained: load the weights; otherwise draw new ones for the architecture in the config.
         tuning: full trains every parameter, lora adapters alone, frozen none.
-        lora_rank: r; with lora.
-        lora_targets: names, or last parts of names, of the layers that get adapters (to_q, to_k, to_v, to_out.0 for
-            attention); by default every `nn.Linear`.
+        lora_rank: rank r of the adapters.
+        lora_targets: (last parts of) names of layers with adapters, such as to_q; by default each `nn.Linear`.
         lora_alpha: scales the adapters by alpha / r; by default r.
         gradient_checkpointing: recompute activations in the backward pass instead of keeping them.
         dtype: precision of the weights and of the computation inside, with float32 outside; by default float32.
         compile: a `torch.compile` backend, such as inductor; by default not compiled.
 
-    Returns:
-        The diffusers network, in training mode unless frozen.
-
     Raises:
-        FileNotFoundError: if config or weights are neither on disk nor on the Hub, saying what was looked for and
-            where.
+        FileNotFoundError: if config or weights are neither on disk nor on the Hub.
         NotADirectoryError: if `name_or_path` is a file other than a config.
         ValueError: if the config names no class of diffusers, the weights do not fit it, or an argument is unknown.
         ImportError: if `tuning` is lora and peft is not installed.

@@ -77,8 +77,7 @@ def transformers_model(
     values, no weights are read or fetched.
 
     Args:
-        name_or_path: a local folder as `save_pretrained` writes it, which is read without a network, or a model's name
-            on the Hugging Face Hub (`openai/clip-vit-base-patch32`).
+        name_or_path: a local folder as `save_pretrained` writes it, or a model's name on the Hugging Face Hub.
         num_classes: number of logits of a new linear classifier, K; 0 gives the features.
         features: what the network pools itself (pooled), its first token (first_token), the mean of all tokens or
             pixels of its last layer (mean_token), or CLIP's embedding that it shares with texts (projected).
@@ -86,18 +85,13 @@ def transformers_model(
         normalize: take images in [0, 1] and normalise them inside; otherwise images must come normalised.
         mean: per channel, in pixel units; by default that of `preprocessor_config.json` beside the config.
         std: per channel, in pixel units; by default that of `preprocessor_config.json` beside the config.
-        tuning: full trains every parameter, lora adapters and the classifier, linear_probe the classifier alone, frozen
-            none.
-        lora_rank: r; with lora.
-        lora_targets: names, or last parts of names, of the layers that get adapters (fc1 and fc2, the MLP of CLIP); by
-            default every `nn.Linear` before the classifier.
+        tuning: full trains all, lora adapters and the classifier, linear_probe the classifier alone, frozen nothing.
+        lora_rank: rank r of the adapters.
+        lora_targets: (last parts of) names of layers with adapters; by default each `nn.Linear` but the classifier.
         lora_alpha: scales the adapters by alpha / r; by default r.
         gradient_checkpointing: recompute activations in the backward pass instead of keeping them.
         dtype: precision of the weights and of the computation inside, with float32 outside; by default float32.
         compile: a `torch.compile` backend, such as inductor; by default not compiled.
-
-    Returns:
-        The network, inside a `Normalized` if `normalize`.
 
     Raises:
         FileNotFoundError: if config or weights are neither on disk nor on the Hub.
