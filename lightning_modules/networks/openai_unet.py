@@ -35,9 +35,6 @@ def with_published_weights(network: nn.Module, path: str) -> nn.Module:
         network: a diffusers `UNet2DModel` of the layout of the file.
         path: the downloaded file; the readme files of openai/improved-diffusion and openai/guided-diffusion link them.
 
-    Returns:
-        `network` itself.
-
     Raises:
         FileNotFoundError: if there is no file at `path`.
         ValueError: if it is damaged, or of another layout; names what does not fit.

@@ -111,9 +111,6 @@ def with_weights(network: nn.Module, path: str, prefix: str = "", renamed: dict[
         renamed: other beginnings for what is left of the keys: `{fc.: linear.}` for the classifier of a ResNet whose
             last layer has another name.
 
-    Returns:
-        `network` itself.
-
     Raises:
         FileNotFoundError: if there are no weights at `path`.
         ValueError: if the file is damaged, or names are missing, unexpected, of another shape or not there to rename.

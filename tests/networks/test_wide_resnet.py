@@ -52,16 +52,6 @@ def test_dropout_acts_in_training_alone() -> None:
     assert not torch.equal(network(image), network(image))
 
 
-def test_a_training_step_runs_on_the_meta_device() -> None:
-    with torch.device("meta"):
-        network = WideResNet(28, 10, num_classes=100, dropout=0.3)
-        logits = network(torch.rand(2, 3, 32, 32))
-        logits.sum().backward()
-        assert network.forward_features(torch.rand(2, 3, 32, 32)).shape == (2, network.num_features) == (2, 640)
-    assert logits.shape == (2, 100)
-    assert all(parameter.grad is not None for parameter in network.parameters())
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

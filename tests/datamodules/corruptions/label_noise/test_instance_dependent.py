@@ -4,7 +4,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from datamodules.corruptions.label_noise import (
     InstanceDependent,
@@ -18,16 +17,7 @@ from datamodules.corruptions.label_noise.instance_dependent import (
     truncated_normal_mean,
     wrong_class_probability,
 )
-
-RATE = 0.4
-
-
-def shuffled_labels(per_class: int, num_classes: int) -> np.ndarray:
-    return np.random.default_rng(1).permutation(np.repeat(np.arange(num_classes), per_class))
-
-
-def images(count: int) -> Tensor:
-    return torch.from_numpy(np.random.default_rng(2).integers(256, size=(count, 3, 4, 4), dtype=np.uint8))
+from tests.datamodules.corruptions.label_noise.examples import RATE, images, shuffled_labels
 
 
 def test_scores_are_the_exact_linear_map() -> None:
@@ -149,13 +139,15 @@ def test_instance_dependent_noise_does_not_depend_on_chunks(monkeypatch: pytest.
     torch.testing.assert_close(InstanceDependent(RATE, seed=0).apply(label, 10, image), whole)
 
 
-def test_instance_dependent_noise_refuses_missing_images_and_images_out_of_range() -> None:
-    noise, label = InstanceDependent(RATE, seed=0), np.zeros(50, dtype=np.int64)
-    with pytest.raises(ValueError, match=r"image .* 50 labels, got none"):
-        noise.apply(label, 10)
-    with pytest.raises(ValueError, match=r"image .* 50 labels, got 49"):
-        noise.apply(label, 10, images(49))
-    with pytest.raises(ValueError, match=r"image must be in \[0, 1\]"):
-        noise.apply(label, 10, images(50).float())
-    with pytest.raises(ValueError, match=r"image must be in \[0, 1\]"):
-        noise.apply(label, 10, torch.full((50, 3, 4, 4), torch.nan))
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (None, r"image .* 50 labels, got none"),
+        (images(49), r"image .* 50 labels, got 49"),
+        (images(50).float(), r"image must be in \[0, 1\]"),
+        (torch.full((50, 3, 4, 4), torch.nan), r"image must be in \[0, 1\]"),
+    ],
+)
+def test_missing_images_and_images_out_of_range_are_refused(image: torch.Tensor | None, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        InstanceDependent(RATE, seed=0).apply(np.zeros(50, dtype=np.int64), 10, image)

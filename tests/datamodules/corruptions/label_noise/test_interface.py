@@ -8,7 +8,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonargparse import ArgumentParser
-from torch import Tensor
 
 from datamodules.corruptions.label_noise import (
     AsymmetricCIFAR10,
@@ -21,35 +20,9 @@ from datamodules.corruptions.label_noise import (
     Symmetric,
     empirical_transition_matrix,
 )
-
-RATE = 0.4
-
-
-CLASS_DEPENDENT = [
-    (Symmetric(RATE, seed=0), 10),
-    (Symmetric(RATE, include_true_class=False, seed=0), 10),
-    (AsymmetricCIFAR10(RATE, seed=0), 10),
-    (AsymmetricCIFAR10(RATE, sequential_quirk=True, seed=0), 10),
-    (AsymmetricMNIST(RATE, seed=0), 10),
-    (PairFlip(RATE, seed=0), 7),
-    (BlocksCIFAR100(RATE, seed=0), 100),
-    (SuperclassCIFAR100(RATE, seed=0), 100),
-]
-
+from tests.datamodules.corruptions.label_noise.examples import CLASS_DEPENDENT, RATE, images, name, shuffled_labels
 
 EVERY_KIND = [*CLASS_DEPENDENT, (InstanceDependent(RATE, seed=0), 10)]
-
-
-def name(value: object) -> str:
-    return type(value).__name__ if not isinstance(value, int) else str(value)
-
-
-def shuffled_labels(per_class: int, num_classes: int) -> np.ndarray:
-    return np.random.default_rng(1).permutation(np.repeat(np.arange(num_classes), per_class))
-
-
-def images(count: int) -> Tensor:
-    return torch.from_numpy(np.random.default_rng(2).integers(256, size=(count, 3, 4, 4), dtype=np.uint8))
 
 
 @pytest.mark.parametrize(("noise", "num_classes"), EVERY_KIND, ids=name)

@@ -6,14 +6,7 @@ import pytest
 import torch
 
 from datamodules.batches import UNVERIFIED
-from datamodules.corruptions.label_noise import (
-    FromCSV,
-    HumanCIFARN,
-)
-
-
-def name(value: object) -> str:
-    return type(value).__name__ if not isinstance(value, int) else str(value)
+from datamodules.corruptions.label_noise import FromCSV, HumanCIFARN
 
 
 def write_cifar10n(path: Path, **labels: np.ndarray) -> str:
