@@ -1,7 +1,8 @@
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from lightning_modules.networks import Normalized
 from lightning_modules.networks.preact_resnet import PreActResNet18
 
 
@@ -40,6 +41,21 @@ def test_output_equals_an_independent_computation() -> None:
     torch.testing.assert_close(network(image), logits)
 
 
+def test_no_normalisation_comes_after_the_last_block() -> None:
+    with torch.device("meta"):
+        network = PreActResNet18()
+    outside = [name for name, module in network.named_children() if isinstance(module, nn.BatchNorm2d)]
+    assert outside == ["bn1"]
+    assert network.bn1.num_features == 64
+    last_block = list(network.layer4[-1]._modules)
+    assert last_block == ["bn1", "conv1", "bn2", "conv2", "shortcut"]
+    assert len(network.layer4[-1].shortcut) == 0
+
+
+def test_features_can_be_negative_because_nothing_is_rectified_before_the_pooling() -> None:
+    assert PreActResNet18().forward_features(torch.randn(8, 3, 16, 16)).min() < 0
+
+
 def test_parameter_count_and_state_dict_keys() -> None:
     with torch.device("meta"):
         network = PreActResNet18(num_classes=10)
@@ -53,3 +69,14 @@ def test_parameter_count_and_state_dict_keys() -> None:
     assert sum(p.numel() for p in network.parameters()) == expected == 11_171_274
     names = {key for key in network.state_dict() if "shortcut" in key}
     assert names == {f"layer{stage}.0.shortcut.0.weight" for stage in (2, 3, 4)}
+
+
+def test_features_and_the_second_stage_can_be_watched_through_the_normalisation() -> None:
+    with torch.device("meta"):
+        network = Normalized(PreActResNet18(num_classes=100), [0.5] * 3, [0.25] * 3)
+        watched: list[Tensor] = []
+        network.network.layer2.register_forward_hook(lambda module, args, output: watched.append(output))
+        image = torch.rand(2, 3, 32, 32)
+        network(image).sum().backward()
+        assert network.forward_features(image).shape == (2, 512)
+    assert watched[0].shape == (2, 128, 16, 16)

@@ -3,6 +3,8 @@ from collections.abc import Sequence
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from lightning_modules.networks import Normalized
@@ -74,6 +76,16 @@ def test_output_equals_an_independent_computation(size: tuple[int, int], widths:
     image = torch.randn(2, 2, *size, dtype=torch.float64)
     with torch.no_grad():
         torch.testing.assert_close(network(image), functional(network.state_dict(), image, len(widths)))
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(4, 23), st.integers(4, 23))
+def test_logits_have_the_images_size_and_every_parameter_a_gradient(height: int, width: int) -> None:
+    network = UNet(1, 3, [2, 3, 4])
+    logits = network(torch.randn(2, 1, height, width))
+    assert logits.shape == (2, 3, height, width)
+    logits.square().sum().backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
 
 
 def test_features_can_be_watched_through_the_normalisation() -> None:
