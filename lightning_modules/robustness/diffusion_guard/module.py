@@ -178,8 +178,7 @@ class DiffusionGuard(ProtectionSteps, LightningModule):
             )
 
     def on_test_start(self) -> None:
-        for name in self.metrics:  # which half precision would leave two digits
-            metric = self.metrics.mean(name)
+        for metric in map(self.metrics.mean, self.metrics):  # which half precision would leave two digits
             metric.set_dtype(torch.promote_types(metric.dtype, torch.float32))
 
     def test_step(self, batch: ProtectedImageBatch, batch_idx: int) -> dict[str, Tensor]:
@@ -194,10 +193,8 @@ class DiffusionGuard(ProtectionSteps, LightningModule):
         for number, keep in enumerate(batch["editor_keeps"].to(image).split(1, dim=1)):
             ending = "" if number == 0 else UNSEEN
             for rows, prompts in prompted(batch["prompt"]):
-                edit, edit_of_guarded = (
-                    self.inpainter.edit(each[rows], keep[rows], prompts, noise[rows]).to(compared)
-                    for each in (image, guarded)
-                )
+                edits = (self.inpainter.edit(x[rows], keep[rows], prompts, noise[rows]) for x in (image, guarded))
+                edit, edit_of_guarded = (each.to(compared) for each in edits)
                 shown = shown or {"protected": guarded, "edit": edit, "edit_of_protected": edit_of_guarded}
                 self.metrics.measure(edit_of_guarded, edit, 1 - keep[rows], ending)
                 if self._clip is not None:
@@ -232,8 +229,7 @@ class DiffusionGuard(ProtectionSteps, LightningModule):
             if self.metrics.mean(name).update_called:
                 self.log(f"test/{name}", self.metrics.mean(name))
 
-    def _arithmetic(self, image: Tensor) -> torch.dtype:
-        """Give the type of the inpainter's weights. The image stays precise; only what the inpainter sees is cast."""
+    def _arithmetic(self, image: Tensor) -> torch.dtype:  # only what the inpainter sees is cast to its type
         return next(self.inpainter.parameters(), image).dtype
 
     def _normal(self, image: Tensor, generators: Sequence[torch.Generator]) -> Tensor:

@@ -290,3 +290,22 @@ def metrics_by_name(
                 for metric, value in values.items() if place < num_averaged else ():
                     means[metric].append(value)
     return named | {metric: sum(of_sets) / len(of_sets) for metric, of_sets in means.items() if of_sets}
+
+
+def refuse_too_few(names: list[str], sizes: list[int], num_validation: int) -> None:
+    """Refuse a set that tuning would use up."""
+    for name, size in zip(names, sizes, strict=True):
+        if size <= num_validation:
+            raise ValueError(
+                f"num_validation {num_validation} leaves none of the {size} images of {name} to measure by"
+            )
+
+
+def warn_of_ignored_directions(layers: list[str], rank: list[int], num_features: list[int]) -> None:
+    """Warn of each layer whose covariance is singular."""
+    for name, kept, width in zip(layers, rank, num_features, strict=True):
+        if kept < width:
+            rank_zero_warn(
+                f"layer {name}: the covariance of {width} features has rank {kept}; the distances ignore the other "
+                f"directions (shrinkage would use them)"
+            )

@@ -5,7 +5,6 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from datamodules.arguments import at_least, one_of, within
@@ -25,7 +24,9 @@ from lightning_modules.robustness.mahalanobis.evaluation import (
     against_attacks,
     against_set,
     metrics_by_name,
+    refuse_too_few,
     tuned_on_attack,
+    warn_of_ignored_directions,
 )
 from lightning_modules.robustness.mahalanobis.gaussians import ClassGaussians
 from lightning_modules.robustness.mahalanobis.layers import layer_features, named_layers, num_features
@@ -99,14 +100,12 @@ class Mahalanobis(ClassifierSteps, LightningModule):
         self.automatic_optimization = False
         self.attacks = list(attacks or [])
         one_of(SCORES, score=score)
-        if score == "tuned_on_attack" and not self.attacks:
-            raise ValueError("score tuned_on_attack needs attacks, and there are none")
-        if score == "odin" and not odin:
-            raise ValueError("score odin needs odin: true")
-        if lid and not self.attacks:
-            raise ValueError("lid needs attacks, and there are none")
-        if score == "lid" and not lid:
-            raise ValueError("score lid needs lid: true")
+        for name, wanted in {"score tuned_on_attack": score == "tuned_on_attack", "lid": lid}.items():
+            if wanted and not self.attacks:
+                raise ValueError(f"{name} needs attacks, and there are none")
+        for name, measured in {"odin": odin, "lid": lid}.items():
+            if score == name and not measured:
+                raise ValueError(f"score {name} needs {name}: true")
         if 0 not in epsilons or min(epsilons) < 0 or len(set(epsilons)) < len(epsilons):
             raise ValueError(f"epsilons must be different numbers, at least 0 and with 0 among them, got {epsilons}")
         at_least(2 * FEWEST, num_validation=num_validation)
@@ -159,8 +158,7 @@ class Mahalanobis(ClassifierSteps, LightningModule):
             loss = share(batch) * F.cross_entropy(logits, batch["label"])
         size = global_size(batch)
         self.log("train/cross_entropy", loss, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
-        optimizer: Any = self.optimizers()
-        optimizer.step()
+        self.optimizers().step()  # type: ignore[union-attr]
         return {"loss": loss, "logits": logits}
 
     def configure_optimizers(self) -> Any:
@@ -179,15 +177,9 @@ class Mahalanobis(ClassifierSteps, LightningModule):
         limit = self.trainer.limit_test_batches
         self._limited = isinstance(limit, int) or limit < 1  # an integer counts batches: 1 is one, and 1.0 are all
         if len(loaders) > 1 and not self._limited:
-            for name, loader in zip(self._names, loaders, strict=True):
-                size = len(loader.dataset)
-                if size <= self.num_validation:
-                    raise ValueError(
-                        f"num_validation {self.num_validation} leaves none of the {size} images of {name} to measure by"
-                    )
-        count = len(self.gaussians.num_features)
+            refuse_too_few(self._names, [len(loader.dataset) for loader in loaders], self.num_validation)
         with torch.inference_mode(False):  # as `test_step` differentiates through them
-            whitened = [self.gaussians.whitened(layer, self.shrinkage) for layer in range(count)]
+            whitened = [self.gaussians.whitened(layer, self.shrinkage) for layer in range(len(self.layers))]
         self._scorer = Scorer(self.network, self.layers, whitened, self.epsilons, self.odin)
         self._collected = [Collected() for _ in loaders]
         self._attacked = [Collected() for _ in self.attacks]
@@ -204,7 +196,9 @@ class Mahalanobis(ClassifierSteps, LightningModule):
                 return
             positions = index.tolist()
             noise = drawn_like(image, torch.randn, [generator_of(position, NOISE) for position in positions])
-            copies = {std: self._with_noise(image, std * noise) for std in self.noise_std.values()}
+            copies = {std: image + std * noise for std in self.noise_std.values()}
+            if self.clip_noise:
+                copies = {std: noisy.clamp(0, 1) for std, noisy in copies.items()}
             noisy_scores = {std: self._scorer.scores(noisy, label) for std, noisy in copies.items()}
             for place, attack in enumerate(self.attacks):
                 std = self.noise_std[attack.title]
@@ -220,10 +214,6 @@ class Mahalanobis(ClassifierSteps, LightningModule):
                     features = self._scorer.features([image, copies[std], perturbed])
                     self._features[place].update(index[usable > 0], features[usable > 0])
 
-    def _with_noise(self, image: Tensor, noise: Tensor) -> Tensor:
-        noisy = image + noise
-        return noisy.clamp(0, 1) if self.clip_noise else noisy
-
     def on_test_epoch_end(self) -> None:
         collected = [one.compute() for one in self._collected]
         attacked = {attack.title: one.compute()[1] for attack, one in zip(self.attacks, self._attacked, strict=True)}
@@ -231,16 +221,11 @@ class Mahalanobis(ClassifierSteps, LightningModule):
         log_same(self, "test/accuracy", in_distribution[:, RIGHT].mean())
         log_same(self, "test/accuracy_by_distance", in_distribution[:, RIGHT_BY_DISTANCE].mean())
         rank = [whitened.rank for whitened in self._scorer.whitened]
-        for name, kept, width in zip(self.layers, rank, self.gaussians.num_features, strict=True):
-            if kept < width:
-                rank_zero_warn(
-                    f"layer {name}: the covariance of {width} features has rank {kept}; the distances ignore the other "
-                    f"directions (shrinkage would use them)"
-                )
+        warn_of_ignored_directions(list(self.layers), rank, self.gaussians.num_features)
         needed = None if self._limited else self.score
         measured = Measured(list(self.layers), torch.tensor(rank), self.epsilons, self.odin, needed)
-        smallest = min(len(rows) for rows, _ in collected)
-        V = min(self.num_validation, smallest // 2) if self._limited else self.num_validation
+        half = min(len(rows) for rows, _ in collected) // 2
+        V = min(self.num_validation, half) if self._limited else self.num_validation
         by_attack = tuned_on_attack(measured, in_distribution, attacked, V) if attacked and len(collected) > 1 else None
         of_sets = [
             against_set(measured, name, (index, in_distribution), other, V, by_attack)
