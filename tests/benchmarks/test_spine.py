@@ -18,7 +18,9 @@ from callbacks.guards.seeding import SeedEveryBatch
 from datamodules.classification.image_sets import ImageSet, ImagesInMemory
 from datamodules.classification.labelled_images import LabelledImages
 from datamodules.corruptions.label_noise import Symmetric
+from datamodules.loading import world
 from datamodules.loading.augmentation import Augmentation
+from lightning_modules.distributed.per_sample import PerSample
 from lightning_modules.networks.cifar_resnet import CIFARResNet
 from lightning_modules.noisy_labels.elr import ELR
 from tests.benchmarks.pairs import paired_ratio
@@ -97,7 +99,7 @@ def test_batches_against_the_per_item_pipeline(report: Report) -> None:
 def test_fit_against_a_plain_loop(report: Report) -> None:
     """The same ELR step on ResNet-20: Lightning, the guards and the data pipeline against a bare loop."""
     steps = 40
-    data = RandomImages(steps * 128)
+    data = spine(steps * 128)
     data.setup("fit")
     images, labels = data.train_set.source.image.float().div_(255), data.train_set.label.clone()
     settings = {"lr": 0.02, "momentum": 0.9, "weight_decay": 1e-3}
@@ -151,17 +153,14 @@ def test_help_against_importing_lightning(report: Report) -> None:
 
 
 @pytest.mark.parametrize(("dtype", "target"), [(torch.float32, 0.125), (torch.float16, 0.0625)])
-def test_memory_of_targets_at_the_size_of_imagenet(report: Report, dtype: torch.dtype, target: float) -> None:
+def test_memory_of_targets_at_the_size_of_imagenet(
+    report: Report, dtype: torch.dtype, target: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """1.3 million samples of 1,000 classes: what one of 8 processes holds, over the published code's whole array."""
-    from lightning_modules.distributed import per_sample
-
-    samples, classes, processes = 1_300_000, 1_000, 8
-    original = per_sample._processes
-    per_sample._processes = lambda: (3, processes)
-    try:
-        memory = per_sample.PerSample(classes).allocate(samples, "cpu", dtype)
-    finally:
-        per_sample._processes = original
+    samples, classes = 1_300_000, 1_000
+    monkeypatch.setattr(world, "rank", lambda: 3)
+    monkeypatch.setattr(world, "world_size", lambda: 8)
+    memory = PerSample(classes).allocate(samples, "cpu", dtype)
     ratio = memory._rows.nbytes / (samples * classes * np.dtype(np.float32).itemsize)
     name = f"ELR targets per process, ImageNet on 8 processes, {dtype}, over the whole array (5.2 GB)"
     report(name, ratio, f"{target}")

@@ -80,7 +80,7 @@ def test_a_checkpoint_is_read_back_and_predicts_in_float32(whole: Path) -> None:
     assert_alike(state(whole)["state_dict"], dict(module.state_dict()), "state_dict")
     if is_overridden("validation_step", module):
         run("validate", "--resume", whole)
-    if not (METHODS[whole.name].predicts and is_overridden("predict_step", module)):
+    if not is_overridden("predict_step", module):
         return
     run("predict", "--resume", whole, "--trainer.precision", "bf16-mixed", "--trainer.limit_predict_batches", "1")
     if (whole / "predictions.parquet").exists():

@@ -27,7 +27,6 @@ class Method:
         clips: the key by which the method clips gradients; a method that steps by itself and clips nothing has None.
         trains: whether there are gradients at all.
         tests: whether there is a test step.
-        predicts: whether `predict` writes a table or masks.
         accuracy: of the tables of two processes, where a metric is averaged in float32.
     """
 
@@ -37,7 +36,6 @@ class Method:
     clips: str | None = "trainer.gradient_clip_val"
     trains: bool = True
     tests: bool = True
-    predicts: bool = True
     accuracy: float = 1e-10
 
 
