@@ -4,18 +4,21 @@ It is quick whatever the size, and whatever would make a GPU wait for its host (
 `nonzero`, an index by a mask) is an error there.
 """
 
+import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 
 from datamodules.classification.labelled_images import LabelledImages
 from datamodules.editing.masked_digits import MaskedDigits
 from datamodules.segmentation.labelled_masks import LabelledMasks
 from datamodules.segmentation.unpaired_masks import UnpairedMasks
+from lightning_modules.networks.mlp import MLP
 from tests.conformance.experiments import at_paper_scale, experiments, name
 
 
@@ -162,3 +165,43 @@ def test_a_training_step_at_full_scale(path: Path, monkeypatch: pytest.MonkeyPat
     parameters = getattr(built.model, "network", built.model).parameters()
     stepped = [parameter.grad is not None for parameter in parameters if parameter.requires_grad]
     assert all(stepped) or not loss.requires_grad  # detectors train nothing
+
+
+class Waits(LightningModule):
+    """Does something to its logits in each step."""
+
+    def __init__(self, action: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.network = MLP(64, [8], 10)
+        self.action = action
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        logits = self.network(batch["image"])
+        self.action(logits.detach())
+        return {"loss": nn.functional.cross_entropy(logits, batch["label"])}
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+        return [optimizer], [torch.optim.lr_scheduler.ConstantLR(optimizer)]
+
+
+@pytest.mark.filterwarnings("ignore:.*lr_scheduler.step.*")
+@pytest.mark.parametrize(
+    "action",
+    [
+        lambda logits: logits.sum().item(),
+        lambda logits: bool(logits.max() > 0),
+        lambda logits: logits[logits > 0],
+        lambda logits: logits.nonzero(),
+        lambda logits: logits.argmax(dim=1).unique(),
+        lambda logits: logits.argmax(dim=1).bincount(),
+        lambda logits: logits.cpu(),
+        lambda logits: logits.tolist(),
+    ],
+)
+def test_a_step_that_waits_for_the_device_fails(action: Callable[[Tensor], object]) -> None:
+    trainer = Trainer(types.SimpleNamespace(accumulate_grad_batches=1, max_epochs=1), data=None)
+    batch = {"image": torch.empty(4, 1, 8, 8, device="meta"), "label": torch.empty(4, dtype=torch.int64, device="meta")}
+    take_a_step(Waits(lambda logits: logits.argmax(dim=1)), trainer, batch)
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        take_a_step(Waits(action), trainer, batch)
