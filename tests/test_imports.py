@@ -128,6 +128,17 @@ def test_no_method_imports_another() -> None:
                     assert theirs[1] == parts[1], f"{name}: {other} is another field's; move what both use out of it"
 
 
+def test_no_shared_package_imports_a_field() -> None:
+    for name, imported in IMPORTS.items():
+        parts = name.split(".")
+        if parts[0] == "lightning_modules" and len(parts) >= 3 and parts[1] in NOT_FIELDS:
+            for other in imported:
+                theirs = other.split(".")
+                assert len(theirs) < 3 or theirs[0] != "lightning_modules" or theirs[1] in NOT_FIELDS, (
+                    f"{name}: {other}"
+                )
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_file_or_folder_is_a_drawer(path: Path) -> None:
     assert not FORBIDDEN_NAMES & {path.stem, *path.relative_to(ROOT).parts[:-1]}

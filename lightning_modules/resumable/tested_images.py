@@ -6,6 +6,7 @@ Such a callback takes images by position, shares them out itself and keeps its r
 
 import hashlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,20 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_modules.networks.module_hash import hash_of_module
-from lightning_modules.robustness.certificates.votes import LabelledImage
 
 NUM_COMPARED = 16
 """Images, spread over those that are tested, by which a set is known again."""
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledImage:
+    """An image of a test set, with its label."""
+
+    index: int
+    """Its position in its set."""
+    image: Tensor
+    """`[C, H, W]`, float32 in [0, 1], on the device."""
+    label: int
 
 
 class TestedImages:

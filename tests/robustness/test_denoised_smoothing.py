@@ -12,8 +12,9 @@ from scipy import stats
 from torch import Tensor, nn
 
 from lightning_modules.networks import frozen
+from lightning_modules.resumable.tested_images import LabelledImage
 from lightning_modules.robustness.certificates.modes import Fixed
-from lightning_modules.robustness.certificates.votes import LabelledImage, VoteCounter
+from lightning_modules.robustness.certificates.votes import VoteCounter
 from lightning_modules.robustness.denoised_smoothing import (
     DenoisedSmoothing,
     Prediction,

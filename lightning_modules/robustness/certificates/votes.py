@@ -26,6 +26,7 @@ from torch import Tensor
 
 from lightning_modules.interfaces import SmoothedClassifier
 from lightning_modules.random_numbers import bits_of
+from lightning_modules.resumable.tested_images import LabelledImage
 from lightning_modules.robustness.certificates.modes import BLOCK, Certificate, Certifying, Draws, Mode, Radius, Votes
 from lightning_modules.robustness.certificates.statistics import gaussian_radius
 
@@ -93,17 +94,6 @@ class BlockNoise:
             self.block(index, stage, block, shape)[max(start - block * BLOCK, 0) : stop - block * BLOCK]
             for block in blocks
         ]
-
-
-@dataclass(frozen=True, eq=False)
-class LabelledImage:
-    """An image to certify."""
-
-    index: int
-    """Its position in its set."""
-    image: Tensor
-    """`[C, H, W]`, float32 in [0, 1], on the device."""
-    label: int
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from callbacks.certification.curves import NO_GUARANTEE
 from lightning_modules.interfaces import Classifier, SmoothedClassifier
 from lightning_modules.networks import Normalized, with_weights
 from lightning_modules.networks.cifar_resnet import CIFARResNet
+from lightning_modules.resumable.tested_images import LabelledImage
 from lightning_modules.robustness.certificates.modes import Fixed
-from lightning_modules.robustness.certificates.votes import LabelledImage, VoteCounter
+from lightning_modules.robustness.certificates.votes import VoteCounter
 from lightning_modules.robustness.consistency import Consistency
 from lightning_modules.robustness.drs.checkerboard import first_half, max_added
 from lightning_modules.robustness.drs.module import DRS
