@@ -4,6 +4,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from datamodules.loading.world import world_size
+
 
 def gathered_labels(index: Tensor, label: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
     """The labels of all processes. Every process calls it, with any number of labels, also with none.
@@ -16,10 +18,10 @@ def gathered_labels(index: Tensor, label: Tensor, device: torch.device) -> tuple
     Returns:
         Samples and labels of all processes, on the CPU; smaller masks are padded with 255 below and on the right.
     """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    if world_size() == 1:
         return index.cpu(), label.cpu()
     shape = torch.tensor(label.shape, device=device)
-    shapes = [torch.empty_like(shape) for _ in range(dist.get_world_size())]
+    shapes = [torch.empty_like(shape) for _ in range(world_size())]
     dist.all_gather(shapes, shape)
     largest = torch.stack(shapes).amax(dim=0).tolist()
     padded = torch.full(largest, 255, dtype=label.dtype, device=device)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from datamodules.batches import IGNORED
-from lightning_modules.interfaces import ImageColumn
+from lightning_modules.interfaces import ImageColumn, class_names
 from lightning_modules.training.logging import log_same
 
 
@@ -74,7 +74,7 @@ class SegmenterSteps:
         iou, dice = iou_and_dice(self.metrics.compute())
         self.metrics.reset()
         scores = {"miou": iou.nanmean(), "dice": dice.nanmean()}
-        names = getattr(getattr(self.trainer, "datamodule", None), "class_names", None) or range(self.num_classes)
+        names = class_names(self.trainer) or range(self.num_classes)
         for measure, values in (("iou", iou), ("dice", dice)):
             scores |= {f"{measure}_{name}".replace(" ", "_"): value for name, value in zip(names, values, strict=True)}
         for key, value in scores.items():

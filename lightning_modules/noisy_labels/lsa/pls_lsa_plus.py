@@ -7,10 +7,10 @@ both say so, with the mean of their weights (see `detection`). The prediction is
 else is as in PLS-LSA.
 
 Source: Albert, Arazo, O'Connor and McGuinness, An accurate detection is not all you need to combat label noise in
-web-noisy datasets, ECCV 2024, and the authors' code. That keeps one table of guesses, in which the pass of f_2
-overwrites what the pass of f_1 tracked; here each pass has its own, as the code's two names for it intend. The released
-code also copies the weights for f_2 before it takes their mean: f_2 trains with the weights of f_1 alone, below 1 also
-for images that are not agreed to be noisy. Here both networks have the mean, as the text says.
+web-noisy datasets, ECCV 2024, arXiv 2407.05528, and the authors' code. That keeps one table of guesses, in which the
+pass of f_2 overwrites what the pass of f_1 tracked; here each pass has its own, as the code's two names for it intend.
+The released code also copies the weights for f_2 before it takes their mean: f_2 trains with the weights of f_1 alone,
+below 1 also for images that are not agreed to be noisy. Here both networks have the mean, as the text says.
 """
 
 import torch
