@@ -1,6 +1,7 @@
 # make demo    makes the environment, trains and tests ELR and cross-entropy on noisy digits over three seeds, shows the comparison
 # make test    makes the environment and runs the test suite
 # make test-all   runs what takes longer, too
+# make wheel   builds the package, installs it elsewhere, and trains and predicts with it
 # make lint    style, types
 # make claims  runs every stated claim, keeps the figures in docs/claims.csv and writes the pages
 # make pages   writes docs/ and the table of methods of README.md
@@ -12,7 +13,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 
-.PHONY: demo test test-all lint claims pages pictures data-tests benchmarks clean
+.PHONY: demo test test-all wheel lint claims pages pictures data-tests benchmarks clean
 
 demo: $(VENV)/installed
 	$(RUN) train.py compare configs/elr/demo.yaml configs/elr/demo_baseline.yaml --seeds 0 1 2 --jobs 2 --output runs/demo
@@ -22,6 +23,9 @@ test: $(VENV)/installed
 
 test-all: $(VENV)/installed
 	$(RUN) -m pytest --numprocesses 2 --dist loadfile -m "not claim and not data and not benchmark"
+
+wheel: $(VENV)/installed
+	$(RUN) -m pytest -m nightly tests/test_wheel.py
 
 lint: $(VENV)/installed
 	$(RUN) -m ruff check .

@@ -2,6 +2,8 @@
 
 import sys
 
+from experiments.arguments import PROGRAM
+
 OVERVIEW = """usage: train.py SUBCOMMAND [arguments]
 
 Train and test the methods of noiseworks. An experiment is a YAML file under configs/.
@@ -19,10 +21,15 @@ subcommands:
 Each has its own --help. A run that was interrupted goes on with  train.py fit --resume RUN_DIRECTORY."""
 
 
-def main(args: list[str]) -> int:
-    """Runs a subcommand and returns the exit status. Nothing is imported that the subcommand does not need."""
+def main(args: list[str] | None = None) -> int:
+    """Runs a subcommand and returns the exit status. Nothing is imported that the subcommand does not need.
+
+    Args:
+        args: the subcommand and its arguments; None takes those of the process, as the command `noiseworks` does.
+    """
+    args = sys.argv[1:] if args is None else args
     if not args or args[0] in ("-h", "--help"):
-        print(OVERVIEW)
+        print(OVERVIEW.replace("train.py", PROGRAM))
         return 0
     subcommand = args[0]
     if subcommand in ("fit", "validate", "test", "predict"):
@@ -51,4 +58,4 @@ def main(args: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -1,7 +1,12 @@
 """Arguments of the subcommands: what is wrong with them is said in one sentence."""
 
 import argparse
+import sys
+from pathlib import Path
 from typing import NoReturn
+
+PROGRAM = "noiseworks" if Path(sys.argv[0]).stem == "noiseworks" else "train.py"
+"""The command as the user wrote it: that of the installed package, or the file of a checkout."""
 
 
 class ArgumentParser(argparse.ArgumentParser):

@@ -22,10 +22,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.arguments import ArgumentParser
-from experiments.config_files import BASE_LINE, parsed, settings_of, text_of
+from experiments.arguments import PROGRAM, ArgumentParser
+from experiments.config_files import BASE_LINE, PROJECT, parsed, settings_of, text_of
 
-PROJECT = Path(__file__).resolve().parents[1]
 NEEDS = re.compile(r"#\s*needs:\s*(.+)", re.IGNORECASE)
 YEAR = re.compile(r"\b(19|20)\d\d\b")
 ARXIV = re.compile(r"\barXiv[:\s]\s*(?P<id>\d{4}\.\d{4,5}|[a-z-]+(\.[A-Z]{2})?/\d{7})(v\d+)?")
@@ -257,7 +256,7 @@ def main(argv: Sequence[str], project: Path = PROJECT) -> int:
         Exit status: 0, or 2 for bad input.
     """
     try:
-        parser = ArgumentParser("train.py methods", __doc__)
+        parser = ArgumentParser(f"{PROGRAM} methods", __doc__)
         parser.add_argument("names", metavar="METHOD", nargs="*", help="methods to describe, for example elr")
         parser.add_argument("--field", help="only this folder of lightning_modules")
         arguments = parser.parse_args(argv)

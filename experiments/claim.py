@@ -31,9 +31,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datamodules.files.whole_files import write_text
-from experiments.arguments import LARGEST_SEED, ArgumentParser, positive_number
+from experiments.arguments import LARGEST_SEED, PROGRAM, ArgumentParser, positive_number
 from experiments.compare import collect, provenance, show
-from experiments.config_files import parsed, text_of
+from experiments.config_files import located, parsed, text_of
 from experiments.preflight import preflight
 from experiments.results import (
     BEST_EPOCH,
@@ -361,7 +361,7 @@ def parse(argv: Sequence[str]) -> Arguments:
     Raises:
         ValueError: naming the argument that is wrong.
     """
-    parser = ArgumentParser("train.py claim", __doc__)
+    parser = ArgumentParser(f"{PROGRAM} claim", __doc__)
     parser.add_argument("files", metavar="CLAIM", nargs="+", type=Path, help="claim files")
     parser.add_argument("--output", type=Path, help="default: runs/claims/<folder of the claim file>")
     parser.add_argument("--jobs", type=positive_number, default=1, help="runs at a time (default: 1)")
@@ -376,7 +376,7 @@ def plan(files: Sequence[Path], output: Path | None) -> list[Place]:
         FileNotFoundError, ValueError: for what is wrong with a file, before anything runs.
     """
     claims: dict[Path, list[Claim]] = {}
-    for file in dict.fromkeys(file.resolve() for file in files):
+    for file in dict.fromkeys(located(file).resolve() for file in files):
         claims.setdefault(file.parent, []).extend(load_claims(_relative(file)))
     if output and len(claims) == 1:
         return [place(each, output) for each in claims.values()]

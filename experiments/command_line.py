@@ -26,8 +26,8 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from datamodules.files.whole_files import write_text
-from experiments.arguments import LARGEST_SEED
-from experiments.config_files import base_of, with_base, without_base_line
+from experiments.arguments import LARGEST_SEED, PROGRAM
+from experiments.config_files import PROJECT, base_of, located, with_base, without_base_line
 from experiments.readable_errors import readable
 from experiments.run_directory import (
     MetricsTable,
@@ -42,7 +42,7 @@ from experiments.run_directory import (
     write_test_metrics,
 )
 
-DEFAULTS = Path(__file__).resolve().parent.parent / "configs" / "defaults.yaml"
+DEFAULTS = PROJECT / "configs" / "defaults.yaml"
 CALL_ONLY = {  # arguments of one call, which the saved configuration leaves out
     *("config", "resume", "run_directory", "test_after_fit"),
     *("ckpt_path", "weights_only", "verbose", "return_predictions"),
@@ -154,7 +154,8 @@ class ConfigFile(ActionConfigFile):
     """`--config FILE`, where the `base` that a file names is one earlier `--config`."""
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
-        for file in with_base(Path(values)) if Path(values).is_file() else [values]:
+        path = located(Path(values))
+        for file in with_base(path) if path.is_file() else [values]:
             self.apply_config(parser, cfg, self.dest, str(file))
 
 
@@ -179,6 +180,8 @@ class CommandLine(LightningCLI):
     """
 
     def __init__(self, args: list[str], run: bool = True) -> None:
+        if not DEFAULTS.is_file():
+            raise FileNotFoundError(f"{DEFAULTS} does not exist: install noiseworks again, with its configurations")
         self.requested = args[0]
         self.run = run
         self.resumed = _value_of(args, "--resume")
@@ -189,7 +192,7 @@ class CommandLine(LightningCLI):
             args = [args[0], "--config", str(config), *args[1:]]
         self.config_files = [value for flag, value in pairwise(args) if flag in ("--config", "-c")]
         self.config_files += [arg.split("=", 1)[1] for arg in args if arg.startswith("--config=")]
-        for file in filter(Path.is_file, map(Path, self.config_files)):
+        for file in filter(Path.is_file, map(located, map(Path, self.config_files))):
             base_of(file)  # refuses what is no configuration, before anything is loaded
         # Said on every run, and nothing a user can act on.
         for message in (
@@ -211,7 +214,7 @@ class CommandLine(LightningCLI):
             auto_configure_optimizers=False,
             parser_class=Parser,
             parser_kwargs={
-                "prog": "train.py",
+                "prog": PROGRAM,
                 "exit_on_error": False,
                 "allow_abbrev": False,
                 self.requested: {"default_config_files": [str(DEFAULTS)], "exit_on_error": False},

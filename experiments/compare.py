@@ -26,7 +26,7 @@ from pathlib import Path
 from rich.console import Console
 
 from datamodules.files.whole_files import write_text
-from experiments.arguments import ArgumentParser, positive_number, seed
+from experiments.arguments import PROGRAM, ArgumentParser, positive_number, seed
 from experiments.method_table import by_metric, method_table, places
 from experiments.preflight import PREFLIGHT, preflight
 from experiments.results import (
@@ -70,7 +70,7 @@ def parse(argv: Sequence[str]) -> Arguments:
     if "--" in own:
         overrides = own[own.index("--") + 1 :]
         own = own[: own.index("--")]
-    parser = ArgumentParser("train.py compare", __doc__)
+    parser = ArgumentParser(f"{PROGRAM} compare", __doc__)
     parser.add_argument("configs", metavar="CONFIG", nargs="+", type=Path, help="YAML files, as for fit")
     parser.add_argument("--seeds", nargs="+", type=seed, required=True, help="for example 0 1 2")
     parser.add_argument("--output", type=Path, help="default: runs/compare/<folder>/<config>-vs-<config>")

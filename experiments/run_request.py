@@ -16,9 +16,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from experiments.config_files import dotted, parsed, settings_of, text_of, with_base
+from experiments.config_files import PROJECT, dotted, located, parsed, settings_of, text_of, with_base
 
-PROJECT = Path(__file__).resolve().parents[1]
 RESERVED = {
     "seed_everything": "--seeds",
     "run_directory": "--output",
@@ -102,13 +101,14 @@ def load_experiments(configs: Sequence[Path], overrides: Sequence[str] = ()) -> 
         key = override.removeprefix("--").partition("=")[0]
         if override.startswith("--") and key in RESERVED:
             raise ValueError(f"--{key} cannot be overridden: {RESERVED[key]} sets it for each run")
+    configs = [located(config) for config in configs]
     for config in configs:
         if not config.is_file():
             raise FileNotFoundError(f"config {config} {'is not a file' if config.exists() else 'does not exist'}")
     texts = [tuple((file, text_of(file)) for file in with_base(config)) for config in configs]
     names = unique_names([config.with_suffix("") for config in configs])
-    found = zip(names, configs, texts, _labels(configs, names), strict=True)
-    return [Experiment(*each, tuple(overrides)) for each in found]
+    parts = zip(names, configs, texts, _labels(configs, names), strict=True)
+    return [Experiment(*each, tuple(overrides)) for each in parts]
 
 
 def _labels(configs: Sequence[Path], names: Sequence[str]) -> list[str]:
@@ -128,7 +128,7 @@ def request(run: Run) -> dict[str, Any]:
     for override in following:
         key, _, value = override.partition("=")
         if key in ("--config", "-c"):
-            path = Path(value or next(following, ""))
+            path = located(Path(value or next(following, "")))
             files = with_base(path) if path.is_file() else []
             layers |= {str(file): text_of(file) for file in files} or {str(path): ""}
     return {

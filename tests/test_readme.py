@@ -1,4 +1,4 @@
-"""README's instructions work as they stand: its example in Python, and its recipe for a new method."""
+"""The instructions work as they stand: README's example in Python, and CONTRIBUTING's recipe for a new method."""
 
 import re
 import shutil
@@ -16,7 +16,7 @@ README = (ROOT / "README.md").read_text()
 
 def recipe() -> dict[str, str]:
     """The files that the section `Add a method` says to write: path and content."""
-    section = README.split("## Add a method")[1].split("\n## ")[0]
+    section = (ROOT / "CONTRIBUTING.md").read_text().split("## Add a method")[1].split("\n## ")[0]
     return dict(re.findall(r"^`([\w/]+\.\w+)`:.*?\n\n```\w+\n(.*?)```", section, flags=re.DOTALL | re.MULTILINE))
 
 

@@ -1,0 +1,104 @@
+"""The package works where it is installed: it brings its configurations, its defaults and the command `noiseworks`."""
+
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.command import ROOT, environment
+
+PACKAGES = ("lightning_modules", "datamodules", "callbacks", "experiments", "configs")
+QUIET = ("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Builds the wheel from a copy of the sources: setuptools leaves its own files beside them."""
+    source = tmp_path_factory.mktemp("source")
+    for name in PACKAGES:
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("train.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source / name)
+    command = ("wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(source / "wheels"), ".")
+    subprocess.run([sys.executable, "-m", "pip", *command], cwd=source, check=True)
+    [built] = (source / "wheels").glob("noiseworks-*.whl")
+    return built
+
+
+@pytest.mark.nightly
+def test_the_wheel_holds_every_source_and_configuration(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        inside = {name for name in archive.namelist() if ".dist-info/" not in name}
+    ours = [path for package in PACKAGES for end in ("py", "yaml") for path in (ROOT / package).rglob(f"*.{end}")]
+    assert inside == {path.relative_to(ROOT).as_posix() for path in ours} | {"train.py"}
+
+
+@pytest.mark.nightly
+def test_the_installed_command_trains_and_predicts_as_the_checkout_does(wheel: Path, tmp_path: Path) -> None:
+    home, elsewhere = tmp_path / "venv", tmp_path / "elsewhere"
+    venv.create(home, with_pip=False, symlinks=True)
+    python = home / "bin" / "python"
+    subprocess.run(
+        [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", wheel], check=True
+    )
+    # What it depends on is borrowed. A .pth file in a folder that one names is not read: the checkout is not found.
+    [packages] = home.glob("lib/python*/site-packages")
+    (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    elsewhere.mkdir()
+    clean = {name: value for name, value in environment().items() if name != "PYTHONPATH"}
+
+    def noiseworks(*arguments: str) -> str:
+        command = [str(home / "bin" / "noiseworks"), *arguments]
+        done = subprocess.run(command, cwd=elsewhere, env=clean, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    where = "import experiments, train; print(*experiments.__path__, train.__file__)"
+    found = subprocess.run([python, "-c", where], cwd=elsewhere, env=clean, capture_output=True, text=True, check=True)
+    assert found.stdout.split() == [str(packages / "experiments"), str(packages / "train.py")]
+    assert noiseworks("--help").startswith("usage: noiseworks SUBCOMMAND")
+    assert "configs/elr/demo.yaml" in noiseworks("methods", "elr")
+    fit = ("fit", "--config", "configs/elr/demo.yaml", "--trainer.max_epochs", "2", *QUIET)
+    noiseworks(*fit, "--run_directory", "run", "--test_after_fit", "true")
+    noiseworks("predict", "--resume", "run", *QUIET)
+    assert (elsewhere / "run" / "predictions.parquet").is_file()
+    config = yaml.safe_load((elsewhere / "run" / "config.yaml").read_text())
+    defaults = yaml.safe_load((ROOT / "configs" / "defaults.yaml").read_text())
+    assert [each["class_path"] for each in config["guards"]] == [each["class_path"] for each in defaults["guards"]]
+
+    checkout = [sys.executable, str(ROOT / "train.py"), *fit, "--run_directory", str(tmp_path / "own")]
+    subprocess.run([*checkout, "--test_after_fit", "true"], cwd=ROOT, env=environment(), check=True)
+    for name in ("metrics.csv", "test_metrics.csv"):
+        assert (elsewhere / "run" / name).read_text() == (tmp_path / "own" / name).read_text()
+
+
+def test_a_configuration_that_is_not_here_is_that_of_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from experiments.config_files import located
+
+    monkeypatch.chdir(tmp_path)
+    demo = Path("configs/elr/demo.yaml")
+    assert located(demo) == ROOT / demo
+    assert located(Path("configs/elr/nothing.yaml")) == Path("configs/elr/nothing.yaml")
+    assert located(Path("other/elr/demo.yaml")) == Path("other/elr/demo.yaml")
+    (tmp_path / "configs" / "elr").mkdir(parents=True)
+    (tmp_path / demo).write_text("")
+    assert located(demo) == demo
+
+
+def test_without_its_defaults_nothing_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import train
+    from experiments import command_line
+
+    monkeypatch.setattr(command_line, "DEFAULTS", tmp_path / "defaults.yaml")
+    assert train.main(["fit", "--config", str(ROOT / "configs/elr/demo.yaml")]) == 1
+    assert f"error: {tmp_path / 'defaults.yaml'} does not exist: install noiseworks again" in capsys.readouterr().err
