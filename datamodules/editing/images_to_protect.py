@@ -1,206 +1,54 @@
-"""Photographs with masks of the regions to protect: faces, persons, objects."""
+"""Batches of images with the regions that an editor keeps."""
 
-import json
-from collections import Counter
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
-from torch import Tensor
 
-from datamodules.files.data_directory import data_directory
-from datamodules.files.image_files import SUFFIXES, UnreadableImage, eight_bits
-from datamodules.loading.global_batches import Request
+from datamodules.editing.protected_set import ProtectedSet
 from datamodules.loading.seeded_batches import SeededBatches
-
-LAYOUT = "expected images/<name>.png, and masks/<name>.png or masks/<name>/seen*.png and unseen*.png, white where kept"
-PROMPTS = '{"<name>": ["edit", ...]} or {"<name>": {"source": "what it shows", "edits": ["edit", ...]}}'
 
 
 class ImagesToProtect(SeededBatches):
-    """A folder of photographs, each with masks that are white where an editor keeps the image.
-
-    The layout is `images/<name>.png`, or another of `ImageFolder`'s formats, and for each image either
-    `masks/<name>.png` or a folder `masks/<name>` with one or several `seen*.png`, a mask for each region, and any
-    number of `unseen*.png`, masks of editors that protection does not know; all images need the same number of these.
-    Images are turned as their cameras say and resized to a square.
-
-    `prompts.json`, which testing reads where there is one, has for each name a list of the texts that editors give, or
-    in addition what the image shows, for measures of the change:
-
-        {"<name>": ["a man in prison"], ...}
-        {"<name>": {"source": "a photo of a man", "edits": ["a man in prison"]}, ...}
+    """Loaders of images with regions to protect, and of what editors keep and are told.
 
     Args:
-        data_dir: the folder; None takes where the environment variable NOISEWORKS_DATA points.
+        images: the set: `MaskedPhotographs`, or `ImagesWithEllipses` around a set that has no masks.
         batch_size: images of a training step over all processes, where a model is fitted to them.
-        image_size: height and width that images and masks are resized to, in pixels; a multiple of 8.
         evaluation_batch_size: images that are protected at once over all processes; None takes `batch_size`.
         num_workers: loader processes; None takes one for each free core, up to 8.
-        seed: random seed of the order; None takes `seed_everything`.
+        seed: random seed of order and drawn regions; None takes `seed_everything`.
 
     Raises:
-        FileNotFoundError: if images or masks are missing, naming the first.
-        UnreadableImage: if a file is none of an image, before any is protected; all of them are named.
-        ValueError: if an argument is out of range, two images have the same name, images differ in their number of
-            unseen masks, or `prompts.json` is not of that form, has a name that is no image or, in testing, lacks one.
+        ValueError: if an argument is out of range.
     """
 
     def __init__(
         self,
-        data_dir: str | None = None,
+        images: ProtectedSet,
         batch_size: int = 1,
-        image_size: int = 512,
         evaluation_batch_size: int | None = None,
         num_workers: int | None = 0,
         seed: int | None = None,
     ) -> None:
         super().__init__(batch_size, evaluation_batch_size, num_workers=num_workers, seed=seed)
-        if image_size < 8 or image_size % 8:
-            raise ValueError(f"image_size must be a multiple of 8, got {image_size}")
-        self.image_size = image_size
-        self.image_shape = (3, image_size, image_size)
-        self.data_dir = data_dir
+        self.images = images
+        self.image_shape = images.image_shape
+        self._with_prompts = False
 
     def set_up_training(self) -> None:
-        self.train_set = _Photographs(data_directory(self.data_dir, "ImagesToProtect"), self.image_size)
+        self.train_set = self.images.training(self.seed)
 
     def set_up_test(self) -> None:
-        self.test_set = _Photographs(data_directory(self.data_dir, "ImagesToProtect"), self.image_size)
+        self.test_set = self.images.test(self.seed, self._with_prompts)
 
     def setup(self, stage: str) -> None:
+        if stage == "test" and not self._with_prompts:
+            self._with_prompts, self.test_set = True, None
         super().setup(stage)
-        if stage == "test":
-            assert isinstance(self.test_set, _Photographs)
-            self.test_set.read_prompts()
 
     def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
         # Never in half precision, which does not give the 256 levels of a file back.
         assert self.trainer is not None
         dtype = torch.promote_types(self.trainer.lightning_module.dtype, torch.float32)  # type: ignore[arg-type]
-        batch["image"] = batch["image"].to(dtype) / 255
+        batch["image"] = batch["image"].to(dtype) / batch.pop("brightest")
         return batch
-
-
-class _Photographs:
-    """The photographs and masks of the folder, read when they are asked for."""
-
-    def __init__(self, root: Path, image_size: int) -> None:
-        self.image_size = image_size
-        self.images = _files(root / "images")
-        if not self.images:
-            raise FileNotFoundError(f"ImagesToProtect: no images in {root / 'images'}; {LAYOUT}")
-        self.seen, self.unseen = zip(*(_masks(root / "masks", image.stem) for image in self.images), strict=True)
-        if len({len(paths) for paths in self.unseen}) > 1:
-            counts = ", ".join(f"{len(p)} of {i.stem}" for i, p in zip(self.images, self.unseen, strict=True))
-            raise ValueError(f"{root / 'masks'}: every image needs the same number of unseen*.png, got {counts}")
-        name, count = Counter(image.stem for image in self.images).most_common(1)[0]
-        if count > 1:
-            raise ValueError(f"{root / 'images'} has several images of the name {name}; rename all but one")
-        _check_readable([*self.images, *(path for paths in self.seen + self.unseen for path in paths)])
-        self.prompts_file = root / "prompts.json"
-        self.prompts: dict[str, list[str]] = {}
-        self.source_prompts: dict[str, str] = {}
-
-    def read_prompts(self) -> None:
-        """Take the texts from `prompts.json`, where there is one."""
-        file = self.prompts_file
-        if not file.is_file():
-            return
-        try:
-            read = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{file} is no JSON: {error}") from error
-        if not isinstance(read, dict):
-            raise ValueError(f"{file} is not of the form {PROMPTS}")
-        names = [image.stem for image in self.images]
-        if unknown := sorted(set(read) - set(names)):
-            raise ValueError(f"{file} has prompts for {unknown[0]}, which is no image of {file.parent / 'images'}")
-        for name in names:
-            if name not in read:
-                raise ValueError(f"{file} has no prompts for the image {name}")
-            given: dict[str, Any] = read[name] if isinstance(read[name], dict) else {"edits": read[name]}
-            edits: Any = given.get("edits")
-            source: Any = given.get("source", "")
-            if not (given.keys() <= {"source", "edits"} and _are_texts(edits) and _are_texts([source])):
-                raise ValueError(f"{file}: {name} is not of the form {PROMPTS}")
-            self.prompts[name] = edits
-            if "source" in given:
-                self.source_prompts[name] = source
-        if self.source_prompts and (missing := [name for name in names if name not in self.source_prompts]):
-            raise ValueError(f"{file}: some images have a source, and {missing[0]} has none; give all of them one")
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, request: Request) -> dict[str, Any]:
-        rows = request.indices.tolist()
-        most = max(len(self.seen[row]) for row in rows)
-        regions = torch.zeros(len(rows), most, self.image_size, self.image_size, dtype=torch.bool)
-        for place, row in enumerate(rows):
-            regions[place, : len(self.seen[row])] = self._read_masks(self.seen[row])
-        keeps = regions.any(dim=1, keepdim=True)
-        if self.unseen[0]:
-            keeps = torch.cat([keeps, torch.stack([self._read_masks(self.unseen[row]) for row in rows])], dim=1)
-        batch: dict[str, Any] = {
-            "image": torch.stack([self._read(self.images[row], "RGB") for row in rows]),
-            "regions": regions,
-            "editor_keeps": keeps,
-            "prompt": [self.prompts.get(self.images[row].stem, [""]) for row in rows],
-            "name": [self.images[row].stem for row in rows],
-            "index": request.indices,
-            "global_size": request.global_size,
-        }
-        if self.source_prompts:
-            batch["source_prompt"] = [self.source_prompts[name] for name in batch["name"]]
-        return batch
-
-    def _read_masks(self, paths: Sequence[Path]) -> Tensor:
-        """Read masks, `[n, S, S]`, bool: true where they are brighter than one half."""
-        return torch.cat([self._read(path, "L") for path in paths]) > 127
-
-    def _read(self, path: Path, mode: str) -> Tensor:
-        image = _opened(path).convert(mode).resize((self.image_size, self.image_size))
-        return torch.from_numpy(np.array(image)).view(self.image_size, self.image_size, -1).permute(2, 0, 1)
-
-
-def _opened(path: Path) -> Image.Image:
-    """Decode an image, and turn it as its camera says."""
-    try:
-        with Image.open(path) as file:
-            ImageOps.exif_transpose(file, in_place=True)
-            return eight_bits(file).copy()
-    except Exception as error:  # decoders raise almost anything for a damaged file
-        raise UnreadableImage(f"{path} cannot be read as an image ({error})") from error
-
-
-def _check_readable(paths: Sequence[Path]) -> None:
-    """Refuse a set with damaged files, before hours are spent on the others; decoding costs little beside these."""
-    damaged = []
-    for path in paths:
-        try:
-            _opened(path)
-        except UnreadableImage as error:
-            damaged.append(str(error))
-    if damaged:
-        raise UnreadableImage(f"{'; '.join(damaged)}: replace or remove {'it' if len(damaged) == 1 else 'them'}")
-
-
-def _are_texts(value: Any) -> bool:
-    return isinstance(value, list) and len(value) > 0 and all(isinstance(text, str) for text in value)
-
-
-def _files(folder: Path, pattern: str = "*") -> list[Path]:
-    return sorted(path for path in folder.glob(pattern) if path.suffix.lower() in SUFFIXES)
-
-
-def _masks(folder: Path, name: str) -> tuple[list[Path], list[Path]]:
-    """Find the masks of an image that protection knows, and those that it does not."""
-    seen, unseen = _files(folder / name, "seen*"), _files(folder / name, "unseen*")
-    seen = seen or [path for path in _files(folder) if path.stem == name]
-    if not seen:
-        raise FileNotFoundError(f"ImagesToProtect: no mask of {name} in {folder}; {LAYOUT}")
-    return seen, unseen

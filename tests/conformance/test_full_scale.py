@@ -15,7 +15,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from datamodules.classification.labelled_images import LabelledImages
-from datamodules.editing.masked_digits import MaskedDigits
+from datamodules.editing.images_to_protect import ImagesToProtect
 from datamodules.segmentation.labelled_masks import LabelledMasks
 from datamodules.segmentation.unpaired_masks import UnpairedMasks
 from lightning_modules.networks.mlp import MLP
@@ -51,10 +51,15 @@ def meta_batch(data: Any) -> dict[str, Any]:
             masks["auxiliary_mask"] = torch.empty(size, 1, *data.image_shape[1:], device="meta")
         image = torch.empty(size, *data.image_shape, device="meta")
         return {"image": image, "index": index, "global_size": size, **masks}
+    if isinstance(data, ImagesToProtect):
+        return {
+            "image": torch.empty(size, *data.image_shape, device="meta"),
+            "regions": torch.empty(size, 1, *data.image_shape[1:], dtype=torch.bool, device="meta"),
+            "index": torch.empty(size, dtype=torch.int64, device="meta"),
+            "global_size": size,
+        }
     assert isinstance(data, LabelledImages), f"say here what a batch of {type(data).__name__} is"
     whole = {key: torch.empty(size, dtype=torch.int64, device="meta") for key in ("label", "clean_label", "index")}
-    if isinstance(data, MaskedDigits):
-        whole["regions"] = torch.empty(size, 1, *data.image_shape[1:], dtype=torch.bool, device="meta")
     if getattr(data, "second_view", False):
         whole["second_view"] = torch.empty(size, *data.image_shape, device="meta")
     return {"image": torch.empty(size, *data.image_shape, device="meta"), "global_size": size, **whole}

@@ -249,7 +249,7 @@ METHODS = {
         {
             "data.init_args.batch_size": 33,
             "data.init_args.evaluation_batch_size": 5,
-            "data.init_args.num_test_images": 8,
+            "data.init_args.images.init_args.num_test_images": 8,
             "model.init_args.iterations": 2,
             "model.init_args.inpainter.init_args.num_inference_steps": 4,
             "trainer.limit_train_batches": 4,

@@ -1,0 +1,184 @@
+"""Photographs with masks of the regions to protect: faces, persons, objects."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from datamodules.editing.protected_set import ProtectedSet
+from datamodules.files.data_directory import data_directory
+from datamodules.files.image_files import SUFFIXES, UnreadableImage, eight_bits
+from datamodules.loading.global_batches import Request
+
+LAYOUT = "expected images/<name>.png, and masks/<name>.png or masks/<name>/seen*.png and unseen*.png, white where kept"
+PROMPTS = '{"<name>": ["edit", ...]} or {"<name>": {"source": "what it shows", "edits": ["edit", ...]}}'
+
+
+class MaskedPhotographs(ProtectedSet):
+    """A folder of photographs, each with masks that are white where an editor keeps the image.
+
+    The layout is `images/<name>.png`, or another of `ImageFolder`'s formats, and for each image either
+    `masks/<name>.png` or a folder `masks/<name>` with one or several `seen*.png`, a mask for each region, and any
+    number of `unseen*.png`, masks of editors that protection does not know; all images need the same number of these.
+    Images are turned as their cameras say and resized to a square.
+
+    `prompts.json`, which testing reads where there is one, has for each name a list of the texts that editors give, or
+    in addition what the image shows, for measures of the change:
+
+        {"<name>": ["a man in prison"], ...}
+        {"<name>": {"source": "a photo of a man", "edits": ["a man in prison"]}, ...}
+
+    Args:
+        data_dir: the folder; None takes where the environment variable NOISEWORKS_DATA points.
+        image_size: height and width that images and masks are resized to, in pixels; a multiple of 8.
+
+    Raises:
+        FileNotFoundError: if images or masks are missing, naming the first.
+        UnreadableImage: if a file is none of an image, before any is protected; all of them are named.
+        ValueError: if `image_size` is no multiple of 8, two images have the same name, images differ in their number
+            of unseen masks, or `prompts.json` is not of that form, has a name that is no image or, in testing, lacks
+            one.
+    """
+
+    def __init__(self, data_dir: str | None = None, image_size: int = 512) -> None:
+        if image_size < 8 or image_size % 8:
+            raise ValueError(f"image_size must be a multiple of 8, got {image_size}")
+        self.image_shape = (3, image_size, image_size)
+        self.data_dir = data_dir
+
+    def training(self, seed: int) -> "_Photographs":
+        return _Photographs(data_directory(self.data_dir, "MaskedPhotographs"), self.image_shape[1])
+
+    def test(self, seed: int, with_prompts: bool) -> "_Photographs":
+        photographs = self.training(seed)
+        if with_prompts:
+            photographs.read_prompts()
+        return photographs
+
+
+class _Photographs:
+    """The photographs and masks of the folder, read when they are asked for."""
+
+    def __init__(self, root: Path, image_size: int) -> None:
+        self.image_size = image_size
+        self.images = _files(root / "images")
+        if not self.images:
+            raise FileNotFoundError(f"MaskedPhotographs: no images in {root / 'images'}; {LAYOUT}")
+        self.seen, self.unseen = zip(*(_masks(root / "masks", image.stem) for image in self.images), strict=True)
+        if len({len(paths) for paths in self.unseen}) > 1:
+            counts = ", ".join(f"{len(p)} of {i.stem}" for i, p in zip(self.images, self.unseen, strict=True))
+            raise ValueError(f"{root / 'masks'}: every image needs the same number of unseen*.png, got {counts}")
+        name, count = Counter(image.stem for image in self.images).most_common(1)[0]
+        if count > 1:
+            raise ValueError(f"{root / 'images'} has several images of the name {name}; rename all but one")
+        _check_readable([*self.images, *(path for paths in self.seen + self.unseen for path in paths)])
+        self.prompts_file = root / "prompts.json"
+        self.prompts: dict[str, list[str]] = {}
+        self.source_prompts: dict[str, str] = {}
+
+    def read_prompts(self) -> None:
+        """Take the texts from `prompts.json`, where there is one."""
+        file = self.prompts_file
+        if not file.is_file():
+            return
+        try:
+            read = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{file} is no JSON: {error}") from error
+        if not isinstance(read, dict):
+            raise ValueError(f"{file} is not of the form {PROMPTS}")
+        names = [image.stem for image in self.images]
+        if unknown := sorted(set(read) - set(names)):
+            raise ValueError(f"{file} has prompts for {unknown[0]}, which is no image of {file.parent / 'images'}")
+        for name in names:
+            if name not in read:
+                raise ValueError(f"{file} has no prompts for the image {name}")
+            given: dict[str, Any] = read[name] if isinstance(read[name], dict) else {"edits": read[name]}
+            edits: Any = given.get("edits")
+            source: Any = given.get("source", "")
+            if not (given.keys() <= {"source", "edits"} and _are_texts(edits) and _are_texts([source])):
+                raise ValueError(f"{file}: {name} is not of the form {PROMPTS}")
+            self.prompts[name] = edits
+            if "source" in given:
+                self.source_prompts[name] = source
+        if self.source_prompts and (missing := [name for name in names if name not in self.source_prompts]):
+            raise ValueError(f"{file}: some images have a source, and {missing[0]} has none; give all of them one")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, request: Request) -> dict[str, Any]:
+        rows = request.indices.tolist()
+        most = max(len(self.seen[row]) for row in rows)
+        regions = torch.zeros(len(rows), most, self.image_size, self.image_size, dtype=torch.bool)
+        for place, row in enumerate(rows):
+            regions[place, : len(self.seen[row])] = self._read_masks(self.seen[row])
+        keeps = regions.any(dim=1, keepdim=True)
+        if self.unseen[0]:
+            keeps = torch.cat([keeps, torch.stack([self._read_masks(self.unseen[row]) for row in rows])], dim=1)
+        batch: dict[str, Any] = {
+            "image": torch.stack([self._read(self.images[row], "RGB") for row in rows]),
+            "brightest": 255,
+            "regions": regions,
+            "editor_keeps": keeps,
+            "prompt": [self.prompts.get(self.images[row].stem, [""]) for row in rows],
+            "name": [self.images[row].stem for row in rows],
+            "index": request.indices,
+            "global_size": request.global_size,
+        }
+        if self.source_prompts:
+            batch["source_prompt"] = [self.source_prompts[name] for name in batch["name"]]
+        return batch
+
+    def _read_masks(self, paths: Sequence[Path]) -> Tensor:
+        """Read masks, `[n, S, S]`, bool: true where they are brighter than one half."""
+        return torch.cat([self._read(path, "L") for path in paths]) > 127
+
+    def _read(self, path: Path, mode: str) -> Tensor:
+        image = _opened(path).convert(mode).resize((self.image_size, self.image_size))
+        return torch.from_numpy(np.array(image)).view(self.image_size, self.image_size, -1).permute(2, 0, 1)
+
+
+def _opened(path: Path) -> Image.Image:
+    """Decode an image, and turn it as its camera says."""
+    try:
+        with Image.open(path) as file:
+            ImageOps.exif_transpose(file, in_place=True)
+            return eight_bits(file).copy()
+    except Exception as error:  # decoders raise almost anything for a damaged file
+        raise UnreadableImage(f"{path} cannot be read as an image ({error})") from error
+
+
+def _check_readable(paths: Sequence[Path]) -> None:
+    """Refuse a set with damaged files, before hours are spent on the others; decoding costs little beside these."""
+    damaged = []
+    for path in paths:
+        try:
+            _opened(path)
+        except UnreadableImage as error:
+            damaged.append(str(error))
+    if damaged:
+        raise UnreadableImage(f"{'; '.join(damaged)}: replace or remove {'it' if len(damaged) == 1 else 'them'}")
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and len(value) > 0 and all(isinstance(text, str) for text in value)
+
+
+def _files(folder: Path, pattern: str = "*") -> list[Path]:
+    return sorted(path for path in folder.glob(pattern) if path.suffix.lower() in SUFFIXES)
+
+
+def _masks(folder: Path, name: str) -> tuple[list[Path], list[Path]]:
+    """Find the masks of an image that protection knows, and those that it does not."""
+    seen, unseen = _files(folder / name, "seen*"), _files(folder / name, "unseen*")
+    seen = seen or [path for path in _files(folder) if path.stem == name]
+    if not seen:
+        raise FileNotFoundError(f"MaskedPhotographs: no mask of {name} in {folder}; {LAYOUT}")
+    return seen, unseen
