@@ -93,11 +93,42 @@ class ProtectedImageBatch(TypedDict):
     """Samples of this batch over all processes."""
 
 
+class ImagePairBatch(TypedDict):
+    """Noisy images, of which the clean ones are known or not."""
+
+    noisy: Tensor
+    """`[B, C, H, W]`, float32 in the units of clean images, but not clipped to [0, 1]."""
+    clean: NotRequired[Tensor]
+    """`[B, C, H, W]`, float32 in [0, 1]: ground truth, where it is known. For supervised training and for metrics only.
+    """
+    index: Tensor
+    """`[B]`, int64: position in the set; of a patch in training, among the patches of an epoch."""
+    global_size: int
+    """Samples of this batch over all processes; in evaluation, where these may have different numbers of batches, those
+    of all processes' batches of this number."""
+    name: NotRequired[list[str]]
+    """Of each image, in testing and prediction: the name of its file without suffix."""
+    brightest: NotRequired[int]
+    """In testing and prediction: the stored value that stands for 1, 255 for images of 8 bits."""
+
+
+def local_size(batch: Any) -> int:
+    """Samples of a batch on this process: of `index`, which every DataModule here gives, or else of the first tensor.
+
+    Raises:
+        ValueError: if the batch holds no tensor.
+    """
+    for value in (batch.get("index"), *batch.values()):
+        if isinstance(value, Tensor) and value.ndim:
+            return len(value)
+    raise ValueError(f"a batch needs a tensor whose first dimension counts samples, got the keys {', '.join(batch)}")
+
+
 def global_size(batch: Any) -> int:
     """Samples of a batch over all processes. A batch of a user's own loader without the key counts as evenly shared."""
     if "global_size" in batch:
         return batch["global_size"]
-    return len(batch["image"]) * world_size()
+    return local_size(batch) * world_size()
 
 
 def share(batch: Any) -> float:
@@ -109,4 +140,4 @@ def share(batch: Any) -> float:
 
     A weighted loss is logged with `batch_size=global_size(batch)`: the mean over the epoch is then exact, too.
     """
-    return world_size() * len(batch["image"]) / global_size(batch)
+    return world_size() * local_size(batch) / global_size(batch)

@@ -7,6 +7,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch.func import functional_call
 
+from datamodules.loading.seeded_batches import SeededBatches
+
 
 class Contracts(Callback):
     """Refuses what would fail or mislead later, by name and before anything is computed:
@@ -28,7 +30,7 @@ class Contracts(Callback):
         network = getattr(pl_module, "network", None)
         if wanted is not None and given is not None and shape is not None and isinstance(network, torch.nn.Module):
             self._check_network(network, shape, wanted)
-        if data is not None and hasattr(data, "image_shape") and trainer._accelerator_connector.use_distributed_sampler:
+        if isinstance(data, SeededBatches) and trainer._accelerator_connector.use_distributed_sampler:
             raise ValueError(
                 f"trainer.use_distributed_sampler must be false: {type(data).__name__} deals out its batches itself, "
                 f"and a second sampler would repeat samples"

@@ -32,33 +32,38 @@ def _mix_tensor(word: Tensor) -> Tensor:
     """`_mix` on every element of an int64 tensor, whose products wrap around as those of 64-bit words do."""
 
     def shifted(value: Tensor, bits: int) -> Tensor:
-        return (value >> bits) & ((1 << (64 - bits)) - 1)
+        return (value >> bits).bitwise_and_((1 << (64 - bits)) - 1)
 
     word = word + _signed(_GOLDEN)
-    word = (word ^ shifted(word, 30)) * _signed(0xBF58476D1CE4E5B9)
-    word = (word ^ shifted(word, 27)) * _signed(0x94D049BB133111EB)
-    return word ^ shifted(word, 31)
+    word.bitwise_xor_(shifted(word, 30)).mul_(_signed(0xBF58476D1CE4E5B9))
+    word.bitwise_xor_(shifted(word, 27)).mul_(_signed(0x94D049BB133111EB))
+    return word.bitwise_xor_(shifted(word, 31))
 
 
-def sample_uniform(seed: int, epoch: int, index: Tensor, count: int, stream: int = 0) -> Tensor:
-    """Uniform numbers of each sample in an epoch.
+def sample_words(seed: int, epoch: int, index: Tensor, count: int, stream: int = 0) -> Tensor:
+    """Random words of 64 bits of each sample in an epoch.
 
     Args:
         seed: random seed of the whole run.
-        epoch: redraws every sample's numbers.
-        index: `[B]`, int64: position in the training set.
-        count: numbers for each sample.
-        stream: draws independent numbers for another purpose (a second view, say).
+        epoch: redraws every sample's words.
+        index: `[B]`, int64: position in the set.
+        count: words for each sample.
+        stream: draws independent words for another purpose (a second view, say).
 
     Returns:
-        `[B, count]`, float32 in [0, 1), on the device of `index`.
+        `[B, count]`, int64, on the device of `index`.
     """
     key = 0
     for word in (seed, epoch, stream):
         key = _mix(key ^ (word & _WORD))
     sample = _mix_tensor(index + _signed(key))
     offsets = torch.arange(1, count + 1, device=index.device) * _signed(_GOLDEN)
-    bits = _mix_tensor(sample[:, None] + offsets)
+    return _mix_tensor(sample[:, None] + offsets)
+
+
+def sample_uniform(seed: int, epoch: int, index: Tensor, count: int, stream: int = 0) -> Tensor:
+    """Uniform numbers of each sample in an epoch, `[B, count]`, float32 in [0, 1); arguments as of `sample_words`."""
+    bits = sample_words(seed, epoch, index, count, stream)
     return ((bits >> 40) & 0xFFFFFF).float() / (1 << 24)
 
 

@@ -25,7 +25,7 @@ class RequestedSet(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, request: Request) -> dict[str, Any]:
-        """A batch with `image`, `index`, `global_size`, and whatever else the set holds.
+        """A batch with `index`, `global_size`, and whatever the set holds.
 
         A set that is augmented on the device gives the request's `visit`, too, which goes no further than there.
         """

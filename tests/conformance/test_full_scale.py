@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from datamodules.classification.labelled_images import LabelledImages
 from datamodules.editing.images_to_protect import ImagesToProtect
+from datamodules.restoration.image_pairs import ImagePairs
 from datamodules.segmentation.labelled_masks import LabelledMasks
 from datamodules.segmentation.unpaired_masks import UnpairedMasks
 from lightning_modules.networks.mlp import MLP
@@ -58,6 +59,9 @@ def meta_batch(data: Any) -> dict[str, Any]:
             "index": torch.empty(size, dtype=torch.int64, device="meta"),
             "global_size": size,
         }
+    if isinstance(data, ImagePairs):
+        images = {key: torch.empty(size, *data.image_shape, device="meta") for key in ("noisy", "clean")}
+        return {**images, "index": torch.empty(size, dtype=torch.int64, device="meta"), "global_size": size}
     assert isinstance(data, LabelledImages), f"say here what a batch of {type(data).__name__} is"
     whole = {key: torch.empty(size, dtype=torch.int64, device="meta") for key in ("label", "clean_label", "index")}
     if getattr(data, "second_view", False):

@@ -12,7 +12,8 @@ from tests.two_processes import in_two_processes
 def sizes_and_shares() -> tuple[list[int], list[float]]:
     dist.init_process_group("gloo", rank=int(os.environ["RANK"]), world_size=2)
     mine = (3, 1)[dist.get_rank()]
-    batches = [{"image": torch.zeros(5, 1)}, {"image": torch.zeros(mine, 1), "global_size": 4}]
+    # Neither takes the name of a key for granted.
+    batches: list[dict] = [{"noisy": torch.zeros(5, 1)}, {"name": [], "index": torch.zeros(mine), "global_size": 4}]
     return [global_size(batch) for batch in batches], [share(batch) for batch in batches]
 
 

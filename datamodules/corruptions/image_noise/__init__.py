@@ -1,0 +1,16 @@
+"""Image noise: measurements of clean images, with known statistics.
+
+A kind of noise is a frozen object that draws noisy images from clean ones, batched and on their device, and knows its
+own law. Its random numbers are handed to it, so a draw follows from (seed, visit, sample) and is the same in whatever
+batch, on whatever process. A config names a kind by its class path:
+
+    noise:
+      class_path: datamodules.corruptions.image_noise.Gaussian
+      init_args: {grey_levels: 25}
+"""
+
+from datamodules.corruptions.image_noise.gaussian import Gaussian
+from datamodules.corruptions.image_noise.interface import ImageNoise
+from datamodules.corruptions.image_noise.numbers import Numbers, NumbersOfOneImage, SampleNumbers
+
+__all__ = ["Gaussian", "ImageNoise", "Numbers", "NumbersOfOneImage", "SampleNumbers"]

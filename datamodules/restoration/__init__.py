@@ -1,0 +1,1 @@
+"""Images to restore: noisy ones with or without their clean ones, whole or in patches."""

@@ -1,0 +1,320 @@
+"""The DataModule of images to restore: training patches, whole test images, noise, for any sets.
+
+ImagePairs(Train400("~/data"), test={"BSD68": BSD68("~/data")}, noise=Gaussian(25), patch_size=40)
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+
+from datamodules.arguments import at_least
+from datamodules.corruptions.image_noise.interface import ImageNoise
+from datamodules.corruptions.image_noise.numbers import NumbersOfOneImage, SampleNumbers
+from datamodules.loading.augmentation import sample_uniform
+from datamodules.loading.global_batches import Request
+from datamodules.loading.seeded_batches import SeededBatches
+from datamodules.restoration.images import Images, PairSet, PatchStore, Pixels
+from datamodules.restoration.noisy_folder import NoisyFolder
+
+
+class ImagePairs(SeededBatches):
+    """Batches of noisy images, with the clean ones where these are known (`datamodules.batches.ImagePairBatch`).
+
+    Training batches are random patches of images that are held in memory, cut, flipped and made noisy on the device.
+    They follow from (seed, epoch, sample) alone, whatever the number of processes. Validation, test and prediction
+    batches are whole images of one size. Their noise is drawn by one fixed seed, anew for each image, so that every
+    method sees the same images, and those of the published tables (`NumbersOfOneImage`).
+
+    Args:
+        training: data set to train on; None for methods that only test or predict.
+        test: data set to test on, or several by name, each with its own metrics.
+        validation: data set of validation images; None leaves validation out.
+        noise: makes clean images noisy; None for sets of real pairs.
+        batch_size: training patches of a step over all processes.
+        patch_size: height and width of a training patch, in pixels.
+        patches_per_image: patches that an epoch takes of each training image.
+        augmentation: whether training patches are flipped and transposed at random, in 8 ways equally often.
+        fixed_noise: whether a training image keeps the noise that it is given once; it is then held in memory as
+            float32. Otherwise each patch gets fresh noise.
+        evaluation_batch_size: most images of a validation, test or prediction batch over all processes, each of which
+            takes at least one; images of a batch have one size.
+        predict_dir: folder of noisy images to predict; None predicts the test images.
+        brightest: the stored value of white in `predict_dir`, which images of 16 bits need; those of 8 bits have 255.
+        num_workers: loader processes of test images; images in memory need none.
+        seed: random seed of order, patches, augmentation and training noise; None takes `seed_everything`.
+
+    Raises:
+        ValueError: if an argument is out of range, images are smaller than a patch, or noise and sets do not fit.
+    """
+
+    def __init__(
+        self,
+        training: PairSet | None = None,
+        test: PairSet | dict[str, PairSet] | None = None,
+        validation: PairSet | None = None,
+        noise: ImageNoise | None = None,
+        batch_size: int = 16,
+        patch_size: int = 40,
+        patches_per_image: int = 1,
+        augmentation: bool = True,
+        fixed_noise: bool = False,
+        evaluation_batch_size: int = 1,
+        predict_dir: str | None = None,
+        brightest: int | None = None,
+        num_workers: int | None = 0,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(batch_size, evaluation_batch_size, num_workers=num_workers, seed=seed)
+        at_least(1, patch_size=patch_size, patches_per_image=patches_per_image, brightest=brightest)
+        self.training = training
+        self.tests = test if isinstance(test, dict) else {} if test is None else {type(test).__name__: test}
+        self.validation = validation
+        self.noise = noise
+        self.patch_size = patch_size
+        self.patches_per_image = patches_per_image
+        self.augmentation = augmentation
+        self.fixed_noise = fixed_noise
+        self.predict_dir = predict_dir
+        self.brightest = brightest
+        sets = [one for one in (training, validation, *self.tests.values()) if one is not None]
+        if len(channels := {one.channels for one in sets}) > 1:
+            counts = ", ".join(f"{type(one).__name__} {one.channels}" for one in sets)
+            raise ValueError(f"the sets differ in their channels: {counts}")
+        self.channels = channels.pop() if channels else None
+        self.test_sets: dict[str, WholeImages] | None = None
+        self.predict_set: NoisyFolder | None = None
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """C, H, W of a training patch."""
+        if self.channels is None:
+            raise ValueError("without a data set the shape of images is not known")
+        return self.channels, self.patch_size, self.patch_size
+
+    @property
+    def test_names(self) -> list[str]:
+        """The names of the test sets, in the order of the loaders."""
+        return list(self.tests)
+
+    # reading
+
+    def setup(self, stage: str) -> None:
+        if stage == "predict" and self.predict_dir is not None:
+            self.predict_set = self.predict_set or NoisyFolder(self.predict_dir, self.channels, self.brightest)
+        elif stage in ("test", "predict"):
+            if self.test_sets is None:
+                self.set_up_test()
+        elif self.train_set is None and self.validation_set is None:
+            if self.training is None and stage == "fit":
+                raise ValueError("data.training is not given, and there is nothing to train on")
+            self.set_up_training()
+
+    def set_up_training(self) -> None:
+        if self.training is not None:
+            images = self.training.images("training")
+            self._check_noise(images, self.training)
+            self.train_set = Patches(images, self.patch_size, self.patches_per_image, type(self.training).__name__)
+            if self.noise is not None and self.fixed_noise:
+                self.train_set.keep_noise(self.noise, self.seed)
+        if self.validation is not None:
+            self.validation_set = self._whole(self.validation, "validation")
+
+    def set_up_test(self) -> None:
+        if not self.tests:
+            raise ValueError("data.test is not given, and there is nothing to test on")
+        self.test_sets = {name: self._whole(one, "test") for name, one in self.tests.items()}
+
+    def _whole(self, one: PairSet, split: Any) -> "WholeImages":
+        images = one.images(split)
+        self._check_noise(images, one)
+        return WholeImages(images, self.noise)
+
+    def _check_noise(self, images: Images, one: PairSet) -> None:
+        name = type(one).__name__
+        if images.noisy is not None and self.noise is not None:
+            raise ValueError(f"{name} has noisy images of its own: leave data.noise out")
+        if images.noisy is None and self.noise is None:
+            raise ValueError(f"{name} has clean images alone: set data.noise")
+
+    # batches
+
+    def val_dataloader(self) -> DataLoader | list:
+        return [] if self.validation_set is None else self._whole_loader(self.validation_set)
+
+    def test_dataloader(self) -> list[DataLoader]:  # type: ignore[override]
+        assert self.test_sets is not None
+        return [self._whole_loader(one) for one in self.test_sets.values()]
+
+    def predict_dataloader(self) -> list[DataLoader]:  # type: ignore[override]
+        return self.test_dataloader() if self.predict_set is None else [self._whole_loader(self.predict_set)]
+
+    def _whole_loader(self, images: Any) -> DataLoader:
+        batches = OneSizeBatches(images.sizes, self.evaluation_batch_size, *self.processes())
+        return self._loader(images, batches)  # type: ignore[arg-type]
+
+    def augmented(self, batch: dict[str, Any], visit: int) -> dict[str, Any]:
+        patches, index = self.train_set, batch["index"]
+        assert isinstance(patches, Patches)
+        cut = patches.cut(index, sample_uniform(self.seed, visit, index, count=2))
+        cut = {key: self._in_unit_interval(stored, patches.brightest) for key, stored in cut.items()}
+        if "noisy" not in cut:
+            assert self.noise is not None
+            cut["noisy"] = self.noise.sample(cut["clean"], SampleNumbers(self.seed, visit, index))
+        if self.augmentation:
+            ways = sample_uniform(self.seed, visit, index, count=3, stream=1)
+            cut = {key: flipped_and_transposed(image, ways) for key, image in cut.items()}
+        return batch | cut
+
+    def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
+        brightest = batch.get("brightest", 255)
+        images = {key: self._in_unit_interval(batch[key], brightest) for key in ("noisy", "clean") if key in batch}
+        return batch | images
+
+    def _in_unit_interval(self, stored: Tensor, brightest: int) -> Tensor:
+        """Images as floating-point numbers, never in half precision, which does not give the 256 levels back."""
+        assert self.trainer is not None
+        dtype: Any = self.trainer.lightning_module.dtype
+        dtype = torch.promote_types(dtype, torch.float32)
+        return stored.to(dtype) if stored.is_floating_point() else stored.to(dtype).div_(brightest)
+
+
+def flipped_and_transposed(image: Tensor, uniform: Tensor) -> Tensor:
+    """Mirror images across, upside down and along the diagonal, each with the probability 1/2.
+
+    Args:
+        image: `[B, C, P, P]`.
+        uniform: `[B, 3]` in [0, 1).
+    """
+    across, down, diagonal = (uniform < 0.5)[:, :, None, None, None].unbind(dim=1)
+    image = torch.where(across, image.flip(3), image)
+    image = torch.where(down, image.flip(2), image)
+    return torch.where(diagonal, image.transpose(2, 3), image)
+
+
+class Patches:
+    """The training images, out of which patches are cut on the device.
+
+    Args:
+        images: the images.
+        patch_size: side of a patch, in pixels.
+        patches_per_image: samples of an epoch for each image.
+        name: data set, for messages.
+    """
+
+    in_memory = True
+
+    def __init__(self, images: Images, patch_size: int, patches_per_image: int, name: str) -> None:
+        for title, image in zip(images.names, images.stored, strict=True):
+            if min(image.shape[1:]) < patch_size:
+                raise ValueError(
+                    f"{name}: {title} has {image.shape[1]} x {image.shape[2]} pixels, less than data.patch_size "
+                    f"{patch_size}"
+                )
+        self.images = images
+        self.brightest = images.brightest
+        self.patch_size = patch_size
+        self.patches_per_image = patches_per_image
+        kinds = {"clean": images.clean, "noisy": images.noisy}
+        self.stores = {key: PatchStore(kind) for key, kind in kinds.items() if kind is not None}
+
+    def keep_noise(self, noise: ImageNoise, seed: int) -> None:
+        """Give every image its noise, once and for all, by (seed, position of the image)."""
+        assert self.images.clean is not None
+        noisy = []
+        for position, image in enumerate(self.images.clean):
+            clean = torch.from_numpy(image)[None].float() / self.brightest
+            drawn = noise.sample(clean, SampleNumbers(seed, 0, torch.tensor([position]), stream=2000))
+            noisy.append(drawn[0].float().numpy())
+        self.stores["noisy"] = PatchStore(noisy)
+
+    def __len__(self) -> int:
+        return len(self.images.names) * self.patches_per_image
+
+    def __getitem__(self, request: Request) -> dict[str, Any]:
+        return {"index": request.indices, "visit": request.visit, "global_size": request.global_size}
+
+    def cut(self, index: Tensor, uniform: Tensor) -> dict[str, Tensor]:
+        image = index // self.patches_per_image
+        return {key: store.to(index.device).cut(image, uniform, self.patch_size) for key, store in self.stores.items()}
+
+
+class WholeImages:
+    """Whole images, with the noise of the field's protocol where they have none of their own.
+
+    Args:
+        images: the images.
+        noise: makes clean images noisy.
+    """
+
+    in_memory = True
+
+    def __init__(self, images: Images, noise: ImageNoise | None) -> None:
+        self.images = images
+        self.noise = noise
+        self.sizes = [image.shape[1:] for image in images.stored]
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __getitem__(self, request: Request) -> dict[str, Any]:
+        rows = request.indices.tolist()
+        batch: dict[str, Any] = {
+            "index": request.indices,
+            "global_size": request.global_size,
+            "name": [self.images.names[row] for row in rows],
+            "brightest": self.images.brightest,
+        }
+        if self.images.clean is not None:
+            batch["clean"] = _stacked(self.images.clean, rows)
+        if self.images.noisy is not None:
+            batch["noisy"] = _stacked(self.images.noisy, rows)
+        elif self.noise is not None:
+            clean = batch["clean"].float() / self.images.brightest
+            noisy = [self.noise.sample(clean[row : row + 1], NumbersOfOneImage()) for row in range(len(clean))]
+            batch["noisy"] = torch.cat(noisy).float()
+        return batch
+
+
+def _stacked(images: Sequence[Pixels], rows: list[int]) -> Tensor:
+    return torch.stack([torch.from_numpy(images[row]) for row in rows])
+
+
+class OneSizeBatches(Sampler[Request]):
+    """Deals whole images out to processes, in batches of images of one size, without duplicates.
+
+    Processes may have different numbers of batches, but none has none.
+
+    Args:
+        sizes: height and width of each image.
+        batch_size: most images of a batch over all processes; each process takes at least one image at a time.
+        rank: this process.
+        world_size: number of processes.
+
+    Raises:
+        ValueError: if there are fewer images than processes.
+    """
+
+    def __init__(self, sizes: Sequence[tuple[int, ...]], batch_size: int, rank: int = 0, world_size: int = 1) -> None:
+        if len(sizes) < world_size:
+            raise ValueError(
+                f"{len(sizes)} images cannot be shared by {world_size} processes: use at most {len(sizes)}"
+            )
+        at_once = max(1, min(batch_size, len(sizes)) // world_size)
+        of_size: dict[tuple[int, ...], list[int]] = {}
+        for position, size in enumerate(sizes):
+            of_size.setdefault(tuple(size), []).append(position)
+        parts = [same[at : at + at_once] for same in of_size.values() for at in range(0, len(same), at_once)]
+        parts.sort()
+        rounds = [parts[at : at + world_size] for at in range(0, len(parts), world_size)]
+        self.batches = [
+            Request(torch.tensor(turn[rank]), 0, sum(map(len, turn))) for turn in rounds if rank < len(turn)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Request]:
+        return iter(self.batches)

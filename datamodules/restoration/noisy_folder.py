@@ -1,0 +1,80 @@
+"""A user's own folder of noisy images, which need no clean ones."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from datamodules.files.image_files import SUFFIXES, UnreadableImage, image_names, read_pixels
+from datamodules.loading.global_batches import Request
+
+
+class NoisyFolder:
+    """The images of a folder and its subfolders, decoded when they are asked for.
+
+    All are decoded once before, which costs little beside their restoration: files that are damaged are left out, and
+    `unreadable` says of each which and why.
+
+    Args:
+        folder: the folder.
+        channels: 1 or 3, which the images are read with; grey ones get three equal channels. Colours are not thrown
+            away: with 1, a colour image counts as unreadable. None leaves channels as they are.
+        brightest: the stored value that stands for white, which images of 16 bits need.
+
+    Raises:
+        FileNotFoundError: if the folder does not exist or holds no image.
+        ValueError: if two images have one name but for the suffix, or none can be read.
+    """
+
+    def __init__(self, folder: str, channels: int | None = None, brightest: int | None = None) -> None:
+        self.folder = Path(folder).expanduser()
+        self.channels = channels
+        self.brightest = brightest
+        if not self.folder.is_dir():
+            raise FileNotFoundError(f"data.predict_dir {self.folder} is not a folder")
+        found = image_names(self.folder)
+        if not found:
+            raise FileNotFoundError(
+                f"data.predict_dir {self.folder} holds no image; expected files that end with {', '.join(SUFFIXES)}"
+            )
+        self.files: list[str] = []
+        self.sizes: list[tuple[int, ...]] = []
+        self.unreadable: list[str] = []
+        for file in found:
+            try:
+                pixels = self._read(file)
+            except UnreadableImage as error:
+                self.unreadable.append(str(error))
+            else:
+                self.files.append(file)
+                self.sizes.append((*pixels.shape, pixels.itemsize))
+        if not self.files:
+            raise ValueError(f"data.predict_dir {self.folder}: no image can be read: {'; '.join(self.unreadable)}")
+        self.names = [Path(file).with_suffix("").as_posix() for file in self.files]
+        name, count = Counter(self.names).most_common(1)[0]
+        if count > 1:
+            raise ValueError(
+                f"data.predict_dir {self.folder} has several images of the name {name}; rename all but one"
+            )
+
+    def _read(self, file: str) -> Any:
+        path = self.folder / file
+        pixels = read_pixels(path, None if self.channels == 1 else self.channels, self.brightest)
+        if self.channels == 1 and len(pixels) != 1:
+            raise UnreadableImage(f"{path} is a colour image, and data.training or data.test are grey; make it grey")
+        return pixels
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, request: Request) -> dict[str, Any]:
+        rows = request.indices.tolist()
+        noisy = torch.stack([torch.from_numpy(self._read(self.files[row])) for row in rows])
+        return {
+            "noisy": noisy,
+            "index": request.indices,
+            "global_size": request.global_size,
+            "name": [self.names[row] for row in rows],
+            "brightest": 255 if noisy.dtype == torch.uint8 else self.brightest,
+        }

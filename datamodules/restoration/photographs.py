@@ -1,0 +1,48 @@
+"""The photographs that scikit-image and scikit-learn bring along."""
+
+import numpy as np
+from PIL import Image
+
+from datamodules.arguments import at_least
+from datamodules.restoration.images import Images, PairSet, Split
+
+TESTED = ("china", "coffee", "moon")
+
+
+class Photographs(PairSet):
+    """Photographs bundled with scikit-image and scikit-learn: ten to train on and three others, without download.
+
+    Validation and test images are the same three, as there are few.
+
+    Args:
+        image_size: height and width, to which the greatest square in the centre is reduced, in pixels.
+        colour: whether images keep their colours; those that are grey have three equal channels then.
+
+    Raises:
+        ValueError: if `image_size` is below 1.
+    """
+
+    def __init__(self, image_size: int = 256, colour: bool = False) -> None:
+        at_least(1, image_size=image_size)
+        self.image_size = image_size
+        self.colour = colour
+        self.channels = 3 if colour else 1
+
+    def images(self, split: Split) -> Images:
+        import skimage.data
+        from sklearn.datasets import load_sample_image
+
+        bundled = {name: getattr(skimage.data, name) for name in ("astronaut", "camera", "chelsea", "coffee", "coins")}
+        bundled |= {name: getattr(skimage.data, name) for name in ("brick", "grass", "gravel", "moon", "rocket")}
+        bundled["motorcycle"] = lambda: skimage.data.stereo_motorcycle()[0]
+        bundled |= {name: lambda name=name: load_sample_image(f"{name}.jpg") for name in ("china", "flower")}
+        names = [name for name in sorted(bundled) if (name in TESTED) == (split != "training")]
+        return Images(names, [self._reduced(bundled[name]()) for name in names])
+
+    def _reduced(self, pixels: np.ndarray) -> np.ndarray:
+        image = Image.fromarray(pixels).convert("RGB" if self.colour else "L")
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        box = (left, top, left + side, top + side)
+        reduced = np.asarray(image.resize((self.image_size, self.image_size), Image.Resampling.BICUBIC, box))
+        return np.ascontiguousarray(np.atleast_3d(reduced).transpose(2, 0, 1))

@@ -1,0 +1,173 @@
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor, nn
+
+from datamodules.corruptions.image_noise import Gaussian, SampleNumbers
+from datamodules.loading.augmentation import sample_uniform
+from datamodules.restoration.image_pairs import ImagePairs, OneSizeBatches, flipped_and_transposed
+from datamodules.restoration.images import Images, PairSet, Split
+
+RANDOM = np.random.default_rng(0)
+SIZES = ((20, 31), (25, 17), (20, 31), (16, 16))
+CLEAN = [RANDOM.integers(0, 256, (1, *size), dtype=np.uint8) for size in SIZES]
+NOISY = [RANDOM.integers(0, 256, (1, *size), dtype=np.uint8) for size in SIZES]
+
+
+class Few(PairSet):
+    """Four images of three sizes."""
+
+    channels = 1
+
+    def __init__(self, noisy: Sequence[np.ndarray] | None = None, brightest: int = 255) -> None:
+        self.noisy, self.brightest = noisy, brightest
+
+    def images(self, split: Split) -> Images:
+        return Images("abcd", CLEAN, self.noisy, self.brightest)
+
+
+class Recorder(LightningModule):
+    """Keeps the batches that it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+        self.trained: list[dict[str, Any]] = []
+        self.tested: list[tuple[int, dict[str, Any]]] = []
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        self.trained.append(batch)
+        return self.weight * 0
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
+        self.tested.append((dataloader_idx, batch))
+
+    validation_step = predict_step = test_step  # type: ignore[assignment]
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+
+def trainer(**options: Any) -> Trainer:
+    silent = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    return Trainer(accelerator="cpu", enable_model_summary=False, use_distributed_sampler=False, **silent, **options)
+
+
+def patches(data: ImagePairs, epochs: int = 1) -> list[dict[str, Any]]:
+    module = Recorder()
+    trainer(max_epochs=epochs).fit(module, data)
+    return module.trained
+
+
+def whole_images(data: ImagePairs) -> list[tuple[int, dict[str, Any]]]:
+    module = Recorder()
+    trainer().test(module, data)
+    return module.tested
+
+
+def at(index: int, visit: int = 0, size: int = 8) -> np.ndarray:
+    """The patch of a sample, by plain indices."""
+    image = CLEAN[index // 3][0]
+    row, column, *_ = sample_uniform(0, visit, torch.tensor([index]), 2)[0].tolist()
+    top, left = int(row * (image.shape[0] - size + 1)), int(column * (image.shape[1] - size + 1))
+    return image[top : top + size, left : left + size]
+
+
+def test_patches_lie_in_their_images_and_are_flipped_with_their_noise() -> None:
+    data = ImagePairs(Few(), noise=Gaussian(25), batch_size=5, patch_size=8, patches_per_image=3)
+    batches = patches(data, epochs=2)
+    assert [len(batch["index"]) for batch in batches] == [5, 5, 2] * 2
+    for number, batch in enumerate(batches):
+        visit = number // 3
+        for place, index in enumerate(batch["index"].tolist()):
+            one = torch.tensor([index])
+            clean = torch.from_numpy(at(index, visit).copy())[None, None].float() / 255
+            noisy = Gaussian(25).sample(clean, SampleNumbers(0, visit, one))
+            ways = sample_uniform(0, visit, one, 3, stream=1)
+            torch.testing.assert_close(batch["clean"][place], flipped_and_transposed(clean, ways)[0], rtol=0, atol=0)
+            torch.testing.assert_close(batch["noisy"][place], flipped_and_transposed(noisy, ways)[0], rtol=0, atol=1e-6)
+
+
+def test_fixed_noise_belongs_to_the_image_and_fresh_noise_to_the_visit() -> None:
+    options: Any = {"noise": Gaussian(25), "batch_size": 4, "patch_size": 16, "augmentation": False}
+    data = ImagePairs(Few(), fixed_noise=True, **options)
+    kept = [{int(b["index"][row]): (b["noisy"] - b["clean"])[row] for row in range(4)} for b in patches(data, 2)]
+    fresh = [
+        {int(b["index"][row]): (b["noisy"] - b["clean"])[row] for row in range(4)}
+        for b in patches(ImagePairs(Few(), **options), 2)
+    ]
+    assert torch.equal(kept[0][3], kept[1][3])  # its patch is the whole image
+    assert not torch.equal(fresh[0][3], fresh[1][3])
+    assert abs(float(torch.stack([*kept[0].values()]).std()) - 25 / 255) < 0.01
+
+
+def test_the_eight_ways_are_equally_frequent() -> None:
+    corner = torch.arange(4.0).view(1, 1, 2, 2).expand(4000, 1, 2, 2)
+    ways = flipped_and_transposed(corner, sample_uniform(0, 0, torch.arange(4000), 3, stream=1)).flatten(1)
+    different, count = ways.unique(dim=0, return_counts=True)
+    assert len(different) == 8
+    assert float((count - 500).abs().max()) < 100
+
+
+def test_test_images_have_the_noise_of_the_published_tables() -> None:
+    """The lines are those of KAIR's test scripts, and each image starts with the same seed."""
+    data = ImagePairs(test={"first": Few(), "second": Few()}, noise=Gaussian(50))
+    batches = whole_images(data)
+    assert data.test_names == ["first", "second"]
+    assert [number for number, _ in batches] == [0] * 4 + [1] * 4
+    for _, batch in batches:
+        image = np.float32(CLEAN[int(batch["index"])][0, ..., None] / 255.0)
+        np.random.seed(seed=0)  # noqa: NPY002
+        image += np.random.normal(0, 50 / 255.0, image.shape)  # noqa: NPY002
+        assert batch["noisy"].dtype == torch.float32
+        np.testing.assert_array_equal(batch["noisy"][0, 0].numpy(), image[..., 0])
+        assert batch["name"] == ["abcd"[int(batch["index"])]]
+        assert batch["brightest"] == 255
+
+
+def test_real_pairs_keep_their_own_noise() -> None:
+    data = ImagePairs(Few(NOISY), Few(NOISY, brightest=510), batch_size=4, patch_size=16, augmentation=False)
+    (batch,) = patches(data)
+    [row] = (batch["index"] == 3).nonzero()[0]
+    torch.testing.assert_close(batch["noisy"][row], torch.from_numpy(NOISY[3]) / 255.0)
+    torch.testing.assert_close(batch["clean"][row], torch.from_numpy(CLEAN[3]) / 255.0)
+    torch.testing.assert_close(whole_images(data)[3][1]["noisy"][0], torch.from_numpy(NOISY[3]) / 510.0)
+
+
+@pytest.mark.parametrize(("batch_size", "world_size"), [(1, 1), (3, 1), (1, 2), (4, 2), (4, 3), (1, 4)])
+def test_whole_images_are_dealt_out_once_in_batches_of_one_size(batch_size: int, world_size: int) -> None:
+    requests = [list(OneSizeBatches(SIZES, batch_size, rank, world_size)) for rank in range(world_size)]
+    seen = [position for each in requests for request in each for position in request.indices.tolist()]
+    assert sorted(seen) == [0, 1, 2, 3]
+    assert all(each for each in requests)
+    assert all(len({SIZES[i] for i in r.indices.tolist()}) == 1 for each in requests for r in each)
+    for turn, first in enumerate(requests[0]):
+        assert first.global_size == sum(len(each[turn].indices) for each in requests if turn < len(each))
+    if (batch_size, world_size) == (3, 1):
+        assert [r.indices.tolist() for r in requests[0]] == [[0, 2], [1], [3]]
+
+
+@pytest.mark.parametrize(
+    ("settings", "stage", "message"),
+    [
+        ({"training": Few(), "noise": Gaussian()}, "fit", "Few: d has 16 x 16 pixels, less than data.patch_size 17"),
+        ({"noise": Gaussian()}, "fit", "data.training is not given"),
+        ({"noise": Gaussian()}, "test", "data.test is not given"),
+        ({"test": Few()}, "test", "Few has clean images alone: set data.noise"),
+        ({"test": Few(NOISY), "noise": Gaussian()}, "test", "Few has noisy images of its own: leave data.noise out"),
+        ({"test": Few(NOISY[::-1])}, "test", "a: the clean image has the shape"),
+    ],
+)
+def test_bad_input_is_refused_by_name(settings: dict[str, Any], stage: str, message: str) -> None:
+    data = ImagePairs(**settings, patch_size=17)
+    with pytest.raises(ValueError, match=message):
+        data.setup(stage)
+
+
+def test_more_processes_than_images_are_refused() -> None:
+    with pytest.raises(ValueError, match="4 images cannot be shared by 5 processes"):
+        OneSizeBatches(SIZES, 1, 0, 5)

@@ -1,0 +1,77 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from datamodules.corruptions.image_noise import Gaussian
+from datamodules.restoration.image_pairs import ImagePairs
+from datamodules.restoration.noisy_folder import NoisyFolder
+from datamodules.restoration.photographs import Photographs
+from tests.datamodules.restoration.test_image_pairs import Recorder, trainer
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
+DEEP = np.random.default_rng(0).integers(0, 4096, (9, 7), dtype=np.uint16)
+
+
+def folder(directory: Path, **files: np.ndarray) -> str:
+    for name, pixels in files.items():
+        (directory / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(directory / f"{name}.png")
+    return str(directory)
+
+
+def test_a_folder_needs_no_clean_images_and_no_set_and_tells_which_files_are_broken(tmp_path: Path) -> None:
+    images = folder(tmp_path, one=PIXELS, two=PIXELS[..., 0], four=DEEP)
+    folder(tmp_path / "sub", three=PIXELS[:5])
+    (tmp_path / "broken.png").write_bytes((tmp_path / "one.png").read_bytes()[:60])
+    data, module = ImagePairs(predict_dir=images, brightest=4095), Recorder()
+    trainer().predict(module, data)
+    batches = {batch["name"][0]: batch for _, batch in module.tested}
+    assert sorted(batches) == ["four"]  # the others have 8 bits
+    torch.testing.assert_close(batches["four"]["noisy"][0, 0], torch.from_numpy(DEEP.astype(np.float32) / 4095))
+    data, module = ImagePairs(predict_dir=images), Recorder()
+    trainer().predict(module, data)
+    batches = {batch["name"][0]: batch for _, batch in module.tested}
+    assert sorted(batches) == ["one", "sub/three", "two"]
+    assert all(batch.keys() == {"noisy", "index", "global_size", "name", "brightest"} for batch in batches.values())
+    torch.testing.assert_close(batches["one"]["noisy"][0], torch.from_numpy(PIXELS).permute(2, 0, 1) / 255.0)
+    assert batches["two"]["noisy"].shape == (1, 1, 9, 7)
+    assert data.predict_set is not None
+    broken, deep = data.predict_set.unreadable
+    assert str(tmp_path / "broken.png") in broken
+    assert f"{tmp_path / 'four.png'} has 16 bits, and nothing says which value is white: set brightest" in deep
+
+
+def test_a_network_of_colours_gets_grey_images_as_colours_and_none_of_grey_gets_colours(tmp_path: Path) -> None:
+    images = folder(tmp_path, one=PIXELS, two=PIXELS[..., 0])
+    for colour, names in ((True, ["one", "two"]), (False, ["two"])):
+        data = ImagePairs(Photographs(32, colour=colour), noise=Gaussian(), predict_dir=images)
+        data.setup("predict")
+        assert data.predict_set is not None
+        assert data.predict_set.names == names
+        assert {size[0] for size in data.predict_set.sizes} == {3 if colour else 1}
+
+
+@pytest.mark.parametrize(
+    ("files", "error", "message"),
+    [
+        (["none/a.txt"], FileNotFoundError, "holds no image; expected files that end with"),
+        (["a.png"], ValueError, "no image can be read: .*a.png cannot be read as an image"),
+        ([], FileNotFoundError, "is not a folder"),
+    ],
+)
+def test_bad_folders_are_refused(files: list[str], error: Any, message: str, tmp_path: Path) -> None:
+    for file in files:
+        (tmp_path / "images" / file).parent.mkdir(parents=True)
+        (tmp_path / "images" / file).touch()
+    with pytest.raises(error, match=message):
+        NoisyFolder(str(tmp_path / "images"))
+
+
+def test_two_images_of_one_name_are_refused(tmp_path: Path) -> None:
+    Image.fromarray(PIXELS).save(Path(folder(tmp_path, a=PIXELS), "a.jpg"))
+    with pytest.raises(ValueError, match="several images of the name a"):
+        NoisyFolder(str(tmp_path))
