@@ -11,7 +11,7 @@ from datamodules.loading.augmentation import sample_words
 
 
 class Numbers(Protocol):
-    """A source of random numbers for a batch; each call gives new ones. The order of calls is part of the draw."""
+    """A source of random numbers for a batch; each call gives new ones, and their order matters."""
 
     def uniform(self, like: Tensor) -> Tensor:
         """Draw numbers in (0, 1), with shape `[B, ...]`, type and device of `like`."""
