@@ -22,7 +22,8 @@ from torch.utils.data import DataLoader
 from datamodules.arguments import at_least, one_of
 from datamodules.classification.image_sets import ImageSet, ImageSource
 from datamodules.classification.labelled_set import LabelledSet
-from datamodules.files.array_cache import Parts, cached_array, module_fingerprint
+from datamodules.files.array_cache import Parts, cached_array
+from datamodules.files.module_hash import hash_of_module
 from datamodules.loading.augmentation import Augmentation
 from datamodules.loading.global_batches import Request
 from datamodules.loading.seeded_batches import free_cores
@@ -97,7 +98,7 @@ class CachedFeatures(ImageSet):
     """Any set of labelled images, as the features `[B, D]` that a frozen network gives for them.
 
     The network runs over a set when it is first needed, each process over its share of it, and never again: an entry of
-    the cache has the digest of the network's classes, attributes and weights (`array_cache.module_fingerprint`) and of
+    the cache has the digest of the network's classes, attributes and weights (`module_hash`) and of
     the images, labels and augmentation, so that another network, set, crop or number of passes makes another entry.
     Split, label noise and order do not count, and runs over seeds and noise rates share an entry; a set that draws its
     images from the seed, as with foreign images among them, has one for each draw. Images in files are recognised by
@@ -212,7 +213,7 @@ class CachedFeatures(ImageSet):
     def _identity(self, split: str, source: ImageSource, passes: int) -> dict[str, Any]:
         if self._fingerprint is None:
             self.encoder.requires_grad_(False).eval()
-            self._fingerprint = module_fingerprint(self.encoder)
+            self._fingerprint = hash_of_module(self.encoder, attributes=True)
         crop = getattr(source, "crop", None)
         augmentation: dict[str, Any] = {"passes": passes}
         if passes:

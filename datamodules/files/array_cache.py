@@ -30,48 +30,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
-from torch import nn
 
 POLL_SECONDS = 0.05
 REPORT_SECONDS = 30.0
 PATIENCE_SECONDS = 3600.0
 Parts = Iterator[tuple[int, NDArray[Any]]]
-
-
-def module_fingerprint(module: nn.Module) -> str:
-    """Digest of a network: its classes and their attributes, and all weights with their names, shapes and types.
-
-    Attributes are numbers, texts, collections of them and configurations as Hugging Face's. Networks that differ in
-    these have other digests; networks that differ only inside hooks, functions or other objects do not.
-    """
-    digest = hashlib.sha256()
-    pytorch_own = vars(nn.Module())
-    for name, part in module.named_modules():
-        own = [(key, _described(value)) for key, value in sorted(vars(part).items()) if key not in pytorch_own]
-        digest.update(f"{name}:{type(part).__module__}.{type(part).__qualname__}:{own}\n".encode())
-    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name}:{tuple(tensor.shape)}:{tensor.dtype}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def _described(value: Any) -> Any:
-    """An attribute, in a form that every process prints alike: of objects, only the name or that of their type."""
-    if hasattr(type(value), "to_dict"):
-        value = value.to_dict()
-    if isinstance(value, dict):
-        return [(_described(key), _described(each)) for key, each in value.items()]
-    if isinstance(value, list | tuple):
-        return [_described(each) for each in value]
-    if isinstance(value, set | frozenset):
-        return sorted(repr(_described(each)) for each in value)
-    if value is None or isinstance(value, bool | int | float | str | torch.dtype):
-        return value
-    return getattr(value, "__qualname__", type(value).__qualname__)
 
 
 def key_of(identity: dict[str, Any]) -> str:

@@ -94,14 +94,15 @@ def frozen(network: nn.Module, trainable: list[str] | None = None) -> nn.Module:
     network.requires_grad_(False)
     _left_to_training(_submodules(network, names))
     # On the instance, where a parent's train() finds it: a subclass would change the type, a wrapper the keys.
-    network.train = partial(_train_frozen, network, names)  # type: ignore[method-assign]
+    network.train = partial(_train, network, names, False)  # type: ignore[method-assign]
     return network.train()
 
 
-def _train_frozen(network: nn.Module, trainable: list[str], mode: bool = True) -> nn.Module:
-    type(network).train(network, False)
-    for submodule in _submodules(network, trainable):
-        submodule.train(mode)
+def _train(network: nn.Module, names: list[str], trains: bool, mode: bool = True) -> nn.Module:
+    """Set the mode of a network that trains but for some submodules, or of one of which only some submodules train."""
+    type(network).train(network, mode and trains)
+    for submodule in _submodules(network, names):
+        submodule.train(mode and not trains)
     return network
 
 
@@ -211,15 +212,8 @@ def with_lora(
         name for name, module in network.named_modules() if isinstance(module, _BatchNorm) and module not in inside
     ]
     # By name, as converting to SyncBatchNorm replaces the modules.
-    network.train = partial(_train_except, network, fixed)  # type: ignore[method-assign]
+    network.train = partial(_train, network, fixed, True)  # type: ignore[method-assign]
     return network.train(network.training)
-
-
-def _train_except(network: nn.Module, fixed: list[str], mode: bool = True) -> nn.Module:
-    type(network).train(network, mode)
-    for submodule in _submodules(network, fixed):
-        submodule.eval()
-    return network
 
 
 def _adaptable(layers: dict[str, nn.Module]) -> str:

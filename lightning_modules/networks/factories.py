@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lightning_modules.networks.adaptation import Precision, Tuning, adapted
 from lightning_modules.networks.normalized import Normalized
-from lightning_modules.networks.weights import listed, read_weights
+from lightning_modules.networks.weights import from_pretrained, listed, read_weights
 
 
 def timm_model(
@@ -27,12 +27,7 @@ def timm_model(
     mean: list[float] | None = None,
     std: list[float] | None = None,
     tuning: Literal["full", "lora", "frozen", "linear_probe"] = "full",
-    lora_rank: int = 8,
-    lora_targets: list[str] | None = None,
-    lora_alpha: int | None = None,
-    gradient_checkpointing: bool = False,
-    dtype: Precision | None = None,
-    compile: str | None = None,
+    **adaptation: Any,
 ) -> nn.Module:
     """Any classification network of timm: maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`.
 
@@ -51,12 +46,7 @@ def timm_model(
         mean: per channel, in pixel units; by default that of timm's weights.
         std: per channel, in pixel units; by default that of timm's weights.
         tuning: full trains all, lora adapters and the classifier, linear_probe the classifier alone, frozen nothing.
-        lora_rank: rank r of the adapters.
-        lora_targets: (last parts of) names of layers with adapters; by default each `nn.Linear` but the classifier.
-        lora_alpha: scales the adapters by alpha / r; by default r.
-        gradient_checkpointing: recompute activations in the backward pass instead of keeping them.
-        dtype: precision of the weights and of the computation inside, with float32 outside; by default float32.
-        compile: a `torch.compile` backend, such as inductor; by default not compiled.
+        adaptation: arguments of `adapted`: adapters, recomputed activations, precision, compilation.
 
     Raises:
         ValueError: names the argument that is unknown, contradicts another, or does not fit the network or the weights.
@@ -94,12 +84,7 @@ def timm_model(
         Normalized(model, mean, std) if normalize else model,
         tuning="frozen" if tuning == "linear_probe" else tuning,
         trainable=heads if tuning in ("lora", "linear_probe") else None,
-        lora_rank=lora_rank,
-        lora_targets=lora_targets,
-        lora_alpha=lora_alpha,
-        gradient_checkpointing=gradient_checkpointing,
-        dtype=dtype,
-        compile=compile,
+        **adaptation,
     )
 
 
@@ -159,12 +144,8 @@ def diffusers_model(
     subfolder: str | None = None,
     pretrained: bool = True,
     tuning: Tuning = "full",
-    lora_rank: int = 8,
-    lora_targets: list[str] | None = None,
-    lora_alpha: int | None = None,
-    gradient_checkpointing: bool = False,
     dtype: Precision | None = None,
-    compile: str | None = None,
+    **adaptation: Any,
 ) -> nn.Module:
     """Any network of diffusers: U-Nets, transformers, autoencoders.
 
@@ -176,12 +157,8 @@ def diffusers_model(
         subfolder: where the network is in a pipeline, such as unet, transformer or vae.
         pretrained: load the weights; otherwise draw new ones for the architecture in the config.
         tuning: full trains every parameter, lora adapters alone, frozen none.
-        lora_rank: rank r of the adapters.
-        lora_targets: (last parts of) names of layers with adapters, such as to_q; by default each `nn.Linear`.
-        lora_alpha: scales the adapters by alpha / r; by default r.
-        gradient_checkpointing: recompute activations in the backward pass instead of keeping them.
         dtype: precision of the weights and of the computation inside, with float32 outside; by default float32.
-        compile: a `torch.compile` backend, such as inductor; by default not compiled.
+        adaptation: arguments of `adapted`: adapters, recomputed activations, compilation.
 
     Raises:
         FileNotFoundError: if config or weights are neither on disk nor on the Hub.
@@ -207,44 +184,24 @@ def diffusers_model(
             f"pretrained: {name_or_path} is a config without weights; give its folder, or pretrained: false"
         )
     if pretrained and torch.get_default_device().type != "meta":
-        network = _diffusers_model_with_weights(network_class, name_or_path, subfolder, config_file, dtype)
+        local = Path(name_or_path).expanduser().is_dir()
+        network = from_pretrained(
+            network_class,
+            str(config_file.parent) if local else name_or_path,
+            "diffusion_pytorch_model.safetensors",
+            subfolder=None if local else subfolder,
+            local_files_only=local,
+            torch_dtype=None if dtype is None else getattr(torch, dtype),
+        )
     else:
         network = network_class.from_config(config)
     network.train()
     return adapted(
         network,
         tuning=tuning,
-        lora_rank=lora_rank,
-        lora_targets=lora_targets,
-        lora_alpha=lora_alpha,
-        gradient_checkpointing=gradient_checkpointing,
         dtype=dtype,
-        compile=compile,
+        **adaptation,
     )
-
-
-def _diffusers_model_with_weights(
-    network_class: Any, name_or_path: str, subfolder: str | None, config_file: Path, dtype: Precision | None
-) -> Any:
-    local = Path(name_or_path).expanduser().is_dir()
-    try:
-        network, report = network_class.from_pretrained(
-            str(config_file.parent) if local else name_or_path,
-            subfolder=None if local else subfolder,
-            local_files_only=local,
-            torch_dtype=None if dtype is None else getattr(torch, dtype),
-            output_loading_info=True,
-        )
-    except OSError as error:
-        raise FileNotFoundError(
-            f"no weights of {network_class.__name__} for {name_or_path}: expected diffusion_pytorch_model.safetensors "
-            f"beside {config_file}, as save_pretrained writes it; or draw new ones with pretrained: false"
-        ) from error
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(f"the weights beside {config_file} do not fit it: {' '.join(str(error).split())}") from error
-    if report["missing_keys"]:
-        raise ValueError(f"the weights beside {config_file} lack: {listed(report['missing_keys'])}")
-    return network
 
 
 def _config_file(name_or_path: str, subfolder: str | None) -> Path:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lightning_modules.networks.adaptation import Precision, adapted
 from lightning_modules.networks.normalized import Normalized
-from lightning_modules.networks.weights import listed
+from lightning_modules.networks.weights import from_pretrained
 
 Features = Literal["pooled", "first_token", "mean_token", "projected"]
 
@@ -64,12 +64,8 @@ def transformers_model(
     mean: list[float] | None = None,
     std: list[float] | None = None,
     tuning: Literal["full", "lora", "frozen", "linear_probe"] = "full",
-    lora_rank: int = 8,
-    lora_targets: list[str] | None = None,
-    lora_alpha: int | None = None,
-    gradient_checkpointing: bool = False,
     dtype: Precision | None = None,
-    compile: str | None = None,
+    **adaptation: Any,
 ) -> nn.Module:
     """Any vision network of transformers: maps images `[B, C, H, W]` in [0, 1] to features or logits.
 
@@ -86,12 +82,8 @@ def transformers_model(
         mean: per channel, in pixel units; by default that of `preprocessor_config.json` beside the config.
         std: per channel, in pixel units; by default that of `preprocessor_config.json` beside the config.
         tuning: full trains all, lora adapters and the classifier, linear_probe the classifier alone, frozen nothing.
-        lora_rank: rank r of the adapters.
-        lora_targets: (last parts of) names of layers with adapters; by default each `nn.Linear` but the classifier.
-        lora_alpha: scales the adapters by alpha / r; by default r.
-        gradient_checkpointing: recompute activations in the backward pass instead of keeping them.
         dtype: precision of the weights and of the computation inside, with float32 outside; by default float32.
-        compile: a `torch.compile` backend, such as inductor; by default not compiled.
+        adaptation: arguments of `adapted`: adapters, recomputed activations, compilation.
 
     Raises:
         FileNotFoundError: if config or weights are neither on disk nor on the Hub.
@@ -136,12 +128,8 @@ def transformers_model(
         model,
         tuning="frozen" if tuning == "linear_probe" else tuning,
         trainable=["classifier"] if tuning in ("lora", "linear_probe") and num_classes else None,
-        lora_rank=lora_rank,
-        lora_targets=lora_targets,
-        lora_alpha=lora_alpha,
-        gradient_checkpointing=gradient_checkpointing,
         dtype=dtype,
-        compile=compile,
+        **adaptation,
     )
 
 
@@ -165,25 +153,11 @@ def _with_weights(network_class: Any, source: str, local: bool, config: Any, dty
     said = logging.get_verbosity()
     logging.set_verbosity_error()  # it reports the text tower's weights as unexpected, name by name
     try:
-        network, report = network_class.from_pretrained(
-            source,
-            config=config,
-            local_files_only=local,
-            dtype=torch.float32 if dtype is None else getattr(torch, dtype),
-            output_loading_info=True,
-        )
-    except OSError as error:
-        raise FileNotFoundError(
-            f"no weights of {network_class.__name__} for {source}: expected model.safetensors beside config.json; or "
-            f"draw new ones with pretrained: false"
-        ) from error
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(f"the weights of {source} do not fit: {' '.join(str(error).split())}") from error
+        precision = torch.float32 if dtype is None else getattr(torch, dtype)
+        options = {"config": config, "local_files_only": local, "dtype": precision}
+        return from_pretrained(network_class, source, "model.safetensors", **options)
     finally:
         logging.set_verbosity(said)
-    if report["missing_keys"]:
-        raise ValueError(f"the weights of {source} lack: {listed(sorted(report['missing_keys']))}")
-    return network
 
 
 def _statistics(source: str, local: bool) -> dict[str, Any]:

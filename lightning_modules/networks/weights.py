@@ -3,6 +3,7 @@
 import pickle
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -148,3 +149,30 @@ def load(network: nn.Module, weights: Mapping[str, Tensor], path: str | Path) ->
     if problems:
         raise ValueError(f"{path} does not fit {type(network).__name__}: {'; '.join(problems)}")
     network.load_state_dict(weights)
+
+
+def from_pretrained(network_class: Any, source: str, file: str, **options: Any) -> Any:
+    """Load a network of diffusers or transformers with all of its weights.
+
+    Args:
+        network_class: the network's class, of one of the two.
+        source: a folder that `save_pretrained` wrote, or a name on the Hugging Face Hub.
+        file: the weights that are expected there.
+        options: what else the class's own `from_pretrained` is given.
+
+    Raises:
+        FileNotFoundError: if there are no weights.
+        ValueError: if some are missing or of another shape.
+    """
+    try:
+        network, report = network_class.from_pretrained(source, output_loading_info=True, **options)
+    except OSError as error:
+        raise FileNotFoundError(
+            f"no weights of {network_class.__name__} for {source}: expected {file} beside config.json, as "
+            f"save_pretrained writes it; or draw new ones with pretrained: false"
+        ) from error
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"the weights of {source} do not fit: {' '.join(str(error).split())}") from error
+    if report["missing_keys"]:
+        raise ValueError(f"the weights of {source} lack: {listed(sorted(report['missing_keys']))}")
+    return network

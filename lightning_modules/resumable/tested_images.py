@@ -16,7 +16,7 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelP
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lightning_modules.networks.module_hash import hash_of_module
+from datamodules.files.module_hash import hash_of_module
 
 NUM_COMPARED = 16
 """Images, spread over those that are tested, by which a set is known again."""

@@ -9,10 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_modules.networks import Normalized, with_weights
-from lightning_modules.networks.cifar_resnet import CIFARResNet, subsampled
+from lightning_modules.networks.cifar_resnet import CIFARResNet
+from tests.networks.compared import count, normalized, rectified, warmed
 
 
-def count(depth: int) -> int:
+def expected(depth: int) -> int:
     """Closed form: convolutions and batch normalisations of 16, 32 and 64 channels, and the classifier."""
     n = (depth - 2) // 6
     convolutions = 3 * 16 + 2 * n * 16 * 16 + 16 * 32 + (2 * n - 1) * 32 * 32 + 32 * 64 + (2 * n - 1) * 64 * 64
@@ -24,49 +25,30 @@ def count(depth: int) -> int:
 )
 def test_parameter_counts_are_those_of_the_paper(depth: int, parameters: int) -> None:
     with torch.device("meta"):
-        assert sum(p.numel() for p in CIFARResNet(depth).parameters()) == parameters == count(depth)
+        assert count(CIFARResNet(depth)) == parameters == expected(depth)
 
 
 def test_projection_shortcuts_add_two_convolutions_with_batch_normalisation() -> None:
     with torch.device("meta"):
-        projected = sum(p.numel() for p in CIFARResNet(110, shortcut="B").parameters())
-    assert projected == count(110) + 16 * 32 + 2 * 32 + 32 * 64 + 2 * 64
-
-
-def test_shortcut_a_keeps_every_second_pixel_between_zero_channels() -> None:
-    image = torch.randn(2, 16, 6, 6)
-    shortcut = subsampled(image, 32)
-    assert shortcut.shape == (2, 32, 3, 3)
-    torch.testing.assert_close(shortcut[:, 8:24], image[..., ::2, ::2])
-    assert not shortcut[:, :8].any()
-    assert not shortcut[:, 24:].any()
+        assert count(CIFARResNet(110, shortcut="B")) == expected(110) + 16 * 32 + 2 * 32 + 32 * 64 + 2 * 64
 
 
 def functional(state: dict[str, Tensor], x: Tensor, blocks: int) -> Tensor:
-    def norm(x: Tensor, name: str) -> Tensor:
-        centred = x - state[f"{name}.running_mean"][:, None, None]
-        scaled = centred / (state[f"{name}.running_var"][:, None, None] + 1e-5).sqrt()
-        return scaled * state[f"{name}.weight"][:, None, None] + state[f"{name}.bias"][:, None, None]
-
-    x = norm(F.conv2d(x, state["conv1.weight"], padding=1), "bn1").clamp(min=0)
+    x = rectified(state, F.conv2d(x, state["conv1.weight"], padding=1), "bn1")
     for stage in (1, 2, 3):
-        for i in range(blocks):
-            block = f"layer{stage}.{i}"
-            stride = 2 if stage > 1 and i == 0 else 1
-            y = norm(F.conv2d(x, state[f"{block}.conv1.weight"], stride=stride, padding=1), f"{block}.bn1").clamp(min=0)
-            y = norm(F.conv2d(y, state[f"{block}.conv2.weight"], padding=1), f"{block}.bn2")
+        for block in (f"layer{stage}.{i}" for i in range(blocks)):
+            stride = 2 if stage > 1 and block.endswith(".0") else 1
+            y = F.conv2d(x, state[f"{block}.conv1.weight"], stride=stride, padding=1)
+            y = F.conv2d(rectified(state, y, f"{block}.bn1"), state[f"{block}.conv2.weight"], padding=1)
             if stride == 2:
                 zeros = torch.zeros(len(x), x.shape[1] // 2, *y.shape[2:], dtype=x.dtype)
                 x = torch.cat([zeros, x[:, :, ::2, ::2], zeros], dim=1)
-            x = (x + y).clamp(min=0)
+            x = (x + normalized(state, y, f"{block}.bn2")).clamp(min=0)
     return x.mean(dim=(2, 3)) @ state["linear.weight"].T + state["linear.bias"]
 
 
 def test_output_equals_an_independent_computation() -> None:
-    network = CIFARResNet(14).double().train()
-    image = torch.randn(5, 3, 32, 32, dtype=torch.float64)
-    network(image)  # moves the running statistics away from 0 and 1
-    network.eval()
+    network, image = warmed(CIFARResNet(14), 5, 3, 32, 32)
     torch.testing.assert_close(network(image), functional(network.state_dict(), image, blocks=2))
     torch.testing.assert_close(network.linear(network.forward_features(image)), network(image))
 
@@ -74,13 +56,13 @@ def test_output_equals_an_independent_computation() -> None:
 @pytest.mark.parametrize(("depth", "blocks"), [(20, 3), (56, 9)])
 def test_state_dict_has_the_keys_of_published_weights(depth: int, blocks: int) -> None:
     norm = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-    expected = {"conv1.weight", "linear.weight", "linear.bias", *(f"bn1.{key}" for key in norm)}
+    keys = {"conv1.weight", "linear.weight", "linear.bias", *(f"bn1.{key}" for key in norm)}
     for stage in (1, 2, 3):
         for i in range(blocks):
             for k in (1, 2):
-                expected |= {f"layer{stage}.{i}.conv{k}.weight", *(f"layer{stage}.{i}.bn{k}.{key}" for key in norm)}
+                keys |= {f"layer{stage}.{i}.conv{k}.weight", *(f"layer{stage}.{i}.bn{k}.{key}" for key in norm)}
     with torch.device("meta"):
-        assert set(CIFARResNet(depth).state_dict()) == expected
+        assert set(CIFARResNet(depth).state_dict()) == keys
 
 
 def test_a_training_step_runs_on_the_meta_device_for_other_sizes_and_channels() -> None:

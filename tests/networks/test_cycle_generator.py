@@ -6,10 +6,7 @@ from torch import nn
 
 from lightning_modules.networks.cycle_generator import ResNetGenerator, UNetGenerator
 from lightning_modules.networks.patch_discriminator import PatchDiscriminator
-
-
-def count(network: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())
+from tests.networks.compared import count
 
 
 def test_parameters_are_those_of_cyclegans_networks() -> None:

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -6,6 +7,7 @@ from torchvision.models import resnet50
 from torchvision.models.segmentation import deeplabv3_resnet50 as torchvision_deeplab
 
 from lightning_modules.networks.deeplab import deeplabv3_resnet50
+from tests.networks.compared import count
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +25,7 @@ def test_logits_are_those_of_the_saved_network(saved: Path) -> None:
     reference.load_state_dict(torch.load(saved, weights_only=True))
     network = deeplabv3_resnet50(21, weights=str(saved)).eval()
     image = torch.rand(1, 3, 33, 40)
-    mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
-    std = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    mean, std = (torch.tensor(value).view(3, 1, 1) for value in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
     with torch.no_grad():
         logits = network(image)
         torch.testing.assert_close(logits, reference((image - mean) / std)["out"])
@@ -55,16 +56,22 @@ def test_parameters_on_the_meta_device_whatever_the_weights() -> None:
     """39,638,869 with 21 categories (torchvision), and 257 fewer with one category less."""
     with torch.device("meta"):
         network = deeplabv3_resnet50(20, pretrained_backbone=True)
-    assert sum(parameter.numel() for parameter in network.parameters()) == 39_638_869 - 257
+    assert count(network) == 39_638_869 - 257
 
 
-def test_bad_arguments_and_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="num_classes must be at least 2, got 1"):
-        deeplabv3_resnet50(1)
-    with pytest.raises(ValueError, match=r"pretrained_backbone fetches weights .* give one of the two"):
-        deeplabv3_resnet50(2, pretrained_backbone=True, weights="x.pth")
-    with pytest.raises(FileNotFoundError, match=r"no weights at .*missing\.pth"):
-        deeplabv3_resnet50(2, weights=str(tmp_path / "missing.pth"))
-    torch.save({"linear.weight": torch.zeros(2)}, tmp_path / "other.pth")
-    with pytest.raises(ValueError, match="neither a DeepLabv3 nor a ResNet-50"):
-        deeplabv3_resnet50(2, weights=str(tmp_path / "other.pth"))
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"num_classes": 1}, ValueError, "num_classes must be at least 2, got 1"),
+        ({"pretrained_backbone": True, "weights": "x.pth"}, ValueError, "pretrained_backbone fetches .* give one of"),
+        ({"weights": "missing.pth"}, FileNotFoundError, r"no weights at .*missing\.pth"),
+        ({"weights": "other.pth"}, ValueError, "neither a DeepLabv3 nor a ResNet-50"),
+    ],
+)
+def test_bad_arguments_and_files_are_named(
+    options: dict[str, Any], error: type[Exception], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"linear.weight": torch.zeros(2)}, "other.pth")
+    with pytest.raises(error, match=message):
+        deeplabv3_resnet50(**{"num_classes": 2, **options})

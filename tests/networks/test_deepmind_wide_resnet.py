@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from lightning_modules.networks.deepmind_wide_resnet import Block, DeepMindWideResNet
+from tests.networks.compared import count
 
 
 def test_the_robust_networks_of_the_literature_have_their_sizes_and_names() -> None:
@@ -12,7 +13,7 @@ def test_the_robust_networks_of_the_literature_have_their_sizes_and_names() -> N
         second = network.layer[1](first)
         logits = network(torch.empty(2, 3, 32, 32))
     assert (first.shape[1:], second.shape[1:], logits.shape) == ((256, 32, 32), (512, 16, 16), (2, 10))
-    assert sum(parameter.numel() for parameter in network.parameters()) == 266_796_506
+    assert count(network) == 266_796_506
     names = set(network.state_dict())
     assert len(network.layer[2].block) == 11
     for name in (

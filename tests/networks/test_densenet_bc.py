@@ -4,9 +4,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_modules.networks.densenet_bc import DenseNetBC
+from tests.networks.compared import count, rectified, warmed
 
 
-def count(depth: int, growth: int, num_classes: int = 10) -> int:
+def expected(depth: int, growth: int, num_classes: int = 10) -> int:
     """Closed form for a reduction of one half: convolutions without bias, batch normalisations and the classifier."""
     n, channels = (depth - 4) // 6, 2 * growth
     total = 27 * channels
@@ -24,46 +25,30 @@ def count(depth: int, growth: int, num_classes: int = 10) -> int:
     ("depth", "growth", "paper"), [(100, 12, 0.8e6), (250, 24, 15.3e6), (190, 40, 25.6e6)], ids=["100", "250", "190"]
 )
 def test_parameter_counts_are_those_of_the_paper(depth: int, growth: int, paper: float) -> None:
-    """Table 2: 0.8, 15.3 and 25.6 million."""
     with torch.device("meta"):
-        found = sum(parameter.numel() for parameter in DenseNetBC(depth, growth=growth).parameters())
-    assert found == count(depth, growth)
+        found = count(DenseNetBC(depth, growth=growth))
+    assert found == expected(depth, growth)
     assert round(found / 1e6, 1) * 1e6 == pytest.approx(paper)
 
 
 def functional(state: dict[str, Tensor], x: Tensor, layers: int) -> Tensor:
-    def activation(x: Tensor, name: str) -> Tensor:
-        centred = x - state[f"{name}.running_mean"][:, None, None]
-        scaled = centred / (state[f"{name}.running_var"][:, None, None] + 1e-5).sqrt()
-        return (scaled * state[f"{name}.weight"][:, None, None] + state[f"{name}.bias"][:, None, None]).clamp(min=0)
-
-    def halved(x: Tensor) -> Tensor:
-        return (x[:, :, ::2, ::2] + x[:, :, 1::2, ::2] + x[:, :, ::2, 1::2] + x[:, :, 1::2, 1::2]) / 4
+    def mixed(x: Tensor, norm: str, convolution: str) -> Tensor:
+        weight = state[f"{convolution}.weight"][:, :, 0, 0]
+        return torch.einsum("oi,bihw->bohw", weight, rectified(state, x, norm))
 
     x = F.conv2d(x, state["conv1.weight"], padding=1)
     for block in (1, 2, 3):
-        parts = [x]
-        for layer in range(layers):
-            name = f"block{block}.{layer}"
-            y = torch.einsum(
-                "oi,bihw->bohw",
-                state[f"{name}.conv1.weight"][:, :, 0, 0],
-                activation(torch.cat(parts, dim=1), f"{name}.bn1"),
-            )
-            parts.append(F.conv2d(activation(y, f"{name}.bn2"), state[f"{name}.conv2.weight"], padding=1))
-        x = torch.cat(parts, dim=1)
+        for name in (f"block{block}.{layer}" for layer in range(layers)):
+            y = rectified(state, mixed(x, f"{name}.bn1", f"{name}.conv1"), f"{name}.bn2")
+            x = torch.cat([x, F.conv2d(y, state[f"{name}.conv2.weight"], padding=1)], dim=1)
         if block < 3:
-            name = f"transition{block}"
-            weight = state[f"{name}.conv.weight"][:, :, 0, 0]
-            x = halved(torch.einsum("oi,bihw->bohw", weight, activation(x, f"{name}.bn")))
-    return activation(x, "bn").mean(dim=(2, 3)) @ state["linear.weight"].T + state["linear.bias"]
+            x = mixed(x, f"transition{block}.bn", f"transition{block}.conv")
+            x = (x[:, :, ::2, ::2] + x[:, :, 1::2, ::2] + x[:, :, ::2, 1::2] + x[:, :, 1::2, 1::2]) / 4
+    return rectified(state, x, "bn").mean(dim=(2, 3)) @ state["linear.weight"].T + state["linear.bias"]
 
 
 def test_output_equals_an_independent_computation() -> None:
-    network = DenseNetBC(22, growth=4, num_classes=5).double().train()
-    image = torch.randn(4, 3, 16, 16, dtype=torch.float64)
-    network(image)  # moves the running statistics away from 0 and 1
-    network.eval()
+    network, image = warmed(DenseNetBC(22, growth=4, num_classes=5), 4, 3, 16, 16)
     torch.testing.assert_close(network(image), functional(network.state_dict(), image, layers=3))
 
 
@@ -74,7 +59,7 @@ def test_the_layers_of_the_detector_have_the_papers_channels_and_resolutions() -
             module = network.get_submodule(name)
             module.register_forward_hook(lambda module, args, output, name=name: found.update({name: output.shape[1:]}))
         network(torch.empty(2, 3, 32, 32))
-    assert (sum(parameter.numel() for parameter in network.parameters()), network.num_features) == (769_162, 342)
+    assert (count(network), network.num_features) == (769_162, 342)
     assert found == {
         **{"conv1": (24, 32, 32), "transition1": (108, 16, 16)},
         **{"transition2": (150, 8, 8), "relu": (342, 8, 8)},

@@ -2,21 +2,20 @@ import pytest
 import torch
 
 from lightning_modules.networks.mlp import MLP
+from tests.networks.compared import count
 
 
 def test_output_is_the_composition_of_affine_maps_and_relu_on_flattened_images() -> None:
     network = MLP(12, [7, 5], 3).double()
     image = torch.randn(4, 3, 2, 2, dtype=torch.float64)
-    x = image.reshape(4, 12)
-    parameters = list(network.parameters())
-    for weight, bias in zip(parameters[:-2:2], parameters[1:-2:2], strict=True):
-        x = torch.clamp(torch.einsum("bi,oi->bo", x, weight) + bias, min=0)
-    torch.testing.assert_close(network(image), torch.einsum("bi,oi->bo", x, parameters[-2]) + parameters[-1])
+    a, b, c, d, e, f = network.parameters()
+    x = (image.reshape(4, 12) @ a.T + b).clamp(min=0)
+    torch.testing.assert_close(network(image), (x @ c.T + d).clamp(min=0) @ e.T + f)
 
 
 def test_parameter_count_is_the_sum_over_layers_and_an_empty_list_is_a_linear_model() -> None:
-    assert sum(p.numel() for p in MLP(64, [256, 128], 10).parameters()) == 65 * 256 + 257 * 128 + 129 * 10
-    assert sum(p.numel() for p in MLP(64, [], 10).parameters()) == 65 * 10
+    assert count(MLP(64, [256, 128], 10)) == 65 * 256 + 257 * 128 + 129 * 10
+    assert count(MLP(64, [], 10)) == 65 * 10
 
 
 @pytest.mark.parametrize(

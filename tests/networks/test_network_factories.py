@@ -8,21 +8,18 @@ import pytest
 import torch
 from jsonargparse import ArgumentError, ArgumentParser
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
 from lightning_modules.networks import Normalized, diffusers_model, timm_model
+from tests.networks.compared import gradients, same, trains
 
-UNET = {
-    "sample_size": 8,
-    "in_channels": 3,
-    "out_channels": 3,
-    "block_out_channels": (8, 16),
-    "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
-    "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
-    "layers_per_block": 1,
-    "norm_num_groups": 4,
-    "attention_head_dim": 8,
+UNET: dict[str, Any] = {
+    **{"sample_size": 8, "in_channels": 3, "out_channels": 3, "block_out_channels": (8, 16), "layers_per_block": 1},
+    **{"down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D")},
+    **{"norm_num_groups": 4, "attention_head_dim": 8},
 }
+FILE = "diffusion_pytorch_model.safetensors"
+INPUTS = torch.rand(2, 3, 8, 8), torch.tensor([3, 500])
 
 
 @pytest.fixture(scope="module")
@@ -40,19 +37,13 @@ def folder(unet: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def trains(network: nn.Module) -> set[str]:
-    return {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise ConnectionError("no route to host")
 
-
-def same(one: nn.Module, other: nn.Module) -> bool:
-    a, b = one.state_dict(), other.state_dict()
-    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
-
-
-def gradients(network: nn.Module, *inputs: Tensor) -> dict[str, Tensor]:
-    output = network(*inputs)
-    (output if isinstance(output, Tensor) else output.sample).square().sum().backward()
-    return {name: parameter.grad for name, parameter in network.named_parameters() if parameter.grad is not None}
+    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", refuse)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
 
 
 # timm
@@ -72,10 +63,10 @@ def test_a_timm_network_takes_images_in_pixel_units_with_its_own_statistics() ->
 
 @pytest.mark.parametrize("name", ["test_vit", "test_resnet"])
 def test_local_weights_give_the_saved_network(name: str, tmp_path: Path) -> None:
-    saved = timm_model(name, num_classes=5, normalize=False)
+    saved, other = (timm_model(name, num_classes=5, normalize=False) for _ in range(2))
     save_file(saved.state_dict(), tmp_path / "model.safetensors")
     assert same(timm_model(name, num_classes=5, weights=str(tmp_path), normalize=False), saved)
-    assert not same(timm_model(name, num_classes=5, normalize=False), saved)
+    assert not same(other, saved)
 
 
 @pytest.mark.parametrize(("saved_classes", "num_classes"), [(5, 3), (0, 3), (5, 0)])
@@ -110,8 +101,6 @@ def test_weights_of_another_architecture_are_refused_by_name(tmp_path: Path) -> 
         ValueError, match=r"weights: .*cut.safetensors does not fit test_vit.*blocks\.0\.mlp\.fc1\.weight"
     ):
         timm_model("test_vit", num_classes=3, weights=str(tmp_path / "cut.safetensors"))
-    with pytest.raises(FileNotFoundError, match=r"no weights at .*absent\.pt"):
-        timm_model("test_vit", num_classes=3, weights=str(tmp_path / "absent.pt"))
 
 
 def test_tuning_decides_what_trains_and_the_classifier_is_never_adapted() -> None:
@@ -126,12 +115,8 @@ def test_tuning_decides_what_trains_and_the_classifier_is_never_adapted() -> Non
     blocks = range(len(full.blocks))
     assert lora == head | {f"blocks.{i}.attn.qkv.lora_{m}.default.weight" for i in blocks for m in "AB"}
     every = trains(timm_model("test_vit", 3, normalize=False, tuning="lora", lora_rank=2))
-    assert {name.split(".lora_")[0].split(".", 2)[2] for name in every - head} == {
-        "attn.qkv",
-        "attn.proj",
-        "mlp.fc1",
-        "mlp.fc2",
-    }
+    adapted_layers = {name.split(".lora_")[0].split(".", 2)[2] for name in every - head}
+    assert adapted_layers == {"attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"}
 
 
 def test_timm_networks_recompute_with_equal_gradients_and_statistics() -> None:
@@ -164,11 +149,8 @@ def test_bad_timm_arguments_are_named(arguments: dict[str, Any], message: str) -
         timm_model(**({"num_classes": 3} | arguments))
 
 
-def test_weights_that_can_not_be_fetched_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    def offline(*args: Any, **kwargs: Any) -> None:
-        raise ConnectionError("no route to host")
-
-    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", offline)
+@pytest.mark.usefixtures("offline")
+def test_weights_that_can_not_be_fetched_are_one_sentence() -> None:
     with pytest.raises(
         FileNotFoundError, match="pretrained: the weights of test_vit are not in the Hugging Face cache"
     ):
@@ -181,8 +163,7 @@ def test_weights_that_can_not_be_fetched_are_one_sentence(monkeypatch: pytest.Mo
 @pytest.mark.parametrize("tuning", ["full", "lora", "frozen"])
 def test_a_local_folder_gives_the_saved_network_however_it_is_tuned(tuning: Any, unet: Any, folder: Path) -> None:
     network = diffusers_model(str(folder), subfolder="unet", tuning=tuning, lora_rank=2, lora_targets=["to_q", "to_v"])
-    noisy, timestep = torch.rand(2, 3, 8, 8), torch.tensor([3, 500])
-    torch.testing.assert_close(network(noisy, timestep).sample, unet(noisy, timestep).sample, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(network(*INPUTS).sample, unet(*INPUTS).sample, rtol=1e-4, atol=1e-5)
     names = {name for name, _ in network.named_parameters()}
     expected = {"full": names, "lora": {name for name in names if "lora_" in name}, "frozen": set()}[tuning]
     assert trains(network) == expected
@@ -201,9 +182,8 @@ def test_without_pretrained_the_architecture_is_drawn_anew(unet: Any, folder: Pa
     for where in (folder / "unet", folder / "unet" / "config.json"):
         network = diffusers_model(str(where), pretrained=False)
         assert type(network) is type(unet)
-        assert {k: v.shape for k, v in network.state_dict().items()} == {
-            k: v.shape for k, v in unet.state_dict().items()
-        }
+        shapes, expected = ({k: v.shape for k, v in each.state_dict().items()} for each in (network, unet))
+        assert shapes == expected
         assert not same(network, unet)
     with torch.device("meta"):
         meta = diffusers_model(str(folder), subfolder="unet", pretrained=False, tuning="lora", lora_rank=2)
@@ -212,12 +192,11 @@ def test_without_pretrained_the_architecture_is_drawn_anew(unet: Any, folder: Pa
 
 
 def test_recomputed_activations_give_the_same_gradients(folder: Path) -> None:
-    inputs = torch.rand(2, 3, 8, 8), torch.tensor([3, 500])
     plain = diffusers_model(str(folder), subfolder="unet")
     recomputing = diffusers_model(str(folder), subfolder="unet", gradient_checkpointing=True)
     passes: list[int] = []
     recomputing.down_blocks[0].resnets[0].conv1.register_forward_hook(lambda module, args, output: passes.append(1))
-    torch.testing.assert_close(gradients(recomputing, *inputs), gradients(plain, *inputs))
+    torch.testing.assert_close(gradients(recomputing, *INPUTS), gradients(plain, *INPUTS))
     assert len(passes) == 2
 
 
@@ -232,44 +211,39 @@ def test_half_precision_weights_take_and_give_single_precision(unet: Any, folder
     assert network(noisy, timestep, return_dict=False)[0].dtype == torch.float32
 
 
-def test_what_is_not_there_is_one_sentence(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def offline(*args: Any, **kwargs: Any) -> None:
-        raise ConnectionError("no route to host")
-
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", offline)
-    with pytest.raises(
-        FileNotFoundError, match=r"no diffusers network google/ddpm.*hf download google/ddpm-cifar10-32"
-    ):
-        diffusers_model("google/ddpm-cifar10-32")
-    with pytest.raises(FileNotFoundError, match=r"no diffusers network at .*absent: expected a folder"):
-        diffusers_model(str(tmp_path / "absent"))
-    with pytest.raises(FileNotFoundError, match=r"expected .*config\.json; subfolder could be unet"):
-        diffusers_model(str(folder))
-    (tmp_path / "config.json").write_text((folder / "unet" / "config.json").read_text())
-    with pytest.raises(FileNotFoundError, match=r"no weights of UNet2DModel.*diffusion_pytorch_model\.safetensors"):
-        diffusers_model(str(tmp_path))
-    with pytest.raises(NotADirectoryError, match="is a file; give the folder"):
-        diffusers_model(str(folder / "unet" / "diffusion_pytorch_model.safetensors"))
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize(
+    ("where", "error", "message"),
+    [
+        (
+            "google/ddpm-cifar10-32",
+            FileNotFoundError,
+            "no diffusers network google/ddpm.*hf download google/ddpm-cifar",
+        ),
+        ("{folder}/absent", FileNotFoundError, r"no diffusers network at .*absent: expected a folder"),
+        ("{folder}", FileNotFoundError, r"expected .*config\.json; subfolder could be unet"),
+        ("{bare}", FileNotFoundError, r"no weights of UNet2DModel.*diffusion_pytorch_model\.safetensors"),
+        ("{folder}/unet/diffusion_pytorch_model.safetensors", NotADirectoryError, "is a file; give the folder"),
+        ("{bare}/config.json", ValueError, r"pretrained: .*is a config without weights"),
+        ("{cut}", ValueError, r"weights of .* lack: conv_in\.bias"),
+        ("{reshaped}", ValueError, r"weights of .* do not fit: .*conv_in\.bias"),
+        ("{damaged}", ValueError, r"config\.json is not JSON"),
+    ],
+)
+def test_what_is_not_there_or_does_not_fit_is_one_sentence(
+    where: str, error: type[Exception], message: str, folder: Path, tmp_path: Path
+) -> None:
+    config, weights = (folder / "unet" / "config.json").read_text(), load_file(folder / "unet" / FILE)
+    paths = {name: tmp_path / name for name in ("bare", "cut", "reshaped", "damaged")}
+    for name, path in paths.items():
+        path.mkdir()
+        (path / "config.json").write_text("not JSON" if name == "damaged" else config)
+    save_file({key: value for key, value in weights.items() if key != "conv_in.bias"}, paths["cut"] / FILE)
+    save_file(weights | {"conv_in.bias": torch.zeros(3)}, paths["reshaped"] / FILE)
+    with pytest.raises(error, match=message):
+        diffusers_model(where.format(folder=folder, **paths))
     with torch.device("meta"):
-        assert next(diffusers_model(str(tmp_path)).parameters()).is_meta
-    with pytest.raises(ValueError, match=r"pretrained: .*is a config without weights"):
-        diffusers_model(str(tmp_path / "config.json"))
-
-
-def test_weights_that_do_not_fit_the_config_are_refused_by_name(folder: Path, tmp_path: Path) -> None:
-    file = "diffusion_pytorch_model.safetensors"
-    config = json.loads((folder / "unet" / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    weights = load_file(folder / "unet" / file)
-    save_file({key: value for key, value in weights.items() if key != "conv_in.bias"}, tmp_path / file)
-    with pytest.raises(ValueError, match=r"weights beside .*config\.json lack: conv_in\.bias"):
-        diffusers_model(str(tmp_path))
-    save_file(weights | {"conv_in.bias": torch.zeros(3)}, tmp_path / file)
-    with pytest.raises(ValueError, match=r"weights beside .*config\.json do not fit it: .*conv_in\.bias"):
-        diffusers_model(str(tmp_path))
-    (tmp_path / "config.json").write_text("not JSON")
-    with pytest.raises(ValueError, match=r"config\.json is not JSON"):
-        diffusers_model(str(tmp_path))
+        assert next(diffusers_model(str(paths["bare"])).parameters()).is_meta
 
 
 @pytest.mark.parametrize("class_name", [None, "DDPMScheduler", "os", "NoSuchNetwork"])
@@ -282,6 +256,10 @@ def test_a_config_must_name_a_network_of_diffusers(class_name: str | None, tmp_p
 # configs
 
 
+def named(factory: str, **init_args: Any) -> dict[str, Any]:
+    return {"class_path": f"lightning_modules.networks.{factory}", "init_args": init_args}
+
+
 def from_config(config: dict[str, Any]) -> nn.Module:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--network", type=nn.Module)
@@ -289,58 +267,41 @@ def from_config(config: dict[str, Any]) -> nn.Module:
 
 
 def test_every_factory_is_a_class_path_of_a_config(folder: Path, tmp_path: Path) -> None:
-    networks = "lightning_modules.networks"
-    mlp = {
-        "class_path": f"{networks}.mlp.MLP",
-        "init_args": {"in_features": 4, "hidden_features": [3], "out_features": 2},
-    }
+    mlp = named("mlp.MLP", in_features=4, hidden_features=[3], out_features=2)
     expected = from_config(mlp)
     save_file(expected.state_dict(), tmp_path / "mlp.safetensors")
-    loaded = {
-        "class_path": f"{networks}.with_weights",
-        "init_args": {"network": mlp, "path": str(tmp_path / "mlp.safetensors")},
-    }
-    normalized = {
-        "class_path": f"{networks}.normalized.Normalized",
-        "init_args": {"network": loaded, "mean": [0.5], "std": [0.25]},
-    }
-    network = from_config(
-        {"class_path": f"{networks}.adapted", "init_args": {"network": normalized, "tuning": "frozen"}}
-    )
+    loaded = named("with_weights", network=mlp, path=str(tmp_path / "mlp.safetensors"))
+    normalized = named("normalized.Normalized", network=loaded, mean=[0.5], std=[0.25])
+    network = from_config(named("adapted", network=normalized, tuning="frozen"))
     assert isinstance(network, Normalized)
     assert same(network.network, expected)
     assert not trains(network)
-    vit = from_config(
-        {
-            "class_path": f"{networks}.timm_model",
-            "init_args": {
-                "name": "test_vit",
-                "num_classes": 3,
-                "tuning": "lora",
-                "lora_targets": ["qkv"],
-                "lora_rank": 2,
-            },
-        }
-    )
-    assert vit(torch.rand(1, 3, 160, 160)).shape == (1, 3)
-    unet = from_config(
-        {"class_path": f"{networks}.diffusers_model", "init_args": {"name_or_path": str(folder), "subfolder": "unet"}}
-    )
+    vit = named("timm_model", name="test_vit", num_classes=3, tuning="lora", lora_targets=["qkv"], lora_rank=2)
+    assert from_config(vit)(torch.rand(1, 3, 160, 160)).shape == (1, 3)
+    unet = from_config(named("diffusers_model", name_or_path=str(folder), subfolder="unet", dtype="bfloat16"))
     assert type(unet).__name__ == "UNet2DModel"
+    assert next(unet.parameters()).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize(
-    ("init_args", "named"),
+    ("factory", "init_args", "message"),
     [
-        ({"name": "test_vit", "num_classes": 3, "pretrain": True}, "pretrain"),
-        ({"name": "test_vit", "num_classes": "many"}, "many"),
-        ({"name": "test_vit", "num_classes": 3, "tuning": "half"}, "half"),
-        ({"name": "test_vit"}, "num_classes"),
+        ("timm_model", {"num_classes": 3, "pretrain": True}, "pretrain"),
+        ("timm_model", {"num_classes": "many"}, "many"),
+        ("timm_model", {"num_classes": 3, "tuning": "half"}, "half"),
+        ("timm_model", {"num_classes": 3, "lora_rank": "two"}, "two"),
+        ("timm_model", {"num_classes": 3, "trainable": ["head"]}, "trainable"),
+        ("timm_model", {}, "num_classes"),
+        ("diffusers_model", {"compile": 3}, "compile"),
+        ("transformers_model", {"lora_target": ["fc1"]}, "lora_target"),
     ],
 )
-def test_a_wrong_key_type_or_value_in_a_config_is_refused_by_name(init_args: dict[str, Any], named: str) -> None:
-    with pytest.raises(ArgumentError, match=named):
-        from_config({"class_path": "lightning_modules.networks.timm_model", "init_args": init_args})
+def test_a_wrong_key_type_or_value_in_a_config_is_refused_by_name(
+    factory: str, init_args: dict[str, Any], message: str
+) -> None:
+    first = "name" if factory == "timm_model" else "name_or_path"
+    with pytest.raises(ArgumentError, match=message):
+        from_config(named(factory, **{first: "test_vit"}, **init_args))
 
 
 def test_the_package_imports_nothing_heavy_but_torch() -> None:

@@ -1,18 +1,19 @@
 """Published U-Nets in diffusers' names, against a forward pass in the published layout that is written here."""
 
 import math
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 import yaml
 from diffusers import UNet2DModel
 from torch import Tensor, nn
 
 from lightning_modules.networks.openai_unet import in_diffusers_names, with_published_weights
 from tests.command import ROOT
+from tests.networks.compared import count
 
 HEAD = 32
 SMALL: dict[str, Any] = {
@@ -32,25 +33,20 @@ LAYOUTS = {"convolutions, improved diffusion": (CONVOLUTIONS, False), "residual 
 
 
 class Residual(nn.Module):
-    def __init__(self, before: int, after: int, resampled: str = "") -> None:
+    def __init__(self, before: int, after: int, resampled: nn.Module | None = None) -> None:
         super().__init__()
         self.in_layers = nn.Sequential(nn.GroupNorm(32, before), nn.SiLU(), nn.Conv2d(before, after, 3, padding=1))
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(128, 2 * after))
-        self.out_layers = nn.Sequential(
-            nn.GroupNorm(32, after), nn.SiLU(), nn.Identity(), nn.Conv2d(after, after, 3, padding=1)
-        )
+        last = nn.Conv2d(after, after, 3, padding=1)
+        self.out_layers = nn.Sequential(nn.GroupNorm(32, after), nn.SiLU(), nn.Identity(), last)
         self.skip_connection = nn.Identity() if before == after else nn.Conv2d(before, after, 1)
-        self.resampled = resampled
+        self.resampled = resampled or nn.Identity()
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        h = self.in_layers[:2](x)
-        if self.resampled == "down":
-            x, h = F.avg_pool2d(x, 2), F.avg_pool2d(h, 2)
-        if self.resampled == "up":
-            x, h = (F.interpolate(each, scale_factor=2, mode="nearest") for each in (x, h))
+        h = self.in_layers[2](self.resampled(self.in_layers[:2](x)))
         scale, shift = self.emb_layers(time)[:, :, None, None].chunk(2, dim=1)
-        h = self.out_layers[0](self.in_layers[2](h)) * (1 + scale) + shift
-        return self.skip_connection(x) + self.out_layers[1:](h)
+        h = self.out_layers[0](h) * (1 + scale) + shift
+        return self.skip_connection(self.resampled(x)) + self.out_layers[1:](h)
 
 
 class Attention(nn.Module):
@@ -60,7 +56,7 @@ class Attention(nn.Module):
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
         self.proj_out = nn.Conv1d(channels, channels, 1)
 
-    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         flat = x.flatten(2)
         heads = self.qkv(self.norm(flat)).unflatten(1, (-1, 3 * HEAD))
         q, k, v = heads[:, :, :HEAD], heads[:, :, HEAD : 2 * HEAD], heads[:, :, 2 * HEAD :]
@@ -68,41 +64,22 @@ class Attention(nn.Module):
         return x + self.proj_out(torch.einsum("bhts,bhcs->bhct", weight, v).flatten(1, 2)).view_as(x)
 
 
-class Down(nn.Module):
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
-
-    def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        return self.op(x)
-
-
-class Up(nn.Module):
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
-
-
-class Plain(nn.Conv2d):
-    def forward(self, x: Tensor, time: Tensor) -> Tensor:  # type: ignore[override]
-        return super().forward(x)
-
-
 class Published(nn.Module):
     """Levels of 32 and 64 channels, two residual blocks each, attention on the second."""
 
     def __init__(self, residual_samplers: bool) -> None:
         super().__init__()
-        down = Residual(32, 32, "down") if residual_samplers else Down(32)
-        up = Residual(64, 64, "up") if residual_samplers else Up(64)
+        halve, double = nn.AvgPool2d(2), nn.Upsample(scale_factor=2)
+        op, conv = nn.Conv2d(32, 32, 3, stride=2, padding=1), nn.Conv2d(64, 64, 3, padding=1)
+        down: nn.Module = nn.Sequential(OrderedDict(op=op))
+        up: nn.Module = nn.Sequential(OrderedDict(enlarge=double, conv=conv))
+        if residual_samplers:
+            down, up = Residual(32, 32, halve), Residual(64, 64, double)
         self.time_embed = nn.Sequential(nn.Linear(32, 128), nn.SiLU(), nn.Linear(128, 128))
         self.input_blocks = nn.ModuleList(
             nn.ModuleList(block)
             for block in (
-                [Plain(3, 32, 3, padding=1)],
+                [nn.Conv2d(3, 32, 3, padding=1)],
                 *([Residual(32, 32)], [Residual(32, 32)], [down]),
                 *([Residual(32, 64), Attention(64)], [Residual(64, 64), Attention(64)]),
             )
@@ -121,17 +98,18 @@ class Published(nn.Module):
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         angles = t[:, None] * torch.exp(-math.log(10_000) * torch.arange(16, dtype=t.dtype) / 16)
         time = self.time_embed(torch.cat([angles.cos(), angles.sin()], dim=1))
-        kept = []
+
+        def through(layers: Any, x: Tensor) -> Tensor:
+            for layer in layers:
+                x = layer(x, time) if isinstance(layer, Residual) else layer(x)
+            return x
+
+        kept = [x]
         for block in self.input_blocks:
-            for layer in block:
-                x = layer(x, time)
-            kept.append(x)
-        for layer in self.middle_block:
-            x = layer(x, time)
+            kept.append(through(block, kept[-1]))
+        x = through(self.middle_block, kept[-1])
         for block in self.output_blocks:
-            x = torch.cat([x, kept.pop()], dim=1)
-            for layer in block:
-                x = layer(x, time)
+            x = through(block, torch.cat([x, kept.pop()], dim=1))
         return self.out(x)
 
 
@@ -160,23 +138,20 @@ def test_it_computes_what_the_published_layout_does(
 
 
 def test_another_layout_and_a_missing_file_are_named(tmp_path: Path) -> None:
-    weights = published(False).state_dict()
+    weights, ours = published(False).state_dict(), UNet2DModel(**SMALL, **CONVOLUTIONS)
     with pytest.raises(ValueError, match=r"no input_blocks\.3\.0\.in_layers\.0\.weight, which this layout needs"):
         in_diffusers_names(weights, UNet2DModel(**SMALL, **RESIDUALS))
     with pytest.raises(ValueError, match=r"has no place for the published input_blocks\.2\..* and \d+ more"):
-        in_diffusers_names(
-            {**weights, **{f"input_blocks.2.9.{n}": torch.zeros(1) for n in range(5)}},
-            UNet2DModel(**SMALL, **CONVOLUTIONS),
-        )
+        in_diffusers_names({**weights, **{f"input_blocks.2.9.{n}": torch.zeros(1) for n in range(5)}}, ours)
     with pytest.raises(FileNotFoundError, match=r"nowhere\.pt does not exist; the readme files of openai"):
-        with_published_weights(UNet2DModel(**SMALL, **CONVOLUTIONS), str(tmp_path / "nowhere.pt"))
+        with_published_weights(ours, str(tmp_path / "nowhere.pt"))
 
 
-@pytest.mark.parametrize(("name", "count"), [("cifar10", 52_546_438), ("imagenet", 552_814_086)])
-def test_layouts_of_the_configurations_are_the_published_ones(name: str, count: int) -> None:
+@pytest.mark.parametrize(("name", "parameters"), [("cifar10", 52_546_438), ("imagenet", 552_814_086)])
+def test_layouts_of_the_configurations_are_the_published_ones(name: str, parameters: int) -> None:
     config = yaml.safe_load((ROOT / "configs" / "dds" / f"{name}.yaml").read_text())
     inner = config["model"]["init_args"]["denoiser"]["init_args"]["network"]
     assert inner["class_path"] == "lightning_modules.networks.openai_unet.with_published_weights"
     with torch.device("meta"):
         unet = UNet2DModel(**inner["init_args"]["network"]["init_args"])
-    assert sum(parameter.numel() for parameter in unet.parameters()) == count
+    assert count(unet) == parameters

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from lightning_modules.networks.time_conditioned_mlp import TimeConditionedMLP
 from lightning_modules.networks.time_conditioned_vit import TimeConditionedViT
 from lightning_modules.networks.time_embedding import sinusoidal_embedding
+from tests.networks.compared import count
 
 
 @settings(max_examples=20)
@@ -35,7 +36,7 @@ def test_parameters_of_the_papers_networks(
         network = TimeConditionedViT(size, patch, width, depth, heads)
     tokens = 2 + (size // patch) ** 2
     expected = depth * (12 * width**2 + 10 * width) + 3 * patch**2 * width + (4 + tokens) * width
-    found = sum(parameter.numel() for parameter in network.parameters())
+    found = count(network)
     assert found == expected
     assert found / 1e6 == pytest.approx(millions, abs=0.06)
     assert not [name for name, _ in network.named_parameters() if "qkv.bias" in name]

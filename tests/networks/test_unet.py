@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lightning_modules.networks import Normalized
 from lightning_modules.networks.unet import UNet
+from tests.networks.compared import count, rectified, warmed
 
 
 def doubled(channels: tuple[int, int, int]) -> int:
@@ -25,7 +26,7 @@ def test_the_parameters_are_those_of_the_authors_layout() -> None:
         with torch.device("meta"):
             network = UNet(in_channels, num_classes)
         expected = sum(map(doubled, [(in_channels, 64, 64), *down, *up])) + 65 * num_classes
-        assert sum(parameter.numel() for parameter in network.parameters()) == expected
+        assert count(network) == expected
         shapes = [tuple(module.weight.shape) for module in network.modules() if isinstance(module, nn.Conv2d)]
         assert shapes[-3:] == [(64, 128, 3, 3), (64, 64, 3, 3), (num_classes, 64, 1, 1)]
     assert expected == 17_267_393
@@ -37,10 +38,7 @@ def functional(state: dict[str, Tensor], image: Tensor, levels: int) -> Tensor:
     def convolutions(x: Tensor, name: str) -> Tensor:
         for conv, norm in ((0, 1), (3, 4)):
             x = F.conv2d(x, state[f"{name}.{conv}.weight"], state[f"{name}.{conv}.bias"], padding=1)
-            mean, variance = state[f"{name}.{norm}.running_mean"], state[f"{name}.{norm}.running_var"]
-            x = (x - mean[:, None, None]) / (variance[:, None, None] + 1e-5).sqrt()
-            x = x * state[f"{name}.{norm}.weight"][:, None, None] + state[f"{name}.{norm}.bias"][:, None, None]
-            x = x.clamp(min=0)
+            x = rectified(state, x, f"{name}.{norm}")
         return x
 
     def enlarging(length: int) -> Tensor:
@@ -70,10 +68,7 @@ def functional(state: dict[str, Tensor], image: Tensor, levels: int) -> Tensor:
 )
 def test_output_equals_an_independent_computation(size: tuple[int, int], widths: Sequence[int]) -> None:
     torch.manual_seed(0)
-    network = UNet(2, 3, widths).double()
-    network(torch.randn(4, 2, *size, dtype=torch.float64))  # gives batch normalisation statistics
-    network.eval()
-    image = torch.randn(2, 2, *size, dtype=torch.float64)
+    network, image = warmed(UNet(2, 3, widths), 2, 2, *size)
     with torch.no_grad():
         torch.testing.assert_close(network(image), functional(network.state_dict(), image, len(widths)))
 

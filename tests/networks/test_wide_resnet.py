@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_modules.networks.wide_resnet import WideResNet
+from tests.networks.compared import count, rectified, warmed
 
 
 @pytest.mark.parametrize(
@@ -12,34 +13,24 @@ from lightning_modules.networks.wide_resnet import WideResNet
 )
 def test_parameter_counts_are_those_of_the_paper(depth: int, width: int, parameters: int) -> None:
     with torch.device("meta"):
-        assert sum(p.numel() for p in WideResNet(depth, width).parameters()) == parameters
+        assert count(WideResNet(depth, width)) == parameters
 
 
 def functional(state: dict[str, Tensor], x: Tensor, blocks: int) -> Tensor:
-    def norm_relu(x: Tensor, name: str) -> Tensor:
-        x = (x - state[f"{name}.running_mean"][:, None, None]) / (
-            state[f"{name}.running_var"][:, None, None] + 1e-5
-        ).sqrt()
-        return (x * state[f"{name}.weight"][:, None, None] + state[f"{name}.bias"][:, None, None]).clamp(min=0)
-
     x = F.conv2d(x, state["conv1.weight"], padding=1)
     for stage in (1, 2, 3):
-        for i in range(blocks):
-            block = f"layer{stage}.{i}"
-            stride = 2 if stage > 1 and i == 0 else 1
-            a = norm_relu(x, f"{block}.bn1")
-            h = norm_relu(F.conv2d(a, state[f"{block}.conv1.weight"], stride=stride, padding=1), f"{block}.bn2")
-            if i == 0:
+        for block in (f"layer{stage}.{i}" for i in range(blocks)):
+            stride = 2 if stage > 1 and block.endswith(".0") else 1
+            a = rectified(state, x, f"{block}.bn1")
+            h = F.conv2d(a, state[f"{block}.conv1.weight"], stride=stride, padding=1)
+            if block.endswith(".0"):
                 x = F.conv2d(a, state[f"{block}.shortcut.weight"], stride=stride)
-            x = x + F.conv2d(h, state[f"{block}.conv2.weight"], padding=1)
-    return norm_relu(x, "bn").mean(dim=(2, 3)) @ state["linear.weight"].T + state["linear.bias"]
+            x = x + F.conv2d(rectified(state, h, f"{block}.bn2"), state[f"{block}.conv2.weight"], padding=1)
+    return rectified(state, x, "bn").mean(dim=(2, 3)) @ state["linear.weight"].T + state["linear.bias"]
 
 
 def test_output_equals_an_independent_computation() -> None:
-    network = WideResNet(16, 2, num_classes=5).double().train()
-    image = torch.randn(4, 3, 16, 16, dtype=torch.float64)
-    network(image)
-    network.eval()
+    network, image = warmed(WideResNet(16, 2, num_classes=5), 4, 3, 16, 16)
     torch.testing.assert_close(network(image), functional(network.state_dict(), image, blocks=2))
     torch.testing.assert_close(network.linear(network.forward_features(image)), network(image))
 

@@ -8,8 +8,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from datamodules.batches import ProtectedImageBatch
+from datamodules.files.module_hash import hash_of_module
 from datamodules.files.whole_files import whole_file
-from lightning_modules.networks.module_hash import hash_of_module
 from lightning_modules.resumable.item_files import missing_items
 from lightning_modules.resumable.settings_file import refuse_other_settings, write_settings
 

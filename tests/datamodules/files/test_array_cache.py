@@ -1,4 +1,3 @@
-import copy
 import json
 import multiprocessing
 import os
@@ -6,74 +5,11 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch import nn
-from transformers import ResNetConfig
 
-from datamodules.files.array_cache import cached_array, key_of, module_fingerprint
-from lightning_modules.networks.resized import Resized
-
-
-@settings(deadline=None, max_examples=30)
-@given(row=st.integers(0, 15), column=st.integers(0, 63), change=st.sampled_from([1e-7, 1.0, -2.0]))
-def test_a_fingerprint_sees_any_weight(row: int, column: int, change: float) -> None:
-    one = nn.Sequential(nn.Linear(64, 16))
-    other = copy.deepcopy(one)
-    assert module_fingerprint(one) == module_fingerprint(other)
-    with torch.no_grad():
-        other[0].weight[row, column] += change
-    assert (module_fingerprint(one) == module_fingerprint(other)) == torch.equal(one[0].weight, other[0].weight)
-
-
-def test_a_fingerprint_sees_classes_attributes_and_buffers_and_not_the_mode() -> None:
-    linear = nn.Sequential(nn.Linear(2, 2))
-    assert module_fingerprint(Resized(linear, 8)) != module_fingerprint(Resized(linear, 9))
-    assert module_fingerprint(nn.Sequential(nn.ReLU())) != module_fingerprint(nn.Sequential(nn.GELU()))
-    norm = nn.BatchNorm1d(3)
-    before = module_fingerprint(norm)
-    assert module_fingerprint(norm.eval()) == before
-    norm(torch.randn(4, 3))
-    assert module_fingerprint(norm) == before
-    norm.train()(torch.randn(4, 3))
-    assert module_fingerprint(norm) != before
-
-
-class Attributes(nn.Module):
-    def __init__(self, **attributes: Any) -> None:
-        super().__init__()
-        vars(self).update(attributes)
-
-
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        ({"options": {"scale": 1.0}}, {"options": {"scale": 2.0}}),
-        ({"options": {"mean": [0.5, (1, 2)]}}, {"options": {"mean": [0.5, (1, 3)]}}),
-        ({"_out_features": ["stage3"]}, {"_out_features": ["stage4"]}),
-        ({"kept": {"a", "b"}}, {"kept": {"a", "c"}}),
-        ({"act": nn.functional.relu}, {"act": nn.functional.gelu}),
-        ({"computes_in": torch.float32}, {"computes_in": torch.float16}),
-        ({"config": ResNetConfig(layer_type="basic")}, {"config": ResNetConfig(layer_type="bottleneck")}),
-    ],
-)
-def test_a_fingerprint_sees_collections_private_attributes_and_configurations(one: Any, other: Any) -> None:
-    first, again = module_fingerprint(Attributes(**one)), module_fingerprint(Attributes(**copy.deepcopy(one)))
-    assert first == again
-    assert first != module_fingerprint(Attributes(**other))
-
-
-def test_a_fingerprint_does_not_depend_on_the_process() -> None:
-    """Sets are ordered otherwise in each, and objects lie elsewhere."""
-    assert list({0, 8}) != list({8, 0})
-    assert module_fingerprint(Attributes(kept={0, 8})) == module_fingerprint(Attributes(kept={8, 0}))
-    assert module_fingerprint(Attributes(thing=object())) == module_fingerprint(Attributes(thing=object()))
-
+from datamodules.files.array_cache import cached_array, key_of
 
 NUMBERS, ROWS = 8, 3
 

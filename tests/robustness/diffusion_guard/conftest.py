@@ -1,6 +1,5 @@
 """A tiny Stable Diffusion pipeline, and a folder of photographs."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -13,16 +12,13 @@ from tests.datamodules.editing.photographs import photographs
 @pytest.fixture(scope="session")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny Stable Diffusion inpainting pipeline with random weights, saved to disk."""
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    from tests.robustness.diffusion_guard.tiny_clip import save_tokenizer
 
     folder = tmp_path_factory.mktemp("pipeline")
     torch.manual_seed(0)
-    vocabulary = {
-        token: number for number, token in enumerate(["<|startoftext|>", "<|endoftext|>", "a</w>", "cat</w>"])
-    }
-    (folder / "vocab.json").write_text(json.dumps(vocabulary))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    tokenizer = CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=8)
+    tokenizer = save_tokenizer(folder, ["a</w>", "cat</w>"])
     text = CLIPTextConfig(
         hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, vocab_size=4,
         max_position_embeddings=8, bos_token_id=0, eos_token_id=1, pad_token_id=1,

@@ -35,30 +35,22 @@ def test_objectives_have_their_gradients_by_hand() -> None:
     np.testing.assert_allclose(found.flatten(1), 4 * k * y, atol=1e-12)
 
 
-def test_iterates_are_those_of_an_independent_computation() -> None:
-    image, keep, noise, a, k = of_numpy()
+def test_the_norm_grows_and_its_square_has_the_same_iterates() -> None:
+    image, keep, noise, _, _ = of_numpy()
     inpainter = LinearInpainter()
 
     def objective(adversarial: Tensor, keep: Tensor) -> Tensor:
         return noise_norm(first_step(inpainter, adversarial, keep, noise, noise, 751)).sum()
 
-    found = protected(image, objective, lambda: keep, epsilon=0.05, step_size=0.02, iterations=5)
-    z, k = noise.numpy().ravel(), k.ravel()
-    x = x0 = image.numpy().ravel()
-    for _ in range(5):
-        gradient = k * (a.T @ (z + 1.751 * a @ ((2 * x - 1) * k)))
-        x = np.clip(np.clip(x + 0.02 * np.sign(gradient * k), x0 - 0.05, x0 + 0.05), 0, 1)
-    np.testing.assert_allclose(found.detach().numpy().ravel(), x, atol=1e-12)
     norms = [float(objective(protected(image, objective, lambda: keep, 0.1, 0.002, n), keep)) for n in (0, 1, 3, 6)]
-    assert norms == sorted(set(norms))  # the norm grows
+    assert norms == sorted(set(norms))
     squared = protected(image, lambda x, k: objective(x, k).square(), lambda: keep, 0.1, 0.002, 8)
     assert torch.equal(squared, protected(image, objective, lambda: keep, 0.1, 0.002, 8))
 
 
 def test_gradients_are_averaged_before_the_sign() -> None:
     image = torch.full((1, 1, 1, 1), 0.5, dtype=torch.float64)
-    slopes = iter([3.0, -1.0, -3.0, 1.0])
-    moved = protected(image, lambda x, k: next(slopes) * x.sum(), lambda: torch.ones_like(image), 0.3, 0.1, 1, 2)
-    assert float(moved) == pytest.approx(0.6)
-    moved = protected(image, lambda x, k: next(slopes) * x.sum(), lambda: torch.ones_like(image), 0.3, 0.1, 1, 2)
-    assert float(moved) == pytest.approx(0.4)
+    for slopes, expected in (([3.0, -1.0], 0.6), ([-3.0, 1.0], 0.4)):
+        slope = iter(slopes)
+        moved = protected(image, lambda x, k: next(slope) * x.sum(), lambda: torch.ones_like(image), 0.3, 0.1, 1, 2)  # noqa: B023
+        assert float(moved) == pytest.approx(expected)

@@ -36,27 +36,19 @@ def test_embeddings_are_the_saved_models(folder: Path) -> None:
     model = CLIPModel.from_pretrained(folder).double().eval()
     mean, std = ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711])
     pixels = (image.double() - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    tokens = (
+        ["<|startoftext|>", "a</w>", "c", "a", "t</w>", "<|endoftext|>"],
+        ["<|startoftext|>", "d", "o", "g</w>", "<|endoftext|>"],
+    )
     with torch.no_grad():
-        seen = model.vision_model(pixel_values=pixels).pooler_output.numpy()
-        read = [
-            model.text_model(input_ids=torch.tensor([[VOCABULARY.index(token) for token in tokens]])).pooler_output[0]
-            for tokens in (
-                ["<|startoftext|>", "a</w>", "c", "a", "t</w>", "<|endoftext|>"],
-                ["<|startoftext|>", "d", "o", "g</w>", "<|endoftext|>"],
-            )
-        ]
-    expected = [
-        features @ projection.weight.detach().numpy().T
-        for features, projection in (
-            (seen, model.visual_projection),
-            (torch.stack(read).numpy(), model.text_projection),
-        )
-    ]
+        seen = model.vision_model(pixel_values=pixels).pooler_output
+        texts_read = [torch.tensor([[VOCABULARY.index(token) for token in each]]) for each in tokens]
+        read = torch.cat([model.text_model(input_ids=each).pooler_output for each in texts_read])
+        expected = seen @ model.visual_projection.weight.T, read @ model.text_projection.weight.T
     for found, by_hand in zip((clip.images(image), clip.texts(texts)), expected, strict=True):
         assert found.shape == (2, 12)
-        np.testing.assert_allclose(
-            found.numpy(), by_hand / np.linalg.norm(by_hand, axis=1, keepdims=True), rtol=0, atol=1e-5
-        )
+        unit = (by_hand / by_hand.norm(dim=1, keepdim=True)).float()
+        torch.testing.assert_close(found, unit, rtol=0, atol=1e-5)
     assert not any(parameter.requires_grad for parameter in clip.model.parameters())
 
 

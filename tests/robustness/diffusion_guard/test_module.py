@@ -123,16 +123,12 @@ def test_protecting_editing_and_measuring_have_random_numbers_of_their_own(monke
 
 
 def test_pictures_show_the_change_and_the_difference_of_edits() -> None:
-    batch, outputs = (
-        a_batch(),
-        dict(zip(("protected", "edit", "edit_of_protected"), torch.rand(3, 2, 1, 4, 4), strict=True)),
-    )
+    names = ("protected", "edit", "edit_of_protected")
+    batch, outputs = a_batch(), dict(zip(names, torch.rand(3, 2, 1, 4, 4), strict=True))
     batch["image"] = torch.rand(2, 1, 4, 4)
     columns = DiffusionGuard(LinearInpainter()).image_columns(batch, outputs)
-    for name, (of, less) in {
-        "change": ("protected", batch["image"]),
-        "difference of edits": ("edit_of_protected", outputs["edit"]),
-    }.items():
+    shown = {"change": ("protected", batch["image"]), "difference of edits": ("edit_of_protected", outputs["edit"])}
+    for name, (of, less) in shown.items():
         values, _, _, difference = columns[name]
         assert difference
         assert torch.equal(values, outputs[of] - less)

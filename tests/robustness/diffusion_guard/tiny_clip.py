@@ -10,12 +10,18 @@ VOCABULARY = ["<|startoftext|>", "<|endoftext|>", "a", "c", "t", "d", "o", "g", 
 """Tokens of `a`, `cat` and `dog`, a letter each."""
 
 
+def save_tokenizer(folder: Path, words: list[str]) -> CLIPTokenizer:
+    """Save a tokenizer of these words between a beginning and an end, in texts of eight tokens."""
+    vocabulary = {token: number for number, token in enumerate(["<|startoftext|>", "<|endoftext|>", *words])}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    return CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=8)
+
+
 def save_tiny_clip(folder: Path, size: int = 16) -> Path:
     torch.manual_seed(0)
     folder.mkdir(parents=True)
-    (folder / "vocab.json").write_text(json.dumps({token: number for number, token in enumerate(VOCABULARY)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    tokenizer = CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=8)
+    tokenizer = save_tokenizer(folder, VOCABULARY[2:])
     shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
     ends = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
     text = {**shape, **ends, "vocab_size": len(VOCABULARY), "max_position_embeddings": 8}

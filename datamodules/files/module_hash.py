@@ -1,0 +1,54 @@
+"""A hash by which results that were computed with one network are not taken for another's."""
+
+import hashlib
+import re
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+PYTORCHS_OWN = vars(nn.Module())
+
+
+def hash_of_module(module: nn.Module, attributes: bool = False) -> str:
+    """Hash all parameters and buffers, saved or not, and each submodule's kind and `extra_repr`.
+
+    A module whose results depend on an argument that is in none of its tensors has to name it in `extra_repr`.
+
+    Args:
+        module: any module; its mode, hooks and functions do not count.
+        attributes: also hash attributes that are numbers, texts, collections of them or configurations as Hugging
+            Face's, for networks of other packages that do not name all of their arguments.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for name, part in module.named_modules(remove_duplicate=False):
+        said = re.sub(r" at 0x[0-9a-f]+", "", part.extra_repr())  # addresses, which every process has others of
+        digest.update(f"{name} {type(part).__name__} {said}\n".encode())
+        own = sorted(vars(part).items()) if attributes else []
+        described = [(key, _described(value)) for key, value in own if key not in PYTORCHS_OWN]
+        digest.update(f"{type(part).__module__} {described}\n".encode() if attributes else b"")
+    tensors = {
+        **module.state_dict(),  # has extra states
+        **dict(module.named_parameters(remove_duplicate=False)),
+        **dict(module.named_buffers(remove_duplicate=False)),
+    }
+    for name, tensor in sorted(tensors.items()):
+        if isinstance(tensor, Tensor):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _described(value: Any) -> Any:
+    """An attribute, in a form that every process prints alike: of objects, only the name or that of their type."""
+    if hasattr(type(value), "to_dict"):
+        value = value.to_dict()
+    if isinstance(value, dict):
+        return [(_described(key), _described(each)) for key, each in value.items()]
+    if isinstance(value, list | tuple):
+        return [_described(each) for each in value]
+    if isinstance(value, set | frozenset):
+        return sorted(repr(_described(each)) for each in value)
+    if value is None or isinstance(value, bool | int | float | str | torch.dtype):
+        return value
+    return getattr(value, "__qualname__", type(value).__qualname__)
