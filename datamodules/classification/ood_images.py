@@ -6,7 +6,7 @@ The sets of the literature are resized or cropped to 32 x 32 pixels and lie in f
 `LSUN_resize`, `iSUN` and so on, as the authors of ODIN distribute them.
 
 Source: Liang, Li and Srikant, Enhancing the Reliability of Out-of-distribution Image Detection in Neural Networks, ICLR
-2018, arXiv 1706.02690, for those sets and the two kinds of noise.
+2018, arXiv 1706.02690, for those sets and the noise.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from datamodules.arguments import at_least, positive
+from datamodules.arguments import at_least
 from datamodules.classification.image_sets import UNKNOWN, ImageFiles, ImagesInMemory, ImageSource, OtherImages
 from datamodules.files.data_directory import data_directory
 from datamodules.files.image_files import SUFFIXES, Crop, image_names
@@ -58,31 +58,24 @@ class ImagesInFolder(OtherImages):
 
 
 class DrawnImages(ImageSource):
-    """Images of independent pixels, drawn when they are asked for: each depends on seed and position alone.
+    """Images of independent uniform pixels, drawn when they are asked for: each depends on seed and position alone.
 
     Args:
         num_images: number of images.
         image_shape: C, H, W.
         seed: random seed of the pixels.
-        normal: mean and deviation of normal pixels, which are clipped to [0, 1]; None draws uniform ones.
     """
 
     in_memory = True
 
-    def __init__(
-        self, num_images: int, image_shape: tuple[int, ...], seed: int, normal: tuple[float, float] | None = None
-    ) -> None:
+    def __init__(self, num_images: int, image_shape: tuple[int, ...], seed: int) -> None:
         self.label = torch.full((num_images,), UNKNOWN)
         self.image_shape = image_shape
         self.seed = seed
-        self.normal = normal
 
     def fetch(self, row: Tensor, uniform: Tensor | None) -> Tensor:
         channels, height, width = self.image_shape
         value = sample_uniform(self.seed, 0, row, channels * height * width, stream=2)
-        if self.normal is not None:
-            mean, std = self.normal
-            value = (mean + std * torch.special.ndtri(value)).clamp(0, 1)
         return (value * 255).round().to(torch.uint8).view(-1, *self.image_shape)
 
 
@@ -99,25 +92,6 @@ class UniformNoise(OtherImages):
 
     def of_no_class(self, image_shape: tuple[int, ...], seed: int) -> ImageSource:
         return DrawnImages(self.num_images, image_shape, seed)
-
-
-class GaussianNoise(OtherImages):
-    """Independent pixels, normal and clipped to [0, 1].
-
-    Args:
-        num_images: number of images.
-        mean: mean of the noise, in pixel units.
-        std: standard deviation of the noise, in pixel units, positive.
-    """
-
-    def __init__(self, num_images: int = 10_000, mean: float = 0.5, std: float = 1.0) -> None:
-        at_least(1, num_images=num_images)
-        positive(std=std)
-        self.num_images = num_images
-        self.normal = (mean, std)
-
-    def of_no_class(self, image_shape: tuple[int, ...], seed: int) -> ImageSource:
-        return DrawnImages(self.num_images, image_shape, seed, self.normal)
 
 
 class OtherDigits(OtherImages):

@@ -5,12 +5,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningModule, Trainer
-from torch import Tensor, nn
+from torch import Tensor
 
 from datamodules.classification.image_sets import ImageSet, ImagesInMemory
 from datamodules.classification.labelled_images import LabelledImages
-from experiments.run_directory import MetricsTable
 
 NUM_CLASSES = 4
 LOADER = set(inspect.signature(LabelledImages.__init__).parameters) - {"self", "images"}
@@ -59,60 +57,6 @@ def ready(data: LabelledImages, stage: str = "fit") -> LabelledImages:
 def labels(data: LabelledImages) -> Tensor:
     assert data.train_set is not None
     return data.train_set.label
-
-
-class Recorder(LightningModule):
-    """Keeps what it is given, and learns nothing."""
-
-    def __init__(self, read_training_images: bool = False) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(()))
-        self.read_training_images = read_training_images
-        self.trained: list[dict[str, Any]] = []
-        self.evaluated: list[dict[str, Any]] = []
-
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        self.trained.append(batch)
-        return self.weight * batch["image"].sum()
-
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self.evaluated.append(batch)
-
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self.evaluated.append(batch)
-
-    def on_train_epoch_end(self) -> None:
-        if self.read_training_images:
-            data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-            for batch in data.training_images_dataloader():
-                self.evaluated.append(self.trainer.strategy.batch_to_device(batch))
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=0.0)
-
-
-def run(
-    data: LabelledImages, directory: Path, module: Recorder | None = None, epochs: int = 1, **options: Any
-) -> Recorder:
-    module = module or Recorder()
-    trainer = Trainer(
-        accelerator="cpu",
-        max_epochs=epochs,
-        logger=MetricsTable(directory),
-        log_every_n_steps=1,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        **options,
-    )
-    trainer.fit(module, datamodule=data)
-    return module
-
-
-def joined(batches: list[dict[str, Any]], key: str) -> Tensor:
-    return torch.cat([batch[key] for batch in batches])
 
 
 def on_process(rank: int, world_size: int, directory: Path) -> Any:

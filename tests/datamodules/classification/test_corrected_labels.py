@@ -5,15 +5,8 @@ import pytest
 import torch
 
 from datamodules.corruptions.label_noise import Symmetric
-from tests.datamodules.classification.patterns import (
-    NUM_CLASSES,
-    Recorder,
-    joined,
-    labels,
-    patterns,
-    ready,
-    run,
-)
+from tests.datamodules.classification.patterns import NUM_CLASSES, labels, patterns, ready
+from tests.datamodules.recorder import in_order, joined, trained
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
@@ -21,16 +14,13 @@ def test_corrections_reach_the_batches_and_the_checkpoint(num_workers: int) -> N
     data = ready(patterns(num_workers=num_workers, label_noise=Symmetric(0.5), seed=3))
     loader = data.train_dataloader()
     sampler: Any = loader.sampler
-    before = torch.empty(40, dtype=torch.int64)
-    for batch in loader:
-        before[batch["index"]] = batch["label"]
+    before = in_order(list(loader), "label")
     assert torch.equal(before, labels(data))
     changed = torch.tensor([3, 11, 39])
     data.correct_labels(changed, (before[changed] + 1) % NUM_CLASSES)
     sampler.set_epoch(1)  # the workers live on
-    after, clean = torch.empty_like(before), torch.empty_like(before)
-    for batch in loader:
-        after[batch["index"]], clean[batch["index"]] = batch["label"], batch["clean_label"]
+    batches = list(loader)
+    after, clean = in_order(batches, "label"), in_order(batches, "clean_label")
     assert (before != after).nonzero().flatten().tolist() == changed.tolist()
     assert data.train_set is not None
     assert data.train_set.clean_label is not None
@@ -40,18 +30,16 @@ def test_corrections_reach_the_batches_and_the_checkpoint(num_workers: int) -> N
     assert torch.equal(data.train_set.source.label, truth)
 
 
-class Corrector(Recorder):
-    """Gives every training image label 0 after the first epoch."""
-
-    def on_train_epoch_end(self) -> None:
-        if self.current_epoch == 0:
-            self.trainer.datamodule.correct_labels(torch.arange(40), torch.zeros(40, dtype=torch.int64))  # type: ignore[attr-defined]
+def all_zero(module: Any, data: Any) -> None:
+    """Give every training image label 0 after the first epoch."""
+    if module.current_epoch == 0:
+        data.correct_labels(torch.arange(40), torch.zeros(40, dtype=torch.int64))
 
 
 @pytest.mark.parametrize("set_up_first", [True, False])
 def test_corrections_are_restored_before_or_after_the_data_are_read(tmp_path: Path, set_up_first: bool) -> None:
     data = patterns(seed=3)
-    module = run(data, tmp_path, Corrector(), epochs=2)
+    module = trained(data, tmp_path, all_zero, epochs=2)
     assert joined(module.trained[:5], "label").sum() > 0
     assert joined(module.trained[5:], "label").sum() == 0
     state = data.state_dict()
@@ -84,24 +72,16 @@ def test_corrected_batches_carry_the_labels_that_were_given(second_view: bool) -
         data.correct_labels(torch.tensor([0, 1]), torch.tensor([0, 4]))
 
 
-class SharedCorrector(Recorder):
-    """Each process corrects samples of its own after the first epoch, and keeps what it trains on after that."""
-
-    def __init__(self, directory: Path) -> None:
-        super().__init__()
-        self.directory = directory
-
-    def on_train_epoch_end(self) -> None:
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        if self.current_epoch == 0:
-            self.trained.clear()
-            index = torch.arange(7) if self.global_rank == 0 else torch.tensor([20, 30])
-            for share in (index, index[: self.global_rank]):  # the first process has none in the second call
-                data.correct_labels(share, torch.full_like(share, 2 + self.global_rank))
-
-    def on_train_end(self) -> None:
-        kept = {key: joined(self.trained, key) for key in ("index", "label", "original_label")}
-        torch.save(kept, self.directory / f"trained_{self.global_rank}.pt")
+def corrected_by_each(module: Any, data: Any) -> None:
+    """Correct samples of the process's own after the first epoch, and save what it trains on after that."""
+    if module.current_epoch == 0:
+        module.trained.clear()
+        index = torch.arange(7) if module.global_rank == 0 else torch.tensor([20, 30])
+        for share in (index, index[: module.global_rank]):  # the first process has none in the second call
+            data.correct_labels(share, torch.full_like(share, 2 + module.global_rank))
+    else:
+        kept = {key: joined(module.trained, key) for key in ("index", "label", "original_label")}
+        torch.save(kept, Path(module.trainer.log_dir, f"trained_{module.global_rank}.pt"))
 
 
 def test_two_processes_exchange_their_corrections(tmp_path: Path) -> None:
@@ -109,10 +89,10 @@ def test_two_processes_exchange_their_corrections(tmp_path: Path) -> None:
     given = labels(ready(patterns(label_noise=Symmetric(0.5), seed=3)))
     expected = given.clone()
     expected[:7], expected[[20, 30]] = 2, 3
-    run(data, tmp_path, SharedCorrector(tmp_path), epochs=2, devices=2, strategy="ddp_fork")
-    trained = [torch.load(tmp_path / f"trained_{rank}.pt") for rank in range(2)]
-    assert sorted(joined(trained, "index").tolist()) == list(range(40))
-    assert all((part["label"] != part["original_label"]).any() for part in trained)
-    for part in trained:
+    trained(data, tmp_path, corrected_by_each, epochs=2, devices=2, strategy="ddp_fork")
+    parts = [torch.load(tmp_path / f"trained_{rank}.pt") for rank in range(2)]
+    assert sorted(joined(parts, "index").tolist()) == list(range(40))
+    assert all((part["label"] != part["original_label"]).any() for part in parts)
+    for part in parts:
         assert torch.equal(part["label"], expected[part["index"]])
         assert torch.equal(part["original_label"], given[part["index"]])

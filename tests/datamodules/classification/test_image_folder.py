@@ -17,8 +17,9 @@ from datamodules.files.image_files import (
     Crop,
     files_by_class,
 )
-from tests.datamodules.classification.patterns import joined, loaded, ready, run
+from tests.datamodules.classification.patterns import loaded, ready
 from tests.datamodules.image_folders import photograph, save, shades
+from tests.datamodules.recorder import in_order, joined, trained
 
 
 def test_a_source_fetches_the_rows_that_are_asked_for(tmp_path: Path) -> None:
@@ -64,7 +65,7 @@ def own_images(tmp_path: Path) -> Path:
 def test_a_users_folders_are_trained_validated_and_tested_on(own_images: Path, tmp_path: Path) -> None:
     data = loaded(ImageFolder, str(own_images), batch_size=8, image_size=8, resize=8, num_workers=0)
     assert (data.num_classes, data.class_names, data.image_shape) == (3, ["cat", "dog", "emu"], (3, 8, 8))
-    module = run(data, tmp_path)
+    module = trained(data, tmp_path)
     images = joined(module.trained, "image")
     assert images.dtype == torch.float32
     assert len(images) == data.num_train_samples == 15
@@ -96,12 +97,10 @@ def test_workers_deliver_the_same_images_in_every_epoch(own_images: Path, tmp_pa
 
     def images(num_workers: int) -> Tensor:
         sizes = {"batch_size": 5, "image_size": 8, "resize": 8}
-        batches = run(
-            loaded(ImageFolder, str(own_images), num_workers=num_workers, seed=1, **sizes), tmp_path, epochs=2
-        )
-        order = joined(batches.trained, "index").view(2, 15).argsort(dim=1)
-        flat = joined(batches.trained, "image").view(2, 15, -1)
-        return flat.gather(1, order[..., None].expand(-1, -1, flat.shape[2]))
+        data = loaded(ImageFolder, str(own_images), num_workers=num_workers, seed=1, **sizes)
+        batches = trained(data, tmp_path, epochs=2).trained
+        half = len(batches) // 2
+        return torch.stack([in_order(part, "image").flatten(1) for part in (batches[:half], batches[half:])])
 
     alone, with_workers = images(0), images(2)
     assert torch.equal(alone, with_workers)
@@ -111,7 +110,7 @@ def test_workers_deliver_the_same_images_in_every_epoch(own_images: Path, tmp_pa
 def test_a_users_labels_come_by_position_and_their_table_names_the_files(own_images: Path, tmp_path: Path) -> None:
     sizes = {"batch_size": 5, "image_size": 8, "resize": 8, "num_workers": 0}
     data = loaded(ImageFolder, str(own_images), label_noise=Symmetric(0.5, seed=3), **sizes)
-    run(data, tmp_path)
+    trained(data, tmp_path)
     table = (tmp_path / "labels.csv").read_text().splitlines()
     assert table[0] == "index,label,clean_label,split,name"
     assert [row.split(",")[-1] for row in table[1:4]] == ["cat/0.png", "cat/1.png", "cat/2.png"]
@@ -141,7 +140,7 @@ def test_a_table_without_true_labels_makes_no_folder_the_truth(own_images: Path,
     table, known = tmp_path / "corrected.csv", tmp_path / "known.csv"
     table.write_text("index,label\n" + "".join(f"{i},{i % 2}\n" for i in range(len(truth))))
     known.write_text("index,label,clean_label\n" + "".join(f"{i},0,{true}\n" for i, true in enumerate(truth.tolist())))
-    module = run(loaded(ImageFolder, str(own_images), label_noise=FromCSV(str(table)), **sizes), tmp_path)
+    module = trained(loaded(ImageFolder, str(own_images), label_noise=FromCSV(str(table)), **sizes), tmp_path)
     assert all("clean_label" not in batch for batch in module.trained)
     assert (tmp_path / "labels.csv").read_text().splitlines()[0] == "index,label,split,name"
     data = ready(loaded(ImageFolder, str(own_images), label_noise=FromCSV(str(known)), **sizes))

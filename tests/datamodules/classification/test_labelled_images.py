@@ -24,22 +24,13 @@ from datamodules.classification.webvision import WebVision
 from datamodules.corruptions.label_noise import InstanceDependent, Symmetric
 from datamodules.loading.augmentation import Augmentation, crop_and_flip, sample_uniform
 from datamodules.loading.seeded_batches import free_cores
-from tests.datamodules.classification.patterns import (
-    NUM_CLASSES,
-    Patterns,
-    Recorder,
-    joined,
-    labels,
-    on_process,
-    patterns,
-    ready,
-    run,
-)
+from tests.datamodules.classification.patterns import NUM_CLASSES, Patterns, labels, on_process, patterns, ready
+from tests.datamodules.recorder import joined, trained
 
 
 def test_given_labels_are_one_draw_of_the_noise_and_the_true_ones_travel_beside_them(tmp_path: Path) -> None:
     data = patterns(label_noise=Symmetric(0.5), validation_fraction=0.2, seed=1)
-    noisy = run(data, tmp_path)
+    noisy = trained(data, tmp_path)
     truth = data.images.training().label
     drawn = Symmetric(0.5, seed=1).apply(truth, NUM_CLASSES)
     for part, batches in ((data.train_set, noisy.trained), (data.validation_set, noisy.evaluated)):
@@ -47,7 +38,7 @@ def test_given_labels_are_one_draw_of_the_noise_and_the_true_ones_travel_beside_
         row = part.row[joined(batches, "index")]
         assert torch.equal(joined(batches, "clean_label"), truth[row])
         assert torch.equal(joined(batches, "label"), drawn[row])
-    clean_run = run(patterns(validation_fraction=0.2), tmp_path)
+    clean_run = trained(patterns(validation_fraction=0.2), tmp_path)
     assert all("clean_label" not in batch for batch in [*clean_run.trained, *clean_run.evaluated])
 
 
@@ -104,7 +95,7 @@ def test_images_are_in_the_unit_interval_in_the_modules_precision(
     tmp_path: Path, brightest: int, precision: Any
 ) -> None:
     data = patterns(brightest=brightest)
-    module = run(data, tmp_path, precision=precision)
+    module = trained(data, tmp_path, precision=precision)
     dtype = torch.float64 if precision == "64-true" else torch.float32
     image, index = joined(module.trained, "image"), joined(module.trained, "index")
     assert image.dtype == dtype
@@ -114,7 +105,7 @@ def test_images_are_in_the_unit_interval_in_the_modules_precision(
 
 def test_training_images_are_cropped_and_mirrored_by_seed_visit_and_sample(tmp_path: Path) -> None:
     data = patterns(augmentation=Augmentation(2, True), validation_fraction=0.2, passes_per_epoch=2, seed=5)
-    module = run(data, tmp_path, epochs=2)
+    module = trained(data, tmp_path, epochs=2)
     batches_of_a_pass = len(module.trained) // 4
     assert data.train_set is not None
     source = data.images.training().image[data.train_set.row]
@@ -130,10 +121,14 @@ def test_training_images_are_cropped_and_mirrored_by_seed_visit_and_sample(tmp_p
 
 def test_training_images_that_are_read_to_judge_labels_are_whole_and_in_order(tmp_path: Path) -> None:
     """Also while training goes on."""
-    data = patterns(augmentation=Augmentation(2, True), seed=5)
-    module = run(data, tmp_path, Recorder(read_training_images=True))
-    assert torch.equal(joined(module.evaluated, "image"), data.images.training().image.float() / 255)
-    assert joined(module.evaluated, "index").tolist() == list(range(40))
+    data, read = patterns(augmentation=Augmentation(2, True), seed=5), list[dict[str, Any]]()
+
+    def keep(module: Any, data: Any) -> None:
+        read.extend(module.trainer.strategy.batch_to_device(batch) for batch in data.training_images_dataloader())
+
+    trained(data, tmp_path, keep)
+    assert torch.equal(joined(read, "image"), data.images.training().image.float() / 255)
+    assert joined(read, "index").tolist() == list(range(40))
 
 
 def test_the_test_set_is_dealt_out_without_duplicates(tmp_path: Path) -> None:

@@ -20,16 +20,8 @@ from datamodules.classification.labelled_set import stratified_split
 from datamodules.classification.ood_images import OtherDigits
 from datamodules.corruptions.label_noise import FromCSV, Symmetric
 from experiments.run_directory import MetricsTable
-from tests.datamodules.classification.patterns import (
-    NUM_CLASSES,
-    Patterns,
-    labels,
-    loaded,
-    on_process,
-    patterns,
-    ready,
-    run,
-)
+from tests.datamodules.classification.patterns import NUM_CLASSES, Patterns, labels, loaded, on_process, patterns, ready
+from tests.datamodules.recorder import trained
 
 
 @settings(max_examples=100, deadline=None)
@@ -48,7 +40,7 @@ def test_a_split_holds_out_the_same_fraction_of_every_class(label: list[int], fr
 def test_labels_that_were_written_give_another_run_the_same(tmp_path: Path) -> None:
     """And the same split of them, as the table holds the whole set in its own order."""
     first = patterns(label_noise=Symmetric(0.5), validation_fraction=0.2, seed=1)
-    run(first, tmp_path)
+    trained(first, tmp_path)
     second = ready(patterns(label_noise=FromCSV(str(tmp_path / "labels.csv")), validation_fraction=0.2, seed=1))
     assert first.validation_set is not None
     assert second.validation_set is not None
@@ -188,5 +180,5 @@ def test_the_report_and_the_labels_of_a_run_with_foreign_images_label_another(tm
 
 
 def test_clean_labels_are_not_written(tmp_path: Path) -> None:
-    run(patterns(), tmp_path)
+    trained(patterns(), tmp_path)
     assert not (tmp_path / "labels.csv").exists()

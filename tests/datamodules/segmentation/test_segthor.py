@@ -13,7 +13,7 @@ from datamodules.corruptions.mask_noise import OverUnderSegmentation
 from datamodules.files.image_files import UnreadableImage
 from datamodules.segmentation.labelled_masks import LabelledMasks
 from datamodules.segmentation.segthor import TEST, TRAINING, VALIDATION, SegTHOR
-from tests.datamodules.segmentation.recorder import Recorder
+from tests.datamodules.recorder import Recorder
 from tests.trainers import quiet
 
 SMALL: dict[str, Any] = {"train_patients": [1, 10], "val_patients": [2], "test_patients": [3], "image_size": 32}

@@ -13,7 +13,7 @@ from datamodules.segmentation.labelled_masks import LabelledMasks
 from datamodules.segmentation.mask_augmentation import FILL, MaskAugmentation
 from datamodules.segmentation.mask_files import MaskFiles, read_mask
 from datamodules.segmentation.voc import VOCSegmentation, listed_names
-from tests.datamodules.segmentation.recorder import Recorder
+from tests.datamodules.recorder import Recorder
 from tests.trainers import quiet
 
 SIZES = {"a": (50, 60), "b": (64, 40), "c": (30, 30), "d": (44, 70)}

@@ -1,0 +1,63 @@
+"""A module that keeps the batches it is given and learns nothing, and its training in a run directory."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from experiments.run_directory import MetricsTable
+from tests.trainers import quiet
+
+
+class Recorder(LightningModule):
+    """Keeps batches.
+
+    Args:
+        after_epoch: called with the module and its data after each training epoch.
+    """
+
+    def __init__(self, after_epoch: Callable[[Any, Any], None] | None = None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+        self.after_epoch = after_epoch
+        self.trained: list[dict[str, Any]] = []
+        self.evaluated: list[dict[str, Any]] = []
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        self.trained.append(batch)
+        return self.weight * batch["image"].sum()
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self.evaluated.append(batch)
+
+    test_step = validation_step
+
+    def on_train_epoch_end(self) -> None:
+        if self.after_epoch is not None:
+            self.after_epoch(self, self.trainer.datamodule)  # type: ignore[attr-defined]
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+
+def trained(
+    data: Any, directory: Path, after_epoch: Callable[[Any, Any], None] | None = None, epochs: int = 1, **options: Any
+) -> Recorder:
+    """Train a recorder."""
+    module, logger = Recorder(after_epoch), MetricsTable(directory)
+    quiet(max_epochs=epochs, logger=logger, log_every_n_steps=1, **options).fit(module, datamodule=data)
+    return module
+
+
+def joined(batches: list[dict[str, Any]], key: str) -> Tensor:
+    return torch.cat([batch[key] for batch in batches])
+
+
+def in_order(batches: list[dict[str, Any]], key: str) -> Tensor:
+    """The rows of an epoch by their index."""
+    index = joined(batches, "index")
+    assert sorted(index.tolist()) == list(range(len(index)))
+    return joined(batches, key)[index.argsort()]
