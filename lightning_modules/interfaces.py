@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.batches import IGNORED as IGNORED
 from datamodules.batches import UNVERIFIED as UNVERIFIED
+from datamodules.loading.own_loaders import OwnTrainingSet, gives_positions
 
 Required = TypeVar("Required")
 
@@ -129,11 +130,27 @@ class LabelStore(Protocol):
 
 
 @runtime_checkable
+class TrainingSamples(Protocol):
+    """A DataModule that knows how many training samples it has, of which its batches give the positions as `index`."""
+
+    num_train_samples: int
+
+
+@runtime_checkable
 class TrainingImageSource(Protocol):
     """A DataModule that also gives its training images without augmentation, so that their labels can be judged."""
 
     def training_images_dataloader(self) -> DataLoader:
         """Give batches in the order of the training set; each process gets its share."""
+        ...
+
+
+@runtime_checkable
+class HeldOutImages(TrainingImageSource, Protocol):
+    """A DataModule that may hold out a fold of its training images, whose labels are judged by what never saw them."""
+
+    def held_out_dataloader(self) -> DataLoader | None:
+        """Give the fold in the order of the set, each process its share; None where no fold is held out."""
         ...
 
 
@@ -228,17 +245,28 @@ def require(module: Any, protocol: type[Required], needed_by: str) -> Required:
     Raises:
         TypeError: names the module, the protocol and the members that are missing.
     """
-    members = [name for name in {*protocol.__annotations__, *vars(protocol)} if not name.startswith("_")]
-    missing = sorted(name for name in members if not hasattr(module, name))
-    if missing:
+    if missing := _missing(module, protocol):
         name = "a run without a DataModule" if module is None else type(module).__name__
         raise TypeError(f"{needed_by} needs a {protocol.__name__}, and {name} lacks {', '.join(missing)}")
     return module
 
 
+def _missing(thing: Any, protocol: type) -> list[str]:
+    members = [name for name in {*protocol.__annotations__, *vars(protocol)} if not name.startswith("_")]
+    return sorted(name for name in members if not hasattr(thing, name))
+
+
 def require_data(trainer: Any, protocol: type[Required], needed_by: str) -> Required:
-    """Refuse a run whose DataModule lacks what is needed, and return the DataModule typed. See `require`."""
-    return require(trainer.datamodule, protocol, needed_by)
+    """Refuse a run whose data lack what is needed, and return the DataModule typed. See `require`.
+
+    In training from a loader of the user's own, or from a DataModule that knows nothing of this project, the training
+    loader's set stands in for it where it can (`OwnTrainingSet`).
+    """
+    data, source = trainer.datamodule, trainer.fit_loop._data_source
+    own = source.instance is not None and source.is_defined() and not gives_positions(data)
+    if own and not _missing(OwnTrainingSet, protocol):
+        return OwnTrainingSet(source.dataloader())  # type: ignore[return-value]
+    return require(data, protocol, needed_by)
 
 
 def class_names(trainer: Any) -> Sequence[str] | None:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from tests.command import ROOT, environment
@@ -28,6 +29,19 @@ def test_the_example_in_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     names: dict[str, Any] = {}
     exec(example, names)
     assert names["trainer"].callback_metrics["test/accuracy"] > 0.8
+
+
+def test_the_example_with_a_loader_of_ones_own_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    [example] = re.findall(r"^```python\n(import torch\nfrom lightning.*?)```", README, re.DOTALL | re.MULTILINE)
+    names: dict[str, Any] = {}
+    exec(example, names)
+    metrics, directory = names["trainer"].callback_metrics, Path(names["trainer"].log_dir)
+    assert metrics["test/accuracy"] > 0.8
+    [robust] = [value for name, value in metrics.items() if name.startswith("test/robust_accuracy")]
+    assert 0 < robust <= metrics["test/accuracy"]
+    for name in ("label_report", "certification", "robust_accuracy"):
+        assert len(pd.read_csv(directory / f"{name}.csv")) > 0
 
 
 def test_a_method_is_one_module_one_yaml_and_one_test(tmp_path: Path) -> None:

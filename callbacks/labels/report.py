@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
@@ -17,9 +18,11 @@ from torchmetrics.functional.classification import binary_auroc
 from callbacks.labels.report_figure import draw_worst_labels
 from datamodules.arguments import at_least, within
 from datamodules.files.whole_files import save_figure, write_text
+from datamodules.loading.own_loaders import gives_positions
 from lightning_modules.interfaces import (
     UNVERIFIED,
     Classifier,
+    HeldOutImages,
     TrainingImageSource,
     class_names,
     require,
@@ -70,14 +73,18 @@ class LabelReport(Callback):
 
     A label is *suspected* where its score, the normalised margin of `label_score`, is below `threshold`. The
     predictions are those of the network that was trained on the same labels, so a network that has memorised a false
-    label does not suspect it.
+    label does not suspect it: such a judgement is *in-sample*, and the report says so. Where the data hold out a fold
+    of the training images (`data.folds`), the labels of that fold are judged instead, by a network that has not seen
+    them; `train.py label_report` puts the reports of all folds together. In Python, a trainer that was fitted with a
+    DataLoader judges that loader's set, as it gives its images.
 
     In the run directory it writes
 
-    * `label_report.csv`, the worst first: `index` (position in the training set), `row` and `name` (position and file
-      in the whole set, as in `labels.csv`) where the data have them, `given`, `proposed` (the most probable class),
-      `given_name` and `proposed_name` where the classes have names, `probability_given`, `probability_proposed`,
-      `score`, `suspected` (0 or 1) and, where it is known, `clean_label`, empty for an image that is not verified;
+    * `label_report.csv`, the worst first: `index` (position in the set that is judged), `row` and `name` (position and
+      file in the whole set, as in `labels.csv`) where the data have them, `given`, `proposed` (the most probable
+      class), `given_name` and `proposed_name` where the classes have names, `probability_given`,
+      `probability_proposed`, `score`, `suspected` (0 or 1), `in_sample` (1, or 0 of images that were held out) and,
+      where it is known, `clean_label`, empty for an image that is not verified;
     * `figures/label_report.png`, the images whose labels are worst.
 
     It logs `test/labels_suspected`, the suspected share, and where true labels are known `test/label_precision`,
@@ -110,20 +117,35 @@ class LabelReport(Callback):
         self.num_images = num_images
         self.compare_with_cleanlab = compare_with_cleanlab
         self.written = False
+        self._own: TrainingImageSource | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit" and not gives_positions(trainer.datamodule):  # type: ignore[attr-defined]
+            self._own = require_data(trainer, TrainingImageSource, "LabelReport")  # testing knows nothing of it
         if stage != "test":
             return
         num_classes = require(pl_module, Classifier, "LabelReport").num_classes
         if num_classes < 2:
             raise ValueError(f"LabelReport needs at least 2 classes, and model.num_classes is {num_classes}")
-        require_data(trainer, TrainingImageSource, "LabelReport")
+        self._images(trainer)
+
+    def _images(self, trainer: Trainer) -> TrainingImageSource:
+        if self._own is not None and not gives_positions(trainer.datamodule):  # type: ignore[attr-defined]
+            return self._own
+        if trainer.datamodule is None:  # type: ignore[attr-defined]
+            raise ValueError(
+                "LabelReport judges the labels of training images, and this test has none: give a DataModule, or fit "
+                "with the same trainer before"
+            )
+        return require_data(trainer, TrainingImageSource, "LabelReport")
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         directory = trainer.log_dir  # on every process: it is broadcast
         if directory is None:  # a fast_dev_run
             return
-        loader: Any = require_data(trainer, TrainingImageSource, "LabelReport").training_images_dataloader()
+        images = self._images(trainer)
+        held_out = images.held_out_dataloader() if isinstance(images, HeldOutImages) else None
+        loader: Any = images.training_images_dataloader() if held_out is None else held_out
         # Gathered through files: shares differ in length, and collectives of objects do not reach every backend.
         world = trainer.world_size
         parts = [Path(directory, f"label_report.rank_{rank}_of_{world}.npz") for rank in range(world)]
@@ -135,7 +157,12 @@ class LabelReport(Callback):
             judged = _merged(parts)
             for part in parts:
                 part.unlink()
-            table, metrics = self._report(judged, loader.dataset, class_names(trainer))
+            table, metrics = self._report(judged, loader.dataset, class_names(trainer), in_sample=held_out is None)
+            if held_out is None:
+                rank_zero_info(
+                    "The label report is in-sample: it judges labels that the network was trained on, and a false one "
+                    "that it has memorised is not suspected. With data.folds it judges images that were held out."
+                )
             if not self.written:
                 self._write(Path(directory), table, trainer, loader)
         self.written = True
@@ -165,27 +192,22 @@ class LabelReport(Callback):
         return {name: torch.cat([judged[name] for judged in batches]).numpy() for name in batches[0]}
 
     def _report(
-        self, judged: dict[str, NDArray[Any]], dataset: Any, names: Sequence[str] | None
+        self, judged: dict[str, NDArray[Any]], dataset: Any, names: Sequence[str] | None, in_sample: bool
     ) -> tuple[pd.DataFrame, dict[str, float]]:
         """Give the table, worst first, and the metrics."""
         table = pd.DataFrame({name: judged[name] for name in PER_SAMPLE if name in judged})
         suspected = judged["score"] < self.threshold
         table.insert(table.columns.get_loc("score") + 1, "suspected", suspected.astype(int))
-        metrics = {"labels_suspected": float(suspected.mean())}
-        verified = judged.get("clean_label", np.full(len(suspected), UNVERIFIED)) != UNVERIFIED
-        wrong = (judged["given"] != judged["clean_label"])[verified] if verified.any() else None
-        if wrong is not None:
-            metrics["label_precision"], metrics["label_recall"] = precision_and_recall(suspected[verified], wrong)
-            if 0 < wrong.sum() < len(wrong):
-                auroc = binary_auroc(torch.from_numpy(1 - judged["score"][verified]), torch.from_numpy(wrong).long())
-                metrics["label_auroc"] = float(auroc)
+        table.insert(table.columns.get_loc("suspected") + 1, "in_sample", int(in_sample))
+        metrics = report_metrics(judged["given"], suspected, judged["score"], judged.get("clean_label"))
         if self.compare_with_cleanlab:
             issues = find_label_issues(judged["given"], judged["probability"])
             table["suspected_by_cleanlab"] = issues.astype(int)
             metrics["label_agreement_cleanlab"] = float((issues == suspected).mean())
-            if wrong is not None:
-                precision, recall = precision_and_recall(issues[verified], wrong)
-                metrics |= {"label_precision_cleanlab": precision, "label_recall_cleanlab": recall}
+            by_cleanlab = report_metrics(judged["given"], issues, judged["score"], judged.get("clean_label"))
+            for name in ("label_precision", "label_recall"):
+                if name in by_cleanlab:
+                    metrics[f"{name}_cleanlab"] = by_cleanlab[name]
         if names is not None:
             for column in ("proposed", "given"):
                 named = [names[category] for category in table[column]]
@@ -208,6 +230,32 @@ class LabelReport(Callback):
         num_suspected = int(table["suspected"].sum())
         figure = draw_worst_labels(image.float().cpu().numpy(), worst, len(table), num_suspected, class_names(trainer))
         save_figure(figure, directory / "figures" / "label_report.png")
+
+
+def report_metrics(
+    given: NDArray[np.int64], suspected: NDArray[np.bool_], score: NDArray[Any], clean_label: NDArray[np.int64] | None
+) -> dict[str, float]:
+    """Measure how far a report can be trusted, where true labels are known.
+
+    Args:
+        given: `[N]`: the given labels.
+        suspected: `[N]`: whether each is suspected.
+        score: `[N]`, of the labels, in [0, 1].
+        clean_label: `[N]`: the true ones, `UNVERIFIED` where unknown; None where all are.
+
+    Returns:
+        `labels_suspected`, and of the verified labels `label_precision`, `label_recall` and `label_auroc`.
+    """
+    metrics = {"labels_suspected": float(suspected.mean())}
+    verified = np.zeros(len(given), dtype=bool) if clean_label is None else clean_label != UNVERIFIED
+    if clean_label is None or not verified.any():
+        return metrics
+    wrong = (given != clean_label)[verified]
+    metrics["label_precision"], metrics["label_recall"] = precision_and_recall(suspected[verified], wrong)
+    if 0 < wrong.sum() < len(wrong):
+        auroc = binary_auroc(torch.from_numpy(1 - score[verified]), torch.from_numpy(wrong).long())
+        metrics["label_auroc"] = float(auroc)
+    return metrics
 
 
 def find_label_issues(label: NDArray[np.int64], probability: NDArray[np.float32]) -> NDArray[np.bool_]:

@@ -13,7 +13,14 @@ from torch.utils.data import DataLoader
 
 from datamodules.arguments import at_least, within
 from datamodules.classification.image_sets import ImageSet, ImageSource
-from datamodules.classification.labelled_set import SECOND, LabelledSet, keep_labels, label_table, stratified_split
+from datamodules.classification.labelled_set import (
+    SECOND,
+    LabelledSet,
+    fold_split,
+    keep_labels,
+    label_table,
+    stratified_split,
+)
 from datamodules.corruptions.label_noise import FromCSV, LabelNoise
 from datamodules.corruptions.seeded import seeded
 from datamodules.loading.augmentation import Augmentation
@@ -36,6 +43,9 @@ class LabelledImages(SeededBatches):
         batch_size: training images of a step over all processes.
         label_noise: makes training and validation labels wrong; None leaves them.
         validation_fraction: part of each class that is held out of training, in [0, 1). Its labels are as noisy.
+        folds: number of parts that the training images are divided into, of which one is held out of training to judge
+            its labels by (`callbacks.labels.LabelReport`) and validates; None divides nothing.
+        fold: the part that is held out, 0 ... folds - 1.
         augmentation: random crop and mirror of training images, on the device; None leaves them.
         second_view: whether training batches also hold `second_view`, another random view of each image.
         shifted_tests: further data sets whose test images are tested as other distributions of the same classes.
@@ -63,6 +73,8 @@ class LabelledImages(SeededBatches):
         batch_size: int = 128,
         label_noise: LabelNoise | None = None,
         validation_fraction: float = 0.0,
+        folds: int | None = None,
+        fold: int = 0,
         augmentation: Augmentation | None = None,
         second_view: bool = False,
         shifted_tests: dict[str, ImageSet] | None = None,
@@ -76,6 +88,13 @@ class LabelledImages(SeededBatches):
         super().__init__(batch_size, evaluation_batch_size, passes_per_epoch, num_workers, prefetch_factor, seed)
         within(0, 1, "[)", validation_fraction=validation_fraction)
         at_least(1, batches_per_epoch=batches_per_epoch)
+        at_least(2, folds=folds)
+        if not 0 <= fold < (folds or 1):
+            raise ValueError(f"fold must be in 0 ... folds - 1, and folds is {folds}: got {fold}")
+        if folds is not None and validation_fraction:
+            raise ValueError(
+                f"validation_fraction must be 0 with folds {folds}, whose fold validates; got {validation_fraction}"
+            )
         if second_view and images.num_views == 1:
             raise ValueError(f"second_view needs images with at least 2 views, and {type(images).__name__} has 1")
         if augmentation not in (None, Augmentation()) and len(images.image_shape) != 3:
@@ -83,6 +102,8 @@ class LabelledImages(SeededBatches):
         self.images = images
         self.label_noise = label_noise
         self.validation_fraction = validation_fraction
+        self.folds = folds
+        self.fold = fold
         self.augmentation = augmentation or Augmentation()
         self.second_view = second_view
         self.shifted_tests = shifted_tests or {}
@@ -128,7 +149,10 @@ class LabelledImages(SeededBatches):
             else:
                 given = noise.apply(clean, self.num_classes, source.image_for_noise)
                 known = clean if known is None else known
-        kept, held_out = stratified_split(clean, self.validation_fraction, self.seed)
+        if self.folds is None:
+            kept, held_out = stratified_split(clean, self.validation_fraction, self.seed)
+        else:
+            kept, held_out = fold_split(given, self.folds, self.fold, self.seed)
         if len(kept) == 0:
             raise ValueError(f"validation_fraction {self.validation_fraction} leaves no training image of {len(clean)}")
 
@@ -213,6 +237,15 @@ class LabelledImages(SeededBatches):
         train = self.train_set
         plain = LabelledSet(train.source, train.row, train.given, train.clean_label)
         return self.evaluation_loader(plain.sharing_labels(train))
+
+    def held_out_dataloader(self) -> DataLoader | None:
+        """Give the fold that is held out, in its own order and without augmentation; None without `folds`."""
+        if self.folds is None:
+            return None
+        if self.validation_set is None:
+            self.set_up_training()
+        assert self.validation_set is not None
+        return self.evaluation_loader(self.validation_set)
 
     # batches
 

@@ -117,6 +117,28 @@ def stratified_split(label: Tensor, fraction: float, seed: int) -> tuple[Tensor,
     return torch.from_numpy(np.flatnonzero(~held_out)), torch.from_numpy(np.flatnonzero(held_out))
 
 
+def fold_split(label: Tensor, folds: int, fold: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Hold out one of several parts that together are the whole set, each with its share of every class.
+
+    Args:
+        label: `[N]`, int64.
+        folds: number of parts.
+        fold: the part that is held out, from 0.
+        seed: random seed of the parts.
+
+    Returns:
+        Rows that are kept and rows that are held out, each in ascending order.
+    """
+    random = np.random.default_rng([seed, 3])
+    part = np.empty(len(label), dtype=np.int64)
+    begin = 0  # parts of classes of uneven size begin with another fold each, so that all folds are about as large
+    for category in np.unique(label.numpy()):
+        rows = random.permutation(np.flatnonzero(label.numpy() == category))
+        part[rows] = (begin + np.arange(len(rows))) % folds
+        begin += len(rows)
+    return torch.from_numpy(np.flatnonzero(part != fold)), torch.from_numpy(np.flatnonzero(part == fold))
+
+
 def label_table(source: ImageSource, given: Tensor, truth: Tensor | None, training: Tensor) -> pd.DataFrame:
     """Tabulate the labels of a whole set as it was read, so that `FromCSV` gives any other run the same ones.
 

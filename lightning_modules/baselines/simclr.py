@@ -25,10 +25,11 @@ from lightning_modules.losses.contrastive import nt_xent
 from lightning_modules.networks.layer_features import classifier_layer, logits_and_features
 from lightning_modules.training.logging import log_training
 from lightning_modules.training.optimizers import built, constant, sgd, trainable
+from lightning_modules.training.own_loaders import OwnLoaders
 from lightning_modules.views.unaugmented import check_unaugmented
 
 
-class SimCLR(LightningModule):
+class SimCLR(OwnLoaders, LightningModule):
     """Pre-train a classifier's features without labels.
 
     Args:
@@ -73,6 +74,7 @@ class SimCLR(LightningModule):
         self.lr_scheduler = lr_scheduler
 
     def setup(self, stage: str) -> None:
+        super().setup(stage)
         if stage == "fit":
             check_unaugmented(self.trainer.datamodule, type(self).__name__)  # type: ignore[attr-defined]
 

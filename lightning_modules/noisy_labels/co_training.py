@@ -10,6 +10,8 @@ from typing import Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
 
+from datamodules.loading.own_loaders import gives_positions
+
 
 def active_network(batch_idx: int, batches_per_epoch: int | float) -> int:
     """Choose the network that a step trains: 0 in the first half of an epoch's batches, 1 in the second."""
@@ -27,7 +29,9 @@ def check_alternation(trainer: Trainer, module: Any) -> None:
         ValueError: if an epoch is not two passes, gradients are accumulated, or DDP does not expect a network at rest.
     """
     name = type(module).__name__
-    passes = getattr(trainer.datamodule, "passes_per_epoch", None)  # type: ignore[attr-defined]
+    # A loader of the user's own is visited as often as the module says (see `OwnLoaders`).
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    passes = getattr(data, "passes_per_epoch", None if gives_positions(data) else module.passes_per_epoch)
     if passes != 2:
         raise ValueError(f"{name} needs data.passes_per_epoch 2, one pass for each network, got {passes}")
     if trainer.accumulate_grad_batches != 1:

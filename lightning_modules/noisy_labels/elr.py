@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from datamodules.arguments import at_least, within
 from datamodules.batches import LabelledImageBatch
 from lightning_modules.distributed.per_sample import PerSample
+from lightning_modules.interfaces import TrainingSamples, require_data
 from lightning_modules.noisy_labels.early_learning_regularization import clamped_softmax, early_learning_term
 from lightning_modules.training.classifier import ClassifierSteps, accuracies
 from lightning_modules.training.logging import log_training
@@ -89,7 +90,7 @@ class ELR(ClassifierSteps, LightningModule):
         return self.network(image)
 
     def on_fit_start(self) -> None:
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        data = require_data(self.trainer, TrainingSamples, "ELR")
         dtype = self.target_dtype or torch.promote_types(next(self.network.parameters()).dtype, torch.float32)
         self.targets.allocate(data.num_train_samples, self.device, dtype)
 

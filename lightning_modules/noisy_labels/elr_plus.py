@@ -31,6 +31,7 @@ from datamodules.arguments import at_least, within
 from datamodules.batches import LabelledImageBatch
 from lightning_modules.distributed.per_sample import PerSample
 from lightning_modules.full_precision import at_least_float32
+from lightning_modules.interfaces import TrainingSamples, require_data
 from lightning_modules.losses.mixing import draw_mixing
 from lightning_modules.noisy_labels.co_training import active_network, check_alternation
 from lightning_modules.noisy_labels.early_learning_regularization import clamped_softmax, early_learning_term
@@ -86,6 +87,8 @@ class ELRPlus(ClassifierSteps, LightningModule):
         ValueError: if an argument is out of range, or the trainer or the data do not alternate the networks.
     """
 
+    passes_per_epoch = 2
+
     def __init__(
         self,
         network: nn.Module,
@@ -126,11 +129,12 @@ class ELRPlus(ClassifierSteps, LightningModule):
         return (self.network(image) + self.second_network(image)) / 2
 
     def setup(self, stage: str) -> None:
+        super().setup(stage)
         if stage == "fit":
             check_alternation(self.trainer, self)
 
     def on_fit_start(self) -> None:
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        data = require_data(self.trainer, TrainingSamples, "ELRPlus")
         dtype = torch.promote_types(next(self.network.parameters()).dtype, torch.float32)
         for targets in self.targets:
             targets.allocate(data.num_train_samples, self.device, dtype)

@@ -69,6 +69,7 @@ class AdversarialTraining(ClassifierSteps, LightningModule):
         return self.network(image)
 
     def setup(self, stage: str) -> None:
+        super().setup(stage)
         if stage == "fit":
             require_gradients(str(self.trainer.precision), "AdversarialTraining")
 

@@ -7,6 +7,7 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from datamodules.batches import global_size, share
+from lightning_modules.training.own_loaders import OwnLoaders
 
 
 def accuracies(num_classes: int) -> MetricCollection:
@@ -19,8 +20,8 @@ def accuracies(num_classes: int) -> MetricCollection:
     return MetricCollection(metrics)
 
 
-class ClassifierSteps:
-    """Gives a LightningModule its validation, test and prediction steps.
+class ClassifierSteps(OwnLoaders):
+    """Gives a LightningModule its validation, test and prediction steps, on loaders of any kind (see `OwnLoaders`).
 
     The module says what `forward` is and owns `num_classes` and `metrics = accuracies(num_classes)`. Validation is
     measured against the given labels, as a user has no others; test labels are those of the test set.

@@ -17,6 +17,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from datamodules.batches import IGNORED
 from lightning_modules.interfaces import ImageColumn, class_names
 from lightning_modules.training.logging import log_same
+from lightning_modules.training.own_loaders import OwnLoaders
 
 
 def confusion(num_classes: int) -> MulticlassConfusionMatrix:
@@ -38,7 +39,7 @@ def iou_and_dice(counts: Tensor) -> tuple[Tensor, Tensor]:
     return both / (predicted + true - both), 2 * both / (predicted + true)
 
 
-class SegmenterSteps:
+class SegmenterSteps(OwnLoaders):
     """Give a LightningModule its validation, test and prediction steps.
 
     The module says what `forward` is and owns `num_classes` and `metrics = confusion(num_classes)`. An epoch logs

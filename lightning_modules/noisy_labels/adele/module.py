@@ -111,6 +111,7 @@ class ADELE(SegmenterSteps, LightningModule):
         return multi_scale_logits(self.network, image, [1.0])[0]
 
     def setup(self, stage: str) -> None:
+        super().setup(stage)
         if stage != "fit" or self.correction is None:
             return
         data: Any = require(self._data, LabelStore, "ADELE")

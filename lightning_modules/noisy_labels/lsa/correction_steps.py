@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 from datamodules.arguments import at_least, positive, within
 from datamodules.batches import LabelledImageBatch, global_size
-from lightning_modules.interfaces import TrainingImageSource, require
+from lightning_modules.interfaces import TrainingImageSource, TrainingSamples, require_data
 from lightning_modules.losses.mixing import draw_mixing
 from lightning_modules.networks.layer_features import classifier_layer, named_layer
 from lightning_modules.noisy_labels.lsa.detection import Detection, Detector, detect, detector_of_epoch
@@ -67,13 +67,14 @@ class CorrectionSteps(ABC):
         return sum(logits[1:], start=logits[0]) / len(logits)
 
     def setup(self: Any, stage: str) -> None:
+        super().setup(stage)  # type: ignore[misc]
         if stage == "fit":
             name = type(self).__name__
-            require(self.trainer.datamodule, TrainingImageSource, name)
+            require_data(self.trainer, TrainingImageSource, name)
             check_unaugmented(self.trainer.datamodule, name)
 
     def on_fit_start(self: Any) -> None:
-        data = self.trainer.datamodule
+        data = require_data(self.trainer, TrainingSamples, type(self).__name__)
         self.images.allocate(data.num_train_samples, self.device, next(self.parameters()).dtype)
 
     def training_step(self: Any, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:

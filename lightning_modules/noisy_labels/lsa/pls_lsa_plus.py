@@ -63,6 +63,8 @@ class PLSLSAPlus(CorrectionSteps, ClassifierSteps, LightningModule):
             alternate the networks.
     """
 
+    passes_per_epoch = 2
+
     def __init__(
         self,
         network: nn.Module,

@@ -18,6 +18,7 @@ from datamodules.batches import UNVERIFIED
 from lightning_modules.distributed.per_sample import PerSample
 from lightning_modules.distributed.same_buffers import same_buffers
 from lightning_modules.full_precision import at_least_float32
+from lightning_modules.interfaces import TrainingImageSource, TrainingSamples, require_data
 from lightning_modules.networks.layer_features import named_layer, pooled, tapped
 from lightning_modules.noisy_labels.lsa.detection import Detection, detection_metrics
 from lightning_modules.noisy_labels.lsa.objective import soft_cross_entropy
@@ -152,7 +153,7 @@ def sweep(
     """Judge all training images, un-augmented, by a network in evaluation mode.
 
     Args:
-        trainer: its DataModule has `training_images_dataloader`.
+        trainer: its DataModule has `training_images_dataloader`, or it trains from a loader of the user's own.
         network: maps the views to logits; the first process's BatchNorm statistics become those of all.
         evaluation_view: maps a batch's images to what the network gets.
         feature_layer: name of the layer of the network whose output is collected.
@@ -161,12 +162,13 @@ def sweep(
     Returns:
         The whole table on process 0, None elsewhere.
     """
-    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    data = require_data(trainer, TrainingSamples, "LSA")
+    images = require_data(trainer, TrainingImageSource, "LSA")
     layer = {feature_layer: named_layer(network, feature_layer)}
     judge = nn.Sequential(evaluation_view, network)
     table: PerSample | None = None
     same_buffers(network)
-    for cpu_batch in data.training_images_dataloader():
+    for cpu_batch in images.training_images_dataloader():
         batch: Any = trainer.strategy.batch_to_device(cpu_batch)
         label, size = batch["label"], batch.get("global_size")
         with in_evaluation_mode(trainer, judge) as classify, tapped(layer) as outputs:

@@ -131,6 +131,7 @@ class AdaptiveSmoothing(ClassifierSteps, LightningModule):
         return self.network(image)
 
     def setup(self, stage: str) -> None:
+        super().setup(stage)
         if stage == "fit" and self.network.mixing_network is None:
             raise ValueError("network has no mixing_network, so there is nothing to train: run `test`")
         if stage == "fit":

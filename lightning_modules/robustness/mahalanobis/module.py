@@ -148,6 +148,7 @@ class Mahalanobis(ClassifierSteps, LightningModule):
         return self.network(image)
 
     def setup(self, stage: str) -> None:
+        super().setup(stage)
         if stage == "fit" and str(self.trainer.precision) == "16-mixed":
             raise ValueError("trainer.precision 16-mixed scales losses, and there is none: use 32-true or bf16-mixed")
 

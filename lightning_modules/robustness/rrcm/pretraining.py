@@ -22,9 +22,10 @@ from lightning_modules.robustness.rrcm.retrieval import Retrieval
 from lightning_modules.training.averages import move_average
 from lightning_modules.training.logging import log_training
 from lightning_modules.training.optimizers import adamw, constant, scheduled, trainable
+from lightning_modules.training.own_loaders import OwnLoaders
 
 
-class RRCMPretraining(LightningModule):
+class RRCMPretraining(OwnLoaders, LightningModule):
     """Pre-trains a noise-conditioned encoder on images without labels.
 
     Testing tells how often the nearest clean image to a noisy one is its own (`test/retrieval_<sigma>`). A step that a
@@ -100,6 +101,7 @@ class RRCMPretraining(LightningModule):
         self._total_steps = num_steps or 0
 
     def setup(self, stage: str) -> None:
+        super().setup(stage)
         if stage != "fit":
             return
         if any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in self.parameters()):

@@ -89,8 +89,9 @@ def test_report_is_what_the_module_says_of_each_training_image(tmp_path: Path, t
     table = pd.read_csv(tmp_path / "label_report.csv")
     assert list(table) == [
         *("index", "row", "given", "proposed", "probability_given", "probability_proposed"),
-        *("score", "suspected", "clean_label"),
+        *("score", "suspected", "in_sample", "clean_label"),
     ]
+    assert table["in_sample"].eq(1).all()
     assert sorted(table["index"]) == list(range(data.num_train_samples))
     assert table["score"].is_monotonic_increasing
     train = data.train_set
@@ -124,6 +125,22 @@ def test_report_is_what_the_module_says_of_each_training_image(tmp_path: Path, t
     assert min(metrics[f"label_{name}"] for name in ("precision", "auroc")) > 0.7
     assert (tmp_path / "figures" / "label_report.png").stat().st_size > 10_000
     assert sorted(path.name for path in tmp_path.rglob("*.*")) == ["label_report.csv", "label_report.png"]
+
+
+def test_of_folds_the_images_that_were_held_out_are_judged(tmp_path: Path) -> None:
+    tables = []
+    for fold in range(3):
+        data = LabelledImages(Digits(), 101, Symmetric(0.4), folds=3, fold=fold, seed=3)
+        metrics = report(tmp_path / str(fold), LabelReport(), data)
+        table = pd.read_csv(tmp_path / str(fold) / "label_report.csv")
+        data.setup("fit")
+        assert data.train_set is not None
+        assert not set(table["row"]) & set(data.train_set.row.tolist())
+        assert metrics["labels_suspected"] == pytest.approx(table["suspected"].mean())
+        tables.append(table)
+    together = pd.concat(tables)
+    assert together["in_sample"].eq(0).all()
+    assert sorted(together["row"]) == list(range(len(Digits().training().label)))
 
 
 def test_two_processes_write_the_report_of_one(tmp_path: Path) -> None:
@@ -205,6 +222,8 @@ def test_what_cannot_be_judged_is_refused() -> None:
     with pytest.raises(TypeError, match="LabelReport needs a Classifier, and LightningModule lacks num_classes"):
         LabelReport().setup(quiet(), LightningModule(), "test")
     module = NearestMean(noisy_digits())
+    with pytest.raises(ValueError, match="this test has none: give a DataModule, or fit with the same trainer before"):
+        LabelReport().setup(quiet(), module, "test")
     module.num_classes = 1
     with pytest.raises(ValueError, match=r"needs at least 2 classes, and model\.num_classes is 1"):
         LabelReport().setup(quiet(), module, "test")
