@@ -1,6 +1,5 @@
 """What callbacks and modules say when the data lack what they need."""
 
-import types
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +11,7 @@ from callbacks.image_grid import ImageGrid
 from callbacks.labels.memorization import Memorization
 from callbacks.labels.report import LabelReport
 from tests.noisy_labels.lsa.small import PLAIN, one_network
+from tests.trainers import standing
 
 
 class Network(LightningModule):
@@ -50,4 +50,4 @@ def test_data_without_training_images_to_look_at_are_refused(
     found = "a run without a DataModule" if data is None else "LightningDataModule"
     message = f"{name} needs a TrainingImageSource, and {found} lacks training_images_dataloader"
     with pytest.raises(TypeError, match=message):
-        check(types.SimpleNamespace(datamodule=data))
+        check(standing(datamodule=data))

@@ -1,5 +1,6 @@
 """A Trainer that prints, logs and saves nothing, for tests that look at what is trained."""
 
+from types import SimpleNamespace
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -13,3 +14,11 @@ QUIET: dict[str, Any] = {
 def quiet(**options: Any) -> Trainer:
     """Make a Trainer of QUIET and of the options, which win."""
     return Trainer(**{**QUIET, **options})
+
+
+def standing(**attributes: Any) -> Any:
+    """Make what a module asks of a trainer when it is set up, with the attributes of one's choice."""
+    loop = quiet()
+    return SimpleNamespace(
+        **{"datamodule": None, "fit_loop": loop.fit_loop, "predict_loop": loop.predict_loop, **attributes}
+    )

@@ -132,12 +132,10 @@ class LabelReport(Callback):
     def _images(self, trainer: Trainer) -> TrainingImageSource:
         if self._own is not None and not gives_positions(trainer.datamodule):  # type: ignore[attr-defined]
             return self._own
-        if trainer.datamodule is None:  # type: ignore[attr-defined]
-            raise ValueError(
-                "LabelReport judges the labels of training images, and this test has none: give a DataModule, or fit "
-                "with the same trainer before"
-            )
-        return require_data(trainer, TrainingImageSource, "LabelReport")
+        try:
+            return require_data(trainer, TrainingImageSource, "LabelReport")
+        except TypeError as error:
+            raise TypeError(f"{error}; a trainer that was fitted with a loader before judges that one's set") from error
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         directory = trainer.log_dir  # on every process: it is broadcast

@@ -29,7 +29,6 @@ def check_alternation(trainer: Trainer, module: Any) -> None:
         ValueError: if an epoch is not two passes, gradients are accumulated, or DDP does not expect a network at rest.
     """
     name = type(module).__name__
-    # A loader of the user's own is visited as often as the module says (see `OwnLoaders`).
     data = trainer.datamodule  # type: ignore[attr-defined]
     passes = getattr(data, "passes_per_epoch", None if gives_positions(data) else module.passes_per_epoch)
     if passes != 2:

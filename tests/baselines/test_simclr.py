@@ -15,6 +15,7 @@ from lightning_modules.baselines.simclr import SimCLR
 from lightning_modules.losses.contrastive import nt_xent
 from lightning_modules.networks.layer_features import classifier_layer
 from lightning_modules.networks.mlp import MLP
+from tests.trainers import standing
 
 B, D = 5, 7
 
@@ -61,7 +62,7 @@ def test_equal_views_of_orthogonal_images_give_the_least_loss() -> None:
 )
 def test_images_that_were_augmented_before_are_refused(given: dict[str, Any], message: str) -> None:
     module = SimCLR(MLP(24, [8], 6), 6, nn.Identity())
-    module.trainer = SimpleNamespace(datamodule=SimpleNamespace(**given))  # type: ignore[assignment]
+    module.trainer = standing(datamodule=SimpleNamespace(**given))
     with pytest.raises(ValueError, match=re.escape(message)) if message else nullcontext():
         module.setup("fit")
 

@@ -131,9 +131,9 @@ class AdaptiveSmoothing(ClassifierSteps, LightningModule):
         return self.network(image)
 
     def setup(self, stage: str) -> None:
-        super().setup(stage)
         if stage == "fit" and self.network.mixing_network is None:
             raise ValueError("network has no mixing_network, so there is nothing to train: run `test`")
+        super().setup(stage)
         if stage == "fit":
             require_gradients(str(self.trainer.precision), "AdaptiveSmoothing")
 

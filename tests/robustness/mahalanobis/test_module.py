@@ -1,6 +1,5 @@
 import copy
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +20,7 @@ from lightning_modules.robustness.mahalanobis.local_dimension import NEIGHBOURS,
 from lightning_modules.robustness.mahalanobis.module import NOISE, Mahalanobis
 from lightning_modules.robustness.mahalanobis.scores import softmax_confidence
 from tests.robustness.mahalanobis.small_detector import FGSM, QUIET, data, detector, ready, results_of
+from tests.trainers import standing
 
 Run = tuple[Mahalanobis, dict[str, float]]
 
@@ -223,7 +223,7 @@ def test_what_cannot_work_is_refused(tmp_path: Path) -> None:
         trainer.test(ready, datamodule=data())
     with pytest.raises(ValueError, match="there is nothing to detect"):
         trainer.test(ready, datamodule=LabelledImages(Digits(num_classes=8), batch_size=64))
-    ready.trainer = SimpleNamespace(precision="16-mixed")  # type: ignore[assignment]
+    ready.trainer = standing(precision="16-mixed")
     with pytest.raises(ValueError, match=r"trainer\.precision 16-mixed"):
         ready.setup("fit")
 

@@ -3,7 +3,6 @@ import itertools
 import math
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,6 +23,7 @@ from lightning_modules.training.schedules import WarmupCosine
 from lightning_modules.views.byol import AffineJitter
 from tests.robustness.rrcm.small import digits_like, pretraining
 from tests.robustness.smoothed_training.by_hand import assert_same_with_gradients
+from tests.trainers import standing
 
 
 def test_levels_of_a_step_are_neighbours_and_the_same_for_everyone() -> None:
@@ -249,6 +249,6 @@ def test_bad_arguments_of_pre_training_are_named(key: str, value: Any) -> None:
     ],
 )
 def test_what_cannot_be_trained_is_refused(module: RRCMPretraining, steps: float, message: str) -> None:
-    module.trainer = SimpleNamespace(estimated_stepping_batches=steps, precision="bf16-true")  # type: ignore[assignment]
+    module.trainer = standing(estimated_stepping_batches=steps, precision="bf16-true")
     with pytest.raises(ValueError, match=message):
         module.setup("fit")
