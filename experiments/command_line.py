@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import re
 import signal
 import sys
 import traceback
@@ -15,10 +16,10 @@ from typing import Any, Literal
 
 import torch
 import yaml
-from jsonargparse import ActionConfigFile, Namespace
+from jsonargparse import ActionConfigFile, DefaultHelpFormatter, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
@@ -27,8 +28,10 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from datamodules.files.whole_files import write_text
 from experiments.arguments import LARGEST_SEED, PROGRAM
-from experiments.config_files import PROJECT, base_of, located, with_base, without_base_line
+from experiments.config_files import PROJECT, base_of, dotted, located, settings_of, with_base, without_base_line
+from experiments.progress_bar import WholeRun
 from experiments.readable_errors import readable
+from experiments.results import final_metrics
 from experiments.run_directory import (
     MetricsTable,
     ResumableMetrics,
@@ -36,6 +39,7 @@ from experiments.run_directory import (
     add_test_metrics,
     check_checkpoint,
     latest_checkpoint,
+    latest_run,
     make_directory,
     new_run_directory,
     read_checkpoint,
@@ -140,14 +144,21 @@ class SaveConfig(SaveConfigCallback):
         if self.already_saved or directory is None or not trainer.is_global_zero:
             return
         self.already_saved = True
+        if stage == "fit":
+            settings = dotted(yaml.safe_load(self._text()))
+            for logger in trainer.loggers:
+                logger.log_hyperparams(settings)
         path = Path(directory, "config.yaml")
         if stage != "fit" and path.exists():
             return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, self._text())
+
+    def _text(self) -> str:
         config = self.config.clone()
         for key in CALL_ONLY:
             config.pop(key, None)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, self.parser.dump(config, skip_none=False, skip_validation=True))
+        return self.parser.dump(config, skip_none=False, skip_validation=True)
 
 
 class ConfigFile(ActionConfigFile):
@@ -159,8 +170,18 @@ class ConfigFile(ActionConfigFile):
             self.apply_config(parser, cfg, self.dest, str(file))
 
 
+class ShortHelp(DefaultHelpFormatter):
+    """Leaves out the hundreds of classes of other packages that an argument could take, too."""
+
+    def _get_help_string(self, action: Any) -> str:
+        return re.sub(r", known subclasses: [^()]*(?=\)$)", "", super()._get_help_string(action))
+
+
 class Parser(LightningArgumentParser):
     """Reads configuration files without their line `base: FILE`, which `ConfigFile` has followed."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, formatter_class=ShortHelp, **kwargs)
 
     def add_argument(self, *args: Any, **kwargs: Any) -> Any:
         if kwargs.get("action") is ActionConfigFile:
@@ -184,14 +205,14 @@ class CommandLine(LightningCLI):
             raise FileNotFoundError(f"{DEFAULTS} does not exist: install noiseworks again, with its configurations")
         self.requested = args[0]
         self.run = run
+        args = with_latest(args)
         self.resumed = _value_of(args, "--resume")
         if self.resumed is not None:
             config = Path(self.resumed, "config.yaml")
             if not config.is_file():
                 raise FileNotFoundError(f"{self.resumed} cannot be resumed: {config} does not exist")
             args = [args[0], "--config", str(config), *args[1:]]
-        self.config_files = [value for flag, value in pairwise(args) if flag in ("--config", "-c")]
-        self.config_files += [arg.split("=", 1)[1] for arg in args if arg.startswith("--config=")]
+        self.config_files = config_files(args)
         for file in filter(Path.is_file, map(located, map(Path, self.config_files))):
             base_of(file)  # refuses what is no configuration, before anything is loaded
         # Said on every run, and nothing a user can act on.
@@ -238,7 +259,12 @@ class CommandLine(LightningCLI):
             "--guards", type=list[Callback], default=[], help="Callbacks of every run, before the trainer's own."
         )
         parser.add_class_arguments(Checkpoints, "checkpoint", instantiate=True)
-        parser.add_argument("--resume", type=str, default=None, help="Run directory of an interrupted run to continue.")
+        parser.add_argument(
+            "--resume",
+            type=str,
+            default=None,
+            help="Run directory to go on with; `latest`: the last begun below runs/, of --config if given.",
+        )
         parser.add_argument(
             "--run_directory",
             type=str,
@@ -306,6 +332,10 @@ class CommandLine(LightningCLI):
         callbacks = [*options.guards, *(options.trainer.callbacks or []), ResumableMetrics(table)]
         if self.requested == "fit" and options.test_after_fit:
             callbacks.append(ReadsTestSet())
+        if options["trainer"]["enable_progress_bar"] is not False and not any(
+            isinstance(each, ProgressBar) for each in callbacks
+        ):
+            callbacks.append(WholeRun(self.checkpoints.monitor, self._validates_on_given_labels))
         saves = self.requested == "fit" and not options["trainer"]["fast_dev_run"]
         if saves:
             callbacks += self.checkpoints.callbacks(self.run_directory)
@@ -330,8 +360,14 @@ class CommandLine(LightningCLI):
         self._check_given_checkpoint()
         self._steps_before = read_checkpoint(Path(path))["global_step"] if (path := self._given_checkpoint()) else 0
 
+    @property
+    def _validates_on_given_labels(self) -> bool:
+        """Tell whether labels of the validation set are as wrong as those of the training set."""
+        return any(getattr(self.datamodule, name, None) is not None for name in ("label_noise", "mask_noise"))
+
     def after_fit(self) -> None:
         self._say_where()
+        final = {name: value.item() for name, value in self.trainer.callback_metrics.items()}
         if not self.config.fit.test_after_fit:
             if self.trainer.is_global_zero and self.trainer.global_step > self._steps_before:
                 (self.run_directory / "test_metrics.csv").unlink(missing_ok=True)  # of an earlier state
@@ -344,6 +380,9 @@ class CommandLine(LightningCLI):
             directory = self.trainer.log_dir  # broadcast: every process asks
             if self.trainer.is_global_zero and directory is not None:
                 write_test_metrics(Path(directory), metrics)
+            final |= metrics
+        if self.trainer.is_global_zero:
+            print(*final_metrics(final, self._validates_on_given_labels), sep="\n")
 
     def _say_where(self) -> None:
         directory = self.trainer.log_dir  # broadcast: every process asks
@@ -352,7 +391,7 @@ class CommandLine(LightningCLI):
 
     def _tested(self, checkpoint: Path | None) -> dict[str, float]:
         path = None if checkpoint is None or self.trainer.fast_dev_run else str(checkpoint)  # type: ignore[attr-defined]
-        results = self.trainer.test(self.model, self.datamodule, ckpt_path=path, weights_only=True)
+        results = self.trainer.test(self.model, self.datamodule, path, verbose=False, weights_only=True)
         return {name: value for result in results for name, value in result.items()}
 
     def before_test(self) -> None:
@@ -423,6 +462,41 @@ def differing(saved: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any
         if key in saved:
             compare(key, saved[key], now.get(key))
     return found
+
+
+def config_files(args: list[str]) -> list[str]:
+    """List the configuration files that the arguments name."""
+    found = [value for flag, value in pairwise(args) if flag in ("--config", "-c")]
+    return found + [arg.split("=", 1)[1] for arg in args if arg.startswith("--config=")]
+
+
+def with_latest(args: list[str]) -> list[str]:
+    """Replace `--resume latest` by the directory of the run that was begun last.
+
+    A `--config` that states a model chooses among the runs: it is not read again, as the run has its own settings. Any
+    other is a layer, and stays.
+
+    Raises:
+        FileNotFoundError: from `latest_run`.
+    """
+    if _value_of(args, "--resume") != "latest":
+        return args
+    paths = {file: located(Path(file)) for file in config_files(args)}
+    of = [
+        file
+        for file, path in paths.items()
+        if path.is_file() and any(key.startswith("model") for key in settings_of(path))
+    ]
+    directory = str(latest_run(of[0] if of else None))
+    kept: list[str] = []
+    for arg in args:
+        if arg in of and kept[-1] in ("--config", "-c"):
+            kept.pop()
+        elif arg not in [f"--config={file}" for file in of]:
+            kept.append(arg)
+    position = kept.index("latest", kept.index("--resume")) if "--resume" in kept else kept.index("--resume=latest")
+    kept[position] = kept[position].replace("latest", directory)
+    return kept
 
 
 def _value_of(args: list[str], flag: str) -> str | None:

@@ -3,8 +3,10 @@
 import csv
 import io
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 from rich.console import Console
@@ -45,6 +47,49 @@ class Summary:
 
     def __str__(self) -> str:
         return mean_and_std(self.mean, self.std)
+
+
+def validation_metric(names: Iterable[str], monitor: str | None) -> str | None:
+    """Choose the one validation metric to show: what the best epoch is chosen by, else the first that is no loss."""
+    if monitor in (names := list(names)):
+        return monitor
+    found = sorted(name for name in names if name.startswith("val/") and not re.search(r"_step$|[/_]\d+$", name))
+    return next((name for name in found if not re.search("loss|entropy", name)), next(iter(found), None))
+
+
+def final_metrics(metrics: Mapping[str, float], given_labels: bool = False) -> list[str]:
+    """Write metrics a line each, without those of single steps and of one class among many.
+
+    Args:
+        metrics: by name.
+        given_labels: whether validation labels are the given ones, some of which are false, which the lines say then.
+    """
+    stages = ("train/", "val/", "test/")
+    shown = [name for name in metrics if not re.search(r"_step$|[/_]\d+$", name) and not repeated(name, metrics)]
+    shown.sort(key=lambda name: (*beside(name), name))
+    shown.sort(key=lambda name: next((i for i, stage in enumerate(stages) if stage in name), -1))
+    width = max(map(len, shown), default=0)
+    note = "  on the given labels, some of which are false"
+    return [
+        f"{name:{width}}  {metrics[name]:<9.4g}{note * (given_labels and name.startswith('val/'))}".rstrip()
+        for name in shown
+    ]
+
+
+def beside(metric: str) -> tuple[str, bool]:
+    """Order metrics: that of the best epoch directly behind that of the tested checkpoint."""
+    return metric.removeprefix(BEST_EPOCH), metric.startswith(BEST_EPOCH)
+
+
+def repeated(metric: str, values: Mapping[str, float]) -> bool:
+    """Tell whether a best epoch's metric says what the tested checkpoint's says, as where that epoch was the last."""
+    name, of_best_epoch = beside(metric)
+    return of_best_epoch and values.get(name) == values[metric]
+
+
+def duration(seconds: float | None) -> str:
+    """Write a time as `0:12:34`, that of an unknown one as `-:--:--`."""
+    return "-:--:--" if seconds is None else str(timedelta(seconds=int(seconds)))
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

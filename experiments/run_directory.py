@@ -13,6 +13,7 @@ import csv
 import io
 import math
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from datetime import datetime
@@ -34,6 +35,22 @@ def new_run_directory(configs: list[str], root: str = "runs") -> Path:
     """`runs/<method>/<config>/<timestamp>`, after the first configuration file (elr/demo for configs/elr/demo.yaml)."""
     config = Path(configs[0]).resolve() if configs else Path("unnamed/command_line")
     return Path(root, config.parent.name, config.stem, datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f"))
+
+
+def latest_run(config: str | None, root: str = "runs") -> Path:
+    """Find the run of `fit` that was begun last: of all, or of one configuration file.
+
+    Raises:
+        FileNotFoundError: says where there is none.
+    """
+    below = Path(root) if config is None else new_run_directory([config], root).parent
+    found = sorted(
+        below.glob("*/*/*/config.yaml" if config is None else "*/config.yaml"), key=lambda path: path.parts[-2]
+    )
+    found = [path.parent for path in found if re.fullmatch(r"\d{4}-\d\d-\d\d_[\d-]+", path.parts[-2])]
+    if not found:
+        raise FileNotFoundError(f"--resume latest: there is no run below {below}; name its directory")
+    return found[-1]
 
 
 def make_directory(directory: Path) -> None:

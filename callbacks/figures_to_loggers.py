@@ -1,0 +1,38 @@
+"""Figures in whatever a run is logged to, beside the run directory."""
+
+from pathlib import Path
+
+import numpy as np
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from PIL import Image
+
+
+class FiguresToLoggers(Callback):
+    """Sends each figure that a stage drew or drew anew to the loggers that take pictures, when the stage ends.
+
+    These are `figures/*.png` of the run directory. TensorBoard shows them among its images; another logger gets them if
+    it has Lightning's `log_image(key, images, step)`, as that of Weights & Biases.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._directory = trainer.log_dir  # broadcast: every process asks
+        self._known = self._times()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if not trainer.is_global_zero:
+            return
+        for path, time in self._times().items():
+            if self._known.get(path) == time:
+                continue
+            for logger in trainer.loggers:
+                if isinstance(logger, TensorBoardLogger):
+                    with Image.open(path) as picture:
+                        pixels = np.asarray(picture.convert("RGB"))
+                    logger.experiment.add_image(path.stem, pixels, trainer.global_step, dataformats="HWC")
+                elif log_image := getattr(logger, "log_image", None):
+                    log_image(key=path.stem, images=[str(path)], step=trainer.global_step)
+
+    def _times(self) -> dict[Path, int]:
+        found = [] if self._directory is None else sorted(Path(self._directory, "figures").glob("*.png"))
+        return {path: path.stat().st_mtime_ns for path in found if not path.name.startswith(".")}

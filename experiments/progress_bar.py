@@ -1,0 +1,93 @@
+"""The progress bar of a run: loss, a validation metric, and the time left of the whole run beside the epoch's bar."""
+
+import math
+import time
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
+from rich.progress import BarColumn, ProgressColumn, Task
+from rich.text import Text
+
+from experiments.results import duration, validation_metric
+
+SECONDS = 0.5
+"""Between two looks at the loss, each of which waits for the device."""
+
+
+class WholeRun(RichProgressBar):
+    """Shows the last step's loss, the last validation and the time left of the whole run.
+
+    Args:
+        monitor: the validation metric that is shown; None chooses one.
+        given_labels: whether validation labels are the given ones, some of which are false: the metric is called so.
+    """
+
+    def __init__(self, monitor: str | None = None, given_labels: bool = False) -> None:
+        super().__init__()
+        self.monitor = monitor
+        self.given_labels = given_labels
+        self._loss: torch.Tensor | None = None
+        self._shown: dict[str, int | str | float | dict[str, float]] = {}
+        self._looked = -math.inf
+
+    def configure_columns(self, trainer: Trainer) -> list[Any]:
+        """Name the columns: narrow enough, with the metrics behind them, for a terminal of 80 characters."""
+        stage, _, batches, *_ = super().configure_columns(trainer)
+        return [stage, BarColumn(bar_width=16), batches, TimeLeft(self, trainer)]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        self._started, self._done_before = time.monotonic(), share_done(trainer)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def get_metrics(
+        self, trainer: Trainer, pl_module: LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        if time.monotonic() - self._looked > SECONDS or trainer.validating or trainer.fit_loop.epoch_loop.done:
+            self._looked = time.monotonic()
+            self._shown = dict(trainer.progress_bar_metrics)
+            if isinstance(self._loss, torch.Tensor):
+                self._shown["loss"] = self._loss.item()
+            if name := validation_metric(trainer.callback_metrics, self.monitor):
+                note = " on given labels" if self.given_labels else ""
+                self._shown[name + note] = trainer.callback_metrics[name].item()
+        return self._shown
+
+    def seconds_left(self, trainer: Trainer) -> float | None:
+        """Estimate the time left of the whole run, from what this process has done of it."""
+        done = share_done(trainer)
+        new = done - self._done_before
+        return None if new <= 0 else (time.monotonic() - self._started) * max(1 - done, 0) / new
+
+
+class TimeLeft(ProgressColumn):
+    """The column of the time left: of the whole run while it trains, of another stage by itself."""
+
+    max_refresh = SECONDS
+
+    def __init__(self, bar: WholeRun, trainer: Trainer) -> None:
+        super().__init__()
+        self.bar = bar
+        self.trainer = trainer
+
+    def render(self, task: Task) -> Text:
+        fitting = self.trainer.state.fn == "fit"
+        return Text(f"{duration(self.bar.seconds_left(self.trainer) if fitting else task.time_remaining)} left")
+
+
+def share_done(trainer: Trainer) -> float:
+    """Tell the part of the whole run that is done, in batches or in steps, by which of both will end it; 0 if unknown.
+
+    The batches of an interrupted run that is continued are among those that are done.
+    """
+    epochs, steps = trainer.max_epochs or -1, trainer.max_steps
+    batches = epochs * trainer.num_training_batches if epochs > 0 else math.inf
+    by_epochs = (trainer.fit_loop.epoch_loop.total_batch_idx + 1) / batches if batches else 0.0
+    return max(by_epochs, trainer.global_step / steps if steps > 0 else 0.0)

@@ -1,0 +1,99 @@
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.loggers import CSVLogger
+from rich.console import Console
+from torch.utils.data import DataLoader
+
+import train
+from experiments.progress_bar import WholeRun, share_done
+
+
+class Line(LightningModule):
+    """Fits a number, and notes how much of the run is done in each step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.done: list[float] = []
+        self.seen: list[str] = []
+
+    def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+        self.done.append(share_done(self.trainer))
+        return (self.weight - batch).square().mean()
+
+    def validation_step(self, batch: torch.Tensor, batch_idx: int) -> None:
+        self.log("val/accuracy", torch.tensor(0.25))
+
+    def on_train_epoch_end(self) -> None:
+        bar = self.trainer.progress_bar_callback
+        if isinstance(bar, WholeRun) and bar.progress is not None:
+            console = Console(width=100)
+            with console.capture() as capture:
+                console.print(bar.progress.get_renderable())
+            self.seen.append(capture.get())
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def fitted(
+    directory: Path, resume: str | None = None, bar: WholeRun | None = None, **limits: int
+) -> tuple[Line, Trainer]:
+    model = Line()
+    trainer = Trainer(
+        **limits, accelerator="cpu", logger=CSVLogger(directory), callbacks=[bar] if bar else [],
+        enable_progress_bar=bar is not None, enable_model_summary=False, log_every_n_steps=1, num_sanity_val_steps=0,
+    )  # fmt: skip
+    loader = DataLoader(torch.ones(5, 1))
+    trainer.fit(model, loader, loader, ckpt_path=resume)
+    return model, trainer
+
+
+def test_the_share_that_is_done_is_of_the_whole_run_and_goes_on_where_it_was(tmp_path: Path) -> None:
+    model, trainer = fitted(tmp_path, max_epochs=2)
+    assert model.done == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
+    trainer.save_checkpoint(tmp_path / "two.ckpt")
+    model, _ = fitted(tmp_path, str(tmp_path / "two.ckpt"), max_epochs=4)
+    assert model.done == pytest.approx([0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0])
+    model, _ = fitted(tmp_path, max_epochs=100, max_steps=8)
+    assert model.done == pytest.approx([i / 8 for i in range(8)], abs=0.01)
+
+
+def test_the_bar_shows_loss_validation_and_the_time_left_of_all_epochs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bar = WholeRun(given_labels=True)
+    monkeypatch.setattr(WholeRun, "seconds_left", lambda self, trainer: 3700.0 * (1 - share_done(trainer)))
+    model, _ = fitted(tmp_path, bar=bar, max_epochs=2)
+    [line] = [line for line in model.seen[0].splitlines() if "Epoch 0/1" in line]
+    assert re.search(r"Epoch 0/1  ━+ 5/5 0:30:50 left", line)
+    model.seen.clear()
+    shown = bar.get_metrics(model.trainer, model)
+    assert shown["val/accuracy on given labels"] == 0.25
+    assert 0 < float(str(shown["loss"])) < 1
+
+
+def test_time_left_counts_what_this_process_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bar = WholeRun()
+    bar._started, bar._done_before = 100.0, 0.5
+    monkeypatch.setattr("experiments.progress_bar.time.monotonic", lambda: 110.0)
+    monkeypatch.setattr("experiments.progress_bar.share_done", lambda trainer: 0.6)
+    assert bar.seconds_left(Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")) == pytest.approx(40.0)
+    bar._done_before = 0.6
+    assert bar.seconds_left(Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")) is None
+
+
+def test_the_last_lines_of_fit_are_the_final_metrics(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit = ("fit", "--config", "configs/elr/demo.yaml", "--trainer.max_epochs", "1", "--trainer.enable_model_summary")
+    assert train.main([*fit, "false", "--run_directory", str(tmp_path / "run"), "--test_after_fit", "true"]) == 0
+    lines = [re.split(r"  +", line) for line in capsys.readouterr().out.splitlines()[-11:]]
+    names = [line[0] for line in lines]
+    assert names[:2] == ["early_learning/ended", "train/fit_given"]
+    assert names[-4:] == ["test/accuracy", "test/cross_entropy", "test/memorized", "test/recovered"]  # the best epoch's
+    notes = {line[0]: line[2:] for line in lines}
+    assert notes["val/accuracy"] == ["on the given labels, some of which are false"]
+    assert notes["test/accuracy"] == []
