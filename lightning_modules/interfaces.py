@@ -44,6 +44,31 @@ class Denoiser(Protocol):
 
 
 @runtime_checkable
+class Restorer(Protocol):
+    """A module that estimates clean images from degraded ones."""
+
+    def restore(self, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Estimate the clean images.
+
+        Args:
+            degraded: `[B, C, H, W]`; 1 is white, and values outside [0, 1] occur.
+            generator: on the host, for what is drawn at random.
+
+        Returns:
+            `[B, C, H, W]`, not clipped.
+        """
+        ...
+
+
+@runtime_checkable
+class ImageMeasurer(Protocol):
+    """A module that measures images against clean ones."""
+
+    quality: Any
+    """A `lightning_modules.metrics.image_quality.ImageQuality`."""
+
+
+@runtime_checkable
 class Generator(Protocol):
     """A module that draws n images in [0, 1]."""
 

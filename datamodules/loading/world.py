@@ -38,3 +38,12 @@ def broadcast(message: Message) -> Message:
     messages: list[Any] = [message]
     dist.broadcast_object_list(messages, src=0)
     return messages[0]
+
+
+def gathered(message: Message) -> list[Message]:
+    """Give every process the messages of all, in the order of their ranks. Every process calls it."""
+    if world_size() == 1:
+        return [message]
+    messages: list[Any] = [None] * world_size()
+    dist.all_gather_object(messages, message)
+    return messages

@@ -1,0 +1,54 @@
+"""PNG files of images of 8 or 16 bits, each with a digest of what it was made from."""
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from datamodules.files.whole_files import whole_file
+
+DIGEST = "hash_of_given"
+"""The key of the digest in a file's metadata."""
+UP = 2
+"""The filter, at the start of each row, that stores differences from the row above."""
+
+
+def write_png(path: Path, pixels: NDArray, digest: str) -> None:
+    """Write an image whole or not at all, with a digest.
+
+    It is encoded here, as Pillow writes no colours of 16 bits.
+
+    Args:
+        path: the file, whose folder is made if it is missing.
+        pixels: `[C, H, W]`, uint8 or uint16, of one channel or three.
+        digest: what the image was made from, in Latin letters and digits.
+
+    Raises:
+        ValueError: if there are other than one or three channels.
+    """
+    channels, height, width = pixels.shape
+    if channels not in (1, 3):
+        raise ValueError(f"{path}: a PNG file has one channel or three here, got {channels}")
+    big_endian = np.ascontiguousarray(pixels.transpose(1, 2, 0)).astype(pixels.dtype.newbyteorder(">"))
+    rows = np.full((height, 1 + width * channels * pixels.itemsize), UP, dtype=np.uint8)
+    rows[:, 1:] = np.diff(big_endian.view(np.uint8).reshape(height, -1), axis=0, prepend=np.uint8(0))
+    header = struct.pack(">2I5B", width, height, 8 * pixels.itemsize, 2 if channels == 3 else 0, 0, 0, 0)
+    chunks = {
+        b"IHDR": header,
+        b"tEXt": f"{DIGEST}\0{digest}".encode("latin-1"),
+        b"IDAT": zlib.compress(rows.tobytes()),
+        b"IEND": b"",
+    }
+    with whole_file(path) as partial, partial.open("wb") as file:
+        file.write(b"\x89PNG\r\n\x1a\n")
+        for kind, content in chunks.items():
+            file.write(struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content)))
+
+
+def digest_in_png(path: Path) -> str | None:
+    """Read the digest that a file was written with; None where it has none."""
+    with Image.open(path) as kept:
+        return kept.info.get(DIGEST)

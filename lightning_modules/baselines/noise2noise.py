@@ -1,0 +1,67 @@
+"""Train a network on pairs of noisy images of one scene, without a clean one.
+
+    L = mean (f(y_1) - y_2)^2
+
+for two noisy images y_1 and y_2 = x + n_2 whose noise is independent and of mean zero. The cross term
+-2 (f(y_1) - x) n_2 vanishes in the mean, so the minimiser is the one of training on clean images, E[x | y_1].
+
+Source: Lehtinen, Munkberg, Hasselgren, Laine, Karras, Aittala and Aila, Noise2Noise: Learning Image Restoration without
+Clean Data, ICML 2018, arXiv 1803.04189.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from datamodules.batches import ImagePairBatch
+from lightning_modules.metrics.image_quality import EvaluationProtocol, ImageQuality
+from lightning_modules.networks.tiled import Inference
+from lightning_modules.training.logging import log_training
+from lightning_modules.training.optimizers import adam, built, constant, trainable
+from lightning_modules.training.restorer import RestorerSteps
+
+
+class Noise2Noise(RestorerSteps, LightningModule):
+    """Train any network on two noisy images of each scene; the data give the second one (`second_noisy`).
+
+    Args:
+        network: maps noisy images `[B, C, H, W]` to estimates of the clean ones, of the same shape.
+        inference: stride of the network, tiles and self-ensemble in validation, test and prediction.
+        protocol: how estimates are measured: `rounded` to 256 levels, `clipped` to [0, 1] alone, or `unclipped`.
+        optimizer: built on the network's trainable parameters.
+        lr_scheduler: stepped every epoch.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        inference: Inference = Inference(),  # noqa: B008 - it does not change
+        protocol: EvaluationProtocol = "rounded",
+        optimizer: OptimizerCallable = adam,
+        lr_scheduler: LRSchedulerCallable = constant,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.inference = inference
+        self.quality = ImageQuality(protocol)
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+
+    def forward(self, noisy: Tensor) -> Tensor:
+        return self.network(noisy)
+
+    def restore(self, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return self.inference(self, degraded)
+
+    def training_step(self, batch: ImagePairBatch, batch_idx: int) -> dict[str, Tensor]:
+        if "second_noisy" not in batch:
+            raise ValueError("Noise2Noise needs a second noisy image of each scene: set data.second_noisy to true")
+        loss = F.mse_loss(self(batch["noisy"]), batch["second_noisy"])
+        return {"loss": log_training(self, batch, loss)}
+
+    def configure_optimizers(self) -> Any:
+        return built(self.optimizer, self.lr_scheduler, trainable(self.network))

@@ -1,0 +1,121 @@
+"""Train a network on single noisy images by hiding pixels from it.
+
+Some pixels i of a patch are replaced by pixels of their neighbourhood, y -> y~, and the network has to give what was
+there:
+
+    L = mean over the hidden i of (f(y~)_i - y_i)^2
+
+With noise that is independent from pixel to pixel, nothing that the network sees tells it the noise of y_i, and the
+minimiser is E[x_i | all other pixels].
+
+A patch is divided into squares, and in each one pixel is hidden (stratified sampling); the one that replaces it is
+drawn from the 5 x 5 pixels around it, moved inwards at borders, and is not itself. The authors' first code let it stay
+itself, too, which shows the network its noise 1 time of 25.
+
+Source: Krull, Buchholz and Jug, Noise2Void: Learning Denoising from Single Noisy Images, CVPR 2019, arXiv 1811.10980.
+"""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from datamodules.arguments import at_least
+from datamodules.batches import ImagePairBatch
+from datamodules.loading.augmentation import sample_uniform
+from lightning_modules.metrics.image_quality import EvaluationProtocol, ImageQuality
+from lightning_modules.networks.tiled import Inference
+from lightning_modules.random_numbers import run_seed
+from lightning_modules.training.logging import log_training
+from lightning_modules.training.optimizers import adam, built, constant, trainable
+from lightning_modules.training.restorer import RestorerSteps
+
+STREAM = 3000  # of random numbers; those below belong to data
+REACH = 2
+"""Greatest distance of a pixel that replaces another one inside the image, in rows and in columns."""
+
+
+def masked(noisy: Tensor, uniform: Tensor, square: int) -> tuple[Tensor, Tensor]:
+    """Replace a pixel of each square of some images by one of its neighbours, in all channels.
+
+    Args:
+        noisy: `[B, C, H, W]`, H and W at least `square`, and at least 5.
+        uniform: `[B, N, 3]` in [0, 1) for the N whole squares of an image: row, column, neighbour.
+        square: side of a square, in pixels.
+
+    Returns:
+        The images with replaced pixels, and where these are, `[B, 1, H, W]`, bool.
+    """
+    batch, channels, height, width = noisy.shape
+    down, across = height // square, width // square
+    corner = torch.cartesian_prod(torch.arange(down), torch.arange(across)).to(noisy.device) * square
+    row, column = (corner + (uniform[..., :2] * square).long()).unbind(dim=-1)
+    side = 2 * REACH + 1
+    top, left = (row - REACH).clamp(0, height - side), (column - REACH).clamp(0, width - side)
+    neighbour = (uniform[..., 2] * (side**2 - 1)).long()
+    neighbour = neighbour + (neighbour >= (row - top) * side + column - left)  # all but the pixel itself
+    other_row, other_column = top + neighbour // side, left + neighbour % side
+    place, other = row * width + column, other_row * width + other_column
+    flat = noisy.flatten(2)
+    taken = flat.gather(2, other[:, None].expand(-1, channels, -1))
+    replaced = flat.scatter(2, place[:, None].expand(-1, channels, -1), taken).view_as(noisy)
+    hidden = torch.zeros(batch, height * width, dtype=torch.bool, device=noisy.device).scatter(1, place, True)
+    return replaced, hidden.view(batch, 1, height, width)
+
+
+class Noise2Void(RestorerSteps, LightningModule):
+    """Train any network on single noisy images, with hidden pixels.
+
+    Args:
+        network: maps noisy images `[B, C, H, W]` to estimates of the clean ones, of the same shape.
+        square: side of the squares in each of which one pixel is hidden; 8 are the paper's 64 pixels of 64 x 64.
+        inference: stride of the network, tiles and self-ensemble in validation, test and prediction.
+        protocol: how estimates are measured: `rounded` to 256 levels, `clipped` to [0, 1] alone, or `unclipped`.
+        optimizer: built on the network's trainable parameters.
+        lr_scheduler: stepped every epoch.
+
+    Raises:
+        ValueError: if `square` is less than 2, or in training patches are smaller than it or than 5 pixels.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        square: int = 8,
+        inference: Inference = Inference(),  # noqa: B008 - it does not change
+        protocol: EvaluationProtocol = "rounded",
+        optimizer: OptimizerCallable = adam,
+        lr_scheduler: LRSchedulerCallable = constant,
+    ) -> None:
+        super().__init__()
+        at_least(2, square=square)
+        self.network = network
+        self.square = square
+        self.inference = inference
+        self.quality = ImageQuality(protocol)
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+
+    def forward(self, noisy: Tensor) -> Tensor:
+        return self.network(noisy)
+
+    def restore(self, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return self.inference(self, degraded)
+
+    def training_step(self, batch: ImagePairBatch, batch_idx: int) -> dict[str, Tensor]:
+        noisy = batch["noisy"]
+        if min(noisy.shape[2:]) < max(self.square, 2 * REACH + 1):
+            raise ValueError(
+                f"patches of {list(noisy.shape[2:])} pixels are smaller than model.square, {self.square}, or 5"
+            )
+        squares = (noisy.shape[2] // self.square) * (noisy.shape[3] // self.square)
+        uniform = sample_uniform(run_seed(), self.current_epoch, batch["index"], 3 * squares, stream=STREAM)
+        replaced, hidden = masked(noisy, uniform.view(len(noisy), squares, 3), self.square)
+        error = (self(replaced) - noisy).square() * hidden
+        loss = error.sum() / (len(noisy) * squares * noisy.shape[1])
+        return {"loss": log_training(self, batch, loss)}
+
+    def configure_optimizers(self) -> Any:
+        return built(self.optimizer, self.lr_scheduler, trainable(self.network))

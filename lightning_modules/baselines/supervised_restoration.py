@@ -1,0 +1,74 @@
+"""Train a network to give the clean image for a noisy one.
+
+    L = mean (f(y) - x)^2    or    L = mean |f(y) - x|
+
+for noisy images y and clean ones x. It is what methods without clean images are measured against.
+
+Source: Zhang, Zuo, Chen, Meng and Zhang, Beyond a Gaussian Denoiser: Residual Learning of Deep CNN for Image Denoising,
+IEEE Transactions on Image Processing 2017, arXiv 1608.03981.
+"""
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from datamodules.arguments import one_of
+from datamodules.batches import ImagePairBatch
+from lightning_modules.metrics.image_quality import EvaluationProtocol, ImageQuality
+from lightning_modules.networks.tiled import Inference
+from lightning_modules.training.logging import log_training
+from lightning_modules.training.optimizers import adam, built, constant, trainable
+from lightning_modules.training.restorer import RestorerSteps
+
+LOSSES = {"mse": F.mse_loss, "l1": F.l1_loss}
+
+
+class SupervisedRestoration(RestorerSteps, LightningModule):
+    """Train any network on pairs of noisy and clean images.
+
+    Args:
+        network: maps noisy images `[B, C, H, W]` to estimates of the clean ones, of the same shape.
+        loss: mean of squares (`mse`) or of absolute values (`l1`).
+        inference: stride of the network, tiles and self-ensemble in validation, test and prediction.
+        protocol: how estimates are measured: `rounded` to 256 levels, `clipped` to [0, 1] alone, or `unclipped`.
+        optimizer: built on the network's trainable parameters.
+        lr_scheduler: stepped every epoch.
+
+    Raises:
+        ValueError: if an argument is none of those that are allowed.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        loss: Literal["mse", "l1"] = "mse",
+        inference: Inference = Inference(),  # noqa: B008 - it does not change
+        protocol: EvaluationProtocol = "rounded",
+        optimizer: OptimizerCallable = adam,
+        lr_scheduler: LRSchedulerCallable = constant,
+    ) -> None:
+        super().__init__()
+        one_of(LOSSES, loss=loss)
+        self.network = network
+        self.loss = loss
+        self.inference = inference
+        self.quality = ImageQuality(protocol)
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+
+    def forward(self, noisy: Tensor) -> Tensor:
+        return self.network(noisy)
+
+    def restore(self, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return self.inference(self, degraded)
+
+    def training_step(self, batch: ImagePairBatch, batch_idx: int) -> dict[str, Tensor]:
+        loss = LOSSES[self.loss](self(batch["noisy"]), batch["clean"])
+        return {"loss": log_training(self, batch, loss)}
+
+    def configure_optimizers(self) -> Any:
+        return built(self.optimizer, self.lr_scheduler, trainable(self.network))

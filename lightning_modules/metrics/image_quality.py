@@ -1,0 +1,150 @@
+"""Peak signal-to-noise ratio and structural similarity of images, as tables of denoising state them.
+
+    PSNR = -10 log10 mean (x - y)^2,
+    SSIM = mean of (2 m_x m_y + C_1)(2 s_xy + C_2) / ((m_x^2 + m_y^2 + C_1)(s_x^2 + s_y^2 + C_2))
+
+for images in [0, 1]: the mean of squares is over pixels and channels jointly; means m, variances and the covariance s
+are under a Gaussian window of 11 x 11 pixels and deviation 1.5 that lies within the image, C_1 = 0.01^2, C_2 = 0.03^2,
+and the SSIM of colours is the mean of the channels'. A set's value is the mean over its images.
+
+Three protocols are in use. Tables of additive Gaussian noise (DnCNN, FFDNet, KAIR) clip the estimate to [0, 1] and
+round it to 256 levels (`rounded`); others clip alone (`clipped`), or measure what the network gives (`unclipped`).
+Below 35 dB rounding moves the PSNR by less than 0.01 dB.
+
+Sources: Wang, Bovik, Sheikh and Simoncelli, Image Quality Assessment: From Error Visibility to Structural Similarity,
+IEEE Transactions on Image Processing 2004; Zhang et al., Beyond a Gaussian Denoiser, IEEE Transactions on Image
+Processing 2017, arXiv 1608.03981, and the authors' test scripts.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+
+from datamodules.arguments import one_of
+from datamodules.loading.world import gathered
+
+EvaluationProtocol = Literal["rounded", "clipped", "unclipped"]
+PROTOCOLS: tuple[EvaluationProtocol, ...] = ("rounded", "clipped", "unclipped")
+WINDOW = 11
+"""Side of the window of the structural similarity, in pixels."""
+
+Measure = Callable[[Tensor, Tensor, EvaluationProtocol], Tensor]
+"""Maps images and clean ones, both `[B, C, H, W]`, and a protocol for the first to a number each, `[B]`."""
+
+
+def as_measured(image: Tensor, protocol: EvaluationProtocol) -> Tensor:
+    """Clip and round images as a protocol says, in double precision where the device has it."""
+    image = image.detach().to(torch.float32 if image.device.type == "mps" else torch.float64)
+    if protocol != "unclipped":
+        image = image.clamp(0, 1)
+    return image.mul(255).round().div(255) if protocol == "rounded" else image
+
+
+def psnr(image: Tensor, clean: Tensor, protocol: EvaluationProtocol = "rounded") -> Tensor:
+    """Compute each image's peak signal-to-noise ratio.
+
+    Args:
+        image: `[B, C, H, W]`; 1 is white.
+        clean: `[B, C, H, W]` in [0, 1]; taken as it is.
+        protocol: how `image` is measured.
+
+    Returns:
+        `[B]`, in dB; infinite where both are equal.
+    """
+    compared = as_measured(image, protocol), as_measured(clean, "unclipped")
+    return peak_signal_noise_ratio(*compared, data_range=1.0, dim=(1, 2, 3), reduction="none")
+
+
+def ssim(image: Tensor, clean: Tensor, protocol: EvaluationProtocol = "rounded") -> Tensor:
+    """Compute each image's structural similarity.
+
+    Args:
+        image: `[B, C, H, W]`; 1 is white.
+        clean: `[B, C, H, W]` in [0, 1]; taken as it is.
+        protocol: how `image` is measured.
+
+    Returns:
+        `[B]`, at most 1.
+
+    Raises:
+        ValueError: if the images are smaller than the window.
+    """
+    if min(image.shape[2:]) < WINDOW:
+        raise ValueError(f"the structural similarity needs at least {WINDOW} pixels a side, got {list(image.shape)}")
+    compared = as_measured(image, protocol), as_measured(clean, "unclipped")
+    _, similarity = structural_similarity_index_measure(
+        *compared, sigma=1.5, data_range=1.0, reduction="none", return_full_image=True
+    )
+    border = WINDOW // 2  # torchmetrics reflects there; the field has no value
+    return similarity[:, :, border:-border, border:-border].mean(dim=(1, 2, 3))
+
+
+class ImageQuality:
+    """Measures of a set's images, each with its own row, and their means over all processes.
+
+    A module owns one, and keeps in it nothing that a checkpoint has.
+
+    Args:
+        protocol: how estimates are measured; degraded images are taken as they are, neither clipped nor rounded.
+
+    Raises:
+        ValueError: if there is no such protocol.
+    """
+
+    def __init__(self, protocol: EvaluationProtocol = "rounded") -> None:
+        one_of(PROTOCOLS, protocol=protocol)
+        self.protocol: EvaluationProtocol = protocol
+        self.measures: dict[str, Measure] = {"psnr": psnr, "ssim": ssim}
+        """By name; a callback may add some."""
+        self.table: list[dict[str, Any]] = []
+        """A row for each image of the last epoch: `set`, `index`, `name` and the measures, `noisy_<measure>` those of
+        the degraded image; the same on all processes."""
+        self._batches: list[tuple[int, Tensor, Sequence[str], dict[str, Tensor]]] = []
+
+    def update(
+        self, degraded: Tensor, estimate: Tensor, clean: Tensor, index: Tensor, name: Sequence[str], loader: int = 0
+    ) -> None:
+        """Measure a batch.
+
+        Args:
+            degraded: `[B, C, H, W]`; not measured where its size is not that of the clean image.
+            estimate: `[B, C, H, W]`.
+            clean: `[B, C, H, W]` in [0, 1].
+            index: `[B]`, position in the set.
+            name: `[B]`, names of the images.
+            loader: number of the set.
+        """
+        values = {}
+        for key, measure in self.measures.items():
+            if degraded.shape == clean.shape:
+                values[f"noisy_{key}"] = measure(degraded, clean, "unclipped")
+            values[key] = measure(estimate, clean, self.protocol)
+        self._batches.append((loader, index, name, values))
+
+    def means(self, set_names: Sequence[str] = ("",)) -> dict[str, dict[str, float]]:
+        """End an epoch: fill `table` and give each set's means by its name and the measure. Every process calls it.
+
+        They are the same whatever the number of processes, to the last bit; an image that several processes had, as
+        samplers that fill up the last batch cause, counts once.
+
+        Args:
+            set_names: names of the sets by their numbers.
+        """
+        own = {}
+        for loader, index, names, values in self._batches:
+            columns = {key: value.cpu().tolist() for key, value in values.items()}
+            for row, position in enumerate(index.tolist()):
+                measured = {key: value[row] for key, value in columns.items()}
+                own[loader, position] = {"name": names[row], **measured}
+        self._batches = []
+        rows = {place: row for share in gathered(own) for place, row in share.items()}
+        self.table = [{"set": set_names[place[0]], "index": place[1], **rows[place]} for place in sorted(rows)]
+        found: dict[str, dict[str, float]] = {}
+        for name in dict.fromkeys(row["set"] for row in self.table):
+            of_set = [row for row in self.table if row["set"] == name]
+            keys = [key for key in of_set[0] if key not in ("set", "index", "name")]
+            found[name] = {key: sum(row[key] for row in of_set) / len(of_set) for key in keys}
+        return found

@@ -1,0 +1,47 @@
+"""DnCNN: convolutions that predict the noise of an image.
+
+    f(y) = y - R(y),        R: conv, ReLU, (D - 2) x (conv, batch normalisation, ReLU), conv
+
+with 3 x 3 kernels, so that a pixel of the estimate depends on those at most D pixels away.
+
+Source: Zhang, Zuo, Chen, Meng and Zhang, Beyond a Gaussian Denoiser: Residual Learning of Deep CNN for Image Denoising,
+IEEE Transactions on Image Processing 2017, arXiv 1608.03981.
+"""
+
+from torch import Tensor, nn
+
+from datamodules.arguments import at_least
+
+
+class DnCNN(nn.Module):
+    """A plain network that estimates clean images from noisy ones of the same size; 17 layers are the paper's DnCNN-S.
+
+    Args:
+        channels: of an image.
+        depth: number of convolutions, D, at least 2.
+        features: channels between them.
+        batch_norm: whether the inner convolutions are followed by batch normalisation; otherwise they have biases.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    def __init__(self, channels: int = 1, depth: int = 17, features: int = 64, batch_norm: bool = True) -> None:
+        super().__init__()
+        at_least(1, channels=channels, features=features)
+        at_least(2, depth=depth)
+        layers: list[nn.Module] = [nn.Conv2d(channels, features, 3, padding=1), nn.ReLU(inplace=True)]
+        for _ in range(depth - 2):
+            layers.append(nn.Conv2d(features, features, 3, padding=1, bias=not batch_norm))
+            layers += [nn.BatchNorm2d(features)] if batch_norm else []
+            layers.append(nn.ReLU(inplace=True))
+        layers.append(nn.Conv2d(features, channels, 3, padding=1))
+        self.noise = nn.Sequential(*layers)
+        for layer in self.noise:
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+
+    def forward(self, noisy: Tensor) -> Tensor:
+        return noisy - self.noise(noisy)

@@ -1,0 +1,197 @@
+"""Validation, test and prediction of a module that restores images: the same for every method."""
+
+import hashlib
+import inspect
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from datamodules.batches import ImagePairBatch
+from datamodules.files.png import digest_in_png, write_png
+from lightning_modules.full_precision import at_least_float32, in_full_precision
+from lightning_modules.interfaces import ImageColumn
+from lightning_modules.metrics.image_quality import ImageQuality
+from lightning_modules.networks.module_hash import hash_of_module
+from lightning_modules.random_numbers import generator_of, run_seed
+from lightning_modules.resumable.item_files import missing_items
+from lightning_modules.resumable.settings_file import refuse_other_settings, write_settings
+from lightning_modules.training.logging import log_same
+
+ZOOM = 4
+"""Part of an image's sides that a crop shows enlarged."""
+
+
+class RestorerSteps:
+    """Give a LightningModule its validation, test and prediction steps.
+
+    The module says what `restore` is and owns `quality = ImageQuality()`. Validation and test log the measures of the
+    estimate and of the degraded image, `test/psnr`, `test/ssim`, `test/noisy_psnr`, `test/noisy_ssim`, means over
+    images and all processes; of several test sets `test/<set>/psnr`. Images without clean ones are not measured.
+
+    `predict` writes `restored/<name>.png`, in the bits of the given image, into the run directory. Images that are
+    there already are left alone, so an interrupted run continues; it is refused with another module or other settings,
+    and so is another image of the same name. Files that the data could not read are listed at the end, as an error,
+    when all others are written.
+    """
+
+    quality: ImageQuality
+
+    def estimated(self: Any, batch: ImagePairBatch) -> Tensor:
+        """Restore a batch: `[B, C, H, W]`, in float32 or better, not clipped.
+
+        What is drawn at random follows from the seed of the run and the position of the batch's first image.
+        """
+        return at_least_float32(self.restore(batch["noisy"], generator_of(run_seed(), int(batch["index"][0]))))
+
+    def validation_step(
+        self: Any, batch: ImagePairBatch, batch_idx: int, dataloader_idx: int = 0
+    ) -> dict[str, Tensor] | None:
+        return self._measured(batch, dataloader_idx) if "clean" in batch else None
+
+    def test_step(self: Any, batch: ImagePairBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
+        """Return `estimate`, `[B, C, H, W]`.
+
+        Raises:
+            ValueError: if there are no clean images.
+        """
+        if "clean" not in batch:
+            raise ValueError("test measures against clean images, and the data have none: predict writes the estimates")
+        return self._measured(batch, dataloader_idx)
+
+    def _measured(self: Any, batch: ImagePairBatch, loader: int) -> dict[str, Tensor]:
+        estimate = self.estimated(batch)
+        names = batch.get("name") or [str(position) for position in batch["index"].tolist()]
+        with in_full_precision(estimate.device):
+            self.quality.update(batch["noisy"], estimate, batch["clean"], batch["index"], names, loader)
+        return {"estimate": estimate}
+
+    def on_validation_epoch_end(self: Any) -> None:
+        self._log_quality("val")
+
+    def on_test_epoch_end(self: Any) -> None:
+        self._log_quality("test")
+
+    def _log_quality(self: Any, stage: str) -> None:
+        for name, means in self.quality.means(self._set_names(stage) or [""]).items():
+            for key, value in means.items():
+                log_same(self, f"{stage}/{name}/{key}" if name else f"{stage}/{key}", value)
+
+    def _set_names(self: Any, stage: str) -> list[str]:
+        """List the names of the sets, in the order of the loaders, where there are several."""
+        data = self.trainer.datamodule
+        names = getattr(data, "test_names", ()) if stage != "val" else ()
+        if stage == "predict" and getattr(data, "predict_set", None) is not None:
+            names = ()
+        return list(names) if len(names) > 1 else []
+
+    def image_columns(self: Any, batch: ImagePairBatch, outputs: Any) -> dict[str, Tensor | ImageColumn]:
+        """Show images before and after, what is wrong in the estimate, and the part with the most detail enlarged."""
+        estimate = self.estimated(batch) if outputs is None else outputs["estimate"]
+        clean = batch.get("clean")
+        shown = {"noisy": batch["noisy"], "estimate": estimate, **({} if clean is None else {"clean": clean})}
+        columns: dict[str, Tensor | ImageColumn] = dict(shown)
+        if clean is not None:
+            columns["estimate - clean"] = ImageColumn(estimate - clean, difference=True)
+        detail = estimate if clean is None else clean
+        return columns | {f"{name}, x{ZOOM}": detailed_crops(image, detail) for name, image in shown.items()}
+
+    def _predictions(self: Any) -> Path | None:
+        """Give the directory of the run; None in a `fast_dev_run`, which leaves nothing behind."""
+        directory = self.trainer.log_dir  # broadcast: every process asks
+        return None if directory is None or self.trainer.fast_dev_run else Path(directory)
+
+    def on_predict_start(self: Any) -> None:
+        directory = self._predictions()
+        if directory is None:
+            return
+        settings = {
+            "module": f"{type(self).__module__}.{type(self).__qualname__}",
+            **arguments_of(self),
+            "seed": run_seed(),
+            "precision": str(self.trainer.precision),
+            "weights": hash_of_module(self),
+        }
+        path = directory / "restoration_settings.json"
+        if self.trainer.is_global_zero and not path.is_file():
+            write_settings(path, settings)
+        self.trainer.strategy.barrier("the settings of restoration are written")
+        refuse_other_settings(
+            path, settings, f"what {directory / 'restored'} holds", "restore into another --run_directory"
+        )
+
+    def predict_step(self: Any, batch: ImagePairBatch, batch_idx: int, dataloader_idx: int = 0) -> list[str]:
+        """Write the images of a batch that are not there yet, and return their names."""
+        directory = self._predictions()
+        if directory is None:
+            self.estimated(batch)
+            return []
+        sets = self._set_names("predict")
+        folder = directory.joinpath("restored", *sets[dataloader_idx : dataloader_idx + 1])
+        files = [folder / f"{name}.png" for name in batch["name"]]
+        digests = [digest_of(image) for image in batch["noisy"]]
+        rows = missing_items(files, digests, digest_in_png)
+        if not rows:
+            return []
+        levels = levels_of(self.estimated(batch), batch.get("brightest", 255))
+        for row in rows:
+            write_png(files[row], levels[row].cpu().numpy(), digests[row])
+        return [batch["name"][row] for row in rows]
+
+    def on_predict_end(self: Any) -> None:
+        directory = self._predictions()
+        if directory is None:
+            return
+        rank_zero_info(f"Restored images: {directory / 'restored'}")
+        unreadable = getattr(getattr(self.trainer.datamodule, "predict_set", None), "unreadable", ())
+        if unreadable:
+            raise ValueError(f"all other images are restored, but not {len(unreadable)}: {'; '.join(unreadable)}")
+
+
+def arguments_of(module: Any) -> dict[str, Any]:
+    """List a module's own arguments that are numbers, words or dataclasses of these, as JSON values."""
+    found: dict[str, Any] = {}
+    for key in inspect.signature(type(module)).parameters:
+        value = getattr(module, key, None)
+        if is_dataclass(value) and not isinstance(value, type):
+            found[key] = asdict(value)
+        elif isinstance(value, bool | int | float | str):
+            found[key] = value
+    return found
+
+
+def digest_of(image: Tensor) -> str:
+    """Hash an image by its values, `[C, H, W]`."""
+    digest = hashlib.blake2b(f"{tuple(image.shape)}".encode(), digest_size=16)
+    digest.update(image.float().cpu().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def levels_of(image: Tensor, brightest: int) -> Tensor:
+    """Round images to the levels of a file in which 1 is stored as `brightest`: uint8, or uint16 above 255."""
+    levels = image.double().clamp(0, 1).mul(brightest).round()
+    return levels.to(torch.uint8 if brightest <= 255 else torch.uint16)
+
+
+def detailed_crops(image: Tensor, detail: Tensor) -> Tensor:
+    """Cut out of each image the part with the greatest variance.
+
+    Args:
+        image: `[B, C, H, W]`.
+        detail: `[B, C', H, W]`: the images whose variance counts.
+
+    Returns:
+        `[B, C, H / ZOOM, W / ZOOM]`.
+    """
+    height, width = max(image.shape[2] // ZOOM, 1), max(image.shape[3] // ZOOM, 1)
+    grey = detail.float().mean(dim=1, keepdim=True)
+    mean, square = (torch.nn.functional.avg_pool2d(each, (height, width), stride=1) for each in (grey, grey.square()))
+    best = (square - mean.square()).flatten(1).argmax(dim=1)
+    crops = []
+    for row, place in enumerate(best.tolist()):
+        top, left = divmod(place, mean.shape[3])
+        crops.append(image[row, :, top : top + height, left : left + width])
+    return torch.stack(crops)

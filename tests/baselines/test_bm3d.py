@@ -1,0 +1,83 @@
+"""Tests of BM3D; those that filter need the package, and those of the published number the images."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from skimage.data import camera
+
+from datamodules.files.data_directory import data_directory
+from lightning_modules.baselines import bm3d
+from lightning_modules.baselines.bm3d import BM3D
+from lightning_modules.interfaces import Denoiser, Restorer, require
+from lightning_modules.metrics.image_quality import psnr
+
+
+@pytest.fixture
+def filtered_with(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Takes the place of the package: an image, less its deviation."""
+    deviations: list[float] = []
+
+    def filtered(noisy: np.ndarray, sigma: float) -> np.ndarray:
+        deviations.append(sigma)
+        return noisy - sigma
+
+    monkeypatch.setattr(bm3d, "find_spec", lambda name: name)
+    monkeypatch.setattr(bm3d, "bm3d_filtered", filtered)
+    return deviations
+
+
+def test_images_are_filtered_one_by_one_with_their_deviation(filtered_with: list[float]) -> None:
+    module = BM3D(grey_levels=51)
+    for protocol in (Restorer, Denoiser):
+        require(module, protocol, "a test")
+    image = torch.rand(2, 3, 8, 9)
+    torch.testing.assert_close(module.restore(image), image - 0.2)
+    expected = (image - torch.tensor([0.5, 0.25])[:, None, None, None]).clamp(0, 1)
+    torch.testing.assert_close(module.denoise(image, torch.tensor([0.5, 0.25])), expected)
+    assert filtered_with == pytest.approx([0.2, 0.2, 0.5, 0.25])
+
+
+def test_a_deviation_that_is_not_given_is_estimated(filtered_with: list[float]) -> None:
+    clean = torch.from_numpy(camera())[None, None] / 255
+    noisy = clean[..., :256, :256] + 0.1 * torch.randn(1, 1, 256, 256, generator=torch.Generator().manual_seed(0))
+    BM3D().restore(noisy)
+    BM3D().restore(torch.zeros(1, 3, 16, 16))
+    assert filtered_with == pytest.approx([0.1, 1e-4], rel=0.1)
+
+
+def test_refusals(monkeypatch: pytest.MonkeyPatch, filtered_with: list[float]) -> None:
+    with pytest.raises(ValueError, match="grey_levels must be positive, got 0"):
+        BM3D(0)
+    with pytest.raises(ValueError, match="nothing to train: test or predict"):
+        BM3D(25).setup("fit")
+    monkeypatch.setattr(bm3d, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r'pip install "noiseworks\[bm3d\]"'):
+        BM3D(25)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_package_denoises(channels: int) -> None:
+    pytest.importorskip("bm3d")
+    clean = (torch.from_numpy(camera())[200:248, 200:248] / 255).expand(1, channels, -1, -1)
+    noisy = clean + 25 / 255 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    estimate = BM3D(25).restore(noisy)
+    assert estimate.shape == noisy.shape
+    assert float(psnr(estimate, clean)) > float(psnr(noisy, clean, "unclipped")) + 5
+
+
+PUBLISHED = {"02": 32.85, "05": 29.25, "06": 28.42}
+"""PSNR of images of Set12 with noise of 25 grey levels, from table III of the paper on DnCNN (arXiv 1608.03981)."""
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_images_have_their_psnr(name: str) -> None:
+    """A tenth of a decibel is what another draw of the noise and the package's newer version leave."""
+    pytest.importorskip("bm3d")
+    pixels = np.array(Image.open(data_directory(None, "Set12") / "Set12" / f"{name}.png"))
+    clean = torch.from_numpy(pixels)[None, None].double() / 255
+    noise = np.random.RandomState(0).standard_normal(pixels.shape)
+    noisy = clean + 25 / 255 * torch.from_numpy(noise)
+    assert float(psnr(noisy, clean, "unclipped")) == pytest.approx(20.17, abs=0.05)
+    assert float(psnr(BM3D(25).restore(noisy), clean)) == pytest.approx(PUBLISHED[name], abs=0.12)

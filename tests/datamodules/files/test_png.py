@@ -1,0 +1,27 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.io import ImageReadMode, decode_image
+
+from datamodules.files.png import digest_in_png, write_png
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_files_hold_all_levels_and_the_digest(tmp_path: Path, kind: type, channels: int) -> None:
+    pixels = np.random.default_rng(0).integers(0, np.iinfo(kind).max, (channels, 5, 7), kind, endpoint=True)
+    path = tmp_path / "folder" / "image.png"
+    write_png(path, pixels, "abc123")
+    assert torch.equal(decode_image(str(path), ImageReadMode.UNCHANGED).long(), torch.from_numpy(pixels.astype(int)))
+    assert digest_in_png(path) == "abc123"
+    if kind is np.uint8 or channels == 1:
+        assert np.array_equal(np.atleast_3d(np.asarray(Image.open(path))).transpose(2, 0, 1), pixels)
+
+
+def test_other_numbers_of_channels_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="one channel or three here, got 4"):
+        write_png(tmp_path / "image.png", np.zeros((4, 2, 2), dtype=np.uint8), "")
+    assert not list(tmp_path.iterdir())
