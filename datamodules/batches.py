@@ -101,6 +101,8 @@ class ImagePairBatch(TypedDict):
     clean: NotRequired[Tensor]
     """`[B, C, H, W]`, float32 in [0, 1]: ground truth, where it is known. For supervised training and for metrics only.
     """
+    second_noisy: NotRequired[Tensor]
+    """As `noisy`, in training, where it is asked for: another draw of the noise on the same clean images."""
     index: Tensor
     """`[B]`, int64: position in the set; of a patch in training, among the patches of an epoch."""
     global_size: int

@@ -19,6 +19,9 @@ from datamodules.loading.seeded_batches import SeededBatches
 from datamodules.restoration.images import Images, PairSet, PatchStore, Pixels
 from datamodules.restoration.noisy_folder import NoisyFolder
 
+SECOND = 1500
+"""Stream of the random numbers of second noisy images."""
+
 
 class ImagePairs(SeededBatches):
     """Batches of noisy images, with the clean ones where these are known (`datamodules.batches.ImagePairBatch`).
@@ -39,6 +42,7 @@ class ImagePairs(SeededBatches):
         augmentation: whether training patches are flipped and transposed at random, in 8 ways equally often.
         fixed_noise: whether a training image keeps the noise that it is given once; it is then held in memory as
             float32. Otherwise each patch gets fresh noise.
+        second_noisy: whether a training patch has a second noisy image, with noise of its own, as Noise2Noise needs.
         evaluation_batch_size: most images of a validation, test or prediction batch over all processes, each of which
             takes at least one; images of a batch have one size.
         predict_dir: folder of noisy images to predict; None predicts the test images.
@@ -61,6 +65,7 @@ class ImagePairs(SeededBatches):
         patches_per_image: int = 1,
         augmentation: bool = True,
         fixed_noise: bool = False,
+        second_noisy: bool = False,
         evaluation_batch_size: int = 1,
         predict_dir: str | None = None,
         brightest: int | None = None,
@@ -77,6 +82,9 @@ class ImagePairs(SeededBatches):
         self.patches_per_image = patches_per_image
         self.augmentation = augmentation
         self.fixed_noise = fixed_noise
+        self.second_noisy = second_noisy
+        if second_noisy and (noise is None or fixed_noise):
+            raise ValueError("data.second_noisy draws noise anew: it needs data.noise, and data.fixed_noise false")
         self.predict_dir = predict_dir
         self.brightest = brightest
         sets = [one for one in (training, validation, *self.tests.values()) if one is not None]
@@ -163,6 +171,8 @@ class ImagePairs(SeededBatches):
         if "noisy" not in cut:
             assert self.noise is not None
             cut["noisy"] = self.noise.sample(cut["clean"], SampleNumbers(self.seed, visit, index))
+            if self.second_noisy:
+                cut["second_noisy"] = self.noise.sample(cut["clean"], SampleNumbers(self.seed, visit, index, SECOND))
         if self.augmentation:
             ways = sample_uniform(self.seed, visit, index, count=3, stream=1)
             cut = {key: flipped_and_transposed(image, ways) for key, image in cut.items()}

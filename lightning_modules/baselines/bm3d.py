@@ -58,14 +58,12 @@ class BM3D(RestorerSteps, LightningModule):
         protocol: how estimates are measured: `rounded` to 256 levels, `clipped` to [0, 1] alone, or `unclipped`.
 
     Raises:
-        ImportError: if the package `bm3d` is not installed.
-        ValueError: if `grey_levels` is not positive; in `fit`.
+        ImportError: at setup, if the package `bm3d` is not installed.
+        ValueError: if `grey_levels` is not positive; at setup, in `fit`.
     """
 
     def __init__(self, grey_levels: float | None = None, protocol: EvaluationProtocol = "rounded") -> None:
         super().__init__()
-        if find_spec("bm3d") is None:
-            raise ImportError(MISSING)
         positive(grey_levels=grey_levels)
         self.grey_levels = grey_levels
         self.quality = ImageQuality(protocol)
@@ -73,6 +71,8 @@ class BM3D(RestorerSteps, LightningModule):
     def setup(self, stage: str) -> None:
         if stage == "fit":
             raise ValueError("BM3D has nothing to train: test or predict, without fit")
+        if find_spec("bm3d") is None:
+            raise ImportError(MISSING)
 
     def forward(self, noisy: Tensor) -> Tensor:
         return self.restore(noisy)

@@ -53,7 +53,7 @@ def test_refusals(monkeypatch: pytest.MonkeyPatch, filtered_with: list[float]) -
         BM3D(25).setup("fit")
     monkeypatch.setattr(bm3d, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r'pip install "noiseworks\[bm3d\]"'):
-        BM3D(25)
+        BM3D(25).setup("test")
 
 
 @pytest.mark.parametrize("channels", [1, 3])

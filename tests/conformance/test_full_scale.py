@@ -133,7 +133,10 @@ PARAMETERS = {
 }
 
 
-UNTRAINED = {"diffusionguard/stable_diffusion": "its networks come with their weights; small ones are in its tests"}
+UNTRAINED = {
+    "bm3d/photographs": "it has nothing to train",
+    "diffusionguard/stable_diffusion": "its networks come with their weights; small ones are in its tests",
+}
 SHORTER = {"adaptive_smoothing": ("--model.attack_steps", "1")}  # all steps of an attack are alike
 DEAR = {"adaptive_smoothing/cifar10", "adaptive_smoothing/cifar100", "lsa/webvision", "dds/cifar10", "drs/cifar10"}
 DEAR |= {"adaptive_smoothing/imagenet", "lsa/webvision_simclr", "lsa/webvision_plus"}

@@ -75,6 +75,20 @@ WITHOUT_BATCH_NORM = {
     "model.init_args.network.class_path": SEGMENTER,
     "model.init_args.network.init_args.widths": LEFT_OUT,
 }
+PHOTOGRAPHS = {  # batches of 7, 7 and 6 patches; three images to validate and test on, in batches of 2 and 1
+    "data.init_args.batch_size": 7,
+    "data.init_args.patch_size": 16,
+    "data.init_args.patches_per_image": 2,
+    "data.init_args.evaluation_batch_size": 2,
+    **{
+        f"data.init_args.{key}": {
+            "class_path": "datamodules.restoration.photographs.Photographs",
+            "init_args": {"image_size": size},
+        }
+        for key, size in {"training": 40, "validation": 24, "test": 24}.items()
+    },
+    "model.init_args.network.init_args.features": 4,
+}
 TRANSLATION = ("mask_generator", "image_generator", "image_discriminator", "mask_discriminator")
 
 METHODS = {
@@ -257,6 +271,11 @@ METHODS = {
         {"model.init_args.optimizer": DESCENT},
         accuracy=1e-5,  # PSNR of edits that are rounded to float32
     ),
+    "supervised_restoration": Method(
+        "supervised_restoration/demo", PHOTOGRAPHS, {"model.init_args.optimizer": DESCENT}
+    ),
+    "noise2noise": Method("noise2noise/demo", PHOTOGRAPHS, {"model.init_args.optimizer": DESCENT}),
+    "noise2void": Method("noise2void/demo", PHOTOGRAPHS, {"model.init_args.optimizer": DESCENT}),
 }
 
 

@@ -105,6 +105,17 @@ def test_fixed_noise_belongs_to_the_image_and_fresh_noise_to_the_visit() -> None
     assert abs(float(torch.stack([*kept[0].values()]).std()) - 25 / 255) < 0.01
 
 
+def test_a_second_noisy_image_is_of_the_same_patch_with_noise_of_its_own() -> None:
+    settings: dict[str, Any] = {"noise": Gaussian(25), "batch_size": 6, "patch_size": 8, "patches_per_image": 3}
+    [*batches] = patches(ImagePairs(Few(), second_noisy=True, **settings))
+    first, second = (torch.cat([batch[key] - batch["clean"] for batch in batches]) for key in ("noisy", "second_noisy"))
+    assert float(second.std()) == pytest.approx(25 / 255, rel=0.1)
+    assert abs(float((first * second).mean() / (first.std() * second.std()))) < 0.1
+    without = patches(ImagePairs(Few(), **settings))
+    assert "second_noisy" not in without[0]
+    assert torch.equal(without[0]["noisy"], batches[0]["noisy"])
+
+
 def test_the_eight_ways_are_equally_frequent() -> None:
     corner = torch.arange(4.0).view(1, 1, 2, 2).expand(4000, 1, 2, 2)
     ways = flipped_and_transposed(corner, sample_uniform(0, 0, torch.arange(4000), 3, stream=1)).flatten(1)
@@ -159,13 +170,13 @@ def test_whole_images_are_dealt_out_once_in_batches_of_one_size(batch_size: int,
         ({"noise": Gaussian()}, "test", "data.test is not given"),
         ({"test": Few()}, "test", "Few has clean images alone: set data.noise"),
         ({"test": Few(NOISY), "noise": Gaussian()}, "test", "Few has noisy images of its own: leave data.noise out"),
+        ({"training": Few(NOISY), "second_noisy": True}, "fit", "data.second_noisy draws noise anew: it needs"),
         ({"test": Few(NOISY[::-1])}, "test", "a: the clean image has the shape"),
     ],
 )
 def test_bad_input_is_refused_by_name(settings: dict[str, Any], stage: str, message: str) -> None:
-    data = ImagePairs(**settings, patch_size=17)
     with pytest.raises(ValueError, match=message):
-        data.setup(stage)
+        ImagePairs(**settings, patch_size=17).setup(stage)
 
 
 def test_more_processes_than_images_are_refused() -> None:
