@@ -201,16 +201,56 @@ def read_crop(path: Path, crop: Crop, uniform: Sequence[float] | None) -> np.nda
         raise UnreadableImage(f"{path} cannot be read as an image ({error}); replace or remove it") from error
 
 
+class ImagesFound(NamedTuple):
+    """Images of a folder and its subfolders."""
+
+    names: list[str]
+    """Sorted, relative to the folder."""
+    folders: list[str]
+    """Real paths of the folders that hold them."""
+    linked: dict[str, str]
+    """Real paths of images that a link stands for, with the link's name."""
+
+
+def images_in(folder: Path) -> ImagesFound:
+    """Find the image files in a folder and its subfolders. Hidden files are left out.
+
+    Links are followed, and each real folder and file counts once, by a name without a link if it has one. A link to a
+    folder that the link itself lies in is a loop, and left out.
+    """
+    around = {os.path.realpath(parent) for parent in folder.absolute().parents}
+    seen = around | {str(parent) for parent in Path(os.path.realpath(folder)).parents}
+    own = {os.path.realpath(folder): ""}
+    linked_folders: list[tuple[str, str]] = []
+    names, folders, links, present = [], [], {}, set()
+    while own or linked_folders:
+        real, prefix = own.popitem() if own else linked_folders.pop(0)
+        if real in seen:
+            continue
+        seen.add(real)
+        before = len(names)
+        with os.scandir(real) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                name, is_link, is_image = prefix + entry.name, entry.is_symlink(), entry.name.lower().endswith(SUFFIXES)
+                if entry.name.startswith("."):
+                    continue
+                if is_link and os.path.isdir(entry.path):
+                    linked_folders.append((os.path.realpath(entry.path), f"{name}/"))
+                elif is_link and is_image:
+                    links.setdefault(os.path.realpath(entry.path), name)
+                elif not is_link and entry.is_dir():
+                    own[entry.path] = f"{name}/"
+                elif not is_link and is_image and entry.is_file():
+                    names.append(name)
+                    present.add(entry.path)
+        folders += [real] * (len(names) > before)
+    linked = {real: name for real, name in links.items() if real not in present}
+    return ImagesFound(sorted([*names, *linked.values()]), folders, linked)
+
+
 def image_names(folder: Path) -> list[str]:
-    """The image files in a folder and its subfolders, sorted, relative to it. Hidden files are left out."""
-    found = []
-    for directory, subfolders, files in os.walk(folder, followlinks=True):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        prefix = Path(directory).relative_to(folder)
-        found += [
-            (prefix / file).as_posix() for file in files if file.lower().endswith(SUFFIXES) and not file.startswith(".")
-        ]
-    return sorted(found)
+    """List the image files in a folder and its subfolders, sorted, relative to it, as `images_in` finds them."""
+    return images_in(folder).names
 
 
 def class_folders(split: Path) -> list[str]:
@@ -225,10 +265,23 @@ def class_folders(split: Path) -> list[str]:
         raise NotADirectoryError(f"{split} is a file; {expected}")
     if not split.is_dir():
         raise FileNotFoundError(f"{split} does not exist; {expected}")
-    found = sorted(entry.name for entry in os.scandir(split) if entry.is_dir() and not entry.name.startswith("."))
+    names = sorted(name for name in os.listdir(split) if not name.startswith("."))
+    found = [name for name in names if os.path.isdir(split / name)]
     if not found:
         raise FileNotFoundError(f"{split} holds no folder; {expected}")
     return found
+
+
+def _refuse_two_classes(split: Path, images: dict[str, ImagesFound]) -> None:
+    """Refuse images that links bring into a second class, where they would have a second label."""
+    class_of: dict[str, str] = {}
+    of_folders = [(real, real, name) for name, found in images.items() for real in found.folders]
+    of_images = [(real, os.path.dirname(real), name) for name, found in images.items() for real in found.linked]
+    for real, folder, name in [*of_folders, *of_images]:
+        first = class_of.setdefault(real, class_of.get(folder, name))
+        if first != name:
+            both = " and ".join(sorted((first, name)))
+            raise ValueError(f"{split}: {real} is in two classes, {both}, by a link; leave it in one of them")
 
 
 def files_by_class(split: Path, classes: Sequence[str]) -> tuple[list[str], Tensor]:
@@ -239,19 +292,23 @@ def files_by_class(split: Path, classes: Sequence[str]) -> tuple[list[str], Tens
 
     Raises:
         FileNotFoundError: if a class has no folder or no image.
+        ValueError: if links bring a folder or an image into two classes.
     """
     names: list[str] = []
     counts = []
+    images: dict[str, ImagesFound] = {}
     for name in classes:
         if not (split / name).is_dir():
             raise FileNotFoundError(f"{split} holds no folder {name}; expected {split / name / '<image>'}")
-        found = image_names(split / name)
+        images[name] = images_in(split / name)
+        found = images[name].names
         if not found:
             raise FileNotFoundError(
                 f"{split / name} holds no image; expected files that end with {', '.join(SUFFIXES)}"
             )
         names += [f"{name}/{file}" for file in found]
         counts.append(len(found))
+    _refuse_two_classes(split, images)
     return names, torch.repeat_interleave(torch.arange(len(classes)), torch.tensor(counts))
 
 

@@ -21,6 +21,8 @@ from datamodules.files.image_files import (
     UnreadableImage,
     box_after_resizing,
     box_of_random_area,
+    class_folders,
+    files_by_class,
     image_names,
     read_crop,
 )
@@ -198,3 +200,80 @@ def test_names_are_sorted_images_of_all_subfolders(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     assert image_names(tmp_path) == ["a.png", "b.JPEG", "sub/c.webp"]
+
+
+@pytest.fixture
+def animals(tmp_path: Path) -> Path:
+    """Two classes of four images each, one of them in a subfolder."""
+    split = tmp_path / "train"
+    for name in ("cat", "dog"):
+        for image in ("0.png", "1.png", "2.png", "more/3.png"):
+            (split / name / image).parent.mkdir(parents=True, exist_ok=True)
+            (split / name / image).touch()
+    return split
+
+
+LINKS = {
+    "to itself": {"dog/loop": "loop", "dog/loop.png": "loop.png"},
+    "to the class": {"dog/more/all": "..", "dog/self": "."},
+    "to the split": {"dog/all": "..", "cat/more/all": "../.."},
+    "to the root": {"dog/all": "/"},
+    "of two to each other": {"dog/one": "two", "dog/two": "one"},
+    "to a subfolder": {"dog/again": "more", "dog/another": "more"},
+    "to an image": {"dog/a.png": "0.png", "dog/more/b.png": "../0.png", "dog/c.png": "more/3.png"},
+}
+
+
+@pytest.mark.parametrize("links", LINKS.values(), ids=LINKS)
+def test_links_within_a_class_bring_no_image_a_second_time(animals: Path, links: dict[str, str]) -> None:
+    for name, target in links.items():
+        (animals / name).symlink_to(target)
+    names, label = files_by_class(animals, class_folders(animals))
+    found = [name for name in names if "loop" not in name]  # a link to nothing is found, and named when it is read
+    images = ("0.png", "1.png", "2.png", "more/3.png")
+    assert found == [f"{kind}/{image}" for kind in ("cat", "dog") for image in images]
+    assert label[:8].tolist() == [0] * 4 + [1] * 4
+
+
+def test_links_elsewhere_are_followed(animals: Path, tmp_path: Path) -> None:
+    """A class or a part of it may lie on another disk, and images under other names."""
+    (tmp_path / "disk").mkdir()
+    (animals / "dog").rename(tmp_path / "disk" / "dogs")
+    (animals / "dog").symlink_to(tmp_path / "disk" / "dogs")
+    (animals / "dog" / "all").symlink_to(animals)  # a loop by way of the other disk
+    (animals / "cat" / "more").rename(tmp_path / "disk" / "cats")
+    (animals / "cat" / "more").symlink_to(tmp_path / "disk" / "cats")
+    (tmp_path / "disk" / "4.png").touch()
+    for name in ("cat/z.png", "cat/y.png"):
+        (animals / name).symlink_to(tmp_path / "disk" / "4.png")
+    names, label = files_by_class(animals, ["cat", "dog"])
+    assert names[:5] == ["cat/0.png", "cat/1.png", "cat/2.png", "cat/more/3.png", "cat/y.png"]
+    assert names[5:] == ["dog/0.png", "dog/1.png", "dog/2.png", "dog/more/3.png"]
+    assert label.tolist() == [0] * 5 + [1] * 4
+
+
+@pytest.mark.parametrize(
+    ("link", "target", "twice"),
+    [
+        ("dog/others", "../cat", "cat"),
+        ("cat/others", "../dog/more", "dog/more"),
+        ("dog/others", "../../pool", "pool"),
+        ("dog/4.png", "../cat/more/3.png", "cat/more/3.png"),
+        ("cat/4.png", "../dog/0.png", "dog/0.png"),
+        ("cat/4.png", "../../pool/7.png", "pool/7.png"),
+        ("kitten", "cat", "cat"),
+    ],
+)
+def test_an_image_that_links_bring_into_two_classes_is_refused(
+    animals: Path, tmp_path: Path, link: str, target: str, twice: str
+) -> None:
+    """It would have two labels, of which one is wrong."""
+    (tmp_path / "pool").mkdir()
+    (tmp_path / "pool" / "7.png").touch()
+    if "pool" in twice:
+        (animals / "cat" / "pool").symlink_to(tmp_path / "pool")
+        (animals / "dog" / "8.png").symlink_to(tmp_path / "pool" / "7.png")
+    (animals / link).symlink_to(target)
+    message = rf"{twice} is in two classes, cat and (dog|kitten), by a link; leave it in one"
+    with pytest.raises(ValueError, match=message):
+        files_by_class(animals, class_folders(animals))
