@@ -1,20 +1,24 @@
 """Let the random numbers of a batch depend on where the batch is, not on what was drawn before it."""
 
 import random
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from datamodules.loading.world import world_size
+from lightning_modules.distributed.draws import begin_batch, end_batch
 from lightning_modules.random_numbers import run_seed, seed_of
 
 
 class SeedEveryBatch(Callback):
-    """Seeds the global random generators before each batch from (seed, stage, epoch, batch, process).
+    """Seeds random generators before each batch from (seed, stage, epoch, batch).
 
     So dropout, mixup and noise are the same after an interruption as without it, and no generator's state has to be
-    saved.
+    saved. What a step draws for its samples is the same on any number of processes (`draw_rows`); several processes
+    have torch's own generators, from which networks draw their dropout, each seeded by its number, too.
 
     Args:
         seed: seed of all batches; None takes that of `seed_everything`.
@@ -27,27 +31,40 @@ class SeedEveryBatch(Callback):
         if self.seed is None:
             self.seed = run_seed()
 
-    def _seed(self, trainer: Trainer, stage: int, batch_idx: int, dataloader_idx: int = 0) -> None:
-        place = (stage, trainer.current_epoch, batch_idx, dataloader_idx, trainer.global_rank)
-        seed = seed_of(self.seed or 0, *place)
+    def _seed(self, trainer: Trainer, batch: Any, stage: int, batch_idx: int, dataloader_idx: int = 0) -> None:
+        place = (self.seed or 0, stage, trainer.current_epoch, batch_idx, dataloader_idx)
+        begin_batch(seed_of(*place, 0), batch.get("global_size") if isinstance(batch, Mapping) else None)
+        seed = seed_of(*place, trainer.global_rank + 1 if world_size() > 1 else 0)
         torch.manual_seed(seed)
         np.random.seed(seed % 2**32)  # noqa: NPY002 - libraries draw from it
         random.seed(seed)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        self._seed(trainer, 0, batch_idx)
+        self._seed(trainer, batch, 0, batch_idx)
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        self._seed(trainer, 1, batch_idx, dataloader_idx)
+        self._seed(trainer, batch, 1, batch_idx, dataloader_idx)
 
     def on_test_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        self._seed(trainer, 2, batch_idx, dataloader_idx)
+        self._seed(trainer, batch, 2, batch_idx, dataloader_idx)
 
     def on_predict_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        self._seed(trainer, 3, batch_idx, dataloader_idx)
+        self._seed(trainer, batch, 3, batch_idx, dataloader_idx)
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        end_batch()
+
+    def on_validation_batch_end(self, *_: Any) -> None:
+        end_batch()
+
+    def on_test_batch_end(self, *_: Any) -> None:
+        end_batch()
+
+    def on_predict_batch_end(self, *_: Any) -> None:
+        end_batch()

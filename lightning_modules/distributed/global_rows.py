@@ -6,6 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from datamodules.loading import world
 from datamodules.loading.world import world_size
 from lightning_modules.distributed.per_sample import gather_rows, share_sizes
 
@@ -39,6 +40,31 @@ def global_rows(local: Tensor, global_size: int) -> Tensor:
     if world_size() == 1:
         return local
     return _Gathered.apply(local, share_sizes(global_size))
+
+
+def partner_rows(local: Tensor, partner: Tensor) -> Tensor:
+    """Fetch the rows that stand at other places of a batch from the processes that have them, and no others.
+
+    Args:
+        local: `[b, ...]`: this process's rows, without gradient where there are several processes.
+        partner: `[B]`, int64, on the host: a permutation of the places in the batch of all processes, the same on all;
+            or `[b]`, of the places in `local`.
+
+    Returns:
+        `[b, ...]`: for each place of this process the row of its partner.
+    """
+    if len(partner) == len(local):
+        return local[partner.to(local.device, non_blocking=True)]
+    assert not local.requires_grad, "rows of other processes have no gradient"
+    rank, processes = world.rank(), world.world_size()
+    wanted = partner[rank::processes]
+    given = [each[each % processes == rank] // processes for each in (partner[r::processes] for r in range(processes))]
+    taken = [int((wanted % processes == process).sum()) for process in range(processes)]
+    arrived = local.new_empty(len(wanted), *local.shape[1:])
+    sent = local[torch.cat(given).to(local.device, non_blocking=True)]
+    dist.all_to_all_single(arrived, sent, taken, list(map(len, given)))
+    place = (wanted % processes).argsort(stable=True).argsort()  # what came is in the order of the processes
+    return arrived[place.to(local.device, non_blocking=True)]
 
 
 def global_sum(local: Tensor) -> Tensor:

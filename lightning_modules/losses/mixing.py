@@ -12,36 +12,45 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2 import CutMix, MixUp
 
+from lightning_modules.distributed.draws import drawn_alike, rows_of_batch
+from lightning_modules.distributed.global_rows import partner_rows
+
 
 class Mixing(NamedTuple):
-    """Each example i is mixed with example `partner[i]`; its own part is `weight`."""
+    """Each example of a batch is mixed with another one; its own part is `weight`."""
 
     weight: float
     """l in [1/2, 1]: the example keeps the larger part."""
     partner: Tensor
-    """`[B]`, int64: a permutation of the batch."""
+    """`[B]`, int64, on the host: a permutation of the batch of all processes, see `partner_rows`."""
 
     def __call__(self, value: Tensor) -> Tensor:
-        """l value + (1 - l) value[partner], of `[B, ...]`."""
-        return self.weight * value + (1 - self.weight) * value[self.partner]
+        """l value + (1 - l) value of the partner, of this process's rows `[b, ...]`."""
+        return self.weight * value + (1 - self.weight) * self.partners(value)
+
+    def partners(self, value: Tensor) -> Tensor:
+        """Take the partners' values, of this process's rows `[b, ...]`. Every process calls it."""
+        return partner_rows(value, self.partner)
 
 
-def draw_mixing(batch_size: int, alpha: float, device: torch.device | str) -> Mixing:
-    """Draws l ~ Beta(alpha, alpha), folded to l >= 1/2, and a permutation.
+def draw_mixing(share: int, alpha: float) -> Mixing:
+    """Draw l ~ Beta(alpha, alpha), folded to l >= 1/2, and a permutation of the batch of all processes.
+
+    Both are drawn on the host, so that no step waits for them.
 
     Args:
-        batch_size: B.
+        share: examples of this process.
         alpha: both parameters of the Beta distribution; 0 leaves the examples unmixed.
-        device: where the permutation is drawn. l is drawn on the host, so that no step waits for it.
     """
-    weight = float(torch.distributions.Beta(alpha, alpha).sample()) if alpha > 0 else 1.0
-    return Mixing(max(weight, 1 - weight), torch.randperm(batch_size, device=device))
+    with drawn_alike():
+        weight = float(torch.distributions.Beta(alpha, alpha).sample()) if alpha > 0 else 1.0
+        return Mixing(max(weight, 1 - weight), torch.randperm(rows_of_batch(share)))
 
 
 class SoftLabels:
     """Makes labels soft, with mixed images or without.
 
-    Each process mixes its share of a batch, by one of the two with equal probability where both are on.
+    Each batch is mixed by one of the two, with equal probability where both are on: an example with the one before it.
 
     Args:
         mixup_alpha: of mixup's Beta distribution; 0 leaves it out.
@@ -68,11 +77,24 @@ class SoftLabels:
         return self.mixup_alpha > 0 or self.cutmix_alpha > 0
 
     def __call__(self, image: Tensor, label: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-        """Mixed images `[B, C, H, W]`, and probabilities `[B, K]` for labels `[B]`."""
+        """Mix images `[B, C, H, W]`, and give probabilities `[B, K]` for labels `[B]`."""
         soft = F.one_hot(label, num_classes).to(image.dtype)
         ways = [(kind, alpha) for kind, alpha in ((MixUp, self.mixup_alpha), (CutMix, self.cutmix_alpha)) if alpha > 0]
         if ways:
-            # Drawn on the host, as the transform's own weight is: no step waits for it.
-            kind, alpha = ways[int(torch.randint(len(ways), (), device="cpu"))]
-            image, soft = kind(alpha=alpha, num_classes=num_classes)(image, soft)
+            with drawn_alike():  # on the host, as the transform's own weight is: no step waits for it
+                kind, alpha = ways[int(torch.randint(len(ways), (), device="cpu"))]
+                image, soft = _mixed(kind(alpha=alpha, num_classes=num_classes), image, soft)
         return image, soft * (1 - self.smoothing) + self.smoothing / num_classes
+
+
+def _mixed(mix: MixUp | CutMix, image: Tensor, soft: Tensor) -> tuple[Tensor, Tensor]:
+    """Mix each example with the one before it in the batch of all processes.
+
+    The transform mixes neighbours in what it is given: there, this process's examples stand behind their partners.
+    """
+    size = rows_of_batch(len(image))
+    if size == len(image):
+        return mix(image, soft)
+    before = torch.arange(size).roll(1)
+    image, soft = mix(*(torch.stack([partner_rows(x, before), x], dim=1).flatten(0, 1) for x in (image, soft)))
+    return image[1::2], soft[1::2]

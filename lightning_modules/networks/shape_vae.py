@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_modules.distributed.draws import draw_rows_like
+
 
 def kl_to_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
     """KL(N(mean, diag exp(log_variance)) || N(0, I)) of each row of `[B, L]`, `[B]` in nats."""
@@ -82,6 +84,6 @@ class ShapeVAE(nn.Module):
             `[B]`, in nats.
         """
         mean, log_variance = self.encode(mask)
-        noise = torch.randn_like(mean) if noise is None else noise
+        noise = draw_rows_like(torch.randn, mean) if noise is None else noise
         logits = self.decoder(mean + (log_variance / 2).exp() * noise)
         return reconstruction_error(logits, mask) + beta * kl_to_standard_normal(mean, log_variance)

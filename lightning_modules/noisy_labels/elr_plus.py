@@ -67,7 +67,7 @@ class ELRPlus(ClassifierSteps, LightningModule):
     """Train two networks that supply each other's targets.
 
     Needs `data.passes_per_epoch: 2`, and with DDP the strategy `ddp_find_unused_parameters_true`, as a step trains
-    one network. Each process mixes examples within its share of the batch.
+    one network.
 
     Args:
         network: f_1, maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`.
@@ -142,7 +142,7 @@ class ELRPlus(ClassifierSteps, LightningModule):
     def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
         self.active = active_network(batch_idx, self.trainer.num_training_batches)
         image, label = batch["image"], F.one_hot(batch["label"], self.num_classes)
-        mixing = draw_mixing(len(image), self.mixup_alpha, image.device)
+        mixing = draw_mixing(len(image), self.mixup_alpha)
         with torch.no_grad():
             teacher = at_least_float32(self.averages[1 - self.active](image))
         target = self.targets[self.active].update(

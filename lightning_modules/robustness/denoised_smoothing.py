@@ -19,6 +19,7 @@ arXiv 2206.10550.
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -32,6 +33,7 @@ from torch import Tensor, nn
 
 from datamodules.arguments import one_of, positive
 from datamodules.batches import LabelledImageBatch
+from lightning_modules.distributed.draws import draw_rows, draw_rows_like
 from lightning_modules.robustness.certificates.statistics import gaussian_radius
 from lightning_modules.training.classifier import ClassifierSteps, accuracies
 from lightning_modules.training.logging import log_training
@@ -194,9 +196,9 @@ class DenoisedSmoothing(ClassifierSteps, LightningModule):
         return {"loss": loss, "logits": logits.detach()}
 
     def _diffusion_loss(self, image: Tensor) -> Tensor:
-        t = torch.randint(len(self.levels), (len(image),), device=image.device)
+        t = draw_rows(partial(torch.randint, len(self.levels)), (len(image),), image.device)
         abar = self.alphas_cumprod.to(image.dtype)[t].view(-1, 1, 1, 1)
-        noise = torch.randn_like(image)
+        noise = draw_rows_like(torch.randn, image)
         output = self.denoiser(abar.sqrt() * image + (1 - abar).sqrt() * noise, self._told(t)).sample
         target = diffusion_target(image, noise, abar, self.prediction)
         return F.mse_loss(output[:, : image.shape[1]], target)

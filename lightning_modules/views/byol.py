@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datamodules.arguments import within
+from lightning_modules.distributed.draws import draw_rows
 from lightning_modules.views.colour import ColourJitter
 from lightning_modules.views.crops import RandomResizedCrop
 
@@ -45,7 +46,7 @@ class GaussianBlur(nn.Module):
         self.sigma = sigma
 
     def forward(self, image: Tensor) -> Tensor:
-        uniform = torch.rand(2, len(image), device=image.device)
+        uniform = draw_rows(torch.rand, (2, len(image)), image.device, rows=1)
         radius = min(math.ceil(3 * self.sigma[1]), min(image.shape[-2:]) - 1)
         smooth = blurred(image, self.sigma[0] + uniform[0] * (self.sigma[1] - self.sigma[0]), radius)
         return torch.where((uniform[1] < self.probability).view(-1, 1, 1, 1), smooth, image)
@@ -63,7 +64,7 @@ class Solarize(nn.Module):
         self.probability = probability
 
     def forward(self, image: Tensor) -> Tensor:
-        chosen = torch.rand(len(image), device=image.device).view(-1, 1, 1, 1) < self.probability
+        chosen = draw_rows(torch.rand, (len(image),), image.device).view(-1, 1, 1, 1) < self.probability
         return torch.where(chosen & (image >= 0.5), 1 - image, image)
 
 
@@ -109,7 +110,8 @@ class AffineJitter(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         height, width = image.shape[-2:]
-        angle, size, right, down = 2 * torch.rand(4, len(image), device=image.device, dtype=image.dtype) - 1
+        uniform = draw_rows(torch.rand, (4, len(image)), image.device, rows=1, dtype=image.dtype)
+        angle, size, right, down = 2 * uniform - 1
         angle, size = math.radians(self.degrees) * angle, 1 + self.scale * size
         cosine, sine = angle.cos() / size, angle.sin() / size
         right, down = 2 * self.shift * right / width, 2 * self.shift * down / height

@@ -6,6 +6,8 @@ Images of one channel count as grey: what acts on saturation and hue leaves them
 import torch
 from torch import Tensor, nn
 
+from lightning_modules.distributed.draws import draw_rows, drawn_alike
+
 LUMA = (0.2989, 0.587, 0.114)
 """Weights of red, green and blue (ITU-R 601-2), as in torchvision."""
 
@@ -98,10 +100,12 @@ class ColourJitter(nn.Module):
         self.grey_probability = grey_probability
 
     def forward(self, image: Tensor) -> Tensor:
-        uniform = torch.rand(6, len(image), device=image.device)
+        uniform = draw_rows(torch.rand, (6, len(image)), image.device, rows=1)
         changes = (with_brightness, with_contrast, with_saturation, with_hue)
         changed = image
-        for which in torch.randperm(4).tolist():  # on the host
+        with drawn_alike():
+            order = torch.randperm(4).tolist()
+        for which in order:
             departure = self.strength[which] * (2 * uniform[which] - 1)
             changed = changes[which](changed, departure if which == 3 else 1 + departure)
         jittered = torch.where((uniform[4] < self.probability).view(-1, 1, 1, 1), changed, image)

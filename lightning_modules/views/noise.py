@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from lightning_modules.distributed.draws import draw_rows_like
+
 
 class AddedNoise(nn.Module):
     """x + sigma n with n ~ N(0, 1), kept in [0, 1].
@@ -18,4 +20,4 @@ class AddedNoise(nn.Module):
         self.sigma = sigma
 
     def forward(self, image: Tensor) -> Tensor:
-        return (image + self.sigma * torch.randn_like(image)).clamp(0, 1)
+        return (image + self.sigma * draw_rows_like(torch.randn, image)).clamp(0, 1)

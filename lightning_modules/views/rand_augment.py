@@ -8,11 +8,13 @@ Source: Cubuk, Zoph, Shlens and Le, RandAugment: Practical automated data augmen
 """
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_modules.distributed.draws import draw_rows
 from lightning_modules.views.colour import blended, with_brightness, with_contrast, with_saturation
 
 NUM_BINS = 31
@@ -110,8 +112,8 @@ class RandAugment(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         for _ in range(self.num_ops):
-            operation = torch.randint(len(OPERATIONS), (len(image),), device=image.device)
-            sign = 2 * torch.randint(2, (len(image),), device=image.device) - 1
+            operation = draw_rows(partial(torch.randint, len(OPERATIONS)), (len(image),), image.device)
+            sign = 2 * draw_rows(partial(torch.randint, 2), (len(image),), image.device) - 1
             image = self.apply_operations(image, operation, sign)
         return image
 

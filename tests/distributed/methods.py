@@ -12,8 +12,7 @@ LEFT_OUT = object()
 """The value of a key that is to be left out."""
 
 DESCENT = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.05}}  # Adam enlarges what is below rounding
-DARKER = {"class_path": "tests.distributed.methods_without_chance.Darker"}
-SEGMENTER = "tests.distributed.methods_without_chance.Segmenter"
+SEGMENTER = "tests.distributed.segmenter.Segmenter"
 
 
 @dataclass(frozen=True)
@@ -56,13 +55,7 @@ CLUSTERS = {  # 157 samples in batches of 49, of which the last has 10; evaluate
     "data.init_args.evaluation_batch_size": 32,
     "model.init_args.warmup_epochs": 1,  # the second epoch has detected
 }
-WITHOUT_CHANCE = {  # each process draws views and partners for its own share
-    "model.init_args.weak_view": {"class_path": "torch.nn.Identity"},
-    "model.init_args.strong_view": DARKER,
-    "model.init_args.contrastive_view": DARKER,
-    "model.init_args.mixup_alpha": 0.0,
-    "model.init_args.threshold": 0.6,  # some are found noisy
-}
+SOME_NOISY = {"model.init_args.threshold": 0.6}
 SHAPES = {  # batches of 7, 7 and 5
     "data.init_args.batch_size": 7,
     **{
@@ -94,12 +87,8 @@ TRANSLATION = ("mask_generator", "image_generator", "image_discriminator", "mask
 METHODS = {
     "elr": Method("elr/demo", DIGITS_WITH_VALIDATION),
     "cross_entropy": Method("elr/demo_baseline", DIGITS_WITH_VALIDATION),
-    "elr_plus": Method(
-        "elr_plus/demo",
-        DIGITS_WITH_VALIDATION,
-        {"model.init_args.mixup_alpha": 0},  # partners are drawn from a process's own share
-    ),
-    "lsa": Method("lsa/demo", CLUSTERS, WITHOUT_CHANCE),
+    "elr_plus": Method("elr_plus/demo", DIGITS_WITH_VALIDATION),
+    "lsa": Method("lsa/demo", CLUSTERS, SOME_NOISY),
     "pls": Method(
         "lsa/demo",
         {
@@ -108,7 +97,7 @@ METHODS = {
             "model.init_args.guess_views": 2,
             "model.init_args.confidence_contrast": True,
         },
-        WITHOUT_CHANCE,
+        SOME_NOISY,
     ),
     "lsa_plus": Method(
         "lsa/demo",
@@ -121,7 +110,7 @@ METHODS = {
             },
             "data.init_args.passes_per_epoch": 2,
         },
-        WITHOUT_CHANCE,
+        SOME_NOISY,
     ),
     "simclr": Method(
         "lsa/demo",
@@ -135,7 +124,7 @@ METHODS = {
                         "init_args": {"in_features": 24, "hidden_features": [12, 10], "out_features": 6},
                     },
                     "num_classes": 6,
-                    "view": DARKER,
+                    "view": {"class_path": "lightning_modules.views.AddedNoise", "init_args": {"sigma": 0.05}},
                     "optimizer": DESCENT,
                 },
             },
@@ -197,8 +186,6 @@ METHODS = {
         FEW_DIGITS,
         {
             "model.init_args.projector.init_args.batch_norm": False,
-            "model.init_args.first_view": {"class_path": "torch.nn.Identity"},
-            "model.init_args.second_view": DARKER,
             "model.init_args.gradient_clip": 0.5,
             "model.init_args.optimizer": DESCENT,
         },
@@ -211,7 +198,11 @@ METHODS = {
             "trainer.callbacks.0": LEFT_OUT,  # pre-training has a row of its own
             "data.init_args.batch_size": 131,
         },
-        {"model.init_args.optimizer": DESCENT, "model.init_args.layer_decay": 0.5},
+        {
+            "model.init_args.optimizer": DESCENT,
+            "model.init_args.layer_decay": 0.5,
+            "model.init_args.soft_labels": {"class_path": "lightning_modules.losses.mixing.SoftLabels"},
+        },
     ),
     "adversarial_training": Method(
         "elr/demo_baseline",

@@ -1,47 +1,18 @@
 """Two processes give what one gives: weights, kept state, metrics and tables of every method, to 1e-10 in float64.
 
-Global batches are uneven, and so are the last ones. What would be drawn at random is the same for every sample.
+Global batches are uneven, and so are the last ones. All random draws are on.
 """
 
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 
 from tests.conformance.runs import assert_alike, methods, rows, run, state, tables, written
-from tests.distributed.methods_without_chance import normal
 from tests.two_processes import in_two_processes
 
 METHODS = methods()
 
 
-@pytest.fixture
-def _drawn_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draws without a generator, which each process makes for its own share, give every sample the same."""
-
-    def like(tensor: torch.Tensor, **options: Any) -> torch.Tensor:
-        return normal(*tensor.shape).to(tensor)
-
-    def of_shape(*shape: int, generator: Any = None, dtype: Any = None, device: Any = None) -> torch.Tensor:
-        if generator is not None:
-            return randn(*shape, generator=generator, dtype=dtype, device=device)
-        return normal(*shape).to(dtype or torch.get_default_dtype())
-
-    def integers(*arguments: Any, generator: Any = None, **options: Any) -> torch.Tensor:
-        if generator is not None:
-            return randint(*arguments, generator=generator, **options)
-        *low_high, size = arguments
-        return torch.full(size, sum(low_high) // 2, dtype=options.get("dtype") or torch.int64)
-
-    randn, randint = torch.randn, torch.randint
-    monkeypatch.setattr(torch, "randn_like", like)
-    monkeypatch.setattr(torch, "rand_like", lambda tensor, **options: 0.5 + 0.3 * like(tensor))
-    monkeypatch.setattr(torch, "randn", of_shape)
-    monkeypatch.setattr(torch, "randint", integers)
-
-
-@pytest.mark.usefixtures("_drawn_alike")
 @pytest.mark.parametrize("name", METHODS)
 def test_two_processes_equal_one(name: str, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"

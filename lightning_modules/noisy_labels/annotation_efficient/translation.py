@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datamodules.arguments import at_least
+from lightning_modules.distributed.draws import draw_rows_like
 from lightning_modules.networks.shape_vae import ShapeVAE
 
 
@@ -115,7 +116,8 @@ class Translation(nn.Module):
 
     def judge_mask(self, mask: Tensor) -> Tensor:
         """Compute the scores of D_z for masks `[B, 1, H, W]` in [0, 1], to which noise is added."""
-        return self.mask_discriminator(mask + self.mask_noise * torch.randn_like(mask) if self.mask_noise else mask)
+        noise = draw_rows_like(torch.randn, mask) if self.mask_noise else 0
+        return self.mask_discriminator(mask + self.mask_noise * noise)
 
     def image_of(self, mask: Tensor) -> Tensor:
         """Compute G(z), `[B, C, H, W]` in [-1, 1], for masks `[B, 1, H, W]` in [0, 1]."""

@@ -37,10 +37,10 @@ class MixedBatch:
 
     def classification(self) -> Tensor:
         """Compute cls; its mean over processes is cls of the whole batch."""
-        own, partner = self.mixing.weight, self.mixing.partner
+        own, partners = self.mixing.weight, self.mixing.partners
         total = global_sum(self.weight.sum())
         first = weighted_cross_entropy(self.logits, self.target, self.weight, total)
-        second = weighted_cross_entropy(self.logits, self.target[partner], self.weight[partner], total)
+        second = weighted_cross_entropy(self.logits, partners(self.target), partners(self.weight), total)
         return world_size() * (own * first + (1 - own) * second)
 
     def penalty(self) -> Tensor:
@@ -66,9 +66,9 @@ class MixedBatch:
         else:
             category = self.target.argmax(dim=1)
             positives = same_class(category, global_rows(category, self.global_size))
-            kept, partner = self.mixing.weight, self.mixing.partner
+            kept, theirs = self.mixing.weight, self.mixing.partners(positives)
             rows = kept * contrast(projection, others, positives, temperature)
-            rows = rows + (1 - kept) * contrast(projection, others, positives[partner], temperature)
+            rows = rows + (1 - kept) * contrast(projection, others, theirs, temperature)
         return world_size() * rows.sum() / self.global_size
 
 

@@ -93,7 +93,7 @@ class CorrectionSteps(ABC):
             if self.strong_view is not None:
                 image = torch.where(noisy.view(-1, 1, 1, 1), self.strong_view(batch["image"]), weak)
             other_view = self.contrastive_view(batch["image"])
-        mixing = draw_mixing(len(image), self.mixup_alpha, image.device)
+        mixing = draw_mixing(len(image), self.mixup_alpha)
         terms = self.step_loss.terms(
             network, projection, image, other_view, target, weight, batch["index"], mixing, size
         )

@@ -49,6 +49,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from datamodules.arguments import at_least, one_of, positive, within
+from lightning_modules.distributed.draws import draw_rows_like
 from lightning_modules.full_precision import at_least_float32
 from lightning_modules.random_numbers import drawn_like
 
@@ -166,13 +167,13 @@ def random_start(image: Tensor, norm: Norm, epsilon: float, generators: Generato
         image: `[B, C, H, W]`.
         norm: of the budget.
         epsilon: the budget, in pixel units.
-        generators: B of them, on the host, one for each image; None takes torch's own for all.
+        generators: B of them, on the host, one for each image; None draws as `draw_rows` does.
     """
 
     def drawn(draw: Callable[..., Tensor], like: Tensor) -> Tensor:
         if generators is not None:
             return drawn_like(like, draw, generators)
-        return torch.rand_like(like) if draw is torch.rand else torch.randn_like(like)
+        return draw_rows_like(draw, like)
 
     if norm == "linf":
         perturbation = (2 * drawn(torch.rand, image) - 1) * epsilon

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from datamodules.arguments import at_least, within
 from datamodules.batches import ProtectedImageBatch
+from lightning_modules.distributed.draws import draw_rows
 from lightning_modules.full_precision import at_least_float32
 from lightning_modules.interfaces import ImageColumn
 from lightning_modules.random_numbers import generator_of
@@ -130,9 +131,11 @@ class DiffusionGuard(ProtectionSteps, LightningModule):
 
     def training_step(self, batch: ProtectedImageBatch, batch_idx: int) -> dict[str, Tensor]:
         image = batch["image"].to(self._arithmetic(batch["image"]))
-        noise = torch.randn(self.inpainter.noise_shape(image), dtype=image.dtype, device=self.device)
-        timestep = torch.randint(self.num_timesteps, (len(image),), device=self.device)
-        error = self.inpainter.denoising_error(image, union(batch).to(image), noise, torch.randn_like(noise), timestep)
+        shape = self.inpainter.noise_shape(image)
+        noise = draw_rows(torch.randn, shape, self.device, dtype=image.dtype)
+        timestep = draw_rows(partial(torch.randint, self.num_timesteps), (len(image),), self.device)
+        draw = draw_rows(torch.randn, shape, self.device, dtype=image.dtype)
+        error = self.inpainter.denoising_error(image, union(batch).to(image), noise, draw, timestep)
         return {"loss": log_training(self, batch, error.mean())}
 
     def protect(self, image: Tensor, regions: Tensor, index: Tensor) -> Tensor:

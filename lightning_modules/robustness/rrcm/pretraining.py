@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from datamodules.arguments import at_least, positive, within
 from datamodules.batches import LabelledImageBatch, global_size
+from lightning_modules.distributed.draws import draw_rows_like
 from lightning_modules.distributed.global_rows import global_rows
 from lightning_modules.losses.contrastive import contrastive_loss
 from lightning_modules.random_numbers import run_seed
@@ -129,7 +130,7 @@ class RRCMPretraining(OwnLoaders, LightningModule):
 
     def noise(self, batch: Any) -> Tensor:
         """Draw e `[B, C, H, W]` for the images of a batch."""
-        return torch.randn_like(batch["image"])
+        return draw_rows_like(torch.randn, batch["image"])
 
     def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
         views = (batch["image"], self.first_view(batch["image"]), self.second_view(batch["image"]))

@@ -7,6 +7,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from datamodules.batches import global_size
+from lightning_modules.distributed.draws import draw_rows
 from lightning_modules.training.classifier import ClassifierSteps
 
 
@@ -21,7 +22,8 @@ def noisy_copies(image: Tensor, sigma: float, num_copies: int) -> Tensor:
     Returns:
         `[m, B, C, H, W]`, not clipped: clipping would change the distribution that is certified.
     """
-    return image + sigma * torch.randn(num_copies, *image.shape, dtype=image.dtype, device=image.device)
+    shape = (num_copies, *image.shape)
+    return image + sigma * draw_rows(torch.randn, shape, image.device, rows=1, dtype=image.dtype)
 
 
 class AccuracyUnderNoise(ClassifierSteps):

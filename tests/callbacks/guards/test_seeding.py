@@ -5,14 +5,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
+from callbacks.guards import seeding
 from callbacks.guards.seeding import SeedEveryBatch
 
 STAGES = ("train", "validation", "test", "predict")
 
 
 def drawn(seed: int = 0, stage: str = "train", epoch: int = 0, batch: int = 0, loader: int = 0, rank: int = 0) -> Any:
+    """Draw by each of a process's own generators."""
     callback = SeedEveryBatch(seed)
     trainer: Any = SimpleNamespace(current_epoch=epoch, global_rank=rank)
     more = () if stage == "train" else (loader,)
@@ -20,7 +23,8 @@ def drawn(seed: int = 0, stage: str = "train", epoch: int = 0, batch: int = 0, l
     return torch.rand(()).item(), np.random.rand(), random.random()  # noqa: NPY002 - what libraries draw from
 
 
-def test_the_same_place_draws_the_same_and_any_other_place_otherwise() -> None:
+def test_the_same_place_draws_the_same_and_any_other_place_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seeding, "world_size", lambda: 2)
     places: list[dict[str, Any]] = [
         {},
         {"seed": 1},
