@@ -38,7 +38,7 @@ class GlobalBatches(Sampler[Request]):
         shuffle: visit the samples in a new order each epoch (training); otherwise in their own order (evaluation).
         seed: random seed of the order.
         epoch: the epoch to begin with; Lightning sets the later ones.
-        first_batch: batches of that epoch to leave out, as they were trained on before an interruption.
+        resumed: an epoch, and its batches that are left out, as they were trained on before an interruption.
         passes: times that an epoch visits the set, each in its own order (two-network methods train one network a
             pass).
         draw: draws an epoch's `num_samples` positions in place of a permutation, for class-balanced subsets.
@@ -57,7 +57,7 @@ class GlobalBatches(Sampler[Request]):
         shuffle: bool = False,
         seed: int = 0,
         epoch: int = 0,
-        first_batch: int = 0,
+        resumed: tuple[int, int] = (0, 0),
         passes: int = 1,
         draw: Callable[[np.random.Generator], np.ndarray] | None = None,
     ) -> None:
@@ -76,7 +76,7 @@ class GlobalBatches(Sampler[Request]):
         self.shuffle = shuffle
         self.seed = seed
         self.epoch = epoch
-        self.resumed = (epoch, first_batch)
+        self.resumed = resumed
         self.passes = passes
         self.draw = draw
 

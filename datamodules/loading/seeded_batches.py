@@ -136,7 +136,7 @@ class SeededBatches(LightningDataModule, ABC):
             shuffle=True,
             seed=self.seed,
             epoch=epoch,
-            first_batch=self._resumed[1] if self._resumed[0] == epoch else 0,
+            resumed=self._resumed,  # which may be of a later epoch: loaders are built early where steps are counted
             passes=self.passes_per_epoch,
             draw=self.draw_epoch,
         )

@@ -114,7 +114,7 @@ def test_a_resumed_epoch_continues_where_it_stopped_and_the_next_is_whole(
 ) -> None:
     options: dict[str, Any] = {"world_size": world_size, "shuffle": True, "seed": 1, "passes": passes}
     whole = GlobalBatches(43, 10, epoch=3, **options)
-    resumed = GlobalBatches(43, 10, epoch=3, first_batch=first_batch, **options)
+    resumed = GlobalBatches(43, 10, epoch=3, resumed=(3, first_batch), **options)
     rest = [(each.indices.tolist(), each.visit) for each in resumed]
     assert rest == [(each.indices.tolist(), each.visit) for each in whole][first_batch:]
     assert len(resumed) == len(whole)  # what Lightning counts batches against

@@ -1,0 +1,65 @@
+"""Training that goes on within an epoch."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from datamodules.classification.digits import Digits
+from datamodules.classification.labelled_images import LabelledImages
+from tests.trainers import quiet
+
+
+class AsksForSteps(LightningModule):
+    """A module of a user's own, whose schedule needs the number of steps of the whole training.
+
+    Args:
+        asked_in: hook that asks; the loaders are then built before the checkpoint is read.
+    """
+
+    def __init__(self, asked_in: str) -> None:
+        super().__init__()
+        self.asked_in = asked_in
+        self.linear = torch.nn.Linear(64, 10)
+        self.steps = 12
+        self.seen: list[tuple[int, list[int]]] = []
+
+    def _ask(self, hook: str) -> None:
+        if hook == self.asked_in:
+            self.steps = int(self.trainer.estimated_stepping_batches)
+
+    def setup(self, stage: str) -> None:
+        self._ask("setup")
+
+    def on_fit_start(self) -> None:
+        self._ask("on_fit_start")
+
+    def configure_optimizers(self) -> Any:
+        self._ask("configure_optimizers")
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=self.steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        self.seen.append((batch_idx, batch["index"].tolist()))
+        return torch.nn.functional.cross_entropy(self.linear(batch["image"].flatten(1)), batch["label"])
+
+
+@pytest.mark.parametrize("asked_in", ["configure_optimizers", "setup", "on_fit_start", "none"])
+@pytest.mark.parametrize("step", [2, 4, 7])
+def test_a_resumed_run_trains_on_the_batches_that_were_left(asked_in: str, step: int, tmp_path: Path) -> None:
+    def fitted(checkpoint: Path | None = None) -> AsksForSteps:
+        module, data = AsksForSteps(asked_in), LabelledImages(Digits(train_size=40), batch_size=10, seed=3)
+        saves = ModelCheckpoint(tmp_path / "saved", filename="{step}", every_n_train_steps=step, save_top_k=-1)
+        trainer = quiet(max_epochs=3, callbacks=[] if checkpoint else [saves], enable_checkpointing=checkpoint is None)
+        trainer.fit(module, data, ckpt_path=checkpoint)
+        return module
+
+    whole = fitted()
+    resumed = fitted(tmp_path / "saved" / f"step={step}.ckpt")
+    assert whole.steps == 12
+    assert resumed.seen == whole.seen[step:]
+    assert torch.equal(whole.linear.weight, resumed.linear.weight)
