@@ -12,7 +12,7 @@ from torch import Tensor
 
 from datamodules.arguments import at_least, within
 from datamodules.batches import ProtectedImageBatch
-from lightning_modules.distributed.draws import draw_rows
+from lightning_modules.distributed.draws import draw_rows, draw_rows_like
 from lightning_modules.full_precision import at_least_float32
 from lightning_modules.interfaces import ImageColumn
 from lightning_modules.random_numbers import generator_of
@@ -131,10 +131,9 @@ class DiffusionGuard(ProtectionSteps, LightningModule):
 
     def training_step(self, batch: ProtectedImageBatch, batch_idx: int) -> dict[str, Tensor]:
         image = batch["image"].to(self._arithmetic(batch["image"]))
-        shape = self.inpainter.noise_shape(image)
-        noise = draw_rows(torch.randn, shape, self.device, dtype=image.dtype)
+        noise = draw_rows(torch.randn, self.inpainter.noise_shape(image), self.device, dtype=image.dtype)
         timestep = draw_rows(partial(torch.randint, self.num_timesteps), (len(image),), self.device)
-        draw = draw_rows(torch.randn, shape, self.device, dtype=image.dtype)
+        draw = draw_rows_like(torch.randn, noise)
         error = self.inpainter.denoising_error(image, union(batch).to(image), noise, draw, timestep)
         return {"loss": log_training(self, batch, error.mean())}
 
@@ -208,8 +207,7 @@ class DiffusionGuard(ProtectionSteps, LightningModule):
         measured = [generator_of(self.seed, int(i), MEASURING) for i in index]
         noise, draw = self._normal(image, measured), self._normal(image, measured)
         for name, each in {"noise_norm": guarded, "noise_norm_unprotected": image}.items():
-            keep = union(batch).to(image)
-            predicted = first_step(self.inpainter, each, keep, noise, draw, self.first_timestep)
+            predicted = first_step(self.inpainter, each, union(batch).to(image), noise, draw, self.first_timestep)
             self.metrics.mean(name).update(noise_norm(predicted.to(compared)))
         return shown
 
