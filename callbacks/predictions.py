@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -38,8 +39,45 @@ def append_predictions(
     file.write(rows.tobytes())
 
 
+@dataclass
+class Samples:
+    """Tell of each sample that is predicted what its set knows besides the image.
+
+    Args:
+        name: `[N]`, the samples' files; None where they are none.
+        label: `[N]`, int64: their classes, negative where unknown; None where all are.
+    """
+
+    name: Sequence[str] | None = None
+    label: NDArray[np.int64] | None = None
+
+    @classmethod
+    def of(cls, dataset: Any) -> "Samples":
+        """Read the names of a set's `source`, in its `row` if it has one, and the set's labels of whole images."""
+        name, label = getattr(getattr(dataset, "source", None), "names", None), getattr(dataset, "label", None)
+        row = getattr(dataset, "row", None)
+        if name is not None and row is not None:
+            name = [name[at] for at in row.tolist()]
+        if not (isinstance(label, Tensor) and label.shape == (len(dataset),) and (label >= 0).any()):
+            return cls(name)
+        return cls(name, label.cpu().numpy())
+
+    def columns(self, index: NDArray[np.int64]) -> dict[str, Any]:
+        """Give the columns `name` and `label` of some samples, with empty cells for unknown labels."""
+        columns: dict[str, Any] = {}
+        if self.name is not None:
+            columns["name"] = [self.name[at] for at in index]
+        if self.label is not None:
+            columns["label"] = [int(self.label[at]) if self.label[at] >= 0 else None for at in index]
+        return columns
+
+
 def merge_predictions(
-    parts: Sequence[Path], path: Path, format: Literal["parquet", "csv"], names: Sequence[str] | None = None
+    parts: Sequence[Path],
+    path: Path,
+    format: Literal["parquet", "csv"],
+    names: Sequence[str] | None = None,
+    samples: Samples | None = None,
 ) -> int:
     """Merge parts into one table sorted by index, in memory that does not grow with probabilities.
 
@@ -50,6 +88,7 @@ def merge_predictions(
         path: the table.
         format: of the table.
         names: `[K]`: names of the classes; adds a column `class_name`, the name of the prediction.
+        samples: what is known of the samples; adds columns `name` and `label`.
 
     Returns:
         Number of rows.
@@ -75,7 +114,7 @@ def merge_predictions(
     starts = np.cumsum([0, *(len(table) for table in tables)])
     part_of = np.searchsorted(starts, order, side="right") - 1
     rows_at_once = max(1, VALUES_AT_ONCE // num_classes)
-    with whole_file(path) as partial, _TableWriter(partial, format, num_classes, names) as writer:
+    with whole_file(path) as partial, _TableWriter(partial, format, num_classes, names, samples or Samples()) as writer:
         for begin in range(0, len(index), rows_at_once):
             chunk = slice(begin, begin + rows_at_once)
             rows = np.empty(len(index[chunk]), dtype=_row(num_classes))
@@ -89,7 +128,8 @@ def merge_predictions(
 class WritePredictions(Callback):
     """Writes `predictions.parquet` or `predictions.csv`, or masks, into the run directory during `predict`.
 
-    There is a row for each sample, sorted by index, with the columns `index`, `prediction`, `class_name` if the
+    There is a row for each sample, sorted by index, with the columns `index`, the samples' `name` if they are files and
+    `label` where the data know it, `prediction`, `class_name` if the
     DataModule has `class_names`, and `probability_0` ... `probability_{K-1}` (float32). `predict_step` returns `index`
     `[B]`, `probabilities` `[B, K]` and `prediction` `[B]`. Each process appends its batches to a file of its own, and
     the first one merges them in the end, so memory does not grow with the set as long as the trainer is called with
@@ -97,7 +137,8 @@ class WritePredictions(Callback):
     predictions itself.
 
     A segmenter's `predict_step` returns `index` `[B]` and `prediction` `[B, H, W]`, at most 256 categories. Its masks
-    become `predictions/<index>.png`, whose values are the categories. The folder appears when all are written.
+    become `predictions/<index>.png`, or `predictions/<name>.png` of images in files; their values are the categories.
+    The folder appears when all are written.
 
     Args:
         format: `parquet` or `csv`.
@@ -123,6 +164,9 @@ class WritePredictions(Callback):
         self._path = Path(directory) / f"predictions.{self.format}"
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._masks = self._path.with_name("predictions.partial")
+        loaders = trainer.predict_dataloaders
+        loader = loaders[0] if isinstance(loaders, list | tuple) and loaders else loaders
+        self._samples = Samples.of(getattr(loader, "dataset", None))
         if trainer.is_global_zero:
             shutil.rmtree(self._masks, ignore_errors=True)  # of a run that was killed
         trainer.strategy.barrier("masks of before are removed")
@@ -163,7 +207,7 @@ class WritePredictions(Callback):
                 shutil.rmtree(self._path.with_suffix(""), ignore_errors=True)
                 self._masks.rename(self._path.with_suffix(""))
             else:
-                merge_predictions(parts, self._path, self.format, class_names(trainer))
+                merge_predictions(parts, self._path, self.format, class_names(trainer), self._samples)
             for part in parts:
                 part.unlink()
 
@@ -174,9 +218,11 @@ class WritePredictions(Callback):
             shutil.rmtree(self._masks, ignore_errors=True)
 
     def _write_masks(self, index: Tensor, prediction: Tensor) -> None:
-        self._masks.mkdir(exist_ok=True)
+        names = self._samples.name
         for sample, mask in zip(index.tolist(), prediction.byte().cpu().numpy(), strict=True):
-            Image.fromarray(mask).save(self._masks / f"{sample:06d}.png")
+            path = self._masks / (f"{sample:06d}.png" if names is None else f"{names[sample]}.png")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(mask).save(path)
 
     def _part(self, trainer: Trainer, rank: int) -> Path:
         return self._path.with_name(f"predictions.rank_{rank}_of_{trainer.world_size}")
@@ -200,12 +246,18 @@ class _TableWriter:
     """Appends rows to a table on disk."""
 
     def __init__(
-        self, path: Path, format: Literal["parquet", "csv"], num_classes: int, names: Sequence[str] | None
+        self,
+        path: Path,
+        format: Literal["parquet", "csv"],
+        num_classes: int,
+        names: Sequence[str] | None,
+        samples: Samples,
     ) -> None:
         self.path = path
         self.format = format
         self.num_classes = num_classes
         self.names = names
+        self.samples = samples
         self.parquet: Any = None
 
     def __enter__(self) -> "_TableWriter":
@@ -217,16 +269,21 @@ class _TableWriter:
             self.parquet.close()
 
     def write(self, rows: NDArray[np.void]) -> None:
-        columns: dict[str, Any] = {"index": rows["index"], "prediction": rows["prediction"]}
+        known = self.samples.columns(rows["index"])
+        columns: dict[str, Any] = {"index": rows["index"], **known, "prediction": rows["prediction"]}
         if self.names is not None:
             columns["class_name"] = [self.names[k] for k in rows["prediction"]]
         columns |= {f"probability_{k}": rows["probabilities"][:, k] for k in range(self.num_classes)}
         if self.format == "csv":
+            if "label" in columns:
+                columns["label"] = pd.array(columns["label"], dtype="Int64")
             pd.DataFrame(columns).to_csv(self.path, mode="a", index=False, header=not self.path.exists())
             return
         import pyarrow as pa
         import pyarrow.parquet as pq
 
+        if "label" in columns:
+            columns["label"] = pa.array(columns["label"], pa.int64())
         table = pa.table(columns)
         self.parquet = self.parquet or pq.ParquetWriter(self.path, table.schema)
         self.parquet.write_table(table)

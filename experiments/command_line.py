@@ -25,6 +25,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from datamodules.files.whole_files import write_text
 from experiments.arguments import LARGEST_SEED, PROGRAM
@@ -410,7 +411,19 @@ class CommandLine(LightningCLI):
         self._say_where()
 
     def _choose_checkpoint(self) -> None:
-        """Of a run that is given by its directory, the checkpoint its configuration says."""
+        """Of a run that is given by its directory, the checkpoint its configuration says.
+
+        Raises:
+            ValueError: if there is none, and the module has weights to train and none from elsewhere.
+        """
+        if self._given_checkpoint() == "none":
+            self._set_checkpoint(None)
+            return
+        if self.resumed is None and self._given_checkpoint() is None and self._untrained():
+            raise ValueError(
+                f"{self.requested} would use initial weights of {type(self.model).__name__}, as nothing says where "
+                f"trained ones are: give --resume RUN_DIRECTORY or --ckpt_path FILE, or --ckpt_path none if it is meant"
+            )
         if self.resumed is not None and self._given_checkpoint() is None:
             self._set_checkpoint(Path(self.resumed) / "checkpoints" / f"{self.checkpoints.tested}.ckpt")
         self._check_given_checkpoint()
@@ -418,9 +431,16 @@ class CommandLine(LightningCLI):
     def _given_checkpoint(self) -> str | None:
         return self.config[self.requested].ckpt_path
 
-    def _set_checkpoint(self, path: Path) -> None:
-        self.config[self.requested].ckpt_path = str(path)
-        self.config_init[self.requested].ckpt_path = str(path)
+    def _untrained(self) -> bool:
+        """Tell whether the module has weights to train, and its configuration names none that were trained before."""
+        trains = is_overridden("training_step", self.model) and any(p.requires_grad for p in self.model.parameters())
+        dry = self.trainer.fast_dev_run  # type: ignore[attr-defined]
+        return trains and not dry and not _names_weights(self.config[self.requested].model)
+
+    def _set_checkpoint(self, path: Path | None) -> None:
+        given = None if path is None else str(path)
+        self.config[self.requested].ckpt_path = given
+        self.config_init[self.requested].ckpt_path = given
 
     def _check_given_checkpoint(self) -> None:
         path = self._given_checkpoint()
@@ -497,6 +517,17 @@ def with_latest(args: list[str]) -> list[str]:
     position = kept.index("latest", kept.index("--resume")) if "--resume" in kept else kept.index("--resume=latest")
     kept[position] = kept[position].replace("latest", directory)
     return kept
+
+
+def _names_weights(settings: Any) -> bool:
+    """Tell whether a part of a configuration says where trained weights come from."""
+    if isinstance(settings, list | tuple):
+        return any(map(_names_weights, settings))
+    if not isinstance(settings, dict | Namespace):
+        return False
+    values = (settings if isinstance(settings, dict) else vars(settings)).items()
+    keys = ("path", "weights", "pretrained", "name_or_path")
+    return any((key in keys and bool(value)) or _names_weights(value) for key, value in values)
 
 
 def _value_of(args: list[str], flag: str) -> str | None:

@@ -21,6 +21,7 @@ from datamodules.classification.labelled_set import (
     label_table,
     stratified_split,
 )
+from datamodules.classification.new_images import NewImages
 from datamodules.corruptions.label_noise import FromCSV, LabelNoise
 from datamodules.corruptions.seeded import seeded
 from datamodules.loading.augmentation import Augmentation
@@ -48,6 +49,8 @@ class LabelledImages(SeededBatches):
         fold: the part that is held out, 0 ... folds - 1.
         augmentation: random crop and mirror of training images, on the device; None leaves them.
         second_view: whether training batches also hold `second_view`, another random view of each image.
+        predict_dir: folder of images, in any subfolders, that `predict` takes in place of the test set; a first folder
+            with the name of a class says the class.
         shifted_tests: further data sets whose test images are tested as other distributions of the same classes.
         batches_per_epoch: batches of an epoch's pass, drawn anew each time with the same number of images of each given
             label; a class with fewer images gives all of them. None takes all images.
@@ -77,6 +80,7 @@ class LabelledImages(SeededBatches):
         fold: int = 0,
         augmentation: Augmentation | None = None,
         second_view: bool = False,
+        predict_dir: str | None = None,
         shifted_tests: dict[str, ImageSet] | None = None,
         batches_per_epoch: int | None = None,
         evaluation_batch_size: int | None = None,
@@ -106,6 +110,7 @@ class LabelledImages(SeededBatches):
         self.fold = fold
         self.augmentation = augmentation or Augmentation()
         self.second_view = second_view
+        self.predict_dir = predict_dir
         self.shifted_tests = shifted_tests or {}
         self.batches_per_epoch = batches_per_epoch
         self._corrected: Tensor | None = None
@@ -136,6 +141,12 @@ class LabelledImages(SeededBatches):
     def set_up_test(self) -> None:
         source = self._checked(self._prepared(self.images).test(), "test")
         self.test_set = LabelledSet(source, clean_label=source.label)
+
+    def set_up_prediction(self) -> None:
+        if self.predict_dir is None:
+            super().set_up_prediction()
+        else:
+            self.predict_set = LabelledSet(NewImages(self.predict_dir, self._prepared(self.images)))
 
     def set_up_training(self) -> None:
         images = self._prepared(self.images)

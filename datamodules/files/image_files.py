@@ -253,6 +253,22 @@ def image_names(folder: Path) -> list[str]:
     return images_in(folder).names
 
 
+def required_folder(folder: Path, key: str) -> None:
+    """Refuse a folder without images.
+
+    Args:
+        folder: where images are looked for, in subfolders too.
+        key: the argument that names it, for messages.
+
+    Raises:
+        FileNotFoundError: if there is no such folder, or no image in it.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{key}: {folder} is no folder; it holds images, in any subfolders")
+    if not image_names(folder):
+        raise FileNotFoundError(f"{key}: {folder} holds no image; expected files that end with {', '.join(SUFFIXES)}")
+
+
 def class_folders(split: Path) -> list[str]:
     """The subfolders of a split, sorted: one class each.
 

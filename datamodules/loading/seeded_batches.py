@@ -64,6 +64,8 @@ class SeededBatches(LightningDataModule, ABC):
     train_set: RequestedSet | None
     validation_set: RequestedSet | None
     test_set: RequestedSet | None
+    predict_set: RequestedSet | None
+    """What is predicted where that is not the test set."""
 
     def __init__(
         self,
@@ -92,6 +94,7 @@ class SeededBatches(LightningDataModule, ABC):
         self.train_set = None
         self.validation_set = None
         self.test_set = None
+        self.predict_set = None
         self._training_batches: GlobalBatches | None = None
         self._resumed = (0, 0)
 
@@ -102,6 +105,11 @@ class SeededBatches(LightningDataModule, ABC):
     @abstractmethod
     def set_up_test(self) -> None:
         """Reads `test_set`."""
+
+    def set_up_prediction(self) -> None:
+        """Reads `predict_set`, or by default the test set."""
+        if self.test_set is None:
+            self.set_up_test()
 
     def augmented(self, batch: dict[str, Any], visit: int) -> dict[str, Any]:
         """A training batch that is on its device, augmented by numbers drawn from (`seed`, `visit`, `index`)."""
@@ -121,8 +129,10 @@ class SeededBatches(LightningDataModule, ABC):
     def setup(self, stage: str) -> None:
         if stage in ("fit", "validate") and self.train_set is None:
             self.set_up_training()
-        if stage in ("test", "predict") and self.test_set is None:
+        if stage == "test" and self.test_set is None:
             self.set_up_test()
+        if stage == "predict" and self.predict_set is None:
+            self.set_up_prediction()
 
     def train_dataloader(self) -> DataLoader:
         assert self.train_set is not None
@@ -164,7 +174,7 @@ class SeededBatches(LightningDataModule, ABC):
         return self.evaluation_loader(self.test_set)
 
     def predict_dataloader(self) -> DataLoader:
-        return self.test_dataloader()
+        return self.test_dataloader() if self.predict_set is None else self.evaluation_loader(self.predict_set)
 
     def evaluation_loader(self, samples: RequestedSet) -> DataLoader:
         """A set in its own order, dealt out to the processes without duplicates."""

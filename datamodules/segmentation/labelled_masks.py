@@ -91,6 +91,8 @@ class LabelledMasks(SeededBatches):
         batch_size: training images of a step over all processes.
         mask_noise: makes training masks wrong; None leaves them.
         augmentation: random scale, crop, colours and mirror of training images in files; None leaves them.
+        predict_dir: folder of images, in any subfolders, that `predict` takes in place of the test set; needs a set
+            that reads files of one size, as `MaskFolders` does.
         evaluation_batch_size: images of a validation, test or prediction batch over all processes. Smaller ones are
             filled up to the largest of their batch, which a network may see; None takes `batch_size`, or one image for
             each process where images are of several sizes.
@@ -106,6 +108,7 @@ class LabelledMasks(SeededBatches):
     train_set: LabelledMaskSet | None
     validation_set: LabelledMaskSet | None
     test_set: LabelledMaskSet | None
+    predict_set: LabelledMaskSet | None
 
     def __init__(
         self,
@@ -113,6 +116,7 @@ class LabelledMasks(SeededBatches):
         batch_size: int = 8,
         mask_noise: MaskNoise | None = None,
         augmentation: MaskAugmentation | None = None,
+        predict_dir: str | None = None,
         evaluation_batch_size: int | None = None,
         num_workers: int | None = None,
         prefetch_factor: int = 2,
@@ -128,6 +132,7 @@ class LabelledMasks(SeededBatches):
         self.images = images
         self.mask_noise = None if mask_noise is None else seeded(mask_noise, self.seed)
         self.augmentation = augmentation
+        self.predict_dir = predict_dir
         self._own_evaluation_batch_size = evaluation_batch_size is not None
         self._saved_corrections: dict[str, Tensor] | None = None
 
@@ -201,6 +206,12 @@ class LabelledMasks(SeededBatches):
         if self.validation_set is None and (validation := self.images.prepared(self.seed).validation()) is not None:
             self.validation_set = LabelledMaskSet(validation)
 
+    def set_up_prediction(self) -> None:
+        if self.predict_dir is None:
+            super().set_up_prediction()
+        else:
+            self.predict_set = LabelledMaskSet(self.images.new_images(self.predict_dir))
+
     def set_up_test(self) -> None:
         self.test_set = LabelledMaskSet(self.images.prepared(self.seed).test())
 
@@ -245,7 +256,7 @@ class LabelledMasks(SeededBatches):
 
     def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Give images as the network takes them, and masks in int64."""
-        images = self.train_set or self.validation_set or self.test_set
+        images = self.train_set or self.validation_set or self.test_set or self.predict_set
         assert images is not None
         brightest = images.source.brightest
         image = self.in_unit_interval(batch["image"], brightest or 1)

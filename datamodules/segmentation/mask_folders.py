@@ -12,7 +12,7 @@ from torch import Tensor
 from datamodules.arguments import at_least, one_of
 from datamodules.corruptions.mask_noise import MaskNoise
 from datamodules.files.data_directory import data_directory
-from datamodules.files.image_files import SUFFIXES, UnreadableImage, eight_bits, image_names
+from datamodules.files.image_files import SUFFIXES, UnreadableImage, eight_bits, image_names, required_folder
 from datamodules.segmentation.mask_sets import AuxiliaryMasks, MaskSet, MaskSource, no_labels
 
 
@@ -214,6 +214,14 @@ class MaskFolders(MaskSet):
 
     def test(self) -> ResizedFiles:
         return self._annotated("test")
+
+    def new_images(self, folder: str) -> ResizedFiles:
+        root = Path(folder).expanduser()
+        required_folder(root, "predict_dir")
+        names = image_names(root)
+        source = self._files(root, names, None)
+        source.names = stems(names, root)
+        return source
 
     def auxiliary_masks(self) -> MasksOfFolder:
         return MasksOfFolder(str(self._root() / "aux_masks"))

@@ -165,6 +165,17 @@ class MaskSet(ABC):
     def test(self) -> MaskSource:
         """Read the test images with their true masks."""
 
+    def new_images(self, folder: str) -> MaskSource:
+        """Read the images of another folder, without masks, to be predicted.
+
+        Raises:
+            ValueError: if the set cannot.
+        """
+        raise ValueError(
+            f"predict_dir needs a set that reads files of one size, as MaskFolders does, and "
+            f"{type(self).__name__} does not"
+        )
+
     def auxiliary_masks(self) -> AuxiliaryMasks | None:
         """Give the masks of the same structure that belong to none of the images, if the set brings some."""
         return None

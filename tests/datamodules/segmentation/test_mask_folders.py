@@ -3,13 +3,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from callbacks.predictions import WritePredictions
 from datamodules.corruptions.mask_noise import ErosionDilation
 from datamodules.segmentation.labelled_masks import LabelledMasks
+from datamodules.segmentation.mask_files import read_mask as category_mask
 from datamodules.segmentation.mask_folders import MaskFolders, read_image, read_mask
+from datamodules.segmentation.shapes import Shapes
 from datamodules.segmentation.unpaired_masks import UnpairedMasks
+from lightning_modules.baselines import SegmentationCrossEntropy
 from tests.datamodules.segmentation.test_unpaired_masks import augmented, request
+from tests.trainers import quiet
 
 
 def save(path: Path, array: np.ndarray) -> None:
@@ -103,3 +109,21 @@ def test_masks_of_folders_train_a_supervised_segmenter_with_noise(folders: Path)
     batch = data.train_set[request(0, 3)]
     assert batch["clean_label"].sum(dim=(1, 2)).tolist() == [64, 64]
     assert batch["label"].sum(dim=(1, 2)).tolist() == [36, 36]
+
+
+def test_masks_of_new_images_have_their_names(folders: Path) -> None:
+    save(folders / "new" / "first.png", np.full((40, 30, 3), 200, dtype=np.uint8))
+    save(folders / "new" / "more" / "second.png", np.full((20, 20), 100, dtype=np.uint8))
+    data = LabelledMasks(MaskFolders(str(folders), 16), batch_size=2, num_workers=0, predict_dir=str(folders / "new"))
+    module = SegmentationCrossEntropy(torch.nn.Conv2d(1, 2, 1), num_classes=2)
+    trainer = quiet(default_root_dir=folders / "run", callbacks=[WritePredictions()])
+    trainer.predict(module, data, return_predictions=False)
+    written = folders / "run" / "predictions"
+    assert sorted(str(path.relative_to(written)) for path in written.rglob("*.png")) == ["first.png", "more/second.png"]
+    expected = module(torch.full((1, 1, 16, 16), 200 / 255)).argmax(dim=1)[0]
+    assert category_mask(written / "first.png").tolist() == expected.tolist()
+
+
+def test_new_images_need_a_set_that_reads_files(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="as MaskFolders does, and Shapes does not"):
+        LabelledMasks(Shapes(), predict_dir=str(tmp_path)).setup("predict")
