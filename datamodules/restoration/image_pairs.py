@@ -35,7 +35,8 @@ class ImagePairs(SeededBatches):
         training: data set to train on; None for methods that only test or predict.
         test: data set to test on, or several by name, each with its own metrics.
         validation: data set of validation images; None leaves validation out.
-        noise: makes clean images noisy; None for sets of real pairs.
+        noise: makes images noisy of sets that have clean ones alone; None for sets of real pairs.
+        test_noise: makes images of validation and test noisy, where that is another noise; None takes `noise`.
         batch_size: training patches of a step over all processes.
         patch_size: height and width of a training patch, in pixels.
         patches_per_image: patches that an epoch takes of each training image.
@@ -60,6 +61,7 @@ class ImagePairs(SeededBatches):
         test: PairSet | dict[str, PairSet] | None = None,
         validation: PairSet | None = None,
         noise: ImageNoise | None = None,
+        test_noise: ImageNoise | None = None,
         batch_size: int = 16,
         patch_size: int = 40,
         patches_per_image: int = 1,
@@ -78,6 +80,7 @@ class ImagePairs(SeededBatches):
         self.tests = test if isinstance(test, dict) else {} if test is None else {type(test).__name__: test}
         self.validation = validation
         self.noise = noise
+        self.test_noise = test_noise or noise
         self.patch_size = patch_size
         self.patches_per_image = patches_per_image
         self.augmentation = augmentation
@@ -123,8 +126,12 @@ class ImagePairs(SeededBatches):
     def set_up_training(self) -> None:
         if self.training is not None:
             images = self.training.images("training")
-            self._check_noise(images, self.training)
-            self.train_set = Patches(images, self.patch_size, self.patches_per_image, type(self.training).__name__)
+            name = type(self.training).__name__
+            if images.noisy is not None and self.noise is not None:
+                raise ValueError(f"{name} has noisy images of its own: leave data.noise out")
+            if images.noisy is None and self.noise is None:
+                raise ValueError(f"{name} has clean images alone: set data.noise")
+            self.train_set = Patches(images, self.patch_size, self.patches_per_image, name)
             if self.noise is not None and self.fixed_noise:
                 self.train_set.keep_noise(self.noise, self.seed)
         if self.validation is not None:
@@ -137,15 +144,9 @@ class ImagePairs(SeededBatches):
 
     def _whole(self, one: PairSet, split: Any) -> "WholeImages":
         images = one.images(split)
-        self._check_noise(images, one)
-        return WholeImages(images, self.noise)
-
-    def _check_noise(self, images: Images, one: PairSet) -> None:
-        name = type(one).__name__
-        if images.noisy is not None and self.noise is not None:
-            raise ValueError(f"{name} has noisy images of its own: leave data.noise out")
-        if images.noisy is None and self.noise is None:
-            raise ValueError(f"{name} has clean images alone: set data.noise")
+        if images.noisy is None and self.test_noise is None:
+            raise ValueError(f"{type(one).__name__} has clean images alone: set data.noise or data.test_noise")
+        return WholeImages(images, self.test_noise)
 
     # batches
 
@@ -223,7 +224,7 @@ class Patches:
                     f"{name}: {title} has {image.shape[1]} x {image.shape[2]} pixels, less than data.patch_size "
                     f"{patch_size}"
                 )
-        self.images = images
+        self.count = len(images.names)
         self.brightest = images.brightest
         self.patch_size = patch_size
         self.patches_per_image = patches_per_image
@@ -232,16 +233,15 @@ class Patches:
 
     def keep_noise(self, noise: ImageNoise, seed: int) -> None:
         """Give every image its noise, once and for all, by (seed, position of the image)."""
-        assert self.images.clean is not None
         noisy = []
-        for position, image in enumerate(self.images.clean):
-            clean = torch.from_numpy(image)[None].float() / self.brightest
+        for position in range(self.count):
+            clean = self.stores["clean"].image(position)[None].float() / self.brightest
             drawn = noise.sample(clean, SampleNumbers(seed, 0, torch.tensor([position]), stream=2000))
             noisy.append(drawn[0].float().numpy())
         self.stores["noisy"] = PatchStore(noisy)
 
     def __len__(self) -> int:
-        return len(self.images.names) * self.patches_per_image
+        return self.count * self.patches_per_image
 
     def __getitem__(self, request: Request) -> dict[str, Any]:
         return {"index": request.indices, "visit": request.visit, "global_size": request.global_size}

@@ -80,6 +80,11 @@ class PatchStore:
         sizes = torch.tensor([image.size for image in images])
         self.start = sizes.cumsum(0) - sizes
 
+    def image(self, position: int) -> Tensor:
+        """One whole image, `[C, H, W]`, without a copy."""
+        height, width, start = (int(each[position]) for each in (self.height, self.width, self.start))
+        return self.values[start : start + self.channels * height * width].view(self.channels, height, width)
+
     def to(self, device: torch.device) -> Self:
         """Move the images to a device, and return the store itself."""
         if self.values.device != device:

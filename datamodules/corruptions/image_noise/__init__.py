@@ -9,8 +9,24 @@ batch, on whatever process. A config names a kind by its class path:
       init_args: {grey_levels: 25}
 """
 
-from datamodules.corruptions.image_noise.gaussian import Gaussian
+from datamodules.corruptions.image_noise.blind_level import best_level, candidates, looks, total_variation
+from datamodules.corruptions.image_noise.gaussian import CorrelatedGaussian, Gaussian
 from datamodules.corruptions.image_noise.interface import ImageNoise
 from datamodules.corruptions.image_noise.numbers import Numbers, NumbersOfOneImage, SampleNumbers
+from datamodules.corruptions.image_noise.signal_dependent import Gamma, Impulse, Poisson
 
-__all__ = ["Gaussian", "ImageNoise", "Numbers", "NumbersOfOneImage", "SampleNumbers"]
+__all__ = [
+    "CorrelatedGaussian",
+    "Gamma",
+    "Gaussian",
+    "ImageNoise",
+    "Impulse",
+    "Numbers",
+    "NumbersOfOneImage",
+    "Poisson",
+    "SampleNumbers",
+    "best_level",
+    "candidates",
+    "looks",
+    "total_variation",
+]

@@ -1,11 +1,21 @@
-"""Gaussian noise of one strength in all pixels."""
+"""Additive Gaussian noise, white or correlated between neighbouring pixels."""
 
+import math
 from dataclasses import dataclass
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from datamodules.arguments import within
-from datamodules.corruptions.image_noise.interface import ImageNoise
+from datamodules.arguments import positive
+from datamodules.corruptions.image_noise.interface import (
+    ImageNoise,
+    Level,
+    check_level,
+    drawn_level,
+    level_of,
+    summed,
+)
 from datamodules.corruptions.image_noise.numbers import Numbers
 
 
@@ -13,23 +23,90 @@ from datamodules.corruptions.image_noise.numbers import Numbers
 class Gaussian(ImageNoise):
     """Additive white Gaussian noise: y = x + n, n ~ N(0, sigma^2), independent in every pixel and channel.
 
+    Tweedie's formula is E[x | y] = y + sigma^2 score(y).
+
     Args:
-        grey_levels: standard deviation in grey levels, of which white has 255, as the field's tables give it; in
-            [0, 255].
+        grey_levels: standard deviation in grey levels, of which white has 255, as the field's tables give it, in
+            [0, 255]; or a range of them, from which each image's is drawn, log-uniformly.
 
     Raises:
         ValueError: if an argument is out of range.
     """
 
-    grey_levels: float = 25.0
+    grey_levels: Level = 25.0
 
     def __post_init__(self) -> None:
-        within(0, 255, grey_levels=self.grey_levels)
+        check_level("grey_levels", self.grey_levels, 0, 255, low_belongs=True)
 
     @property
     def sigma(self) -> float:
         """Standard deviation in the units of images in [0, 1]."""
-        return self.grey_levels / 255
+        return level_of(self.grey_levels, "grey_levels") / 255
 
     def sample(self, clean: Tensor, numbers: Numbers) -> Tensor:
-        return clean + self.sigma * numbers.normal(clean)
+        return clean + drawn_level(self.grey_levels, clean, numbers) / 255 * numbers.normal(clean)
+
+    def log_likelihood(self, noisy: Tensor, clean: Tensor) -> Tensor:
+        standardised = (noisy - clean) / self.sigma
+        return summed(-0.5 * standardised**2 - math.log(self.sigma * math.sqrt(2 * math.pi)))
+
+    def posterior_mean(self, noisy: Tensor, score: Tensor) -> Tensor:
+        return noisy + self.sigma**2 * score
+
+
+@dataclass(frozen=True)
+class CorrelatedGaussian(ImageNoise):
+    """Additive Gaussian noise that is alike in neighbouring pixels: white noise blurred, with its strength restored.
+
+    Tweedie's formula is E[x | y] = y + C score(y) with the noise's covariance C, which `covariance` holds.
+
+    Args:
+        grey_levels: standard deviation of a pixel in grey levels, of which white has 255, in [0, 255]; or a range of
+            them, from which each image's is drawn, log-uniformly.
+        blur: standard deviation of the Gaussian blur, in pixels.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    grey_levels: Level = 25.0
+    blur: float = 0.7
+
+    def __post_init__(self) -> None:
+        check_level("grey_levels", self.grey_levels, 0, 255, low_belongs=True)
+        positive(blur=self.blur)
+
+    def kernel(self, like: Tensor) -> Tensor:
+        """The blur along one axis, with the sum of squares 1: it leaves white noise as strong as it was."""
+        reach = math.ceil(4 * self.blur)
+        offset = torch.arange(-reach, reach + 1, dtype=like.dtype, device=like.device)
+        weight = torch.exp(-0.5 * (offset / self.blur) ** 2)
+        return weight / weight.norm()
+
+    def covariance(self, like: Tensor) -> Tensor:
+        """The covariance of pixels at distances -2r...2r along one axis, as part of the variance, `[4r + 1]`.
+
+        The covariance of two pixels is sigma^2 times that of their distances down and across.
+        """
+        kernel = self.kernel(like)
+        return F.conv1d(kernel[None, None], kernel[None, None], padding=len(kernel) - 1)[0, 0]
+
+    def sample(self, clean: Tensor, numbers: Numbers) -> Tensor:
+        kernel = self.kernel(clean)
+        reach = len(kernel) // 2
+        level = drawn_level(self.grey_levels, clean, numbers)
+        white = numbers.normal(F.pad(clean, [reach] * 4)).to(clean)
+        return clean + level / 255 * _along_both(white, kernel, padding=0)
+
+    def posterior_mean(self, noisy: Tensor, score: Tensor) -> Tensor:
+        covariance = self.covariance(noisy)
+        sigma = level_of(self.grey_levels, "grey_levels") / 255
+        return noisy + sigma**2 * _along_both(score, covariance, padding=len(covariance) // 2)
+
+
+def _along_both(image: Tensor, kernel: Tensor, padding: int) -> Tensor:
+    """Convolve every channel with a kernel along columns and along rows."""
+    channels = image.shape[1]
+    down = kernel.view(1, 1, -1, 1).repeat(channels, 1, 1, 1)
+    image = F.conv2d(image, down, groups=channels, padding=(padding, 0))
+    return F.conv2d(image, down.transpose(2, 3), groups=channels, padding=(0, padding))

@@ -1,10 +1,15 @@
 """The interface of image noise."""
 
 from abc import ABC, abstractmethod
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from datamodules.corruptions.image_noise.numbers import Numbers
+
+Level = float | tuple[float, float]
+"""A strength of noise, or the least and the greatest one, between which each image's is drawn, log-uniformly."""
 
 
 class ImageNoise(ABC):
@@ -21,3 +26,70 @@ class ImageNoise(ABC):
         Returns:
             `[B, C, H, W]`, in the units of the clean images.
         """
+
+    def log_likelihood(self, noisy: Tensor, clean: Tensor) -> Tensor:
+        """Logarithm of the density of noisy images given clean ones, `[B]`; of the probability, for discrete noise.
+
+        Raises:
+            NotImplementedError: if the law has no closed form.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no likelihood in closed form")
+
+    def score_input(self, noisy: Tensor) -> Tensor:
+        """Noisy images in the units in which their score is taken: their own, or counts for Poisson noise."""
+        return noisy
+
+    def posterior_mean(self, noisy: Tensor, score: Tensor) -> Tensor:
+        """Estimate clean images by Tweedie's formula from the score of the law of noisy ones.
+
+        Args:
+            noisy: y, `[B, C, H, W]`.
+            score: d log p / d y at y, in the units of `score_input`.
+
+        Returns:
+            `[B, C, H, W]`, not clipped.
+
+        Raises:
+            NotImplementedError: if the law is of no exponential family.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no formula of Tweedie's kind")
+
+
+def level_of(level: Any, name: str) -> float:
+    """The one strength of a noise whose law is asked for.
+
+    Raises:
+        ValueError: if it is drawn from a range.
+    """
+    if isinstance(level, tuple | list):
+        raise ValueError(f"{name} {list(level)} is a range, and a law has one strength")
+    return level
+
+
+def drawn_level(level: Any, clean: Tensor, numbers: Numbers) -> float | Tensor:
+    """Give the strength of noise: one for all, or one of each image, `[B, 1, 1, 1]`."""
+    if not isinstance(level, tuple | list):
+        return level
+    low, high = level
+    return low * (high / low) ** numbers.uniform(clean[:, :1, :1, :1])
+
+
+def summed(values: Tensor) -> Tensor:
+    """Sum over all but the first dimension."""
+    return torch.sum(values.flatten(1), dim=1)
+
+
+def check_level(name: str, level: Any, low: float, high: float, low_belongs: bool = False) -> None:
+    """Refuse a strength of noise, or a range of it, outside its domain.
+
+    Raises:
+        ValueError: names the argument.
+    """
+    ends = level if isinstance(level, tuple | list) else (level,)
+    ranged = len(ends) > 1
+    for value in ends:
+        if not (low < value <= high or (low_belongs and not ranged and value == low)):
+            bounds = f"{'[' if low_belongs and not ranged else '('}{low:g}, {high:g}]"
+            raise ValueError(f"{name} must be in {bounds}, got {value}")
+    if ranged and (len(ends) != 2 or not ends[0] < ends[1]):
+        raise ValueError(f"{name} must be one number, or a lower and a higher one, got {list(ends)}")

@@ -126,7 +126,7 @@ def test_the_eight_ways_are_equally_frequent() -> None:
 
 def test_test_images_have_the_noise_of_the_published_tables() -> None:
     """The lines are those of KAIR's test scripts, and each image starts with the same seed."""
-    data = ImagePairs(test={"first": Few(), "second": Few()}, noise=Gaussian(50))
+    data = ImagePairs(test={"first": Few(), "second": Few()}, noise=Gaussian((5, 50)), test_noise=Gaussian(50))
     batches = whole_images(data)
     assert data.test_names == ["first", "second"]
     assert [number for number, _ in batches] == [0] * 4 + [1] * 4
@@ -168,9 +168,10 @@ def test_whole_images_are_dealt_out_once_in_batches_of_one_size(batch_size: int,
         ({"training": Few(), "noise": Gaussian()}, "fit", "Few: d has 16 x 16 pixels, less than data.patch_size 17"),
         ({"noise": Gaussian()}, "fit", "data.training is not given"),
         ({"noise": Gaussian()}, "test", "data.test is not given"),
-        ({"test": Few()}, "test", "Few has clean images alone: set data.noise"),
-        ({"test": Few(NOISY), "noise": Gaussian()}, "test", "Few has noisy images of its own: leave data.noise out"),
         ({"training": Few(NOISY), "second_noisy": True}, "fit", "data.second_noisy draws noise anew: it needs"),
+        ({"test": Few()}, "test", "Few has clean images alone: set data.noise or data.test_noise"),
+        ({"training": Few()}, "fit", "Few has clean images alone: set data.noise"),
+        ({"training": Few(NOISY), "noise": Gaussian()}, "fit", "Few has noisy images of its own: leave data.noise out"),
         ({"test": Few(NOISY[::-1])}, "test", "a: the clean image has the shape"),
     ],
 )

@@ -1,0 +1,95 @@
+"""Estimation of an unknown noise level: the one whose denoised image looks best by a measure without ground truth.
+
+Source: Noise2Score, Kim and Ye, NeurIPS 2021, arXiv 2106.07009, blind denoising; measures and grids are those of the
+authors' code. Its first level has to reach a fixed bound there, and here only to be the best.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from datamodules.corruptions.image_noise.gaussian import Gaussian
+from datamodules.corruptions.image_noise.interface import ImageNoise
+from datamodules.corruptions.image_noise.signal_dependent import Gamma, Poisson
+
+Noise = TypeVar("Noise", bound=ImageNoise)
+
+
+def total_variation(image: Tensor, epsilon: float = 1e-12) -> Tensor:
+    """Mean size of differences between neighbours, down plus across, `[B]`."""
+    down, across = image.diff(dim=2), image.diff(dim=3)
+    return sum((d**2 + epsilon).sqrt().flatten(1).mean(dim=1) for d in (down, across))  # type: ignore[return-value]
+
+
+def candidates(noise: ImageNoise) -> list[ImageNoise]:
+    """List the levels that are tried, in their order: `n` steps from one end, which is left out, to the other.
+
+    Args:
+        noise: names the kind of noise.
+
+    Raises:
+        ValueError: if the paper has no grid for the kind.
+    """
+    kind = type(noise)
+    if kind not in GRIDS:
+        raise ValueError(f"no levels to try are known for {kind.__name__}; expected Gaussian, Poisson or Gamma")
+    steps, first, last = GRIDS[kind]
+    return [kind(first * (1 - i / steps) + last * i / steps) for i in range(1, steps + 1)]  # type: ignore[call-arg]
+
+
+GRIDS: dict[type[ImageNoise], tuple[int, float, float]] = {
+    Gaussian: (50, 5, 55),
+    Poisson: (100, 0.1, 0.005),
+    Gamma: (80, 40, 120),
+}
+
+
+def looks(noise: ImageNoise, noisy: Tensor, denoised: Tensor) -> Tensor:
+    """Measure how bad denoised images look, `[B]`: how rough they are, and how little noisy ones agree with them.
+
+    Gaussian: TV(x). Poisson: 0.1 TV(x clipped to [0, max x]) + mean over x > 0 of (x - y log x). Gamma: TV(x) + mean
+    over x > 0 of log x + mean of y / x + mean of (y / x)^2.
+    """
+    if isinstance(noise, Gaussian):
+        return total_variation(denoised)
+    lit = denoised > 0
+    logarithm = torch.where(lit, denoised, 1).log()
+    if isinstance(noise, Poisson):
+        return 0.1 * total_variation(denoised.clamp(min=0)) + _mean_where(lit, denoised - noisy * logarithm)
+    ratio = (noisy / denoised).flatten(1)
+    rough = total_variation(denoised) + _mean_where(lit, logarithm)
+    return rough + ratio.mean(dim=1) + (ratio**2).mean(dim=1)
+
+
+def _mean_where(where: Tensor, values: Tensor) -> Tensor:
+    chosen = torch.where(where, values, 0).flatten(1)
+    return chosen.sum(dim=1) / where.flatten(1).sum(dim=1).clamp(min=1)
+
+
+def best_level(noises: Sequence[Noise], noisy: Tensor, score: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """Denoise images at each of some levels, and keep the result that looks best, of each image by itself.
+
+    Args:
+        noises: levels to try, of one kind; among equals the first one wins.
+        noisy: `[B, C, H, W]`.
+        score: score of the noisy images, given `score_input`; computed once where that is the same for all levels.
+
+    Returns:
+        Positions of the chosen levels, `[B]`, and the denoised images.
+    """
+    computed, known = None, None
+    best = torch.full((len(noisy),), float("inf"), dtype=noisy.dtype, device=noisy.device)
+    chosen, denoised = torch.zeros_like(best, dtype=torch.int64), noisy.clone()
+    for number, noise in enumerate(noises):
+        given = noise.score_input(noisy)
+        if known is None or given is not computed:
+            computed, known = given, score(given)
+        tried = noise.posterior_mean(noisy, known)
+        measure = looks(noise, noisy, tried)
+        better = measure < best
+        best = torch.where(better, measure, best)
+        chosen = torch.where(better, number, chosen)
+        denoised = torch.where(better[:, None, None, None], tried, denoised)
+    return chosen, denoised

@@ -1,0 +1,122 @@
+"""Noise whose strength depends on the image: Poisson, Gamma, impulses."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from datamodules.arguments import within
+from datamodules.corruptions.image_noise.interface import (
+    ImageNoise,
+    Level,
+    check_level,
+    drawn_level,
+    level_of,
+    summed,
+)
+from datamodules.corruptions.image_noise.numbers import Numbers
+
+
+@dataclass(frozen=True)
+class Poisson(ImageNoise):
+    """Poisson noise of counts: y = zeta z, z ~ Poisson(x / zeta), with variance zeta x.
+
+    The score is that of the counts, s(z) = d log p / d z, which an estimate of the clean image follows from:
+
+        x = (y + zeta / 2) exp(s(y / zeta)).
+
+    It is exp of the posterior mean of log x, with psi(z + 1) taken as log(z + 1/2). Source: Noise2Score, Kim and Ye,
+    NeurIPS 2021, arXiv 2106.07009.
+
+    Args:
+        zeta: value of one count, in (0, 1]; the more, the noisier; or a range, from which each image's is drawn,
+            log-uniformly.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    zeta: Level = 0.01
+
+    def __post_init__(self) -> None:
+        check_level("zeta", self.zeta, 0, 1)
+
+    def sample(self, clean: Tensor, numbers: Numbers) -> Tensor:
+        zeta = drawn_level(self.zeta, clean, numbers)
+        return zeta * numbers.poisson(clean / zeta)
+
+    def log_likelihood(self, noisy: Tensor, clean: Tensor) -> Tensor:
+        zeta = level_of(self.zeta, "zeta")
+        count, rate = noisy / zeta, clean / zeta
+        return summed(torch.xlogy(count, rate) - rate - torch.lgamma(count + 1))
+
+    def score_input(self, noisy: Tensor) -> Tensor:
+        return noisy / level_of(self.zeta, "zeta")
+
+    def posterior_mean(self, noisy: Tensor, score: Tensor) -> Tensor:
+        return (noisy + level_of(self.zeta, "zeta") / 2) * score.exp()
+
+
+@dataclass(frozen=True)
+class Gamma(ImageNoise):
+    """Multiplicative Gamma noise, as speckle: y = x g, g ~ Gamma(shape k, mean 1), with variance x^2 / k.
+
+    Tweedie's formula is 1 / E[1 / x | y] = k y / ((k - 1) - y score(y)). An estimated score may make the denominator
+    0 or negative, for which the paper has no rule; here it is at least 1e-6.
+
+    Source: Noise2Score, Kim and Ye, NeurIPS 2021, arXiv 2106.07009.
+
+    Args:
+        shape: k, above 1; the more, the less noise; or a range, from which each image's is drawn, log-uniformly.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    shape: Level = 100.0
+
+    def __post_init__(self) -> None:
+        check_level("shape", self.shape, 1, float("inf"))
+
+    def sample(self, clean: Tensor, numbers: Numbers) -> Tensor:
+        shape = drawn_level(self.shape, clean, numbers)
+        return clean * numbers.gamma(torch.zeros_like(clean) + shape) / shape
+
+    def log_likelihood(self, noisy: Tensor, clean: Tensor) -> Tensor:
+        k = torch.tensor(level_of(self.shape, "shape"), dtype=noisy.dtype, device=noisy.device)
+        return summed(k * (k / clean).log() - torch.lgamma(k) + (k - 1) * noisy.log() - k * noisy / clean)
+
+    def posterior_mean(self, noisy: Tensor, score: Tensor) -> Tensor:
+        k = level_of(self.shape, "shape")
+        return k * noisy / ((k - 1) - noisy * score).clamp(min=1e-6)
+
+
+@dataclass(frozen=True)
+class Impulse(ImageNoise):
+    """Impulse noise: a part of the values is replaced by black and white, as salt and pepper.
+
+    With `salt` 0, replaced values are black: Bernoulli noise, which loses pixels. The likelihood is the probability of
+    the values, each of which is kept, or black, or white.
+
+    Args:
+        rate: probability that a value is replaced, in [0, 1], of each channel by itself.
+        salt: probability that a replaced value is white, in [0, 1].
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    rate: float = 0.1
+    salt: float = 0.5
+
+    def __post_init__(self) -> None:
+        within(0, 1, rate=self.rate, salt=self.salt)
+
+    def sample(self, clean: Tensor, numbers: Numbers) -> Tensor:
+        replaced = numbers.uniform(clean) < self.rate
+        white = numbers.uniform(clean) < self.salt
+        return torch.where(replaced, white.to(clean), clean)
+
+    def log_likelihood(self, noisy: Tensor, clean: Tensor) -> Tensor:
+        kept = (1 - self.rate) * (noisy == clean)
+        return summed((kept + self.rate * self.salt * (noisy == 1) + self.rate * (1 - self.salt) * (noisy == 0)).log())

@@ -1,0 +1,244 @@
+"""Real noise of cameras and microscopes, with and without ground truth."""
+
+from pathlib import Path
+
+import numpy as np
+
+from datamodules.files.data_directory import data_directory
+from datamodules.files.image_files import image_names
+from datamodules.files.mat_files import read_mat
+from datamodules.restoration.image_folders import image_files, paired, read_images, stem_of
+from datamodules.restoration.images import Images, PairSet, Split
+
+
+class RealPairs(PairSet):
+    """Pairs of a folder `<name>_real.<suffix>`, noisy, and `<name>_mean.<suffix>`, the mean of many; use CC or PolyU.
+
+    Args:
+        data_dir: folder that holds the set's folder; None looks where NOISEWORKS_DATA points.
+
+    Raises:
+        FileNotFoundError: if the set is missing, saying what was expected where.
+        ValueError: if a file has no other, or the number of pairs is another.
+    """
+
+    channels = 3
+    count: int
+    source: str
+
+    def __init__(self, data_dir: str | None = None) -> None:
+        self.data_dir = data_dir
+
+    def images(self, split: Split) -> Images:
+        name = type(self).__name__
+        folder = data_directory(self.data_dir, name) / name
+        if not folder.is_dir():
+            raise FileNotFoundError(
+                f"{name}: {folder} does not exist; expected <name>_real and <name>_mean images in it. {self.source}"
+            )
+        files = image_files(folder, name)
+        noisy, clean = ([file for file in files if stem_of(file).endswith(end)] for end in ("_real", "_mean"))
+        pairs = paired(noisy, clean, folder, lambda stem: stem[: -len("_real")])
+        if len(pairs) != self.count:
+            raise ValueError(f"{folder} holds {len(pairs)} pairs, and {name} has {self.count}")
+        return read_pairs(folder, pairs, [stem_of(noisy)[: -len("_real")] for noisy, _ in pairs])
+
+
+def read_pairs(folder: Path, pairs: list[tuple[str, str]], names: list[str], channels: int = 3) -> Images:
+    """Read the pairs of a folder: the noisy and the clean file of each."""
+    noisy, clean = (read_images(folder, files, channels) for files in zip(*pairs, strict=True))
+    return Images(names, clean, noisy)
+
+
+class CC(RealPairs):
+    """15 pairs of three cameras, 512 x 512 pixels (Nam et al., CVPR 2016)."""
+
+    count = 15
+    source = "The pairs are data/CC of ScoreDVI's repository, github.com/alwaysuu/ScoreDVI."
+
+
+class PolyU(RealPairs):
+    """100 pairs of five cameras, 512 x 512 pixels (Xu et al., arXiv 1804.02603)."""
+
+    count = 100
+    source = "The pairs are data/PolyU of ScoreDVI's repository, github.com/alwaysuu/ScoreDVI."
+
+
+class SIDD(PairSet):
+    """Pairs of five telephones (Abdelhamed et al., CVPR 2018): SIDD-Medium to train on, validation blocks to test on.
+
+    Training reads whole photographs, `SIDD_Medium_Srgb/Data/<scene>/*_NOISY_SRGB_*.PNG` and `*_GT_SRGB_*.PNG`, which
+    take 15 GB of memory, and twice that with ground truth. Validation and test images are the validation blocks of
+    256 x 256 pixels, from `ValidationNoisyBlocksSrgb.mat` and `ValidationGtBlocksSrgb.mat` or as images in
+    `SIDD_Val/noisy` and `SIDD_Val/GT`, all 1,280 or some of them.
+
+    Args:
+        data_dir: folder that holds these; None looks where NOISEWORKS_DATA points.
+        ground_truth: whether training images are read with their clean ones; methods that need none do without.
+
+    Raises:
+        FileNotFoundError: if a part is missing, saying what was expected where.
+        ValueError: if a file is damaged or has no other.
+    """
+
+    channels = 3
+    source = "The set is at www.eecs.yorku.ca/~kamel/sidd."
+
+    def __init__(self, data_dir: str | None = None, ground_truth: bool = True) -> None:
+        self.data_dir = data_dir
+        self.ground_truth = ground_truth
+
+    def images(self, split: Split) -> Images:
+        directory = data_directory(self.data_dir, "SIDD")
+        return self._medium(directory) if split == "training" else self._validation(directory)
+
+    def _medium(self, directory: Path) -> Images:
+        folder = directory / "SIDD_Medium_Srgb" / "Data"
+        files = image_names(folder) if folder.is_dir() else []
+        noisy, clean = ([file for file in files if kind in file] for kind in ("NOISY_SRGB", "GT_SRGB"))
+        if not noisy:
+            raise FileNotFoundError(f"SIDD: no image *_NOISY_SRGB_*.PNG in {folder} or its subfolders. {self.source}")
+        if not self.ground_truth:
+            return Images([stem_of(file) for file in noisy], None, read_images(folder, noisy, 3))
+        pairs = paired(noisy, clean, folder, lambda stem: stem.replace("NOISY_SRGB", "GT_SRGB"))
+        return read_pairs(folder, pairs, [stem_of(noisy) for noisy, _ in pairs])
+
+    def _validation(self, directory: Path) -> Images:
+        for folder, kinds in (("SIDD_Val", ("noisy", "GT")), ("", ("SIDD_noisy", "SIDD_clean"))):
+            if (directory / folder / kinds[0]).is_dir():
+                noisy, clean = (image_files(directory / folder / kind, "SIDD") for kind in kinds)
+                pairs = paired(noisy, clean, directory / folder)
+                files = [(f"{kinds[0]}/{noisy}", f"{kinds[1]}/{clean}") for noisy, clean in pairs]
+                return read_pairs(directory / folder, files, [stem_of(noisy) for noisy, _ in pairs])
+        blocks = []
+        for kind in ("Noisy", "Gt"):
+            key = f"Validation{kind}BlocksSrgb"
+            if not (directory / f"{key}.mat").is_file():
+                raise FileNotFoundError(
+                    f"SIDD: found neither {directory / f'{key}.mat'} nor {directory / 'SIDD_Val' / 'noisy'} with "
+                    f"images. {self.source}"
+                )
+            blocks.append(read_blocks(directory / f"{key}.mat", key))
+        return Images(block_names(len(blocks[0])), blocks[1], blocks[0])
+
+
+def read_blocks(path: Path, key: str) -> list[np.ndarray]:
+    """Read SIDD's blocks, `[40, 32, 256, 256, 3]` uint8 in a `.mat` file, as images `[3, 256, 256]`.
+
+    Raises:
+        ValueError: if the array is of another shape or type.
+    """
+    blocks = read_mat(path, key)
+    if blocks.ndim != 5 or blocks.shape[-1] != 3 or blocks.dtype != np.uint8:
+        shape = list(blocks.shape)
+        raise ValueError(f"{path}: {key} is {blocks.dtype} {shape}; expected uint8 [40, 32, 256, 256, 3]")
+    return [np.ascontiguousarray(block.transpose(2, 0, 1)) for block in blocks.reshape(-1, *blocks.shape[2:])]
+
+
+def block_names(count: int, of_one: int = 32) -> list[str]:
+    """Name blocks by photograph and number, both from 0: `0_0` ... `39_31`."""
+    return [f"{block // of_one}_{block % of_one}" for block in range(count)]
+
+
+class SIDDBenchmark(PairSet):
+    """The 1,280 noisy blocks of SIDD's benchmark, `BenchmarkNoisyBlocksSrgb.mat`; only its server has ground truth.
+
+    Args:
+        data_dir: folder of the file; None looks where NOISEWORKS_DATA points.
+
+    Raises:
+        FileNotFoundError: if the file is missing.
+    """
+
+    channels = 3
+
+    def __init__(self, data_dir: str | None = None) -> None:
+        self.data_dir = data_dir
+
+    def images(self, split: Split) -> Images:
+        key = "BenchmarkNoisyBlocksSrgb"
+        path = data_directory(self.data_dir, "SIDDBenchmark") / f"{key}.mat"
+        if not path.is_file():
+            raise FileNotFoundError(f"SIDDBenchmark: {path} does not exist. {SIDD.source}")
+        blocks = read_blocks(path, key)
+        return Images(block_names(len(blocks)), None, blocks)
+
+
+class DND(PairSet):
+    """The 1,000 noisy crops of 512 x 512 pixels of the Darmstadt set; only its server has ground truth.
+
+    They are read as images from `DND/png_srgb` or `DND/dnd_2017/png_srgb`, as the set's own script cuts them out of its
+    files of MATLAB 7.3.
+
+    Args:
+        data_dir: folder that holds `DND`; None looks where NOISEWORKS_DATA points.
+
+    Raises:
+        FileNotFoundError: if they are missing, saying what was expected where.
+    """
+
+    channels = 3
+
+    def __init__(self, data_dir: str | None = None) -> None:
+        self.data_dir = data_dir
+
+    def images(self, split: Split) -> Images:
+        directory = data_directory(self.data_dir, "DND")
+        folders = [directory / "DND" / "dnd_2017" / "png_srgb", directory / "DND" / "png_srgb"]
+        folder = next((folder for folder in folders if folder.is_dir()), None)
+        if folder is None:
+            raise FileNotFoundError(
+                f"DND: {folders[1]} does not exist; expected the noisy crops as images in it. The set is at "
+                f"noise.visinf.tu-darmstadt.de"
+            )
+        names = image_files(folder, "DND")
+        return Images([stem_of(name) for name in names], None, read_images(folder, names, 3))
+
+
+class FMD(PairSet):
+    """Fluorescence microscopy, grey, 512 x 512 pixels (Zhang et al., CVPR 2019).
+
+    Test images are `FMD/test_mix/raw` with the same names in `FMD/test_mix/gt`. Training images are the captures
+    `FMD/<type>/raw/<field of view>/*.png`, of all fields of view but the 19th, with `gt/<field of view>/avg50.png`.
+
+    Args:
+        data_dir: folder that holds `FMD`; None looks where NOISEWORKS_DATA points.
+        captures: noisy captures of each field of view to train on, the first ones by name, of 50.
+
+    Raises:
+        FileNotFoundError: if the set is missing, saying what was expected where.
+        ValueError: if a noisy image has no clean one.
+    """
+
+    channels = 1
+
+    def __init__(self, data_dir: str | None = None, captures: int = 50) -> None:
+        self.data_dir = data_dir
+        self.captures = captures
+
+    def images(self, split: Split) -> Images:
+        folder = data_directory(self.data_dir, "FMD") / "FMD"
+        if split == "training":
+            pairs = self._captures(folder)
+        else:
+            kinds = ("test_mix/raw", "test_mix/gt")
+            noisy, clean = ([f"{kind}/{file}" for file in image_files(folder / kind, "FMD")] for kind in kinds)
+            pairs = paired(noisy, clean, folder, lambda stem: stem.split("/", 2)[2])
+        return read_pairs(folder, pairs, [stem_of(noisy) for noisy, _ in pairs], channels=1)
+
+    def _captures(self, folder: Path) -> list[tuple[str, str]]:
+        pairs = []
+        for raw in sorted(folder.glob("*/raw/*")):
+            truth = raw.parents[1] / "gt" / raw.name / "avg50.png"
+            if raw.name == "19" or raw.parents[1].name == "test_mix":
+                continue
+            if not truth.is_file():
+                raise ValueError(f"FMD: {raw} has no ground truth {truth}")
+            names = image_names(raw)[: self.captures]
+            pairs += [(str(raw.relative_to(folder) / name), str(truth.relative_to(folder))) for name in names]
+        if not pairs:
+            raise FileNotFoundError(
+                f"FMD: no image in {folder / '<type>' / 'raw' / '<field of view>'}. The set is at "
+                f"github.com/yinhaoz/denoising-fluorescence"
+            )
+        return pairs

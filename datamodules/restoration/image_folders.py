@@ -1,0 +1,261 @@
+"""Folders of images: clean ones that get their noise here, noisy ones, pairs of both, and the sets of the field."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from datamodules.files.data_directory import data_directory
+from datamodules.files.image_files import SUFFIXES, image_names, read_pixels
+from datamodules.restoration.images import Images, PairSet, Split
+
+
+def read_images(folder: Path, names: Sequence[str], channels: int, brightest: int | None = None) -> list[np.ndarray]:
+    """Read images of a folder, `[C, H, W]` each; sizes may differ.
+
+    Raises:
+        UnreadableImage: names the first file that cannot be read.
+    """
+    return [read_pixels(folder / name, channels, brightest) for name in names]
+
+
+def image_files(folder: Path, what: str) -> list[str]:
+    """List the images of a folder and its subfolders, which is not empty.
+
+    Args:
+        folder: the folder.
+        what: the argument or the set, for messages.
+
+    Raises:
+        FileNotFoundError: if the folder does not exist or holds no image.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{what}: {folder} is not a folder; expected one with images")
+    if not (names := image_names(folder)):
+        raise FileNotFoundError(f"{what}: {folder} holds no image; expected files that end with {', '.join(SUFFIXES)}")
+    return names
+
+
+def paired(
+    noisy: Sequence[str], clean: Sequence[str], folder: Path, stem: Callable[[str], str] = lambda name: name
+) -> list[tuple[str, str]]:
+    """Match noisy and clean files by name.
+
+    Args:
+        noisy: files with noisy images.
+        clean: files with clean images.
+        folder: where they are, for messages.
+        stem: what a noisy and a clean name have in common.
+
+    Raises:
+        ValueError: names a file that has no other.
+    """
+
+    def by_stem(names: Sequence[str]) -> dict[str, str]:
+        return {stem(os.path.splitext(name)[0]): name for name in names}
+
+    noisy_of, clean_of = by_stem(noisy), by_stem(clean)
+    if alone := sorted(noisy_of.keys() ^ clean_of.keys()):
+        kind, other = ("noisy", "clean") if alone[0] in noisy_of else ("clean", "noisy")
+        raise ValueError(f"{folder}: {alone[0]} has a {kind} image and no {other} one; their names must agree")
+    return [(noisy_of[name], clean_of[name]) for name in sorted(noisy_of)]
+
+
+def stem_of(name: str) -> str:
+    return os.path.splitext(name)[0]
+
+
+class ImageFolder(PairSet):
+    """Your own images: noisy ones, clean ones, or both in two folders with the same names.
+
+    Clean images alone get their noise from `data.noise`. Noisy images alone are for methods that need no clean ones.
+
+    Args:
+        clean_dir: folder of clean images, with any subfolders.
+        noisy_dir: folder of noisy images.
+        colour: whether images are read in colour; otherwise in grey, as luma of Rec. 601.
+        brightest: the stored value of white, which images of 16 bits need; those of 8 bits have 255.
+
+    Raises:
+        ValueError: if neither folder is given, or their names or sizes do not match.
+        FileNotFoundError: if a folder does not exist or holds no image.
+    """
+
+    def __init__(
+        self,
+        clean_dir: str | None = None,
+        noisy_dir: str | None = None,
+        colour: bool = True,
+        brightest: int | None = None,
+    ) -> None:
+        if clean_dir is None and noisy_dir is None:
+            raise ValueError("ImageFolder needs clean_dir, noisy_dir or both")
+        self.clean_dir = clean_dir
+        self.noisy_dir = noisy_dir
+        self.channels = 3 if colour else 1
+        self.brightest = brightest
+
+    def images(self, split: Split) -> Images:
+        names: list[str] = []
+        read: dict[str, list[np.ndarray] | None] = {"clean": None, "noisy": None}
+        folders = {"clean": self.clean_dir, "noisy": self.noisy_dir}
+        files = {kind: image_files(Path(given).expanduser(), f"{kind}_dir") for kind, given in folders.items() if given}
+        if len(files) == 2:
+            pairs = paired(files["noisy"], files["clean"], Path(str(self.noisy_dir)))
+            files = {"noisy": [noisy for noisy, _ in pairs], "clean": [clean for _, clean in pairs]}
+        for kind, names in files.items():
+            read[kind] = read_images(Path(str(folders[kind])).expanduser(), names, self.channels, self.brightest)
+        return Images([stem_of(name) for name in names], read["clean"], read["noisy"], self.brightest or 255)
+
+
+class Together(PairSet):
+    """Several sets as one, such as DIV2K and BSD400 to train on.
+
+    Args:
+        sets: the sets: all with clean images, or all with noisy ones, and with the same number of channels.
+
+    Raises:
+        ValueError: if there is none, or they differ in their channels, in what they have or in white's stored value.
+    """
+
+    def __init__(self, sets: list[PairSet]) -> None:
+        if len(channels := {one.channels for one in sets}) != 1:
+            raise ValueError(f"Together needs sets with the same number of channels, got {sorted(channels)}")
+        self.sets = sets
+        (self.channels,) = channels
+
+    def images(self, split: Split) -> Images:
+        parts = [one.images(split) for one in self.sets]
+        names = [name for part in parts for name in part.names]
+        if len(brightest := {part.brightest for part in parts}) > 1:
+            raise ValueError(f"the sets have {' and '.join(map(str, sorted(brightest)))} for white; use one")
+
+        def joined(kind: str) -> list[np.ndarray] | None:
+            lists = [getattr(part, kind) for part in parts]
+            return None if None in lists else [image for one in lists for image in one]
+
+        clean, noisy = joined("clean"), joined("noisy")
+        if clean is None and noisy is None:
+            raise ValueError("some of the sets have clean images alone, and others noisy ones alone")
+        if noisy is None and any(part.noisy is not None for part in parts):
+            raise ValueError("some of the sets have noisy images of their own, and others none")
+        return Images(names, clean, noisy, brightest.pop())
+
+
+class KnownImages(PairSet):
+    """Clean images of a set that the field tests or trains on; use one of the classes that name it.
+
+    Args:
+        data_dir: folder that holds the set's folder, or the images themselves; None looks where NOISEWORKS_DATA points.
+        colour: whether a set in colour is read in colour; otherwise in grey, as luma of Rec. 601.
+
+    Raises:
+        FileNotFoundError: if the set is missing, saying what was expected where.
+        ValueError: if the number of its images or their sizes are others.
+    """
+
+    folders: tuple[str, ...]
+    """Where its images lie, under `data_dir`."""
+    count: int
+    source: str
+    """Where it comes from, for the message if it is missing."""
+    sizes: tuple[tuple[int, int], ...] = ()
+    """Heights and widths that it has; none for sets of any sizes."""
+
+    def __init__(self, data_dir: str | None = None, colour: bool = True) -> None:
+        self.data_dir = data_dir
+        self.channels = 3 if colour else 1
+
+    def images(self, split: Split) -> Images:
+        folder = self._folder(split)
+        names = image_files(folder, type(self).__name__)
+        if len(names) != self.count:
+            raise ValueError(f"{folder} holds {len(names)} images, and {type(self).__name__} has {self.count}")
+        images = Images([stem_of(name) for name in names], read_images(folder, names, self.channels))
+        for name, image in zip(names, images.stored, strict=True):
+            if self.sizes and image.shape[1:] not in self.sizes:
+                expected = " or ".join(f"{height} x {width}" for height, width in self.sizes)
+                raise ValueError(f"{folder / name} has {image.shape[1]} x {image.shape[2]} pixels; expected {expected}")
+        return images
+
+    def _folder(self, split: Split) -> Path:
+        return self._found(self.folders)
+
+    def _found(self, folders: Sequence[str]) -> Path:
+        name = type(self).__name__
+        directory = data_directory(self.data_dir, name)
+        for folder in (*folders, "."):
+            if any(path.suffix.lower() in SUFFIXES for path in (directory / folder).glob("*")):
+                return directory / folder
+        raise FileNotFoundError(
+            f"{name}: no images in {directory / folders[0]}, nor in {directory} itself; set data_dir to the folder of "
+            f"one of them. {self.source}"
+        )
+
+
+class GreyImages(KnownImages):
+    """Clean images of a set that is grey; use one of the classes that name it.
+
+    Args:
+        data_dir: folder that holds the set's folder, or the images themselves; None looks where NOISEWORKS_DATA points.
+    """
+
+    def __init__(self, data_dir: str | None = None) -> None:
+        super().__init__(data_dir, colour=False)
+
+
+class BSD68(GreyImages):
+    """The 68 grey Berkeley test images, `BSD68/test001.png` to `test068.png`, 321 x 481 pixels or upright."""
+
+    folders, count, sizes = ("BSD68", "Set68"), 68, ((321, 481), (481, 321))
+    source = "The images are testsets/BSD68 of DnCNN's repository, github.com/cszn/DnCNN."
+
+
+class Set12(GreyImages):
+    """The 12 grey test images `Set12/01.png` to `12.png`, of 256 x 256 and 512 x 512 pixels."""
+
+    folders, count, sizes = ("Set12",), 12, ((256, 256), (512, 512))
+    source = "The images are testsets/Set12 of DnCNN's repository, github.com/cszn/DnCNN."
+
+
+class Train400(GreyImages):
+    """The 400 grey Berkeley training images of 180 x 180 pixels, also called BSD400."""
+
+    folders, count, sizes = ("Train400", "BSD400"), 400, ((180, 180),)
+    source = "The images are data/Train400 of DnCNN's training code, github.com/cszn/DnCNN."
+
+
+class CBSD68(KnownImages):
+    """The 68 Berkeley test images in colour, 321 x 481 pixels or upright; in grey, those of BSD68 but for rounding."""
+
+    folders, count, sizes = ("CBSD68",), 68, ((321, 481), (481, 321))
+    source = "The images are testsets/CBSD68 of FFDNet's repository, github.com/cszn/FFDNet."
+
+
+class Kodak24(KnownImages):
+    """The 24 Kodak images in colour, of either version, which give different numbers.
+
+    These are the whole photographs, 512 x 768 pixels or upright, or FFDNet's crops, 500 x 500 pixels.
+    """
+
+    folders, count, sizes = ("Kodak24", "kodak", "Kodak"), 24, ((500, 500), (512, 768), (768, 512))
+    source = "The crops are testsets/Kodak24 of FFDNet's repository; the whole images are at r0k.us/graphics/kodak."
+
+
+class Urban100(KnownImages):
+    """The 100 photographs of buildings in colour, `Urban100/img_001.png` to `img_100.png`."""
+
+    folders, count = ("Urban100", "Urban100/HR"), 100
+    source = "The set is linked from github.com/jbhuang0604/SelfExSR."
+
+
+class DIV2K(KnownImages):
+    """The 800 training and 100 validation photographs of about 2,000 pixels, which take 7 GB of memory in colour."""
+
+    source = "The set is at data.vision.ee.ethz.ch/cvl/DIV2K."
+
+    def _folder(self, split: Split) -> Path:
+        self.count = 800 if split == "training" else 100
+        folder = "DIV2K_train_HR" if split == "training" else "DIV2K_valid_HR"
+        return self._found((f"DIV2K/{folder}", folder))

@@ -1,0 +1,138 @@
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datamodules.restoration.image_folders import (
+    BSD68,
+    CBSD68,
+    DIV2K,
+    ImageFolder,
+    Kodak24,
+    Set12,
+    Together,
+    Train400,
+    Urban100,
+)
+from datamodules.restoration.photographs import Photographs
+from tests.datamodules.restoration.pictures import planes, written
+
+
+def test_folders_of_pairs_match_by_name_whatever_the_suffix(tmp_path: Path) -> None:
+    clean = written(tmp_path / "clean", ["b.png", "sub/a.png", "c.png"])
+    noisy = written(tmp_path / "noisy", ["c.bmp", "sub/a.png", "b.png"])
+    images = ImageFolder(str(tmp_path / "clean"), str(tmp_path / "noisy")).images("test")
+    assert (images.names, images.clean is not None, images.noisy is not None) == (["b", "c", "sub/a"], True, True)
+    for stored, read in ((clean, images.clean), (noisy, images.noisy)):
+        by_name = {os.path.splitext(name)[0]: planes(image) for name, image in stored.items()}
+        assert all(np.array_equal(image, by_name[name]) for name, image in zip(images.names, read or [], strict=True))
+
+
+def test_a_folder_alone_is_clean_or_noisy_and_grey_is_luma(tmp_path: Path) -> None:
+    stored = written(tmp_path, ["a.png"])["a.png"]
+    alone = ImageFolder(noisy_dir=str(tmp_path), colour=False).images("training")
+    assert alone.clean is None
+    luma = stored @ np.array([0.299, 0.587, 0.114])
+    assert alone.noisy is not None
+    assert np.abs(alone.noisy[0][0] - luma).max() <= 0.51
+    assert ImageFolder(str(tmp_path)).images("training").noisy is None
+
+
+def test_sets_are_trained_on_together() -> None:
+    both = Together([Photographs(16), Photographs(12)])
+    images = both.images("training")
+    assert (both.channels, len(images.names), images.stored[0].shape, images.stored[-1].shape) == (
+        1,
+        20,
+        (1, 16, 16),
+        (1, 12, 12),
+    )
+
+
+def test_known_sets_are_found_in_their_folder_or_given_it(tmp_path: Path) -> None:
+    written(tmp_path / "Set12", [f"{number:02d}.png" for number in range(1, 13)], height=256, width=256)
+    for data_dir in (tmp_path, tmp_path / "Set12"):
+        images = Set12(str(data_dir)).images("test")
+        assert (len(images.names), images.names[0], images.stored[0].shape) == (12, "01", (1, 256, 256))
+
+
+def test_div2k_has_two_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(tmp_path / "DIV2K" / "DIV2K_valid_HR", [f"{number:04d}.png" for number in range(801, 901)])
+    images = DIV2K(str(tmp_path), colour=False).images("validation")
+    assert (len(images.names), images.stored[0].shape) == (100, (1, 6, 5))
+    with pytest.raises(FileNotFoundError, match="DIV2K_train_HR"):
+        DIV2K(str(tmp_path)).images("training")
+
+
+@pytest.mark.parametrize(
+    ("files", "arguments", "error", "message"),
+    [
+        ([], {}, ValueError, "ImageFolder needs clean_dir, noisy_dir or both"),
+        ([], {"clean_dir": "clean"}, FileNotFoundError, "clean_dir: .*clean is not a folder"),
+        (["clean/a.txt"], {"clean_dir": "clean"}, FileNotFoundError, "clean_dir: .*clean holds no image"),
+        (
+            ["clean/a.png", "noisy/a.png", "noisy/b.png"],
+            {"clean_dir": "clean", "noisy_dir": "noisy"},
+            ValueError,
+            "noisy: b has a noisy image and no clean one",
+        ),
+        (
+            ["clean/a.png", "noisy/a.png", "clean/c.png"],
+            {"clean_dir": "clean", "noisy_dir": "noisy"},
+            ValueError,
+            "c has a clean image and no noisy one",
+        ),
+        (
+            ["clean/a.png", "noisy/large/a.png"],
+            {"clean_dir": "clean", "noisy_dir": "noisy/large"},
+            ValueError,
+            r"a: the clean image has the shape \[3, 6, 5\], the noisy one \[3, 8, 5\]",
+        ),
+        (["clean/deep.png"], {"clean_dir": "clean"}, ValueError, "deep.png has 16 bits, and nothing says which value"),
+        (["clean/clear.png"], {"clean_dir": "clean"}, ValueError, "clear.png .*parts of it are transparent"),
+        (["clean/real.tiff"], {"clean_dir": "clean"}, ValueError, "real.tiff .*its values are of type F"),
+    ],
+)
+def test_bad_folders_are_refused_by_name(
+    files: list[str], arguments: dict[str, str], error: Any, message: str, tmp_path: Path
+) -> None:
+    for file in files:
+        path = tmp_path / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kinds = {"deep": np.zeros((3, 3), np.uint16), "clear": np.zeros((3, 3, 4), np.uint8)}
+        kinds |= {"real": np.zeros((3, 3), np.float32), "a": np.zeros((8 if "large" in file else 6, 5, 3), np.uint8)}
+        if path.suffix == ".txt":
+            path.touch()
+        else:
+            Image.fromarray(kinds.get(path.stem, np.zeros((6, 5, 3), np.uint8))).save(path)
+    with pytest.raises(error, match=message):
+        ImageFolder(**{key: str(tmp_path / value) for key, value in arguments.items()}).images("test")
+
+
+@pytest.mark.parametrize("kind", [BSD68, Set12, Train400, CBSD68, Kodak24, Urban100])
+def test_known_sets_are_missing_miscounted_or_of_another_size_by_name(kind: Any, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=rf"{kind.__name__}: no images in .*{kind.folders[0]}.*set data_dir"):
+        kind(str(tmp_path)).images("test")
+    names = [f"{number}.png" for number in range(kind.count - 1)]
+    written(tmp_path / kind.folders[0], names)
+    with pytest.raises(ValueError, match=f"holds {kind.count - 1} images, and {kind.__name__} has {kind.count}"):
+        kind(str(tmp_path)).images("test")
+    written(tmp_path / kind.folders[0], ["last.png"])
+    if kind.sizes:
+        with pytest.raises(ValueError, match=r"0.png has 6 x 5 pixels; expected"):
+            kind(str(tmp_path)).images("test")
+
+
+def test_sets_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
+    written(tmp_path, ["a.png"])
+    noisy = ImageFolder(noisy_dir=str(tmp_path))
+    for sets, message in (
+        ([Photographs(8), Photographs(8, colour=True)], "same number of channels"),
+        ([noisy, Photographs(8, colour=True)], "some of the sets have clean images alone"),
+        ([ImageFolder(str(tmp_path), str(tmp_path)), Photographs(8, colour=True)], "some of the sets have noisy"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Together(sets).images("training")
