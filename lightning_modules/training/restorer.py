@@ -11,11 +11,11 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from datamodules.batches import ImagePairBatch
+from datamodules.files.module_hash import hash_of_module
 from datamodules.files.png import digest_in_png, write_png
 from lightning_modules.full_precision import at_least_float32, in_full_precision
 from lightning_modules.interfaces import ImageColumn
 from lightning_modules.metrics.image_quality import ImageQuality
-from lightning_modules.networks.module_hash import hash_of_module
 from lightning_modules.random_numbers import generator_of, run_seed
 from lightning_modules.resumable.item_files import missing_items
 from lightning_modules.resumable.settings_file import refuse_other_settings, write_settings
