@@ -4,12 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from callbacks.attacks.robust_accuracy import RobustAccuracy
 from lightning_modules.robustness.attacks import PGD
+from tests.trainers import quiet
 
 LINF, L2 = 0.02, 0.06
 NORMAL = torch.tensor([1.0, -2.0, 0.5, 1.5], dtype=torch.float64)
@@ -79,11 +80,8 @@ def callback(**arguments: Any) -> RobustAccuracy:
 def run(
     directory: Path, attacker: RobustAccuracy, module: LightningModule | None = None, data: Any = None, **options: Any
 ) -> dict[str, float]:
-    settings: dict[str, Any] = {"accelerator": "cpu", "devices": 1, "enable_progress_bar": False, **options}
-    checkpoint = settings.pop("ckpt_path", None)
-    trainer = Trainer(
-        default_root_dir=directory, logger=False, callbacks=[attacker], enable_model_summary=False, **settings
-    )
+    checkpoint = options.pop("ckpt_path", None)
+    trainer = quiet(default_root_dir=directory, callbacks=[attacker], **{"use_distributed_sampler": True, **options})
     loader = DataLoader(Images(), batch_size=4) if data is None else data
     return dict(trainer.test(module or HalfSpace(), loader, ckpt_path=checkpoint, verbose=False)[0])
 

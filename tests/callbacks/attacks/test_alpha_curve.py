@@ -6,7 +6,6 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from callbacks.attacks.alpha_curve import AlphaCurve, draw_alpha_curve
@@ -17,6 +16,7 @@ from lightning_modules.networks.mlp import MLP
 from lightning_modules.robustness.adaptive_smoothing.mixture import MixingPerceptron, Mixture
 from lightning_modules.robustness.adaptive_smoothing.module import AdaptiveSmoothing
 from lightning_modules.robustness.attacks.ascent import PGD, pgd
+from tests.trainers import quiet
 from tests.two_processes import TwoProcesses
 
 ATTACK = PGD("linf", epsilon=0.1, steps=3, random_start=False)
@@ -33,16 +33,7 @@ def module(learned: bool = True) -> AdaptiveSmoothing:
 
 
 def evaluate(callback: AlphaCurve, built: Any, directory: Path, **options: Any) -> None:
-    trainer = Trainer(
-        accelerator="cpu",
-        callbacks=[callback],
-        default_root_dir=directory,
-        **options,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    )
+    trainer = quiet(callbacks=[callback], default_root_dir=directory, **options)
     trainer.test(built, datamodule=LabelledImages(Digits()), verbose=False)
 
 
@@ -132,18 +123,11 @@ def test_a_fast_dev_run_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_the_picture_shows_fixed_and_learned_alphas() -> None:
-    table = pd.DataFrame(
-        {
-            "alpha": ["0", "0.5", "1", "learned"],
-            "accuracy": [0.97, 0.97, 0.93, 0.96],
-            "robust_accuracy": [0.0, 0.01, 0.5, 0.45],
-        }
-    )
+    rows = {"alpha": ["0", "0.5", "1", "learned"], "accuracy": [0.97, 0.97, 0.93, 0.96]}
+    table = pd.DataFrame({**rows, "robust_accuracy": [0.0, 0.01, 0.5, 0.45]})
     left, right = draw_alpha_curve(table, "pgd").axes
-    assert [list(line.get_ydata()) for line in left.lines if len(line.get_ydata()) == 3] == [
-        [0.97, 0.97, 0.93],
-        [0.0, 0.01, 0.5],
-    ]
+    curves = [list(line.get_ydata()) for line in left.lines if len(line.get_ydata()) == 3]
+    assert curves == [[0.97, 0.97, 0.93], [0.0, 0.01, 0.5]]
     drawn = {str(line.get_label()): (list(line.get_xdata()), list(line.get_ydata())) for line in right.lines}
     assert drawn["between the two"] == ([0.97, 0.93], [0.0, 0.5])
     assert drawn["learned alpha"] == ([0.96], [0.45])
@@ -156,7 +140,6 @@ def test_what_cannot_work_is_refused(tmp_path: Path) -> None:
         AlphaCurve(ATTACK, skip=0)
     with pytest.raises(ValueError, match="AlphaCurve needs gradients"):
         evaluate(AlphaCurve(ATTACK), module(), tmp_path, precision="16-true")
-    with pytest.raises(
-        TypeError, match="AlphaCurve needs a MixedClassifier, and CrossEntropy lacks chooses_alpha, mix"
-    ):
+    lacks = "AlphaCurve needs a MixedClassifier, and CrossEntropy lacks chooses_alpha, mix"
+    with pytest.raises(TypeError, match=lacks):
         evaluate(AlphaCurve(ATTACK), CrossEntropy(MLP(64, [4], 10), num_classes=10), tmp_path)

@@ -89,40 +89,28 @@ def test_autoattack_leaves_no_image_of_a_smoothed_classifier_alone(tmp_path: Pat
     assert metrics["test/robust_accuracy_pgd"] < 0.5
 
 
-def test_a_module_with_votes_of_its_own_is_attacked_with_them(tmp_path: Path) -> None:
-    class Turned(HalfSpace):
-        """Smoothed, it says the other class."""
+@pytest.mark.parametrize(
+    ("votes", "accuracy"), [((-1.0, -1.0), 7 / 31), ((1e-2, 1e-2, -50.0), 24 / 31)], ids=["turned", "two doubtful"]
+)
+def test_votes_of_a_modules_own_are_attacked_and_count_as_in_the_certificate(
+    votes: tuple[float, ...], accuracy: float, tmp_path: Path
+) -> None:
+    """Two doubtful votes outweigh one that is certain of another class."""
 
+    class Voting(HalfSpace):
         certificate = "none"
 
         def smoothed_logits(self, image: Tensor, noise: Tensor, sigma: float) -> Tensor:
             assert noise.shape == image.shape
-            return -self(image + sigma * noise).expand(2, -1, -1)
-
-        def certified_radius(self, probability: Any, sigma: float) -> float:
-            return 0.0
-
-    smoothed = [PGD("linf", 1e-4, steps=1, num_draws=2, name="box")]
-    run(tmp_path, callback(attacks=smoothed, sigma=1e-3, num_draws=2), Turned())
-    assert pd.read_csv(tmp_path / "robust_accuracy.csv")["clean_accuracy"][0] == pytest.approx(7 / 31)
-
-
-def test_every_vote_counts_as_in_the_certificate(tmp_path: Path) -> None:
-    """Two doubtful votes outweigh one that is certain of another class."""
-
-    class Three(HalfSpace):
-        certificate = "none"
-
-        def smoothed_logits(self, image: Tensor, noise: Tensor, sigma: float) -> Tensor:
             right = self(image + sigma * noise).sign()
-            return torch.stack([1e-2 * right, 1e-2 * right, -50 * right])
+            return torch.stack([vote * right for vote in votes])
 
         def certified_radius(self, probability: Any, sigma: float) -> float:
             return 0.0
 
     smoothed = [PGD("linf", 1e-4, steps=1, num_draws=2, name="box")]
-    run(tmp_path, callback(attacks=smoothed, sigma=1e-3, num_draws=2), Three())
-    assert pd.read_csv(tmp_path / "robust_accuracy.csv")["clean_accuracy"][0] == pytest.approx(24 / 31)
+    run(tmp_path, callback(attacks=smoothed, sigma=1e-3, num_draws=2), Voting())
+    assert pd.read_csv(tmp_path / "robust_accuracy.csv")["clean_accuracy"][0] == pytest.approx(accuracy)
 
 
 def test_the_smoothed_half_of_a_mixture_is_not_attacked_for_the_whole(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
@@ -28,14 +27,10 @@ from tests.callbacks.attacks.half_space import (
 )
 from tests.two_processes import TwoProcesses
 
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float]]:
-    directory = tmp_path_factory.mktemp("finished")
-    return directory, run(directory, callback())
+Finished = tuple[Path, dict[str, float]]
 
 
-def test_an_interrupted_evaluation_goes_on(finished: tuple[Path, dict[str, float]], tmp_path: Path) -> None:
+def test_an_interrupted_evaluation_goes_on(finished: Finished, tmp_path: Path) -> None:
     whole = HalfSpace()
     assert run(tmp_path, callback(), whole) == finished[1]
     again = HalfSpace()
@@ -52,16 +47,12 @@ def test_an_interrupted_evaluation_goes_on(finished: tuple[Path, dict[str, float
     assert (tmp_path / table).read_bytes() == (finished[0] / table).read_bytes()
 
 
-def test_each_checkpoint_keeps_its_picture(tmp_path: Path) -> None:
+def test_each_checkpoint_keeps_its_picture_and_its_rows(tmp_path: Path) -> None:
     """Whatever order they are tested in, and however often."""
     pictures: dict[str, list[bytes]] = {"last": [], "best": []}
-    for number, name in enumerate(pictures):
-        module = HalfSpace()
-        module.weight.data *= 1 - 2 * number * torch.tensor([0.0, 1.0, 0.0, 1.0])
-        state = {"state_dict": module.state_dict(), "pytorch-lightning_version": "2.6.0", "epoch": 1, "global_step": 1}
-        torch.save(state, tmp_path / f"{name}.ckpt")
+    checkpoints = {"last": save(tmp_path, "last"), "best": save(tmp_path, "best", -1.0)}
     for name in ("last", "best", "last"):
-        run(tmp_path, callback(), ckpt_path=str(tmp_path / f"{name}.ckpt"))
+        run(tmp_path, callback(), ckpt_path=checkpoints[name])
         for other, seen in pictures.items():
             path = tmp_path / "figures" / f"adversarial_{other}.png"
             if path.is_file():
@@ -70,12 +61,13 @@ def test_each_checkpoint_keeps_its_picture(tmp_path: Path) -> None:
     assert [len(set(seen)) for seen in pictures.values()] == [1, 1]
     assert pictures["last"][0] != pictures["best"][0]
     assert not (tmp_path / "figures" / "adversarial.png").exists()
+    table = pd.read_csv(tmp_path / "robust_accuracy.csv")
+    assert table["checkpoint"].tolist() == ["best", "best", "last", "last"]
+    np.testing.assert_allclose(table["clean_accuracy"], [7 / 31, 7 / 31, 24 / 31, 24 / 31])
 
 
 @pytest.mark.parametrize("changed", [{"seed": 1}, {"batch_size": 9}, {"max": 20}, {"attacks": attacks()[:1]}])
-def test_rows_of_other_settings_are_not_used(
-    finished: tuple[Path, dict[str, float]], tmp_path: Path, changed: dict[str, Any]
-) -> None:
+def test_rows_of_other_settings_are_not_used(finished: Finished, tmp_path: Path, changed: dict[str, Any]) -> None:
     run(tmp_path, callback())
     before = len(blocks(tmp_path))
     run(tmp_path, callback(**changed))
@@ -95,15 +87,6 @@ def test_random_numbers_of_an_attack_do_not_depend_on_the_one_before(tmp_path: P
         perturbations.append(rows["perturbation"][rows["attack"] == "second"].tolist())
     assert perturbations[0] == perturbations[1]
     assert len(set(perturbations[0])) > 10
-
-
-def test_each_checkpoint_has_its_rows_in_the_table(tmp_path: Path) -> None:
-    checkpoints = {"last": save(tmp_path, "last"), "best": save(tmp_path, "best", -1.0)}
-    for name in ("last", "best", "last"):
-        run(tmp_path, callback(), ckpt_path=checkpoints[name])
-    table = pd.read_csv(tmp_path / "robust_accuracy.csv")
-    assert table["checkpoint"].tolist() == ["best", "best", "last", "last"]
-    np.testing.assert_allclose(table["clean_accuracy"], [7 / 31, 7 / 31, 24 / 31, 24 / 31])
 
 
 def test_another_attack_on_a_checkpoint_adds_its_row(tmp_path: Path) -> None:
@@ -126,7 +109,7 @@ def test_another_attack_on_a_checkpoint_adds_its_row(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["8", "0.5", "NA", "nan"])
-def test_an_attack_may_have_any_name(finished: tuple[Path, dict[str, float]], tmp_path: Path, name: str) -> None:
+def test_an_attack_may_have_any_name(finished: Finished, tmp_path: Path, name: str) -> None:
     metrics = run(tmp_path, callback(attacks=[replace(attacks()[0], name=name)]))
     assert metrics[f"test/robust_accuracy_{name}"] == finished[1]["test/robust_accuracy_box"]
     run(tmp_path, callback(attacks=[replace(attacks()[0], name=name)]))
@@ -134,9 +117,7 @@ def test_an_attack_may_have_any_name(finished: tuple[Path, dict[str, float]], tm
     assert table["attack"].tolist() == [name]
 
 
-def test_two_processes_find_the_same(
-    finished: tuple[Path, dict[str, float]], tmp_path: Path, two_processes: TwoProcesses
-) -> None:
+def test_two_processes_find_the_same(finished: Finished, tmp_path: Path, two_processes: TwoProcesses) -> None:
     processes = two_processes(process_main, str(tmp_path), None)
     for process in processes:
         output, _ = process.communicate(timeout=600)
@@ -159,7 +140,7 @@ def test_nobody_waits_for_a_process_that_fails(tmp_path: Path, two_processes: Tw
     assert "RuntimeError: process 0 failed, and this one stops: ValueError" in outputs[1]
 
 
-def test_a_run_that_is_told_to_end_ends_with_the_block(finished: tuple[Path, dict[str, float]], tmp_path: Path) -> None:
+def test_a_run_that_is_told_to_end_ends_with_the_block(finished: Finished, tmp_path: Path) -> None:
     module = HalfSpace()
 
     def tell(module: HalfSpace, inputs: tuple[Tensor]) -> None:

@@ -25,14 +25,10 @@ from tests.callbacks.attacks.half_space import (
     signed_distance,
 )
 
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float]]:
-    directory = tmp_path_factory.mktemp("finished")
-    return directory, run(directory, callback())
+Finished = tuple[Path, dict[str, float]]
 
 
-def test_the_robust_accuracy_of_a_half_space_is_the_exact_one(finished: tuple[Path, dict[str, float]]) -> None:
+def test_the_robust_accuracy_of_a_half_space_is_the_exact_one(finished: Finished) -> None:
     directory, metrics = finished
     box, ball = known(LINF, NORMAL.abs().sum()), known(L2, NORMAL.norm())
     assert 0 < box < 24 / 31
@@ -41,20 +37,18 @@ def test_the_robust_accuracy_of_a_half_space_is_the_exact_one(finished: tuple[Pa
     assert metrics["test/robust_accuracy_box"] == pytest.approx(box, abs=1e-6)
     assert metrics["test/robust_accuracy_ball"] == pytest.approx(ball, abs=1e-6)
     table = pd.read_csv(directory / "robust_accuracy.csv")
-    assert table["attack"].tolist() == ["box", "ball"]
-    assert table["checkpoint"].tolist() == ["none", "none"]
-    assert table["norm"].tolist() == ["linf", "l2"]
-    assert table["epsilon"].tolist() == [LINF, L2]
-    assert table["steps"].tolist() == [10, 20]
-    assert table["restarts"].tolist() == [2, 1]
-    assert table["num_images"].tolist() == [31, 31]
+    expected = {
+        **{"attack": ["box", "ball"], "checkpoint": ["none"] * 2, "norm": ["linf", "l2"], "epsilon": [LINF, L2]},
+        **{"steps": [10, 20], "restarts": [2, 1], "num_images": [31, 31]},
+    }
+    assert table[[*expected]].to_dict("list") == expected
     np.testing.assert_allclose(table["clean_accuracy"], 24 / 31)
     np.testing.assert_allclose(table["robust_accuracy"], [box, ball])
     np.testing.assert_allclose(table["largest_perturbation"], [LINF, L2], rtol=1e-5)
     assert metrics["test/accuracy"] == pytest.approx(24 / 31)  # the trainer's own testing took place
 
 
-def test_rows_tell_each_image_apart(finished: tuple[Path, dict[str, float]]) -> None:
+def test_rows_tell_each_image_apart(finished: Finished) -> None:
     assert len(blocks(finished[0])) == 4
     rows = pd.concat([pd.read_csv(path) for path in blocks(finished[0])])
     images = Images()
@@ -102,7 +96,7 @@ def test_skip_and_max_choose_positions(tmp_path: Path) -> None:
     )
 
 
-def test_the_picture_is_written(finished: tuple[Path, dict[str, float]]) -> None:
+def test_the_picture_is_written(finished: Finished) -> None:
     assert (finished[0] / "figures" / "adversarial.png").read_bytes().startswith(b"\x89PNG")
     assert not list(finished[0].rglob("*.partial*"))
 
@@ -144,10 +138,8 @@ def test_a_second_config_adds_it_to_any_experiment(tmp_path: Path) -> None:
     assert table["attack"].tolist() == ["pgd_linf_0.03137", "pgd_l2_0.5"] * 2
     assert table["checkpoint"].tolist() == ["last", "last", "best", "best"]  # also_test_best of that experiment
     assert (table["robust_accuracy"] < table["clean_accuracy"]).all()
-    assert {path.name for path in (tmp_path / "figures").glob("adversarial*")} == {
-        "adversarial_last.png",
-        "adversarial_best.png",
-    }
+    pictures = sorted(path.name for path in (tmp_path / "figures").glob("adversarial*"))
+    assert pictures == ["adversarial_best.png", "adversarial_last.png"]
     metrics = pd.read_csv(tmp_path / "test_metrics.csv").set_index("metric")["value"]
     assert metrics["test/robust_accuracy_pgd_l2_0.5"] == pytest.approx(table["robust_accuracy"][1], abs=1e-6)
 
@@ -155,15 +147,8 @@ def test_a_second_config_adds_it_to_any_experiment(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("attacks", []),
-        ("attacks", [PGD("linf", 0.1), PGD("linf", 0.1, steps=3)]),
-        ("batch_size", 0),
-        ("skip", 0),
-        ("max", 0),
-        ("sigma", -0.1),
-        ("num_draws", 0),
-        ("seed", -1),
-        ("num_shown", 0),
+        *(("attacks", []), ("attacks", [PGD("linf", 0.1), PGD("linf", 0.1, steps=3)]), ("batch_size", 0), ("skip", 0)),
+        *(("max", 0), ("sigma", -0.1), ("num_draws", 0), ("seed", -1), ("num_shown", 0)),
     ],
 )
 def test_bad_arguments_are_named(key: str, value: Any) -> None:
@@ -171,18 +156,21 @@ def test_bad_arguments_are_named(key: str, value: Any) -> None:
         callback(**{key: value})
 
 
-def test_what_cannot_be_attacked_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="limit_test_batches"):
-        run(tmp_path, callback(), limit_test_batches=0)
+class Nameless(LightningModule):
+    def test_step(self, batch: Any, batch_idx: int) -> None: ...
 
-    with pytest.raises(ValueError, match=r"RobustAccuracy needs gradients, .* 16-true"):
-        run(tmp_path, callback(), precision="16-true")
 
-    class Nameless(LightningModule):
-        def test_step(self, batch: Any, batch_idx: int) -> None: ...
-
-    with pytest.raises(TypeError, match="RobustAccuracy needs a Classifier, and Nameless lacks"):
-        run(tmp_path, callback(), Nameless())
-
-    with pytest.raises(ValueError, match=r"logits are NaN for images in 0\.\.\.7"):
-        run(tmp_path, callback(), Broken())
+@pytest.mark.parametrize(
+    ("error", "message", "module", "options"),
+    [
+        (ValueError, "limit_test_batches", HalfSpace, {"limit_test_batches": 0}),
+        (ValueError, r"RobustAccuracy needs gradients, .* 16-true", HalfSpace, {"precision": "16-true"}),
+        (TypeError, "RobustAccuracy needs a Classifier, and Nameless lacks", Nameless, {}),
+        (ValueError, r"logits are NaN for images in 0\.\.\.7", Broken, {}),
+    ],
+)
+def test_what_cannot_be_attacked_is_refused(
+    error: type[Exception], message: str, module: type[LightningModule], options: dict[str, Any], tmp_path: Path
+) -> None:
+    with pytest.raises(error, match=message):
+        run(tmp_path, callback(), module(), **options)

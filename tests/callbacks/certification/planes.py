@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -13,6 +13,7 @@ from callbacks.certification.certify import Certification
 from lightning_modules.robustness.certificates.modes import Certificate, Fixed, Mode
 from lightning_modules.robustness.certificates.statistics import gaussian_radius
 from lightning_modules.robustness.certificates.votes import Certified
+from tests.trainers import quiet
 
 SIGMA = 0.25
 
@@ -79,10 +80,7 @@ def run(
     directory: Path, callback: Certification, module: LightningModule | None = None, data: Any = None, **options: Any
 ) -> dict[str, float]:
     """Test with a callback; return the metrics."""
-    settings: dict[str, Any] = {"accelerator": "cpu", "devices": 1, "enable_progress_bar": False, **options}
-    trainer = Trainer(
-        default_root_dir=directory, logger=False, callbacks=[callback], enable_model_summary=False, **settings
-    )
+    trainer = quiet(default_root_dir=directory, callbacks=[callback], **{"use_distributed_sampler": True, **options})
     if not isinstance(data, LightningDataModule | list):
         data = DataLoader(data or Images(), batch_size=4)
     source = {"datamodule": data} if isinstance(data, LightningDataModule) else {"dataloaders": data}

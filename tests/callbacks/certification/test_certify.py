@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 from jsonargparse import ArgumentParser
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule
 from scipy import stats
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -20,6 +20,7 @@ from lightning_modules.robustness.certificates.fewer_draws import Anytime, Curve
 from lightning_modules.robustness.certificates.modes import Fixed, Predict
 from tests.callbacks.certification.planes import SIGMA, Images, OwnVotes, Planes, certification, run, same_rows
 from tests.command import ROOT
+from tests.trainers import quiet
 
 Finished = tuple[Path, dict[str, float]]
 
@@ -298,7 +299,6 @@ def test_what_cannot_be_certified_is_refused(
 
 def test_two_of_these_callbacks_are_refused_before_anything_is_tested() -> None:
     module, two = Planes(), [certification(), certification(sigma=0.5)]
-    trainer = Trainer(logger=False, callbacks=two, accelerator="cpu", enable_progress_bar=False)
     with pytest.raises(ValueError, match="holds more than one Certification"):
-        trainer.test(module, DataLoader(Images(), batch_size=4), verbose=False)
+        quiet(callbacks=two).test(module, DataLoader(Images(), batch_size=4), verbose=False)
     assert module.evaluated == 0

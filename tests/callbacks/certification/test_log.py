@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from scipy import stats
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
 from callbacks.certification.curves import read_log
 from callbacks.certification.log import COMMUNITY, SIDECAR, CertificationLog, row_of, write_table
@@ -117,38 +117,27 @@ def test_other_settings_are_refused_by_name_and_the_result_stays(
     assert {path.name: path.read_bytes() for path in finished[0].iterdir() if path.is_file()} == before
 
 
-class Changed(Images):
+def changed(what: str) -> Images:
     """The same images, with other labels or with all but the first in another order."""
-
-    def __init__(self, what: str) -> None:
-        super().__init__()
-        if what == "labels":
-            self.label[7] = (self.label[7] + 1) % 3
-        else:
-            self.image[1:] = self.image[1:].flip(0)
+    images = Images()
+    images.label[7] = (images.label[7] + (what == "labels")) % 3
+    images.image[1:] = images.image[1:].flip(0) if what == "images" else images.image[1:]
+    return images
 
 
-class Unnamed(Dataset):
+def unnamed(images: Images) -> Dataset:
     """A set that holds no labels in memory under a name that is known."""
-
-    def __init__(self, images: Images) -> None:
-        self.images = images
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.images[index]
+    return Subset(images, range(len(images)))
 
 
 @pytest.mark.parametrize("what", ["labels", "images"])
-@pytest.mark.parametrize("wrapped", [Unnamed, lambda images: images], ids=["read", "in memory"])
+@pytest.mark.parametrize("wrapped", [unnamed, lambda images: images], ids=["read", "in memory"])
 def test_other_labels_and_other_images_of_a_set_of_that_name_are_refused(
     tmp_path: Path, what: str, wrapped: Callable[[Images], Dataset]
 ) -> None:
     run(tmp_path, certification(max=8), data=wrapped(Images()))
     with pytest.raises(ValueError, match=rf"with {what} '\w+', and this run has '\w+'"):
-        run(tmp_path, certification(max=8), data=wrapped(Changed(what)))
+        run(tmp_path, certification(max=8), data=wrapped(changed(what)))
 
 
 def test_other_weights_and_rows_of_unknown_settings_are_refused(finished: Finished, tmp_path: Path) -> None:

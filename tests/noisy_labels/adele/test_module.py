@@ -1,3 +1,4 @@
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from lightning_modules.baselines import SegmentationCrossEntropy
 from lightning_modules.noisy_labels.adele import ADELE, EvaluationPassCorrection, TrainingPassCorrection
 from lightning_modules.noisy_labels.adele.label_rules import confident_prediction, merged_label, updated_label
 from lightning_modules.noisy_labels.adele.multi_scale import multi_scale_logits
+from tests.trainers import quiet
 
 NUM_TRAIN = 14
 
@@ -72,20 +74,14 @@ def fit(
     **settings: Any,
 ) -> Trainer:
     """Trains on 14 images in batches of 5, 5 and 4, in double precision."""
-    trainer = Trainer(
-        accelerator="cpu",
+    trainer = quiet(
         devices=processes,
         strategy="ddp_fork" if processes > 1 else "auto",
         precision="64-true",
         max_epochs=epochs,
         default_root_dir=directory,
         callbacks=[EarlyLearning(r=0.0, reference="current", background=0), *callbacks],
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        log_every_n_steps=1,
-        **{"logger": False} | settings,
+        **{"enable_checkpointing": True, "log_every_n_steps": 1, **settings},
     )
     images = Shapes(num_train=NUM_TRAIN, num_test=2, image_size=16)
     data = LabelledMasks(images, 5, ErosionDilation(1, 1), num_workers=0, seed=0)
@@ -182,10 +178,9 @@ def test_a_step_has_the_loss_and_the_gradients_of_the_definition(monkeypatch: py
 
 
 def test_one_scale_without_consistency_and_correction_is_the_baseline(tmp_path: Path) -> None:
-    plain = SegmentationCrossEntropy(SmallSegmenter(), 3, optimizer=lambda p: torch.optim.SGD(p, lr=0.2))
-    alone = ADELE(
-        SmallSegmenter(), 3, scales=[1.0], consistency_weight=0, optimizer=lambda p: torch.optim.SGD(p, lr=0.2)
-    )
+    sgd: Any = functools.partial(torch.optim.SGD, lr=0.2)
+    plain = SegmentationCrossEntropy(SmallSegmenter(), 3, optimizer=sgd)
+    alone = ADELE(SmallSegmenter(), 3, scales=[1.0], consistency_weight=0, optimizer=sgd)
     for name, module in (("plain", plain), ("alone", alone)):
         fit(module, tmp_path / name, epochs=2)
     for ours, theirs in zip(alone.network.parameters(), plain.network.parameters(), strict=True):
@@ -194,9 +189,8 @@ def test_one_scale_without_consistency_and_correction_is_the_baseline(tmp_path: 
 
 @pytest.mark.parametrize("learn", [True, False])
 def test_weights_of_the_scales_are_trained_if_asked_for_and_without_weight_decay(learn: bool) -> None:
-    module = small_adele(
-        "none", learn_scale_weights=learn, optimizer=lambda p: torch.optim.SGD(p, lr=1.0, weight_decay=0.1)
-    )
+    decaying: Any = functools.partial(torch.optim.SGD, lr=1.0, weight_decay=0.1)
+    module = small_adele("none", learn_scale_weights=learn, optimizer=decaying)
     [optimizer], _ = module.configure_optimizers()
     decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     assert decays.get(id(module.scale_weights)) == (0.0 if learn else None)

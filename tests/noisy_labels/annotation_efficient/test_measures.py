@@ -41,17 +41,11 @@ def test_it_is_the_mean_over_both_borders(share: float) -> None:
 
 
 def test_known_distances() -> None:
-    square = rectangle(4, 4, 9, 9)
-    assert average_surface_distance(square, square) == 0
-    point, shifted = rectangle(3, 3, 4, 4), rectangle(6, 7, 7, 8)
-    assert average_surface_distance(point, shifted) == 5
+    square, empty = rectangle(4, 4, 9, 9), rectangle(0, 0, 0, 0)
+    assert average_surface_distance(square, square) == average_surface_distance(empty, empty) == 0
+    assert average_surface_distance(rectangle(3, 3, 4, 4), rectangle(6, 7, 7, 8)) == 5
     # Rows at a distance of 2, equally long
     assert average_surface_distance(rectangle(2, 0, 3, 16), rectangle(4, 0, 5, 16)) == 2
-
-
-def test_empty_masks() -> None:
-    empty = rectangle(0, 0, 0, 0)
-    assert average_surface_distance(empty, empty) == 0
     assert float(average_surface_distance(empty, rectangle(1, 1, 3, 3))) == pytest.approx(16 * math.sqrt(2))
 
 

@@ -23,11 +23,9 @@ from lightning_modules.noisy_labels.annotation_efficient.label_quality import wi
 from lightning_modules.noisy_labels.annotation_efficient.measures import dice
 from lightning_modules.noisy_labels.annotation_efficient.translation import discriminator_loss, generator_terms
 from tests.noisy_labels.annotation_efficient.test_translation import images_and_masks, translation, vae
+from tests.trainers import quiet
 
-QUIET: dict[str, Any] = {
-    **{"enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0},
-    **{"accelerator": "cpu", "precision": "64-true", "use_distributed_sampler": False, "enable_checkpointing": False},
-}
+in_double = functools.partial(quiet, precision="64-true")
 
 
 def module(**options: Any) -> AnnotationEfficient:
@@ -76,7 +74,7 @@ class Watch(Callback):
 def whole_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[AnnotationEfficient, Watch, Path]:
     directory, watch, trained = tmp_path_factory.mktemp("whole"), Watch(), module()
     logger = CSVLogger(directory, name="", version="")
-    trainer = Trainer(max_epochs=7, logger=logger, callbacks=[SeedEveryBatch(0), watch], **QUIET)
+    trainer = in_double(max_epochs=7, logger=logger, callbacks=[SeedEveryBatch(0), watch])
     trainer.fit(trained, datamodule=data())
     return trained, watch, directory
 
@@ -84,17 +82,12 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[AnnotationEffic
 Run = tuple[AnnotationEfficient, Watch, Path]
 
 
-def test_each_stage_trains_its_networks_alone(whole_run: Run) -> None:
+def test_each_stage_trains_its_networks_alone_at_rates_of_its_own(whole_run: Run) -> None:
     _, watch, _ = whole_run
     assert watch.changed == [{"vae"}, {"translation"}, {"translation"}, *[{"network"}] * 4]
-
-
-def test_learning_rates_belong_to_their_stage(whole_run: Run) -> None:
-    _, watch, _ = whole_run
     segmentation, translated = zip(*watch.rates, strict=True)
     assert segmentation == pytest.approx([1e-3] * 4 + [5e-4, 2.5e-4, 1.25e-4])
-    # Of two epochs the second one falls, to a half
-    assert translated[1:3] == pytest.approx([1e-3, 5e-4])
+    assert translated[1:3] == pytest.approx([1e-3, 5e-4])  # of two epochs the second one falls, to a half
 
 
 def test_rounds_begin_with_labels_of_the_networks_before(whole_run: Run) -> None:
@@ -169,7 +162,7 @@ def test_a_round_that_does_not_help_is_the_last_one() -> None:
     trained = Falling(
         UNet(1, 2, [4, 8]), vae_epochs=0, translation_epochs=0, warm_up_epochs=1, rounds=3, round_epochs=1
     )
-    trainer = Trainer(max_epochs=4, logger=False, **QUIET)
+    trainer = in_double(max_epochs=4)
     labelled = data()
     labelled.images.has_training_labels = True
     trainer.fit(trained, datamodule=labelled)
@@ -181,7 +174,7 @@ def test_a_round_that_does_not_help_is_the_last_one() -> None:
 
 def test_without_segmentation_the_mask_generator_predicts_and_its_labels_are_written(tmp_path: Path) -> None:
     trained = module(warm_up_epochs=0, rounds=0)
-    trainer = Trainer(max_epochs=3, logger=CSVLogger(tmp_path, name="", version=""), **QUIET)
+    trainer = in_double(max_epochs=3, logger=CSVLogger(tmp_path, name="", version=""))
     trainer.fit(trained, datamodule=data())
     assert (tmp_path / "pseudo_labels" / "round_0.csv").is_file()
     (metrics,) = trainer.test(trained, datamodule=data(), verbose=False)
@@ -210,7 +203,7 @@ def test_pictures_say_which_pseudo_labels_are_kept(whole_run: Run) -> None:
 @pytest.mark.parametrize("clean_labels", [False, True])
 def test_tested_dice_is_the_mean_over_images_and_pseudo_labels_are_made_as_in_training(clean_labels: bool) -> None:
     tested, images = module(clean_labels=clean_labels), data()
-    (metrics,) = Trainer(logger=False, **QUIET).test(tested, datamodule=images, verbose=False)
+    (metrics,) = in_double().test(tested, datamodule=images, verbose=False)
     assert images.test_set is not None
     source: Any = images.test_set.source
     image = source.image.double() / 255
@@ -242,7 +235,7 @@ def test_pseudo_labels_of_a_run_start_another(whole_run: Run, tmp_path: Path) ->
     folders = UnpairedMasks(images, Ellipses(50), batch_size=8, num_workers=0)
     second = module(translation=None, translation_epochs=0, keep_fraction=0.5)
     labels = Watch()
-    Trainer(max_epochs=2, logger=False, callbacks=[labels], **QUIET).fit(second, datamodule=folders)
+    in_double(max_epochs=2, callbacks=[labels]).fit(second, datamodule=folders)
     assert labels.changed == [{"vae"}, {"network"}]
     assert torch.equal(labels.labels[1], watch.labels[3])
     assert second.kept.sum() == 10
@@ -267,9 +260,9 @@ def test_bad_arguments_are_named(options: dict[str, Any], reason: str) -> None:
 
 def test_what_does_not_fit_is_refused_before_training() -> None:
     with pytest.raises(ValueError, match=r"max_epochs is 8, and the stages .* have 7 epochs"):
-        Trainer(max_epochs=8, logger=False, **QUIET).fit(module(), datamodule=data())
+        in_double(max_epochs=8).fit(module(), datamodule=data())
     given = module(vae=None, vae_epochs=0, translation=None, translation_epochs=0)
     with pytest.raises(ValueError, match=r"set data.images.training_masks"):
-        Trainer(max_epochs=1, logger=False, **QUIET).fit(given, datamodule=data())
+        in_double(max_epochs=1).fit(given, datamodule=data())
     with pytest.raises(ProcessRaisedException, match="ddp_find_unused_parameters_true"):
-        Trainer(max_epochs=1, logger=False, devices=2, strategy="ddp_fork", **QUIET).fit(module(), datamodule=data())
+        in_double(max_epochs=1, devices=2, strategy="ddp_fork").fit(module(), datamodule=data())

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from callbacks.guards.seeding import SeedEveryBatch
@@ -14,11 +14,8 @@ from lightning_modules.networks import Normalized
 from lightning_modules.noisy_labels.lsa.pls_lsa import PLSLSA
 from lightning_modules.noisy_labels.lsa.pls_lsa_plus import PLSLSAPlus
 from lightning_modules.views import AddedNoise
+from tests.trainers import quiet
 
-QUIET: dict[str, Any] = {
-    **{"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False},
-    **{"accelerator": "cpu", "precision": "64-true", "use_distributed_sampler": False, "num_sanity_val_steps": 0},
-}
 PLAIN: dict[str, Any] = {"weak_view": nn.Identity(), "contrastive_view": nn.Identity(), "mixup_alpha": 0.0}
 NOISY: dict[str, Any] = {"weak_view": AddedNoise(0.05), "contrastive_view": AddedNoise(0.1)}
 
@@ -50,7 +47,7 @@ def data(**options: Any) -> LabelledImages:
 
 
 def fit(module: LightningModule, epochs: int, into: Any = None, **options: Any) -> Any:
-    trainer = Trainer(max_epochs=epochs, **{**QUIET, "callbacks": [SeedEveryBatch(3)], **options})
+    trainer = quiet(max_epochs=epochs, precision="64-true", **{"callbacks": [SeedEveryBatch(3)], **options})
     into = into or data(passes_per_epoch=2 if isinstance(module, PLSLSAPlus) else 1)
     trainer.fit(module.double(), datamodule=into)
     return trainer

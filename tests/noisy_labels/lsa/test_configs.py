@@ -76,12 +76,9 @@ def test_web_images_are_tested_at_the_size_that_each_script_has(key: str, view: 
 
 def test_strong_views_are_as_strong_as_the_authors() -> None:
     """RandAugment of magnitude 6 for mini-ImageNet, which CNWL is made of, and 4 for the other sets."""
-    models = {
-        path.stem: read(path.stem)["model"]["init_args"] for path in CONFIGS.glob("*.yaml") if path.stem != "claim"
-    }
-    found = {
-        key: model["strong_view"]["init_args"]["magnitude"] for key, model in models.items() if "strong_view" in model
-    }
+    models = {p.stem: read(p.stem)["model"]["init_args"] for p in CONFIGS.glob("*.yaml") if p.stem != "claim"}
+    strong = {key: model["strong_view"] for key, model in models.items() if "strong_view" in model}
+    found = {key: view["init_args"]["magnitude"] for key, view in strong.items()}
     assert found == {key: 6 if key.startswith("cnwl") else 4 for key in found}
     assert {"cnwl", "cnwl_clip", "cifar100_web_noise", "webvision", "webvision_pls", "web_bird"} <= set(found)
 

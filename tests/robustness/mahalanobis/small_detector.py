@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
 from datamodules.classification.digits import Digits
@@ -18,13 +17,11 @@ from lightning_modules.robustness.attacks import PGD
 from lightning_modules.robustness.mahalanobis.gaussians import ClassGaussians, Whitened
 from lightning_modules.robustness.mahalanobis.layers import layer_features
 from lightning_modules.robustness.mahalanobis.module import Mahalanobis
+from tests.trainers import quiet
 
 K, D, N = 3, 5, 60
 LAYERS = ["relu1", "relu2"]
-QUIET: dict[str, Any] = {
-    **{"logger": False, "enable_progress_bar": False, "enable_model_summary": False},
-    **{"accelerator": "cpu", "precision": "64-true", "use_distributed_sampler": False},
-}
+in_double = functools.partial(quiet, precision="64-true")
 FGSM = PGD("linf", 0.3, steps=1, step_size=0.3, random_start=False, name="fgsm")
 
 
@@ -84,8 +81,6 @@ def ready(**options: Any) -> Mahalanobis:
 
 
 def results_of(module: Mahalanobis, directory: Path, **options: Any) -> dict[str, float]:
-    trainer = Trainer(default_root_dir=directory, enable_checkpointing=False, **QUIET)
-    results = trainer.test(
-        module, datamodule=LabelledImages(Digits(num_classes=8), **{"batch_size": 300, **options}), verbose=False
-    )
+    images = LabelledImages(Digits(num_classes=8), **{"batch_size": 300, **options})
+    results = in_double(default_root_dir=directory).test(module, datamodule=images, verbose=False)
     return {name: value for part in results for name, value in part.items()}

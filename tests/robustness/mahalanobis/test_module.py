@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from torch import Tensor
 
 from datamodules.classification.digits import Digits
@@ -19,7 +18,7 @@ from lightning_modules.robustness.mahalanobis.layers import layer_features
 from lightning_modules.robustness.mahalanobis.local_dimension import NEIGHBOURS, in_mini_batches
 from lightning_modules.robustness.mahalanobis.module import NOISE, Mahalanobis
 from lightning_modules.robustness.mahalanobis.scores import softmax_confidence
-from tests.robustness.mahalanobis.small_detector import FGSM, QUIET, data, detector, ready, results_of
+from tests.robustness.mahalanobis.small_detector import FGSM, data, detector, in_double, ready, results_of
 from tests.trainers import standing
 
 Run = tuple[Mahalanobis, dict[str, float]]
@@ -29,7 +28,7 @@ Run = tuple[Mahalanobis, dict[str, float]]
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     module = detector(attacks=[FGSM], odin=False)
     directory = tmp_path_factory.mktemp("run")
-    trainer = Trainer(max_epochs=1, default_root_dir=directory, enable_checkpointing=False, **QUIET)
+    trainer = in_double(max_epochs=1, default_root_dir=directory)
     before = copy.deepcopy(module.network.state_dict())
     trainer.fit(module, datamodule=data())
     results = trainer.test(module, datamodule=data(), verbose=False)
@@ -78,9 +77,7 @@ def test_metrics_are_those_of_the_images_that_nothing_was_tuned_on(
     assert [detection.target for detection in module.detections] == ["other", "noise", "fgsm"]
 
 
-def test_adversarial_sets_hold_what_is_right_before_and_wrong_after(
-    run: Run,
-) -> None:
+def test_adversarial_sets_hold_what_is_right_before_and_wrong_after(run: Run) -> None:
     module, metrics = run
     detection = module.detections[2]
     test = Digits(num_classes=8).test()
@@ -99,11 +96,8 @@ def test_adversarial_sets_hold_what_is_right_before_and_wrong_after(
 
 
 def test_minimal_attacks_are_detected_beside_the_others(tmp_path: Path) -> None:
-    attacks = [
-        FGSM,
-        DeepFool(overshoot=0.2),
-        CarliniWagner(steps=20, learning_rate=0.1, initial_constant=1.0, search_steps=2),
-    ]
+    carlini_wagner = CarliniWagner(steps=20, learning_rate=0.1, initial_constant=1.0, search_steps=2)
+    attacks = [FGSM, DeepFool(overshoot=0.2), carlini_wagner]
     module = ready(attacks=attacks, noise_std={"fgsm": 0.0, "deepfool": 0.05, "carlini_wagner": 0.1})
     metrics = results_of(module, tmp_path)
     assert [detection.target for detection in module.detections] == ["fgsm", "deepfool", "carlini_wagner"]
@@ -214,7 +208,7 @@ def test_bad_arguments_are_refused(options: dict[str, Any], message: str) -> Non
 
 
 def test_what_cannot_work_is_refused(tmp_path: Path) -> None:
-    trainer = Trainer(default_root_dir=tmp_path, enable_checkpointing=False, **QUIET)
+    trainer = in_double(default_root_dir=tmp_path)
     with pytest.raises(ValueError, match="statistics are empty: run fit before"):
         trainer.test(detector(), datamodule=data())
     ready = detector(num_validation=60)
@@ -233,7 +227,7 @@ def test_one_batch_of_each_set_is_enough_for_what_can_be_measured(run: Run, tmp_
     module = detector()
     module.load_state_dict(run[0].state_dict())
     few = data(evaluation_batch_size=30)
-    trainer = Trainer(default_root_dir=tmp_path, limit_test_batches=1, enable_checkpointing=False, **QUIET)
+    trainer = in_double(default_root_dir=tmp_path, limit_test_batches=1)
     trainer.test(module, datamodule=few, verbose=False)
     assert [len(detection.index) for detection in module.detections] == [60, 60]
     assert [int(detection.is_validation.sum()) for detection in module.detections] == [30, 30]
