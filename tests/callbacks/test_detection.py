@@ -1,5 +1,4 @@
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from callbacks.detection import DetectionReport, draw_detection, metrics_table, scores_table
 from lightning_modules.metrics.detection import METRICS, DetectionResult
+from tests.trainers import quiet
 
 
 def detection(target: str = "other") -> DetectionResult:
@@ -69,8 +69,7 @@ def test_the_picture_has_two_panels_for_each_set() -> None:
 
 
 def test_a_run_writes_them_whole(tmp_path: Path) -> None:
-    options: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
-    trainer = Trainer(accelerator="cpu", default_root_dir=tmp_path, callbacks=[DetectionReport()], **options)
+    trainer = quiet(default_root_dir=tmp_path, callbacks=[DetectionReport()])
     trainer.test(Detects(), torch.utils.data.DataLoader(torch.zeros(2, 1)), verbose=False)
     assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")) == [
         *("detection.csv", "detection_scores.csv", "figures/detection.png")

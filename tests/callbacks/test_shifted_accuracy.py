@@ -2,14 +2,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from callbacks.shifted_accuracy import ShiftedAccuracy
 from datamodules.classification.cached_features import CachedFeatures
 from datamodules.classification.image_sets import ImageSet, ImagesInMemory, ImageSource
 from datamodules.classification.labelled_images import LabelledImages
-from tests.datamodules.classification.shifted import QUIET, Known, Unused
+from tests.datamodules.classification.shifted import Known, Unused
+from tests.trainers import quiet
 
 
 class Pixels(ImageSet):
@@ -43,9 +44,7 @@ def test_accuracy_counts_every_image_once_and_predicts_among_the_classes_of_a_se
     processes: int, tmp_path: Path
 ) -> None:
     strategy = "ddp_fork" if processes > 1 else "auto"
-    trainer = Trainer(
-        devices=processes, strategy=strategy, callbacks=[ShiftedAccuracy()], default_root_dir=tmp_path, **QUIET
-    )
+    trainer = quiet(devices=processes, strategy=strategy, callbacks=[ShiftedAccuracy()], default_root_dir=tmp_path)
     (metrics,) = trainer.test(Known(), datamodule=LabelledImages(Pixels(), batch_size=3), verbose=False)
     assert metrics["test/accuracy_first"] == pytest.approx(3 / 7)
     assert metrics["test/accuracy_second"] == pytest.approx(4 / 5)
@@ -55,7 +54,7 @@ def test_accuracy_counts_every_image_once_and_predicts_among_the_classes_of_a_se
 def test_cached_features_hand_on_shifted_sets_and_their_classes(tmp_path: Path) -> None:
     images = CachedFeatures(Pixels(), torch.nn.Flatten(), num_features=4, cache_dir=str(tmp_path))
     data = LabelledImages(images, batch_size=3)
-    trainer = Trainer(callbacks=[ShiftedAccuracy()], **QUIET)
+    trainer = quiet(callbacks=[ShiftedAccuracy()])
     (metrics,) = trainer.test(Known(), datamodule=data, verbose=False)
     assert metrics["test/accuracy_first"] == pytest.approx(3 / 7)
     assert metrics["test/accuracy_second"] == pytest.approx(4 / 5)
@@ -65,4 +64,4 @@ def test_cached_features_hand_on_shifted_sets_and_their_classes(tmp_path: Path) 
 def test_a_datamodule_without_shifted_sets_is_refused(stage: str) -> None:
     lacks = "LightningDataModule lacks check_shifted_tests, shifted_test_loaders"
     with pytest.raises(TypeError, match=f"ShiftedAccuracy needs a ShiftedTestSets, and {lacks}"):
-        getattr(Trainer(callbacks=[ShiftedAccuracy()], **QUIET), stage)(Unused(), datamodule=LightningDataModule())
+        getattr(quiet(callbacks=[ShiftedAccuracy()]), stage)(Unused(), datamodule=LightningDataModule())

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
 
 from datamodules.classification.digits import Digits
 from datamodules.classification.labelled_images import LabelledImages
@@ -16,8 +15,7 @@ from lightning_modules.losses.mixing import Mixing
 from lightning_modules.networks.mlp import MLP
 from lightning_modules.noisy_labels import elr_plus
 from lightning_modules.noisy_labels.elr_plus import ELRPlus, averaging_decay, sigmoid_ramp, weighted_by_target
-
-QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+from tests.trainers import quiet
 
 
 def test_ramp_goes_from_e_to_the_minus_5_to_one() -> None:
@@ -114,7 +112,7 @@ def test_each_pass_trains_one_network_and_its_average() -> None:
 
     module.training_step = watching
     data = LabelledImages(Digits(), batch_size=100, passes_per_epoch=2, label_noise=Symmetric(0.4))
-    Trainer(max_epochs=1, accelerator="cpu", **QUIET).fit(module, data)
+    quiet(max_epochs=1).fit(module, data)
     assert module.steps == [13, 13]
     initial, halfway = states
     for name, value in module.named_parameters():
@@ -128,7 +126,7 @@ def test_each_pass_trains_one_network_and_its_average() -> None:
     [({"accumulate_grad_batches": 2}, 2, "accumulate_grad_batches"), ({}, 1, "passes_per_epoch")],
 )
 def test_what_cannot_work_is_refused_by_name(options: dict, passes: int, message: str) -> None:
-    trainer = Trainer(max_epochs=1, accelerator="cpu", **QUIET, **options)
+    trainer = quiet(max_epochs=1, **options)
     with pytest.raises(ValueError, match=message):
         trainer.fit(two_networks(), LabelledImages(Digits(), batch_size=100, passes_per_epoch=passes))
 

@@ -1,12 +1,11 @@
-from typing import Any
-
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_modules.training.classifier import ClassifierSteps, accuracies
+from tests.trainers import quiet
 
 
 class Given(ClassifierSteps, LightningModule):
@@ -21,10 +20,6 @@ class Given(ClassifierSteps, LightningModule):
         return image
 
 
-QUIET: dict[str, Any] = {
-    **{"accelerator": "cpu", "logger": False, "enable_checkpointing": False},
-    **{"enable_progress_bar": False, "enable_model_summary": False},
-}
 LOGITS = 3 * torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
 
 
@@ -38,7 +33,7 @@ def batches(*sizes: int, **more: Tensor) -> DataLoader:
 def test_accuracy_and_cross_entropy_are_on_the_given_labels_over_uneven_batches(stage: str) -> None:
     best = LOGITS.argmax(dim=1)
     label = torch.where(torch.arange(5) < 2, best, (best + 1) % 4)
-    trainer = Trainer(**QUIET)
+    trainer = quiet()
     measure = trainer.validate if stage == "val" else trainer.test
     (found,) = measure(Given(4), batches(4, 1, label=label, clean_label=best), verbose=False)
     expected = nn.functional.cross_entropy(LOGITS.double(), label).item()

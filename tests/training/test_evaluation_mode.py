@@ -2,15 +2,11 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from lightning_modules.training.evaluation_mode import in_evaluation_mode
-
-QUIET: dict[str, Any] = {
-    **{"accelerator": "cpu", "logger": False, "enable_checkpointing": False},
-    **{"enable_progress_bar": False, "enable_model_summary": False},
-}
+from tests.trainers import quiet
 
 
 class Watched(LightningModule):
@@ -40,7 +36,7 @@ class Watched(LightningModule):
 def test_it_is_the_trainers_precision_without_gradients(
     precision: Any, given: torch.dtype, computed: torch.dtype
 ) -> None:
-    trainer = Trainer(precision=precision, **QUIET)
+    trainer = quiet(precision=precision)
     module = trainer.precision_plugin.convert_module(Watched(nn.Linear(3, 2)))
     with in_evaluation_mode(trainer, module) as network:  # type: ignore[arg-type]
         network(torch.rand(4, 3))
@@ -59,7 +55,7 @@ def test_each_submodule_is_in_its_own_mode_again() -> None:
     assert set(before) == {True, False}
 
     def interrupted() -> None:
-        with in_evaluation_mode(Trainer(**QUIET), module) as network:
+        with in_evaluation_mode(quiet(), module) as network:
             assert not any(part.training for part in module.modules())
             network(torch.rand(4, 3))
             raise RuntimeError("out of memory")

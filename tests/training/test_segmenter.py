@@ -4,11 +4,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_modules.training.segmenter import SegmenterSteps, confusion, iou_and_dice
+from tests.trainers import quiet
 
 NUM_CLASSES = 4
 
@@ -38,11 +39,6 @@ class Masks(LightningDataModule):
     val_dataloader = predict_dataloader = test_dataloader
 
 
-def trainer() -> Trainer:
-    quiet: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
-    return Trainer(accelerator="cpu", logger=False, **quiet)
-
-
 def batches(prediction: Tensor, label: Tensor, sizes: list[int]) -> list[dict[str, Any]]:
     parts = zip(prediction.split(sizes), label.split(sizes), torch.arange(len(label)).split(sizes), strict=True)
     return [
@@ -67,7 +63,7 @@ def example() -> tuple[Tensor, Tensor]:
 def test_overlaps_are_pooled_over_pixels_whatever_the_batches(sizes: list[int], stage: str) -> None:
     prediction, label = example()
     names = ["background", "left lung", "heart", "spine"]
-    run = trainer()
+    run = quiet()
     measure = run.validate if stage == "val" else run.test
     [scores] = measure(OneHot(), datamodule=Masks(batches(prediction, label, sizes), names), verbose=False)
     iou, dice = [], []
@@ -92,15 +88,15 @@ def test_an_epoch_begins_anew_and_categories_have_numbers_without_names() -> Non
     prediction, label = example()
     module = OneHot()
     data = Masks(batches(prediction, label, [7]))
-    [first] = trainer().test(module, datamodule=data, verbose=False)
-    [second] = trainer().test(module, datamodule=data, verbose=False)
+    [first] = quiet().test(module, datamodule=data, verbose=False)
+    [second] = quiet().test(module, datamodule=data, verbose=False)
     assert first == second
     assert {f"test/{measure}_{k}" for measure in ("iou", "dice") for k in range(3)} <= set(first)
 
 
 def test_predictions_are_small_masks() -> None:
     prediction, label = example()
-    outputs: Any = trainer().predict(OneHot(), datamodule=Masks(batches(prediction, label, [4, 3])))
+    outputs: Any = quiet().predict(OneHot(), datamodule=Masks(batches(prediction, label, [4, 3])))
     assert torch.equal(torch.cat([output["prediction"] for output in outputs]), prediction.to(torch.uint8))
     assert torch.cat([output["index"] for output in outputs]).tolist() == list(range(7))
 

@@ -9,10 +9,6 @@ from torch import Tensor
 
 from datamodules.classification.image_sets import ImageSource
 
-QUIET: dict[str, Any] = {
-    **{"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False},
-    **{"accelerator": "cpu", "use_distributed_sampler": False},
-}
 SMALL: dict[str, Any] = {"image_size": 16, "resize": 20, "min_area": None}
 
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lightning.pytorch import Trainer
 from PIL import Image
 from torch import Tensor, nn
 
@@ -26,14 +25,9 @@ from datamodules.loading.augmentation import Augmentation, crop_and_flip, sample
 from datamodules.loading.global_batches import Request
 from lightning_modules.networks.resized import Resized
 from lightning_modules.noisy_labels.nmtune.module import NMTune
+from tests.trainers import quiet
 
 D = 16
-
-
-QUIET: dict[str, Any] = {
-    **{"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False},
-    **{"accelerator": "cpu", "use_distributed_sampler": False},
-}
 
 
 class Encoder(nn.Module):
@@ -189,7 +183,7 @@ def test_missing_data_are_fetched_as_without_a_cache(tmp_path: Path) -> None:
 def test_shifted_sets_are_checked_before_training_without_their_features(tmp_path: Path) -> None:
     encoder = Encoder()
     data = LabelledImages(cached(tmp_path, encoder, TuningDigits()))
-    Trainer(max_epochs=1, limit_train_batches=1, callbacks=[ShiftedAccuracy()], **QUIET).fit(head(), datamodule=data)
+    quiet(max_epochs=1, limit_train_batches=1, callbacks=[ShiftedAccuracy()]).fit(head(), datamodule=data)
     assert encoder._seen == 400
     data.check_shifted_tests()
     assert len(arrays(tmp_path)) == 1
@@ -306,9 +300,9 @@ def test_two_processes_fill_the_cache_and_train_as_one(tmp_path: Path) -> None:
         images = cached(tmp_path / str(processes), images=TuningDigits(), encoder_batch_size=32)
         data = LabelledImages(images, 67, Symmetric(0.2), seed=3)
         watch = [ShiftedAccuracy(), Memorization()]
-        trainer = Trainer(
+        trainer = quiet(
             max_epochs=2, devices=processes, strategy=strategy, callbacks=watch, precision="64-true",
-            default_root_dir=tmp_path, **QUIET,
+            default_root_dir=tmp_path,
         )  # fmt: skip
         trainer.fit(module, datamodule=data)
         (metrics,) = trainer.test(module, datamodule=data, verbose=False)

@@ -3,14 +3,14 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
 
 from callbacks.shifted_accuracy import ShiftedAccuracy
 from datamodules.classification.cached_features import CachedFeatures
 from datamodules.classification.domain_net import DomainNet
 from datamodules.classification.image_folder import ImageFolder
 from datamodules.classification.labelled_images import LabelledImages
-from tests.datamodules.classification.shifted import QUIET, SMALL, Unused, paint, reds
+from tests.datamodules.classification.shifted import SMALL, Unused, paint, reds
+from tests.trainers import quiet
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def own(root: Path, **sets: str) -> Any:
 def test_a_missing_list_of_domain_net_is_told_before_the_first_step(domain_net: Path) -> None:
     data = LabelledImages(DomainNet(str(domain_net), "real", ["infograph"], **SMALL))
     with pytest.raises(FileNotFoundError, match=r"found no infograph_test\.txt"):
-        Trainer(callbacks=[ShiftedAccuracy()], **QUIET).fit(Unused(), datamodule=data)
+        quiet(callbacks=[ShiftedAccuracy()]).fit(Unused(), datamodule=data)
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -78,7 +78,7 @@ def test_lists_of_domain_net_without_the_images_are_told_before_the_first_step(d
     images = DomainNet(str(domain_net), *("clipart", ["real"]) if own else ("real", ["clipart"]), **SMALL)
     data = LabelledImages(images)
     with pytest.raises(FileNotFoundError, match=rf"{image.name} does not exist; .*clipart_{split}\.txt names it"):
-        Trainer(callbacks=[ShiftedAccuracy()], **QUIET).fit(Unused(), datamodule=data)
+        quiet(callbacks=[ShiftedAccuracy()]).fit(Unused(), datamodule=data)
 
 
 @pytest.mark.parametrize("stage", ["fit", "test"])
@@ -92,4 +92,4 @@ def test_no_shifted_set_is_refused(stage: str, domain_net: Path, tmp_path: Path)
         ),
     ):
         with pytest.raises(ValueError, match=said):
-            getattr(Trainer(callbacks=[ShiftedAccuracy()], **QUIET), stage)(Unused(), datamodule=LabelledImages(data))
+            getattr(quiet(callbacks=[ShiftedAccuracy()]), stage)(Unused(), datamodule=LabelledImages(data))

@@ -3,14 +3,14 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from torch import Tensor
 
 from callbacks.shifted_accuracy import ShiftedAccuracy
 from datamodules.classification.cached_features import CachedFeatures
 from datamodules.classification.image_folder import ImageFolder
 from datamodules.classification.labelled_images import LabelledImages
-from tests.datamodules.classification.shifted import QUIET, SMALL, Known, Unused, paint, reds
+from tests.datamodules.classification.shifted import SMALL, Known, Unused, paint, reds
+from tests.trainers import quiet
 
 CLASSES = ("cat", "dog", "emu")
 
@@ -44,7 +44,7 @@ def test_folders_of_classes_are_shifted_sets_with_the_labels_of_the_training_ima
 
 def test_what_is_wrong_with_a_users_shifted_set_is_told_before_the_first_step(own_folders: Path) -> None:
     def fit(folder: str) -> None:
-        Trainer(callbacks=[ShiftedAccuracy()], **QUIET).fit(
+        quiet(callbacks=[ShiftedAccuracy()]).fit(
             Unused(), datamodule=LabelledImages(own(own_folders, x=folder), 2, num_workers=0)
         )
 
@@ -59,7 +59,7 @@ def test_what_is_wrong_with_a_users_shifted_set_is_told_before_the_first_step(ow
         fit("../sketches")
     data = LabelledImages(ImageFolder(str(own_folders / "own"), **SMALL), 2)
     with pytest.raises(ValueError, match="ImageFolder is given no shifted test set"):
-        Trainer(callbacks=[ShiftedAccuracy()], **QUIET).fit(Unused(), datamodule=data)
+        quiet(callbacks=[ShiftedAccuracy()]).fit(Unused(), datamodule=data)
 
 
 @pytest.mark.parametrize("through_a_cache", [False, True])
@@ -68,7 +68,7 @@ def test_a_users_shifted_sets_are_tested_on_after_training(own_folders: Path, th
     if through_a_cache:
         images = CachedFeatures(images, torch.nn.Flatten(), 768, cache_dir=str(own_folders / "cache"), num_workers=0)
     data = LabelledImages(images, 2, num_workers=0)
-    module, trainer = ByRed(), Trainer(max_epochs=1, callbacks=[ShiftedAccuracy()], **QUIET)
+    module, trainer = ByRed(), quiet(max_epochs=1, callbacks=[ShiftedAccuracy()])
     trainer.fit(module, datamodule=data)
     (metrics,) = trainer.test(module, datamodule=data, verbose=False)
     assert metrics["test/accuracy"] == 1

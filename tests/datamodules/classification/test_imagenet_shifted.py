@@ -3,13 +3,13 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
 
 from callbacks.shifted_accuracy import ShiftedAccuracy
 from datamodules.classification.cached_features import CachedFeatures
 from datamodules.classification.imagenet import ImageNet, read_class_map
 from datamodules.classification.labelled_images import LabelledImages
-from tests.datamodules.classification.shifted import QUIET, SMALL, Unused, paint, reds
+from tests.datamodules.classification.shifted import SMALL, Unused, paint, reds
+from tests.trainers import quiet
 
 WNIDS = ["n01", "n02", "n05", "n09"]
 
@@ -102,4 +102,4 @@ def test_what_is_wrong_with_a_shifted_set_is_told_before_the_first_step(
     through_a_cache = CachedFeatures(data, torch.nn.Flatten(), 768, cache_dir=str(tmp_path / "cache"))
     for each in (data, through_a_cache):
         with pytest.raises((FileNotFoundError, ValueError), match=said):
-            getattr(Trainer(callbacks=[ShiftedAccuracy()], **QUIET), stage)(Unused(), datamodule=LabelledImages(each))
+            getattr(quiet(callbacks=[ShiftedAccuracy()]), stage)(Unused(), datamodule=LabelledImages(each))

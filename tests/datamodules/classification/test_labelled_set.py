@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from callbacks.labels.memorization import Memorization
@@ -22,6 +22,7 @@ from datamodules.corruptions.label_noise import FromCSV, Symmetric
 from experiments.run_directory import MetricsTable
 from tests.datamodules.classification.patterns import NUM_CLASSES, Patterns, labels, loaded, on_process, patterns, ready
 from tests.datamodules.recorder import trained
+from tests.trainers import quiet
 
 
 @settings(max_examples=100, deadline=None)
@@ -104,10 +105,7 @@ class FirstClass(LightningModule):
 
 def measured(data: LabelledImages, directory: Path) -> dict[str, float]:
     """What is measured of the labels, and written to the directory."""
-    trainer = Trainer(
-        accelerator="cpu", logger=MetricsTable(directory), callbacks=[LabelReport(num_images=1), Memorization()],
-        enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
-    )  # fmt: skip
+    trainer = quiet(logger=MetricsTable(directory), callbacks=[LabelReport(num_images=1), Memorization()])
     return dict(trainer.test(FirstClass(), datamodule=data, verbose=False)[0])
 
 

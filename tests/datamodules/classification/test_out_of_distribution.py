@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 
 from datamodules.classification.digits import Digits
 from datamodules.classification.image_sets import OtherImages
@@ -16,6 +16,7 @@ from datamodules.classification.ood_images import (
 )
 from datamodules.classification.out_of_distribution import OutOfDistribution
 from datamodules.classification.svhn import SVHN
+from tests.trainers import quiet
 
 EIGHT = Digits(num_classes=8)
 
@@ -34,14 +35,7 @@ class Sees(LightningModule):
 
 def batches_of(data: OutOfDistribution) -> list[tuple[int, dict[str, Any]]]:
     module = Sees()
-    Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    ).test(module, datamodule=data, verbose=False)
+    quiet().test(module, datamodule=data, verbose=False)
     return module.batches
 
 

@@ -4,13 +4,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from datamodules.corruptions.image_noise import Gaussian, SampleNumbers
 from datamodules.loading.augmentation import sample_uniform
 from datamodules.restoration.image_pairs import ImagePairs, OneSizeBatches, flipped_and_transposed
 from datamodules.restoration.images import Images, PairSet, Split
+from tests.trainers import quiet
 
 RANDOM = np.random.default_rng(0)
 SIZES = ((20, 31), (25, 17), (20, 31), (16, 16))
@@ -52,20 +53,15 @@ class Recorder(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.0)
 
 
-def trainer(**options: Any) -> Trainer:
-    silent = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    return Trainer(accelerator="cpu", enable_model_summary=False, use_distributed_sampler=False, **silent, **options)
-
-
 def patches(data: ImagePairs, epochs: int = 1) -> list[dict[str, Any]]:
     module = Recorder()
-    trainer(max_epochs=epochs).fit(module, data)
+    quiet(max_epochs=epochs).fit(module, data)
     return module.trained
 
 
 def whole_images(data: ImagePairs) -> list[tuple[int, dict[str, Any]]]:
     module = Recorder()
-    trainer().test(module, data)
+    quiet().test(module, data)
     return module.tested
 
 

@@ -1,4 +1,5 @@
 import copy
+import functools
 import math
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 
@@ -29,12 +29,10 @@ from lightning_modules.noisy_labels.nmtune.module import (
 from lightning_modules.training.schedules import CosineOverSteps
 from tests.configurations import whole
 from tests.largest_tensor import LargestTensor
+from tests.trainers import quiet
 
 B, D = 12, 7
-QUIET: dict[str, Any] = {
-    **{"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False},
-    **{"accelerator": "cpu", "precision": "64-true", "use_distributed_sampler": False},
-}
+in_double = functools.partial(quiet, precision="64-true")
 
 
 def tuning_digits(batch_size: int = 64) -> LabelledImages:
@@ -118,7 +116,7 @@ def first_loss(tuned: NMTune) -> tuple[Tensor, dict[str, Tensor], dict[str, Tens
     tuned.on_after_backward = lambda: seen.update(  # type: ignore[method-assign]
         gradients={name: p.grad.clone() for name, p in tuned.named_parameters() if p.grad is not None}
     )
-    Trainer(max_epochs=1, limit_train_batches=1, **QUIET).fit(tuned, datamodule=tuning_digits(64))
+    in_double(max_epochs=1, limit_train_batches=1).fit(tuned, datamodule=tuning_digits(64))
     return seen["loss"], seen["gradients"], seen["batch"]
 
 
@@ -139,7 +137,7 @@ def test_adapter_is_the_equation_and_with_scale_zero_it_is_linear_probing() -> N
 def test_the_encoder_is_bit_for_bit_what_it_was_and_the_rest_is_trained() -> None:
     tuned = module()
     before = copy.deepcopy(tuned.state_dict())
-    Trainer(max_epochs=2, **QUIET).fit(tuned, datamodule=tuning_digits(64))
+    in_double(max_epochs=2).fit(tuned, datamodule=tuning_digits(64))
     tuned.train()
     assert not tuned.encoder.training
     for name, value in tuned.state_dict().items():
@@ -163,7 +161,7 @@ def test_learning_rate_of_a_schedule_by_steps_is_the_authors_cosine_over_all_ste
     tuned = module(lr_scheduler=lambda optimizer: CosineOverSteps(optimizer, T_max=steps))
     rates: list[float] = []
     tuned.on_before_optimizer_step = lambda optimizer: rates.append(optimizer.param_groups[0]["lr"])  # type: ignore[method-assign]
-    Trainer(max_epochs=2, **QUIET).fit(tuned, datamodule=tuning_digits(64))
+    in_double(max_epochs=2).fit(tuned, datamodule=tuning_digits(64))
     assert rates == pytest.approx([1e-2 * (1 + math.cos(math.pi * k / steps)) / 2 for k in range(steps)])
 
 
@@ -255,11 +253,11 @@ def test_tested_spectra_are_those_of_all_test_features_and_are_written(tmp_path:
     metrics = {}
     tuned, images = module().double(), []
     for processes in (1, 2):
-        options: dict[str, Any] = {**QUIET, "default_root_dir": tmp_path}
+        options: dict[str, Any] = {"default_root_dir": tmp_path}
         if processes == 1:
             tuned.encoder.register_forward_hook(lambda encoder, args, output: images.append(len(output)))
             options |= {"logger": CSVLogger(tmp_path, name="", version=""), "callbacks": [Measurements()]}
-        trainer = Trainer(devices=processes, strategy="ddp_fork" if processes > 1 else "auto", **options)
+        trainer = in_double(devices=processes, strategy="ddp_fork" if processes > 1 else "auto", **options)
         each = tuned if processes == 1 else module().double()
         (metrics[processes],) = trainer.test(each, datamodule=tuning_digits(100), verbose=False)
     assert sum(images) == 797  # the encoder runs once for each image

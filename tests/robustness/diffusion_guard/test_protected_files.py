@@ -13,8 +13,8 @@ from tests.command import run as command
 
 def arguments(folder: Path, pipeline: Path) -> list[str]:
     return [
-        *("--config", "configs/diffusionguard/stable_diffusion.yaml", "--data.data_dir", str(folder)),
-        *("--data.image_size", "16", "--model.iterations", "3", "--model.inpainter.pipeline", str(pipeline)),
+        *("--config", "configs/diffusionguard/stable_diffusion.yaml", "--data.images.data_dir", str(folder)),
+        *("--data.images.image_size", "16", "--model.iterations", "3", "--model.inpainter.pipeline", str(pipeline)),
         *("--model.inpainter.num_inference_steps", "2", "--trainer.accelerator", "cpu"),
         *("--model.inpainter.gradient_checkpointing", "false", "--trainer.enable_progress_bar", "false"),
     ]
@@ -71,7 +71,7 @@ def test_a_folder_is_not_continued_with_another_inpainter_or_size(
     for options, setting in [
         (["--model.inpainter.pipeline", str(other)], "hash_of_inpainter"),
         (["--model.inpainter.pipeline", str(rescheduled)], "hash_of_inpainter"),
-        (["--data.image_size", "24"], "image_shape [3, 16, 16], and this run has [3, 24, 24]"),
+        (["--data.images.image_size", "24"], "image_shape [3, 16, 16], and this run has [3, 24, 24]"),
         (["--trainer.precision", "bf16-mixed"], "precision '32-true', and this run has 'bf16-mixed'"),
     ]:
         capsys.readouterr()

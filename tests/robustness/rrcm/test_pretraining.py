@@ -23,7 +23,7 @@ from lightning_modules.training.schedules import WarmupCosine
 from lightning_modules.views.byol import AffineJitter
 from tests.robustness.rrcm.small import digits_like, pretraining
 from tests.robustness.smoothed_training.by_hand import assert_same_with_gradients
-from tests.trainers import standing
+from tests.trainers import quiet, standing
 
 
 def test_levels_of_a_step_are_neighbours_and_the_same_for_everyone() -> None:
@@ -132,17 +132,7 @@ def fitted(
     callbacks = more.pop("callbacks", [])
     torch.manual_seed(0)
     module = pretraining(first_view=AffineJitter(), second_view=AffineJitter(), **more)
-    trainer = Trainer(
-        max_epochs=max_epochs,
-        accelerator="cpu",
-        default_root_dir=tmp_path,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        callbacks=[SeedEveryBatch(), *callbacks],
-    )
+    trainer = quiet(max_epochs=max_epochs, default_root_dir=tmp_path, callbacks=[SeedEveryBatch(), *callbacks])
     trainer.fit(module, datamodule=LabelledImages(Digits(train_size=250), batch_size=100, seed=0), ckpt_path=ckpt_path)
     return module, trainer
 
