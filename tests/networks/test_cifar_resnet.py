@@ -13,24 +13,17 @@ from lightning_modules.networks.cifar_resnet import CIFARResNet
 from tests.networks.compared import count, normalized, rectified, warmed
 
 
-def expected(depth: int) -> int:
-    """Closed form: convolutions and batch normalisations of 16, 32 and 64 channels, and the classifier."""
-    n = (depth - 2) // 6
-    convolutions = 3 * 16 + 2 * n * 16 * 16 + 16 * 32 + (2 * n - 1) * 32 * 32 + 32 * 64 + (2 * n - 1) * 64 * 64
-    return 9 * convolutions + 2 * (16 + 2 * n * (16 + 32 + 64)) + 65 * 10
-
-
 @pytest.mark.parametrize(
     ("depth", "parameters"), [(20, 269_722), (32, 464_154), (44, 658_586), (56, 853_018), (110, 1_727_962)]
 )
 def test_parameter_counts_are_those_of_the_paper(depth: int, parameters: int) -> None:
     with torch.device("meta"):
-        assert count(CIFARResNet(depth)) == parameters == expected(depth)
+        assert count(CIFARResNet(depth)) == parameters
 
 
 def test_projection_shortcuts_add_two_convolutions_with_batch_normalisation() -> None:
     with torch.device("meta"):
-        assert count(CIFARResNet(110, shortcut="B")) == expected(110) + 16 * 32 + 2 * 32 + 32 * 64 + 2 * 64
+        assert count(CIFARResNet(110, shortcut="B")) == 1_727_962 + 16 * 32 + 2 * 32 + 32 * 64 + 2 * 64
 
 
 def functional(state: dict[str, Tensor], x: Tensor, blocks: int) -> Tensor:
@@ -53,25 +46,9 @@ def test_output_equals_an_independent_computation() -> None:
     torch.testing.assert_close(network.linear(network.forward_features(image)), network(image))
 
 
-@pytest.mark.parametrize(("depth", "blocks"), [(20, 3), (56, 9)])
-def test_state_dict_has_the_keys_of_published_weights(depth: int, blocks: int) -> None:
-    norm = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-    keys = {"conv1.weight", "linear.weight", "linear.bias", *(f"bn1.{key}" for key in norm)}
-    for stage in (1, 2, 3):
-        for i in range(blocks):
-            for k in (1, 2):
-                keys |= {f"layer{stage}.{i}.conv{k}.weight", *(f"layer{stage}.{i}.bn{k}.{key}" for key in norm)}
+def test_images_may_have_other_sizes_and_channels() -> None:
     with torch.device("meta"):
-        assert set(CIFARResNet(depth).state_dict()) == keys
-
-
-def test_a_training_step_runs_on_the_meta_device_for_other_sizes_and_channels() -> None:
-    with torch.device("meta"):
-        network = CIFARResNet(20, num_classes=7, in_channels=1)
-        logits = network(torch.rand(3, 1, 28, 28))
-        logits.sum().backward()
-    assert logits.shape == (3, 7)
-    assert all(parameter.grad is not None for parameter in network.parameters())
+        assert CIFARResNet(20, num_classes=7, in_channels=1)(torch.rand(3, 1, 28, 28)).shape == (3, 7)
 
 
 @pytest.mark.parametrize("depth", [2, 18, 21])

@@ -36,19 +36,9 @@ def test_features_can_be_negative_because_nothing_is_rectified_before_the_poolin
     assert PreActResNet18().forward_features(torch.randn(8, 3, 16, 16)).min() < 0
 
 
-def test_parameter_count_and_state_dict_keys() -> None:
+def test_the_parameter_count_is_that_of_the_literature() -> None:
     with torch.device("meta"):
-        network = PreActResNet18(num_classes=10)
-    convolutions = 3 * 64 + 4 * 64**2
-    norms = 64 + 4 * 64
-    for c in (128, 256, 512):
-        convolutions += c // 2 * c + 3 * c**2
-        norms += c // 2 + 3 * c
-    shortcuts = sum(c // 2 * c for c in (128, 256, 512))
-    expected = 9 * convolutions + shortcuts + 2 * norms + 513 * 10
-    assert count(network) == expected == 11_171_274
-    names = {key for key in network.state_dict() if "shortcut" in key}
-    assert names == {f"layer{stage}.0.shortcut.0.weight" for stage in (2, 3, 4)}
+        assert count(PreActResNet18(num_classes=10)) == 11_171_274
 
 
 def test_features_and_the_second_stage_can_be_watched_through_the_normalisation() -> None:

@@ -17,7 +17,7 @@ from lightning_modules.robustness.adaptive_smoothing.mixture import MixingPercep
 from lightning_modules.robustness.adaptive_smoothing.module import AdaptiveSmoothing
 from lightning_modules.robustness.attacks.ascent import PGD, pgd
 from tests.trainers import quiet
-from tests.two_processes import TwoProcesses
+from tests.two_processes import in_two_processes
 
 ATTACK = PGD("linf", epsilon=0.1, steps=3, random_start=False)
 
@@ -101,11 +101,8 @@ def test_a_run_that_is_told_to_end_goes_on_after_its_last_block(tmp_path: Path) 
     assert pd.read_csv(interrupted / "alpha_curve.csv")["alpha"].tolist() == ["0.5", "learned"]
 
 
-def test_two_processes_find_the_same(tmp_path: Path, two_processes: TwoProcesses) -> None:
-    processes = two_processes(process_main, str(tmp_path / "two"))
-    for process in processes:
-        output, _ = process.communicate(timeout=600)
-        assert process.returncode == 0, output
+def test_two_processes_find_the_same(tmp_path: Path) -> None:
+    in_two_processes(process_main, str(tmp_path / "two"))
     evaluate(in_blocks(), module(), tmp_path)
     assert (tmp_path / "two" / "alpha_curve.csv").read_bytes() == (tmp_path / "alpha_curve.csv").read_bytes()
     for one, other in zip(blocks(tmp_path / "two"), blocks(tmp_path), strict=True):
@@ -113,7 +110,6 @@ def test_two_processes_find_the_same(tmp_path: Path, two_processes: TwoProcesses
 
 
 def process_main(directory: str) -> None:
-    """One of two processes that the test above starts."""
     evaluate(in_blocks(), module(), Path(directory), devices=2, strategy="ddp")
 
 
