@@ -222,7 +222,10 @@ def images_in(folder: Path) -> ImagesFound:
     seen = around | {str(parent) for parent in Path(os.path.realpath(folder)).parents}
     own = {os.path.realpath(folder): ""}
     linked_folders: list[tuple[str, str]] = []
-    names, folders, links, present = [], [], {}, set()
+    names: list[str] = []
+    folders: list[str] = []
+    links: dict[str, str] = {}
+    present: set[str] = set()
     while own or linked_folders:
         real, prefix = own.popitem() if own else linked_folders.pop(0)
         if real in seen:
