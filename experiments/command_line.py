@@ -283,6 +283,10 @@ class CommandLine(LightningCLI):
             raise ValueError(f"seed_everything must be in 0 ... {LARGEST_SEED}, got {seed}")
         super()._set_seed()
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "CommandLine":
+        """Stay one: a module's optimizer factory refers to it, and a copy of the module needs no trainer, no data."""
+        return self
+
     def before_instantiate_classes(self) -> None:
         config = self.config[self.requested]
         data = config.data.get("init_args") if config.data else None

@@ -39,6 +39,13 @@ def test_a_run_leaves_its_results_in_its_directory(finished: Path) -> None:
     assert not list(finished.rglob("*.tmp"))
 
 
+def test_a_copy_of_a_module_holds_neither_trainer_nor_data(tmp_path: Path) -> None:
+    line = CommandLine([*DEMO, "--run_directory", str(tmp_path)], run=False)
+    held: dict[int, object] = {}
+    copy.deepcopy(line.model, held)
+    assert not any(isinstance(each, type(line.trainer) | type(line.datamodule)) for each in held.values())
+
+
 OWN_IMAGES = """
 seed_everything: 0
 model:
