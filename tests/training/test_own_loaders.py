@@ -19,7 +19,7 @@ from lightning_modules.noisy_labels.elr_plus import ELRPlus
 from lightning_modules.noisy_labels.nmtune import NMTune
 from lightning_modules.robustness.adversarial_training import AdversarialTraining
 from lightning_modules.robustness.consistency import Consistency
-from tests.distributed.methods_without_chance import Darker
+from lightning_modules.views import AddedNoise
 from tests.noisy_labels.lsa.small import NOISY, one_network, two_networks
 from tests.trainers import quiet
 from tests.two_processes import in_two_processes
@@ -72,7 +72,7 @@ def test_methods_train_test_and_predict_from_pairs(name: str) -> None:
 
 
 def test_features_are_learned_from_images_alone() -> None:
-    module = SimCLR(network(), NUM_CLASSES, view=Darker())
+    module = SimCLR(network(), NUM_CLASSES, view=AddedNoise(0.05))
     trainer = quiet(max_epochs=1)
     trainer.fit(module, DataLoader(clusters()[0].tensors[0], 32, shuffle=True))  # type: ignore[arg-type]
     assert trainer.global_step == 4
