@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
 
 from datamodules.segmentation.ellipses import Ellipses
 from lightning_modules.networks.shape_vae import ShapeVAE, kl_to_standard_normal, reconstruction_error
@@ -35,19 +36,24 @@ def test_negative_elbo_is_the_sum_of_both() -> None:
     torch.testing.assert_close(vae(mask), vae.decoder(mean))
 
 
+def trained(vae: ShapeVAE, masks: Tensor, steps: int, batch_size: int, lr: float) -> list[float]:
+    """Fit to masks `[N, 1, H, W]`; give the loss of each step."""
+    optimizer, losses = torch.optim.Adam(vae.parameters(), lr), []
+    for _ in range(steps):
+        loss = vae.negative_elbo(masks[torch.randint(len(masks), (batch_size,))]).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
 def test_it_learns_ellipses() -> None:
     """In 500 steps the bound improves, and masks that were not trained on come back with a Dice above 0.9."""
     torch.manual_seed(0)
     shapes, vae = Ellipses(600), ShapeVAE(32, 8, (16, 32, 32, 32))
     masks = shapes.masks(torch.arange(600), 32, seed=0)[:, None].float()
-    optimizer = torch.optim.Adam(vae.parameters(), lr=1e-3)
-    losses = []
-    for _ in range(500):
-        loss = vae.negative_elbo(masks[torch.randint(400, (8,))]).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
+    losses = trained(vae, masks[:400], 500, batch_size=8, lr=1e-3)
     first, middle, last = (sum(losses[at : at + 50]) / 50 for at in (0, 200, 450))
     assert first > middle > last
     with torch.no_grad():

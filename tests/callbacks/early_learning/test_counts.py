@@ -44,9 +44,8 @@ def test_255_is_a_category_of_samples_and_ignored_in_pixels() -> None:
 @given(st.integers(1, 29), st.integers(0, 100))
 def test_counts_of_two_parts_add_up_to_those_of_the_whole(cut: int, seed: int) -> None:
     logits, given, true = random_labels((30, 3, 3), 5, seed)
-    parts = count_categories(logits[:cut], given[:cut], true[:cut]) + count_categories(
-        logits[cut:], given[cut:], true[cut:]
-    )
+    halves = (slice(cut), slice(cut, None))
+    parts = sum(count_categories(logits[rows], given[rows], true[rows]) for rows in halves)
     whole = count_categories(logits, given, true)
     assert torch.equal(parts, whole)
     assert torch.equal(label_fit(*parts[:3], per_pixel=True), label_fit(*whole[:3], per_pixel=True))

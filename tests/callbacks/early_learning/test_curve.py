@@ -32,10 +32,12 @@ def test_the_curve_starts_at_zero_rises_and_has_the_stated_slope(curve: Learning
     np.testing.assert_allclose(slope(t, *curve), derivative, rtol=1e-6, atol=1e-11)
 
 
+@pytest.mark.parametrize("missing", [[], [3, 11]])
 @pytest.mark.parametrize("curve", CURVES)
-def test_the_fit_recovers_the_curve_it_was_sampled_from(curve: LearningCurve) -> None:
-    num_records = 40
-    found = fit_learning_curve(learning_curve(np.linspace(0, num_records, num_records), *curve), num_records)
+def test_the_fit_recovers_the_curve_it_was_sampled_from(curve: LearningCurve, missing: list[int]) -> None:
+    values = learning_curve(np.linspace(0, 40, 40), *curve)
+    values[missing] = math.nan  # a missing record keeps the others in their place
+    found = fit_learning_curve(values, 40)
     assert found is not None
     np.testing.assert_allclose(found, curve, atol=1e-2)
 
@@ -84,11 +86,13 @@ def test_a_curve_without_a_jump_never_ends() -> None:
     assert all(detect(values[: e + 1], 1.0, r=0.9, horizon=30, min_jump=0.1) is None for e in range(30))
 
 
-def test_the_threshold_has_its_limits() -> None:
+def test_the_threshold_has_its_limits_and_a_flat_curve_no_end() -> None:
     """No change exceeds r = 1, and with r = 0 the first epoch that counts is 2."""
     for curve in CURVES:
         assert end_of_early_learning(curve, r=1.0, horizon=30) == 30
         assert end_of_early_learning(curve, r=0.0, horizon=30) == 2
+    for curve in (LearningCurve(0.0, 1.0, 1.0), LearningCurve(0.5, 0.0, 1.0), LearningCurve(0.5, 1.0, 0.0)):
+        assert end_of_early_learning(curve, r=0.9, horizon=30) is None
 
 
 @pytest.mark.parametrize(
@@ -107,26 +111,12 @@ def test_a_category_that_is_never_learned_never_ends(level: float) -> None:
         assert detection is None or epoch < detection.end
 
 
-def test_a_flat_curve_has_no_end() -> None:
-    assert end_of_early_learning(LearningCurve(0.0, 1.0, 1.0), r=0.9, horizon=30) is None
-    assert end_of_early_learning(LearningCurve(0.5, 0.0, 1.0), r=0.9, horizon=30) is None
-    assert end_of_early_learning(LearningCurve(0.5, 1.0, 0.0), r=0.9, horizon=30) is None
-
-
 def test_a_fit_that_does_not_converge_is_no_detection(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: Any, **kwargs: Any) -> None:
         raise RuntimeError("maximum number of function evaluations is exceeded")
 
     monkeypatch.setattr("callbacks.early_learning.curve.curve_fit", fail)
     assert fit_learning_curve(np.linspace(0, 1, 10), 10) is None
-
-
-def test_a_missing_record_keeps_the_others_in_their_place() -> None:
-    values = learning_curve(np.linspace(0, 30, 30), 0.8, 0.9, 2.0)
-    values[[3, 11]] = math.nan
-    found = fit_learning_curve(values, 30)
-    assert found is not None
-    np.testing.assert_allclose(found, (0.8, 0.9, 2.0), atol=1e-2)
 
 
 @pytest.mark.parametrize("shift", [False, True])

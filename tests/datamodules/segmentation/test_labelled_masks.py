@@ -277,10 +277,7 @@ IMAGE, MASK = torch.zeros(2, 1, 4, 5, dtype=torch.uint8), torch.zeros(2, 4, 5, d
     ("build", "message"),
     [
         (lambda: MasksInMemory(IMAGE[:0], MASK[:0], 2), "there is no image"),
-        (
-            lambda: MasksInMemory(IMAGE, MASK[:, :, :4], 2),
-            r"uint8 of shape \[2, 4, 5\], got .* \[2, 4, 4\]",
-        ),
+        (lambda: MasksInMemory(IMAGE, MASK[:, :, :4], 2), r"uint8 of shape \[2, 4, 5\], got .* \[2, 4, 4\]"),
         (lambda: MasksInMemory(IMAGE, MASK.long(), 2), "masks must be uint8"),
         (lambda: MasksInMemory(IMAGE, MASK, 2, clean=MASK + 2), r"category 2, and num_classes 2 allows 0\.\.\.1"),
         (lambda: blocks(0), "batch_size must be at least 1, got 0"),

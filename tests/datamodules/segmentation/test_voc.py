@@ -17,7 +17,6 @@ from tests.datamodules.recorder import Recorder
 from tests.trainers import quiet
 
 SIZES = {"a": (50, 60), "b": (64, 40), "c": (30, 30), "d": (44, 70)}
-CATEGORIES = (0, 7, 15)
 
 
 def mask_of(name: str, shift: int = 0) -> np.ndarray:
@@ -42,15 +41,14 @@ def save_mask(folder: Path, name: str, mask: np.ndarray) -> None:
 def voc(tmp_path: Path) -> Path:
     """Images whose brightness tells the category; a, b, c for training and d for validation."""
     root = tmp_path / "VOCdevkit" / "VOC2012"
-    (root / "JPEGImages").mkdir(parents=True)
     lists = root / "ImageSets" / "Segmentation"
-    lists.mkdir(parents=True)
+    for folder in (root / "JPEGImages", lists):
+        folder.mkdir(parents=True)
     for name in SIZES:
         mask = mask_of(name)
         grey = np.where(mask == 255, 0, 10 * mask + 50)
-        Image.fromarray(np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)).save(
-            root / "JPEGImages" / f"{name}.jpg", quality=100
-        )
+        colours = np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
+        Image.fromarray(colours).save(root / "JPEGImages" / f"{name}.jpg", quality=100)
         save_mask(root / "SegmentationClass", name, mask)
     (lists / "train.txt").write_text("a\nb\nc\n")
     (lists / "val.txt").write_text("d\n")
@@ -232,9 +230,7 @@ def test_damaged_files_are_named(voc: Path) -> None:
         MaskFiles(images, masks, [name], 21).masks(torch.tensor([0]))
 
     save_mask(masks, "a", np.full(SIZES["a"], 21, dtype=np.uint8))
-    with pytest.raises(
-        UnreadableImage, match=r"a\.png has a pixel of category 21, and num_classes 21 allows 0\.\.\.20"
-    ):
+    with pytest.raises(UnreadableImage, match=r"a\.png has a pixel of category 21, and .* allows 0\.\.\.20"):
         fetch("a")
     Image.new("RGB", (40, 64)).save(masks / "b.png")
     with pytest.raises(UnreadableImage, match=r"b\.png is no mask: expected one channel of 8 bits"):

@@ -15,6 +15,7 @@ from lightning_modules.noisy_labels.annotation_efficient.label_quality import (
     without_holes_and_islands,
 )
 from lightning_modules.noisy_labels.annotation_efficient.measures import dice
+from tests.networks.test_shape_vae import trained
 
 
 @settings(deadline=None, max_examples=25)
@@ -35,13 +36,7 @@ def test_the_kept_number_is_not_rounded_up_by_rounding() -> None:
 def shapes_learned() -> ShapeVAE:
     torch.manual_seed(0)
     learned, shapes = ShapeVAE(32, 4, (8, 16, 16, 16)), Ellipses(200)
-    masks = shapes.masks(torch.arange(200), 32, seed=0)[:, None].float()
-    optimizer = torch.optim.Adam(learned.parameters(), lr=5e-3)
-    for _ in range(150):
-        loss = learned.negative_elbo(masks[torch.randint(200, (16,))]).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    trained(learned, shapes.masks(torch.arange(200), 32, seed=0)[:, None].float(), 150, batch_size=16, lr=5e-3)
     return learned.eval()
 
 

@@ -14,17 +14,12 @@ def normal(*shape: int, seed: int = 0, scale: float = 1.0) -> Tensor:
 
 def pair(classes: int = 4, policy_graph: bool = True, **options: Any) -> Mixture:
     torch.manual_seed(0)
-    g = nn.Sequential(nn.Flatten(), nn.Linear(16, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, classes))
-    h = nn.Sequential(nn.Flatten(), nn.Linear(16, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, classes))
-    mixture = Mixture(
-        g,
-        h,
-        MixingPerceptron(11, [8]),
-        accurate_features=["3"],
-        robust_features=["3"],
-        policy_graph=policy_graph,
-        **options,
+    g, h = (
+        nn.Sequential(nn.Flatten(), nn.Linear(16, k), nn.BatchNorm1d(k), nn.Tanh(), nn.Linear(k, classes))
+        for k in (6, 5)
     )
+    names: dict[str, Any] = {"accurate_features": ["3"], "robust_features": ["3"], "policy_graph": policy_graph}
+    mixture = Mixture(g, h, MixingPerceptron(11, [8]), **names, **options)
     return mixture.double()
 
 

@@ -221,9 +221,8 @@ def test_the_constant_grows_tenfold_until_it_succeeds_and_then_halves_the_interv
 
     monkeypatch.setattr("lightning_modules.robustness.attacks.minimal.carlini_wagner_objective", recording)
     first = float(2 * 0.3 / w[0].square().sum()) / 50
-    found = carlini_wagner(
-        network, image, label, steps=100, learning_rate=0.003, initial_constant=first, search_steps=4
-    )
+    options: dict[str, Any] = {"steps": 100, "learning_rate": 0.003, "initial_constant": first, "search_steps": 4}
+    found = carlini_wagner(network, image, label, **options)
     expected = torch.tensor([1.0, 10, 100, 55], dtype=torch.float64) * first
     torch.testing.assert_close(torch.stack(tried[::100]), expected[:, None].expand(-1, 3))
     assert bool((network(found).argmax(dim=1) != label).all())

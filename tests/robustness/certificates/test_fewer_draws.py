@@ -112,9 +112,8 @@ def test_two_votes_are_planned_for_and_certified_together() -> None:
     mode = InputSpecific(max_loss=0.05, alpha=0.01)
     numbers = []
     for second in (1.0, 0.9, 0.6):
-        claim, requests = drive(
-            mode, partial(lambda q, r: [[r.stop, 0], [round(q * r.stop), r.stop - round(q * r.stop)]], second), both
-        )
+        votes = partial(lambda q, r: [[r.stop, 0], [round(q * r.stop), r.stop - round(q * r.stop)]], second)
+        claim, requests = drive(mode, votes, both)
         pilot = (100, round(100 * second))
         planned = input_specific_draws(pilot, 100, 100_000, BLOCK, 0.01, 0.05, 0.05, False, both)
         assert requests == [Draws(0, 0, 100), Draws(1, 0, planned)]
@@ -136,9 +135,8 @@ def test_a_mode_plans_for_each_sigma_that_it_is_used_with() -> None:
 
 
 def test_a_plan_is_made_once_for_all_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = []
+    made, mode = [], InputSpecific(n0=10)
     monkeypatch.setattr(fewer_draws, "input_specific_draws", lambda pilot_hits, *_: made.append(pilot_hits) or 100)
-    mode = InputSpecific(n0=10)
     for number in range(30):
         drive(mode, voter(0.8, np.random.default_rng(number)), radius)
     assert len(set(made)) == len(made) < 12
@@ -197,7 +195,8 @@ def test_curve_is_a_lower_bound_close_to_that_of_a_hundred_thousand_draws() -> N
     grid = [0.0, 0.25, 0.5, 0.75, 1.0]
     exact = certified_accuracy(truth >= 0, truth, grid)
     accuracies = [
-        certified_accuracy([c.prediction == 0 for c in c_], [c.radius for c in c_], grid) for c_ in (curve, fixed)
+        certified_accuracy([c.prediction == 0 for c in found], [c.radius for c in found], grid)
+        for found in (curve, fixed)
     ]
     assert (accuracies[0] <= exact + 0.005).all()
     assert (abs(accuracies[0] - accuracies[1]) <= 0.0101).all()

@@ -43,17 +43,6 @@ def test_clopper_pearson_is_the_beta_quantile_and_inverts_the_binomial_tail(n: i
     np.testing.assert_allclose(stats.binom.sf(hits[1:] - 1, n, lower[1:]), alpha, rtol=1e-6)
 
 
-@given(st.integers(1, 400), st.integers(0, 399), st.floats(1e-6, 0.4))
-@settings(deadline=None, max_examples=40)
-def test_clopper_pearson_is_monotone(n: int, k: int, alpha: float) -> None:
-    k = min(k, n - 1)
-    bound = clopper_pearson_lower(k, n, alpha)
-    assert 0 <= bound <= k / n
-    assert clopper_pearson_lower(k + 1, n, alpha) > bound  # in hits
-    assert clopper_pearson_lower(k, n, alpha * 1.5) >= bound  # in alpha
-    assert clopper_pearson_lower(2 * k, 2 * n, alpha) >= bound - 1e-15  # in n at the same share
-
-
 @pytest.mark.parametrize("p", [0.5, 0.9, 0.99])
 def test_clopper_pearson_covers(p: float) -> None:
     alpha, n, repeats = 0.01, 500, 20_000
@@ -88,11 +77,6 @@ def test_wealth_is_a_fair_game() -> None:
             hit, miss = math.exp(wealth(k + 1, n + 1, p)), math.exp(wealth(k, n + 1, p))
             assert p * hit + (1 - p) * miss == pytest.approx(now, rel=1e-9)
         assert 0.8 * p * hit + (1 - 0.8 * p) * miss < now
-
-
-@pytest.mark.parametrize(("k", "lower"), [(1000, 0.98913), (100_000, 0.999868)])
-def test_anytime_bound_of_unanimous_votes(k: int, lower: float) -> None:
-    assert anytime_lower(k, k, 0.001) == pytest.approx(lower, abs=6e-6)
 
 
 @pytest.mark.parametrize("alpha", [0.05, 0.001])
@@ -147,9 +131,8 @@ def test_the_planned_number_of_draws_is_the_smallest_that_keeps_the_loss(
     def joint(p_lower) -> float:
         return float(np.mean(SIGMA * stats.norm.ppf(p_lower)))
 
-    n = input_specific_draws(
-        pilot, 100, n_max, block, alpha, 0.05, loss, relative, radius if len(pilot) == 1 else joint
-    )
+    of = radius if len(pilot) == 1 else joint
+    n = input_specific_draws(pilot, 100, n_max, block, alpha, 0.05, loss, relative, of)
 
     def largest_loss(n: int) -> float:
         ends = [stats.binomtest(k, 100).proportion_ci(0.95, method="exact") for k in pilot]
@@ -179,10 +162,8 @@ def test_average_certified_radius_is_the_area_under_the_curve(rows: list[tuple[b
 
 
 def test_certified_accuracy_counts_the_radius_itself_and_no_wrong_image() -> None:
-    correct, r = [True, True, True, False], [0.0, 0.25, 0.5, 9.0]
-    np.testing.assert_array_equal(
-        certified_accuracy(correct, r, [0, 0.25, 0.2500001, 0.5, 1]), [0.75, 0.5, 0.25, 0.25, 0]
-    )
+    found = certified_accuracy([True, True, True, False], [0.0, 0.25, 0.5, 9.0], [0, 0.25, 0.2500001, 0.5, 1])
+    np.testing.assert_array_equal(found, [0.75, 0.5, 0.25, 0.25, 0])
 
 
 @pytest.mark.parametrize("m", [1, 100, 500, 2000, 10_000, 50_000])

@@ -52,9 +52,7 @@ def test_fit_gathers_the_statistics_of_all_training_images(run: Run) -> None:
         torch.testing.assert_close(module.gaussians.covariance(place), rest.T @ rest / len(rest), rtol=1e-9, atol=1e-14)
 
 
-def test_metrics_are_those_of_the_images_that_nothing_was_tuned_on(
-    run: Run,
-) -> None:
+def test_metrics_are_those_of_the_images_that_nothing_was_tuned_on(run: Run) -> None:
     module, metrics = run
     test = Digits(num_classes=8).test()
     other = OtherDigits([8, 9]).of_no_class((1, 8, 8), 0)
