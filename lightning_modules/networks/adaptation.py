@@ -56,8 +56,8 @@ def adapted(
         compile: a `torch.compile` backend, such as inductor; by default not compiled.
 
     Raises:
-        ValueError: if `tuning`, `dtype` or `compile` is unknown, or a name in `trainable` or `lora_targets` is not the
-            network's.
+        ValueError: if `tuning`, `dtype` or `compile` is unknown, a name in `trainable` or `lora_targets` is not the
+            network's, `lora_rank` is less than 1, or there is nothing to adapt or to recompute.
         ImportError: if `tuning` is lora and peft is not installed.
     """
     inner = network.network if isinstance(network, Normalized) else network
@@ -77,18 +77,10 @@ def adapted(
 
 
 def frozen(network: nn.Module, trainable: list[str] | None = None) -> nn.Module:
-    """Fixes a network: no parameter needs a gradient, and `train()` leaves it in evaluation mode, statistics included.
+    """Fix a network: no parameter needs a gradient, and `train()` leaves it in evaluation mode, statistics included.
 
-    Args:
-        network: any network.
-        trainable: submodules that are left to training, by name. Those in half precision are then held, and compute,
-            in float32: half precision would round small steps away.
-
-    Returns:
-        `network` itself, in evaluation mode.
-
-    Raises:
-        ValueError: if a name in `trainable` is not the network's.
+    Submodules that are left to training, and are in half precision, are held, and compute, in float32: half precision
+    would round small steps away. The arguments are those of `adapted`.
     """
     names = list(trainable or ())
     network.requires_grad_(False)
@@ -152,22 +144,10 @@ def with_lora(
     alpha: int | None = None,
     trainable: list[str] | None = None,
 ) -> nn.Module:
-    """Adds low-rank adapters and fixes everything else, batch normalisation's statistics included.
+    """Add low-rank adapters and fix everything else, batch normalisation's statistics included.
 
     The output is at first unchanged. Adapters, and what else trains, are float32 where the weights have half precision.
-    Adapters are in the state_dict beside the weights.
-
-    Args:
-        network: any network.
-        rank: r.
-        targets: names, or last parts of names (`to_q`), of linear or convolutional layers; by default every `nn.Linear`
-            outside `trainable`.
-        alpha: scales the adapters by alpha / r; by default r.
-        trainable: submodules that train in full, by name: a new classifier, say.
-
-    Raises:
-        ValueError: if `rank` is less than 1, a name is not the network's, or there is no layer to adapt.
-        ImportError: if peft is not installed.
+    Adapters are in the state_dict beside the weights. The arguments are those of `adapted`.
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
@@ -222,14 +202,11 @@ def _adaptable(layers: dict[str, nn.Module]) -> str:
 
 
 def with_gradient_checkpointing(network: nn.Module) -> nn.Module:
-    """Keeps only the inputs of a network's blocks and recomputes what is inside them during the backward pass.
+    """Keep only the inputs of a network's blocks and recompute what is inside them during the backward pass.
 
     The network's own implementation is used where it has one (diffusers, transformers, timm) and no batch
     normalisation. Elsewhere a block is a module with children that is an element of an outermost `nn.Sequential` or
-    `nn.ModuleList`; batch statistics count once.
-
-    Raises:
-        ValueError: if there is nothing to recompute.
+    `nn.ModuleList`; batch statistics count once. A network without blocks is refused.
     """
     own = ("enable_gradient_checkpointing", "gradient_checkpointing_enable", "set_grad_checkpointing")
     method = next((getattr(network, name) for name in own if hasattr(network, name)), None)
@@ -284,18 +261,11 @@ def _running_statistics_kept(block: nn.Module) -> Iterator[None]:
 
 
 def in_dtype(network: nn.Module, dtype: Precision) -> nn.Module:
-    """Puts a network's weights and computation in another precision, with float32 outside.
+    """Put a network's weights and computation in another precision, with float32 outside.
 
     Inputs with two or more dimensions are cast on the way in (time steps and noise levels `[B]` keep their precision),
     floating outputs to float32 on the way out. Modules that a diffusers model keeps in float32 stay so. Methods other
     than forward see `dtype`.
-
-    Args:
-        network: any network.
-        dtype: float32, bfloat16 or float16.
-
-    Raises:
-        ValueError: if `dtype` is unknown.
     """
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ValueError(f"dtype must be float32, bfloat16 or float16, got {dtype!r}")
@@ -323,15 +293,7 @@ def _outputs_in_float32(network: nn.Module, args: tuple[Any, ...], output: Any) 
 
 
 def compiled(network: nn.Module, backend: str = "inductor") -> nn.Module:
-    """Compiles a network in place: unlike with `torch.compile(network)`, type and state_dict keys stay.
-
-    Args:
-        network: any network.
-        backend: one of `torch.compiler.list_backends(exclude_tags=())`.
-
-    Raises:
-        ValueError: if the backend is unknown.
-    """
+    """Compile a network in place: unlike with `torch.compile(network)`, type and state_dict keys stay."""
     backends = torch.compiler.list_backends(exclude_tags=())
     if backend not in backends:
         raise ValueError(f"compile must be one of {', '.join(backends)}, got {backend!r}")
