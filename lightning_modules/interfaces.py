@@ -287,10 +287,11 @@ def require_data(trainer: Any, protocol: type[Required], needed_by: str) -> Requ
     In training from a loader of the user's own, or from a DataModule that knows nothing of this project, the training
     loader's set stands in for it where it can (`OwnTrainingSet`).
     """
-    data, source = trainer.datamodule, trainer.fit_loop._data_source
-    own = source.instance is not None and source.is_defined() and not gives_positions(data)
-    if own and not _missing(OwnTrainingSet, protocol):
-        return OwnTrainingSet(source.dataloader())  # type: ignore[return-value]
+    data = trainer.datamodule
+    if not gives_positions(data) and not _missing(OwnTrainingSet, protocol):
+        source = trainer.fit_loop._data_source
+        if source.instance is not None and source.is_defined():
+            return OwnTrainingSet(source.dataloader())  # type: ignore[return-value]
     return require(data, protocol, needed_by)
 
 

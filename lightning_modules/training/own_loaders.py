@@ -36,6 +36,8 @@ class OwnLoaders:
         super().setup(stage)  # type: ignore[misc]
         # Said for every DataModule, whose batches the hook below leaves as they are.
         warnings.filterwarnings("ignore", message="You have overridden `on_before_batch_transfer` in `LightningModule`")
+        if gives_positions(self.trainer.datamodule):
+            return
         for loop, passes in ((self.trainer.fit_loop, self.passes_per_epoch), (self.trainer.predict_loop, 1)):
             source = NumberedSource(loop._data_source.instance, loop._data_source.name)
             source.passes = passes
