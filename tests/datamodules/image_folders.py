@@ -11,10 +11,17 @@ def photograph(width: int, height: int, seed: int = 0) -> Image.Image:
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
 
-def save(path: Path, image: Image.Image, **options: Any) -> Path:
+def save(path: Path, image: Image.Image | np.ndarray, **options: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path, **options)
+    if path.suffix == ".npy":
+        np.save(path, image)
+    else:
+        (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(path, **options)
     return path
+
+
+def grey(path: Path, level: int, size: int = 20) -> None:
+    save(path, Image.new("RGB", (size, size), (level, level, level)))
 
 
 def shades(root: Path, split: str, classes: list[str], per_class: int = 4) -> None:

@@ -8,13 +8,13 @@ from PIL import Image
 from torch import Tensor
 
 from datamodules.classification.image_sets import ImageSource
+from tests.datamodules.image_folders import save
 
 SMALL: dict[str, Any] = {"image_size": 16, "resize": 20, "min_area": None}
 
 
 def paint(path: Path, red: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (40, 32), (red, 0, 0)).save(path)
+    save(path, Image.new("RGB", (40, 32), (red, 0, 0)))
 
 
 def reds(data: Any, source: ImageSource) -> list[int]:

@@ -2,22 +2,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
 from datamodules.classification.cnwl import CNWL
 from datamodules.classification.labelled_images import LabelledImages
-
-
-def image_file(path: Path, level: int, size: int = 20) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (size, size), (level, level, level)).save(path)
+from tests.datamodules.image_folders import grey
 
 
 def test_cnwl_reads_its_splits_and_knows_which_images_are_from_the_web(tmp_path: Path) -> None:
     names = ["n01.jpg", "9f2a.jpg", "n02.jpg"]
     for number, name in enumerate(names):
-        image_file(tmp_path / "all_images_resampled_84" / name, 40 * number, size=84)
-    image_file(tmp_path / "validation" / "5" / "v.png", 200)
+        grey(tmp_path / "all_images_resampled_84" / name, 40 * number, size=84)
+    grey(tmp_path / "validation" / "5" / "v.png", 200)
     (tmp_path / "split").mkdir()
     (tmp_path / "split" / "red_noise_nl_0.2").write_text("".join(f"{n} {k}\n" for k, n in enumerate(names)))
     (tmp_path / "split" / "validation").write_text("v.png 5\n")

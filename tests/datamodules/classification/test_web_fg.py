@@ -2,14 +2,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
 from datamodules.classification.web_fg import WebFG
-
-
-def image_file(path: Path, level: int, size: int = 20) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (size, size), (level, level, level)).save(path)
+from tests.datamodules.image_folders import grey
 
 
 @pytest.mark.parametrize("inside", [True, False])
@@ -17,7 +12,7 @@ def test_web_fg_reads_lists_of_files_and_labels(inside: bool, tmp_path: Path) ->
     root = tmp_path / "web-car" if inside else tmp_path
     for split, labels in (("train", [0, 195, 7]), ("val", [3, 4])):
         for number in range(len(labels)):
-            image_file(root / split / f"a:b {number}.png", 10 * number)
+            grey(root / split / f"a:b {number}.png", 10 * number)
         lines = [f"{split}/a:b {number}.png:{label}" for number, label in enumerate(labels)]
         (root / f"{split}-list.txt").write_text("\n".join(lines) + "\n")
     data = WebFG(str(tmp_path), subject="car", image_size=8, resize=8)

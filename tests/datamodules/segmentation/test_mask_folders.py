@@ -4,7 +4,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from callbacks.predictions import WritePredictions
 from datamodules.corruptions.mask_noise import ErosionDilation
@@ -14,13 +13,9 @@ from datamodules.segmentation.mask_folders import MaskFolders, read_image, read_
 from datamodules.segmentation.shapes import Shapes
 from datamodules.segmentation.unpaired_masks import UnpairedMasks
 from lightning_modules.baselines import SegmentationCrossEntropy
+from tests.datamodules.image_folders import save
 from tests.datamodules.segmentation.test_unpaired_masks import augmented, request
 from tests.trainers import quiet
-
-
-def save(path: Path, array: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(array).save(path)
 
 
 @pytest.fixture

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from datamodules.corruptions.mask_noise import OverUnderSegmentation
 from datamodules.files.image_files import UnreadableImage
 from datamodules.segmentation.labelled_masks import LabelledMasks
 from datamodules.segmentation.segthor import TEST, TRAINING, VALIDATION, SegTHOR
+from tests.datamodules.image_folders import save
 from tests.datamodules.recorder import Recorder
 from tests.trainers import quiet
 
@@ -32,14 +32,6 @@ def slice_of(patient: int, number: int) -> tuple[np.ndarray, np.ndarray]:
 
 def name(patient: int, number: int) -> str:
     return f"Patient_{patient:02}_{number:04}"
-
-
-def save(path: Path, array: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".npy":
-        np.save(path, array)
-    else:
-        Image.fromarray(array).save(path)
 
 
 @pytest.fixture(params=[("images", "masks"), ("img", "label")])
