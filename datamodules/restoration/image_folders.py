@@ -143,6 +143,21 @@ class Together(PairSet):
         return Images(names, clean, noisy, brightest.pop())
 
 
+class ItsTestImages(PairSet):
+    """The test images of a set, to train on too, as methods may that need no clean images.
+
+    Args:
+        images: the set.
+    """
+
+    def __init__(self, images: PairSet) -> None:
+        self.of = images
+        self.channels = images.channels
+
+    def images(self, split: Split) -> Images:
+        return self.of.images("test")
+
+
 class KnownImages(PairSet):
     """Clean images of a set that the field tests or trains on; use one of the classes that name it.
 

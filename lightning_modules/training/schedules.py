@@ -4,7 +4,7 @@ import math
 from typing import Literal
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, PolynomialLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, PolynomialLR, StepLR
 
 from datamodules.arguments import at_least, one_of, within
 
@@ -17,6 +17,12 @@ class CosineOverSteps(CosineAnnealingLR):
 
 class PolynomialOverSteps(PolynomialLR):
     """PyTorch's polynomial decay, stepped after every batch: `total_iters` counts batches."""
+
+    interval = "step"
+
+
+class StepOverSteps(StepLR):
+    """PyTorch's StepLR, stepped after every batch: `step_size` counts batches."""
 
     interval = "step"
 

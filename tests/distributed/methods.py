@@ -82,6 +82,14 @@ PHOTOGRAPHS = {  # batches of 7, 7 and 6 patches; three images to validate and t
     },
     "model.init_args.network.init_args.features": 4,
 }
+BLIND_SPOT = {  # batches of 8, 8 and 5 patches of the three images that are tested, in batches of 2 and 1
+    "data.init_args.batch_size": 8,
+    "data.init_args.patch_size": 12,
+    "data.init_args.patches_per_image": 7,
+    "data.init_args.evaluation_batch_size": 2,
+    "data.init_args.training.init_args.images.init_args.image_size": 36,
+    "data.init_args.test.init_args.image_size": 36,
+}
 TRANSLATION = ("mask_generator", "image_generator", "image_discriminator", "mask_discriminator")
 
 METHODS = {
@@ -266,6 +274,19 @@ METHODS = {
         "supervised_restoration/demo", PHOTOGRAPHS, {"model.init_args.optimizer": DESCENT}
     ),
     "noise2noise": Method("noise2noise/demo", PHOTOGRAPHS, {"model.init_args.optimizer": DESCENT}),
+    "cbsn": Method(
+        "cbsn/demo",
+        {**BLIND_SPOT, "model.init_args.network.init_args.modules": 1, "model.init_args.ramp_steps": 3},
+        {"model.init_args.optimizer": DESCENT},
+    ),
+    **{
+        name: Method(
+            f"{name}/demo",
+            {**BLIND_SPOT, "model.init_args.network.init_args.network.init_args.modules": 1},
+            {"model.init_args.optimizer": DESCENT},
+        )
+        for name in ("sdap", "ap_bsn")
+    },
     "noise2void": Method("noise2void/demo", PHOTOGRAPHS, {"model.init_args.optimizer": DESCENT}),
 }
 

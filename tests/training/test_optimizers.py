@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from lightning_modules.training.optimizers import adam, adamw, built, constant, scheduled, sgd, trainable
-from lightning_modules.training.schedules import CosineOverSteps, PolynomialOverSteps, WarmupCosine
+from lightning_modules.training.schedules import CosineOverSteps, PolynomialOverSteps, StepOverSteps, WarmupCosine
 
 
 @pytest.mark.parametrize("optimizer", [sgd, adam, adamw])
@@ -32,6 +32,7 @@ def test_what_is_frozen_is_not_trained() -> None:
         (constant, "epoch"),
         (lambda optimizer: CosineOverSteps(optimizer, T_max=4), "step"),
         (lambda optimizer: PolynomialOverSteps(optimizer, total_iters=4), "step"),
+        (lambda optimizer: StepOverSteps(optimizer, step_size=4), "step"),
         (lambda optimizer: WarmupCosine(optimizer, 1, 4), "epoch"),
         (lambda optimizer: WarmupCosine(optimizer, 1, 4, interval="step"), "step"),
     ],

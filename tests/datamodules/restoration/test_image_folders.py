@@ -11,6 +11,7 @@ from datamodules.restoration.image_folders import (
     CBSD68,
     DIV2K,
     ImageFolder,
+    ItsTestImages,
     Kodak24,
     Set12,
     Together,
@@ -50,6 +51,12 @@ def test_sets_are_trained_on_together() -> None:
         (1, 16, 16),
         (1, 12, 12),
     )
+
+
+def test_the_images_of_a_test_are_trained_on() -> None:
+    photographs = Photographs(16, colour=True)
+    images = ItsTestImages(photographs)
+    assert (images.channels, images.images("training").names) == (3, photographs.images("test").names)
 
 
 def test_known_sets_are_found_in_their_folder_or_given_it(tmp_path: Path) -> None:

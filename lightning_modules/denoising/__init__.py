@@ -1,0 +1,1 @@
+"""Denoising that is learned without clean images."""

@@ -1,0 +1,82 @@
+"""Asymmetric pixel-shuffle lets a blind-spot network learn from images whose noise correlates (AP-BSN).
+
+The network f, which is blind to the pixel it predicts, maps the sub-images S_s of every s-th pixel, in which noise
+hardly correlates, and learns what it is given:
+
+    L = |S_s^-1 f(S_s x) - x|.
+
+In training s is 5; in use it is 2, which costs less of the detail. With s = 1 it is the plain blind-spot network, which
+copies noise that neighbouring pixels share.
+
+Source: Lee, Son and Lee, AP-BSN: Self-Supervised Denoising for Real-World Images via Asymmetric PD and Blind-Spot
+Network, CVPR 2022, arXiv 2203.11799. Without the refinement of the result by random replacement (R3).
+"""
+
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from datamodules.arguments import at_least
+from datamodules.batches import ImagePairBatch
+from lightning_modules.denoising.sub_images import through_sub_images
+from lightning_modules.metrics.image_quality import ImageQuality
+from lightning_modules.networks.tiled import Inference, padded
+from lightning_modules.training.logging import log_training
+from lightning_modules.training.optimizers import adam, built, constant, trainable
+from lightning_modules.training.restorer import RestorerSteps
+
+
+class APBSN(RestorerSteps, LightningModule):
+    """Train a blind-spot network on sub-images of noisy images, and denoise those of a smaller stride.
+
+    Args:
+        network: maps noisy images `[B, C, H, W]` to clean ones, each pixel from the others alone: `BlindSpotNetwork`.
+        stride: stride of the sub-images in training; it divides the side of patches.
+        test_stride: stride of the sub-images that are denoised in validation, test and prediction.
+        inference: tiles and self-ensemble in validation, test and prediction; tiles and what they share are multiples
+            of `test_stride`.
+        optimizer: built on the network's trainable parameters.
+        lr_scheduler: stepped every epoch.
+
+    Raises:
+        ValueError: if an argument is out of range, or in training the stride does not divide the side of patches.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        stride: int = 5,
+        test_stride: int = 2,
+        inference: Inference = Inference(),  # noqa: B008 - it does not change
+        optimizer: OptimizerCallable = adam,
+        lr_scheduler: LRSchedulerCallable = constant,
+    ) -> None:
+        super().__init__()
+        at_least(1, stride=stride, test_stride=test_stride)
+        self.network = network
+        self.stride = stride
+        self.test_stride = test_stride
+        self.inference = inference
+        self.quality = ImageQuality()
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Denoise images of any size, by way of their sub-images."""
+        return padded(partial(through_sub_images, self.network, stride=self.test_stride), image, self.test_stride)
+
+    def restore(self, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return self.inference(self, degraded)
+
+    def training_step(self, batch: ImagePairBatch, batch_idx: int) -> dict[str, Tensor]:
+        noisy = batch["noisy"]
+        loss = F.l1_loss(through_sub_images(self.network, noisy, self.stride), noisy)
+        return {"loss": log_training(self, batch, loss)}
+
+    def configure_optimizers(self) -> Any:
+        return built(self.optimizer, self.lr_scheduler, trainable(self.network))

@@ -1,0 +1,120 @@
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.denoising.cbsn import CBSN, cbsn_terms, normalized, ramp
+from lightning_modules.networks.blind_spot import BlindSpotNetwork
+from tests.denoising.steps import gradient_of_a_step, small_network
+
+
+def patches() -> Tensor:
+    return torch.rand(2, 3, 12, 12, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def parts_by_hand(network: nn.Module, x: Tensor, index: Tensor, cut: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+    """L_blind with stride 3, L_self and L_inv with stride 2, slice by slice and cell by cell."""
+    given = torch.zeros_like(x)
+    for row in range(3):
+        for column in range(3):
+            given[:, :, row::3, column::3] = network(x[:, :, row::3, column::3], masked=True)
+    seeing = network(x, masked=False)
+
+    def sampled(image: Tensor) -> Tensor:
+        rows = []
+        for n in range(len(image)):
+            for i in range(6):
+                for j in range(6):
+                    k = int(index[n, i, j])
+                    rows.append(image[n, :, 2 * i + k // 2, 2 * j + k % 2])
+        return torch.stack(rows).view(len(image), 6, 6, 3).permute(0, 3, 1, 2)
+
+    target = network(sampled(x), masked=True)
+    target = target.detach() if cut else target
+    return (given - x).abs().mean(), (seeing - x).abs().mean(), (sampled(seeing) - target).abs().mean()
+
+
+def gradients(loss: Tensor, network: nn.Module) -> list[Tensor]:
+    return list(torch.autograd.grad(loss, list(network.parameters()), retain_graph=True))
+
+
+def test_terms_and_gradients_are_those_of_the_paper() -> None:
+    network, (x, _, _) = small_network(module_relu=True), normalized(patches())
+    index = torch.randint(4, (2, 6, 6), generator=torch.Generator().manual_seed(2))
+    found, expected = cbsn_terms(network, x, index, 3, 2), parts_by_hand(network, x, index)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+        for have, want in zip(gradients(one, network), gradients(other, network), strict=True):
+            torch.testing.assert_close(have, want, rtol=0, atol=1e-12)
+    uncut = gradients(parts_by_hand(network, x, index, cut=False)[2], network)
+    assert (
+        max(float((a - b).abs().max()) for a, b in zip(gradients(found[2], network), uncut, strict=True)) > 1e-4
+    )  # the target is not followed
+
+
+@pytest.mark.parametrize("step", [0, 30])
+def test_a_step_sums_the_terms_and_centre_taps_learn_after_the_ramp_begins(
+    step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = torch.rand(2, 1, 6, 6, generator=torch.Generator().manual_seed(3))
+    monkeypatch.setattr("lightning_modules.denoising.cbsn.drawn_uniformly", lambda *_: drawn)
+    module = CBSN(small_network(module_relu=True), blind_stride=3, strength=1.7, ramp_steps=40)
+    monkeypatch.setattr(CBSN, "global_step", step)
+    loss, found = gradient_of_a_step(module, patches())
+    blind, own, invariance = parts_by_hand(module.network, normalized(patches())[0], (drawn[:, 0] * 4).long())
+    expected = blind + step / 40 * (own + 1.7 * invariance)
+    assert loss == pytest.approx(float(expected.detach()), abs=1e-12)
+    for name, have, want in zip(found, found.values(), gradients(expected, module.network), strict=True):
+        torch.testing.assert_close(have, want, rtol=0, atol=1e-12, msg=name)
+    for name, middle in (("branch1", 1), ("branch2", 2)):
+        assert bool(found[f"network.{name}.body.0.weight"][:, :, middle, middle].any()) is (step > 0)
+
+
+def test_a_patch_is_normalised_by_channel_and_a_constant_one_is_zero() -> None:
+    image = patches()
+    x, mean, std = normalized(image)
+    torch.testing.assert_close(x.square().mean(dim=(2, 3)), torch.ones(2, 3, dtype=torch.float64))
+    torch.testing.assert_close(x * std + mean, image, rtol=0, atol=1e-12)
+    flat, _, floor = normalized(torch.full((1, 3, 12, 12), 0.25, dtype=torch.float64))
+    assert not flat.any()
+    assert floor.flatten().tolist() == [1 / 12] * 3
+
+
+def test_the_ramp_is_linear_up_to_one() -> None:
+    assert [ramp(step, 200_000) for step in (0, 100_000, 200_000, 300_000)] == [0, 0.5, 1, 1]
+
+
+class Given(nn.Module):
+    """Gives back what it is given, and keeps it."""
+
+    def forward(self, image: Tensor, masked: bool) -> Tensor:
+        self.seen = image
+        self.masked = masked
+        return image
+
+
+@pytest.mark.parametrize("blind", [False, True])
+def test_an_image_is_denoised_whole_and_put_back_to_its_own_range(blind: bool) -> None:
+    network, image = Given(), 3 * torch.rand(2, 3, 40, 51, dtype=torch.float64) - 1
+    torch.testing.assert_close(CBSN(network, blind=blind).restore(image), image, rtol=0, atol=1e-12)
+    assert network.masked is blind
+    assert network.seen.shape == (2, 3, 104, 115)
+    seen = network.seen[0, 0]
+    assert seen[31, 40] == seen[33, 40]
+    assert math.isclose(float(seen[32:-32, 32:-32].std(correction=0)), 1)
+
+
+def test_bad_arguments_and_images_are_named() -> None:
+    network = BlindSpotNetwork(channels=2, modules=1)
+    arguments: Any
+    for arguments, message in (
+        ({"blind_stride": 0}, "blind_stride must be at least 1, got 0"),
+        ({"strength": -1.0}, "strength must be at least 0, got -1"),
+        ({"ramp_steps": 0}, "ramp_steps must be at least 1, got 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            CBSN(network, **arguments)
+    with pytest.raises(ValueError, match=r"images need more than 32 pixels a side, got \[32, 50\]"):
+        CBSN(network).restore(torch.rand(1, 3, 32, 50))
