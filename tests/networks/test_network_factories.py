@@ -101,6 +101,8 @@ def test_weights_of_another_architecture_are_refused_by_name(tmp_path: Path) -> 
         ValueError, match=r"weights: .*cut.safetensors does not fit test_vit.*blocks\.0\.mlp\.fc1\.weight"
     ):
         timm_model("test_vit", num_classes=3, weights=str(tmp_path / "cut.safetensors"))
+    with pytest.raises(FileNotFoundError, match=r"no weights at .*absent\.pt"):
+        timm_model("test_vit", num_classes=3, weights=str(tmp_path / "absent.pt"))
 
 
 def test_tuning_decides_what_trains_and_the_classifier_is_never_adapted() -> None:

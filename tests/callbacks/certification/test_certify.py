@@ -181,20 +181,15 @@ class Layer(Planes):
         return logits.flatten(1)
 
 
-@pytest.mark.parametrize(
-    ("precision", "expected"),
-    [
-        ("bf16-mixed", {torch.float32, torch.bfloat16}),
-        ("bf16-true", {torch.bfloat16}),
-        ("64-true", {torch.float64}),
-    ],
-)
-def test_the_network_alone_computes_in_another_precision(
-    tmp_path: Path, precision: Any, expected: set[torch.dtype]
-) -> None:
+HALF = torch.bfloat16
+KINDS = {"bf16-mixed": {torch.float32, HALF}, "bf16-true": {HALF}, "64-true": {torch.float64}}
+
+
+@pytest.mark.parametrize("precision", KINDS)
+def test_the_network_alone_computes_in_another_precision(tmp_path: Path, precision: Any) -> None:
     module = Layer()
     run(tmp_path, certification(skip=4), module, precision=precision, limit_test_batches=1)
-    assert module.kinds == expected
+    assert module.kinds == KINDS[precision]
 
 
 def test_channels_last_leaves_the_votes(tmp_path: Path) -> None:

@@ -53,15 +53,9 @@ def nearest_of_many(image: Tensor, classes: int = 6) -> tuple[Network, Tensor, T
     network = affine(weight, bias)
     logits = network(image)
     label = logits.argmax(dim=1)
-    shortest, reached = [], []
-    for row, y in zip(logits, label.tolist(), strict=True):
-        others = [k for k in range(classes) if k != y]
-        ways = {k: (row[y] - row[k]) / (weight[k] - weight[y]).norm() for k in others}
-        nearest = min(others, key=lambda k: float(ways[k]))
-        direction = weight[nearest] - weight[y]
-        shortest.append(ways[nearest] * direction / direction.norm())
-        reached.append(nearest)
-    return network, label, torch.stack(shortest), torch.tensor(reached)
+    ways = (logits.amax(dim=1, keepdim=True) - logits) / (weight[label][:, None] - weight).norm(dim=2)
+    distance, reached = ways.nan_to_num(torch.inf).min(dim=1)  # 0 / 0 is the own class
+    return network, label, distance[:, None] * nn.functional.normalize(weight[reached] - weight[label]), reached
 
 
 def at_the_ends(count: int, low: float) -> Tensor:
