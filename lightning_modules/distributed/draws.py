@@ -5,8 +5,9 @@ own samples, as `GlobalBatches` deals them. So the noise of a sample follows fro
 the batch), and a single process draws from torch's own generators, as any code does.
 
 The batch size is that of all processes, so a process draws as much as a single one would, however many there are, and
-holds the batch's numbers for a moment. A counter for each sample would draw one process's rows alone, at some twenty
-operations on integers for a number and with other numbers than torch's.
+holds the batch's numbers for a moment. A counter for each sample (`sample_uniform`) would draw a process's own rows
+alone, at some twenty operations on integers for a number and with other numbers than torch's: on a CPU, 128 images of
+CIFAR-10 take 1.1 ms whole, and half of them 8 ms by counters.
 
 What a network draws inside, as dropout and stochastic depth do, comes from torch's own generators, which differ from
 process to process: it has the same distribution on any number of processes, not the same values.

@@ -1,6 +1,7 @@
 """What several processes draw for a batch is what one process draws for it, sample by sample."""
 
 import os
+import re
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,7 @@ from lightning_modules.robustness.attacks.ascent import random_start
 from lightning_modules.robustness.smoothed_training.noisy_copies import noisy_copies
 from lightning_modules.views import AddedNoise, ColourJitter, RandAugment, RandomCrop, RandomResizedCrop
 from lightning_modules.views.byol import AffineJitter, BYOLView
+from tests.command import ROOT
 from tests.two_processes import in_two_processes
 
 SEED, SIZE = 5, 7
@@ -80,6 +82,18 @@ def test_samples_are_drawn_the_same_whichever_process_has_them(both: list[Any]) 
         for name, values in expected.items():
             torch.testing.assert_close(found[name], values[rank::2], rtol=0, atol=1e-12, msg=name)
     assert len(expected["two halves"].unique(dim=1)[0]) == 2
+
+
+def test_modules_draw_for_samples_by_these_functions_or_by_generators_of_their_own() -> None:
+    """Otherwise the process would decide. Mixing draws within `drawn_alike`."""
+    draw = re.compile(r"torch\.(rand|randn|randint|rand_like|randn_like|bernoulli|poisson|normal|multinomial)\(")
+    found = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "lightning_modules").rglob("*.py")
+        for line in path.read_text().splitlines()
+        if draw.search(line) and "generator" not in line
+    }
+    assert found == {"lightning_modules/losses/mixing.py"}
 
 
 def test_one_process_draws_from_torchs_own_generators() -> None:
