@@ -30,14 +30,17 @@ from experiments.arguments import PROGRAM, ArgumentParser, positive_number, seed
 from experiments.method_table import by_metric, method_table, places
 from experiments.preflight import PREFLIGHT, preflight
 from experiments.results import (
-    BEST_EPOCH,
     Result,
+    arrow,
+    chosen,
     grid,
+    in_order,
     markdown,
     read_test_metrics,
     summarise,
     table,
     terminal,
+    without_repetition,
     write_csv,
 )
 from experiments.run_queue import TRAIN, lock, print_failures, run_all
@@ -58,6 +61,7 @@ class Arguments:
     jobs: int
     overrides: list[str]
     variations: list[Variation]
+    metrics: list[str]
 
 
 def parse(argv: Sequence[str]) -> Arguments:
@@ -78,6 +82,9 @@ def parse(argv: Sequence[str]) -> Arguments:
     parser.add_argument(
         "--vary", action="append", default=[], metavar="[CONFIG:]KEY=VALUE,...", help="a key that takes several values"
     )
+    parser.add_argument(
+        "--metrics", type=lambda text: text.split(","), default=[], metavar="METRIC,...", help="what tables show: all"
+    )
     known, unknown = parser.parse_known_args(own)
     if unknown:
         raise ValueError(f"{unknown[0]} is not an option of compare; what overrides the configs goes after `--`")
@@ -87,7 +94,7 @@ def parse(argv: Sequence[str]) -> Arguments:
     if repeated is not None:
         raise ValueError(f"--seeds names {repeated} twice; every seed is one run")
     variations = [variation(text) for text in known.vary]
-    return Arguments(known.configs, known.seeds, known.output, known.jobs, overrides, variations)
+    return Arguments(known.configs, known.seeds, known.output, known.jobs, overrides, variations, known.metrics)
 
 
 def default_output(configs: Sequence[Path]) -> Path:
@@ -114,7 +121,7 @@ def plan(experiments: Sequence[Experiment], seeds: Sequence[int], output: Path) 
 
 
 def collect(runs: Sequence[Run]) -> list[Result]:
-    """The metrics of the finished runs, config by config and metric by metric, those of the best epoch last."""
+    """The metrics of the finished runs, config by config and metric by metric, the best epoch's beside the tested."""
     found = [
         Result(run.experiment.title, metric, run.seed, value)
         for run in runs
@@ -122,7 +129,7 @@ def collect(runs: Sequence[Run]) -> list[Result]:
         for metric, value in read_test_metrics(run.directory / "test_metrics.csv").items()
     ]
     configs = list(dict.fromkeys(run.experiment.title for run in runs))
-    metrics = sorted(dict.fromkeys(result.metric for result in found), key=lambda metric: metric.startswith(BEST_EPOCH))
+    metrics = in_order(result.metric for result in found)
     return sorted(found, key=lambda r: (configs.index(r.config), metrics.index(r.metric), r.seed))
 
 
@@ -141,8 +148,13 @@ def provenance(runs: Sequence[Run]) -> str:
     return ", ".join(parts) + "."
 
 
-def write(runs: Sequence[Run], output: Path) -> list[Path]:
-    """Writes tables and pictures of the finished runs.
+def write(runs: Sequence[Run], output: Path, metrics: Sequence[str] = ()) -> list[Path]:
+    """Writes tables and pictures of the finished runs. The CSV files of single values hold all metrics.
+
+    Args:
+        runs: finished or not.
+        output: directory of the files.
+        metrics: what tables and pictures show, see `chosen`.
 
     Returns:
         The pictures' paths.
@@ -161,6 +173,8 @@ def write(runs: Sequence[Run], output: Path) -> list[Path]:
     )
     rows = [(names[each.config], each.metric, each.mean, each.std, each.seeds) for each in summaries]
     write_csv(output / "summary.csv", ["config", "metric", "mean", "std", "seeds"], rows)
+    found = chosen(found, metrics)
+    summaries = without_repetition(summarise(found))
     done = [run for run in runs if run.finished]
     pictures = []
     if not place and any(math.isfinite(result.value) for result in found):
@@ -177,7 +191,12 @@ def write(runs: Sequence[Run], output: Path) -> list[Path]:
         write_csv(output / "table.csv", ["metric", *header], rows_of_metrics)
         draw_table(found, place, output / "table.png")
         pictures.insert(0, output / "table.png")
-        lines = ["".join(f"## {metric}\n\n{markdown(header, rows)}\n" for metric, rows in by_metric(rows_of_metrics))]
+        lines = [
+            "".join(
+                f"## {metric}{arrow(metric)}\n\n{markdown(header, rows)}\n"
+                for metric, rows in by_metric(rows_of_metrics)
+            )
+        ]
     elif summaries:
         lines = [markdown(*grid(summaries))]
     for experiment in experiments:
@@ -193,10 +212,10 @@ def write(runs: Sequence[Run], output: Path) -> list[Path]:
     return pictures
 
 
-def show(runs: Sequence[Run], output: Path, console: Console) -> None:
+def show(runs: Sequence[Run], output: Path, console: Console, metrics: Sequence[str] = ()) -> None:
     """Writes tables and pictures of the finished runs, prints the table, and names the files."""
-    pictures = write(runs, output)
-    summaries = summarise(collect(runs))
+    pictures = write(runs, output, metrics)
+    summaries = without_repetition(summarise(chosen(collect(runs), metrics)))
     if summaries:
         counts = sorted({each.seeds for each in summaries})
         seeds = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1])))) + (" seed" if counts == [1] else " seeds")
@@ -204,7 +223,7 @@ def show(runs: Sequence[Run], output: Path, console: Console) -> None:
         if place:
             header, rows = method_table(summaries, place)
             for metric, own in by_metric(rows):
-                console.print(table(f"{metric}, mean ± std over {seeds}", header, own))
+                console.print(table(f"{metric}{arrow(metric)}, mean ± std over {seeds}", header, own))
         else:
             console.print(table(f"mean ± std over {seeds}", *grid(summaries)))
     for path in [output / "summary.csv", *pictures]:
@@ -233,13 +252,15 @@ def main(
         runs = plan(experiments, arguments.seeds, output)
         if preflight_command or run_command is TRAIN:
             preflight(runs, preflight_command or PREFLIGHT)
+        if arguments.metrics:
+            chosen(collect(runs), arguments.metrics)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     try:
         with lock([output]) as locks:
             failures = run_all(runs, jobs=arguments.jobs, console=console, locks=locks, run_command=run_command)
-            show(runs, output, console)
+            show(runs, output, console, arguments.metrics)
     except KeyboardInterrupt:
         done = sum(run.finished for run in runs)
         print(f"interrupted: {done} of {len(runs)} runs are finished; the same command continues", file=sys.stderr)

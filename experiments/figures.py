@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.results import BEST_EPOCH, Result
+from experiments.results import BEST_EPOCH, Result, arrow
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,7 +45,7 @@ def draw_comparison(results: Sequence[Result], path: Path) -> None:
                     np.mean(values), y, xerr=std, fmt="|", color=_colour(row), ecolor=_colour(row), markersize=13,
                     markeredgewidth=2, elinewidth=1.6, capsize=3.5, zorder=3,
                 )  # fmt: skip
-        ax.set_title(metric, fontsize=10, loc="left")
+        ax.set_title(metric + arrow(metric), fontsize=10, loc="left")
         ax.set_yticks(range(len(configs)), configs)
         ax.set_ylim(len(configs) - 0.4, -0.6)
         ax.grid(axis="x", alpha=0.3)
@@ -87,7 +87,7 @@ def draw_table(results: Sequence[Result], place: Mapping[str, tuple[str, str]], 
                     np.array(own) + beside, mean, yerr=std, color=_colour(number), marker="o", markersize=4.5,
                     linewidth=1.2, capsize=3, label=row if part == 0 else None,
                 )  # fmt: skip
-        ax.set_title(metric, fontsize=10, loc="left")
+        ax.set_title(metric + arrow(metric), fontsize=10, loc="left")
         ax.set_xticks(range(len(columns)), columns, rotation=30, ha="right", fontsize=8)
         ax.grid(axis="y", alpha=0.3)
     handles, labels = axes[0].get_legend_handles_labels()

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
-from experiments.results import Summary
+from experiments.results import Summary, in_order
 from experiments.run_request import Experiment
 
 Places = Mapping[str, tuple[str, str]]
@@ -44,7 +44,7 @@ def method_table(summaries: Sequence[Summary], place: Places) -> tuple[list[str]
     rows = list(dict.fromkeys(row for row, _ in place.values()))
     return ["method", *columns], [
         [metric, row, *(cells.get((metric, row, column), "-") for column in columns)]
-        for metric in dict.fromkeys(each.metric for each in summaries)
+        for metric in in_order(each.metric for each in summaries)
         for row in rows
         if any((metric, row, column) in cells for column in columns)
     ]

@@ -19,6 +19,10 @@ BEST_EPOCH = "best_epoch/"
 """Prefix of the metrics of a run's best epoch, where the checkpoint that the config tests is another one."""
 
 
+HIGHER = r"accuracy|recovered|dice|m?iou|acr|auroc|aupr|tnr\d*|psnr|ssim|retrieval|precision|recall|f1"
+LOWER = r"loss|entropy|error|memorized|distance|fid|lpips|nll|ece|abstained|mse|rmse|mae|perplexity"
+
+
 @dataclass(frozen=True)
 class Result:
     """One metric of one run."""
@@ -74,6 +78,56 @@ def final_metrics(metrics: Mapping[str, float], given_labels: bool = False) -> l
         f"{name:{width}}  {metrics[name]:<9.4g}{note * (given_labels and name.startswith('val/'))}".rstrip()
         for name in shown
     ]
+
+
+def arrow(metric: str) -> str:
+    """Say which direction of a metric is the better one, by the first word of its name that tells; or nothing.
+
+    Of an edit that a protection shall spoil, likeness is no merit: such metrics have no arrow.
+    """
+    words = metric.rpartition("/")[2].split("_")
+    told = next((word for word in words if re.fullmatch(f"{HIGHER}|{LOWER}|edit", word)), "edit")
+    return "" if told == "edit" else " ↑" if re.fullmatch(HIGHER, told) else " ↓"
+
+
+def chosen(results: Sequence[Result], metrics: Sequence[str]) -> list[Result]:
+    """Keep the results of some metrics, in their order, and those of the best epoch beside them.
+
+    Args:
+        results: of all runs.
+        metrics: names, with or without their stage: `test/accuracy` or `accuracy`; none keeps all.
+
+    Raises:
+        ValueError: names a metric that no run has.
+    """
+    known = dict.fromkeys(beside(result.metric)[0] for result in results)
+    for metric in metrics if results else ():
+        if not any(metric in (name, name.partition("/")[2]) for name in known):
+            raise ValueError(f"--metrics: no run has {metric}; there are {', '.join(known)}")
+    return [
+        result
+        for metric in metrics
+        for result in results
+        if metric in (name := beside(result.metric)[0], name.partition("/")[2])
+    ] or list(results)
+
+
+def without_repetition(summaries: Sequence[Summary]) -> list[Summary]:
+    """Leave out a best epoch's metric where it says of every config what the tested checkpoint's says."""
+    values = {(each.config, each.metric): str(each) for each in summaries}
+    new = {
+        metric
+        for config, metric in values
+        if values[config, metric] != values.get((config, beside(metric)[0])) or not beside(metric)[1]
+    }
+    return [each for each in summaries if each.metric in new]
+
+
+def in_order(metrics: Iterable[str]) -> list[str]:
+    """List metrics once each, in the order of the tested checkpoint's, with the best epoch's directly behind them."""
+    names = dict.fromkeys(metrics)
+    tested = list(dict.fromkeys(beside(name)[0] for name in names))
+    return sorted(names, key=lambda name: (tested.index(beside(name)[0]), beside(name)[1]))
 
 
 def beside(metric: str) -> tuple[str, bool]:
@@ -142,10 +196,13 @@ def grid(summaries: Sequence[Summary]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of a table of all metrics and configs, the longer list downwards."""
     cells: Mapping[tuple[str, str], str] = {(each.config, each.metric): str(each) for each in summaries}
     configs = list(dict.fromkeys(config for config, _ in cells))
-    metrics = list(dict.fromkeys(metric for _, metric in cells))
+    metrics = in_order(metric for _, metric in cells)
     if len(configs) > len(metrics):
-        return ["config", *metrics], [[config, *(cells.get((config, m), "-") for m in metrics)] for config in configs]
-    return ["metric", *configs], [[metric, *(cells.get((c, metric), "-") for c in configs)] for metric in metrics]
+        header = ["config", *(metric + arrow(metric) for metric in metrics)]
+        return header, [[config, *(cells.get((config, m), "-") for m in metrics)] for config in configs]
+    return ["metric", *configs], [
+        [metric + arrow(metric), *(cells.get((c, metric), "-") for c in configs)] for metric in metrics
+    ]
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -26,6 +26,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from datamodules.files.whole_files import write_text
 from experiments.config_files import parsed, text_of
+from experiments.results import duration, validation_metric
 from experiments.run_request import PROJECT, Run, code_fingerprint, cores, machine, record, request
 
 TRAIN = (sys.executable, str(PROJECT / "train.py"))
@@ -58,6 +59,21 @@ class Child:
     reported: float = field(default_factory=time.monotonic)
     task: TaskID | None = None
     max_epochs: int | None = None
+    first_seen: tuple[int, float] | None = None
+    last_seen: tuple[int, float] | None = None
+
+    def see(self, epochs: int, now: float) -> None:
+        """Note when an epoch was seen first, so that the time left can be told."""
+        self.first_seen = self.first_seen or (epochs, now)
+        if self.last_seen is None or epochs > self.last_seen[0]:
+            self.last_seen = (epochs, now)
+
+    def seconds_left(self, now: float) -> float | None:
+        """Estimate the time left of training from the epochs that were seen to end; None before two have."""
+        if not self.max_epochs or not self.first_seen or not self.last_seen or self.last_seen == self.first_seen:
+            return None
+        (before, since), (epochs, then) = self.first_seen, self.last_seen
+        return max((self.max_epochs - epochs) * (then - since) / (epochs - before) - (now - then), 0.0)
 
 
 @contextlib.contextmanager
@@ -122,6 +138,7 @@ def run_all(
     jobs = max(1, min(jobs, len(waiting)))
     children: list[Child] = []
     failures: list[Failure] = []
+    took: list[float] = []
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[unit]}"), TimeElapsedColumn())
     # Without the refreshing thread: forking beside a thread is unsafe.
     progress = Progress(*columns, console=console, auto_refresh=False, disable=not console.is_terminal)
@@ -150,17 +167,25 @@ def run_all(
                         failures.append(_fail(failure, console))
                     else:
                         seconds = time.monotonic() - child.started
+                        took.append(seconds)
                         console.print(f"{child.run.title}: finished in {seconds:.0f} s", markup=False)
                 for child in children:
                     _show(child, progress, console)
                 done = len(runs) - len(waiting) - len(children)
-                progress.update(overall, completed=done, unit=f"{done}/{len(runs)}")
+                left = f", {duration(_all_left(children, len(waiting), took, jobs))} left" if took else ""
+                progress.update(overall, completed=done, unit=f"{done}/{len(runs)}{left}")
                 progress.refresh()
                 if children:
                     time.sleep(POLL_SECONDS)
         finally:
             _terminate(children)
     return failures
+
+
+def _all_left(children: Sequence[Child], waiting: int, took: Sequence[float], jobs: int) -> float:
+    """Estimate the time left of the queue, from the time that its finished runs took."""
+    mean, now = sum(took) / len(took), time.monotonic()
+    return (waiting * mean + sum(max(mean - (now - child.started), 0.0) for child in children)) / jobs
 
 
 def _say_what_is_kept(runs: Sequence[Run], code: str, console: Console) -> None:
@@ -260,10 +285,12 @@ def _show(child: Child, progress: Progress, console: Console) -> None:
     child.reported = now
     if child.max_epochs is None:
         child.max_epochs = _max_epochs(child.run.directory)
-    epochs = _epochs(child.run.directory)
+    epochs, validation = _seen(child.run.directory)
     if epochs is None:
         return
+    child.see(epochs, now)
     text = f"epoch {epochs}/{child.max_epochs}" if child.max_epochs else f"epoch {epochs}"
+    text = f"{text}, {duration(child.seconds_left(now))} left{validation}"
     if child.max_epochs and epochs > child.max_epochs:
         text = "testing"
     if child.task is None:
@@ -283,16 +310,19 @@ def _max_epochs(directory: Path) -> int | None:
     return None
 
 
-def _epochs(directory: Path) -> int | None:
-    """Epochs that `metrics.csv` has rows of, counted from 1; None while it has none."""
+def _seen(directory: Path) -> tuple[int | None, str]:
+    """Epochs that `metrics.csv` has rows of, counted from 1, None while it has none; and its last validation."""
     with contextlib.suppress(OSError, ValueError), (directory / "metrics.csv").open("rb") as file:
-        column = file.readline().decode().strip().split(",").index("epoch")
+        columns = file.readline().decode().strip().split(",")
         start = file.tell()
         end = file.seek(0, os.SEEK_END)
         file.seek(max(start, end - 2**16))
-        lines = file.read().decode(errors="replace").splitlines()
-        return int(float(lines[-1].split(",")[column])) + 1 if lines else None
-    return None
+        cells = [line.split(",") for line in file.read().decode(errors="replace").splitlines()]
+        rows = [dict(zip(columns, row, strict=True)) for row in cells if len(row) == len(columns)]
+        name = validation_metric(columns, None)
+        last = next((row[name] for row in reversed(rows) if name and row[name]), "")
+        return (int(float(rows[-1]["epoch"])) + 1 if rows else None), f", {name} {float(last):.4g}" if last else ""
+    return None, ""
 
 
 @contextlib.contextmanager

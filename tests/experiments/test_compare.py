@@ -21,8 +21,8 @@ def test_tables_hold_mean_and_sample_deviation_of_every_metric(config: Config, f
         ("a", "test/accuracy"),
         ("a", "test/memorized"),
         ("b", "test/accuracy"),
-        ("b", "test/memorized"),
         ("b", "best_epoch/test/accuracy"),
+        ("b", "test/memorized"),
     ]
     expected = {
         ("a", "test/accuracy"): [0.9, 0.926, 0.939],
@@ -37,7 +37,10 @@ def test_tables_hold_mean_and_sample_deviation_of_every_metric(config: Config, f
             assert float(row["std"]) == pytest.approx(np.std(values, ddof=1), abs=1e-12)
             assert row["seeds"] == "3"
     text = (out / "summary.md").read_text()
-    assert "| test/accuracy | 0.922 ± 0.020 | 0.517 ± 0.015 |" in text
+    assert (
+        "| test/accuracy ↑ | 0.922 ± 0.020 | 0.517 ± 0.015 |\n| best_epoch/test/accuracy ↑ | - | 0.6017 ± 0.0015 |"
+        in text
+    )
     assert "seeds 0, 2, 3" in text
     assert "Python 3." in text
     for picture in ("comparison.png", "curves.png"):
@@ -76,6 +79,21 @@ def test_results_of_other_code_are_kept_but_pointed_out(
     assert "1 of 1 runs with an earlier state of the code" in (tmp_path / "out/summary.md").read_text()
 
 
+def test_metrics_are_chosen_for_tables_and_all_are_kept(
+    config: Config, fit: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a, b, out = config("a", start=0.9), config("b", start=0.5, best_epoch=0.5), tmp_path / "out"
+    arguments = [str(a), str(b), "--seeds", "0", "--output", str(out), "--metrics"]
+    assert compare.main([*arguments, "memorized,test/accuracy"], fit) == 0
+    rows = [line.split(" | ")[0] for line in (out / "summary.md").read_text().splitlines() if line.startswith("| ")]
+    assert rows == ["| metric", "| ---", "| test/memorized ↓", "| test/accuracy ↑"]  # the best epoch says nothing new
+    assert len(table(out / "summary.csv")) == 5
+    assert compare.main([*arguments, "accuracy"], fit) == 0
+    assert "memorized" not in capsys.readouterr().out.rpartition("kept")[2]
+    assert compare.main([*arguments, "acuracy"], fit) == 2
+    assert "--metrics: no run has acuracy; there are test/accuracy, test/memorized\n" in capsys.readouterr().err
+
+
 def test_default_output_is_found_again_and_differs_between_folders(config: Config) -> None:
     a, b = config("demo", folder="elr"), config("baseline", folder="elr")
     other = config("demo", folder="adele")
@@ -100,6 +118,7 @@ def test_default_output_is_found_again_and_differs_between_folders(config: Confi
         (["A", "--seeds", "0", "--jobs", "0"], "--jobs"),
         (["A", "--seeds", "0", "--trainer.max_epochs", "2"], "--trainer.max_epochs is not an option of compare"),
         (["A", "--trainer.max_epochs=2", "--seeds", "0"], "after `--`"),
+        (["A", "--seeds", "0", "--metrics"], "--metrics"),
         (["A", "--seeds", "0", "--", "trainer.max_epochs"], "must be overrides"),
         (["A", "--seeds", "0", "--", "--seed_everything=3"], "--seed_everything cannot be overridden"),
         (["A", "--seeds", "0", "--", "--run_directory", "x"], "--run_directory cannot be overridden"),

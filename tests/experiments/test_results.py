@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from experiments import compare
-from experiments.results import Summary, markdown, mean_and_std
+from experiments.results import Summary, arrow, duration, markdown, mean_and_std, validation_metric
 from tests.experiments.conftest import Config
 
 
@@ -45,3 +45,36 @@ def test_the_longer_list_goes_down_and_gaps_are_shown() -> None:
 
 def test_markdown_cells_cannot_break_the_table() -> None:
     assert markdown(["a"], [["x | y\nz"]]) == "| a |\n| --- |\n| x \\| y z |\n"
+
+
+@pytest.mark.parametrize(
+    ("metric", "better"),
+    [
+        ("test/accuracy", " ↑"),
+        ("best_epoch/test/accuracy_top5", " ↑"),
+        ("test/robust_accuracy_pgd_linf_0.2", " ↑"),
+        ("test/pseudo_label_surface_distance", " ↓"),
+        ("test/accuracy_by_distance", " ↑"),
+        ("test/tnr95_photograph", " ↑"),
+        ("test/cross_entropy", " ↓"),
+        ("test/memorized", " ↓"),
+        ("test/edit_psnr", ""),  # of a protection, which shall spoil the edit
+        ("test/noise_norm", ""),
+        ("test/mean_draws", ""),
+    ],
+)
+def test_an_arrow_says_which_direction_is_better(metric: str, better: str) -> None:
+    assert arrow(metric) == better
+
+
+def test_one_validation_metric_is_shown() -> None:
+    names = ["epoch", "train/loss", "val/cross_entropy", "val/accuracy_step", "val/accuracy/3", "val/dice", "val/miou"]
+    assert validation_metric(names, None) == "val/dice"
+    assert validation_metric(names, "val/miou") == "val/miou"
+    assert validation_metric(names, "val/absent") == "val/dice"
+    assert validation_metric(names[:5], None) == "val/cross_entropy"
+    assert validation_metric(names[:2], None) is None
+
+
+def test_times_are_written_as_clocks_do() -> None:
+    assert [duration(each) for each in (None, 7.9, 3723.0)] == ["-:--:--", "0:00:07", "1:02:03"]

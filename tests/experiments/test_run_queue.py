@@ -1,4 +1,5 @@
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -206,5 +207,27 @@ def test_progress_on_a_terminal_shows_epochs_of_each_run(config: Config, fit: li
         console = Console(file=screen, force_terminal=True, highlight=False, width=100)
         assert not run_queue.run_all(runs, jobs=2, console=console, run_command=fit)
     text = (tmp_path / "screen.txt").read_text()
-    for said in ("a, seed 0", "a, seed 1", "starting", "/12", "all runs", "2/2", "a, seed 1: finished in"):
+    for said in (
+        "a, seed 0",
+        "a, seed 1",
+        "starting",
+        "/12",
+        "all runs",
+        "2/2",
+        "a, seed 1: finished in",
+        "val/accuracy 0.",
+    ):
         assert said in text
+    assert re.search(r"epoch \d+/12, 0:00:0\d left, val/accuracy 0\.\d+", text)
+
+
+def test_the_time_left_is_that_of_the_epochs_to_come() -> None:
+    child = run_queue.Child(None, None, 0, False, max_epochs=20)  # type: ignore[arg-type]
+    child.see(8, 100.0)  # of an earlier call, when it was continued
+    assert child.seconds_left(103.0) is None
+    child.see(10, 106.0)
+    child.see(10, 107.0)
+    assert child.seconds_left(106.0) == 30.0
+    assert child.seconds_left(108.0) == 28.0
+    child.see(20, 136.0)
+    assert child.seconds_left(140.0) == 0.0

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from experiments import compare
+from experiments.config_files import settings_of
 from experiments.method_table import places
+from experiments.preflight import errors_of
 from experiments.run_request import load_experiments
 from experiments.variations import Variation, variation, varied
 from tests.command import ROOT
@@ -41,10 +43,10 @@ def test_one_call_makes_the_table_of_methods_over_settings(
     means = {(row[0], row[1]): row[2] for row in rows(out / "summary.csv")}
     assert float(means["elr/cifar10/start=0.4", "test/accuracy"]) == pytest.approx(0.41)
     markdown = (out / "summary.md").read_text()
-    assert "## test/accuracy\n\n| method | cifar10 start 0.8 |" in markdown
+    assert "## test/accuracy ↑\n\n| method | cifar10 start 0.8 |" in markdown
     assert "| elr | 0.810 ± 0.014 | 0.410 ± 0.014 | 0.910 ± 0.014 |" in markdown
     assert (out / "table.png").read_bytes().startswith(b"\x89PNG")
-    assert "test/accuracy, mean ± std over 2 seeds" in capsys.readouterr().out
+    assert "test/accuracy ↑, mean ± std over 2 seeds" in capsys.readouterr().out
 
 
 def test_what_is_finished_is_not_run_again_and_new_values_join(
@@ -108,6 +110,23 @@ def test_real_experiments_are_built_with_their_values(tmp_path: Path, capsys: py
     assert not (tmp_path / "out").exists()
 
 
+def test_a_key_that_the_config_does_not_write_is_one_that_its_classes_have() -> None:
+    demo = ROOT / "configs/elr/demo.yaml"
+    assert "model.half_precision_targets" not in settings_of(demo)
+    keys = (
+        "model.half_precision_targets=true",
+        "model.network.activation=relu",
+        "data.label_noise.fraction=0.5",
+        "model.strenght=3",
+    )
+    every = [varied(load_experiments([demo]), [variation(key)])[0] for key in keys]
+    found = errors_of([["--config", str(demo), *each.overrides] for each in every])
+    assert found[0] is None
+    assert "Option 'activation' is not accepted. It accepts in_features, hidden_features, out_features" in str(found[1])
+    assert "Option 'fraction' is not accepted. It accepts noise_rate" in str(found[2])
+    assert "did you mean strength" in str(found[3])
+
+
 def test_init_args_may_be_left_out_and_names_match_with_and_without_folders(tmp_path: Path) -> None:
     text = "data: {class_path: A, init_args: {label_noise: {class_path: B, init_args: {noise_rate: 0.4}}}}"
     for folder in ("elr", "lsa"):
@@ -142,7 +161,6 @@ def test_short_names_are_as_long_as_it_takes_to_tell_keys_apart(config: Config, 
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--vary", "model.strat=0.1,0.2"], "a.yaml does not set model.strat; the closest are model.start"),
         (["--vary", "b:model.start=0.1"], "b:model.start applies to no config; they are a"),
         (["--vary", "model.start=0.1,high"], "high is a text, and"),
         (["--vary", "model.start=0.1,true"], "true is true or false"),
