@@ -235,7 +235,8 @@ METHODS = {
         },
         {
             "model.init_args.optimizer": DESCENT,
-            "model.init_args.epsilon": 1e-13,  # a gradient of nought, up to rounding, has any sign
+            "model.init_args.norm": "l2",  # a gradient of nought, up to rounding, has any sign
+            "model.init_args.epsilon": 0.5,
             "trainer.callbacks.0": LEFT_OUT,  # pre-training wants one process
         },
     ),
