@@ -103,6 +103,9 @@ class ImagePairBatch(TypedDict):
     """
     second_noisy: NotRequired[Tensor]
     """As `noisy`, in training, where it is asked for: another draw of the noise on the same clean images."""
+    noise_level: NotRequired[Tensor]
+    """`[B, 1, 1, 1]`, in training on fresh noise whose strength is a range: each image's, in the units of its argument.
+    """
     index: Tensor
     """`[B]`, int64: position in the set; of a patch in training, among the patches of an epoch."""
     global_size: int

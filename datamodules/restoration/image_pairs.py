@@ -172,6 +172,8 @@ class ImagePairs(SeededBatches):
         if "noisy" not in cut:
             assert self.noise is not None
             cut["noisy"] = self.noise.sample(cut["clean"], SampleNumbers(self.seed, visit, index))
+            levels = self.noise.drawn_levels(cut["clean"], SampleNumbers(self.seed, visit, index))
+            batch |= {} if levels is None else {"noise_level": levels}
             if self.second_noisy:
                 cut["second_noisy"] = self.noise.sample(cut["clean"], SampleNumbers(self.seed, visit, index, SECOND))
         if self.augmentation:

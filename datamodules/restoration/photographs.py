@@ -44,5 +44,5 @@ class Photographs(PairSet):
         side = min(image.size)
         left, top = (image.width - side) // 2, (image.height - side) // 2
         box = (left, top, left + side, top + side)
-        reduced = np.asarray(image.resize((self.image_size, self.image_size), Image.Resampling.BICUBIC, box))
+        reduced = np.array(image.resize((self.image_size, self.image_size), Image.Resampling.BICUBIC, box))
         return np.ascontiguousarray(np.atleast_3d(reduced).transpose(2, 0, 1))

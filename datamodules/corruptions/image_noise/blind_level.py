@@ -50,17 +50,16 @@ def looks(noise: ImageNoise, noisy: Tensor, denoised: Tensor) -> Tensor:
     """Measure how bad denoised images look, `[B]`: how rough they are, and how little noisy ones agree with them.
 
     Gaussian: TV(x). Poisson: 0.1 TV(x clipped to [0, max x]) + mean over x > 0 of (x - y log x). Gamma: TV(x) + mean
-    over x > 0 of log x + mean of y / x + mean of (y / x)^2.
+    over x > 0 of (log x + y / x + (y / x)^2).
     """
     if isinstance(noise, Gaussian):
         return total_variation(denoised)
     lit = denoised > 0
-    logarithm = torch.where(lit, denoised, 1).log()
+    above = torch.where(lit, denoised, 1)
     if isinstance(noise, Poisson):
-        return 0.1 * total_variation(denoised.clamp(min=0)) + _mean_where(lit, denoised - noisy * logarithm)
-    ratio = (noisy / denoised).flatten(1)
-    rough = total_variation(denoised) + _mean_where(lit, logarithm)
-    return rough + ratio.mean(dim=1) + (ratio**2).mean(dim=1)
+        return 0.1 * total_variation(denoised.clamp(min=0)) + _mean_where(lit, denoised - noisy * above.log())
+    ratio = noisy / above
+    return total_variation(denoised) + _mean_where(lit, above.log() + ratio + ratio**2)
 
 
 def _mean_where(where: Tensor, values: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from datamodules.corruptions.image_noise.interface import (
     check_level,
     drawn_level,
     level_of,
+    ranged_level,
     summed,
 )
 from datamodules.corruptions.image_noise.numbers import Numbers
@@ -42,6 +43,9 @@ class Gaussian(ImageNoise):
     def sigma(self) -> float:
         """Standard deviation in the units of images in [0, 1]."""
         return level_of(self.grey_levels, "grey_levels") / 255
+
+    def drawn_levels(self, clean: Tensor, numbers: Numbers) -> Tensor | None:
+        return ranged_level(self.grey_levels, clean, numbers)
 
     def sample(self, clean: Tensor, numbers: Numbers) -> Tensor:
         return clean + drawn_level(self.grey_levels, clean, numbers) / 255 * numbers.normal(clean)
@@ -90,6 +94,9 @@ class CorrelatedGaussian(ImageNoise):
         """
         kernel = self.kernel(like)
         return F.conv1d(kernel[None, None], kernel[None, None], padding=len(kernel) - 1)[0, 0]
+
+    def drawn_levels(self, clean: Tensor, numbers: Numbers) -> Tensor | None:
+        return ranged_level(self.grey_levels, clean, numbers)
 
     def sample(self, clean: Tensor, numbers: Numbers) -> Tensor:
         kernel = self.kernel(clean)

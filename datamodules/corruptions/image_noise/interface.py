@@ -27,13 +27,20 @@ class ImageNoise(ABC):
             `[B, C, H, W]`, in the units of the clean images.
         """
 
+    def drawn_levels(self, clean: Tensor, numbers: Numbers) -> Tensor | None:
+        """Give the strengths that `sample` draws for images from the same numbers, `[B, 1, 1, 1]`; None of one for all.
+
+        They have the units of the argument that is a range.
+        """
+        return None
+
     def log_likelihood(self, noisy: Tensor, clean: Tensor) -> Tensor:
         """Logarithm of the density of noisy images given clean ones, `[B]`; of the probability, for discrete noise.
 
         Raises:
-            NotImplementedError: if the law has no closed form.
+            TypeError: if the law has no closed form.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no likelihood in closed form")
+        raise TypeError(f"{type(self).__name__} has no likelihood in closed form")
 
     def score_input(self, noisy: Tensor) -> Tensor:
         """Noisy images in the units in which their score is taken: their own, or counts for Poisson noise."""
@@ -50,9 +57,9 @@ class ImageNoise(ABC):
             `[B, C, H, W]`, not clipped.
 
         Raises:
-            NotImplementedError: if the law is of no exponential family.
+            TypeError: if the law is of no exponential family.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no formula of Tweedie's kind")
+        raise TypeError(f"{type(self).__name__} has no formula of Tweedie's kind")
 
 
 def level_of(level: Any, name: str) -> float:
@@ -64,6 +71,12 @@ def level_of(level: Any, name: str) -> float:
     if isinstance(level, tuple | list):
         raise ValueError(f"{name} {list(level)} is a range, and a law has one strength")
     return level
+
+
+def ranged_level(level: Any, clean: Tensor, numbers: Numbers) -> Tensor | None:
+    """Give the strength of each image, `[B, 1, 1, 1]`, that `drawn_level` gives; None where there is no range."""
+    drawn = drawn_level(level, clean, numbers)
+    return drawn if isinstance(drawn, Tensor) else None
 
 
 def drawn_level(level: Any, clean: Tensor, numbers: Numbers) -> float | Tensor:

@@ -12,6 +12,7 @@ from datamodules.corruptions.image_noise.interface import (
     check_level,
     drawn_level,
     level_of,
+    ranged_level,
     summed,
 )
 from datamodules.corruptions.image_noise.numbers import Numbers
@@ -40,6 +41,9 @@ class Poisson(ImageNoise):
 
     def __post_init__(self) -> None:
         check_level("zeta", self.zeta, 0, 1)
+
+    def drawn_levels(self, clean: Tensor, numbers: Numbers) -> Tensor | None:
+        return ranged_level(self.zeta, clean, numbers)
 
     def sample(self, clean: Tensor, numbers: Numbers) -> Tensor:
         zeta = drawn_level(self.zeta, clean, numbers)
@@ -77,6 +81,9 @@ class Gamma(ImageNoise):
 
     def __post_init__(self) -> None:
         check_level("shape", self.shape, 1, float("inf"))
+
+    def drawn_levels(self, clean: Tensor, numbers: Numbers) -> Tensor | None:
+        return ranged_level(self.shape, clean, numbers)
 
     def sample(self, clean: Tensor, numbers: Numbers) -> Tensor:
         shape = drawn_level(self.shape, clean, numbers)

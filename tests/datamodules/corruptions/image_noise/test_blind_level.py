@@ -35,9 +35,9 @@ def test_measures_by_hand() -> None:
     rough = (0.25 + 0.5) / 2 + (0.5 + 0.25) / 2  # of x clipped: down, across
     fits = ((0.25 - 0.1 * torch.log(torch.tensor(0.25))) + (0.5 - 0.1 * torch.log(torch.tensor(0.5)))) / 2
     torch.testing.assert_close(looks(Poisson(), y, x), (0.1 * rough + fits.double())[None], rtol=0, atol=1e-6)
-    x = torch.tensor([[[[0.5, 0.25], [0.5, 0.5]]]], dtype=torch.float64)
-    ratios, logs = torch.tensor([0.2, 0.4, 0.2, 0.2]), torch.tensor([0.5, 0.25, 0.5, 0.5]).log()
-    expected = 0.25 + logs.mean() + ratios.mean() + (ratios**2).mean()
+    x = torch.tensor([[[[0.5, 0.25], [0.5, -0.5]]]], dtype=torch.float64)  # one pixel counts for roughness alone
+    ratios, logs = torch.tensor([0.2, 0.4, 0.2]), torch.tensor([0.5, 0.25, 0.5]).log()
+    expected = (0.75 / 2 + 1.25 / 2) + logs.mean() + ratios.mean() + (ratios**2).mean()
     torch.testing.assert_close(looks(Gamma(), y, x), expected.double()[None], rtol=0, atol=1e-5)
 
 

@@ -4,7 +4,15 @@ import pytest
 import torch
 from jsonargparse import ArgumentParser
 
-from datamodules.corruptions.image_noise import CorrelatedGaussian, Gamma, Gaussian, ImageNoise, Impulse, Poisson
+from datamodules.corruptions.image_noise import (
+    CorrelatedGaussian,
+    Gamma,
+    Gaussian,
+    ImageNoise,
+    Impulse,
+    Poisson,
+    SampleNumbers,
+)
 
 
 @pytest.mark.parametrize(
@@ -30,9 +38,9 @@ def test_parameters_outside_their_domain_are_refused_by_name(build: Callable[[],
 
 def test_laws_without_a_closed_form_say_so() -> None:
     one = torch.ones(1, 1, 2, 2)
-    with pytest.raises(NotImplementedError, match="CorrelatedGaussian has no likelihood"):
+    with pytest.raises(TypeError, match="CorrelatedGaussian has no likelihood"):
         CorrelatedGaussian().log_likelihood(one, one)
-    with pytest.raises(NotImplementedError, match="Impulse has no formula"):
+    with pytest.raises(TypeError, match="Impulse has no formula"):
         Impulse().posterior_mean(one, one)
 
 
@@ -43,3 +51,17 @@ def test_a_config_gives_one_level_or_a_range() -> None:
     for text, level in (("25", 25.0), ("[5, 50]", (5, 50))):
         built = parser.instantiate(parser.parse_args([f"--noise={package}.Gaussian", f"--noise.grey_levels={text}"]))
         assert built.noise == Gaussian(level)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("noise", [Gaussian((5, 55)), Poisson((0.005, 0.1)), Gamma((40, 120))])
+def test_levels_that_are_told_are_those_that_noise_was_drawn_with(noise: ImageNoise) -> None:
+    clean, index = torch.full((3, 1, 48, 48), 0.5, dtype=torch.float64), torch.tensor([4, 9, 2])
+    levels = noise.drawn_levels(clean, SampleNumbers(0, 1, index))
+    assert levels is not None
+    assert levels.shape == (3, 1, 1, 1)
+    noisy = noise.sample(clean, SampleNumbers(0, 1, index))
+    for row in range(3):
+        one = type(noise)(float(levels[row]))  # type: ignore[call-arg]
+        assert one.drawn_levels(clean, SampleNumbers(0, 1, index)) is None
+        alike = one.sample(clean, SampleNumbers(0, 2, index))[row]
+        assert float(noisy[row].std() / alike.std()) == pytest.approx(1, abs=0.12)
