@@ -21,12 +21,15 @@ class DnCNN(nn.Module):
         depth: number of convolutions, D, at least 2.
         features: channels between them.
         batch_norm: whether the inner convolutions are followed by batch normalisation; otherwise they have biases.
+        residual: whether the convolutions' result is taken from the image; otherwise it is the output, R(y).
 
     Raises:
         ValueError: if an argument is out of range.
     """
 
-    def __init__(self, channels: int = 1, depth: int = 17, features: int = 64, batch_norm: bool = True) -> None:
+    def __init__(
+        self, channels: int = 1, depth: int = 17, features: int = 64, batch_norm: bool = True, residual: bool = True
+    ) -> None:
         super().__init__()
         at_least(1, channels=channels, features=features)
         at_least(2, depth=depth)
@@ -36,6 +39,7 @@ class DnCNN(nn.Module):
             layers += [nn.BatchNorm2d(features)] if batch_norm else []
             layers.append(nn.ReLU(inplace=True))
         layers.append(nn.Conv2d(features, channels, 3, padding=1))
+        self.residual = residual
         self.noise = nn.Sequential(*layers)
         for layer in self.noise:
             if isinstance(layer, nn.Conv2d):
@@ -44,4 +48,4 @@ class DnCNN(nn.Module):
                     nn.init.zeros_(layer.bias)
 
     def forward(self, noisy: Tensor) -> Tensor:
-        return noisy - self.noise(noisy)
+        return noisy - self.noise(noisy) if self.residual else self.noise(noisy)

@@ -2,8 +2,8 @@
 
 Down: a double convolution [3x3 convolution, BN, ReLU] x 2 at each level, and 2x2 max-pooling between levels. Up: the
 deeper features, enlarged twofold bilinearly (corners aligned), are joined to those of the level above, and a double
-convolution first halves the channels of the two and then gives as many as the next level has. A 1x1 convolution gives
-the logits. There is no transposed convolution.
+convolution first halves the channels of the two, where that is asked for, and gives as many as the next level has. A
+1x1 convolution gives the logits. There is no transposed convolution.
 
 Source: Ronneberger, Fischer and Brox, U-Net: Convolutional Networks for Biomedical Image Segmentation, MICCAI 2015,
 arXiv 1505.04597; the padded bilinear variant with BN is that of the SegTHOR experiments of ADELE (Liu et al., CVPR
@@ -35,12 +35,20 @@ class UNet(nn.Module):
         in_channels: channels of an image, C.
         num_classes: categories of a pixel, K.
         widths: channels of each level, from the full size down.
+        halved: whether the first convolution of each double one on the way up halves the channels; otherwise it gives
+            as many as the next level has.
 
     Raises:
         ValueError: if there are fewer than two levels or a width is less than 1.
     """
 
-    def __init__(self, in_channels: int, num_classes: int, widths: Sequence[int] = (64, 128, 256, 512, 512)) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        widths: Sequence[int] = (64, 128, 256, 512, 512),
+        halved: bool = True,
+    ) -> None:
         super().__init__()
         widths = list(widths)
         if len(widths) < 2:
@@ -56,7 +64,7 @@ class UNet(nn.Module):
         deep = widths[-1]
         for level in range(len(widths) - 2, -1, -1):
             joined, out = widths[level] + deep, widths[max(level - 1, 0)]
-            self.up.append(double_convolution(joined, joined // 2, out))
+            self.up.append(double_convolution(joined, joined // 2 if halved else out, out))
             deep = out
         self.last = nn.Conv2d(deep, num_classes, 1)
 

@@ -1,0 +1,63 @@
+"""A DnCNN without any additive constant, so that the estimate of a times an image is a times the estimate.
+
+    f(y) = y - R(y),        R: conv, ReLU, (D - 2) x (conv, x / s * gamma, ReLU), conv
+
+with 3 x 3 kernels without bias. s is the deviation of a channel over the batch in training, and its running average in
+evaluation. One network serves all noise levels, also those it was not trained at.
+
+Source: Mohan, Kadkhodaie, Simoncelli and Fernandez-Granda, Robust and Interpretable Blind Image Denoising via Bias-Free
+Convolutional Neural Networks, ICLR 2020, arXiv 1906.05478. Parameters have the names of the authors' code; s averages
+in 0.1 of each batch, and is a process's own where there are several, as DDP does with batch normalisation.
+"""
+
+import itertools
+
+import torch
+from torch import Tensor, nn
+
+from datamodules.arguments import at_least
+
+
+class _Deviations(nn.Module):
+    """Running deviations of the inner layers, as buffers `0`, `1`, ..."""
+
+    def __init__(self, number: int, features: int) -> None:
+        super().__init__()
+        for layer in range(number):
+            self.register_buffer(str(layer), torch.ones(1, features, 1, 1))
+
+
+class BiasFreeDnCNN(nn.Module):
+    """Estimates clean images from noisy ones, `[B, C, H, W]` both, at any level of Gaussian noise.
+
+    Args:
+        channels: of an image.
+        depth: number of convolutions, D, at least 2.
+        features: channels between them.
+    """
+
+    def __init__(self, channels: int = 3, depth: int = 20, features: int = 64) -> None:
+        super().__init__()
+        at_least(1, channels=channels, features=features)
+        at_least(2, depth=depth)
+        widths = [channels, *[features] * (depth - 1), channels]
+        self.conv_layers = nn.ModuleList(
+            nn.Conv2d(before, after, 3, padding=1, bias=False) for before, after in itertools.pairwise(widths)
+        )
+        self.gammas = nn.ParameterList(
+            (torch.randn(1, features, 1, 1) * (2 / 9 / 64)).clamp(-0.025, 0.025) for _ in range(depth - 2)
+        )
+        self.running_sd = _Deviations(depth - 2, features)
+
+    def forward(self, noisy: Tensor) -> Tensor:
+        x = self.conv_layers[0](noisy).relu()
+        for layer, gamma in enumerate(self.gammas):
+            x = self.conv_layers[layer + 1](x)
+            running = getattr(self.running_sd, str(layer))
+            if self.training:
+                deviation = (x.var(dim=(0, 2, 3), keepdim=True, correction=0) + 1e-5).sqrt()
+                running.mul_(0.9).add_(deviation.detach(), alpha=0.1)
+            else:
+                deviation = running
+            x = (x / deviation * gamma).relu()
+        return noisy - self.conv_layers[-1](x)
