@@ -13,6 +13,7 @@ from experiments.config_files import base_of, dotted, mapping_of, settings_of
 from tests.conformance.experiments import CONFIGS, EXPERIMENTS, TRAINERS, at_paper_scale, experiments, name
 
 OWN_KEYS = {
+    "noiser": {"model.network.normalized"},  # the method is the normalisation
     "annotation_efficient": {"trainer.max_epochs"},  # a translation alone has fewer stages
     "elr_plus": {"data.passes_per_epoch"},  # ELR+ trains its two networks one pass after the other
     "nmtune": {"model.optimizer.lr"},  # the paper gives linear probing a rate of its own

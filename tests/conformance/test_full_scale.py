@@ -134,6 +134,10 @@ PARAMETERS = {
 
 
 UNTRAINED = {
+    **{
+        f"scoredvi/{data}": "its denoisers come with their weights; it fits images"
+        for data in ("cc", "polyu", "sidd_val")
+    },
     "bm3d/photographs": "it has nothing to train",
     "diffusionguard/stable_diffusion": "its networks come with their weights; small ones are in its tests",
 }

@@ -90,6 +90,21 @@ BLIND_SPOT = {  # batches of 8, 8 and 5 patches of the three images that are tes
     "data.init_args.training.init_args.images.init_args.image_size": 36,
     "data.init_args.test.init_args.image_size": 36,
 }
+PATCHES, COLOUR_PATCHES = (  # 20 patches: batches of 7, 7 and 6
+    {
+        "data.init_args.batch_size": 7,
+        "data.init_args.patch_size": 8,
+        "data.init_args.patches_per_image": 2,
+        **{
+            f"data.init_args.{key}": {
+                "class_path": "datamodules.restoration.photographs.Photographs",
+                "init_args": {"image_size": size, "colour": colour},
+            }
+            for key, size in {"training": 40, "test": 36}.items()
+        },
+    }
+    for colour in (False, True)
+)
 TRANSLATION = ("mask_generator", "image_generator", "image_discriminator", "mask_discriminator")
 
 METHODS = {
@@ -289,6 +304,45 @@ METHODS = {
         for name in ("sdap", "ap_bsn")
     },
     "noise2void": Method("noise2void/demo", PHOTOGRAPHS, {"model.init_args.optimizer": DESCENT}),
+    "noise2score": Method(
+        "noise2score/demo",
+        {**PATCHES, "model.init_args.network.init_args.features": 4, "model.init_args.anneal_images": 9},
+        {"model.init_args.optimizer": DESCENT},
+    ),
+    "noise2score_blind": Method(
+        "noise2score/demo_blind",
+        {**PATCHES, "model.init_args.network.init_args.features": 4},
+        {"model.init_args.optimizer": DESCENT},
+    ),
+    "scoredvi": Method(
+        "scoredvi/demo",
+        {
+            **COLOUR_PATCHES,
+            **{f"model.init_args.denoisers.{k}.init_args": {"depth": 3, "features": 4} for k in range(3)},
+            "model.init_args.network.init_args.widths": [4, 4],
+            "model.init_args.steps": 2,
+        },
+        {  # a bias-free DnCNN divides by the deviations of a process's share
+            "model.init_args.optimizer": DESCENT,
+            **{
+                f"model.init_args.denoisers.{k}": {
+                    "class_path": "lightning_modules.networks.dncnn.DnCNN",
+                    "init_args": {"channels": 3, "depth": 2, "features": 4},
+                }
+                for k in range(3)
+            },
+        },
+    ),
+    "noiser": Method(
+        "noiser/demo",
+        {
+            "data.init_args.batch_size": 7,
+            "data.init_args.patches_per_image": 19,
+            "data.init_args.patch_size": 16,
+            "model.init_args.network.init_args.hidden": 3,
+        },
+        {"model.init_args.optimizer": DESCENT},
+    ),
 }
 
 

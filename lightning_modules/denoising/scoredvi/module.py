@@ -1,0 +1,220 @@
+"""The LightningModule of ScoreDVI. See the package for the method."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from datamodules.arguments import at_least, positive, within
+from datamodules.batches import ImagePairBatch
+from lightning_modules.denoising.scoredvi.elbo import (
+    divergence_of_component,
+    divergence_of_precision,
+    divergence_of_weight,
+    prior_term,
+    reconstruction,
+)
+from lightning_modules.denoising.scoredvi.noise_level import noise_deviation, prior_weight
+from lightning_modules.distributed.draws import draw_rows_like
+from lightning_modules.metrics.image_quality import EvaluationProtocol, ImageQuality
+from lightning_modules.training.logging import log_training
+from lightning_modules.training.optimizers import adam, built, constant, trainable
+from lightning_modules.training.restorer import RestorerSteps
+
+LOG_LEAST, LOG_MOST = torch.tensor([1e-8, 1e4]).log().tolist()
+GREATEST_LEVEL = 100 / 255
+"""Of the white noise that denoisers are trained on."""
+
+
+def side_network(in_channels: int, out_channels: int, width: int, depth: int) -> nn.Sequential:
+    """Make a plain network of 3x3 convolutions, the inner ones with batch normalisation."""
+    layers: list[nn.Module] = [nn.Conv2d(in_channels, width, 3, padding=1), nn.ReLU()]
+    for _ in range(depth - 2):
+        layers += [nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width, eps=1e-4), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Conv2d(width, out_channels, 3, padding=1))
+
+
+class Posterior(nn.Module):
+    """The four networks that are fitted to one image, with fresh weights.
+
+    Args:
+        image_network: maps `[1, C, H, W]` to `[1, 2 K C, H, W]`; its architecture is taken, with other weights.
+        channels: C.
+        components: K.
+        side_width: channels of the three other networks.
+        side_depth: convolutions of each of these.
+    """
+
+    def __init__(
+        self, image_network: nn.Module, channels: int, components: int, side_width: int, side_depth: int
+    ) -> None:
+        super().__init__()
+        self.components = components
+        self.image = copy.deepcopy(image_network)
+        for module in self.image.modules():
+            if callable(reset := getattr(module, "reset_parameters", None)):
+                reset()
+        outputs = channels * components
+        self.precision = side_network(channels, 2 * outputs, side_width, side_depth)
+        self.component = side_network(channels, outputs, side_width, side_depth)
+        self.weight = side_network(channels, outputs, side_width, side_depth)
+        self.train().requires_grad_(True)
+
+    def forward(self, noisy: Tensor) -> tuple[Tensor, ...]:
+        """Give mu, log sigma^2, log alpha, log beta, rho and d of a noisy image, each `[1, K, C, H, W]`."""
+
+        def split(output: Tensor) -> Tensor:
+            return output.unflatten(1, (self.components, -1))
+
+        mu, log_variance = split(self.image(noisy)).chunk(2, dim=2)
+        log_alpha, log_beta = split(self.precision(noisy).clamp(LOG_LEAST, LOG_MOST)).chunk(2, dim=2)
+        rho = split(self.component(noisy)).softmax(dim=1)
+        d = split(self.weight(noisy).clamp(LOG_LEAST, LOG_MOST).exp())
+        return mu, log_variance.clamp(LOG_LEAST, LOG_MOST), log_alpha, log_beta, rho, d
+
+
+class ScoreDVI(RestorerSteps, LightningModule):
+    """Denoise each image by fitting its posterior; `fit` trains the blind denoisers that this needs.
+
+    `test` and `predict` take minutes an image of 512 x 512 pixels on a GPU. Networks are initialised, and samples
+    drawn, by the seed of the run and the position of the image; a batch should hold one image.
+
+    Args:
+        denoisers: K blind denoisers of white Gaussian noise, each maps images `[B, C, H, W]` to estimates of clean
+            ones. `fit` trains those that have trainable parameters, on noise of deviation 0 to 100 grey levels.
+        network: architecture of the network of the image's posterior; maps `[1, C, H, W]` to `[1, 2 K C, H, W]`.
+        beta: rate of the precision's prior, beta_0: 0.01 for CC, 0.005 for PolyU, 0.02 for SIDD.
+        alpha: shape of the precision's prior, alpha_0.
+        weight: lambda, weight of the image's prior; None takes 0.5, 1 or 2 by the noise that is estimated.
+        steps: steps of each fit.
+        samples: draws of the posterior in a step, M.
+        chunk: draws that a denoiser sees at once, which bounds the memory.
+        average: part of the running average that is kept in a step, in [0, 1).
+        restart_above: mean sigma above which a fit is made again; None never does.
+        learning_rate: of Adam, which fits all four networks.
+        side_width: channels of the three smaller networks.
+        side_depth: convolutions of each of these.
+        protocol: how tests measure estimates: `rounded` to 256 levels, `clipped` alone, or `unclipped`.
+        optimizer: built on the denoisers' trainable parameters, for `fit`.
+        lr_scheduler: stepped every epoch, in `fit`.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        denoisers: Sequence[nn.Module],
+        network: nn.Module,
+        beta: float,
+        alpha: float = 1.0,
+        weight: float | None = None,
+        steps: int = 400,
+        samples: int = 5,
+        chunk: int = 5,
+        average: float = 0.9,
+        restart_above: float | None = 0.05,
+        learning_rate: float = 1e-3,
+        side_width: int = 32,
+        side_depth: int = 5,
+        protocol: EvaluationProtocol = "unclipped",
+        optimizer: OptimizerCallable = adam,
+        lr_scheduler: LRSchedulerCallable = constant,
+    ) -> None:
+        super().__init__()
+        positive(beta=beta, alpha=alpha, learning_rate=learning_rate)
+        at_least(1, denoisers=len(denoisers), steps=steps, samples=samples, chunk=chunk, side_width=side_width)
+        at_least(2, side_depth=side_depth)
+        within(0, 1, "[)", average=average)
+        self.denoisers = nn.ModuleList(denoisers)
+        self.network = network.requires_grad_(False)  # an architecture: each image has its own weights
+        self.beta = beta
+        self.alpha = alpha
+        self.weight = weight
+        self.steps = steps
+        self.samples = samples
+        self.chunk = chunk
+        self.average = average
+        self.restart_above = restart_above
+        self.learning_rate = learning_rate
+        self.side_width = side_width
+        self.side_depth = side_depth
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.quality = ImageQuality(protocol)
+
+    def training_step(self, batch: ImagePairBatch, batch_idx: int) -> dict[str, Tensor]:
+        clean = batch["clean"]
+        losses = []
+        for denoiser in self.denoisers:
+            level = GREATEST_LEVEL * draw_rows_like(torch.rand, clean[:, :1, :1, :1])
+            losses.append(F.mse_loss(denoiser(clean + level * draw_rows_like(torch.randn, clean)), clean))
+        return {"loss": log_training(self, batch, torch.stack(losses).sum())}
+
+    def configure_optimizers(self) -> Any:
+        return built(self.optimizer, self.lr_scheduler, trainable(self.denoisers))
+
+    def bound(self, posterior: Posterior, noisy: Tensor, weight: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute the loss of a step, and the mixture's mean `[1, C, H, W]` and mean sigma, a number.
+
+        Args:
+            posterior: the networks that are fitted.
+            noisy: `[1, C, H, W]`.
+            weight: lambda.
+        """
+        mu, log_variance, log_alpha, log_beta, rho, d = posterior(noisy)
+        normal = torch.randn(self.samples, *mu.shape[1:], dtype=mu.dtype, device=mu.device)
+        loss = (
+            reconstruction(noisy[:, None], mu, log_variance.exp(), log_alpha, log_beta, rho)
+            + weight * prior_term(mu, log_variance, rho, normal, list(self.denoisers), self.chunk)
+            + divergence_of_precision(log_alpha, log_beta, rho, self.alpha, self.beta)
+            + divergence_of_component(rho, d)
+            + divergence_of_weight(d)
+        )
+        return loss, (mu * rho).sum(dim=1).detach(), (0.5 * log_variance).exp().mean().detach()
+
+    def fitted(self, noisy: Tensor, weight: float) -> tuple[Tensor, float]:
+        """Fit the posterior of one image `[1, C, H, W]`; give the averaged mean and the last mean sigma."""
+        posterior = Posterior(self.network, noisy.shape[1], len(self.denoisers), self.side_width, self.side_depth).to(
+            noisy
+        )
+        optimizer = torch.optim.Adam(posterior.parameters(), lr=self.learning_rate)
+        average, sigma = noisy, noisy.new_zeros(())
+        for _ in range(self.steps):
+            loss, mean, sigma = self.bound(posterior, noisy, weight)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            average = self.average * average + (1 - self.average) * mean
+        return average, float(sigma)
+
+    def restore(self, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Denoise images `[B, C, H, W]`, one after the other; not clipped."""
+        estimates = []
+        devices = [degraded.device] if degraded.device.type == "cuda" else []
+        # Digamma and log-gamma of numbers down to 1e-8 need single precision at least.
+        with torch.inference_mode(False), torch.enable_grad(), torch.autocast(degraded.device.type, enabled=False):
+            for image in degraded.clone().to(torch.promote_types(degraded.dtype, torch.float32)):
+                weight = self.weight
+                if weight is None:
+                    weight = prior_weight(noise_deviation(image.double().cpu().numpy()))
+                seed = int(torch.randint(2**62, (), generator=generator))
+                with torch.random.fork_rng(devices):
+                    torch.manual_seed(seed)
+                    estimate, sigma = self.fitted(image[None], weight)
+                    if self.restart_above is not None and sigma > self.restart_above:
+                        estimate, _ = self.fitted(image[None], weight)
+                estimates.append(estimate)
+        return torch.cat(estimates)
+
+
+class BlindDenoisers(ScoreDVI):
+    """Denoise by the mean of the blind denoisers, applied once: what ScoreDVI is compared with. Arguments as there."""
+
+    def restore(self, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return torch.stack([denoiser(degraded) for denoiser in self.denoisers]).mean(dim=0)
