@@ -1,0 +1,34 @@
+import numpy as np
+import pytest
+
+from datamodules.restoration.blank import Blank
+from datamodules.restoration.dark_photographs import WHITE, DarkPhotographs
+
+
+def test_dark_photographs_follow_the_law_of_their_darkness() -> None:
+    images = DarkPhotographs(exposure=0.2, exponent=2.0, noise=0.001).images("test")
+    assert images.clean is not None
+    assert images.noisy is not None
+    for light, dark in zip(images.clean, images.noisy, strict=True):
+        assert light.shape == (3, 200, 300)
+        error = dark / WHITE - 0.2 * (light / WHITE) ** 2
+        lit = light > 0.3 * WHITE  # where noise is not clipped
+        assert abs(error[lit].mean()) < 1e-4
+        assert error[lit].std() == pytest.approx(0.001, rel=0.05)
+    again = DarkPhotographs(exposure=0.2, exponent=2.0, noise=0.001).images("training")
+    assert again.noisy is not None
+    assert all(np.array_equal(one, other) for one, other in zip(images.noisy, again.noisy, strict=True))
+
+
+def test_a_blank_image_is_black_and_counts_once() -> None:
+    images = Blank(image_size=5, colour=False).images("training")
+    assert images.noisy is not None
+    assert [image.shape for image in images.noisy] == [(1, 5, 5)]
+    assert not images.noisy[0].any()
+
+
+def test_arguments_out_of_range_are_refused() -> None:
+    with pytest.raises(ValueError, match="exposure must be"):
+        DarkPhotographs(exposure=0.0)
+    with pytest.raises(ValueError, match="image_size must be at least 1, got 0"):
+        Blank(image_size=0)
