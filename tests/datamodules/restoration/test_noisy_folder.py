@@ -10,7 +10,8 @@ from datamodules.corruptions.image_noise import Gaussian
 from datamodules.restoration.image_pairs import ImagePairs
 from datamodules.restoration.noisy_folder import NoisyFolder
 from datamodules.restoration.photographs import Photographs
-from tests.datamodules.restoration.test_image_pairs import Recorder, trainer
+from tests.datamodules.restoration.test_image_pairs import Recorder
+from tests.trainers import quiet
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
 DEEP = np.random.default_rng(0).integers(0, 4096, (9, 7), dtype=np.uint16)
@@ -28,12 +29,12 @@ def test_a_folder_needs_no_clean_images_and_no_set_and_tells_which_files_are_bro
     folder(tmp_path / "sub", three=PIXELS[:5])
     (tmp_path / "broken.png").write_bytes((tmp_path / "one.png").read_bytes()[:60])
     data, module = ImagePairs(predict_dir=images, brightest=4095), Recorder()
-    trainer().predict(module, data)
+    quiet().predict(module, data)
     batches = {batch["name"][0]: batch for _, batch in module.tested}
     assert sorted(batches) == ["four"]  # the others have 8 bits
     torch.testing.assert_close(batches["four"]["noisy"][0, 0], torch.from_numpy(DEEP.astype(np.float32) / 4095))
     data, module = ImagePairs(predict_dir=images), Recorder()
-    trainer().predict(module, data)
+    quiet().predict(module, data)
     batches = {batch["name"][0]: batch for _, batch in module.tested}
     assert sorted(batches) == ["one", "sub/three", "two"]
     assert all(batch.keys() == {"noisy", "index", "global_size", "name", "brightest"} for batch in batches.values())
