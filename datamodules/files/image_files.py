@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from datamodules.arguments import at_least, one_of, within
@@ -329,73 +329,3 @@ def files_by_class(split: Path, classes: Sequence[str]) -> tuple[list[str], Tens
         counts.append(len(found))
     _refuse_two_classes(split, images)
     return names, torch.repeat_interleave(torch.arange(len(classes)), torch.tensor(counts))
-
-
-def read_pixels(path: Path, channels: int | None = None, brightest: int | None = None) -> np.ndarray:
-    """Read an image whole, in the bits that it is stored in, and turned as its camera says.
-
-    Args:
-        path: the file: grey or colour, of 8 or 16 bits.
-        channels: 1 for grey (colours are weighed as luma, Rec. 601), 3 for colour; None leaves them.
-        brightest: the stored value that stands for white. An image of 8 bits may have no other than 255; one of 16 bits
-            needs it, since cameras and tools store 10 to 16 bits in them.
-
-    Returns:
-        `[C, H, W]`, uint8 or uint16.
-
-    Raises:
-        UnreadableImage: names the file, if it is damaged or no image, or nothing says which of its values is white, or
-            parts of it are transparent.
-    """
-    try:
-        with Image.open(path) as image:
-            if "F" in image.mode or (image.mode == "I" and image.format != "PNG"):
-                raise ValueError(f"its values are of type {image.mode}; write them in 8 or 16 bits")
-            if image.mode.startswith("I") or (image.tile and ";16" in str(image.tile[0][3])):
-                pixels = _sixteen_bits(path, image, channels)
-            else:
-                ImageOps.exif_transpose(image, in_place=True)
-                opaque = _without_transparency(image)
-                grey = channels == 1 or (channels is None and opaque.mode in ("1", "L"))
-                pixels = np.atleast_3d(np.asarray(opaque.convert("L" if grey else "RGB")))
-    except Exception as error:  # decoders raise almost anything for a damaged file
-        raise UnreadableImage(f"{path} cannot be read as an image ({error}); replace or remove it") from error
-    greatest = np.iinfo(pixels.dtype).max
-    if pixels.dtype == np.uint8 and brightest not in (None, 255):
-        raise UnreadableImage(f"{path} has 8 bits, and brightest is {brightest}: leave that out or remove the file")
-    if pixels.dtype != np.uint8 and brightest is None:
-        raise UnreadableImage(f"{path} has 16 bits, and nothing says which value is white: set brightest, up to 65535")
-    if brightest is not None and pixels.max() > brightest:
-        raise UnreadableImage(f"{path} has the value {pixels.max()} of {greatest}, above brightest {brightest}")
-    return np.array(pixels.transpose(2, 0, 1), order="C")
-
-
-def _sixteen_bits(path: Path, image: Image.Image, channels: int | None) -> np.ndarray:
-    """Decode grey values or colours of 16 bits, `[H, W, C]`; of colours, Pillow keeps 8 bits alone."""
-    if image.mode.startswith("I"):
-        pixels = np.asarray(image).astype(np.uint16)[..., None]
-    else:
-        from torchvision.io import ImageReadMode, decode_image
-
-        pixels = decode_image(str(path), ImageReadMode.UNCHANGED).permute(1, 2, 0).numpy()
-    if pixels.shape[2] not in (1, 3):
-        raise ValueError("it has an alpha channel; write it without one")
-    if channels == 3:
-        return pixels.repeat(3 // pixels.shape[2], axis=2)
-    if channels == 1 and pixels.shape[2] == 3:
-        return (pixels @ np.array([0.299, 0.587, 0.114])).round().astype(np.uint16)[..., None]
-    return pixels
-
-
-def _without_transparency(image: Image.Image) -> Image.Image:
-    """Leave out an alpha channel that hides nothing.
-
-    Raises:
-        ValueError: if it hides something.
-    """
-    if not image.has_transparency_data:
-        return image
-    opaque = image.convert("RGBA")
-    if np.asarray(opaque)[..., 3].min() < 255:
-        raise ValueError("parts of it are transparent, and nothing says which colour they have; write it without alpha")
-    return opaque.convert("L" if image.mode == "LA" else "RGB")

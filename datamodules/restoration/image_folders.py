@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.files.data_directory import data_directory
-from datamodules.files.image_files import SUFFIXES, image_names, read_pixels
+from datamodules.files.image_files import SUFFIXES, image_names
+from datamodules.files.pixels import read_pixels
 from datamodules.restoration.images import Images, PairSet, Split
 
 

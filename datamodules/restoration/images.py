@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Split = Literal["training", "validation", "test"]
-Pixels = NDArray[np.uint8] | NDArray[np.uint16]
+Pixels = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Images:
         clean: ground truth, N arrays `[C, H, W]`; None where there is none.
         noisy: noisy measurements of the same sizes, if they were taken by a camera or stored; None for images that get
             their noise here.
-        brightest: the stored value that stands for 1.
+        brightest: the stored value that stands for 1; 1 for floating-point numbers.
 
     Raises:
         ValueError: if there is no image, or a clean image and its noisy one differ in size, naming it.

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from datamodules.files.image_files import SUFFIXES, UnreadableImage, image_names, read_pixels
+from datamodules.files.image_files import SUFFIXES, UnreadableImage, image_names
+from datamodules.files.pixels import read_pixels
 from datamodules.loading.global_batches import Request
 
 

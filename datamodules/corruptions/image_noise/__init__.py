@@ -13,6 +13,7 @@ from datamodules.corruptions.image_noise.blind_level import best_level, candidat
 from datamodules.corruptions.image_noise.gaussian import CorrelatedGaussian, Gaussian
 from datamodules.corruptions.image_noise.interface import ImageNoise
 from datamodules.corruptions.image_noise.numbers import Numbers, NumbersOfOneImage, SampleNumbers
+from datamodules.corruptions.image_noise.sensor import Sensor
 from datamodules.corruptions.image_noise.signal_dependent import Gamma, Impulse, Poisson
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "NumbersOfOneImage",
     "Poisson",
     "SampleNumbers",
+    "Sensor",
     "best_level",
     "candidates",
     "looks",

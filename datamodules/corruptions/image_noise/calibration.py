@@ -1,0 +1,169 @@
+"""Calibration of a camera: its noise parameters from frames of evenly lit and of no light.
+
+1. The gain K: frames of flat areas have variance = K mean + a constant (the photon transfer curve).
+2. The colour bias: means of the colours in frames of no light (bias frames), minus the black level.
+3. The row noise: standard deviation of the means of rows.
+4. The read noise: what remains without the rows' means follows Tukey's lambda law, whose shape has the greatest
+   correlation between quantiles of data and law (the probability plot), and whose scale is the slope there.
+5. Lines of log scale against log K over the camera's gains.
+
+Source: Wei, Fu, Zheng and Yang, TPAMI 2022, arXiv 2108.02158, and the authors' answers to questions on their code.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+from scipy.optimize import minimize_scalar
+
+from datamodules.corruptions.image_noise.camera import Camera, Line
+from datamodules.files.bayer import packed, unpacked
+
+Frame = NDArray[np.floating] | NDArray[np.integer]
+
+
+class Recording(NamedTuple):
+    """What frames of one gain tell."""
+
+    gain: float
+    """K."""
+    read: float
+    """Scale of the read noise."""
+    row: float
+    """Standard deviation of the rows."""
+    gaussian: float
+    """Standard deviation of all noise in the dark."""
+    tukey_lambda: float
+    """Shape of the read noise."""
+    colour_bias: tuple[float, ...]
+    """Offsets of R, G, B, G."""
+    fit: float
+    """Squared correlation of the probability plot; that of a normal law is `normal_fit`."""
+    normal_fit: float
+
+
+def photon_transfer(mean: Frame, variance: Frame) -> tuple[float, float]:
+    """Fit variance = K mean + constant to areas of even light.
+
+    Args:
+        mean: means of the areas, in digital numbers above black.
+        variance: variances in them.
+
+    Returns:
+        K and the constant, the variance of the noise in the dark.
+
+    Raises:
+        ValueError: if there are fewer than two levels, or variance does not grow with the mean.
+    """
+    if len(np.unique(mean)) < 2:
+        raise ValueError(f"a photon transfer curve needs areas of at least two levels of light, got {len(mean)}")
+    gain, constant = np.polyfit(mean, variance, 1)
+    if gain <= 0:
+        raise ValueError(f"the variance falls with the mean (slope {gain:.3g}): are the areas evenly lit?")
+    return float(gain), float(constant)
+
+
+def flat_frames(frames: Sequence[Frame], black: float) -> tuple[float, float]:
+    """Mean and variance of frames of one even light; of two or more frames, whose differences leave out their pattern.
+
+    Args:
+        frames: frames of one colour, all of one shape.
+        black: black level.
+    """
+    stack = np.stack([np.asarray(frame, dtype=np.float64) for frame in frames])
+    if len(stack) < 2:
+        return float(stack.mean() - black), float(stack.var(ddof=1))
+    return float(stack.mean() - black), float(stack.var(axis=0, ddof=1).mean())
+
+
+def even_areas(plane: Frame, size: int = 12) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Find the evenly lit squares of one frame, such as the patches of a grey chart.
+
+    In an even square, quarters differ no more than its noise lets them, and neighbours as much as any two pixels.
+
+    Args:
+        plane: one colour, `[H, W]`, in digital numbers above black.
+        size: side of a square, in pixels; even.
+
+    Returns:
+        Means and variances of the even squares.
+    """
+    height, width = (extent // size * size for extent in plane.shape)
+    cut = np.asarray(plane, dtype=np.float64)[:height, :width].reshape(height // size, size, width // size, size)
+    squares = cut.swapaxes(1, 2).reshape(-1, size, size)
+    mean, variance = squares.mean(axis=(1, 2)), squares.var(axis=(1, 2), ddof=1)
+    quarters = squares.reshape(-1, 2, size // 2, 2, size // 2).mean(axis=(2, 4)).reshape(-1, 4)
+    even = quarters.var(axis=1, ddof=1) * size**2 / 4 < 2.5 * variance
+    even &= np.square(np.diff(squares, axis=2)).mean(axis=(1, 2)) / 2 > 0.75 * variance
+    return mean[even], variance[even]
+
+
+def tukey_lambda_fit(values: Frame, bounds: tuple[float, float] = (-0.45, 0.5)) -> tuple[float, float, float]:
+    """Fit Tukey's lambda law by its probability plot.
+
+    Args:
+        values: a sample, centred or not.
+        bounds: shapes that are tried.
+
+    Returns:
+        Shape, scale and squared correlation.
+    """
+    ordered = np.sort(np.asarray(values, dtype=np.float64).ravel())
+    # Filliben's medians of the order statistics, as `scipy.stats.probplot` takes them.
+    u = (np.arange(1, len(ordered) + 1) - 0.3175) / (len(ordered) + 0.365)
+    u[-1] = 0.5 ** (1 / len(ordered))
+    u[0] = 1 - u[-1]
+
+    def correlation(shape: float) -> float:
+        return float(np.corrcoef(stats.tukeylambda.ppf(u, shape), ordered)[0, 1])
+
+    shape = float(minimize_scalar(lambda l: -correlation(l), bounds=bounds, method="bounded").x)  # noqa: E741
+    scale = np.polyfit(stats.tukeylambda.ppf(u, shape), ordered, 1)[0]
+    return shape, float(scale), correlation(shape) ** 2
+
+
+def recording(bias_frame: Frame, gain: float, black: float) -> Recording:
+    """Measure the noise in the dark at one gain.
+
+    Args:
+        bias_frame: frame of no light, `[H, W]` of the whole Bayer sensor with red first, in digital numbers.
+        gain: K, from `photon_transfer`.
+        black: black level.
+    """
+    planes = packed(np.asarray(bias_frame, dtype=np.float64))
+    bias = planes.mean(axis=(1, 2))
+    centred = unpacked(planes - bias[:, None, None])
+    rows = centred.mean(axis=1)
+    read = (centred - rows[:, None]).ravel()
+    shape, scale, fit = tukey_lambda_fit(read)
+    normal_fit = float(stats.probplot(read, fit=True)[1][2] ** 2)
+    offsets = tuple(float(offset) for offset in bias - black)
+    return Recording(gain, scale, float(rows.std()), float(centred.std()), shape, offsets, fit, normal_fit)
+
+
+def line(gains: Sequence[float], scales: Sequence[float]) -> Line:
+    """Fit log scale = slope log K + intercept, and the spread around it.
+
+    Raises:
+        ValueError: if there are fewer than three gains, which leave no spread.
+    """
+    if len(gains) < 3:
+        raise ValueError(f"a line over gains and its spread need at least 3 gains, got {len(gains)}")
+    slope, intercept = np.polyfit(np.log(gains), np.log(scales), 1)
+    rest = np.log(scales) - slope * np.log(gains) - intercept
+    return float(slope), float(intercept), float(np.sqrt((rest**2).sum() / (len(gains) - 2)))
+
+
+def calibrated(recordings: Sequence[Recording]) -> Camera:
+    """Join what was measured at several gains to a camera's parameters; `Camera.save` writes them.
+
+    Args:
+        recordings: one or two of each gain, at three gains at least.
+    """
+    ordered = sorted(recordings, key=lambda one: one.gain)
+    gains = [one.gain for one in ordered]
+    read, row, gaussian = (line(gains, [getattr(one, name) for one in ordered]) for name in ("read", "row", "gaussian"))
+    shapes, biases = tuple(one.tukey_lambda for one in ordered), tuple(one.colour_bias for one in ordered)
+    return Camera((gains[0], gains[-1]), read, row, gaussian, shapes, biases)

@@ -1,0 +1,85 @@
+"""What a camera's sensor adds to light, as it was calibrated: of cameras that come along, and of your own."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from datamodules.files.whole_files import write_text
+
+BUNDLED = Path(__file__).with_name("cameras.yaml")
+Line = tuple[float, float, float]
+"""Slope, intercept and spread of the logarithm of a scale against the logarithm of the gain."""
+
+
+@dataclass(frozen=True)
+class Camera:
+    """The noise parameters of a camera, in digital numbers above its black level.
+
+    Args:
+        gain: least and greatest system gain K, digital numbers for one electron.
+        read: scale of the read noise, of Tukey's lambda law.
+        row: standard deviation of the noise of a row of the sensor.
+        gaussian: standard deviation of all noise in the dark, where it is taken as Gaussian.
+        tukey_lambda: shapes of the read noise, recorded at gains from low to high.
+        colour_bias: offsets of the colours R, G, B, G, recorded with these.
+
+    Raises:
+        ValueError: if a parameter is outside its domain.
+    """
+
+    gain: tuple[float, float]
+    read: Line
+    row: Line
+    gaussian: Line
+    tukey_lambda: tuple[float, ...]
+    colour_bias: tuple[tuple[float, ...], ...]
+
+    def __post_init__(self) -> None:
+        if not 0 < self.gain[0] <= self.gain[1]:
+            raise ValueError(f"gain must be two positive numbers in order, got {list(self.gain)}")
+        for name in ("read", "row", "gaussian"):
+            line = getattr(self, name)
+            if len(line) != 3 or line[2] < 0:
+                raise ValueError(f"{name} must be slope, intercept and spread of at least 0, got {list(line)}")
+        if not self.tukey_lambda or len(self.tukey_lambda) != len(self.colour_bias):
+            raise ValueError("tukey_lambda and colour_bias must have one entry for each recording, and at least one")
+        if min(self.tukey_lambda) <= -0.5 or any(len(row) != 4 for row in self.colour_bias):
+            raise ValueError("tukey_lambda must be above -0.5, and colour_bias four numbers a row")
+
+    def save(self, path: str | Path) -> None:
+        """Write the parameters to a YAML file, which `camera` reads."""
+        write_text(Path(path), yaml.safe_dump(_lists(asdict(self)), sort_keys=False, default_flow_style=None))
+
+
+def _lists(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _lists(each) for key, each in value.items()}
+    return [_lists(each) for each in value] if isinstance(value, tuple | list) else float(value)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(each) for each in value) if isinstance(value, list) else value
+
+
+def camera(name: str) -> Camera:
+    """Read a camera's parameters.
+
+    Args:
+        name: one that comes along, such as `SonyA7S2`, or a file that `Camera.save` has written.
+
+    Raises:
+        ValueError: if there is none of that name, or the file is no camera's.
+    """
+    bundled = yaml.safe_load(BUNDLED.read_text())
+    if name in bundled:
+        values = bundled[name]
+    elif Path(name).expanduser().is_file():
+        values = yaml.safe_load(Path(name).expanduser().read_text())
+    else:
+        raise ValueError(f"camera must be one of {', '.join(bundled)}, or a file of one of your own, got {name}")
+    try:
+        return Camera(**{key: _tuples(value) for key, value in values.items()})
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"{name} is no file of a camera ({error}); write one with Camera.save") from error

@@ -1,0 +1,147 @@
+"""Raw images of Bayer sensors: one number a pixel, under a filter of red, green or blue."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datamodules.arguments import one_of
+
+PATTERNS = ("RGGB", "BGGR", "GRBG", "GBRG")
+SUFFIXES = (".npz", ".arw", ".nef", ".cr2", ".dng")
+"""Ends of the names of raw images: NumPy's with `bayer`, `black`, `white` and `pattern`, and those of cameras."""
+PLACES = ((0, 0), (0, 1), (1, 1), (1, 0))
+"""Rows and columns of the channels R, G, B, G in a cell that begins with red."""
+
+
+def packed(bayer: NDArray[Any], pattern: str = "RGGB") -> NDArray[Any]:
+    """Split a Bayer image into its colours R, G, B, G: the first two of one row of the sensor, the others of the next.
+
+    Of a pattern that does not begin with red, incomplete cells at the border are left out, as a cell begins with red.
+
+    Args:
+        bayer: `[H, W]`.
+        pattern: colours of the cell in the upper left corner, row by row.
+
+    Returns:
+        `[4, H / 2, W / 2]`, rounded down.
+    """
+    one_of(PATTERNS, pattern=pattern)
+    top, left = divmod(pattern.index("R"), 2)
+    bayer = bayer[top:, left:]
+    height, width = bayer.shape[0] // 2 * 2, bayer.shape[1] // 2 * 2
+    return np.stack([bayer[row:height:2, column:width:2] for row, column in PLACES])
+
+
+def unpacked(planes: NDArray[Any]) -> NDArray[Any]:
+    """Join the colours R, G, B, G, `[4, H, W]`, to a Bayer image that begins with red, `[2 H, 2 W]`."""
+    _, height, width = planes.shape
+    bayer = np.empty((2 * height, 2 * width), dtype=planes.dtype)
+    for plane, (row, column) in zip(planes, PLACES, strict=True):
+        bayer[row::2, column::2] = plane
+    return bayer
+
+
+@dataclass(frozen=True)
+class RawImage:
+    """A raw image with what its numbers mean.
+
+    Args:
+        bayer: `[H, W]`, uint16.
+        black: number of no light.
+        white: number of saturation.
+        pattern: colours of the cell in the upper left corner, row by row.
+    """
+
+    bayer: NDArray[np.uint16]
+    black: int
+    white: int
+    pattern: str = "RGGB"
+
+    def packed(self) -> NDArray[np.uint16]:
+        """The colours R, G, B, G, `[4, H / 2, W / 2]`, with black at 0 and all that is darker or saturated clipped."""
+        planes = packed(self.bayer, self.pattern).clip(self.black, self.white)
+        return (planes - np.uint16(self.black)).astype(np.uint16)
+
+
+def checked(raw: RawImage, path: Path) -> RawImage:
+    """Refuse levels and patterns that a file cannot have.
+
+    Raises:
+        ValueError: names the file.
+    """
+    if not 0 <= raw.black < raw.white:
+        raise ValueError(f"{path}: black {raw.black} and white {raw.white} are not in order")
+    if raw.pattern not in PATTERNS:
+        raise ValueError(f"{path} has the pattern {raw.pattern}; expected one of {', '.join(PATTERNS)}")
+    if (brightest := int(raw.bayer.max())) > raw.white:
+        raise ValueError(f"{path} has the value {brightest}, above white {raw.white}")
+    return raw
+
+
+def read_headerless(path: Path, height: int, width: int, black: int, white: int, pattern: str = "RGGB") -> RawImage:
+    """Read a file of 16-bit numbers alone, the low byte first.
+
+    Args:
+        path: the file.
+        height: rows of the sensor.
+        width: columns of the sensor.
+        black: number of no light.
+        white: number of saturation.
+        pattern: colours of the cell in the upper left corner, row by row.
+
+    Raises:
+        ValueError: names the file, if it has another size or greater numbers than stated.
+    """
+    size = path.stat().st_size
+    if size != 2 * height * width:
+        raise ValueError(f"{path} has {size} bytes; {height} x {width} pixels of 16 bits need {2 * height * width}")
+    return checked(RawImage(np.fromfile(path, dtype="<u2").reshape(height, width), black, white, pattern), path)
+
+
+def read_raw(path: Path) -> RawImage:
+    """Read a raw image of a camera, through the package `rawpy`, or of NumPy.
+
+    A file of NumPy, `.npz`, holds `bayer` `[H, W]` uint16 and `black`, `white` and `pattern`.
+
+    Raises:
+        ModuleNotFoundError: if a camera's file is read without `rawpy`.
+        ValueError: names the file, if it is damaged or has levels or a pattern that cannot be.
+    """
+    if path.suffix.lower() == ".npz":
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                raw = RawImage(file["bayer"], int(file["black"]), int(file["white"]), str(file["pattern"]))
+        except Exception as error:  # a damaged file raises almost anything
+            raise ValueError(f"{path} holds no bayer, black, white and pattern ({error})") from error
+        if raw.bayer.ndim != 2 or raw.bayer.dtype != np.uint16:
+            raise ValueError(f"{path}: bayer is {raw.bayer.dtype} {list(raw.bayer.shape)}; expected uint16 [H, W]")
+        return checked(raw, path)
+    try:
+        import rawpy
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"{path}: raw images of cameras are read by rawpy; pip install rawpy") from error
+    try:
+        with rawpy.imread(str(path)) as file:
+            colours = [chr(file.color_desc[colour]) for colour in np.asarray(file.raw_pattern).ravel()]
+            black = round(float(np.mean(file.black_level_per_channel)))
+            bayer = np.array(file.raw_image_visible, dtype=np.uint16)
+            white = int(file.white_level)
+    except Exception as error:
+        raise ValueError(f"{path} cannot be read as a raw image ({error}); fetch it again") from error
+    # Hot pixels of a camera may be above its white level.
+    return checked(RawImage(bayer.clip(max=white), black, white, "".join(colours)), path)
+
+
+def find_raw(folder: Path, name: str) -> Path:
+    """Find the raw image of a name, whatever its suffix.
+
+    Raises:
+        FileNotFoundError: says what was looked for.
+    """
+    for path in sorted(folder.glob(f"{name}.*")):
+        if path.suffix.lower() in SUFFIXES:
+            return path
+    raise FileNotFoundError(f"{folder / name} does not exist with any of the suffixes {', '.join(SUFFIXES)}")

@@ -1,0 +1,157 @@
+"""Raw images of the dark: long exposures, and short ones of the same scene, brightened by the ratio of their light."""
+
+import re
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from datamodules.arguments import at_least, one_of
+from datamodules.files.bayer import find_raw, read_raw
+from datamodules.files.data_directory import data_directory
+from datamodules.restoration.images import Images, PairSet, Split
+
+EXPOSURE = re.compile(r"_([\d.]+)s$")
+"""The end of SID's names, the exposure in seconds."""
+
+
+def amplified(short: Path, long: Path, ratio: float, crop: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Read a pair, packed, in [0, 1] but for the brightening of the short exposure, which is not clipped.
+
+    Args:
+        short: file of the short exposure.
+        long: file of the long one.
+        ratio: light of the long exposure as a multiple of the short one's.
+        crop: side of the square in the centre that is kept, in packed pixels; None keeps all.
+
+    Returns:
+        Noisy and clean image, `[4, H, W]`, float32.
+
+    Raises:
+        ValueError: if the two differ in size.
+    """
+    noisy, clean = ((raw := read_raw(path)).packed().astype(np.float32) / (raw.white - raw.black)
+                    for path in (short, long))  # fmt: skip
+    if noisy.shape != clean.shape:
+        raise ValueError(f"{short} has {list(noisy.shape)} packed pixels, and {long} {list(clean.shape)}")
+    if crop is not None:
+        top, left = ((extent - crop) // 2 for extent in clean.shape[1:])
+        noisy, clean = (each[:, top : top + crop, left : left + crop] for each in (noisy, clean))
+    return np.ascontiguousarray(noisy * np.float32(ratio)), np.ascontiguousarray(clean)
+
+
+class SID(PairSet):
+    """See-in-the-dark, Sony: training on long exposures alone, testing on short ones (Chen et al., CVPR 2018).
+
+    The layout is the authors': `SID/Sony/short` and `SID/Sony/long` with `<number>_00_<seconds>s.ARW`, and
+    `SID/Sony_train_list.txt`, `Sony_val_list.txt` and `Sony_test_list.txt` with a short and a long file in each line.
+    A file `.npz` with `bayer`, `black`, `white` and `pattern` may stand for each `.ARW`, which `rawpy` reads.
+
+    Training images are the long exposures of the list, each once, whole, 4 GB of memory; patches are drawn from any
+    place, where ELD cuts them once along a grid. Test images are brightened by the ratio of the exposures, at most 300.
+
+    Args:
+        data_dir: folder that holds `SID`; None looks where NOISEWORKS_DATA points.
+        ratio: 100, 250 or 300 tests on the pairs of that ratio alone; None on all.
+        crop: side of the square in the centre of packed test images, 512 in ELD's tables; None takes whole ones.
+
+    Raises:
+        FileNotFoundError: if a list or an image is missing, saying what was expected where.
+        ValueError: if a file is damaged, or no pair has the ratio.
+    """
+
+    channels = 4
+
+    def __init__(
+        self, data_dir: str | None = None, ratio: Literal[100, 250, 300] | None = None, crop: int | None = 512
+    ) -> None:
+        one_of((None, 100, 250, 300), ratio=ratio)
+        at_least(1, crop=crop)
+        self.data_dir = data_dir
+        self.ratio = ratio
+        self.crop = crop
+
+    def images(self, split: Split) -> Images:
+        root = data_directory(self.data_dir, "SID") / "SID"
+        file = root / f"Sony_{ {'training': 'train', 'validation': 'val', 'test': 'test'}[split] }_list.txt"
+        if not file.is_file():
+            raise FileNotFoundError(f"SID: {file} does not exist. The set is at github.com/cchen156/Learning-to-See-in-"
+                                    f"the-Dark")  # fmt: skip
+        pairs = [[Path(word).stem for word in line.split()[:2]] for line in file.read_text().splitlines() if line]
+        if split == "training":
+            names = sorted({long for _, long in pairs})
+            raws = [read_raw(find_raw(root / "Sony" / "long", name)) for name in names]
+            if len(ranges := {raw.white - raw.black for raw in raws}) > 1:
+                raise ValueError(f"SID: long exposures differ in their range of levels: {sorted(ranges)}")
+            return Images(names, [raw.packed() for raw in raws], brightest=ranges.pop())
+        rated = [(short, long, light_ratio(short, long)) for short, long in pairs]
+        chosen = [each for each in rated if self.ratio in (None, round(each[2]))]
+        if not chosen:
+            found = ", ".join(str(round(ratio)) for ratio in sorted({ratio for *_, ratio in rated}))
+            raise ValueError(f"SID: no pair of {file} has the ratio {self.ratio}, but {found}")
+        folders = root / "Sony" / "short", root / "Sony" / "long"
+        read = [
+            amplified(find_raw(folders[0], short), find_raw(folders[1], long), ratio, self.crop)
+            for short, long, ratio in chosen
+        ]
+        return Images([short for short, *_ in chosen], [clean for _, clean in read], [noisy for noisy, _ in read], 1)
+
+
+def light_ratio(short: str, long: str) -> float:
+    """The ratio of the exposures that two of SID's names say, at most 300.
+
+    Raises:
+        ValueError: names the file that says none.
+    """
+    seconds = []
+    for name in (short, long):
+        if not (found := EXPOSURE.search(name)):
+            raise ValueError(f"SID: {name} does not end with its exposure, as _0.1s")
+        seconds.append(float(found[1]))
+    return min(seconds[1] / seconds[0], 300.0)
+
+
+class ELD(PairSet):
+    """Ten scenes of one camera in the dark, to test on (Wei et al., TPAMI 2022).
+
+    The layout is the authors', `ELD/<camera>/scene-<1..10>/IMG_0001...0016`, as raw images that `rawpy` reads or as
+    `.npz`, see `SID`. Of the 16 images, 1, 6, 11 and 16 are references of ISO 100; between them stand ISO 800, 1600 and
+    3200, each with its light reduced by 1, 10, 100 and 200. The ratio is that nominal factor, where the authors' code
+    computes it from the exposures that the files say.
+
+    Args:
+        data_dir: folder that holds `ELD`; None looks where NOISEWORKS_DATA points.
+        camera: SonyA7S2, NikonD850, CanonEOS70D or CanonEOS700D.
+        factor: 1, 10, 100 or 200.
+
+    Raises:
+        FileNotFoundError: if a scene is missing, saying what was expected where.
+        ValueError: if an argument is out of range, or a file is damaged.
+    """
+
+    channels = 4
+
+    def __init__(self, data_dir: str | None = None, camera: str = "SonyA7S2", factor: int = 100) -> None:
+        one_of((1, 10, 100, 200), factor=factor)
+        one_of(("SonyA7S2", "NikonD850", "CanonEOS70D", "CanonEOS700D"), camera=camera)
+        self.data_dir = data_dir
+        self.camera = camera
+        self.factor = factor
+
+    def images(self, split: Split) -> Images:
+        if split == "training":
+            raise ValueError("ELD is a test set; train on SID's long exposures")
+        root = data_directory(self.data_dir, "ELD") / "ELD" / self.camera
+        scenes = sorted(root.glob("scene-*"), key=lambda path: (len(path.name), path.name))
+        if not scenes:
+            raise FileNotFoundError(f"ELD: no folder scene-1...scene-10 in {root}. The set is linked from "
+                                    f"github.com/Vandermode/ELD")  # fmt: skip
+        place = (1, 10, 100, 200).index(self.factor) + 2
+        names, pairs = [], []
+        for scene in scenes:
+            for number in (place, place + 5, place + 10):
+                reference = min((1, 6, 11, 16), key=lambda one: abs(one - number))
+                files = [find_raw(scene, f"IMG_{each:04d}") for each in (number, reference)]
+                names.append(f"{scene.name}_IMG_{number:04d}")
+                pairs.append(amplified(files[0], files[1], self.factor, None))
+        return Images(names, [clean for _, clean in pairs], [noisy for noisy, _ in pairs], 1)

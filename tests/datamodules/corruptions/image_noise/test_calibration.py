@@ -1,0 +1,96 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from datamodules.corruptions.image_noise import SampleNumbers, Sensor
+from datamodules.corruptions.image_noise.calibration import (
+    calibrated,
+    even_areas,
+    flat_frames,
+    line,
+    photon_transfer,
+    recording,
+    tukey_lambda_fit,
+)
+from datamodules.files.bayer import packed, read_headerless, unpacked
+from tests.datamodules.corruptions.image_noise.test_sensor import fixed
+
+
+def frames(light: float, count: int, gain: float, read: float = 3.0, row: float = 1.2) -> np.ndarray:
+    """Bayer frames `[count, 200, 300]` of a sensor with a black level of 64."""
+    state = fixed(count, gain, read, row)
+    signal = torch.full((count, 4, 100, 150), light, dtype=torch.float64)
+    index = torch.arange(count) + int(1000 * gain + light)
+    planes = Sensor().expose(signal, state, SampleNumbers(0, 0, index)).numpy() + 64
+    return np.stack([unpacked(one) for one in planes])
+
+
+def test_a_calibration_finds_the_parameters_again() -> None:
+    """Check 7 of ELD."""
+    curve = [flat_frames(list(packed(np.moveaxis(frames(light, 4, 2.5), 0, -1))[1].transpose(2, 0, 1)), 64)
+             for light in (50, 200, 400, 800)]  # fmt: skip
+    gain, _ = photon_transfer(*np.array(curve).T)
+    assert gain == pytest.approx(2.5, rel=0.03)
+    found = recording(frames(0, 1, 2.5)[0], gain, black=64)
+    assert found.row == pytest.approx(1.2, rel=0.12)
+    assert found.tukey_lambda == pytest.approx(-0.12, abs=0.1)
+    assert found.read == pytest.approx(3, rel=0.12)
+    assert found.fit > max(found.normal_fit, 0.97)
+    np.testing.assert_allclose(found.colour_bias, [1, -2, 0.5, 3], atol=0.35)
+
+
+def test_a_camera_is_fitted_over_its_gains() -> None:
+    gains = np.array([0.5, 1, 2, 4, 8, 16])
+    spread = np.random.default_rng(0).normal(0, 0.2, 6)
+    slope, intercept, rest = line(gains, np.exp(0.5 * np.log(gains) - 0.3))
+    assert (slope, intercept, rest) == (pytest.approx(0.5), pytest.approx(-0.3), pytest.approx(0, abs=1e-12))
+    assert line(gains, np.exp(spread))[2] == pytest.approx(0.2, rel=0.6)
+    recordings = [recording(frames(0, 1, gain, read=gain, row=gain / 2)[0], gain, 64) for gain in (4.0, 1.0, 2.0)]
+    fitted = calibrated(recordings)
+    assert fitted.gain == (1, 4)
+    assert fitted.read[:2] == (pytest.approx(1, abs=0.1), pytest.approx(0, abs=0.1))
+    assert fitted.row[:2] == (pytest.approx(1, abs=0.15), pytest.approx(np.log(0.5), abs=0.2))
+    assert len(fitted.tukey_lambda) == 3
+
+
+def test_calibrations_that_cannot_be_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="at least two levels"):
+        photon_transfer(np.array([5.0]), np.array([1.0]))
+    with pytest.raises(ValueError, match="variance falls with the mean"):
+        photon_transfer(np.array([5.0, 9.0]), np.array([2.0, 1.0]))
+    with pytest.raises(ValueError, match="at least 3 gains, got 2"):
+        line([1, 2], [1, 2])
+
+
+def test_the_shape_of_a_law_is_found() -> None:
+    random = np.random.default_rng(0).uniform(size=40_000)
+    for shape in (-0.2, 0.1):
+        values = 2 * (random**shape - (1 - random) ** shape) / shape
+        assert tukey_lambda_fit(values)[:2] == (pytest.approx(shape, abs=0.03), pytest.approx(2, rel=0.05))
+
+
+def test_even_squares_are_told_from_edges_and_gradients() -> None:
+    random = np.random.default_rng(0)
+    even = 100 + random.normal(0, 3, (60, 60))
+    mean, variance = even_areas(even)
+    assert len(mean) > 20  # of 25
+    assert np.median(variance) == pytest.approx(9, rel=0.1)
+    edges = even + 50 * (np.arange(60) % 12 > 5)
+    slopes = even + 3 * np.arange(60)
+    assert len(even_areas(edges)[0]) == len(even_areas(slopes)[0]) == 0
+
+
+@pytest.mark.data
+def test_a_grey_chart_of_a_real_camera_is_a_photon_transfer_curve() -> None:
+    folder = Path(os.environ["NOISEWORKS_DATA"]) / "raw_camera"
+    raw = read_headerless(folder / "oecf36_1920x1080_10bit_rggb.raw", 1080, 1920, black=0, white=1023)
+    gains = []
+    for plane in raw.packed().astype(float):
+        mean, variance = even_areas(plane)
+        levels = [(mean > low) & (mean <= low + 20) for low in range(10, 330, 20)]
+        flat = [(mean[one].mean(), np.median(variance[one])) for one in levels if one.sum() >= 5]
+        gains.append(photon_transfer(*np.array(flat).T)[0])
+    np.testing.assert_allclose(gains, 0.11, atol=0.03)

@@ -1,0 +1,94 @@
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from datamodules.files.bayer import RawImage, find_raw, packed, read_headerless, read_raw, unpacked
+
+COLOURS = {"R": 0, "G": 1, "B": 2}
+
+
+def mosaic(pattern: str, height: int, width: int) -> np.ndarray:
+    """A sensor that sees 0 in red, 1 in green and 2 in blue."""
+    cell = np.array([COLOURS[colour] for colour in pattern]).reshape(2, 2)
+    return np.tile(cell, (height // 2 + 1, width // 2 + 1))[:height, :width].astype(np.uint16)
+
+
+@pytest.mark.parametrize("pattern", ["RGGB", "BGGR", "GRBG", "GBRG"])
+@pytest.mark.parametrize("size", [(8, 6), (9, 7)])
+def test_channels_are_red_green_blue_green_whatever_the_pattern(pattern: str, size: tuple[int, int]) -> None:
+    planes = packed(mosaic(pattern, *size), pattern)
+    assert [np.unique(plane).tolist() for plane in planes] == [[0], [1], [2], [1]]
+
+
+def test_unpacking_is_the_inverse_and_rows_stay_rows() -> None:
+    bayer = np.arange(48, dtype=np.uint16).reshape(6, 8)
+    planes = packed(bayer)
+    np.testing.assert_array_equal(unpacked(planes), bayer)
+    np.testing.assert_array_equal(planes[:, 1, 0], [16, 17, 25, 24])
+
+
+def test_a_raw_image_is_packed_above_its_black_level() -> None:
+    raw = RawImage(np.array([[60, 64], [100, 1023]], dtype=np.uint16), 64, 1000)
+    np.testing.assert_array_equal(raw.packed()[:, 0, 0], [0, 0, 936, 36])
+    assert raw.packed().dtype == np.uint16
+
+
+def test_files_without_a_header_have_the_size_and_levels_stated(tmp_path: Path) -> None:
+    values = np.arange(12, dtype="<u2").reshape(3, 4)
+    values.tofile(tmp_path / "a.raw")
+    np.testing.assert_array_equal(read_headerless(tmp_path / "a.raw", 3, 4, 0, 11).bayer, values)
+    with pytest.raises(ValueError, match=r"a.raw has 24 bytes; 4 x 4 pixels of 16 bits need 32"):
+        read_headerless(tmp_path / "a.raw", 4, 4, 0, 11)
+    with pytest.raises(ValueError, match=r"a.raw has the value 11, above white 10"):
+        read_headerless(tmp_path / "a.raw", 3, 4, 0, 10)
+    with pytest.raises(ValueError, match=r"a.raw: black 20 and white 11 are not in order"):
+        read_headerless(tmp_path / "a.raw", 3, 4, 20, 11)
+
+
+def test_numpys_files_are_read_and_checked(tmp_path: Path) -> None:
+    bayer = np.arange(16, dtype=np.uint16).reshape(4, 4)
+    good: dict[str, Any] = {"bayer": bayer, "black": 2, "white": 15, "pattern": "GBRG"}
+    np.savez(tmp_path / "a.npz", **good)
+    raw = read_raw(find_raw(tmp_path, "a"))
+    assert (raw.black, raw.white, raw.pattern) == (2, 15, "GBRG")
+    for change, message in (
+        ({"bayer": bayer.astype(float)}, r"bayer is float64 \[4, 4\]; expected uint16"),
+        ({"white": 10}, "has the value 15, above white 10"),
+        ({"pattern": "RGB"}, "has the pattern RGB; expected one of RGGB"),
+    ):
+        np.savez(tmp_path / "b.npz", **good | change)
+        with pytest.raises(ValueError, match=f"b.npz.*{message}"):
+            read_raw(tmp_path / "b.npz")
+    (tmp_path / "c.npz").write_bytes(b"PK")
+    with pytest.raises(ValueError, match=r"c.npz holds no bayer"):
+        read_raw(tmp_path / "c.npz")
+    with pytest.raises(FileNotFoundError, match=r"none does not exist with any of the suffixes .npz, .arw"):
+        find_raw(tmp_path, "none")
+
+
+def test_files_of_cameras_are_read_by_rawpy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a stand-in with rawpy's attributes: its own test files are not to be had."""
+    (tmp_path / "a.ARW").touch()
+    monkeypatch.setitem(sys.modules, "rawpy", None)
+    with pytest.raises(ModuleNotFoundError, match=r"a.ARW: raw images of cameras are read by rawpy; pip install rawpy"):
+        read_raw(find_raw(tmp_path, "a"))
+
+    class File:
+        color_desc = b"RGBG"
+        raw_pattern = np.array([[2, 3], [1, 0]])
+        black_level_per_channel = (512, 512, 512, 512)
+        white_level = 900
+        raw_image_visible = np.array([[512, 600], [700, 1000]], dtype=np.uint16)
+
+        def __enter__(self) -> "File":
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+    monkeypatch.setitem(sys.modules, "rawpy", types.SimpleNamespace(imread=lambda path: File()))
+    raw = read_raw(tmp_path / "a.ARW")
+    assert (raw.black, raw.white, raw.pattern, raw.bayer.tolist()) == (512, 900, "BGGR", [[512, 600], [700, 900]])

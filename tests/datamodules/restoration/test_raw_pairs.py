@@ -1,0 +1,104 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from datamodules.files.bayer import packed
+from datamodules.restoration.raw_pairs import ELD, SID
+
+RANDOM = np.random.default_rng(0)
+
+
+def raw(path: Path, size: int = 8, **levels: int) -> np.ndarray:
+    """Write a random raw image and return its numbers."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    bayer = RANDOM.integers(500, 2000, (size, size + 4), dtype=np.uint16)
+    np.savez(path, bayer=bayer, pattern="RGGB", **{"black": 512, "white": 16383, **levels})
+    return bayer
+
+
+def sid(directory: Path) -> dict[str, np.ndarray]:
+    """Write two scenes in SID's layout."""
+    names = ["00001_00_0.1s", "00001_01_0.1s", "00001_00_10s", "00002_00_0.033s", "00002_00_10s"]
+    stored = {
+        name: raw(directory / "SID" / "Sony" / ("long" if name.endswith("10s") else "short") / f"{name}.npz")
+        for name in names
+    }
+    lines = [f"./Sony/short/{short}.ARW ./Sony/long/{long}.ARW ISO200 F8" for short, long in
+             ((names[0], names[2]), (names[1], names[2]), (names[3], names[4]))]  # fmt: skip
+    for split in ("train", "val", "test"):
+        (directory / "SID" / f"Sony_{split}_list.txt").write_text("\n".join(lines) + "\n")
+    return stored
+
+
+def clipped(bayer: np.ndarray) -> np.ndarray:
+    return (packed(bayer).astype(float) - 512).clip(0) / (16383 - 512)
+
+
+def test_sid_trains_on_each_long_exposure_once(tmp_path: Path) -> None:
+    stored = sid(tmp_path)
+    images = SID(str(tmp_path)).images("training")
+    assert (images.names, images.noisy, images.brightest) == (["00001_00_10s", "00002_00_10s"], None, 16383 - 512)
+    np.testing.assert_allclose(images.stored[1] / images.brightest, clipped(stored["00002_00_10s"]))
+
+
+def test_short_exposures_are_brightened_by_the_ratio_that_their_names_say(tmp_path: Path) -> None:
+    stored = sid(tmp_path)
+    images = SID(str(tmp_path), ratio=100, crop=2).images("test")
+    assert images.names == ["00001_00_0.1s", "00001_01_0.1s"]
+    expected = 100 * clipped(stored["00001_01_0.1s"])[:, 1:3, 2:4]
+    np.testing.assert_allclose((images.noisy or [])[1], expected, rtol=1e-5)
+    np.testing.assert_allclose((images.clean or [])[1], clipped(stored["00001_00_10s"])[:, 1:3, 2:4], rtol=1e-5)
+    every = SID(str(tmp_path), crop=None).images("test")
+    np.testing.assert_allclose((every.noisy or [])[2], 300 * clipped(stored["00002_00_0.033s"]), rtol=1e-5)
+
+
+def test_eld_compares_with_the_nearest_reference(tmp_path: Path) -> None:
+    folder = tmp_path / "ELD" / "SonyA7S2"
+    stored = {
+        (scene, number): raw(folder / f"scene-{scene}" / f"IMG_{number:04d}.npz")
+        for scene in (2, 10)
+        for number in range(1, 17)
+    }
+    images = ELD(str(tmp_path), factor=100).images("test")
+    numbers = [(2, 4, 6), (2, 9, 11), (2, 14, 16), (10, 4, 6), (10, 9, 11), (10, 14, 16)]
+    assert images.names == [f"scene-{scene}_IMG_{number:04d}" for scene, number, _ in numbers]
+    for place, (scene, number, reference) in enumerate(numbers):
+        np.testing.assert_allclose((images.noisy or [])[place], 100 * clipped(stored[scene, number]), rtol=1e-5)
+        np.testing.assert_allclose((images.clean or [])[place], clipped(stored[scene, reference]), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("build", "split", "error", "message"),
+    [
+        (lambda root: SID(root, ratio=250), "test", ValueError, "no pair of .* has the ratio 250, but 100, 300"),
+        (lambda root: SID(root + "/SID"), "test", FileNotFoundError, "Sony_test_list.txt does not exist"),
+        (lambda root: ELD(root), "training", ValueError, "ELD is a test set"),
+        (lambda root: ELD(root), "test", FileNotFoundError, "no folder scene-1...scene-10"),
+        (lambda root: ELD(root, factor=50), "test", ValueError, "factor must be one of 1, 10, 100, 200, got 50"),
+        (lambda root: ELD(root, "Leica"), "test", ValueError, "camera must be one of SonyA7S2"),
+    ],
+)
+def test_what_is_missing_or_asked_for_in_vain_is_named(
+    build: Any, split: Any, error: Any, message: str, tmp_path: Path
+) -> None:
+    sid(tmp_path)
+    with pytest.raises(error, match=message):
+        build(str(tmp_path)).images(split)
+
+
+def test_pairs_of_another_size_or_level_are_refused(tmp_path: Path) -> None:
+    sid(tmp_path)
+    long = tmp_path / "SID" / "Sony" / "long"
+    raw(long / "00001_00_10s.npz", size=10, white=4000)
+    with pytest.raises(ValueError, match="differ in their range of levels"):
+        SID(str(tmp_path)).images("training")
+    with pytest.raises(ValueError, match=r"0.1s.npz has \[4, 4, 6\] packed pixels, and .* \[4, 5, 7\]"):
+        SID(str(tmp_path)).images("test")
+    raw(long / "00002_00_10s.npz", white=600)
+    with pytest.raises(ValueError, match=r"00002_00_10s.npz has the value \d+, above white 600"):
+        SID(str(tmp_path)).images("training")
+    (long / "00001_00_10s.npz").unlink()
+    with pytest.raises(FileNotFoundError, match="00001_00_10s does not exist with any of the suffixes"):
+        SID(str(tmp_path)).images("training")
