@@ -25,7 +25,7 @@ Frame = NDArray[np.floating] | NDArray[np.integer]
 
 
 class Recording(NamedTuple):
-    """What frames of one gain tell."""
+    """Noise parameters that frames of one gain tell."""
 
     gain: float
     """K."""

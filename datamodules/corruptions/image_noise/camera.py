@@ -1,4 +1,4 @@
-"""What a camera's sensor adds to light, as it was calibrated: of cameras that come along, and of your own."""
+"""Noise parameters of cameras: of those that come along, and of your own, as calibration measures them."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path

@@ -39,7 +39,7 @@ def tukey_lambda_variance(shape: float) -> float:
 
 
 class SensorState(NamedTuple):
-    """What is the same in all pixels of an exposure, each `[B, 1, 1, 1]` but for the bias."""
+    """Parameters that are the same in all pixels of an exposure, each `[B, 1, 1, 1]` but for the bias."""
 
     gain: Tensor
     """K, digital numbers for an electron."""
