@@ -29,6 +29,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from datamodules.files.whole_files import write_text
 from experiments.arguments import LARGEST_SEED, PROGRAM
+from experiments.class_paths import check_class_paths
 from experiments.config_files import PROJECT, base_of, dotted, located, settings_of, with_base, without_base_line
 from experiments.progress_bar import WholeRun
 from experiments.readable_errors import readable
@@ -179,7 +180,7 @@ class ShortHelp(DefaultHelpFormatter):
 
 
 class Parser(LightningArgumentParser):
-    """Reads configuration files without their line `base: FILE`, which `ConfigFile` has followed."""
+    """Reads files without their line `base: FILE`, which `ConfigFile` has followed, and checks their classes."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, formatter_class=ShortHelp, **kwargs)
@@ -191,6 +192,13 @@ class Parser(LightningArgumentParser):
 
     def parse_string(self, content: str, *args: Any, **kwargs: Any) -> Namespace:
         return super().parse_string(without_base_line(content), *args, **kwargs)
+
+    def validate(self, namespace: Namespace, *args: Any, **kwargs: Any) -> None:
+        """Check values as jsonargparse does, and the classes that they name. Each class has a parser of its own."""
+        super().validate(namespace, *args, **kwargs)
+        for action in self._actions:
+            if hasattr(action, "_typehint"):
+                check_class_paths(action.dest, action._typehint, namespace.get(action.dest))
 
 
 class CommandLine(LightningCLI):

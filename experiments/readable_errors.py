@@ -40,6 +40,13 @@ def readable(error: BaseException) -> str:
     elif given and "Expected" in message:
         message += f", got {given[-1].strip()}"
     message = re.sub(r"<class '([\w.]+)'>", r"\1", message)
+    message = re.sub(r'Parser key "([\w.]+)":\s*', r"\1: ", message)
+    message = re.sub(r"Type typing\.\S.*? expects a function or a callable class: ", "", message)
+    message = re.sub(
+        r"Importing '(\S+)' is not allowed, denied by the '(\S+)' entry .* to allow it\.",
+        r"\1 is refused: no configuration names what is in \2",
+        message,
+    )
     message += _accepted(message)
     return f"{where}: {message}" if where and where not in message else message
 
