@@ -168,17 +168,15 @@ class ImagePairs(SeededBatches):
         patches, index = self.train_set, batch["index"]
         assert isinstance(patches, Patches)
         cut = patches.cut(index, sample_uniform(self.seed, visit, index, count=2))
+        if self.augmentation:
+            ways = sample_uniform(self.seed, visit, index, count=3, stream=1)
+            cut = {key: flipped_and_transposed(image, ways) for key, image in cut.items()}
         cut = {key: self._in_unit_interval(stored, patches.brightest) for key, stored in cut.items()}
         if "noisy" not in cut:
             assert self.noise is not None
             cut["noisy"] = self.noise.sample(cut["clean"], SampleNumbers(self.seed, visit, index))
-            levels = self.noise.drawn_levels(cut["clean"], SampleNumbers(self.seed, visit, index))
-            batch |= {} if levels is None else {"noise_level": levels}
             if self.second_noisy:
                 cut["second_noisy"] = self.noise.sample(cut["clean"], SampleNumbers(self.seed, visit, index, SECOND))
-        if self.augmentation:
-            ways = sample_uniform(self.seed, visit, index, count=3, stream=1)
-            cut = {key: flipped_and_transposed(image, ways) for key, image in cut.items()}
         return batch | cut
 
     def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -201,10 +199,11 @@ def flipped_and_transposed(image: Tensor, uniform: Tensor) -> Tensor:
         image: `[B, C, P, P]`.
         uniform: `[B, 3]` in [0, 1).
     """
-    across, down, diagonal = (uniform < 0.5)[:, :, None, None, None].unbind(dim=1)
-    image = torch.where(across, image.flip(3), image)
-    image = torch.where(down, image.flip(2), image)
-    return torch.where(diagonal, image.transpose(2, 3), image)
+    own = torch.arange(len(image), device=image.device)
+    for axis, turned in enumerate((uniform < 0.5).unbind(dim=1)):
+        other = image.transpose(2, 3) if axis == 2 else image.flip(3 - axis)
+        image = torch.cat([image, other]).index_select(0, own + len(image) * turned)  # copies whole images
+    return image
 
 
 class Patches:

@@ -58,12 +58,12 @@ class SampleNumbers:
         return (((words >> 40) & 0xFFFFFF).to(like.dtype).add_(0.5).div_(1 << 24)).view_as(like)
 
     def normal(self, like: Tensor) -> Tensor:
-        # Box and Muller: one word gives a radius and an angle, and these two numbers.
+        # Box and Muller: each half of a word gives 24 bits, of a radius and an angle, and they give two numbers.
         count = like[0].numel()
-        words = self._words((count + 1) // 2)
-        radius = (((words >> 40) & 0xFFFFFF) + 1).to(like.dtype).div_(1 << 24).log_().mul_(-2).sqrt_()
-        angle = ((words >> 16) & 0xFFFFFF).to(like.dtype).mul_(2 * math.pi / (1 << 24))
-        return torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)[:, :count].reshape(like.shape)
+        halves = (self._words((count + 1) // 2).view(torch.int32) >> 8).bitwise_and_(0xFFFFFF).to(like.dtype)
+        radius = (halves[:, 1::2] + 1).div_(1 << 24).log_().mul_(-2).sqrt_()
+        angle = halves[:, ::2] * (2 * math.pi / (1 << 24))
+        return torch.cat([radius * angle.cos(), radius * angle.sin_()], dim=1)[:, :count].reshape(like.shape)
 
     def poisson(self, rate: Tensor) -> Tensor:
         return poisson_quantile(self._fine(rate), rate.double()).to(rate.dtype)

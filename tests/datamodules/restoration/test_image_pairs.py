@@ -73,7 +73,7 @@ def at(index: int, visit: int = 0, size: int = 8) -> np.ndarray:
     return image[top : top + size, left : left + size]
 
 
-def test_patches_lie_in_their_images_and_are_flipped_with_their_noise() -> None:
+def test_patches_lie_in_their_images_are_flipped_and_then_made_noisy() -> None:
     data = ImagePairs(Few(), noise=Gaussian(25), batch_size=5, patch_size=8, patches_per_image=3)
     batches = patches(data, epochs=2)
     assert [len(batch["index"]) for batch in batches] == [5, 5, 2] * 2
@@ -81,11 +81,12 @@ def test_patches_lie_in_their_images_and_are_flipped_with_their_noise() -> None:
         visit = number // 3
         for place, index in enumerate(batch["index"].tolist()):
             one = torch.tensor([index])
-            clean = torch.from_numpy(at(index, visit).copy())[None, None].float() / 255
-            noisy = Gaussian(25).sample(clean, SampleNumbers(0, visit, one))
             ways = sample_uniform(0, visit, one, 3, stream=1)
-            torch.testing.assert_close(batch["clean"][place], flipped_and_transposed(clean, ways)[0], rtol=0, atol=0)
-            torch.testing.assert_close(batch["noisy"][place], flipped_and_transposed(noisy, ways)[0], rtol=0, atol=1e-6)
+            stored = torch.from_numpy(at(index, visit).copy())[None, None]
+            clean = flipped_and_transposed(stored, ways).float() / 255
+            torch.testing.assert_close(batch["clean"][place], clean[0], rtol=0, atol=0)
+            noisy = Gaussian(25).sample(clean, SampleNumbers(0, visit, one))
+            torch.testing.assert_close(batch["noisy"][place], noisy[0], rtol=0, atol=1e-6)
 
 
 def test_fixed_noise_belongs_to_the_image_and_fresh_noise_to_the_visit() -> None:
@@ -138,7 +139,11 @@ def test_test_images_have_the_noise_of_the_published_tables() -> None:
 
 def test_real_pairs_keep_their_own_noise() -> None:
     data = ImagePairs(Few(NOISY), Few(NOISY, brightest=510), batch_size=4, patch_size=16, augmentation=False)
-    (batch,) = patches(data)
+    flipped = ImagePairs(Few(NOISY), batch_size=4, patch_size=16)
+    (batch,), (other,) = patches(data), patches(flipped)
+    ways = sample_uniform(0, 0, batch["index"], 3, stream=1)
+    for key in ("noisy", "clean"):
+        assert torch.equal(other[key], flipped_and_transposed(batch[key], ways))
     [row] = (batch["index"] == 3).nonzero()[0]
     torch.testing.assert_close(batch["noisy"][row], torch.from_numpy(NOISY[3]) / 255.0)
     torch.testing.assert_close(batch["clean"][row], torch.from_numpy(CLEAN[3]) / 255.0)
