@@ -1,31 +1,35 @@
 """The photographs that scikit-image and scikit-learn bring along."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from PIL import Image
 
-from datamodules.arguments import at_least
+from datamodules.arguments import at_least, one_of
 from datamodules.restoration.images import Images, PairSet, Split
 
 TESTED = ("china", "coffee", "moon")
 
 
 class Photographs(PairSet):
-    """Photographs bundled with scikit-image and scikit-learn: ten to train on and three others, without download.
+    """Photographs bundled with scikit-image and scikit-learn: by default ten to train on and three others.
 
-    Validation and test images are the same three, as there are few.
+    Nothing is downloaded. Validation and test images are the same, as there are few.
 
     Args:
         image_size: height and width, to which the greatest square in the centre is reduced, in pixels.
         colour: whether images keep their colours; those that are grey have three equal channels then.
+        tested: names of the photographs to validate and test on; all others are trained on.
 
     Raises:
-        ValueError: if `image_size` is below 1.
+        ValueError: if `image_size` is below 1 or there is no photograph of a name.
     """
 
-    def __init__(self, image_size: int = 256, colour: bool = False) -> None:
+    def __init__(self, image_size: int = 256, colour: bool = False, tested: Sequence[str] = TESTED) -> None:
         at_least(1, image_size=image_size)
         self.image_size = image_size
         self.colour = colour
+        self.tested = list(tested)
         self.channels = 3 if colour else 1
 
     def images(self, split: Split) -> Images:
@@ -36,7 +40,9 @@ class Photographs(PairSet):
         bundled |= {name: getattr(skimage.data, name) for name in ("brick", "grass", "gravel", "moon", "rocket")}
         bundled["motorcycle"] = lambda: skimage.data.stereo_motorcycle()[0]
         bundled |= {name: lambda name=name: load_sample_image(f"{name}.jpg") for name in ("china", "flower")}
-        names = [name for name in sorted(bundled) if (name in TESTED) == (split != "training")]
+        for name in self.tested:
+            one_of(sorted(bundled), tested=name)
+        names = [name for name in sorted(bundled) if (name in self.tested) == (split != "training")]
         return Images(names, [self._reduced(bundled[name]()) for name in names])
 
     def _reduced(self, pixels: np.ndarray) -> np.ndarray:
