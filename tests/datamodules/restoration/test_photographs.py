@@ -21,5 +21,5 @@ def test_other_photographs_can_be_tested() -> None:
     photographs = Photographs(8, tested=["moon", "astronaut"])
     assert list(photographs.images("validation").names) == ["astronaut", "moon"]
     assert len(photographs.images("training").names) == 11
-    with pytest.raises(ValueError, match="tested must be one of astronaut, brick, .*, got 'sun'"):
+    with pytest.raises(ValueError, match=r"tested must be one of astronaut, brick, .*, got 'sun'"):
         Photographs(8, tested=["sun"]).images("test")
