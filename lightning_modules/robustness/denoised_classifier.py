@@ -1,0 +1,87 @@
+"""Take the noise away by any denoiser before a classifier is asked: denoised smoothing.
+
+The smoothed classifier is g(x) = argmax over classes of P(f(D(x + n, sigma)) = c), n ~ N(0, sigma^2): of the composition
+of classifier and denoiser, of which neither has to know of it. The radius sigma Phi^-1(p) of randomised smoothing holds
+for any function, so for this one, too.
+
+Source: Salman, Sun, Yang, Kapoor and Kolter, Denoised Smoothing: A Provable Defense for Pretrained Classifiers, NeurIPS
+2020, arXiv 2003.01908. With a diffusion model for a denoiser see `denoised_smoothing`.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from datamodules.batches import LabelledImageBatch
+from lightning_modules.interfaces import Denoiser, require
+from lightning_modules.robustness.certificates.statistics import gaussian_radius
+from lightning_modules.training.classifier import ClassifierSteps, accuracies
+from lightning_modules.training.logging import log_training
+from lightning_modules.training.optimizers import adamw, built, constant, trainable
+
+
+class DenoisedClassifier(ClassifierSteps, LightningModule):
+    """Put a trained denoiser before a classifier, which the callback `Certification` certifies.
+
+    `fit` trains the classifier alone, by cross-entropy on clean images; the denoiser stays as it is. Test accuracy is
+    that of the classifier on clean images.
+
+    Args:
+        network: classifier; maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`.
+        denoiser: a module with `denoise(noisy, sigma)`, such as `Noise2Score`, with its trained weights.
+        num_classes: number of classes, K.
+        optimizer: built on the classifier's trainable parameters.
+        lr_scheduler: stepped every epoch.
+
+    Raises:
+        TypeError: if `denoiser` has no `denoise`.
+    """
+
+    certificate = "Cohen et al. 2019, of a classifier behind a denoiser"
+
+    def __init__(
+        self,
+        network: nn.Module,
+        denoiser: nn.Module,
+        num_classes: int,
+        optimizer: OptimizerCallable = adamw,
+        lr_scheduler: LRSchedulerCallable = constant,
+    ) -> None:
+        super().__init__()
+        require(denoiser, Denoiser, "DenoisedClassifier")
+        self.network = network
+        self.denoiser = denoiser.requires_grad_(False)
+        self.num_classes = num_classes
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.metrics = accuracies(num_classes)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.network(image)
+
+    def train(self, mode: bool = True) -> "DenoisedClassifier":
+        """Leave the denoiser in evaluation mode."""
+        super().train(mode)
+        self.denoiser.eval()
+        return self
+
+    def smoothed_logits(self, image: Tensor, noise: Tensor, sigma: float) -> Tensor:
+        """Give logits `[1, B, K]` of the denoised images."""
+        denoiser: Any = self.denoiser
+        return self(denoiser.denoise(torch.add(image, noise, alpha=sigma), sigma).to(image.dtype))[None]
+
+    def certified_radius(self, probability: Sequence[float], sigma: float) -> float:
+        return gaussian_radius(probability[0], sigma)
+
+    def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
+        logits = self(batch["image"])
+        loss = log_training(self, batch, F.cross_entropy(logits, batch["label"]))
+        return {"loss": loss, "logits": logits.detach()}
+
+    def configure_optimizers(self) -> Any:
+        return built(self.optimizer, self.lr_scheduler, trainable(self.network))
