@@ -1,8 +1,10 @@
 """Take the noise away by any denoiser before a classifier is asked: denoised smoothing.
 
-The smoothed classifier is g(x) = argmax over classes of P(f(D(x + n, sigma)) = c), n ~ N(0, sigma^2): of the composition
-of classifier and denoiser, of which neither has to know of it. The radius sigma Phi^-1(p) of randomised smoothing holds
-for any function, so for this one, too.
+The smoothed classifier is that of classifier f and denoiser D together, of which neither has to know of it,
+
+    g(x) = argmax over classes c of P(f(D(x + n, sigma)) = c),      n ~ N(0, sigma^2).
+
+The radius sigma Phi^-1(p) of randomised smoothing holds for any function, so for this one, too.
 
 Source: Salman, Sun, Yang, Kapoor and Kolter, Denoised Smoothing: A Provable Defense for Pretrained Classifiers, NeurIPS
 2020, arXiv 2003.01908. With a diffusion model for a denoiser see `denoised_smoothing`.
