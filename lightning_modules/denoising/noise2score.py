@@ -37,6 +37,7 @@ from datamodules.corruptions.image_noise.blind_level import best_level, candidat
 from lightning_modules.distributed.draws import draw_rows_like
 from lightning_modules.full_precision import at_least_float32
 from lightning_modules.metrics.image_quality import EvaluationProtocol, ImageQuality
+from lightning_modules.networks.tiled import Inference
 from lightning_modules.training.logging import log_training
 from lightning_modules.training.optimizers import adam, built, constant, trainable
 from lightning_modules.training.restorer import RestorerSteps
@@ -73,6 +74,7 @@ class Noise2Score(RestorerSteps, LightningModule):
         anneal_images: images of an epoch over which the size falls.
         score_scale: factor of the network's output; one over the deviation of the noise lets an untrained small
             network begin at the size of a score.
+        inference: tiles and self-ensemble of the score in validation, test and prediction.
         protocol: how tests measure estimates: `rounded` to 256 levels, `clipped` alone, or `unclipped`.
         optimizer: built on the network's trainable parameters.
         lr_scheduler: stepped every epoch.
@@ -91,6 +93,7 @@ class Noise2Score(RestorerSteps, LightningModule):
         sigma: tuple[float, float] = (0.05, 0.001),
         anneal_images: int = 22_000,
         score_scale: float = 1.0,
+        inference: Inference = Inference(),  # noqa: B008 - it does not change
         protocol: EvaluationProtocol = "clipped",
         optimizer: OptimizerCallable = adam,
         lr_scheduler: LRSchedulerCallable = constant,
@@ -104,6 +107,7 @@ class Noise2Score(RestorerSteps, LightningModule):
         self.sigma = sigma
         self.anneal_images = anneal_images
         self.score_scale = score_scale
+        self.inference = inference
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.quality = ImageQuality(protocol)
@@ -140,8 +144,11 @@ class Noise2Score(RestorerSteps, LightningModule):
     def restore(self, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Denoise images `[B, C, H, W]`, not clipped."""
         if self.blind:
-            return best_level(candidates(self.noise), degraded, self)[1]
-        return self.noise.posterior_mean(degraded, self(self.noise.score_input(degraded)))
+            return best_level(candidates(self.noise), degraded, self._whole_score)[1]
+        return self.noise.posterior_mean(degraded, self._whole_score(self.noise.score_input(degraded)))
+
+    def _whole_score(self, image: Tensor) -> Tensor:
+        return self.inference(self, image)
 
     def denoise(self, noisy: Tensor, sigma: float | Tensor | None = None) -> Tensor:
         """Estimate clean images, in [0, 1], from those under Gaussian noise of a standard deviation in pixel units."""
