@@ -6,25 +6,32 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from callbacks.drawing.image_grid import draw_image_grid
+from callbacks.drawing.image_grid import draw_image_grid, first_rows, joined, num_rows
 from datamodules.arguments import at_least, one_of
 from datamodules.files.whole_files import save_figure
-from lightning_modules.interfaces import PictureSource, TrainingImageSource, class_names, require, require_data
+from lightning_modules.interfaces import (
+    ImageColumn,
+    PictureSource,
+    TrainingImageSource,
+    class_names,
+    require,
+    require_data,
+)
 from lightning_modules.training.evaluation_mode import in_evaluation_mode
 
 
 class ImageGrid(Callback):
     """Draws a few images with what the module shows of them, as `figures/<name>.png` in the run directory.
 
-    In the stages `test` and `val` these are the first images of the first batch. In `train` they are training images at
-    equal distances, without augmentation: they are drawn when training ends, and as `<name>_epoch_<epoch>.png` when
+    In the stages `test` and `val` these are the first images of the first loader. In `train` they are training images
+    at equal distances, without augmentation: they are drawn when training ends, and as `<name>_epoch_<epoch>.png` when
     early learning has ended for some categories (where the callback `EarlyLearning` says so), with their labels as they
     are then. Without a logger nothing is drawn.
 
     Args:
         name: of the picture.
         stage: `train`, `val` or `test`: whose images are shown, and when.
-        num_images: rows, at most as many as there are images, or in the first process's first batch.
+        num_images: rows, at most as many as there are images, or as the first process has.
 
     Raises:
         ValueError: if `num_images` is less than 1, or the stage is none of the three.
@@ -40,6 +47,7 @@ class ImageGrid(Callback):
         self.name = name
         self.stage = stage
         self.num_images = num_images
+        self._batches: list[dict[str, ImageColumn]] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         require(pl_module, PictureSource, "ImageGrid")
@@ -63,8 +71,8 @@ class ImageGrid(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if self.stage == "val" and batch_idx == dataloader_idx == 0 and not trainer.sanity_checking:
-            self._draw(trainer, pl_module, self.name, batch, outputs)
+        if self.stage == "val" and dataloader_idx == 0 and not trainer.sanity_checking:
+            self._keep(trainer, pl_module, batch, outputs)
 
     def on_test_batch_end(
         self,
@@ -75,22 +83,38 @@ class ImageGrid(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if self.stage == "test" and batch_idx == dataloader_idx == 0:
-            self._draw(trainer, pl_module, self.name, batch, outputs)
+        if self.stage == "test" and dataloader_idx == 0:
+            self._keep(trainer, pl_module, batch, outputs)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.stage == "val" and not trainer.sanity_checking:
+            self._draw(trainer, self.name)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.stage == "test":
+            self._draw(trainer, self.name)
 
     def _draw_training_images(self, trainer: Trainer, pl_module: LightningModule, name: str) -> None:
         loader: Any = require_data(trainer, TrainingImageSource, "ImageGrid").training_images_dataloader()
         count = len(loader.dataset)
         chosen = torch.linspace(0, count - 1, min(self.num_images, count)).long()
         request = next(iter(loader.sampler))._replace(indices=chosen, global_size=len(chosen))
-        self._draw(trainer, pl_module, name, trainer.strategy.batch_to_device(loader.dataset[request]), None)
+        self._keep(trainer, pl_module, trainer.strategy.batch_to_device(loader.dataset[request]), None)
+        self._draw(trainer, name)
 
-    def _draw(self, trainer: Trainer, pl_module: LightningModule, name: str, batch: Any, outputs: Any) -> None:
-        directory = trainer.log_dir if trainer.loggers else None  # broadcast: every process asks
-        if directory is None or not trainer.is_global_zero:
+    def _keep(self, trainer: Trainer, pl_module: LightningModule, batch: Any, outputs: Any) -> None:
+        """Keep what is shown of a batch, until there are enough images."""
+        missing = self.num_images - sum(map(num_rows, self._batches))
+        if missing <= 0 or not trainer.loggers or not trainer.is_global_zero:
             return
         module = require(pl_module, PictureSource, "ImageGrid")
         with in_evaluation_mode(trainer, pl_module):
             columns = module.image_columns(trainer.precision_plugin.convert_input(batch), outputs)
-        figure = draw_image_grid(columns, class_names(trainer), most_rows=self.num_images)
-        save_figure(figure, Path(directory, "figures", f"{name}.png"), dpi=120)
+        self._batches.append(first_rows(columns, missing))
+
+    def _draw(self, trainer: Trainer, name: str) -> None:
+        directory = trainer.log_dir if trainer.loggers else None  # broadcast: every process asks
+        batches, self._batches = self._batches, []
+        if directory is not None and batches:
+            figure = draw_image_grid(joined(batches), class_names(trainer))
+            save_figure(figure, Path(directory, "figures", f"{name}.png"), dpi=120)

@@ -40,7 +40,7 @@ def draw_image_grid(
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-    shown = {name: _first(column, most_rows) for name, column in columns.items()}
+    shown = first_rows(columns, most_rows)
     regions = {name: shown.pop(name).values for name in list(shown) if shown[name].values.dtype == torch.bool}
     background = next(iter(shown.values())).values
     if not len(background):
@@ -83,10 +83,40 @@ def draw_image_grid(
     return figure
 
 
-def _first(column: Tensor | ImageColumn, most_rows: int | None) -> ImageColumn:
-    """Keep the first rows of a column, on the host."""
-    column = column if isinstance(column, ImageColumn) else ImageColumn(column)
-    return column._replace(values=column.values[:most_rows].cpu())
+def first_rows(columns: Mapping[str, Tensor | ImageColumn], most_rows: int | None) -> dict[str, ImageColumn]:
+    """Keep the first rows of columns, on the host; None keeps all."""
+    kept = {}
+    for name, column in columns.items():
+        column = column if isinstance(column, ImageColumn) else ImageColumn(column)
+        captions, marked = column.captions[:most_rows], column.marked[:most_rows]
+        kept[name] = column._replace(values=column.values[:most_rows].cpu(), captions=captions, marked=marked)
+    return kept
+
+
+def num_rows(columns: Mapping[str, ImageColumn]) -> int:
+    """Count the images of a grid's columns."""
+    return len(next(iter(columns.values())).values)
+
+
+def joined(batches: Sequence[Mapping[str, ImageColumn]]) -> dict[str, ImageColumn]:
+    """Put the rows of several batches into one grid; images of different sizes are cut to the least, in the middle.
+
+    Args:
+        batches: the columns of each, by name; those that some batch lacks are left out.
+    """
+    columns = {}
+    for name in (name for name in batches[0] if all(name in batch for batch in batches)):
+        parts = [batch[name] for batch in batches]
+        sizes = [part.values.shape[-2:] for part in parts]
+        height, width = (min(sides) for sides in zip(*sizes, strict=True))
+        values = []
+        for part, (own_height, own_width) in zip(parts, sizes, strict=True):
+            top, left = (own_height - height) // 2, (own_width - width) // 2
+            values.append(part.values[..., top : top + height, left : left + width])
+        captions = [caption for part in parts for caption in part.captions]
+        marked = [mark for part in parts for mark in part.marked]
+        columns[name] = parts[0]._replace(values=torch.cat(values), captions=captions, marked=marked)
+    return columns
 
 
 def _colours(largest: int) -> NDArray[np.float64]:

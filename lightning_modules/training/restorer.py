@@ -39,6 +39,7 @@ class RestorerSteps:
     """
 
     quality: ImageQuality
+    _directory: Path | None
 
     def estimated(self: Any, batch: ImagePairBatch) -> Tensor:
         """Restore a batch: `[B, C, H, W]`, in float32 or better, not clipped.
@@ -99,15 +100,13 @@ class RestorerSteps:
         detail = estimate if clean is None else clean
         return columns | {f"{name}, x{ZOOM}": detailed_crops(image, detail) for name, image in shown.items()}
 
-    def _predictions(self: Any) -> Path | None:
-        """Give the directory of the run; None in a `fast_dev_run`, which leaves nothing behind."""
-        directory = self.trainer.log_dir  # broadcast: every process asks
-        return None if directory is None or self.trainer.fast_dev_run else Path(directory)
-
     def on_predict_start(self: Any) -> None:
-        directory = self._predictions()
-        if directory is None:
+        # Asked for once, by every process: it is broadcast, and processes may have different numbers of batches.
+        directory = self.trainer.log_dir
+        if directory is None or self.trainer.fast_dev_run:  # which leaves nothing behind
+            self._directory = None
             return
+        self._directory = directory = Path(directory)
         settings = {
             "module": f"{type(self).__module__}.{type(self).__qualname__}",
             **arguments_of(self),
@@ -125,12 +124,11 @@ class RestorerSteps:
 
     def predict_step(self: Any, batch: ImagePairBatch, batch_idx: int, dataloader_idx: int = 0) -> list[str]:
         """Write the images of a batch that are not there yet, and return their names."""
-        directory = self._predictions()
-        if directory is None:
+        if self._directory is None:
             self.estimated(batch)
             return []
         sets = self._set_names("predict")
-        folder = directory.joinpath("restored", *sets[dataloader_idx : dataloader_idx + 1])
+        folder = self._directory.joinpath("restored", *sets[dataloader_idx : dataloader_idx + 1])
         files = [folder / f"{name}.png" for name in batch["name"]]
         digests = [digest_of(image) for image in batch["noisy"]]
         rows = missing_items(files, digests, digest_in_png)
@@ -142,10 +140,9 @@ class RestorerSteps:
         return [batch["name"][row] for row in rows]
 
     def on_predict_end(self: Any) -> None:
-        directory = self._predictions()
-        if directory is None:
+        if self._directory is None:
             return
-        rank_zero_info(f"Restored images: {directory / 'restored'}")
+        rank_zero_info(f"Restored images: {self._directory / 'restored'}")
         unreadable = getattr(getattr(self.trainer.datamodule, "predict_set", None), "unreadable", ())
         if unreadable:
             raise ValueError(f"all other images are restored, but not {len(unreadable)}: {'; '.join(unreadable)}")

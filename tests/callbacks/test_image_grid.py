@@ -77,15 +77,20 @@ def test_training_images_are_drawn_when_early_learning_and_when_training_ends(tm
     assert not module.frozen.training
 
 
-@pytest.mark.parametrize(("stage", "outputs"), [("test", "step 0"), ("val", None)])
-def test_the_first_batch_is_drawn(tmp_path: Path, stage: Any, outputs: Any) -> None:
-    module, data = Segments(), ellipses()
-    trainer = trainer_in(tmp_path, ImageGrid("pictures", stage))
+@pytest.mark.parametrize(("stage", "outputs"), [("test", ["step 0", "step 1"]), ("val", [None, None])])
+def test_the_first_images_are_drawn_of_as_many_batches_as_that_takes(tmp_path: Path, stage: Any, outputs: Any) -> None:
+    module, data = (
+        Segments(),
+        UnpairedMasks(EllipseImages(num_training=12, num_validation=12), batch_size=4, num_workers=0),
+    )
+    trainer = trainer_in(tmp_path, ImageGrid("pictures", stage, num_images=6))
     trainer.fit(module, datamodule=data)
     trainer.test(module, datamodule=data, verbose=False)
     assert [path.name for path in (tmp_path / "figures").iterdir()] == ["pictures.png"]
-    assert [seen["outputs"] for seen in module.seen] == [outputs] * (2 if stage == "val" else 1)
-    assert module.seen[0]["index"][0] == 0
+    assert [seen["outputs"] for seen in module.seen] == outputs * (2 if stage == "val" else 1)
+    assert [seen["index"].tolist() for seen in module.seen[:2]] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    with Image.open(tmp_path / "figures" / "pictures.png") as picture:
+        assert picture.height > 1.2 * picture.width  # six rows of four columns
 
 
 def test_without_a_logger_nothing_is_drawn(tmp_path: Path) -> None:

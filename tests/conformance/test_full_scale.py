@@ -60,7 +60,8 @@ def meta_batch(data: Any) -> dict[str, Any]:
             "global_size": size,
         }
     if isinstance(data, ImagePairs):
-        images = {key: torch.empty(size, *data.image_shape, device="meta") for key in ("noisy", "clean")}
+        keys = ("noisy", "clean", "second_noisy")
+        images = {key: torch.empty(size, *data.image_shape, device="meta") for key in keys}
         return {**images, "index": torch.empty(size, dtype=torch.int64, device="meta"), "global_size": size}
     assert isinstance(data, LabelledImages), f"say here what a batch of {type(data).__name__} is"
     whole = {key: torch.empty(size, dtype=torch.int64, device="meta") for key in ("label", "clean_label", "index")}
@@ -138,7 +139,7 @@ UNTRAINED = {
         f"scoredvi/{data}": "its denoisers come with their weights; it fits images"
         for data in ("cc", "polyu", "sidd_val")
     },
-    "bm3d/photographs": "it has nothing to train",
+    **dict.fromkeys(("bm3d/bsd68", "bm3d/photographs", "bm3d/set12"), "it has nothing to train"),
     "diffusionguard/stable_diffusion": "its networks come with their weights; small ones are in its tests",
 }
 SHORTER = {"adaptive_smoothing": ("--model.attack_steps", "1")}  # all steps of an attack are alike

@@ -12,10 +12,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from callbacks.image_grid import ImageGrid
 from lightning_modules.interfaces import Denoiser, ImageColumn, ImageMeasurer, PictureSource, Restorer, require
 from lightning_modules.metrics.image_quality import ImageQuality, psnr, ssim
 from lightning_modules.training.restorer import RestorerSteps, detailed_crops, digest_of, levels_of
+from tests.trainers import quiet
 
 
 class Scaling(RestorerSteps, LightningModule):
@@ -70,8 +70,7 @@ class Sets(LightningDataModule):
 
 
 def trainer(folder: Path, **options: Any) -> Trainer:
-    quiet: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
-    return Trainer(default_root_dir=folder, logger=False, enable_checkpointing=False, **quiet, **options)
+    return quiet(default_root_dir=folder, **options)
 
 
 def test_steps_serve_what_asks_for_a_restorer() -> None:
@@ -203,16 +202,3 @@ def test_digests_tell_images_apart() -> None:
     image = torch.rand(1, 4, 6)
     assert digest_of(image) == digest_of(image.clone())
     assert len({digest_of(each) for each in (image, image + 1e-6, image.transpose(1, 2), image.view(1, 6, 4))}) == 4
-
-
-def test_the_grid_is_drawn(tmp_path: Path) -> None:
-    from lightning.pytorch.loggers import CSVLogger
-
-    drawing = Trainer(
-        logger=CSVLogger(tmp_path, name="", version=""),
-        callbacks=[ImageGrid()],
-        enable_progress_bar=False,
-        accelerator="cpu",
-    )
-    drawing.test(Scaling(), Sets(), verbose=False)
-    assert (tmp_path / "figures" / "images.png").is_file()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from datamodules.batches import ProtectedImageBatch
 from datamodules.files.module_hash import hash_of_module
-from datamodules.files.whole_files import whole_file
+from datamodules.files.png import digest_in_png, write_png
 from lightning_modules.resumable.item_files import missing_items
 from lightning_modules.resumable.settings_file import refuse_other_settings, write_settings
 
@@ -18,9 +18,6 @@ SETTINGS = (
     *("timestep", "augmentation", "seed"),
 )
 """Arguments of `DiffusionGuard` that protected images depend on."""
-
-HASH = "hash_of_given"
-"""The key in a file's metadata."""
 
 
 def levels(image: Tensor) -> Tensor:
@@ -35,25 +32,6 @@ def hash_of_given(image: Tensor, regions: Tensor) -> str:
         digest.update(f"{tuple(part.shape)}".encode())
         digest.update(part.cpu().contiguous().numpy().data)
     return digest.hexdigest()
-
-
-def hash_in(file: Path) -> str | None:
-    """Read the `hash_of_given` that a file was written with."""
-    from PIL import Image
-
-    with Image.open(file) as kept:
-        return kept.info.get(HASH)
-
-
-def write_protected(file: Path, image: Tensor, digest: str) -> None:
-    """Write an image `[C, H, W]` in [0, 1] as PNG, whole or not at all, with the hash of what it was made from."""
-    from PIL.PngImagePlugin import PngInfo
-    from torchvision.transforms.functional import to_pil_image
-
-    metadata = PngInfo()
-    metadata.add_text(HASH, digest)
-    with whole_file(file) as partial:
-        to_pil_image(levels(image).cpu()).save(partial, pnginfo=metadata)
 
 
 class ProtectionSteps:
@@ -84,12 +62,12 @@ class ProtectionSteps:
             return []
         files = [Path(directory, "protected", f"{name}.png") for name in batch["name"]]
         hashes = [hash_of_given(*given) for given in zip(batch["image"], batch["regions"], strict=True)]
-        rows = missing_items(files, hashes, hash_in)
+        rows = missing_items(files, hashes, digest_in_png)
         if not rows:
             return []
         guarded = self.protect(batch["image"][rows], batch["regions"][rows], batch["index"][rows])
         for row, image in zip(rows, guarded, strict=True):
-            write_protected(files[row], image, hashes[row])
+            write_png(files[row], levels(image).cpu().numpy(), hashes[row])
         return [batch["name"][row] for row in rows]
 
     def on_predict_end(self: Any) -> None:
