@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from datamodules.arguments import at_least
+from datamodules.arguments import at_least, positive
 from datamodules.corruptions.image_noise.interface import ImageNoise
 from datamodules.corruptions.image_noise.numbers import NumbersOfOneImage, SampleNumbers
 from datamodules.loading.augmentation import sample_uniform
 from datamodules.loading.global_batches import Request
 from datamodules.loading.seeded_batches import SeededBatches
 from datamodules.restoration.images import Images, PairSet, PatchStore, Pixels
-from datamodules.restoration.noisy_folder import NoisyFolder
+from datamodules.restoration.noisy_folder import NoisyFolder, RawFolder
 
 SECOND = 1500
 """Stream of the random numbers of second noisy images."""
@@ -48,6 +48,7 @@ class ImagePairs(SeededBatches):
             takes at least one; images of a batch have one size.
         predict_dir: folder of noisy images to predict; None predicts the test images.
         brightest: the stored value of white in `predict_dir`, which images of 16 bits need; those of 8 bits have 255.
+        predict_ratio: factor that raw images in `predict_dir` are brightened by, as a longer exposure would.
         num_workers: loader processes of test images; images in memory need none.
         seed: random seed of order, patches, augmentation and training noise; None takes `seed_everything`.
 
@@ -71,6 +72,7 @@ class ImagePairs(SeededBatches):
         evaluation_batch_size: int = 1,
         predict_dir: str | None = None,
         brightest: int | None = None,
+        predict_ratio: float = 1.0,
         num_workers: int | None = 0,
         seed: int | None = None,
     ) -> None:
@@ -90,6 +92,8 @@ class ImagePairs(SeededBatches):
             raise ValueError("data.second_noisy draws noise anew: it needs data.noise, and data.fixed_noise false")
         self.predict_dir = predict_dir
         self.brightest = brightest
+        positive(predict_ratio=predict_ratio)
+        self.predict_ratio = predict_ratio
         sets = [one for one in (training, validation, *self.tests.values()) if one is not None]
         if len(channels := {one.channels for one in sets}) > 1:
             counts = ", ".join(f"{type(one).__name__} {one.channels}" for one in sets)
@@ -114,6 +118,8 @@ class ImagePairs(SeededBatches):
 
     def setup(self, stage: str) -> None:
         if stage == "predict" and self.predict_dir is not None:
+            if self.predict_set is None and self.channels == 4:
+                self.predict_set = RawFolder(self.predict_dir, self.predict_ratio)
             self.predict_set = self.predict_set or NoisyFolder(self.predict_dir, self.channels, self.brightest)
         elif stage in ("test", "predict"):
             if self.test_sets is None:

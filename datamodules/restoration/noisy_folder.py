@@ -4,8 +4,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from datamodules.files.bayer import SUFFIXES as RAW_SUFFIXES
+from datamodules.files.bayer import read_raw
 from datamodules.files.image_files import SUFFIXES, UnreadableImage, image_names
 from datamodules.files.pixels import read_pixels
 from datamodules.loading.global_batches import Request
@@ -28,16 +31,19 @@ class NoisyFolder:
         ValueError: if two images have one name but for the suffix, or none can be read.
     """
 
+    suffixes: tuple[str, ...] = SUFFIXES
+
     def __init__(self, folder: str, channels: int | None = None, brightest: int | None = None) -> None:
         self.folder = Path(folder).expanduser()
         self.channels = channels
         self.brightest = brightest
         if not self.folder.is_dir():
             raise FileNotFoundError(f"data.predict_dir {self.folder} is not a folder")
-        found = image_names(self.folder)
+        found = self._found()
         if not found:
             raise FileNotFoundError(
-                f"data.predict_dir {self.folder} holds no image; expected files that end with {', '.join(SUFFIXES)}"
+                f"data.predict_dir {self.folder} holds no image; expected files that end with "
+                f"{', '.join(self.suffixes)}"
             )
         self.files: list[str] = []
         self.sizes: list[tuple[int, ...]] = []
@@ -59,6 +65,9 @@ class NoisyFolder:
                 f"data.predict_dir {self.folder} has several images of the name {name}; rename all but one"
             )
 
+    def _found(self) -> list[str]:
+        return image_names(self.folder)
+
     def _read(self, file: str) -> Any:
         path = self.folder / file
         pixels = read_pixels(path, None if self.channels == 1 else self.channels, self.brightest)
@@ -79,3 +88,29 @@ class NoisyFolder:
             "name": [self.names[row] for row in rows],
             "brightest": 255 if noisy.dtype == torch.uint8 else self.brightest,
         }
+
+
+class RawFolder(NoisyFolder):
+    """The raw Bayer images of a folder and its subfolders, packed and brightened; see `NoisyFolder`.
+
+    Args:
+        folder: the folder.
+        ratio: factor that images are brightened by, as a longer exposure would.
+    """
+
+    suffixes = RAW_SUFFIXES
+
+    def __init__(self, folder: str, ratio: float = 1.0) -> None:
+        self.ratio = ratio
+        super().__init__(folder, 4, brightest=65535)
+
+    def _found(self) -> list[str]:
+        files = (path for path in self.folder.rglob("*") if path.suffix.lower() in self.suffixes)
+        return sorted(path.relative_to(self.folder).as_posix() for path in files)
+
+    def _read(self, file: str) -> Any:
+        try:
+            raw = read_raw(self.folder / file)
+        except ValueError as error:
+            raise UnreadableImage(str(error)) from error
+        return raw.packed().astype(np.float32) * np.float32(self.ratio / (raw.white - raw.black))

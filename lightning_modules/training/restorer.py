@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from datamodules.batches import ImagePairBatch
+from datamodules.files.bayer import unpacked
 from datamodules.files.module_hash import hash_of_module
 from datamodules.files.png import digest_in_png, write_png
 from lightning_modules.full_precision import at_least_float32, in_full_precision
@@ -32,10 +33,11 @@ class RestorerSteps:
     estimate and of the degraded image, `test/psnr`, `test/ssim`, `test/noisy_psnr`, `test/noisy_ssim`, means over
     images and all processes; of several test sets `test/<set>/psnr`. Images without clean ones are not measured.
 
-    `predict` writes `restored/<name>.png`, in the bits of the given image, into the run directory. Images that are
-    there already are left alone, so an interrupted run continues; it is refused with another module or other settings,
-    and so is another image of the same name. Files that the data could not read are listed at the end, as an error,
-    when all others are written.
+    `predict` writes `restored/<name>.png`, in the bits of the given image, into the run directory: of packed raw images
+    the Bayer image that begins with red, and of floating-point numbers 16 bits. Images that are there already are left
+    alone, so an interrupted run continues; it is refused with another module or other settings, and so is another image
+    of the same name. Files that the data could not read are listed at the end, as an error, when all others are
+    written.
     """
 
     quality: ImageQuality
@@ -134,9 +136,11 @@ class RestorerSteps:
         rows = missing_items(files, digests, digest_in_png)
         if not rows:
             return []
-        levels = levels_of(self.estimated(batch), batch.get("brightest", 255))
+        brightest = batch.get("brightest", 255)
+        levels = levels_of(self.estimated(batch), brightest if brightest > 1 else 65535)
         for row in rows:
-            write_png(files[row], levels[row].cpu().numpy(), digests[row])
+            pixels = levels[row].cpu().numpy()
+            write_png(files[row], unpacked(pixels)[None] if len(pixels) == 4 else pixels, digests[row])
         return [batch["name"][row] for row in rows]
 
     def on_predict_end(self: Any) -> None:

@@ -85,3 +85,25 @@ class WarmupCosine(LambdaLR):
             return (1 + math.cos(math.pi * min((k - warmup) / (length - warmup), 1.0))) / 2
 
         super().__init__(optimizer, scale)
+
+
+class PiecewiseConstant(LambdaLR):
+    """Hold the learning rate at another multiple of its first value from each of some epochs on.
+
+    Args:
+        optimizer: its learning rates are scaled.
+        factors: the multiple by the epoch, counted from 0, that it begins with; 1 before the first of them.
+
+    Raises:
+        ValueError: if an epoch is below 1 or a multiple is negative.
+    """
+
+    def __init__(self, optimizer: Optimizer, factors: dict[int, float]) -> None:
+        for start, factor in factors.items():
+            at_least(1, epoch_in_factors=start)
+            at_least(0, factor=factor)
+
+        def scale(epoch: int) -> float:
+            return {0: 1.0, **factors}[max((start for start in factors if start <= epoch), default=0)]
+
+        super().__init__(optimizer, scale)

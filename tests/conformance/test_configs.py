@@ -16,6 +16,7 @@ OWN_KEYS = {
     "noiser": {"model.network.normalized"},  # the method is the normalisation
     "annotation_efficient": {"trainer.max_epochs"},  # a translation alone has fewer stages
     "elr_plus": {"data.passes_per_epoch"},  # ELR+ trains its two networks one pass after the other
+    "eld": {"data.noise.model"},  # the method is the noise that it trains on
     "nmtune": {"model.optimizer.lr"},  # the paper gives linear probing a rate of its own
 }
 """Keys outside the method's own arguments that belong to it, and why."""

@@ -333,6 +333,24 @@ METHODS = {
             },
         },
     ),
+    "eld": Method(
+        "eld/demo",
+        {  # 20 patches: batches of 7, 7 and 6; three images to test on, in batches of 2 and 1
+            "data.init_args.batch_size": 7,
+            "data.init_args.patch_size": 8,
+            "data.init_args.patches_per_image": 2,
+            "data.init_args.evaluation_batch_size": 2,
+            **{
+                f"data.init_args.{key}": {
+                    "class_path": "datamodules.restoration.raw_photographs.RawPhotographs",
+                    "init_args": {"image_size": size},
+                }
+                for key, size in {"training": 40, "test": 48}.items()
+            },
+            "model.init_args.network.init_args.widths": [3, 4],
+        },
+        {"model.init_args.optimizer": DESCENT},
+    ),
     "noiser": Method(
         "noiser/demo",
         {

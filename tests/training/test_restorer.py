@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from datamodules.files.bayer import unpacked
 from lightning_modules.interfaces import Denoiser, ImageColumn, ImageMeasurer, PictureSource, Restorer, require
 from lightning_modules.metrics.image_quality import ImageQuality, psnr, ssim
 from lightning_modules.training.restorer import RestorerSteps, detailed_crops, digest_of, levels_of
@@ -145,6 +146,15 @@ def test_prediction_keeps_the_bits_of_the_images(tmp_path: Path) -> None:
     found = decode_image(str(tmp_path / "restored/flat/1.png"), ImageReadMode.UNCHANGED)
     assert torch.equal(found.long(), levels_of(0.9 * (images(3, (24, 40), 0) + 0.1), 4095)[1].long())
     assert found.long().max() > 255
+
+
+def test_raw_images_are_written_as_the_sensor_has_them_and_numbers_in_16_bits(tmp_path: Path) -> None:
+    planes = torch.rand(2, 4, 6, 5)
+    batch = {"noisy": planes, "index": torch.arange(2), "global_size": 2, "name": ["a", "b"], "brightest": 1}
+    trainer(tmp_path).predict(Scaling(), DataLoader([batch], batch_size=None), return_predictions=False)
+    for name, image in zip("ab", planes, strict=True):
+        expected = unpacked((0.9 * image.double() * 65535).round().numpy())
+        assert np.abs(read(tmp_path / f"restored/{name}.png") - expected).max() <= 1
 
 
 @pytest.mark.parametrize(

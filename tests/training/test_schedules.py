@@ -1,5 +1,6 @@
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from lightning_modules.training.schedules import CosineSchedule, WarmupCosine, cosine_factor
+from lightning_modules.training.schedules import CosineSchedule, PiecewiseConstant, WarmupCosine, cosine_factor
 
 
 def sgd() -> torch.optim.Optimizer:
@@ -45,14 +46,20 @@ def test_learning_rates_rise_and_fall_along_a_cosine(warmup: int, rest: int) -> 
     assert rates(WarmupCosine(sgd(), warmup, warmup + rest), len(expected)) == pytest.approx(expected, abs=1e-12)
 
 
+def test_a_rate_is_held_from_epoch_to_epoch() -> None:
+    found = rates(PiecewiseConstant(sgd(), {4: 0.1, 2: 0.5}), 6)
+    assert found == pytest.approx([0.1, 0.1, 0.05, 0.05, 0.01, 0.01])
+
+
 @pytest.mark.parametrize(
     ("schedule", "arguments", "key"),
     [
         *((CosineSchedule, (0, 0), "epochs"), (CosineSchedule, (5, 5), "constant_epochs")),
         *((CosineSchedule, (5, -1), "constant_epochs"), (WarmupCosine, (5, 5), "warmup")),
         *((WarmupCosine, (-1, 5), "warmup"), (WarmupCosine, (1, 5, "batch"), "interval")),
+        *((PiecewiseConstant, ({0: 0.5},), "epoch_in_factors"), (PiecewiseConstant, ({3: -1.0},), "factor")),
     ],
 )
-def test_bad_arguments_are_named(schedule: type[LRScheduler], arguments: tuple[int, ...], key: str) -> None:
+def test_bad_arguments_are_named(schedule: type[LRScheduler], arguments: tuple[Any, ...], key: str) -> None:
     with pytest.raises(ValueError, match=f"^{key} must be"):
         schedule(sgd(), *arguments)

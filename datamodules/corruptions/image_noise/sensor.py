@@ -79,7 +79,7 @@ class Sensor(ImageNoise):
         levels: signal range L, from black to white, in digital numbers.
         light_factors: least and greatest light factor f, between which each image's is uniform.
         model: `physical`, `shot and gaussian` or `gaussian`.
-        banding: factor of the row noise; 1 is the camera's own.
+        banding: factor of the row noise, which Gaussian noise in its place has, too; 1 is the camera's own.
         colour_bias: whether colours have their offsets.
 
     Raises:
@@ -124,6 +124,8 @@ class Sensor(ImageNoise):
             return (slope * log_gain + intercept + spread * numbers.normal(one).to(like)).exp()
 
         read, row = scale(of.gaussian if self.model != "physical" else of.read), scale(of.row)
+        if self.model != "physical":  # all noise in the dark, of which rows are a part
+            read = (read**2 + (self.banding**2 - 1) * row**2).clamp(min=0).sqrt()
         # Recordings are two of a gain, and gains are evenly spread over log K.
         gains = (len(of.tukey_lambda) + 1) // 2
         second = (numbers.uniform(one).to(like) < 0.5).long()

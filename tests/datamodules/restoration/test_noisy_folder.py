@@ -6,10 +6,12 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules.corruptions.image_noise import Gaussian
+from datamodules.corruptions.image_noise import Gaussian, Sensor
+from datamodules.files.bayer import packed
 from datamodules.restoration.image_pairs import ImagePairs
 from datamodules.restoration.noisy_folder import NoisyFolder
 from datamodules.restoration.photographs import Photographs
+from datamodules.restoration.raw_photographs import RawPhotographs
 from tests.datamodules.restoration.test_image_pairs import Recorder
 from tests.trainers import quiet
 
@@ -76,3 +78,23 @@ def test_two_images_of_one_name_are_refused(tmp_path: Path) -> None:
     Image.fromarray(PIXELS).save(Path(folder(tmp_path, a=PIXELS), "a.jpg"))
     with pytest.raises(ValueError, match="several images of the name a"):
         NoisyFolder(str(tmp_path))
+
+
+def test_raw_images_are_packed_above_black_and_brightened(tmp_path: Path) -> None:
+    bayer = np.random.default_rng(1).integers(500, 900, (6, 8), dtype=np.uint16)
+    (tmp_path / "night").mkdir()
+    np.savez(tmp_path / "night/a.npz", bayer=bayer, black=512, white=16383, pattern="RGGB")
+    (tmp_path / "b.npz").write_bytes(b"PK")
+    data = ImagePairs(test=RawPhotographs(8), noise=Sensor(), predict_dir=str(tmp_path), predict_ratio=100)
+    module = Recorder()
+    quiet().predict(module, data)
+    [batch] = [batch for _, batch in module.tested]
+    assert (batch["name"], batch["brightest"]) == (["night/a"], 65535)
+    expected = 100 * (packed(bayer).astype(float) - 512).clip(0) / (16383 - 512)
+    np.testing.assert_allclose(batch["noisy"][0], expected, rtol=1e-5)
+    assert data.predict_set is not None
+    assert "b.npz holds no bayer" in data.predict_set.unreadable[0]
+    (tmp_path / "c").mkdir()
+    data = ImagePairs(test=RawPhotographs(8), noise=Sensor(), predict_dir=str(tmp_path / "c"))
+    with pytest.raises(FileNotFoundError, match=r"c holds no image; expected files that end with .npz, .arw"):
+        data.setup("predict")

@@ -114,6 +114,9 @@ def test_banding_and_colour_bias_can_be_changed() -> None:
     own, other = Sensor().state(like, numbers(5)), Sensor(banding=6, colour_bias=False).state(like, numbers(5))
     torch.testing.assert_close(other.row, 6 * own.row)
     assert float(other.bias.abs().max()) == 0
+    # Gaussian noise in the dark has the variance of all noise there, that of enlarged rows included.
+    own, other = (Sensor(model="gaussian", banding=factor).state(like, numbers(5)) for factor in (1.0, 6.0))
+    torch.testing.assert_close(other.read**2, own.read**2 + 35 * own.row**2)
 
 
 def test_tested_images_get_their_noise_from_the_fixed_seed() -> None:

@@ -1,0 +1,66 @@
+"""The U-Net of See-in-the-dark, which most methods for raw images of the dark train.
+
+Down: two 3x3 convolutions with leaky ReLUs of slope 0.2 at each level, and 2x2 max-pooling between levels. Up: the
+deeper features are enlarged by a transposed convolution, joined to those of the level above, and convolved twice again.
+A 1x1 convolution gives the image. There is no normalisation.
+
+Source: Chen, Chen, Xu and Koltun, Learning to See in the Dark, CVPR 2018, arXiv 1805.01934; packed raw images in, and
+out without its last shuffling of pixels, as in the code of Wei et al., TPAMI 2022, arXiv 2108.02158. Images whose sides
+are no multiples of the stride, which that code does not take, are padded by reflection and the output cropped.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lightning_modules.networks.tiled import padded
+
+
+def two_convolutions(before: int, after: int) -> nn.Sequential:
+    """Make two 3x3 convolutions that keep the size, each with a leaky ReLU of slope 0.2."""
+    return nn.Sequential(
+        nn.Conv2d(before, after, 3, padding=1), nn.LeakyReLU(0.2), nn.Conv2d(after, after, 3, padding=1),
+        nn.LeakyReLU(0.2),
+    )  # fmt: skip
+
+
+class SIDUNet(nn.Module):
+    """Map images `[B, C, H, W]` to images of the same shape, of any range.
+
+    Weights start as PyTorch's. With the widths of the paper and four channels it has 7,760,484 of them.
+
+    Args:
+        channels: channels of an image, C: 4 of packed raw images.
+        widths: channels of the features of each level, from the full size down.
+
+    Raises:
+        ValueError: if there are fewer than two levels.
+    """
+
+    def __init__(self, channels: int = 4, widths: Sequence[int] = (32, 64, 128, 256, 512)) -> None:
+        super().__init__()
+        widths = list(widths)
+        if len(widths) < 2:
+            raise ValueError(f"widths must name at least two levels, got {widths}")
+        self.stride = 2 ** (len(widths) - 1)
+        self.down = nn.ModuleList(two_convolutions(before, after) for before, after in pairwise([channels, *widths]))
+        steps = list(pairwise(reversed(widths)))
+        self.enlarge = nn.ModuleList(nn.ConvTranspose2d(deep, width, 2, stride=2) for deep, width in steps)
+        self.up = nn.ModuleList(two_convolutions(2 * width, width) for _, width in steps)
+        self.last = nn.Conv2d(widths[0], channels, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return padded(self._whole, image, self.stride)
+
+    def _whole(self, image: Tensor) -> Tensor:
+        """Map images whose height and width are multiples of the stride."""
+        levels = [self.down[0](image)]
+        for convolutions in self.down[1:]:
+            levels.append(convolutions(F.max_pool2d(levels[-1], 2)))
+        x = levels.pop()
+        for enlarge, convolutions in zip(self.enlarge, self.up, strict=True):
+            x = convolutions(torch.cat([enlarge(x), levels.pop()], dim=1))
+        return self.last(x)

@@ -1,0 +1,24 @@
+import numpy as np
+import pytest
+
+from datamodules.files.bayer import unpacked
+from datamodules.restoration.photographs import Photographs
+from datamodules.restoration.raw_photographs import WHITE, RawPhotographs
+
+
+def test_pixels_of_the_sensor_are_those_of_the_photograph_under_their_filters() -> None:
+    raw = RawPhotographs(24, white_balance=(2.0, 1.25)).images("test")
+    photographs = Photographs(24, colour=True).images("test")
+    assert (raw.names, raw.brightest) == (photographs.names, WHITE)
+    for planes, photograph in zip(raw.stored, photographs.stored, strict=True):
+        bayer = unpacked(planes) / WHITE
+        for row, column, colour, factor in ((0, 0, 0, 2), (0, 1, 1, 1), (1, 0, 1, 1), (1, 1, 2, 1.25)):
+            light = (factor * bayer[row::2, column::2]) ** (1 / 2.2)
+            np.testing.assert_allclose(light, photograph[colour, row::2, column::2] / 255, atol=0.008)
+
+
+def test_bad_arguments_are_refused() -> None:
+    with pytest.raises(ValueError, match="image_size must be even, two pixels a cell, got 25"):
+        RawPhotographs(25)
+    with pytest.raises(ValueError, match="red must be positive, got 0"):
+        RawPhotographs(24, (0.0, 1.0))

@@ -1,0 +1,107 @@
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from torch import Tensor, nn
+
+from datamodules.corruptions.image_noise import SampleNumbers, Sensor
+from lightning_modules.denoising.eld import ELD, corrected_psnr, corrected_ssim, illuminance_corrected, preview
+from lightning_modules.networks.sid_unet import SIDUNet
+from lightning_modules.networks.tiled import Inference
+
+
+def images(seed: int, *shape: int) -> Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+class Affine(nn.Module):
+    """F(y) = a y + b."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = (nn.Parameter(torch.tensor(value, dtype=torch.float64)) for value in (0.8, 0.1))
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.a * image + self.b
+
+
+def test_value_and_gradient_of_a_step_are_the_equation() -> None:
+    """Inputs below 0 and above 1 are clipped; outputs are not."""
+    module, clean = ELD(Affine()), images(0, 2, 4, 5, 6)
+    module.log = lambda *arguments, **options: None  # type: ignore[method-assign]
+    noisy = 4 * images(1, 2, 4, 5, 6) - 1.5
+    batch: Any = {"noisy": noisy, "clean": clean, "index": torch.arange(2), "global_size": 2}
+    loss = module.training_step(batch, 0)["loss"]
+    loss.backward()
+    clipped = np.clip(noisy.numpy(), 0, 1)
+    error = 0.8 * clipped + 0.1 - clean.numpy()
+    assert float(loss.detach()) == pytest.approx(np.abs(error).mean(), abs=1e-14)
+    network: Any = module.network
+    assert float(network.a.grad) == pytest.approx((np.sign(error) * clipped).mean(), abs=1e-14)
+    assert float(network.b.grad) == pytest.approx(np.sign(error).mean(), abs=1e-14)
+
+
+def test_the_correction_is_least_squares_over_what_is_not_saturated() -> None:
+    """Check 6 of ELD, and the factor of each image by itself."""
+    clean = 0.9 * images(0, 3, 4, 8, 8)
+    clean[:, 1, :3] = 1
+    estimate = 0.7 * clean + 0.1 * images(1, 3, 4, 8, 8)
+    corrected = illuminance_corrected(estimate, clean)
+    for x, p, found in zip(clean.numpy(), estimate.numpy(), corrected.numpy(), strict=True):
+        factor = np.linalg.lstsq(p[x != 1][:, None], x[x != 1], rcond=None)[0][0]
+        np.testing.assert_allclose(found, factor * p, atol=1e-12)
+    torch.testing.assert_close(illuminance_corrected(0.3 * estimate, clean), corrected)
+    torch.testing.assert_close(illuminance_corrected(clean, clean), clean)
+    inside = 0.5 * clean  # whose corrections stay below 1
+    once = illuminance_corrected(0.7 * inside + 0.1 * images(1, 3, 4, 8, 8), inside)
+    torch.testing.assert_close(illuminance_corrected(once, inside), once)
+    torch.testing.assert_close(illuminance_corrected(2 * clean - 0.5, clean), illuminance_corrected(
+        (2 * clean - 0.5).clamp(0, 1), clean))  # fmt: skip
+    assert not illuminance_corrected(torch.zeros_like(clean), clean).any()
+
+
+def test_measures_are_scikit_images_defaults_on_the_corrected_image_of_256_levels_unrounded() -> None:
+    clean = images(0, 2, 4, 20, 16)
+    clean[:, 0, :4] = 1
+    estimate = (0.6 * clean + 0.15 * images(1, 2, 4, 20, 16)).float()
+    found = [measure(estimate, clean.float()) for measure in (corrected_psnr, corrected_ssim)]
+    for row in range(2):
+        x = clean[row].float().double().numpy().transpose(1, 2, 0) * 255
+        double = estimate.double(), clean.float().double()
+        p = illuminance_corrected(*double)[row].numpy().transpose(1, 2, 0).clip(0, 1) * 255
+        assert float(found[0][row]) == pytest.approx(peak_signal_noise_ratio(x, p, data_range=255), abs=1e-5)
+        expected = structural_similarity(x, p, data_range=255, channel_axis=2)
+        assert float(found[1][row]) == pytest.approx(expected, abs=1e-10)
+
+
+def test_the_light_factor_cancels_but_for_noise_and_clipping() -> None:
+    """Check 4 of ELD: noise of one gain in units of the darkened image grows with f, and the input is clipped at 1."""
+    clean = torch.full((200, 4, 8, 8), 0.6, dtype=torch.float64)
+    deviations = []
+    for factor in (50.0, 200.0):
+        noise = Sensor(light_factors=(factor, factor), colour_bias=False, model="gaussian")
+        noisy = noise.sample(clean, SampleNumbers(0, 0, torch.arange(200)))
+        deviations.append((noisy - clean) / factor)
+    torch.testing.assert_close(*deviations, rtol=0, atol=1e-12)
+    module = ELD(nn.Identity())
+    assert module.restore(torch.full((1, 4, 16, 16), 3.0)).max() == 1
+    assert module.restore(torch.full((1, 4, 16, 16), -3.0)).max() == 0
+
+
+def test_tiles_restore_what_the_whole_image_gives() -> None:
+    torch.manual_seed(0)
+    network, noisy = SIDUNet(widths=[2, 3]).double(), 2 * images(2, 1, 4, 70, 60) - 0.5
+    tiled = ELD(network, Inference(tile=40, overlap=18)).restore(noisy)
+    torch.testing.assert_close(tiled, ELD(network).restore(noisy), rtol=0, atol=1e-12)
+
+
+def test_previews_balance_the_colours_by_the_reference() -> None:
+    reference = torch.tensor([0.1, 0.4, 0.2, 0.6]).view(1, 4, 1, 1).expand(2, 4, 3, 3)
+    grey = preview(reference, reference)
+    torch.testing.assert_close(grey, torch.full((2, 3, 3, 3), 0.5 ** (1 / 2.2)))
+    assert preview(5 * reference, reference).max() == 1
+    module = ELD(nn.Identity())
+    columns = module.image_columns({"noisy": reference, "clean": reference, "index": torch.arange(2)}, None)  # type: ignore[typeddict-item]
+    assert torch.equal(columns["estimate"], grey)  # type: ignore[arg-type]
