@@ -3,6 +3,7 @@
 ImagePairs(Train400("~/data"), test={"BSD68": BSD68("~/data")}, noise=Gaussian(25), patch_size=40)
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -26,10 +27,11 @@ SECOND = 1500
 class ImagePairs(SeededBatches):
     """Batches of noisy images, with the clean ones where these are known (`datamodules.batches.ImagePairBatch`).
 
-    Training batches are random patches of images that are held in memory, cut, flipped and made noisy on the device.
-    They follow from (seed, epoch, sample) alone, whatever the number of processes. Validation, test and prediction
-    batches are whole images of one size. Their noise is drawn by one fixed seed, anew for each image, so that every
-    method sees the same images, and those of the published tables (`NumbersOfOneImage`).
+    Training batches are random patches of images that are held in memory, cut, flipped and made noisy on the device;
+    images that take more than a quarter of a GPU's memory stay on the host and are cut there. Patches follow from
+    (seed, epoch, sample) alone, whatever the number of processes. Validation, test and prediction batches are whole
+    images of one size. Their noise is drawn by one fixed seed, anew for each image, so that every method sees the same
+    images, and those of the published tables (`NumbersOfOneImage`).
 
     Args:
         training: data set to train on; None for methods that only test or predict.
@@ -137,9 +139,11 @@ class ImagePairs(SeededBatches):
                 raise ValueError(f"{name} has noisy images of its own: leave data.noise out")
             if images.noisy is None and self.noise is None:
                 raise ValueError(f"{name} has clean images alone: set data.noise")
-            self.train_set = Patches(images, self.patch_size, self.patches_per_image, name)
+            self.train_set = Patches(images, self.patch_size, self.patches_per_image, name, self.seed)
             if self.noise is not None and self.fixed_noise:
-                self.train_set.keep_noise(self.noise, self.seed)
+                self.train_set.keep_noise(self.noise)
+            device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
+            self.train_set.on_device = self.train_set.num_bytes <= room(device)
         if self.validation is not None:
             self.validation_set = self._whole(self.validation, "validation")
 
@@ -173,7 +177,7 @@ class ImagePairs(SeededBatches):
     def augmented(self, batch: dict[str, Any], visit: int) -> dict[str, Any]:
         patches, index = self.train_set, batch["index"]
         assert isinstance(patches, Patches)
-        cut = patches.cut(index, sample_uniform(self.seed, visit, index, count=2))
+        cut = patches.cut(index, visit) if patches.on_device else {key: batch[key] for key in patches.stores}
         if self.augmentation:
             ways = sample_uniform(self.seed, visit, index, count=3, stream=1)
             cut = {key: flipped_and_transposed(image, ways) for key, image in cut.items()}
@@ -220,11 +224,12 @@ class Patches:
         patch_size: side of a patch, in pixels.
         patches_per_image: samples of an epoch for each image.
         name: data set, for messages.
+        seed: random seed of places and of noise that is kept.
     """
 
     in_memory = True
 
-    def __init__(self, images: Images, patch_size: int, patches_per_image: int, name: str) -> None:
+    def __init__(self, images: Images, patch_size: int, patches_per_image: int, name: str, seed: int) -> None:
         for title, image in zip(images.names, images.stored, strict=True):
             if min(image.shape[1:]) < patch_size:
                 raise ValueError(
@@ -235,15 +240,17 @@ class Patches:
         self.brightest = images.brightest
         self.patch_size = patch_size
         self.patches_per_image = patches_per_image
+        self.seed = seed
+        self.on_device = True
         kinds = {"clean": images.clean, "noisy": images.noisy}
         self.stores = {key: PatchStore(kind) for key, kind in kinds.items() if kind is not None}
 
-    def keep_noise(self, noise: ImageNoise, seed: int) -> None:
+    def keep_noise(self, noise: ImageNoise) -> None:
         """Give every image its noise, once and for all, by (seed, position of the image)."""
         noisy = []
         for position in range(self.count):
             clean = self.stores["clean"].image(position)[None].float() / self.brightest
-            drawn = noise.sample(clean, SampleNumbers(seed, 0, torch.tensor([position]), stream=2000))
+            drawn = noise.sample(clean, SampleNumbers(self.seed, 0, torch.tensor([position]), stream=2000))
             noisy.append(drawn[0].float().numpy())
         self.stores["noisy"] = PatchStore(noisy)
 
@@ -251,11 +258,23 @@ class Patches:
         return self.count * self.patches_per_image
 
     def __getitem__(self, request: Request) -> dict[str, Any]:
-        return {"index": request.indices, "visit": request.visit, "global_size": request.global_size}
+        batch: dict[str, Any] = {"index": request.indices, "visit": request.visit, "global_size": request.global_size}
+        return batch if self.on_device else batch | self.cut(request.indices, request.visit)
 
-    def cut(self, index: Tensor, uniform: Tensor) -> dict[str, Tensor]:
-        image = index // self.patches_per_image
-        return {key: store.to(index.device).cut(image, uniform, self.patch_size) for key, store in self.stores.items()}
+    @property
+    def num_bytes(self) -> int:
+        """Memory that the images take."""
+        return sum(store.values.nbytes for store in self.stores.values())
+
+    def cut(self, index: Tensor, visit: int) -> dict[str, Tensor]:
+        """Cut the patches of some samples, as they are stored, where `index` is."""
+        image, place = index // self.patches_per_image, sample_uniform(self.seed, visit, index, count=2)
+        return {key: store.to(index.device).cut(image, place, self.patch_size) for key, store in self.stores.items()}
+
+
+def room(device: torch.device) -> float:
+    """Bytes of images that a device takes in: a quarter of a GPU's memory. More are cut on the host."""
+    return torch.cuda.get_device_properties(device).total_memory / 4 if device.type == "cuda" else math.inf
 
 
 class WholeImages:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from datamodules.corruptions.image_noise import Gaussian, SampleNumbers
 from datamodules.loading.augmentation import sample_uniform
-from datamodules.restoration.image_pairs import ImagePairs, OneSizeBatches, flipped_and_transposed
+from datamodules.restoration.image_pairs import ImagePairs, OneSizeBatches, Patches, flipped_and_transposed
 from datamodules.restoration.images import Images, PairSet, Split
 from tests.trainers import quiet
 
@@ -111,6 +111,21 @@ def test_a_second_noisy_image_is_of_the_same_patch_with_noise_of_its_own() -> No
     without = patches(ImagePairs(Few(), **settings))
     assert "second_noisy" not in without[0]
     assert torch.equal(without[0]["noisy"], batches[0]["noisy"])
+
+
+def test_images_too_large_for_the_device_are_cut_on_the_host_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings: dict[str, Any] = {"noise": Gaussian(25), "batch_size": 6, "patch_size": 8, "patches_per_image": 3}
+    for fixed in (True, False):
+        data = ImagePairs(Few(), fixed_noise=fixed, **settings)
+        on_device = patches(data)
+        with monkeypatch.context() as patch:
+            patch.setattr("datamodules.restoration.image_pairs.room", lambda device: 100)
+            on_host = patches(small := ImagePairs(Few(), fixed_noise=fixed, **settings))
+        for one, other in ((data, True), (small, False)):
+            assert isinstance(one.train_set, Patches)
+            assert one.train_set.on_device is other
+        for one, other in zip(on_device, on_host, strict=True):
+            assert all(torch.equal(one[key], other[key]) for key in ("noisy", "clean", "index"))
 
 
 def test_the_eight_ways_are_equally_frequent() -> None:
