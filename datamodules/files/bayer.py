@@ -122,7 +122,9 @@ def read_raw(path: Path) -> RawImage:
     try:
         import rawpy
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"{path}: raw images of cameras are read by rawpy; pip install 'noiseworks[raw]'") from error
+        raise ModuleNotFoundError(
+            f"{path}: raw images of cameras are read by rawpy; pip install 'noiseworks[raw]'"
+        ) from error
     try:
         with rawpy.imread(str(path)) as file:
             colours = [chr(file.color_desc[colour]) for colour in np.asarray(file.raw_pattern).ravel()]

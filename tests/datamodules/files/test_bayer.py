@@ -74,7 +74,9 @@ def test_files_of_cameras_are_read_by_rawpy(tmp_path: Path, monkeypatch: pytest.
     """By a stand-in with rawpy's attributes: its own test files are not to be had."""
     (tmp_path / "a.ARW").touch()
     monkeypatch.setitem(sys.modules, "rawpy", None)
-    with pytest.raises(ModuleNotFoundError, match=r"a.ARW: raw images of cameras are read by rawpy; pip install rawpy"):
+    with pytest.raises(
+        ModuleNotFoundError, match=r"a.ARW: raw images of cameras are read by rawpy; pip install .noiseworks\[raw\]"
+    ):
         read_raw(find_raw(tmp_path, "a"))
 
     class File:
