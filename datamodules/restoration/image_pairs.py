@@ -185,6 +185,8 @@ class ImagePairs(SeededBatches):
         if "noisy" not in cut:
             assert self.noise is not None
             cut["noisy"] = self.noise.sample(cut["clean"], SampleNumbers(self.seed, visit, index))
+            levels = self.noise.drawn_levels(cut["clean"], SampleNumbers(self.seed, visit, index))
+            batch |= {} if levels is None else {"noise_level": levels}
             if self.second_noisy:
                 cut["second_noisy"] = self.noise.sample(cut["clean"], SampleNumbers(self.seed, visit, index, SECOND))
         return batch | cut
@@ -209,6 +211,8 @@ def flipped_and_transposed(image: Tensor, uniform: Tensor) -> Tensor:
         image: `[B, C, P, P]`.
         uniform: `[B, 3]` in [0, 1).
     """
+    if image.dtype == torch.uint16:  # which PyTorch stores, and does little else with
+        return flipped_and_transposed(image.view(torch.int16), uniform).view(torch.uint16)
     own = torch.arange(len(image), device=image.device)
     for axis, turned in enumerate((uniform < 0.5).unbind(dim=1)):
         other = image.transpose(2, 3) if axis == 2 else image.flip(3 - axis)

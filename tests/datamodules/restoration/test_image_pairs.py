@@ -134,6 +134,17 @@ def test_the_eight_ways_are_equally_frequent() -> None:
     different, count = ways.unique(dim=0, return_counts=True)
     assert len(different) == 8
     assert float((count - 500).abs().max()) < 100
+    stored = corner[:8].to(torch.uint16)  # which PyTorch does not flip
+    uniform = torch.rand(8, 3)
+    assert torch.equal(flipped_and_transposed(stored, uniform).float(), flipped_and_transposed(corner[:8], uniform))
+
+
+def test_patches_tell_the_level_of_their_noise_where_it_is_a_range() -> None:
+    [*batches] = patches(ImagePairs(Few(), noise=Gaussian((5, 50)), batch_size=6, patch_size=16, patches_per_image=3))
+    for batch in batches:
+        deviation = (batch["noisy"] - batch["clean"]).std(dim=(1, 2, 3)) * 255
+        torch.testing.assert_close(deviation, batch["noise_level"].flatten(), rtol=0.25, atol=0)
+    assert "noise_level" not in patches(ImagePairs(Few(), noise=Gaussian(25), batch_size=6, patch_size=16))[0]
 
 
 def test_test_images_have_the_noise_of_the_published_tables() -> None:
