@@ -59,7 +59,9 @@ def psnr(image: Tensor, clean: Tensor, protocol: EvaluationProtocol = "rounded")
 
 
 def ssim(image: Tensor, clean: Tensor, protocol: EvaluationProtocol = "rounded") -> Tensor:
-    """Compute each image's structural similarity.
+    """Compute each image's structural similarity, in the images' own precision, single at least.
+
+    In double precision it would take fifteen times as long; the mean of a photograph differs by less than 1e-6.
 
     Args:
         image: `[B, C, H, W]`; 1 is white.
@@ -74,12 +76,13 @@ def ssim(image: Tensor, clean: Tensor, protocol: EvaluationProtocol = "rounded")
     """
     if min(image.shape[2:]) < WINDOW:
         raise ValueError(f"the structural similarity needs at least {WINDOW} pixels a side, got {list(image.shape)}")
-    compared = as_measured(image, protocol), as_measured(clean, "unclipped")
+    dtype = torch.promote_types(image.dtype, torch.float32)
+    compared = as_measured(image, protocol).to(dtype), as_measured(clean, "unclipped").to(dtype)
     _, similarity = structural_similarity_index_measure(
         *compared, sigma=1.5, data_range=1.0, reduction="none", return_full_image=True
     )
     border = WINDOW // 2  # torchmetrics reflects there; the field has no value
-    return similarity[:, :, border:-border, border:-border].mean(dim=(1, 2, 3))
+    return similarity[:, :, border:-border, border:-border].double().mean(dim=(1, 2, 3))
 
 
 class ImageQuality:

@@ -125,3 +125,10 @@ def test_means_are_the_same_to_the_last_bit_over_two_processes() -> None:
     measured(quality, [0, 1, 2])
     expected = quality.means(SETS)
     assert in_two_processes(means_of_a_share) == [expected, expected]
+
+
+def test_single_precision_is_enough_for_the_structural_similarity() -> None:
+    random = torch.Generator().manual_seed(3)
+    clean = torch.rand(1, 3, 8, 8, generator=random).repeat_interleave(12, dim=2).repeat_interleave(12, dim=3)
+    image = clean + 0.05 * torch.randn(clean.shape, generator=random)
+    torch.testing.assert_close(ssim(image, clean), ssim(image.double(), clean.double()), rtol=0, atol=1e-5)
