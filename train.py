@@ -17,6 +17,7 @@ subcommands:
   claim      check a stated claim:      train.py claim configs/elr/claim.yaml
   methods    list every method, a line each; all of one:   train.py methods elr
   certified_curves   certified accuracy of several logs in one picture:   train.py certified_curves RUN_DIRECTORIES
+  label_report       suspected labels of all folds in one table:   train.py label_report RUN_DIRECTORIES
 
 Each has its own --help. A run that was interrupted goes on with  train.py fit --resume RUN_DIRECTORY."""
 
@@ -48,11 +49,15 @@ def main(args: list[str] | None = None) -> int:
         from callbacks.certification import compare as certified_curves
 
         return certified_curves.main(args[1:])
+    if subcommand == "label_report":
+        from callbacks.labels import merge
+
+        return merge.main(args[1:])
     if subcommand == "methods":
         from experiments import catalogue
 
         return catalogue.main(args[1:])
-    known = "fit, validate, test, predict, compare, claim, certified_curves, methods"
+    known = "fit, validate, test, predict, compare, claim, certified_curves, label_report, methods"
     print(f"error: there is no subcommand {subcommand}; choose one of {known}", file=sys.stderr)
     return 2
 

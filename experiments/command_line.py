@@ -29,6 +29,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from datamodules.files.whole_files import write_text
 from experiments.arguments import LARGEST_SEED, PROGRAM
+from experiments.class_counts import count_classes, with_placeholder
 from experiments.class_paths import check_class_paths
 from experiments.config_files import PROJECT, base_of, dotted, located, settings_of, with_base, without_base_line
 from experiments.progress_bar import WholeRun
@@ -191,7 +192,7 @@ class Parser(LightningArgumentParser):
         return super().add_argument(*args, **kwargs)
 
     def parse_string(self, content: str, *args: Any, **kwargs: Any) -> Namespace:
-        return super().parse_string(without_base_line(content), *args, **kwargs)
+        return super().parse_string(with_placeholder(without_base_line(content)), *args, **kwargs)
 
     def validate(self, namespace: Namespace, *args: Any, **kwargs: Any) -> None:
         """Check values as jsonargparse does, and the classes that they name. Each class has a parser of its own."""
@@ -297,6 +298,7 @@ class CommandLine(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.requested]
+        count_classes(config)
         data = config.data.get("init_args") if config.data else None
         if data and "seed" in data and data.seed is None and not isinstance(config.seed_everything, bool):
             data.seed = config.seed_everything

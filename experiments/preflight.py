@@ -22,6 +22,7 @@ def errors_of(arguments: Sequence[Sequence[str]]) -> list[str | None]:
     """Find the error in each list of arguments. One parser reads all: to build one takes longer than to use it."""
     import torch
 
+    from experiments.class_counts import count_classes
     from experiments.command_line import ParsedOnly
     from experiments.readable_errors import readable
 
@@ -33,6 +34,7 @@ def errors_of(arguments: Sequence[Sequence[str]]) -> list[str | None]:
                 parser = ParsedOnly(["fit", *each]).parser
             parsed = parser.parse_args(["fit", *each])
             parsed.fit.pop("trainer")  # it would look for devices
+            count_classes(parsed.fit)
             with torch.device("meta"):
                 parser.instantiate(parsed)
             found.append(None)

@@ -285,7 +285,8 @@ def test_there_is_no_such_subcommand(capsys: pytest.CaptureFixture[str]) -> None
 
 
 @pytest.mark.parametrize(
-    "subcommand", ["fit", "validate", "test", "predict", "compare", "claim", "methods", "certified_curves"]
+    "subcommand",
+    ["fit", "validate", "test", "predict", "compare", "claim", "methods", "certified_curves", "label_report"],
 )
 def test_overview_names_every_subcommand(subcommand: str) -> None:
     assert f"\n  {subcommand} " in train.OVERVIEW

@@ -181,7 +181,8 @@ class FromCSV:
         """The table, as text."""
         if not Path(self.path).is_file():
             raise FileNotFoundError(
-                f"{self.path} was not found: expected a CSV file with the columns index,label[,clean_label]"
+                f"{self.path} was not found: expected a CSV file with the columns name,label or index,label, and "
+                f"clean_label where the truth is known"
             )
         try:
             rows = pd.read_csv(self.path, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig")
@@ -191,6 +192,11 @@ class FromCSV:
                 "names the columns of all others, such as index,label"
             ) from error
         header = rows.iloc[0].str.strip().tolist()
+        if len(header) == 1 and (other := next((sign for sign in (";", "\t") if sign in header[0]), None)):
+            raise ValueError(
+                f"{self.path} separates its columns by {'a tab' if other != ';' else 'semicolons'}, and a table "
+                f"of labels does by commas, as in name,label"
+            )
         table = rows.iloc[1:].set_axis(header, axis=1).fillna("").reset_index(drop=True)
         for needed in (self._key(table), self.column):
             if needed not in header:

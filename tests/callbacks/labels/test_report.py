@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from callbacks.labels import report as label_report
-from callbacks.labels.report import LabelReport, label_score, precision_and_recall
+from callbacks.labels.measures import label_score, precision_and_recall
+from callbacks.labels.report import LabelReport
 from callbacks.labels.report_figure import ARROW, UNKNOWN, WRONG, draw_worst_labels
 from datamodules.classification.digits import Digits
 from datamodules.classification.image_sets import ImagesInMemory

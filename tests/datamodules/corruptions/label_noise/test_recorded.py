@@ -276,3 +276,10 @@ def test_true_labels_by_position_are_those_of_the_data_as_far_as_they_are_given(
 def test_a_missing_table_is_named() -> None:
     with pytest.raises(FileNotFoundError, match=r"nowhere.csv was not found: expected a CSV file"):
         FromCSV("nowhere.csv").apply(np.array([0, 1]), 2)
+
+
+@pytest.mark.parametrize(("sign", "said"), [(";", "semicolons"), ("\t", "a tab")])
+def test_columns_that_are_not_separated_by_commas_are_noticed(sign: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text(f"name{sign}label\na.png{sign}0\n")
+    with pytest.raises(ValueError, match=f"separates its columns by {said}, and a table of labels does by commas"):
+        FromCSV(str(tmp_path / "labels.csv")).apply(torch.zeros(1, dtype=torch.int64), 2)

@@ -1,0 +1,71 @@
+"""Scores of labels by a classifier's predictions, and how far they can be trusted."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchmetrics.functional.classification import binary_auroc
+
+from datamodules.batches import UNVERIFIED
+
+
+def label_score(probability: Tensor, label: Tensor) -> Tensor:
+    """Score how well a classifier agrees with each given label, by the normalised margin.
+
+        s_i = (p_i[y_i] - max_{k != y_i} p_i[k] + 1) / 2
+
+    Args:
+        probability: `[B, K]`, rows that sum to one, K >= 2.
+        label: `[B]`, int64: the given labels.
+
+    Returns:
+        `[B]`, in [0, 1]. Below 1/2 exactly where another class is more probable than the given one.
+
+    Source: Kuan and Mueller, Model-agnostic label quality scoring to detect real-world label errors, ICML 2022
+    DataPerf workshop.
+    """
+    own = probability.gather(1, label[:, None])
+    others = probability.scatter(1, label[:, None], -torch.inf)
+    return (own[:, 0] - others.amax(dim=1) + 1) / 2
+
+
+def precision_and_recall(suspected: NDArray[np.bool_], wrong: NDArray[np.bool_]) -> tuple[float, float]:
+    """Give the share of the suspected labels that are wrong, and of the wrong labels that are suspected.
+
+    Args:
+        suspected: `[N]`.
+        wrong: `[N]`: the given label is not the true one.
+
+    Returns:
+        |suspected and wrong| / |suspected| and |suspected and wrong| / |wrong|; 0 where the denominator is.
+    """
+    found = float((suspected & wrong).sum())
+    return found / max(float(suspected.sum()), 1.0), found / max(float(wrong.sum()), 1.0)
+
+
+def report_metrics(
+    given: NDArray[np.int64], suspected: NDArray[np.bool_], score: NDArray[Any], clean_label: NDArray[np.int64] | None
+) -> dict[str, float]:
+    """Measure how far a report can be trusted, where true labels are known.
+
+    Args:
+        given: `[N]`: the given labels.
+        suspected: `[N]`: whether each is suspected.
+        score: `[N]`, of the labels, in [0, 1].
+        clean_label: `[N]`: the true ones, `UNVERIFIED` where unknown; None where all are.
+
+    Returns:
+        `labels_suspected`, and of the verified labels `label_precision`, `label_recall` and `label_auroc`.
+    """
+    metrics = {"labels_suspected": float(suspected.mean())}
+    verified = np.zeros(len(given), dtype=bool) if clean_label is None else clean_label != UNVERIFIED
+    if clean_label is None or not verified.any():
+        return metrics
+    wrong = (given != clean_label)[verified]
+    metrics["label_precision"], metrics["label_recall"] = precision_and_recall(suspected[verified], wrong)
+    if 0 < wrong.sum() < len(wrong):
+        auroc = binary_auroc(torch.from_numpy(1 - score[verified]), torch.from_numpy(wrong).long())
+        metrics["label_auroc"] = float(auroc)
+    return metrics

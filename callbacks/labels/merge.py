@@ -1,0 +1,93 @@
+"""Put the label reports of all folds of a training set together.
+
+    python train.py compare CONFIG --seeds 0 --vary data.fold=0,1,2,3,4 --output runs/folds -- \\
+        --config configs/callbacks/label_report.yaml --data.folds 5
+    python train.py label_report runs/folds
+
+Each image is judged by the network that has not seen it. Written is `label_report.csv` in the first directory: it has
+the columns of the runs' own reports, `row` saying which image (`index` counts within a fold), and `FromCSV` reads it.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import pandas as pd
+
+from callbacks.labels.measures import report_metrics
+from datamodules.batches import UNVERIFIED
+from datamodules.files.whole_files import write_text
+
+REPORT = "label_report.csv"
+
+
+def merged(reports: Sequence[Path]) -> pd.DataFrame:
+    """Join the reports of several folds, the worst label first.
+
+    Raises:
+        ValueError: names a report of images that were trained on, or an image that two reports judge.
+    """
+    tables = [pd.read_csv(path) for path in reports]
+    for path, table in zip(reports, tables, strict=True):
+        if "in_sample" not in table or table["in_sample"].any():
+            raise ValueError(
+                f"{path} judges labels that its network was trained on: train with data.folds 5 and data.fold 0, 1, ..."
+            )
+    together = pd.concat(tables, ignore_index=True)
+    if (twice := together["row"].duplicated()).any():
+        raise ValueError(
+            f"row {together['row'][twice].iloc[0]} is judged by two of the reports: each fold comes once, from runs of "
+            f"one seed"
+        )
+    if len(together) != together["row"].max() + 1:
+        raise ValueError(
+            f"{len(together)} of at least {together['row'].max() + 1} images are judged by {len(reports)} reports: the "
+            f"runs of some folds are missing or not tested"
+        )
+    return together.sort_values("score", kind="stable", ignore_index=True)
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse that raises one sentence in place of ending the program."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the subcommand.
+
+    Args:
+        argv: what follows `train.py label_report`.
+
+    Returns:
+        Exit status: 0, or 2 for bad input.
+    """
+    parser = _Parser(
+        prog="train.py label_report",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("runs", nargs="+", type=Path, help="run directories, or one that holds them")
+    try:
+        runs = parser.parse_args(argv).runs
+        output = runs[0] / REPORT
+        reports = [path for run in runs for path in sorted(run.rglob(REPORT)) if path != output or len(runs) > 1]
+        if not reports:
+            raise FileNotFoundError(f"{runs[0]} holds no {REPORT}: test with configs/callbacks/label_report.yaml")
+        if len(runs) > 1:
+            output = Path(REPORT)
+        table = merged(reports)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    write_text(output, table.to_csv(index=False))
+    clean = table["clean_label"].fillna(UNVERIFIED).to_numpy(int) if "clean_label" in table else None
+    given, suspected, score = (table[key].to_numpy() for key in ("given", "suspected", "score"))
+    for name, value in report_metrics(given, suspected == 1, score, clean).items():
+        print(f"{name} {value:.4f}")
+    print(f"written: {output}, {len(table)} images of {len(reports)} folds")
+    return 0

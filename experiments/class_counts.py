@@ -1,0 +1,53 @@
+"""The number of classes of a configuration that leaves it to the data: `num_classes: auto`."""
+
+import re
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+from lightning.pytorch import LightningDataModule
+
+AUTO = re.compile(r"(\bnum_classes: *)auto\b")
+COUNTED = -1
+"""Stands for `auto` until the data are known, where a number is expected; no network has so many classes."""
+
+
+def with_placeholder(text: str) -> str:
+    """Write the placeholder in the text of a configuration where it says `num_classes: auto`."""
+    return AUTO.sub(rf"\g<1>{COUNTED}", text)
+
+
+def count_classes(config: Namespace) -> None:
+    """Put the number of the data's classes in its place everywhere in a parsed configuration's model.
+
+    Args:
+        config: has `model` and `data`; it is changed. Without a placeholder nothing is built.
+
+    Raises:
+        ValueError: if the data do not know their classes before they are read.
+    """
+    if not _replaced(config.get("model"), None):
+        return
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(LightningDataModule, "data")
+    data = parser.instantiate(parser.parse_object({"data": config.data.as_dict()})).data
+    number = getattr(data, "num_classes", None)
+    if number is None:
+        raise ValueError(f"num_classes: auto takes the number from the data, and {type(data).__name__} has none")
+    _replaced(config.model, number)
+
+
+def _replaced(settings: Any, number: int | None) -> bool:
+    """Replace the placeholder, or with None only tell whether there is one."""
+    if isinstance(settings, list):
+        return max([_replaced(each, number) for each in settings], default=False)
+    if not isinstance(settings, dict | Namespace):
+        return False
+    found = False
+    for key, value in (settings if isinstance(settings, dict) else vars(settings)).copy().items():
+        if key == "num_classes" and value == COUNTED:
+            found = True
+            if number is not None:
+                settings[key] = number
+        else:
+            found = _replaced(value, number) or found
+    return found

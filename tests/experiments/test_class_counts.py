@@ -1,0 +1,58 @@
+"""The starters for data of one's own: classes are counted, and what README says of them works."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+
+import train
+from experiments.class_counts import count_classes, with_placeholder
+from experiments.command_line import ParsedOnly
+from tests.datamodules.image_folders import shades
+
+SMALL = ("--data.images.image_size", "32", "--data.images.resize", "32", "--data.num_workers", "0")
+QUICK = ("--trainer.accelerator", "cpu", "--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false")
+TINY = ("--model.network.name", "test_resnet")
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    shades(tmp_path / "own", "train", ["cat", "cow", "dog"])
+    shades(tmp_path / "own", "test", ["cat", "cow", "dog"], per_class=2)
+    return tmp_path / "own"
+
+
+def test_classes_are_counted_and_predicted_by_the_starter(own: Path, tmp_path: Path) -> None:
+    data, run = ("--data.images.data_dir", str(own)), str(tmp_path / "run")
+    fit = ["fit", "--config", "configs/own_data/classes.yaml", "--config", "configs/callbacks/label_report.yaml"]
+    small = ["--data.batch_size", "6", *data, *SMALL, *TINY, *QUICK, "--run_directory", run]
+    assert train.main([*fit, *small, "--test_after_fit", "true"]) == 0
+    saved = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["model"]["init_args"]
+    assert saved["num_classes"] == saved["network"]["init_args"]["num_classes"] == 3
+    assert pd.read_csv(tmp_path / "run" / "label_report.csv")["in_sample"].eq(1).all()
+    new = ["--data.predict_dir", str(own / "test"), "--trainer.accelerator", "cpu"]
+    assert train.main(["predict", "--resume", run, *new]) == 0
+    table = pd.read_parquet(tmp_path / "run" / "predictions.parquet")
+    assert table["name"].tolist()[:2] == ["cat/0.png", "cat/1.png"]
+    assert table["label"].tolist() == [0, 0, 1, 1, 2, 2]
+
+
+def test_images_without_classes_are_learned_from_by_the_starter(own: Path, tmp_path: Path) -> None:
+    command = ["fit", "--config", "configs/own_data/images.yaml", "--data.images.data_dir", str(own), *SMALL, *QUICK]
+    small = ["--model.view.size", "32", "--data.batch_size", "6", *TINY]
+    assert train.main([*command, *small, "--run_directory", str(tmp_path / "run")]) == 0
+
+
+def test_only_a_whole_word_is_a_placeholder() -> None:
+    assert with_placeholder("a: {num_classes: auto, b: auto}") == "a: {num_classes: -1, b: auto}"
+    assert with_placeholder("num_classes: automatic") == "num_classes: automatic"
+
+
+def test_data_without_classes_are_refused() -> None:
+    parsed: Any = ParsedOnly(["fit", "--config", "configs/elr/demo.yaml"]).config.fit
+    parsed.model.init_args.num_classes = -1
+    parsed.data = type(parsed)(class_path="lightning.pytorch.LightningDataModule", init_args=type(parsed)())
+    with pytest.raises(ValueError, match=r"num_classes: auto takes the number from the data, and .* has none"):
+        count_classes(parsed)
