@@ -21,7 +21,6 @@ from experiments.arguments import ArgumentParser
 from experiments.catalogue import PROJECT, Method, find_methods
 from experiments.claim import HOLDS, UNCLAIMED, Row, claims_table, read_claims
 from experiments.config_files import text_of
-from experiments.readme import with_section
 from experiments.results import markdown
 from experiments.run_queue import TRAIN
 
@@ -163,6 +162,40 @@ def shrink(source: Path, target: Path) -> None:
         if target.stat().st_size <= MAX_BYTES:
             return
     raise ValueError(f"{source} is a picture of more than {MAX_BYTES} bytes, 400 pixels wide and with 32 colours")
+
+
+BEGIN, END = "<!-- %s:begin -->", "<!-- %s:end -->"
+
+
+def split_readme(path: Path, section: str) -> tuple[str, str]:
+    """Split a file into the text up to and with the first marker of a section, and from its second marker on.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the markers are not there once each and in order.
+    """
+    begin, end = BEGIN % section, END % section
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist")
+    text = path.read_text(encoding="utf-8")
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise ValueError(f"{path} must hold the lines {begin} and {end} once each, in this order")
+    return text[: text.index(begin) + len(begin)], text[text.index(end) :]
+
+
+def with_section(path: Path, section: str, text: str) -> str:
+    """Give the file's text, with a text that ends with a line break between the markers of a section.
+
+    Raises:
+        FileNotFoundError, ValueError: from `split_readme`.
+    """
+    before, after = split_readme(path, section)
+    return f"{before}\n{text}{after}"
+
+
+def replace_section(path: Path, section: str, text: str) -> None:
+    """Write a file with another text between the markers of a section."""
+    write_text(path, with_section(path, section, text))
 
 
 def main(argv: Sequence[str]) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments.readme import replace_section, split_readme
+from experiments.pages import replace_section, split_readme
 from experiments.results import markdown
 from experiments.run_request import machine
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from experiments import pages
-from experiments.readme import with_section
+from experiments.pages import with_section
 from tests.command import ROOT
 
 DOCS = ROOT / "docs"
