@@ -9,17 +9,16 @@ import sys
 import traceback
 import warnings
 from argparse import ArgumentError
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import yaml
 from jsonargparse import ActionConfigFile, DefaultHelpFormatter, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
@@ -48,86 +47,14 @@ from experiments.run_directory import (
     read_checkpoint,
     write_test_metrics,
 )
+from experiments.saving.checkpoints import Checkpoints
+from experiments.saving.stop_signals import StopSignals
 
 DEFAULTS = PROJECT / "configs" / "defaults.yaml"
 CALL_ONLY = {  # arguments of one call, which the saved configuration leaves out
     *("config", "resume", "run_directory", "test_after_fit"),
     *("ckpt_path", "weights_only", "verbose", "return_predictions"),
 }
-
-
-@dataclass
-class Checkpoints:
-    """Choose the checkpoints that a run saves, and the one that is tested.
-
-    Args:
-        tested: the checkpoint that `test`, `validate` and `predict` load: the `best` one, or the `last`, as the paper
-            does.
-        monitor: metric that says which epoch is best, `val/accuracy` for example; None keeps the last one alone.
-        mode: whether the best is the greatest (`max`) or the least (`min`).
-        also_test_best: report the best epoch's test metrics too, as `best_epoch/test/...`, where the last one is
-            tested.
-        every_n_epochs: epochs between two savings of the last checkpoint.
-        every_n_steps: also save within epochs, each time that so many batches were trained on.
-    """
-
-    tested: Literal["best", "last"] = "last"
-    monitor: str | None = None
-    mode: Literal["min", "max"] = "max"
-    also_test_best: bool = False
-    every_n_epochs: int = 1
-    every_n_steps: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.monitor is None and (self.tested == "best" or self.also_test_best):
-            raise ValueError(
-                "checkpoint.monitor must name a metric where checkpoint.tested is best or also_test_best is true"
-            )
-
-    def callbacks(self, directory: Path) -> list[Callback]:
-        """The savers: best before last, so that the last checkpoint knows of the best one."""
-        shared: dict[str, Any] = {"dirpath": directory / "checkpoints", "enable_version_counter": False}
-        savers: list[Callback] = []
-        if self.monitor is not None:
-            if self.tested == "best" or self.also_test_best:
-                savers.append(BestNeedsItsMetric(self.monitor))
-            savers.append(
-                ModelCheckpoint(
-                    filename="best", monitor=self.monitor, mode=self.mode, save_on_train_epoch_end=True, **shared
-                )
-            )
-        savers.append(
-            ModelCheckpoint(filename="last", every_n_epochs=self.every_n_epochs, save_on_train_epoch_end=True, **shared)
-        )
-        if self.every_n_steps is not None:
-            savers.append(StepCheckpoint(filename="step", every_n_train_steps=self.every_n_steps, **shared))
-        return savers
-
-
-class StepCheckpoint(ModelCheckpoint):
-    """Saves within an epoch. Not after its last batch: Lightning would skip the end of that epoch when it resumes."""
-
-    def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
-            super().on_train_batch_end(trainer, *args, **kwargs)
-
-
-class BestNeedsItsMetric(Callback):
-    """Finds before training that no epoch can be the best one, as nothing logs what it is chosen by.
-
-    Args:
-        monitor: the metric, `val/accuracy` for example.
-    """
-
-    def __init__(self, monitor: str) -> None:
-        self.monitor = monitor
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.monitor.startswith("val/") and not sum(trainer.num_val_batches):
-            raise ValueError(
-                f"checkpoint.monitor is {self.monitor}, and there are no validation images: give the data some "
-                f"(data.validation_fraction, where it has one), or set checkpoint.tested last and also_test_best false"
-            )
 
 
 class ReadsTestSet(Callback):
@@ -363,6 +290,7 @@ class CommandLine(LightningCLI):
         )
         if isinstance(trainer.strategy.checkpoint_io, TorchCheckpointIO):
             trainer.strategy.checkpoint_io = WholeCheckpoints()
+        self.stop_signals = StopSignals(trainer)
         return trainer
 
     def after_instantiate_classes(self) -> None:
@@ -381,6 +309,8 @@ class CommandLine(LightningCLI):
         return any(getattr(self.datamodule, name, None) is not None for name in ("label_noise", "mask_noise"))
 
     def after_fit(self) -> None:
+        if self.stop_signals.asked:
+            self.stop_signals.stop()
         self._say_where()
         final = {name: value.item() for name, value in self.trainer.callback_metrics.items()}
         if not self.config.fit.test_after_fit:
@@ -574,7 +504,10 @@ def run(args: list[str]) -> int:
         print(f"error: {readable(error)}", file=sys.stderr)
         return 2
     except SIGTERMException:
-        print("error: the run was ended by SIGTERM; --resume <run directory> continues it", file=sys.stderr)
+        place = getattr(line, "run_directory", "RUN_DIRECTORY")
+        print(f"error: the run was ended by SIGTERM; --resume {place} continues it", file=sys.stderr)
+        if line is not None:
+            line.stop_signals.ask_for_another_turn()
         return 128 + signal.SIGTERM
     except (ValueError, TypeError, OSError, ImportError, MisconfigurationException) as error:
         message = readable(error)

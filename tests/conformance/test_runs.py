@@ -11,8 +11,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from experiments.command_line import StepCheckpoint
 from experiments.load_run import load_run
+from experiments.saving.checkpoints import StepCheckpoint
 from tests.conformance.runs import assert_alike, losses, methods, rows, run, state, tables, written
 
 METHODS = methods()

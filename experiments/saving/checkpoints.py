@@ -1,0 +1,145 @@
+"""When a run saves its checkpoints, and what it saves when it is asked to stop."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, ModelCheckpoint
+
+from experiments.saving.stop_signals import StopSignals
+
+
+@dataclass
+class Checkpoints:
+    """Choose the checkpoints that a run saves, and the one that is tested.
+
+    Args:
+        tested: the checkpoint that `test`, `validate` and `predict` load: the `best` one, or the `last`, as the paper
+            does.
+        monitor: metric that says which epoch is best, `val/accuracy` for example; None keeps the last one alone.
+        mode: whether the best is the greatest (`max`) or the least (`min`).
+        also_test_best: report the best epoch's test metrics too, as `best_epoch/test/...`, where the last one is
+            tested.
+        every_n_epochs: epochs between two savings of the last checkpoint.
+        every_n_steps: also save within epochs, each time that so many batches were trained on.
+    """
+
+    tested: Literal["best", "last"] = "last"
+    monitor: str | None = None
+    mode: Literal["min", "max"] = "max"
+    also_test_best: bool = False
+    every_n_epochs: int = 1
+    every_n_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.monitor is None and (self.tested == "best" or self.also_test_best):
+            raise ValueError(
+                "checkpoint.monitor must name a metric where checkpoint.tested is best or also_test_best is true"
+            )
+
+    def callbacks(self, directory: Path) -> list[Callback]:
+        """The savers: best before last, so that the last checkpoint knows of the best one."""
+        shared: dict[str, Any] = {"dirpath": directory / "checkpoints", "enable_version_counter": False}
+        savers: list[Callback] = []
+        if self.monitor is not None:
+            if self.tested == "best" or self.also_test_best:
+                savers.append(BestNeedsItsMetric(self.monitor))
+            savers.append(
+                ModelCheckpoint(
+                    filename="best", monitor=self.monitor, mode=self.mode, save_on_train_epoch_end=True, **shared
+                )
+            )
+        savers.append(
+            LastCheckpoint(filename="last", every_n_epochs=self.every_n_epochs, save_on_train_epoch_end=True, **shared)
+        )
+        savers.append(StepCheckpoint(self.every_n_steps, filename="step", **shared))
+        return savers
+
+
+class BestNeedsItsMetric(Callback):
+    """Finds before training that no epoch can be the best one, as nothing logs what it is chosen by.
+
+    Args:
+        monitor: the metric, `val/accuracy` for example.
+    """
+
+    def __init__(self, monitor: str) -> None:
+        self.monitor = monitor
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.monitor.startswith("val/") and not sum(trainer.num_val_batches):
+            raise ValueError(
+                f"checkpoint.monitor is {self.monitor}, and there are no validation images: give the data some "
+                f"(data.validation_fraction, where it has one), or set checkpoint.tested last and also_test_best false"
+            )
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """Saves after epochs, and always after the last one."""
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_epoch_end(trainer, pl_module)
+        over = (
+            trainer.should_stop
+            or trainer.current_epoch + 1 == trainer.max_epochs
+            or 0 <= trainer.max_steps <= trainer.global_step
+        )
+        if over and not self._should_skip_saving_checkpoint(trainer):
+            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+
+
+class StepCheckpoint(ModelCheckpoint):
+    """Saves within an epoch, at intervals and when the run is asked to stop, and stops it then.
+
+    Not after an epoch's last batch: Lightning would skip the end of that epoch when it resumes. Nor before a
+    validation, which it would skip, nor between batches whose gradients are accumulated, which it would lose.
+
+    Args:
+        every_n_steps: steps from one saving to the next; None saves when asked to stop alone.
+    """
+
+    def __init__(self, every_n_steps: int | None, **kwargs: Any) -> None:
+        super().__init__(every_n_train_steps=every_n_steps or 0, every_n_epochs=0, **kwargs)
+        self.every_n_steps = every_n_steps
+        self._saved = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        signals = trainer._signal_connector
+        self.signals = signals if isinstance(signals, StopSignals) else StopSignals(trainer)
+        self._saved = trainer.global_step
+        self.signals.in_step = True
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, GradientAccumulationScheduler):  # within an epoch it is not asked again
+                callback.on_train_epoch_start(trainer)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
+        epoch, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
+        assert fetcher is not None
+        if epoch.batch_progress.is_last_batch or epoch._should_accumulate() or epoch._should_check_val_fx(fetcher):
+            return
+        stops, every = self.signals.agreed(), self.every_n_steps
+        if stops or (every and trainer.global_step // every > self._saved // every):
+            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+            self._saved = trainer.global_step
+        if stops:
+            self.signals.stop()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking and self.signals.agreed():
+            self.signals.stop()
+        self.signals.in_step = False
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.signals.in_step = True
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.signals.agreed():
+            self.signals.stop()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.every_n_steps is None and trainer.is_global_zero:
+            Path(str(self.dirpath), "step.ckpt").unlink(missing_ok=True)  # of an earlier stop
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self.signals.in_step = False

@@ -1,0 +1,83 @@
+"""End a run that is asked to by SIGTERM, or by SLURM before its time is over, where it can go on, on all processes.
+
+Lightning waits for the other processes inside the signal's handler, which blocks them for good if they wait for
+something else, and saves SLURM's checkpoint there. Here the handler only notes what was asked. While training, the
+processes agree on it after a batch; elsewhere nothing is saved and each of them ends at once.
+"""
+
+import os
+import subprocess
+from types import FrameType
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch import Tensor
+
+
+class StopSignals(_SignalConnector):
+    """Note the signals that end a run.
+
+    Args:
+        trainer: its own handling of signals is replaced.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.asked = False
+        self.requeue = False
+        self.in_step = False
+        """Whether the processes are between two steps of training, and will ask `agreed` after the next."""
+        self._flag: tuple[Tensor, Any] | None = None
+        super().__init__(trainer)
+        trainer._signal_connector = self
+        # It waits for the device in every step, for what `agreed` finds without it.
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+
+    def agreed(self) -> bool:
+        """Say whether any process was asked to stop; all of them call this after the same batch and get one answer.
+
+        On GPUs it is the answer of the call before, so that the host need not wait for this batch.
+        """
+        if self.trainer.world_size == 1:
+            return self.asked
+        device = self.trainer.strategy.root_device
+        flag = torch.full((), int(self.asked), dtype=torch.int32, device=device)
+        torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
+        if device.type != "cuda":
+            return bool(flag)
+        before, event = self._flag, torch.cuda.Event()
+        self._flag = (torch.empty((), dtype=torch.int32, pin_memory=True).copy_(flag, non_blocking=True), event)
+        event.record()
+        if before is None:
+            return False
+        before[1].synchronize()
+        return bool(before[0])
+
+    def stop(self) -> None:
+        """End the run in this process.
+
+        Raises:
+            SIGTERMException: always.
+        """
+        self.asked, self.in_step = True, False
+        raise SIGTERMException
+
+    def ask_for_another_turn(self) -> None:
+        """Tell SLURM to run the job again, if it was SLURM that asked to stop."""
+        if self.requeue and self.trainer.is_global_zero:
+            array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+            subprocess.run(["scontrol", "requeue", f"{array}_{task}" if array else os.environ["SLURM_JOB_ID"]])
+
+    def _sigterm_notifier_fn(self, signum: Any, _: FrameType | None) -> None:
+        launcher = self.trainer.strategy.launcher
+        if not self.asked and launcher is not None:
+            launcher.kill(signum)  # to the processes that this one has started
+        self.asked = True
+        if not self.in_step:
+            raise SIGTERMException
+
+    def _slurm_sigusr_handler_fn(self, signum: Any, frame: FrameType | None) -> None:
+        self.requeue = True
+        self._sigterm_notifier_fn(signum, frame)
