@@ -1,1 +1,1 @@
-"""When a run saves, and how it is ended so that it goes on from there."""
+"""Saving at the right moments, and an end from which a run goes on."""

@@ -1,4 +1,4 @@
-"""When a run saves its checkpoints, and what it saves when it is asked to stop."""
+"""Checkpoints that a run saves, and what it saves when it is asked to stop."""
 
 from dataclasses import dataclass
 from pathlib import Path
