@@ -56,7 +56,11 @@ def main(args: list[str] | None = None) -> int:
     if subcommand == "methods":
         from experiments import catalogue
 
-        return catalogue.main(args[1:])
+        try:
+            return catalogue.main(args[1:])
+        except BrokenPipeError:  # `train.py methods | head` has read enough
+            sys.stdout = None  # type: ignore[assignment]  # the interpreter would flush it
+            return 0
     known = "fit, validate, test, predict, compare, claim, certified_curves, label_report, methods"
     print(f"error: there is no subcommand {subcommand}; choose one of {known}", file=sys.stderr)
     return 2

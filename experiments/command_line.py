@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import re
+import shutil
 import signal
 import sys
 import traceback
@@ -32,7 +33,7 @@ from experiments.class_counts import count_classes, with_placeholder
 from experiments.class_paths import check_class_paths
 from experiments.config_files import PROJECT, base_of, dotted, located, settings_of, with_base, without_base_line
 from experiments.progress_bar import WholeRun
-from experiments.readable_errors import readable
+from experiments.readable_errors import lost_process, readable
 from experiments.results import final_metrics
 from experiments.run_directory import (
     MetricsTable,
@@ -44,8 +45,9 @@ from experiments.run_directory import (
     latest_run,
     make_directory,
     new_run_directory,
-    read_checkpoint,
+    refuse_fewer_epochs,
     write_test_metrics,
+    writing,
 )
 from experiments.saving.checkpoints import Checkpoints
 from experiments.saving.stop_signals import StopSignals
@@ -142,6 +144,9 @@ class CommandLine(LightningCLI):
             raise FileNotFoundError(f"{DEFAULTS} does not exist: install noiseworks again, with its configurations")
         self.requested = args[0]
         self.run = run
+        self.held = contextlib.ExitStack()
+        self.begun = False
+        """Whether this call made the run directory."""
         args = with_latest(args)
         self.resumed = _value_of(args, "--resume")
         if self.resumed is not None:
@@ -237,7 +242,10 @@ class CommandLine(LightningCLI):
         if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
             if self.requested == "fit" and self.run:
                 self._protect_what_is_there()
+            self.begun = not self.run_directory.exists()
             make_directory(self.run_directory)
+            if self.run:
+                self.held.enter_context(writing(self.run_directory))
         if self.requested == "predict":
             config.return_predictions = False  # they are written to disk as they come
         config.weights_only = True if config.get("weights_only") is None else config.weights_only
@@ -266,7 +274,7 @@ class CommandLine(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         options = self.config_init[self.requested]
-        table = MetricsTable(self.run_directory, continued=self.requested != "fit")
+        table = MetricsTable(self.run_directory, continued=self.requested != "fit" or self.resumed is not None)
         own = options.trainer.logger
         loggers = own if isinstance(own, list) else [own] if own not in (None, True, False) else []
         events = TensorBoardLogger(self.run_directory, name="tensorboard", version="", log_graph=False)
@@ -301,7 +309,8 @@ class CommandLine(LightningCLI):
         if self.resumed is not None and self._given_checkpoint() is None:
             self._set_checkpoint(latest_checkpoint(self.run_directory))
         self._check_given_checkpoint()
-        self._steps_before = read_checkpoint(Path(path))["global_step"] if (path := self._given_checkpoint()) else 0
+        if path := self._given_checkpoint():
+            refuse_fewer_epochs(Path(path), self.trainer.max_epochs)
 
     @property
     def _validates_on_given_labels(self) -> bool:
@@ -313,10 +322,7 @@ class CommandLine(LightningCLI):
             self.stop_signals.stop()
         self._say_where()
         final = {name: value.item() for name, value in self.trainer.callback_metrics.items()}
-        if not self.config.fit.test_after_fit:
-            if self.trainer.is_global_zero and self.trainer.global_step > self._steps_before:
-                (self.run_directory / "test_metrics.csv").unlink(missing_ok=True)  # of an earlier state
-        else:
+        if self.config.fit.test_after_fit:
             saved = Path(str(self.trainer.log_dir), "checkpoints")
             metrics = self._tested(saved / f"{self.checkpoints.tested}.ckpt")
             if self.checkpoints.also_test_best and self.checkpoints.tested == "last":
@@ -485,6 +491,12 @@ def _value_of(args: list[str], flag: str) -> str | None:
     return None
 
 
+def _has_trained(line: CommandLine) -> bool:
+    """Tell whether a step was begun: what failed before left nothing worth keeping."""
+    trainer = getattr(line, "trainer", None)
+    return trainer is not None and trainer.fit_loop.epoch_loop.batch_progress.total.ready > 0
+
+
 def run(args: list[str]) -> int:
     """Runs one subcommand. What is the user's to mend is said in one sentence; the traceback is kept beside the
     results.
@@ -509,9 +521,15 @@ def run(args: list[str]) -> int:
         if line is not None:
             line.stop_signals.ask_for_another_turn()
         return 128 + signal.SIGTERM
-    except (ValueError, TypeError, OSError, ImportError, MisconfigurationException) as error:
-        message = readable(error)
+    except (ValueError, TypeError, OSError, ImportError, MisconfigurationException, RuntimeError) as error:
+        lost = lost_process(error)
+        if isinstance(error, RuntimeError) and lost is None:
+            raise
+        message = lost or readable(error)
         place = getattr(line, "run_directory", None)
+        if line is not None and line.requested == "fit" and getattr(line, "begun", False) and not _has_trained(line):
+            line.held.close()
+            shutil.rmtree(line.run_directory, ignore_errors=True)
         if place is not None and place.is_dir():
             kept = place / "traceback.txt"
             with contextlib.suppress(OSError):  # the disk may be what is full
@@ -522,6 +540,8 @@ def run(args: list[str]) -> int:
         print(f"error: {message}", file=sys.stderr)
         return 1
     finally:
+        if line is not None and hasattr(line, "held"):
+            line.held.close()
         # Left to the interpreter's end, the process group's threads can outlive what they need and abort the process.
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 PROJECT = Path(__file__).resolve().parents[1]
+MOST_VALUES = 1_000_000
 BASE_LINE = re.compile(r"^base:[^\n]*$", re.MULTILINE)
 
 
@@ -36,12 +37,20 @@ def parsed(text: str, path: Path) -> Any:
     """Parse the text of a YAML file.
 
     Raises:
-        ValueError: names the file and the line of what is not YAML.
+        ValueError: names the file and the line of what is not YAML, or a file that stands for endlessly many values.
     """
     try:
-        return yaml.load(text, Loader=yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader)
-    except yaml.YAMLError as error:
+        content = yaml.load(text, Loader=yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    waiting, count = [content], 0
+    while waiting:  # references to references grow without bound where they are written out
+        value = waiting.pop()
+        if isinstance(value, dict | list):
+            waiting += value.values() if isinstance(value, dict) else value
+        if (count := count + 1) > MOST_VALUES:
+            raise ValueError(f"{path} stands for more than {MOST_VALUES} values: write it without references")
+    return content
 
 
 def mapping_of(path: Path) -> dict[str, Any]:

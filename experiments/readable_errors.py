@@ -47,7 +47,7 @@ def readable(error: BaseException) -> str:
         r"\1 is refused: no configuration names what is in \2",
         message,
     )
-    message += _accepted(message)
+    message += _accepted(message) + _option_meant(message)
     return f"{where}: {message}" if where and where not in message else message
 
 
@@ -60,6 +60,27 @@ def _accepted(message: str) -> str:
     names = list(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
     close = difflib.get_close_matches(found[2], names, 1)
     return (f"; did you mean {close[0]}?" if close else ".") + f" It accepts {', '.join(names)}"
+
+
+def _option_meant(message: str) -> str:
+    """The option of the trainer that is most like an unknown one."""
+    found = re.search(r"unrecognized arguments: --trainer\.(\w+)", message)
+    if not found:
+        return ""
+    from lightning.pytorch import Trainer
+
+    close = difflib.get_close_matches(found[1], inspect.signature(Trainer).parameters, 1)
+    return f"; did you mean --trainer.{close[0]}?" if close else ""
+
+
+def lost_process(error: BaseException) -> str | None:
+    """Say in one sentence that another process ended, which fails here without a cause of its own; None otherwise."""
+    text = " ".join(str(error).split())
+    if re.search(r"DataLoader worker .*(killed by signal|exited unexpectedly)", text):
+        return f"a process that loads the data ended ({text}), mostly for too little memory; try data.num_workers 0"
+    if re.search(r"[Cc]onnection (closed|reset|refused)|[Bb]roken pipe|remote process exited|Socket", text):
+        return f"another process of this run ended, and its own message says why ({text[:200]})"
+    return None
 
 
 def _did_you_mean(name: str) -> str:

@@ -10,12 +10,14 @@ runs/<method>/<config>/<timestamp>/
 """
 
 import csv
+import fcntl
 import io
 import math
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from torch import Tensor
 
-from datamodules.files.whole_files import write_text
+from datamodules.files.whole_files import naming, write_text
 from experiments.results import read_test_metrics
 
 
@@ -70,6 +72,36 @@ def make_directory(directory: Path) -> None:
         ) from error
 
 
+@contextmanager
+def writing(directory: Path) -> Iterator[None]:
+    """Keeps other calls from writing to a run directory; a call that dies lets go of it.
+
+    Raises:
+        ValueError: if another one writes there.
+    """
+    with (directory / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"another fit, test or predict writes to {directory}: wait for its end, or set another --run_directory"
+            ) from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+
+
+def refuse_fewer_epochs(path: Path, max_epochs: int | None) -> None:
+    """Refuses to train for fewer epochs than a checkpoint has, before anything of its run is changed.
+
+    Raises:
+        ValueError: names both.
+    """
+    done = read_checkpoint(path)["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    if max_epochs is not None and 0 <= max_epochs < done:
+        raise ValueError(f"trainer.max_epochs is {max_epochs}, and {path} was trained for {done} epochs already")
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Reads a checkpoint without unpickling code, its tensors mapped and not yet in memory.
 
@@ -90,12 +122,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def latest_checkpoint(directory: Path) -> Path:
-    """The checkpoint from which an interrupted run goes on: the one with most steps.
+    """The checkpoint from which an interrupted run goes on: the one with most steps, or the only one there is.
 
     Raises:
         FileNotFoundError: if the run has saved none yet.
     """
     found = [path for name in ("last", "step") if (path := directory / "checkpoints" / f"{name}.ckpt").is_file()]
+    if not found and (best := directory / "checkpoints/best.ckpt").is_file():
+        return best  # of the first epoch: the run was killed before it wrote the other
     if not found:
         raise FileNotFoundError(
             f"{directory} cannot be resumed: it has no checkpoints/last.ckpt or step.ckpt; "
@@ -198,12 +232,15 @@ class MetricsTable(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         row = {"step": step, **metrics}
+        tested = {name: str(value) for name, value in metrics.items() if name.startswith("test/")}
+        if tested and any(tested.items() <= before.items() for before in self.rows):
+            return  # of a test that was killed before it had written all of its results
         self.rows.append(row)
         if new := [name for name in row if name not in self._columns]:
             self._columns = ["epoch", "step", *sorted({*self._columns, *new} - {"epoch", "step"})]
             self._write_all()
         else:
-            with self.path.open("a", newline="") as file:
+            with naming(self.path), self.path.open("a", newline="") as file:
                 csv.DictWriter(file, self._columns).writerow(row)
 
     @rank_zero_only
@@ -234,6 +271,7 @@ class ResumableMetrics(Callback):
     def __init__(self, table: MetricsTable) -> None:
         self.table = table
         self._means: dict[str, tuple[Tensor, Tensor]] = {}
+        self._rows: list[dict[str, Any]] | None = None
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["class_path"] = f"{type(pl_module).__module__}.{type(pl_module).__qualname__}"
@@ -254,8 +292,16 @@ class ResumableMetrics(Callback):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if trainer.state.fn == "fit" and "metrics_table" in checkpoint:
-            self.table.restore(checkpoint["metrics_table"]["rows"])
+            self._rows = checkpoint["metrics_table"]["rows"]
             self._means = checkpoint["metrics_table"]["means"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget what was logged and tested later than the checkpoint. A run that is complete trains no more."""
+        if self._rows is not None:
+            self.table.restore(self._rows)
+        if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            for path in self.table.path.parent.glob("test_metrics*.csv"):
+                path.unlink()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -10,7 +10,6 @@ import fcntl
 import json
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -30,7 +29,6 @@ from experiments.results import duration, validation_metric
 from experiments.run_request import PROJECT, Run, code_fingerprint, cores, machine, record, request
 
 TRAIN = (sys.executable, str(PROJECT / "train.py"))
-KEPT = {"request.json", "log.txt"}
 LOG_LINES = 12
 POLL_SECONDS = 0.1
 LOOK_SECONDS = 0.5
@@ -208,14 +206,11 @@ def _changed(run: Run) -> bool:
 
 def _start(run: Run, jobs: int, code: str, locks: Sequence[int], run_command: Sequence[str]) -> Child:
     run.directory.mkdir(parents=True, exist_ok=True)
-    resumed = any((run.directory / "checkpoints" / f"{name}.ckpt").is_file() for name in ("last", "step"))
+    resumed = any((run.directory / "checkpoints" / f"{name}.ckpt").is_file() for name in ("last", "step", "best"))
     if resumed:
         code = record(run).get("code", code)  # a run that was begun with other code stays marked as such
         arguments = ["--resume", str(run.directory), "--test_after_fit", "true"]
     else:
-        for path in run.directory.iterdir():
-            if path.name not in KEPT:
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         arguments = ["--config", str(run.experiment.config), "--seed_everything", str(run.seed)]
         arguments += ["--run_directory", str(run.directory), "--test_after_fit", "true", *run.experiment.overrides]
     content = json.dumps({**request(run), "code": code, **machine()}, indent=2, ensure_ascii=False)

@@ -1,5 +1,6 @@
 """Files that appear whole or not at all."""
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -45,3 +46,10 @@ def test_text_and_figures_replace_what_was_there(tmp_path: Path) -> None:
         assert picture.format == "PNG"
         assert picture.size == (100, 50)
     assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {"note.txt", "one.png"}
+
+
+def test_a_full_disk_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    with pytest.raises(OSError, match=r"table\.csv could not be written: No space left on device"), whole_file(path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert not list(tmp_path.iterdir())

@@ -16,6 +16,8 @@ class Contracts(Callback):
     * `num_classes` of module and data that differ;
     * a classifier's network that does not accept the data's images, or gives another number of logits (found on the
       meta device);
+    * `trainer.accumulate_grad_batches` below 1, and `trainer.overfit_batches`, for which Lightning would replace the
+      order of the batches;
     * `trainer.use_distributed_sampler` for a DataModule that deals out its batches itself.
 
     It also says how many samples an optimizer step has where gradients are accumulated.
@@ -23,6 +25,15 @@ class Contracts(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        if trainer.accumulate_grad_batches < 1:
+            raise ValueError(
+                f"trainer.accumulate_grad_batches must be at least 1, got {trainer.accumulate_grad_batches}"
+            )
+        if trainer.overfit_batches and hasattr(data, "image_shape"):  # type: ignore[attr-defined]
+            raise ValueError(
+                f"trainer.overfit_batches is not possible, as {type(data).__name__} deals out its batches itself: "
+                f"trainer.limit_train_batches trains on the first batches of each epoch"
+            )
         wanted, given = getattr(pl_module, "num_classes", None), getattr(data, "num_classes", None)
         if wanted is not None and given is not None and wanted != given:
             raise ValueError(f"model.num_classes is {wanted}, and {type(data).__name__} has {given} classes")

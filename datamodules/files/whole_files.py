@@ -1,5 +1,6 @@
 """Files that appear whole or not at all: a run that is killed, or a reader in between, finds no half of one."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +9,21 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name the file that is written where the disk is full: the system's own message does not.
+
+    Raises:
+        OSError: says which file could not be written, and why.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise OSError(f"{path} could not be written: {error.strerror}; make room, or write elsewhere") from error
 
 
 @contextmanager
@@ -23,8 +39,9 @@ def whole_file(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
-        yield partial
-        os.replace(partial, path)
+        with naming(path):
+            yield partial
+            os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 

@@ -140,6 +140,3 @@ class StepCheckpoint(ModelCheckpoint):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.every_n_steps is None and trainer.is_global_zero:
             Path(str(self.dirpath), "step.ckpt").unlink(missing_ok=True)  # of an earlier stop
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self.signals.in_step = False

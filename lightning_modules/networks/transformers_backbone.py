@@ -102,7 +102,7 @@ def transformers_model(
     local = folder.is_dir()
     source = str(folder) if local else name_or_path
     try:
-        config: Any = transformers.AutoConfig.from_pretrained(source, local_files_only=local)
+        config: Any = transformers.AutoConfig.from_pretrained(source, local_files_only=local, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
             f"no network of transformers at {name_or_path}: expected a folder with config.json, as save_pretrained "
@@ -167,6 +167,6 @@ def _statistics(source: str, local: bool) -> dict[str, Any]:
     from transformers import AutoImageProcessor
 
     try:
-        return AutoImageProcessor.from_pretrained(source).to_dict()
+        return AutoImageProcessor.from_pretrained(source, trust_remote_code=False).to_dict()
     except (OSError, ValueError):
         return {}

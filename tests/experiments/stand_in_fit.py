@@ -37,7 +37,7 @@ def main() -> None:
         config = json.loads((directory / "config.yaml").read_text())
         done = json.loads((directory / "checkpoints/last.ckpt").read_text())
     else:
-        assert not {path.name for path in directory.iterdir()} - {"request.json", "log.txt"}
+        assert not list(directory.glob("checkpoints/*.ckpt"))
         path = Path(given("--config"))
         config = json.loads("".join(line for line in path.open() if not line.startswith("#")))
         config |= {"seed": int(given("--seed_everything")), "journal": str(path.parent / "journal.txt")}

@@ -117,7 +117,9 @@ BAD_INPUT = {
     "wrong type": (["--trainer.max_epochs", "many"], "trainer.max_epochs: Expected a int, got many"),
     "wrong type inside": (["--model.strength", "abc"], "model.strength: Problem with given class_path"),
     "unknown key inside": (["--data.label_noise.noise_rat", "0.5"], "did you mean noise_rate? It accepts noise_rate"),
-    "abbreviated key": (["--trainer.max_epoch", "3"], "unrecognized arguments: --trainer.max_epoch"),
+    "abbreviated key": (["--trainer.max_epoch", "3"], "did you mean --trainer.max_epochs?"),
+    "overfitting": (["--trainer.overfit_batches", "1"], "trainer.overfit_batches is not possible"),
+    "no accumulation": (["--trainer.accumulate_grad_batches", "0"], "must be at least 1, got 0"),
     "missing class": (
         ["--model", "lightning_modules.noisy_labels.elr.ERL"],
         "model: there is no class lightning_modules.noisy_labels.elr.ERL; did you mean lightning_modules.noisy_labels",

@@ -7,7 +7,7 @@ import yaml
 
 import train
 from experiments.command_line import ParsedOnly
-from experiments.config_files import dotted, settings_of, with_base
+from experiments.config_files import dotted, mapping_of, settings_of, with_base
 from experiments.load_run import load_run
 from experiments.run_request import Run, load_experiments, request
 from tests.command import ROOT
@@ -125,3 +125,11 @@ def test_experiments_are_called_by_their_method_and_those_of_one_method_by_their
     assert [each.label for each in load_experiments([demo, baseline])] == ["ELR", "CrossEntropy"]
     labels = [each.label for each in load_experiments([demo, weak, baseline])]
     assert labels == ["ELR demo", "ELR weak", "CrossEntropy"]
+
+
+def test_references_to_references_are_bounded(tmp_path: Path) -> None:
+    lines = ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 12)]
+    (tmp_path / "bomb.yaml").write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=r"bomb\.yaml stands for more than 1000000 values"):
+        mapping_of(tmp_path / "bomb.yaml")

@@ -9,7 +9,13 @@ import torch
 
 import train
 from experiments.results import read_test_metrics
-from experiments.run_directory import add_test_metrics, latest_checkpoint, read_checkpoint, write_test_metrics
+from experiments.run_directory import (
+    add_test_metrics,
+    latest_checkpoint,
+    read_checkpoint,
+    write_test_metrics,
+    writing,
+)
 
 QUIET = ("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false")
 
@@ -67,3 +73,76 @@ def test_a_later_test_that_measures_otherwise_is_kept_apart(value: float, factor
     assert read_test_metrics(tmp_path / "test_metrics.csv") == {"test/acr": value}
     [other] = tmp_path.glob("test_metrics_*.csv")
     assert read_test_metrics(other) == {"test/acr": value * factor, "test/new": 1.0}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("finished") / "run"
+    demo = ("fit", "--config", "configs/elr/demo_baseline.yaml", "--trainer.max_epochs", "2", *QUIET)
+    assert train.main([*demo, "--run_directory", str(directory), "--test_after_fit", "true"]) == 0
+    return directory
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+def contents(directory: Path) -> dict[Path, bytes]:
+    written = (path for path in directory.rglob("*") if path.is_file() and path.name != "traceback.txt")
+    return {path: path.read_bytes() for path in written if "tensorboard" not in path.parts}
+
+
+@pytest.mark.parametrize("subcommand", ["fit", "test", "predict"])
+def test_two_calls_do_not_write_to_one_directory(
+    subcommand: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with writing(run):
+        before = contents(run)
+        assert train.main([subcommand, "--resume", str(run), *QUIET]) == 1
+        assert f"another fit, test or predict writes to {run}" in capsys.readouterr().err
+        assert contents(run) == before
+
+
+def test_a_refused_call_changes_nothing(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = contents(run)
+    assert train.main(["fit", "--resume", str(run), "--trainer.max_epochs", "1", *QUIET]) == 1
+    assert "trainer.max_epochs is 1, and" in capsys.readouterr().err
+    assert contents(run) == before
+
+
+def test_a_complete_run_is_called_again_and_keeps_its_table(run: Path) -> None:
+    before = (run / "metrics.csv").read_bytes()
+    for more in ((), ("--test_after_fit", "true")):
+        assert train.main(["fit", "--resume", str(run), *more, *QUIET]) == 0
+        assert (run / "metrics.csv").read_bytes() == before
+    (run / "test_metrics.csv").unlink()  # a test that was killed
+    assert train.main(["test", "--resume", str(run), *QUIET]) == 0
+    assert (run / "metrics.csv").read_bytes() == before
+
+
+def test_training_on_forgets_the_tests_before(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copy(run / "test_metrics.csv", run / "test_metrics_2026.csv")
+
+    def killed(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("experiments.saving.checkpoints.StepCheckpoint.on_train_batch_end", killed)
+    with pytest.raises(SystemExit):
+        train.main(["fit", "--resume", str(run), "--trainer.max_epochs", "3", *QUIET])
+    assert not list(run.glob("test_metrics*.csv"))
+
+
+def test_a_run_killed_between_its_first_checkpoints_goes_on(run: Path) -> None:
+    whole = read_checkpoint(run / "checkpoints/last.ckpt")
+    (run / "checkpoints/last.ckpt").rename(run / "checkpoints/best.ckpt")
+    assert latest_checkpoint(run).stem == "best"
+    assert train.main(["fit", "--resume", str(run), "--trainer.max_epochs", "3", *QUIET]) == 0
+    assert read_checkpoint(run / "checkpoints/last.ckpt")["global_step"] == whole["global_step"] * 3 // 2
+
+
+def test_a_failed_start_leaves_no_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    demo = ("fit", "--config", "configs/elr/demo_baseline.yaml", "--run_directory", str(tmp_path / "runs/new"), *QUIET)
+    assert train.main([*demo, "--model.num_classes", "7"]) == 1
+    assert "model.num_classes is 7" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("new"))
