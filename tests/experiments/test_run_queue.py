@@ -81,10 +81,10 @@ def test_a_run_without_a_checkpoint_starts_afresh(
     arguments = [str(a), "--seeds", "0", "--output", str(out)]
     assert compare.main(arguments, fit) == 1
     (out / "a/seed_0/checkpoints/last.ckpt").unlink()
-    (out / "a/seed_0/leftover.txt").write_text("of the first attempt")
+    (out / "a/seed_0/leftover.txt").write_text("of somebody")
     assert compare.main(arguments, fit) == 1
     assert [line[2:] for line in journal() if line[2] in ("started", "resumed")] == [["started", "0"]] * 2
-    assert not (out / "a/seed_0/leftover.txt").exists()
+    assert (out / "a/seed_0/leftover.txt").read_text() == "of somebody"
     assert (out / "a/seed_0/log.txt").read_text().count("training 0") == 2
 
 
