@@ -24,6 +24,7 @@ is 1 if anything that is claimed does not hold.
 
 import contextlib
 import csv
+import difflib
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -345,6 +346,24 @@ def place(claims: Sequence[Claim], output: Path) -> Place:
     return Place(list(claims), names, runs, output)
 
 
+def check_metrics(run: Run, places: Sequence[Place]) -> None:
+    """Refuses a claim of a metric that a finished run does not have, before the claim's other runs.
+
+    Raises:
+        ValueError: names the claim, and the metrics that there are.
+    """
+    [found] = [place for place in places if run in place.runs]
+    for claim in found.claims:
+        if run.experiment.title in (found.names[each.resolve()] for each in (claim.method, claim.baseline)):
+            known = [result.metric for result in collect([run])]
+            if claim.metric not in known:
+                close = difflib.get_close_matches(claim.metric, known, 1)
+                meant = f"; did you mean {close[0]}?" if close else "."
+                raise ValueError(
+                    f"claim {claim.name}: {run.title} has no metric {claim.metric}{meant} It has {', '.join(known)}"
+                )
+
+
 @dataclass(frozen=True)
 class Arguments:
     """The parsed command line of `claim`."""
@@ -411,7 +430,8 @@ def main(argv: Sequence[str], run_command: Sequence[str] = TRAIN) -> int:
         return 2
     try:
         with lock([each.output for each in places]) as locks:
-            failures = run_all(runs, jobs=arguments.jobs, console=console, locks=locks, run_command=run_command)
+            failures = run_all(runs, jobs=arguments.jobs, console=console, locks=locks, run_command=run_command,
+                               look_at=lambda run: check_metrics(run, places))  # fmt: skip
             every: list[Row] = []
             for each in places:
                 show(each.runs, each.output, console)

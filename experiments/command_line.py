@@ -41,6 +41,8 @@ from experiments.run_directory import (
     WholeCheckpoints,
     add_test_metrics,
     check_checkpoint,
+    clear,
+    has_checkpoint,
     latest_checkpoint,
     latest_run,
     make_directory,
@@ -155,8 +157,12 @@ class CommandLine(LightningCLI):
                 raise FileNotFoundError(f"{self.resumed} cannot be resumed: {config} does not exist")
             args = [args[0], "--config", str(config), *args[1:]]
         self.config_files = config_files(args)
-        for file in filter(Path.is_file, map(located, map(Path, self.config_files))):
-            base_of(file)  # refuses what is no configuration, before anything is loaded
+        for file in self.config_files:
+            path = located(Path(file))
+            if path.is_file():
+                base_of(path)  # refuses what is no configuration, before anything is loaded
+            elif ":" not in file and not path.exists():  # which is no configuration itself
+                raise FileNotFoundError(f"--config {file} does not exist (working directory: {Path.cwd()})")
         # Said on every run, and nothing a user can act on.
         for message in (
             r".*treespec, LeafSpec.*",
@@ -246,6 +252,8 @@ class CommandLine(LightningCLI):
             make_directory(self.run_directory)
             if self.run:
                 self.held.enter_context(writing(self.run_directory))
+                if self.requested == "fit" and Path(self.run_directory, "config.yaml").is_file():
+                    clear(self.run_directory)
         if self.requested == "predict":
             config.return_predictions = False  # they are written to disk as they come
         config.weights_only = True if config.get("weights_only") is None else config.weights_only
@@ -257,7 +265,7 @@ class CommandLine(LightningCLI):
             ValueError: names the directory, or the first key that differs with both values.
         """
         if self.resumed is None:
-            if any(self.run_directory.glob("checkpoints/*.ckpt")):
+            if has_checkpoint(self.run_directory):
                 raise ValueError(
                     f"the run directory {self.run_directory} holds a trained run: continue it with "
                     f"--resume {self.run_directory}, or choose another --run_directory"
@@ -306,7 +314,8 @@ class CommandLine(LightningCLI):
         self.model = self.trainer.precision_plugin.convert_module(self.model)
 
     def before_fit(self) -> None:
-        if self.resumed is not None and self._given_checkpoint() is None:
+        """Go on from the latest checkpoint; a run that was killed before its first one begins again."""
+        if self.resumed is not None and self._given_checkpoint() is None and has_checkpoint(self.run_directory):
             self._set_checkpoint(latest_checkpoint(self.run_directory))
         self._check_given_checkpoint()
         if path := self._given_checkpoint():

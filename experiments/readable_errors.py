@@ -20,6 +20,8 @@ PACKAGES = ("lightning_modules", "datamodules", "callbacks")
 
 def readable(error: BaseException) -> str:
     """The error as one sentence, `model.strength: Expected a float. Got value: abc` for example."""
+    if isinstance(error, UnicodeEncodeError):  # of a surrogate, which stands for a byte that is no UTF-8
+        return f"this name is not in UTF-8, rename it: {error.object[:200]!r}"
     text = str(error)
     keys: list[tuple[int, str]] = []  # that lead to the present line, with their indentation
     where = ""

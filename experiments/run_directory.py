@@ -91,13 +91,30 @@ def writing(directory: Path) -> Iterator[None]:
         yield
 
 
+def has_checkpoint(directory: Path) -> bool:
+    """Tell whether a run has saved anything from which it goes on."""
+    return any(directory.glob("checkpoints/*.ckpt"))
+
+
+def clear(directory: Path) -> None:
+    """Removes what a killed call left half written; of a run that has saved nothing, also its table and its events."""
+    left = [*directory.rglob(".*.partial*"), *directory.glob("checkpoints/*.partial")]
+    if not has_checkpoint(directory):
+        left += [directory / "metrics.csv", *directory.glob("tensorboard/events.out.tfevents.*")]
+    for path in left:
+        path.unlink(missing_ok=True)
+
+
 def refuse_fewer_epochs(path: Path, max_epochs: int | None) -> None:
     """Refuses to train for fewer epochs than a checkpoint has, before anything of its run is changed.
 
     Raises:
-        ValueError: names both.
+        ValueError: names both, or a checkpoint that says nothing of its training.
     """
-    done = read_checkpoint(path)["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    try:
+        done = int(read_checkpoint(path)["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
+    except (KeyError, TypeError):
+        raise ValueError(f"{path} does not say how far its training went, so that nothing goes on from it") from None
     if max_epochs is not None and 0 <= max_epochs < done:
         raise ValueError(f"trainer.max_epochs is {max_epochs}, and {path} was trained for {done} epochs already")
 
@@ -113,7 +130,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"the checkpoint {path} does not exist")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        checkpoint["state_dict"]
+        checkpoint["state_dict"].keys()
+        int(checkpoint["global_step"])
     except Exception as error:
         raise ValueError(
             f"{path} is not a checkpoint of this project, or is damaged ({type(error).__name__})"
@@ -131,10 +149,7 @@ def latest_checkpoint(directory: Path) -> Path:
     if not found and (best := directory / "checkpoints/best.ckpt").is_file():
         return best  # of the first epoch: the run was killed before it wrote the other
     if not found:
-        raise FileNotFoundError(
-            f"{directory} cannot be resumed: it has no checkpoints/last.ckpt or step.ckpt; "
-            f"start the run again without --resume"
-        )
+        raise FileNotFoundError(f"{directory} cannot be resumed: it has no checkpoints/last.ckpt or step.ckpt")
     return max(found, key=lambda path: read_checkpoint(path)["global_step"])
 
 

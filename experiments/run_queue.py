@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -114,6 +114,7 @@ def run_all(
     console: Console,
     locks: Sequence[int] = (),
     run_command: Sequence[str] = TRAIN,
+    look_at: Callable[[Run], None] = lambda run: None,
 ) -> list[Failure]:
     """Brings every run to its end, those that are finished excepted.
 
@@ -123,6 +124,7 @@ def run_all(
         console: where progress is shown: bars on a terminal, lines elsewhere.
         locks: file descriptors that children inherit, from `lock`.
         run_command: the command that `fit ...` is appended to.
+        look_at: is called with each finished run, and ends all of them by an error.
 
     Returns:
         The runs that failed. The others are not held up by them.
@@ -133,6 +135,9 @@ def run_all(
     waiting = deque(run for run in runs if not run.finished)
     code = code_fingerprint()
     _say_what_is_kept(runs, code, console)
+    for run in runs:
+        if run.finished:
+            look_at(run)
     jobs = max(1, min(jobs, len(waiting)))
     children: list[Child] = []
     failures: list[Failure] = []
@@ -164,6 +169,7 @@ def run_all(
                     if failure:
                         failures.append(_fail(failure, console))
                     else:
+                        look_at(child.run)
                         seconds = time.monotonic() - child.started
                         took.append(seconds)
                         console.print(f"{child.run.title}: finished in {seconds:.0f} s", markup=False)

@@ -113,14 +113,14 @@ class EarlyLearning(Callback):
             raise ValueError("EarlyLearning: set horizon, since the trainer has no max_epochs to take it from")
         if num_classes != self.history.num_classes:
             self._start(num_classes)
+        directory = trainer.log_dir if trainer.loggers else None  # broadcast: every process asks
+        self._directory = Path(directory) if directory else None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.interval is not None and trainer.num_training_batches == float("inf"):
             raise ValueError(
                 f"EarlyLearning: interval {self.interval} needs a loader of known length; leave it out to record epochs"
             )
-        directory = trainer.log_dir if trainer.loggers else None  # broadcast: every process asks
-        self._directory = Path(directory) if directory else None
         self.running.to(pl_module.device)
         if self.running.epoch is not None and self.running.epoch < trainer.current_epoch:
             # A checkpoint of the last batch of an epoch is resumed in the next epoch, without an end of the former.
@@ -161,7 +161,8 @@ class EarlyLearning(Callback):
                 log_same(pl_module, f"train/{name}", float(value))
         log_same(pl_module, "early_learning/ended", float((self.history.ended_at >= 0).sum()))
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw, also in a call of a run that is complete: the one before may have been killed while it drew."""
         if trainer.is_global_zero:
             self._draw(trainer)
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.utilities import rank_zero_info
 from torch.func import functional_call
 
@@ -18,6 +19,7 @@ class Contracts(Callback):
       meta device);
     * `trainer.accumulate_grad_batches` below 1, and `trainer.overfit_batches`, for which Lightning would replace the
       order of the batches;
+    * `StochasticWeightAveraging`, whose average is in no checkpoint that is tested or resumed;
     * `trainer.use_distributed_sampler` for a DataModule that deals out its batches itself.
 
     It also says how many samples an optimizer step has where gradients are accumulated.
@@ -34,6 +36,12 @@ class Contracts(Callback):
                 f"trainer.overfit_batches is not possible, as {type(data).__name__} deals out its batches itself: "
                 f"trainer.limit_train_batches trains on the first batches of each epoch"
             )
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, StochasticWeightAveraging):
+                raise ValueError(
+                    f"trainer.callbacks: {type(callback).__name__} puts its average into no checkpoint that is tested "
+                    f"or resumed; lightning.pytorch.callbacks.WeightAveraging and EMAWeightAveraging do"
+                )
         wanted, given = getattr(pl_module, "num_classes", None), getattr(data, "num_classes", None)
         if wanted is not None and given is not None and wanted != given:
             raise ValueError(f"model.num_classes is {wanted}, and {type(data).__name__} has {given} classes")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 import torchvision
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from datamodules.classification.image_sets import ImageSet, ImagesInMemory
@@ -37,9 +37,9 @@ def decode_parquet(files: list[Path], image_key: str, label_key: str) -> tuple[T
             table = pyarrow.parquet.read_table(file, columns=[image_key, label_key])
             encoded = table[image_key].combine_chunks().field("bytes").to_pylist()
             images += [np.asarray(Image.open(io.BytesIO(one)).convert("RGB")) for one in encoded]
-            labels += table[label_key].to_pylist()
-        except (OSError, KeyError, ValueError, UnidentifiedImageError) as error:
-            reason = str(error).splitlines()[0]
+            labels += [int(one) for one in table[label_key].cast("int64").to_pylist()]
+        except Exception as error:  # of pyarrow's and Pillow's many
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise ValueError(
                 f"{file} is damaged or lacks the columns {image_key}, {label_key} ({reason}); fetch it again"
             ) from error

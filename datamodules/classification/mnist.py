@@ -50,7 +50,7 @@ class MNIST(ImageSet):
                 )
         try:
             image, label = read_image_file(str(files[0])), read_label_file(str(files[1]))
-        except (AssertionError, RuntimeError, ValueError) as error:
+        except (AssertionError, RuntimeError, ValueError, LookupError) as error:
             raise ValueError(f"MNIST: {files[0].parent} holds a damaged file ({error}); fetch it again") from error
         if len(image) != len(label):
             raise ValueError(f"MNIST: {files[0]} holds {len(image)} images and {files[1]} {len(label)} labels")

@@ -17,8 +17,17 @@ def write_settings(path: Path, settings: dict[str, Any]) -> None:
 
 
 def stored_settings(path: Path) -> dict[str, Any] | None:
-    """Read a file of settings; None where there is none."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    """Read a file of settings; None where there is none.
+
+    Raises:
+        ValueError: names a file that is damaged.
+    """
+    if not path.is_file():
+        return None
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, RecursionError):
+        raise ValueError(f"{path} is damaged: it must be a JSON object; remove it and the results beside it") from None
 
 
 def refuse_other_settings(path: Path, settings: dict[str, Any], results: str, remedy: str) -> None:

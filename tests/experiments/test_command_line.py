@@ -120,6 +120,10 @@ BAD_INPUT = {
     "abbreviated key": (["--trainer.max_epoch", "3"], "did you mean --trainer.max_epochs?"),
     "overfitting": (["--trainer.overfit_batches", "1"], "trainer.overfit_batches is not possible"),
     "no accumulation": (["--trainer.accumulate_grad_batches", "0"], "must be at least 1, got 0"),
+    "averages that are lost": (
+        ["--trainer.callbacks+", "{class_path: StochasticWeightAveraging, init_args: {swa_lrs: 0.1}}"],
+        "StochasticWeightAveraging puts its average into no checkpoint",
+    ),
     "missing class": (
         ["--model", "lightning_modules.noisy_labels.elr.ERL"],
         "model: there is no class lightning_modules.noisy_labels.elr.ERL; did you mean lightning_modules.noisy_labels",
@@ -129,6 +133,7 @@ BAD_INPUT = {
         ["--trainer.callbacks+", "{class_path: callbacks.shifted_accuracy.ShiftedAccuracy, init_args: {a: 1}}"],
         "Option 'a' is not accepted",
     ),
+    "missing config": (["--config", "configs/elr/dmeo.yaml"], "--config configs/elr/dmeo.yaml does not exist"),
     "claim for config": (["--config", "configs/elr/claim.yaml"], "configs/elr/claim.yaml is no configuration"),
     "no devices": (["--trainer.accelerator", "tpu"], "error: "),
     "best without validation": (

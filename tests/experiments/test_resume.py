@@ -87,14 +87,3 @@ def test_a_run_ended_by_sigterm_is_not_taken_for_complete(tmp_path: Path) -> Non
 
 def test_resuming_nothing_is_refused(tmp_path: Path) -> None:
     assert "config.yaml does not exist" in run("fit", "--resume", tmp_path, status=1)
-    run(
-        "fit",
-        "--config",
-        "configs/elr/demo.yaml",
-        "--run_directory",
-        tmp_path,
-        "--trainer.limit_train_batches",
-        "0",
-        *QUIET,
-    )
-    assert "has no checkpoints/last.ckpt" in run("fit", "--resume", tmp_path, status=1)

@@ -13,6 +13,7 @@ from experiments.run_directory import (
     add_test_metrics,
     latest_checkpoint,
     read_checkpoint,
+    refuse_fewer_epochs,
     write_test_metrics,
     writing,
 )
@@ -79,6 +80,7 @@ def test_a_later_test_that_measures_otherwise_is_kept_apart(value: float, factor
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("finished") / "run"
     demo = ("fit", "--config", "configs/elr/demo_baseline.yaml", "--trainer.max_epochs", "2", *QUIET)
+    demo += ("--trainer.callbacks+=callbacks.early_learning.EarlyLearning",)
     assert train.main([*demo, "--run_directory", str(directory), "--test_after_fit", "true"]) == 0
     return directory
 
@@ -94,6 +96,16 @@ def contents(directory: Path) -> dict[Path, bytes]:
 
 
 @pytest.mark.parametrize("subcommand", ["fit", "test", "predict"])
+@pytest.mark.parametrize("malformed", [[1], {}, {"state_dict": 3, "global_step": 1}, {"state_dict": {}}])
+def test_what_is_no_checkpoint_is_refused(malformed: object, tmp_path: Path) -> None:
+    torch.save(malformed, tmp_path / "last.ckpt")
+    with pytest.raises(ValueError, match=r"last\.ckpt is not a checkpoint of this project"):
+        read_checkpoint(tmp_path / "last.ckpt")
+    torch.save({"state_dict": {}, "global_step": 1}, tmp_path / "weights.ckpt")
+    with pytest.raises(ValueError, match="does not say how far its training went"):
+        refuse_fewer_epochs(tmp_path / "weights.ckpt", 3)
+
+
 def test_two_calls_do_not_write_to_one_directory(
     subcommand: str, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -116,6 +128,10 @@ def test_a_complete_run_is_called_again_and_keeps_its_table(run: Path) -> None:
     for more in ((), ("--test_after_fit", "true")):
         assert train.main(["fit", "--resume", str(run), *more, *QUIET]) == 0
         assert (run / "metrics.csv").read_bytes() == before
+    figure = run / "figures/early_learning.png"
+    figure.rename(figure.with_name(".early_learning.partial.png"))  # a kill while it was drawn
+    assert train.main(["fit", "--resume", str(run), *QUIET]) == 0
+    assert list(figure.parent.iterdir()) == [figure]
     (run / "test_metrics.csv").unlink()  # a test that was killed
     assert train.main(["test", "--resume", str(run), *QUIET]) == 0
     assert (run / "metrics.csv").read_bytes() == before
@@ -139,6 +155,25 @@ def test_a_run_killed_between_its_first_checkpoints_goes_on(run: Path) -> None:
     assert latest_checkpoint(run).stem == "best"
     assert train.main(["fit", "--resume", str(run), "--trainer.max_epochs", "3", *QUIET]) == 0
     assert read_checkpoint(run / "checkpoints/last.ckpt")["global_step"] == whole["global_step"] * 3 // 2
+
+
+@pytest.mark.parametrize("subcommand", ["test", "predict"])
+def test_a_run_killed_before_its_first_checkpoint_begins_again(
+    subcommand: str, run: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(run / "checkpoints")
+    (run / "test_metrics.csv").unlink()
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints/last.ckpt.partial").write_text("half")
+    assert train.main([subcommand, "--resume", str(run), *QUIET]) == 1
+    assert "last.ckpt does not exist" in capsys.readouterr().err
+    assert train.main(["fit", "--resume", str(run), "--test_after_fit", "true", *QUIET]) == 0
+    for table in ("metrics.csv", "test_metrics.csv"):
+        assert (run / table).read_bytes() == (finished / table).read_bytes()
+    ours, theirs = (read_checkpoint(each / "checkpoints/last.ckpt")["state_dict"] for each in (run, finished))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert len(list(run.glob("tensorboard/*tfevents*"))) == len(list(finished.glob("tensorboard/*tfevents*")))
+    assert not list(run.rglob("*.partial*"))
 
 
 def test_a_failed_start_leaves_no_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

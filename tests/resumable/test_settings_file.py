@@ -35,6 +35,13 @@ def test_all_that_differs_is_named(tmp_path: Path, settings: dict[str, Any], sai
         check(tmp_path / "settings.json", settings)
 
 
+@pytest.mark.parametrize("text", ["", "{", "3", "[1, 2]", "\xff"])
+def test_a_damaged_file_is_named(text: str, tmp_path: Path) -> None:
+    (tmp_path / "settings.json").write_text(text, encoding="latin-1")
+    with pytest.raises(ValueError, match=r"settings\.json is damaged"):
+        check(tmp_path / "settings.json", SETTINGS)
+
+
 def test_a_process_that_does_not_see_the_file_says_so(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="is not visible to this one"):
         check(tmp_path / "settings.json", SETTINGS)

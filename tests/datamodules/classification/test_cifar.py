@@ -143,7 +143,15 @@ def replace_image(path: Path) -> None:
     table.to_parquet(path)
 
 
-@pytest.mark.parametrize("harm", [truncate, rename_column, replace_image, lambda path: path.write_bytes(b"")])
+def enlarge_labels(path: Path) -> None:
+    table = pd.read_parquet(path)
+    table["label"] = np.full(len(table), 2**63, dtype=np.uint64)
+    table.to_parquet(path)
+
+
+@pytest.mark.parametrize(
+    "harm", [truncate, rename_column, replace_image, enlarge_labels, lambda path: path.write_bytes(b"")]
+)
 def test_a_damaged_parquet_file_is_named(tmp_path: Path, harm: Callable[[Path], Any]) -> None:
     write_parquet_layout(CIFAR10, tmp_path)
     harm(tmp_path / "train-00001-of-00002.parquet")
