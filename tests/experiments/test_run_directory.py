@@ -95,7 +95,6 @@ def contents(directory: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in written if "tensorboard" not in path.parts}
 
 
-@pytest.mark.parametrize("subcommand", ["fit", "test", "predict"])
 @pytest.mark.parametrize("malformed", [[1], {}, {"state_dict": 3, "global_step": 1}, {"state_dict": {}}])
 def test_what_is_no_checkpoint_is_refused(malformed: object, tmp_path: Path) -> None:
     torch.save(malformed, tmp_path / "last.ckpt")
@@ -106,6 +105,7 @@ def test_what_is_no_checkpoint_is_refused(malformed: object, tmp_path: Path) -> 
         refuse_fewer_epochs(tmp_path / "weights.ckpt", 3)
 
 
+@pytest.mark.parametrize("subcommand", ["fit", "test", "predict"])
 def test_two_calls_do_not_write_to_one_directory(
     subcommand: str, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
