@@ -80,7 +80,6 @@ def test_a_later_test_that_measures_otherwise_is_kept_apart(value: float, factor
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("finished") / "run"
     demo = ("fit", "--config", "configs/elr/demo_baseline.yaml", "--trainer.max_epochs", "2", *QUIET)
-    demo += ("--trainer.callbacks+=callbacks.early_learning.EarlyLearning",)
     assert train.main([*demo, "--run_directory", str(directory), "--test_after_fit", "true"]) == 0
     return directory
 
