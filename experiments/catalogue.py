@@ -226,7 +226,7 @@ def first_equation(docstring: str) -> str:
     """Cut a docstring behind its first equation, an indented paragraph; behind its first paragraph if it has none."""
     paragraphs = docstring.split("\n\n")
     equation = next((i for i, paragraph in enumerate(paragraphs) if paragraph.startswith("    ")), 0)
-    return "\n\n".join(paragraphs[: equation + 1])
+    return "\n\n".join(paragraphs[: equation + 1]).rstrip(",;: \n")
 
 
 def claims_of(method: Method, project: Path) -> list[str]:

@@ -25,7 +25,7 @@ def draw_worst_labels(
     num_suspected: int,
     class_names: Sequence[str] | None = None,
 ) -> "Figure":
-    """Draw a contact sheet: each image above its given label and the proposed one.
+    """Draw a contact sheet: each image above its given label and, if it is another one, the proposed one.
 
     A frame is red where the label is truly wrong and blue where it is right; without true labels it is grey. Where the
     truth is neither of the two classes, it is written below them; of an image of no class, -1, that it has none.
@@ -77,7 +77,7 @@ def draw_worst_labels(
 def _caption(row: pd.Series, class_names: Sequence[str] | None) -> str:
     given, proposed = (_name(row[key], class_names) for key in ("given", "proposed"))
     separator = " " if len(given) + len(proposed) <= LONGEST else "\n"
-    caption = f"{given}{separator}{ARROW} {proposed}"
+    caption = given if row["given"] == row["proposed"] else f"{given}{separator}{ARROW} {proposed}"
     if (true := row.get("clean_label", UNVERIFIED)) not in (UNVERIFIED, row["given"], row["proposed"]):
         caption += f"\n(true: {_name(true, class_names)})"
     return caption

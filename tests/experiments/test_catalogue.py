@@ -12,7 +12,9 @@ PROJECT = Path(catalogue.__file__).parents[1]
 
 MODULE = '''"""A method.
 
-    L = 0
+    L = 0,
+
+for all that is given.
 
 Source: Jeong and Shin, Consistency Regularization for Certified Robustness of Smoothed Classifiers, NeurIPS 2020,
 arXiv 2006.04062. Equation 3.
