@@ -147,17 +147,24 @@ def make_pictures(runs: Path, project: Path = PROJECT) -> None:
         shrink(source, project / f"docs/images/{folder}.png")
 
 
+MANY_COLOURS = 20_000
+"""Of a picture with photographs in it; drawings have fewer."""
+
+
 def shrink(source: Path, target: Path) -> None:
     """Copy a picture, with at most `MAX_BYTES` and 1,000 pixels in width, and as many colours as that allows."""
     from PIL import Image
 
     with Image.open(source) as opened:
         picture = opened.convert("RGB")
+    photographs = picture.getcolors(MANY_COLOURS) is None
     for width, colours in itertools.product((1000, 800, 600, 400), (256, 64, 32)):
         picture.thumbnail((width, 10_000), Image.Resampling.LANCZOS)
         with whole_file(target) as partial:
-            # The method of most coverage keeps the colours of thin lines.
-            few = picture.quantize(colours, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+            if photographs:
+                few = picture.quantize(colours, Image.Quantize.MEDIANCUT)
+            else:  # the method of most coverage keeps the colours of thin lines
+                few = picture.quantize(colours, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
             few.save(partial, optimize=True)
         if target.stat().st_size <= MAX_BYTES:
             return
