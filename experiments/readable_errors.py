@@ -33,6 +33,8 @@ def readable(error: BaseException) -> str:
         elif reason and not NOT_A_REASON.match(reason) and reason not in reasons:
             reasons.append(reason)
             where = ".".join(name for _, name in keys) or where
+    while reasons and reasons[-1].endswith("':"):  # an alternative of which no more is said
+        reasons.pop()
     message = "; ".join(reasons).replace(":;", ":") or " ".join(text.split())
     given = re.findall(r"Given value: (?!NestedArg|Namespace)(.+)", text)
     unknown = re.search(r"Expected a dot import path string: (\S+)|class_path '([\w.]+)': .*has no attribute", message)
@@ -61,7 +63,7 @@ def _accepted(message: str) -> str:
     module, _, name = found[1].rpartition(".")
     names = list(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
     close = difflib.get_close_matches(found[2], names, 1)
-    return (f"; did you mean {close[0]}?" if close else ".") + f" It accepts {', '.join(names)}"
+    return (f"; did you mean {close[0]}?" if close else ".") + f" It accepts {', '.join(names) or 'none'}"
 
 
 def _option_meant(message: str) -> str:

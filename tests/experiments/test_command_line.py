@@ -133,6 +133,10 @@ BAD_INPUT = {
         ["--trainer.callbacks+", "{class_path: callbacks.shifted_accuracy.ShiftedAccuracy, init_args: {a: 1}}"],
         "Option 'a' is not accepted",
     ),
+    "key of the last callback": (
+        ["--trainer.callbacks+=callbacks.labels.Memorization", "--trainer.callbacks.foo", "1"],
+        "'callbacks.labels.Memorization': Option 'foo' is not accepted. It accepts none",
+    ),
     "missing config": (["--config", "configs/elr/dmeo.yaml"], "--config configs/elr/dmeo.yaml does not exist"),
     "claim for config": (["--config", "configs/elr/claim.yaml"], "configs/elr/claim.yaml is no configuration"),
     "no devices": (["--trainer.accelerator", "tpu"], "error: "),

@@ -202,11 +202,11 @@ class AnnotationEfficient(StructureSteps, LightningModule):
         label = self.network(batch["image"]).argmax(dim=1)
         return without_holes_and_islands(label) if self.clean_labels else label
 
-    def on_train_end(self) -> None:
-        """Make pseudo labels where stage 3 is left out: they are what the run is for."""
+    def on_fit_end(self) -> None:
+        """Make the labels that a run without stage 3 is for, also where a kill has kept a complete run from it."""
         translated = self.translation is not None and self.stages.stage(self.trainer.current_epoch) == "segmentation"
         if translated and self.rounds.labelled < 0:
-            self._begin_round(0)
+            self.to(self.trainer.strategy.root_device)._begin_round(0)
 
     def _of_stage(self, items: Any, stage: str) -> Any:
         """Choose a stage's optimizer or scheduler of those that `configure_optimizers` gives."""

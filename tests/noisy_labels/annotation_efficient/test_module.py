@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 from torch import Tensor
@@ -170,6 +170,21 @@ def test_a_round_that_does_not_help_is_the_last_one() -> None:
     state: dict[str, Any] = {}
     trained.on_save_checkpoint(state)
     assert state["rounds"]["stopped"]
+
+
+def test_labels_that_a_kill_has_left_out_are_made_by_the_next_call(tmp_path: Path) -> None:
+    class Saves(Callback):
+        def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            trainer.save_checkpoint(tmp_path / "last.ckpt")
+
+    table = tmp_path / "pseudo_labels" / "round_0.csv"
+    written = []
+    for path in (None, tmp_path / "last.ckpt"):
+        trainer = in_double(max_epochs=3, logger=CSVLogger(tmp_path, name="", version=""), callbacks=[Saves()])
+        trainer.fit(module(warm_up_epochs=0, rounds=0), datamodule=data(), ckpt_path=path, weights_only=False)
+        written.append(table.read_text())
+        table.unlink()
+    assert written[0] == written[1]
 
 
 def test_without_segmentation_the_mask_generator_predicts_and_its_labels_are_written(tmp_path: Path) -> None:
