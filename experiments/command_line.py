@@ -536,7 +536,12 @@ def run(args: list[str]) -> int:
             raise
         message = lost or readable(error)
         place = getattr(line, "run_directory", None)
-        if line is not None and line.requested == "fit" and getattr(line, "begun", False) and not _has_trained(line):
+        if (
+            line is not None
+            and getattr(line, "requested", None) == "fit"
+            and getattr(line, "begun", False)
+            and not _has_trained(line)
+        ):
             line.held.close()
             shutil.rmtree(line.run_directory, ignore_errors=True)
         if place is not None and place.is_dir():

@@ -45,7 +45,8 @@ class BiasFreeDnCNN(nn.Module):
             nn.Conv2d(before, after, 3, padding=1, bias=False) for before, after in itertools.pairwise(widths)
         )
         self.gammas = nn.ParameterList(
-            (torch.randn(1, features, 1, 1) * (2 / 9 / 64)).clamp(-0.025, 0.025) for _ in range(depth - 2)
+            nn.init.normal_(torch.empty(1, features, 1, 1), std=2 / 9 / 64).clamp_(-0.025, 0.025)
+            for _ in range(depth - 2)
         )
         self.running_sd = _Deviations(depth - 2, features)
 
