@@ -11,7 +11,6 @@ Clean Data, ICML 2018, arXiv 1803.04189.
 
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -53,9 +52,6 @@ class Noise2Noise(RestorerSteps, LightningModule):
 
     def forward(self, noisy: Tensor) -> Tensor:
         return self.network(noisy)
-
-    def restore(self, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return self.inference(self, degraded)
 
     def training_step(self, batch: ImagePairBatch, batch_idx: int) -> dict[str, Tensor]:
         if "second_noisy" not in batch:

@@ -101,9 +101,6 @@ class Noise2Void(RestorerSteps, LightningModule):
     def forward(self, noisy: Tensor) -> Tensor:
         return self.network(noisy)
 
-    def restore(self, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return self.inference(self, degraded)
-
     def training_step(self, batch: ImagePairBatch, batch_idx: int) -> dict[str, Tensor]:
         noisy = batch["noisy"]
         if min(noisy.shape[2:]) < max(self.square, 2 * REACH + 1):

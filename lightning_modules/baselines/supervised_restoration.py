@@ -10,7 +10,6 @@ IEEE Transactions on Image Processing 2017, arXiv 1608.03981.
 
 from typing import Any, Literal
 
-import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -62,9 +61,6 @@ class SupervisedRestoration(RestorerSteps, LightningModule):
 
     def forward(self, noisy: Tensor) -> Tensor:
         return self.network(noisy)
-
-    def restore(self, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return self.inference(self, degraded)
 
     def training_step(self, batch: ImagePairBatch, batch_idx: int) -> dict[str, Tensor]:
         loss = LOSSES[self.loss](self(batch["noisy"]), batch["clean"])

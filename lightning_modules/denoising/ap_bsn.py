@@ -12,10 +12,8 @@ Source: Lee, Son and Lee, AP-BSN: Self-Supervised Denoising for Real-World Image
 Network, CVPR 2022, arXiv 2203.11799. Without the refinement of the result by random replacement (R3).
 """
 
-from functools import partial
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -23,9 +21,9 @@ from torch import Tensor, nn
 
 from datamodules.arguments import at_least
 from datamodules.batches import ImagePairBatch
-from lightning_modules.denoising.sub_images import through_sub_images
+from lightning_modules.denoising.sub_images import denoised_by_sub_images, through_sub_images
 from lightning_modules.metrics.image_quality import ImageQuality
-from lightning_modules.networks.tiled import Inference, padded
+from lightning_modules.networks.tiled import Inference
 from lightning_modules.training.logging import log_training
 from lightning_modules.training.optimizers import adam, built, constant, trainable
 from lightning_modules.training.restorer import RestorerSteps
@@ -68,10 +66,7 @@ class APBSN(RestorerSteps, LightningModule):
 
     def forward(self, image: Tensor) -> Tensor:
         """Denoise images of any size, by way of their sub-images."""
-        return padded(partial(through_sub_images, self.network, stride=self.test_stride), image, self.test_stride)
-
-    def restore(self, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return self.inference(self, degraded)
+        return denoised_by_sub_images(self.network, image, self.test_stride)
 
     def training_step(self, batch: ImagePairBatch, batch_idx: int) -> dict[str, Tensor]:
         noisy = batch["noisy"]

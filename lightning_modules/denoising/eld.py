@@ -136,9 +136,6 @@ class ELD(RestorerSteps, LightningModule):
         loss = F.l1_loss(self(batch["noisy"]), batch["clean"])
         return {"loss": log_training(self, batch, loss)}
 
-    def restore(self, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return self.inference(self, degraded)
-
     def image_columns(self, batch: ImagePairBatch, outputs: Any) -> dict[str, Tensor | ImageColumn]:
         """Show raw images in colour, before and after, and what is wrong in the estimate."""
         estimate = self.estimated(batch) if outputs is None else outputs["estimate"]

@@ -14,10 +14,8 @@ arXiv 2307.16825. As in the authors' code, no gradient is cut and E sees the unc
 the stride of use does not divide are reflected up to it, which that code refuses.
 """
 
-from functools import partial
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -25,9 +23,9 @@ from torch import Tensor, nn
 
 from datamodules.arguments import at_least
 from datamodules.batches import ImagePairBatch
-from lightning_modules.denoising.sub_images import drawn_uniformly, sub_sampled, through_sub_images
+from lightning_modules.denoising.sub_images import denoised_by_sub_images, drawn_uniformly, sub_sampled
 from lightning_modules.metrics.image_quality import ImageQuality
-from lightning_modules.networks.tiled import Inference, padded
+from lightning_modules.networks.tiled import Inference
 from lightning_modules.training.logging import log_training
 from lightning_modules.training.optimizers import adam, built, constant, trainable
 from lightning_modules.training.restorer import RestorerSteps
@@ -99,11 +97,8 @@ class SDAP(RestorerSteps, LightningModule):
 
     def forward(self, image: Tensor) -> Tensor:
         """Denoise images of any size, by way of their sub-images."""
-        denoised = padded(partial(through_sub_images, self.network, stride=self.test_stride), image, self.test_stride)
+        denoised = denoised_by_sub_images(self.network, image, self.test_stride)
         return self.network(denoised) if self.enhancement else denoised
-
-    def restore(self, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return self.inference(self, degraded)
 
     def training_step(self, batch: ImagePairBatch, batch_idx: int) -> dict[str, Tensor]:
         noisy = batch["noisy"]

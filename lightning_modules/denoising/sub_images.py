@@ -6,11 +6,13 @@ of each cell a pixel that an index names: a random one (a random sub-sampler), o
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from lightning_modules.distributed.draws import draw_rows
+from lightning_modules.networks.tiled import padded
 
 
 def sub_images(image: Tensor, stride: int) -> Tensor:
@@ -53,6 +55,11 @@ def through_sub_images(network: Callable[[Tensor], Tensor], image: Tensor, strid
     """Map the sub-images of images `[N, C, H, W]` by a network, and put the results together."""
     split = sub_images(image, stride)
     return joined(network(split.flatten(0, 1)).unflatten(0, split.shape[:2]))
+
+
+def denoised_by_sub_images(network: Callable[[Tensor], Tensor], image: Tensor, stride: int) -> Tensor:
+    """Map the sub-images of images of any size, reflected up to multiples of the stride, and cut that off again."""
+    return padded(partial(through_sub_images, network, stride=stride), image, stride)
 
 
 def drawn_uniformly(image: Tensor, count: int, stride: int) -> Tensor:

@@ -17,6 +17,7 @@ from datamodules.files.png import digest_in_png, write_png
 from lightning_modules.full_precision import at_least_float32, in_full_precision
 from lightning_modules.interfaces import ImageColumn
 from lightning_modules.metrics.image_quality import ImageQuality
+from lightning_modules.networks.tiled import Inference
 from lightning_modules.random_numbers import generator_of, run_seed
 from lightning_modules.resumable.item_files import missing_items
 from lightning_modules.resumable.settings_file import refuse_other_settings, write_settings
@@ -29,7 +30,8 @@ ZOOM = 4
 class RestorerSteps:
     """Give a LightningModule its validation, test and prediction steps.
 
-    The module says what `restore` is and owns `quality = ImageQuality()`. Validation and test log the measures of the
+    The module owns `quality = ImageQuality()`, and `inference`, which says how `forward` is applied to whole images, or
+    says itself what `restore` is. Validation and test log the measures of the
     estimate and of the degraded image, `test/psnr`, `test/ssim`, `test/noisy_psnr`, `test/noisy_ssim`, means over
     images and all processes; of several test sets `test/<set>/psnr`. Images without clean ones are not measured.
 
@@ -41,7 +43,12 @@ class RestorerSteps:
     """
 
     quality: ImageQuality
+    inference: Inference
     _directory: Path | None
+
+    def restore(self: Any, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Restore images `[B, C, H, W]` by `forward`; not clipped."""
+        return self.inference(self, degraded)
 
     def estimated(self: Any, batch: ImagePairBatch) -> Tensor:
         """Restore a batch: `[B, C, H, W]`, in float32 or better, not clipped.
