@@ -2,7 +2,7 @@
 
 import sys
 
-from experiments.arguments import PROGRAM
+from experiments.arguments import PROGRAM, ArgumentParser
 
 OVERVIEW = """usage: train.py SUBCOMMAND [arguments]
 
@@ -48,11 +48,11 @@ def main(args: list[str] | None = None) -> int:
     if subcommand == "certified_curves":
         from callbacks.certification import compare as certified_curves
 
-        return certified_curves.main(args[1:])
+        return certified_curves.main(args[1:], ArgumentParser(f"{PROGRAM} certified_curves", certified_curves.__doc__))
     if subcommand == "label_report":
         from callbacks.labels import merge
 
-        return merge.main(args[1:])
+        return merge.main(args[1:], ArgumentParser(f"{PROGRAM} label_report", merge.__doc__))
     if subcommand == "methods":
         from experiments import catalogue
 

@@ -8,13 +8,13 @@ takes at each radius the best of the logs on the images that all of them have: t
 Written to the output directory: certified_accuracy.png, certified_accuracy.csv.
 """
 
-import argparse
 import json
 import math
 import sys
+from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pandas as pd
 
@@ -84,28 +84,16 @@ def _short_names(paths: Sequence[Path]) -> list[str]:
     return names if len(set(names)) == len(names) else [f"{name} ({number})" for number, name in enumerate(names, 1)]
 
 
-class _Parser(argparse.ArgumentParser):
-    """argparse that raises one sentence in place of ending the program."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(message)
-
-
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str], parser: ArgumentParser) -> int:
     """Run the subcommand.
 
     Args:
         argv: what follows `train.py certified_curves`.
+        parser: without arguments yet; says in a `ValueError` what is wrong with them.
 
     Returns:
         Exit status: 0, or 2 for bad input.
     """
-    parser = _Parser(
-        prog="train.py certified_curves",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
     parser.add_argument("logs", nargs="+", type=Path, help="run directories, or logs in the published columns")
     parser.add_argument("--output", type=Path, default=OUTPUT, help=f"default: {OUTPUT}")
     parser.add_argument("--grid", type=float, default=0.25, help="distance of the radii in the table, in pixel units")

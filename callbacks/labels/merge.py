@@ -8,11 +8,10 @@ Each image is judged by the network that has not seen it. Written is `label_repo
 the columns of the runs' own reports, `row` saying which image (`index` counts within a fold), and `FromCSV` reads it.
 """
 
-import argparse
 import sys
+from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 import pandas as pd
 
@@ -49,28 +48,16 @@ def merged(reports: Sequence[Path]) -> pd.DataFrame:
     return together.sort_values("score", kind="stable", ignore_index=True)
 
 
-class _Parser(argparse.ArgumentParser):
-    """argparse that raises one sentence in place of ending the program."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(message)
-
-
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str], parser: ArgumentParser) -> int:
     """Run the subcommand.
 
     Args:
         argv: what follows `train.py label_report`.
+        parser: without arguments yet; says in a `ValueError` what is wrong with them.
 
     Returns:
         Exit status: 0, or 2 for bad input.
     """
-    parser = _Parser(
-        prog="train.py label_report",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
     parser.add_argument("runs", nargs="+", type=Path, help="run directories, or one that holds them")
     try:
         runs = parser.parse_args(argv).runs

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 import train
-from callbacks.certification.compare import main, overlay
+from callbacks.certification.compare import overlay
 from lightning_modules.robustness.certificates.statistics import accuracy_with_high_probability
 
 
@@ -118,7 +118,7 @@ def test_lower_bounds_and_radii_without_guarantee_are_told_apart(
     curve = certified(tmp_path / "curve", [0.4] * many, sigma=0.5, mode="curve", grid=0.4, certificate="a theorem")
     formula = certified(tmp_path / "formula", [0.3] * many, mode="fixed", certificate="a formula: not a guarantee")
     out = tmp_path / "out"
-    assert main([str(curve), str(formula), "--grid", "0.2", "--output", str(out)]) == 0
+    assert train.main(["certified_curves", str(curve), str(formula), "--grid", "0.2", "--output", str(out)]) == 0
     table = pd.read_csv(out / "certified_accuracy.csv").set_index("log")
     assert table.loc["curve", "tight"].astype(bool).tolist() == [True, False, True]
     assert table.loc["formula", "tight"].astype(bool).all()
@@ -159,7 +159,7 @@ def test_bad_input_is_said_in_one_sentence(
 ) -> None:
     published(tmp_path / "official.tsv")
     monkeypatch.chdir(tmp_path)
-    assert main(options) == 2
+    assert train.main(["certified_curves", *options]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert message in line
