@@ -1,4 +1,4 @@
-"""Files stay small, and a source file has a test file of its name; no exception is added to the list of them."""
+"""Files stay small, and a source file has a test file of its name; a list of exceptions can only shrink."""
 
 import ast
 from pathlib import Path
@@ -43,6 +43,10 @@ def known() -> set[str]:
 @pytest.mark.parametrize("fault", sorted(found() - known()) or ["none"])
 def test_nothing_is_too_long_or_without_a_test_file(fault: str) -> None:
     assert fault == "none", f"{fault}: split it, or write its tests/**/test_<file>.py (or, with a reason, {KNOWN.name})"
+
+
+def test_the_list_of_exceptions_shrinks() -> None:
+    assert known() - found() == set(), f"these are mended: take them out of {KNOWN.name}"
 
 
 if __name__ == "__main__":

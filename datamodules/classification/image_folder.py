@@ -1,10 +1,20 @@
-"""A user's own labelled images, one folder for each class."""
+"""A user's own images: a folder for each class, a folder without classes, and new ones to predict."""
 
 from pathlib import Path
 
-from datamodules.classification.image_sets import ImageFiles, ImageSet, ImageSource, files_of_classes
+import torch
+from torch import Tensor
+
+from datamodules.classification.image_sets import UNKNOWN, ImageFiles, ImageSet, ImageSource, files_of_classes
 from datamodules.files.data_directory import data_directory
-from datamodules.files.image_files import chosen_crop, class_folders, files_by_class
+from datamodules.files.image_files import (
+    Crop,
+    chosen_crop,
+    class_folders,
+    files_by_class,
+    image_names,
+    required_folder,
+)
 
 
 class ImageFolder(ImageSet):
@@ -89,3 +99,70 @@ class ImageFolder(ImageSet):
         if unknown := sorted(set(found) - set(self.class_names)):
             raise ValueError(f"{folder} holds folders that are no class of {self.root / 'train'}: {', '.join(unknown)}")
         return found
+
+
+class UnlabelledFolder(ImageSet):
+    """The images of a folder and its subfolders, in the formats of `ImageFolder`, all of one class that says nothing.
+
+    Args:
+        data_dir: folder that holds the images.
+        image_size: height and width of the images that the module gets, in pixels.
+        resize: short side that images are resized to before a square is cut out, in pixels.
+        min_area: least part of an image's area that a training crop shows, in (0, 1]; None cuts a square at a random
+            place, as methods need that draw their own views.
+
+    Raises:
+        FileNotFoundError: if the folder is missing or holds no image.
+        ValueError: if an argument is out of range.
+    """
+
+    num_classes = 1
+
+    def __init__(self, data_dir: str, image_size: int = 224, resize: int = 256, min_area: float | None = None) -> None:
+        self.crop = chosen_crop(image_size, resize, min_area)
+        self.root: Path = data_directory(data_dir, "UnlabelledFolder")
+        required_folder(self.root, "data_dir")
+        self.image_shape = (3, image_size, image_size)
+
+    def training(self) -> ImageFiles:
+        names = image_names(self.root)
+        return ImageFiles(self.root, names, torch.zeros(len(names), dtype=torch.int64), self.crop)
+
+    def test(self) -> ImageFiles:
+        return self.training()
+
+
+class NewImages(ImageFiles):
+    """The images of a folder and its subfolders, cut out as those of a data set; the classes are known where folders
+    have the classes' names.
+
+    Args:
+        folder: the images, in the formats of `ImageFolder`.
+        images: the data set; of one that reads no files, images get its height and width.
+
+    Raises:
+        FileNotFoundError: if there is no such folder, or no image in it.
+        ValueError: if the data set holds no square images in grey or colour.
+    """
+
+    def __init__(self, folder: str, images: ImageSet) -> None:
+        root = Path(folder).expanduser()
+        required_folder(root, "predict_dir")
+        shape = images.image_shape
+        if len(shape) != 3 or shape[0] not in (1, 3) or shape[1] != shape[2]:
+            raise ValueError(
+                f"predict_dir gives square images in grey or colour, and those of {type(images).__name__} are "
+                f"{list(shape)}"
+            )
+        names = image_names(root)
+        number = {name: position for position, name in enumerate(images.class_names or ())}
+        label = torch.tensor([number.get(name.split("/")[0], UNKNOWN) for name in names])
+        super().__init__(root, names, label, getattr(images, "crop", None) or Crop(shape[1], shape[1]))
+        self.grey = shape[0] == 1
+
+    def fetch(self, row: Tensor, uniform: Tensor | None) -> Tensor:
+        image = super().fetch(row, uniform)
+        if not self.grey:
+            return image
+        weight = torch.tensor([299, 587, 114]).view(1, 3, 1, 1)  # as Pillow's conversion to grey
+        return ((image.long() * weight).sum(dim=1, keepdim=True) + 500).div(1000, rounding_mode="floor").byte()

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules.arguments import at_least, within
+from datamodules.classification.image_folder import NewImages
 from datamodules.classification.image_sets import ImageSet, ImageSource
 from datamodules.classification.labelled_set import (
     SECOND,
@@ -21,7 +22,6 @@ from datamodules.classification.labelled_set import (
     label_table,
     stratified_split,
 )
-from datamodules.classification.new_images import NewImages
 from datamodules.corruptions.label_noise import FromCSV, LabelNoise
 from datamodules.corruptions.seeded import seeded
 from datamodules.loading.augmentation import Augmentation
