@@ -20,7 +20,7 @@ every epoch, where the paper draws it from N(0, delta^2) with a falling delta. T
 each batch; here each image has its own.
 
 Source: Kim and Ye, Noise2Score: Tweedie's Approach to Self-Supervised Image Denoising without Clean Images, NeurIPS
-2021, arXiv 2106.07009, equations 7 to 12.
+2021, arXiv 2106.07009; the formulas are those of the authors' code.
 """
 
 from typing import Any

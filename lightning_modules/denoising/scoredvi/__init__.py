@@ -11,6 +11,10 @@ trained on white Gaussian noise. lambda is 0.5, 1 or 2 by how noisy the image is
 mixture's mean, averaged over the steps: avg <- 0.9 avg + 0.1 sum_k rho_k mu_k, from avg = y. If the mean sigma is above
 0.05 at the end, the fit is made once more from other weights.
 
+Departures: the U-Net fills rows and columns that a pooling drops with zeros, not with their neighbours, which matters
+for sides that are no multiples of 16; rows and columns beyond a multiple of 4 are left out of the noise estimate, which
+the code refuses; and a sub-image without two weak patches counts as free of noise, as the code's nan does.
+
 Source: Cheng, Liu and Tan, Score Priors Guided Deep Variational Inference for Unsupervised Real-World Single Image
 Denoising, ICCV 2023, arXiv 2308.04682, equations 11 to 18, and the authors' code, whose order of one image a fit,
 batch normalisation in training mode, and gradient of rho from the prior's value it follows.
