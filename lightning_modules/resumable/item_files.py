@@ -1,7 +1,19 @@
 """One file for each item of a long piece of work; a file that is there is left alone, so a killed run continues."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from torch import Tensor
+
+
+def digest_of(*tensors: Tensor) -> str:
+    """Hash what a file is made from: tensors by their shapes and values, wherever they are."""
+    digest = hashlib.blake2b(digest_size=16)
+    for tensor in tensors:
+        digest.update(f"{tuple(tensor.shape)}".encode())
+        digest.update(tensor.cpu().contiguous().numpy().data)
+    return digest.hexdigest()
 
 
 def missing_items(

@@ -1,6 +1,5 @@
 """Validation, test and prediction of a module that restores images: the same for every method."""
 
-import hashlib
 import inspect
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from lightning_modules.interfaces import ImageColumn
 from lightning_modules.metrics.image_quality import ImageQuality
 from lightning_modules.networks.tiled import Inference
 from lightning_modules.random_numbers import generator_of, run_seed
-from lightning_modules.resumable.item_files import missing_items
+from lightning_modules.resumable.item_files import digest_of, missing_items
 from lightning_modules.resumable.settings_file import refuse_other_settings, write_settings
 from lightning_modules.training.logging import log_same
 
@@ -139,7 +138,7 @@ class RestorerSteps:
         sets = self._set_names("predict")
         folder = self._directory.joinpath("restored", *sets[dataloader_idx : dataloader_idx + 1])
         files = [folder / f"{name}.png" for name in batch["name"]]
-        digests = [digest_of(image) for image in batch["noisy"]]
+        digests = [digest_of(image.float()) for image in batch["noisy"]]
         rows = missing_items(files, digests, digest_in_png)
         if not rows:
             return []
@@ -169,13 +168,6 @@ def arguments_of(module: Any) -> dict[str, Any]:
         elif isinstance(value, bool | int | float | str):
             found[key] = value
     return found
-
-
-def digest_of(image: Tensor) -> str:
-    """Hash an image by its values, `[C, H, W]`."""
-    digest = hashlib.blake2b(f"{tuple(image.shape)}".encode(), digest_size=16)
-    digest.update(image.float().cpu().contiguous().numpy().data)
-    return digest.hexdigest()
 
 
 def levels_of(image: Tensor, brightest: int) -> Tensor:

@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader
 from datamodules.files.bayer import unpacked
 from lightning_modules.interfaces import Denoiser, ImageColumn, ImageMeasurer, PictureSource, Restorer, require
 from lightning_modules.metrics.image_quality import ImageQuality, psnr, ssim
-from lightning_modules.training.restorer import RestorerSteps, detailed_crops, digest_of, levels_of
+from lightning_modules.resumable.item_files import digest_of
+from lightning_modules.training.restorer import RestorerSteps, detailed_crops, levels_of
 from tests.trainers import quiet
 
 

@@ -1,6 +1,5 @@
 """Files of protected images; each has the hash of the image and the masks that it was made from."""
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from torch import Tensor
 from datamodules.batches import ProtectedImageBatch
 from datamodules.files.module_hash import hash_of_module
 from datamodules.files.png import digest_in_png, write_png
-from lightning_modules.resumable.item_files import missing_items
+from lightning_modules.resumable.item_files import digest_of, missing_items
 from lightning_modules.resumable.settings_file import refuse_other_settings, write_settings
 
 SETTINGS = (
@@ -27,11 +26,7 @@ def levels(image: Tensor) -> Tensor:
 
 def hash_of_given(image: Tensor, regions: Tensor) -> str:
     """Hash the levels of an image `[C, H, W]`, and its regions `[R, H, W]`, apart from empty ones."""
-    digest = hashlib.blake2b(digest_size=16)
-    for part in (levels(image), regions[regions.flatten(1).any(dim=1)]):
-        digest.update(f"{tuple(part.shape)}".encode())
-        digest.update(part.cpu().contiguous().numpy().data)
-    return digest.hexdigest()
+    return digest_of(levels(image), regions[regions.flatten(1).any(dim=1)])
 
 
 class ProtectionSteps:
