@@ -106,7 +106,8 @@ class RestorerSteps:
         if clean is not None:
             columns["estimate - clean"] = ImageColumn(estimate - clean, difference=True)
         detail = estimate if clean is None else clean
-        return columns | {f"{name}, x{ZOOM}": detailed_crops(image, detail) for name, image in shown.items()}
+        crops = detailed_crops(torch.cat(list(shown.values()), dim=1), detail).chunk(len(shown), dim=1)
+        return columns | {f"{name}, x{ZOOM}": crop for name, crop in zip(shown, crops, strict=True)}
 
     def on_predict_start(self: Any) -> None:
         # Asked for once, by every process: it is broadcast, and processes may have different numbers of batches.
@@ -187,11 +188,18 @@ def detailed_crops(image: Tensor, detail: Tensor) -> Tensor:
         `[B, C, H / ZOOM, W / ZOOM]`.
     """
     height, width = max(image.shape[2] // ZOOM, 1), max(image.shape[3] // ZOOM, 1)
-    grey = detail.float().mean(dim=1, keepdim=True)
-    mean, square = (torch.nn.functional.avg_pool2d(each, (height, width), stride=1) for each in (grey, grey.square()))
-    best = (square - mean.square()).flatten(1).argmax(dim=1)
+    grey = detail.cpu().double().mean(dim=1)
+    mean, square = (window_sums(each, height, width) / (height * width) for each in (grey, grey.square()))
+    best = (square - mean.square()).round(decimals=9).flatten(1).argmax(dim=1)  # of equal ones the first
     crops = []
     for row, place in enumerate(best.tolist()):
-        top, left = divmod(place, mean.shape[3])
+        top, left = divmod(place, mean.shape[2])
         crops.append(image[row, :, top : top + height, left : left + width])
     return torch.stack(crops)
+
+
+def window_sums(image: Tensor, height: int, width: int) -> Tensor:
+    """Sum images `[B, H, W]` over all windows of a size, `[B, H - height + 1, W - width + 1]`, from running sums."""
+    total = torch.nn.functional.pad(image.cumsum(dim=1).cumsum(dim=2), (1, 0, 1, 0))
+    rows = total[:, height:] - total[:, :-height]
+    return rows[:, :, width:] - rows[:, :, :-width]

@@ -16,7 +16,7 @@ from datamodules.files.bayer import unpacked
 from lightning_modules.interfaces import Denoiser, ImageColumn, ImageMeasurer, PictureSource, Restorer, require
 from lightning_modules.metrics.image_quality import ImageQuality, psnr, ssim
 from lightning_modules.resumable.item_files import digest_of
-from lightning_modules.training.restorer import RestorerSteps, detailed_crops, levels_of
+from lightning_modules.training.restorer import RestorerSteps, detailed_crops, levels_of, window_sums
 from tests.trainers import quiet
 
 
@@ -207,6 +207,22 @@ def test_crops_are_where_most_is_to_be_seen() -> None:
     assert crops.shape == (2, 1, 4, 6)
     assert torch.equal(crops[0], image[0, :, 8:12, 12:18])
     assert torch.equal(crops[1], image[1, :, :4, :6])
+
+
+def test_sums_over_windows_are_those_of_each_window() -> None:
+    image = torch.rand(2, 9, 7, dtype=torch.float64)
+    expected = image.unfold(1, 4, 1).unfold(2, 3, 1).sum(dim=(-2, -1))
+    torch.testing.assert_close(window_sums(image, 4, 3), expected)
+
+
+def test_crops_are_those_of_the_greatest_variance() -> None:
+    detail = torch.rand(3, 2, 21, 18)
+    crops = detailed_crops(detail, detail)
+    windows = detail.double().mean(dim=1).unfold(1, 5, 1).unfold(2, 4, 1)
+    best = windows.var(dim=(-2, -1), correction=0).flatten(1).argmax(dim=1).tolist()
+    for row, place in enumerate(best):
+        top, left = divmod(place, windows.shape[2])
+        assert torch.equal(crops[row], detail[row, :, top : top + 5, left : left + 4])
 
 
 def test_digests_tell_images_apart() -> None:
