@@ -20,76 +20,32 @@ arXiv 2206.10550.
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import DDIMScheduler, DDPMScheduler
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from datamodules.arguments import one_of, positive
+from datamodules.arguments import positive
 from datamodules.batches import LabelledImageBatch
 from lightning_modules.distributed.draws import draw_rows, draw_rows_like
 from lightning_modules.robustness.certificates.statistics import gaussian_radius
+from lightning_modules.sde.discrete import (
+    clean_estimate,
+    diffusion_target,
+    first_timestep,
+    noise_levels,
+    noised,
+    predicted,
+    scheduler_levels,
+    scheduler_prediction,
+)
 from lightning_modules.training.classifier import ClassifierSteps, accuracies
 from lightning_modules.training.logging import log_training
 from lightning_modules.training.optimizers import adamw, built, constant, trainable
-
-Prediction = Literal["epsilon", "v_prediction", "sample"]
-
-
-def noise_levels(alphas_cumprod: ArrayLike) -> NDArray[np.float64]:
-    """Compute s_t, the standard deviation of the noise in pixel units, from abar_t of any shape."""
-    abar = np.asarray(alphas_cumprod, dtype=np.float64)
-    return np.sqrt((1 - abar) / abar) / 2
-
-
-def first_timestep(sigma: float, alphas_cumprod: ArrayLike) -> int:
-    """Find t*, the first t with s_t >= sigma.
-
-    Args:
-        sigma: standard deviation of the noise, in pixel units.
-        alphas_cumprod: `[T]`, falling values of abar.
-
-    Raises:
-        ValueError: if no level has so much noise.
-    """
-    levels = noise_levels(alphas_cumprod)
-    t = int(np.searchsorted(levels, sigma))
-    if t == len(levels):
-        raise ValueError(f"sigma must be at most {levels[-1]:.4g}, the most noise of the scheduler, got {sigma}")
-    return t
-
-
-def clean_estimate(output: Tensor, noisy: Tensor, abar: float | Tensor, prediction: Prediction) -> Tensor:
-    """Compute the image in [-1, 1] that a diffusion model's output stands for, not clipped.
-
-    Args:
-        output: `[B, C, H, W]`, output of the model; further channels, of a learned variance, are left out.
-        noisy: `[B, C, H, W]`, x_t.
-        abar: abar_t, a number or `[B, 1, 1, 1]`.
-        prediction: quantity that the model predicts.
-    """
-    output = output[:, : noisy.shape[1]]
-    abar = torch.as_tensor(abar, dtype=noisy.dtype, device=noisy.device)
-    if prediction == "epsilon":
-        return (noisy - (1 - abar).sqrt() * output) / abar.sqrt()
-    if prediction == "v_prediction":
-        return abar.sqrt() * noisy - (1 - abar).sqrt() * output
-    return output
-
-
-def diffusion_target(image: Tensor, noise: Tensor, abar: Tensor, prediction: Prediction) -> Tensor:
-    """Compute a model's target at sqrt(abar) x + sqrt(1 - abar) e; abar `[B, 1, 1, 1]`, the others `[B, C, H, W]`."""
-    if prediction == "epsilon":
-        return noise
-    if prediction == "v_prediction":
-        return abar.sqrt() * noise - (1 - abar).sqrt() * image
-    return image
 
 
 class DenoisedSmoothing(ClassifierSteps, LightningModule):
@@ -102,8 +58,8 @@ class DenoisedSmoothing(ClassifierSteps, LightningModule):
     Args:
         network: classifier; maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`. In
             `lightning_modules.networks.resized.Resized` it sees them at another size.
-        denoiser: a U-Net of diffusers without conditions, for images of the data's size in [-1, 1]: called with x_t and
-            t `[B]`, its result has a `sample` `[B, C or 2 C, H, W]`.
+        denoiser: a network without conditions, for images of the data's size in [-1, 1]: called with x_t and t `[B]`,
+            it gives `[B, C or 2 C, H, W]` or, as a U-Net of diffusers, an object that has it as `sample`.
         scheduler: scheduler that the U-Net was trained with, of which levels and prediction type are used.
         num_classes: number of classes, K.
         timestep_scale: factor of the time that the U-Net is told; 1/4 for a model whose 4,000 levels count to 1,000.
@@ -129,22 +85,14 @@ class DenoisedSmoothing(ClassifierSteps, LightningModule):
         lr_scheduler: LRSchedulerCallable = constant,
     ) -> None:
         super().__init__()
-        schedule: Any = scheduler  # diffusers adds its attributes where they are not seen
-        config = schedule.config
-        one_of(get_args(Prediction), prediction_type=config.prediction_type)
         positive(timestep_scale=timestep_scale)
         self.network = network
         self.denoiser = denoiser
         self.num_classes = num_classes
         self.timestep_scale = timestep_scale
-        self.prediction: Prediction = config.prediction_type
-        abar = schedule.alphas_cumprod
-        if abar.is_meta:  # no values there; `from_config` would forget arguments that were given by their position
-            with torch.device("cpu"):
-                given = {key: value for key, value in config.items() if not key.startswith("_")}
-                abar = type(schedule)(**given).alphas_cumprod
-        self.levels = abar.double().cpu().numpy()
-        self.register_buffer("alphas_cumprod", abar.clone())
+        self.prediction = scheduler_prediction(scheduler)
+        self.levels = scheduler_levels(scheduler)
+        self.register_buffer("alphas_cumprod", torch.from_numpy(self.levels).float())
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.metrics = accuracies(num_classes)
@@ -160,7 +108,7 @@ class DenoisedSmoothing(ClassifierSteps, LightningModule):
         abar = float(self.levels[t])
         x_t = math.sqrt(abar) * (2 * noisy - 1)
         timestep = torch.full((len(noisy),), t, dtype=torch.int64, device=noisy.device)
-        output = self.denoiser(x_t, self._told(timestep)).sample
+        output = predicted(self.denoiser, x_t, self._told(timestep))
         return (clean_estimate(output, x_t, abar, self.prediction).clamp(-1, 1) + 1) / 2
 
     def _told(self, t: Tensor) -> Tensor:
@@ -199,9 +147,8 @@ class DenoisedSmoothing(ClassifierSteps, LightningModule):
         t = draw_rows(partial(torch.randint, len(self.levels)), (len(image),), image.device)
         abar = self.alphas_cumprod.to(image.dtype)[t].view(-1, 1, 1, 1)
         noise = draw_rows_like(torch.randn, image)
-        output = self.denoiser(abar.sqrt() * image + (1 - abar).sqrt() * noise, self._told(t)).sample
-        target = diffusion_target(image, noise, abar, self.prediction)
-        return F.mse_loss(output[:, : image.shape[1]], target)
+        output = predicted(self.denoiser, noised(image, noise, abar), self._told(t))
+        return F.mse_loss(output, diffusion_target(image, noise, abar, self.prediction))
 
     def configure_optimizers(self) -> Any:
         return built(self.optimizer, self.lr_scheduler, trainable(self.network, self.denoiser))

@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor, nn
 
@@ -15,20 +13,10 @@ from lightning_modules.networks import frozen
 from lightning_modules.resumable.tested_images import LabelledImage
 from lightning_modules.robustness.certificates.modes import Fixed
 from lightning_modules.robustness.certificates.votes import VoteCounter
-from lightning_modules.robustness.denoised_smoothing import (
-    DenoisedSmoothing,
-    Prediction,
-    clean_estimate,
-    diffusion_target,
-    first_timestep,
-    noise_levels,
-)
+from lightning_modules.robustness.denoised_smoothing import DenoisedSmoothing
+from lightning_modules.sde.discrete import Prediction, diffusion_target, noise_levels
 
 PREDICTIONS: list[Prediction] = ["epsilon", "v_prediction", "sample"]
-
-
-def levels(**options: Any) -> np.ndarray:
-    return DDPMScheduler(**options).alphas_cumprod.double().numpy()
 
 
 def rand(*shape: int, seed: int = 0) -> Tensor:
@@ -37,21 +25,6 @@ def rand(*shape: int, seed: int = 0) -> Tensor:
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-# levels
-
-
-@pytest.mark.parametrize(
-    ("schedule", "expected"),
-    [
-        ({"num_train_timesteps": 4000, "beta_schedule": "squaredcos_cap_v2"}, (1158, 1984, 2809)),
-        ({"num_train_timesteps": 1000, "beta_schedule": "linear"}, (145, 259, 396)),
-    ],
-    ids=["improved diffusion on CIFAR-10", "guided diffusion on ImageNet"],
-)
-def test_timesteps_are_those_of_the_published_code(schedule: dict[str, Any], expected: tuple[int, ...]) -> None:
-    assert tuple(first_timestep(sigma, levels(**schedule)) for sigma in (0.25, 0.5, 1.0)) == expected
 
 
 class Told(nn.Module):
@@ -92,44 +65,6 @@ def test_a_scheduler_may_be_given_its_arguments_by_their_position(kind: Any) -> 
     with torch.device("meta"):  # no tensor has values there, and the levels are known
         meta = DenoisedSmoothing(nn.Linear(2, 2), frozen(nn.Linear(2, 2)), kind(*arguments), num_classes=2)
     np.testing.assert_array_equal(meta.levels, module.levels)
-
-
-@given(sigma=st.floats(0.01, 5), num=st.sampled_from([50, 1000]))
-@settings(max_examples=50, deadline=None)
-def test_the_level_is_the_first_with_enough_noise(sigma: float, num: int) -> None:
-    abar = levels(num_train_timesteps=num, beta_schedule="squaredcos_cap_v2")
-    t = first_timestep(sigma, abar)
-    assert math.sqrt((1 - abar[t]) / abar[t]) >= 2 * sigma
-    assert t == 0 or math.sqrt((1 - abar[t - 1]) / abar[t - 1]) < 2 * sigma
-    assert t == next(i for i in range(num) if noise_levels(abar)[i] >= sigma)
-
-
-def test_more_noise_than_the_scheduler_has_is_refused() -> None:
-    abar = levels(num_train_timesteps=10, beta_start=0.01, beta_end=0.1)
-    most = float(noise_levels(abar)[-1])
-    assert first_timestep(most, abar) == 9
-    with pytest.raises(ValueError, match=rf"sigma must be at most {most:.4g}.*got 1\.5"):
-        first_timestep(1.5, abar)
-
-
-# one evaluation
-
-
-@settings(max_examples=30, deadline=None)
-@given(abar=st.floats(0.01, 0.99), seed=st.integers(0, 1000))
-def test_kinds_of_prediction_agree(abar: float, seed: int) -> None:
-    image, noise, weight = 2 * rand(3, 2, 4, 4, seed=seed) - 1, randn(3, 2, 4, 4, seed=seed), torch.tensor(abar)
-    weights = torch.full((3, 1, 1, 1), abar, dtype=torch.float64)
-    noisy = math.sqrt(abar) * image + math.sqrt(1 - abar) * noise
-    for prediction in PREDICTIONS:
-        output = diffusion_target(image, noise, weights, prediction)
-        torch.testing.assert_close(clean_estimate(output, noisy, abar, prediction), image, rtol=0, atol=1e-9)
-        with_variance = torch.cat([output, randn(3, 2, 4, 4, seed=seed + 1)], dim=1)
-        torch.testing.assert_close(clean_estimate(with_variance, noisy, weights, prediction), image, rtol=0, atol=1e-9)
-    # The same as diffusers says of v.
-    scheduler = DDPMScheduler(trained_betas=[1 - float(weight)])
-    velocity = scheduler.get_velocity(image, noise, torch.zeros(3, dtype=torch.int64))
-    torch.testing.assert_close(diffusion_target(image, noise, weights, "v_prediction"), velocity, rtol=0, atol=1e-5)
 
 
 class Oracle(nn.Module):

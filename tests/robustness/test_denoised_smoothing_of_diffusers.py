@@ -16,7 +16,8 @@ from lightning_modules.interfaces import Classifier, Denoiser, SmoothedClassifie
 from lightning_modules.networks import diffusers_model
 from lightning_modules.networks.mlp import MLP
 from lightning_modules.networks.resized import Resized
-from lightning_modules.robustness.denoised_smoothing import DenoisedSmoothing, Prediction, first_timestep, noise_levels
+from lightning_modules.robustness.denoised_smoothing import DenoisedSmoothing
+from lightning_modules.sde.discrete import Prediction, first_timestep, noise_levels
 from tests.robustness.smoothed_training.by_hand import assert_same_with_gradients
 from tests.robustness.test_denoised_smoothing import PREDICTIONS, Oracle, rand, randn
 

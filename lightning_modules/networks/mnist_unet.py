@@ -1,0 +1,86 @@
+"""A U-Net of half a million parameters for 28 x 28 grey images in 1,000 levels of noise, with weights to load.
+
+    block: LayerNorm over (C, H, W), conv, SiLU, conv, SiLU;   b(x, t): three blocks on x + W_2 SiLU(W_1 c(t))
+
+on the way down at 28, 14, 7 and 3 pixels with 10, 20, 40 and 40 channels, and up again with the maps of the way down
+concatenated. The sines of c(t) stand in its even columns and the cosines in its odd ones, with the frequencies
+10000^{-2j/100} of column j, where a pair has that of its sine. The last block of all does not normalise, though it has
+the parameters of it.
+
+Source: the tutorial on denoising diffusion probabilistic models by B. Pulfer, whose parameters have these names. The
+fixed table of c(t), which its files may hold as `time_embed.weight`, is computed here.
+"""
+
+import itertools
+
+import torch
+from torch import Tensor, nn
+
+FEATURES = 100
+
+
+def interleaved_embedding(time: Tensor, num_features: int) -> Tensor:
+    """c(t), `[B, num_features]` in single precision, of times `[B]`."""
+    column = torch.arange(0, num_features, 2, device=time.device, dtype=torch.float32)
+    angle = time.float()[:, None] * 10000.0 ** (-2 * column / num_features)
+    return torch.stack([angle.sin(), angle.cos()], dim=2).flatten(1)
+
+
+class _Block(nn.Module):
+    def __init__(self, inside: int, outside: int, size: int, normalize: bool = True) -> None:
+        super().__init__()
+        self.ln = nn.LayerNorm((inside, size, size))
+        self.conv1 = nn.Conv2d(inside, outside, 3, padding=1)
+        self.conv2 = nn.Conv2d(outside, outside, 3, padding=1)
+        self.act = nn.SiLU()
+        self.normalize = normalize
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.ln(x) if self.normalize else x
+        return self.act(self.conv2(self.act(self.conv1(x))))
+
+
+def _blocks(size: int, *channels: int) -> nn.Sequential:
+    return nn.Sequential(*(_Block(inside, outside, size) for inside, outside in itertools.pairwise(channels)))
+
+
+def _time(outside: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(FEATURES, outside), nn.SiLU(), nn.Linear(outside, outside))
+
+
+class MNISTUNet(nn.Module):
+    """Predicts the noise in images `[B, 1, 28, 28]`, those of the data in [-1, 1], at times `[B]` in 0..999.
+
+    `lightning_modules.networks.with_weights` gives it trained weights.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        a, b, c = 10, 20, 40
+        self.te1, self.te2, self.te3, self.te_mid = _time(1), _time(a), _time(b), _time(c)
+        self.te4, self.te5, self.te_out = _time(2 * c), _time(2 * b), _time(2 * a)
+        self.b1, self.b2, self.b3 = _blocks(28, 1, a, a, a), _blocks(14, a, b, b, b), _blocks(7, b, c, c, c)
+        self.b_mid = _blocks(3, c, b, b, c)
+        self.b4, self.b5 = _blocks(7, 2 * c, c, b, b), _blocks(14, 2 * b, b, a, a)
+        self.b_out = nn.Sequential(*_blocks(28, 2 * a, a, a), _Block(a, a, 28, normalize=False))
+        self.down1, self.down2 = (nn.Conv2d(channels, channels, 4, stride=2, padding=1) for channels in (a, b))
+        self.down3 = nn.Sequential(nn.Conv2d(c, c, 2), nn.SiLU(), nn.Conv2d(c, c, 4, 2, 1))
+        self.up1 = nn.Sequential(nn.ConvTranspose2d(c, c, 4, 2, 1), nn.SiLU(), nn.ConvTranspose2d(c, c, 2, 1))
+        self.up2, self.up3 = (nn.ConvTranspose2d(channels, channels, 4, 2, 1) for channels in (b, a))
+        self.conv_out = nn.Conv2d(a, 1, 3, padding=1)
+
+    def forward(self, image: Tensor, time: Tensor) -> Tensor:
+        if image.shape[1:] != (1, 28, 28):
+            raise ValueError(f"images must be [B, 1, 28, 28], got {list(image.shape)}")
+        embedding = interleaved_embedding(time, FEATURES).to(image.dtype)
+
+        def told(layer: nn.Module) -> Tensor:
+            return layer(embedding)[:, :, None, None]
+
+        large = self.b1(image + told(self.te1))
+        middle = self.b2(self.down1(large) + told(self.te2))
+        small = self.b3(self.down2(middle) + told(self.te3))
+        x = self.up1(self.b_mid(self.down3(small) + told(self.te_mid)))
+        x = self.up2(self.b4(torch.cat([small, x], dim=1) + told(self.te4)))
+        x = self.up3(self.b5(torch.cat([middle, x], dim=1) + told(self.te5)))
+        return self.conv_out(self.b_out(torch.cat([large, x], dim=1) + told(self.te_out)))

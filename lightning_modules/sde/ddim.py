@@ -1,0 +1,106 @@
+"""Denoising diffusion implicit models (DDIM): few steps from noise to an image, and back from an image to its noise.
+
+    x_s = sqrt(abar_s) x + sqrt(1 - abar_s - sigma^2) e + sigma z,
+    sigma^2 = eta^2 (1 - abar_s) / (1 - abar_t) (1 - abar_t / abar_s),
+
+with the model's estimates x and e at x_t. eta = 0 draws nothing: the path is an ordinary differential equation, along
+which an image can be encoded by the same step to a later time. eta = 1 over all T times is DDPM's ancestral sampler.
+
+A path is a list of times; -1 stands for the image itself, abar = 1.
+
+Source: Song, Meng and Ermon, Denoising Diffusion Implicit Models, ICLR 2021, arXiv 2010.02502, equations 12, 14 and 16.
+"""
+
+import copy
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from datamodules.arguments import within
+from lightning_modules.sde.discrete import Prediction, clean_estimate, noise_estimate, predicted
+
+
+def scheduler_path(scheduler: Any, num_steps: int) -> list[int]:
+    """List the times from noise to an image as a scheduler of diffusers spaces them, `[num_steps + 1]`.
+
+    The last one is -1, or 0 for a scheduler with `set_alpha_to_one: false`. Reversed, it leads back to noise.
+
+    Raises:
+        ValueError: if the scheduler has fewer times.
+    """
+    within(1, scheduler.config.num_train_timesteps, num_steps=num_steps)
+    spaced = copy.deepcopy(scheduler)
+    spaced.set_timesteps(num_steps)
+    return [*spaced.timesteps.tolist(), -1 if scheduler.config.get("set_alpha_to_one", True) else 0]
+
+
+def level(abar: ArrayLike, t: int) -> float:
+    """Read abar_t out of `[T]`; that of time -1 is 1."""
+    return 1.0 if t < 0 else float(np.asarray(abar)[t])
+
+
+def ddim_deviation(abar: float, abar_to: float, eta: float = 1.0) -> float:
+    """Compute sigma, the standard deviation of the noise that a step from abar to abar_to adds."""
+    if abar_to <= abar:
+        return 0.0
+    return eta * ((1 - abar_to) / (1 - abar) * (1 - abar / abar_to)) ** 0.5
+
+
+def ddim_step(
+    clean: Tensor, noise: Tensor, abar_to: float, deviation: float = 0.0, drawn: Tensor | None = None
+) -> Tensor:
+    """Move to the level abar_to, which may have less noise or more.
+
+    Args:
+        clean: estimate of x, `[B, C, H, W]` in [-1, 1].
+        noise: estimate of e.
+        abar_to: abar_s.
+        deviation: sigma, see `ddim_deviation`.
+        drawn: z, standard normal; needed where `deviation` is not 0.
+    """
+    moved = abar_to**0.5 * clean + max(1 - abar_to - deviation**2, 0.0) ** 0.5 * noise
+    return moved if drawn is None else moved + deviation * drawn
+
+
+def ddim(
+    model: Callable[..., Any],
+    x: Tensor,
+    times: Sequence[int],
+    abar: ArrayLike,
+    prediction: Prediction = "epsilon",
+    eta: float = 0.0,
+    draw: Callable[[Tensor], Tensor] = torch.randn_like,
+    clip: bool = False,
+    told: Sequence[int] | None = None,
+) -> Tensor:
+    """Move images along a path of times: falling ones make images of noise, rising ones encode images as noise.
+
+    Args:
+        model: called with x_t and t `[B]`, see `predicted`.
+        x: `[B, C, H, W]` at the first time.
+        times: the path, see `scheduler_path`.
+        abar: `[T]`, on the host.
+        prediction: quantity that the model predicts.
+        eta: in [0, 1], amount of fresh noise on the way to images; none is added on the way back.
+        draw: gives standard normal noise of the shape of a tensor; for `eta` above 0.
+        clip: bring each estimate of the image to [-1, 1]; that of the noise stays.
+        told: the time that the model is told in each step, one fewer than `times`. By default the time that the step
+            begins at, and 0 for an image; diffusers' inverse scheduler tells it the time that the step ends at.
+
+    Returns:
+        `[B, C, H, W]` at the last time.
+    """
+    within(0, 1, eta=eta)
+    for step, (t, s) in enumerate(itertools.pairwise(times)):
+        here, there = level(abar, t), level(abar, s)
+        output = predicted(model, x, max(t, 0) if told is None else told[step])
+        clean, noise = (estimate(output, x, here, prediction) for estimate in (clean_estimate, noise_estimate))
+        deviation = ddim_deviation(here, there, eta)
+        drawn = draw(x) if deviation else None
+        x = ddim_step(clean.clamp(-1, 1) if clip else clean, noise, there, deviation, drawn)
+    return x

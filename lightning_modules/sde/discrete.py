@@ -1,0 +1,144 @@
+"""Diffusion in T discrete steps: levels of noise, and the quantities that a model may predict.
+
+    x_t = sqrt(abar_t) x + sqrt(1 - abar_t) e,   e ~ N(0, I),
+
+of an image x in [-1, 1]. A model that is called with x_t and t predicts e (epsilon), x (sample), or
+v = sqrt(abar_t) e - sqrt(1 - abar_t) x (v_prediction); each gives the other two.
+
+Levels abar are numbers or `[B, 1, 1, 1]`; a scheduler of diffusers says them for each t.
+
+Source: Ho, Jain and Abbeel, Denoising Diffusion Probabilistic Models, NeurIPS 2020, arXiv 2006.11239; Salimans and Ho,
+Progressive Distillation for Fast Sampling of Diffusion Models, ICLR 2022, arXiv 2202.00512, for v.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from datamodules.arguments import one_of
+
+Prediction = Literal["epsilon", "v_prediction", "sample"]
+
+
+def scheduler_levels(scheduler: Any) -> NDArray[np.float64]:
+    """Read abar, `[T]`, of a scheduler of diffusers, also of one that was made on the meta device."""
+    abar = scheduler.alphas_cumprod
+    if abar.is_meta:  # no values there; `from_config` would forget arguments that were given by their position
+        with torch.device("cpu"):
+            given = {key: value for key, value in scheduler.config.items() if not key.startswith("_")}
+            abar = type(scheduler)(**given).alphas_cumprod
+    return abar.double().cpu().numpy()
+
+
+def scheduler_prediction(scheduler: Any) -> Prediction:
+    """Read which quantity the model of a scheduler of diffusers predicts.
+
+    Raises:
+        ValueError: if it is none of epsilon, v_prediction and sample.
+    """
+    prediction = scheduler.config.prediction_type
+    one_of(get_args(Prediction), prediction_type=prediction)
+    return prediction
+
+
+def noise_levels(alphas_cumprod: ArrayLike) -> NDArray[np.float64]:
+    """Compute the standard deviation of the noise in pixel units from abar of any shape.
+
+    x_t / sqrt(abar_t), with pixels in [0, 1], is an image under noise of s_t = sqrt((1 - abar_t) / abar_t) / 2.
+    """
+    abar = np.asarray(alphas_cumprod, dtype=np.float64)
+    return np.sqrt((1 - abar) / abar) / 2
+
+
+def first_timestep(sigma: float, alphas_cumprod: ArrayLike) -> int:
+    """Find the first t with s_t >= sigma.
+
+    Args:
+        sigma: standard deviation of the noise, in pixel units.
+        alphas_cumprod: `[T]`, falling values of abar.
+
+    Raises:
+        ValueError: if no level has so much noise.
+    """
+    levels = noise_levels(alphas_cumprod)
+    t = int(np.searchsorted(levels, sigma))
+    if t == len(levels):
+        raise ValueError(f"sigma must be at most {levels[-1]:.4g}, the most noise of the scheduler, got {sigma}")
+    return t
+
+
+def noised(image: Tensor, noise: Tensor, abar: float | Tensor) -> Tensor:
+    """Compute x_t from an image in [-1, 1] and standard normal noise, both `[B, C, H, W]`."""
+    abar = _like(abar, image)
+    return abar.sqrt() * image + (1 - abar).sqrt() * noise
+
+
+def predicted(model: Callable[..., Any], noisy: Tensor, t: int | Tensor) -> Tensor:
+    """Evaluate a model at one time or at a time for each image.
+
+    Args:
+        model: called with x_t and t `[B]`; gives a tensor, or an object with a tensor `sample` as diffusers' networks.
+        noisy: x_t, `[B, C, H, W]`.
+        t: a number or `[B]`.
+
+    Returns:
+        `[B, C, H, W]`; further channels, of a learned variance, are left out.
+    """
+    if not isinstance(t, Tensor):
+        t = torch.full((len(noisy),), t, dtype=torch.int64, device=noisy.device)
+    output = model(noisy, t)
+    output = output if isinstance(output, Tensor) else output.sample
+    return output[:, : noisy.shape[1]]
+
+
+def clean_estimate(output: Tensor, noisy: Tensor, abar: float | Tensor, prediction: Prediction) -> Tensor:
+    """Compute the image in [-1, 1] that a diffusion model's output stands for, not clipped.
+
+    Args:
+        output: `[B, C, H, W]`, output of the model; further channels, of a learned variance, are left out.
+        noisy: `[B, C, H, W]`, x_t.
+        abar: abar_t, a number or `[B, 1, 1, 1]`.
+        prediction: quantity that the model predicts.
+    """
+    output = output[:, : noisy.shape[1]]
+    abar = _like(abar, noisy)
+    if prediction == "epsilon":
+        return (noisy - (1 - abar).sqrt() * output) / abar.sqrt()
+    if prediction == "v_prediction":
+        return abar.sqrt() * noisy - (1 - abar).sqrt() * output
+    return output
+
+
+def noise_estimate(output: Tensor, noisy: Tensor, abar: float | Tensor, prediction: Prediction) -> Tensor:
+    """Compute the standard normal noise e that a diffusion model's output stands for.
+
+    Args:
+        output: `[B, C, H, W]`, output of the model; further channels, of a learned variance, are left out.
+        noisy: `[B, C, H, W]`, x_t.
+        abar: abar_t, a number or `[B, 1, 1, 1]`; below 1 where the model predicts the image.
+        prediction: quantity that the model predicts.
+    """
+    output = output[:, : noisy.shape[1]]
+    abar = _like(abar, noisy)
+    if prediction == "epsilon":
+        return output
+    if prediction == "v_prediction":
+        return abar.sqrt() * output + (1 - abar).sqrt() * noisy
+    return (noisy - abar.sqrt() * output) / (1 - abar).sqrt()
+
+
+def diffusion_target(image: Tensor, noise: Tensor, abar: Tensor, prediction: Prediction) -> Tensor:
+    """Compute a model's target at sqrt(abar) x + sqrt(1 - abar) e; abar `[B, 1, 1, 1]`, the others `[B, C, H, W]`."""
+    if prediction == "epsilon":
+        return noise
+    if prediction == "v_prediction":
+        return abar.sqrt() * noise - (1 - abar).sqrt() * image
+    return image
+
+
+def _like(abar: float | Tensor, image: Tensor) -> Tensor:
+    return torch.as_tensor(abar, dtype=image.dtype, device=image.device)
