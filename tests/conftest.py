@@ -6,12 +6,14 @@ With one thread sums are taken in one order, and the suite leaves the other core
 import os
 from collections import defaultdict
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from experiments.command_line import CommandLine
+from tests.tiny_pipelines import save_text_to_image, save_unconditional, save_xl
 from tests.two_processes import Process, TwoProcesses, start_two
 
 torch.set_num_threads(1)
@@ -47,6 +49,27 @@ def _parsers_are_built_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(CommandLine, "setup_parser", setup_parser)
         yield
+
+
+# tiny pipelines of diffusers
+
+
+@pytest.fixture(scope="session")
+def text_to_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny Stable Diffusion pipeline."""
+    return save_text_to_image(tmp_path_factory.mktemp("text_to_image"))
+
+
+@pytest.fixture(scope="session")
+def xl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny SDXL pipeline."""
+    return save_xl(tmp_path_factory.mktemp("xl"))
+
+
+@pytest.fixture(scope="session")
+def unconditional(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny DDPM pipeline of grey images, 8 x 8."""
+    return save_unconditional(tmp_path_factory.mktemp("unconditional"))
 
 
 # what tests cost

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lightning_modules.networks.adaptation import Precision, adapted
 from lightning_modules.networks.normalized import Normalized
+from lightning_modules.networks.pipelines import need_transformers
 from lightning_modules.networks.weights import from_pretrained
 
 Features = Literal["pooled", "first_token", "mean_token", "projected"]
@@ -90,10 +91,9 @@ def transformers_model(
         ValueError: if it is no vision network, the weights do not fit it, or an argument does not.
         ImportError: if transformers, or for lora peft, is not installed.
     """
-    try:
-        import transformers
-    except ImportError as error:
-        raise ImportError("transformers_model needs transformers: pip install 'noiseworks[pipelines]'") from error
+    need_transformers("transformers_model")
+    import transformers
+
     if features not in get_args(Features):
         raise ValueError(f"features must be one of {', '.join(get_args(Features))}, got {features!r}")
     if tuning == "linear_probe" and num_classes == 0:

@@ -13,7 +13,6 @@ Source: Radford et al., Learning Transferable Visual Models From Natural Languag
 """
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_modules.full_precision import in_full_precision
+from lightning_modules.networks.pipelines import need_transformers
 
 
 def directional_similarity(edit: Tensor, source: Tensor, prompt: Tensor, source_text: Tensor) -> Tensor:
@@ -52,8 +52,7 @@ class CLIP:
     """
 
     def __init__(self, model: str) -> None:
-        if find_spec("transformers") is None:
-            raise ImportError("CLIP similarity needs transformers: pip install 'noiseworks[pipelines]'")
+        need_transformers("CLIP similarity")
         from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
         path = str(Path(model).expanduser()) if Path(model).expanduser().is_dir() else model

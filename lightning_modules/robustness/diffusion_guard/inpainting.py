@@ -10,7 +10,7 @@ part blanked. Images are in [0, 1] outside and in [-1, 1] inside.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datamodules.arguments import within
-from lightning_modules.networks import diffusers_model
+from lightning_modules.networks import adapted, frozen
+from lightning_modules.networks.pipelines import diffusers_pipeline
 
 
 class Inpainter(nn.Module, ABC):
@@ -196,35 +197,23 @@ class StableDiffusionInpainter(Inpainter):
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        from importlib.util import find_spec
-
-        if find_spec("transformers") is None:
-            raise ImportError("StableDiffusionInpainter needs transformers: pip install 'noiseworks[pipelines]'")
         from diffusers import PNDMScheduler
-        from transformers import CLIPTextModel, CLIPTokenizer
 
-        options: dict[str, Any] = {"tuning": "frozen", "gradient_checkpointing": gradient_checkpointing}
-        self.network = diffusers_model(pipeline, subfolder="unet", **options)
-        channels = self.network.config.in_channels  # type: ignore[union-attr]
+        parts = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+        self.pipeline = diffusers_pipeline(pipeline, parts, pipeline_class="StableDiffusionInpaintPipeline")
+        self.pipeline.scheduler = PNDMScheduler.from_config(self.pipeline.scheduler.config)
+        self.pipeline.set_progress_bar_config(disable=True)
+        channels = self.pipeline.unet.config.in_channels
         if channels != 9:
             raise ValueError(
                 f"pipeline: the U-Net of {pipeline} takes {channels} channels, and that of an inpainting model takes 9"
             )
-        self.vae = diffusers_model(pipeline, subfolder="vae", **options)
-        local = Path(pipeline).expanduser().is_dir()
-        try:
-            with torch.device("cpu"):
-                self.text_encoder = CLIPTextModel.from_pretrained(
-                    pipeline, subfolder="text_encoder", local_files_only=local
-                )
-            self.tokenizer = CLIPTokenizer.from_pretrained(pipeline, subfolder="tokenizer", local_files_only=local)
-            self.scheduler = PNDMScheduler.from_pretrained(pipeline, subfolder="scheduler", local_files_only=local)
-        except OSError as error:
-            raise FileNotFoundError(
-                f"{pipeline} lacks text_encoder, tokenizer or scheduler: expected a folder as "
-                f"StableDiffusionInpaintPipeline.save_pretrained writes it ({' '.join(str(error).split())})"
-            ) from error
-        self.text_encoder.requires_grad_(False).eval()
+        fixed = partial(adapted, tuning="frozen", gradient_checkpointing=gradient_checkpointing)
+        self.network = fixed(self.pipeline.unet)
+        self.vae = fixed(self.pipeline.vae)
+        self.text_encoder = frozen(self.pipeline.text_encoder)
+        self.tokenizer = self.pipeline.tokenizer
+        self.scheduler = self.pipeline.scheduler
         self.num_inference_steps = num_inference_steps
         self.guidance_scale = guidance_scale
         self._empty_prompt: Tensor | None = None
@@ -262,20 +251,7 @@ class StableDiffusionInpainter(Inpainter):
 
     @torch.no_grad()
     def edit(self, image: Tensor, keep: Tensor, prompts: Sequence[str], noise: Tensor) -> Tensor:
-        from diffusers import StableDiffusionInpaintPipeline
-
-        pipeline: Any = StableDiffusionInpaintPipeline(
-            vae=self.vae,
-            text_encoder=self.text_encoder,
-            tokenizer=self.tokenizer,
-            unet=self.network,
-            scheduler=self.scheduler,
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        )
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline(
+        return self.pipeline(
             prompt=list(prompts),
             image=image,  # in [0, 1]: of what has no negative pixel, [-1, 1] would be taken for [0, 1]
             mask_image=1 - keep,

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, PNDMScheduler, UNet2DConditionModel, UNet2DModel
+from diffusers import DDIMScheduler, PNDMScheduler, UNet2DModel
 from torch import Tensor, nn
 
 from lightning_modules.robustness.diffusion_guard.inpainting import PixelInpainter, StableDiffusionInpainter
@@ -148,12 +148,8 @@ def test_its_edit_of_an_image_is_the_same_in_whatever_batch(pipeline: Path) -> N
     torch.testing.assert_close(together, torch.cat(alone))
 
 
-def test_a_pipeline_that_does_not_fit_is_named(pipeline: Path, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no diffusers network"):
+def test_a_pipeline_that_does_not_fit_is_named(text_to_image: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no pipeline at"):
         StableDiffusionInpainter(str(tmp_path / "nowhere"))
-    UNet2DConditionModel(
-        in_channels=4, block_out_channels=(8,), down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",),
-        mid_block_type=None, norm_num_groups=4, layers_per_block=1,
-    ).save_pretrained(tmp_path / "unet")  # fmt: skip
     with pytest.raises(ValueError, match="takes 4 channels, and that of an inpainting model takes 9"):
-        StableDiffusionInpainter(str(tmp_path))
+        StableDiffusionInpainter(str(text_to_image))

@@ -1,21 +1,14 @@
 """A tiny CLIP model with random weights, saved to disk as transformers saves one."""
 
-import json
 from pathlib import Path
 
 import torch
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
+
+from tests.tiny_pipelines import save_tokenizer
 
 VOCABULARY = ["<|startoftext|>", "<|endoftext|>", "a", "c", "t", "d", "o", "g", "a</w>", "t</w>", "g</w>"]
 """Tokens of `a`, `cat` and `dog`, a letter each."""
-
-
-def save_tokenizer(folder: Path, words: list[str]) -> CLIPTokenizer:
-    """Save a tokenizer of these words between a beginning and an end, in texts of eight tokens."""
-    vocabulary = {token: number for number, token in enumerate(["<|startoftext|>", "<|endoftext|>", *words])}
-    (folder / "vocab.json").write_text(json.dumps(vocabulary))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    return CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=8)
 
 
 def save_tiny_clip(folder: Path, size: int = 16) -> Path:

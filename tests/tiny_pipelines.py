@@ -1,0 +1,129 @@
+"""Tiny pipelines of diffusers with random weights, made without a network and saved as diffusers saves them.
+
+Fixtures of `tests/conftest.py` save each once a session.
+"""
+
+import json
+import string
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+LETTERS = [*string.ascii_lowercase, *string.digits]
+VOCABULARY = [*LETTERS, *(f"{letter}</w>" for letter in LETTERS)]
+"""A token for each letter: without merges, CLIP's tokenizer takes words apart."""
+STABLE_DIFFUSION = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+
+
+def save_tokenizer(folder: Path, words: list[str], length: int = 8) -> Any:
+    """Save a tokenizer of these words between a beginning and an end, in texts of `length` tokens."""
+    from transformers import CLIPTokenizer
+
+    vocabulary = {token: number for number, token in enumerate(["<|startoftext|>", "<|endoftext|>", *words])}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    return CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=length)
+
+
+def text_encoder(words: list[str], length: int = 8, width: int = 16, projection: int | None = None) -> Any:
+    """Build CLIP's text encoder with weights large enough for texts to differ."""
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    config = CLIPTextConfig(
+        hidden_size=width, intermediate_size=width, num_hidden_layers=2, num_attention_heads=2,
+        vocab_size=2 + len(words), max_position_embeddings=length, bos_token_id=0, eos_token_id=1, pad_token_id=1,
+        projection_dim=projection or width,
+    )  # fmt: skip
+    encoder = CLIPTextModel(config) if projection is None else CLIPTextModelWithProjection(config)
+    for parameter in encoder.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return encoder
+
+
+def autoencoder(channels: tuple[int, ...] = (4, 8), scaling_factor: float = 0.18215) -> Any:
+    """Build an autoencoder of images of 16 x 16 whose latents are `[4, 8, 8]`."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        block_out_channels=channels, down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=4, norm_num_groups=4, layers_per_block=1,
+        sample_size=16, scaling_factor=scaling_factor,
+    )  # fmt: skip
+
+
+def conditional_unet(in_channels: int = 4, width: int = 16, **more: Any) -> Any:
+    """Build a U-Net of latents `[in_channels, 8, 8]` that looks at texts of the given width."""
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel(
+        sample_size=8, in_channels=in_channels, out_channels=4, block_out_channels=(8, 16), layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=width, attention_head_dim=4, norm_num_groups=4, **more,
+    )  # fmt: skip
+
+
+def save_text_to_image(folder: Path, prediction_type: str = "epsilon") -> Path:
+    """Save a Stable Diffusion pipeline: images of 16 x 16, texts of 16 letters, a DDIM scheduler."""
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    scheduler = DDIMScheduler(
+        **STABLE_DIFFUSION, set_alpha_to_one=False, clip_sample=False, prediction_type=prediction_type
+    )
+    StableDiffusionPipeline(
+        vae=autoencoder(), text_encoder=text_encoder(VOCABULARY, 16),
+        tokenizer=save_tokenizer(folder, VOCABULARY, 16), unet=conditional_unet(), scheduler=scheduler,
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    ).save_pretrained(folder / "saved")  # fmt: skip
+    return folder / "saved"
+
+
+def save_xl(folder: Path) -> Path:
+    """Save an SDXL pipeline, with its two text encoders: images of 16 x 16, texts of 16 letters."""
+    from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
+
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    tokenizer = save_tokenizer(folder, VOCABULARY, 16)
+    unet = conditional_unet(
+        width=32, addition_embed_type="text_time", addition_time_embed_dim=8, use_linear_projection=True,
+        projection_class_embeddings_input_dim=6 * 8 + 16, transformer_layers_per_block=(1, 2),
+    )  # fmt: skip
+    StableDiffusionXLPipeline(
+        vae=autoencoder(scaling_factor=0.13025), text_encoder=text_encoder(VOCABULARY, 16),
+        text_encoder_2=text_encoder(VOCABULARY, 16, projection=16), tokenizer=tokenizer, tokenizer_2=tokenizer,
+        unet=unet, scheduler=EulerDiscreteScheduler(**STABLE_DIFFUSION), add_watermarker=False,
+    ).save_pretrained(folder / "saved")  # fmt: skip
+    return folder / "saved"
+
+
+def save_inpainting(folder: Path) -> Path:
+    """Save a Stable Diffusion inpainting pipeline, whose U-Net takes 9 channels, with its PNDM scheduler."""
+    from diffusers import PNDMScheduler, StableDiffusionInpaintPipeline
+
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    words = ["a</w>", "cat</w>"]
+    StableDiffusionInpaintPipeline(
+        vae=autoencoder(), text_encoder=text_encoder(words), tokenizer=save_tokenizer(folder, words),
+        unet=conditional_unet(in_channels=9), scheduler=PNDMScheduler(skip_prk_steps=True, steps_offset=1),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    ).save_pretrained(folder / "saved")  # fmt: skip
+    return folder / "saved"
+
+
+def save_unconditional(folder: Path, size: int = 8, channels: int = 1) -> Path:
+    """Save a DDPM pipeline of a `UNet2DModel` in pixel space."""
+    from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+
+    torch.manual_seed(0)
+    unet = UNet2DModel(
+        sample_size=size, in_channels=channels, out_channels=channels, block_out_channels=(8, 16), layers_per_block=1,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        norm_num_groups=4, attention_head_dim=4,
+    )  # fmt: skip
+    DDPMPipeline(unet=unet, scheduler=DDPMScheduler(clip_sample=True)).save_pretrained(folder / "saved")
+    return folder / "saved"
