@@ -1,0 +1,135 @@
+"""Linear operators that act along columns and along rows: means of blocks, bicubic reduction and blur."""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from datamodules.arguments import at_least, positive
+from datamodules.corruptions.operators.interface import LinearOperator
+
+LEAST_SINGULAR_VALUE = 0.03
+"""Those of a matrix below it count as nought, in the operator as in its inverse, which would enlarge noise."""
+
+
+class Separable(LinearOperator):
+    """y = A x A^T in every channel, with A made for the height and for the width of the image.
+
+    Then H = A (x) A, H^T = A^T (x) A^T and H^+ = A^+ (x) A^+. Of A, singular values below 0.03 are set to nought.
+    """
+
+    factor: int = 1
+    """Pixels of an image for one that is measured, along each axis."""
+
+    @abstractmethod
+    def matrix(self, size: int) -> NDArray[np.float64]:
+        """Make A, `[size / factor, size]`."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        height, width = (_parts(self, size, image.dtype, image.device)[0] for size in image.shape[-2:])
+        return height @ image @ width.T
+
+    def transpose(self, measured: Tensor) -> Tensor:
+        height, width = (part[0] for part in self._parts_of_measured(measured))
+        return height.T @ measured @ width
+
+    def pseudo_inverse(self, measured: Tensor) -> Tensor:
+        height, width = (part[1] for part in self._parts_of_measured(measured))
+        return height @ measured @ width.T
+
+    def _parts_of_measured(self, measured: Tensor) -> list[tuple[Tensor, Tensor]]:
+        sizes = (size * self.factor for size in measured.shape[-2:])
+        return [_parts(self, size, measured.dtype, measured.device) for size in sizes]
+
+
+@lru_cache(maxsize=64)
+def _parts(operator: Separable, size: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """A and A^+ without the small singular values."""
+    if size % operator.factor:
+        raise ValueError(f"{type(operator).__name__} needs sides that are multiples of {operator.factor}, got {size}")
+    u, s, vt = np.linalg.svd(operator.matrix(size), full_matrices=False)
+    kept = s >= LEAST_SINGULAR_VALUE
+    u, s, vt = u[:, kept], s[kept], vt[kept]
+    matrices = (u * s) @ vt, (vt.T / s) @ u.T
+    with torch.inference_mode(False):  # they may be used where gradients are taken
+        a, inverse = (torch.from_numpy(each).to(device, dtype) for each in matrices)
+    return a, inverse
+
+
+@dataclass(frozen=True)
+class BlockMean(Separable):
+    """Reduce an image by the mean of blocks; its pseudo-inverse repeats pixels.
+
+    Args:
+        factor: side of a block, in pixels.
+    """
+
+    factor: int = 4
+
+    def __post_init__(self) -> None:
+        at_least(2, factor=self.factor)
+
+    def matrix(self, size: int) -> NDArray[np.float64]:
+        return np.kron(np.eye(size // self.factor), np.full((1, self.factor), 1 / self.factor))
+
+
+@dataclass(frozen=True)
+class Bicubic(Separable):
+    """Reduce an image by a bicubic kernel (a = -1/2) of 4 factor taps, with reflected borders.
+
+    Args:
+        factor: pixels of an image for one of the reduced one, along each axis.
+    """
+
+    factor: int = 4
+
+    def __post_init__(self) -> None:
+        at_least(2, factor=self.factor)
+
+    def matrix(self, size: int) -> NDArray[np.float64]:
+        taps = 4 * self.factor
+        distance = np.abs(np.arange(taps) - taps // 2 + 0.5) / self.factor
+        near = 1.5 * distance**3 - 2.5 * distance**2 + 1
+        far = -0.5 * distance**3 + 2.5 * distance**2 - 4 * distance + 2
+        kernel = np.where(distance <= 1, near, far)
+        centre = np.arange(size // self.factor) * self.factor + self.factor // 2
+        place = (centre[:, None] - taps // 2 + np.arange(taps)) % (2 * size)
+        place = np.where(place < size, place, 2 * size - 1 - place)
+        matrix = np.zeros((len(centre), size))
+        np.add.at(matrix, (np.arange(len(centre))[:, None], place), kernel / kernel.sum())
+        return matrix
+
+
+@dataclass(frozen=True)
+class Blur(Separable):
+    """Blur an image by a Gaussian of a few taps, with grey beyond the borders.
+
+    The code of DDRM and RED-diff leaves the last tap out, and gives channels and frequencies of images in colour each
+    other's singular values, so that its blur is none of this kind; numbers published with it are not comparable.
+
+    Args:
+        taps: length of the kernel, odd.
+        deviation: standard deviation of the Gaussian, in pixels; infinity gives equal weights.
+
+    Raises:
+        ValueError: if `taps` is even or below 3, or `deviation` not positive.
+    """
+
+    taps: int = 5
+    deviation: float = 25.0
+
+    def __post_init__(self) -> None:
+        at_least(3, taps=self.taps)
+        positive(deviation=self.deviation)
+        if self.taps % 2 == 0:
+            raise ValueError(f"taps must be odd, got {self.taps}")
+
+    def matrix(self, size: int) -> NDArray[np.float64]:
+        reach = self.taps // 2
+        kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / self.deviation) ** 2)
+        offset = np.arange(size) - np.arange(size)[:, None]
+        return np.where(np.abs(offset) <= reach, (kernel / kernel.sum())[offset.clip(-reach, reach) + reach], 0.0)
