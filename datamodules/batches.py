@@ -117,6 +117,26 @@ class ImagePairBatch(TypedDict):
     """In testing and prediction: the stored value that stands for 1, 255 for images of 8 bits."""
 
 
+class MeasuredImageBatch(TypedDict):
+    """Images of which something was measured, as their visible part, a small image or the magnitudes of frequencies."""
+
+    clean: NotRequired[Tensor]
+    """`[B, C, H, W]`, float32 in [0, 1]: in training, and ground truth where it is known, for metrics only."""
+    measured: NotRequired[Tensor]
+    """`[B, ...]`, float32, in testing and prediction: H x + noise, for the clean images x in [-1, 1]."""
+    noisy: NotRequired[Tensor]
+    """`[B, C, H, W]`, float32, in testing and prediction: the operator's pseudo-inverse of `measured`, in the units of
+    clean images."""
+    index: Tensor
+    """`[B]`, int64: position in the set, from which the operator knows each image's mask, where it has one."""
+    global_size: int
+    """Samples of this batch over all processes."""
+    name: NotRequired[list[str]]
+    """Of each image, in testing and prediction: the name of its file without suffix."""
+    brightest: NotRequired[int]
+    """In testing and prediction: the stored value that stands for 1, 255 for images of 8 bits."""
+
+
 def local_size(batch: Any) -> int:
     """Samples of a batch on this process: of `index`, which every DataModule here gives, or else of the first tensor.
 

@@ -135,10 +135,7 @@ class ImagePairs(SeededBatches):
         if self.training is not None:
             images = self.training.images("training")
             name = type(self.training).__name__
-            if images.noisy is not None and self.noise is not None:
-                raise ValueError(f"{name} has noisy images of its own: leave data.noise out")
-            if images.noisy is None and self.noise is None:
-                raise ValueError(f"{name} has clean images alone: set data.noise")
+            self.check_noise_of_training(images, name)
             self.train_set = Patches(images, self.patch_size, self.patches_per_image, name, self.seed)
             if self.noise is not None and self.fixed_noise:
                 self.train_set.keep_noise(self.noise)
@@ -146,6 +143,13 @@ class ImagePairs(SeededBatches):
             self.train_set.on_device = self.train_set.num_bytes <= room(device)
         if self.validation is not None:
             self.validation_set = self._whole(self.validation, "validation")
+
+    def check_noise_of_training(self, images: Images, name: str) -> None:
+        """Refuse noise for images that have theirs, and none for those that have not."""
+        if images.noisy is not None and self.noise is not None:
+            raise ValueError(f"{name} has noisy images of its own: leave data.noise out")
+        if images.noisy is None and self.noise is None:
+            raise ValueError(f"{name} has clean images alone: set data.noise")
 
     def set_up_test(self) -> None:
         if not self.tests:
@@ -182,8 +186,7 @@ class ImagePairs(SeededBatches):
             ways = sample_uniform(self.seed, visit, index, count=3, stream=1)
             cut = {key: flipped_and_transposed(image, ways) for key, image in cut.items()}
         cut = {key: self._in_unit_interval(stored, patches.brightest) for key, stored in cut.items()}
-        if "noisy" not in cut:
-            assert self.noise is not None
+        if "noisy" not in cut and self.noise is not None:
             cut["noisy"] = self.noise.sample(cut["clean"], SampleNumbers(self.seed, visit, index))
             levels = self.noise.drawn_levels(cut["clean"], SampleNumbers(self.seed, visit, index))
             batch |= {} if levels is None else {"noise_level": levels}

@@ -14,6 +14,9 @@ WEIGHTS = (0.3333, 0.3334, 0.3333)
 class ChannelMean(LinearOperator):
     """y = w^T x of the three channels of each pixel, w = (.3333, .3334, .3333); H^+ y = w y / |w|^2."""
 
+    def measured_channels(self, channels: int) -> int:
+        return 1
+
     def forward(self, image: Tensor) -> Tensor:
         return (self._weights(image) * image).sum(dim=1, keepdim=True)
 

@@ -23,6 +23,7 @@ class FourierMagnitude(Operator):
     """
 
     oversampling: float = 2.0
+    measures_images = False
 
     def __post_init__(self) -> None:
         positive(oversampling=self.oversampling)

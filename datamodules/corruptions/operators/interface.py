@@ -8,6 +8,13 @@ from torch import Tensor
 class Operator(ABC):
     """A map H of images x, `[B, C, H, W]` in [-1, 1], to measurements y, differentiable in x."""
 
+    measures_images: bool = True
+    """Whether a measurement is an image, which a file can hold."""
+
+    def measured_channels(self, channels: int) -> int:
+        """Count the channels of the measurement of an image with `channels`."""
+        return channels
+
     def of(self, index: Tensor, size: tuple[int, int]) -> "Operator":
         """Give the operator of some images, where each image has its own; otherwise it is this one.
 

@@ -46,14 +46,18 @@ class Masks(LinearOperator):
         return Mask(self.mask(index, size))
 
     def forward(self, image: Tensor) -> Tensor:
-        """Refuse to measure: it is known of which images first.
+        """Refuse to measure before it is known which images these are.
 
         Raises:
             TypeError: always.
         """
         raise TypeError(f"each image has a mask of its own: {type(self).__name__}.of(index, size) gives the operator")
 
-    pseudo_inverse = transpose = forward
+    def pseudo_inverse(self, measured: Tensor) -> Tensor:
+        return self.forward(measured)
+
+    def transpose(self, measured: Tensor) -> Tensor:
+        return self.forward(measured)
 
 
 @dataclass(frozen=True)
@@ -155,7 +159,7 @@ class MaskFolder(Masks):
                                  f"{row + 1}")  # fmt: skip
             image = Image.open(Path(self.mask_dir).expanduser() / self.names[row]).convert("L")
             if image.size != (size[1], size[0]):
-                raise ValueError(f"mask {self.names[row]} in {self.mask_dir} has {image.height} x {image.width} pixels, "
-                                 f"and its image {size[0]} x {size[1]}")  # fmt: skip
+                raise ValueError(f"mask {self.names[row]} in {self.mask_dir} has {image.height} x {image.width} "
+                                 f"pixels, and its image {size[0]} x {size[1]}")  # fmt: skip
             masks.append(np.array(image) > 127)
         return torch.from_numpy(np.stack(masks))[:, None].to(index.device)

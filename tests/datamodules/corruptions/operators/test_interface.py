@@ -21,7 +21,7 @@ INDEX = torch.tensor([5])
 LINEAR: dict[str, Operator] = {
     "free form": FreeForm(),
     "random pixels": RandomPixels(0.5),
-    "mask": Mask((torch.rand(1, *SHAPE, generator=torch.Generator().manual_seed(0)) < 0.4)),
+    "mask": Mask(torch.rand(1, *SHAPE, generator=torch.Generator().manual_seed(0)) < 0.4),
     "block mean": BlockMean(2),
     "block mean 4": BlockMean(4),
     "bicubic": Bicubic(2),
