@@ -137,6 +137,22 @@ class MeasuredImageBatch(TypedDict):
     """In testing and prediction: the stored value that stands for 1, 255 for images of 8 bits."""
 
 
+class NormalMapBatch(TypedDict):
+    """Images with the normals of the surfaces that they show."""
+
+    image: Tensor
+    """`[B, 3, H, W]`, float32 in [0, 1]."""
+    normal: NotRequired[Tensor]
+    """`[B, 3, H, W]`, float32: unit vectors x to the right, y up and z to the viewer, up to rounding; the zero vector
+    where the normal is unknown. Left out of photographs that are predicted."""
+    index: Tensor
+    """`[B]`, int64: position in the set."""
+    global_size: int
+    """Samples of this batch over all processes; in evaluation, those of all processes' batches of this number."""
+    name: NotRequired[list[str]]
+    """Of each image, outside training: the name of its file without suffix."""
+
+
 def local_size(batch: Any) -> int:
     """Samples of a batch on this process: of `index`, which every DataModule here gives, or else of the first tensor.
 

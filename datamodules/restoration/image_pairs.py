@@ -4,18 +4,19 @@ ImagePairs(Train400("~/data"), test={"BSD68": BSD68("~/data")}, noise=Gaussian(2
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 
 from datamodules.arguments import at_least, positive
 from datamodules.corruptions.image_noise.interface import ImageNoise
 from datamodules.corruptions.image_noise.numbers import NumbersOfOneImage, SampleNumbers
 from datamodules.loading.augmentation import sample_uniform
 from datamodules.loading.global_batches import Request
+from datamodules.loading.one_size_batches import OneSizeBatches
 from datamodules.loading.seeded_batches import SeededBatches
 from datamodules.restoration.images import Images, PairSet, PatchStore, Pixels
 from datamodules.restoration.noisy_folder import NoisyFolder, RawFolder
@@ -323,41 +324,3 @@ class WholeImages:
 
 def _stacked(images: Sequence[Pixels], rows: list[int]) -> Tensor:
     return torch.stack([torch.from_numpy(images[row]) for row in rows])
-
-
-class OneSizeBatches(Sampler[Request]):
-    """Deals whole images out to processes, in batches of images of one size, without duplicates.
-
-    Processes may have different numbers of batches, but none has none.
-
-    Args:
-        sizes: height and width of each image.
-        batch_size: most images of a batch over all processes; each process takes at least one image at a time.
-        rank: this process.
-        world_size: number of processes.
-
-    Raises:
-        ValueError: if there are fewer images than processes.
-    """
-
-    def __init__(self, sizes: Sequence[tuple[int, ...]], batch_size: int, rank: int = 0, world_size: int = 1) -> None:
-        if len(sizes) < world_size:
-            raise ValueError(
-                f"{len(sizes)} images cannot be shared by {world_size} processes: use at most {len(sizes)}"
-            )
-        at_once = max(1, min(batch_size, len(sizes)) // world_size)
-        of_size: dict[tuple[int, ...], list[int]] = {}
-        for position, size in enumerate(sizes):
-            of_size.setdefault(tuple(size), []).append(position)
-        parts = [same[at : at + at_once] for same in of_size.values() for at in range(0, len(same), at_once)]
-        parts.sort()
-        rounds = [parts[at : at + world_size] for at in range(0, len(parts), world_size)]
-        self.batches = [
-            Request(torch.tensor(turn[rank]), 0, sum(map(len, turn))) for turn in rounds if rank < len(turn)
-        ]
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[Request]:
-        return iter(self.batches)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from datamodules.corruptions.image_noise import Gaussian, SampleNumbers
 from datamodules.loading.augmentation import sample_uniform
-from datamodules.restoration.image_pairs import ImagePairs, OneSizeBatches, Patches, flipped_and_transposed
+from datamodules.restoration.image_pairs import ImagePairs, Patches, flipped_and_transposed
 from datamodules.restoration.images import Images, PairSet, Split
 from tests.trainers import quiet
 
@@ -176,19 +176,6 @@ def test_real_pairs_keep_their_own_noise() -> None:
     torch.testing.assert_close(whole_images(data)[3][1]["noisy"][0], torch.from_numpy(NOISY[3]) / 510.0)
 
 
-@pytest.mark.parametrize(("batch_size", "world_size"), [(1, 1), (3, 1), (1, 2), (4, 2), (4, 3), (1, 4)])
-def test_whole_images_are_dealt_out_once_in_batches_of_one_size(batch_size: int, world_size: int) -> None:
-    requests = [list(OneSizeBatches(SIZES, batch_size, rank, world_size)) for rank in range(world_size)]
-    seen = [position for each in requests for request in each for position in request.indices.tolist()]
-    assert sorted(seen) == [0, 1, 2, 3]
-    assert all(each for each in requests)
-    assert all(len({SIZES[i] for i in r.indices.tolist()}) == 1 for each in requests for r in each)
-    for turn, first in enumerate(requests[0]):
-        assert first.global_size == sum(len(each[turn].indices) for each in requests if turn < len(each))
-    if (batch_size, world_size) == (3, 1):
-        assert [r.indices.tolist() for r in requests[0]] == [[0, 2], [1], [3]]
-
-
 @pytest.mark.parametrize(
     ("settings", "stage", "message"),
     [
@@ -205,8 +192,3 @@ def test_whole_images_are_dealt_out_once_in_batches_of_one_size(batch_size: int,
 def test_bad_input_is_refused_by_name(settings: dict[str, Any], stage: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ImagePairs(**settings, patch_size=17).setup(stage)
-
-
-def test_more_processes_than_images_are_refused() -> None:
-    with pytest.raises(ValueError, match="4 images cannot be shared by 5 processes"):
-        OneSizeBatches(SIZES, 1, 0, 5)

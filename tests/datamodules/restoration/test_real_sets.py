@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from datamodules.corruptions.image_noise import Gaussian
+from datamodules.loading.one_size_batches import OneSizeBatches
 from datamodules.restoration.camera_pairs import CC, SIDD, PolyU
 from datamodules.restoration.image_folders import BSD68, CBSD68, Kodak24, Set12, Train400
-from datamodules.restoration.image_pairs import ImagePairs, OneSizeBatches
+from datamodules.restoration.image_pairs import ImagePairs
 
 pytestmark = pytest.mark.data
 

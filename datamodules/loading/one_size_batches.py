@@ -1,0 +1,46 @@
+"""Whole images of any sizes, dealt out to processes in batches of one size."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch.utils.data import Sampler
+
+from datamodules.loading.global_batches import Request
+
+
+class OneSizeBatches(Sampler[Request]):
+    """Deals whole images out to processes, in batches of images of one size, without duplicates.
+
+    Processes may have different numbers of batches, but none has none.
+
+    Args:
+        sizes: height and width of each image.
+        batch_size: most images of a batch over all processes; each process takes at least one image at a time.
+        rank: this process.
+        world_size: number of processes.
+
+    Raises:
+        ValueError: if there are fewer images than processes.
+    """
+
+    def __init__(self, sizes: Sequence[tuple[int, ...]], batch_size: int, rank: int = 0, world_size: int = 1) -> None:
+        if len(sizes) < world_size:
+            raise ValueError(
+                f"{len(sizes)} images cannot be shared by {world_size} processes: use at most {len(sizes)}"
+            )
+        at_once = max(1, min(batch_size, len(sizes)) // world_size)
+        of_size: dict[tuple[int, ...], list[int]] = {}
+        for position, size in enumerate(sizes):
+            of_size.setdefault(tuple(size), []).append(position)
+        parts = [same[at : at + at_once] for same in of_size.values() for at in range(0, len(same), at_once)]
+        parts.sort()
+        rounds = [parts[at : at + world_size] for at in range(0, len(parts), world_size)]
+        self.batches = [
+            Request(torch.tensor(turn[rank]), 0, sum(map(len, turn))) for turn in rounds if rank < len(turn)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Request]:
+        return iter(self.batches)

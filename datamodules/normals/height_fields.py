@@ -1,0 +1,96 @@
+"""Height fields that are drawn, with their normals in closed form, lit from a direction that the image does not tell.
+
+    h(x, y) = sum_k a_k exp(-|p - c_k|^2 / (2 s_k^2)) + g |u p - o|,   n = (-dh/dx, -dh/dy, 1) / |.|,
+    image = max(0, n l) + noise
+
+with four bumps, one sharp crease, and p = (x, y) in [-1, 1]^2, x to the right and y up. The light l is a unit vector
+around the upper left, another for each image, so that one image has many surfaces.
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datamodules.arguments import at_least, positive
+from datamodules.loading.augmentation import sample_uniform
+from datamodules.normals.normal_set import NormalSet, NormalsInMemory, Split
+
+BUMPS = 4
+LIGHT = (-0.4, 0.5, 1.0)
+STREAMS = {"training": 0, "validation": 1, "test": 2}
+
+
+def surface_normals(uniform: Tensor, size: int) -> Tensor:
+    """Compute the normals of height fields.
+
+    Args:
+        uniform: `[B, 19]` in [0, 1): four numbers of each bump, three of the crease.
+        size: S, height and width in pixels.
+
+    Returns:
+        `[B, 3, S, S]`, of unit length.
+    """
+    bumps, crease = uniform[:, : 4 * BUMPS].unflatten(1, (BUMPS, 4)), uniform[:, 4 * BUMPS :]
+    place = (torch.arange(size, dtype=uniform.dtype) + 0.5) * 2 / size - 1
+    x, y = place.expand(size, size), -place[:, None].expand(size, size)
+    column, row, height, width = (part[:, :, None, None] for part in bumps.unbind(dim=2))
+    column, row, height, width = 2 * column - 1, 2 * row - 1, 1.6 * height - 0.8, 0.25 + 0.35 * width
+    bump = height * torch.exp(-((x - column) ** 2 + (y - row) ** 2) / (2 * width**2))
+    angle, offset, slope = (part[:, None, None] for part in crease.unbind(dim=1))
+    across, up = torch.cos(2 * math.pi * angle), torch.sin(2 * math.pi * angle)
+    side = torch.sign(across * x + up * y - (offset - 0.5)) * (0.3 + 0.7 * slope)
+    dx = (-(x - column) / width**2 * bump).sum(dim=1) + across * side
+    dy = (-(y - row) / width**2 * bump).sum(dim=1) + up * side
+    normal = torch.stack([-dx, -dy, torch.ones_like(dx)], dim=1)
+    return normal / normal.norm(dim=1, keepdim=True)
+
+
+class HeightFields(NormalSet):
+    """Small drawn surfaces under an unknown light, with exact normals. Nothing is downloaded.
+
+    Args:
+        num_training: images to train on.
+        num_validation: images to validate on.
+        num_test: images to test on.
+        image_size: height and width, in pixels.
+        light_spread: standard deviation of the light's direction before it is brought to unit length.
+        noise: standard deviation of the images' noise, in [0, 1] units.
+        seed: random seed of surfaces, lights and noise.
+
+    Raises:
+        ValueError: if a number is out of range.
+    """
+
+    def __init__(
+        self,
+        num_training: int = 4000,
+        num_validation: int = 100,
+        num_test: int = 200,
+        image_size: int = 16,
+        light_spread: float = 0.4,
+        noise: float = 0.03,
+        seed: int = 0,
+    ) -> None:
+        at_least(1, num_training=num_training, num_validation=num_validation, num_test=num_test)
+        at_least(2, image_size=image_size)
+        positive(light_spread=light_spread, noise=noise)
+        self.counts = {"training": num_training, "validation": num_validation, "test": num_test}
+        self.image_size = image_size
+        self.light_spread = light_spread
+        self.noise = noise
+        self.seed = seed
+
+    def source(self, split: Split) -> NormalsInMemory:
+        index = torch.arange(self.counts[split])
+        uniform = sample_uniform(self.seed, STREAMS[split], index, 4 * BUMPS + 3)
+        normal = surface_normals(uniform, self.image_size)
+        random = np.random.default_rng([self.seed, STREAMS[split]])
+        light = torch.from_numpy(LIGHT + self.light_spread * random.standard_normal((len(index), 3))).float()
+        light = light / light.norm(dim=1, keepdim=True)
+        shade = (normal * light[:, :, None, None]).sum(dim=1, keepdim=True).clamp(min=0)
+        noise = torch.from_numpy(random.standard_normal(tuple(shade.shape))).float()
+        image = (shade + self.noise * noise).clamp(0, 1).expand(-1, 3, -1, -1)
+        names = [f"{position:05d}" for position in index.tolist()]
+        return NormalsInMemory((image * 255).round().byte().numpy(), normal.numpy(), names)

@@ -1,0 +1,209 @@
+"""Folders of images with a file of normals beside each, and the sets that the field tests on."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from datamodules.arguments import one_of
+from datamodules.files.data_directory import data_directory
+from datamodules.files.image_files import UnreadableImage
+from datamodules.files.pixels import read_pixels
+from datamodules.normals.normal_set import NormalSet, NormalSource, Split, turned
+
+LEFT_UP_VIEWER = (-1, 1, 1)
+"""Axes of the sets as DSINE's authors give them out: checked on their example, depth against normals."""
+RIGHT_UP_VIEWER = (1, 1, 1)
+
+
+def read_normals(path: Path) -> NDArray:
+    """Read a map of normals: bytes of a PNG file, or floating-point numbers `[H, W, 3]` of an `.npy` file.
+
+    Returns:
+        `[3, H, W]`, uint8 or float32.
+
+    Raises:
+        UnreadableImage: names the file, if it is damaged or holds something else.
+    """
+    if path.suffix != ".npy":
+        return read_pixels(path, channels=3)
+    try:
+        values = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UnreadableImage(f"{path} cannot be read as an array ({error}); replace or remove it") from error
+    if values.ndim != 3 or values.shape[2] != 3 or values.dtype.kind != "f":
+        raise UnreadableImage(f"{path} holds {values.dtype} {list(values.shape)}; expected numbers [height, width, 3]")
+    return np.ascontiguousarray(values.transpose(2, 0, 1), dtype=np.float32)
+
+
+class NormalFiles(NormalSource):
+    """Images and normals in files, decoded when they are asked for.
+
+    Args:
+        images: files of the images, `[N]`.
+        normals: files of their normals, `[N]`.
+        names: names of the images, `[N]`.
+        axes: signs that turn the stored x, y and z to the right, up and to the viewer.
+    """
+
+    def __init__(
+        self, images: Sequence[Path], normals: Sequence[Path], names: Sequence[str], axes: Sequence[int]
+    ) -> None:
+        self.images = images
+        self.normals = normals
+        self.names = names
+        self.axes = axes
+        self.sizes = [size_of(path) for path in images]
+
+    def read(self, position: int) -> tuple[NDArray, NDArray]:
+        image, normal = read_pixels(self.images[position], 3), read_normals(self.normals[position])
+        if image.shape != normal.shape:
+            raise ValueError(
+                f"{self.images[position]} has {image.shape[1]} x {image.shape[2]} pixels, and {self.normals[position]} "
+                f"{normal.shape[1]} x {normal.shape[2]}"
+            )
+        return image, turned(normal, self.axes)
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """Read height and width of an image from its header.
+
+    Raises:
+        UnreadableImage: names the file.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    except Exception as error:  # decoders raise almost anything for a damaged file
+        raise UnreadableImage(f"{path} cannot be read as an image ({error}); replace or remove it") from error
+
+
+class NormalFolder(NormalSet):
+    """Your own images, each with its normals in a file of the same name but for its end, in any subfolders.
+
+    Args:
+        data_dir: folder of the files; None looks where NOISEWORKS_DATA points.
+        image_end: end of the names of images, such as `_rgb.png`.
+        normal_end: end of the names of normals, such as `_normal.png` (bytes v for 2 v / 255 - 1) or `_normal.npy`
+            (floating-point numbers, `[height, width, 3]`); black pixels and zero vectors have no normal.
+        axes: signs that turn the stored x, y and z to the right of the image, up and to the viewer.
+        folder: folder below `data_dir` that is read.
+
+    Raises:
+        FileNotFoundError: if there is no image, or one without normals.
+        ValueError: if a sign is none.
+    """
+
+    counts: tuple[int, int] | None = None
+    """Images that a known set has to train and to test on."""
+    origin: str = ""
+    """Where a known set comes from, for the message if it is missing."""
+
+    def __init__(
+        self,
+        data_dir: str | None = None,
+        image_end: str = "_img.png",
+        normal_end: str = "_normal.png",
+        axes: tuple[int, int, int] = RIGHT_UP_VIEWER,
+        folder: str = ".",
+    ) -> None:
+        for sign in axes:
+            one_of((1, -1), axes=sign)
+        self.data_dir = data_dir
+        self.image_end = image_end
+        self.normal_end = normal_end
+        self.axes = tuple(axes)
+        self.folder = folder
+
+    def source(self, split: Split) -> NormalFiles:
+        name = type(self).__name__
+        folder = data_directory(self.data_dir, name) / self._folder(split)
+        images = sorted(folder.rglob(f"*{self.image_end}"))
+        images = [path for path in images if not path.name.endswith(self.normal_end)]
+        if not images:
+            raise FileNotFoundError(
+                f"{name}: no file *{self.image_end} in {folder} or its subfolders; set data_dir to the folder of "
+                f"{self._folder(split)}. {self.origin}".rstrip()
+            )
+        stems = [str(path)[: -len(self.image_end)] for path in images]
+        normals = [Path(stem + self.normal_end) for stem in stems]
+        if lacking := [path for path in normals if not path.is_file()]:
+            raise FileNotFoundError(
+                f"{name}: {len(lacking)} of {len(images)} images have no normals: {lacking[0]} is the first that is "
+                f"missing. {self.origin}".rstrip()
+            )
+        if self.counts is not None and len(images) != (expected := self.counts[split != "training"]):
+            raise ValueError(f"{folder} holds {len(images)} images, and {name} has {expected}")
+        names = [Path(stem).relative_to(folder).as_posix() for stem in stems]
+        return NormalFiles(images, normals, names, self.axes)
+
+    def _folder(self, split: Split) -> str:
+        return self.folder
+
+
+DSINE = "The set is in dsine_eval.zip of github.com/baegwangbin/DSINE."
+
+
+class NYUv2(NormalFolder):
+    """The 654 test and 795 training images of NYUv2, `dsine_eval/nyuv2/{test,train}/<number>_{img,normal}.png`.
+
+    Args:
+        data_dir: folder that holds `dsine_eval`; None looks where NOISEWORKS_DATA points.
+    """
+
+    counts, origin = (795, 654), DSINE
+
+    def __init__(self, data_dir: str | None = None) -> None:
+        super().__init__(data_dir, axes=LEFT_UP_VIEWER)
+
+    def _folder(self, split: Split) -> str:
+        return f"dsine_eval/nyuv2/{'train' if split == 'training' else 'test'}"
+
+
+class ScanNet(NormalFolder):
+    """The 300 test images of ScanNet, `dsine_eval/scannet/<scene>/<number>_{img,normal}.png`.
+
+    Args:
+        data_dir: folder that holds `dsine_eval`; None looks where NOISEWORKS_DATA points.
+    """
+
+    counts, origin = (300, 300), DSINE
+
+    def __init__(self, data_dir: str | None = None) -> None:
+        super().__init__(data_dir, axes=LEFT_UP_VIEWER, folder="dsine_eval/scannet")
+
+
+class IBims(NormalFolder):
+    """The 100 images of iBims-1, `dsine_eval/ibims/ibims/<name>_img.png` and `_normal.npy`, made of the set's OpenEXR.
+
+    Args:
+        data_dir: folder that holds `dsine_eval`; None looks where NOISEWORKS_DATA points.
+    """
+
+    counts = (100, 100)
+    origin = (
+        f"{DSINE} Its normals are OpenEXR files; in their folder, OpenCV rewrites them: OPENCV_IO_ENABLE_OPENEXR=1 "
+        'python -c "import cv2, glob, numpy; '
+        "[numpy.save(f[:-4], cv2.imread(f, -1)[:, :, ::-1]) for f in glob.glob('*_normal.exr')]\""
+    )
+
+    def __init__(self, data_dir: str | None = None) -> None:
+        super().__init__(data_dir, normal_end="_normal.npy", axes=LEFT_UP_VIEWER, folder="dsine_eval/ibims")
+
+
+class DIODE(NormalFolder):
+    """DIODE's indoor images, `train/indoors` and `val/indoors`, whose normals `*_normal.npy` lie beside `*.png`.
+
+    Args:
+        data_dir: folder that holds `train` and `val`; None looks where NOISEWORKS_DATA points.
+    """
+
+    origin = "Images and normals are two archives each at diode-dataset.org; unpack both into one folder."
+
+    def __init__(self, data_dir: str | None = None) -> None:
+        super().__init__(data_dir, image_end=".png", normal_end="_normal.npy")
+
+    def _folder(self, split: Split) -> str:
+        return "train/indoors" if split == "training" else "val/indoors"

@@ -1,0 +1,200 @@
+"""The DataModule of images with surface normals: training crops, whole test images, for any sets.
+
+NormalMaps(HeightFields(), test={"NYUv2": NYUv2("~/data")}, crop_size=16)
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from datamodules.arguments import at_least
+from datamodules.loading.augmentation import sample_uniform
+from datamodules.loading.global_batches import Request
+from datamodules.loading.one_size_batches import OneSizeBatches
+from datamodules.loading.seeded_batches import SeededBatches
+from datamodules.normals.normal_set import NormalSet, NormalSource, decoded
+from datamodules.restoration.noisy_folder import NoisyFolder
+
+
+class NormalMaps(SeededBatches):
+    """Batches of images with their normals (`datamodules.batches.NormalMapBatch`).
+
+    Training batches are random squares of images, mirrored at random, by (seed, epoch, sample) alone, whatever the
+    number of processes. Validation, test and prediction batches are whole images of one size.
+
+    Args:
+        training: data set to train on; None for a run that only tests or predicts.
+        test: data set to test on, or several by name, each with its own metrics.
+        validation: data set of validation images; None leaves validation out.
+        batch_size: training images of a step over all processes.
+        crop_size: height and width of the squares that training images are cut to, in pixels.
+        flip: whether half of the training images are mirrored, which negates x of their normals.
+        evaluation_batch_size: most images of a validation, test or prediction batch over all processes, each of which
+            takes at least one; images of a batch have one size.
+        predict_dir: folder of photographs to predict; None predicts the test images.
+        num_workers: loader processes; None takes one for each free core, up to 8, and none for sets in memory.
+        seed: random seed of order, crops and mirrors; None takes `seed_everything`.
+
+    Raises:
+        ValueError: if an argument is out of range, or images are smaller than a crop.
+    """
+
+    def __init__(
+        self,
+        training: NormalSet | None = None,
+        test: NormalSet | dict[str, NormalSet] | None = None,
+        validation: NormalSet | None = None,
+        batch_size: int = 16,
+        crop_size: int = 768,
+        flip: bool = True,
+        evaluation_batch_size: int = 1,
+        predict_dir: str | None = None,
+        num_workers: int | None = None,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(batch_size, evaluation_batch_size, num_workers=num_workers, seed=seed)
+        at_least(1, crop_size=crop_size)
+        self.training = training
+        self.tests = test if isinstance(test, dict) else {} if test is None else {type(test).__name__: test}
+        self.validation = validation
+        self.crop_size = crop_size
+        self.flip = flip
+        self.predict_dir = predict_dir
+        self.test_sets: dict[str, Normals] | None = None
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """C, H, W of a training image."""
+        return 3, self.crop_size, self.crop_size
+
+    @property
+    def test_names(self) -> list[str]:
+        """The names of the test sets, in the order of the loaders."""
+        return list(self.tests)
+
+    def setup(self, stage: str) -> None:
+        if stage == "predict" and self.predict_dir is not None:
+            self.predict_set = self.predict_set or Photographs(self.predict_dir, channels=3)
+        elif stage in ("test", "predict"):
+            if self.test_sets is None:
+                self.set_up_test()
+        elif self.train_set is None and self.validation_set is None:
+            if self.training is None and stage == "fit":
+                raise ValueError("data.training is not given, and there is nothing to train on")
+            self.set_up_training()
+
+    def set_up_training(self) -> None:
+        if self.training is not None:
+            source = self.training.source("training")
+            for name, (height, width) in zip(source.names, source.sizes, strict=True):
+                if min(height, width) < self.crop_size:
+                    raise ValueError(
+                        f"{type(self.training).__name__}: {name} has {height} x {width} pixels, less than "
+                        f"data.crop_size {self.crop_size}"
+                    )
+            self.train_set = Normals(source, self.crop_size, self.seed)
+        if self.validation is not None:
+            self.validation_set = Normals(self.validation.source("validation"))
+
+    def set_up_test(self) -> None:
+        if not self.tests:
+            raise ValueError("data.test is not given, and there is nothing to test on")
+        self.test_sets = {name: Normals(one.source("test")) for name, one in self.tests.items()}
+
+    def val_dataloader(self) -> DataLoader | list:
+        return [] if self.validation_set is None else self._whole_loader(self.validation_set)
+
+    def test_dataloader(self) -> list[DataLoader]:  # type: ignore[override]
+        assert self.test_sets is not None
+        return [self._whole_loader(one) for one in self.test_sets.values()]
+
+    def predict_dataloader(self) -> list[DataLoader]:  # type: ignore[override]
+        return self.test_dataloader() if self.predict_set is None else [self._whole_loader(self.predict_set)]
+
+    def _whole_loader(self, images: Any) -> DataLoader:
+        batches = OneSizeBatches(images.sizes, self.evaluation_batch_size, *self.processes())
+        return self._loader(images, batches)  # type: ignore[arg-type]
+
+    def augmented(self, batch: dict[str, Any], visit: int) -> dict[str, Any]:
+        """Mirror half of the images: their normals then point to the other side."""
+        batch = self.finished(batch)
+        if self.flip:
+            mirrored = sample_uniform(self.seed, visit, batch["index"], count=1, stream=1) < 0.5
+            batch["image"], batch["normal"] = mirrored_pair(batch["image"], batch["normal"], mirrored[:, 0])
+        return batch
+
+    def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
+        assert self.trainer is not None
+        dtype: Any = self.trainer.lightning_module.dtype
+        dtype = torch.promote_types(dtype, torch.float32)
+        if not batch["image"].is_floating_point():  # else it was augmented, and is finished
+            batch["image"] = batch["image"].to(dtype) / 255
+            if "normal" in batch:
+                batch["normal"] = decoded(batch["normal"], dtype)
+        return batch
+
+
+def mirrored_pair(image: Tensor, normal: Tensor, mirrored: Tensor) -> tuple[Tensor, Tensor]:
+    """Mirror some images with their normals, left to right.
+
+    Args:
+        image: `[B, C, H, W]`.
+        normal: `[B, 3, H, W]`, whose x is negated.
+        mirrored: `[B]`, bool.
+    """
+    where = mirrored[:, None, None, None]
+    signs = normal.new_tensor([-1, 1, 1])[:, None, None]
+    return torch.where(where, image.flip(3), image), torch.where(where, normal.flip(3) * signs, normal)
+
+
+class Normals:
+    """Images of a source with their normals, fetched a request at a time: squares of them in training, or whole ones.
+
+    Args:
+        source: the images.
+        crop_size: height and width of the squares; None gives whole images.
+        seed: random seed of the squares' places.
+    """
+
+    def __init__(self, source: NormalSource, crop_size: int | None = None, seed: int = 0) -> None:
+        self.source = source
+        self.sizes = source.sizes
+        self.crop_size = crop_size
+        self.seed = seed
+        self.in_memory = source.in_memory
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __getitem__(self, request: Request) -> dict[str, Any]:
+        rows = request.indices.tolist()
+        batch: dict[str, Any] = {"index": request.indices, "global_size": request.global_size}
+        pairs: list[tuple[NDArray, ...]] = [self.source.read(row) for row in rows]
+        if self.crop_size is None:
+            batch["name"] = [self.source.names[row] for row in rows]
+        else:
+            batch["visit"] = request.visit
+            places = sample_uniform(self.seed, request.visit, request.indices, count=2).tolist()
+            pairs = [cut(pair, place, self.crop_size) for pair, place in zip(pairs, places, strict=True)]
+        image, normal = (torch.from_numpy(np.stack(arrays)) for arrays in zip(*pairs, strict=True))
+        return batch | {"image": image, "normal": normal}
+
+
+def cut(pair: Sequence[NDArray], place: Sequence[float], size: int) -> tuple[NDArray, ...]:
+    """Cut the same square out of arrays `[3, H, W]`, at a row and column that two numbers in [0, 1) say."""
+    height, width = pair[0].shape[1:]
+    top, left = int(place[0] * (height - size + 1)), int(place[1] * (width - size + 1))
+    return tuple(array[:, top : top + size, left : left + size] for array in pair)
+
+
+class Photographs(NoisyFolder):
+    """A user's own photographs, which need no normals; see `NoisyFolder`."""
+
+    def __getitem__(self, request: Request) -> dict[str, Any]:
+        batch = super().__getitem__(request)
+        return {**{key: batch[key] for key in ("index", "global_size", "name")}, "image": batch["noisy"]}
