@@ -1,7 +1,13 @@
 """Averages of weights that follow a network while it is trained."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lightning_modules.training.optimizers import trainable
 
 
 @torch.no_grad()
@@ -18,3 +24,73 @@ def move_average(average: nn.Module, trained: nn.Module, decay: float) -> None:
         decay: the weight that the average keeps, in [0, 1].
     """
     torch._foreach_lerp_(list(average.parameters()), list(trained.parameters()), 1 - decay)
+
+
+def ramped_decay(update: int, decay: float) -> float:
+    """Compute the weight that an average keeps in its n-th update, which rises with n: min(decay, (1 + n) / (10 + n)).
+
+    Args:
+        update: n, the updates before this one.
+        decay: the greatest weight.
+    """
+    return min(decay, (1 + update) / (10 + update))
+
+
+class AveragedWeights(nn.Module):
+    """The average of what is trained in a network, in float32 or better, in the state dict of the module that owns it.
+
+    It is moved after each step of the optimizer; a step that a gradient scaler skips moves nothing. Buffers are not
+    averaged. Within `with average.used_by(network):` the network has the averaged weights.
+
+    Args:
+        network: the network; its parameters that need no gradient are left out.
+        decay: gives the weight that the average keeps in an update, in [0, 1], for the number of updates before it.
+    """
+
+    updates: int
+
+    def __init__(self, network: nn.Module, decay: Callable[[int], float]) -> None:
+        super().__init__()
+        self.decay = decay
+        self.updates = 0
+        self.weights = nn.ParameterList(
+            nn.Parameter(parameter.detach().to(torch.promote_types(parameter.dtype, torch.float32), copy=True), False)
+            for parameter in trainable(network)
+        )
+        self._in_use = False
+
+    @torch.no_grad()
+    def follow(self, network: nn.Module, optimizer: Optimizer) -> None:
+        """Move the average after every step of an optimizer of the network."""
+        optimizer.register_step_post_hook(lambda *_: self.update(network))
+
+    @torch.no_grad()
+    def update(self, network: nn.Module) -> None:
+        """Move the average a little towards the network: e <- d e + (1 - d) theta."""
+        trained = [parameter.to(mine.dtype) for parameter, mine in zip(trainable(network), self.weights, strict=True)]
+        torch._foreach_lerp_(list(self.weights), trained, 1 - self.decay(self.updates))
+        self.updates += 1
+
+    @contextmanager
+    def used_by(self, network: nn.Module) -> Iterator[None]:
+        """Give the network the averaged weights within a `with`, which may lie in another one."""
+        if self._in_use:
+            yield
+            return
+        trained = trainable(network)
+        own = [parameter.data for parameter in trained]
+        self._in_use = True
+        try:
+            for parameter, mine in zip(trained, self.weights, strict=True):
+                parameter.data = mine.data.to(parameter.dtype)
+            yield
+        finally:
+            for parameter, data in zip(trained, own, strict=True):
+                parameter.data = data
+            self._in_use = False
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor(self.updates)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.updates = int(state)
