@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from datamodules.arguments import at_least
 from datamodules.files.data_directory import data_directory
 from datamodules.files.image_files import SUFFIXES, image_names
 from datamodules.files.pixels import read_pixels
-from datamodules.restoration.images import Images, PairSet, Split
+from datamodules.restoration.images import Images, PairSet, Pixels, Split
 
 
 def read_images(folder: Path, names: Sequence[str], channels: int, brightest: int | None = None) -> list[np.ndarray]:
@@ -157,6 +158,48 @@ class ItsTestImages(PairSet):
 
     def images(self, split: Split) -> Images:
         return self.of.images("test")
+
+
+class CentreCrops(PairSet):
+    """The centres of some images of a set, evenly spaced over it, for methods that take minutes an image.
+
+    Args:
+        images: the set.
+        crop_size: side of the squares, in pixels.
+        count: number of images.
+
+    Raises:
+        ValueError: if an argument is below 1, the set has fewer images, or one is smaller than a square.
+    """
+
+    def __init__(self, images: PairSet, crop_size: int, count: int) -> None:
+        at_least(1, crop_size=crop_size, count=count)
+        self.of = images
+        self.channels = images.channels
+        self.crop_size = crop_size
+        self.count = count
+
+    def images(self, split: Split) -> Images:
+        images = self.of.images(split)
+        if len(images.names) < self.count:
+            raise ValueError(f"{type(self.of).__name__} has {len(images.names)} images, and count is {self.count}")
+        places = [number * len(images.names) // self.count for number in range(self.count)]
+
+        def centres(of: Sequence[Pixels]) -> list[Pixels]:
+            return [self._centre(images.names[place], of[place]) for place in places]
+
+        return Images(
+            [images.names[place] for place in places],
+            None if images.clean is None else centres(images.clean),
+            None if images.noisy is None else centres(images.noisy),
+            images.brightest,
+        )
+
+    def _centre(self, name: str, image: Pixels) -> Pixels:
+        top, left = ((side - self.crop_size) // 2 for side in image.shape[1:])
+        if min(top, left) < 0:
+            raise ValueError(f"{name} has {image.shape[1]} x {image.shape[2]} pixels; crop_size is {self.crop_size}")
+        return np.ascontiguousarray(image[:, top : top + self.crop_size, left : left + self.crop_size])
 
 
 class KnownImages(PairSet):
