@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from datamodules.arguments import one_of
 
 PATTERNS = ("RGGB", "BGGR", "GRBG", "GBRG")
-SUFFIXES = (".npz", ".arw", ".nef", ".cr2", ".dng")
+SUFFIXES = (".npz", ".arw", ".nef", ".cr2", ".cr3", ".dng", ".raf", ".rw2")
 """Ends of the names of raw images: NumPy's with `bayer`, `black`, `white` and `pattern`, and those of cameras."""
 PLACES = ((0, 0), (0, 1), (1, 1), (1, 0))
 """Rows and columns of the channels R, G, B, G in a cell that begins with red."""
@@ -108,7 +108,8 @@ def read_raw(path: Path) -> RawImage:
 
     Raises:
         ModuleNotFoundError: if a camera's file is read without `rawpy`.
-        ValueError: names the file, if it is damaged or has levels or a pattern that cannot be.
+        ValueError: names the file, if it is damaged, its filter is not Bayer's (Fujifilm's X-Trans), or it has levels
+            or a pattern that cannot be.
     """
     if path.suffix.lower() == ".npz":
         try:
@@ -127,12 +128,16 @@ def read_raw(path: Path) -> RawImage:
         ) from error
     try:
         with rawpy.imread(str(path)) as file:
-            colours = [chr(file.color_desc[colour]) for colour in np.asarray(file.raw_pattern).ravel()]
+            cell = file.raw_pattern
+            if cell is None or cell.shape != (2, 2):
+                kind = "X-Trans, 6 x 6" if cell is not None else "none"
+                raise ValueError(f"its colour filter is {kind}; Bayer's 2 x 2 are read alone")
+            colours = [chr(file.color_desc[colour]) for colour in cell.ravel()]
             black = round(float(np.mean(file.black_level_per_channel)))
             bayer = np.array(file.raw_image_visible, dtype=np.uint16)
             white = int(file.white_level)
-    except Exception as error:
-        raise ValueError(f"{path} cannot be read as a raw image ({error}); fetch it again") from error
+    except Exception as error:  # of a damaged file
+        raise ValueError(f"{path} cannot be read as a raw image: {error}") from error
     # Hot pixels of a camera may be above its white level.
     return checked(RawImage(bayer.clip(max=white), black, white, "".join(colours)), path)
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from datamodules.files.data_directory import data_directory
 from datamodules.files.image_files import image_names
-from datamodules.files.mat_files import read_mat
+from datamodules.files.mat_files import read_cells, read_mat
 from datamodules.restoration.image_folders import image_files, paired, read_images, stem_of
 from datamodules.restoration.images import Images, PairSet, Split
 
@@ -167,14 +167,18 @@ class SIDDBenchmark(PairSet):
 class DND(PairSet):
     """The 1,000 noisy crops of 512 x 512 pixels of the Darmstadt set; only its server has ground truth.
 
-    They are read as images from `DND/png_srgb` or `DND/dnd_2017/png_srgb`, as the set's own script cuts them out of its
-    files of MATLAB 7.3.
+    They are cut out of the set's own files, `DND/images_srgb/0001.mat` to `0050.mat`, where `DND/info.mat` says,
+    through `h5py` as float32, 3 GB of memory; or read as images that somebody else has cut, in `DND/png_srgb`. The
+    set's folder may be `DND/dnd_2017`, too. Crops are named by photograph and number, both from 1: `0001_01` ...
+    `0050_20`.
 
     Args:
         data_dir: folder that holds `DND`; None looks where NOISEWORKS_DATA points.
 
     Raises:
         FileNotFoundError: if they are missing, saying what was expected where.
+        ModuleNotFoundError: if the set's own files are read without `h5py`.
+        ValueError: if a file is damaged or has another number of boxes.
     """
 
     channels = 3
@@ -184,15 +188,28 @@ class DND(PairSet):
 
     def images(self, split: Split) -> Images:
         directory = data_directory(self.data_dir, "DND")
-        folders = [directory / "DND" / "dnd_2017" / "png_srgb", directory / "DND" / "png_srgb"]
-        folder = next((folder for folder in folders if folder.is_dir()), None)
-        if folder is None:
-            raise FileNotFoundError(
-                f"DND: {folders[1]} does not exist; expected the noisy crops as images in it. The set is at "
-                f"noise.visinf.tu-darmstadt.de"
-            )
-        names = image_files(folder, "DND")
-        return Images([stem_of(name) for name in names], None, read_images(folder, names, 3))
+        for folder in (directory / "DND" / "dnd_2017", directory / "DND"):
+            if (folder / "png_srgb").is_dir():
+                names = image_files(folder / "png_srgb", "DND")
+                return Images([stem_of(name) for name in names], None, read_images(folder / "png_srgb", names, 3))
+            if (folder / "images_srgb").is_dir():
+                return self._cut_out(folder)
+        raise FileNotFoundError(
+            f"DND: {directory / 'DND' / 'images_srgb'} does not exist; expected 0001.mat to 0050.mat in it, info.mat "
+            f"beside it, or noisy crops as images in {directory / 'DND' / 'png_srgb'}. The set is at "
+            f"noise.visinf.tu-darmstadt.de"
+        )
+
+    def _cut_out(self, folder: Path) -> Images:
+        names, crops = [], []
+        for number, boxes in enumerate(read_cells(folder / "info.mat", "info/boundingboxes"), 1):
+            if boxes.ndim != 2 or boxes.shape[1] != 4:
+                raise ValueError(f"{folder / 'info.mat'} has boxes {list(boxes.shape)} of a photograph, not [20, 4]")
+            photograph = read_mat(folder / "images_srgb" / f"{number:04d}.mat", "InoisySRGB").astype(np.float32)
+            for crop, (top, left, bottom, right) in enumerate(boxes.astype(int), 1):  # from 1, the last one included
+                names.append(f"{number:04d}_{crop:02d}")
+                crops.append(np.ascontiguousarray(photograph[top - 1 : bottom, left - 1 : right].transpose(2, 0, 1)))
+        return Images(names, None, crops, brightest=1)
 
 
 class FMD(PairSet):

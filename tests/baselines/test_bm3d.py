@@ -66,18 +66,16 @@ def test_the_package_denoises(channels: int) -> None:
     assert float(psnr(estimate, clean)) > float(psnr(noisy, clean, "unclipped")) + 5
 
 
-PUBLISHED = {"02": 32.85, "05": 29.25, "06": 28.42}
-"""PSNR of images of Set12 with noise of 25 grey levels, from table III of the paper on DnCNN (arXiv 1608.03981)."""
-
-
 @pytest.mark.data
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_published_images_have_their_psnr(name: str) -> None:
-    """A tenth of a decibel is what another draw of the noise and the package's newer version leave."""
+def test_the_published_mean_of_set12_is_met() -> None:
+    """Its 29.96 dB are table 2 of Noise2Score; a tenth is what another draw of the noise and a newer package leave."""
     pytest.importorskip("bm3d")
-    pixels = np.array(Image.open(data_directory(None, "Set12") / "Set12" / f"{name}.png"))
-    clean = torch.from_numpy(pixels)[None, None].double() / 255
-    noise = np.random.RandomState(0).standard_normal(pixels.shape)
-    noisy = clean + 25 / 255 * torch.from_numpy(noise)
-    assert float(psnr(noisy, clean, "unclipped")) == pytest.approx(20.17, abs=0.05)
-    assert float(psnr(BM3D(25).restore(noisy), clean)) == pytest.approx(PUBLISHED[name], abs=0.12)
+    measured = []
+    for file in sorted((data_directory(None, "Set12") / "Set12").glob("*.png")):
+        pixels = np.array(Image.open(file))
+        clean = torch.from_numpy(pixels)[None, None].double() / 255
+        noise = np.random.RandomState(0).standard_normal(pixels.shape)
+        noisy = clean + 25 / 255 * torch.from_numpy(noise)
+        assert float(psnr(noisy, clean, "unclipped")) == pytest.approx(20.17, abs=0.1)
+        measured.append(float(psnr(BM3D(25).restore(noisy), clean)))
+    assert np.mean(measured) == pytest.approx(29.96, abs=0.1)

@@ -1,3 +1,4 @@
+import math
 import sys
 import types
 from pathlib import Path
@@ -5,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 
 from datamodules.files.bayer import RawImage, find_raw, packed, read_headerless, read_raw, unpacked
 
@@ -94,3 +96,35 @@ def test_files_of_cameras_are_read_by_rawpy(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setitem(sys.modules, "rawpy", types.SimpleNamespace(imread=lambda path: File()))
     raw = read_raw(tmp_path / "a.ARW")
     assert (raw.black, raw.white, raw.pattern, raw.bayer.tolist()) == (512, 900, "BGGR", [[512, 600], [700, 900]])
+    for cell, kind in ((np.zeros((6, 6), int), "X-Trans, 6 x 6"), (None, "none")):
+        monkeypatch.setattr(File, "raw_pattern", cell)
+        with pytest.raises(ValueError, match=rf"a.ARW cannot be read .*: its colour filter is {kind}; Bayer's"):
+            read_raw(tmp_path / "a.ARW")
+
+
+XTRANS = "GGRGGBGGBGGRBRGRBGGGBGGRGGRGGBRBGBRG"
+
+
+@pytest.mark.parametrize("cell", ["RGGB", "GBRG", XTRANS])
+def test_rawpy_reads_what_a_digital_negative_holds(cell: str, tmp_path: Path) -> None:
+    pytest.importorskip("rawpy")
+    values = np.random.default_rng(0).integers(60, 1000, (96, 120)).astype(np.uint16)
+    side = math.isqrt(len(cell))
+    identity = [number for value in np.eye(3, dtype=int).flat for number in (int(value), 1)]
+    tags = [
+        (33421, "H", 2, (side, side), True),  # the cell's size, and its colours
+        (33422, "B", len(cell), bytes("RGB".index(colour) for colour in cell), True),
+        (50706, "B", 4, bytes([1, 4, 0, 0]), True),  # version, camera, black, white and colour matrix
+        (50708, "s", 0, "Camera", True),
+        (50714, "H", 1, 64, True),
+        (50717, "H", 1, 1023, True),
+        (50721, "2i", 9, tuple(identity), True),
+    ]
+    tifffile.imwrite(tmp_path / "a.dng", values, photometric="cfa", extratags=tags, metadata=None, software=None)
+    if cell == XTRANS:
+        with pytest.raises(ValueError, match=r"a.dng cannot be read .*: its colour filter is X-Trans, 6 x 6"):
+            read_raw(tmp_path / "a.dng")
+    else:
+        raw = read_raw(tmp_path / "a.dng")
+        assert (raw.black, raw.white, raw.pattern) == (64, 1023, cell)
+        np.testing.assert_array_equal(raw.bayer, values)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
+from datamodules.restoration import camera_pairs
 from datamodules.restoration.camera_pairs import CC, DND, FMD, SIDD, PolyU, SIDDBenchmark
 from tests.datamodules.restoration.pictures import planes, written
 
@@ -73,6 +74,21 @@ def test_crops_of_dnd_have_no_ground_truth(tmp_path: Path) -> None:
     assert (images.names, images.clean) == (["0001_01", "0001_02"], None)
 
 
+def test_crops_of_dnd_are_cut_out_of_its_own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Boxes count from 1 and hold their last row and column."""
+    (tmp_path / "DND" / "dnd_2017" / "images_srgb").mkdir(parents=True)
+    photographs = np.random.default_rng(0).random((2, 6, 8, 3))
+    monkeypatch.setattr(camera_pairs, "read_cells", lambda path, key: [np.array([[1, 1, 4, 4], [3, 5, 6, 8.0]])] * 2)
+    monkeypatch.setattr(camera_pairs, "read_mat", lambda path, key: photographs[int(path.stem) - 1])
+    images = DND(str(tmp_path)).images("test")
+    assert images.names == ["0001_01", "0001_02", "0002_01", "0002_02"]
+    assert (images.clean, images.brightest) == (None, 1)
+    np.testing.assert_array_equal((images.noisy or [])[3], photographs[1, 2:6, 4:8].transpose(2, 0, 1).astype("f4"))
+    monkeypatch.setattr(camera_pairs, "read_cells", lambda path, key: [np.ones((4, 20))])
+    with pytest.raises(ValueError, match=r"info.mat has boxes \[4, 20\] of a photograph, not \[20, 4\]"):
+        DND(str(tmp_path)).images("test")
+
+
 @pytest.mark.parametrize(
     ("kind", "split", "missing"),
     [
@@ -81,7 +97,7 @@ def test_crops_of_dnd_have_no_ground_truth(tmp_path: Path) -> None:
         (SIDD, "training", "no image *_NOISY_SRGB_*.PNG in "),
         (SIDD, "test", "found neither "),
         (SIDDBenchmark, "test", "BenchmarkNoisyBlocksSrgb.mat does not exist"),
-        (DND, "test", "png_srgb does not exist"),
+        (DND, "test", "images_srgb does not exist"),
         (FMD, "training", "<type>/raw/<field of view>"),
         (FMD, "test", "test_mix/raw is not a folder"),
     ],

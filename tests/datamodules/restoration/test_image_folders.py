@@ -10,6 +10,7 @@ from datamodules.restoration.image_folders import (
     BSD68,
     CBSD68,
     DIV2K,
+    CentreCrops,
     ImageFolder,
     ItsTestImages,
     Kodak24,
@@ -18,6 +19,7 @@ from datamodules.restoration.image_folders import (
     Train400,
     Urban100,
 )
+from datamodules.restoration.images import Images, PairSet
 from datamodules.restoration.photographs import Photographs
 from tests.datamodules.restoration.pictures import planes, written
 
@@ -57,6 +59,32 @@ def test_the_images_of_a_test_are_trained_on() -> None:
     photographs = Photographs(16, colour=True)
     images = ItsTestImages(photographs)
     assert (images.channels, images.images("training").names) == (3, photographs.images("test").names)
+
+
+def test_centres_of_some_images_are_evenly_spaced() -> None:
+    images = CentreCrops(Numbered(), crop_size=4, count=3).images("test")
+    assert images.names == ["0", "2", "4"]
+    stored = Numbered().images("test")
+    for place, noisy, clean in zip((0, 2, 4), images.noisy or [], images.clean or [], strict=True):
+        np.testing.assert_array_equal(noisy, stored.noisy[place][:, 1:5, 2:6])
+        np.testing.assert_array_equal(clean, stored.clean[place][:, 1:5, 2:6])
+    for arguments, message in (
+        ({"crop_size": 0, "count": 3}, "crop_size must be at least 1, got 0"),
+        ({"crop_size": 4, "count": 8}, "Numbered has 7 images, and count is 8"),
+        ({"crop_size": 7, "count": 3}, "0 has 6 x 8 pixels; crop_size is 7"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            CentreCrops(Numbered(), **arguments).images("test")
+
+
+class Numbered(PairSet):
+    """Seven pairs."""
+
+    channels = 3
+
+    def images(self, split: Any) -> Any:
+        pairs = np.random.default_rng(0).integers(0, 256, (2, 7, 3, 6, 8), dtype=np.uint8)
+        return Images([str(number) for number in range(7)], list(pairs[0]), list(pairs[1]))
 
 
 def test_known_sets_are_found_in_their_folder_or_given_it(tmp_path: Path) -> None:
