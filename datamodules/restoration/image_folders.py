@@ -160,7 +160,7 @@ class ItsTestImages(PairSet):
         return self.of.images("test")
 
 
-class CentreCrops(PairSet):
+class Crops(PairSet):
     """The centres of some images of a set, evenly spaced over it, for methods that take minutes an image.
 
     Args:

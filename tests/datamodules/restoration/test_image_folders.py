@@ -10,7 +10,7 @@ from datamodules.restoration.image_folders import (
     BSD68,
     CBSD68,
     DIV2K,
-    CentreCrops,
+    Crops,
     ImageFolder,
     ItsTestImages,
     Kodak24,
@@ -62,7 +62,7 @@ def test_the_images_of_a_test_are_trained_on() -> None:
 
 
 def test_centres_of_some_images_are_evenly_spaced() -> None:
-    images = CentreCrops(Numbered(), crop_size=4, count=3).images("test")
+    images = Crops(Numbered(), crop_size=4, count=3).images("test")
     assert images.names == ["0", "2", "4"]
     stored = Numbered().images("test")
     for place, noisy, clean in zip((0, 2, 4), images.noisy or [], images.clean or [], strict=True):
@@ -74,7 +74,7 @@ def test_centres_of_some_images_are_evenly_spaced() -> None:
         ({"crop_size": 7, "count": 3}, "0 has 6 x 8 pixels; crop_size is 7"),
     ):
         with pytest.raises(ValueError, match=message):
-            CentreCrops(Numbered(), **arguments).images("test")
+            Crops(Numbered(), **arguments).images("test")
 
 
 class Numbered(PairSet):
