@@ -139,7 +139,7 @@ UNTRAINED = {
         f"scoredvi/{data}": "its denoisers come with their weights; it fits images"
         for data in ("cc", "polyu", "sidd_val")
     },
-    **dict.fromkeys(("bm3d/bsd68", "bm3d/photographs", "bm3d/set12"), "it has nothing to train"),
+    **dict.fromkeys(("bm3d/bsd68", "bm3d/cc", "bm3d/photographs", "bm3d/set12"), "it has nothing to train"),
     "diffusionguard/stable_diffusion": "its networks come with their weights; small ones are in its tests",
 }
 SHORTER = {"adaptive_smoothing": ("--model.attack_steps", "1")}  # all steps of an attack are alike

@@ -1,3 +1,4 @@
+import json
 import os
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from datamodules.corruptions.image_noise.calibration import (
     recording,
     tukey_lambda_fit,
 )
+from datamodules.corruptions.image_noise.camera import camera
 from datamodules.files.bayer import packed, read_headerless, unpacked
 from tests.datamodules.corruptions.image_noise.test_sensor import fixed
 
@@ -94,3 +96,17 @@ def test_a_grey_chart_of_a_real_camera_is_a_photon_transfer_curve() -> None:
         flat = [(mean[one].mean(), np.median(variance[one])) for one in levels if one.sum() >= 5]
         gains.append(photon_transfer(*np.array(flat).T)[0])
     np.testing.assert_allclose(gains, 0.11, atol=0.03)
+
+
+@pytest.mark.data
+def test_measured_profiles_of_cameras_follow_the_line_over_gains() -> None:
+    """Variance a x + b of six cameras, by ISO: slopes of the dark are those of ELD's calibrations of their kind."""
+    file = Path(os.environ["NOISEWORKS_DATA"]) / "raw_camera" / "noise_profiles.json"
+    slopes = {}
+    for maker in json.loads(file.read_text())["noiseprofiles"]:
+        for model in maker["models"]:
+            a, b = np.array([[profile["a"][1], profile["b"][1]] for profile in model["profiles"]]).T
+            slopes[model["model"]], _, rest = line(a[b > 0], np.sqrt(b[b > 0]))
+            assert rest < 0.3
+    for ours, theirs in {"D850": "NikonD850", "EOS 70D": "CanonEOS70D", "EOS 700D": "CanonEOS700D"}.items():
+        assert slopes[ours] == pytest.approx(camera(theirs).gaussian[0], abs=0.2)
