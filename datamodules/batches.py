@@ -153,6 +153,26 @@ class NormalMapBatch(TypedDict):
     """Of each image, outside training: the name of its file without suffix."""
 
 
+class CaptionedImageBatch(TypedDict):
+    """Images with texts that say what they show."""
+
+    image: NotRequired[Tensor]
+    """`[B, C, H, W]`, float32 in [0, 1]; left out where `moments` stands for it."""
+    caption: NotRequired[list[str]]
+    """Of each image, what it shows; where that is known."""
+    moments: NotRequired[Tensor]
+    """`[B, 2, c, h, w]`: mean and standard deviation of an autoencoder's distribution of the image's latent, unscaled.
+    """
+    embedding: NotRequired[Tensor]
+    """`[B, L, D]`: the caption as a text encoder gives it, with `moments`."""
+    pooled: NotRequired[Tensor]
+    """`[B, P]`: the caption's pooled embedding, of SDXL, with `moments`."""
+    index: Tensor
+    """`[B]`, int64: position in the set."""
+    global_size: int
+    """Samples of this batch over all processes."""
+
+
 def local_size(batch: Any) -> int:
     """Samples of a batch on this process: of `index`, which every DataModule here gives, or else of the first tensor.
 

@@ -1,0 +1,98 @@
+"""A folder of images with captions, in the layout of diffusers' training scripts and of Hugging Face's imagefolder."""
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from datamodules.classification.image_sets import ImageFiles
+from datamodules.files.data_directory import data_directory
+from datamodules.files.image_files import Crop, image_names, required_folder
+from datamodules.prompts.captioned_set import Captioned, CaptionedSet
+
+
+class CaptionedFolder(CaptionedSet):
+    """Your own images, in any subfolders, with captions where there are some.
+
+    Captions stand in `metadata.jsonl`, a line `{"file_name": "one.png", "text": "a cat"}` for each image, in
+    `metadata.csv` with these columns, or for each image in a text file beside it, `one.txt` for `one.png`. A folder
+    with neither has no captions, which is enough for a model without prompts.
+
+    Args:
+        data_dir: folder of the images; None takes where the environment variable NOISEWORKS_DATA points.
+        image_size: height and width of the images that a network gets, in pixels.
+        resize: short side before the square is cut out, in pixels; None takes `image_size`.
+        caption_column: key or column of the captions in `metadata.jsonl` or `metadata.csv`.
+
+    Raises:
+        FileNotFoundError: if there are no images, or a file that the captions name is missing.
+        ValueError: if an image has no caption and others have one, or a line is none of a file's caption.
+    """
+
+    def __init__(
+        self,
+        data_dir: str | None = None,
+        image_size: int = 512,
+        resize: int | None = None,
+        caption_column: str = "text",
+    ) -> None:
+        self.crop = Crop(image_size, resize or image_size)
+        self.image_shape = (3, image_size, image_size)
+        self.data_dir = data_dir
+        self.caption_column = caption_column
+
+    def training(self) -> Captioned:
+        root = data_directory(self.data_dir, "CaptionedFolder")
+        required_folder(root, "data_dir")
+        names = image_names(root)
+        captions = self._captions(root, names)
+        source = ImageFiles(root, names, torch.zeros(len(names), dtype=torch.int64), self.crop)
+        return Captioned(source, None if captions is None else [captions[name] for name in names])
+
+    def _captions(self, root: Path, names: list[str]) -> dict[str, str] | None:
+        """Read the captions by file name; None if there are none at all."""
+        files = [file for name in ("metadata.jsonl", "metadata.csv") for file in sorted(root.rglob(name))]
+        found: dict[str, str] = {}
+        for file in files:
+            for place, entry in _lines(file):
+                name, text = entry.get("file_name"), entry.get(self.caption_column)
+                if not isinstance(name, str) or not isinstance(text, str):
+                    raise ValueError(
+                        f"{place}: expected file_name and {self.caption_column}, got {', '.join(entry) or 'nothing'}"
+                    )
+                path = file.parent / name
+                if not path.is_file():
+                    raise FileNotFoundError(f"{place} names {path}, which does not exist")
+                found[path.relative_to(root).as_posix()] = text
+        if not files:
+            texts = {name: (root / name).with_suffix(".txt") for name in names}
+            found = {name: text.read_text(encoding="utf-8").strip() for name, text in texts.items() if text.is_file()}
+        missing = [name for name in names if name not in found]
+        if not found:
+            return None
+        if missing:
+            where = files[0] if files else (root / missing[0]).with_suffix(".txt")
+            raise ValueError(
+                f"{root / missing[0]} has no caption, as {len(missing)} of {len(names)} images; expected it in {where}"
+            )
+        return found
+
+
+def _lines(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Read the lines of a table, with what messages call each."""
+    with file.open(encoding="utf-8", newline="") as content:
+        if file.suffix == ".csv":
+            for number, row in enumerate(csv.DictReader(content), start=2):
+                yield f"{file}, line {number}", row
+            return
+        for number, line in enumerate(content, start=1):
+            if not line.strip():
+                continue
+            try:
+                entry = json.loads(line)
+            except ValueError as error:
+                raise ValueError(f"{file}, line {number} is not JSON: {error}") from error
+            yield f"{file}, line {number}", entry if isinstance(entry, dict) else {}

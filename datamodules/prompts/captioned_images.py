@@ -1,0 +1,92 @@
+"""The DataModule of images with captions.
+
+CaptionedImages(CaptionedFolder("my_images", image_size=512), batch_size=4)
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from datamodules.arguments import within
+from datamodules.loading.augmentation import Augmentation
+from datamodules.loading.seeded_batches import SeededBatches
+from datamodules.prompts.captioned_set import CaptionedRows, CaptionedSet
+
+
+class CaptionedImages(SeededBatches):
+    """Batches of images with captions (`datamodules.batches.CaptionedImageBatch`).
+
+    Order, crops and mirrors follow from (seed, epoch, sample) alone, whatever the number of processes.
+
+    Args:
+        images: data set.
+        batch_size: training images of a step over all processes.
+        validation_fraction: part of the images that is held out of training, in [0, 1).
+        augmentation: crop after padding and mirror of training images; None leaves them as they are.
+        evaluation_batch_size: images of a validation or test batch over all processes; None takes `batch_size`.
+        num_workers: loader processes; None takes one for each free core, up to 8, and none for images in memory.
+        seed: random seed of split, order and augmentation; None takes `seed_everything`.
+
+    Raises:
+        ValueError: if an argument is out of range, or nothing is left to train on.
+    """
+
+    train_set: CaptionedRows | None
+
+    def __init__(
+        self,
+        images: CaptionedSet,
+        batch_size: int = 16,
+        validation_fraction: float = 0.0,
+        augmentation: Augmentation | None = None,
+        evaluation_batch_size: int | None = None,
+        num_workers: int | None = None,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(batch_size, evaluation_batch_size, num_workers=num_workers, seed=seed)
+        within(0, 1, "[)", validation_fraction=validation_fraction)
+        self.images = images
+        self.validation_fraction = validation_fraction
+        self.augmentation = augmentation or Augmentation()
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """C, H, W of an image."""
+        return self.images.image_shape
+
+    def set_up_training(self) -> None:
+        captioned = self.images.training()
+        count = len(captioned.source.label)
+        order = np.random.default_rng([self.seed, 1]).permutation(count)
+        held_out = round(self.validation_fraction * count)
+        if held_out == count:
+            raise ValueError(f"validation_fraction {self.validation_fraction} leaves no training image of {count}")
+        kept, held = (torch.from_numpy(np.sort(part)) for part in (order[held_out:], order[:held_out]))
+        self.train_set = CaptionedRows(captioned, kept, self.seed)
+        self.validation_set = CaptionedRows(captioned, held) if len(held) else None
+
+    def set_up_test(self) -> None:
+        """The held-out images are tested, too."""
+        if self.train_set is None and self.validation_set is None:
+            self.set_up_training()
+        if self.validation_set is None:
+            raise ValueError("test needs images that are held out of training: set data.validation_fraction above 0")
+        self.test_set = self.validation_set
+
+    def training_images_dataloader(self) -> DataLoader:
+        """Give the training images in their own order, cut out of the centre and not mirrored."""
+        if self.train_set is None:
+            self.set_up_training()
+        assert self.train_set is not None
+        return self.evaluation_loader(CaptionedRows(self.train_set.captioned, self.train_set.row))
+
+    def augmented(self, batch: dict[str, Any], visit: int) -> dict[str, Any]:
+        batch["image"] = self.augmentation.apply(batch["image"], self.seed, visit, batch["index"])
+        return batch
+
+    def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
+        if "image" in batch:
+            batch["image"] = self.in_unit_interval(batch["image"], batch.pop("brightest"))
+        return batch

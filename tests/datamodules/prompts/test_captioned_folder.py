@@ -1,0 +1,76 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from datamodules.prompts.captioned_folder import CaptionedFolder
+from tests.datamodules.image_folders import grey
+
+NAMES = ["a.png", "more/b.png", "c.png"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for level, name in enumerate(NAMES):
+        grey(tmp_path / name, 40 * level, size=20)
+    return tmp_path
+
+
+def lines(folder: Path, *entries: object) -> None:
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, entries)) + "\n\n")
+
+
+def jsonl(folder: Path) -> None:
+    lines(folder, *({"file_name": name, "text": f"the {name}", "other": 1} for name in reversed(NAMES)))
+
+
+def several_tables(folder: Path) -> None:
+    lines(folder, *({"file_name": name, "text": f"the {name}"} for name in ("a.png", "c.png")))
+    (folder / "more" / "metadata.csv").write_text("file_name,text\nb.png,the more/b.png\n")
+
+
+def beside(folder: Path) -> None:
+    for name in NAMES:
+        (folder / name).with_suffix(".txt").write_text(f"the {name}\n")
+
+
+@pytest.mark.parametrize("write", [jsonl, several_tables, beside])
+def test_captions_are_found_in_every_layout(folder: Path, write: Callable[[Path], None]) -> None:
+    write(folder)
+    captioned = CaptionedFolder(str(folder), image_size=16).training()
+    assert captioned.source.names == sorted(NAMES)
+    assert captioned.captions == [f"the {name}" for name in sorted(NAMES)]
+
+
+def test_images_without_captions_are_images_alone(folder: Path) -> None:
+    captioned = CaptionedFolder(str(folder), image_size=16).training()
+    assert captioned.captions is None
+    assert len(captioned.source.label) == 3
+
+
+@pytest.mark.parametrize(
+    ("entries", "error", "message"),
+    [
+        ([{"file_name": "a.png", "text": "x"}], ValueError, r"c\.png has no caption, as 2 of 3 images; expected it in"),
+        ([{"file_name": "z.png", "text": "x"}], FileNotFoundError, r"line 1 names .*z\.png, which does not exist"),
+        (
+            [{"file_name": "a.png", "caption": "x"}],
+            ValueError,
+            "line 1: expected file_name and text, got file_",
+        ),
+        ([3], ValueError, "got nothing"),
+    ],
+)
+def test_captions_that_do_not_fit_are_named(
+    folder: Path, entries: list[object], error: type[Exception], message: str
+) -> None:
+    lines(folder, *entries)
+    with pytest.raises(error, match=message):
+        CaptionedFolder(str(folder), image_size=16).training()
+
+
+def test_a_damaged_line_is_named(folder: Path) -> None:
+    (folder / "metadata.jsonl").write_text('{"file_name": \n')
+    with pytest.raises(ValueError, match=r"metadata\.jsonl, line 1 is not JSON"):
+        CaptionedFolder(str(folder), image_size=16).training()
