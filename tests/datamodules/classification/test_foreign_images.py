@@ -11,7 +11,7 @@ from datamodules.classification.cifar import CIFAR100
 from datamodules.classification.digits import Digits
 from datamodules.classification.foreign_images import ForeignImages, replacements
 from datamodules.classification.image_sets import UNKNOWN, ImageSet, ImagesInMemory, OtherImages
-from datamodules.classification.imagenet32 import ImageNet32
+from datamodules.classification.imagenet import ImageNet32
 from datamodules.classification.labelled_images import LabelledImages
 from datamodules.classification.ood_images import OtherDigits
 from datamodules.corruptions.label_noise import Symmetric

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from datamodules.classification.image_sets import UNKNOWN
-from datamodules.classification.imagenet32 import ImageNet32, read_batch
+from datamodules.classification.imagenet import ImageNet32, read_batch
 
 
 def write_batches(folder: Path, kind: str, num: int = 60) -> np.ndarray:
