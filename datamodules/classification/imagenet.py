@@ -211,9 +211,9 @@ def read_batch(file: Path) -> np.ndarray:
 
 
 class ImageNet32(OtherImages):
-    """ImageNet at 32 x 32 pixels, in `train_data_batch_1` to `train_data_batch_10`, as images of no class of another set.
+    """ImageNet at 32 x 32 pixels, as images of no class of another set.
 
-    The files are pickles or `.npz`, as distributed.
+    The files are `train_data_batch_1` to `train_data_batch_10`, pickles or `.npz`, as distributed.
 
     Source: Chrabaszcz, Loshchilov and Hutter, A Downsampled Variant of ImageNet as an Alternative to the CIFAR
     datasets, 2017, arXiv 1707.08819.

@@ -41,6 +41,7 @@ from torch import Tensor, nn
 from datamodules.arguments import positive, within
 from datamodules.batches import LabelledImageBatch
 from datamodules.loading.world import world_size
+from lightning_modules.full_precision import at_least_float32, in_full_precision
 from lightning_modules.networks.weights import listed
 from lightning_modules.training.classifier import ClassifierSteps, accuracies
 from lightning_modules.training.logging import log_training
@@ -52,7 +53,7 @@ AT_ONCE = 2**24
 
 def layer_rows(layer: nn.Linear | nn.Conv2d, inputs: Tensor) -> Iterator[Tensor]:
     """Give the rows X that a layer sees, each `[b, n]`, part by part, in single precision at least."""
-    inputs = inputs.to(torch.promote_types(layer.weight.dtype, torch.float32))
+    inputs = at_least_float32(inputs.to(layer.weight.dtype))
     if isinstance(layer, nn.Linear):
         yield inputs.flatten(end_dim=-2)
         return
@@ -98,7 +99,7 @@ class _PreActivationGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         factor, rows = ctx.saved_tensors
-        with torch.autocast(gradient.device.type, enabled=False):
+        with in_full_precision(gradient.device):
             matrix = gradient.flatten(start_dim=1).to(factor.dtype)
             return solved(matrix, factor, rows, ctx.ridge).view_as(gradient).to(gradient.dtype), None, None, None
 
@@ -114,7 +115,7 @@ def pre_activation_weight(layer: nn.Linear | nn.Conv2d, inputs: Tensor, ridge: f
     """
     if not (torch.is_grad_enabled() and layer.weight.requires_grad):
         return layer.weight
-    with torch.no_grad(), torch.autocast(inputs.device.type, enabled=False):
+    with torch.no_grad(), in_full_precision(inputs.device):
         parts = layer_rows(layer, inputs)
         rows = next(parts)
         if isinstance(layer, nn.Linear) and len(rows) < rows.shape[1] and not sync_gram:

@@ -111,6 +111,11 @@ TRANSLATION = ("mask_generator", "image_generator", "image_discriminator", "mask
 METHODS = {
     "elr": Method("elr/demo", DIGITS_WITH_VALIDATION),
     "cross_entropy": Method("elr/demo_baseline", DIGITS_WITH_VALIDATION),
+    "tract": Method(
+        "tract/demo",
+        {"data.init_args.batch_size": 401},  # four batches of 1,508 patches, the last one of 305
+        {"model.init_args.sync_gram": True},
+    ),
     "elr_plus": Method("elr_plus/demo", DIGITS_WITH_VALIDATION),
     "lsa": Method("lsa/demo", CLUSTERS, SOME_NOISY),
     "pls": Method(

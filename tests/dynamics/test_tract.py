@@ -33,7 +33,9 @@ def gradients(layer: nn.Module, inputs: Tensor, target: Tensor) -> dict[str, Ten
 
 def expected(plain: Tensor, rows: Tensor, ridge: float = RIDGE) -> Tensor:
     gram = rows.T @ rows / len(rows)
-    return (plain.flatten(1) @ torch.linalg.inv(gram + ridge * torch.eye(len(gram), dtype=torch.float64))).view_as(plain)
+    return (plain.flatten(1) @ torch.linalg.inv(gram + ridge * torch.eye(len(gram), dtype=torch.float64))).view_as(
+        plain
+    )
 
 
 CASES: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
