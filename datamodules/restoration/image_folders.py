@@ -199,7 +199,8 @@ class Crops(PairSet):
         top, left = ((side - self.crop_size) // 2 for side in image.shape[1:])
         if min(top, left) < 0:
             raise ValueError(f"{name} has {image.shape[1]} x {image.shape[2]} pixels; crop_size is {self.crop_size}")
-        return np.ascontiguousarray(image[:, top : top + self.crop_size, left : left + self.crop_size])
+        cut: Pixels = image[:, top : top + self.crop_size, left : left + self.crop_size]
+        return cut.copy()
 
 
 class KnownImages(PairSet):

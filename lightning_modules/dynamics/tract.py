@@ -119,16 +119,18 @@ def pre_activation_weight(layer: nn.Linear | nn.Conv2d, inputs: Tensor, ridge: f
         parts = layer_rows(layer, inputs)
         rows = next(parts)
         if isinstance(layer, nn.Linear) and len(rows) < rows.shape[1] and not sync_gram:
+            kept: Tensor | None = rows
             factor = factored(rows @ rows.T, ridge * len(rows))
         else:
+            kept = None
             gram = torch.cat([rows.T @ rows, rows.new_full((1, rows.shape[1]), len(rows))])  # the last row counts
             for part in parts:
                 gram[:-1].addmm_(part.T, part)
                 gram[-1] += len(part)
             if sync_gram and world_size() > 1:
                 dist.all_reduce(gram)
-            factor, rows = factored(gram[:-1] / gram[-1], ridge), None
-    return _PreActivationGradient.apply(layer.weight, factor, rows, ridge)
+            factor = factored(gram[:-1] / gram[-1], ridge)
+    return _PreActivationGradient.apply(layer.weight, factor, kept, ridge)
 
 
 class TrActLinear(nn.Linear):
@@ -147,8 +149,18 @@ class TrActConv2d(nn.Conv2d):
     """A convolution with the parameters of another one, whose weight gets TrAct's gradient."""
 
     def __init__(self, layer: nn.Conv2d, ridge: float, sync_gram: bool) -> None:
-        sizes: Any = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
-        super().__init__(layer.in_channels, layer.out_channels, *sizes, bias=False, device="meta")
+        kernel: Any = layer.kernel_size
+        padding: Any = layer.padding
+        super().__init__(
+            layer.in_channels,
+            layer.out_channels,
+            kernel,
+            layer.stride,  # type: ignore[arg-type]
+            padding,
+            layer.dilation,  # type: ignore[arg-type]
+            bias=False,
+            device="meta",
+        )
         self.weight, self.bias = layer.weight, layer.bias
         self.ridge, self.sync_gram = ridge, sync_gram
 
