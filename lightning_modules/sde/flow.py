@@ -1,0 +1,160 @@
+"""The probability-flow ODE of a diffusion, solved to a tolerance: samples, latent codes and exact likelihoods.
+
+    dx/dt = f(x, t) - g(t)^2 s(x, t) / 2
+
+has the marginals of the process. Along it log p changes by the divergence of the right side, which is estimated as
+e^T (J e) with signs e that are drawn once:
+
+    log p_0(x_0) = log p_1(x_1) + int_0^1 div dt.
+
+Source: Song, Sohl-Dickstein, Kingma, Kumar, Ermon and Poole, Score-Based Generative Modeling through Stochastic
+Differential Equations, ICLR 2021, arXiv 2011.13456, section 4.3 and appendix D; the divergence by Grathwohl et al.,
+FFJORD, ICLR 2019, arXiv 1810.01367.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.integrate import solve_ivp
+from torch import Tensor
+
+from datamodules.arguments import positive, within
+from lightning_modules.sde.processes import Process, along
+from lightning_modules.sde.samplers import Draw, Project, Score, reverse_diffusion, times_of
+
+
+class Solved(NamedTuple):
+    """Where the flow leads to, and what it cost."""
+
+    x: Tensor
+    evaluations: int
+    """Of the right side, each for the whole batch."""
+
+
+class Likelihood(NamedTuple):
+    """Log density of data, and what it was found by."""
+
+    log_density: Tensor
+    """`[B]`, natural logarithm, in float64 on the host."""
+    latent: Tensor
+    """x_1, of the shape of the data."""
+    evaluations: int
+
+
+def flow_drift(score: Score, x: Tensor, t: float, process: Process) -> Tensor:
+    """Compute the right side of the ODE."""
+    time = torch.tensor([t], dtype=torch.float64, device="cpu")
+    return process.drift(x, time) - 0.5 * along(process.diffusion(time), x) ** 2 * score(x, times_of(x, t))
+
+
+def _integrate(
+    right: Callable[[float, NDArray], NDArray], start: float, end: float, state: NDArray, tolerance: float
+) -> tuple[NDArray, int]:
+    solution = solve_ivp(right, (start, end), state, rtol=tolerance, atol=tolerance, method="RK45", t_eval=[end])
+    if not solution.success:
+        raise RuntimeError(f"the probability-flow ODE could not be solved to {tolerance:g}: {solution.message}")
+    return solution.y[:, -1], int(solution.nfev)
+
+
+def solve_flow(score: Score, x: Tensor, process: Process, start: float, end: float, tolerance: float = 1e-5) -> Solved:
+    """Move samples along the flow from one time to another, by Runge-Kutta steps of orders 4 and 5.
+
+    A batch shares its steps, so a result depends on its batch within the tolerance.
+
+    Args:
+        score: see `samplers.Score`.
+        x: `[B, ...]`, real or complex.
+        process: the process.
+        start: time of x.
+        end: time of the result; larger than `start` to encode data.
+        tolerance: absolute and relative.
+
+    Raises:
+        RuntimeError: if no step is small enough.
+    """
+    kind = np.complex128 if x.is_complex() else np.float64
+
+    def right(t: float, state: NDArray) -> NDArray:
+        here = torch.from_numpy(state).view(x.shape).to(x)
+        return flow_drift(score, here, t, process).detach().cpu().numpy().astype(kind).ravel()
+
+    state, evaluations = _integrate(right, start, end, x.detach().cpu().numpy().astype(kind).ravel(), tolerance)
+    return Solved(torch.from_numpy(state).view(x.shape).to(x), evaluations)
+
+
+def likelihood(
+    score: Score, x: Tensor, process: Process, signs: Tensor, start: float = 1e-5, tolerance: float = 1e-5
+) -> Likelihood:
+    """Compute the log density of real data under the flow's own model.
+
+    Args:
+        score: see `samplers.Score`; differentiable in x.
+        x: `[B, ...]`.
+        process: the process.
+        signs: e, -1 or 1, of the shape of x.
+        start: time that data are taken to be at.
+        tolerance: absolute and relative.
+
+    Raises:
+        RuntimeError: if no step is small enough.
+    """
+    size = x.numel()
+
+    def right(t: float, state: NDArray) -> NDArray:
+        with torch.inference_mode(False), torch.enable_grad():
+            here = torch.from_numpy(state[:size]).view(x.shape).to(x.device, x.dtype).requires_grad_()
+            drift = flow_drift(score, here, t, process)
+            [slope] = torch.autograd.grad((drift * signs).sum(), here)
+        divergence = (slope * signs).flatten(1).sum(dim=1)
+        parts = [value.detach().cpu().double().numpy().ravel() for value in (drift, divergence)]
+        return np.concatenate(parts)
+
+    with torch.inference_mode(False):
+        x, signs = x.clone(), signs.clone()
+    begin = np.concatenate([x.cpu().double().numpy().ravel(), np.zeros(len(x))])
+    state, evaluations = _integrate(right, start, 1.0, begin, tolerance)
+    latent = torch.from_numpy(state[:size]).view(x.shape)
+    log_density = process.prior_log_density(latent) + torch.from_numpy(state[size:])
+    return Likelihood(log_density, latent.to(x), evaluations)
+
+
+def bits_per_dimension(log_density: Tensor, dimensions: int, width: float) -> Tensor:
+    """Convert log densities of images to bits for each of their values of 256 levels.
+
+    Args:
+        log_density: natural logarithms, `[B]`.
+        dimensions: values of one image, D.
+        width: difference between white and black in the density's units: 2 for images in [-1, 1], 1 for [0, 1].
+    """
+    return -log_density / (dimensions * math.log(2)) + 8 - math.log2(width)
+
+
+class ProbabilityFlow:
+    """Draws samples by solving the probability-flow ODE to a tolerance.
+
+    Args:
+        tolerance: absolute and relative, of Runge-Kutta steps of orders 4 and 5.
+        end: the last time.
+        denoise: take one noise-free step more to time 0, as long as one of 1,000 equal ones.
+
+    Raises:
+        ValueError: if `tolerance` is not positive, `end` not inside (0, 1), or something is known of the samples.
+    """
+
+    def __init__(self, tolerance: float = 1e-5, end: float = 1e-3, denoise: bool = False) -> None:
+        positive(tolerance=tolerance)
+        within(0, 1, "()", end=end)
+        self.tolerance = tolerance
+        self.end = end
+        self.denoise = denoise
+
+    def __call__(self, score: Score, x: Tensor, process: Process, draw: Draw, project: Project | None = None) -> Tensor:
+        """Move samples of the prior, `[B, ...]`, to data."""
+        if project is not None:
+            raise ValueError("sampler: the probability flow has no step that could respect what is known of an image")
+        x = solve_flow(score, x, process, 1.0, self.end, self.tolerance).x
+        return reverse_diffusion(score, x, self.end, 1000, process, draw).mean if self.denoise else x

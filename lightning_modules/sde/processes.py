@@ -1,0 +1,238 @@
+"""Processes that diffuse data to noise in continuous time: dx = f(x, t) dt + g(t) dw for t in [0, 1].
+
+|        | f(x, t)       | g(t)                                   | x_t given x_0: mean, deviation | x_1          |
+|--------|---------------|----------------------------------------|--------------------------------|--------------|
+| VE     | 0             | sigma(t) sqrt(2 log(smax / smin))      | x_0, sigma(t)                  | N(0, smax^2) |
+| VP     | -beta(t) x/2  | sqrt(beta(t))                          | m x_0, sqrt(1 - m^2)           | N(0, 1)      |
+| sub-VP | -beta(t) x/2  | sqrt(beta(t) (1 - e^{-2 B(t)}))        | m x_0, 1 - m^2                 | N(0, 1)      |
+
+with sigma(t) = smin (smax / smin)^t, beta(t) = bmin + t (bmax - bmin), B its integral and m(t) = e^{-B(t) / 2}. The
+exact variance of the VE kernel is sigma(t)^2 - sigma(0)^2; the paper and its code take sigma(t)^2.
+
+A process is told x of any shape `[B, ...]`, real or complex, and times `[B]` or `[1]`. One whose drift depends on an
+observation, as those that revert to a degraded image or to noisy speech, holds the observation of its batch.
+
+Source: Song, Sohl-Dickstein, Kingma, Kumar, Ermon and Poole, Score-Based Generative Modeling through Stochastic
+Differential Equations, ICLR 2021, arXiv 2011.13456, section 3 and appendices B, C and E.
+"""
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from datamodules.arguments import at_least, positive
+
+
+def along(value: Tensor, x: Tensor) -> Tensor:
+    """Bring a number for each sample, `[B]` or `[1]`, to device, precision and dimensions of x `[B, ...]`."""
+    return value.to(x.device, x.real.dtype).view(-1, *[1] * (x.ndim - 1))
+
+
+class Process(ABC):
+    """A diffusion from data at t = 0 to a Gaussian at t = 1.
+
+    Steps in discrete time are those of a grid of n levels of noise; level i = floor(t (n - 1)).
+    """
+
+    prior_deviation: float
+    """Standard deviation of x_1 around `prior_mean`."""
+
+    @abstractmethod
+    def drift(self, x: Tensor, t: Tensor) -> Tensor:
+        """Compute f(x, t), `[B, ...]`."""
+
+    @abstractmethod
+    def diffusion(self, t: Tensor) -> Tensor:
+        """Compute g(t), of the shape of t."""
+
+    @abstractmethod
+    def kernel(self, clean: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute mean `[B, ...]` and standard deviation, of the shape of t, of x_t given x_0."""
+
+    @abstractmethod
+    def clean_estimate(self, x: Tensor, t: Tensor, score: Tensor) -> Tensor:
+        """Compute E[x_0 | x_t] from the score at x_t, by Tweedie's formula."""
+
+    def prior_mean(self, x: Tensor) -> Tensor:
+        """Give the mean of x_1, of the shape of x."""
+        return torch.zeros_like(x)
+
+    def prior_log_density(self, x: Tensor) -> Tensor:
+        """Compute the log density of x_1, `[B]`, of real x."""
+        squares = (x - self.prior_mean(x)).flatten(1).square().sum(dim=1)
+        variance = self.prior_deviation**2
+        return -0.5 * (squares / variance + x[0].numel() * math.log(2 * math.pi * variance))
+
+    def step(self, x: Tensor, t: Tensor, n: int) -> tuple[Tensor, Tensor]:
+        """Compute f_i and G_i, of the shape of t, of x_{i+1} = x_i + f_i + G_i z: those of Euler and Maruyama."""
+        return self.drift(x, t) / n, self.diffusion(t) / math.sqrt(n)
+
+    def ancestral(self, x: Tensor, t: Tensor, n: int, score: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute mean and standard deviation of x_{i-1} given x_i, as the discrete model's own sampler draws it.
+
+        Raises:
+            ValueError: if the process has no such sampler.
+        """
+        raise ValueError(f"predictor must be another than ancestral: it is not defined for {type(self).__name__}")
+
+    def langevin_scale(self, t: Tensor, n: int) -> Tensor:
+        """Compute the factor a of Langevin steps, of the shape of t."""
+        return torch.ones_like(t)
+
+
+def grid_level(t: Tensor, n: int) -> Tensor:
+    """Compute floor(t (n - 1)), also where rounding has left it a little below a whole number."""
+    return (t * (n - 1) + 1e-4).floor()
+
+
+class VE(Process):
+    """The variance exploding process, the limit of denoising score matching with Langevin dynamics (SMLD, NCSN).
+
+    Args:
+        sigma_min: smallest standard deviation of the noise, in the data's units.
+        sigma_max: largest standard deviation of the noise.
+
+    Raises:
+        ValueError: if `sigma_min` is not positive or `sigma_max` not larger.
+    """
+
+    def __init__(self, sigma_min: float = 0.01, sigma_max: float = 50.0) -> None:
+        positive(sigma_min=sigma_min)
+        if not sigma_max > sigma_min:
+            raise ValueError(f"sigma_max must be larger than sigma_min {sigma_min}, got {sigma_max}")
+        self.sigma_min = sigma_min
+        self.sigma_max = self.prior_deviation = sigma_max
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """Compute sigma(t)."""
+        return self.sigma_min * (self.sigma_max / self.sigma_min) ** t
+
+    def time_of(self, sigma: Tensor) -> Tensor:
+        """Find the time at which data have noise of the standard deviation sigma."""
+        return (sigma / self.sigma_min).log() / math.log(self.sigma_max / self.sigma_min)
+
+    def drift(self, x: Tensor, t: Tensor) -> Tensor:
+        return torch.zeros_like(x)
+
+    def diffusion(self, t: Tensor) -> Tensor:
+        return self.sigma(t) * math.sqrt(2 * math.log(self.sigma_max / self.sigma_min))
+
+    def kernel(self, clean: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        return clean, self.sigma(t)
+
+    def clean_estimate(self, x: Tensor, t: Tensor, score: Tensor) -> Tensor:
+        return x + along(self.sigma(t) ** 2, x) * score
+
+    def grid_sigmas(self, t: Tensor, n: int) -> tuple[Tensor, Tensor]:
+        """Compute sigma_i and sigma_{i-1} of the geometric grid of n levels; below the first there is no noise."""
+        i = grid_level(t, n)
+        here, below = (self.sigma(level / max(n - 1, 1)) for level in (i, i - 1))
+        return here, torch.where(i > 0, below, 0)
+
+    def step(self, x: Tensor, t: Tensor, n: int) -> tuple[Tensor, Tensor]:
+        here, below = self.grid_sigmas(t, n)
+        return torch.zeros_like(x), (here**2 - below**2).sqrt()
+
+    def ancestral(self, x: Tensor, t: Tensor, n: int, score: Tensor) -> tuple[Tensor, Tensor]:
+        here, below = self.grid_sigmas(t, n)
+        lost = here**2 - below**2
+        return x + along(lost, x) * score, below * lost.sqrt() / here
+
+
+class _Decaying(Process):
+    """Processes that shrink data by m(t) while noise grows to variance 1."""
+
+    prior_deviation = 1.0
+
+    def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0) -> None:
+        at_least(0, beta_min=beta_min)
+        if not beta_max > beta_min:
+            raise ValueError(f"beta_max must be larger than beta_min {beta_min}, got {beta_max}")
+        self.beta_min = beta_min
+        self.beta_max = beta_max
+
+    def beta(self, t: Tensor) -> Tensor:
+        """Compute beta(t)."""
+        return self.beta_min + t * (self.beta_max - self.beta_min)
+
+    def integral(self, t: Tensor) -> Tensor:
+        """Compute B(t)."""
+        return 0.5 * t**2 * (self.beta_max - self.beta_min) + t * self.beta_min
+
+    def _time_of_integral(self, integral: Tensor) -> Tensor:
+        slope = self.beta_max - self.beta_min
+        return ((self.beta_min**2 + 2 * slope * integral).sqrt() - self.beta_min) / slope
+
+    @abstractmethod
+    def deviation(self, t: Tensor) -> Tensor:
+        """Compute the standard deviation of the noise in x_t."""
+
+    def kernel(self, clean: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        return along((-0.5 * self.integral(t)).exp(), clean) * clean, self.deviation(t)
+
+    def clean_estimate(self, x: Tensor, t: Tensor, score: Tensor) -> Tensor:
+        return (x + along(self.deviation(t) ** 2, x) * score) / along((-0.5 * self.integral(t)).exp(), x)
+
+    def drift(self, x: Tensor, t: Tensor) -> Tensor:
+        return along(-0.5 * self.beta(t), x) * x
+
+    def grid_beta(self, t: Tensor, n: int) -> Tensor:
+        """Compute beta_i of n equally spaced ones from bmin / n to bmax / n."""
+        return self.beta(grid_level(t, n) / max(n - 1, 1)) / n
+
+    def langevin_scale(self, t: Tensor, n: int) -> Tensor:
+        return 1 - self.grid_beta(t, n)
+
+
+class VP(_Decaying):
+    """The variance preserving process, the limit of denoising diffusion (DDPM).
+
+    Args:
+        beta_min: rate of the noise at t = 0.
+        beta_max: rate of the noise at t = 1.
+
+    Raises:
+        ValueError: if `beta_min` is negative or `beta_max` not larger.
+    """
+
+    def deviation(self, t: Tensor) -> Tensor:
+        return (-torch.expm1(-self.integral(t))).sqrt()
+
+    def diffusion(self, t: Tensor) -> Tensor:
+        return self.beta(t).sqrt()
+
+    def time_of(self, sigma: Tensor) -> Tensor:
+        """Find the time at which x_t / m(t) has noise of the standard deviation sigma."""
+        return self._time_of_integral(torch.log1p(sigma**2))
+
+    def step(self, x: Tensor, t: Tensor, n: int) -> tuple[Tensor, Tensor]:
+        beta = self.grid_beta(t, n)
+        return along((1 - beta).sqrt() - 1, x) * x, beta.sqrt()
+
+    def ancestral(self, x: Tensor, t: Tensor, n: int, score: Tensor) -> tuple[Tensor, Tensor]:
+        beta = self.grid_beta(t, n)
+        return (x + along(beta, x) * score) / along((1 - beta).sqrt(), x), beta.sqrt()
+
+
+class SubVP(_Decaying):
+    """The process whose variance is below that of VP at all times; its models have the higher likelihoods.
+
+    Args:
+        beta_min: rate of the decay at t = 0.
+        beta_max: rate of the decay at t = 1.
+
+    Raises:
+        ValueError: if `beta_min` is negative or `beta_max` not larger.
+    """
+
+    def deviation(self, t: Tensor) -> Tensor:
+        return -torch.expm1(-self.integral(t))
+
+    def diffusion(self, t: Tensor) -> Tensor:
+        return (self.beta(t) * -torch.expm1(-2 * self.integral(t))).sqrt()
+
+    def time_of(self, sigma: Tensor) -> Tensor:
+        """Find the time at which x_t / m(t) has noise of the standard deviation sigma."""
+        return self._time_of_integral(2 * torch.asinh(sigma / 2))

@@ -1,0 +1,195 @@
+"""Samplers of the reverse-time process dx = (f - g^2 s) dt + g dw, with the score s of x_t: predictors and correctors.
+
+A predictor moves x_t to the next time, a corrector moves it within the same time by Langevin steps
+
+    x <- x + e s(x, t) + sqrt(2 e) z,     e = 2 a (r |z| / |s|)^2,
+
+with a signal-to-noise ratio r and norms that are means over the batch. Each returns x and its mean, before noise was
+added: the last mean is the sample. With `flow` a predictor follows the ordinary differential equation with the same
+marginals, dx = (f - g^2 s / 2) dt, and adds no noise.
+
+Source: Song, Sohl-Dickstein, Kingma, Kumar, Ermon and Poole, Score-Based Generative Modeling through Stochastic
+Differential Equations, ICLR 2021, arXiv 2011.13456, section 4 and appendices D to G, in the order of the authors'
+code: corrector, then predictor.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from datamodules.arguments import at_least, one_of, positive, within
+from lightning_modules.sde.processes import Process, along
+
+Score = Callable[[Tensor, Tensor], Tensor]
+"""Maps x `[B, ...]` and times `[B]` to the gradient of log p_t at x."""
+Draw = Callable[[Tensor], Tensor]
+"""Gives standard normal noise of the shape and type of a tensor."""
+
+
+class Moved(NamedTuple):
+    """Where a step leads to."""
+
+    x: Tensor
+    mean: Tensor
+    """x before noise was added."""
+
+
+Project = Callable[[Moved, float], Moved]
+"""Brings what is known of the samples at a time into them."""
+
+
+def times_of(x: Tensor, t: float) -> Tensor:
+    """Give t for each sample, `[B]`."""
+    return torch.full((len(x),), t, dtype=x.real.dtype, device=x.device)
+
+
+def _host(t: float) -> Tensor:
+    """Give t in double precision, so that no level of a grid is lost to rounding."""
+    return torch.tensor([t], dtype=torch.float64, device="cpu")
+
+
+def euler_maruyama(
+    score: Score, x: Tensor, t: float, n: int, process: Process, draw: Draw, flow: bool = False
+) -> Moved:
+    """Take a step of 1 / n of the reverse-time process by the method of Euler and Maruyama."""
+    time = _host(t)
+    g = along(process.diffusion(time), x)
+    mean = x - (process.drift(x, time) - g**2 * score(x, times_of(x, t)) * (0.5 if flow else 1)) / n
+    return Moved(mean, mean) if flow else Moved(mean + g / math.sqrt(n) * draw(x), mean)
+
+
+def reverse_diffusion(
+    score: Score, x: Tensor, t: float, n: int, process: Process, draw: Draw, flow: bool = False
+) -> Moved:
+    """Undo a step x_{i+1} = x_i + f_i + G_i z of the process in n steps: x - f_i + G_i^2 s + G_i z."""
+    f, g = process.step(x, _host(t), n)
+    g = along(g, x)
+    mean = x - f + g**2 * score(x, times_of(x, t)) * (0.5 if flow else 1)
+    return Moved(mean, mean) if flow else Moved(mean + g * draw(x), mean)
+
+
+def ancestral(score: Score, x: Tensor, t: float, n: int, process: Process, draw: Draw) -> Moved:
+    """Draw x_{i-1} given x_i of the discrete model with n levels."""
+    mean, deviation = process.ancestral(x, _host(t), n, score(x, times_of(x, t)))
+    return Moved(mean + along(deviation, x) * draw(x), mean)
+
+
+def langevin(
+    score: Score, x: Tensor, t: float, n: int, process: Process, draw: Draw, snr: float, num_steps: int = 1
+) -> Moved:
+    """Take Langevin steps at a time, whose size follows from the norms of noise and score."""
+    scale, mean = along(process.langevin_scale(_host(t), n), x), x
+    for _ in range(num_steps):
+        gradient, noise = score(x, times_of(x, t)), draw(x)
+        norms = [value.flatten(1).norm(dim=1).mean() for value in (noise, gradient)]
+        size = 2 * scale * (snr * norms[0] / norms[1]) ** 2
+        mean = x + size * gradient
+        x = mean + (2 * size).sqrt() * noise
+    return Moved(x, mean)
+
+
+def annealed_langevin(
+    score: Score, x: Tensor, t: float, n: int, process: Process, draw: Draw, snr: float, num_steps: int = 1
+) -> Moved:
+    """Take Langevin steps at a time, of size 2 a (r std)^2 with the deviation of the noise at that time."""
+    time, mean = _host(t), x
+    size = along(2 * process.langevin_scale(time, n) * (snr * process.kernel(x, time)[1]) ** 2, x)
+    for _ in range(num_steps):
+        mean = x + size * score(x, times_of(x, t))
+        x = mean + (2 * size).sqrt() * draw(x)
+    return Moved(x, mean)
+
+
+Update = Callable[[Score, Tensor, float, int, Process, Draw], Moved]
+
+
+def predict_and_correct(
+    score: Score,
+    x: Tensor,
+    times: Sequence[float],
+    process: Process,
+    predictor: Update | None,
+    corrector: Update | None = None,
+    n: int | None = None,
+    draw: Draw = torch.randn_like,
+    project: Project | None = None,
+) -> Tensor:
+    """Move samples from the first time to the last and one step beyond, to data; correct, then predict at each time.
+
+    Args:
+        score: see `Score`.
+        x: `[B, ...]` at the first time.
+        times: falling times, usually n equally spaced ones from 1 to nearly 0.
+        process: the process that is reversed.
+        predictor: `euler_maruyama`, `reverse_diffusion` or `ancestral`; None corrects alone.
+        corrector: `langevin` or `annealed_langevin` with their `snr`; None predicts alone.
+        n: steps from 1 to 0; by default the number of times.
+        draw: see `Draw`.
+        project: applied after each correction and prediction.
+
+    Returns:
+        The mean of the last step, `[B, ...]`.
+    """
+    moved = Moved(x, x)
+    for t in times:
+        for update in (corrector, predictor):
+            if update is not None:
+                moved = update(score, moved.x, t, n or len(times), process, draw)
+                moved = moved if project is None else project(moved, t)
+    return moved.mean
+
+
+PREDICTORS = {"euler_maruyama": euler_maruyama, "reverse_diffusion": reverse_diffusion, "ancestral": ancestral}
+CORRECTORS = {"langevin": langevin, "annealed_langevin": annealed_langevin}
+
+
+class PredictorCorrector:
+    """Draws samples by alternating corrector and predictor over equally spaced times.
+
+    Args:
+        predictor: moves samples to the next time; none corrects alone.
+        corrector: moves samples within a time; none predicts alone.
+        num_steps: number of times, N.
+        snr: signal-to-noise ratio r of the corrector.
+        corrector_steps: Langevin steps at each time.
+        end: the last time; the authors take 1e-5 for VE and 1e-3 for VP and sub-VP.
+        flow: predict along the ordinary differential equation, without noise.
+
+    Raises:
+        ValueError: if an argument is out of range, or the ancestral predictor is to follow the flow.
+    """
+
+    def __init__(
+        self,
+        predictor: Literal["euler_maruyama", "reverse_diffusion", "ancestral", "none"] = "reverse_diffusion",
+        corrector: Literal["langevin", "annealed_langevin", "none"] = "langevin",
+        num_steps: int = 1000,
+        snr: float = 0.16,
+        corrector_steps: int = 1,
+        end: float = 1e-5,
+        flow: bool = False,
+    ) -> None:
+        one_of([*PREDICTORS, "none"], predictor=predictor)
+        one_of([*CORRECTORS, "none"], corrector=corrector)
+        at_least(2, num_steps=num_steps)
+        at_least(1, corrector_steps=corrector_steps)
+        positive(snr=snr)
+        within(0, 1, "()", end=end)
+        if flow and predictor not in ("euler_maruyama", "reverse_diffusion"):
+            raise ValueError(f"flow needs a predictor among euler_maruyama and reverse_diffusion, got {predictor}")
+        self.num_steps = num_steps
+        self.end = end
+        options = {"flow": True} if flow else {}
+        self.predictor = None if predictor == "none" else partial(PREDICTORS[predictor], **options)
+        self.corrector = None
+        if corrector != "none":
+            self.corrector = partial(CORRECTORS[corrector], snr=snr, num_steps=corrector_steps)
+
+    def __call__(self, score: Score, x: Tensor, process: Process, draw: Draw, project: Project | None = None) -> Tensor:
+        """Move samples of the prior, `[B, ...]`, to data. See `predict_and_correct`."""
+        times = torch.linspace(1, self.end, self.num_steps, dtype=torch.float64, device="cpu").tolist()
+        return predict_and_correct(score, x, times, process, self.predictor, self.corrector, draw=draw, project=project)
