@@ -28,7 +28,7 @@ from lightning_modules.sde.samplers import Draw, Project, Score, reverse_diffusi
 
 
 class Solved(NamedTuple):
-    """Where the flow leads to, and what it cost."""
+    """A result of the flow, and what it cost."""
 
     x: Tensor
     evaluations: int

@@ -16,7 +16,7 @@ code: corrector, then predictor.
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ Draw = Callable[[Tensor], Tensor]
 
 
 class Moved(NamedTuple):
-    """Where a step leads to."""
+    """The result of a step."""
 
     x: Tensor
     mean: Tensor
@@ -183,8 +183,8 @@ class PredictorCorrector:
             raise ValueError(f"flow needs a predictor among euler_maruyama and reverse_diffusion, got {predictor}")
         self.num_steps = num_steps
         self.end = end
-        options = {"flow": True} if flow else {}
-        self.predictor = None if predictor == "none" else partial(PREDICTORS[predictor], **options)
+        update: Any = PREDICTORS.get(predictor)
+        self.predictor = partial(update, flow=True) if flow else update
         self.corrector = None
         if corrector != "none":
             self.corrector = partial(CORRECTORS[corrector], snr=snr, num_steps=corrector_steps)
