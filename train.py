@@ -17,6 +17,7 @@ subcommands:
   claim      check a stated claim:      train.py claim configs/elr/claim.yaml
   methods    list every method, a line each; all of one:   train.py methods elr
   certified_curves   certified accuracy of several logs in one picture:   train.py certified_curves RUN_DIRECTORIES
+  fid                FID and KID of two folders of images or their statistics:   train.py fid GENERATED REAL
   label_report       suspected labels of all folds in one table:   train.py label_report RUN_DIRECTORIES
 
 Each has its own --help. A run that was interrupted goes on with  train.py fit --resume RUN_DIRECTORY."""
@@ -49,6 +50,10 @@ def main(args: list[str] | None = None) -> int:
         from callbacks.certification import compare as certified_curves
 
         return certified_curves.main(args[1:], ArgumentParser(f"{PROGRAM} certified_curves", certified_curves.__doc__))
+    if subcommand == "fid":
+        from callbacks.generation import folders
+
+        return folders.main(args[1:], ArgumentParser(f"{PROGRAM} fid", folders.__doc__))
     if subcommand == "label_report":
         from callbacks.labels import merge
 
@@ -61,7 +66,7 @@ def main(args: list[str] | None = None) -> int:
         except BrokenPipeError:  # `train.py methods | head` has read enough
             sys.stdout = None  # type: ignore[assignment]  # the interpreter would flush it
             return 0
-    known = "fit, validate, test, predict, compare, claim, certified_curves, label_report, methods"
+    known = "fit, validate, test, predict, compare, claim, certified_curves, fid, label_report, methods"
     print(f"error: there is no subcommand {subcommand}; choose one of {known}", file=sys.stderr)
     return 2
 

@@ -53,6 +53,7 @@ def cached_array(
     rank: int = 0,
     world_size: int = 1,
     token: str | None = None,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> NDArray[Any]:
     """The array of an identity, computed if the cache does not have it. All processes call it.
 
@@ -65,6 +66,7 @@ def cached_array(
         rank: this process, which computes every `world_size`-th part.
         world_size: number of processes.
         token: the same on all processes and different in each call; needed where there are several.
+        meanwhile: called while this process waits for others; what it raises ends the waiting.
 
     Returns:
         The array, mapped from its file and read only.
@@ -89,13 +91,14 @@ def cached_array(
                             old.unlink()
                         _write(partial / "owner", token.encode())
                         _compute(partial, num_parts, compute, rank, world_size)
-                        _wait(entry, partial, token, lambda: len(list(partial.glob("part-*.npy"))) == num_parts)
+                        _wait(entry, partial, token, lambda: _num_done(partial) == num_parts, meanwhile)
                         _assemble(entry, partial, identity, num_parts)
             else:
-                _wait(entry, partial, token, lambda: entry.is_dir() or _text(partial / "owner") == token, patient=True)
+                begun = lambda: entry.is_dir() or _text(partial / "owner") == token  # noqa: E731
+                _wait(entry, partial, token, begun, meanwhile, patient=True)
                 if not entry.is_dir():
                     _compute(partial, num_parts, compute, rank, world_size)
-                    _wait(entry, partial, token, entry.is_dir)
+                    _wait(entry, partial, token, entry.is_dir, meanwhile)
         except BaseException as error:
             with contextlib.suppress(OSError):  # of a disk that is full, say: the error itself is what counts
                 if not _failures(entry, token):
@@ -163,13 +166,25 @@ def _part(partial: Path, number: int) -> Path:
     return partial / f"part-{number:06d}.npy"
 
 
-def _wait(entry: Path, partial: Path, token: str, ready: Callable[[], bool], patient: bool = False) -> None:
+def _num_done(partial: Path) -> int:
+    return len(list(partial.glob("part-*.npy")))
+
+
+def _wait(
+    entry: Path,
+    partial: Path,
+    token: str,
+    ready: Callable[[], bool],
+    meanwhile: Callable[[], None],
+    patient: bool = False,
+) -> None:
     """Waits for the other processes of this run; `patient`, also for another run."""
     began, before = time.monotonic(), -1
     while not ready():
+        meanwhile()
         for failed in _failures(entry, token):
             raise RuntimeError(f"{entry.name} could not be computed: {_text(failed)}")
-        if (parts := len(list(partial.glob("part-*.npy")))) != before:
+        if (parts := _num_done(partial)) != before:
             began, before = time.monotonic(), parts
         if not patient and time.monotonic() - began > PATIENCE_SECONDS:
             raise TimeoutError(f"{partial} has no new part since an hour: has another process died?")

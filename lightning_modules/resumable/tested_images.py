@@ -151,6 +151,15 @@ def require_testing(trainer: Trainer, needed_by: str) -> None:
     """
     if trainer.limit_test_batches == 0:
         raise ValueError(f"trainer.limit_test_batches 0 leaves out testing and with it {needed_by}: set it to 1")
+    require_whole_network(trainer, needed_by)
+
+
+def require_whole_network(trainer: Trainer, needed_by: str) -> None:
+    """Refuse a trainer that has no whole network in each process.
+
+    Raises:
+        ValueError: names the strategy.
+    """
     if isinstance(trainer.strategy, FSDPStrategy | DeepSpeedStrategy | ModelParallelStrategy):
         raise ValueError(
             f"{needed_by} needs a whole network in each process, and trainer.strategy "

@@ -1,0 +1,164 @@
+"""Features of real images, computed once and kept on the disk, by a network that metrics are named after."""
+
+from collections.abc import Callable
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from callbacks.generation.image_lists import ImageList
+from callbacks.generation.statistics import Features
+from datamodules.files.array_cache import Parts, cached_array
+from datamodules.files.module_hash import hash_of_module
+from datamodules.loading.seeded_batches import free_cores
+from lightning_modules.networks.fid_inception import FIDInception
+
+ROWS_PER_PART = 1024
+"""Real images after whose features a killed computation continues, about."""
+
+
+INCEPTION = "FIDInception"
+
+
+class Shares(NamedTuple):
+    """The processes that compute together."""
+
+    rank: int = 0
+    world_size: int = 1
+    token: str | None = None
+    """See `cached_array`."""
+    device: torch.device = torch.device("cpu")
+
+    @property
+    def exact(self) -> "Shares":
+        """The same where float64 exists: on the host in place of Apple's devices."""
+        return self._replace(device=torch.device("cpu")) if self.device.type == "mps" else self
+
+
+ALONE = Shares()
+
+
+def metric_name(kind: str, extractor: dict[str, Any] | None) -> str:
+    """Name a metric after its features: fid, kid or is of FID's Inception, fd_<name> and kd_<name> of others.
+
+    Args:
+        kind: fid, kid or is.
+        extractor: an `Extractor`'s identity; None where nothing says it.
+    """
+    if extractor is None or extractor["name"] == INCEPTION:
+        return f"{kind}_clean" if extractor is not None and extractor["resize"] == "clean" else kind
+    return f"{'fd' if kind == 'fid' else 'kd'}_{extractor['name']}"
+
+
+class Extractor:
+    """A network that maps images `[B, C, H, W]` in [0, 1] to features `[B, D]`, and the names of their distances.
+
+    Args:
+        network: any module; an `FIDInception` reads its weights now.
+        name: of the features, which metrics are named after; None for an `FIDInception`.
+
+    Raises:
+        ValueError: if the name is missing, or given for an `FIDInception`.
+    """
+
+    def __init__(self, network: nn.Module, name: str | None) -> None:
+        self.inception = network if isinstance(network, FIDInception) else None
+        if (self.inception is None) == (name is None):
+            raise ValueError(
+                f"extractor_name {name!r} with {type(network).__name__}: distances of FID's Inception are called fid "
+                f"and kid, those of any other extractor fd_<extractor_name> and kd_<extractor_name>; it has to have "
+                f"that name, and FID's Inception none"
+            )
+        if self.inception is not None:
+            self.inception.read()
+        self.network = network.eval().requires_grad_(False)
+        self.name = name
+        hashed = network if self.inception is None else self.inception.network  # not the classifier, if there is one
+        self.identity: dict[str, Any] = {
+            "name": name or INCEPTION,
+            "digest": hash_of_module(hashed, attributes=self.inception is None),
+            "resize": self.inception and self.inception.resize,
+        }
+
+    @property
+    def classifier(self) -> Tensor | None:
+        """The layer that IS needs, `[K, D]`, where there is one."""
+        return None if self.inception is None else self.inception.classifier
+
+    def __call__(self, images: list[Tensor], device: torch.device, name_of: Callable[[int], str]) -> Tensor:
+        """Compute features on a device, in float32 whatever the precision around.
+
+        Args:
+            images: B of uint8 `[C, H, W]`, of different sizes only for FID's Inception, which resizes each.
+            device: where the network is.
+            name_of: names an image by its place, for messages.
+
+        Raises:
+            ValueError: if the images differ in size, or the features are not `[B, D]` and finite.
+        """
+        differing = next((place for place, image in enumerate(images) if image.shape != images[0].shape), None)
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            if differing is None:
+                features = self.network(torch.stack(images).to(device, non_blocking=True).float() / 255)
+            elif self.inception is not None:
+                resized = [self.inception.resized(image[None].to(device).float() / 255) for image in images]
+                features = self.inception.network(torch.cat(resized))
+            else:
+                raise ValueError(
+                    f"{name_of(differing)} has the shape {list(images[differing].shape)} and {name_of(0)} "
+                    f"{list(images[0].shape)}: the extractor {self.name} needs images of one size"
+                )
+        if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != len(images):
+            given = list(features.shape) if isinstance(features, Tensor) else type(features).__name__
+            raise ValueError(
+                f"extractor: {type(self.network).__name__} must give features [B, D], of {len(images)} images "
+                f"[{len(images)}, D], and gives {given}"
+            )
+        if not (finite := features.isfinite().all(dim=1)).all():
+            place = int((~finite).nonzero()[0])
+            raise ValueError(f"extractor: the features of {name_of(place)} are infinite or undefined")
+        return features.float()
+
+
+def features_of(
+    images: ImageList, extractor: Extractor, cache_dir: Path, batch_size: int, shares: Shares = ALONE
+) -> Features:
+    """Give the features of real images, `[N, D]`, from the cache or computed by all processes together.
+
+    Args:
+        images: the images.
+        extractor: the network.
+        cache_dir: folder of the cache, which all processes see.
+        batch_size: images at once in each process.
+        shares: the processes.
+    """
+    rows = batch_size * max(ROWS_PER_PART // batch_size, 1)
+    parts = [range(start, min(start + rows, len(images))) for start in range(0, len(images), rows)]
+
+    def compute(numbers: list[int]) -> Parts:
+        batches = [[parts[number][at : at + batch_size] for at in range(0, rows, batch_size)] for number in numbers]
+        batches = [[batch for batch in own if batch] for own in batches]
+        here = min(shares.world_size, torch.cuda.device_count() or shares.world_size)
+        workers = 0 if images.in_memory or not numbers else free_cores(here)
+        loader: Any = DataLoader(images, sampler=list(chain(*batches)), batch_size=None, num_workers=workers)  # type: ignore[arg-type]
+        read = iter(loader)
+        for number, own in zip(numbers, batches, strict=True):
+            features = []
+            for batch in own:
+                name_of = partial(_name_of, images, batch)
+                features.append(extractor(next(read), shares.device, name_of).cpu())
+            yield number, torch.cat(features).numpy()
+
+    extractor.network.to(shares.device)
+    identity = {"extractor": extractor.identity, "data": {"name": images.name, **images.identity}}
+    return cached_array(
+        *(cache_dir, images.name, identity, len(parts), compute), shares.rank, shares.world_size, shares.token
+    )
+
+
+def _name_of(images: ImageList, batch: range, place: int) -> str:
+    return images.name_of(batch[place])

@@ -1,0 +1,228 @@
+"""FID, KID and IS of images that a module generates."""
+
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import nn
+
+from callbacks.generation.extraction import Extractor, Shares, features_of
+from callbacks.generation.generated_blocks import GeneratedBlocks
+from callbacks.generation.image_lists import images_of_set
+from callbacks.generation.measurement import Described, described, distances, statistics_file, write_statistics
+from datamodules.arguments import at_least, one_of
+from datamodules.classification.image_sets import ImageSet
+from datamodules.files.whole_files import write_text
+from datamodules.restoration.images import PairSet, Split
+from lightning_modules.interfaces import Generator, require
+from lightning_modules.networks.fid_inception import FIDInception
+from lightning_modules.resumable.other_processes import in_first_process
+from lightning_modules.resumable.tested_images import require_whole_network
+from lightning_modules.training.evaluation_mode import in_evaluation_mode
+from lightning_modules.training.logging import log_same
+
+GENERATED = "generated_features"
+"""Folder in the run directory, while images are generated."""
+SAME = ["stage", "epoch", "step", "checkpoint", "extractor", "images"]
+"""Columns of the table that say what was measured; of equal ones the last counts."""
+
+
+class FID(Callback):
+    """Measures how far a module's generated images are from real ones, on any number of processes.
+
+    Metrics are `fid`, `kid` and, where the weights have a classifier, `is`, after `val/` or `test/`. With another
+    extractor than FID's Inception they are `fd_<extractor_name>` and `kd_<extractor_name>`: such numbers are not to be
+    compared with published ones. Where there are no more images than features, the name of FID ends with `_n<images>`:
+    it then depends on their number. The run directory gets `fid.csv`, a row for each measurement, a picture of samples
+    each time (`figures/samples_*.png`) and, from a test, `generated_statistics.npz`, which `train.py fid` compares
+    with other statistics or folders.
+
+    Images are generated in blocks, each from random numbers that depend on (seed, block) alone, so they are the same on
+    any number of processes. They are rounded down to bytes, as a file would hold them; their features go to the run
+    directory block by block until they are measured, and a killed measurement continues after its last finished block.
+    Features and statistics of the real images are kept in `cache_dir`. Both folders must be shared by all processes.
+
+    Args:
+        num_samples: images generated in a test; published numbers are of 50,000.
+        validation_samples: images generated at the end of a validation; 0 measures in tests alone.
+        every_n_epochs: epochs of training between two measurements in validation.
+        images: real images, of any data set; None takes those of the run's DataModule.
+        split: training (all of it, as published), validation or test images of that set.
+        extractor: maps images `[B, C, H, W]` in [0, 1] to features `[B, D]`; None is FID's Inception, see
+            `lightning_modules.networks.fid_inception.FIDInception`.
+        extractor_name: name of another extractor in the metrics' names.
+        batch_size: images in a block, generated at once.
+        exact_kid: compute KID of all pairs of images in place of 100 random subsets of 1,000.
+        seed: random seed of the generated images.
+        num_shown: images in the picture, at most a block.
+        cache_dir: folder that keeps features and statistics of the real images.
+
+    Raises:
+        ValueError: if an argument is out of range, a name is missing, or the images or features are not what they
+            should be.
+        TypeError: at setup, if the module is no `Generator`, or its data hold no set of images.
+        FileNotFoundError: at setup, if the weights of FID's Inception are missing.
+    """
+
+    def __init__(
+        self,
+        num_samples: int = 50_000,
+        validation_samples: int = 0,
+        every_n_epochs: int = 1,
+        images: ImageSet | PairSet | None = None,
+        split: Split = "training",
+        extractor: nn.Module | None = None,
+        extractor_name: str | None = None,
+        batch_size: int = 100,
+        exact_kid: bool = False,
+        seed: int = 0,
+        num_shown: int = 64,
+        cache_dir: str = "runs/features",
+    ) -> None:
+        at_least(2, num_samples=num_samples, validation_samples=validation_samples or None)
+        at_least(1, every_n_epochs=every_n_epochs, batch_size=batch_size)
+        at_least(0, validation_samples=validation_samples, seed=seed, num_shown=num_shown)
+        one_of(("training", "validation", "test"), split=split)
+        self.num_samples = num_samples
+        self.validation_samples = validation_samples
+        self.every_n_epochs = every_n_epochs
+        self.images = images
+        self.split: Split = split
+        self.network = FIDInception() if extractor is None else extractor
+        self.extractor_name = extractor_name
+        self.batch_size = batch_size
+        self.exact_kid = exact_kid
+        self.seed = seed
+        self.num_shown = num_shown
+        self.cache_dir = Path(cache_dir)
+        self.results: dict[str, float] = {}
+        self._extractor: Extractor | None = None
+        self._real: Described | None = None
+        self._measured = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "predict" or (stage != "test" and not self.validation_samples):
+            return
+        require(pl_module, Generator, "FID")
+        require_whole_network(trainer, "FID")
+        self._set(trainer)
+        if self._extractor is None:
+            self._extractor = Extractor(self.network, self.extractor_name)
+
+    def _set(self, trainer: Trainer) -> ImageSet | PairSet:
+        """Find the set of real images."""
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        for found in (self.images, getattr(data, "images", None), getattr(data, "training", None)):
+            if isinstance(found, ImageSet | PairSet):
+                return found
+        raise TypeError(
+            f"FID.images is not given, and {type(data).__name__} holds no set of images to compare with: give a data "
+            f"set, such as {{class_path: datamodules.classification.cifar.CIFAR10}}"
+        )
+
+    # Averaged weights take the place of the trained ones between the start of a validation epoch and its end, by
+    # callbacks or by the module itself: they are there when the first batch begins. A process without a batch measures
+    # when the epoch ends.
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self._validate(trainer, pl_module)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._validate(trainer, pl_module)
+        self._log(pl_module, "val")
+
+    def on_test_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self._measure_once(trainer, pl_module, "test", self.num_samples)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._measure_once(trainer, pl_module, "test", self.num_samples)
+        self._log(pl_module, "test")
+
+    def _validate(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        fitting = trainer.state.fn == TrainerFn.FITTING
+        skipped = fitting and (trainer.current_epoch + 1) % self.every_n_epochs
+        if self.validation_samples and not skipped and not trainer.sanity_checking:
+            self._measure_once(trainer, pl_module, "val", self.validation_samples)
+
+    def _measure_once(self, trainer: Trainer, pl_module: LightningModule, stage: str, count: int) -> None:
+        if not self._measured:
+            self._measured = True
+            # Testing takes place in inference mode, in which no sampler could take gradients.
+            with torch.inference_mode(False), in_evaluation_mode(trainer, pl_module):
+                self.results = self._measure(trainer, pl_module, stage, count)
+
+    def _log(self, pl_module: LightningModule, stage: str) -> None:
+        for name, value in self.results.items():
+            log_same(pl_module, f"{stage}/{name}", value)
+        self.results, self._measured = {}, False
+
+    def _measure(self, trainer: Trainer, pl_module: LightningModule, stage: str, count: int) -> dict[str, float]:
+        extractor = self._extractor
+        assert extractor is not None
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            count = 2
+        blocks = GeneratedBlocks(trainer, pl_module, extractor, count, self.batch_size, self.seed)
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            blocks.features(0)
+            return {}
+        token = str(trainer.strategy.broadcast(uuid.uuid4().hex))
+        shares = Shares(trainer.global_rank, trainer.world_size, token, pl_module.device)
+        real = self._real_images(trainer, extractor, shares)
+        directory = Path(trainer.log_dir or trainer.default_root_dir)  # on every process: it is broadcast
+        checkpoint = Path(str(trainer.ckpt_path or "")).stem if stage == "test" else ""
+        name = f"val_epoch_{trainer.current_epoch:03d}" if stage == "val" else f"test_{checkpoint}".rstrip("_")
+        blocks.picture, blocks.num_shown = directory / "figures" / f"samples_{name}.png", self.num_shown
+        feature = blocks.all_features(directory / GENERATED, shares)
+        generated = described("the generated images", feature, extractor.identity, shares, None)
+        results = distances(generated, real, extractor.classifier, self.exact_kid, self.seed, shares)
+        row = {
+            "stage": stage,
+            "epoch": trainer.current_epoch,
+            "step": trainer.global_step,
+            "checkpoint": checkpoint,
+            "extractor": extractor.identity["name"],
+            "images": count,
+            "real": real.name,
+            "real_images": real.moments.images,
+            **results,
+        }
+
+        def write() -> None:
+            write_row(directory / "fid.csv", row)
+            if stage == "test":
+                write_statistics(directory / "generated_statistics.npz", generated)
+            shutil.rmtree(directory / GENERATED)
+
+        in_first_process(trainer, write)
+        return results
+
+    def _real_images(self, trainer: Trainer, extractor: Extractor, shares: Shares) -> Described:
+        if self._real is None:
+            chosen = self._set(trainer)
+            if chosen is self.images and isinstance(chosen, ImageSet):
+                if trainer.local_rank == 0:
+                    chosen.fetch_missing()
+                trainer.strategy.barrier("the real images are there")
+            seed = getattr(trainer.datamodule, "seed", 0)  # type: ignore[attr-defined]
+            images = images_of_set(chosen, self.split, seed, shares.device)
+            feature = features_of(images, extractor, self.cache_dir, self.batch_size, shares)
+            self._real = described(images.name, feature, extractor.identity, shares, statistics_file(feature))
+        return self._real
+
+
+def write_row(path: Path, row: dict[str, Any]) -> None:
+    """Add a row to a table, in place of one of the same measurement."""
+    table = pd.DataFrame([row])
+    if path.is_file():
+        earlier = pd.read_csv(path, dtype={"checkpoint": str})
+        table = pd.concat([earlier.assign(checkpoint=earlier["checkpoint"].fillna("")), table])
+    write_text(path, table.drop_duplicates(SAME, keep="last").to_csv(index=False))

@@ -1,0 +1,105 @@
+"""Images that a module generates block by block, on any number of processes, and their features."""
+
+from pathlib import Path
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+
+from callbacks.drawing.samples import save_samples
+from callbacks.generation.extraction import Extractor, Shares
+from callbacks.generation.statistics import Features
+from datamodules.files.array_cache import Parts, cached_array
+from datamodules.files.module_hash import hash_of_module
+from lightning_modules.interfaces import Generator, require
+from lightning_modules.random_numbers import generator_of, seed_of
+from lightning_modules.resumable.other_processes import OtherProcesses, in_first_process
+
+
+class GeneratedBlocks:
+    """The blocks of images of one measurement, each drawn from random numbers of (seed, block) alone.
+
+    Args:
+        trainer: during validation or testing.
+        module: a `Generator`, in evaluation mode.
+        extractor: gives the features.
+        count: images of all blocks.
+        batch_size: images of a block; the last one may have fewer.
+        seed: random seed.
+    """
+
+    picture: Path | None = None
+    """Of the first block's images, drawn when they are generated."""
+    num_shown = 0
+
+    def __init__(
+        self, trainer: Trainer, module: LightningModule, extractor: Extractor, count: int, batch_size: int, seed: int
+    ) -> None:
+        self.trainer = trainer
+        self.module = module
+        self.extractor = extractor
+        self.count = count
+        self.batch_size = batch_size
+        self.seed = seed
+        self.sizes = [min(batch_size, count - start) for start in range(0, count, batch_size)]
+        extractor.network.to(module.device)
+
+    def images(self, number: int) -> Tensor:
+        """Generate one block, uint8 `[B, C, H, W]`, rounded down as the published protocol does.
+
+        Raises:
+            ValueError: if they are not B images in [0, 1].
+        """
+        size, device, name = self.sizes[number], self.module.device, type(self.module).__name__
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(seed_of(self.seed, number))  # for what a module draws without the generator
+            generator = generator_of(self.seed, number)
+            images = require(self.module, Generator, "FID").sample(size, generator=generator).float()
+        if images.ndim != 4 or len(images) != size:
+            raise ValueError(
+                f"{name}.sample({size}) must give images [{size}, C, H, W], and gives {list(images.shape)}"
+            )
+        lowest, highest = torch.stack(images.aminmax()).tolist()
+        if not (lowest >= -0.01 and highest <= 1.01):
+            raise ValueError(f"{name}.sample must give images in [0, 1], and gives {lowest:g}...{highest:g}")
+        return (images * 255).clamp(0, 255).to(torch.uint8)
+
+    def features(self, number: int) -> Tensor:
+        """Give the features of one block, `[B, D]`."""
+        images = self.images(number)
+        if number == 0 and self.picture is not None and self.num_shown:
+            save_samples(images[: self.num_shown], self.picture)
+        return self.extractor(list(images), self.module.device, lambda place: f"image {place} of block {number}")
+
+    def all_features(self, folder: Path, shares: Shares) -> Features:
+        """Generate the blocks that the folder does not have yet, all processes together.
+
+        Args:
+            folder: keeps them until they are measured, so that a killed measurement continues; all processes see it.
+            shares: the processes.
+
+        Returns:
+            The features of all images, `[N, D]`, mapped from the disk.
+        """
+        identity = {
+            "module": f"{type(self.module).__module__}.{type(self.module).__qualname__}",
+            "weights": hash_of_module(self.module),
+            "precision": str(self.trainer.precision),
+            "extractor": self.extractor.identity,
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "images": self.count,
+        }
+        identity = self.trainer.strategy.broadcast(identity)  # buffers may differ between processes
+
+        def compute(numbers: list[int]) -> Parts:
+            for number in numbers:
+                others.check()
+                yield number, self.features(number).cpu().numpy()
+
+        in_first_process(self.trainer, lambda: folder.mkdir(parents=True, exist_ok=True))
+        with OtherProcesses(self.trainer, folder) as others:
+            return cached_array(
+                *(folder, "features", identity, len(self.sizes), compute),
+                *(shares.rank, shares.world_size, shares.token, others.check),
+            )

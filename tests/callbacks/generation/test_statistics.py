@@ -1,0 +1,123 @@
+"""FID, KID and IS against the published formulas and against torchmetrics."""
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from torch import Tensor, nn
+from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.inception import InceptionScore
+from torchmetrics.image.kid import KernelInceptionDistance
+
+from callbacks.generation import statistics
+from callbacks.generation.statistics import (
+    exact_distance,
+    frechet_distance,
+    inception_score,
+    kernel_sums,
+    moment_sums,
+    moments_of,
+    num_subsets,
+    score_sums,
+    squared_mmd,
+    subset_distances,
+)
+from tests.largest_tensor import LargestTensor
+
+HOST = torch.device("cpu")
+
+
+class Identity(nn.Identity):
+    num_features = 12
+
+
+def features(n: int, seed: int, dimensions: int = 12) -> Tensor:
+    random = torch.Generator().manual_seed(seed)
+    mix = torch.randn(dimensions, dimensions, generator=random) / 3
+    return torch.randn(n, dimensions, generator=random) @ mix + 0.3 * seed
+
+
+def moments(feature: Tensor) -> statistics.Moments:
+    return moments_of(moment_sums(feature.numpy(), HOST), len(feature))
+
+
+def test_fid_is_that_of_pytorch_fids_formula() -> None:
+    first, second = features(3000, 1), features(2500, 2)
+    means = [each.double().numpy().mean(axis=0) for each in (first, second)]
+    covariances = [np.cov(each.double().numpy(), rowvar=False) for each in (first, second)]
+    root = scipy.linalg.sqrtm(covariances[0] @ covariances[1]).real
+    expected = np.square(means[0] - means[1]).sum() + np.trace(covariances[0] + covariances[1] - 2 * root)
+    assert frechet_distance(moments(first), moments(second)) == pytest.approx(expected, abs=1e-6)
+    assert frechet_distance(moments(first), moments(first)) == pytest.approx(0, abs=1e-9)
+
+
+def test_fid_of_diagonal_gaussians_is_the_closed_form() -> None:
+    mean, deviations = torch.tensor([1.0, -2.0]).double(), torch.tensor([[1.0, 3.0], [2.0, 0.5]]).double()
+    first, second = (
+        statistics.Moments(m, s.square().diag(), None) for m, s in zip((mean, 0 * mean), deviations, strict=True)
+    )
+    assert frechet_distance(first, second) == pytest.approx(5 + 1 + 6.25)
+
+
+def test_fid_of_few_images_has_no_rounding_noise_in_the_directions_without_any() -> None:
+    """The trace of the root is the nuclear norm of the product of the centred features."""
+    first, second = features(20, 1, 200), features(15, 2, 200)
+    centred = [each.double() - each.double().mean(dim=0) for each in (first, second)]
+    traces = sum(float(each.square().sum()) / (len(each) - 1) for each in centred)
+    nuclear = torch.linalg.matrix_norm(centred[0] @ centred[1].T, "nuc") / np.sqrt(19 * 14)
+    apart = (first.double().mean(dim=0) - second.double().mean(dim=0)).square().sum()
+    expected = float(apart) + traces - 2 * float(nuclear)
+    assert frechet_distance(moments(first), moments(second)) == pytest.approx(expected, abs=1e-6)
+
+
+def test_fid_kid_and_is_are_those_of_torchmetrics() -> None:
+    first, second = features(900, 1), features(900, 2)
+    fid = FrechetInceptionDistance(feature=Identity())
+    kid = KernelInceptionDistance(feature=Identity(), subsets=1, subset_size=900)
+    score = InceptionScore(feature=Identity(), splits=1)
+    for metric in (fid, kid):
+        metric.update(first, real=False)
+        metric.update(second, real=True)
+    score.update(first)
+    assert frechet_distance(moments(first), moments(second)) == pytest.approx(float(fid.compute()), rel=1e-5)
+    assert num_subsets(first.numpy(), second.numpy()) == 1
+    ours = subset_distances(first.numpy(), second.numpy(), 0, HOST)
+    assert float(ours.mean()) == pytest.approx(float(kid.compute()[0]), rel=1e-4)
+    exact = exact_distance(kernel_sums(first.numpy(), second.numpy(), HOST), 900, 900)
+    assert exact == pytest.approx(float(ours.mean()), rel=1e-9)
+    identity = torch.eye(12)
+    given = inception_score(score_sums(first.numpy(), identity, HOST), 900)
+    assert given == pytest.approx(float(score.compute()[0]), rel=1e-5)
+
+
+def test_exact_kid_of_uneven_sets_is_that_of_all_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "CHUNK", 7)
+    first, second = features(40, 1).numpy(), features(25, 2).numpy()
+    expected = squared_mmd(torch.from_numpy(first).double(), torch.from_numpy(second).double())
+    assert exact_distance(kernel_sums(first, second, HOST), 40, 25) == pytest.approx(float(expected), rel=1e-12)
+
+
+def test_shares_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "CHUNK", 7)
+    monkeypatch.setattr(statistics, "SUBSET_SIZE", 20)
+    first, second = features(40, 1).numpy(), features(25, 2).numpy()
+    for whole, shares in (
+        (moment_sums(first, HOST), [moment_sums(first, HOST, r, 3) for r in range(3)]),
+        (kernel_sums(first, second, HOST), [kernel_sums(first, second, HOST, r, 3) for r in range(3)]),
+        (subset_distances(first, second, 5, HOST), [subset_distances(first, second, 5, HOST, r, 3) for r in range(3)]),
+        (score_sums(first, torch.eye(12), HOST), [score_sums(first, torch.eye(12), HOST, r, 3) for r in range(3)]),
+    ):
+        torch.testing.assert_close(sum(shares), whole, rtol=1e-12, atol=1e-12)
+    assert len(subset_distances(first, second, 5, HOST).unique()) == statistics.SUBSETS
+
+
+def test_memory_does_not_grow_with_the_number_of_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "CHUNK", 50)
+    monkeypatch.setattr(statistics, "SUBSET_SIZE", 50)
+    monkeypatch.setattr(statistics, "SUBSETS", 3)
+    feature = features(2000, 1).numpy()
+    with LargestTensor() as largest:
+        moment_sums(feature, HOST)
+        kernel_sums(feature[:400], feature[400:800], HOST)
+        score_sums(feature, torch.eye(12), HOST)
+    assert largest.elements <= 50 * 50
