@@ -1,32 +1,24 @@
 """Validation, test and prediction of a module that restores images: the same for every method."""
 
-import inspect
-from dataclasses import asdict, is_dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from datamodules.batches import ImagePairBatch
-from datamodules.files.bayer import unpacked
-from datamodules.files.module_hash import hash_of_module
-from datamodules.files.png import digest_in_png, write_png
 from lightning_modules.full_precision import at_least_float32, in_full_precision
 from lightning_modules.interfaces import ImageColumn
 from lightning_modules.metrics.image_quality import ImageQuality
 from lightning_modules.networks.tiled import Inference
 from lightning_modules.random_numbers import generator_of, run_seed
-from lightning_modules.resumable.item_files import digest_of, missing_items
-from lightning_modules.resumable.settings_file import refuse_other_settings, write_settings
 from lightning_modules.training.logging import log_same
+from lightning_modules.training.written_images import WritesImages, levels_of
 
 ZOOM = 4
 """Part of an image's sides that a crop shows enlarged."""
 
 
-class RestorerSteps:
+class RestorerSteps(WritesImages):
     """Give a LightningModule its validation, test and prediction steps.
 
     The module owns `quality = ImageQuality()`, and `inference`, which says how `forward` is applied to whole images, or
@@ -35,15 +27,12 @@ class RestorerSteps:
     images and all processes; of several test sets `test/<set>/psnr`. Images without clean ones are not measured.
 
     `predict` writes `restored/<name>.png`, in the bits of the given image, into the run directory: of packed raw images
-    the Bayer image that begins with red, and of floating-point numbers 16 bits. Images that are there already are left
-    alone, so an interrupted run continues; it is refused with another module or other settings, and so is another image
-    of the same name. Files that the data could not read are listed at the end, as an error, when all others are
-    written.
+    the Bayer image that begins with red, and of floating-point numbers 16 bits, see `WritesImages`.
     """
 
     quality: ImageQuality
     inference: Inference
-    _directory: Path | None
+    written, given, settings_name = "restored", "noisy", "restoration_settings.json"
 
     def restore(self: Any, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Restore images `[B, C, H, W]` by `forward`; not clipped."""
@@ -89,14 +78,6 @@ class RestorerSteps:
             for key, value in means.items():
                 log_same(self, f"{stage}/{name}/{key}" if name else f"{stage}/{key}", value)
 
-    def _set_names(self: Any, stage: str) -> list[str]:
-        """List the names of the sets, in the order of the loaders, where there are several."""
-        data = self.trainer.datamodule
-        names = getattr(data, "test_names", ()) if stage != "val" else ()
-        if stage == "predict" and getattr(data, "predict_set", None) is not None:
-            names = ()
-        return list(names) if len(names) > 1 else []
-
     def image_columns(self: Any, batch: ImagePairBatch, outputs: Any) -> dict[str, Tensor | ImageColumn]:
         """Show images before and after, what is wrong in the estimate, and the part with the most detail enlarged."""
         estimate = self.estimated(batch) if outputs is None else outputs["estimate"]
@@ -109,72 +90,10 @@ class RestorerSteps:
         crops = detailed_crops(torch.cat(list(shown.values()), dim=1), detail).chunk(len(shown), dim=1)
         return columns | {f"{name}, x{ZOOM}": crop for name, crop in zip(shown, crops, strict=True)}
 
-    def on_predict_start(self: Any) -> None:
-        # Asked for once, by every process: it is broadcast, and processes may have different numbers of batches.
-        directory = self.trainer.log_dir
-        if directory is None or self.trainer.fast_dev_run:  # which leaves nothing behind
-            self._directory = None
-            return
-        self._directory = directory = Path(directory)
-        settings = {
-            "module": f"{type(self).__module__}.{type(self).__qualname__}",
-            **arguments_of(self),
-            "seed": run_seed(),
-            "precision": str(self.trainer.precision),
-            "weights": hash_of_module(self),
-        }
-        path = directory / "restoration_settings.json"
-        if self.trainer.is_global_zero and not path.is_file():
-            write_settings(path, settings)
-        self.trainer.strategy.barrier("the settings of restoration are written")
-        refuse_other_settings(
-            path, settings, f"what {directory / 'restored'} holds", "restore into another --run_directory"
-        )
-
-    def predict_step(self: Any, batch: ImagePairBatch, batch_idx: int, dataloader_idx: int = 0) -> list[str]:
-        """Write the images of a batch that are not there yet, and return their names."""
-        if self._directory is None:
-            self.estimated(batch)
-            return []
-        sets = self._set_names("predict")
-        folder = self._directory.joinpath("restored", *sets[dataloader_idx : dataloader_idx + 1])
-        files = [folder / f"{name}.png" for name in batch["name"]]
-        digests = [digest_of(image.float()) for image in batch["noisy"]]
-        rows = missing_items(files, digests, digest_in_png)
-        if not rows:
-            return []
+    def pixels(self: Any, batch: ImagePairBatch) -> Tensor:
+        """Round estimates to the levels of the given images, `[B, C, H, W]`."""
         brightest = batch.get("brightest", 255)
-        levels = levels_of(self.estimated(batch), brightest if brightest > 1 else 65535)
-        for row in rows:
-            pixels = levels[row].cpu().numpy()
-            write_png(files[row], unpacked(pixels)[None] if len(pixels) == 4 else pixels, digests[row])
-        return [batch["name"][row] for row in rows]
-
-    def on_predict_end(self: Any) -> None:
-        if self._directory is None:
-            return
-        rank_zero_info(f"Restored images: {self._directory / 'restored'}")
-        unreadable = getattr(getattr(self.trainer.datamodule, "predict_set", None), "unreadable", ())
-        if unreadable:
-            raise ValueError(f"all other images are restored, but not {len(unreadable)}: {'; '.join(unreadable)}")
-
-
-def arguments_of(module: Any) -> dict[str, Any]:
-    """List a module's own arguments that are numbers, words or dataclasses of these, as JSON values."""
-    found: dict[str, Any] = {}
-    for key in inspect.signature(type(module)).parameters:
-        value = getattr(module, key, None)
-        if is_dataclass(value) and not isinstance(value, type):
-            found[key] = asdict(value)
-        elif isinstance(value, bool | int | float | str):
-            found[key] = value
-    return found
-
-
-def levels_of(image: Tensor, brightest: int) -> Tensor:
-    """Round images to the levels of a file in which 1 is stored as `brightest`: uint8, or uint16 above 255."""
-    levels = image.double().clamp(0, 1).mul(brightest).round()
-    return levels.to(torch.uint8 if brightest <= 255 else torch.uint16)
+        return levels_of(self.estimated(batch), brightest if brightest > 1 else 65535)
 
 
 def detailed_crops(image: Tensor, detail: Tensor) -> Tensor:

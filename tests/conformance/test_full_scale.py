@@ -141,6 +141,10 @@ UNTRAINED = {
     },
     **dict.fromkeys(("bm3d/bsd68", "bm3d/cc", "bm3d/photographs", "bm3d/set12"), "it has nothing to train"),
     "diffusionguard/stable_diffusion": "its networks come with their weights; small ones are in its tests",
+    **{
+        f"stable_normal/{name}": "its networks come with their weights; small and weightless ones are in its tests"
+        for name in ("yoso", "turbo", "refiner", "stable_normal")
+    },
 }
 SHORTER = {"adaptive_smoothing": ("--model.attack_steps", "1")}  # all steps of an attack are alike
 DEAR = {"adaptive_smoothing/cifar10", "adaptive_smoothing/cifar100", "lsa/webvision", "dds/cifar10", "drs/cifar10"}

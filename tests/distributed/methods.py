@@ -106,6 +106,16 @@ PATCHES, COLOUR_PATCHES = (  # 20 patches: batches of 7, 7 and 6
     }
     for colour in (False, True)
 )
+SURFACES = {  # 20 surfaces: batches of 7, 7 and 6; five to test on, in batches of 2, 2 and 1
+    "data.init_args.batch_size": 7,
+    "data.init_args.evaluation_batch_size": 2,
+    **{
+        f"data.init_args.{key}.init_args": {"image_size": 12, "num_training": 20, "num_test": 5}
+        for key in ("training", "test")
+    },
+    "model.init_args.draws": 2,
+    "model.init_args.steps": 4,
+}
 TRANSLATION = ("mask_generator", "image_generator", "image_discriminator", "mask_discriminator")
 
 METHODS = {
@@ -338,6 +348,11 @@ METHODS = {
                 for k in range(3)
             },
         },
+    ),
+    "stable_normal": Method(
+        "stable_normal/demo",
+        SURFACES,
+        {"model.init_args.optimizer": DESCENT},
     ),
     "eld": Method(
         "eld/demo",

@@ -16,7 +16,8 @@ from datamodules.files.bayer import unpacked
 from lightning_modules.interfaces import Denoiser, ImageColumn, ImageMeasurer, PictureSource, Restorer, require
 from lightning_modules.metrics.image_quality import ImageQuality, psnr, ssim
 from lightning_modules.resumable.item_files import digest_of
-from lightning_modules.training.restorer import RestorerSteps, detailed_crops, levels_of, window_sums
+from lightning_modules.training.restorer import RestorerSteps, detailed_crops, window_sums
+from lightning_modules.training.written_images import levels_of
 from tests.trainers import quiet
 
 
@@ -161,7 +162,7 @@ def test_raw_images_are_written_as_the_sensor_has_them_and_numbers_in_16_bits(tm
 @pytest.mark.parametrize(
     ("module", "shift", "message"),
     [
-        (Scaling(factor=0.8), 0.1, "was made with factor 0.9, and this run has 0.8: restore into another"),
+        (Scaling(factor=0.8), 0.1, "was made with factor 0.9, and this run has 0.8: write into another"),
         (Scaling(), 0.2, r"restored/flat/0.png was not made from what the data have under that name now"),
     ],
 )
@@ -176,7 +177,7 @@ def test_what_was_made_otherwise_is_not_continued(tmp_path: Path, module: Scalin
 def test_files_that_could_not_be_read_are_listed_when_all_others_are_written(tmp_path: Path) -> None:
     sets: Any = Sets(("flat",))
     sets.predict_set = type("Folder", (), {"unreadable": ["a.png is damaged", "b.png is no image"]})
-    with pytest.raises(ValueError, match=r"restored, but not 2: a\.png is damaged; b\.png is no image"):
+    with pytest.raises(ValueError, match=r"written, but not 2: a\.png is damaged; b\.png is no image"):
         trainer(tmp_path).predict(Scaling(), sets, return_predictions=False)
     assert len(list(tmp_path.rglob("*.png"))) == 3
 

@@ -1,0 +1,1 @@
+"""Diffusion models: trained, fine-tuned, sampled, and used for other tasks."""

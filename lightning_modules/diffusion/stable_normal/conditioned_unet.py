@@ -1,0 +1,157 @@
+"""A U-Net of diffusers that sees an image: mu_theta and mu_zeta of the method."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from datamodules.arguments import one_of
+from lightning_modules.diffusion.stable_normal.control_encoders import (
+    SemanticEncoder,
+    control_encoder,
+    encoded,
+    injected,
+)
+from lightning_modules.diffusion.stable_normal.patch_features import PatchFeatures
+from lightning_modules.networks.text_to_image import Prompts
+
+DECODER = ("up_blocks", "conv_norm_out", "conv_out")
+SEMANTIC = "semantic_encoder.pt"
+
+
+class PixelUNet(nn.Module):
+    """A U-Net of images themselves, which has no text and no autoencoder, with Stable Diffusion's schedule of noise.
+
+    Args:
+        network: a diffusers `UNet2DConditionModel` with 3 channels in and out; its texts are zeros.
+
+    Raises:
+        ValueError: if it has other channels.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        from diffusers import DDIMScheduler
+
+        config: Any = network.config
+        if (config.in_channels, config.out_channels) != (3, 3):
+            raise ValueError(
+                f"model.network must have 3 channels in and out, got {config.in_channels} and {config.out_channels}"
+            )
+        self.network: Any = network
+        self.vae = nn.Identity()
+        self.scheduler = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+
+    def encode(self, image: Tensor) -> Tensor:
+        return 2 * image - 1
+
+    def decode(self, latent: Tensor) -> Tensor:
+        return (latent + 1) / 2
+
+    def encode_prompts(self, texts: Sequence[str]) -> Prompts:
+        return Prompts(torch.zeros(len(texts), 1, self.network.config.cross_attention_dim))
+
+
+class ConditionedUNet(nn.Module):
+    """A diffusion model whose U-Net sees an image by an encoder, and semantic features of it by another one.
+
+    Args:
+        model: `lightning_modules.networks.text_to_image.TextToImage` with `tuning: full`, or a `PixelUNet`.
+        features: semantic features of the image, for the refiner; None leaves them out.
+        prompt: the text that the U-Net always sees.
+        trained: decoder trains the decoder of the U-Net alone, all the whole U-Net; the encoders are trained anyway.
+        encoders: folder with the encoders of a trained model, as a run saves them; None begins with copies of the
+            U-Net's encoder.
+
+    Raises:
+        FileNotFoundError: if the folder of encoders lacks one.
+        ValueError: if they do not fit.
+    """
+
+    model: Any
+    text: Tensor
+
+    def __init__(
+        self,
+        model: nn.Module,
+        features: PatchFeatures | None = None,
+        prompt: str = "The normal map",
+        trained: Literal["decoder", "all"] = "decoder",
+        encoders: str | None = None,
+    ) -> None:
+        super().__init__()
+        one_of(("decoder", "all"), trained=trained)
+        self.model = model
+        unet = self.model.network
+        self.encoder = control_encoder(unet)
+        self.features = features
+        self.semantic_encoder = None if features is None else SemanticEncoder(unet, features.channels)
+        self.register_buffer("text", self.model.encode_prompts([prompt]).embedding, persistent=False)
+        if trained == "decoder":
+            unet.requires_grad_(False)
+            for name in DECODER:
+                getattr(unet, name).requires_grad_(True)
+        if encoders is not None:
+            self.load_encoders(Path(encoders).expanduser())
+
+    @property
+    def pixels_per_latent(self) -> int:
+        """Pixels of a side that one latent stands for."""
+        if isinstance(self.model, PixelUNet):
+            return 1
+        return self.model.pipeline.vae_scale_factor
+
+    def semantics(self, image: Tensor, size: Sequence[int]) -> Sequence[Tensor] | None:
+        """Encode the features of images `[B, 3, H, W]` in [0, 1] for latents of a size h, w, once for all steps."""
+        if self.semantic_encoder is None:
+            return None
+        text = self.text.expand(len(image), -1, -1).to(image.dtype)
+        return self.semantic_encoder(self.features(image), size, text)  # type: ignore[misc]
+
+    def forward(self, x: Tensor, timestep: Tensor, image: Tensor, semantics: Sequence[Tensor] | None = None) -> Tensor:
+        """Predict latents from noisy ones.
+
+        Args:
+            x: `[B, c, h, w]`.
+            timestep: t, `[B]`, int64.
+            image: latents of the image, `[B, c, h, w]`.
+            semantics: what `semantics` gives.
+        """
+        text = self.text.expand(len(x), -1, -1).to(x.dtype)
+        skips, middle = encoded(self.encoder, image, timestep, text)
+        with injected(self.model.network, semantics):
+            return self.model.network(
+                x,
+                timestep,
+                text,
+                down_block_additional_residuals=skips,
+                mid_block_additional_residual=middle,
+            ).sample
+
+    def save(self, folder: Path) -> None:
+        """Write the model as diffusers does: its whole pipeline, or a `unet` alone, and beside it the encoders."""
+        pipeline = getattr(self.model, "pipeline", None)
+        if pipeline is None:
+            self.model.network.save_pretrained(folder / "unet")
+        else:
+            pipeline.save_pretrained(folder)
+        self.encoder.save_pretrained(folder / "controlnet")
+        if self.semantic_encoder is not None:
+            torch.save(self.semantic_encoder.state_dict(), folder / SEMANTIC)
+
+    def load_encoders(self, folder: Path) -> None:
+        """Read the encoders that `save` wrote."""
+        from lightning_modules.networks.weights import read_weights
+
+        files = {self.encoder: folder / "controlnet" / "diffusion_pytorch_model.safetensors"}
+        if self.semantic_encoder is not None:
+            files[self.semantic_encoder] = folder / SEMANTIC
+        for encoder, file in files.items():
+            if not file.is_file():
+                raise FileNotFoundError(f"encoders: {file} does not exist; expected a folder that a run has saved")
+            try:
+                encoder.load_state_dict(read_weights(file))
+            except RuntimeError as error:
+                raise ValueError(f"encoders: {file} does not fit: {' '.join(str(error).split())}") from error

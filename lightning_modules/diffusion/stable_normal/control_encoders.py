@@ -1,0 +1,98 @@
+"""Encoders beside a U-Net: of an image's latent, whose outputs go to the U-Net's decoder, and of semantic features,
+whose outputs are added inside the U-Net's encoder.
+
+Both are ControlNets of diffusers, copies of the U-Net's encoder whose outputs are zero at first. Their input is what
+they encode, in place of noise; the branch for pixels of a hint is left out.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.init import normal_, zeros_
+
+WIDTHS = (16, 32, 64, 128)
+
+
+def control_encoder(unet: Any) -> Any:
+    """Copy the encoder of a U-Net of diffusers, a `UNet2DConditionModel`, as a `ControlNetModel` without a hint."""
+    from diffusers import ControlNetModel
+
+    encoder: Any = ControlNetModel.from_unet(unet).to(unet.dtype)
+    encoder.controlnet_cond_embedding = nn.Identity()
+    if unet.is_gradient_checkpointing:
+        encoder.enable_gradient_checkpointing()
+    return encoder.train()
+
+
+def encoded(encoder: Any, sample: Tensor, timestep: Tensor, text: Tensor) -> tuple[Sequence[Tensor], Tensor]:
+    """Compute the outputs of a `control_encoder`: those for the skip connections, and that for the middle."""
+    no_hint = sample.new_zeros(())
+    return encoder(sample, timestep, text, controlnet_cond=no_hint, return_dict=False)
+
+
+class SemanticEncoder(nn.Module):
+    """Encodes features of an image, g_psi: four convolutions and a zero one, then a `control_encoder` without a middle.
+
+    Args:
+        unet: the U-Net whose encoder is copied.
+        channels: of the features.
+    """
+
+    def __init__(self, unet: Any, channels: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for before, after in zip((channels, *WIDTHS[:-1]), WIDTHS, strict=True):
+            layers += [nn.Conv2d(before, after, 3, padding=1), nn.SiLU()]
+        last = nn.Conv2d(WIDTHS[-1], unet.config.block_out_channels[0], 3, padding=1)
+        self.embedding = nn.Sequential(*layers, last)
+        for layer in layers[::2]:
+            normal_(layer.weight, std=0.02)  # type: ignore[arg-type]
+            zeros_(layer.bias)  # type: ignore[arg-type]
+        zeros_(last.weight)
+        zeros_(last.bias)  # type: ignore[arg-type]
+        self.encoder = control_encoder(unet)
+        self.encoder.conv_in = nn.Identity()
+        self.encoder.mid_block = None
+        self.encoder.controlnet_mid_block = nn.Identity()
+
+    def forward(self, features: Tensor, size: Sequence[int], text: Tensor) -> Sequence[Tensor]:
+        """Compute what is added at each of the `places` of the U-Net.
+
+        Args:
+            features: `[B, channels, h', w']`.
+            size: h, w of the latents.
+            text: `[B, L, D]`.
+        """
+        embedded = F.interpolate(self.embedding(features), list(size), mode="bilinear")
+        start = torch.zeros(len(features), dtype=torch.int64, device=features.device)
+        return encoded(self.encoder, embedded, start, text)[0]
+
+
+def places(unet: Any) -> list[nn.Module]:
+    """List the layers of a U-Net's encoder after which it keeps its state for a skip connection, in their order."""
+    found: list[nn.Module] = [unet.conv_in]
+    for block in unet.down_blocks:
+        found += getattr(block, "attentions", None) or block.resnets
+        found += block.downsamplers or []
+    return found
+
+
+@contextmanager
+def injected(unet: Any, residuals: Sequence[Tensor] | None) -> Iterator[None]:
+    """Add residuals to the outputs of the `places` of a U-Net within a `with`, before the skip connections are kept."""
+    at = [] if residuals is None else zip(places(unet), residuals, strict=True)
+    handles = [place.register_forward_hook(partial(_added, residual)) for place, residual in at]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _added(residual: Tensor, module: nn.Module, args: Any, output: Any) -> Any:
+    return (output[0] + residual, *output[1:]) if isinstance(output, tuple) else output + residual

@@ -1,0 +1,199 @@
+"""The LightningModule of StableNormal. See the package for the method."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+
+from datamodules.arguments import at_least, one_of, within
+from datamodules.batches import NormalMapBatch
+from datamodules.files.module_hash import hash_of_module
+from lightning_modules.diffusion.stable_normal.angular_error import known
+from lightning_modules.diffusion.stable_normal.conditioned_unet import ConditionedUNet
+from lightning_modules.diffusion.stable_normal.normal_steps import NormalSteps
+from lightning_modules.diffusion.stable_normal.processing import processed, unprocessed
+from lightning_modules.diffusion.stable_normal.refinement import refined, refinement_times
+from lightning_modules.distributed.draws import draw_rows, draw_rows_like
+from lightning_modules.full_precision import at_least_float32, in_full_precision
+from lightning_modules.random_numbers import drawn_like
+from lightning_modules.sde.discrete import noised, scheduler_levels
+from lightning_modules.training.logging import log_training
+from lightning_modules.training.optimizers import adamw, built, constant, trainable
+
+Target = Literal["independent", "shared", "x0"]
+
+
+def yoso_start(noise: Tensor, uniform: Tensor, zero_noise: float) -> Tensor:
+    """Give zeros in place of noise `[B, c, h, w]` to the rows whose number `[B]` in [0, 1) is below lambda."""
+    return noise * (uniform >= zero_noise)[:, None, None, None]
+
+
+def weighted_square(prediction: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Average the squared error over all entries; `weight` is 0 or 1, `[B, 1, h, w]`, and zeros count as no error."""
+    return (weight * (prediction - target).square()).mean()
+
+
+def latent_weight(normal: Tensor, pixels: int) -> Tensor:
+    """Say which latents see known normals alone: `[B, 1, h, w]` of `[B, 3, H, W]`, with `pixels` a latent's side."""
+    unknown = 1 - known(normal)[:, None].to(normal.dtype)
+    return 1 - F.max_pool2d(unknown, pixels, ceil_mode=True)
+
+
+class StableNormal(NormalSteps, LightningModule):
+    """Train and apply StableNormal: YOSO, SG-DRN or both, which have no weight in common.
+
+    After training, `saved/yoso` and `saved/refiner` in the run directory hold pipelines of diffusers with a
+    `controlnet` each, which `pipeline` and `encoders` take. Tests and predictions are those of `NormalSteps`.
+
+    Args:
+        yoso: network of the first stage; None starts the refiner from noise.
+        refiner: network of the second stage; None gives the normals of the first one.
+        yoso_target: target of the first stage: independent has noise of its own, shared the noise that the network
+            sees, x0 none, for normals in one step.
+        zero_noise: lambda, probability that the first stage is given zeros for noise in training.
+        steps: steps of the refiner, N.
+        repeated: whether half of the steps stay at one level; otherwise they are DDIM's, which start from noise alone.
+        resolution: of the longer side of tested and predicted images inside, in pixels; None leaves their size.
+        draws: estimates of a tested image, each from other noise, whose variance is logged.
+        optimizer: built on the trainable parameters of both stages.
+        lr_scheduler: stepped every epoch.
+
+    Raises:
+        ValueError: if an argument is out of range, there is no stage, or the two do not fit.
+    """
+
+    def __init__(
+        self,
+        yoso: ConditionedUNet | None = None,
+        refiner: ConditionedUNet | None = None,
+        yoso_target: Target = "independent",
+        zero_noise: float = 0.4,
+        steps: int = 10,
+        repeated: bool = True,
+        resolution: int | None = 768,
+        draws: int = 1,
+        optimizer: OptimizerCallable = adamw,
+        lr_scheduler: LRSchedulerCallable = constant,
+    ) -> None:
+        super().__init__()
+        one_of(("independent", "shared", "x0"), yoso_target=yoso_target)
+        within(0, 1, zero_noise=zero_noise)
+        at_least(1, resolution=resolution, draws=draws)
+        stages = [stage for stage in (yoso, refiner) if stage is not None]
+        if not stages:
+            raise ValueError("yoso and refiner are both missing: give one or both")
+        if len(stages) == 2 and (yoso_target == "x0" or not repeated):
+            raise ValueError(
+                f"a refiner after yoso begins at the level of yoso's target: leave one of them out, or choose another "
+                f"yoso_target than x0 and repeated: true; got {yoso_target} and {str(repeated).lower()}"
+            )
+        levels = [scheduler_levels(stage.model.scheduler) for stage in stages]
+        if len({hash_of_module(stage.model.vae) for stage in stages}) > 1 or (levels[0] != levels[-1]).any():
+            raise ValueError("yoso and refiner have other autoencoders or schedules: give both the same pipeline")
+        self.yoso = yoso
+        self.refiner = refiner
+        self.yoso_target: Target = yoso_target
+        self.zero_noise = zero_noise
+        self.levels = levels[0]
+        self.times = refinement_times(steps, len(self.levels), repeated)
+        self.steps = steps
+        self.repeated = repeated
+        self.resolution = resolution
+        self.draws = draws
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self._abar = torch.from_numpy(self.levels)
+
+    @property
+    def first(self) -> ConditionedUNet:
+        """The stage whose autoencoder is used, which both have in common."""
+        stage = self.yoso or self.refiner
+        assert stage is not None
+        return stage
+
+    @property
+    def start(self) -> int:
+        """The level of the first stage's target, t+."""
+        return 0 if self.yoso_target == "x0" else self.times[0]
+
+    # training
+
+    def training_step(self, batch: NormalMapBatch, batch_idx: int) -> dict[str, Tensor]:
+        with torch.no_grad():
+            image, clean = self.first.model.encode(batch["image"]), self.first.model.encode((batch["normal"] + 1) / 2)
+        weight = latent_weight(batch["normal"], self.first.pixels_per_latent)
+        losses = {}
+        if self.yoso is not None:
+            losses["yoso"] = self.yoso_loss(self.yoso, image, clean, weight)
+        if self.refiner is not None:
+            losses["refiner"] = self.refiner_loss(self.refiner, batch["image"], image, clean, weight)
+        return {"loss": log_training(self, batch, torch.stack(list(losses.values())).sum(), **losses)}
+
+    def yoso_loss(self, yoso: ConditionedUNet, image: Tensor, clean: Tensor, weight: Tensor) -> Tensor:
+        """Compare the first stage's output with x_{t+}; latents are `[B, c, h, w]`."""
+        noise, uniform = draw_rows_like(torch.randn, clean), draw_rows(torch.rand, [len(clean)], clean.device)
+        seen = yoso_start(noise, uniform, self.zero_noise)
+        target = clean
+        if self.yoso_target != "x0":
+            inside = draw_rows_like(torch.randn, clean) if self.yoso_target == "independent" else seen
+            target = noised(clean, inside, float(self.levels[self.start]))
+        timestep = torch.full((len(clean),), self.start, dtype=torch.int64, device=clean.device)
+        return weighted_square(yoso(seen, timestep, image), target, weight)
+
+    def refiner_loss(
+        self, refiner: ConditionedUNet, pixels: Tensor, image: Tensor, clean: Tensor, weight: Tensor
+    ) -> Tensor:
+        """Compare the second stage's output with x_0, at uniform times."""
+        self._abar = self._abar.to(clean.device)
+        timestep = draw_rows(partial(torch.randint, len(self.levels)), [len(clean)], clean.device)
+        abar = self._abar[timestep].to(clean.dtype)[:, None, None, None]
+        noisy = noised(clean, draw_rows_like(torch.randn, clean), abar)
+        semantics = refiner.semantics(pixels, clean.shape[2:])
+        return weighted_square(refiner(noisy, timestep, image, semantics), clean, weight)
+
+    def configure_optimizers(self) -> Any:
+        return built(self.optimizer, self.lr_scheduler, trainable(self))
+
+    def on_fit_end(self) -> None:
+        """Write the trained stages as diffusers does."""
+        directory = self.trainer.log_dir if self.trainer.loggers else None  # broadcast: every process asks
+        if directory is None or not self.trainer.is_global_zero or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        for name in ("yoso", "refiner"):
+            if (stage := getattr(self, name)) is not None:
+                stage.save(Path(directory, "saved", name))
+
+    # estimation
+
+    def normals(self, image: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        """Estimate unit normals `[B, 3, H, W]` of images `[B, 3, H, W]` in [0, 1].
+
+        Args:
+            image: of one size.
+            generators: on the host, one for each image, from which all is drawn.
+        """
+        model, pixels = self.first.model, self.first.pixels_per_latent
+        inside, filled = processed(image, self.resolution, pixels)
+        seen = model.encode(inside)
+        draw = partial(drawn_like, draw=torch.randn, generators=generators)
+        x = draw(seen)
+        if self.yoso is not None:
+            timestep = torch.full((len(x),), self.start, dtype=torch.int64, device=x.device)
+            x = self.yoso(x, timestep, seen)
+        if self.refiner is not None:
+            semantics = self.refiner.semantics(inside, seen.shape[2:])
+            step = partial(self.refiner, image=seen, semantics=semantics)
+            x = refined(step, x, self.times, self.levels, draw)
+        elif self.yoso_target == "shared":
+            raise ValueError("yoso_target shared leaves noise in its output, which needs the refiner: give both stages")
+        elif self.yoso_target == "independent":
+            x = x / float(self.levels[self.start]) ** 0.5
+        decoded = at_least_float32(2 * model.decode(x) - 1)
+        with in_full_precision(decoded.device):
+            return unprocessed(decoded, filled, image.shape[2:])

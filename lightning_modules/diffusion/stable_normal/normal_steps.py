@@ -1,0 +1,83 @@
+"""Validation, test and prediction of a module that estimates surface normals."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from datamodules.batches import NormalMapBatch
+from lightning_modules.diffusion.stable_normal.angular_error import AngularErrors, angular_error, known
+from lightning_modules.diffusion.stable_normal.processing import rendered
+from lightning_modules.full_precision import in_full_precision
+from lightning_modules.interfaces import ImageColumn
+from lightning_modules.random_numbers import generator_of, run_seed
+from lightning_modules.training.logging import log_same
+from lightning_modules.training.written_images import WritesImages, levels_of
+
+
+class NormalSteps(WritesImages):
+    """Give a LightningModule its validation, test and prediction steps.
+
+    The module has `normals(image, generators)` and `draws`. Logged are the measures of `AngularErrors`, of several test
+    sets each under its name. `predict` writes `normals/<name>.png`, bytes v for 2 v / 255 - 1, see `WritesImages`.
+    """
+
+    written, given, settings_name = "normals", "image", "prediction_settings.json"
+    _errors: list[AngularErrors]
+
+    def estimated(self: Any, batch: NormalMapBatch, draw: int = 0) -> Tensor:
+        """Estimate the normals of a batch; draws follow from the seed of the run and the position of each image."""
+        return self.normals(
+            batch["image"], [generator_of(run_seed(), int(position), draw) for position in batch["index"].tolist()]
+        )
+
+    def validation_step(self: Any, batch: NormalMapBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
+        return self._measured(batch, dataloader_idx)
+
+    def test_step(self: Any, batch: NormalMapBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
+        """Return `normal`, `[B, 3, H, W]`, of the first draw."""
+        return self._measured(batch, dataloader_idx)
+
+    def on_validation_epoch_start(self: Any) -> None:
+        self._begin("val")
+
+    def on_test_epoch_start(self: Any) -> None:
+        self._begin("test")
+
+    def _begin(self: Any, stage: str) -> None:
+        self._errors = [AngularErrors().to(self.device) for _ in self._set_names(stage) or [""]]
+
+    def _measured(self: Any, batch: NormalMapBatch, loader: int) -> dict[str, Tensor]:
+        estimates = torch.stack([self.estimated(batch, draw) for draw in range(self.draws)])
+        with in_full_precision(estimates.device):
+            self._errors[loader].update(estimates, batch["normal"])
+        return {"normal": estimates[0]}
+
+    def on_validation_epoch_end(self: Any) -> None:
+        self._log_errors("val")
+
+    def on_test_epoch_end(self: Any) -> None:
+        self._log_errors("test")
+
+    def _log_errors(self: Any, stage: str) -> None:
+        for name, errors in zip(self._set_names(stage) or [""], self._errors, strict=True):
+            for key, value in errors.compute().items():
+                if key != "variance" or self.draws > 1:
+                    log_same(self, f"{stage}/{name}/{key}" if name else f"{stage}/{key}", value)
+
+    def pixels(self: Any, batch: NormalMapBatch) -> Tensor:
+        """Encode estimated normals as bytes, `[B, 3, H, W]`."""
+        return levels_of((self.estimated(batch) + 1) / 2, 255)
+
+    def image_columns(self: Any, batch: NormalMapBatch, outputs: Any) -> dict[str, Tensor | ImageColumn]:
+        """Show images, their normals as colours, and the angles between estimates and truth up to 90 degrees."""
+        estimate = self.estimated(batch) if outputs is None else outputs["normal"]
+        columns: dict[str, Tensor | ImageColumn] = {"image": batch["image"], "estimate": rendered(estimate)}
+        if "normal" in batch:
+            counted = known(batch["normal"])
+            error = angular_error(estimate, batch["normal"]) * counted
+            means = error.sum(dim=(1, 2)) / counted.sum(dim=(1, 2)).clamp(min=1)
+            captions = [f"{mean:.1f} degrees" for mean in means.tolist()]
+            columns["truth"] = rendered(batch["normal"])
+            columns["error"] = ImageColumn((error[:, None] / 90).clamp(max=1), captions)
+        return columns

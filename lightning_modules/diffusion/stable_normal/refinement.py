@@ -1,0 +1,72 @@
+"""The steps of the refiner: half of them at one level of noise, half down to none.
+
+With N steps of length gap = T // N, M = N // 2 and the times gap (N - 1), ..., gap, 0, the first M times become the one
+after them, and all are moved by one: for N = 10, t = 401 six times, then 301, 201, 101, 1. From x_0hat, the refiner's
+estimate at x and t_k, step k = 0, 1, ... goes on with
+
+    k + 1 < M:    sqrt(abar_t) x_0hat + sqrt(1 - abar_t) n,   n ~ N(0, I): noise of the same level is drawn anew;
+    k + 1 = M:    DDIM to the same level, as if x had the level t + gap;
+    k + 1 > M:    DDIM to t_{k+1}, in the end to 0, whose abar is not 1.
+
+The result is the last x_0hat. M - 1 draws are all that is random.
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from datamodules.arguments import within
+from lightning_modules.sde.ddim import ddim_step, level
+from lightning_modules.sde.discrete import noise_estimate, noised, predicted
+
+
+def refinement_times(steps: int, num_train_timesteps: int = 1000, repeated: bool = True) -> list[int]:
+    """List the times of the refiner's steps, `[steps]`.
+
+    Args:
+        steps: N, at most T / 2.
+        num_train_timesteps: T.
+        repeated: whether the first half of the steps stays at one level; otherwise they begin near pure noise, as DDIM.
+
+    Raises:
+        ValueError: if `steps` is out of range.
+    """
+    within(1, num_train_timesteps // 2, steps=steps)
+    gap, repeats = num_train_timesteps // steps, steps // 2
+    times = [gap * k for k in reversed(range(steps))]
+    if repeated:
+        times[:repeats] = [times[repeats]] * repeats
+    return [time + 1 for time in times]
+
+
+def refined(
+    refiner: Callable[[Tensor, Tensor], Tensor],
+    x: Tensor,
+    times: Sequence[int],
+    abar: ArrayLike,
+    draw: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """Refine a start to an estimate of x_0.
+
+    Args:
+        refiner: estimates x_0 from x and the time, `[B]`.
+        x: `[B, c, h, w]`, at the first time.
+        times: as `refinement_times` lists them.
+        abar: `[T]`, on the host.
+        draw: gives standard normal noise of the shape of a tensor.
+
+    Returns:
+        `[B, c, h, w]`.
+    """
+    repeats, gap = times.count(times[0]) - 1, len(abar) // len(times)  # type: ignore[arg-type]
+    clean = predicted(refiner, x, times[0])
+    for k, (t, following) in enumerate(itertools.pairwise(times), start=1):
+        if k < repeats:
+            x = noised(clean, draw(clean), level(abar, t))
+        else:
+            from_level = level(abar, t + gap if k == repeats else t)
+            x = ddim_step(clean, noise_estimate(clean, x, from_level, "sample"), level(abar, following))
+        clean = predicted(refiner, x, following)
+    return clean
