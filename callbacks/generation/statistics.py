@@ -66,10 +66,10 @@ def moment_sums(feature: Features, device: torch.device, share: int = 0, shares:
 
 
 def moments_of(sums: Tensor, count: int) -> Moments:
-    """Turn the `moment_sums` of N = `count` rows into mean and covariance, on the host."""
+    """Turn the `moment_sums` of N = `count` rows into mean and covariance, on the host and in place."""
     sums = sums.cpu()
     mean = sums[-1] / count
-    return Moments(mean, (sums[:-1] - count * torch.outer(mean, mean)) / (count - 1), count)
+    return Moments(mean, sums[:-1].addr_(mean, mean, alpha=-count).div_(count - 1), count)
 
 
 def frechet_distance(first: Moments, second: Moments) -> float:
