@@ -13,12 +13,12 @@ from torch import nn
 
 from callbacks.generation.extraction import Extractor, Shares, features_of
 from callbacks.generation.generated_blocks import GeneratedBlocks
-from callbacks.generation.image_lists import images_of_set
+from callbacks.generation.image_lists import AnySet, images_of_set
 from callbacks.generation.measurement import Described, described, distances, statistics_file, write_statistics
 from datamodules.arguments import at_least, one_of
 from datamodules.classification.image_sets import ImageSet
 from datamodules.files.whole_files import write_text
-from datamodules.restoration.images import PairSet, Split
+from datamodules.restoration.images import Split
 from lightning_modules.interfaces import Generator, require
 from lightning_modules.networks.fid_inception import FIDInception
 from lightning_modules.resumable.other_processes import in_first_process
@@ -74,7 +74,7 @@ class FID(Callback):
         num_samples: int = 50_000,
         validation_samples: int = 0,
         every_n_epochs: int = 1,
-        images: ImageSet | PairSet | None = None,
+        images: AnySet | None = None,
         split: Split = "training",
         extractor: nn.Module | None = None,
         extractor_name: str | None = None,
@@ -114,11 +114,11 @@ class FID(Callback):
         if self._extractor is None:
             self._extractor = Extractor(self.network, self.extractor_name)
 
-    def _set(self, trainer: Trainer) -> ImageSet | PairSet:
+    def _set(self, trainer: Trainer) -> AnySet:
         """Find the set of real images."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         for found in (self.images, getattr(data, "images", None), getattr(data, "training", None)):
-            if isinstance(found, ImageSet | PairSet):
+            if isinstance(found, AnySet):
                 return found
         raise TypeError(
             f"FID.images is not given, and {type(data).__name__} holds no set of images to compare with: give a data "

@@ -14,7 +14,11 @@ from datamodules.classification.cached_features import source_fingerprint
 from datamodules.classification.image_sets import ImageSet, ImageSource
 from datamodules.files.image_files import image_names, required_folder
 from datamodules.files.pixels import read_pixels
+from datamodules.prompts.captioned_set import CaptionedSet
 from datamodules.restoration.images import PairSet, Split
+
+AnySet = ImageSet | PairSet | CaptionedSet
+"""Data sets whose images can be read, of whatever kind."""
 
 
 class ImageList(Protocol):
@@ -138,7 +142,7 @@ class FolderImages:
         return str(self.folder / os.fsdecode(self.names[row]))
 
 
-def images_of_set(images: ImageSet | PairSet, split: Split, seed: int, device: torch.device) -> ImageList:
+def images_of_set(images: AnySet, split: Split, seed: int, device: torch.device) -> ImageList:
     """Read a split of a data set.
 
     Args:
@@ -154,8 +158,10 @@ def images_of_set(images: ImageSet | PairSet, split: Split, seed: int, device: t
     if isinstance(images, PairSet):
         read = images.images(split)
         return ArrayImages(read.stored, read.brightest, name)
-    prepared = images.prepared(seed, device)
-    source = getattr(prepared, split)()
+    if isinstance(images, CaptionedSet):
+        source = images.training().source if split == "training" else None
+    else:
+        source = getattr(images.prepared(seed, device), split)()
     if source is None:
-        raise ValueError(f"split: {type(images).__name__} has no validation images of its own; use training or test")
+        raise ValueError(f"split: {type(images).__name__} has no {split} images of its own; use training")
     return SourceImages(source, name)

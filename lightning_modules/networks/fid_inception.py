@@ -36,23 +36,20 @@ def legacy_resized(image: Tensor) -> Tensor:
 
     Pixel i of the result lies at i H / 299 of the image: the grids agree in their first pixels, not in their middles.
     """
-    for dim in (2, 3):
-        size = image.shape[dim]
-        place = torch.arange(SIDE, device=image.device, dtype=torch.float32) * (size / SIDE)
-        low = place.floor().long()
-        high = (low + 1).clamp(max=size - 1)
-        part = (place - low).to(image.dtype).view(-1, *[1] * (3 - dim))
-        image = torch.lerp(image.index_select(dim, low), image.index_select(dim, high), part)
-    return image
+    # With one more pixel on either side, that the corners agree means just this.
+    padded = F.pad(image, (0, 1, 0, 1), mode="replicate")
+    return F.interpolate(padded, (SIDE + 1, SIDE + 1), mode="bilinear", align_corners=True)[..., :SIDE, :SIDE]
 
 
 def clean_resized(image: Tensor) -> Tensor:
-    """Resize images `[B, C, H, W]`, in 0...255, to 299 x 299 as clean-fid does: bicubic, with antialiasing, unrounded.
+    """Resize images `[B, C, H, W]` to 299 x 299 as clean-fid does: bicubic, with antialiasing, not rounded.
+
+    Values beyond the range, where the resizing overshoots, are for the caller to clip.
 
     Source: Parmar, Zhang and Zhu, On Aliased Resizing and Surprising Subtleties in GAN Evaluation, CVPR 2022, arXiv
     2104.11222.
     """
-    return F.interpolate(image, (SIDE, SIDE), mode="bicubic", antialias=True).clamp(0, 255)
+    return F.interpolate(image, (SIDE, SIDE), mode="bicubic", antialias=True)
 
 
 def _through(block: nn.Module, x: Tensor, *layers: str) -> Tensor:
@@ -202,8 +199,10 @@ class FIDInception(nn.Module):
 
     def resized(self, image: Tensor) -> Tensor:
         """Bring images `[B, C, H, W]` in [0, 1] to what the network takes, `[B, 3, 299, 299]`."""
-        image = legacy_resized(image * 255) if self.resize == "legacy" else clean_resized(image * 255)
-        return ((image - 128) / 128).expand(-1, 3, -1, -1)
+        image = image * (255 / 128) - 1
+        if self.resize == "legacy":
+            return legacy_resized(image).expand(-1, 3, -1, -1)
+        return clean_resized(image).clamp_(-1, 255 / 128 - 1).expand(-1, 3, -1, -1)
 
     def forward(self, image: Tensor) -> Tensor:
         return self.network(self.resized(image).contiguous(memory_format=torch.channels_last))

@@ -1,6 +1,7 @@
 """The two ways to resize, and the two layouts of FID's weights."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,8 +34,19 @@ def test_legacy_resizing_is_tensorflows_bilinear_without_antialiasing() -> None:
 def test_clean_resizing_is_that_of_pillow_channel_by_channel(side: int) -> None:
     image = (torch.rand(3, side, side, generator=torch.Generator().manual_seed(0)) * 255).floor()
     channels = [Image.fromarray(channel.numpy()).resize((299, 299), Image.Resampling.BICUBIC) for channel in image]
-    expected = np.stack([np.asarray(channel).clip(0, 255) for channel in channels])
+    expected = np.stack([np.asarray(channel) for channel in channels])
     torch.testing.assert_close(clean_resized(image[None])[0], torch.from_numpy(expected), atol=5e-3, rtol=0)
+
+
+@pytest.mark.parametrize("resize", ["legacy", "clean"])
+def test_images_reach_the_network_as_bytes_less_128_over_128(resize: Any) -> None:
+    image = (torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0)) > 0.5).float()  # overshoots in bicubic
+    given = FIDInception(resize=resize).resized(image)
+    assert given.shape == (1, 3, 299, 299)
+    assert given.aminmax() == pytest.approx((-1, 127 / 128), abs=1e-6)
+    resized = fid_inception.legacy_resized if resize == "legacy" else clean_resized
+    expected = (resized(image * 255).clamp(0, 255) - 128) / 128
+    torch.testing.assert_close(given[:, :1], expected, atol=1e-5, rtol=0)
 
 
 class Convolution(nn.Module):

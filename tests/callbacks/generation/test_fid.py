@@ -142,7 +142,7 @@ class Rows(TinyGenerator):
         ({}, Bare, "FID needs a Generator, and Bare lacks sample"),
         ({}, Signed, r"Signed.sample must give images in \[0, 1\], and gives -0.9"),
         ({}, Rows, r"Rows.sample\(16\) must give images \[16, C, H, W\], and gives \[16, 64\]"),
-        ({"split": "validation"}, TinyGenerator, "split: Digits has no validation images of its own"),
+        ({"split": "validation"}, TinyGenerator, "split: Digits has no validation images of its own; use training"),
     ],
 )
 def test_refusals(tmp_path: Path, options: dict[str, Any], module: type[LightningModule], error: str) -> None:

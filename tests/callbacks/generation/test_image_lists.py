@@ -10,6 +10,7 @@ from torch import Tensor
 
 from callbacks.generation.image_lists import ArrayImages, FolderImages, images_of_set, in_bytes
 from datamodules.classification.digits import Digits
+from datamodules.prompts.captioned_set import CaptionedClasses
 from datamodules.restoration.image_folders import ImageFolder
 
 HOST = torch.device("cpu")
@@ -57,4 +58,9 @@ def test_sets_of_labelled_images_and_of_pairs_give_their_clean_images(tmp_path: 
     pairs = images_of_set(ImageFolder(clean_dir=str(written(tmp_path / "clean", [(4, 5), (6, 7)]))), "test", 0, HOST)
     assert isinstance(pairs, ArrayImages)
     assert [tuple(image.shape) for image in pairs[range(2)]] == [(3, 4, 5), (3, 6, 7)]
-    assert digits.identity != images_of_set(Digits(), "training", 0, HOST).identity
+    captioned = images_of_set(CaptionedClasses(Digits()), "training", 0, HOST)
+    training = images_of_set(Digits(), "training", 0, HOST)
+    assert captioned.identity == training.identity
+    assert digits.identity != training.identity
+    with pytest.raises(ValueError, match="split: CaptionedClasses has no test images of its own; use training"):
+        images_of_set(CaptionedClasses(Digits()), "test", 0, HOST)
