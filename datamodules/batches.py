@@ -173,6 +173,23 @@ class CaptionedImageBatch(TypedDict):
     """Samples of this batch over all processes."""
 
 
+class InterpolationBatch(TypedDict):
+    """Pairs of images, between which others are made."""
+
+    first: Tensor
+    """`[B, C, H, W]`, float32 in [0, 1]; with noise, where the data add some, not clipped."""
+    second: Tensor
+    """As `first`: the other image of each pair."""
+    prompt: list[str]
+    """Of each pair, a text of what both show; empty where there is none."""
+    name: list[str]
+    """Of each pair, what its results are called."""
+    index: Tensor
+    """`[B]`, int64: position in the set."""
+    global_size: int
+    """Samples of this batch over all processes."""
+
+
 def local_size(batch: Any) -> int:
     """Samples of a batch on this process: of `index`, which every DataModule here gives, or else of the first tensor.
 

@@ -94,15 +94,19 @@ class WritesImages:
 
 
 def arguments_of(module: Any) -> dict[str, Any]:
-    """List a module's own arguments that are numbers, words or dataclasses of these, as JSON values."""
+    """List a module's own arguments that are numbers, words, or tuples or dataclasses of these, as JSON values."""
     found: dict[str, Any] = {}
     for key in inspect.signature(type(module)).parameters:
         value = getattr(module, key, None)
         if is_dataclass(value) and not isinstance(value, type):
             found[key] = asdict(value)
-        elif isinstance(value, bool | int | float | str):
+        elif isinstance(value, bool | int | float | str) or (isinstance(value, tuple) and _plain(value)):
             found[key] = value
     return found
+
+
+def _plain(values: tuple[Any, ...]) -> bool:
+    return all(isinstance(value, bool | int | float | str) for value in values)
 
 
 def levels_of(image: Tensor, brightest: int) -> Tensor:

@@ -1,0 +1,1 @@
+"""Pairs of images between which others are made."""

@@ -1,0 +1,88 @@
+"""The interface of sets of image pairs, and pairs that are drawn from a set of labelled images."""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+import torch
+
+from datamodules.arguments import at_least
+from datamodules.classification.image_sets import ImageSet, ImageSource
+from datamodules.loading.global_batches import Request
+from datamodules.loading.seeded_batches import RequestedSet
+
+
+class EndPoints(ABC):
+    """Pairs of images; batches are `InterpolationBatch`es whose images are as stored.
+
+    They have the stored value that stands for 1 as `brightest`.
+    """
+
+    image_shape: tuple[int, ...]
+    """C, H, W."""
+
+    def training(self) -> ImageSource | None:
+        """Read the images that a model may be trained on; None of a set that has pairs alone."""
+        return None
+
+    @abstractmethod
+    def pairs(self, seed: int) -> RequestedSet:
+        """Read the pairs.
+
+        Args:
+            seed: random seed of pairs that are drawn.
+        """
+
+
+class PairsOfOneClass(EndPoints):
+    """Pairs of two test images of one class, drawn at random; a model is trained on the training images.
+
+    Args:
+        images: set of labelled images, such as `Digits` or `MNIST`.
+        num_pairs: number of pairs.
+
+    Raises:
+        ValueError: if `num_pairs` is less than 1 or no class has two test images.
+    """
+
+    def __init__(self, images: ImageSet, num_pairs: int = 64) -> None:
+        at_least(1, num_pairs=num_pairs)
+        self.images = images
+        self.image_shape = tuple(images.image_shape)
+        self.num_pairs = num_pairs
+
+    def training(self) -> ImageSource:
+        return self.images.training()
+
+    def pairs(self, seed: int) -> RequestedSet:
+        return _DrawnPairs(self.images.test(), self.num_pairs, seed)
+
+
+class _DrawnPairs:
+    """Two test images of one class for each position; classes are drawn with equal probability."""
+
+    in_memory = True
+
+    def __init__(self, source: ImageSource, num_pairs: int, seed: int) -> None:
+        label, random = source.label.numpy(), np.random.default_rng([seed, 2])
+        of_class = [rows for k in np.unique(label) if len(rows := np.flatnonzero(label == k)) > 1]
+        if not of_class:
+            raise ValueError("no class has two test images, of which a pair could be made")
+        chosen = [random.choice(of_class[random.integers(len(of_class))], 2, replace=False) for _ in range(num_pairs)]
+        self.source = source
+        self.rows = torch.from_numpy(np.stack(chosen))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, request: Request) -> dict[str, Any]:
+        rows = self.rows[request.indices]
+        return {
+            "first": self.source.fetch(rows[:, 0], None),
+            "second": self.source.fetch(rows[:, 1], None),
+            "brightest": self.source.brightest,
+            "prompt": ["" for _ in rows],
+            "name": [f"{first:05d}_{second:05d}" for first, second in rows.tolist()],
+            "index": request.indices,
+            "global_size": request.global_size,
+        }

@@ -1,0 +1,115 @@
+"""A user's own photographs, and a list of those between which others are made."""
+
+import csv
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from datamodules.files.data_directory import data_directory
+from datamodules.files.image_files import image_names, required_folder
+from datamodules.files.pixels import read_pixels
+from datamodules.interpolation.end_points import EndPoints
+from datamodules.loading.global_batches import Request
+
+LIST = "pairs.csv"
+COLUMNS = ("a", "b", "prompt")
+
+
+class _Pair(NamedTuple):
+    first: str
+    second: str
+    prompt: str
+
+    @property
+    def name(self) -> str:
+        return f"{Path(self.first).stem}_{Path(self.second).stem}"
+
+
+class PairsInFolder(EndPoints):
+    """The images of a folder, in pairs that its `pairs.csv` lists: columns a and b and, for a text of both, prompt.
+
+    a and b are files' names relative to the folder. Without the list each image makes a pair with the next one by name,
+    so a folder of two images is one pair, and there are no prompts. Images are turned as their cameras say and
+    resized to a square, whatever their shape, as the authors do.
+
+    Args:
+        data_dir: the folder; None takes where the environment variable NOISEWORKS_DATA points.
+        image_size: height and width that images are resized to, in pixels; a multiple of 8.
+
+    Raises:
+        FileNotFoundError: if the folder has no image, or the list names one that is not there.
+        UnreadableImage: names a file that is no image.
+        ValueError: if `image_size` is no multiple of 8, the list has other columns or no line, two pairs have one name,
+            or there is one image alone.
+    """
+
+    def __init__(self, data_dir: str | None = None, image_size: int = 768) -> None:
+        if image_size < 8 or image_size % 8:
+            raise ValueError(f"image_size must be a multiple of 8, got {image_size}")
+        self.data_dir = data_dir
+        self.image_shape = (3, image_size, image_size)
+
+    def pairs(self, seed: int) -> "_FilePairs":
+        return _FilePairs(data_directory(self.data_dir, "PairsInFolder"), self.image_shape[1])
+
+
+class _FilePairs:
+    """The pairs, whose images are read when they are asked for."""
+
+    def __init__(self, root: Path, image_size: int) -> None:
+        required_folder(root, "data_dir")
+        self.root = root
+        self.image_size = image_size
+        self.listed = self._listed() if (root / LIST).is_file() else self._neighbours()
+        name, count = Counter(pair.name for pair in self.listed).most_common(1)[0]
+        if count > 1:
+            raise ValueError(
+                f"{root} has several pairs of the name {name}; leave all but one out or rename their files"
+            )
+
+    def _neighbours(self) -> list[_Pair]:
+        names = image_names(self.root)
+        if len(names) < 2:
+            raise ValueError(f"{self.root} holds one image, {names[0]}, and a pair needs two")
+        return [_Pair(*both, "") for both in pairwise(names)]
+
+    def _listed(self) -> list[_Pair]:
+        file = self.root / LIST
+        with file.open(newline="", encoding="utf-8") as lines:
+            rows = list(csv.DictReader(lines))
+        if not rows:
+            raise ValueError(f"{file} is empty; expected the columns {', '.join(COLUMNS)} and a line for each pair")
+        if set(rows[0]) not in (set(COLUMNS), set(COLUMNS[:2])):
+            raise ValueError(f"{file} must have the columns {', '.join(COLUMNS)}, got {', '.join(map(str, rows[0]))}")
+        pairs = [_Pair(row["a"], row["b"], row.get("prompt") or "") for row in rows]
+        for number, pair in enumerate(pairs, start=2):
+            for name in (pair.first, pair.second):
+                if not name or not (self.root / name).is_file():
+                    raise FileNotFoundError(f"{file}, line {number}: there is no image {self.root / (name or '?')}")
+        return pairs
+
+    def __len__(self) -> int:
+        return len(self.listed)
+
+    def __getitem__(self, request: Request) -> dict[str, Any]:
+        pairs = [self.listed[row] for row in request.indices.tolist()]
+        return {
+            "first": torch.stack([self._read(pair.first) for pair in pairs]),
+            "second": torch.stack([self._read(pair.second) for pair in pairs]),
+            "brightest": 255,
+            "prompt": [pair.prompt for pair in pairs],
+            "name": [pair.name for pair in pairs],
+            "index": request.indices,
+            "global_size": request.global_size,
+        }
+
+    def _read(self, name: str) -> Tensor:
+        image = Image.fromarray(read_pixels(self.root / name, channels=3).transpose(1, 2, 0))
+        resized = np.array(image.resize((self.image_size, self.image_size), Image.Resampling.BICUBIC))
+        return torch.from_numpy(resized).permute(2, 0, 1)

@@ -1,0 +1,43 @@
+"""Classifier-free guidance: the prediction for a text is moved away from that for another, mostly empty, text.
+
+    e = e_u + w (e_c - e_u)
+
+Source: Ho and Salimans, Classifier-Free Diffusion Guidance, arXiv 2207.12598.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from lightning_modules.networks.text_to_image import Prompts
+
+
+def joined(first: Prompts, second: Prompts) -> Prompts:
+    """Put the prompts of two batches into one."""
+    pooled = None
+    if first.pooled is not None and second.pooled is not None:
+        pooled = torch.cat([first.pooled, second.pooled])
+    return Prompts(torch.cat([first.embedding, second.embedding]), pooled)
+
+
+def guided(
+    model: Callable[..., Tensor], prompts: Prompts | None, negative: Prompts | None, scale: float
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Make a model of texts a function of x_t and t alone.
+
+    Args:
+        model: called with x_t, t and prompts.
+        prompts: B of them, e_c; None for a model without texts.
+        negative: B texts of e_u; not used where `scale` is 1, and None for a model without texts.
+        scale: w; 1 asks for `prompts` alone.
+    """
+    if prompts is None or negative is None or scale == 1:
+        return lambda x, t: model(x, t, prompts)
+    both = joined(negative, prompts)
+
+    def prediction(x: Tensor, t: Tensor) -> Tensor:
+        without, given = model(torch.cat([x, x]), torch.cat([t, t]), both).chunk(2)
+        return without + scale * (given - without)
+
+    return prediction

@@ -1,0 +1,229 @@
+"""Interpolation of image pairs by NoiseDiffusion; the method is described in `__init__.py`."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from diffusers import DDIMScheduler
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from datamodules.arguments import one_of, positive, within
+from datamodules.batches import InterpolationBatch, LabelledImageBatch
+from lightning_modules.diffusion.guidance import guided
+from lightning_modules.diffusion.noise_diffusion.interpolated_files import InterpolationSteps, rows_of
+from lightning_modules.diffusion.noise_diffusion.measures import (
+    frame_measures,
+    latent_statistics,
+    nearest_distances,
+)
+from lightning_modules.diffusion.noise_diffusion.mixing import corrected_mixture, lerp, slerp
+from lightning_modules.diffusion.pixel_model import PixelModel
+from lightning_modules.interfaces import ImageColumn
+from lightning_modules.random_numbers import drawn_like, generator_of, run_seed
+from lightning_modules.sde.ddim import ddim, level, scheduler_path
+from lightning_modules.sde.discrete import noised, scheduler_levels, scheduler_prediction
+from lightning_modules.training.logging import log_training
+from lightning_modules.training.optimizers import adam, built, constant, trainable
+
+Interpolation = Literal["noise_diffusion", "slerp", "lerp", "same_noise"]
+COMPARED = 4
+"""Pairs of a picture that spherical interpolation is shown of, too."""
+
+
+class Interpolated(NamedTuple):
+    """Images between those of B pairs at L positions."""
+
+    frames: Tensor
+    """`[B, L, C, H, W]`, in [0, 1] but for what the model gives outside."""
+    latents: Tensor | None
+    """`[2 B, ...]`, encoded ends, the first ones before the second ones; None where nothing is encoded."""
+    mixture: Tensor
+    """`[B, L, ...]`: what was decoded."""
+
+
+class NoiseDiffusion(InterpolationSteps, LightningModule):
+    """Makes images between two: `predict` writes them, `test` measures them.
+
+    `test` logs means over pairs and all processes, distances in pixel units: `test/nearest_training`, the distance of
+    the images as the model gives them to the nearest training image, where the data have these (also with the endings
+    `_clipped`, of their pixels clipped to [0, 1], and `_of_ends`, of the given images), `test/distance_to_ends`,
+    `test/mean_step`, `test/largest_step` and `test/out_of_range`; of the encoded images `test/encoded_deviation`,
+    `_kurtosis`, `_beyond_2` and `_norm`, which are 1, 3, 0.0455 and 1 of standard normal noise, and of what is decoded
+    the same as `test/mixture_...`.
+
+    The paper trains nothing. `fit` trains a `PixelModel` by its denoising error, where it has trainable parameters.
+
+    Args:
+        model: diffusion model, `TextToImage` of a pipeline or `PixelModel` of a network.
+        interpolation: `noise_diffusion`, or what it is compared with: `slerp` and `lerp` of the encoded images, or
+            `same_noise`, which encodes nothing and puts one noise on both images, as SDEdit would.
+        num_steps: S, steps from noise to images.
+        encoded_steps: K, how many of them an image is encoded by and decoded by.
+        boundary: c, greatest value of latents, in units of the model's noise.
+        gamma: weight of fresh noise, in [0, 1].
+        signal: mu + nu, weights of the images that are put back.
+        injection: level at which images are put back: `next`, one step above the encoded ones as in the authors' code,
+            or `encoded`.
+        positions: lambda of the images to make, in [0, 1]; 0 is at the first image.
+        guidance_scale: w of decoding; encoding has none. 1 for a model without texts.
+        negative_prompt: text that guidance leads away from.
+        optimizer: built on the model's trainable parameters.
+        lr_scheduler: stepped every epoch.
+
+    Raises:
+        ValueError: if an argument is out of range, the model predicts neither epsilon nor v_prediction, or is without
+            texts and is to be guided; in `fit`, if it has nothing to train.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        interpolation: Interpolation = "noise_diffusion",
+        num_steps: int = 200,
+        encoded_steps: int = 140,
+        boundary: float = 2.0,
+        gamma: float = 0.0,
+        signal: float = 1.2,
+        injection: Literal["next", "encoded"] = "next",
+        positions: Sequence[float] = (0.17, 0.33, 0.5, 0.67, 0.83),
+        guidance_scale: float = 1.0,
+        negative_prompt: str = "",
+        optimizer: OptimizerCallable = adam,
+        lr_scheduler: LRSchedulerCallable = constant,
+    ) -> None:
+        super().__init__()
+        one_of(get_args(Interpolation), interpolation=interpolation)
+        one_of(("next", "encoded"), injection=injection)
+        within(1, num_steps - (injection == "next"), encoded_steps=encoded_steps)
+        positive(boundary=boundary, num_positions=len(positions))
+        within(0, 1, gamma=gamma, **{f"positions[{k}]": position for k, position in enumerate(positions)})
+        scheduler: Any = model.scheduler
+        one_of(("epsilon", "v_prediction"), prediction_type=scheduler.config.prediction_type)
+        if isinstance(model, PixelModel) and guidance_scale != 1:
+            raise ValueError(f"guidance_scale must be 1 for a model without texts, got {guidance_scale}")
+        self.model: Any = model
+        self.interpolation: Interpolation = interpolation
+        self.num_steps = num_steps
+        self.encoded_steps = encoded_steps
+        self.boundary = boundary
+        self.gamma = gamma
+        self.signal = signal
+        self.injection = injection
+        self.positions = tuple(positions)
+        self.guidance_scale = guidance_scale
+        self.negative_prompt = negative_prompt
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.prediction = scheduler_prediction(scheduler)
+        self.levels = scheduler_levels(scheduler)
+        spaced = scheduler
+        if not isinstance(scheduler, DDIMScheduler):  # a pipeline's other sampler: times are those of the authors' code
+            spacing = {"timestep_spacing": "leading", "steps_offset": 1, "set_alpha_to_one": False}
+            spaced = DDIMScheduler.from_config(scheduler.config, **spacing)
+        rising = scheduler_path(spaced, num_steps)[::-1]
+        self.path = rising[: encoded_steps + 1]
+        self.injected_abar = level(self.levels, rising[encoded_steps + (injection == "next")])
+        self.means = nn.ModuleDict()
+        self._reference: tuple[Tensor, int] | None = None
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit" and not trainable(self.model):
+            raise ValueError("NoiseDiffusion has nothing to train with this model: use predict or test")
+
+    def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
+        return {"loss": log_training(self, batch, self.model.denoising_loss(batch["image"]))}
+
+    def configure_optimizers(self) -> Any:
+        return built(self.optimizer, self.lr_scheduler, trainable(self.model))
+
+    def encoded(self, clean: Tensor, prompts: Any) -> Tensor:
+        """Encode what the model takes for clean images, `[B, ...]`, as noise at the level of step K, without guidance.
+
+        The model is told the time that each step ends at.
+        """
+        model = guided(self.model, prompts, None, 1.0)
+        return ddim(model, clean, self.path, self.levels, self.prediction, told=self.path[1:])
+
+    def decoded(self, mixture: Tensor, prompts: Any) -> Tensor:
+        """Decode noise at the level of step K, `[B, ...]`, to images in [0, 1], not clipped."""
+        negative = None
+        if self.guidance_scale != 1:
+            texts = [self.negative_prompt] * len(mixture)
+            negative = (
+                self.model.encode_prompts(texts) if self.negative_prompt else self.model.empty_prompts(len(mixture))
+            )
+        model = guided(self.model, prompts, negative, self.guidance_scale)
+        return self.model.decode(ddim(model, mixture, self.path[::-1], self.levels, self.prediction))
+
+    @torch.no_grad()
+    def interpolated(self, batch: InterpolationBatch, interpolation: Interpolation | None = None) -> Interpolated:
+        """Make the images between those of some pairs; noise follows from the seed of the run and the pair's position.
+
+        Args:
+            batch: B pairs.
+            interpolation: in place of the module's own.
+        """
+        interpolation = interpolation or self.interpolation
+        first, second = (self.model.encode(batch[key]) for key in ("first", "second"))
+        prompts = self.model.encode_prompts(batch["prompt"])
+        generators = [generator_of(run_seed(), index) for index in batch["index"].tolist()]
+        noise = drawn_like(first, torch.randn, generators)
+        position = torch.tensor(self.positions, dtype=torch.float64, device=first.device)
+        latents = None
+        if interpolation == "same_noise":
+            ends = (noised(first, noise, self.injected_abar), noised(second, noise, self.injected_abar))
+        else:
+            twice = prompts and prompts.rows(torch.arange(len(first)).repeat(2))
+            latents = self.encoded(torch.cat([first, second]), twice)
+            ends = (latents[: len(first)], latents[len(first) :])
+        if interpolation == "noise_diffusion":
+            mixture = corrected_mixture(
+                *ends, first, second, noise, position, self.injected_abar, self.boundary, self.gamma, self.signal
+            )
+        else:
+            mixture = (lerp if interpolation == "lerp" else slerp)(*ends, position)
+        each = prompts and prompts.rows(torch.arange(len(first)).repeat_interleave(len(self.positions)))
+        frames = self.decoded(mixture.flatten(0, 1), each).unflatten(0, mixture.shape[:2])
+        return Interpolated(frames, latents, mixture)
+
+    def on_test_start(self) -> None:
+        find = getattr(getattr(self.trainer, "datamodule", None), "training_images", None)
+        self._reference = find() if find is not None else None
+
+    def test_step(self, batch: InterpolationBatch, batch_idx: int) -> dict[str, Tensor]:
+        """Return `frames`, `[B, L, C, H, W]`."""
+        frames, latents, mixture = self.interpolated(batch)
+        measured = frame_measures(frames, batch["first"], batch["second"])
+        for name, values in {"encoded": latents, "mixture": mixture.flatten(0, 1)}.items():
+            if values is not None:
+                measured |= {f"{name}_{key}": value for key, value in latent_statistics(values).items()}
+        if self._reference is not None:
+            images, ends = frames.flatten(0, 1), torch.cat([batch["first"], batch["second"]])
+            compared = {"": images, "_clipped": images.clamp(0, 1), "_of_ends": ends}
+            for ending, each in compared.items():
+                measured[f"nearest_training{ending}"] = nearest_distances(each, *self._reference)
+        for name, values in measured.items():
+            if name not in self.means:
+                self.means[name] = MeanMetric().set_dtype(torch.float64).to(self.device)
+            self.means[name].update(values)  # type: ignore[operator]
+        return {"frames": frames}
+
+    def on_test_epoch_end(self) -> None:
+        for name, mean in self.means.items():
+            self.log(f"test/{name}", mean)  # type: ignore[arg-type]
+
+    def image_columns(self, batch: InterpolationBatch, outputs: dict[str, Tensor]) -> dict[str, ImageColumn]:
+        """Show a row of images for each pair, and below it, of the first pairs, that of spherical interpolation."""
+        count = min(COMPARED, len(batch["first"]))
+        few = rows_of(batch, list(range(count)))
+        rows = {self.interpolation: outputs["frames"][:count]}
+        rows |= {"slerp": self.interpolated(few, "slerp").frames} if self.interpolation != "slerp" else {}
+        names = [name for _ in range(count) for name in rows]
+        frames = torch.stack(list(rows.values()), dim=1).flatten(0, 1)
+        ends = {key: few[key].repeat_interleave(len(rows), dim=0) for key in ("first", "second")}
+        shown = {"first": ImageColumn(ends["first"], names)}
+        shown |= {f"{position:g}": ImageColumn(frames[:, k]) for k, position in enumerate(self.positions)}
+        return shown | {"second": ImageColumn(ends["second"])}

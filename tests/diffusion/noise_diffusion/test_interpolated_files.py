@@ -1,0 +1,60 @@
+"""Prediction of image pairs: files of each, continued after a kill, refused with other settings."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datamodules.interpolation.images_to_interpolate import ImagesToInterpolate
+from datamodules.interpolation.pairs_in_folder import PairsInFolder
+from lightning_modules.diffusion.noise_diffusion import NoiseDiffusion
+from lightning_modules.networks.text_to_image import TextToImage
+from tests.trainers import quiet
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    """Three images of different shapes."""
+    folder, random = tmp_path / "photographs", np.random.default_rng(0)
+    folder.mkdir()
+    for name, size in (("a", (20, 30)), ("b", (16, 16)), ("c", (40, 20))):
+        Image.fromarray(random.integers(0, 256, (*size, 3), dtype=np.uint8)).save(folder / f"{name}.png")
+    return folder
+
+
+def predict(pipeline: Path, photographs: Path, directory: Path, batches: float = 1.0, **more: Any) -> list[Any]:
+    options: dict[str, Any] = {"num_steps": 6, "encoded_steps": 4, "positions": [0.25, 0.5], **more}
+    data = ImagesToInterpolate(PairsInFolder(str(photographs), image_size=16), batch_size=1)
+    trainer = quiet(default_root_dir=directory, limit_predict_batches=batches)
+    return trainer.predict(NoiseDiffusion(TextToImage(str(pipeline)), **options), data) or []
+
+
+def test_a_folder_is_interpolated_and_continued(text_to_image: Path, photographs: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    assert predict(text_to_image, photographs, directory, 1) == [["a_b"]]  # then it is killed
+    strip = directory / "interpolated" / "a_b.png"
+    first = strip.read_bytes()
+    assert predict(text_to_image, photographs, directory) == [[], ["b_c"]]
+    assert strip.read_bytes() == first
+    found = sorted(str(path.relative_to(directory / "interpolated")) for path in directory.rglob("*.png"))
+    assert found == ["a_b.png", "a_b/0.25.png", "a_b/0.5.png", "b_c.png", "b_c/0.25.png", "b_c/0.5.png"]
+    row = np.asarray(Image.open(strip))
+    assert row.shape == (16, 64, 3)
+    given = np.asarray(Image.open(photographs / "a.png").resize((16, 16), Image.Resampling.BICUBIC))
+    assert (row[:, :16] == given).all()
+    assert (row[:, 16:32] == np.asarray(Image.open(directory / "interpolated/a_b/0.25.png"))).all()
+
+
+def test_other_settings_and_other_images_are_refused(text_to_image: Path, photographs: Path, tmp_path: Path) -> None:
+    predict(text_to_image, photographs, tmp_path / "run", 1)
+    for other, message in (
+        ({"boundary": 1.0}, "was made with boundary 2.0, and this run has 1.0"),
+        ({"positions": [0.5]}, r"with positions \[0.25, 0.5\], and this run has \[0.5\]"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            predict(text_to_image, photographs, tmp_path / "run", **other)
+    Image.fromarray(np.zeros((9, 9, 3), dtype=np.uint8)).save(photographs / "a.png")
+    with pytest.raises(ValueError, match=r"a_b.png was not made from what the data have under that name now"):
+        predict(text_to_image, photographs, tmp_path / "run")
