@@ -106,8 +106,8 @@ class FID(Callback):
         self._measured = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "predict" or (stage != "test" and not self.validation_samples):
-            return
+        if stage == "predict":
+            return  # in training, what a test would refuse is refused before the first step
         require(pl_module, Generator, "FID")
         require_whole_network(trainer, "FID")
         self._set(trainer)
