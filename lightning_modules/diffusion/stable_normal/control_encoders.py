@@ -22,7 +22,9 @@ def control_encoder(unet: Any) -> Any:
     """Copy the encoder of a U-Net of diffusers, a `UNet2DConditionModel`, as a `ControlNetModel` without a hint."""
     from diffusers import ControlNetModel
 
-    encoder: Any = ControlNetModel.from_unet(unet).to(unet.dtype)
+    encoder: Any = ControlNetModel.from_unet(unet)
+    if encoder.dtype != unet.dtype:
+        encoder.to(unet.dtype)
     encoder.controlnet_cond_embedding = nn.Identity()
     if unet.is_gradient_checkpointing:
         encoder.enable_gradient_checkpointing()
