@@ -1,0 +1,57 @@
+"""From a saved pipeline to a folder of normals by the configurations of the paper's scale, with tiny networks."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.conformance.runs import CONFIGS, run
+
+FEATURES = "--model.refiner.features"
+SMALL = {
+    f"{FEATURES}.network.init_args": "{name: test_vit, num_classes: 0, image_size: 32, pretrained: false}",
+    f"{FEATURES}.image_size": "32",
+}
+QUIETLY = {
+    "--trainer.accelerator": "cpu",
+    "--trainer.precision": "32-true",
+    "--trainer.enable_progress_bar": "false",
+    "--trainer.enable_model_summary": "false",
+}
+SURFACES = {
+    "--data.training": "datamodules.normals.height_fields.HeightFields",
+    "--data.training.init_args": "{num_training: 4, image_size: 16}",
+    "--data.batch_size": "2",
+    "--data.crop_size": "16",
+    "--trainer.max_steps": "2",
+}
+
+
+def call(command: str, config: str, options: dict[str, str]) -> None:
+    arguments = [part for pair in ({**options, **QUIETLY}).items() for part in pair]
+    run(command, "--config", CONFIGS / "stable_normal" / f"{config}.yaml", *arguments)
+
+
+@pytest.mark.nightly
+def test_both_stages_are_trained_apart_saved_and_applied_to_photographs(text_to_image: Path, tmp_path: Path) -> None:
+    for stage in ("yoso", "refiner"):
+        options = {f"--model.{stage}.model.pipeline": str(text_to_image), "--run_directory": str(tmp_path / stage)}
+        call("fit", stage, {**SURFACES, **options, **(SMALL if stage == "refiner" else {})})
+    (tmp_path / "given").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 44, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "given" / "room.png")
+    saved = {
+        f"--model.{stage}.{key}": str(tmp_path / stage / "saved" / stage)
+        for stage in ("yoso", "refiner")
+        for key in ("model.pipeline", "encoders")
+    }
+    more = {
+        "--data.predict_dir": str(tmp_path / "given"),
+        "--run_directory": str(tmp_path / "out"),
+        "--ckpt_path": "none",
+    }
+    call("predict", "stable_normal", {**SMALL, **saved, **more, "--model.resolution": "32", "--model.steps": "4"})
+    found = np.asarray(Image.open(tmp_path / "out" / "normals" / "room.png"))
+    assert found.shape == (30, 44, 3)
+    np.testing.assert_allclose(np.linalg.norm(found / 255 * 2 - 1, axis=2), 1, atol=0.01)
