@@ -57,7 +57,7 @@ class StableNormal(NormalSteps, LightningModule):
         yoso_target: target of the first stage: independent has noise of its own, shared the noise that the network
             sees, x0 none, for normals in one step.
         zero_noise: lambda, probability that the first stage is given zeros for noise in training.
-        steps: steps of the refiner, N.
+        steps: steps of the refiner, N; yoso is trained for the level that they begin at, so for the same number.
         repeated: whether half of the steps stay at one level; otherwise they are DDIM's, which start from noise alone.
         resolution: of the longer side of tested and predicted images inside, in pixels; None leaves their size.
         draws: estimates of a tested image, each from other noise, whose variance is logged.
