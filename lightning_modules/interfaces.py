@@ -180,6 +180,14 @@ class HeldOutImages(TrainingImageSource, Protocol):
 
 
 @runtime_checkable
+class MeasurementSource(Protocol):
+    """A DataModule of images that are known by measurements."""
+
+    operator: Any
+    """What they are measured with, a `datamodules.corruptions.operators.Operator`."""
+
+
+@runtime_checkable
 class ShiftedTestSets(Protocol):
     """A DataModule with test sets that are distributed differently from its training set."""
 

@@ -1,22 +1,13 @@
 """A diffusion model of images themselves in the place of a latent text-to-image model, without texts and latents."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from diffusers import DDIMScheduler, DDPMScheduler
 from torch import Tensor, nn
 
-from lightning_modules.distributed.draws import draw_rows, draw_rows_like
-from lightning_modules.sde.discrete import (
-    diffusion_target,
-    noised,
-    predicted,
-    scheduler_levels,
-    scheduler_prediction,
-)
+from lightning_modules.sde.discrete import denoising_loss, predicted, scheduler_levels, scheduler_prediction
 
 
 class PixelModel(nn.Module):
@@ -65,9 +56,4 @@ class PixelModel(nn.Module):
 
     def denoising_loss(self, image: Tensor) -> Tensor:
         """Compute the mean squared error of the network at random levels, for images in [0, 1]: a number."""
-        clean = self.encode(image)
-        t = draw_rows(partial(torch.randint, len(self.alphas_cumprod)), (len(image),), image.device)
-        abar = self.alphas_cumprod.to(image.dtype)[t].view(-1, 1, 1, 1)
-        noise = draw_rows_like(torch.randn, clean)
-        output = self(noised(clean, noise, abar), t)
-        return F.mse_loss(output, diffusion_target(clean, noise, abar, self.prediction))
+        return denoising_loss(self.network, self.encode(image), self.alphas_cumprod, self.prediction)

@@ -113,7 +113,8 @@ class ImageQuality:
         """Measure a batch.
 
         Args:
-            degraded: `[B, C, H, W]`; not measured where its size is not that of the clean image.
+            degraded: `[B, C, H, W]`; not measured where its size is not that of the clean image. The structural
+                similarity is left out for images smaller than its window.
             estimate: `[B, C, H, W]`.
             clean: `[B, C, H, W]` in [0, 1].
             index: `[B]`, position in the set.
@@ -122,6 +123,8 @@ class ImageQuality:
         """
         values = {}
         for key, measure in self.measures.items():
+            if measure is ssim and min(clean.shape[2:]) < WINDOW:
+                continue
             if degraded.shape == clean.shape:
                 values[f"noisy_{key}"] = measure(degraded, clean, "unclipped")
             values[key] = measure(estimate, clean, self.protocol)

@@ -62,3 +62,24 @@ class TimeConditionedMLP(nn.Module):
         for block in self.blocks:
             hidden = block(hidden, embedded)
         return self.norm(hidden)
+
+
+class TimeConditionedImageMLP(TimeConditionedMLP):
+    """Maps images and times to one value for each of an image's: a diffusion model of very small images.
+
+    Args:
+        in_features: values of one image, C H W.
+        width: of the hidden layers; even.
+        depth: L, number of residual blocks.
+
+    Raises:
+        ValueError: if `width` is odd.
+    """
+
+    def __init__(self, in_features: int, width: int = 256, depth: int = 3) -> None:
+        super().__init__(in_features, width, depth)
+        self.head = nn.Linear(width, in_features)
+
+    def forward(self, image: Tensor, time: Tensor) -> Tensor:
+        """Values of the shape of images `[B, C, H, W]` at times `[B]`."""
+        return self.head(super().forward(image, time)).view_as(image)

@@ -19,7 +19,6 @@ arXiv 2206.10550.
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -31,14 +30,12 @@ from torch import Tensor, nn
 
 from datamodules.arguments import positive
 from datamodules.batches import LabelledImageBatch
-from lightning_modules.distributed.draws import draw_rows, draw_rows_like
 from lightning_modules.robustness.certificates.statistics import gaussian_radius
 from lightning_modules.sde.discrete import (
     clean_estimate,
-    diffusion_target,
+    denoising_loss,
     first_timestep,
     noise_levels,
-    noised,
     predicted,
     scheduler_levels,
     scheduler_prediction,
@@ -144,11 +141,10 @@ class DenoisedSmoothing(ClassifierSteps, LightningModule):
         return {"loss": loss, "logits": logits.detach()}
 
     def _diffusion_loss(self, image: Tensor) -> Tensor:
-        t = draw_rows(partial(torch.randint, len(self.levels)), (len(image),), image.device)
-        abar = self.alphas_cumprod.to(image.dtype)[t].view(-1, 1, 1, 1)
-        noise = draw_rows_like(torch.randn, image)
-        output = predicted(self.denoiser, noised(image, noise, abar), self._told(t))
-        return F.mse_loss(output, diffusion_target(image, noise, abar, self.prediction))
+        def denoiser(noisy: Tensor, t: Tensor) -> Any:
+            return self.denoiser(noisy, self._told(t))
+
+        return denoising_loss(denoiser, image, self.alphas_cumprod, self.prediction)
 
     def configure_optimizers(self) -> Any:
         return built(self.optimizer, self.lr_scheduler, trainable(self.network, self.denoiser))

@@ -12,14 +12,17 @@ Progressive Distillation for Fast Sampling of Diffusion Models, ICLR 2022, arXiv
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from datamodules.arguments import one_of
+from lightning_modules.distributed.draws import draw_rows, draw_rows_like
 
 Prediction = Literal["epsilon", "v_prediction", "sample"]
 
@@ -138,6 +141,22 @@ def diffusion_target(image: Tensor, noise: Tensor, abar: Tensor, prediction: Pre
     if prediction == "v_prediction":
         return abar.sqrt() * noise - (1 - abar).sqrt() * image
     return image
+
+
+def denoising_loss(model: Callable[..., Any], image: Tensor, levels: Tensor, prediction: Prediction) -> Tensor:
+    """Compute the mean squared error of a model's prediction at a random time for each image.
+
+    Args:
+        model: called with x_t and t `[B]`, see `predicted`.
+        image: x, `[B, C, H, W]` in [-1, 1].
+        levels: abar, `[T]`, on the device.
+        prediction: quantity that the model predicts.
+    """
+    t = draw_rows(partial(torch.randint, len(levels)), (len(image),), image.device)
+    abar = levels.to(image.dtype)[t].view(-1, 1, 1, 1)
+    noise = draw_rows_like(torch.randn, image)
+    output = predicted(model, noised(image, noise, abar), t)
+    return F.mse_loss(output, diffusion_target(image, noise, abar, prediction))
 
 
 def _like(abar: float | Tensor, image: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from datamodules.restoration.image_pairs import ImagePairs
 from datamodules.segmentation.labelled_masks import LabelledMasks
 from datamodules.segmentation.unpaired_masks import UnpairedMasks
 from lightning_modules.networks.mlp import MLP
-from tests.conformance.experiments import at_paper_scale, experiments, name
+from tests.conformance.experiments import CONFIGS, at_paper_scale, experiments, name
 
 
 class Trainer:
@@ -138,6 +138,10 @@ UNTRAINED = {
     **{
         f"scoredvi/{data}": "its denoisers come with their weights; it fits images"
         for data in ("cc", "polyu", "sidd_val")
+    },
+    **{
+        name(path): "its network comes with its weights; it optimises images"
+        for path in sorted((CONFIGS / "red_diff").glob("*.yaml"))
     },
     **dict.fromkeys(("bm3d/bsd68", "bm3d/cc", "bm3d/photographs", "bm3d/set12"), "it has nothing to train"),
     **dict.fromkeys(

@@ -372,6 +372,21 @@ METHODS = {
         },
         {"model.init_args.optimizer": DESCENT},
     ),
+    **{
+        name: Method(
+            f"red_diff/{demo}",
+            {  # 331 patches in batches of 101, 101, 101 and 28; 497 images to test on, the last batch of 97
+                "data.init_args.batch_size": 101,
+                "data.init_args.patches_per_image": 1,
+                "data.init_args.evaluation_batch_size": 100,
+                "data.init_args.training.init_args.images": DIGITS_331,
+                "model.init_args.network.init_args": {"in_features": 64, "width": 16, "depth": 1},
+                "model.init_args.steps": 4,
+            },
+            {"model.init_args.optimizer": DESCENT},
+        )
+        for name, demo in (("red_diff", "demo"), ("dps", "demo_dps"), ("pigdm", "demo_pigdm"))
+    },
     "noise_diffusion": Method(
         "noise_diffusion/demo",
         {  # 101, 101, 101 and 28 images; batches of 3, 3 and 1 pairs

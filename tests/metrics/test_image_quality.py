@@ -132,3 +132,10 @@ def test_single_precision_is_enough_for_the_structural_similarity() -> None:
     clean = torch.rand(1, 3, 8, 8, generator=random).repeat_interleave(12, dim=2).repeat_interleave(12, dim=3)
     image = clean + 0.05 * torch.randn(clean.shape, generator=random)
     torch.testing.assert_close(ssim(image, clean), ssim(image.double(), clean.double()), rtol=0, atol=1e-5)
+
+
+def test_the_structural_similarity_of_images_smaller_than_its_window_is_left_out() -> None:
+    quality = ImageQuality()
+    small = torch.rand(2, 1, 8, 8)
+    quality.update(small, small, small, torch.arange(2), ["a", "b"])
+    assert set(quality.means()[""]) == {"psnr", "noisy_psnr"}

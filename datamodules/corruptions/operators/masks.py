@@ -14,6 +14,9 @@ from datamodules.corruptions.image_noise.numbers import SampleNumbers
 from datamodules.corruptions.operators.interface import LinearOperator
 from datamodules.files.image_files import image_names
 
+STREAM = 4000
+"""Of the random numbers of masks, which are not those of noise."""
+
 
 @dataclass(frozen=True, eq=False)
 class Mask(LinearOperator):
@@ -77,7 +80,7 @@ class RandomPixels(Masks):
 
     def mask(self, index: Tensor, size: tuple[int, int]) -> Tensor:
         like = torch.empty(len(index), 1, *size, device=index.device)
-        return SampleNumbers(self.seed, 0, index).uniform(like) < self.kept
+        return SampleNumbers(self.seed, 0, index, STREAM).uniform(like) < self.kept
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,70 @@
+"""Sampling along DDIM's path with a diffusion model that is guided by measurements, as DPS and PiGDM do."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from datamodules.corruptions.operators.interface import Operator
+from lightning_modules.diffusion.measured_restoration import Draw, MeasuredRestoration
+from lightning_modules.sde.ddim import ddim_deviation, ddim_step, level
+from lightning_modules.sde.discrete import Prediction, clean_estimate, noise_estimate, noised, predicted
+
+Guidance = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
+"""Maps x_t, the estimate of the image, which depends on it, and sqrt(abar_s abar_t) to the estimate that a step takes
+and what is added after it, both without gradients."""
+
+
+def guided_ddim(
+    model: Callable[..., Any],
+    x: Tensor,
+    times: Sequence[int],
+    abar: ArrayLike,
+    guidance: Guidance,
+    prediction: Prediction = "epsilon",
+    eta: float = 0.0,
+    draw: Draw = torch.randn_like,
+) -> Tensor:
+    """Move images along falling times by DDIM with guidance.
+
+    Args:
+        model: called with x_t and t `[B]`.
+        x: `[B, C, H, W]` at the first time.
+        times: the path, which ends at -1, the image.
+        abar: `[T]`, on the host.
+        guidance: see `Guidance`.
+        prediction: quantity that the model predicts.
+        eta: in [0, 1], amount of fresh noise.
+        draw: gives standard normal noise of the shape of a tensor; for `eta` above 0.
+
+    Returns:
+        `[B, C, H, W]` in [-1, 1], not clipped.
+    """
+    for t, s in itertools.pairwise(times):
+        here, there = level(abar, t), level(abar, s)
+        x = x.detach().requires_grad_(True)
+        output = predicted(model, x, t)
+        estimate, correction = guidance(x, clean_estimate(output, x, here, prediction), (there * here) ** 0.5)
+        noise = noise_estimate(output.detach(), x.detach(), here, prediction)
+        deviation = ddim_deviation(here, there, eta)
+        x = ddim_step(estimate, noise, there, deviation, draw(x) if deviation else None) + correction
+    return x.detach()
+
+
+class PosteriorSampling(MeasuredRestoration):
+    """Give a LightningModule the path of DPS and PiGDM; it says what the guidance is."""
+
+    eta: float
+
+    def guidance(self, measured: Tensor, operator: Operator) -> Guidance:
+        """Give the guidance by measurements."""
+        raise NotImplementedError
+
+    def found(self: Any, measured: Tensor, operator: Operator, draw: Draw) -> Tensor:
+        times, start = self.times(), operator.pseudo_inverse(measured)
+        x = noised(start, draw(start), level(self.abar, times[0]))
+        guidance = self.guidance(measured, operator)
+        return guided_ddim(self.predicted_by, x, times, self.abar, guidance, self.prediction, self.eta, draw)

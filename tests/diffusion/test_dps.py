@@ -1,0 +1,38 @@
+from functools import partial
+
+import pytest
+import torch
+
+from datamodules.corruptions.operators import BlockMean, LinearOperator, Mask
+from lightning_modules.diffusion.dps import DPS, dps_guidance
+from tests.diffusion.gaussian_images import SCHEDULER, GaussianImages, images, shrinkage, step
+
+MASK = Mask(torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(0)) < 0.5)
+
+
+@pytest.mark.parametrize("operator", [MASK, BlockMean(2)])
+@pytest.mark.parametrize("t", [900, 300])
+def test_the_gradient_of_dps_is_that_of_the_distance(operator: LinearOperator, t: int) -> None:
+    """-zeta d |r|^2 / d x / |r| = 2 zeta a H^T r / |r| with r = y - H a x, for each image by itself."""
+    x, y = images(2, 1, 4, 4), operator.forward(images(2, 1, 4, 4, seed=1))
+    estimate, correction = step(partial(dps_guidance, measured=y, operator=operator, strength=0.3), t, x)
+    residual = y - operator.forward(shrinkage(t) * x)
+    norm = residual.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    torch.testing.assert_close(correction, 2 * 0.3 * shrinkage(t) * operator.transpose(residual) / norm)
+    torch.testing.assert_close(estimate, shrinkage(t) * x)
+
+
+def test_a_measurement_that_is_met_gives_no_gradient_instead_of_none() -> None:
+    nought = torch.zeros(2, 1, 4, 4)
+    _, correction = step(partial(dps_guidance, measured=nought, operator=MASK, strength=1.0), 300, nought)
+    assert correction.eq(0).all()
+
+
+def test_arguments_out_of_range_are_refused() -> None:
+    for wrong, message in (
+        ({"strength": -1}, "strength must be at least 0"),
+        ({"eta": 1.5}, r"eta must be in \[0, 1\]"),
+        ({"steps": 0}, r"steps must be in \[1, 1000\]"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            DPS(GaussianImages(), SCHEDULER, **wrong)
