@@ -34,6 +34,7 @@ class CaptionedImages(SeededBatches):
     """
 
     train_set: CaptionedRows | None
+    validation_set: CaptionedRows | None
 
     def __init__(
         self,

@@ -30,6 +30,13 @@ class Prompts(NamedTuple):
         """Take some of the prompts."""
         return Prompts(self.embedding[index], None if self.pooled is None else self.pooled[index])
 
+    def replaced(self, chosen: Tensor, other: "Prompts") -> "Prompts":
+        """Put others, B or one, in the place of those that are chosen, `[B]`."""
+        embedding = torch.where(chosen[:, None, None], other.embedding.to(self.embedding), self.embedding)
+        if self.pooled is None or other.pooled is None:
+            return Prompts(embedding)
+        return Prompts(embedding, torch.where(chosen[:, None], other.pooled.to(self.pooled), self.pooled))
+
 
 class TextToImage(nn.Module):
     """A latent text-to-image model: its U-Net, and autoencoder and text encoders, which stay as they are.
@@ -121,9 +128,17 @@ class TextToImage(nn.Module):
             image: `[B, 3, H, W]` in [0, 1], differentiable.
             draw: standard normal, of the shape of z, for a draw of the encoder's distribution; None takes its mean.
         """
+        return self.latent(self.moments(image), draw)
+
+    def moments(self, image: Tensor) -> Tensor:
+        """Compute the mean and the standard deviation of E's distribution of images in [0, 1], `[B, 2, c, h, w]`."""
         posterior = self.vae.encode((2 * image - 1).to(self.vae.dtype)).latent_dist
-        latent = posterior.mean if draw is None else posterior.mean + posterior.std * draw
-        return (self.scaling_factor * latent).to(image.dtype)
+        return torch.stack([posterior.mean, posterior.std], dim=1).to(image.dtype)
+
+    def latent(self, moments: Tensor, draw: Tensor | None = None) -> Tensor:
+        """Compute z from what `moments` gives; see `encode`."""
+        mean, deviation = moments.unbind(dim=1)
+        return self.scaling_factor * (mean if draw is None else mean + deviation * draw)
 
     def decode(self, latent: Tensor) -> Tensor:
         """Compute the images of z, `[B, 3, H, W]`; they may leave [0, 1] a little."""

@@ -1,6 +1,6 @@
 """Averages of weights that follow a network while it is trained."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -78,15 +78,13 @@ class AveragedWeights(nn.Module):
             yield
             return
         trained = trainable(network)
-        own = [parameter.data for parameter in trained]
+        own = [parameter.detach().clone() for parameter in trained]
         self._in_use = True
         try:
-            for parameter, mine in zip(trained, self.weights, strict=True):
-                parameter.data = mine.data.to(parameter.dtype)
+            _copy(trained, list(self.weights))  # in place: sharded parameters keep views of their storage
             yield
         finally:
-            for parameter, data in zip(trained, own, strict=True):
-                parameter.data = data
+            _copy(trained, own)
             self._in_use = False
 
     def get_extra_state(self) -> Tensor:
@@ -94,3 +92,9 @@ class AveragedWeights(nn.Module):
 
     def set_extra_state(self, state: Tensor) -> None:
         self.updates = int(state)
+
+
+@torch.no_grad()
+def _copy(to: Sequence[Tensor], given: Sequence[Tensor]) -> None:
+    for old, new in zip(to, given, strict=True):
+        old.copy_(new)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from datamodules.classification.labelled_images import LabelledImages
 from datamodules.editing.images_to_protect import ImagesToProtect
+from datamodules.prompts.captioned_images import CaptionedImages
 from datamodules.restoration.image_pairs import ImagePairs
 from datamodules.segmentation.labelled_masks import LabelledMasks
 from datamodules.segmentation.unpaired_masks import UnpairedMasks
@@ -63,6 +64,10 @@ def meta_batch(data: Any) -> dict[str, Any]:
         keys = ("noisy", "clean", "second_noisy")
         images = {key: torch.empty(size, *data.image_shape, device="meta") for key in keys}
         return {**images, "index": torch.empty(size, dtype=torch.int64, device="meta"), "global_size": size}
+    if isinstance(data, CaptionedImages):
+        image = torch.empty(size, *data.image_shape, device="meta")
+        index = torch.empty(size, dtype=torch.int64, device="meta")
+        return {"image": image, "caption": ["a"] * size, "index": index, "global_size": size}
     assert isinstance(data, LabelledImages), f"say here what a batch of {type(data).__name__} is"
     whole = {key: torch.empty(size, dtype=torch.int64, device="meta") for key in ("label", "clean_label", "index")}
     if getattr(data, "second_view", False):
@@ -152,6 +157,11 @@ UNTRAINED = {
     **{
         f"stable_normal/{name}": "its networks come with their weights; small and weightless ones are in its tests"
         for name in ("yoso", "turbo", "refiner", "stable_normal")
+    },
+    "diffusion_finetuning/mnist": "its last block owns the weights of a normalisation that it leaves out",
+    **{
+        f"diffusion_finetuning/{config}": "its pipeline comes with its weights; small ones are in its tests"
+        for config in ("lora", "xl_lora", "full", "unconditional_pipeline")
     },
 }
 SHORTER = {"adaptive_smoothing": ("--model.attack_steps", "1")}  # all steps of an attack are alike

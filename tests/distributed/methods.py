@@ -220,6 +220,19 @@ METHODS = {
     ),
     "drs": Method("drs/demo", {**DIGITS_WITH_VALIDATION, **CERTIFIED}, {"model.init_args.optimizer": DESCENT}),
     "dds": Method("dds/demo", {**FEW_DIGITS, **CERTIFIED}, {"model.init_args.optimizer": DESCENT}),
+    "diffusion_finetuning": Method(
+        "diffusion_finetuning/demo",
+        {  # 298 images in batches of 101, 101 and 96; 33 that are held out in batches of 16, 16 and 1
+            "data.init_args.images.init_args.images": DIGITS_331,
+            "data.init_args.batch_size": 101,
+            "data.init_args.evaluation_batch_size": 16,
+            "trainer.check_val_every_n_epoch": 1,
+            "model.init_args.num_inference_steps": 2,
+            "model.init_args.network.init_args.network.init_args.block_out_channels": [8, 16],
+        },
+        {"model.init_args.optimizer": DESCENT},
+        accuracy=1e-6,  # the mean of held-out errors
+    ),
     "rrcm_pretraining": Method(
         "rrcm/demo",
         FEW_DIGITS,

@@ -57,6 +57,16 @@ def test_latents_are_those_of_the_autoencoder(text_to_image: Path) -> None:
     torch.testing.assert_close(model.decode(expected), (decoded + 1) / 2)
 
 
+@pytest.mark.parametrize("kind", ["text_to_image", "xl"])
+def test_some_prompts_are_replaced(kind: str, request: pytest.FixtureRequest) -> None:
+    model = TextToImage(str(request.getfixturevalue(kind)))
+    prompts, empty = model.encode_prompts(["a", "b"]), model.empty_prompts(1)
+    replaced = prompts.replaced(torch.tensor([True, False]), empty)
+    for mixed, given, other in zip(replaced, prompts, empty, strict=True):
+        if given is not None:
+            assert torch.equal(mixed, torch.stack([other[0], given[1]]))
+
+
 @pytest.mark.parametrize(("tuning", "dtype"), [("lora", "bfloat16"), ("full", None), ("frozen", None)])
 def test_a_state_dict_holds_what_is_trained_and_loads_strictly(text_to_image: Path, tuning: Any, dtype: Any) -> None:
     models = [TextToImage(str(text_to_image), tuning=tuning, dtype=dtype) for _ in range(2)]

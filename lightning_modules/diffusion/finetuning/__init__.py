@@ -1,0 +1,22 @@
+"""Fine-tune a diffusion model on one's own images: a latent text-to-image pipeline, or a U-Net of images alone.
+
+With z the image in [-1, 1], or its latent, noise e ~ N(0, I) and a uniform time t,
+
+    z_t = sqrt(abar_t) z + sqrt(1 - abar_t) e,
+    L = mean w_t |f(z_t, t, c) - target|^2,   w_t = min(SNR_t, gamma) / SNR_t   with   SNR_t = abar_t / (1 - abar_t),
+
+for a network f that predicts e; for v the weight is min(SNR_t, gamma) / (SNR_t + 1), for z it is min(SNR_t, gamma):
+the error of z itself then counts min(SNR_t, gamma) whatever is predicted. All of f is trained, or low-rank adapters
+W + B A of its attention. The caption c is left out for part of the images, which guidance needs later. The weights that
+validate, sample and are saved are the average e <- d e + (1 - d) theta with d = min(decay, (1 + n) / (10 + n)) in its
+n-th update.
+
+Source: Hang, Gu, Li, Bao, Chen, Hu, Geng and Guo, Efficient Diffusion Training via Min-SNR Weighting Strategy,
+ICCV 2023, arXiv 2303.09556. The objective is that of Ho, Jain and Abbeel, Denoising Diffusion Probabilistic Models,
+NeurIPS 2020, arXiv 2006.11239; the adapters are those of Hu et al., LoRA, ICLR 2022, arXiv 2106.09685.
+"""
+
+from lightning_modules.diffusion.finetuning.module import DiffusionFineTuning
+from lightning_modules.diffusion.finetuning.pixel_space import PixelSpace, pixel_pipeline
+
+__all__ = ["DiffusionFineTuning", "PixelSpace", "pixel_pipeline"]

@@ -1,0 +1,51 @@
+"""Fine-tuning of tiny models on a few images, for tests."""
+
+from pathlib import Path
+from typing import Any
+
+from diffusers import DDPMScheduler, UNet2DModel
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import CSVLogger
+from torch.optim import SGD
+
+from datamodules.classification.digits import Digits
+from datamodules.prompts.captioned_folder import CaptionedFolder
+from datamodules.prompts.captioned_images import CaptionedImages
+from datamodules.prompts.captioned_set import CaptionedClasses
+from lightning_modules.diffusion.finetuning import DiffusionFineTuning, PixelSpace
+from lightning_modules.networks.text_to_image import TextToImage
+from tests.datamodules.image_folders import photograph, save
+
+
+def pixel_space(**scheduler: Any) -> PixelSpace:
+    network = UNet2DModel(
+        sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8, 16), layers_per_block=1,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        norm_num_groups=4, attention_head_dim=4,
+    )  # fmt: skip
+    return PixelSpace(network, DDPMScheduler(**scheduler))
+
+
+def digits(count: int = 6) -> CaptionedImages:
+    return CaptionedImages(CaptionedClasses(Digits(train_size=count)), batch_size=2, validation_fraction=0.34)
+
+
+def captioned(folder: Path, **options: Any) -> CaptionedImages:
+    for number in range(4):
+        save(folder / f"{number}.png", photograph(20, 20, number))
+        (folder / f"{number}.txt").write_text(["a cat", "dog", "dog", "bird"][number])
+    images = CaptionedFolder(str(folder), image_size=16)
+    return CaptionedImages(images, batch_size=2, validation_fraction=0.25, num_workers=0, **options)
+
+
+def tuning(network: TextToImage | PixelSpace, rate: float = 0.1, **options: Any) -> DiffusionFineTuning:
+    options = {"average_decay": 0.5, "num_inference_steps": 2, "optimizer": lambda p: SGD(p, lr=rate), **options}
+    return DiffusionFineTuning(network, **options)
+
+
+def trainer(folder: Path, **options: Any) -> Trainer:
+    return Trainer(
+        accelerator="cpu", max_epochs=1, logger=CSVLogger(folder, name="", version="run"), enable_model_summary=False,
+        enable_progress_bar=False, use_distributed_sampler=False, num_sanity_val_steps=0, log_every_n_steps=1,
+        enable_checkpointing=False, **options,
+    )  # fmt: skip

@@ -1,0 +1,132 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DDPMPipeline
+
+from datamodules.classification.digits import Digits
+from datamodules.prompts.captioned_images import CaptionedImages
+from datamodules.prompts.captioned_set import CaptionedClasses
+from lightning_modules.diffusion.finetuning import DiffusionFineTuning
+from lightning_modules.interfaces import Generator, PictureSource, require
+from lightning_modules.networks.text_to_image import TextToImage
+from tests.diffusion.finetuning.models import captioned, digits, pixel_space, trainer, tuning
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_a_steps_loss_and_gradient_are_those_of_the_equation(prediction: str) -> None:
+    module = tuning(pixel_space(prediction_type=prediction)).double()
+    module.log = lambda *args, **kwargs: None  # type: ignore[method-assign, assignment]
+    image = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    batch: Any = {"image": image, "index": torch.arange(3), "global_size": 3}
+    torch.manual_seed(5)
+    loss = module.training_step(batch, 0)["loss"]
+    loss.backward()
+    network: Any = module.network.network
+    gradient = network.conv_in.weight.grad.clone()
+    network.zero_grad()
+
+    torch.manual_seed(5)
+    noise, t = torch.randn(3, 1, 8, 8, dtype=torch.float64), torch.randint(1000, (3,))
+    beta = torch.linspace(0.0001, 0.02, 1000, dtype=torch.float32)
+    abar = torch.cumprod(1 - beta, 0)[t].double().view(-1, 1, 1, 1)
+    clean = 2 * image - 1
+    output = network(abar.sqrt() * clean + (1 - abar).sqrt() * noise, t).sample
+    ratio = (abar / (1 - abar)).flatten()
+    if prediction == "epsilon":
+        target, weight = noise, torch.minimum(ratio, torch.tensor(5.0)) / ratio
+    else:
+        target, weight = (abar.sqrt() * noise - (1 - abar).sqrt() * clean), ratio.clamp(max=5.0) / (ratio + 1)
+    expected = (weight * (output - target).square().mean(dim=(1, 2, 3))).mean()
+    expected.backward()
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(gradient, network.conv_in.weight.grad)
+
+
+def test_a_model_of_images_is_trained_measured_drawn_from_and_saved(tmp_path: Path) -> None:
+    module, data = tuning(pixel_space()), digits()
+    own = trainer(tmp_path)
+    own.fit(module, data)
+    first = own.validate(module, data, verbose=False)[0]["val/loss"]
+    assert own.test(module, data, verbose=False)[0]["test/loss"] == first
+    assert module.average.updates == 2
+    drawn = require(module, Generator, "this").sample(3, torch.Generator().manual_seed(0))
+    assert drawn.shape == (3, 1, 8, 8)
+    assert 0 <= drawn.min() <= drawn.max() <= 1
+    batch = {"image": torch.rand(2, 1, 8, 8), "caption": ["a", "b"], "index": torch.arange(2), "global_size": 2}
+    assert list(require(module, PictureSource, "this").image_columns(batch, None)) == ["image", "sample"]
+    saved = DDPMPipeline.from_pretrained(tmp_path / "run" / "pipeline").unet
+    for weight, average in zip(saved.parameters(), module.average.weights, strict=True):
+        torch.testing.assert_close(weight.data, average.data)
+    assert not torch.equal(saved.conv_in.weight, module.network.network.conv_in.weight)
+
+
+def losses(text_to_image: Path, folder: Path, cache: bool) -> list[float]:
+    torch.manual_seed(0)
+    network = TextToImage(str(text_to_image), tuning="lora", lora_rank=2)
+    module = tuning(network, caption_dropout=0.5, cache_dir=str(folder / "cache") if cache else None)
+    module.on_train_batch_start = lambda batch, place: torch.manual_seed(place) and None  # type: ignore[method-assign]
+    data = captioned(folder / "images")
+    found: list[float] = []
+    module.on_train_batch_end = lambda outputs, *_: found.append(float(outputs["loss"]))  # type: ignore[method-assign, assignment]
+    own = trainer(folder / str(cache))
+    own.fit(module, data)
+    found.append(own.validate(module, data, verbose=False)[0]["val/loss"])
+    assert {name.split(".")[0] for name in module.state_dict()} == {"network", "average"}
+    assert all("lora_" in name for name in module.state_dict() if name.startswith("network."))
+    columns = module.image_columns({**next(iter(data.val_dataloader())), **_image(data, cache)}, None)
+    assert data.validation_set is not None
+    assert columns["sample"].captions == data.validation_set.captions  # type: ignore[union-attr]
+    assert columns["image"].shape == (1, 3, 16, 16)  # type: ignore[union-attr]
+    return found
+
+
+def _image(data: CaptionedImages, cache: bool) -> dict[str, torch.Tensor]:
+    return {} if cache else {"image": torch.rand(1, 3, 16, 16)}
+
+
+def test_adapters_are_trained_alike_on_cached_latents_and_on_images(text_to_image: Path, tmp_path: Path) -> None:
+    one, other = (losses(text_to_image, tmp_path, cache) for cache in (False, True))
+    assert len(one) == 2
+    assert one == pytest.approx(other, rel=1e-4)
+
+
+def test_adapters_go_on_from_a_checkpoint_that_holds_them_alone(text_to_image: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module, data = tuning(TextToImage(str(text_to_image), tuning="lora"), rate=0.5), captioned(tmp_path / "images")
+    own = trainer(tmp_path)
+    own.fit(module, data)
+    own.save_checkpoint(tmp_path / "last.ckpt")
+    assert (tmp_path / "last.ckpt").stat().st_size < 200_000
+    torch.manual_seed(1)
+    again = tuning(TextToImage(str(text_to_image), tuning="lora"))
+    trainer(tmp_path / "again", limit_train_batches=0).fit(
+        again, captioned(tmp_path / "images"), ckpt_path=tmp_path / "last.ckpt", weights_only=True
+    )
+    assert again.average.updates == 1
+    expected, found = (dict(one.named_parameters()) for one in (module, again))
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value)
+    assert any("lora_B" in name and value.any() for name, value in expected.items())
+
+
+def test_what_does_not_fit_is_refused(text_to_image: Path, tmp_path: Path) -> None:
+    lora = TextToImage(str(text_to_image), tuning="lora")
+    refused: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
+        (torch.nn.Identity(), {}, TypeError, "network must be a TextToImage, PixelSpace or pixel_pipeline, got Iden"),
+        (pixel_space(), {"caption_dropout": 0.1}, ValueError, "belong to a text-to-image model"),
+        (pixel_space(), {"average_decay": 1.0}, ValueError, r"average_decay must be in \[0, 1\)"),
+        (lora, {"min_snr_gamma": 0.0}, ValueError, "min_snr_gamma must be positive"),
+        (TextToImage(str(text_to_image)), {}, ValueError, "network has nothing to train: its tuning must be"),
+    ]
+    for network, options, error, message in refused:
+        with pytest.raises(error, match=message):
+            DiffusionFineTuning(network, **options)
+    with pytest.raises(ValueError, match=r"the data have images \[1, 16, 16\], and the U-Net is for \[1, 8, 8\]"):
+        trainer(tmp_path).fit(tuning(pixel_space()), CaptionedImages(CaptionedClasses(Digits(image_size=16))))
+    data = captioned(tmp_path / "images")
+    for text in (tmp_path / "images").glob("*.txt"):
+        text.unlink()
+    with pytest.raises(ValueError, match="a text-to-image model needs captions, and the data have none"):
+        trainer(tmp_path).fit(tuning(lora), data)
