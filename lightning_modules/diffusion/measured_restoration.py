@@ -13,26 +13,29 @@ from datamodules.batches import MeasuredImageBatch
 from datamodules.corruptions.image_noise.numbers import SampleNumbers
 from datamodules.corruptions.operators.interface import Operator
 from lightning_modules.full_precision import at_least_float32, in_full_precision
-from lightning_modules.interfaces import MeasurementSource, require_data
+from lightning_modules.interfaces import ImageColumn, MeasurementSource, require_data
 from lightning_modules.metrics.image_quality import EvaluationProtocol, ImageQuality
 from lightning_modules.random_numbers import run_seed
 from lightning_modules.sde.ddim import scheduler_path
 from lightning_modules.sde.discrete import denoising_loss, scheduler_levels, scheduler_prediction
 from lightning_modules.training.logging import log_training
 from lightning_modules.training.optimizers import built, trainable
-from lightning_modules.training.restorer import RestorerSteps
+from lightning_modules.training.restorer import ZOOM, RestorerSteps
 
 Draw = Callable[[Tensor], Tensor]
 """Gives standard normal numbers of the shape of a tensor, each image's own."""
 STREAM = 10_000
 """Of the random numbers that images are found with; those of masks and of noise are others."""
+LARGE = 64
+"""Pixels of a side from which on a part of an image is worth a closer look."""
 
 
 class MeasuredRestoration(RestorerSteps):
     """Give a LightningModule its steps; the module says in `found` what its method is.
 
     Every image is found from its own random numbers, which follow from the seed of the run and its position, so it is
-    the same whatever batch it is in, on whatever process. `fit` trains the network, where it has trainable parameters,
+    the same whatever batch it is in, on whatever process. `test/noisy_psnr` and the like are those of the measurement's
+    pseudo-inverse. `fit` trains the network, where it has trainable parameters,
     on the mean squared error of its prediction at random times.
     """
 
@@ -88,6 +91,16 @@ class MeasuredRestoration(RestorerSteps):
             operator = source.operator.of(index, tuple(batch["noisy"].shape[2:]))
             draw = SampleNumbers(run_seed(), 0, index, STREAM).normal
             return (self.found(measured, operator, draw).detach() + 1) / 2
+
+    def image_columns(self: Any, batch: Any, outputs: Any) -> dict[str, Tensor | ImageColumn]:
+        """Show the pseudo-inverse of the measurement, the estimate and the clean image; of large images, parts too."""
+        columns = super().image_columns(batch, outputs)
+        large = min(batch["noisy"].shape[2:]) >= LARGE
+        return {
+            name.replace("noisy", "pseudo-inverse"): column
+            for name, column in columns.items()
+            if large or f"x{ZOOM}" not in name
+        }
 
     def training_step(self: Any, batch: MeasuredImageBatch, batch_idx: int) -> dict[str, Tensor]:
         loss = denoising_loss(self.network, 2 * batch["clean"] - 1, self.levels, self.prediction)

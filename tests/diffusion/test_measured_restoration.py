@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 from typing import Any
 
@@ -7,13 +8,17 @@ import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from lightning.pytorch.loggers import CSVLogger
 
+from datamodules.classification.mnist import MNIST
 from datamodules.corruptions.image_noise import Gaussian
 from datamodules.corruptions.operators import BlockMean, RandomPixels
 from datamodules.restoration.image_pairs import ImagePairs
 from datamodules.restoration.measured_images import MeasuredImages
 from lightning_modules.diffusion.dps import DPS
 from lightning_modules.diffusion.pigdm import PiGDM
-from lightning_modules.diffusion.red_diff import REDDiff
+from lightning_modules.diffusion.red_diff import REDDiff, red_diff
+from lightning_modules.metrics.image_quality import psnr
+from lightning_modules.networks import with_weights
+from lightning_modules.networks.mnist_unet import MNISTUNet
 from tests.datamodules.restoration.test_measured_images import Five
 from tests.diffusion.gaussian_images import ABAR, SCHEDULER, GaussianImages
 from tests.trainers import quiet
@@ -68,6 +73,29 @@ def test_prediction_continues_where_it_was_stopped_and_refuses_other_settings(tm
     assert gone.read_bytes() == files[gone]
     with pytest.raises(ValueError, match="strength"):
         predict(strength=0.1)
+
+
+def test_pictures_show_the_pseudo_inverse_and_the_estimate() -> None:
+    for side, closer in ((16, False), (64, True)):
+        image = torch.rand(2, 1, side, side)
+        columns = module(REDDiff).image_columns({"noisy": image, "clean": image}, {"estimate": image})  # type: ignore[operator]
+        assert list(columns)[:4] == ["pseudo-inverse", "estimate", "clean", "estimate - clean"]
+        assert ("pseudo-inverse, x4" in columns) == closer
+
+
+@pytest.mark.data
+def test_digits_are_restored_with_a_model_that_others_trained() -> None:
+    root = os.environ.get("NOISEWORKS_DATA")
+    weights = Path(root or "", "weights", "ddpm_mnist.safetensors")
+    if not root or not weights.exists():
+        pytest.skip(f"NOISEWORKS_DATA={root}: expected weights/ddpm_mnist.safetensors and MNIST/raw there")
+    network = with_weights(MNISTUNet(), str(weights)).eval().requires_grad_(False)
+    clean = MNIST(root).test().image[:8, 0].float() / 255
+    operator = RandomPixels(0.5).of(torch.arange(8), (28, 28))
+    measured = operator.forward(2 * clean[:, None] - 1)
+    found = red_diff(network, measured, operator, range(980, -1, -20), ABAR, learning_rate=0.25)
+    before, after = (psnr((each + 1) / 2, clean[:, None]).mean() for each in (measured, found))
+    assert after > before + 5
 
 
 def test_training_is_on_the_noise_at_random_times() -> None:
