@@ -1,0 +1,267 @@
+"""NCSN++ and DDPM++: U-Nets of score models, of residual blocks that also change the resolution.
+
+Each level has residual blocks, self-attention at some sizes, and a residual block that halves (doubles) the image;
+every sum of two branches is divided by sqrt(2). NCSN++ changes sizes with the filter [1, 3, 3, 1], adds a pyramid of
+the noisy image on the way down, is told log sigma by random Fourier features and divides its output by sigma: it
+estimates the score under noise sigma. DDPM++ has none of these; it is told a time in 0..999 by sines and cosines and
+predicts the noise.
+
+Blocks are diffusers'. Weights are drawn uniformly with variance s / mean(fan_in, fan_out), biases are zero; s is 1, 0.1
+for queries, keys and values, and 1e-10 for the last layer of each branch and of the network.
+
+Source: Song et al., Score-Based Generative Modeling through Stochastic Differential Equations, ICLR 2021, arXiv
+2011.13456, appendix H; numbers of parameters as of the authors' code.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from diffusers.models.attention_processor import Attention
+from diffusers.models.downsampling import FirDownsample2D
+from diffusers.models.embeddings import GaussianFourierProjection, Timesteps
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.upsampling import FirUpsample2D
+from torch import Tensor, nn
+
+from datamodules.arguments import at_least, one_of, within
+
+EPSILON = 1e-6
+ZERO = 1e-10
+"""Scale of the variance of weights that are nearly zero."""
+
+
+def groups(channels: int) -> int:
+    """Count the groups of a group normalisation."""
+    return min(channels // 4, 32)
+
+
+def drawn(layer: Any, scale: float = 1.0) -> Any:
+    """Draw the weights of a layer with a scale of their variance, and set its bias to zero."""
+    nn.init.xavier_uniform_(layer.weight, gain=math.sqrt(scale))
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def residual_block(
+    inside: int,
+    outside: int,
+    embedding: int | None,
+    dropout: float = 0.0,
+    fir: bool = True,
+    resize: Literal["up", "down"] | None = None,
+) -> ResnetBlock2D:
+    """Build the residual block of BigGAN; a 1x1 convolution is on its shortcut where channels or size change."""
+    block = ResnetBlock2D(
+        in_channels=inside,
+        out_channels=outside,
+        temb_channels=embedding,  # type: ignore[arg-type]
+        groups=groups(inside),
+        groups_out=groups(outside),
+        eps=EPSILON,
+        dropout=dropout,
+        output_scale_factor=math.sqrt(2),
+        kernel="fir" if fir else "sde_vp",
+        use_in_shortcut=inside != outside or resize is not None,
+        up=resize == "up",
+        down=resize == "down",
+    )
+    for layer in (block.conv1, block.time_emb_proj, block.conv_shortcut):
+        if layer is not None:
+            drawn(layer)
+    drawn(block.conv2, ZERO)
+    return block
+
+
+def attention_block(channels: int) -> Attention:
+    """Build self-attention of one head over the places of an image."""
+    attention = Attention(
+        query_dim=channels,
+        heads=1,
+        dim_head=channels,
+        bias=True,
+        norm_num_groups=groups(channels),
+        eps=EPSILON,
+        residual_connection=True,
+        rescale_output_factor=math.sqrt(2),
+    )
+    for layer in (attention.to_q, attention.to_k, attention.to_v):
+        drawn(layer, 0.1)
+    drawn(attention.to_out[0], ZERO)  # type: ignore[index]
+    return attention
+
+
+def _last(inside: int, outside: int) -> nn.Sequential:
+    last = drawn(nn.Conv2d(inside, outside, 3, padding=1), ZERO)
+    return nn.Sequential(nn.GroupNorm(groups(inside), inside, eps=EPSILON), nn.SiLU(), last)
+
+
+class _Level(nn.Module):
+    """Blocks of one size, each perhaps with attention, and what belongs to the step to the next size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList()
+        self.attentions = nn.ModuleList()
+        self.resize: nn.Module | None = None
+        self.pyramid: nn.Module | None = None
+
+
+class NCSNpp(nn.Module):
+    """Maps noisy images `[B, C, H, W]` and noise levels or times `[B]` to scores or noise of their shape.
+
+    The arguments' defaults are the NCSN++ of CIFAR-10 for continuous sigma; DDPM++ is `fir: false, input_pyramid: none,
+    embedding: positional, centre_input: false, divide_by_level: false`. Deep ones have 8 blocks.
+
+    Args:
+        image_size: height and width, H.
+        channels: of an image, C.
+        width: channels at full size, a multiple of 4.
+        multipliers: of the channels, for each size from H downwards.
+        num_blocks: residual blocks for each size.
+        attention_sizes: heights that have self-attention, beside the middle of the network.
+        dropout: probability inside residual blocks.
+        fir: change sizes with the filter [1, 3, 3, 1] in place of means and copies.
+        input_pyramid: residual adds the shrunk image after a convolution, and carries the sum on; skip adds the shrunk
+            image itself through a 1x1 convolution.
+        output_pyramid: skip sums the output over sizes.
+        embedding: fourier for levels sigma, positional for times that count to 1,000.
+        fourier_scale: standard deviation of the frequencies of log sigma.
+        centre_input: images are in [0, 1] before noise is added, and the network rescales them to [-1, 1].
+        divide_by_level: divide the output by sigma.
+
+    Raises:
+        ValueError: if an argument is out of range, the image can not be halved for each size, or `divide_by_level` is
+            to divide by times.
+    """
+
+    _keep_in_fp32_modules = ("embedding",)
+
+    def __init__(
+        self,
+        image_size: int = 32,
+        channels: int = 3,
+        width: int = 128,
+        multipliers: Sequence[int] = (1, 2, 2, 2),
+        num_blocks: int = 4,
+        attention_sizes: Sequence[int] = (16,),
+        dropout: float = 0.1,
+        fir: bool = True,
+        input_pyramid: Literal["none", "residual", "skip"] = "residual",
+        output_pyramid: Literal["none", "skip"] = "none",
+        embedding: Literal["fourier", "positional"] = "fourier",
+        fourier_scale: float = 16.0,
+        centre_input: bool = True,
+        divide_by_level: bool = True,
+    ) -> None:
+        super().__init__()
+        at_least(1, channels=channels, num_blocks=num_blocks)
+        within(0, 1, "[)", dropout=dropout)
+        one_of(("none", "residual", "skip"), input_pyramid=input_pyramid)
+        one_of(("none", "skip"), output_pyramid=output_pyramid)
+        one_of(("fourier", "positional"), embedding=embedding)
+        if width < 4 or width % 4:
+            raise ValueError(f"width must be a multiple of 4, got {width}")
+        if not multipliers or image_size % 2 ** (len(multipliers) - 1):
+            raise ValueError(f"image_size {image_size} can not be halved for each of multipliers {list(multipliers)}")
+        if divide_by_level and embedding == "positional":
+            raise ValueError(
+                "divide_by_level divides by sigma, and with embedding positional the network is told times"
+            )
+        self.image_size = image_size
+        self.centre_input = centre_input
+        self.divide_by_level = divide_by_level
+        self.residual_pyramid = input_pyramid == "residual"
+        features = 2 * width if embedding == "fourier" else width
+        self.embedding: nn.Module = (
+            GaussianFourierProjection(width, fourier_scale, set_W_to_weight=False)
+            if embedding == "fourier"
+            else Timesteps(width, flip_sin_to_cos=False, downscale_freq_shift=1)
+        )
+        self.told = nn.Sequential(
+            drawn(nn.Linear(features, 4 * width)), nn.SiLU(), drawn(nn.Linear(4 * width, 4 * width))
+        )
+
+        def block(inside: int, outside: int, resize: Literal["up", "down"] | None = None) -> ResnetBlock2D:
+            return residual_block(inside, outside, 4 * width, dropout, fir, resize)
+
+        sizes = [image_size // 2**level for level in range(len(multipliers))]
+        self.first = drawn(nn.Conv2d(channels, width, 3, padding=1))
+        here, kept, shrunk = width, [width], channels
+        self.down = nn.ModuleList()
+        for size, multiplier in zip(sizes, multipliers, strict=True):
+            level = _Level()
+            for _ in range(num_blocks):
+                level.blocks.append(block(here, width * multiplier))
+                here = width * multiplier
+                level.attentions.append(attention_block(here) if size in attention_sizes else nn.Identity())
+                kept.append(here)
+            if size != sizes[-1]:
+                level.resize = block(here, here, "down")
+                if input_pyramid == "residual":
+                    level.pyramid = FirDownsample2D(shrunk, here, use_conv=True)
+                    drawn(level.pyramid.Conv2d_0)
+                    shrunk = here
+                elif input_pyramid == "skip":
+                    level.pyramid = drawn(nn.Conv2d(channels, here, 1))
+                kept.append(here)
+            self.down.append(level)
+        self.middle = nn.ModuleList([block(here, here), attention_block(here), block(here, here)])
+        self.up = nn.ModuleList()
+        for size, multiplier in zip(sizes[::-1], multipliers[::-1], strict=True):
+            level = _Level()
+            for _ in range(num_blocks + 1):
+                level.blocks.append(block(here + kept.pop(), width * multiplier))
+                here = width * multiplier
+            level.attentions.append(attention_block(here) if size in attention_sizes else nn.Identity())
+            if output_pyramid == "skip":
+                level.pyramid = _last(here, channels)
+            if size != sizes[0]:
+                level.resize = block(here, here, "up")
+            self.up.append(level)
+        self.last = None if output_pyramid == "skip" else _last(here, channels)
+        self.shrink = FirDownsample2D() if fir else nn.AvgPool2d(2)
+        self.grow = FirUpsample2D() if fir else nn.Upsample(scale_factor=2)
+
+    def forward(self, noisy: Tensor, level: Tensor) -> Tensor:
+        if noisy.shape[-2:] != (self.image_size, self.image_size):
+            raise ValueError(f"images must be {self.image_size} x {self.image_size}, got {list(noisy.shape)}")
+        level = level.float() if level.dtype != torch.float64 else level
+        told = self.told(self.embedding(level).to(self.first.weight.dtype))
+        x = 2 * noisy - 1 if self.centre_input else noisy
+        x = self._through(x, told)
+        if self.divide_by_level:  # in single precision, as sigma spans four orders of magnitude
+            x = x.to(level.dtype) / level.view(-1, 1, 1, 1)
+        return x
+
+    def _through(self, image: Tensor, told: Tensor) -> Tensor:
+        x = self.first(image)
+        kept = [x]
+        level: Any
+        for level in self.down:
+            for block, attention in zip(level.blocks, level.attentions, strict=True):
+                x = attention(block(x, told))
+                kept.append(x)
+            if level.resize is not None:
+                x = level.resize(x, told)
+                if level.pyramid is not None and self.residual_pyramid:
+                    image = x = (level.pyramid(image) + x) / math.sqrt(2)
+                elif level.pyramid is not None:
+                    image = self.shrink(image)
+                    x = level.pyramid(image) + x
+                kept.append(x)
+        first, attention, second = self.middle
+        x = second(attention(first(x, told)), told)
+        output: Tensor | None = None
+        for level in self.up:
+            for block in level.blocks:
+                x = block(torch.cat([x, kept.pop()], dim=1), told)
+            x = level.attentions[0](x)
+            if level.pyramid is not None:
+                added = level.pyramid(x)
+                output = added if output is None else self.grow(output) + added
+            if level.resize is not None:
+                x = level.resize(x, told)
+        return self.last(x) if self.last is not None else output  # type: ignore[return-value]
