@@ -55,6 +55,23 @@ class CosineSchedule(LambdaLR):
         super().__init__(optimizer, lambda epoch: cosine_factor(epoch, epochs, constant_epochs))
 
 
+class WarmupConstant(LambdaLR):
+    """Raise the learning rate linearly over steps, then keep it: lr min(k / w, 1) at step k = 0, 1, ...
+
+    As in the published code of score models, the first step is at a learning rate of 0.
+
+    Args:
+        optimizer: its learning rates are scaled.
+        warmup: w, length of the rise in steps (batches).
+    """
+
+    interval = "step"
+
+    def __init__(self, optimizer: Optimizer, warmup: int) -> None:
+        at_least(1, warmup=warmup)
+        super().__init__(optimizer, lambda step: min(step / warmup, 1.0))
+
+
 class WarmupCosine(LambdaLR):
     """Raise the learning rate linearly, then lower it to zero along a cosine.
 

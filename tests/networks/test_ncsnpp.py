@@ -3,10 +3,10 @@ from typing import Any
 
 import pytest
 import torch
-from lightning_modules.networks.ncsnpp import NCSNpp
 from torch import Tensor
 
 from lightning_modules.networks import in_dtype
+from lightning_modules.networks.ncsnpp import NCSNpp
 
 DDPMPP: dict[str, Any] = {
     "fir": False,

@@ -1,0 +1,93 @@
+"""What is known of a sample: pixels, grey values or the class, brought into its way from noise to data."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.sde.processes import Process, along
+from lightning_modules.sde.samplers import Draw, Moved, Project, Score, times_of
+
+COLOURS = torch.tensor(
+    [
+        [1 / math.sqrt(3), -2 / math.sqrt(6), 0.0],
+        [1 / math.sqrt(3), 1 / math.sqrt(6), 1 / math.sqrt(2)],
+        [1 / math.sqrt(3), 1 / math.sqrt(6), -1 / math.sqrt(2)],
+    ],
+    dtype=torch.float64,
+    device="cpu",
+)
+"""M, orthonormal: the first channel of x M is grey, up to a factor of sqrt(3)."""
+
+
+def inpainting(process: Process, known: Tensor, mask: Tensor, draw: Draw) -> Project:
+    """Put known data, diffused to the time of a step, into samples where a mask is 1.
+
+    Args:
+        process: the diffusion.
+        known: data, `[B, C, H, W]`.
+        mask: 0 and 1, of a shape that expands to that of the data.
+        draw: gives standard normal noise of the shape of a tensor.
+    """
+
+    def project(moved: Moved, t: float) -> Moved:
+        mean, deviation = process.kernel(known, times_of(known, t))
+        noised = mean + along(deviation, known) * draw(known)
+        return Moved(torch.where(mask > 0, noised, moved.x), torch.where(mask > 0, mean, moved.mean))
+
+    return project
+
+
+def rotated(image: Tensor) -> Tensor:
+    """Bring colours `[B, 3, H, W]` to channels of which the first is grey."""
+    return torch.einsum("bihw,ij->bjhw", image, COLOURS.to(image))
+
+
+def rotated_back(image: Tensor) -> Tensor:
+    """Undo `rotated`."""
+    return torch.einsum("bihw,ji->bjhw", image, COLOURS.to(image))
+
+
+def colourisation(process: Process, known: Tensor, draw: Draw) -> Project:
+    """Put the known grey values of images, `[B, 3, H, W]`, diffused to the time of a step, into samples."""
+    grey = torch.zeros_like(known)
+    grey[:, 0] = 1
+    inside = inpainting(process, rotated(known), grey, draw)
+
+    def project(moved: Moved, t: float) -> Moved:
+        return Moved(*map(rotated_back, inside(Moved(*map(rotated, moved)), t)))
+
+    return project
+
+
+class ClassGuidance(nn.Module):
+    """Leads samples to classes, by a classifier that is told the noise.
+
+        s(x, t) + scale grad_x log p(y | x, std(t))
+
+    Args:
+        classifier: maps x_t `[B, C, H, W]` and the standard deviations of its noise `[B]` to logits `[B, K]`, such as
+            the network of a `NoiseConditionalClassifier`; it is not trained here.
+        num_classes: K.
+        scale: weight of the classifier; 1 in the paper.
+    """
+
+    def __init__(self, classifier: nn.Module, num_classes: int, scale: float = 1.0) -> None:
+        super().__init__()
+        self.classifier = classifier.requires_grad_(False).eval()
+        self.num_classes = num_classes
+        self.scale = scale
+
+    def guided(self, score: Score, process: Process, label: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        """Give the score of p_t(x | y) for labels `[B]`."""
+
+        def conditional(x: Tensor, t: Tensor) -> Tensor:
+            with torch.inference_mode(False), torch.enable_grad():
+                inside = x.detach().clone().requires_grad_()
+                logits = self.classifier(inside, process.kernel(inside, t)[1].detach().clone())
+                log_probability = logits.log_softmax(dim=1).gather(1, label.clone()[:, None]).sum()
+                [gradient] = torch.autograd.grad(log_probability, inside)
+            return score(x, t) + self.scale * gradient
+
+        return conditional

@@ -1,0 +1,225 @@
+"""The LightningModule that trains a score model and draws from it."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from datamodules.arguments import at_least, within
+from datamodules.batches import LabelledImageBatch
+from lightning_modules.diffusion.score_sde.conditions import ClassGuidance, colourisation, inpainting
+from lightning_modules.diffusion.score_sde.trained_levels import SMALLEST_TIME, TrainedLevels, score_matching
+from lightning_modules.distributed.draws import draw_rows, draw_rows_like
+from lightning_modules.sde.flow import ProbabilityFlow, bits_per_dimension, likelihood
+from lightning_modules.sde.processes import VE, Process
+from lightning_modules.sde.samplers import Draw, Moved, PredictorCorrector, Project, Score
+from lightning_modules.training.averages import AveragedWeights, ramped_decay
+from lightning_modules.training.logging import log_training
+from lightning_modules.training.optimizers import adam, constant, scheduled, trainable
+
+
+class ScoreSDE(LightningModule):
+    """Learn the score of diffused images, and draw, denoise and measure images with it.
+
+    It trains on the images of any `LabelledImages`; labels are not used. Validation and test give `loss`, test also
+    `bits_per_dim` where it is asked for. All but training uses the averaged weights.
+
+    Args:
+        network: maps x_t `[B, C, H, W]` and sigma (VE) or time (VP, sub-VP) `[B]` to the score (VE) or the noise; such
+            as `lightning_modules.networks.ncsnpp.NCSNpp` or a `UNet2DModel` of diffusers.
+        process: the diffusion, of `lightning_modules.sde.processes`; of VE images are in [0, 1], of others in [-1, 1].
+        image_shape: C, H and W of the images that are drawn.
+        sampler: draws samples, of `lightning_modules.sde.samplers` or `flow`.
+        num_levels: levels N of a discrete model (SMLD of VE, DDPM of VP); None trains at all times.
+        likelihood_weighting: weight the loss by g^2, which bounds the likelihood, in place of std^2.
+        reduce_mean: take the mean over an image's values in the loss, in place of half of their sum.
+        average_decay: the most that the average of the weights keeps in an update, in [0, 1).
+        likelihood_repeats: times that a test computes the bits per dimension of each image, with other dequantisation.
+        guidance: leads samples to classes, one after the other; None draws any.
+        optimizer: built on the network's trainable parameters.
+        lr_scheduler: stepped every epoch, or every step where it says so.
+
+    Raises:
+        ValueError: if an argument is out of range, or the process has no discrete model.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        process: Process,
+        image_shape: Sequence[int],
+        sampler: PredictorCorrector | ProbabilityFlow,
+        num_levels: int | None = None,
+        likelihood_weighting: bool = False,
+        reduce_mean: bool = False,
+        average_decay: float = 0.9999,
+        likelihood_repeats: int = 0,
+        guidance: ClassGuidance | None = None,
+        optimizer: OptimizerCallable = adam,
+        lr_scheduler: LRSchedulerCallable = constant,
+    ) -> None:
+        super().__init__()
+        within(0, 1, "[)", average_decay=average_decay)
+        at_least(0, likelihood_repeats=likelihood_repeats)
+        if len(image_shape) != 3 or min(image_shape) < 1:
+            raise ValueError(f"image_shape must be three numbers C, H and W, got {list(image_shape)}")
+        if num_levels is not None and (likelihood_weighting or likelihood_repeats):
+            raise ValueError("num_levels: likelihood_weighting and likelihood_repeats are of continuous models")
+        self.network = network
+        self.process = process
+        self.image_shape = tuple(image_shape)
+        self.sampler = sampler
+        self.levels = TrainedLevels(process, num_levels)
+        self.likelihood_weighting = likelihood_weighting
+        self.reduce_mean = reduce_mean
+        self.average = AveragedWeights(network, lambda update: ramped_decay(update + 1, average_decay))
+        self.likelihood_repeats = likelihood_repeats
+        self.guidance = guidance
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.centred = not isinstance(process, VE)
+        self.losses = nn.ModuleDict({stage: MeanMetric() for stage in ("val", "test")})
+        self.bits = MeanMetric()
+
+    def data_of(self, image: Tensor) -> Tensor:
+        """Bring images in [0, 1] to the range that is diffused."""
+        return 2 * image - 1 if self.centred else image
+
+    def image_of(self, data: Tensor) -> Tensor:
+        """Undo `data_of`, and clip to [0, 1]."""
+        return ((data + 1) / 2 if self.centred else data).clamp(0, 1)
+
+    def score(self, x: Tensor, t: Tensor) -> Tensor:
+        """Evaluate the network as the score of x_t, for x `[B, C, H, W]` and t `[B]`."""
+        return self.levels.score(self.network, x, t)
+
+    def _each_loss(self, batch: LabelledImageBatch) -> Tensor:
+        data = self.data_of(batch["image"])
+        t = self.levels.times(draw_rows(torch.rand, (len(data),), data.device, dtype=data.dtype))
+        noise = draw_rows_like(torch.randn, data)
+        mean, deviation = self.levels.kernel(data, t)
+        score = self.score(mean + deviation.view(-1, 1, 1, 1) * noise, t)
+        rate = self.process.diffusion(t) ** 2 if self.likelihood_weighting else None
+        return score_matching(score, noise, deviation, rate, self.reduce_mean)
+
+    def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
+        return {"loss": log_training(self, batch, self._each_loss(batch).mean())}
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Use the averaged weights, in evaluation mode."""
+        training = self.network.training
+        self.network.eval()
+        try:
+            with self.average.used_by(self.network):
+                yield
+        finally:
+            self.network.train(training)
+
+    def validation_step(self, batch: LabelledImageBatch, batch_idx: int) -> None:
+        self._measure(batch, "val")
+
+    def test_step(self, batch: LabelledImageBatch, batch_idx: int) -> None:
+        self._measure(batch, "test")
+        image = batch["image"]
+        for _ in range(self.likelihood_repeats):
+            uniform = draw_rows_like(torch.rand, image)
+            signs = 2 * draw_rows(partial(torch.randint, 2), image.shape, image.device).to(image.dtype) - 1
+            self.bits.update(self.bits_per_dim((255 * image + uniform) / 256, signs))
+        if self.likelihood_repeats:
+            self.log("test/bits_per_dim", self.bits, on_step=False, on_epoch=True)
+
+    @torch.no_grad()
+    def _measure(self, batch: LabelledImageBatch, stage: str) -> None:
+        with self._averaged():
+            self.losses[stage].update(self._each_loss(batch))  # type: ignore[operator]
+        self.log(f"{stage}/loss", self.losses[stage], on_step=False, on_epoch=True)  # type: ignore[arg-type]
+
+    def bits_per_dim(self, image: Tensor, signs: Tensor) -> Tensor:
+        """Compute the bits that each value of an image costs under the probability flow, `[B]`.
+
+        Args:
+            image: dequantised images `[B, C, H, W]` in [0, 1].
+            signs: -1 or 1, of the same shape, by which divergences are estimated.
+        """
+        with self._averaged():
+            found = likelihood(self.score, self.data_of(image), self.process, signs, SMALLEST_TIME)
+        return bits_per_dimension(found.log_density, image[0].numel(), 2.0 if self.centred else 1.0)
+
+    def denoise(self, noisy: Tensor, sigma: float | Tensor | None = None) -> Tensor:
+        """Estimate clean images in [0, 1] in one evaluation.
+
+        Args:
+            noisy: `[B, C, H, W]`, images in [0, 1] plus noise, not clipped.
+            sigma: standard deviation of the noise in pixel units, a number or `[B]`.
+
+        Raises:
+            ValueError: if `sigma` is missing.
+        """
+        if sigma is None:
+            raise ValueError("sigma must be given: a score model is told the noise that it is to remove")
+        level = torch.as_tensor(sigma, dtype=noisy.dtype, device=noisy.device).expand(len(noisy))
+        t = self.levels.time_of((2 if self.centred else 1) * level).clamp(0, 1)
+        data = self.data_of(noisy)
+        with self._averaged():
+            x = data * self.levels.kernel(torch.ones_like(data[:, :1, :1, :1]), t)[0]
+            return self.image_of(self.levels.clean_estimate(x, t, self.score(x, t)))
+
+    def _drawing(self, generator: torch.Generator | None) -> Draw:
+        """Give noise from a generator, on whichever device that is, or from torch's own for this device."""
+
+        def draw(like: Tensor) -> Tensor:
+            device = like.device if generator is None else generator.device
+            return torch.randn(like.shape, generator=generator, dtype=like.dtype, device=device).to(like.device)
+
+        return draw
+
+    @torch.no_grad()
+    def _sampled(
+        self, n: int, generator: torch.Generator | None, score: Score, know: Callable[[Draw], Project] | None = None
+    ) -> Tensor:
+        draw = self._drawing(generator)
+        like = torch.empty(n, *self.image_shape, device=self.device, dtype=next(self.network.parameters()).dtype)
+        x = self.process.prior_mean(like) + self.process.prior_deviation * draw(like)
+        project = None if know is None else know(draw)
+        if project is not None:
+            x = project(Moved(x, x), 1.0).x
+        with self._averaged():
+            return self.image_of(self.sampler(score, x, self.process, draw, project))
+
+    def sample(self, n: int, generator: torch.Generator | None = None, label: Tensor | None = None) -> Tensor:
+        """Draw n images in [0, 1].
+
+        Args:
+            n: number of images.
+            generator: source of all random numbers; None is torch's own.
+            label: `[n]`, classes to draw, which `guidance` leads to; by default 0, 1, ... in turn.
+        """
+        score: Score = self.score
+        if self.guidance is not None:
+            label = torch.arange(n, device=self.device) % self.guidance.num_classes if label is None else label
+            score = self.guidance.guided(self.score, self.process, label)
+        return self._sampled(n, generator, score)
+
+    def inpaint(self, image: Tensor, mask: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Draw what fits to images `[B, C, H, W]` in [0, 1] where a mask is 0; they are known where it is 1."""
+        known = self.data_of(image)
+        return self._sampled(
+            len(image), generator, self.score, lambda draw: inpainting(self.process, known, mask, draw)
+        )
+
+    def colourise(self, grey: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Draw colours that fit to grey images `[B, 3, H, W]` in [0, 1], whose channels are alike."""
+        know = partial(colourisation, self.process, self.data_of(grey))
+        return self._sampled(len(grey), generator, self.score, know)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer(trainable(self.network))
+        self.average.follow(self.network, optimizer)
+        return scheduled(optimizer, self.lr_scheduler)
