@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from datamodules.arguments import at_least
 from datamodules.classification.image_sets import UNKNOWN, ImageFiles, ImageSet, ImageSource, files_of_classes
 from datamodules.files.data_directory import data_directory
 from datamodules.files.image_files import (
@@ -130,6 +131,47 @@ class UnlabelledFolder(ImageSet):
 
     def test(self) -> ImageFiles:
         return self.training()
+
+
+class Faces(ImageSet):
+    """Photographs of faces in `<data_dir>/<folder>`, in any subfolders, as CelebA-HQ and FFHQ come; the last ones test.
+
+    Images are resized, and cut at their centre where they are not square; all are of one class that says nothing.
+
+    Args:
+        folder: name of the folder, such as celebahq or ffhq.
+        data_dir: folder that holds it; None looks where NOISEWORKS_DATA points.
+        image_size: height and width of the images that the module gets, in pixels.
+        num_test: images that test, the last by name; they are not trained on.
+
+    Raises:
+        FileNotFoundError: if the folder is missing or holds no image.
+        ValueError: if there are no more images than `num_test`.
+    """
+
+    num_classes = 1
+
+    def __init__(self, folder: str, data_dir: str | None = None, image_size: int = 256, num_test: int = 1000) -> None:
+        at_least(1, num_test=num_test)
+        self.folder = folder
+        self.data_dir = data_dir
+        self.num_test = num_test
+        self.crop = chosen_crop(image_size, image_size, None)
+        self.image_shape = (3, image_size, image_size)
+
+    def training(self) -> ImageFiles:
+        return self._read(slice(None, -self.num_test))
+
+    def test(self) -> ImageFiles:
+        return self._read(slice(-self.num_test, None))
+
+    def _read(self, rows: slice) -> ImageFiles:
+        root = data_directory(self.data_dir, "Faces") / self.folder
+        required_folder(root, "data_dir")
+        names = image_names(root)
+        if len(names) <= self.num_test:
+            raise ValueError(f"num_test must be below the {len(names)} images in {root}, got {self.num_test}")
+        return ImageFiles(root, names[rows], torch.zeros(len(names[rows]), dtype=torch.int64), self.crop)
 
 
 class NewImages(ImageFiles):

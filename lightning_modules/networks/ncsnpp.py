@@ -63,7 +63,7 @@ def residual_block(
         eps=EPSILON,
         dropout=dropout,
         output_scale_factor=math.sqrt(2),
-        kernel="fir" if fir else "sde_vp",
+        kernel="fir" if fir else "sde_vp",  # type: ignore[arg-type]
         use_in_shortcut=inside != outside or resize is not None,
         up=resize == "up",
         down=resize == "down",
@@ -89,7 +89,7 @@ def attention_block(channels: int) -> Attention:
     )
     for layer in (attention.to_q, attention.to_k, attention.to_v):
         drawn(layer, 0.1)
-    drawn(attention.to_out[0], ZERO)  # type: ignore[index]
+    drawn(attention.to_out[0], ZERO)
     return attention
 
 

@@ -12,6 +12,7 @@ LEFT_OUT = object()
 """The value of a key that is to be left out."""
 
 DESCENT = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.05}}  # Adam enlarges what is below rounding
+NOISE_CONDITIONAL = "lightning_modules.networks.noise_conditional_wide_resnet"
 SEGMENTER = "tests.distributed.segmenter.Segmenter"
 
 
@@ -361,6 +362,40 @@ METHODS = {
                 for k in range(3)
             },
         },
+    ),
+    "score_sde": Method(
+        "score_sde/demo",
+        {
+            **FEW_DIGITS,
+            "data.init_args.passes_per_epoch": 1,
+            "model.init_args.likelihood_repeats": 1,
+            "model.init_args.network.init_args.width": 16,
+            "model.init_args.sampler.init_args.num_steps": 4,
+            "trainer.callbacks.0.init_args.num_samples": 70,
+            "trainer.callbacks.0.init_args.batch_size": 30,
+        },
+        {"model.init_args.optimizer": DESCENT},
+        accuracy=1e-3,  # likelihoods share the steps of their batch
+    ),
+    "noise_conditional_classifier": Method(
+        "score_sde/demo",
+        {
+            **FEW_DIGITS,
+            "data.init_args.passes_per_epoch": 1,
+            "model": {
+                "class_path": "lightning_modules.diffusion.score_sde.NoiseConditionalClassifier",
+                "init_args": {
+                    "network": {
+                        "class_path": f"{NOISE_CONDITIONAL}.NoiseConditionalWideResNet",
+                        "init_args": {"depth": 10, "width": 1, "in_channels": 1},
+                    },
+                    "num_classes": 10,
+                    "process": {"class_path": "lightning_modules.sde.processes.VE"},
+                },
+            },
+            "trainer.callbacks": [],  # it draws no images
+        },
+        {"model.init_args.optimizer": DESCENT},
     ),
     "stable_normal": Method(
         "stable_normal/demo",

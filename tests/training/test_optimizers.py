@@ -3,7 +3,13 @@ import torch
 from torch import nn
 
 from lightning_modules.training.optimizers import adam, adamw, built, constant, scheduled, sgd, trainable
-from lightning_modules.training.schedules import CosineOverSteps, PolynomialOverSteps, StepOverSteps, WarmupCosine
+from lightning_modules.training.schedules import (
+    CosineOverSteps,
+    PolynomialOverSteps,
+    StepOverSteps,
+    WarmupConstant,
+    WarmupCosine,
+)
 
 
 @pytest.mark.parametrize("optimizer", [sgd, adam, adamw])
@@ -33,6 +39,7 @@ def test_what_is_frozen_is_not_trained() -> None:
         (lambda optimizer: CosineOverSteps(optimizer, T_max=4), "step"),
         (lambda optimizer: PolynomialOverSteps(optimizer, total_iters=4), "step"),
         (lambda optimizer: StepOverSteps(optimizer, step_size=4), "step"),
+        (lambda optimizer: WarmupConstant(optimizer, 4), "step"),
         (lambda optimizer: WarmupCosine(optimizer, 1, 4), "epoch"),
         (lambda optimizer: WarmupCosine(optimizer, 1, 4, interval="step"), "step"),
     ],
@@ -43,3 +50,13 @@ def test_a_schedule_says_itself_when_it_is_stepped(schedule, interval: str) -> N
     assert same is optimizer
     assert found["scheduler"].optimizer is optimizer
     assert found["interval"] == interval
+
+
+def test_a_warmup_begins_at_zero_and_stays_at_its_end() -> None:
+    optimizer = sgd([nn.Parameter(torch.ones(1))])
+    schedule, rates = WarmupConstant(optimizer, 4), []
+    for _ in range(7):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates == pytest.approx([0.0, 0.00025, 0.0005, 0.00075, 0.001, 0.001, 0.001])

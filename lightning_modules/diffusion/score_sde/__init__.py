@@ -24,6 +24,9 @@ Source: Song, Sohl-Dickstein, Kingma, Kumar, Ermon and Poole, Score-Based Genera
 Differential Equations, ICLR 2021, arXiv 2011.13456, with the settings of the authors' code.
 """
 
+from lightning_modules.diffusion.score_sde.classifier import NoiseConditionalClassifier
+from lightning_modules.diffusion.score_sde.conditions import ClassGuidance
 from lightning_modules.diffusion.score_sde.module import ScoreSDE
+from lightning_modules.diffusion.score_sde.pretrained import pretrained_process
 
-__all__ = ["ScoreSDE"]
+__all__ = ["ClassGuidance", "NoiseConditionalClassifier", "ScoreSDE", "pretrained_process"]

@@ -1,7 +1,8 @@
 """Levels of noise that a network is trained at, and the score that its output stands for.
 
-Continuous models are trained at any t, and VE networks are told sigma(t), others 999 t. Discrete ones are trained at N
-levels: VE networks are told the number of their level from the largest noise down, round((1 - t)(N - 1)), others
+Continuous models are trained at any t. VE networks are told sigma(t) and give the score; others are told 999 t and give
+the noise, whose score is -noise / std. Discrete ones are trained at N levels. VE networks are told the number of their
+level from the largest noise down, round((1 - t)(N - 1)), and their output is divided by sigma here; others are told
 t (N - 1), with abar of DDPM in place of the kernel of VP.
 """
 
@@ -40,9 +41,9 @@ class TrainedLevels(nn.Module):
         self.num_levels = num_levels
         self.told_sigma = isinstance(process, VE)
         self.has_table = num_levels is not None and not self.told_sigma
-        if self.has_table:
-            grid = torch.linspace(0, 1, num_levels or 0, dtype=torch.float64, device="cpu")
-            beta = process.beta(grid) / (num_levels or 1)  # type: ignore[union-attr]
+        if isinstance(process, VP) and num_levels is not None:
+            grid = torch.linspace(0, 1, num_levels, dtype=torch.float64, device="cpu")
+            beta = process.beta(grid) / num_levels
             self.register_buffer("abar", (1 - beta).cumprod(dim=0).float(), persistent=False)
 
     def times(self, uniform: Tensor) -> Tensor:
@@ -66,12 +67,13 @@ class TrainedLevels(nn.Module):
 
         Noise is divided by its deviation in single precision or better, as that may be tiny.
         """
+        deviation = self.kernel(x, t)[1]
         if self.told_sigma:
             if self.num_levels is None:
-                return predicted(network, x, self.process.kernel(x, t)[1])
-            return predicted(network, x, ((1 - t) * (self.num_levels - 1)).round())
+                return predicted(network, x, deviation)
+            output = predicted(network, x, ((1 - t) * (self.num_levels - 1)).round())
+            return output.to(torch.promote_types(output.dtype, torch.float32)) / along(deviation, x)
         noise = predicted(network, x, t * (999 if self.num_levels is None else self.num_levels - 1))
-        deviation = self.kernel(x, t)[1]
         return -noise.to(torch.promote_types(noise.dtype, torch.float32)) / along(deviation, x)
 
     def clean_estimate(self, x: Tensor, t: Tensor, score: Tensor) -> Tensor:

@@ -1,7 +1,6 @@
 """Losses and scores of continuous and discrete models against closed forms."""
 
 import math
-from typing import Any
 
 import numpy as np
 import pytest
@@ -28,22 +27,22 @@ class Told:
 
 
 @pytest.mark.parametrize(
-    ("levels", "told", "score"),
+    ("levels", "told", "sign"),
     [
-        (TrainedLevels(VE(0.01, 50.0)), [0.01 * 5000**0.25, 50.0], [1.0, 1.0]),
-        (TrainedLevels(VP()), [249.75, 999.0], None),
-        (TrainedLevels(SubVP()), [249.75, 999.0], None),
-        (TrainedLevels(VE(0.01, 50.0), 1001), [750.0, 0.0], [1.0, 1.0]),
-        (TrainedLevels(VP(), 1001), [250.0, 1000.0], None),
+        (TrainedLevels(VE(0.01, 50.0)), [0.01 * 5000**0.25, 50.0], 0),
+        (TrainedLevels(VP()), [249.75, 999.0], -1),
+        (TrainedLevels(SubVP()), [249.75, 999.0], -1),
+        (TrainedLevels(VE(0.01, 50.0), 1001), [750.0, 0.0], 1),
+        (TrainedLevels(VP(), 1001), [250.0, 1000.0], -1),
     ],
     ids=["VE", "VP", "sub-VP", "SMLD", "DDPM"],
 )
-def test_networks_are_told_their_own_kind_of_level(levels: TrainedLevels, told: list[float], score: Any) -> None:
+def test_networks_are_told_their_own_kind_of_level(levels: TrainedLevels, told: list[float], sign: int) -> None:
     network, t = Told(), torch.tensor([0.25, 1.0], dtype=torch.float64)
     found = levels.score(network, torch.zeros(2, 1, 2, 2, dtype=torch.float64), t)
     torch.testing.assert_close(network.level, torch.tensor(told, dtype=torch.float64))
     deviation = levels.kernel(torch.zeros_like(found), t)[1]
-    expected = torch.ones_like(deviation) if score else -1 / deviation
+    expected = sign / deviation if sign else torch.ones_like(deviation)
     torch.testing.assert_close(found[:, 0, 0, 0], expected)
 
 

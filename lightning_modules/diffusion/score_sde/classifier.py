@@ -1,0 +1,68 @@
+"""Training of the classifier that leads samples to classes."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from datamodules.batches import LabelledImageBatch
+from lightning_modules.diffusion.score_sde.trained_levels import SMALLEST_TIME, TrainedLevels
+from lightning_modules.distributed.draws import draw_rows, draw_rows_like
+from lightning_modules.sde.processes import VE, Process
+from lightning_modules.training.classifier import ClassifierSteps, accuracies
+from lightning_modules.training.logging import log_training
+from lightning_modules.training.optimizers import adam, built, constant, trainable
+
+
+class NoiseConditionalClassifier(ClassifierSteps, LightningModule):
+    """Train a classifier of diffused images that is told the standard deviation of their noise.
+
+        L = E_t,x_t CE(network(x_t, std(t)), y)
+
+    Validation and test are of clean images, at the smallest noise.
+
+    Args:
+        network: maps x_t `[B, C, H, W]` and standard deviations `[B]` to logits `[B, num_classes]`, such as
+            `lightning_modules.networks.noise_conditional_wide_resnet.NoiseConditionalWideResNet`.
+        num_classes: number of classes, K.
+        process: the diffusion of the score model; of VE images are in [0, 1], of others in [-1, 1].
+        optimizer: built on the network's trainable parameters.
+        lr_scheduler: stepped every epoch.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        num_classes: int,
+        process: Process,
+        optimizer: OptimizerCallable = adam,
+        lr_scheduler: LRSchedulerCallable = constant,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.num_classes = num_classes
+        self.levels = TrainedLevels(process)
+        self.centred = not isinstance(process, VE)
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.metrics = accuracies(num_classes)
+
+    def _logits(self, image: Tensor, t: Tensor, noise: Tensor | None) -> Tensor:
+        mean, deviation = self.levels.kernel(2 * image - 1 if self.centred else image, t)
+        return self.network(mean if noise is None else mean + deviation.view(-1, 1, 1, 1) * noise, deviation)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self._logits(image, image.new_full((len(image),), SMALLEST_TIME), None)
+
+    def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
+        image = batch["image"]
+        t = self.levels.times(draw_rows(torch.rand, (len(image),), image.device, dtype=image.dtype))
+        logits = self._logits(image, t, draw_rows_like(torch.randn, image))
+        loss = log_training(self, batch, F.cross_entropy(logits, batch["label"]))
+        return {"loss": loss, "logits": logits.detach()}
+
+    def configure_optimizers(self) -> Any:
+        return built(self.optimizer, self.lr_scheduler, trainable(self.network))
