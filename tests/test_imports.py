@@ -22,7 +22,7 @@ FILES = sorted(
     path for package in ORDER for path in [*(ROOT / package).rglob("*.py"), ROOT / f"{package}.py"] if path.is_file()
 )
 
-AWAITED = {f"lightning_modules.{name}" for name in ("sde.samplers", "sde.flow", "diffusion.guidance")}
+AWAITED = {"lightning_modules.diffusion.guidance"}
 """Shared files whose users are being written."""
 
 

@@ -29,7 +29,7 @@ def interleaved_embedding(time: Tensor, num_features: int) -> Tensor:
 class _Block(nn.Module):
     def __init__(self, inside: int, outside: int, size: int, normalize: bool = True) -> None:
         super().__init__()
-        self.ln = nn.LayerNorm((inside, size, size))
+        self.ln = nn.LayerNorm((inside, size, size)).requires_grad_(normalize)
         self.conv1 = nn.Conv2d(inside, outside, 3, padding=1)
         self.conv2 = nn.Conv2d(outside, outside, 3, padding=1)
         self.act = nn.SiLU()

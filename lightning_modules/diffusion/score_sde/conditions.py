@@ -1,4 +1,4 @@
-"""What is known of a sample: pixels, grey values or the class, brought into its way from noise to data."""
+"""Conditions on samples: known pixels, grey values or the class, brought into the way from noise to data."""
 
 import math
 from collections.abc import Callable
