@@ -8,6 +8,7 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import pandas as pd
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
 from PIL import Image
@@ -19,6 +20,8 @@ from lightning_modules.interfaces import Classifier, class_names
 
 KEYS = {"index", "probabilities", "prediction"}
 VALUES_AT_ONCE = 2**22
+HEADER = 8
+"""Bytes of a part before its rows: the number of classes."""
 
 
 def append_predictions(
@@ -100,7 +103,7 @@ def merge_predictions(
     for part in parts:
         if not part.is_file():
             raise FileNotFoundError(f"{part} is missing, where a process writes its predictions: is the folder shared?")
-    tables = [_read_part(part) for part in parts if part.stat().st_size]
+    tables = [_read_part(part) for part in parts if part.stat().st_size > HEADER]
     if not tables:
         raise ValueError(f"no sample was predicted, so {path} was not written")
     sizes = {table["probabilities"].shape[1] for table in tables}
@@ -128,6 +131,8 @@ def merge_predictions(
 class WritePredictions(Callback):
     """Writes `predictions.parquet` or `predictions.csv`, or masks, into the run directory during `predict`.
 
+    Images that cannot be read are left out and named at the end, by an error.
+
     There is a row for each sample, sorted by index, with the columns `index`, the samples' `name` if they are files and
     `label` where the data know it, `prediction`, `class_name` if the
     DataModule has `class_names`, and `probability_0` ... `probability_{K-1}` (float32). `predict_step` returns `index`
@@ -152,6 +157,7 @@ class WritePredictions(Callback):
         one_of(("parquet", "csv"), format=format)
         self.format = format
         self._file: BinaryIO | None = None
+        self._unreadable: dict[int, str] = {}
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not isinstance(pl_module, Classifier):
@@ -170,6 +176,7 @@ class WritePredictions(Callback):
         if trainer.is_global_zero:
             shutil.rmtree(self._masks, ignore_errors=True)  # of a run that was killed
         trainer.strategy.barrier("masks of before are removed")
+        self._unreadable = {}
         self._file = self._part(trainer, trainer.global_rank).open("wb")
 
     def on_predict_batch_end(
@@ -183,10 +190,12 @@ class WritePredictions(Callback):
     ) -> None:
         if self._file is None:
             return
+        unreadable = batch.get("unreadable", {}) if isinstance(batch, Mapping) else {}
+        self._unreadable |= unreadable
         if dataloader_idx > 0:
             raise ValueError("WritePredictions writes one loader's predictions; predict_dataloader returned several")
         if isinstance(outputs, Mapping) and getattr(outputs.get("prediction"), "ndim", 1) == 3:
-            self._write_masks(outputs["index"], outputs["prediction"])
+            self._write_masks(outputs["index"], outputs["prediction"], unreadable)
             return
         if not (isinstance(outputs, Mapping) and outputs.keys() >= KEYS):
             found = sorted(outputs) if isinstance(outputs, Mapping) else type(outputs).__name__
@@ -194,22 +203,29 @@ class WritePredictions(Callback):
                 f"WritePredictions needs {sorted(KEYS)} from predict_step; {type(pl_module).__name__} returns {found}"
             )
         index, prediction = (outputs[key].cpu().numpy() for key in ("index", "prediction"))
-        append_predictions(self._file, index, prediction, outputs["probabilities"].float().cpu().numpy())
+        probabilities = outputs["probabilities"].float().cpu().numpy()
+        if unreadable:
+            kept = ~np.isin(index, list(unreadable))
+            index, prediction, probabilities = index[kept], prediction[kept], probabilities[kept]
+        append_predictions(self._file, index, prediction, probabilities)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._file is None:
             return
         self._close()
-        trainer.strategy.barrier("predictions are written")
+        unreadable = self._unreadable_of_all(trainer)  # no process goes on before all have written
         if trainer.is_global_zero:
             parts = [self._part(trainer, rank) for rank in range(trainer.world_size)]
             if self._masks.exists():
                 shutil.rmtree(self._path.with_suffix(""), ignore_errors=True)
                 self._masks.rename(self._path.with_suffix(""))
-            else:
+            elif not unreadable or any(part.stat().st_size > HEADER for part in parts):
                 merge_predictions(parts, self._path, self.format, class_names(trainer), self._samples)
             for part in parts:
                 part.unlink()
+        if unreadable:
+            reasons = "; ".join(reason for _, reason in sorted(unreadable.items()))
+            raise ValueError(f"all other images are predicted, but not {len(unreadable)}: {reasons}")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if self._file is not None:
@@ -217,9 +233,18 @@ class WritePredictions(Callback):
             self._part(trainer, trainer.global_rank).unlink(missing_ok=True)
             shutil.rmtree(self._masks, ignore_errors=True)
 
-    def _write_masks(self, index: Tensor, prediction: Tensor) -> None:
+    def _unreadable_of_all(self, trainer: Trainer) -> dict[int, str]:
+        """Collect what any process could not read."""
+        found: list[Any] = [self._unreadable] * trainer.world_size
+        if trainer.world_size > 1:
+            torch.distributed.all_gather_object(found, self._unreadable)
+        return {index: reason for each in found for index, reason in each.items()}
+
+    def _write_masks(self, index: Tensor, prediction: Tensor, unreadable: Mapping[int, str]) -> None:
         names = self._samples.name
         for sample, mask in zip(index.tolist(), prediction.byte().cpu().numpy(), strict=True):
+            if sample in unreadable:
+                continue
             path = self._masks / (f"{sample:06d}.png" if names is None else f"{names[sample]}.png")
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(mask).save(path)
@@ -239,7 +264,7 @@ def _row(num_classes: int) -> np.dtype:
 
 def _read_part(path: Path) -> NDArray[np.void]:
     num_classes = int(np.fromfile(path, dtype="<i8", count=1)[0])
-    return np.memmap(path, dtype=_row(num_classes), mode="r", offset=8)
+    return np.memmap(path, dtype=_row(num_classes), mode="r", offset=HEADER)
 
 
 class _TableWriter:

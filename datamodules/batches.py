@@ -34,6 +34,9 @@ class LabelledImageBatch(TypedDict):
     """`[k]`, int64, in a shifted test set: the classes that it has, where they are not all."""
     origin: NotRequired[Tensor]
     """`[B]`, int64, 0 for the data set's own images, else which out-of-distribution set; their label is -1."""
+    unreadable: NotRequired[dict[int, str]]
+    """In prediction: of files that cannot be read, and are black in `image`, the `index`, and a sentence that says why.
+    """
 
 
 class LabelledMaskBatch(TypedDict):
@@ -51,6 +54,9 @@ class LabelledMaskBatch(TypedDict):
     """`[B, H, W]`, int64: of training images, the labels that were given, before any correction; 255 is ignored."""
     clean_label: NotRequired[Tensor]
     """`[B, H, W]`, int64: ground truth where it is known; 255 is ignored. For metrics only, never for a loss."""
+    unreadable: NotRequired[dict[int, str]]
+    """In prediction: of files that cannot be read, and are black in `image`, the `index`, and a sentence that says why.
+    """
 
 
 class UnpairedMaskBatch(TypedDict):

@@ -176,7 +176,7 @@ class Faces(ImageSet):
 
 class NewImages(ImageFiles):
     """The images of a folder and its subfolders, cut out as those of a data set; the classes are known where folders
-    have the classes' names.
+    have the classes' names. Files that are damaged are noted and do not end a run.
 
     Args:
         folder: the images, in the formats of `ImageFolder`.
@@ -201,6 +201,7 @@ class NewImages(ImageFiles):
         label = torch.tensor([number.get(name.split("/")[0], UNKNOWN) for name in names])
         super().__init__(root, names, label, getattr(images, "crop", None) or Crop(shape[1], shape[1]))
         self.grey = shape[0] == 1
+        self.unreadable = {}
 
     def fetch(self, row: Tensor, uniform: Tensor | None) -> Tensor:
         image = super().fetch(row, uniform)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.files.image_files import Crop, files_by_class, read_crop
+from datamodules.files.image_files import Crop, UnreadableImage, files_by_class, read_crop
 
 UNKNOWN = -1
 """The label of an image that belongs to no class."""
@@ -35,6 +35,8 @@ class ImageSource(ABC):
     """`[N]`, int64, of a source that knows the truth beside its labels: the true ones, -1 for an image of no class."""
     classes: Tensor | None = None
     """`[k]`: the classes that the source has, where they are not all."""
+    unreadable: dict[int, str] | None = None
+    """Rows of files that could not be read, each with a sentence that says why; None where one of them ends the run."""
 
     @property
     def names(self) -> list[str] | None:
@@ -115,7 +117,13 @@ class ImageFiles(ImageSource):
         numbers = [None] * len(row) if uniform is None else uniform.tolist()
         for position, (file, own) in enumerate(zip(row.tolist(), numbers, strict=True)):
             path = self.root / os.fsdecode(self._names[file])
-            batch[position] = torch.from_numpy(read_crop(path, self.crop, own)).permute(2, 0, 1)
+            try:
+                batch[position] = torch.from_numpy(read_crop(path, self.crop, own)).permute(2, 0, 1)
+            except UnreadableImage as error:
+                if self.unreadable is None:
+                    raise
+                self.unreadable[file] = str(error)
+                batch[position] = 0
         return batch
 
 

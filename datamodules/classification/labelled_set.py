@@ -90,6 +90,9 @@ class LabelledSet(Dataset[dict[str, Any]]):
             batch["classes"] = self.source.classes
         if self.origin is not None:
             batch["origin"] = torch.full_like(index, self.origin)
+        if failed := self.source.unreadable:
+            rows = zip(index.tolist(), row.tolist(), strict=True)
+            batch["unreadable"] = {sample: failed[file] for sample, file in rows if file in failed}
         return batch
 
     def _view(self, index: Tensor, visit: int) -> Tensor | None:

@@ -73,6 +73,8 @@ class LabelledMaskSet(Dataset[dict[str, Any]]):
         batch: dict[str, Any] = {"image": image, "index": index, "global_size": request.global_size, **labels}
         if self.seed is not None:
             batch["visit"] = request.visit
+        if failed := self.source.unreadable:
+            batch["unreadable"] = {sample: failed[sample] for sample in index.tolist() if sample in failed}
         return batch
 
 

@@ -130,9 +130,16 @@ class ResizedFiles(MaskSource):
         return (read, None) if self.noise is None else (self.noise.apply(read, 2, index), read)
 
     def whole(self, index: Tensor, masks: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        return torch.stack(
-            [read_image(self.image[sample], self.side, self.channels) for sample in index.tolist()]
-        ), masks
+        return torch.stack([self._image(sample) for sample in index.tolist()]), masks
+
+    def _image(self, sample: int) -> Tensor:
+        try:
+            return read_image(self.image[sample], self.side, self.channels)
+        except UnreadableImage as error:
+            if self.unreadable is None:
+                raise
+            self.unreadable[sample] = str(error)
+            return torch.zeros(self.channels, self.side, self.side, dtype=torch.uint8)
 
     def make_wrong(self, noise: MaskNoise, num_classes: int) -> None:
         self.noise = noise
@@ -221,6 +228,7 @@ class MaskFolders(MaskSet):
         names = image_names(root)
         source = self._files(root, names, None)
         source.names = stems(names, root)
+        source.unreadable = {}
         return source
 
     def auxiliary_masks(self) -> MasksOfFolder:

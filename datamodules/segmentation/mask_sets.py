@@ -26,6 +26,8 @@ class MaskSource(ABC):
     """Names of the images without suffix, `[N]`, where they are files."""
     in_memory: bool = False
     """Whether an image is fetched so quickly that loader processes would not help."""
+    unreadable: dict[int, str] | None = None
+    """Rows of files that could not be read, each with a sentence that says why; None where one of them ends the run."""
 
     @abstractmethod
     def masks(self, index: Tensor) -> tuple[Tensor | list[Tensor], Tensor | list[Tensor] | None]:

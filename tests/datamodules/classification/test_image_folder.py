@@ -261,3 +261,23 @@ def test_what_cannot_be_predicted_is_refused(
     save(tmp_path / "one" / "a.png", Image.new("RGB", (8, 8)))
     with pytest.raises(error, match=message):
         NewImages(str(tmp_path / folder), images)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_damaged_files_are_named_at_the_end_and_all_others_are_predicted(tmp_path: Path, processes: int) -> None:
+    shades(tmp_path / "own", "train", ["cat", "dog"])
+    for name in "abcde":
+        save(tmp_path / "new" / f"{name}.png", photograph(20, 20))
+    for name in "bd":
+        (tmp_path / "new" / f"{name}.png").write_bytes(b"no image")
+    images = ImageFolder(str(tmp_path / "own"), image_size=16, resize=16)
+    data = LabelledImages(images, batch_size=2, predict_dir=str(tmp_path / "new"), num_workers=0)
+    strategy = "ddp_fork" if processes > 1 else "auto"
+    trainer = quiet(
+        devices=processes, strategy=strategy, default_root_dir=tmp_path, callbacks=[WritePredictions("csv")]
+    )
+    expected = r"all other images are predicted, but not 2: .*b\.png cannot be read.*; .*d\.png cannot be read"
+    with pytest.raises(Exception, match=expected):
+        trainer.predict(CrossEntropy(ConvNet(3, [4], 2), 2), data, return_predictions=False)
+    assert pd.read_csv(tmp_path / "predictions.csv")["name"].tolist() == ["a.png", "c.png", "e.png"]
+    assert [path.name for path in tmp_path.glob("predictions*")] == ["predictions.csv"]

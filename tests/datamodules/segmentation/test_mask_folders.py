@@ -122,3 +122,18 @@ def test_masks_of_new_images_have_their_names(folders: Path) -> None:
 def test_new_images_need_a_set_that_reads_files(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="as MaskFolders does, and Shapes does not"):
         LabelledMasks(Shapes(), predict_dir=str(tmp_path)).setup("predict")
+
+
+@pytest.mark.parametrize("damaged", [["b"], ["a", "b"]])
+def test_damaged_new_images_are_named_at_the_end(folders: Path, damaged: list[str]) -> None:
+    for name in "ab":
+        save(folders / "new" / f"{name}.png", np.full((20, 20), 100, dtype=np.uint8))
+    for name in damaged:
+        (folders / "new" / f"{name}.png").write_bytes(b"no image")
+    data = LabelledMasks(MaskFolders(str(folders), 16), batch_size=1, num_workers=0, predict_dir=str(folders / "new"))
+    trainer = quiet(default_root_dir=folders / "run", callbacks=[WritePredictions()])
+    module = SegmentationCrossEntropy(torch.nn.Conv2d(1, 2, 1), num_classes=2)
+    with pytest.raises(ValueError, match=rf"but not {len(damaged)}: .*b\.png cannot be read"):
+        trainer.predict(module, data, return_predictions=False)
+    written = [path.stem for path in (folders / "run").rglob("*.png")]
+    assert written == [name for name in "ab" if name not in damaged]
