@@ -31,7 +31,16 @@ from datamodules.files.whole_files import write_text
 from experiments.arguments import LARGEST_SEED, PROGRAM
 from experiments.class_counts import count_classes, with_placeholder
 from experiments.class_paths import check_class_paths
-from experiments.config_files import PROJECT, base_of, dotted, located, settings_of, with_base, without_base_line
+from experiments.config_files import (
+    PROJECT,
+    base_of,
+    dotted,
+    located,
+    mapping_of,
+    settings_of,
+    with_base,
+    without_base_line,
+)
 from experiments.progress_bar import WholeRun
 from experiments.readable_errors import lost_process, readable
 from experiments.results import final_metrics
@@ -86,12 +95,17 @@ class SaveConfig(SaveConfigCallback):
         if stage != "fit" and path.exists():
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, self._text())
+        begins = self.config.get("ckpt_path") if stage == "fit" else None
+        own = begins is None or Path(begins).absolute().is_relative_to(path.parent.absolute())
+        write_text(path, self._text(None if own else str(Path(begins).absolute())))
 
-    def _text(self) -> str:
+    def _text(self, begins_from: str | None = None) -> str:
+        """Write the settings, with the checkpoint of another run that the run begins from, which it may do again."""
         config = self.config.clone()
         for key in CALL_ONLY:
             config.pop(key, None)
+        if begins_from is not None:
+            config.ckpt_path = begins_from
         return self.parser.dump(config, skip_none=False, skip_validation=True)
 
 
@@ -155,7 +169,8 @@ class CommandLine(LightningCLI):
             config = Path(self.resumed, "config.yaml")
             if not config.is_file():
                 raise FileNotFoundError(f"{self.resumed} cannot be resumed: {config} does not exist")
-            args = [args[0], "--config", str(config), *args[1:]]
+            self.began_from = mapping_of(config).get("ckpt_path")
+            args = [args[0], "--config", str(config), "--ckpt_path=null", *args[1:]]
         self.config_files = config_files(args)
         for file in self.config_files:
             path = located(Path(file))
@@ -314,9 +329,12 @@ class CommandLine(LightningCLI):
         self.model = self.trainer.precision_plugin.convert_module(self.model)
 
     def before_fit(self) -> None:
-        """Go on from the latest checkpoint; a run that was killed before its first one begins again."""
-        if self.resumed is not None and self._given_checkpoint() is None and has_checkpoint(self.run_directory):
-            self._set_checkpoint(latest_checkpoint(self.run_directory))
+        """Go on from the latest checkpoint; a run that was killed before its first one begins again, as it began."""
+        if self.resumed is not None and self._given_checkpoint() is None:
+            if has_checkpoint(self.run_directory):
+                self._set_checkpoint(latest_checkpoint(self.run_directory))
+            elif self.began_from is not None:
+                self._set_checkpoint(Path(self.began_from))
         self._check_given_checkpoint()
         if path := self._given_checkpoint():
             refuse_fewer_epochs(Path(path), self.trainer.max_epochs)

@@ -89,6 +89,10 @@ def run(finished: Path, tmp_path: Path) -> Path:
     return shutil.copytree(finished, tmp_path / "run")
 
 
+def killed(*args: object) -> None:
+    raise KeyboardInterrupt
+
+
 def contents(directory: Path) -> dict[Path, bytes]:
     written = (path for path in directory.rglob("*") if path.is_file() and path.name != "traceback.txt")
     return {path: path.read_bytes() for path in written if "tensorboard" not in path.parts}
@@ -138,10 +142,6 @@ def test_a_complete_run_is_called_again_and_keeps_its_table(run: Path) -> None:
 
 def test_training_on_forgets_the_tests_before(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copy(run / "test_metrics.csv", run / "test_metrics_2026.csv")
-
-    def killed(*args: object) -> None:
-        raise KeyboardInterrupt
-
     monkeypatch.setattr("experiments.saving.checkpoints.StepCheckpoint.on_train_batch_end", killed)
     with pytest.raises(SystemExit):
         train.main(["fit", "--resume", str(run), "--trainer.max_epochs", "3", *QUIET])
@@ -173,6 +173,27 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert len(list(run.glob("tensorboard/*tfevents*"))) == len(list(finished.glob("tensorboard/*tfevents*")))
     assert not list(run.rglob("*.partial*"))
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_again_from_the_weights_it_was_given(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(finished.parent)  # the run goes on from another folder than it began in
+    given = ("fit", "--config", "configs/elr/demo_baseline.yaml", "--ckpt_path", "run/checkpoints/last.ckpt", *QUIET)
+    longer = (*given, "--trainer.max_epochs", "3", "--seed_everything", "1", "--run_directory")
+    assert train.main([*longer, str(tmp_path / "whole")]) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("experiments.saving.checkpoints.StepCheckpoint.on_train_batch_end", killed)
+        with pytest.raises(SystemExit):
+            train.main([*longer, str(tmp_path / "killed")])
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):  # the second time it goes on from its own
+        assert train.main(["fit", "--resume", str(tmp_path / "killed"), *QUIET]) == 0
+        ours, theirs = (read_checkpoint(tmp_path / name / "checkpoints/last.ckpt") for name in ("killed", "whole"))
+        assert ours["global_step"] == theirs["global_step"]
+        assert all(torch.equal(ours["state_dict"][name], theirs["state_dict"][name]) for name in theirs["state_dict"])
+    assert "ckpt_path" not in (tmp_path / "killed/config.yaml").read_text()
+    assert train.main(["test", "--resume", str(tmp_path / "killed"), *QUIET]) == 0
 
 
 def test_a_failed_start_leaves_no_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
