@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from datamodules.files.image_files import Crop, UnreadableImage, files_by_class, read_crop
+from datamodules.sets import Source, SplitSet
 
 UNKNOWN = -1
 """The label of an image that belongs to no class."""
 
 
-class ImageSource(ABC):
+class ImageSource(Source, ABC):
     """The images of one split, wherever they are kept."""
 
     label: Tensor
@@ -29,14 +30,10 @@ class ImageSource(ABC):
     """The stored value that stands for 1."""
     num_uniform: int = 0
     """Random numbers that `fetch` needs for each training image; 0 where all is augmented on the device."""
-    in_memory: bool = False
-    """Whether an image is fetched so quickly that loader processes would not help."""
     clean_label: Tensor | None = None
     """`[N]`, int64, of a source that knows the truth beside its labels: the true ones, -1 for an image of no class."""
     classes: Tensor | None = None
     """`[k]`: the classes that the source has, where they are not all."""
-    unreadable: dict[int, str] | None = None
-    """Rows of files that could not be read, each with a sentence that says why; None where one of them ends the run."""
 
     @property
     def names(self) -> list[str] | None:
@@ -211,16 +208,16 @@ class OtherImages(ABC):
         """
 
 
-class ImageSet(OtherImages):
-    """A data set of labelled images. Its test images can be the images of no class of another set."""
+class ImageSet(SplitSet[ImageSource], OtherImages):
+    """A data set of labelled images. Its test images can be the images of no class of another set.
 
-    num_classes: int
+    Without validation images of its own, `validation_fraction` can hold some out of the training images.
+    """
+
     image_shape: tuple[int, ...]
     """C, H, W of the images that a network gets."""
     num_views: int | None = None
     """Random views that a training image has; None where any number can be drawn."""
-    class_names: list[str] | None = None
-    """The classes' names, `[num_classes]`; a set whose files tell them may know them only after reading."""
 
     def prepared(self, seed: int, device: torch.device) -> Self:
         """Take in what reading may depend on, and return the set itself. It is called before anything is read.
@@ -230,23 +227,6 @@ class ImageSet(OtherImages):
             device: where this process computes, for sets that are computed.
         """
         return self
-
-    @abstractmethod
-    def training(self) -> ImageSource:
-        """Read the training images, before any is held out.
-
-        Raises:
-            FileNotFoundError: if they are missing, saying what was expected where.
-            ValueError: if a file is damaged, naming it.
-        """
-
-    def validation(self) -> ImageSource | None:
-        """Read the validation images of a set that has its own; None lets them be held out of the training images."""
-        return None
-
-    @abstractmethod
-    def test(self) -> ImageSource:
-        """Read the test images."""
 
     def shifted_tests(self) -> dict[str, ImageSource]:
         """Read test images that are distributed differently from the training images, by name, with the same classes'

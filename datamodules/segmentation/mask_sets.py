@@ -1,4 +1,4 @@
-"""The interface of data sets of images with masks: a plain object that reads its splits, and knows nothing of batches.
+"""The interface of data sets of images with masks.
 
 A new data set is a subclass of `MaskSet` with `num_classes`, `image_shape` and the methods `training` and `test`.
 `LabelledMasks` does the rest: mask noise, batches, augmentation and corrections.
@@ -13,9 +13,10 @@ from torch import Tensor
 
 from datamodules.batches import IGNORED
 from datamodules.corruptions.mask_noise import MaskNoise
+from datamodules.sets import Source, SplitSet
 
 
-class MaskSource(ABC):
+class MaskSource(Source, ABC):
     """The images and masks of one split, wherever they are kept. Masks are uint8; 255 is ignored."""
 
     size: Tensor
@@ -24,10 +25,6 @@ class MaskSource(ABC):
     """The stored value that stands for 1; None standardises each image over its own pixels."""
     names: Sequence[str] | None = None
     """Names of the images without suffix, `[N]`, where they are files."""
-    in_memory: bool = False
-    """Whether an image is fetched so quickly that loader processes would not help."""
-    unreadable: dict[int, str] | None = None
-    """Rows of files that could not be read, each with a sentence that says why; None where one of them ends the run."""
 
     @abstractmethod
     def masks(self, index: Tensor) -> tuple[Tensor | list[Tensor], Tensor | list[Tensor] | None]:
@@ -129,43 +126,20 @@ class AuxiliaryMasks(ABC):
         """
 
 
-class MaskSet(ABC):
-    """A data set of images with masks."""
+class MaskSet(SplitSet[MaskSource]):
+    """A data set of images with masks, whose classes are the categories of a pixel."""
 
-    num_classes: int
     image_shape: tuple[int, int, int]
     """C, H, W of the images that a network gets."""
-    class_names: Sequence[str] | None = None
-    """The categories' names, `[num_classes]`."""
     has_training_labels: bool = True
     """Whether there are masks to train on, or none yet."""
     seed: int = 0
     """Random seed of a set that is drawn."""
 
-    def fetch_missing(self) -> None:  # noqa: B027 - most have nothing to fetch
-        """Download what is missing, if that was asked for. One process of a machine calls it."""
-
     def prepared(self, seed: int) -> Self:
         """Take in the random seed that a drawn set depends on, before anything is read, and return the set itself."""
         self.seed = seed
         return self
-
-    @abstractmethod
-    def training(self) -> MaskSource:
-        """Read the training images with the masks to train on.
-
-        Raises:
-            FileNotFoundError: if they are missing, saying what was expected where.
-            ValueError: if a file is damaged, naming it.
-        """
-
-    def validation(self) -> MaskSource | None:
-        """Read the validation images with their true masks, if there are any."""
-        return None
-
-    @abstractmethod
-    def test(self) -> MaskSource:
-        """Read the test images with their true masks."""
 
     def new_images(self, folder: str) -> MaskSource:
         """Read the images of another folder, without masks, to be predicted.

@@ -4,8 +4,6 @@ Such a callback takes images by position, shares them out itself and keeps its r
 `other_processes.py`).
 """
 
-import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules.files.module_hash import hash_of_module
+from lightning_modules.resumable.item_files import digest_of
 
 NUM_COMPARED = 16
 """Images, spread over those that are tested, by which a set is known again."""
@@ -118,8 +117,8 @@ class TestedImages:
         data = self.trainer.datamodule or self.loader.dataset  # type: ignore[attr-defined]
         return {
             "dataset": f"{type(getattr(data, 'images', data)).__name__} of {len(self)} images",
-            "labels": _hash([torch.tensor([one.label for one in compared]) if label is None else label]),
-            "images": _hash(one.image for one in compared),
+            "labels": digest_of(torch.tensor([one.label for one in compared]) if label is None else label),
+            "images": digest_of(*(one.image for one in compared)),
             "module": f"{type(pl_module).__module__}.{type(pl_module).__qualname__}",
             "weights": hash_of_module(pl_module),
             "precision": str(self.trainer.precision),
@@ -133,14 +132,6 @@ class TestedImages:
             if isinstance(label, Tensor | np.ndarray | list) and len(label) == len(self):
                 return torch.as_tensor(label)[torch.tensor(positions)].long()
         return None
-
-
-def _hash(tensors: Iterable[Tensor]) -> str:
-    """Hash tensors by their values, wherever they are and in whatever memory layout."""
-    digest = hashlib.blake2b(digest_size=16)
-    for tensor in tensors:
-        digest.update(tensor.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def require_testing(trainer: Trainer, needed_by: str) -> None:

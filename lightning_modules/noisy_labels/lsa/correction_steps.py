@@ -13,8 +13,8 @@ from datamodules.arguments import at_least, positive, within
 from datamodules.batches import LabelledImageBatch, global_size
 from lightning_modules.interfaces import TrainingImageSource, TrainingSamples, require_data
 from lightning_modules.losses.mixing import draw_mixing
-from lightning_modules.networks.layer_features import classifier_layer, named_layer
-from lightning_modules.noisy_labels.lsa.detection import Detection, Detector, detect, detector_of_epoch
+from lightning_modules.networks.layer_features import classifier_layer
+from lightning_modules.noisy_labels.lsa.detection import Detector, FlaggedImages, detect, detector_of_epoch
 from lightning_modules.noisy_labels.lsa.training_images import sweep
 from lightning_modules.training.logging import log_same
 from lightning_modules.training.optimizers import scheduled
@@ -38,7 +38,7 @@ class CorrectionSteps(ABC):
 
     The module owns the networks' `projections`, the views and settings that are used here, `images` (`TrainingImages`)
     and `step_loss` (`StepLoss`). It says which networks there are (`networks`), how classes are guessed (`guess`) and
-    what the networks' detections say together (`agreed`).
+    which images they flag together (`agreed`).
     """
 
     def check_arguments(self: Any, **more: float) -> None:
@@ -48,7 +48,7 @@ class CorrectionSteps(ABC):
             more: arguments that must be at least 1 and are no attributes of the module.
 
         Raises:
-            ValueError: if an argument is out of range or a network has no such layer.
+            ValueError: if an argument is out of range.
         """
         known = get_args(Detector)
         if not self.detectors or any(each not in known for each in self.detectors):
@@ -58,8 +58,6 @@ class CorrectionSteps(ABC):
         at_least(1, warmup_epochs=self.warmup_epochs, **more)
         at_least(0, mixup_alpha=self.mixup_alpha, contrast_weight=loss.contrast_weight)
         positive(gamma=self.gamma, temperature=loss.temperature, head_lr_factor=self.head_lr_factor)
-        for network in self.networks():
-            named_layer(network, self.feature_layer)
 
     def forward(self: Any, image: Tensor) -> Tensor:
         seen = self.evaluation_view(image)
@@ -108,14 +106,14 @@ class CorrectionSteps(ABC):
         if epoch < self.warmup_epochs - 1:
             return
         detector = detector_of_epoch(self.detectors, epoch)
-        detections: list[Detection] = []
+        found_by: list[FlaggedImages] = []
         wrong: NDArray | None = None
         for network, guess in zip(self.networks(), reversed(self.images.guesses), strict=True):
             table = sweep(self.trainer, network, self.evaluation_view, self.feature_layer, guess)
             if table is not None:
-                detections.append(detect(detector, table.loss, table.pseudo_loss, table.feature, self.threshold))
+                found_by.append(detect(detector, table.loss, table.pseudo_loss, table.feature, self.threshold))
                 wrong = table.wrong
-        found = self.agreed(*detections) if detections else None
+        found = self.agreed(*found_by) if found_by else None
         for name, value in self.images.take(self.trainer, found, wrong).items():
             log_same(self, f"train/{name}", value)
 
@@ -148,7 +146,7 @@ class CorrectionSteps(ABC):
             which: number of the network that is trained.
         """
 
-    def agreed(self, *detections: Detection) -> Detection:
-        """Combine the networks' detections, in the order of the networks."""
-        [own] = detections
+    def agreed(self, *found: FlaggedImages) -> FlaggedImages:
+        """Combine what the networks flag, in the order of the networks."""
+        [own] = found
         return own

@@ -30,7 +30,7 @@ from lightning_modules.noisy_labels.lsa.loss_mixture import high_mode_probabilit
 Detector = Literal["linear", "loss"]
 
 
-class Detection(NamedTuple):
+class FlaggedImages(NamedTuple):
     """Findings of one network in the training set."""
 
     is_noisy: NDArray[np.bool_]
@@ -105,7 +105,9 @@ def confidence(pseudo_loss: NDArray, is_noisy: NDArray[np.bool_]) -> NDArray[np.
     return weight
 
 
-def detect(detector: Detector, loss: NDArray, pseudo_loss: NDArray, feature: NDArray, threshold: float) -> Detection:
+def detect(
+    detector: Detector, loss: NDArray, pseudo_loss: NDArray, feature: NDArray, threshold: float
+) -> FlaggedImages:
     """One network's verdicts and weights.
 
     Args:
@@ -118,14 +120,14 @@ def detect(detector: Detector, loss: NDArray, pseudo_loss: NDArray, feature: NDA
     is_noisy, score = small_loss(loss, threshold)
     if detector == "linear":
         is_noisy, score = linear_separation(feature, is_noisy)
-    return Detection(is_noisy, score, confidence(pseudo_loss, is_noisy))
+    return FlaggedImages(is_noisy, score, confidence(pseudo_loss, is_noisy))
 
 
-def agreement(first: Detection, second: Detection) -> Detection:
+def agreement(first: FlaggedImages, second: FlaggedImages) -> FlaggedImages:
     """Combine two networks (PLS-LSA+): noisy where both say so, with the mean of their weights; 1 elsewhere."""
     both = first.is_noisy & second.is_noisy
     weight = np.where(both, (first.weight + second.weight) / 2, 1.0)
-    return Detection(both, (ranks(first.score) + ranks(second.score)) / 2, weight)
+    return FlaggedImages(both, (ranks(first.score) + ranks(second.score)) / 2, weight)
 
 
 def ranks(score: NDArray) -> NDArray[np.float64]:
@@ -136,7 +138,7 @@ def ranks(score: NDArray) -> NDArray[np.float64]:
     return rank / max(rank.max(), 1)
 
 
-def detection_metrics(found: Detection, wrong: NDArray[np.bool_] | None) -> dict[str, float]:
+def detection_metrics(found: FlaggedImages, wrong: NDArray[np.bool_] | None) -> dict[str, float]:
     """Measure the verdicts against the truth.
 
     Args:

@@ -20,7 +20,7 @@ from lightning_modules.distributed.same_buffers import same_buffers
 from lightning_modules.full_precision import at_least_float32
 from lightning_modules.interfaces import TrainingImageSource, TrainingSamples, require_data
 from lightning_modules.networks.layer_features import named_layer, pooled, tapped
-from lightning_modules.noisy_labels.lsa.detection import Detection, detection_metrics
+from lightning_modules.noisy_labels.lsa.detection import FlaggedImages, detection_metrics
 from lightning_modules.noisy_labels.lsa.objective import soft_cross_entropy
 from lightning_modules.training.evaluation_mode import in_evaluation_mode
 
@@ -91,7 +91,7 @@ class TrainingImages:
         noisy = self.is_noisy[index]
         return Targets(torch.where(noisy[:, None], guess, given), self.weight[index], noisy)
 
-    def take(self, trainer: Trainer, found: Detection | None, wrong: NDArray[np.bool_] | None) -> dict[str, float]:
+    def take(self, trainer: Trainer, found: FlaggedImages | None, wrong: NDArray[np.bool_] | None) -> dict[str, float]:
         """Give all processes the first one's verdicts and weights.
 
         Args:

@@ -3,8 +3,8 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from lightning_modules.noisy_labels.lsa.detection import (
-    Detection,
     Detector,
+    FlaggedImages,
     agreement,
     confidence,
     detect,
@@ -106,7 +106,7 @@ def test_two_networks_agree_on_a_subset_of_what_each_finds() -> None:
     random = np.random.default_rng(0)
     noisy, numbers = random.random((2, 30)) < 0.5, random.random((2, 30))
     weight = np.where(noisy, numbers, 1.0)
-    both = agreement(*(Detection(*each) for each in zip(noisy, numbers, weight, strict=True)))
+    both = agreement(*(FlaggedImages(*each) for each in zip(noisy, numbers, weight, strict=True)))
     np.testing.assert_array_equal(both.is_noisy, noisy.all(axis=0))
     np.testing.assert_allclose(both.weight, np.where(noisy.all(axis=0), weight.mean(axis=0), 1))
     assert ((both.score >= 0) & (both.score <= 1)).all()
@@ -123,8 +123,8 @@ def test_metrics_count_what_they_say_and_are_left_out_where_they_are_not_defined
     score = np.array([6, 5, 4, 3, 2, 1.0])
     expected = {"noisy": 1 / 2, "detection_precision": 2 / 3, "detection_recall": 2 / 3, "clean_flagged": 1 / 3}
     expected["detection_auroc"] = roc_auc_score(wrong, score)
-    assert detection_metrics(Detection(noisy, score, np.ones(6)), wrong) == pytest.approx(expected)
-    none = Detection(np.zeros(3, dtype=bool), np.zeros(3), np.ones(3))
+    assert detection_metrics(FlaggedImages(noisy, score, np.ones(6)), wrong) == pytest.approx(expected)
+    none = FlaggedImages(np.zeros(3, dtype=bool), np.zeros(3), np.ones(3))
     assert detection_metrics(none, None) == {"noisy": 0}
     assert set(detection_metrics(none, np.zeros(3, dtype=bool))) == {"noisy", "clean_flagged"}
     assert set(detection_metrics(none, np.ones(3, dtype=bool))) == {"noisy", "detection_recall"}

@@ -1,6 +1,7 @@
-"""PLS-LSA and PLS train one network. The paper and its equations are in the folder's docstring and `objective`."""
+"""PLS-LSA and PLS train one network, PLS-LSA+ two. Their equations are in the folder's docstring and `objective`."""
 
 import copy
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
@@ -8,10 +9,11 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from lightning_modules.networks.features import without_head
-from lightning_modules.networks.layer_features import classifier_layer
+from lightning_modules.networks.layer_features import classifier_layer, named_layer
+from lightning_modules.noisy_labels.co_training import active_network, check_alternation
 from lightning_modules.noisy_labels.lsa.batch_terms import StepLoss
 from lightning_modules.noisy_labels.lsa.correction_steps import CorrectionSteps
-from lightning_modules.noisy_labels.lsa.detection import Detector
+from lightning_modules.noisy_labels.lsa.detection import Detector, FlaggedImages, agreement
 from lightning_modules.noisy_labels.lsa.objective import sharpened
 from lightning_modules.noisy_labels.lsa.training_images import TrainingImages
 from lightning_modules.training.classifier import ClassifierSteps, accuracies
@@ -98,6 +100,7 @@ class PLSLSA(CorrectionSteps, ClassifierSteps, LightningModule):
         self.lr_scheduler = lr_scheduler
         self.metrics = accuracies(num_classes)
         self.images = TrainingImages(num_classes, num_networks=1)
+        named_layer(network, feature_layer)
         self.check_arguments(projection_features=projection_features, guess_views=guess_views)
 
     @property
@@ -117,3 +120,54 @@ class PLSLSA(CorrectionSteps, ClassifierSteps, LightningModule):
         logits = [self.network(view).to(self.images.weight.dtype) for view in views]
         probability = torch.stack([each.softmax(dim=1) for each in logits]).mean(dim=0)
         return sharpened(probability, self.gamma), logits[0]
+
+
+class PLSLSAPlus(PLSLSA, LightningModule):
+    """Train two networks on images with noisy labels, some of them of no class at all.
+
+    Needs `data.passes_per_epoch: 2`, and with DDP the strategy `ddp_find_unused_parameters_true`, as a step trains one
+    network. Logs what `PLSLSA` logs, of the verdicts that both networks agree on.
+
+    Args:
+        network: f_1; maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`. Its last linear layer is the
+            classifier. Linear separation needs features that were pre-trained without labels.
+        second_network: f_2, of the same kind. Its classifier is drawn anew.
+        arguments: those of `PLSLSA` but for `guess_views` and `confidence_contrast`.
+
+    Raises:
+        ValueError: if an argument is out of range, a network has no such layer, or the trainer or the data do not
+            alternate the networks.
+    """
+
+    passes_per_epoch = 2
+
+    def __init__(self, network: nn.Module, second_network: nn.Module, **arguments: Any) -> None:
+        classifier_layer(second_network).reset_parameters()  # so that two copies of one pre-trained network differ
+        super().__init__(network, guess_views=1, confidence_contrast=False, **arguments)
+        self.second_network = second_network
+        named_layer(second_network, self.feature_layer)
+        width = classifier_layer(second_network).in_features
+        self.projections.append(nn.Linear(width, self.projections[0].out_features))
+        self.images = TrainingImages(self.num_classes, num_networks=2)
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if stage == "fit":
+            check_alternation(self.trainer, self)
+
+    def networks(self) -> list[nn.Module]:
+        return [self.network, self.second_network]
+
+    def trained(self, batch_idx: int) -> int:
+        return active_network(batch_idx, self.trainer.num_training_batches)
+
+    @torch.no_grad()
+    def guess(self, image: Tensor, weak: Tensor, which: int) -> tuple[Tensor, Tensor]:
+        view = self.weak_view(image)
+        corrects = self.trainer.current_epoch >= self.warmup_epochs
+        networks = self.networks() if corrects else [self.networks()[which]]
+        logits = torch.stack([network(view).to(self.images.weight.dtype) for network in networks])
+        return sharpened(logits.softmax(dim=2).mean(dim=0), self.gamma), logits.mean(dim=0)
+
+    def agreed(self, *found: FlaggedImages) -> FlaggedImages:
+        return agreement(*found)
