@@ -1,8 +1,9 @@
 """The command line of noiseworks. `python train.py` lists what it can do."""
+# PYTHON_ARGCOMPLETE_OK
 
 import sys
 
-from experiments.arguments import PROGRAM, ArgumentParser
+from experiments.arguments import COMPLETING, PROGRAM, ArgumentParser, complete
 
 OVERVIEW = """usage: train.py SUBCOMMAND [arguments]
 
@@ -21,6 +22,8 @@ subcommands:
   label_report       suspected labels of all folds in one table:   train.py label_report RUN_DIRECTORIES
 
 Each has its own --help. A run that was interrupted goes on with  train.py fit --resume RUN_DIRECTORY."""
+OF_RUNS = ("fit", "validate", "test", "predict")
+KNOWN = (*OF_RUNS, "compare", "claim", "certified_curves", "fid", "label_report", "methods")
 
 
 def main(args: list[str] | None = None) -> int:
@@ -29,12 +32,14 @@ def main(args: list[str] | None = None) -> int:
     Args:
         args: the subcommand and its arguments; None takes those of the process, as the command `noiseworks` does.
     """
+    if COMPLETING and args is None:
+        complete(KNOWN, OF_RUNS, main)
     args = sys.argv[1:] if args is None else args
     if not args or args[0] in ("-h", "--help"):
         print(OVERVIEW.replace("train.py", PROGRAM))
         return 0
     subcommand = args[0]
-    if subcommand in ("fit", "validate", "test", "predict"):
+    if subcommand in OF_RUNS:
         from experiments.command_line import run
 
         return run(args)
@@ -66,8 +71,7 @@ def main(args: list[str] | None = None) -> int:
         except BrokenPipeError:  # `train.py methods | head` has read enough
             sys.stdout = None  # type: ignore[assignment]  # the interpreter would flush it
             return 0
-    known = "fit, validate, test, predict, compare, claim, certified_curves, fid, label_report, methods"
-    print(f"error: there is no subcommand {subcommand}; choose one of {known}", file=sys.stderr)
+    print(f"error: there is no subcommand {subcommand}; choose one of {', '.join(KNOWN)}", file=sys.stderr)
     return 2
 
 

@@ -24,10 +24,9 @@ is 1 if anything that is claimed does not hold.
 
 import contextlib
 import csv
-import difflib
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,11 +34,12 @@ from datamodules.files.whole_files import write_text
 from experiments.arguments import LARGEST_SEED, PROGRAM, ArgumentParser, positive_number
 from experiments.compare import collect, provenance, show
 from experiments.config_files import located, parsed, text_of
-from experiments.preflight import preflight
+from experiments.preflight import metrics_of_short_run, preflight
 from experiments.results import (
     BEST_EPOCH,
     Result,
     Summary,
+    choose_from,
     markdown,
     mean_and_std,
     summarise,
@@ -48,7 +48,7 @@ from experiments.results import (
     write_csv,
 )
 from experiments.run_queue import TRAIN, Failure, lock, print_failures, run_all
-from experiments.run_request import Run, check, load_experiments, unique_names
+from experiments.run_request import Experiment, Run, check, load_experiments, unique_names
 
 REQUIRED = ("paper", "method", "baseline", "metric", "direction", "margin", "seeds")
 OPTIONAL = ("name", "claimed")
@@ -357,11 +357,34 @@ def check_metrics(run: Run, places: Sequence[Place]) -> None:
         if run.experiment.title in (found.names[each.resolve()] for each in (claim.method, claim.baseline)):
             known = [result.metric for result in collect([run])]
             if claim.metric not in known:
-                close = difflib.get_close_matches(claim.metric, known, 1)
-                meant = f"; did you mean {close[0]}?" if close else "."
-                raise ValueError(
-                    f"claim {claim.name}: {run.title} has no metric {claim.metric}{meant} It has {', '.join(known)}"
-                )
+                reason = f"{run.title} has no metric {claim.metric}{choose_from(claim.metric, known)}"
+                raise ValueError(f"claim {claim.name}: {reason}")
+
+
+def try_metrics(places: Sequence[Place], metrics_of: Callable[[Sequence[str]], Collection[str] | None]) -> None:
+    """Refuses a claim of a metric that a short run of its method does not have, before any run.
+
+    Args:
+        places: the claims; of a method that has a finished run, `check_metrics` tells.
+        metrics_of: names the metrics of a short run with some arguments of `fit`, None if it failed.
+
+    Raises:
+        ValueError: names the claim, and the metrics that there are.
+    """
+    known: dict[Experiment, Collection[str] | None] = {}
+    for found in places:
+        for claim in found.claims:
+            own = [run for run in found.runs if run.experiment.title == found.names[claim.method.resolve()]]
+            if any(run.finished for run in own):
+                continue
+            experiment = own[0].experiment
+            if experiment not in known:
+                known[experiment] = metrics_of(["--config", str(experiment.config), *experiment.overrides])
+            metrics = known[experiment]
+            if metrics is not None and claim.metric not in metrics:
+                tested = [each for each in metrics if "test/" in each]
+                reason = f"{experiment.title} has no metric {claim.metric}{choose_from(claim.metric, tested)}"
+                raise ValueError(f"claim {claim.name}: {reason}")
 
 
 @dataclass(frozen=True)
@@ -425,6 +448,7 @@ def main(argv: Sequence[str], run_command: Sequence[str] = TRAIN) -> int:
         runs = [run for each in places for run in each.runs]
         if run_command is TRAIN:
             preflight(runs)
+            try_metrics(places, metrics_of_short_run)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

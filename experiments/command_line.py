@@ -10,6 +10,7 @@ import sys
 import traceback
 import warnings
 from argparse import ArgumentError
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ from experiments.config_files import (
     with_base,
     without_base_line,
 )
+from experiments.preflight import metrics_of_short_run
 from experiments.progress_bar import WholeRun
 from experiments.readable_errors import lost_process, readable
 from experiments.results import final_metrics
@@ -158,7 +160,7 @@ class CommandLine(LightningCLI):
     def __init__(self, args: list[str], run: bool = True) -> None:
         if not DEFAULTS.is_file():
             raise FileNotFoundError(f"{DEFAULTS} does not exist: install noiseworks again, with its configurations")
-        self.requested = args[0]
+        self.requested, *self.arguments = args
         self.run = run
         self.held = contextlib.ExitStack()
         self.begun = False
@@ -311,7 +313,12 @@ class CommandLine(LightningCLI):
             callbacks.append(WholeRun(self.checkpoints.monitor, self._validates_on_given_labels))
         saves = self.requested == "fit" and not options["trainer"]["fast_dev_run"]
         if saves:
-            callbacks += self.checkpoints.callbacks(self.run_directory)
+            begins = self.resumed is None and self._given_checkpoint() is None
+            callbacks += self.checkpoints.callbacks(
+                self.run_directory, partial(metrics_of_short_run, self.arguments) if begins else None
+            )
+            if begins and self.checkpoints.monitor is not None:
+                kwargs["num_sanity_val_steps"] = options["trainer"]["num_sanity_val_steps"] or 1
         trainer = super().instantiate_trainer(
             logger=[table, events, *loggers],
             callbacks=callbacks,
@@ -359,6 +366,7 @@ class CommandLine(LightningCLI):
             if self.trainer.is_global_zero and directory is not None:
                 write_test_metrics(Path(directory), metrics)
             final |= metrics
+        self.measured = final
         if self.trainer.is_global_zero:
             print(*final_metrics(final, self._validates_on_given_labels), sep="\n")
 
@@ -432,6 +440,25 @@ class ParsedOnly(CommandLine):
     def instantiate_classes(self) -> None: ...
     def after_instantiate_classes(self) -> None: ...
     def _run_subcommand(self, subcommand: str) -> None: ...
+
+
+class _Built(Exception):
+    """Says that a parser is complete."""
+
+
+class Unparsed(CommandLine):
+    """The command line up to the point where it would parse."""
+
+    def parse_arguments(self, *_: Any) -> None:
+        raise _Built
+
+
+def parser_of(subcommand: str) -> Any:
+    """Build the parser of a subcommand's arguments."""
+    line = Unparsed.__new__(Unparsed)
+    with contextlib.suppress(_Built):
+        line.__init__([subcommand])  # type: ignore[misc]
+    return line._subcommand_parsers[subcommand]
 
 
 WHERE_AND_HOW_FAST = ("_dir", ".num_workers", "_batch_size")

@@ -3,19 +3,24 @@
     python -m experiments.preflight < arguments.json
 
 Standard input holds a list of lists, each the arguments that follow `fit`. Networks are built on the meta device, where
-they have no values. Prints a list with an error or null for each.
+they have no values. Prints a list with an error or null for each. With `--short-run` it trains and tests the first with
+a batch of each kind, and prints the names of the metrics.
 """
 
 import json
 import os
+import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from typing import Any
 
 from experiments.run_request import PROJECT, Run
 
 PREFLIGHT = (sys.executable, "-m", "experiments.preflight")
+OF_A_GROUP = re.compile("(RANK|LOCAL_RANK|NODE_RANK|GROUP_RANK|WORLD_SIZE|MASTER_.*|SLURM_.*|TORCHELASTIC_.*)$")
+"""Variables that make a process one of several."""
 
 
 def errors_of(arguments: Sequence[Sequence[str]]) -> list[str | None]:
@@ -53,14 +58,10 @@ def preflight(runs: Sequence[Run], command: Sequence[str] = PREFLIGHT) -> None:
     if not waiting:
         return
     arguments = [["--config", str(each.config), *each.overrides] for each in waiting]
-    path = os.pathsep.join(filter(None, (str(PROJECT), os.environ.get("PYTHONPATH"))))
-    done = subprocess.run(
-        command, input=json.dumps(arguments), capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}
-    )
-    lines = done.stdout.splitlines()
-    if done.returncode or not lines:
-        raise ValueError(f"the experiments could not be checked: {' '.join(done.stderr.split())[-500:]}")
-    wrong = {each.name: error for each, error in zip(waiting, json.loads(lines[-1]), strict=True) if error}
+    errors, said = _answer(command, arguments)
+    if errors is None:
+        raise ValueError(f"the experiments could not be checked: {' '.join(said.split())[-500:]}")
+    wrong = {each.name: error for each, error in zip(waiting, errors, strict=True) if error}
     if wrong:
         name, error = next(iter(wrong.items()))
         others = [other for other in wrong if other != name]
@@ -68,5 +69,30 @@ def preflight(runs: Sequence[Run], command: Sequence[str] = PREFLIGHT) -> None:
         raise ValueError(f"{name} cannot be run: {error}{more}")
 
 
+def metrics_of_short_run(arguments: Sequence[str], command: Sequence[str] = PREFLIGHT) -> list[str] | None:
+    """Train and test with a batch of each kind in a process of its own, and list the metrics; None if that fails."""
+    return _answer((*command, "--short-run"), [list(arguments)])[0]
+
+
+def _answer(command: Sequence[str], arguments: Sequence[Sequence[str]]) -> tuple[Any, str]:
+    """Run a command on arguments; give what its last line says in JSON, None if it failed, and its messages."""
+    own = {name: value for name, value in os.environ.items() if not OF_A_GROUP.match(name)}
+    own["PYTHONPATH"] = os.pathsep.join(filter(None, (str(PROJECT), os.environ.get("PYTHONPATH"))))
+    done = subprocess.run(command, input=json.dumps(arguments), capture_output=True, text=True, env=own)
+    lines = done.stdout.splitlines()
+    return (None if done.returncode or not lines else json.loads(lines[-1])), done.stderr
+
+
+def short_run(arguments: Sequence[str]) -> list[str]:
+    """Train and test with a batch of each kind, and list the metrics."""
+    from experiments.command_line import CommandLine
+
+    with tempfile.TemporaryDirectory() as directory:
+        more = ["--trainer.fast_dev_run", "1", "--test_after_fit", "true", "--run_directory", directory]
+        alone = ["--trainer.devices", "1", "--trainer.num_nodes", "1", "--trainer.strategy", "auto"]
+        return sorted(CommandLine(["fit", *arguments, *more, *alone]).measured)
+
+
 if __name__ == "__main__":
-    print(json.dumps(errors_of(json.load(sys.stdin))))
+    given = json.load(sys.stdin)
+    print(json.dumps(short_run(given[0]) if "--short-run" in sys.argv else errors_of(given)))

@@ -1,6 +1,7 @@
 """Results of runs as tables: read from the runs' directories, summarised over seeds, written as CSV and Markdown."""
 
 import csv
+import difflib
 import io
 import math
 import re
@@ -110,6 +111,14 @@ def chosen(results: Sequence[Result], metrics: Sequence[str]) -> list[Result]:
         for result in results
         if metric in (name := beside(result.metric)[0], name.partition("/")[2])
     ] or list(results)
+
+
+def choose_from(name: str, known: Iterable[str]) -> str:
+    """End a sentence about a metric that there is not: the name that was meant, perhaps, and those that there are."""
+    names = list(known)
+    close = difflib.get_close_matches(name, names, 1)
+    meant = f"; did you mean {close[0]}?" if close else "."
+    return f"{meant} There are {', '.join(names)}"
 
 
 def without_repetition(summaries: Sequence[Summary]) -> list[Summary]:

@@ -1,12 +1,15 @@
 """Checkpoints that a run saves, and what it saves when it is asked to stop."""
 
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler, ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_info
 
+from experiments.results import choose_from
 from experiments.saving.stop_signals import StopSignals
 
 
@@ -38,13 +41,18 @@ class Checkpoints:
                 "checkpoint.monitor must name a metric where checkpoint.tested is best or also_test_best is true"
             )
 
-    def callbacks(self, directory: Path) -> list[Callback]:
-        """The savers: best before last, so that the last checkpoint knows of the best one."""
+    def callbacks(self, directory: Path, try_out: Callable[[], Collection[str] | None] | None = None) -> list[Callback]:
+        """The savers: best before last, so that the last checkpoint knows of the best one.
+
+        Args:
+            directory: the run directory.
+            try_out: tells what is logged in a short run like this one, which begins; None where it goes on.
+        """
         shared: dict[str, Any] = {"dirpath": directory / "checkpoints", "enable_version_counter": False}
         savers: list[Callback] = []
         if self.monitor is not None:
-            if self.tested == "best" or self.also_test_best:
-                savers.append(BestNeedsItsMetric(self.monitor))
+            needed = self.tested == "best" or self.also_test_best
+            savers.append(BestNeedsItsMetric(self.monitor, needed, try_out))
             savers.append(
                 ModelCheckpoint(
                     filename="best", monitor=self.monitor, mode=self.mode, save_on_train_epoch_end=True, **shared
@@ -60,15 +68,37 @@ class Checkpoints:
 class BestNeedsItsMetric(Callback):
     """Finds before training that no epoch can be the best one, as nothing logs what it is chosen by.
 
+    A validation of one batch, Lightning's sanity check, shows what validation logs. Of a metric that is not among it,
+    a short run decides, so that none is refused that is logged elsewhere.
+
     Args:
         monitor: the metric, `val/accuracy` for example.
+        needed: whether the best epoch is tested.
+        try_out: tells what is logged in a short run, None if that failed; None where the run goes on from an earlier
+            point.
     """
 
-    def __init__(self, monitor: str) -> None:
+    def __init__(self, monitor: str, needed: bool, try_out: Callable[[], Collection[str] | None] | None) -> None:
         self.monitor = monitor
+        self.needed = needed
+        self.try_out = try_out
+        self._logged: set[str] = set()
+
+    def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._logged = set(trainer.callback_metrics)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.monitor.startswith("val/") and not sum(trainer.num_val_batches):
+        validates = bool(sum(trainer.num_val_batches))
+        self._refuse_no_validation(validates)
+        if self.try_out is None or self.monitor in self._logged or not (validates or self.needed):
+            return
+        rank_zero_info(f"One batch of validation does not log {self.monitor}, checkpoint.monitor: a short run looks")
+        logged = trainer.strategy.broadcast(self.try_out() if trainer.is_global_zero else None)
+        if logged is not None and self.monitor not in logged:
+            raise ValueError(f"nothing logs checkpoint.monitor {self.monitor}{choose_from(self.monitor, logged)}")
+
+    def _refuse_no_validation(self, validates: bool) -> None:
+        if self.needed and self.monitor.startswith("val/") and not validates:
             raise ValueError(
                 f"checkpoint.monitor is {self.monitor}, and there are no validation images: give the data some "
                 f"(data.validation_fraction, where it has one), or set checkpoint.tested last and also_test_best false"
@@ -126,12 +156,15 @@ class StepCheckpoint(ModelCheckpoint):
             self.signals.stop()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn == "fit" and not trainer.sanity_checking and self.signals.agreed():
+        if trainer.sanity_checking:
+            return
+        if trainer.state.fn == "fit" and self.signals.agreed():
             self.signals.stop()
         self.signals.in_step = False
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.signals.in_step = True
+        if not trainer.sanity_checking:
+            self.signals.in_step = True
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.signals.agreed():

@@ -1,0 +1,93 @@
+"""What is wrong with a metric's name is said before anything trains."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+import train
+from experiments.claim import plan, try_metrics
+from experiments.preflight import metrics_of_short_run, short_run
+from tests.command import ROOT
+from tests.experiments.conftest import Config
+from tests.experiments.test_claim import stated
+
+QUIET = ("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false")
+DEMO = ("fit", "--config", "configs/elr/demo_baseline.yaml", "--trainer.max_epochs", "1", *QUIET)
+CLAIMS = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("configs/*/claim.yaml"))
+
+
+def test_a_short_run_has_the_metrics_of_the_whole_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = short_run(["--config", str(ROOT / "configs/elr/demo_baseline.yaml"), *QUIET])
+    assert {"train/loss", "val/accuracy", "test/accuracy", "test/memorized", "best_epoch/test/accuracy"} <= {*found}
+    monkeypatch.chdir(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("monitor", "logged", "said"),
+    [
+        ("val/acuracy", ["val/accuracy", "val/loss"], "did you mean val/accuracy? There are val/accuracy, val/loss"),
+        ("train/memorised", ["val/accuracy"], "nothing logs checkpoint.monitor train/memorised"),
+        ("train/loss", ["train/loss"], None),  # which validation does not log
+        ("val/accuracy", [], None),  # which it does: nothing else is asked
+    ],
+)
+def test_a_monitor_that_nothing_logs_is_told_before_training(
+    monitor: str,
+    logged: list[str],
+    said: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asked: list[Sequence[str]] = []
+
+    def short(arguments: Sequence[str]) -> list[str]:
+        asked.append(arguments)
+        return logged
+
+    monkeypatch.setattr("experiments.command_line.metrics_of_short_run", short)
+    begun: list[int] = []
+    monkeypatch.setattr("experiments.run_directory.ResumableMetrics.on_train_batch_end", lambda *_: begun.append(1))
+    arguments = (*DEMO, "--run_directory", str(tmp_path / "run"), "--checkpoint.monitor", monitor)
+    assert train.main([*arguments]) == (1 if said else 0)
+    assert bool(begun) == (said is None)
+    assert asked == ([] if monitor == "val/accuracy" else [[*arguments[1:]]])
+    if said:
+        assert said in capsys.readouterr().err
+        assert not (tmp_path / "run").exists()
+
+
+def test_a_short_run_that_fails_refuses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("experiments.command_line.metrics_of_short_run", lambda _: None)
+    assert train.main([*DEMO, "--run_directory", str(tmp_path), "--checkpoint.monitor", "train/loss"]) == 0
+    monkeypatch.setenv("WORLD_SIZE", "2")  # which the child does not wait for
+    assert metrics_of_short_run([], ("sh", "-c", "exit $WORLD_SIZE1")) is None
+    assert metrics_of_short_run(["a"], ("sh", "-c", 'cat; echo; echo "[\\"$0$WORLD_SIZE\\"]"')) == ["--short-run"]
+
+
+def test_a_claims_metric_is_known_before_its_runs(config: Config, tmp_path: Path) -> None:
+    folder = config("demo").parent
+    config("demo_baseline")
+    places = plan([stated(folder / "claim.yaml", {}, {"metric": "test/acuracy", "name": "second"})], tmp_path / "out")
+    asked: list[Sequence[str]] = []
+
+    def short(arguments: Sequence[str]) -> list[str]:
+        asked.append(arguments)
+        return ["test/accuracy", "train/loss"]
+
+    with pytest.raises(ValueError, match=r"claim second: .* did you mean test/accuracy\? There are test/accuracy$"):
+        try_metrics(places, short)
+    assert asked == [["--config", str(folder / "demo.yaml")]]  # once for both claims
+    try_metrics(places, lambda _: None)
+    for run in places[0].runs[:2]:
+        run.directory.mkdir(parents=True)
+        (run.directory / "test_metrics.csv").write_text("metric,value\n")
+    try_metrics(places, lambda _: [])  # which those of a finished run tell
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("path", CLAIMS)
+def test_a_short_run_knows_the_metrics_of_every_claim(path: str, tmp_path: Path) -> None:
+    try_metrics(plan([ROOT / path], tmp_path), lambda arguments: short_run([*arguments, *QUIET]))
