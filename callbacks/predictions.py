@@ -56,8 +56,14 @@ class Samples:
 
     @classmethod
     def of(cls, dataset: Any) -> "Samples":
-        """Read the names of a set's `source`, in its `row` if it has one, and the set's labels of whole images."""
+        """Read the names of a set's `source`, in its `row` if it has one, and the set's labels of whole images.
+
+        Raises:
+            UnicodeEncodeError: if a name is not in UTF-8.
+        """
         name, label = getattr(getattr(dataset, "source", None), "names", None), getattr(dataset, "label", None)
+        for each in name or ():
+            each.encode()  # told now, and not when all is predicted and the table cannot be written
         row = getattr(dataset, "row", None)
         if name is not None and row is not None:
             name = [name[at] for at in row.tolist()]

@@ -187,7 +187,7 @@ class WholeCheckpoints(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         partial = Path(f"{path}.partial")
-        partial.parent.mkdir(parents=True, exist_ok=True)
+        partial.parent.mkdir(exist_ok=True)
         try:
             with partial.open("wb") as file:
                 torch.save(checkpoint, file)
@@ -244,6 +244,18 @@ class MetricsTable(Logger):
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Hyperparameters are in config.yaml."""
 
+    def refuse_removed(self) -> None:
+        """Ends a run whose directory somebody has removed, where it would be made again without what was there.
+
+        Raises:
+            FileNotFoundError: names the directory.
+        """
+        directory = self.path.parent
+        if not (directory / "config.yaml").is_file() or (self._columns and not self.path.is_file()):
+            raise FileNotFoundError(
+                f"the run directory {directory} was removed, or files in it, while the run went on: begin it again"
+            )
+
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         row = {"step": step, **metrics}
@@ -289,6 +301,8 @@ class ResumableMetrics(Callback):
         self._rows: list[dict[str, Any]] | None = None
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if trainer.is_global_zero:
+            self.table.refuse_removed()
         checkpoint["class_path"] = f"{type(pl_module).__module__}.{type(pl_module).__qualname__}"
         connector = trainer._logger_connector
         rows = [dict(row) for row in self.table.rows]

@@ -213,7 +213,7 @@ class ImagesFound(NamedTuple):
 
 
 def images_in(folder: Path) -> ImagesFound:
-    """Find the image files in a folder and its subfolders. Hidden files are left out.
+    """Find the image files in a folder and its subfolders. Hidden files, pipes and devices are left out.
 
     Links are followed, and each real folder and file counts once, by a name without a link if it has one. A link to a
     folder that the link itself lies in is a loop, and left out.
@@ -239,7 +239,7 @@ def images_in(folder: Path) -> ImagesFound:
                     continue
                 if is_link and os.path.isdir(entry.path):
                     linked_folders.append((os.path.realpath(entry.path), f"{name}/"))
-                elif is_link and is_image:
+                elif is_link and is_image and not _waits(entry.path):
                     links.setdefault(os.path.realpath(entry.path), name)
                 elif not is_link and entry.is_dir():
                     own[entry.path] = f"{name}/"
@@ -249,6 +249,11 @@ def images_in(folder: Path) -> ImagesFound:
         folders += [real] * (len(names) > before)
     linked = {real: name for real, name in links.items() if real not in present}
     return ImagesFound(sorted([*names, *linked.values()]), folders, linked)
+
+
+def _waits(path: str) -> bool:
+    """Tell whether a path is a pipe or a device, whose reader would wait for somebody to write."""
+    return os.path.exists(path) and not os.path.isfile(path)
 
 
 def image_names(folder: Path) -> list[str]:

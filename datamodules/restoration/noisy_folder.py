@@ -105,7 +105,8 @@ class RawFolder(NoisyFolder):
         super().__init__(folder, 4, brightest=65535)
 
     def _found(self) -> list[str]:
-        files = (path for path in self.folder.rglob("*") if path.suffix.lower() in self.suffixes)
+        found = self.folder.rglob("*")
+        files = (path for path in found if path.suffix.lower() in self.suffixes and path.is_file())
         return sorted(path.relative_to(self.folder).as_posix() for path in files)
 
     def _read(self, file: str) -> Any:
