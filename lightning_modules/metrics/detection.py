@@ -15,6 +15,7 @@ trapezoidal rule, and average precision by steps; they differ by less than one o
 part of them is tied.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -106,3 +107,28 @@ class DetectionResult:
     def metrics(self, method: str) -> dict[str, float]:
         """Compute the metrics of one method on them."""
         return detection_metrics(*self.parts(method))
+
+
+def metrics_by_name(
+    detections: Sequence[DetectionResult], score: str, scores: Sequence[str], num_averaged: int
+) -> dict[str, float]:
+    """Name the metrics of each set, and the means of one score's over the first sets.
+
+    Args:
+        detections: one for each set.
+        score: the score of the metrics without a score's name.
+        scores: scores whose AUROC has a name, in whatever set.
+        num_averaged: number of sets that means are over.
+    """
+    named: dict[str, float] = {}
+    means: dict[str, list[float]] = {metric: [] for metric in METRICS}
+    for place, detection in enumerate(detections):
+        for method in detection.confidence:
+            values = detection.metrics(method)
+            if method in scores:
+                named[f"auroc_{method}_{detection.target}"] = values["auroc"]
+            if method == score:
+                named |= {f"{metric}_{detection.target}": value for metric, value in values.items()}
+                for metric, value in values.items() if place < num_averaged else ():
+                    means[metric].append(value)
+    return named | {metric: sum(of_sets) / len(of_sets) for metric, of_sets in means.items() if of_sets}

@@ -13,8 +13,8 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from lightning_modules.metrics.detection import METRICS, DetectionResult
-from lightning_modules.robustness.mahalanobis.collected import Collected
+from lightning_modules.metrics.collected import Collected
+from lightning_modules.metrics.detection import DetectionResult
 from lightning_modules.robustness.mahalanobis.ensemble import FEWEST, Ensemble, Sample, best_column, fit_ensemble
 from lightning_modules.robustness.mahalanobis.gaussians import Whitened, standardized
 from lightning_modules.robustness.mahalanobis.layers import Layer, layer_features
@@ -265,31 +265,6 @@ def _add_local_dimension(
     ensemble = fit_ensemble(*tuning.samples(dimension, is_target), choose_by="auroc")
     detection.confidence["lid"] = ensemble.confidence(dimension)
     detection.num_neighbours["lid"] = NEIGHBOURS[ensemble.column]
-
-
-def metrics_by_name(
-    detections: Sequence[DetectionResult], score: str, scores: Sequence[str], num_averaged: int
-) -> dict[str, float]:
-    """Name the metrics of each set, and the means of one score's over the first sets.
-
-    Args:
-        detections: one for each set.
-        score: the score of the metrics without a score's name.
-        scores: scores whose AUROC has a name, in whatever set.
-        num_averaged: number of sets that means are over.
-    """
-    named: dict[str, float] = {}
-    means: dict[str, list[float]] = {metric: [] for metric in METRICS}
-    for place, detection in enumerate(detections):
-        for method in detection.confidence:
-            values = detection.metrics(method)
-            if method in scores:
-                named[f"auroc_{method}_{detection.target}"] = values["auroc"]
-            if method == score:
-                named |= {f"{metric}_{detection.target}": value for metric, value in values.items()}
-                for metric, value in values.items() if place < num_averaged else ():
-                    means[metric].append(value)
-    return named | {metric: sum(of_sets) / len(of_sets) for metric, of_sets in means.items() if of_sets}
 
 
 def refuse_too_few(names: list[str], sizes: list[int], num_validation: int) -> None:

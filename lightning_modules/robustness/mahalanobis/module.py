@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from datamodules.arguments import at_least, one_of, within
 from datamodules.batches import LabelledImageBatch, global_size, share
 from lightning_modules.full_precision import in_full_precision
-from lightning_modules.metrics.detection import DetectionResult
+from lightning_modules.metrics.collected import Collected
+from lightning_modules.metrics.detection import DetectionResult, metrics_by_name
 from lightning_modules.random_numbers import drawn_like, generator_of
 from lightning_modules.robustness.attacks.ascent import Attack, different_titles
 from lightning_modules.robustness.attacks.minimal import MinimalAttack
-from lightning_modules.robustness.mahalanobis.collected import Collected
 from lightning_modules.robustness.mahalanobis.ensemble import FEWEST
 from lightning_modules.robustness.mahalanobis.evaluation import (
     RIGHT,
@@ -23,7 +23,6 @@ from lightning_modules.robustness.mahalanobis.evaluation import (
     Scorer,
     against_attacks,
     against_set,
-    metrics_by_name,
     refuse_too_few,
     tuned_on_attack,
     warn_of_ignored_directions,

@@ -1,0 +1,160 @@
+"""Score images by the out-of-distribution detectors of the package pytorch-ood, on a classifier's logits and features.
+
+The package has some twenty published scores, of logits (MaxSoftmax, EnergyBased, MaxLogit, Entropy, GEN, KLMatching)
+and of the features before the last linear layer (KNN, Mahalanobis, ViM, SHE, ...). A forward pass a batch serves all.
+
+Source: Kirchheim, Filax and Ortmeier, PyTorch-OOD: A Library for Out-of-Distribution Detection based on PyTorch, CVPR
+Workshops 2022.
+"""
+
+import copy
+import inspect
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from datamodules.batches import LabelledImageBatch
+from lightning_modules.interfaces import TrainingImageSource, require_data
+from lightning_modules.metrics.collected import Collected
+from lightning_modules.metrics.detection import DetectionResult, metrics_by_name
+from lightning_modules.networks.layer_features import classifier_layer, logits_and_features, tapped
+from lightning_modules.training.classifier import ClassifierSteps, accuracies
+from lightning_modules.training.evaluation_mode import classified
+from lightning_modules.training.logging import log_same, log_training
+from lightning_modules.training.optimizers import built, constant, sgd, trainable
+
+
+class OODScores(ClassifierSteps, LightningModule):
+    """Train a classifier with cross-entropy, and test how well its logits and features tell other images.
+
+    Testing takes data of `OutOfDistribution`. Detectors that learn from training images see all of them, without
+    augmentation, before the test; processes share the work, and all of them have the same scores.
+
+    Args:
+        network: maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]` by a last linear layer.
+        num_classes: number of classes, K.
+        detectors: the arguments of each detector, by its class name in `pytorch_ood.detector`; the first one's metrics
+            have no detector's name.
+        optimizer: built on the network's trainable parameters.
+        lr_scheduler: stepped every epoch.
+
+    Raises:
+        ImportError: if the package pytorch-ood is not installed.
+        ValueError: names the detector that there is not, or that needs other things than logits or features.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        num_classes: int,
+        detectors: dict[str, dict[str, float]] = {"EnergyBased": {}},  # noqa: B006 - shown by --help
+        optimizer: OptimizerCallable = sgd,
+        lr_scheduler: LRSchedulerCallable = constant,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.num_classes = num_classes
+        for name, given in detectors.items():
+            detector_of(name, given, classifier_layer(network))
+        self.detectors = detectors
+        self.score = next(iter(detectors))
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.metrics = accuracies(num_classes)
+        self.detections: list[DetectionResult] = []
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.network(image)
+
+    def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
+        logits = self(batch["image"])
+        loss = F.cross_entropy(logits, batch["label"])
+        return {"loss": log_training(self, batch, loss), "logits": logits.detach()}
+
+    def configure_optimizers(self) -> Any:
+        return built(self.optimizer, self.lr_scheduler, trainable(self.network))
+
+    def on_test_start(self) -> None:
+        self._names = list(getattr(self.trainer.datamodule, "origin_names", []))  # type: ignore[attr-defined]
+        if len(self._names) < 2:
+            raise ValueError("OODScores tests how well other images are told: give data of OutOfDistribution")
+        self._seen = [Collected() for _ in self._names]
+        head = copy.deepcopy(classifier_layer(self.network)).cpu().float()
+        self.scorers = {name: detector_of(name, given, head) for name, given in self.detectors.items()}
+        if fitted := [scorer for scorer in self.scorers.values() if scorer.requires_fit]:
+            loader = require_data(self.trainer, TrainingImageSource, "OODScores").training_images_dataloader()
+            seen = Collected()
+            with tapped({"head": classifier_layer(self.network)}, inputs=True) as features:
+                for batch, logits in classified(self.trainer, self, loader):
+                    seen.update(batch["index"], side_by_side(logits, features["head"].pop(), batch["label"]))
+            _, *parts, label = self._parts(seen)
+            for scorer in fitted:
+                scorer.fit_logits(parts[0], label) if of_logits(scorer) else scorer.fit_features(parts[1], label)
+
+    def test_step(self, batch: LabelledImageBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        rows = side_by_side(*logits_and_features(self.network, batch["image"]), batch["label"])
+        self._seen[dataloader_idx].update(batch["index"], rows)
+
+    def on_test_epoch_end(self) -> None:
+        (own, logits, features, label), *others = map(self._parts, self._seen)
+        log_same(self, "test/accuracy", (logits.argmax(dim=1) == label).double().mean())
+        self.detections = []
+        for target, (index, *other, _) in zip(self._names[1:], others, strict=True):
+            is_target = torch.arange(len(own) + len(index)) >= len(own)
+            both = [torch.cat(pair) for pair in zip((logits, features), other, strict=True)]
+            confidence = {
+                name: -(each.predict_logits(both[0]) if of_logits(each) else each.predict_features(both[1])).double()
+                for name, each in self.scorers.items()
+            }
+            none = torch.zeros_like(is_target)
+            self.detections.append(DetectionResult(target, torch.cat([own, index]), is_target, none, confidence))
+        named = metrics_by_name(self.detections, self.score, list(self.scorers), len(self.detections))
+        for name, value in named.items():
+            log_same(self, f"test/{name}", value)
+
+    def _parts(self, seen: Collected) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Give positions, logits, features and labels of all images that any process saw, on the host."""
+        index, rows = seen.compute()
+        return index, rows[:, : self.num_classes].float(), rows[:, self.num_classes : -1].float(), rows[:, -1].long()
+
+
+def side_by_side(logits: Tensor, features: Tensor, label: Tensor) -> Tensor:
+    """Put together what is kept of images, `[B, K + D + 1]`."""
+    return torch.cat([logits.double(), features.double(), label[:, None].double()], dim=1)
+
+
+def of_logits(detector: Any) -> bool:
+    """Tell whether a detector takes logits, or features."""
+    return hasattr(detector, "predict_logits")
+
+
+def detector_of(name: str, given: dict[str, float], head: nn.Linear) -> Any:
+    """Build a detector of logits or features; of the network it is handed the last linear layer alone.
+
+    Args:
+        name: class of `pytorch_ood.detector`.
+        given: its arguments.
+        head: the last linear layer.
+    """
+    try:
+        from pytorch_ood import detector as package
+        from pytorch_ood.api import FeaturesDetector, LogitsDetector
+    except ImportError as error:
+        raise ImportError("OODScores needs the package pytorch-ood: pip install 'noiseworks[ood]'") from error
+    kinds = {key: kind for key, kind in vars(package).items() if inspect.isclass(kind)}
+    usable = {key: kind for key, kind in kinds.items() if issubclass(kind, (LogitsDetector, FeaturesDetector))}
+    if name not in usable:
+        raise ValueError(f"detectors: {name} is none of logits or features; there are {', '.join(sorted(usable))}")
+    known = {"model": None, "encoder": None, "head": head, "w": head.weight.detach(), "b": head.bias}
+    every = inspect.signature(usable[name]).parameters.items()
+    asked = {key: parameter for key, parameter in every if parameter.kind is not parameter.VAR_KEYWORD}
+    wanted = {key for key, parameter in asked.items() if parameter.default is parameter.empty}
+    if (unknown := given.keys() - asked.keys()) or (missing := wanted - given.keys() - known.keys()):
+        own = ", ".join(key for key in asked if key not in known) or "none"
+        wrong = f"has no argument {', '.join(unknown)}" if unknown else f"needs {', '.join(missing)}"
+        raise ValueError(f"detectors: {name} {wrong}; its arguments are {own}")
+    return usable[name](**{key: value for key, value in known.items() if key in asked}, **given)
