@@ -97,9 +97,10 @@ class SaveConfig(SaveConfigCallback):
         if stage != "fit" and path.exists():
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        begins = self.config.get("ckpt_path") if stage == "fit" else None
-        own = begins is None or Path(begins).absolute().is_relative_to(path.parent.absolute())
-        write_text(path, self._text(None if own else str(Path(begins).absolute())))
+        given = self.config.get("ckpt_path") if stage == "fit" else None
+        begins = None if given is None else Path(given).absolute()
+        own = begins is None or begins.is_relative_to(path.parent.absolute())
+        write_text(path, self._text(None if own else str(begins)))
 
     def _text(self, begins_from: str | None = None) -> str:
         """Write the settings, with the checkpoint of another run that the run begins from, which it may do again."""

@@ -7,7 +7,7 @@ methods. A head is then trained in minutes on a CPU, and the encoder may be one 
 import hashlib
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
@@ -161,7 +161,7 @@ class CachedFeatures(ImageSet):
         self._fingerprint: str | None = None
 
     @property
-    def class_names(self) -> list[str] | None:  # type: ignore[override]
+    def class_names(self) -> Sequence[str] | None:  # type: ignore[override]
         return self.images.class_names
 
     def fetch_missing(self) -> None:

@@ -8,6 +8,7 @@ Source: Albert, Arazo, Krishna, O'Connor and McGuinness, Is your noise correctio
 with two stage detection, WACV 2023, arXiv 2210.04578, and the authors' code.
 """
 
+from collections.abc import Sequence
 from typing import Self
 
 import torch
@@ -65,7 +66,7 @@ class ForeignImages(ImageSet):
         self._drawn = 0
 
     @property
-    def class_names(self) -> list[str] | None:  # type: ignore[override]
+    def class_names(self) -> Sequence[str] | None:  # type: ignore[override]
         return self.images.class_names
 
     def fetch_missing(self) -> None:

@@ -144,7 +144,7 @@ def listed_classes(file: Path) -> list[str]:
     return found
 
 
-def _shifted_set(split: Path, wnids: list[str], translation: dict[str, str] | None, crop: Crop) -> ImageFiles:
+def _shifted_set(split: Path, wnids: Sequence[str], translation: dict[str, str] | None, crop: Crop) -> ImageFiles:
     label_of = {wnid: label for label, wnid in enumerate(wnids)}
     folders = class_folders(split)
     if translation is not None:

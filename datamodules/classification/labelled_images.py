@@ -3,6 +3,7 @@
 LabelledImages(CIFAR10("~/data"), batch_size=128, augmentation=Augmentation(crop_padding=4, flip=True))
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,7 @@ class LabelledImages(SeededBatches):
         return self.images.image_shape
 
     @property
-    def class_names(self) -> list[str] | None:
+    def class_names(self) -> Sequence[str] | None:
         return self.images.class_names
 
     def prepare_data(self) -> None:

@@ -95,7 +95,7 @@ class OODScores(ClassifierSteps, LightningModule):
             for scorer in fitted:
                 scorer.fit_logits(parts[0], label) if of_logits(scorer) else scorer.fit_features(parts[1], label)
 
-    def test_step(self, batch: LabelledImageBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
+    def test_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
         rows = side_by_side(*logits_and_features(self.network, batch["image"]), batch["label"])
         self._seen[dataloader_idx].update(batch["index"], rows)
 

@@ -75,7 +75,7 @@ def smp_model(
         raise ImportError(
             "smp_model needs segmentation-models-pytorch: pip install 'noiseworks[segmentation]'"
         ) from error
-    kinds = {key.lower(): kind for key, kind in vars(smp).items() if inspect.isclass(kind)}
+    kinds: dict[str, Any] = {key.lower(): kind for key, kind in vars(smp).items() if inspect.isclass(kind)}
     if name.lower() not in kinds:
         there = ", ".join(sorted(kind.__name__ for kind in kinds.values()))
         raise ValueError(f"name: the package has no {name}; it has {there}")

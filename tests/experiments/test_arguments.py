@@ -13,7 +13,7 @@ from tests.command import ROOT, environment
 @pytest.mark.parametrize(
     ("line", "completed"),
     [
-        ("train.py f", ["fit"]),
+        ("train.py pr", ["predict"]),
         ("train.py compare --me", ["--metrics"]),
         ("python train.py methods --h", ["--help"]),
         pytest.param("train.py fit --checkpoint.tes", ["--checkpoint.tested"], marks=pytest.mark.nightly),

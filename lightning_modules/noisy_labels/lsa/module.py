@@ -146,8 +146,8 @@ class PLSLSAPlus(PLSLSA, LightningModule):
         super().__init__(network, guess_views=1, confidence_contrast=False, **arguments)
         self.second_network = second_network
         named_layer(second_network, self.feature_layer)
-        width = classifier_layer(second_network).in_features
-        self.projections.append(nn.Linear(width, self.projections[0].out_features))
+        first: Any = self.projections[0]
+        self.projections.append(nn.Linear(classifier_layer(second_network).in_features, first.out_features))
         self.images = TrainingImages(self.num_classes, num_networks=2)
 
     def setup(self, stage: str) -> None:
