@@ -1,6 +1,7 @@
 """ImageNet (ILSVRC 2012): 1.28 million + 50,000 photographs of 1,000 classes, or of some of them."""
 
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
