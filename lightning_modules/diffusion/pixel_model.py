@@ -7,6 +7,7 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 from torch import Tensor, nn
 
+from lightning_modules.sde.ddim import ddim, scheduler_path
 from lightning_modules.sde.discrete import denoising_loss, predicted, scheduler_levels, scheduler_prediction
 
 
@@ -53,6 +54,13 @@ class PixelModel(nn.Module):
     def forward(self, latent: Tensor, timestep: Tensor, prompts: Any = None) -> Tensor:
         """Predict what the scheduler's `prediction_type` says, at x_t and t, `[B]`."""
         return predicted(self.network, latent, timestep)
+
+    @torch.no_grad()
+    def generate(self, prompts: Any, noise: Tensor, num_inference_steps: int, guidance_scale: float = 1.0) -> Tensor:
+        """Draw images `[B, C, H, W]` in [0, 1] by deterministic DDIM steps from noise; there is nothing to guide by."""
+        path = scheduler_path(self.scheduler, num_inference_steps)
+        sample = ddim(self, noise, path, scheduler_levels(self.scheduler), self.prediction)
+        return self.decode(sample).clamp(0, 1)
 
     def denoising_loss(self, image: Tensor) -> Tensor:
         """Compute the mean squared error of the network at random levels, for images in [0, 1]: a number."""

@@ -153,6 +153,10 @@ UNTRAINED = {
         ("noise_diffusion/mnist", "noise_diffusion/mnist_baseline", "noise_diffusion/stable_diffusion"),
         "its networks come with their weights, and nothing is trained; small ones are in its tests",
     ),
+    **dict.fromkeys(
+        ("one_more_step/sdxl", "one_more_step/stable_diffusion"),
+        "the model comes with its weights; a small one is in its tests",
+    ),
     "diffusionguard/stable_diffusion": "its networks come with their weights; small ones are in its tests",
     **{
         f"stable_normal/{name}": "its networks come with their weights; small and weightless ones are in its tests"

@@ -435,6 +435,19 @@ METHODS = {
         )
         for name, demo in (("red_diff", "demo"), ("dps", "demo_dps"), ("pigdm", "demo_pigdm"))
     },
+    "one_more_step": Method(
+        "one_more_step/demo",
+        {  # 359 images to train on in batches of 100, the last one of 59; 1,438 held out, of which two batches of 31
+            "data.init_args.validation_fraction": 0.8,
+            "data.init_args.batch_size": 100,
+            "data.init_args.evaluation_batch_size": 31,
+            "trainer.limit_test_batches": 2,
+            "model.init_args.num_inference_steps": 2,
+            "model.init_args.network.init_args.width": 16,
+            "model.init_args.model.init_args.network.init_args.block_out_channels": [8, 8, 8],
+        },
+        {"model.init_args.optimizer": DESCENT},
+    ),
     "noise_diffusion": Method(
         "noise_diffusion/demo",
         {  # 101, 101, 101 and 28 images; batches of 3, 3 and 1 pairs

@@ -1,0 +1,87 @@
+"""Equations of the step before the first one, and what a pipeline of diffusers takes in its place."""
+
+import copy
+import math
+from typing import Any
+
+from torch import Tensor
+
+from datamodules.arguments import within
+
+
+def spaced(scheduler: Any, num_steps: int) -> Any:
+    """Copy a scheduler of diffusers and set it to so many steps."""
+    scheduler = copy.deepcopy(scheduler)
+    scheduler.set_timesteps(num_steps)
+    return scheduler
+
+
+def first_level(scheduler: Any, num_steps: int) -> float:
+    """Read abar of the first time that a scheduler of diffusers visits in so many steps."""
+    return float(scheduler.alphas_cumprod[round(float(spaced(scheduler, num_steps).timesteps[0]))])
+
+
+def first_state(
+    clean: Tensor,
+    fresh: Tensor,
+    abar: float,
+    start: Tensor | None = None,
+    deviation: float | None = None,
+    official_variance: bool = False,
+) -> Tensor:
+    """Draw what a sampler begins with: sqrt(a) x~_0 + sqrt(1 - a - s^2) z + s e.
+
+    Args:
+        clean: x~_0, `[B, ...]`.
+        fresh: e, standard normal.
+        abar: a, of the first time.
+        start: z, the noise that x~_0 was estimated from; needed below the greatest `deviation`.
+        deviation: s, in [0, sqrt(1 - a)]. None takes the greatest, DDPM's posterior of abar_S = 0; 0 draws nothing.
+        official_variance: multiply e by 1 - a, as the authors' code does.
+
+    Raises:
+        ValueError: if `deviation` is out of range.
+    """
+    greatest = math.sqrt(1 - abar)
+    within(0, greatest, deviation=deviation)
+    s = 1 - abar if official_variance else greatest if deviation is None else deviation
+    state = math.sqrt(abar) * clean + s * fresh
+    if deviation is None or start is None:
+        return state
+    return state + math.sqrt(max(1 - abar - s**2, 0.0)) * start
+
+
+def given_to_pipeline(state: Tensor, scheduler: Any, num_steps: int) -> Tensor:
+    """Scale a first state to the `latents` that a pipeline takes, which it multiplies by `init_noise_sigma` itself.
+
+    Schedulers such as Euler's count in x / sqrt(abar), and begin with a large sigma, which depends on the number of
+    steps; for others nothing changes.
+    """
+    scale = float(spaced(scheduler, num_steps).init_noise_sigma)
+    return state if scale == 1 else state / (math.sqrt(first_level(scheduler, num_steps)) * scale)
+
+
+def brightness(images: Tensor) -> Tensor:
+    """Average images `[B, C, H, W]` in [0, 1] over their pixels and channels: `[B]`, in float64."""
+    return images.double().flatten(1).mean(dim=1)
+
+
+def brightness_measures(drawn: Tensor, real: Tensor) -> dict[str, Tensor]:
+    """Compare the brightness of images that were drawn for captions with that of real ones of the same captions.
+
+    Args:
+        drawn: brightness of the drawn images, `[n]`.
+        real: brightness of the real image whose caption each was drawn for, `[n]`.
+
+    Returns:
+        `distance`, the 1-Wasserstein distance of both distributions, their standard deviations `deviation` and
+        `deviation_of_data`, and the `correlation` of the pairs.
+    """
+    centred = [each - each.mean() for each in (drawn, real)]
+    norms = (centred[0].norm() * centred[1].norm()).clamp(min=1e-300)
+    return {
+        "distance": (drawn.sort().values - real.sort().values).abs().mean(),
+        "deviation": drawn.std(correction=0),
+        "deviation_of_data": real.std(correction=0),
+        "correlation": (centred[0] * centred[1]).sum() / norms,
+    }

@@ -1,0 +1,98 @@
+"""Networks that are told a text and no time, and a text encoder that needs no weights."""
+
+import itertools
+import zlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from datamodules.arguments import at_least
+from lightning_modules.networks.text_to_image import Prompts
+
+TIME = ("time_emb_proj", "time_embedding")
+
+
+class TimeFreeUNet(nn.Module):
+    """A U-Net of diffusers whose blocks hear nothing of the time: what they would add for it is set to zero for good.
+
+    That gives the authors' network, which lacks these layers, to the bit; its other parameters have the same names.
+
+    Args:
+        network: a `diffusers.UNet2DConditionModel`.
+
+    Raises:
+        ValueError: if the network has no layers that add the time.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        timed = [part for name, part in network.named_modules() if name.split(".")[-1] in TIME]
+        if not timed:
+            raise ValueError(f"network must be a U-Net of diffusers with layers of time, got {type(network).__name__}")
+        for parameter in (parameter for part in timed for parameter in part.parameters()):
+            parameter.requires_grad_(False)
+            nn.init.zeros_(parameter)
+        self.network = network
+
+    def forward(self, noise: Tensor, prompts: Prompts) -> Tensor:
+        """Predict v, `[B, c, h, w]`, at noise of that shape and B prompts."""
+        time = torch.zeros((), dtype=torch.int64, device=noise.device)
+        return self.network(noise, time, encoder_hidden_states=prompts.embedding.to(noise.dtype)).sample
+
+
+class PromptedMLP(nn.Module):
+    """A perceptron of noise and a text's mean embedding, for images of a few hundred pixels.
+
+    Args:
+        in_features: values of an image, C H W.
+        prompt_features: D, size of a token's embedding.
+        width: of the two hidden layers.
+    """
+
+    def __init__(self, in_features: int, prompt_features: int, width: int = 128) -> None:
+        super().__init__()
+        sizes = (in_features + prompt_features, width, width)
+        hidden = [layer for n, m in itertools.pairwise(sizes) for layer in (nn.Linear(n, m), nn.SiLU())]
+        self.layers = nn.Sequential(*hidden, nn.Linear(width, in_features))
+
+    def forward(self, noise: Tensor, prompts: Prompts) -> Tensor:
+        """Predict v, `[B, C, H, W]`, at noise of that shape and B prompts."""
+        values = torch.cat([noise.flatten(1), prompts.embedding.mean(dim=1).to(noise.dtype)], dim=1)
+        return self.layers(values).view_as(noise)
+
+
+class HashedWords(nn.Module):
+    """Embeds each word by a fixed random vector; those of the empty text, and behind the last word, are zero.
+
+    Args:
+        features: D, size of a word's vector.
+        length: L, words of a text; further ones are left out.
+        vectors: how many there are; two words may share one.
+    """
+
+    vector: Tensor
+
+    def __init__(self, features: int = 16, length: int = 4, vectors: int = 1024) -> None:
+        super().__init__()
+        at_least(1, features=features, length=length, vectors=vectors)
+        self.length = length
+        with torch.device("cpu"):
+            drawn = torch.randn(vectors, features, generator=torch.Generator().manual_seed(0))
+        self.register_buffer("vector", drawn)
+
+    def encode_prompts(self, texts: Sequence[str]) -> Prompts:
+        """Embed B texts, `[B, L, D]`."""
+        vectors, features = self.vector.shape
+        embedding = self.vector.new_zeros(len(texts), self.length, features)
+        words = [(row, place, word) for row, text in enumerate(texts) for place, word in enumerate(text.split())]
+        words = [entry for entry in words if entry[1] < self.length]
+        if words:
+            rows, places, _ = zip(*words, strict=True)
+            number = [zlib.crc32(word.lower().encode()) % vectors for _, _, word in words]
+            embedding[list(rows), list(places)] = self.vector[number]
+        return Prompts(embedding)
+
+    def empty_prompts(self, n: int) -> Prompts:
+        """Embed no text n times."""
+        return self.encode_prompts([""] * n)
