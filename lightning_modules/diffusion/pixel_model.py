@@ -56,11 +56,11 @@ class PixelModel(nn.Module):
         return predicted(self.network, latent, timestep)
 
     @torch.no_grad()
-    def generate(self, prompts: Any, noise: Tensor, num_inference_steps: int, guidance_scale: float = 1.0) -> Tensor:
-        """Draw images `[B, C, H, W]` in [0, 1] by deterministic DDIM steps from noise; there is nothing to guide by."""
+    def generate(self, noise: Tensor, num_inference_steps: int) -> Tensor:
+        """Make images `[B, C, H, W]` in [0, 1] of standard normal noise of that shape, by deterministic DDIM steps."""
         path = scheduler_path(self.scheduler, num_inference_steps)
-        sample = ddim(self, noise, path, scheduler_levels(self.scheduler), self.prediction)
-        return self.decode(sample).clamp(0, 1)
+        x = ddim(self, noise, path, scheduler_levels(self.scheduler), self.prediction, clip=True)
+        return self.decode(x).clamp(0, 1)
 
     def denoising_loss(self, image: Tensor) -> Tensor:
         """Compute the mean squared error of the network at random levels, for images in [0, 1]: a number."""

@@ -3,15 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from diffusers import DDIMScheduler, DDPMScheduler
-from torch import Tensor, nn
+from torch import nn
 
 from lightning_modules.diffusion.pixel_model import PixelModel
 from lightning_modules.networks.adaptation import Tuning, adapted
 from lightning_modules.networks.pipelines import check_schedule, diffusers_pipeline
-from lightning_modules.sde.ddim import ddim, scheduler_path
-from lightning_modules.sde.discrete import scheduler_levels
 
 
 class PixelSpace(PixelModel):
@@ -44,13 +41,6 @@ class PixelSpace(PixelModel):
     def latent_shape(self, n: int) -> tuple[int, ...]:
         """Compute the shape of n images."""
         return (n, *self.shape)
-
-    @torch.no_grad()
-    def generate(self, noise: Tensor, num_inference_steps: int) -> Tensor:
-        """Make images `[B, C, H, W]` in [0, 1] of standard normal noise of that shape."""
-        path = scheduler_path(self.scheduler, num_inference_steps)
-        x = ddim(self, noise, path, scheduler_levels(self.scheduler), self.prediction, clip=True)
-        return self.decode(x).clamp(0, 1)
 
 
 def pixel_pipeline(

@@ -22,6 +22,7 @@ from lightning_modules.diffusion.one_more_step.first_state import (
     first_state,
     given_to_pipeline,
 )
+from lightning_modules.diffusion.pixel_model import PixelModel
 from lightning_modules.distributed.draws import draw_rows, draw_rows_like
 from lightning_modules.interfaces import ImageColumn
 from lightning_modules.networks.text_to_image import Prompts
@@ -55,7 +56,7 @@ class OneMoreStep(LightningModule):
         start: what samples of `test` begin with: `one_more_step`, `plain` noise, `offset_noise`, or the `oracle`, which
             knows the real image.
         num_inference_steps: steps of a sample.
-        guidance_scale: weight of the classifier-free guidance of `model`.
+        guidance_scale: weight of the classifier-free guidance of a `TextToImage`.
         step_guidance_scale: w, that of the step itself; 1 asks for the caption alone.
         official_variance: draw the first state with the standard deviation 1 - a of the authors' code.
         caption_dropout: part of the captions that training leaves empty, in [0, 1).
@@ -191,6 +192,8 @@ class OneMoreStep(LightningModule):
     def sampled(self, batch: CaptionedImageBatch, start: Start | None = None) -> Tensor:
         """Draw an image in [0, 1] for each caption, `[B, C, H, W]`; `start` is in place of the module's own."""
         latents, texts = self.began(batch, start or self.start)
+        if isinstance(self.model, PixelModel):  # it has no texts
+            return self.model.generate(latents, self.num_inference_steps)
         options = {"num_inference_steps": self.num_inference_steps, "guidance_scale": self.guidance_scale}
         return self.model.generate(self.model.encode_prompts(texts), latents, **options)
 

@@ -128,7 +128,7 @@ def test_plain_samples_are_the_models_own_and_all_starts_share_their_noise() -> 
     abar = first_level(SCHEDULER, 20)
     torch.testing.assert_close(starts["oracle"], first_state(2 * data["image"] - 1, starts["plain"], abar))
     module = built(start="plain")
-    assert torch.equal(module.sampled(data), module.model.generate(None, starts["plain"], num_inference_steps=20))
+    assert torch.equal(module.sampled(data), module.model.generate(starts["plain"], 20))
     halves = [
         module.began({**data, "index": data["index"][k:], "image": data["image"][k:]}, "plain")[0] for k in (0, 2)
     ]
