@@ -18,7 +18,7 @@ from datamodules.prompts.captioned_images import CaptionedImages
 from lightning_modules.diffusion.finetuning.cached_latents import cache_latents
 from lightning_modules.diffusion.finetuning.export import save_model
 from lightning_modules.diffusion.finetuning.pixel_space import PixelSpace
-from lightning_modules.diffusion.finetuning.sharding import share_out
+from lightning_modules.diffusion.finetuning.sharding import refuse_to_go_on, share_out
 from lightning_modules.diffusion.finetuning.weighting import min_snr_weight
 from lightning_modules.distributed.draws import draw_rows, draw_rows_like
 from lightning_modules.interfaces import ImageColumn
@@ -35,10 +35,8 @@ from lightning_modules.training.averages import AveragedWeights, ramped_decay
 from lightning_modules.training.logging import log_training
 from lightning_modules.training.optimizers import adamw, built, constant, trainable
 
-TIMES, SAMPLE = 1, 2
-"""Streams of what is drawn for an image in evaluation."""
-GOLDEN = 2654435769
-"""2^32 times the golden ratio, less one."""
+TIMES, SAMPLE = 1, 2  # streams of what is drawn for an image in evaluation
+GOLDEN = 2654435769  # 2^32 times the golden ratio, less one
 
 
 def denoising_errors(
@@ -132,7 +130,10 @@ class DiffusionFineTuning(LightningModule):
         share_out(self.network.network, self.device_mesh["data_parallel"])
         self.average = AveragedWeights(self.network, self.average.decay)
         self._shared_out = True
-        self.strict_loading = False  # a checkpoint holds what is trained, which sharded modules would not do with
+        self.strict_loading = False  # a checkpoint holds what is trained alone
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        refuse_to_go_on(self._shared_out, self.trainer.state.fn)
 
     def on_fit_start(self) -> None:
         if self.caption_dropout and isinstance(self.network, TextToImage):
@@ -179,10 +180,10 @@ class DiffusionFineTuning(LightningModule):
             left_out = draw_rows(torch.rand, (len(latent),), latent.device) < self.caption_dropout
             prompts = prompts.replaced(left_out, self._empty)
         error = denoising_errors(self.network, latent, prompts, noise, t, self.abar, self.prediction)
-        weighted = error
+        mean = error.detach().mean()
         if self.min_snr_gamma is not None:
-            weighted = error * min_snr_weight(self.abar.to(error.dtype)[t], self.min_snr_gamma, self.prediction)
-        return {"loss": log_training(self, batch, weighted.mean(), error=error.detach().mean())}
+            error = error * min_snr_weight(self.abar.to(error.dtype)[t], self.min_snr_gamma, self.prediction)
+        return {"loss": log_training(self, batch, error.mean(), error=mean)}
 
     def configure_optimizers(self) -> Any:
         configured = built(self.optimizer, self.lr_scheduler, trainable(self.network))

@@ -1,0 +1,42 @@
+"""A U-Net that is shared out over two processes is trained, averaged and saved as one that is whole."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lightning_modules.diffusion.finetuning.sharding import refuse_to_go_on
+from tests.conformance.runs import rows, run, state, written
+from tests.two_processes import in_two_processes
+
+STRATEGY = """{
+  class_path: lightning.pytorch.strategies.ModelParallelStrategy,
+  init_args: {data_parallel_size: 2, tensor_parallel_size: 1, save_distributed_checkpoint: false}
+}"""
+
+
+@pytest.mark.nightly
+def test_shared_out_over_two_processes_equals_one(tmp_path: Path) -> None:
+    # With momentum: where an optimizer has no state, PyTorch makes a step of its own to read it.
+    sgd = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.02, "momentum": 0.9}}
+    settings = written("diffusion_finetuning", tmp_path, {"model.init_args.optimizer": sgd})
+    command = ("fit", "--config", settings, "--run_directory")
+    run(*command, tmp_path / "one")
+    in_two_processes(run, *command, tmp_path / "two", "--trainer.devices", "2", "--trainer.strategy", STRATEGY)
+    one, two = (tmp_path / name for name in ("one", "two"))
+    file = Path("pipeline", "unet", "diffusion_pytorch_model.safetensors")
+    for name, value in load_file(one / file).items():
+        torch.testing.assert_close(load_file(two / file)[name], value, atol=1e-5, rtol=1e-4)
+    theirs = state(two)["state_dict"]
+    for name, value in state(one)["state_dict"].items():
+        torch.testing.assert_close(theirs[name], value, atol=1e-5, rtol=1e-4)
+    for row, other in zip(rows(one / "metrics.csv"), rows(two / "metrics.csv"), strict=True):
+        assert row == pytest.approx(other, abs=1e-4, nan_ok=True)
+
+
+def test_it_does_not_go_on() -> None:
+    refuse_to_go_on(False, "fit")
+    refuse_to_go_on(True, "test")
+    with pytest.raises(ValueError, match="resume it on one process or by ddp, which its checkpoints fit"):
+        refuse_to_go_on(True, "fit")
