@@ -42,6 +42,7 @@ from experiments.results import (
     choose_from,
     markdown,
     mean_and_std,
+    misspelt,
     summarise,
     table,
     terminal,
@@ -362,7 +363,7 @@ def check_metrics(run: Run, places: Sequence[Place]) -> None:
 
 
 def try_metrics(places: Sequence[Place], metrics_of: Callable[[Sequence[str]], Collection[str] | None]) -> None:
-    """Refuses a claim of a metric that a short run of its method does not have, before any run.
+    """Refuses a claim of a metric that seems to be another name of one that a short run of its method has.
 
     Args:
         places: the claims; of a method that has a finished run, `check_metrics` tells.
@@ -381,7 +382,7 @@ def try_metrics(places: Sequence[Place], metrics_of: Callable[[Sequence[str]], C
             if experiment not in known:
                 known[experiment] = metrics_of(["--config", str(experiment.config), *experiment.overrides])
             metrics = known[experiment]
-            if metrics is not None and claim.metric not in metrics:
+            if metrics is not None and claim.metric not in metrics and misspelt(claim.metric, metrics):
                 tested = [each for each in metrics if "test/" in each]
                 reason = f"{experiment.title} has no metric {claim.metric}{choose_from(claim.metric, tested)}"
                 raise ValueError(f"claim {claim.name}: {reason}")

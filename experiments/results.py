@@ -113,6 +113,14 @@ def chosen(results: Sequence[Result], metrics: Sequence[str]) -> list[Result]:
     ] or list(results)
 
 
+def misspelt(name: str, known: Iterable[str]) -> bool:
+    """Tell whether a metric that a short run does not have is likely one that it has, by another name.
+
+    One that is like none of them may be measured in whole runs alone, as distances of generated images are.
+    """
+    return bool(difflib.get_close_matches(name, list(known), 1, cutoff=0.8))
+
+
 def choose_from(name: str, known: Iterable[str]) -> str:
     """End a sentence about a metric that there is not: the name that was meant, perhaps, and those that there are."""
     names = list(known)

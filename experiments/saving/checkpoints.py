@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 
-from experiments.results import choose_from
+from experiments.results import choose_from, misspelt
 from experiments.saving.stop_signals import StopSignals
 
 
@@ -68,8 +68,8 @@ class Checkpoints:
 class BestNeedsItsMetric(Callback):
     """Finds before training that no epoch can be the best one, as nothing logs what it is chosen by.
 
-    A validation of one batch, Lightning's sanity check, shows what validation logs. Of a metric that is not among it,
-    a short run decides, so that none is refused that is logged elsewhere.
+    A validation of one batch, Lightning's sanity check, shows what validation logs. A metric that is not among it is
+    looked for in a short run, and refused if that has a similar one: some are measured in whole runs alone.
 
     Args:
         monitor: the metric, `val/accuracy` for example.
@@ -94,7 +94,7 @@ class BestNeedsItsMetric(Callback):
             return
         rank_zero_info(f"One batch of validation does not log {self.monitor}, checkpoint.monitor: a short run looks")
         logged = trainer.strategy.broadcast(self.try_out() if trainer.is_global_zero else None)
-        if logged is not None and self.monitor not in logged:
+        if logged is not None and self.monitor not in logged and misspelt(self.monitor, logged):
             raise ValueError(f"nothing logs checkpoint.monitor {self.monitor}{choose_from(self.monitor, logged)}")
 
     def _refuse_no_validation(self, validates: bool) -> None:

@@ -28,7 +28,8 @@ def test_a_short_run_has_the_metrics_of_the_whole_one(tmp_path: Path, monkeypatc
     ("monitor", "logged", "said"),
     [
         ("val/acuracy", ["val/accuracy", "val/loss"], "did you mean val/accuracy? There are val/accuracy, val/loss"),
-        ("train/memorised", ["val/accuracy"], "nothing logs checkpoint.monitor train/memorised"),
+        ("train/memorised", ["train/memorized"], "nothing logs checkpoint.monitor train/memorised"),
+        ("train/loss", ["val/accuracy"], None),  # which may be measured in whole runs alone
         ("train/loss", ["train/loss"], None),  # which validation does not log
         ("val/accuracy", [], None),  # which it does: nothing else is asked
     ],
