@@ -2,7 +2,9 @@
 
     out(v / sqrt(1 + sigma^2), 250 log sigma) / sigma    for levels sigma,       out(v, t)    for times t,
 
-with v the image, 2 x - 1 where it is in [0, 1], and `out` a linear map of the features of `time_conditioned_mlp.py`.
+with v the image, 2 x - 1 where it is in [0, 1], and `out` a linear map of the features of `time_conditioned_mlp.py`, to
+which `skip` adds the input times a number that is learned for each level: noise of more values than `width` does not
+pass through the hidden layers.
 """
 
 import math
@@ -12,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.networks.time_conditioned_mlp import TimeConditionedMLP
+from lightning_modules.networks.time_embedding import sinusoidal_embedding
 
 
 class ScoreMLP(nn.Module):
@@ -23,19 +26,37 @@ class ScoreMLP(nn.Module):
         depth: number of residual blocks.
         told_sigma: levels are sigma, images are in [0, 1] before noise is added, and the output is divided by sigma;
             otherwise images are in [-1, 1] and the network is told times that count to 1,000.
+        skip: add a multiple of the input to the output.
     """
 
-    def __init__(self, image_shape: Sequence[int], width: int = 256, depth: int = 3, told_sigma: bool = True) -> None:
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        width: int = 256,
+        depth: int = 3,
+        told_sigma: bool = True,
+        skip: bool = False,
+    ) -> None:
         super().__init__()
         values = math.prod(image_shape)
         self.features = TimeConditionedMLP(values, width, depth)
         self.out = nn.Linear(width, values)
         self.told_sigma = told_sigma
+        self.gate: nn.Module | None = None
+        if skip:
+            self.gate = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1))
 
     def forward(self, noisy: Tensor, level: Tensor) -> Tensor:
         if not self.told_sigma:
-            return self.out(self.features(noisy, level)).view_as(noisy)
+            return self._output(noisy, level)
         level = level.to(torch.promote_types(level.dtype, torch.float32))
         sigma = level.view(-1, 1, 1, 1)
         scaled = (2 * noisy - 1) / (1 + sigma**2).sqrt()
-        return self.out(self.features(scaled.to(noisy.dtype), 250 * level.log())).view_as(noisy) / sigma
+        return self._output(scaled.to(noisy.dtype), 250 * level.log()) / sigma
+
+    def _output(self, image: Tensor, time: Tensor) -> Tensor:
+        output = self.out(self.features(image, time)).view_as(image)
+        if self.gate is None:
+            return output
+        embedding = sinusoidal_embedding(time, self.features.width).to(image.dtype)
+        return output + self.gate(embedding).view(-1, 1, 1, 1) * image

@@ -42,7 +42,7 @@ class NoiseConditionalClassifier(ClassifierSteps, LightningModule):
         lr_scheduler: LRSchedulerCallable = constant,
     ) -> None:
         super().__init__()
-        self.network = network
+        self.classifier = network  # not `network`, which the contracts of classifiers call with images alone
         self.num_classes = num_classes
         self.levels = TrainedLevels(process)
         self.centred = not isinstance(process, VE)
@@ -52,7 +52,7 @@ class NoiseConditionalClassifier(ClassifierSteps, LightningModule):
 
     def _logits(self, image: Tensor, t: Tensor, noise: Tensor | None) -> Tensor:
         mean, deviation = self.levels.kernel(2 * image - 1 if self.centred else image, t)
-        return self.network(mean if noise is None else mean + deviation.view(-1, 1, 1, 1) * noise, deviation)
+        return self.classifier(mean if noise is None else mean + deviation.view(-1, 1, 1, 1) * noise, deviation)
 
     def forward(self, image: Tensor) -> Tensor:
         return self._logits(image, image.new_full((len(image),), SMALLEST_TIME), None)
@@ -65,4 +65,4 @@ class NoiseConditionalClassifier(ClassifierSteps, LightningModule):
         return {"loss": loss, "logits": logits.detach()}
 
     def configure_optimizers(self) -> Any:
-        return built(self.optimizer, self.lr_scheduler, trainable(self.network))
+        return built(self.optimizer, self.lr_scheduler, trainable(self.classifier))
