@@ -68,7 +68,7 @@ def stem_of(name: str) -> str:
     return os.path.splitext(name)[0]
 
 
-class ImageFolder(PairSet):
+class PairFolders(PairSet):
     """Your own images: noisy ones, clean ones, or both in two folders with the same names.
 
     Clean images alone get their noise from `data.noise`. Noisy images alone are for methods that need no clean ones.
@@ -92,7 +92,7 @@ class ImageFolder(PairSet):
         brightest: int | None = None,
     ) -> None:
         if clean_dir is None and noisy_dir is None:
-            raise ValueError("ImageFolder needs clean_dir, noisy_dir or both")
+            raise ValueError("PairFolders needs clean_dir, noisy_dir or both")
         self.clean_dir = clean_dir
         self.noisy_dir = noisy_dir
         self.channels = 3 if colour else 1

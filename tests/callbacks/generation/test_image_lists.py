@@ -11,7 +11,7 @@ from torch import Tensor
 from callbacks.generation.image_lists import ArrayImages, FolderImages, images_of_set, in_bytes
 from datamodules.classification.digits import Digits
 from datamodules.prompts.captioned_set import CaptionedClasses
-from datamodules.restoration.image_folders import ImageFolder
+from datamodules.restoration.image_folders import PairFolders
 
 HOST = torch.device("cpu")
 
@@ -55,7 +55,7 @@ def test_sets_of_labelled_images_and_of_pairs_give_their_clean_images(tmp_path: 
     assert (len(digits), digits.name) == (497, "Digits-test")
     stored = Digits().test().image[3]
     torch.testing.assert_close(digits[range(3, 4)][0], (stored.int() * 255 // 16).to(torch.uint8))
-    pairs = images_of_set(ImageFolder(clean_dir=str(written(tmp_path / "clean", [(4, 5), (6, 7)]))), "test", 0, HOST)
+    pairs = images_of_set(PairFolders(clean_dir=str(written(tmp_path / "clean", [(4, 5), (6, 7)]))), "test", 0, HOST)
     assert isinstance(pairs, ArrayImages)
     assert [tuple(image.shape) for image in pairs[range(2)]] == [(3, 4, 5), (3, 6, 7)]
     captioned = images_of_set(CaptionedClasses(Digits()), "training", 0, HOST)

@@ -11,9 +11,9 @@ from datamodules.restoration.image_folders import (
     CBSD68,
     DIV2K,
     Crops,
-    ImageFolder,
     ItsTestImages,
     Kodak24,
+    PairFolders,
     Set12,
     Together,
     Train400,
@@ -27,7 +27,7 @@ from tests.datamodules.restoration.pictures import planes, written
 def test_folders_of_pairs_match_by_name_whatever_the_suffix(tmp_path: Path) -> None:
     clean = written(tmp_path / "clean", ["b.png", "sub/a.png", "c.png"])
     noisy = written(tmp_path / "noisy", ["c.bmp", "sub/a.png", "b.png"])
-    images = ImageFolder(str(tmp_path / "clean"), str(tmp_path / "noisy")).images("test")
+    images = PairFolders(str(tmp_path / "clean"), str(tmp_path / "noisy")).images("test")
     assert (images.names, images.clean is not None, images.noisy is not None) == (["b", "c", "sub/a"], True, True)
     for stored, read in ((clean, images.clean), (noisy, images.noisy)):
         by_name = {os.path.splitext(name)[0]: planes(image) for name, image in stored.items()}
@@ -36,12 +36,12 @@ def test_folders_of_pairs_match_by_name_whatever_the_suffix(tmp_path: Path) -> N
 
 def test_a_folder_alone_is_clean_or_noisy_and_grey_is_luma(tmp_path: Path) -> None:
     stored = written(tmp_path, ["a.png"])["a.png"]
-    alone = ImageFolder(noisy_dir=str(tmp_path), colour=False).images("training")
+    alone = PairFolders(noisy_dir=str(tmp_path), colour=False).images("training")
     assert alone.clean is None
     luma = stored @ np.array([0.299, 0.587, 0.114])
     assert alone.noisy is not None
     assert np.abs(alone.noisy[0][0] - luma).max() <= 0.51
-    assert ImageFolder(str(tmp_path)).images("training").noisy is None
+    assert PairFolders(str(tmp_path)).images("training").noisy is None
 
 
 def test_sets_are_trained_on_together() -> None:
@@ -105,7 +105,7 @@ def test_div2k_has_two_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("files", "arguments", "error", "message"),
     [
-        ([], {}, ValueError, "ImageFolder needs clean_dir, noisy_dir or both"),
+        ([], {}, ValueError, "PairFolders needs clean_dir, noisy_dir or both"),
         ([], {"clean_dir": "clean"}, FileNotFoundError, "clean_dir: .*clean is not a folder"),
         (["clean/a.txt"], {"clean_dir": "clean"}, FileNotFoundError, "clean_dir: .*clean holds no image"),
         (
@@ -144,7 +144,7 @@ def test_bad_folders_are_refused_by_name(
         else:
             Image.fromarray(kinds.get(path.stem, np.zeros((6, 5, 3), np.uint8))).save(path)
     with pytest.raises(error, match=message):
-        ImageFolder(**{key: str(tmp_path / value) for key, value in arguments.items()}).images("test")
+        PairFolders(**{key: str(tmp_path / value) for key, value in arguments.items()}).images("test")
 
 
 @pytest.mark.parametrize("kind", [BSD68, Set12, Train400, CBSD68, Kodak24, Urban100])
@@ -163,11 +163,11 @@ def test_known_sets_are_missing_miscounted_or_of_another_size_by_name(kind: Any,
 
 def test_sets_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
     written(tmp_path, ["a.png"])
-    noisy = ImageFolder(noisy_dir=str(tmp_path))
+    noisy = PairFolders(noisy_dir=str(tmp_path))
     for sets, message in (
         ([Photographs(8), Photographs(8, colour=True)], "same number of channels"),
         ([noisy, Photographs(8, colour=True)], "some of the sets have clean images alone"),
-        ([ImageFolder(str(tmp_path), str(tmp_path)), Photographs(8, colour=True)], "some of the sets have noisy"),
+        ([PairFolders(str(tmp_path), str(tmp_path)), Photographs(8, colour=True)], "some of the sets have noisy"),
     ):
         with pytest.raises(ValueError, match=message):
             Together(sets).images("training")
