@@ -1,6 +1,7 @@
 """Encoding, decoding and the whole way from a pair to images between, against closed forms and real pipelines."""
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,13 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 from torch import Tensor, nn
 
+from datamodules.classification.mnist import MNIST
 from lightning_modules.diffusion.noise_diffusion import NoiseDiffusion
+from lightning_modules.diffusion.noise_diffusion.measures import latent_statistics
 from lightning_modules.diffusion.noise_diffusion.mixing import corrected_mixture
 from lightning_modules.diffusion.pixel_model import PixelModel
+from lightning_modules.networks import frozen, with_weights
+from lightning_modules.networks.mnist_unet import MNISTUNet
 from lightning_modules.networks.text_to_image import TextToImage
 
 STABLE_DIFFUSION: dict[str, Any] = {
@@ -201,6 +206,25 @@ def test_a_step_trains_by_the_denoising_error() -> None:
 def test_what_does_not_fit_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         built(NoNoise(0.3), **options)
+
+
+@pytest.mark.data
+def test_the_published_network_of_mnist_encodes_digits_as_noise_and_decodes_them_again() -> None:
+    root = os.environ.get("NOISEWORKS_DATA")
+    weights = Path(root or "", "weights", "ddpm_mnist.safetensors")
+    if not root or not weights.exists():
+        pytest.skip(f"NOISEWORKS_DATA={root}: expected weights/ddpm_mnist.safetensors and MNIST/raw there")
+    network = frozen(with_weights(MNISTUNet(), str(weights)))
+    scheduler = DDIMScheduler(beta_schedule="linear", steps_offset=1, set_alpha_to_one=False)
+    module = built(network, scheduler, num_steps=50, encoded_steps=35, injection="encoded")
+    image = MNIST(root).test().image[:8].float() / 255
+    with torch.no_grad():
+        latent = module.encoded(2 * image - 1, None)
+        back = module.decoded(latent, None)
+    found = latent_statistics(latent)
+    assert found["deviation"].mean().item() == pytest.approx(1, abs=0.15)
+    assert found["kurtosis"].mean().item() == pytest.approx(3, abs=1.5)
+    assert (back - image).square().mean().sqrt() < 0.15
 
 
 def test_a_model_without_trainable_parameters_is_not_fitted() -> None:
