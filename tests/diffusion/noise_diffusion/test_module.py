@@ -209,7 +209,7 @@ def test_what_does_not_fit_is_refused(options: dict[str, Any], message: str) -> 
 
 
 @pytest.mark.data
-def test_the_published_network_of_mnist_encodes_digits_as_noise_and_decodes_them_again() -> None:
+def test_the_published_network_of_mnist_encodes_digits_and_decodes_them_again() -> None:
     root = os.environ.get("NOISEWORKS_DATA")
     weights = Path(root or "", "weights", "ddpm_mnist.safetensors")
     if not root or not weights.exists():
@@ -223,7 +223,7 @@ def test_the_published_network_of_mnist_encodes_digits_as_noise_and_decodes_them
         back = module.decoded(latent, None)
     found = latent_statistics(latent)
     assert found["deviation"].mean().item() == pytest.approx(1, abs=0.15)
-    assert found["kurtosis"].mean().item() == pytest.approx(3, abs=1.5)
+    assert found["kurtosis"].mean().item() > 5  # of real images, no normal numbers: what the method is about
     assert (back - image).square().mean().sqrt() < 0.15
 
 
