@@ -95,8 +95,13 @@ def test_a_pipe_in_place_of_a_file_is_one_line(
     ],
 )
 def test_a_name_in_another_encoding_is_one_line_before_the_work(
-    arguments: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    predicted: list[object] = []
+    monkeypatch.setattr("callbacks.predictions.append_predictions", lambda *_: predicted.append(1))
     folder = images(tmp_path / "plain", f"{LATIN}.png") if "predict" in arguments else tmp_path / LATIN
     given = [argument.replace("{}", str(folder)) for argument in arguments]
     if "--run_directory" not in given:
@@ -104,6 +109,7 @@ def test_a_name_in_another_encoding_is_one_line_before_the_work(
     assert train.main(given) == 1
     [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
     assert "this name is not in UTF-8, rename it" in line
+    assert not predicted
 
 
 @pytest.mark.parametrize("keeps_writing", [False, True])
