@@ -71,7 +71,8 @@ class Child:
         if not self.max_epochs or not self.first_seen or not self.last_seen or self.last_seen == self.first_seen:
             return None
         (before, since), (epochs, then) = self.first_seen, self.last_seen
-        return max((self.max_epochs - epochs) * (then - since) / (epochs - before) - (now - then), 0.0)
+        epoch = max((then - since) / (epochs - before), now - then)  # the one that runs may take longer than the others
+        return max((self.max_epochs - epochs) * epoch - (now - then), 0.0)
 
 
 @contextlib.contextmanager

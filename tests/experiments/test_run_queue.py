@@ -229,5 +229,6 @@ def test_the_time_left_is_that_of_the_epochs_to_come() -> None:
     child.see(10, 107.0)
     assert child.seconds_left(106.0) == 30.0
     assert child.seconds_left(108.0) == 28.0
+    assert child.seconds_left(110.0) == 36.0  # the epoch that runs has taken 4 seconds, and nine are to come after it
     child.see(20, 136.0)
     assert child.seconds_left(140.0) == 0.0
