@@ -69,6 +69,9 @@ class FID(Callback):
         FileNotFoundError: at setup, if the weights of FID's Inception are missing.
     """
 
+    measures_whole_runs_alone = True
+    """Its metrics are not in a run of a few batches, in which `checkpoint.monitor` is looked for."""
+
     def __init__(
         self,
         num_samples: int = 50_000,

@@ -69,7 +69,8 @@ class BestNeedsItsMetric(Callback):
     """Finds before training that no epoch can be the best one, as nothing logs what it is chosen by.
 
     A validation of one batch, Lightning's sanity check, shows what validation logs. A metric that is not among it is
-    looked for in a short run, and refused if that has a similar one: some are measured in whole runs alone.
+    looked for in a short run, and refused if that lacks it. Where a callback measures in whole runs alone, and says so
+    by `measures_whole_runs_alone`, only a name that is similar to another one is refused.
 
     Args:
         monitor: the metric, `val/accuracy` for example.
@@ -94,7 +95,10 @@ class BestNeedsItsMetric(Callback):
             return
         rank_zero_info(f"One batch of validation does not log {self.monitor}, checkpoint.monitor: a short run looks")
         logged = trainer.strategy.broadcast(self.try_out() if trainer.is_global_zero else None)
-        if logged is not None and self.monitor not in logged and misspelt(self.monitor, logged):
+        later = any(getattr(each, "measures_whole_runs_alone", False) for each in trainer.callbacks)  # type: ignore[attr-defined]
+        if logged is None or self.monitor in logged:
+            return
+        if not later or misspelt(self.monitor, logged):
             raise ValueError(f"nothing logs checkpoint.monitor {self.monitor}{choose_from(self.monitor, logged)}")
 
     def _refuse_no_validation(self, validates: bool) -> None:

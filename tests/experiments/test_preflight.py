@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 import train
 from experiments.claim import plan, try_metrics
 from experiments.preflight import metrics_of_short_run, short_run
+from experiments.saving.checkpoints import BestNeedsItsMetric
 from tests.command import ROOT
 from tests.experiments.conftest import Config
 from tests.experiments.test_claim import stated
@@ -29,7 +32,7 @@ def test_a_short_run_has_the_metrics_of_the_whole_one(tmp_path: Path, monkeypatc
     [
         ("val/acuracy", ["val/accuracy", "val/loss"], "did you mean val/accuracy? There are val/accuracy, val/loss"),
         ("train/memorised", ["train/memorized"], "nothing logs checkpoint.monitor train/memorised"),
-        ("train/loss", ["val/accuracy"], None),  # which may be measured in whole runs alone
+        ("val_loss", ["val/accuracy"], "nothing logs checkpoint.monitor val_loss"),
         ("train/loss", ["train/loss"], None),  # which validation does not log
         ("val/accuracy", [], None),  # which it does: nothing else is asked
     ],
@@ -58,6 +61,20 @@ def test_a_monitor_that_nothing_logs_is_told_before_training(
     if said:
         assert said in capsys.readouterr().err
         assert not (tmp_path / "run").exists()
+
+
+def test_a_monitor_that_a_callback_measures_in_whole_runs_alone_is_not_refused() -> None:
+    saver = BestNeedsItsMetric("val/fid", True, lambda: ["val/loss"])
+    trainer: Any = SimpleNamespace(
+        num_val_batches=[1],
+        is_global_zero=True,
+        strategy=SimpleNamespace(broadcast=lambda value: value),
+        callbacks=[SimpleNamespace(measures_whole_runs_alone=True)],
+    )
+    saver.on_train_start(trainer, None)  # type: ignore[arg-type]
+    saver.monitor = "val/los"
+    with pytest.raises(ValueError, match="did you mean val/loss"):
+        saver.on_train_start(trainer, None)  # type: ignore[arg-type]
 
 
 def test_a_short_run_that_fails_refuses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
