@@ -96,7 +96,10 @@ class BestNeedsItsMetric(Callback):
         rank_zero_info(f"One batch of validation does not log {self.monitor}, checkpoint.monitor: a short run looks")
         logged = trainer.strategy.broadcast(self.try_out() if trainer.is_global_zero else None)
         later = any(getattr(each, "measures_whole_runs_alone", False) for each in trainer.callbacks)  # type: ignore[attr-defined]
-        if logged is None or self.monitor in logged:
+        if logged is None:
+            return
+        logged = [name for name in logged if "test/" not in name]  # which are measured when training has ended
+        if self.monitor in logged:
             return
         if not later or misspelt(self.monitor, logged):
             raise ValueError(f"nothing logs checkpoint.monitor {self.monitor}{choose_from(self.monitor, logged)}")

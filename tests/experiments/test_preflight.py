@@ -34,6 +34,7 @@ def test_a_short_run_has_the_metrics_of_the_whole_one(tmp_path: Path, monkeypatc
         ("train/memorised", ["train/memorized"], "nothing logs checkpoint.monitor train/memorised"),
         ("val_loss", ["val/accuracy"], "nothing logs checkpoint.monitor val_loss"),
         ("train/loss", ["train/loss"], None),  # which validation does not log
+        ("test/accuracy", ["test/accuracy", "train/loss"], "There are train/loss"),
         ("val/accuracy", [], None),  # which it does: nothing else is asked
     ],
 )
