@@ -10,18 +10,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from datamodules.arguments import at_least
 from datamodules.loading.augmentation import sample_uniform
 from datamodules.loading.global_batches import Request
-from datamodules.loading.one_size_batches import OneSizeBatches
-from datamodules.loading.seeded_batches import SeededBatches
+from datamodules.loading.whole_images import SizedSet, WholeImageSets
 from datamodules.normals.normal_set import NormalSet, NormalSource, decoded
 from datamodules.restoration.noisy_folder import NoisyFolder
 
 
-class NormalMaps(SeededBatches):
+class NormalMaps(WholeImageSets):
     """Batches of images with their normals (`datamodules.batches.NormalMapBatch`).
 
     Training batches are random squares of images, mirrored at random, by (seed, epoch, sample) alone, whatever the
@@ -57,36 +55,24 @@ class NormalMaps(SeededBatches):
         num_workers: int | None = None,
         seed: int | None = None,
     ) -> None:
-        super().__init__(batch_size, evaluation_batch_size, num_workers=num_workers, seed=seed)
+        super().__init__(
+            training,
+            test,
+            validation,
+            predict_dir,
+            batch_size=batch_size,
+            evaluation_batch_size=evaluation_batch_size,
+            num_workers=num_workers,
+            seed=seed,
+        )
         at_least(1, crop_size=crop_size)
-        self.training = training
-        self.tests = test if isinstance(test, dict) else {} if test is None else {type(test).__name__: test}
-        self.validation = validation
         self.crop_size = crop_size
         self.flip = flip
-        self.predict_dir = predict_dir
-        self.test_sets: dict[str, Normals] | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """C, H, W of a training image."""
         return 3, self.crop_size, self.crop_size
-
-    @property
-    def test_names(self) -> list[str]:
-        """The names of the test sets, in the order of the loaders."""
-        return list(self.tests)
-
-    def setup(self, stage: str) -> None:
-        if stage == "predict" and self.predict_dir is not None:
-            self.predict_set = self.predict_set or Photographs(self.predict_dir, channels=3)
-        elif stage in ("test", "predict"):
-            if self.test_sets is None:
-                self.set_up_test()
-        elif self.train_set is None and self.validation_set is None:
-            if self.training is None and stage == "fit":
-                raise ValueError("data.training is not given, and there is nothing to train on")
-            self.set_up_training()
 
     def set_up_training(self) -> None:
         if self.training is not None:
@@ -99,26 +85,13 @@ class NormalMaps(SeededBatches):
                     )
             self.train_set = Normals(source, self.crop_size, self.seed)
         if self.validation is not None:
-            self.validation_set = Normals(self.validation.source("validation"))
+            self.validation_set = self.whole(self.validation, "validation")
 
-    def set_up_test(self) -> None:
-        if not self.tests:
-            raise ValueError("data.test is not given, and there is nothing to test on")
-        self.test_sets = {name: Normals(one.source("test")) for name, one in self.tests.items()}
+    def whole(self, one: NormalSet, split: Any) -> SizedSet:
+        return Normals(one.source(split))
 
-    def val_dataloader(self) -> DataLoader | list:
-        return [] if self.validation_set is None else self._whole_loader(self.validation_set)
-
-    def test_dataloader(self) -> list[DataLoader]:  # type: ignore[override]
-        assert self.test_sets is not None
-        return [self._whole_loader(one) for one in self.test_sets.values()]
-
-    def predict_dataloader(self) -> list[DataLoader]:  # type: ignore[override]
-        return self.test_dataloader() if self.predict_set is None else [self._whole_loader(self.predict_set)]
-
-    def _whole_loader(self, images: Any) -> DataLoader:
-        batches = OneSizeBatches(images.sizes, self.evaluation_batch_size, *self.processes())
-        return self._loader(images, batches)  # type: ignore[arg-type]
+    def new_images(self, folder: str) -> SizedSet:
+        return Photographs(folder, channels=3)
 
     def augmented(self, batch: dict[str, Any], visit: int) -> dict[str, Any]:
         """Mirror half of the images: their normals then point to the other side."""
@@ -129,9 +102,7 @@ class NormalMaps(SeededBatches):
         return batch
 
     def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
-        assert self.trainer is not None
-        dtype: Any = self.trainer.lightning_module.dtype
-        dtype = torch.promote_types(dtype, torch.float32)
+        dtype = self.pixel_type
         if not batch["image"].is_floating_point():  # else it was augmented, and is finished
             batch["image"] = batch["image"].to(dtype) / 255
             if "normal" in batch:

@@ -9,15 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from datamodules.arguments import at_least, positive
 from datamodules.corruptions.image_noise.interface import ImageNoise
 from datamodules.corruptions.image_noise.numbers import NumbersOfOneImage, SampleNumbers
 from datamodules.loading.augmentation import sample_uniform
 from datamodules.loading.global_batches import Request
-from datamodules.loading.one_size_batches import OneSizeBatches
-from datamodules.loading.seeded_batches import SeededBatches
+from datamodules.loading.whole_images import SizedSet, WholeImageSets
 from datamodules.restoration.images import Images, PairSet, PatchStore, Pixels
 from datamodules.restoration.noisy_folder import NoisyFolder, RawFolder
 
@@ -25,7 +23,7 @@ SECOND = 1500
 """Stream of the random numbers of second noisy images."""
 
 
-class ImagePairs(SeededBatches):
+class ImagePairs(WholeImageSets):
     """Batches of noisy images, with the clean ones where these are known (`datamodules.batches.ImagePairBatch`).
 
     Training batches are random patches of images that are held in memory, cut, flipped and made noisy on the device;
@@ -79,11 +77,17 @@ class ImagePairs(SeededBatches):
         num_workers: int | None = 0,
         seed: int | None = None,
     ) -> None:
-        super().__init__(batch_size, evaluation_batch_size, num_workers=num_workers, seed=seed)
+        super().__init__(
+            training,
+            test,
+            validation,
+            predict_dir,
+            batch_size=batch_size,
+            evaluation_batch_size=evaluation_batch_size,
+            num_workers=num_workers,
+            seed=seed,
+        )
         at_least(1, patch_size=patch_size, patches_per_image=patches_per_image, brightest=brightest)
-        self.training = training
-        self.tests = test if isinstance(test, dict) else {} if test is None else {type(test).__name__: test}
-        self.validation = validation
         self.noise = noise
         self.test_noise = test_noise or noise
         self.patch_size = patch_size
@@ -93,7 +97,6 @@ class ImagePairs(SeededBatches):
         self.second_noisy = second_noisy
         if second_noisy and (noise is None or fixed_noise):
             raise ValueError("data.second_noisy draws noise anew: it needs data.noise, and data.fixed_noise false")
-        self.predict_dir = predict_dir
         self.brightest = brightest
         positive(predict_ratio=predict_ratio)
         self.predict_ratio = predict_ratio
@@ -102,8 +105,6 @@ class ImagePairs(SeededBatches):
             counts = ", ".join(f"{type(one).__name__} {one.channels}" for one in sets)
             raise ValueError(f"the sets differ in their channels: {counts}")
         self.channels = channels.pop() if channels else None
-        self.test_sets: dict[str, WholeImages] | None = None
-        self.predict_set: NoisyFolder | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -112,25 +113,7 @@ class ImagePairs(SeededBatches):
             raise ValueError("without a data set the shape of images is not known")
         return self.channels, self.patch_size, self.patch_size
 
-    @property
-    def test_names(self) -> list[str]:
-        """The names of the test sets, in the order of the loaders."""
-        return list(self.tests)
-
     # reading
-
-    def setup(self, stage: str) -> None:
-        if stage == "predict" and self.predict_dir is not None:
-            if self.predict_set is None and self.channels == 4:
-                self.predict_set = RawFolder(self.predict_dir, self.predict_ratio)
-            self.predict_set = self.predict_set or NoisyFolder(self.predict_dir, self.channels, self.brightest)
-        elif stage in ("test", "predict"):
-            if self.test_sets is None:
-                self.set_up_test()
-        elif self.train_set is None and self.validation_set is None:
-            if self.training is None and stage == "fit":
-                raise ValueError("data.training is not given, and there is nothing to train on")
-            self.set_up_training()
 
     def set_up_training(self) -> None:
         if self.training is not None:
@@ -143,7 +126,7 @@ class ImagePairs(SeededBatches):
             device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
             self.train_set.on_device = self.train_set.num_bytes <= room(device)
         if self.validation is not None:
-            self.validation_set = self._whole(self.validation, "validation")
+            self.validation_set = self.whole(self.validation, "validation")
 
     def check_noise_of_training(self, images: Images, name: str) -> None:
         """Refuse noise for images that have theirs, and none for those that have not."""
@@ -152,32 +135,18 @@ class ImagePairs(SeededBatches):
         if images.noisy is None and self.noise is None:
             raise ValueError(f"{name} has clean images alone: set data.noise")
 
-    def set_up_test(self) -> None:
-        if not self.tests:
-            raise ValueError("data.test is not given, and there is nothing to test on")
-        self.test_sets = {name: self._whole(one, "test") for name, one in self.tests.items()}
-
-    def _whole(self, one: PairSet, split: Any) -> "WholeImages":
+    def whole(self, one: PairSet, split: Any) -> SizedSet:
         images = one.images(split)
         if images.noisy is None and self.test_noise is None:
             raise ValueError(f"{type(one).__name__} has clean images alone: set data.noise or data.test_noise")
         return WholeImages(images, self.test_noise)
 
+    def new_images(self, folder: str) -> SizedSet:
+        if self.channels == 4:
+            return RawFolder(folder, self.predict_ratio)
+        return NoisyFolder(folder, self.channels, self.brightest)
+
     # batches
-
-    def val_dataloader(self) -> DataLoader | list:
-        return [] if self.validation_set is None else self._whole_loader(self.validation_set)
-
-    def test_dataloader(self) -> list[DataLoader]:  # type: ignore[override]
-        assert self.test_sets is not None
-        return [self._whole_loader(one) for one in self.test_sets.values()]
-
-    def predict_dataloader(self) -> list[DataLoader]:  # type: ignore[override]
-        return self.test_dataloader() if self.predict_set is None else [self._whole_loader(self.predict_set)]
-
-    def _whole_loader(self, images: Any) -> DataLoader:
-        batches = OneSizeBatches(images.sizes, self.evaluation_batch_size, *self.processes())
-        return self._loader(images, batches)  # type: ignore[arg-type]
 
     def augmented(self, batch: dict[str, Any], visit: int) -> dict[str, Any]:
         patches, index = self.train_set, batch["index"]
@@ -201,11 +170,8 @@ class ImagePairs(SeededBatches):
         return batch | images
 
     def _in_unit_interval(self, stored: Tensor, brightest: int) -> Tensor:
-        """Images as floating-point numbers, never in half precision, which does not give the 256 levels back."""
-        assert self.trainer is not None
-        dtype: Any = self.trainer.lightning_module.dtype
-        dtype = torch.promote_types(dtype, torch.float32)
-        return stored.to(dtype) if stored.is_floating_point() else stored.to(dtype).div_(brightest)
+        pixels = stored.to(self.pixel_type)
+        return pixels if stored.is_floating_point() else pixels.div_(brightest)
 
 
 def flipped_and_transposed(image: Tensor, uniform: Tensor) -> Tensor:

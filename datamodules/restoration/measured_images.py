@@ -12,6 +12,7 @@ from datamodules.arguments import at_least
 from datamodules.corruptions.image_noise.numbers import SampleNumbers
 from datamodules.corruptions.operators.interface import Operator
 from datamodules.loading.global_batches import Request
+from datamodules.loading.whole_images import SizedSet
 from datamodules.restoration.image_pairs import ImagePairs, WholeImages
 from datamodules.restoration.images import Images, PairSet
 from datamodules.restoration.noisy_folder import NoisyFolder
@@ -82,19 +83,14 @@ class MeasuredImages(ImagePairs):
         self.operator = operator
         self.sigma = sigma
 
-    def setup(self, stage: str) -> None:
-        if stage == "predict" and self.predict_dir is not None:
-            channels = None if self.channels is None else self.operator.measured_channels(self.channels)
-            self.predict_set = self.predict_set or MeasuredFolder(
-                self.operator, self.predict_dir, channels, self.brightest
-            )
-        else:
-            super().setup(stage)
-
     def check_noise_of_training(self, images: Images, name: str) -> None:
         """Take clean images as they are."""
 
-    def _whole(self, one: PairSet, split: Any) -> WholeImages:
+    def new_images(self, folder: str) -> SizedSet:
+        channels = None if self.channels is None else self.operator.measured_channels(self.channels)
+        return MeasuredFolder(self.operator, folder, channels, self.brightest)
+
+    def whole(self, one: PairSet, split: Any) -> SizedSet:
         images = one.images(split)
         if images.clean is None:
             raise ValueError(f"{type(one).__name__} has noisy images alone, and clean ones are measured")

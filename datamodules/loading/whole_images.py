@@ -1,0 +1,89 @@
+"""Batches of DataModules that train on parts of images, and evaluate whole images of any sizes, of several sets."""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch.utils.data import DataLoader
+
+from datamodules.loading.one_size_batches import OneSizeBatches
+from datamodules.loading.seeded_batches import RequestedSet, SeededBatches
+
+
+class SizedSet(RequestedSet, Protocol):
+    """A set of whole images that is fetched a request at a time, all of one size."""
+
+    @property
+    def sizes(self) -> Sequence[tuple[int, ...]]:
+        """Height and width of each image."""
+        ...
+
+
+class WholeImageSets(SeededBatches):
+    """Loaders of validation, test sets and prediction whose batches are whole images of one size.
+
+    Args:
+        training: data set to train on; None for a run that only tests or predicts.
+        test: data set to test on, or several by name.
+        validation: data set of validation images; None leaves validation out.
+        predict_dir: folder of images to predict; None predicts the test images.
+        batching: arguments of `SeededBatches`.
+    """
+
+    def __init__(self, training: Any, test: Any, validation: Any, predict_dir: str | None, **batching: Any) -> None:
+        super().__init__(**batching)
+        self.training = training
+        self.tests: Mapping[str, Any] = (
+            test if isinstance(test, dict) else {} if test is None else {type(test).__name__: test}
+        )
+        self.validation = validation
+        self.predict_dir = predict_dir
+        self.test_sets: dict[str, SizedSet] | None = None
+
+    @abstractmethod
+    def whole(self, one: Any, split: Any) -> SizedSet:
+        """Read the whole images of a data set."""
+
+    @abstractmethod
+    def new_images(self, folder: str) -> SizedSet:
+        """Find the images of a folder that are to be predicted."""
+
+    @property
+    def test_names(self) -> list[str]:
+        """The names of the test sets, in the order of the loaders."""
+        return list(self.tests)
+
+    def setup(self, stage: str) -> None:
+        if stage == "predict" and self.predict_dir is not None:
+            self.predict_set = self.predict_set or self.new_images(self.predict_dir)
+        elif stage in ("test", "predict"):
+            if self.test_sets is None:
+                self.set_up_test()
+        elif self.train_set is None and self.validation_set is None:
+            if self.training is None and stage == "fit":
+                raise ValueError("data.training is not given, and there is nothing to train on")
+            self.set_up_training()
+
+    def set_up_test(self) -> None:
+        if not self.tests:
+            raise ValueError("data.test is not given, and there is nothing to test on")
+        self.test_sets = {name: self.whole(one, "test") for name, one in self.tests.items()}
+
+    def test_dataloader(self) -> list[DataLoader]:  # type: ignore[override]
+        assert self.test_sets is not None
+        return [self.evaluation_loader(one) for one in self.test_sets.values()]
+
+    def predict_dataloader(self) -> list[DataLoader]:  # type: ignore[override]
+        return self.test_dataloader() if self.predict_set is None else [self.evaluation_loader(self.predict_set)]
+
+    def evaluation_loader(self, samples: Any) -> DataLoader:
+        batches = OneSizeBatches(samples.sizes, self.evaluation_batch_size, *self.processes())
+        return self._loader(samples, batches)  # type: ignore[arg-type]
+
+    @property
+    def pixel_type(self) -> torch.dtype:
+        """The module's type, but never half precision, which does not give the 256 levels back."""
+        assert self.trainer is not None
+        dtype: Any = self.trainer.lightning_module.dtype
+        return torch.promote_types(dtype, torch.float32)
