@@ -38,7 +38,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from datamodules.arguments import positive, within
+from datamodules.arguments import positive
 from datamodules.batches import LabelledImageBatch
 from datamodules.loading.world import world_size
 from lightning_modules.full_precision import at_least_float32, in_full_precision
@@ -216,7 +216,6 @@ class TrAct(ClassifierSteps, LightningModule):
         ridge: lambda, the weight of the smallness of a step; the paper takes 0.05 for short training, 0.2 for long.
         first_layer: name of the network's first layer, a Linear or Conv2d; None takes the first that it defines.
         sync_gram: share the statistics of the first layer's inputs among processes, so that several give what one does.
-        label_smoothing: part of each label that is spread over all classes, in [0, 1).
         optimizer: built on the network's trainable parameters.
         lr_scheduler: stepped every epoch.
 
@@ -231,17 +230,14 @@ class TrAct(ClassifierSteps, LightningModule):
         ridge: float = 0.1,
         first_layer: str | None = None,
         sync_gram: bool = False,
-        label_smoothing: float = 0.0,
         optimizer: OptimizerCallable = sgd,
         lr_scheduler: LRSchedulerCallable = constant,
     ) -> None:
         super().__init__()
         positive(ridge=ridge)
-        within(0, 1, "[)", label_smoothing=label_smoothing)
         self.network = network
         self.num_classes = num_classes
         self.first_layer = train_pre_activations(network, first_layer, ridge, sync_gram)
-        self.label_smoothing = label_smoothing
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.metrics = accuracies(num_classes)
@@ -251,7 +247,7 @@ class TrAct(ClassifierSteps, LightningModule):
 
     def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
         logits = self(batch["image"])
-        loss = F.cross_entropy(logits, batch["label"], label_smoothing=self.label_smoothing)
+        loss = F.cross_entropy(logits, batch["label"])
         return {"loss": log_training(self, batch, loss), "logits": logits.detach()}
 
     def configure_optimizers(self) -> Any:

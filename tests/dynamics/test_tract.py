@@ -193,17 +193,17 @@ def test_patches_of_photographs_are_regressed_at_rates_where_plain_descent_diver
     assert error["tract", 0.8] < 2e-4
 
 
-def test_a_step_has_the_solved_gradient_of_the_smoothed_loss() -> None:
+def test_a_step_has_the_solved_gradient_of_the_loss() -> None:
     network = ConvNet(1, [3], 4).double()
     plain = copy.deepcopy(network)
-    module = TrAct(network, num_classes=4, ridge=RIDGE, label_smoothing=0.1).double()
+    module = TrAct(network, num_classes=4, ridge=RIDGE).double()
     module.log = lambda *arguments, **options: None  # type: ignore[method-assign]
     assert module.first_layer == "conv1"
     image, label = numbers(6, 1, 5, 5), torch.tensor([0, 1, 2, 3, 0, 1])
     batch: Any = {"image": image, "label": label, "index": torch.arange(6), "global_size": 6}
     output = module.training_step(batch, 0)
     output["loss"].backward()
-    loss = F.cross_entropy(plain(image), label, label_smoothing=0.1)
+    loss = F.cross_entropy(plain(image), label)
     loss.backward()
     torch.testing.assert_close(output["loss"], loss)
     rows = F.unfold(image, 3, padding=1).transpose(1, 2).flatten(0, 1)
@@ -222,7 +222,6 @@ GROUPS = nn.Sequential(nn.Conv2d(4, 4, 3, groups=2))
     ("network", "arguments", "message"),
     [
         (nn.Sequential(nn.Linear(2, 2)), {"ridge": 0.0}, "ridge"),
-        (nn.Sequential(nn.Linear(2, 2)), {"label_smoothing": 1.0}, "label_smoothing"),
         (nn.Sequential(nn.Linear(2, 2)), {"first_layer": "conv1"}, "conv1 is no Linear or Conv2d.*: 0"),
         (nn.Sequential(nn.ReLU()), {}, "these are: none"),
         (GROUPS, {}, "0 has groups 2"),
