@@ -196,6 +196,8 @@ class IBims(NormalFolder):
 class DIODE(NormalFolder):
     """DIODE's indoor images, `train/indoors` and `val/indoors`, whose normals `*_normal.npy` lie beside `*.png`.
 
+    Their axes are taken to be x right, y up and z to the viewer, as a published reader has them: no file was at hand.
+
     Args:
         data_dir: folder that holds `train` and `val`; None looks where NOISEWORKS_DATA points.
     """

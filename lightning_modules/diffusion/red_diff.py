@@ -13,6 +13,7 @@ stops gradients. It begins at the pseudo-inverse, mu = H^+ y.
 As in the authors' code, squares and products are means over an image's values, so that lambda means the same for a
 small measurement as for a large one. There it is the mean over the batch, too; here each image has its own loss, which
 makes the same path up to Adam's epsilon, whatever the batch. What is returned is mu after the last step, not before it.
+Times are spaced as diffusers does from 0 on (`leading`), which is as there where the steps divide the T times.
 
 Source: Mardani, Song, Kautz and Vahdat, A Variational Perspective on Solving Inverse Problems with Diffusion Models,
 ICLR 2024, arXiv 2305.04391, algorithm 1, with the weights and optimizer of the authors' code.
