@@ -1,5 +1,6 @@
 """Steps of modules that find images from measurements, with a diffusion model as what is known of images."""
 
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -68,9 +69,9 @@ class MeasuredRestoration(RestorerSteps):
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
 
+    @abstractmethod
     def found(self, measured: Tensor, operator: Operator, draw: Draw) -> Tensor:
         """Find images `[B, C, H, W]` in [-1, 1], not clipped, from their measurements."""
-        raise NotImplementedError
 
     def times(self: Any) -> list[int]:
         """List the times that are visited from noise to image, and -1, which is the image."""

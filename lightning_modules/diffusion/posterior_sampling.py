@@ -1,6 +1,7 @@
 """Sampling along DDIM's path with a diffusion model that is guided by measurements, as DPS and PiGDM do."""
 
 import itertools
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -59,9 +60,9 @@ class PosteriorSampling(MeasuredRestoration):
 
     eta: float
 
+    @abstractmethod
     def guidance(self, measured: Tensor, operator: Operator) -> Guidance:
         """Give the guidance by measurements."""
-        raise NotImplementedError
 
     def found(self: Any, measured: Tensor, operator: Operator, draw: Draw) -> Tensor:
         times, start = self.times(), operator.pseudo_inverse(measured)

@@ -1,6 +1,7 @@
 """Prediction that leaves an image file for each given image: the same for every method whose estimates are images."""
 
 import inspect
+from abc import ABC, abstractmethod
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -17,33 +18,18 @@ from lightning_modules.resumable.item_files import digest_of, missing_items
 from lightning_modules.resumable.settings_file import refuse_other_settings, write_settings
 
 
-class WritesImages:
-    """Give a LightningModule a prediction step that writes `<written>/<name>.png` into the run directory.
+class WritesFolder:
+    """Give a LightningModule a folder of the run directory that its predictions are written into, and continued in.
 
-    Images that are there already are left alone, so an interrupted run continues; it is refused with another module or
-    other settings, and so is another image of the same name. Files that the data could not read are listed at the end,
-    as an error, when all others are written.
+    It is refused with another module or other settings. Files that the data could not read are listed at the end, as an
+    error, when all others are written.
     """
 
     written: str
     """Name of the folder."""
-    given: str
-    """Key of the batch's images."""
     settings_name: str
     """File of the run directory that holds the settings."""
     _directory: Path | None
-
-    def pixels(self, batch: Any) -> Tensor:
-        """Compute what is written of a batch, `[B, C, H, W]`, uint8 or uint16; four channels are a Bayer image's."""
-        raise NotImplementedError
-
-    def _set_names(self: Any, stage: str) -> list[str]:
-        """List the names of the sets, in the order of the loaders, where there are several."""
-        data = self.trainer.datamodule
-        names = getattr(data, "test_names", ()) if stage != "val" else ()
-        if stage == "predict" and getattr(data, "predict_set", None) is not None:
-            names = ()
-        return list(names) if len(names) > 1 else []
 
     def on_predict_start(self: Any) -> None:
         # Asked for once, by every process: it is broadcast, and processes may have different numbers of batches.
@@ -66,6 +52,37 @@ class WritesImages:
         what = f"what {directory / self.written} holds"
         refuse_other_settings(path, settings, what, "write into another --run_directory")
 
+    def on_predict_end(self: Any) -> None:
+        if self._directory is None:
+            return
+        rank_zero_info(f"Images are written to {self._directory / self.written}")
+        unreadable = getattr(getattr(self.trainer.datamodule, "predict_set", None), "unreadable", ())
+        if unreadable:
+            raise ValueError(f"all other images are written, but not {len(unreadable)}: {'; '.join(unreadable)}")
+
+
+class WritesImages(WritesFolder, ABC):
+    """Give a LightningModule a prediction step that writes `<written>/<name>.png` into the run directory.
+
+    Images that are there already are left alone, so an interrupted run continues; another image of the same name is
+    refused.
+    """
+
+    given: str
+    """Key of the batch's images."""
+
+    @abstractmethod
+    def pixels(self, batch: Any) -> Tensor:
+        """Compute what is written of a batch, `[B, C, H, W]`, uint8 or uint16; four channels are a Bayer image's."""
+
+    def _set_names(self: Any, stage: str) -> list[str]:
+        """List the names of the sets, in the order of the loaders, where there are several."""
+        data = self.trainer.datamodule
+        names = getattr(data, "test_names", ()) if stage != "val" else ()
+        if stage == "predict" and getattr(data, "predict_set", None) is not None:
+            names = ()
+        return list(names) if len(names) > 1 else []
+
     def predict_step(self: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> list[str]:
         """Write the images of a batch that are not there yet, and return their names."""
         if self._directory is None:
@@ -83,14 +100,6 @@ class WritesImages:
             pixels = levels[row].cpu().numpy()
             write_png(files[row], unpacked(pixels)[None] if len(pixels) == 4 else pixels, digests[row])
         return [batch["name"][row] for row in rows]
-
-    def on_predict_end(self: Any) -> None:
-        if self._directory is None:
-            return
-        rank_zero_info(f"Images are written to {self._directory / self.written}")
-        unreadable = getattr(getattr(self.trainer.datamodule, "predict_set", None), "unreadable", ())
-        if unreadable:
-            raise ValueError(f"all other images are written, but not {len(unreadable)}: {'; '.join(unreadable)}")
 
 
 def arguments_of(module: Any) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Inpainting: parts of an image are known, and the others are not."""
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -41,9 +42,9 @@ class Mask(LinearOperator):
 class Masks(LinearOperator):
     """A mask of each image's own, which `of` gives."""
 
+    @abstractmethod
     def mask(self, index: Tensor, size: tuple[int, int]) -> Tensor:
         """Give the masks `[B, 1, H, W]`, on the device of `index`."""
-        raise NotImplementedError
 
     def of(self, index: Tensor, size: tuple[int, int]) -> Mask:
         return Mask(self.mask(index, size))

@@ -8,7 +8,7 @@ from torch import Tensor
 from datamodules.batches import InterpolationBatch
 from datamodules.files.png import digest_in_png, write_png
 from lightning_modules.resumable.item_files import digest_of, missing_items
-from lightning_modules.training.written_images import WritesImages, levels_of
+from lightning_modules.training.written_images import WritesFolder, levels_of
 
 
 def strip(frames: Tensor, first: Tensor, second: Tensor) -> Tensor:
@@ -16,7 +16,7 @@ def strip(frames: Tensor, first: Tensor, second: Tensor) -> Tensor:
     return torch.cat([first, *frames, second], dim=-1)
 
 
-class InterpolationSteps(WritesImages):
+class InterpolationSteps(WritesFolder):
     """Gives a LightningModule its prediction steps, which write into the run directory.
 
     `interpolated/<name>/<lambda>.png` are the images of a pair, and `interpolated/<name>.png` is the strip of all from
