@@ -51,7 +51,7 @@ class OODScores(ClassifierSteps, LightningModule):
         self,
         network: nn.Module,
         num_classes: int,
-        detectors: dict[str, dict[str, float]] = {"EnergyBased": {}},  # noqa: B006 - shown by --help
+        detectors: dict[str, dict[str, bool | int | float | str]] = {"EnergyBased": {}},  # noqa: B006 - shown by --help
         optimizer: OptimizerCallable = sgd,
         lr_scheduler: LRSchedulerCallable = constant,
     ) -> None:
@@ -132,7 +132,7 @@ def of_logits(detector: Any) -> bool:
     return hasattr(detector, "predict_logits")
 
 
-def detector_of(name: str, given: dict[str, float], head: nn.Linear) -> Any:
+def detector_of(name: str, given: dict[str, bool | int | float | str], head: nn.Linear) -> Any:
     """Build a detector of logits or features; of the network it is handed the last linear layer alone.
 
     Args:
