@@ -196,6 +196,46 @@ class InterpolationBatch(TypedDict):
     """Samples of this batch over all processes."""
 
 
+class TableBatch(TypedDict):
+    """Rows of a table: samples, rounds of a stream, measurements or points, in numbers of their own units.
+
+    Floating-point columns come in the module's type, at least single precision. A set has the keys that it needs.
+    """
+
+    features: NotRequired[Tensor]
+    """`[B, ...]`, floating point: what is known of each sample."""
+    target: NotRequired[Tensor]
+    """`[B]` or `[B, K]`: what was observed: floating point, or int64 for classes; -1 and 1 for halfspaces."""
+    clean_target: NotRequired[Tensor]
+    """As `target`: without its noise, where that is known. For metrics only, never for a loss."""
+    corrupted: NotRequired[Tensor]
+    """`[B]`, bool: whether `target` has a gross error or a false sign. For metrics only."""
+    w_true: NotRequired[Tensor]
+    """`[D]`: the parameter that generated all rows. For metrics only."""
+    x_star: NotRequired[Tensor]
+    """`[D, D]`: the matrix that all rows measure. For metrics only."""
+    index: Tensor
+    """`[B]`, int64: position in the set; of a stream its round."""
+    global_size: int
+    """Samples of this batch over all processes."""
+
+
+class GraphBatch(TypedDict):
+    """Observations of the nodes of one directed graph."""
+
+    features: Tensor
+    """`[B, D]`, floating point: a sample of each of the D nodes in a row."""
+    w_true: NotRequired[Tensor]
+    """`[D, D]`, floating point: the weight of the edge from row to column, 0 where there is none; 1 for an edge of a
+    graph that has no weights. For metrics only, never for a loss."""
+    noise_std: NotRequired[Tensor]
+    """`[D]`: the standard deviation of each node's own noise. For metrics only."""
+    index: Tensor
+    """`[B]`, int64: position in the set."""
+    global_size: int
+    """Samples of this batch over all processes."""
+
+
 def local_size(batch: Any) -> int:
     """Samples of a batch on this process: of `index`, which every DataModule here gives, or else of the first tensor.
 

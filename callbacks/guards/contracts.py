@@ -31,7 +31,7 @@ class Contracts(Callback):
             raise ValueError(
                 f"trainer.accumulate_grad_batches must be at least 1, got {trainer.accumulate_grad_batches}"
             )
-        if trainer.overfit_batches and hasattr(data, "image_shape"):  # type: ignore[attr-defined]
+        if trainer.overfit_batches and isinstance(data, SeededBatches):  # type: ignore[attr-defined]
             raise ValueError(
                 f"trainer.overfit_batches is not possible, as {type(data).__name__} deals out its batches itself: "
                 f"trainer.limit_train_batches trains on the first batches of each epoch"

@@ -66,6 +66,8 @@ class SeededBatches(LightningDataModule, ABC):
     test_set: RequestedSet | None
     predict_set: RequestedSet | None
     """What is predicted where that is not the test set."""
+    shuffle: bool = True
+    """Whether an epoch visits the training samples in a new order; rounds of a stream keep their own."""
 
     def __init__(
         self,
@@ -143,7 +145,7 @@ class SeededBatches(LightningDataModule, ABC):
             self.batch_size,
             rank,
             world_size,
-            shuffle=True,
+            shuffle=self.shuffle,
             seed=self.seed,
             epoch=epoch,
             resumed=self._resumed,  # which may be of a later epoch: loaders are built early where steps are counted

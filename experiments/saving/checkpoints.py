@@ -107,7 +107,7 @@ class BestNeedsItsMetric(Callback):
     def _refuse_no_validation(self, validates: bool) -> None:
         if self.needed and self.monitor.startswith("val/") and not validates:
             raise ValueError(
-                f"checkpoint.monitor is {self.monitor}, and there are no validation images: give the data some "
+                f"checkpoint.monitor is {self.monitor}, and there are no validation samples: give the data some "
                 f"(data.validation_fraction, where it has one), or set checkpoint.tested last and also_test_best false"
             )
 

@@ -20,6 +20,7 @@ from datamodules.prompts.captioned_images import CaptionedImages
 from datamodules.restoration.image_pairs import ImagePairs
 from datamodules.segmentation.labelled_masks import LabelledMasks
 from datamodules.segmentation.unpaired_masks import UnpairedMasks
+from datamodules.tables.tables import Tables
 from lightning_modules.networks.mlp import MLP
 from tests.conformance.experiments import CONFIGS, at_paper_scale, experiments, name
 
@@ -44,6 +45,10 @@ class Trainer:
 
 def meta_batch(data: Any) -> dict[str, Any]:
     """A training batch of a DataModule, without values. A new kind of batch gets its lines here."""
+    if isinstance(data, Tables):
+        size = data.num_train_samples if data.whole else data.batch_size
+        columns = {key: torch.empty(size, *shape, device="meta") for key, shape in data.row_shapes.items()}
+        return {**columns, "index": torch.empty(size, dtype=torch.int64, device="meta"), "global_size": size}
     size = data.batch_size
     if isinstance(data, LabelledMasks):
         shape, kinds = (size, *data.image_shape[1:]), ("label", "original_label", "clean_label")
@@ -89,7 +94,7 @@ def take_a_step(module: LightningModule, trainer: Any, batch: dict[str, Any]) ->
         module.optimizers = lambda *args, **kwargs: configured  # type: ignore[method-assign]
         module.train()
         outputs = module.training_step(batch, 0)
-        assert not outputs["logits"].requires_grad
+        assert "logits" not in outputs or not outputs["logits"].requires_grad
         return outputs["loss"]
     [optimizer], [scheduler] = configured
     scheduler = scheduler["scheduler"] if isinstance(scheduler, dict) else scheduler

@@ -142,7 +142,7 @@ BAD_INPUT = {
     "no devices": (["--trainer.accelerator", "tpu"], "error: "),
     "best without validation": (
         ["--data.validation_fraction", "0"],
-        "checkpoint.monitor is val/accuracy, and there are no validation images",
+        "checkpoint.monitor is val/accuracy, and there are no validation samples",
     ),
     "seed": (["--seed_everything", "-1"], "seed_everything must be in 0 ... 4294967295, got -1"),
     "noise rate": (["--data.label_noise.noise_rate", "1.0"], "noise_rate must be in [0, 1), got 1.0"),

@@ -1,0 +1,1 @@
+"""Tables: rows of numbers in memory, drawn with their truth or read from files."""

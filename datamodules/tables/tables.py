@@ -1,0 +1,132 @@
+"""The DataModule of tables: mini-batches of rows, or all rows in each batch.
+
+Tables(LowRankMeasurements(dim=20, rank=2, num_measurements=1600), passes_per_epoch=10)
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning.fabric.utilities import move_data_to_device
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from datamodules.corruptions.seeded import seeded
+from datamodules.loading.global_batches import GlobalBatches, Request
+from datamodules.loading.seeded_batches import RequestedSet, SeededBatches
+from datamodules.tables.table_set import Rows, TableSet
+
+
+class RowSet:
+    """Rows that are fetched a request at a time."""
+
+    in_memory = True
+
+    def __init__(self, rows: Rows) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, request: Request) -> dict[str, Any]:
+        columns = {name: column[request.indices] for name, column in self.rows.columns.items()}
+        return {**columns, **self.rows.truth, "index": request.indices, "global_size": request.global_size}
+
+
+class KeptBatch:
+    """Give one batch that holds all rows of a process: made at the first request, and then the same one.
+
+    Args:
+        samples: a set whose requests are all alike.
+        made: puts a batch where steps find it.
+    """
+
+    def __init__(self, samples: RequestedSet, made: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        self.samples = samples
+        self.made = made
+        self.batch: dict[str, Any] | None = None
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, request: Request) -> dict[str, Any]:
+        if self.batch is None:
+            self.batch = self.made(self.samples[request])
+        return self.batch
+
+
+class Tables(SeededBatches):
+    """Batches of rows (`datamodules.batches.TableBatch` and `GraphBatch`).
+
+    Without a batch size all rows are in every batch, in their own order, each process with its share; they are put on
+    the device once, and a step copies nothing. Mini-batches come in an order that depends on (seed, epoch) alone.
+
+    Args:
+        table: set to draw or read.
+        batch_size: training rows of a step over all processes; None takes all of them in every step.
+        passes_per_epoch: times that an epoch visits the training rows: the steps of an epoch, where a batch is all.
+        shuffle: whether mini-batches have a new order in each epoch; rounds of a stream keep their own.
+        evaluation_batch_size: rows of a validation, test or prediction batch over all processes; None takes all.
+        seed: random seed of the table, unless it has its own, and of the order; None takes `seed_everything`.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        table: TableSet,
+        batch_size: int | None = None,
+        passes_per_epoch: int = 1,
+        shuffle: bool = True,
+        evaluation_batch_size: int | None = None,
+        seed: int | None = None,
+    ) -> None:
+        all_rows = torch.iinfo(torch.int64).max
+        super().__init__(
+            all_rows if batch_size is None else batch_size,
+            evaluation_batch_size or all_rows,
+            passes_per_epoch,
+            seed=seed,
+        )
+        self.table = seeded(table, self.seed)
+        self.whole = batch_size is None
+        self.shuffle = shuffle and not self.whole
+
+    @property
+    def row_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of a training row's value in each column."""
+        return dict(self.table.row_shapes)
+
+    def prepare_data(self) -> None:
+        self.table.fetch_missing()
+
+    def set_up_training(self) -> None:
+        self.train_set = RowSet(self.table.training())
+        if self.whole:
+            self.batch_size = len(self.train_set)
+        validation = self.table.validation()
+        self.validation_set = None if validation is None else RowSet(validation)
+
+    def set_up_test(self) -> None:
+        self.test_set = RowSet(self.table.test())
+
+    def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
+        assert self.trainer is not None
+        dtype: Any = self.trainer.lightning_module.dtype
+        dtype = torch.promote_types(dtype, torch.float32)
+
+        def cast(value: Any) -> Any:
+            return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+
+        return {key: cast(value) for key, value in batch.items()}
+
+    def _loader(self, samples: RequestedSet, batches: GlobalBatches) -> DataLoader:
+        if batches.shuffle or len(batches) > batches.passes:
+            return super()._loader(samples, batches)
+        kept = KeptBatch(samples, self._on_device)
+        return DataLoader(kept, sampler=batches, batch_size=None, collate_fn=lambda batch: batch)  # type: ignore[arg-type]
+
+    def _on_device(self, batch: dict[str, Any]) -> dict[str, Any]:
+        assert self.trainer is not None
+        return move_data_to_device(self.finished(batch), self.trainer.strategy.root_device)
