@@ -147,7 +147,7 @@ PARAMETERS = {
 UNTRAINED = {
     **{
         f"scoredvi/{data}": "its denoisers come with their weights; it fits images"
-        for data in ("cc", "polyu", "sidd_val")
+        for data in ("cc", "crops", "polyu", "sidd_val")
     },
     **{
         name(path): "its network comes with its weights; it optimises images"
