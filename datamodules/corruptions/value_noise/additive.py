@@ -1,0 +1,142 @@
+"""Laws of added noise: light and heavy tails, lopsided ones, and gross outliers among exact values."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datamodules.arguments import positive, within
+from datamodules.corruptions.value_noise.interface import ValueNoise
+
+
+@dataclass(frozen=True)
+class _OfStd(ValueNoise):
+    """A law with a standard deviation for its argument."""
+
+    std: float = 1.0
+
+    def __post_init__(self) -> None:
+        positive(std=self.std)
+
+    @property
+    def variance(self) -> float:
+        return self.std**2
+
+
+@dataclass(frozen=True)
+class Gaussian(_OfStd):
+    """Normal numbers, N(0, std^2).
+
+    Args:
+        std: standard deviation, positive.
+    """
+
+    mean = 0.0
+
+    def draw(self, shape: tuple[int, ...], random: np.random.Generator) -> NDArray[np.float64]:
+        return self.std * random.standard_normal(shape)
+
+
+@dataclass(frozen=True)
+class Laplace(_OfStd):
+    """Two-sided exponential numbers, of scale std / sqrt(2).
+
+    Args:
+        std: standard deviation, positive.
+    """
+
+    mean = 0.0
+
+    def draw(self, shape: tuple[int, ...], random: np.random.Generator) -> NDArray[np.float64]:
+        return random.laplace(0.0, self.std / math.sqrt(2), shape)
+
+
+@dataclass(frozen=True)
+class Gumbel(_OfStd):
+    """Numbers of Gumbel's law with location 0 and scale sqrt(6) std / pi; their mean is not 0.
+
+    Args:
+        std: standard deviation, positive.
+    """
+
+    @property
+    def scale(self) -> float:
+        """The law's scale."""
+        return math.sqrt(6) * self.std / math.pi
+
+    @property
+    def mean(self) -> float:
+        return float(np.euler_gamma) * self.scale
+
+    def draw(self, shape: tuple[int, ...], random: np.random.Generator) -> NDArray[np.float64]:
+        return random.gumbel(0.0, self.scale, shape)
+
+
+@dataclass(frozen=True)
+class Exponential(_OfStd):
+    """Exponential numbers: positive, with mean and standard deviation std.
+
+    Args:
+        std: standard deviation, positive.
+    """
+
+    @property
+    def mean(self) -> float:
+        return self.std
+
+    def draw(self, shape: tuple[int, ...], random: np.random.Generator) -> NDArray[np.float64]:
+        return random.exponential(self.std, shape)
+
+
+@dataclass(frozen=True)
+class StudentT(ValueNoise):
+    """Numbers of Student's law times a scale: heavy tails, without variance up to two degrees of freedom.
+
+    Args:
+        degrees: degrees of freedom, positive.
+        scale: factor, positive.
+    """
+
+    degrees: float = 3.0
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        positive(degrees=self.degrees, scale=self.scale)
+
+    @property
+    def mean(self) -> float:
+        return 0.0 if self.degrees > 1 else math.nan
+
+    @property
+    def variance(self) -> float:
+        return self.scale**2 * self.degrees / (self.degrees - 2) if self.degrees > 2 else math.inf
+
+    def draw(self, shape: tuple[int, ...], random: np.random.Generator) -> NDArray[np.float64]:
+        return self.scale * random.standard_t(self.degrees, shape)
+
+
+@dataclass(frozen=True)
+class GrossOutliers(ValueNoise):
+    """Exact values, of which each has a gross normal error with some probability; 0 is no error.
+
+    Args:
+        fraction: probability of an error, in [0, 1].
+        std: standard deviation of an error, positive.
+    """
+
+    fraction: float = 0.2
+    std: float = 10.0
+    mean = 0.0
+
+    def __post_init__(self) -> None:
+        within(0, 1, fraction=self.fraction)
+        positive(std=self.std)
+
+    @property
+    def variance(self) -> float:
+        return self.fraction * self.std**2
+
+    def draw(self, shape: tuple[int, ...], random: np.random.Generator) -> NDArray[np.float64]:
+        chosen = random.random(shape) < self.fraction
+        return np.where(chosen, self.std * random.standard_normal(shape), 0.0)

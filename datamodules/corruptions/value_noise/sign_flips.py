@@ -1,0 +1,63 @@
+"""Massart noise: flips of labels -1 and 1 with the same probability everywhere, on one side, or near the boundary."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datamodules.arguments import at_least, within
+from datamodules.corruptions.value_noise.interface import SignFlips
+
+
+@dataclass(frozen=True)
+class ConstantFlips(SignFlips):
+    """Flip every label with one probability, as random classification noise does.
+
+    Args:
+        rate: probability, in [0, 1/2).
+    """
+
+    rate: float = 0.3
+
+    def __post_init__(self) -> None:
+        within(0, 0.5, "[)", rate=self.rate)
+
+    def probability(self, features: NDArray[np.float64], margin: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.full(len(margin), self.rate)
+
+
+@dataclass(frozen=True)
+class HalfFlips(SignFlips):
+    """Flip labels where one coordinate is positive, and none elsewhere.
+
+    Args:
+        rate: probability where the coordinate is positive, in [0, 1/2).
+        coordinate: number of the coordinate, from 0.
+    """
+
+    rate: float = 0.3
+    coordinate: int = 2
+
+    def __post_init__(self) -> None:
+        within(0, 0.5, "[)", rate=self.rate)
+        at_least(0, coordinate=self.coordinate)
+
+    def probability(self, features: NDArray[np.float64], margin: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.where(features[:, self.coordinate] > 0, self.rate, 0.0)
+
+
+@dataclass(frozen=True)
+class BoundaryFlips(SignFlips):
+    """Flip labels most often at the true boundary: with probability rate exp(-|margin|).
+
+    Args:
+        rate: probability at the boundary, in [0, 1/2).
+    """
+
+    rate: float = 0.3
+
+    def __post_init__(self) -> None:
+        within(0, 0.5, "[)", rate=self.rate)
+
+    def probability(self, features: NDArray[np.float64], margin: NDArray[np.float64]) -> NDArray[np.float64]:
+        return self.rate * np.exp(-np.abs(margin))

@@ -1,0 +1,33 @@
+from typing import Any
+
+import numpy as np
+import pytest
+
+from datamodules.corruptions.value_noise import BoundaryFlips, ConstantFlips, HalfFlips, SignFlips
+
+RANDOM = np.random.default_rng(0)
+FEATURES = RANDOM.standard_normal((50_000, 3))
+MARGIN = FEATURES[:, 1]
+
+
+@pytest.mark.parametrize(
+    ("flips", "expected", "most"),
+    [
+        (ConstantFlips(0.2), np.full(50_000, 0.2), 0.2),
+        (HalfFlips(0.4, coordinate=0), 0.4 * (FEATURES[:, 0] > 0), 0.4),
+        (BoundaryFlips(0.3), 0.3 * np.exp(-np.abs(MARGIN)), 0.3),
+    ],
+)
+def test_labels_are_flipped_as_often_as_the_law_says(flips: SignFlips, expected: np.ndarray, most: float) -> None:
+    probability = flips.probability(FEATURES, MARGIN)
+    np.testing.assert_allclose(probability, expected)
+    assert probability.max() <= most
+    drawn = flips.flips(FEATURES, MARGIN, np.random.default_rng(1))
+    for part in (FEATURES[:, 0] > 0, MARGIN > 1, np.abs(MARGIN) < 0.1):
+        assert drawn[part].mean() == pytest.approx(probability[part].mean(), abs=0.02)
+
+
+@pytest.mark.parametrize("flips", [ConstantFlips, HalfFlips, BoundaryFlips])
+def test_half_of_the_labels_tell_nothing(flips: Any) -> None:
+    with pytest.raises(ValueError, match="rate must be in"):
+        flips(rate=0.5)
