@@ -21,3 +21,17 @@ def in_full_precision(device: torch.device) -> AbstractContextManager[Any]:
 def at_least_float32(x: Tensor) -> Tensor:
     """x in float32 or better, for what needs more digits or range than half precision has."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def require_double(trainer: Any, name: str) -> None:
+    """Refuse a run in another precision than 64 bit, before training or testing.
+
+    Args:
+        trainer: of the run.
+        name: of the module that asks.
+
+    Raises:
+        ValueError: names the precision.
+    """
+    if trainer.precision != "64-true":
+        raise ValueError(f"trainer.precision must be 64-true for {name}, got {trainer.precision}")

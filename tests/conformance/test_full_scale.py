@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import LightningModule
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
 from datamodules.classification.labelled_images import LabelledImages
@@ -31,7 +32,6 @@ class Trainer:
     num_training_batches = 1000
     current_epoch = global_step = 0
     world_size = 1
-    precision = "32-true"
     is_global_zero = training = True
     strategy: Any = None
 
@@ -40,6 +40,7 @@ class Trainer:
         self.callbacks = callbacks or []
         self.accumulate_grad_batches = options.accumulate_grad_batches
         self.max_epochs = options.max_epochs
+        self.precision = getattr(options, "precision", None) or "32-true"
         self.estimated_stepping_batches = self.num_training_batches * self.max_epochs
 
 
@@ -83,6 +84,9 @@ def meta_batch(data: Any) -> dict[str, Any]:
 def take_a_step(module: LightningModule, trainer: Any, batch: dict[str, Any]) -> Tensor:
     """Calls the hooks of a fit up to the end of its first batch, in Lightning's order, and returns the loss."""
     module.to("meta")
+    if trainer.precision == "64-true":
+        module.double()
+        batch = apply_to_collection(batch, Tensor, lambda each: each.double() if each.is_floating_point() else each)
     module.trainer = trainer
     module.log = module.log_dict = lambda *args, **kwargs: None  # type: ignore[method-assign, assignment]
     module.setup("fit")

@@ -11,6 +11,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+import train
 from experiments.load_run import load_run
 from experiments.saving.checkpoints import StepCheckpoint
 from tests.conformance.runs import assert_alike, losses, methods, rows, run, state, tables, written
@@ -82,7 +83,8 @@ def test_a_checkpoint_is_read_back_and_predicts_in_float32(whole: Path) -> None:
         run("validate", "--resume", whole)
     if not is_overridden("predict_step", module):
         return
-    run("predict", "--resume", whole, "--trainer.precision", "bf16-mixed", "--trainer.limit_predict_batches", "1")
+    precision = "64-true" if METHODS[whole.name].double else "bf16-mixed"
+    run("predict", "--resume", whole, "--trainer.precision", precision, "--trainer.limit_predict_batches", "1")
     if (whole / "predictions.parquet").exists():
         predicted = pd.read_parquet(whole / "predictions.parquet")
         columns = [name for name in predicted if name.startswith("probability")]
@@ -113,7 +115,15 @@ def largest_norm() -> Iterator[list[float]]:
     hook.remove()
 
 
-def test_half_precision_and_clipping(whole: Path, tmp_path: Path, largest_norm: list[float]) -> None:
+def test_half_precision_and_clipping(
+    whole: Path, tmp_path: Path, largest_norm: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    if METHODS[whole.name].double:
+        for precision in ("bf16-mixed", "32-true"):
+            settings = ("--config", str(whole / f"{whole.name}.yaml"), "--run_directory", str(tmp_path / precision))
+            assert train.main(["fit", *settings, "--trainer.precision", precision]) == 2
+            assert "trainer.precision must be 64-true" in capsys.readouterr().err
+        return
     clips = METHODS[whole.name].clips
     clipped = (f"--{clips}", "0.01") if clips else ()
     fit(whole, tmp_path, "--trainer.precision", "bf16-mixed", "--trainer.max_epochs", "1", *clipped)

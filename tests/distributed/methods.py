@@ -27,6 +27,7 @@ class Method:
         clips: the key by which the method clips gradients; a method that steps by itself and clips nothing has None.
         trains: whether there are gradients at all.
         tests: whether there is a test step.
+        double: whether it refuses any precision but 64 bit.
         accuracy: of the tables of two processes, where a metric is averaged in float32.
     """
 
@@ -36,6 +37,7 @@ class Method:
     clips: str | None = "trainer.gradient_clip_val"
     trains: bool = True
     tests: bool = True
+    double: bool = False
     accuracy: float = 1e-10
 
 
