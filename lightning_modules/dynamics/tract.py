@@ -42,7 +42,7 @@ from datamodules.arguments import positive
 from datamodules.batches import LabelledImageBatch
 from datamodules.loading.world import world_size
 from lightning_modules.full_precision import at_least_float32, in_full_precision
-from lightning_modules.networks.weights import listed
+from lightning_modules.networks.replacement import layers_named, replace_layers
 from lightning_modules.training.classifier import ClassifierSteps, accuracies
 from lightning_modules.training.logging import log_training
 from lightning_modules.training.optimizers import built, constant, sgd, trainable
@@ -174,7 +174,8 @@ def train_pre_activations(network: nn.Module, first_layer: str | None, ridge: fl
 
     Args:
         network: holds the layer; its parameters stay the same objects under the same names.
-        first_layer: name of a `Linear` or `Conv2d` in it; None takes the first one in the order of definition.
+        first_layer: name of a `Linear` or `Conv2d` in it, or a pattern (see `layers_named`), of whose matches the first
+            in the order of definition is taken; None takes the first of all.
         ridge: lambda.
         sync_gram: whether X^T X is that of all processes.
 
@@ -185,16 +186,8 @@ def train_pre_activations(network: nn.Module, first_layer: str | None, ridge: fl
         ValueError: if there is no such layer, it is of another kind, frozen, or a convolution with groups, named
             padding or a padding mode other than zeros.
     """
-    layers = {
-        name: layer for name, layer in network.named_modules() if name and isinstance(layer, nn.Linear | nn.Conv2d)
-    }
-    if not layers or (first_layer is not None and first_layer not in layers):
-        known = listed(layers, at_most=10) if layers else "none"
-        raise ValueError(f"first_layer: {first_layer} is no Linear or Conv2d of the network; these are: {known}")
-    name = next(iter(layers)) if first_layer is None else first_layer
-    layer = layers[name]
-    if not layer.weight.requires_grad:
-        raise ValueError(f"first_layer: {name} is frozen, and its gradient is all that TrAct changes")
+    layers = layers_named(network, [first_layer or "*"], (nn.Linear, nn.Conv2d), "first_layer")
+    name, layer = next(iter(layers.items()))
     if isinstance(layer, nn.Conv2d):
         for key, value, allowed in (("groups", layer.groups, 1), ("padding_mode", layer.padding_mode, "zeros")):
             if value != allowed:
@@ -202,7 +195,7 @@ def train_pre_activations(network: nn.Module, first_layer: str | None, ridge: fl
         if isinstance(layer.padding, str):
             raise ValueError(f"first_layer: {name} has padding {layer.padding!r}, and TrAct takes numbers alone")
     kind: Any = TrActConv2d if isinstance(layer, nn.Conv2d) else TrActLinear
-    network.set_submodule(name, kind(layer, ridge, sync_gram))
+    replace_layers(network, {name: layer}, "first_layer", lambda layer: kind(layer, ridge, sync_gram))
     return name
 
 

@@ -222,8 +222,8 @@ GROUPS = nn.Sequential(nn.Conv2d(4, 4, 3, groups=2))
     ("network", "arguments", "message"),
     [
         (nn.Sequential(nn.Linear(2, 2)), {"ridge": 0.0}, "ridge"),
-        (nn.Sequential(nn.Linear(2, 2)), {"first_layer": "conv1"}, "conv1 is no Linear or Conv2d.*: 0"),
-        (nn.Sequential(nn.ReLU()), {}, "these are: none"),
+        (nn.Sequential(nn.Linear(2, 2)), {"first_layer": "conv1"}, "conv1' is no Linear or Conv2d.*has: 0"),
+        (nn.Sequential(nn.ReLU()), {}, "it has: none"),
         (GROUPS, {}, "0 has groups 2"),
         (nn.Sequential(nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect")), {}, "padding_mode 'reflect'"),
         (nn.Sequential(nn.Conv2d(1, 1, 3, padding="same")), {}, "padding 'same'"),
