@@ -1,0 +1,62 @@
+"""Random linear measurements of a positive semidefinite matrix of low rank, some of them grossly wrong."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+
+from datamodules.arguments import at_least, positive, within
+from datamodules.corruptions.value_noise import ValueNoise
+from datamodules.tables.table_set import Rows, TableSet
+
+
+class LowRankMeasurements(TableSet):
+    """Measurements y_i = <A_i, X*> + s_i with A_i of independent normal entries and X* = V diag(eigenvalues) V^T.
+
+    What is tested is the matrix, so the test rows are the training rows.
+
+    Args:
+        dim: d; X* is `[d, d]`.
+        eigenvalues: those of X* that are not 0, positive; their number is its rank.
+        measurements: m, rows.
+        noise: law of s_i; None measures exactly.
+        seed: random seed of X*, A_i and noise; None takes that of the DataModule.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        dim: int = 20,
+        eigenvalues: Sequence[float] = (1.0, 1.0),
+        measurements: int = 1600,
+        noise: ValueNoise | None = None,
+        seed: int | None = None,
+    ) -> None:
+        at_least(1, dim=dim, measurements=measurements)
+        within(1, dim, number_of_eigenvalues=len(eigenvalues))
+        positive(eigenvalues=min(eigenvalues))
+        self.dim = dim
+        self.eigenvalues = eigenvalues
+        self.measurements = measurements
+        self.noise = noise
+        self.seed = seed
+
+    @property
+    def row_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        return {"features": (self.dim, self.dim), "target": (), "clean_target": (), "corrupted": ()}
+
+    def training(self) -> Rows:
+        random = np.random.default_rng([self.seed or 0, 0])
+        directions, _ = np.linalg.qr(random.standard_normal((self.dim, len(self.eigenvalues))))
+        x_star = directions * np.asarray(self.eigenvalues) @ directions.T
+        features = random.standard_normal((self.measurements, self.dim, self.dim))
+        exact = features.reshape(self.measurements, -1) @ x_star.ravel()
+        error = np.zeros(self.measurements) if self.noise is None else self.noise.draw((self.measurements,), random)
+        columns = {"features": features, "target": exact + error, "clean_target": exact, "corrupted": error != 0}
+        truth = {"x_star": torch.from_numpy(x_star)}
+        return Rows({name: torch.from_numpy(column) for name, column in columns.items()}, truth)
+
+    def test(self) -> Rows:
+        return self.training()
