@@ -1,0 +1,59 @@
+"""Tables of numbers in CSV files, whose columns are checked by name."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+
+def read_numbers(path: Path, name: str, named_rows: bool = False) -> pd.DataFrame:
+    """Read a CSV file with a header, all of whose columns are numbers.
+
+    Args:
+        path: the file.
+        name: name of the data set, for messages.
+        named_rows: whether the first column holds names of the rows.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: names a column that holds text or lacks values, or says that there are no rows.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{name}: {path} does not exist; set data_dir to the folder that holds it")
+    return checked_numbers(pd.read_csv(path, index_col=0 if named_rows else None), name, path)
+
+
+def checked_numbers(table: pd.DataFrame, name: str, path: Path) -> pd.DataFrame:
+    """Give a table in float64, or refuse its first column that holds text, lacks values or has one that is infinite.
+
+    Args:
+        table: with named columns.
+        name: name of the data set, for messages.
+        path: where the table comes from.
+
+    Raises:
+        ValueError: names the column, and says that there are no rows if there are none.
+    """
+    if table.empty:
+        raise ValueError(f"{name}: {path} holds no rows")
+    for column in table:
+        values = pd.to_numeric(table[column], errors="coerce")
+        if (text := values.isna() & table[column].notna()).any():
+            raise ValueError(f"{name}: column {column} of {path} holds text: {table[column][text].iloc[0]!r}")
+        if not np.isfinite(values).all():
+            row = int(np.flatnonzero(~np.isfinite(values))[0])
+            raise ValueError(f"{name}: column {column} of {path} lacks a value in row {row + 1}")
+    return table.astype(np.float64)
+
+
+def refuse_constant(table: pd.DataFrame, name: str) -> None:
+    """Refuse a table with a column that always holds the same number, which cannot be standardised.
+
+    Raises:
+        ValueError: names the column.
+    """
+    for column in table:
+        if table[column].nunique() == 1:
+            raise ValueError(
+                f"{name}: column {column} is constant, {table[column].iloc[0]:g} in every row: leave it out"
+            )
