@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from experiments.command_line import CommandLine
-from tests.tiny_pipelines import save_text_to_image, save_unconditional, save_xl
+from tests.tiny_pipelines import save_hunyuan_dit, save_text_to_image, save_unconditional, save_xl
 from tests.two_processes import Process, TwoProcesses, start_two
 
 torch.set_num_threads(1)
@@ -64,6 +64,12 @@ def text_to_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def xl(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny SDXL pipeline."""
     return save_xl(tmp_path_factory.mktemp("xl"))
+
+
+@pytest.fixture(scope="session")
+def hunyuan_dit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny Hunyuan-DiT pipeline."""
+    return save_hunyuan_dit(tmp_path_factory.mktemp("hunyuan_dit"))
 
 
 @pytest.fixture(scope="session")

@@ -43,12 +43,12 @@ def text_encoder(words: list[str], length: int = 8, width: int = 16, projection:
 
 
 def autoencoder(channels: tuple[int, ...] = (4, 8), scaling_factor: float = 0.18215) -> Any:
-    """Build an autoencoder of images of 16 x 16 whose latents are `[4, 8, 8]`."""
+    """Build an autoencoder whose latents are `[4, 8, 8]`, of images of 16 x 16; a channel more doubles the size."""
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(
-        block_out_channels=channels, down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=4, norm_num_groups=4, layers_per_block=1,
+        block_out_channels=channels, down_block_types=("DownEncoderBlock2D",) * len(channels),
+        up_block_types=("UpDecoderBlock2D",) * len(channels), latent_channels=4, norm_num_groups=4, layers_per_block=1,
         sample_size=16, scaling_factor=scaling_factor,
     )  # fmt: skip
 
@@ -96,6 +96,34 @@ def save_xl(folder: Path) -> Path:
         vae=autoencoder(scaling_factor=0.13025), text_encoder=text_encoder(VOCABULARY, 16),
         text_encoder_2=text_encoder(VOCABULARY, 16, projection=16), tokenizer=tokenizer, tokenizer_2=tokenizer,
         unet=unet, scheduler=EulerDiscreteScheduler(**STABLE_DIFFUSION), add_watermarker=False,
+    ).save_pretrained(folder / "saved")  # fmt: skip
+    return folder / "saved"
+
+
+def save_hunyuan_dit(folder: Path) -> Path:
+    """Save a Hunyuan-DiT pipeline of v-prediction: images of 64 x 64, texts of letters for two encoders."""
+    from diffusers import DDPMScheduler, HunyuanDiT2DModel, HunyuanDiTPipeline
+    from transformers import BertConfig, BertModel, T5Config, T5EncoderModel
+
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    tokenizer, words = save_tokenizer(folder, VOCABULARY, 77), 2 + len(VOCABULARY)
+    bert = BertConfig(
+        vocab_size=words, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        max_position_embeddings=77,
+    )  # fmt: skip
+    t5 = T5Config(vocab_size=words, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
+    transformer = HunyuanDiT2DModel(
+        num_attention_heads=2, attention_head_dim=8, in_channels=4, patch_size=2, sample_size=8, hidden_size=16,
+        num_layers=4, cross_attention_dim=16, cross_attention_dim_t5=8, pooled_projection_dim=16,
+    )  # fmt: skip
+    for parameter in transformer.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    HunyuanDiTPipeline(
+        vae=autoencoder((4, 4, 4, 8), 0.13025), text_encoder=BertModel(bert), tokenizer=tokenizer,
+        text_encoder_2=T5EncoderModel(t5), tokenizer_2=tokenizer, transformer=transformer,
+        scheduler=DDPMScheduler(**{**STABLE_DIFFUSION, "beta_end": 0.018}, prediction_type="v_prediction"),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     ).save_pretrained(folder / "saved")  # fmt: skip
     return folder / "saved"
 

@@ -15,10 +15,8 @@ from lightning_modules.networks.text_to_image import Prompts
 
 def joined(first: Prompts, second: Prompts) -> Prompts:
     """Put the prompts of two batches into one."""
-    pooled = None
-    if first.pooled is not None and second.pooled is not None:
-        pooled = torch.cat([first.pooled, second.pooled])
-    return Prompts(torch.cat([first.embedding, second.embedding]), pooled)
+    pairs = zip(first, second, strict=True)
+    return Prompts(*(None if one is None or other is None else torch.cat([one, other]) for one, other in pairs))  # type: ignore[arg-type]
 
 
 def guided(

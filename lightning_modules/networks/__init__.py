@@ -10,6 +10,7 @@ from lightning_modules.networks.adaptation import (
 )
 from lightning_modules.networks.deeplab import deeplabv3_resnet50
 from lightning_modules.networks.factories import diffusers_model, timm_model
+from lightning_modules.networks.hunyuan_dit import HunyuanDiT
 from lightning_modules.networks.normalized import Normalized
 from lightning_modules.networks.pipelines import diffusers_pipeline
 from lightning_modules.networks.smp_model import smp_model
@@ -18,6 +19,7 @@ from lightning_modules.networks.transformers_backbone import transformers_model
 from lightning_modules.networks.weights import read_weights, with_weights
 
 __all__ = [
+    "HunyuanDiT",
     "Normalized",
     "TextToImage",
     "adapted",

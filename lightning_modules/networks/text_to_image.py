@@ -1,5 +1,7 @@
 """Latent text-to-image models of diffusers, Stable Diffusion's and SDXL's, as a network that methods train or ask.
 
+Hunyuan-DiT, whose network is a transformer, is in `hunyuan_dit.py`.
+
     z_t = sqrt(abar_t) z + sqrt(1 - abar_t) e,   z = s E(2 x - 1)
 
 E is the encoder of an autoencoder, s its scaling factor, and the U-Net predicts e, or v = sqrt(abar_t) e -
@@ -15,8 +17,6 @@ from torch import Tensor, nn
 from lightning_modules.networks.adaptation import Precision, Tuning, adapted, frozen
 from lightning_modules.networks.pipelines import check_schedule, diffusers_pipeline
 
-PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-
 
 class Prompts(NamedTuple):
     """Prompts as the networks take them."""
@@ -25,17 +25,26 @@ class Prompts(NamedTuple):
     """`[B, L, D]`, of L tokens."""
     pooled: Tensor | None = None
     """`[B, P]`, of SDXL alone."""
+    mask: Tensor | None = None
+    """`[B, L]`, 1 for a token and 0 for what fills a text up; of Hunyuan-DiT alone, as what follows."""
+    second: Tensor | None = None
+    """`[B, M, E]`, of its second text encoder."""
+    second_mask: Tensor | None = None
+    """`[B, M]`."""
 
     def rows(self, index: Any) -> "Prompts":
         """Take some of the prompts."""
-        return Prompts(self.embedding[index], None if self.pooled is None else self.pooled[index])
+        return Prompts(*(None if value is None else value[index] for value in self))  # type: ignore[arg-type]
 
     def replaced(self, chosen: Tensor, other: "Prompts") -> "Prompts":
         """Put others, B or one, in the place of those that are chosen, `[B]`."""
-        embedding = torch.where(chosen[:, None, None], other.embedding.to(self.embedding), self.embedding)
-        if self.pooled is None or other.pooled is None:
-            return Prompts(embedding)
-        return Prompts(embedding, torch.where(chosen[:, None], other.pooled.to(self.pooled), self.pooled))
+
+        def mixed(own: Tensor | None, theirs: Tensor | None) -> Tensor | None:
+            if own is None or theirs is None:
+                return None
+            return torch.where(chosen.view(-1, *[1] * (own.ndim - 1)), theirs.to(own), own)
+
+        return Prompts(*map(mixed, self, other))  # type: ignore[arg-type]
 
 
 class TextToImage(nn.Module):
@@ -63,6 +72,9 @@ class TextToImage(nn.Module):
         ImportError: if transformers is not installed, or peft with lora.
     """
 
+    parts: Sequence[str] = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+    """What the pipeline must have; the first one predicts."""
+
     def __init__(
         self,
         pipeline: str,
@@ -77,18 +89,20 @@ class TextToImage(nn.Module):
         prediction_types: Sequence[str] = ("epsilon", "v_prediction"),
     ) -> None:
         super().__init__()
-        self.pipeline = diffusers_pipeline(pipeline, PARTS, config, variant, dtype, local_files_only)
+        self.pipeline = diffusers_pipeline(pipeline, self.parts, config, variant, dtype, local_files_only)
         self.pipeline.set_progress_bar_config(disable=True)
         self.scheduler = self.pipeline.scheduler
         check_schedule(self.scheduler, prediction_types)
         self.vae: Any = frozen(self.pipeline.vae)
-        channels, latent = self.pipeline.unet.config.in_channels, self.pipeline.vae.config.latent_channels
+        network = getattr(self.pipeline, self.parts[0])
+        channels, latent = network.config.in_channels, self.pipeline.vae.config.latent_channels
         if channels != latent:
             raise ValueError(
-                f"the U-Net of {pipeline} takes {channels} channels, and its autoencoder's latents have {latent}"
+                f"the {self.parts[0]} of {pipeline} takes {channels} channels, and its autoencoder's latents have "
+                f"{latent}"
             )
-        # Trained weights are float32, however those of a frozen network are held.
-        network = self.pipeline.unet.float() if tuning == "full" else self.pipeline.unet
+        if tuning == "full":  # trained weights are float32, however those of a frozen network are held
+            network = network.float()
         self.network: Any = adapted(
             network.train(),
             tuning,
@@ -199,14 +213,9 @@ class TextToImage(nn.Module):
         Returns:
             Images `[B, 3, H, W]` in [0, 1].
         """
-        empty = self.empty_prompts(len(noise))
-        pooled = {}
-        if prompts.pooled is not None:
-            pooled = {"pooled_prompt_embeds": prompts.pooled, "negative_pooled_prompt_embeds": empty.pooled}
         scale = self.pipeline.vae_scale_factor
         images = self.pipeline(
-            prompt_embeds=prompts.embedding,
-            negative_prompt_embeds=empty.embedding,
+            **self.for_pipeline(prompts, self.empty_prompts(len(noise))),
             latents=noise,
             height=noise.shape[2] * scale,
             width=noise.shape[3] * scale,
@@ -214,9 +223,15 @@ class TextToImage(nn.Module):
             guidance_scale=guidance_scale,
             generator=generator,
             output_type="pt",
-            **pooled,
         ).images
         return images.clamp(0, 1).to(noise.dtype)
+
+    def for_pipeline(self, prompts: Prompts, empty: Prompts) -> dict[str, Any]:
+        """Name prompts and empty ones as the pipeline's arguments."""
+        given: dict[str, Any] = {"prompt_embeds": prompts.embedding, "negative_prompt_embeds": empty.embedding}
+        if prompts.pooled is not None:
+            given |= {"pooled_prompt_embeds": prompts.pooled, "negative_pooled_prompt_embeds": empty.pooled}
+        return given
 
 
 def _fixed(module: nn.Module) -> set[str]:
