@@ -179,6 +179,34 @@ class CaptionedImageBatch(TypedDict):
     """Samples of this batch over all processes."""
 
 
+class PromptBatch(TypedDict):
+    """Texts alone, of which images are made."""
+
+    caption: list[str]
+    """`B` texts."""
+    seed: Tensor
+    """`[B]`, int64: random seed of each one's noise."""
+    index: Tensor
+    """`[B]`, int64: number of each text, which may differ from its position in the set."""
+    global_size: int
+    """Samples of this batch over all processes."""
+
+
+class NoisePairBatch(TypedDict):
+    """Noise with better noise for the same text."""
+
+    source: Tensor
+    """`[B, c, h, w]`: standard normal noise."""
+    target: Tensor
+    """As `source`: the better noise."""
+    caption: list[str]
+    """`B` texts."""
+    index: Tensor
+    """`[B]`, int64: position in the set."""
+    global_size: int
+    """Samples of this batch over all processes."""
+
+
 class InterpolationBatch(TypedDict):
     """Pairs of images, between which others are made."""
 

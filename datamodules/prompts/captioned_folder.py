@@ -1,10 +1,6 @@
 """A folder of images with captions, in the layout of diffusers' training scripts and of Hugging Face's imagefolder."""
 
-import csv
-import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -12,6 +8,7 @@ from datamodules.classification.image_sets import ImageFiles
 from datamodules.files.data_directory import data_directory
 from datamodules.files.image_files import Crop, image_names, required_folder
 from datamodules.prompts.captioned_set import Captioned, CaptionedSet
+from datamodules.prompts.text_tables import entries
 
 
 class CaptionedFolder(CaptionedSet):
@@ -57,7 +54,7 @@ class CaptionedFolder(CaptionedSet):
         files = [file for name in ("metadata.jsonl", "metadata.csv") for file in sorted(root.rglob(name))]
         found: dict[str, str] = {}
         for file in files:
-            for place, entry in _lines(file):
+            for place, entry in entries(file):
                 name, text = entry.get("file_name"), entry.get(self.caption_column)
                 if not isinstance(name, str) or not isinstance(text, str):
                     raise ValueError(
@@ -79,20 +76,3 @@ class CaptionedFolder(CaptionedSet):
                 f"{root / missing[0]} has no caption, as {len(missing)} of {len(names)} images; expected it in {where}"
             )
         return found
-
-
-def _lines(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Read the lines of a table, with what messages call each."""
-    with file.open(encoding="utf-8", newline="") as content:
-        if file.suffix == ".csv":
-            for number, row in enumerate(csv.DictReader(content), start=2):
-                yield f"{file}, line {number}", row
-            return
-        for number, line in enumerate(content, start=1):
-            if not line.strip():
-                continue
-            try:
-                entry = json.loads(line)
-            except ValueError as error:
-                raise ValueError(f"{file}, line {number} is not JSON: {error}") from error
-            yield f"{file}, line {number}", entry if isinstance(entry, dict) else {}

@@ -1,0 +1,144 @@
+"""Texts alone, each with a number and the seed of its noise: of a file, or the names of classes.
+
+PromptFile("prompts.txt").prompts()[0]
+"""
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from datamodules.arguments import at_least
+from datamodules.classification.image_sets import ImageSet
+from datamodules.loading.global_batches import Request
+from datamodules.prompts.text_tables import entries
+
+SUFFIXES = (".txt", ".jsonl", ".json", ".csv")
+
+
+class Prompt(NamedTuple):
+    """A text."""
+
+    index: int
+    """Its number, which no other text of the set has."""
+    seed: int
+    """Random seed of its noise."""
+    caption: str
+
+
+class PromptSet(ABC):
+    """A set of texts."""
+
+    @abstractmethod
+    def prompts(self) -> list[Prompt]:
+        """Read the texts.
+
+        Raises:
+            FileNotFoundError: if a file is missing.
+            ValueError: if there is no text, or an entry is none.
+        """
+
+
+class PromptFile(PromptSet):
+    """The texts of a file: a text file with one in each line, JSON lines, or CSV with a line of names.
+
+    Entries of JSON lines and CSV may have an `index` and a `seed`. A text without the one has its position, from 0, and
+    one without the other a seed that is drawn from its number.
+
+    Args:
+        path: the file, ending in .txt, .jsonl, .json (of JSON lines) or .csv.
+        column: key or column of the text in JSON lines and CSV.
+
+    Raises:
+        ValueError: if the file ends otherwise.
+    """
+
+    def __init__(self, path: str, column: str = "caption") -> None:
+        self.path = Path(path).expanduser()
+        self.column = column
+        if self.path.suffix not in SUFFIXES:
+            raise ValueError(f"path must end in {', '.join(SUFFIXES)}, got {path}")
+
+    def prompts(self) -> list[Prompt]:
+        if not self.path.is_file():
+            raise FileNotFoundError(f"no prompts at {self.path}: expected a file with a text in each line")
+        if self.path.suffix == ".txt":
+            texts = map(str.strip, self.path.read_text(encoding="utf-8-sig").splitlines())
+            found = [_prompt(position, {"caption": text}) for position, text in enumerate(filter(None, texts))]
+        else:
+            found = []
+            for place, entry in entries(self.path):
+                if not isinstance(entry.get(self.column), str):
+                    raise ValueError(f"{place}: expected {self.column}, got {', '.join(map(str, entry)) or 'nothing'}")
+                try:
+                    found.append(_prompt(len(found), {**entry, "caption": entry[self.column]}))
+                except (TypeError, ValueError) as error:
+                    raise ValueError(f"{place}: index and seed must be whole numbers, 0 or more: {error}") from error
+        if not found:
+            raise ValueError(f"{self.path} holds no prompt")
+        index, count = Counter(prompt.index for prompt in found).most_common(1)[0]
+        if count > 1:
+            raise ValueError(f"{self.path} has {count} prompts with the index {index}")
+        return found
+
+
+def _prompt(position: int, entry: dict[str, Any]) -> Prompt:
+    index, seed = (None if entry.get(key) in (None, "") else int(entry[key]) for key in ("index", "seed"))
+    at_least(0, index=index, seed=seed)
+    index = position if index is None else index
+    seed = int(np.random.SeedSequence([index]).generate_state(1)[0]) if seed is None else seed
+    return Prompt(index, seed, entry["caption"])
+
+
+class ClassPrompts(PromptSet):
+    """The names of a labelled set's classes in turn, each time with another seed.
+
+    Args:
+        images: the set; a class without a name has its number.
+        num_prompts: number of texts.
+        first_seed: seed of the first one; each further one has the next.
+        caption: text in which `{}` is the class.
+
+    Raises:
+        ValueError: if `num_prompts` is less than 1 or `first_seed` less than 0.
+    """
+
+    def __init__(self, images: ImageSet, num_prompts: int, first_seed: int = 0, caption: str = "{}") -> None:
+        at_least(1, num_prompts=num_prompts)
+        at_least(0, first_seed=first_seed)
+        self.images = images
+        self.num_prompts = num_prompts
+        self.first_seed = first_seed
+        self.caption = caption
+
+    def prompts(self) -> list[Prompt]:
+        names = self.images.class_names or list(map(str, range(self.images.num_classes)))
+        return [
+            Prompt(index, self.first_seed + index, self.caption.format(names[index % len(names)]))
+            for index in range(self.num_prompts)
+        ]
+
+
+class PromptRows:
+    """Texts, fetched a batch at a time (`datamodules.batches.PromptBatch`)."""
+
+    in_memory = True
+
+    def __init__(self, prompts: Sequence[Prompt]) -> None:
+        self.prompts = prompts
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def __getitem__(self, request: Request) -> dict[str, Any]:
+        chosen = [self.prompts[row] for row in request.indices.tolist()]
+        return {
+            "caption": [prompt.caption for prompt in chosen],
+            "seed": torch.tensor([prompt.seed for prompt in chosen]),
+            "index": torch.tensor([prompt.index for prompt in chosen]),
+            "global_size": request.global_size,
+        }
