@@ -22,7 +22,12 @@ FILES = sorted(
     path for package in ORDER for path in [*(ROOT / package).rglob("*.py"), ROOT / f"{package}.py"] if path.is_file()
 )
 
-AWAITED: set[str] = {"lightning_modules.networks.replacement", "lightning_modules.training.iterations"}
+AWAITED: set[str] = {
+    "lightning_modules.networks.replacement",
+    "lightning_modules.training.iterations",
+    "lightning_modules.networks.hunyuan_dit",
+    "lightning_modules.diffusion.hashed_words",
+}
 """Shared files whose users are being written."""
 
 

@@ -6,8 +6,9 @@ PromptFile("prompts.txt").prompts()[0]
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,8 @@ from datamodules.prompts.text_tables import entries
 SUFFIXES = (".txt", ".jsonl", ".json", ".csv")
 
 
-class Prompt(NamedTuple):
+@dataclass(frozen=True)
+class Prompt:
     """A text."""
 
     index: int

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules.networks.adaptation import Precision
-from lightning_modules.networks.text_to_image import Prompts, TextToImage
+from lightning_modules.networks.text_to_image import Prompts, Sampler, TextToImage
 
 ORIGINAL_SIZE = (1024, 1024)
 """Height and width of the image that a picture is said to be cut out of, as the pipeline says by default."""
@@ -24,6 +24,7 @@ class HunyuanDiT(TextToImage):
         variant: which of several files of weights, such as fp16; by default those without a variant.
         local_files_only: take a name's files from the Hugging Face cache alone.
         dtype: precision of transformer and text encoders; the autoencoder has float32, and so has what is outside.
+        sampler: scheduler of diffusers that samples in the place of the pipeline's own, with its levels.
 
     Raises:
         FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
@@ -39,8 +40,9 @@ class HunyuanDiT(TextToImage):
         variant: str | None = None,
         local_files_only: bool = False,
         dtype: Precision | None = None,
+        sampler: Sampler | None = None,
     ) -> None:
-        super().__init__(pipeline, variant=variant, local_files_only=local_files_only, dtype=dtype)
+        super().__init__(pipeline, None, variant, local_files_only, dtype=dtype, sampler=sampler)
         self.network.register_forward_pre_hook(_time_in_its_precision)
 
     @torch.no_grad()

@@ -9,13 +9,16 @@ sqrt(1 - abar_t) z, from z_t, t and a prompt's embedding.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
+from datamodules.arguments import one_of
 from lightning_modules.networks.adaptation import Precision, Tuning, adapted, frozen
 from lightning_modules.networks.pipelines import check_schedule, diffusers_pipeline
+
+Sampler = Literal["DDIMScheduler", "DPMSolverMultistepScheduler"]
 
 
 class Prompts(NamedTuple):
@@ -65,6 +68,7 @@ class TextToImage(nn.Module):
         dtype: precision of U-Net and text encoders; the autoencoder has float32, and so has what is outside.
         gradient_checkpointing: recompute the U-Net's activations in the backward pass instead of keeping them.
         prediction_types: what the U-Net may predict.
+        sampler: scheduler of diffusers that samples in the place of the pipeline's own, with its levels.
 
     Raises:
         FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
@@ -87,10 +91,16 @@ class TextToImage(nn.Module):
         dtype: Precision | None = None,
         gradient_checkpointing: bool = False,
         prediction_types: Sequence[str] = ("epsilon", "v_prediction"),
+        sampler: Sampler | None = None,
     ) -> None:
         super().__init__()
         self.pipeline = diffusers_pipeline(pipeline, self.parts, config, variant, dtype, local_files_only)
         self.pipeline.set_progress_bar_config(disable=True)
+        if sampler is not None:
+            import diffusers
+
+            one_of(get_args(Sampler), sampler=sampler)
+            self.pipeline.scheduler = getattr(diffusers, sampler).from_config(self.pipeline.scheduler.config)
         self.scheduler = self.pipeline.scheduler
         check_schedule(self.scheduler, prediction_types)
         self.vae: Any = frozen(self.pipeline.vae)
@@ -114,8 +124,7 @@ class TextToImage(nn.Module):
         encoders = (getattr(self.pipeline, name, None) for name in ("text_encoder", "text_encoder_2"))
         self.text_encoders = nn.ModuleList(frozen(encoder) for encoder in encoders if encoder is not None)
         self.is_xl = getattr(self.network.config, "addition_embed_type", None) == "text_time"
-        self.register_state_dict_post_hook(_keep_what_is_trained)
-        self.register_load_state_dict_post_hook(_miss_only_what_is_trained)
+        saving_what_is_trained(self)
 
     def extra_repr(self) -> str:
         return f"{type(self.scheduler).__name__}, scaling_factor={self.scaling_factor}"
@@ -232,6 +241,12 @@ class TextToImage(nn.Module):
         if prompts.pooled is not None:
             given |= {"pooled_prompt_embeds": prompts.pooled, "negative_pooled_prompt_embeds": empty.pooled}
         return given
+
+
+def saving_what_is_trained(module: nn.Module) -> None:
+    """Leave what no training changes out of a model's state dict; whoever makes the model reads it from elsewhere."""
+    module.register_state_dict_post_hook(_keep_what_is_trained)
+    module.register_load_state_dict_post_hook(_miss_only_what_is_trained)
 
 
 def _fixed(module: nn.Module) -> set[str]:

@@ -7,9 +7,11 @@ with c of `time_embedding.py`.
 
 import math
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_modules.networks.text_to_image import Prompts
 from lightning_modules.networks.time_embedding import sinusoidal_embedding
 
 
@@ -83,3 +85,26 @@ class TimeConditionedImageMLP(TimeConditionedMLP):
     def forward(self, image: Tensor, time: Tensor) -> Tensor:
         """Values of the shape of images `[B, C, H, W]` at times `[B]`."""
         return self.head(super().forward(image, time)).view_as(image)
+
+
+class PromptedImageMLP(TimeConditionedMLP):
+    """Maps images, times and texts to one value for each of an image's: a text-to-image model of very small images.
+
+    Args:
+        in_features: values of one image, C H W.
+        prompt_features: D, size of a token's embedding, of which a text's mean is put beside the image.
+        width: of the hidden layers; even.
+        depth: L, number of residual blocks.
+
+    Raises:
+        ValueError: if `width` is odd.
+    """
+
+    def __init__(self, in_features: int, prompt_features: int, width: int = 256, depth: int = 3) -> None:
+        super().__init__(in_features + prompt_features, width, depth)
+        self.head = nn.Linear(width, in_features)
+
+    def forward(self, image: Tensor, time: Tensor, prompts: Prompts) -> Tensor:  # type: ignore[override]
+        """Values of the shape of images `[B, C, H, W]` at times `[B]` and B texts."""
+        text = prompts.embedding.mean(dim=1).to(image.dtype)
+        return self.head(super().forward(torch.cat([image.flatten(1), text], dim=1), time)).view_as(image)

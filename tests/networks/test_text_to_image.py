@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 from torch import Tensor
 
 from lightning_modules.networks.text_to_image import TextToImage
@@ -44,6 +44,17 @@ def test_sdxl_has_two_encoders_and_looks_at_sizes(xl: Path) -> None:
     timestep = torch.tensor([3, 500])
     direct = alone.unet(noise(), timestep, encoder_hidden_states=prompts.embedding, added_cond_kwargs=added).sample
     assert torch.equal(model(noise(), timestep, prompts), direct)
+
+
+def test_another_scheduler_of_the_same_levels_samples(xl: Path) -> None:
+    model = TextToImage(str(xl), sampler="DPMSolverMultistepScheduler")
+    alone: Any = StableDiffusionXLPipeline.from_pretrained(xl)
+    alone.scheduler = DPMSolverMultistepScheduler.from_config(alone.scheduler.config)
+    options: dict[str, Any] = {"num_inference_steps": 3, "guidance_scale": 2.0}
+    expected = alone(["a cat"], latents=noise(1), output_type="pt", **options).images
+    torch.testing.assert_close(model.generate(model.encode_prompts(["a cat"]), noise(1), **options), expected)
+    with pytest.raises(ValueError, match="sampler must be one of DDIMScheduler, DPMSolverMultistepScheduler"):
+        TextToImage(str(xl), sampler="Euler")  # type: ignore[arg-type]
 
 
 def test_latents_are_those_of_the_autoencoder(text_to_image: Path) -> None:

@@ -1,13 +1,10 @@
-"""Networks that are told a text and no time, and a text encoder that needs no weights."""
+"""Networks that are told a text and no time."""
 
 import itertools
-import zlib
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from datamodules.arguments import at_least
 from lightning_modules.networks.text_to_image import Prompts
 
 TIME = ("time_emb_proj", "time_embedding")
@@ -60,39 +57,3 @@ class PromptedMLP(nn.Module):
         """Predict v, `[B, C, H, W]`, at noise of that shape and B prompts."""
         values = torch.cat([noise.flatten(1), prompts.embedding.mean(dim=1).to(noise.dtype)], dim=1)
         return self.layers(values).view_as(noise)
-
-
-class HashedWords(nn.Module):
-    """Embeds each word by a fixed random vector; those of the empty text, and behind the last word, are zero.
-
-    Args:
-        features: D, size of a word's vector.
-        length: L, words of a text; further ones are left out.
-        vectors: how many there are; two words may share one.
-    """
-
-    vector: Tensor
-
-    def __init__(self, features: int = 16, length: int = 4, vectors: int = 1024) -> None:
-        super().__init__()
-        at_least(1, features=features, length=length, vectors=vectors)
-        self.length = length
-        with torch.device("cpu"):
-            drawn = torch.randn(vectors, features, generator=torch.Generator().manual_seed(0))
-        self.register_buffer("vector", drawn)
-
-    def encode_prompts(self, texts: Sequence[str]) -> Prompts:
-        """Embed B texts, `[B, L, D]`."""
-        vectors, features = self.vector.shape
-        embedding = self.vector.new_zeros(len(texts), self.length, features)
-        words = [(row, place, word) for row, text in enumerate(texts) for place, word in enumerate(text.split())]
-        words = [entry for entry in words if entry[1] < self.length]
-        if words:
-            rows, places, _ = zip(*words, strict=True)
-            number = [zlib.crc32(word.lower().encode()) % vectors for _, _, word in words]
-            embedding[list(rows), list(places)] = self.vector[number]
-        return Prompts(embedding)
-
-    def empty_prompts(self, n: int) -> Prompts:
-        """Embed no text n times."""
-        return self.encode_prompts([""] * n)

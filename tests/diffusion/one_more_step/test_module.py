@@ -9,7 +9,8 @@ from diffusers import DDIMScheduler, EulerDiscreteScheduler, StableDiffusionPipe
 from torch import Tensor, nn
 
 from datamodules.files.module_hash import hash_of_module
-from lightning_modules.diffusion.one_more_step import HashedWords, OneMoreStep, TimeFreeUNet
+from lightning_modules.diffusion.hashed_words import HashedWords
+from lightning_modules.diffusion.one_more_step import OneMoreStep, TimeFreeUNet
 from lightning_modules.diffusion.one_more_step.first_state import first_level, first_state
 from lightning_modules.diffusion.pixel_model import PixelModel
 from lightning_modules.networks import frozen

@@ -3,7 +3,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import nn
 
-from lightning_modules.diffusion.one_more_step import HashedWords, PromptedMLP, TimeFreeUNet
+from lightning_modules.diffusion.one_more_step import PromptedMLP, TimeFreeUNet
 from lightning_modules.networks.text_to_image import Prompts
 from tests.tiny_pipelines import conditional_unet
 
@@ -33,18 +33,6 @@ def test_no_time_is_heard_and_nothing_of_it_is_trained() -> None:
 def test_a_network_without_time_is_refused() -> None:
     with pytest.raises(ValueError, match="network must be a U-Net of diffusers with layers of time, got Linear"):
         TimeFreeUNet(nn.Linear(2, 2))
-
-
-def test_words_have_their_own_vectors_and_the_empty_text_none() -> None:
-    encoder = HashedWords(features=6, length=3)
-    found = encoder.encode_prompts(["a red car", "Car", "", "a red car too long"]).embedding
-    assert found.shape == (4, 3, 6)
-    assert torch.equal(found[0, 2], found[1, 0])
-    assert torch.equal(found[0], found[3])
-    assert not found[2].any()
-    assert not torch.equal(found[0, 0], found[0, 1])
-    assert torch.equal(encoder.empty_prompts(2).embedding, found[2:3].expand(2, -1, -1))
-    assert torch.equal(HashedWords(features=6, length=3).vector, encoder.vector)
 
 
 def test_a_perceptron_sees_noise_and_text() -> None:

@@ -1,0 +1,58 @@
+"""Training of a small diffusion model of images, which other methods begin with."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+
+from datamodules.arguments import within
+from datamodules.batches import CaptionedImageBatch
+from lightning_modules.diffusion.pixel_model import PixelModel
+from lightning_modules.distributed.draws import draw_rows
+from lightning_modules.training.logging import log_training
+from lightning_modules.training.optimizers import adamw, built, constant, trainable
+
+
+class PixelModelTraining(LightningModule):
+    """Trains a `PixelModel` by its denoising error, and on the empty text for part of the images, as guidance needs.
+
+    Args:
+        network: the model; with a text encoder it is told the captions of the images.
+        caption_dropout: part of the captions that are left out, in [0, 1).
+        optimizer: built on the trainable parameters.
+        lr_scheduler: stepped every epoch.
+
+    Raises:
+        ValueError: if `caption_dropout` is out of range, or the model needs captions and the images have none.
+    """
+
+    def __init__(
+        self,
+        network: PixelModel,
+        caption_dropout: float = 0.1,
+        optimizer: OptimizerCallable = adamw,
+        lr_scheduler: LRSchedulerCallable = constant,
+    ) -> None:
+        super().__init__()
+        within(0, 1, "[)", caption_dropout=caption_dropout)
+        self.network = network
+        self.caption_dropout = caption_dropout
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+
+    def training_step(self, batch: CaptionedImageBatch, batch_idx: int) -> dict[str, Tensor]:
+        image, prompts = batch["image"], None
+        if self.network.text_encoder is not None:
+            if "caption" not in batch:
+                raise ValueError("PixelModelTraining: the model's text encoder needs images with captions")
+            prompts, empty = self.network.encode_prompts(batch["caption"]), self.network.empty_prompts(1)
+            assert prompts is not None
+            assert empty is not None
+            left_out = draw_rows(torch.rand, (len(image),), image.device) < self.caption_dropout
+            prompts = prompts.replaced(left_out, empty)
+        return {"loss": log_training(self, batch, self.network.denoising_loss(image, prompts))}
+
+    def configure_optimizers(self) -> Any:
+        return built(self.optimizer, self.lr_scheduler, trainable(self.network))
