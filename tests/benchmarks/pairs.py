@@ -5,13 +5,18 @@ import time
 from collections.abc import Callable
 
 
-def seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
+def seconds(work: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
+    start = clock()
     work()
-    return time.perf_counter() - start
+    return clock() - start
 
 
-def paired_ratio(ours: Callable[[], object], theirs: Callable[[], object], rounds: int = 7) -> float:
+def paired_ratio(
+    ours: Callable[[], object],
+    theirs: Callable[[], object],
+    rounds: int = 7,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
     """Median over rounds of (time of ours) / (time of theirs), after one round that is not counted."""
-    ratios = [seconds(ours) / seconds(theirs) for _ in range(rounds + 1)]
+    ratios = [seconds(ours, clock) / seconds(theirs, clock) for _ in range(rounds + 1)]
     return statistics.median(ratios[1:])

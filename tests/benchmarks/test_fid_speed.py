@@ -1,5 +1,6 @@
 """Features of real images, with all that is around the network, against the network alone."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,6 +41,7 @@ def test_images_in_a_second(tmp_path: Path, report: Callable[[str, float, str], 
             for batch in prepared:
                 network.network(batch.contiguous(memory_format=torch.channels_last))
 
-    ratio = 1 / paired_ratio(ours, theirs, rounds=3)
-    report("FID: images/s over those of its network alone, 64 images of 32 x 32 pixels", ratio, ">= 0.95")
+    # All work is in this process: its own seconds do not count what else the machine does.
+    ratio = 1 / paired_ratio(ours, theirs, rounds=5, clock=time.process_time)
+    report("images per CPU second of FID over those of its network alone, 32 x 32 pixels, 64 images", ratio, ">= 0.95")
     assert ratio >= 0.95
