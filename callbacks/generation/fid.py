@@ -11,15 +11,17 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 
+from callbacks.drawing.curves import draw_table
 from callbacks.generation.extraction import Extractor, Shares, features_of
 from callbacks.generation.generated_blocks import GeneratedBlocks
 from callbacks.generation.image_lists import AnySet, images_of_set
 from callbacks.generation.measurement import Described, described, distances, statistics_file, write_statistics
+from callbacks.generation.statistics import kid_basis
 from datamodules.arguments import at_least, one_of
 from datamodules.classification.image_sets import ImageSet
-from datamodules.files.whole_files import write_text
+from datamodules.files.whole_files import save_figure, write_text
 from datamodules.restoration.images import Split
-from lightning_modules.interfaces import Generator, require
+from lightning_modules.interfaces import Generator, Table, require
 from lightning_modules.networks.fid_inception import FIDInception
 from lightning_modules.resumable.other_processes import in_first_process
 from lightning_modules.resumable.tested_images import require_whole_network
@@ -39,8 +41,8 @@ class FID(Callback):
     extractor than FID's Inception they are `fd_<extractor_name>` and `kd_<extractor_name>`: such numbers are not to be
     compared with published ones. Where there are no more images than features, the name of FID ends with `_n<images>`:
     it then depends on their number. The run directory gets `fid.csv`, a row for each measurement, a picture of samples
-    each time (`figures/samples_*.png`) and, from a test, `generated_statistics.npz`, which `train.py fid` compares
-    with other statistics or folders.
+    each time (`figures/samples_*.png`), the metrics over the epochs of training (`figures/fid.png`) and, from a test,
+    `generated_statistics.npz`, which `train.py fid` compares with other statistics or folders.
 
     Images are generated in blocks, each from random numbers that depend on (seed, block) alone, so they are the same on
     any number of processes. They are rounded down to bytes, as a file would hold them; their features go to the run
@@ -57,7 +59,8 @@ class FID(Callback):
             `lightning_modules.networks.fid_inception.FIDInception`.
         extractor_name: name of another extractor in the metrics' names.
         batch_size: images in a block, generated at once.
-        exact_kid: compute KID of all pairs of images in place of 100 random subsets of 1,000.
+        exact_kid: compute KID of all pairs of images in place of 100 random subsets of 1,000, for which at most 10,000
+            images of each side count.
         seed: random seed of the generated images.
         num_shown: images in the picture, at most a block.
         cache_dir: folder that keeps features and statistics of the real images.
@@ -196,11 +199,14 @@ class FID(Callback):
             "images": count,
             "real": real.name,
             "real_images": real.moments.images,
+            "kid_of": kid_basis(count, len(real.feature), self.exact_kid),  # type: ignore[arg-type]
             **results,
         }
 
         def write() -> None:
-            write_row(directory / "fid.csv", row)
+            table = write_row(directory / "fid.csv", row)
+            if stage == "val":
+                draw_over_training(table, row, list(results), directory / "figures" / "fid.png")
             if stage == "test":
                 write_statistics(directory / "generated_statistics.npz", generated)
             shutil.rmtree(directory / GENERATED)
@@ -222,10 +228,20 @@ class FID(Callback):
         return self._real
 
 
-def write_row(path: Path, row: dict[str, Any]) -> None:
-    """Add a row to a table, in place of one of the same measurement."""
+def write_row(path: Path, row: dict[str, Any]) -> pd.DataFrame:
+    """Add a row to a table, in place of one of the same measurement, and give the whole table."""
     table = pd.DataFrame([row])
     if path.is_file():
         earlier = pd.read_csv(path, dtype={"checkpoint": str})
         table = pd.concat([earlier.assign(checkpoint=earlier["checkpoint"].fillna("")), table])
-    write_text(path, table.drop_duplicates(SAME, keep="last").to_csv(index=False))
+    table = table.drop_duplicates(SAME, keep="last")
+    write_text(path, table.to_csv(index=False))
+    return table
+
+
+def draw_over_training(table: pd.DataFrame, row: dict[str, Any], metrics: list[str], path: Path) -> None:
+    """Draw the metrics of all validations of a training run that measured the same thing as the last one, `row`."""
+    same = (table[["stage", "extractor", "images"]] == pd.Series(row)[["stage", "extractor", "images"]]).all(axis=1)
+    columns = table[same].sort_values("epoch")[["epoch", *metrics]]
+    if len(columns) > 1:
+        save_figure(draw_table(Table(columns.to_dict("list"), logarithmic=[metrics[0]])), path)

@@ -16,6 +16,7 @@ import torch
 from callbacks.generation.extraction import Extractor, Shares, features_of
 from callbacks.generation.image_lists import FolderImages
 from callbacks.generation.measurement import Described, described, distances, read_statistics, statistics_file
+from callbacks.generation.statistics import kid_basis
 from datamodules.arguments import at_least
 from lightning_modules.networks.factories import timm_model
 from lightning_modules.networks.fid_inception import FIDInception
@@ -61,7 +62,7 @@ def main(argv: Sequence[str], parser: ArgumentParser) -> int:
     parser.add_argument("--weights", help="file of the weights of FID's Inception, or of the timm network")
     parser.add_argument("--resize", default="legacy", help="legacy (default), as the first FID, or clean, as clean-fid")
     parser.add_argument("--timm", help="name of a timm network in place of FID's Inception: the metric is fd_<name>")
-    parser.add_argument("--exact_kid", action="store_true", help="KID of all pairs in place of 100 subsets of 1,000")
+    parser.add_argument("--exact_kid", action="store_true", help="KID of all pairs, not of 100 subsets of 1,000")
     parser.add_argument("--batch_size", type=int, default=50, help="images at once; default: 50")
     parser.add_argument("--cache_dir", type=Path, default=Path("runs/features"), help="default: runs/features")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, mps")
@@ -90,4 +91,8 @@ def main(argv: Sequence[str], parser: ArgumentParser) -> int:
         return 2
     for name, value in results.items():
         print(f"{name} {value:.6g}")
+    features = [side.feature for side in sides]
+    if all(feature is not None for feature in features):
+        first, second = map(len, features)  # type: ignore[arg-type]
+        print(f"KID: {kid_basis(first, second, options.exact_kid)}")
     return 0

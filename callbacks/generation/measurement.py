@@ -132,7 +132,7 @@ def distances(
         generated: the one side; IS is of it alone.
         real: the other side.
         classifier: `[K, D]`, which IS needs; None leaves it out.
-        exact_kid: of all pairs of images in place of 100 subsets of 1,000.
+        exact_kid: of all pairs of images in place of 100 subsets of 1,000, of at most 10,000 images of each side.
         seed: random seed of the subsets.
         shares: the processes.
 

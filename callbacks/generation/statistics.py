@@ -5,7 +5,8 @@
     IS  = exp(mean_i KL(p_i || mean_j p_j))
 
 Features are read a chunk at a time, from an array that may lie on the disk, and summed in float64: memory does not
-grow with the number of images.
+grow with the number of images. KID's subsets come from a reservoir of 10,000 images of a set that has more; it can also
+be computed of all pairs of images.
 
 Source: Heusel, Ramsauer, Unterthiner, Nessler and Hochreiter, GANs Trained by a Two Time-Scale Update Rule Converge to
 a Local Nash Equilibrium, NeurIPS 2017, arXiv 1706.08500; Binkowski, Sutherland, Arbel and Gretton, Demystifying MMD
@@ -13,6 +14,7 @@ GANs, ICLR 2018, arXiv 1801.01401; Salimans et al., Improved Techniques for Trai
 1606.03498.
 """
 
+import random
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,12 +22,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_modules.random_numbers import generator_of
+from lightning_modules.random_numbers import generator_of, seed_of
 
 Features = NDArray[Any]
 """`[N, D]`, in memory or mapped from a file."""
 CHUNK = 1024
 SUBSETS, SUBSET_SIZE = 100, 1000
+RESERVOIR = 10_000
+"""Images of a set that KID's subsets are drawn from."""
 
 
 class Moments(NamedTuple):
@@ -109,9 +113,30 @@ def squared_mmd(first: Tensor, second: Tensor) -> Tensor:
     return _unbiased((within[0], within[1]), _kernel(first, second).sum(), (len(first), len(second)))
 
 
-def num_subsets(first: Features, second: Features) -> int:
-    """Count the subsets of KID; where one has all rows of both sets, it is the only one."""
-    return 1 if max(len(first), len(second)) <= SUBSET_SIZE and len(first) == len(second) else SUBSETS
+def reservoir(count: int, *words: int) -> NDArray[np.int64]:
+    """Draw the rows of a set that KID's subsets come from, all of them up to `RESERVOIR`, in ascending order.
+
+    Args:
+        count: rows of the set.
+        words: numbers that the draw depends on, and on nothing else.
+    """
+    if count <= RESERVOIR:
+        return np.arange(count)
+    return np.sort(random.Random(seed_of(*words)).sample(range(count), RESERVOIR))
+
+
+def num_subsets(first: int, second: int) -> int:
+    """Count the subsets of KID of N and M images; where one has all images of both sets, it is the only one."""
+    return 1 if first == second <= SUBSET_SIZE else SUBSETS
+
+
+def kid_basis(first: int, second: int, exact: bool) -> str:
+    """Say in words what KID of N and M images rests on."""
+    if exact:
+        return f"all pairs of {first} and {second} images"
+    drawn = [f"{RESERVOIR} of {count}" if count > RESERVOIR else str(count) for count in (first, second)]
+    size = min(SUBSET_SIZE, first, second)
+    return f"{num_subsets(first, second)} subsets of {size} among {drawn[0]} and {drawn[1]} images"
 
 
 def subset_distances(
@@ -119,12 +144,13 @@ def subset_distances(
 ) -> Tensor:
     """Compute the squared MMD of random subsets of two sets; KID is the mean.
 
-    A subset has 1,000 rows of each, or as many as the smaller set has; it depends on (seed, its number) alone.
+    A subset has 1,000 rows of each reservoir, or as many as the smaller one has. Reservoirs depend on the seed alone,
+    subsets on (seed, their number).
 
     Args:
         first: `[N, D]`.
         second: `[M, D]`.
-        seed: random seed of the subsets.
+        seed: random seed.
         device: computes, in float64.
         share: number of this process's share of the subsets.
         shares: number of shares.
@@ -133,10 +159,11 @@ def subset_distances(
         `[S]`, float64: zero for subsets of other shares, so that the shares add up.
     """
     size = min(SUBSET_SIZE, len(first), len(second))
-    distances = torch.zeros(num_subsets(first, second), dtype=torch.float64, device=device)
+    kept = [reservoir(len(rows), seed, SUBSETS + side) for side, rows in enumerate((first, second))]
+    distances = torch.zeros(num_subsets(len(first), len(second)), dtype=torch.float64, device=device)
     for number in range(share, len(distances), shares):
         generator = generator_of(seed, number)
-        chosen = [torch.randperm(len(rows), generator=generator)[:size].sort()[0].numpy() for rows in (first, second)]
+        chosen = [np.sort(rows[torch.randperm(len(rows), generator=generator)[:size].numpy()]) for rows in kept]
         drawn = [_rows(rows, at, device) for rows, at in zip((first, second), chosen, strict=True)]
         distances[number] = squared_mmd(*drawn)
     return distances

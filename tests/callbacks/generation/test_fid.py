@@ -52,6 +52,7 @@ def test_it_is_torchmetrics_distance_of_the_same_bytes(finished: Finished) -> No
     assert set(metrics) == {"test/fd_pixels", "test/kd_pixels"}
     row = pd.read_csv(directory / "fid.csv").iloc[0]
     assert (row["images"], row["real_images"], row["real"]) == (70, 1300, "Digits-training")
+    assert row["kid_of"] == "100 subsets of 70 among 70 and 1300 images"
     assert row["fd_pixels"] == pytest.approx(metrics["test/fd_pixels"])
     assert (directory / "figures" / "samples_test.png").is_file()
     assert not (directory / "generated_features").exists()
@@ -103,6 +104,7 @@ def test_validation_measures_the_averaged_weights_every_few_epochs(tmp_path: Pat
     assert float(trainer.callback_metrics["val/fd_pixels_n32"]) > 0
     table = pd.read_csv(tmp_path / "fid.csv")
     assert list(table["epoch"]) == [1, 3]
+    assert (tmp_path / "figures" / "fid.png").is_file()
     assert (tmp_path / "figures" / "samples_val_epoch_003.png").is_file()
 
 

@@ -15,9 +15,11 @@ from callbacks.generation.statistics import (
     frechet_distance,
     inception_score,
     kernel_sums,
+    kid_basis,
     moment_sums,
     moments_of,
     num_subsets,
+    reservoir,
     score_sums,
     squared_mmd,
     subset_distances,
@@ -80,7 +82,7 @@ def test_fid_kid_and_is_are_those_of_torchmetrics() -> None:
         metric.update(second, real=True)
     score.update(first)
     assert frechet_distance(moments(first), moments(second)) == pytest.approx(float(fid.compute()), rel=1e-5)
-    assert num_subsets(first.numpy(), second.numpy()) == 1
+    assert num_subsets(900, 900) == 1
     ours = subset_distances(first.numpy(), second.numpy(), 0, HOST)
     assert float(ours.mean()) == pytest.approx(float(kid.compute()[0]), rel=1e-4)
     exact = exact_distance(kernel_sums(first.numpy(), second.numpy(), HOST), 900, 900)
@@ -95,6 +97,28 @@ def test_exact_kid_of_uneven_sets_is_that_of_all_pairs(monkeypatch: pytest.Monke
     first, second = features(40, 1).numpy(), features(25, 2).numpy()
     expected = squared_mmd(torch.from_numpy(first).double(), torch.from_numpy(second).double())
     assert exact_distance(kernel_sums(first, second, HOST), 40, 25) == pytest.approx(float(expected), rel=1e-12)
+
+
+def test_subsets_come_from_a_seeded_reservoir_of_fixed_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "RESERVOIR", 30)
+    monkeypatch.setattr(statistics, "SUBSET_SIZE", 20)
+    first, second = features(400, 1).numpy(), features(25, 2).numpy()
+    kept = reservoir(400, 5, statistics.SUBSETS)
+    assert len(set(kept)) == 30
+    assert kept.max() < 400
+    assert (reservoir(400, 6, statistics.SUBSETS) != kept).any()
+    np.testing.assert_array_equal(reservoir(25, 5, 1), np.arange(25))
+    found = subset_distances(first, second, 5, HOST)
+    first[np.setdiff1d(np.arange(400), kept)] = np.nan  # rows that KID must not read
+    torch.testing.assert_close(subset_distances(first, second, 5, HOST), found)
+    assert kid_basis(400, 25, exact=False) == "100 subsets of 20 among 30 of 400 and 25 images"
+    assert kid_basis(400, 25, exact=True) == "all pairs of 400 and 25 images"
+
+
+def test_rows_of_a_reservoir_are_equally_likely(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "RESERVOIR", 50)
+    times = np.bincount(np.concatenate([reservoir(100, seed, 0) for seed in range(400)]), minlength=100)
+    assert abs(times - 200).max() < 4.5 * 10  # a count has the deviation sqrt(400 / 4)
 
 
 def test_shares_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,9 +139,11 @@ def test_memory_does_not_grow_with_the_number_of_images(monkeypatch: pytest.Monk
     monkeypatch.setattr(statistics, "CHUNK", 50)
     monkeypatch.setattr(statistics, "SUBSET_SIZE", 50)
     monkeypatch.setattr(statistics, "SUBSETS", 3)
+    monkeypatch.setattr(statistics, "RESERVOIR", 60)
     feature = features(2000, 1).numpy()
     with LargestTensor() as largest:
         moment_sums(feature, HOST)
         kernel_sums(feature[:400], feature[400:800], HOST)
         score_sums(feature, torch.eye(12), HOST)
+        subset_distances(feature, feature[:1500], 0, HOST)
     assert largest.elements <= 50 * 50
