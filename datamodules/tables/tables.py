@@ -67,6 +67,8 @@ class Tables(SeededBatches):
         passes_per_epoch: times that an epoch visits the training rows: the steps of an epoch, where a batch is all.
         shuffle: whether mini-batches have a new order in each epoch; rounds of a stream keep their own.
         evaluation_batch_size: rows of a validation, test or prediction batch over all processes; None takes all.
+        rows_on_device: whether rows are put on the device; otherwise they stay on the host, for modules that take some
+            of a batch at a time.
         seed: random seed of the table, unless it has its own, and of the order; None takes `seed_everything`.
 
     Raises:
@@ -80,6 +82,7 @@ class Tables(SeededBatches):
         passes_per_epoch: int = 1,
         shuffle: bool = True,
         evaluation_batch_size: int | None = None,
+        rows_on_device: bool = True,
         seed: int | None = None,
     ) -> None:
         all_rows = torch.iinfo(torch.int64).max
@@ -92,6 +95,7 @@ class Tables(SeededBatches):
         self.table = seeded(table, self.seed)
         self.whole = batch_size is None
         self.shuffle = shuffle and not self.whole
+        self.rows_on_device = rows_on_device
 
     @property
     def row_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -124,9 +128,17 @@ class Tables(SeededBatches):
     def _loader(self, samples: RequestedSet, batches: GlobalBatches) -> DataLoader:
         if batches.shuffle or len(batches) > batches.passes:
             return super()._loader(samples, batches)
-        kept = KeptBatch(samples, self._on_device)
+        kept = KeptBatch(samples, self._made)
         return DataLoader(kept, sampler=batches, batch_size=None, collate_fn=lambda batch: batch)  # type: ignore[arg-type]
 
-    def _on_device(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def _made(self, batch: dict[str, Any]) -> dict[str, Any]:
         assert self.trainer is not None
-        return move_data_to_device(self.finished(batch), self.trainer.strategy.root_device)
+        return self._placed(self.finished(batch), self.trainer.strategy.root_device)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        return self._placed(batch, device)
+
+    def _placed(self, batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+        """Put a batch on a device; where rows stay on the host, its truth and index alone."""
+        stays = () if self.rows_on_device else self.table.row_shapes
+        return {key: value if key in stays else move_data_to_device(value, device) for key, value in batch.items()}

@@ -119,6 +119,12 @@ SURFACES = {  # 20 surfaces: batches of 7, 7 and 6; five to test on, in batches 
     "model.init_args.draws": 2,
     "model.init_args.steps": 4,
 }
+MEASUREMENTS = {  # 201 measurements, 101 and 100 of them on two processes, three times an epoch
+    "data.init_args.table.init_args.measurements": 201,
+    "data.init_args.table.init_args.dim": 6,
+    "data.init_args.passes_per_epoch": 3,
+    "model.init_args.dim": 6,
+}
 TRANSLATION = ("mask_generator", "image_generator", "image_discriminator", "mask_discriminator")
 
 METHODS = {
@@ -474,6 +480,7 @@ METHODS = {
         },
         {"model.init_args.optimizer": DESCENT},
     ),
+    "subgm": Method("subgm/demo", MEASUREMENTS, {"model.init_args.start": "spectral"}, clips=None, double=True),
 }
 
 

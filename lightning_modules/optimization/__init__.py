@@ -1,0 +1,1 @@
+"""Optimisation whose gradients, measurements or evaluations are noisy, corrupted or falsified."""

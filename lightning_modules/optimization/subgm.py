@@ -1,0 +1,274 @@
+"""Recover a low-rank matrix from measurements with gross errors, by sub-gradient steps from a small start (SubGM).
+
+Of m measurements y_i = <A_i, X*> + s_i of a positive semidefinite X* `[d, d]` some are arbitrarily wrong, or all are
+noisy. A factor U `[d, r']` of any number of columns, r' = d if the rank is unknown, descends on
+
+    f(U) = (1/m) sum_i |<A_i, U U^T> - y_i|,
+    D_t = (1/m) sum_i sign(<A_i, U_t U_t^T> - y_i) (A_i + A_i^T) U_t,    U_{t+1} = U_t - eta_t D_t,    sign(0) = 0,
+
+from U_0 = alpha B with a small alpha. D points as X U / ||X||_F does, X = U U^T - X*, whatever the errors are
+(Sign-RIP), so directions of X* grow out of the start and the others stay as small as it: the error is a power of alpha,
+whatever r'. B is
+
+    spectral   Q_+ Lambda_+^(1/2), of the r' greatest eigenvalues of (1/m) sum_i sign(y_i) (A_i + A_i^T) / 2; columns of
+               negative ones are zero, and stay it
+    random     the first r' columns of a random orthogonal matrix, which uses all of them
+
+and the step sizes are
+
+    quantile   eta times the q-quantile of |<A_i, U U^T> - y_i| over all measurements, which shrinks with the error as
+               long as q < 1 - p for a fraction p of gross errors
+    geometric  eta rho^t, where p or the law of the noise is unknown
+    constant   eta, which ends at a distance in proportion to it
+
+Only the abstract and the introduction of the paper were at hand: the spectral start and the step sizes are as the field
+recalls them, the random start is this project's. Gradient descent on the squared loss, (1/2m) sum_i (.)^2, is the
+baseline that gross errors mislead.
+
+Source: Ma and Fattahi, Global Convergence of Sub-gradient Method for Robust Matrix Recovery: Small Initialization,
+Noisy Measurements, and Over-parameterization, JMLR 2023, arXiv 2202.08788.
+"""
+
+from collections.abc import Callable, Mapping
+from itertools import chain
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from datamodules.arguments import at_least, one_of, positive, within
+from datamodules.batches import TableBatch
+from datamodules.loading.world import summed, world_size
+from lightning_modules.distributed.per_sample import gather_rows, share_sizes
+from lightning_modules.full_precision import require_double
+from lightning_modules.interfaces import Table
+from lightning_modules.training.iterations import OwnUpdates, iterate, require_all_rows
+from lightning_modules.training.logging import log_same, log_training
+
+LOSSES: Mapping[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "absolute": (torch.abs, torch.sign),
+    "squared": (lambda residual: residual**2 / 2, lambda residual: residual),
+}
+"""Losses of a residual and their derivatives."""
+DRAWN_VALUES = 6
+"""Singular values of U that the table of them has, at most."""
+MEASURES = ("relative error", "least signal", "greatest residual"), ("cosine", "scale")
+"""Columns of the tables `error` and `sign_rip`, where X* is known."""
+
+
+def residuals_and_direction(
+    features: Tensor, target: Tensor, factor: Tensor, slope: Callable[[Tensor], Tensor], at_once: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Compute r_i = <A_i, U U^T> - y_i and the sum over i of slope(r_i) A_i, some measurements at a time.
+
+    Args:
+        features: A, `[m, d, d]`, on the factor's device, or on any where some are taken at a time.
+        target: y, `[m]`.
+        factor: U, `[d, r']`.
+        slope: derivative of the loss by the residual, `torch.sign` for the absolute value.
+        at_once: measurements that are on the factor's device at a time; None takes all.
+
+    Returns:
+        `[m]` and `[d, d]`.
+    """
+    product, rows = (factor @ factor.T).flatten(), features.flatten(1)
+    if at_once is None:
+        residual = rows @ product - target
+        return residual, (slope(residual) @ rows).view_as(features[0])
+    residuals, direction = [], torch.zeros_like(product)
+    for part, measured in zip(rows.split(at_once), target.split(at_once), strict=True):
+        own = part.to(factor.device, non_blocking=True)
+        residuals.append(own @ product - measured.to(factor.device, non_blocking=True))
+        direction += slope(residuals[-1]) @ own
+    return torch.cat(residuals), direction.view_as(features[0])
+
+
+def spectral_start(features: Tensor, target: Tensor, columns: int, measurements: int, device: torch.device) -> Tensor:
+    """Compute B = Q_+ Lambda_+^(1/2), `[d, r']`, from the measurements of all processes.
+
+    Args:
+        features: this process's A, `[b, d, d]`.
+        target: this process's y, `[b]`.
+        columns: r'.
+        measurements: m, over all processes.
+        device: where B is computed.
+    """
+    signed = summed(torch.einsum("m,mij->ij", target.sign(), features).to(device)) / measurements
+    values, vectors = torch.linalg.eigh((signed + signed.T) / 2)
+    return (vectors * values.clamp(min=0).sqrt()).flip(1)[:, :columns]
+
+
+def signal_and_residual(factor: Tensor, x_star: Tensor) -> tuple[Tensor, Tensor]:
+    """Measure the signal V^T U by its least singular value, and the residual V_perp^T U by its greatest.
+
+    Args:
+        factor: U, `[d, r']`.
+        x_star: X* = V Sigma V^T, `[d, d]`.
+    """
+    values, vectors = torch.linalg.eigh(x_star)
+    of_range = values > 1e-9 * values[-1]
+    signal = torch.linalg.svdvals((vectors * of_range).T @ factor)
+    least = (of_range.sum() - 1).clamp(max=len(signal) - 1)
+    return signal.take(least), torch.linalg.matrix_norm((vectors * ~of_range).T @ factor, ord=2)
+
+
+def sign_rip(direction: Tensor, difference: Tensor) -> tuple[Tensor, Tensor]:
+    """Compare Q = (1/m) sum_i sign(.) A_i with X = U U^T - X*: their cosine, and the scale phi = <Q, X> / ||X||_F.
+
+    Args:
+        direction: Q, `[d, d]`, symmetrised here.
+        difference: X, `[d, d]`.
+    """
+    symmetric = (direction + direction.T) / 2
+    scale = (symmetric * difference).sum() / difference.norm()
+    return scale / symmetric.norm(), scale
+
+
+class SubGM(LightningModule):
+    """Recover a positive semidefinite matrix from measurements by sub-gradient steps; one process or several.
+
+    Args:
+        dim: d; the matrix is `[d, d]`.
+        columns: r', columns of the factor; None takes d of them, whatever the rank is.
+        alpha: size of the start; the smaller, the smaller is the error, and the longer the way.
+        start: `spectral` or `random`.
+        loss: `absolute`, or `squared` for the baseline that is not robust.
+        step_rule: `quantile`, `geometric` or `constant`.
+        eta: factor of all step sizes.
+        q: quantile of the absolute residuals, below 1 - p.
+        p: fraction of the measurements that may be grossly wrong.
+        rho: factor from one step size to the next, for `geometric`.
+        iterations_per_step: iterations in a training step, which is logged once.
+        at_once: measurements that are on the device at a time, where the data stay on the host; None takes all.
+
+    Raises:
+        ValueError: if an argument is out of range; at setup, if the precision is not 64 bit or a batch is not all rows.
+    """
+
+    step_size: Tensor
+
+    def __init__(
+        self,
+        dim: int,
+        columns: int | None = None,
+        alpha: float = 1e-3,
+        start: Literal["spectral", "random"] = "spectral",
+        loss: Literal["absolute", "squared"] = "absolute",
+        step_rule: Literal["quantile", "geometric", "constant"] = "quantile",
+        eta: float = 0.25,
+        q: float = 0.5,
+        p: float = 0.0,
+        rho: float = 0.99,
+        iterations_per_step: int = 20,
+        at_once: int | None = None,
+    ) -> None:
+        super().__init__()
+        at_least(1, dim=dim, iterations_per_step=iterations_per_step, at_once=at_once)
+        within(1, dim, columns=columns)
+        positive(alpha=alpha, eta=eta)
+        one_of(("spectral", "random"), start=start)
+        one_of(LOSSES, loss=loss)
+        one_of(("quantile", "geometric", "constant"), step_rule=step_rule)
+        within(0, 1, "[)", p=p)
+        within(0, 1 - p if step_rule == "quantile" else 1, "()", q=q)
+        within(0, 1, "(]", rho=rho)
+        self.automatic_optimization = False
+        self.dim = dim
+        self.alpha = alpha
+        self.start = start
+        self.loss, self.slope = LOSSES[loss]
+        self.step_rule = step_rule
+        self.eta = eta
+        self.q = q
+        self.rho = rho
+        self.iterations_per_step = iterations_per_step
+        self.at_once = at_once
+        orthogonal = torch.linalg.qr(torch.randn(dim, dim, dtype=torch.float64)).Q
+        self.factor = nn.Parameter(alpha * orthogonal[:, : columns or dim])
+        self.register_buffer("step_size", torch.tensor(eta, dtype=torch.float64))
+        self.history: list[Tensor] = []
+
+    def setup(self, stage: str) -> None:
+        require_double(self.trainer, "SubGM")
+        require_all_rows(self.trainer, "SubGM")
+
+    def forward(self) -> Tensor:
+        """Give the estimate U U^T, `[d, d]`."""
+        return self.factor @ self.factor.T
+
+    @torch.no_grad()
+    def training_step(self, batch: TableBatch, batch_idx: int) -> dict[str, Tensor]:
+        if self.trainer.global_step == 0 and self.start == "spectral":
+            arguments = self.factor.shape[1], batch["global_size"], self.factor.device
+            self.factor.copy_(self.alpha * spectral_start(batch["features"], batch["target"], *arguments))
+        iterate(self, self.iterations_per_step, lambda: self._iteration(batch))
+        residual, direction = self._direction(batch)
+        self._record(direction, batch)
+        return {"loss": log_training(self, batch, self.loss(residual).mean())}
+
+    def _direction(self, batch: TableBatch) -> tuple[Tensor, Tensor]:
+        """Compute this process's residuals, and (1/m) sum_i slope(r_i) A_i over all processes."""
+        arrays = batch["features"], batch["target"]
+        residual, direction = residuals_and_direction(*arrays, self.factor, self.slope, self.at_once)
+        return residual, (summed(direction) if world_size() > 1 else direction) / batch["global_size"]
+
+    def _iteration(self, batch: TableBatch) -> None:
+        residual, direction = self._direction(batch)
+        if self.step_rule == "quantile":
+            absolute = residual.abs()
+            if world_size() > 1:
+                absolute = gather_rows(absolute, share_sizes(batch["global_size"]))
+            torch.mul(absolute.quantile(self.q), self.eta, out=self.step_size)
+        self.factor.sub_(self.step_size * ((direction + direction.T) @ self.factor))
+        if self.step_rule == "geometric":
+            self.step_size.mul_(self.rho)
+
+    def _record(self, direction: Tensor, batch: TableBatch) -> None:
+        """Keep what the tables show: singular values, and where X* is known the error and its parts."""
+        values = torch.linalg.svdvals(self.factor)[:DRAWN_VALUES]
+        if "x_star" not in batch:
+            self.history.append(values)
+            return
+        x_star = batch["x_star"]
+        difference = self() - x_star
+        error = difference.norm() / x_star.norm()
+        parts = error, *signal_and_residual(self.factor, x_star), *sign_rip(direction, difference)
+        self.history.append(torch.cat([values, torch.stack(parts)]))
+
+    def test_step(self, batch: TableBatch, batch_idx: int) -> None:
+        if "x_star" in batch:
+            error = (self() - batch["x_star"]).norm() / batch["x_star"].norm()
+            least = torch.stack([error, *(row[-5] for row in self.history)]).min()
+            log_same(self, "test/error", error)
+            log_same(self, "test/least_error", least)
+
+    @property
+    def tables(self) -> Mapping[str, Table]:
+        """Singular values of U over the iterations and, where X* is known, the relative error and what makes it."""
+        if not self.history:
+            return {}
+        rows = torch.stack(self.history).cpu()
+        iteration = [(number + 1) * self.iterations_per_step for number in range(len(rows))]
+        count = min(DRAWN_VALUES, *self.factor.shape)
+        values = {
+            "iteration": iteration * count,
+            "number": [str(number + 1) for number in range(count) for _ in iteration],
+            "singular value of U": rows[:, :count].T.flatten().tolist(),
+        }
+        made = {"singular_values": Table(values, logarithmic=["singular value of U"])}
+        if rows.shape[1] > count:
+            measured = dict(zip(chain(*MEASURES), rows[:, count:].T.tolist(), strict=True))
+            error, direction = ({"iteration": iteration, **{key: measured[key] for key in own}} for own in MEASURES)
+            made |= {"error": Table(error, logarithmic=MEASURES[0]), "sign_rip": Table(direction)}
+        return made
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.history:
+            checkpoint["history"] = torch.stack(self.history).cpu()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.history = list(checkpoint.get("history", torch.zeros(0)))
+
+    def configure_optimizers(self) -> OwnUpdates:
+        return OwnUpdates(self.parameters())
