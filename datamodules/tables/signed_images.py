@@ -1,0 +1,82 @@
+"""Images of two groups of classes, as even and odd digits, in memory as rows: so many for training, the rest not used.
+
+Training and test images are pooled and shuffled by a seed of their own, which gives the test set; the others are
+shuffled by the run's seed, which gives the training set.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+
+from datamodules.arguments import at_least
+from datamodules.classification.image_sets import ImageSet
+from datamodules.tables.table_set import Rows, TableSet
+
+
+class SignedImages(TableSet):
+    """Images as rows of `features` `[C, H, W]` in [0, 1] and `target`, 1 for some classes and -1 for the others.
+
+    Args:
+        images: set of images in memory, whose training and test images are pooled.
+        positive: classes whose target is 1, some but not all.
+        num_points: training images, P.
+        num_test: test images, the same for all seeds.
+        seed: random seed of the choice of training images; None takes that of the DataModule.
+
+    Raises:
+        ValueError: if an argument is out of range, or the set has too few images.
+    """
+
+    num_classes = 2
+
+    def __init__(
+        self, images: ImageSet, positive: Sequence[int], num_points: int, num_test: int, seed: int | None = None
+    ) -> None:
+        at_least(1, num_points=num_points, num_test=num_test)
+        if not set(positive) < set(range(images.num_classes)) or not positive:
+            raise ValueError(
+                f"positive must be some but not all of the classes 0...{images.num_classes - 1}, got {list(positive)}"
+            )
+        self.images = images
+        self.positive = list(positive)
+        self.num_points = num_points
+        self.num_test = num_test
+        self.seed = seed
+
+    @property
+    def row_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        return {"features": tuple(self.images.image_shape), "target": ()}
+
+    def fetch_missing(self) -> None:
+        self.images.fetch_missing()
+
+    def training(self) -> Rows:
+        return self._chosen()[0]
+
+    def test(self) -> Rows:
+        return self._chosen()[1]
+
+    def _chosen(self) -> tuple[Rows, Rows]:
+        sources = [self.images.training(), self.images.test()]
+        sizes = [len(source.label) for source in sources]
+        if self.num_points + self.num_test > sum(sizes):
+            raise ValueError(
+                f"num_points {self.num_points} and num_test {self.num_test} are more than the {sum(sizes)} images of "
+                f"{type(self.images).__name__}"
+            )
+        pool = np.random.default_rng([0, 1]).permutation(sum(sizes))
+        rest = np.random.default_rng([self.seed or 0, 0]).permutation(pool[self.num_test :])
+
+        def rows(chosen: np.ndarray) -> Rows:
+            parts = [
+                torch.from_numpy(chosen[chosen < sizes[0]]),
+                torch.from_numpy(chosen[chosen >= sizes[0]] - sizes[0]),
+            ]
+            pairs = list(zip(sources, parts, strict=True))
+            image = torch.cat([source.fetch(part, None).float() / source.brightest for source, part in pairs])
+            label = torch.cat([source.label[part] for source, part in pairs])
+            sign = torch.isin(label, torch.tensor(self.positive)).float() * 2 - 1
+            return Rows({"features": image, "target": sign})
+
+        return rows(rest[: self.num_points]), rows(pool[: self.num_test])

@@ -1,0 +1,211 @@
+"""The LightningModule of SGD at a temperature: iterations until all points are fitted, and what is measured of them."""
+
+import copy
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from datamodules.arguments import at_least, positive
+from datamodules.batches import TableBatch, global_size, share
+from lightning_modules.distributed.global_rows import global_rows
+from lightning_modules.dynamics.sgd_noise.descent import Points, ahead_of, descend, drawn_batches
+from lightning_modules.dynamics.sgd_noise.observables import (
+    along_and_across,
+    fit_statistics,
+    kernel_statistics,
+    outputs,
+    squared_changes,
+    tangent_kernel,
+)
+from lightning_modules.full_precision import in_full_precision
+from lightning_modules.interfaces import Table
+from lightning_modules.random_numbers import run_seed
+from lightning_modules.training.logging import log_same
+
+UNFIT_PRECISION = ("16-mixed", "16-true", "bf16-true")
+GROWTH = 1.25
+"""Factor by which iterations have grown from one row of the tables to the next."""
+OF_TRAINING = {
+    "loss": "training_loss",
+    "error": "training_error",
+    "margin": "training_margin",
+    "unfitted": "points_left",
+}
+"""Names that observables of the training points have beside those of test points."""
+
+
+class SGDNoise(LightningModule):
+    """Train a network on points of two classes by SGD at a temperature, until all of them are fitted.
+
+    Args:
+        network: maps features `[B, ...]` to one output, `[B, 1]`, as `lightning_modules.networks.ntk_mlp.NTKMLP` does.
+        temperature: T, learning rate over batch size.
+        alpha: scale of the output, the inverse of the margin; large is lazy training. Infinity is a margin of zero, for
+            a network whose weights are zero at first.
+        batch_size: B, points of a batch over all processes.
+        iterations_per_step: iterations of a training step, beside those that are passed over as their batches are
+            fitted.
+        kernel_points: training points on which the tangent kernel is measured; 0 measures none.
+
+    Raises:
+        ValueError: if an argument is out of range, or `alpha` is infinite and the network is not zero.
+    """
+
+    iteration: Tensor
+    changed: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        temperature: float,
+        alpha: float = 1.0,
+        batch_size: int = 1,
+        iterations_per_step: int = 1000,
+        kernel_points: int = 128,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        positive(temperature=temperature, alpha=alpha)
+        at_least(1, batch_size=batch_size, iterations_per_step=iterations_per_step)
+        at_least(0, kernel_points=kernel_points)
+        if math.isinf(alpha) and any(bool(each.any()) for each in network.parameters() if not each.is_meta):
+            raise ValueError("alpha is infinite, which needs a network of zeros: give it initial_std 0")
+        self.network = network
+        self.initial = copy.deepcopy(network).requires_grad_(False)
+        self.temperature = temperature
+        self.alpha = alpha
+        self.batch_size = batch_size
+        self.iterations_per_step = iterations_per_step
+        self.kernel_points = kernel_points
+        self.register_buffer("iteration", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("changed", torch.zeros((), dtype=torch.int64))
+        self._points: Points | None = None
+        self._direction: Tensor | None = None
+        self._kernel: Tensor | None = None
+        self._left: int | None = None  # training points that were not fitted at the last epoch's end
+        self._rows: list[dict[str, float]] = []
+        self._changes: list[list[float]] = []
+
+    @property
+    def rate(self) -> float:
+        """The learning rate dt = T B."""
+        return self.temperature * self.batch_size
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Predict F(x) = f(w, x) - f(w_0, x), `[B]`."""
+        return (self.network(features) - self.initial(features)).flatten()
+
+    def setup(self, stage: str) -> None:
+        if stage != "fit":
+            return
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if (precision := str(self.trainer.precision)) in UNFIT_PRECISION:
+            raise ValueError(
+                f"trainer.precision {precision} has too few digits, or scales losses: use 64-true or 32-true"
+            )
+        if not getattr(data, "whole", True):
+            raise ValueError("data.batch_size must be left out: model.batch_size points are drawn out of all of them")
+        num_points = getattr(data, "num_train_samples", self.batch_size)
+        if num_points < self.batch_size:
+            raise ValueError(f"model.batch_size is {self.batch_size}, more than the {num_points} training points")
+
+    # training
+
+    def training_step(self, batch: TableBatch, batch_idx: int) -> dict[str, Tensor]:
+        with in_full_precision(self.device):
+            points = self._points = self._points or self._collected(batch)
+            size, steps = len(points.sign), self.iterations_per_step
+            ahead = ahead_of(size if self._left is None else self._left, size, self.batch_size)
+            coming = self.iteration + torch.arange(steps * ahead, device=self.device)
+            batches = drawn_batches(run_seed(), coming, size, self.batch_size)
+            course = descend(self.network, points, batches, steps, ahead, self.rate, self.alpha)
+        self.changed.copy_(torch.where(course.changed > 0, self.iteration + course.changed, self.changed))
+        self.iteration += course.passed
+        self.optimizers().step()  # type: ignore[union-attr] # it finds no gradient; without steps nothing is saved
+        return {"loss": course.loss}
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.network.parameters(), lr=self.rate)
+
+    def _collected(self, batch: TableBatch) -> Points:
+        """Gather the training set from all processes, in its own order."""
+        whole = {key: global_rows(batch[key], global_size(batch)) for key in ("index", "features", "target")}  # type: ignore[literal-required]
+        order = whole["index"].argsort()
+        features, sign = whole["features"][order], whole["target"][order]
+        self._direction = batch.get("w_true")
+        return Points(features, sign, outputs(self.initial, features))
+
+    def on_train_epoch_end(self) -> None:
+        assert self._points is not None
+        with in_full_precision(self.device):
+            signed = self._points.sign * (outputs(self.network, self._points.features) - self._points.initial)
+            found = {"iterations": self.iteration, "changed": self.changed, **fit_statistics(signed, self.alpha)}
+            row = dict(zip(found, torch.stack([each.double() for each in found.values()]).tolist(), strict=True))
+            for name in ("loss", "error", "unfitted"):
+                log_same(self, f"train/{name}", row[name])
+            self._left = int(row["unfitted"])
+            self.trainer.should_stop = self.trainer.should_stop or self._left == 0
+            ends = self.trainer.should_stop or self.current_epoch + 1 == self.trainer.max_epochs
+            if ends or not self._rows or row["iterations"] >= GROWTH * self._rows[-1]["iterations"]:
+                self._keep(row, signed)
+
+    def _keep(self, row: dict[str, float], signed: Tensor) -> None:
+        """Measure the weights and the kernel, and keep everything as a row of the tables."""
+        assert self._points is not None
+        changes, before = (each.tolist() for each in squared_changes(self.network, self.initial))
+        row = {"time": self.rate * row["iterations"], "training_time": self.rate * row.pop("changed"), **row}
+        row["weight_change"] = math.sqrt(sum(changes))
+        if any(before):
+            row["relative_weight_change"] = math.sqrt(sum(changes) / sum(before))
+        if self.kernel_points:
+            features, sign = (each[: self.kernel_points] for each in self._points[:2])
+            self._kernel = tangent_kernel(self.initial, features) if self._kernel is None else self._kernel
+            kernel = tangent_kernel(self.network, features)
+            found = kernel_statistics(kernel, self._kernel, signed[: len(sign)], sign, self.alpha)
+            row |= {name: float(value) for name, value in found.items()}
+        if self._direction is not None and len(changes) == 1:
+            row["signal"], row["noise"] = along_and_across(self.network, self.initial, self._direction)
+        self._rows.append(row)
+        self._changes.append(changes)
+
+    # results
+
+    @property
+    def tables(self) -> Mapping[str, Table]:
+        """The course of training, and the change of each tensor of weights, |w - w_0|^2, over time."""
+        if not self._rows:
+            return {}
+        columns = {name: [row[name] for row in self._rows] for name in self._rows[0]}
+        names = ("loss", "unfitted", "weight_change", *(["kernel_change"] if self.kernel_points else []))
+        course = Table(columns, {name: columns[name] for name in names}, logarithmic={"time", *names})
+        tensors = [name for name, _ in self.network.named_parameters()]
+        parts = {
+            "tensor": tensors * len(columns["time"]),
+            "time": [time for time in columns["time"] for _ in tensors],
+            "squared_change": [change for row in self._changes for change in row],
+        }
+        return {"course": course, "weights": Table(parts, logarithmic={"time", "squared_change"})}
+
+    def test_step(self, batch: TableBatch, batch_idx: int) -> None:
+        with in_full_precision(self.device):
+            signed = batch["target"] * self(batch["features"])
+            found = fit_statistics(signed, self.alpha)
+        found["unfitted"] = found["unfitted"] / len(signed)
+        for name in ("loss", "error", "unfitted"):
+            value = share(batch) * found[name]
+            self.log(f"test/{name}", value, on_epoch=True, batch_size=global_size(batch), sync_dist=True)
+
+    def on_test_epoch_end(self) -> None:
+        for name, value in (self._rows[-1] if self._rows else {}).items():
+            if name not in ("time", "iterations"):
+                log_same(self, f"test/{OF_TRAINING.get(name, name)}", torch.tensor(value, dtype=torch.float64))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["course"] = {"rows": self._rows, "changes": self._changes, "left": self._left}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._rows, self._changes, self._left = checkpoint["course"].values()

@@ -1,0 +1,60 @@
+"""Images of two groups of classes as rows: their signs, their split and their seeds."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from datamodules.classification.digits import Digits
+from datamodules.tables.signed_images import SignedImages
+
+EVEN = [0, 2, 4, 6, 8]
+
+
+def digits(seed: int = 0, **arguments: Any) -> SignedImages:
+    return SignedImages(Digits(), **{"positive": EVEN, "num_points": 900, "num_test": 800, "seed": seed, **arguments})
+
+
+def rows_of(features: torch.Tensor) -> set[bytes]:
+    return {one.numpy().tobytes() for one in features}
+
+
+def test_targets_tell_even_from_odd_digits() -> None:
+    source = Digits(train_size=1300)
+    parity = {}
+    for part in (source.training(), source.test()):
+        for image, label in zip(part.image.float() / 16, part.label, strict=True):
+            parity[image.numpy().tobytes()] = 1.0 - 2.0 * (int(label) % 2)
+    rows = digits().training()
+    assert len(rows) == 900
+    assert rows.columns["features"].shape[1:] == (1, 8, 8) == digits().row_shapes["features"]
+    found = [parity[one.numpy().tobytes()] for one in rows.columns["features"]]
+    assert rows.columns["target"].tolist() == found
+
+
+def test_images_of_both_files_are_shuffled_and_split_without_overlap() -> None:
+    training, test = digits().training().columns["features"], digits().test().columns["features"]
+    assert not rows_of(training) & rows_of(test)
+    assert rows_of(training) & rows_of(Digits().test().image.float() / 16)
+    assert (
+        rows_of(training)
+        == rows_of(digits().training().columns["features"])
+        != rows_of(digits(1).training().columns["features"])
+    )
+    assert rows_of(test) == rows_of(digits(1).test().columns["features"])
+    assert rows_of(digits(num_points=100).training().columns["features"]) < rows_of(training)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_points": 0}, "num_points must be at least 1"),
+        ({"positive": []}, r"positive must be some but not all of the classes 0...9, got \[\]"),
+        ({"positive": list(range(10))}, "positive must be some but not all"),
+        ({"positive": [10]}, "positive must be some but not all"),
+        ({"num_test": 898}, "num_points 900 and num_test 898 are more than the 1797 images of Digits"),
+    ],
+)
+def test_what_does_not_fit_is_named(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        digits(**arguments).training()

@@ -1,0 +1,160 @@
+"""Iterations of SGD against those of a plain loop, the hinge against its formula, and batches against their law."""
+
+import copy
+import math
+from itertools import combinations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.dynamics.sgd_noise.descent import Points, ahead_of, descend, drawn_batches, fitted, hinge
+from lightning_modules.dynamics.sgd_noise.observables import outputs
+from lightning_modules.networks.ntk_mlp import NTKMLP
+
+SEED = 3
+
+
+def numbers(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def points_of(network: nn.Module, count: int = 40, dim: int = 6) -> Points:
+    features = numbers(count, dim, seed=1)
+    return Points(features, features[:, 0].sign(), outputs(network, features))
+
+
+def network_of(*hidden: int, std: float = 1.0) -> NTKMLP:
+    torch.manual_seed(0)
+    return NTKMLP(6, list(hidden), "gelu", initial_std=std).double()
+
+
+@pytest.mark.parametrize("alpha", [0.25, 1.0, 64.0])
+def test_the_hinge_is_phi_of_alpha_times_the_margin_over_alpha(alpha: float) -> None:
+    output, sign = numbers(50), numbers(50, seed=2).sign()
+    output.requires_grad_()
+    loss = hinge(sign * output, alpha)
+    torch.testing.assert_close(loss, torch.relu(1 - alpha * output * sign) / alpha, rtol=0, atol=1e-12)
+    torch.testing.assert_close(loss, (1 / alpha - output * sign).clamp(min=0), rtol=0, atol=1e-12)
+    (slope,) = torch.autograd.grad(loss.sum(), output)
+    torch.testing.assert_close(slope, -sign * (alpha * output * sign < 1), rtol=0, atol=0)
+
+
+def test_a_margin_of_zero_is_the_perceptron_rule_and_nan_is_not_fitted() -> None:
+    signed = torch.tensor([-2.0, -1e-300, 0.0, 1e-300, math.nan], dtype=torch.float64, requires_grad=True)
+    assert fitted(signed, math.inf).tolist() == [False, False, False, True, False]
+    (slope,) = torch.autograd.grad(hinge(signed, math.inf)[:4].sum(), signed)
+    assert slope.tolist() == [-1, -1, -1, 0, 0]
+    assert hinge(signed, math.inf).isnan().tolist() == [False] * 4 + [True]
+    steep = hinge(signed[:3], 2.0**80)
+    torch.testing.assert_close(steep, hinge(signed[:3], math.inf), rtol=0, atol=1e-24)
+
+
+def test_batches_are_uniform_subsets_that_follow_from_their_iteration() -> None:
+    batches = drawn_batches(SEED, torch.arange(60_000), 6, 3)
+    subset = batches.sort(dim=1).values
+    assert bool((subset[:, 1:] > subset[:, :-1]).all())
+    counts = [int((subset == torch.tensor(each)).all(dim=1).sum()) for each in combinations(range(6), 3)]
+    assert sum(counts) == 60_000
+    assert sum((count - 3000) ** 2 / 3000 for count in counts) < 50.8  # the 99.99 % point of chi-square at 19
+    assert drawn_batches(SEED, torch.arange(17, 20), 6, 3).equal(batches[17:20])
+    assert not drawn_batches(SEED + 1, torch.arange(20), 6, 3).equal(batches[:20])
+    assert drawn_batches(SEED, torch.arange(5), 4, 4).sort(dim=1).values.equal(torch.arange(4).expand(5, 4))
+
+
+def test_the_covariance_of_a_batchs_mean_is_that_of_sampling_without_replacement() -> None:
+    P, B = 12, 5
+    gradients = numbers(P, 3)
+    mean = gradients[drawn_batches(SEED, torch.arange(100_000), P, B)].mean(dim=1)
+    expected = (P - B) / (P - 1) / B * torch.cov(gradients.T, correction=0)
+    torch.testing.assert_close(torch.cov(mean.T), expected, rtol=0.05, atol=0.05 * float(expected.diagonal().min()))
+
+
+def one_at_a_time(network: nn.Module, points: Points, count: int, B: int, rate: float, alpha: float) -> int:
+    """Take iterations by torch's optimizer on the loss as the paper writes it; returns that of the last change."""
+    optimizer = torch.optim.SGD(network.parameters(), lr=rate)
+    changed = 0
+    for iteration in range(count):
+        [batch] = drawn_batches(SEED, torch.tensor([iteration]), len(points.sign), B)
+        output = network(points.features[batch]).flatten() - points.initial[batch]
+        loss = (torch.relu(1 - alpha * output * points.sign[batch]) / alpha).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        changed = iteration + 1 if loss.item() > 0 else changed
+    return changed
+
+
+def run(network: nn.Module, points: Points, until: int, ahead: int, steps: int, **options: float) -> int:
+    """Take training steps up to an iteration at least; returns the iteration of the last change."""
+    passed = changed = 0
+    B = int(options.pop("B"))
+    while passed < until:
+        batches = drawn_batches(SEED, passed + torch.arange(steps * ahead), len(points.sign), B)
+        course = descend(network, points, batches, steps, ahead, **options)
+        changed = passed + int(course.changed) if course.changed else changed
+        passed += int(course.passed)
+        assert steps <= course.passed <= steps * ahead
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("hidden", "options"),
+    [((5, 4), {"B": 7, "alpha": 4.0, "rate": 4.0}), ((), {"B": 1, "alpha": 4.0, "rate": 1.0})],
+)
+def test_iterations_are_those_of_one_at_a_time(hidden: tuple[int, ...], options: dict[str, float]) -> None:
+    plain = network_of(*hidden)
+    points = points_of(plain)
+    start = copy.deepcopy(plain)
+    changed = one_at_a_time(plain, points, 1500, **options)  # type: ignore[arg-type]
+    assert 50 < changed < 1400, "the test wants training that ends"
+    for ahead, steps in ((1, 1500), (1, 150), (8, 40), (32, 7)):
+        network = copy.deepcopy(start)
+        assert run(network, points, 1500, ahead, steps, **options) == changed
+        for ours, theirs in zip(network.parameters(), plain.parameters(), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_where_all_points_are_fitted_nothing_changes() -> None:
+    network = network_of()
+    points = points_of(network)
+    run(network, points, 1000, 1, 500, B=1, alpha=4.0, rate=1.0)
+    weight = next(network.parameters()).detach().clone()
+    signed = points.sign * (outputs(network, points.features) - points.initial)
+    assert bool(fitted(signed, 4.0).all())
+    assert run(network, points, 400, 1, 200, B=3, alpha=4.0, rate=1.0) == 0
+    assert next(network.parameters()).equal(weight)
+
+
+def test_with_a_margin_of_zero_everything_is_linear_in_the_temperature() -> None:
+    found = {}
+    for temperature in (1.0, 4.0, 0.3):
+        network = network_of(std=0.0)
+        points = points_of(network)
+        found[temperature] = run(network, points, 600, 4, 50, B=2, alpha=math.inf, rate=2 * temperature), network
+    steps, network = found[1.0]
+    assert steps > 5
+    for temperature, (other_steps, other) in found.items():
+        assert other_steps == steps  # so that t* = dt steps is proportional to T
+        exact = math.log2(temperature).is_integer()
+        ours, theirs = (next(each.parameters()).detach() for each in (other, network))
+        torch.testing.assert_close(ours, temperature * theirs, rtol=0 if exact else 1e-12, atol=0)
+
+
+def test_the_first_step_does_not_depend_on_alpha() -> None:
+    changes = []
+    for alpha in (1e-3, 1.0, 1e6):
+        network = network_of(5)
+        points, before = points_of(network), copy.deepcopy(network)
+        batches = drawn_batches(SEED, torch.zeros(1, dtype=torch.int64), 40, 8)
+        course = descend(network, points, batches, 1, 1, 1.0, alpha)
+        assert float(course.loss) * alpha == pytest.approx(1, abs=1e-9)  # F = 0 up to rounding
+        changes.append([now - then for now, then in zip(network.parameters(), before.parameters(), strict=True)])
+    for change in changes[1:]:
+        for ours, theirs in zip(change, changes[0], strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-15)
+
+
+def test_the_fewer_points_are_left_the_more_batches_are_looked_at_together() -> None:
+    assert [ahead_of(left, 4096, 4) for left in (4096, 512, 300, 100, 2, 0)] == [1, 2, 2, 8, 512, 1024]
+    assert ahead_of(1, 10**6, 1) == 1024
