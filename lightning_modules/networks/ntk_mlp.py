@@ -10,6 +10,7 @@ Source: code of Sclocchi, Geiger and Wyart, arXiv 2301.13703.
 
 import functools
 import math
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Literal
 
@@ -27,7 +28,7 @@ def _tanh_gelu(x: Tensor) -> Tensor:
     return F.gelu(x, approximate="tanh")
 
 
-ACTIVATIONS = {"relu": F.relu, "gelu": _tanh_gelu, "silu": F.silu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": _tanh_gelu, "silu": F.silu}
 
 
 @functools.cache
@@ -87,8 +88,9 @@ class NTKMLP(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Map `[B, ...]`, with `in_features` values a sample, to `[B, 1]`."""
-        x = image.flatten(start_dim=1)
+        x, scale = image.flatten(start_dim=1), 1.0  # the layer's input is scale * x: one product for two factors
         *hidden, last = self.weights
         for weight in hidden:
-            x = self.activation(F.linear(x, weight) / math.sqrt(weight.shape[1]))
-        return F.linear(x, last) * self.output_scale
+            x = self.activation.function(F.linear(x, weight) * (scale / math.sqrt(weight.shape[1])))
+            scale = self.activation.scale
+        return F.linear(x, last) * (scale * self.output_scale)

@@ -177,7 +177,10 @@ UNTRAINED = {
         for config in ("lora", "xl_lora", "full", "unconditional_pipeline")
     },
 }
-SHORTER = {"adaptive_smoothing": ("--model.attack_steps", "1")}  # all steps of an attack are alike
+SHORTER = {  # all steps of an attack are alike, and all iterations of descent
+    "adaptive_smoothing": ("--model.attack_steps", "1"),
+    "sgd_noise": ("--model.iterations_per_step", "2"),
+}
 DEAR = {"adaptive_smoothing/cifar10", "adaptive_smoothing/cifar100", "lsa/webvision", "dds/cifar10", "drs/cifar10"}
 DEAR |= {"adaptive_smoothing/imagenet", "lsa/webvision_simclr", "lsa/webvision_plus"}
 

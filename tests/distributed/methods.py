@@ -135,6 +135,22 @@ METHODS = {
         {"data.init_args.batch_size": 401},  # four batches of 1,508 patches, the last one of 305
         {"model.init_args.sync_gram": True},
     ),
+    "sgd_noise": Method(
+        "sgd_noise/demo",
+        {  # processes have 31 and 30 of 61 points, batches 7 and 29 test images in batches of 8, the last of 5
+            "data.init_args.table.init_args.num_points": 61,
+            "data.init_args.table.init_args.num_test": 29,
+            "data.init_args.evaluation_batch_size": 8,
+            "model.init_args.batch_size": 7,
+            "model.init_args.iterations_per_step": 9,
+        },
+        clips=None,
+    ),
+    "sgd_noise_perceptron": Method(
+        "sgd_noise/demo_perceptron",
+        {"data.init_args.table.init_args.num_points": 61, "model.init_args.iterations_per_step": 7},
+        clips=None,
+    ),
     "elr_plus": Method("elr_plus/demo", DIGITS_WITH_VALIDATION),
     "lsa": Method("lsa/demo", CLUSTERS, SOME_NOISY),
     "pls": Method(

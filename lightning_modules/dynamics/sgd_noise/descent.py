@@ -33,7 +33,7 @@ class Course(NamedTuple):
     changed: Tensor
     """Number of those up to and with the last one that changed the weights; 0 if none did."""
     loss: Tensor
-    """Mean loss of the batches that were not passed over."""
+    """The last batch's; not finite where one before was not."""
 
 
 def fitted(signed: Tensor, alpha: float) -> Tensor:
@@ -54,6 +54,11 @@ def hinge(signed: Tensor, alpha: float) -> Tensor:
         alpha: scale of the output; infinity is the perceptron's loss.
     """
     return torch.where(fitted(signed, alpha), 0.0, 1 / alpha - signed)
+
+
+def slope(signed: Tensor, sign: Tensor, alpha: float) -> Tensor:
+    """Differentiate the hinge with respect to F: -y where a point is not fitted, else 0."""
+    return torch.where(fitted(signed, alpha), 0.0, -sign)
 
 
 def drawn_batches(seed: int, iteration: Tensor, num_points: int, batch_size: int) -> Tensor:
@@ -93,12 +98,6 @@ def ahead_of(num_unfitted: int, num_points: int, batch_size: int) -> int:
     return min(2 ** max(expected.bit_length() - 1, 0), MOST_AHEAD)
 
 
-def signed_outputs(network: nn.Module, points: Points, position: Tensor) -> Tensor:
-    """Compute y F(x) = y (f(w, x) - f(w_0, x)) of some points, `[n]`."""
-    features, sign, initial = (each.index_select(0, position) for each in points)
-    return sign * (network(features).flatten() - initial)
-
-
 def descend(
     network: nn.Module, points: Points, batches: Tensor, iterations: int, ahead: int, rate: float, alpha: float
 ) -> Course:
@@ -117,33 +116,35 @@ def descend(
         rate: learning rate.
         alpha: scale of the output.
     """
-    parameters = trainable(network)
-    device = batches.device
+    parameters: list[Tensor] = [*trainable(network)]
+    device, size = batches.device, batches.shape[1]
     place, changed = (torch.zeros(1, dtype=torch.int64, device=device) for _ in range(2))
     coming = torch.arange(ahead, device=device)
-    total = points.initial.new_zeros(())
+    signed = points.initial[:0]
+
+    def chosen(position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute f, y and y F of some points."""
+        features, sign, initial = (each.index_select(0, position) for each in points)
+        output = network(features).flatten()
+        return output, sign, sign * (output.detach() - initial)
+
     for _ in range(iterations):
         if ahead > 1:
             with torch.no_grad():
                 seen = batches.index_select(0, place + coming)
-                signed = signed_outputs(network, points, seen.flatten()).view_as(seen)
-                stirs = ~fitted(signed, alpha).all(dim=1)
-                place = place + torch.where(stirs.any(), stirs.int().argmax(), ahead - 1)
+                changes = ~fitted(chosen(seen.flatten())[2], alpha).view_as(seen).all(dim=1)
+            place = place + torch.where(changes.any(), changes.int().argmax(), ahead - 1)
         batch = batches.index_select(0, place)[0]
         with torch.enable_grad():
-            signed = signed_outputs(network, points, batch[rank() :: world_size()])
-            loss = hinge(signed, alpha).sum() / len(batch)
-        gradients = torch.autograd.grad(loss, parameters)
-        numbers = [loss.detach(), (~fitted(signed.detach(), alpha)).sum().to(loss.dtype)]
-        if world_size() > 1:
-            *gradients, loss_sum, unfitted = _summed([*gradients, *numbers])
-            numbers = [loss_sum, unfitted]
+            output, sign, signed = chosen(batch[rank() :: world_size()])
+        slopes = slope(signed, sign, alpha)
+        sums = [*torch.autograd.grad(output, parameters, slopes / size), slopes.abs().sum()]
+        *gradients, left = sums if world_size() == 1 else _summed(sums)
         with torch.no_grad():
             torch._foreach_add_(parameters, gradients, alpha=-rate)
         place = place + 1
-        changed = torch.where(numbers[1] > 0, place, changed)
-        total += numbers[0]
-    return Course(place[0], changed[0], total / iterations)
+        changed = torch.where(left > 0, place, changed)
+    return Course(place[0], changed[0], world_size() * hinge(signed, alpha).sum() / size)
 
 
 def _summed(tensors: list[Tensor]) -> list[Tensor]:

@@ -133,7 +133,7 @@ class SGDNoise(LightningModule):
 
     def _collected(self, batch: TableBatch) -> Points:
         """Gather the training set from all processes, in its own order."""
-        whole = {key: global_rows(batch[key], global_size(batch)) for key in ("index", "features", "target")}  # type: ignore[literal-required]
+        whole = {key: global_rows(batch[key], global_size(batch)) for key in ("index", "features", "target")}
         order = whole["index"].argsort()
         features, sign = whole["features"][order], whole["target"][order]
         self._direction = batch.get("w_true")

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from lightning_modules.dynamics.sgd_noise.descent import fitted, hinge
+from lightning_modules.dynamics.sgd_noise.descent import fitted, hinge, slope
 
 AT_ONCE = 16
 """Points whose gradients are computed together."""
@@ -64,8 +64,8 @@ def kernel_statistics(kernel: Tensor, initial: Tensor, signed: Tensor, sign: Ten
         `kernel_change`: mean (K - K_0)^2 / mean K^2; `overlap`: y . K y / n^2; `gradient_norm`: squared norm of the
         loss's gradient, a mean over points; `gradient_variance`: mean squared distance of a point's from that.
     """
-    slope = torch.where(fitted(signed, alpha), 0.0, -sign)
-    weighted = slope[:, None] * kernel * slope
+    slopes = slope(signed, sign, alpha)
+    weighted = slopes[:, None] * kernel * slopes
     norm = weighted.mean()
     return {
         "kernel_change": ((kernel - initial) ** 2).mean() / (kernel**2).mean(),
