@@ -1,0 +1,24 @@
+import pytest
+import torch
+
+from lightning_modules.metrics.wasserstein import wasserstein
+
+
+def test_a_shift_costs_its_length_whatever_the_order() -> None:
+    points = torch.randn(40, 3, dtype=torch.float64)
+    shift = torch.tensor([0.3, -0.4, 1.2], dtype=torch.float64)
+    assert wasserstein(points, points) == 0
+    assert wasserstein(points, points[torch.randperm(40)] + shift) == pytest.approx(1.3)
+    other = torch.randn(40, 3, dtype=torch.float64)
+    assert wasserstein(points, other) == pytest.approx(wasserstein(other, points))
+
+
+def test_on_a_line_it_is_the_mean_difference_of_what_is_sorted() -> None:
+    first, second = torch.randn(2, 300, 1, dtype=torch.float64)
+    assert wasserstein(first, second) == pytest.approx(float((first.sort(0)[0] - second.sort(0)[0]).abs().mean()))
+
+
+@pytest.mark.parametrize("sizes", [(3, 4), (1501, 1501)])
+def test_samples_that_cannot_be_matched_are_refused(sizes: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match=f"got {sizes[0]} and {sizes[1]}"):
+        wasserstein(torch.zeros(sizes[0], 1), torch.zeros(sizes[1], 1))
