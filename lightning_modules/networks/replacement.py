@@ -33,7 +33,9 @@ def layers_named(
     layers: dict[str, nn.Module] = {
         name: module
         for name, module in network.named_modules()
-        if name and isinstance(module, tuple(kinds)) and not isinstance(module, NonDynamicallyQuantizableLinear)
+        if name
+        and any(isinstance(module, kind) for kind in kinds)
+        and not isinstance(module, NonDynamicallyQuantizableLinear)
     }
     chosen = {name: layer for name, layer in layers.items() if any(fnmatchcase(name, each) for each in patterns)}
     for pattern in patterns:
