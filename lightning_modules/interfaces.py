@@ -244,6 +244,8 @@ class Table(NamedTuple):
     labels: Mapping[str, str] | None = None
     """In the legend, by the words in the columns of text; None writes these."""
     title: str = ""
+    scattered: bool = False
+    """Whether rows are points on their own rather than places on a line."""
 
 
 @runtime_checkable

@@ -47,10 +47,14 @@ def draw_table(table: Table) -> "Figure":
         for line in lines.unique():
             values = drawn[name][lines == line]
             shown = values.where(values > 1e-6 * drawn[name].max()) if name in table.logarithmic else values
-            panel.plot(x[lines == line], shown, marker=".", linewidth=1.2, label=(table.labels or {}).get(line, line))
+            label = (table.labels or {}).get(line, line)
+            style = {"linewidth": 0, "markersize": 3} if table.scattered else {"linewidth": 1.2}
+            panel.plot(x[lines == line], shown, marker=".", label=label, **style)
         panel.set(xlabel=numbers[0], ylabel=name)
         if name in table.logarithmic:
             panel.set_yscale("log")
+        elif table.scattered:
+            panel.set_aspect("equal", adjustable="datalim")
         else:
             panel.set_ylim(bottom=min(0.0, np.nanmin(drawn[name])))
         if numbers[0] in table.logarithmic:
