@@ -458,6 +458,18 @@ METHODS = {
         )
         for name, demo in (("red_diff", "demo"), ("dps", "demo_dps"), ("pigdm", "demo_pigdm"))
     },
+    "singular_density": Method(
+        "singular_density/demo",
+        {  # 37 points in every step, of which the first process has one more; 21 to validate and test on
+            "data.init_args.table": {
+                "class_path": "datamodules.tables.singular_laws.Circle",
+                "init_args": {"samples": 37, "test_samples": 21},
+            },
+            "data.init_args.passes_per_epoch": 5,
+            "model.init_args.points": 20,
+        },
+        {"model.init_args.optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 1e-4}}},
+    ),
     "one_more_step": Method(
         "one_more_step/demo",
         {  # 359 images to train on in batches of 100, the last one of 59; 1,438 held out, of which two batches of 31

@@ -1,0 +1,154 @@
+"""Samples of laws without a density: points of a curve, a surface or a smooth map, which have no volume in space."""
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import ndtri
+from scipy.stats import qmc
+
+from datamodules.arguments import at_least, within
+from datamodules.tables.table_set import Rows, TableSet
+
+MOST_MATCHED = 1_500
+"""Points of a test set at most: they are matched with generated ones, at a cost that grows with the cube."""
+
+
+class SingularLaw(TableSet):
+    """Points f*(u) of latent numbers u, uniform on the unit cube, with Gaussian noise around them.
+
+    Test points are without noise, of latent numbers that fill the cube evenly (Sobol's sequence, scrambled).
+
+    Args:
+        samples: n, training points.
+        noise_std: sigma*, standard deviation of the noise of training and validation points, in the points' units.
+        test_samples: test points and validation points, at most 1,500.
+        seed: random seed of latent numbers and noise; None takes that of the DataModule.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    latent_dim: int
+    dim: int
+
+    def __init__(
+        self, samples: int = 200, noise_std: float = 0.0, test_samples: int = 1000, seed: int | None = None
+    ) -> None:
+        at_least(1, samples=samples)
+        at_least(0, noise_std=noise_std)
+        within(1, MOST_MATCHED, test_samples=test_samples)
+        self.samples = samples
+        self.noise_std = noise_std
+        self.test_samples = test_samples
+        self.seed = seed
+
+    @abstractmethod
+    def points(self, latent: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Map latent numbers `[N, latent_dim]` in [0, 1] to points `[N, dim]`."""
+
+    @property
+    def row_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        return {"features": (self.dim,)}
+
+    def training(self) -> Rows:
+        return self._drawn(self.samples, 0)
+
+    def validation(self) -> Rows:
+        return self._drawn(self.test_samples, 1)
+
+    def test(self) -> Rows:
+        sobol = qmc.Sobol(self.latent_dim, seed=np.random.default_rng([self.seed or 0, 2]))
+        powers_of_two = sobol.random(2 ** math.ceil(math.log2(self.test_samples)))
+        return Rows({"features": torch.from_numpy(self.points(powers_of_two[: self.test_samples]))})
+
+    def _drawn(self, count: int, split: int) -> Rows:
+        random = np.random.default_rng([self.seed or 0, split])
+        points = self.points(random.random((count, self.latent_dim)))
+        return Rows({"features": torch.from_numpy(points + self.noise_std * random.standard_normal(points.shape))})
+
+
+class Circle(SingularLaw):
+    """Points of the unit circle in the plane."""
+
+    latent_dim = 1
+    dim = 2
+
+    def points(self, latent: NDArray[np.float64]) -> NDArray[np.float64]:
+        angle = 2 * math.pi * latent[:, 0]
+        return np.stack([np.cos(angle), np.sin(angle)], axis=1)
+
+
+class ProductOfCircles(SingularLaw):
+    """Points of two independent unit circles, in four dimensions."""
+
+    latent_dim = 2
+    dim = 4
+
+    def points(self, latent: NDArray[np.float64]) -> NDArray[np.float64]:
+        angle = 2 * math.pi * latent
+        return np.concatenate([np.cos(angle), np.sin(angle)], axis=1)[:, [0, 2, 1, 3]]
+
+
+class SwissRoll(SingularLaw):
+    """Points of a rolled-up sheet in space: (t cos t, 21 u, t sin t) / 10 with t from 1.5 pi to 4.5 pi."""
+
+    latent_dim = 2
+    dim = 3
+
+    def points(self, latent: NDArray[np.float64]) -> NDArray[np.float64]:
+        angle = 1.5 * math.pi * (1 + 2 * latent[:, 0])
+        return np.stack([angle * np.cos(angle), 21 * latent[:, 1], angle * np.sin(angle)], axis=1) / 10
+
+
+class SmoothMap(SingularLaw):
+    """Points of a random smooth map from two normal numbers into ten dimensions: B tanh(A z + b), drawn once.
+
+    A, b and B are standard normal, with 16 features, and B is divided by their root.
+    """
+
+    latent_dim = 2
+    dim = 10
+
+    def points(self, latent: NDArray[np.float64]) -> NDArray[np.float64]:
+        random = np.random.default_rng(0)  # the map is part of the law, whatever the sample
+        inner, shift, outer = (random.standard_normal(shape) for shape in ((2, 16), (16,), (16, 10)))
+        normal = ndtri(np.clip(latent, 1e-9, 1 - 1e-9))
+        return np.tanh(normal @ inner + shift) @ outer / 4
+
+
+class DigitVectors(TableSet):
+    """The bundled digits as points in 64 dimensions, gray values in [0, 1].
+
+    Args:
+        test_samples: digits that are held out, at most 1,500.
+        seed: random seed of the split; None takes that of the DataModule.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    def __init__(self, test_samples: int = 500, seed: int | None = None) -> None:
+        within(1, MOST_MATCHED, test_samples=test_samples)
+        self.test_samples = test_samples
+        self.seed = seed
+
+    @property
+    def row_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        return {"features": (64,)}
+
+    def training(self) -> Rows:
+        return self._part(slice(self.test_samples, None))
+
+    def test(self) -> Rows:
+        return self._part(slice(self.test_samples))
+
+    def _part(self, part: slice) -> Rows:
+        from sklearn.datasets import load_digits
+
+        digits = load_digits().data / 16
+        order = np.random.default_rng([self.seed or 0, 0]).permutation(len(digits))
+        return Rows({"features": torch.from_numpy(digits[order[part]])})

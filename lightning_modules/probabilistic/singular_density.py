@@ -1,0 +1,279 @@
+"""Fit a generative model to data on a curve or surface by likelihood, after adding noise to the data.
+
+The model is X = f(Z) + s eps with a network f, latent numbers Z of a known law P_Z and Gaussian eps. Where data have no
+density, its likelihood
+
+    p_{f,s}(x) = integral of phi_s(x - f(z)) dP_Z(z),        phi_s the density of N(0, s^2 I_D)
+
+is unbounded as s falls, and says little of where mass lies. So each data point gets noise once, and f and s are fitted
+to the noisy points; the noise is left out of what is generated:
+
+    x~_i = x_i + t e_i,    e_i ~ N(0, I_D),        (f, s) = argmax sum_i log p_{f,s}(x~_i)  with s >= max(t, s_min),
+
+and the estimate is the law of f(Z). By the theory t is to be of the order of the rate n^{-b / (2 (b + d))}, with b the
+smoothness and d the intrinsic dimension of the truth, unless data are that noisy already.
+
+Three ways to the likelihood, with M latent points:
+
+    quadrature    log mean_m phi_s(x - f(z_m)),  Z uniform on the unit cube, one z_m drawn in each of M equal cells
+    monte_carlo   the same of M independent normal z_m, which all data points share
+    importance    log mean_m phi_s(x - f(z_m)) P_Z(z_m) / q(z_m | x),  Z normal, z_m of x by an encoder q: a lower bound
+
+The rate, its constants and the sieve of networks in the theorem are from memory: the paper's text beyond its
+introduction was not at hand. Networks here are bounded in nothing but their size. With `importance` and M = 1 it is a
+variational autoencoder, where noise was not seen to gain anything.
+
+Source: Chae, Kim, Kim and Lin, A Likelihood Approach to Nonparametric Estimation of a Singular Distribution Using Deep
+Generative Models, JMLR 24(77), 2023, arXiv 2105.04046. Importance weights: Burda, Grosse and Salakhutdinov, Importance
+Weighted Autoencoders, ICLR 2016, arXiv 1509.00519.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torch.quasirandom import SobolEngine
+from torch.utils.checkpoint import checkpoint
+
+from datamodules.arguments import at_least, one_of, positive
+from datamodules.batches import TableBatch
+from lightning_modules.distributed.draws import draw_rows, drawn_alike
+from lightning_modules.interfaces import Table, TrainingSamples, require_data
+from lightning_modules.metrics.collected import Collected
+from lightning_modules.metrics.wasserstein import wasserstein
+from lightning_modules.random_numbers import run_seed
+from lightning_modules.training.logging import log_same, log_training
+from lightning_modules.training.optimizers import adam, constant, scheduled, trainable
+from lightning_modules.training.parameter_groups import scale_learning_rates
+
+AT_ONCE = 2**20
+"""Pairs of a data point and a latent point that are held at a time."""
+
+
+def squared_distances(x: Tensor, centre: Tensor) -> Tensor:
+    """Compute |x_i - c_m|^2, `[B, M]`, of points `[B, D]` and centres `[M, D]`."""
+    return (x.square().sum(1)[:, None] + centre.square().sum(1) - 2 * x @ centre.T).clamp(min=0)
+
+
+def _mixture(x: Tensor, centre: Tensor, log_std: Tensor) -> Tensor:
+    exponent = -squared_distances(x, centre) / (2 * (2 * log_std).exp())
+    dim = x.shape[1]
+    return exponent.logsumexp(1) - math.log(len(centre)) - dim * log_std - dim / 2 * math.log(2 * math.pi)
+
+
+def mixture_log_likelihood(x: Tensor, centre: Tensor, log_std: Tensor, at_once: int = AT_ONCE) -> Tensor:
+    """Compute log mean_m phi_s(x - c_m), `[B]`, of an equal mixture of Gaussians.
+
+    Where there are many pairs of a point and a centre, points are taken part by part, and computed again for gradients.
+
+    Args:
+        x: points, `[B, D]`.
+        centre: `[M, D]`.
+        log_std: log s, a number.
+        at_once: pairs that are held at a time.
+    """
+    rows = max(1, at_once // len(centre))
+    if len(x) <= rows:
+        return _mixture(x, centre, log_std)
+    parts = (checkpoint(_mixture, part, centre, log_std, use_reentrant=False) for part in x.split(rows))
+    return torch.cat(list(parts))
+
+
+def importance_log_likelihood(x: Tensor, mean: Tensor, latent: Tensor, posterior: Tensor, log_std: Tensor) -> Tensor:
+    """Bound log p(x) from below by K samples of an encoder: log mean_k phi_s(x - f(z_k)) P_Z(z_k) / q(z_k | x), `[B]`.
+
+    Args:
+        x: points, `[B, D]`.
+        mean: f(z_k), `[B, K, D]`.
+        latent: z_k, `[B, K, d]`; P_Z is standard normal.
+        posterior: mean and log standard deviation of q, `[B, 2 d]`.
+        log_std: log s, a number.
+    """
+    centre, log_width = posterior[:, None].chunk(2, dim=-1)
+    dim = x.shape[1]
+    square = (x[:, None] - mean).square().sum(-1) / (2 * log_std).exp()
+    likelihood = -square / 2 - dim * log_std - dim / 2 * math.log(2 * math.pi)
+    prior_over_q = (-latent.square() / 2 + ((latent - centre) / log_width.exp()).square() / 2 + log_width).sum(-1)
+    return (likelihood + prior_over_q).logsumexp(1) - math.log(mean.shape[1])
+
+
+def cells_per_axis(points: int, dim: int) -> int:
+    """Give the k with k^d = M.
+
+    Raises:
+        ValueError: if M is no such power.
+    """
+    k = round(points ** (1 / dim))
+    if k**dim != points:
+        raise ValueError(f"points must be a power {dim} of a whole number for {dim} latent dimensions, got {points}")
+    return k
+
+
+def stratified(uniform: Tensor, cells: int) -> Tensor:
+    """Move uniform numbers `[k^d, d]` in [0, 1) into the k^d equal cells of the unit cube, one into each."""
+    axis = torch.arange(cells, dtype=uniform.dtype, device=uniform.device)
+    corner = torch.cartesian_prod(*[axis] * uniform.shape[1]).view_as(uniform)
+    return (corner + uniform) / cells
+
+
+def perturbation_rate(samples: int, smoothness: float, dim: int) -> float:
+    """Compute n^{-b / (2 (b + d))}."""
+    return samples ** (-smoothness / (2 * (smoothness + dim)))
+
+
+class SingularDensity(LightningModule):
+    """Fit a generator to noisy copies of data by likelihood.
+
+    Args:
+        network: the generator f: maps latent numbers `[M, d]` to points `[M, D]`.
+        latent_dim: d.
+        points: M; for `quadrature` a power d of a whole number.
+        likelihood: `quadrature`, `monte_carlo` or `importance`.
+        encoder: maps points `[B, D]` to mean and log standard deviation of their latent numbers, `[B, 2 d]`; for
+            `importance`.
+        perturbation: t, standard deviation of the noise that data get, in their units; None takes the theory's rate.
+        smoothness: b of the rate; recalled, and read by nobody here.
+        smallest_std: s_min, the least standard deviation of the model where `perturbation` is smaller.
+        start_std: s at the start, where `perturbation` is smaller.
+        std_lr_factor: learning rate of log s as a multiple of the network's.
+        optimizer: built on the parameters of generator and encoder, and log s.
+        lr_scheduler: stepped every epoch.
+
+    Raises:
+        ValueError: if an argument is out of range, or one of encoder and `importance` is without the other.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        latent_dim: int,
+        points: int = 200,
+        likelihood: Literal["quadrature", "monte_carlo", "importance"] = "quadrature",
+        encoder: nn.Module | None = None,
+        perturbation: float | None = None,
+        smoothness: float = 2.0,
+        smallest_std: float = 0.01,
+        start_std: float = 0.01,
+        std_lr_factor: float = 1.0,
+        optimizer: OptimizerCallable = adam,
+        lr_scheduler: LRSchedulerCallable = constant,
+    ) -> None:
+        super().__init__()
+        at_least(1, latent_dim=latent_dim, points=points)
+        at_least(0, perturbation=perturbation)
+        positive(smoothness=smoothness, smallest_std=smallest_std, std_lr_factor=std_lr_factor)
+        at_least(smallest_std, start_std=start_std)
+        one_of(("quadrature", "monte_carlo", "importance"), likelihood=likelihood)
+        if (encoder is not None) != (likelihood == "importance"):
+            raise ValueError(f"encoder: likelihood importance takes one and the others none, got {likelihood}")
+        self.cells = cells_per_axis(points, latent_dim) if likelihood == "quadrature" else 0
+        self.network = network
+        self.latent_dim = latent_dim
+        self.points = points
+        self.likelihood = likelihood
+        self.encoder = encoder
+        self.perturbation = perturbation
+        self.smoothness = smoothness
+        self.smallest_std = smallest_std
+        self.start_std = start_std
+        self.std_lr_factor = std_lr_factor
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.log_std = nn.Parameter(torch.tensor(math.log(start_std)))
+        self.held_out = Collected()
+        self.tables: dict[str, Table] = {}
+
+    def forward(self, latent: Tensor) -> Tensor:
+        return self.network(latent)
+
+    def setup(self, stage: str) -> None:
+        if stage != "fit":
+            return
+        samples = require_data(self.trainer, TrainingSamples, "SingularDensity").num_train_samples
+        rate = perturbation_rate(samples, self.smoothness, self.latent_dim)
+        self.level = rate if self.perturbation is None else self.perturbation
+        self.least_std = max(self.level, self.smallest_std)
+        nn.init.constant_(self.log_std, math.log(max(self.level, self.start_std)))
+        self.noise: Tensor | None = None
+
+    def perturbed_rows(self, batch: TableBatch) -> Tensor:
+        """Give the batch's points with their noise, which is a function of (seed, index): x + t e, `[B, D]`."""
+        x = batch["features"]
+        if self.level == 0:
+            return x
+        if self.noise is None:  # rows of a generator do not depend on how many follow
+            samples = require_data(self.trainer, TrainingSamples, "SingularDensity").num_train_samples
+            drawn = np.random.default_rng([run_seed(), 3]).standard_normal((samples, x.shape[1]))
+            self.noise = torch.from_numpy(drawn).to(x)
+        return x + self.level * self.noise[batch["index"]]
+
+    def log_likelihood(self, x: Tensor) -> Tensor:
+        """Compute log p_{f,s}(x), or its bound, of points `[B, D]` with freshly drawn latent points: `[B]`."""
+        log_std = self.log_std
+        if self.encoder is not None:
+            posterior = self.encoder(x)
+            drawn = draw_rows(torch.randn, (len(x), self.points, self.latent_dim), x.device, dtype=x.dtype)
+            mean, log_width = posterior[:, None].chunk(2, dim=-1)
+            latent = mean + log_width.exp() * drawn
+            generated = self.network(latent.flatten(0, 1)).view(*latent.shape[:2], -1)
+            return importance_log_likelihood(x, generated, latent, posterior, log_std)
+        draw: Callable[..., Tensor] = torch.rand if self.cells else torch.randn
+        with drawn_alike():
+            latent = draw(self.points, self.latent_dim, dtype=x.dtype).to(x.device, non_blocking=True)
+        centre = self.network(stratified(latent, self.cells) if self.cells else latent)
+        return mixture_log_likelihood(x, centre, log_std)
+
+    def training_step(self, batch: TableBatch, batch_idx: int) -> dict[str, Tensor]:
+        loss = -self.log_likelihood(self.perturbed_rows(batch)).mean()
+        return {"loss": log_training(self, batch, loss)}
+
+    @torch.no_grad()
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.log_std.clamp_(min=math.log(self.least_std))
+
+    def on_train_epoch_end(self) -> None:
+        log_same(self, "train/std", self.log_std.exp())
+
+    def generated(self, count: int) -> Tensor:
+        """Draw points f(z) `[count, D]`, of latent numbers that fill their law evenly (Sobol's sequence)."""
+        uniform = SobolEngine(self.latent_dim, scramble=True, seed=run_seed()).draw(count, dtype=torch.float64)
+        latent = uniform if self.likelihood == "quadrature" else torch.special.ndtri(uniform.clamp(1e-9, 1 - 1e-9))
+        return self.network(latent.to(self.log_std))
+
+    def validation_step(self, batch: TableBatch, batch_idx: int) -> None:
+        self.held_out.update(batch["index"], batch["features"].double())
+
+    def test_step(self, batch: TableBatch, batch_idx: int) -> None:
+        self.held_out.update(batch["index"], batch["features"].double())
+
+    def on_validation_epoch_end(self) -> None:
+        self._compare("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._compare("test")
+
+    def _compare(self, stage: str) -> None:
+        _, truth = self.held_out.compute()
+        self.held_out.reset()
+        generated = self.generated(len(truth)).double().cpu()
+        log_std = self.log_std.double().cpu()
+        log_same(self, f"{stage}/wasserstein", wasserstein(generated, truth))
+        log_same(self, f"{stage}/distance_to_support", torch.cdist(generated, truth).amin(1).mean())
+        log_same(self, f"{stage}/log_likelihood", mixture_log_likelihood(truth, generated, log_std).mean())
+        log_same(self, f"{stage}/std", log_std.exp())
+        points = torch.cat([truth, generated])[:, :2].numpy()
+        laws = ["truth"] * len(truth) + ["generated"] * len(generated)
+        columns = {"x_1": points[:, 0], "x_2": points[:, 1], "law": laws}
+        self.tables = {"points": Table(columns, scattered=True)}
+
+    def configure_optimizers(self) -> Any:
+        encoder = [] if self.encoder is None else [self.encoder]
+        log_std = {"params": [self.log_std], "lr_factor": self.std_lr_factor}
+        optimizer = self.optimizer([{"params": trainable(self.network, *encoder)}, log_std])
+        scale_learning_rates(optimizer)
+        return scheduled(optimizer, self.lr_scheduler)
