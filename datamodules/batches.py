@@ -248,6 +248,23 @@ class TableBatch(TypedDict):
     """Samples of this batch over all processes."""
 
 
+class SequenceBatch(TypedDict):
+    """Sequences of observations at equal distances in time: paths, or the frames of videos."""
+
+    observed: Tensor
+    """`[B, F, D]`: points of paths, in units of their own; or `[B, F, C, H, W]`, float32 in [0, 1]: frames."""
+    interval: float
+    """Time between two observations, the first of which is at 0."""
+    sigma: NotRequired[Tensor]
+    """`[F]`, of paths: standard deviation of each observation's Gaussian error; infinite for one that tells nothing."""
+    exact_std: NotRequired[Tensor]
+    """`[F]`, in testing bridges: the standard deviation of the path given what was observed. For metrics only."""
+    index: Tensor
+    """`[B]`, int64: position in the set."""
+    global_size: int
+    """Samples of this batch over all processes."""
+
+
 class GraphBatch(TypedDict):
     """Observations of the nodes of one directed graph."""
 

@@ -21,6 +21,7 @@ from datamodules.prompts.captioned_images import CaptionedImages
 from datamodules.restoration.image_pairs import ImagePairs
 from datamodules.segmentation.labelled_masks import LabelledMasks
 from datamodules.segmentation.unpaired_masks import UnpairedMasks
+from datamodules.sequences.sequences import Sequences
 from datamodules.tables.tables import Tables
 from lightning_modules.networks.mlp import MLP
 from tests.conformance.experiments import CONFIGS, at_paper_scale, experiments, name
@@ -51,6 +52,11 @@ def meta_batch(data: Any) -> dict[str, Any]:
         columns = {key: torch.empty(size, *shape, device="meta") for key, shape in data.row_shapes.items()}
         return {**columns, "index": torch.empty(size, dtype=torch.int64, device="meta"), "global_size": size}
     size = data.batch_size
+    if isinstance(data, Sequences):
+        observed = torch.empty(size, data.num_times, *data.sequences.shape, device="meta")
+        index = torch.empty(size, dtype=torch.int64, device="meta")
+        batch = {"observed": observed, "interval": data.interval, "index": index, "global_size": size}
+        return batch | ({"sigma": torch.empty(data.num_times, device="meta")} if observed.ndim == 3 else {})
     if isinstance(data, LabelledMasks):
         shape, kinds = (size, *data.image_shape[1:]), ("label", "original_label", "clean_label")
         masks = {key: torch.empty(shape, dtype=torch.int64, device="meta") for key in kinds}

@@ -509,6 +509,19 @@ METHODS = {
         {"model.init_args.optimizer": DESCENT},
     ),
     "subgm": Method("subgm/demo", MEASUREMENTS, {"model.init_args.start": "spectral"}, clips=None, double=True),
+    "fractional_sde": Method(
+        "fractional_sde/demo",
+        {  # 331 paths in batches of 101, 101, 101 and 28; 37 to test with, in batches of 16, 16 and 5
+            "data.init_args.batch_size": 101,
+            "data.init_args.evaluation_batch_size": 16,
+            "model.init_args.noise.init_args.kind": "I",  # Y(0) is drawn, too
+            **{
+                f"data.init_args.sequences.init_args.{key}": value
+                for key, value in {"end": 0.16, "num_times": 9, "num_training": 331, "num_test": 37}.items()
+            },
+        },
+        {"model.init_args.optimizer": DESCENT},
+    ),
 }
 
 

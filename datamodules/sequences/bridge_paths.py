@@ -1,0 +1,88 @@
+"""Bridges of fractional motion: all that is seen of a path is that it ends near 0."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from datamodules.arguments import at_least, one_of, positive, within
+from datamodules.sequences.fractional_motion import KINDS, Kind, posterior_std, pulled_covariance
+from datamodules.sequences.sequence_set import SequenceSet, SequenceSource
+
+
+class UnseenPaths(SequenceSource):
+    """Paths of which nothing is known but that the last value was seen as 0."""
+
+    in_memory = True
+
+    def __init__(self, count: int, num_times: int, truth: Mapping[str, Tensor]) -> None:
+        self.count = count
+        self.num_times = num_times
+        self.truth = truth
+
+    def __len__(self) -> int:
+        return self.count
+
+    def fetch(self, index: Tensor, visit: int) -> Tensor:
+        return torch.zeros(len(index), self.num_times, 1)
+
+
+class BridgePaths(SequenceSet):
+    """Paths of dX = -theta X dt + dB from X(0) = 0, seen once: at the end, as 0 with a Gaussian error.
+
+    B is fractional Brownian motion itself, and batches say the standard deviation that the path then has at each time,
+    as `exact_std`.
+
+    Args:
+        hurst: H of B, in (0, 1).
+        kind: `I`, whose increments are stationary, or `II`, which begins without a past.
+        theta: pull to 0, at least 0.
+        end: time of the observation.
+        sigma: standard deviation of its error.
+        num_times: times at which paths are given, from 0 to `end`.
+        num_training: paths of an epoch of training.
+        num_test: paths to test with.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    shape = (1,)
+
+    def __init__(
+        self,
+        hurst: float,
+        kind: Kind = "I",
+        theta: float = 0.0,
+        end: float = 2.0,
+        sigma: float = 0.1,
+        num_times: int = 201,
+        num_training: int = 32,
+        num_test: int = 256,
+    ) -> None:
+        positive(end=end, sigma=sigma)
+        at_least(2, num_times=num_times, num_test=num_test)
+        at_least(1, num_training=num_training)
+        at_least(0, theta=theta)
+        within(0, 1, "()", hurst=hurst)
+        one_of(KINDS, kind=kind)
+        self.num_times = num_times
+        self.interval = end / (num_times - 1)
+        self.law = (hurst, kind, theta)
+        self.sigma = sigma
+        self.num_training = num_training
+        self.num_test = num_test
+
+    def training(self) -> UnseenPaths:
+        return UnseenPaths(self.num_training, self.num_times, {"sigma": self._sigmas()})
+
+    def test(self) -> UnseenPaths:
+        sigmas = self._sigmas()
+        exact = posterior_std(pulled_covariance(self.interval, self.num_times, *self.law), sigmas)
+        return UnseenPaths(self.num_test, self.num_times, {"sigma": sigmas, "exact_std": exact})
+
+    def _sigmas(self) -> Tensor:
+        sigmas = torch.full((self.num_times,), math.inf, dtype=torch.float64)
+        sigmas[-1] = self.sigma
+        return sigmas

@@ -1,0 +1,90 @@
+"""The DataModule of sequences, of paths and of videos, for any sets.
+
+Sequences(BridgePaths(hurst=0.7), batch_size=32)
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from datamodules.corruptions.seeded import seeded
+from datamodules.loading.global_batches import Request
+from datamodules.loading.seeded_batches import SeededBatches
+from datamodules.sequences.sequence_set import SequenceSet, SequenceSource
+
+
+class RequestedSequences:
+    """Sequences of a split that are fetched a request at a time."""
+
+    def __init__(self, source: SequenceSource, interval: float) -> None:
+        self.source = source
+        self.interval = interval
+        self.in_memory = source.in_memory
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, request: Request) -> dict[str, Any]:
+        return {
+            "observed": self.source.fetch(request.indices, request.visit),
+            **self.source.truth,
+            "interval": self.interval,
+            "index": request.indices,
+            "global_size": request.global_size,
+        }
+
+
+class Sequences(SeededBatches):
+    """Batches of sequences (`datamodules.batches.SequenceBatch`), a function of (seed, split, pass, position) alone.
+
+    Args:
+        sequences: set to draw or read.
+        batch_size: training sequences of a step over all processes.
+        passes_per_epoch: times that an epoch visits the training sequences.
+        evaluation_batch_size: sequences of a validation, test or prediction batch over all processes; None takes
+            `batch_size`.
+        num_workers: loader processes; None takes one for each free core, up to 8, and none for sets in memory.
+        seed: random seed of the sequences, unless the set has its own, and of their order; None takes
+            `seed_everything`.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        sequences: SequenceSet,
+        batch_size: int = 32,
+        passes_per_epoch: int = 1,
+        evaluation_batch_size: int | None = None,
+        num_workers: int | None = None,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(batch_size, evaluation_batch_size, passes_per_epoch, num_workers, seed=seed)
+        self.sequences = seeded(sequences, self.seed)
+        self.interval = sequences.interval
+        self.num_times = sequences.num_times
+
+    def prepare_data(self) -> None:
+        self.sequences.fetch_missing()
+
+    def set_up_training(self) -> None:
+        self.train_set = RequestedSequences(self.sequences.training(), self.interval)
+        validation = self.sequences.validation()
+        self.validation_set = None if validation is None else RequestedSequences(validation, self.interval)
+
+    def set_up_test(self) -> None:
+        self.test_set = RequestedSequences(self.sequences.test(), self.interval)
+
+    def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
+        if batch["observed"].dtype == torch.uint8:
+            batch["observed"] = self.in_unit_interval(batch["observed"], 255)
+        assert self.trainer is not None
+        dtype: Any = self.trainer.lightning_module.dtype
+        cast = {key: value.to(dtype) for key, value in batch.items() if _is_floating_point(value)}
+        return {**batch, **cast}
+
+
+def _is_floating_point(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()

@@ -1,0 +1,147 @@
+"""Bridges of fractional motion, learned and compared with the exact ones; the method is described in `__init__.py`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+
+from datamodules.arguments import at_least
+from datamodules.batches import SequenceBatch
+from datamodules.sequences.fractional_motion import posterior_std
+from lightning_modules.interfaces import Table
+from lightning_modules.metrics.collected import Collected
+from lightning_modules.probabilistic.fractional_sde.exact import least_loss, path_covariance
+from lightning_modules.probabilistic.fractional_sde.integration import (
+    Path,
+    check_run,
+    check_step,
+    increments,
+    integrate,
+)
+from lightning_modules.probabilistic.fractional_sde.layers import tanh_layers
+from lightning_modules.probabilistic.fractional_sde.noise import BrownianNoise, Noise
+from lightning_modules.training.logging import log_same, log_training
+from lightning_modules.training.optimizers import adam, built, constant, trainable
+
+
+def misfit(x: Tensor, observed: Tensor, sigma: Tensor) -> Tensor:
+    """Compute sum_f (x_f - o_f)^2 / (2 sigma_f^2) of paths `[B, F, D]`, with sigma `[F]`, as `[B]`."""
+    return 0.5 * ((x - observed).square() * sigma.pow(-2)[:, None]).sum(dim=(1, 2))
+
+
+class FractionalBridge(LightningModule):
+    """Learns the control that leads paths of fractional noise to what was observed of them.
+
+    Paths begin at 0, with the drift -theta x and the diffusion 1, for which all solvers are Euler's. The control is a
+    network of sin t, cos t, x and Y_1, ..., Y_K. `test` draws a path for each sample and logs the loss and its terms,
+    `test/excess`, by how much it is above minus the log of the evidence, and `test/std_error`, the root mean square
+    over times of the difference to the standard deviation that the data know to be exact; `tables` then holds both
+    standard deviations, and those of the exact bridges of the approximated noise and of white noise.
+
+    Args:
+        noise: `FractionalNoise` or `BrownianNoise`.
+        theta: pull of the prior to 0, at least 0.
+        hidden_features: widths of the control's hidden layers.
+        substeps: steps of the integration between two times of the data.
+        optimizer: built on the control's parameters, and on H where it is learned.
+        lr_scheduler: stepped every epoch.
+
+    Raises:
+        ValueError: if an argument is out of range; at setup, if gamma_max is too large for the steps, or the precision
+            too low.
+    """
+
+    def __init__(
+        self,
+        noise: Noise,
+        theta: float = 0.0,
+        hidden_features: Sequence[int] = (1000, 1000),
+        substeps: int = 1,
+        optimizer: OptimizerCallable = adam,
+        lr_scheduler: LRSchedulerCallable = constant,
+    ) -> None:
+        super().__init__()
+        at_least(0, theta=theta)
+        at_least(1, substeps=substeps, **{f"hidden_features[{k}]": width for k, width in enumerate(hidden_features)})
+        self.noise = noise
+        self.theta = theta
+        self.control = tanh_layers(3 + noise.num_processes, hidden_features, 1, zero=True)
+        self.substeps = substeps
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.collected = Collected()
+        self.tables: dict[str, Table] = {}
+        self._tested: SequenceBatch | None = None
+
+    def setup(self, stage: str) -> None:
+        check_run(self.trainer, self.noise, self.substeps)
+
+    def posterior(self, batch: SequenceBatch) -> Path:
+        """Draw a path for each sample."""
+        observed, interval = batch["observed"], batch["interval"]
+        check_step(self.noise.gamma_max, interval, self.substeps)
+        dt, num_steps = interval / self.substeps, (observed.shape[1] - 1) * self.substeps
+        x = torch.zeros_like(observed[:, 0])
+        t = torch.arange(num_steps, dtype=x.dtype, device=x.device) * dt
+        clock = torch.stack([t.sin(), t.cos()], dim=1)
+
+        def control(step: int, x: Tensor, y: Tensor) -> Tensor:
+            return self.control(torch.cat([clock[step].expand(len(x), 2), x, y.flatten(1)], dim=1))
+
+        return integrate(
+            x,
+            self.noise.start(x),
+            increments(x, num_steps, dt),
+            interval,
+            self.substeps,
+            self.noise.gamma,
+            self.noise.omega(),
+            drift=lambda x: -self.theta * x,
+            diffusion=torch.ones_like,
+            control=control,
+            solver="euler",
+        )
+
+    def training_step(self, batch: SequenceBatch, batch_idx: int) -> dict[str, Tensor]:
+        path = self.posterior(batch)
+        nll, kl = misfit(path.x, batch["observed"], batch["sigma"]).mean(), path.divergence.mean()
+        return {"loss": log_training(self, batch, nll + kl, nll=nll, kl_path=kl)}
+
+    def test_step(self, batch: SequenceBatch, batch_idx: int) -> None:
+        path = self.posterior(batch)
+        terms = torch.stack([misfit(path.x, batch["observed"], batch["sigma"]), path.divergence], dim=1)
+        self.collected.update(batch["index"], torch.cat([path.x[:, :, 0], terms], dim=1).double())
+        self._tested = batch
+
+    def on_test_epoch_end(self) -> None:
+        assert self._tested is not None
+        interval, sigma = self._tested["interval"], self._tested["sigma"].cpu().double()
+        observed = self._tested["observed"][0, :, 0].cpu().double()
+        _, rows = self.collected.compute()
+        self.collected.reset()
+        std, (nll, kl) = rows[:, :-2].std(dim=0), rows[:, -2:].mean(dim=0)
+        own, white = (path_covariance(noise, self.theta, interval, len(std)) for noise in (self.noise, BrownianNoise()))
+        least = least_loss(own, observed, sigma)
+        metrics = {"loss": nll + kl, "nll": nll, "kl_path": kl, "excess": nll + kl - least}
+        curves = {
+            "learned": std,
+            "exact, of the approximated noise": posterior_std(own, sigma),
+            "exact, of white noise": posterior_std(white, sigma),
+        }
+        if "exact_std" in self._tested:
+            curves["exact"] = self._tested["exact_std"].cpu().double()
+            metrics["std_error"] = (std - curves["exact"]).square().mean().sqrt()
+        for name, value in metrics.items():
+            log_same(self, f"test/{name}", value)
+        columns = {
+            "time": [interval * place for place in range(len(std))] * len(curves),
+            "bridge": [name for name in curves for _ in std],
+            "standard deviation": torch.cat(list(curves.values())).tolist(),
+        }
+        self.tables = {"bridge": Table(columns)}
+
+    def configure_optimizers(self) -> Any:
+        return built(self.optimizer, self.lr_scheduler, trainable(self))

@@ -1,0 +1,134 @@
+"""The stochastic differential equation driven by weighted Ornstein-Uhlenbeck processes, solved step by step.
+
+    dX = b(X) dt + s(X) sum_k omega_k dY_k,   dY_k = (-gamma_k Y_k + u) dt + dW.
+
+Without u this is the prior. The control u(t, X, Y) makes it the posterior, which has the relative entropy
+E int |u|^2 / 2 dt to the prior (Girsanov). Each dimension of X has its own W, Y_1..Y_K and u; s is diagonal.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+from lightning_modules.distributed.draws import draw_rows
+from lightning_modules.probabilistic.fractional_sde.noise import Noise
+
+Solver = Literal["euler", "milstein"]
+SOLVERS: tuple[Solver, ...] = get_args(Solver)
+STABLE = 0.5
+"""What gamma_max times a step has to stay below."""
+
+Field = Callable[[Tensor], Tensor]
+Control = Callable[[int, Tensor, Tensor], Tensor]
+"""Maps the number of a step, X `[B, D]` and Y `[B, D, K]` to u, `[B, D]`."""
+
+
+class Path(NamedTuple):
+    """B paths at F equally distant times, from the beginning on."""
+
+    x: Tensor
+    """`[B, F, D]`."""
+    y: Tensor
+    """`[B, D, K]`: at the last time."""
+    divergence: Tensor
+    """`[B]`: int |u|^2 / 2 dt."""
+
+
+def check_step(gamma_max: float, interval: float, substeps: int) -> None:
+    """Refuse steps in which the fastest process is not integrated stably.
+
+    Raises:
+        ValueError: names the numbers, and how many substeps would do.
+    """
+    if gamma_max * interval / substeps >= STABLE:
+        enough = int(gamma_max * interval / STABLE) + 1
+        raise ValueError(
+            f"gamma_max times the length of a step must be below {STABLE}, and gamma_max {gamma_max:g} with {substeps} "
+            f"substeps of an interval of {interval:g} gives {gamma_max * interval / substeps:.3g}: set substeps to at "
+            f"least {enough}, or lower gamma_max"
+        )
+
+
+def check_run(trainer: Any, noise: Noise, substeps: int) -> None:
+    """Refuse a run whose steps are too long, where its data say their interval, or whose paths have too few digits.
+
+    Mixed precision is for networks alone: paths are integrated, and weights computed, outside of it.
+
+    Raises:
+        ValueError: names the setting.
+    """
+    if trainer.precision in ("16-true", "bf16-true"):
+        raise ValueError(
+            f"trainer.precision {trainer.precision} is too coarse for small steps of a path: use 64-true, 32-true or, "
+            f"for networks in half precision, bf16-mixed"
+        )
+    interval = getattr(trainer.datamodule, "interval", None)
+    if interval is not None:
+        check_step(noise.gamma_max, interval, substeps)
+
+
+def increments(x: Tensor, num_steps: int, dt: float) -> Tensor:
+    """Draw dW of each step and dimension, `[num_steps, B, D]`, for paths that begin at x, `[B, D]`."""
+    return draw_rows(torch.randn, (num_steps, *x.shape), x.device, rows=1, dtype=x.dtype) * dt**0.5
+
+
+def integrate(
+    x: Tensor,
+    y: Tensor,
+    dw: Tensor,
+    interval: float,
+    substeps: int,
+    gamma: Tensor,
+    omega: Tensor,
+    drift: Field,
+    diffusion: Field,
+    control: Control | None,
+    solver: Solver,
+) -> Path:
+    """Follow paths of the posterior, or without a control of the prior.
+
+    Euler's steps are those of the equation in Ito's sense,
+
+        X += b dt + s sum_k omega_k dY_k,   Y_k += dY_k = (-gamma_k Y_k + u) dt + dW.
+
+    Milstein's are those in Stratonovich's, and have g g' dW^2 / 2 more, with g = s sum_k omega_k. Where s is constant
+    both are the same.
+
+    Args:
+        x: X at the beginning, `[B, D]`.
+        y: Y at the beginning, `[B, D, K]`.
+        dw: increments of W, `[N, B, D]` for N = (F - 1) `substeps` steps.
+        interval: time between two results.
+        substeps: steps from one result to the next.
+        gamma: speeds, `[K]`.
+        omega: weights, `[K]`.
+        drift: b, maps X to `[B, D]`.
+        diffusion: s, maps X to `[B, D]`; each entry depends on the same entry of X alone.
+        control: u, or None for 0.
+        solver: `euler` or `milstein`.
+    """
+    dt = interval / substeps
+    gamma, omega = gamma.to(x.dtype), omega.to(x.dtype)
+    kept, pulled, total = 1 - gamma * dt, gamma * omega * dt, omega.sum()
+    path, controls = [x], []
+    for step, noise in enumerate(dw):
+        kick = noise
+        if control is not None:
+            u = control(step, x, y).to(x.dtype)
+            controls.append(u)
+            kick = noise + u * dt
+        along = drift(x).to(x.dtype) * dt
+        if solver == "milstein":
+            s, slope = torch.func.jvp(diffusion, (x,), (torch.ones_like(x),))  # type: ignore[misc]
+            along = along + 0.5 * total.square() * (s * slope).to(x.dtype) * noise.square()
+        else:
+            s = diffusion(x)
+        pull = (y * pulled).sum(dim=-1)  # a product of matrices would be in half precision where the trainer's is
+        x = x + along + s.to(x.dtype) * (total * kick - pull)
+        y = y * kept + kick[..., None]
+        if (step + 1) % substeps == 0:
+            path.append(x)
+    spent = 0.5 * dt * torch.stack(controls).square().sum(dim=(0, 2)) if controls else x.new_zeros(len(x))
+    return Path(torch.stack(path, dim=1), y, spent)

@@ -1,0 +1,103 @@
+"""The weights with which Ornstein-Uhlenbeck processes add up to fractional Brownian motion, in double precision.
+
+    dY_k = -gamma_k Y_k dt + dW,   Bhat(t) = sum_k omega_k (Y_k(t) - Y_k(0)),   k = 1..K, one W for all k,
+
+where omega = A^-1 b minimises (1 / T) int_0^T E (B - Bhat)^2 dt. With alpha = H + 1/2 and the lower and upper
+regularised incomplete gamma functions P and Q,
+
+    I:  A_ij = (2 T + (e^(-gamma_i T) - 1) / gamma_i + (e^(-gamma_j T) - 1) / gamma_j) / (gamma_i + gamma_j),
+        b_k = 2 T / gamma_k^alpha - T^alpha / (gamma_k Gamma(alpha + 1))
+              + (e^(-gamma_k T) - Q(alpha, gamma_k T) e^(gamma_k T)) / gamma_k^(alpha + 1);
+    II: A_ij = (T + (e^(-(gamma_i + gamma_j) T) - 1) / (gamma_i + gamma_j)) / (gamma_i + gamma_j),
+        b_k = T P(alpha, gamma_k T) / gamma_k^alpha - alpha P(alpha + 1, gamma_k T) / gamma_k^(alpha + 1).
+
+B is that of `datamodules.sequences.fractional_motion`. For type I, whose increments are stationary, Y(0) is drawn from
+the stationary law, with covariance 1 / (gamma_i + gamma_j); for type II it is 0.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from datamodules.arguments import one_of
+from datamodules.sequences.fractional_motion import KINDS, Kind
+
+SWITCH = 10.0
+"""z from which Q(alpha, z) e^z is a continued fraction; up to there the series loses no more than five digits."""
+TERMS = 60
+"""Of the series, whose last one is below 1e-20 of the sum up to `SWITCH`."""
+LEVELS = 31
+"""Of the continued fraction, odd. It is right to 15 digits from `SWITCH` on; five levels, as the authors', to 5."""
+
+
+def speeds(num_processes: int, gamma_max: float) -> Tensor:
+    """Space K speeds geometrically around 1, gamma_k = r^(k - (K + 1) / 2) with r = gamma_max^(2 / (K - 1)), `[K]`."""
+    place = torch.arange(num_processes, dtype=torch.float64, device="cpu") - (num_processes - 1) / 2
+    return (place * (2 * math.log(gamma_max) / (num_processes - 1))).exp()
+
+
+def incomplete_gammas(alpha: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute P(alpha, z) and Q(alpha, z) e^z, differentiable in alpha, which PyTorch's functions are not.
+
+    Below `SWITCH`, P e^z = sum_n z^(alpha + n) / Gamma(alpha + n + 1). From there on a continued fraction gives Q e^z,
+    which neither overflows nor cancels.
+
+    Args:
+        alpha: a positive number, float64.
+        z: `[K]`, positive, float64.
+    """
+    small, large = z.clamp(max=SWITCH), z.clamp(min=SWITCH)  # each branch stays finite, and so do its gradients
+    n = torch.arange(TERMS, dtype=z.dtype, device=z.device)
+    series = ((alpha + n) * small.log()[:, None] - torch.lgamma(alpha + n + 1)).exp().sum(dim=1)
+    fraction = torch.zeros_like(z)
+    for level in range(LEVELS, 1, -1):
+        numerator = level // 2 - alpha if level % 2 == 0 else level // 2
+        fraction = numerator / large / (1 + fraction)
+    fraction = (alpha * large.log() - torch.lgamma(alpha)).exp() / large / (1 + fraction)
+    upper = torch.where(z < SWITCH, small.exp() - series, fraction)
+    return torch.where(z < SWITCH, series * (-small).exp(), 1 - fraction * (-large).exp()), upper
+
+
+def normal_equations(gamma: Tensor, hurst: Tensor, horizon: float, kind: Kind) -> tuple[Tensor, Tensor]:
+    """Compute A, `[K, K]`, and b, `[K]`, whose solution A^-1 b are the weights.
+
+    Args:
+        gamma: speeds, `[K]`, float64.
+        hurst: H in (0, 1), a number, float64.
+        horizon: T, over which the error is averaged.
+        kind: type of the motion.
+    """
+    one_of(KINDS, kind=kind)
+    alpha, pairs = hurst + 0.5, gamma[:, None] + gamma
+    if kind == "I":
+        decay = torch.expm1(-gamma * horizon) / gamma
+        matrix = (2 * horizon + decay[:, None] + decay) / pairs
+        _, upper = incomplete_gammas(alpha, gamma * horizon)
+        power = (alpha * math.log(horizon) - torch.lgamma(alpha + 1)).exp()
+        tail = ((-gamma * horizon).exp() - upper) / gamma ** (alpha + 1)
+        return matrix, 2 * horizon / gamma**alpha - power / gamma + tail
+    matrix = (horizon + torch.expm1(-pairs * horizon) / pairs) / pairs
+    lower, _ = incomplete_gammas(alpha, gamma * horizon)
+    next_lower, _ = incomplete_gammas(alpha + 1, gamma * horizon)
+    return matrix, horizon * lower / gamma**alpha - alpha * next_lower / gamma ** (alpha + 1)
+
+
+def optimal_weights(gamma: Tensor, hurst: Tensor, horizon: float, kind: Kind) -> Tensor:
+    """Compute omega, `[K]`, differentiable in H; arguments as of `normal_equations`."""
+    matrix, right = normal_equations(gamma, hurst, horizon, kind)
+    return torch.linalg.solve_ex(matrix, right, check_errors=False).result  # which waits for no device
+
+
+def mean_squared_error(gamma: Tensor, omega: Tensor, hurst: Tensor, horizon: float, kind: Kind) -> Tensor:
+    """Compute (1 / T) int_0^T E (B - Bhat)^2 dt of any weights; arguments as of `normal_equations`.
+
+    The authors' code gives another number for type I: it lacks the factor 2 of the middle term, and V_H.
+    """
+    matrix, right = normal_equations(gamma, hurst, horizon, kind)
+    if kind == "I":
+        unit = 1 / (torch.lgamma(2 * hurst + 1).exp() * (math.pi * hurst).sin())
+    else:
+        unit = (-2 * torch.lgamma(hurst + 0.5)).exp() / (2 * hurst)
+    own = unit * horizon ** (2 * hurst + 1) / (2 * hurst + 1)
+    return (omega @ matrix @ omega - 2 * right @ omega + own) / horizon
