@@ -24,8 +24,8 @@ def two_processes() -> Iterator[TwoProcesses]:
     """Starts a function of a test module in two processes of one group; none of them outlives the test."""
     started: list[Process] = []
 
-    def start(*arguments: Any) -> list[Process]:
-        started.extend(start_two(*arguments))
+    def start(*arguments: Any, **options: Any) -> list[Process]:
+        started.extend(start_two(*arguments, **options))
         return started
 
     yield start

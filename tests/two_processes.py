@@ -1,4 +1,4 @@
-"""Call a function of a test in two processes of one group, as a launcher would start them.
+"""Call a function of a test in two processes of one group, or more, as a launcher would start them.
 
 The processes are forked, so what the test's process has imported and built is there at once. A process group is made
 where Lightning, or the function, asks for one.
@@ -23,28 +23,34 @@ FORK = multiprocessing.get_context("fork")
 
 
 class Process:
-    """One of two processes; it has of `subprocess.Popen` what tests use.
+    """One of several processes; it has of `subprocess.Popen` what tests use.
 
     Args:
         rank: number of the process.
-        port: where process 0 waits for the other.
+        count: number of processes.
+        port: where process 0 waits for the others.
         function: called in the process.
         arguments: its arguments.
     """
 
-    def __init__(self, rank: int, port: int, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    def __init__(
+        self, rank: int, count: int, port: int, function: Callable[..., Any], arguments: tuple[Any, ...]
+    ) -> None:
         self.log = tempfile.TemporaryFile("w+", buffering=1)  # noqa: SIM115 - closed with the object
         self.result, sender = FORK.Pipe(duplex=False)
-        self.process = FORK.Process(target=self._run, args=(rank, port, sender, function, arguments))
+        self.process = FORK.Process(target=self._run, args=(rank, count, port, sender, function, arguments))
         self.process.start()
         sender.close()
 
-    def _run(self, rank: int, port: int, sender: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    def _run(
+        self, rank: int, count: int, port: int, sender: Any, function: Callable[..., Any], arguments: tuple[Any, ...]
+    ) -> None:
         for descriptor in (1, 2):
             os.dup2(self.log.fileno(), descriptor)
         sys.stdout = sys.stderr = self.log
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "LOCAL_RANK": str(rank)}
-        os.environ |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "test"}
+        os.environ |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
+        os.environ |= {"GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "test"}
         rank_zero_only.rank = rank  # type: ignore[attr-defined]  # Lightning reads the variables when it is imported
         try:
             sender.send_bytes(pickle.dumps(function(*arguments)))
@@ -84,19 +90,19 @@ class Process:
 TwoProcesses = Callable[..., list[Process]]  # what the fixture `two_processes` gives
 
 
-def start_two(function: Callable[..., Any], *arguments: Any) -> list[Process]:
-    """Start both processes."""
+def start_two(function: Callable[..., Any], *arguments: Any, count: int = 2) -> list[Process]:
+    """Start both processes, or as many as `count` says."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    return [Process(rank, port, function, arguments) for rank in range(2)]
+    return [Process(rank, count, port, function, arguments) for rank in range(count)]
 
 
-def in_two_processes(function: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """Call a function in both processes and return what each returns; one that fails ends the other."""
-    processes = start_two(function, *arguments)
+def in_two_processes(function: Callable[..., Any], *arguments: Any, count: int = 2) -> list[Any]:
+    """Call a function in both processes, or in `count`, and return what each returns; one that fails ends all."""
+    processes = start_two(function, *arguments, count=count)
     try:
-        results: list[Any] = [None, None]
+        results: list[Any] = [None] * count
         waiting = {process.result: rank for rank, process in enumerate(processes)}
         while waiting:
             ready = connection.wait(list(waiting), TEN_MINUTES)

@@ -27,6 +27,8 @@ from datamodules.corruptions.label_noise import FromCSV, LabelNoise
 from datamodules.corruptions.seeded import seeded
 from datamodules.loading.augmentation import Augmentation
 from datamodules.loading.gathered_labels import gathered_labels
+from datamodules.loading.global_batches import GlobalBatches
+from datamodules.loading.node_shards import NodeBatches, NodeShards
 from datamodules.loading.seeded_batches import SeededBatches
 
 
@@ -57,6 +59,8 @@ class LabelledImages(SeededBatches):
             label; a class with fewer images gives all of them. None takes all images.
         evaluation_batch_size: images of a validation, test or prediction batch over all processes; None takes
             `batch_size`.
+        shards: deals the training images out to nodes that learn together, in batches that hold equally many of each
+            node; None gives all samples to all.
         passes_per_epoch: times that an epoch visits the training set; methods that train two networks in turn take 2.
         num_workers: loader processes; None takes one for each free core, up to 8, and none for images in memory.
         prefetch_factor: batches that each loader process reads ahead.
@@ -84,6 +88,7 @@ class LabelledImages(SeededBatches):
         predict_dir: str | None = None,
         shifted_tests: dict[str, ImageSet] | None = None,
         batches_per_epoch: int | None = None,
+        shards: NodeShards | None = None,
         evaluation_batch_size: int | None = None,
         passes_per_epoch: int = 1,
         num_workers: int | None = None,
@@ -100,6 +105,12 @@ class LabelledImages(SeededBatches):
             raise ValueError(
                 f"validation_fraction must be 0 with folds {folds}, whose fold validates; got {validation_fraction}"
             )
+        if shards is not None:
+            shards.check(batch_size)
+            if batches_per_epoch is not None or passes_per_epoch > 1:
+                raise ValueError(
+                    "batches_per_epoch and passes_per_epoch must be left out with shards, which say theirs"
+                )
         if second_view and images.num_views == 1:
             raise ValueError(f"second_view needs images with at least 2 views, and {type(images).__name__} has 1")
         if augmentation not in (None, Augmentation()) and len(images.image_shape) != 3:
@@ -114,6 +125,7 @@ class LabelledImages(SeededBatches):
         self.predict_dir = predict_dir
         self.shifted_tests = shifted_tests or {}
         self.batches_per_epoch = batches_per_epoch
+        self.shards = shards
         self._corrected: Tensor | None = None
 
     @property
@@ -269,6 +281,14 @@ class LabelledImages(SeededBatches):
             return available
         share, rest = divmod(self.batches_per_epoch * self.batch_size, self.num_classes)
         return np.minimum(available, share + (np.arange(self.num_classes) < rest))
+
+    def training_batches(self, epoch: int, rank: int, world_size: int) -> GlobalBatches:
+        if self.shards is None:
+            return super().training_batches(epoch, rank, world_size)
+        assert self.train_set is not None
+        shards = self.shards.draw(self.train_set.given, self.num_classes, self.seed)
+        own, order = self.shards, (rank, world_size, self.seed, epoch, self._resumed)
+        return NodeBatches(shards, self.batch_size, own.batches_per_epoch, own.growing, *order)
 
     def samples_per_epoch(self) -> int:
         return super().samples_per_epoch() if self.batches_per_epoch is None else int(self._images_per_class().sum())

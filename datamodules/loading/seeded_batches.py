@@ -140,7 +140,18 @@ class SeededBatches(LightningDataModule, ABC):
         assert self.train_set is not None
         epoch = self.trainer.current_epoch if self.trainer is not None else 0
         rank, world_size = self.processes()
-        batches = GlobalBatches(
+        batches = self.training_batches(epoch, rank, world_size)
+        self._training_batches = batches
+        if batches.num_left_out:
+            rank_zero_info(
+                f"The last {batches.num_left_out} of an epoch's {batches.num_samples} samples are left out: "
+                f"they would leave a process with fewer than two"
+            )
+        return self._loader(self.train_set, batches)
+
+    def training_batches(self, epoch: int, rank: int, world_size: int) -> GlobalBatches:
+        """Say which samples a training batch of this process has."""
+        return GlobalBatches(
             self.samples_per_epoch(),
             self.batch_size,
             rank,
@@ -152,13 +163,6 @@ class SeededBatches(LightningDataModule, ABC):
             passes=self.passes_per_epoch,
             draw=self.draw_epoch,
         )
-        self._training_batches = batches
-        if batches.num_left_out:
-            rank_zero_info(
-                f"The last {batches.num_left_out} of an epoch's {batches.num_samples} samples are left out: "
-                f"they would leave a process with fewer than two"
-            )
-        return self._loader(self.train_set, batches)
 
     def samples_per_epoch(self) -> int:
         """Samples of a pass through the training set."""

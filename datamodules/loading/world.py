@@ -23,6 +23,13 @@ def world_size() -> int:
     return dist.get_world_size() if is_distributed() else 1
 
 
+def block(count: int, rank: int, world_size: int) -> range:
+    """Give the consecutive places that a process has where `count` of them are dealt out as evenly as can be."""
+    share, rest = divmod(count, world_size)
+    start = rank * share + min(rank, rest)
+    return range(start, start + share + (rank < rest))
+
+
 def summed(value: Tensor) -> Tensor:
     """Sum a tensor over processes, without gradient; `value` itself stays as it is. Every process calls it."""
     total = value.detach().clone()
