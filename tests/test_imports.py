@@ -26,8 +26,6 @@ AWAITED: set[str] = {
     "lightning_modules.metrics.wasserstein",
     "lightning_modules.networks.replacement",
     "lightning_modules.training.iterations",
-    "lightning_modules.networks.hunyuan_dit",
-    "lightning_modules.diffusion.hashed_words",
     "lightning_modules.distributed.independent",
 }
 """Shared files whose users are being written."""

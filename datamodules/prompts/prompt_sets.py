@@ -103,26 +103,21 @@ class ClassPrompts(PromptSet):
         images: the set; a class without a name has its number.
         num_prompts: number of texts.
         first_seed: seed of the first one; each further one has the next.
-        caption: text in which `{}` is the class.
 
     Raises:
         ValueError: if `num_prompts` is less than 1 or `first_seed` less than 0.
     """
 
-    def __init__(self, images: ImageSet, num_prompts: int, first_seed: int = 0, caption: str = "{}") -> None:
+    def __init__(self, images: ImageSet, num_prompts: int, first_seed: int = 0) -> None:
         at_least(1, num_prompts=num_prompts)
         at_least(0, first_seed=first_seed)
         self.images = images
         self.num_prompts = num_prompts
         self.first_seed = first_seed
-        self.caption = caption
 
     def prompts(self) -> list[Prompt]:
         names = self.images.class_names or list(map(str, range(self.images.num_classes)))
-        return [
-            Prompt(index, self.first_seed + index, self.caption.format(names[index % len(names)]))
-            for index in range(self.num_prompts)
-        ]
+        return [Prompt(index, self.first_seed + index, names[index % len(names)]) for index in range(self.num_prompts)]
 
 
 class PromptRows:

@@ -172,6 +172,10 @@ UNTRAINED = {
         ("one_more_step/sdxl", "one_more_step/stable_diffusion"),
         "the model comes with its weights; a small one is in its tests",
     ),
+    **{
+        f"golden_noise/{name}": "its pipeline comes with its weights; a step at this scale is in its tests"
+        for name in ("sdxl", "dreamshaper", "hunyuan_dit", "released")
+    },
     "diffusionguard/stable_diffusion": "its networks come with their weights; small ones are in its tests",
     **{
         f"stable_normal/{name}": "its networks come with their weights; small and weightless ones are in its tests"

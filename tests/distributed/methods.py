@@ -498,6 +498,26 @@ METHODS = {
         },
         {"model.init_args.optimizer": DESCENT, "model.init_args.gamma": 0.2},
     ),
+    "golden_noise": Method(
+        "golden_noise/demo",
+        {  # 61 prompts in batches of 20 and one of 21, of which 54 pairs are trained on in batches of 19, 19 and 16
+            "data.init_args.prompts.init_args.num_prompts": 61,
+            "data.init_args.test_prompts.init_args.num_prompts": 31,
+            "data.init_args.batch_size": 19,
+            "data.init_args.evaluation_batch_size": 20,
+            "data.init_args.margin": None,
+            "model.init_args.num_inference_steps": 2,
+            "model.init_args.model.init_args.network.init_args.width": 16,
+            "trainer.callbacks.0.init_args.max_epochs": 1,
+            "trainer.callbacks.0.init_args.model.init_args.network.init_args.network.init_args.width": 16,
+            "trainer.callbacks.1.init_args.max_epochs": 1,
+        },
+        {
+            "model.init_args.optimizer": DESCENT,
+            "trainer.callbacks.0": LEFT_OUT,  # pre-training wants one process
+            "trainer.callbacks.1": LEFT_OUT,
+        },
+    ),
     "noiser": Method(
         "noiser/demo",
         {

@@ -30,11 +30,11 @@ def test_every_layout_gives_the_texts_with_numbers_and_seeds(tmp_path: Path) -> 
 
 
 def test_classes_take_turns_with_new_seeds() -> None:
-    found = ClassPrompts(Digits(), 12, first_seed=100, caption="the {}").prompts()
-    assert found[:2] == [Prompt(0, 100, "the 0"), Prompt(1, 101, "the 1")]
-    assert found[11] == Prompt(11, 111, "the 1")
+    found = ClassPrompts(Digits(), 12, first_seed=100).prompts()
+    assert found[:2] == [Prompt(0, 100, "0"), Prompt(1, 101, "1")]
+    assert found[11] == Prompt(11, 111, "1")
     batch = PromptRows(found)[Request(torch.tensor([11, 0]), 0, 5)]
-    assert batch["caption"] == ["the 1", "the 0"]
+    assert batch["caption"] == ["1", "0"]
     assert (batch["seed"].tolist(), batch["index"].tolist(), batch["global_size"]) == ([111, 100], [11, 0], 5)
 
 

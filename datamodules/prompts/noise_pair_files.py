@@ -1,0 +1,143 @@
+"""Pairs of noise on disk, in the layout of Golden Noise's authors.
+
+A pair is `<index>_<seed>.npz` with `arr_0`, the noise, `arr_1`, the better noise, both `[1, c, h, w]`, and `arr_2`, the
+index. A file of JSON lines has for each index `caption`, `seed`, `original_score_list` and `optimized_score_list`:
+scores of the images of both, of which the first ones are compared. Pairs that this project writes hold these values,
+too, and the lines are put together from them.
+"""
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from datamodules.files.whole_files import whole_file, write_text
+from datamodules.prompts.text_tables import entries
+
+SCORES = "scores.jsonl"
+
+
+class StoredPair(NamedTuple):
+    """A pair of noise, in its file."""
+
+    path: Path
+    caption: str
+
+
+def pair_file(folder: Path, index: int, seed: int) -> Path:
+    """Give the file of a pair."""
+    return folder / f"{index}_{seed}.npz"
+
+
+def write_pair(
+    path: Path, source: Tensor, target: Tensor, caption: str, before: list[float], after: list[float]
+) -> None:
+    """Write a pair as a whole file.
+
+    Args:
+        path: see `pair_file`.
+        source: noise, `[c, h, w]`.
+        target: better noise.
+        caption: text that it is better for.
+        before: scores of the image of `source`.
+        after: those of the image of `target`.
+    """
+    index, seed = map(int, path.stem.split("_"))
+    lists: dict[str, Any] = {"original_score_list": before, "optimized_score_list": after}
+    arrays = [each[None].cpu().numpy() for each in (source, target)]
+    with whole_file(path) as partial:
+        np.savez(partial, *arrays, np.array(index), seed=seed, caption=np.array(caption), **lists)
+
+
+def caption_in(path: Path) -> str | None:
+    """Read the text that a pair was written for; None of a file that has none."""
+    with _opened(path) as arrays:
+        return str(arrays["caption"]) if "caption" in arrays else None
+
+
+def write_scores(folder: Path) -> None:
+    """Put the JSON lines together from the pairs of a folder, in the order of their indices."""
+    lines = []
+    for path in sorted(folder.glob("*.npz"), key=_index_of):
+        with _opened(path) as arrays:
+            line = {"index": int(arrays["arr_2"]), "seed": int(arrays["seed"]), "caption": str(arrays["caption"])}
+            lists = {key: arrays[key].tolist() for key in ("original_score_list", "optimized_score_list")}
+        lines.append(json.dumps(line | lists, ensure_ascii=False))
+    write_text(folder / SCORES, "".join(f"{line}\n" for line in lines))
+
+
+def kept_pairs(folder: Path, scores: Path, margin: float | None) -> list[StoredPair]:
+    """Choose the pairs whose better noise scores more: s' > s + margin.
+
+    Args:
+        folder: of the pairs, which may lie in folders inside it.
+        scores: file of JSON lines.
+        margin: None keeps all of them.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: if a line is none of a pair's or a pair has none, a score is missing, or no pair is kept.
+    """
+    if not scores.is_file():
+        raise FileNotFoundError(f"no scores of the pairs at {scores}: expected JSON lines with index and caption")
+    known: dict[int, tuple[str, dict[str, Any]]] = {}
+    for place, entry in entries(scores):
+        if not isinstance(entry.get("index"), int) or not isinstance(entry.get("caption"), str):
+            raise ValueError(f"{place}: expected index and caption, got {', '.join(entry) or 'nothing'}")
+        known[entry["index"]] = place, entry
+    paths = sorted(folder.rglob("*.npz"), key=_index_of)
+    if not paths:
+        raise FileNotFoundError(f"no pairs of noise in {folder}: expected <index>.npz or <index>_<seed>.npz")
+    kept = []
+    for path in paths:
+        if _index_of(path) not in known:
+            raise ValueError(f"{path} has no line in {scores}")
+        place, entry = known[_index_of(path)]
+        if margin is None or _better(entry, place, margin):
+            kept.append(StoredPair(path, entry["caption"]))
+    if not kept:
+        raise ValueError(f"none of {len(paths)} pairs in {folder} has s' > s + {margin}: nothing is left to train on")
+    return kept
+
+
+def _index_of(path: Path) -> int:
+    index = path.stem.split("_")[0]
+    if not index.isdigit():
+        raise ValueError(f"{path} is no pair of noise: expected <index>.npz or <index>_<seed>.npz")
+    return int(index)
+
+
+def _better(entry: dict[str, Any], place: str, margin: float) -> bool:
+    try:
+        before, after = (float(entry[key][0]) for key in ("original_score_list", "optimized_score_list"))
+    except (KeyError, IndexError, TypeError, ValueError):
+        raise ValueError(
+            f"{place} lacks a score in original_score_list or optimized_score_list: margin null keeps all pairs"
+        ) from None
+    return after > before + margin
+
+
+def read_pair(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Read noise and better noise, `[c, h, w]` each.
+
+    Raises:
+        ValueError: names a file that is damaged or lacks an array.
+    """
+    with _opened(path) as arrays:
+        if "arr_0" not in arrays or "arr_1" not in arrays:
+            raise ValueError(f"{path} is no pair of noise: it lacks arr_0 or arr_1")
+        source, target = (arrays[key] for key in ("arr_0", "arr_1"))
+    if source.shape != target.shape or source.ndim not in (3, 4) or (source.ndim == 4 and len(source) != 1):
+        raise ValueError(f"{path} must hold two arrays [c, h, w], got {list(source.shape)} and {list(target.shape)}")
+    return source.reshape(source.shape[-3:]), target.reshape(source.shape[-3:])
+
+
+def _opened(path: Path) -> Any:
+    try:
+        return np.load(path)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error

@@ -1,0 +1,155 @@
+"""The DataModule of pairs of noise, and of the prompts that they are collected for."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from datamodules.arguments import at_least, within
+from datamodules.files.data_directory import data_directory
+from datamodules.loading.global_batches import Request
+from datamodules.loading.seeded_batches import SeededBatches
+from datamodules.prompts.noise_pair_files import SCORES, StoredPair, kept_pairs, read_pair
+from datamodules.prompts.prompt_sets import PromptRows, PromptSet
+
+IN_MEMORY = 2**30
+"""Bytes of pairs that are read at once."""
+
+
+class PairRows:
+    """Pairs of noise, fetched a batch at a time (`datamodules.batches.NoisePairBatch`).
+
+    Raises:
+        ValueError: if pairs differ in shape.
+    """
+
+    def __init__(self, pairs: list[StoredPair]) -> None:
+        self.pairs = pairs
+        source, _ = read_pair(pairs[0].path)
+        self.latent_shape = source.shape
+        self.in_memory = 2 * source.nbytes * len(pairs) <= IN_MEMORY
+        self._held = self._read(range(len(pairs))) if self.in_memory else None
+
+    def _read(self, rows: Any) -> Tensor:
+        """Read pairs, `[n, 2, c, h, w]`."""
+        found = []
+        for row in rows:
+            source, target = read_pair(self.pairs[row].path)
+            if source.shape != self.latent_shape:
+                raise ValueError(
+                    f"{self.pairs[row].path} holds noise {list(source.shape)}, and {self.pairs[0].path} "
+                    f"{list(self.latent_shape)}: all pairs must be of one model and size"
+                )
+            found.append(np.stack([source, target]))
+        return torch.from_numpy(np.stack(found))
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, request: Request) -> dict[str, Any]:
+        index = request.indices
+        both = self._read(index.tolist()) if self._held is None else self._held[index]
+        return {
+            "source": both[:, 0],
+            "target": both[:, 1],
+            "caption": [self.pairs[row].caption for row in index.tolist()],
+            "index": index,
+            "global_size": request.global_size,
+        }
+
+
+class NoisePairs(SeededBatches):
+    """Loaders of pairs of noise to train on, and of prompts to collect them for (`predict`) and to test with.
+
+    Args:
+        data_dir: folder of collected pairs, as `predict` leaves it in its run directory as `noise_pairs`, or as the
+            authors' scripts write it; None lets a method collect pairs for `prompts` before it trains on them.
+        scores: file of JSON lines with the pairs' captions and scores; None takes scores.jsonl in `data_dir`.
+        prompts: texts to collect pairs for.
+        test_prompts: texts to test with.
+        margin: pairs are trained on whose better noise has a score that is larger by more than this; None takes all.
+        validation_fraction: part of the pairs that is held out of training, in [0, 1).
+        batch_size: pairs of a training step over all processes.
+        evaluation_batch_size: pairs of validation, or prompts, over all processes; None takes `batch_size`.
+        num_workers: loader processes; None takes one for each free core, up to 8, and none for pairs in memory.
+        seed: random seed of split and order; None takes `seed_everything`.
+
+    Raises:
+        ValueError: if an argument is out of range, or what a stage needs is not given.
+        FileNotFoundError: if pairs or prompts are missing.
+    """
+
+    train_set: PairRows | None
+    validation_set: PairRows | None
+
+    def __init__(
+        self,
+        data_dir: str | None = None,
+        scores: str | None = None,
+        prompts: PromptSet | None = None,
+        test_prompts: PromptSet | None = None,
+        margin: float | None = 0.0,
+        validation_fraction: float = 0.1,
+        batch_size: int = 64,
+        evaluation_batch_size: int | None = None,
+        num_workers: int | None = None,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(batch_size, evaluation_batch_size, num_workers=num_workers, seed=seed)
+        at_least(0, margin=margin)
+        within(0, 1, "[)", validation_fraction=validation_fraction)
+        self.data_dir = data_dir
+        self.scores = scores
+        self.prompts = prompts
+        self.test_prompts = test_prompts
+        self.margin = margin
+        self.validation_fraction = validation_fraction
+
+    def set_up_training(self) -> None:
+        if self.data_dir is not None:
+            self.read_pairs(data_directory(self.data_dir, "NoisePairs"), self.scores)
+        elif self.prompts is None:
+            raise ValueError("training needs data.data_dir, a folder of pairs, or data.prompts to collect pairs for")
+
+    def read_pairs(self, folder: Path, scores: str | None = None, every: bool = False) -> None:
+        """Read the pairs of a folder, and hold some out.
+
+        Args:
+            folder: of the pairs.
+            scores: file of JSON lines; None takes the one in the folder.
+            every: take those that score no better, too.
+        """
+        listed = folder / SCORES if scores is None else Path(scores).expanduser()
+        pairs = kept_pairs(folder, listed, None if every else self.margin)
+        order = np.random.default_rng([self.seed, 1]).permutation(len(pairs))
+        held_out = round(self.validation_fraction * len(pairs))
+        parts = [[pairs[row] for row in sorted(rows)] for rows in (order[held_out:], order[:held_out])]
+        if not parts[0]:
+            raise ValueError(f"validation_fraction {self.validation_fraction} leaves no pair of {len(pairs)}")
+        self.train_set, self.validation_set = (PairRows(part) if part else None for part in parts)
+
+    def prompt_loader(self) -> DataLoader:
+        """Give the prompts that pairs are collected for; each process gets its share."""
+        if self.prompts is None:
+            raise ValueError("pairs are collected for data.prompts, which is not given: name a PromptFile")
+        return self.evaluation_loader(PromptRows(self.prompts.prompts()))
+
+    def set_up_prediction(self) -> None:
+        """The prompts are read when their loader is made."""
+
+    def predict_dataloader(self) -> DataLoader:
+        return self.prompt_loader()
+
+    def set_up_test(self) -> None:
+        if self.test_prompts is None:
+            raise ValueError("test draws images for data.test_prompts, which is not given: name a PromptFile")
+        self.test_set = PromptRows(self.test_prompts.prompts())
+
+    def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
+        assert self.trainer is not None
+        for key in {"source", "target"} & batch.keys():
+            batch[key] = batch[key].to(self.trainer.lightning_module.dtype)
+        return batch

@@ -1,0 +1,215 @@
+"""Training of NPNet, and what its noise changes; the method is described in `__init__.py`."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from diffusers import DDIMScheduler
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from datamodules.arguments import at_least, one_of
+from datamodules.batches import NoisePairBatch, PromptBatch
+from datamodules.prompts.noise_pairs import NoisePairs
+from lightning_modules.diffusion.golden_noise.collection import FOLDER, CollectsPairs
+from lightning_modules.diffusion.golden_noise.redenoising import redenoised
+from lightning_modules.diffusion.golden_noise.rewards import Called, scored
+from lightning_modules.diffusion.guidance import guided
+from lightning_modules.interfaces import ImageColumn
+from lightning_modules.sde.ddim import level, scheduler_path
+from lightning_modules.sde.discrete import scheduler_levels, scheduler_prediction
+from lightning_modules.training.logging import log_training
+from lightning_modules.training.optimizers import adamw, built, constant, trainable
+
+Start = Literal["golden", "standard", "redenoised"]
+
+
+class GoldenNoise(CollectsPairs, LightningModule):
+    """Collects pairs of noise (`predict`), trains NPNet on them (`fit`) and measures its noise (`test`).
+
+    Validation logs `val/loss` and `val/loss_of_standard`, the error of the noise as it is. `test` makes images of each
+    prompt from its noise and from better noise and logs, for each reward, its mean `test/<name>` and
+    `test/<name>_of_standard`, and `test/winning_rate_<name>`, the part of the prompts for which it is larger.
+
+    `latents_for` gives what an unmodified pipeline of diffusers takes as `latents`.
+
+    Args:
+        network: NPNet; `with_released_weights` reads the authors'.
+        model: diffusion model, `TextToImage` or `HunyuanDiT` of a pipeline, or `PixelModel`; it stays as it is.
+        rewards: scores of images for texts by name, such as `CLIPReward`; the first one chooses pairs.
+        start: noise that images of `test` begin with: `golden` of NPNet, `standard`, or `redenoised`, which pairs have.
+        pair_steps: N, steps from noise to images of which pairs take the first.
+        pair_guidance: w_l, guidance of the step towards the image.
+        inversion_guidance: w_w, guidance of the step back.
+        official_offset: step back between the levels that the authors' code takes.
+        num_inference_steps: steps of an image.
+        guidance_scale: guidance of an image.
+        prompts: texts that `sample` goes through in turn.
+        optimizer: built on the parameters of NPNet.
+        lr_scheduler: stepped every epoch.
+
+    Raises:
+        ValueError: if an argument is out of range, the first time of the model's scheduler has no signal, or noise of
+            NPNet has other channels than the model's.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        model: nn.Module,
+        rewards: Mapping[str, nn.Module] | None = None,
+        start: Start = "golden",
+        pair_steps: int = 10,
+        pair_guidance: float = 5.5,
+        inversion_guidance: float = 1.0,
+        official_offset: bool = False,
+        num_inference_steps: int = 50,
+        guidance_scale: float = 5.5,
+        prompts: Sequence[str] = ("",),
+        optimizer: OptimizerCallable = adamw,
+        lr_scheduler: LRSchedulerCallable = constant,
+    ) -> None:
+        super().__init__()
+        one_of(get_args(Start), start=start)
+        at_least(2 + official_offset, pair_steps=pair_steps)
+        at_least(0, pair_guidance=pair_guidance, inversion_guidance=inversion_guidance, guidance_scale=guidance_scale)
+        at_least(1, num_inference_steps=num_inference_steps, num_prompts=len(prompts))
+        modules = {
+            name: each if isinstance(each, nn.Module) else Called(each) for name, each in (rewards or {}).items()
+        }
+        self.network = network
+        self.model: Any = model.requires_grad_(False)
+        self.rewards = nn.ModuleDict(modules).requires_grad_(False)
+        self.start: Start = start
+        self.pair_steps = pair_steps
+        self.pair_guidance = pair_guidance
+        self.inversion_guidance = inversion_guidance
+        self.official_offset = official_offset
+        self.num_inference_steps = num_inference_steps
+        self.guidance_scale = guidance_scale
+        self.prompts = prompts
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        scheduler: Any = self.model.scheduler
+        self.prediction, self.levels = scheduler_prediction(scheduler), scheduler_levels(scheduler)
+        spaced = scheduler if isinstance(scheduler, DDIMScheduler) else DDIMScheduler.from_config(scheduler.config)
+        self.times = scheduler_path(spaced, pair_steps)
+        if level(self.levels, self.times[0]) <= 0:
+            raise ValueError("scheduler: abar of its first time must be above 0 to step there and back, got 0")
+        channels, wanted = getattr(network, "latent_shape", (0,))[0], getattr(self.model, "latent_shape", None)
+        if wanted is not None and channels != wanted(1)[1]:
+            raise ValueError(f"network has noise of {channels} channels, and latents of the model have {wanted(1)[1]}")
+        self.means = nn.ModuleDict({"val": nn.ModuleDict(), "test": nn.ModuleDict()})
+
+    def setup(self, stage: str) -> None:
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(data, NoisePairs):
+            raise TypeError(f"GoldenNoise needs the data of NoisePairs, got {type(data).__name__}")
+        if stage == "test" and not self.rewards:
+            raise ValueError("test compares scores of images: give model.rewards, such as CLIPReward")
+        if stage == "validate" and data.train_set is None:
+            data.read_pairs(Path(self.trainer.log_dir or "", FOLDER))
+
+    # noise and images
+
+    def better(self, noise: Tensor, texts: Sequence[str]) -> Tensor:
+        prompts, empty = self.model.encode_prompts(texts), self.model.empty_prompts(len(noise))
+        more, less = (guided(self.model, prompts, empty, w) for w in (self.pair_guidance, self.inversion_guidance))
+        return redenoised(more, less, noise, self.times, self.levels, self.prediction, self.official_offset)
+
+    @torch.no_grad()
+    def latents_for(self, noise: Tensor, texts: Sequence[str]) -> Tensor:
+        """Compute the `latents` of an unmodified pipeline of the model's kind.
+
+        Args:
+            noise: standard normal, `[B, c, h, w]`; without NPNet, what the pipeline would begin with.
+            texts: B texts.
+        """
+        return self.network(noise, self.model.encode_prompts(texts))
+
+    @torch.no_grad()
+    def images(self, noise: Tensor, texts: Sequence[str]) -> Tensor:
+        return self.model.generate(
+            noise=noise,
+            prompts=self.model.encode_prompts(texts),
+            num_inference_steps=self.num_inference_steps,
+            guidance_scale=self.guidance_scale,
+        )
+
+    def _begun(self, noise: Tensor, texts: Sequence[str]) -> Tensor:
+        starts: dict[str, Callable[..., Tensor]] = {"golden": self.latents_for, "redenoised": self.better}
+        return starts[self.start](noise, texts) if self.start in starts else noise
+
+    @torch.no_grad()
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw images `[n, C, H, W]` in [0, 1] of `prompts` in turn."""
+        noise = torch.randn((n, *self.network.latent_shape), generator=generator, dtype=self.dtype).to(self.device)  # type: ignore[arg-type]
+        texts = [self.prompts[place % len(self.prompts)] for place in range(n)]
+        return self.images(self._begun(noise, texts), texts)
+
+    # training
+
+    def on_fit_start(self) -> None:
+        self.read_or_collect(self.trainer.datamodule)  # type: ignore[attr-defined]
+
+    def training_step(self, batch: NoisePairBatch, batch_idx: int) -> dict[str, Tensor]:
+        golden = self.network(batch["source"], self.model.encode_prompts(batch["caption"]))
+        return {"loss": log_training(self, batch, F.mse_loss(golden, batch["target"]))}
+
+    def validation_step(self, batch: NoisePairBatch, batch_idx: int) -> None:
+        golden = self.latents_for(batch["source"], batch["caption"])
+        for name, noise in (("loss", golden), ("loss_of_standard", batch["source"])):
+            self._average("val", name, (noise - batch["target"]).square().flatten(1).mean(dim=1))
+
+    def on_validation_epoch_end(self) -> None:
+        self._log("val")
+
+    def _average(self, stage: str, name: str, values: Tensor) -> None:
+        means: Any = self.means[stage]
+        if name not in means:  # made here, as those that are made before lose their precision with the module's
+            means[name] = MeanMetric().set_dtype(torch.float64).to(self.device)
+        means[name].update(values)
+
+    def _log(self, stage: str) -> None:
+        means: Any = self.means[stage]
+        for name, mean in means.items():
+            self.log(f"{stage}/{name}", mean)
+
+    def configure_optimizers(self) -> Any:
+        return built(self.optimizer, self.lr_scheduler, trainable(self.network))
+
+    # test
+
+    def test_step(self, batch: PromptBatch, batch_idx: int) -> dict[str, Tensor]:
+        """Return the images of both noises, `[B, C, H, W]`, and their first scores, `[B]`."""
+        noise, texts = self.drawn(batch["seed"]), batch["caption"]
+        images = {"standard": self.images(noise, texts)}
+        if self.start != "standard":
+            images[self.start] = self.images(self._begun(noise, texts), texts)
+        scores = {start: scored(self.rewards, image, texts) for start, image in images.items()}
+        for name in self.rewards:
+            before, after = scores["standard"][name], scores[self.start][name]
+            logged = {name: after}
+            if self.start != "standard":
+                logged |= {f"{name}_of_standard": before, f"winning_rate_{name}": (after > before).double()}
+            for key, values in logged.items():
+                self._average("test", key, values)
+        first = next(iter(self.rewards))
+        return images | {f"score of {start}": found[first] for start, found in scores.items()}
+
+    def on_test_epoch_end(self) -> None:
+        self._log("test")
+
+    def image_columns(self, batch: PromptBatch, outputs: dict[str, Tensor]) -> dict[str, ImageColumn]:
+        """Show the images of both noises with their texts and scores; the higher score is marked."""
+        shown: dict[str, ImageColumn] = {}
+        for start in ("standard", self.start):
+            scores, others = (outputs[f"score of {each}"].tolist() for each in (start, "standard"))
+            lines = [f"{text}: {score:.2f}" for text, score in zip(batch["caption"], scores, strict=True)]
+            higher = [score > other for score, other in zip(scores, others, strict=True)]
+            shown[start] = ImageColumn(outputs[start], lines, higher)
+        return shown

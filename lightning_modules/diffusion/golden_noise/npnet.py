@@ -1,0 +1,191 @@
+"""The noise prompt network, NPNet: its equations are in `__init__.py`."""
+
+import math
+import pickle
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.normalization import AdaGroupNorm
+from timm.models.swin_transformer import SwinTransformer, checkpoint_filter_fn
+from timm.models.vision_transformer import Attention
+from torch import Tensor, nn
+
+from datamodules.arguments import at_least
+from lightning_modules.full_precision import at_least_float32, in_full_precision
+from lightning_modules.networks.text_to_image import Prompts
+from lightning_modules.networks.weights import load, weights_file
+
+PARTS = {"unet_svd": "svd", "unet_embedding": "residual", "embeeding": "text"}
+"""Parts of NPNet by the names, one of them misspelt, of the released files."""
+UNUSED = ("svd.bn.", "residual.features.head.")
+"""A normalisation that no output depends on, and the classifier of Swin."""
+
+
+def folded(x: Tensor) -> Tensor:
+    """Lay the k^2 channels of `[B, k^2, H, W]` out as k rows of k images: `[B, k H, k W]`."""
+    k = math.isqrt(x.shape[1])
+    return x.unflatten(1, (k, k)).permute(0, 1, 3, 2, 4).flatten(3, 4).flatten(1, 2)
+
+
+def unfolded(matrix: Tensor, k: int) -> Tensor:
+    """Undo `folded`."""
+    blocks = matrix.unflatten(2, (k, -1)).unflatten(1, (k, -1))
+    return blocks.permute(0, 1, 3, 2, 4).flatten(1, 2)
+
+
+def signed(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """Turn singular vectors, the columns of U and the rows of V^T, so that the largest entry of each u is positive."""
+    sign = left.gather(-2, left.abs().argmax(dim=-2, keepdim=True)).sign()
+    return left * sign, right * sign.mT
+
+
+class SVDBranch(nn.Module):
+    """Gives noise other singular values, which follow from its own and from its singular vectors.
+
+    Args:
+        size: n, rows and columns of the folded noise.
+        attention: attend over the n rows; without it `mlp4` comes before their mean.
+        fixed_signs: fix the signs of the singular vectors.
+    """
+
+    def __init__(self, size: int, attention: bool, fixed_signs: bool) -> None:
+        super().__init__()
+        self.mlp1, self.mlp2, self.mlp4 = (
+            nn.Sequential(nn.Linear(size, width), nn.ReLU(), nn.Linear(width, size)) for width in (64, 64, 1024)
+        )
+        self.mlp3 = nn.Sequential(nn.Linear(size, size))
+        self.attention: Any = Attention(size, num_heads=8, qkv_bias=False) if attention else None
+        self.fixed_signs = fixed_signs
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():  # half precision has no decomposition
+            left, values, right = torch.linalg.svd(at_least_float32(folded(x)))
+            left, right = signed(left, right) if self.fixed_signs else (left, right)
+            left, values, right = (part.to(x.dtype) for part in (left, values, right))
+        rows = self.mlp1(left.mT) + self.mlp2(right) + self.mlp3(values)[:, None]
+        plain = self.attention is None
+        moved = self.mlp4(rows).mean(dim=1) if plain else self.mlp4(self.attention(rows).mean(dim=1))
+        return unfolded((left * (moved + values)[:, None]) @ right, math.isqrt(x.shape[1]))
+
+
+class ResidualBranch(nn.Module):
+    """A network of images, between two that bring noise to its size and back.
+
+    Args:
+        channels: c, of the noise.
+        features: gives maps `[B, feature_channels, ., .]` of images `[B, 3, image_size, image_size]`.
+        feature_channels: channels of these maps.
+        image_size: height and width of the images.
+    """
+
+    def __init__(self, channels: int, features: nn.Module, feature_channels: int, image_size: int) -> None:
+        super().__init__()
+        self.downconv = nn.Conv2d(channels, 3, 1)
+        self.features = features
+        self.upconv = nn.Conv2d(feature_channels, channels, 1)
+        self.image_size = image_size
+
+    def forward(self, x: Tensor) -> Tensor:
+        image = self.downconv(F.interpolate(x, [self.image_size, self.image_size]))
+        maps = getattr(self.features, "forward_features", self.features)(image)
+        return self.upconv(F.interpolate(maps, list(x.shape[2:])))
+
+
+class NPNet(nn.Module):
+    """Maps noise and a text to noise that is better for the text.
+
+    It computes in single precision or better, whatever the trainer's. Its singular value decomposition, through which
+    no gradient passes, makes a GPU wait for its host, as PyTorch checks the result there.
+
+    Args:
+        latent_shape: c, h, w of the noise; c a square number, h = w.
+        prompt_features: L D, numbers of a text's embedding, which ties the network to one text encoder.
+        features: network of images inside the residual branch, such as Swin-T: `lightning_modules.networks.timm_model`
+            with `normalize: false` and `num_classes: 0`.
+        feature_channels: what stands second in the shape of its maps; of timm's Swin, whose channels come last, these
+            are the 7 rows, which the authors take for channels.
+        image_size: height and width of the images that `features` takes.
+        attention: attend over the rows of singular vectors, as the authors' inference does and not their training.
+        fixed_signs: make the largest entry of each left singular vector positive: signs depend on machine and library.
+            The released weights are of a network without it.
+
+    Raises:
+        ValueError: if an argument is out of range; in `forward`, if noise or texts have other shapes.
+    """
+
+    def __init__(
+        self,
+        latent_shape: Sequence[int],
+        prompt_features: int,
+        features: nn.Module,
+        feature_channels: int = 7,
+        image_size: int = 224,
+        attention: bool = True,
+        fixed_signs: bool = True,
+    ) -> None:
+        super().__init__()
+        at_least(1, prompt_features=prompt_features, feature_channels=feature_channels, image_size=image_size)
+        if len(latent_shape) != 3 or min(latent_shape) < 1:
+            raise ValueError(f"latent_shape must be three positive numbers c, h, w, got {list(latent_shape)}")
+        channels, height, width = self.latent_shape = tuple(latent_shape)
+        if math.isqrt(channels) ** 2 != channels or height != width:
+            raise ValueError(
+                f"latent_shape must have a square number of channels and h = w, to be folded to a square matrix, got "
+                f"{list(latent_shape)}"
+            )
+        size = math.isqrt(channels) * height
+        if attention and size % 8:
+            raise ValueError(f"latent_shape {list(latent_shape)} folds to {size} rows, which 8 heads do not divide")
+        self.svd = SVDBranch(size, attention, fixed_signs)
+        self.residual = ResidualBranch(channels, features, feature_channels, image_size)
+        self.text = AdaGroupNorm(prompt_features, channels, 1, eps=1e-6)
+        self.alpha, self.beta = (nn.Parameter(torch.zeros(1)) for _ in range(2))
+        self.prompt_features = prompt_features
+
+    def forward(self, noise: Tensor, prompts: Prompts) -> Tensor:
+        """Compute better noise, `[B, c, h, w]`, for B texts."""
+        x = noise.to(self.alpha.dtype)
+        text = prompts.embedding.flatten(1).to(x)
+        if x.shape[1:] != self.latent_shape:
+            raise ValueError(f"latent_shape is {list(self.latent_shape)}, and the noise has {list(x.shape[1:])}")
+        if text.shape[1] != self.prompt_features:
+            raise ValueError(f"prompt_features is {self.prompt_features}, and a text has {text.shape[1]} numbers")
+        with in_full_precision(x.device):
+            e = self.text(x, text)
+            golden = self.svd(x) + (2 * self.alpha.sigmoid() - 1) * e + self.beta * self.residual(x + e)
+        return golden.to(noise.dtype)
+
+
+def with_released_weights(network: NPNet, path: str) -> NPNet:
+    """NPNet with weights in the authors' layout.
+
+    On the meta device, where parameters have no values, nothing is read.
+
+    Args:
+        network: of the size of the weights, with `attention` and without `fixed_signs`.
+        path: a `.pth` file, such as the released `sdxl.pth`.
+
+    Raises:
+        FileNotFoundError: if there is no file.
+        ValueError: if it is damaged, or a part or its weights do not fit.
+    """
+    if network.alpha.is_meta:
+        return network
+    file = weights_file(path)
+    try:
+        content = torch.load(file, "cpu", weights_only=True)
+        parts = {own: content[name] for name, own in PARTS.items()}
+        weights = {name: content[name].detach().view(1) for name in ("alpha", "beta")}
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, AttributeError) as error:
+        names = ", ".join((*PARTS, "alpha", "beta"))
+        raise ValueError(f"{file} must hold {names} of an NPNet: {type(error).__name__} {error}") from error
+    swin = {key.removeprefix("swin."): value for key, value in parts["residual"].items() if key.startswith("swin.")}
+    if isinstance(network.residual.features, SwinTransformer):  # whose layers had other names in older versions of timm
+        swin = checkpoint_filter_fn(swin, network.residual.features)
+    own = {key: value for key, value in parts["residual"].items() if not key.startswith("swin.")}
+    parts["residual"] = own | {f"features.{key}": value for key, value in swin.items()}
+    weights |= {f"{part}.{key}": value for part, state in parts.items() for key, value in state.items()}
+    load(network, {key: value for key, value in weights.items() if not key.startswith(UNUSED)}, file)
+    return network

@@ -1,0 +1,173 @@
+"""Scores of images for their texts: called with images `[B, 3, H, W]` in [0, 1] and B texts, they give `[B]`."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as transforms
+
+from lightning_modules.networks.adaptation import frozen
+from lightning_modules.networks.pipelines import need_transformers
+from lightning_modules.networks.text_to_image import saving_what_is_trained
+from lightning_modules.networks.weights import from_pretrained, load, read_weights
+
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+"""Of the pixels of all CLIP models here."""
+BLOCKS = {
+    "attn.out_proj": "self_attn.out_proj",
+    "ln_1": "layer_norm1",
+    "ln_2": "layer_norm2",
+    "mlp.c_fc": "mlp.fc1",
+    "mlp.c_proj": "mlp.fc2",
+}
+"""Layers of a block, by their names in open_clip and in transformers."""
+ENDS = {
+    "logit_scale": "logit_scale",
+    "positional_embedding": "text_model.embeddings.position_embedding.weight",
+    "token_embedding.weight": "text_model.embeddings.token_embedding.weight",
+    "ln_final.weight": "text_model.final_layer_norm.weight",
+    "ln_final.bias": "text_model.final_layer_norm.bias",
+    "text_projection": "text_projection.weight",
+    "visual.class_embedding": "vision_model.embeddings.class_embedding",
+    "visual.positional_embedding": "vision_model.embeddings.position_embedding.weight",
+    "visual.conv1.weight": "vision_model.embeddings.patch_embedding.weight",
+    "visual.ln_pre.weight": "vision_model.pre_layrnorm.weight",
+    "visual.ln_pre.bias": "vision_model.pre_layrnorm.bias",
+    "visual.ln_post.weight": "vision_model.post_layernorm.weight",
+    "visual.ln_post.bias": "vision_model.post_layernorm.bias",
+    "visual.proj": "visual_projection.weight",
+}
+
+
+def from_open_clip(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Give weights of open_clip's CLIP the names, and its projections the orientation, of transformers' `CLIPModel`."""
+    found: dict[str, Tensor] = {}
+    for name, value in weights.items():
+        if name in ENDS:
+            found[ENDS[name]] = value.T if name in ("text_projection", "visual.proj") else value
+            continue
+        tower, _, inside = name.partition("transformer.resblocks.")
+        number, _, layer = inside.partition(".")
+        place = f"{'vision' if tower else 'text'}_model.encoder.layers.{number}."
+        kind = layer.rpartition(".")[2]
+        if layer.startswith("attn.in_proj_"):
+            for part, each in zip("qkv", value.chunk(3), strict=True):
+                found[f"{place}self_attn.{part}_proj.{kind.removeprefix('in_proj_')}"] = each
+        elif (known := BLOCKS.get(layer.rpartition(".")[0])) is not None:
+            found[f"{place}{known}.{kind}"] = value
+        elif name != "attn_mask":
+            found[name] = value
+    return found
+
+
+class CLIPReward(nn.Module):
+    """The cosine of an image's and a text's CLIP embeddings, times 100: PickScore, HPSv2 or CLIPScore.
+
+    Images are resized and cut out of the centre as CLIP takes them, but not rounded to bytes. The module's weights are
+    not in checkpoints.
+
+    Args:
+        name_or_path: a CLIP model of transformers, as a local folder that `save_pretrained` wrote or by its name on
+            the Hugging Face Hub: `yuvalkirstain/PickScore_v1`, `openai/clip-vit-large-patch14`, or for HPSv2
+            `laion/CLIP-ViT-H-14-laion2B-s32B-b79K` with `weights`.
+        weights: file of other weights of the same architecture with open_clip's names, such as HPSv2's
+            `HPS_v2.1_compressed.pt`.
+        local_files_only: take a name's files from the Hugging Face cache alone.
+
+    Raises:
+        ImportError: if transformers is not installed.
+        FileNotFoundError: if the model or its weights are neither on disk nor on the Hub.
+        ValueError: if the weights do not fit.
+    """
+
+    def __init__(self, name_or_path: str, weights: str | None = None, local_files_only: bool = False) -> None:
+        super().__init__()
+        need_transformers("CLIPReward")
+        from transformers import AutoTokenizer, CLIPModel
+
+        with torch.device("cpu"):  # on the meta device it would have no weights to compare
+            options: dict[str, Any] = {"local_files_only": local_files_only}
+            try:
+                self.tokenizer = AutoTokenizer.from_pretrained(name_or_path, **options)
+            except (OSError, ValueError) as error:
+                raise FileNotFoundError(
+                    f"no CLIP model {name_or_path}: it is neither a folder that save_pretrained wrote, nor in the "
+                    f"Hugging Face cache, nor could it be fetched; run `hf download {name_or_path}` where there is a "
+                    f"network"
+                ) from error
+            self.model: Any = from_pretrained(CLIPModel, name_or_path, "model.safetensors", **options)
+            if weights is not None:
+                load(self.model, from_open_clip(read_weights(weights)), weights)
+        frozen(self.model)
+        saving_what_is_trained(self)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor, texts: Sequence[str]) -> Tensor:
+        config = self.model.config
+        size, length = config.vision_config.image_size, config.text_config.max_position_embeddings
+        resized = transforms.resize(images, [size], InterpolationMode.BICUBIC, antialias=True).clamp(0, 1)
+        pixels = transforms.normalize(transforms.center_crop(resized, [size, size]), MEAN, STD)
+        tokens = self.tokenizer(
+            list(texts), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+        )
+        found = self.model(
+            input_ids=tokens.input_ids.to(images.device),
+            attention_mask=tokens.attention_mask.to(images.device),
+            pixel_values=pixels.to(self.model.dtype),
+        )
+        return 100 * (found.image_embeds * found.text_embeds).sum(dim=1).to(images.dtype)
+
+
+class ClassProbability(nn.Module):
+    """The probability that a classifier gives to the class that a text names.
+
+    Args:
+        network: maps images in [0, 1] to logits `[B, K]`.
+        captions: the K texts, in the order of the classes.
+    """
+
+    def __init__(self, network: nn.Module, captions: Sequence[str]) -> None:
+        super().__init__()
+        self.network = network
+        self.label = {caption: label for label, caption in enumerate(captions)}
+
+    def extra_repr(self) -> str:
+        return ", ".join(self.label)
+
+    def forward(self, images: Tensor, texts: Sequence[str]) -> Tensor:
+        if unknown := sorted({*texts} - self.label.keys()):
+            raise ValueError(f"captions must hold every text, and lack {', '.join(unknown[:5])}")
+        label = torch.tensor([self.label[text] for text in texts], device=images.device)
+        return self.network(images).softmax(dim=1).gather(1, label[:, None])[:, 0]
+
+
+class Called(nn.Module):
+    """A function of images and texts as a module."""
+
+    def __init__(self, function: Callable[[Tensor, Sequence[str]], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def extra_repr(self) -> str:
+        return getattr(self.function, "__qualname__", type(self.function).__qualname__)
+
+    def forward(self, images: Tensor, texts: Sequence[str]) -> Tensor:
+        return self.function(images, texts)
+
+
+@torch.no_grad()
+def scored(rewards: nn.ModuleDict, images: Tensor, texts: Sequence[str]) -> dict[str, Tensor]:
+    """Compute all scores, `[B]` each, in float64.
+
+    Raises:
+        ValueError: names a reward that does not give B numbers.
+    """
+    found = {}
+    for name, reward in rewards.items():
+        score = reward(images, texts)
+        if score.shape != (len(images),):
+            raise ValueError(f"rewards.{name} must give {len(images)} numbers, and gives {list(score.shape)}")
+        found[name] = score.double()
+    return found

@@ -1,0 +1,153 @@
+"""Training, tests and latents for unmodified pipelines, with tiny saved ones and with configurations at full size."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, DiffusionPipeline, StableDiffusionXLPipeline
+from torch import nn
+
+from callbacks.generation.fid import FID
+from datamodules.classification.digits import Digits
+from lightning_modules.diffusion.golden_noise import GoldenNoise
+from lightning_modules.networks import HunyuanDiT, TextToImage, with_weights
+from lightning_modules.networks.text_to_image import Prompts
+from tests.command import ROOT
+from tests.conformance.experiments import experiments
+from tests.conformance.test_full_scale import Trainer, take_a_step
+from tests.diffusion.golden_noise.small import Identity, Texts, brightness, data, module, npnet, randn
+from tests.trainers import quiet
+
+
+def noise(n: int = 2) -> torch.Tensor:
+    return randn(n, 4, 8, 8).float()
+
+
+def test_a_step_is_the_squared_error_with_its_gradient() -> None:
+    method = module().double()
+    method.log = lambda *arguments, **options: None  # type: ignore[method-assign, assignment]
+    nn.init.constant_(method.network.alpha, 0.3)  # type: ignore[arg-type]
+    source, target, texts = randn(3, 1, 8, 8), randn(3, 1, 8, 8, seed=1), ["a", "b", "a"]
+    batch: Any = {"source": source, "target": target, "caption": texts, "index": torch.arange(3), "global_size": 3}
+    loss = method.training_step(batch, 0)["loss"]
+    parameters = list(method.network.parameters())
+    each = [method.network(source[[n]], method.model.encode_prompts([texts[n]])) - target[[n]] for n in range(3)]
+    expected = torch.cat(each).square().mean()
+    torch.testing.assert_close(loss, expected)
+    gradients = (torch.autograd.grad(value, parameters) for value in (loss, expected))
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize(("kind", "width"), [("xl", 16 * 32), ("text_to_image", 16 * 16), ("hunyuan_dit", 77 * 16)])
+def test_an_unmodified_pipeline_begins_with_golden_noise(
+    kind: str, width: int, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """NPNet is trained on pairs of the pipeline and read from its checkpoint; then diffusers is alone."""
+    folder = str(request.getfixturevalue(kind))
+    sampler: Any = {"sampler": "DPMSolverMultistepScheduler"}
+    model = HunyuanDiT(folder, **sampler) if kind == "hunyuan_dit" else TextToImage(folder, **sampler)
+    network, steps = npnet(prompt_features=width).float(), {"num_inference_steps": 2, "guidance_scale": 2.0}
+    method = GoldenNoise(
+        network, model, {"brightness": brightness}, optimizer=lambda p: torch.optim.SGD(p, 0.1), **steps
+    )  # type: ignore[arg-type]
+    trainer = quiet(default_root_dir=tmp_path, max_epochs=2, enable_checkpointing=True)
+    trainer.fit(method, data(margin=None))
+    assert sorted(path.suffix for path in (tmp_path / "noise_pairs").iterdir()) == [".json", ".jsonl", *[".npz"] * 7]
+    [checkpoint] = tmp_path.rglob("*.ckpt")
+    read: Any = with_weights(npnet(prompt_features=width).float(), str(checkpoint), prefix="network.")
+    texts = ["a cat", "dog"]
+    alone: Any = DiffusionPipeline.from_pretrained(folder)
+    alone.scheduler = model.scheduler
+    size = {"height": 64, "width": 64, "use_resolution_binning": False} if kind == "hunyuan_dit" else {}
+    embedding = alone.encode_prompt(texts, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=True)[0]
+    with torch.no_grad():
+        golden = read(noise(), Prompts(embedding))
+    assert not torch.allclose(golden, noise(), atol=1e-2)
+    images = alone(texts, latents=golden, output_type="pt", **steps, **size).images
+    torch.testing.assert_close(method.images(method.latents_for(noise(), texts), texts), images, rtol=0, atol=1e-4)
+    if kind == "xl":
+        assert isinstance(alone, StableDiffusionXLPipeline)
+
+
+def test_with_the_identity_for_npnet_it_is_the_standard_image_to_the_bit(xl: Path) -> None:
+    model = TextToImage(str(xl))
+    method = GoldenNoise(Identity(), model, {"brightness": brightness}, num_inference_steps=2)
+    images = method.images(method.latents_for(noise(), ["a", "b"]), ["a", "b"])
+    assert torch.equal(images, method.images(noise(), ["a", "b"]))
+
+
+@pytest.mark.parametrize("start", ["golden", "standard", "redenoised"])
+def test_the_test_compares_scores_of_both_noises(start: Any, tmp_path: Path) -> None:
+    method = module(start=start).double()
+    trainer = quiet(default_root_dir=tmp_path)
+    [logged] = trainer.test(method, data(test_prompts=Texts(5)), verbose=False)
+    texts, seeds = ["a", "b", "c", "a", "b"], torch.arange(100, 95, -1)
+    standard = method.drawn(seeds)
+    begun = {"golden": method.latents_for, "redenoised": method.better}.get(start, lambda noise, texts: noise)
+    before, after = (brightness(method.images(each, texts), texts) for each in (standard, begun(standard, texts)))
+    expected = {"test/brightness": after.mean()}
+    if start != "standard":
+        expected |= {"test/brightness_of_standard": before.mean()}
+        expected |= {"test/winning_rate_brightness": (after > before).double().mean()}
+    assert logged == pytest.approx({name: value.item() for name, value in expected.items()}, abs=1e-6)
+
+
+def test_fid_takes_it_as_a_generator_of_its_prompts(tmp_path: Path) -> None:
+    method = module(prompts=["a", "b"])
+    images = method.sample(3, torch.Generator().manual_seed(3))
+    start = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(3))
+    texts = ["a", "b", "a"]
+    torch.testing.assert_close(images, method.images(method.latents_for(start, texts), texts))
+    extractor: dict[str, Any] = {"extractor": nn.Flatten(), "extractor_name": "pixels", "cache_dir": str(tmp_path)}
+    fid = FID(num_samples=4, batch_size=2, images=Digits(train_size=70), **extractor)
+    trainer = quiet(default_root_dir=tmp_path, callbacks=[fid])
+    assert trainer.test(method, data(test_prompts=Texts(2)), verbose=False)[0]["test/fd_pixels_n4"] > 0
+
+
+@pytest.mark.filterwarnings("ignore:.*lr_scheduler.step.*")
+@pytest.mark.parametrize(("name", "width"), [("sdxl", 2048), ("dreamshaper", 2048), ("hunyuan_dit", 1024)])
+def test_a_training_step_at_full_size_on_the_meta_device(name: str, width: int) -> None:
+    """In the place of the pipeline, whose weights come with it, stands what texts become."""
+    embedding = ("--model.model", "tests.diffusion.golden_noise.small.Embedding", "--model.model.width", str(width))
+    more = ("--model.rewards", "null", "--data.data_dir", "pairs")
+    arguments = ("--config", ROOT / f"configs/golden_noise/{name}.yaml", *embedding, *more)
+    built, config = experiments().built(*arguments), experiments().config(*arguments)
+    noise = torch.empty(64, 4, 128, 128, device="meta")
+    batch = {"source": noise, "target": noise, "caption": ["a"] * 64, "index": noise[:, 0, 0, 0], "global_size": 64}
+    assert take_a_step(built.model, Trainer(config.trainer, built.data), batch).shape == ()
+    assert all(parameter.grad is not None for parameter in built.model.network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"start": "silver"}, "start must be one of golden, standard, redenoised, got 'silver'"),
+        ({"pair_steps": 1}, "pair_steps must be at least 2, got 1"),
+        ({"pair_steps": 2, "official_offset": True}, "pair_steps must be at least 3, got 2"),
+        ({"guidance_scale": -1.0}, "guidance_scale must be at least 0, got -1"),
+        ({"prompts": []}, "num_prompts must be at least 1, got 0"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        module(**options)
+
+
+def test_what_does_not_fit_together_is_refused(xl: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="network has noise of 1 channels, and latents of the model have 4"):
+        GoldenNoise(npnet(1), TextToImage(str(xl)))
+    method = module()
+    levels = DDIMScheduler(timestep_spacing="trailing", rescale_betas_zero_snr=True, beta_schedule="scaled_linear")
+    method.model.scheduler = levels
+    with pytest.raises(ValueError, match="abar of its first time must be above 0"):
+        GoldenNoise(method.network, method.model)
+    with pytest.raises(ValueError, match=r"test compares scores of images: give model.rewards"):
+        quiet().test(module(rewards=None), data(test_prompts=Texts()))
+    with pytest.raises(TypeError, match="GoldenNoise needs the data of NoisePairs, got NoneType"):
+        quiet(max_epochs=1).fit(module(), torch.utils.data.DataLoader([0]))  # type: ignore[arg-type]
+    quiet(default_root_dir=tmp_path).predict(module(), data())
+    larger = GoldenNoise(npnet(1, 16).float(), module().model)
+    with pytest.raises(ValueError, match=r"latent_shape is \[1, 16, 16\], and the noise has \[1, 8, 8\]"):
+        quiet(max_epochs=1).fit(larger, data(data_dir=str(tmp_path / "noise_pairs"), margin=None))
