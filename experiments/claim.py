@@ -34,6 +34,8 @@ from datamodules.files.whole_files import write_text
 from experiments.arguments import LARGEST_SEED, PROGRAM, ArgumentParser, positive_number
 from experiments.compare import collect, provenance, show
 from experiments.config_files import located, parsed, text_of
+from experiments.launching.local import FRESH, Local
+from experiments.launching.run_queue import TRAIN, Failure, lock, print_failures, run_all
 from experiments.preflight import metrics_of_short_run, preflight
 from experiments.results import (
     BEST_EPOCH,
@@ -48,7 +50,6 @@ from experiments.results import (
     terminal,
     write_csv,
 )
-from experiments.run_queue import TRAIN, Failure, lock, print_failures, run_all
 from experiments.run_request import Experiment, Run, check, load_experiments, unique_names
 
 REQUIRED = ("paper", "method", "baseline", "metric", "direction", "margin", "seeds")
@@ -395,6 +396,7 @@ class Arguments:
     files: list[Path]
     output: Path | None
     jobs: int
+    fresh: bool
     record: Path | None
 
 
@@ -408,6 +410,7 @@ def parse(argv: Sequence[str]) -> Arguments:
     parser.add_argument("files", metavar="CLAIM", nargs="+", type=Path, help="claim files")
     parser.add_argument("--output", type=Path, help="default: runs/claims/<folder of the claim file>")
     parser.add_argument("--jobs", type=positive_number, default=1, help="runs at a time (default: 1)")
+    parser.add_argument("--fresh", action="store_true", help=FRESH)
     parser.add_argument("--record", type=Path, help="a claims.csv that keeps the latest figures of every claim")
     return Arguments(**vars(parser.parse_args(argv)))
 
@@ -455,7 +458,8 @@ def main(argv: Sequence[str], run_command: Sequence[str] = TRAIN) -> int:
         return 2
     try:
         with lock([each.output for each in places]) as locks:
-            failures = run_all(runs, jobs=arguments.jobs, console=console, locks=locks, run_command=run_command,
+            launcher = Local(arguments.jobs, arguments.fresh)
+            failures = run_all(runs, launcher=launcher, console=console, locks=locks, run_command=run_command,
                                look_at=lambda run: check_metrics(run, places))  # fmt: skip
             every: list[Row] = []
             for each in places:

@@ -27,6 +27,8 @@ from rich.console import Console
 
 from datamodules.files.whole_files import write_text
 from experiments.arguments import PROGRAM, ArgumentParser, positive_number, seed
+from experiments.launching.local import FRESH, Local
+from experiments.launching.run_queue import TRAIN, lock, print_failures, run_all
 from experiments.method_table import by_metric, method_table, places
 from experiments.preflight import PREFLIGHT, preflight
 from experiments.results import (
@@ -43,7 +45,6 @@ from experiments.results import (
     without_repetition,
     write_csv,
 )
-from experiments.run_queue import TRAIN, lock, print_failures, run_all
 from experiments.run_request import Experiment, Run, check, code_fingerprint, load_experiments, record, unique_names
 from experiments.variations import Variation, variation, varied
 
@@ -59,6 +60,7 @@ class Arguments:
     seeds: list[int]
     output: Path | None
     jobs: int
+    fresh: bool
     overrides: list[str]
     variations: list[Variation]
     metrics: list[str]
@@ -79,6 +81,7 @@ def parse(argv: Sequence[str]) -> Arguments:
     parser.add_argument("--seeds", nargs="+", type=seed, required=True, help="for example 0 1 2")
     parser.add_argument("--output", type=Path, help="default: runs/compare/<folder>/<config>-vs-<config>")
     parser.add_argument("--jobs", type=positive_number, default=1, help="runs at a time (default: 1)")
+    parser.add_argument("--fresh", action="store_true", help=FRESH)
     parser.add_argument(
         "--vary", action="append", default=[], metavar="[CONFIG:]KEY=VALUE,...", help="a key that takes several values"
     )
@@ -94,7 +97,9 @@ def parse(argv: Sequence[str]) -> Arguments:
     if repeated is not None:
         raise ValueError(f"--seeds names {repeated} twice; every seed is one run")
     variations = [variation(text) for text in known.vary]
-    return Arguments(known.configs, known.seeds, known.output, known.jobs, overrides, variations, known.metrics)
+    return Arguments(
+        known.configs, known.seeds, known.output, known.jobs, known.fresh, overrides, variations, known.metrics
+    )
 
 
 def default_output(configs: Sequence[Path]) -> Path:
@@ -259,7 +264,13 @@ def main(
         return 2
     try:
         with lock([output]) as locks:
-            failures = run_all(runs, jobs=arguments.jobs, console=console, locks=locks, run_command=run_command)
+            failures = run_all(
+                runs,
+                launcher=Local(arguments.jobs, arguments.fresh),
+                console=console,
+                locks=locks,
+                run_command=run_command,
+            )
             show(runs, output, console, arguments.metrics)
     except KeyboardInterrupt:
         done = sum(run.finished for run in runs)

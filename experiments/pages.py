@@ -21,8 +21,8 @@ from experiments.arguments import ArgumentParser
 from experiments.catalogue import PROJECT, Method, find_methods
 from experiments.claim import HOLDS, UNCLAIMED, Row, claims_table, read_claims
 from experiments.config_files import text_of
+from experiments.launching.run_queue import TRAIN
 from experiments.results import markdown
-from experiments.run_queue import TRAIN
 
 MAX_BYTES = 100_000
 PICTURE = re.compile(r"^# picture: (\S+)$", re.MULTILINE)

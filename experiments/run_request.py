@@ -215,6 +215,19 @@ def code_fingerprint() -> str:
     return digest.hexdigest()[:16]
 
 
+def has_saved(run: Run) -> bool:
+    """Tell whether a run has a checkpoint from which it goes on."""
+    return any((run.directory / "checkpoints" / f"{name}.ckpt").is_file() for name in ("last", "step", "best"))
+
+
+def fit_arguments(run: Run) -> list[str]:
+    """List what `fit` is given for a run: a run that has saved goes on."""
+    if has_saved(run):
+        return ["--resume", str(run.directory), "--test_after_fit", "true"]
+    arguments = ["--config", str(run.experiment.config), "--seed_everything", str(run.seed)]
+    return [*arguments, "--run_directory", str(run.directory), "--test_after_fit", "true", *run.experiment.overrides]
+
+
 def record(run: Run) -> dict[str, Any]:
     """Read `request.json` of a run that was started: its request, `code`, and the keys of `machine`."""
     return json.loads((run.directory / "request.json").read_text(encoding="utf-8"))

@@ -4,6 +4,7 @@ start         test accuracy of seed 0; each seed adds `per_seed`
 best_epoch    if set, accuracy of the best epoch
 seconds       duration of an epoch
 crash         seeds that end with an error in the second epoch
+killed        seeds that a signal ends in the second epoch, by its number
 empty         seeds that end without results and without an error
 launch        whether to launch another process, which sleeps
 
@@ -60,6 +61,8 @@ def main() -> None:
     print("training", seed)
     for epoch in range(len(done), config["trainer"]["max_epochs"]):
         time.sleep(model.get("seconds", 0))
+        if epoch == 1 and str(seed) in model.get("killed", {}):
+            os.kill(os.getpid(), model["killed"][str(seed)])
         if epoch == 1 and seed in model.get("crash", []):
             print("first line of the error\nlast line of the error", file=sys.stderr)
             sys.exit(3)

@@ -3,7 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import compare, run_queue
+from experiments import compare
+from experiments.launching import run_queue
 from tests.experiments.conftest import Config, Journal, table
 
 

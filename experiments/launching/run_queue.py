@@ -1,23 +1,22 @@
-"""Runs as child processes of `train.py fit`: a queue that starts what is not finished and shows how far it is.
+"""Runs of `train.py fit`: a queue that starts what is not finished and shows how far it is, whatever runs it.
 
-What a child prints goes to `log.txt` in the run's directory. The directories alone say what is left to do, so a queue
-that died at any moment is continued by filling it again.
+What a run prints goes to `log.txt` in its directory. The directories alone say what is left to do, so a queue that died
+at any moment is continued by filling it again.
 """
 
 import contextlib
-import ctypes
 import fcntl
 import json
 import os
 import shlex
 import signal
-import subprocess
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from rich.console import Console
 from rich.markup import escape
@@ -26,7 +25,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from datamodules.files.whole_files import write_text
 from experiments.config_files import parsed, text_of
 from experiments.results import duration, validation_metric
-from experiments.run_request import PROJECT, Run, code_fingerprint, cores, machine, record, request
+from experiments.run_request import PROJECT, Run, code_fingerprint, fit_arguments, has_saved, machine, record, request
 
 TRAIN = (sys.executable, str(PROJECT / "train.py"))
 LOG_LINES = 12
@@ -34,6 +33,61 @@ POLL_SECONDS = 0.1
 LOOK_SECONDS = 0.5
 REPORT_SECONDS = 20.0
 GRACE_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to be started.
+
+    Args:
+        run: the run.
+        command: what `fit` and its arguments are appended to.
+    """
+
+    run: Run
+    command: tuple[str, ...]
+
+    @property
+    def arguments(self) -> list[str]:
+        """Say what follows the command now: a run that has saved goes on."""
+        return ["fit", *fit_arguments(self.run)]
+
+    @property
+    def log(self) -> Path:
+        """Name the file that takes what the run prints."""
+        return self.run.directory / "log.txt"
+
+
+class Handle(Protocol):
+    """A run that was handed over."""
+
+    def poll(self) -> int | None:
+        """Give the exit status, the negative number of the signal that ended it, or None while it is not over."""
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the run and all that it launched."""
+
+
+class Launcher(Protocol):
+    """Something that runs jobs.
+
+    Args:
+        note: something to tell the user, once.
+    """
+
+    note: str
+
+    def begin(self, runs: int, locks: Sequence[int]) -> int:
+        """Prepare for so many runs, which shall hold the locks, and say how many may be handed over at a time."""
+
+    def start(self, jobs: Sequence[Job]) -> Sequence[Handle]:
+        """Hand over some jobs."""
+
+    def wait(self, seconds: float) -> None:
+        """Sleep for some seconds, or until a run may have ended."""
+
+    def close(self) -> None:
+        """Let go of what was made, with all runs over."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +104,7 @@ class Child:
     """A run in progress."""
 
     run: Run
-    process: subprocess.Popen[bytes]
+    process: Handle
     log_start: int
     resumed: bool
     started: float = field(default_factory=time.monotonic)
@@ -111,7 +165,7 @@ def lock(directories: Sequence[Path]) -> Iterator[tuple[int, ...]]:
 def run_all(
     runs: Sequence[Run],
     *,
-    jobs: int,
+    launcher: Launcher,
     console: Console,
     locks: Sequence[int] = (),
     run_command: Sequence[str] = TRAIN,
@@ -121,9 +175,9 @@ def run_all(
 
     Args:
         runs: in the order in which they start.
-        jobs: how many run at a time.
+        launcher: what runs them.
         console: where progress is shown: bars on a terminal, lines elsewhere.
-        locks: file descriptors that children inherit, from `lock`.
+        locks: file descriptors that processes of this machine inherit, from `lock`.
         run_command: the command that `fit ...` is appended to.
         look_at: is called with each finished run, and ends all of them by an error.
 
@@ -139,7 +193,8 @@ def run_all(
     for run in runs:
         if run.finished:
             look_at(run)
-    jobs = max(1, min(jobs, len(waiting)))
+    if not waiting:
+        return []
     children: list[Child] = []
     failures: list[Failure] = []
     took: list[float] = []
@@ -147,21 +202,28 @@ def run_all(
     # Without the refreshing thread: forking beside a thread is unsafe.
     progress = Progress(*columns, console=console, auto_refresh=False, disable=not console.is_terminal)
     overall = progress.add_task("all runs", total=len(runs), completed=len(runs) - len(waiting), unit="")
-    with _sigterm_is_ctrl_c(), progress:
+    with _sigterm_is_ctrl_c(), progress, contextlib.closing(launcher):
+        room = launcher.begin(len(waiting), locks)
         try:
             while waiting or children:
-                while waiting and len(children) < jobs:
+                jobs: list[Job] = []
+                while waiting and len(children) + len(jobs) < room:
                     run = waiting.popleft()
                     if _changed(run):
                         reason = f"{run.experiment.config} was changed after the comparison had started"
                         failures.append(_fail(Failure(run, reason, ""), console))
-                        continue
-                    children.append(_start(run, jobs, code, locks, run_command))
-                    if console.is_terminal:
-                        children[-1].task = progress.add_task(f"  {escape(run.title)}", total=None, unit="starting")
                     else:
-                        verb = "continued" if children[-1].resumed else "started"
-                        console.print(f"{run.title}: {verb}", markup=False)
+                        jobs.append(Job(run, tuple(run_command)))
+                for child in _start(jobs, launcher, code):
+                    children.append(child)
+                    if console.is_terminal:
+                        child.task = progress.add_task(f"  {escape(child.run.title)}", total=None, unit="starting")
+                    else:
+                        verb = "continued" if child.resumed else "started"
+                        console.print(f"{child.run.title}: {verb}", markup=False)
+                if launcher.note:
+                    console.print(f"note: {launcher.note}", markup=False, soft_wrap=True)
+                    launcher.note = ""
                 for child in [child for child in children if child.process.poll() is not None]:
                     children.remove(child)
                     if child.task is not None:
@@ -177,11 +239,11 @@ def run_all(
                 for child in children:
                     _show(child, progress, console)
                 done = len(runs) - len(waiting) - len(children)
-                left = f", {duration(_all_left(children, len(waiting), took, jobs))} left" if took else ""
+                left = f", {duration(_all_left(children, len(waiting), took, room))} left" if took else ""
                 progress.update(overall, completed=done, unit=f"{done}/{len(runs)}{left}")
                 progress.refresh()
-                if children:
-                    time.sleep(POLL_SECONDS)
+                if children and (not waiting or len(children) == room):
+                    launcher.wait(POLL_SECONDS)
         finally:
             _terminate(children)
     return failures
@@ -211,52 +273,27 @@ def _changed(run: Run) -> bool:
     return any(not file.is_file() or text_of(file) != text for file, text in run.experiment.texts)
 
 
-def _start(run: Run, jobs: int, code: str, locks: Sequence[int], run_command: Sequence[str]) -> Child:
-    run.directory.mkdir(parents=True, exist_ok=True)
-    resumed = any((run.directory / "checkpoints" / f"{name}.ckpt").is_file() for name in ("last", "step", "best"))
-    if resumed:
-        code = record(run).get("code", code)  # a run that was begun with other code stays marked as such
-        arguments = ["--resume", str(run.directory), "--test_after_fit", "true"]
-    else:
-        arguments = ["--config", str(run.experiment.config), "--seed_everything", str(run.seed)]
-        arguments += ["--run_directory", str(run.directory), "--test_after_fit", "true", *run.experiment.overrides]
-    content = json.dumps({**request(run), "code": code, **machine()}, indent=2, ensure_ascii=False)
-    write_text(run.directory / "request.json", content + "\n")
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    if jobs > 1:
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // jobs)))
-    command = [*run_command, "fit", *arguments]
-    with (run.directory / "log.txt").open("ab") as log:
-        log.write(f"$ {shlex.join(command)}\n".encode())
-        log_start = log.tell()
-        log.flush()
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            pass_fds=locks,
-            process_group=0,  # processes that the run launches end with it, and Ctrl-C reaches the queue alone
-            preexec_fn=_END_WITH_PARENT,
-        )
-    return Child(run, process, log_start, resumed)
-
-
-def _end_with_parent() -> None:
-    """Called in a child: the kernel kills it when the queue is killed, so that no run goes on unwatched."""
-    _LIBC.prctl(1, signal.SIGKILL)  # 1: PR_SET_PDEATHSIG
-
-
-_LIBC = ctypes.CDLL(None)
-_END_WITH_PARENT = _end_with_parent if sys.platform == "linux" else None
+def _start(jobs: Sequence[Job], launcher: Launcher, code: str) -> list[Child]:
+    begun = []
+    for job in jobs:
+        job.run.directory.mkdir(parents=True, exist_ok=True)
+        resumed = has_saved(job.run)
+        # a run that was begun with other code stays marked as such
+        made = record(job.run).get("code", code) if resumed else code
+        content = json.dumps({**request(job.run), "code": made, **machine()}, indent=2, ensure_ascii=False)
+        write_text(job.run.directory / "request.json", content + "\n")
+        with job.log.open("ab") as log:
+            log.write(f"$ {shlex.join([*job.command, *job.arguments])}\n".encode())
+            begun.append((log.tell(), resumed))
+    handles = launcher.start(jobs) if jobs else []
+    return [Child(job.run, handle, *own) for job, handle, own in zip(jobs, handles, begun, strict=True)]
 
 
 def _end(child: Child) -> Failure | None:
-    status = child.process.returncode
+    status = child.process.poll() or 0
     if child.run.finished:
         return None
-    _signal(child, signal.SIGKILL)  # what the run launched and left behind
+    child.process.signal(signal.SIGKILL)  # what the run launched and left behind
     reason = f"exit status {status}" if status >= 0 else f"killed by {signal.Signals(-status).name}"
     if status == 0:
         reason = "ended without test_metrics.csv"
@@ -343,16 +380,12 @@ def _terminate(children: Sequence[Child]) -> None:
     """Ends the children and all that they launched: politely, then, after a while or a second Ctrl-C, by force."""
     try:
         for child in children:
-            _signal(child, signal.SIGTERM)
+            child.process.signal(signal.SIGTERM)
         deadline = time.monotonic() + GRACE_SECONDS
         while any(child.process.poll() is None for child in children) and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
     finally:
         for child in children:
-            _signal(child, signal.SIGKILL)
-            child.process.wait()
-
-
-def _signal(child: Child, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(child.process.pid, number)
+            child.process.signal(signal.SIGKILL)
+            while child.process.poll() is None:
+                time.sleep(POLL_SECONDS)

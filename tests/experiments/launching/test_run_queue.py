@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from experiments import compare, run_queue
+from experiments import compare
+from experiments.launching import run_queue
+from experiments.launching.local import Local
 from tests.experiments.conftest import Config, Journal, table
 
 
@@ -169,7 +171,7 @@ def test_a_run_that_outlives_its_comparison_keeps_others_out(
 ) -> None:
     out = tmp_path / "out"
     arguments = [str(config("a", start=0.9, max_epochs=25, seconds=0.1)), "--seeds", "0", "--output", str(out)]
-    process = start(arguments, fit, "from experiments import run_queue; run_queue._END_WITH_PARENT = None")
+    process = start(arguments, fit, "from experiments.launching import local; local.AVAILABLE = False")
     wait_until(lambda: ["a", "0", "epoch", "0"] in journal())
     process.kill()
     process.wait()
@@ -181,31 +183,12 @@ def test_a_run_that_outlives_its_comparison_keeps_others_out(
     assert [line[2] for line in journal()].count("epoch") == 25
 
 
-def test_children_that_run_together_share_the_cores(
-    config: Config, fit: list[str], journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(run_queue, "cores", lambda: 7)
-    path = config("a", start=0.9, seconds=2.0)
-    arguments = [str(path), "--seeds", "0", "1", "2", "--output", str(tmp_path / "out")]
-    assert compare.main([*arguments, "--jobs", "3"], fit) == 0
-    assert {line[3] for line in journal() if line[2] == "threads"} == {"2"}
-    first_end = next(i for i, line in enumerate(journal()) if line[2] == "finished")
-    assert sum(line[2] == "started" for line in journal()[:first_end]) == 3
-    (tmp_path / "configs/method/journal.txt").unlink()
-    assert compare.main([*arguments[:-1], str(tmp_path / "one by one")], fit) == 0
-    assert {line[3] for line in journal() if line[2] == "threads"} == {"None"}
-    starts = [i for i, line in enumerate(journal()) if line[2] == "started"]
-    ends = [i for i, line in enumerate(journal()) if line[2] == "finished"]
-    assert all(end < start for end, start in zip(ends, starts[1:], strict=False))
-
-
 def test_progress_on_a_terminal_shows_epochs_of_each_run(config: Config, fit: list[str], tmp_path: Path) -> None:
     path = config("a", start=0.9, max_epochs=12, seconds=0.1)
     runs = compare.plan(compare.load_experiments([path]), [0, 1], tmp_path / "out")
     with (tmp_path / "screen.txt").open("w") as screen:
         console = Console(file=screen, force_terminal=True, highlight=False, width=100)
-        assert not run_queue.run_all(runs, jobs=2, console=console, run_command=fit)
+        assert not run_queue.run_all(runs, launcher=Local(2), console=console, run_command=fit)
     text = (tmp_path / "screen.txt").read_text()
     for said in (
         "a, seed 0",

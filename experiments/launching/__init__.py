@@ -1,0 +1,1 @@
+"""Runs of a comparison on the processes, nodes or cluster that there are."""

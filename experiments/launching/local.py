@@ -1,0 +1,102 @@
+"""Runs as processes of this machine, each with its share of the processor's cores."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from experiments.launching.fork_server import AVAILABLE, ForkServer, end_with_parent
+from experiments.launching.run_queue import TRAIN, Handle, Job
+from experiments.run_request import cores
+
+FRESH = "start every run as a process that imports everything itself, where others are forked after the imports"
+"""Help of the option of that name."""
+
+
+class Fresh:
+    """A process that begins with an interpreter of its own."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.process = process
+
+    def poll(self) -> int | None:
+        return self.process.poll()
+
+    def signal(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, number)
+
+
+class Local:
+    """Starts runs on this machine.
+
+    A run is forked from a server that has imported what runs need (`fork_server`) or, where that is not possible or
+    not wanted, a fresh process.
+
+    Args:
+        jobs: runs at a time.
+        fresh: start every run as a fresh process.
+    """
+
+    def __init__(self, jobs: int = 1, fresh: bool = False) -> None:
+        self.jobs = jobs
+        self.fresh = fresh or not AVAILABLE
+        self.note = ""
+        self._server: ForkServer | None = None
+        self._locks: Sequence[int] = ()
+        self._environment: dict[str, str] = {}
+
+    def begin(self, runs: int, locks: Sequence[int]) -> int:
+        jobs = max(1, min(self.jobs, runs))
+        self._locks = locks
+        self._environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        if jobs > 1:
+            self._environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // jobs)))
+        return jobs
+
+    def start(self, jobs: Sequence[Job]) -> list[Handle]:
+        return [self._start(job) for job in jobs]
+
+    def _start(self, job: Job) -> Handle:
+        program, *script = job.command
+        if not self.fresh and program == sys.executable and len(script) == 1:
+            if self._server is None or self._server.gone:
+                imports = ["experiments.command_line"] if job.command == TRAIN else []
+                self._server = ForkServer(Path(script[0]), self._environment, self._locks, imports)
+            if forked := self._server.fork(job.arguments, job.log, {}):
+                return forked
+            self.fresh = True
+            reason = self._server.unsafe or "the end of the process that they were forked from"
+            self.note = f"runs are fresh processes from here on, for {reason}"
+        return Fresh(start_process([*job.command, *job.arguments], job.log, self._environment, self._locks))
+
+    def wait(self, seconds: float) -> None:
+        if self._server is None or self._server.gone:
+            time.sleep(seconds)
+        else:
+            self._server.listen(seconds)
+
+    def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+
+
+def start_process(
+    command: Sequence[str], log: Path, environment: Mapping[str, str], pass_fds: Sequence[int] = ()
+) -> subprocess.Popen[bytes]:
+    """Start a process that leads a group of its own, ends with this one, and adds what it says to a file."""
+    with log.open("ab") as file:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            pass_fds=pass_fds,
+            process_group=0,  # processes that the run launches end with it, and Ctrl-C reaches the queue alone
+            preexec_fn=end_with_parent if AVAILABLE else None,
+        )
