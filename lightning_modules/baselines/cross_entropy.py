@@ -11,14 +11,13 @@ Source: Zhang, Bengio, Hardt, Recht and Vinyals, Understanding Deep Learning Req
 
 from typing import Any
 
-import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from datamodules.batches import LabelledImageBatch
-from lightning_modules.training.classifier import ClassifierSteps, accuracies
-from lightning_modules.training.logging import log_training
+from lightning_modules.losses.mixing import SoftLabels
+from lightning_modules.training.classifier import ClassifierSteps, accuracies, cross_entropy_step, refuse_smoothed
 from lightning_modules.training.optimizers import built, constant, sgd, trainable
 
 
@@ -28,20 +27,31 @@ class CrossEntropy(ClassifierSteps, LightningModule):
     Args:
         network: maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`.
         num_classes: number of classes, K.
+        soft_labels: mixes images and their labels, and smooths the labels; None leaves them. With mixed images no
+            callback sees the logits of training images.
+        binary: binary cross-entropy, each class a question of its own; all classes of a mixed image are right.
         optimizer: built on the network's trainable parameters.
         lr_scheduler: stepped every epoch.
+
+    Raises:
+        ValueError: if smoothed labels shall have binary cross-entropy.
     """
 
     def __init__(
         self,
         network: nn.Module,
         num_classes: int,
+        soft_labels: SoftLabels | None = None,
+        binary: bool = False,
         optimizer: OptimizerCallable = sgd,
         lr_scheduler: LRSchedulerCallable = constant,
     ) -> None:
         super().__init__()
+        refuse_smoothed(soft_labels, binary)
         self.network = network
         self.num_classes = num_classes
+        self.soft_labels = soft_labels
+        self.binary = binary
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.metrics = accuracies(num_classes)
@@ -50,9 +60,7 @@ class CrossEntropy(ClassifierSteps, LightningModule):
         return self.network(image)
 
     def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
-        logits = self(batch["image"])
-        loss = F.cross_entropy(logits, batch["label"])
-        return {"loss": log_training(self, batch, loss), "logits": logits.detach()}
+        return cross_entropy_step(self, batch, self.soft_labels, self.binary)
 
     def configure_optimizers(self) -> Any:
         return built(self.optimizer, self.lr_scheduler, trainable(self.network))

@@ -42,9 +42,9 @@ from datamodules.arguments import positive
 from datamodules.batches import LabelledImageBatch
 from datamodules.loading.world import world_size
 from lightning_modules.full_precision import at_least_float32, in_full_precision
+from lightning_modules.losses.mixing import SoftLabels
 from lightning_modules.networks.replacement import layers_named, replace_layers
-from lightning_modules.training.classifier import ClassifierSteps, accuracies
-from lightning_modules.training.logging import log_training
+from lightning_modules.training.classifier import ClassifierSteps, accuracies, cross_entropy_step, refuse_smoothed
 from lightning_modules.training.optimizers import built, constant, sgd, trainable
 
 AT_ONCE = 2**24
@@ -209,11 +209,15 @@ class TrAct(ClassifierSteps, LightningModule):
         ridge: lambda, the weight of the smallness of a step; the paper takes 0.05 for short training, 0.2 for long.
         first_layer: name of the network's first layer, a Linear or Conv2d; None takes the first that it defines.
         sync_gram: share the statistics of the first layer's inputs among processes, so that several give what one does.
+        soft_labels: mixes images and their labels, and smooths the labels; None leaves them. With mixed images no
+            callback sees the logits of training images.
+        binary: binary cross-entropy, each class a question of its own; all classes of a mixed image are right.
         optimizer: built on the network's trainable parameters.
         lr_scheduler: stepped every epoch.
 
     Raises:
-        ValueError: if an argument is out of range, or the network has no such layer.
+        ValueError: if an argument is out of range, the network has no such layer, or smoothed labels shall have binary
+            cross-entropy.
     """
 
     def __init__(
@@ -223,14 +227,19 @@ class TrAct(ClassifierSteps, LightningModule):
         ridge: float = 0.1,
         first_layer: str | None = None,
         sync_gram: bool = False,
+        soft_labels: SoftLabels | None = None,
+        binary: bool = False,
         optimizer: OptimizerCallable = sgd,
         lr_scheduler: LRSchedulerCallable = constant,
     ) -> None:
         super().__init__()
         positive(ridge=ridge)
+        refuse_smoothed(soft_labels, binary)
         self.network = network
         self.num_classes = num_classes
         self.first_layer = train_pre_activations(network, first_layer, ridge, sync_gram)
+        self.soft_labels = soft_labels
+        self.binary = binary
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.metrics = accuracies(num_classes)
@@ -239,9 +248,7 @@ class TrAct(ClassifierSteps, LightningModule):
         return self.network(image)
 
     def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
-        logits = self(batch["image"])
-        loss = F.cross_entropy(logits, batch["label"])
-        return {"loss": log_training(self, batch, loss), "logits": logits.detach()}
+        return cross_entropy_step(self, batch, self.soft_labels, self.binary)
 
     def configure_optimizers(self) -> Any:
         return built(self.optimizer, self.lr_scheduler, trainable(self.network))

@@ -1,8 +1,9 @@
-"""Mixed examples and soft labels: mixup, CutMix and label smoothing.
+"""Mixed examples and soft labels: mixup, CutMix and label smoothing, and their cross-entropy.
 
 Sources: Zhang et al., mixup: Beyond Empirical Risk Minimization, ICLR 2018, arXiv 1710.09412; Yun et al., CutMix:
 Regularization Strategy to Train Strong Classifiers with Localizable Features, ICCV 2019, arXiv 1905.04899; Szegedy et
-al., Rethinking the Inception Architecture for Computer Vision, CVPR 2016, arXiv 1512.00567.
+al., Rethinking the Inception Architecture for Computer Vision, CVPR 2016, arXiv 1512.00567; binary cross-entropy on
+mixed images: Touvron, Cord and Jegou, DeiT III: Revenge of the ViT, ECCV 2022, arXiv 2204.07118.
 """
 
 from typing import NamedTuple
@@ -85,6 +86,21 @@ class SoftLabels:
                 kind, alpha = ways[int(torch.randint(len(ways), (), device="cpu"))]
                 image, soft = _mixed(kind(alpha=alpha, num_classes=num_classes), image, soft)
         return image, soft * (1 - self.smoothing) + self.smoothing / num_classes
+
+
+def soft_cross_entropy(logits: Tensor, target: Tensor, binary: bool = False) -> Tensor:
+    """Average the cross-entropy of logits `[B, K]` with labels `[B]` or probabilities `[B, K]`.
+
+    Args:
+        logits: of the images, mixed or not.
+        target: labels, int64, or what `SoftLabels` gives without smoothing.
+        binary: whether each class is a question of its own, answered with yes for every class that has a part in the
+            image, and the average is over classes, too.
+    """
+    if not binary:
+        return F.cross_entropy(logits, target)
+    soft = target if target.is_floating_point() else F.one_hot(target, logits.shape[1])
+    return F.binary_cross_entropy_with_logits(logits, (soft > 0).to(logits.dtype))
 
 
 def _mixed(mix: MixUp | CutMix, image: Tensor, soft: Tensor) -> tuple[Tensor, Tensor]:

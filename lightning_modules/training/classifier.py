@@ -1,4 +1,4 @@
-"""Validation, test and prediction of a classifier: the same for every method."""
+"""Validation, test and prediction of a classifier, and a step of plain training: the same for every method."""
 
 from typing import Any
 
@@ -7,6 +7,8 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from datamodules.batches import global_size, share
+from lightning_modules.losses.mixing import SoftLabels, soft_cross_entropy
+from lightning_modules.training.logging import log_training
 from lightning_modules.training.own_loaders import OwnLoaders
 
 
@@ -18,6 +20,36 @@ def accuracies(num_classes: int) -> MetricCollection:
     if num_classes >= 50:
         metrics["accuracy_top5"] = MulticlassAccuracy(num_classes, top_k=5, average="micro", validate_args=False)
     return MetricCollection(metrics)
+
+
+def refuse_smoothed(soft_labels: SoftLabels | None, binary: bool) -> None:
+    """Refuse smoothed labels for binary cross-entropy, to which every class would be right.
+
+    Raises:
+        ValueError: if both are asked for.
+    """
+    if binary and soft_labels is not None and soft_labels.smoothing:
+        raise ValueError(f"soft_labels.smoothing must be 0 with binary: true, got {soft_labels.smoothing}")
+
+
+def cross_entropy_step(module: Any, batch: Any, soft_labels: SoftLabels | None, binary: bool) -> dict[str, Tensor]:
+    """Take a training step with cross-entropy.
+
+    Args:
+        module: a classifier that knows `num_classes`.
+        batch: labelled images.
+        soft_labels: mixes images and labels, and smooths these; None leaves them.
+        binary: see `soft_cross_entropy`.
+
+    Returns:
+        What a training step returns; logits are those of images that are not mixed.
+    """
+    image, target = batch["image"], batch["label"]
+    if soft_labels is not None:
+        image, target = soft_labels(image, target, module.num_classes)
+    logits = module(image)
+    step = {"loss": log_training(module, batch, soft_cross_entropy(logits, target, binary))}
+    return step if soft_labels is not None and soft_labels.mixes else {**step, "logits": logits.detach()}
 
 
 class ClassifierSteps(OwnLoaders):

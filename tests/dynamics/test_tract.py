@@ -9,8 +9,10 @@ import torch.nn.functional as F
 from sklearn.datasets import load_sample_images
 from torch import Tensor, nn
 
+from lightning_modules.baselines import CrossEntropy
 from lightning_modules.dynamics import tract
 from lightning_modules.dynamics.tract import TrAct, TrActConv2d, TrActLinear, layer_rows, train_pre_activations
+from lightning_modules.losses.mixing import SoftLabels
 from lightning_modules.networks.convnet import ConvNet
 
 RIDGE = 0.1
@@ -215,6 +217,31 @@ def test_a_step_has_the_solved_gradient_of_the_loss() -> None:
     assert not output["logits"].requires_grad
 
 
+def test_soft_labels_are_those_of_plain_training_and_mixed_images_have_no_logits() -> None:
+    network = ConvNet(1, [3], 4).double()
+    batch: Any = {
+        "image": numbers(6, 1, 5, 5),
+        "label": torch.arange(6) % 4,
+        "index": torch.arange(6),
+        "global_size": 6,
+    }
+    for arguments in (
+        {"soft_labels": SoftLabels(0.0, 0.0, smoothing=0.1)},
+        {"soft_labels": SoftLabels(0.8, 1.0), "binary": True},
+    ):
+        steps = []
+        for module in (TrAct(copy.deepcopy(network), 4, **arguments), CrossEntropy(network, 4, **arguments)):  # type: ignore[arg-type]
+            module.log = lambda *arguments, **options: None  # type: ignore[method-assign]
+            torch.manual_seed(0)
+            steps.append(module.double().training_step(batch, 0))
+        torch.testing.assert_close(steps[0]["loss"], steps[1]["loss"])
+        assert ("logits" in steps[0]) == ("binary" not in arguments)
+    smooth = F.cross_entropy(network(batch["image"]), batch["label"], label_smoothing=0.1)
+    module = TrAct(network, 4, soft_labels=SoftLabels(0.0, 0.0, smoothing=0.1))
+    module.log = lambda *arguments, **options: None  # type: ignore[method-assign]
+    torch.testing.assert_close(module.training_step(batch, 0)["loss"], smooth)
+
+
 GROUPS = nn.Sequential(nn.Conv2d(4, 4, 3, groups=2))
 
 
@@ -222,6 +249,11 @@ GROUPS = nn.Sequential(nn.Conv2d(4, 4, 3, groups=2))
     ("network", "arguments", "message"),
     [
         (nn.Sequential(nn.Linear(2, 2)), {"ridge": 0.0}, "ridge"),
+        (
+            nn.Sequential(nn.Linear(2, 2)),
+            {"soft_labels": SoftLabels(smoothing=0.1), "binary": True},
+            "soft_labels.smoothing must be 0 with binary: true, got 0.1",
+        ),
         (nn.Sequential(nn.Linear(2, 2)), {"first_layer": "conv1"}, "conv1' is no Linear or Conv2d.*has: 0"),
         (nn.Sequential(nn.ReLU()), {}, "it has: none"),
         (GROUPS, {}, "0 has groups 2"),

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from lightning_modules.losses.mixing import Mixing, SoftLabels, draw_mixing
+from lightning_modules.losses.mixing import Mixing, SoftLabels, draw_mixing, soft_cross_entropy
 
 
 def test_mixing_keeps_the_larger_part_and_permutes() -> None:
@@ -49,3 +49,16 @@ def test_an_image_is_mixed_as_a_whole_or_in_a_rectangle() -> None:
     mixed = [SoftLabels(mixup_alpha=8.0, cutmix_alpha=1.0)(image, label, 2)[0] for _ in range(200)]
     blended = [bool(((each > 0) & (each < 1)).any()) for each in mixed]
     assert stats.binomtest(sum(blended), 200).pvalue > 1e-3
+
+
+def test_binary_cross_entropy_asks_of_each_class_whether_it_has_a_part_in_the_image() -> None:
+    logits = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    soft = torch.tensor([[1, 0, 0], [0.2, 0.8, 0], [0, 0, 1], [0.5, 0, 0.5]], dtype=torch.float64)
+    right = torch.tensor([[1, 0, 0], [1, 1, 0], [0, 0, 1], [1, 0, 1]], dtype=torch.float64)
+    expected = -(right * logits.sigmoid().log() + (1 - right) * (-logits).sigmoid().log()).mean()
+    torch.testing.assert_close(soft_cross_entropy(logits, soft, binary=True), expected)
+    label = torch.tensor([0, 1, 2, 0])
+    one_hot = F.one_hot(label, 3).double()
+    torch.testing.assert_close(soft_cross_entropy(logits, label, True), soft_cross_entropy(logits, one_hot, True))
+    torch.testing.assert_close(soft_cross_entropy(logits, soft), -(soft * logits.log_softmax(1)).sum(1).mean())
+    torch.testing.assert_close(soft_cross_entropy(logits, label), F.cross_entropy(logits, label))

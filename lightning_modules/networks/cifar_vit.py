@@ -1,0 +1,101 @@
+"""A small vision transformer for images of 32 x 32 pixels, trained from scratch.
+
+    z = [cls, E patches] + positions,   z <- z + A(LN(z)),   z <- z + g(W_2 g(W_1 LN(z))),   logits = W LN(z_cls),
+
+with attention softmax(q k^T / sqrt(D)) v, whose scale is the width D and not that of a head, a GELU g behind both
+layers of the perceptron, and patches that a linear layer embeds, in the order row, column, channel.
+
+Source: the network of ViT-CIFAR (S. Omi, github.com/omihub777/ViT-CIFAR), which TrAct's paper trains; after Dosovitskiy
+et al., An Image is Worth 16x16 Words, ICLR 2021, arXiv 2010.11929.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Attention(nn.Module):
+    """Attention of several heads whose scores are divided by the root of the width.
+
+    Args:
+        width: D, length of a token.
+        num_heads: divides `width`.
+    """
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.query, self.key, self.value, self.output = (nn.Linear(width, width) for _ in range(4))
+
+    def forward(self, token: Tensor) -> Tensor:
+        heads = [
+            layer(token).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+            for layer in (self.query, self.key, self.value)
+        ]
+        mixed = F.scaled_dot_product_attention(*heads, scale=token.shape[2] ** -0.5)
+        return self.output(mixed.transpose(1, 2).flatten(start_dim=2))
+
+
+class Block(nn.Module):
+    """Attention and a perceptron of two layers, each added to its input, which is normalised before.
+
+    Args:
+        width: D, length of a token and of the perceptron's hidden layer.
+        num_heads: of the attention.
+    """
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention = Attention(width, num_heads)
+        self.perceptron = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width), nn.GELU())
+
+    def forward(self, token: Tensor) -> Tensor:
+        token = token + self.attention(self.norm1(token))
+        return token + self.perceptron(self.norm2(token))
+
+
+class CIFARViT(nn.Module):
+    """Maps normalised images `[B, C, H, W]` to logits `[B, num_classes]`.
+
+    Args:
+        num_classes: number of logits, K.
+        image_size: height and width, in pixels.
+        patch_size: height and width of a patch, in pixels.
+        width: D, length of a token.
+        depth: number of blocks.
+        num_heads: of the attention; divides `width`.
+        in_channels: C.
+
+    Raises:
+        ValueError: if patches do not tile the image, or the heads the width.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        image_size: int = 32,
+        patch_size: int = 4,
+        width: int = 384,
+        depth: int = 7,
+        num_heads: int = 12,
+        in_channels: int = 3,
+    ) -> None:
+        super().__init__()
+        if image_size % patch_size:
+            raise ValueError(f"patch_size {patch_size} does not divide image_size {image_size}")
+        if width % num_heads:
+            raise ValueError(f"num_heads {num_heads} does not divide width {width}")
+        self.patch_size = patch_size
+        self.embedding = nn.Linear(in_channels * patch_size**2, width)
+        self.class_token = nn.Parameter(torch.randn(1, 1, width))
+        self.position = nn.Parameter(torch.randn(1, (image_size // patch_size) ** 2 + 1, width))
+        self.blocks = nn.Sequential(*(Block(width, num_heads) for _ in range(depth)))
+        self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, num_classes))
+
+    def forward(self, image: Tensor) -> Tensor:
+        size = self.patch_size
+        patches = image.unfold(2, size, size).unfold(3, size, size).permute(0, 2, 3, 4, 5, 1)
+        embedded = self.embedding(patches.flatten(start_dim=3).flatten(start_dim=1, end_dim=2))
+        token = torch.cat([self.class_token.expand(len(image), -1, -1), embedded], dim=1) + self.position
+        return self.head(self.blocks(token)[:, 0])
