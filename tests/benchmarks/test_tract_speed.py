@@ -1,6 +1,7 @@
 """A training step of a network whose first layer gets TrAct's gradient over one of the plain network."""
 
 import copy
+import time
 from collections.abc import Callable
 
 import pytest
@@ -19,21 +20,21 @@ Report = Callable[[str, float, str], None]
 
 
 @pytest.mark.parametrize(
-    ("name", "network", "batch", "size", "most"),
+    ("name", "network", "batch", "size", "rounds"),
     [
-        ("ResNet-18 on CIFAR-10, batches of 32", lambda: CIFARStemResNet(18), 32, 32, 1.1),
-        ("ViT-CIFAR, batches of 64 (the paper: 1.097)", CIFARViT, 64, 32, 1.1),
+        ("ResNet-18 on CIFAR-10, batches of 16", lambda: CIFARStemResNet(18), 16, 32, 21),
+        ("ViT-CIFAR, batches of 16 (the paper: 1.097)", CIFARViT, 16, 32, 21),
         (
             "ViT-S of DeiT III, batches of 8 (the paper: 1.0008 at 2,048)",
             lambda: timm.create_model("deit3_small_patch16_224", num_classes=1000),
             8,
             224,
-            1.1,
+            7,
         ),
     ],
 )
 def test_a_step_over_that_of_the_plain_first_layer(
-    name: str, network: Callable[[], nn.Module], batch: int, size: int, most: float, report: Report
+    name: str, network: Callable[[], nn.Module], batch: int, size: int, rounds: int, report: Report
 ) -> None:
     plain = network()
     changed = copy.deepcopy(plain)
@@ -50,6 +51,6 @@ def test_a_step_over_that_of_the_plain_first_layer(
 
         return take
 
-    ratio = paired_ratio(step(changed), step(plain), rounds=5)
-    report(f"time of a training step with TrAct over the plain layer's, {name}", ratio, f"<= {most}")
-    assert ratio <= most
+    ratio = paired_ratio(step(changed), step(plain), rounds, time.process_time)
+    report(f"CPU time of a training step with TrAct over the plain layer's, {name}", ratio, "<= 1.1")
+    assert ratio <= 1.1
