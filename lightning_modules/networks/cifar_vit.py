@@ -28,11 +28,11 @@ class Attention(nn.Module):
         self.query, self.key, self.value, self.output = (nn.Linear(width, width) for _ in range(4))
 
     def forward(self, token: Tensor) -> Tensor:
-        heads = [
+        query, key, value = (
             layer(token).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
             for layer in (self.query, self.key, self.value)
-        ]
-        mixed = F.scaled_dot_product_attention(*heads, scale=token.shape[2] ** -0.5)
+        )
+        mixed = F.scaled_dot_product_attention(query, key, value, scale=token.shape[2] ** -0.5)
         return self.output(mixed.transpose(1, 2).flatten(start_dim=2))
 
 
