@@ -5,7 +5,7 @@ class.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -162,6 +162,14 @@ class TrainingSamples(Protocol):
 
 
 @runtime_checkable
+class TrainingRows(Protocol):
+    """A DataModule that gives all training rows of a table at once, the same on all processes."""
+
+    training_rows: Mapping[str, Tensor]
+    """Tensors `[N, ...]` by the keys that batches have."""
+
+
+@runtime_checkable
 class TrainingImageSource(Protocol):
     """A DataModule that also gives its training images without augmentation, so that their labels can be judged."""
 
@@ -244,8 +252,8 @@ class Table(NamedTuple):
     labels: Mapping[str, str] | None = None
     """In the legend, by the words in the columns of text; None writes these."""
     title: str = ""
-    scattered: bool = False
-    """Whether rows are points on their own rather than places on a line."""
+    kind: Literal["lines", "points", "map"] = "lines"
+    """Whether rows are places on a line, points on their own, or values on a grid of the first two columns."""
 
 
 @runtime_checkable

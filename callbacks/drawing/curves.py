@@ -32,11 +32,13 @@ def line_panels(count: int, width: float = 4.8, height: float = 3.8, **shared: A
 
 
 def draw_table(table: Table) -> "Figure":
-    """Draw a table: a panel for each drawn column, and in it a line for each value of the columns of text.
+    """Draw a table: a panel for each drawn column, and in it a line for each value of the columns of text, or a map.
 
     On a logarithmic axis, numbers below a millionth of the greatest are left out.
     """
     columns = pd.DataFrame(table.columns)
+    if table.kind == "map":
+        return _draw_map(columns, table)
     numbers = list(columns.select_dtypes("number"))
     text = [name for name in columns if name not in numbers]
     drawn = pd.DataFrame(table.drawn if table.drawn is not None else columns[numbers[1:]])
@@ -48,12 +50,12 @@ def draw_table(table: Table) -> "Figure":
             values = drawn[name][lines == line]
             shown = values.where(values > 1e-6 * drawn[name].max()) if name in table.logarithmic else values
             label = (table.labels or {}).get(line, line)
-            style = {"linewidth": 0, "markersize": 3} if table.scattered else {"linewidth": 1.2}
+            style = {"linewidth": 0, "markersize": 3} if table.kind == "points" else {"linewidth": 1.2}
             panel.plot(x[lines == line], shown, marker=".", label=label, **style)
         panel.set(xlabel=numbers[0], ylabel=name)
         if name in table.logarithmic:
             panel.set_yscale("log")
-        elif table.scattered:
+        elif table.kind == "points":
             panel.set_aspect("equal", adjustable="datalim")
         else:
             panel.set_ylim(bottom=min(0.0, np.nanmin(drawn[name])))
@@ -63,4 +65,22 @@ def draw_table(table: Table) -> "Figure":
         panels[0].legend(fontsize=8, frameon=False)
     if table.title:
         figure.suptitle(table.title, fontsize=10, x=0.01, ha="left")
+    return figure
+
+
+def _draw_map(columns: pd.DataFrame, table: Table) -> "Figure":
+    """Draw values on a grid: colours over the first two columns, a panel for each other one."""
+    x, y, *values = columns
+    figure, panels = line_panels(len(values))
+    for panel, name in zip(panels, values, strict=True):
+        grid = columns.pivot(index=y, columns=x, values=name)
+        colours = panel.pcolormesh(grid.columns, grid.index, grid.to_numpy(), shading="nearest", rasterized=True)
+        figure.colorbar(colours, ax=panel, label=name)
+        panel.set(xlabel=x, ylabel=y)
+        panel.grid(False)
+        if x in table.logarithmic:
+            panel.set_xscale("log")
+        if y in table.logarithmic:
+            panel.set_yscale("log")
+    figure.suptitle(table.title, fontsize=10, x=0.01, ha="left")
     return figure

@@ -3,7 +3,7 @@
 Tables(LowRankMeasurements(dim=20, rank=2, num_measurements=1600), passes_per_epoch=10)
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -101,6 +101,11 @@ class Tables(SeededBatches):
     def row_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of a training row's value in each column."""
         return dict(self.table.row_shapes)
+
+    @property
+    def training_rows(self) -> Mapping[str, Tensor]:
+        """All training rows by column, each `[N, ...]`, as the table draws or reads them."""
+        return self.table.training().columns
 
     def prepare_data(self) -> None:
         self.table.fetch_missing()

@@ -269,7 +269,7 @@ class SingularDensity(LightningModule):
         points = torch.cat([truth, generated])[:, :2].numpy()
         laws = ["truth"] * len(truth) + ["generated"] * len(generated)
         columns = {"x_1": points[:, 0], "x_2": points[:, 1], "law": laws}
-        self.tables = {"points": Table(columns, scattered=True)}
+        self.tables = {"points": Table(columns, kind="points")}
 
     def configure_optimizers(self) -> Any:
         encoder = [] if self.encoder is None else [self.encoder]
