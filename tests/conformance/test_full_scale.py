@@ -181,6 +181,9 @@ UNTRAINED = {
         f"stable_normal/{name}": "its networks come with their weights; small and weightless ones are in its tests"
         for name in ("yoso", "turbo", "refiner", "stable_normal")
     },
+    **dict.fromkeys(
+        ("meco/cifar10", "meco/digits"), "its noise is fitted to the training images; small ones are tested"
+    ),
     "diffusion_finetuning/mnist": "its last block owns the weights of a normalisation that it leaves out",
     **{
         f"diffusion_finetuning/{config}": "its pipeline comes with its weights; small ones are in its tests"

@@ -458,6 +458,21 @@ METHODS = {
         )
         for name, demo in (("red_diff", "demo"), ("dps", "demo_dps"), ("pigdm", "demo_pigdm"))
     },
+    **{
+        name: Method(
+            f"meco/{name.replace('meco', 'demo')}",
+            {  # 55 numbers to train on in batches of 10, the last one of 5; 21 to test on
+                "data.init_args.table": {
+                    "class_path": "datamodules.tables.planar_densities.NormalNumbers",
+                    "init_args": {"samples": 55, "test_samples": 21},
+                },
+                "data.init_args.batch_size": 10,
+                "model.init_args.evaluation_draws": 100,
+            },
+            {"trainer.precision": "64-true"},
+        )
+        for name in ("meco", "meco_nce")
+    },
     "singular_density": Method(
         "singular_density/demo",
         {  # 37 points in every step, of which the first process has one more; 21 to validate and test on

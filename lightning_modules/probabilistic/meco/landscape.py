@@ -1,0 +1,61 @@
+"""Energies with one parameter, and the curvature of objectives at the truth: a normal law with unknown mean.
+
+For data N(R, 1), noise N(0, 1) and the exponential family f = theta x - x^2 / 2, the likelihood's objective is
+(theta - R)^2 / 2, with curvature 1 whatever R is. Noise contrast, in (theta, c), is almost flat for large R: with
+h = f + c - log q and the sigmoid's derivative s', its Hessian at the truth is E [s'(h) (x, 1) (x, 1)^T], over data and
+noise.
+"""
+
+import math
+
+import numpy as np
+import torch
+from numpy.polynomial.hermite_e import hermegauss
+from scipy.integrate import quad
+from torch import Tensor, nn
+
+
+class LocationEnergy(nn.Module):
+    """The energy f(x) = -(x - theta)^2 / 2, whose normalising constant does not depend on theta; theta starts at 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.theta = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return -(x - self.theta).square() / 2
+
+
+class ExponentialEnergy(LocationEnergy):
+    """The energy f(x) = theta x - x^2 / 2 of an exponential family, whose constant grows as exp(theta^2 / 2)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.theta * x - x.square() / 2
+
+
+def likelihood_objective(theta: float, truth: float, nodes: int = 200) -> float:
+    """Compute F(theta) - F(R) of the exponential family with noise N(0, 1), by quadrature."""
+    points, weights = hermegauss(nodes)
+    weights = weights / weights.sum()
+
+    def objective(value: float) -> float:
+        log_ratio = value * points + math.log(2 * math.pi) / 2  # f - log q
+        return -value * truth + float(np.log(weights @ np.exp(log_ratio)))
+
+    return objective(theta) - objective(truth)
+
+
+def contrast_curvature(truth: float) -> tuple[float, float]:
+    """Compute the least and the greatest eigenvalue of noise contrast's Hessian at the truth, by quadrature."""
+
+    def integral(power: int) -> float:
+        def integrand(x: float) -> float:
+            log_data, log_noise = -((x - truth) ** 2) / 2, -(x**2) / 2
+            product = math.exp(log_data + log_noise - np.logaddexp(log_data, log_noise))  # p q / (p + q)
+            return x**power * product / math.sqrt(2 * math.pi)
+
+        middle = truth / 2
+        return quad(integrand, middle - 12, middle + 12, points=[middle], epsabs=0, epsrel=1e-12, limit=500)[0]
+
+    low, high = np.linalg.eigvalsh([[integral(2), integral(1)], [integral(1), integral(0)]])
+    return float(low), float(high)

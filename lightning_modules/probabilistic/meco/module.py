@@ -1,0 +1,201 @@
+"""The LightningModule of MECO and of what it is compared with."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from datamodules.arguments import at_least, positive
+from lightning_modules.distributed.draws import draw_rows
+from lightning_modules.interfaces import Table, TrainingImageSource, TrainingRows, require_data
+from lightning_modules.metrics.collected import Collected
+from lightning_modules.metrics.detection import DetectionResult, metrics_by_name
+from lightning_modules.probabilistic.meco.landscape import ExponentialEnergy, contrast_curvature
+from lightning_modules.probabilistic.meco.noise_laws import Draw, NoiseLaw
+from lightning_modules.probabilistic.meco.objectives import Objective
+from lightning_modules.random_numbers import generator_of, run_seed
+from lightning_modules.training.logging import log_same, log_training
+from lightning_modules.training.optimizers import adam, constant, scheduled, trainable
+
+GRID = 301
+"""Points of a side of the grid in the plane."""
+DRAWN = 3
+"""Each third one of them is drawn."""
+AT_ONCE = 2**14
+"""Points whose energy is computed at a time."""
+
+
+class UnnormalizedModel(LightningModule):
+    """Fit the energy of a density, whose normalising constant is unknown, to points or images.
+
+    Args:
+        network: maps points `[B, D]`, or images, to energies f `[B, 1]`.
+        noise: the law q, which is fitted to the training data where it is not given whole.
+        objective: the loss; `MovingAverage` is MECO.
+        image_shape: C, H and W, where the data are images in [0, 1].
+        grid_half_width: half the side of the square around 0 on which a density in the plane is normalised and drawn;
+            None normalises by fresh draws from q.
+        evaluation_draws: number of these draws.
+        langevin_steps: Langevin steps that `sample` takes from draws of q.
+        langevin_step_size: a in x <- x + (a / 2) grad f(x) + sqrt(a) n.
+        optimizer: built on the trainable parameters of network and objective.
+        lr_scheduler: stepped every epoch.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    score = "energy"
+    squared_errors: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        noise: NoiseLaw,
+        objective: Objective,
+        image_shape: Sequence[int] | None = None,
+        grid_half_width: float | None = None,
+        evaluation_draws: int = 100_000,
+        langevin_steps: int = 60,
+        langevin_step_size: float = 1e-3,
+        optimizer: OptimizerCallable = adam,
+        lr_scheduler: LRSchedulerCallable = constant,
+    ) -> None:
+        super().__init__()
+        at_least(1, evaluation_draws=evaluation_draws)
+        at_least(0, langevin_steps=langevin_steps)
+        positive(grid_half_width=grid_half_width, langevin_step_size=langevin_step_size)
+        self.network = network
+        self.noise = noise
+        self.objective = objective
+        self.image_shape = image_shape
+        self.grid_half_width = grid_half_width
+        self.evaluation_draws = evaluation_draws
+        self.langevin_steps = langevin_steps
+        self.langevin_step_size = langevin_step_size
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        # Of the parameter that is to be found, in the steps of an epoch: their sum and count.
+        self.register_buffer("squared_errors", torch.zeros(2, dtype=torch.float64))
+        self.tables: dict[str, Table] = {}
+        self.detections: list[DetectionResult] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the energy f, `[B]`, of points `[B, D]`."""
+        shaped = x if self.image_shape is None else x.view(-1, *self.image_shape)
+        return self.network(shaped).squeeze(1)
+
+    def points(self, batch: Any) -> Tensor:
+        """Give the points of a batch, `[B, D]`."""
+        return (batch["features"] if self.image_shape is None else batch["image"]).flatten(start_dim=1)
+
+    def on_fit_start(self) -> None:
+        if not self.noise.is_fitted:
+            return
+        if self.image_shape is None:
+            self.noise.fit(require_data(self.trainer, TrainingRows, "UnnormalizedModel").training_rows["features"])
+            return
+        seen = Collected()
+        source = require_data(self.trainer, TrainingImageSource, "UnnormalizedModel")
+        for batch in source.training_images_dataloader():
+            seen.update(batch["index"], batch["image"].flatten(start_dim=1).double())
+        self.noise.fit(seen.compute()[1])
+
+    def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        if "w_true" in batch:
+            square = (self.network.get_parameter("theta").detach() - batch["w_true"]).square().sum()
+            self.squared_errors *= batch_idx > 0
+            self.squared_errors += torch.stack([square, torch.ones_like(square)])
+        x = self.points(batch)
+        z = self.noise.sample(len(x), lambda kind, shape: draw_rows(kind, shape, x.device, dtype=x.dtype))
+        at_data, at_noise = self(torch.cat([x, z])).chunk(2)
+        loss = self.objective(at_data, at_noise, self.noise.log_density(x), self.noise.log_density(z))
+        return {"loss": log_training(self, batch, loss)}
+
+    def on_train_epoch_end(self) -> None:
+        log_same(self, "train/log_partition", self.objective.log_partition())
+
+    def log_partition(self) -> Tensor:
+        """Compute log Z on the grid, or by fresh draws from q that are the same on all processes."""
+        if self.grid_half_width is not None:
+            return self._on_grid()[1].double().logsumexp(0) + 2 * math.log(2 * self.grid_half_width / (GRID - 1))
+        z = self.noise.sample(self.evaluation_draws, self._draw(generator_of(run_seed(), 5)))
+        energy = torch.cat([self(part) for part in z.split(AT_ONCE)])
+        log_weight = torch.cat([self.noise.log_density(part) for part in z.split(AT_ONCE)])
+        return (energy.double() - log_weight).logsumexp(0) - math.log(len(z))
+
+    def _draw(self, generator: torch.Generator) -> Draw:
+        dtype = next(self.network.parameters()).dtype
+        return lambda kind, shape: kind(shape, generator=generator, dtype=dtype).to(self.device)
+
+    def _on_grid(self) -> tuple[Tensor, Tensor]:
+        assert self.grid_half_width is not None
+        dtype = next(self.network.parameters()).dtype
+        axis = torch.linspace(-self.grid_half_width, self.grid_half_width, GRID, device=self.device, dtype=dtype)
+        points = torch.cartesian_prod(axis, axis)
+        return points, torch.cat([self(part) for part in points.split(AT_ONCE)])
+
+    def on_test_start(self) -> None:
+        self._names = list(getattr(self.trainer.datamodule, "origin_names", ["own"]))  # type: ignore[attr-defined]
+        self._seen = [Collected() for _ in self._names]
+
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self._seen[dataloader_idx].update(batch["index"], self(self.points(batch)).double()[:, None])
+
+    def on_test_epoch_end(self) -> None:
+        (own, energy), *others = (seen.compute() for seen in self._seen)
+        log_partition = self.log_partition().cpu()
+        log_same(self, "test/nll", log_partition - energy.mean())
+        log_same(self, "test/log_partition_error", (self.objective.log_partition().cpu() - log_partition).abs())
+        if self.squared_errors[1] > 0:
+            log_same(self, "test/parameter_rmse", (self.squared_errors[0] / self.squared_errors[1]).sqrt())
+        self.detections = []
+        for target, (index, other) in zip(self._names[1:], others, strict=True):
+            is_target = torch.arange(len(own) + len(index)) >= len(own)
+            confidence = {self.score: torch.cat([energy, other])[:, 0]}
+            positions = torch.cat([own, index])
+            self.detections.append(
+                DetectionResult(target, positions, is_target, torch.zeros_like(is_target), confidence)
+            )
+        named = metrics_by_name(self.detections, self.score, [], len(self.detections))
+        for name, value in named.items():
+            log_same(self, f"test/{name}", value)
+        self.tables = self._tables(log_partition)
+
+    def _tables(self, log_partition: Tensor) -> dict[str, Table]:
+        tables: dict[str, Table] = {}
+        columns: dict[str, Any]
+        if self.grid_half_width is not None:
+            drawn = [part.cpu().view(GRID, GRID, -1)[::DRAWN, ::DRAWN].flatten(0, 1) for part in self._on_grid()]
+            points, energy = drawn[0], drawn[1][:, 0]
+            density = (energy - log_partition).exp()
+            columns = {"x_1": points[:, 0].numpy(), "x_2": points[:, 1].numpy(), "density": density.numpy()}
+            tables["density"] = Table(columns, kind="map")
+        if isinstance(self.network, ExponentialEnergy):
+            means = [1, 2, 3, 4, 6, 8, 10]
+            least = [contrast_curvature(mean)[0] for mean in means] + [1.0] * len(means)
+            objectives = ["noise contrast"] * len(means) + ["likelihood"] * len(means)
+            columns = {"mean": means * 2, "least_curvature": least, "objective": objectives}
+            tables["curvature"] = Table(columns, logarithmic=("least_curvature",))
+        return tables
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw n images in [0, 1] by Langevin steps from draws of q, `[n, C, H, W]`."""
+        assert self.image_shape is not None, "images are drawn where the data are images"
+        draw = self._draw(generator or torch.default_generator)
+        with torch.inference_mode(False), torch.enable_grad():
+            x = self.noise.sample(n, draw)
+            for _ in range(self.langevin_steps):
+                x = x.detach().requires_grad_()
+                [gradient] = torch.autograd.grad(self(x).sum(), x)
+                step = self.langevin_step_size
+                x = x + step / 2 * gradient + math.sqrt(step) * draw(torch.randn, tuple(x.shape))
+        return x.detach().clamp(0, 1).view(n, *self.image_shape)
+
+    def configure_optimizers(self) -> Any:
+        parameters = trainable(self.network, self.objective)
+        return scheduled(self.optimizer(parameters), self.lr_scheduler)

@@ -1,0 +1,110 @@
+"""Ways to train without the normalising constant: a moving average of it, a batch's own mean, and noise contrast."""
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from datamodules.arguments import within
+from datamodules.loading.world import world_size
+
+LARGEST_LOG_WEIGHT = 20.0
+
+
+def log_mean_exp(values: Tensor) -> Tensor:
+    """Compute the logarithm of the mean of exp v over all processes' values, in float64 and without gradient.
+
+    Args:
+        values: `[B]`; processes may have different numbers of them.
+    """
+    values = values.detach().double()
+    top = values.max()
+    if world_size() > 1:
+        dist.all_reduce(top, dist.ReduceOp.MAX)
+    sums = torch.stack([(values - top).exp().sum(), torch.full_like(top, len(values))])
+    if world_size() > 1:
+        dist.all_reduce(sums)
+    return top + (sums[0] / sums[1]).log()
+
+
+class Objective(nn.Module, ABC):
+    """A loss of energies at data and at noise, whose gradient with respect to the energies' network trains it."""
+
+    @abstractmethod
+    def forward(self, at_data: Tensor, at_noise: Tensor, log_q_data: Tensor, log_q_noise: Tensor) -> Tensor:
+        """Compute the loss of this process's rows.
+
+        Args:
+            at_data: f(x), `[B]`.
+            at_noise: f(z), `[B]`.
+            log_q_data: log q(x), `[B]`.
+            log_q_noise: log q(z), `[B]`.
+        """
+
+    @abstractmethod
+    def log_partition(self) -> Tensor:
+        """Give the estimate of log Z that training works with."""
+
+
+def weighted_loss(at_data: Tensor, at_noise: Tensor, log_weight: Tensor) -> Tensor:
+    """Compute -mean f(x) + mean w f(z) with fixed weights w = exp log_weight, cut at e^20."""
+    weight = log_weight.detach().clamp(max=LARGEST_LOG_WEIGHT).exp().to(at_noise.dtype)
+    return (weight * at_noise).mean() - at_data.mean()
+
+
+class MovingAverage(Objective):
+    """Divide by a moving average of the batches' estimates of Z, the same on all processes (MECO).
+
+    Args:
+        beta: share of the batch in the average, in (0, 1].
+
+    Raises:
+        ValueError: if beta is out of range.
+    """
+
+    log_u: Tensor
+
+    def __init__(self, beta: float = 0.1) -> None:
+        super().__init__()
+        within(0, 1, "(]", beta=beta)
+        self.beta = beta
+        self.register_buffer("log_u", torch.tensor(math.nan, dtype=torch.float64))
+
+    def forward(self, at_data: Tensor, at_noise: Tensor, log_q_data: Tensor, log_q_noise: Tensor) -> Tensor:
+        log_weight = at_noise.detach().double() - log_q_noise
+        batch = log_mean_exp(log_weight)
+        kept = self.log_u + (math.log1p(-self.beta) if self.beta < 1 else -math.inf)
+        average = torch.logaddexp(kept, batch + math.log(self.beta))
+        self.log_u = torch.where(self.log_u.isnan(), batch, average)
+        return weighted_loss(at_data, at_noise, log_weight - self.log_u)
+
+    def log_partition(self) -> Tensor:
+        return self.log_u
+
+
+class PlugIn(MovingAverage):
+    """Divide by the batch's own estimate of Z: self-normalised importance sampling, whose gradient is biased."""
+
+    def __init__(self) -> None:
+        super().__init__(beta=1.0)
+
+
+class NoiseContrastive(Objective):
+    """Tell data from noise with log odds f(x) + c - log q(x), where c is learned in place of -log Z (NCE).
+
+    Args:
+        start: c at the start.
+    """
+
+    def __init__(self, start: float = 0.0) -> None:
+        super().__init__()
+        self.c = nn.Parameter(torch.tensor(start))
+
+    def forward(self, at_data: Tensor, at_noise: Tensor, log_q_data: Tensor, log_q_noise: Tensor) -> Tensor:
+        return F.softplus(log_q_data - at_data - self.c).mean() + F.softplus(at_noise + self.c - log_q_noise).mean()
+
+    def log_partition(self) -> Tensor:
+        return -self.c.detach()
