@@ -6,8 +6,8 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from callbacks.drawing.image_grid import draw_image_grid, first_rows, joined, num_rows
-from datamodules.arguments import at_least, one_of
+from callbacks.drawing.image_grid import CELL, draw_image_grid, first_rows, joined, num_rows
+from datamodules.arguments import at_least, one_of, positive
 from datamodules.files.whole_files import save_figure
 from lightning_modules.interfaces import (
     ImageColumn,
@@ -32,21 +32,28 @@ class ImageGrid(Callback):
         name: of the picture.
         stage: `train`, `val` or `test`: whose images are shown, and when.
         num_images: rows, at most as many as there are images, or as the first process has.
+        cell: width of a picture, in inches.
 
     Raises:
-        ValueError: if `num_images` is less than 1, or the stage is none of the three.
+        ValueError: if `num_images` is less than 1, `cell` is not positive, or the stage is none of the three.
         TypeError: at setup, if the module is no `PictureSource` or, in `train`, the DataModule no
             `TrainingImageSource`.
     """
 
     def __init__(
-        self, name: str = "images", stage: Literal["train", "val", "test"] = "test", num_images: int = 8
+        self,
+        name: str = "images",
+        stage: Literal["train", "val", "test"] = "test",
+        num_images: int = 8,
+        cell: float = CELL,
     ) -> None:
         one_of(("train", "val", "test"), stage=stage)
         at_least(1, num_images=num_images)
+        positive(cell=cell)
         self.name = name
         self.stage = stage
         self.num_images = num_images
+        self.cell = cell
         self._batches: list[dict[str, ImageColumn]] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -116,5 +123,5 @@ class ImageGrid(Callback):
         directory = trainer.log_dir if trainer.loggers else None  # broadcast: every process asks
         batches, self._batches = self._batches, []
         if directory is not None and batches:
-            figure = draw_image_grid(joined(batches), class_names(trainer))
+            figure = draw_image_grid(joined(batches), class_names(trainer), cell=self.cell)
             save_figure(figure, Path(directory, "figures", f"{name}.png"), dpi=120)

@@ -13,7 +13,7 @@ from lightning_modules.interfaces import IGNORED, ImageColumn
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-CELL = 1.5  # width of a picture, in inches
+CELL = 1.5
 MOST_NAMES = 10  # in the legend
 OUTLINE, MARKED = "C1", "C3"  # colours
 
@@ -23,6 +23,7 @@ def draw_image_grid(
     class_names: Sequence[str] | None = None,
     title: str = "",
     most_rows: int | None = None,
+    cell: float = CELL,
 ) -> "Figure":
     """Draw a row for each image and a column for each name.
 
@@ -36,6 +37,7 @@ def draw_image_grid(
         class_names: `[K]`; None writes the numbers of the categories.
         title: line above the grid.
         most_rows: images from here on are left out; None leaves out none.
+        cell: width of a picture, in inches.
     """
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
@@ -50,9 +52,9 @@ def draw_image_grid(
     masks = [column.values for column in shown.values() if not column.values.is_floating_point()]
     present = sorted({int(k) for mask in masks for k in mask.unique()} - {0, IGNORED})
     colours = _colours(present[-1] if present else 0)
-    height = CELL * background.shape[2] / background.shape[3]
+    height = cell * background.shape[2] / background.shape[3]
     captions = 0.18 * any(column.captions for column in shown.values())
-    size = (len(shown) * (CELL + 0.1), len(background) * (height + 0.1 + captions) + 0.6 + 0.4 * bool(present))
+    size = (len(shown) * (cell + 0.1), len(background) * (height + 0.1 + captions) + 0.6 + 0.4 * bool(present))
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(len(background), len(shown), squeeze=False)
     outlined = []

@@ -43,8 +43,9 @@ from datamodules.loading.world import summed, world_size
 from lightning_modules.distributed.per_sample import gather_rows, share_sizes
 from lightning_modules.full_precision import require_double
 from lightning_modules.interfaces import Table
-from lightning_modules.training.iterations import OwnUpdates, iterate, require_all_rows
+from lightning_modules.training.iterations import OwnUpdates, iterate
 from lightning_modules.training.logging import log_same, log_training
+from lightning_modules.training.requirements import require_all_rows
 
 LOSSES: Mapping[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
     "absolute": (torch.abs, torch.sign),

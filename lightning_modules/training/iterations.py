@@ -45,20 +45,3 @@ def iterate(module: LightningModule, iterations: int, iteration: Callable[[], ob
 
     optimizer: Any = module.optimizers()
     optimizer.step(several)
-
-
-def require_all_rows(trainer: Any, name: str) -> None:
-    """Refuse data whose training batches are not the whole set, for an algorithm that is not stochastic.
-
-    Args:
-        trainer: of the run.
-        name: of the module that asks.
-
-    Raises:
-        ValueError: names the key.
-    """
-    if not getattr(trainer.datamodule, "whole", True):
-        raise ValueError(
-            f"data.batch_size must be left out for {name}, each of whose steps is of all rows, "
-            f"got {trainer.datamodule.batch_size}"
-        )

@@ -184,6 +184,9 @@ UNTRAINED = {
     **dict.fromkeys(
         ("meco/cifar10", "meco/digits"), "its noise is fitted to the training images; small ones are tested"
     ),
+    **dict.fromkeys(
+        ("colide/er4", "colide/sachs"), "its path is followed on the host, which decides after each iteration"
+    ),
     "diffusion_finetuning/mnist": "its last block owns the weights of a normalisation that it leaves out",
     **{
         f"diffusion_finetuning/{config}": "its pipeline comes with its weights; small ones are in its tests"

@@ -27,6 +27,7 @@ class Method:
         clips: the key by which the method clips gradients; a method that steps by itself and clips nothing has None.
         trains: whether there are gradients at all.
         tests: whether there is a test step.
+        alone: whether it refuses several processes.
         double: whether it refuses any precision but 64 bit.
         accuracy: of the tables of two processes, where a metric is averaged in float32.
     """
@@ -37,6 +38,7 @@ class Method:
     clips: str | None = "trainer.gradient_clip_val"
     trains: bool = True
     tests: bool = True
+    alone: bool = False
     double: bool = False
     accuracy: float = 1e-10
 
@@ -124,6 +126,11 @@ MEASUREMENTS = {  # 201 measurements, 101 and 100 of them on two processes, thre
     "data.init_args.table.init_args.dim": 6,
     "data.init_args.passes_per_epoch": 3,
     "model.init_args.dim": 6,
+}
+GRAPH = {  # three steps an epoch, and a path of five
+    "data.init_args.table.init_args": {"nodes": 6, "edges": 8, "samples": 51},
+    "data.init_args.passes_per_epoch": 3,
+    "model.init_args": {"nodes": 6, "warm_iterations": 30, "iterations": 70, "iterations_per_step": 30},
 }
 TRANSLATION = ("mask_generator", "image_generator", "image_discriminator", "mask_discriminator")
 
@@ -543,6 +550,7 @@ METHODS = {
         },
         {"model.init_args.optimizer": DESCENT},
     ),
+    "colide": Method("colide/demo", GRAPH, clips=None, alone=True, double=True),
     "subgm": Method("subgm/demo", MEASUREMENTS, {"model.init_args.start": "spectral"}, clips=None, double=True),
     "fractional_sde": Method(
         "fractional_sde/demo",

@@ -1,0 +1,166 @@
+"""The LightningModule of CoLiDE-EV, CoLiDE-NV and, as the baseline, least squares."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path as FilePath
+from typing import Any
+
+import pandas as pd
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor, nn
+
+from datamodules.arguments import at_least, one_of, positive, within
+from datamodules.batches import GraphBatch
+from datamodules.files.whole_files import write_text
+from lightning_modules.full_precision import require_double
+from lightning_modules.interfaces import ImageColumn, Table
+from lightning_modules.probabilistic.colide.path import Path, Schedule
+from lightning_modules.probabilistic.colide.pictures import drawn_graph, heat
+from lightning_modules.probabilistic.colide.recovery import recovery, to_dag
+from lightning_modules.probabilistic.colide.score import Variant, covariance
+from lightning_modules.training.iterations import OwnUpdates, iterate
+from lightning_modules.training.logging import log_same, log_training
+from lightning_modules.training.requirements import require_all_rows, require_one_process
+
+LEGEND = "reversed: orange, too many: red, missing: grey"
+COLUMNS = ("iteration", "objective", "acyclicity", "mean noise scale")
+
+
+class CoLiDE(LightningModule):
+    """Learn a linear directed acyclic graph and the scale of its noise from observations of its nodes.
+
+    Args:
+        nodes: d.
+        variant: `ev` for one noise scale, `nv` for one of each node, `ls` for least squares, which is DAGMA.
+        penalty: lambda, the weight of the sum of absolute weights.
+        s: of each stage, which make the domain smaller.
+        mu: weight of score and penalty in the first stage.
+        mu_factor: factor from one stage's mu to the next one's.
+        warm_iterations: most iterations of each stage but the last.
+        iterations: most iterations of the last stage.
+        learning_rate: of Adam, at the beginning of a stage.
+        look_every: iterations between two looks at the objective, which ends a stage where it changes no more.
+        threshold: greatest absolute weight that is no edge.
+        iterations_per_step: iterations in a training step, which is logged once.
+
+    Raises:
+        ValueError: if an argument is out of range; at setup, if the precision is not 64 bit, there are several
+            processes, or a batch is not all rows.
+    """
+
+    sigma: Tensor
+
+    def __init__(
+        self,
+        nodes: int,
+        variant: Variant = "ev",
+        penalty: float = 0.05,
+        s: Sequence[float] = (1.0, 0.9, 0.8, 0.7),
+        mu: float = 1.0,
+        mu_factor: float = 0.1,
+        warm_iterations: int = 20_000,
+        iterations: int = 70_000,
+        learning_rate: float = 3e-4,
+        look_every: int = 1000,
+        threshold: float = 0.3,
+        iterations_per_step: int = 1000,
+    ) -> None:
+        super().__init__()
+        one_of(("ev", "nv", "ls"), variant=variant)
+        at_least(0, penalty=penalty, threshold=threshold)
+        at_least(1, nodes=nodes, stages=len(s), warm_iterations=warm_iterations, iterations=iterations)
+        at_least(1, look_every=look_every, iterations_per_step=iterations_per_step)
+        positive(s=min(s), mu=mu, learning_rate=learning_rate)
+        within(0, 1, "(]", mu_factor=mu_factor)
+        self.automatic_optimization = False
+        self.nodes = nodes
+        self.threshold = threshold
+        self.iterations_per_step = iterations_per_step
+        lengths = warm_iterations, iterations
+        schedule = Schedule(variant, penalty, tuple(s), mu, mu_factor, *lengths, learning_rate, look_every)
+        self.path = Path(schedule, nodes)
+        self.weight = nn.Parameter(torch.zeros(nodes, nodes, dtype=torch.float64))
+        self.register_buffer("sigma", torch.ones(nodes, dtype=torch.float64))
+        self.history: list[list[float]] = []
+
+    def setup(self, stage: str) -> None:
+        require_double(self.trainer, "CoLiDE")
+        require_one_process(self.trainer, "CoLiDE")
+        require_all_rows(self.trainer, "CoLiDE")
+
+    @torch.no_grad()
+    def training_step(self, batch: GraphBatch, batch_idx: int) -> dict[str, Tensor]:
+        features = batch["features"]
+        if features.shape[1] != self.nodes:
+            raise ValueError(f"model.nodes is {self.nodes}, and the data have {features.shape[1]} columns")
+        self.path.observe(covariance(features.cpu().numpy()))
+        iterate(self, self.iterations_per_step, self.path.iterate)
+        self.weight.copy_(torch.from_numpy(self.path.weight))
+        self.sigma.copy_(torch.from_numpy(self.path.sigma))
+        objective = self.path.value()
+        self.history.append([objective, self.path.acyclicity(), float(self.sigma.mean())])
+        self.trainer.should_stop = self.path.finished
+        return {"loss": log_training(self, batch, torch.tensor(objective, device=self.device, dtype=torch.float64))}
+
+    def on_train_end(self) -> None:
+        if not self.path.finished:
+            rank_zero_warn(
+                f"training ended in stage {self.path.stage + 1} of {len(self.path.schedule.s)} of CoLiDE's path: "
+                f"raise trainer.max_epochs, data.passes_per_epoch or model.iterations_per_step"
+            )
+
+    def forward(self) -> Tensor:
+        """Give the estimated weights of an acyclic graph, `[d, d]`."""
+        return to_dag(self.weight.detach(), self.threshold)
+
+    def test_step(self, batch: GraphBatch, batch_idx: int) -> dict[str, Tensor]:
+        estimated = self()
+        if "w_true" in batch:
+            true = batch["w_true"]
+            found = recovery(estimated != 0, true != 0)
+            for name, value in found._asdict().items():
+                log_same(self, f"test/{name}", value)
+            log_same(self, "test/weight_error", (self.weight - true).norm() / true.norm())
+        if "noise_std" in batch:
+            log_same(self, "test/scale_error", ((self.sigma - batch["noise_std"]).abs() / batch["noise_std"]).mean())
+        return {"estimated": estimated}
+
+    def predict_step(self, batch: GraphBatch, batch_idx: int) -> Tensor:
+        """Give the estimated graph, and write it to `graph.csv` of the run: from row to column."""
+        estimated = self()
+        if self.trainer.log_dir is not None and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            text = pd.DataFrame(estimated.cpu().numpy()).to_csv(index=False)
+            write_text(FilePath(self.trainer.log_dir, "graph.csv"), text)
+        return estimated
+
+    @property
+    def tables(self) -> Mapping[str, Table]:
+        """The path: objective, acyclicity and noise scale after each training step."""
+        if not self.history:
+            return {}
+        iteration = [(number + 1) * self.iterations_per_step for number in range(len(self.history))]
+        columns = dict(zip(COLUMNS, [iteration, *zip(*self.history, strict=True)], strict=True))
+        return {"path": Table(columns, logarithmic=["acyclicity"])}
+
+    def image_columns(self, batch: GraphBatch, outputs: Any) -> Mapping[str, Tensor | ImageColumn]:
+        """Show true and estimated weights, and the graphs on top of each other."""
+        estimated = outputs["estimated"]
+        true = batch.get("w_true", estimated)
+        largest = true.abs().max()
+        found = recovery(estimated != 0, true != 0)
+        return {
+            "true weights": heat(true, largest),
+            "estimate": ImageColumn(heat(self.weight.detach(), largest), [f"SHD {found.shd}"]),
+            "graph": ImageColumn(drawn_graph(estimated != 0, true != 0), [LEGEND]),
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint |= {"path": self.path.state_dict(), "history": self.history}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.path.load_state_dict(checkpoint["path"])
+        self.history = checkpoint["history"]
+
+    def configure_optimizers(self) -> OwnUpdates:
+        return OwnUpdates(self.parameters())

@@ -1,0 +1,196 @@
+"""The path of stages that CoLiDE and DAGMA follow, iteration by iteration, and the state between two of them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from lightning_modules.probabilistic.colide.score import (
+    Array,
+    Variant,
+    acyclicity,
+    explained,
+    gradient,
+    noise_scale,
+    score,
+)
+
+BETAS, EPS = (0.99, 0.999), 1e-8
+TOLERANCE = 1e-6
+"""Relative change of the objective between two looks at it that ends a stage."""
+LEAST_RATE = 1e-16
+"""Learning rate at which halving it ends a stage."""
+FLOOR = 1e-4
+"""Least noise scale, in units of the least deviation of a column."""
+OUTSIDE = {"ev": -1e-6, "nv": -1e-6, "ls": -1e-16}
+"""Values of the inverse below which it counts as negative, in the two codes."""
+FAR = 1e16
+"""The objective before it was looked at."""
+
+NUMBERS = ("stage", "iteration", "mu", "s", "learning_rate", "objective")
+ARRAYS = ("weight", "sigma", "mean", "square", "direction", "start_weight", "start_sigma")
+"""Of a path's state, by the names in a checkpoint."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The stages of a path.
+
+    Args:
+        variant: whose score and scales.
+        penalty: lambda.
+        s: of each stage.
+        mu: of the first stage.
+        mu_factor: factor from one stage's mu to the next one's.
+        warm_iterations: iterations of each stage but the last, at most.
+        iterations: iterations of the last stage, at most.
+        learning_rate: of Adam at a stage's beginning.
+        look_every: iterations between two looks at the objective.
+    """
+
+    variant: Variant
+    penalty: float
+    s: tuple[float, ...]
+    mu: float
+    mu_factor: float
+    warm_iterations: int
+    iterations: int
+    learning_rate: float
+    look_every: int
+
+    def length(self, stage: int) -> int:
+        """Count a stage's iterations, at most."""
+        return self.iterations if stage == len(self.s) - 1 else self.warm_iterations
+
+
+class Path:
+    """Follow the stages of a schedule, iteration by iteration.
+
+    Args:
+        schedule: the stages.
+        nodes: d.
+    """
+
+    def __init__(self, schedule: Schedule, nodes: int) -> None:
+        self.schedule = schedule
+        self.weight = np.zeros((nodes, nodes))
+        self.sigma = np.ones(nodes)
+        self.stage = 0  # that of a finished path is their count
+        self.iteration = 0  # of the stage
+        self.mu = schedule.mu
+        self.s = schedule.s[0]
+        self.learning_rate = schedule.learning_rate
+        self.objective = FAR  # when it was last looked at, in the stage
+        self.mean, self.square, self.direction = (np.zeros_like(self.weight) for _ in range(3))  # Adam's
+        self.start: tuple[Array, Array] | None = None  # W and sigma at the stage's beginning
+
+    @property
+    def finished(self) -> bool:
+        """Tell whether the last stage is over."""
+        return self.stage == len(self.schedule.s)
+
+    def observe(self, cov: Array) -> None:
+        """Take X^T X / n, `[d, d]`, before any iteration; a new path begins with sigma the deviation of each column.
+
+        For EV it begins with the least of them.
+        """
+        self.cov, self.identity = cov, np.eye(len(cov))
+        self.floor = FLOOR * float(cov.diagonal().min()) ** 0.5
+        self.product, self.variance = explained(self.weight, cov, self.identity)
+        if self.start is None:
+            variance = cov.diagonal()
+            first = np.full_like(variance, variance.min()) if self.schedule.variant == "ev" else variance
+            self.sigma[:] = noise_scale(first, self.schedule.variant)
+            self._begin_stage()
+
+    def value(self) -> float:
+        """Compute mu (S + lambda ||W||_1) + h_s(W) of the stage, at W and sigma."""
+        fit = score(self.variance, self.sigma, self.schedule.variant)
+        return self.mu * (fit + self.schedule.penalty * float(np.abs(self.weight).sum())) + self.acyclicity()
+
+    def acyclicity(self) -> float:
+        """Compute h_s(W) of the stage."""
+        return acyclicity(self.weight, self.s)
+
+    def iterate(self) -> None:
+        """Take an iteration, or none where the path is finished."""
+        if self.finished:
+            return
+        inverse = self._inverse()
+        while inverse.min() < OUTSIDE[self.schedule.variant]:
+            if self.iteration == 0 or self.s <= 0.9:
+                self._begin_stage_again()
+                return
+            self.weight += self.learning_rate * self.direction
+            self.learning_rate /= 2
+            if self.learning_rate <= LEAST_RATE:
+                self._end_stage()
+                return
+            self._step()
+            inverse = self._inverse()
+        self.iteration += 1
+        self._turn(gradient(self.weight, self.product, self.sigma, inverse, self.mu, self.schedule.penalty))
+        self._step()
+        over = self.iteration == self.schedule.length(self.stage)
+        if over or self.iteration % self.schedule.look_every == 0:
+            before, self.objective = self.objective, self.value()
+            if over or abs(before - self.objective) <= TOLERANCE * abs(before):
+                self._end_stage()
+
+    def _inverse(self) -> Array:
+        """Compute (s I - W o W)^-1, which is nonnegative in the domain of h."""
+        return np.linalg.inv(self.s * self.identity - self.weight * self.weight)
+
+    def _turn(self, slope: Array) -> None:
+        """Update Adam's moments by a gradient, and the direction of its step."""
+        self.mean *= BETAS[0]
+        self.mean += (1 - BETAS[0]) * slope
+        self.square *= BETAS[1]
+        self.square += (1 - BETAS[1]) * (slope * slope)
+        first, second = (1 - beta**self.iteration for beta in BETAS)
+        self.direction = self.mean / (first * (np.sqrt(self.square / second) + EPS))
+
+    def _step(self) -> None:
+        """Go along the direction, and set sigma to where the score is least."""
+        self.weight -= self.learning_rate * self.direction
+        self.product, self.variance = explained(self.weight, self.cov, self.identity)
+        self.sigma[:] = noise_scale(self.variance, self.schedule.variant, self.floor)
+
+    def _begin_stage(self) -> None:
+        self.iteration, self.objective = 0, FAR
+        self.mean, self.square, self.direction = (np.zeros_like(self.weight) for _ in range(3))
+        self.start = self.weight.copy(), self.sigma.copy()
+
+    def _begin_stage_again(self) -> None:
+        """Go back to the stage's beginning, with half its learning rate in a larger domain."""
+        assert self.start is not None
+        self.weight[:], self.sigma[:] = self.start
+        self.product, self.variance = explained(self.weight, self.cov, self.identity)
+        self.learning_rate /= 2
+        self.s += 0.1
+        self._begin_stage()
+
+    def _end_stage(self) -> None:
+        """Begin the next stage, or finish."""
+        self.stage += 1
+        if not self.finished:
+            self.mu, self.s = self.mu * self.schedule.mu_factor, self.schedule.s[self.stage]
+            self.learning_rate = self.schedule.learning_rate
+            self._begin_stage()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give all that the next iteration depends on, in numbers and tensors."""
+        assert self.start is not None
+        arrays = dict(zip(ARRAYS, (*(getattr(self, name) for name in ARRAYS[:-2]), *self.start), strict=True))
+        numbers = {name: getattr(self, name) for name in NUMBERS}
+        return numbers | {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        for name in NUMBERS:
+            setattr(self, name, state[name])
+        *own, weight, sigma = (state[name].cpu().numpy().copy() for name in ARRAYS)
+        for name, array in zip(ARRAYS, own, strict=False):
+            setattr(self, name, array)
+        self.start = weight, sigma

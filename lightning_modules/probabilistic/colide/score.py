@@ -1,0 +1,63 @@
+"""Score, noise scales and acyclicity of a weighted graph, and their gradients by the weights, on NumPy arrays.
+
+NumPy takes half the time of torch for matrices of twenty nodes, of which a path has a hundred thousand.
+"""
+
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Variant = Literal["ev", "nv", "ls"]
+Array = NDArray[np.floating[Any]]
+
+
+def covariance(features: Array) -> Array:
+    """Compute X^T X / n of centred rows `[n, d]`."""
+    centred = features - features.mean(axis=0)
+    return centred.T @ centred / len(centred)
+
+
+def explained(weight: Array, cov: Array, identity: Array) -> tuple[Array, Array]:
+    """Compute cov (I - W), `[d, d]`, and the residual variances ((I - W)^T cov (I - W))_jj, `[d]`."""
+    residual = identity - weight
+    product = cov @ residual
+    return product, np.einsum("ij,ij->j", residual, product)
+
+
+def noise_scale(variance: Array, variant: Variant, floor: float = 0.0) -> Array:
+    """Give the scales sigma `[d]` at which the score is least, of residual variances `[d]`; 1 for least squares."""
+    if variant == "nv":
+        return np.maximum(np.sqrt(variance), floor)
+    shared = 1.0 if variant == "ls" else max((float(variance.sum()) / len(variance)) ** 0.5, floor)
+    return np.full(len(variance), shared)
+
+
+def score(variance: Array, sigma: Array, variant: Variant) -> float:
+    """Compute S of residual variances `[d]` and scales `[d]`."""
+    fit = float((variance / sigma).sum()) / 2
+    return fit if variant == "ls" else fit + float(sigma.sum()) / 2
+
+
+def acyclicity(weight: Array, s: float) -> float:
+    """Compute h_s(W), zero for acyclic graphs and positive for others in its domain."""
+    matrix = s * np.eye(len(weight)) - weight * weight
+    return len(weight) * float(np.log(s)) - float(np.linalg.slogdet(matrix).logabsdet)
+
+
+def gradient(weight: Array, product: Array, sigma: Array, inverse: Array, mu: float, penalty: float) -> Array:
+    """Compute the gradient of mu (S + lambda ||W||_1) + h_s(W) by W, with sign(0) = 0 and sigma constant.
+
+    Args:
+        weight: W, `[d, d]`.
+        product: cov (I - W), `[d, d]`.
+        sigma: `[d]`.
+        inverse: (s I - W o W)^-1, `[d, d]`.
+        mu: weight of score and penalty.
+        penalty: lambda.
+    """
+    slope = np.sign(weight)
+    slope *= mu * penalty
+    slope -= product * (mu / sigma)
+    slope += 2 * weight * inverse.T
+    return slope

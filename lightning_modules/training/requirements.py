@@ -1,0 +1,37 @@
+"""Requirements of algorithms that see all of their data at once, refused by name before training."""
+
+from typing import Any
+
+
+def require_all_rows(trainer: Any, name: str) -> None:
+    """Refuse data whose training batches are not the whole set.
+
+    Args:
+        trainer: of the run.
+        name: of the module that asks.
+
+    Raises:
+        ValueError: names the key.
+    """
+    if not getattr(trainer.datamodule, "whole", True):
+        raise ValueError(
+            f"data.batch_size must be left out for {name}, each of whose steps is of all rows, "
+            f"got {trainer.datamodule.batch_size}"
+        )
+
+
+def require_one_process(trainer: Any, name: str) -> None:
+    """Refuse several processes, where one must hold what an algorithm works on whole.
+
+    Args:
+        trainer: of the run.
+        name: of the module that asks.
+
+    Raises:
+        ValueError: says to run seeds in parallel instead.
+    """
+    if trainer.world_size > 1:
+        raise ValueError(
+            f"{name} works in one process, and trainer.devices and num_nodes make {trainer.world_size}: run seeds in "
+            f"parallel instead, by train.py compare --seeds 0 1 2 --jobs 3"
+        )
