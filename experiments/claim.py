@@ -210,24 +210,22 @@ def verdict(claim: Claim, names: Mapping[Path, str], results: Sequence[Result], 
     if failed:
         return Verdict(claim, MISSING, f"{failed[0].run.title} failed, {failed[0].reason}")
     own = [result for result in results if result.seed in claim.seeds]
-    summaries = {(s.config, s.metric): s for s in summarise(own) if s.seeds == len(claim.seeds)}
+    summaries = {(s.config, s.metric): s for s in summarise(own) if s.runs == len(claim.seeds)}
     for config in (method, baseline):
         if (config, claim.metric) not in summaries:
             known = ", ".join(metric for name, metric in summaries if name == config)
             return Verdict(claim, MISSING, f"{config} has no metric {claim.metric} in every seed, it has {known}")
-    values = {(each.config, each.seed): each.value for each in own if each.metric == claim.metric}
+    values = {(each.config, each.seed): each for each in own if each.metric == claim.metric}
     pairs = [[values[config, seed] for seed in claim.seeds] for config in (method, baseline)]
-    found, reason, difference, p = judge(claim, *pairs)
-    return Verdict(
-        claim,
-        found,
-        reason,
-        summaries[method, claim.metric],
-        summaries[baseline, claim.metric],
-        summaries.get((baseline, BEST_EPOCH + claim.metric)),
-        difference,
-        p,
-    )
+    ours, theirs = summaries[method, claim.metric], summaries[baseline, claim.metric]
+    best = summaries.get((baseline, BEST_EPOCH + claim.metric))
+    for each in (each for both in pairs for each in both):
+        if not math.isfinite(each.value):
+            how = "diverged" if each.diverged else f"has {claim.metric} {each.value}"
+            reason = f"{each.config}, seed {each.seed} {how}, which leaves no pair of numbers"
+            return Verdict(claim, FAILS if claim.claimed else UNCLAIMED, reason, ours, theirs, best)
+    found, reason, difference, p = judge(claim, *([each.value for each in both] for both in pairs))
+    return Verdict(claim, found, reason, ours, theirs, best, difference, p)
 
 
 COLUMNS = ["claim", "paper", "method", "baseline", "metric", "direction", "margin", "method_name", "method_mean",
@@ -357,8 +355,9 @@ def check_metrics(run: Run, places: Sequence[Place]) -> None:
     [found] = [place for place in places if run in place.runs]
     for claim in found.claims:
         if run.experiment.title in (found.names[each.resolve()] for each in (claim.method, claim.baseline)):
-            known = [result.metric for result in collect([run])]
-            if claim.metric not in known:
+            results = collect([run])
+            known = [result.metric for result in results]
+            if claim.metric not in known and not any(result.diverged for result in results):
                 reason = f"{run.title} has no metric {claim.metric}{choose_from(claim.metric, known)}"
                 raise ValueError(f"claim {claim.name}: {reason}")
 

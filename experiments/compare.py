@@ -11,8 +11,14 @@ file of the same name in several folders:
     python train.py compare configs/{cross_entropy,elr,elr_plus}/cifar10{,_asymmetric}.yaml --seeds 0 1 2 \\
         --vary cifar10:data.label_noise.noise_rate=0.2,0.4,0.6,0.8
 
-Written to the output directory: summary.csv (config, metric, mean, std, seeds), runs.csv (config, metric, seed, value),
-summary.md, comparison.png, curves.png, with several settings table.csv and table.png, and <config>/seed_<seed>/ or
+Where one key varies table.png holds lines, where two do heat maps. `--fit KEY` fits power laws in a key that --vary
+names:
+
+    python train.py compare configs/elr/demo.yaml --seeds 0 1 2 --vary model.optimizer.lr=0.01,0.03,0.1,0.3 --fit lr
+
+Written to the output directory: summary.csv (config, metric, mean, std, seeds, and how many diverged or have no finite
+value), runs.csv (config, metric, seed, value), summary.md, comparison.png, curves.png, with several settings table.csv
+and table.png, with --fit exponents.csv and exponents.png, and <config>/seed_<seed>/ or
 <config>/<key>=<value>/seed_<seed>/ for each run.
 """
 
@@ -29,9 +35,10 @@ from datamodules.files.whole_files import write_text
 from experiments.arguments import PROGRAM, ArgumentParser, positive_number, seed
 from experiments.launching.local import FRESH, Local
 from experiments.launching.run_queue import TRAIN, lock, print_failures, run_all
-from experiments.method_table import by_metric, method_table, places
+from experiments.method_table import Places, by_metric, method_table, places, swept_keys
 from experiments.preflight import PREFLIGHT, preflight
 from experiments.results import (
+    DIVERGED,
     Result,
     arrow,
     chosen,
@@ -46,7 +53,8 @@ from experiments.results import (
     write_csv,
 )
 from experiments.run_request import Experiment, Run, check, code_fingerprint, load_experiments, record, unique_names
-from experiments.variations import Variation, variation, varied
+from experiments.sweeps.fits import HEADER, cells, fits, keys_to_fit, write_fits
+from experiments.sweeps.variations import Variation, variation, varied
 
 MAX_CONFIGS = 10
 """Configs whose training curves are drawn in one picture, each in a colour of its own."""
@@ -64,6 +72,7 @@ class Arguments:
     overrides: list[str]
     variations: list[Variation]
     metrics: list[str]
+    fit: list[str]
 
 
 def parse(argv: Sequence[str]) -> Arguments:
@@ -88,6 +97,9 @@ def parse(argv: Sequence[str]) -> Arguments:
     parser.add_argument(
         "--metrics", type=lambda text: text.split(","), default=[], metavar="METRIC,...", help="what tables show: all"
     )
+    parser.add_argument(
+        "--fit", action="append", default=[], metavar="KEY", help="fit power laws in a key that --vary names"
+    )
     known, unknown = parser.parse_known_args(own)
     if unknown:
         raise ValueError(f"{unknown[0]} is not an option of compare; what overrides the configs goes after `--`")
@@ -97,9 +109,10 @@ def parse(argv: Sequence[str]) -> Arguments:
     if repeated is not None:
         raise ValueError(f"--seeds names {repeated} twice; every seed is one run")
     variations = [variation(text) for text in known.vary]
-    return Arguments(
-        known.configs, known.seeds, known.output, known.jobs, known.fresh, overrides, variations, known.metrics
-    )
+    settings = vars(known)
+    del settings["vary"]
+    settings["fit"] = keys_to_fit(known.fit, variations)
+    return Arguments(**settings, overrides=overrides, variations=variations)
 
 
 def default_output(configs: Sequence[Path]) -> Path:
@@ -126,12 +139,24 @@ def plan(experiments: Sequence[Experiment], seeds: Sequence[int], output: Path) 
 
 
 def collect(runs: Sequence[Run]) -> list[Result]:
-    """The metrics of the finished runs, config by config and metric by metric, the best epoch's beside the tested."""
+    """The metrics of the finished runs, config by config and metric by metric, the best epoch's beside the tested.
+
+    A run that diverged has NaN for what the other runs of its config measure, or all runs if all of its config did.
+    """
+    measured = {run: read_test_metrics(run.directory / "test_metrics.csv") for run in runs if run.finished}
+    lost = {run for run, values in measured.items() if values.get(DIVERGED, 0.0) >= 1}
+    known: dict[str, dict[str, float]] = {}
+    for run in (run for run in measured if run not in lost):
+        for title in (run.experiment.title, ""):
+            known.setdefault(title, {}).update(dict.fromkeys(measured[run], math.nan))
+    for run in lost:
+        missing = known.get(run.experiment.title) or known.get("", {})
+        own = {name: value for name, value in measured[run].items() if name.startswith(DIVERGED)}
+        measured[run] = missing | own
     found = [
-        Result(run.experiment.title, metric, run.seed, value)
-        for run in runs
-        if run.finished
-        for metric, value in read_test_metrics(run.directory / "test_metrics.csv").items()
+        Result(run.experiment.title, metric, run.seed, value, run in lost)
+        for run, values in measured.items()
+        for metric, value in values.items()
     ]
     configs = list(dict.fromkeys(run.experiment.title for run in runs))
     metrics = in_order(result.metric for result in found)
@@ -153,18 +178,20 @@ def provenance(runs: Sequence[Run]) -> str:
     return ", ".join(parts) + "."
 
 
-def write(runs: Sequence[Run], output: Path, metrics: Sequence[str] = ()) -> list[Path]:
+def write(runs: Sequence[Run], output: Path, metrics: Sequence[str] = (), fit: Sequence[str] = ()) -> list[Path]:
     """Writes tables and pictures of the finished runs. The CSV files of single values hold all metrics.
 
     Args:
         runs: finished or not.
         output: directory of the files.
         metrics: what tables and pictures show, see `chosen`.
+        fit: short names of the keys that power laws are fitted in.
 
     Returns:
         The pictures' paths.
     """
-    from experiments.figures import draw_comparison, draw_curves, draw_table
+    from experiments.figures import draw_comparison, draw_curves
+    from experiments.sweeps.figures import draw_exponents
 
     found = collect(runs)
     summaries = summarise(found)
@@ -176,8 +203,9 @@ def write(runs: Sequence[Run], output: Path, metrics: Sequence[str] = ()) -> lis
         ["config", "metric", "seed", "value"],
         [(names[r.config], r.metric, r.seed, r.value) for r in found],
     )
-    rows = [(names[each.config], each.metric, each.mean, each.std, each.seeds) for each in summaries]
-    write_csv(output / "summary.csv", ["config", "metric", "mean", "std", "seeds"], rows)
+    columns = ["metric", "mean", "std", "seeds", "diverged", "not_finite"]
+    rows = [(names[each.config], *(getattr(each, name) for name in columns)) for each in summaries]
+    write_csv(output / "summary.csv", ["config", *columns], rows)
     found = chosen(found, metrics)
     summaries = without_repetition(summarise(found))
     done = [run for run in runs if run.finished]
@@ -194,7 +222,7 @@ def write(runs: Sequence[Run], output: Path, metrics: Sequence[str] = ()) -> lis
     if place and summaries:
         header, rows_of_metrics = method_table(summaries, place)
         write_csv(output / "table.csv", ["metric", *header], rows_of_metrics)
-        draw_table(found, place, output / "table.png")
+        _draw_sweep(found, experiments, place, output / "table.png")
         pictures.insert(0, output / "table.png")
         lines = [
             "".join(
@@ -204,6 +232,12 @@ def write(runs: Sequence[Run], output: Path, metrics: Sequence[str] = ()) -> lis
         ]
     elif summaries:
         lines = [markdown(*grid(summaries))]
+    if laws := fits(found, experiments, fit):
+        write_fits(laws, output / "exponents.csv")
+        lines.append(f"## Exponents\n\n{markdown(HEADER, cells(laws))}\n")
+        if any(each.law for each in laws):
+            draw_exponents(laws, output / "exponents.png")
+            pictures.append(output / "exponents.png")
     for experiment in experiments:
         own = [run for run in runs if run.experiment == experiment]
         seeds = ", ".join(str(run.seed) for run in own if run.finished) or "none"
@@ -217,20 +251,40 @@ def write(runs: Sequence[Run], output: Path, metrics: Sequence[str] = ()) -> lis
     return pictures
 
 
-def show(runs: Sequence[Run], output: Path, console: Console, metrics: Sequence[str] = ()) -> None:
+def _draw_sweep(found: Sequence[Result], experiments: Sequence[Experiment], place: Places, path: Path) -> None:
+    """Draw lines where one key varies, heat maps where two do, and a table of settings otherwise."""
+    from experiments.figures import draw_table
+    from experiments.sweeps.figures import draw_heat_maps, draw_lines
+
+    keys = swept_keys(experiments)
+    if len(keys) == 1:
+        draw_lines(found, experiments, path)
+    elif len(keys) == 2:
+        draw_heat_maps(found, experiments, path)
+    else:
+        draw_table(found, place, path)
+
+
+def show(
+    runs: Sequence[Run], output: Path, console: Console, metrics: Sequence[str] = (), fit: Sequence[str] = ()
+) -> None:
     """Writes tables and pictures of the finished runs, prints the table, and names the files."""
-    pictures = write(runs, output, metrics)
-    summaries = without_repetition(summarise(chosen(collect(runs), metrics)))
+    pictures = write(runs, output, metrics, fit)
+    found = chosen(collect(runs), metrics)
+    summaries = without_repetition(summarise(found))
     if summaries:
-        counts = sorted({each.seeds for each in summaries})
+        counts = sorted({each.runs for each in summaries})
         seeds = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1])))) + (" seed" if counts == [1] else " seeds")
-        place = places(list(dict.fromkeys(run.experiment for run in runs)))
+        experiments = list(dict.fromkeys(run.experiment for run in runs))
+        place = places(experiments)
         if place:
             header, rows = method_table(summaries, place)
             for metric, own in by_metric(rows):
                 console.print(table(f"{metric}{arrow(metric)}, mean ± std over {seeds}", header, own))
         else:
             console.print(table(f"mean ± std over {seeds}", *grid(summaries)))
+        if laws := fits(found, experiments, fit):
+            console.print(table("fitted exponents ± standard error", HEADER, cells(laws)))
     for path in [output / "summary.csv", *pictures]:
         console.print(str(path), markup=False, soft_wrap=True)
 
@@ -271,7 +325,7 @@ def main(
                 locks=locks,
                 run_command=run_command,
             )
-            show(runs, output, console, arguments.metrics)
+            show(runs, output, console, arguments.metrics, arguments.fit)
     except KeyboardInterrupt:
         done = sum(run.finished for run in runs)
         print(f"interrupted: {done} of {len(runs)} runs are finished; the same command continues", file=sys.stderr)

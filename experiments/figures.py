@@ -30,19 +30,23 @@ def draw_comparison(results: Sequence[Result], path: Path) -> None:
     shown = metrics[:MAX_METRICS]
     best = any(result.metric.startswith(BEST_EPOCH) for result in results)
     height = 0.9 + (0.55 if best else 0.4) * len(configs)
-    figure, axes = _panels(len(shown), width=3.6, height=height, sharey=True)
+    figure, axes = panels(len(shown), width=3.6, height=height, sharey=True)
     for metric, ax in zip(shown, axes, strict=False):
         for row, config in enumerate(configs):
             for prefix, style in (("", {}), (BEST_EPOCH, {"markerfacecolor": "white"})):
-                values = [r.value for r in results if r.config == config and r.metric == prefix + metric]
+                own = [r for r in results if r.config == config and r.metric == prefix + metric]
+                values = [r.value for r in own if math.isfinite(r.value)]
+                if not prefix and (lost := sum(each.diverged for each in own)):
+                    text = f"{lost} of {len(own)} diverged"
+                    ax.annotate(text, (0.01, row + 0.35), xycoords=ax.get_yaxis_transform(), fontsize=7, color="0.35")
                 if not values:
                     continue
                 y = row + ((0.17 if prefix else -0.17) if best else 0)
                 offsets = np.linspace(-0.1, 0.1, len(values)) if len(values) > 1 else np.zeros(1)
-                ax.plot(values, y + offsets, "o", color=_colour(row), alpha=0.55, markersize=4.5, zorder=2, **style)
+                ax.plot(values, y + offsets, "o", color=colour(row), alpha=0.55, markersize=4.5, zorder=2, **style)
                 std = np.std(values, ddof=1) if len(values) > 1 else 0.0
                 ax.errorbar(
-                    np.mean(values), y, xerr=std, fmt="|", color=_colour(row), ecolor=_colour(row), markersize=13,
+                    np.mean(values), y, xerr=std, fmt="|", color=colour(row), ecolor=colour(row), markersize=13,
                     markeredgewidth=2, elinewidth=1.6, capsize=3.5, zorder=3,
                 )  # fmt: skip
         ax.set_title(metric + arrow(metric), fontsize=10, loc="left")
@@ -72,19 +76,19 @@ def draw_table(results: Sequence[Result], place: Mapping[str, tuple[str, str]], 
     rows, columns = (list(dict.fromkeys(names)) for names in zip(*place.values(), strict=True))
     metrics = list(dict.fromkeys(r.metric for r in results if not r.metric.startswith(BEST_EPOCH)))
     shown = metrics[:MAX_METRICS]
-    figure, axes = _panels(max(len(shown), 1), width=1.6 + 0.55 * len(columns), height=3.0)
+    figure, axes = panels(max(len(shown), 1), width=1.6 + 0.55 * len(columns), height=3.0)
     for metric, ax in zip(shown, axes, strict=False):
         for number, row in enumerate(rows):
             values: dict[int, list[float]] = {}
             for result in results:
-                if result.metric == metric and place[result.config][0] == row:
+                if result.metric == metric and place[result.config][0] == row and math.isfinite(result.value):
                     values.setdefault(columns.index(place[result.config][1]), []).append(result.value)
             beside = (number - (len(rows) - 1) / 2) * 0.08
             for part, own in enumerate(_connected(columns, sorted(values))):
                 mean = [np.mean(values[each]) for each in own]
                 std = [np.std(values[each], ddof=1) if len(values[each]) > 1 else 0.0 for each in own]
                 ax.errorbar(
-                    np.array(own) + beside, mean, yerr=std, color=_colour(number), marker="o", markersize=4.5,
+                    np.array(own) + beside, mean, yerr=std, color=colour(number), marker="o", markersize=4.5,
                     linewidth=1.2, capsize=3, label=row if part == 0 else None,
                 )  # fmt: skip
         ax.set_title(metric + arrow(metric), fontsize=10, loc="left")
@@ -124,7 +128,7 @@ def draw_curves(metrics: Mapping[str, Sequence[Path]], path: Path) -> bool:
     names = shared_curves(curves)
     if not names:
         return False
-    figure, axes = _panels(len(names), width=3.6, height=2.5)
+    figure, axes = panels(len(names), width=3.6, height=2.5)
     for name, ax in zip(names, axes, strict=False):
         for number, (config, runs) in enumerate(curves.items()):
             columns = [run[name] for run in runs if name in run]
@@ -134,11 +138,11 @@ def draw_curves(metrics: Mapping[str, Sequence[Path]], path: Path) -> bool:
             count = present.sum(axis=0)
             mean = np.where(present, values, 0).sum(axis=0) / np.where(count, count, np.nan)
             few = {"marker": "o", "markersize": 3.5} if len(epochs) < 5 else {}  # of one point there is no line
-            ax.plot(epochs, mean, color=_colour(number), linewidth=1.6, label=config, **few)
+            ax.plot(epochs, mean, color=colour(number), linewidth=1.6, label=config, **few)
             if len(columns) > 1:
                 squares = np.where(present, (values - mean) ** 2, 0).sum(axis=0)
                 std = np.sqrt(squares / np.where(count > 1, count - 1, np.nan))
-                ax.fill_between(epochs, mean - std, mean + std, color=_colour(number), alpha=0.2, linewidth=0)
+                ax.fill_between(epochs, mean - std, mean + std, color=colour(number), alpha=0.2, linewidth=0)
         ax.set_title(name.removesuffix("_epoch"), fontsize=10, loc="left")
         ax.grid(alpha=0.3)
         ax.margins(x=0.02)
@@ -181,7 +185,7 @@ def shared_curves(curves: Mapping[str, Sequence[Curves]]) -> list[str]:
     return sorted(names, key=lambda name: (bool(losses.search(name)), not name.startswith("val/"), name))[:MAX_CURVES]
 
 
-def _panels(count: int, width: float, height: float, sharey: bool = False) -> tuple["Figure", list[Any]]:
+def panels(count: int, width: float, height: float, sharey: bool = False) -> tuple["Figure", list[Any]]:
     from matplotlib.figure import Figure
 
     columns = 2 if count in (2, 4) else min(count, 3)
@@ -195,5 +199,5 @@ def _panels(count: int, width: float, height: float, sharey: bool = False) -> tu
     return figure, axes
 
 
-def _colour(number: int) -> str:
+def colour(number: int) -> str:
     return f"C{number}"

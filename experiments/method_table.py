@@ -6,6 +6,8 @@ from itertools import groupby
 from experiments.results import Summary, in_order
 from experiments.run_request import Experiment
 
+MOST_COLUMNS = 8
+"""Settings beside each other that a terminal has room for."""
 Places = Mapping[str, tuple[str, str]]
 """Row and column of each experiment, by its title."""
 
@@ -13,8 +15,9 @@ Places = Mapping[str, tuple[str, str]]
 def places(experiments: Sequence[Experiment]) -> Places:
     """Give each experiment its row and column in the table.
 
-    A row is a config, and a column what is varied. Where configs of several folders share names of files, a row is a
-    folder, and the file is part of the column: `elr/cifar10` and `elr/cifar10_asymmetric` are two columns of `elr`.
+    A row is a config, and a column what is varied; where two keys are, the first one is part of the row. Where configs
+    of several folders share names of files, a row is a folder, and the file is part of the column: `elr/cifar10` and
+    `elr/cifar10_asymmetric` are two columns of `elr`.
 
     Returns:
         Nothing where there would be no row with two columns.
@@ -24,9 +27,14 @@ def places(experiments: Sequence[Experiment]) -> Places:
         list(dict.fromkeys(parts)) for parts in zip(*(n.rpartition("/")[::2] for n in names), strict=True)
     )
     by_folder = len(folders) > 1 and len(files) < len(names)
+    keys = swept_keys(experiments)
     found = {}
     for each in experiments:
         folder, _, file = each.config_name.rpartition("/")
+        if len(keys) == 2 and not by_folder:
+            values = dict(each.setting)
+            found[each.title] = (f"{each.label} {keys[0]} {values[keys[0]]}".strip(), f"{keys[1]} {values[keys[1]]}")
+            continue
         setting = ", ".join(f"{key} {value}" for key, value in each.setting)
         own = [file] if by_folder and len(files) > 1 else []
         found[each.title] = (folder if by_folder else each.label, " ".join([*own, setting]).strip() or "as configured")
@@ -34,15 +42,27 @@ def places(experiments: Sequence[Experiment]) -> Places:
     return found if len(set(rows)) < len(rows) else {}
 
 
+def swept_keys(experiments: Sequence[Experiment]) -> list[str]:
+    """Name the keys that take several values, the same ones in every experiment; none if they differ."""
+    keys = {tuple(key for key, _ in each.setting) for each in experiments}
+    if len(keys) != 1:
+        return []
+    settings = [dict(each.setting) for each in experiments]
+    return [key for key in keys.pop() if len({own[key] for own in settings}) > 1]
+
+
 def method_table(summaries: Sequence[Summary], place: Places) -> tuple[list[str], list[list[str]]]:
     """Header and rows, metric by metric: the metric, the method, and mean ± std in each setting.
 
-    The header lacks the first column.
+    Many settings of few methods go down. The header lacks the first column.
     """
-    columns = list(dict.fromkeys(column for _, column in place.values()))
+    columns, first = list(dict.fromkeys(column for _, column in place.values())), "method"
     cells = {(each.metric, *place[each.config]): str(each) for each in summaries}
     rows = list(dict.fromkeys(row for row, _ in place.values()))
-    return ["method", *columns], [
+    if len(columns) > max(MOST_COLUMNS, len(rows)):
+        cells = {(metric, column, row): text for (metric, row, column), text in cells.items()}
+        rows, columns, first = columns, rows, "setting"
+    return [first, *columns], [
         [metric, row, *(cells.get((metric, row, column), "-") for column in columns)]
         for metric in in_order(each.metric for each in summaries)
         for row in rows

@@ -19,19 +19,30 @@ from datamodules.files.whole_files import write_text
 BEST_EPOCH = "best_epoch/"
 """Prefix of the metrics of a run's best epoch, where the checkpoint that the config tests is another one."""
 
+DIVERGED = "test/diverged"
+"""Metric that is 1 for a run whose loss diverged, where its configuration takes that for a result."""
 
 HIGHER = r"accuracy|recovered|dice|m?iou|acr|auroc|aupr|tnr\d*|psnr|ssim|retrieval|precision|recall|f1"
-LOWER = r"loss|entropy|error|memorized|distance|fid|lpips|nll|ece|abstained|mse|rmse|mae|perplexity"
+LOWER = r"loss|entropy|error|memorized|distance|fid|lpips|nll|ece|abstained|diverged|mse|rmse|mae|perplexity"
 
 
 @dataclass(frozen=True)
 class Result:
-    """One metric of one run."""
+    """One metric of one run.
+
+    Args:
+        config: title of the run's experiment.
+        metric: its name.
+        seed: that of the run.
+        value: NaN for a metric that a diverged run does not have.
+        diverged: whether the run diverged.
+    """
 
     config: str
     metric: str
     seed: int
     value: float
+    diverged: bool = False
 
 
 @dataclass(frozen=True)
@@ -39,9 +50,13 @@ class Summary:
     """One metric of one config over seeds.
 
     Args:
-        mean: average over the seeds.
-        std: sample standard deviation (n - 1); NaN for a single seed.
+        config: title of the experiment.
+        metric: its name.
+        mean: average over the seeds that have a finite value; NaN if there are none.
+        std: their sample standard deviation (n - 1); NaN for a single seed.
         seeds: their number.
+        diverged: number of seeds without a value as their runs diverged.
+        not_finite: number of seeds whose value is NaN or infinite otherwise, as of what was never reached.
     """
 
     config: str
@@ -49,9 +64,20 @@ class Summary:
     mean: float
     std: float
     seeds: int
+    diverged: int = 0
+    not_finite: int = 0
+
+    @property
+    def runs(self) -> int:
+        """Count the seeds with and without a value."""
+        return self.seeds + self.diverged + self.not_finite
 
     def __str__(self) -> str:
-        return mean_and_std(self.mean, self.std)
+        if self.diverged == self.runs:
+            return "diverged"
+        lost = {"diverged": self.diverged, "not finite": self.not_finite if self.seeds else 0}
+        notes = [f"{count} of {self.runs} {what}" for what, count in lost.items() if count]
+        return mean_and_std(self.mean, self.std) + (f" ({', '.join(notes)})" if notes else "")
 
 
 def validation_metric(names: Iterable[str], monitor: str | None) -> str | None:
@@ -186,16 +212,22 @@ def read_test_metrics(path: Path) -> dict[str, float]:
 
 
 def summarise(results: Sequence[Result]) -> list[Summary]:
-    """Mean and standard deviation over seeds, for each config and metric in the order of their first appearance."""
+    """Mean and standard deviation over seeds, for each config and metric in the order of their first appearance.
+
+    A value that is not finite enters no mean: it is counted.
+    """
     import numpy as np
 
-    values: dict[tuple[str, str], list[float]] = {}
+    found: dict[tuple[str, str], list[Result]] = {}
     for result in results:
-        values.setdefault((result.config, result.metric), []).append(result.value)
+        found.setdefault((result.config, result.metric), []).append(result)
     summaries = []
-    for (config, metric), sample in values.items():
+    for (config, metric), own in found.items():
+        sample = [result.value for result in own if math.isfinite(result.value)]
+        mean = float(np.mean(sample)) if sample else math.nan
         std = float(np.std(sample, ddof=1)) if len(sample) > 1 else math.nan
-        summaries.append(Summary(config, metric, float(np.mean(sample)), std, len(sample)))
+        lost = [result.diverged for result in own if not math.isfinite(result.value)]
+        summaries.append(Summary(config, metric, mean, std, len(sample), sum(lost), len(lost) - sum(lost)))
     return summaries
 
 

@@ -5,6 +5,9 @@ best_epoch    if set, accuracy of the best epoch
 seconds       duration of an epoch
 crash         seeds that end with an error in the second epoch
 killed        seeds that a signal ends in the second epoch, by its number
+width         if set, the run measures a risk, width ** -0.5 times a factor of the seed
+reach         widths above it have an infinite risk in odd seeds
+diverges      widths from here on diverge, but for the seeds in `stable_seeds`
 empty         seeds that end without results and without an error
 launch        whether to launch another process, which sleeps
 
@@ -12,6 +15,7 @@ Every event is a line of `journal.txt` beside the config: config, seed, what hap
 """
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -79,6 +83,12 @@ def main() -> None:
     metrics = {"test/accuracy": accuracy, "test/memorized": 0.1 + 0.1 * seed**2}
     if "best_epoch" in model:
         metrics = {"best_epoch/test/accuracy": model["best_epoch"] + 0.001 * seed, **metrics}
+    if width := model.get("width"):
+        factor = 2.0 + 0.1 * seed + 0.01 * seed * width**0.5
+        metrics["test/risk"] = math.inf if width > model.get("reach", width) and seed % 2 else factor * width**-0.5
+        metrics["test/diverged"] = 0.0
+        if width >= model.get("diverges", math.inf) and seed not in model.get("stable_seeds", []):
+            metrics = {"test/diverged": 1.0, "test/diverged_step": 17.0}
     put(directory / "test_metrics.csv", "metric,value\n" + "".join(f"{k},{v!r}\n" for k, v in metrics.items()))
     note("finished", len(done))
 

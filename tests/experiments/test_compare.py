@@ -17,7 +17,7 @@ def test_tables_hold_mean_and_sample_deviation_of_every_metric(config: Config, f
     assert list(runs[0]) == ["config", "metric", "seed", "value"]
     assert len(runs) == 3 * (2 + 3)
     summary = table(out / "summary.csv")
-    assert list(summary[0]) == ["config", "metric", "mean", "std", "seeds"]
+    assert list(summary[0]) == ["config", "metric", "mean", "std", "seeds", "diverged", "not_finite"]
     assert [(row["config"], row["metric"]) for row in summary] == [
         ("a", "test/accuracy"),
         ("a", "test/memorized"),

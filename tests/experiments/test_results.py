@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from experiments import compare
-from experiments.results import Summary, arrow, duration, markdown, mean_and_std, validation_metric
+from experiments.results import Result, Summary, arrow, duration, markdown, mean_and_std, summarise, validation_metric
 from tests.experiments.conftest import Config
 
 
@@ -33,6 +33,14 @@ def test_damaged_results_are_named(
 )
 def test_the_deviation_decides_the_digits(mean: float, std: float, text: str) -> None:
     assert mean_and_std(mean, std) == text
+
+
+def test_values_that_are_not_finite_are_counted() -> None:
+    found = [Result("a", "m", seed, value) for seed, value in enumerate((1.0, math.inf, 3.0, math.nan))]
+    [summary] = summarise(found)
+    assert (summary.mean, summary.seeds, summary.not_finite) == (2.0, 2, 2)
+    assert str(summary) == "2.0 ± 1.4 (2 of 4 not finite)"
+    assert str(summarise(found[1:2])[0]) == "nan"
 
 
 def test_the_longer_list_goes_down_and_gaps_are_shown() -> None:

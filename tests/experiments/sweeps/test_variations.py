@@ -9,7 +9,7 @@ from experiments.config_files import settings_of
 from experiments.method_table import places
 from experiments.preflight import errors_of
 from experiments.run_request import load_experiments
-from experiments.variations import Variation, variation, varied
+from experiments.sweeps.variations import Variation, variation, varied
 from tests.command import ROOT
 from tests.experiments.conftest import Config, Journal
 
@@ -80,7 +80,7 @@ def test_of_several_keys_all_combinations_are_run(config: Config) -> None:
     assert [each.name for each in both] == [f"a/start={s},per_seed={p}" for s in ("0.1", "0.2") for p in (1, 2, 3)]
     assert both[-1].overrides == ("--model.start", "0.2", "--model.per_seed", "3")
     assert {each.config_name for each in both} == {"a"}
-    assert places(both)["a start 0.2, per_seed 3"] == ("a", "start 0.2, per_seed 3")
+    assert places(both)["a start 0.2, per_seed 3"] == ("a start 0.2", "per_seed 3")
 
 
 def test_what_cannot_be_built_is_named_before_anything_runs_and_what_is_finished_is_not_built(

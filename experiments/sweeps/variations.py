@@ -11,6 +11,7 @@ do not part them. Of several keys in one config all combinations are run.
 import fnmatch
 import itertools
 import json
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -78,7 +79,7 @@ def varied(experiments: Sequence[Experiment], variations: Sequence[Variation]) -
         if not any(each.applies_to(experiment.config) for experiment in experiments):
             known = ", ".join(experiment.name for experiment in experiments)
             raise ValueError(f"--vary {each.pattern}:{each.key} applies to no config; they are {known}")
-    short = _short_names([each.key for each in variations])
+    short = short_names([each.key for each in variations])
     every = [each for experiment in experiments for each in _combinations(experiment, variations, short)]
     names = [each.name for each in every]
     alike = next((name for i, name in enumerate(names) if name in names[:i]), None)
@@ -136,8 +137,16 @@ def _in_a_file_name(value: str) -> str:
     return re.sub(r"[^\w.+-]+", "_", value)[:60]
 
 
-def _short_names(keys: Sequence[str]) -> dict[str, str]:
-    """The shortest tails that tell keys apart."""
+def number(value: str) -> float:
+    """Read a value as a number; NaN if it is none."""
+    try:
+        return float(value)
+    except ValueError:
+        return math.nan
+
+
+def short_names(keys: Sequence[str]) -> dict[str, str]:
+    """Shorten keys to the tails that tell them apart."""
     parts_of = {key: plain(key).split(".") for key in keys}
     names = {}
     for key, parts in parts_of.items():

@@ -1,0 +1,197 @@
+"""Pictures of a sweep: lines where one key varies, heat maps where two do, and fitted power laws.
+
+A run without a value is marked at the panel's upper edge: a cross where it diverged, a triangle where its value is not
+finite, as of what was never reached.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.figures import MAX_METRICS, colour, panels
+from experiments.method_table import swept_keys
+from experiments.results import BEST_EPOCH, DIVERGED, Result, Summary, arrow, summarise
+from experiments.run_request import Experiment
+from experiments.sweeps.fits import Fit, line_of
+from experiments.sweeps.variations import number
+
+NOTE = "x: diverged, ▲: not finite, in so many of the seeds"
+MOST_TICKS = 8
+MOST_NUMBERS = 64
+"""Cells of a heat map that have room for their numbers."""
+
+
+def in_place(values: Sequence[str]) -> tuple[dict[str, float], bool]:
+    """Give the values of a key their places on an axis, and say whether these are the numbers that they stand for."""
+    numbers = {value: number(value) for value in dict.fromkeys(values)}
+    if all(math.isfinite(each) for each in numbers.values()):
+        return numbers, True
+    return {value: float(place) for place, value in enumerate(numbers)}, False
+
+
+def draw_lines(results: Sequence[Result], experiments: Sequence[Experiment], path: Path) -> None:
+    """Draw a panel for each metric: a line for each config over the values of the one key that varies.
+
+    Dots are the seeds, bars mean ± std.
+
+    Args:
+        results: of all runs.
+        experiments: their experiments.
+        path: where the figure is saved.
+    """
+    [key] = swept_keys(experiments)
+    places, numeric = in_place([dict(each.setting)[key] for each in experiments])
+    labels = list(dict.fromkeys(line_of(each, key) for each in experiments))
+    metrics = _metrics(results)
+    figure, axes = panels(max(len(metrics), 1), width=4.2, height=3.0)
+    lost = False
+    for metric, ax in zip(metrics, axes, strict=False):
+        for row, label in enumerate(labels):
+            own = {places[dict(e.setting)[key]]: e.title for e in experiments if line_of(e, key) == label}
+            found = {s.config: s for s in summarise([r for r in results if r.metric == metric])}
+            points = [(x, found[own[x]]) for x in sorted(own) if own[x] in found]
+            for result in results:
+                if result.metric == metric and result.config in own.values() and math.isfinite(result.value):
+                    x = next(x for x, title in own.items() if title == result.config)
+                    ax.plot(x, result.value, "o", color=colour(row), alpha=0.35, markersize=3, markeredgewidth=0)
+            drawn = [(x, s.mean, 0.0 if math.isnan(s.std) else s.std) for x, s in points if s.seeds]
+            if drawn:
+                at, mean, std = zip(*drawn, strict=True)
+                ax.errorbar(at, mean, yerr=std, color=colour(row), marker="o", markersize=4.5, linewidth=1.2, capsize=3)
+            for x, summary in points:
+                lost |= _mark(ax, x, summary, colour(row), row)
+            ax.plot([], [], color=colour(row), marker="o", markersize=4.5, linewidth=1.2, label=label)
+        _axis(ax, key, places, numeric)
+        ax.set_title(metric + arrow(metric), fontsize=10, loc="left", pad=14)
+        ax.grid(alpha=0.3)
+    if len(labels) > 1:
+        handles, names = axes[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside upper left", ncols=min(len(names), 4), frameon=False)
+    note = "dots: seeds; bars: mean ± std over them" + (f"; {NOTE}" if lost else "")
+    figure.supxlabel(note, fontsize=8, color="0.35")
+    figure.savefig(path, dpi=150)
+
+
+def _metrics(results: Sequence[Result]) -> list[str]:
+    names = dict.fromkeys(r.metric for r in results if not r.metric.startswith(BEST_EPOCH))
+    useful = [name for name in names if any(math.isfinite(r.value) and r.value for r in results if r.metric == name)]
+    return [name for name in useful if name == DIVERGED or not name.startswith(DIVERGED)][:MAX_METRICS]
+
+
+def _mark(ax: Any, x: float, summary: Summary, own: str, row: int) -> bool:
+    """Mark the seeds without a value above a point, and say whether there are any."""
+    counts = {"x": summary.diverged, "^": summary.not_finite}
+    for shape, count in counts.items():
+        if count:
+            y = 1.02 + 0.05 * row
+            upper = ax.get_xaxis_transform()
+            ax.plot(x, y, shape, color=own, transform=upper, clip_on=False, markersize=5, markeredgewidth=1.6)
+            if count < summary.runs:
+                ax.annotate(f"{count}/{summary.runs}", (x, y), (4, -2), xycoords=upper, textcoords="offset points",
+                            fontsize=7, color=own, annotation_clip=False)  # fmt: skip
+    return any(counts.values())
+
+
+def _axis(ax: Any, key: str, places: Mapping[str, float], numeric: bool) -> None:
+    ax.set_xlabel(key, fontsize=9)
+    values = sorted(places.values())
+    if not numeric:
+        ax.set_xticks(list(places.values()), list(places), rotation=30, ha="right", fontsize=8)
+    elif values[0] > 0 and values[-1] >= 10 * values[0]:
+        ax.set_xscale("log")
+        if len(values) <= MOST_TICKS:
+            ax.set_xticks(values, sorted(places, key=places.__getitem__))
+            ax.minorticks_off()
+
+
+def draw_heat_maps(results: Sequence[Result], experiments: Sequence[Experiment], path: Path) -> None:
+    """Draw a panel for each metric and config: the mean over seeds, over the values of the two keys that vary.
+
+    Args:
+        results: of all runs.
+        experiments: their experiments.
+        path: where the figure is saved.
+    """
+    down, across = swept_keys(experiments)
+    rows, columns = (_sorted([dict(each.setting)[key] for each in experiments]) for key in (down, across))
+    labels = list(dict.fromkeys(each.label for each in experiments))
+    metrics = _metrics(results)
+    shown = [(metric, label) for metric in metrics for label in labels][:MAX_METRICS]
+    size = 1.4 + 0.42 * len(columns), 1.1 + 0.34 * len(rows)
+    figure, axes = panels(max(len(shown), 1), width=max(3.4, size[0]), height=max(2.4, size[1]))
+    title = {(e.label, dict(e.setting)[down], dict(e.setting)[across]): e.title for e in experiments}
+    for (metric, label), ax in zip(shown, axes, strict=False):
+        found = {each.config: each for each in summarise([r for r in results if r.metric == metric])}
+        means = [each.mean for each in found.values() if each.seeds]
+        values = np.full((len(rows), len(columns)), math.nan)
+        for i, row in enumerate(rows):
+            for j, column in enumerate(columns):
+                summary = found.get(title.get((label, row, column), ""))
+                if summary is None:
+                    continue
+                values[i, j] = summary.mean
+                text = f"{summary.mean:.3g}" if summary.seeds and values.size <= MOST_NUMBERS else ""
+                text += "x" * bool(summary.diverged) + "▲" * bool(summary.not_finite)
+                middle = (summary.mean - min(means, default=0)) < 0.6 * (max(means, default=0) - min(means, default=0))
+                ax.text(j, i, text, ha="center", va="center", fontsize=7,
+                        color="white" if summary.seeds and middle else "black")  # fmt: skip
+        ax.set_facecolor("0.9")
+        image = ax.imshow(values, vmin=min(means, default=0), vmax=max(means, default=1), cmap="viridis",
+                          aspect="auto", origin="lower")  # fmt: skip
+        figure.colorbar(image, ax=ax)
+        ax.set_xticks(range(len(columns)), columns, rotation=30, ha="right", fontsize=8)
+        ax.set_yticks(range(len(rows)), rows, fontsize=8)
+        ax.set_xlabel(across, fontsize=9)
+        ax.set_ylabel(down, fontsize=9)
+        ax.set_title(metric + arrow(metric) + (f", {label}" if len(labels) > 1 else ""), fontsize=10, loc="left")
+    note = "mean over seeds"
+    if any(each.diverged or each.not_finite for each in summarise(results)):
+        note += "; x: some or all diverged, ▲: not finite"
+    if len(shown) < len(metrics) * len(labels):
+        note += f"; the first {len(shown)} of {len(metrics) * len(labels)} panels"
+    figure.supxlabel(note, fontsize=8, color="0.35")
+    figure.savefig(path, dpi=150)
+
+
+def _sorted(values: Sequence[str]) -> list[str]:
+    places, _ = in_place(values)
+    return sorted(places, key=places.__getitem__)
+
+
+def draw_exponents(fits: Sequence[Fit], path: Path) -> None:
+    """Draw a panel for each key and metric with both axes logarithmic: the seeds, and the fitted power laws.
+
+    Args:
+        fits: at least one of them has a law.
+        path: where the figure is saved.
+    """
+    shown = list(dict.fromkeys((each.key, each.metric) for each in fits if each.law))[:MAX_METRICS]
+    figure, axes = panels(len(shown), width=4.4, height=3.4)
+    left_out = False
+    for (key, metric), ax in zip(shown, axes, strict=False):
+        ax.set(xscale="log", yscale="log", xlabel=key)
+        for row, fit in enumerate(each for each in fits if (each.key, each.metric) == (key, metric)):
+            used = fit.law.used if fit.law else ()
+            for x, own in fit.points.items():
+                style = {"alpha": 0.5} if x in used else {"markerfacecolor": "white"}
+                positive = [each.value for each in own if math.isfinite(each.value) and each.value > 0]
+                ax.plot([x] * len(positive), positive, "o", color=colour(row), markersize=4, **style)
+                left_out |= x not in used
+                for summary in summarise(own):
+                    _mark(ax, x, summary, colour(row), row)
+            label = f"{fit.line}: no fit"
+            if fit.law:
+                label = f"{fit.line}: {fit.law.exponent:.3g} ± {fit.law.error:.1g}"
+                ends = np.array([used[0], used[-1]])
+                ax.plot(ends, fit.law(ends), color=colour(row), linewidth=1.4)
+            ax.plot([], [], color=colour(row), label=label)
+        ax.set_title(metric, fontsize=10, loc="left", pad=14)
+        ax.legend(fontsize=8, frameon=False)
+        ax.grid(alpha=0.3)
+    note = "dots: seeds; lines: exponent ± standard error"
+    note += f"; white dots: left out of the fit; {NOTE}" if left_out else ""
+    figure.supxlabel(note, fontsize=8, color="0.35")
+    figure.savefig(path, dpi=150)

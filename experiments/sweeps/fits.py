@@ -1,0 +1,142 @@
+"""Power laws of a sweep's metrics in a key: what `compare --fit KEY` asks for, as a table."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from experiments.config_files import plain
+from experiments.results import BEST_EPOCH, DIVERGED, Result, write_csv
+from experiments.run_request import Experiment
+from experiments.sweeps.exponents import FEWEST, Exponent, fitted_exponent
+from experiments.sweeps.variations import Variation, number, short_names
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The fit of one metric of one config, with its other varied keys fixed.
+
+    Args:
+        line: config and the values of other keys.
+        metric: its name.
+        key: the key that varies, by its short name.
+        points: results by value of the key.
+        law: the fit; None where there is none.
+        note: what was left out, or the reason why there is no fit.
+    """
+
+    line: str
+    metric: str
+    key: str
+    points: dict[float, list[Result]] = field(hash=False)
+    law: Exponent | None
+    note: str
+
+
+def keys_to_fit(wanted: Sequence[str], variations: Sequence[Variation]) -> list[str]:
+    """Find the keys that shall be fitted among those that vary, and give their short names.
+
+    Args:
+        wanted: keys, or the ends of their names.
+        variations: keys with their values.
+
+    Raises:
+        ValueError: names a key that does not vary, or whose values no power law can be fitted to.
+    """
+    short = short_names([each.key for each in variations])
+    found = []
+    for name in wanted:
+        own = [v for v in variations if f".{plain(v.key)}".endswith(f".{plain(name)}")]
+        if not own:
+            raise ValueError(f"--fit {name}: --vary names {', '.join(v.key for v in variations) or 'no key'}")
+        for each in own:
+            bad = next((value for value in each.values if not 0 < number(value) < math.inf), None)
+            if bad is not None:
+                raise ValueError(f"--fit {name}: a power law needs positive numbers, and --vary gives it {bad}")
+            if len(each.values) < FEWEST:
+                raise ValueError(f"--fit {name}: an exponent needs {FEWEST} values of it, got {', '.join(each.values)}")
+            found.append(short[each.key])
+    return list(dict.fromkeys(found))
+
+
+def fits(results: Sequence[Result], experiments: Sequence[Experiment], keys: Sequence[str]) -> list[Fit]:
+    """Fit every metric of every config that varies in the keys; a metric that is positive nowhere is left out."""
+    metrics = dict.fromkeys(r.metric for r in results if not r.metric.startswith((BEST_EPOCH, DIVERGED)))
+    found = []
+    for key in keys:
+        lines: dict[str, dict[str, float]] = {}
+        for each in experiments:
+            setting = dict(each.setting)
+            if key in setting:
+                lines.setdefault(line_of(each, key), {})[each.title] = number(setting[key])
+        for metric in metrics:
+            for line, places in lines.items():
+                points: dict[float, list[Result]] = {x: [] for x in sorted(places.values())}
+                for result in results:
+                    if result.metric == metric and result.config in places:
+                        points[places[result.config]].append(result)
+                if any(result.value > 0 for own in points.values() for result in own):
+                    found.append(Fit(line, metric, key, points, *_law(points)))
+    return found
+
+
+def line_of(experiment: Experiment, key: str) -> str:
+    """Name an experiment without the value of one key: experiments of one line differ in that alone."""
+    others = ", ".join(f"{name} {value}" for name, value in experiment.setting if name != key)
+    return " ".join([experiment.label, others]).strip()
+
+
+def _law(points: dict[float, list[Result]]) -> tuple[Exponent | None, str]:
+    seeds = sorted({result.seed for own in points.values() for result in own})
+    y = [[next((r.value for r in own if r.seed == seed), math.nan) for own in points.values()] for seed in seeds]
+    try:
+        law = fitted_exponent(list(points), y)
+    except ValueError as error:
+        law, note = None, [str(error)]
+    else:
+        note = []
+    lost = {x: _reason(own, len(seeds)) for x, own in points.items()}
+    return law, "; ".join([*note, *(f"{x:g} left out, {reason}" for x, reason in lost.items() if reason)])
+
+
+def _reason(own: Sequence[Result], seeds: int) -> str:
+    counts = {
+        "diverged": sum(each.diverged for each in own),
+        "not finite": sum(not math.isfinite(each.value) for each in own if not each.diverged),
+        "not positive": sum(each.value <= 0 for each in own),
+        "not run": seeds - len(own),
+    }
+    return " and ".join(f"{count} of {seeds} {what}" for what, count in counts.items() if count)
+
+
+HEADER = ["config", "metric", "key", "exponent", "95 % interval", "seeds", "note"]
+
+
+def cells(found: Sequence[Fit]) -> list[list[str]]:
+    """Give the rows of a table below `HEADER`: exponents ± their standard errors."""
+    return [
+        [
+            each.line,
+            each.metric,
+            each.key,
+            f"{each.law.exponent:.3g} ± {each.law.error:.1g}" if each.law else "-",
+            f"{each.law.low:.3g} to {each.law.high:.3g}" if each.law else "-",
+            str(each.law.seeds) if each.law else "-",
+            each.note,
+        ]
+        for each in found
+    ]
+
+
+def write_fits(found: Sequence[Fit], path: Path) -> None:
+    """Write a CSV file with all digits."""
+    header = ["config", "metric", "key", "exponent", "error", "low", "high", "factor", "seeds", "note"]
+    rows = [
+        [
+            *(each.line, each.metric, each.key),
+            *((law.exponent, law.error, law.low, law.high, law.factor, law.seeds) if (law := each.law) else [None] * 6),
+            each.note,
+        ]
+        for each in found
+    ]
+    write_csv(path, header, rows)

@@ -1,0 +1,69 @@
+import math
+from pathlib import Path
+
+import pytest
+
+from experiments import compare
+from experiments.sweeps.exponents import fitted_exponent
+from tests.experiments.conftest import Config, Journal, table
+
+
+def test_one_command_gives_exponents_with_what_was_left_out(
+    config: Config, fit: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a, out = config("a", max_epochs=1, start=0.9, width=1, reach=128, diverges=512), tmp_path / "out"
+    arguments = [str(a), "--seeds", "0", "1", "2", "--output", str(out), "--metrics", "risk"]
+    assert compare.main([*arguments, "--vary", "model.width=16,512,32,64,128,256", "--fit", "width"], fit) == 0
+    [row] = table(out / "exponents.csv")
+    x = [16.0, 32.0, 64.0, 128.0]
+    law = fitted_exponent(x, [[(2 + 0.1 * seed) * w**-0.5 + 0.01 * seed for w in x] for seed in range(3)])
+    assert float(row["exponent"]) == pytest.approx(law.exponent, rel=1e-9)
+    assert float(row["error"]) == pytest.approx(law.error, rel=1e-6)
+    assert (float(row["low"]), float(row["high"])) == pytest.approx((law.low, law.high), rel=1e-9)
+    assert row["note"] == "256 left out, 1 of 3 not finite; 512 left out, 3 of 3 diverged"
+    text = (out / "summary.md").read_text()
+    assert f"| a | test/risk | width | {law.exponent:.3g} ± {law.error:.1g} | {law.low:.3g} to {law.high:.3g} |" in text
+    assert "![](exponents.png)" in text
+    assert (out / "exponents.png").read_bytes().startswith(b"\x89PNG")
+    assert "fitted exponents" in capsys.readouterr().out
+
+
+def test_each_value_of_the_other_keys_has_an_exponent_and_too_few_points_have_none(
+    config: Config, fit: list[str], tmp_path: Path
+) -> None:
+    a, out = config("a", max_epochs=1, start=0.9, width=1, diverges=512), tmp_path / "out"
+    grid = ["--vary", "model.diverges=1000,64", "--vary", "model.width=16,32,64"]
+    arguments = [str(a), "--seeds", "0", "1", "--output", str(out), *grid, "--fit", "model.width", "--metrics", "risk"]
+    assert compare.main(arguments, fit) == 0
+    first, second = table(out / "exponents.csv")
+    assert (first["config"], first["note"]) == ("a diverges 1000", "")
+    assert math.isfinite(float(first["exponent"]))
+    assert (second["config"], second["exponent"]) == ("a diverges 64", "")
+    assert second["note"] == (
+        "no fit: 2 points have a positive value of every seed, and an exponent needs 3; 64 left out, 2 of 2 diverged"
+    )
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--fit", "width"], "--fit width: --vary names model.start"),
+        (["--fit", "start", "--vary", "model.text=a,b,c", "--fit", "text"], "--vary gives it a"),
+        (["--fit", "start", "--vary", "model.width=0,1,2", "--fit", "width"], "needs positive numbers, and --vary"),
+        (["--fit", "start", "--vary", "model.width=1,2", "--fit", "width"], "needs 3 values of it, got 1, 2"),
+    ],
+)
+def test_what_no_power_law_can_be_fitted_in_is_refused_at_the_start(
+    more: list[str],
+    said: str,
+    config: Config,
+    fit: list[str],
+    journal: Journal,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = config("a", start=0.9, text="x", width=1)
+    arguments = [str(path), "--seeds", "0", "--output", str(tmp_path / "out"), "--vary", "model.start=1,2,3", *more]
+    assert compare.main(arguments, fit) == 2
+    assert said in capsys.readouterr().err
+    assert not journal()
