@@ -251,8 +251,10 @@ def saving_what_is_trained(module: nn.Module) -> None:
 
 def _fixed(module: nn.Module) -> set[str]:
     """Name the tensors of a model that no training changes."""
-    trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
-    return {name for name, _ in (*module.named_parameters(), *module.named_buffers()) if name not in trained}
+    # Tied weights have several names, all of which a state dict holds.
+    named = list(module.named_parameters(remove_duplicate=False))
+    fixed = {name for name, parameter in named if not parameter.requires_grad}
+    return fixed | {name for name, _ in module.named_buffers(remove_duplicate=False)}
 
 
 def _keep_what_is_trained(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:

@@ -29,6 +29,7 @@ def test_it_generates_what_diffusers_alone_generates(hunyuan_dit: Path) -> None:
     prompts = model.encode_prompts(["a cat", "dog"])
     found = model.generate(prompts, noise(), generator=generator(), **options)
     torch.testing.assert_close(found, expected)
+    assert model.state_dict() == {}  # tied weights of the second encoder included
     assert model.latent_shape(3) == (3, 4, 8, 8)
     assert model.image_size == 64
 

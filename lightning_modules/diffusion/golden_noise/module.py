@@ -27,6 +27,9 @@ from lightning_modules.training.optimizers import adamw, built, constant, traina
 
 Start = Literal["golden", "standard", "redenoised"]
 
+SHOWN, MOST_LETTERS = 8, 20
+"""Prompts of a picture, and letters of each."""
+
 
 class GoldenNoise(CollectsPairs, LightningModule):
     """Collects pairs of noise (`predict`), trains NPNet on them (`fit`) and measures its noise (`test`).
@@ -140,16 +143,18 @@ class GoldenNoise(CollectsPairs, LightningModule):
             guidance_scale=self.guidance_scale,
         )
 
-    def _begun(self, noise: Tensor, texts: Sequence[str]) -> Tensor:
+    def begun(self, noise: Tensor, texts: Sequence[str], start: Start | None = None) -> Tensor:
+        """Give what images begin with; `start` is in place of the module's own."""
         starts: dict[str, Callable[..., Tensor]] = {"golden": self.latents_for, "redenoised": self.better}
-        return starts[self.start](noise, texts) if self.start in starts else noise
+        chosen = start or self.start
+        return starts[chosen](noise, texts) if chosen in starts else noise
 
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw images `[n, C, H, W]` in [0, 1] of `prompts` in turn."""
         noise = torch.randn((n, *self.network.latent_shape), generator=generator, dtype=self.dtype).to(self.device)  # type: ignore[arg-type]
         texts = [self.prompts[place % len(self.prompts)] for place in range(n)]
-        return self.images(self._begun(noise, texts), texts)
+        return self.images(self.begun(noise, texts), texts)
 
     # training
 
@@ -185,31 +190,28 @@ class GoldenNoise(CollectsPairs, LightningModule):
     # test
 
     def test_step(self, batch: PromptBatch, batch_idx: int) -> dict[str, Tensor]:
-        """Return the images of both noises, `[B, C, H, W]`, and their first scores, `[B]`."""
+        """Return `sample`, `[B, C, H, W]`, images of the module's own start."""
         noise, texts = self.drawn(batch["seed"]), batch["caption"]
-        images = {"standard": self.images(noise, texts)}
+        sample = self.images(self.begun(noise, texts), texts)
+        found = scored(self.rewards, sample, texts)
+        for name, score in found.items():
+            self._average("test", name, score)
         if self.start != "standard":
-            images[self.start] = self.images(self._begun(noise, texts), texts)
-        scores = {start: scored(self.rewards, image, texts) for start, image in images.items()}
-        for name in self.rewards:
-            before, after = scores["standard"][name], scores[self.start][name]
-            logged = {name: after}
-            if self.start != "standard":
-                logged |= {f"{name}_of_standard": before, f"winning_rate_{name}": (after > before).double()}
-            for key, values in logged.items():
-                self._average("test", key, values)
-        first = next(iter(self.rewards))
-        return images | {f"score of {start}": found[first] for start, found in scores.items()}
+            for name, before in scored(self.rewards, self.images(noise, texts), texts).items():
+                self._average("test", f"{name}_of_standard", before)
+                self._average("test", f"winning_rate_{name}", (found[name] > before).double())
+        return {"sample": sample}
 
     def on_test_epoch_end(self) -> None:
         self._log("test")
 
     def image_columns(self, batch: PromptBatch, outputs: dict[str, Tensor]) -> dict[str, ImageColumn]:
-        """Show the images of both noises with their texts and scores; the higher score is marked."""
+        """Show the images of a few prompts from all three kinds of noise, with their first scores."""
+        noise, texts = self.drawn(batch["seed"][:SHOWN]), batch["caption"][:SHOWN]
         shown: dict[str, ImageColumn] = {}
-        for start in ("standard", self.start):
-            scores, others = (outputs[f"score of {each}"].tolist() for each in (start, "standard"))
-            lines = [f"{text}: {score:.2f}" for text, score in zip(batch["caption"], scores, strict=True)]
-            higher = [score > other for score, other in zip(scores, others, strict=True)]
-            shown[start] = ImageColumn(outputs[start], lines, higher)
+        for start in ("standard", "golden", "redenoised"):
+            images = self.images(self.begun(noise, texts, start), texts)
+            score = next(iter(scored(self.rewards, images, texts).values())).tolist()
+            lines = [f"{text[:MOST_LETTERS]}: {value:.2f}" for text, value in zip(texts, score, strict=True)]
+            shown[start] = ImageColumn(images, lines)
         return shown

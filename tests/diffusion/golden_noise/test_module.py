@@ -56,6 +56,9 @@ def test_an_unmodified_pipeline_begins_with_golden_noise(
     trainer.fit(method, data(margin=None))
     assert sorted(path.suffix for path in (tmp_path / "noise_pairs").iterdir()) == [".json", ".jsonl", *[".npz"] * 7]
     [checkpoint] = tmp_path.rglob("*.ckpt")
+    state = torch.load(checkpoint, weights_only=True)["state_dict"]
+    assert {name.split(".")[0] for name in state} == {"network"}  # the pipeline is read from its folder
+    method.load_state_dict(state)
     read: Any = with_weights(npnet(prompt_features=width).float(), str(checkpoint), prefix="network.")
     texts = ["a cat", "dog"]
     alone: Any = DiffusionPipeline.from_pretrained(folder)
@@ -92,6 +95,11 @@ def test_the_test_compares_scores_of_both_noises(start: Any, tmp_path: Path) -> 
         expected |= {"test/brightness_of_standard": before.mean()}
         expected |= {"test/winning_rate_brightness": (after > before).double().mean()}
     assert logged == pytest.approx({name: value.item() for name, value in expected.items()}, abs=1e-6)
+    batch: Any = {"caption": texts, "seed": seeds}
+    columns = method.image_columns(batch, {})
+    assert list(columns) == ["standard", "golden", "redenoised"]
+    torch.testing.assert_close(columns[start].values, method.images(begun(standard, texts), texts))
+    assert columns["standard"].captions[1] == f"b: {before[1]:.2f}"
 
 
 def test_fid_takes_it_as_a_generator_of_its_prompts(tmp_path: Path) -> None:
