@@ -1,17 +1,21 @@
 """The DataModule of tables: mini-batches of rows, or all rows in each batch.
 
-Tables(LowRankMeasurements(dim=20, rank=2, num_measurements=1600), passes_per_epoch=10)
+Tables(LowRankMeasurements(dim=20, eigenvalues=[1.0, 1.0], measurements=1600), passes_per_epoch=10)
 """
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.fabric.utilities import move_data_to_device
+from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules.corruptions.seeded import seeded
+from datamodules.files.whole_files import whole_file
 from datamodules.loading.global_batches import GlobalBatches, Request
 from datamodules.loading.seeded_batches import RequestedSet, SeededBatches
 from datamodules.tables.table_set import Rows, TableSet
@@ -31,6 +35,14 @@ class RowSet:
     def __getitem__(self, request: Request) -> dict[str, Any]:
         columns = {name: column[request.indices] for name, column in self.rows.columns.items()}
         return {**columns, **self.rows.truth, "index": request.indices, "global_size": request.global_size}
+
+
+def write_arrays(tensors: Mapping[str, Tensor], trainer: Trainer) -> None:
+    """Write tensors by name as `rows.npz` of a run, by its first process; nothing where the run has no directory."""
+    directory = trainer.log_dir  # on every process: it is broadcast
+    if directory is not None and trainer.is_global_zero:
+        with whole_file(Path(directory, "rows.npz")) as partial:
+            np.savez(partial, **{name: tensor.numpy() for name, tensor in tensors.items()})
 
 
 class KeptBatch:
@@ -69,6 +81,7 @@ class Tables(SeededBatches):
         evaluation_batch_size: rows of a validation, test or prediction batch over all processes; None takes all.
         rows_on_device: whether rows are put on the device; otherwise they stay on the host, for modules that take some
             of a batch at a time.
+        write_rows: whether the run's directory gets the training rows and what is true of them, as `rows.npz`.
         seed: random seed of the table, unless it has its own, and of the order; None takes `seed_everything`.
 
     Raises:
@@ -83,6 +96,7 @@ class Tables(SeededBatches):
         shuffle: bool = True,
         evaluation_batch_size: int | None = None,
         rows_on_device: bool = True,
+        write_rows: bool = False,
         seed: int | None = None,
     ) -> None:
         all_rows = torch.iinfo(torch.int64).max
@@ -96,6 +110,7 @@ class Tables(SeededBatches):
         self.whole = batch_size is None
         self.shuffle = shuffle and not self.whole
         self.rows_on_device = rows_on_device
+        self.write_rows = write_rows
 
     @property
     def row_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -111,7 +126,10 @@ class Tables(SeededBatches):
         self.table.fetch_missing()
 
     def set_up_training(self) -> None:
-        self.train_set = RowSet(self.table.training())
+        rows = self.table.training()
+        self.train_set = RowSet(rows)
+        if self.write_rows and self.trainer is not None:
+            write_arrays({**rows.columns, **rows.truth}, self.trainer)
         if self.whole:
             self.batch_size = len(self.train_set)
         validation = self.table.validation()

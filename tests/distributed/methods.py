@@ -551,7 +551,7 @@ METHODS = {
         {"model.init_args.optimizer": DESCENT},
     ),
     "colide": Method("colide/demo", GRAPH, clips=None, alone=True, double=True),
-    "subgm": Method("subgm/demo", MEASUREMENTS, {"model.init_args.start": "spectral"}, clips=None, double=True),
+    "subgm": Method("subgm/demo", MEASUREMENTS, clips=None, double=True),
     "fractional_sde": Method(
         "fractional_sde/demo",
         {  # 331 paths in batches of 101, 101, 101 and 28; 37 to test with, in batches of 16, 16 and 5

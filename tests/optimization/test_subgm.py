@@ -101,14 +101,18 @@ def test_a_known_rank_is_recovered_exactly() -> None:
     assert error(recovered(table, columns=2), table) < 1e-12
 
 
-def test_superfluous_columns_cost_little_and_the_error_is_a_power_of_alpha() -> None:
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_superfluous_columns_cost_nothing_from_the_spectral_start(seed: int) -> None:
+    table = measured(800, seed=seed)
+    few, many = (error(recovered(table, columns=columns, start="spectral"), table) for columns in (5, 20))
+    assert many == pytest.approx(few, rel=0.05)
+    assert max(many, error(recovered(table, start="random"), table)) < 1e-3
+
+
+def test_the_error_is_a_power_of_alpha() -> None:
     table = measured(800)
-    five, twenty = (error(recovered(table, columns=columns), table) for columns in (5, 20))
-    assert twenty < 4 * five
-    by_alpha = [error(recovered(table, alpha=alpha), table) for alpha in (1e-1, 1e-3, 1e-6)]
-    for measured_error, expected in zip(by_alpha, (1e-2, 2e-4, 3e-8), strict=True):
-        assert expected / 5 < measured_error < 5 * expected
-    assert error(recovered(table, start="spectral"), table) < 2e-4
+    for alpha, expected in ((1e-1, 1e-2), (1e-3, 2e-4), (1e-6, 3e-8)):
+        assert expected / 5 < error(recovered(table, alpha=alpha), table) < 5 * expected
 
 
 def test_larger_outliers_change_nothing_and_the_squared_loss_is_misled() -> None:

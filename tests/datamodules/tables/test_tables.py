@@ -1,8 +1,10 @@
 """Batches of rows: all at once on the device, or mini-batches; shared out, resumed, and in the module's type."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningModule
@@ -111,6 +113,21 @@ def test_it_goes_on_within_an_epoch() -> None:
     assert len(fitted(data, max_epochs=1).batches) == 2
     whole = GlobalBatches(11, 11, passes=5)
     assert len(whole) == 5
+
+
+def test_rows_and_their_truth_are_written_where_that_is_asked_for(tmp_path: Path) -> None:
+    fitted(Tables(Lines(), write_rows=True, seed=2), default_root_dir=tmp_path)
+    with np.load(tmp_path / "rows.npz") as written:
+        assert sorted(written) == ["features", "target", "w_true"]
+        np.testing.assert_array_equal(written["target"], Lines().training().columns["target"] + 2)
+
+
+def test_rows_that_stay_on_the_host_are_not_moved() -> None:
+    data = Tables(Lines(), rows_on_device=False)
+    batch = data.transfer_batch_to_device(
+        {"features": torch.zeros(1), "w_true": torch.zeros(1)}, torch.device("meta"), 0
+    )
+    assert {key: value.device.type for key, value in batch.items()} == {"features": "cpu", "w_true": "meta"}
 
 
 @pytest.mark.parametrize(
