@@ -214,8 +214,18 @@ class CommandLine(LightningCLI):
         return {self.requested: LightningCLI.subcommands()[self.requested]}
 
     def _run_subcommand(self, subcommand: str) -> None:
-        if self.run:
+        if not self.run:
+            return
+        try:
             super()._run_subcommand(subcommand)
+        except ValueError as error:
+            self.measured = getattr(error, "test_metrics", {})
+            if subcommand != "fit" or not self.measured:
+                raise
+            if self.trainer.is_global_zero:
+                print(*final_metrics(self.measured), f"Ended early, as {error}", sep="\n")
+                if self.config.fit.test_after_fit:
+                    write_test_metrics(self.run_directory, self.measured)
 
     def _parse_ckpt_path(self) -> None:
         """Checkpoints hold no hyperparameters here; a damaged one is found when its turn comes, in one sentence."""

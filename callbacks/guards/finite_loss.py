@@ -1,5 +1,9 @@
-"""Stop a run whose loss is no longer finite before a bad checkpoint replaces a good one, with no wait in a step."""
+"""Stop a run whose loss is no longer finite before a bad checkpoint replaces a good one, with no wait in a step.
 
+That is an error (`FiniteLoss`) or, where a configuration says so, a result (`Divergence`).
+"""
+
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,20 +29,28 @@ class FiniteLoss(Callback):
     `log_every_n_steps` batches, before validation, at the end of an epoch, and before a checkpoint is written. So a bad
     run writes no checkpoint, and the last good one stays. Lightning does not announce a checkpoint with
     `save_weights_only: true`: within an epoch, a bad one can be written up to `log_every_n_steps` batches after the
-    first bad loss.
+    first bad loss. Beside a `Divergence`, which does the same and takes it for a result, it stands back.
 
     Raises:
         NonFiniteLoss: at one of these places, on all processes.
         ValueError: if a module with manual optimization does not return its loss.
     """
 
+    takes_over = False
+    """Whether another one stands back for this."""
+
     def __init__(self) -> None:
+        self._off = False
         self._steps: dict[int, int] = {}  # batch of the epoch -> optimizer steps before it, since the last reading
         self._step = 0
         self._first: Tensor | None = None  # batch of the epoch whose loss was the first bad one, on the device
         self._loss: Tensor | None = None
         self._index: Tensor | None = None  # its samples, filled up with -1
         self._checkpoint = ""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        every = [each for each in trainer.callbacks if isinstance(each, FiniteLoss)]  # type: ignore[attr-defined]
+        self._off = any(each.takes_over for each in every if each is not self)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._steps = {}
@@ -51,6 +63,8 @@ class FiniteLoss(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        if self._off:
+            return
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if isinstance(loss, Tensor):
             self._note(loss.detach(), batch.get("index") if isinstance(batch, Mapping) else None, batch_idx)
@@ -78,10 +92,16 @@ class FiniteLoss(Callback):
             self._index = torch.full_like(index, -1)
         size = max(len(index), len(self._index))
         old, new = (F.pad(each, (0, size - len(each)), value=-1) for each in (self._index, index))
-        is_first = ~torch.isfinite(loss) & (self._first == NEVER)
+        is_first = self._is_bad(loss) & (self._first == NEVER)
         self._first = torch.where(is_first, batch_idx, self._first)
         self._loss = torch.where(is_first, loss, self._loss)
         self._index = torch.where(is_first, new, old)
+
+    def _is_bad(self, loss: Tensor) -> Tensor:
+        return ~torch.isfinite(loss)
+
+    def _error(self, message: str, step: int) -> NonFiniteLoss:
+        return NonFiniteLoss(message)
 
     def _read(self, trainer: Trainer) -> None:
         """Wait for the device, and agree with the other processes: all of them have run the same batches."""
@@ -101,7 +121,7 @@ class FiniteLoss(Callback):
         if first < NEVER:
             bad = [note for note in notes if note[0] == first]
             samples = sorted(index for _, _, indices in bad for index in indices)
-            raise NonFiniteLoss(self._message(trainer, first, bad[0][1], samples))
+            raise self._error(self._message(trainer, first, bad[0][1], samples), self._steps[first])
         self._steps = {}
 
     def _samples(self) -> list[int]:
@@ -120,6 +140,55 @@ class FiniteLoss(Callback):
             f"{batch_idx}) on {of}; {checkpoint}; look at these samples, or try a smaller learning rate, gradient "
             f"clipping or precision 32-true"
         )
+
+
+class Diverged(NonFiniteLoss):
+    """The training loss diverged, which the configuration takes for a result.
+
+    Args:
+        message: names step, loss, samples and the last good checkpoint.
+        step: the first optimizer step with such a loss.
+    """
+
+    def __init__(self, message: str, step: int) -> None:
+        super().__init__(message)
+        self.test_metrics = {"test/diverged": 1.0, "test/diverged_step": float(step)}
+        """Results of the run: the command line writes them where a test would have followed."""
+
+
+class Divergence(FiniteLoss):
+    """Ends a run whose training loss diverges with `test/diverged` 1 and `test/diverged_step`, and no error.
+
+    `compare`, `claim` and sweeps count such runs, and take no mean of what they did not measure. A run that does not
+    diverge has `test/diverged` 0 beside its other results. The loss is looked at as `FiniteLoss` does, which stands
+    back. In Python the trainer raises `Diverged`.
+
+    Args:
+        beyond: a loss of a batch that is greater has diverged, as NaN and infinite ones have.
+    """
+
+    takes_over = True
+
+    def __init__(self, beyond: float = math.inf) -> None:
+        super().__init__()
+        if math.isnan(beyond):
+            raise ValueError("beyond must be a number, got nan")
+        self.beyond = beyond
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        pl_module.log("test/diverged", 0.0, sync_dist=True)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Name the divergence where something else failed of it first, as a matrix with NaN has no eigenvalues."""
+        alone = not is_distributed()  # another process may not have failed
+        if alone and isinstance(exception, Exception) and not isinstance(exception, NonFiniteLoss):
+            self._read(trainer)
+
+    def _is_bad(self, loss: Tensor) -> Tensor:
+        return super()._is_bad(loss) | (loss > self.beyond)
+
+    def _error(self, message: str, step: int) -> Diverged:
+        return Diverged(message, step)
 
 
 def _latest_checkpoint(trainer: Trainer) -> str:

@@ -13,7 +13,7 @@ from experiments.launching.run_queue import TRAIN
 from tests.command import ROOT, environment
 
 pytestmark = pytest.mark.benchmark
-SEEDS = 20
+SEEDS = 16
 DEMO = str(ROOT / "configs/elr/demo.yaml")
 SHORT = ("--trainer.max_epochs", "8", "--trainer.enable_progress_bar", "false")
 
@@ -39,7 +39,7 @@ def test_a_sweep_of_one_second_fits(report: Callable[[str, float, str], None], t
     fit(SEEDS)  # which imports
     fits = spent(lambda: [fit(seed) for seed in range(SEEDS)])
     forked = spent(lambda: sweep(SEEDS))
-    few = 3
+    few = 2
     fresh = spent(lambda: sweep(few, "--fresh"))
     of = f"{SEEDS} fits of {fits[0] / SEEDS:.1f} s"
     report(f"CPU time of a sweep of {of} with its preflight and table, over their sum in one process",
