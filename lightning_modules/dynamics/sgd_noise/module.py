@@ -200,7 +200,11 @@ class SGDNoise(LightningModule):
             self.log(f"test/{name}", value, on_epoch=True, batch_size=global_size(batch), sync_dist=True)
 
     def on_test_epoch_end(self) -> None:
-        for name, value in (self._rows[-1] if self._rows else {}).items():
+        """Log what was measured at the end of training; the time of one that did not fit all points is infinite."""
+        last = dict(self._rows[-1]) if self._rows else {}
+        if last.get("unfitted"):
+            last["training_time"] = math.inf
+        for name, value in last.items():
             if name not in ("time", "iterations"):
                 log_same(self, f"test/{OF_TRAINING.get(name, name)}", torch.tensor(value, dtype=torch.float64))
 

@@ -80,6 +80,7 @@ def test_what_is_not_fitted_at_the_last_epoch_is_told() -> None:
     trainer.fit(module, datamodule=points())
     [found] = trainer.test(module, datamodule=points(), verbose=False)
     assert found["test/points_left"] > 0
+    assert found["test/training_time"] == math.inf
     assert module.tables["course"].columns["time"][-1] == pytest.approx(2 * 2 * 20 * 1e-3)
 
 
