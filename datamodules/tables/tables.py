@@ -41,8 +41,9 @@ def write_arrays(tensors: Mapping[str, Tensor], trainer: Trainer) -> None:
     """Write tensors by name as `rows.npz` of a run, by its first process; nothing where the run has no directory."""
     directory = trainer.log_dir  # on every process: it is broadcast
     if directory is not None and trainer.is_global_zero:
+        arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in tensors.items()}
         with whole_file(Path(directory, "rows.npz")) as partial:
-            np.savez(partial, **{name: tensor.numpy() for name, tensor in tensors.items()})
+            np.savez(partial, **arrays)
 
 
 class KeptBatch:

@@ -7,7 +7,7 @@ noisy. A factor U `[d, r']` of any number of columns, r' = d if the rank is unkn
     D_t = (1/m) sum_i sign(<A_i, U_t U_t^T> - y_i) (A_i + A_i^T) U_t,    U_{t+1} = U_t - eta_t D_t,    sign(0) = 0,
 
 from U_0 = alpha B with a small alpha. D points as X U / ||X||_F does, X = U U^T - X*, whatever the errors are
-(Sign-RIP), so directions of X* grow out of the start and the others stay as small as it: the error is a power of alpha,
+(Sign-RIP), so directions of X* grow out of the start while the others stay small: the error is a power of alpha,
 whatever r'. B is
 
     spectral   Q_+ Lambda_+^(1/2), of the r' greatest eigenvalues of (1/m) sum_i sign(y_i) (A_i + A_i^T) / 2; columns of

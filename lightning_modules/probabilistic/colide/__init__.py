@@ -18,13 +18,13 @@ lowers
 
 each stage from where the last one ended, with sigma in closed form after every step, through which there is no
 gradient. An iterate that leaves the domain is taken back and its step halved; at the beginning of a stage, or with
-s <= 0.9, the stage begins again with half the learning rate and s + 0.1. In the end weights of at most 0.3 are zero,
-and if cycles remain the smallest ones are, until there is none. The diagonal is not masked: h drives it to zero.
+s <= 0.9, the stage begins again with half the learning rate and s + 0.1. In the end weights of at most 0.3 are left out
+and, if cycles remain, the smallest ones too until there is none. The diagonal is not masked: h drives it to zero.
 
-As in the authors' code, which differs in one point: sigma stays above a floor here, of 1e-4 of the least deviation of a
+The steps are those of the authors' code, but for one point: sigma stays above a floor, 1e-4 of the least deviation of a
 column, which the paper has and their code leaves out; healthy data never reach it. The next step of Adam depends on
-whether the last one left the domain, so each iteration waits for its device: a CPU is as good as any. One process
-follows one path; several graphs or seeds are several runs.
+whether the last one left the domain, so the path is followed on the host, in NumPy. One process follows one path;
+several graphs or seeds are several runs.
 
 Source: Saboksayr, Mateos and Tepper, CoLiDE: Concomitant Linear DAG Estimation, ICLR 2024, arXiv 2310.02895.
 """

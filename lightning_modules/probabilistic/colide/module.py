@@ -100,7 +100,7 @@ class CoLiDE(LightningModule):
         self.sigma.copy_(torch.from_numpy(self.path.sigma))
         objective = self.path.value()
         self.history.append([objective, self.path.acyclicity(), float(self.sigma.mean())])
-        self.trainer.should_stop = self.path.finished
+        self.trainer.should_stop |= self.path.finished
         return {"loss": log_training(self, batch, torch.tensor(objective, device=self.device, dtype=torch.float64))}
 
     def on_train_end(self) -> None:

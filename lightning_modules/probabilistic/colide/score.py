@@ -27,9 +27,10 @@ def explained(weight: Array, cov: Array, identity: Array) -> tuple[Array, Array]
 
 def noise_scale(variance: Array, variant: Variant, floor: float = 0.0) -> Array:
     """Give the scales sigma `[d]` at which the score is least, of residual variances `[d]`; 1 for least squares."""
+    least = floor * floor  # also of a variance that rounding makes negative
     if variant == "nv":
-        return np.maximum(np.sqrt(variance), floor)
-    shared = 1.0 if variant == "ls" else max((float(variance.sum()) / len(variance)) ** 0.5, floor)
+        return np.sqrt(np.maximum(variance, least))
+    shared = 1.0 if variant == "ls" else max(float(variance.sum()) / len(variance), least) ** 0.5
     return np.full(len(variance), shared)
 
 

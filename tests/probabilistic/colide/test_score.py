@@ -75,6 +75,11 @@ def test_scales_are_where_the_score_is_least() -> None:
         first = torch.from_numpy(sigma).requires_grad_()
         (slope,) = torch.autograd.grad(((torch.from_numpy(variance) / first + first) / 2).sum(), first)
         assert (slope.numpy() * step).sum() == pytest.approx(0, abs=1e-10)
+    assert (
+        noise_scale(-variance, "nv", floor=0.5).tolist()
+        == noise_scale(-variance, "ev", floor=0.5).tolist()
+        == [0.5] * 6
+    )
     assert noise_scale(variance, "ev", floor=9.0).tolist() == [9.0] * 6
     np.testing.assert_array_equal(noise_scale(np.full(6, 2.0), "ev"), noise_scale(np.full(6, 2.0), "nv"))
 
