@@ -31,6 +31,16 @@ LARGE = 64
 """Pixels of a side from which on a part of an image is worth a closer look."""
 
 
+def measured_columns(columns: dict[str, Tensor | ImageColumn], batch: Any) -> dict[str, Tensor | ImageColumn]:
+    """Give the columns of a `MeasuredImageBatch` their names; of small images leave enlarged parts out."""
+    large = min(batch["noisy"].shape[2:]) >= LARGE
+    return {
+        name.replace("noisy", "pseudo-inverse"): column
+        for name, column in columns.items()
+        if large or f"x{ZOOM}" not in name
+    }
+
+
 class MeasuredRestoration(RestorerSteps):
     """Give a LightningModule its steps; the module says in `found` what its method is.
 
@@ -95,13 +105,7 @@ class MeasuredRestoration(RestorerSteps):
 
     def image_columns(self: Any, batch: Any, outputs: Any) -> dict[str, Tensor | ImageColumn]:
         """Show the pseudo-inverse of the measurement, the estimate and the clean image; of large images, parts too."""
-        columns = super().image_columns(batch, outputs)
-        large = min(batch["noisy"].shape[2:]) >= LARGE
-        return {
-            name.replace("noisy", "pseudo-inverse"): column
-            for name, column in columns.items()
-            if large or f"x{ZOOM}" not in name
-        }
+        return measured_columns(super().image_columns(batch, outputs), batch)
 
     def training_step(self: Any, batch: MeasuredImageBatch, batch_idx: int) -> dict[str, Tensor]:
         loss = denoising_loss(self.network, 2 * batch["clean"] - 1, self.levels, self.prediction)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from lightning_modules.networks.text_to_image import saving_what_is_trained
 from lightning_modules.sde.processes import Process, along
 from lightning_modules.sde.samplers import Draw, Moved, Project, Score, times_of
 
@@ -68,7 +69,7 @@ class ClassGuidance(nn.Module):
 
     Args:
         classifier: maps x_t `[B, C, H, W]` and the standard deviations of its noise `[B]` to logits `[B, K]`, such as
-            the network of a `NoiseConditionalClassifier`; it is not trained here.
+            the network of a `NoiseConditionalClassifier`; it is neither trained here nor in checkpoints.
         num_classes: K.
         scale: weight of the classifier; 1 in the paper.
     """
@@ -76,6 +77,7 @@ class ClassGuidance(nn.Module):
     def __init__(self, classifier: nn.Module, num_classes: int, scale: float = 1.0) -> None:
         super().__init__()
         self.classifier = classifier.requires_grad_(False).eval()
+        saving_what_is_trained(self)
         self.num_classes = num_classes
         self.scale = scale
 

@@ -1,6 +1,6 @@
 """The LightningModule that trains a score model and draws from it."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -13,9 +13,11 @@ from torchmetrics import MeanMetric
 
 from datamodules.arguments import at_least, within
 from datamodules.batches import LabelledImageBatch
-from lightning_modules.diffusion.score_sde.conditions import ClassGuidance, colourisation, inpainting
+from lightning_modules.diffusion.score_sde.conditions import ClassGuidance
+from lightning_modules.diffusion.score_sde.known_parts import KnownParts, drawing
 from lightning_modules.diffusion.score_sde.trained_levels import SMALLEST_TIME, TrainedLevels, score_matching
 from lightning_modules.distributed.draws import draw_rows, draw_rows_like
+from lightning_modules.metrics.image_quality import ImageQuality
 from lightning_modules.sde.flow import ProbabilityFlow, bits_per_dimension, likelihood
 from lightning_modules.sde.processes import VE, Process
 from lightning_modules.sde.samplers import Draw, Moved, PredictorCorrector, Project, Score
@@ -24,11 +26,13 @@ from lightning_modules.training.logging import log_training
 from lightning_modules.training.optimizers import adam, constant, scheduled, trainable
 
 
-class ScoreSDE(LightningModule):
+class ScoreSDE(KnownParts, LightningModule):
     """Learn the score of diffused images, and draw, denoise and measure images with it.
 
     It trains on the images of any `LabelledImages`; labels are not used. Validation and test give `loss`, test also
-    `bits_per_dim` where it is asked for. All but training uses the averaged weights.
+    `bits_per_dim` where it is asked for. All but training uses the averaged weights. With `MeasuredImages` it trains on
+    patches, tests what it makes of images of which pixels or grey values are known (`test/psnr`), and `predict` writes
+    `restored/<name>.png`.
 
     Args:
         network: maps x_t `[B, C, H, W]` and sigma (VE) or time (VP, sub-VP) `[B]` to the score (VE) or the noise; such
@@ -86,6 +90,7 @@ class ScoreSDE(LightningModule):
         self.centred = not isinstance(process, VE)
         self.losses = nn.ModuleDict({stage: MeanMetric() for stage in ("val", "test")})
         self.bits = MeanMetric()
+        self.quality = ImageQuality()
 
     def data_of(self, image: Tensor) -> Tensor:
         """Bring images in [0, 1] to the range that is diffused."""
@@ -99,8 +104,8 @@ class ScoreSDE(LightningModule):
         """Evaluate the network as the score of x_t, for x `[B, C, H, W]` and t `[B]`."""
         return self.levels.score(self.network, x, t)
 
-    def _each_loss(self, batch: LabelledImageBatch) -> Tensor:
-        data = self.data_of(batch["image"])
+    def _each_loss(self, batch: Any) -> Tensor:
+        data = self.data_of(batch["image"] if "image" in batch else batch["clean"])
         t = self.levels.times(draw_rows(torch.rand, (len(data),), data.device, dtype=data.dtype))
         noise = draw_rows_like(torch.randn, data)
         mean, deviation = self.levels.kernel(data, t)
@@ -125,7 +130,9 @@ class ScoreSDE(LightningModule):
     def validation_step(self, batch: LabelledImageBatch, batch_idx: int) -> None:
         self._measure(batch, "val")
 
-    def test_step(self, batch: LabelledImageBatch, batch_idx: int) -> None:
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        if "measured" in batch:
+            return super().test_step(batch, batch_idx, dataloader_idx)
         self._measure(batch, "test")
         image = batch["image"]
         for _ in range(self.likelihood_repeats):
@@ -134,6 +141,7 @@ class ScoreSDE(LightningModule):
             self.bits.update(self.bits_per_dim((255 * image + uniform) / 256, signs))
         if self.likelihood_repeats:
             self.log("test/bits_per_dim", self.bits, on_step=False, on_epoch=True)
+        return None
 
     @torch.no_grad()
     def _measure(self, batch: LabelledImageBatch, stage: str) -> None:
@@ -171,23 +179,10 @@ class ScoreSDE(LightningModule):
             x = data * self.levels.kernel(torch.ones_like(data[:, :1, :1, :1]), t)[0]
             return self.image_of(self.levels.clean_estimate(x, t, self.score(x, t)))
 
-    def _drawing(self, generator: torch.Generator | None) -> Draw:
-        """Give noise from a generator, on whichever device that is, or from torch's own for this device."""
-
-        def draw(like: Tensor) -> Tensor:
-            device = like.device if generator is None else generator.device
-            return torch.randn(like.shape, generator=generator, dtype=like.dtype, device=device).to(like.device)
-
-        return draw
-
     @torch.no_grad()
-    def _sampled(
-        self, n: int, generator: torch.Generator | None, score: Score, know: Callable[[Draw], Project] | None = None
-    ) -> Tensor:
-        draw = self._drawing(generator)
-        like = torch.empty(n, *self.image_shape, device=self.device, dtype=next(self.network.parameters()).dtype)
+    def _sampled(self, like: Tensor, draw: Draw, score: Score, project: Project | None = None) -> Tensor:
+        """Draw images in [0, 1] of the shape, type and device of a tensor."""
         x = self.process.prior_mean(like) + self.process.prior_deviation * draw(like)
-        project = None if know is None else know(draw)
         if project is not None:
             x = project(Moved(x, x), 1.0).x
         with self._averaged():
@@ -205,19 +200,8 @@ class ScoreSDE(LightningModule):
         if self.guidance is not None:
             label = torch.arange(n, device=self.device) % self.guidance.num_classes if label is None else label
             score = self.guidance.guided(self.score, self.process, label)
-        return self._sampled(n, generator, score)
-
-    def inpaint(self, image: Tensor, mask: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Draw what fits to images `[B, C, H, W]` in [0, 1] where a mask is 0; they are known where it is 1."""
-        known = self.data_of(image)
-        return self._sampled(
-            len(image), generator, self.score, lambda draw: inpainting(self.process, known, mask, draw)
-        )
-
-    def colourise(self, grey: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Draw colours that fit to grey images `[B, 3, H, W]` in [0, 1], whose channels are alike."""
-        know = partial(colourisation, self.process, self.data_of(grey))
-        return self._sampled(len(grey), generator, self.score, know)
+        like = torch.empty(n, *self.image_shape, device=self.device, dtype=next(self.network.parameters()).dtype)
+        return self._sampled(like, drawing(generator), score)
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(trainable(self.network))

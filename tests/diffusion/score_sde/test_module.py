@@ -14,26 +14,8 @@ from lightning_modules.interfaces import Denoiser, Generator
 from lightning_modules.sde.flow import ProbabilityFlow
 from lightning_modules.sde.processes import VE, VP, Process, SubVP
 from lightning_modules.sde.samplers import PredictorCorrector
-from tests.sde.exact import PROCESSES, gaussian_score
-
-MEAN, DEVIATION = 0.6, 0.1
-"""Of the pixels of images in [0, 1]."""
-
-
-class Exact(nn.Module):
-    """Best network for Gaussian images: of VE the score, of others the noise, by the level that it is told."""
-
-    def __init__(self, process: Process) -> None:
-        super().__init__()
-        self.anchor = nn.Parameter(torch.zeros((), dtype=torch.float64))
-        self.process = process
-
-    def forward(self, x: Tensor, level: Tensor) -> Tensor:
-        if isinstance(self.process, VE):
-            return gaussian_score(self.process, MEAN, DEVIATION)(x, self.process.time_of(level)) + self.anchor
-        t = level / 999
-        score = gaussian_score(self.process, 2 * MEAN - 1, 2 * DEVIATION)(x, t)
-        return -score * self.process.deviation(t).view(-1, 1, 1, 1) + self.anchor  # type: ignore[attr-defined]
+from tests.diffusion.score_sde.exact_network import DEVIATION, MEAN, Exact
+from tests.sde.exact import PROCESSES
 
 
 def module(process: Process, sampler: Any = None, **options: Any) -> ScoreSDE:
