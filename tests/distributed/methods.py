@@ -27,6 +27,7 @@ class Method:
         clips: the key by which the method clips gradients; a method that steps by itself and clips nothing has None.
         trains: whether there are gradients at all.
         tests: whether there is a test step.
+        predicts: whether the data of the demo can be predicted, where there is a prediction step.
         alone: whether it refuses several processes.
         double: whether it refuses any precision but 64 bit.
         accuracy: of the tables of two processes, where a metric is averaged in float32.
@@ -38,6 +39,7 @@ class Method:
     clips: str | None = "trainer.gradient_clip_val"
     trains: bool = True
     tests: bool = True
+    predicts: bool = True
     alone: bool = False
     double: bool = False
     accuracy: float = 1e-10
@@ -405,7 +407,20 @@ METHODS = {
             "trainer.callbacks.0.init_args.batch_size": 30,
         },
         {"model.init_args.optimizer": DESCENT},
+        predicts=False,  # it does so with measured images
         accuracy=1e-5,  # features are in single precision
+    ),
+    "score_sde_inpainting": Method(
+        "score_sde/demo_inpainting",
+        {  # 331 patches in batches of 101, 101, 101 and 28; 497 images to test on, the last batch of 97
+            "data.init_args.batch_size": 101,
+            "data.init_args.patches_per_image": 1,
+            "data.init_args.evaluation_batch_size": 100,
+            "data.init_args.training.init_args.images": DIGITS_331,
+            "model.init_args.network.init_args.width": 16,
+            "model.init_args.sampler.init_args": {"corrector": "none", "num_steps": 4},  # norms are of a batch
+        },
+        {"model.init_args.optimizer": DESCENT},
     ),
     "noise_conditional_classifier": Method(
         "score_sde/demo",

@@ -5,7 +5,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from datamodules.batches import MeasuredImageBatch
 from datamodules.corruptions.image_noise.numbers import SampleNumbers
 from datamodules.corruptions.operators import ChannelMean, Mask
 from datamodules.corruptions.operators.masks import Masks
@@ -42,8 +41,8 @@ class KnownParts(RestorerSteps):
         if isinstance(self.sampler, ProbabilityFlow):
             raise ValueError("model.sampler: the probability flow has no step that could respect what is known")
 
-    def estimated(self: Any, batch: MeasuredImageBatch) -> Tensor:
-        """Draw images `[B, C, H, W]` in [0, 1] that fit to what is known of each."""
+    def estimated(self: Any, batch: Any) -> Tensor:
+        """Draw images `[B, C, H, W]` in [0, 1] that fit to what is known of those of a `MeasuredImageBatch`."""
         operator = require_data(self.trainer, MeasurementSource, type(self).__name__).operator
         index, known = batch["index"], batch["noisy"]
         draw = SampleNumbers(run_seed(), 0, index, STREAM).normal

@@ -127,7 +127,7 @@ class ScoreSDE(KnownParts, LightningModule):
         finally:
             self.network.train(training)
 
-    def validation_step(self, batch: LabelledImageBatch, batch_idx: int) -> None:
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         self._measure(batch, "val")
 
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
@@ -144,7 +144,7 @@ class ScoreSDE(KnownParts, LightningModule):
         return None
 
     @torch.no_grad()
-    def _measure(self, batch: LabelledImageBatch, stage: str) -> None:
+    def _measure(self, batch: Any, stage: str) -> None:
         with self._averaged():
             self.losses[stage].update(self._each_loss(batch))  # type: ignore[operator]
         self.log(f"{stage}/loss", self.losses[stage], on_step=False, on_epoch=True)  # type: ignore[arg-type]

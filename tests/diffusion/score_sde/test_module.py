@@ -93,6 +93,12 @@ def test_guided_samples_are_of_the_classes_in_turn() -> None:
     assert chosen[0] > chosen[1]
 
 
+def test_a_guided_model_takes_the_checkpoint_of_an_unguided_one() -> None:
+    plain, guided = module(VE()), module(VE(), guidance=ClassGuidance(nn.Linear(2, 3), 3))
+    assert guided.state_dict().keys() == plain.state_dict().keys()
+    guided.load_state_dict(plain.state_dict())
+
+
 def test_a_step_follows_the_networks_gradient_and_moves_the_average() -> None:
     built = module(VE(), average_decay=0.999, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1))
     batch: Any = {"image": MEAN + DEVIATION * randn(5, 1, 4, 4), "global_size": 5}
