@@ -39,6 +39,20 @@ class LabelledImageBatch(TypedDict):
     """
 
 
+class LabelledTextBatch(TypedDict):
+    """Texts, or pairs of texts, with one label each."""
+
+    text: dict[str, Tensor]
+    """As a tokenizer of transformers gives them, each `[B, L]`, int64: `input_ids`, `attention_mask`, and where the
+    tokenizer has them `token_type_ids`. All batches have one L."""
+    label: Tensor
+    """`[B]`, int64."""
+    index: Tensor
+    """`[B]`, int64: position in the set."""
+    global_size: int
+    """Samples of this batch over all processes."""
+
+
 class LabelledMaskBatch(TypedDict):
     """Images with one label for each pixel."""
 
@@ -279,6 +293,11 @@ class GraphBatch(TypedDict):
     """`[B]`, int64: position in the set."""
     global_size: int
     """Samples of this batch over all processes."""
+
+
+def network_input(batch: Any) -> Any:
+    """Give what a classifier's network takes of a batch: images, or texts as their tokenizer gives them."""
+    return batch["text"] if "text" in batch else batch["image"]
 
 
 def local_size(batch: Any) -> int:

@@ -15,7 +15,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from datamodules.batches import LabelledImageBatch
+from datamodules.batches import LabelledImageBatch, LabelledTextBatch
 from lightning_modules.losses.mixing import SoftLabels
 from lightning_modules.training.classifier import ClassifierSteps, accuracies, cross_entropy_step, refuse_smoothed
 from lightning_modules.training.optimizers import built, constant, sgd, trainable
@@ -25,7 +25,8 @@ class CrossEntropy(ClassifierSteps, LightningModule):
     """Train any network with cross-entropy on the labels it is given.
 
     Args:
-        network: maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`.
+        network: maps images `[B, C, H, W]` in [0, 1], or texts as their tokenizer gives them, to logits
+            `[B, num_classes]`.
         num_classes: number of classes, K.
         soft_labels: mixes images and their labels, and smooths the labels; None leaves them. With mixed images no
             callback sees the logits of training images.
@@ -56,10 +57,10 @@ class CrossEntropy(ClassifierSteps, LightningModule):
         self.lr_scheduler = lr_scheduler
         self.metrics = accuracies(num_classes)
 
-    def forward(self, image: Tensor) -> Tensor:
-        return self.network(image)
+    def forward(self, inputs: Any) -> Tensor:
+        return self.network(inputs)
 
-    def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
+    def training_step(self, batch: LabelledImageBatch | LabelledTextBatch, batch_idx: int) -> dict[str, Tensor]:
         return cross_entropy_step(self, batch, self.soft_labels, self.binary)
 
     def configure_optimizers(self) -> Any:

@@ -38,6 +38,7 @@ def adapted(
     lora_rank: int = 8,
     lora_targets: list[str] | None = None,
     lora_alpha: int | None = None,
+    lora_dropout: float = 0.0,
     gradient_checkpointing: bool = False,
     dtype: Precision | None = None,
     compile: str | None = None,
@@ -51,6 +52,7 @@ def adapted(
         lora_rank: r; with lora.
         lora_targets: names, or last parts of names, of the layers that get adapters; by default every `nn.Linear`.
         lora_alpha: scales the adapters by alpha / r; by default r.
+        lora_dropout: probability of dropping each input of an adapter.
         gradient_checkpointing: recompute activations in the backward pass instead of keeping them.
         dtype: precision of the weights and of the computation inside, with float32 outside; by default unchanged.
         compile: a `torch.compile` backend, such as inductor; by default not compiled.
@@ -66,7 +68,7 @@ def adapted(
     if gradient_checkpointing:
         with_gradient_checkpointing(inner)
     if tuning == "lora":
-        with_lora(inner, lora_rank, lora_targets, lora_alpha, trainable)
+        with_lora(inner, lora_rank, lora_targets, lora_alpha, trainable, lora_dropout)
     elif tuning == "frozen":
         frozen(inner, trainable)
     elif tuning != "full":
@@ -143,6 +145,7 @@ def with_lora(
     targets: list[str] | None = None,
     alpha: int | None = None,
     trainable: list[str] | None = None,
+    dropout: float = 0.0,
 ) -> nn.Module:
     """Add low-rank adapters and fix everything else, batch normalisation's statistics included.
 
@@ -180,7 +183,10 @@ def with_lora(
             )
         chosen = [name for found in matches.values() for name in found]
     config = LoraConfig(
-        r=rank, lora_alpha=rank if alpha is None else alpha, target_modules="|".join(map(re.escape, chosen))
+        r=rank,
+        lora_alpha=rank if alpha is None else alpha,
+        lora_dropout=dropout,
+        target_modules="|".join(map(re.escape, chosen)),
     )
     inject_adapter_in_model(config, network)
     for name, parameter in network.named_parameters():

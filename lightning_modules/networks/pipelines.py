@@ -3,7 +3,8 @@
 import json
 import re
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,19 @@ def need_transformers(needed_by: str) -> None:
     """
     if find_spec("transformers") is None:
         raise ImportError(f"{needed_by} needs transformers: pip install 'noiseworks[pipelines]'")
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Let transformers report errors alone, within a `with`."""
+    from transformers.utils import logging
+
+    said = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(said)
 
 
 def diffusers_pipeline(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lightning_modules.networks.adaptation import Precision, adapted
 from lightning_modules.networks.normalized import Normalized
-from lightning_modules.networks.pipelines import need_transformers
+from lightning_modules.networks.pipelines import need_transformers, quiet_transformers
 from lightning_modules.networks.weights import from_pretrained
 
 Features = Literal["pooled", "first_token", "mean_token", "projected"]
@@ -148,16 +148,10 @@ def _vision_class(transformers: Any, config: Any, features: Features) -> Any:
 
 
 def _with_weights(network_class: Any, source: str, local: bool, config: Any, dtype: Precision | None) -> Any:
-    from transformers.utils import logging
-
-    said = logging.get_verbosity()
-    logging.set_verbosity_error()  # it reports the text tower's weights as unexpected, name by name
-    try:
-        precision = torch.float32 if dtype is None else getattr(torch, dtype)
-        options = {"config": config, "local_files_only": local, "dtype": precision}
+    precision = torch.float32 if dtype is None else getattr(torch, dtype)
+    options = {"config": config, "local_files_only": local, "dtype": precision}
+    with quiet_transformers():  # it reports the text tower's weights as unexpected, name by name
         return from_pretrained(network_class, source, "model.safetensors", **options)
-    finally:
-        logging.set_verbosity(said)
 
 
 def _statistics(source: str, local: bool) -> dict[str, Any]:

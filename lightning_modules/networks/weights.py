@@ -151,13 +151,14 @@ def load(network: nn.Module, weights: Mapping[str, Tensor], path: str | Path) ->
     network.load_state_dict(weights)
 
 
-def from_pretrained(network_class: Any, source: str, file: str, **options: Any) -> Any:
+def from_pretrained(network_class: Any, source: str, file: str, needed: str = "", **options: Any) -> Any:
     """Load a network of diffusers or transformers with all of its weights.
 
     Args:
         network_class: the network's class, of one of the two.
         source: a folder that `save_pretrained` wrote, or a name on the Hugging Face Hub.
         file: the weights that are expected there.
+        needed: what the names of those weights begin with that must be there; others may be drawn anew.
         options: what else the class's own `from_pretrained` is given.
 
     Raises:
@@ -173,6 +174,6 @@ def from_pretrained(network_class: Any, source: str, file: str, **options: Any) 
         ) from error
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"the weights of {source} do not fit: {' '.join(str(error).split())}") from error
-    if report["missing_keys"]:
-        raise ValueError(f"the weights of {source} lack: {listed(sorted(report['missing_keys']))}")
+    if missing := sorted(key for key in report["missing_keys"] if key.startswith(needed)):
+        raise ValueError(f"the weights of {source} lack: {listed(missing)}")
     return network

@@ -4,21 +4,36 @@ from typing import Any
 
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, MulticlassMatthewsCorrCoef
 
-from datamodules.batches import global_size, share
+from datamodules.batches import global_size, network_input, share
 from lightning_modules.losses.mixing import SoftLabels, soft_cross_entropy
 from lightning_modules.training.logging import log_training
 from lightning_modules.training.own_loaders import OwnLoaders
 
 
+class PositiveF1(MulticlassF1Score):
+    """F1 of the second of two classes, from logits `[B, 2]`."""
+
+    def __init__(self) -> None:
+        super().__init__(2, average="none", validate_args=False)
+
+    def compute(self) -> Tensor:
+        return super().compute()[1]
+
+
 def accuracies(num_classes: int) -> MetricCollection:
-    """Top-1 accuracy, and top-5 accuracy where there are classes enough for it to tell something."""
+    """Top-1 accuracy, and top-5 accuracy where there are classes enough for it to tell something.
+
+    Of two classes also F1 of the second one and Matthews' correlation, by which unequal classes are judged.
+    """
     metrics: dict[str, Metric | MetricCollection] = {
         "accuracy": MulticlassAccuracy(num_classes, average="micro", validate_args=False)
     }
     if num_classes >= 50:
         metrics["accuracy_top5"] = MulticlassAccuracy(num_classes, top_k=5, average="micro", validate_args=False)
+    if num_classes == 2:
+        metrics |= {"f1": PositiveF1(), "matthews": MulticlassMatthewsCorrCoef(2, validate_args=False)}
     return MetricCollection(metrics)
 
 
@@ -37,17 +52,17 @@ def cross_entropy_step(module: Any, batch: Any, soft_labels: SoftLabels | None, 
 
     Args:
         module: a classifier that knows `num_classes`.
-        batch: labelled images.
+        batch: labelled images, or texts, which nothing mixes.
         soft_labels: mixes images and labels, and smooths these; None leaves them.
         binary: see `soft_cross_entropy`.
 
     Returns:
         What a training step returns; logits are those of images that are not mixed.
     """
-    image, target = batch["image"], batch["label"]
+    inputs, target = network_input(batch), batch["label"]
     if soft_labels is not None:
-        image, target = soft_labels(image, target, module.num_classes)
-    logits = module(image)
+        inputs, target = soft_labels(inputs, target, module.num_classes)
+    logits = module(inputs)
     step = {"loss": log_training(module, batch, soft_cross_entropy(logits, target, binary))}
     return step if soft_labels is not None and soft_labels.mixes else {**step, "logits": logits.detach()}
 
@@ -69,7 +84,7 @@ class ClassifierSteps(OwnLoaders):
         self._measure(batch, "test")
 
     def _measure(self: Any, batch: dict[str, Any], stage: str) -> None:
-        self._log_measures(self(batch["image"]), batch, stage)
+        self._log_measures(self(network_input(batch)), batch, stage)
 
     def _log_measures(self: Any, logits: Tensor, batch: dict[str, Any], stage: str) -> None:
         self.metrics.update(logits, batch["label"])
@@ -81,5 +96,5 @@ class ClassifierSteps(OwnLoaders):
 
     def predict_step(self: Any, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Returns `index` `[B]`, `probabilities` `[B, K]` and `prediction` `[B]`."""
-        probabilities = self(batch["image"]).float().softmax(dim=1)
+        probabilities = self(network_input(batch)).float().softmax(dim=1)
         return {"index": batch["index"], "probabilities": probabilities, "prediction": probabilities.argmax(dim=1)}

@@ -72,6 +72,27 @@ class WarmupConstant(LambdaLR):
         super().__init__(optimizer, lambda step: min(step / warmup, 1.0))
 
 
+class WarmupLinear(LambdaLR):
+    """Raise the learning rate linearly over steps, then lower it linearly to zero, as transformers' trainer does.
+
+        lr k / w for k < w, then lr (n - k) / (n - w), at step k = 0, 1, ...
+
+    Args:
+        optimizer: its learning rates are scaled.
+        warmup: w, length of the rise in steps (batches); 0 leaves it out.
+        length: n, length of the whole schedule in steps; the learning rate is 0 from then on.
+
+    Raises:
+        ValueError: if `warmup` is not below `length`.
+    """
+
+    interval = "step"
+
+    def __init__(self, optimizer: Optimizer, warmup: int, length: int) -> None:
+        within(0, length, "[)", warmup=warmup)
+        super().__init__(optimizer, lambda k: k / warmup if k < warmup else max(length - k, 0) / (length - warmup))
+
+
 class WarmupCosine(LambdaLR):
     """Raise the learning rate linearly, then lower it to zero along a cosine.
 

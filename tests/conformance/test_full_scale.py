@@ -23,6 +23,7 @@ from datamodules.segmentation.labelled_masks import LabelledMasks
 from datamodules.segmentation.unpaired_masks import UnpairedMasks
 from datamodules.sequences.sequences import Sequences
 from datamodules.tables.tables import Tables
+from datamodules.text.labelled_texts import LabelledTexts
 from lightning_modules.networks.mlp import MLP
 from tests.conformance.experiments import CONFIGS, at_paper_scale, experiments, name
 
@@ -80,6 +81,11 @@ def meta_batch(data: Any) -> dict[str, Any]:
         image = torch.empty(size, *data.image_shape, device="meta")
         index = torch.empty(size, dtype=torch.int64, device="meta")
         return {"image": image, "caption": ["a"] * size, "index": index, "global_size": size}
+    if isinstance(data, LabelledTexts):
+        # Of a mask transformers asks, once a step, whether it leaves out anything.
+        tokens = {"input_ids": torch.empty(size, data.max_length, dtype=torch.int64, device="meta")}
+        whole = {key: torch.empty(size, dtype=torch.int64, device="meta") for key in ("label", "index")}
+        return {"text": tokens, "global_size": size, **whole}
     assert isinstance(data, LabelledImages), f"say here what a batch of {type(data).__name__} is"
     whole = {key: torch.empty(size, dtype=torch.int64, device="meta") for key in ("label", "clean_label", "index")}
     if getattr(data, "second_view", False):

@@ -1,5 +1,8 @@
+from typing import Any
+
 import pytest
 import torch
+import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -42,7 +45,25 @@ def test_accuracy_and_cross_entropy_are_on_the_given_labels_over_uneven_batches(
 
 def test_top_five_accuracy_needs_fifty_classes() -> None:
     assert set(accuracies(49)) == {"accuracy"}
+    assert set(accuracies(2)) == {"accuracy", "f1", "matthews"}
     assert set(accuracies(50)) == {"accuracy", "accuracy_top5"}
+
+
+def test_two_classes_are_judged_by_f1_of_the_second_and_matthews_correlation() -> None:
+    logits = F.one_hot(torch.tensor([1, 1, 1, 0, 0, 0, 0]), 2).float()
+    label = torch.tensor([1, 1, 0, 1, 0, 0, 0])
+    found = accuracies(2)(logits, label)
+    assert float(found["f1"]) == pytest.approx(2 * 2 / (2 * 2 + 1 + 1))
+    assert float(found["matthews"]) == pytest.approx((2 * 3 - 1 * 1) / (3 * 4 * 4 * 3) ** 0.5)
+
+
+def test_texts_take_the_place_of_images() -> None:
+    class Texts(Given):
+        def forward(self, text: Any) -> Tensor:
+            return text["logits"]
+
+    batch = {"text": {"logits": LOGITS}, "index": torch.arange(5)}
+    assert torch.equal(Texts(4).predict_step(batch, 0)["prediction"], LOGITS.argmax(dim=1))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])

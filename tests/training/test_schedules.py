@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from lightning_modules.training.schedules import CosineSchedule, PiecewiseConstant, WarmupCosine, cosine_factor
+from lightning_modules.training.schedules import (
+    CosineSchedule,
+    PiecewiseConstant,
+    WarmupCosine,
+    WarmupLinear,
+    cosine_factor,
+)
 
 
 def sgd() -> torch.optim.Optimizer:
@@ -44,6 +50,12 @@ def test_learning_rates_rise_and_fall_along_a_cosine(warmup: int, rest: int) -> 
     expected = [0.1 * (k + 1) / warmup for k in range(warmup)]
     expected += [0.05 * (1 + math.cos(math.pi * min(k / rest, 1))) for k in range(rest + 3)]
     assert rates(WarmupCosine(sgd(), warmup, warmup + rest), len(expected)) == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_rate_rises_from_nought_and_falls_in_lines() -> None:
+    found = rates(WarmupLinear(sgd(), warmup=2, length=6), 8)
+    assert found == pytest.approx([0, 0.05, 0.1, 0.075, 0.05, 0.025, 0, 0])
+    assert rates(WarmupLinear(sgd(), warmup=0, length=4), 4) == pytest.approx([0.1, 0.075, 0.05, 0.025])
 
 
 def test_a_rate_is_held_from_epoch_to_epoch() -> None:

@@ -1,0 +1,1 @@
+"""Texts with labels, alone or in pairs, as a tokenizer of transformers gives them (`LabelledTextBatch`)."""

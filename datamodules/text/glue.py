@@ -1,0 +1,157 @@
+"""Tasks of GLUE with classes, from GLUE's own files of tab-separated values.
+
+Source: Wang, Singh, Michael, Hill, Levy and Bowman, GLUE: A Multi-Task Benchmark and Analysis Platform for Natural
+Language Understanding, ICLR 2019, arXiv 1804.07461.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from datamodules.arguments import one_of
+from datamodules.files.data_directory import data_directory
+from datamodules.text.text_set import Texts, TextSet
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of GLUE.
+
+    Args:
+        folder: name of its folder.
+        texts: columns of the text, or of the pair.
+        label: column of the label.
+        classes: labels as the files write them, in the order of the classes.
+        names: of all columns, where the files begin without them.
+        dev: file with the labelled texts that are tested.
+        incomplete: whether GLUE's own files have lines that break off, which are left out as the library datasets does.
+    """
+
+    folder: str
+    texts: tuple[str, ...]
+    label: str
+    classes: tuple[str, ...]
+    names: tuple[str, ...] | None = None
+    dev: str = "dev.tsv"
+    incomplete: bool = False
+
+
+LINE = "\t"
+"""The key of the numbers of lines, which no column can have."""
+ENTAILMENT = ("entailment", "not_entailment")
+TASKS = {
+    "cola": Task("CoLA", ("sentence",), "label", ("0", "1"), names=("source", "label", "star", "sentence")),
+    "sst2": Task("SST-2", ("sentence",), "label", ("0", "1")),
+    "mrpc": Task("MRPC", ("#1 String", "#2 String"), "Quality", ("0", "1")),
+    "qqp": Task("QQP", ("question1", "question2"), "is_duplicate", ("0", "1"), incomplete=True),
+    "mnli": Task(
+        "MNLI",
+        ("sentence1", "sentence2"),
+        "gold_label",
+        ("entailment", "neutral", "contradiction"),
+        dev="dev_matched.tsv",
+    ),
+    "qnli": Task("QNLI", ("question", "sentence"), "label", ENTAILMENT),
+    "rte": Task("RTE", ("sentence1", "sentence2"), "label", ENTAILMENT),
+}
+
+
+class Glue(TextSet):
+    """A task of GLUE: trained on `train.tsv` and tested on `dev.tsv`, whose labels are public (MNLI: the matched ones).
+
+    STS-B, whose labels are numbers, is not among them. A file is `<data_dir>/<Task>/train.tsv`, as GLUE distributes it:
+    `RTE/train.tsv`, `SST-2/dev.tsv`.
+
+    Args:
+        task: cola, sst2, mrpc, qqp, mnli, qnli or rte.
+        data_dir: folder that holds a folder for each task; None looks in `glue` where NOISEWORKS_DATA points.
+        prefixed: make one text of the task's name and the texts with their columns' names, as for T5: `rte sentence1:
+            ... sentence2: ...`.
+        training_file: name of the file of training texts.
+
+    Raises:
+        ValueError: if the task is unknown, or a file is damaged, naming its line.
+        FileNotFoundError: if a file is missing, saying what was expected where.
+    """
+
+    def __init__(
+        self, task: str, data_dir: str | None = None, prefixed: bool = False, training_file: str = "train.tsv"
+    ) -> None:
+        one_of(TASKS, task=task)
+        self.task = task
+        self.data_dir = data_dir
+        self.prefixed = prefixed
+        self.training_file = training_file
+        self.class_names = TASKS[task].classes
+        self.num_classes = len(self.class_names)
+
+    def training(self) -> Texts:
+        return self._read(self.training_file)
+
+    def test(self) -> Texts:
+        return self._read(TASKS[self.task].dev)
+
+    def _read(self, name: str) -> Texts:
+        task = TASKS[self.task]
+        folder = data_directory(self.data_dir, "GLUE")
+        path = (folder if self.data_dir is not None else folder / "glue") / task.folder / name
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"GLUE: {path} is missing; expected {task.folder}/{name} as in {task.folder}.zip of gluebenchmark.com"
+            )
+        table = read_table(path, task.names, leave_out=task.incomplete)
+        for column in (*task.texts, task.label):
+            if column not in table:
+                known = ", ".join(name for name in table if name != LINE)
+                raise ValueError(f"{path} has no column {column!r}; its columns are {known}")
+        places = {written: place for place, written in enumerate(task.classes)}
+        for line, written in zip(table.pop(LINE), table[task.label], strict=True):
+            if written not in places:
+                raise ValueError(f"{path}, line {line}: label {written!r} is none of {', '.join(task.classes)}")
+        label = torch.tensor([places[written] for written in table[task.label]])
+        first, *more = (table[column] for column in task.texts)
+        if not self.prefixed:
+            return Texts(first, more[0] if more else None, label)
+        said = [self.task] * len(first)
+        for column, texts in zip(task.texts, (first, *more), strict=True):
+            name = f"sentence{column[1]}" if column.startswith("#") else column
+            said = [f"{so_far} {name}: {text}" for so_far, text in zip(said, texts, strict=True)]
+        return Texts(said, None, label)
+
+
+def read_table(path: Path, names: tuple[str, ...] | None, leave_out: bool = False) -> dict[str, list[str]]:
+    """Read tab-separated values, whose quotation marks are characters like others, by column.
+
+    Args:
+        path: a file in UTF-8.
+        names: of the columns; None takes the first line.
+        leave_out: pass over lines with too few values, in place of refusing the file.
+
+    Returns:
+        The columns, and under `LINE` the number of each row's line in the file.
+
+    Raises:
+        ValueError: if the file is damaged, naming its line.
+    """
+    columns: dict[str, list[str]] = {}
+    try:
+        with path.open(encoding="utf-8", newline="\n") as file:
+            for number, line in enumerate(file, 1):
+                values = line.removesuffix("\n").removesuffix("\r").split("\t")
+                if not columns:
+                    columns = {name: [] for name in (*(names or values), LINE)}
+                    if names is None:
+                        continue
+                expected = len(columns) - 1
+                if len(values) < expected and leave_out:
+                    continue
+                if len(values) != expected:
+                    raise ValueError(f"{path}, line {number}: expected {expected} values, got {len(values)}")
+                for column, value in zip(columns.values(), (*values, str(number)), strict=True):
+                    column.append(value)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not in UTF-8: {error}") from error
+    if not columns.get(LINE):
+        raise ValueError(f"{path} has no rows")
+    return columns

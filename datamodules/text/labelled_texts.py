@@ -1,0 +1,122 @@
+"""The DataModule of texts with one label each, for networks of transformers.
+
+LabelledTexts(Glue("rte", "~/data/glue"), tokenizer="bert-base-uncased", batch_size=32)
+"""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from datamodules.arguments import at_least
+from datamodules.loading.global_batches import Request
+from datamodules.loading.seeded_batches import SeededBatches
+from datamodules.text.text_set import Texts, TextSet
+
+
+class TokenizedSet:
+    """Texts that are tokenized a request at a time, all to one length.
+
+    Args:
+        source: the texts.
+        tokenizer: of transformers.
+        max_length: tokens of each text or pair, which is cut off or filled up.
+    """
+
+    in_memory = True
+
+    def __init__(self, source: Texts, tokenizer: Any, max_length: int) -> None:
+        self.source = source
+        self.label = source.label
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def __getitem__(self, request: Request) -> dict[str, Any]:
+        rows = request.indices.tolist()
+        texts = [self.source.first[row] for row in rows]
+        pairs = None if self.source.second is None else [self.source.second[row] for row in rows]
+        options = {"max_length": self.max_length, "padding": "max_length", "truncation": True, "return_tensors": "pt"}
+        tokens = self.tokenizer(texts, pairs, **options)
+        label = self.label[request.indices]
+        return {"text": dict(tokens), "label": label, "index": request.indices, "global_size": request.global_size}
+
+
+class LabelledTexts(SeededBatches):
+    """Batches of a set's texts, tokenized, with their labels (`datamodules.batches.LabelledTextBatch`).
+
+    All texts have one length, so that what a method remembers of each token of a sample stays in its place. The order
+    of training samples depends on (seed, epoch) alone, whatever the number of processes.
+
+    Args:
+        texts: data set.
+        tokenizer: a local folder with a tokenizer as `save_pretrained` writes it, or a name on the Hugging Face Hub.
+        max_length: tokens of a text or pair: longer ones are cut off, shorter ones filled up.
+        batch_size: training texts of a step over all processes.
+        evaluation_batch_size: texts of a test or prediction batch over all processes; None takes `batch_size`.
+        seed: random seed of the order; None takes `seed_everything`.
+
+    Raises:
+        ValueError: if an argument is out of range, or the tokenizer's network takes fewer tokens.
+        FileNotFoundError: if the tokenizer is neither on disk nor on the Hub.
+        ImportError: if transformers is not installed.
+    """
+
+    def __init__(
+        self,
+        texts: TextSet,
+        tokenizer: str,
+        max_length: int = 128,
+        batch_size: int = 32,
+        evaluation_batch_size: int | None = None,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(batch_size, evaluation_batch_size, seed=seed)
+        at_least(1, max_length=max_length)
+        self.texts = texts
+        self.tokenizer_name = tokenizer
+        self.max_length = max_length
+
+    @property
+    def num_classes(self) -> int:
+        return self.texts.num_classes
+
+    @property
+    def class_names(self) -> Sequence[str] | None:
+        return self.texts.class_names
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The tokenizer of transformers, read when it is first needed."""
+        try:
+            from transformers import AutoTokenizer
+        except ImportError as error:
+            raise ImportError("LabelledTexts needs transformers: pip install 'noiseworks[pipelines]'") from error
+        folder = Path(self.tokenizer_name).expanduser()
+        where = str(folder) if folder.is_dir() else self.tokenizer_name
+        try:
+            found: Any = AutoTokenizer.from_pretrained(where, local_files_only=folder.is_dir(), trust_remote_code=False)
+        except (OSError, ValueError) as error:
+            raise FileNotFoundError(
+                f"tokenizer: none at {self.tokenizer_name}; expected a folder with tokenizer.json, as save_pretrained "
+                f"writes it, or a name on the Hugging Face Hub"
+            ) from error
+        if self.max_length > found.model_max_length:
+            raise ValueError(
+                f"max_length must be at most {found.model_max_length} for the tokenizer {self.tokenizer_name}, "
+                f"got {self.max_length}"
+            )
+        return found
+
+    def prepare_data(self) -> None:
+        self.texts.fetch_missing()
+
+    def set_up_training(self) -> None:
+        self.train_set = TokenizedSet(self.texts.training(), self.tokenizer, self.max_length)
+        if (validation := self.texts.validation()) is not None:
+            self.validation_set = TokenizedSet(validation, self.tokenizer, self.max_length)
+
+    def set_up_test(self) -> None:
+        self.test_set = TokenizedSet(self.texts.test(), self.tokenizer, self.max_length)

@@ -1,0 +1,37 @@
+"""The interface of sets of labelled texts: a plain object that reads its splits, and knows of no tokens."""
+
+from abc import ABC
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from datamodules.sets import Source, SplitSet
+
+
+@dataclass(frozen=True)
+class Texts(Source):
+    """The texts of one split, in memory.
+
+    Args:
+        first: texts, `[N]`, or the first of each pair.
+        second: the second of each pair, `[N]`, or None.
+        label: `[N]`, int64.
+
+    Raises:
+        ValueError: if there is no text, or their numbers differ.
+    """
+
+    first: Sequence[str]
+    second: Sequence[str] | None
+    label: Tensor
+    in_memory = True
+
+    def __post_init__(self) -> None:
+        lengths = [len(part) for part in (self.first, self.second, self.label) if part is not None]
+        if len(set(lengths)) != 1 or not lengths[0]:
+            raise ValueError(f"texts and labels must be equally many, and at least one, got {lengths}")
+
+
+class TextSet(SplitSet[Texts], ABC):
+    """A set of texts, or of pairs of texts, with one label each."""
