@@ -1,0 +1,84 @@
+"""Count the memory that a training step keeps for its backward pass."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+
+MEBIBYTE = 2**20
+
+
+class SavedBytes(saved_tensors_hooks):
+    """Counts, within a `with`, the bytes that autograd saves: each storage once and whole, a network's own left out.
+
+    Args:
+        network: its parameters and buffers are held anyway.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        own = (*network.parameters(), *network.buffers())
+        self.held = {tensor.untyped_storage().data_ptr() for tensor in own}
+        self.storages: dict[int, int] = {}
+        super().__init__(self._note, lambda tensor: tensor)
+
+    def __enter__(self) -> "SavedBytes":  # type: ignore[override]
+        super().__enter__()
+        return self
+
+    def _note(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self.held:
+            self.storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    @property
+    def total(self) -> int:
+        """The bytes so far; of what is freed before the backward pass, too."""
+        return sum(self.storages.values())
+
+
+class ActivationMemory(Callback):
+    """Logs what the first step of each epoch saves for its backward pass, `train/saved_mebibytes`.
+
+    It is that of the process with the most. On a GPU the most memory that was ever allocated in it is logged, too:
+    `train/peak_gibibytes` holds weights, gradients, the optimizer's state and what comes and goes.
+    """
+
+    def __init__(self) -> None:
+        self.counted: SavedBytes | None = None
+        self.found: tuple[int, float] = (-1, 0.0)
+        """The epoch of the last count, and what it was, in mebibytes."""
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if self.found[0] != trainer.current_epoch:
+            self.counted = SavedBytes(pl_module)
+            self.counted.__enter__()
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        if self.counted is not None:
+            self.counted.__exit__()
+            self.found = trainer.current_epoch, self.counted.total / MEBIBYTE
+            self.counted = None
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if self.counted is not None:
+            self.counted.__exit__()
+            self.counted = None
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._log(pl_module, "train/saved_mebibytes", self.found[1])
+        if pl_module.device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated(pl_module.device) / MEBIBYTE / 1024
+            self._log(pl_module, "train/peak_gibibytes", peak)
+
+    @staticmethod
+    def _log(module: LightningModule, name: str, value: float) -> None:
+        module.log(name, value, on_step=False, on_epoch=True, reduce_fx="max", sync_dist=True, batch_size=1)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"found": self.found}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.found = state_dict["found"]

@@ -1,0 +1,75 @@
+"""Bytes that autograd saves, counted by storage, and what a run logs of them."""
+
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from callbacks.activation_memory import MEBIBYTE, ActivationMemory, SavedBytes
+from tests.trainers import quiet, standing
+
+
+def test_each_storage_counts_once_and_whole_and_parameters_do_not() -> None:
+    inputs, layer = torch.rand(10, 4), nn.Linear(4, 3)
+    with SavedBytes(layer) as saved:
+        layer(inputs)
+        layer(inputs)
+    assert saved.total == 10 * 4 * 4
+    with SavedBytes(layer) as saved:
+        layer(inputs[:2])  # holds all of them
+    assert saved.total == 10 * 4 * 4
+    hidden = layer(inputs)
+    with SavedBytes(layer) as saved:
+        hidden.exp().sum()
+    assert saved.total == 10 * 3 * 4  # the output, which its own gradient needs
+    with SavedBytes(layer) as saved, torch.no_grad():
+        layer(inputs)
+    assert saved.total == 0
+
+
+class Squares(LightningModule):
+    """Saves 250 kB a step, and may fail in one."""
+
+    def __init__(self, fails: bool = False) -> None:
+        super().__init__()
+        self.layer = nn.Linear(64, 1)
+        self.fails = fails
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        if self.fails:
+            raise ArithmeticError
+        return self.layer(batch).sum() if batch_idx == 0 else self.layer(batch).exp().sin().exp().sum()
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=1e-3)
+
+
+def fitted(callback: ActivationMemory, **options: Any) -> dict[str, Tensor]:
+    trainer = quiet(max_epochs=2, callbacks=[callback])
+    trainer.fit(Squares(**options), DataLoader([torch.rand(1000, 64)] * 3, batch_size=None))  # type: ignore[arg-type]
+    return trainer.callback_metrics
+
+
+def test_a_run_logs_what_the_first_step_of_an_epoch_saves() -> None:
+    found = fitted(ActivationMemory())
+    assert float(found["train/saved_mebibytes"]) == pytest.approx(64_000 * 4 / MEBIBYTE)
+
+
+def test_a_step_that_fails_ends_the_count() -> None:
+    callback = ActivationMemory()
+    with pytest.raises(ArithmeticError):
+        fitted(callback, fails=True)
+    assert callback.counted is None
+
+
+def test_the_count_of_an_epoch_goes_on_with_it() -> None:
+    callback = ActivationMemory()
+    fitted(callback)
+    other = ActivationMemory()
+    other.load_state_dict(callback.state_dict())
+    other.on_train_batch_start(standing(current_epoch=1), Squares(), None, 2)
+    assert other.counted is None
+    assert other.found[1] == callback.found[1] > 0
