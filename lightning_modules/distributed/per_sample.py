@@ -20,7 +20,8 @@ from torch import Tensor
 from datamodules.loading import world
 
 _ROWS_AT_ONCE = 1 << 16
-"""Rows that process 0 gets from all processes at once, on its device, when it collects them."""
+_NUMBERS_AT_ONCE = 1 << 27
+"""Rows, and numbers in them, that process 0 gets from all processes at once, on its device, when it collects them."""
 
 
 def share_sizes(global_size: int) -> list[int]:
@@ -68,14 +69,23 @@ class PerSample:
         self.num_owned = 0
         self._rows = torch.zeros(0, num_features)
         self._restored = torch.zeros(0, num_features)
+        self._exchange = self._rows.device
 
-    def allocate(self, num_samples: int, device: torch.device | str, dtype: torch.dtype = torch.float32) -> "PerSample":
+    def allocate(
+        self,
+        num_samples: int,
+        device: torch.device | str,
+        dtype: torch.dtype = torch.float32,
+        exchange: torch.device | str | None = None,
+    ) -> "PerSample":
         """Begin a training: rows are what `restore` was given, or zero.
 
         Args:
             num_samples: N, samples of the training set.
             device: where this process's rows live.
             dtype: how they are stored; they are combined in the type of the values that come in.
+            exchange: where processes exchange them, if that is not where they live: rows on the host of a process with
+                a GPU go through the GPU, those of a batch at a time.
 
         Returns:
             This object.
@@ -88,6 +98,7 @@ class PerSample:
         self.num_owned = len(range(rank, num_samples, processes))
         # One row more than is owned: what is computed for other processes' samples goes there.
         self._rows = torch.zeros(self.num_owned + 1, self.num_features, device=device, dtype=dtype)
+        self._exchange = self._rows.device if exchange is None else torch.device(exchange)
         if len(self._restored):
             expected = (num_samples, self.num_features)
             if tuple(self._restored.shape) != expected:
@@ -117,20 +128,21 @@ class PerSample:
             global_size: samples of the batch over all processes; needed where there is more than one.
 
         Returns:
-            The new rows of `index`, `[b, K]`, in the type of `value`.
+            The new rows of `index`, `[b, K]`, in the type of `value` and on its device.
         """
         rank, processes = world.rank(), world.world_size()
         if processes == 1:
-            self._rows[index] = rule(self._rows[index].to(value.dtype), value).to(self._rows.dtype)
-            return self._rows[index].to(value.dtype)
+            row = index.to(self._rows.device)
+            self._rows[row] = rule(self._rows[row].to(value), value).to(self._rows)
+            return self._rows[row].to(value)
         if global_size is None:
             raise ValueError(f"the batch lacks global_size, which {processes} processes need to share per-sample state")
         counts = share_sizes(global_size)
         all_index, all_value = gather_rows(index, counts), gather_rows(value, counts)
         owned = all_index % processes == rank
-        row = torch.where(owned, all_index // processes, self.num_owned)
-        self._rows[row] = rule(self._rows[row].to(value.dtype), all_value).to(self._rows.dtype)
-        new = torch.where(owned[:, None], self._rows[row].to(value.dtype), 0)
+        row = torch.where(owned, all_index // processes, self.num_owned).to(self._rows.device)
+        self._rows[row] = rule(self._rows[row].to(value), all_value).to(self._rows)
+        new = torch.where(owned[:, None], self._rows[row].to(value), 0)
         dist.all_reduce(new)
         start = share_start(global_size)
         return new[start : start + len(index)]
@@ -146,9 +158,11 @@ class PerSample:
         if processes == 1:
             return self._rows[:-1].cpu().clone()
         everything = self._rows.new_empty(self.num_samples if rank == 0 else 0, self._rows.shape[1], device="cpu")
-        longest, at_once = share_sizes(self.num_samples)[0], max(_ROWS_AT_ONCE // processes, 1)
+        most = min(_ROWS_AT_ONCE, _NUMBERS_AT_ONCE // max(self.num_features, 1))
+        longest, at_once = share_sizes(self.num_samples)[0], max(most // processes, 1)
         for first in range(0, longest, at_once):
-            own = self._rows[first : min(first + at_once, longest)]  # equally many on all: there is one row more
+            # Equally many on all processes: there is one row more.
+            own = self._rows[first : min(first + at_once, longest)].to(self._exchange)
             chunk = [torch.empty_like(own) for _ in range(processes)] if rank == 0 else None
             dist.gather(own, chunk)
             for process, rows in enumerate(chunk or ()):

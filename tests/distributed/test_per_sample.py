@@ -34,12 +34,14 @@ def collect(directory: str) -> None:
     dist.gather = lambda tensor, gathered: watched(tensor, gathered, gather)
     dist.all_gather = lambda gathered, tensor: watched(tensor, gathered, lambda own, others: all_gather(others, own))
     found = []
-    for num_samples, rows_at_once, _ in CASES:
+    for number, (num_samples, rows_at_once, _) in enumerate(CASES):
         exchanged.clear()
-        per_sample._ROWS_AT_ONCE = rows_at_once
+        by_numbers = number % 2  # the bound is one of rows, or of numbers in them
+        per_sample._ROWS_AT_ONCE = 1 << 16 if by_numbers else rows_at_once
+        per_sample._NUMBERS_AT_ONCE = K * rows_at_once if by_numbers else 1 << 27
         memory = PerSample(K)
         memory.restore(expected(num_samples))
-        memory.allocate(num_samples, "cpu", torch.float64)
+        memory.allocate(num_samples, "cpu", torch.float64, exchange="cpu")
         found.append((memory.gathered(), max(exchanged)))
     torch.save(found, Path(directory) / f"{dist.get_rank()}.pt")
 
