@@ -24,7 +24,6 @@ FILES = sorted(
 
 AWAITED: set[str] = {
     "lightning_modules.metrics.wasserstein",
-    "lightning_modules.networks.replacement",
     "lightning_modules.training.iterations",
     "lightning_modules.distributed.independent",
 }

@@ -195,7 +195,7 @@ def train_pre_activations(network: nn.Module, first_layer: str | None, ridge: fl
         if isinstance(layer.padding, str):
             raise ValueError(f"first_layer: {name} has padding {layer.padding!r}, and TrAct takes numbers alone")
     kind: Any = TrActConv2d if isinstance(layer, nn.Conv2d) else TrActLinear
-    replace_layers(network, {name: layer}, "first_layer", lambda layer: kind(layer, ridge, sync_gram))
+    replace_layers(network, {name: layer}, "first_layer", lambda _, layer: kind(layer, ridge, sync_gram))
     return name
 
 

@@ -7,6 +7,7 @@ changed one and the other way round.
 import re
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from typing import Any
 
 from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
@@ -15,7 +16,7 @@ from lightning_modules.networks.weights import listed
 
 
 def layers_named(
-    network: nn.Module, patterns: Sequence[str], kinds: Sequence[type[nn.Module]], key: str
+    network: nn.Module, patterns: Sequence[str], kinds: tuple[type[nn.Module], ...], key: str
 ) -> dict[str, nn.Module]:
     """Find the layers of some kinds whose names match one of some patterns, in the order of definition.
 
@@ -33,9 +34,7 @@ def layers_named(
     layers: dict[str, nn.Module] = {
         name: module
         for name, module in network.named_modules()
-        if name
-        and any(isinstance(module, kind) for kind in kinds)
-        and not isinstance(module, NonDynamicallyQuantizableLinear)
+        if name and isinstance(module, kinds) and not isinstance(module, NonDynamicallyQuantizableLinear)
     }
     chosen = {name: layer for name, layer in layers.items() if any(fnmatchcase(name, each) for each in patterns)}
     for pattern in patterns:
@@ -49,7 +48,7 @@ def layers_named(
 
 
 def replace_layers(
-    network: nn.Module, layers: Mapping[str, nn.Module], key: str, replaced: Callable[[nn.Module], nn.Module]
+    network: nn.Module, layers: Mapping[str, nn.Module], key: str, replaced: Callable[[str, Any], nn.Module]
 ) -> None:
     """Replace layers of a network, in place, by others that train differently.
 
@@ -57,7 +56,7 @@ def replace_layers(
         network: holds the layers.
         layers: by name.
         key: what the configuration calls their names, for messages.
-        replaced: gives the layer that takes the place of one, with the same parameters.
+        replaced: gives the layer that takes the place of the one of a name, with the same parameters.
 
     Raises:
         ValueError: if a layer is frozen.
@@ -67,4 +66,4 @@ def replace_layers(
         if own and not any(parameter.requires_grad for parameter in own):
             raise ValueError(f"{key}: {name} is frozen, and what replaces it changes its training alone")
     for name, layer in layers.items():
-        network.set_submodule(name, replaced(layer).train(layer.training))
+        network.set_submodule(name, replaced(name, layer).train(layer.training))

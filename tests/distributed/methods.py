@@ -144,6 +144,17 @@ METHODS = {
         {"data.init_args.batch_size": 401},  # four batches of 1,508 patches, the last one of 305
         {"model.init_args.sync_gram": True},
     ),
+    "wta_crs": Method(
+        "wta_crs/demo",
+        DIGITS,
+        {
+            "model.init_args.shares": 2,
+            "model.init_args.attention": ["*.attn"],
+            "model.init_args.compact": True,
+            "model.init_args.optimizer": DESCENT,
+            "trainer.callbacks": [],  # each process saves its own share of activations
+        },
+    ),
     "sgd_noise": Method(
         "sgd_noise/demo",
         {  # processes have 31 and 30 of 61 points, batches 7 and 29 test images in batches of 8, the last of 5

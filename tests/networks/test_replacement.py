@@ -13,7 +13,7 @@ from lightning_modules.networks.replacement import layers_named, replace_layers
 class Doubled(nn.Linear):
     """Twice what a linear layer gives."""
 
-    def __init__(self, layer: Any) -> None:
+    def __init__(self, name: str, layer: Any) -> None:
         super().__init__(layer.in_features, layer.out_features, bias=False, device="meta")
         self.weight, self.bias = layer.weight, layer.bias
 
@@ -37,13 +37,13 @@ def vit() -> nn.Module:
     ],
 )
 def test_patterns_choose_in_the_order_of_definition(patterns: list[str], names: list[str]) -> None:
-    assert list(layers_named(vit(), patterns, [nn.Linear], "layers")) == names
+    assert list(layers_named(vit(), patterns, (nn.Linear,), "layers")) == names
 
 
 def test_parameters_mode_and_names_stay_and_checkpoints_are_exchanged() -> None:
     network, plain = vit().eval(), vit().eval()
     before = dict(network.named_parameters())
-    replace_layers(network, layers_named(network, ["head"], [nn.Linear], "layers"), "layers", Doubled)
+    replace_layers(network, layers_named(network, ["head"], (nn.Linear,), "layers"), "layers", Doubled)
     after = dict(network.named_parameters())
     assert list(after) == list(before)
     assert all(after[name] is before[name] for name in before)
@@ -70,4 +70,4 @@ def test_parameters_mode_and_names_stay_and_checkpoints_are_exchanged() -> None:
 )
 def test_what_cannot_be_replaced_is_named(network: nn.Module, patterns: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        replace_layers(network, layers_named(network, patterns, [nn.Linear], "layers"), "layers", Doubled)
+        replace_layers(network, layers_named(network, patterns, (nn.Linear,), "layers"), "layers", Doubled)

@@ -1,0 +1,109 @@
+"""Products of attention, of any network, by sampled ones: queries with keys, and weights with values.
+
+While an attention module of timm or transformers runs, its products of four-dimensional tensors are taken over, and
+fused attention, which keeps no weights, is computed in its parts.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from lightning_modules.efficiency.wta_crs.products import SampledProduct, Sampler, sampled_product
+
+PRODUCTS = {torch.matmul, Tensor.matmul, Tensor.__matmul__}
+Dropout = Callable[[Tensor, float, bool], Tensor]
+
+
+class _TakenOver(TorchFunctionMode):
+    """Hands the two products of an attention module to others, and its dropout of weights.
+
+    Args:
+        products: of queries with keys, and of weights with values.
+        dropout: takes a tensor, a probability and whether it drops.
+    """
+
+    def __init__(self, products: list[SampledProduct], dropout: Dropout) -> None:
+        super().__init__()
+        self.left = list(products)
+        self.dropout = dropout
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention:
+            return self.attention(*args, **kwargs)
+        if func is F.dropout:
+            return self.dropped(*args, **kwargs)
+        if func in PRODUCTS and self.left:
+            first, second = args
+            if first.ndim == second.ndim == 4 and first.shape[:2] == second.shape[:2]:
+                return sampled_product(first, second, self.left.pop(0))
+        return func(*args, **kwargs)
+
+    def dropped(self, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+        return self.dropout(input, p, training)
+
+    def attention(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
+        """Compute what `scaled_dot_product_attention` does, with the same arguments."""
+        if enable_gqa or len(self.left) < 2 or query.ndim != 4 or query.shape[:2] != key.shape[:2]:
+            raise ValueError("attention: heads that share keys and values, or attend twice, cannot be sampled")
+        scores = sampled_product(
+            query * (query.shape[-1] ** -0.5 if scale is None else scale), key.mT, self.left.pop(0)
+        )
+        if is_causal:
+            attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+        if attn_mask is not None and attn_mask.dtype == torch.bool:
+            scores = scores.masked_fill(~attn_mask, -torch.inf)
+        elif attn_mask is not None:
+            scores = scores + attn_mask
+        weights = self.dropout(scores.softmax(dim=-1), dropout_p, dropout_p > 0)
+        return sampled_product(weights, value, self.left.pop(0))
+
+
+def _run(
+    forward: Callable[..., Any],
+    module: nn.Module,
+    products: list[SampledProduct],
+    dropout: Dropout,
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    if not (module.training and torch.is_grad_enabled()):
+        return forward(*args, **kwargs)
+    mode = _TakenOver(products, dropout)
+    with mode:
+        output = forward(*args, **kwargs)
+    if mode.left:
+        raise ValueError(
+            f"attention: {mode.left[0].name} multiplies {len(products) - len(mode.left)} pairs of heads "
+            f"[batch, head, token, feature], and attention multiplies 2"
+        )
+    return output
+
+
+def sample_attention(module: nn.Module, name: str, sampler: Sampler, dropout: Dropout = F.dropout) -> None:
+    """Let an attention module's two products, in place, have gradients from chosen column-row pairs.
+
+    Args:
+        module: whose forward pass multiplies queries with keys, and weights with values, heads in dimension 1.
+        name: its name, for messages.
+        sampler: of its network.
+        dropout: of the weights, as `torch.nn.functional.dropout` is called.
+    """
+    products = [SampledProduct(sampler, f"{name} ({of})") for of in ("scores", "output")]
+    # On the instance, as what recomputes activations does: a subclass would be one more for each kind of attention.
+    module.forward = partial(_run, module.forward, module, products, dropout)

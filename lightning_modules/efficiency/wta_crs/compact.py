@@ -1,0 +1,150 @@
+"""Layers that keep less for the backward pass and compute the same: masks in bits, normalisation by its output.
+
+The published memory of WTA-CRS counts these too: dropout and ReLU keep one bit for each number in place of a byte, or
+of a number, and layer normalisation keeps its output, which the next layer keeps anyway, in place of its input.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from lightning_modules.full_precision import at_least_float32, in_full_precision
+
+
+def packed(mask: Tensor) -> Tensor:
+    """Write a bool tensor into bytes, eight places each, `[ceil(n / 8)]`."""
+    flat = nn.functional.pad(mask.flatten().to(torch.uint8), (0, -mask.numel() % 8)).view(-1, 8)
+    return (flat << torch.arange(8, dtype=torch.uint8, device=mask.device)).sum(dim=1, dtype=torch.uint8)
+
+
+def unpacked(bits: Tensor, shape: torch.Size) -> Tensor:
+    """Read the bool tensor that `packed` wrote."""
+    places = torch.arange(8, dtype=torch.uint8, device=bits.device)
+    return ((bits[:, None] >> places) & 1).flatten()[: shape.numel()].view(shape).bool()
+
+
+class _Dropout(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, p: float) -> Tensor:
+        output, mask = torch.native_dropout(inputs, p, True)
+        ctx.save_for_backward(packed(mask))
+        ctx.p = p
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (bits,) = ctx.saved_tensors
+        scale = 0.0 if ctx.p == 1 else 1 / (1 - ctx.p)
+        return gradient * unpacked(bits, gradient.shape) * scale, None
+
+
+class _ReLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor) -> Tensor:
+        ctx.save_for_backward(packed(inputs > 0))
+        return inputs.relu()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (bits,) = ctx.saved_tensors
+        return gradient * unpacked(bits, gradient.shape)
+
+
+class _Normalisation(torch.autograd.Function):
+    """Normalises the last dimension; keeps the output, from which the normalised input is read back."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None, eps: float, centred: bool) -> Tensor:
+        x = at_least_float32(inputs)
+        if centred:
+            x = x - x.mean(dim=-1, keepdim=True)
+        inverse = torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + eps)
+        output = x * inverse * weight
+        output = (output if bias is None else output + bias).to(inputs.dtype)
+        ctx.save_for_backward(output, inverse, weight, bias)
+        ctx.centred = centred
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, None, None]:
+        output, inverse, weight, bias = ctx.saved_tensors
+        with in_full_precision(gradient.device):
+            g = gradient.to(inverse.dtype)
+            scaled = output.to(inverse.dtype) if bias is None else output.to(inverse.dtype) - bias
+            normalised = scaled / weight
+            inner = g * weight
+            slope = inner - normalised * (inner * normalised).mean(dim=-1, keepdim=True)
+            if ctx.centred:
+                slope = slope - inner.mean(dim=-1, keepdim=True)
+            batch = tuple(range(g.ndim - 1))
+            for_weight = (g * normalised).sum(dim=batch).to(weight.dtype)
+            for_bias = None if bias is None else g.sum(dim=batch).to(bias.dtype)
+            return (slope * inverse).to(gradient.dtype), for_weight, for_bias, None, None
+
+
+def compact_dropout(input: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
+    """Drop out as `torch.nn.functional.dropout` does, and keep a bit for each number."""
+    return _Dropout.apply(input, p) if training and p > 0 else input
+
+
+class CompactDropout(nn.Dropout):
+    """Dropout that keeps its mask in bits."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return compact_dropout(input, self.p, self.training)
+
+
+class CompactReLU(nn.ReLU):
+    """ReLU that keeps its mask in bits."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return _ReLU.apply(input)
+
+
+class CompactNorm(nn.Module):
+    """Layer normalisation, or T5's without mean and bias, that keeps its output in place of its input.
+
+    Args:
+        layer: whose parameters it takes: a `LayerNorm` of the last dimension with a weight, or one of transformers with
+            `variance_epsilon`.
+    """
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.weight, self.bias = layer.weight, getattr(layer, "bias", None)
+        self.centred = isinstance(layer, nn.LayerNorm)
+        self.eps = layer.eps if self.centred else layer.variance_epsilon
+
+    def forward(self, input: Tensor) -> Tensor:
+        return _Normalisation.apply(input, self.weight, self.bias, self.eps, self.centred)
+
+
+def _readable(layer: Any) -> bool:
+    """Tell whether a layer is a normalisation whose input can be read back: none of its weights is 0."""
+    layer_norm = isinstance(layer, nn.LayerNorm) and len(layer.normalized_shape) == 1
+    if not (layer_norm or hasattr(layer, "variance_epsilon")):
+        return False
+    weight = getattr(layer, "weight", None)
+    return isinstance(weight, nn.Parameter) and (weight.is_meta or bool((weight != 0).all()))
+
+
+def compact_layers(network: nn.Module) -> None:
+    """Replace dropout, ReLU and layer normalisation in a network, in place; parameters stay the same objects.
+
+    A normalisation with weights of nought, as some networks begin with, stays as it is.
+    """
+    for name, layer in list(network.named_modules()):
+        new: nn.Module | None = None
+        if type(layer) is nn.Dropout:
+            new = CompactDropout(layer.p)
+        elif type(layer) is nn.ReLU:
+            new = CompactReLU()
+        elif _readable(layer):
+            new = CompactNorm(layer)
+        if new is not None and name:
+            network.set_submodule(name, new.train(layer.training))

@@ -1,0 +1,174 @@
+"""The LightningModule of WTA-CRS."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from datamodules.arguments import at_least, one_of, within
+from datamodules.batches import LabelledImageBatch, LabelledTextBatch, global_size, local_size
+from datamodules.loading.world import rank, world_size
+from lightning_modules.distributed.per_sample import PerSample
+from lightning_modules.efficiency.wta_crs.attention import sample_attention
+from lightning_modules.efficiency.wta_crs.compact import compact_dropout, compact_layers
+from lightning_modules.efficiency.wta_crs.estimator import ESTIMATORS, Estimator
+from lightning_modules.efficiency.wta_crs.products import SampledLinear, SampledProduct, Sampler
+from lightning_modules.interfaces import TrainingSamples, require_data
+from lightning_modules.networks.replacement import layers_named, replace_layers
+from lightning_modules.random_numbers import run_seed, seed_of
+from lightning_modules.training.classifier import ClassifierSteps, accuracies, cross_entropy_step
+from lightning_modules.training.optimizers import adamw, built, constant, trainable
+
+
+def sample_products(
+    network: nn.Module, layers: Sequence[str], attention: Sequence[str], sampler: Sampler, compact: bool = False
+) -> None:
+    """Let products of a network, in place, have gradients from chosen pairs; parameters keep their names.
+
+    Args:
+        network: any network of timm, transformers or torch.
+        layers: patterns of names of linear layers, see `layers_named`.
+        attention: patterns of names of attention modules.
+        sampler: of the network.
+        compact: whether dropout, ReLU and layer normalisation keep less, too.
+
+    Raises:
+        ValueError: if a pattern matches nothing, or a layer that is frozen.
+    """
+    for name, module in layers_named(network, attention, (nn.Module,), "attention").items():
+        sample_attention(module, name, sampler, compact_dropout if compact else F.dropout)
+    linear = layers_named(network, layers, (nn.Linear,), "layers")
+    replace_layers(network, linear, "layers", lambda name, old: SampledLinear(old, SampledProduct(sampler, name)))
+    if compact:
+        compact_layers(network)
+
+
+class WTACRS(ClassifierSteps, LightningModule):
+    """Fine-tune any network with cross-entropy, keeping few of its activations.
+
+    Args:
+        network: maps images `[B, C, H, W]` in [0, 1], or texts as their tokenizer gives them, to logits
+            `[B, num_classes]`.
+        num_classes: number of classes, K.
+        layers: patterns of names of linear layers that are sampled: `*` stands for any characters, `?` for one.
+        attention: patterns of names of attention modules whose two products are sampled.
+        ratio: part of the tokens that is kept, in (0, 1]; ten tokens at least.
+        estimator: wta_crs; crs, plain column-row sampling; or top_k, the most probable tokens alone, which is biased.
+        compact: keep masks of dropout and ReLU in bits, and layer normalisation's output in place of its input.
+        shares: parts of a batch that are sampled each by itself, a multiple of the number of processes; None takes that
+            number.
+        optimizer: built on the network's trainable parameters.
+        lr_scheduler: stepped every epoch.
+
+    Raises:
+        ValueError: if an argument is out of range, or a pattern matches nothing, or a layer that is frozen.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        num_classes: int,
+        layers: list[str],
+        attention: list[str] | None = None,
+        ratio: float = 0.3,
+        estimator: Estimator = "wta_crs",
+        compact: bool = False,
+        shares: int | None = None,
+        optimizer: OptimizerCallable = adamw,
+        lr_scheduler: LRSchedulerCallable = constant,
+    ) -> None:
+        super().__init__()
+        within(0, 1, "(]", ratio=ratio)
+        one_of(ESTIMATORS, estimator=estimator)
+        at_least(1, shares=shares)
+        self.network = network
+        self.num_classes = num_classes
+        self.shares = shares
+        self.sampler = Sampler(ratio, estimator)
+        sample_products(network, layers, attention or [], self.sampler, compact)
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.metrics = accuracies(num_classes)
+        self.gradient_norms = PerSample(0)
+        self._unstored: tuple[Tensor, int, Tensor | float] | None = None
+
+    def forward(self, inputs: Any) -> Tensor:
+        return self.network(inputs)
+
+    # a step
+
+    def on_fit_start(self) -> None:
+        processes = world_size()
+        if self.shares is not None and self.shares % processes:
+            raise ValueError(f"shares must be a multiple of the {processes} processes, got {self.shares}")
+        self._num_train_samples = require_data(self.trainer, TrainingSamples, "WTACRS").num_train_samples
+        if self.gradient_norms.num_features:
+            self._allocate()
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        self._store()
+        shares = (self.shares or world_size()) // world_size()
+        # Share s of all is, round robin as samples are dealt out, the process's own share s // W.
+        place = (run_seed(), self.trainer.current_epoch, batch_idx)
+        generators = [self._generator(*place, rank() + own * world_size()) for own in range(shares)]
+        self.sampler.begin_step(local_size(batch), self._known(batch), generators)
+
+    def _generator(self, *place: int) -> torch.Generator | None:
+        return None if self.device.type == "meta" else torch.Generator(self.device).manual_seed(seed_of(*place))
+
+    def training_step(self, batch: LabelledImageBatch | LabelledTextBatch, batch_idx: int) -> dict[str, Tensor]:
+        self._unstored = (batch["index"], global_size(batch), self._loss_scale())
+        return cross_entropy_step(self, batch, soft_labels=None, binary=False)
+
+    def configure_optimizers(self) -> Any:
+        return built(self.optimizer, self.lr_scheduler, trainable(self.network))
+
+    # gradient norms of the samples' last visit, on the host
+
+    def _loss_scale(self) -> Tensor | float:
+        """Give what half precision multiplies the loss by; a tensor is not waited for."""
+        scaler = getattr(getattr(self.trainer, "precision_plugin", None), "scaler", None)
+        return 1.0 if scaler is None else scaler.scale(torch.ones((), device=self.device))
+
+    def _allocate(self) -> None:
+        self.gradient_norms.allocate(self._num_train_samples, "cpu", torch.bfloat16, exchange=self.device)
+
+    def _known(self, batch: Any) -> Tensor | None:
+        if not self.gradient_norms.num_features:  # the first step of all finds out how many there are
+            return None
+        nothing = torch.zeros(local_size(batch), self.gradient_norms.num_features, device=self.device)
+        return self.gradient_norms.update(batch["index"], nothing, lambda old, new: old, global_size(batch))
+
+    def _store(self) -> None:
+        """Keep what the last step measured, as norms of the gradients of each sample's own loss."""
+        norms = self.sampler.measured()
+        if self._unstored is None or norms is None:
+            return
+        index, size, scale = self._unstored
+        self._unstored = None
+        norms = norms * (size * self.trainer.accumulate_grad_batches / world_size()) / scale
+        if not self.gradient_norms.num_features:
+            self.gradient_norms = PerSample(norms.shape[1])
+            self._allocate()
+        finite = norms.nan_to_num(nan=0.0, posinf=0.0)  # of a step that half precision will skip
+        self.gradient_norms.update(index, finite, lambda old, new: new, size)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._store()
+        checkpoint["gradient_norms"] = {"rows": self.gradient_norms.gathered(), "widths": self.sampler.widths}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        kept = checkpoint["gradient_norms"]
+        if len(kept["widths"]) != len(self.sampler.products):
+            raise ValueError(
+                f"layers and attention choose {len(self.sampler.products)} products, and the checkpoint's are "
+                f"{len(kept['widths'])}"
+            )
+        for product, width in zip(self.sampler.products, kept["widths"], strict=True):
+            product.width = width
+        self.gradient_norms = PerSample(sum(kept["widths"]))
+        self.gradient_norms.restore(kept["rows"])

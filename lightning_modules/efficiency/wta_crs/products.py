@@ -1,0 +1,297 @@
+"""Products whose backward pass keeps some column-row pairs alone: linear layers, and products of attention.
+
+    Z = H W^T:   dL/dW = G^T H over M = B N tokens,          G = dL/dZ; output, dL/dH = G W and the bias' are exact
+    Y = A B:     dL/dA = G B^T over n,  dL/dB = A^T G over m,   for each sample and head
+
+The forward pass knows the norms of H, and for those of G it takes what the sample's last visit measured.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from lightning_modules.efficiency.wta_crs.estimator import Estimator, budget, chosen_pairs, pair_probabilities
+from lightning_modules.full_precision import at_least_float32
+
+
+class Sampler:
+    """Holds what the sampled products of a network share: budget, estimator, and what is known of a step's samples.
+
+    Without `begin_step` they know nothing of the samples, and draw from torch's own generator.
+
+    Args:
+        ratio: part of the pairs that is kept, in (0, 1].
+        estimator: see `chosen_pairs`.
+    """
+
+    def __init__(self, ratio: float, estimator: Estimator = "wta_crs") -> None:
+        self.ratio = ratio
+        self.estimator = estimator
+        self.products: list[SampledProduct] = []
+        self.samples: int | None = None
+        self.known: Tensor | None = None
+        self.generators: Sequence[torch.Generator | None] = (None,)
+
+    def begin_step(
+        self, samples: int, known: Tensor | None = None, generators: Sequence[torch.Generator | None] = (None,)
+    ) -> None:
+        """Say whose products come next.
+
+        Args:
+            samples: b, samples of this process.
+            known: gradient norms of the samples' last visit, `[b, F]`, as `measured` gave them; 0 for one not seen yet.
+            generators: one for each share of the samples that is sampled by itself: sample j belongs to share j modulo
+                their number.
+        """
+        self.samples, self.known, self.generators = samples, known, generators
+        for product in self.products:
+            product.called, product.measured = False, None
+
+    @property
+    def widths(self) -> list[int]:
+        """Gradient norms of a sample in each product, in the order of their definition; 0 for one never called."""
+        return [product.width for product in self.products]
+
+    def measured(self) -> Tensor | None:
+        """Give the gradient norms of the step, `[b, F]`, in single precision at least; None before a backward pass."""
+        found = [product.measured for product in self.products]
+        like = next((norms for norms in found if norms is not None), None)
+        if like is None:
+            return None
+        shapes = zip(found, self.widths, strict=True)
+        return torch.cat([like.new_zeros(len(like), width) if norms is None else norms for norms, width in shapes], 1)
+
+
+class SampledProduct:
+    """Chooses the pairs of one product of a network, and measures its gradient.
+
+    Args:
+        sampler: what it shares with the others.
+        name: of the layer, for messages.
+    """
+
+    def __init__(self, sampler: Sampler, name: str) -> None:
+        self.sampler = sampler
+        self.name = name
+        self.width = 0
+        self.called = False
+        self.measured: Tensor | None = None
+        sampler.products.append(self)
+
+    def begin(self, numbers: int) -> Tensor | None:
+        """Say how many gradient norms a call has, and get the known ones, `[b, numbers / b]`, if there are any.
+
+        Raises:
+            ValueError: if they are not the same for each sample and step, or it is the second call of a step.
+        """
+        sampler = self.sampler
+        if sampler.samples is None:
+            return None
+        if self.called:
+            raise ValueError(
+                f"{self.name} is called twice in a step, and its gradient norms are remembered once: leave out layers "
+                f"that share weights, and gradient_checkpointing"
+            )
+        self.called = True
+        width, more = divmod(numbers, sampler.samples)
+        if more or width != (self.width or width):
+            raise ValueError(
+                f"{self.name} has {numbers} rows for {sampler.samples} samples, and needs "
+                f"{self.width or 'equally many'} for each: pad texts to one length"
+            )
+        self.width = width
+        if sampler.known is None:
+            return None
+        start = sum(product.width for product in sampler.products[: sampler.products.index(self)])
+        return sampler.known[:, start : start + width]
+
+    def measure(self, *gradient_norms: Tensor) -> None:
+        """Keep the norms of a call's gradients, each `[b, ...]` or `[b N]`."""
+        if (samples := self.sampler.samples) is not None:
+            self.measured = torch.cat([norms.reshape(samples, -1) for norms in gradient_norms], dim=1)
+
+    def rows(self, inputs: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Choose among the rows of a layer's inputs.
+
+        Args:
+            inputs: H, `[b, ..., d]`.
+
+        Returns:
+            Positions among the rows `[b N, d]`, `[k]`, and their weights; None if all are kept.
+        """
+        flat = inputs.flatten(end_dim=-2)
+        known = self.begin(len(flat))
+        shares = len(self.sampler.generators)
+        if shares == 1:
+            return self._of_share(0, flat[None], None if known is None else seen(known).view(1, -1), flatten=True)
+        samples = self.sampler.samples or 1
+        place = torch.arange(len(flat), device=flat.device).view(samples, -1)
+        found = []
+        for share in range(min(shares, samples)):
+            own = place[share::shares].flatten()
+            norms = None if known is None else seen(known[share::shares]).view(1, -1)
+            chosen = self._of_share(share, flat[None, own], norms, flatten=True)
+            found.append(
+                (own, torch.ones_like(own, dtype=flat.dtype)) if chosen is None else (own[chosen[0]], chosen[1])
+            )
+        position, weight = zip(*found, strict=True)
+        return torch.cat(position), torch.cat(weight)
+
+    def rows_of_heads(self, inputs: Tensor, known: Tensor | None) -> tuple[Tensor, Tensor] | None:
+        """Choose among the rows of each head, equally many winners in all heads of a share.
+
+        Args:
+            inputs: `[b, h, M, d]`.
+            known: gradient norms, `[b, h, M]`, or None.
+
+        Returns:
+            Positions among the M rows, `[b, h, k]`, and their weights; None if all are kept.
+        """
+        shares, found = len(self.sampler.generators), []
+        for share in range(min(shares, len(inputs))):
+            own = inputs[share::shares]
+            norms = None if known is None else seen(known[share::shares].flatten(1)).view(-1, inputs.shape[2])
+            chosen = self._of_share(share, own.flatten(0, 1), norms)
+            if chosen is None:
+                return None
+            found.append([part.view(*own.shape[:2], -1) for part in chosen])
+        if shares == 1:
+            return found[0][0], found[0][1]
+        position, weight = (of[0].new_empty(len(inputs), *of[0].shape[1:]) for of in zip(*found, strict=True))
+        for share, (its_position, its_weight) in enumerate(found):
+            position[share::shares], weight[share::shares] = its_position, its_weight
+        return position, weight
+
+    def _of_share(
+        self, share: int, rows: Tensor, norms: Tensor | None, flatten: bool = False
+    ) -> tuple[Tensor, Tensor] | None:
+        """Choose among rows `[R, M, d]` of R products; None if all are kept."""
+        k = budget(rows.shape[1], self.sampler.ratio)
+        if k == rows.shape[1]:
+            return None
+        probability = pair_probabilities(rows, norms)
+        generator = self.sampler.generators[share]
+        uniform = torch.rand(len(rows), k, generator=generator, device=rows.device, dtype=probability.dtype)
+        position, weight = chosen_pairs(probability, k, uniform, self.sampler.estimator)
+        return (position[0], weight[0]) if flatten else (position, weight)
+
+
+def seen(known: Tensor) -> Tensor:
+    """Give samples that were not seen yet the mean of the others' norms; without others, all have 1.
+
+    Args:
+        known: `[b, N]`, at least 0.
+    """
+    is_seen = known.amax(dim=1, keepdim=True) > 0
+    mean = known.sum() / (is_seen.sum() * known.shape[1])
+    return torch.where(is_seen, known, torch.where(is_seen.any(), mean, 1))
+
+
+def weighted(rows: Tensor, weight: Tensor) -> Tensor:
+    """Multiply rows `[..., k, d]` by weights `[..., k]` in single precision at least, and give the rows' own."""
+    return (at_least_float32(rows) * weight[..., None]).to(rows.dtype)
+
+
+def row_norms(gradient: Tensor, dim: int = -1) -> Tensor:
+    """Compute norms over a dimension in single precision at least."""
+    return torch.linalg.vector_norm(at_least_float32(gradient), dim=dim)
+
+
+class _Linear(torch.autograd.Function):
+    """A linear layer that keeps chosen rows of its input for the weight's gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None, product: SampledProduct) -> Tensor:
+        chosen = product.rows(inputs)
+        if chosen is None:
+            ctx.save_for_backward(inputs, None, weight)
+        else:
+            rows = inputs.flatten(end_dim=-2)[chosen[0]]
+            ctx.save_for_backward(weighted(rows, chosen[1]), chosen[0], weight)
+        ctx.product = product
+        return F.linear(inputs, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+        kept, position, weight = ctx.saved_tensors
+        flat = gradient.flatten(end_dim=-2)
+        ctx.product.measure(row_norms(flat))
+        for_input, for_weight, for_bias, _ = ctx.needs_input_grad
+        partner = flat if position is None else flat[position]
+        return (
+            gradient @ weight if for_input else None,
+            partner.T @ kept.flatten(end_dim=-2) if for_weight else None,
+            flat.sum(dim=0) if for_bias else None,
+            None,
+        )
+
+
+class _Product(torch.autograd.Function):
+    """A product of heads A `[b, h, m, d]` and B `[b, h, d, n]`, both of whose gradients come from chosen pairs."""
+
+    @staticmethod
+    def forward(ctx: Any, first: Tensor, second: Tensor, product: SampledProduct) -> Tensor:
+        samples, heads, m, _ = first.shape
+        n = second.shape[3]
+        known = product.begin(samples * heads * (n + m))
+        columns, rows = (None, None) if known is None else known.split([heads * n, heads * m], dim=1)
+        pairs = (second.transpose(2, 3), columns, n), (first, rows, m)
+        saved: list[Tensor | None] = []
+        for operand, norms, count in pairs:
+            chosen = product.rows_of_heads(operand, None if norms is None else norms.view(samples, heads, count))
+            if chosen is not None:
+                position, weight = chosen
+                operand = operand.gather(2, position[..., None].expand(-1, -1, -1, operand.shape[3]))
+                operand = weighted(operand, weight)
+            saved += [operand, None if chosen is None else chosen[0]]
+        ctx.save_for_backward(*saved)
+        ctx.product = product
+        return first @ second
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        second, of_columns, first, of_rows = ctx.saved_tensors
+        ctx.product.measure(row_norms(gradient, dim=2), row_norms(gradient))
+        columns = rows = gradient
+        if of_columns is not None:
+            columns = gradient.gather(3, of_columns[:, :, None].expand(-1, -1, gradient.shape[2], -1))
+        if of_rows is not None:
+            rows = gradient.gather(2, of_rows[..., None].expand(-1, -1, -1, gradient.shape[3]))
+        return columns @ second, first.transpose(2, 3) @ rows, None
+
+
+def in_autocast(*tensors: Tensor | None) -> list[Tensor | None]:
+    """Cast single precision to that of the trainer's autocast, where it is on, as torch's own layers do inside."""
+    kind = next(tensor.device.type for tensor in tensors if tensor is not None)
+    if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
+        return list(tensors)
+    dtype = torch.get_autocast_dtype(kind)
+    return [tensor if tensor is None or tensor.dtype != torch.float32 else tensor.to(dtype) for tensor in tensors]
+
+
+def sampled_product(first: Tensor, second: Tensor, product: SampledProduct) -> Tensor:
+    """Multiply heads `[b, h, m, d]` and `[b, h, d, n]`; gradients come from chosen column-row pairs."""
+    return _Product.apply(*in_autocast(first, second), product)
+
+
+class SampledLinear(nn.Linear):
+    """A linear layer with the parameters of another one, whose weight's gradient comes from chosen rows of its input.
+
+    Without gradients, and in evaluation mode, it is the plain layer.
+    """
+
+    def __init__(self, layer: nn.Linear, product: SampledProduct) -> None:
+        super().__init__(layer.in_features, layer.out_features, bias=False, device="meta")
+        self.weight, self.bias = layer.weight, layer.bias
+        self.product = product
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not (self.training and torch.is_grad_enabled() and self.weight.requires_grad):
+            return super().forward(input)
+        return _Linear.apply(*in_autocast(input, self.weight, self.bias), self.product)
