@@ -15,8 +15,9 @@ b = 1 + 2 / (1 + chi) and delta = 1. From w = 0 and with alpha infinite, a margi
 
 `iterations_per_step` iterations are one training step. Where few points are left, most batches change nothing; they are
 looked at many at a time and passed over, which changes neither the weights nor the number of iterations (`descend`).
-Training stops at the end of the epoch in which the last point was fitted; t* is that of the iteration. Several
-processes share each batch, and T is that of the whole batch.
+Training stops at the end of the epoch in which the last point was fitted; t* is that of the iteration. It also stops
+where the loss is not finite, which is a result: `test/diverged` is then 1. Several processes share each batch, and T is
+that of the whole batch.
 
 Differences from the authors' code: t* is exact, where theirs is that of the checkpoint which found the loss to be zero;
 their `temp` is T / h for a network of width h; observables are measured at ends of epochs, in which the loss has halved

@@ -87,6 +87,7 @@ class SGDNoise(LightningModule):
         self._direction: Tensor | None = None
         self._kernel: Tensor | None = None
         self._left: int | None = None  # training points that were not fitted at the last epoch's end
+        self._diverged = False
         self._rows: list[dict[str, float]] = []
         self._changes: list[list[float]] = []
 
@@ -126,7 +127,8 @@ class SGDNoise(LightningModule):
         self.changed.copy_(torch.where(course.changed > 0, self.iteration + course.changed, self.changed))
         self.iteration += course.passed
         self.optimizers().step()  # type: ignore[union-attr] # it finds no gradient; without steps nothing is saved
-        return {"loss": course.loss}
+        # One that is not finite ends the training as a result, at the epoch's end, and not as an error.
+        return {"loss": course.loss.nan_to_num(nan=torch.finfo(course.loss.dtype).max)}
 
     def configure_optimizers(self) -> Any:
         return torch.optim.SGD(self.network.parameters(), lr=self.rate)
@@ -147,8 +149,10 @@ class SGDNoise(LightningModule):
             row = dict(zip(found, torch.stack([each.double() for each in found.values()]).tolist(), strict=True))
             for name in ("loss", "error", "unfitted"):
                 log_same(self, f"train/{name}", row[name])
-            self._left = int(row["unfitted"])
-            self.trainer.should_stop = self.trainer.should_stop or self._left == 0
+            self._left, self._diverged = int(row["unfitted"]), not math.isfinite(row["loss"])
+            self.trainer.should_stop = self.trainer.should_stop or self._left == 0 or self._diverged
+            if self._diverged:
+                return
             ends = self.trainer.should_stop or self.current_epoch + 1 == self.trainer.max_epochs
             if ends or not self._rows or row["iterations"] >= GROWTH * self._rows[-1]["iterations"]:
                 self._keep(row, signed)
@@ -191,6 +195,8 @@ class SGDNoise(LightningModule):
         return {"course": course, "weights": Table(parts, logarithmic={"time", "squared_change"})}
 
     def test_step(self, batch: TableBatch, batch_idx: int) -> None:
+        if self._diverged:
+            return
         with in_full_precision(self.device):
             signed = batch["target"] * self(batch["features"])
             found = fit_statistics(signed, self.alpha)
@@ -200,8 +206,12 @@ class SGDNoise(LightningModule):
             self.log(f"test/{name}", value, on_epoch=True, batch_size=global_size(batch), sync_dist=True)
 
     def on_test_epoch_end(self) -> None:
-        """Log what was measured at the end of training; the time of one that did not fit all points is infinite."""
-        last = dict(self._rows[-1]) if self._rows else {}
+        """Log what was measured at the end of training; the time of one that did not fit all points is infinite.
+
+        Of one that diverged this alone is logged, as comparisons understand it.
+        """
+        log_same(self, "test/diverged", float(self._diverged))
+        last = dict(self._rows[-1]) if self._rows and not self._diverged else {}
         if last.get("unfitted"):
             last["training_time"] = math.inf
         for name, value in last.items():
@@ -209,7 +219,9 @@ class SGDNoise(LightningModule):
                 log_same(self, f"test/{OF_TRAINING.get(name, name)}", torch.tensor(value, dtype=torch.float64))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["course"] = {"rows": self._rows, "changes": self._changes, "left": self._left}
+        names = ("_rows", "_changes", "_left", "_diverged")
+        checkpoint["course"] = {name: getattr(self, name) for name in names}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._rows, self._changes, self._left = checkpoint["course"].values()
+        for name, value in checkpoint["course"].items():
+            setattr(self, name, value)

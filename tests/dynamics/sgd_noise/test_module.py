@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from callbacks.guards.finite_loss import FiniteLoss
 from datamodules.tables.depleted_sign import DepletedSign
 from datamodules.tables.tables import Tables
 from lightning_modules.dynamics.sgd_noise import SGDNoise
@@ -46,7 +47,8 @@ def test_a_perceptron_is_trained_until_it_fits_all_points_and_its_time_is_exact(
     assert found["test/signal"] == pytest.approx(float(w[0]), rel=1e-12)
     assert found["test/noise"] == pytest.approx(float((w[1:] ** 2).mean().sqrt()), rel=1e-12)
     assert found["test/weight_change"] == pytest.approx(float(w.norm()), rel=1e-12)
-    assert [found[f"test/{name}"] for name in ("training_loss", "training_error", "points_left")] == [0, 0, 0]
+    for name in ("training_loss", "training_error", "points_left", "diverged"):
+        assert found[f"test/{name}"] == 0
     assert found["test/kernel_change"] == 0  # the kernel of a perceptron stays as it is
     test = DepletedSign(60, dim=4, depletion=1.0, num_test=50).test().columns
     assert found["test/error"] == pytest.approx(float((test["target"] * (test["features"] @ w) <= 0).double().mean()))
@@ -82,6 +84,21 @@ def test_what_is_not_fitted_at_the_last_epoch_is_told() -> None:
     assert found["test/points_left"] > 0
     assert found["test/training_time"] == math.inf
     assert module.tables["course"].columns["time"][-1] == pytest.approx(2 * 2 * 20 * 1e-3)
+
+
+def test_training_that_diverges_ends_with_this_result() -> None:
+    torch.manual_seed(0)
+    module = SGDNoise(NTKMLP(4, [16, 16, 16]), 1e4, batch_size=8, iterations_per_step=20, kernel_points=8)
+    trainer = quiet(max_epochs=9, callbacks=[FiniteLoss()])
+    trainer.fit(module, datamodule=points())
+    assert trainer.current_epoch < 9
+    [found] = trainer.test(module, datamodule=points(), verbose=False)
+    assert found == {"test/diverged": 1}
+    again = SGDNoise(NTKMLP(4, [16, 16, 16]), 1e4)
+    checkpoint: dict[str, Any] = {}
+    module.on_save_checkpoint(checkpoint)
+    again.on_load_checkpoint(checkpoint)
+    assert trainer.test(again, datamodule=points(), verbose=False) == [found]
 
 
 @pytest.mark.parametrize(
