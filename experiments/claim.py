@@ -8,14 +8,14 @@ A claim file holds a mapping, or a list of them, with the keys
     baseline   config of what it is compared with
     metric     for example test/accuracy
     direction  higher or lower: which is better
-    margin     least difference of the means over seeds
+    margin     least difference of the means over seeds; a negative one says by how much the method may be worse
     seeds      at least two
     name       what tables call the claim (default: <folder>/<method config>)
     claimed    false for a sentence that the runs did not bear out: it is reported with its figures, and not claimed
 
 A claim holds if the mean difference reaches the margin in the stated direction, and is significant over the seeds at
-the 5 % level in a one-sided paired t test. Runs of a seed are a pair: they share data, splits and noise, so what a hard
-split costs both of them is not held against the difference.
+the 5 % level in a one-sided paired t test, as one above 0 or above a negative margin. Runs of a seed are a pair: they
+share data, splits and noise, so what a hard split costs both of them is not held against the difference.
 
 Written to the output directory: claims.csv, claims.md, and what `compare` writes for the same configs. Claim files of
 several folders have a directory for each folder, and claims.csv and claims.md of all of them lie above. The exit status
@@ -132,8 +132,8 @@ def _claim(entry: object, path: Path, where: str) -> Claim:
     if not isinstance(entry.get("claimed", True), bool):
         raise ValueError(f"{where}: claimed must be true or false, got {entry['claimed']!r}")
     margin = _number(entry["margin"])
-    if not 0 <= margin < math.inf:
-        raise ValueError(f"{where}: margin must be a number of at least 0, got {entry['margin']!r}")
+    if not math.isfinite(margin):
+        raise ValueError(f"{where}: margin must be a number, got {entry['margin']!r}")
     seeds = entry["seeds"]
     whole = isinstance(seeds, list) and all(type(seed) is int and 0 <= seed <= LARGEST_SEED for seed in seeds)
     if not whole or len(seeds) < 2 or len(set(seeds)) < len(seeds):
@@ -172,7 +172,8 @@ def judge(claim: Claim, method: Sequence[float], baseline: Sequence[float]) -> t
     [difference] = summarise([Result("difference", claim.metric, i, a - b) for i, (a, b) in enumerate(pairs)])
     gain = difference.mean if claim.direction == "higher" else -difference.mean
     enough = gain >= claim.margin or math.isclose(gain, claim.margin, rel_tol=1e-9, abs_tol=1e-12)
-    p = paired_p_value(method, baseline) if claim.direction == "higher" else paired_p_value(baseline, method)
+    better, worse = (method, baseline) if claim.direction == "higher" else (baseline, method)
+    p = paired_p_value([each - min(claim.margin, 0) for each in better], worse)
     reason = (
         f"difference {difference.mean:+.4g} {'reaches' if enough else 'misses'} the margin ({claim.margin:g} "
         f"{claim.direction}), paired p = {p:.2g}"
