@@ -25,7 +25,6 @@ FILES = sorted(
 AWAITED: set[str] = {
     "lightning_modules.metrics.wasserstein",
     "lightning_modules.training.iterations",
-    "lightning_modules.distributed.independent",
 }
 """Shared files whose users are being written."""
 

@@ -6,7 +6,7 @@ from typing import Literal
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, PolynomialLR, StepLR
 
-from datamodules.arguments import at_least, one_of, within
+from datamodules.arguments import at_least, one_of, positive, within
 
 
 class CosineOverSteps(CosineAnnealingLR):
@@ -91,6 +91,23 @@ class WarmupLinear(LambdaLR):
     def __init__(self, optimizer: Optimizer, warmup: int, length: int) -> None:
         within(0, length, "[)", warmup=warmup)
         super().__init__(optimizer, lambda k: k / warmup if k < warmup else max(length - k, 0) / (length - warmup))
+
+
+class HyperbolicOverSteps(LambdaLR):
+    """Lower the learning rate by steps of a hyperbola: lr / (floor(t / delta) delta / d + 1) at batch t = 0, 1, ...
+
+    Args:
+        optimizer: its learning rates are scaled.
+        half_life: d, batches after which the hyperbola has half the learning rate.
+        every: delta, batches between two changes.
+    """
+
+    interval = "step"
+
+    def __init__(self, optimizer: Optimizer, half_life: float, every: int = 1) -> None:
+        positive(half_life=half_life)
+        at_least(1, every=every)
+        super().__init__(optimizer, lambda step: 1 / (step // every * every / half_life + 1))
 
 
 class WarmupCosine(LambdaLR):

@@ -107,6 +107,10 @@ def take_a_step(module: LightningModule, trainer: Any, batch: dict[str, Any]) ->
     if (stages := getattr(module, "stages", None)) is not None:
         return take_a_step_of_each_stage(module, trainer, batch, configured[0], stages)
     if not module.automatic_optimization:  # it steps by itself, or has nothing to train
+        if isinstance(configured, tuple):  # as Lightning gives one optimizer and one schedule
+            [optimizer], [scheduler] = configured
+            module.lr_schedulers = lambda: scheduler["scheduler"]  # type: ignore[method-assign]
+            configured = optimizer
         module.optimizers = lambda *args, **kwargs: configured  # type: ignore[method-assign]
         module.train()
         outputs = module.training_step(batch, 0)

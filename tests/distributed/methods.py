@@ -31,6 +31,7 @@ class Method:
         alone: whether it refuses several processes.
         double: whether it refuses any precision but 64 bit.
         accuracy: of the tables of two processes, where a metric is averaged in float32.
+        strategy: of two processes.
     """
 
     config: str
@@ -43,6 +44,7 @@ class Method:
     alone: bool = False
     double: bool = False
     accuracy: float = 1e-10
+    strategy: str = "ddp_find_unused_parameters_true"
 
 
 DIGITS = {"data.init_args.batch_size": 333}  # four batches of 1,300 images, the last one of 301: all of them odd
@@ -565,6 +567,18 @@ METHODS = {
             "trainer.callbacks.0": LEFT_OUT,  # pre-training wants one process
             "trainer.callbacks.1": LEFT_OUT,
         },
+    ),
+    "monna": Method(
+        "monna/demo",
+        {  # five honest nodes, of which one process has three and the other two
+            "model.init_args.nodes": 7,
+            "model.init_args.byzantine": 2,
+            "data.init_args.images": DIGITS_331,
+            "data.init_args.batch_size": 35,
+            "data.init_args.shards.init_args": {"nodes": 5, "alpha": 1.0, "batches_per_epoch": 4},
+        },
+        clips=None,
+        strategy="{class_path: lightning_modules.distributed.independent.Independent}",
     ),
     "noiser": Method(
         "noiser/demo",

@@ -20,7 +20,7 @@ def test_two_processes_equal_one(name: str, tmp_path: Path) -> None:
     tests = str(METHODS[name].tests).lower()
     command = ("fit", "--config", settings, "--test_after_fit", tests, "--run_directory")
     run(*command, one)
-    more = ("--trainer.devices", "2", "--trainer.strategy", "ddp_find_unused_parameters_true")
+    more = ("--trainer.devices", "2", "--trainer.strategy", METHODS[name].strategy)
     if METHODS[name].alone:
         with pytest.raises(AssertionError, match="run seeds in parallel instead"):
             in_two_processes(run, *command, two, *more)

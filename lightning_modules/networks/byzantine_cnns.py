@@ -1,0 +1,35 @@
+"""The two small convolutional networks on which work on Byzantine nodes is measured, for MNIST and for CIFAR-10."""
+
+from torch import nn
+
+
+class MNISTCNN(nn.Sequential):
+    """Map grey images of 28 x 28 pixels to logits by two 5 x 5 convolutions and two linear layers; 431,080 parameters.
+
+    Args:
+        num_classes: number of logits, K.
+    """
+
+    def __init__(self, num_classes: int = 10) -> None:
+        first = [nn.Conv2d(1, 20, 5), nn.ReLU(), nn.MaxPool2d(2)]
+        second = [nn.Conv2d(20, 50, 5), nn.ReLU(), nn.MaxPool2d(2)]
+        super().__init__(*first, *second, nn.Flatten(), nn.Linear(800, 500), nn.ReLU(), nn.Linear(500, num_classes))
+
+
+class CIFARCNN(nn.Sequential):
+    """Map colour images of 32 x 32 pixels to logits by four 3 x 3 convolutions and two linear layers.
+
+    BatchNorm follows each ReLU, and dropout of a quarter each pooling and the hidden layer; 1,310,922 parameters.
+
+    Args:
+        num_classes: number of logits, K.
+    """
+
+    def __init__(self, num_classes: int = 10) -> None:
+        layers: list[nn.Module] = []
+        for narrow, wide in ((3, 64), (64, 128)):
+            for channels in (narrow, wide):
+                layers += [nn.Conv2d(channels, wide, 3, padding=1), nn.ReLU(), nn.BatchNorm2d(wide)]
+            layers += [nn.MaxPool2d(2), nn.Dropout(0.25)]
+        hidden = [nn.Flatten(), nn.Linear(8192, 128), nn.ReLU(), nn.Dropout(0.25)]
+        super().__init__(*layers, *hidden, nn.Linear(128, num_classes))

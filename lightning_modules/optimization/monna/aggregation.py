@@ -1,0 +1,176 @@
+"""Rules by which a node makes one vector of those that it hears, its own among them.
+
+Vectors are rows of a table `[m, D]`, and what each node hears are places in it, so that the vector that all Byzantine
+nodes send stands there once. A row that is not finite is infinitely far from all.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from datamodules.arguments import positive
+from lightning_modules.full_precision import at_least_float32
+
+AT_ONCE = 2**24
+"""Numbers that are sorted at a time."""
+
+
+def distances(own: Tensor, vectors: Tensor) -> Tensor:
+    """Measure `|own_i - vectors_j|`, `[k, m]`, by differences: models lie far from 0 and close to each other."""
+    exact = "donot_use_mm_for_euclid_dist"
+    return torch.cdist(at_least_float32(own), at_least_float32(vectors), compute_mode=exact).nan_to_num(torch.inf)
+
+
+def weighted_sum(vectors: Tensor, heard: Tensor, weight: Tensor) -> Tensor:
+    """Sum the vectors at `heard` `[k, h]` by weights `[k, h]` to `[k, D]`; rows that are not finite count as 0."""
+    finite = torch.where(vectors.isfinite().all(dim=1, keepdim=True), vectors, 0)
+    return F.embedding_bag(heard, finite, per_sample_weights=weight.to(vectors.dtype), mode="sum")
+
+
+def nearest(distance: Tensor, heard: Tensor, keep: int) -> Tensor:
+    """Choose the places in `heard` `[k, h]` of the `keep` least distances, `[k, keep]`; the earlier one of equals.
+
+    Args:
+        distance: `[k, m]`, to all rows of the table.
+        heard: places in the table.
+        keep: how many.
+    """
+    order = distance.gather(1, heard).sort(dim=1, stable=True).indices
+    return heard.gather(1, order[:, :keep])
+
+
+def trimmed_mean(vectors: Tensor, heard: Tensor, trim: int) -> Tensor:
+    """Average each coordinate of what is heard without its `trim` lowest and `trim` highest values, `[k, D]`."""
+    last = heard.shape[1] - trim
+    parts = vectors.split(max(1, AT_ONCE // heard.numel()), dim=1)
+    return torch.cat([part[heard].sort(dim=1).values[:, trim:last].mean(dim=1) for part in parts], dim=1)
+
+
+def geometric_median(vectors: Tensor, heard: Tensor, iterations: int = 3, smoothing: float = 0.1) -> Tensor:
+    """Approach the point of least mean distance to what is heard, by smoothed Weiszfeld iterations from 0, `[k, D]`.
+
+    z <- sum_j b_j x_j / sum_j b_j,  b_j = 1 / max(|x_j - z|, nu).
+    """
+    centre = vectors.new_zeros(len(heard), vectors.shape[1])
+    for _ in range(iterations):
+        weight = 1 / distances(centre, vectors).gather(1, heard).clamp(min=smoothing)
+        centre = weighted_sum(vectors, heard, weight / weight.sum(dim=1, keepdim=True))
+    return centre
+
+
+def self_centred_clipping(own: Tensor, vectors: Tensor, heard: Tensor, radius: float, iterations: int = 3) -> Tensor:
+    """Move from one's own vector by the mean of the differences to what is heard, each clipped in length, `[k, D]`.
+
+    v <- v + (1/h) sum_j (x_j - v) min(1, tau / |x_j - v|).
+    """
+    centre = own
+    for _ in range(iterations):
+        scale = (radius / distances(centre, vectors).gather(1, heard)).clamp(max=1) / heard.shape[1]
+        centre = centre + weighted_sum(vectors, heard, scale) - centre * scale.sum(dim=1, keepdim=True).to(centre.dtype)
+    return centre
+
+
+class Rule(ABC):
+    """A rule by which each node makes one vector of those that it hears."""
+
+    centred = False
+    """Whether it depends on which of the vectors is the node's own."""
+
+    @abstractmethod
+    def __call__(self, own: Tensor, vectors: Tensor, heard: Tensor, byzantine: int) -> Tensor:
+        """Give each node its new vector, `[k, D]`.
+
+        Args:
+            own: of k nodes, `[k, D]`.
+            vectors: all that are sent, `[m, D]`.
+            heard: of each node h places in `vectors`, `[k, h]`.
+            byzantine: f, how many of those heard may be wrong.
+        """
+
+    def most_byzantine(self, nodes: int) -> int:
+        """Count the Byzantine ones among n nodes that it tolerates: f < n / 3, as n - f are heard, 2f < n - f."""
+        return (nodes - 1) // 3
+
+    def answer(self, honest: Tensor, byzantine: int) -> Callable[[Tensor], Tensor]:
+        """Give the mean over honest nodes of what the rule makes if each hears all, as a function of what f send.
+
+        Args:
+            honest: what the honest nodes send, `[H, D]`.
+            byzantine: f.
+        """
+        own = honest if self.centred else honest[:1]
+        heard = all_heard(len(honest), byzantine, honest.device).expand(len(own), -1)
+        return lambda sent: self(own, torch.cat([honest, sent[None]]), heard, byzantine).mean(dim=0)
+
+
+def all_heard(honest: int, byzantine: int, device: torch.device) -> Tensor:
+    """List the places of all H honest rows and f times that of the row after them, `[1, H + f]`."""
+    return torch.arange(honest + byzantine, device=device).clamp(max=honest)[None]
+
+
+class NearestNeighborAveraging(Rule):
+    """Average the h - f vectors that are nearest to one's own, which is among them: MoNNA's rule."""
+
+    centred = True
+
+    def __call__(self, own: Tensor, vectors: Tensor, heard: Tensor, byzantine: int) -> Tensor:
+        chosen = nearest(distances(own, vectors), heard, heard.shape[1] - byzantine)
+        return F.embedding_bag(chosen, vectors, mode="mean")  # reads nothing of the others
+
+    def answer(self, honest: Tensor, byzantine: int) -> Callable[[Tensor], Tensor]:
+        between = distances(honest, honest)  # once, whatever is sent
+        heard = all_heard(len(honest), byzantine, honest.device)
+
+        def mean(sent: Tensor) -> Tensor:
+            vectors = torch.cat([honest, sent[None]])
+            distance = torch.cat([between, distances(honest, sent[None])], dim=1)
+            chosen = nearest(distance, heard.expand(len(honest), -1), len(honest)).flatten()
+            counts = between.new_zeros(len(vectors)).scatter_add(0, chosen, between.new_ones(len(chosen)))
+            places = torch.arange(len(vectors), device=sent.device)[None]
+            return weighted_sum(vectors, places, counts[None] / len(chosen))[0]
+
+        return mean
+
+
+class Average(Rule):
+    """Average all that is heard, as D-SGD does. It tolerates no Byzantine node, and is there to show what they do."""
+
+    def __call__(self, own: Tensor, vectors: Tensor, heard: Tensor, byzantine: int) -> Tensor:
+        return F.embedding_bag(heard, vectors, mode="mean")
+
+    def most_byzantine(self, nodes: int) -> int:
+        return (nodes - 1) // 2  # as many as leave a node itself to hear
+
+
+class TrimmedMean(Rule):
+    """Average each coordinate without its f lowest and f highest values (BRIDGE; with momentum, MoCWTM)."""
+
+    def __call__(self, own: Tensor, vectors: Tensor, heard: Tensor, byzantine: int) -> Tensor:
+        return trimmed_mean(vectors, heard, byzantine)
+
+
+class GeometricMedian(Rule):
+    """Take three smoothed Weiszfeld iterations to the geometric median (RFA), with nu = 0.1 as in the authors' runs."""
+
+    def __call__(self, own: Tensor, vectors: Tensor, heard: Tensor, byzantine: int) -> Tensor:
+        return geometric_median(vectors, heard)
+
+
+class SelfCenteredClipping(Rule):
+    """Move from one's own vector by differences that are clipped in length, in three iterations (SCC).
+
+    Args:
+        radius: tau, length to which differences are clipped; the authors' runs have 2 on MNIST and 5 on CIFAR-10.
+    """
+
+    centred = True
+
+    def __init__(self, radius: float) -> None:
+        positive(radius=radius)
+        self.radius = radius
+
+    def __call__(self, own: Tensor, vectors: Tensor, heard: Tensor, byzantine: int) -> Tensor:
+        return self_centred_clipping(own, vectors, heard, self.radius)

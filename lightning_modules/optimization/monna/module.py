@@ -1,0 +1,236 @@
+"""The training of all honest nodes: a step is a round."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from datamodules.arguments import at_least, within
+from datamodules.batches import LabelledImageBatch
+from datamodules.loading.world import summed
+from lightning_modules.distributed.independent import Independent
+from lightning_modules.full_precision import in_full_precision
+from lightning_modules.interfaces import Table
+from lightning_modules.optimization.monna.aggregation import NearestNeighborAveraging, Rule
+from lightning_modules.optimization.monna.byzantine import Attack
+from lightning_modules.optimization.monna.exchange import exchanged
+from lightning_modules.optimization.monna.nodes import NodeNetworks
+from lightning_modules.random_numbers import generator_of, run_seed
+from lightning_modules.training.classifier import ClassifierSteps
+from lightning_modules.training.logging import log_same, log_training
+from lightning_modules.training.optimizers import built, constant, sgd, trainable
+
+
+def node_losses(logits: Tensor, label: Tensor, weights: Tensor, norm_weight: float) -> Tensor:
+    """Compute each node's mean cross-entropy, of logits `[k, B, K]` and labels `[k, B]`, plus c |theta_i|; `[k]`."""
+    cross_entropy = F.cross_entropy(logits.flatten(0, 1), label.flatten(), reduction="none")
+    return cross_entropy.view_as(label).mean(dim=1) + norm_weight * weights.norm(dim=1)
+
+
+def spread(models: Tensor) -> Tensor:
+    """Measure the mean distance of models `[H, D]` to their mean."""
+    return (models - models.mean(dim=0)).norm(dim=1).mean()
+
+
+def accuracy_table(curve: list[tuple[int, float, float]]) -> Table:
+    """Tabulate rounds with the accuracies of the mean and the worst honest node."""
+    return Table(
+        {
+            "round": [number for number, *_ in curve for _ in range(2)],
+            "honest nodes": ["mean", "worst"] * len(curve),
+            "accuracy": [each for _, *pair in curve for each in pair],
+        },
+        title="Accuracy on held-out images",
+    )
+
+
+class MoNNA(ClassifierSteps, LightningModule):
+    """Train a classifier on each of several nodes that exchange their models with each other and with Byzantine ones.
+
+    Training batches hold equally many images of each honest node (`data.shards`), and an optimizer step is a round.
+    Accuracy is the mean over honest nodes, and `worst_accuracy` that of the worst one; as a `Classifier` and in
+    predictions it is node 0. Several processes need `--config configs/trainer/independent.yaml`.
+
+    Args:
+        network: maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`; all nodes begin with its weights.
+        num_classes: number of classes, K.
+        nodes: n, honest and Byzantine ones.
+        byzantine: f, nodes that send what `attack` makes; less than a third of all.
+        attack: makes what Byzantine nodes send.
+        momentum: beta, in [0, 1).
+        norm_weight: c, the weight of the norm of a node's weights in its loss.
+        rule: makes a node's new model of those that it hears.
+        exchange_gradients: let nodes exchange momenta by the same rule before they step, as LEARN does.
+        optimizer: takes the local step, with the momentum in place of the gradient.
+        lr_scheduler: stepped every epoch, or every round where it has `interval = "step"`.
+
+    Raises:
+        ValueError: if an argument is out of range, there are more Byzantine nodes than the rule tolerates, Byzantine
+            nodes without an attack or the reverse, or data or trainer that do not fit.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        num_classes: int,
+        nodes: int,
+        byzantine: int = 0,
+        attack: Attack | None = None,
+        momentum: float = 0.99,
+        norm_weight: float = 0.0,
+        rule: Rule | None = None,
+        exchange_gradients: bool = False,
+        optimizer: OptimizerCallable = sgd,
+        lr_scheduler: LRSchedulerCallable = constant,
+    ) -> None:
+        super().__init__()
+        at_least(1, nodes=nodes)
+        at_least(0, byzantine=byzantine, norm_weight=norm_weight)
+        within(0, 1, "[)", momentum=momentum)
+        self.rule = rule or NearestNeighborAveraging()
+        if byzantine > (most := self.rule.most_byzantine(nodes)):
+            raise ValueError(
+                f"byzantine must be at most {most}, which is what {type(self.rule).__name__} tolerates among {nodes} "
+                f"nodes, got {byzantine}"
+            )
+        if (byzantine > 0) != (attack is not None):
+            raise ValueError(
+                f"attack must be given if there are Byzantine nodes and only then, and byzantine is {byzantine}"
+            )
+        self.automatic_optimization = False
+        self.honest = nodes - byzantine
+        self.network = NodeNetworks(network, self.honest)
+        self.num_classes = num_classes
+        self.byzantine = byzantine
+        self.attack = attack
+        if attack is not None:
+            attack.allocate(self.network.size)
+        self.momentum = momentum
+        self.norm_weight = norm_weight
+        self.exchange_gradients = exchange_gradients
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.tables: dict[str, Table] = {}
+        self.curve: list[tuple[int, float, float]] = []
+        """Of each validation the rounds before it, and the accuracy of the mean and the worst honest node."""
+        self._everyone: dict[str, Tensor] | None = None  # the tensors of all nodes, while they are evaluated
+        self._counts = torch.zeros(0)  # right answers of each node, and images, of this process
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.network(image, self._everyone)
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        trainer = self.trainer
+        if trainer.world_size > 1 and not isinstance(trainer.strategy, Independent):
+            raise ValueError(
+                f"trainer.strategy must be {Independent.__module__}.Independent on several processes "
+                f"(--config configs/trainer/independent.yaml), got {type(trainer.strategy).__name__}"
+            )
+        if str(trainer.precision) == "16-mixed":
+            raise ValueError(
+                "trainer.precision 16-mixed scales losses, which momenta would keep: use 32-true or bf16-mixed"
+            )
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        if stage == "fit" and data is not None:
+            shards = getattr(data, "shards", None)
+            found = "none" if shards is None else shards.nodes
+            if found != self.honest:
+                raise ValueError(
+                    f"data.shards.nodes must be {self.honest}, the honest nodes of {self.honest + self.byzantine} "
+                    f"(model.nodes) with {self.byzantine} Byzantine ones (model.byzantine), got {found}"
+                )
+        self.network.deal()
+
+    # a round
+
+    def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
+        network, number, hosted = self.network, self.global_step, len(self.network.own)
+        if len(batch["image"]) % hosted:
+            raise ValueError(f"a batch of {len(batch['image'])} images is not shared equally by {hosted} nodes")
+        optimizer: Any = self.optimizers()
+        rate = optimizer.param_groups[0]["lr"]
+        image, label = batch["image"].unflatten(0, (hosted, -1)), batch["label"].unflatten(0, (hosted, -1))
+        logits = network.each(network.tensors(), image)
+        loss = node_losses(logits, label, network.weights, self.norm_weight)
+        flips = self.attack is not None and self.attack.flips_labels
+        (gradient,) = torch.autograd.grad(loss.sum(), network.weights, retain_graph=flips)
+        flipped = None
+        if flips:
+            wrong = node_losses(logits, self.num_classes - 1 - label, network.weights, self.norm_weight)
+            (of_own,) = torch.autograd.grad(wrong.sum(), network.weights)
+            flipped = summed(of_own.sum(dim=0)) / self.honest
+        with torch.no_grad(), in_full_precision(self.device):
+            momentum = network.momentum.mul_(self.momentum).add_(gradient, alpha=1 - self.momentum)
+            if self.exchange_gradients:
+                momentum.copy_(self._exchanged(momentum, number, flipped, relative=False))
+            network.weights.grad = momentum
+            optimizer.step()
+            step = None if flipped is None else -rate * flipped
+            network.weights.copy_(self._exchanged(network.weights, number, step, relative=True))
+            if self.attack is not None and self.attack.learns(number):
+                self.attack.learn(network.whole(network.weights), number)
+        self._schedule("step")
+        return {"loss": log_training(self, batch, loss.detach().mean()), "logits": logits.detach().flatten(0, 1)}
+
+    def _exchanged(self, own: Tensor, number: int, poison: Tensor | None, relative: bool) -> Tensor:
+        who = generator_of(run_seed(), number, relative)
+        return exchanged(own, self.network, self.rule, self.byzantine, self.attack, number, who, poison, relative)
+
+    def _schedule(self, interval: str) -> None:
+        scheduler: Any = self.lr_schedulers()
+        if scheduler is not None and getattr(scheduler, "interval", "epoch") == interval:
+            scheduler.step()
+
+    def on_train_epoch_end(self) -> None:
+        self._schedule("epoch")
+
+    # evaluation of all honest nodes on each process's share of the images
+
+    def on_validation_epoch_start(self) -> None:
+        self._everyone = self.network.tensors(whole=True)
+        self._counts = torch.zeros(self.honest + 1, dtype=torch.int64, device=self.device)
+
+    on_test_epoch_start = on_predict_epoch_start = on_validation_epoch_start
+
+    def _measure(self, batch: dict[str, Any], stage: str) -> None:
+        assert self._everyone is not None
+        prediction = self.network.each(self._everyone, batch["image"], shared=True).argmax(dim=2)
+        self._counts[:-1] += (prediction == batch["label"]).sum(dim=1)
+        self._counts[-1] += len(batch["label"])
+
+    def _finish(self, stage: str) -> Tensor:
+        """Log what was measured, and return the accuracy of each honest node, `[H]`."""
+        assert self._everyone is not None
+        models = torch.cat([self._everyone[name].flatten(1) for name in self.network.shapes], dim=1)
+        self._everyone, counts = None, summed(self._counts)
+        accuracy = counts[:-1] / counts[-1]
+        log_same(self, f"{stage}/accuracy", accuracy.mean())
+        log_same(self, f"{stage}/worst_accuracy", accuracy.min())
+        log_same(self, f"{stage}/distance", spread(models))
+        return accuracy
+
+    def on_validation_epoch_end(self) -> None:
+        accuracy = self._finish("val")
+        if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
+            self.curve.append((self.global_step, float(accuracy.mean()), float(accuracy.min())))
+            self.tables["accuracy"] = accuracy_table(self.curve)
+
+    def on_test_epoch_end(self) -> None:
+        accuracy = self._finish("test").tolist()
+        self.tables["nodes"] = Table({"node": list(range(self.honest)), "test accuracy": accuracy})
+
+    def on_predict_epoch_end(self) -> None:
+        self._everyone = None
+
+    def configure_optimizers(self) -> Any:
+        return built(self.optimizer, self.lr_scheduler, trainable(self.network))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["curve"] = self.curve
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.curve = [tuple(row) for row in checkpoint["curve"]]

@@ -1,0 +1,89 @@
+"""The networks of several nodes in one tensor: a row of weights for each, which are evaluated together."""
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from lightning_modules.distributed.independent import Hosted
+
+
+class NodeNetworks(Hosted):
+    """Copies of a network, with the weights, momentum and buffers of each of several nodes.
+
+    What is trained of a node is its row of `weights`, a vector in the order of the network's parameters. Buffers, such
+    as the statistics of BatchNorm, are each node's own; frozen parameters are among them.
+
+    Args:
+        network: whose weights all nodes begin with.
+        count: number of nodes.
+    """
+
+    momentum: Tensor
+
+    def __init__(self, network: nn.Module, count: int) -> None:
+        super().__init__(count)
+        # Not a submodule, whose weights would be this module's, too.
+        self._skeleton = (copy.deepcopy(network).to("meta"),)
+        trained = {name: each.detach() for name, each in network.named_parameters() if each.requires_grad}
+        frozen = {name: each.detach() for name, each in network.named_parameters() if name not in trained}
+        if not trained:
+            raise ValueError(f"network: {type(network).__name__} has no trainable parameters for nodes to exchange")
+        self.shapes = {name: each.shape for name, each in trained.items()}
+        weights = torch.cat([each.flatten() for each in trained.values()])
+        self.weights = nn.Parameter(weights.repeat(count, 1))
+        self.register_buffer("momentum", torch.zeros_like(self.weights, requires_grad=False))
+        kept = {name for name in network.state_dict() if name not in trained}
+        self.others = {name: name.replace(".", "/") for name in (*frozen, *dict(network.named_buffers()))}
+        for name, each in (*frozen.items(), *network.named_buffers()):
+            self.register_buffer(self.others[name], each.detach().repeat(count, *[1] * each.ndim), name in kept)
+
+    @property
+    def skeleton(self) -> nn.Module:
+        """The network without values, in this module's mode, which Lightning sets again without a call of `train`."""
+        return self._skeleton[0].train(self.training)
+
+    @property
+    def size(self) -> int:
+        """D, the numbers of a node's vector."""
+        return self.weights.shape[1]
+
+    def tensors(self, whole: bool = False) -> dict[str, Tensor]:
+        """Give the networks' parameters and buffers by the names that they have in one, each `[k, ...]`.
+
+        Args:
+            whole: whether they are those of all nodes, without gradient, for which every process calls it, or of this
+                process's.
+        """
+        weights = self.whole(self.weights) if whole else self.weights
+        parts = weights.split([shape.numel() for shape in self.shapes.values()], dim=1)
+        named = zip(self.shapes.items(), parts, strict=True)
+        trained = {name: part.unflatten(1, shape) if shape else part[:, 0] for (name, shape), part in named}
+        others = {name: getattr(self, key) for name, key in self.others.items()}
+        return trained | {name: self.whole(each) if whole else each for name, each in others.items()}
+
+    def each(self, tensors: Mapping[str, Tensor], image: Tensor, shared: bool = False) -> Tensor:
+        """Evaluate each node's network.
+
+        Args:
+            tensors: of k nodes, as `tensors` gives them.
+            image: a batch for each, `[k, B, C, H, W]`, or if it is shared one for all, `[B, C, H, W]`.
+            shared: whether it is.
+
+        Returns:
+            `[k, B, K]`.
+        """
+
+        skeleton = self.skeleton
+
+        def one(tensors: Mapping[str, Tensor], image: Tensor) -> Tensor:
+            return functional_call(skeleton, dict(tensors), (image,))
+
+        return vmap(one, in_dims=(0, None if shared else 0), randomness="different")(dict(tensors), image)
+
+    def forward(self, image: Tensor, tensors: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Evaluate the network of the first node alone, of this process's nodes or those that `tensors` has."""
+        first = {name: each[0] for name, each in (self.tensors() if tensors is None else tensors).items()}
+        return functional_call(self.skeleton, first, (image,))
