@@ -148,8 +148,8 @@ class _Decaying(Process):
 
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0) -> None:
         at_least(0, beta_min=beta_min)
-        if not beta_max > beta_min:
-            raise ValueError(f"beta_max must be larger than beta_min {beta_min}, got {beta_max}")
+        at_least(beta_min, beta_max=beta_max)
+        positive(beta_max=beta_max)
         self.beta_min = beta_min
         self.beta_max = beta_max
 
@@ -163,6 +163,8 @@ class _Decaying(Process):
 
     def _time_of_integral(self, integral: Tensor) -> Tensor:
         slope = self.beta_max - self.beta_min
+        if slope == 0:
+            return integral / self.beta_min
         return ((self.beta_min**2 + 2 * slope * integral).sqrt() - self.beta_min) / slope
 
     @abstractmethod
@@ -194,7 +196,7 @@ class VP(_Decaying):
         beta_max: rate of the noise at t = 1.
 
     Raises:
-        ValueError: if `beta_min` is negative or `beta_max` not larger.
+        ValueError: if `beta_min` is negative, or `beta_max` smaller or not positive.
     """
 
     def deviation(self, t: Tensor) -> Tensor:
@@ -224,7 +226,7 @@ class SubVP(_Decaying):
         beta_max: rate of the decay at t = 1.
 
     Raises:
-        ValueError: if `beta_min` is negative or `beta_max` not larger.
+        ValueError: if `beta_min` is negative, or `beta_max` smaller or not positive.
     """
 
     def deviation(self, t: Tensor) -> Tensor:
