@@ -197,6 +197,10 @@ UNTRAINED = {
     **dict.fromkeys(
         ("colide/er4", "colide/sachs"), "its path is followed on the host, which decides after each iteration"
     ),
+    **dict.fromkeys(
+        ("score_estimation/credit_default", "score_estimation/wine"),
+        "its width and step size follow from the demo's; tested there",
+    ),
     "diffusion_finetuning/mnist": "its last block owns the weights of a normalisation that it leaves out",
     **{
         f"diffusion_finetuning/{config}": "its pipeline comes with its weights; small ones are in its tests"

@@ -308,6 +308,8 @@ METHODS = {
         {
             **DIGITS_WITH_VALIDATION,
             "model.class_path": "lightning_modules.robustness.adversarial_training.AdversarialTraining",
+            "model.init_args.binary": LEFT_OUT,
+            "model.init_args.soft_labels": LEFT_OUT,
             "model.init_args.epsilon": 0.1,
             "model.init_args.steps": 2,
             "trainer.callbacks": [],  # they are of noisy labels
@@ -508,6 +510,19 @@ METHODS = {
         )
         for name in ("meco", "meco_nce")
     },
+    "score_estimation": Method(
+        "score_estimation/demo",
+        {  # 41 rows in every step, of which the first process has one more; 21 to validate and test on
+            "data.init_args.table.init_args": {
+                "law": {"class_path": "datamodules.tables.noised_points.Atoms", "init_args": {"count": 4}},
+                "samples": 41,
+                "test_samples": 21,
+            },
+            "data.init_args.passes_per_epoch": 5,
+            "model.init_args.width": 100,
+        },
+        double=True,
+    ),
     "singular_density": Method(
         "singular_density/demo",
         {  # 37 points in every step, of which the first process has one more; 21 to validate and test on

@@ -1,0 +1,227 @@
+"""Points of known laws after a diffusion for a random time: what a score is learned from, one noise draw a point."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import ive, log_ndtr, logsumexp
+
+from datamodules.arguments import at_least, positive, within
+from datamodules.files.data_directory import data_directory
+from datamodules.files.number_tables import read_numbers
+from datamodules.tables.table_set import Rows, TableSet
+
+Array = NDArray[np.float64]
+
+
+class PointLaw(ABC):
+    """A law of points in a ball, of which E[X_0 | a X_0 + sqrt(h) n = x] may be known."""
+
+    dim: int
+
+    @abstractmethod
+    def draw(self, count: int, random: np.random.Generator, test: bool) -> Array:
+        """Draw points `[count, dim]` for training or for a test."""
+
+    def posterior_mean(self, x: Array, a: Array, h: Array) -> Array | None:
+        """Compute E[X_0 | X_t = x] `[N, dim]`, with a and h `[N, 1]`; None where it is not known."""
+        return None
+
+
+class Atoms(PointLaw):
+    """Equally likely points at equal distances on the unit circle.
+
+    Args:
+        count: number of points.
+    """
+
+    dim = 2
+
+    def __init__(self, count: int = 4) -> None:
+        at_least(1, count=count)
+        angle = 2 * np.pi * np.arange(count) / count
+        self.atoms = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+
+    def draw(self, count: int, random: np.random.Generator, test: bool) -> Array:
+        return self.atoms[random.integers(len(self.atoms), size=count)]
+
+    def posterior_mean(self, x: Array, a: Array, h: Array) -> Array:
+        square = ((x[:, None] - a[:, None] * self.atoms) ** 2).sum(-1)
+        log_weight = -square / (2 * h)
+        return np.exp(log_weight - logsumexp(log_weight, axis=1, keepdims=True)) @ self.atoms
+
+
+class UniformCube(PointLaw):
+    """Uniform points of the cube [-side / 2, side / 2]^dim.
+
+    Args:
+        dim: dimensions.
+        side: length of an edge.
+    """
+
+    def __init__(self, dim: int = 2, side: float = 2.0) -> None:
+        at_least(1, dim=dim)
+        positive(side=side)
+        self.dim = dim
+        self.half = side / 2
+
+    def draw(self, count: int, random: np.random.Generator, test: bool) -> Array:
+        return random.uniform(-self.half, self.half, (count, self.dim))
+
+    def posterior_mean(self, x: Array, a: Array, h: Array) -> Array:
+        mean, std = x / a, np.sqrt(h) / a
+        low, high = (-self.half - mean) / std, (self.half - mean) / std
+        # Of two tails the one on the side of 0 is computed from the other's mirror image, where digits are.
+        flipped = low > 0
+        low, high = np.where(flipped, -high, low), np.where(flipped, -low, high)
+        log_mass = log_ndtr(high) + np.log1p(-np.exp(log_ndtr(low) - log_ndtr(high)))
+        log_density = [-(edge**2) / 2 - math.log(2 * math.pi) / 2 - log_mass for edge in (low, high)]
+        shift = np.exp(log_density[0]) - np.exp(log_density[1])
+        return mean + std * np.where(flipped, -shift, shift)
+
+
+class UnitCircle(PointLaw):
+    """Uniform points of the unit circle in the plane."""
+
+    dim = 2
+
+    def draw(self, count: int, random: np.random.Generator, test: bool) -> Array:
+        angle = 2 * np.pi * random.random(count)
+        return np.stack([np.cos(angle), np.sin(angle)], axis=1)
+
+    def posterior_mean(self, x: Array, a: Array, h: Array) -> Array:
+        radius = np.linalg.norm(x, axis=1, keepdims=True)
+        argument = a * radius / h
+        return ive(1, argument) / ive(0, argument) * x / radius
+
+
+class StandardisedRows(PointLaw):
+    """Rows of a table, standardised by the training rows and drawn into a ball; a third of them tests.
+
+    Args:
+        radius: of the ball, in standard deviations; points outside are moved onto it.
+    """
+
+    def __init__(self, radius: float = 6.0) -> None:
+        positive(radius=radius)
+        self.radius = radius
+
+    @abstractmethod
+    def rows(self) -> Array:
+        """Read the table, `[N, dim]`."""
+
+    def draw(self, count: int, random: np.random.Generator, test: bool) -> Array:
+        rows = self.rows()
+        order = np.random.default_rng(0).permutation(len(rows))
+        held_out = len(rows) // 3
+        training = rows[order[held_out:]]
+        own = rows[order[:held_out]] if test else training
+        points = (own - training.mean(0)) / training.std(0)
+        points *= np.minimum(1, self.radius / np.linalg.norm(points, axis=1, keepdims=True))
+        return points[random.integers(len(points), size=count)]
+
+
+class Wine(StandardisedRows):
+    """scikit-learn's table of 178 wines in 13 columns."""
+
+    dim = 13
+
+    def rows(self) -> Array:
+        from sklearn.datasets import load_wine
+
+        return load_wine().data
+
+
+class CreditDefault(StandardisedRows):
+    """UCI's default of credit card clients, 30,000 rows of 23 columns: `<data_dir>/UCI_Credit_Card.csv`.
+
+    Args:
+        data_dir: folder that holds the file; None looks where NOISEWORKS_DATA points.
+        radius: of the ball, in standard deviations; points outside are moved onto it.
+    """
+
+    dim = 23
+
+    def __init__(self, data_dir: str | None = None, radius: float = 6.0) -> None:
+        super().__init__(radius)
+        self.data_dir = data_dir
+
+    def rows(self) -> Array:
+        path = Path(data_directory(self.data_dir, "CreditDefault"), "UCI_Credit_Card.csv")
+        table = read_numbers(path, "CreditDefault")
+        if len(table.columns) != self.dim + 2:
+            raise ValueError(
+                f"CreditDefault: {path} must have {self.dim + 2} columns, ID, {self.dim} features and the label, "
+                f"got {len(table.columns)}"
+            )
+        return table.iloc[:, 1:-1].to_numpy()
+
+
+class NoisedPoints(TableSet):
+    """Points X_0 of a law and what they are at a time t: X_t = a X_0 + sqrt(h) n, a = exp(-g t / 2), h = 1 - a^2.
+
+    Rows have `features` z = (X_t, t - start, 1), `target` X_0 and, where it is known, `clean_target` E[X_0 | X_t]. Each
+    has one t, uniform on [start, end], and one n.
+
+    Args:
+        law: of X_0.
+        samples: N, training rows.
+        test_samples: test rows.
+        g: rate of the diffusion.
+        start: T_0, positive.
+        end: T, at most 1.
+        seed: random seed of points, times and noise; None takes that of the DataModule.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        law: PointLaw,
+        samples: int = 200,
+        test_samples: int = 1000,
+        g: float = 1.0,
+        start: float = 0.1,
+        end: float = 1.0,
+        seed: int | None = None,
+    ) -> None:
+        at_least(1, samples=samples, test_samples=test_samples)
+        positive(g=g, start=start)
+        within(start, 1, "(]", end=end)
+        self.law = law
+        self.samples = samples
+        self.test_samples = test_samples
+        self.g = g
+        self.start = start
+        self.end = end
+        self.seed = seed
+
+    @property
+    def row_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        return {"features": (self.law.dim + 2,), "target": (self.law.dim,)}
+
+    def training(self) -> Rows:
+        return self._drawn(self.samples, 0)
+
+    def validation(self) -> Rows:
+        return self._drawn(self.test_samples, 1)
+
+    def test(self) -> Rows:
+        return self._drawn(self.test_samples, 2)
+
+    def _drawn(self, count: int, split: int) -> Rows:
+        random = np.random.default_rng([self.seed or 0, split])
+        clean = self.law.draw(count, random, test=split > 0)
+        t = random.uniform(self.start, self.end, (count, 1))
+        a = np.exp(-self.g * t / 2)
+        h = 1 - a**2
+        x = a * clean + np.sqrt(h) * random.standard_normal(clean.shape)
+        columns = {"features": np.concatenate([x, t - self.start, np.ones_like(t)], axis=1), "target": clean}
+        if (mean := self.law.posterior_mean(x, a, h)) is not None:
+            columns["clean_target"] = mean
+        return Rows({name: torch.from_numpy(column) for name, column in columns.items()})

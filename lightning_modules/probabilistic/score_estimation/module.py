@@ -1,0 +1,206 @@
+"""The LightningModule: full gradient steps of the network, the kernel's path beside them, and samples."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from datamodules.arguments import at_least, one_of, positive
+from datamodules.batches import TableBatch
+from lightning_modules.full_precision import require_double
+from lightning_modules.interfaces import Table, TrainingRows, require_data
+from lightning_modules.metrics.collected import Collected
+from lightning_modules.metrics.wasserstein import MOST_POINTS, wasserstein
+from lightning_modules.probabilistic.score_estimation.kernel_path import KernelPath, stopping_step, tangent_kernel
+from lightning_modules.probabilistic.score_estimation.network import FrozenSignNetwork
+from lightning_modules.random_numbers import generator_of, run_seed
+from lightning_modules.sde.processes import VP
+from lightning_modules.sde.samplers import euler_maruyama
+from lightning_modules.training.logging import log_same, log_training
+from lightning_modules.training.optimizers import constant, scheduled
+from lightning_modules.training.requirements import require_all_rows
+
+STEPS = torch.cat([torch.arange(100), torch.logspace(2, 7, 101, dtype=torch.float64).round()]).double()
+"""Numbers of steps at which the kernel's path is measured."""
+MOST_ROWS = 5_000
+
+
+def in_ball(points: Tensor, radius: float) -> Tensor:
+    """Project points `[B, d]` onto the ball of a radius around 0."""
+    return points * (radius / points.norm(dim=1, keepdim=True).clamp(min=radius))
+
+
+def rms(difference: Tensor) -> Tensor:
+    """Compute the root of the mean over points of the squared norm, over the last two dimensions."""
+    return difference.square().sum(-1).mean(-1).sqrt()
+
+
+class ScoreEstimation(LightningModule):
+    """Fit E[X_0 | X_t] by gradient steps of all samples, and measure the fit's distance to its kernel limit.
+
+    The test reports the network after its steps, and the kernel's path where the stopping rule ends it.
+
+    Args:
+        dim: d, of the points.
+        width: m, neurons; even.
+        eta: step size of the loss 1/2 sum_j |f - X_0j|^2; None takes half of the largest, 1 / lambda_max(H).
+        stop: where the kernel's path is reported: `rule` of the theory, with the true variance of the labels' noise
+            where it is known and the labels' own elsewhere; `hold_out`, with the least loss on validation rows; or
+            `end`, after 10^7 steps.
+        radius: D, of the ball that estimates are projected onto in scores.
+        g: rate of the diffusion, as that of the data.
+        start: T_0 of the data, where samples end.
+        sampling_steps: steps of samples from t = 1 to 0, those below `start` left out.
+
+    Raises:
+        ValueError: if an argument is out of range; at setup, if the precision is not 64 bit, a batch is not all rows or
+            there are more than 5,000 of these.
+    """
+
+    first_weight: Tensor
+    steps_taken: Tensor
+    held_out_step: Tensor
+
+    def __init__(
+        self,
+        dim: int = 2,
+        width: int = 4096,
+        eta: float | None = None,
+        stop: Literal["rule", "hold_out", "end"] = "rule",
+        radius: float = 1.0,
+        g: float = 1.0,
+        start: float = 0.1,
+        sampling_steps: int = 200,
+    ) -> None:
+        super().__init__()
+        positive(eta=eta, radius=radius, g=g, start=start)
+        at_least(1, sampling_steps=sampling_steps)
+        one_of(("rule", "hold_out", "end"), stop=stop)
+        self.network = FrozenSignNetwork(dim + 2, dim, width)
+        self.dim = dim
+        self.eta = eta
+        self.stop = stop
+        self.radius = radius
+        self.start = start
+        self.sampling_steps = sampling_steps
+        self.process = VP(g, g)
+        self.register_buffer("first_weight", self.network.weight.detach().clone())
+        self.register_buffer("steps_taken", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("held_out_step", torch.zeros((), dtype=torch.float64))
+        self.validation_rows, self.test_rows = Collected(), Collected()
+        self.tables: Mapping[str, Table] = {}
+
+    def setup(self, stage: str) -> None:
+        require_double(self.trainer, "ScoreEstimation")
+        require_all_rows(self.trainer, "ScoreEstimation")
+        rows = require_data(self.trainer, TrainingRows, "ScoreEstimation").training_rows
+        if len(rows["features"]) > MOST_ROWS:
+            raise ValueError(f"the kernel of all pairs takes up to {MOST_ROWS} samples, got {len(rows['features'])}")
+        self.rows = rows
+        self.path = KernelPath(tangent_kernel(rows["features"], rows["features"]), self.eta)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Estimate E[X_0 | X_t] `[B, d]` of rows z = (X_t, t - start, 1)."""
+        return self.network(z)
+
+    def score(self, x: Tensor, t: Tensor) -> Tensor:
+        """Estimate the score `[B, d]` at points `[B, d]` and times `[B]`."""
+        z = torch.cat([x, (t - self.start)[:, None], torch.ones_like(t)[:, None]], dim=1)
+        mean, deviation = self.process.kernel(in_ball(self(z), self.radius), t)
+        return (mean - x) / deviation[:, None].square()
+
+    def training_step(self, batch: TableBatch, batch_idx: int) -> dict[str, Tensor]:
+        self.steps_taken += 1
+        loss = 0.5 * (self(batch["features"]) - batch["target"]).square().sum(1).mean()
+        return {"loss": log_training(self, batch, loss)}
+
+    def validation_step(self, batch: TableBatch, batch_idx: int) -> None:
+        columns = [batch["features"], batch["target"], self(batch["features"])]
+        self.validation_rows.update(batch["index"], torch.cat(columns, dim=1))
+
+    def on_validation_epoch_end(self) -> None:
+        features, target, network = self.validation_rows.compute()[1].split([self.dim + 2, self.dim, self.dim], dim=1)
+        self.validation_rows.reset()
+        log_same(self, "val/loss", 0.5 * (network - target).square().sum(1).mean())
+        if self.held_out_step == 0:  # the path is the same in all epochs
+            path = self.path.predictions(tangent_kernel(features, self.rows["features"]), self.rows["target"], STEPS)
+            self.held_out_step.copy_(STEPS[(path - target).square().sum((1, 2)).argmin()])
+
+    def test_step(self, batch: TableBatch, batch_idx: int) -> None:
+        truth = batch.get("clean_target", batch["target"])
+        columns = [batch["features"], batch["target"], truth, self(batch["features"])]
+        self.test_rows.update(batch["index"], torch.cat(columns, dim=1))
+
+    def on_test_epoch_end(self) -> None:
+        sizes = [self.dim + 2, self.dim, self.dim, self.dim]
+        features, target, truth, network = self.test_rows.compute()[1].split(sizes, dim=1)
+        self.test_rows.reset()
+        cross = tangent_kernel(features, self.rows["features"])
+        stop = torch.tensor([self.stopping_step(), float(self.steps_taken)], dtype=torch.float64)
+        stopped, alongside = self.path.predictions(cross, self.rows["target"], stop)
+        path = self.path.predictions(cross, self.rows["target"], STEPS)
+        risk = rms(path - truth).square()
+        motion = (self.network.weight - self.first_weight).norm(dim=1).max()
+        values = {"stopping_step": stop[0], "largest_motion": motion, "coupling": rms(network - alongside)}
+        risks = {"risk": rms(network - truth), "kernel_risk": rms(stopped - truth)}
+        for name, value in (values | {name: each.square() for name, each in risks.items()}).items():
+            log_same(self, f"test/{name}", value)
+        log_same(self, "test/least_kernel_risk", risk.min())
+        tables = {"risk": Table({"step": STEPS[1:].numpy(), "risk": risk[1:].numpy()}, logarithmic=("step",))}
+        if "clean_target" in self.rows:
+            tables["error_terms"] = self._error_terms(cross, path, truth)
+        generated = self.sample_points(min(len(target), MOST_POINTS), generator_of(run_seed(), 7)).cpu()
+        log_same(self, "test/wasserstein", wasserstein(generated, target[: len(generated)]))
+        if self.dim == 2:
+            points = torch.cat([target[: len(generated)], generated]).numpy()
+            laws = ["data"] * len(generated) + ["generated"] * len(generated)
+            columns = {"x_1": points[:, 0], "x_2": points[:, 1], "law": laws}
+            tables["samples"] = Table(columns, kind="points")
+        self.tables = tables
+
+    def stopping_step(self) -> float:
+        """Give the number of steps at which the kernel's path is reported."""
+        if self.stop == "end":
+            return float(STEPS[-1])
+        if self.stop == "hold_out":
+            return float(self.held_out_step)
+        noise = self.rows["target"] - self.rows.get("clean_target", torch.zeros(()))
+        sigma = float(noise.square().mean().sqrt())
+        return stopping_step(self.path.values, float(self.path.eta), sigma, STEPS[1:])
+
+    def _error_terms(self, cross: Tensor, path: Tensor, truth: Tensor) -> Table:
+        """Measure the parts of the kernel path's distance from the truth, at the STEPS."""
+        clean = self.path.predictions(cross, self.rows["clean_target"], STEPS)
+        [interpolant] = self.path.predictions(cross, self.rows["clean_target"], torch.tensor([math.inf]).double())
+        terms = {
+            "label mismatch": rms(path - clean),
+            "early stopping": rms(clean - interpolant),
+            "approximation": rms(interpolant - truth).expand(len(STEPS)),
+            "all": rms(path - truth),
+        }
+        columns: dict[str, Any] = {
+            "step": STEPS[1:].tolist() * len(terms),
+            "distance": torch.cat([values[1:] for values in terms.values()]).tolist(),
+            "term": [name for name in terms for _ in STEPS[1:]],
+        }
+        return Table(columns, logarithmic=("step", "distance"))
+
+    @torch.no_grad()
+    def sample_points(self, n: int, generator: torch.Generator) -> Tensor:
+        """Draw n points `[n, d]` by the reverse-time process with the network's score, from t = 1 to `start`."""
+
+        def draw(like: Tensor) -> Tensor:
+            return torch.randn(like.shape, generator=generator, dtype=like.dtype).to(like.device)
+
+        x = draw(self.network.weight.new_empty(n, self.dim))
+        steps = self.sampling_steps
+        for i in range(steps, math.floor(self.start * steps), -1):
+            x = euler_maruyama(self.score, x, i / steps, steps, self.process, draw).x
+        return x
+
+    def configure_optimizers(self) -> Any:
+        rate = float(self.path.eta) * len(self.rows["features"])  # the loss here is a mean
+        return scheduled(torch.optim.SGD([self.network.weight], lr=rate), constant)

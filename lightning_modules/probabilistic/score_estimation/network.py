@@ -1,0 +1,39 @@
+"""The two-layer network of the theory: a trained first layer and frozen signs."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from datamodules.arguments import at_least
+
+
+class FrozenSignNetwork(nn.Module):
+    """Maps z `[B, p]` to m^(-1/2) sum_r a_r relu(w_r . z), `[B, d]`; it begins at zero.
+
+    The second half of the neurons begins with the weights of the first and has the opposite signs.
+
+    Args:
+        in_features: p.
+        out_features: d.
+        width: m, even.
+
+    Raises:
+        ValueError: if a size is too small or the width is odd.
+    """
+
+    signs: Tensor
+
+    def __init__(self, in_features: int, out_features: int, width: int) -> None:
+        super().__init__()
+        at_least(1, in_features=in_features, out_features=out_features)
+        at_least(2, width=width)
+        if width % 2:
+            raise ValueError(f"width must be even, got {width}")
+        half = torch.randn(width // 2, in_features)
+        self.weight = nn.Parameter(half.repeat(2, 1))
+        signs = torch.randint(2, (width // 2, out_features)).to(half.dtype) * 2 - 1
+        self.register_buffer("signs", torch.cat([signs, -signs]))
+
+    def forward(self, z: Tensor) -> Tensor:
+        return (z @ self.weight.T).relu() @ self.signs / math.sqrt(len(self.weight))
