@@ -607,6 +607,30 @@ METHODS = {
     ),
     "colide": Method("colide/demo", GRAPH, clips=None, alone=True, double=True),
     "subgm": Method("subgm/demo", MEASUREMENTS, clips=None, double=True),
+    "fractional_sde_paths": Method(
+        "fractional_sde/demo_paths",
+        {  # 331 paths in batches of 101, 101, 101 and 28; 37 to test with, in batches of 16, 16 and 5
+            "data.init_args.batch_size": 101,
+            "data.init_args.evaluation_batch_size": 16,
+            **{
+                f"data.init_args.sequences.init_args.{key}": value
+                for key, value in {"num_times": 6, "num_training": 331, "num_test": 37}.items()
+            },
+        },
+        {"model.init_args.optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 1e-5}}},
+    ),
+    "fractional_sde_videos": Method(
+        "fractional_sde/demo_videos",
+        {  # batches of 7, 7 and 5; 5 videos to test with, in batches of 3 and 2
+            "data.init_args.batch_size": 7,
+            "data.init_args.evaluation_batch_size": 3,
+            **{
+                f"data.init_args.sequences.init_args.{key}": value
+                for key, value in {"num_times": 7, "num_training": 19, "num_test": 5}.items()
+            },
+        },
+        {"model.init_args.optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 1e-5}}},
+    ),
     "fractional_sde": Method(
         "fractional_sde/demo",
         {  # 331 paths in batches of 101, 101, 101 and 28; 37 to test with, in batches of 16, 16 and 5

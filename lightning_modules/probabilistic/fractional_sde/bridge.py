@@ -20,16 +20,12 @@ from lightning_modules.probabilistic.fractional_sde.integration import (
     check_step,
     increments,
     integrate,
+    misfit,
 )
 from lightning_modules.probabilistic.fractional_sde.layers import tanh_layers
 from lightning_modules.probabilistic.fractional_sde.noise import BrownianNoise, Noise
 from lightning_modules.training.logging import log_same, log_training
 from lightning_modules.training.optimizers import adam, built, constant, trainable
-
-
-def misfit(x: Tensor, observed: Tensor, sigma: Tensor) -> Tensor:
-    """Compute sum_f (x_f - o_f)^2 / (2 sigma_f^2) of paths `[B, F, D]`, with sigma `[F]`, as `[B]`."""
-    return 0.5 * ((x - observed).square() * sigma.pow(-2)[:, None]).sum(dim=(1, 2))
 
 
 class FractionalBridge(LightningModule):

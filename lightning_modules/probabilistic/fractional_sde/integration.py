@@ -132,3 +132,15 @@ def integrate(
             path.append(x)
     spent = 0.5 * dt * torch.stack(controls).square().sum(dim=(0, 2)) if controls else x.new_zeros(len(x))
     return Path(torch.stack(path, dim=1), y, spent)
+
+
+def misfit(given: Tensor, observed: Tensor, sigma: Tensor | None) -> Tensor:
+    """Compute -log p(observed | X) up to a constant, sum_f |given_f - observed_f|^2 / (2 sigma_f^2), as `[B]`.
+
+    Args:
+        given: what X stands for, `[B, F, ...]`.
+        observed: `[B, F, ...]`.
+        sigma: `[F]`; None takes 1 / 2 for sigma^2, the sum of squared errors.
+    """
+    squares = (given - observed).square().flatten(2).sum(dim=2)
+    return squares.sum(dim=1) if sigma is None else 0.5 * (squares * sigma.pow(-2)).sum(dim=1)

@@ -1,9 +1,10 @@
-"""The networks inside of the equation."""
+"""The networks inside of the equation: drift and control of all dimensions together, diffusion of each by itself."""
 
 from collections.abc import Sequence
 from itertools import pairwise
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 
 def tanh_layers(in_features: int, hidden_features: Sequence[int], out_features: int, zero: bool = False) -> nn.Module:
@@ -23,3 +24,29 @@ def tanh_layers(in_features: int, hidden_features: Sequence[int], out_features: 
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
     return nn.Sequential(*layers, last)
+
+
+class DiagonalDiffusion(nn.Module):
+    """Maps each of D numbers to a positive one, by networks Linear-tanh-...-Linear-softplus of their own.
+
+    All D are multiplied at once, and begin as `nn.Linear` does.
+
+    Args:
+        num_latents: D.
+        hidden_features: widths of the hidden layers.
+    """
+
+    def __init__(self, num_latents: int, hidden_features: Sequence[int]) -> None:
+        super().__init__()
+        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
+        for narrow, wide in pairwise([1, *hidden_features, 1]):
+            layers = [nn.Linear(narrow, wide) for _ in range(num_latents)]
+            self.weights.append(nn.Parameter(torch.stack([layer.weight.detach().T for layer in layers])))
+            self.biases.append(nn.Parameter(torch.stack([layer.bias.detach()[None] for layer in layers])))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `[B, D]` to `[B, D]`."""
+        hidden = x.T[:, :, None]
+        for number, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            hidden = torch.baddbmm(bias, hidden.tanh() if number else hidden, weight)
+        return nn.functional.softplus(hidden[:, :, 0].T)

@@ -1,0 +1,165 @@
+"""Videos of digits that move over a frame, and leave its walls in random directions (stochastic moving MNIST).
+
+Source: Denton and Fergus, Stochastic Video Generation with a Learned Prior, ICML 2018, arXiv 1802.07687.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.transforms.v2.functional import resize
+
+from datamodules.arguments import at_least
+from datamodules.classification.image_sets import ImageSet, ImageSource
+from datamodules.corruptions.image_noise.numbers import SampleNumbers
+from datamodules.sequences.sequence_set import SequenceSet, SequenceSource
+
+
+def bouncing_places(uniform: Tensor, room: int, max_speed: int) -> Tensor:
+    """Move things from random places and with random velocities, which are redrawn at the walls.
+
+    A thing that has left [0, room) on one axis is put back to its end, its velocity on that axis is drawn anew among
+    those that lead away from the wall, 1 ... max_speed in size, and that on the other axis among -max_speed ...
+    max_speed. Rows come first, columns second.
+
+    Args:
+        uniform: `[N, F, 4]`, in [0, 1): of the first time for place and velocity, of later ones for the walls.
+        room: places on each axis.
+        max_speed: greatest velocity on an axis, a whole number for each time.
+
+    Returns:
+        Row and column, `[N, F, 2]`, int64.
+    """
+    within_room = (uniform[:, 0, :2] * room).long()
+    any_way = (uniform * (2 * max_speed + 1)).long() - max_speed
+    away = (uniform * max_speed).long() + 1
+    place, velocity, places = within_room, any_way[:, 0, 2:], []
+    for time in range(uniform.shape[1]):
+        for axis in (0, 1) if time else ():
+            below, above = place[:, axis] < 0, place[:, axis] >= room
+            hit, drawn = below | above, 2 * axis
+            normal = torch.where(below, away[:, time, drawn], -away[:, time, drawn])
+            redrawn = torch.stack([normal, any_way[:, time, drawn + 1]], dim=1)
+            velocity = torch.where(hit[:, None], redrawn if axis == 0 else redrawn.flip(1), velocity)
+        place = place.clamp(0, room - 1)
+        places.append(place)
+        place = place + velocity
+    return torch.stack(places, dim=1)
+
+
+def pasted(digit: Tensor, place: Tensor, image_size: int) -> Tensor:
+    """Paste digits into black frames, where their sums are clipped to 255.
+
+    Args:
+        digit: `[B, n, S, S]`, uint8.
+        place: row and column of each one's corner, `[B, n, F, 2]`.
+        image_size: height and width of a frame.
+
+    Returns:
+        `[B, F, 1, image_size, image_size]`, uint8.
+    """
+    size, times = digit.shape[-1], place.shape[2]
+    framed = F.pad(digit, (0, 1, 0, 1))[:, :, None].expand(-1, -1, times, -1, -1)  # the last row and column are black
+    at = torch.arange(image_size)
+    rows, columns = ((at - place[..., axis, None]) for axis in (0, 1))
+    rows, columns = (torch.where((inside >= 0) & (inside < size), inside, size) for inside in (rows, columns))
+    placed = framed.gather(3, rows[..., None].expand(*rows.shape, size + 1))
+    placed = placed.gather(4, columns[..., None, :].expand(*rows.shape, image_size))
+    return placed.sum(dim=1, dtype=torch.int64).clamp(max=255).to(torch.uint8)[:, :, None]
+
+
+class DrawnVideos(SequenceSource):
+    """Videos that are drawn when they are asked for, from (seed, split, visit, position) alone.
+
+    Args:
+        law: what they are drawn from.
+        images: digits to draw from.
+        stream: number of the split.
+    """
+
+    def __init__(self, law: "MovingDigits", images: ImageSource, count: int, stream: int) -> None:
+        self.law = law
+        self.images = images
+        self.count = count
+        self.stream = stream
+
+    def __len__(self) -> int:
+        return self.count
+
+    def fetch(self, index: Tensor, visit: int) -> Tensor:
+        law = self.law
+        numbers = SampleNumbers(law.seed or 0, visit, index, self.stream)
+        count = law.num_digits * (1 + 4 * law.num_times)
+        uniform = numbers.uniform(torch.empty(len(index), count, dtype=torch.float64))  # in float32 it may be 1
+        uniform = uniform.unflatten(1, (law.num_digits, -1)).flatten(0, 1)
+        chosen = (uniform[:, 0] * len(self.images.label)).long()
+        digit = (self.images.fetch(chosen, None).int() * 255 // self.images.brightest).to(torch.uint8)
+        digit = resize(digit, [law.digit_size, law.digit_size]).unflatten(0, (-1, law.num_digits))[:, :, 0]
+        room = law.image_size - law.digit_size
+        place = bouncing_places(uniform[:, 1:].unflatten(1, (-1, 4)), room, law.max_speed)
+        return pasted(digit, place.unflatten(0, (-1, law.num_digits)), law.image_size)
+
+
+class MovingDigits(SequenceSet):
+    """Digits that move straight ahead until they meet a wall, each frame the sum of theirs.
+
+    Training draws from the training images, all videos anew in every pass, and testing from the test images.
+
+    Args:
+        images: set of grey images of digits.
+        num_digits: digits of a video.
+        image_size: height and width of a frame, in pixels.
+        digit_size: height and width that digits are brought to.
+        max_speed: greatest velocity on each axis, in pixels a frame.
+        num_times: frames of a video.
+        interval: time between two of them.
+        num_training: videos of an epoch of training; None takes as many as there are training images.
+        num_test: videos to test with; None takes as many as there are test images.
+        seed: random seed of the videos; None takes that of the data.
+
+    Raises:
+        ValueError: if an argument is out of range, or images are not grey.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        num_digits: int = 2,
+        image_size: int = 64,
+        digit_size: int = 32,
+        max_speed: int = 4,
+        num_times: int = 25,
+        interval: float = 0.1,
+        num_training: int | None = None,
+        num_test: int | None = None,
+        seed: int | None = None,
+    ) -> None:
+        at_least(1, num_digits=num_digits, digit_size=digit_size, max_speed=max_speed)
+        at_least(1, num_training=num_training, num_test=num_test)
+        at_least(2, num_times=num_times)
+        at_least(digit_size + 1, image_size=image_size)
+        if images.image_shape[0] != 1:
+            raise ValueError(
+                f"images must be grey, and those of {type(images).__name__} have {images.image_shape[0]} channels"
+            )
+        self.images = images
+        self.num_digits = num_digits
+        self.image_size = image_size
+        self.digit_size = digit_size
+        self.max_speed = max_speed
+        self.shape = (1, image_size, image_size)
+        self.num_times = num_times
+        self.interval = interval
+        self.num_training = num_training
+        self.num_test = num_test
+        self.seed = seed
+
+    def fetch_missing(self) -> None:
+        self.images.fetch_missing()
+
+    def training(self) -> DrawnVideos:
+        images = self.images.training()
+        return DrawnVideos(self, images, self.num_training or len(images.label), 1000)
+
+    def test(self) -> DrawnVideos:
+        images = self.images.test()
+        return DrawnVideos(self, images, self.num_test or len(images.label), 2000)

@@ -1,0 +1,227 @@
+"""Latent equations of paths and videos; the method is described in `__init__.py`."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torch.distributions import Normal, kl_divergence
+
+from datamodules.arguments import at_least, one_of
+from datamodules.batches import SequenceBatch
+from lightning_modules.distributed.draws import draw_rows_like
+from lightning_modules.interfaces import ImageColumn
+from lightning_modules.metrics.collected import Collected
+from lightning_modules.metrics.image_quality import psnr
+from lightning_modules.probabilistic.fractional_sde.integration import (
+    SOLVERS,
+    Control,
+    Path,
+    Solver,
+    check_run,
+    check_step,
+    increments,
+    integrate,
+    misfit,
+)
+from lightning_modules.probabilistic.fractional_sde.layers import DiagonalDiffusion, tanh_layers
+from lightning_modules.probabilistic.fractional_sde.networks import Content, Inference, Inferred
+from lightning_modules.probabilistic.fractional_sde.noise import Noise
+from lightning_modules.training.logging import log_same, log_training
+from lightning_modules.training.optimizers import adam, built, constant, trainable
+
+LEAST_GIVEN = 3
+"""Observations from which the beginning of a path is inferred."""
+SHOWN = 9
+"""Frames of a strip."""
+BETWEEN = 2
+"""Rows of white pixels in a strip."""
+
+
+class Terms(NamedTuple):
+    """Parts of the loss of each sequence, `[B]`."""
+
+    nll: Tensor
+    kl_start: Tensor
+    kl_path: Tensor
+
+
+class FractionalLatentSDE(LightningModule):
+    """Learns an equation whose hidden path, decoded, gives sequences: points of paths, or frames of videos.
+
+    The features of all observations tell the law of X(0), the control and, by their median, what stays the same. `test`
+    logs means over sequences, `test/elbo`, minus the loss, and its parts; of videos also `test/reconstruction_psnr`,
+    and `test/psnr` of the frames after the first `num_given`, which follow from these alone: the posterior leads
+    through them, and the prior goes on.
+
+    Args:
+        noise: `FractionalNoise` or `BrownianNoise`.
+        encoder: maps observations `[N, ...]` to features `[N, num_features]`.
+        decoder: maps contents and X together, `[N, num_contents + num_latents]`, to observations `[N, ...]`.
+        num_latents: D, dimensions of X.
+        num_features: width of what is told of each observation.
+        num_contents: numbers of what stays the same; 0 for nothing.
+        hidden_features: widths of the hidden layers of drift, diffusion and control.
+        solver: `milstein`, whose equation is Stratonovich's, or `euler`, whose equation is Ito's.
+        substeps: steps of the integration between two observations.
+        num_given: observations that `test` predicts the others from, at least 3.
+        optimizer: built on all parameters, with H where it is learned.
+        lr_scheduler: stepped every epoch.
+
+    Raises:
+        ValueError: if an argument is out of range; at setup, if gamma_max is too large for the steps, or the precision
+            too low.
+    """
+
+    def __init__(
+        self,
+        noise: Noise,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        num_latents: int = 6,
+        num_features: int = 64,
+        num_contents: int = 64,
+        hidden_features: Sequence[int] = (200, 200),
+        solver: Solver = "milstein",
+        substeps: int = 3,
+        num_given: int = 5,
+        optimizer: OptimizerCallable = adam,
+        lr_scheduler: LRSchedulerCallable = constant,
+    ) -> None:
+        super().__init__()
+        at_least(1, num_latents=num_latents, num_features=num_features, substeps=substeps)
+        at_least(0, num_contents=num_contents)
+        at_least(1, **{f"hidden_features[{k}]": width for k, width in enumerate(hidden_features)})
+        at_least(LEAST_GIVEN, num_given=num_given)
+        one_of(SOLVERS, solver=solver)
+        self.noise = noise
+        self.encoder = encoder
+        self.decoder = decoder
+        self.content = Content(num_features, num_contents) if num_contents else None
+        self.inference = Inference(num_features, num_latents)
+        self.drift = tanh_layers(num_latents, hidden_features, num_latents)
+        self.diffusion = DiagonalDiffusion(num_latents, hidden_features)
+        told = num_latents * (noise.num_processes + 1) + num_features
+        self.control = tanh_layers(told, hidden_features, num_latents, zero=True)
+        self.prior_mean = nn.Parameter(torch.zeros(num_latents))
+        self.prior_log_std = nn.Parameter(torch.zeros(num_latents))
+        self.solver: Solver = solver
+        self.substeps = substeps
+        self.num_given = num_given
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.collected = Collected()
+
+    def setup(self, stage: str) -> None:
+        check_run(self.trainer, self.noise, self.substeps)
+
+    def inferred(self, observed: Tensor) -> tuple[Inferred, Tensor]:
+        """Infer from observations `[B, F, ...]`; the second is what stays the same, `[B, num_contents]`."""
+        features = self.encoder(observed.flatten(0, 1)).unflatten(0, observed.shape[:2])
+        content = features[:, 0, :0] if self.content is None else self.content(features)
+        return self.inference(features), content
+
+    def led_by(self, context: Tensor) -> Control:
+        """Give the control that is told features `[B, F, num_features]`, between two observations a mixture of both."""
+
+        def control(step: int, x: Tensor, y: Tensor) -> Tensor:
+            place, after = divmod(step, self.substeps)
+            told = torch.lerp(context[:, place], context[:, place + 1], after / self.substeps)
+            return self.control(torch.cat([x, y.flatten(1), told.to(x.dtype)], dim=1))
+
+        return control
+
+    def followed(self, x: Tensor, y: Tensor, num_times: int, interval: float, control: Control | None) -> Path:
+        """Draw paths from states x `[B, D]` and y `[B, D, K]` on, at `num_times` times with theirs."""
+        check_step(self.noise.gamma_max, interval, self.substeps)
+        dw = increments(x, (num_times - 1) * self.substeps, interval / self.substeps)
+        equation = (self.noise.gamma, self.noise.omega(), self.drift, self.diffusion, control, self.solver)
+        return integrate(x, y, dw, interval, self.substeps, *equation)
+
+    def decoded(self, content: Tensor, x: Tensor) -> Tensor:
+        """Decode contents `[B, num_contents]` and X `[B, F, D]` to observations, `[B, F, ...]`."""
+        told = torch.cat([content[:, None].expand(-1, x.shape[1], -1), x.to(content.dtype)], dim=2)
+        return self.decoder(told.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+    def reconstructed(self, batch: SequenceBatch) -> tuple[Terms, Tensor]:
+        """Draw a path of the posterior for each sequence: the terms of the loss, and observations `[B, F, ...]`."""
+        observed = batch["observed"]
+        start, content = self.inferred(observed)
+        mean, std = start.mean.to(observed.dtype), start.std.to(observed.dtype)
+        x = mean + std * draw_rows_like(torch.randn, mean)
+        path = self.followed(x, self.noise.start(x), observed.shape[1], batch["interval"], self.led_by(start.context))
+        prior = Normal(self.prior_mean, self.prior_log_std.exp(), validate_args=False)
+        kl_start = kl_divergence(Normal(mean, std, validate_args=False), prior).sum(dim=1)
+        given = self.decoded(content, path.x).to(observed.dtype)
+        return Terms(misfit(given, observed, batch.get("sigma")), kl_start, path.divergence), given
+
+    def predicted(self, batch: SequenceBatch) -> Tensor:
+        """Draw what follows the first `num_given` observations: `[B, F, ...]` with these as they are reconstructed.
+
+        Raises:
+            ValueError: if there are no more.
+        """
+        observed = batch["observed"]
+        if observed.shape[1] <= self.num_given:
+            raise ValueError(
+                f"num_given is {self.num_given}, and sequences have {observed.shape[1]} observations: nothing is left "
+                f"to predict"
+            )
+        start, content = self.inferred(observed[:, : self.num_given])
+        x = (start.mean + start.std * draw_rows_like(torch.randn, start.mean)).to(observed.dtype)
+        led = self.followed(x, self.noise.start(x), self.num_given, batch["interval"], self.led_by(start.context))
+        further = observed.shape[1] - self.num_given + 1
+        free = self.followed(led.x[:, -1], led.y, further, batch["interval"], None)
+        return self.decoded(content, torch.cat([led.x, free.x[:, 1:]], dim=1))
+
+    def training_step(self, batch: SequenceBatch, batch_idx: int) -> dict[str, Tensor]:
+        terms, _ = self.reconstructed(batch)
+        means = Terms(*(term.mean() for term in terms))
+        return {"loss": log_training(self, batch, torch.stack(means).sum(), **means._asdict())}
+
+    def on_train_epoch_end(self) -> None:
+        log_same(self, "train/hurst", self.noise.hurst())
+
+    def test_step(self, batch: SequenceBatch, batch_idx: int) -> dict[str, Tensor]:
+        """Return `reconstructed` and, of videos, `predicted`, `[B, F, ...]`."""
+        terms, given = self.reconstructed(batch)
+        measured, outputs = [*terms], {"reconstructed": given}
+        if given.ndim == 5:
+            outputs["predicted"] = self.predicted(batch)
+            measured += [
+                psnr(frames.flatten(0, 1), clean.flatten(0, 1), "clipped").unflatten(0, frames.shape[:2]).mean(dim=1)
+                for frames, clean in (
+                    (given, batch["observed"]),
+                    (outputs["predicted"][:, self.num_given :], batch["observed"][:, self.num_given :]),
+                )
+            ]
+        self.collected.update(batch["index"], torch.stack([term.double() for term in measured], dim=1))
+        return outputs
+
+    def on_test_epoch_end(self) -> None:
+        _, rows = self.collected.compute()
+        self.collected.reset()
+        names = [*Terms._fields, "reconstruction_psnr", "psnr"]
+        means = dict(zip(names, rows.mean(dim=0), strict=False))
+        means["elbo"] = -sum(means[name] for name in Terms._fields)
+        for name, value in {**means, "hurst": self.noise.hurst()}.items():
+            log_same(self, f"test/{name}", value)
+
+    def image_columns(self, batch: SequenceBatch, outputs: dict[str, Tensor]) -> dict[str, ImageColumn]:
+        """Show frames of each video: from top to bottom as it is, reconstructed from all of it, and predicted."""
+        rows = [batch["observed"], outputs["reconstructed"], outputs["predicted"]]
+        white = torch.ones_like(rows[0][..., :BETWEEN, :])
+        strip = torch.cat([rows[0], white, rows[1].to(white), white, rows[2].to(white)], dim=-2)
+        places = torch.linspace(0, strip.shape[1] - 1, SHOWN).long().unique().tolist()
+        captions = ["true, reconstructed, predicted"] * len(strip)
+        return {
+            f"{place}, {'given' if place < self.num_given else 'predicted'}": ImageColumn(
+                strip[:, place], () if place else captions
+            )
+            for place in places
+        }
+
+    def configure_optimizers(self) -> Any:
+        return built(self.optimizer, self.lr_scheduler, trainable(self))

@@ -1,0 +1,152 @@
+"""The networks of the authors' videos: of frames, of what stays the same in a video, and of where its path begins."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+GROUPS = 8
+"""Of channels that are normalised together."""
+
+
+class FrameEncoder(nn.Module):
+    """Conv-MaxPool-GroupNorm-SiLU blocks, each of which halves the frame, and a linear layer.
+
+    Args:
+        in_channels: channels of a frame.
+        channels: of each block, multiples of 8.
+        image_size: height and width of a frame, a multiple of 2 for each block.
+        num_features: outputs.
+
+    Raises:
+        ValueError: if a number is no such multiple.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        channels: Sequence[int] = (64, 128, 256, 256),
+        image_size: int = 64,
+        num_features: int = 64,
+    ) -> None:
+        super().__init__()
+        side = _least_side(image_size, channels)
+        blocks: list[nn.Module] = []
+        for narrow, wide in pairwise([in_channels, *channels]):
+            blocks += [nn.Conv2d(narrow, wide, 3, padding=1), nn.MaxPool2d(2), nn.GroupNorm(GROUPS, wide), nn.SiLU()]
+        self.blocks = nn.Sequential(*blocks)
+        self.last = nn.Linear(channels[-1] * side**2, num_features)
+
+    def forward(self, frame: Tensor) -> Tensor:
+        """Map frames `[N, C, H, W]` in [0, 1] to `[N, num_features]`."""
+        return self.last(self.blocks(frame).flatten(1))
+
+
+class FrameDecoder(nn.Module):
+    """A linear layer, Conv-GroupNorm-enlarge-SiLU blocks, each of which doubles the frame, and two convolutions.
+
+    Args:
+        in_features: inputs, `num_contents` and `num_latents` together.
+        out_channels: channels of a frame.
+        channels: of each block, multiples of 8; the first one's inputs are as many.
+        image_size: height and width of a frame, a multiple of 2 for each block.
+
+    Raises:
+        ValueError: if a number is no such multiple.
+    """
+
+    def __init__(
+        self,
+        in_features: int = 70,
+        out_channels: int = 1,
+        channels: Sequence[int] = (256, 128, 64, 64),
+        image_size: int = 64,
+    ) -> None:
+        super().__init__()
+        side = _least_side(image_size, channels)
+        self.first = nn.Linear(in_features, channels[0] * side**2)
+        blocks: list[nn.Module] = [nn.Unflatten(1, (channels[0], side, side))]
+        for narrow, wide in pairwise([channels[0], *channels]):
+            block = (nn.Conv2d(narrow, wide, 3, padding=1), nn.GroupNorm(GROUPS, wide), nn.Upsample(scale_factor=2))
+            blocks += [*block, nn.SiLU()]
+        last = channels[-1]
+        blocks += [nn.Conv2d(last, last, 3, padding=1), nn.SiLU(), nn.Conv2d(last, out_channels, 3, padding=1)]
+        self.blocks = nn.Sequential(*blocks, nn.Sigmoid())
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """Map `[N, in_features]` to frames `[N, C, H, W]` in [0, 1]."""
+        return self.blocks(self.first(latent))
+
+
+def _least_side(image_size: int, channels: Sequence[int]) -> int:
+    if image_size % 2 ** len(channels):
+        raise ValueError(
+            f"image_size must be a multiple of {2 ** len(channels)} for {len(channels)} blocks, got {image_size}"
+        )
+    if any(width % GROUPS for width in channels):
+        raise ValueError(f"channels must be multiples of {GROUPS}, got {list(channels)}")
+    return image_size // 2 ** len(channels)
+
+
+class Content(nn.Module):
+    """Tells what stays the same: Linear-SiLU-Linear of the median over the frames of each feature.
+
+    Args:
+        num_features: inputs, and width.
+        num_contents: outputs.
+    """
+
+    def __init__(self, num_features: int, num_contents: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(num_features, num_features), nn.SiLU(), nn.Linear(num_features, num_contents)
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map `[B, F, num_features]` to `[B, num_contents]`."""
+        ordered, count = features.sort(dim=1).values, features.shape[1]
+        return self.layers((ordered[:, (count - 1) // 2] + ordered[:, count // 2]) / 2)
+
+
+class Inferred(NamedTuple):
+    """The law of X(0), and what the control is told."""
+
+    mean: Tensor
+    """`[B, D]`."""
+    std: Tensor
+    """`[B, D]`."""
+    context: Tensor
+    """`[B, F, num_features]`."""
+
+
+class Inference(nn.Module):
+    """Tells where a path begins and is led to: two convolutions over time, and three layers of the first frames.
+
+    Args:
+        num_features: of each frame.
+        num_latents: D.
+    """
+
+    def __init__(self, num_features: int, num_latents: int) -> None:
+        super().__init__()
+        self.context = nn.Sequential(
+            nn.Conv1d(num_features, num_features, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv1d(num_features, num_features, 3, padding=1),
+        )
+        self.start = nn.Sequential(
+            nn.Linear(4 * num_features, num_features),
+            nn.SiLU(),
+            nn.Linear(num_features, num_features),
+            nn.SiLU(),
+            nn.Linear(num_features, 2 * num_latents),
+        )
+
+    def forward(self, features: Tensor) -> Inferred:
+        """Infer from features `[B, F, num_features]` of at least three frames."""
+        context = self.context(features.mT).mT
+        told = torch.cat([context[:, 0], features[:, 0], features[:, 1], features[:, 2]], dim=1)
+        mean, log_variance = self.start(told).chunk(2, dim=1)
+        return Inferred(mean, (0.5 * log_variance).exp(), context)
