@@ -17,7 +17,8 @@ first. An unmodified pipeline then begins with phi(x_T, c) as its `latents`.
 Where things differ: the authors' script steps back between the levels of the third and the second time, as the inverse
 scheduler of diffusers counts since version 0.22 (`official_offset`); it embeds one text for a whole batch; its training
 leaves the attention out that its inference has (`attention`); and signs of singular vectors are as the machine gives
-them (`fixed_signs`). With four channels the fold has two rows and columns of images; other square numbers fold alike.
+them (`fixed_signs`). Their script may repeat both steps, which it does not by default and this project never. With four
+channels the fold has two rows and columns of images; other square numbers fold alike.
 
 Source: Zhou, Shao, Bai, Zhang, Xu, Han and Xie, Golden Noise for Diffusion Models: A Learning Framework, ICCV 2025,
 arXiv 2411.09502.
