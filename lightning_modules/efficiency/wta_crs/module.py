@@ -1,6 +1,7 @@
 """The LightningModule of WTA-CRS."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,11 +17,13 @@ from lightning_modules.distributed.per_sample import PerSample
 from lightning_modules.efficiency.wta_crs.attention import sample_attention
 from lightning_modules.efficiency.wta_crs.compact import compact_dropout, compact_layers
 from lightning_modules.efficiency.wta_crs.estimator import ESTIMATORS, Estimator
+from lightning_modules.efficiency.wta_crs.gradient_error import gradient_errors, table_of
 from lightning_modules.efficiency.wta_crs.products import SampledLinear, SampledProduct, Sampler
-from lightning_modules.interfaces import TrainingSamples, require_data
+from lightning_modules.interfaces import Table, TrainingSamples, require_data
 from lightning_modules.networks.replacement import layers_named, replace_layers
 from lightning_modules.random_numbers import run_seed, seed_of
 from lightning_modules.training.classifier import ClassifierSteps, accuracies, cross_entropy_step
+from lightning_modules.training.logging import log_same
 from lightning_modules.training.optimizers import adamw, built, constant, trainable
 
 
@@ -61,6 +64,8 @@ class WTACRS(ClassifierSteps, LightningModule):
         compact: keep masks of dropout and ReLU in bits, and layer normalisation's output in place of its input.
         shares: parts of a batch that are sampled each by itself, a multiple of the number of processes; None takes that
             number.
+        measure_error: compare the gradients of layers with the exact ones on each epoch's last batch, for each
+            estimator: `train/gradient_error` is the mean of this one. It takes all activations of that batch.
         optimizer: built on the network's trainable parameters.
         lr_scheduler: stepped every epoch.
 
@@ -78,6 +83,7 @@ class WTACRS(ClassifierSteps, LightningModule):
         estimator: Estimator = "wta_crs",
         compact: bool = False,
         shares: int | None = None,
+        measure_error: bool = False,
         optimizer: OptimizerCallable = adamw,
         lr_scheduler: LRSchedulerCallable = constant,
     ) -> None:
@@ -88,6 +94,8 @@ class WTACRS(ClassifierSteps, LightningModule):
         self.network = network
         self.num_classes = num_classes
         self.shares = shares
+        self.measure_error = measure_error
+        self.tables: dict[str, Table] = {}
         self.sampler = Sampler(ratio, estimator)
         sample_products(network, layers, attention or [], self.sampler, compact)
         self.optimizer = optimizer
@@ -111,11 +119,20 @@ class WTACRS(ClassifierSteps, LightningModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         self._store()
+        known = self._known(batch)
+        begin = partial(self._begin, local_size(batch), known, batch_idx)
+        begin()
+        if self.measure_error and batch_idx + 1 == self.trainer.num_training_batches:
+            errors = gradient_errors(self.network, self.sampler, batch, begin)
+            self.tables = {"gradient_error": table_of(errors)}
+            log_same(self, "train/gradient_error", errors[self.sampler.estimator].mean())
+
+    def _begin(self, samples: int, known: Tensor | None, batch_idx: int) -> None:
         shares = (self.shares or world_size()) // world_size()
         # Share s of all is, round robin as samples are dealt out, the process's own share s // W.
         place = (run_seed(), self.trainer.current_epoch, batch_idx)
         generators = [self._generator(*place, rank() + own * world_size()) for own in range(shares)]
-        self.sampler.begin_step(local_size(batch), self._known(batch), generators)
+        self.sampler.begin_step(samples, known, generators)
 
     def _generator(self, *place: int) -> torch.Generator | None:
         return None if self.device.type == "meta" else torch.Generator(self.device).manual_seed(seed_of(*place))

@@ -1,0 +1,60 @@
+"""Compare the estimated gradients of sampled layers with the exact ones."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from datamodules.batches import network_input, share
+from datamodules.loading.world import summed
+from lightning_modules.efficiency.wta_crs.estimator import ESTIMATORS
+from lightning_modules.efficiency.wta_crs.products import SampledLinear, Sampler
+from lightning_modules.interfaces import Table
+
+
+def gradient_errors(network: nn.Module, sampler: Sampler, batch: Any, begin: Callable[[], None]) -> dict[str, Tensor]:
+    """Measure ||estimate - exact|| / ||exact|| of each layer's weight for a batch of all processes.
+
+    It passes the batch once with all activations, and once for each estimator; with the same dropout in each.
+
+    Args:
+        network: with sampled linear layers; its gradients stay as they are.
+        sampler: of the network.
+        batch: with labels.
+        begin: begins the step anew, with the same random numbers.
+
+    Returns:
+        For each estimator the errors of the layers in the order of definition, `[layers]`.
+    """
+    weights = [layer.weight for layer in network.modules() if isinstance(layer, SampledLinear)]
+    kept = sampler.estimator, sampler.ratio
+    devices = [weights[0].device] if weights[0].device.type == "cuda" else []
+
+    def gradients(estimator: Any, ratio: float) -> list[Tensor]:
+        sampler.estimator, sampler.ratio = estimator, ratio
+        begin()
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(0)
+            loss = share(batch) * F.cross_entropy(network(network_input(batch)), batch["label"])
+            return [summed(gradient) for gradient in torch.autograd.grad(loss, weights)]
+
+    try:
+        exact = gradients(kept[0], 1.0)
+        found = {estimator: gradients(estimator, kept[1]) for estimator in ESTIMATORS}
+    finally:
+        sampler.estimator, sampler.ratio = kept
+        begin()
+    return {
+        estimator: torch.stack([(one - of).norm() / of.norm() for one, of in zip(estimates, exact, strict=True)])
+        for estimator, estimates in found.items()
+    }
+
+
+def table_of(errors: dict[str, Tensor]) -> Table:
+    """Make the table of the errors of layers, a line for each estimator."""
+    rows = [(estimator, layer, error) for estimator, own in errors.items() for layer, error in enumerate(own.tolist())]
+    estimators, layers, values = zip(*rows, strict=True)
+    columns = {"layer": layers, "estimator": estimators, "relative error": values}
+    return Table(columns, title="gradients of the layers' weights against the exact ones")
