@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_modules.training.schedules import (
     CosineSchedule,
+    HyperbolicOverSteps,
     PiecewiseConstant,
     WarmupCosine,
     WarmupLinear,
@@ -63,6 +64,11 @@ def test_a_rate_is_held_from_epoch_to_epoch() -> None:
     assert found == pytest.approx([0.1, 0.1, 0.05, 0.05, 0.01, 0.01])
 
 
+def test_a_hyperbola_is_followed_in_steps() -> None:
+    found = rates(HyperbolicOverSteps(sgd(), half_life=4, every=3), 7)
+    assert found == pytest.approx([0.1] * 3 + [0.1 / 1.75] * 3 + [0.1 / 2.5])
+
+
 @pytest.mark.parametrize(
     ("schedule", "arguments", "key"),
     [
@@ -70,6 +76,7 @@ def test_a_rate_is_held_from_epoch_to_epoch() -> None:
         *((CosineSchedule, (5, -1), "constant_epochs"), (WarmupCosine, (5, 5), "warmup")),
         *((WarmupCosine, (-1, 5), "warmup"), (WarmupCosine, (1, 5, "batch"), "interval")),
         *((PiecewiseConstant, ({0: 0.5},), "epoch_in_factors"), (PiecewiseConstant, ({3: -1.0},), "factor")),
+        *((HyperbolicOverSteps, (0.0,), "half_life"), (HyperbolicOverSteps, (4, 0), "every")),
     ],
 )
 def test_bad_arguments_are_named(schedule: type[LRScheduler], arguments: tuple[Any, ...], key: str) -> None:

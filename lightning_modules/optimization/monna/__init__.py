@@ -16,8 +16,8 @@ The analysis wants n >= 11 f; the rule itself n > 3 f, with which runs are allow
 
 Honest nodes are dealt out over the processes of `lightning_modules.distributed.independent.Independent`, one or several
 to each; models alone are exchanged, once a round, and the steps are those of one process (but for dropout, which each
-process draws by itself). No process is spent on Byzantine nodes: every one makes what they send. Buffers, as the
-statistics of BatchNorm, stay with their node.
+process draws by itself). No process is spent on Byzantine nodes: every one makes what they send, of the models of all
+honest nodes, which it holds meanwhile. Buffers, as the statistics of BatchNorm, stay with their node.
 
 Baselines are other rules in its place, under the same attacks: `Average` (D-SGD), `TrimmedMean`, `GeometricMedian` and
 `SelfCenteredClipping`; LEARN is `TrimmedMean` with `exchange_gradients`, no momentum and batches that grow.

@@ -24,10 +24,14 @@ def distances(own: Tensor, vectors: Tensor) -> Tensor:
     return torch.cdist(at_least_float32(own), at_least_float32(vectors), compute_mode=exact).nan_to_num(torch.inf)
 
 
+def finite(vectors: Tensor) -> Tensor:
+    """Put 0 in place of rows that are not finite, whose weight is 0."""
+    return torch.where(vectors.isfinite().all(dim=1, keepdim=True), vectors, 0)
+
+
 def weighted_sum(vectors: Tensor, heard: Tensor, weight: Tensor) -> Tensor:
-    """Sum the vectors at `heard` `[k, h]` by weights `[k, h]` to `[k, D]`; rows that are not finite count as 0."""
-    finite = torch.where(vectors.isfinite().all(dim=1, keepdim=True), vectors, 0)
-    return F.embedding_bag(heard, finite, per_sample_weights=weight.to(vectors.dtype), mode="sum")
+    """Sum the vectors at `heard` `[k, h]` by weights `[k, h]` to `[k, D]`."""
+    return F.embedding_bag(heard, vectors, per_sample_weights=weight.to(vectors.dtype), mode="sum")
 
 
 def nearest(distance: Tensor, heard: Tensor, keep: int) -> Tensor:
@@ -54,10 +58,10 @@ def geometric_median(vectors: Tensor, heard: Tensor, iterations: int = 3, smooth
 
     z <- sum_j b_j x_j / sum_j b_j,  b_j = 1 / max(|x_j - z|, nu).
     """
-    centre = vectors.new_zeros(len(heard), vectors.shape[1])
+    centre, summed = vectors.new_zeros(len(heard), vectors.shape[1]), finite(vectors)
     for _ in range(iterations):
         weight = 1 / distances(centre, vectors).gather(1, heard).clamp(min=smoothing)
-        centre = weighted_sum(vectors, heard, weight / weight.sum(dim=1, keepdim=True))
+        centre = weighted_sum(summed, heard, weight / weight.sum(dim=1, keepdim=True))
     return centre
 
 
@@ -66,10 +70,10 @@ def self_centred_clipping(own: Tensor, vectors: Tensor, heard: Tensor, radius: f
 
     v <- v + (1/h) sum_j (x_j - v) min(1, tau / |x_j - v|).
     """
-    centre = own
+    centre, summed = own, finite(vectors)
     for _ in range(iterations):
         scale = (radius / distances(centre, vectors).gather(1, heard)).clamp(max=1) / heard.shape[1]
-        centre = centre + weighted_sum(vectors, heard, scale) - centre * scale.sum(dim=1, keepdim=True).to(centre.dtype)
+        centre = centre + weighted_sum(summed, heard, scale) - centre * scale.sum(dim=1, keepdim=True).to(centre.dtype)
     return centre
 
 
@@ -121,16 +125,16 @@ class NearestNeighborAveraging(Rule):
         return F.embedding_bag(chosen, vectors, mode="mean")  # reads nothing of the others
 
     def answer(self, honest: Tensor, byzantine: int) -> Callable[[Tensor], Tensor]:
-        between = distances(honest, honest)  # once, whatever is sent
-        heard = all_heard(len(honest), byzantine, honest.device)
+        between, summed = distances(honest, honest), finite(honest)  # once, whatever is sent
+        heard = all_heard(len(honest), byzantine, honest.device).expand(len(honest), -1)
+        places = torch.arange(len(honest), device=honest.device)[None]
 
         def mean(sent: Tensor) -> Tensor:
-            vectors = torch.cat([honest, sent[None]])
             distance = torch.cat([between, distances(honest, sent[None])], dim=1)
-            chosen = nearest(distance, heard.expand(len(honest), -1), len(honest)).flatten()
-            counts = between.new_zeros(len(vectors)).scatter_add(0, chosen, between.new_ones(len(chosen)))
-            places = torch.arange(len(vectors), device=sent.device)[None]
-            return weighted_sum(vectors, places, counts[None] / len(chosen))[0]
+            chosen = nearest(distance, heard, len(honest)).flatten()
+            counts = between.new_zeros(len(honest) + 1).scatter_add(0, chosen, between.new_ones(len(chosen)))
+            share = (counts / len(chosen)).to(sent.dtype)
+            return weighted_sum(summed, places, share[None, :-1])[0] + torch.where(share[-1] > 0, share[-1] * sent, 0)
 
         return mean
 

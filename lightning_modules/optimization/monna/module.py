@@ -58,7 +58,7 @@ class MoNNA(ClassifierSteps, LightningModule):
         network: maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`; all nodes begin with its weights.
         num_classes: number of classes, K.
         nodes: n, honest and Byzantine ones.
-        byzantine: f, nodes that send what `attack` makes; less than a third of all.
+        byzantine: f, nodes that send what `attack` makes, at most as many as the rule tolerates: less than a third.
         attack: makes what Byzantine nodes send.
         momentum: beta, in [0, 1).
         norm_weight: c, the weight of the norm of a node's weights in its loss.
@@ -132,7 +132,7 @@ class MoNNA(ClassifierSteps, LightningModule):
             )
         if str(trainer.precision) == "16-mixed":
             raise ValueError(
-                "trainer.precision 16-mixed scales losses, which momenta would keep: use 32-true or bf16-mixed"
+                "trainer.precision 16-mixed scales losses, and momenta take gradients as they are: use bf16-mixed"
             )
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         if stage == "fit" and data is not None:
