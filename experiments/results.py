@@ -22,8 +22,8 @@ BEST_EPOCH = "best_epoch/"
 DIVERGED = "test/diverged"
 """Metric that is 1 for a run whose loss diverged, where its configuration takes that for a result."""
 
-HIGHER = r"accuracy|recovered|dice|m?iou|acr|auroc|aupr|tnr\d*|psnr|ssim|retrieval|precision|recall|f1"
-LOWER = r"loss|entropy|error|memorized|distance|fid|lpips|nll|ece|abstained|diverged|mse|rmse|mae|perplexity"
+HIGHER = r"accuracy|recovered|dice|m?iou|acr|auroc|aupr|tnr\d*|psnr|ssim|retrieval|precision|recall|f1|tpr"
+LOWER = r"loss|entropy|error|memorized|distance|fid|lpips|nll|ece|abstained|diverged|mse|rmse|mae|perplexity|shd|fdr"
 
 
 @dataclass(frozen=True)

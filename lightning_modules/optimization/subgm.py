@@ -193,6 +193,10 @@ class SubGM(LightningModule):
     def setup(self, stage: str) -> None:
         require_double(self.trainer, "SubGM")
         require_all_rows(self.trainer, "SubGM")
+        if self.at_once is None and not getattr(self.trainer.datamodule, "rows_on_device", True):  # type: ignore[attr-defined]
+            raise ValueError(
+                "model.at_once must say how many measurements are taken where data.rows_on_device is false"
+            )
 
     def forward(self) -> Tensor:
         """Give the estimate U U^T, `[d, d]`."""
@@ -240,7 +244,7 @@ class SubGM(LightningModule):
     def test_step(self, batch: TableBatch, batch_idx: int) -> None:
         if "x_star" in batch:
             error = (self() - batch["x_star"]).norm() / batch["x_star"].norm()
-            least = torch.stack([error, *(row[-5] for row in self.history)]).min()
+            least = torch.stack([error, *(row[-5].to(error) for row in self.history)]).min()
             log_same(self, "test/error", error)
             log_same(self, "test/least_error", least)
 
@@ -249,7 +253,7 @@ class SubGM(LightningModule):
         """Singular values of U over the iterations and, where X* is known, the relative error and what makes it."""
         if not self.history:
             return {}
-        rows = torch.stack(self.history).cpu()
+        rows = torch.stack([row.cpu() for row in self.history])
         iteration = [(number + 1) * self.iterations_per_step for number in range(len(rows))]
         count = min(DRAWN_VALUES, *self.factor.shape)
         values = {
@@ -265,11 +269,10 @@ class SubGM(LightningModule):
         return made
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if self.history:
-            checkpoint["history"] = torch.stack(self.history).cpu()
+        checkpoint["history"] = [row.cpu() for row in self.history]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.history = list(checkpoint.get("history", torch.zeros(0)))
+        self.history = checkpoint["history"]
 
     def configure_optimizers(self) -> OwnUpdates:
         return OwnUpdates(self.parameters())

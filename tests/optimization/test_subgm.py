@@ -170,6 +170,23 @@ def test_what_is_out_of_range_is_named(arguments: dict[str, Any], message: str) 
         SubGM(20, **arguments)
 
 
-def test_mini_batches_are_refused() -> None:
-    with pytest.raises(ValueError, match="batch_size must be left out for SubGM"):
-        quiet(max_epochs=1, precision="64-true").fit(SubGM(20), datamodule=Tables(measured(100), batch_size=10))
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"batch_size": 10}, "batch_size must be left out for SubGM"),
+        ({"rows_on_device": False}, "model.at_once must say"),
+    ],
+)
+def test_data_that_do_not_fit_are_refused(data: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        quiet(max_epochs=1, precision="64-true").fit(SubGM(20), datamodule=Tables(measured(100), **data))
+
+
+def test_measurements_on_the_host_are_taken_in_parts() -> None:
+    table = measured(100, dim=5)
+    whole = recovered(table, 1)
+    torch.manual_seed(0)
+    parts = SubGM(5, start="random", iterations_per_step=50, at_once=30)
+    data = Tables(table, rows_on_device=False)
+    quiet(max_epochs=1, precision="64-true").fit(parts, datamodule=data)
+    torch.testing.assert_close(parts.factor.data, whole.factor.data, rtol=0, atol=1e-10)
