@@ -12,9 +12,11 @@ this x are those that happened to do better, so that x is left out whole.
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import ArrayLike, NDArray
 
 FEWEST = 3
 """Values of x that an exponent needs."""
@@ -46,12 +48,14 @@ class Exponent:
     def __str__(self) -> str:
         return f"{self.exponent:.3g} ± {self.error:.1g} [{self.low:.3g}, {self.high:.3g}]"
 
-    def __call__(self, x: ArrayLike) -> NDArray[np.float64]:
+    def __call__(self, x: "ArrayLike") -> "NDArray[np.float64]":
         """Evaluate the law."""
+        import numpy as np
+
         return self.factor * np.asarray(x, float) ** self.exponent
 
 
-def fitted_exponent(x: ArrayLike, y: ArrayLike, confidence: float = 0.95) -> Exponent:
+def fitted_exponent(x: "ArrayLike", y: "ArrayLike", confidence: float = 0.95) -> Exponent:
     """Fit the exponent of y = c x^b.
 
     Args:
@@ -66,6 +70,7 @@ def fitted_exponent(x: ArrayLike, y: ArrayLike, confidence: float = 0.95) -> Exp
         ValueError: if x has values that are not positive, or fewer than `FEWEST` different ones have a value of every
             seed.
     """
+    import numpy as np
     from scipy.stats import t
 
     x = np.asarray(x, float)

@@ -1,4 +1,7 @@
-"""Training of a small diffusion model of images, which other methods begin with."""
+"""Training of a small diffusion model of images, which other methods begin with.
+
+Source: Ho, Jain and Abbeel, Denoising Diffusion Probabilistic Models, NeurIPS 2020, arXiv 2006.11239.
+"""
 
 from typing import Any
 
