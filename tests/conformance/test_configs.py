@@ -16,6 +16,7 @@ OWN_KEYS = {
     "noiser": {"model.network.normalized"},  # the method is the normalisation
     "annotation_efficient": {"trainer.max_epochs"},  # a translation alone has fewer stages
     "elr_plus": {"data.passes_per_epoch"},  # ELR+ trains its two networks one pass after the other
+    "fractional_sde": {"data.sequences.hurst"},  # one claim compares what is learned from paths of two indices
     "eld": {"data.noise.model"},  # the method is the noise that it trains on
     "sgd_noise": {"data.table.num_points"},  # its exponents are those of the number of points
     "nmtune": {"model.optimizer.lr"},  # the paper gives linear probing a rate of its own

@@ -71,8 +71,8 @@ class FractionalLatentSDE(LightningModule):
         lr_scheduler: stepped every epoch.
 
     Raises:
-        ValueError: if an argument is out of range; at setup, if gamma_max is too large for the steps, or the precision
-            too low.
+        ValueError: if an argument is out of range, or networks have other widths; at setup, if gamma_max is too large
+            for the steps, the precision too low, or sequences too short to predict.
     """
 
     def __init__(
@@ -96,6 +96,11 @@ class FractionalLatentSDE(LightningModule):
         at_least(1, **{f"hidden_features[{k}]": width for k, width in enumerate(hidden_features)})
         at_least(LEAST_GIVEN, num_given=num_given)
         one_of(SOLVERS, solver=solver)
+        _same("encoder.num_features", getattr(encoder, "num_features", num_features), "num_features", num_features)
+        told = num_contents + num_latents
+        _same(
+            "decoder.in_features", getattr(decoder, "in_features", told), "num_contents and num_latents together", told
+        )
         self.noise = noise
         self.encoder = encoder
         self.decoder = decoder
@@ -116,6 +121,12 @@ class FractionalLatentSDE(LightningModule):
 
     def setup(self, stage: str) -> None:
         check_run(self.trainer, self.noise, self.substeps)
+        num_times = getattr(getattr(self.trainer, "datamodule", None), "num_times", None)
+        if num_times is not None and num_times <= self.num_given:
+            raise ValueError(
+                f"num_given must be below the {num_times} observations of a sequence, or nothing is left to predict, "
+                f"got {self.num_given}"
+            )
 
     def inferred(self, observed: Tensor) -> tuple[Inferred, Tensor]:
         """Infer from observations `[B, F, ...]`; the second is what stays the same, `[B, num_contents]`."""
@@ -158,17 +169,8 @@ class FractionalLatentSDE(LightningModule):
         return Terms(misfit(given, observed, batch.get("sigma")), kl_start, path.divergence), given
 
     def predicted(self, batch: SequenceBatch) -> Tensor:
-        """Draw what follows the first `num_given` observations: `[B, F, ...]` with these as they are reconstructed.
-
-        Raises:
-            ValueError: if there are no more.
-        """
+        """Draw what follows the first `num_given` observations: `[B, F, ...]` with these as they are reconstructed."""
         observed = batch["observed"]
-        if observed.shape[1] <= self.num_given:
-            raise ValueError(
-                f"num_given is {self.num_given}, and sequences have {observed.shape[1]} observations: nothing is left "
-                f"to predict"
-            )
         start, content = self.inferred(observed[:, : self.num_given])
         x = (start.mean + start.std * draw_rows_like(torch.randn, start.mean)).to(observed.dtype)
         led = self.followed(x, self.noise.start(x), self.num_given, batch["interval"], self.led_by(start.context))
@@ -225,3 +227,8 @@ class FractionalLatentSDE(LightningModule):
 
     def configure_optimizers(self) -> Any:
         return built(self.optimizer, self.lr_scheduler, trainable(self))
+
+
+def _same(name: str, width: int, other: str, expected: int) -> None:
+    if width != expected:
+        raise ValueError(f"{name} is {width}, and {other} {'are' if ' ' in other else 'is'} {expected}")

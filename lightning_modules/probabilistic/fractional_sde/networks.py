@@ -33,6 +33,7 @@ class FrameEncoder(nn.Module):
     ) -> None:
         super().__init__()
         side = _least_side(image_size, channels)
+        self.num_features = num_features
         blocks: list[nn.Module] = []
         for narrow, wide in pairwise([in_channels, *channels]):
             blocks += [nn.Conv2d(narrow, wide, 3, padding=1), nn.MaxPool2d(2), nn.GroupNorm(GROUPS, wide), nn.SiLU()]
@@ -66,6 +67,7 @@ class FrameDecoder(nn.Module):
     ) -> None:
         super().__init__()
         side = _least_side(image_size, channels)
+        self.in_features = in_features
         self.first = nn.Linear(in_features, channels[0] * side**2)
         blocks: list[nn.Module] = [nn.Unflatten(1, (channels[0], side, side))]
         for narrow, wide in pairwise([channels[0], *channels]):

@@ -5,7 +5,10 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 
+from datamodules.classification.digits import Digits
+from datamodules.loading.global_batches import Request
 from datamodules.sequences.bridge_paths import BridgePaths
+from datamodules.sequences.moving_digits import MovingDigits
 from datamodules.sequences.sequences import Sequences
 from tests.trainers import quiet
 
@@ -30,3 +33,18 @@ def test_batches_of_bridges() -> None:
     assert {first[key].dtype for key in ("observed", "sigma", "exact_std")} == {torch.float64}
     time = torch.arange(5, dtype=torch.float64) / 2
     torch.testing.assert_close(first["exact_std"], (time - time**2 / 2.25).sqrt())  # of a Brownian bridge
+
+
+def test_frames_are_in_the_unit_interval_and_new_in_each_epoch() -> None:
+    digits = MovingDigits(Digits(), image_size=20, digit_size=16, num_times=3, num_training=8)
+    data = Sequences(digits, 8, num_workers=0, seed=3)
+    [first] = batches(data, "fit", torch.float32)
+    assert first.keys() == {"observed", "interval", "index", "global_size"}
+    assert first["observed"].dtype == torch.float32
+    assert (first["observed"].min(), first["observed"].max()) == (0, 1)
+    assert digits.seed is None  # that of the data is its copy's
+    loader = data.train_dataloader()
+    loader.sampler.set_epoch(1)  # type: ignore[union-attr, attr-defined]
+    [second] = loader
+    order = second["index"].argsort()
+    assert not torch.equal(second["observed"][order], data.train_set[Request(torch.arange(8), 0, 8)]["observed"])
