@@ -93,7 +93,7 @@ def draws_of(path: Path) -> list[str]:
     made = {
         line
         for node in ast.walk(ast.parse(text))
-        if isinstance(node, ast.FunctionDef) and node.name == "__init__"
+        if isinstance(node, ast.FunctionDef) and node.name in ("__init__", "allocate")
         for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
     }
     lines = enumerate(text.splitlines(), start=1)
