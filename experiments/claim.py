@@ -31,10 +31,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datamodules.files.whole_files import write_text
-from experiments.arguments import LARGEST_SEED, PROGRAM, ArgumentParser, positive_number
+from experiments.arguments import LARGEST_SEED, PROGRAM, ArgumentParser
 from experiments.compare import collect, provenance, show
 from experiments.config_files import located, parsed, text_of
-from experiments.launching.local import FRESH, Local
+from experiments.launching.launchers import Resources, add_arguments, launcher, resources
 from experiments.launching.run_queue import TRAIN, Failure, lock, print_failures, run_all
 from experiments.preflight import metrics_of_short_run, preflight
 from experiments.results import (
@@ -395,8 +395,7 @@ class Arguments:
 
     files: list[Path]
     output: Path | None
-    jobs: int
-    fresh: bool
+    resources: Resources
     record: Path | None
 
 
@@ -409,10 +408,11 @@ def parse(argv: Sequence[str]) -> Arguments:
     parser = ArgumentParser(f"{PROGRAM} claim", __doc__)
     parser.add_argument("files", metavar="CLAIM", nargs="+", type=Path, help="claim files")
     parser.add_argument("--output", type=Path, help="default: runs/claims/<folder of the claim file>")
-    parser.add_argument("--jobs", type=positive_number, default=1, help="runs at a time (default: 1)")
-    parser.add_argument("--fresh", action="store_true", help=FRESH)
+    add_arguments(parser)
     parser.add_argument("--record", type=Path, help="a claims.csv that keeps the latest figures of every claim")
-    return Arguments(**vars(parser.parse_args(argv)))
+    known = vars(parser.parse_args(argv))
+    own = resources(known)
+    return Arguments(resources=own, **known)
 
 
 def plan(files: Sequence[Path], output: Path | None) -> list[Place]:
@@ -450,6 +450,8 @@ def main(argv: Sequence[str], run_command: Sequence[str] = TRAIN) -> int:
         arguments = parse(argv)
         places = plan(arguments.files, arguments.output)
         runs = [run for each in places for run in each.runs]
+        experiments = list(dict.fromkeys(run.experiment for run in runs))
+        engine = launcher(arguments.resources, experiments, (arguments.output or ABOVE) / "slurm")
         if run_command is TRAIN:
             preflight(runs)
             try_metrics(places, metrics_of_short_run)
@@ -458,8 +460,7 @@ def main(argv: Sequence[str], run_command: Sequence[str] = TRAIN) -> int:
         return 2
     try:
         with lock([each.output for each in places]) as locks:
-            launcher = Local(arguments.jobs, arguments.fresh)
-            failures = run_all(runs, launcher=launcher, console=console, locks=locks, run_command=run_command,
+            failures = run_all(runs, launcher=engine, console=console, locks=locks, run_command=run_command,
                                look_at=lambda run: check_metrics(run, places))  # fmt: skip
             every: list[Row] = []
             for each in places:

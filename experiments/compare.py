@@ -32,8 +32,8 @@ from pathlib import Path
 from rich.console import Console
 
 from datamodules.files.whole_files import write_text
-from experiments.arguments import PROGRAM, ArgumentParser, positive_number, seed
-from experiments.launching.local import FRESH, Local
+from experiments.arguments import PROGRAM, ArgumentParser, seed
+from experiments.launching.launchers import Resources, add_arguments, launcher, resources
 from experiments.launching.run_queue import TRAIN, lock, print_failures, run_all
 from experiments.method_table import Places, by_metric, method_table, places, swept_keys
 from experiments.preflight import PREFLIGHT, preflight
@@ -67,8 +67,7 @@ class Arguments:
     configs: list[Path]
     seeds: list[int]
     output: Path | None
-    jobs: int
-    fresh: bool
+    resources: Resources
     overrides: list[str]
     variations: list[Variation]
     metrics: list[str]
@@ -89,8 +88,7 @@ def parse(argv: Sequence[str]) -> Arguments:
     parser.add_argument("configs", metavar="CONFIG", nargs="+", type=Path, help="YAML files, as for fit")
     parser.add_argument("--seeds", nargs="+", type=seed, required=True, help="for example 0 1 2")
     parser.add_argument("--output", type=Path, help="default: runs/compare/<folder>/<config>-vs-<config>")
-    parser.add_argument("--jobs", type=positive_number, default=1, help="runs at a time (default: 1)")
-    parser.add_argument("--fresh", action="store_true", help=FRESH)
+    add_arguments(parser)
     parser.add_argument(
         "--vary", action="append", default=[], metavar="[CONFIG:]KEY=VALUE,...", help="a key that takes several values"
     )
@@ -112,7 +110,8 @@ def parse(argv: Sequence[str]) -> Arguments:
     settings = vars(known)
     del settings["vary"]
     settings["fit"] = keys_to_fit(known.fit, variations)
-    return Arguments(**settings, overrides=overrides, variations=variations)
+    needed = resources(settings)
+    return Arguments(**settings, resources=needed, overrides=overrides, variations=variations)
 
 
 def default_output(configs: Sequence[Path]) -> Path:
@@ -309,6 +308,7 @@ def main(
         experiments = varied(load_experiments(arguments.configs, arguments.overrides), arguments.variations)
         output = arguments.output or default_output(arguments.configs)
         runs = plan(experiments, arguments.seeds, output)
+        engine = launcher(arguments.resources, experiments, output / "slurm")
         if preflight_command or run_command is TRAIN:
             preflight(runs, preflight_command or PREFLIGHT)
         if arguments.metrics:
@@ -320,7 +320,7 @@ def main(
         with lock([output]) as locks:
             failures = run_all(
                 runs,
-                launcher=Local(arguments.jobs, arguments.fresh),
+                launcher=engine,
                 console=console,
                 locks=locks,
                 run_command=run_command,

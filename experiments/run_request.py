@@ -120,6 +120,23 @@ def _labels(configs: Sequence[Path], names: Sequence[str]) -> list[str]:
     ]
 
 
+def setting_of(experiment: Experiment, key: str) -> Any:
+    """Find the value that a configuration, its layers and what overrides them give a key; None if nothing does."""
+    found = settings_of(experiment.config).get(key)
+    following = iter(experiment.overrides)
+    for override in following:
+        name, equals, value = override.removeprefix("--").partition("=")
+        if not override.startswith("--") or name not in (key, "config"):
+            continue
+        value = value if equals else next(following, "")
+        if name == "config":
+            path = located(Path(value))
+            found = settings_of(path).get(key, found) if path.is_file() else found
+        else:
+            found = parsed(value, experiment.config)
+    return found
+
+
 def request(run: Run) -> dict[str, Any]:
     """Collect what identifies a run; two runs with equal requests may share a directory."""
     *base, (_, own) = run.experiment.texts

@@ -54,6 +54,8 @@ class Forked:
         pid: its number, and that of the process group that it leads.
     """
 
+    waiting, said = False, ""
+
     def __init__(self, server: "ForkServer", pid: int) -> None:
         self.server = server
         self.pid = pid

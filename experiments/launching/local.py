@@ -1,4 +1,4 @@
-"""Runs as processes of this machine, each with its share of the processor's cores."""
+"""Runs as processes of this machine, each with its share of the GPUs and of the processor's cores."""
 
 import contextlib
 import os
@@ -13,12 +13,11 @@ from experiments.launching.fork_server import AVAILABLE, ForkServer, end_with_pa
 from experiments.launching.run_queue import TRAIN, Handle, Job
 from experiments.run_request import cores
 
-FRESH = "start every run as a process that imports everything itself, where others are forked after the imports"
-"""Help of the option of that name."""
-
 
 class Fresh:
     """A process that begins with an interpreter of its own."""
+
+    waiting, said = False, ""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self.process = process
@@ -40,21 +39,30 @@ class Local:
     Args:
         jobs: runs at a time.
         fresh: start every run as a fresh process.
+        shares: `CUDA_VISIBLE_DEVICES` of each of the runs at a time; None leaves it as it is.
+        threads: threads of each run; None deals the cores out.
     """
 
-    def __init__(self, jobs: int = 1, fresh: bool = False) -> None:
+    def __init__(
+        self, jobs: int = 1, fresh: bool = False, shares: Sequence[str] | None = None, threads: int | None = None
+    ) -> None:
         self.jobs = jobs
         self.fresh = fresh or not AVAILABLE
+        self.shares = shares
+        self.threads = threads
         self.note = ""
         self._server: ForkServer | None = None
         self._locks: Sequence[int] = ()
         self._environment: dict[str, str] = {}
+        self._taken: dict[int, Handle] = {}  # place among the runs at a time -> the run that has or had it
 
     def begin(self, runs: int, locks: Sequence[int]) -> int:
         jobs = max(1, min(self.jobs, runs))
         self._locks = locks
         self._environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-        if jobs > 1:
+        if self.threads is not None:
+            self._environment["OMP_NUM_THREADS"] = str(self.threads)
+        elif jobs > 1:
             self._environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // jobs)))
         return jobs
 
@@ -62,17 +70,24 @@ class Local:
         return [self._start(job) for job in jobs]
 
     def _start(self, job: Job) -> Handle:
+        place = next(i for i in range(self.jobs) if i not in self._taken or self._taken[i].poll() is not None)
+        own = {} if self.shares is None else {"CUDA_VISIBLE_DEVICES": self.shares[place]}
+        self._taken[place] = self.process(job, own)
+        return self._taken[place]
+
+    def process(self, job: Job, own: Mapping[str, str]) -> Handle:
+        """Start a run with some environment variables of its own."""
         program, *script = job.command
         if not self.fresh and program == sys.executable and len(script) == 1:
             if self._server is None or self._server.gone:
                 imports = ["experiments.command_line"] if job.command == TRAIN else []
                 self._server = ForkServer(Path(script[0]), self._environment, self._locks, imports)
-            if forked := self._server.fork(job.arguments, job.log, {}):
+            if forked := self._server.fork(job.arguments, job.log, own):
                 return forked
             self.fresh = True
             reason = self._server.unsafe or "the end of the process that they were forked from"
             self.note = f"runs are fresh processes from here on, for {reason}"
-        return Fresh(start_process([*job.command, *job.arguments], job.log, self._environment, self._locks))
+        return Fresh(start_process([*job.command, *job.arguments], job.log, {**self._environment, **own}, self._locks))
 
     def wait(self, seconds: float) -> None:
         if self._server is None or self._server.gone:
@@ -86,9 +101,28 @@ class Local:
 
 
 def start_process(
-    command: Sequence[str], log: Path, environment: Mapping[str, str], pass_fds: Sequence[int] = ()
+    command: Sequence[str],
+    log: Path,
+    environment: Mapping[str, str],
+    pass_fds: Sequence[int] = (),
+    ignored: signal.Signals | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start a process that leads a group of its own, ends with this one, and adds what it says to a file."""
+    """Start a process that leads a group of its own, ends with this one, and adds what it says to a file.
+
+    Args:
+        command: what it runs.
+        log: the file.
+        environment: its variables.
+        pass_fds: file descriptors that it inherits.
+        ignored: a signal that it ignores, as it is meant for this process.
+    """
+
+    def prepare() -> None:
+        if AVAILABLE:
+            end_with_parent()
+        if ignored is not None:
+            signal.signal(ignored, signal.SIG_IGN)
+
     with log.open("ab") as file:
         return subprocess.Popen(
             command,
@@ -98,5 +132,5 @@ def start_process(
             env=environment,
             pass_fds=pass_fds,
             process_group=0,  # processes that the run launches end with it, and Ctrl-C reaches the queue alone
-            preexec_fn=end_with_parent if AVAILABLE else None,
+            preexec_fn=prepare,
         )

@@ -33,6 +33,7 @@ POLL_SECONDS = 0.1
 LOOK_SECONDS = 0.5
 REPORT_SECONDS = 20.0
 GRACE_SECONDS = 10.0
+MOST_BARS = 16
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,17 @@ class Job:
 
 
 class Handle(Protocol):
-    """A run that was handed over."""
+    """A run that was handed over.
+
+    Args:
+        said: what is known of its end beside the exit status, or nothing.
+    """
+
+    said: str
+
+    @property
+    def waiting(self) -> bool:
+        """Tell whether it is still in another queue."""
 
     def poll(self) -> int | None:
         """Give the exit status, the negative number of the signal that ended it, or None while it is not over."""
@@ -216,10 +227,8 @@ def run_all(
                         jobs.append(Job(run, tuple(run_command)))
                 for child in _start(jobs, launcher, code):
                     children.append(child)
-                    if console.is_terminal:
-                        child.task = progress.add_task(f"  {escape(child.run.title)}", total=None, unit="starting")
-                    else:
-                        verb = "continued" if child.resumed else "started"
+                    if not console.is_terminal:
+                        verb = "handed over" if child.process.waiting else "continued" if child.resumed else "started"
                         console.print(f"{child.run.title}: {verb}", markup=False)
                 if launcher.note:
                     console.print(f"note: {launcher.note}", markup=False, soft_wrap=True)
@@ -237,10 +246,18 @@ def run_all(
                         took.append(seconds)
                         console.print(f"{child.run.title}: finished in {seconds:.0f} s", markup=False)
                 for child in children:
-                    _show(child, progress, console)
+                    if child.process.waiting:
+                        child.started = time.monotonic()
+                    elif console.is_terminal and child.task is None and len(progress.tasks) <= MOST_BARS:
+                        child.task = progress.add_task(f"  {escape(child.run.title)}", total=None, unit="starting")
+                    if child.task is not None or not console.is_terminal:
+                        _show(child, progress, console)
+                queued = sum(child.process.waiting for child in children)
                 done = len(runs) - len(waiting) - len(children)
                 left = f", {duration(_all_left(children, len(waiting), took, room))} left" if took else ""
-                progress.update(overall, completed=done, unit=f"{done}/{len(runs)}{left}")
+                progress.update(
+                    overall, completed=done, unit=f"{done}/{len(runs)}{left}{f', {queued} queued' * bool(queued)}"
+                )
                 progress.refresh()
                 if children and (not waiting or len(children) == room):
                     launcher.wait(POLL_SECONDS)
@@ -297,6 +314,7 @@ def _end(child: Child) -> Failure | None:
     reason = f"exit status {status}" if status >= 0 else f"killed by {signal.Signals(-status).name}"
     if status == 0:
         reason = "ended without test_metrics.csv"
+    reason = child.process.said or reason
     with (child.run.directory / "log.txt").open("rb") as log:
         log.seek(child.log_start)
         lines = log.read().decode(errors="replace").rstrip().splitlines()

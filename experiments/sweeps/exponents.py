@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import ArrayLike, NDArray
 
-FEWEST = 3
-"""Values of x that an exponent needs."""
+from experiments.sweeps.fits import FEWEST
 
 
 @dataclass(frozen=True)

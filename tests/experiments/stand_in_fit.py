@@ -60,6 +60,9 @@ def main() -> None:
 
     note("resumed" if given("--resume") else "started", len(done))
     note("threads", os.environ.get("OMP_NUM_THREADS"))
+    for name in ("NODE", "CUDA_VISIBLE_DEVICES"):
+        if name in os.environ:
+            note(name, os.environ[name] or "none")
     if model.get("launch"):
         note("launched", subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1200)"]).pid)
     print("training", seed)

@@ -24,3 +24,27 @@ def test_children_that_run_together_share_the_cores(
     starts = [i for i, line in enumerate(journal()) if line[2] == "started"]
     ends = [i for i, line in enumerate(journal()) if line[2] == "finished"]
     assert all(end < start for end, start in zip(ends, starts[1:], strict=False))
+
+
+@pytest.mark.parametrize("fresh", [[], ["--fresh"]])
+def test_each_of_the_runs_beside_each_other_has_gpus_of_its_own(
+    fresh: list[str], config: Config, fit: list[str], journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-a,MIG-b,MIG-c")
+    path = config("a", start=0.9, seconds=0.2)
+    arguments = [str(path), "--seeds", *"0123456", "--output", str(tmp_path / "out"), "--cpus_per_job", "3", *fresh]
+    assert compare.main(arguments, fit) == 0
+    given = {line[1]: line[3] for line in journal() if line[2] == "CUDA_VISIBLE_DEVICES"}
+    assert set(given.values()) == {"MIG-a", "MIG-b", "MIG-c"}
+    assert {line[3] for line in journal() if line[2] == "threads"} == {"3"}
+    busy: set[str] = set()
+    for _, seed, event, *_ in journal():
+        if event == "started":
+            assert given[seed] not in busy
+            busy.add(given[seed])
+        elif event == "finished":
+            busy.remove(given[seed])
+    (tmp_path / "configs/method/journal.txt").unlink()
+    none = [str(path), "--seeds", "0", "--output", str(tmp_path / "none"), "--gpus_per_job", "0", *fresh]
+    assert compare.main(none, fit) == 0
+    assert [line[3] for line in journal() if line[2] == "CUDA_VISIBLE_DEVICES"] == ["none"]

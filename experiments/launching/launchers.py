@@ -1,0 +1,110 @@
+"""The choice of what runs a comparison: this machine, SLURM or Ray, with the arguments that say so."""
+
+import argparse
+import contextlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from experiments.arguments import positive_number
+from experiments.launching.devices import exclusive_gpus, gpus_wanted, shares, visible_gpus
+from experiments.launching.local import Local
+from experiments.launching.run_queue import Launcher
+from experiments.run_request import Experiment
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Arguments on what runs are started by and what each gets."""
+
+    launcher: str
+    jobs: int | None
+    gpus_per_job: float | None
+    cpus_per_job: int | None
+    slurm: dict[str, str]
+    fresh: bool
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `Resources` to a parser."""
+    parser.add_argument(
+        "--launcher",
+        choices=("local", "slurm", "ray"),
+        default="local",
+        help="what runs are started by (default: local)",
+    )
+    parser.add_argument(
+        "--jobs", type=positive_number, help="runs at a time (default: one for each GPU, 1 without; on a cluster all)"
+    )
+    parser.add_argument(
+        "--gpus_per_job", type=_share, metavar="N", help="GPUs of a run, 0.5: two share one, 0: none (default: 1)"
+    )
+    parser.add_argument(
+        "--cpus_per_job", type=positive_number, metavar="N", help="cores of a run (default: an equal share of them)"
+    )
+    parser.add_argument(
+        "--slurm", nargs="+", type=_pair, default=[], metavar="KEY=VALUE",
+        help="what sbatch is asked for, as submitit names it: timeout_min=240 partition=gpu mem_gb=32",
+    )  # fmt: skip
+    parser.add_argument(
+        "--fresh",
+        action="store_true",
+        help="start runs as processes that import everything themselves, see docs/runs.md",
+    )
+
+
+def _share(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 <= (value := float(text)) < math.inf and (value <= 1 or value == int(value)):
+            return value
+    raise argparse.ArgumentTypeError(f"'{text}' is neither a whole number nor a part of one such as 0.5")
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise argparse.ArgumentTypeError(f"'{text}' is not KEY=VALUE")
+    return key, value
+
+
+def resources(parsed: dict[str, object]) -> Resources:
+    """Take the arguments of `add_arguments` out of all that were parsed."""
+    own = {field.name: parsed.pop(field.name) for field in fields(Resources)}
+    own["slurm"] = dict(own["slurm"])  # type: ignore[call-overload]
+    return Resources(**own)  # type: ignore[arg-type]
+
+
+def launcher(wanted: Resources, experiments: Sequence[Experiment], folder: Path) -> Launcher:
+    """Make what starts the runs.
+
+    Args:
+        wanted: the arguments.
+        experiments: what will be run.
+        folder: where an engine may keep its own files.
+
+    Raises:
+        ValueError: names what is missing, or an argument that the machine or the cluster cannot meet.
+    """
+    if wanted.slurm and wanted.launcher != "slurm":
+        raise ValueError(f"--slurm is for --launcher slurm, got {wanted.launcher}")
+    if wanted.launcher == "slurm":
+        from experiments.launching.slurm import Slurm
+
+        return Slurm(folder, wanted.jobs, wanted.gpus_per_job, wanted.cpus_per_job, wanted.slurm)
+    if wanted.launcher == "ray":
+        from experiments.launching.ray_tasks import RayTasks
+
+        return RayTasks(wanted.jobs, wanted.gpus_per_job, wanted.cpus_per_job, gpus_wanted(experiments), wanted.fresh)
+    gpus = visible_gpus()
+    per_job = wanted.gpus_per_job
+    if per_job and not gpus:
+        raise ValueError(f"--gpus_per_job {per_job:g}: this machine has no GPU")
+    if per_job is None:
+        per_job = gpus_wanted(experiments) if gpus else 0
+    own: list[str] | None = None
+    if per_job:
+        own = shares(gpus, wanted.jobs, per_job, exclusive=per_job < 1 and exclusive_gpus())
+    elif wanted.gpus_per_job == 0:
+        own = [""] * (wanted.jobs or 1)
+    return Local(wanted.jobs or len(own or [""]), wanted.fresh, own, wanted.cpus_per_job)

@@ -1,0 +1,128 @@
+"""Runs as tasks of a Ray cluster: that of `RAY_ADDRESS`, one that runs on this machine, or a new one on it.
+
+A worker of Ray forks its runs as this machine does (`local`), so that imports are paid once a worker. Nodes share a
+file system, and have this package at the same path. Ray ends the tasks of a process that is gone: the runs of a
+comparison that is killed are killed, too.
+"""
+
+import contextlib
+import logging
+import os
+import signal
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from experiments.launching.local import Local
+from experiments.launching.run_queue import GRACE_SECONDS, Job
+from experiments.run_request import PROJECT
+
+WORKER: dict[bool, Local] = {}
+"""The launcher of a worker's process, by whether it starts fresh processes."""
+
+
+def run_job(job: Job, fresh: bool) -> int:
+    """Run one job in a worker of Ray, to its end, and give its exit status."""
+    if fresh not in WORKER:
+        WORKER[fresh] = Local(fresh=fresh)
+        WORKER[fresh].begin(1, ())
+    own = {name: os.environ[name] for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS") if name in os.environ}
+    process = WORKER[fresh].process(job, own)
+    try:
+        while (status := process.poll()) is None:
+            WORKER[fresh].wait(0.1)
+        return status
+    finally:  # a task that is cancelled
+        if process.poll() is None:
+            process.signal(signal.SIGTERM)
+            deadline = time.monotonic() + GRACE_SECONDS
+            while process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.1)
+        process.signal(signal.SIGKILL)
+
+
+class Task:
+    """A task of Ray."""
+
+    waiting = False
+
+    def __init__(self, engine: Any, reference: Any) -> None:
+        self.engine = engine
+        self.reference = reference
+        self.said = ""
+        self._status: int | None = None
+
+    def poll(self) -> int | None:
+        if self._status is None and self.engine.wait([self.reference], timeout=0)[0]:
+            try:
+                self._status = self.engine.get(self.reference)
+            except Exception as error:  # of a worker or a node that is lost, or a task that is cancelled
+                self.said = f"Ray: {' '.join(str(error).split())[:200]}"
+                self._status = 1
+        return self._status
+
+    def signal(self, number: signal.Signals) -> None:
+        if self.poll() is None:
+            self.engine.cancel(self.reference, force=number == signal.SIGKILL)
+
+
+class RayTasks:
+    """Starts runs as tasks of Ray.
+
+    Args:
+        jobs: most runs at a time; None leaves that to Ray.
+        gpus: GPUs of a run; None takes `wanted` where the cluster has any.
+        cpus: cores of a run; None takes one.
+        wanted: GPUs that the configurations ask for.
+        fresh: start every run as a fresh process.
+
+    Raises:
+        ValueError: if Ray or its cluster is not here, or the cluster does not have what runs need.
+    """
+
+    def __init__(self, jobs: int | None, gpus: float | None, cpus: int | None, wanted: int, fresh: bool) -> None:
+        try:
+            import ray
+        except ImportError:
+            raise ValueError("--launcher ray needs Ray: pip install 'noiseworks[ray]'") from None
+        self.ray = ray
+        self.note = ""
+        self.fresh = fresh
+        self._own = not ray.is_initialized()
+        if self._own:
+            self._connect()
+        total = ray.cluster_resources()
+        if gpus is None:
+            gpus = float(wanted) if total.get("GPU") else 0.0
+        needs = {"CPU": float(cpus or 1), "GPU": gpus}
+        for name, one in needs.items():
+            if one * (jobs or 1) > total.get(name, 0.0):
+                asked = f"{jobs or 1} runs at a time need {one * (jobs or 1):g} {name}s with {one:g} each"
+                self.close()
+                raise ValueError(f"{asked}, and the Ray cluster has {total.get(name, 0.0):g}")
+        self.jobs = jobs
+        self.task = ray.remote(run_job).options(num_cpus=needs["CPU"], num_gpus=needs["GPU"], max_retries=0)
+
+    def _connect(self) -> None:
+        paths = os.pathsep.join(filter(None, (str(PROJECT), os.environ.get("PYTHONPATH"))))
+        options: dict[str, Any] = {"runtime_env": {"env_vars": {"PYTHONPATH": paths}}, "log_to_driver": False}
+        given = os.environ.get("RAY_ADDRESS")
+        with contextlib.suppress(ConnectionError):
+            self.ray.init(address=given or "auto", logging_level=logging.ERROR, **options)
+            return
+        if given:
+            raise ValueError(f"--launcher ray: there is no Ray cluster at {given}, which RAY_ADDRESS names")
+        self.ray.init(logging_level=logging.ERROR, include_dashboard=False, **options)
+
+    def begin(self, runs: int, locks: Sequence[int]) -> int:
+        return min(self.jobs or runs, runs)
+
+    def start(self, jobs: Sequence[Job]) -> list[Task]:
+        return [Task(self.ray, self.task.remote(job, self.fresh)) for job in jobs]
+
+    def wait(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def close(self) -> None:
+        if self._own:
+            self.ray.shutdown()

@@ -1,0 +1,198 @@
+"""Runs as jobs of a SLURM array, by the package submitit: one job a run, their states read back from `sacct`.
+
+A job that reaches its time limit, or is preempted, saves, is queued again and goes on. A comparison that is killed
+leaves its jobs alone, and the same command takes them up again; Ctrl-C cancels them. Runs and nodes share a file
+system.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from datamodules.files.whole_files import write_text
+from experiments.launching.local import start_process
+from experiments.launching.run_queue import Job
+from experiments.preflight import OF_A_GROUP
+from experiments.run_request import PROJECT
+
+CLUSTER = "slurm"
+"""Name of submitit's executor."""
+NOTE = "slurm_job.json"
+"""File in a run's directory that names its job."""
+SHARED = ("name", "timeout_min", "mem_gb", "cpus_per_task", "gpus_per_node")
+"""Parameters that submitit has for every executor; the others are of SLURM alone."""
+LIVE = ("PENDING", "RUNNING", "REQUEUED", "COMPLETING", "CONFIGURING", "SUSPENDED", "RESIZING", "PREEMPTED")
+REQUEUE_SECONDS = 20.0
+SAVE_SECONDS = 60.0
+
+
+class RunJob:
+    """Run one job on the node that it was given, as a process of its own; submitit pickles this."""
+
+    def __init__(self) -> None:
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"process": None}
+
+    def __call__(self, job: Job) -> int:
+        environment = {name: value for name, value in os.environ.items() if not OF_A_GROUP.match(name)}
+        command = [*job.command, *job.arguments]  # as of now: when the job comes again, its run has saved
+        self.process = start_process(command, job.log, {**environment, "PYTHONUNBUFFERED": "1"}, ignored=signal.SIGUSR2)
+        status = self.process.wait()
+        if status in (128 + signal.SIGTERM, -signal.SIGTERM):
+            time.sleep(REQUEUE_SECONDS)  # SLURM says SIGTERM to all before the signal that queues the job again
+        return status
+
+    def checkpoint(self, job: Job) -> Any:
+        """Save, as the time is over, and be queued again."""
+        from submitit.helpers import DelayedSubmission
+
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(SAVE_SECONDS)
+        return DelayedSubmission(RunJob(), job)
+
+
+class Submitted:
+    """A job of the array."""
+
+    def __init__(self, job: Any) -> None:
+        self.job = job
+        self.said = ""
+        self._cancelled = False
+
+    @property
+    def waiting(self) -> bool:
+        return self.job.state.upper() in ("PENDING", "REQUEUED", "CONFIGURING", "UNKNOWN")
+
+    def poll(self) -> int | None:
+        if self._cancelled:
+            return -signal.SIGTERM
+        if not self.job.done():
+            return None
+        try:
+            return int(self.job.result())
+        except Exception as error:  # submitit has classes of its own for what a job fails of
+            self.said = f"SLURM job {self.job.job_id}: {self.job.state}, {' '.join(str(error).split())[:200]}"
+            return 1
+
+    def signal(self, number: signal.Signals) -> None:
+        if not self._cancelled and not self.job.done():
+            self._cancelled = True
+            self.job.cancel(check=False)
+
+
+class Slurm:
+    """Submits runs to SLURM.
+
+    Args:
+        folder: where submitit keeps its files.
+        jobs: most runs at a time; None leaves that to SLURM.
+        gpus: GPUs of a run; None asks for none.
+        cpus: cores of a run; None asks for none.
+        parameters: what else sbatch is asked for.
+
+    Raises:
+        ValueError: if submitit or SLURM is not here, or a parameter is unknown or missing.
+    """
+
+    def __init__(
+        self, folder: Path, jobs: int | None, gpus: float | None, cpus: int | None, parameters: Mapping[str, str]
+    ) -> None:
+        try:
+            from submitit import SlurmExecutor
+        except ImportError:
+            raise ValueError("--launcher slurm needs submitit: pip install 'noiseworks[slurm]'") from None
+        if CLUSTER == "slurm" and not shutil.which("srun"):
+            raise ValueError("--launcher slurm: there is no srun on this machine, so it is no node of a SLURM cluster")
+        if gpus is not None and gpus != int(gpus):
+            raise ValueError(f"--gpus_per_job {gpus:g}: SLURM gives whole GPUs; --launcher local shares them")
+        allowed = {*SHARED, *SlurmExecutor._valid_parameters(), "max_num_timeout"}
+        allowed -= {"nodes", "ntasks_per_node", "job_name", "array_parallelism", "time", "mem", "setup"}
+        for key in parameters:
+            if key not in allowed:
+                raise ValueError(f"--slurm {key}: it is not among {', '.join(sorted(allowed))}")
+        if "timeout_min" not in parameters:
+            raise ValueError("--slurm timeout_min is missing: the minutes that a run may take until it is queued again")
+        asked = {key: yaml.safe_load(value) for key, value in parameters.items()}
+        if type(asked["timeout_min"]) is not int or asked["timeout_min"] < 1:
+            raise ValueError(f"--slurm timeout_min must be a whole number of minutes, got {asked['timeout_min']!r}")
+        if gpus:
+            asked["gpus_per_node"] = int(gpus)
+        if cpus is not None:
+            asked["cpus_per_task"] = cpus
+        self.folder = folder.absolute()
+        self.timeouts = asked.pop("max_num_timeout", None)
+        self.parameters = {key if key in SHARED else f"slurm_{key}": value for key, value in asked.items()}
+        if jobs is not None:
+            self.parameters["slurm_array_parallelism"] = jobs
+        self.note = ""
+
+    def begin(self, runs: int, locks: Sequence[int]) -> int:
+        return runs
+
+    def start(self, jobs: Sequence[Job]) -> list[Submitted]:
+        from submitit import AutoExecutor
+
+        more = {} if self.timeouts is None else {"slurm_max_num_timeout": self.timeouts}
+        executor = AutoExecutor(self.folder, cluster=CLUSTER, **more)
+        executor.update_parameters(**{"name": "noiseworks", **self.parameters})
+        live = self._live(jobs)
+        new = [job for job in jobs if job not in live]
+        try:
+            with _importable():
+                submitted = executor.map_array(RunJob(), new) if new else []
+        except Exception as error:  # submitit has classes of its own for what sbatch says
+            raise OSError(f"SLURM did not take the jobs: {' '.join(str(error).split())}") from error
+        for job, given in zip(new, submitted, strict=True):
+            content = {"job": given.job_id, "folder": str(self.folder)}
+            write_text(job.run.directory / NOTE, json.dumps(content) + "\n")
+            live[job] = given
+        if adopted := len(jobs) - len(new):
+            self.note = f"{adopted} of the runs are jobs of SLURM already, which go on"
+        return [Submitted(live[job]) for job in jobs]
+
+    def _live(self, jobs: Sequence[Job]) -> dict[Job, Any]:
+        """Find the jobs that an earlier comparison has submitted, and that are not over."""
+        from submitit import SlurmJob
+
+        known: dict[Job, Any] = {}
+        for job in jobs:
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                note = json.loads((job.run.directory / NOTE).read_text(encoding="utf-8"))
+                known[job] = SlurmJob(note["folder"], note["job"])
+        if known and CLUSTER == "slurm":
+            SlurmJob.watcher.update()  # one call for all of them
+        states = {job: given.watcher.get_state(given.job_id, mode="cache") for job, given in known.items()}
+        return {job: known[job] for job, state in states.items() if state.split(" ")[0] in LIVE}
+
+    def wait(self, seconds: float) -> None:
+        time.sleep(max(seconds, 1.0) if CLUSTER == "slurm" else seconds)
+
+    def close(self) -> None: ...
+
+
+@contextlib.contextmanager
+def _importable() -> Iterator[None]:
+    """Let processes on the nodes, which have this one's variables, find this package."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(PROJECT), before)))
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before

@@ -1,0 +1,62 @@
+"""Two nodes of a Ray cluster, simulated on this machine."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments import compare
+from tests.experiments.conftest import Config, Journal
+from tests.experiments.launching.test_launchers import sweep
+
+
+@pytest.mark.nightly
+def test_ray_gives_what_this_machine_gives_on_two_nodes(
+    config: Config, fit: list[str], journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    ray = pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    here, there = tmp_path / "here", tmp_path / "there"
+    assert compare.main(sweep(config, here), fit) == 1
+    node = {"num_cpus": 1, "num_gpus": 2, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args={**node, "env_vars": {"NODE": "first"}})
+    try:
+        cluster.add_node(**node, env_vars={"NODE": "second"})
+        monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+        capsys.readouterr()
+        assert compare.main(sweep(config, there, "--launcher", "ray"), fit) == 1
+        for name in ("runs.csv", "summary.csv"):
+            assert (here / name).read_bytes() == (there / name).read_bytes()
+        assert "a, seed 2 failed (exit status 3)" in capsys.readouterr().out
+        assert compare.main(sweep(config, tmp_path / "none", "--launcher", "ray", "--jobs", "3"), fit) == 2
+        assert "3 runs at a time need 3 CPUs with 1 each, and the Ray cluster has 2" in capsys.readouterr().err
+        more = ["--launcher", "ray", "--gpus_per_job", "2"]
+        assert compare.main([str(config("b", start=0.9)), "--seeds", "0", "--output", str(there), *more], fit) == 0
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    assert {line[3] for line in journal() if line[2] == "NODE"} == {"first", "second"}
+    seen = [(line[0], line[3]) for line in journal() if line[2] == "CUDA_VISIBLE_DEVICES"]
+    assert {len(gpus.split(",")) for name, gpus in seen if name != "b"} == {1}  # one a run by default
+    assert seen[-1] == ("b", "0,1")
+
+
+def test_a_cluster_that_is_not_there_is_named(
+    config: Config, fit: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Absent:
+        @staticmethod
+        def is_initialized() -> bool:
+            return False
+
+        @staticmethod
+        def init(address: str = "", **_: object) -> None:
+            raise ConnectionError
+
+    monkeypatch.setitem(sys.modules, "ray", Absent)
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    arguments = [str(config("a", start=0.9)), "--seeds", "0", "--output", str(tmp_path / "out"), "--launcher", "ray"]
+    assert compare.main(arguments, fit) == 2
+    assert "there is no Ray cluster at head:6379, which RAY_ADDRESS names" in capsys.readouterr().err
