@@ -2,8 +2,11 @@
 
 import copy
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from diffusers import DDIMScheduler
 from torch import Tensor
 
 from datamodules.arguments import within
@@ -59,6 +62,35 @@ def given_to_pipeline(state: Tensor, scheduler: Any, num_steps: int) -> Tensor:
     """
     scale = float(spaced(scheduler, num_steps).init_noise_sigma)
     return state if scale == 1 else state / (math.sqrt(first_level(scheduler, num_steps)) * scale)
+
+
+def zero_terminal_snr(scheduler: Any) -> DDIMScheduler:
+    """Rescale a schedule so that its last level has no signal, and space steps from there; the model stays as it is.
+
+    Source: Lin, Liu, Li and Yang, Common Diffusion Noise Schedules and Sample Steps Are Flawed, WACV 2024, arXiv
+    2305.08891, without the fine-tuning that it also has.
+
+    Raises:
+        ValueError: if the model predicts noise, of which nothing of an image follows where there is no signal.
+    """
+    if scheduler.config.prediction_type == "epsilon":
+        raise ValueError(
+            "start zero_terminal_snr needs a model that predicts v_prediction or sample, got prediction_type epsilon"
+        )
+    changed = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    return DDIMScheduler.from_config(scheduler.config, **changed)
+
+
+@contextmanager
+def sampled_by(scheduler: Any, model: Any) -> Iterator[None]:
+    """Sample with another scheduler than a model's own; None leaves that."""
+    owner = getattr(model, "pipeline", model)
+    own = owner.scheduler
+    owner.scheduler = own if scheduler is None else scheduler
+    try:
+        yield
+    finally:
+        owner.scheduler = own
 
 
 def brightness(images: Tensor) -> Tensor:

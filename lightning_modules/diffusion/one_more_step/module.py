@@ -21,6 +21,8 @@ from lightning_modules.diffusion.one_more_step.first_state import (
     first_level,
     first_state,
     given_to_pipeline,
+    sampled_by,
+    zero_terminal_snr,
 )
 from lightning_modules.diffusion.pixel_model import PixelModel
 from lightning_modules.distributed.draws import draw_rows, draw_rows_like
@@ -30,7 +32,7 @@ from lightning_modules.random_numbers import drawn_like, generator_of, run_seed
 from lightning_modules.training.logging import log_same, log_training
 from lightning_modules.training.optimizers import adamw, built, constant, trainable
 
-Start = Literal["one_more_step", "plain", "offset_noise", "oracle"]
+Start = Literal["one_more_step", "plain", "offset_noise", "zero_terminal_snr", "oracle"]
 OFFSET = 0.1
 """Standard deviation of what offset noise adds to all pixels of a channel alike."""
 
@@ -53,8 +55,8 @@ class OneMoreStep(LightningModule):
         network: V; `TimeFreeUNet` or another module that maps noise and prompts to v.
         model: diffusion model whose samples begin with the step, `TextToImage` or `PixelModel`; it encodes images.
         text_encoder: embeds captions for `network`, such as `HashedWords`; None takes that of `model`.
-        start: what samples of `test` begin with: `one_more_step`, `plain` noise, `offset_noise`, or the `oracle`, which
-            knows the real image.
+        start: what samples of `test` begin with: `one_more_step`, `plain` noise, `offset_noise`, the `oracle`, which
+            knows the real image, or plain noise on a schedule that ends at `zero_terminal_snr`, see that function.
         num_inference_steps: steps of a sample.
         guidance_scale: weight of the classifier-free guidance of a `TextToImage`.
         step_guidance_scale: w, that of the step itself; 1 asks for the caption alone.
@@ -64,7 +66,7 @@ class OneMoreStep(LightningModule):
         lr_scheduler: stepped every epoch.
 
     Raises:
-        ValueError: if an argument is out of range, or nothing embeds captions.
+        ValueError: if an argument is out of range, nothing embeds captions, or the schedule cannot end without signal.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class OneMoreStep(LightningModule):
         encoder: Any = model if text_encoder is None else text_encoder
         if encoder.encode_prompts([""]) is None:
             raise ValueError(f"text_encoder must be given: {type(model).__name__} has none")
+        self.rescaled = zero_terminal_snr(model.scheduler) if start == "zero_terminal_snr" else None
         self.network = network
         self.model: Any = model
         self.text_encoder: Any = text_encoder
@@ -119,7 +122,7 @@ class OneMoreStep(LightningModule):
             clean = self.model.encode(batch["image"])
         noise = draw_rows_like(torch.randn, clean)
         dropped = draw_rows(torch.rand, (len(clean),), clean.device) < self.caption_dropout
-        prompts = replaced(self.encoder.encode_prompts(captions_of(batch)), dropped, self.encoder.empty_prompts(1))
+        prompts = self.encoder.encode_prompts(captions_of(batch)).replaced(dropped, self.encoder.empty_prompts(1))
         terms = {"step": F.mse_loss(self.network(noise, prompts), -clean)}
         if trainable(self.model):
             terms["denoising"] = self.model.denoising_loss(batch["image"])
@@ -191,11 +194,28 @@ class OneMoreStep(LightningModule):
     @torch.no_grad()
     def sampled(self, batch: CaptionedImageBatch, start: Start | None = None) -> Tensor:
         """Draw an image in [0, 1] for each caption, `[B, C, H, W]`; `start` is in place of the module's own."""
-        latents, texts = self.began(batch, start or self.start)
-        if isinstance(self.model, PixelModel):  # it has no texts
-            return self.model.generate(latents, self.num_inference_steps)
-        options = {"num_inference_steps": self.num_inference_steps, "guidance_scale": self.guidance_scale}
-        return self.model.generate(self.model.encode_prompts(texts), latents, **options)
+        start = start or self.start
+        latents, texts = self.began(batch, start)
+        with sampled_by(self.rescaled if start == "zero_terminal_snr" else None, self.model):
+            if isinstance(self.model, PixelModel):  # it has no texts
+                return self.model.generate(latents, self.num_inference_steps)
+            options = {"num_inference_steps": self.num_inference_steps, "guidance_scale": self.guidance_scale}
+            return self.model.generate(self.model.encode_prompts(texts), latents, **options)
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw n images in [0, 1] for captions of held-out images that are drawn with equal probability.
+
+        Raises:
+            ValueError: if `start` is the oracle, which needs real images.
+        """
+        if self.start == "oracle":
+            raise ValueError("model.start oracle draws for real images alone: FID needs another start")
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        captions = data.test_set.captions or [""]
+        places, index = (torch.randint(most, (n,), generator=generator) for most in (len(captions), 2**31))
+        image = torch.zeros(n, *data.image_shape, device=self.device)
+        texts = [captions[place] for place in places.tolist()]
+        return self.sampled({"image": image, "caption": texts, "index": index, "global_size": n})
 
     def test_step(self, batch: CaptionedImageBatch, batch_idx: int) -> dict[str, Tensor]:
         """Return `sample`, `[B, C, H, W]`."""
@@ -212,12 +232,8 @@ class OneMoreStep(LightningModule):
 
     def image_columns(self, batch: CaptionedImageBatch, outputs: dict[str, Tensor]) -> dict[str, ImageColumn]:
         """Show a real image of each caption, and samples from plain noise, from the module's start and the oracle's."""
-        few: CaptionedImageBatch = {
-            "image": batch["image"][:8],
-            "caption": captions_of(batch)[:8],
-            "index": batch["index"][:8],
-            "global_size": len(batch["image"][:8]),
-        }
+        given: Any = {**batch, "caption": captions_of(batch)}
+        few: Any = {key: given[key][:8] for key in ("image", "caption", "index")}
         shown = {"real": few["image"], "plain": self.sampled(few, "plain"), self.start: outputs["sample"][:8]}
         shown["oracle"] = self.sampled(few, "oracle")
         return {name: ImageColumn(image, few["caption"]) for name, image in shown.items()}
@@ -232,11 +248,3 @@ def captions_of(batch: CaptionedImageBatch) -> list[str]:
     if "caption" not in batch:
         raise ValueError("OneMoreStep needs captions: give the images metadata.jsonl or a text file beside each")
     return batch["caption"]
-
-
-def replaced(prompts: Prompts, rows: Tensor, others: Prompts) -> Prompts:
-    """Put other prompts, `[1, ...]`, in the place of some, where `rows`, `[B]`, is true."""
-    pooled = prompts.pooled
-    if pooled is not None and others.pooled is not None:
-        pooled = torch.where(rows[:, None], others.pooled, pooled)
-    return Prompts(torch.where(rows[:, None, None], others.embedding, prompts.embedding), pooled)

@@ -1,6 +1,7 @@
 """Loss, its minimiser, sampling with the step, and a pipeline that it leaves alone."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -136,6 +137,46 @@ def test_plain_samples_are_the_models_own_and_all_starts_share_their_noise() -> 
     assert torch.equal(halves[0][2:], halves[1])
 
 
+class NoSignal(nn.Module):
+    """v of images that are .3 everywhere, at noise alone; it notes the times that it is asked at."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[int] = []
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        self.asked.append(int(t[0]))
+        return torch.full_like(x, -0.3)
+
+
+def test_a_schedule_without_signal_at_its_end_is_used_by_samples_alone() -> None:
+    """There v = -x_0, in one step from any noise; on the usual schedule it is not."""
+    trained = DDIMScheduler(beta_start=0.00085, beta_end=0.007, prediction_type="v_prediction")
+    network = NoSignal()
+    module = built(model=PixelModel(network, trained), start="zero_terminal_snr", num_inference_steps=1)
+    torch.testing.assert_close(module.sampled(batch()), torch.full((4, 1, 4, 4), 0.65))
+    assert network.asked == [999]
+    assert module.model.scheduler is trained
+    assert (module.sampled(batch(), "plain") - 0.65).abs().max() > 0.01
+    first_steps = built(model=PixelModel(NoSignal(), trained), start="zero_terminal_snr", num_inference_steps=4)
+    first_steps.sampled(batch())
+    assert first_steps.model.network.asked == [999, 749, 499, 249]
+
+
+def test_samples_for_fid_are_of_held_out_captions_and_follow_from_the_generator() -> None:
+    module = built()
+    nn.init.zeros_(module.network.noise.weight)  # type: ignore[union-attr, arg-type]
+    rows = SimpleNamespace(captions=["dark", "light"])
+    module.trainer = SimpleNamespace(datamodule=SimpleNamespace(test_set=rows, image_shape=(1, 4, 4)))  # type: ignore[assignment]
+    images = [module.sample(40, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
+    assert images[0].shape == (40, 1, 4, 4)
+    assert torch.equal(images[0], images[1])
+    assert not torch.equal(images[0], images[2])
+    module.start = "oracle"
+    with pytest.raises(ValueError, match="start oracle draws for real images alone"):
+        module.sample(2)
+
+
 @pytest.mark.parametrize("kind", ["text_to_image", "xl"])
 def test_a_saved_pipeline_is_trained_for_and_left_alone(kind: str, request: pytest.FixtureRequest) -> None:
     folder: Path = request.getfixturevalue(kind)
@@ -188,7 +229,8 @@ def test_an_unmodified_pipeline_takes_the_state(text_to_image: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"start": "zero"}, "start must be one of one_more_step, plain, offset_noise, oracle"),
+        ({"start": "zero"}, "start must be one of one_more_step, plain, offset_noise, zero_terminal_snr, oracle"),
+        ({"start": "zero_terminal_snr"}, "start zero_terminal_snr needs a model that predicts v_prediction or sample"),
         ({"caption_dropout": 1.0}, r"caption_dropout must be in \[0, 1\)"),
         ({"num_inference_steps": 0}, "num_inference_steps must be at least 1"),
         ({"step_guidance_scale": -1.0}, "step_guidance_scale must be at least 0"),
