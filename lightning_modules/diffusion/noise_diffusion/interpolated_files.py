@@ -48,6 +48,20 @@ class InterpolationSteps(WritesFolder):
             write_png(files[row], levels_of(strip(frames[place], *ends), 255).cpu().numpy(), digests[row])
         return [batch["name"][row] for row in rows]
 
+    def sample(self: Any, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Give n images between those of test pairs, `[n, C, H, W]` in [0, 1]: all positions of pairs in random order.
+
+        A pair comes again only when all have been there, so `FID` measures each image once where `num_samples` and
+        `batch_size` are their number.
+        """
+        loader = self.trainer.datamodule.test_dataloader()
+        count, pairs = -(-n // len(self.positions)), len(loader.dataset)
+        rounds = [torch.randperm(pairs, generator=generator) for _ in range(-(-count // pairs))]
+        chosen = torch.cat(rounds)[:count]
+        request = next(iter(loader.sampler))._replace(indices=chosen, global_size=count)
+        batch = self.trainer.strategy.batch_to_device(loader.dataset[request])
+        return self.interpolated(batch).frames.flatten(0, 1)[:n].clamp(0, 1)
+
 
 def rows_of(batch: InterpolationBatch, rows: list[int]) -> InterpolationBatch:
     """Take some pairs of a batch."""

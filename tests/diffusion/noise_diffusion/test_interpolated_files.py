@@ -5,11 +5,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from diffusers import DDIMScheduler
+from lightning.pytorch import Callback
 from PIL import Image
+from torch import Tensor, nn
 
+from callbacks.generation.fid import FID
+from datamodules.classification.digits import Digits
+from datamodules.interpolation.end_points import PairsOfOneClass
 from datamodules.interpolation.images_to_interpolate import ImagesToInterpolate
 from datamodules.interpolation.pairs_in_folder import PairsInFolder
 from lightning_modules.diffusion.noise_diffusion import NoiseDiffusion
+from lightning_modules.diffusion.pixel_model import PixelModel
 from lightning_modules.networks.text_to_image import TextToImage
 from tests.trainers import quiet
 
@@ -58,3 +66,33 @@ def test_other_settings_and_other_images_are_refused(text_to_image: Path, photog
     Image.fromarray(np.zeros((9, 9, 3), dtype=np.uint8)).save(photographs / "a.png")
     with pytest.raises(ValueError, match=r"a_b.png was not made from what the data have under that name now"):
         predict(text_to_image, photographs, tmp_path / "run")
+
+
+class Shrinks(nn.Module):
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return 0.3 * x
+
+
+class Seen(Callback):
+    """Keeps the tested images, and those that FID would see of one block and of two."""
+
+    def on_test_batch_end(self, trainer: Any, module: Any, outputs: Any, *rest: Any) -> None:
+        self.tested = torch.cat([*([self.tested] if hasattr(self, "tested") else []), outputs["frames"].flatten(0, 1)])
+
+    def on_test_epoch_end(self, trainer: Any, module: Any) -> None:
+        self.drawn, self.more = (module.sample(n, torch.Generator().manual_seed(0)) for n in (20, 23))
+
+
+def test_frechet_distance_is_of_each_image_between_each_pair(tmp_path: Path) -> None:
+    module = NoiseDiffusion(PixelModel(Shrinks(), DDIMScheduler()), num_steps=6, encoded_steps=4)
+    data = ImagesToInterpolate(PairsOfOneClass(Digits(), 4), evaluation_batch_size=3)
+    options: dict[str, Any] = {"extractor": nn.AvgPool2d(4), "images": Digits(), "cache_dir": str(tmp_path)}
+    options["extractor"] = nn.Sequential(options["extractor"], nn.Flatten())
+    fid, seen = FID(20, batch_size=20, extractor_name="means", **options), Seen()
+    trainer = quiet(callbacks=[seen, fid], default_root_dir=tmp_path)
+    [metrics] = trainer.test(module, data, verbose=False)
+    assert {"test/fd_means", "test/kd_means"} < set(metrics)
+    assert seen.drawn.min() >= 0
+    expected = seen.tested.clamp(0, 1).flatten(1)
+    assert (torch.cdist(expected, seen.drawn.flatten(1)).amin(dim=1) < 1e-5).all()
+    assert torch.equal(seen.more[:20], seen.drawn)
