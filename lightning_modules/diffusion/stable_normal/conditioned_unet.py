@@ -93,8 +93,9 @@ class ConditionedUNet(nn.Module):
             unet.requires_grad_(False)
             for name in DECODER:
                 getattr(unet, name).requires_grad_(True)
-        if encoders is not None:
-            self.load_encoders(Path(encoders).expanduser())
+        self.folder = None if encoders is None else Path(encoders).expanduser()
+        if self.folder is not None:
+            self.load_encoders(self.folder)
 
     @property
     def pixels_per_latent(self) -> int:

@@ -1,5 +1,6 @@
 """The LightningModule of StableNormal. See the package for the method."""
 
+import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor
 from datamodules.arguments import at_least, one_of, within
 from datamodules.batches import NormalMapBatch
 from datamodules.files.module_hash import hash_of_module
+from datamodules.files.whole_files import write_text
 from lightning_modules.diffusion.stable_normal.angular_error import known
 from lightning_modules.diffusion.stable_normal.conditioned_unet import ConditionedUNet
 from lightning_modules.diffusion.stable_normal.normal_steps import NormalSteps
@@ -27,6 +29,8 @@ from lightning_modules.training.logging import log_training
 from lightning_modules.training.optimizers import adamw, built, constant, trainable
 
 Target = Literal["independent", "shared", "x0"]
+FIRST_STAGE = "first_stage.json"
+"""File beside the weights of a first stage that says what they were trained for; also a key of checkpoints."""
 
 
 def yoso_start(noise: Tensor, uniform: Tensor, zero_noise: float) -> Tensor:
@@ -45,6 +49,11 @@ def latent_weight(normal: Tensor, pixels: int) -> Tensor:
     return 1 - F.max_pool2d(unknown, pixels, ceil_mode=True)
 
 
+def told(trained_for: dict[str, Any]) -> str:
+    """Say the target of a first stage in words."""
+    return f"the target {trained_for['yoso_target']} at the level t = {trained_for['level']}"
+
+
 class StableNormal(NormalSteps, LightningModule):
     """Train and apply StableNormal: YOSO, SG-DRN or both, which have no weight in common.
 
@@ -57,7 +66,7 @@ class StableNormal(NormalSteps, LightningModule):
         yoso_target: target of the first stage: independent has noise of its own, shared the noise that the network
             sees, x0 none, for normals in one step.
         zero_noise: lambda, probability that the first stage is given zeros for noise in training.
-        steps: steps of the refiner, N; yoso is trained for the level that they begin at, so for the same number.
+        steps: steps of the refiner, N; yoso is trained for the level that they begin at, and refused for another.
         repeated: whether half of the steps stay at one level; otherwise they are DDIM's, which start from noise alone.
         resolution: of the longer side of tested and predicted images inside, in pixels; None leaves their size.
         draws: estimates of a tested image, each from other noise, whose variance is logged.
@@ -109,6 +118,8 @@ class StableNormal(NormalSteps, LightningModule):
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self._abar = torch.from_numpy(self.levels)
+        if yoso is not None and yoso.folder is not None and (yoso.folder / FIRST_STAGE).is_file():
+            self.refuse_other_target(json.loads((yoso.folder / FIRST_STAGE).read_text()), yoso.folder)
 
     @property
     def first(self) -> ConditionedUNet:
@@ -121,6 +132,29 @@ class StableNormal(NormalSteps, LightningModule):
     def start(self) -> int:
         """The level of the first stage's target, t+."""
         return 0 if self.yoso_target == "x0" else self.times[0]
+
+    @property
+    def trained_for(self) -> dict[str, Any]:
+        """The target of the first stage, which holds for its weights."""
+        return {"yoso_target": self.yoso_target, "level": self.start}
+
+    def refuse_other_target(self, trained_for: dict[str, Any], source: Any) -> None:
+        """Refuse weights of a first stage with another target, as of another number of steps.
+
+        Raises:
+            ValueError: names both.
+        """
+        if self.yoso is not None and trained_for != self.trained_for:
+            raise ValueError(
+                f"yoso of {source} was trained for {told(trained_for)}, and yoso_target {self.yoso_target} with steps "
+                f"{self.steps} needs {told(self.trained_for)}: give the same yoso_target and steps as in its training"
+            )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[FIRST_STAGE] = self.trained_for
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.refuse_other_target(checkpoint.get(FIRST_STAGE, self.trained_for), "the checkpoint")
 
     # training
 
@@ -167,7 +201,9 @@ class StableNormal(NormalSteps, LightningModule):
             return
         for name in ("yoso", "refiner"):
             if (stage := getattr(self, name)) is not None:
-                stage.save(Path(directory, "saved", name))
+                stage.save(folder := Path(directory, "saved", name))
+                if name == "yoso":
+                    write_text(folder / FIRST_STAGE, json.dumps(self.trained_for))
 
     # estimation
 

@@ -34,7 +34,9 @@ def call(command: str, config: str, options: dict[str, str]) -> None:
 
 
 @pytest.mark.nightly
-def test_both_stages_are_trained_apart_saved_and_applied_to_photographs(text_to_image: Path, tmp_path: Path) -> None:
+def test_both_stages_are_trained_apart_saved_and_applied_to_photographs(
+    text_to_image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for stage in ("yoso", "refiner"):
         options = {f"--model.{stage}.model.pipeline": str(text_to_image), "--run_directory": str(tmp_path / stage)}
         call("fit", stage, {**SURFACES, **options, **(SMALL if stage == "refiner" else {})})
@@ -51,7 +53,11 @@ def test_both_stages_are_trained_apart_saved_and_applied_to_photographs(text_to_
         "--run_directory": str(tmp_path / "out"),
         "--ckpt_path": "none",
     }
-    call("predict", "stable_normal", {**SMALL, **saved, **more, "--model.resolution": "32", "--model.steps": "4"})
+    more["--model.resolution"] = "32"
+    with pytest.raises(AssertionError):
+        call("predict", "stable_normal", {**SMALL, **saved, **more, "--model.steps": "4"})
+    assert "with steps 4 needs the target independent at the level t = 251" in capsys.readouterr().err
+    call("predict", "stable_normal", {**SMALL, **saved, **more})
     found = np.asarray(Image.open(tmp_path / "out" / "normals" / "room.png"))
     assert found.shape == (30, 44, 3)
     np.testing.assert_allclose(np.linalg.norm(found / 255 * 2 - 1, axis=2), 1, atol=0.01)

@@ -1,4 +1,5 @@
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ from torch import Tensor
 from lightning_modules.diffusion.stable_normal import ConditionedUNet, PixelUNet, StableNormal
 from lightning_modules.diffusion.stable_normal.module import latent_weight, weighted_square, yoso_start
 from lightning_modules.networks.text_to_image import TextToImage
-from tests.diffusion.stable_normal.small import batch, features, latent, module, stirred
+from tests.diffusion.stable_normal.small import batch, features, latent, module, stirred, unet
+from tests.trainers import standing
 
 
 def gradients(found: StableNormal, loss: Tensor) -> dict[str, Tensor]:
@@ -195,3 +197,24 @@ def test_stages_of_other_schedules_or_latents_and_targets_that_keep_noise_are_re
         StableNormal(found.yoso, other)
     with pytest.raises(ValueError, match="yoso_target shared leaves noise in its output"):
         module(refiner=False, yoso_target="shared").normals(batch()["image"], generators(0, 1, 2, 3))
+
+
+def test_a_first_stage_that_was_trained_for_other_steps_is_refused(tmp_path: Path) -> None:
+    """Whether its weights come from a checkpoint or from the folder that a run leaves."""
+    trained, checkpoint = module(steps=10), dict[str, Any]()
+    trained.on_save_checkpoint(checkpoint)
+    module(steps=10).on_load_checkpoint(checkpoint)
+    module(yoso=False, steps=4).on_load_checkpoint(checkpoint)
+    message = "was trained for the target independent at the level t = 401, and .* steps 4 needs .* level t = 251"
+    with pytest.raises(ValueError, match=f"yoso of the checkpoint {message}"):
+        module(steps=4).on_load_checkpoint(checkpoint)
+    with pytest.raises(ValueError, match="needs the target shared at the level t = 401"):
+        module(yoso_target="shared").on_load_checkpoint(checkpoint)
+    trained.trainer = standing(loggers=[None], log_dir=str(tmp_path), is_global_zero=True, fast_dev_run=False)
+    trained.on_fit_end()
+    assert (tmp_path / "saved" / "yoso" / "first_stage.json").is_file()
+    assert not (tmp_path / "saved" / "refiner" / "first_stage.json").exists()
+    again = ConditionedUNet(PixelUNet(unet()), encoders=str(tmp_path / "saved" / "yoso"))
+    StableNormal(again, steps=10)
+    with pytest.raises(ValueError, match=message):
+        StableNormal(again, steps=4)
