@@ -15,6 +15,8 @@ NOT_A_REASON = re.compile(
     r"Does not validate against any|Subtypes:|Errors:|<class 'NoneType'>|Given value|Parser key|Expected a path but|"
     r"Expected a <class 'NoneType'>|Not a valid subclass of|Subclass types expect one of|a class path \(str\)|a dict w"
 )
+ANOTHER_CLASS = re.compile(r"Import path \S+ does not correspond to a subclass of")
+"""Alternatives of a union that were not meant, where another one says what is wrong."""
 PACKAGES = ("lightning_modules", "datamodules", "callbacks")
 
 
@@ -33,6 +35,7 @@ def readable(error: BaseException) -> str:
         elif reason and not NOT_A_REASON.match(reason) and reason not in reasons:
             reasons.append(reason)
             where = ".".join(name for _, name in keys) or where
+    reasons = [reason for reason in reasons if not ANOTHER_CLASS.match(reason)] or reasons
     while reasons and reasons[-1].endswith("':"):  # an alternative of which no more is said
         reasons.pop()
     message = "; ".join(reasons).replace(":;", ":") or " ".join(text.split())

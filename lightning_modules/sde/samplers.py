@@ -189,6 +189,15 @@ class PredictorCorrector:
         if corrector != "none":
             self.corrector = partial(CORRECTORS[corrector], snr=snr, num_steps=corrector_steps)
 
+    def check(self, process: Process) -> None:
+        """Refuse a process that the predictor is not defined for.
+
+        Raises:
+            ValueError: names both.
+        """
+        if self.predictor is ancestral and type(process).ancestral is Process.ancestral:
+            raise ValueError(f"sampler: the predictor ancestral is not defined for {type(process).__name__}")
+
     def __call__(self, score: Score, x: Tensor, process: Process, draw: Draw, project: Project | None = None) -> Tensor:
         """Move samples of the prior, `[B, ...]`, to data. See `predict_and_correct`."""
         times = torch.linspace(1, self.end, self.num_steps, dtype=torch.float64, device="cpu").tolist()

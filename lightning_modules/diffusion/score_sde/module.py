@@ -50,7 +50,7 @@ class ScoreSDE(KnownParts, LightningModule):
         lr_scheduler: stepped every epoch, or every step where it says so.
 
     Raises:
-        ValueError: if an argument is out of range, or the process has no discrete model.
+        ValueError: if an argument is out of range, or the process has no discrete model or no such predictor.
     """
 
     def __init__(
@@ -75,6 +75,8 @@ class ScoreSDE(KnownParts, LightningModule):
             raise ValueError(f"image_shape must be three numbers C, H and W, got {list(image_shape)}")
         if num_levels is not None and (likelihood_weighting or likelihood_repeats):
             raise ValueError("num_levels: likelihood_weighting and likelihood_repeats are of continuous models")
+        if isinstance(sampler, PredictorCorrector):
+            sampler.check(process)
         self.network = network
         self.process = process
         self.image_shape = tuple(image_shape)

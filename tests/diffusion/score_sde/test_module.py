@@ -157,6 +157,7 @@ def test_discrete_models_of_diffusers_networks_train_and_draw() -> None:
         ({"likelihood_repeats": -1}, "likelihood_repeats must be at least 0, got -1"),
         ({"num_levels": 10, "likelihood_weighting": True}, "num_levels: likelihood_weighting and likelihood_repeats"),
         ({"image_shape": [4, 4]}, r"image_shape must be three numbers C, H and W, got \[4, 4\]"),
+        ({"process": SubVP(), "sampler": PredictorCorrector("ancestral")}, "sampler: the predictor ancestral is not"),
         ({"process": SubVP(), "num_levels": 10}, "num_levels: discrete models are of VE and VP, not of SubVP"),
     ],
 )
