@@ -35,7 +35,9 @@ def readable(error: BaseException) -> str:
         elif reason and not NOT_A_REASON.match(reason) and reason not in reasons:
             reasons.append(reason)
             where = ".".join(name for _, name in keys) or where
-    reasons = [reason for reason in reasons if not ANOTHER_CLASS.match(reason)] or reasons
+    meant = [reason for reason in reasons if not ANOTHER_CLASS.match(reason)]
+    if not all(reason.startswith("Expected a") for reason in meant):
+        reasons = meant
     while reasons and reasons[-1].endswith("':"):  # an alternative of which no more is said
         reasons.pop()
     message = "; ".join(reasons).replace(":;", ":") or " ".join(text.split())

@@ -1,6 +1,8 @@
 """One thread, parsers that are built once, and a list of the dearest tests at the end.
 
-With one thread sums are taken in one order, and the suite leaves the other core to the processes that it starts.
+With one thread sums are taken in one order, and the suite leaves the other core to the processes that it starts. A
+trainer that starts processes would set as many threads as there are cores for the rest of the suite unless the
+environment says how many; and a process that is forked from one whose OpenMP has threads waits for them forever.
 """
 
 import os
@@ -16,6 +18,7 @@ from experiments.command_line import CommandLine
 from tests.tiny_pipelines import save_hunyuan_dit, save_text_to_image, save_unconditional, save_xl
 from tests.two_processes import Process, TwoProcesses, start_two
 
+os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
 
