@@ -25,8 +25,9 @@ Departures from the authors' code. Q(alpha, z) e^z has 31 levels of a continued 
 by 1e-6; with 5 they are theirs to 1e-9. Bridges are compared with the motion that the weights aim at, whose variance
 has the factor V_H (theirs lacks it: 3.5 at H = 0.1, 1 at 0.5, 1.9 at 0.9), and which with a pull theta begins at 0
 (theirs is the stationary process given that it is 0 there, which has a past). The mean squared error of type I is what
-it says (theirs lacks a factor 2, and V_H). Weights of a Riemann sum are left out. Layers begin, and
-normalise, as PyTorch's do (theirs add 1e-6 to variances, not 1e-5), and the scale of p(x_0) is an exponential.
+it says (theirs lacks a factor 2, and V_H). The divergence of a path is the sum over its dimensions (theirs becomes
+their mean in training, a sixth of it for six). Layers begin, and normalise, as PyTorch's do (theirs add 1e-6 to
+variances, not 1e-5), the scale of p(x_0) is an exponential, and weights of a Riemann sum are left out.
 
 Source: Daems, Opper, Crevecoeur and Birdal, Variational Inference for SDEs Driven by Fractional Noise, ICLR 2024,
 arXiv 2310.12975.
