@@ -7,8 +7,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lightning_modules.training.optimizers import trainable
-
 
 @torch.no_grad()
 def move_average(average: nn.Module, trained: nn.Module, decay: float) -> None:
@@ -53,11 +51,17 @@ class AveragedWeights(nn.Module):
         super().__init__()
         self.decay = decay
         self.updates = 0
+        self.names = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
         self.weights = nn.ParameterList(
             nn.Parameter(parameter.detach().to(torch.promote_types(parameter.dtype, torch.float32), copy=True), False)
-            for parameter in trainable(network)
+            for parameter in self._averaged(network)
         )
         self._in_use = False
+
+    def _averaged(self, network: nn.Module) -> list[nn.Parameter]:
+        """Give the parameters that are averaged, whether or not they need a gradient now."""
+        named = dict(network.named_parameters())
+        return [named[name] for name in self.names]
 
     @torch.no_grad()
     def follow(self, network: nn.Module, optimizer: Optimizer) -> None:
@@ -67,7 +71,9 @@ class AveragedWeights(nn.Module):
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
         """Move the average a little towards the network: e <- d e + (1 - d) theta."""
-        trained = [parameter.to(mine.dtype) for parameter, mine in zip(trainable(network), self.weights, strict=True)]
+        trained = [
+            parameter.to(mine.dtype) for parameter, mine in zip(self._averaged(network), self.weights, strict=True)
+        ]
         torch._foreach_lerp_(list(self.weights), trained, 1 - self.decay(self.updates))
         self.updates += 1
 
@@ -77,7 +83,7 @@ class AveragedWeights(nn.Module):
         if self._in_use:
             yield
             return
-        trained = trainable(network)
+        trained = self._averaged(network)
         own = [parameter.detach().clone() for parameter in trained]
         self._in_use = True
         try:

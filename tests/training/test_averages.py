@@ -80,3 +80,15 @@ def test_an_average_of_half_precision_moves_by_little_and_goes_on_from_its_state
     again.load_state_dict(average.state_dict())
     assert again.updates == 3
     assert torch.equal(again.weights[0], average.weights[0])
+
+
+def test_an_average_is_used_by_a_network_that_was_frozen_since() -> None:
+    """As the owner of a trained denoiser or generator freezes it."""
+    network = nn.Linear(2, 2)
+    network.bias.requires_grad_(False)
+    average = AveragedWeights(network, lambda update: 0.5)
+    average.weights[0].data.fill_(7.0)
+    network.requires_grad_(False)
+    with average.used_by(network):
+        assert (network.weight == 7).all()
+    assert (network.weight != 7).all()
