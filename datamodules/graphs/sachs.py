@@ -3,10 +3,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
-
 from datamodules.files.data_directory import data_directory
-from datamodules.files.number_tables import read_numbers, refuse_constant
+from datamodules.graphs.recorded_nodes import read_nodes
 from datamodules.tables.table_set import Rows, TableSet
 
 NODES = 11
@@ -23,7 +21,7 @@ class Sachs(TableSet):
 
     Raises:
         FileNotFoundError: if a file is missing.
-        ValueError: if a column holds text, lacks values or is constant, or the files name other nodes.
+        ValueError: if a file is damaged.
     """
 
     def __init__(self, data_dir: str | None = None) -> None:
@@ -35,13 +33,7 @@ class Sachs(TableSet):
 
     def training(self) -> Rows:
         folder = Path(data_directory(self.data_dir, "Sachs"), "sachs")
-        cells = read_numbers(folder / "observational.csv", "Sachs")
-        graph = read_numbers(folder / "consensus_adjacency.csv", "Sachs", named_rows=True)
-        if not list(cells) == list(graph) == list(graph.index):
-            raise ValueError(f"Sachs: the files of {folder} name other nodes, or in another order")
-        refuse_constant(cells, "Sachs")
-        truth = {"w_true": torch.from_numpy(graph.to_numpy())}
-        return Rows({"features": torch.from_numpy(cells.to_numpy())}, truth)
+        return read_nodes(folder / "observational.csv", folder / "consensus_adjacency.csv", "Sachs")
 
     def test(self) -> Rows:
         return self.training()

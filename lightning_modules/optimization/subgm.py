@@ -38,7 +38,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from datamodules.arguments import at_least, one_of, positive, within
-from datamodules.batches import TableBatch
+from datamodules.batches import TableBatch, global_size
 from datamodules.loading.world import summed, world_size
 from lightning_modules.distributed.per_sample import gather_rows, share_sizes
 from lightning_modules.full_precision import require_double
@@ -205,7 +205,7 @@ class SubGM(LightningModule):
     @torch.no_grad()
     def training_step(self, batch: TableBatch, batch_idx: int) -> dict[str, Tensor]:
         if self.trainer.global_step == 0 and self.start == "spectral":
-            arguments = self.factor.shape[1], batch["global_size"], self.factor.device
+            arguments = self.factor.shape[1], global_size(batch), self.factor.device
             self.factor.copy_(self.alpha * spectral_start(batch["features"], batch["target"], *arguments))
         iterate(self, self.iterations_per_step, lambda: self._iteration(batch))
         residual, direction = self._direction(batch)
@@ -216,14 +216,14 @@ class SubGM(LightningModule):
         """Compute this process's residuals, and (1/m) sum_i slope(r_i) A_i over all processes."""
         arrays = batch["features"], batch["target"]
         residual, direction = residuals_and_direction(*arrays, self.factor, self.slope, self.at_once)
-        return residual, (summed(direction) if world_size() > 1 else direction) / batch["global_size"]
+        return residual, (summed(direction) if world_size() > 1 else direction) / global_size(batch)
 
     def _iteration(self, batch: TableBatch) -> None:
         residual, direction = self._direction(batch)
         if self.step_rule == "quantile":
             absolute = residual.abs()
             if world_size() > 1:
-                absolute = gather_rows(absolute, share_sizes(batch["global_size"]))
+                absolute = gather_rows(absolute, share_sizes(global_size(batch)))
             torch.mul(absolute.quantile(self.q), self.eta, out=self.step_size)
         self.factor.sub_(self.step_size * ((direction + direction.T) @ self.factor))
         if self.step_rule == "geometric":

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from datamodules.corruptions.value_noise import Gaussian, GrossOutliers
 from datamodules.tables.low_rank_measurements import LowRankMeasurements
@@ -168,6 +169,16 @@ def test_tables_tell_signal_and_residual() -> None:
 def test_what_is_out_of_range_is_named(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SubGM(20, **arguments)
+
+
+def test_a_loader_of_ones_own_gives_the_measurements_alone() -> None:
+    table = measured(100, dim=5)
+    rows = table.training().columns
+    loader = DataLoader([{key: rows[key] for key in ("features", "target")}], batch_size=None)  # type: ignore[arg-type]
+    torch.manual_seed(0)
+    module = SubGM(5, start="random", iterations_per_step=50)
+    quiet(max_epochs=1, precision="64-true").fit(module, loader)
+    torch.testing.assert_close(module.factor, recovered(table, 1).factor)
 
 
 @pytest.mark.parametrize(

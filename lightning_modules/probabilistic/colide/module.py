@@ -116,10 +116,10 @@ class CoLiDE(LightningModule):
 
     def test_step(self, batch: GraphBatch, batch_idx: int) -> dict[str, Tensor]:
         estimated = self()
+        log_same(self, "test/edges", (estimated != 0).sum().double())
         if "w_true" in batch:
             true = batch["w_true"]
-            found = recovery(estimated != 0, true != 0)
-            for name, value in found._asdict().items():
+            for name, value in recovery(estimated != 0, true != 0)._asdict().items():
                 log_same(self, f"test/{name}", value)
             log_same(self, "test/weight_error", (self.weight - true).norm() / true.norm())
         if "noise_std" in batch:

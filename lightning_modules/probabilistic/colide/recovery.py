@@ -35,7 +35,7 @@ def to_dag(weight: Tensor, threshold: float) -> Tensor:
 
 
 class Recovery(NamedTuple):
-    """Counts and rates of the edges of an estimated graph."""
+    """Measures of an estimated graph against the true one."""
 
     shd: int
     """Structural Hamming distance: edges too many, too few or reversed; a reversed one counts once."""
@@ -43,8 +43,6 @@ class Recovery(NamedTuple):
     """Edges of the right direction, of the true ones."""
     fdr: float
     """Edges that are reversed or not there, of the estimated ones."""
-    edges: int
-    """Estimated edges."""
 
 
 def recovery(estimated: Tensor, true: Tensor) -> Recovery:
@@ -59,4 +57,4 @@ def recovery(estimated: Tensor, true: Tensor) -> Recovery:
     false, edges = int((estimated & ~skeleton).sum()), int(estimated.sum())
     ours = (estimated | estimated.T).triu()
     wrong = int((ours ^ skeleton.triu()).sum())
-    return Recovery(wrong + reversed_, hits / max(int(true.sum()), 1), (reversed_ + false) / max(edges, 1), edges)
+    return Recovery(wrong + reversed_, hits / max(int(true.sum()), 1), (reversed_ + false) / max(edges, 1))
