@@ -10,8 +10,9 @@ fitted, alpha y F >= 1: the loss and with it every gradient is then zero. The ti
 then, the change of the weights, and that of the tangent kernel K, mean (K - K_0)^2 / mean K^2, say which regime it was:
 for P points the paper finds t* ~ T P^b, |w - w_0| ~ T^delta P^gamma and noise that matters from T_c ~ P^-a on.
 
-A perceptron f = w . x / sqrt(d) on points whose density near the boundary is |x_1|^chi has gamma = 1 / (1 + chi),
-b = 1 + 2 / (1 + chi) and delta = 1. From w = 0 and with alpha infinite, a margin of zero, everything is linear in T.
+A perceptron f = w . x / sqrt(d) on points whose density near the boundary is |x_1|^chi has, by a scaling argument for
+vanishing margins, gamma = 1 / (1 + chi), b = 1 + 2 / (1 + chi) and delta = 1, so that a = gamma / delta. From w = 0 and
+with alpha infinite, a margin of zero, everything is linear in T.
 
 `iterations_per_step` iterations are one training step. Where few points are left, most batches change nothing; they are
 looked at many at a time and passed over, which changes neither the weights nor the number of iterations (`descend`).
@@ -20,9 +21,9 @@ where the loss is not finite, which is a result: `test/diverged` is then 1. Seve
 that of the whole batch.
 
 Differences from the authors' code: t* is exact, where theirs is that of the checkpoint which found the loss to be zero;
-their `temp` is T / h for a network of width h; observables are measured at ends of epochs, in which the loss has halved
-again. Not here: the quadratic and the soft hinge, regularisers, their stochastic differential equation, and the change
-of the outputs in one step.
+their `temp` is T / h for a network of width h; observables are measured at ends of epochs, when the iterations have
+grown by a quarter. Not here: the quadratic and the soft hinge, regularisers, their stochastic differential equation,
+and the change of the outputs in one step.
 
 Source: Sclocchi, Geiger and Wyart, Dissecting the Effects of SGD Noise in Distinct Regimes of Deep Learning, ICML 2023,
 arXiv 2301.13703.

@@ -12,6 +12,8 @@ from lightning_modules.training.optimizers import trainable
 
 MOST_AHEAD = 1024
 """Batches that are looked at together, at most."""
+MOST_DRAWN = 2**20
+"""Numbers of points that are drawn for a training step, at most, if that is enough for one look an iteration."""
 
 
 class Points(NamedTuple):
@@ -86,16 +88,18 @@ def drawn_batches(seed: int, iteration: Tensor, num_points: int, batch_size: int
     return torch.stack(chosen, dim=1)
 
 
-def ahead_of(num_unfitted: int, num_points: int, batch_size: int) -> int:
+def ahead_of(num_unfitted: int, num_points: int, batch_size: int, iterations: int) -> int:
     """Say how many batches to look at together: a power of two near the number between two that are not fitted.
 
     Args:
         num_unfitted: points that are not fitted.
         num_points: P.
         batch_size: B.
+        iterations: of a training step.
     """
     expected = num_points // (batch_size * max(num_unfitted, 1))
-    return min(2 ** max(expected.bit_length() - 1, 0), MOST_AHEAD)
+    most = min(expected, MOST_AHEAD, MOST_DRAWN // (iterations * batch_size))
+    return 2 ** max(most.bit_length() - 1, 0)
 
 
 def descend(

@@ -116,11 +116,14 @@ class SGDNoise(LightningModule):
 
     # training
 
+    def on_fit_start(self) -> None:
+        self._points = self._kernel = None  # of another training
+
     def training_step(self, batch: TableBatch, batch_idx: int) -> dict[str, Tensor]:
         with in_full_precision(self.device):
             points = self._points = self._points or self._collected(batch)
             size, steps = len(points.sign), self.iterations_per_step
-            ahead = ahead_of(size if self._left is None else self._left, size, self.batch_size)
+            ahead = ahead_of(size if self._left is None else self._left, size, self.batch_size, steps)
             coming = self.iteration + torch.arange(steps * ahead, device=self.device)
             batches = drawn_batches(run_seed(), coming, size, self.batch_size)
             course = descend(self.network, points, batches, steps, ahead, self.rate, self.alpha)
@@ -146,7 +149,7 @@ class SGDNoise(LightningModule):
         with in_full_precision(self.device):
             signed = self._points.sign * (outputs(self.network, self._points.features) - self._points.initial)
             found = {"iterations": self.iteration, "changed": self.changed, **fit_statistics(signed, self.alpha)}
-            row = dict(zip(found, torch.stack([each.double() for each in found.values()]).tolist(), strict=True))
+            row = {name: float(value) for name, value in found.items()}
             for name in ("loss", "error", "unfitted"):
                 log_same(self, f"train/{name}", row[name])
             self._left, self._diverged = int(row["unfitted"]), not math.isfinite(row["loss"])

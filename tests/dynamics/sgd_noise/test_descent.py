@@ -158,5 +158,7 @@ def test_the_first_step_does_not_depend_on_alpha() -> None:
 
 
 def test_the_fewer_points_are_left_the_more_batches_are_looked_at_together() -> None:
-    assert [ahead_of(left, 4096, 4) for left in (4096, 512, 300, 100, 2, 0)] == [1, 2, 2, 8, 512, 1024]
-    assert ahead_of(1, 10**6, 1) == 1024
+    assert [ahead_of(left, 4096, 4, 10) for left in (4096, 512, 300, 100, 2, 0)] == [1, 2, 2, 8, 512, 1024]
+    assert ahead_of(1, 10**6, 1, 10) == 1024
+    assert ahead_of(1, 16384, 16, 500) == 128  # 500 x 128 x 16 positions are drawn
+    assert ahead_of(1, 10**6, 64, 10**6) == 1
