@@ -139,7 +139,7 @@ def make_pictures(runs: Path, project: Path = PROJECT) -> None:
         config, picture, compared = found
         run = runs / config.parent.name / config.stem
         if compared:
-            subprocess.run([*TRAIN, "compare", str(project / config), *compared, "--output", str(run)], check=True)
+            subprocess.run([*TRAIN, "compare", str(project / config), "--output", str(run), *compared], check=True)
         elif not (run / "test_metrics.csv").is_file():
             fit = ("fit", "--config", str(project / config), "--run_directory", str(run), "--test_after_fit", "true")
             subprocess.run([*TRAIN, *fit], check=True)

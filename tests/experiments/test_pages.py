@@ -86,19 +86,21 @@ def test_a_picture_can_be_that_of_a_comparison(tmp_path: Path, monkeypatch: pyte
         (tmp_path / name).mkdir(parents=True)
     shutil.copy(ROOT / "lightning_modules/noisy_labels/elr.py", tmp_path / "lightning_modules/noisy_labels")
     demo = (ROOT / "configs/elr/demo.yaml").read_text()
-    demo = re.sub("# picture: .*", "# picture: table.png of --seeds 0 --vary model.beta=0.1,0.9", demo)
+    demo = re.sub(
+        "# picture: .*", "# picture: table.png of --seeds 0 --vary model.beta=0.1,0.9 -- --trainer.max_epochs 4", demo
+    )
     (tmp_path / "configs/elr/demo.yaml").write_text(demo)
     commands = []
 
     def compares(command: list[str], check: bool) -> None:
         commands.append(command[2:])
-        Path(command[-1]).mkdir(parents=True)
-        Image.new("RGB", (20, 10), "green").save(Path(command[-1], "table.png"))
+        (run := Path(command[command.index("--output") + 1])).mkdir(parents=True)
+        Image.new("RGB", (20, 10), "green").save(run / "table.png")
 
     monkeypatch.setattr(subprocess, "run", compares)
     pages.make_pictures(tmp_path / "runs", tmp_path)
-    config, asked = tmp_path / "configs/elr/demo.yaml", "--seeds 0 --vary model.beta=0.1,0.9"
-    assert commands == [["compare", str(config), *asked.split(), "--output", str(tmp_path / "runs/elr/demo")]]
+    config, asked = tmp_path / "configs/elr/demo.yaml", "--seeds 0 --vary model.beta=0.1,0.9 -- --trainer.max_epochs 4"
+    assert commands == [["compare", str(config), "--output", str(tmp_path / "runs/elr/demo"), *asked.split()]]
     (tmp_path / "README.md").write_text("<!-- methods:begin -->\n<!-- methods:end -->\n")
     shown = pages.generated(tmp_path)[tmp_path / "docs/noisy_labels.md"]
     assert f"`table.png` of `python train.py compare configs/elr/demo.yaml {asked}`." in shown
