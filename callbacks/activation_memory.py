@@ -42,8 +42,9 @@ class SavedBytes(saved_tensors_hooks):
 class ActivationMemory(Callback):
     """Logs what the first step of each epoch saves for its backward pass, `train/saved_mebibytes`.
 
-    It is that of the process with the most. On a GPU the most memory that was ever allocated in it is logged, too:
-    `train/peak_gibibytes` holds weights, gradients, the optimizer's state and what comes and goes.
+    A test logs the last of them again, as `test/saved_mebibytes`. It is that of the process with the most. On a GPU the
+    most memory that was ever allocated in it is logged, too: `train/peak_gibibytes` holds weights, gradients, the
+    optimizer's state and what comes and goes.
     """
 
     def __init__(self) -> None:
@@ -72,6 +73,10 @@ class ActivationMemory(Callback):
         if pl_module.device.type == "cuda":
             peak = torch.cuda.max_memory_allocated(pl_module.device) / MEBIBYTE / 1024
             self._log(pl_module, "train/peak_gibibytes", peak)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.found[0] >= 0:
+            self._log(pl_module, "test/saved_mebibytes", self.found[1])
 
     @staticmethod
     def _log(module: LightningModule, name: str, value: float) -> None:

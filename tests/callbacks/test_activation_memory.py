@@ -43,6 +43,9 @@ class Squares(LightningModule):
             raise ArithmeticError
         return self.layer(batch).sum() if batch_idx == 0 else self.layer(batch).exp().sin().exp().sum()
 
+    def test_step(self, batch: Tensor, batch_idx: int) -> None:
+        self.layer(batch)
+
     def configure_optimizers(self) -> Any:
         return torch.optim.SGD(self.parameters(), lr=1e-3)
 
@@ -54,8 +57,12 @@ def fitted(callback: ActivationMemory, **options: Any) -> dict[str, Tensor]:
 
 
 def test_a_run_logs_what_the_first_step_of_an_epoch_saves() -> None:
-    found = fitted(ActivationMemory())
+    callback = ActivationMemory()
+    found = fitted(callback)
     assert float(found["train/saved_mebibytes"]) == pytest.approx(64_000 * 4 / MEBIBYTE)
+    trainer = quiet(callbacks=[callback])
+    trainer.test(Squares(), DataLoader([torch.rand(10, 64)], batch_size=None), verbose=False)  # type: ignore[arg-type]
+    assert trainer.callback_metrics["test/saved_mebibytes"] == found["train/saved_mebibytes"]
 
 
 def test_a_step_that_fails_ends_the_count() -> None:

@@ -13,6 +13,23 @@ on the host; only the rows of a batch come to the device. Products of attention 
 gradients of what is below are estimates, too. With `compact`, dropout and ReLU keep bits, and layer normalisation its
 output, as in the published measurements of memory.
 
+Saved for the backward pass of T5-base, 128 tokens, over what exact training saves (tensors of autograd, parameters
+left out; LoRA over LoRA):
+
+| products | 30 % | 10 % |
+| --- | --- | --- |
+| linear layers of attention's output and of the feed-forward part | 0.87 | 0.84 |
+| with both products of attention | 0.72 | 0.65 |
+| with `compact`, too | 0.26 | 0.19 |
+| LoRA with both products of attention and `compact` | 0.25 | 0.19 |
+
+The paper's peaks of 8.44 and 7.30 GB against 17.66 GB also hold weights, gradients and AdamW's state, 3.4 GB: without
+them they are 0.35 and 0.27, and for LoRA, 6.50 and 5.44 GB against 13.84 GB with weights of 0.85 GB, 0.43 and 0.35.
+What comes and goes within a step, as gathered rows of gradients and whole gradients of attention's weights, is in a
+peak and in no saved tensor. Where exact training has fused attention, which keeps no weights, sampling the products of
+attention gains nothing.
+The norms of a sample take 9 kB for the linear layers of T5-base, and 214 kB with the products of attention.
+
 Several processes sample each from its own share of the batch, as in the authors' code: the kept tokens depend on their
 number, and are unbiased for any. With `shares` W, fewer processes sample what W would.
 
@@ -25,7 +42,7 @@ Differences from the authors' code, whose sums are biased where it says so:
 * z is of the sample's own loss: it does not change with the batch's size, the number of processes, accumulation and the
   scale of half precision. A sample that was not seen yet has the mean of the others, where the code takes 0 unless all
   are new;
-* tensors are in the precision of training, where the code casts to float16.
+* half precision is the trainer's, where the code takes float16.
 
 Source: Liu, Wang, Zhong, Xu, Zha, Tang, Jiang, Zhou, Chaudhary, Xu and Hu, Winner-Take-All Column Row Sampling for
 Memory Efficient Adaptation of Language Model, NeurIPS 2023, arXiv 2305.15265.

@@ -57,4 +57,5 @@ def table_of(errors: dict[str, Tensor]) -> Table:
     rows = [(estimator, layer, error) for estimator, own in errors.items() for layer, error in enumerate(own.tolist())]
     estimators, layers, values = zip(*rows, strict=True)
     columns = {"layer": layers, "estimator": estimators, "relative error": values}
-    return Table(columns, title="gradients of the layers' weights against the exact ones")
+    labels = {"wta_crs": "WTA-CRS", "crs": "CRS", "top_k": "the most probable alone"}
+    return Table(columns, labels=labels, title="gradients of the layers' weights against the exact ones")

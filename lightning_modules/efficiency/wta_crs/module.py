@@ -65,7 +65,8 @@ class WTACRS(ClassifierSteps, LightningModule):
         shares: parts of a batch that are sampled each by itself, a multiple of the number of processes; None takes that
             number.
         measure_error: compare the gradients of layers with the exact ones on each epoch's last batch, for each
-            estimator: `train/gradient_error` is the mean of this one. It takes all activations of that batch.
+            estimator: `train/gradient_error`, and in a test of the last epoch `test/gradient_error`, is the mean of
+            this one. It takes all activations of that batch.
         optimizer: built on the network's trainable parameters.
         lr_scheduler: stepped every epoch.
 
@@ -95,7 +96,7 @@ class WTACRS(ClassifierSteps, LightningModule):
         self.num_classes = num_classes
         self.shares = shares
         self.measure_error = measure_error
-        self.tables: dict[str, Table] = {}
+        self.errors: dict[str, Tensor] = {}
         self.sampler = Sampler(ratio, estimator)
         sample_products(network, layers, attention or [], self.sampler, compact)
         self.optimizer = optimizer
@@ -123,9 +124,8 @@ class WTACRS(ClassifierSteps, LightningModule):
         begin = partial(self._begin, local_size(batch), known, batch_idx)
         begin()
         if self.measure_error and batch_idx + 1 == self.trainer.num_training_batches:
-            errors = gradient_errors(self.network, self.sampler, batch, begin)
-            self.tables = {"gradient_error": table_of(errors)}
-            log_same(self, "train/gradient_error", errors[self.sampler.estimator].mean())
+            self.errors = gradient_errors(self.network, self.sampler, batch, begin)
+            log_same(self, "train/gradient_error", self.errors[self.sampler.estimator].mean())
 
     def _begin(self, samples: int, known: Tensor | None, batch_idx: int) -> None:
         shares = (self.shares or world_size()) // world_size()
@@ -140,6 +140,15 @@ class WTACRS(ClassifierSteps, LightningModule):
     def training_step(self, batch: LabelledImageBatch | LabelledTextBatch, batch_idx: int) -> dict[str, Tensor]:
         self._unstored = (batch["index"], global_size(batch), self._loss_scale())
         return cross_entropy_step(self, batch, soft_labels=None, binary=False)
+
+    def on_test_epoch_end(self) -> None:
+        if self.errors:
+            log_same(self, "test/gradient_error", self.errors[self.sampler.estimator].mean())
+
+    @property
+    def tables(self) -> dict[str, Table]:
+        """The errors of the layers' gradients in the last epoch, where they were measured."""
+        return {"gradient_error": table_of(self.errors)} if self.errors else {}
 
     def configure_optimizers(self) -> Any:
         return built(self.optimizer, self.lr_scheduler, trainable(self.network))
@@ -177,6 +186,7 @@ class WTACRS(ClassifierSteps, LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._store()
         checkpoint["gradient_norms"] = {"rows": self.gradient_norms.gathered(), "widths": self.sampler.widths}
+        checkpoint["gradient_errors"] = self.errors
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         kept = checkpoint["gradient_norms"]
@@ -189,3 +199,4 @@ class WTACRS(ClassifierSteps, LightningModule):
             product.width = width
         self.gradient_norms = PerSample(sum(kept["widths"]))
         self.gradient_norms.restore(kept["rows"])
+        self.errors = checkpoint["gradient_errors"]

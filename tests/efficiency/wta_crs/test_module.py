@@ -177,7 +177,9 @@ def test_other_processes_and_checkpoints_that_do_not_fit_are_named(monkeypatch: 
     with pytest.raises(ValueError, match="shares must be a multiple of the 2 processes, got 3"):
         model.on_fit_start()
     with pytest.raises(ValueError, match="choose 8 products, and the checkpoint's are 2"):
-        model.on_load_checkpoint({"gradient_norms": {"rows": torch.zeros(1, 4), "widths": [2, 2]}})
+        model.on_load_checkpoint(
+            {"gradient_norms": {"rows": torch.zeros(1, 4), "widths": [2, 2]}, "gradient_errors": {}}
+        )
 
 
 def test_head_stays_a_plain_layer() -> None:
