@@ -252,6 +252,10 @@ class TableBatch(TypedDict):
     """As `target`: without its noise, where that is known. For metrics only, never for a loss."""
     corrupted: NotRequired[Tensor]
     """`[B]`, bool: whether `target` has a gross error or a false sign. For metrics only."""
+    target_mean: NotRequired[Tensor]
+    target_std: NotRequired[Tensor]
+    """`[]`: mean and deviation, over the training rows, of a target that was standardised, in its own units. For
+    metrics only."""
     w_true: NotRequired[Tensor]
     """`[D]`: the parameter that generated all rows. For metrics only."""
     x_star: NotRequired[Tensor]

@@ -1,4 +1,4 @@
-"""Tables of numbers in CSV files, whose columns are checked by name."""
+"""Tables of numbers in files, whose columns are checked by name."""
 
 from pathlib import Path
 
@@ -21,6 +21,26 @@ def read_numbers(path: Path, name: str, named_rows: bool = False) -> pd.DataFram
     if not path.is_file():
         raise FileNotFoundError(f"{name}: {path} does not exist; set data_dir to the folder that holds it")
     return checked_numbers(pd.read_csv(path, index_col=0 if named_rows else None), name, path)
+
+
+def read_unnamed_numbers(path: Path, name: str) -> pd.DataFrame:
+    """Read a file without a header, whose numbers have white space between them; its columns' names are 0, 1, ...
+
+    Args:
+        path: the file.
+        name: name of the data set, for messages.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: names a column that holds text or lacks values, or says that there are no rows.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{name}: {path} does not exist; set data_dir to the folder that holds it")
+    try:
+        table = pd.read_csv(path, sep=r"\s+", header=None)
+    except ValueError as error:  # a row is longer than the first one, or there is none
+        raise ValueError(f"{name}: {path} is no table ({error})") from error
+    return checked_numbers(table, name, path)
 
 
 def checked_numbers(table: pd.DataFrame, name: str, path: Path) -> pd.DataFrame:

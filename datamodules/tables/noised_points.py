@@ -13,6 +13,7 @@ from scipy.special import ive, log_ndtr, logsumexp
 from datamodules.arguments import at_least, positive, within
 from datamodules.files.data_directory import data_directory
 from datamodules.files.number_tables import read_numbers
+from datamodules.tables import bundled
 from datamodules.tables.table_set import Rows, TableSet
 
 Array = NDArray[np.float64]
@@ -131,9 +132,7 @@ class Wine(StandardisedRows):
     dim = 13
 
     def rows(self) -> Array:
-        from sklearn.datasets import load_wine
-
-        return load_wine().data
+        return bundled.Wine().read()[0].to_numpy()
 
 
 class CreditDefault(StandardisedRows):

@@ -1,0 +1,44 @@
+"""Tables that come with scikit-learn. No download."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import sklearn.datasets
+
+from datamodules.tables.split_table import SplitTable
+
+
+def in_float64(bunch: Any) -> tuple[pd.DataFrame, pd.Series]:
+    """Give features and target of a table of scikit-learn."""
+    return pd.DataFrame(bunch.data, columns=bunch.feature_names, dtype=np.float64), pd.Series(bunch.target)
+
+
+class Diabetes(SplitTable):
+    """442 patients with ten measurements, and how far their disease had progressed a year later."""
+
+    num_features = 10
+
+    def read(self) -> tuple[pd.DataFrame, pd.Series]:
+        return in_float64(sklearn.datasets.load_diabetes(scaled=False))
+
+
+class BreastCancer(SplitTable):
+    """569 tumours with 30 measurements of their cells; the target is 1 for benign ones and -1 for malignant ones."""
+
+    num_features = 30
+    classes = True
+
+    def read(self) -> tuple[pd.DataFrame, pd.Series]:
+        features, benign = in_float64(sklearn.datasets.load_breast_cancer())
+        return features, 2 * benign - 1
+
+
+class Wine(SplitTable):
+    """178 wines with 13 measurements; the target is the cultivar, 0 to 2."""
+
+    num_features = 13
+    classes = True
+
+    def read(self) -> tuple[pd.DataFrame, pd.Series]:
+        return in_float64(sklearn.datasets.load_wine())

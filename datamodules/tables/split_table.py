@@ -1,0 +1,101 @@
+"""Tables of samples with a target, dealt out by a seed and standardised by their training rows."""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from datamodules.arguments import at_least, within
+from datamodules.files.number_tables import refuse_constant
+from datamodules.tables.table_set import Rows, TableSet
+
+
+class SplitTable(TableSet):
+    """Rows in a random order, of which first ones test, the next ones validate and the rest train.
+
+    Features have mean 0 and variance 1 over the training rows, and so has a target of real numbers. Its mean and
+    standard deviation in its own units are with every batch as `target_mean` and `target_std`.
+
+    Args:
+        train_size: training rows; None takes all that neither validate nor test.
+        validation_fraction: part of all rows that validates; 0 has no validation.
+        test_fraction: part of all rows that tests.
+        seed: random seed of the split; None takes that of the DataModule.
+
+    Raises:
+        ValueError: if an argument is out of range, or a column of the training rows is constant.
+    """
+
+    num_features: int
+    classes = False
+    """Whether the target is one of a few numbers, which are not standardised."""
+
+    def __init__(
+        self,
+        train_size: int | None = None,
+        validation_fraction: float = 0.1,
+        test_fraction: float = 0.1,
+        seed: int | None = None,
+    ) -> None:
+        at_least(2, train_size=train_size)
+        within(0, 1, "[)", validation_fraction=validation_fraction)
+        within(0, 1, "()", test_fraction=test_fraction)
+        within(0, 1, "[)", sum_of_fractions=validation_fraction + test_fraction)
+        self.train_size = train_size
+        self.validation_fraction = validation_fraction
+        self.test_fraction = test_fraction
+        self.seed = seed
+
+    @abstractmethod
+    def read(self) -> tuple[pd.DataFrame, pd.Series]:
+        """Read all features, `[N, num_features]` in float64, and the targets, `[N]`."""
+
+    @property
+    def row_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        return {"features": (self.num_features,), "target": ()}
+
+    def training(self) -> Rows:
+        return self._split()[0]
+
+    def validation(self) -> Rows | None:
+        return self._split()[1] if self.validation_fraction else None
+
+    def test(self) -> Rows:
+        return self._split()[2]
+
+    def _split(self) -> tuple[Rows, Rows, Rows]:
+        features, target = self.read()
+        name, count = type(self).__name__, len(features)
+        tested, validated = round(self.test_fraction * count), round(self.validation_fraction * count)
+        left = count - tested - validated
+        if min(tested, left) < 1 or (self.validation_fraction and not validated) or left < (self.train_size or 0):
+            raise ValueError(
+                f"{name}: train_size {self.train_size} with validation_fraction {self.validation_fraction} and "
+                f"test_fraction {self.test_fraction} does not fit {count} rows: {tested} test, {validated} validate "
+                f"and {left} can train"
+            )
+        order = np.random.default_rng([self.seed or 0, 0]).permutation(count)
+        train = order[tested + validated :][: self.train_size]
+        kept = features.iloc[train].assign(**{"the target": target.iloc[train]})
+        refuse_constant(kept, f"{name}'s training rows")
+        inputs = standardised(features.to_numpy(), train)[0]
+        truth: dict[str, Tensor] = {}
+        if self.classes:
+            outputs = torch.tensor(target.to_numpy(np.int64))
+        else:
+            outputs, mean, std = standardised(target.to_numpy(), train)
+            truth = {"target_mean": mean, "target_std": std}
+
+        def rows(places: np.ndarray) -> Rows:
+            return Rows({"features": inputs[places], "target": outputs[places]}, truth)
+
+        return rows(train), rows(order[tested : tested + validated]), rows(order[:tested])
+
+
+def standardised(values: np.ndarray, rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+    """Bring numbers `[N, ...]` to mean 0 and variance 1 over some rows, and give the mean and deviation of these."""
+    mean, std = values[rows].mean(axis=0), values[rows].std(axis=0)
+    return torch.from_numpy((values - mean) / std), torch.as_tensor(mean), torch.as_tensor(std)

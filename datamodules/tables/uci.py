@@ -1,0 +1,81 @@
+"""Tables of the UCI repository in the layout in which Bayesian methods are compared on them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from datamodules.files.data_directory import data_directory
+from datamodules.files.number_tables import read_unnamed_numbers
+from datamodules.tables.split_table import SplitTable
+
+NUM_FEATURES = {
+    "bostonHousing": 13,
+    "concrete": 8,
+    "energy": 8,
+    "kin8nm": 8,
+    "naval-propulsion-plant": 16,
+    "power-plant": 4,
+    "protein-tertiary-structure": 9,
+    "wine-quality-red": 11,
+    "yacht": 6,
+}
+"""Of the usual sets, so that their shapes are known before they are read."""
+
+
+class UCI(SplitTable):
+    """A table with one target: `<data_dir>/uci/<name>/data.txt`, `index_features.txt` and `index_target.txt`.
+
+    The table has white space between its numbers and no header; the other files hold the places of its columns, from 0.
+    Constant columns are left out by leaving their places out.
+
+    Args:
+        name: folder of the set, as `yacht`.
+        data_dir: folder that holds `uci`; None looks where NOISEWORKS_DATA points.
+        train_size: training rows; None takes all that neither validate nor test.
+        validation_fraction: part of all rows that validates; 0 has no validation.
+        test_fraction: part of all rows that tests.
+        seed: random seed of the split; None takes that of the DataModule.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: if a column holds text, lacks values or is constant, or the places do not fit the table.
+
+    Source: the layout is that of the data of Gal and Ghahramani, Dropout as a Bayesian Approximation, ICML 2016.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        data_dir: str | None = None,
+        train_size: int | None = None,
+        validation_fraction: float = 0.1,
+        test_fraction: float = 0.1,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(train_size, validation_fraction, test_fraction, seed)
+        self.name = name
+        self.data_dir = data_dir
+
+    @property
+    def row_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        count = NUM_FEATURES[self.name] if self.name in NUM_FEATURES else len(self._places("features"))
+        return {"features": (count,), "target": ()}
+
+    @property
+    def folder(self) -> Path:
+        return Path(data_directory(self.data_dir, "UCI"), "uci", self.name)
+
+    def _places(self, kind: str) -> list[int]:
+        table = read_unnamed_numbers(self.folder / f"index_{kind}.txt", "UCI")
+        return [int(place) for place in table.to_numpy().ravel()]
+
+    def read(self) -> tuple[pd.DataFrame, pd.Series]:
+        table = read_unnamed_numbers(self.folder / "data.txt", "UCI")
+        features, target = self._places("features"), self._places("target")
+        if len(target) != 1 or set(features) & set(target) or not {*features, *target} <= set(table):
+            raise ValueError(
+                f"UCI: {self.folder} must have one target column beside its features, and {len(table.columns)} columns "
+                f"in all; got features {features} and target {target}"
+            )
+        return table[features], table[target[0]]

@@ -1,0 +1,72 @@
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from datamodules.tables.uci import NUM_FEATURES, UCI
+
+ROWS = "".join(f" {i}\t{i * i}  5 {i % 3} \n" for i in range(20))
+
+
+def written(folder: Path, data: str = ROWS, features: str = "0\n1\n", target: str = "3\n") -> UCI:
+    (folder / "uci" / "numbers").mkdir(parents=True)
+    for name, text in (("data", data), ("index_features", features), ("index_target", target)):
+        (folder / "uci" / "numbers" / f"{name}.txt").write_text(text)
+    return UCI("numbers", str(folder))
+
+
+def test_columns_are_those_that_the_index_files_name(tmp_path: Path) -> None:
+    table = written(tmp_path)
+    features, target = table.read()
+    assert features.to_numpy()[4].tolist() == [4, 16]
+    assert target[4] == 1
+    assert table.row_shapes == {"features": (2,), "target": ()}
+    assert len(table.training()) == 16
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"data": ROWS.replace("\t16 ", "\tmany ")}, "UCI: column 1 of .*data.txt holds text: 'many'"),
+        ({"data": ROWS.replace("\t16 ", "\tnan ")}, "UCI: column 1 of .* lacks a value in row 5"),
+        ({"data": ROWS + "1 2 3\n"}, "UCI: column 3 of .* lacks a value in row 21"),
+        ({"data": ROWS + "1 2 3 4 5\n"}, "UCI: .*data.txt is no table"),
+        ({"data": ""}, "UCI: .*data.txt is no table"),
+        ({"features": "0\n2\n"}, "UCI's training rows: column 2 is constant, 5 in every row"),
+        ({"target": "4\n"}, r"must have one target column .* 4 columns in all; got features \[0, 1\] and target \[4\]"),
+        ({"target": "1\n"}, "must have one target column"),
+    ],
+)
+def test_files_that_do_not_fit_are_named(files: dict[str, str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        written(tmp_path, **files).training()
+
+
+def test_a_missing_set_is_told_with_its_path(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"UCI: .*uci/yacht/data.txt does not exist; set data_dir"):
+        UCI("yacht", str(tmp_path)).training()
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [
+        ("bostonHousing", 506),
+        ("concrete", 1030),
+        ("energy", 768),
+        ("kin8nm", 8192),
+        ("power-plant", 9568),
+        ("wine-quality-red", 1599),
+        ("yacht", 308),
+    ],
+)
+def test_the_distributed_sets(name: str, rows: int) -> None:
+    if "NOISEWORKS_DATA" not in os.environ:
+        pytest.skip("NOISEWORKS_DATA is not set")
+    table = UCI(name)
+    train, test, validation = table.training(), table.test(), table.validation()
+    assert validation is not None
+    assert len(train) + len(test) + len(validation) == rows
+    assert train.columns["features"].shape[1] == NUM_FEATURES[name]
+    assert all(torch.isfinite(column).all() for column in test.columns.values())
