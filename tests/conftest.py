@@ -1,8 +1,8 @@
 """One thread, parsers that are built once, and a list of the dearest tests at the end.
 
-With one thread sums are taken in one order, and the suite leaves the other core to the processes that it starts. A
-trainer that starts processes would set as many threads as there are cores for the rest of the suite unless the
-environment says how many; and a process that is forked from one whose OpenMP has threads waits for them forever.
+With one thread sums are taken in one order, and the suite leaves the other core to the processes that it starts. The
+environment says so, too: a trainer that starts processes would set one thread a core for the rest of the suite, and
+a process forked from one whose OpenMP has several threads waits for them forever.
 """
 
 import os
@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from experiments.command_line import CommandLine
 from tests.tiny_pipelines import save_hunyuan_dit, save_text_to_image, save_unconditional, save_xl
@@ -20,6 +21,14 @@ from tests.two_processes import Process, TwoProcesses, start_two
 
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _no_group_is_left() -> Iterator[None]:
+    """End the process group that a trainer made: processes forked later would take it for theirs, and wait forever."""
+    yield
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 @pytest.fixture

@@ -7,10 +7,11 @@ arrays are made of these where type, shape and number of bytes agree.
 
 import math
 import pickle
+import pickletools
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -134,6 +135,14 @@ class ArrayUnpickler(pickle.Unpickler):
         return STAND_INS[module, name]
 
 
+def _check_places(file: BinaryIO, size: int) -> None:
+    """Refuse an object's number that is greater than the file: room would be made for as many before it, gigabytes."""
+    for operation, number, _ in pickletools.genops(file):
+        if operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and number >= size:
+            raise pickle.UnpicklingError(f"it numbers an object {number} in {size} bytes")
+    file.seek(0)
+
+
 def _plain(value: Any) -> Any:
     """Put arrays in the place of their stand-ins, in plain containers."""
     if isinstance(value, _Array):
@@ -155,6 +164,7 @@ def read_pickled_arrays(path: Path) -> Any:
     """
     try:
         with path.open("rb") as file:
+            _check_places(file, path.stat().st_size)
             return _plain(ArrayUnpickler(file).load())
     except Exception as error:  # a damaged pickle raises almost anything
         raise ValueError(f"{path} is no undamaged pickle of NumPy arrays alone: {error}") from error

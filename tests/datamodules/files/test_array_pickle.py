@@ -90,6 +90,12 @@ def test_what_a_file_names_can_not_be_changed_by_it(name: str, state: Any, tmp_p
     assert before == STAND_INS
 
 
+def test_numbers_of_objects_take_no_memory(tmp_path: Path) -> None:
+    numbered = b"\x80\x03]r" + (1 << 28).to_bytes(4, "little") + b"."
+    with pytest.raises(ValueError, match="it numbers an object 268435456 in 9 bytes"):
+        read(tmp_path / "arrays.pkl", numbered)
+
+
 @settings(max_examples=300, deadline=None)
 @given(data=st.data(), protocol=st.integers(0, 5))
 def test_a_damaged_file_is_refused_or_holds_plain_content(
