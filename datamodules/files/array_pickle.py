@@ -138,7 +138,7 @@ class ArrayUnpickler(pickle.Unpickler):
 def _check_places(file: BinaryIO, size: int) -> None:
     """Refuse an object's number that is greater than the file: room would be made for as many before it, gigabytes."""
     for operation, number, _ in pickletools.genops(file):
-        if operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and number >= size:
+        if operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and (number or 0) >= size:
             raise pickle.UnpicklingError(f"it numbers an object {number} in {size} bytes")
     file.seek(0)
 
