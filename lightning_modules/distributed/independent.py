@@ -57,8 +57,8 @@ class Hosted(nn.Module):
         """
         own = world.block(self.count, world.rank(), world.world_size())
         if not own:
-            raise ValueError(f"{self.count} models cannot be shared by {world.world_size()} processes: use at most "
-                             f"{self.count}")  # fmt: skip
+            processes = world.world_size()
+            raise ValueError(f"{self.count} models cannot be shared by {processes} processes: use at most {self.count}")
         if own != self.own:
             for tensor in (*self.parameters(), *self.buffers()):
                 tensor.data = tensor.data[own.start : own.stop].clone()

@@ -1,6 +1,8 @@
-"""Every benchmark is a ratio; together they are a table at the end of the run, `runs/benchmarks.csv` and in the README.
+"""Every benchmark is a ratio; together they are a table at the end of the run, `runs/benchmarks.csv` and a page.
 
-python -m pytest -m benchmark --override-ini addopts=-ra tests/benchmarks --readme README.md
+python -m pytest -m benchmark --override-ini addopts=-ra tests/benchmarks --readme docs/benchmarks.md
+
+Of a run of some files, `--readme` replaces the rows of these files alone.
 """
 
 import csv
@@ -11,10 +13,10 @@ import pytest
 import torch
 
 from experiments.pages import replace_section, split_readme
-from experiments.results import markdown
 from experiments.run_request import machine
+from tests.benchmarks.table import Figure, updated
 
-FIGURES: list[tuple[str, float, str]] = []
+FIGURES: list[tuple[str, float, str, str]] = []
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -35,11 +37,11 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture
-def report() -> Callable[[str, float, str], None]:
+def report(request: pytest.FixtureRequest) -> Callable[[str, float, str], None]:
     """Records what was measured, the figure, and the target it is held to."""
 
     def record(name: str, figure: float, target: str) -> None:
-        FIGURES.append((name, figure, target))
+        FIGURES.append((name, figure, target, request.path.name))
 
     return record
 
@@ -48,16 +50,20 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if not FIGURES:
         return
     terminalreporter.section("speed and memory, as ratios in one run")
-    for name, figure, target in FIGURES:
+    for name, figure, target, _ in FIGURES:
         terminalreporter.write_line(f"{figure:10.3f}   target {target:10s} {name}")
     table = Path("runs", "benchmarks.csv")
     table.parent.mkdir(exist_ok=True)
     with table.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["benchmark", "ratio", "target"])
+        writer.writerow(["benchmark", "ratio", "target", "file"])
         writer.writerows(FIGURES)
     if readme := config.getoption("--readme"):
-        rows = [[name.strip(), f"{figure:.3g}", target or "-"] for name, figure, target in FIGURES]
-        where = machine()
-        made = f"Ratios within one run, one thread. Run on {where['date']}, {where['machine']}, torch {where['torch']}."
-        replace_section(readme, "benchmarks", f"{markdown(['measured', 'ratio', 'target'], rows)}\n{made}\n")
+        made = machine()
+        rows = [
+            Figure(name.strip(), f"{figure:.3g}", target or "-", file, made["date"])
+            for name, figure, target, file in FIGURES
+        ]
+        before, _ = split_readme(readme, "benchmarks")
+        text = readme.read_text(encoding="utf-8")[len(before) :]
+        replace_section(readme, "benchmarks", updated(text, rows, f"{made['machine']}, torch {made['torch']}"))

@@ -221,7 +221,7 @@ class MoNNA(ClassifierSteps, LightningModule):
 
     def on_test_epoch_end(self) -> None:
         accuracy = self._finish("test").tolist()
-        self.tables["nodes"] = Table({"node": list(range(self.honest)), "test accuracy": accuracy})
+        self.tables["nodes"] = Table({"node": list(range(self.honest)), "test accuracy": accuracy}, kind="points")
 
     def on_predict_epoch_end(self) -> None:
         self._everyone = None
