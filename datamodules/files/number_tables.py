@@ -4,6 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 
 def read_numbers(path: Path, name: str, named_rows: bool = False) -> pd.DataFrame:
@@ -18,9 +20,49 @@ def read_numbers(path: Path, name: str, named_rows: bool = False) -> pd.DataFram
         FileNotFoundError: if there is no such file.
         ValueError: names a column that holds text or lacks values, or says that there are no rows.
     """
+    require_file(path, name)
+    return checked_numbers(pd.read_csv(path, index_col=0 if named_rows else None), name, path)
+
+
+def read_svmlight(path: Path, name: str, num_features: int) -> tuple[csr_array, NDArray[np.float64]]:
+    """Read a file in the format of SVMlight and LIBSVM, whose columns count from 1; bz2 and gz are unpacked.
+
+    Args:
+        path: the file.
+        name: name of the data set, for messages.
+        num_features: columns of the table; those that no row of the file has are 0.
+
+    Returns:
+        Features `[N, num_features]`, sparse, and labels `[N]`, both in float64.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if a line cannot be read or the file is damaged, it holds no rows, a row has more columns, or a
+            number is not finite.
+    """
+    from sklearn.datasets import load_svmlight_file
+
+    require_file(path, name)
+    try:
+        features, label = load_svmlight_file(str(path), zero_based=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise ValueError(f"{name}: {path} is no svmlight file, or a damaged one: {error}") from error
+    checked_numbers(pd.DataFrame({"label": label}), name, path)
+    if features.shape[1] > num_features:
+        raise ValueError(f"{name}: num_features is {num_features}, and {path} has a column {features.shape[1]}")
+    if not (finite := np.isfinite(features.data)).all():
+        raise ValueError(f"{name}: column {features.indices[~finite][0] + 1} of {path} has a value that is not finite")
+    return csr_array((features.data, features.indices, features.indptr), (len(label), num_features)), label
+
+
+def require_file(path: Path, name: str) -> None:
+    """Refuse the path of a table where there is no file.
+
+    Raises:
+        FileNotFoundError: names the data set and the path.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"{name}: {path} does not exist; set data_dir to the folder that holds it")
-    return checked_numbers(pd.read_csv(path, index_col=0 if named_rows else None), name, path)
 
 
 def read_unnamed_numbers(path: Path, name: str) -> pd.DataFrame:
@@ -34,8 +76,7 @@ def read_unnamed_numbers(path: Path, name: str) -> pd.DataFrame:
         FileNotFoundError: if there is no such file.
         ValueError: names a column that holds text or lacks values, or says that there are no rows.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{name}: {path} does not exist; set data_dir to the folder that holds it")
+    require_file(path, name)
     try:
         table = pd.read_csv(path, sep=r"\s+", header=None)
     except ValueError as error:  # a row is longer than the first one, or there is none

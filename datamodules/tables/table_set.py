@@ -4,6 +4,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from datamodules.sets import Source, SplitSet
@@ -16,6 +18,7 @@ class Rows(Source):
     Args:
         columns: tensors `[N, ...]` by the keys that batches have.
         truth: tensors of any shape by key, which every batch has whole; for metrics only.
+        sparse: arrays `[N, D]` by the keys that batches have, most of whose entries are 0; batches have them dense.
 
     Raises:
         ValueError: if there is no column, or columns differ in length.
@@ -23,16 +26,26 @@ class Rows(Source):
 
     columns: Mapping[str, Tensor]
     truth: Mapping[str, Tensor] = field(default_factory=dict)
+    sparse: Mapping[str, csr_array] = field(default_factory=dict)
     in_memory = True
 
     def __post_init__(self) -> None:
-        lengths = {name: len(column) for name, column in self.columns.items()}
+        lengths = {name: column.shape[0] for name, column in {**self.columns, **self.sparse}.items()}
         if len(set(lengths.values())) != 1:
             listed = ", ".join(f"{name} {length}" for name, length in lengths.items()) or "no column"
             raise ValueError(f"columns of a table must have one length, got {listed}")
 
     def __len__(self) -> int:
-        return len(next(iter(self.columns.values())))
+        return next(iter([*self.columns.values(), *self.sparse.values()])).shape[0]
+
+    def chosen(self, index: Tensor) -> dict[str, Tensor]:
+        """Give some rows of all columns, `[n, ...]`, by their positions `[n]`."""
+        given = {name: column[index] for name, column in self.columns.items()}
+        return given | {name: torch.from_numpy(array[index.numpy()].toarray()) for name, array in self.sparse.items()}
+
+    def dense(self) -> dict[str, Tensor]:
+        """Give all rows of all columns."""
+        return {**self.columns, **{name: torch.from_numpy(array.toarray()) for name, array in self.sparse.items()}}
 
 
 class TableSet(SplitSet[Rows], ABC):

@@ -33,8 +33,8 @@ class RowSet:
         return len(self.rows)
 
     def __getitem__(self, request: Request) -> dict[str, Any]:
-        columns = {name: column[request.indices] for name, column in self.rows.columns.items()}
-        return {**columns, **self.rows.truth, "index": request.indices, "global_size": request.global_size}
+        chosen = self.rows.chosen(request.indices)
+        return {**chosen, **self.rows.truth, "index": request.indices, "global_size": request.global_size}
 
 
 def write_arrays(tensors: Mapping[str, Tensor], trainer: Trainer) -> None:
@@ -121,7 +121,7 @@ class Tables(SeededBatches):
     @property
     def training_rows(self) -> Mapping[str, Tensor]:
         """All training rows by column, each `[N, ...]`, as the table draws or reads them."""
-        return self.table.training().columns
+        return self.table.training().dense()
 
     def prepare_data(self) -> None:
         self.table.fetch_missing()
@@ -130,7 +130,7 @@ class Tables(SeededBatches):
         rows = self.table.training()
         self.train_set = RowSet(rows)
         if self.write_rows and self.trainer is not None:
-            write_arrays({**rows.columns, **rows.truth}, self.trainer)
+            write_arrays({**rows.dense(), **rows.truth}, self.trainer)
         if self.whole:
             self.batch_size = len(self.train_set)
         validation = self.table.validation()

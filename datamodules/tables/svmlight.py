@@ -1,0 +1,58 @@
+"""Tables of two classes in the text format of SVMlight and LIBSVM, which is how most of their sets are distributed."""
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from datamodules.arguments import at_least
+from datamodules.files.data_directory import data_directory
+from datamodules.files.number_tables import read_svmlight
+from datamodules.tables.table_set import Rows, TableSet
+
+
+class SVMLight(TableSet):
+    """Rows of `features` as the file has them and `target`, -1 for the lower of its two labels and 1 for the higher.
+
+    So 1 and 2 become -1 and 1 as 0 and 1 do. The rows keep the file's order and are sparse until a batch is made. What
+    is studied is the training loss or the regret, so the test rows are the training rows.
+
+    Args:
+        file: of `<data_dir>/libsvm`, as `a8a.bz2`; what ends in bz2 or gz is unpacked.
+        num_features: columns of the table; those that the file lacks are 0.
+        data_dir: folder that holds `libsvm`; None looks where NOISEWORKS_DATA points.
+
+    Raises:
+        FileNotFoundError: if the file is missing.
+        ValueError: if it is no svmlight file, has more columns or other than two labels, or a number is not finite.
+    """
+
+    num_classes = 2
+
+    def __init__(self, file: str, num_features: int, data_dir: str | None = None) -> None:
+        at_least(1, num_features=num_features)
+        self.file = file
+        self.num_features = num_features
+        self.data_dir = data_dir
+
+    @property
+    def row_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        return {"features": (self.num_features,), "target": ()}
+
+    def training(self) -> Rows:
+        return self._read
+
+    def test(self) -> Rows:
+        return self._read
+
+    @cached_property
+    def _read(self) -> Rows:
+        path = Path(data_directory(self.data_dir, "SVMLight"), "libsvm", self.file)
+        features, label = read_svmlight(path, "SVMLight", self.num_features)
+        if len(found := np.unique(label)) != 2:
+            listed = ", ".join(f"{value:g}" for value in found[:5])
+            raise ValueError(f"SVMLight: {path} must have two labels, got {len(found)}: {listed}")
+        target = np.where(label == found[1], 1.0, -1.0)
+        return Rows({"target": torch.from_numpy(target)}, sparse={"features": features})
