@@ -6,6 +6,8 @@ import torch
 from scipy.special import i0e
 from torch import Tensor, nn
 
+from datamodules.tables.singular_laws import Circle
+from datamodules.tables.tables import Tables
 from lightning_modules.networks.mlp import MLP
 from lightning_modules.probabilistic.singular_density import (
     SingularDensity,
@@ -15,6 +17,7 @@ from lightning_modules.probabilistic.singular_density import (
     perturbation_rate,
     stratified,
 )
+from tests.trainers import quiet
 
 
 def circle(points: int) -> Tensor:
@@ -129,3 +132,14 @@ def test_one_latent_number_lies_in_each_cell() -> None:
 def test_bad_arguments_are_refused(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SingularDensity(**{"network": MLP(1, [4], 2), "latent_dim": 1, **arguments})
+
+
+@pytest.mark.parametrize(("points", "exact"), [(300, True), (1501, False)])
+def test_of_more_points_than_can_be_matched_only_the_sliced_distance_is_given(
+    points: int, exact: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datamodules.tables.singular_laws.MOST_MATCHED", 2000)  # as a user's own table may have
+    data = Tables(Circle(test_samples=points))
+    [metrics] = quiet().test(SingularDensity(MLP(1, [4], 2), latent_dim=1).double(), data, verbose=False)
+    assert ("test/wasserstein" in metrics) is exact
+    assert 0 < metrics["test/sliced_wasserstein"] < 2
