@@ -26,12 +26,12 @@ def wasserstein(first: Tensor, second: Tensor) -> float:
 
 
 def sliced_wasserstein(first: Tensor, second: Tensor, directions: int = DIRECTIONS) -> float:
-    """Compute the mean of W1 along directions, the same in each call; a line's W1 is the mean difference of what is sorted.
+    """Compute the mean of W1 along drawn directions, of each the mean difference of what is sorted.
 
     Args:
         first: `[N, D]`, any N.
         second: `[N, D]`.
-        directions: how many are drawn, evenly from the sphere.
+        directions: how many are drawn, evenly from the sphere and the same in each call.
 
     Raises:
         ValueError: if the samples differ in size.
