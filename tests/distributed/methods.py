@@ -610,6 +610,20 @@ METHODS = {
         {"model.init_args.optimizer": DESCENT},
     ),
     "colide": Method("colide/demo", GRAPH, clips=None, alone=True, double=True),
+    "tester_learner": Method(
+        "tester_learner/demo",
+        {  # 331 rows in batches of 101, 101, 101 and 28, an iteration of 16 each; 332 to judge by, 57 to test on
+            "model.init_args": {"dim": 3, "sigma": 0.9, "draws": 20, "rows_per_iteration": 16},
+            **{
+                f"data.init_args.table.init_args.{key}": value
+                for key, value in {"dim": 3, "samples": 663, "test_samples": 57}.items()
+            },
+            "data.init_args.batch_size": 101,
+            "trainer.check_val_every_n_epoch": 1,
+        },
+        clips=None,
+        double=True,
+    ),
     "subgm": Method("subgm/demo", MEASUREMENTS, clips=None, double=True),
     "fractional_sde_paths": Method(
         "fractional_sde/demo_paths",

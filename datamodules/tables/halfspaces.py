@@ -1,0 +1,103 @@
+"""Points of several laws with the labels of a halfspace, some of them flipped: what a tester-learner accepts or not."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from datamodules.arguments import at_least, one_of, positive
+from datamodules.corruptions.value_noise import SignFlips
+from datamodules.tables.table_set import Rows, TableSet
+
+Array = NDArray[np.float64]
+
+GAP = 0.4
+"""Distance by which the law `gap` moves points off x_1 = 0, before it is scaled."""
+
+
+def _gap(shape: tuple[int, int], random: np.random.Generator) -> Array:
+    x = random.standard_normal(shape)
+    second_moment = 1 + 2 * GAP * math.sqrt(2 / math.pi) + GAP**2
+    x[:, 0] = (x[:, 0] + np.sign(x[:, 0]) * GAP) / math.sqrt(second_moment)
+    return x
+
+
+def _heavy(shape: tuple[int, int], random: np.random.Generator) -> Array:
+    normal = random.standard_normal(shape)
+    return normal / np.sqrt(random.chisquare(3, (shape[0], 1)))  # Student's law of 3 degrees has the covariance 3 I
+
+
+LAWS: Mapping[str, Callable[[tuple[int, int], np.random.Generator], Array]] = {
+    "gaussian": lambda shape, random: random.standard_normal(shape),
+    "gap": _gap,
+    "heavy": _heavy,
+    "mixture": lambda shape, random: random.choice([0.2, 1.4], (shape[0], 1)) * random.standard_normal(shape),
+    "uniform": lambda shape, random: random.uniform(-math.sqrt(3), math.sqrt(3), shape),
+}
+"""Draw points `[N, D]` of a law; the covariance of each is I."""
+
+
+class Halfspaces(TableSet):
+    """Rows with `features` x, `clean_target` sign<w*, x> and `target`, the same with flips; w* is a random direction.
+
+    Half of the samples train, the other half validates, and as many as are asked for test.
+
+    Args:
+        flips: Massart noise of the labels.
+        dim: D.
+        samples: of training and validation together.
+        marginal: law of x: `gaussian`; `gap`, without mass near x_1 = 0 and with w* = e_2; `heavy`, Student's of 3
+            degrees; `mixture`, of normals with deviations 0.2 and 1.4; or `uniform`, on a cube. The covariance is I.
+        test_samples: test rows.
+        seed: random seed of w*, points and flips; None takes that of the DataModule.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        flips: SignFlips,
+        dim: int = 10,
+        samples: int = 50_000,
+        marginal: Literal["gaussian", "gap", "heavy", "mixture", "uniform"] = "gaussian",
+        test_samples: int = 20_000,
+        seed: int | None = None,
+    ) -> None:
+        at_least(2, dim=dim, samples=samples)
+        positive(test_samples=test_samples)
+        one_of(LAWS, marginal=marginal)
+        self.flips = flips
+        self.dim = dim
+        self.samples = samples
+        self.marginal = marginal
+        self.test_samples = test_samples
+        self.seed = seed
+
+    @property
+    def row_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        return {"features": (self.dim,), "target": (), "clean_target": ()}
+
+    def training(self) -> Rows:
+        return self._drawn(self.samples // 2, 0)
+
+    def validation(self) -> Rows:
+        return self._drawn(self.samples - self.samples // 2, 1)
+
+    def test(self) -> Rows:
+        return self._drawn(self.test_samples, 2)
+
+    def _drawn(self, count: int, split: int) -> Rows:
+        w_true = np.random.default_rng([self.seed or 0, 3]).standard_normal(self.dim)
+        w_true = np.eye(self.dim)[1] if self.marginal == "gap" else w_true / np.linalg.norm(w_true)
+        random = np.random.default_rng([self.seed or 0, split])
+        features = LAWS[self.marginal]((count, self.dim), random)
+        margin = features @ w_true
+        clean = np.where(margin >= 0, 1.0, -1.0)
+        target = np.where(self.flips.flips(features, margin, random), -clean, clean)
+        columns = {"features": features, "target": target, "clean_target": clean}
+        truth = {"w_true": torch.from_numpy(w_true)}
+        return Rows({name: torch.from_numpy(column) for name, column in columns.items()}, truth)

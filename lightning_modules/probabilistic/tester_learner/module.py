@@ -1,0 +1,226 @@
+"""The module that learns a halfspace and tests what it needs of the points."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from datamodules.arguments import at_least, one_of, positive, within
+from datamodules.batches import TableBatch, global_size, share
+from datamodules.loading.world import summed, world_size
+from lightning_modules.distributed.per_sample import gather_rows, share_sizes
+from lightning_modules.full_precision import require_double
+from lightning_modules.interfaces import Table
+from lightning_modules.probabilistic.tester_learner.marginal_tests import (
+    MOST_DIMENSIONS,
+    Moments,
+    caps,
+    joint_thresholds,
+    moments,
+    names,
+    simulated,
+    statistics,
+)
+from lightning_modules.probabilistic.tester_learner.surrogates import (
+    SURROGATES,
+    sampling_error,
+    summed_gradients,
+    surrogate_loss,
+)
+from lightning_modules.training.iterations import OwnUpdates, iterate
+from lightning_modules.training.logging import log_same, log_training
+
+
+def in_visiting_order(local: Tensor, count: int) -> Tensor:
+    """Gather the rows of a batch from all processes, in the order in which one process would have them.
+
+    Args:
+        local: this process's rows, `[b, ...]`.
+        count: rows of all processes.
+    """
+    processes = world_size()
+    if processes == 1:
+        return local
+    place = torch.cat([torch.arange(rank, count, processes) for rank in range(processes)])
+    return gather_rows(local, share_sizes(count))[place.argsort().to(local.device)]
+
+
+class TesterLearner(LightningModule):
+    """Learn a halfspace on training rows, and accept or reject it on validation rows; one process or several.
+
+    Each training step takes its rows as mini-batches, an iteration of descent each, and keeps where it ends as a
+    candidate. Validation chooses one of them and tests it.
+
+    Args:
+        dim: d.
+        eta: bound on the probability of a flip, in [0, 1/2).
+        sigma: width of the surrogate, which the bands of the tests follow.
+        surrogate: `ramp`, or `logistic` of the learner without tests.
+        tests: whether points are tested; without, every candidate that is chosen is accepted.
+        degree: highest degree of the moments in the bands, 2 or 4.
+        delta: probability that standard normal points are rejected.
+        draws: simulated samples that thresholds are taken from.
+        beta: step size.
+        rows_per_iteration: rows of a mini-batch.
+
+    Raises:
+        ValueError: if an argument is out of range; at the start, if the precision is not 64 bit or there are no
+            validation rows.
+    """
+
+    halfspace: Tensor
+    accepted: Tensor
+    statistics: Tensor
+    thresholds: Tensor
+
+    def __init__(
+        self,
+        dim: int,
+        eta: float = 0.3,
+        sigma: float = 0.4,
+        surrogate: Literal["ramp", "logistic"] = "ramp",
+        tests: bool = True,
+        degree: Literal[2, 4] = 4,
+        delta: float = 0.05,
+        draws: int = 200,
+        beta: float = 0.02,
+        rows_per_iteration: int = 64,
+    ) -> None:
+        super().__init__()
+        at_least(2, dim=dim)
+        within(0, 0.5, "[)", eta=eta)
+        positive(sigma=sigma, beta=beta)
+        one_of(SURROGATES, surrogate=surrogate)
+        one_of((2, 4), degree=degree)
+        if degree == 4 and dim > MOST_DIMENSIONS:
+            raise ValueError(f"dim must be at most {MOST_DIMENSIONS} for moments of degree 4, got {dim}: take degree 2")
+        within(0, 1, "()", delta=delta)
+        at_least(math.ceil(1 / delta), draws=draws)
+        at_least(1, rows_per_iteration=rows_per_iteration)
+        self.automatic_optimization = False
+        self.dim = dim
+        self.eta = eta
+        self.sigma = sigma
+        self.surrogate = SURROGATES[surrogate]
+        self.tests = tests
+        self.degree = degree
+        self.delta = delta
+        self.draws = draws
+        self.beta = beta
+        self.rows_per_iteration = rows_per_iteration
+        first = torch.eye(dim, dtype=torch.float64)[0]
+        self.weight = nn.Parameter(first)
+        self.names = ["gradient", *names(degree)]
+        self.register_buffer("halfspace", first.clone())
+        self.register_buffer("accepted", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("statistics", torch.full((len(self.names),), math.inf, dtype=torch.float64))
+        self.register_buffer("thresholds", torch.zeros(len(self.names), dtype=torch.float64))
+        self.candidates: list[Tensor] = []
+        self.norms_and_errors = torch.zeros(0, 3)
+        self.held_out: list[tuple[Tensor, Tensor]] = []
+
+    def setup(self, stage: str) -> None:
+        require_double(self.trainer, "TesterLearner")
+
+    def on_train_start(self) -> None:
+        if getattr(self.trainer.datamodule, "validation_set", True) is None:  # type: ignore[attr-defined]
+            raise ValueError("TesterLearner tests rows that it does not learn from: give data.table validation rows")
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Give the signed distance `[B]` of rows `[B, d]` from the boundary, whether it was accepted or not."""
+        return features @ self.halfspace
+
+    @torch.no_grad()
+    def training_step(self, batch: TableBatch, batch_idx: int) -> dict[str, Tensor]:
+        own = batch["features"], batch["target"]
+        whole = (in_visiting_order(rows, batch["global_size"]).split(self.rows_per_iteration) for rows in own)
+        parts = list(zip(*whole, strict=True))
+        following = iter(parts)
+        iterate(self, len(parts), lambda: self._iteration(*next(following)))
+        self.candidates.append(self.weight.detach().clone())
+        return {"loss": log_training(self, batch, surrogate_loss(*own, self.weight, self.surrogate, self.sigma))}
+
+    def _iteration(self, features: Tensor, target: Tensor) -> None:
+        [gradient] = summed_gradients(features, target, self.weight[None], self.surrogate, self.sigma)
+        moved = self.weight - self.beta / len(features) * gradient
+        self.weight.copy_(moved / moved.norm())
+
+    def validation_step(self, batch: TableBatch, batch_idx: int) -> None:
+        self.held_out.append((batch["features"], batch["target"]))
+
+    def on_validation_epoch_end(self) -> None:
+        """Choose among the candidates by the validation rows of all processes, and test what is chosen."""
+        features, target = (torch.cat(rows) for rows in zip(*self.held_out, strict=True))
+        self.held_out = []
+        candidates = torch.stack(self.candidates or [self.weight.detach()]).to(features)
+        samples = int(summed(features.new_tensor(len(features))))
+        gradients = summed_gradients(features, target, candidates, self.surrogate, self.sigma)
+        signed = target * (candidates @ features.T)
+        wrong = summed(torch.stack([(signed <= 0).sum(1), (signed >= 0).sum(1)], dim=1)) / samples
+        norms = (summed(gradients) / samples).norm(dim=1)
+        self.norms_and_errors = torch.cat([norms[:, None], wrong], dim=1)
+        chosen = norms.argmin()
+        opposite = wrong[chosen, 1] < wrong[chosen, 0]
+        self.halfspace.copy_(candidates[chosen] * torch.where(opposite, -1.0, 1.0))
+        self._test(features, samples, norms[chosen])
+        error, other = wrong[chosen].sort().values
+        log_same(self, "val/error", error)
+        log_same(self, "val/error_of_opposite", other)
+        log_same(self, "val/accepted", self.accepted)
+        for name, value in zip(self.names, self.statistics, strict=True):
+            log_same(self, f"val/{name}", value)
+
+    def _test(self, features: Tensor, samples: int, norm: Tensor) -> None:
+        """Compare the gradient's norm and T1 to T3 of all processes' points with their thresholds."""
+        sums = moments(features, self.halfspace, self.sigma, self.degree)
+        found = statistics(Moments(*map(summed, sums)), self.sigma, self.degree)
+        self.statistics.copy_(torch.cat([norm[None], found]))
+        if self.tests:
+            by_chance = sampling_error(samples, self.dim, self.surrogate, self.sigma)
+            alpha = max(0.1 * (1 - 2 * self.eta), 3 * by_chance)
+            drawn = simulated(samples, self.dim, self.sigma, self.degree, self.draws)
+            limits = torch.minimum(joint_thresholds(drawn, self.delta), caps(self.degree))
+            self.thresholds.copy_(torch.cat([torch.tensor([alpha]).to(limits), limits]))
+        else:
+            self.thresholds.fill_(math.inf)
+        self.accepted.copy_((self.statistics <= self.thresholds).all())
+
+    def test_step(self, batch: TableBatch, batch_idx: int) -> None:
+        weight, target = share(batch), batch["target"]
+        found = {"error": (target * self(batch["features"]) <= 0).to(target).mean()}
+        if "clean_target" in batch:
+            found["excess_error"] = found["error"] - (target != batch["clean_target"]).to(target).mean()
+        for name, value in found.items():
+            self.log(f"test/{name}", weight * value, on_epoch=True, batch_size=global_size(batch), sync_dist=True)
+        if "w_true" in batch:
+            cosine = (self.halfspace @ batch["w_true"]).clamp(-1, 1)
+            log_same(self, "test/angle", cosine.acos().rad2deg())
+
+    def on_test_epoch_end(self) -> None:
+        log_same(self, "test/accepted", self.accepted)
+
+    @property
+    def tables(self) -> Mapping[str, Table]:
+        """The report of the tests, and the candidates with norms of gradients and errors of both signs."""
+        if not len(self.norms_and_errors):
+            return {}
+        ratio = {"value / threshold": (self.statistics / self.thresholds).tolist()}
+        limits, values = self.thresholds.tolist(), self.statistics.tolist()
+        report = {"statistic": self.names, "test": range(len(values)), "value": values, "threshold": limits}
+        norm, error, other = self.norms_and_errors.T.tolist()
+        columns = {"candidate": range(1, len(norm) + 1), "gradient": norm, "error": error, "error of -w": other}
+        return {"report": Table(report, ratio), "candidates": Table(columns)}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["candidates"] = [each.cpu() for each in self.candidates]
+        checkpoint["norms_and_errors"] = self.norms_and_errors.cpu()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.candidates = checkpoint["candidates"]
+        self.norms_and_errors = checkpoint["norms_and_errors"]
+
+    def configure_optimizers(self) -> OwnUpdates:
+        return OwnUpdates(self.parameters())
