@@ -5,7 +5,8 @@
 
 Keys are dotted names as on the command line, where `init_args` may be left out: those that the config sets, and those
 that it leaves at the defaults of its classes. Values are YAML; commas inside brackets
-do not part them. Of several keys in one config all combinations are run.
+do not part them. Of several keys in one config all combinations are run; keys that are to have the same value are
+joined, as in model.dim+data.table.dim=5,10, and called by the first one.
 """
 
 import fnmatch
@@ -32,11 +33,17 @@ class Variation:
         pattern: names of the configs that it applies to, with or without their folders; `*` for all.
         key: dotted name.
         values: as they stand on the command line.
+        joined: keys that take the same values.
     """
 
     pattern: str
     key: str
     values: tuple[str, ...]
+    joined: tuple[str, ...] = ()
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return (self.key, *self.joined)
 
     def applies_to(self, config: Path) -> bool:
         path = config.resolve().with_suffix("")
@@ -55,15 +62,18 @@ def variation(text: str) -> Variation:
         values = yaml.safe_load(f"[{listed}]")
     except yaml.YAMLError:
         values = None
-    if not re.fullmatch(r"\w+(\.\w+)*", key) or not isinstance(values, list) or not values:
+    keys = key.split("+")
+    named = all(re.fullmatch(r"\w+(\.\w+)*", each) for each in keys)
+    if not named or not isinstance(values, list) or not values:
         raise ValueError(f"--vary {text} must be KEY=VALUE,VALUE,... or CONFIG:KEY=VALUE,VALUE,...")
-    if key in RESERVED:
-        raise ValueError(f"--vary cannot set {key}: {RESERVED[key]} sets it for each run")
+    for each in keys:
+        if each in RESERVED:
+            raise ValueError(f"--vary cannot set {each}: {RESERVED[each]} sets it for each run")
     written = tuple(value if isinstance(value, str) else json.dumps(value) for value in values)
     repeated = next((value for i, value in enumerate(written) if value in written[:i]), None)
     if repeated is not None:
         raise ValueError(f"--vary {key} names {repeated} twice")
-    return Variation(pattern or "*", key, written)
+    return Variation(pattern or "*", keys[0], written, tuple(keys[1:]))
 
 
 def varied(experiments: Sequence[Experiment], variations: Sequence[Variation]) -> list[Experiment]:
@@ -92,30 +102,34 @@ def _combinations(
     experiment: Experiment, variations: Sequence[Variation], short: dict[str, str]
 ) -> Iterator[Experiment]:
     own = [each for each in variations if each.applies_to(experiment.config)]
-    keys = [plain(each.key) for each in own]
-    for each, key in zip(own, keys, strict=True):
-        if keys.count(key) > 1:
-            raise ValueError(f"--vary sets {each.key} of {experiment.name} more than once; give its values in one list")
-        set_before = [o for o in experiment.overrides if o.startswith("--") and plain(o[2:].partition("=")[0]) == key]
-        if set_before:
-            raise ValueError(f"--vary and {set_before[0]} after `--` both set {each.key} of {experiment.name}")
-        _check_values(each, experiment)
+    keys = [(each, key) for each in own for key in each.keys]
+    for each, key in keys:
+        if [plain(other) for _, other in keys].count(plain(key)) > 1:
+            raise ValueError(f"--vary sets {key} of {experiment.name} more than once; give its values in one list")
+        before = (
+            o for o in experiment.overrides if o.startswith("--") and plain(o[2:].partition("=")[0]) == plain(key)
+        )
+        if set_before := next(before, None):
+            raise ValueError(f"--vary and {set_before} after `--` both set {key} of {experiment.name}")
+        _check_values(key, each.values, experiment)
     for values in itertools.product(*(each.values for each in own)):
         setting = tuple((short[each.key], value) for each, value in zip(own, values, strict=True))
-        added = [text for each, value in zip(own, values, strict=True) for text in (f"--{each.key}", value)]
+        added = [
+            text for each, value in zip(own, values, strict=True) for key in each.keys for text in (f"--{key}", value)
+        ]
         tail = ",".join(f"{key}={_in_a_file_name(value)}" for key, value in setting)
         name = f"{experiment.name}/{tail}" if tail else experiment.name
         yield replace(experiment, name=name, overrides=(*experiment.overrides, *added), setting=setting)
 
 
-def _check_values(each: Variation, experiment: Experiment) -> None:
+def _check_values(key: str, values: Sequence[str], experiment: Experiment) -> None:
     """Compare the values with that of the config. A key that it leaves at its default is checked by the preflight."""
-    now = settings_of(experiment.config).get(plain(each.key))
-    for value in each.values:
+    now = settings_of(experiment.config).get(plain(key))
+    for value in values:
         kind = _kind(yaml.safe_load(value))
         if now is not None and kind != _kind(now):
             raise ValueError(
-                f"--vary {each.key}: {value} is {kind}, and {experiment.config} has {_kind(now)} there, {now!r}"
+                f"--vary {key}: {value} is {kind}, and {experiment.config} has {_kind(now)} there, {now!r}"
             )
 
 

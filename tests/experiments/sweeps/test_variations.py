@@ -83,6 +83,14 @@ def test_of_several_keys_all_combinations_are_run(config: Config) -> None:
     assert places(both)["a start 0.2, per_seed 3"] == ("a start 0.2", "per_seed 3")
 
 
+def test_joined_keys_have_the_same_value_and_are_called_by_the_first(config: Config) -> None:
+    experiments = load_experiments([config("a", start=0.9, per_seed=0.1)])
+    both = varied(experiments, [variation("model.start+model.per_seed=1,2")])
+    assert [each.name for each in both] == ["a/start=1", "a/start=2"]
+    assert both[1].overrides == ("--model.start", "2", "--model.per_seed", "2")
+    assert both[1].setting == (("start", "2"),)
+
+
 def test_what_cannot_be_built_is_named_before_anything_runs_and_what_is_finished_is_not_built(
     config: Config, fit: list[str], journal: Journal, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -171,6 +179,10 @@ def test_short_names_are_as_long_as_it_takes_to_tell_keys_apart(config: Config, 
         (["--vary", "=1,2"], "must be KEY=VALUE,VALUE,..."),
         (["--vary", "seed_everything=1,2"], "--vary cannot set seed_everything: --seeds sets it"),
         (["--vary", "model.start=1", "--vary", "model.start=2"], "sets model.start of a more than once"),
+        (["--vary", "model.start+=1"], "must be KEY=VALUE,VALUE,..."),
+        (["--vary", "model.start+seed_everything=1"], "--vary cannot set seed_everything: --seeds sets it"),
+        (["--vary", "model.start+model.start=1"], "sets model.start of a more than once"),
+        (["--vary", "model.text+model.start=1"], "1 is a number, and"),
         (["--vary", "model.start=1,2", "--", "--model.start", "3"], "--vary and --model.start after `--` both set"),
         (["--vary", "model.start=1,2", "--", "--model.init_args.start=3"], "both set model.start of a"),
         (["--vary", "model.text=a/b,a b"], "the same name, a/text=a_b"),
