@@ -20,6 +20,7 @@ OWN_KEYS = {
     "eld": {"data.noise.model"},  # the method is the noise that it trains on
     "sgd_noise": {"data.table.num_points"},  # its exponents are those of the number of points
     "tester_learner": {"data.table.marginal"},  # what it is to tell apart
+    "benign_oscillation": {"model.optimizer.lr"},  # the method is the rate
     "nmtune": {"model.optimizer.lr"},  # the paper gives linear probing a rate of its own
 }
 """Keys outside the method's own arguments that belong to it, and why."""

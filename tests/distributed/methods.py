@@ -177,6 +177,18 @@ METHODS = {
         {"data.init_args.table.init_args.num_points": 61, "model.init_args.iterations_per_step": 7},
         clips=None,
     ),
+    "benign_oscillation": Method(
+        "benign_oscillation/demo",
+        {  # processes have 4 and 3 of seven points, and 15 and 14 of 29 test points, in batches of 8, the last of 5
+            "model.init_args.replicas": 3,
+            "model.init_args.iterations_per_step": 17,
+            "data.init_args.table.init_args": {"replicas": 3, "num_points": 7, "num_test": 29, "num_weak_test": 11},
+            "data.init_args.passes_per_epoch": 3,
+            "data.init_args.evaluation_batch_size": 8,
+        },
+        clips=None,
+        double=True,
+    ),
     "elr_plus": Method("elr_plus/demo", DIGITS_WITH_VALIDATION),
     "lsa": Method("lsa/demo", CLUSTERS, SOME_NOISY),
     "pls": Method(

@@ -1,0 +1,248 @@
+"""The LightningModule of benign oscillation: many patch networks at one rate, and what is measured of them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor, nn
+
+from datamodules.arguments import at_least, positive
+from datamodules.batches import TableBatch, global_size
+from datamodules.loading.world import summed
+from datamodules.tables.feature_noise import FeatureNoise
+from lightning_modules.distributed.global_rows import global_rows
+from lightning_modules.dynamics.benign_oscillation.observables import (
+    INNER_PRODUCTS,
+    inner_products,
+    oscillation,
+    right_answers,
+)
+from lightning_modules.dynamics.benign_oscillation.patch_network import (
+    Points,
+    component,
+    descend,
+    drawn_order,
+    output,
+    points_of,
+)
+from lightning_modules.dynamics.benign_oscillation.scalar_map import bifurcation, window
+from lightning_modules.full_precision import require_double
+from lightning_modules.interfaces import Table
+from lightning_modules.random_numbers import run_seed
+from lightning_modules.training.logging import log_same, log_training
+from lightning_modules.training.optimizers import sgd
+
+COURSE = ("mean |1 - y f|", "sum of 1 - y f", *INNER_PRODUCTS, "loss", "weak contribution")
+"""Columns of the table `course`, but for the first two; the contribution is the lesser of the two classes'."""
+DRAWN = ("mean |1 - y f|", "sum of 1 - y f", "<w+, v>", "weak contribution")
+QUANTILES = {"lowest tenth": 0.1, "median": 0.5, "highest tenth": 0.9}
+
+
+def plain_rate(optimizer: torch.optim.Optimizer) -> float:
+    """Read the learning rate of plain SGD, w - eta grad.
+
+    Raises:
+        ValueError: if the optimizer is another, or has momentum, weight decay or another option that changes the step.
+    """
+    if type(optimizer) is not torch.optim.SGD:
+        raise ValueError(f"model.optimizer must be torch.optim.SGD, got {type(optimizer).__name__}")
+    for key in ("momentum", "weight_decay", "maximize"):
+        if value := optimizer.param_groups[0][key]:
+            raise ValueError(f"model.optimizer must be plain SGD, got {key} {value}")
+    positive(lr=optimizer.param_groups[0]["lr"])
+    return float(optimizer.param_groups[0]["lr"])
+
+
+class BenignOscillation(LightningModule):
+    """Train patch networks on strong and weak features by SGD on one point at a time, many networks at once.
+
+    Args:
+        replicas: networks that are trained at once, each on its own one of the table's sets.
+        filters: m, of each of the two groups.
+        dim: d, numbers in a patch.
+        delta: least |1 - y f| that is called oscillation.
+        iterations_per_step: iterations of a training step, after which the networks are looked at.
+        optimizer: torch.optim.SGD without momentum and weight decay.
+
+    Raises:
+        ValueError: if an argument is out of range, or the optimizer is not plain SGD; at setup, if the precision is not
+            64 bit, a batch is not all rows, or the data are others.
+    """
+
+    iteration: Tensor
+    residual_sum: Tensor
+    oscillation: Tensor
+    overshot: Tensor
+    learned: Tensor
+
+    def __init__(
+        self,
+        replicas: int = 1,
+        filters: int = 8,
+        dim: int = 64,
+        delta: float = 0.2,
+        iterations_per_step: int = 160,
+        optimizer: OptimizerCallable = sgd,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        at_least(1, replicas=replicas, filters=filters, iterations_per_step=iterations_per_step)
+        at_least(3, dim=dim)
+        positive(delta=delta)
+        self.weight = nn.Parameter(torch.randn(replicas, 2, filters, dim, dtype=torch.float64) / dim**0.5)
+        self.rate = plain_rate(optimizer([self.weight]))
+        self.optimizer = optimizer
+        self.delta = delta
+        self.iterations_per_step = iterations_per_step
+        self.register_buffer("iteration", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("residual_sum", torch.zeros(replicas, dtype=torch.float64))
+        self.register_buffer("oscillation", torch.zeros(3, replicas, dtype=torch.float64))  # draws, sum l^2, far ones
+        self.register_buffer("overshot", torch.zeros(replicas, dtype=torch.bool))
+        self.register_buffer("learned", torch.zeros(replicas, dtype=torch.bool))
+        self.history: list[Tensor] = []
+        self._points: Points | None = None
+        self._right: Tensor | None = None  # counts of points, and of those that are right, see `right_answers`
+        self._tested: dict[str, list[float]] = {}
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Compute f of each network at points `[B, S, P, d]`, or `[B, 1, P, d]` that all share: `[B, S]`."""
+        return output(self.weight, features)
+
+    def setup(self, stage: str) -> None:
+        require_double(self.trainer, "BenignOscillation")
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        table = getattr(data, "table", None)
+        if not isinstance(table, FeatureNoise):
+            raise ValueError(f"data.table must be a FeatureNoise for BenignOscillation, got {type(table).__name__}")
+        if not data.whole:
+            raise ValueError(
+                f"data.batch_size must be left out, got {data.batch_size}: BenignOscillation draws batches of one point"
+            )
+        for key, own in (("replicas", len(self.weight)), ("dim", self.weight.shape[-1])):
+            if (of_table := getattr(table, key)) != own:
+                raise ValueError(f"data.table.{key} must be model.{key}, {own}, got {of_table}")
+        self.window = window(self.weight.shape[2], table.strong_norm)
+
+    # training
+
+    @torch.no_grad()
+    def training_step(self, batch: TableBatch, batch_idx: int) -> dict[str, Tensor]:
+        points = self._points = self._points or self._collected(batch)
+        order = drawn_order(run_seed(), self.iteration, self.iterations_per_step, *points.target.shape)
+        signed = descend(self.weight, points, order, self.rate)
+        self.iteration += self.iterations_per_step
+        self._follow(points, order, signed)
+        self.optimizers().step()  # type: ignore[union-attr] # it finds no gradient; without steps nothing is saved
+        loss = (1 - signed) ** 2
+        finite = loss.isfinite()
+        mean = torch.where(finite, loss, 0).sum() / finite.sum().clamp(min=1)
+        return {"loss": log_training(self, batch, mean)}
+
+    def _collected(self, batch: TableBatch) -> Points:
+        """Gather the training sets from all processes, in their own order."""
+        whole = [global_rows(batch[key], global_size(batch)) for key in ("index", "features", "target")]
+        place = whole[0].argsort()
+        return points_of(whole[1][place], whole[2][place], self.trainer.datamodule.table.signals)  # type: ignore[attr-defined]
+
+    def _follow(self, points: Points, order: Tensor, signed: Tensor) -> None:
+        """Bring up to date what is known of the oscillation, and keep a row of the course."""
+        strong = points.strong[order, torch.arange(order.shape[1], device=order.device)]
+        counts, overshot = oscillation(signed, strong, self.delta, self.overshot, self.learned)
+        self.oscillation += counts
+        self.overshot.copy_(overshot)
+        contribution = component(self.weight, points.signals[1]).amin(dim=0)
+        self.learned |= contribution >= self.delta / 4
+        residual = (1 - signed) * strong
+        self.residual_sum += residual.sum(dim=0)
+        distance = residual.abs().sum(dim=0) / strong.sum(dim=0)
+        products, loss = inner_products(self.weight, points), ((1 - signed) ** 2).mean(dim=0)
+        self.history.append(torch.stack([distance, self.residual_sum, *products, loss, contribution]))
+
+    def on_train_epoch_end(self) -> None:
+        self.trainer.should_stop = self.trainer.should_stop or not bool(self._finite().any())
+
+    def configure_optimizers(self) -> Any:
+        return self.optimizer([self.weight])
+
+    def _finite(self) -> Tensor:
+        """Tell which networks have not diverged, `[S]`."""
+        return self.weight.isfinite().flatten(1).all(dim=1)
+
+    # results
+
+    def on_validation_epoch_start(self) -> None:
+        self._right = None
+
+    def validation_step(self, batch: TableBatch, batch_idx: int) -> None:
+        strong = batch["features"][:, 0, 0].any(dim=1)
+        counts = right_answers(self(batch["features"]), batch["target"], strong)
+        self._right = counts if self._right is None else self._right + counts
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_means("val", self._accuracies())
+
+    on_test_epoch_start = on_validation_epoch_start
+    test_step = validation_step
+
+    def on_test_epoch_end(self) -> None:
+        """Log accuracies and the condition, as means over the networks that did not diverge."""
+        draws, squares, far = self.oscillation
+        found = {
+            "rms_residual": (squares / draws.clamp(min=1)).sqrt(),
+            "oscillating_draws": far / draws.clamp(min=1),
+            "oscillation_held": (draws > 0) & (squares >= self.delta**2 * draws),
+            "oscillation_held_always": (draws > 0) & (far == draws),
+            "weak_feature_learned": self.learned,
+            "residual_sum": self.residual_sum,
+            **self._accuracies(),
+        }
+        self._tested = self._log_means("test", found)
+        log_same(self, "test/diverged", (~self._finite()).to(self.dtype).mean())
+        least, greatest = self.window
+        place = {"a": self.rate / least, "least_rate": least, "greatest_rate": greatest}
+        for name, value in {**place, "in_window": float(least < self.rate <= greatest)}.items():
+            log_same(self, f"test/{name}", value)
+
+    def _accuracies(self) -> dict[str, Tensor]:
+        """Give each network's accuracy on points without and with the strong feature, and on all of them."""
+        assert self._right is not None
+        counts = summed(self._right)
+        share = (counts[:, 1:] / counts[:, :1]).unbind(0)
+        return dict(zip(("weak_accuracy", "strong_accuracy", "accuracy"), share, strict=True))
+
+    def _log_means(self, stage: str, found: Mapping[str, Tensor]) -> dict[str, list[float]]:
+        """Log means over the networks that did not diverge, if there are any, and return their numbers."""
+        finite = self._finite()
+        if not bool(finite.any()):
+            return {}
+        own = {name: value[finite].to(self.dtype) for name, value in found.items()}
+        for name, value in own.items():
+            log_same(self, f"{stage}/{name}", value.mean())
+        return {name: value.tolist() for name, value in own.items()}
+
+    @property
+    def tables(self) -> Mapping[str, Table]:
+        """The course of all networks, the scalar map over a, and after a test each network's results."""
+        a, s, mean = bifurcation()
+        columns = {"a": a, "s": s, "mean of 1 - s": mean}
+        made = {"bifurcation": Table(columns, kind="points", logarithmic=("s", "mean of 1 - s"))}
+        if self.history:
+            rows = torch.stack(self.history).cpu()  # [rows, columns, S]
+            iterations = [(number + 1) * self.iterations_per_step for number in range(len(rows))]
+            values = torch.cat([rows.nanquantile(share, dim=2) for share in QUANTILES.values()])
+            names = [name for name in QUANTILES for _ in iterations]
+            columns = dict(zip(COURSE, values.T.tolist(), strict=True))
+            course = {"iteration": iterations * len(QUANTILES), "networks": names, **columns}
+            made["course"] = Table(course, {name: course[name] for name in DRAWN})
+        if self._tested:
+            drawn = {"weak_accuracy": self._tested["weak_accuracy"]}
+            made["networks"] = Table(self._tested, drawn, kind="points")
+        return made
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["history"] = [row.cpu() for row in self.history]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.history = checkpoint["history"]

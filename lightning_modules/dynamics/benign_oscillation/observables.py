@@ -1,0 +1,53 @@
+"""Observables of patch networks: whether they oscillate, what their filters point to, and where they are right."""
+
+import torch
+from torch import Tensor
+
+from lightning_modules.dynamics.benign_oscillation.patch_network import Points
+
+INNER_PRODUCTS = ("<w+, u>", "<w+, v>", "-<w-, v>", "<w, noise>")
+
+
+def oscillation(
+    signed: Tensor, strong: Tensor, delta: float, overshot: Tensor, learned: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Count the draws of strong points from the first y f >= 1 on, and measure their distance from 1.
+
+    Args:
+        signed: y f of the drawn points, `[T, S]`.
+        strong: 1 where a drawn point has the strong feature, else 0, `[T, S]`.
+        delta: distance from 1 that is called oscillation.
+        overshot: whether y f >= 1 has been seen before, `[S]`.
+        learned: whether the weak feature is learned, after which nothing is counted, `[S]`.
+
+    Returns:
+        Their number, the sum of (1 - y f)^2 and the number of |1 - y f| >= delta, `[3, S]`; and `overshot` from now on.
+    """
+    over = ((signed >= 1) * strong).cumsum(dim=0) > 0
+    counted = strong * (over | overshot) * ~learned
+    residual = torch.where(counted > 0, 1 - signed, 0)
+    far = (residual.abs() >= delta) * counted
+    return torch.stack([counted, residual**2, far]).sum(dim=1), overshot | over[-1]
+
+
+def inner_products(weight: Tensor, points: Points) -> Tensor:
+    """Compute the greatest <w_+, u>, <w_+, v>, -<w_-, v> and <w, xi> of each network, `[4, S]`."""
+    u, v = points.signals
+    positive, negative = weight.unbind(dim=1)
+    noise = torch.einsum("nsd,sjrd->snjr", points.noise, weight).flatten(1)
+    return torch.stack([each.amax(dim=1) for each in (positive @ u, positive @ v, -negative @ v, noise)])
+
+
+def right_answers(f: Tensor, target: Tensor, strong: Tensor) -> Tensor:
+    """Count weak points, strong points and all, and of each how many have the sign that each network gives them.
+
+    Args:
+        f: outputs, `[B, S]`.
+        target: y, `[B, 1]`.
+        strong: whether a point has the strong feature, `[B]`.
+
+    Returns:
+        `[3, 1 + S]`: the number of points, and those that each network has right.
+    """
+    kinds = torch.stack([~strong, strong, torch.ones_like(strong)]).to(f.dtype)
+    return torch.cat([kinds.sum(dim=1, keepdim=True), kinds @ (f * target > 0).to(f.dtype)], dim=1)
