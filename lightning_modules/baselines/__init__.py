@@ -2,6 +2,7 @@
 
 from lightning_modules.baselines.bm3d import BM3D
 from lightning_modules.baselines.cross_entropy import CrossEntropy
+from lightning_modules.baselines.descent import Descent, LineSearchDescent
 from lightning_modules.baselines.noise2noise import Noise2Noise
 from lightning_modules.baselines.noise2void import Noise2Void
 from lightning_modules.baselines.ood_scores import OODScores
@@ -12,6 +13,8 @@ from lightning_modules.baselines.supervised_restoration import SupervisedRestora
 __all__ = [
     "BM3D",
     "CrossEntropy",
+    "Descent",
+    "LineSearchDescent",
     "Noise2Noise",
     "Noise2Void",
     "OODScores",

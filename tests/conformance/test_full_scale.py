@@ -198,6 +198,9 @@ UNTRAINED = {
         ("colide/er4", "colide/sachs"), "its path is followed on the host, which decides after each iteration"
     ),
     **dict.fromkeys(
+        ("sso/matrix_factorisation", "sso/mnist"), "its line search decides on the host after each try; tested there"
+    ),
+    **dict.fromkeys(
         ("score_estimation/credit_default", "score_estimation/wine"),
         "its width and step size follow from the demo's; tested there",
     ),

@@ -13,6 +13,7 @@ LEFT_OUT = object()
 
 DESCENT = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.05}}  # Adam enlarges what is below rounding
 NOISE_CONDITIONAL = "lightning_modules.networks.noise_conditional_wide_resnet"
+SSO = "lightning_modules.optimization.sso"
 SEGMENTER = "tests.distributed.segmenter.Segmenter"
 
 
@@ -131,6 +132,12 @@ MEASUREMENTS = {  # 201 measurements, 101 and 100 of them on two processes, thre
     "data.init_args.passes_per_epoch": 3,
     "model.init_args.dim": 6,
 }
+SIGNED_DIGITS = {  # 61 images in batches of 21, 21 and 19, and 29 test images
+    "data.init_args.batch_size": 21,
+    "data.init_args.passes_per_epoch": 1,
+    "data.init_args.table.init_args.num_points": 61,
+    "data.init_args.table.init_args.num_test": 29,
+}
 GRAPH = {  # three steps an epoch, and a path of five
     "data.init_args.table.init_args": {"nodes": 6, "edges": 8, "samples": 51},
     "data.init_args.passes_per_epoch": 3,
@@ -189,6 +196,18 @@ METHODS = {
         clips=None,
         double=True,
     ),
+    "sso": Method(
+        "sso/demo",
+        {**SIGNED_DIGITS, "model.init_args.target_step": {"class_path": f"{SSO}.LineSearchStep"}},
+        clips=None,
+    ),
+    "sso_of_samples": Method(
+        "sso/demo",
+        {**SIGNED_DIGITS, "model.init_args.target_step": {"class_path": f"{SSO}.DiagonalAdaGradStep"}},
+        clips=None,
+    ),
+    "descent": Method("sso/demo_baseline", SIGNED_DIGITS),
+    "line_search_descent": Method("sso/demo_sls", SIGNED_DIGITS, clips=None),
     "elr_plus": Method("elr_plus/demo", DIGITS_WITH_VALIDATION),
     "lsa": Method("lsa/demo", CLUSTERS, SOME_NOISY),
     "pls": Method(

@@ -1,0 +1,55 @@
+"""Points and their images by an ill-conditioned linear map: the regression of shallow linear networks.
+
+    y = A x,   A = diag(1 ... c) U,   U uniform on [0, 1]^(K x D),   x standard normal.
+
+Source: B. Recht's notebook on shallow linear networks; Lavington et al., Target-based Surrogates for Stochastic
+Optimization, ICML 2023, arXiv 2302.02607.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from datamodules.arguments import at_least, within
+from datamodules.tables.table_set import Rows, TableSet
+
+
+class IllConditionedMap(TableSet):
+    """Rows of `features`, x, and `target`, A x without noise. What is studied is the training loss, which is tested.
+
+    Args:
+        dim: D, entries of x.
+        outputs: K, entries of A x, at least 2.
+        samples: rows.
+        least: c, the smallest of K evenly spaced factors of the rows of A, the first of which is 1; in (0, 1].
+        seed: random seed of A and x; None takes that of the DataModule.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    def __init__(
+        self, dim: int = 6, outputs: int = 10, samples: int = 1000, least: float = 1e-10, seed: int | None = None
+    ) -> None:
+        at_least(1, dim=dim, samples=samples)
+        at_least(2, outputs=outputs)
+        within(0, 1, "(]", least=least)
+        self.dim = dim
+        self.outputs = outputs
+        self.samples = samples
+        self.least = least
+        self.seed = seed
+
+    @property
+    def row_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        return {"features": (self.dim,), "target": (self.outputs,)}
+
+    def training(self) -> Rows:
+        random = np.random.default_rng([self.seed or 0, 0])
+        a = np.linspace(1, self.least, self.outputs)[:, None] * random.random((self.outputs, self.dim))
+        x = random.standard_normal((self.samples, self.dim))
+        return Rows({"features": torch.from_numpy(x), "target": torch.from_numpy(x @ a.T)})
+
+    def test(self) -> Rows:
+        return self.training()

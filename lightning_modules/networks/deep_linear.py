@@ -1,0 +1,27 @@
+"""The deep linear network: matrices one after the other, with nothing between them."""
+
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from datamodules.arguments import at_least
+
+
+class DeepLinear(nn.Module):
+    """Multiply by matrices, without biases; a narrow one bounds the rank of the product.
+
+    Args:
+        in_features: values of one input.
+        hidden_features: widths between the matrices; an empty list is a single matrix.
+        out_features: number of outputs.
+    """
+
+    def __init__(self, in_features: int, hidden_features: list[int], out_features: int) -> None:
+        super().__init__()
+        widths = [in_features, *hidden_features, out_features]
+        at_least(1, width=min(widths))
+        self.layers = nn.Sequential(*(nn.Linear(*pair, bias=False) for pair in pairwise(widths)))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map `[B, in_features]` to `[B, out_features]`."""
+        return self.layers(features)

@@ -1,0 +1,144 @@
+"""The LightningModule of SSO: one expensive gradient a batch, and m steps on its surrogate."""
+
+from collections.abc import Callable
+from typing import Any, get_args
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from datamodules.arguments import at_least, one_of, positive, within
+from datamodules.batches import global_size
+from datamodules.loading.world import summed
+from lightning_modules.distributed.summed_gradient import summed_gradient
+from lightning_modules.interfaces import TrainingSamples, require_data
+from lightning_modules.optimization.sso.surrogate import Scaling, code_surrogate, paper_surrogate
+from lightning_modules.optimization.sso.target_steps import Target, TargetStep
+from lightning_modules.training.iterations import OwnUpdates
+from lightning_modules.training.line_search import EXPAND, search
+from lightning_modules.training.logging import log_training
+from lightning_modules.training.optimizers import trainable
+from lightning_modules.training.output_losses import CountedLoss, OutputLossSteps, inputs_and_target
+
+
+def refuse_random_outputs(network: nn.Module) -> None:
+    """Refuse layers whose outputs differ from one pass over a batch to the next, or change with each.
+
+    Raises:
+        ValueError: names the first dropout, or BatchNorm in training mode.
+    """
+    for name, layer in network.named_modules():
+        drops = isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0
+        if layer.training and (drops or isinstance(layer, nn.modules.batchnorm._BatchNorm)):
+            raise ValueError(
+                f"network has {name}, {type(layer).__name__} in training mode, and SSO needs outputs that are a "
+                f"function of the weights alone within a batch: leave it out, or put it in evaluation mode"
+            )
+
+
+class SSO(OutputLossSteps, LightningModule):
+    """Train a network on a loss of its outputs by m steps on a surrogate for each gradient of the loss.
+
+    Args:
+        network: maps features or images `[B, ...]` to outputs `[B, K]`; without dropout and without BatchNorm in
+            training mode.
+        loss: maps outputs and targets to the sum of the samples' losses: `reduction: sum` of torch's losses.
+        target_step: gives the inverse step size H in the space of outputs.
+        m: steps on the surrogate for each batch.
+        scaling: of the surrogate: `code`, a mean over entries whose least value is at z - G/(2H), or `paper`, a sum
+            whose least value is at z - G/H.
+        initial_step: first step of the weights that is tried at each batch.
+        c: part of the surrogate's first-order decrease that a step must give, in (0, 1).
+
+    Raises:
+        ValueError: if an argument is out of range, or the loss is a mean; at setup, if the outputs are random.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        loss: nn.Module,
+        target_step: TargetStep,
+        m: int = 10,
+        scaling: Scaling = "code",
+        initial_step: float = 10.0,
+        c: float = 0.1,
+    ) -> None:
+        super().__init__()
+        at_least(1, m=m)
+        one_of(get_args(Scaling), scaling=scaling)
+        positive(initial_step=initial_step)
+        within(0, 1, "()", c=c)
+        self.automatic_optimization = False
+        self.network = network
+        self.loss = CountedLoss(loss)
+        self.target_step = target_step
+        self.m = m
+        self.scaling = scaling
+        self.initial_step = initial_step
+        self.c = c
+        self.course = []
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.network(inputs)
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if stage == "fit":
+            refuse_random_outputs(self.network)
+
+    def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        inputs, target = inputs_and_target(batch)
+        outputs = self.outputs(inputs)
+        at = outputs.detach().requires_grad_()
+        value = self.loss(at, target)
+        (gradient,) = torch.autograd.grad(value, at)
+        surrogate = self._surrogate(batch, at.detach(), gradient, value.detach())
+        optimizer: Any = self.optimizers()
+        optimizer.step(lambda: self._descend(surrogate, inputs, outputs))
+        return {"loss": log_training(self, batch, value.detach() / len(at))}
+
+    def _surrogate(self, batch: Any, at: Tensor, gradient: Tensor, value: Tensor) -> Callable[[Tensor], Tensor]:
+        """Give this process's share of the surrogate, as a function of the outputs."""
+        target, size = inputs_and_target(batch)[1], global_size(batch)
+        inverse_step = self.target_step(
+            Target(
+                at,
+                gradient,
+                lambda outputs: summed(self.loss.uncounted(outputs, target)),
+                batch["index"],
+                size,
+                require_data(self.trainer, TrainingSamples, "SSO").num_train_samples,
+                self.trainer.global_step + 1,
+                int(self.trainer.estimated_stepping_batches),
+            )
+        ).to(at)
+        if self.scaling == "paper":
+            return lambda outputs: paper_surrogate(outputs, at, gradient, inverse_step, value)
+        entries = size * at[0].numel()
+        return lambda outputs: code_surrogate(outputs, at, gradient, inverse_step, entries)
+
+    def _descend(self, surrogate: Callable[[Tensor], Tensor], inputs: Tensor, outputs: Tensor) -> None:
+        """Take m steps on the surrogate; the first one has the outputs that made it."""
+        parameters, step = trainable(self.network), self.initial_step
+        growth = EXPAND ** (1 / self.trainer.num_training_batches)
+        for number in range(self.m):
+            outputs = self.outputs(inputs) if number else outputs
+            value, gradient = summed_gradient(surrogate(outputs), parameters)
+            now = lambda: summed(surrogate(self.outputs(inputs)))  # noqa: E731
+            found = search(parameters, gradient, value, now, step * growth, self.c)
+            step = found.step
+            if not found.tries:
+                return
+
+    def configure_optimizers(self) -> OwnUpdates:
+        return OwnUpdates(trainable(self.network))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["squares"] = self.target_step.kept()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        if checkpoint["squares"] is not None:
+            self.target_step.restore(checkpoint["squares"])

@@ -1,0 +1,165 @@
+"""Inverse step sizes H in the space of outputs: scheduled, found by a line search, or of AdaGrad's kind."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor, nn
+
+from datamodules.arguments import one_of, positive, within
+from datamodules.loading.world import summed
+from lightning_modules.distributed.per_sample import PerSample
+from lightning_modules.training.line_search import EXPAND, SHRINK, TRIES
+
+Schedule = Literal["constant", "stochastic", "exponential"]
+LEAST, GREATEST = 1e-4, 1e4
+"""Bounds of an H that was searched for."""
+LEAST_SQUARE, GREATEST_SQUARE = 1e-5, 1e5
+"""Bounds of a sample's sum of squared gradients."""
+
+
+class Target(NamedTuple):
+    """A batch in the space of outputs, of which each process has its share."""
+
+    at: Tensor
+    """z_t, `[b, K]`."""
+    gradient: Tensor
+    """G, `[b, K]`."""
+    value: Callable[[Tensor], Tensor]
+    """Computes the loss of outputs, summed over all processes."""
+    samples: Tensor
+    """`[b]`, int64: positions in the training set."""
+    global_size: int
+    num_train_samples: int
+    step: int
+    """t, from 1."""
+    total_steps: int
+    """T."""
+
+
+def scheduled(inverse_step: Tensor, schedule: Schedule, step: int, total_steps: int) -> Tensor:
+    """Compute H, H sqrt(t) or H T^(t/T)."""
+    factors = {"constant": 1.0, "stochastic": math.sqrt(step), "exponential": total_steps ** (step / total_steps)}
+    return inverse_step * factors[schedule]
+
+
+class TargetStep(nn.Module, ABC):
+    """Give H for a batch; what is kept from one batch to the next is a buffer, or shared out over processes."""
+
+    @abstractmethod
+    def forward(self, target: Target) -> Tensor:
+        """Give H, a number or `[b, K]`. Every process calls it."""
+
+    def kept(self) -> Tensor | None:
+        """Give what a checkpoint keeps of each sample, `[N, K]`; None for nothing. Every process calls it."""
+        return None
+
+    def restore(self, kept: Tensor) -> None:
+        """Take what a checkpoint kept of each sample."""
+
+
+class ScheduledStep(TargetStep):
+    """Follow a schedule.
+
+    Args:
+        rate: 1/H before the schedule; eta in the paper's scaling. The authors take 1/4 for the squared loss, 2 for the
+            logistic one and 1 / (1 - 1/K) for cross-entropy with K classes.
+        schedule: `constant`, `stochastic`, H sqrt(t), or `exponential`, H T^(t/T), at batch t of T.
+    """
+
+    inverse: Tensor
+
+    def __init__(self, rate: float, schedule: Schedule = "constant") -> None:
+        super().__init__()
+        positive(rate=rate)
+        one_of(get_args(Schedule), schedule=schedule)
+        self.schedule: Schedule = schedule
+        self.register_buffer("inverse", torch.tensor(1 / rate, dtype=torch.float64))
+
+    def forward(self, target: Target) -> Tensor:
+        return scheduled(self.inverse, self.schedule, target.step, target.total_steps)
+
+
+class LineSearchStep(ScheduledStep):
+    """Search for H on the outputs (SSO-SLS): half the last one, over .9, until l(z_t - G/H) <= l(z_t) - c/H ||G||^2.
+
+    Args:
+        rate: 1/H before the first batch.
+        schedule: of the H that was found: `constant`, `stochastic` or `exponential`.
+        c: part of the first-order decrease that is asked for, in (0, 1).
+    """
+
+    def __init__(self, rate: float = 1.0, schedule: Schedule = "constant", c: float = 0.5) -> None:
+        super().__init__(rate, schedule)
+        within(0, 1, "()", c=c)
+        self.c = c
+
+    @torch.no_grad()
+    def forward(self, target: Target) -> Tensor:
+        squared = summed(target.gradient.double().square().sum())
+        found = torch.stack([target.value(target.at).double(), squared, self.inverse]).tolist()
+        value, squared_norm, inverse = found
+        inverse /= EXPAND
+        for _ in range(TRIES):
+            if float(target.value(target.at - target.gradient / inverse)) <= value - self.c / inverse * squared_norm:
+                break
+            inverse /= SHRINK
+        self.inverse.fill_(min(max(inverse, LEAST), GREATEST))
+        return super().forward(target)
+
+
+class AdaGradStep(TargetStep):
+    """Give H sqrt(A) + 1e-6, with A the sum of ||G||^2 over all batches so far.
+
+    Args:
+        rate: 1/H.
+    """
+
+    squares: Tensor
+
+    def __init__(self, rate: float = 100.0) -> None:
+        super().__init__()
+        positive(rate=rate)
+        self.rate = rate
+        self.register_buffer("squares", torch.zeros((), dtype=torch.float64))
+
+    def forward(self, target: Target) -> Tensor:
+        self.squares += summed(target.gradient.double().square().sum())
+        return self.squares.sqrt() / self.rate + 1e-6
+
+
+class DiagonalAdaGradStep(TargetStep):
+    """Give H sqrt(D), `[b, K]`, with D the sums of G^2 of each sample and output, in [1e-5, 1e5].
+
+    D has N K numbers, shared out over the processes.
+
+    Args:
+        rate: 1/H.
+    """
+
+    def __init__(self, rate: float = 1.0) -> None:
+        super().__init__()
+        positive(rate=rate)
+        self.rate = rate
+        self.squares = PerSample(0)
+
+    def forward(self, target: Target) -> Tensor:
+        gradient = target.gradient.flatten(1)
+        if not self.squares.num_owned:  # how many outputs there are is known now
+            restored = self.squares.gathered()
+            self.squares = PerSample(gradient.shape[1])
+            self.squares.restore(restored)
+            self.squares.allocate(target.num_train_samples, gradient.device, gradient.dtype)
+        least = 0.0 if target.step == 1 else LEAST_SQUARE  # as if all samples were bounded after each batch
+        add = lambda old, new: (old.clamp(least) + new).clamp(LEAST_SQUARE, GREATEST_SQUARE)  # noqa: E731
+        squares = self.squares.update(target.samples, gradient**2, add, target.global_size)
+        return squares.sqrt().view_as(target.gradient) / self.rate
+
+    def kept(self) -> Tensor:
+        return self.squares.gathered()
+
+    def restore(self, kept: Tensor) -> None:
+        self.squares = PerSample(kept.shape[1])
+        self.squares.restore(kept)

@@ -1,0 +1,82 @@
+"""Step sizes in the space of outputs: schedules, a line search, and sums of squared gradients."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lightning_modules.optimization.sso.target_steps import (
+    AdaGradStep,
+    DiagonalAdaGradStep,
+    LineSearchStep,
+    ScheduledStep,
+    Target,
+    scheduled,
+)
+
+
+def at_step(step: int = 1, outputs: Tensor | None = None, index: list[int] | None = None) -> Target:
+    """A batch of the sum of squares, whose gradient is 2 z."""
+    outputs = torch.tensor([[1.0], [-2.0], [0.5]], dtype=torch.float64) if outputs is None else outputs
+    place = torch.tensor(index or list(range(len(outputs))))
+    return Target(outputs, 2 * outputs, lambda z: (z**2).sum(), place, len(outputs), 5, step, 9)
+
+
+def test_schedules_are_those_of_the_code() -> None:
+    one = torch.tensor(3.0, dtype=torch.float64)
+    for step in range(1, 10):
+        assert scheduled(one, "constant", step, 9) == 3
+        assert scheduled(one, "stochastic", step, 9).item() == pytest.approx(3 * step**0.5)
+        assert scheduled(one, "exponential", step, 9).item() == pytest.approx(3 * (1 / 9) ** (-step / 9))
+    assert scheduled(one, "exponential", 9, 9) == 27
+    assert ScheduledStep(4.0, "exponential")(at_step(9)) == 9 / 4
+
+
+def test_a_searched_step_decreases_enough_and_finds_the_curvature() -> None:
+    rule, target = LineSearchStep(rate=20.0), at_step()
+    for _ in range(30):
+        h = rule(target)
+        decrease = target.value(target.at) - target.value(target.at - target.gradient / h)
+        assert decrease >= 0.5 / h * target.gradient.square().sum()
+        assert h >= 2  # |1 - 2/h|^2 <= 1 - 2/h, by algebra
+    assert h <= 2 / 0.9
+    bounded = LineSearchStep(rate=1e9)
+    target = target._replace(value=lambda z: z.sum() * 0)
+    bounded(target._replace(gradient=0 * target.gradient))
+    assert bounded.inverse == 1e-4
+
+
+def test_sums_of_squares_grow_over_batches() -> None:
+    rule = AdaGradStep(rate=4.0)
+    first = rule(at_step())
+    assert first.item() == pytest.approx((4 * 5.25) ** 0.5 / 4 + 1e-6)
+    assert rule(at_step(2)).item() == pytest.approx((8 * 5.25) ** 0.5 / 4 + 1e-6)
+
+
+def test_samples_have_their_own_sums_which_survive_a_checkpoint() -> None:
+    rule, z = DiagonalAdaGradStep(rate=2.0), torch.tensor([[3.0, 1e-9], [-1e4, 1.0]], dtype=torch.float64)
+    assert torch.equal(
+        rule(at_step(1, z, [1, 4])), torch.tensor([[36, 1e-5], [1e5, 4]], dtype=torch.float64).sqrt() / 2
+    )
+    resumed = DiagonalAdaGradStep(rate=2.0)
+    resumed.restore(rule.kept())
+    for each in (rule, resumed):
+        expected = torch.tensor([[36 + 36, 1e-5], [1e-5 + 1, 1e-5]], dtype=torch.float64)
+        new = torch.tensor([[3.0, 0.0], [0.5, 0.0]], dtype=torch.float64)
+        torch.testing.assert_close(each(at_step(2, new, [1, 0])), expected.sqrt() / 2)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ScheduledStep(0.0), "rate must be positive"),
+        (lambda: ScheduledStep(1.0, "linear"), "schedule must be one of constant, stochastic, exponential"),  # type: ignore[arg-type]
+        (lambda: LineSearchStep(c=1.0), "c must be in"),
+        (lambda: AdaGradStep(-1.0), "rate must be positive"),
+        (lambda: DiagonalAdaGradStep(0.0), "rate must be positive"),
+    ],
+)
+def test_what_is_out_of_range_is_named(make: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
