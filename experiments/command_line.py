@@ -139,6 +139,12 @@ class Parser(LightningArgumentParser):
             kwargs["action"] = ConfigFile
         return super().add_argument(*args, **kwargs)
 
+    def parse_args(self, args: Any = None, *more: Any, **kwargs: Any) -> Any:
+        """Parse arguments, of which jsonargparse writes a null for a class within a class as `None`, a text."""
+        if kwargs.keys() & {"namespace", "defaults"}:  # the parser of a class, with the one argument that it is given
+            args = [re.sub("=None$", "=null", each) for each in args]
+        return super().parse_args(args, *more, **kwargs)
+
     def parse_string(self, content: str, *args: Any, **kwargs: Any) -> Namespace:
         return super().parse_string(with_placeholder(without_base_line(content)), *args, **kwargs)
 

@@ -10,10 +10,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from lightning.pytorch import LightningDataModule
 from PIL import Image
 
 import train
-from experiments.command_line import CommandLine, differing
+from experiments.command_line import CommandLine, Parser, differing
 from experiments.load_run import load_run
 from experiments.results import read_test_metrics
 from experiments.run_directory import check_checkpoint, read_checkpoint
@@ -265,6 +266,16 @@ def test_training_goes_on_in_its_own_directory(
 def test_no_seed_leaves_the_data_their_own(tmp_path: Path) -> None:
     line = CommandLine([*DEMO, "--run_directory", str(tmp_path), "--seed_everything", "false"], run=False)
     assert line.config.fit.data.init_args.seed is None
+
+
+def test_null_is_none_for_a_class_within_a_class() -> None:
+    parser = Parser()
+    parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True)
+    folder = "datamodules.classification.image_folder.ImageFolder"
+    options = {"": "datamodules.classification.labelled_images.LabelledImages", ".images": folder}
+    options |= {".images.data_dir": "folder", ".images.min_area": "null", ".batch_size": "2"}
+    data = parser.parse_args([f"--data{name}={value}" for name, value in options.items()]).data
+    assert data.init_args.images.init_args.min_area is None
 
 
 def test_unwritable_run_directory_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,6 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
-from torchmetrics import CatMetric
 
 from datamodules.arguments import at_least, one_of, within
 from datamodules.batches import CaptionedImageBatch
@@ -27,6 +26,7 @@ from lightning_modules.diffusion.one_more_step.first_state import (
 from lightning_modules.diffusion.pixel_model import PixelModel
 from lightning_modules.distributed.draws import draw_rows, draw_rows_like
 from lightning_modules.interfaces import ImageColumn
+from lightning_modules.metrics.collected import Collected
 from lightning_modules.networks.text_to_image import Prompts
 from lightning_modules.random_numbers import drawn_like, generator_of, run_seed
 from lightning_modules.training.logging import log_same, log_training
@@ -103,7 +103,7 @@ class OneMoreStep(LightningModule):
         self.caption_dropout = caption_dropout
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
-        self.drawn, self.real = (CatMetric().set_dtype(torch.float64) for _ in range(2))
+        self.measured = Collected()
 
     @property
     def encoder(self) -> Any:
@@ -220,15 +220,14 @@ class OneMoreStep(LightningModule):
     def test_step(self, batch: CaptionedImageBatch, batch_idx: int) -> dict[str, Tensor]:
         """Return `sample`, `[B, C, H, W]`."""
         sample = self.sampled(batch)
-        self.drawn.update(brightness(sample))
-        self.real.update(brightness(batch["image"]))
+        self.measured.update(batch["index"], torch.stack([brightness(sample), brightness(batch["image"])], dim=1))
         return {"sample": sample}
 
     def on_test_epoch_end(self) -> None:
-        for name, value in brightness_measures(self.drawn.compute(), self.real.compute()).items():
+        _, rows = self.measured.compute()
+        for name, value in brightness_measures(*rows.unbind(dim=1)).items():
             log_same(self, f"test/brightness_{name}", value)
-        self.drawn.reset()
-        self.real.reset()
+        self.measured.reset()
 
     def image_columns(self, batch: CaptionedImageBatch, outputs: dict[str, Tensor]) -> dict[str, ImageColumn]:
         """Show a real image of each caption, and samples from plain noise, from the module's start and the oracle's."""
