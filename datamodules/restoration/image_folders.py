@@ -40,7 +40,11 @@ def image_files(folder: Path, what: str) -> list[str]:
 
 
 def paired(
-    noisy: Sequence[str], clean: Sequence[str], folder: Path, stem: Callable[[str], str] = lambda name: name
+    noisy: Sequence[str],
+    clean: Sequence[str],
+    folder: Path,
+    stem: Callable[[str], str] = lambda name: name,
+    kinds: tuple[str, str] = ("noisy", "clean"),
 ) -> list[tuple[str, str]]:
     """Match noisy and clean files by name.
 
@@ -49,6 +53,7 @@ def paired(
         clean: files with clean images.
         folder: where they are, for messages.
         stem: what a noisy and a clean name have in common.
+        kinds: what they are, for messages.
 
     Raises:
         ValueError: names a file that has no other.
@@ -59,7 +64,7 @@ def paired(
 
     noisy_of, clean_of = by_stem(noisy), by_stem(clean)
     if alone := sorted(noisy_of.keys() ^ clean_of.keys()):
-        kind, other = ("noisy", "clean") if alone[0] in noisy_of else ("clean", "noisy")
+        kind, other = kinds if alone[0] in noisy_of else kinds[::-1]
         raise ValueError(f"{folder}: {alone[0]} has a {kind} image and no {other} one; their names must agree")
     return [(noisy_of[name], clean_of[name]) for name in sorted(noisy_of)]
 

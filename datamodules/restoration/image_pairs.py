@@ -92,6 +92,12 @@ class ImagePairs(WholeImageSets):
         self.test_noise = test_noise or noise
         self.patch_size = patch_size
         self.patches_per_image = patches_per_image
+        self.scale = 1 if training is None else training.scale
+        if patch_size % self.scale:
+            raise ValueError(
+                f"data.patch_size must be a multiple of {self.scale}, the pixels of a large image for one of a small "
+                f"one, got {patch_size}"
+            )
         self.augmentation = augmentation
         self.fixed_noise = fixed_noise
         self.second_noisy = second_noisy
@@ -212,6 +218,7 @@ class Patches:
                 )
         self.count = len(images.names)
         self.brightest = images.brightest
+        self.scale = images.scale
         self.patch_size = patch_size
         self.patches_per_image = patches_per_image
         self.seed = seed
@@ -243,7 +250,13 @@ class Patches:
     def cut(self, index: Tensor, visit: int) -> dict[str, Tensor]:
         """Cut the patches of some samples, as they are stored, where `index` is."""
         image, place = index // self.patches_per_image, sample_uniform(self.seed, visit, index, count=2)
-        return {key: store.to(index.device).cut(image, place, self.patch_size) for key, store in self.stores.items()}
+        size, grid = (
+            {"clean": self.patch_size, "noisy": self.patch_size // self.scale},
+            {"clean": self.scale, "noisy": 1},
+        )
+        return {
+            key: store.to(index.device).cut(image, place, size[key], grid[key]) for key, store in self.stores.items()
+        }
 
 
 def room(device: torch.device) -> float:

@@ -21,26 +21,30 @@ class Images:
     Args:
         names: names of the images, `[N]`, without suffix.
         clean: ground truth, N arrays `[C, H, W]`; None where there is none.
-        noisy: noisy measurements of the same sizes, if they were taken by a camera or stored; None for images that get
-            their noise here.
+        noisy: noisy measurements of the same sizes, if they were taken by a camera or stored, or images that are
+            smaller by `scale`; None for images that get their noise here.
         brightest: the stored value that stands for 1; 1 for floating-point numbers.
+        scale: pixels of a clean image for one of the noisy one, along each axis.
 
     Raises:
-        ValueError: if there is no image, or a clean image and its noisy one differ in size, naming it.
+        ValueError: if there is no image, or a clean image and its noisy one do not fit in size, naming it.
     """
 
     names: Sequence[str]
     clean: Sequence[Pixels] | None
     noisy: Sequence[Pixels] | None = None
     brightest: int = 255
+    scale: int = 1
 
     def __post_init__(self) -> None:
         if not self.stored:
             raise ValueError("a set of images is empty")
         for name, clean, noisy in zip(self.names, self.clean or self.stored, self.noisy or self.stored, strict=True):
-            if clean.shape != noisy.shape:
+            scale = 1 if self.noisy is None or self.clean is None else self.scale
+            if clean.shape != (noisy.shape[0], noisy.shape[1] * scale, noisy.shape[2] * scale):
                 raise ValueError(
                     f"{name}: the clean image has the shape {list(clean.shape)}, the noisy one {list(noisy.shape)}"
+                    + ("" if scale == 1 else f"; its sides must be {scale} times as long")
                 )
 
     @property
@@ -54,6 +58,8 @@ class PairSet(ABC):
 
     channels: int
     """Channels of an image: 1 of grey, 3 of colour, 4 of packed raw images."""
+    scale: int = 1
+    """Pixels of a clean image for one of its noisy one, along each axis."""
 
     @abstractmethod
     def images(self, split: Split) -> Images:
@@ -92,20 +98,21 @@ class PatchStore:
                 setattr(self, name, getattr(self, name).to(device))
         return self
 
-    def cut(self, image: Tensor, uniform: Tensor, size: int) -> Tensor:
+    def cut(self, image: Tensor, uniform: Tensor, size: int, grid: int = 1) -> Tensor:
         """Cut a square out of each of some images.
 
         Args:
             image: `[B]`, int64: positions of the images.
             uniform: `[B, 2]` in [0, 1): row and column of each square, uniform over all places.
             size: side of a square, in pixels, at most that of the images.
+            grid: rows and columns where squares begin are multiples of it.
 
         Returns:
             `[B, C, size, size]`, of the images' type.
         """
         height, width = self.height[image], self.width[image]
-        top = (uniform[:, 0] * (height - size + 1)).long()
-        left = (uniform[:, 1] * (width - size + 1)).long()
+        top = (uniform[:, 0] * ((height - size) // grid + 1)).long() * grid
+        left = (uniform[:, 1] * ((width - size) // grid + 1)).long() * grid
         plane = torch.arange(self.channels, device=image.device)[:, None] * height[:, None, None]
         row = plane + top[:, None, None] + torch.arange(size, device=image.device)
         first = self.start[image, None, None] + row * width[:, None, None] + left[:, None, None]

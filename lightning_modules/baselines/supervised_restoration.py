@@ -10,14 +10,16 @@ IEEE Transactions on Image Processing 2017, arXiv 1608.03981.
 
 from typing import Any, Literal
 
+import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from datamodules.arguments import one_of
+from datamodules.arguments import at_least, one_of
 from datamodules.batches import ImagePairBatch
 from lightning_modules.metrics.image_quality import EvaluationProtocol, ImageQuality
+from lightning_modules.networks.enlarged import times_larger
 from lightning_modules.networks.tiled import Inference
 from lightning_modules.training.logging import log_training
 from lightning_modules.training.optimizers import adam, built, constant, trainable
@@ -32,6 +34,8 @@ class SupervisedRestoration(RestorerSteps, LightningModule):
     Args:
         network: maps noisy images `[B, C, H, W]` to estimates of the clean ones, of the same shape.
         loss: mean of squares (`mse`) or of absolute values (`l1`).
+        factor: pixels of a clean image for one of the given one, along each axis: the network sees given images that
+            are enlarged by bicubic interpolation.
         inference: stride of the network, tiles and self-ensemble in validation, test and prediction.
         protocol: how estimates are measured: `rounded` to 256 levels, `clipped` to [0, 1] alone, or `unclipped`.
         optimizer: built on the network's trainable parameters.
@@ -45,6 +49,7 @@ class SupervisedRestoration(RestorerSteps, LightningModule):
         self,
         network: nn.Module,
         loss: Literal["mse", "l1"] = "mse",
+        factor: int = 1,
         inference: Inference = Inference(),  # noqa: B008 - it does not change
         protocol: EvaluationProtocol = "rounded",
         optimizer: OptimizerCallable = adam,
@@ -52,18 +57,24 @@ class SupervisedRestoration(RestorerSteps, LightningModule):
     ) -> None:
         super().__init__()
         one_of(LOSSES, loss=loss)
+        at_least(1, factor=factor)
         self.network = network
         self.loss = loss
+        self.factor = factor
         self.inference = inference
         self.quality = ImageQuality(protocol)
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
 
     def forward(self, noisy: Tensor) -> Tensor:
+        """Estimate clean images of enlarged noisy ones, `[B, C, H, W]`."""
         return self.network(noisy)
 
+    def restore(self, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return super().restore(times_larger(degraded, self.factor))
+
     def training_step(self, batch: ImagePairBatch, batch_idx: int) -> dict[str, Tensor]:
-        loss = LOSSES[self.loss](self(batch["noisy"]), batch["clean"])
+        loss = LOSSES[self.loss](self(times_larger(batch["noisy"], self.factor)), batch["clean"])
         return {"loss": log_training(self, batch, loss)}
 
     def configure_optimizers(self) -> Any:

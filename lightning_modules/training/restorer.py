@@ -9,6 +9,7 @@ from datamodules.batches import ImagePairBatch
 from lightning_modules.full_precision import at_least_float32, in_full_precision
 from lightning_modules.interfaces import ImageColumn
 from lightning_modules.metrics.image_quality import ImageQuality
+from lightning_modules.networks.enlarged import enlarged
 from lightning_modules.networks.tiled import Inference
 from lightning_modules.random_numbers import generator_of, run_seed
 from lightning_modules.training.logging import log_same
@@ -24,7 +25,8 @@ class RestorerSteps(WritesImages):
     The module owns `quality = ImageQuality()`, and `inference`, which says how `forward` is applied to whole images, or
     says itself what `restore` is. Validation and test log the measures of the
     estimate and of the degraded image, `test/psnr`, `test/ssim`, `test/noisy_psnr`, `test/noisy_ssim`, means over
-    images and all processes; of several test sets `test/<set>/psnr`. Images without clean ones are not measured.
+    images and all processes; of several test sets `test/<set>/psnr`. Images without clean ones are not measured, and
+    images that are smaller than theirs are measured, and shown, as bicubic interpolation enlarges them.
 
     `predict` writes `restored/<name>.png`, in the bits of the given image, into the run directory: of packed raw images
     the Bayer image that begins with red, and of floating-point numbers 16 bits, see `WritesImages`.
@@ -64,7 +66,8 @@ class RestorerSteps(WritesImages):
         estimate = self.estimated(batch)
         names = batch.get("name") or [str(position) for position in batch["index"].tolist()]
         with in_full_precision(estimate.device):
-            self.quality.update(batch["noisy"], estimate, batch["clean"], batch["index"], names, loader)
+            degraded = enlarged(batch["noisy"], estimate.shape[2:])
+            self.quality.update(degraded, estimate, batch["clean"], batch["index"], names, loader)
         return {"estimate": estimate}
 
     def on_validation_epoch_end(self: Any) -> None:
@@ -82,7 +85,9 @@ class RestorerSteps(WritesImages):
         """Show images before and after, what is wrong in the estimate, and the part with the most detail enlarged."""
         estimate = self.estimated(batch) if outputs is None else outputs["estimate"]
         clean = batch.get("clean")
-        shown = {"noisy": batch["noisy"], "estimate": estimate, **({} if clean is None else {"clean": clean})}
+        given = "noisy" if batch["noisy"].shape[2:] == estimate.shape[2:] else "bicubic"
+        shown = {given: enlarged(batch["noisy"], estimate.shape[2:]), "estimate": estimate}
+        shown |= {} if clean is None else {"clean": clean}
         columns: dict[str, Tensor | ImageColumn] = dict(shown)
         if clean is not None:
             columns["estimate - clean"] = ImageColumn(estimate - clean, difference=True)

@@ -76,6 +76,7 @@ def meta_batch(data: Any) -> dict[str, Any]:
     if isinstance(data, ImagePairs):
         keys = ("noisy", "clean", "second_noisy")
         images = {key: torch.empty(size, *data.image_shape, device="meta") for key in keys}
+        images["noisy"] = images["noisy"][:, :, :: data.scale, :: data.scale]
         return {**images, "index": torch.empty(size, dtype=torch.int64, device="meta"), "global_size": size}
     if isinstance(data, CaptionedImages):
         image = torch.empty(size, *data.image_shape, device="meta")

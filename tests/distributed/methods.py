@@ -93,6 +93,7 @@ PHOTOGRAPHS = {  # batches of 7, 7 and 6 patches; three images to validate and t
     },
     "model.init_args.network.init_args.features": 4,
 }
+SMALL_PHOTOGRAPHS = {"class_path": "datamodules.restoration.photographs.Photographs", "init_args": {"image_size": 40}}
 BLIND_SPOT = {  # batches of 8, 8 and 5 patches of the three images that are tested, in batches of 2 and 1
     "data.init_args.batch_size": 8,
     "data.init_args.patch_size": 12,
@@ -401,6 +402,20 @@ METHODS = {
     ),
     "supervised_restoration": Method(
         "supervised_restoration/demo", PHOTOGRAPHS, {"model.init_args.optimizer": DESCENT}
+    ),
+    "ediffsr": Method(
+        "ediffsr/demo",
+        {  # batches of 7, 7 and 6 patches; three images to test on, in batches of 2 and 1
+            "data.init_args.batch_size": 7,
+            "data.init_args.patches_per_image": 2,
+            "data.init_args.evaluation_batch_size": 2,
+            "data.init_args.training.init_args.images": SMALL_PHOTOGRAPHS,
+            "data.init_args.test.init_args.images": SMALL_PHOTOGRAPHS,
+            "model.init_args.network.init_args.encoder": [1],
+            "model.init_args.sampler": "posterior",
+            "model.init_args.sampling_steps": 3,
+        },
+        {"model.init_args.optimizer": DESCENT},
     ),
     "noise2noise": Method("noise2noise/demo", PHOTOGRAPHS, {"model.init_args.optimizer": DESCENT}),
     "cbsn": Method(

@@ -1,0 +1,198 @@
+"""The network of EDiffSR, without attention over places: convolutions, products of halves, and gates of whole channels.
+
+Of the state x_t, the degraded image mu and the time it makes, at each place,
+
+    h = conv([x_t - mu, mu]),    h <- 2 h + gate(conv relu conv h) * (conv relu conv h)
+
+and then goes down and up through blocks that the time scales and shifts. The paper draws the gated convolutions on the
+branch of mu alone; the authors' code, followed here, has them on the fused features, and adds h twice.
+
+Source: Xiao, Yuan, Jiang, He, Jin and Zhang, EDiffSR: An Efficient Diffusion Probabilistic Model for Remote Sensing
+Image Super-Resolution, IEEE TGRS 2024, arXiv 2310.19288; Chen, Chu, Zhang and Sun, Simple Baselines for Image
+Restoration, ECCV 2022, arXiv 2204.04676.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.embeddings import get_timestep_embedding
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from datamodules.arguments import at_least
+
+
+class SimpleGate(nn.Module):
+    """The product of the first half of channels and the second."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = x.chunk(2, dim=1)
+        return first * second
+
+
+class ChannelNorm(nn.Module):
+    """Normalise the channels of each place to mean 0 and variance 1, times a gain; computed in float32 or better.
+
+    Args:
+        channels: C of `[B, C, H, W]`.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(1, channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        variance, mean = torch.var_mean(wide, dim=1, correction=0, keepdim=True)
+        return ((wide - mean) * (variance + 1e-5).rsqrt()).to(x.dtype) * self.gain
+
+
+class GatedConvolutions(nn.Module):
+    """Two convolutions whose channels are gated by what they hold on average over the image.
+
+    Args:
+        channels: C of `[B, C, H, W]`.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(), nn.Conv2d(channels, channels, 3, padding=1)
+        )
+        squeezed = max(channels // 16, 1)
+        self.gate = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1),
+            nn.Conv2d(channels, squeezed, 1),
+            nn.ReLU(),
+            nn.Conv2d(squeezed, channels, 1),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        made = self.body(x)
+        return x + made * self.gate(made)
+
+
+class Block(nn.Module):
+    """A block of NAFNet whose normalised features are scaled and shifted by the time.
+
+    Args:
+        channels: C of `[B, C, H, W]`.
+        time_features: of the embedded time.
+    """
+
+    def __init__(self, channels: int, time_features: int) -> None:
+        super().__init__()
+        self.time = nn.Sequential(SimpleGate(), nn.Linear(time_features // 2, 4 * channels))
+        self.norms = nn.ModuleList([ChannelNorm(channels), ChannelNorm(channels)])
+        self.spread = nn.Sequential(
+            nn.Conv2d(channels, 2 * channels, 1),
+            nn.Conv2d(2 * channels, 2 * channels, 3, padding=1, groups=2 * channels),
+            SimpleGate(),
+        )
+        self.weight = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, channels, 1))
+        self.mix = nn.Conv2d(channels, channels, 1)
+        self.feed = nn.Sequential(nn.Conv2d(channels, 2 * channels, 1), SimpleGate(), nn.Conv2d(channels, channels, 1))
+        self.scales = nn.ParameterList(nn.Parameter(torch.zeros(1, channels, 1, 1)) for _ in range(2))
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        shift, scale, second_shift, second_scale = self.time(time)[:, :, None, None].chunk(4, dim=1)
+        made = self.spread(self.norms[0](x) * (1 + scale) + shift)
+        x = x + self.scales[0] * self.mix(made * self.weight(made))
+        made = self.norms[1](x) * (1 + second_scale) + second_shift
+        return x + self.scales[1] * self.feed(made)
+
+
+class EANet(nn.Module):
+    """Estimate the noise in a state between a degraded image and a clean one.
+
+    Images of any size are filled up with zeros below and to the right to multiples of 2^levels. The paper's network has
+    20,403,719 parameters.
+
+    Args:
+        channels: of the images.
+        width: channels after the first convolution; they double at each level.
+        encoder: blocks of each level on the way down.
+        middle: blocks at the coarsest level.
+        decoder: blocks of each level on the way up, the coarsest first.
+        checkpointed: whether training computes blocks again in its backward pass in place of keeping their activations.
+
+    Raises:
+        ValueError: if encoder and decoder have other numbers of levels, or an argument is below 1.
+    """
+
+    def __init__(
+        self,
+        channels: int = 3,
+        width: int = 64,
+        encoder: Sequence[int] = (14, 1, 1, 1),
+        middle: int = 1,
+        decoder: Sequence[int] = (1, 1, 1, 1),
+        checkpointed: bool = False,
+    ) -> None:
+        super().__init__()
+        at_least(1, channels=channels, width=width, middle=middle)
+        if len(encoder) != len(decoder) or not encoder:
+            raise ValueError(f"encoder and decoder must have as many levels, got {len(encoder)} and {len(decoder)}")
+        self.width = width
+        self.checkpointed = checkpointed
+        time_features = 4 * width
+        self.time = nn.Sequential(
+            nn.Linear(width, 2 * time_features), SimpleGate(), nn.Linear(time_features, time_features)
+        )
+        self.first = nn.Conv2d(2 * channels, width, 3, padding=1)
+        self.enhance = GatedConvolutions(width)
+        self.last = nn.Conv2d(width, channels, 3, padding=1)
+        self.encoders, self.downs, self.ups, self.decoders = (nn.ModuleList() for _ in range(4))
+
+        def blocks(count: int) -> nn.ModuleList:
+            return nn.ModuleList(Block(width, time_features) for _ in range(count))
+
+        for count in encoder:
+            self.encoders.append(blocks(count))
+            self.downs.append(nn.Conv2d(width, 2 * width, 2, stride=2))
+            width *= 2
+        self.middles = blocks(middle)
+        for count in decoder:
+            self.ups.append(nn.Sequential(nn.Conv2d(width, 2 * width, 1, bias=False), nn.PixelShuffle(2)))
+            width //= 2
+            self.decoders.append(blocks(count))
+
+    def forward(self, x: Tensor, degraded: Tensor | None = None, time: Tensor | float = 0) -> Tensor:
+        """Estimate the noise in a state, or correct a degraded image, which is how regression trains the same network.
+
+        Args:
+            x: the state x_t, `[B, C, H, W]`; the degraded image where it alone is given.
+            degraded: mu, of the same shape.
+            time: t, `[B]`, or one number.
+
+        Returns:
+            `[B, C, H, W]`.
+        """
+        if degraded is None:
+            return x + self(x, x)
+        times = torch.as_tensor(time, device=x.device).expand(len(x))
+        embedded = self.time(get_timestep_embedding(times, self.width, downscale_freq_shift=1).to(x.dtype))
+        height, width = x.shape[2:]
+        multiple = 2 ** len(self.downs)
+        h = torch.cat([x - degraded, degraded], dim=1)
+        h = self.first(F.pad(h, (0, -width % multiple, 0, -height % multiple)))
+        h = h + self.enhance(h)
+        kept = []
+        for blocks, down in zip(self.encoders, self.downs, strict=True):
+            h = self._through(blocks, h, embedded)
+            kept.append(h)
+            h = down(h)
+        h = self._through(self.middles, h, embedded)
+        for up, blocks in zip(self.ups, self.decoders, strict=True):
+            h = self._through(blocks, up(h) + kept.pop(), embedded)
+        return self.last(h)[..., :height, :width]
+
+    def _through(self, blocks: nn.Module, h: Tensor, embedded: Tensor) -> Tensor:
+        for block in blocks.children():
+            if self.checkpointed and torch.is_grad_enabled():
+                h = checkpoint(block, h, embedded, use_reentrant=False)
+            else:
+                h = block(h, embedded)
+        return h

@@ -1,0 +1,1 @@
+"""Restoration of signals that are degraded by more than noise."""

@@ -1,0 +1,141 @@
+"""EDiffSR: enlarge images by a diffusion that starts at the bicubically enlarged image, and restores its sharpness.
+
+The process of `sde.mean_reverting` carries the sharp image x_0 to the enlarged one mu and noise. A network n sees the
+state x_t, mu and t; what it makes of x_t in one step is to be the likeliest state before it:
+
+    L = mean |m - o|,    m = x_t - r_t (mu - x_t) - 2 lambda^2 r_t n(x_t, mu, t) / s_t,    o = E[x_{t-1} | x_t, x_0]
+
+with t uniform on 1 ... T. An image is made from mu + lambda e in T steps, with noise in the last one too.
+
+As in the authors' code mu is not clipped, and the published weights are the trained ones, not their average; `weights`
+says which are evaluated. The average follows ema_pytorch as it is recalled: every ten steps, a copy up to step 100,
+then with the weight min(decay, 1 - (1 + k)^{-2/3}) of k = step - 100. Times are drawn for the whole batch, where theirs
+are drawn by each process; an image's noise follows from the seed, its position and the step alone.
+
+Source: Xiao, Yuan, Jiang, He, Jin and Zhang, EDiffSR: An Efficient Diffusion Probabilistic Model for Remote Sensing
+Image Super-Resolution, IEEE TGRS 2024, arXiv 2310.19288.
+"""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from datamodules.arguments import at_least, one_of, within
+from datamodules.batches import ImagePairBatch
+from datamodules.corruptions.image_noise.numbers import SampleNumbers
+from lightning_modules.distributed.draws import draw_rows, draw_rows_like
+from lightning_modules.full_precision import at_least_float32
+from lightning_modules.metrics.image_quality import EvaluationProtocol, ImageQuality
+from lightning_modules.networks.enlarged import times_larger
+from lightning_modules.networks.tiled import Inference
+from lightning_modules.random_numbers import run_seed
+from lightning_modules.sde.mean_reverting import SAMPLERS, MeanReverting, Sampler
+from lightning_modules.training.averages import AveragedWeights
+from lightning_modules.training.logging import log_training
+from lightning_modules.training.optimizers import adamw, constant, scheduled, trainable
+from lightning_modules.training.restorer import RestorerSteps
+
+STREAM = 20_000
+"""Of the random numbers of the first step of a way back."""
+
+
+def decay_after(step: int, decay: float) -> float:
+    """Compute the weight that the average keeps after a step, counted from 0: 1 in nine of ten, which moves nothing."""
+    if step % 10:
+        return 1.0
+    return 0.0 if step <= 100 else min(decay, 1 - (step - 99) ** (-2 / 3))
+
+
+class EDiffSR(RestorerSteps, LightningModule):
+    """Train a network to go from enlarged images back to sharp ones.
+
+    Args:
+        network: takes the state and the enlarged image `[B, C, H, W]` and times `[B]`, gives the noise in the state.
+        process: the process between both.
+        factor: pixels of a sharp image for one of a small one, along each axis.
+        sampler: `euler`, as in the paper, `ode`, or `posterior`, which serves where steps are few.
+        sampling_steps: steps of the way back; None takes all of the process.
+        weights: those that are evaluated: `trained` or `averaged`.
+        average_decay: the most that the average of the weights keeps in an update, in [0, 1).
+        inference: tiles and self-ensemble; the network's gates see whole tiles, so these change its result.
+        protocol: how estimates are measured: `rounded` to 256 levels, `clipped` to [0, 1] alone, or `unclipped`.
+        optimizer: built on the network's trainable parameters.
+        lr_scheduler: stepped every epoch.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        process: MeanReverting = MeanReverting(),  # noqa: B008 - it does not change
+        factor: int = 4,
+        sampler: Sampler = "euler",
+        sampling_steps: int | None = None,
+        weights: Literal["trained", "averaged"] = "trained",
+        average_decay: float = 0.995,
+        inference: Inference = Inference(),  # noqa: B008 - it does not change
+        protocol: EvaluationProtocol = "rounded",
+        optimizer: OptimizerCallable = adamw,
+        lr_scheduler: LRSchedulerCallable = constant,
+    ) -> None:
+        super().__init__()
+        at_least(1, factor=factor)
+        one_of(SAMPLERS, sampler=sampler)
+        one_of(("trained", "averaged"), weights=weights)
+        within(0, 1, "[)", average_decay=average_decay)
+        if sampling_steps is not None:
+            within(1, process.steps, sampling_steps=sampling_steps)
+        self.network = network
+        self.process = process
+        self.factor = factor
+        self.sampler: Sampler = sampler
+        self.sampling_steps = sampling_steps
+        self.weights = weights
+        self.average = AveragedWeights(network, partial(decay_after, decay=average_decay))
+        self.inference = inference
+        self.quality = ImageQuality(protocol)
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+
+    def forward(self, x: Tensor, degraded: Tensor, t: Tensor) -> Tensor:
+        """Estimate the noise `[B, C, H, W]` in states of this shape, at times `[B]`; in the states' precision."""
+        return self.network(x.to(self.dtype), degraded.to(self.dtype), t).to(x.dtype)
+
+    def training_step(self, batch: ImagePairBatch, batch_idx: int) -> dict[str, Tensor]:
+        clean, large = batch["clean"], times_larger(batch["noisy"], self.factor)
+        t = draw_rows(partial(torch.randint, 1, self.process.steps + 1), (len(clean),), clean.device)
+        x = self.process.noised(clean, large, t, draw_rows_like(torch.randn, clean))
+        made = self.process.step_back(x, large, self(x, large, t), t)
+        loss = (made - self.process.best_step_back(x, clean, large, t)).abs().mean()
+        return {"loss": log_training(self, batch, loss)}
+
+    def restore(self, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return self._restored(degraded, lambda x: torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device))
+
+    def estimated(self, batch: ImagePairBatch) -> Tensor:
+        """Enlarge a batch, each image by noise that follows from the run's seed, its position and the step alone."""
+        numbers = SampleNumbers(run_seed(), 0, batch["index"], STREAM)
+        return self._restored(at_least_float32(batch["noisy"]), numbers.normal)
+
+    def _restored(self, degraded: Tensor, draw: Callable[[Tensor], Tensor]) -> Tensor:
+        def way_back(large: Tensor) -> Tensor:
+            def noise_in(x: Tensor, t: int) -> Tensor:
+                return self(x, large, torch.full((len(x),), t, device=x.device))
+
+            return self.process.sample(noise_in, large, draw, self.sampler, self.sampling_steps)
+
+        with self.average.used_by(self.network) if self.weights == "averaged" else nullcontext():
+            return self.inference(way_back, times_larger(degraded, self.factor))
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer(trainable(self.network))
+        self.average.follow(self.network, optimizer)
+        return scheduled(optimizer, self.lr_scheduler)

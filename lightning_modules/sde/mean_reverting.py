@@ -1,0 +1,170 @@
+"""The process that carries a clean image to its degraded one, in discrete time, and the ways back.
+
+    dx = theta_t (mu - x) dt + sigma_t dw,    sigma_t^2 = 2 lambda^2 theta_t
+
+from the clean image x_0 towards the degraded one mu and noise of the deviation lambda. With r_t = theta_t dt, and their
+sum R_t over 1 ... t,
+
+    x_t = mu + w_t (x_0 - mu) + s_t e,    w_t = e^{-R_t},  s_t = lambda sqrt(1 - w_t^2),    t = 0 ... T.
+
+A step from t to s < t, with r = R_t - R_s and the noise n that a network sees in x_t (the score is -n / s_t):
+
+    euler       x_s = x_t - r (mu - x_t) - 2 lambda^2 r n / s_t + lambda sqrt(2 r) e
+    ode         x_s = x_t - r (mu - x_t) - lambda^2 r n / s_t
+    posterior   x_s = mu + A (1 - C^2) / (1 - B^2) (x_t - mu) + C (1 - A^2) / (1 - B^2) (x^ - mu)
+                      + lambda sqrt((1 - A^2) (1 - C^2) / (1 - B^2)) e
+
+with A = e^{-r}, B = w_t, C = w_s and the clean image x^ = mu + (x_t - mu - s_t n) / w_t that the noise implies: the law
+of x_s given x_t and x^, which serves where steps are few.
+
+Source: Luo, Gustafsson, Zhao, Sjolund and Schon, Image Restoration with Mean-Reverting Stochastic Differential
+Equations, ICML 2023, arXiv 2301.11699.
+"""
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from datamodules.arguments import at_least, one_of, positive, within
+from lightning_modules.sde.processes import along
+
+Schedule = Literal["cosine", "linear", "constant"]
+Sampler = Literal["euler", "ode", "posterior"]
+SCHEDULES: tuple[Schedule, ...] = ("cosine", "linear", "constant")
+SAMPLERS: tuple[Sampler, ...] = ("euler", "ode", "posterior")
+
+
+def rates(schedule: Schedule, steps: int) -> NDArray[np.float64]:
+    """Compute theta_0 ... theta_T, up to a factor, of T steps."""
+    if schedule == "constant":
+        return np.ones(steps + 1)
+    if schedule == "linear":
+        scale = 1000 / (steps + 1)
+        return np.linspace(1e-4 * scale, 0.02 * scale, steps + 1)
+    place = np.linspace(0, 1, steps + 3)
+    level = np.cos((place + 0.008) / 1.008 * math.pi / 2) ** 2
+    return 1 - level[1:-1] / level[0]
+
+
+class MeanReverting(nn.Module):
+    """The process and its steps back.
+
+    Args:
+        steps: T.
+        schedule: how the rate theta grows: `cosine`, `linear` or `constant`.
+        deviation: lambda, standard deviation of the noise at the end, in the images' units.
+        remaining: the part of x_0 - mu that is left at the end, in (0, 1).
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    rate: Tensor
+    """`[T + 1]`: r_t of steps from t to t - 1; those of 0 mean nothing, here and below."""
+    kept: Tensor
+    """`[T + 1]`: w_t."""
+    std: Tensor
+    """`[T + 1]`: s_t."""
+    towards: Tensor
+    """`[T + 1]`: weight of x_t - mu in the mean of x_{t-1} given x_t and x_0."""
+    back: Tensor
+    """`[T + 1]`: weight of x_0 - mu in it."""
+
+    def __init__(
+        self, steps: int = 100, schedule: Schedule = "cosine", deviation: float = 50 / 255, remaining: float = 0.005
+    ) -> None:
+        super().__init__()
+        at_least(1, steps=steps)
+        one_of(SCHEDULES, schedule=schedule)
+        positive(deviation=deviation)
+        within(0, 1, "()", remaining=remaining)
+        self.steps = steps
+        self.schedule = schedule
+        self.deviation = deviation
+        self.remaining = remaining
+        rate = rates(schedule, steps)[1:]
+        self.total = np.concatenate([[0.0], rate.cumsum() * (-math.log(remaining) / rate.sum())])
+        t = np.arange(1, steps + 1)
+        towards, back, _ = self.posterior(t, t - 1)
+        values = {"rate": np.diff(self.total), "kept": np.exp(-self.total[1:]), "std": self.std_at(t)}
+        for name, value in (values | {"towards": towards, "back": back}).items():
+            whole = torch.from_numpy(np.concatenate([[1.0], value])).float()
+            self.register_buffer(name, whole, persistent=False)
+
+    def extra_repr(self) -> str:
+        return f"steps={self.steps}, schedule={self.schedule}, deviation={self.deviation}, remaining={self.remaining}"
+
+    def std_at(self, t: Any) -> Any:
+        """Compute s_t in double precision, of a time or an array of times."""
+        return self.deviation * np.sqrt(-np.expm1(-2 * self.total[t]))
+
+    def posterior(self, t: Any, s: Any) -> tuple[Any, Any, Any]:
+        """Compute, in double precision, the law of x_s given x_t and x_0.
+
+        Args:
+            t: times, from 1.
+            s: earlier ones.
+
+        Returns:
+            The weights of x_t - mu and of x_0 - mu in its mean, and its standard deviation.
+        """
+        before, after = self.total[t], self.total[s]
+        whole, left, step = (-np.expm1(-2 * each) for each in (before, after, before - after))
+        towards, back = np.exp(after - before) * left / whole, np.exp(-after) * step / whole
+        return towards, back, self.deviation * np.sqrt(step * left / whole)
+
+    def noised(self, clean: Tensor, degraded: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """Compute x_t `[B, C, H, W]` of images and noise of this shape, at times `[B]`, int64."""
+        return degraded + along(self.kept[t], clean) * (clean - degraded) + along(self.std[t], clean) * noise
+
+    def step_back(self, x: Tensor, degraded: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Compute Euler's mean of x_{t-1} from x_t and the noise in it, `[B, C, H, W]`, at times `[B]` from 1."""
+        rate = along(self.rate[t], x)
+        return x - rate * (degraded - x) - 2 * self.deviation**2 * rate * noise / along(self.std[t], x)
+
+    def best_step_back(self, x: Tensor, clean: Tensor, degraded: Tensor, t: Tensor) -> Tensor:
+        """Compute the likeliest x_{t-1} given x_t and x_0, `[B, C, H, W]`, at times `[B]` from 1."""
+        return degraded + along(self.towards[t], x) * (x - degraded) + along(self.back[t], x) * (clean - degraded)
+
+    def times(self, count: int) -> list[int]:
+        """List T ... 0, the times that `count` steps visit, evenly; at most T of them."""
+        return [round(self.steps * (count - step) / count) for step in range(count + 1)]
+
+    def sample(
+        self,
+        noise_in: Callable[[Tensor, int], Tensor],
+        degraded: Tensor,
+        draw: Callable[[Tensor], Tensor],
+        sampler: Sampler = "euler",
+        steps: int | None = None,
+    ) -> Tensor:
+        """Go from the degraded image and noise to an image.
+
+        Args:
+            noise_in: gives the noise that a network sees in x_t `[B, C, H, W]`, for t.
+            degraded: mu, `[B, C, H, W]`.
+            draw: gives standard normal numbers of the shape of a tensor.
+            sampler: `euler`, with noise in its last step too, `ode` or `posterior`.
+            steps: of the way, at most T; None takes all T.
+        """
+        x = degraded + self.deviation * draw(degraded)
+        for t, s in pairwise(self.times(steps or self.steps)):
+            noise = noise_in(x, t)
+            if sampler == "posterior":
+                towards, back, spread = (float(each) for each in self.posterior(t, s))
+                clean = degraded + (x - degraded - float(self.std_at(t)) * noise) * math.exp(self.total[t])
+                x = degraded + towards * (x - degraded) + back * (clean - degraded)
+            else:
+                rate = float(self.total[t] - self.total[s])
+                score = (2.0 if sampler == "euler" else 1.0) * self.deviation**2 * rate / float(self.std_at(t))
+                x = x - rate * (degraded - x) - score * noise
+                spread = self.deviation * math.sqrt(2 * rate) if sampler == "euler" else 0.0
+            if spread:
+                x = x + spread * draw(x)
+        return x

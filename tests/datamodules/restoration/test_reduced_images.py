@@ -1,0 +1,126 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from datamodules.loading.global_batches import Request
+from datamodules.restoration.image_pairs import ImagePairs
+from datamodules.restoration.images import Images, PairSet, Split
+from datamodules.restoration.photographs import Photographs
+from datamodules.restoration.reduced_images import ReducedImages, ScaledFolders, reduced
+from tests.trainers import quiet
+
+
+def kernel(x: np.ndarray) -> np.ndarray:
+    """Keys' cubic of a = -1/2, by its formula."""
+    x = np.abs(x)
+    return np.where(x <= 1, 1.5 * x**3 - 2.5 * x**2 + 1, np.where(x <= 2, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2, 0))
+
+
+def matrix(size: int, factor: int) -> np.ndarray:
+    """MATLAB's `imresize` along one axis: a kernel that is `factor` times as wide, with mirrored borders."""
+    made = np.zeros((size // factor, size))
+    for row in range(size // factor):
+        centre = (row + 0.5) * factor - 0.5
+        taps = np.arange(np.floor(centre - 2 * factor), np.floor(centre + 2 * factor) + 2).astype(int)
+        weight = kernel((taps - centre) / factor)
+        place = taps % (2 * size)
+        np.add.at(made[row], np.where(place < size, place, 2 * size - 1 - place), weight / weight.sum())
+    return made
+
+
+@pytest.mark.parametrize("factor", [2, 3, 4])
+def test_reduction_is_matlabs_formula(factor: int) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (3, 12 * factor, 8 * factor), dtype=np.uint8)
+    exact = matrix(12 * factor, factor) @ image @ matrix(8 * factor, factor).T
+    expected = np.clip(np.round(exact), 0, 255)
+    assert np.abs(reduced(image, factor).astype(float) - expected).max() <= (np.abs(exact % 1 - 0.5).min() < 1e-9)
+
+
+class Numbered(PairSet):
+    """Two images whose pixels say where they are."""
+
+    channels = 1
+
+    def images(self, split: Split) -> Images:
+        rows, columns = np.meshgrid(np.arange(24), np.arange(20), indexing="ij")
+        return Images(["a", "b"], [(each + 1)[None].astype(np.uint8) for each in (rows, columns)])
+
+
+def test_patches_of_both_sizes_show_the_same_place() -> None:
+    data = ImagePairs(
+        ReducedImages(Numbered(), 2), batch_size=8, patch_size=8, patches_per_image=20, augmentation=False, seed=0
+    )
+    assert data.scale == 2
+    data.trainer = quiet()
+    data.setup("fit")
+    patches = data.train_set
+    cut = patches.cut(torch.arange(40), 0)  # type: ignore[union-attr]
+    assert cut["clean"].shape == (40, 1, 8, 8)
+    assert cut["noisy"].shape == (40, 1, 4, 4)
+    inner = cut["clean"].float().unflatten(3, (4, 2)).unflatten(2, (4, 2)).mean(dim=(3, 5))
+    interior = (inner > 4) & (inner < 18)  # ramps stay ramps but at borders, up to rounding
+    assert interior.sum() > 300
+    assert (inner - cut["noisy"].float()).abs()[interior].max() <= 0.5
+    assert len({tuple(each.flatten().tolist()) for each in cut["clean"]}) > 10
+
+
+def test_whole_images_are_tested_in_both_sizes() -> None:
+    data = ImagePairs(test=ReducedImages(Photographs(34)), evaluation_batch_size=2)
+    data.setup("test")
+    assert data.test_sets is not None
+    [images] = data.test_sets.values()
+    batch = images[Request(torch.tensor([0, 2]), 2, 0)]
+    assert batch["noisy"].shape == (2, 1, 8, 8)
+    assert batch["clean"].shape == (2, 1, 32, 32)  # the last two rows and columns make no pixel
+    np.testing.assert_array_equal(batch["noisy"][1].numpy(), reduced(batch["clean"][1].numpy(), 4))
+
+
+def write(folder: Path, name: str, height: int, width: int) -> None:
+    folder.mkdir(exist_ok=True)
+    pixels = np.random.default_rng(len(name)).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / name)
+
+
+def test_folders_of_both_sizes_are_matched_and_one_alone_is_reduced(tmp_path: Path) -> None:
+    for name in ("a.png", "bb.png"):
+        write(tmp_path / "GT", name, 16, 12)
+        write(tmp_path / "LR", name, 4, 3)
+    both = ScaledFolders(str(tmp_path / "GT"), str(tmp_path / "LR")).images("training")
+    assert both.names == ["a", "bb"]
+    assert both.scale == 4
+    assert both.noisy is not None
+    np.testing.assert_array_equal(both.noisy[0].transpose(1, 2, 0), np.array(Image.open(tmp_path / "LR" / "a.png")))
+    alone = ScaledFolders(str(tmp_path / "GT"), colour=False).images("training")
+    assert alone.clean is not None
+    assert alone.noisy is not None
+    np.testing.assert_array_equal(alone.noisy[1], reduced(alone.clean[1], 4))
+
+
+@pytest.mark.parametrize(
+    ("height", "name", "message"),
+    [(5, "a.png", r"a: .*its sides must be 4 times as long"), (4, "b.png", "has a large image and no small one")],
+)
+def test_small_images_that_do_not_fit_are_named(tmp_path: Path, height: int, name: str, message: str) -> None:
+    write(tmp_path / "GT", "a.png", 16, 12)
+    write(tmp_path / "LR", name, height, 3)
+    with pytest.raises(ValueError, match=message):
+        ScaledFolders(str(tmp_path / "GT"), str(tmp_path / "LR")).images("training")
+
+
+def test_bad_arguments_are_refused() -> None:
+    with pytest.raises(ValueError, match="factor"):
+        ReducedImages(Photographs(), 1)
+    with pytest.raises(ValueError, match=r"patch_size must be a multiple of 4.*got 10"):
+        ImagePairs(ReducedImages(Photographs(32)), patch_size=10)
+
+
+@pytest.mark.data
+@pytest.mark.skipif("NOISEWORKS_DATA" not in os.environ, reason="needs NOISEWORKS_DATA with remote_sensing/aid")
+def test_the_small_image_of_an_aid_pair_is_its_large_one_reduced() -> None:
+    folder = Path(os.environ["NOISEWORKS_DATA"], "remote_sensing", "aid")
+    large, small = (np.array(Image.open(folder / f"airport_285_{kind}.png")) for kind in ("GT", "LR"))
+    np.testing.assert_array_equal(reduced(large.transpose(2, 0, 1), 4).transpose(1, 2, 0), small)

@@ -1,0 +1,92 @@
+import pytest
+import torch
+
+from lightning_modules.baselines import SupervisedRestoration
+from lightning_modules.networks.eanet import ChannelNorm, EANet, GatedConvolutions
+from lightning_modules.networks.enlarged import times_larger
+
+
+def small(**arguments: object) -> EANet:
+    torch.manual_seed(0)
+    return EANet(
+        **{"channels": 2, "width": 16, "encoder": [2, 1], "middle": 1, "decoder": [1, 1], **arguments}
+    ).double()  # type: ignore[arg-type]
+
+
+def awake(network: EANet) -> EANet:
+    """Blocks begin as the identity; after this they are not."""
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return network
+
+
+def test_the_papers_network_has_its_parameters() -> None:
+    with torch.device("meta"):
+        assert sum(parameter.numel() for parameter in EANet().parameters()) == 20_403_719
+
+
+@pytest.mark.parametrize("size", [(7, 9), (8, 8), (3, 4)])
+def test_images_of_any_size_and_times_in_any_form(size: tuple[int, int]) -> None:
+    network = awake(small())
+    x, degraded = torch.randn(2, 2, 2, *size, dtype=torch.float64)
+    made = [network(x, degraded, time) for time in (5, 5.0, torch.tensor([5, 5]), torch.tensor([5.0, 5.0]))]
+    assert made[0].shape == x.shape
+    for each in made[1:]:
+        torch.testing.assert_close(each, made[0])
+    assert not torch.allclose(network(x, degraded, 6), made[0])
+
+
+def test_a_fresh_network_knows_no_time() -> None:
+    network = small()
+    x, degraded = torch.randn(2, 3, 2, 8, 8, dtype=torch.float64)
+    torch.testing.assert_close(network(x, degraded, 3), network(x, degraded, 90))
+
+
+def test_the_network_sees_the_difference_and_the_degraded_image() -> None:
+    network = awake(small())
+    seen = []
+    network.first.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    x, degraded = torch.randn(2, 1, 2, 6, 4, dtype=torch.float64)
+    network(x, degraded, 1)
+    torch.testing.assert_close(seen[0][..., :6, :], torch.cat([x - degraded, degraded], dim=1))
+    assert seen[0].shape[2:] == (8, 4)
+    assert (seen[0][..., 6:, :] == 0).all()
+
+
+def test_gates_and_norms_are_those_of_their_formulas() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 32, 5, 4, dtype=torch.float64)
+    gated = GatedConvolutions(32).double()
+    made = gated.body(x)
+    weight = gated.gate[3](torch.relu(gated.gate[1](made.mean(dim=(2, 3), keepdim=True)))).sigmoid()
+    torch.testing.assert_close(gated(x), x + weight * made)
+    normed = ChannelNorm(32).double()(x)
+    torch.testing.assert_close(normed, (x - x.mean(1, True)) / (x.var(1, correction=0, keepdim=True) + 1e-5).sqrt())
+
+
+def test_activations_that_are_computed_again_change_no_gradient() -> None:
+    gradients = []
+    for checkpointed in (False, True):
+        network = awake(small(checkpointed=checkpointed))
+        torch.manual_seed(1)
+        loss = network(*torch.randn(2, 1, 2, 8, 8, dtype=torch.float64), 4).square().sum()
+        gradients.append(torch.autograd.grad(loss, list(network.parameters())))
+        torch.manual_seed(0)
+    torch.testing.assert_close(*gradients)
+
+
+def test_a_regressor_corrects_the_enlarged_image() -> None:
+    network = awake(small())
+    image = torch.rand(1, 2, 3, 4, dtype=torch.float64)
+    large = times_larger(image, 4)
+    torch.testing.assert_close(network(large), large + network(large, large, 0))
+    module = SupervisedRestoration(network, factor=4)
+    torch.testing.assert_close(module.restore(image), network(large))
+    assert large.shape == (1, 2, 12, 16)
+    with pytest.raises(ValueError, match="factor"):
+        SupervisedRestoration(network, factor=0)
+
+
+def test_levels_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match="as many levels, got 2 and 1"):
+        small(decoder=[1])
