@@ -260,6 +260,12 @@ class TableBatch(TypedDict):
     """`[D]`: the parameter that generated all rows. For metrics only."""
     x_star: NotRequired[Tensor]
     """`[D, D]`: the matrix that all rows measure. For metrics only."""
+    mean_gradient: NotRequired[Tensor]
+    """`[B, D]`, of a stream: the gradient at 0 of each round's expected loss. For metrics only."""
+    gradient_noise: NotRequired[Tensor]
+    """`[B]`, of a stream: the greatest variance of each round's gradient over its domain. For metrics only."""
+    curvature: NotRequired[Tensor]
+    """A number, of a stream: the expected losses' second derivative in every direction. For metrics only."""
     index: Tensor
     """`[B]`, int64: position in the set; of a stream its round."""
     global_size: int

@@ -21,6 +21,7 @@ OWN_KEYS = {
     "sgd_noise": {"data.table.num_points"},  # its exponents are those of the number of points
     "tester_learner": {"data.table.marginal"},  # what it is to tell apart
     "benign_oscillation": {"model.optimizer.lr"},  # the method is the rate
+    "optimistic_omd": {"model.optimizer.class_path", "model.optimizer.delta"},  # the method is the optimizer
     "nmtune": {"model.optimizer.lr"},  # the paper gives linear probing a rate of its own
 }
 """Keys outside the method's own arguments that belong to it, and why."""

@@ -51,6 +51,8 @@ def meta_batch(data: Any) -> dict[str, Any]:
     if isinstance(data, Tables):
         size = data.num_train_samples if data.whole else data.batch_size
         columns = {key: torch.empty(size, *shape, device="meta") for key, shape in data.row_shapes.items()}
+        if getattr(data.table, "num_classes", 2) > 2:
+            columns["target"] = columns["target"].long()
         return {**columns, "index": torch.empty(size, dtype=torch.int64, device="meta"), "global_size": size}
     size = data.batch_size
     if isinstance(data, Sequences):

@@ -144,6 +144,11 @@ GRAPH = {  # three steps an epoch, and a path of five
     "data.init_args.passes_per_epoch": 3,
     "model.init_args": {"nodes": 6, "warm_iterations": 30, "iterations": 70, "iterations_per_step": 30},
 }
+STREAM = {  # 67 rounds in batches of 20, 20, 20 and 7; with three rows a round the last one of a batch has two, and one
+    "data.init_args.table.init_args": {"rounds": 67, "sigma": 0.5, "changes": 2},
+    "data.init_args.batch_size": 20,
+    "model.init_args.rows_per_round": 3,
+}
 TRANSLATION = ("mask_generator", "image_generator", "image_discriminator", "mask_discriminator")
 
 METHODS = {
@@ -560,6 +565,18 @@ METHODS = {
         )
         for name in ("meco", "meco_nce")
     },
+    "optimistic_omd": Method("optimistic_omd/demo", STREAM, clips=None, double=True),
+    "optimistic_omd_ensemble": Method("optimistic_omd/demo_ensemble", STREAM, clips=None, double=True),
+    "optimistic_omd_digits": Method(
+        "optimistic_omd/digits",
+        {
+            "data.init_args.table.init_args.rounds": 67,
+            "data.init_args.batch_size": 20,
+            "model.init_args.rows_per_round": 3,
+        },
+        clips=None,
+        double=True,
+    ),
     "score_estimation": Method(
         "score_estimation/demo",
         {  # 41 rows in every step, of which the first process has one more; 21 to validate and test on

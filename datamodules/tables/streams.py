@@ -1,0 +1,210 @@
+"""Streams of rounds whose distributions drift: random losses with known means, and digits whose classes come and go.
+
+A row is a round. Where the expected loss is known it is F_t(x) = curvature ||x||^2 / 2 + <mean_gradient_t, x> + const.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from datamodules.arguments import at_least, one_of, positive
+from datamodules.classification.image_sets import ImageSet
+from datamodules.tables.table_set import Rows, TableSet
+
+Array = NDArray[np.float64]
+
+
+def stream(columns: Mapping[str, Array], curvature: float) -> Rows:
+    """Make rows with their truth of arrays."""
+    truth = {"curvature": torch.tensor(curvature, dtype=torch.float64)}
+    return Rows({name: torch.from_numpy(column) for name, column in columns.items()}, truth)
+
+
+class LinearLosses(TableSet):
+    """Losses <z_t, x> whose z_t = mu_t + noise are the `features`, with ||mu_t|| = 1 and N(0, sigma^2 / d I) noise.
+
+    The noise is shortened to a norm of at most 3 sigma, so that G = 1 + 3 sigma bounds all gradients. mu_t turns in a
+    plane, jumps to new directions, or is at random one direction or its opposite.
+
+    Args:
+        rounds: T.
+        dim: d.
+        sigma: root of the noise's mean squared norm.
+        drift: `turns`, `jumps` or `signs`.
+        changes: turns, or directions that mu_t jumps between, over the whole stream; 0 is a fixed mu_t.
+        seed: random seed of drift and noise; None takes that of the DataModule.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        rounds: int = 4000,
+        dim: int = 5,
+        sigma: float = 0.1,
+        drift: Literal["turns", "jumps", "signs"] = "turns",
+        changes: float = 8,
+        seed: int | None = None,
+    ) -> None:
+        at_least(1, rounds=rounds)
+        at_least(2, dim=dim)
+        at_least(0, sigma=sigma, changes=changes)
+        one_of(("turns", "jumps", "signs"), drift=drift)
+        self.rounds = rounds
+        self.dim = dim
+        self.sigma = sigma
+        self.drift = drift
+        self.changes = changes
+        self.seed = seed
+
+    @property
+    def row_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        return {"features": (self.dim,), "mean_gradient": (self.dim,), "gradient_noise": ()}
+
+    def training(self) -> Rows:
+        random = np.random.default_rng(self.seed or 0)
+        mean = self._means(random)
+        noise = random.standard_normal(mean.shape) * self.sigma / math.sqrt(self.dim)
+        length = np.linalg.norm(noise, axis=1, keepdims=True)
+        noise *= np.minimum(1, 3 * self.sigma / np.maximum(length, 1e-300))
+        variance = np.full(self.rounds, self.sigma**2)
+        return stream({"features": mean + noise, "mean_gradient": mean, "gradient_noise": variance}, 0.0)
+
+    def test(self) -> Rows:
+        return self.training()
+
+    def _means(self, random: np.random.Generator) -> Array:
+        mean = np.zeros((self.rounds, self.dim))
+        if self.drift == "turns":
+            angle = 2 * np.pi * self.changes * np.arange(self.rounds) / self.rounds
+            mean[:, 0], mean[:, 1] = np.cos(angle), np.sin(angle)
+        elif self.drift == "signs":
+            mean[:, 0] = random.choice([-1.0, 1.0], self.rounds)
+        else:
+            directions = random.standard_normal((max(1, round(self.changes)), self.dim))
+            directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+            mean[:] = directions[np.arange(self.rounds) * len(directions) // self.rounds]
+        return mean
+
+
+class StagedRegression(TableSet):
+    """Linear regression whose true parameter stays for a stage and then is another: rows of `features` and `target`.
+
+    Features are uniform in a ball of radius `length`, the parameter of a stage has a random direction and a length
+    uniform in [0, radius], and targets have Gaussian noise.
+
+    Args:
+        rounds: T.
+        dim: d.
+        stages: values of the true parameter, each for as many rounds.
+        radius: of the ball of parameters.
+        length: of the longest features.
+        noise: standard deviation of the targets' noise.
+        seed: random seed of all that is drawn; None takes that of the DataModule.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        rounds: int = 20_000,
+        dim: int = 10,
+        stages: int = 10,
+        radius: float = 1.0,
+        length: float = 1.0,
+        noise: float = 0.05,
+        seed: int | None = None,
+    ) -> None:
+        at_least(1, rounds=rounds, dim=dim, stages=stages)
+        positive(radius=radius, length=length)
+        at_least(0, noise=noise)
+        self.rounds = rounds
+        self.dim = dim
+        self.stages = stages
+        self.radius = radius
+        self.length = length
+        self.noise = noise
+        self.seed = seed
+
+    @property
+    def row_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        return {"features": (self.dim,), "target": (), "mean_gradient": (self.dim,), "gradient_noise": ()}
+
+    def training(self) -> Rows:
+        random, d = np.random.default_rng(self.seed or 0), self.dim
+        features = _directions(random, self.rounds, d) * self.length * random.random((self.rounds, 1)) ** (1 / d)
+        parameters = _directions(random, self.stages, d) * self.radius * random.random((self.stages, 1))
+        true = parameters[np.arange(self.rounds) // math.ceil(self.rounds / self.stages)]
+        target = (features * true).sum(1) + self.noise * random.standard_normal(self.rounds)
+        curvature = self.length**2 / (d + 2)  # E phi phi^T is this times the identity
+        farthest = self.radius + np.linalg.norm(true, axis=1)
+        variance = farthest**2 * (self.length**4 / (d + 4) - curvature**2) + self.noise**2 * d * curvature
+        columns = {"features": features, "target": target, "mean_gradient": -curvature * true}
+        return stream({**columns, "gradient_noise": variance}, curvature)
+
+    def test(self) -> Rows:
+        return self.training()
+
+
+def _directions(random: np.random.Generator, count: int, dim: int) -> Array:
+    vectors = random.standard_normal((count, dim))
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+class DriftingClasses(TableSet):
+    """Images whose classes come and go: rows of flat `features` in [0, 1] and `target`, the class.
+
+    In round t class k has a probability in proportion to exp(concentration cos(2 pi (turns t / rounds - k / K))), and
+    the image is any of its class.
+
+    Args:
+        images: set of images in memory, whose training images are drawn.
+        rounds: T.
+        turns: times that all classes have had their time.
+        concentration: the larger, the fewer classes there are at a time; 0 is a stream without drift.
+        seed: random seed of classes and images; None takes that of the DataModule.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    def __init__(
+        self, images: ImageSet, rounds: int, turns: float = 2.0, concentration: float = 3.0, seed: int | None = None
+    ) -> None:
+        at_least(1, rounds=rounds)
+        at_least(0, turns=turns, concentration=concentration)
+        self.images = images
+        self.num_classes = images.num_classes
+        self.rounds = rounds
+        self.turns = turns
+        self.concentration = concentration
+        self.seed = seed
+
+    @property
+    def row_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        return {"features": (math.prod(self.images.image_shape),), "target": ()}
+
+    def fetch_missing(self) -> None:
+        self.images.fetch_missing()
+
+    def training(self) -> Rows:
+        source, random = self.images.training(), np.random.default_rng(self.seed or 0)
+        turn = self.turns * np.arange(self.rounds)[:, None] / self.rounds
+        angle = 2 * np.pi * (turn - np.arange(self.num_classes) / self.num_classes)
+        share = np.exp(self.concentration * np.cos(angle)).cumsum(1)
+        drawn = (random.random((self.rounds, 1)) * share[:, -1:] >= share).sum(1)
+        label = source.label.numpy()
+        by_class, counts = np.argsort(label, kind="stable"), np.bincount(label, minlength=self.num_classes)
+        place = (random.random(self.rounds) * counts[drawn]).astype(int)  # among the images of the class
+        rows = torch.from_numpy(by_class[counts.cumsum()[drawn] - counts[drawn] + place])
+        features = source.fetch(rows, None).double().flatten(1) / source.brightest
+        return Rows({"features": features, "target": source.label[rows]})
+
+    def test(self) -> Rows:
+        return self.training()

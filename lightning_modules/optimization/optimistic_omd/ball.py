@@ -1,0 +1,38 @@
+"""Nearest points of a ball around the origin: in the Euclidean norm and in the norm of a positive definite matrix."""
+
+import torch
+from torch import Tensor
+
+CANDIDATES = 64
+"""Parts of an interval that are tried at once; nine such trials leave less than rounding."""
+
+
+def project(x: Tensor, radius: float) -> Tensor:
+    """Give the points of the ball that are nearest to points `[..., d]`."""
+    return x * (radius / x.norm(dim=-1, keepdim=True).clamp(min=radius))
+
+
+def project_in_norm(x: Tensor, h: Tensor, radius: float) -> Tensor:
+    """Give the point y of the ball with the least (y - x)^T H (y - x): the solution of (H + nu I) y = H x, nu >= 0.
+
+    ||y|| falls with nu, which is found between 0 and ||H x|| / radius by bisection into many parts. On a host nothing
+    is solved for a point of the ball; a GPU does not wait to learn whether it is one.
+
+    Args:
+        x: `[d]`.
+        h: H, `[d, d]`, positive definite.
+        radius: of the ball.
+    """
+    if x.device.type == "cpu" and x.norm() <= radius:
+        return x
+    values, vectors = torch.linalg.eigh(h)
+    rotated = values * (vectors.T @ x)
+    low = torch.zeros_like(x[0])
+    width = torch.where(x.norm() > radius, rotated.norm() / radius, 0.0)
+    parts = torch.linspace(0, 1, CANDIDATES + 1, dtype=x.dtype, device=x.device)
+    for _ in range(9):
+        tried = low + width * parts
+        outside = (rotated / (values + tried[:, None])).norm(dim=1) > radius
+        low = tried.take((outside.sum() - 1).clamp(min=0))
+        width = width / CANDIDATES
+    return vectors @ (rotated / (values + low + width))

@@ -1,0 +1,244 @@
+"""Rounds of a stream that are played and paid one after the other, and what they cost in hindsight."""
+
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from datamodules.arguments import at_least, one_of
+from datamodules.batches import TableBatch
+from datamodules.loading.world import rank, summed, world_size
+from lightning_modules.distributed.per_sample import gather_rows, share_sizes
+from lightning_modules.full_precision import require_double
+from lightning_modules.interfaces import Table, TrainingRows, require
+from lightning_modules.optimization.optimistic_omd.optimizers import OnlineOptimizer, OptimisticOMD
+from lightning_modules.optimization.optimistic_omd.regret import least_on_ball, quadratic, regret_of_quadratics
+from lightning_modules.training.logging import log_same, log_training
+
+LOSSES: Mapping[str, Callable[[Tensor, Any], Tensor]] = {
+    "linear": lambda output, target: output[:, 0],
+    "squared": lambda output, target: (output[:, 0] - target).square() / 2,
+    "logistic": lambda output, target: F.softplus(-target * output[:, 0]),
+    "cross_entropy": partial(F.cross_entropy, reduction="none"),
+}
+"""Losses of outputs `[n, K]` and targets `[n]`, each `[n]`."""
+DRAWN_ROUNDS = 1000
+"""Rounds that the table of regrets has, at most."""
+MEASURED = ("loss", "rows", "gradient_variation", "expected", "noise")
+"""Of each round, before the gradient of its expected loss at 0."""
+ACCURACY = 1e-6
+"""Of the least loss of a stream, relative to its size, where that is not known in closed form."""
+
+
+class OnlineLearning(LightningModule):
+    """Play every round of a stream once, with parameters that begin at 0 and stay in a ball; one process or several.
+
+    The network is in evaluation mode, and linear in the trained parameters, so that losses are convex in them.
+
+    Args:
+        network: maps features `[n, ...]` to outputs `[n, K]`; one output but for `cross_entropy`.
+        loss: `linear`, the output itself; `squared`; `logistic` with targets -1 and 1; or `cross_entropy`.
+        optimizer: `OptimisticOMD`, `OptimisticEnsemble` or a baseline, built on the trained parameters.
+        rows_per_round: rows of a round over all processes, whose losses are averaged; a batch has one round or several.
+        ridge: half of it times the squared norm of the parameters is added to each round's loss.
+        trained: name of the part of the network that learns, such as its last layer; None trains all of it.
+
+    Raises:
+        ValueError: if an argument is out of range; in training, if a gradient is beyond the optimizer's G.
+        TypeError: if the optimizer is none of the package.
+    """
+
+    previous: Tensor
+    radius: Tensor
+    curvature: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        loss: Literal["linear", "squared", "logistic", "cross_entropy"] = "linear",
+        optimizer: OptimizerCallable = partial(OptimisticOMD, D=2.0, G=1.0),  # noqa: B008
+        rows_per_round: int = 1,
+        ridge: float = 0.0,
+        trained: str | None = None,
+    ) -> None:
+        super().__init__()
+        one_of(LOSSES, loss=loss)
+        at_least(1, rows_per_round=rows_per_round)
+        at_least(0, ridge=ridge)
+        self.automatic_optimization = False
+        self.network = network.eval().requires_grad_(False)
+        names = dict(network.named_modules())
+        if trained is not None and trained not in names:
+            raise ValueError(
+                f"trained must be a part of the network, one of {', '.join(filter(None, names))}, got {trained}"
+            )
+        learning = names[trained or ""].requires_grad_(True)
+        for parameter in learning.parameters():
+            nn.init.zeros_(parameter)
+        self.names = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
+        self.loss = LOSSES[loss]
+        self.optimizer = optimizer
+        self.rows_per_round = rows_per_round
+        self.ridge = ridge
+        self.register_buffer("previous", torch.zeros(sum(each.numel() for each in self._learning), dtype=torch.float64))
+        for name in ("radius", "curvature"):
+            self.register_buffer(name, torch.zeros((), dtype=torch.float64))
+        self.history: list[Tensor] = []
+        self.order: list[Tensor] = []
+        self.found: tuple[dict[str, Tensor], dict[str, Tensor]] | None = None
+
+    @property
+    def _learning(self) -> list[nn.Parameter]:
+        return [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+
+    def setup(self, stage: str) -> None:
+        require_double(self.trainer, "OnlineLearning")
+
+    def train(self, mode: bool = True) -> "OnlineLearning":
+        super().train(mode)
+        self.network.eval()
+        return self
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.network(features)
+
+    def training_step(self, batch: TableBatch, batch_idx: int) -> dict[str, Tensor]:
+        size, step = batch["global_size"], self.rows_per_round
+        if "curvature" in batch:
+            self.curvature.copy_(batch["curvature"] + self.ridge)
+        rounds = [self._round(batch, start, min(start + step, size)) for start in range(0, size, step)]
+        self.history.append(torch.stack(rounds))
+        self.order.append(whole_order(batch["index"], size))
+        self.found = None
+        return {"loss": log_training(self, batch, self.history[-1][:, 0].mean())}
+
+    def _round(self, batch: TableBatch, start: int, stop: int) -> Tensor:
+        """Play a round and end it, and measure it: `MEASURED` and, where it is known, the expected gradient at 0."""
+        own = slice(*(-(-(place - rank()) // world_size()) for place in (start, stop)))  # rows that this process has
+        target = batch["target"][own] if "target" in batch else None
+        losses = self.loss(self.network(batch["features"][own]), target)
+        gradient = torch.autograd.grad(losses.sum(), self._learning)
+        sums = [losses.detach().sum()[None], *(each.flatten() for each in gradient)]
+        if known := "mean_gradient" in batch:
+            sums += [batch["gradient_noise"][own].sum()[None], batch["mean_gradient"][own].sum(0)]
+        total = torch.cat(sums)
+        total = (summed(total) if world_size() > 1 else total) / (stop - start)
+        optimizer: Any = self.optimizers()
+        x = optimizer.point
+        loss = total[0] + self.ridge / 2 * x.square().sum()
+        g = total[1 : 1 + len(x)] + self.ridge * x
+        measured = [loss, torch.full_like(loss, stop - start), (g - self.previous).square().sum()]
+        if known:
+            noise, slope = total[1 + len(x)] / (stop - start), total[2 + len(x) :]
+            measured += [quadratic(x, slope, self.curvature), noise, *slope]
+        self.previous.copy_(g)
+        for parameter, part in zip(self._learning, g.split([each.numel() for each in self._learning]), strict=True):
+            parameter.grad = part.view_as(parameter)
+        optimizer.step()
+        return torch.stack(measured)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        optimizer: Any = self.optimizers()
+        optimizer.check()
+
+    def test_step(self, batch: TableBatch, batch_idx: int) -> None:
+        """Measure nothing: what is tested is how the stream was played, from all of it."""
+
+    def on_test_epoch_end(self) -> None:
+        for name, value in self._hindsight()[0].items():
+            log_same(self, f"test/{name}", value)
+
+    @property
+    def tables(self) -> Mapping[str, Table]:
+        """Regret over the rounds, against the best point of all and, where they are known, those of each."""
+        if not self.history:
+            return {}
+        curves = self._hindsight()[1]
+        rounds = len(next(iter(curves.values())))
+        shown = torch.arange(rounds - 1, -1, -math.ceil(rounds / DRAWN_ROUNDS)).flip(0)
+        columns = {
+            "round": (shown + 1).tolist() * len(curves),
+            "comparator": [name for name in curves for _ in shown],
+            "regret": torch.cat([curve[shown] for curve in curves.values()]).tolist(),
+        }
+        return {"regret": Table(columns)}
+
+    def _hindsight(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Compute metrics, and the regret up to each round by its comparator; the same on all processes."""
+        if self.found is None:
+            with torch.inference_mode(False), torch.enable_grad():
+                history = torch.cat([each.cpu() for each in self.history])
+                loss, rows, variation, *known = history[:, : len(MEASURED)].T
+                metrics = {"loss": loss.mean(), "gradient_variation": variation.sum()}
+                own, curves = self._known(known, history) if known else self._observed(loss, rows)
+                self.found = {**metrics, **own}, curves
+        return self.found
+
+    def _known(self, known: list[Tensor], history: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        expected, noise = known
+        slope = history[:, len(MEASURED) :]
+        regret = regret_of_quadratics(expected, slope, self.curvature.item(), self.radius.item())
+        metrics = {
+            "static_regret": regret.static.sum(),
+            "dynamic_regret": regret.dynamic.sum(),
+            "path_length": regret.path_length,
+            "stochastic_variance": noise.sum(),
+            "adversarial_variation": regret.adversarial_variation,
+        }
+        return metrics, {"best of all rounds": regret.static.cumsum(0), "best of each round": regret.dynamic.cumsum(0)}
+
+    def _observed(self, loss: Tensor, rows: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        data = require(self.trainer.datamodule, TrainingRows, "OnlineLearning")  # type: ignore[attr-defined]
+        stream = data.training_rows
+        features, target = stream["features"].to(self.previous), stream["target"].to(self.device)
+        order, sizes = torch.cat([each.cpu() for each in self.order]), rows.long()
+        part = (1 / rows).repeat_interleave(sizes)
+        weight = torch.zeros(len(target), dtype=part.dtype).index_add(0, order, part).to(features)
+
+        def losses(u: Tensor) -> Tensor:
+            parts = u.split([each.numel() for each in self._learning])
+            named = {
+                name: part.view_as(each) for name, part, each in zip(self.names, parts, self._learning, strict=True)
+            }
+            return self.loss(functional_call(self.network, named, (features,)), target)
+
+        def objective(u: Tensor) -> tuple[Tensor, Tensor]:
+            u = u.detach().clone().requires_grad_()
+            value = weight @ losses(u) + len(loss) * self.ridge / 2 * u.square().sum()
+            return value.detach(), torch.autograd.grad(value, u)[0]
+
+        best = least_on_ball(objective, torch.zeros_like(self.previous), self.radius.item(), ACCURACY)
+        own = (losses(best.point).detach().cpu()[order] * part).cumsum(0)[sizes.cumsum(0) - 1]
+        penalty = self.ridge / 2 * best.point.square().sum().cpu() * torch.arange(1, len(loss) + 1)
+        static = loss.cumsum(0) - own - penalty
+        return {"static_regret": static[-1], "comparator_gap": best.gap}, {"best of all rounds": static}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["rounds"] = {key: [each.cpu() for each in getattr(self, key)] for key in ("history", "order")}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.history, self.order = (checkpoint["rounds"][key] for key in ("history", "order"))
+
+    def configure_optimizers(self) -> OnlineOptimizer:
+        optimizer = self.optimizer(self._learning)
+        if not isinstance(optimizer, OnlineOptimizer):
+            raise TypeError(f"optimizer must be one of optimistic_omd, got {type(optimizer).__name__}")
+        self.radius.fill_(optimizer.radius)
+        return optimizer
+
+
+def whole_order(index: Tensor, size: int) -> Tensor:
+    """Give the positions of a batch's rows over all processes, `[size]`, in the order of the stream."""
+    if world_size() == 1:
+        return index
+    places = torch.cat([torch.arange(process, size, world_size()) for process in range(world_size())])
+    order = torch.empty(size, dtype=index.dtype, device=index.device)
+    order[places.to(index.device)] = gather_rows(index, share_sizes(size))
+    return order

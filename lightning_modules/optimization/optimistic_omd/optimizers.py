@@ -1,0 +1,286 @@
+"""Optimizers that play a point of a ball in every round of a stream: optimistic mirror descent and what it is compared
+with. The equations are those of the package's docstring.
+
+A step is given the gradient of a round at the point that was played, and plays the next point at once, with its hint:
+the parameters hold x_{t+1} before anything of round t + 1 is seen. So `loss.backward(); optimizer.step()` of any
+training loop is a round, whatever the parameters are part of.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from datamodules.arguments import at_least, one_of, positive
+from lightning_modules.optimization.optimistic_omd.ball import project, project_in_norm
+
+Memory = dict[str, Tensor]
+
+
+class OnlineOptimizer(Optimizer, ABC):
+    """Play a point of the ball of diameter D around the origin in every round; all parameters together are the point.
+
+    Their start is moved into the ball. What a learner remembers is in `state`, and so in checkpoints.
+
+    Args:
+        params: parameters of one type and on one device, without groups.
+        D: diameter of the ball.
+        G: bound on the norm of all gradients, noise included.
+
+    Raises:
+        ValueError: if an argument is out of range, or there are groups.
+    """
+
+    def __init__(self, params: Iterable[Any], D: float, G: float) -> None:
+        positive(D=D, G=G)
+        super().__init__(params, {})
+        if len(self.param_groups) > 1:
+            raise ValueError(
+                f"{type(self).__name__} takes all parameters as one point, got {len(self.param_groups)} groups"
+            )
+        self.D = D
+        self.G = G
+        self.radius = D / 2
+        x = project(self.point, self.radius)
+        zero = torch.zeros_like(x[0])
+        self._play(x)
+        self.state[self._parameters[0]] = {"round": zero, "beyond": zero.new_zeros(2), **self.begin(x)}
+
+    @abstractmethod
+    def begin(self, x: Tensor) -> Memory:
+        """Make what is remembered before the first round, in which x `[d]` is played."""
+
+    @abstractmethod
+    def decide(self, gradient: Tensor, memory: Memory) -> Tensor:
+        """Give the next round's point `[d]`.
+
+        Args:
+            gradient: of the round that has ended, at the point that was played, `[d]`.
+            memory: what is remembered, brought up to date here; `round` counts the rounds that have ended.
+        """
+
+    @property
+    def _parameters(self) -> list[Tensor]:
+        return self.param_groups[0]["params"]
+
+    @property
+    def memory(self) -> Memory:
+        """Give what is remembered of the rounds."""
+        return self.state[self._parameters[0]]
+
+    @property
+    def point(self) -> Tensor:
+        """The point that is played in the round to come, `[d]`."""
+        return torch.cat([each.detach().flatten() for each in self._parameters])
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """End a round, by the gradients that the parameters have, and play the next point."""
+        with torch.enable_grad():
+            loss = None if closure is None else closure()
+        none = [torch.zeros_like(each) if each.grad is None else each.grad for each in self._parameters]
+        gradient, memory = torch.cat([each.flatten() for each in none]), self.memory
+        memory["round"] += 1
+        norm = gradient.norm()
+        beyond = ~(norm <= self.G * (1 + 1e-9)) & (memory["beyond"][0] == 0)  # also one that is not finite
+        memory["beyond"] = torch.where(beyond, torch.stack([memory["round"], norm]), memory["beyond"])
+        self._play(self.decide(gradient, memory))
+        return loss
+
+    def check(self) -> None:
+        """Refuse what happened if a gradient was beyond G. It waits for the device, so `step` leaves it to the caller.
+
+        Raises:
+            ValueError: names the first such round.
+        """
+        number, norm = self.memory["beyond"].tolist()
+        if number:
+            raise ValueError(
+                f"G is {self.G:g}, and the gradient of round {number:.0f} has norm {norm:g}: state a G that bounds all "
+                f"gradients, noise included"
+            )
+
+    def _play(self, x: Tensor) -> None:
+        sizes = [each.numel() for each in self._parameters]
+        for parameter, part in zip(self._parameters, x.split(sizes), strict=True):
+            parameter.data.copy_(part.view_as(parameter))
+
+
+class OptimisticOMD(OnlineOptimizer):
+    """Take optimistic mirror descent's steps, with the last gradient as hint, for three kinds of losses.
+
+    Args:
+        params: parameters of one type and on one device, without groups.
+        D: diameter of the ball.
+        G: bound on the norm of all gradients, noise included.
+        L: smoothness of the expected losses.
+        mode: `convex`, `strongly_convex` or `exp_concave` losses.
+        modulus: lambda of strongly convex, alpha of exp-concave losses.
+        delta: added to 4 G^2 in the step size of convex losses; None takes 10 D^2 L^2.
+        hint: whether the last gradient is expected again, or 0.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        D: float,
+        G: float,
+        L: float = 1.0,
+        mode: Literal["convex", "strongly_convex", "exp_concave"] = "convex",
+        modulus: float | None = None,
+        delta: float | None = None,
+        hint: bool = True,
+    ) -> None:
+        one_of(("convex", "strongly_convex", "exp_concave"), mode=mode)
+        at_least(0, L=L, delta=delta)
+        positive(D=D, G=G, modulus=modulus)
+        if (modulus is None) != (mode == "convex"):
+            raise ValueError(
+                f"modulus must be {'left out' if mode == 'convex' else 'given'} for mode {mode}, got {modulus}"
+            )
+        self.mode = mode
+        self.modulus = modulus or 0.0
+        self.delta = 10 * D**2 * L**2 if delta is None else delta
+        self.beta = 0.5 * min(1 / (4 * G * D), self.modulus)
+        self.hint = hint
+        super().__init__(params, D, G)
+
+    def begin(self, x: Tensor) -> Memory:
+        memory = {"anchor": x, "hint": torch.zeros_like(x), "variation": torch.zeros_like(x[0])}
+        if self.mode == "exp_concave":
+            scale = 1 + self.beta * self.G**2 / 2
+            identity = torch.eye(len(x), dtype=x.dtype, device=x.device)
+            memory |= {"h": scale * identity, "inverse": identity / scale}
+        return memory
+
+    def step_size(self, memory: Memory) -> Tensor:
+        """Compute eta_t of the round after those that have ended; that of exp-concave losses is in H_t."""
+        if self.mode == "convex":
+            return self.D / (self.delta + 4 * self.G**2 + memory["variation"]).sqrt()
+        return 2 / (self.modulus * (memory["round"] + 1)) if self.mode == "strongly_convex" else memory["round"] * 0 + 1
+
+    def decide(self, gradient: Tensor, memory: Memory) -> Tensor:
+        memory["round"] -= 1  # the round's own step size and matrix
+        memory["anchor"] = self._moved(gradient, memory)
+        memory["round"] += 1
+        memory["variation"] = memory["variation"] + (gradient - memory["hint"]).square().sum()
+        if self.mode == "exp_concave":
+            memory["h"] = memory["h"] + self.beta / 2 * torch.outer(gradient, gradient)
+            memory["inverse"] = sherman_morrison(memory["inverse"], gradient, self.beta / 2)
+        if not self.hint:
+            return memory["anchor"]
+        memory["hint"] = gradient
+        return self._moved(gradient, memory)
+
+    def _moved(self, gradient: Tensor, memory: Memory) -> Tensor:
+        """Move the anchor against a gradient, and back into the ball."""
+        if self.mode == "exp_concave":
+            return project_in_norm(memory["anchor"] - memory["inverse"] @ gradient, memory["h"], self.radius)
+        return project(memory["anchor"] - self.step_size(memory) * gradient, self.radius)
+
+
+def sherman_morrison(inverse: Tensor, u: Tensor, c: float) -> Tensor:
+    """Compute (H + c u u^T)^-1 from H^-1 `[d, d]` and u `[d]`."""
+    moved = inverse @ u
+    return inverse - torch.outer(moved, moved) * (c / (1 + c * (u @ moved)))
+
+
+class OptimisticEnsemble(OnlineOptimizer):
+    """Weigh learners of fixed step sizes by optimistic Hedge, for comparators that move; one gradient a round.
+
+    The step sizes double from D / (G sqrt(T)) until 1 / (8 L) is reached, which is one step alone where that is less.
+
+    Args:
+        params: parameters of one type and on one device, without groups.
+        D: diameter of the ball.
+        G: bound on the norm of all gradients, noise included.
+        T: rounds of the stream.
+        L: smoothness of the expected losses, positive.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    def __init__(self, params: Iterable[Any], D: float, G: float, T: int, L: float = 1.0) -> None:
+        at_least(1, T=T)
+        positive(D=D, G=G, L=L)
+        self.L = L
+        least = D / (G * math.sqrt(T))
+        doublings = max(0, math.ceil(math.log2(1 / (8 * L) / least) - 1e-9))
+        self.step_sizes = [least * 2.0**power for power in range(doublings + 1)]
+        super().__init__(params, D, G)
+
+    def begin(self, x: Tensor) -> Memory:
+        points = x.repeat(len(self.step_sizes), 1)
+        same = torch.full_like(points[:, 0], -math.log(len(points)))
+        zero = torch.zeros_like(same)
+        memory = {"points": points, "anchors": points.clone(), "switching": zero, "expected": zero.clone()}
+        return {**memory, "log_weight": same, "weight": same.exp(), "error": torch.ones_like(x[0])}
+
+    def rate(self, memory: Memory) -> Tensor:
+        """Compute eps_t = min{1 / (8 D^2 L), (1 + sum ||l_s - m_s||_inf^2)^(-1/2)} of the round to come."""
+        return memory["error"].rsqrt().clamp(max=1 / (8 * self.D**2 * self.L))
+
+    def decide(self, gradient: Tensor, memory: Memory) -> Tensor:
+        loss = memory["points"] @ gradient + memory["switching"]
+        memory["log_weight"] = (memory["log_weight"] - self.rate(memory) * loss).log_softmax(0)
+        memory["error"] = memory["error"] + (loss - memory["expected"]).abs().max().square()
+        step_sizes = torch.tensor(self.step_sizes, dtype=gradient.dtype, device=gradient.device)[:, None]
+        memory["anchors"] = project(memory["anchors"] - step_sizes * gradient, self.radius)
+        points = project(memory["anchors"] - step_sizes * gradient, self.radius)
+        memory["switching"] = 2 * self.L * (points - memory["points"]).square().sum(1)
+        memory["points"] = points
+        memory["expected"] = points @ gradient + memory["switching"]
+        memory["weight"] = (memory["log_weight"] - self.rate(memory) * memory["expected"]).softmax(0)
+        return memory["weight"] @ points
+
+
+class OnlineGradientDescent(OnlineOptimizer):
+    """Take online gradient descent's steps of size D / (G sqrt(t)), which expects nothing of the next round."""
+
+    def begin(self, x: Tensor) -> Memory:
+        return {}
+
+    def decide(self, gradient: Tensor, memory: Memory) -> Tensor:
+        return project(self.point - self.D / (self.G * memory["round"].sqrt()) * gradient, self.radius)
+
+
+class OptimisticFTRL(OnlineOptimizer):
+    """Follow the regularised leader with the last gradient as hint, as Sachs et al. do for the same streams.
+
+    Args:
+        params: parameters of one type and on one device, without groups.
+        D: diameter of the ball.
+        G: bound on the norm of all gradients, noise included.
+        nu: part of the denominator of the step size that is there from the start.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    def __init__(self, params: Iterable[Any], D: float, G: float, nu: float = 1.0) -> None:
+        positive(nu=nu)
+        self.nu = nu
+        super().__init__(params, D, G)
+
+    def begin(self, x: Tensor) -> Memory:
+        zero = torch.zeros_like(x)
+        return {"sum": zero, "hint": zero.clone(), "weighted_variation": zero[0].clone()}
+
+    def step_size(self, memory: Memory) -> Tensor:
+        """Compute eta_t = D^2 / (nu + sum_{s<t} eta_s ||g_s - M_s||^2)."""
+        return self.D**2 / (self.nu + memory["weighted_variation"])
+
+    def decide(self, gradient: Tensor, memory: Memory) -> Tensor:
+        own = self.step_size(memory) * (gradient - memory["hint"]).square().sum()
+        memory["weighted_variation"] = memory["weighted_variation"] + own
+        memory["sum"] = memory["sum"] + gradient
+        memory["hint"] = gradient
+        return project(-self.step_size(memory) / 2 * (memory["sum"] + gradient), self.radius)

@@ -1,0 +1,106 @@
+"""The best points of a ball in hindsight, and what was lost by not playing them."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_modules.optimization.optimistic_omd.ball import project
+
+
+def quadratic(u: Tensor, slope: Tensor, curvature: float | Tensor) -> Tensor:
+    """Compute curvature ||u||^2 / 2 + <slope, u> of points `[..., d]`."""
+    return curvature / 2 * u.square().sum(-1) + (slope * u).sum(-1)
+
+
+def least_of_quadratic(slope: Tensor, curvature: float, radius: float) -> Tensor:
+    """Give the points of the ball where `quadratic` is least, for slopes `[..., d]` and a curvature of at least 0."""
+    length = slope.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(slope.dtype).tiny)
+    scale = radius / length
+    return -slope * (scale.clamp(max=1 / curvature) if curvature else scale)
+
+
+class Regret(NamedTuple):
+    """Lost in each round of a stream whose expected losses are known, and what these are."""
+
+    static: Tensor
+    """F_t(x_t) - F_t(u), `[T]`, with u the best point for the whole stream."""
+    dynamic: Tensor
+    """F_t(x_t) - F_t(u_t), `[T]`, with u_t the best point of each round."""
+    path_length: Tensor
+    """sum_t ||u_t - u_{t-1}||."""
+    adversarial_variation: Tensor
+    """Sigma^2 = sum_t max_x ||grad F_t - grad F_{t-1}||^2, F_0 = 0."""
+
+
+def regret_of_quadratics(expected: Tensor, slope: Tensor, curvature: float, radius: float) -> Regret:
+    """Compare with the best points where F_t(x) = curvature ||x||^2 / 2 + <slope_t, x>.
+
+    Args:
+        expected: F_t(x_t), `[T]`.
+        slope: of each round, `[T, d]`.
+        curvature: of all rounds.
+        radius: of the ball.
+    """
+    fixed = least_of_quadratic(slope.mean(0), curvature, radius)
+    moving = least_of_quadratic(slope, curvature, radius)
+    first = (curvature * radius + slope[0].norm()).square()
+    return Regret(
+        expected - quadratic(fixed, slope, curvature),
+        expected - quadratic(moving, slope, curvature),
+        moving.diff(dim=0).norm(dim=1).sum(),
+        first + slope.diff(dim=0).square().sum(),
+    )
+
+
+class Best(NamedTuple):
+    """A point of the ball, its value, and a bound on how far that is above the least one."""
+
+    point: Tensor
+    value: Tensor
+    gap: Tensor
+
+
+def least_on_ball(
+    objective: Callable[[Tensor], tuple[Tensor, Tensor]],
+    start: Tensor,
+    radius: float,
+    accuracy: float,
+    steps: int = 3000,
+) -> Best:
+    """Minimise a convex function over the ball by accelerated projected gradients that begin anew where they overshoot.
+
+    Since f is convex, f(x) - min f <= <grad f(x), x> + radius ||grad f(x)||, which says when it is done.
+
+    Args:
+        objective: gives value and gradient `[d]` at a point `[d]`.
+        start: a point of the ball.
+        radius: of the ball.
+        accuracy: of the value, relative to 1 + its size.
+        steps: at most so many.
+    """
+    x = y = start
+    value, gradient = objective(x)
+    momentum, smoothness = 1.0, 1.0
+    for _ in range(steps):
+        gap = gradient @ x + radius * gradient.norm()
+        if gap <= accuracy * (1 + value.abs()):
+            break
+        value_y, gradient_y = objective(y)
+        while True:
+            new = project(y - gradient_y / smoothness, radius)
+            moved = new - y
+            new_value, new_gradient = objective(new)
+            bound = value_y + gradient_y @ moved + smoothness / 2 * moved.square().sum()
+            if new_value <= bound + 1e-12 * (1 + value_y.abs()):
+                break
+            smoothness *= 2
+        grown = (1 + (1 + 4 * momentum**2) ** 0.5) / 2
+        ahead = (momentum - 1) / grown
+        if (y - new) @ (new - x) > 0:
+            grown, ahead = 1.0, 0.0
+        y = new + ahead * (new - x)
+        x, value, gradient, momentum = new, new_value, new_gradient, grown
+        smoothness *= 0.8
+    return Best(x, value, gradient @ x + radius * gradient.norm())

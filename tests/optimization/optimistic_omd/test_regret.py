@@ -1,0 +1,75 @@
+"""The best points in hindsight against independent solvers."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize
+from torch import Tensor
+
+from lightning_modules.optimization.optimistic_omd.ball import project
+from lightning_modules.optimization.optimistic_omd.regret import (
+    least_of_quadratic,
+    least_on_ball,
+    quadratic,
+    regret_of_quadratics,
+)
+
+
+def numbers(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("curvature", [0.0, 0.3, 5.0])
+def test_no_point_of_the_ball_is_below_the_least_of_a_quadratic(curvature: float) -> None:
+    slope = torch.cat([numbers(20, 3), torch.zeros(1, 3, dtype=torch.float64)])
+    best = least_of_quadratic(slope, curvature, 1.4)
+    assert (best.norm(dim=1) <= 1.4 + 1e-12).all()
+    others = project(3 * numbers(5000, 3, seed=1), 1.4)
+    value = quadratic(best, slope, curvature)
+    assert (quadratic(others[:, None], slope, curvature) >= value - 1e-12).all()
+
+
+@pytest.mark.parametrize("radius", [0.5, 2.0, 50.0])
+def test_a_stream_of_logistic_losses_has_the_least_that_scipy_finds(radius: float) -> None:
+    rows, sign = numbers(300, 4), numbers(300, seed=1).sign()
+
+    def objective(u: Tensor) -> tuple[Tensor, Tensor]:
+        margin = sign * (rows @ u)
+        return torch.nn.functional.softplus(-margin).sum(), -(sign * torch.sigmoid(-margin)) @ rows
+
+    def own(u: np.ndarray) -> float:
+        return np.logaddexp(0, -(sign.numpy() * (rows.numpy() @ u))).sum()
+
+    ball = {"type": "ineq", "fun": lambda u: radius**2 - u @ u}
+    theirs = minimize(own, np.zeros(4), method="SLSQP", constraints=[ball], options={"ftol": 1e-14, "maxiter": 500})
+    best = least_on_ball(objective, torch.zeros(4, dtype=torch.float64), radius, 1e-9)
+    assert best.gap <= 1e-9 * (1 + best.value)
+    assert best.value.item() == pytest.approx(theirs.fun, rel=1e-7)
+
+
+def test_the_gap_bounds_what_an_unfinished_search_misses() -> None:
+    root = numbers(8, 8)
+
+    def objective(u: Tensor) -> tuple[Tensor, Tensor]:
+        return (root @ (u - 3)).square().sum() / 2, root.T @ (root @ (u - 3))
+
+    start = torch.zeros(8, dtype=torch.float64)
+    few, many = (least_on_ball(objective, start, 1.0, 1e-12, steps) for steps in (3, 5000))
+    assert 0 < few.value - many.value <= few.gap
+
+
+def test_regret_of_quadratics_is_that_of_their_definition() -> None:
+    slope, x, curvature = numbers(50, 3), project(numbers(50, 3, seed=1), 1.0), 0.4
+    expected = curvature / 2 * (x**2).sum(1) + (slope * x).sum(1)
+    found = regret_of_quadratics(expected, slope, curvature, 1.0)
+    grid = project(2 * numbers(20_000, 3, seed=2), 1.0)
+    values = quadratic(grid[:, None], slope, curvature)  # [points, rounds]
+    assert (expected.sum() - values.sum(1).min()).item() == pytest.approx(found.static.sum().item(), abs=0.3)
+    assert found.static.sum() >= expected.sum() - values.sum(1).min() - 1e-9
+    assert (expected - values.amin(0)).sum().item() == pytest.approx(found.dynamic.sum().item(), abs=1.0)
+    assert (found.dynamic >= expected - values.amin(0) - 1e-9).all()
+    # The change of a gradient is the same everywhere; from F_0 = 0 it is greatest at the boundary.
+    gradient = curvature * grid[:, None] + slope
+    assert found.adversarial_variation.item() == pytest.approx(
+        (gradient[:, 0].square().sum(1).max() + slope.diff(dim=0).square().sum()).item(), abs=0.05
+    )
