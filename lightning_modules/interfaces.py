@@ -265,6 +265,18 @@ class TableSource(Protocol):
 
 
 @runtime_checkable
+class BakedNetwork(Protocol):
+    """A module whose network works with weights that are functions of those it trains."""
+
+    def baked(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Give the weights that it works with in evaluation mode, by the plain network's names, and what they are.
+
+        The second is by layer, and JSON can hold it.
+        """
+        ...
+
+
+@runtime_checkable
 class Detector(Protocol):
     """A module that tells out-of-distribution or adversarial inputs from in-distribution ones."""
 

@@ -57,12 +57,16 @@ class SoftLabels:
         mixup_alpha: of mixup's Beta distribution; 0 leaves it out.
         cutmix_alpha: of CutMix's; 0 leaves it out.
         smoothing: the part of a label that is spread over all classes, in [0, 1).
+        all_right: whether for binary cross-entropy all classes of a mixed image are right, as in DeiT III, in place of
+            each in its part.
 
     Raises:
         ValueError: if an argument is out of range.
     """
 
-    def __init__(self, mixup_alpha: float = 0.8, cutmix_alpha: float = 1.0, smoothing: float = 0.0) -> None:
+    def __init__(
+        self, mixup_alpha: float = 0.8, cutmix_alpha: float = 1.0, smoothing: float = 0.0, all_right: bool = True
+    ) -> None:
         for key, value in {"mixup_alpha": mixup_alpha, "cutmix_alpha": cutmix_alpha}.items():
             if value < 0:
                 raise ValueError(f"{key} must be at least 0, got {value}")
@@ -71,6 +75,7 @@ class SoftLabels:
         self.mixup_alpha = mixup_alpha
         self.cutmix_alpha = cutmix_alpha
         self.smoothing = smoothing
+        self.all_right = all_right
 
     @property
     def mixes(self) -> bool:
@@ -88,19 +93,19 @@ class SoftLabels:
         return image, soft * (1 - self.smoothing) + self.smoothing / num_classes
 
 
-def soft_cross_entropy(logits: Tensor, target: Tensor, binary: bool = False) -> Tensor:
+def soft_cross_entropy(logits: Tensor, target: Tensor, binary: bool = False, all_right: bool = True) -> Tensor:
     """Average the cross-entropy of logits `[B, K]` with labels `[B]` or probabilities `[B, K]`.
 
     Args:
         logits: of the images, mixed or not.
         target: labels, int64, or what `SoftLabels` gives without smoothing.
-        binary: whether each class is a question of its own, answered with yes for every class that has a part in the
-            image, and the average is over classes, too.
+        binary: whether each class is a question of its own, and the average is over classes, too.
+        all_right: whether its answer is yes for every class that has a part in the image, or that part.
     """
     if not binary:
         return F.cross_entropy(logits, target)
     soft = target if target.is_floating_point() else F.one_hot(target, logits.shape[1])
-    return F.binary_cross_entropy_with_logits(logits, (soft > 0).to(logits.dtype))
+    return F.binary_cross_entropy_with_logits(logits, (soft > 0 if all_right else soft).to(logits.dtype))
 
 
 def _mixed(mix: MixUp | CutMix, image: Tensor, soft: Tensor) -> tuple[Tensor, Tensor]:

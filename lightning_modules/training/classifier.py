@@ -63,7 +63,8 @@ def cross_entropy_step(module: Any, batch: Any, soft_labels: SoftLabels | None, 
     if soft_labels is not None:
         inputs, target = soft_labels(inputs, target, module.num_classes)
     logits = module(inputs)
-    step = {"loss": log_training(module, batch, soft_cross_entropy(logits, target, binary))}
+    all_right = soft_labels is None or soft_labels.all_right
+    step = {"loss": log_training(module, batch, soft_cross_entropy(logits, target, binary, all_right))}
     return step if soft_labels is not None and soft_labels.mixes else {**step, "logits": logits.detach()}
 
 

@@ -142,6 +142,49 @@ class WarmupCosine(LambdaLR):
         super().__init__(optimizer, scale)
 
 
+class TimmCosine(LambdaLR):
+    """Raise the learning rate linearly from a first one, lower it along a cosine, and hold the least one, as timm does.
+
+        lr_1 + k (lr - lr_1) / w for k < w,    lr_n + (lr - lr_n) (1 + cos(pi k / n)) / 2 for w <= k < n,    then lr_n
+
+    The cosine counts from the beginning, so that the rate falls a little at the end of the rise. Epochs beyond n are
+    timm's cooldown.
+
+    Args:
+        optimizer: its learning rate is lr, the same in all groups.
+        warmup: w, length of the rise; 0 leaves it out.
+        length: n, length of the cosine.
+        first_lr: lr_1, with which the rise begins.
+        least_lr: lr_n.
+        interval: the unit of both lengths, epoch or step (a batch).
+
+    Raises:
+        ValueError: if `warmup` is not below `length`, a rate is negative, or the interval is unknown.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        warmup: int,
+        length: int,
+        first_lr: float,
+        least_lr: float,
+        interval: Literal["epoch", "step"] = "epoch",
+    ) -> None:
+        within(0, length, "[)", warmup=warmup)
+        at_least(0, first_lr=first_lr, least_lr=least_lr)
+        one_of(("epoch", "step"), interval=interval)
+        self.interval = interval
+        [lr] = {group.get("initial_lr", group["lr"]) for group in optimizer.param_groups}
+
+        def scale(k: int) -> float:
+            if k < warmup:
+                return (first_lr + k * (lr - first_lr) / warmup) / lr
+            return (least_lr + (lr - least_lr) * (1 + math.cos(math.pi * min(k / length, 1.0))) / 2) / lr
+
+        super().__init__(optimizer, scale)
+
+
 class PiecewiseConstant(LambdaLR):
     """Hold the learning rate at another multiple of its first value from each of some epochs on.
 

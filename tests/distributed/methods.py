@@ -52,6 +52,7 @@ DIGITS = {"data.init_args.batch_size": 333}  # four batches of 1,300 images, the
 DIGITS_WITH_VALIDATION = {"data.init_args.batch_size": 301}  # four of 1,170 images, the last one of 267
 DIGITS_331 = {"class_path": "datamodules.classification.digits.Digits", "init_args": {"train_size": 331}}
 FEW_DIGITS = {"data.init_args.batch_size": 101, "data.init_args.images": DIGITS_331}  # 101, 101, 101 and 28
+FEW_DIGITS_64 = {"data.init_args.batch_size": 101, "data.init_args.images.init_args.train_size": 331}
 CERTIFIED = {  # ten votes an image, and few images
     "trainer.callbacks.-1.init_args.mode.init_args": {"n0": 10, "n": 100, "alpha": 0.001},
     "trainer.callbacks.-1.init_args.skip": 80,
@@ -161,11 +162,7 @@ METHODS = {
     ),
     "wta_crs": Method(
         "wta_crs/demo",
-        {  # 101, 101, 101 and 28 images
-            "data.init_args.batch_size": 101,
-            "data.init_args.images.init_args.train_size": 331,
-            "trainer.limit_test_batches": 3,
-        },
+        {**FEW_DIGITS_64, "trainer.limit_test_batches": 3},
         {
             "model.init_args.shares": 2,
             "model.init_args.attention": ["*.attn"],
@@ -173,6 +170,22 @@ METHODS = {
             "model.init_args.optimizer": DESCENT,
             "trainer.callbacks.0": LEFT_OUT,  # each process saves its own share of activations
         },
+    ),
+    "nm_sparsity": Method(
+        "nm_sparsity/demo",
+        {**FEW_DIGITS_64, "trainer.limit_test_batches": 3, "model.init_args.fine_tune_epochs": 0},
+        {"model.init_args.optimizer": DESCENT},
+    ),
+    "nm_sparsity_frames": Method(
+        "nm_sparsity/demo_mlp",
+        {
+            **FEW_DIGITS,
+            "model.init_args.way": "sdgf_geometric",
+            "model.init_args.m": 16,
+            "model.init_args.geometric_frames": 2,
+            "model.init_args.fine_tune_epochs": 0,
+        },
+        {"model.init_args.optimizer": DESCENT},
     ),
     "sgd_noise": Method(
         "sgd_noise/demo",

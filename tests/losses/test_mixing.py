@@ -51,12 +51,14 @@ def test_an_image_is_mixed_as_a_whole_or_in_a_rectangle() -> None:
     assert stats.binomtest(sum(blended), 200).pvalue > 1e-3
 
 
-def test_binary_cross_entropy_asks_of_each_class_whether_it_has_a_part_in_the_image() -> None:
+def test_binary_cross_entropy_asks_of_each_class_whether_or_in_what_part_it_is_in_the_image() -> None:
     logits = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     soft = torch.tensor([[1, 0, 0], [0.2, 0.8, 0], [0, 0, 1], [0.5, 0, 0.5]], dtype=torch.float64)
     right = torch.tensor([[1, 0, 0], [1, 1, 0], [0, 0, 1], [1, 0, 1]], dtype=torch.float64)
     expected = -(right * logits.sigmoid().log() + (1 - right) * (-logits).sigmoid().log()).mean()
     torch.testing.assert_close(soft_cross_entropy(logits, soft, binary=True), expected)
+    by_part = -(soft * logits.sigmoid().log() + (1 - soft) * (-logits).sigmoid().log()).mean()
+    torch.testing.assert_close(soft_cross_entropy(logits, soft, binary=True, all_right=False), by_part)
     label = torch.tensor([0, 1, 2, 0])
     one_hot = F.one_hot(label, 3).double()
     torch.testing.assert_close(soft_cross_entropy(logits, label, True), soft_cross_entropy(logits, one_hot, True))

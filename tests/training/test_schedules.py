@@ -13,6 +13,7 @@ from lightning_modules.training.schedules import (
     CosineSchedule,
     HyperbolicOverSteps,
     PiecewiseConstant,
+    TimmCosine,
     WarmupCosine,
     WarmupLinear,
     cosine_factor,
@@ -53,6 +54,18 @@ def test_learning_rates_rise_and_fall_along_a_cosine(warmup: int, rest: int) -> 
     assert rates(WarmupCosine(sgd(), warmup, warmup + rest), len(expected)) == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.mark.parametrize(("warmup", "first", "least"), [(3, 1e-4, 1e-3), (0, 0.0, 0.0)])
+def test_timms_cosine_is_that_of_timm_with_its_cooldown(warmup: int, first: float, least: float) -> None:
+    from timm.scheduler import CosineLRScheduler
+
+    theirs, expected = sgd(), []
+    schedule = CosineLRScheduler(theirs, t_initial=10, lr_min=least, warmup_t=warmup, warmup_lr_init=first)
+    for epoch in range(13):
+        schedule.step(epoch)
+        expected.append(theirs.param_groups[0]["lr"])
+    assert rates(TimmCosine(sgd(), warmup, 10, first, least), 13) == pytest.approx(expected, rel=1e-12)
+
+
 def test_the_rate_rises_from_nought_and_falls_in_lines() -> None:
     found = rates(WarmupLinear(sgd(), warmup=2, length=6), 8)
     assert found == pytest.approx([0, 0.05, 0.1, 0.075, 0.05, 0.025, 0, 0])
@@ -76,6 +89,8 @@ def test_a_hyperbola_is_followed_in_steps() -> None:
         *((CosineSchedule, (5, -1), "constant_epochs"), (WarmupCosine, (5, 5), "warmup")),
         *((WarmupCosine, (-1, 5), "warmup"), (WarmupCosine, (1, 5, "batch"), "interval")),
         *((PiecewiseConstant, ({0: 0.5},), "epoch_in_factors"), (PiecewiseConstant, ({3: -1.0},), "factor")),
+        *((TimmCosine, (5, 5, 0.0, 0.0), "warmup"), (TimmCosine, (1, 5, -1.0, 0.0), "first_lr")),
+        *((TimmCosine, (1, 5, 0.0, 0.0, "batch"), "interval"), (TimmCosine, (1, 5, 0.0, -1.0), "least_lr")),
         *((HyperbolicOverSteps, (0.0,), "half_life"), (HyperbolicOverSteps, (4, 0), "every")),
     ],
 )

@@ -1,0 +1,247 @@
+"""The way from the dense to the N:M network: how mask and pattern follow from step and epoch, and what holds them.
+
+Nothing of it is stored: an interrupted run takes up the same D and pattern from its step and epoch.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from datamodules.arguments import within
+from lightning_modules.efficiency.nm_sparsity.masks import Gradient, decayed_weight, nm_mask
+from lightning_modules.networks.replacement import (
+    FunctionOfThirds,
+    WeightFunction,
+    layers_named,
+    replace_layers,
+    with_function,
+)
+
+Way = Literal["ste", "sr_ste", "mdgf_linear", "mdgf_exponential", "sdgf_stepwise", "sdgf_geometric"]
+WAYS: tuple[Way, ...] = get_args(Way)
+Along = Literal["inputs", "outputs"]
+AXES: dict[Along, int] = {"inputs": 1, "outputs": 0}
+PULL = 2e-4
+"""lambda of SR-STE, of its authors."""
+
+
+def mask_decay(way: Way, rate: float, step: int) -> float:
+    """Compute D at a step that counts from the end of the dense phase.
+
+    Args:
+        way: mdgf_linear gives max(1 - rate step, 0), mdgf_exponential exp(-rate step), others 0.
+        rate: beta or eta, for each step of the optimizer.
+        step: t, at least 0.
+    """
+    if way == "mdgf_linear":
+        return max(1 - rate * step, 0.0)
+    return math.exp(-rate * step) if way == "mdgf_exponential" else 0.0
+
+
+def frames(way: Way, n: int, m: int, epochs: int, geometric_frames: int) -> dict[int, tuple[int, int]]:
+    """List the patterns by the epoch that each begins with, counted from the end of the dense phase.
+
+    Args:
+        way: sdgf_stepwise takes (M-1):M, M/2:M, M/4:M, ..., N:M, sdgf_geometric ..., 4N:4M, 2N:2M, N:M, others N:M.
+        n: N.
+        m: M.
+        epochs: length of all frames together.
+        geometric_frames: number of frames of sdgf_geometric.
+
+    Raises:
+        ValueError: if M / N is no power of two above 1 for sdgf_stepwise.
+    """
+    patterns = [(n, m)]
+    if way == "sdgf_stepwise":
+        halvings = (m // n).bit_length() - 1
+        if m != n * 2**halvings or not halvings:
+            raise ValueError(f"m / n must be a power of two above 1 for sdgf_stepwise, got {m} / {n}")
+        patterns = [(m - 1, m), *((m // 2**frame, m) for frame in range(1, halvings + 1))]
+    elif way == "sdgf_geometric":
+        patterns = [(n * 2**frame, m * 2**frame) for frame in reversed(range(geometric_frames))]
+    return {int(frame * epochs / len(patterns)): pattern for frame, pattern in enumerate(patterns)}
+
+
+class Flow:
+    """Holds what all sparse layers of a network share: the way, and the place on it.
+
+    Until `place` is called they are sparse.
+
+    Args:
+        way: how the network becomes sparse.
+        rate: of the decay of MDGF.
+        gradient: of pruned weights.
+        dense_epochs: epochs before it begins.
+        fine_tune_epochs: last epochs, in which the mask is binary and the pattern N:M.
+        geometric_frames: number of patterns of sdgf_geometric.
+    """
+
+    def __init__(
+        self,
+        way: Way,
+        rate: float,
+        gradient: Gradient = "ste",
+        dense_epochs: int = 0,
+        fine_tune_epochs: int = 0,
+        geometric_frames: int = 4,
+    ) -> None:
+        self.way, self.rate, self.gradient = way, rate, gradient
+        self.dense_epochs, self.fine_tune_epochs = dense_epochs, fine_tune_epochs
+        self.geometric_frames = geometric_frames
+        self.pull = PULL if way == "sr_ste" else 0.0
+        self.dense = False
+
+    def is_dense(self, epoch: int) -> bool:
+        """Say whether an epoch, counted from 0, is of the dense phase."""
+        return epoch < self.dense_epochs
+
+    def decay_at(self, step: int, epoch: int, epochs: int, steps_per_epoch: float) -> float:
+        """Compute D at a step of the optimizer, counted from 0.
+
+        Args:
+            step: of all.
+            epoch: of the step, counted from 0.
+            epochs: of the whole training.
+            steps_per_epoch: steps of the optimizer in an epoch.
+        """
+        if self.is_dense(epoch):
+            return 1.0
+        if epoch >= epochs - self.fine_tune_epochs:
+            return 0.0
+        start = self.dense_epochs * steps_per_epoch if self.dense_epochs else 0
+        return mask_decay(self.way, self.rate, int(step - start))
+
+    def closed(self, epoch: int, epochs: int, steps_per_epoch: float) -> float:
+        """Compute the part of an epoch's steps in which pruned weights are 0; arguments as of `decay_at`."""
+        steps = range(epoch * int(steps_per_epoch), (epoch + 1) * int(steps_per_epoch))
+        return sum(self.decay_at(step, epoch, epochs, steps_per_epoch) == 0 for step in steps) / len(steps)
+
+    def place(
+        self, step: int, epoch: int, epochs: int, steps_per_epoch: float, functions: Sequence["NMWeight"]
+    ) -> None:
+        """Bring layers to where they are in a step of the training; arguments as of `decay_at`."""
+        self.dense = self.is_dense(epoch)
+        decay = self.decay_at(step, epoch, epochs, steps_per_epoch)
+        for function in functions:
+            function.decay.fill_(decay)
+            function.pattern = function.pattern_at(epoch, epochs)
+
+
+class NMWeight(WeightFunction):
+    """Prunes a weight to N:M, on the flow's way in training mode and at its end in evaluation mode.
+
+    Args:
+        n: N.
+        m: M.
+        axis: along which weights are consecutive.
+        flow: of the network.
+    """
+
+    decay: Tensor
+
+    def __init__(self, n: int, m: int, axis: int, flow: Flow) -> None:
+        super().__init__()
+        self.n, self.m, self.axis, self.flow = n, m, axis, flow
+        self.pattern = n, m
+        # A tensor, so that a compiled network is not compiled anew for each of its values.
+        self.register_buffer("decay", torch.zeros(()), persistent=False)
+
+    def pattern_at(self, epoch: int, epochs: int) -> tuple[int, int]:
+        """Give N and M of an epoch, counted from 0, of a training of some epochs."""
+        flow = self.flow
+        since = epoch - flow.dense_epochs
+        length = epochs - flow.dense_epochs - flow.fine_tune_epochs
+        if since >= length:
+            return self.n, self.m
+        found = frames(flow.way, self.n, self.m, length, flow.geometric_frames)
+        return found[max(start for start in found if start <= max(since, 0))]
+
+    def forward(self, weight: Tensor) -> Tensor:
+        if not self.training:
+            return weight * nm_mask(weight, self.n, self.m, self.axis)
+        if self.flow.dense:
+            return weight
+        mask = nm_mask(weight, *self.pattern, self.axis)
+        return decayed_weight(weight, mask, self.decay, self.flow.gradient, self.flow.pull)
+
+    def describe(self) -> dict[str, Any]:
+        along = next(name for name, axis in AXES.items() if axis == self.axis)
+        return {"pattern": f"{self.n}:{self.m}", "along": along}
+
+
+def check_pattern(key: str, n: int, m: int, size: int, axis: int, flow: Flow) -> None:
+    """Refuse a pattern that a layer cannot have.
+
+    Args:
+        key: names the pattern.
+        n: N.
+        m: M.
+        size: length of the layer's axis.
+        axis: along which weights are consecutive.
+        flow: of the network; its patterns must fit, too.
+
+    Raises:
+        ValueError: names the layer, the numbers and what is allowed.
+    """
+    within(1, m, **{f"n of {key}": n})
+    for _, group in frames(flow.way, n, m, 1000, flow.geometric_frames).values():
+        if size % group:
+            what = "fan-in" if axis == 1 else "outputs"
+            raise ValueError(f"m of {key} must divide its {what} {size}, got {group}")
+
+
+def sparsify(
+    network: nn.Module,
+    n: int,
+    m: int,
+    layers: Sequence[str],
+    own: Mapping[str, Sequence[int]],
+    along: Along,
+    flow: Flow,
+) -> list[NMWeight]:
+    """Let layers of a network, in place, work with N:M weights; parameters keep their names.
+
+    Args:
+        network: any network.
+        n: N.
+        m: M.
+        layers: patterns of names, see `layers_named`.
+        own: N and M by patterns of names; behind a slash q, k or v: of these rows of a fused `qkv` alone.
+        along: which weights are consecutive.
+        flow: of the network.
+
+    Raises:
+        ValueError: names the pattern or the layer that does not fit.
+    """
+    kinds, axis = (nn.Linear, nn.Conv2d), AXES[along]
+    found: dict[str, nn.Module] = layers_named(network, layers, kinds, "layers")
+    patterns: dict[str, dict[str, Sequence[int]]] = {name: {"": (n, m)} for name in found}
+    for key, pattern in own.items():
+        names, _, third = key.partition("/")
+        if third not in ("", "q", "k", "v") or len(pattern) != 2:
+            raise ValueError(
+                f"own: {key}: {list(pattern)} must be `<layers>: [n, m]` or `<layers>/<q, k or v>: [n, m]`"
+            )
+        for name, layer in layers_named(network, [names], kinds, "own").items():
+            if third and len(layer.weight) % 3:  # type: ignore[arg-type]
+                raise ValueError(f"own: {key}: {name} has {len(layer.weight)} rows, which are no q, k and v")  # type: ignore[arg-type]
+            thirds = patterns.get(name, {})
+            patterns[name] = {"": pattern} if not third else {k: v for k, v in thirds.items() if k} | {third: pattern}
+            found[name] = layer
+    functions: list[NMWeight] = []
+
+    def made(name: str, layer: Any) -> nn.Module:
+        own_functions = {}
+        for third, (own_n, own_m) in patterns[name].items():
+            size = layer.weight.shape[axis] // (3 if third and axis == 0 else 1)
+            check_pattern(f"{name}/{third}" if third else name, own_n, own_m, size, axis, flow)
+            own_functions[third] = NMWeight(own_n, own_m, axis, flow)
+        functions.extend(own_functions.values())
+        whole = own_functions.get("")
+        return with_function(layer, FunctionOfThirds(own_functions) if whole is None else whole)
+
+    replace_layers(network, found, "layers", made)
+    return functions

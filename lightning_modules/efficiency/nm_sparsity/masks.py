@@ -1,0 +1,77 @@
+"""N:M masks, and the weight that a layer works with while its mask closes.
+
+Of every M consecutive weights along an axis the N of largest magnitude are kept,
+
+    W~ = (m + D (1 - m)) W,   m in {0, 1},   D in [0, 1],
+
+where D = 0 is the sparse network and D = 1 the dense one.
+"""
+
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+Gradient = Literal["ste", "masked"]
+GRADIENTS: tuple[Gradient, ...] = get_args(Gradient)
+
+
+def nm_mask(weight: Tensor, n: int, m: int, axis: int = 1) -> Tensor:
+    """Mark the N weights of largest magnitude among every M; of equal ones the first, so that processes agree.
+
+    Args:
+        weight: `[out, in]` or `[out, in, height, width]`; no gradient goes through the mask.
+        n: N, of 1...M.
+        m: M, divides the length of the axis.
+        axis: along which weights are consecutive: 1 is a layer's inputs, 0 its outputs.
+
+    Returns:
+        Of the weight's shape, bool.
+    """
+    groups = weight.detach().abs().movedim(axis, -1).unflatten(-1, (-1, m))
+    if n == 1:
+        largest = groups.argmax(dim=-1, keepdim=True)
+    else:
+        largest = groups.argsort(dim=-1, descending=True, stable=True)[..., :n]
+    mask = torch.zeros_like(groups, dtype=torch.bool).scatter_(-1, largest, True)
+    return mask.flatten(start_dim=-2).movedim(-1, axis)
+
+
+class _Decayed(torch.autograd.Function):
+    """Multiplies pruned weights by D, and lets through a gradient of one's choice."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, mask: Tensor, decay: Tensor, gradient: Gradient, pull: float) -> Tensor:
+        ctx.gradient, ctx.pull = gradient, pull
+        if gradient == "masked":
+            ctx.save_for_backward(mask, decay)
+        elif pull:
+            ctx.save_for_backward(mask, weight)
+        return torch.where(mask, weight, decay * weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
+        if ctx.gradient == "masked":
+            mask, decay = ctx.saved_tensors
+            gradient = torch.where(mask, gradient, decay * gradient)
+        elif ctx.pull:
+            mask, weight = ctx.saved_tensors
+            gradient = torch.where(mask, gradient, gradient + ctx.pull * weight)
+        return gradient, None, None, None, None
+
+
+def decayed_weight(
+    weight: Tensor, mask: Tensor, decay: Tensor, gradient: Gradient = "ste", pull: float = 0.0
+) -> Tensor:
+    """Compute (m + D (1 - m)) W.
+
+    Args:
+        weight: W.
+        mask: m, bool, of its shape.
+        decay: D, a number in a tensor.
+        gradient: of W for a gradient g of the result: ste gives g, masked gives (m + D (1 - m)) g.
+        pull: lambda of SR-STE, which adds lambda (1 - m) W to g; for ste.
+    """
+    return _Decayed.apply(weight, mask, decay, gradient, pull)

@@ -1,0 +1,130 @@
+"""Count the operations of sparse training, and measure its noise: Adam's second moment."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry, sdpa_flop
+
+from lightning_modules.efficiency.nm_sparsity.flow import Flow, NMWeight
+from lightning_modules.networks.replacement import FunctionOfThirds, layers_of_functions
+
+GIGA = 10**9
+FORMULAS: Any = {**flop_registry, torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop}
+
+
+class Operations(TorchDispatchMode):
+    """Counts the floating-point operations of products within a `with`, by torch's own formulas.
+
+    Torch's own counter follows modules by hooks on tensors, which would stay on the trained weights.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        if (formula := FORMULAS.get(func._overloadpacket)) is not None:
+            self.total += formula(*args, **(kwargs or {}), out_val=output)
+        return output
+
+
+@dataclass
+class ForwardCost:
+    """Floating-point operations of a forward pass."""
+
+    network: float = 0.0
+    layers: dict[str, float] = field(default_factory=dict)
+    """Of the dense layers that become sparse, by name."""
+
+    def training(self, density: Mapping[str, float], gradient_density: Mapping[str, float]) -> float:
+        """Count a training step, where a product costs what its non-zero weights do.
+
+        Each layer takes one product forward, one for its input's gradient, both with the weight that it works with, and
+        one for its weight's gradient.
+
+        Args:
+            density: part of a layer's weights that it works with, by name.
+            gradient_density: part of them that has a gradient.
+        """
+        saved = sum(
+            cost * (2 * (1 - density[name]) + (1 - gradient_density[name])) for name, cost in self.layers.items()
+        )
+        return 3 * self.network - saved
+
+
+@torch.no_grad()
+def forward_cost(network: nn.Module, inputs: Any) -> ForwardCost:
+    """Count the forward pass of one sample, in evaluation mode and not compiled.
+
+    Args:
+        network: has layers that become sparse.
+        inputs: images, or texts as their tokenizer gives them, of one sample or more.
+
+    Raises:
+        ValueError: if a layer is never called.
+    """
+    cost = ForwardCost()
+
+    def note(name: str, layer: Any, output: Tensor) -> None:
+        positions = output.numel() // layer.weight.shape[0]
+        cost.layers[name] = cost.layers.get(name, 0.0) + 2 * positions * layer.weight.numel()
+
+    layers = layers_of_functions(network)
+    handles = [
+        layer.register_forward_hook(lambda layer, _, output, name=name: note(name, layer, output))
+        for name, layer in layers.items()
+    ]
+    one = {key: value[:1] for key, value in inputs.items()} if isinstance(inputs, Mapping) else inputs[:1]
+    operations = Operations()
+    modes = [(part, part.training) for part in network.modules()]
+    network.eval()
+    try:
+        with torch.compiler.set_stance("force_eager"), operations:
+            network(one)
+    finally:
+        for part, training in modes:
+            part.training = training
+        for handle in handles:
+            handle.remove()
+    if unused := [name for name in layers if name not in cost.layers]:
+        raise ValueError(
+            f"layers: {unused[0]} is never called: the network works with its weight by itself; leave it out"
+        )
+    cost.network = operations.total
+    return cost
+
+
+def densities(
+    network: nn.Module, flow: Flow, epoch: int, epochs: int, steps_per_epoch: float
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Compute the mean part of the weights that layers work with in an epoch, and of those with a gradient, by name.
+
+    Args:
+        network: has the sparse layers.
+        flow: of the network.
+        epoch: counted from 0.
+        epochs: of the whole training.
+        steps_per_epoch: steps of the optimizer in an epoch.
+    """
+    closed = flow.closed(epoch, epochs, steps_per_epoch)
+    density, of_gradients = {}, {}
+    for name, layer in layers_of_functions(network).items():
+        thirds = [each for each in layer.function.modules() if isinstance(each, NMWeight)]
+        parts = 3 if isinstance(layer.function, FunctionOfThirds) else 1
+        kept = [n / m for n, m in (each.pattern_at(epoch, epochs) for each in thirds)]
+        sparse = (sum(kept) + parts - len(kept)) / parts
+        density[name] = closed * sparse + 1 - closed
+        of_gradients[name] = density[name] if flow.gradient == "masked" else 1.0
+    return density, of_gradients
+
+
+def mean_second_moment(optimizer: Optimizer, weights: Iterable[Tensor]) -> Tensor | None:
+    """Average Adam's running mean of squared gradients over all entries of weights; None where there is none."""
+    found = [moment for weight in weights if (moment := optimizer.state[weight].get("exp_avg_sq")) is not None]
+    return sum(moment.sum() for moment in found) / sum(moment.numel() for moment in found) if found else None

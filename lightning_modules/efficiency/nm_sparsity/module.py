@@ -1,0 +1,147 @@
+"""The LightningModule of N:M sparse training."""
+
+import math
+from typing import Any
+
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from datamodules.arguments import at_least, one_of, positive
+from datamodules.batches import LabelledImageBatch, LabelledTextBatch, network_input
+from lightning_modules.efficiency.nm_sparsity.flow import AXES, WAYS, Along, Flow, NMWeight, Way, sparsify
+from lightning_modules.efficiency.nm_sparsity.masks import GRADIENTS, Gradient
+from lightning_modules.efficiency.nm_sparsity.measures import (
+    GIGA,
+    ForwardCost,
+    densities,
+    forward_cost,
+    mean_second_moment,
+)
+from lightning_modules.losses.mixing import SoftLabels
+from lightning_modules.networks.replacement import baked, layers_of_functions
+from lightning_modules.training.classifier import ClassifierSteps, accuracies, cross_entropy_step, refuse_smoothed
+from lightning_modules.training.logging import log_same
+from lightning_modules.training.optimizers import adamw, built, constant, trainable
+
+
+class NMSparsity(ClassifierSteps, LightningModule):
+    """Train any network with cross-entropy, some of its layers towards N:M sparse weights.
+
+    Args:
+        network: maps images `[B, C, H, W]` in [0, 1], or texts as their tokenizer gives them, to logits
+            `[B, num_classes]`.
+        num_classes: number of classes, K.
+        n: N, weights that are kept of every M, in 1...M.
+        m: M, consecutive weights; divides the length of the layers' axis.
+        layers: patterns of names of linear layers and convolutions: `*` stands for any characters, `?` for one.
+        own: N and M of other layers, by patterns of names; behind a slash q, k or v, of these rows of timm's fused
+            `qkv` alone, as in `*.qkv/v`.
+        along: which weights are consecutive: those of a layer's inputs (input channels), or of its outputs.
+        way: ste and sr_ste are sparse from the start; masks of mdgf_linear and mdgf_exponential decay, patterns of
+            sdgf_stepwise and sdgf_geometric tighten.
+        decay_rate: beta or eta of MDGF, for each step of the optimizer.
+        gradient: of pruned weights, ste or masked.
+        geometric_frames: number of patterns of sdgf_geometric.
+        dense_epochs: epochs before anything is pruned.
+        fine_tune_epochs: last epochs, in which the mask is binary and the pattern N:M.
+        view: changes training images on the device, such as `lightning_modules.views.RandAugment`; None leaves them.
+        soft_labels: mixes images and their labels, and smooths the labels; None leaves them. With mixed images no
+            callback sees the logits of training images.
+        binary: binary cross-entropy, each class a question of its own; all classes of a mixed image are right.
+        optimizer: built on the network's trainable parameters.
+        lr_scheduler: stepped every epoch.
+
+    Raises:
+        ValueError: if an argument is out of range or contradicts another, or a pattern fits no layer.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        num_classes: int,
+        n: int,
+        m: int,
+        layers: list[str],
+        own: dict[str, list[int]] | None = None,
+        along: Along = "inputs",
+        way: Way = "mdgf_exponential",
+        decay_rate: float | None = None,
+        gradient: Gradient = "ste",
+        geometric_frames: int = 4,
+        dense_epochs: int = 0,
+        fine_tune_epochs: int = 0,
+        view: nn.Module | None = None,
+        soft_labels: SoftLabels | None = None,
+        binary: bool = False,
+        optimizer: OptimizerCallable = adamw,
+        lr_scheduler: LRSchedulerCallable = constant,
+    ) -> None:
+        super().__init__()
+        one_of(WAYS, way=way)
+        one_of(GRADIENTS, gradient=gradient)
+        one_of(AXES, along=along)
+        positive(decay_rate=decay_rate)
+        at_least(1, geometric_frames=geometric_frames)
+        at_least(0, dense_epochs=dense_epochs, fine_tune_epochs=fine_tune_epochs)
+        if way.startswith("mdgf") and decay_rate is None:
+            raise ValueError(f"decay_rate must be given for {way}, so that D is near 0 long before training ends")
+        if way in ("ste", "sr_ste") and gradient != "ste":
+            raise ValueError(f"gradient must be ste for {way}, got {gradient}")
+        refuse_smoothed(soft_labels, binary)
+        self.network = network
+        self.num_classes = num_classes
+        flow = Flow(way, decay_rate or 0.0, gradient, dense_epochs, fine_tune_epochs, geometric_frames)
+        self.functions: list[NMWeight] = sparsify(network, n, m, layers, own or {}, along, flow)
+        self.flow = flow
+        self.view = view
+        self.soft_labels = soft_labels
+        self.binary = binary
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.metrics = accuracies(num_classes)
+        self._cost: ForwardCost | None = None
+
+    def forward(self, inputs: Any) -> Tensor:
+        return self.network(inputs)
+
+    def on_fit_start(self) -> None:
+        epochs = self.trainer.max_epochs or -1
+        flow = self.flow
+        if epochs <= flow.dense_epochs + flow.fine_tune_epochs:
+            raise ValueError(
+                f"trainer.max_epochs must be above dense_epochs {flow.dense_epochs} and fine_tune_epochs "
+                f"{flow.fine_tune_epochs} together, got {self.trainer.max_epochs}"
+            )
+
+    @property
+    def _length(self) -> tuple[int, float]:
+        """Epochs of the training, and steps of the optimizer in each."""
+        steps = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+        return self.trainer.max_epochs or 0, steps
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        if self._cost is None:
+            self._cost = forward_cost(self.network, network_input(batch))
+        self.flow.place(self.trainer.global_step, self.trainer.current_epoch, *self._length, self.functions)
+
+    def training_step(self, batch: LabelledImageBatch | LabelledTextBatch, batch_idx: int) -> dict[str, Tensor]:
+        viewed = batch if self.view is None else {**batch, "image": self.view(network_input(batch))}
+        return cross_entropy_step(self, viewed, self.soft_labels, self.binary)
+
+    def on_train_epoch_end(self) -> None:
+        assert self._cost is not None
+        density, of_gradients = densities(self.network, self.flow, self.trainer.current_epoch, *self._length)
+        log_same(self, "train/gigaflops", self._cost.training(density, of_gradients) / GIGA)
+        optimizer: Any = self.optimizers()
+        layers = layers_of_functions(self.network).values()
+        moment = mean_second_moment(optimizer, [layer.weight for layer in layers])
+        if moment is not None:
+            log_same(self, "train/second_moment", moment)
+
+    def configure_optimizers(self) -> Any:
+        return built(self.optimizer, self.lr_scheduler, trainable(self.network))
+
+    def baked(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Give the sparse weights, and the patterns by layer, by the names that the plain network has."""
+        return baked(self.network)

@@ -1,0 +1,164 @@
+"""The module: training to N:M, averages, what is exported, how it goes on after a stop, and what it refuses."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+
+from datamodules.classification.digits import Digits
+from datamodules.classification.labelled_images import LabelledImages
+from lightning_modules.efficiency.nm_sparsity import NMSparsity
+from lightning_modules.efficiency.nm_sparsity.masks import nm_mask
+from lightning_modules.networks.normalized import Normalized
+from lightning_modules.training.averages import AveragedWeights
+from tests.efficiency.wta_crs.networks import vit
+from tests.trainers import quiet
+
+LAYERS = ["*.fc1", "*.fc2"]
+
+
+def digits() -> LabelledImages:
+    return LabelledImages(Digits(train_size=200, num_classes=3), batch_size=16)
+
+
+def small(**arguments: Any) -> NMSparsity:
+    torch.manual_seed(0)
+    network = Normalized(vit(), [0.3], [0.4])
+    return NMSparsity(network, 3, **{"n": 1, "m": 8, "layers": LAYERS, "decay_rate": 0.5, **arguments})
+
+
+def fitted(epochs: int = 2, **arguments: Any) -> tuple[NMSparsity, Any]:
+    module, trainer = small(**arguments), quiet(max_epochs=epochs, limit_train_batches=4)
+    trainer.fit(module, datamodule=digits())
+    return module, trainer
+
+
+def test_a_plain_network_of_timm_loads_what_is_exported_and_gives_the_same_logits(tmp_path: Path) -> None:
+    module, _ = fitted(own={"*.qkv/v": [2, 4]})
+    weights, layers = module.eval().baked()
+    save_file(weights, tmp_path / "model.safetensors")
+    plain: Any = timm.models.VisionTransformer(
+        img_size=8, patch_size=2, in_chans=1, embed_dim=16, depth=2, num_heads=2, num_classes=3
+    )
+    plain.load_state_dict(load_file(tmp_path / "model.safetensors"))
+    image = torch.rand(5, 1, 8, 8)
+    torch.testing.assert_close(plain.eval()((image - 0.3) / 0.4), module(image), rtol=0, atol=1e-6)
+    assert len(layers) == 6
+    for name, described in layers.items():
+        if name.endswith("qkv"):
+            assert described == {"v": {"pattern": "2:4", "along": "inputs"}}
+            assert (weights[f"{name}.weight"].chunk(3)[2].view(-1, 4) != 0).sum(dim=1).le(2).all()
+        else:
+            assert described == {"pattern": "1:8", "along": "inputs"}
+            assert (weights[f"{name}.weight"].view(-1, 8) != 0).sum(dim=1).le(1).all()
+
+
+def test_names_are_the_plain_networks_and_weights_load_before_or_after() -> None:
+    before, after, plain = Normalized(vit(), [0.3], [0.4]), small(), Normalized(vit(), [0.3], [0.4])
+    assert list(after.network.state_dict()) == list(plain.state_dict())
+    before.load_state_dict(plain.state_dict())
+    after.network.load_state_dict(plain.state_dict())
+    one = NMSparsity(before, 3, 1, 8, LAYERS, decay_rate=0.5)
+    image = torch.rand(2, 1, 8, 8)
+    assert one.eval()(image).equal(after.eval()(image))
+
+
+def test_pruned_weights_are_trained_straight_through_and_stand_still_when_masked() -> None:
+    for gradient, moves in (("ste", True), ("masked", False)):
+        module = small(way="sdgf_stepwise", decay_rate=None, gradient=gradient, m=2, optimizer=torch.optim.SGD)
+        layer: Any = module.network.get_submodule("network.blocks.0.mlp.fc1")
+        weight, pruned = layer.weight.detach().clone(), ~nm_mask(layer.weight, 1, 2)
+        trainer = quiet(max_epochs=1, limit_train_batches=1)
+        trainer.fit(module, datamodule=digits())
+        assert bool((layer.weight != weight)[pruned].any()) == moves
+        assert (layer.weight != weight)[~pruned].any()
+
+
+def test_averaged_weights_are_masked_again() -> None:
+    module, _ = fitted(way="ste", decay_rate=None)
+    average = AveragedWeights(module.network, lambda update: 0.5)
+    with torch.no_grad():
+        for parameter in module.network.parameters():
+            parameter += 0.5 * torch.randn_like(parameter)
+    average.update(module.network)
+    with average.used_by(module.network):
+        weights, _ = module.baked()
+        logits = module.eval()(torch.ones(1, 1, 8, 8))
+        for parameter in module.network.parameters():
+            parameter.data.mul_(1)
+    pruned = weights["blocks.0.mlp.fc1.weight"].view(-1, 8)
+    assert (pruned != 0).sum(dim=1).eq(1).all()
+    assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_step_and_pattern_come_from_the_trainer_and_go_on_with_it(
+    accumulated: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def places(module: NMSparsity, trainer: Any, **options: Any) -> list[tuple[float, Any]]:
+        found = []
+        step = module.training_step
+
+        def noted(batch: Any, batch_idx: int) -> Any:
+            found.append((round(float(module.functions[0].decay), 6), module.functions[0].pattern))
+            return step(batch, batch_idx)
+
+        monkeypatch.setattr(module, "training_step", noted)
+        trainer.fit(module, datamodule=digits(), **options)
+        return found
+
+    options = {"limit_train_batches": 4, "accumulate_grad_batches": accumulated}
+    arguments = {"way": "mdgf_linear", "decay_rate": 0.05, "dense_epochs": 1, "fine_tune_epochs": 1}
+    whole = places(small(**arguments), quiet(max_epochs=6, **options))
+    since = [max(0, batch // accumulated - 4 // accumulated) for batch in range(20)]
+    assert [decay for decay, _ in whole] == pytest.approx([1 - 0.05 * step for step in since] + 4 * [0], abs=1e-6)
+    arguments |= {"way": "sdgf_stepwise", "decay_rate": None}
+    stopped = quiet(max_epochs=10, max_steps=16 // accumulated, **options)
+    first = places(small(**arguments), stopped)
+    stopped.save_checkpoint(tmp_path / "stopped.ckpt")
+    rest = places(small(**arguments), quiet(max_epochs=10, **options), ckpt_path=tmp_path / "stopped.ckpt")
+    expected = [(7, 8), (7, 8), (7, 8), (4, 8), (4, 8), (2, 8), (2, 8), (1, 8), (1, 8), (1, 8)]  # of which one is dense
+    assert [pattern for _, pattern in (first + rest)[::4]] == expected
+
+
+def test_cost_and_second_moment_are_logged() -> None:
+    _, trainer = fitted()
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    assert metrics["train/second_moment"] > 0
+    _, sparse = fitted(way="ste", decay_rate=None)
+    ratio = float(sparse.callback_metrics["train/gigaflops"]) / metrics["train/gigaflops"]
+    assert 0.4 < ratio < 0.8
+    _, plain = fitted(optimizer=torch.optim.SGD)
+    assert "train/second_moment" not in plain.callback_metrics
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"way": "magnitude"}, "way must be one of ste, sr_ste, mdgf_linear"),
+        ({"gradient": "none"}, "gradient must be one of ste, masked, got 'none'"),
+        ({"along": "rows"}, "along must be one of inputs, outputs, got 'rows'"),
+        ({"decay_rate": 0.0}, "decay_rate must be positive, got 0.0"),
+        ({"decay_rate": None}, "decay_rate must be given for mdgf_exponential"),
+        ({"way": "sr_ste", "gradient": "masked"}, "gradient must be ste for sr_ste, got masked"),
+        ({"dense_epochs": -1}, "dense_epochs must be at least 0, got -1"),
+        ({"geometric_frames": 0}, "geometric_frames must be at least 1, got 0"),
+        ({"m": 5}, "m of network.blocks.0.mlp.fc1 must divide its fan-in 16, got 5"),
+        ({"layers": ["*.fc3"]}, r"layers: '\*.fc3' is no Linear or Conv2d"),
+    ],
+)
+def test_what_does_not_fit_is_named(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        small(**arguments)
+
+
+def test_a_frozen_layer_and_too_few_epochs_are_named() -> None:
+    with pytest.raises(ValueError, match=r"layers: blocks.0.mlp.fc1 is frozen"):
+        NMSparsity(vit().requires_grad_(False), 3, 1, 8, LAYERS, decay_rate=0.1)
+    with pytest.raises(
+        ValueError, match="max_epochs must be above dense_epochs 1 and fine_tune_epochs 1 together, got 2"
+    ):
+        fitted(dense_epochs=1, fine_tune_epochs=1)
