@@ -45,7 +45,8 @@ def built(optimizer: OptimizerCallable, lr_scheduler: LRSchedulerCallable, param
 
     Args:
         optimizer: is given the parameters.
-        lr_scheduler: is given the optimizer. It steps every epoch, or every step where it has `interval = "step"`.
+        lr_scheduler: is given the optimizer. It steps every epoch, or every step where it has `interval = "step"`; one
+            that waits for a plateau looks at the metric that is its `monitor`.
         parameters: parameters or parameter groups.
     """
     return scheduled(optimizer(parameters), lr_scheduler)
@@ -55,4 +56,5 @@ def scheduled(optimizer: Optimizer, lr_scheduler: LRSchedulerCallable) -> Any:
     """Give an optimizer its learning-rate schedule, as `configure_optimizers` returns them. See `built`."""
     scheduler = lr_scheduler(optimizer)
     interval = getattr(scheduler, "interval", "epoch")
-    return [optimizer], [{"scheduler": scheduler, "interval": interval}]
+    watched = {"monitor": scheduler.monitor} if hasattr(scheduler, "monitor") else {}
+    return [optimizer], [{"scheduler": scheduler, "interval": interval, **watched}]

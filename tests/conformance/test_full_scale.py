@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from datamodules.classification.labelled_images import LabelledImages
 from datamodules.editing.images_to_protect import ImagesToProtect
@@ -136,7 +137,7 @@ def take_a_step(module: LightningModule, trainer: Any, batch: dict[str, Any]) ->
 
     module.optimizer_step(0, 0, optimizer, closure)
     module.on_train_batch_end(outputs, batch, 0)
-    scheduler.step()
+    scheduler.step(*([0.0] if isinstance(scheduler, ReduceLROnPlateau) else []))
     assert "logits" not in outputs or not outputs["logits"].requires_grad
     return outputs["loss"]
 

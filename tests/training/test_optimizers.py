@@ -1,5 +1,6 @@
 import pytest
 import torch
+from lightning.pytorch.cli import ReduceLROnPlateau
 from torch import nn
 
 from lightning_modules.training.optimizers import adam, adamw, built, constant, scheduled, sgd, trainable
@@ -50,6 +51,12 @@ def test_a_schedule_says_itself_when_it_is_stepped(schedule, interval: str) -> N
     assert same is optimizer
     assert found["scheduler"].optimizer is optimizer
     assert found["interval"] == interval
+
+
+def test_a_schedule_that_waits_for_a_plateau_says_of_which_metric() -> None:
+    optimizer = sgd([nn.Parameter(torch.ones(1))])
+    _, [found] = scheduled(optimizer, lambda optimizer: ReduceLROnPlateau(optimizer, monitor="val/nll"))
+    assert found["monitor"] == "val/nll"
 
 
 def test_a_warmup_begins_at_zero_and_stays_at_its_end() -> None:
