@@ -23,7 +23,6 @@ FILES = sorted(
 )
 
 AWAITED: set[str] = {
-    "lightning_modules.probabilistic.kernels",
     "lightning_modules.training.iterations",
 }
 """Shared files whose users are being written."""

@@ -1,12 +1,14 @@
 """Kernels of infinitely wide networks: what Gaussian weights make of pairs of inputs.
 
-For a pair (u, v) of normal numbers with variances a, b and covariance c,
+For a pair (u, v) of normal numbers with variances a, b and covariance c, with the angle t = arccos(c / sqrt(a b)),
 
     E[relu(u) relu(v)] = sqrt(a b) (sin t + (pi - t) cos t) / (2 pi),    E[relu'(u) relu'(v)] = (pi - t) / (2 pi),
+    E[erf(u) erf(v)] = (2 / pi) arcsin(2 c / r),    E[erf'(u) erf'(v)] = (4 / pi) / sqrt(r^2 - 4 c^2),
 
-with the angle t = arccos(c / sqrt(a b)): the arc-cosine kernels.
+r^2 = (1 + 2 a) (1 + 2 b): the arc-cosine and the arc-sine kernels.
 
-Source: Cho and Saul, Kernel Methods for Deep Learning, NeurIPS 2009.
+Source: Cho and Saul, Kernel Methods for Deep Learning, NeurIPS 2009; Williams, Computing with Infinite Networks, NIPS
+1996.
 """
 
 import math
@@ -16,20 +18,30 @@ from torch import Tensor
 
 
 def relu_moments(first: Tensor, second: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute E[relu(u) relu(v)] and E[relu'(u) relu'(v)] of all pairs.
+    """Compute E[relu(u) relu(v)] and E[relu'(u) relu'(v)] of pairs.
 
     Args:
-        first: variances a of u, positive, `[N]`.
-        second: variances b of v, positive, `[M]`.
+        first: variances a of u, positive, as `[N, 1]`.
+        second: variances b of v, positive, as `[M]`.
         covariance: c, `[N, M]`.
 
     Returns:
-        Both `[N, M]`; without gradients at pairs of equal or opposite inputs.
+        Both of the shape to which all three are broadcast. At pairs of equal or opposite inputs, where the cosine has
+        an extreme and no gradient, none goes through it.
     """
-    product = (first[:, None] * second).sqrt()
+    product = (first * second).sqrt()
     cosine = (covariance / product).clamp(-1, 1)
-    # An angle near 0 is lost in its cosine; where rounding alone parts a pair, the angle is 0.
-    cosine = torch.where(cosine > 1 - 4 * torch.finfo(cosine.dtype).eps, torch.ones_like(cosine), cosine)
+    # An angle near 0 is lost in its cosine; where rounding alone parts a pair, the angle is 0, and pi near pi.
+    rounded = 4 * torch.finfo(cosine.dtype).eps
+    cosine = torch.where(cosine > 1 - rounded, torch.ones_like(cosine), cosine)
+    cosine = torch.where(cosine < rounded - 1, -torch.ones_like(cosine), cosine)
     angle = cosine.arccos()
     derivative = (math.pi - angle) / (2 * math.pi)
     return product * ((1 - cosine**2).sqrt() / (2 * math.pi) + derivative * cosine), derivative
+
+
+def erf_moments(first: Tensor, second: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute E[erf(u) erf(v)] and E[erf'(u) erf'(v)] of pairs; arguments as of `relu_moments`."""
+    square = (1 + 2 * first) * (1 + 2 * second)
+    sine = (2 * covariance / square.sqrt()).clamp(-1, 1)
+    return 2 / math.pi * sine.arcsin(), 4 / math.pi / (square - 4 * covariance**2).clamp(min=1).sqrt()

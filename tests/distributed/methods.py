@@ -685,6 +685,12 @@ METHODS = {
         },
         {"model.init_args.optimizer": DESCENT},
     ),
+    "scale_mixture_nngp": Method(
+        "scale_mixture_nngp/demo",
+        {"data.init_args.table.init_args.train_size": 21, "data.init_args.passes_per_epoch": 3},
+        alone=True,
+        double=True,
+    ),
     "colide": Method("colide/demo", GRAPH, clips=None, alone=True, double=True),
     "tester_learner": Method(
         "tester_learner/demo",

@@ -11,7 +11,7 @@ from lightning_modules.probabilistic.kernels import relu_moments
 def tangent_kernel(first: Tensor, second: Tensor) -> Tensor:
     """Compute k(z, z') = z.z' (pi - angle) / (2 pi) of rows `[N, p]` and `[M, p]`: `[N, M]`."""
     product = first @ second.T
-    return product * relu_moments(first.square().sum(1), second.square().sum(1), product)[1]
+    return product * relu_moments(first.square().sum(1)[:, None], second.square().sum(1), product)[1]
 
 
 class KernelPath:

@@ -1,0 +1,209 @@
+"""Networks of infinite width: layer by layer, the covariance of their outputs and their tangent kernel.
+
+Weights and biases are N(0, 1) and divided in the forward pass: a layer is w W h / sqrt(n) + b beta. Along the layers go
+the covariances K of pairs of inputs and, if it is asked for, the tangent kernel T, the inner product of the gradients:
+
+    dense:       K <- w^2 K + b^2,    T <- w^2 T + K  (with the new K)
+    activation:  K <- E[s(u) s(v)],   T <- T E[s'(u) s'(v)]
+    convolution: K and T are averaged over windows of 3 x 3 pixels, with zeros around the image, before the dense rule
+    flattening:  K and T are averaged over pixels.
+
+Without pooling, convolutional networks need the covariances of equal pixels alone.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from datamodules.arguments import at_least, one_of, positive
+from lightning_modules.probabilistic.kernels import erf_moments, relu_moments
+
+ActivationName = Literal["relu", "erf"]
+MOMENTS = {"relu": relu_moments, "erf": erf_moments}
+
+
+class Pairs(NamedTuple):
+    """Covariances of what a layer gives for pairs of inputs; in convolutional layers of each pixel, `[..., H, W]`."""
+
+    first: Tensor
+    """Variances at the first inputs, `[N, 1, ...]`."""
+    second: Tensor
+    """Variances at the second inputs, `[1, M, ...]`."""
+    covariance: Tensor
+    """`[N, M, ...]`."""
+    tangent: Tensor | None
+    """The tangent kernel, `[N, M, ...]`, or None."""
+
+    def each(self, other: "Pairs") -> "Pairs":
+        """Add the covariances of an independent branch."""
+        tangent = None if self.tangent is None or other.tangent is None else self.tangent + other.tangent
+        first, second, covariance = (a + b for a, b in zip(self[:3], other[:3], strict=True))
+        return Pairs(first, second, covariance, tangent)
+
+
+def dense(pairs: Pairs, weight: Tensor, bias: Tensor) -> Pairs:
+    """Go through a dense layer with weights and biases of these standard deviations."""
+    first, second, covariance = (weight**2 * k + bias**2 for k in pairs[:3])
+    tangent = None if pairs.tangent is None else weight**2 * pairs.tangent + covariance
+    return Pairs(first, second, covariance, tangent)
+
+
+def activated(pairs: Pairs, name: ActivationName) -> Pairs:
+    """Go through an activation; variances are exact, not those of a rounded angle."""
+    moments = MOMENTS[name]
+    covariance, derivative = moments(*pairs[:3])
+    first, second = (moments(k, k, k)[0] for k in pairs[:2])
+    return Pairs(first, second, covariance, None if pairs.tangent is None else pairs.tangent * derivative)
+
+
+def window_mean(k: Tensor, stride: int) -> Tensor:
+    """Average over windows of 3 x 3 pixels, padded so that the stride alone makes the image smaller."""
+    sides: list[int] = []
+    for size in (k.shape[-1], k.shape[-2]):
+        missing = (math.ceil(size / stride) - 1) * stride + 3 - size
+        sides += [missing // 2, missing - missing // 2]
+    return F.avg_pool2d(F.pad(k, sides), 3, stride)
+
+
+def convolution(pairs: Pairs, weight: Tensor, bias: Tensor, stride: int = 1) -> Pairs:
+    """Go through a convolution with kernels of 3 x 3 pixels."""
+    means = Pairs(*(None if k is None else window_mean(k, stride) for k in pairs))  # type: ignore[arg-type]
+    return dense(means, weight, bias)
+
+
+class Architecture(ABC):
+    """A network up to its last layer.
+
+    Args:
+        depth: number of hidden layers or blocks.
+        activation: `relu` or `erf`.
+    """
+
+    def __init__(self, depth: int, activation: ActivationName = "relu") -> None:
+        at_least(1, depth=depth)
+        one_of(MOMENTS, activation=activation)
+        self.depth = depth
+        self.activation: ActivationName = activation
+
+    @abstractmethod
+    def hidden(self, pairs: Pairs, weight: Tensor, bias: Tensor) -> Pairs:
+        """Go through all layers but the last one."""
+
+
+class DenseNetwork(Architecture):
+    """Dense layers, each with an activation after it."""
+
+    def hidden(self, pairs: Pairs, weight: Tensor, bias: Tensor) -> Pairs:
+        for _ in range(self.depth):
+            pairs = activated(dense(pairs, weight, bias), self.activation)
+        return pairs
+
+
+class ResidualNetwork(Architecture):
+    """A dense layer, blocks h + dense(activation(h)), and an activation."""
+
+    def hidden(self, pairs: Pairs, weight: Tensor, bias: Tensor) -> Pairs:
+        pairs = dense(pairs, weight, bias)
+        for _ in range(self.depth):
+            pairs = pairs.each(dense(activated(pairs, self.activation), weight, bias))
+        return activated(pairs, self.activation)
+
+
+class ConvolutionalNetwork(Architecture):
+    """Convolutions, each with an activation after it."""
+
+    def hidden(self, pairs: Pairs, weight: Tensor, bias: Tensor) -> Pairs:
+        for _ in range(self.depth):
+            pairs = activated(convolution(pairs, weight, bias), self.activation)
+        return pairs
+
+
+class ConvolutionalResidualNetwork(Architecture):
+    """A convolution and four groups of pre-activation blocks, of which the last three groups halve the image.
+
+    The first block of a group has a convolution on its shortcut. There is no activation before the last layer.
+    """
+
+    def hidden(self, pairs: Pairs, weight: Tensor, bias: Tensor) -> Pairs:
+        pairs = convolution(pairs, weight, bias)
+        for stride in (1, 2, 2, 2):
+            for block in range(self.depth):
+                step = stride if block == 0 else 1
+                main = convolution(activated(pairs, self.activation), weight, bias, step)
+                main = convolution(activated(main, self.activation), weight, bias)
+                pairs = main.each(convolution(pairs, weight, bias, step) if block == 0 else pairs)
+        return pairs
+
+
+def raw_of(value: float) -> Tensor:
+    """Give the number whose softplus is a positive value."""
+    return torch.tensor(value, dtype=torch.float64).expm1().log() if value < 20 else torch.tensor(value).double()
+
+
+class Positive(nn.Module):
+    """A positive number, the softplus of a parameter.
+
+    Args:
+        value: the number to begin with.
+        trained: whether it is trained.
+    """
+
+    def __init__(self, value: float, trained: bool = True) -> None:
+        super().__init__()
+        self.raw = nn.Parameter(raw_of(value), requires_grad=trained)
+
+    def forward(self) -> Tensor:
+        return F.softplus(self.raw)
+
+
+class NetworkKernel(nn.Module):
+    """The kernel of a network with one output, whose last layer has no bias; its standard deviations are trained.
+
+    Args:
+        architecture: the network up to its last layer.
+        weight_std: w of all layers but the last one.
+        bias_std: b, positive.
+        last_std: w of the last layer.
+        train_last: whether that is trained, too; where the scale is random and trained, they are the same.
+        tangent: whether the kernel is the tangent kernel of all layers, in place of the outputs' covariance.
+
+    Raises:
+        ValueError: if a standard deviation is not positive.
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        weight_std: float = 1.0,
+        bias_std: float = 1e-8,
+        last_std: float = 1.0,
+        train_last: bool = False,
+        tangent: bool = False,
+    ) -> None:
+        super().__init__()
+        positive(weight_std=weight_std, bias_std=bias_std, last_std=last_std)
+        self.architecture = architecture
+        self.tangent = tangent
+        self.weight_std = Positive(weight_std)
+        self.bias_std = Positive(bias_std)
+        self.last_std = Positive(last_std, train_last)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Compute the kernel of all pairs of rows `[N, D]` and `[M, D]`, or images `[N, C, H, W]`: `[N, M]`."""
+        product = x @ y.T / x.shape[1] if x.ndim == 2 else torch.einsum("nchw,mchw->nmhw", x, y) / x.shape[1]
+        return self._last(x.square().mean(1)[:, None], y.square().mean(1)[None], product)
+
+    def diagonal(self, x: Tensor) -> Tensor:
+        """Compute k(x, x), `[N]`."""
+        variance = x.square().mean(1)[:, None]
+        return self._last(variance, variance, variance)[:, 0]
+
+    def _last(self, first: Tensor, second: Tensor, product: Tensor) -> Tensor:
+        pairs = Pairs(first, second, product, torch.zeros_like(product) if self.tangent else None)
+        pairs = self.architecture.hidden(pairs, self.weight_std(), self.bias_std())
+        kernel = pairs.covariance if pairs.tangent is None else pairs.covariance + pairs.tangent
+        return self.last_std() ** 2 * (kernel if kernel.ndim == 2 else kernel.mean(dim=(2, 3)))

@@ -1,0 +1,183 @@
+"""The LightningModule of regression with a process whose scale is random, and with a Gaussian process."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+
+from datamodules.arguments import one_of, positive
+from datamodules.batches import TableBatch
+from datamodules.files.whole_files import write_text
+from lightning_modules.full_precision import require_double
+from lightning_modules.interfaces import Table, TrainingRows, require_data
+from lightning_modules.probabilistic.scale_mixture_nngp.architectures import NetworkKernel, Positive
+from lightning_modules.probabilistic.scale_mixture_nngp.posterior import Seen, predicted, seen
+from lightning_modules.probabilistic.scale_mixture_nngp.scales import InverseGammaLaw, Scale
+from lightning_modules.training.logging import log_training
+from lightning_modules.training.optimizers import adam, built, constant, trainable
+from lightning_modules.training.requirements import require_all_rows, require_one_process
+
+RELEASED_JITTER = 1e-6
+"""What the authors' code adds to (b / a) K in the quadratic form of a prediction."""
+
+
+class ScaleMixtureRegression(LightningModule):
+    """Regress by a process of an infinitely wide network, whose scale may be random.
+
+    Args:
+        kernel: of the network.
+        scale: law of the scale: `InverseGamma` makes a t process, `Fixed` a Gaussian process.
+        noise_variance: eps to begin with, variance of the targets' noise where the scale is 1.
+        formulas: `clean`, or `released` for the predictions of the authors' code, which leave the noise out.
+        shift: factor by which all targets are multiplied after training for `test/shifted_nll`.
+        optimizer: built on all that is trained.
+        lr_scheduler: stepped every epoch.
+
+    Raises:
+        ValueError: if an argument is out of range; at setup, if the precision is not 64 bit, there are several
+            processes, or a batch is not all rows.
+    """
+
+    def __init__(
+        self,
+        kernel: NetworkKernel,
+        scale: Scale,
+        noise_variance: float = 1e-6,
+        formulas: Literal["clean", "released"] = "clean",
+        shift: float = 3.0,
+        optimizer: OptimizerCallable = adam,
+        lr_scheduler: LRSchedulerCallable = constant,
+    ) -> None:
+        super().__init__()
+        positive(noise_variance=noise_variance, shift=shift)
+        one_of(("clean", "released"), formulas=formulas)
+        self.kernel = kernel
+        self.scale = scale
+        self.noise_variance = Positive(noise_variance)
+        self.formulas = formulas
+        self.shift = shift
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.tables: dict[str, Table] = {}
+        self._known: tuple[Tensor, Seen, Tensor] | None = None
+        self._probabilities: dict[str, list[Tensor]] = {}
+        self._predictions: list[dict[str, Tensor]] = []
+
+    def setup(self, stage: str) -> None:
+        name = type(self).__name__
+        require_double(self.trainer, name)
+        require_one_process(self.trainer, name)
+        require_all_rows(self.trainer, name)
+
+    def training_step(self, batch: TableBatch, batch_idx: int) -> dict[str, Tensor]:
+        x, y = batch["features"], batch["target"]
+        known = seen(self.kernel(x, x), y, self.noise_variance())
+        log_density = self.scale.law().log_density(known.quadratic, known.log_det, len(y))
+        return {"loss": log_training(self, batch, -log_density / len(y))}
+
+    # prediction
+
+    def condition(self, x: Tensor, y: Tensor) -> None:
+        """Take in the training rows: features `[n, D]` and standardised targets `[n]`."""
+        kernel = self.kernel(x, x)
+        eps = self.noise_variance()
+        if self.formulas == "clean":
+            known = seen(kernel, y, eps)
+            quadratic = known.quadratic
+        else:
+            known = seen(kernel, y, eps * kernel.diagonal().mean())
+            law = self.scale.law()
+            ratio = law.a / law.b if isinstance(law, InverseGammaLaw) else torch.ones_like(eps)
+            quadratic = seen(kernel, y, RELEASED_JITTER * ratio).quadratic
+        self._known = x, known, quadratic
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Give mean and variance at the scale 1, both `[m]`, of standardised targets at `[m, D]`, after `condition`."""
+        assert self._known is not None
+        seen_x, known, _ = self._known
+        mean, variance = predicted(known, self.kernel(seen_x, x), self.kernel.diagonal(x))
+        return mean, variance + (self.noise_variance() if self.formulas == "clean" else 0)
+
+    def _condition_on_training_rows(self) -> None:
+        rows = require_data(self.trainer, TrainingRows, type(self).__name__).training_rows
+        x, y = (rows[key].to(self.device, torch.float64) for key in ("features", "target"))
+        self.condition(x, y)
+
+    def on_validation_epoch_start(self) -> None:
+        self._condition_on_training_rows()
+
+    def on_test_epoch_start(self) -> None:
+        self._condition_on_training_rows()
+        self._probabilities = {"as trained": [], f"times {self.shift:g}": []}
+
+    def on_predict_epoch_start(self) -> None:
+        self._condition_on_training_rows()
+        self._predictions = []
+
+    def validation_step(self, batch: TableBatch, batch_idx: int) -> None:
+        mean, variance = self(batch["features"])
+        nll, _ = self._scored(batch, mean, variance, 1.0)
+        self._log("val/nll", nll, batch)
+
+    def test_step(self, batch: TableBatch, batch_idx: int) -> None:
+        mean, variance = self(batch["features"])
+        factors = (1.0, self.shift)
+        for name, factor, kept in zip(("nll", "shifted_nll"), factors, self._probabilities.values(), strict=True):
+            nll, probability = self._scored(batch, mean, variance, factor)
+            self._log(f"test/{name}", nll, batch)
+            kept.append(probability)
+        square = ((batch["target"] - mean) * batch.get("target_std", 1)).square()
+        self._log("test/mse", square.mean(), batch)
+
+    def _scored(self, batch: TableBatch, mean: Tensor, variance: Tensor, factor: float) -> tuple[Tensor, Tensor]:
+        """Give the mean negative log density of targets, all of which were multiplied, and each one's probability of
+        less; the density is that of the target's own units, before they were multiplied."""
+        assert self._known is not None
+        seen_x, _, quadratic = self._known
+        law = self.scale.law().given(factor**2 * quadratic, len(seen_x))
+        error = factor * (batch["target"] - mean)
+        nll = -law.log_density(error.square() / variance, variance.log(), 1)
+        unit = factor * torch.ones_like(error[0]) / batch.get("target_std", 1)
+        return nll.mean() - unit.log(), law.cumulative(error / variance.sqrt())
+
+    def _log(self, name: str, value: Tensor, batch: TableBatch) -> None:
+        self.log(name, value, on_step=False, on_epoch=True, batch_size=len(batch["index"]))
+
+    def on_test_epoch_end(self) -> None:
+        level = torch.linspace(0, 1, 51, dtype=torch.float64)
+        columns: dict[str, Any] = {
+            "probability of a central interval": [],
+            "targets": [],
+            "share of targets inside": [],
+        }
+        for name, parts in self._probabilities.items():
+            distance = (2 * torch.cat(parts) - 1).abs()
+            share = (distance[None] <= level[:, None]).double().mean(1)
+            for column, values in zip(columns.values(), (level.tolist(), [name] * 51, share.tolist()), strict=True):
+                column += values
+        self.tables = {"calibration": Table(columns)}
+
+    def predict_step(self, batch: TableBatch, batch_idx: int) -> dict[str, Tensor]:
+        """Give `index`, and mean and standard deviation of each target in its own units, all `[B]`; `predictions.csv`
+        of the run has them, too."""
+        assert self._known is not None
+        mean, variance = self(batch["features"])
+        law = self.scale.law().given(self._known[2], len(self._known[0]))
+        unit = batch.get("target_std", torch.ones_like(mean))
+        std = (law.mean().to(variance) * variance).sqrt() * unit
+        self._predictions.append(
+            {"index": batch["index"], "mean": mean * unit + batch.get("target_mean", 0), "std": std}
+        )
+        return self._predictions[-1]
+
+    def on_predict_epoch_end(self) -> None:
+        if self.trainer.log_dir is not None and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            columns = {key: torch.cat([part[key] for part in self._predictions]).cpu() for key in self._predictions[0]}
+            write_text(Path(self.trainer.log_dir, "predictions.csv"), pd.DataFrame(columns).to_csv(index=False))
+
+    def configure_optimizers(self) -> Any:
+        return built(self.optimizer, self.lr_scheduler, trainable(self))

@@ -1,0 +1,137 @@
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from scipy.integrate import quad
+from torch import Tensor
+
+from lightning_modules.probabilistic.scale_mixture_nngp.posterior import predicted, seen
+from lightning_modules.probabilistic.scale_mixture_nngp.scales import (
+    Burr,
+    Fixed,
+    InverseGamma,
+    InverseGammaLaw,
+    One,
+    Scale,
+    ScaleLaw,
+    Weighted,
+)
+
+A, B = 2.3, 1.7
+
+
+def law(a: float = A, b: float = B) -> InverseGammaLaw:
+    return InverseGammaLaw(torch.tensor(a, dtype=torch.float64), torch.tensor(b, dtype=torch.float64))
+
+
+def problem(count: int = 5, seed: int = 0) -> tuple[Tensor, Tensor]:
+    random = torch.Generator().manual_seed(seed)
+    root = torch.randn(count, count, generator=random, dtype=torch.float64)
+    return root @ root.T + torch.eye(count), torch.randn(count, generator=random, dtype=torch.float64)
+
+
+def density(of: ScaleLaw, y: Tensor, kernel: Tensor) -> Tensor:
+    known = seen(kernel, y, torch.zeros(()).double())
+    return of.log_density(known.quadratic, known.log_det, len(y))
+
+
+def test_the_mixture_over_inverse_gamma_scales_is_a_t() -> None:
+    kernel, y = problem()
+    ours = float(density(law(), y, kernel))
+    student = scipy.stats.multivariate_t(shape=B / A * kernel.numpy(), df=2 * A)
+    assert ours == pytest.approx(float(student.logpdf(y.numpy())), abs=1e-10)
+    quadratic, n = float(y @ torch.linalg.solve(kernel, y)), len(y)
+    constant = (2 * math.pi) ** (-n / 2) * float(torch.linalg.det(kernel)) ** -0.5
+    prior = scipy.stats.invgamma(A, scale=B)
+    mean = quad(lambda s: constant * s ** (-n / 2) * math.exp(-quadratic / (2 * s)) * prior.pdf(s), 0, np.inf)[0]
+    assert ours == pytest.approx(math.log(mean), abs=1e-6)
+    normal = scipy.stats.multivariate_normal(cov=kernel.numpy())
+    assert float(density(One(), y, kernel)) == pytest.approx(float(normal.logpdf(y.numpy())), abs=1e-10)
+
+
+@pytest.mark.parametrize("of", [law(), One(), Burr(2.0, 3.0, 500).law()])
+def test_seen_and_unseen_numbers_together_are_one_and_then_the_other(of: ScaleLaw) -> None:
+    """With it mean, variance and posterior of the scale are checked: p(y, y_*) = p(y) p(y_* | y)."""
+    kernel, y = problem(6)
+    known = seen(kernel[:5, :5], y[:5], torch.zeros(()).double())
+    mean, variance = predicted(known, kernel[:5, 5:], kernel.diagonal()[5:])
+    after = of.given(known.quadratic, 5).log_density((y[5:] - mean) ** 2 / variance, variance.log(), 1)
+    torch.testing.assert_close(
+        density(of, y[:5], kernel[:5, :5]) + after[0], density(of, y, kernel), rtol=0, atol=1e-10
+    )
+
+
+def test_a_narrow_law_of_the_scale_is_a_gaussian_process() -> None:
+    kernel, y = problem(8)
+    narrow = law(1e5, 1e5)
+    torch.testing.assert_close(density(narrow, y, kernel), density(One(), y, kernel), rtol=0, atol=1e-3)
+    torch.testing.assert_close(narrow.given(y @ y, 8).mean(), torch.ones(()).double(), rtol=0, atol=1e-3)
+
+
+def test_the_scale_follows_the_targets() -> None:
+    quadratic, vague = torch.tensor(3.7).double(), law(1e-9, 1e-9)
+    one, nine = vague.given(quadratic, 20).mean(), vague.given(9 * quadratic, 20).mean()
+    torch.testing.assert_close(nine, 9 * one, rtol=1e-7, atol=0)
+
+
+def test_draws_of_an_inverse_gamma_law_give_its_predictions() -> None:
+    draws = torch.from_numpy(scipy.stats.invgamma.rvs(A, scale=B, size=200_000, random_state=0))
+    quadratic, z = torch.tensor(6.0).double(), torch.linspace(-4, 4, 9).double()
+    exact, drawn = law().given(quadratic, 5), Weighted(draws).given(quadratic, 5)
+    values: list[Callable[[ScaleLaw], Tensor]] = [
+        lambda of: of.log_density(z**2, torch.zeros_like(z), 1),
+        lambda of: of.cumulative(z),
+        lambda of: of.mean(),
+    ]
+    for value in values:
+        torch.testing.assert_close(value(drawn), value(exact), rtol=0, atol=1e-2)
+
+
+def test_quantiles_are_those_of_burrs_law() -> None:
+    burr = scipy.stats.burr12(2.0, 3.0)
+    quantiles = Burr(2.0, 3.0, 400).quantiles
+    assert burr.cdf(quantiles.numpy()) == pytest.approx((np.arange(400) + 0.5) / 400, abs=1e-12)
+    y = torch.tensor([0.4], dtype=torch.float64)
+    density_of_mixture = quad(lambda s: scipy.stats.norm.pdf(0.4, scale=math.sqrt(s)) * burr.pdf(s), 0, np.inf)[0]
+    ours = float(density(Burr(2.0, 3.0, 4000).law(), y, torch.ones(1, 1).double()).exp())
+    assert ours == pytest.approx(density_of_mixture, abs=1e-4)
+
+
+def test_probabilities_are_those_of_the_densities() -> None:
+    def at(z: float, of: ScaleLaw) -> float:
+        return float(of.log_density(torch.tensor(z * z, dtype=torch.float64), torch.zeros(()).double(), 1).exp())
+
+    for of in (law(), One(), Burr(2.0, 3.0, 50).law()):
+        below = quad(at, -60, 0.7, args=(of,))[0]
+        assert float(of.cumulative(torch.tensor([0.7], dtype=torch.float64))[0]) == pytest.approx(below, abs=1e-5)
+    assert float(law(1.0, 1.0).mean()) == math.inf
+    assert float(law(3.0, 4.0).mean()) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("scale", [InverseGamma(A, B), Fixed(), Burr()])
+def test_gradients_of_the_loss_are_those_of_finite_differences(scale: Scale) -> None:
+    kernel, y = problem()
+    parameters = list(scale.parameters())
+
+    def loss(jitter: Tensor, *_: Tensor) -> Tensor:
+        known = seen(kernel, y, jitter)
+        return scale.law().log_density(known.quadratic, known.log_det, len(y))
+
+    jitter = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(loss, (jitter, *parameters))
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: InverseGamma(a=0.0), "a must be positive, got 0"),
+        (lambda: Burr(d=-1.0), "d must be positive, got -1"),
+        (lambda: Burr(draws=0), "draws must be at least 1, got 0"),
+    ],
+)
+def test_arguments_out_of_range_are_named(build: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build()
