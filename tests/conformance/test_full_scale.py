@@ -202,7 +202,8 @@ UNTRAINED = {
         ("colide/er4", "colide/sachs"), "its path is followed on the host, which decides after each iteration"
     ),
     **dict.fromkeys(
-        ("sso/matrix_factorisation", "sso/mnist"), "its line search decides on the host after each try; tested there"
+        ("sso/matrix_factorisation", "sso/mnist", "sso/mushrooms"),
+        "its line search decides on the host after each try; tested there",
     ),
     **dict.fromkeys(
         ("score_estimation/credit_default", "score_estimation/wine"),
