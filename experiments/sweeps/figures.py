@@ -22,6 +22,8 @@ NOTE = "x: diverged, ▲: not finite, in so many of the seeds"
 MOST_TICKS = 8
 MOST_NUMBERS = 64
 """Cells of a heat map that have room for their numbers."""
+DECADES = 100.0
+"""Ratio of the largest to the smallest mean from which on a heat map's colours are logarithmic."""
 
 
 def in_place(values: Sequence[str]) -> tuple[dict[str, float], bool]:
@@ -110,22 +112,28 @@ def _axis(ax: Any, key: str, places: Mapping[str, float], numeric: bool) -> None
 def draw_heat_maps(results: Sequence[Result], experiments: Sequence[Experiment], path: Path) -> None:
     """Draw a panel for each metric and config: the mean over seeds, over the values of the two keys that vary.
 
+    Colours are logarithmic where all means are positive and span two decades.
+
     Args:
         results: of all runs.
         experiments: their experiments.
         path: where the figure is saved.
     """
+    from matplotlib.colors import LogNorm, Normalize
+
     down, across = swept_keys(experiments)
     rows, columns = (_sorted([dict(each.setting)[key] for each in experiments]) for key in (down, across))
     labels = list(dict.fromkeys(each.label for each in experiments))
     metrics = _metrics(results)
     shown = [(metric, label) for metric in metrics for label in labels][:MAX_METRICS]
-    size = 1.4 + 0.42 * len(columns), 1.1 + 0.34 * len(rows)
+    size = 1.4 + 0.48 * len(columns), 1.1 + 0.34 * len(rows)
     figure, axes = panels(max(len(shown), 1), width=max(3.4, size[0]), height=max(2.4, size[1]))
     title = {(e.label, dict(e.setting)[down], dict(e.setting)[across]): e.title for e in experiments}
     for (metric, label), ax in zip(shown, axes, strict=False):
         found = {each.config: each for each in summarise([r for r in results if r.metric == metric])}
         means = [each.mean for each in found.values() if each.seeds]
+        lowest, highest = min(means, default=0.0), max(means, default=1.0)
+        scale = (LogNorm if 0 < DECADES * lowest <= highest else Normalize)(lowest, highest)
         values = np.full((len(rows), len(columns)), math.nan)
         for i, row in enumerate(rows):
             for j, column in enumerate(columns):
@@ -133,14 +141,12 @@ def draw_heat_maps(results: Sequence[Result], experiments: Sequence[Experiment],
                 if summary is None:
                     continue
                 values[i, j] = summary.mean
-                text = f"{summary.mean:.3g}" if summary.seeds and values.size <= MOST_NUMBERS else ""
+                text = _short(summary.mean) if summary.seeds and values.size <= MOST_NUMBERS else ""
                 text += "x" * bool(summary.diverged) + "▲" * bool(summary.not_finite)
-                middle = (summary.mean - min(means, default=0)) < 0.6 * (max(means, default=0) - min(means, default=0))
-                ax.text(j, i, text, ha="center", va="center", fontsize=7,
-                        color="white" if summary.seeds and middle else "black")  # fmt: skip
+                dark = summary.seeds and lowest < highest and scale(summary.mean) < 0.6
+                ax.text(j, i, text, ha="center", va="center", fontsize=7, color="white" if dark else "black")
         ax.set_facecolor("0.9")
-        image = ax.imshow(values, vmin=min(means, default=0), vmax=max(means, default=1), cmap="viridis",
-                          aspect="auto", origin="lower")  # fmt: skip
+        image = ax.imshow(values, norm=scale, cmap="viridis", aspect="auto", origin="lower")
         figure.colorbar(image, ax=ax)
         ax.set_xticks(range(len(columns)), columns, rotation=30, ha="right", fontsize=8)
         ax.set_yticks(range(len(rows)), rows, fontsize=8)
@@ -154,6 +160,14 @@ def draw_heat_maps(results: Sequence[Result], experiments: Sequence[Experiment],
         note += f"; the first {len(shown)} of {len(metrics) * len(labels)} panels"
     figure.supxlabel(note, fontsize=8, color="0.35")
     figure.savefig(path, dpi=150)
+
+
+def _short(value: float) -> str:
+    """Write a number in the six characters that a cell has room for."""
+    if value and abs(value) < 0.01:
+        mantissa, exponent = f"{value:.1e}".split("e")
+        return f"{mantissa}e{int(exponent)}"
+    return f"{value / 1000:.3g}k" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
 
 
 def _sorted(values: Sequence[str]) -> list[str]:

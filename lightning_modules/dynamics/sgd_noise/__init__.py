@@ -14,6 +14,20 @@ A perceptron f = w . x / sqrt(d) on points whose density near the boundary is |x
 vanishing margins, gamma = 1 / (1 + chi), b = 1 + 2 / (1 + chi) and delta = 1, so that a = gamma / delta. From w = 0 and
 with alpha infinite, a margin of zero, everything is linear in T.
 
+Test errors of even and odd MNIST digits in % by `configs/sgd_noise/mnist.yaml`, one seed, 10,000 test images
+([picture](images/sgd_noise_mnist.png)): noise raises them where training is lazy, from 9.8 to 12.5 %, and lowers them
+where features are learned, from 9.5 to 5.7 %, until it diverges; the lowest is in between, 5.5 %. From T = 1 on the
+kernel changes at large alpha, too.
+
+| alpha | T = 1/64 | 1/16 | 1/4 | 1 | 4 | 16 |
+| --- | --- | --- | --- | --- | --- | --- |
+| 4096 | 9.8 | 10.2 | 10.5 | 11.2 | 12.5 | diverges |
+| 256 | 9.7 | 9.7 | 9.5 | 10.6 | 11.2 | diverges |
+| 16 | 10.5 | 10.1 | 9.4 | 8.4 | 7.2 | diverges |
+| 1 | 9.5 | 8.9 | 7.4 | 6.4 | 5.7 | diverges |
+| 1/16 | 8.2 | 6.7 | 5.9 | 5.5 | diverges | diverges |
+| 1/256 | 6.4 | 6.0 | diverges | diverges | diverges | diverges |
+
 `iterations_per_step` iterations are one training step. Where few points are left, most batches change nothing; they are
 looked at many at a time and passed over, which changes neither the weights nor the number of iterations (`descend`).
 Training stops at the end of the epoch in which the last point was fitted; t* is that of the iteration. It also stops
