@@ -9,6 +9,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from experiments.launching.local import Local
 from experiments.launching.run_queue import GRACE_SECONDS, Job
 from experiments.run_request import PROJECT
 
+CONNECT_SECONDS = 10.0
 WORKER: dict[bool, Local] = {}
 """The launcher of a worker's process, by whether it starts fresh processes."""
 
@@ -39,6 +41,17 @@ def run_job(job: Job, fresh: bool) -> int:
             while process.poll() is None and time.monotonic() < deadline:
                 time.sleep(0.1)
         process.signal(signal.SIGKILL)
+
+
+def _listens(address: str) -> bool:
+    """Tell whether something listens at `host:port` or `ray://host:port`, for which Ray itself waits minutes."""
+    host, _, port = address.rpartition("//")[2].rpartition(":")
+    if not port.isdigit():  # "auto" and others that Ray knows
+        return True
+    with contextlib.suppress(OSError):
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+        return True
+    return False
 
 
 class Task:
@@ -107,11 +120,14 @@ class RayTasks:
         paths = os.pathsep.join(filter(None, (str(PROJECT), os.environ.get("PYTHONPATH"))))
         options: dict[str, Any] = {"runtime_env": {"env_vars": {"PYTHONPATH": paths}}, "log_to_driver": False}
         given = os.environ.get("RAY_ADDRESS")
+        absent = f"--launcher ray: there is no Ray cluster at {given}, which RAY_ADDRESS names"
+        if given and not _listens(given):
+            raise ValueError(absent)
         with contextlib.suppress(ConnectionError):
             self.ray.init(address=given or "auto", logging_level=logging.ERROR, **options)
             return
         if given:
-            raise ValueError(f"--launcher ray: there is no Ray cluster at {given}, which RAY_ADDRESS names")
+            raise ValueError(absent)
         self.ray.init(logging_level=logging.ERROR, include_dashboard=False, **options)
 
     def begin(self, runs: int, locks: Sequence[int]) -> int:

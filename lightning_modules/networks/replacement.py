@@ -63,9 +63,15 @@ def replace_layers(
         replaced: gives the layer that takes the place of the one of a name, with the same parameters.
 
     Raises:
-        ValueError: if a layer is frozen.
+        ValueError: if a layer is frozen, or computes something else than the layer of torch that it is a kind of.
     """
     for name, layer in layers.items():
+        own_kind: Any = type(layer)
+        torchs: Any = next(kind for kind in own_kind.__mro__ if kind.__module__.startswith("torch.nn.modules"))
+        if own_kind.forward is not torchs.forward or not isinstance(layer.weight, nn.Parameter):
+            raise ValueError(
+                f"{key}: {name} is a {own_kind.__name__}, which computes something else than a {torchs.__name__}"
+            )
         own = list(layer.parameters(recurse=False))
         if own and not any(parameter.requires_grad for parameter in own):
             raise ValueError(f"{key}: {name} is frozen, and what replaces it changes its training alone")

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_sample_images
+from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
 from lightning_modules.baselines import CrossEntropy
@@ -260,6 +261,7 @@ GROUPS = nn.Sequential(nn.Conv2d(4, 4, 3, groups=2))
         (nn.Sequential(nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect")), {}, "padding_mode 'reflect'"),
         (nn.Sequential(nn.Conv2d(1, 1, 3, padding="same")), {}, "padding 'same'"),
         (nn.Sequential(nn.Linear(2, 2).requires_grad_(False)), {}, "0 is frozen"),
+        (nn.Sequential(Conv2dSame(1, 1, 3)), {}, "first_layer: 0 is a Conv2dSame, which computes something else"),
     ],
 )
 def test_what_does_not_fit_is_named(network: nn.Module, arguments: dict[str, Any], message: str) -> None:

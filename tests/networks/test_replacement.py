@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from lightning_modules.networks.replacement import layers_named, replace_layers
 
@@ -66,6 +67,8 @@ def test_parameters_mode_and_names_stay_and_checkpoints_are_exchanged() -> None:
         (nn.Sequential(nn.ReLU()), ["*"], "it has: none"),
         (nn.MultiheadAttention(4, 2), ["out_proj"], "it has: none"),
         (vit().requires_grad_(False), ["*.fc1"], "layers: blocks.0.mlp.fc1 is frozen"),
+        (nn.Sequential(Doubled("", nn.Linear(2, 2))), ["0"], "layers: 0 is a Doubled, which computes something else"),
+        (nn.Sequential(weight_norm(nn.Linear(2, 2))), ["0"], "layers: 0 is a ParametrizedLinear, which computes"),
     ],
 )
 def test_what_cannot_be_replaced_is_named(network: nn.Module, patterns: list[str], message: str) -> None:

@@ -43,9 +43,11 @@ def test_ray_gives_what_this_machine_gives_on_two_nodes(
     assert seen[-1] == ("b", "0,1")
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9", "auto"])
 def test_a_cluster_that_is_not_there_is_named(
-    config: Config, fit: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+    address: str, config: Config, fit: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     class Absent:
         @staticmethod
         def is_initialized() -> bool:
@@ -53,10 +55,11 @@ def test_a_cluster_that_is_not_there_is_named(
 
         @staticmethod
         def init(address: str = "", **_: object) -> None:
+            assert address == "auto", "Ray waits for minutes where nothing listens"
             raise ConnectionError
 
     monkeypatch.setitem(sys.modules, "ray", Absent)
-    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    monkeypatch.setenv("RAY_ADDRESS", address)
     arguments = [str(config("a", start=0.9)), "--seeds", "0", "--output", str(tmp_path / "out"), "--launcher", "ray"]
     assert compare.main(arguments, fit) == 2
-    assert "there is no Ray cluster at head:6379, which RAY_ADDRESS names" in capsys.readouterr().err
+    assert f"there is no Ray cluster at {address}, which RAY_ADDRESS names" in capsys.readouterr().err
