@@ -157,6 +157,23 @@ class MeasuredImageBatch(TypedDict):
     """In testing and prediction: the stored value that stands for 1, 255 for images of 8 bits."""
 
 
+class SpeechPairBatch(TypedDict):
+    """Noisy recordings, of which the clean ones are known or not; in evaluation all of a batch have one length."""
+
+    noisy: Tensor
+    """`[B, samples]`, float32 in [-1, 1]."""
+    clean: NotRequired[Tensor]
+    """`[B, samples]`, float32 in [-1, 1]: ground truth, where it is known. For supervised training and metrics only."""
+    rate: int
+    """Samples a second."""
+    index: Tensor
+    """`[B]`, int64: position in the set."""
+    global_size: int
+    """Samples of this batch over all processes; in evaluation, those of all processes' batches of this number."""
+    name: NotRequired[list[str]]
+    """Of each recording, outside training: the name of its file without suffix."""
+
+
 class NormalMapBatch(TypedDict):
     """Images with the normals of the surfaces that they show."""
 

@@ -11,6 +11,8 @@ A claim file holds a mapping, or a list of them, with the keys
     margin     least difference of the means over seeds; a negative one says by how much the method may be worse
     seeds      at least two
     name       what tables call the claim (default: <folder>/<method config>)
+    baseline_metric   what of the baseline is compared, where it is another metric, such as test/noisy_si_sdr of what
+               was given; the baseline may then be the method's own config
     claimed    false for a sentence that the runs did not bear out: it is reported with its figures, and not claimed
 
 A claim holds if the mean difference reaches the margin in the stated direction, and is significant over the seeds at
@@ -27,7 +29,7 @@ import csv
 import math
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from datamodules.files.whole_files import write_text
@@ -53,7 +55,7 @@ from experiments.results import (
 from experiments.run_request import Experiment, Run, check, load_experiments, unique_names
 
 REQUIRED = ("paper", "method", "baseline", "metric", "direction", "margin", "seeds")
-OPTIONAL = ("name", "claimed")
+OPTIONAL = ("name", "baseline_metric", "claimed")
 ABOVE = Path("runs/claims")
 HOLDS, FAILS, UNCLAIMED, MISSING = "holds", "does not hold", "not claimed", "did not run"
 SIGNIFICANCE = 0.05
@@ -72,6 +74,12 @@ class Claim:
     margin: float
     seeds: tuple[int, ...]
     claimed: bool = True
+    baseline_metric: str | None = None
+
+    @property
+    def metrics(self) -> tuple[str, str]:
+        """The metric of the method, and that of the baseline."""
+        return self.metric, self.baseline_metric or self.metric
 
 
 @dataclass(frozen=True)
@@ -124,7 +132,7 @@ def _claim(entry: object, path: Path, where: str) -> Claim:
     for key in REQUIRED:
         if key not in entry:
             raise ValueError(f"{where}: {key} is missing; a claim has the keys {keys}")
-    for key in ("paper", "method", "baseline", "metric", *(["name"] if "name" in entry else [])):
+    for key in ("paper", "method", "baseline", "metric", *(key for key in OPTIONAL[:2] if key in entry)):
         if not isinstance(entry[key], str) or not entry[key].strip():
             raise ValueError(f"{where}: {key} must be a text, got {entry[key]!r}")
     if entry["direction"] not in ("higher", "lower"):
@@ -142,11 +150,12 @@ def _claim(entry: object, path: Path, where: str) -> Claim:
     for key, config in configs.items():
         if not config.is_file():
             raise FileNotFoundError(f"{where}: {key} names {config}, which does not exist")
-    if configs["method"].resolve() == configs["baseline"].resolve():
+    if configs["method"].resolve() == configs["baseline"].resolve() and "baseline_metric" not in entry:
         raise ValueError(f"{where}: method and baseline must be two configs, got {entry['method']} for both")
     name = entry.get("name", f"{path.resolve().parent.name}/{configs['method'].stem}")
     return Claim(name, entry["paper"], **configs, metric=entry["metric"], direction=entry["direction"],
-                 margin=margin, seeds=tuple(seeds), claimed=entry.get("claimed", True))  # fmt: skip
+                 margin=margin, seeds=tuple(seeds), claimed=entry.get("claimed", True),
+                 baseline_metric=entry.get("baseline_metric"))  # fmt: skip
 
 
 def _number(value: object) -> float:
@@ -212,17 +221,20 @@ def verdict(claim: Claim, names: Mapping[Path, str], results: Sequence[Result], 
         return Verdict(claim, MISSING, f"{failed[0].run.title} failed, {failed[0].reason}")
     own = [result for result in results if result.seed in claim.seeds]
     summaries = {(s.config, s.metric): s for s in summarise(own) if s.runs == len(claim.seeds)}
-    for config in (method, baseline):
-        if (config, claim.metric) not in summaries:
+    compared = list(zip((method, baseline), claim.metrics, strict=True))
+    for config, metric in compared:
+        if (config, metric) not in summaries:
             known = ", ".join(metric for name, metric in summaries if name == config)
-            return Verdict(claim, MISSING, f"{config} has no metric {claim.metric} in every seed, it has {known}")
-    values = {(each.config, each.seed): each for each in own if each.metric == claim.metric}
-    pairs = [[values[config, seed] for seed in claim.seeds] for config in (method, baseline)]
-    ours, theirs = summaries[method, claim.metric], summaries[baseline, claim.metric]
-    best = summaries.get((baseline, BEST_EPOCH + claim.metric))
+            return Verdict(claim, MISSING, f"{config} has no metric {metric} in every seed, it has {known}")
+    values = {(each.config, each.metric, each.seed): each for each in own}
+    pairs = [[values[config, metric, seed] for seed in claim.seeds] for config, metric in compared]
+    ours, theirs = (summaries[each] for each in compared)
+    if claim.baseline_metric:
+        theirs = replace(theirs, config=f"{baseline}: {claim.baseline_metric}")
+    best = summaries.get((baseline, BEST_EPOCH + claim.metrics[1]))
     for each in (each for both in pairs for each in both):
         if not math.isfinite(each.value):
-            how = "diverged" if each.diverged else f"has {claim.metric} {each.value}"
+            how = "diverged" if each.diverged else f"has {each.metric} {each.value}"
             reason = f"{each.config}, seed {each.seed} {how}, which leaves no pair of numbers"
             return Verdict(claim, FAILS if claim.claimed else UNCLAIMED, reason, ours, theirs, best)
     found, reason, difference, p = judge(claim, *([each.value for each in both] for both in pairs))
@@ -355,11 +367,13 @@ def check_metrics(run: Run, places: Sequence[Place]) -> None:
     """
     [found] = [place for place in places if run in place.runs]
     for claim in found.claims:
-        if run.experiment.title in (found.names[each.resolve()] for each in (claim.method, claim.baseline)):
+        for config, metric in zip((claim.method, claim.baseline), claim.metrics, strict=True):
+            if run.experiment.title != found.names[config.resolve()]:
+                continue
             results = collect([run])
             known = [result.metric for result in results]
-            if claim.metric not in known and not any(result.diverged for result in results):
-                reason = f"{run.title} has no metric {claim.metric}{choose_from(claim.metric, known)}"
+            if metric not in known and not any(result.diverged for result in results):
+                reason = f"{run.title} has no metric {metric}{choose_from(metric, known)}"
                 raise ValueError(f"claim {claim.name}: {reason}")
 
 

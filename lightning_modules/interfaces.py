@@ -69,6 +69,16 @@ class ImageMeasurer(Protocol):
 
 
 @runtime_checkable
+class SpeechMeasurer(Protocol):
+    """A module that measures enhanced recordings against clean ones."""
+
+    quality: Any
+    """A `lightning_modules.metrics.speech.SpeechQuality`."""
+    spectrogram: Any
+    """The spectrograms that it enhances."""
+
+
+@runtime_checkable
 class Generator(Protocol):
     """A module that draws n images in [0, 1]."""
 

@@ -8,6 +8,7 @@ from lightning_modules.baselines.noise2void import Noise2Void
 from lightning_modules.baselines.ood_scores import OODScores
 from lightning_modules.baselines.segmentation_cross_entropy import SegmentationCrossEntropy
 from lightning_modules.baselines.simclr import SimCLR
+from lightning_modules.baselines.spectral_regression import SpectralRegression
 from lightning_modules.baselines.supervised_restoration import SupervisedRestoration
 
 __all__ = [
@@ -20,5 +21,6 @@ __all__ = [
     "OODScores",
     "SegmentationCrossEntropy",
     "SimCLR",
+    "SpectralRegression",
     "SupervisedRestoration",
 ]

@@ -17,14 +17,14 @@ Processing 2017, arXiv 1608.03981, and the authors' test scripts.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from datamodules.arguments import one_of
-from datamodules.loading.world import gathered
+from lightning_modules.metrics.measured_items import MeasuredItems
 
 EvaluationProtocol = Literal["rounded", "clipped", "unclipped"]
 PROTOCOLS: tuple[EvaluationProtocol, ...] = ("rounded", "clipped", "unclipped")
@@ -85,7 +85,7 @@ def ssim(image: Tensor, clean: Tensor, protocol: EvaluationProtocol = "rounded")
     return similarity[:, :, border:-border, border:-border].double().mean(dim=(1, 2, 3))
 
 
-class ImageQuality:
+class ImageQuality(MeasuredItems):
     """Measures of a set's images, each with its own row, and their means over all processes.
 
     A module owns one, and keeps in it nothing that a checkpoint has.
@@ -98,14 +98,11 @@ class ImageQuality:
     """
 
     def __init__(self, protocol: EvaluationProtocol = "rounded") -> None:
+        super().__init__()
         one_of(PROTOCOLS, protocol=protocol)
         self.protocol: EvaluationProtocol = protocol
         self.measures: dict[str, Measure] = {"psnr": psnr, "ssim": ssim}
-        """By name; a callback may add some."""
-        self.table: list[dict[str, Any]] = []
-        """A row for each image of the last epoch: `set`, `index`, `name` and the measures, `noisy_<measure>` those of
-        the degraded image; the same on all processes."""
-        self._batches: list[tuple[int, Tensor, Sequence[str], dict[str, Tensor]]] = []
+        """By name; a callback may add some. In the table `noisy_<measure>` are those of the degraded image."""
 
     def update(
         self, degraded: Tensor, estimate: Tensor, clean: Tensor, index: Tensor, name: Sequence[str], loader: int = 0
@@ -128,29 +125,4 @@ class ImageQuality:
             if degraded.shape == clean.shape:
                 values[f"noisy_{key}"] = measure(degraded, clean, "unclipped")
             values[key] = measure(estimate, clean, self.protocol)
-        self._batches.append((loader, index, name, values))
-
-    def means(self, set_names: Sequence[str] = ("",)) -> dict[str, dict[str, float]]:
-        """End an epoch: fill `table` and give each set's means by its name and the measure. Every process calls it.
-
-        They are the same whatever the number of processes, to the last bit; an image that several processes had, as
-        samplers that fill up the last batch cause, counts once.
-
-        Args:
-            set_names: names of the sets by their numbers.
-        """
-        own = {}
-        for loader, index, names, values in self._batches:
-            columns = {key: value.cpu().tolist() for key, value in values.items()}
-            for row, position in enumerate(index.tolist()):
-                measured = {key: value[row] for key, value in columns.items()}
-                own[loader, position] = {"name": names[row], **measured}
-        self._batches = []
-        rows = {place: row for share in gathered(own) for place, row in share.items()}
-        self.table = [{"set": set_names[place[0]], "index": place[1], **rows[place]} for place in sorted(rows)]
-        found: dict[str, dict[str, float]] = {}
-        for name in dict.fromkeys(row["set"] for row in self.table):
-            of_set = [row for row in self.table if row["set"] == name]
-            keys = [key for key in of_set[0] if key not in ("set", "index", "name")]
-            found[name] = {key: sum(row[key] for row in of_set) / len(of_set) for key in keys}
-        return found
+        self.add(values, index, name, loader)

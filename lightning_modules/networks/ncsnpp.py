@@ -116,7 +116,7 @@ class NCSNpp(nn.Module):
     embedding: positional, centre_input: false, divide_by_level: false`. Deep ones have 8 blocks.
 
     Args:
-        image_size: height and width, H.
+        image_size: height H, which attention sizes are told by. The width, of spectrograms, may be another one.
         channels: of an image, C.
         width: channels at full size, a multiple of 4.
         multipliers: of the channels, for each size from H downwards.
@@ -171,6 +171,7 @@ class NCSNpp(nn.Module):
                 "divide_by_level divides by sigma, and with embedding positional the network is told times"
             )
         self.image_size = image_size
+        self.smallest = 2 ** (len(multipliers) - 1)
         self.centre_input = centre_input
         self.divide_by_level = divide_by_level
         self.residual_pyramid = input_pyramid == "residual"
@@ -226,8 +227,11 @@ class NCSNpp(nn.Module):
         self.grow = FirUpsample2D() if fir else nn.Upsample(scale_factor=2)
 
     def forward(self, noisy: Tensor, level: Tensor) -> Tensor:
-        if noisy.shape[-2:] != (self.image_size, self.image_size):
-            raise ValueError(f"images must be {self.image_size} x {self.image_size}, got {list(noisy.shape)}")
+        if noisy.shape[-2] != self.image_size or noisy.shape[-1] % self.smallest:
+            raise ValueError(
+                f"images must have {self.image_size} rows and a multiple of {self.smallest} columns, got "
+                f"{list(noisy.shape)}"
+            )
         level = level.float() if level.dtype != torch.float64 else level
         told = self.told(self.embedding(level).to(self.first.weight.dtype))
         x = 2 * noisy - 1 if self.centre_input else noisy

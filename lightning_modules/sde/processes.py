@@ -65,11 +65,11 @@ class Process(ABC):
         variance = self.prior_deviation**2
         return -0.5 * (squares / variance + x[0].numel() * math.log(2 * math.pi * variance))
 
-    def step(self, x: Tensor, t: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    def step(self, x: Tensor, t: Tensor, n: float) -> tuple[Tensor, Tensor]:
         """Compute f_i and G_i, of the shape of t, of x_{i+1} = x_i + f_i + G_i z: those of Euler and Maruyama."""
         return self.drift(x, t) / n, self.diffusion(t) / math.sqrt(n)
 
-    def ancestral(self, x: Tensor, t: Tensor, n: int, score: Tensor) -> tuple[Tensor, Tensor]:
+    def ancestral(self, x: Tensor, t: Tensor, n: float, score: Tensor) -> tuple[Tensor, Tensor]:
         """Compute mean and standard deviation of x_{i-1} given x_i, as the discrete model's own sampler draws it.
 
         Raises:
@@ -77,12 +77,12 @@ class Process(ABC):
         """
         raise ValueError(f"predictor must be another than ancestral: it is not defined for {type(self).__name__}")
 
-    def langevin_scale(self, t: Tensor, n: int) -> Tensor:
+    def langevin_scale(self, t: Tensor, n: float) -> Tensor:
         """Compute the factor a of Langevin steps, of the shape of t."""
         return torch.ones_like(t)
 
 
-def grid_level(t: Tensor, n: int) -> Tensor:
+def grid_level(t: Tensor, n: float) -> Tensor:
     """Compute floor(t (n - 1)), also where rounding has left it a little below a whole number."""
     return (t * (n - 1) + 1e-4).floor()
 
@@ -125,17 +125,17 @@ class VE(Process):
     def clean_estimate(self, x: Tensor, t: Tensor, score: Tensor) -> Tensor:
         return x + along(self.sigma(t) ** 2, x) * score
 
-    def grid_sigmas(self, t: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    def grid_sigmas(self, t: Tensor, n: float) -> tuple[Tensor, Tensor]:
         """Compute sigma_i and sigma_{i-1} of the geometric grid of n levels; below the first there is no noise."""
         i = grid_level(t, n)
         here, below = (self.sigma(level / max(n - 1, 1)) for level in (i, i - 1))
         return here, torch.where(i > 0, below, 0)
 
-    def step(self, x: Tensor, t: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    def step(self, x: Tensor, t: Tensor, n: float) -> tuple[Tensor, Tensor]:
         here, below = self.grid_sigmas(t, n)
         return torch.zeros_like(x), (here**2 - below**2).sqrt()
 
-    def ancestral(self, x: Tensor, t: Tensor, n: int, score: Tensor) -> tuple[Tensor, Tensor]:
+    def ancestral(self, x: Tensor, t: Tensor, n: float, score: Tensor) -> tuple[Tensor, Tensor]:
         here, below = self.grid_sigmas(t, n)
         lost = here**2 - below**2
         return x + along(lost, x) * score, below * lost.sqrt() / here
@@ -180,11 +180,11 @@ class _Decaying(Process):
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
         return along(-0.5 * self.beta(t), x) * x
 
-    def grid_beta(self, t: Tensor, n: int) -> Tensor:
+    def grid_beta(self, t: Tensor, n: float) -> Tensor:
         """Compute beta_i of n equally spaced ones from bmin / n to bmax / n."""
         return self.beta(grid_level(t, n) / max(n - 1, 1)) / n
 
-    def langevin_scale(self, t: Tensor, n: int) -> Tensor:
+    def langevin_scale(self, t: Tensor, n: float) -> Tensor:
         return 1 - self.grid_beta(t, n)
 
 
@@ -209,11 +209,11 @@ class VP(_Decaying):
         """Find the time at which x_t / m(t) has noise of the standard deviation sigma."""
         return self._time_of_integral(torch.log1p(sigma**2))
 
-    def step(self, x: Tensor, t: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    def step(self, x: Tensor, t: Tensor, n: float) -> tuple[Tensor, Tensor]:
         beta = self.grid_beta(t, n)
         return along((1 - beta).sqrt() - 1, x) * x, beta.sqrt()
 
-    def ancestral(self, x: Tensor, t: Tensor, n: int, score: Tensor) -> tuple[Tensor, Tensor]:
+    def ancestral(self, x: Tensor, t: Tensor, n: float, score: Tensor) -> tuple[Tensor, Tensor]:
         beta = self.grid_beta(t, n)
         return (x + along(beta, x) * score) / along((1 - beta).sqrt(), x), beta.sqrt()
 

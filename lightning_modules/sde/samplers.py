@@ -53,7 +53,7 @@ def _host(t: float) -> Tensor:
 
 
 def euler_maruyama(
-    score: Score, x: Tensor, t: float, n: int, process: Process, draw: Draw, flow: bool = False
+    score: Score, x: Tensor, t: float, n: float, process: Process, draw: Draw, flow: bool = False
 ) -> Moved:
     """Take a step of 1 / n of the reverse-time process by the method of Euler and Maruyama."""
     time = _host(t)
@@ -63,7 +63,7 @@ def euler_maruyama(
 
 
 def reverse_diffusion(
-    score: Score, x: Tensor, t: float, n: int, process: Process, draw: Draw, flow: bool = False
+    score: Score, x: Tensor, t: float, n: float, process: Process, draw: Draw, flow: bool = False
 ) -> Moved:
     """Undo a step x_{i+1} = x_i + f_i + G_i z of the process in n steps: x - f_i + G_i^2 s + G_i z."""
     f, g = process.step(x, _host(t), n)
@@ -72,14 +72,14 @@ def reverse_diffusion(
     return Moved(mean, mean) if flow else Moved(mean + g * draw(x), mean)
 
 
-def ancestral(score: Score, x: Tensor, t: float, n: int, process: Process, draw: Draw) -> Moved:
+def ancestral(score: Score, x: Tensor, t: float, n: float, process: Process, draw: Draw) -> Moved:
     """Draw x_{i-1} given x_i of the discrete model with n levels."""
     mean, deviation = process.ancestral(x, _host(t), n, score(x, times_of(x, t)))
     return Moved(mean + along(deviation, x) * draw(x), mean)
 
 
 def langevin(
-    score: Score, x: Tensor, t: float, n: int, process: Process, draw: Draw, snr: float, num_steps: int = 1
+    score: Score, x: Tensor, t: float, n: float, process: Process, draw: Draw, snr: float, num_steps: int = 1
 ) -> Moved:
     """Take Langevin steps at a time, whose size follows from the norms of noise and score."""
     scale, mean = along(process.langevin_scale(_host(t), n), x), x
@@ -93,7 +93,7 @@ def langevin(
 
 
 def annealed_langevin(
-    score: Score, x: Tensor, t: float, n: int, process: Process, draw: Draw, snr: float, num_steps: int = 1
+    score: Score, x: Tensor, t: float, n: float, process: Process, draw: Draw, snr: float, num_steps: int = 1
 ) -> Moved:
     """Take Langevin steps at a time, of size 2 a (r std)^2 with the deviation of the noise at that time."""
     time, mean = _host(t), x
@@ -104,7 +104,7 @@ def annealed_langevin(
     return Moved(x, mean)
 
 
-Update = Callable[[Score, Tensor, float, int, Process, Draw], Moved]
+Update = Callable[[Score, Tensor, float, float, Process, Draw], Moved]
 
 
 def predict_and_correct(
@@ -114,7 +114,7 @@ def predict_and_correct(
     process: Process,
     predictor: Update | None,
     corrector: Update | None = None,
-    n: int | None = None,
+    n: float | Sequence[float] | None = None,
     draw: Draw = torch.randn_like,
     project: Project | None = None,
 ) -> Tensor:
@@ -127,7 +127,7 @@ def predict_and_correct(
         process: the process that is reversed.
         predictor: `euler_maruyama`, `reverse_diffusion` or `ancestral`; None corrects alone.
         corrector: `langevin` or `annealed_langevin` with their `snr`; None predicts alone.
-        n: steps from 1 to 0; by default the number of times.
+        n: steps from 1 to 0 of the size that is taken, or that of each step; by default the number of times.
         draw: see `Draw`.
         project: applied after each correction and prediction.
 
@@ -135,10 +135,11 @@ def predict_and_correct(
         The mean of the last step, `[B, ...]`.
     """
     moved = Moved(x, x)
-    for t in times:
+    steps = n if isinstance(n, Sequence) else [n or len(times)] * len(times)
+    for t, size in zip(times, steps, strict=True):
         for update in (corrector, predictor):
             if update is not None:
-                moved = update(score, moved.x, t, n or len(times), process, draw)
+                moved = update(score, moved.x, t, size, process, draw)
                 moved = moved if project is None else project(moved, t)
     return moved.mean
 

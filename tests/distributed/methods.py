@@ -435,6 +435,22 @@ METHODS = {
         },
         {"model.init_args.optimizer": DESCENT},
     ),
+    **{
+        name: Method(
+            f"sgmse/{config}",
+            {  # batches of 7, 7 and 5 crops; five recordings to test on, in batches of 2, 2 and 1
+                "data.init_args.batch_size": 7,
+                "data.init_args.evaluation_batch_size": 2,
+                "data.init_args.training.init_args.samples": 19,
+                **{f"data.init_args.{split}.init_args.test_samples": 5 for split in ("validation", "test")},
+                "trainer.check_val_every_n_epoch": 1,
+                "model.init_args.network.init_args.block_out_channels": [8, 16],
+                **({"model.init_args.num_steps": 2} if name == "sgmse" else {}),
+            },
+            {"model.init_args.optimizer": {**DESCENT, "init_args": {"lr": 1.0e-5}}},  # of a loss that is summed
+        )
+        for name, config in (("sgmse", "demo"), ("spectral_regression", "demo_baseline"))
+    },
     "noise2noise": Method("noise2noise/demo", PHOTOGRAPHS, {"model.init_args.optimizer": DESCENT}),
     "cbsn": Method(
         "cbsn/demo",

@@ -1,0 +1,89 @@
+"""Audio files: what can be read, as one channel of a sample rate; the extra `audio` reads them."""
+
+from math import gcd
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+SUFFIXES = (".wav", ".flac", ".ogg")
+LOUDEST = 32_768
+"""Stored value that stands for 1."""
+
+
+class UnreadableRecording(ValueError):
+    """A file that holds no sound that was asked for; the message names it."""
+
+
+def soundfile() -> Any:
+    """Import the package that reads and writes audio files.
+
+    Raises:
+        ModuleNotFoundError: says how to get it.
+    """
+    try:
+        import soundfile
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            "audio files need the package soundfile: pip install 'noiseworks[audio]'", name="soundfile"
+        ) from None
+    return soundfile
+
+
+def recording_names(folder: Path, what: str) -> list[str]:
+    """List the recordings of a folder and its subfolders, relative to it, sorted.
+
+    Args:
+        folder: the folder.
+        what: the argument or the set, for messages.
+
+    Raises:
+        FileNotFoundError: if the folder does not exist or holds no recording.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{what}: {folder} is not a folder; expected one with recordings")
+    found = [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()]
+    if not found:
+        raise FileNotFoundError(
+            f"{what}: {folder} holds no recording; expected files that end with {', '.join(SUFFIXES)}"
+        )
+    return sorted(path.relative_to(folder).as_posix() for path in found)
+
+
+def read_recording(path: Path, rate: int, resample: bool = False, mix_channels: bool = False) -> NDArray[np.float32]:
+    """Read a recording as `[samples]`, in [-1, 1].
+
+    Args:
+        path: the file.
+        rate: samples a second.
+        resample: whether another rate is brought to this one; otherwise it is an error.
+        mix_channels: whether several channels are averaged; otherwise they are an error.
+
+    Raises:
+        UnreadableRecording: if the file is damaged, silent throughout, or has another rate or several channels.
+    """
+    library = soundfile()
+    try:
+        signal, own_rate = library.read(path, dtype="float32", always_2d=True)
+    except library.LibsndfileError as error:
+        raise UnreadableRecording(f"{path} cannot be read: {error}") from None
+    if signal.shape[1] > 1 and not mix_channels:
+        raise UnreadableRecording(f"{path} has {signal.shape[1]} channels; set mix_channels to average them")
+    if own_rate != rate and not resample:
+        raise UnreadableRecording(
+            f"{path} has {own_rate} samples a second, expected {rate}; set resample to change that"
+        )
+    mono = signal.mean(axis=1)
+    if own_rate != rate:
+        from scipy.signal import resample_poly
+
+        mono = resample_poly(mono, rate // gcd(rate, own_rate), own_rate // gcd(rate, own_rate)).astype(np.float32)
+    if not np.abs(mono).max(initial=0) > 0:
+        raise UnreadableRecording(f"{path} is silent: its level is divided by")
+    return mono
+
+
+def as_int16(signal: NDArray[np.floating]) -> NDArray[np.int16]:
+    """Round a signal in [-1, 1] to 16 bits."""
+    return np.clip(np.round(signal * LOUDEST), -LOUDEST, LOUDEST - 1).astype(np.int16)

@@ -1,0 +1,97 @@
+"""Mixtures of any speech with any noise."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from datamodules.arguments import positive, within
+from datamodules.files.audio_files import as_int16, read_recording, recording_names
+from datamodules.restoration.image_folders import stem_of
+from datamodules.speech.recordings import Recordings, SpeechSet, Split
+from datamodules.speech.tones import at_snr
+
+
+class Mixtures(SpeechSet):
+    """Clean recordings of a folder with noise of another folder at a random level, each utterance with its own.
+
+    Level and excerpt of the noise follow from (seed, index) alone. No recording of speech or of noise is in two splits:
+    of both folders the last parts, in the order of their names, are validated and tested on. Utterances that are longer
+    than their noise go through it again. Mean squares are those of whole utterances, as in the recipe of WSJ0-CHiME3.
+    `mixtures.csv` of the run says what each is made from.
+
+    Args:
+        speech_dir: folder of clean recordings, with any subfolders.
+        noise_dir: folder of recordings of noise, with any subfolders; at least one for each split that is read.
+        snr: least and greatest ratio of speech to noise, in decibels; uniform between them.
+        held_out: part of the recordings for validation, and as much for tests.
+        rate: samples a second.
+        resample: whether recordings of another rate are brought to this one; otherwise they are refused.
+        mix_channels: whether several channels are averaged; otherwise they are refused.
+        seed: random seed; None takes that of the DataModule.
+
+    Raises:
+        ValueError: if an argument is out of range; when read, if a split has no speech or no noise.
+        FileNotFoundError: when read, if a folder does not exist or holds no recording.
+    """
+
+    def __init__(
+        self,
+        speech_dir: str,
+        noise_dir: str,
+        snr: Sequence[float] = (0.0, 20.0),
+        held_out: float = 0.1,
+        rate: int = 16_000,
+        resample: bool = False,
+        mix_channels: bool = False,
+        seed: int | None = None,
+    ) -> None:
+        positive(rate=rate)
+        within(0, 0.5, "()", held_out=held_out)
+        if len(snr) != 2 or snr[0] > snr[1]:
+            raise ValueError(f"snr must be the least and the greatest ratio in decibels, got {list(snr)}")
+        self.speech_dir = Path(speech_dir).expanduser()
+        self.noise_dir = Path(noise_dir).expanduser()
+        self.snr = (float(snr[0]), float(snr[1]))
+        self.held_out = held_out
+        self.rate = rate
+        self.resample = resample
+        self.mix_channels = mix_channels
+        self.seed = seed
+
+    def recordings(self, split: Split) -> Recordings:
+        speech = self._of_split(recording_names(self.speech_dir, "speech_dir"), split, "speech_dir")
+        noises = self._of_split(recording_names(self.noise_dir, "noise_dir"), split, "noise_dir")
+        sounds = [self._read(self.noise_dir / name) for name in noises]
+        noisy, clean, rows = [], [], []
+        for index, name in enumerate(speech):
+            random = np.random.default_rng([self.seed or 0, ("training", "validation", "test").index(split), index])
+            voice = self._read(self.speech_dir / name)
+            chosen, level, place = random.integers(len(noises)), random.uniform(*self.snr), random.random()
+            sound = sounds[chosen]
+            room = len(sound) - len(voice)
+            start = int(place * (room + 1 if room >= 0 else len(sound)))
+            excerpt = np.take(sound, np.arange(start, start + len(voice)), mode="wrap")
+            if not np.abs(excerpt).max() > 0:
+                raise ValueError(
+                    f"{self.noise_dir / noises[chosen]} is silent for {len(voice)} samples from {start} on"
+                )
+            mixture = voice + at_snr(voice, excerpt, level)
+            loudest = max(1.0, float(np.abs(mixture).max()) / 0.999)  # both are made quieter where 16 bits overflow
+            noisy.append(as_int16(mixture / loudest))
+            clean.append(as_int16(voice / loudest))
+            row = {"split": split, "speech": name, "noise": noises[chosen], "start": start, "snr": level}
+            rows.append(row | {"divided_by": loudest})
+        return Recordings([stem_of(name) for name in speech], noisy, clean, self.rate, pd.DataFrame(rows))
+
+    def _of_split(self, names: Sequence[str], split: Split, what: str) -> list[str]:
+        """Take a split's part of the names, in their order."""
+        held = max(round(self.held_out * len(names)), 1)
+        ends = {"training": (0, -2 * held), "validation": (-2 * held, -held), "test": (-held, None)}[split]
+        if len(names) < 2 * held + 1:
+            raise ValueError(f"{what} has {len(names)} recordings: training, validation and test need one each")
+        return list(names[slice(*ends)])
+
+    def _read(self, path: Path) -> np.ndarray:
+        return read_recording(path, self.rate, self.resample, self.mix_channels).astype(np.float64)

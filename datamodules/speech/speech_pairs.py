@@ -1,0 +1,212 @@
+"""The DataModule of recordings to enhance: training crops, whole recordings to test on, for any sets.
+
+SpeechPairs(VoiceBankDemand("~/data"), test=VoiceBankDemand("~/data"), crop_length=32_640)
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datamodules.arguments import at_least
+from datamodules.corruptions.seeded import seeded
+from datamodules.files.audio_files import LOUDEST, UnreadableRecording, read_recording, recording_names
+from datamodules.files.whole_files import write_text
+from datamodules.loading.augmentation import sample_uniform
+from datamodules.loading.global_batches import Request
+from datamodules.loading.whole_images import SizedSet, WholeImageSets
+from datamodules.speech.recordings import CropStore, Recordings, SpeechSet, Split
+
+
+class SpeechPairs(WholeImageSets):
+    """Batches of noisy recordings, with the clean ones where these are known (`datamodules.batches.SpeechPairBatch`).
+
+    Training batches are crops of recordings that are held in memory, cut on the device at places that follow from
+    (seed, epoch, sample) alone; shorter recordings have zeros around them. Validation, test and prediction batches are
+    whole recordings of one length.
+
+    Args:
+        training: set to train on; None for a run that only tests or predicts.
+        test: set to test on, or several by name, each with its own metrics.
+        validation: set of validation recordings; None leaves validation out.
+        batch_size: training crops of a step over all processes.
+        crop_length: length of a training crop, in samples.
+        evaluation_batch_size: most recordings of a validation, test or prediction batch over all processes, each of
+            which takes at least one; recordings of a batch have one length.
+        predict_dir: folder of noisy recordings to predict; None predicts the test recordings.
+        resample: whether recordings in `predict_dir` of another rate are brought to the sets'; otherwise refused.
+        mix_channels: whether several channels in `predict_dir` are averaged; otherwise they are refused.
+        num_workers: loader processes of recordings that are predicted; those in memory need none.
+        seed: random seed of order, places and of what sets draw; None takes `seed_everything`.
+
+    Raises:
+        ValueError: if an argument is out of range, or sets differ in their rate.
+    """
+
+    def __init__(
+        self,
+        training: SpeechSet | None = None,
+        test: SpeechSet | dict[str, SpeechSet] | None = None,
+        validation: SpeechSet | None = None,
+        batch_size: int = 8,
+        crop_length: int = 32_640,
+        evaluation_batch_size: int = 1,
+        predict_dir: str | None = None,
+        resample: bool = False,
+        mix_channels: bool = False,
+        num_workers: int | None = 0,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(
+            training,
+            test,
+            validation,
+            predict_dir,
+            batch_size=batch_size,
+            evaluation_batch_size=evaluation_batch_size,
+            num_workers=num_workers,
+            seed=seed,
+        )
+        at_least(1, crop_length=crop_length)
+        self.crop_length = crop_length
+        self.resample = resample
+        self.mix_channels = mix_channels
+        sets = [one for one in (training, validation, *self.tests.values()) if one is not None]
+        if len({one.rate for one in sets}) > 1:
+            rates = ", ".join(f"{type(one).__name__} {one.rate}" for one in sets)
+            raise ValueError(f"the sets differ in their samples a second: {rates}")
+        self.rate = sets[0].rate if sets else 16_000
+
+    def set_up_training(self) -> None:
+        if self.training is not None:
+            self.train_set = Crops(self._read(self.training, "training"), self.crop_length)
+        if self.validation is not None:
+            self.validation_set = self.whole(self.validation, "validation")
+
+    def whole(self, one: SpeechSet, split: Any) -> SizedSet:
+        return WholeRecordings(self._read(one, split))
+
+    def _read(self, one: SpeechSet, split: Split) -> Recordings:
+        recordings = seeded(one, self.seed).recordings(split)
+        directory = self.trainer.log_dir if self.trainer is not None else None  # on every process: it is broadcast
+        if recordings.table is not None and directory is not None and self.trainer.is_global_zero:  # type: ignore[union-attr]
+            write_text(Path(directory, f"mixtures_{split}.csv"), recordings.table.to_csv(index=False))
+        return recordings
+
+    def new_images(self, folder: str) -> SizedSet:
+        return RecordingFolder(folder, self.rate, self.resample, self.mix_channels)
+
+    def augmented(self, batch: dict[str, Any], visit: int) -> dict[str, Any]:
+        crops = self.train_set
+        assert isinstance(crops, Crops)
+        return batch | crops.cut(batch["index"], sample_uniform(self.seed, visit, batch["index"], count=1)[:, 0])
+
+    def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
+        signals = {key: self._in_unit_interval(batch[key]) for key in ("noisy", "clean") if key in batch}
+        return batch | signals | {"rate": self.rate}
+
+    def _in_unit_interval(self, stored: Tensor) -> Tensor:
+        signal = stored.to(self.pixel_type)
+        return signal if stored.is_floating_point() else signal.div_(LOUDEST)
+
+
+class Crops:
+    """The training recordings, out of which crops are cut on the device.
+
+    Args:
+        recordings: the recordings.
+        length: of a crop, in samples.
+    """
+
+    in_memory = True
+
+    def __init__(self, recordings: Recordings, length: int) -> None:
+        self.count = len(recordings.names)
+        self.stores = {"noisy": CropStore(recordings.noisy, length), "clean": CropStore(recordings.clean, length)}
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, request: Request) -> dict[str, Any]:
+        return {"index": request.indices, "visit": request.visit, "global_size": request.global_size}
+
+    def cut(self, index: Tensor, uniform: Tensor) -> dict[str, Tensor]:
+        """Cut the crops of some recordings, int16 `[B, length]`, where `index` is."""
+        return {key: store.to(index.device).cut(index, uniform) for key, store in self.stores.items()}
+
+
+class WholeRecordings:
+    """Whole recordings in memory.
+
+    Args:
+        recordings: the recordings.
+    """
+
+    in_memory = True
+
+    def __init__(self, recordings: Recordings) -> None:
+        self.recordings = recordings
+        self.sizes = [each.shape for each in recordings.noisy]
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __getitem__(self, request: Request) -> dict[str, Any]:
+        rows = request.indices.tolist()
+        kinds = {"noisy": self.recordings.noisy, "clean": self.recordings.clean}
+        return {
+            "index": request.indices,
+            "global_size": request.global_size,
+            "name": [self.recordings.names[row] for row in rows],
+            **{key: torch.from_numpy(np.stack([kind[row] for row in rows])) for key, kind in kinds.items()},
+        }
+
+
+class RecordingFolder:
+    """A user's own folder of noisy recordings, decoded when they are asked for.
+
+    All are decoded once before, which costs little beside their enhancement: files that are damaged, silent or of
+    another kind are left out, and `unreadable` says of each which and why.
+
+    Args:
+        folder: the folder, with any subfolders.
+        rate: samples a second.
+        resample: whether recordings of another rate are brought to this one.
+        mix_channels: whether several channels are averaged.
+
+    Raises:
+        FileNotFoundError: if the folder does not exist or holds no recording.
+        ValueError: if none can be read.
+    """
+
+    def __init__(self, folder: str, rate: int, resample: bool, mix_channels: bool) -> None:
+        self.folder = Path(folder).expanduser()
+        self.options = (rate, resample, mix_channels)
+        self.files: list[str] = []
+        self.sizes: list[tuple[int, ...]] = []
+        self.unreadable: list[str] = []
+        for file in recording_names(self.folder, "data.predict_dir"):
+            try:
+                self.sizes.append(self._read(file).shape)
+                self.files.append(file)
+            except UnreadableRecording as error:
+                self.unreadable.append(str(error))
+        if not self.files:
+            raise ValueError(f"data.predict_dir {self.folder}: no recording can be read: {'; '.join(self.unreadable)}")
+
+    def _read(self, file: str) -> np.ndarray:
+        return read_recording(self.folder / file, *self.options)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, request: Request) -> dict[str, Any]:
+        files = [self.files[row] for row in request.indices.tolist()]
+        return {
+            "noisy": torch.from_numpy(np.stack([self._read(file) for file in files])),
+            "index": request.indices,
+            "global_size": request.global_size,
+            "name": files,
+        }

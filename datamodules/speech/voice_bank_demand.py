@@ -1,0 +1,76 @@
+"""VoiceBank-DEMAND and sets of its layout: folders with the noisy and the clean recording of each utterance."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datamodules.arguments import positive
+from datamodules.files.audio_files import as_int16, read_recording, recording_names
+from datamodules.files.data_directory import data_directory
+from datamodules.restoration.image_folders import paired, stem_of
+from datamodules.speech.recordings import Recordings, SpeechSet, Split
+
+FOLDERS: dict[Split, str] = {"training": "train", "validation": "valid", "test": "test"}
+
+
+class VoiceBankDemand(SpeechSet):
+    """Recordings `<split>/noisy/<name>.wav` and `<split>/clean/<name>.wav`, with the splits train, valid and test.
+
+    Where there is no folder `valid`, the training recordings of some speakers, whose names files begin with, are
+    validated on and not trained on.
+
+    Args:
+        data_dir: folder that holds the splits, or `voicebank_demand` with them; None looks where NOISEWORKS_DATA
+            points.
+        held_out_speakers: speakers to validate on where there is no folder `valid`.
+        reverberant: whether the folders are `reverb` and `anechoic` in place of `noisy` and `clean`.
+        rate: samples a second.
+        resample: whether recordings of another rate are brought to this one; otherwise they are refused.
+        mix_channels: whether several channels are averaged; otherwise they are refused.
+
+    Raises:
+        ValueError: if `rate` is not positive; when read, if names or lengths do not match.
+        FileNotFoundError: when read, if recordings are missing, saying what was expected where.
+    """
+
+    def __init__(
+        self,
+        data_dir: str | None = None,
+        held_out_speakers: Sequence[str] = ("p226", "p287"),
+        reverberant: bool = False,
+        rate: int = 16_000,
+        resample: bool = False,
+        mix_channels: bool = False,
+    ) -> None:
+        positive(rate=rate)
+        self.data_dir = data_dir
+        self.held_out_speakers = tuple(held_out_speakers)
+        self.kinds = ("reverb", "anechoic") if reverberant else ("noisy", "clean")
+        self.rate = rate
+        self.resample = resample
+        self.mix_channels = mix_channels
+
+    def recordings(self, split: Split) -> Recordings:
+        root = data_directory(self.data_dir, "VoiceBankDemand")
+        for inner in ("voicebank_demand", "speech/voicebank_demand"):
+            root = root / inner if (root / inner).is_dir() else root
+        divided = (root / FOLDERS["validation"]).is_dir()
+        folder = root / (FOLDERS[split] if divided or split == "test" else FOLDERS["training"])
+        noisy, clean = (recording_names(folder / kind, "VoiceBankDemand") for kind in self.kinds)
+        pairs = paired(noisy, clean, folder, kinds=self.kinds)
+        if not divided and split != "test":
+            held = [Path(name).name.startswith(self.held_out_speakers) for name, _ in pairs]
+            pairs = [pair for pair, one in zip(pairs, held, strict=True) if one == (split == "validation")]
+        if not pairs:
+            held_out = ", ".join(self.held_out_speakers) or "none"
+            raise ValueError(f"{folder} has no recording for {split}: held_out_speakers are {held_out}")
+        read = [
+            [self._read(folder / kind / name) for kind, name in zip(self.kinds, pair, strict=True)] for pair in pairs
+        ]
+        names = [stem_of(name) for name, _ in pairs]
+        return Recordings(names, [noisy for noisy, _ in read], [clean for _, clean in read], self.rate)
+
+    def _read(self, path: Path) -> NDArray[np.int16]:
+        return as_int16(read_recording(path, self.rate, self.resample, self.mix_channels))

@@ -1,0 +1,78 @@
+"""The process that carries a clean signal to its noisy one while noise of its own grows.
+
+    dx = gamma (y - x) dt + g(t) dw,    g(t) = smin (smax / smin)^t sqrt(2 L),    L = log(smax / smin)
+
+x_t given x_0 and the observation y has the mean e^{-gamma t} x_0 + (1 - e^{-gamma t}) y and the variance
+
+    smin^2 e^{-2 gamma t} (e^{2 (gamma + L) t} - 1) L / (gamma + L).
+
+Signals may be complex; then noise has E|z|^2 = 1, half of it in either part, and the score is -(x_t - mean) / variance.
+The prior's mean is taken to be y.
+
+Source: Richter, Welker, Lemercier, Lay and Gerkmann, Speech Enhancement and Dereverberation with Diffusion-based
+Generative Models, IEEE/ACM TASLP 2023, arXiv 2208.05830.
+"""
+
+import copy
+import math
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from datamodules.arguments import positive
+from lightning_modules.sde.processes import Process, along
+
+
+class OUVE(Process):
+    """An Ornstein-Uhlenbeck process towards an observation, whose variance explodes.
+
+    Args:
+        stiffness: gamma, the rate at which the signal goes to the observation.
+        sigma_min: smin, in the signal's units.
+        sigma_max: smax.
+
+    Raises:
+        ValueError: if an argument is not positive, or `sigma_max` not larger than `sigma_min`.
+    """
+
+    observed: Tensor
+
+    def __init__(self, stiffness: float = 1.5, sigma_min: float = 0.05, sigma_max: float = 0.5) -> None:
+        positive(stiffness=stiffness, sigma_min=sigma_min)
+        if not sigma_max > sigma_min:
+            raise ValueError(f"sigma_max must be larger than sigma_min {sigma_min}, got {sigma_max}")
+        self.stiffness = stiffness
+        self.sigma_min = sigma_min
+        self.sigma_max = sigma_max
+        self.growth = math.log(sigma_max / sigma_min)
+        self.prior_deviation = float(self.deviation(torch.ones(1, dtype=torch.float64, device="cpu")))
+
+    def towards(self, observed: Tensor) -> Self:
+        """Give the process of a batch of observations y, `[B, ...]`."""
+        process = copy.copy(self)
+        process.observed = observed
+        return process
+
+    def deviation(self, t: Tensor) -> Tensor:
+        """Compute the standard deviation of x_t given x_0, of the shape of t."""
+        both = self.stiffness + self.growth
+        grown = torch.expm1(2 * both * t) * torch.exp(-2 * self.stiffness * t)
+        return self.sigma_min * (grown * (self.growth / both)).sqrt()
+
+    def drift(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.stiffness * (self.observed - x)
+
+    def diffusion(self, t: Tensor) -> Tensor:
+        return self.sigma_min * torch.exp(self.growth * t) * math.sqrt(2 * self.growth)
+
+    def kernel(self, clean: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        left = along(torch.exp(-self.stiffness * t), clean)
+        return left * clean + (1 - left) * self.observed, self.deviation(t)
+
+    def clean_estimate(self, x: Tensor, t: Tensor, score: Tensor) -> Tensor:
+        left = along(torch.exp(-self.stiffness * t), x)
+        return (x + along(self.deviation(t) ** 2, x) * score - (1 - left) * self.observed) / left
+
+    def prior_mean(self, x: Tensor) -> Tensor:
+        return self.observed

@@ -1,0 +1,149 @@
+"""Validation, test and prediction of a module that enhances speech: the same for every method."""
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from datamodules.batches import SpeechPairBatch
+from datamodules.corruptions.image_noise.numbers import SampleNumbers
+from datamodules.files.audio_files import soundfile
+from datamodules.files.whole_files import whole_file
+from lightning_modules.full_precision import at_least_float32, in_full_precision
+from lightning_modules.metrics.speech import SpeechQuality
+from lightning_modules.networks.spectrogram import Spectrogram, as_complex
+from lightning_modules.random_numbers import run_seed
+from lightning_modules.resumable.item_files import digest_of, missing_items
+from lightning_modules.sde.samplers import Draw
+from lightning_modules.training.logging import log_same
+from lightning_modules.training.written_images import WritesFolder
+
+STREAM = 30_000
+"""Of the random numbers that recordings are enhanced with."""
+SILENCE = 1e-8
+"""The least loudest sample that is divided by."""
+SPOKEN = 8_000
+"""Samples a second from which on intelligibility and quality are measured."""
+
+
+def complex_normal(numbers: SampleNumbers) -> Draw:
+    """Draw complex noise with E|z|^2 = 1, of each sample its own."""
+
+    def draw(like: Tensor) -> Tensor:
+        real, imaginary = (numbers.normal(like.real) for _ in range(2))
+        return torch.complex(real, imaginary) / 2**0.5
+
+    return draw
+
+
+def complex_normal_of(generator: torch.Generator | None) -> Draw:
+    """Draw complex noise with E|z|^2 = 1 from a generator on the host; None is torch's own."""
+    return lambda like: torch.randn(like.shape, generator=generator, dtype=like.dtype).to(like.device)
+
+
+class SpeechRestorerSteps(WritesFolder, ABC):
+    """Give a LightningModule its validation, test and prediction steps for `SpeechPairBatch`es.
+
+    The module owns `quality = SpeechQuality()`, `spectrogram` and `frame_multiple`, of which the numbers of frames that
+    its network takes are multiples, and says in `enhanced` what its method is. Recordings are divided by their loudest
+    sample, and multiplied again. Validation logs `val/si_sdr` and the like; a test intelligibility and perceived
+    quality, too; `test/noisy_si_sdr` and the like are those of the noisy recordings; of several test sets
+    `test/<set>/si_sdr`. All are means over recordings and all processes.
+
+    `predict` writes `enhanced/<file>` into the run directory, of the name and length of the file that is given and of
+    the sets' rate; files that are there already are left alone, so an interrupted run continues.
+    """
+
+    quality: SpeechQuality
+    spectrogram: Spectrogram
+    frame_multiple: int
+    written, settings_name = "enhanced", "enhancement_settings.json"
+
+    @abstractmethod
+    def enhanced(self, noisy: Tensor, draw: Draw) -> Tensor:
+        """Enhance spectrograms `[B, 1, F, T]`, complex, with noise of their shape drawn by `draw`."""
+
+    def network_output(self: Any, channels: Tensor, t: Tensor) -> Tensor:
+        """Evaluate the network at `[B, C, F, T]` and times `[B]`; its two channels make a complex spectrogram."""
+        output = self.network(channels.to(self.dtype), t)
+        return as_complex(output if isinstance(output, Tensor) else output.sample)
+
+    def restore(self: Any, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Enhance signals `[B, samples]`."""
+        return self.through_spectrogram(degraded, complex_normal_of(generator))
+
+    def estimated(self: Any, batch: SpeechPairBatch) -> Tensor:
+        """Enhance a batch, each recording by noise that follows from the run's seed and its position alone."""
+        return self.through_spectrogram(
+            batch["noisy"], complex_normal(SampleNumbers(run_seed(), 0, batch["index"], STREAM))
+        )
+
+    def through_spectrogram(self: Any, signal: Tensor, draw: Draw) -> Tensor:
+        """Enhance signals `[B, samples]` by their spectrograms, with frames of zeros up to the network's multiple."""
+        signal = at_least_float32(signal)
+        with in_full_precision(signal.device):
+            loudest = signal.abs().amax(dim=1, keepdim=True).clamp(min=SILENCE)
+            noisy = self.spectrogram.of(signal / loudest)
+            frames = noisy.shape[-1]
+            wide = F.pad(noisy, (0, -frames % self.frame_multiple))
+        enhanced = self.enhanced(wide, draw)[..., :frames]
+        with in_full_precision(signal.device):
+            return self.spectrogram.signal(enhanced, signal.shape[1]) * loudest
+
+    def validation_step(self: Any, batch: SpeechPairBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self._measured(batch, dataloader_idx, perception=False)
+
+    def test_step(self: Any, batch: SpeechPairBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
+        """Return `estimate`, `[B, samples]`."""
+        return self._measured(batch, dataloader_idx, perception=batch["rate"] >= SPOKEN)
+
+    def _measured(self: Any, batch: SpeechPairBatch, loader: int, perception: bool) -> dict[str, Tensor]:
+        estimate = self.estimated(batch)
+        names = batch.get("name") or [str(position) for position in batch["index"].tolist()]
+        signals = batch["noisy"], estimate, batch["clean"]
+        self.quality.update(*signals, batch["rate"], batch["index"], names, loader, perception)
+        return {"estimate": estimate}
+
+    def on_validation_epoch_end(self: Any) -> None:
+        self._log_quality("val", [])
+
+    def on_test_epoch_end(self: Any) -> None:
+        names = list(getattr(self.trainer.datamodule, "test_names", ()))
+        self._log_quality("test", names if len(names) > 1 else [])
+
+    def _log_quality(self: Any, stage: str, names: list[str]) -> None:
+        for name, means in self.quality.means(names or [""]).items():
+            for key, value in means.items():
+                log_same(self, f"{stage}/{name}/{key}" if name else f"{stage}/{key}", value)
+
+    def predict_step(self: Any, batch: SpeechPairBatch, batch_idx: int, dataloader_idx: int = 0) -> list[str]:
+        """Write the recordings of a batch that are not there yet, and return their names."""
+        if self._directory is None:
+            self.estimated(batch)
+            return []
+        files = [self._directory / self.written / name for name in batch["name"]]
+        files = [file if file.suffix else file.with_suffix(".wav") for file in files]
+        digests = [digest_of(signal.float()) for signal in batch["noisy"]]
+        rows = missing_items(files, digests, digest_in)
+        if rows:
+            estimate = self.estimated(batch).float().clamp(-1, 1).cpu().numpy()
+            for row in rows:
+                write_recording(files[row], estimate[row], batch["rate"], digests[row])
+        return [batch["name"][row] for row in rows]
+
+
+def write_recording(path: Path, signal: Any, rate: int, digest: str) -> None:
+    """Write a signal in [-1, 1] with 16 bits, with the digest of what it was made from as its comment."""
+    library = soundfile()
+    with whole_file(path) as partial, library.SoundFile(partial, "w", samplerate=rate, channels=1) as file:
+        file.comment = digest
+        file.write(signal)
+
+
+def digest_in(path: Path) -> str | None:
+    """Read the digest that a recording was written with."""
+    with soundfile().SoundFile(path) as file:
+        return file.comment or None

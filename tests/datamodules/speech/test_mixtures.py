@@ -1,0 +1,54 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from datamodules.speech.mixtures import Mixtures
+from tests.datamodules.speech.folders import write
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[str, str]:
+    for number in range(10):
+        write(tmp_path / "speech" / f"{number}.wav", 400 + number, seed=number)
+    for number in range(3):
+        write(tmp_path / "noise" / f"{number}.wav", 150 + 400 * number, seed=50 + number)
+    return str(tmp_path / "speech"), str(tmp_path / "noise")
+
+
+def test_mixtures_have_the_ratios_and_the_excerpts_of_their_table(folders: tuple[str, str]) -> None:
+    data = Mixtures(*folders, snr=(-5, 10), seed=3)
+    for split, count in (("training", 8), ("validation", 1), ("test", 1)):
+        found = data.recordings(split)  # type: ignore[arg-type]
+        assert len(found.names) == count
+        assert found.table is not None
+        for (_, row), noisy, clean in zip(found.table.iterrows(), found.noisy, found.clean, strict=True):
+            voice, noise = clean.astype(float), noisy.astype(float) - clean
+            assert 10 * np.log10((voice**2).mean() / (noise**2).mean()) == pytest.approx(row["snr"], abs=0.05)
+            sound = write(Path(folders[1], "again.wav"), 150 + 400 * int(row["noise"][0]), 50 + int(row["noise"][0]))
+            Path(folders[1], "again.wav").unlink()
+            excerpt = np.take(sound.astype(float), np.arange(row["start"], row["start"] + len(noise)), mode="wrap")
+            assert np.corrcoef(excerpt, noise)[0, 1] > 0.999
+
+
+def test_splits_share_no_recording_and_draws_follow_from_the_seed(folders: tuple[str, str]) -> None:
+    tables = [Mixtures(*folders, seed=1).recordings(split).table for split in ("training", "validation", "test")]  # type: ignore[arg-type]
+    for kind in ("speech", "noise"):
+        names = [set(table[kind]) for table in tables if table is not None]
+        assert not names[0] & names[1] | names[1] & names[2] | names[0] & names[2]
+    first, again, other = (Mixtures(*folders, seed=seed).recordings("training") for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first.noisy[0], again.noisy[0])
+    assert not np.array_equal(first.noisy[0], other.noisy[0])
+
+
+def test_what_can_not_be_mixed_is_refused(folders: tuple[str, str], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="snr must be the least and the greatest"):
+        Mixtures(*folders, snr=(5, 0))
+    with pytest.raises(ValueError, match="held_out"):
+        Mixtures(*folders, held_out=0.5)
+    Path(folders[1], "0.wav").unlink()
+    with pytest.raises(ValueError, match="noise_dir has 2 recordings: training, validation and test need one each"):
+        Mixtures(*folders).recordings("training")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"noise_dir: .*empty holds no recording"):
+        Mixtures(folders[0], str(tmp_path / "empty")).recordings("test")

@@ -1,0 +1,92 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from datamodules.speech.mixtures import Mixtures
+from datamodules.speech.speech_pairs import SpeechPairs
+from datamodules.speech.tones import Tones
+from tests.datamodules.speech.folders import write
+from tests.trainers import quiet
+
+
+class Listener(LightningModule):
+    """Keeps batches, and learns nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+        self.trained: list[Any] = []
+        self.tested: list[Any] = []
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        self.trained.append(batch)
+        return self.weight * batch["noisy"].sum()
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self.tested.append(batch)
+
+    predict_step = test_step
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def test_crops_are_of_both_recordings_at_one_place_and_follow_from_the_seed() -> None:
+    seen = []
+    for seed in (1, 1, 2):
+        module = Listener()
+        quiet(max_epochs=2).fit(
+            module, SpeechPairs(Tones(9, length=100, seed=0), batch_size=4, crop_length=40, seed=seed)
+        )
+        seen.append(module.trained)
+    whole = Tones(9, length=100, seed=0).recordings("training")
+    for batch in seen[0]:
+        assert batch["noisy"].shape == (len(batch["index"]), 40)
+        for row, position in enumerate(batch["index"].tolist()):
+            crop = (batch["clean"][row] * 32_768).round().to(torch.int16).numpy()
+            places = np.lib.stride_tricks.sliding_window_view(whole.clean[position], 40)
+            [place] = np.flatnonzero((places == crop).all(axis=1))
+            noisy = (batch["noisy"][row] * 32_768).round().to(torch.int16).numpy()
+            np.testing.assert_array_equal(noisy, whole.noisy[position][place : place + 40])
+    first, again, other = ([batch["noisy"] for batch in batches] for batches in seen)
+    assert all(torch.equal(one, two) for one, two in zip(first, again, strict=True))
+    assert not all(torch.equal(one, two) for one, two in zip(first, other, strict=True))
+
+
+def test_whole_recordings_are_batched_by_length(tmp_path: Path) -> None:
+    for number in range(6):
+        write(tmp_path / "speech" / f"{number}.wav", 400 + 50 * (number // 5), seed=number)
+        write(tmp_path / "noise" / f"{number}.wav", 500, seed=number + 10)
+    data = SpeechPairs(
+        test=Mixtures(str(tmp_path / "speech"), str(tmp_path / "noise"), held_out=0.4), evaluation_batch_size=8
+    )
+    module = Listener()
+    quiet(default_root_dir=tmp_path).test(module, data, verbose=False)
+    assert [batch["noisy"].shape for batch in module.tested] == [(1, 400), (1, 450)]
+    assert module.tested[0]["rate"] == 16_000
+    assert (tmp_path / "mixtures_test.csv").is_file()
+
+
+def test_a_folder_is_predicted_and_what_can_not_be_read_is_told(tmp_path: Path) -> None:
+    for name, rate in (("a.wav", 16_000), ("b/c.wav", 16_000), ("slow.wav", 8_000)):
+        write(tmp_path / name, 200, rate=rate)
+    data, module = SpeechPairs(predict_dir=str(tmp_path), evaluation_batch_size=4), Listener()
+    quiet().predict(module, data)
+    assert [batch["name"] for batch in module.tested] == [["a.wav", "b/c.wav"]]
+    assert data.predict_set.unreadable == [
+        f"{tmp_path}/slow.wav has 8000 samples a second, expected 16000; set resample to change that"
+    ]  # type: ignore[union-attr]
+    quiet().predict(module := Listener(), SpeechPairs(predict_dir=str(tmp_path), resample=True))
+    assert [batch["noisy"].shape[1] for batch in module.tested] == [200, 200, 400]
+
+
+def test_sets_of_other_rates_are_refused() -> None:
+    with pytest.raises(ValueError, match="Tones 2000, Tones 4000"):
+        SpeechPairs(Tones(3), Tones(3, rate=4000))
+    with pytest.raises(ValueError, match="crop_length"):
+        SpeechPairs(Tones(3), crop_length=0)

@@ -1,0 +1,76 @@
+import math
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from datamodules.files.audio_files import read_recording
+from lightning_modules.metrics import speech
+from lightning_modules.metrics.speech import SpeechQuality, decibels, parts, perceived, projected
+
+
+def signals() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    clean, noise = torch.randn(2, 3, 400, dtype=torch.float64)
+    noisy = clean + 0.3 * noise
+    return 0.9 * clean + 0.05 * noise + 0.02 * torch.randn(3, 400, dtype=torch.float64), clean, noisy
+
+
+def test_parts_are_those_of_projections_and_of_the_least_squares_they_solve() -> None:
+    estimate, clean, noisy = signals()
+    found = parts(estimate, clean, noisy)
+    for row in range(3):
+        e, x, n = estimate[row], clean[row], noisy[row] - clean[row]
+        s, r = (e @ x) / (x @ x) * x, (e @ n) / (n @ n) * n
+        assert float(found["si_sdr"][row]) == pytest.approx(10 * math.log10(s @ s / ((e - s) @ (e - s))))
+        assert float(found["si_sir"][row]) == pytest.approx(10 * math.log10(s @ s / (r @ r)))
+        rest = e - s - r
+        assert float(found["si_sar"][row]) == pytest.approx(10 * math.log10(s @ s / (rest @ rest)))
+    scaled = parts(7 * estimate, clean, noisy)
+    for key, value in found.items():
+        torch.testing.assert_close(scaled[key], value)
+    torch.testing.assert_close(projected(estimate, clean), projected(projected(estimate, clean), clean))
+
+
+def test_no_mean_is_subtracted() -> None:
+    estimate, clean, noisy = signals()
+    assert not torch.allclose(
+        parts(estimate + 1, clean + 1, noisy + 1)["si_sdr"], parts(estimate, clean, noisy)["si_sdr"]
+    )
+
+
+def test_rows_tell_the_ratio_of_speech_to_noise_and_the_noisy_recordings_own_measures() -> None:
+    estimate, clean, noisy = signals()
+    quality = SpeechQuality()
+    quality.update(noisy, estimate, clean, 2000, torch.arange(3), ["a", "b", "c"])
+    [means] = quality.means().values()
+    torch.testing.assert_close(means["input_snr"], float(decibels(clean, noisy - clean).mean()))
+    assert means["si_sdr"] > means["noisy_si_sdr"] + 5
+    assert [row["name"] for row in quality.table] == ["a", "b", "c"]
+
+
+def test_intelligibility_rises_with_less_noise_and_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    time = torch.arange(16_000, dtype=torch.float64) / 10_000
+    clean = (torch.sin(2 * math.pi * 300 * time) * torch.sin(2 * math.pi * 3 * time))[None]
+    clean = clean + 0.2 * torch.randn_like(clean)
+    noise = torch.randn_like(clean)
+    little, much = (perceived(clean + level * noise, clean, 10_000)["estoi"] for level in (0.1, 3.0))
+    assert float(little) > float(much) + 0.2
+    monkeypatch.setattr(speech, "find_spec", lambda name: None)
+    monkeypatch.setattr(SpeechQuality, "warned", False)
+    assert perceived(clean, clean, 16_000) == {}
+    with pytest.warns(UserWarning, match="estoi and pesq are left out: pip install pystoi pesq"):
+        SpeechQuality().update(clean + noise, clean, clean, 16_000, torch.arange(1), ["a"])
+
+
+@pytest.mark.data
+@pytest.mark.skipif("NOISEWORKS_DATA" not in os.environ, reason="needs NOISEWORKS_DATA with speech/pesq_example")
+def test_quality_of_the_packages_example_is_what_it_states() -> None:
+    pytest.importorskip("pesq")
+    folder = Path(os.environ["NOISEWORKS_DATA"], "speech", "pesq_example")
+    noisy, clean = (
+        torch.from_numpy(read_recording(folder / f"{name}.wav", 16_000))[None] for name in ("speech_bab_0dB", "speech")
+    )
+    assert float(perceived(noisy, clean, 16_000)["pesq"]) == pytest.approx(1.08323, abs=1e-4)

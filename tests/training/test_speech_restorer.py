@@ -1,0 +1,42 @@
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+
+from datamodules.corruptions.image_noise.numbers import SampleNumbers
+from datamodules.speech.speech_pairs import SpeechPairs
+from datamodules.speech.tones import Tones
+from lightning_modules.networks.spectrogram import Spectrogram
+from lightning_modules.restoration.sgmse import SGMSE
+from lightning_modules.training.speech_restorer import complex_normal
+from tests.datamodules.speech.folders import write
+from tests.restoration.speech import Mixing
+from tests.trainers import quiet
+
+
+def test_noise_has_half_of_its_variance_in_either_part() -> None:
+    noise = complex_normal(SampleNumbers(0, 0, torch.arange(4)))(torch.zeros(4, 5000, dtype=torch.complex128))
+    assert float(noise.abs().square().mean()) == pytest.approx(1, abs=3 / 20_000**0.5)
+    assert float(noise.real.square().mean()) == pytest.approx(0.5, abs=0.02)
+    assert abs(float((noise.real * noise.imag).mean())) < 0.015
+    again = complex_normal(SampleNumbers(0, 0, torch.arange(1, 3)))(torch.zeros(2, 5000, dtype=torch.complex128))
+    torch.testing.assert_close(again, noise[1:3])
+
+
+def test_recordings_are_written_and_an_interrupted_prediction_continues(tmp_path: Path) -> None:
+    trained = SGMSE(Mixing(), spectrogram=Spectrogram(62, 16), frame_multiple=2, num_steps=2)
+    trainer = quiet(default_root_dir=tmp_path)
+    for name in ("x.wav", "deep/y.flac"):
+        write(tmp_path / "mine" / name, 333, rate=2000)
+    folder = SpeechPairs(test=Tones(3), predict_dir=str(tmp_path / "mine"), evaluation_batch_size=2)
+    trainer.predict(trained, folder)
+    files = [tmp_path / "enhanced" / name for name in ("x.wav", "deep/y.flac")]
+    assert [soundfile.info(file).frames for file in files] == [333, 333]
+    before = files[0].stat().st_mtime_ns
+    files[1].unlink()
+    assert trainer.predict(trained, folder) == [["deep/y.flac"]]
+    assert files[0].stat().st_mtime_ns == before
+    write(tmp_path / "mine" / "x.wav", 333, seed=9, rate=2000)
+    with pytest.raises(ValueError, match="was not made from what the data have under that name now"):
+        trainer.predict(trained, folder)
