@@ -102,6 +102,60 @@ class ImageFolder(ImageSet):
         return found
 
 
+class ClassFolders(ImageSet):
+    """Images in `<data_dir>/<folder>/train/<class>/`, and `test` or `val` beside it, of a known number of classes.
+
+    It is an `ImageFolder` whose configuration can be read where the files are not.
+
+    Args:
+        folder: name of the folder.
+        num_classes: classes, which the folder must have.
+        data_dir: folder that holds it; None looks where NOISEWORKS_DATA points.
+        image_size: height and width of the images that the network gets, in pixels.
+        resize: short side that validation and test images are resized to before their centre is cut out, in pixels.
+        min_area: least part of an image's area that a training crop shows, in (0, 1]; None cuts training images as if
+            for testing, but at a random place.
+
+    Raises:
+        FileNotFoundError: if a folder is missing or empty.
+        ValueError: if an argument is out of range, or the folder has another number of classes.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        num_classes: int,
+        data_dir: str | None = None,
+        image_size: int = 224,
+        resize: int = 256,
+        min_area: float | None = 0.08,
+    ) -> None:
+        at_least(1, num_classes=num_classes)
+        self.crop = chosen_crop(image_size, resize, min_area)
+        self.folder = folder
+        self.num_classes = num_classes
+        self.data_dir = data_dir
+        self.sizes = image_size, resize, min_area
+        self.image_shape = (3, image_size, image_size)
+
+    def training(self) -> ImageFiles:
+        return self._images().training()
+
+    def validation(self) -> ImageFiles | None:
+        return self._images().validation()
+
+    def test(self) -> ImageFiles:
+        return self._images().test()
+
+    def _images(self) -> ImageFolder:
+        root = data_directory(self.data_dir, "ClassFolders") / self.folder
+        images = ImageFolder(str(root), *self.sizes)
+        if images.num_classes != self.num_classes:
+            raise ValueError(f"num_classes must be {images.num_classes}, the classes in {root}, got {self.num_classes}")
+        self.class_names = images.class_names
+        return images
+
+
 class UnlabelledFolder(ImageSet):
     """The images of a folder and its subfolders, in the formats of `ImageFolder`, all of one class that says nothing.
 

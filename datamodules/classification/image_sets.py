@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datamodules.corruptions.image_noise import ImageNoise, SampleNumbers
 from datamodules.files.image_files import Crop, UnreadableImage, files_by_class, read_crop
 from datamodules.sets import Source, SplitSet
 
@@ -247,3 +248,37 @@ class ImageSet(SplitSet[ImageSource], OtherImages):
         source.label = torch.full_like(source.label, UNKNOWN)
         source.clean_label = None
         return source
+
+
+class NoisyImages(ImageSet):
+    """A set whose test images are noisy and rounded to whole grey levels, for a shifted test; the same for all seeds.
+
+    Args:
+        images: the set, whose images are in memory.
+        noise: law of the noisy images, which are cut off to [0, 1].
+        seed: random seed of the noise.
+
+    Raises:
+        ValueError: when read, if the images are not in memory.
+    """
+
+    def __init__(self, images: ImageSet, noise: ImageNoise, seed: int = 0) -> None:
+        self.images = images
+        self.noise = noise
+        self.seed = seed
+        self.num_classes = images.num_classes
+        self.image_shape = images.image_shape
+
+    def fetch_missing(self) -> None:
+        self.images.fetch_missing()
+
+    def training(self) -> ImageSource:
+        return self.images.training()
+
+    def test(self) -> ImagesInMemory:
+        source = self.images.test()
+        if not isinstance(source, ImagesInMemory):
+            raise ValueError(f"images must be a set in memory for NoisyImages, got {type(self.images).__name__}")
+        clean = source.image.float() / source.brightest
+        noisy = self.noise.sample(clean, SampleNumbers(self.seed, 0, torch.arange(len(clean))))
+        return ImagesInMemory((noisy.clamp(0, 1) * 255).round().to(torch.uint8), source.label)

@@ -1,11 +1,14 @@
-"""MNIST: 60,000 + 10,000 grey images of handwritten digits, 28 x 28 pixels."""
+"""MNIST, 60,000 + 10,000 grey images of handwritten digits of 28 x 28 pixels, and MedMNIST's sets of medical images."""
 
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import torch
 from torchvision.datasets import MNIST as TorchvisionMNIST
 from torchvision.datasets.mnist import read_image_file, read_label_file
 
+from datamodules.arguments import at_least, one_of
 from datamodules.classification.image_sets import ImageSet, ImagesInMemory
 from datamodules.files.data_directory import data_directory, download_directory
 
@@ -55,3 +58,68 @@ class MNIST(ImageSet):
         if len(image) != len(label):
             raise ValueError(f"MNIST: {files[0]} holds {len(image)} images and {files[1]} {len(label)} labels")
         return ImagesInMemory(image[:, None].to(torch.uint8), label)
+
+
+class MedMNIST(ImageSet):
+    """A set of MedMNIST with one label an image, from MedMNIST's own file: `<data_dir>/<name>/<name>.npz`.
+
+    The file, or `<data_dir>/<name>.npz`, holds `{train,val,test}_images`, `[N, H, W]` or `[N, H, W, 3]` of 8 bits, and
+    `{train,val,test}_labels`, `[N, 1]`. Its order may be that of the classes; batches are shuffled.
+
+    Args:
+        name: of the set, such as pneumoniamnist.
+        num_classes: number of classes.
+        data_dir: folder that holds the file; None looks where NOISEWORKS_DATA points.
+        image_size: side of the images in pixels, and 28 in the sets' first edition.
+        channels: of an image, 1 for grey and 3 for colour.
+
+    Raises:
+        FileNotFoundError: if the file is missing.
+        ValueError: if the file is damaged, or its images or labels are others.
+    """
+
+    def __init__(
+        self, name: str, num_classes: int, data_dir: str | None = None, image_size: int = 28, channels: int = 1
+    ) -> None:
+        at_least(2, num_classes=num_classes)
+        at_least(1, image_size=image_size)
+        one_of((1, 3), channels=channels)
+        self.name = name
+        self.num_classes = num_classes
+        self.data_dir = data_dir
+        self.image_shape = (channels, image_size, image_size)
+
+    def training(self) -> ImagesInMemory:
+        return self._read("train")
+
+    def validation(self) -> ImagesInMemory:
+        return self._read("val")
+
+    def test(self) -> ImagesInMemory:
+        return self._read("test")
+
+    def _read(self, split: str) -> ImagesInMemory:
+        directory = data_directory(self.data_dir, "MedMNIST")
+        places = [directory / self.name / f"{self.name}.npz", directory / f"{self.name}.npz"]
+        file = next((place for place in places if place.is_file()), None)
+        if file is None:
+            raise FileNotFoundError(
+                f"MedMNIST: {places[0]} does not exist; put the set's file there, as medmnist.com has it, or set "
+                f"data_dir to the folder that holds it"
+            )
+        try:
+            with np.load(file) as arrays:
+                image, label = (torch.from_numpy(arrays[f"{split}_{kind}"]) for kind in ("images", "labels"))
+        except (OSError, LookupError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(f"MedMNIST: {file} is damaged or lacks {split}_images or {split}_labels") from error
+        image = image[:, None] if image.ndim == 3 else image.movedim(-1, 1)
+        if image.shape[1:] != self.image_shape or image.dtype != torch.uint8:
+            raise ValueError(
+                f"MedMNIST: {file} holds images {list(image.shape[1:])} of {image.dtype}, expected "
+                f"{list(self.image_shape)} of torch.uint8"
+            )
+        if label.shape != (len(image), 1):
+            raise ValueError(
+                f"MedMNIST: {file} holds {list(label.shape)} labels, expected {[len(image), 1]}: one an image"
+            )
+        return ImagesInMemory(image.contiguous(), label[:, 0].long())

@@ -8,9 +8,9 @@ optimizer of its own would.
 from typing import Any
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.strategies import DDPStrategy
 
 from datamodules.loading.own_loaders import gives_positions
+from lightning_modules.training.requirements import require_unused_parameters
 
 
 def active_network(batch_idx: int, batches_per_epoch: int | float) -> int:
@@ -35,6 +35,4 @@ def check_alternation(trainer: Trainer, module: Any) -> None:
         raise ValueError(f"{name} needs data.passes_per_epoch 2, one pass for each network, got {passes}")
     if trainer.accumulate_grad_batches != 1:
         raise ValueError(f"{name} needs trainer.accumulate_grad_batches 1: a sum of gradients mixes its two networks")
-    strategy = trainer.strategy
-    if isinstance(strategy, DDPStrategy) and not strategy._ddp_kwargs.get("find_unused_parameters"):
-        raise ValueError(f"{name} trains one network a step: trainer.strategy must be ddp_find_unused_parameters_true")
+    require_unused_parameters(trainer, name, "trains one network a step")

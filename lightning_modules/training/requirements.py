@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from lightning.pytorch.strategies import DDPStrategy
+
 
 def require_all_rows(trainer: Any, name: str) -> None:
     """Refuse data whose training batches are not the whole set.
@@ -35,3 +37,19 @@ def require_one_process(trainer: Any, name: str) -> None:
             f"{name} works in one process, and trainer.devices and num_nodes make {trainer.world_size}: run seeds in "
             f"parallel instead, by train.py compare --seeds 0 1 2 --jobs 3"
         )
+
+
+def require_unused_parameters(trainer: Any, name: str, what: str) -> None:
+    """Refuse a DDP that takes it for an error that some parameters get no gradient in a step.
+
+    Args:
+        trainer: of the run.
+        name: of the module that asks.
+        what: the module does, so that it needs this.
+
+    Raises:
+        ValueError: names the strategy that does not.
+    """
+    strategy = trainer.strategy
+    if isinstance(strategy, DDPStrategy) and not strategy._ddp_kwargs.get("find_unused_parameters"):
+        raise ValueError(f"{name} {what}: trainer.strategy must be ddp_find_unused_parameters_true")

@@ -22,6 +22,7 @@ OWN_KEYS = {
     "tester_learner": {"data.table.marginal"},  # what it is to tell apart
     "benign_oscillation": {"model.optimizer.lr"},  # the method is the rate
     "optimistic_omd": {"model.optimizer.class_path", "model.optimizer.delta"},  # the method is the optimizer
+    "noise_mask": {"model.optimizer.lr"},  # its objective multiplies the gradient: equal products of both are compared
     "nmtune": {"model.optimizer.lr"},  # the paper gives linear probing a rate of its own
 }
 """Keys outside the method's own arguments that belong to it, and why."""

@@ -150,6 +150,23 @@ STREAM = {  # 67 rounds in batches of 20, 20, 20 and 7; with three rows a round 
     "data.init_args.batch_size": 20,
     "model.init_args.rows_per_round": 3,
 }
+MASKS = {  # batches of 101, 101, 101 and 28; one epoch under masks, one of tuning
+    "data.init_args.images.init_args.train_size": 331,
+    "data.init_args.batch_size": 101,
+    "data.init_args.shifted_tests.smooth_masks.init_args.images.init_args.train_size": 1700,
+    "model.init_args.mask_epochs": 1,
+}
+AVERAGED = {"model.init_args.averaged_epochs": 2}  # a stop is between the two ends of epochs
+UNDER_MASKS = {
+    "model.init_args.network": {
+        "class_path": "lightning_modules.networks.convnet.ConvNet",
+        "init_args": {"in_channels": 1, "channels": [8], "num_classes": 10},
+    },
+    "model.init_args.policy": {
+        "class_path": "lightning_modules.networks.mlp.MLP",
+        "init_args": {"in_features": 256, "hidden_features": [], "out_features": 128},
+    },
+}
 TRANSLATION = ("mask_generator", "image_generator", "image_discriminator", "mask_discriminator")
 
 METHODS = {
@@ -227,6 +244,10 @@ METHODS = {
     ),
     "descent": Method("sso/demo_baseline", SIGNED_DIGITS),
     "line_search_descent": Method("sso/demo_sls", SIGNED_DIGITS, clips=None),
+    "noise_mask": Method("noise_mask/demo", MASKS, UNDER_MASKS),
+    "noise_mask_reinforce": Method(
+        "noise_mask/demo_reinforce", {**MASKS, "model.init_args.mask_epochs": 2, **AVERAGED}, UNDER_MASKS
+    ),
     "elr_plus": Method("elr_plus/demo", DIGITS_WITH_VALIDATION),
     "lsa": Method("lsa/demo", CLUSTERS, SOME_NOISY),
     "pls": Method(

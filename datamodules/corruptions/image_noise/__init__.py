@@ -15,6 +15,7 @@ from datamodules.corruptions.image_noise.interface import ImageNoise
 from datamodules.corruptions.image_noise.numbers import Numbers, NumbersOfOneImage, SampleNumbers
 from datamodules.corruptions.image_noise.sensor import Sensor
 from datamodules.corruptions.image_noise.signal_dependent import Gamma, Impulse, Poisson
+from datamodules.corruptions.image_noise.smooth_mask import SmoothMask
 
 __all__ = [
     "CorrelatedGaussian",
@@ -27,6 +28,7 @@ __all__ = [
     "Poisson",
     "SampleNumbers",
     "Sensor",
+    "SmoothMask",
     "best_level",
     "candidates",
     "looks",

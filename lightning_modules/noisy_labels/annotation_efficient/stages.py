@@ -4,12 +4,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from datamodules.arguments import at_least
+from lightning_modules.training.requirements import require_unused_parameters
 
 Stage = Literal["shape", "translation", "segmentation"]
 
@@ -109,12 +109,7 @@ def refuse_unfit(trainer: Trainer, data: Any, stages: StageSchedule, vae: Any, t
         raise ValueError("AnnotationEfficient without translation needs pseudo labels: set data.images.training_masks")
     if (vae or translation) and not getattr(data, "has_auxiliary_masks", False):
         raise ValueError(f"AnnotationEfficient needs auxiliary masks, which {type(data).__name__} does not have")
-    strategy = trainer.strategy
-    if isinstance(strategy, DDPStrategy) and not strategy._ddp_kwargs.get("find_unused_parameters"):
-        raise ValueError(
-            "AnnotationEfficient trains other networks in each stage: trainer.strategy must be "
-            "ddp_find_unused_parameters_true"
-        )
+    require_unused_parameters(trainer, "AnnotationEfficient", "trains other networks in each stage")
 
 
 def constant_then_linear(epoch: int, epochs: int, constant: float) -> float:

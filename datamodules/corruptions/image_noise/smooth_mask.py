@@ -1,0 +1,83 @@
+"""Multiplicative noise of smooth masks: a coarse grid of random cells, enlarged and blurred."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.transforms.v2.functional import gaussian_blur
+
+from datamodules.arguments import at_least, positive
+from datamodules.corruptions.image_noise.interface import ImageNoise
+from datamodules.corruptions.image_noise.numbers import Numbers
+
+
+def check_mask(grid: int, kernel: int, sigma: float) -> None:
+    """Refuse arguments of `smooth` that are out of range.
+
+    Raises:
+        ValueError: names the argument.
+    """
+    at_least(1, grid=grid, kernel=kernel)
+    positive(sigma=sigma)
+    if kernel % 2 == 0:
+        raise ValueError(f"kernel must be odd, got {kernel}")
+
+
+def fit_mask(image_shape: tuple[int, ...], grid: int, kernel: int) -> None:
+    """Refuse a grid with more cells on a side than an image has pixels, and a kernel that reaches beyond the image.
+
+    Raises:
+        ValueError: names the argument.
+    """
+    side = min(image_shape[-2:])
+    if grid > side:
+        raise ValueError(f"grid must be at most {side}, the side of an image, got {grid}")
+    if kernel // 2 >= side:
+        raise ValueError(f"kernel must be less than twice the side of an image, {side}, got {kernel}")
+
+
+def smooth(cells: Tensor, size: tuple[int, int], kernel: int, sigma: float) -> Tensor:
+    """Enlarge cells to an image by their nearest neighbours, pixel i from cell floor(i g / H), and blur them.
+
+    Args:
+        cells: `[B, g g]`.
+        size: H and W.
+        kernel: side of the Gaussian kernel in pixels, odd; the image is reflected at its border.
+        sigma: standard deviation of the kernel in pixels.
+
+    Returns:
+        `[B, 1, H, W]`; cells in [0, 1] give masks in [0, 1].
+    """
+    grid = round(cells.shape[1] ** 0.5)
+    mask = F.interpolate(cells.view(-1, 1, grid, grid), size)
+    return gaussian_blur(mask, [kernel, kernel], [sigma, sigma])
+
+
+@dataclass(frozen=True)
+class SmoothMask(ImageNoise):
+    """Smooth masks of uniform cells: y = c + M (x - c), M in [0, 1].
+
+    Args:
+        grid: cells on a side, g.
+        kernel: side of the Gaussian kernel in pixels, odd.
+        sigma: standard deviation of the kernel in pixels.
+        mean: c, the value that is left where the mask is 0.
+
+    Raises:
+        ValueError: if an argument is out of range; in sampling, if the grid or the kernel is too large for the images.
+    """
+
+    grid: int = 8
+    kernel: int = 3
+    sigma: float = 1.5
+    mean: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_mask(self.grid, self.kernel, self.sigma)
+
+    def sample(self, clean: Tensor, numbers: Numbers) -> Tensor:
+        fit_mask(tuple(clean.shape), self.grid, self.kernel)
+        cells = numbers.uniform(clean.new_empty(len(clean), 1, self.grid, self.grid)).flatten(1)
+        mask = smooth(cells.to(clean.dtype), (clean.shape[2], clean.shape[3]), self.kernel, self.sigma)
+        return torch.lerp(torch.full_like(clean, self.mean), clean, mask)

@@ -1,0 +1,194 @@
+"""The LightningModule of noise masks: a classifier under the masks of a policy, then tuned on clean images."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from datamodules.arguments import at_least, one_of, positive, within
+from datamodules.batches import LabelledImageBatch, global_size
+from datamodules.corruptions.image_noise import SampleNumbers
+from datamodules.corruptions.image_noise.smooth_mask import check_mask, fit_mask, smooth
+from datamodules.loading.world import summed
+from lightning_modules.distributed.global_rows import global_rows
+from lightning_modules.dynamics.noise_mask.policy import (
+    drawn_cells,
+    log_densities,
+    mixed,
+    moved,
+    paper_code,
+    reinforce,
+)
+from lightning_modules.full_precision import at_least_float32, in_full_precision
+from lightning_modules.interfaces import ImageColumn
+from lightning_modules.random_numbers import run_seed
+from lightning_modules.training.classifier import ClassifierSteps, accuracies, cross_entropy_step
+from lightning_modules.training.logging import log_training
+from lightning_modules.training.optimizers import constant, scheduled, sgd, trainable
+from lightning_modules.training.requirements import require_unused_parameters
+
+SHOWN = 2**30
+"""The visit whose masks are shown; none in training."""
+
+
+class NoiseMask(ClassifierSteps, LightningModule):
+    """Train a classifier under noise masks of a policy for some epochs, and on clean images for the others.
+
+    Args:
+        network: maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`.
+        num_classes: number of classes.
+        mask_epochs: epochs under masks; `trainer.max_epochs` counts those of tuning, too.
+        policy: maps images to log-parameters `[B, 2 grid grid]`, as `MaskPolicy` does; None draws uniform cells.
+        grid: cells on a side of the mask, at most the image's side in pixels.
+        kernel: side of the Gaussian blur in pixels, odd.
+        sigma: standard deviation of the blur in pixels.
+        mean: value of each channel, or of all, that is left where a mask is 0.
+        averaged_epochs: ends of epochs, the last ones under masks, whose weights are averaged before tuning.
+        objective: `paper_code`, or `reinforce` with a baseline.
+        policy_rate: learning rate of the policy as a multiple of the classifier's.
+        optimizer: built on the parameters of classifier and policy, a group each.
+        lr_scheduler: stepped every epoch.
+
+    Raises:
+        ValueError: if an argument is out of range; at setup, if the grid or the kernel is too large for the images, or
+            DDP does not expect a policy at rest.
+    """
+
+    mean: Tensor
+    base: Tensor
+    baseline: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        num_classes: int,
+        mask_epochs: int,
+        policy: nn.Module | None = None,
+        grid: int = 64,
+        kernel: int = 13,
+        sigma: float = 6.0,
+        mean: Sequence[float] = (0.0,),
+        averaged_epochs: int = 1,
+        objective: Literal["paper_code", "reinforce"] = "paper_code",
+        policy_rate: float = 0.1,
+        optimizer: OptimizerCallable = sgd,
+        lr_scheduler: LRSchedulerCallable = constant,
+    ) -> None:
+        super().__init__()
+        check_mask(grid, kernel, sigma)
+        at_least(1, mask_epochs=mask_epochs)
+        within(1, mask_epochs, averaged_epochs=averaged_epochs)
+        one_of(("paper_code", "reinforce"), objective=objective)
+        positive(policy_rate=policy_rate)
+        if (own := getattr(policy, "grid", grid)) != grid:
+            raise ValueError(f"policy.grid must be grid, {grid}, got {own}")
+        self.network = network
+        self.num_classes = num_classes
+        self.mask_epochs = mask_epochs
+        self.policy = policy
+        self.grid = grid
+        self.kernel = kernel
+        self.sigma = sigma
+        self.averaged_epochs = averaged_epochs
+        self.objective = objective
+        self.policy_rate = policy_rate
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.metrics = accuracies(num_classes)
+        self.register_buffer("mean", torch.tensor(list(mean)).view(-1, 1, 1), persistent=False)
+        self.register_buffer("base", torch.rand(2, grid**2) if policy is not None else torch.zeros(2, grid**2))
+        self.register_buffer("baseline", torch.zeros(()))
+        self._average: dict[str, Tensor] = {}
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.network(image)
+
+    def setup(self, stage: str) -> None:
+        if stage != "fit":
+            return
+        if (shape := getattr(self.trainer.datamodule, "image_shape", None)) is not None:  # type: ignore[attr-defined]
+            fit_mask(shape, self.grid, self.kernel)
+        if self.policy is not None and (self.trainer.max_epochs or 0) > self.mask_epochs:
+            require_unused_parameters(self.trainer, "NoiseMask", "leaves its policy alone while it tunes")
+
+    def laws(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Give the log-parameters of the cells of each image, `[B, 2, K]`, and the policy's own part of them."""
+        if self.policy is None:
+            own = at_least_float32(self.base).expand(len(image), -1, -1)
+            return own, own
+        own = at_least_float32(self.policy(image)).unflatten(1, (2, -1))
+        return mixed(self.base, own), own
+
+    def masks(self, cells: Tensor, image: Tensor) -> Tensor:
+        """Make masks `[B, 1, H, W]` of cells `[B, K]`."""
+        with in_full_precision(self.device):
+            return smooth(cells, (image.shape[2], image.shape[3]), self.kernel, self.sigma).to(image.dtype)
+
+    def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
+        if self.current_epoch >= self.mask_epochs:
+            return cross_entropy_step(self, batch, None, False)
+        image, size = batch["image"], global_size(batch)
+        law, own = self.laws(image)
+        with in_full_precision(self.device):
+            log_a, log_b = law.unbind(1)
+            numbers = SampleNumbers(run_seed(), self.current_epoch, batch["index"])
+            cells = drawn_cells(log_a, log_b, numbers)
+            densities = log_densities(cells, log_a, log_b)
+        logits = self.network(torch.lerp(self.mean.to(image), image, self.masks(cells, image)))
+        cost = F.cross_entropy(at_least_float32(logits), batch["label"], reduction="none")
+        density = densities.logsumexp(dim=1) if self.objective == "paper_code" else densities.sum(dim=1)
+        loss = self._objective(global_rows(cost, size), global_rows(density, size))
+        if self.policy is not None:
+            self.base.copy_(moved(self.base, summed(own.detach().sum(dim=0)) / size))
+        terms = {"cross_entropy": cost.detach().mean(), "log_density": density.detach().mean()}
+        return {"loss": log_training(self, batch, loss, **terms), "logits": logits.detach()}
+
+    def _objective(self, cost: Tensor, density: Tensor) -> Tensor:
+        """Compute the objective of the whole batch, and move the baseline of reinforce."""
+        if self.objective == "paper_code":
+            return paper_code(cost, density)
+        loss = reinforce(cost, density, self.baseline.clone())
+        self.baseline.copy_(moved(self.baseline, cost.detach().mean()))
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Average the weights at the ends of the last epochs under masks, and take the average after the last one."""
+        number = self.current_epoch - (self.mask_epochs - self.averaged_epochs)
+        if not 0 <= number < self.averaged_epochs or self.averaged_epochs == 1:
+            return
+        for name, value in self.network.state_dict().items():
+            kept = self._average.get(name)
+            if kept is None or not value.is_floating_point():
+                self._average[name] = value.detach().clone()
+            else:
+                self._average[name] = kept.to(value.device).lerp(value, 1 / (number + 1))
+        if number + 1 == self.averaged_epochs:
+            self.network.load_state_dict(self._average)
+            self._average = {}
+
+    def image_columns(self, batch: Any, outputs: Any) -> Mapping[str, Tensor | ImageColumn]:
+        """Show images, their masks and the images under these."""
+        image = batch["image"]
+        law, _ = self.laws(image)
+        cells = drawn_cells(law[:, 0], law[:, 1], SampleNumbers(run_seed(), SHOWN, batch["index"]))
+        mask = self.masks(cells, image)
+        return {"image": image, "mask": mask, "masked": torch.lerp(self.mean.to(image), image, mask)}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["average"] = {name: value.cpu() for name, value in self._average.items()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._average = checkpoint["average"]
+
+    def configure_optimizers(self) -> Any:
+        groups: list[dict[str, Any]] = [{"params": trainable(self.network)}]
+        if self.policy is not None:
+            groups.append({"params": trainable(self.policy)})
+        optimizer = self.optimizer(groups)
+        for group in optimizer.param_groups[1:]:
+            group["lr"] *= self.policy_rate
+        return scheduled(optimizer, self.lr_scheduler)

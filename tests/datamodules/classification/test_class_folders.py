@@ -1,0 +1,28 @@
+"""Folders of a known number of classes: read as any folder, known without it."""
+
+from pathlib import Path
+
+import pytest
+
+from datamodules.classification.image_folder import ClassFolders
+from tests.datamodules.image_folders import photograph, save
+
+
+def folder(root: Path) -> str:
+    """Two classes of one training and one validation image each."""
+    for split in ("train", "val"):
+        for name in ("ct", "mr"):
+            save(root / "scans" / split / name / "a.png", photograph(40, 30))
+    return str(root)
+
+
+def test_the_number_of_classes_is_known_before_the_files_and_checked_with_them(tmp_path: Path) -> None:
+    images = ClassFolders("scans", 2, folder(tmp_path), image_size=16, resize=20)
+    assert images.image_shape == (3, 16, 16)
+    assert len(images.training().label) == len(images.test().label) == 2
+    assert images.class_names == ["ct", "mr"]
+    assert images.validation() is None  # `val` tests where there is no `test`
+    with pytest.raises(ValueError, match=r"num_classes must be 2, the classes in .*scans, got 3"):
+        ClassFolders("scans", 3, str(tmp_path)).training()
+    with pytest.raises(FileNotFoundError, match="absent"):
+        ClassFolders("absent", 2, str(tmp_path)).training()

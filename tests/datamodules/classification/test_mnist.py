@@ -1,0 +1,75 @@
+"""MedMNIST's files: what is read, and what is refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from datamodules.classification.image_sets import NoisyImages
+from datamodules.classification.mnist import MNIST, MedMNIST
+from datamodules.corruptions.image_noise import SmoothMask
+
+
+def written(folder: Path, **arrays: np.ndarray) -> str:
+    """Write the file of a small set."""
+    random = np.random.default_rng(0)
+    kept = {}
+    for split, count in (("train", 6), ("val", 3), ("test", 4)):
+        kept[f"{split}_images"] = random.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        kept[f"{split}_labels"] = np.sort(random.integers(0, 2, (count, 1), dtype=np.uint8), axis=0)
+    folder.mkdir()
+    np.savez(folder / f"{folder.name}.npz", **(kept | arrays))
+    return str(folder.parent)
+
+
+def test_splits_are_read_in_their_own_order(tmp_path: Path) -> None:
+    images = MedMNIST("small", 2, written(tmp_path / "small"))
+    with np.load(tmp_path / "small" / "small.npz") as arrays:
+        for split, source in (("train", images.training()), ("val", images.validation()), ("test", images.test())):
+            assert np.array_equal(source.image[:, 0].numpy(), arrays[f"{split}_images"])
+            assert source.label.tolist() == arrays[f"{split}_labels"][:, 0].tolist()
+    assert images.image_shape == (1, 28, 28)
+
+
+def test_images_in_colour_and_of_other_sizes(tmp_path: Path) -> None:
+    colour = np.zeros((4, 64, 64, 3), dtype=np.uint8)
+    colour[..., 1] = 7
+    images = MedMNIST("small", 2, written(tmp_path / "small", test_images=colour), image_size=64, channels=3)
+    assert images.test().image.shape == (4, 3, 64, 64)
+    assert images.test().image[:, 1].unique().tolist() == [7]
+
+
+def test_what_is_missing_or_damaged_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"absent/absent.npz does not exist; put the set's file there"):
+        MedMNIST("absent", 2, str(tmp_path)).test()
+    root = written(tmp_path / "small", test_labels=np.zeros((4, 2), dtype=np.uint8))
+    with pytest.raises(ValueError, match=r"holds \[4, 2\] labels, expected \[4, 1\]: one an image"):
+        MedMNIST("small", 2, root).test()
+    with pytest.raises(ValueError, match=r"holds images \[1, 28, 28\] of torch.uint8, expected \[3, 28, 28\]"):
+        MedMNIST("small", 2, root, channels=3).training()
+    (tmp_path / "small" / "small.npz").write_bytes(b"PK\x03\x04 no archive")
+    with pytest.raises(ValueError, match="is damaged or lacks test_images or test_labels"):
+        MedMNIST("small", 2, root).test()
+    with pytest.raises(ValueError, match="num_classes must be at least 2"):
+        MedMNIST("small", 1)
+
+
+def test_test_images_of_a_noisy_set_are_masked_alike_for_all_seeds(tmp_path: Path) -> None:
+    images = MedMNIST("small", 2, written(tmp_path / "small"))
+    noisy = NoisyImages(images, SmoothMask(grid=7, kernel=3, sigma=1.0))
+    one, clean = noisy.test(), images.test()
+    assert one.image.equal(noisy.prepared(5, None).test().image)  # type: ignore[arg-type]
+    assert bool((one.image <= clean.image).all())
+    assert not one.image.equal(clean.image)
+    assert one.label.equal(clean.label)
+    assert noisy.training().label.equal(images.training().label)
+
+
+@pytest.mark.data
+def test_pneumonia_as_it_comes() -> None:
+    images = MedMNIST("pneumoniamnist", 2)
+    training = images.training()
+    assert training.image.shape == (4708, 1, 28, 28)
+    assert training.label.bincount().tolist() == [1214, 3494]
+    assert [len(images.validation().label), len(images.test().label)] == [524, 624]
+    assert MNIST().training().image.shape == (60000, 1, 28, 28)
