@@ -11,6 +11,7 @@ import yaml
 from diffusers import UNet2DModel
 from torch import Tensor, nn
 
+from experiments.config_files import settings_of
 from lightning_modules.networks.openai_unet import in_diffusers_names, with_published_weights
 from tests.command import ROOT
 from tests.networks.compared import count
@@ -155,3 +156,13 @@ def test_layouts_of_the_configurations_are_the_published_ones(name: str, paramet
     with torch.device("meta"):
         unet = UNet2DModel(**inner["init_args"]["network"]["init_args"])
     assert count(unet) == parameters
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("imagenet", 552_814_086), ("ffhq", 93_563_910)])
+def test_networks_that_restore_have_the_published_layouts(name: str, parameters: int) -> None:
+    settings = settings_of(ROOT / "configs" / "red_diff" / f"{name}.yaml")
+    start = "model.network.network.network."
+    options = {key.removeprefix(start): value for key, value in settings.items() if key.startswith(start)}
+    assert options.pop("class_path") == "diffusers.UNet2DModel"
+    with torch.device("meta"):
+        assert count(UNet2DModel(**options)) == parameters

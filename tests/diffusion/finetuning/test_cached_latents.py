@@ -43,3 +43,15 @@ def test_mirrored_images_are_refused(text_to_image: Path, tmp_path: Path) -> Non
     data.setup("fit")
     with pytest.raises(ValueError, match=r"cache_dir keeps images as they are: data\.augmentation must be left out"):
         cache_latents(TextToImage(str(text_to_image)), data, str(tmp_path), torch.device("cpu"))
+
+
+def test_latents_of_another_autoencoder_are_not_taken(text_to_image: Path, tmp_path: Path) -> None:
+    network, cache = TextToImage(str(text_to_image)), tmp_path / "cache"
+    for times in (1, 2):
+        data = captioned(tmp_path / "images")
+        data.setup("fit")
+        cache_latents(network, data, str(cache), torch.device("cpu"))
+        assert len(list(cache.glob("latents-*/array.npy"))) == times
+        assert len(list(cache.glob("embedding-*/array.npy"))) == 1
+        with torch.no_grad():
+            next(network.vae.parameters()).add_(0.1)
