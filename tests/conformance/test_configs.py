@@ -24,6 +24,8 @@ OWN_KEYS = {
     "optimistic_omd": {"model.optimizer.class_path", "model.optimizer.delta"},  # the method is the optimizer
     "noise_mask": {"model.optimizer.lr"},  # its objective multiplies the gradient: equal products of both are compared
     "nmtune": {"model.optimizer.lr"},  # the paper gives linear probing a rate of its own
+    # the method and its baselines are optimizers, each with the best rate of its own grid
+    "sso": {"model.optimizer.class_path", "model.optimizer.lr"},
 }
 """Keys outside the method's own arguments that belong to it, and why."""
 

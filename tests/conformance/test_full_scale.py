@@ -144,7 +144,7 @@ UNTRAINED = {
         ("colide/er4", "colide/sachs"), "its path is followed on the host, which decides after each iteration"
     ),
     **dict.fromkeys(
-        ("sso/matrix_factorisation", "sso/mnist", "sso/mushrooms"),
+        ("sso/matrix_factorisation", "sso/mnist", "sso/mnist_baseline", "sso/mushrooms"),
         "its line search decides on the host after each try; tested there",
     ),
     **dict.fromkeys(
