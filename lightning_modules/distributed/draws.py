@@ -94,6 +94,16 @@ def draw_rows_like(draw: Callable[..., Tensor], like: Tensor) -> Tensor:
     return draw_rows(draw, like.shape, like.device, dtype=like.dtype)
 
 
+def draw_alike(draw: Callable[[torch.Generator | None], Tensor], device: torch.device) -> Tensor:
+    """Draw numbers that belong to no sample, on a device, the same on all processes.
+
+    Args:
+        draw: draws from a generator, or from torch's own for None.
+        device: of the generator.
+    """
+    return draw(None if _batch is None else _batch.generator(device))
+
+
 @contextmanager
 def drawn_alike() -> Iterator[None]:
     """Draw the same on all processes from torch's generator of the host, within a `with`."""

@@ -141,6 +141,10 @@ UNTRAINED = {
         ("meco/cifar10", "meco/digits"), "its noise is fitted to the training images; small ones are tested"
     ),
     **dict.fromkeys(
+        ("scale_mixture_nngp/mnist", "scale_mixture_nngp/mnist_baseline", "scale_mixture_nngp/cifar10"),
+        "its inducing inputs begin as training images, and gamma numbers have no gradient there; small ones are tested",
+    ),
+    **dict.fromkeys(
         ("colide/er4", "colide/sachs"), "its path is followed on the host, which decides after each iteration"
     ),
     **dict.fromkeys(

@@ -728,6 +728,17 @@ METHODS = {
         alone=True,
         double=True,
     ),
+    "scale_mixture_nngp_classifier": Method(
+        "scale_mixture_nngp/demo_classification",
+        {  # batches of 301, 301, 301 and 97
+            "data.init_args.batch_size": 301,
+            "model.init_args.inducing": 20,
+            "model.init_args.draws": 3,
+            "model.init_args.evaluation_draws": 20,
+        },
+        {"model.init_args.optimizer": DESCENT, "model.init_args.jitter": 0.1},
+        double=True,
+    ),
     "colide": Method("colide/demo", GRAPH, clips=None, alone=True, double=True),
     "tester_learner": Method(
         "tester_learner/demo",

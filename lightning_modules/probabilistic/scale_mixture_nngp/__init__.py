@@ -16,8 +16,15 @@ One scale is shared by all points: that is no robustness to single outliers.
 Burr's, is summed over quantiles of it. Of b and the last layer's variance only the product counts, so the latter is
 fixed.
 
-Departures from the authors' code, where it says otherwise: its predictions leave eps out of the variance and of the
-quadratic form, and multiply it by the mean of K's diagonal elsewhere (`formulas: released`).
+`ScaleMixtureClassifier` is sparse variational classification (SVTP, and with the scale 1 SVGP): a process a class,
+known by its values u at inducing inputs, with q(u_c | s) = N(mu_c, s diag(S_c)) and q(s) inverse gamma, lowers
+
+    -E[log softmax(f)_y] + KL(q(u, s) | p(u, s)) / N.
+
+Departures from the authors' code: its predictions leave eps out of the variance and of the quadratic form, and multiply
+it by the mean of K's diagonal elsewhere (`formulas: released`). Its classifier draws a t number of its own for each
+class and point, which is no t process: here a draw has one scale. Its determinant of K_ZZ lacks the eps that its
+inverse has.
 
 The paper's tables were not at hand.
 
@@ -31,6 +38,7 @@ from lightning_modules.probabilistic.scale_mixture_nngp.architectures import (
     NetworkKernel,
     ResidualNetwork,
 )
+from lightning_modules.probabilistic.scale_mixture_nngp.classification import ScaleMixtureClassifier
 from lightning_modules.probabilistic.scale_mixture_nngp.module import ScaleMixtureRegression
 from lightning_modules.probabilistic.scale_mixture_nngp.scales import Burr, Fixed, InverseGamma
 
@@ -43,5 +51,6 @@ __all__ = [
     "InverseGamma",
     "NetworkKernel",
     "ResidualNetwork",
+    "ScaleMixtureClassifier",
     "ScaleMixtureRegression",
 ]

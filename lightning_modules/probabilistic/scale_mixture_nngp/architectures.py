@@ -83,6 +83,8 @@ class Architecture(ABC):
         activation: `relu` or `erf`.
     """
 
+    convolutional = False
+
     def __init__(self, depth: int, activation: ActivationName = "relu") -> None:
         at_least(1, depth=depth)
         one_of(MOMENTS, activation=activation)
@@ -116,6 +118,8 @@ class ResidualNetwork(Architecture):
 class ConvolutionalNetwork(Architecture):
     """Convolutions, each with an activation after it."""
 
+    convolutional = True
+
     def hidden(self, pairs: Pairs, weight: Tensor, bias: Tensor) -> Pairs:
         for _ in range(self.depth):
             pairs = activated(convolution(pairs, weight, bias), self.activation)
@@ -127,6 +131,8 @@ class ConvolutionalResidualNetwork(Architecture):
 
     The first block of a group has a convolution on its shortcut. There is no activation before the last layer.
     """
+
+    convolutional = True
 
     def hidden(self, pairs: Pairs, weight: Tensor, bias: Tensor) -> Pairs:
         pairs = convolution(pairs, weight, bias)
@@ -193,14 +199,22 @@ class NetworkKernel(nn.Module):
         self.last_std = Positive(last_std, train_last)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Compute the kernel of all pairs of rows `[N, D]` and `[M, D]`, or images `[N, C, H, W]`: `[N, M]`."""
-        product = x @ y.T / x.shape[1] if x.ndim == 2 else torch.einsum("nchw,mchw->nmhw", x, y) / x.shape[1]
+        """Compute the kernel of all pairs of rows `[N, D]` and `[M, D]`, or images `[N, C, H, W]`: `[N, M]`.
+
+        Networks without convolutions take images as rows.
+        """
+        x, y = self._taken(x), self._taken(y)
+        product = x @ y.T if x.ndim == 2 else torch.einsum("nchw,mchw->nmhw", x, y)
+        product = product / x.shape[1]
         return self._last(x.square().mean(1)[:, None], y.square().mean(1)[None], product)
 
     def diagonal(self, x: Tensor) -> Tensor:
         """Compute k(x, x), `[N]`."""
-        variance = x.square().mean(1)[:, None]
+        variance = self._taken(x).square().mean(1)[:, None]
         return self._last(variance, variance, variance)[:, 0]
+
+    def _taken(self, x: Tensor) -> Tensor:
+        return x if self.architecture.convolutional else x.flatten(start_dim=1)
 
     def _last(self, first: Tensor, second: Tensor, product: Tensor) -> Tensor:
         pairs = Pairs(first, second, product, torch.zeros_like(product) if self.tangent else None)

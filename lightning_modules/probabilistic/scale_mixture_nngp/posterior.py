@@ -11,7 +11,7 @@ class Seen(NamedTuple):
     """Factor and solution of the training rows."""
 
     factor: Tensor
-    """Lower Cholesky factor L of K + jitter, `[n, n]`; NaN where that is not positive definite."""
+    """Lower Cholesky factor of K + jitter I, `[n, n]`."""
     solved: Tensor
     """K^-1 y, `[n]`."""
     quadratic: Tensor
@@ -20,17 +20,22 @@ class Seen(NamedTuple):
     """log det K."""
 
 
+def factorised(kernel: Tensor, jitter: Tensor) -> Tensor:
+    """Give the lower Cholesky factor of K + jitter I, without waiting for the device; NaN where there is none."""
+    identity = torch.eye(len(kernel), dtype=kernel.dtype, device=kernel.device)
+    factor, failed = torch.linalg.cholesky_ex(kernel + jitter * identity)
+    return factor.masked_fill(failed > 0, math.nan)
+
+
 def seen(kernel: Tensor, target: Tensor, jitter: Tensor) -> Seen:
-    """Factorise K + jitter I and solve for the targets, without waiting for the device.
+    """Factorise K + jitter I and solve for the targets.
 
     Args:
         kernel: `[n, n]`.
         target: y, `[n]`.
         jitter: a number.
     """
-    identity = torch.eye(len(kernel), dtype=kernel.dtype, device=kernel.device)
-    factor, failed = torch.linalg.cholesky_ex(kernel + jitter * identity)
-    factor = factor.masked_fill(failed > 0, math.nan)
+    factor = factorised(kernel, jitter)
     solved = torch.cholesky_solve(target[:, None], factor)[:, 0]
     return Seen(factor, solved, target @ solved, 2 * factor.diagonal().log().sum())
 

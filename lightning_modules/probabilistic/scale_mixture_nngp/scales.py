@@ -137,6 +137,7 @@ class InverseGamma(Scale):
     def __init__(self, a: float = 2.0, b: float = 2.0) -> None:
         super().__init__()
         positive(a=a, b=b)
+        self.initial = a, b
         self.a = Positive(a)
         self.b = Positive(b)
 

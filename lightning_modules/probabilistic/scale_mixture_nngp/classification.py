@@ -1,0 +1,191 @@
+"""The LightningModule of sparse variational classification with a t process (SVTP) or a Gaussian process (SVGP)."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from datamodules.arguments import at_least, positive
+from datamodules.batches import LabelledImageBatch
+from lightning_modules.distributed.draws import draw_alike, draw_rows
+from lightning_modules.full_precision import require_double
+from lightning_modules.interfaces import TrainingImageSource, TrainingSamples, require_data
+from lightning_modules.metrics.collected import Collected
+from lightning_modules.networks.normalized import Normalized
+from lightning_modules.probabilistic.scale_mixture_nngp.architectures import NetworkKernel, Positive, raw_of
+from lightning_modules.probabilistic.scale_mixture_nngp.posterior import factorised
+from lightning_modules.probabilistic.scale_mixture_nngp.scales import Fixed, InverseGamma, Scale
+from lightning_modules.probabilistic.scale_mixture_nngp.variational import (
+    inducing_divergence,
+    marginals,
+    projection,
+    scale_divergence,
+)
+from lightning_modules.training.classifier import ClassifierSteps, accuracies
+from lightning_modules.training.logging import log_training
+from lightning_modules.training.optimizers import adam, built, constant, trainable
+
+AT_ONCE = 500
+"""Draws that are evaluated at a time."""
+
+
+class ScaleMixtureClassifier(ClassifierSteps, LightningModule):
+    """Classify images by processes of an infinitely wide network, one a class, that share one random scale.
+
+    Args:
+        kernel: of the network; `train_last` is for a Gaussian process.
+        num_classes: C.
+        image_shape: channels, height and width of an image.
+        scale: law of the scale, also the one to begin with: `InverseGamma` makes SVTP, `Fixed` SVGP.
+        inducing: number of inducing inputs, which begin as the first training images, of each class in its proportion.
+        mean: what is taken from images in [0, 1], for all channels or for each.
+        std: what they are then divided by.
+        jitter: eps to begin with, added to the variance of inducing values.
+        draws: draws of scale and values in a training step.
+        evaluation_draws: draws for validation, test and prediction.
+        optimizer: built on all that is trained.
+        lr_scheduler: stepped every epoch.
+
+    Raises:
+        ValueError: if an argument is out of range; at setup, if the precision is not 64 bit.
+    """
+
+    placed: Tensor
+
+    def __init__(
+        self,
+        kernel: NetworkKernel,
+        num_classes: int,
+        image_shape: Sequence[int],
+        scale: Scale,
+        inducing: int = 200,
+        mean: Sequence[float] = (0.5,),
+        std: Sequence[float] = (0.5,),
+        jitter: float = 1e-6,
+        draws: int = 100,
+        evaluation_draws: int = 10_000,
+        optimizer: OptimizerCallable = adam,
+        lr_scheduler: LRSchedulerCallable = constant,
+    ) -> None:
+        super().__init__()
+        at_least(1, num_classes=num_classes, inducing=inducing, draws=draws, evaluation_draws=evaluation_draws)
+        positive(jitter=jitter)
+        if not isinstance(scale, Fixed | InverseGamma):
+            raise ValueError(f"scale must be InverseGamma or Fixed for classification, got {type(scale).__name__}")
+        self.kernel = kernel
+        self.num_classes = num_classes
+        self.scale = scale
+        self.normalized = Normalized(nn.Identity(), mean, std)
+        self.inducing = nn.Parameter(torch.zeros(inducing, *image_shape, dtype=torch.float64))
+        self.inducing_mean = nn.Parameter(torch.zeros(num_classes, inducing, dtype=torch.float64))
+        self.inducing_spread = nn.Parameter(raw_of(1.0).expand(num_classes, inducing).clone())
+        self.jitter = Positive(jitter)
+        self.register_buffer("placed", torch.zeros((), dtype=torch.bool))
+        self.draws = draws
+        self.evaluation_draws = evaluation_draws
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.metrics = accuracies(num_classes)
+
+    def setup(self, stage: str) -> None:
+        require_double(self.trainer, type(self).__name__)
+
+    def on_fit_start(self) -> None:
+        if bool(self.placed):  # a run that goes on
+            return
+        labels, images = Collected(), Collected()
+        for batch in self._training_images():
+            labels.update(batch["index"], batch["label"][:, None].double())
+        index, label = labels.compute()
+        chosen = index[in_proportion(label[:, 0].long(), self.num_classes, len(self.inducing))].to(self.device)
+        for batch in self._training_images():
+            rows = torch.isin(batch["index"], chosen)
+            image = self.normalized(batch["image"][rows].double())
+            images.update(batch["index"][rows], image.flatten(start_dim=1))
+        with torch.no_grad():
+            self.inducing.copy_(images.compute()[1].view_as(self.inducing))
+            self.placed.fill_(True)
+
+    def _training_images(self) -> Iterator[Any]:
+        source = require_data(self.trainer, TrainingImageSource, type(self).__name__)
+        for on_host in source.training_images_dataloader():
+            yield self.trainer.strategy.batch_to_device(on_host)
+
+    def _projected(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Give mean and variance at the scale 1, `[B, C]`, and the factor of K_ZZ."""
+        x = self.normalized(image)
+        factor = factorised(self.kernel(self.inducing, self.inducing), self.jitter())
+        at = projection(factor, self.kernel(self.inducing, x), self.kernel.diagonal(x))
+        mean, variance = marginals(at, self.inducing_mean, F.softplus(self.inducing_spread))
+        return mean, variance, factor
+
+    def _drawn(self, mean: Tensor, variance: Tensor, draws: int) -> Tensor:
+        """Draw log-probabilities, `[B, draws, C]`; the scale of a draw is that of all classes and points."""
+        normal = draw_rows(torch.randn, [len(mean), draws, self.num_classes], mean.device, dtype=mean.dtype)
+        scale: Tensor | float = 1.0
+        if isinstance(self.scale, InverseGamma):
+            law = self.scale.law()
+            a = law.a.expand(draws)
+            gamma = draw_alike(lambda generator: torch._standard_gamma(a, generator=generator), mean.device)
+            scale = (law.b / gamma)[:, None]
+        return (mean[:, None] + (scale * variance[:, None]).sqrt() * normal).log_softmax(dim=2)
+
+    def divergence(self, factor: Tensor) -> Tensor:
+        """Compute the divergence of what is known of values and scale from their prior."""
+        spread = F.softplus(self.inducing_spread)
+        if not isinstance(self.scale, InverseGamma):
+            return inducing_divergence(factor, self.inducing_mean, spread, 1.0)
+        law = self.scale.law()
+        of_values = inducing_divergence(factor, self.inducing_mean, spread, law.a / law.b)
+        return of_values + scale_divergence(law, *self.scale.initial)
+
+    def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
+        mean, variance, factor = self._projected(batch["image"])
+        log_probability = self._drawn(mean, variance, self.draws)
+        label = batch["label"][:, None, None].expand(-1, self.draws, 1)
+        misfit = -log_probability.gather(2, label).mean()
+        samples = require_data(self.trainer, TrainingSamples, type(self).__name__).num_train_samples
+        divergence = self.divergence(factor) / samples
+        loss = log_training(self, batch, misfit + divergence, misfit=misfit, divergence=divergence)
+        return {"loss": loss, "logits": log_probability.detach().logsumexp(dim=1)}
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Give the logarithm of the mean probability of each class, `[B, C]`, of images in [0, 1]."""
+        mean, variance, _ = self._projected(image)
+        left, total = self.evaluation_draws, torch.full_like(mean, -math.inf)
+        while left > 0:
+            part = self._drawn(mean, variance, min(left, AT_ONCE)).logsumexp(dim=1)
+            total = torch.logaddexp(total, part)
+            left -= AT_ONCE
+        return total - math.log(self.evaluation_draws)
+
+    def configure_optimizers(self) -> Any:
+        return built(self.optimizer, self.lr_scheduler, trainable(self))
+
+
+def in_proportion(label: Tensor, num_classes: int, count: int) -> Tensor:
+    """Choose the first images of each class, in its proportion to all.
+
+    Args:
+        label: `[N]`, int64.
+        num_classes: C.
+        count: number that is chosen in all, at most N.
+
+    Returns:
+        Their positions, `[count]`, class by class; where proportions are no whole numbers the greatest parts left over
+        are rounded up.
+
+    Raises:
+        ValueError: if there are fewer images.
+    """
+    if count > len(label):
+        raise ValueError(f"inducing must be at most the number of training images, {len(label)}, got {count}")
+    exact = label.bincount(minlength=num_classes) * (count / len(label))
+    share = exact.floor().long()
+    share[(exact - share).sort(descending=True, stable=True).indices[: count - int(share.sum())]] += 1
+    return torch.cat([(label == c).nonzero()[: share[c], 0] for c in range(num_classes)])
