@@ -314,3 +314,16 @@ class Independent(DDPStrategy):
         if self.heartbeats is not None and self.heartbeats.running:
             self.heartbeats.leave()
         super().teardown()
+
+
+def require_independent(trainer: Any) -> None:
+    """Refuse several processes under a strategy that would make them alike.
+
+    Raises:
+        ValueError: names the strategy and the layer of configuration that sets it.
+    """
+    if trainer.world_size > 1 and not isinstance(trainer.strategy, Independent):
+        raise ValueError(
+            f"trainer.strategy must be {Independent.__module__}.Independent on several processes "
+            f"(--config configs/trainer/independent.yaml), got {type(trainer.strategy).__name__}"
+        )

@@ -137,9 +137,7 @@ UNTRAINED = {
         f"stable_normal/{name}": "its networks come with their weights; small and weightless ones are in its tests"
         for name in ("yoso", "turbo", "refiner", "stable_normal")
     },
-    **dict.fromkeys(
-        ("meco/cifar10", "meco/digits"), "its noise is fitted to the training images; small ones are tested"
-    ),
+    **dict.fromkeys(("meco/cifar10", "meco/digits"), "its noise is fitted to training images; small ones are tested"),
     **dict.fromkeys(
         ("scale_mixture_nngp/mnist", "scale_mixture_nngp/mnist_baseline", "scale_mixture_nngp/cifar10"),
         "its inducing inputs begin as training images, and gamma numbers have no gradient there; small ones are tested",
@@ -155,6 +153,7 @@ UNTRAINED = {
         ("score_estimation/credit_default", "score_estimation/wine"),
         "its width and step size follow from the demo's; tested there",
     ),
+    **dict.fromkeys(("mbbo/a8a", "mbbo/a8a_shift", "mbbo/w8a"), "its rows are of a file; small ones are tested"),
     "diffusion_finetuning/mnist": "its last block owns the weights of a normalisation that it leaves out",
     **{
         f"diffusion_finetuning/{config}": "its pipeline comes with its weights; small ones are in its tests"

@@ -712,6 +712,23 @@ METHODS = {
         clips=None,
         strategy="{class_path: lightning_modules.distributed.independent.Independent}",
     ),
+    **{
+        f"mbbo_{variant}": Method(
+            "mbbo/demo",
+            {  # six blocks, three of them on each process; steps of seven iterations
+                "model.init_args": {
+                    **{"samples": 61, "features": 30, "blocks": 6, "sampled_blocks": 3, "batch_size": 5},
+                    **{"variant": variant, "ridge": 0.05, "eta": 3.0, "iterations_per_step": 7, "tracking": True},
+                },
+                "data.init_args.table.init_args.train_size": 61,
+                "data.init_args.passes_per_epoch": 3,
+            },
+            clips=None,
+            double=True,
+            strategy="{class_path: lightning_modules.distributed.independent.Independent}",
+        )
+        for variant in ("v1", "v2")
+    },
     "noiser": Method(
         "noiser/demo",
         {

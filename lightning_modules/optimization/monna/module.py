@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from datamodules.arguments import at_least, within
 from datamodules.batches import LabelledImageBatch
 from datamodules.loading.world import summed
-from lightning_modules.distributed.independent import Independent
+from lightning_modules.distributed.independent import require_independent
 from lightning_modules.full_precision import in_full_precision
 from lightning_modules.interfaces import Table
 from lightning_modules.optimization.monna.aggregation import NearestNeighborAveraging, Rule
@@ -125,11 +125,7 @@ class MoNNA(ClassifierSteps, LightningModule):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         trainer = self.trainer
-        if trainer.world_size > 1 and not isinstance(trainer.strategy, Independent):
-            raise ValueError(
-                f"trainer.strategy must be {Independent.__module__}.Independent on several processes "
-                f"(--config configs/trainer/independent.yaml), got {type(trainer.strategy).__name__}"
-            )
+        require_independent(trainer)
         if str(trainer.precision) == "16-mixed":
             raise ValueError(
                 "trainer.precision 16-mixed scales losses, and momenta take gradients as they are: use bf16-mixed"

@@ -1,0 +1,127 @@
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from datamodules.tables.bundled import BreastCancer
+from datamodules.tables.table_set import TableSet
+from datamodules.tables.tables import Tables
+from datamodules.tables.trusted_rows import TrustedRows
+from lightning_modules.optimization.mbbo import BSVRB
+from lightning_modules.optimization.mbbo.blocks import sampled_blocks
+from lightning_modules.optimization.mbbo.reweighting import objective, with_one
+from lightning_modules.optimization.mbbo.rows import WeightedRows
+from tests.trainers import quiet, standing
+
+SMALL: dict[str, Any] = {
+    **{"samples": 300, "features": 30, "blocks": 10, "sampled_blocks": 5, "batch_size": 16},
+    **{"ridge": 0.05, "eta": 30.0, "iterations_per_step": 50},
+}
+
+
+def table() -> TrustedRows:
+    return TrustedRows(BreastCancer(validation_fraction=0.0, test_fraction=0.01), 300, 100, flipped=0.3)
+
+
+def fitted(steps: int = 6, source: TableSet | None = None, **arguments: Any) -> tuple[BSVRB, dict[str, float]]:
+    module, data = BSVRB(**{**SMALL, **arguments}), Tables(source or table(), passes_per_epoch=steps)
+    trainer = quiet(max_epochs=1, precision="64-true")
+    trainer.fit(module, datamodule=data)
+    trainer.test(module, datamodule=data, verbose=False)
+    return module, {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+
+def test_each_pass_visits_every_block_once_wherever_it_is_cut() -> None:
+    whole = sampled_blocks(3, 0, 12, 6, 2)
+    for start in (0, 3, 6, 9):
+        assert sorted(whole[start : start + 3].flatten().tolist()) == list(range(6))
+    parts = torch.cat([sampled_blocks(3, first, 5, 6, 2) for first in (0, 5)])
+    assert torch.equal(parts, whole[:10])
+    assert not torch.equal(whole[:3], whole[3:6])
+
+
+@pytest.mark.parametrize("variant", ["v1", "v2"])
+def test_flipped_samples_lose_their_weight_and_the_trusted_loss_falls(variant: Any) -> None:
+    module, found = fitted(12, variant=variant, tau_v=0.5)
+    assert found["test/clean_weight"] > 0.75 > 0.25 > found["test/flipped_weight"]
+    assert found["test/flip_auroc"] > 0.9
+    course = module.tables["course"].columns
+    assert course["iteration"][:2] == [50, 100]
+    assert course["objective"][-1] == pytest.approx(found["test/trusted_objective"])
+    assert course["objective"][-1] < course["objective"][0] - 0.05
+    weights = module.tables["weights"].columns
+    assert weights["mean weight"][11] == pytest.approx(found["test/clean_weight"])
+    assert weights["samples"][11:13] == ["clean", "flipped"]
+
+
+def test_equal_weights_tell_nothing_apart() -> None:
+    _, found = fitted(eta=0.0)
+    assert found["test/flip_auroc"] == found["test/clean_weight"] == found["test/flipped_weight"] == 0.5
+
+
+def test_steps_of_any_length_are_the_same_iterations(monkeypatch: pytest.MonkeyPatch) -> None:
+    draws: dict[tuple[int, ...], Tensor] = {}
+
+    def drawn(self: WeightedRows, shape: tuple[int, ...], purpose: int, number: int) -> tuple[Tensor, Tensor]:
+        first, rows = (number * shape[0] if purpose == 1 else 0), []
+        for part in ("training", "trusted"):
+            key = (purpose, len(part), *shape[1:])
+            random = torch.Generator().manual_seed(purpose)
+            draws.setdefault(key, torch.randint(100, (60, *shape[1:]), generator=random))
+            rows.append(draws[key][first : first + shape[0]])
+        return rows[0], rows[1]
+
+    monkeypatch.setattr(WeightedRows, "drawn", drawn)
+    one, other = (fitted(steps, iterations_per_step=60 // steps)[0] for steps in (3, 20))
+    torch.testing.assert_close(one.state_dict(), other.state_dict(), rtol=0, atol=1e-12)
+
+
+def test_variance_reduction_shows_in_the_trackers_errors() -> None:
+    settings = {"batch_size": 1, "eta": 0.3, "tau": 0.02, "tracking": True, "sampled_blocks": 10, "beta": 0.1}
+    reduced, plain = (
+        fitted(40, **{**settings, **arguments})[0].tables["course"].columns
+        for arguments in ({"alpha": 0.1, "gamma": 0.9}, {"alpha": 1.0, "gamma": 0.0, "beta": 1.0})
+    )
+    for name in ("error of s", "error of z"):
+        assert sum(reduced[name][-10:]) < 0.6 * sum(plain[name][-10:]), name
+
+
+def test_the_test_reports_all_models_and_the_one_that_trusted_samples_choose() -> None:
+    module, found = fitted(2)
+    rows, trusted = table().test().columns, module.rows.trusted
+    y, z = module.blocks.y, with_one(rows["features"])
+    assert found["test/objective"] == pytest.approx(objective(z, rows["target"], y, module.temperature).mean().item())
+    best = ((trusted[0] @ y.T).sign() == trusted[1][:, None]).sum(0).argmax()
+    assert found["test/accuracy"] == pytest.approx(((z @ y[best]).sign() == rows["target"]).double().mean().item())
+    torch.testing.assert_close(module(rows["features"]), z @ y.T)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"sampled_blocks": 3}, "sampled_blocks must divide the 10 blocks, got 3"),
+        ({"ridge": 0.0}, "ridge must be positive, got 0.0: without it the models' losses are not strongly convex"),
+        ({"variant": "v3"}, "variant must be one of v1, v2"),
+        ({"alpha": 0.0}, "alpha must be in"),
+        ({"beta": 1.5}, "beta must be in"),
+        ({"tau": 0.0}, "tau must be positive"),
+        ({"eta": -1.0}, "eta must be at least 0"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+    ],
+)
+def test_what_is_out_of_range_is_named(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        BSVRB(**{**SMALL, **arguments})
+
+
+def test_rows_that_do_not_fit_are_refused_before_training() -> None:
+    with pytest.raises(ValueError, match=r"model\.features must be 30"):
+        fitted(features=29)
+
+
+def test_several_processes_need_blocks_of_their_own() -> None:
+    module = BSVRB(**SMALL)
+    module._trainer = standing(precision="64-true", world_size=2, strategy=None, datamodule=Tables(table()))
+    with pytest.raises(ValueError, match=r"trainer\.strategy must be .*Independent on several processes"):
+        module.setup("fit")
