@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from datamodules.tables.bundled import BreastCancer
+from datamodules.tables.svmlight import SVMLight
 from datamodules.tables.table_set import TableSet
 from datamodules.tables.tables import Tables
 from datamodules.tables.trusted_rows import TrustedRows
@@ -125,3 +126,13 @@ def test_several_processes_need_blocks_of_their_own() -> None:
     module._trainer = standing(precision="64-true", world_size=2, strategy=None, datamodule=Tables(table()))
     with pytest.raises(ValueError, match=r"trainer\.strategy must be .*Independent on several processes"):
         module.setup("fit")
+
+
+@pytest.mark.data
+def test_a8a_is_dealt_out_and_its_first_step_lowers_the_trusted_loss() -> None:
+    table = TrustedRows(SVMLight("a8a.bz2", 123), 18156, 2270, flipped=0.1, kept_positives=0.3)
+    sizes = {"samples": 18156, "features": 123, "blocks": 20, "sampled_blocks": 10, "batch_size": 32}
+    for variant in ("v1", "v2"):
+        module, found = fitted(4, table, **sizes, variant=variant, eta=1e-3, ridge=1e-5, iterations_per_step=10)
+        assert module.tables["course"].columns["objective"][-1] < 0.69
+        assert found["test/accuracy"] > 0.74
