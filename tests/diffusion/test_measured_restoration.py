@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from diffusers import UNet2DModel
 from lightning.pytorch import LightningModule
 from lightning.pytorch.loggers import CSVLogger
 
@@ -17,10 +18,11 @@ from lightning_modules.diffusion.dps import DPS
 from lightning_modules.diffusion.pigdm import PiGDM
 from lightning_modules.diffusion.red_diff import REDDiff, red_diff
 from lightning_modules.metrics.image_quality import psnr
-from lightning_modules.networks import with_weights
+from lightning_modules.networks import diffusers_model, with_weights
 from lightning_modules.networks.mnist_unet import MNISTUNet
 from tests.datamodules.restoration.test_measured_images import Five
 from tests.diffusion.gaussian_images import ABAR, SCHEDULER, GaussianImages
+from tests.tiny_pipelines import save_unconditional
 from tests.trainers import quiet
 
 METHODS = [REDDiff, DPS, PiGDM]
@@ -45,6 +47,20 @@ def test_estimates_do_not_depend_on_the_batch_and_beat_the_pseudo_inverse(kind: 
         assert one == pytest.approx(other, abs=1e-9)
         assert 5 < one["psnr"] < 40
         assert set(one) == {"set", "index", "name", "psnr", "noisy_psnr", "ssim", "noisy_ssim"}
+
+
+@pytest.mark.parametrize("kind", METHODS)
+def test_the_model_may_be_that_of_a_saved_pipeline(kind: Any, tmp_path: Path) -> None:
+    folder = save_unconditional(tmp_path, size=16, channels=3)
+    ours = diffusers_model(str(folder), "unet", tuning="frozen")
+    theirs = UNet2DModel.from_pretrained(folder / "unet").requires_grad_(False)
+    tables = []
+    for network in (ours, theirs):
+        tested = kind(network, SCHEDULER, steps=3)
+        quiet().test(tested, data(5))
+        tables.append(tested.quality.table)
+    for one, other in zip(*tables, strict=True):
+        assert one == pytest.approx(other)
 
 
 def test_the_network_works_in_the_precision_of_the_run_and_the_optimisation_in_float32() -> None:
