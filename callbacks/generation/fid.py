@@ -162,8 +162,11 @@ class FID(Callback):
     def _measure_once(self, trainer: Trainer, pl_module: LightningModule, stage: str, count: int) -> None:
         if not self._measured:
             self._measured = True
-            # Testing takes place in inference mode, in which no sampler could take gradients.
-            with torch.inference_mode(False), in_evaluation_mode(trainer, pl_module):
+            # Testing takes place in inference mode, in which no sampler could take gradients. The module's steps draw
+            # the same numbers after it, whether real images were read or their statistics were there.
+            devices = [pl_module.device] if pl_module.device.type == "cuda" else []
+            evaluating = in_evaluation_mode(trainer, pl_module)
+            with torch.random.fork_rng(devices), torch.inference_mode(False), evaluating:
                 self.results = self._measure(trainer, pl_module, stage, count)
 
     def _log(self, pl_module: LightningModule, stage: str) -> None:

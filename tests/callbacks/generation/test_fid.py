@@ -64,6 +64,23 @@ def two_main(directory: str) -> tuple[dict[str, float], int]:
     return run(Path(directory), module, fid(Path(directory)), **options), module.sampled
 
 
+class Drawing(TinyGenerator):
+    """Keeps what its test steps draw."""
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self.seen.append(float(torch.rand(())))
+
+
+def test_steps_draw_the_same_whether_real_images_were_measured_before(tmp_path: Path) -> None:
+    drawn = []
+    for name in ("first", "second"):  # which finds the statistics of the first
+        module = Drawing()
+        torch.manual_seed(0)
+        run(tmp_path / name, module, fid(tmp_path))
+        drawn.append(module.seen)
+    assert drawn[0] == drawn[1]
+
+
 def test_two_processes_measure_the_same_images(finished: Finished, tmp_path: Path) -> None:
     results = in_two_processes(two_main, str(tmp_path))
     for metrics, _ in results:
