@@ -23,7 +23,10 @@ DIVERGED = "test/diverged"
 """Metric that is 1 for a run whose loss diverged, where its configuration takes that for a result."""
 
 HIGHER = r"accuracy|recovered|dice|m?iou|acr|auroc|aupr|tnr\d*|psnr|ssim|retrieval|precision|recall|f1|tpr"
-LOWER = r"loss|entropy|error|memorized|distance|fid|lpips|nll|ece|abstained|diverged|mse|rmse|mae|perplexity|shd|fdr"
+LOWER = (
+    r"loss|entropy|error|memorized|distance|fid|lpips|nll|ece|abstained|diverged|mse|rmse|mae|perplexity|shd|fdr|"
+    r"regret"
+)
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,8 @@ def _axis(ax: Any, key: str, places: Mapping[str, float], numeric: bool) -> None
 def draw_heat_maps(results: Sequence[Result], experiments: Sequence[Experiment], path: Path) -> None:
     """Draw a panel for each metric and config: the mean over seeds, over the values of the two keys that vary.
 
-    Colours are logarithmic where all means are positive and span two decades.
+    Colours are logarithmic where all means are positive and span two decades. Where configs are compared, one more
+    panel for each metric shows which of them is best.
 
     Args:
         results: of all runs.
@@ -127,7 +128,9 @@ def draw_heat_maps(results: Sequence[Result], experiments: Sequence[Experiment],
     metrics = _metrics(results)
     shown = [(metric, label) for metric in metrics for label in labels][:MAX_METRICS]
     size = 1.4 + 0.48 * len(columns), 1.1 + 0.34 * len(rows)
-    figure, axes = panels(max(len(shown), 1), width=max(3.4, size[0]), height=max(2.4, size[1]))
+    compared = [metric for metric in metrics if len(labels) > 1 and arrow(metric)][: MAX_METRICS - len(shown)]
+    figure, axes = panels(max(len(shown) + len(compared), 1), width=max(3.4, size[0]), height=max(2.4, size[1]))
+    grids: dict[str, dict[str, Any]] = {metric: {} for metric in metrics}
     title = {(e.label, dict(e.setting)[down], dict(e.setting)[across]): e.title for e in experiments}
     for (metric, label), ax in zip(shown, axes, strict=False):
         found = {each.config: each for each in summarise([r for r in results if r.metric == metric])}
@@ -145,14 +148,18 @@ def draw_heat_maps(results: Sequence[Result], experiments: Sequence[Experiment],
                 text += "x" * bool(summary.diverged) + "▲" * bool(summary.not_finite)
                 dark = summary.seeds and lowest < highest and scale(summary.mean) < 0.6
                 ax.text(j, i, text, ha="center", va="center", fontsize=7, color="white" if dark else "black")
-        ax.set_facecolor("0.9")
+        grids[metric][label] = values
         image = ax.imshow(values, norm=scale, cmap="viridis", aspect="auto", origin="lower")
         figure.colorbar(image, ax=ax)
+        ax.set_title(metric + arrow(metric) + (f", {label}" if len(labels) > 1 else ""), fontsize=10, loc="left")
+    for metric, ax in zip(compared, axes[len(shown) :], strict=False):
+        _draw_best(ax, grids[metric], metric)
+    for ax in axes[: len(shown) + len(compared)]:
+        ax.set_facecolor("0.9")
         ax.set_xticks(range(len(columns)), columns, rotation=30, ha="right", fontsize=8)
         ax.set_yticks(range(len(rows)), rows, fontsize=8)
         ax.set_xlabel(across, fontsize=9)
         ax.set_ylabel(down, fontsize=9)
-        ax.set_title(metric + arrow(metric) + (f", {label}" if len(labels) > 1 else ""), fontsize=10, loc="left")
     note = "mean over seeds"
     if any(each.diverged or each.not_finite for each in summarise(results)):
         note += "; x: some or all diverged, ▲: not finite"
@@ -168,6 +175,27 @@ def _short(value: float) -> str:
         mantissa, exponent = f"{value:.1e}".split("e")
         return f"{mantissa}e{int(exponent)}"
     return f"{value / 1000:.3g}k" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
+
+
+def _draw_best(ax: Any, grids: Mapping[str, Any], metric: str) -> None:
+    """Draw which config has the best mean in each cell; none where that of some config is missing.
+
+    Args:
+        ax: where it is drawn.
+        grids: means `[rows, columns]` by config.
+        metric: its name, which says whether less is better.
+    """
+    from matplotlib.colors import ListedColormap
+
+    means = np.stack(list(grids.values()))
+    best = (means if "↓" in arrow(metric) else -means).argmin(axis=0)  # the first that is not a number, if one is not
+    shown = np.ma.masked_array(best, mask=~np.isfinite(means).all(axis=0))
+    colours = ListedColormap([colour(row) for row in range(len(grids))])
+    ax.imshow(shown, vmin=-0.5, vmax=len(grids) - 0.5, cmap=colours, aspect="auto", origin="lower")
+    for row, label in enumerate(grids):
+        ax.plot([], [], "s", color=colour(row), label=label)
+    ax.legend(loc="lower left", bbox_to_anchor=(1.02, 0), fontsize=8, frameon=False)
+    ax.set_title(f"best {metric}", fontsize=10, loc="left")
 
 
 def _sorted(values: Sequence[str]) -> list[str]:

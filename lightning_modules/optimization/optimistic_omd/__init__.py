@@ -28,8 +28,8 @@ sqrt(sigma^2) + sqrt(Sigma^2). Baselines are online gradient descent, eta_t = D 
 FTRL, x_t = argmin <sum_{s<t} g_s + M_t, x> + ||x||^2 / eta_t with eta_t = D^2 / (nu + sum_{s<t} eta_s ||g_s - M_s||^2).
 
 The theorems were not at hand in full: delta, the strongly convex step and H_t are as they are recalled, the ensemble is
-that of PyNOL (Sword++), nu is ours, and so are all streams, as the paper has no experiments. The variant for losses
-that are not smooth is left out.
+Sword++ of the same group's PyNOL, whose points it gives to rounding, nu is ours, and so are all streams, as the paper
+has no experiments. The variant for losses that are not smooth is left out.
 
 Source: Chen, Zhang, Tu, Zhao and Zhang, Optimistic Online Mirror Descent for Bridging Stochastic and Adversarial Online
 Convex Optimization, ICML 2023 and JMLR 25(178), 2024, arXiv 2302.04552. FTRL: Sachs, Hadiji, van Erven and Guzman,

@@ -29,13 +29,14 @@ class OnlineOptimizer(Optimizer, ABC):
     Args:
         params: parameters of one type and on one device, without groups.
         D: diameter of the ball.
-        G: bound on the norm of all gradients, noise included.
+        G: bound on the norm of all gradients, noise included; None takes the greatest norm so far, for which no regret
+            is proven.
 
     Raises:
         ValueError: if an argument is out of range, or there are groups.
     """
 
-    def __init__(self, params: Iterable[Any], D: float, G: float) -> None:
+    def __init__(self, params: Iterable[Any], D: float, G: float | None) -> None:
         positive(D=D, G=G)
         super().__init__(params, {})
         if len(self.param_groups) > 1:
@@ -48,7 +49,12 @@ class OnlineOptimizer(Optimizer, ABC):
         x = project(self.point, self.radius)
         zero = torch.zeros_like(x[0])
         self._play(x)
-        self.state[self._parameters[0]] = {"round": zero, "beyond": zero.new_zeros(2), **self.begin(x)}
+        self.state[self._parameters[0]] = {
+            "round": zero,
+            "greatest": torch.zeros_like(zero),
+            "beyond": zero.new_zeros(2),
+            **self.begin(x),
+        }
 
     @abstractmethod
     def begin(self, x: Tensor) -> Memory:
@@ -82,11 +88,13 @@ class OnlineOptimizer(Optimizer, ABC):
         """End a round, by the gradients that the parameters have, and play the next point."""
         with torch.enable_grad():
             loss = None if closure is None else closure()
-        none = [torch.zeros_like(each) if each.grad is None else each.grad for each in self._parameters]
-        gradient, memory = torch.cat([each.flatten() for each in none]), self.memory
+        own = [torch.zeros_like(each) if each.grad is None else each.grad for each in self._parameters]
+        gradient, memory = torch.cat([each.flatten() for each in own]), self.memory
         memory["round"] += 1
         norm = gradient.norm()
-        beyond = ~(norm <= self.G * (1 + 1e-9)) & (memory["beyond"][0] == 0)  # also one that is not finite
+        memory["greatest"] = torch.maximum(memory["greatest"], norm)
+        bound = torch.finfo(norm.dtype).max if self.G is None else self.G * (1 + 1e-9)
+        beyond = ~(norm <= bound) & (memory["beyond"][0] == 0)  # also one that is not finite
         memory["beyond"] = torch.where(beyond, torch.stack([memory["round"], norm]), memory["beyond"])
         self._play(self.decide(gradient, memory))
         return loss
@@ -100,9 +108,13 @@ class OnlineOptimizer(Optimizer, ABC):
         number, norm = self.memory["beyond"].tolist()
         if number:
             raise ValueError(
-                f"G is {self.G:g}, and the gradient of round {number:.0f} has norm {norm:g}: state a G that bounds all "
+                f"G is {self.G}, and the gradient of round {number:.0f} has norm {norm:g}: state a G that bounds all "
                 f"gradients, noise included"
             )
+
+    def bound(self, memory: Memory) -> Tensor | float:
+        """Give G, or the greatest norm so far."""
+        return memory["greatest"].clamp(min=1e-30) if self.G is None else self.G
 
     def _play(self, x: Tensor) -> None:
         sizes = [each.numel() for each in self._parameters]
@@ -116,7 +128,8 @@ class OptimisticOMD(OnlineOptimizer):
     Args:
         params: parameters of one type and on one device, without groups.
         D: diameter of the ball.
-        G: bound on the norm of all gradients, noise included.
+        G: bound on the norm of all gradients, noise included; None takes the greatest norm so far, for which no regret
+            is proven, and is not for exp-concave losses.
         L: smoothness of the expected losses.
         mode: `convex`, `strongly_convex` or `exp_concave` losses.
         modulus: lambda of strongly convex, alpha of exp-concave losses.
@@ -131,7 +144,7 @@ class OptimisticOMD(OnlineOptimizer):
         self,
         params: Iterable[Any],
         D: float,
-        G: float,
+        G: float | None,
         L: float = 1.0,
         mode: Literal["convex", "strongly_convex", "exp_concave"] = "convex",
         modulus: float | None = None,
@@ -145,35 +158,37 @@ class OptimisticOMD(OnlineOptimizer):
             raise ValueError(
                 f"modulus must be {'left out' if mode == 'convex' else 'given'} for mode {mode}, got {modulus}"
             )
+        if G is None and mode == "exp_concave":
+            raise ValueError("G must be stated for mode exp_concave, got None")
         self.mode = mode
         self.modulus = modulus or 0.0
         self.delta = 10 * D**2 * L**2 if delta is None else delta
-        self.beta = 0.5 * min(1 / (4 * G * D), self.modulus)
+        self.beta = 0.0 if G is None else 0.5 * min(1 / (4 * G * D), self.modulus)
         self.hint = hint
         super().__init__(params, D, G)
 
     def begin(self, x: Tensor) -> Memory:
         memory = {"anchor": x, "hint": torch.zeros_like(x), "variation": torch.zeros_like(x[0])}
         if self.mode == "exp_concave":
-            scale = 1 + self.beta * self.G**2 / 2
+            scale = 1 + self.beta * (self.G or 0) ** 2 / 2
             identity = torch.eye(len(x), dtype=x.dtype, device=x.device)
             memory |= {"h": scale * identity, "inverse": identity / scale}
-        return memory
+        start = torch.zeros_like(x[0])
+        return {**memory, "step_size": self.step_size({**memory, "round": start, "greatest": start})}
 
     def step_size(self, memory: Memory) -> Tensor:
         """Compute eta_t of the round after those that have ended; that of exp-concave losses is in H_t."""
         if self.mode == "convex":
-            return self.D / (self.delta + 4 * self.G**2 + memory["variation"]).sqrt()
+            return self.D / (self.delta + 4 * self.bound(memory) ** 2 + memory["variation"]).sqrt()
         return 2 / (self.modulus * (memory["round"] + 1)) if self.mode == "strongly_convex" else memory["round"] * 0 + 1
 
     def decide(self, gradient: Tensor, memory: Memory) -> Tensor:
-        memory["round"] -= 1  # the round's own step size and matrix
         memory["anchor"] = self._moved(gradient, memory)
-        memory["round"] += 1
         memory["variation"] = memory["variation"] + (gradient - memory["hint"]).square().sum()
         if self.mode == "exp_concave":
             memory["h"] = memory["h"] + self.beta / 2 * torch.outer(gradient, gradient)
             memory["inverse"] = sherman_morrison(memory["inverse"], gradient, self.beta / 2)
+        memory["step_size"] = self.step_size(memory)
         if not self.hint:
             return memory["anchor"]
         memory["hint"] = gradient
@@ -183,7 +198,7 @@ class OptimisticOMD(OnlineOptimizer):
         """Move the anchor against a gradient, and back into the ball."""
         if self.mode == "exp_concave":
             return project_in_norm(memory["anchor"] - memory["inverse"] @ gradient, memory["h"], self.radius)
-        return project(memory["anchor"] - self.step_size(memory) * gradient, self.radius)
+        return project(memory["anchor"] - memory["step_size"] * gradient, self.radius)
 
 
 def sherman_morrison(inverse: Tensor, u: Tensor, c: float) -> Tensor:
@@ -249,7 +264,7 @@ class OnlineGradientDescent(OnlineOptimizer):
         return {}
 
     def decide(self, gradient: Tensor, memory: Memory) -> Tensor:
-        return project(self.point - self.D / (self.G * memory["round"].sqrt()) * gradient, self.radius)
+        return project(self.point - self.D / (self.bound(memory) * memory["round"].sqrt()) * gradient, self.radius)
 
 
 class OptimisticFTRL(OnlineOptimizer):
@@ -258,14 +273,14 @@ class OptimisticFTRL(OnlineOptimizer):
     Args:
         params: parameters of one type and on one device, without groups.
         D: diameter of the ball.
-        G: bound on the norm of all gradients, noise included.
+        G: bound on the norm of all gradients, noise included, which no step depends on; None checks none.
         nu: part of the denominator of the step size that is there from the start.
 
     Raises:
         ValueError: if an argument is out of range.
     """
 
-    def __init__(self, params: Iterable[Any], D: float, G: float, nu: float = 1.0) -> None:
+    def __init__(self, params: Iterable[Any], D: float, G: float | None, nu: float = 1.0) -> None:
         positive(nu=nu)
         self.nu = nu
         super().__init__(params, D, G)

@@ -69,6 +69,24 @@ def test_numbers_of_a_heat_map_fit_its_cells_and_colours_span_decades(
     assert drawn[0].images[0].norm(31.1) == pytest.approx((math.log(31.1) - low) / (high - low))
 
 
+def test_the_best_config_of_each_combination_is_shown_where_all_have_a_value(
+    config: Config, drawn: list[Any], tmp_path: Path
+) -> None:
+    keys = [variation("model.a=1,2"), variation("model.b=1,2")]
+    experiments = varied(load_experiments([config("c", a=1, b=1), config("d", a=1, b=1)]), keys)
+    risk = {"c": [[1.0, 5.0], [2.0, 9.0]], "d": [[2.0, 4.0], [math.nan, 8.0]]}
+    found = [
+        Result(each.title, "test/error", 0, risk[each.label][int(a) - 1][int(b) - 1])
+        for each in experiments
+        for a, b in [(dict(each.setting)["a"], dict(each.setting)["b"])]
+    ]
+    figures.draw_heat_maps(found, experiments, tmp_path / "map.png")
+    best = drawn[2]
+    assert best.get_title(loc="left") == "best test/error"
+    assert best.images[0].get_array().tolist() == [[0, 1], [None, 1]]
+    assert [text.get_text() for text in best.get_legend().get_texts()] == ["c", "d"]
+
+
 def test_lines_have_the_numbers_of_a_key_as_axis_and_crosses_where_seeds_diverged(
     config: Config, drawn: list[Any], tmp_path: Path
 ) -> None:

@@ -22,10 +22,12 @@ from lightning_modules.optimization.optimistic_omd.optimizers import OnlineOptim
 ALL: list[tuple[type[OnlineOptimizer], dict[str, Any]]] = [
     (OptimisticOMD, {}),
     (OptimisticOMD, {"hint": False}),
+    (OptimisticOMD, {"G": None}),
     (OptimisticOMD, {"mode": "strongly_convex", "modulus": 0.5}),
     (OptimisticOMD, {"mode": "exp_concave", "modulus": 0.3}),
     (OptimisticEnsemble, {"T": 60, "L": 0.2}),
     (OnlineGradientDescent, {}),
+    (OnlineGradientDescent, {"G": None}),
     (OptimisticFTRL, {"nu": 2.0}),
 ]
 
@@ -34,7 +36,7 @@ def numbers(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def learner(kind: type[OnlineOptimizer], D: float = 2.0, G: float = 10.0, d: int = 3, **options: Any) -> Any:
+def learner(kind: type[OnlineOptimizer], D: float = 2.0, G: float | None = 10.0, d: int = 3, **options: Any) -> Any:
     return kind([nn.Parameter(torch.zeros(d, dtype=torch.float64))], D=D, G=G, **options)
 
 
@@ -63,7 +65,7 @@ def written_again(kind: type, g: np.ndarray, options: dict[str, Any], D: float =
     """The points of the equations in the package's docstring, round by round, in the ball of radius 1."""
     points, rounds, d = [], *g.shape
     hint, anchor, total = np.zeros(d), np.zeros(d), np.zeros(d)
-    variation = weighted = 0.0
+    variation = weighted = greatest = 0.0
     h = (1 + 0.5 * min(1 / (4 * G * D), options.get("modulus", 0)) * G**2 / 2) * np.eye(d)
     for t in range(1, rounds + 1):
         if kind is OptimisticFTRL:
@@ -71,20 +73,23 @@ def written_again(kind: type, g: np.ndarray, options: dict[str, Any], D: float =
             x = nearest(-eta / 2 * (total + hint))
             weighted += eta * ((g[t - 1] - hint) ** 2).sum()
         elif kind is OnlineGradientDescent:
-            x, eta = anchor, D / (G * math.sqrt(t))
+            bound = max(greatest, float(np.linalg.norm(g[t - 1]))) if "G" in options else G
+            x, eta = anchor, D / (bound * math.sqrt(t))
             anchor = nearest(anchor - eta * g[t - 1])
         elif options.get("mode") == "exp_concave":
             moved = [torch.tensor(anchor - np.linalg.solve(h, gradient)) for gradient in (hint, g[t - 1])]
             x, anchor = (project_in_norm(point, torch.tensor(h), 1.0).numpy() for point in moved)
             h = h + 0.25 * min(1 / (4 * G * D), options["modulus"]) * np.outer(g[t - 1], g[t - 1])
         else:
-            eta = D / math.sqrt(10 * D**2 + 4 * G**2 + variation)
+            bound = greatest if "G" in options else G
+            eta = D / math.sqrt(10 * D**2 + 4 * bound**2 + variation)
             if "modulus" in options:
                 eta = 2 / (options["modulus"] * t)
             x = nearest(anchor - eta * hint)
             anchor = nearest(anchor - eta * g[t - 1])
         points.append(x)
         variation += ((g[t - 1] - hint) ** 2).sum()
+        greatest = max(greatest, float(np.linalg.norm(g[t - 1])))
         total = total + g[t - 1]
         hint = g[t - 1] if options.get("hint", True) else hint
     return np.stack(points)
@@ -230,7 +235,7 @@ def test_a_gradient_beyond_the_stated_bound_is_refused_with_its_round(wrong: flo
     optimizer = learner(OptimisticOMD)
     for size in (9.9, 10.0, wrong, 11.0):
         end_round(optimizer, torch.tensor([0.0, size, 0.0], dtype=torch.float64))
-    with pytest.raises(ValueError, match=f"G is 10, and the gradient of round 3 has norm {wrong:g}: state a G"):
+    with pytest.raises(ValueError, match=f"G is 10.0, and the gradient of round 3 has norm {wrong:g}: state a G"):
         optimizer.check()
 
 
@@ -242,6 +247,7 @@ def test_a_gradient_beyond_the_stated_bound_is_refused_with_its_round(wrong: flo
         (OptimisticOMD, {"mode": "linear"}, "mode must be one of convex, strongly_convex, exp_concave"),
         (OptimisticOMD, {"mode": "exp_concave"}, "modulus must be given for mode exp_concave, got None"),
         (OptimisticOMD, {"modulus": 1.0}, "modulus must be left out for mode convex, got 1.0"),
+        (OptimisticOMD, {"mode": "exp_concave", "modulus": 1.0, "G": None}, "G must be stated for mode exp_concave"),
         (OptimisticOMD, {"delta": -1}, "delta must be at least 0, got -1"),
         (OptimisticEnsemble, {"T": 0}, "T must be at least 1, got 0"),
         (OptimisticEnsemble, {"T": 9, "L": 0}, "L must be positive, got 0"),
