@@ -18,7 +18,7 @@ from datamodules.loading.world import rank, summed, world_size
 from lightning_modules.distributed.per_sample import gather_rows, share_sizes
 from lightning_modules.full_precision import require_double
 from lightning_modules.interfaces import Table, TrainingRows, require
-from lightning_modules.optimization.optimistic_omd.optimizers import OnlineOptimizer, OptimisticOMD
+from lightning_modules.optimization.optimistic_omd.optimizers import OnlineOptimizer
 from lightning_modules.optimization.optimistic_omd.regret import least_on_ball, quadratic, regret_of_quadratics
 from lightning_modules.training.logging import log_same, log_training
 
@@ -51,7 +51,8 @@ class OnlineLearning(LightningModule):
         trained: name of the part of the network that learns, such as its last layer; None trains all of it.
 
     Raises:
-        ValueError: if an argument is out of range; in training, if a gradient is beyond the optimizer's G.
+        ValueError: if an argument is out of range; in training, if a gradient is beyond the optimizer's G, or expected
+            losses are known of points with other coordinates than the trained parameters.
         TypeError: if the optimizer is none of the package.
     """
 
@@ -62,8 +63,8 @@ class OnlineLearning(LightningModule):
     def __init__(
         self,
         network: nn.Module,
-        loss: Literal["linear", "squared", "logistic", "cross_entropy"] = "linear",
-        optimizer: OptimizerCallable = partial(OptimisticOMD, D=2.0, G=1.0),  # noqa: B008
+        loss: Literal["linear", "squared", "logistic", "cross_entropy"],
+        optimizer: OptimizerCallable,
         rows_per_round: int = 1,
         ridge: float = 0.0,
         trained: str | None = None,
@@ -111,6 +112,9 @@ class OnlineLearning(LightningModule):
 
     def training_step(self, batch: TableBatch, batch_idx: int) -> dict[str, Tensor]:
         size, step = batch["global_size"], self.rows_per_round
+        if "mean_gradient" in batch and batch["mean_gradient"].shape[1:] != self.previous.shape:
+            known = batch["mean_gradient"].shape[1]
+            raise ValueError(f"network must have the stream's {known} trained parameters, got {len(self.previous)}")
         if "curvature" in batch:
             self.curvature.copy_(batch["curvature"] + self.ridge)
         rounds = [self._round(batch, start, min(start + step, size)) for start in range(0, size, step)]

@@ -49,7 +49,7 @@ def played(
 ) -> OnlineLearning:
     torch.manual_seed(0)
     network = network or nn.Linear(table.row_shapes["features"][0], 1, bias=False)
-    module = OnlineLearning(network, **{"optimizer": OMD, **arguments})
+    module = OnlineLearning(network, **{"loss": "linear", "optimizer": OMD, **arguments})
     trainer = quiet(max_epochs=1, precision="64-true")
     trainer.fit(module, datamodule=Tables(table, batch_size, shuffle=shuffle))
     return module
@@ -191,7 +191,7 @@ def test_the_last_layer_of_a_network_learns_alone() -> None:
 )
 def test_what_is_out_of_range_is_named(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        OnlineLearning(MLP(3, [], 1), optimizer=OMD, **arguments)
+        OnlineLearning(MLP(3, [], 1), **{"loss": "linear", "optimizer": OMD, **arguments})
 
 
 def test_a_gradient_beyond_the_bound_ends_the_run_with_its_round() -> None:
@@ -200,6 +200,8 @@ def test_a_gradient_beyond_the_bound_ends_the_run_with_its_round() -> None:
     columns["features"][17] *= 9
     with pytest.raises(ValueError, match=r"G is 4.0, and the gradient of round 18 has norm"):
         played(Given(columns, dict(rows.truth)), 10)
+    with pytest.raises(ValueError, match="network must have the stream's 5 trained parameters, got 6"):
+        played(LinearLosses(rounds=30), network=nn.Linear(5, 1))
     with pytest.raises(TypeError, match="optimizer must be one of optimistic_omd, got SGD"):
         played(LinearLosses(rounds=30), optimizer=partial(torch.optim.SGD, lr=0.1))
 
