@@ -151,7 +151,7 @@ def draw_heat_maps(results: Sequence[Result], experiments: Sequence[Experiment],
         grids[metric][label] = values
         image = ax.imshow(values, norm=scale, cmap="viridis", aspect="auto", origin="lower")
         figure.colorbar(image, ax=ax)
-        ax.set_title(metric + arrow(metric) + (f", {label}" if len(labels) > 1 else ""), fontsize=10, loc="left")
+        ax.set_title((f"{label}\n" if len(labels) > 1 else "") + metric + arrow(metric), fontsize=9, loc="left")
     for metric, ax in zip(compared, axes[len(shown) :], strict=False):
         _draw_best(ax, grids[metric], metric)
     for ax in axes[: len(shown) + len(compared)]:
@@ -194,7 +194,7 @@ def _draw_best(ax: Any, grids: Mapping[str, Any], metric: str) -> None:
     ax.imshow(shown, vmin=-0.5, vmax=len(grids) - 0.5, cmap=colours, aspect="auto", origin="lower")
     for row, label in enumerate(grids):
         ax.plot([], [], "s", color=colour(row), label=label)
-    ax.legend(loc="lower left", bbox_to_anchor=(1.02, 0), fontsize=8, frameon=False)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.32), fontsize=8, frameon=False)
     ax.set_title(f"best {metric}", fontsize=10, loc="left")
 
 
