@@ -29,10 +29,10 @@ def test_samples_that_cannot_be_matched_are_refused(sizes: tuple[int, int]) -> N
 def test_a_shift_costs_the_mean_of_its_lengths_along_all_directions() -> None:
     """E|v_1| of v uniform on the sphere is 2 / pi in the plane, and 1 / 2 in space."""
     for dim, share in ((2, 2 / math.pi), (3, 0.5)):
-        points = torch.randn(2000, dim, dtype=torch.float64)
+        points = torch.randn(300, dim, dtype=torch.float64)
         shift = torch.tensor([3.0, 4.0, 0.0], dtype=torch.float64)[:dim]
-        moved = points[torch.randperm(2000)] + shift
-        assert sliced_wasserstein(points, moved, 20_000) == pytest.approx(5 * share, rel=0.02)
+        moved = points[torch.randperm(300)] + shift
+        assert sliced_wasserstein(points, moved, 5_000) == pytest.approx(5 * share, rel=0.03)
         assert sliced_wasserstein(points, moved) == sliced_wasserstein(moved, points)
 
 
