@@ -1,0 +1,130 @@
+"""Products of a network's curvature with vectors: the Hessian of its mean cross-entropy, and Gauss and Newton's part.
+
+    H v = d/dw <grad L(w), v>,    G v = J^T (d^2 L / dz^2) J v,    L = (1/N) sum_i cross-entropy(z(w, x_i), y_i)
+
+over samples in batches, each weighted by its samples, and over all processes. Weight decay, which would add itself to
+every eigenvalue, is not in L. Attention is computed without fused kernels, which have no second derivative.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call, grad, jvp, vjp
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from datamodules.arguments import one_of
+from datamodules.loading.world import summed
+from lightning_modules.full_precision import in_full_precision
+from lightning_modules.training.optimizers import trainable
+
+Matrix = Literal["hessian", "gauss_newton"]
+BatchNorm = Literal["batch", "running"]
+
+
+@contextmanager
+def curvature_mode(network: nn.Module, batch_norm: BatchNorm) -> Iterator[None]:
+    """Put a network where its curvature is defined: without dropout, and with statistics that no pass changes.
+
+    Args:
+        network: afterwards each part of it is as it was.
+        batch_norm: statistics of BatchNorm, those of each batch or the running ones.
+    """
+    one_of(get_args(BatchNorm), batch_norm=batch_norm)
+    modes = [(part, part.training) for part in network.modules()]
+    layers = [part for part in network.modules() if isinstance(part, _BatchNorm)] if batch_norm == "batch" else []
+    tracked = [(layer, layer.track_running_stats) for layer in layers]
+    network.eval()
+    for layer in layers:
+        layer.training, layer.track_running_stats = True, False
+    try:
+        with sdpa_kernel(SDPBackend.MATH), in_full_precision(next(network.parameters()).device):
+            yield
+    finally:
+        for part, training in modes:
+            part.training = training
+        for layer, track in tracked:
+            layer.track_running_stats = track
+
+
+class CurvatureProduct:
+    """Multiply vectors by the curvature of the mean cross-entropy at a network's weights, within `curvature_mode`.
+
+    Args:
+        network: maps inputs to logits `[B, K]`, in single precision or better; its trainable parameters are w.
+        batches: this process's inputs and labels `[B]`, a batch at a time.
+        matrix: `hessian`, or `gauss_newton`, which is never negative.
+
+    Raises:
+        ValueError: if the matrix is unknown, or parameters are in half precision.
+    """
+
+    def __init__(
+        self, network: nn.Module, batches: Sequence[tuple[Tensor, Tensor]], matrix: Matrix = "hessian"
+    ) -> None:
+        one_of(get_args(Matrix), matrix=matrix)
+        trained = {id(each) for each in trainable(network)}
+        self.network = network
+        self.weights = {name: each.detach() for name, each in network.named_parameters() if id(each) in trained}
+        if half := [name for name, each in self.weights.items() if each.dtype in (torch.float16, torch.bfloat16)]:
+            raise ValueError(f"curvature needs single precision or better, and {half[0]} is in half: use 32-true")
+        self.batches = batches
+        self.matrix = matrix
+        self.like = next(iter(self.weights.values()))
+        self.samples = summed(torch.tensor(sum(len(label) for _, label in batches), device=self.like.device))
+
+    @property
+    def size(self) -> int:
+        """P, the number of weights."""
+        return sum(each.numel() for each in self.weights.values())
+
+    def __call__(self, vector: Tensor) -> Tensor:
+        """Compute H v or G v, `[P]`. Every process calls it."""
+        parts = vector.split([each.numel() for each in self.weights.values()])
+        v = {name: part.view_as(each) for (name, each), part in zip(self.weights.items(), parts, strict=True)}
+        total = torch.zeros_like(vector)
+        for inputs, label in self.batches:
+            total += flat(self._hessian(inputs, label, v) if self.matrix == "hessian" else self._newton(inputs, v))
+        return summed(total) / self.samples
+
+    def gradient(self) -> Tensor:
+        """Compute the gradient of L, `[P]`. Every process calls it."""
+        total = torch.zeros(self.size, dtype=self.like.dtype, device=self.like.device)
+        for inputs, label in self.batches:
+            total += flat(grad(lambda weights, x=inputs, y=label: self._loss(weights, x, y))(self.weights))
+        return summed(total) / self.samples
+
+    def _logits(self, weights: dict[str, Tensor], inputs: Tensor) -> Tensor:
+        return functional_call(self.network, weights, (inputs,))
+
+    def _loss(self, weights: dict[str, Tensor], inputs: Tensor, label: Tensor) -> Tensor:
+        return F.cross_entropy(self._logits(weights, inputs), label, reduction="sum")
+
+    def _hessian(self, inputs: Tensor, label: Tensor, v: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The product from the left, which is the same as H is symmetric, and which every layer has."""
+
+        def loss(weights: dict[str, Tensor]) -> Tensor:
+            return self._loss(weights, inputs, label)
+
+        of_gradient: Any = vjp(grad(loss), self.weights)
+        return of_gradient[1](v)[0]
+
+    def _newton(self, inputs: Tensor, v: dict[str, Tensor]) -> dict[str, Tensor]:
+        def logits(weights: dict[str, Tensor]) -> Tensor:
+            return self._logits(weights, inputs)
+
+        moved: Any = jvp(logits, (self.weights,), (v,))
+        z, change = moved
+        p = z.softmax(dim=1)
+        curved = p * change - p * (p * change).sum(dim=1, keepdim=True)
+        of_logits: Any = vjp(logits, self.weights)
+        return of_logits[1](curved)[0]
+
+
+def flat(parts: dict[str, Tensor]) -> Tensor:
+    """Put tensors after each other, `[P]`."""
+    return torch.cat([part.flatten() for part in parts.values()])

@@ -1,0 +1,79 @@
+"""Lanczos' method with full re-orthogonalisation: extreme eigenvalues and spectral density of a symmetric matrix.
+
+    H Q = Q T + remainder,   T = U diag(theta) U^T,   weights gamma_i = U_1i^2
+
+from a unit vector q of which only products H v are needed. The Ritz values theta_i with their own weights gamma_i are
+the nodes of a Gauss quadrature: q^T f(H) q is sum_i gamma_i f(theta_i), exactly for polynomials of degree below 2m.
+
+Source: Golub and Meurant, Matrices, Moments and Quadrature, 1994; Granziol et al., JMLR 2022, arXiv 2006.09092.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_modules.random_numbers import generator_of
+
+
+class Spectrum(NamedTuple):
+    """Ritz values with the weights that they have in the starting vector."""
+
+    values: Tensor
+    """theta, `[m]`, float64 on the host, in ascending order."""
+    weights: Tensor
+    """gamma, `[m]`, float64 on the host; their sum is 1."""
+
+
+def unit_vector(size: int, *seed: int, like: Tensor) -> Tensor:
+    """Draw a random unit vector `[size]`, the same on all processes, in the type of a tensor and on its device."""
+    drawn = torch.randn(size, generator=generator_of(*seed), dtype=torch.float64)
+    return (drawn / drawn.norm()).to(like)
+
+
+@torch.no_grad()
+def lanczos(product: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> Spectrum:
+    """Take Lanczos steps, each with one product; fewer, where the products of the start span less.
+
+    Args:
+        product: computes H v for a symmetric H, the same on all processes.
+        start: q, a unit vector `[P]`; the basis `[steps, P]` is kept beside it.
+        steps: m; P of them at most.
+    """
+    steps = min(steps, len(start))
+    basis = start.new_zeros(steps, len(start))
+    basis[0] = start
+    diagonal: list[float] = []
+    off_diagonal: list[float] = []
+    for step in range(steps):
+        new = product(basis[step])
+        diagonal.append(float(new @ basis[step]))
+        for _ in range(2):  # twice is enough
+            new = new - basis[: step + 1].T @ (basis[: step + 1] @ new)
+        norm, size = float(new.norm()), max(map(abs, [*diagonal, *off_diagonal]))
+        if step + 1 == steps or norm <= 10 * torch.finfo(new.dtype).eps * size:
+            break
+        off_diagonal.append(norm)
+        basis[step + 1] = new / norm
+    beside = torch.tensor(off_diagonal, dtype=torch.float64)
+    matrix = torch.diag(torch.tensor(diagonal, dtype=torch.float64)) + torch.diag(beside, 1) + torch.diag(beside, -1)
+    values, vectors = torch.linalg.eigh(matrix)
+    return Spectrum(values, vectors[0] ** 2)
+
+
+def spectral_density(spectra: Sequence[Spectrum], at: Tensor, width: float) -> Tensor:
+    """Average sum_i gamma_i N(x; theta_i, width^2) over starting vectors (stochastic Lanczos quadrature).
+
+    Args:
+        spectra: one for each starting vector.
+        at: x, `[n]`, float64.
+        width: standard deviation of the Gaussian that stands for each Ritz value.
+    """
+
+    def smoothed(spectrum: Spectrum) -> Tensor:
+        distance = (at[:, None] - spectrum.values) / width
+        return (spectrum.weights * (-(distance**2) / 2).exp()).sum(dim=1) / (width * math.sqrt(2 * math.pi))
+
+    return torch.stack([smoothed(spectrum) for spectrum in spectra]).mean(dim=0)

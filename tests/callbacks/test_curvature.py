@@ -1,0 +1,80 @@
+"""Eigenvalues of a classifier's Hessian while it trains, against numpy's, on one process and on two."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+import train
+from callbacks.curvature import Curvature
+from datamodules.classification.digits import Digits
+from datamodules.classification.labelled_images import LabelledImages
+from lightning_modules.baselines import CrossEntropy
+from lightning_modules.networks.mlp import MLP
+from lightning_modules.training.chosen_samples import drawn_places
+from tests.metrics.test_curvature import explicit
+from tests.trainers import quiet
+from tests.two_processes import in_two_processes
+
+
+def trained(callback: Curvature, epochs: int = 1) -> CrossEntropy:
+    torch.manual_seed(0)
+    module = CrossEntropy(MLP(64, [2], 10), 10, optimizer=lambda p: torch.optim.SGD(p, lr=0.5))
+    data = LabelledImages(Digits(train_size=300), batch_size=100)
+    quiet(max_epochs=epochs, precision="64-true", callbacks=[callback]).fit(module, datamodule=data)
+    return module
+
+
+def test_the_extreme_eigenvalues_are_those_of_the_explicit_matrix() -> None:
+    callback = Curvature(samples=50, steps=60, images_at_once=20)
+    module = trained(callback)
+    source: Any = Digits(train_size=300).training()
+    data = LabelledImages(Digits(train_size=300), batch_size=100)
+    data.setup("fit")
+    places = drawn_places(data, 50, "Curvature", 0)
+    image = source.fetch(places, None).double() / source.brightest
+    values = torch.linalg.eigvalsh(explicit(module.network, [(image, source.label[places])]))
+    assert callback.rows == [[1, pytest.approx(values[-1].item(), abs=1e-8), pytest.approx(values[0].item(), abs=1e-8)]]
+
+
+def test_it_measures_every_n_epochs_and_the_last_one() -> None:
+    callback = Curvature(every_n_epochs=2, samples=20, steps=4, starts=2)
+    trained(callback, 5)
+    assert [row[0] for row in callback.rows] == [2, 4, 5]
+    assert len(callback.spectra) == 2
+    resumed = Curvature()
+    resumed.load_state_dict(callback.state_dict())
+    assert resumed.rows == callback.rows
+
+
+def fit(directory: Path, *more: str) -> None:
+    configs = ("--config", "configs/elr/demo_baseline.yaml", "--config", "configs/callbacks/curvature.yaml")
+    settings = ("--trainer.max_epochs", "1", "--trainer.precision", "64-true", "--trainer.enable_progress_bar", "false")
+    short = ("--trainer.callbacks.samples", "101", "--trainer.callbacks.steps", "5")
+    assert train.main(["fit", *configs, *settings, *short, "--run_directory", str(directory), *more]) == 0
+
+
+@pytest.mark.nightly
+def test_two_processes_measure_what_one_does_and_write_it(tmp_path: Path) -> None:
+    fit(tmp_path / "one")
+    in_two_processes(fit, tmp_path / "two", "--trainer.devices", "2", "--trainer.strategy", "ddp")
+    for name in ("curvature", "curvature_density"):
+        one, two = (pd.read_csv(tmp_path / run / f"{name}.csv") for run in ("one", "two"))
+        pd.testing.assert_frame_equal(one, two, rtol=1e-8)
+        assert (tmp_path / "one" / "figures" / f"{name}.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"samples": 301}, r"samples of Curvature must be in \[1, 300\], got 301"),
+        ({"steps": 1}, "steps must be at least 2"),
+        ({"matrix": "fisher"}, "matrix must be one of hessian, gauss_newton"),
+        ({"batch_norm": "train"}, "batch_norm must be one of batch, running"),
+    ],
+)
+def test_what_does_not_fit_is_named_before_training(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        trained(Curvature(**arguments))
