@@ -745,6 +745,11 @@ METHODS = {
         alone=True,
         double=True,
     ),
+    "scale_mixture_nngp_ensemble": Method(
+        "scale_mixture_nngp/demo_ensemble",
+        {"data.init_args.batch_size": 301},  # batches of 301, 301, 301 and 97
+        {"model.init_args.optimizer": DESCENT},
+    ),
     "scale_mixture_nngp_classifier": Method(
         "scale_mixture_nngp/demo_classification",
         {  # batches of 301, 301, 301 and 97

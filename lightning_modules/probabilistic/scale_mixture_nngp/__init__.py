@@ -21,6 +21,9 @@ known by its values u at inducing inputs, with q(u_c | s) = N(mu_c, s diag(S_c))
 
     -E[log softmax(f)_y] + KL(q(u, s) | p(u, s)) / N.
 
+`ScaleMixtureEnsemble` trains networks of finite width, each with a scale of its last layer drawn once, and averages
+their logits; the number of members is ours.
+
 Departures from the authors' code: its predictions leave eps out of the variance and of the quadratic form, and multiply
 it by the mean of K's diagonal elsewhere (`formulas: released`). Its classifier draws a t number of its own for each
 class and point, which is no t process: here a draw has one scale. Its determinant of K_ZZ lacks the eps that its
@@ -39,6 +42,8 @@ from lightning_modules.probabilistic.scale_mixture_nngp.architectures import (
     ResidualNetwork,
 )
 from lightning_modules.probabilistic.scale_mixture_nngp.classification import ScaleMixtureClassifier
+from lightning_modules.probabilistic.scale_mixture_nngp.ensemble import ScaleMixtureEnsemble
+from lightning_modules.probabilistic.scale_mixture_nngp.finite import FiniteNetworks
 from lightning_modules.probabilistic.scale_mixture_nngp.module import ScaleMixtureRegression
 from lightning_modules.probabilistic.scale_mixture_nngp.scales import Burr, Fixed, InverseGamma
 
@@ -47,10 +52,12 @@ __all__ = [
     "ConvolutionalNetwork",
     "ConvolutionalResidualNetwork",
     "DenseNetwork",
+    "FiniteNetworks",
     "Fixed",
     "InverseGamma",
     "NetworkKernel",
     "ResidualNetwork",
     "ScaleMixtureClassifier",
+    "ScaleMixtureEnsemble",
     "ScaleMixtureRegression",
 ]

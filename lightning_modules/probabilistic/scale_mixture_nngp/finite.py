@@ -1,0 +1,90 @@
+"""Several networks of finite width side by side, whose last layers have random scales.
+
+    h <- s(w W h / sqrt(n) + b beta),    f = sigma W h / sqrt(n),    sigma^2 ~ inverse gamma(alpha, beta)
+
+with weights from N(0, 1) and one sigma for each network, drawn once. Untrained, f at one input is t distributed with
+2 alpha degrees of freedom and squared scale (beta / alpha) K, as the widths grow.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from datamodules.arguments import at_least, one_of, positive
+from lightning_modules.probabilistic.scale_mixture_nngp.architectures import MOMENTS, ActivationName
+
+
+class FiniteNetworks(nn.Module):
+    """Dense networks, or convolutional ones with 3 x 3 kernels and without pooling, that know nothing of each other.
+
+    Args:
+        members: number of networks, E.
+        input_shape: `[D]` of rows, which makes dense layers, or channels, height and width of images.
+        outputs: outputs of each network, C.
+        width: units or channels of a hidden layer.
+        depth: number of hidden layers.
+        activation: `relu` or `erf`.
+        weight_std: w.
+        bias_std: b.
+        alpha: of the scales' law; None makes all scales 1.
+        beta: of the scales' law.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    sigma: Tensor
+
+    def __init__(
+        self,
+        members: int,
+        input_shape: Sequence[int],
+        outputs: int,
+        width: int = 32,
+        depth: int = 4,
+        activation: ActivationName = "relu",
+        weight_std: float = 1.0,
+        bias_std: float = 0.0,
+        alpha: float | None = 2.0,
+        beta: float = 2.0,
+    ) -> None:
+        super().__init__()
+        at_least(1, members=members, outputs=outputs, width=width, depth=depth)
+        at_least(0, bias_std=bias_std)
+        positive(weight_std=weight_std, alpha=alpha, beta=beta)
+        one_of((1, 3), length_of_input_shape=len(input_shape))
+        one_of(MOMENTS, activation=activation)
+        self.members = members
+        self.convolutional = len(input_shape) == 3
+        self.activation = F.relu if activation == "relu" else torch.erf
+        self.weight_std = weight_std
+        self.bias_std = bias_std
+        widths = [input_shape[0], *[width] * depth]
+        kernel = (3, 3) if self.convolutional else ()
+        self.weights = nn.ParameterList(torch.randn(members, new, old, *kernel) for old, new in pairwise(widths))
+        self.biases = nn.ParameterList(torch.randn(members, width) for _ in widths[1:] if bias_std)
+        self.last = nn.Parameter(torch.randn(members, outputs, width * math.prod(input_shape[1:])))
+        gamma = torch.ones(members) if alpha is None else torch._standard_gamma(torch.full((members,), alpha))
+        self.register_buffer("sigma", torch.ones(members) if alpha is None else (beta / gamma).sqrt())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `[B, D]` or `[B, C, H, W]` to the outputs of each network, `[B, C, E]`."""
+        h = x[:, None] if self.convolutional else x[:, None].expand(-1, self.members, -1)
+        for layer, weight in enumerate(self.weights):
+            factor = self.weight_std / math.sqrt(weight[0, 0].numel())
+            if self.convolutional:
+                groups = 1 if layer == 0 else self.members
+                image = F.conv2d(h.flatten(1, 2), weight.flatten(0, 1), padding=1, groups=groups)
+                h = factor * image.unflatten(1, weight.shape[:2])
+            else:
+                h = factor * torch.einsum("bei,eoi->beo", h, weight)
+            if self.bias_std:
+                bias = self.biases[layer]
+                h = h + self.bias_std * bias.view(*bias.shape, *[1] * (h.ndim - 3))
+            h = self.activation(h)
+        h = h.flatten(start_dim=2)
+        return torch.einsum("bei,eoi->boe", h, self.last) * (self.sigma / math.sqrt(h.shape[2]))
