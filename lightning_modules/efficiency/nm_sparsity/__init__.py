@@ -24,7 +24,9 @@ Differences from the authors' code:
   that an interrupted run continues with the pattern that it had; there it is set in a frame's first epoch only;
 * the binary phase has the number of epochs that is asked for, there one less;
 * before its first frame a network is dense, there it has the last pattern;
-* the authors validate with D as it is.
+* the authors validate with D as it is;
+* of equal weights the first are kept, and layers take the place of others of the same parameters, where a
+  parametrisation would rename them.
 
 Source: Bambhaniya, Yazdanbakhsh, Subramanian, Kao, Agrawal, Evci and Krishna, Progressive Gradient Flow for Robust N:M
 Sparsity Training in Transformers, CPAL 2025, arXiv 2402.04744.

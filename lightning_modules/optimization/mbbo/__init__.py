@@ -27,7 +27,8 @@ from which this departs where it errs or is not the algorithm. The Hessian's dat
 subtracted), products with it are vectors (theirs take the first number), P is a projection (theirs scales H up), v1 is
 as lazy as v2 (theirs moves all blocks, along stale trackers), trusted samples do not train (theirs are the last of the
 training samples), batches are independent, and everything begins at zero, trackers with a batch, instead of at random.
-The ranking of items by NDCG, and RSVRB, which updates trackers of all blocks, are not here.
+The ranking of items by NDCG, and RSVRB, which updates trackers of all blocks, are not here, nor is gamma's value of the
+theory: it is an argument.
 
 Source: Hu, Qiu, Guo, Zhang and Yang, Blockwise Stochastic Variance-Reduced Methods with Parallel Speedup for
 Multi-Block Bilevel Optimization, ICML 2023, arXiv 2305.18730.

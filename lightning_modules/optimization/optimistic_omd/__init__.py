@@ -27,6 +27,8 @@ with f_t in place of F_t where the mean is not known. In the convex case static 
 sqrt(sigma^2) + sqrt(Sigma^2). Baselines are online gradient descent, eta_t = D / (G sqrt(t)); M_t = 0; and optimistic
 FTRL, x_t = argmin <sum_{s<t} g_s + M_t, x> + ||x||^2 / eta_t with eta_t = D^2 / (nu + sum_{s<t} eta_s ||g_s - M_s||^2).
 
+The ensemble's last step is the first of at least 1 / (8 L); PyNOL adds another one where that is met exactly.
+
 The theorems were not at hand in full: delta, the strongly convex step and H_t are as they are recalled, the ensemble is
 Sword++ of the same group's PyNOL, whose points it gives to rounding, nu is ours, and so are all streams, as the paper
 has no experiments. The variant for losses that are not smooth is left out.

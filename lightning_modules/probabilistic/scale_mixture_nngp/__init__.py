@@ -27,7 +27,8 @@ their logits; the number of members is ours.
 Departures from the authors' code: its predictions leave eps out of the variance and of the quadratic form, and multiply
 it by the mean of K's diagonal elsewhere (`formulas: released`). Its classifier draws a t number of its own for each
 class and point, which is no t process: here a draw has one scale. Its determinant of K_ZZ lacks the eps that its
-inverse has.
+inverse has. In regression the last layer's deviation is fixed, as it says the same as b, where theirs is trained;
+Burr's scales are mid-quantiles in place of draws; rows are split by the run's seed, theirs by 10.
 
 The paper's tables were not at hand.
 

@@ -25,7 +25,7 @@ result. Constants of the proof are so large that they certify no useful angle: n
 
 The paper has theory alone, and its surrogate, constants and degrees were not at hand. The step `ramp` with the paper's
 bands, the thresholds, and T3 by operator norms of moments up to degree 4 are this project's; `logistic` is the step of
-Diakonikolas et al. Massart noise is assumed, and not tested.
+Diakonikolas et al. Massart noise is assumed, and not tested. Descent begins at e_1 alone, without random restarts.
 
 Source: Gollakota, Klivans, Stavropoulos and Vasilyan, An Efficient Tester-Learner for Halfspaces, ICLR 2024, arXiv
 2302.14853. The learner: Diakonikolas, Kontonis, Tzamos and Zarifis, Learning Halfspaces with Massart Noise Under
