@@ -12,7 +12,8 @@ Amplitudes are compressed, and recordings divided by their loudest noisy sample.
 As in the authors' code, the network's output is divided by the time t and not by the deviation (by the network itself,
 `SpeechNCSNpp` or diffusers' UNet2DModel with Fourier features). Departures: their ODE sampler calls its last step
 without a size, which fails; here it is `end`. Crops are divided by their loudest sample or, where they are silent, by
-1e-8 (theirs by zero). Validation sums over all processes and recordings; theirs is the mean of the processes' means.
+1e-8 (theirs by zero). Validation sums over all processes and recordings, theirs is the mean of the processes' means.
+The average of the weights rises as torch_ema's is recalled to: min(decay, (1 + n) / (10 + n)) after n updates.
 
 Source: Richter, Welker, Lemercier, Lay and Gerkmann, Speech Enhancement and Dereverberation with Diffusion-based
 Generative Models, IEEE/ACM TASLP 2023, arXiv 2208.05830.
