@@ -132,6 +132,10 @@ UNTRAINED = {
         f"golden_noise/{name}": "its pipeline comes with its weights; a step at this scale is in its tests"
         for name in ("sdxl", "dreamshaper", "hunyuan_dit", "released")
     },
+    **dict.fromkeys(
+        ("score_sde/church_colourisation", "score_sde/church_inpainting"),
+        "the network comes with its weights; its layout is tested",
+    ),
     "diffusionguard/stable_diffusion": "its networks come with their weights; small ones are in its tests",
     **{
         f"stable_normal/{name}": "its networks come with their weights; small and weightless ones are in its tests"
@@ -146,7 +150,7 @@ UNTRAINED = {
         ("colide/er4", "colide/sachs"), "its path is followed on the host, which decides after each iteration"
     ),
     **dict.fromkeys(
-        ("sso/matrix_factorisation", "sso/mnist", "sso/mnist_baseline", "sso/mushrooms"),
+        ("sso/matrix_factorisation", "sso/mnist", "sso/mnist_baseline", "sso/mushrooms", "sso/mushrooms_baseline"),
         "its line search decides on the host after each try; tested there",
     ),
     **dict.fromkeys(

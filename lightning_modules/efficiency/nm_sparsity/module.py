@@ -106,6 +106,8 @@ class NMSparsity(ClassifierSteps, LightningModule):
         return self.network(inputs)
 
     def on_fit_start(self) -> None:
+        if getattr(self.trainer, "fast_dev_run", False):  # which has one epoch
+            return
         epochs = self.trainer.max_epochs or -1
         flow = self.flow
         if epochs <= flow.dense_epochs + flow.fine_tune_epochs:
