@@ -31,7 +31,7 @@ pytestmark = [
 ]
 
 
-def tested(module: LightningModule, data: ImagePairs, directory: Path) -> dict[str, float]:
+def trained_and_tested(module: LightningModule, data: ImagePairs, directory: Path) -> dict[str, float]:
     trainer = quiet(max_steps=STEPS, max_epochs=-1, default_root_dir=directory, callbacks=[Sharpness()])
     trainer.fit(module, data)
     found: dict[str, float] = {}
@@ -61,7 +61,7 @@ def test_diffusion_restores_the_sharpness_that_regression_loses(tmp_path: Path) 
             ScaledFolders(str(folder / "aid_150")), tests, batch_size=16, patch_size=32, patches_per_image=20, seed=0
         )
         module = EDiffSR(network, **options) if kind == "diffusion" else regression
-        found[kind] = tested(module, data, tmp_path / kind)
+        found[kind] = trained_and_tested(module, data, tmp_path / kind)
         print(kind, found[kind])
     diffusion, given = found["diffusion"], found["regression"]
     assert diffusion["test/spectrum_error"] < 0.7 * given["test/spectrum_error"]
