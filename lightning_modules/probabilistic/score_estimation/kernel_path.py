@@ -44,8 +44,9 @@ class KernelPath:
         Returns:
             `[S, M, d]`.
         """
-        filtered = self.filters(steps)[:, :, None] * (self.vectors.T @ target)
-        return (cross @ self.vectors) @ filtered
+        # One product of matrices for all steps: `[N, S d]`.
+        filtered = (self.filters(steps).T[:, :, None] * (self.vectors.T @ target)[:, None]).flatten(1)
+        return ((cross @ self.vectors) @ filtered).unflatten(1, (len(steps), -1)).transpose(0, 1)
 
 
 def stopping_step(eigenvalues: Tensor, eta: float, sigma: float, steps: Tensor) -> int:
