@@ -42,3 +42,17 @@ def drawn_like(image: Tensor, draw: Callable[..., Tensor], generators: Sequence[
     """
     drawn = [draw(image.shape[1:], generator=generator, dtype=image.dtype) for generator in generators]
     return torch.stack(drawn).to(image.device)
+
+
+def drawing(generator: torch.Generator | None) -> Callable[[Tensor], Tensor]:
+    """Make a function that draws standard normal numbers of a tensor's shape, type and device, real or complex.
+
+    Args:
+        generator: source of the numbers, on whichever device that is; None is torch's own of the tensor's device.
+    """
+
+    def draw(like: Tensor) -> Tensor:
+        device = like.device if generator is None else generator.device
+        return torch.randn(like.shape, generator=generator, dtype=like.dtype, device=device).to(like.device)
+
+    return draw

@@ -34,7 +34,7 @@ from lightning_modules.full_precision import at_least_float32
 from lightning_modules.metrics.image_quality import EvaluationProtocol, ImageQuality
 from lightning_modules.networks.enlarged import times_larger
 from lightning_modules.networks.tiled import Inference
-from lightning_modules.random_numbers import run_seed
+from lightning_modules.random_numbers import drawing, run_seed
 from lightning_modules.sde.mean_reverting import SAMPLERS, MeanReverting, Sampler
 from lightning_modules.training.averages import AveragedWeights
 from lightning_modules.training.logging import log_training
@@ -118,7 +118,7 @@ class EDiffSR(RestorerSteps, LightningModule):
         return {"loss": log_training(self, batch, loss)}
 
     def restore(self, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return self._restored(degraded, lambda x: torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device))
+        return self._restored(degraded, drawing(generator))
 
     def estimated(self, batch: ImagePairBatch) -> Tensor:
         """Enlarge a batch, each image by noise that follows from the run's seed, its position and the step alone."""

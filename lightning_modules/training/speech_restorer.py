@@ -15,7 +15,7 @@ from datamodules.files.whole_files import whole_file
 from lightning_modules.full_precision import at_least_float32, in_full_precision
 from lightning_modules.metrics.speech import SpeechQuality
 from lightning_modules.networks.spectrogram import Spectrogram, as_complex
-from lightning_modules.random_numbers import run_seed
+from lightning_modules.random_numbers import drawing, run_seed
 from lightning_modules.resumable.item_files import digest_of, missing_items
 from lightning_modules.sde.samplers import Draw
 from lightning_modules.training.logging import log_same
@@ -37,11 +37,6 @@ def complex_normal(numbers: SampleNumbers) -> Draw:
         return torch.complex(real, imaginary) / 2**0.5
 
     return draw
-
-
-def complex_normal_of(generator: torch.Generator | None) -> Draw:
-    """Draw complex noise with E|z|^2 = 1 from a generator on the host; None is torch's own."""
-    return lambda like: torch.randn(like.shape, generator=generator, dtype=like.dtype).to(like.device)
 
 
 class SpeechRestorerSteps(WritesFolder, ABC):
@@ -73,7 +68,7 @@ class SpeechRestorerSteps(WritesFolder, ABC):
 
     def restore(self: Any, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Enhance signals `[B, samples]`."""
-        return self.through_spectrogram(degraded, complex_normal_of(generator))
+        return self.through_spectrogram(degraded, drawing(generator))
 
     def estimated(self: Any, batch: SpeechPairBatch) -> Tensor:
         """Enhance a batch, each recording by noise that follows from the run's seed and its position alone."""

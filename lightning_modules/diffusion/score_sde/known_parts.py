@@ -12,7 +12,7 @@ from lightning_modules.diffusion.measured_restoration import measured_columns
 from lightning_modules.diffusion.score_sde.conditions import colourisation, inpainting
 from lightning_modules.full_precision import at_least_float32
 from lightning_modules.interfaces import ImageColumn, MeasurementSource, require_data
-from lightning_modules.random_numbers import run_seed
+from lightning_modules.random_numbers import drawing, run_seed
 from lightning_modules.sde.flow import ProbabilityFlow
 from lightning_modules.sde.samplers import Draw
 from lightning_modules.training.restorer import RestorerSteps
@@ -69,13 +69,3 @@ class KnownParts(RestorerSteps):
     def _colourised(self: Any, grey: Tensor, draw: Draw) -> Tensor:
         data = self.data_of(grey.to(self.dtype))
         return self._sampled(data, draw, self.score, colourisation(self.process, data, draw))
-
-
-def drawing(generator: torch.Generator | None) -> Draw:
-    """Give noise from a generator, on whichever device that is, or from torch's own for the device of the samples."""
-
-    def draw(like: Tensor) -> Tensor:
-        device = like.device if generator is None else generator.device
-        return torch.randn(like.shape, generator=generator, dtype=like.dtype, device=device).to(like.device)
-
-    return draw

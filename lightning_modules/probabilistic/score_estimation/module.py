@@ -16,7 +16,7 @@ from lightning_modules.metrics.collected import Collected
 from lightning_modules.metrics.wasserstein import MOST_POINTS, wasserstein
 from lightning_modules.probabilistic.score_estimation.kernel_path import KernelPath, stopping_step, tangent_kernel
 from lightning_modules.probabilistic.score_estimation.network import FrozenSignNetwork
-from lightning_modules.random_numbers import generator_of, run_seed
+from lightning_modules.random_numbers import drawing, generator_of, run_seed
 from lightning_modules.sde.processes import VP
 from lightning_modules.sde.samplers import euler_maruyama
 from lightning_modules.training.logging import log_same, log_training
@@ -191,10 +191,7 @@ class ScoreEstimation(LightningModule):
     @torch.no_grad()
     def sample_points(self, n: int, generator: torch.Generator) -> Tensor:
         """Draw n points `[n, d]` by the reverse-time process with the network's score, from t = 1 to `start`."""
-
-        def draw(like: Tensor) -> Tensor:
-            return torch.randn(like.shape, generator=generator, dtype=like.dtype).to(like.device)
-
+        draw = drawing(generator)
         x = draw(self.network.weight.new_empty(n, self.dim))
         steps = self.sampling_steps
         for i in range(steps, math.floor(self.start * steps), -1):
