@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.files.data_directory import data_directory
-from datamodules.restoration.image_folders import image_files, read_images, stem_of
+from datamodules.files.file_pairs import stem_of
+from datamodules.restoration.image_folders import image_files, read_images
 from datamodules.restoration.images import Images, PairSet, Split
 
 

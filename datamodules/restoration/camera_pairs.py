@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.files.data_directory import data_directory
+from datamodules.files.file_pairs import paired, stem_of
 from datamodules.files.image_files import image_names
 from datamodules.files.mat_files import read_cells, read_mat
-from datamodules.restoration.image_folders import image_files, paired, read_images, stem_of
+from datamodules.restoration.image_folders import image_files, read_images
 from datamodules.restoration.images import Images, PairSet, Split
 
 

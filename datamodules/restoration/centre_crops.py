@@ -6,7 +6,8 @@ import numpy as np
 from PIL import Image
 
 from datamodules.arguments import at_least
-from datamodules.restoration.image_folders import image_files, read_images, stem_of
+from datamodules.files.file_pairs import stem_of
+from datamodules.restoration.image_folders import image_files, read_images
 from datamodules.restoration.images import Images, PairSet, Split
 
 

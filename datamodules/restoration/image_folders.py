@@ -1,13 +1,13 @@
 """Folders of images: clean ones that get their noise here, noisy ones, pairs of both, and the sets of the field."""
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from datamodules.arguments import at_least
 from datamodules.files.data_directory import data_directory
+from datamodules.files.file_pairs import paired, stem_of
 from datamodules.files.image_files import SUFFIXES, image_names
 from datamodules.files.pixels import read_pixels
 from datamodules.restoration.images import Images, PairSet, Pixels, Split
@@ -37,40 +37,6 @@ def image_files(folder: Path, what: str) -> list[str]:
     if not (names := image_names(folder)):
         raise FileNotFoundError(f"{what}: {folder} holds no image; expected files that end with {', '.join(SUFFIXES)}")
     return names
-
-
-def paired(
-    noisy: Sequence[str],
-    clean: Sequence[str],
-    folder: Path,
-    stem: Callable[[str], str] = lambda name: name,
-    kinds: tuple[str, str] = ("noisy", "clean"),
-) -> list[tuple[str, str]]:
-    """Match noisy and clean files by name.
-
-    Args:
-        noisy: files with noisy images.
-        clean: files with clean images.
-        folder: where they are, for messages.
-        stem: what a noisy and a clean name have in common.
-        kinds: what they are, for messages.
-
-    Raises:
-        ValueError: names a file that has no other.
-    """
-
-    def by_stem(names: Sequence[str]) -> dict[str, str]:
-        return {stem(os.path.splitext(name)[0]): name for name in names}
-
-    noisy_of, clean_of = by_stem(noisy), by_stem(clean)
-    if alone := sorted(noisy_of.keys() ^ clean_of.keys()):
-        kind, other = kinds if alone[0] in noisy_of else kinds[::-1]
-        raise ValueError(f"{folder}: {alone[0]} has a {kind} image and no {other} one; their names must agree")
-    return [(noisy_of[name], clean_of[name]) for name in sorted(noisy_of)]
-
-
-def stem_of(name: str) -> str:
-    return os.path.splitext(name)[0]
 
 
 class PairFolders(PairSet):

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from datamodules.arguments import at_least
-from datamodules.restoration.image_folders import image_files, paired, read_images, stem_of
+from datamodules.files.file_pairs import paired, stem_of
+from datamodules.restoration.image_folders import image_files, read_images
 from datamodules.restoration.images import Images, PairSet, Split
 
 

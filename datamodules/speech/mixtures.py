@@ -8,7 +8,7 @@ import pandas as pd
 
 from datamodules.arguments import positive, within
 from datamodules.files.audio_files import as_int16, read_recording, recording_names
-from datamodules.restoration.image_folders import stem_of
+from datamodules.files.file_pairs import stem_of
 from datamodules.speech.recordings import Recordings, SpeechSet, Split
 from datamodules.speech.tones import at_snr
 

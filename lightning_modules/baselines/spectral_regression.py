@@ -24,7 +24,7 @@ from lightning_modules.networks.spectrogram import Spectrogram, as_channels
 from lightning_modules.sde.samplers import Draw
 from lightning_modules.training.logging import log_training
 from lightning_modules.training.optimizers import adam, built, constant, trainable
-from lightning_modules.training.speech_restorer import SILENCE, SpeechRestorerSteps
+from lightning_modules.training.speech_restorer import SpeechRestorerSteps
 
 
 class SpectralRegression(SpeechRestorerSteps, LightningModule):
@@ -64,9 +64,7 @@ class SpectralRegression(SpeechRestorerSteps, LightningModule):
         return self.network_output(as_channels(noisy, noisy), torch.ones(len(noisy), device=noisy.device))
 
     def training_step(self, batch: SpeechPairBatch, batch_idx: int) -> dict[str, Tensor]:
-        with in_full_precision(batch["noisy"].device):
-            loudest = batch["noisy"].abs().amax(dim=1, keepdim=True).clamp(min=SILENCE)
-            noisy, clean = (self.spectrogram.of(batch[key] / loudest) for key in ("noisy", "clean"))
+        noisy, clean = self.pair_of_spectrograms(batch)
         estimate = self(noisy)
         with in_full_precision(batch["noisy"].device):
             loss = (estimate - clean).abs().square().flatten(1).sum(dim=1).mean()

@@ -40,7 +40,7 @@ from lightning_modules.sde.samplers import Draw, annealed_langevin, predict_and_
 from lightning_modules.training.averages import AveragedWeights, ramped_decay
 from lightning_modules.training.logging import log_training
 from lightning_modules.training.optimizers import adam, constant, scheduled, trainable
-from lightning_modules.training.speech_restorer import SILENCE, SpeechRestorerSteps
+from lightning_modules.training.speech_restorer import SpeechRestorerSteps
 
 
 class SGMSE(SpeechRestorerSteps, LightningModule):
@@ -107,10 +107,9 @@ class SGMSE(SpeechRestorerSteps, LightningModule):
 
     def training_step(self, batch: SpeechPairBatch, batch_idx: int) -> dict[str, Tensor]:
         device = batch["noisy"].device
+        noisy, clean = self.pair_of_spectrograms(batch)
         with in_full_precision(device):
-            loudest = batch["noisy"].abs().amax(dim=1, keepdim=True).clamp(min=SILENCE)
-            noisy, clean = (self.spectrogram.of(batch[key] / loudest) for key in ("noisy", "clean"))
-            t = self.end + (1 - self.end) * draw_rows(torch.rand, (len(clean),), device, dtype=loudest.dtype)
+            t = self.end + (1 - self.end) * draw_rows(torch.rand, (len(clean),), device, dtype=clean.real.dtype)
             noise = draw_rows_like(torch.randn, clean)
             mean, deviation = self.process.towards(noisy).kernel(clean, t)
             deviation = along(deviation, clean)

@@ -39,6 +39,11 @@ def complex_normal(numbers: SampleNumbers) -> Draw:
     return draw
 
 
+def loudest_sample(signal: Tensor) -> Tensor:
+    """Find what signals `[B, samples]` are divided by, `[B, 1]`."""
+    return signal.abs().amax(dim=1, keepdim=True).clamp(min=SILENCE)
+
+
 class SpeechRestorerSteps(WritesFolder, ABC):
     """Give a LightningModule its validation, test and prediction steps for `SpeechPairBatch`es.
 
@@ -76,11 +81,17 @@ class SpeechRestorerSteps(WritesFolder, ABC):
             batch["noisy"], complex_normal(SampleNumbers(run_seed(), 0, batch["index"], STREAM))
         )
 
+    def pair_of_spectrograms(self: Any, batch: SpeechPairBatch) -> tuple[Tensor, Tensor]:
+        """Compute spectrograms `[B, 1, F, T]` of noisy and clean recordings, divided by the loudest noisy sample."""
+        with in_full_precision(batch["noisy"].device):
+            loudest = loudest_sample(batch["noisy"])
+            return self.spectrogram.of(batch["noisy"] / loudest), self.spectrogram.of(batch["clean"] / loudest)
+
     def through_spectrogram(self: Any, signal: Tensor, draw: Draw) -> Tensor:
         """Enhance signals `[B, samples]` by their spectrograms, with frames of zeros up to the network's multiple."""
         signal = at_least_float32(signal)
         with in_full_precision(signal.device):
-            loudest = signal.abs().amax(dim=1, keepdim=True).clamp(min=SILENCE)
+            loudest = loudest_sample(signal)
             noisy = self.spectrogram.of(signal / loudest)
             frames = noisy.shape[-1]
             wide = F.pad(noisy, (0, -frames % self.frame_multiple))

@@ -1,0 +1,41 @@
+"""Files of two folders that belong together by their names."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+
+def paired(
+    noisy: Sequence[str],
+    clean: Sequence[str],
+    folder: Path,
+    stem: Callable[[str], str] = lambda name: name,
+    kinds: tuple[str, str] = ("noisy", "clean"),
+    what: str = "image",
+) -> list[tuple[str, str]]:
+    """Match noisy and clean files by name.
+
+    Args:
+        noisy: files with noisy images.
+        clean: files with clean images.
+        folder: where they are, for messages.
+        stem: what a noisy and a clean name have in common.
+        kinds: how they differ, for messages.
+        what: what they hold, for messages.
+
+    Raises:
+        ValueError: names a file that has no other.
+    """
+
+    def by_stem(names: Sequence[str]) -> dict[str, str]:
+        return {stem(os.path.splitext(name)[0]): name for name in names}
+
+    noisy_of, clean_of = by_stem(noisy), by_stem(clean)
+    if alone := sorted(noisy_of.keys() ^ clean_of.keys()):
+        kind, other = kinds if alone[0] in noisy_of else kinds[::-1]
+        raise ValueError(f"{folder}: {alone[0]} has a {kind} {what} and no {other} one; their names must agree")
+    return [(noisy_of[name], clean_of[name]) for name in sorted(noisy_of)]
+
+
+def stem_of(name: str) -> str:
+    return os.path.splitext(name)[0]
