@@ -95,8 +95,11 @@ class Together(PairSet):
     def __init__(self, sets: list[PairSet]) -> None:
         if len(channels := {one.channels for one in sets}) != 1:
             raise ValueError(f"Together needs sets with the same number of channels, got {sorted(channels)}")
+        if len(scales := {one.scale for one in sets}) != 1:
+            raise ValueError(f"Together needs sets whose small images have the same factor, got {sorted(scales)}")
         self.sets = sets
         (self.channels,) = channels
+        (self.scale,) = scales
 
     def images(self, split: Split) -> Images:
         parts = [one.images(split) for one in self.sets]
@@ -113,7 +116,7 @@ class Together(PairSet):
             raise ValueError("some of the sets have clean images alone, and others noisy ones alone")
         if noisy is None and any(part.noisy is not None for part in parts):
             raise ValueError("some of the sets have noisy images of their own, and others none")
-        return Images(names, clean, noisy, brightest.pop())
+        return Images(names, clean, noisy, brightest.pop(), self.scale)
 
 
 class ItsTestImages(PairSet):
@@ -126,6 +129,7 @@ class ItsTestImages(PairSet):
     def __init__(self, images: PairSet) -> None:
         self.of = images
         self.channels = images.channels
+        self.scale = images.scale
 
     def images(self, split: Split) -> Images:
         return self.of.images("test")

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from datamodules.loading.global_batches import Request
+from datamodules.restoration.image_folders import ItsTestImages, Together
 from datamodules.restoration.image_pairs import ImagePairs
 from datamodules.restoration.images import Images, PairSet, Split
 from datamodules.restoration.photographs import Photographs
@@ -77,6 +78,17 @@ def test_whole_images_are_tested_in_both_sizes() -> None:
     assert batch["noisy"].shape == (2, 1, 8, 8)
     assert batch["clean"].shape == (2, 1, 32, 32)  # the last two rows and columns make no pixel
     np.testing.assert_array_equal(batch["noisy"][1].numpy(), reduced(batch["clean"][1].numpy(), 4))
+
+
+def test_sets_of_both_sizes_are_joined_and_sets_of_other_factors_refused() -> None:
+    photographs = ReducedImages(Photographs(32))
+    joined = Together([photographs, ItsTestImages(photographs)])
+    images = joined.images("training")
+    assert joined.scale == images.scale == 4
+    assert images.noisy is not None
+    assert len(images.noisy) == len(images.names) == 13
+    with pytest.raises(ValueError, match=r"the same factor, got \[2, 4\]"):
+        Together([photographs, ReducedImages(Photographs(32), 2)])
 
 
 def write(folder: Path, name: str, height: int, width: int) -> None:
