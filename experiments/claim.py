@@ -6,7 +6,7 @@ A claim file holds a mapping, or a list of them, with the keys
     paper      the sentence of the paper that is put to the test
     method     config of the method, relative to the claim file
     baseline   config of what it is compared with
-    metric     for example test/accuracy
+    metric     for example test/accuracy; of train/loss and the like the last value that a run logged
     direction  higher or lower: which is better
     margin     least difference of the means over seeds; a negative one says by how much the method may be worse
     seeds      at least two
@@ -370,7 +370,7 @@ def check_metrics(run: Run, places: Sequence[Place]) -> None:
         for config, metric in zip((claim.method, claim.baseline), claim.metrics, strict=True):
             if run.experiment.title != found.names[config.resolve()]:
                 continue
-            results = collect([run])
+            results = collect([run], claim.metrics)
             known = [result.metric for result in results]
             if metric not in known and not any(result.diverged for result in results):
                 reason = f"{run.title} has no metric {metric}{choose_from(metric, known)}"
@@ -479,7 +479,7 @@ def main(argv: Sequence[str], run_command: Sequence[str] = TRAIN) -> int:
             every: list[Row] = []
             for each in places:
                 show(each.runs, each.output, console)
-                results = collect(each.runs)
+                results = collect(each.runs, {metric for claim in each.claims for metric in claim.metrics})
                 own = [failure for failure in failures if failure.run in each.runs]
                 rows = rows_of([verdict(claim, each.names, results, own) for claim in each.claims], each.runs)
                 write(rows, each.output)

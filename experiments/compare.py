@@ -25,7 +25,7 @@ and table.png, with --fit exponents.csv and exponents.png, and <config>/seed_<se
 import hashlib
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +45,7 @@ from experiments.results import (
     grid,
     in_order,
     markdown,
+    read_curves,
     read_test_metrics,
     summarise,
     table,
@@ -93,7 +94,7 @@ def parse(argv: Sequence[str]) -> Arguments:
         "--vary", action="append", default=[], metavar="[CONFIG:]KEY=VALUE,...", help="a key that takes several values"
     )
     parser.add_argument(
-        "--metrics", type=lambda text: text.split(","), default=[], metavar="METRIC,...", help="what tables show: all"
+        "--metrics", type=lambda text: text.split(","), default=[], metavar="METRIC,...", help="what tables show: all of the tests; train/loss and the like: the last value"
     )
     parser.add_argument(
         "--fit", action="append", default=[], metavar="KEY", help="fit power laws in a key that --vary names"
@@ -137,12 +138,20 @@ def plan(experiments: Sequence[Experiment], seeds: Sequence[int], output: Path) 
     return runs
 
 
-def collect(runs: Sequence[Run]) -> list[Result]:
+def collect(runs: Sequence[Run], metrics: Iterable[str] = ()) -> list[Result]:
     """The metrics of the finished runs, config by config and metric by metric, the best epoch's beside the tested.
 
     A run that diverged has NaN for what the other runs of its config measure, or all runs if all of its config did.
+
+    Args:
+        runs: finished or not.
+        metrics: what else is read, by whole names: metrics of training or validation, of which the last value counts.
     """
     measured = {run: read_test_metrics(run.directory / "test_metrics.csv") for run in runs if run.finished}
+    if logged := [metric for metric in metrics if metric.startswith(("train/", "val/"))]:
+        for run, values in measured.items():
+            curves = read_curves(run.directory / "metrics.csv")
+            values |= {name: curves[name][max(curves[name])] for name in logged if name in curves}
     lost = {run for run, values in measured.items() if values.get(DIVERGED, 0.0) >= 1}
     known: dict[str, dict[str, float]] = {}
     for run in (run for run in measured if run not in lost):
@@ -192,7 +201,7 @@ def write(runs: Sequence[Run], output: Path, metrics: Sequence[str] = (), fit: S
     from experiments.figures import draw_comparison, draw_curves
     from experiments.sweeps.figures import draw_exponents
 
-    found = collect(runs)
+    found = collect(runs, metrics)
     summaries = summarise(found)
     experiments = list(dict.fromkeys(run.experiment for run in runs))
     place = places(experiments)
@@ -269,7 +278,7 @@ def show(
 ) -> None:
     """Writes tables and pictures of the finished runs, prints the table, and names the files."""
     pictures = write(runs, output, metrics, fit)
-    found = chosen(collect(runs), metrics)
+    found = chosen(collect(runs, metrics), metrics)
     summaries = without_repetition(summarise(found))
     if summaries:
         counts = sorted({each.runs for each in summaries})
@@ -312,7 +321,7 @@ def main(
         if preflight_command or run_command is TRAIN:
             preflight(runs, preflight_command or PREFLIGHT)
         if arguments.metrics:
-            chosen(collect(runs), arguments.metrics)
+            chosen(collect(runs, arguments.metrics), arguments.metrics)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,21 +1,18 @@
 """Figures of a comparison: test metrics per seed, and training curves. A config has one colour in both."""
 
-import csv
 import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.results import BEST_EPOCH, Result, arrow
+from experiments.results import BEST_EPOCH, Curves, Result, arrow, read_curves
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_METRICS = 12
 MAX_CURVES = 6
-Curves = dict[str, dict[int, float]]
-"""Metric name -> epoch -> value."""
 
 
 def draw_comparison(results: Sequence[Result], path: Path) -> None:
@@ -153,19 +150,6 @@ def draw_curves(metrics: Mapping[str, Sequence[Path]], path: Path) -> bool:
     figure.supxlabel("epoch" + (f" (mean and ± std over {seeds} seeds)" if seeds > 1 else ""), fontsize=9)
     figure.savefig(path, dpi=150)
     return True
-
-
-def read_curves(path: Path) -> Curves:
-    """The columns of a `metrics.csv`, without the epochs at which they have no value."""
-    curves: Curves = {}
-    if path.is_file():
-        with path.open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                epoch = int(float(row["epoch"]))
-                for name, value in row.items():
-                    if name not in ("epoch", "step") and value:
-                        curves.setdefault(name, {})[epoch] = float(value)
-    return curves
 
 
 def shared_curves(curves: Mapping[str, Sequence[Curves]]) -> list[str]:

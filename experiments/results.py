@@ -29,6 +29,10 @@ LOWER = (
 )
 
 
+Curves = dict[str, dict[int, float]]
+"""Metric name -> epoch -> value."""
+
+
 @dataclass(frozen=True)
 class Result:
     """One metric of one run.
@@ -212,6 +216,19 @@ def read_test_metrics(path: Path) -> dict[str, float]:
             return {row["metric"]: float(row["value"]) for row in csv.DictReader(file)}
     except (KeyError, TypeError, ValueError):
         raise ValueError(f"{path} is damaged: it must have the columns metric and value, the latter a number") from None
+
+
+def read_curves(path: Path) -> Curves:
+    """Read the columns of a `metrics.csv`, without the epochs at which they have no value."""
+    curves: Curves = {}
+    if path.is_file():
+        with path.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                epoch = int(float(row["epoch"]))
+                for name, value in row.items():
+                    if name not in ("epoch", "step") and value:
+                        curves.setdefault(name, {})[epoch] = float(value)
+    return curves
 
 
 def summarise(results: Sequence[Result]) -> list[Summary]:

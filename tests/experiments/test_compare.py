@@ -156,3 +156,20 @@ def test_bad_input_is_one_sentence_and_runs_nothing(
     assert said in error
     assert not journal()
     assert (tmp_path / "full/a/seed_0/thesis.txt").read_text() == "precious"
+
+
+def test_the_last_value_of_a_metric_of_training_stands_beside_the_tests(
+    config: Config, fit: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    arguments = [str(config("a", start=0.9)), "--seeds", "0", "2", "--output", str(out)]
+    shown = ["--metrics", "val/accuracy,train/loss_epoch"]
+    assert compare.main([*arguments, *shown], fit) == 0
+    text = capsys.readouterr().out
+    assert "test/accuracy" not in text
+    epochs = int(table(next(out.rglob("metrics.csv")))[-1]["epoch"])
+    found = {row["metric"]: float(row["mean"]) for row in table(out / "summary.csv")}
+    assert found["val/accuracy"] == pytest.approx(1 - 0.5**epochs - 0.01)
+    assert found["train/loss_epoch"] == pytest.approx(0.5**epochs)
+    assert compare.main(arguments, fit) == 0
+    assert "val/accuracy" not in {row["metric"] for row in table(out / "summary.csv")}

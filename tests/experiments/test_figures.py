@@ -1,6 +1,7 @@
 from pathlib import Path
 
-from experiments.figures import _connected, read_curves, shared_curves
+from experiments.figures import _connected, shared_curves
+from experiments.results import read_curves
 
 
 def test_lines_connect_the_values_of_a_key_alone() -> None:
