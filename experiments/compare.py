@@ -94,7 +94,11 @@ def parse(argv: Sequence[str]) -> Arguments:
         "--vary", action="append", default=[], metavar="[CONFIG:]KEY=VALUE,...", help="a key that takes several values"
     )
     parser.add_argument(
-        "--metrics", type=lambda text: text.split(","), default=[], metavar="METRIC,...", help="what tables show: all of the tests; train/loss and the like: the last value"
+        "--metrics",
+        type=lambda text: text.split(","),
+        default=[],
+        metavar="METRIC,...",
+        help="what tables show: all of the tests; train/loss and the like: the last value",
     )
     parser.add_argument(
         "--fit", action="append", default=[], metavar="KEY", help="fit power laws in a key that --vary names"
