@@ -174,6 +174,29 @@ class SpeechPairBatch(TypedDict):
     """Of each recording, outside training: the name of its file without suffix."""
 
 
+class ClipBatch(TypedDict):
+    """Clips of videos, of which the clean ones are known or not; all of a batch have one length and one size."""
+
+    noisy: Tensor
+    """`[B, T, C, h, w]`, float32 in [0, 1], in levels of 8 bits; C is 3 in colour, 1 in grey."""
+    clean: NotRequired[Tensor]
+    """`[B, T, C, s h, s w]`, float32 in [0, 1]: ground truth, where it is known, s times as large. For supervised
+    training and for metrics only."""
+    noise: NotRequired[Tensor]
+    """As `noisy`: a sequence of noise alone on nearly constant content, where the data have such; in testing of a
+    source that training does not know."""
+    index: Tensor
+    """`[B]`, int64: position in the set; of a window in training, among the windows of an epoch."""
+    global_size: int
+    """Samples of this batch over all processes; in evaluation, those of all processes' batches of this number."""
+    name: NotRequired[list[str]]
+    """Of each clip, outside training: the name of its folder, or of its file without suffix."""
+    first: NotRequired[list[int]]
+    """Of each clip, outside training: the number of its first frame, where long clips come in several parts."""
+    rate: NotRequired[list[float]]
+    """Of each clip, in prediction of video files: frames a second."""
+
+
 class NormalMapBatch(TypedDict):
     """Images with the normals of the surfaces that they show."""
 

@@ -14,6 +14,7 @@ from datamodules.sequences.sequences import Sequences
 from datamodules.speech.speech_pairs import SpeechPairs
 from datamodules.tables.tables import Tables
 from datamodules.text.labelled_texts import LabelledTexts
+from datamodules.video.clip_pairs import ClipPairs
 
 
 def meta_batch(data: Any) -> dict[str, Any]:
@@ -54,6 +55,14 @@ def meta_batch(data: Any) -> dict[str, Any]:
         signals = {key: torch.empty(size, data.crop_length, device="meta") for key in ("noisy", "clean")}
         index = torch.empty(size, dtype=torch.int64, device="meta")
         return {**signals, "rate": data.rate, "index": index, "global_size": size}
+    if isinstance(data, ClipPairs):
+        time, channels, height, width = data.clip_shape
+        shapes = {"noisy": 1, "clean": data.scale, **({} if data.noise is None else {"noise": 1})}
+        clips = {
+            key: torch.empty(size, time, channels, height * scale, width * scale, device="meta")
+            for key, scale in shapes.items()
+        }
+        return {**clips, "index": torch.empty(size, dtype=torch.int64, device="meta"), "global_size": size}
     if isinstance(data, CaptionedImages):
         image = torch.empty(size, *data.image_shape, device="meta")
         index = torch.empty(size, dtype=torch.int64, device="meta")

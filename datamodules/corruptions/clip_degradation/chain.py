@@ -1,0 +1,67 @@
+"""Chains of operators, which make a small clip of 8 bits out of a clean one."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from torch import Tensor
+
+from datamodules.arguments import at_least
+from datamodules.corruptions.clip_degradation.interface import ClipOperator
+
+
+class InRandomOrder(ClipOperator):
+    """Apply groups of operators in an order that is drawn; those of a group keep theirs.
+
+    Args:
+        groups: lists of operators.
+    """
+
+    def __init__(self, groups: Sequence[Sequence[ClipOperator]]) -> None:
+        self.groups = [list(group) for group in groups]
+
+    def sizes(self, size: tuple[int, int], end: tuple[int, int]) -> tuple[int, int] | None:
+        after = [operator.sizes(size, end) for group in self.groups for operator in group]
+        return None if None in after else end if end in after else size
+
+    def apply(self, clip: Tensor, random: np.random.Generator, end: tuple[int, int]) -> Tensor:
+        for position in random.permutation(len(self.groups)):
+            for operator in self.groups[position]:
+                clip = operator.apply(clip, random, end)
+        return clip
+
+
+class Chain:
+    """Degrade clips by operators one after another, and round them to 8 bits.
+
+    Args:
+        operators: the operators, of which some one brings frames to their size at the end.
+        scale: pixels of a clean frame for one of the degraded one, along each axis.
+
+    Raises:
+        ValueError: if `scale` is below 1, or no operator brings frames to the size of the end.
+    """
+
+    def __init__(self, operators: Sequence[ClipOperator], scale: int = 4) -> None:
+        at_least(1, scale=scale)
+        self.operators = list(operators)
+        self.scale = scale
+        size: tuple[int, int] | None = (scale, scale)
+        for operator in self.operators:
+            size = operator.sizes(size or (0, 0), (1, 1))
+        if size != (1, 1):
+            raise ValueError(f"operators: none of them brings frames to a size {scale} times smaller: add ResizeToEnd")
+
+    def __call__(self, clip: Tensor, random: np.random.Generator) -> Tensor:
+        """Degrade a clip.
+
+        Args:
+            clip: `[T, C, H, W]`, float32 in [0, 1], with sides that are multiples of `scale`.
+            random: draws all parameters.
+
+        Returns:
+            `[T, C, H / scale, W / scale]`, in [0, 1], of levels k / 255.
+        """
+        end = (clip.shape[2] // self.scale, clip.shape[3] // self.scale)
+        for operator in self.operators:
+            clip = operator.apply(clip, random, end)
+        return clip.mul(255).round().clamp(0, 255).div(255)

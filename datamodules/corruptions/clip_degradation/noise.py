@@ -1,0 +1,79 @@
+"""Gaussian and Poisson noise of clips, in levels of 8 bits."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datamodules.arguments import at_least, within
+from datamodules.corruptions.clip_degradation.interface import ClipOperator, Range, check_range, walk
+
+LUMA = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in grey."""
+
+
+class RandomNoise(ClipOperator):
+    """Add Gaussian or Poisson noise, drawn anew for each frame, of one kind throughout a clip.
+
+    Poisson noise is that of counts: `v` counts a level, `v` the least power of two that is not below the number
+    of different levels in the frame, and is multiplied by a strength.
+
+    Args:
+        sigma: least and greatest standard deviation of Gaussian noise, in levels of 8 bits.
+        sigma_step: greatest change of it from frame to frame.
+        poisson: probability of Poisson noise.
+        strength: least and greatest factor of Poisson noise.
+        strength_step: greatest change of it from frame to frame.
+        grey: probability of noise that is the same in all channels.
+    """
+
+    def __init__(
+        self,
+        sigma: Range = (1.0, 30.0),
+        sigma_step: float = 0.1,
+        poisson: float = 0.5,
+        strength: Range = (0.05, 3.0),
+        strength_step: float = 0.005,
+        grey: float = 0.4,
+    ) -> None:
+        check_range(sigma, 0, "sigma")
+        check_range(strength, 0, "strength")
+        at_least(0, sigma_step=sigma_step, strength_step=strength_step)
+        within(0, 1, poisson=poisson, grey=grey)
+        self.sigma = sigma
+        self.sigma_step = sigma_step
+        self.poisson = poisson
+        self.strength = strength
+        self.strength_step = strength_step
+        self.grey = grey
+
+    def apply(self, clip: Tensor, random: np.random.Generator, end: tuple[int, int]) -> Tensor:
+        is_poisson, is_grey = random.random() < self.poisson, random.random() < self.grey
+        if not is_poisson:
+            sigma = walk(random, self.sigma, self.sigma_step, len(clip))
+            shape = (len(clip), 1 if is_grey else clip.shape[1], *clip.shape[2:])
+            noise = torch.from_numpy(random.standard_normal(shape, dtype=np.float32)).to(clip)
+            return clip + noise * _of_frames(sigma / 255, clip)
+        strength = walk(random, self.strength, self.strength_step, len(clip))
+        return clip + poisson_noise(clip, random, is_grey) * _of_frames(strength, clip)
+
+
+def poisson_noise(clip: Tensor, random: np.random.Generator, grey: bool) -> Tensor:
+    """Draw the noise of counts whose means are a clip's levels, `[T, C, H, W]`, or `[T, 1, H, W]` in grey."""
+    light = clip
+    if grey and clip.shape[1] == 3:
+        light = (clip * clip.new_tensor(LUMA)[:, None, None]).sum(dim=1, keepdim=True)
+    levels = light.mul(255).round().clamp(0, 255)
+    counts = _of_frames(counts_of_a_level(levels), clip)
+    drawn = torch.from_numpy(random.poisson((levels * counts).double().cpu().numpy())).to(clip)
+    return (drawn / counts - levels) / 255
+
+
+def counts_of_a_level(levels: Tensor) -> Tensor:
+    """Find the least power of two that is not below the number of different levels in each frame, `[T]`."""
+    seen = torch.zeros(len(levels), 256, device=levels.device)
+    seen.scatter_(1, levels.flatten(1).long(), 1.0)
+    return 2 ** seen.sum(dim=1).log2().ceil()
+
+
+def _of_frames(values: np.ndarray | Tensor, clip: Tensor) -> Tensor:
+    return torch.as_tensor(values).to(clip)[:, None, None, None]

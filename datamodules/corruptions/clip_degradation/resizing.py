@@ -1,0 +1,146 @@
+"""Frames of a clip brought to other sizes, all at once by products of matrices.
+
+Sizes are those of a plain resampling, without antialiasing but for `area`: what OpenCV calls linear, cubic and area.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from datamodules.arguments import at_least, one_of
+from datamodules.corruptions.clip_degradation.interface import ClipOperator, Range, check_chances, check_range, walk
+
+Mode = Literal["bilinear", "area", "bicubic"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+BICUBIC = -0.75
+"""The cubic kernel's parameter, of OpenCV and PyTorch."""
+
+
+def resampling(size: int, sizes: NDArray[np.int64], mode: Mode) -> Tensor:
+    """Make the matrices that bring lines of pixels to other lengths, `[T, longest, size]`, float64.
+
+    Rows beyond a line's own length are zero.
+
+    Args:
+        size: pixels of a line.
+        sizes: `[T]`: lengths that it is brought to.
+        mode: `area` weighs pixels by the part of the new pixel that they cover, `bilinear` and `bicubic` interpolate at
+            its middle, with the last pixel repeated beyond the border.
+    """
+    wanted = torch.as_tensor(sizes, dtype=torch.float64)[:, None]
+    at = torch.arange(int(wanted.max()), dtype=torch.float64)[None]
+    step = size / wanted
+    source = torch.arange(size, dtype=torch.float64)
+    if mode == "area":
+        begin, end = (at * step)[..., None], ((at + 1) * step)[..., None]
+        covered = torch.minimum(end, source + 1) - torch.maximum(begin, source)
+        matrix = covered.clamp(min=0) / step[..., None]
+    else:
+        middle = (at + 0.5) * step - 0.5
+        below = middle.floor()
+        part = middle - below
+        if mode == "bilinear":
+            weights = {0: 1 - part, 1: part}
+        else:
+            weights = {tap: _cubic((part - tap).abs()) for tap in (-1, 0, 1, 2)}
+        matrix = torch.zeros(*middle.shape, size, dtype=torch.float64)
+        for tap, weight in weights.items():
+            place = (below + tap).clamp(0, size - 1).long()
+            matrix.scatter_add_(2, place[..., None], weight[..., None])
+    return matrix * (at < wanted)[..., None]
+
+
+def _cubic(distance: Tensor) -> Tensor:
+    a = BICUBIC
+    near = (a + 2) * distance**3 - (a + 3) * distance**2 + 1
+    far = a * distance**3 - 5 * a * distance**2 + 8 * a * distance - 4 * a
+    return torch.where(distance <= 1, near, torch.where(distance < 2, far, 0))
+
+
+def resized(clip: Tensor, size: tuple[int, int], mode: Mode) -> Tensor:
+    """Bring all frames `[T, C, H, W]` to one size."""
+    rows, columns = (
+        resampling(own, np.array([new]), mode).to(clip)[0] for own, new in zip(clip.shape[2:], size, strict=True)
+    )
+    return rows @ clip @ columns.T
+
+
+class RandomResize(ClipOperator):
+    """Bring each frame to a size of its own, and all of them to that of the first one, which becomes the clip's.
+
+    The factor walks from frame to frame. A video has one size: in the published chain frames of several sizes go on
+    until the next codec brings them to the first one's, which happens here at once.
+
+    Args:
+        up: probability that a clip is enlarged.
+        down: probability that it is reduced.
+        scale: least and greatest factor.
+        step: greatest change of the factor from frame to frame.
+        even: whether sides are rounded down to even numbers, which codecs need.
+    """
+
+    def __init__(
+        self,
+        up: float = 0.2,
+        down: float = 0.7,
+        scale: Range = (0.15, 1.5),
+        step: float = 0.015,
+        even: bool = True,
+    ) -> None:
+        check_chances([up, down, 1 - up - down], "up and down")
+        check_range(scale, 0.01, "scale")
+        at_least(0, step=step)
+        self.up = up
+        self.down = down
+        self.scale = scale
+        self.step = step
+        self.even = even
+
+    def sizes(self, size: tuple[int, int], end: tuple[int, int]) -> tuple[int, int] | None:
+        return None
+
+    def apply(self, clip: Tensor, random: np.random.Generator, end: tuple[int, int]) -> Tensor:
+        mode = MODES[random.integers(len(MODES))]
+        way = random.random()
+        low, high = self.scale
+        first = (1.0, high) if way < self.up else (low, 1.0) if way < self.up + self.down else (1.0, 1.0)
+        factors = walk(random, self.scale, self.step, len(clip), first)
+        multiple = 2 if self.even else 1
+        for axis in (2, 3):
+            own = clip.shape[axis]
+            sizes = np.maximum((own * factors).astype(np.int64) // multiple * multiple, multiple)
+            clip = _each_resized(clip, axis, sizes, mode)
+        return clip
+
+
+def _each_resized(clip: Tensor, axis: int, sizes: NDArray[np.int64], mode: Mode) -> Tensor:
+    """Bring one axis of each frame to a length of its own, and all to the first one's."""
+    matrix = resampling(clip.shape[axis], sizes, mode)
+    together = torch.zeros(len(sizes), int(sizes[0]), matrix.shape[1], dtype=matrix.dtype)
+    for own in np.unique(sizes):
+        together[torch.from_numpy(sizes == own), :, :own] = resampling(int(own), sizes[:1], "bilinear")[0]
+    matrix = (together @ matrix).to(clip)[:, None]
+    return matrix @ clip if axis == 2 else clip @ matrix.transpose(2, 3)
+
+
+class ResizeToEnd(ClipOperator):
+    """Bring frames to the size that they have at the end.
+
+    Args:
+        modes: ways, of which one is drawn.
+    """
+
+    def __init__(self, modes: Sequence[Mode] = MODES) -> None:
+        for mode in modes:
+            one_of(MODES, modes=mode)
+        self.modes = list(modes)
+
+    def sizes(self, size: tuple[int, int], end: tuple[int, int]) -> tuple[int, int] | None:
+        return end
+
+    def apply(self, clip: Tensor, random: np.random.Generator, end: tuple[int, int]) -> Tensor:
+        return resized(clip, end, self.modes[random.integers(len(self.modes))])

@@ -1,0 +1,301 @@
+"""The DataModule of clips to restore: windows to train on, whole clips to test on, for any sets.
+
+ClipPairs(FrameFolders("~/REDS/train_sharp"), degradation=Chain([...], scale=4), num_frames=15, patch_size=256)
+"""
+
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datamodules.arguments import at_least
+from datamodules.corruptions.clip_degradation import Chain
+from datamodules.corruptions.seeded import seeded
+from datamodules.loading.global_batches import Request
+from datamodules.loading.whole_images import SizedSet, WholeImageSets
+from datamodules.video.clips import Clips, ClipSet
+
+PLACE, DEGRADATION, NOISE = 1, 2, 3
+"""Streams of the random numbers of a clip."""
+TESTED = 2**31
+"""Stands for the visit in the random numbers of clips that are validated and tested on, which no training has."""
+
+
+class NoiseSource(Protocol):
+    """Sequences of noise alone, of which one is drawn for a clip."""
+
+    def check(self, shape: tuple[int, int, int, int], name: str) -> None:
+        """Refuse clips `[T, C, h, w]` that are longer or larger than the sequences; `name` is the argument's."""
+        ...
+
+    def drawn(self, clip: np.ndarray, random: np.random.Generator) -> np.ndarray:
+        """Draw a sequence for a clip `[T, C, h, w]`, uint8, of its shape and type."""
+        ...
+
+
+class ClipPairs(WholeImageSets):
+    """Batches of degraded clips, with the clean ones where these are known (`datamodules.batches.ClipBatch`).
+
+    Training clips are windows of the sets' clips, at places, flipped, degraded and given noise as drawn from (seed,
+    epoch, sample) alone, whatever the number of processes: that is done where they are read, in loader processes, as
+    JPEG and video codecs are no matter of a GPU. Validation, test and prediction batches are whole clips of one length
+    and size, or their parts; those of sets that have clean clips alone are degraded by one fixed seed, so that every
+    method sees the same.
+
+    Args:
+        training: set to train on; None for a run that only tests or predicts.
+        test: set to test on, or several by name, each with its own metrics.
+        validation: set of validation clips; None leaves validation out.
+        degradation: makes small degraded clips of sets that have clean ones alone; None for sets of both.
+        test_degradation: makes degraded clips of validation and test, where that is another; None takes `degradation`.
+        noise: gives training clips sequences of noise, as `noise` of the batch.
+        test_noise: gives clips of validation and test sequences of noise.
+        batch_size: training clips of a step over all processes.
+        num_frames: frames of a training clip that are read.
+        mirrored: whether a training clip goes on backwards, to twice as many frames.
+        patch_size: height and width of a clean training clip, in pixels.
+        windows_per_clip: training clips that an epoch takes of each of the set's.
+        augmentation: whether training clips are flipped and transposed at random, in 8 ways equally often.
+        evaluation_batch_size: most clips of a validation, test or prediction batch over all processes, each of which
+            takes at least one; clips of a batch have one length and one size.
+        evaluation_frames: most frames of a clip that are evaluated at once; longer clips come in several parts.
+        predict_dir: folder of degraded clips to predict, as folders of frames, or as video files; None predicts the
+            test clips.
+        num_workers: loader processes; None takes one for each free core, up to 8, and none for sets in memory.
+        seed: random seed of order, windows, degradation and what sets draw; None takes `seed_everything`.
+
+    Raises:
+        ValueError: if an argument is out of range, or sets and degradations do not fit.
+    """
+
+    def __init__(
+        self,
+        training: ClipSet | None = None,
+        test: ClipSet | dict[str, ClipSet] | None = None,
+        validation: ClipSet | None = None,
+        degradation: Chain | None = None,
+        test_degradation: Chain | None = None,
+        noise: NoiseSource | None = None,
+        test_noise: NoiseSource | None = None,
+        batch_size: int = 2,
+        num_frames: int = 15,
+        mirrored: bool = False,
+        patch_size: int = 256,
+        windows_per_clip: int = 1,
+        augmentation: bool = True,
+        evaluation_batch_size: int = 1,
+        evaluation_frames: int | None = None,
+        predict_dir: str | None = None,
+        num_workers: int | None = None,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(
+            training,
+            test,
+            validation,
+            predict_dir,
+            batch_size=batch_size,
+            evaluation_batch_size=evaluation_batch_size,
+            num_workers=num_workers,
+            seed=seed,
+        )
+        at_least(1, num_frames=num_frames, patch_size=patch_size, windows_per_clip=windows_per_clip)
+        at_least(1, evaluation_frames=evaluation_frames)
+        self.degradation = degradation
+        self.test_degradation = test_degradation or degradation
+        self.noise = noise
+        self.test_noise = test_noise
+        self.num_frames = num_frames
+        self.mirrored = mirrored
+        self.patch_size = patch_size
+        self.windows_per_clip = windows_per_clip
+        self.augmentation = augmentation
+        self.evaluation_frames = evaluation_frames
+        sets = [one for one in (training, validation, *self.tests.values()) if one is not None]
+        if len(channels := {one.channels for one in sets}) > 1:
+            counts = ", ".join(f"{type(one).__name__} {one.channels}" for one in sets)
+            raise ValueError(f"the sets differ in their channels: {counts}")
+        self.channels = channels.pop() if channels else 3
+        self.scale = degradation.scale if degradation is not None else 1 if training is None else training.scale
+        if patch_size % self.scale:
+            raise ValueError(f"data.patch_size must be a multiple of the scale {self.scale}, got {patch_size}")
+
+    @property
+    def clip_shape(self) -> tuple[int, int, int, int]:
+        """T, C, h and w of a degraded training clip."""
+        side = self.patch_size // self.scale
+        return self.num_frames * (2 if self.mirrored else 1), self.channels, side, side
+
+    # reading
+
+    def set_up_training(self) -> None:
+        if self.training is not None:
+            clips = self._read(self.training, "training", self.degradation, "data.degradation")
+            if self.noise is not None:
+                self.noise.check(self.clip_shape, "data.noise")
+            self.train_set = Windows(clips, self)
+        if self.validation is not None:
+            self.validation_set = self.whole(self.validation, "validation")
+
+    def whole(self, one: ClipSet, split: Any) -> SizedSet:
+        clips = self._read(one, split, self.test_degradation, "data.degradation or data.test_degradation")
+        return WholeClips(clips, self.test_degradation, self.test_noise, self.evaluation_frames)
+
+    def _read(self, one: ClipSet, split: Any, degradation: Chain | None, key: str) -> Clips:
+        clips, name = seeded(one, self.seed).clips(split), type(one).__name__
+        if clips.noisy is None and degradation is None:
+            raise ValueError(f"{name} has clean clips alone: set {key}")
+        if split == "training" and clips.noisy is not None and degradation is not None:
+            raise ValueError(f"{name} has degraded clips of its own: leave {key} out")
+        return clips
+
+    def new_images(self, folder: str) -> SizedSet:
+        raise NotImplementedError
+
+    # batches
+
+    def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
+        kinds = ("noisy", "clean", "noise")
+        return batch | {key: batch[key].to(self.pixel_type).div_(255) for key in kinds if key in batch}
+
+
+def random_of(seed: int, visit: int, position: int, stream: int) -> np.random.Generator:
+    """Make the generator of one clip's random numbers for one purpose."""
+    return np.random.default_rng([seed, visit, position, stream])
+
+
+def as_clip(frames: np.ndarray) -> Tensor:
+    """Turn levels into a clip in [0, 1], float32."""
+    return torch.from_numpy(np.ascontiguousarray(frames)).float().div_(255)
+
+
+def as_levels(clip: Tensor) -> np.ndarray:
+    """Turn a clip in [0, 1] into levels, uint8."""
+    return clip.mul(255).round().to(torch.uint8).numpy()
+
+
+class Windows:
+    """The windows of clips that are trained on.
+
+    Args:
+        clips: clips of the set.
+        data: says how windows are cut and degraded.
+
+    Raises:
+        ValueError: names a clip that is shorter or smaller than a window.
+    """
+
+    def __init__(self, clips: Clips, data: ClipPairs) -> None:
+        size = data.patch_size
+        for name, stored in zip(clips.names, clips.stored, strict=True):
+            time, _, height, width = stored.shape
+            if time < data.num_frames:
+                raise ValueError(f"{name} has {time} frames, less than data.num_frames {data.num_frames}")
+            if min(height, width) < size:
+                raise ValueError(f"{name} has {height} x {width} pixels, less than data.patch_size {size}")
+        self.clips = clips
+        self.data = data
+        self.in_memory = clips.in_memory
+
+    def __len__(self) -> int:
+        return len(self.clips.names) * self.data.windows_per_clip
+
+    def __getitem__(self, request: Request) -> dict[str, Any]:
+        cut = [self.window(position, request.visit) for position in request.indices.tolist()]
+        batch: dict[str, Any] = {"index": request.indices, "global_size": request.global_size}
+        return batch | {key: torch.from_numpy(np.stack([one[key] for one in cut])) for key in cut[0]}
+
+    def window(self, position: int, visit: int) -> dict[str, np.ndarray]:
+        """Cut, flip and degrade one window: levels `[T, C, H, W]` by key."""
+        data, clip = self.data, position // self.data.windows_per_clip
+        random = random_of(data.seed, visit, position, PLACE)
+        time, _, height, width = self.clips.stored[clip].shape
+        scale = 1 if self.clips.noisy is None else self.clips.scale
+        first = int(random.integers(time - data.num_frames + 1))
+        top, left = (int(random.integers((side - data.patch_size) // scale + 1)) for side in (height, width))
+        ways = random.random(3) < 0.5 if data.augmentation else np.zeros(3, dtype=bool)
+        kinds = {"clean": (self.clips.clean, scale), "noisy": (self.clips.noisy, 1)}
+        window = {}
+        for key, (clips, pixels) in kinds.items():
+            if clips is None:
+                continue
+            frames = clips[clip].read(first, data.num_frames)
+            size = data.patch_size * pixels // scale
+            rows, columns = (slice(start * pixels, start * pixels + size) for start in (top, left))
+            window[key] = mirrored(turned(frames[..., rows, columns], ways), data.mirrored)
+        if "noisy" not in window and data.degradation is not None:
+            drawn = random_of(data.seed, visit, position, DEGRADATION)
+            window["noisy"] = as_levels(data.degradation(as_clip(window["clean"]), drawn))
+        if data.noise is not None:
+            window["noise"] = data.noise.drawn(window["noisy"], random_of(data.seed, visit, position, NOISE))
+        return window
+
+
+def turned(frames: np.ndarray, ways: np.ndarray) -> np.ndarray:
+    """Mirror frames `[..., S, S]` across, upside down and along the diagonal, as three booleans say."""
+    frames = frames[..., ::-1] if ways[0] else frames
+    frames = frames[..., ::-1, :] if ways[1] else frames
+    frames = frames.swapaxes(-1, -2) if ways[2] else frames
+    return np.ascontiguousarray(frames)
+
+
+def mirrored(frames: np.ndarray, backwards: bool) -> np.ndarray:
+    """Let a clip go on backwards from its last frame, which it shows twice; or leave it."""
+    return np.concatenate([frames, frames[::-1]]) if backwards else frames
+
+
+class WholeClips:
+    """Whole clips, or parts of long ones, one after another.
+
+    Args:
+        clips: clips of the set.
+        degradation: makes clips degraded of which there are only clean ones.
+        noise: gives them sequences of noise.
+        longest: most frames of a part; None leaves clips whole.
+    """
+
+    def __init__(self, clips: Clips, degradation: Chain | None, noise: NoiseSource | None, longest: int | None) -> None:
+        self.clips = clips
+        self.degradation = degradation
+        self.noise = noise
+        self.in_memory = clips.in_memory
+        self.parts: list[tuple[int, int, int]] = []
+        self.sizes: list[tuple[int, ...]] = []
+        for position, stored in enumerate(clips.stored):
+            time, *size = stored.shape
+            for first in range(0, time, longest or time):
+                count = min(longest or time, time - first)
+                self.parts.append((position, first, count))
+                self.sizes.append((count, *size))
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __getitem__(self, request: Request) -> dict[str, Any]:
+        rows = request.indices.tolist()
+        read = [self.part(row) for row in rows]
+        batch: dict[str, Any] = {
+            "index": request.indices,
+            "global_size": request.global_size,
+            "name": [self.clips.names[self.parts[row][0]] for row in rows],
+            "first": [self.parts[row][1] for row in rows],
+        }
+        if self.clips.rates is not None:
+            batch["rate"] = [self.clips.rates[self.parts[row][0]] for row in rows]
+        return batch | {key: torch.from_numpy(np.stack([one[key] for one in read])) for key in read[0]}
+
+    def part(self, row: int) -> dict[str, np.ndarray]:
+        """Read one part, and degrade it if need be: levels `[T, C, H, W]` by key."""
+        position, first, count = self.parts[row]
+        kinds = {"clean": self.clips.clean, "noisy": self.clips.noisy}
+        part = {key: clips[position].read(first, count) for key, clips in kinds.items() if clips is not None}
+        if "noisy" not in part and self.degradation is not None:
+            scale = self.degradation.scale
+            height, width = (side // scale * scale for side in part["clean"].shape[2:])
+            part["clean"] = np.ascontiguousarray(part["clean"][..., :height, :width])
+            part["noisy"] = as_levels(self.degradation(as_clip(part["clean"]), random_of(0, TESTED, row, DEGRADATION)))
+        if self.noise is not None:
+            self.noise.check(part["noisy"].shape, "data.test_noise")  # type: ignore[arg-type]
+            part["noise"] = self.noise.drawn(part["noisy"], random_of(0, TESTED, row, NOISE))
+        return part

@@ -1,0 +1,71 @@
+"""Noise of clips against its law, and walks of its strength."""
+
+import numpy as np
+import pytest
+import torch
+
+from datamodules.corruptions.clip_degradation.interface import walk
+from datamodules.corruptions.clip_degradation.noise import RandomNoise, counts_of_a_level, poisson_noise
+
+GREY = torch.full((4, 3, 60, 60), 0.5)
+END = (60, 60)
+
+
+def noise(seed: int = 0, **options: object) -> torch.Tensor:
+    return RandomNoise(**options).apply(GREY, np.random.default_rng(seed), END) - GREY  # type: ignore[arg-type]
+
+
+def test_gaussian_noise_has_its_deviation_in_levels() -> None:
+    added = noise(poisson=0, sigma=(20, 20), grey=0) * 255
+    assert added.std() == pytest.approx(20, rel=0.01)
+    assert abs(added.mean()) < 0.5
+    assert abs(torch.corrcoef(added.movedim(1, 0).flatten(1))[0, 1]) < 0.03
+    same = noise(poisson=0, grey=1)
+    torch.testing.assert_close(same, same[:, :1].expand_as(same), rtol=0, atol=1e-6)  # up to rounding of the sum
+
+
+def test_strength_is_that_of_its_frame() -> None:
+    added = noise(poisson=0, sigma=(1, 30), sigma_step=8.0, grey=0, seed=3) * 255
+    random = np.random.default_rng(3)
+    random.random(2)
+    expected = walk(random, (1, 30), 8.0, 4)
+    np.testing.assert_allclose(added.flatten(1).std(dim=1), expected, rtol=0.03)
+    assert expected.max() - expected.min() > 3
+
+
+def test_poisson_noise_is_that_of_counts() -> None:
+    # One level, 128: one count a level, so the counts' variance is 128, times the strength's square.
+    added = noise(poisson=1, strength=(2, 2), grey=0) * 255
+    assert added.var() == pytest.approx(4 * 128, rel=0.03)
+    two = torch.cat([torch.zeros(1, 1, 1, 3), torch.full((1, 1, 1, 3), 0.2)], dim=3)
+    levels = torch.tensor([[0, 1, 2, 5], [7, 7, 7, 7], [0, 1, 2, 2]]).view(3, 1, 2, 2)
+    assert counts_of_a_level(levels).tolist() == [4, 1, 4]
+    drawn = poisson_noise(two, np.random.default_rng(0), grey=False)
+    assert not drawn[..., :3].any()  # black has no counts
+    assert (drawn * 255 * 2 - (drawn * 255 * 2).round()).abs().max() < 1e-4  # halves of a level: two counts each
+    assert poisson_noise(GREY, np.random.default_rng(0), grey=True).shape == (4, 1, 60, 60)
+
+
+def test_walks_stay_within_their_range_and_their_steps() -> None:
+    for seed in range(20):
+        values = walk(np.random.default_rng(seed), (1, 3), 0.5, 200)
+        assert (values.min(), values.max()) == (pytest.approx(1, abs=0.2), pytest.approx(3, abs=0.2))
+        assert np.abs(np.diff(values)).max() <= 0.5
+        assert values.min() >= 1
+        assert values.max() <= 3
+    assert walk(np.random.default_rng(0), (0, 9), 0, 3, first=(4, 4)).tolist() == [4, 4, 4]
+    assert np.array_equal(*(walk(np.random.default_rng(1), (0, 1), 0.1, 9) for _ in range(2)))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sigma": (3, 1)}, "sigma must be two numbers of at least 0, the lower first, got"),
+        ({"strength": (-1, 1)}, "strength must be two numbers"),
+        ({"grey": 2}, r"grey must be in \[0, 1\], got 2"),
+        ({"sigma_step": -1}, "sigma_step must be at least 0, got -1"),
+    ],
+)
+def test_noise_out_of_range_is_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RandomNoise(**options)  # type: ignore[arg-type]
