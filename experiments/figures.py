@@ -91,8 +91,7 @@ def draw_table(results: Sequence[Result], place: Mapping[str, tuple[str, str]], 
         ax.set_title(metric + arrow(metric), fontsize=10, loc="left")
         ax.set_xticks(range(len(columns)), columns, rotation=30, ha="right", fontsize=8)
         ax.grid(axis="y", alpha=0.3)
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper left", ncols=min(max(len(labels), 1), 4), frameon=False)
+    legend_above(figure, axes[0])
     note = "mean ± std over seeds"
     if len(metrics) > len(shown):
         note += f"; the first {len(shown)} of {len(metrics)} metrics"
@@ -144,8 +143,7 @@ def draw_curves(metrics: Mapping[str, Sequence[Path]], path: Path) -> bool:
         ax.grid(alpha=0.3)
         ax.margins(x=0.02)
         ax.xaxis.get_major_locator().set_params(integer=True)
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper left", ncols=min(len(labels), 4), frameon=False)
+    legend_above(figure, axes[0])
     seeds = max(len(runs) for runs in curves.values())
     figure.supxlabel("epoch" + (f" (mean and ± std over {seeds} seeds)" if seeds > 1 else ""), fontsize=9)
     figure.savefig(path, dpi=150)
@@ -181,6 +179,14 @@ def panels(count: int, width: float, height: float, sharey: bool = False) -> tup
     for ax in axes[count:]:
         ax.set_visible(False)
     return figure, axes
+
+
+def legend_above(figure: "Figure", ax: Any) -> None:
+    """Name what a panel shows above all panels, in as many columns as the figure's width has room for, four at most."""
+    handles, names = ax.get_legend_handles_labels()
+    widest = 0.6 + 0.085 * max(map(len, names), default=0)  # in inches
+    columns = max(1, min(len(names), 4, int(figure.get_figwidth() / widest)))
+    figure.legend(handles, names, loc="outside upper left", ncols=columns, frameon=False)
 
 
 def colour(number: int) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.figures import MAX_METRICS, colour, panels
+from experiments.figures import MAX_METRICS, colour, legend_above, panels
 from experiments.method_table import swept_keys
 from experiments.results import BEST_EPOCH, DIVERGED, Result, Summary, arrow, summarise
 from experiments.run_request import Experiment
@@ -70,8 +70,7 @@ def draw_lines(results: Sequence[Result], experiments: Sequence[Experiment], pat
         ax.set_title(metric + arrow(metric), fontsize=10, loc="left", pad=14)
         ax.grid(alpha=0.3)
     if len(labels) > 1:
-        handles, names = axes[0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside upper left", ncols=min(len(names), 4), frameon=False)
+        legend_above(figure, axes[0])
     note = "dots: seeds; bars: mean ± std over them" + (f"; {NOTE}" if lost else "")
     figure.supxlabel(note, fontsize=8, color="0.35")
     figure.savefig(path, dpi=150)

@@ -10,6 +10,7 @@ from lightning_modules.views.crops import RandomCrop, RandomResizedCrop
 from lightning_modules.views.noise import AddedNoise
 from lightning_modules.views.rand_augment import RandAugment
 from lightning_modules.views.standard import ContrastiveView, StrongView, WeakView
+from lightning_modules.views.timm_rand_augment import TimmRandAugment
 
 __all__ = [
     "AddedNoise",
@@ -19,5 +20,6 @@ __all__ = [
     "RandomCrop",
     "RandomResizedCrop",
     "StrongView",
+    "TimmRandAugment",
     "WeakView",
 ]

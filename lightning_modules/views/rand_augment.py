@@ -35,6 +35,12 @@ def moved(image: Tensor, shear: Tensor, shift: Tensor, angle: Tensor) -> Tensor:
         shift: `[B, 2]`: columns to the right and rows down, in pixels.
         angle: `[B]`, in radians, counterclockwise.
     """
+    grid = moved_grid(image, shear, shift, angle)
+    return F.grid_sample(image, grid, mode="nearest", padding_mode="zeros", align_corners=False)
+
+
+def moved_grid(image: Tensor, shear: Tensor, shift: Tensor, angle: Tensor) -> Tensor:
+    """Places that the pixels of a moved image come from, `[B, H, W, 2]`, for `grid_sample`; arguments as of `moved`."""
     height, width = image.shape[-2:]
     dtype = image.dtype
     shear, shift, angle = shear.to(dtype), shift.to(dtype), angle.to(dtype)
@@ -43,8 +49,7 @@ def moved(image: Tensor, shear: Tensor, shift: Tensor, angle: Tensor) -> Tensor:
     cosine, sine = (value[:, None, None] for value in (angle.cos(), angle.sin()))
     source_x = cosine * x - sine * y - shift[:, 0, None, None] + shear[:, 0, None, None] * (y + height / 2)
     source_y = sine * x + cosine * y - shift[:, 1, None, None] + shear[:, 1, None, None] * (x + width / 2)
-    grid = torch.stack([2 * source_x / width, 2 * source_y / height], dim=3)
-    return F.grid_sample(image, grid, mode="nearest", padding_mode="zeros", align_corners=False)
+    return torch.stack([2 * source_x / width, 2 * source_y / height], dim=3)
 
 
 def with_sharpness(image: Tensor, factor: Tensor) -> Tensor:
@@ -59,14 +64,14 @@ def with_sharpness(image: Tensor, factor: Tensor) -> Tensor:
     return blended(image, torch.where(inside, F.pad(inner, [1] * 4), image), factor)
 
 
-def posterized(image: Tensor, bits: int) -> Tensor:
-    """Values rounded down to 2^bits levels; 1 becomes the greatest level."""
+def posterized(image: Tensor, bits: int | Tensor) -> Tensor:
+    """Values rounded down to 2^bits levels; 1 becomes the greatest level. Bits may be each image's, `[B, 1, 1, 1]`."""
     levels = 2**bits
-    return (image * levels).floor().clamp(0, levels - 1) / levels
+    return torch.minimum((image * levels).floor(), image.new_ones(()) * (levels - 1)) / levels
 
 
-def solarized(image: Tensor, threshold: float) -> Tensor:
-    """Values from the threshold on are inverted."""
+def solarized(image: Tensor, threshold: float | Tensor) -> Tensor:
+    """Values from the threshold on are inverted; it may be each image's, `[B, 1, 1, 1]`."""
     return torch.where(image >= threshold, 1 - image, image)
 
 

@@ -16,7 +16,14 @@ from lightning_modules.distributed.draws import begin_batch, draw_rows, drawn_al
 from lightning_modules.losses.mixing import SoftLabels, draw_mixing
 from lightning_modules.robustness.attacks.ascent import random_start
 from lightning_modules.robustness.smoothed_training.noisy_copies import noisy_copies
-from lightning_modules.views import AddedNoise, ColourJitter, RandAugment, RandomCrop, RandomResizedCrop
+from lightning_modules.views import (
+    AddedNoise,
+    ColourJitter,
+    RandAugment,
+    RandomCrop,
+    RandomResizedCrop,
+    TimmRandAugment,
+)
 from lightning_modules.views.byol import AffineJitter, BYOLView
 from tests.command import ROOT
 from tests.two_processes import in_two_processes
@@ -28,6 +35,7 @@ VIEWS = {
     "noise": AddedNoise(0.1),
     "colours": ColourJitter(),
     "operations": RandAugment(num_ops=2, magnitude=20),
+    "operations of timm": TimmRandAugment(),
     "crops": RandomCrop(padding=2),
     "boxes": RandomResizedCrop(flip=True),
     "affine": AffineJitter(),

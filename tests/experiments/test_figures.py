@@ -1,6 +1,8 @@
 from pathlib import Path
 
-from experiments.figures import _connected, shared_curves
+import pytest
+
+from experiments.figures import _connected, legend_above, panels, shared_curves
 from experiments.results import read_curves
 
 
@@ -20,3 +22,15 @@ def test_shared_curves_leave_out_steps_classes_and_what_one_config_lacks(tmp_pat
     assert shared_curves({"a": [curves]}) == ["val/accuracy", "train/memorized", "train/loss_epoch"]
     without = {name: column for name, column in curves.items() if name != "train/memorized"}
     assert shared_curves({"a": [curves], "b": [without]}) == ["val/accuracy", "train/loss_epoch"]
+
+
+@pytest.mark.parametrize(("names", "width"), [(["ELR demo", "CE demo"], 6.0), (4 * ["NMSparsity demo_mlp_sdgf"], 4.8)])
+def test_a_legend_lies_within_its_figure(names: list[str], width: float) -> None:
+    figure, [ax] = panels(1, width=width - 0.6, height=3)
+    for name in names:
+        ax.plot([0, 1], [0, 1], label=name)
+    legend_above(figure, ax)
+    figure.draw_without_rendering()
+    box = figure.legends[0].get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.x1

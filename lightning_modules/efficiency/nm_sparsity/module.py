@@ -45,7 +45,7 @@ class NMSparsity(ClassifierSteps, LightningModule):
         geometric_frames: number of patterns of sdgf_geometric.
         dense_epochs: epochs before anything is pruned.
         fine_tune_epochs: last epochs, in which the mask is binary and the pattern N:M.
-        view: changes training images on the device, such as `lightning_modules.views.RandAugment`; None leaves them.
+        view: changes training images on the device, such as `views.TimmRandAugment`; None leaves them.
         soft_labels: mixes images and their labels, and smooths the labels; None leaves them. With mixed images no
             callback sees the logits of training images.
         binary: binary cross-entropy, each class a question of its own; all classes of a mixed image are right.
