@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from datamodules.files.whole_files import whole_file
+
 SUFFIXES = (".wav", ".flac", ".ogg")
 LOUDEST = 32_768
 """Stored value that stands for 1."""
@@ -31,22 +33,24 @@ def soundfile() -> Any:
     return soundfile
 
 
-def recording_names(folder: Path, what: str) -> list[str]:
+def recording_names(folder: Path, what: str, pattern: str = "*") -> list[str]:
     """List the recordings of a folder and its subfolders, relative to it, sorted.
 
     Args:
         folder: the folder.
         what: the argument or the set, for messages.
+        pattern: of the files' names.
 
     Raises:
         FileNotFoundError: if the folder does not exist or holds no recording.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{what}: {folder} is not a folder; expected one with recordings")
-    found = [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()]
+    found = [path for path in folder.rglob(pattern) if path.suffix.lower() in SUFFIXES and path.is_file()]
     if not found:
+        named = "" if pattern == "*" else f" of the name {pattern}"
         raise FileNotFoundError(
-            f"{what}: {folder} holds no recording; expected files that end with {', '.join(SUFFIXES)}"
+            f"{what}: {folder} holds no recording{named}; expected files that end with {', '.join(SUFFIXES)}"
         )
     return sorted(path.relative_to(folder).as_posix() for path in found)
 
@@ -87,3 +91,17 @@ def read_recording(path: Path, rate: int, resample: bool = False, mix_channels: 
 def as_int16(signal: NDArray[np.floating]) -> NDArray[np.int16]:
     """Round a signal in [-1, 1] to 16 bits."""
     return np.clip(np.round(signal * LOUDEST), -LOUDEST, LOUDEST - 1).astype(np.int16)
+
+
+def write_recording(path: Path, signal: Any, rate: int, digest: str) -> None:
+    """Write a signal in [-1, 1] with 16 bits, with the digest of what it was made from as its comment."""
+    library = soundfile()
+    with whole_file(path) as partial, library.SoundFile(partial, "w", samplerate=rate, channels=1) as file:
+        file.comment = digest
+        file.write(signal)
+
+
+def digest_in(path: Path) -> str | None:
+    """Read the digest that a recording was written with."""
+    with soundfile().SoundFile(path) as file:
+        return file.comment or None

@@ -33,7 +33,8 @@ def paired(
     noisy_of, clean_of = by_stem(noisy), by_stem(clean)
     if alone := sorted(noisy_of.keys() ^ clean_of.keys()):
         kind, other = kinds if alone[0] in noisy_of else kinds[::-1]
-        raise ValueError(f"{folder}: {alone[0]} has a {kind} {what} and no {other} one; their names must agree")
+        article = "an" if kind[0] in "aeiou" else "a"
+        raise ValueError(f"{folder}: {alone[0]} has {article} {kind} {what} and no {other} one; their names must agree")
     return [(noisy_of[name], clean_of[name]) for name in sorted(noisy_of)]
 
 

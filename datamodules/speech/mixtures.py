@@ -10,22 +10,27 @@ from datamodules.arguments import positive, within
 from datamodules.files.audio_files import as_int16, read_recording, recording_names
 from datamodules.files.file_pairs import stem_of
 from datamodules.speech.recordings import Recordings, SpeechSet, Split
+from datamodules.speech.splits import of_split
 from datamodules.speech.tones import at_snr
 
 
 class Mixtures(SpeechSet):
     """Clean recordings of a folder with noise of another folder at a random level, each utterance with its own.
 
-    Level and excerpt of the noise follow from (seed, index) alone. No recording of speech or of noise is in two splits:
-    of both folders the last parts, in the order of their names, are validated and tested on. Utterances that are longer
-    than their noise go through it again. Mean squares are those of whole utterances, as in the recipe of WSJ0-CHiME3.
-    `mixtures.csv` of the run says what each is made from.
+    Level and excerpt of the noise follow from (seed, index) alone. No recording or subfolder, as of a speaker, is in
+    two splits: of both folders the last parts, in the order of their names, are validated and tested on. Utterances
+    that are longer than their noise go through it again. Mean squares are those of whole utterances, as in the recipe
+    of WSJ0-CHiME3, which mixes all splits with the same noises. `mixtures_<split>.csv` of the run says what each is
+    made from.
 
     Args:
         speech_dir: folder of clean recordings, with any subfolders.
         noise_dir: folder of recordings of noise, with any subfolders; at least one for each split that is read.
         snr: least and greatest ratio of speech to noise, in decibels; uniform between them.
-        held_out: part of the recordings for validation, and as much for tests.
+        held_out: part of the speech for validation, and as much for tests, of its subfolders and of recordings outside
+            any; 0 gives all of the folder, whatever the split, for splits that have folders of their own.
+        noise_held_out: part of the noise for validation, and as much for tests; None takes `held_out`.
+        noise_files: pattern of the names of the recordings of noise, as `*.CH1.wav` for one microphone of several.
         rate: samples a second.
         resample: whether recordings of another rate are brought to this one; otherwise they are refused.
         mix_channels: whether several channels are averaged; otherwise they are refused.
@@ -42,27 +47,32 @@ class Mixtures(SpeechSet):
         noise_dir: str,
         snr: Sequence[float] = (0.0, 20.0),
         held_out: float = 0.1,
+        noise_held_out: float | None = None,
+        noise_files: str = "*",
         rate: int = 16_000,
         resample: bool = False,
         mix_channels: bool = False,
         seed: int | None = None,
     ) -> None:
         positive(rate=rate)
-        within(0, 0.5, "()", held_out=held_out)
+        within(0, 0.5, "[)", held_out=held_out, noise_held_out=noise_held_out)
         if len(snr) != 2 or snr[0] > snr[1]:
             raise ValueError(f"snr must be the least and the greatest ratio in decibels, got {list(snr)}")
         self.speech_dir = Path(speech_dir).expanduser()
         self.noise_dir = Path(noise_dir).expanduser()
         self.snr = (float(snr[0]), float(snr[1]))
         self.held_out = held_out
+        self.noise_held_out = held_out if noise_held_out is None else noise_held_out
+        self.noise_files = noise_files
         self.rate = rate
         self.resample = resample
         self.mix_channels = mix_channels
         self.seed = seed
 
     def recordings(self, split: Split) -> Recordings:
-        speech = self._of_split(recording_names(self.speech_dir, "speech_dir"), split, "speech_dir")
-        noises = self._of_split(recording_names(self.noise_dir, "noise_dir"), split, "noise_dir")
+        speech = of_split(recording_names(self.speech_dir, "speech_dir"), split, self.held_out, "speech_dir")
+        noises = recording_names(self.noise_dir, "noise_dir", self.noise_files)
+        noises = of_split(noises, split, self.noise_held_out, "noise_dir")
         sounds = [self._read(self.noise_dir / name) for name in noises]
         noisy, clean, rows = [], [], []
         for index, name in enumerate(speech):
@@ -84,14 +94,6 @@ class Mixtures(SpeechSet):
             row = {"split": split, "speech": name, "noise": noises[chosen], "start": start, "snr": level}
             rows.append(row | {"divided_by": loudest})
         return Recordings([stem_of(name) for name in speech], noisy, clean, self.rate, pd.DataFrame(rows))
-
-    def _of_split(self, names: Sequence[str], split: Split, what: str) -> list[str]:
-        """Take a split's part of the names, in their order."""
-        held = max(round(self.held_out * len(names)), 1)
-        ends = {"training": (0, -2 * held), "validation": (-2 * held, -held), "test": (-held, None)}[split]
-        if len(names) < 2 * held + 1:
-            raise ValueError(f"{what} has {len(names)} recordings: training, validation and test need one each")
-        return list(names[slice(*ends)])
 
     def _read(self, path: Path) -> np.ndarray:
         return read_recording(path, self.rate, self.resample, self.mix_channels).astype(np.float64)

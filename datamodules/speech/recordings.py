@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 import numpy as np
@@ -23,7 +23,8 @@ class Recordings:
         noisy: N arrays `[samples]`, int16.
         clean: N arrays of the same lengths and type.
         rate: samples a second.
-        table: what each was made from, a row each, where they are mixtures.
+        table: what each was made from, a row each, where they are drawn.
+        table_name: of the file in the run directory that the table is written to.
 
     Raises:
         ValueError: if there is no recording, or a noisy one and its clean one differ in length, naming it.
@@ -34,6 +35,7 @@ class Recordings:
     clean: Sequence[NDArray[np.int16]]
     rate: int
     table: pd.DataFrame | None = None
+    table_name: str = "mixtures"
 
     def __post_init__(self) -> None:
         if not self.names:
@@ -41,6 +43,11 @@ class Recordings:
         for name, noisy, clean in zip(self.names, self.noisy, self.clean, strict=True):
             if noisy.shape != clean.shape:
                 raise ValueError(f"{name}: the noisy recording has {len(noisy)} samples, the clean one {len(clean)}")
+
+    def first(self, count: int | None) -> "Recordings":
+        """Take the first recordings; None takes all."""
+        lists = {key: getattr(self, key)[:count] for key in ("names", "noisy", "clean")}
+        return replace(self, **lists, table=None if self.table is None else self.table[:count])
 
 
 class SpeechSet(ABC):

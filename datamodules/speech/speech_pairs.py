@@ -31,6 +31,7 @@ class SpeechPairs(WholeImageSets):
         training: set to train on; None for a run that only tests or predicts.
         test: set to test on, or several by name, each with its own metrics.
         validation: set of validation recordings; None leaves validation out.
+        validation_recordings: how many of its recordings are validated on, the first ones; None takes all.
         batch_size: training crops of a step over all processes.
         crop_length: length of a training crop, in samples.
         evaluation_batch_size: most recordings of a validation, test or prediction batch over all processes, each of
@@ -50,6 +51,7 @@ class SpeechPairs(WholeImageSets):
         training: SpeechSet | None = None,
         test: SpeechSet | dict[str, SpeechSet] | None = None,
         validation: SpeechSet | None = None,
+        validation_recordings: int | None = None,
         batch_size: int = 8,
         crop_length: int = 32_640,
         evaluation_batch_size: int = 1,
@@ -69,7 +71,8 @@ class SpeechPairs(WholeImageSets):
             num_workers=num_workers,
             seed=seed,
         )
-        at_least(1, crop_length=crop_length)
+        at_least(1, crop_length=crop_length, validation_recordings=validation_recordings)
+        self.validation_recordings = validation_recordings
         self.crop_length = crop_length
         self.resample = resample
         self.mix_channels = mix_channels
@@ -90,9 +93,13 @@ class SpeechPairs(WholeImageSets):
 
     def _read(self, one: SpeechSet, split: Split) -> Recordings:
         recordings = seeded(one, self.seed).recordings(split)
+        if split == "validation":
+            recordings = recordings.first(self.validation_recordings)
         directory = self.trainer.log_dir if self.trainer is not None else None  # on every process: it is broadcast
         if recordings.table is not None and directory is not None and self.trainer.is_global_zero:  # type: ignore[union-attr]
-            write_text(Path(directory, f"mixtures_{split}.csv"), recordings.table.to_csv(index=False))
+            several = [name for name, test in self.tests.items() if test is one and len(self.tests) > 1]
+            stem = "_".join([recordings.table_name, split, *several])
+            write_text(Path(directory, f"{stem}.csv"), recordings.table.to_csv(index=False))
         return recordings
 
     def new_images(self, folder: str) -> SizedSet:

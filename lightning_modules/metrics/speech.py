@@ -6,7 +6,7 @@ With clean speech x, noise n = y - x of the noisy speech y, and an estimate e,
     SI-SDR = 10 log10 |s|^2 / |r + a|^2,   SI-SIR = 10 log10 |s|^2 / |r|^2,   SI-SAR = 10 log10 |s|^2 / |a|^2
 
 in decibels; no mean is subtracted. ESTOI and wideband PESQ are those of the packages `pystoi` and `pesq`, through
-torchmetrics; a measure whose package is missing is left out of tables, and named once.
+torchmetrics, DNSMOS that of `metrics.dnsmos`; a measure whose package is missing is left out of tables, and named once.
 
 Sources: Le Roux, Wisdom, Erdogan and Hershey, SDR - Half-baked or Well Done?, ICASSP 2019, arXiv 1811.02508; Jensen and
 Taal, An Algorithm for Predicting the Intelligibility of Speech Masked by Modulated Noise Maskers, IEEE/ACM TASLP 2016;
@@ -21,10 +21,17 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torchmetrics.functional.audio import scale_invariant_signal_distortion_ratio
 
+from lightning_modules.metrics.dnsmos import dnsmos
 from lightning_modules.metrics.measured_items import MeasuredItems
 
 WIDEBAND = 16_000
-"""Sample rate of wideband PESQ, in hertz."""
+"""Sample rate of wideband PESQ and of DNSMOS, in hertz."""
+NEEDS = {
+    "pystoi": ("estoi", "pip install 'noiseworks[audio]'"),
+    "pesq": ("pesq", "pip install 'noiseworks[pesq]', which needs a C compiler"),
+    "speechmos": ("dnsmos", "pip install 'noiseworks[dnsmos]'"),
+}
+"""Packages that measures need: the measure, and how to get it."""
 
 
 def projected(signal: Tensor, on: Tensor) -> Tensor:
@@ -48,8 +55,8 @@ def parts(estimate: Tensor, clean: Tensor, noisy: Tensor) -> dict[str, Tensor]:
 
 
 def perceived(estimate: Tensor, clean: Tensor, rate: int) -> dict[str, Tensor]:
-    """Compute `estoi` and, at 16 kHz, `pesq`, `[B]` each, as far as their packages are installed."""
-    found = {}
+    """Compute `estoi` and, at 16 kHz, `pesq` and DNSMOS, `[B]` each, as far as their packages are installed."""
+    found = dnsmos(estimate) if rate == WIDEBAND else {}
     if find_spec("pystoi"):
         from torchmetrics.functional.audio.stoi import short_time_objective_intelligibility
 
@@ -99,9 +106,8 @@ class SpeechQuality(MeasuredItems):
         if perception:
             told = {f"noisy_{key}": value for key, value in perceived(noisy, clean, rate).items()}
             values |= told | perceived(estimate, clean, rate)
-            missing = [package for package in ("pystoi", "pesq") if not find_spec(package)]
+            missing = [told for package, told in NEEDS.items() if not find_spec(package)]
             if missing and not SpeechQuality.warned and rate == WIDEBAND:
                 SpeechQuality.warned = True
-                columns = " and ".join({"pystoi": "estoi", "pesq": "pesq"}[package] for package in missing)
-                rank_zero_warn(f"{columns} are left out: pip install {' '.join(missing)} (pesq needs a C compiler)")
+                rank_zero_warn(f"left out: {'; '.join(f'{column} ({how})' for column, how in missing)}")
         self.add({key: torch.as_tensor(value) for key, value in values.items()}, index, name, loader)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from datamodules.arguments import at_least, positive, within
@@ -37,7 +38,11 @@ class Spectrogram:
             raise ValueError(f"n_fft must be even, got {self.n_fft}")
 
     def of(self, signal: Tensor) -> Tensor:
-        """Compute spectrograms `[B, 1, n_fft / 2 + 1, samples / hop + 1]`, complex, of signals `[B, samples]`."""
+        """Compute spectrograms `[B, 1, n_fft / 2 + 1, samples / hop + 1]`, complex, of signals `[B, samples]`.
+
+        Signals that are too short to be mirrored at their ends, by half a window, have zeros after them.
+        """
+        signal = F.pad(signal, (0, max(0, self.n_fft // 2 + 1 - signal.shape[-1])))
         window = torch.hann_window(self.n_fft, dtype=signal.dtype, device=signal.device)
         transform = torch.stft(signal, self.n_fft, self.hop, window=window, center=True, return_complex=True)
         return self.factor * torch.polar(transform.abs() ** self.exponent, transform.angle())[:, None]

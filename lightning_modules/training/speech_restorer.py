@@ -1,7 +1,6 @@
 """Validation, test and prediction of a module that enhances speech: the same for every method."""
 
 from abc import ABC, abstractmethod
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,8 +9,7 @@ from torch import Tensor
 
 from datamodules.batches import SpeechPairBatch
 from datamodules.corruptions.image_noise.numbers import SampleNumbers
-from datamodules.files.audio_files import soundfile
-from datamodules.files.whole_files import whole_file
+from datamodules.files.audio_files import digest_in, write_recording
 from lightning_modules.full_precision import at_least_float32, in_full_precision
 from lightning_modules.metrics.speech import SpeechQuality
 from lightning_modules.networks.spectrogram import Spectrogram, as_complex
@@ -49,18 +47,19 @@ class SpeechRestorerSteps(WritesFolder, ABC):
 
     The module owns `quality = SpeechQuality()`, `spectrogram` and `frame_multiple`, of which the numbers of frames that
     its network takes are multiples, and says in `enhanced` what its method is. Recordings are divided by their loudest
-    sample, and multiplied again. Validation logs `val/si_sdr` and the like; a test intelligibility and perceived
-    quality, too; `test/noisy_si_sdr` and the like are those of the noisy recordings; of several test sets
-    `test/<set>/si_sdr`. All are means over recordings and all processes.
+    sample, and multiplied again. Validation and tests log `val/si_sdr`, `test/pesq` and the like, intelligibility and
+    perceived quality from 8 kHz on; `test/noisy_si_sdr` and the like are those of the noisy recordings; of several test
+    sets `test/<set>/si_sdr`. All are means over recordings and all processes.
 
     `predict` writes `enhanced/<file>` into the run directory, of the name and length of the file that is given and of
-    the sets' rate; files that are there already are left alone, so an interrupted run continues.
+    the sets' rate; of several test sets `enhanced/<set>/<name>.wav`. Files that are there already are left alone, so an
+    interrupted run continues.
     """
 
     quality: SpeechQuality
     spectrogram: Spectrogram
     frame_multiple: int
-    written, settings_name = "enhanced", "enhancement_settings.json"
+    written, settings_name, items = "enhanced", "enhancement_settings.json", "recordings"
 
     @abstractmethod
     def enhanced(self, noisy: Tensor, draw: Draw) -> Tensor:
@@ -100,28 +99,24 @@ class SpeechRestorerSteps(WritesFolder, ABC):
             return self.spectrogram.signal(enhanced, signal.shape[1]) * loudest
 
     def validation_step(self: Any, batch: SpeechPairBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        self._measured(batch, dataloader_idx, perception=False)
+        self.test_step(batch, batch_idx, dataloader_idx)
 
     def test_step(self: Any, batch: SpeechPairBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Return `estimate`, `[B, samples]`."""
-        return self._measured(batch, dataloader_idx, perception=batch["rate"] >= SPOKEN)
-
-    def _measured(self: Any, batch: SpeechPairBatch, loader: int, perception: bool) -> dict[str, Tensor]:
         estimate = self.estimated(batch)
         names = batch.get("name") or [str(position) for position in batch["index"].tolist()]
-        signals = batch["noisy"], estimate, batch["clean"]
-        self.quality.update(*signals, batch["rate"], batch["index"], names, loader, perception)
+        signals, perception = (batch["noisy"], estimate, batch["clean"]), batch["rate"] >= SPOKEN
+        self.quality.update(*signals, batch["rate"], batch["index"], names, dataloader_idx, perception)
         return {"estimate": estimate}
 
     def on_validation_epoch_end(self: Any) -> None:
-        self._log_quality("val", [])
+        self._log_quality("val")
 
     def on_test_epoch_end(self: Any) -> None:
-        names = list(getattr(self.trainer.datamodule, "test_names", ()))
-        self._log_quality("test", names if len(names) > 1 else [])
+        self._log_quality("test")
 
-    def _log_quality(self: Any, stage: str, names: list[str]) -> None:
-        for name, means in self.quality.means(names or [""]).items():
+    def _log_quality(self: Any, stage: str) -> None:
+        for name, means in self.quality.means(self._set_names(stage) or [""]).items():
             for key, value in means.items():
                 log_same(self, f"{stage}/{name}/{key}" if name else f"{stage}/{key}", value)
 
@@ -130,8 +125,13 @@ class SpeechRestorerSteps(WritesFolder, ABC):
         if self._directory is None:
             self.estimated(batch)
             return []
-        files = [self._directory / self.written / name for name in batch["name"]]
-        files = [file if file.suffix else file.with_suffix(".wav") for file in files]
+        folder = self._directory.joinpath(
+            self.written, *self._set_names("predict")[dataloader_idx : dataloader_idx + 1]
+        )
+        named = (
+            getattr(self.trainer.datamodule, "predict_dir", None) is not None
+        )  # by files and not by what they are without suffix
+        files = [folder / (name if named else f"{name}.wav") for name in batch["name"]]
         digests = [digest_of(signal.float()) for signal in batch["noisy"]]
         rows = missing_items(files, digests, digest_in)
         if rows:
@@ -139,17 +139,3 @@ class SpeechRestorerSteps(WritesFolder, ABC):
             for row in rows:
                 write_recording(files[row], estimate[row], batch["rate"], digests[row])
         return [batch["name"][row] for row in rows]
-
-
-def write_recording(path: Path, signal: Any, rate: int, digest: str) -> None:
-    """Write a signal in [-1, 1] with 16 bits, with the digest of what it was made from as its comment."""
-    library = soundfile()
-    with whole_file(path) as partial, library.SoundFile(partial, "w", samplerate=rate, channels=1) as file:
-        file.comment = digest
-        file.write(signal)
-
-
-def digest_in(path: Path) -> str | None:
-    """Read the digest that a recording was written with."""
-    with soundfile().SoundFile(path) as file:
-        return file.comment or None

@@ -29,6 +29,8 @@ class WritesFolder:
     """Name of the folder."""
     settings_name: str
     """File of the run directory that holds the settings."""
+    items = "images"
+    """What it writes, for messages."""
     _directory: Path | None
 
     def on_predict_start(self: Any) -> None:
@@ -55,10 +57,18 @@ class WritesFolder:
     def on_predict_end(self: Any) -> None:
         if self._directory is None:
             return
-        rank_zero_info(f"Images are written to {self._directory / self.written}")
+        rank_zero_info(f"{self.items.capitalize()} are written to {self._directory / self.written}")
         unreadable = getattr(getattr(self.trainer.datamodule, "predict_set", None), "unreadable", ())
         if unreadable:
-            raise ValueError(f"all other images are written, but not {len(unreadable)}: {'; '.join(unreadable)}")
+            raise ValueError(f"all other {self.items} are written, but not {len(unreadable)}: {'; '.join(unreadable)}")
+
+    def _set_names(self: Any, stage: str) -> list[str]:
+        """List the names of the sets, in the order of the loaders, where there are several."""
+        data = self.trainer.datamodule
+        names = getattr(data, "test_names", ()) if stage != "val" else ()
+        if stage == "predict" and getattr(data, "predict_set", None) is not None:
+            names = ()
+        return list(names) if len(names) > 1 else []
 
 
 class WritesImages(WritesFolder, ABC):
@@ -74,14 +84,6 @@ class WritesImages(WritesFolder, ABC):
     @abstractmethod
     def pixels(self, batch: Any) -> Tensor:
         """Compute what is written of a batch, `[B, C, H, W]`, uint8 or uint16; four channels are a Bayer image's."""
-
-    def _set_names(self: Any, stage: str) -> list[str]:
-        """List the names of the sets, in the order of the loaders, where there are several."""
-        data = self.trainer.datamodule
-        names = getattr(data, "test_names", ()) if stage != "val" else ()
-        if stage == "predict" and getattr(data, "predict_set", None) is not None:
-            names = ()
-        return list(names) if len(names) > 1 else []
 
     def predict_step(self: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> list[str]:
         """Write the images of a batch that are not there yet, and return their names."""

@@ -15,7 +15,7 @@ def test_a_spectrogram_is_the_compressed_transform_and_leads_back() -> None:
     torch.testing.assert_close(spectrogram.signal(found, 32_640), signal, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("length", [1000, 1001, 1279])
+@pytest.mark.parametrize("length", [1, 20, 32, 1000, 1001, 1279])
 def test_a_signal_keeps_its_length(length: int) -> None:
     signal, spectrogram = torch.randn(1, length), Spectrogram(62, 16)
     torch.testing.assert_close(spectrogram.signal(spectrogram.of(signal), length), signal, rtol=0, atol=1e-5)

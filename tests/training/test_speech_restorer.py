@@ -40,3 +40,12 @@ def test_recordings_are_written_and_an_interrupted_prediction_continues(tmp_path
     write(tmp_path / "mine" / "x.wav", 333, seed=9, rate=2000)
     with pytest.raises(ValueError, match="was not made from what the data have under that name now"):
         trainer.predict(trained, folder)
+
+
+def test_recordings_of_several_sets_are_written_into_folders_of_their_own(tmp_path: Path) -> None:
+    trained = SGMSE(Mixing(), spectrogram=Spectrogram(62, 16), frame_multiple=2, num_steps=1)
+    data = SpeechPairs(test={"a": Tones(3, 1), "b": Tones(3, 2, length=20)}, seed=0)
+    quiet(default_root_dir=tmp_path).predict(trained, data)
+    written = sorted(path.relative_to(tmp_path / "enhanced").as_posix() for path in tmp_path.rglob("*.wav"))
+    assert written == ["a/tone_0000.wav", "b/tone_0000.wav", "b/tone_0001.wav"]
+    assert soundfile.info(tmp_path / "enhanced" / written[1]).frames == 20  # shorter than half a window

@@ -41,6 +41,18 @@ def test_splits_share_no_recording_and_draws_follow_from_the_seed(folders: tuple
     assert not np.array_equal(first.noisy[0], other.noisy[0])
 
 
+def test_splits_with_folders_of_their_own_take_all_of_the_speech_and_some_files_of_noise(
+    folders: tuple[str, str],
+) -> None:
+    write(Path(folders[1], "1.CH2.wav"), 500)
+    found = Mixtures(*folders, held_out=0, noise_held_out=0.3, noise_files="?.wav").recordings("test")
+    assert len(found.names) == 10
+    assert found.table is not None
+    assert set(found.table["noise"]) == {"2.wav"}
+    with pytest.raises(FileNotFoundError, match=r"holds no recording of the name \*.CH5.wav"):
+        Mixtures(*folders, noise_files="*.CH5.wav").recordings("test")
+
+
 def test_what_can_not_be_mixed_is_refused(folders: tuple[str, str], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="snr must be the least and the greatest"):
         Mixtures(*folders, snr=(5, 0))

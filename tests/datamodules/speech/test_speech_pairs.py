@@ -22,12 +22,16 @@ class Listener(LightningModule):
         self.weight = nn.Parameter(torch.zeros(()))
         self.trained: list[Any] = []
         self.tested: list[Any] = []
+        self.validated: list[Any] = []
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         self.trained.append(batch)
         return self.weight * batch["noisy"].sum()
 
-    def test_step(self, batch: Any, batch_idx: int) -> None:
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.validated.append(batch)
+
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         self.tested.append(batch)
 
     predict_step = test_step
@@ -70,6 +74,15 @@ def test_whole_recordings_are_batched_by_length(tmp_path: Path) -> None:
     assert [batch["noisy"].shape for batch in module.tested] == [(1, 400), (1, 450)]
     assert module.tested[0]["rate"] == 16_000
     assert (tmp_path / "mixtures_test.csv").is_file()
+    two = {name: Mixtures(str(tmp_path / "speech"), str(tmp_path / "noise"), held_out=0.4) for name in "ab"}
+    quiet(default_root_dir=tmp_path).test(Listener(), SpeechPairs(test=two), verbose=False)
+    assert (tmp_path / "mixtures_test_b.csv").is_file()
+
+
+def test_the_first_recordings_are_validated_on() -> None:
+    module, data = Listener(), SpeechPairs(None, validation=Tones(3, 7), validation_recordings=4)
+    quiet().validate(module, data, verbose=False)
+    assert [batch["index"].tolist() for batch in module.validated] == [[0], [1], [2], [3]]
 
 
 def test_a_folder_is_predicted_and_what_can_not_be_read_is_told(tmp_path: Path) -> None:
@@ -90,3 +103,5 @@ def test_sets_of_other_rates_are_refused() -> None:
         SpeechPairs(Tones(3), Tones(3, rate=4000))
     with pytest.raises(ValueError, match="crop_length"):
         SpeechPairs(Tones(3), crop_length=0)
+    with pytest.raises(ValueError, match="validation_recordings"):
+        SpeechPairs(Tones(3), validation_recordings=0)

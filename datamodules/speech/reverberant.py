@@ -1,0 +1,176 @@
+"""Recordings in simulated rooms."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from datamodules.arguments import positive, within
+from datamodules.files.audio_files import (
+    LOUDEST,
+    as_int16,
+    digest_in,
+    read_recording,
+    recording_names,
+    write_recording,
+)
+from datamodules.files.file_pairs import stem_of
+from datamodules.loading.world import rank, world_size
+from datamodules.speech.recordings import Recordings, SpeechSet, Split
+from datamodules.speech.splits import of_split
+from datamodules.speech.voice_bank_demand import FOLDERS
+
+LEAST, GREATEST = (5.0, 5.0, 2.0), (15.0, 15.0, 6.0)
+"""Sides of rooms, in metres."""
+FROM_WALLS = 1.0
+"""Least distance of speaker and microphone from walls, in metres."""
+ORDER = 3
+"""Most reflections of an image source; later ones are those of rays."""
+ABSORPTION = 0.99
+"""Part of the energy that the walls of an anechoic room take."""
+SILENCE = 0.5
+"""Seconds after the anechoic recording, most of which reverberation fades in."""
+LEVEL = 0.9
+"""The loudest sample of a reverberant recording."""
+
+
+def pyroomacoustics() -> Any:
+    """Import the package that simulates rooms.
+
+    Raises:
+        ModuleNotFoundError: says how to get it.
+    """
+    try:
+        import pyroomacoustics
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            "rooms need the package pyroomacoustics: pip install 'noiseworks[rooms]'", name="pyroomacoustics"
+        ) from None
+    return pyroomacoustics
+
+
+def drawn_room(random: np.random.Generator, reverberation: tuple[float, float]) -> dict[str, Any]:
+    """Draw the time of reverberation, in seconds, the sides, and the places of speaker and microphone, in metres."""
+    sides = random.uniform(LEAST, GREATEST)
+    source, microphone = random.uniform(FROM_WALLS, sides - FROM_WALLS, (2, 3))
+    return {
+        "reverberation": random.uniform(*reverberation),
+        "sides": sides,
+        "source": source,
+        "microphone": microphone,
+        "rays": [int(word) for word in random.integers(2**32, size=2)],
+    }
+
+
+def in_room(voice: NDArray[np.floating], rate: int, room: Mapping[str, Any]) -> tuple[NDArray, NDArray]:
+    """Compute how a voice `[samples]` sounds in a room, and how without its walls, both of one length.
+
+    The random numbers of rays are those that `room` names, whatever was simulated before.
+    """
+    library = pyroomacoustics()
+    absorption, order = library.inverse_sabine(room["reverberation"], room["sides"])
+    heard = []
+    for energy, most in ((absorption, min(ORDER, order)), (ABSORPTION, 0)):
+        library.random.seed(numpy=room["rays"], libroom=room["rays"][0])
+        shoebox = library.ShoeBox(room["sides"], fs=rate, materials=library.Material(energy), max_order=most)
+        shoebox.set_ray_tracing()
+        shoebox.add_microphone_array(np.asarray(room["microphone"])[:, None])
+        shoebox.add_source(room["source"], signal=voice)
+        shoebox.simulate()
+        heard.append(shoebox.mic_array.signals[0])
+    reverberant, anechoic = heard[0], np.pad(heard[1], (0, int(SILENCE * rate)))
+    length = min(len(reverberant), len(anechoic))
+    scale = LEVEL / np.abs(reverberant).max()
+    return scale * reverberant[:length], scale * anechoic[:length]
+
+
+class Reverberant(SpeechSet):
+    """Clean recordings of a folder in simulated rooms, each in its own, beside the same without walls.
+
+    Rooms are boxes of 5 to 15, 5 to 15 and 2 to 6 metres with speaker and microphone anywhere, one metre off walls:
+    image sources up to the third order, and rays. Everything follows from (seed, index) alone. Without walls the sound
+    still takes its way from speaker to microphone; half a second of silence follows. `rooms.csv` of the run says what
+    each is made from. As in the recipe of WSJ0-REVERB, but that the loudest sample of either sign is .9, so that 16
+    bits hold all, and that the microphone is at the place that is drawn and not 16 centimetres beside it.
+
+    A recording takes about a second to make. With `written_to` that is done once, and continued after a kill; several
+    processes begin at different recordings and take what others have made.
+
+    Args:
+        speech_dir: folder of clean recordings, with any subfolders, of which each stays in one split.
+        reverberation: least and greatest time in which sound fades by 60 decibels, in seconds; uniform between them.
+        held_out: part of subfolders and recordings for validation, and as much for tests; 0 gives all of the folder,
+            whatever the split.
+        written_to: folder that recordings are kept in, in the layout of `VoiceBankDemand(reverberant=True)`; None
+            makes them in each run.
+        rate: samples a second.
+        resample: whether recordings of another rate are brought to this one; otherwise they are refused.
+        mix_channels: whether several channels are averaged; otherwise they are refused.
+        seed: random seed; None takes that of the DataModule.
+
+    Raises:
+        ValueError: if an argument is out of range; when read, if a split has no speech.
+        FileNotFoundError: when read, if the folder does not exist or holds no recording.
+        ModuleNotFoundError: when read, without the package pyroomacoustics, the extra `rooms`.
+    """
+
+    def __init__(
+        self,
+        speech_dir: str,
+        reverberation: Sequence[float] = (0.4, 1.0),
+        held_out: float = 0.1,
+        written_to: str | None = None,
+        rate: int = 16_000,
+        resample: bool = False,
+        mix_channels: bool = False,
+        seed: int | None = None,
+    ) -> None:
+        positive(rate=rate)
+        within(0, 0.5, "[)", held_out=held_out)
+        if len(reverberation) != 2 or not 0 < reverberation[0] <= reverberation[1]:
+            raise ValueError(f"reverberation must be the least and the greatest time, got {list(reverberation)}")
+        self.speech_dir = Path(speech_dir).expanduser()
+        self.reverberation = (float(reverberation[0]), float(reverberation[1]))
+        self.held_out = held_out
+        self.written_to = None if written_to is None else Path(written_to).expanduser()
+        self.rate = rate
+        self.resample = resample
+        self.mix_channels = mix_channels
+        self.seed = seed
+
+    def recordings(self, split: Split) -> Recordings:
+        pyroomacoustics()
+        speech = of_split(recording_names(self.speech_dir, "speech_dir"), split, self.held_out, "speech_dir")
+        begin = len(speech) * rank() // world_size()
+        made = {index: self._made(split, index, speech[index]) for index in (*range(begin, len(speech)), *range(begin))}
+        ordered = [made[index] for index in range(len(speech))]
+        names = [stem_of(name) for name in speech]
+        table = pd.DataFrame([{"split": split, "speech": name, **row} for name, (*_, row) in zip(speech, ordered)])  # noqa: B905
+        return Recordings(
+            names, [one for one, *_ in ordered], [one for _, one, _ in ordered], self.rate, table, "rooms"
+        )
+
+    def _made(self, split: Split, index: int, name: str) -> tuple[NDArray, NDArray, dict[str, Any]]:
+        """Make a recording, or read what was made: reverberant, anechoic, both int16, and its row of the table."""
+        number = ("training", "validation", "test").index(split)
+        room = drawn_room(np.random.default_rng([self.seed or 0, number, index]), self.reverberation)
+        row: dict[str, Any] = {"reverberation": room["reverberation"]}
+        for key in ("sides", "source", "microphone"):
+            row |= {f"{key}_{axis}": value for axis, value in zip("xyz", room[key], strict=True)}
+        voice = read_recording(self.speech_dir / name, self.rate, self.resample, self.mix_channels)
+        if self.written_to is None:
+            reverberant, anechoic = in_room(voice, self.rate, room)
+            return as_int16(reverberant), as_int16(anechoic), row
+        identity = f"{sorted(room.items())} {self.rate} {pyroomacoustics().__version__}"
+        digest = hashlib.blake2b(identity.encode() + voice.tobytes(), digest_size=16).hexdigest()
+        folder = self.written_to / FOLDERS[split]
+        files = [folder / kind / f"{stem_of(name)}.wav" for kind in ("reverb", "anechoic")]
+        if not all(file.is_file() and digest_in(file) == digest for file in files):
+            for file, signal in zip(files, in_room(voice, self.rate, room), strict=True):
+                write_recording(file, as_int16(signal) / LOUDEST, self.rate, digest)
+        kept = [as_int16(read_recording(file, self.rate)) for file in files]
+        return kept[0], kept[1], row
