@@ -6,32 +6,54 @@ With clean speech x, noise n = y - x of the noisy speech y, and an estimate e,
     SI-SDR = 10 log10 |s|^2 / |r + a|^2,   SI-SIR = 10 log10 |s|^2 / |r|^2,   SI-SAR = 10 log10 |s|^2 / |a|^2
 
 in decibels; no mean is subtracted. ESTOI and wideband PESQ are those of the packages `pystoi` and `pesq`, through
-torchmetrics, DNSMOS that of `metrics.dnsmos`; a measure whose package is missing is left out of tables, and named once.
+torchmetrics.
+
+DNSMOS needs no clean speech: a network rates windows of 9.01 seconds at 16 kHz, a second apart, for speech, background
+and the whole, from 1 to 5; shorter recordings are repeated. Polynomials take its outputs to the scale of listeners, and
+windows are averaged. The package `speechmos` ships the network; its file alone is read, by `onnxruntime`.
+
+A measure whose package is missing is left out of tables, and named once.
 
 Sources: Le Roux, Wisdom, Erdogan and Hershey, SDR - Half-baked or Well Done?, ICASSP 2019, arXiv 1811.02508; Jensen and
 Taal, An Algorithm for Predicting the Intelligibility of Speech Masked by Modulated Noise Maskers, IEEE/ACM TASLP 2016;
-Rix, Beerends, Hollier and Hekstra, Perceptual Evaluation of Speech Quality, ICASSP 2001.
+Rix, Beerends, Hollier and Hekstra, Perceptual Evaluation of Speech Quality, ICASSP 2001; Reddy, Gopal and Cutler,
+DNSMOS P.835: A Non-intrusive Perceptual Objective Speech Quality Metric to Evaluate Noise Suppressors, ICASSP 2022,
+arXiv 2110.01763.
 """
 
+import importlib.metadata
+import math
 from collections.abc import Sequence
+from functools import cache
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torchmetrics.functional.audio import scale_invariant_signal_distortion_ratio
 
-from lightning_modules.metrics.dnsmos import dnsmos
 from lightning_modules.metrics.measured_items import MeasuredItems
 
 WIDEBAND = 16_000
 """Sample rate of wideband PESQ and of DNSMOS, in hertz."""
-NEEDS = {
-    "pystoi": ("estoi", "pip install 'noiseworks[audio]'"),
-    "pesq": ("pesq", "pip install 'noiseworks[pesq]', which needs a C compiler"),
-    "speechmos": ("dnsmos", "pip install 'noiseworks[dnsmos]'"),
+SECONDS = 9.01
+"""Of a window."""
+WINDOW = 144_160
+"""Samples of a window."""
+PACKAGE, FILE = "speechmos", "speechmos/dnsmos_models/sig_bak_ovr.onnx"
+SCALES = {
+    "dnsmos_speech": (-0.08397278, 1.22083953, 0.0052439),
+    "dnsmos_background": (-0.13166888, 1.60915514, -0.39604546),
+    "dnsmos": (-0.06766283, 1.11546468, 0.04602535),
 }
-"""Packages that measures need: the measure, and how to get it."""
+"""Coefficients of the polynomials, the square's first, in the order of the network's outputs."""
+NEEDS = {
+    "estoi": (["pystoi"], "pip install 'noiseworks[audio]'"),
+    "pesq": (["pesq"], "pip install 'noiseworks[pesq]', which needs a C compiler"),
+    "dnsmos": (["speechmos", "onnxruntime"], "pip install 'noiseworks[dnsmos]'"),
+}
+"""Packages that measures need, and how to get them."""
 
 
 def projected(signal: Tensor, on: Tensor) -> Tensor:
@@ -52,6 +74,49 @@ def parts(estimate: Tensor, clean: Tensor, noisy: Tensor) -> dict[str, Tensor]:
         "si_sir": decibels(speech, noise),
         "si_sar": decibels(speech, estimate - speech - noise),
     }
+
+
+@cache
+def dnsmos_network() -> Any:
+    """Load the network once; None where one of the two packages is missing."""
+    try:
+        import onnxruntime
+
+        [file] = [file for file in importlib.metadata.files(PACKAGE) or [] if file.as_posix() == FILE]
+    except (ModuleNotFoundError, importlib.metadata.PackageNotFoundError):
+        return None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    return onnxruntime.InferenceSession(str(file.locate()), options, providers=["CPUExecutionProvider"])
+
+
+def windows(signal: Tensor) -> Tensor:
+    """Cut whole seconds of signals `[B, samples]` at 16 kHz to windows `[B, windows, 144160]`, a second apart."""
+    # The published code leaves out windows whose end, in floating point, falls short of a sample.
+    repeats = 2 ** max(0, math.ceil(math.log2(WINDOW / signal.shape[1])))
+    repeated = signal.repeat(1, repeats)
+    cut = repeated[:, : max(WINDOW, repeated.shape[1] // WIDEBAND * WIDEBAND)].unfold(1, WINDOW, WIDEBAND)
+    return cut[
+        :, [start for start in range(cut.shape[1]) if int((start + SECONDS) * WIDEBAND) >= start * WIDEBAND + WINDOW]
+    ]
+
+
+def dnsmos(signal: Tensor) -> dict[str, Tensor]:
+    """Rate signals `[B, samples]` at 16 kHz: `dnsmos_speech`, `dnsmos_background` and `dnsmos`, `[B]` each.
+
+    Signals are clipped to [-1, 1]. Nothing is rated where a package is missing.
+    """
+    session = dnsmos_network()
+    if session is None:
+        return {}
+    cut = windows(signal.detach().float().clamp(-1, 1).cpu())
+    [found] = session.run(None, {session.get_inputs()[0].name: cut.flatten(0, 1).numpy()})
+    raw = torch.from_numpy(found).double().unflatten(0, cut.shape[:2])
+    rated = {}
+    for column, (key, (square, linear, constant)) in enumerate(SCALES.items()):
+        value = raw[..., column]
+        rated[key] = (square * value**2 + linear * value + constant).mean(dim=1)
+    return rated
 
 
 def perceived(estimate: Tensor, clean: Tensor, rate: int) -> dict[str, Tensor]:
@@ -106,8 +171,8 @@ class SpeechQuality(MeasuredItems):
         if perception:
             told = {f"noisy_{key}": value for key, value in perceived(noisy, clean, rate).items()}
             values |= told | perceived(estimate, clean, rate)
-            missing = [told for package, told in NEEDS.items() if not find_spec(package)]
+            missing = [(key, how) for key, (packages, how) in NEEDS.items() if not all(map(find_spec, packages))]
             if missing and not SpeechQuality.warned and rate == WIDEBAND:
                 SpeechQuality.warned = True
-                rank_zero_warn(f"left out: {'; '.join(f'{column} ({how})' for column, how in missing)}")
+                rank_zero_warn(f"left out: {'; '.join(f'{key} ({how})' for key, how in missing)}")
         self.add({key: torch.as_tensor(value) for key, value in values.items()}, index, name, loader)
