@@ -14,8 +14,9 @@ LUMA = (0.299, 0.587, 0.114)
 class RandomNoise(ClipOperator):
     """Add Gaussian or Poisson noise, drawn anew for each frame, of one kind throughout a clip.
 
-    Poisson noise is that of counts: `v` counts a level, `v` the least power of two that is not below the number
-    of different levels in the frame, and is multiplied by a strength.
+    Poisson noise is that of counts, `v` of them for white, `v` the least power of two that is not below the number of
+    different levels in the frame, and is multiplied by a strength, as RealBasicVSR's training had it. (A later edition
+    of its library takes `v` counts for one level of 255, which leaves noise of a level or two at most.)
 
     Args:
         sigma: least and greatest standard deviation of Gaussian noise, in levels of 8 bits.
@@ -58,17 +59,17 @@ class RandomNoise(ClipOperator):
 
 
 def poisson_noise(clip: Tensor, random: np.random.Generator, grey: bool) -> Tensor:
-    """Draw the noise of counts whose means are a clip's levels, `[T, C, H, W]`, or `[T, 1, H, W]` in grey."""
+    """Draw the noise of counts whose means are a clip in steps of 1 / 255, `[T, C, H, W]`, or `[T, 1, H, W]` in grey."""
     light = clip
     if grey and clip.shape[1] == 3:
         light = (clip * clip.new_tensor(LUMA)[:, None, None]).sum(dim=1, keepdim=True)
     levels = light.mul(255).round().clamp(0, 255)
-    counts = _of_frames(counts_of_a_level(levels), clip)
-    drawn = torch.from_numpy(random.poisson((levels * counts).double().cpu().numpy())).to(clip)
-    return (drawn / counts - levels) / 255
+    counts = _of_frames(counts_of_white(levels), clip)
+    drawn = torch.from_numpy(random.poisson((levels / 255 * counts).double().cpu().numpy())).to(clip)
+    return drawn / counts - levels / 255
 
 
-def counts_of_a_level(levels: Tensor) -> Tensor:
+def counts_of_white(levels: Tensor) -> Tensor:
     """Find the least power of two that is not below the number of different levels in each frame, `[T]`."""
     seen = torch.zeros(len(levels), 256, device=levels.device)
     seen.scatter_(1, levels.flatten(1).long(), 1.0)

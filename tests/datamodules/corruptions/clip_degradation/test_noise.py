@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from datamodules.corruptions.clip_degradation.interface import walk
-from datamodules.corruptions.clip_degradation.noise import RandomNoise, counts_of_a_level, poisson_noise
+from datamodules.corruptions.clip_degradation.noise import RandomNoise, counts_of_white, poisson_noise
 
 GREY = torch.full((4, 3, 60, 60), 0.5)
 END = (60, 60)
@@ -34,15 +34,16 @@ def test_strength_is_that_of_its_frame() -> None:
 
 
 def test_poisson_noise_is_that_of_counts() -> None:
-    # One level, 128: one count a level, so the counts' variance is 128, times the strength's square.
-    added = noise(poisson=1, strength=(2, 2), grey=0) * 255
-    assert added.var() == pytest.approx(4 * 128, rel=0.03)
-    two = torch.cat([torch.zeros(1, 1, 1, 3), torch.full((1, 1, 1, 3), 0.2)], dim=3)
+    # Of two levels, 0 and 128 of 255, two counts are white: their variance is v / 4 for v = 2 x 128 / 255.
+    half = torch.cat([torch.zeros_like(GREY[..., :3]), GREY], dim=3)
+    operator = RandomNoise(poisson=1, strength=(2, 2), grey=0)
+    added = operator.apply(half, np.random.default_rng(0), END) - half
+    assert not added[..., :3].any()  # black has no counts
+    assert added[..., 3:].var() == pytest.approx(4 * (128 / 255) / 2, rel=0.03)
+    halves = 2 * (added[..., 3:] / 2 + 128 / 255)  # whole counts, two of which are white
+    assert (halves - halves.round()).abs().max() < 1e-4
     levels = torch.tensor([[0, 1, 2, 5], [7, 7, 7, 7], [0, 1, 2, 2]]).view(3, 1, 2, 2)
-    assert counts_of_a_level(levels).tolist() == [4, 1, 4]
-    drawn = poisson_noise(two, np.random.default_rng(0), grey=False)
-    assert not drawn[..., :3].any()  # black has no counts
-    assert (drawn * 255 * 2 - (drawn * 255 * 2).round()).abs().max() < 1e-4  # halves of a level: two counts each
+    assert counts_of_white(levels).tolist() == [4, 1, 4]
     assert poisson_noise(GREY, np.random.default_rng(0), grey=True).shape == (4, 1, 60, 60)
 
 
