@@ -59,7 +59,7 @@ class RandomNoise(ClipOperator):
 
 
 def poisson_noise(clip: Tensor, random: np.random.Generator, grey: bool) -> Tensor:
-    """Draw the noise of counts whose means are a clip in steps of 1 / 255, `[T, C, H, W]`, or `[T, 1, H, W]` in grey."""
+    """Draw the noise of counts whose means are a clip of 8 bits, `[T, C, H, W]`, or `[T, 1, H, W]` in grey."""
     light = clip
     if grey and clip.shape[1] == 3:
         light = (clip * clip.new_tensor(LUMA)[:, None, None]).sum(dim=1, keepdim=True)
