@@ -23,7 +23,9 @@ def drawn_places(data: Any, samples: int, needed_by: str, *seed: int) -> Tensor:
     return torch.randperm(data.num_train_samples, generator=generator_of(*seed))[:samples]
 
 
-def chosen_samples(trainer: Any, places: Tensor, needed_by: str, at_once: int) -> list[tuple[Any, Tensor]]:
+def chosen_samples(
+    trainer: Any, places: Tensor, needed_by: str, at_once: int, everywhere: bool = False
+) -> list[tuple[Any, Tensor]]:
     """Fetch this process's share of training images, without augmentation, and their labels.
 
     Args:
@@ -31,6 +33,7 @@ def chosen_samples(trainer: Any, places: Tensor, needed_by: str, at_once: int) -
         places: in the training set, `[n]`, the same on all processes.
         needed_by: name of what asks, for messages.
         at_once: images of a batch in this process.
+        everywhere: fetch all of them in each process instead.
 
     Returns:
         Inputs of the network and labels `[B]`, a batch at a time.
@@ -41,7 +44,7 @@ def chosen_samples(trainer: Any, places: Tensor, needed_by: str, at_once: int) -
     source = require(trainer.datamodule, TrainingImageSource, needed_by)
     images: Any = source.training_images_dataloader().dataset
     found = []
-    for part in places[rank() :: world_size()].split(at_once):
+    for part in (places if everywhere else places[rank() :: world_size()]).split(at_once):
         batch = trainer.strategy.batch_to_device(images[Request(part, 0, len(places))])
         found.append((network_input(batch), batch["label"]))
     return found

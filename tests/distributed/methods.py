@@ -204,6 +204,19 @@ METHODS = {
         },
         {"model.init_args.optimizer": DESCENT},
     ),
+    "ofq": Method(
+        "ofq/demo",
+        {  # the second epoch is annealed
+            **FEW_DIGITS_64,
+            "model.init_args.annealed_epochs": 1,
+            "model.init_args.boundary": 0.1,
+            "trainer.callbacks.2.init_args.max_epochs": 1,
+        },
+        {
+            "model.init_args.optimizer": DESCENT,
+            "trainer.callbacks.2": LEFT_OUT,  # it trains in one process
+        },
+    ),
     "sgd_noise": Method(
         "sgd_noise/demo",
         {  # processes have 31 and 30 of 61 points, batches 7 and 29 test images in batches of 8, the last of 5

@@ -1,0 +1,221 @@
+"""Quantise a vision transformer of timm in place: which layers, by what, and how it is exported."""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from timm.layers.mlp import Mlp
+from timm.layers.patch_embed import PatchEmbed
+from timm.models.swin_transformer import PatchMerging, SwinTransformer
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from lightning_modules.efficiency.ofq.attention import QKRAttention, QuantizedAttention, attention_names
+from lightning_modules.efficiency.ofq.quantizers import LSQWeight, Quantizer, StatsQ, row_scale
+from lightning_modules.networks.replacement import (
+    Conv2dOfFunction,
+    FunctionOfThirds,
+    LinearOfFunction,
+    WeightFunction,
+    baked,
+    layers_of_functions,
+    replace_layers,
+)
+
+HEADS = ("head", "head_dist", "head.fc")
+
+
+class QuantizedLinear(LinearOfFunction):
+    """A linear layer that quantises its input, too."""
+
+    def __init__(self, layer: nn.Linear, function: WeightFunction, input: nn.Module) -> None:
+        super().__init__(layer, function)
+        self.input = input
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(self.input(input))
+
+
+class QuantizedConv2d(Conv2dOfFunction):
+    """A convolution that quantises its input, too."""
+
+    def __init__(self, layer: nn.Conv2d, function: WeightFunction, input: nn.Module) -> None:
+        super().__init__(layer, function)
+        self.input = input
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(self.input(input))
+
+
+def transformer_of(network: nn.Module) -> Any:
+    """Find the vision transformer of timm in what wraps it, quantised or not.
+
+    Raises:
+        ValueError: if there is none, naming the attention that there is instead.
+    """
+    for module in network.modules():
+        if isinstance(module, VisionTransformer | SwinTransformer):
+            return module
+    attention_names(network)
+    raise ValueError(f"network: {type(network).__name__} holds no VisionTransformer or SwinTransformer of timm")
+
+
+def input_shapes(transformer: Any) -> dict[str, torch.Size]:
+    """Find the shapes of all modules' inputs for one image, without values: a pass on the meta device."""
+    shapes: dict[str, torch.Size] = {}
+
+    def note(name: str, inputs: tuple[Any, ...]) -> None:
+        if inputs and isinstance(inputs[0], Tensor):
+            shapes[name] = inputs[0].shape
+
+    handles = [
+        module.register_forward_pre_hook(lambda module, inputs, name=name: note(name, inputs))
+        for name, module in transformer.named_modules()
+    ]
+    if not transformer.patch_embed.img_size:
+        raise ValueError("network: it takes images of any size, and scales are those of one number of tokens")
+    height, width = transformer.patch_embed.img_size
+    tensors = {**dict(transformer.named_parameters()), **dict(transformer.named_buffers())}
+    image = torch.empty(1, transformer.patch_embed.proj.in_channels, height, width, device="meta")
+    training = transformer.training
+    transformer.eval()
+    try:
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+            torch.func.functional_call(transformer, {name: each.to("meta") for name, each in tensors.items()}, image)
+    finally:
+        transformer.train(training)
+        for handle in handles:
+            handle.remove()
+    return shapes
+
+
+def quantize(
+    network: nn.Module,
+    weight_bits: int,
+    activation_bits: int | None,
+    end_bits: int | None,
+    reparametrised: bool,
+) -> None:
+    """Quantise a vision transformer, in place; its parameters keep their names and values.
+
+    Perceptrons, attention and merged patches have StatsQ weights and LSQ inputs, the first layer and the heads LSQ for
+    both. Scales are to be calibrated.
+
+    Args:
+        network: a VisionTransformer or SwinTransformer of timm, or what wraps one.
+        weight_bits: of the weights, at least 2.
+        activation_bits: of the activations, at least 2; None leaves all activations as they are.
+        end_bits: of weights and activations of first layer and heads; None leaves them as they are.
+        reparametrised: quantise the product of query and key weights (QKR).
+
+    Raises:
+        ValueError: if the network, or its attention, is of another kind, or frozen.
+    """
+    transformer = transformer_of(network)
+    names, shapes = attention_names(transformer), input_shapes(transformer)
+
+    def made(owner: str, bits: int | None, part: str, scales: int, **arguments: Any) -> nn.Module:
+        if activation_bits is None or bits is None:
+            return nn.Identity()
+        return Quantizer(f"{owner}.{part}", bits, scales, **arguments)
+
+    def body(name: str, layer: nn.Linear, signed: bool = True) -> nn.Module:
+        shape = shapes[name]
+        quantizer = made(name, activation_bits, "input", shape[-2], dim=-2, signed=signed, shift=(shape[-1],))
+        return QuantizedLinear(layer, StatsQ(weight_bits), quantizer)
+
+    def end(name: str, layer: Any) -> nn.Module:
+        assert end_bits is not None
+        function = LSQWeight(end_bits, len(layer.weight))
+        if isinstance(layer, nn.Linear):
+            quantizer = made(name, end_bits, "input", 1, dim=-1, shift=(layer.in_features,))
+            return QuantizedLinear(layer, function, quantizer)
+        image = shapes[name][1:]
+        quantizer = made(name, end_bits, "input", image[0], dim=-3, signed=None, shift=tuple(image[1:]))
+        return QuantizedConv2d(layer, function, quantizer)
+
+    def values(name: str, layer: nn.Linear) -> nn.Module:
+        return LinearOfFunction(layer, FunctionOfThirds({"v": StatsQ(weight_bits)}))
+
+    chosen: dict[str, Any] = {}
+    for name, module in transformer.named_modules():
+        if isinstance(module, Mlp):
+            chosen |= {f"{name}.fc1": body, f"{name}.fc2": partial(body, signed=False)}  # behind a GELU
+        elif isinstance(module, PatchMerging):
+            chosen[f"{name}.reduction"] = body
+        elif name in names:
+            chosen |= {f"{name}.qkv": values if reparametrised else body, f"{name}.proj": body}
+        elif end_bits is not None and isinstance(module, PatchEmbed):
+            chosen[f"{name}.proj"] = end
+        elif end_bits is not None and name in HEADS and isinstance(module, nn.Linear):
+            chosen[name] = end
+    layers = {name: transformer.get_submodule(name) for name in chosen}
+    replace_layers(transformer, layers, "network", lambda name, layer: chosen[name](name, layer))
+    for name in names:
+        attention, tokens = transformer.get_submodule(name), shapes[name][1]
+        quantizers = partial(made, name, activation_bits)
+        new: nn.Module
+        try:
+            if reparametrised:
+                new = QKRAttention(attention, tokens, quantizers, StatsQ(weight_bits))
+            else:
+                new = QuantizedAttention(attention, tokens, quantizers)
+        except ValueError as error:
+            raise ValueError(f"network: {name}: {error}") from error
+        transformer.set_submodule(name, new.train(attention.training))
+
+
+class Rows(NamedTuple):
+    """Rows of a layer's weight that StatsQ quantises."""
+
+    name: str
+    layer: LinearOfFunction
+    start: int
+    bits: int
+
+    @property
+    def weight(self) -> Tensor:
+        """The rows as they are trained, `[out, in]`, a part of the parameter."""
+        return self.layer.weight.detach()[self.start :]
+
+    @property
+    def gradient(self) -> Tensor | None:
+        return None if self.layer.weight.grad is None else self.layer.weight.grad[self.start :]
+
+
+def statsq_rows(network: nn.Module) -> Iterator[Rows]:
+    """Find what StatsQ quantises, by the plain network's names; of a reparametrised `qkv` the values alone."""
+    for name, layer in layers_of_functions(transformer_of(network)).items():
+        function: Any = layer.function
+        if isinstance(function, FunctionOfThirds):
+            values: Any = function.functions["v"]
+            yield Rows(f"{name}/v", layer, len(layer.weight) // 3 * 2, values.bits)  # type: ignore[arg-type]
+        elif isinstance(function, StatsQ):
+            yield Rows(name, layer, 0, function.bits)  # type: ignore[arg-type]
+
+
+def exported(network: nn.Module, plain: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Give the quantised weights by the plain network's names, and all bits, ranges, scales and shifts by layer.
+
+    With them a plain network gives the logits of one whose activations are not quantised and whose queries and keys
+    are not one product; the product is quantised in no weight of the plain network, which gets both as they are
+    trained. Quantised activations need the ranges, scales and shifts that are told, at the places that are named.
+
+    Args:
+        network: quantised.
+        plain: of the same architecture, not quantised.
+    """
+    transformer = transformer_of(network)
+    weights, described = baked(transformer)
+    names = transformer_of(plain).state_dict()
+    for rows in statsq_rows(network):
+        name, _, third = rows.name.partition("/")
+        told = described[name][third] if third else described[name]
+        told["scale"] = row_scale(rows.weight).flatten().tolist()
+    for name, module in transformer.named_modules():
+        if isinstance(module, Quantizer):
+            described[name] = module.describe()
+        elif isinstance(module, QKRAttention):
+            described[f"{name}.product"] = {**module.product.describe(), "baked": False}  # type: ignore[operator]
+    return {name: weights[name] for name in names}, described

@@ -1,0 +1,214 @@
+"""The LightningModule of oscillation-free quantisation."""
+
+import copy
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from datamodules.arguments import at_least, within
+from datamodules.batches import LabelledImageBatch, global_size, local_size, network_input
+from datamodules.loading.world import world_size
+from lightning_modules.efficiency.ofq.conversion import exported, quantize, statsq_rows, transformer_of
+from lightning_modules.efficiency.ofq.oscillation import (
+    OFTEN,
+    Annealing,
+    OscillationTracker,
+    latent_weights,
+    share_of,
+)
+from lightning_modules.efficiency.ofq.quantizers import Quantizer, calibrating, integers, scaled_parts
+from lightning_modules.interfaces import Table
+from lightning_modules.random_numbers import run_seed
+from lightning_modules.training.chosen_samples import chosen_samples, drawn_places
+from lightning_modules.training.classifier import ClassifierSteps, accuracies
+from lightning_modules.training.evaluation_mode import in_evaluation_mode
+from lightning_modules.training.logging import log_same, log_training
+from lightning_modules.training.optimizers import adamw, built, constant, trainable
+
+MOST_BITS = 8
+
+
+Logits = Tensor | tuple[Tensor, Tensor]
+"""Of the only head, or of both, `[B, K]` each."""
+
+
+def mean_logits(outputs: Logits) -> Tensor:
+    """Average the heads' logits, as in evaluation mode."""
+    return (outputs[0] + outputs[1]) / 2 if isinstance(outputs, tuple) else outputs
+
+
+def distillation(outputs: Logits, label: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute the cross-entropy of the first head with labels, and that of the second with the teacher's classes.
+
+    Args:
+        outputs: logits `[B, K]` of both heads, or of the only one.
+        label: `[B]`, int64.
+        teacher: logits `[B, K]`.
+    """
+    first, second = outputs if isinstance(outputs, tuple) else (outputs, outputs)
+    return F.cross_entropy(first, label), F.cross_entropy(second, teacher.softmax(dim=1))
+
+
+class Teacher(nn.Module):
+    """A network that stays as it is, in evaluation mode and without gradients."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = copy.deepcopy(network).requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "Teacher":
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, image: Tensor) -> Tensor:
+        return self.network(image)
+
+
+class OFQ(ClassifierSteps, LightningModule):
+    """Train a vision transformer of timm with few bits for weights and activations, from pre-trained weights.
+
+    Args:
+        network: VisionTransformer or SwinTransformer of timm, or what wraps one: maps images `[B, C, H, W]` in [0, 1]
+            to logits `[B, num_classes]`. As it is it becomes the teacher; weights that are found later, as by
+            `callbacks.pretraining.Pretraining`, go to `teacher.network`, with which the quantised network begins.
+        num_classes: number of classes, K.
+        weight_bits: of the weights of perceptrons, attention and merged patches, in 2...8.
+        activation_bits: of activations, in 2...8; None leaves them as they are, also in the first layer and the heads.
+        end_bits: of the first layer and the heads, in 2...8; None leaves them as they are.
+        reparametrised: quantise the product of query and key weights in place of the two (QKR).
+        annealed_epochs: last epochs, in which only weights near a threshold train (CGA).
+        boundary: BR, distance from a threshold, in steps, within which a weight trains then.
+        calibration_samples: training images that the first scales are measured with.
+        track: count oscillating weights; it takes six bytes a weight, and a pass over all of them in each step.
+        view: changes training images on the device, such as `lightning_modules.views.RandAugment`; None leaves them.
+        optimizer: built on the network's trainable parameters, with the scales.
+        lr_scheduler: stepped every epoch.
+
+    Raises:
+        ValueError: if an argument is out of range, or the network has no attention that can be quantised.
+    """
+
+    calibrated: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        num_classes: int,
+        weight_bits: int = 2,
+        activation_bits: int | None = 2,
+        end_bits: int | None = 8,
+        reparametrised: bool = True,
+        annealed_epochs: int = 0,
+        boundary: float = 0.005,
+        calibration_samples: int = 64,
+        track: bool = True,
+        view: nn.Module | None = None,
+        optimizer: OptimizerCallable = adamw,
+        lr_scheduler: LRSchedulerCallable = constant,
+    ) -> None:
+        super().__init__()
+        within(2, MOST_BITS, weight_bits=weight_bits, activation_bits=activation_bits, end_bits=end_bits)
+        at_least(0, annealed_epochs=annealed_epochs, boundary=boundary)
+        at_least(1, calibration_samples=calibration_samples)
+        self.teacher = Teacher(network)
+        quantize(network, weight_bits, activation_bits, end_bits, reparametrised)
+        self.network = network
+        self.num_classes = num_classes
+        self.weight_bits = weight_bits
+        self.annealed_epochs = annealed_epochs
+        self.calibration_samples = calibration_samples
+        self.view = view
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.metrics = accuracies(num_classes)
+        self.register_buffer("calibrated", torch.zeros((), dtype=torch.bool))
+        self._activations = [part for part in scaled_parts(network) if isinstance(part, Quantizer)]
+        self.rows = list(statsq_rows(network))
+        self.annealing = Annealing(self.rows, boundary)
+        self.trackers = nn.ModuleList(OscillationTracker(each.weight.shape) for each in self.rows if track)
+        for wrapped in (network, self.teacher):
+            if hasattr(transformer := transformer_of(wrapped), "set_distilled_training"):
+                transformer.set_distilled_training(True)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return mean_logits(self.network(image))
+
+    # before the first step
+
+    def on_fit_start(self) -> None:
+        epochs, annealed = self.trainer.max_epochs or 0, self.annealed_epochs
+        if annealed > epochs and not getattr(self.trainer, "fast_dev_run", False):  # which has one epoch
+            raise ValueError(f"annealed_epochs must be at most trainer.max_epochs {epochs}, got {annealed}")
+        if self.device.type != "meta" and not self.calibrated:
+            self._begin()
+
+    def _begin(self) -> None:
+        """Take the teacher's weights, and measure all scales on the same images in all processes."""
+        found = self.network.load_state_dict(self.teacher.network.state_dict(), strict=False)
+        assert not found.unexpected_keys
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        places = drawn_places(data, self.calibration_samples, "OFQ", run_seed())
+        [(image, _)] = chosen_samples(self.trainer, places, "OFQ", len(places), everywhere=True)
+        parts = scaled_parts(self.network)
+        with in_evaluation_mode(self.trainer, self.network) as network, calibrating(parts):
+            network(image)
+        if world_size() > 1:
+            for part in parts:
+                dist.broadcast(part.scale.data, 0)
+                dist.broadcast(part.bounds, 0)
+        for rows, tracker in zip(self.rows, self.trackers, strict=False):
+            tracker.start(integers(rows.weight, rows.bits))  # type: ignore[operator]
+        self.calibrated.fill_(True)
+
+    # a step
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        # Scales have the gradient of the global batch, whose entries share them.
+        for part in self._activations:
+            part.parts = global_size(batch) / local_size(batch)
+
+    def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
+        image = network_input(batch)
+        image = image if self.view is None else self.view(image)
+        outputs = self.network(image)
+        hard, soft = distillation(outputs, batch["label"], self.teacher(image))
+        loss = log_training(self, batch, hard + soft, cross_entropy=hard, distillation=soft)
+        return {"loss": loss, "logits": mean_logits(outputs).detach()}
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        if self.trainer.current_epoch >= (self.trainer.max_epochs or 0) - self.annealed_epochs:
+            part = self.annealing.mask()
+            self.log("train/annealed", part, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self.annealing.restore()
+        for rows, tracker in zip(self.rows, self.trackers, strict=False):
+            tracker.update(integers(rows.weight, rows.bits))  # type: ignore[operator]
+
+    def on_train_epoch_end(self) -> None:
+        if len(self.trackers):
+            log_same(self, "train/oscillating", share_of([self._oscillating(n) for n in range(len(self.rows))]))
+
+    def _oscillating(self, number: int) -> Tensor:
+        return self.trackers[number].frequency > OFTEN  # type: ignore[operator, return-value]
+
+    def configure_optimizers(self) -> Any:
+        return built(self.optimizer, self.lr_scheduler, trainable(self.network))
+
+    # results
+
+    @property
+    def tables(self) -> dict[str, Table]:
+        """Latent weights between the thresholds that they are rounded at."""
+        oscillating = self._oscillating if len(self.trackers) else None
+        return {"latent_weights": latent_weights(self.rows, oscillating, self.weight_bits)}
+
+    def baked(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Give the quantised weights, and bits and scales by layer, by the names that the plain network has."""
+        return exported(self.network, self.teacher.network)

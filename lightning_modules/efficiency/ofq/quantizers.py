@@ -1,0 +1,255 @@
+"""StatsQ for weights, LSQ for activations and for the first and last layers, with their gradients."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from lightning_modules.full_precision import in_full_precision
+from lightning_modules.networks.replacement import WeightFunction
+
+LEAST_SCALE = 1e-5
+"""Of LSQ, in the forward pass; its gradient is that of a scale without bound."""
+
+
+def row_scale(weight: Tensor) -> Tensor:
+    """Compute the scale of each row of a weight `[out, ...]`, twice its mean absolute value: `[out, 1, ...]`."""
+    scale = 2 * weight.detach().abs().flatten(start_dim=1).mean(dim=1)
+    return scale.view(-1, *[1] * (weight.ndim - 1))
+
+
+def positions(weight: Tensor, bits: int) -> Tensor:
+    """Compute t = n W / s - 1/2, whose rounding is the integer of each entry, before it is clipped."""
+    scale = row_scale(weight)
+    return weight.detach() / scale.clamp(min=torch.finfo(scale.dtype).tiny) * 2 ** (bits - 1) - 0.5
+
+
+def integers(weight: Tensor, bits: int) -> Tensor:
+    """Compute the integer of each entry, in -n...n - 1 with n = 2^(bits - 1); its level is s (integer + 1/2) / n."""
+    n = 2 ** (bits - 1)
+    return positions(weight, bits).round().clamp(-n, n - 1)
+
+
+def near_threshold(weight: Tensor, bits: int, boundary: float) -> Tensor:
+    """Tell which entries lie within `boundary` of one of the 2^bits - 1 thresholds, in steps; bool, of its shape.
+
+    Clipped entries, as the forward pass has them, are about one step away from the nearest.
+    """
+    n = 2 ** (bits - 1)
+    clipped = positions(weight, bits).clamp(-n - 0.5, (1 - 1e-6) * n - 0.5)
+    nearest = (clipped - 0.5).round().clamp(-n, n - 2) + 0.5
+    return (clipped - nearest).abs() <= boundary
+
+
+class _StatsQ(torch.autograd.Function):
+    """Rounds a weight, and lets the whole gradient through."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, bits: int) -> Tensor:
+        return row_scale(weight) * ((integers(weight, bits) + 0.5) / 2 ** (bits - 1))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
+
+
+def statsq(weight: Tensor, bits: int) -> Tensor:
+    """Quantise a weight `[out, ...]` to 2^bits symmetric levels without zero; each entry gets its level's gradient."""
+    return _StatsQ.apply(weight, bits)
+
+
+class _LSQ(torch.autograd.Function):
+    """Rounds what was clamped before, and has gradients of what it rounds and of the scale."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, bounds: Tensor, parts: float) -> Tensor:
+        scale = scale.clamp(min=LEAST_SCALE)
+        ctx.save_for_backward(x, scale, bounds)
+        ctx.parts = parts
+        return (x / scale).clamp(*bounds.unbind()).round() * scale
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        x, scale, bounds = ctx.saved_tensors
+        least, greatest = bounds.unbind()
+        ratio = x / scale
+        inside = (ratio >= least) & (ratio <= greatest)
+        of_x = gradient * inside
+        of_scale = gradient * ratio.clamp(least, greatest).round() - of_x * ratio
+        count = ctx.parts * x.numel() / scale.numel()
+        return of_x.to(x.dtype), of_scale.sum_to_size(scale.shape) / (greatest * count).sqrt(), None, None
+
+
+def lsq(x: Tensor, scale: Tensor, bounds: Tensor, parts: float = 1.0) -> Tensor:
+    """Compute s round(clamp(x / s, Q_n, Q_p)), where s is learned.
+
+    The gradient passes where Q_n <= x / s <= Q_p; that of s is round(x / s) - x / s there, and Q_n or Q_p outside,
+    over sqrt(Q_p count) for the count of entries that share s.
+
+    Args:
+        x: of any shape.
+        scale: s, broadcasts to it; at least 1e-5 is used.
+        bounds: Q_n and Q_p, `[2]`.
+        parts: entries that share s on all processes, over those on this one.
+    """
+    return _LSQ.apply(x, scale, bounds, parts)
+
+
+def bounds_of(bits: int, signed: bool) -> Tensor:
+    """Give Q_n and Q_p of LSQ, `[2]`."""
+    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+    return torch.tensor([low, high], dtype=torch.get_default_dtype())
+
+
+class StatsQ(WeightFunction):
+    """Quantises the rows of a weight by statistics of its own.
+
+    Args:
+        bits: b, at least 2.
+    """
+
+    def __init__(self, bits: int) -> None:
+        super().__init__()
+        self.bits = bits
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return statsq(weight, self.bits)
+
+    def describe(self) -> dict[str, Any]:
+        return {"quantizer": "statsq", "bits": self.bits}
+
+
+class _Scaled(nn.Module):
+    """Owns the scales of LSQ, which are measured in calibration.
+
+    Args:
+        bits: b, at least 2.
+        scales: number of them.
+        signed: whether what is quantised has both signs; None finds out in calibration.
+    """
+
+    bounds: Tensor
+
+    def __init__(self, bits: int, scales: int, signed: bool | None) -> None:
+        super().__init__()
+        self.bits, self.signed = bits, signed
+        self.scale = nn.Parameter(torch.ones(scales))
+        self.register_buffer("bounds", bounds_of(bits, signed is not False))
+        self.calibrating = False
+        self.parts = 1.0
+
+    def _quantized(self, x: Tensor, dim: int, factor: float) -> Tensor:
+        """Quantise along a dimension, counted from the end, that has a scale for each entry; or one for all."""
+        shape = (-1, *[1] * (-dim - 1))
+        if self.calibrating:
+            with torch.no_grad():
+                if self.signed is None:
+                    self.bounds.copy_(bounds_of(self.bits, bool(x.min() < -LEAST_SCALE)))
+                others = [each for each in range(x.ndim) if len(self.scale) == 1 or each != x.ndim + dim]
+                mean = x.abs().mean(dim=others)
+                self.scale.copy_(factor * mean / self.bounds[1].sqrt())
+        return lsq(x, self.scale.view(shape), self.bounds, self.parts)
+
+    def described(self) -> dict[str, Any]:
+        """Say bits, range and scales, in what JSON can hold."""
+        least, greatest = (int(each) for each in self.bounds.tolist())
+        return {"quantizer": "lsq", "bits": self.bits, "range": [least, greatest], "scale": self.scale.tolist()}
+
+
+class LSQWeight(_Scaled, WeightFunction):
+    """Quantises the rows of a weight by learned scales.
+
+    Args:
+        bits: b, at least 2.
+        rows: of the weight.
+    """
+
+    def __init__(self, bits: int, rows: int) -> None:
+        super().__init__(bits, rows, signed=True)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return self._quantized(weight, -weight.ndim, 2.0)
+
+    def describe(self) -> dict[str, Any]:
+        return self.described()
+
+
+class Quantizer(_Scaled):
+    """Shifts activations, quantises them by learned scales, and shifts them again.
+
+    Args:
+        name: for messages.
+        bits: b, at least 2.
+        scales: number of them; 1 is shared by all.
+        dim: that has a scale for each entry, counted from the end: -2 are tokens, -1 channels of tokens, -3 channels of
+            images.
+        signed: whether activations have both signs; None finds out in calibration.
+        shift: shape of the learned shifts, the last dimensions of the activations; None has none.
+        heads: parts of the last dimension that have scales of their own, each for every token.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        bits: int,
+        scales: int,
+        dim: int,
+        signed: bool | None = True,
+        shift: tuple[int, ...] | None = None,
+        heads: int = 1,
+    ) -> None:
+        super().__init__(bits, scales, signed)
+        self.name, self.dim, self.heads = name, dim, heads
+        self.before = nn.Parameter(torch.zeros(shift)) if shift else None
+        self.after = nn.Parameter(torch.zeros(shift)) if shift else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self._check(x)
+        shifted = x if self.before is None else x + self.before
+        grouped = shifted.unflatten(-1, (self.heads, -1)).flatten(1, 2) if self.heads > 1 else shifted
+        factor = 4.0 if self.signed is False else 2.0
+        quantized = self._quantized(grouped, self.dim, factor).view(x.shape)
+        return quantized if self.after is None else quantized + self.after
+
+    def _check(self, x: Tensor) -> None:
+        expected = [] if len(self.scale) == 1 else [(self.dim, len(self.scale) // self.heads)]
+        expected += [] if self.before is None else list(enumerate(self.before.shape, start=-self.before.ndim))
+        for dim, size in expected:
+            if x.shape[dim] != size:
+                what = "tokens" if dim == -2 and self.dim == -2 else "entries"
+                raise ValueError(f"{self.name} is quantised for {size} {what} in dimension {dim}, got {x.shape[dim]}")
+
+    def describe(self) -> dict[str, Any]:
+        """Say bits, range, scales and shifts, in what JSON can hold."""
+        shifts = {} if self.before is None or self.after is None else {"before": self.before, "after": self.after}
+        return self.described() | {f"shift_{when}": shift.tolist() for when, shift in shifts.items()}
+
+
+def scaled_parts(network: nn.Module) -> list[_Scaled]:
+    """List what has learned scales in a network."""
+    return [module for module in network.modules() if isinstance(module, _Scaled)]
+
+
+@contextmanager
+def calibrating(parts: Iterable[_Scaled]) -> Iterator[None]:
+    """Let forward passes within measure the scales: each from what the quantised layers before it give."""
+    parts = list(parts)
+    for part in parts:
+        part.calibrating = True
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.calibrating = False
+
+
+def head_products(query: Tensor, key: Tensor, heads: int) -> Tensor:
+    """Multiply W_q^T W_k of each head, one above the other: `[heads C, C]` from two weights `[heads d, C]`."""
+    with in_full_precision(query.device):
+        first, second = (weight.unflatten(0, (heads, -1)) for weight in (query, key))
+        return (first.mT @ second).flatten(end_dim=1)

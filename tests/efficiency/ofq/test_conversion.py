@@ -1,0 +1,143 @@
+"""DeiT, ViT and Swin are quantised with all their weights, in which layers, and exported for timm to load."""
+
+import copy
+from typing import Any
+
+import pytest
+import timm
+import torch
+from timm.models.deit import VisionTransformerDistilled
+from timm.models.swin_transformer import SwinTransformer
+from torch import nn
+
+from lightning_modules.efficiency.ofq.attention import QKRAttention, QuantizedAttention
+from lightning_modules.efficiency.ofq.conversion import exported, input_shapes, quantize, statsq_rows, transformer_of
+from lightning_modules.efficiency.ofq.quantizers import Quantizer, calibrating, scaled_parts, statsq
+from lightning_modules.networks.cifar_vit import CIFARViT
+from lightning_modules.networks.mlp import MLP
+from lightning_modules.networks.normalized import Normalized
+from tests.efficiency.wta_crs.networks import vit
+
+
+def distilled() -> nn.Module:
+    return VisionTransformerDistilled(
+        img_size=8, patch_size=4, in_chans=1, embed_dim=8, depth=2, num_heads=2, num_classes=3
+    )
+
+
+def swin() -> nn.Module:
+    return SwinTransformer(
+        img_size=16,
+        patch_size=2,
+        in_chans=1,
+        embed_dim=8,
+        depths=(2, 1),
+        num_heads=(2, 2),
+        window_size=4,
+        num_classes=3,
+    )
+
+
+NETWORKS: dict[str, Any] = {"vit": vit, "deit": distilled, "swin": swin}
+
+
+def image(network: nn.Module) -> torch.Tensor:
+    size = transformer_of(network).patch_embed.img_size[0]
+    return torch.rand(2, 1, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def quantized(network: nn.Module, bits: int | None = 2, ends: int | None = 8, reparametrised: bool = True) -> nn.Module:
+    quantize(network, 2, bits, ends, reparametrised)
+    with calibrating(scaled_parts(network)), torch.no_grad():
+        network.eval()(image(network))
+    return network
+
+
+@pytest.mark.parametrize("reparametrised", [True, False])
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_every_weight_is_kept_by_its_name_and_is_trained(kind: str, reparametrised: bool) -> None:
+    network = Normalized(NETWORKS[kind](), [0.3], [0.4])
+    plain = dict(network.named_parameters())
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    ours = quantized(network, reparametrised=reparametrised)
+    after, parameters = ours.state_dict(), dict(ours.named_parameters())
+    assert all(parameters[name] is plain[name] for name in plain)
+    assert all(after[name].equal(before[name]) for name in before)
+    assert ours.load_state_dict(before, strict=False).unexpected_keys == []
+    ours.train()(image(ours)).square().sum().backward()
+    assert [name for name, parameter in parameters.items() if parameter.grad is None] == []
+    kinds = {type(module) for module in ours.modules()}
+    assert (QKRAttention in kinds, QuantizedAttention in kinds) == (reparametrised, not reparametrised)
+    layers = [rows.name for rows in statsq_rows(ours)]
+    assert len(layers) == {"vit": 8, "deit": 8, "swin": 13}[kind]
+    assert any(name.endswith("qkv/v" if reparametrised else "qkv") for name in layers)
+    ends = [module for module in ours.modules() if isinstance(module, Quantizer) and module.bits == 8]
+    assert len(ends) == {"vit": 2, "deit": 3, "swin": 2}[kind]
+    assert ours(image(ours)).shape == (2, 3)
+
+
+def test_scales_are_of_tokens_channels_and_heads() -> None:
+    network: Any = quantized(distilled())
+    attention, block = network.blocks[0].attn, network.blocks[0].mlp
+    sizes = {name: len(getattr(attention, name).scale) for name in ("input", "query_key", "value", "softmax")}
+    assert sizes == {"input": 6, "query_key": 12, "value": 8, "softmax": 6}
+    assert (block.fc1.input.describe()["range"], block.fc2.input.describe()["range"]) == ([-2, 1], [0, 3])
+    assert (len(network.head.input.scale), network.patch_embed.proj.input.before.shape) == (1, (8, 8))
+    shapes = input_shapes(swin())
+    assert shapes["layers.0.blocks.0.attn"] == (4, 16, 8)
+    assert shapes["layers.1.downsample.reduction"] == (1, 4, 4, 32)
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_exported_weights_give_a_plain_network_the_same_logits_where_weights_alone_are_quantised(kind: str) -> None:
+    plain = NETWORKS[kind]()
+    ours = quantized(copy.deepcopy(plain), bits=None, reparametrised=False)
+    weights, told = exported(Normalized(ours, [0.0], [1.0]), plain)
+    loaded = NETWORKS[kind]()
+    loaded.load_state_dict(weights)
+    torch.testing.assert_close(loaded.eval()(image(ours)), ours(image(ours)), rtol=0, atol=1e-6)
+    assert (loaded(image(ours)) - plain.eval()(image(ours))).abs().max() > 1e-3
+    for name, layer in told.items():
+        levels = weights[f"{name}.weight"].flatten(1) / torch.tensor(layer["scale"])[:, None]
+        half = 0.25 if layer["quantizer"] == "statsq" else 0.0  # levels (2 k + 1) / 4
+        steps = (levels - half) * (2 if half else 1)
+        torch.testing.assert_close(steps, steps.round(), rtol=0, atol=1e-3)
+
+
+def test_what_a_plain_network_has_no_place_for_is_told() -> None:
+    plain = distilled()
+    ours = quantized(copy.deepcopy(plain))
+    weights, told = exported(ours, plain)
+    trained, quantised = (each["blocks.0.attn.qkv.weight"] for each in (plain.state_dict(), weights))
+    assert quantised[:16].equal(trained[:16])
+    assert quantised[16:].equal(statsq(trained[16:], 2))
+    assert told["blocks.0.attn.product"] == {"quantizer": "statsq", "bits": 2, "baked": False}
+    assert len(told["blocks.0.attn.qkv"]["v"]["scale"]) == 8
+    assert set(told["blocks.1.attn.value"]) == {"quantizer", "bits", "range", "scale", "shift_before", "shift_after"}
+    assert set(weights) == set(plain.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (CIFARViT(width=12, depth=1, num_heads=2), "blocks.0.attention is a Attention of lightning_modules"),
+        (MLP(4, [4], 2), "network: MLP holds no VisionTransformer or SwinTransformer of timm"),
+        (vit().requires_grad_(False), "network: patch_embed.proj is frozen"),
+        (timm.models.VisionTransformer(img_size=8, patch_size=4, embed_dim=8, depth=1, num_heads=2, qk_norm=True),
+         "network: blocks.0.attn: quantised attention has no q_norm, k_norm"),
+        (timm.models.VisionTransformer(img_size=8, patch_size=4, embed_dim=8, depth=1, num_heads=2, attn_layer="diff"),
+         "network: blocks.0.attn is a DiffAttention of timm.layers"),
+        (quantized(vit()), "network: blocks.0.attn is a QKRAttention of lightning_modules"),
+    ],
+)  # fmt: skip
+def test_networks_that_cannot_be_quantised_are_named(network: nn.Module, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        quantize(network, 2, 2, 8, True)
+
+
+def test_another_number_of_tokens_than_calibrated_is_named() -> None:
+    network: Any = quantized(timm.models.VisionTransformer(
+        img_size=8, patch_size=4, in_chans=1, embed_dim=8, depth=1, num_heads=2, num_classes=3
+    ))  # fmt: skip
+    with pytest.raises(ValueError, match=r"blocks.0.attn.input is quantised for 5 tokens in dimension -2, got 4"):
+        network.blocks(torch.rand(1, 4, 8))
