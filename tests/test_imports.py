@@ -23,9 +23,6 @@ FILES = sorted(
 )
 
 AWAITED: set[str] = {
-    "lightning_modules.metrics.curvature",
-    "lightning_modules.metrics.lanczos",
-    "lightning_modules.training.chosen_samples",
     "lightning_modules.training.iterations",
 }
 """Shared files whose users are being written."""

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+MARKED = 40
+"""Places of a line that are marked, at most."""
+
 
 def line_panels(count: int, width: float = 4.8, height: float = 3.8, **shared: Any) -> "tuple[Figure, list[Axes]]":
     """Make a figure with panels beside each other, with a faint grid and without a frame.
@@ -34,7 +37,7 @@ def line_panels(count: int, width: float = 4.8, height: float = 3.8, **shared: A
 def draw_table(table: Table) -> "Figure":
     """Draw a table: a panel for each drawn column, and in it a line for each value of the columns of text, or a map.
 
-    On a logarithmic axis, numbers below a millionth of the greatest are left out.
+    On a logarithmic axis, numbers below a millionth of the greatest are left out. Lines of many places have no dots.
     """
     columns = pd.DataFrame(table.columns)
     if table.kind == "map":
@@ -51,7 +54,8 @@ def draw_table(table: Table) -> "Figure":
             shown = values.where(values > 1e-6 * drawn[name].max()) if name in table.logarithmic else values
             label = (table.labels or {}).get(line, line)
             style = {"linewidth": 0, "markersize": 3} if table.kind == "points" else {"linewidth": 1.2}
-            panel.plot(x[lines == line], shown, marker=".", label=label, **style)
+            marker = "." if table.kind == "points" or len(shown) <= MARKED else None
+            panel.plot(x[lines == line], shown, marker=marker, label=label, **style)
         panel.set(xlabel=numbers[0], ylabel=name)
         if name in table.logarithmic:
             panel.set_yscale("log")

@@ -188,12 +188,12 @@ def read_class_map(path: Path) -> dict[str, str]:
     return found
 
 
-def read_batch(file: Path) -> np.ndarray:
-    """Read the images of a file of ImageNet32, `[N, 3, 32, 32]`, uint8.
+def read_labelled_batch(file: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Read the images of a file of ImageNet32, `[N, 3, 32, 32]`, uint8, and what it says of labels, `[N]` or none.
 
     Args:
         file: a pickle of a dictionary with `data`, or an `.npz` with it: `[N, 3072]`, uint8, red, then green, then
-            blue.
+            blue; and with `labels`, where it has them.
 
     Raises:
         ValueError: if the file is damaged or holds anything else.
@@ -201,14 +201,20 @@ def read_batch(file: Path) -> np.ndarray:
     try:
         if file.suffix == ".npz":
             with np.load(file, allow_pickle=False) as arrays:
-                data = arrays["data"]
+                data, labels = arrays["data"], arrays.get("labels", ())
         else:
-            data = np.asarray(read_pickled_arrays(file)["data"])
+            found = read_pickled_arrays(file)
+            data, labels = np.asarray(found["data"]), found.get("labels", ())
     except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(f"{file} is damaged or not a batch of ImageNet32 ({error}); fetch it again") from error
     if data.ndim != 2 or data.shape[1] != 3072 or data.dtype != np.uint8:
         raise ValueError(f"{file}: data must be [N, 3072] of uint8, got {list(data.shape)} of {data.dtype}")
-    return data.reshape(-1, 3, 32, 32)
+    return data.reshape(-1, 3, 32, 32), np.asarray(labels)
+
+
+def read_batch(file: Path) -> np.ndarray:
+    """Read the images of a file of ImageNet32, `[N, 3, 32, 32]`, uint8. See `read_labelled_batch`."""
+    return read_labelled_batch(file)[0]
 
 
 class ImageNet32(OtherImages):
@@ -241,12 +247,64 @@ class ImageNet32(OtherImages):
 
     @staticmethod
     def _file(root: Path, number: int) -> Path:
-        name = f"train_data_batch_{number}"
-        for folder in (root, root / "imagenet32"):
-            for file in (folder / name, folder / f"{name}.npz"):
-                if file.is_file():
-                    return file
-        raise FileNotFoundError(
-            f"ImageNet32: {root / name} does not exist (nor {name}.npz, nor either in imagenet32); fetch "
-            f"Imagenet32_train from https://image-net.org/download-images and set data_dir to its folder"
-        )
+        return batch_file(root, f"train_data_batch_{number}")
+
+
+def batch_file(root: Path, name: str) -> Path:
+    """Find a file of ImageNet32 in a folder or its subfolder `imagenet32`, as a pickle or `.npz`.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    for folder in (root, root / "imagenet32"):
+        for file in (folder / name, folder / f"{name}.npz"):
+            if file.is_file():
+                return file
+    raise FileNotFoundError(
+        f"ImageNet32: {root / name} does not exist (nor {name}.npz, nor either in imagenet32); fetch "
+        f"Imagenet32_train and _val from https://image-net.org/download-images and set data_dir to their folder"
+    )
+
+
+class LabelledImageNet32(ImageSet):
+    """Downsampled ImageNet, from `train_data_batch_1` to `_10` and `val_data`, pickles or `.npz`; `val_data` tests.
+
+    Source: Chrabaszcz, Loshchilov and Hutter, A Downsampled Variant of ImageNet as an Alternative to the CIFAR
+    datasets, 2017, arXiv 1707.08819.
+
+    Args:
+        data_dir: folder that holds them, or `imagenet32` with them; None looks where NOISEWORKS_DATA points.
+        num_files: number of training files that are read, the first ones, in 1...10; all take 4 GB.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: if `num_files` is out of range, or a file is damaged.
+    """
+
+    num_classes = 1000
+    image_shape = (3, 32, 32)
+
+    def __init__(self, data_dir: str | None = None, num_files: int = NUM_FILES) -> None:
+        within(1, NUM_FILES, num_files=num_files)
+        self.data_dir = data_dir
+        self.num_files = num_files
+
+    def training(self) -> ImagesInMemory:
+        return self._read([f"train_data_batch_{number}" for number in range(1, self.num_files + 1)])
+
+    def test(self) -> ImagesInMemory:
+        return self._read(["val_data"])
+
+    def _read(self, names: list[str]) -> ImagesInMemory:
+        root = data_directory(self.data_dir, "ImageNet32")
+        files = [batch_file(root, name) for name in names]  # all there are before one is read
+        image, label = zip(*(_labelled_from_nought(file) for file in files), strict=True)
+        return ImagesInMemory(torch.from_numpy(np.concatenate(image)), torch.from_numpy(np.concatenate(label)))
+
+
+def _labelled_from_nought(file: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Read images and their labels, which files count from 1 and we from 0."""
+    image, label = read_labelled_batch(file)
+    if label.shape != image.shape[:1] or label.dtype.kind not in "iuf" or not ((label >= 1) & (label <= 1000)).all():
+        raise ValueError(f"{file}: labels must be {len(image)} numbers in 1...1000; fetch it again")
+    return image, label.astype(np.int64) - 1

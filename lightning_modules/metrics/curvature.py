@@ -51,6 +51,41 @@ def curvature_mode(network: nn.Module, batch_norm: BatchNorm) -> Iterator[None]:
             layer.track_running_stats = track
 
 
+def refuse_without_curvature(
+    network: nn.Module, batches: Sequence[tuple[Tensor, Tensor]], batch_norm: BatchNorm, needed_by: str
+) -> None:
+    """Try a product, and refuse a network that computes in autocast or has no second derivative.
+
+    Args:
+        network: see `CurvatureProduct`.
+        batches: of a few samples.
+        batch_norm: see `curvature_mode`.
+        needed_by: name of what asks, for messages.
+
+    Raises:
+        ValueError: names what the network lacks.
+    """
+
+    def in_autocast(part: nn.Module, _: Any) -> None:
+        if torch.is_autocast_enabled(batches[0][1].device.type):
+            raise ValueError(f"{needed_by} needs single precision or better, and {type(part).__name__} is in autocast")
+
+    hooks = [part.register_forward_pre_hook(in_autocast) for part in network.modules()]
+    try:
+        with curvature_mode(network, batch_norm):
+            product = CurvatureProduct(network, batches)
+            product(torch.ones(product.size).to(product.like))
+    except (RuntimeError, NotImplementedError) as error:
+        reason = next(iter(str(error).splitlines()), "")
+        raise ValueError(
+            f"{needed_by} needs second derivatives, which {type(network).__name__} lacks, as fused attention does: "
+            f"{reason}"
+        ) from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 class CurvatureProduct:
     """Multiply vectors by the curvature of the mean cross-entropy at a network's weights, within `curvature_mode`.
 

@@ -1,25 +1,38 @@
-"""The multilayer perceptron: affine maps with ReLU between them, on flattened images."""
+"""The multilayer perceptron: affine maps with an activation between them, on flattened images."""
 
 import math
 from itertools import pairwise
+from typing import Literal
 
 from torch import Tensor, nn
 
+from datamodules.arguments import one_of
+
+ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
+
 
 class MLP(nn.Module):
-    """Linear-ReLU-...-Linear.
+    """Linear-activation-...-Linear.
 
     Args:
         in_features: values of one input, C H W for images.
         hidden_features: widths of the hidden layers; an empty list is a linear model.
         out_features: number of outputs.
+        activation: `relu` or `tanh`.
 
     Raises:
-        ValueError: if a width is not positive.
+        ValueError: if a width is not positive, or the activation is unknown.
     """
 
-    def __init__(self, in_features: int, hidden_features: list[int], out_features: int) -> None:
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: list[int],
+        out_features: int,
+        activation: Literal["relu", "tanh"] = "relu",
+    ) -> None:
         super().__init__()
+        one_of(ACTIVATIONS, activation=activation)
         for key, widths in (
             ("in_features", [in_features]),
             ("hidden_features", hidden_features),
@@ -30,7 +43,7 @@ class MLP(nn.Module):
         widths = [in_features, *hidden_features]
         layers: list[nn.Module] = []
         for narrow, wide in pairwise(widths):
-            layers += [nn.Linear(narrow, wide), nn.ReLU()]
+            layers += [nn.Linear(narrow, wide), ACTIVATIONS[activation]()]
         self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], out_features))
         self.in_features = in_features
 

@@ -205,3 +205,27 @@ class PiecewiseConstant(LambdaLR):
             return {0: 1.0, **factors}[max((start for start in factors if start <= epoch), default=0)]
 
         super().__init__(optimizer, scale)
+
+
+def held_then_linear_factor(epoch: int, epochs: int, last: float) -> float:
+    """Compute lr(t) / lr_0 at epoch t, counted from 0."""
+    progress = min(max((epoch / epochs - 0.5) / 0.4, 0.0), 1.0)
+    return 1 - (1 - last) * progress
+
+
+class HeldThenLinear(LambdaLR):
+    """Hold the learning rate for half of the epochs, lower it linearly until 90 % of them, and hold the last one.
+
+    Args:
+        optimizer: its learning rates are scaled.
+        epochs: length of the schedule.
+        last: the last rate over the first one.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    def __init__(self, optimizer: Optimizer, epochs: int, last: float = 0.01) -> None:
+        at_least(1, epochs=epochs)
+        within(0, 1, last=last)
+        super().__init__(optimizer, lambda epoch: held_then_linear_factor(epoch, epochs, last))

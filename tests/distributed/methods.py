@@ -245,6 +245,21 @@ METHODS = {
         clips=None,
         double=True,
     ),
+    "batch_lr": Method(  # spectra of 90 images in batches of 9 and 17, rates learned from 61
+        "batch_lr/demo",
+        {
+            **FEW_DIGITS,
+            "model.init_args.reference_batch_size": 202,
+            "model.init_args.learner": {
+                "class_path": "lightning_modules.dynamics.batch_lr.OnlineLearner",
+                "init_args": {"rule": "ssgdm", "every_n_epochs": 1, "samples": 61, "steps": 6, "images_at_once": 20},
+            },
+            "model.init_args.spectra.init_args": {
+                **{"batch_sizes": [9, 17], "draws": 2, "steps": 4, "samples": 90, "noise_batch": 17},
+                **{"directions": 2, "images_at_once": 20},
+            },
+        },
+    ),
     "sso": Method(
         "sso/demo",
         {**SIGNED_DIGITS, "model.init_args.target_step": {"class_path": f"{SSO}.LineSearchStep"}},

@@ -13,6 +13,14 @@ def test_output_is_the_composition_of_affine_maps_and_relu_on_flattened_images()
     torch.testing.assert_close(network(image), (x @ c.T + d).clamp(min=0) @ e.T + f)
 
 
+def test_another_activation_stands_between_the_maps_and_an_unknown_one_is_refused() -> None:
+    network, image = MLP(4, [3], 2, activation="tanh"), torch.randn(5, 4)
+    a, b, c, d = network.parameters()
+    torch.testing.assert_close(network(image), (image @ a.T + b).tanh() @ c.T + d)
+    with pytest.raises(ValueError, match="activation must be one of relu, tanh"):
+        MLP(4, [3], 2, activation="gelu")  # type: ignore[arg-type]
+
+
 def test_parameter_count_is_the_sum_over_layers_and_an_empty_list_is_a_linear_model() -> None:
     assert count(MLP(64, [256, 128], 10)) == 65 * 256 + 257 * 128 + 129 * 10
     assert count(MLP(64, [], 10)) == 65 * 10

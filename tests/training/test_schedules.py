@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_modules.training.schedules import (
     CosineSchedule,
+    HeldThenLinear,
     HyperbolicOverSteps,
     PiecewiseConstant,
     TimmCosine,
@@ -77,6 +78,11 @@ def test_a_rate_is_held_from_epoch_to_epoch() -> None:
     assert found == pytest.approx([0.1, 0.1, 0.05, 0.05, 0.01, 0.01])
 
 
+def test_a_rate_is_held_for_half_and_falls_in_a_line_until_nine_tenths() -> None:
+    found = rates(HeldThenLinear(sgd(), epochs=10, last=0.2), 12)
+    assert found == pytest.approx([0.1] * 6 + [0.08, 0.06, 0.04, 0.02, 0.02, 0.02])
+
+
 def test_a_hyperbola_is_followed_in_steps() -> None:
     found = rates(HyperbolicOverSteps(sgd(), half_life=4, every=3), 7)
     assert found == pytest.approx([0.1] * 3 + [0.1 / 1.75] * 3 + [0.1 / 2.5])
@@ -92,6 +98,7 @@ def test_a_hyperbola_is_followed_in_steps() -> None:
         *((TimmCosine, (5, 5, 0.0, 0.0), "warmup"), (TimmCosine, (1, 5, -1.0, 0.0), "first_lr")),
         *((TimmCosine, (1, 5, 0.0, 0.0, "batch"), "interval"), (TimmCosine, (1, 5, 0.0, -1.0), "least_lr")),
         *((HyperbolicOverSteps, (0.0,), "half_life"), (HyperbolicOverSteps, (4, 0), "every")),
+        *((HeldThenLinear, (0,), "epochs"), (HeldThenLinear, (5, 1.5), "last")),
     ],
 )
 def test_bad_arguments_are_named(schedule: type[LRScheduler], arguments: tuple[Any, ...], key: str) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from datamodules.classification.image_sets import UNKNOWN
-from datamodules.classification.imagenet import ImageNet32, read_batch
+from datamodules.classification.imagenet import ImageNet32, LabelledImageNet32, read_batch
 
 
 def write_batches(folder: Path, kind: str, num: int = 60) -> np.ndarray:
@@ -54,3 +54,25 @@ def test_a_file_that_would_run_code_is_refused_and_runs_none(tmp_path: Path) -> 
     bad.write_bytes(pickle.dumps({"data": np.zeros((4, 5), dtype=np.uint8)}))
     with pytest.raises(ValueError, match=r"must be \[N, 3072\]"):
         read_batch(bad)
+
+
+@pytest.mark.parametrize("suffix", ["", ".npz"])
+def test_labels_are_read_counted_from_nought(suffix: str, tmp_path: Path) -> None:
+    def write(name: str, first: int, labels: list[int]) -> None:
+        content = {"data": np.full((len(labels), 3072), first, dtype=np.uint8), "labels": labels}
+        path = tmp_path / f"{name}{suffix}"
+        np.savez(path, **content) if suffix else path.write_bytes(pickle.dumps(content, protocol=2))  # type: ignore[arg-type]
+
+    write("train_data_batch_1", 3, [1, 1000])
+    write("train_data_batch_2", 4, [7])
+    images = LabelledImageNet32(str(tmp_path), num_files=2)
+    assert images.training().label.tolist() == [0, 999, 6]
+    assert images.training().fetch(torch.tensor([1, 2]), None)[:, 0, 0, 0].tolist() == [3, 4]
+    with pytest.raises(FileNotFoundError, match="val_data does not exist"):
+        images.test()
+    for wrong in ([0, 1], [1, 1001], [[1], [2]]):
+        write("val_data", 5, wrong)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match=r"val_data.*: labels must be 2 numbers in 1...1000"):
+            images.test()
+    write("val_data", 5, [2])
+    assert images.test().label.tolist() == [1]

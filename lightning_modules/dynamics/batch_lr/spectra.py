@@ -1,0 +1,278 @@
+"""Spectra of the Hessian of batches of several sizes, beside that of all samples and what is predicted of them."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, get_args
+
+import torch
+from torch import Tensor, nn
+
+from datamodules.arguments import at_least, one_of
+from lightning_modules.dynamics.batch_lr.theory import (
+    NoiseStatistics,
+    effective_batch,
+    fitted_constant,
+    isotropic,
+    noise_statistics,
+)
+from lightning_modules.interfaces import Table
+from lightning_modules.metrics.curvature import BatchNorm, CurvatureProduct, Matrix, curvature_mode
+from lightning_modules.metrics.lanczos import Spectrum, lanczos, spectral_density, unit_vector
+from lightning_modules.random_numbers import generator_of
+from lightning_modules.training.chosen_samples import chosen_samples, drawn_places
+
+POINTS, WIDTH, CURVE = 400, 0.01, 41
+"""Points of a density, the width of its Gaussians over the distance of the extreme eigenvalues, points of a curve."""
+NAME = "BatchSpectra"
+
+
+class Shift(NamedTuple):
+    """An extreme eigenvalue of batches of one size."""
+
+    batch_size: int
+    value: float
+    """Mean over batches."""
+    error: float
+    """Standard error of the mean; 0 of one batch."""
+
+
+class Measured(NamedTuple):
+    """The measured spectra of a network, in numbers that a checkpoint can hold."""
+
+    samples: int
+    """N."""
+    full: tuple[float, float]
+    """The least and the greatest eigenvalue of all samples."""
+    least: list[Shift]
+    greatest: list[Shift]
+    row_variance: float
+    """P sigma^2 at b = 1: what the noise's isotropic model knows of it."""
+    hessian: NoiseStatistics
+    gradient: NoiseStatistics
+    density: dict[str, list[Any]]
+    """Columns of the spectral densities of all samples and of the smallest batches."""
+
+    @classmethod
+    def restored(cls, kept: Mapping[str, Any]) -> "Measured":
+        """Make it from its `_asdict()`, whose tuples a checkpoint has lost the names of."""
+        shifts = {name: [Shift(*each) for each in kept[name]] for name in ("least", "greatest")}
+        noise = {name: NoiseStatistics(*kept[name]) for name in ("hessian", "gradient")}
+        return cls(**{**kept, **shifts, **noise})
+
+    def kept(self) -> dict[str, Any]:
+        """Give plain numbers, as a checkpoint can hold them."""
+        shifts = {name: [tuple(each) for each in getattr(self, name)] for name in ("least", "greatest")}
+        noise = {name: tuple(getattr(self, name)) for name in ("hessian", "gradient")}
+        return {**self._asdict(), **shifts, **noise}
+
+    def small(self) -> list[Shift]:
+        """Give the greatest eigenvalues of batches of at most a tenth of all samples, or of all sizes if none is."""
+        return [each for each in self.greatest if 10 * each.batch_size <= self.samples] or self.greatest
+
+    def constant(self) -> tuple[float, float]:
+        """Fit c in lambda_B = lambda + c / b to small batches, with its standard error."""
+        b = [effective_batch(each.batch_size, self.samples) for each in self.small()]
+        shift = [each.value - self.full[1] for each in self.small()]
+        return fitted_constant(shift, b, [each.error for each in self.small()])
+
+    def predicted(self, batch_size: float) -> tuple[float, float]:
+        """Give the greatest eigenvalue of a batch by the fit, and by the isotropic model."""
+        inverse = 1 / batch_size - 1 / self.samples
+        return self.full[1] + self.constant()[0] * inverse, isotropic(self.full[1], self.row_variance * inverse)
+
+    def metrics(self) -> dict[str, float]:
+        """Sum it up by numbers.
+
+        `shift_factor` is the factor within which (lambda_B - lambda) B is the same for all small batches, 1 by the law;
+        `shift_exponent` that of B in lambda_B - lambda, -1 by the law; `isotropic_share` the part
+        of the smallest batches' shift that the isotropic model gives, and its constant (P sigma^2) / lambda.
+        """
+        shift = torch.tensor([each.value - self.full[1] for each in self.small()], dtype=torch.float64)
+        size = torch.tensor([each.batch_size for each in self.small()], dtype=torch.float64)
+        steps = size.log() - size.log().mean()
+        c, error = self.constant()
+        by_theory = self.predicted(self.greatest[0].batch_size)[1] - self.full[1]
+        found = {
+            "least_eigenvalue": self.full[0],
+            "greatest_eigenvalue": self.full[1],
+            "shift_factor": float((shift * size).max() / (shift * size).min()) if bool((shift > 0).all()) else math.inf,
+            "shift_factor_of_law": 1.0,
+            "shift_exponent": float((steps * shift.log()).sum() / (steps**2).sum()),
+            "fitted_constant": c,
+            "fitted_constant_error": error,
+            "row_variance": self.row_variance,
+            "isotropic_constant": self.row_variance / self.full[1],
+            "isotropic_share": by_theory / float(shift[0]),
+            "hess_mu": self.hessian.mu,
+            "hess_var": self.hessian.variance,
+            "hess_delta": self.hessian.delta,
+            "hess_alpha": self.hessian.alpha,
+            "grad_var": self.gradient.variance,
+            "grad_alpha": self.gradient.alpha,
+        }
+        return found | {f"greatest_eigenvalue_b{each.batch_size}": each.value for each in self.greatest}
+
+    def tables(self) -> Mapping[str, Table]:
+        """Give the eigenvalues over B with their curves, and the densities."""
+        sizes = [each.batch_size for each in self.greatest]
+        low, high = math.log(min(sizes)), math.log(max(sizes))
+        curve = [math.exp(low + (high - low) * place / (CURVE - 1)) for place in range(CURVE)]
+        by_fit, by_theory = zip(*(self.predicted(size) for size in curve), strict=True)
+        shown: dict[str, tuple[Sequence[float], Sequence[float], Sequence[float]]] = {
+            "measured": (sizes, [each.value for each in self.greatest], [each.error for each in self.greatest]),
+            "fitted lambda + c / b": (curve, by_fit, [math.nan] * CURVE),
+            "isotropic noise": (curve, by_theory, [math.nan] * CURVE),
+            "all samples": (curve, [self.full[1]] * CURVE, [math.nan] * CURVE),
+        }
+        at: list[float] = []
+        what: list[str] = []
+        top: list[float] = []
+        error: list[float] = []
+        for name, (places, values, errors) in shown.items():
+            at += places
+            what += [name] * len(places)
+            top += values
+            error += errors
+        columns = {"batch size": at, "eigenvalue": what, "greatest eigenvalue": top, "standard error": error}
+        rate = [2 / value for value in top]
+        drawn = {"greatest eigenvalue": top, "largest stable rate 2 / eigenvalue": rate}
+        least = {
+            "batch size": sizes,
+            "least eigenvalue": [each.value for each in self.least],
+            "standard error": [each.error for each in self.least],
+        }
+        return {
+            "batch_spectra": Table(columns, drawn, logarithmic={"batch size", *drawn}),
+            "batch_least": Table(least, {"least eigenvalue": least["least eigenvalue"]}, logarithmic={"batch size"}),
+            "batch_density": Table(self.density, logarithmic={"density"}),
+        }
+
+
+class BatchSpectra:
+    """Measures the Hessian of batches of several sizes after the last epoch of training.
+
+    For each size, batches are drawn without repetition from the training images, without augmentation, and the extreme
+    eigenvalues of each are found by Lanczos' method from a starting vector of its own. Everything is summed over
+    processes.
+
+    Args:
+        batch_sizes: B, each below the number of samples.
+        draws: batches of each size.
+        steps: Lanczos steps.
+        samples: training images that are all samples, drawn once; None takes all there are.
+        noise_batch: size of the batches into which all samples are parted to measure how products scatter.
+        directions: random unit vectors z of these products H z.
+        matrix: `hessian`, or `gauss_newton`, which is never negative.
+        batch_norm: statistics of BatchNorm: those of each `batch`, or the `running` ones.
+        images_at_once: images of a product's batch in a process.
+        seed: random seed of samples, batches and vectors.
+
+    Raises:
+        ValueError: if an argument is out of range; before training, if the set has fewer images.
+    """
+
+    def __init__(
+        self,
+        batch_sizes: list[int],
+        draws: int = 24,
+        steps: int = 25,
+        samples: int | None = None,
+        noise_batch: int = 8,
+        directions: int = 8,
+        matrix: Matrix = "hessian",
+        batch_norm: BatchNorm = "batch",
+        images_at_once: int = 1024,
+        seed: int = 0,
+    ) -> None:
+        at_least(1, number_of_batch_sizes=len(batch_sizes), draws=draws, samples=samples, directions=directions)
+        at_least(2, steps=steps, images_at_once=images_at_once, noise_batch=noise_batch)
+        at_least(2, least_of_batch_sizes=min(batch_sizes))
+        one_of(get_args(Matrix), matrix=matrix)
+        one_of(get_args(BatchNorm), batch_norm=batch_norm)
+        self.batch_sizes = sorted(batch_sizes)
+        self.draws = draws
+        self.steps = steps
+        self.samples = samples
+        self.noise_batch = noise_batch
+        self.directions = directions
+        self.matrix: Matrix = matrix
+        self.batch_norm: BatchNorm = batch_norm
+        self.images_at_once = images_at_once
+        self.seed = seed
+
+    def places(self, data: Any) -> Tensor:
+        """Draw all samples, N places in the training set.
+
+        Raises:
+            ValueError: if the set has fewer, or not more than a batch has.
+        """
+        places = drawn_places(data, self.samples or data.num_train_samples, NAME, self.seed)
+        for size in (self.batch_sizes[-1], self.noise_batch):
+            if size >= len(places):
+                raise ValueError(f"batches of {NAME} must be smaller than the {len(places)} samples, got {size}")
+        return places
+
+    def measure(self, trainer: Any, network: nn.Module) -> Measured:
+        """Measure a network. Every process calls it."""
+        places = self.places(trainer.datamodule)
+
+        def product(chosen: Tensor) -> CurvatureProduct:
+            return CurvatureProduct(network, chosen_samples(trainer, chosen, NAME, self.images_at_once), self.matrix)
+
+        def spectrum(of: CurvatureProduct, *seed: int) -> Spectrum:
+            return lanczos(of, unit_vector(of.size, self.seed, *seed, like=of.like), self.steps)
+
+        with curvature_mode(network, self.batch_norm):
+            everything = product(places)
+            full = [spectrum(everything, 0, start) for start in range(2)]
+            of_size: dict[int, list[Spectrum]] = {}
+            for size in self.batch_sizes:
+                orders = (torch.randperm(len(places), generator=self._generator(size, n)) for n in range(self.draws))
+                drawn = (product(places[order[:size]]) for order in orders)
+                of_size[size] = [spectrum(each, size, number) for number, each in enumerate(drawn)]
+            parts = [part for part in places.split(self.noise_batch) if len(part) == self.noise_batch]
+            hessian, gradient = self._noise([product(part) for part in parts])
+        ends = (min(float(each.values[0]) for each in full), max(float(each.values[-1]) for each in full))
+        least, greatest = ([_mean(size, of_size[size], end) for size in self.batch_sizes] for end in (0, -1))
+        row_variance = hessian.variance * effective_batch(self.noise_batch, len(places))
+        density = _densities({"all samples": full, f"batches of {self.batch_sizes[0]}": of_size[self.batch_sizes[0]]})
+        return Measured(len(places), ends, least, greatest, row_variance, hessian, gradient, density)
+
+    def _generator(self, *seed: int) -> torch.Generator:
+        return generator_of(self.seed, 1, *seed)
+
+    def _noise(self, products: Sequence[CurvatureProduct]) -> tuple[NoiseStatistics, NoiseStatistics]:
+        """Measure how products with random unit vectors, means over these, and gradients scatter over batches."""
+        like, size, n = products[0].like, products[0].size, len(products)
+        z = [unit_vector(size, self.seed, 2, number, like=like) for number in range(self.directions)]
+        equal = torch.full((size,), size**-0.5, dtype=like.dtype, device=like.device)
+        means, squares = torch.zeros(len(z) + 1, size).to(like), torch.zeros(len(z) + 1).to(like)
+        for each in products:
+            found = torch.stack([*map(each, z), each.gradient()])
+            means += found / n
+            squares += (found**2).sum(dim=1) / n
+        *hessian, gradient = (
+            noise_statistics(mean, float(square), direction, n)
+            for mean, square, direction in zip(means, squares, [*z, equal], strict=True)
+        )
+        return NoiseStatistics(*(sum(each) / len(each) for each in zip(*hessian, strict=True))), gradient
+
+
+def _mean(size: int, spectra: Sequence[Spectrum], end: int) -> Shift:
+    values = torch.stack([each.values[end] for each in spectra])
+    error = float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+    return Shift(size, float(values.mean()), error)
+
+
+def _densities(spectra: Mapping[str, Sequence[Spectrum]]) -> dict[str, list[Any]]:
+    """Smooth spectra by name with one width, as columns of a table."""
+    every = [each for of_one in spectra.values() for each in of_one]
+    low, high = min(float(each.values[0]) for each in every), max(float(each.values[-1]) for each in every)
+    width = (high - low) * WIDTH or 1.0
+    at = torch.linspace(low - 4 * width, high + 4 * width, POINTS, dtype=torch.float64)
+    columns: dict[str, list[Any]] = {"eigenvalue": [], "matrix": [], "density": []}
+    for name, of_one in spectra.items():
+        columns["eigenvalue"] += at.tolist()
+        columns["matrix"] += [name] * POINTS
+        columns["density"] += spectral_density(of_one, at, width).tolist()
+    return columns

@@ -1,0 +1,43 @@
+"""VGG for small images: its size and its layers, against an independent computation."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lightning_modules.networks.vgg import CONVOLUTIONS, VGG
+from tests.networks.compared import count
+
+
+@pytest.mark.parametrize(
+    ("depth", "batch_norm", "parameters"),
+    [(16, False, 14_714_688 + 576_612), (16, True, 14_723_136 + 576_612), (19, False, 20_024_384 + 576_612)],
+)
+def test_parameters_are_torchvisions_convolutions_and_the_small_classifier(
+    depth: int, batch_norm: bool, parameters: int
+) -> None:
+    with torch.device("meta"):
+        assert count(VGG(depth, 100, batch_norm)) == parameters  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_output_equals_an_independent_computation(batch_norm: bool) -> None:
+    torch.manual_seed(0)
+    network = VGG(11, 7, batch_norm, in_channels=1).double().eval()
+    image = torch.randn(2, 1, 32, 32, dtype=torch.float64)
+    x, place, state = image, 0, network.state_dict()
+    for convolutions in CONVOLUTIONS[11]:
+        for _ in range(convolutions):
+            x = F.conv2d(x, state[f"features.{place}.weight"], state[f"features.{place}.bias"], padding=1)
+            x = x / (1 + 1e-5) ** 0.5 if batch_norm else x
+            x, place = x.clamp(min=0), place + 2 + batch_norm
+        x, place = F.max_pool2d(x, 2), place + 1
+    x = x[:, :, 0, 0]
+    for layer in ("classifier.1", "classifier.4"):
+        x = (x @ state[f"{layer}.weight"].T + state[f"{layer}.bias"]).clamp(min=0)
+    torch.testing.assert_close(network(image), x @ state["linear.weight"].T + state["linear.bias"])
+    assert not network.train()(image).equal(network(image))  # dropout
+
+
+def test_an_unknown_depth_is_named() -> None:
+    with pytest.raises(ValueError, match="depth must be one of 11, 13, 16, 19, got 6"):
+        VGG(6)  # type: ignore[arg-type]
