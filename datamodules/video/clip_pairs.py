@@ -3,7 +3,7 @@
 ClipPairs(FrameFolders("~/REDS/train_sharp"), degradation=Chain([...], scale=4), num_frames=15, patch_size=256)
 """
 
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,23 +15,12 @@ from datamodules.corruptions.seeded import seeded
 from datamodules.loading.global_batches import Request
 from datamodules.loading.whole_images import SizedSet, WholeImageSets
 from datamodules.video.clips import Clips, ClipSet
+from datamodules.video.noise_source import NoiseSource
 
 PLACE, DEGRADATION, NOISE = 1, 2, 3
 """Streams of the random numbers of a clip."""
 TESTED = 2**31
 """Stands for the visit in the random numbers of clips that are validated and tested on, which no training has."""
-
-
-class NoiseSource(Protocol):
-    """Sequences of noise alone, of which one is drawn for a clip."""
-
-    def check(self, shape: tuple[int, int, int, int], name: str) -> None:
-        """Refuse clips `[T, C, h, w]` that are longer or larger than the sequences; `name` is the argument's."""
-        ...
-
-    def drawn(self, clip: np.ndarray, random: np.random.Generator) -> np.ndarray:
-        """Draw a sequence for a clip `[T, C, h, w]`, uint8, of its shape and type."""
-        ...
 
 
 class ClipPairs(WholeImageSets):
@@ -296,6 +285,6 @@ class WholeClips:
             part["clean"] = np.ascontiguousarray(part["clean"][..., :height, :width])
             part["noisy"] = as_levels(self.degradation(as_clip(part["clean"]), random_of(0, TESTED, row, DEGRADATION)))
         if self.noise is not None:
-            self.noise.check(part["noisy"].shape, "data.test_noise")  # type: ignore[arg-type]
+            self.noise.check(part["noisy"].shape, "data.test_noise")
             part["noise"] = self.noise.drawn(part["noisy"], random_of(0, TESTED, row, NOISE))
         return part

@@ -11,6 +11,7 @@ from datamodules.corruptions.clip_degradation import Chain, RandomNoise, ResizeT
 from datamodules.loading.global_batches import Request
 from datamodules.video.clip_pairs import ClipPairs, mirrored, turned
 from datamodules.video.clips import ArrayFrames, Clips, ClipSet
+from datamodules.video.drawn_noise import DrawnNoise
 from datamodules.video.moving_photographs import MovingPhotographs
 from tests.trainers import quiet
 
@@ -114,6 +115,19 @@ def test_tested_clips_are_whole_or_in_parts_and_alike_for_every_seed() -> None:
     ]
     clean = torch.cat([parts[0]["clean"][:2].flatten(0, 1), parts[1]["clean"][0]])
     assert torch.equal(clean, whole[0]["clean"][0])
+
+
+def test_clips_get_noise_of_their_own_and_tested_ones_that_of_another_source() -> None:
+    sources = {"noise": DrawnNoise("stripes"), "test_noise": DrawnNoise("waves")}
+    sets = {"training": MovingPhotographs(4), "test": MovingPhotographs(1, 3)}
+    data = ClipPairs(**sets, degradation=HALVED, **sources, batch_size=4, num_frames=3, patch_size=16)
+    [batch] = batches(data)
+    assert batch["noise"].shape == batch["noisy"].shape == (4, 3, 1, 8, 8)
+    assert len(batch["noise"].flatten(1).unique(dim=0)) == 4
+    tested = batches(data, "test")
+    assert [one["noise"].shape for one in tested] == [(1, 4, 1, 16, 16)] * 3
+    [again] = batches(ClipPairs(**sets, degradation=HALVED, batch_size=4, num_frames=3, patch_size=16))
+    assert torch.equal(again["noisy"], batch["noisy"])  # noise takes no numbers from what was there without it
 
 
 @pytest.mark.parametrize(

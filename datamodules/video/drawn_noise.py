@@ -1,0 +1,67 @@
+"""Structured noise that is drawn, where none was cut out of videos."""
+
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter, gaussian_filter1d
+
+from datamodules.arguments import one_of
+from datamodules.corruptions.clip_degradation.interface import Range, check_range
+from datamodules.video.noise_source import NoiseSource
+
+Family = Literal["stripes", "waves"]
+GRAIN, BLOTCH = 0.8, 2.5
+"""Deviations of the Gaussians, in pixels, by which white noise is made grain and blotches."""
+FREQUENCIES = (0.08, 0.25)
+"""Waves a pixel."""
+
+
+class DrawnNoise(NoiseSource):
+    """Noise of a family around the clip's own mean, in each channel, so that it is noise and no other picture.
+
+    `stripes` are rows of one value with fine grain, both drawn anew for each frame. `waves` are slanting ones that
+    drift, with coarse blotches that stay where they are: nothing that `stripes` has, to test on.
+
+    Args:
+        family: `stripes` or `waves`.
+        deviation: least and greatest standard deviation of a sequence, for white at 1.
+    """
+
+    def __init__(self, family: Family = "stripes", deviation: Range = (0.05, 0.15)) -> None:
+        one_of(get_args(Family), family=family)
+        check_range(deviation, 0, "deviation")
+        self.pattern: Callable[..., NDArray[np.float64]] = stripes if family == "stripes" else waves
+        self.deviation = deviation
+
+    def drawn(self, clip: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
+        deviation = random.uniform(*self.deviation) * 255
+        mean = clip.mean(axis=(0, 2, 3), keepdims=True)
+        return (mean + deviation * self.pattern(clip.shape, random)).round().clip(0, 255).astype(np.uint8)
+
+
+def stripes(shape: tuple[int, int, int, int], random: np.random.Generator) -> NDArray[np.float64]:
+    """Draw rows of one value, the same in all channels, and fine grain, with mean 0 and variance 1."""
+    time, channels, height, width = shape
+    rows = random.standard_normal((time, 1, height, 1))
+    return (rows + smoothed(random.standard_normal((time, channels, height, width)), GRAIN)) / np.sqrt(2)
+
+
+def waves(shape: tuple[int, int, int, int], random: np.random.Generator) -> NDArray[np.float64]:
+    """Draw slanting waves that drift, and coarse blotches that stay, with mean 0 and variance 1."""
+    time, channels, height, width = shape
+    frequency, direction = random.uniform(*FREQUENCIES), random.uniform(0.2, 0.8) * np.pi / 2
+    phase, drift = random.uniform(0, 2 * np.pi), random.uniform(0.3, 1.5)
+    row, column = np.arange(height)[:, None], np.arange(width)
+    place = 2 * np.pi * frequency * (row * np.sin(direction) + column * np.cos(direction))
+    wave = np.sqrt(2) * np.sin(place + phase + drift * np.arange(time)[:, None, None, None])
+    return (wave + smoothed(random.standard_normal((1, channels, height, width)), BLOTCH)) / np.sqrt(2)
+
+
+def smoothed(white: NDArray[np.float64], deviation: float) -> NDArray[np.float64]:
+    """Smooth white noise `[T, C, H, W]` along rows and columns, whose ends meet, and keep its variance."""
+    impulse = np.zeros(int(8 * deviation) * 2 + 1)
+    impulse[len(impulse) // 2] = 1
+    kept = float(np.square(gaussian_filter1d(impulse, deviation)).sum())  # of the variance, along each axis
+    return gaussian_filter(white, (0, 0, deviation, deviation), mode="wrap") / kept

@@ -1,0 +1,51 @@
+"""Families of drawn noise: their law, and what tells them apart."""
+
+import numpy as np
+import pytest
+
+from datamodules.video.drawn_noise import DrawnNoise, smoothed, stripes, waves
+
+SHAPE = (6, 3, 32, 48)
+
+
+def many(pattern, count: int = 60) -> np.ndarray:
+    return np.stack([pattern(SHAPE, np.random.default_rng(seed)) for seed in range(count)])
+
+
+@pytest.mark.parametrize("pattern", [stripes, waves])
+def test_noise_has_mean_zero_and_variance_one(pattern) -> None:
+    drawn = many(pattern)
+    assert abs(drawn.mean()) < 0.03
+    assert drawn.var() == pytest.approx(1, abs=0.06)
+
+
+def test_stripes_lie_in_rows_and_waves_do_not() -> None:
+    # Half of the variance of stripes is common to a row's pixels; between frames there is nothing in common.
+    rows = many(stripes).mean(axis=-1).var()
+    assert rows == pytest.approx(0.5, abs=0.08)
+    assert many(waves).mean(axis=-1).var() < 0.1
+    first, second = many(stripes)[:, 0], many(stripes)[:, 3]
+    assert abs(np.corrcoef(first.flatten(), second.flatten())[0, 1]) < 0.05
+    still = np.corrcoef(many(waves)[:, 0].flatten(), many(waves)[:, 3].flatten())[0, 1]
+    assert 0.2 < still < 0.9  # blotches stay, waves drift
+
+
+def test_smoothing_keeps_the_variance() -> None:
+    white = np.random.default_rng(0).standard_normal((1, 1, 400, 400))
+    for deviation in (0.8, 2.5):
+        assert smoothed(white, deviation).var() == pytest.approx(1, abs=0.03)
+
+
+def test_noise_lies_around_the_mean_of_its_clip() -> None:
+    clip = np.broadcast_to(np.array([60, 120, 150], dtype=np.uint8)[:, None, None], SHAPE)
+    source = DrawnNoise(deviation=(0.1, 0.1))
+    source.check(SHAPE, "data.noise")
+    drawn = source.drawn(clip, np.random.default_rng(0))
+    assert (drawn.shape, drawn.dtype) == (SHAPE, np.uint8)
+    np.testing.assert_allclose(drawn.mean(axis=(0, 2, 3)), [60, 120, 150], atol=4)
+    assert drawn[:, 1].std() == pytest.approx(25.5, abs=3)
+    assert np.array_equal(drawn, source.drawn(clip, np.random.default_rng(0)))
+    with pytest.raises(ValueError, match="family must be one of stripes, waves, got 'rain'"):
+        DrawnNoise("rain")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="deviation must be two numbers of at least 0"):
+        DrawnNoise(deviation=(0.2, 0.1))
