@@ -35,6 +35,9 @@ class DrawnNoise(NoiseSource):
         self.pattern: Callable[..., NDArray[np.float64]] = stripes if family == "stripes" else waves
         self.deviation = deviation
 
+    def check(self, shape: tuple[int, ...], name: str) -> None:
+        """Refuse nothing: noise is drawn for clips of any size."""
+
     def drawn(self, clip: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
         deviation = random.uniform(*self.deviation) * 255
         mean = clip.mean(axis=(0, 2, 3), keepdims=True)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 class NoiseSource(ABC):
     """Sequences of noise alone on nearly constant content, of which one is drawn for each clip."""
 
+    @abstractmethod
     def check(self, shape: tuple[int, ...], name: str) -> None:
         """Refuse clips that the sequences do not fill.
 

@@ -1,7 +1,32 @@
-"""Degradations of clips, composed of operators whose parameters walk a little from frame to frame."""
+"""Degradations of clips, composed of operators whose parameters walk a little from frame to frame.
 
+    degradation:
+      class_path: datamodules.corruptions.clip_degradation.Chain
+      init_args:
+        scale: 4
+        operators:
+          - datamodules.corruptions.clip_degradation.RandomBlur
+          - datamodules.corruptions.clip_degradation.ResizeToEnd
+
+Source: K. C. K. Chan et al., Investigating Tradeoffs in Real-World Video Super-Resolution (RealBasicVSR), CVPR 2022,
+arXiv 2111.12704; defaults are those of the first stage of its chain, as its code has them (mmagic).
+"""
+
+from datamodules.corruptions.clip_degradation.blur import RandomBlur
 from datamodules.corruptions.clip_degradation.chain import Chain, InRandomOrder
+from datamodules.corruptions.clip_degradation.compression import RandomCodec, RandomJpeg
 from datamodules.corruptions.clip_degradation.noise import RandomNoise
-from datamodules.corruptions.clip_degradation.resizing import ResizeToEnd
+from datamodules.corruptions.clip_degradation.resizing import RandomResize, ResizeToEnd
+from datamodules.corruptions.clip_degradation.sharpening import UnsharpMask
 
-__all__ = ["Chain", "InRandomOrder", "RandomNoise", "ResizeToEnd"]
+__all__ = [
+    "Chain",
+    "InRandomOrder",
+    "RandomBlur",
+    "RandomCodec",
+    "RandomJpeg",
+    "RandomNoise",
+    "RandomResize",
+    "ResizeToEnd",
+    "UnsharpMask",
+]

@@ -1,0 +1,127 @@
+"""Blur of clips, by a kernel for each frame."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datamodules.arguments import at_least, one_of, within
+from datamodules.corruptions.clip_degradation import kernels
+from datamodules.corruptions.clip_degradation.interface import ClipOperator, Range, check_chances, check_range, walk
+
+PROBABILITIES = {
+    **{"iso": 0.405, "aniso": 0.225, "generalized_iso": 0.108, "generalized_aniso": 0.027},
+    **{"plateau_iso": 0.108, "plateau_aniso": 0.027, "sinc": 0.1},
+}
+LARGE = 13
+"""Size of a sinc kernel from which on it cuts off lower frequencies, too."""
+
+
+class RandomBlur(ClipOperator):
+    """Blur each frame by a kernel of one family and size, whose parameters walk from frame to frame.
+
+    All parameters start uniform in their ranges, and each walks by at most its step. (The published code hands `beta`
+    to functions that draw it anew between itself and 1, in each frame; here it walks, as its settings say.)
+
+    Args:
+        families: probabilities of the families of kernels.
+        kernel_sizes: sizes of kernels in pixels, odd, one of which is drawn.
+        sigma: least and greatest deviation, along either axis.
+        sigma_step: greatest change of the deviations from frame to frame.
+        rotation_step: greatest change of the angle from frame to frame, in radian.
+        generalized_beta: least and greatest exponent of generalized Gaussians.
+        generalized_step: greatest change of that exponent from frame to frame.
+        plateau_beta: least and greatest exponent of plateaus.
+        plateau_step: greatest change of that exponent from frame to frame.
+        cutoff: least and greatest cut-off frequency of sinc filters, in radian a pixel; None takes pi/3 to pi for
+            kernels below 13 pixels, and pi/5 to pi for larger ones.
+        cutoff_step: greatest change of the cut-off frequency from frame to frame.
+        probability: of blurring a clip at all.
+    """
+
+    def __init__(
+        self,
+        families: Mapping[str, float] = PROBABILITIES,
+        kernel_sizes: Sequence[int] = (7, 9, 11, 13, 15, 17, 19, 21),
+        sigma: Range = (0.2, 3.0),
+        sigma_step: float = 0.02,
+        rotation_step: float = 0.31416,
+        generalized_beta: Range = (0.5, 4.0),
+        generalized_step: float = 0.05,
+        plateau_beta: Range = (1.0, 2.0),
+        plateau_step: float = 0.1,
+        cutoff: Range | None = None,
+        cutoff_step: float = 0.0628,
+        probability: float = 1.0,
+    ) -> None:
+        for family in families:
+            one_of(kernels.FAMILIES, families=family)
+        check_chances(list(families.values()), "families")
+        for size in kernel_sizes:
+            if size < 1 or size % 2 == 0:
+                raise ValueError(f"kernel_sizes must be odd, got {size}")
+        check_range(sigma, 0.01, "sigma")
+        check_range(generalized_beta, 0, "generalized_beta")
+        check_range(plateau_beta, 0, "plateau_beta")
+        if cutoff is not None:
+            check_range(cutoff, 0, "cutoff")
+        at_least(0, sigma_step=sigma_step, rotation_step=rotation_step, cutoff_step=cutoff_step)
+        at_least(0, generalized_step=generalized_step, plateau_step=plateau_step)
+        within(0, 1, probability=probability)
+        self.families = dict(families)
+        self.kernel_sizes = list(kernel_sizes)
+        self.sigma = sigma
+        self.sigma_step = sigma_step
+        self.rotation_step = rotation_step
+        self.generalized = (generalized_beta, generalized_step)
+        self.plateau = (plateau_beta, plateau_step)
+        self.cutoff = cutoff
+        self.cutoff_step = cutoff_step
+        self.probability = probability
+
+    def apply(self, clip: Tensor, random: np.random.Generator, end: tuple[int, int]) -> Tensor:
+        if random.random() >= self.probability:
+            return clip
+        return filtered(clip, self.kernels(random, len(clip)).to(clip))
+
+    def kernels(self, random: np.random.Generator, count: int) -> Tensor:
+        """Draw a kernel for each frame, `[count, size, size]`, float64."""
+        chances = np.array(list(self.families.values()))
+        family = list(self.families)[random.choice(len(chances), p=chances / chances.sum())]
+        size = self.kernel_sizes[random.integers(len(self.kernel_sizes))]
+
+        def drawn(ends: Range, step: float) -> Tensor:
+            return torch.from_numpy(walk(random, ends, step, count))
+
+        if family == "sinc":
+            low = math.pi / 3 if size < LARGE else math.pi / 5
+            return kernels.sinc(size, drawn(self.cutoff or (low, math.pi), self.cutoff_step))
+        sigma_x = drawn(self.sigma, self.sigma_step)
+        sigma_y, rotation = sigma_x, torch.zeros_like(sigma_x)
+        if family.endswith("aniso"):
+            sigma_y = drawn(self.sigma, self.sigma_step)
+            rotation = drawn((-math.pi, math.pi), self.rotation_step)
+        if family.startswith("generalized"):
+            return kernels.generalized(size, sigma_x, sigma_y, rotation, drawn(*self.generalized))
+        if family.startswith("plateau"):
+            return kernels.plateau(size, sigma_x, sigma_y, rotation, drawn(*self.plateau))
+        return kernels.gaussian(size, sigma_x, sigma_y, rotation)
+
+
+def filtered(clip: Tensor, kernel: Tensor) -> Tensor:
+    """Correlate each frame `[T, C, H, W]` with its own kernel, `[T, k, k]`, with borders reflected at the pixel."""
+    (height, width), reach = clip.shape[2:], kernel.shape[-1] // 2
+    wide = clip[:, :, reflected(height, reach, clip.device)][..., reflected(width, reach, clip.device)]
+    size = wide.shape[2:]
+    spectrum = torch.fft.rfft2(wide) * torch.fft.rfft2(kernel, s=size)[:, None].conj()
+    return torch.fft.irfft2(spectrum, s=size)[..., :height, :width].contiguous()
+
+
+def reflected(size: int, reach: int, device: torch.device) -> Tensor:
+    """List the pixels of a line with `reach` more on each side, as often reflected at its ends as that needs."""
+    if size == 1:
+        return torch.zeros(1 + 2 * reach, dtype=torch.int64, device=device)
+    place = torch.arange(-reach, size + reach, device=device) % (2 * size - 2)
+    return torch.minimum(place, 2 * size - 2 - place)

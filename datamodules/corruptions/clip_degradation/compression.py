@@ -1,0 +1,91 @@
+"""Compression of clips: each frame as a JPEG, or all as a video, in memory.
+
+These run on the host, in the processes that read clips.
+"""
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from datamodules.arguments import at_least
+from datamodules.corruptions.clip_degradation.interface import ClipOperator, check_range, walk
+from datamodules.files.video_files import decoded, encoded, require_encoder
+
+
+class RandomJpeg(ClipOperator):
+    """Compress each frame by JPEG with a quality that walks from frame to frame.
+
+    Args:
+        quality: least and greatest quality, of 1 to 100.
+        step: greatest change from frame to frame.
+    """
+
+    def __init__(self, quality: tuple[int, int] = (30, 95), step: float = 3.0) -> None:
+        check_range(quality, 1, "quality")
+        if quality[1] > 100:
+            raise ValueError(f"quality must be at most 100, got {quality[1]}")
+        at_least(0, step=step)
+        self.quality = quality
+        self.step = step
+
+    def apply(self, clip: Tensor, random: np.random.Generator, end: tuple[int, int]) -> Tensor:
+        qualities = walk(random, self.quality, self.step, len(clip)).round().astype(int)
+        frames = [as_jpeg(frame, int(quality)) for frame, quality in zip(levels_of(clip), qualities, strict=True)]
+        return as_clip(np.stack(frames), clip)
+
+
+def as_jpeg(frame: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
+    """Compress a frame `[H, W, C]` and read it again."""
+    memory = io.BytesIO()
+    Image.fromarray(frame if frame.shape[2] == 3 else frame[..., 0]).save(memory, "JPEG", quality=quality)
+    return np.asarray(Image.open(memory)).reshape(frame.shape)
+
+
+class RandomCodec(ClipOperator):
+    """Compress a clip as a video of one frame a second, by a codec and a bit rate that are drawn.
+
+    It needs the extra `video`, and frames with even sides. FFmpeg's mpeg4 may miss its rate by four million bits, more
+    than a short clip has, so that the rate tells on the others alone.
+
+    Args:
+        codecs: names of encoders, one of which is drawn.
+        bit_rate: least and greatest bits a second.
+    """
+
+    def __init__(
+        self,
+        codecs: Sequence[str] = ("libx264", "h264", "mpeg4"),
+        bit_rate: tuple[int, int] = (10_000, 100_000),
+    ) -> None:
+        for codec in codecs:
+            require_encoder(codec)
+        check_range(bit_rate, 1, "bit_rate")
+        self.codecs = list(codecs)
+        self.bit_rate = bit_rate
+
+    def apply(self, clip: Tensor, random: np.random.Generator, end: tuple[int, int]) -> Tensor:
+        codec = self.codecs[random.integers(len(self.codecs))]
+        rate = int(random.integers(self.bit_rate[0], self.bit_rate[1] + 1))
+        frames = levels_of(clip)
+        memory = io.BytesIO()
+        encoded(memory, frames if frames.shape[3] == 3 else frames.repeat(3, axis=3), 1, codec, bit_rate=rate)
+        memory.seek(0)
+        read = decoded(memory, "a clip in memory")
+        if len(read) != len(frames):
+            raise RuntimeError(f"{codec} gave {len(read)} frames back of {len(frames)}")
+        return as_clip(read if frames.shape[3] == 3 else read.mean(axis=3, keepdims=True), clip)
+
+
+def levels_of(clip: Tensor) -> NDArray[np.uint8]:
+    """Round a clip `[T, C, H, W]` to levels `[T, H, W, C]`."""
+    return clip.mul(255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def as_clip(levels: NDArray, like: Tensor) -> Tensor:
+    """Turn levels `[T, H, W, C]` into a clip `[T, C, H, W]` of the type and on the device of another."""
+    return torch.from_numpy(levels).to(like).div_(255).permute(0, 3, 1, 2).contiguous()

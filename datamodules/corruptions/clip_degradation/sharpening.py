@@ -1,0 +1,52 @@
+"""Sharpening of clean frames by what a wide blur takes away from them.
+
+    r = x - g * x;   m = g * [255 |r| > 10];   m clip(x + r / 2, 0, 1) + (1 - m) x
+
+with a Gaussian g of 51 taps and the deviation that OpenCV gives these, .3 ((51 - 1) / 2 - 1) + .8 = 8.
+Source: Real-ESRGAN's code (BasicSR), which RealBasicVSR sharpens ground truth with.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datamodules.corruptions.clip_degradation.blur import reflected
+from datamodules.corruptions.clip_degradation.interface import ClipOperator
+
+TAPS, DEVIATION = 51, 8.0
+
+
+def unsharp_masked(image: Tensor, weight: float = 0.5, threshold: float = 10 / 255) -> Tensor:
+    """Sharpen images where they differ from their blurred copies.
+
+    Args:
+        image: `[..., C, H, W]`, in [0, 1], on any device.
+        weight: of the difference that is added.
+        threshold: least difference of a pixel that is sharpened, with its surroundings.
+    """
+    frames = image.flatten(0, -4) if image.ndim > 3 else image[None]
+    residual = frames - _blurred(frames)
+    mask = _blurred((residual.abs() > threshold).to(frames.dtype))
+    sharp = (frames + weight * residual).clamp(0, 1)
+    return (mask * sharp + (1 - mask) * frames).view_as(image)
+
+
+def _blurred(image: Tensor) -> Tensor:
+    rows, columns = (blurring(size, image) for size in image.shape[2:])
+    return rows @ image @ columns.T
+
+
+def blurring(size: int, like: Tensor) -> Tensor:
+    """Make the matrix that blurs a line of pixels, reflected at its ends, `[size, size]`."""
+    place = torch.arange(TAPS, dtype=torch.float64, device=like.device) - TAPS // 2
+    tap = (-0.5 * (place / DEVIATION).square()).exp()
+    source = reflected(size, TAPS // 2, like.device).unfold(0, TAPS, 1)
+    matrix = torch.zeros(size, size, dtype=torch.float64, device=like.device)
+    return matrix.scatter_add_(1, source, (tap / tap.sum()).expand(size, -1)).to(like.dtype)
+
+
+class UnsharpMask(ClipOperator):
+    """Sharpen clean frames before they are degraded, as `unsharp_masked` does."""
+
+    def apply(self, clip: Tensor, random: np.random.Generator, end: tuple[int, int]) -> Tensor:
+        return unsharp_masked(clip)

@@ -1,0 +1,222 @@
+"""Clips as folders of numbered frames, and as video files.
+
+<folder>/<clip>/00000000.png ...        <folder>/<clip>.mp4
+"""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datamodules.arguments import at_least, one_of
+from datamodules.files.data_directory import data_directory
+from datamodules.files.file_pairs import paired
+from datamodules.files.image_files import SUFFIXES, UnreadableImage
+from datamodules.files.pixels import read_pixels
+from datamodules.files.video_files import SUFFIXES as VIDEO_SUFFIXES
+from datamodules.files.video_files import UnreadableVideo, decoded, facts_of
+from datamodules.video.clips import Clips, ClipSet, Frames, Split
+
+
+class FolderFrames:
+    """The frames of a folder, whose names end with consecutive numbers.
+
+    Args:
+        folder: the folder.
+        channels: 1 or 3; grey frames get three equal channels, colours are not thrown away.
+
+    Raises:
+        FileNotFoundError: if there is no frame.
+        ValueError: names a number that is missing, or that two frames have.
+        UnreadableImage: if the first frame cannot be read.
+    """
+
+    def __init__(self, folder: Path, channels: int = 3) -> None:
+        self.folder = folder
+        self.channels = channels
+        self.files = numbered_frames(folder)
+        self.size = self._read(self.files[0]).shape[1:]
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return len(self.files), self.channels, self.size[0], self.size[1]
+
+    def read(self, first: int, count: int) -> NDArray[np.uint8]:
+        frames = []
+        for path in self.files[first : first + count]:
+            frames.append(self._read(path))
+            if frames[-1].shape[1:] != self.size:
+                raise UnreadableImage(
+                    f"{path} has {frames[-1].shape[1]} x {frames[-1].shape[2]} pixels, and the first frame of its "
+                    f"clip {self.size[0]} x {self.size[1]}"
+                )
+        return np.stack(frames)
+
+    def _read(self, path: Path) -> NDArray[np.uint8]:
+        pixels = read_pixels(path, None if self.channels == 1 else self.channels)
+        if len(pixels) != self.channels:
+            raise UnreadableImage(f"{path} is in colour, and the sets are grey; make it grey")
+        return pixels
+
+
+def numbered_frames(folder: Path) -> list[Path]:
+    """List the frames of a folder by the numbers that their names end with.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: names a number that is missing, or that two frames have.
+    """
+    found: dict[int, Path] = {}
+    for path in sorted(folder.iterdir()):
+        number = re.search(r"(\d+)$", path.stem)
+        if path.suffix.lower() not in SUFFIXES or path.name.startswith(".") or number is None:
+            continue
+        other = found.setdefault(int(number[1]), path)
+        if other != path:
+            raise ValueError(f"{folder}: {other.name} and {path.name} have one number; remove one of them")
+    if not found:
+        raise FileNotFoundError(f"{folder} holds no frame; expected 00000000.png, 00000001.png and so on")
+    numbers = sorted(found)
+    for number in range(numbers[0], numbers[-1]):
+        if number not in found:
+            like = found[numbers[0]]
+            digits = re.search(r"(\d+)$", like.stem)
+            assert digits is not None
+            name = f"{like.stem[: digits.start()]}{number:0{len(digits[1])}d}{like.suffix}"
+            raise ValueError(f"{folder / name} is missing, a frame between others that are there")
+    return [found[number] for number in numbers]
+
+
+class VideoFrames:
+    """The frames of a video file, decoded from the key frame before those that are asked for.
+
+    Args:
+        path: the file.
+        channels: 1, which reads brightness alone, or 3.
+
+    Raises:
+        UnreadableVideo: names a file that is damaged or no video.
+    """
+
+    def __init__(self, path: Path, channels: int = 3) -> None:
+        self.path = path
+        self.channels = channels
+        self.facts = facts_of(path)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return len(self.facts.times), self.channels, self.facts.height, self.facts.width
+
+    def read(self, first: int, count: int) -> NDArray[np.uint8]:
+        start = self.facts.times[first] if first else None
+        frames = decoded(self.path, str(self.path), start, count, grey=self.channels == 1)
+        if len(frames) < min(count, len(self.facts.times) - first):
+            raise UnreadableVideo(f"{self.path} breaks off after frame {first + len(frames) - 1}")
+        return np.ascontiguousarray(frames.transpose(0, 3, 1, 2))
+
+
+def named_clips(folder: Path, what: str, channels: int = 3) -> dict[str, Path]:
+    """Find the clips of a folder by their names: folders of frames, video files, or the folder itself.
+
+    Args:
+        folder: the folder.
+        what: the argument or the set, for messages.
+        channels: those of frames.
+
+    Raises:
+        FileNotFoundError: if the folder does not exist or holds no clip.
+        ValueError: if a folder and a file have one name.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{what}: {folder} is not a folder; expected one with a folder of frames for each clip")
+    found = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+    clips = [path for path in found if path.is_dir() or path.suffix.lower() in VIDEO_SUFFIXES]
+    if not clips and any(path.suffix.lower() in SUFFIXES for path in found):
+        return {folder.name: folder}
+    if not clips:
+        raise FileNotFoundError(
+            f"{what}: {folder} holds no clip; expected folders of frames, as <clip>/00000000.png, or files that end "
+            f"with {', '.join(VIDEO_SUFFIXES)}"
+        )
+    name, count = Counter(path.stem if path.is_file() else path.name for path in clips).most_common(1)[0]
+    if count > 1:
+        raise ValueError(f"{what}: {folder} has several clips of the name {name}; rename all but one")
+    return {path.stem if path.is_file() else path.name: path for path in clips}
+
+
+def opened(path: Path, channels: int) -> Frames:
+    """Open a clip, a folder of frames or a video file."""
+    return FolderFrames(path, channels) if path.is_dir() else VideoFrames(path, channels)
+
+
+class FrameFolders(ClipSet):
+    """Your own clips, folders of frames or video files, with their degraded ones or without; all for any split.
+
+    Args:
+        clean_dir: folder of clean clips; None where there is no ground truth.
+        noisy_dir: folder of degraded clips with the same names; None leaves degradation to `data.degradation`.
+        scale: pixels of a clean frame for one of its degraded one, along each axis.
+        channels: 1 for grey frames, 3 for colour.
+        names: clips to take; None takes all.
+
+    Raises:
+        ValueError: if an argument is out of range, or no folder is given.
+    """
+
+    def __init__(
+        self,
+        clean_dir: str | None = None,
+        noisy_dir: str | None = None,
+        scale: int = 4,
+        channels: int = 3,
+        names: Sequence[str] | None = None,
+    ) -> None:
+        at_least(1, scale=scale)
+        one_of((1, 3), channels=channels)
+        if clean_dir is None and noisy_dir is None:
+            raise ValueError("set clean_dir, noisy_dir or both: there is no folder of clips")
+        self.folders = {"clean": clean_dir, "noisy": noisy_dir}
+        self.scale = scale
+        self.channels = channels
+        self.names = names
+
+    def clips(self, split: Split) -> Clips:
+        found = {
+            kind: named_clips(Path(folder).expanduser(), f"{kind}_dir")
+            for kind, folder in self.folders.items()
+            if folder is not None
+        }
+        [first, *_] = found.values()
+        if len(found) == 2:
+            where = Path(str(self.folders["noisy"]))
+            paired(list(found["noisy"]), list(found["clean"]), where, stem=lambda name: name, what="clip")
+        for name in self.names or ():
+            one_of(sorted(first), names=name)
+        names = [name for name in first if self.names is None or name in self.names]
+        read = {kind: [opened(paths[name], self.channels) for name in names] for kind, paths in found.items()}
+        return Clips(names, read.get("clean"), read.get("noisy"), self.scale)
+
+
+class REDS(ClipSet):
+    """REDS (Nah et al., CVPR Workshops 2019): 240 training and 30 validation clips of 100 frames, 1280 x 720 pixels.
+
+    Expected are `<data_dir>/train_sharp/<clip>/00000000.png` and `<data_dir>/val_sharp`, also below a folder `REDS`;
+    the latter is tested on, too.
+
+    Args:
+        data_dir: folder of the set; None takes the environment variable NOISEWORKS_DATA.
+    """
+
+    channels = 3
+
+    def __init__(self, data_dir: str | None = None) -> None:
+        self.data_dir = data_dir
+
+    def clips(self, split: Split) -> Clips:
+        directory = data_directory(self.data_dir, "REDS")
+        directory = directory / "REDS" if (directory / "REDS").is_dir() else directory
+        found = named_clips(directory / ("train_sharp" if split == "training" else "val_sharp"), "REDS")
+        return Clips(list(found), [opened(path, 3) for path in found.values()])

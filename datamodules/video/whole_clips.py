@@ -1,0 +1,88 @@
+"""Whole clips that are evaluated, and the random numbers of clips."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datamodules.corruptions.clip_degradation import Chain
+from datamodules.loading.global_batches import Request
+from datamodules.video.clips import Clips
+from datamodules.video.noise_source import NoiseSource
+
+PLACE, DEGRADATION, NOISE = 1, 2, 3
+"""Streams of the random numbers of a clip."""
+TESTED = 2**31
+"""Stands for the visit in the random numbers of clips that are validated and tested on, which no training has."""
+
+
+def random_of(seed: int, visit: int, position: int, stream: int) -> np.random.Generator:
+    """Make the generator of one clip's random numbers for one purpose."""
+    return np.random.default_rng([seed, visit, position, stream])
+
+
+def as_clip(frames: np.ndarray) -> Tensor:
+    """Turn levels into a clip in [0, 1], float32."""
+    return torch.from_numpy(np.ascontiguousarray(frames)).float().div_(255)
+
+
+def as_levels(clip: Tensor) -> np.ndarray:
+    """Turn a clip in [0, 1] into levels, uint8."""
+    return clip.mul(255).round().to(torch.uint8).numpy()
+
+
+class WholeClips:
+    """Whole clips, or parts of long ones, one after another.
+
+    Args:
+        clips: clips of the set.
+        degradation: makes clips degraded of which there are only clean ones.
+        noise: gives them sequences of noise.
+        longest: most frames of a part; None leaves clips whole.
+    """
+
+    def __init__(self, clips: Clips, degradation: Chain | None, noise: NoiseSource | None, longest: int | None) -> None:
+        self.clips = clips
+        self.degradation = degradation
+        self.noise = noise
+        self.in_memory = clips.in_memory
+        self.parts: list[tuple[int, int, int]] = []
+        self.sizes: list[tuple[int, ...]] = []
+        for position, stored in enumerate(clips.stored):
+            time, *size = stored.shape
+            for first in range(0, time, longest or time):
+                count = min(longest or time, time - first)
+                self.parts.append((position, first, count))
+                self.sizes.append((count, *size))
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __getitem__(self, request: Request) -> dict[str, Any]:
+        rows = request.indices.tolist()
+        read = [self.part(row) for row in rows]
+        batch: dict[str, Any] = {
+            "index": request.indices,
+            "global_size": request.global_size,
+            "name": [self.clips.names[self.parts[row][0]] for row in rows],
+            "first": [self.parts[row][1] for row in rows],
+        }
+        if self.clips.rates is not None:
+            batch["rate"] = [self.clips.rates[self.parts[row][0]] for row in rows]
+        return batch | {key: torch.from_numpy(np.stack([one[key] for one in read])) for key in read[0]}
+
+    def part(self, row: int) -> dict[str, np.ndarray]:
+        """Read one part, and degrade it if need be: levels `[T, C, H, W]` by key."""
+        position, first, count = self.parts[row]
+        kinds = {"clean": self.clips.clean, "noisy": self.clips.noisy}
+        part = {key: clips[position].read(first, count) for key, clips in kinds.items() if clips is not None}
+        if "noisy" not in part and self.degradation is not None:
+            scale = self.degradation.scale
+            height, width = (side // scale * scale for side in part["clean"].shape[2:])
+            part["clean"] = np.ascontiguousarray(part["clean"][..., :height, :width])
+            part["noisy"] = as_levels(self.degradation(as_clip(part["clean"]), random_of(0, TESTED, row, DEGRADATION)))
+        if self.noise is not None:
+            self.noise.check(part["noisy"].shape, "data.test_noise")
+            part["noise"] = self.noise.drawn(part["noisy"], random_of(0, TESTED, row, NOISE))
+        return part

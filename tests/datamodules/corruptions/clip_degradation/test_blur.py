@@ -1,0 +1,72 @@
+"""Blur of each frame by its own kernel, whose parameters walk."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from datamodules.corruptions.clip_degradation.blur import PROBABILITIES, RandomBlur, filtered, reflected
+
+CLIP = torch.rand(3, 2, 14, 11, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+def test_frames_are_correlated_with_their_kernels() -> None:
+    kernel = torch.rand(3, 5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    wide = F.pad(CLIP, (2, 2, 2, 2), mode="reflect")
+    one_by_one = [F.conv2d(frame[:, None], each[None, None])[:, 0] for frame, each in zip(wide, kernel, strict=True)]
+    torch.testing.assert_close(filtered(CLIP, kernel), torch.stack(one_by_one))
+
+
+def test_lines_are_reflected_as_often_as_needed() -> None:
+    assert reflected(4, 2, torch.device("cpu")).tolist() == [2, 1, 0, 1, 2, 3, 2, 1]
+    assert reflected(2, 4, torch.device("cpu")).tolist() == [0, 1, 0, 1, 0, 1, 0, 1, 0, 1]
+    assert reflected(1, 2, torch.device("cpu")).tolist() == [0] * 5
+
+
+def test_families_come_as_often_as_they_should_and_walk_little() -> None:
+    blur = RandomBlur(kernel_sizes=[11])
+    jumps = []
+    for seed in range(60):
+        kernel = blur.kernels(np.random.default_rng(seed), 5)
+        assert kernel.shape == (5, 11, 11)
+        torch.testing.assert_close(kernel.sum(dim=(1, 2)), torch.ones(5, dtype=torch.float64))
+        jumps.append(float((kernel[1:] - kernel[:-1]).abs().sum(dim=(1, 2)).max()))
+    assert 0 < np.median(jumps) < 0.1
+    assert np.array_equal(*(blur.kernels(np.random.default_rng(5), 4) for _ in range(2)))
+    negative = sum(bool((blur.kernels(np.random.default_rng(seed), 1) < -1e-9).any()) for seed in range(300))
+    assert 15 <= negative <= 48  # sinc filters alone have negative taps: a tenth
+
+
+@pytest.mark.parametrize("family", list(PROBABILITIES))
+def test_each_family_is_drawn_with_parameters_of_its_own(family: str) -> None:
+    blur = RandomBlur({family: 1.0}, kernel_sizes=[9])
+    kernel = blur.kernels(np.random.default_rng(2), 3)
+    same = torch.isclose(kernel, kernel.transpose(1, 2)).all()
+    assert bool(same) == ("aniso" not in family)
+    assert not torch.equal(kernel[0], kernel[1])
+    mean = filtered(CLIP, kernel).mean(dim=(2, 3))
+    torch.testing.assert_close(mean, CLIP.mean(dim=(2, 3)), rtol=0.2, atol=0)
+
+
+def test_clips_are_left_alone_with_the_rest_of_the_probability() -> None:
+    blur, end = RandomBlur(probability=0.8), (1, 1)
+    kept = sum(torch.equal(blur.apply(CLIP, np.random.default_rng(seed), end), CLIP) for seed in range(200))
+    assert 20 <= kept <= 62
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"families": {"iso": 0.5}}, "families must be probabilities that add up to 1"),
+        ({"families": {"round": 1.0}}, "families must be one of iso, .* got 'round'"),
+        ({"kernel_sizes": [8]}, "kernel_sizes must be odd, got 8"),
+        ({"sigma": (0, 1)}, "sigma must be two numbers of at least 0.01"),
+        ({"cutoff": (2, 1)}, "cutoff must be two numbers"),
+        ({"probability": 2}, r"probability must be in \[0, 1\]"),
+    ],
+)
+def test_what_is_out_of_range_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RandomBlur(**options)

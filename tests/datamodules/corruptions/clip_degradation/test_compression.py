@@ -1,0 +1,59 @@
+"""JPEG and codecs: what comes back, and what is refused."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from datamodules.corruptions.clip_degradation.compression import RandomCodec, RandomJpeg, as_jpeg
+from datamodules.video.moving_photographs import MovingPhotographs
+
+END = (16, 16)
+
+
+def clip(colour: bool = True, size: int = 48) -> torch.Tensor:
+    photographs = MovingPhotographs(1, 1, num_frames=6, image_size=size, colour=colour)
+    return torch.from_numpy(photographs.clips("test").stored[0].read(0, 6)).float() / 255
+
+
+@pytest.mark.parametrize("colour", [True, False])
+def test_jpeg_is_that_of_pillow_with_a_quality_that_walks(colour: bool) -> None:
+    given = clip(colour)
+    read = RandomJpeg((20, 90), step=30).apply(given, np.random.default_rng(1), END)
+    assert (read.shape, read.dtype) == (given.shape, torch.float32)
+    errors = (read - given).square().mean(dim=(1, 2, 3))
+    assert errors.max() > 1.5 * errors.min()
+    levels = (given[0] * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    memory = io.BytesIO()
+    Image.fromarray(levels if colour else levels[..., 0]).save(memory, "JPEG", quality=50)
+    assert np.array_equal(as_jpeg(levels, 50), np.asarray(Image.open(memory)).reshape(levels.shape))
+
+
+@pytest.mark.parametrize("codec", ["libx264", "h264", "mpeg4"])
+def test_codecs_give_as_many_frames_back_and_lose_more_at_fewer_bits(codec: str) -> None:
+    given = clip()
+    errors = []
+    for rate in (3_000, 300_000):
+        read = RandomCodec([codec], (rate, rate)).apply(given, np.random.default_rng(0), END)
+        assert (read.shape, read.dtype) == (given.shape, torch.float32)
+        errors.append(float((read - given).square().mean()))
+    # FFmpeg's mpeg4 may miss its rate by four million bits, more than so short a clip has.
+    assert errors[1] == errors[0] if codec == "mpeg4" else errors[1] < 0.7 * errors[0]
+    assert 0 < errors[1] < 0.01
+    again = RandomCodec([codec], (rate, rate)).apply(given, np.random.default_rng(0), END)
+    assert torch.equal(read, again)
+    grey = RandomCodec([codec], (rate, rate)).apply(clip(colour=False), np.random.default_rng(0), END)
+    assert grey.shape[1] == 1
+
+
+def test_what_a_codec_does_not_take_is_refused() -> None:
+    with pytest.raises(ValueError, match="codec libx264 takes frames of even sides, got 48 x 47"):
+        RandomCodec(["libx264"]).apply(clip()[..., :47], np.random.default_rng(0), END)
+    with pytest.raises(ValueError, match=r"the codec wmv9x is none that this PyAV .* can write"):
+        RandomCodec(["wmv9x"])
+    with pytest.raises(ValueError, match="bit_rate must be two numbers of at least 1"):
+        RandomCodec(bit_rate=(5, 1))
+    with pytest.raises(ValueError, match="quality must be at most 100, got 101"):
+        RandomJpeg((30, 101))

@@ -1,0 +1,45 @@
+"""Videos written and read again."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from datamodules.files.video_files import UnreadableVideo, decoded, encoded, facts_of, require_encoder
+
+FRAMES = np.stack([np.full((32, 48, 3), 20 * number, dtype=np.uint8) for number in range(7)])
+
+
+def test_a_video_is_read_as_it_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    encoded(path, FRAMES, rate=12.5, options={"crf": "4"})
+    facts = facts_of(path)
+    assert (facts.height, facts.width, facts.rate, len(facts.times)) == (32, 48, 12.5, 7)
+    np.testing.assert_allclose(decoded(path, "a").astype(int), FRAMES, atol=4)
+    for first in range(7):
+        part = decoded(path, "a", start=facts.times[first], count=3)
+        assert np.array_equal(part, decoded(path, "a")[first : first + 3])
+    grey = decoded(path, "a", grey=True)
+    assert grey.shape == (7, 32, 48, 1)
+    with pytest.raises(UnreadableVideo, match="a has no frame that can be decoded"):
+        decoded(path, "a", start=facts.times[-1] + 1)
+
+
+def test_what_is_no_video_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "bad.mp4").write_bytes(b"nothing of the kind" * 50)
+    with pytest.raises(UnreadableVideo, match=r"bad\.mp4 cannot be read as a video"):
+        facts_of(tmp_path / "bad.mp4")
+    with pytest.raises(UnreadableVideo, match="bad cannot be read as a video"):
+        decoded(tmp_path / "bad.mp4", "bad")
+    with pytest.raises(ValueError, match="takes frames of even sides, got 31 x 48"):
+        encoded(tmp_path / "odd.mp4", FRAMES[:, 1:], rate=1)
+    with pytest.raises(ValueError, match="the codec none such is none"):
+        require_encoder("none such")
+
+
+def test_without_the_package_it_is_said_how_to_get_it(monkeypatch: Any) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'noiseworks\[video\]'"):
+        facts_of(Path("a.mp4"))
