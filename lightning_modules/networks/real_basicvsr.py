@@ -1,0 +1,196 @@
+"""RealBasicVSR: clean the frames of a clip one by one, then enlarge them by a network that runs through it both ways.
+
+    v   = x + clean(x),      again while the mean of |clean(v)| is not below a threshold, three times at most
+    b_t = B(v_t, warp(b_{t+1}, flow t -> t+1)),    f_t = F(v_t, warp(f_{t-1}, flow t -> t-1))
+    y_t = up(v_t) + U(b_t, f_t)
+
+B, F and clean are residual convolutions; U fuses both directions and doubles the sides by pixel shuffle, once or twice;
+up is bilinear. A clip is cleaned once in training, and in evaluation as often as its own residue asks for, so that a
+result does not depend on the batch (in the authors' code all clips of a batch are cleaned as often as their mean says).
+Flows of mirrored clips are computed in both directions, where theirs are copied.
+
+Source: Chan, Zhou, Xu and Loy, Investigating Tradeoffs in Real-World Video Super-Resolution, CVPR 2022, arXiv
+2111.12704; BasicVSR, CVPR 2021, arXiv 2012.02181.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from datamodules.arguments import at_least, one_of, within
+from lightning_modules.networks.spynet import ZeroFlow, warped
+
+SLOPE = 0.1
+MOST_CLEANINGS = 3
+
+
+def small_normal(layer: nn.Conv2d, scale: float = 0.1) -> nn.Conv2d:
+    """Draw a convolution's weights as Kaiming He's for ReLU, times a scale, and set its bias to zero."""
+    nn.init.kaiming_normal_(layer.weight)
+    with torch.no_grad():
+        layer.weight.mul_(scale)
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+class ResidualBlock(nn.Module):
+    """x + a convolution of the ReLU of another one of x, which begins near zero."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first, self.second = (small_normal(nn.Conv2d(width, width, 3, padding=1)) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.second(F.relu(self.first(x)))
+
+
+def residual_convolutions(channels: int, width: int, num_blocks: int) -> nn.Sequential:
+    """A convolution with LeakyReLU, and residual blocks behind it."""
+    first = nn.Conv2d(channels, width, 3, padding=1)
+    return nn.Sequential(first, nn.LeakyReLU(SLOPE), *(ResidualBlock(width) for _ in range(num_blocks)))
+
+
+class Enlargement(nn.Module):
+    """Make a frame of the features of both directions, with sides that are `scale` times as long."""
+
+    def __init__(self, channels: int, width: int, scale: int) -> None:
+        super().__init__()
+        self.fuse = nn.Conv2d(2 * width, width, 1)
+        self.doublings = nn.ModuleList(
+            small_normal(nn.Conv2d(width, 4 * width, 3, padding=1), 1.0) for _ in range(scale.bit_length() - 1)
+        )
+        self.before_last = nn.Conv2d(width, width, 3, padding=1)
+        self.last = nn.Conv2d(width, channels, 3, padding=1)
+
+    def forward(self, backward: Tensor, forward: Tensor) -> Tensor:
+        x = F.leaky_relu(self.fuse(torch.cat([backward, forward], dim=1)), SLOPE)
+        for layer in self.doublings:
+            x = F.leaky_relu(F.pixel_shuffle(layer(x), 2), SLOPE)
+        return self.last(F.leaky_relu(self.before_last(x), SLOPE))
+
+
+class RealBasicVSR(nn.Module):
+    """Clean clips `[B, T, C, h, w]` and enlarge them to `[B, T, C, s h, s w]`.
+
+    Args:
+        flow: estimates motion: `SPyNet` with its weights, or `ZeroFlow`.
+        channels: C.
+        width: channels of the features.
+        num_blocks: residual blocks of each direction: 20 in RealBasicVSR, 10 in NegVSR.
+        num_cleaning_blocks: residual blocks of the cleaning.
+        scale: s, 2 or 4.
+        threshold: mean of the cleaning's residue, in [0, 1] of the pixels' range, below which evaluation cleans no
+            more.
+        checkpointed: whether training computes the steps of the recurrence again in its backward pass in place of
+            keeping their activations.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        flow: nn.Module,
+        channels: int = 3,
+        width: int = 64,
+        num_blocks: int = 20,
+        num_cleaning_blocks: int = 20,
+        scale: Literal[2, 4] = 4,
+        threshold: float = 5 / 255,
+        checkpointed: bool = False,
+    ) -> None:
+        super().__init__()
+        at_least(1, channels=channels, width=width, num_blocks=num_blocks, num_cleaning_blocks=num_cleaning_blocks)
+        one_of((2, 4), scale=scale)
+        within(0, 1, threshold=threshold)
+        self.scale = scale
+        self.threshold = threshold
+        self.checkpointed = checkpointed
+        self.flow = flow
+        last = nn.Conv2d(width, channels, 3, padding=1)
+        self.cleaning = nn.Sequential(residual_convolutions(channels, width, num_cleaning_blocks), last)
+        self.backward_trunk, self.forward_trunk = (
+            residual_convolutions(channels + width, width, num_blocks) for _ in range(2)
+        )
+        self.enlargement = Enlargement(channels, width, scale)
+        self.width = width
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """Clean and enlarge clips."""
+        return self.enlarged(self.cleaned(clip))
+
+    def cleaned(self, clip: Tensor) -> Tensor:
+        """Clean clips, once in training and up to three times in evaluation."""
+        self.require_fit(clip)
+        cleaned, unclean = clip, None
+        for _ in range(1 if self.training else MOST_CLEANINGS):
+            residue = self.cleaning(cleaned.flatten(0, 1)).view_as(clip)
+            cleaned = cleaned + (residue if unclean is None else unclean * residue)
+            if not self.training:
+                again = (residue.abs().mean(dim=(1, 2, 3, 4), keepdim=True) >= self.threshold).to(residue.dtype)
+                unclean = again if unclean is None else unclean * again
+                if not unclean.any():
+                    break
+        return cleaned
+
+    def enlarged(self, clip: Tensor) -> Tensor:
+        """Enlarge clips that are clean."""
+        self.require_fit(clip)
+        to_later, to_earlier = self.flows(clip)
+        frames = clip.unbind(dim=1)
+        state, backward = clip.new_zeros(len(clip), self.width, *clip.shape[3:]), []
+        for t in range(len(frames) - 1, -1, -1):
+            flow = None if to_later is None or t == len(frames) - 1 else to_later[:, t]
+            state = self._step(self._backward_step, frames[t], state, flow)
+            backward.insert(0, state)
+        state, made = torch.zeros_like(state), []
+        for t, frame in enumerate(frames):
+            flow = None if to_earlier is None or t == 0 else to_earlier[:, t - 1]
+            state, larger = self._step(self._forward_step, frame, state, flow, backward[t])
+            made.append(larger)
+        return torch.stack(made, dim=1)
+
+    def flows(self, clip: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Estimate flows `[B, T - 1, 2, h, w]` from each frame to the next and to the one before; None without any."""
+        if isinstance(self.flow, ZeroFlow):
+            return None, None
+        pairs = clip[:, :-1].flatten(0, 1), clip[:, 1:].flatten(0, 1)
+        shape = (len(clip), clip.shape[1] - 1)
+        if not shape[1]:
+            return None, None
+        return self.flow(*pairs).unflatten(0, shape), self.flow(*pairs[::-1]).unflatten(0, shape)
+
+    def require_fit(self, clip: Tensor) -> None:
+        """Refuse frames that are too small for the flow.
+
+        Raises:
+            ValueError: names the size.
+        """
+        least: Any = getattr(self.flow, "least_side", 1)
+        if min(clip.shape[3:]) < least:
+            raise ValueError(
+                f"frames must have at least {least} x {least} pixels for {type(self.flow).__name__}, "
+                f"got {clip.shape[3]} x {clip.shape[4]}"
+            )
+
+    def _step(self, step: Callable[..., Any], *given: Tensor | None) -> Any:
+        if self.checkpointed and torch.is_grad_enabled():
+            return checkpoint(step, *given, use_reentrant=False, preserve_rng_state=False)
+        return step(*given)
+
+    def _backward_step(self, frame: Tensor, state: Tensor, flow: Tensor | None) -> Tensor:
+        state = state if flow is None else warped(state, flow)
+        return self.backward_trunk(torch.cat([frame, state], dim=1))
+
+    def _forward_step(
+        self, frame: Tensor, state: Tensor, flow: Tensor | None, backward: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        state = state if flow is None else warped(state, flow)
+        state = self.forward_trunk(torch.cat([frame, state], dim=1))
+        larger = F.interpolate(frame, scale_factor=self.scale, mode="bilinear", align_corners=False)
+        return state, larger + self.enlargement(backward, state)

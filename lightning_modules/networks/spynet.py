@@ -1,0 +1,121 @@
+"""SPyNet: optical flow from one frame to another, corrected at each level of a pyramid by five convolutions.
+
+    v_l = 2 up(v_{l-1}) + G_l(I_l, warp(J_l, 2 up(v_{l-1})), 2 up(v_{l-1})),      v at the coarsest level from 0,
+
+on frames with sides that are multiples of 32 (others are stretched), halved five times. It is given here with fixed
+weights, and lets gradients through to the frames, as in the networks of video that use it.
+
+Source: Ranjan and Black, Optical Flow Estimation using a Spatial Pyramid Network, CVPR 2017, arXiv 1611.00850; the form
+of BasicVSR (Chan, Wang, Yu, Dong and Loy, CVPR 2021, arXiv 2012.02181).
+"""
+
+import math
+import re
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lightning_modules.networks.weights import load, read_weights
+
+LEVELS = 6
+STRIDE = 2 ** (LEVELS - 1)
+LEAST_SIDE = 64
+"""Of frames that flow is estimated on, in pixels, as in BasicVSR."""
+
+
+def warped(image: Tensor, flow: Tensor, padding: Literal["zeros", "border"] = "zeros") -> Tensor:
+    """Look up images at places that a flow points to, between pixels bilinearly.
+
+    Args:
+        image: `[B, C, H, W]`.
+        flow: `[B, 2, H, W]`: steps to the right and down, in pixels.
+        padding: value outside the image: `zeros`, or that of the nearest pixel.
+
+    Returns:
+        `[B, C, H, W]`.
+    """
+    height, width = image.shape[2:]
+    axes = (torch.arange(side, device=flow.device, dtype=flow.dtype) for side in (height, width))
+    rows, columns = torch.meshgrid(*axes, indexing="ij")
+    x = 2 * (columns + flow[:, 0]) / max(width - 1, 1) - 1
+    y = 2 * (rows + flow[:, 1]) / max(height - 1, 1) - 1
+    places = torch.stack([x, y], dim=3).to(image.dtype)
+    return F.grid_sample(image, places, mode="bilinear", padding_mode=padding, align_corners=True)
+
+
+class ZeroFlow(nn.Module):
+    """Stand for frames that do not move: nothing is warped. For small networks without weights of a flow."""
+
+    least_side = 1
+
+
+class SPyNet(nn.Module):
+    """Estimate the flow between frames, with weights that are never trained.
+
+    Args:
+        weights: file of weights, safetensors or any other of `read_weights`: in BasicSR's or mmediting's names. None
+            draws them at random, for tests.
+
+    Raises:
+        FileNotFoundError: if there is no file.
+        ValueError: if it does not fit.
+    """
+
+    least_side = LEAST_SIDE
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, weights: str | None) -> None:
+        super().__init__()
+        widths = (8, 32, 64, 32, 16, 2)
+
+        def level() -> nn.Sequential:
+            layers: list[nn.Module] = []
+            for before, after in zip(widths[:-1], widths[1:], strict=True):
+                layers += [nn.Conv2d(before, after, 7, padding=3), nn.ReLU()]
+            return nn.Sequential(*layers[:-1])
+
+        self.levels = nn.ModuleList(level() for _ in range(LEVELS))
+        for name, values in (("mean", (0.485, 0.456, 0.406)), ("std", (0.229, 0.224, 0.225))):  # ImageNet's
+            self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
+        if weights is not None and not any(parameter.is_meta for parameter in self.parameters()):
+            named = {_own_name(key): value for key, value in read_weights(weights).items()}
+            load(self, {key: value for key, value in named.items() if key not in ("mean", "std")}, weights)
+        self.requires_grad_(False)
+
+    def forward(self, frame: Tensor, other: Tensor) -> Tensor:
+        """Estimate where each pixel of a frame is in the other one.
+
+        Args:
+            frame: `[B, 3, H, W]` in [0, 1].
+            other: `[B, 3, H, W]`.
+
+        Returns:
+            `[B, 2, H, W]`: steps to the right and down, in pixels.
+        """
+        height, width = frame.shape[2:]
+        size = [math.ceil(side / STRIDE) * STRIDE for side in (height, width)]
+        pair = torch.stack([frame, other]).flatten(0, 1)
+        pair = (F.interpolate(pair, size, mode="bilinear", align_corners=False) - self.mean) / self.std
+        pyramid = [pair]
+        for _ in range(LEVELS - 1):
+            pyramid.insert(0, F.avg_pool2d(pyramid[0], 2))
+        flow = frame.new_zeros(len(frame), 2, *pyramid[0].shape[2:])
+        for number, (correct, level) in enumerate(zip(self.levels, pyramid, strict=True)):
+            if number:
+                flow = 2 * F.interpolate(flow, scale_factor=2, mode="bilinear", align_corners=True)
+            first, second = level.chunk(2)
+            flow = flow + correct(torch.cat([first, warped(second, flow, "border"), flow], dim=1))
+        flow = F.interpolate(flow, (height, width), mode="bilinear", align_corners=False)
+        return flow * flow.new_tensor([width / size[1], height / size[0]])[:, None, None]
+
+
+def _own_name(key: str) -> str:
+    """Translate a name of BasicSR's layers, or of mmediting's, which count no activations."""
+    found = re.fullmatch(r"basic_module\.(\d)\.basic_module\.(\d)\.(conv\.)?(weight|bias)", key)
+    if found is None:
+        return key
+    level, layer, counted_alone, kind = found.groups()
+    return f"levels.{level}.{2 * int(layer) if counted_alone else layer}.{kind}"

@@ -1,0 +1,58 @@
+"""Distance of images in the features of VGG19: absolute differences in front of five of its ReLUs.
+
+    L = sum over layers l of w_l mean |phi_l(x) - phi_l(y)|,      l = 2, 7, 16, 25, 34,    w = .1, .1, 1, 1, 1
+
+for images in [0, 1], that the network sees with ImageNet's mean and deviation.
+
+Source: Wang, Xie, Dong and Shan, Real-ESRGAN, ICCV Workshops 2021, arXiv 2107.10833; Simonyan and Zisserman, ICLR 2015,
+arXiv 1409.1556 (VGG19).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models import vgg19
+
+from lightning_modules.networks.weights import load, read_weights
+
+WEIGHTS = {2: 0.1, 7: 0.1, 16: 1.0, 25: 1.0, 34: 1.0}
+
+
+class VGGPerception(nn.Module):
+    """Measure how far images are from others, as VGG19 with fixed weights sees them.
+
+    Args:
+        weights: file of torchvision's `vgg19` weights, whole or its `features` alone. None draws them at random, for
+            tests.
+
+    Raises:
+        FileNotFoundError: if there is no file.
+        ValueError: if it does not fit.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, weights: str | None) -> None:
+        super().__init__()
+        self.features = vgg19(weights=None).features[: max(WEIGHTS) + 1]
+        for name, values in (("mean", (0.485, 0.456, 0.406)), ("std", (0.229, 0.224, 0.225))):  # ImageNet's
+            self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
+        if weights is not None and not any(parameter.is_meta for parameter in self.parameters()):
+            own = self.state_dict()
+            found = {key: value for key, value in read_weights(weights).items() if key in own}
+            load(self, found, weights)
+        self.requires_grad_(False)
+
+    def forward(self, image: Tensor, clean: Tensor) -> Tensor:
+        """Compare images `[B, 3, H, W]` with clean ones, which get no gradient."""
+        x, y = ((each - self.mean) / self.std for each in (image, clean.detach()))
+        distance = image.new_zeros(())
+        for number, layer in enumerate(self.features):
+            if isinstance(layer, nn.ReLU):
+                x, y = F.relu(x), F.relu(y)  # not in place, as what is in front was compared
+                continue
+            x, y = layer(x), layer(y)
+            if number in WEIGHTS:
+                distance = distance + WEIGHTS[number] * F.l1_loss(x, y)
+        return distance

@@ -1,0 +1,188 @@
+"""The LightningModule of NegVSR; the package's docstring says what the method is."""
+
+from typing import Any, NamedTuple
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from datamodules.arguments import at_least, within
+from datamodules.batches import ClipBatch
+from lightning_modules.metrics.image_quality import EvaluationProtocol, ImageQuality
+from lightning_modules.networks.real_basicvsr import RealBasicVSR
+from lightning_modules.networks.weights import below, load, read_weights
+from lightning_modules.restoration.negvsr.evaluation import ClipRestorerSteps
+from lightning_modules.restoration.negvsr.losses import adversarial, discriminating, negative_distance, reduced
+from lightning_modules.restoration.negvsr.negatives import Negatives
+from lightning_modules.restoration.negvsr.sharpening import sharpened as unsharp_masked
+from lightning_modules.training.averages import AveragedWeights
+from lightning_modules.training.logging import log_training
+from lightning_modules.training.optimizers import adam, constant, scheduled, trainable
+
+
+class Made(NamedTuple):
+    """Hold what a training step makes of a batch."""
+
+    cleaned: Tensor
+    """v, `[B, T, C, h, w]`."""
+    positive: Tensor
+    """y_pos, `[B, T, C, s h, s w]`."""
+    negative: Tensor | None
+    """y_neg."""
+    target: Tensor
+    """y', the sharpened clean clips."""
+    clean: Tensor
+    """y."""
+
+
+class NegVSR(ClipRestorerSteps, LightningModule):
+    """Train a network to enlarge clips, also where their noise is none that it was trained on.
+
+    With a discriminator, the module steps by itself, so that the trainer clips no gradient and accumulates none.
+
+    Args:
+        network: cleans and enlarges clips.
+        negatives: how clips in foreign noise are made; None trains without, and needs no noise.
+        discriminator: judges each pixel of frames `[B, C, H, W]`; None trains the first stage.
+        perception: gives a distance of frames `[B, C, H, W]`; None leaves it out.
+        sharpened: whether targets are sharpened by an unsharp mask; the discriminator never sees that.
+        cleaning_weight: of the distance between the cleaned clip and the reduced target.
+        perception_weight: of that distance.
+        adversarial_weight: of the discriminator's judgement.
+        average_decay: the weight that the average of the weights keeps in a step, in [0, 1).
+        started_from: checkpoint of a first stage, whose averaged weights training starts from.
+        protocol: how estimates are measured: `rounded` to 256 levels, `clipped` to [0, 1] alone, or `unclipped`.
+        optimizer: built on the network's trainable parameters.
+        discriminator_optimizer: built on the discriminator's parameters.
+        lr_scheduler: of each optimizer, stepped every epoch or, if it says so, every step.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        network: RealBasicVSR,
+        negatives: Negatives | None = Negatives(),  # noqa: B008 - it does not change
+        discriminator: nn.Module | None = None,
+        perception: nn.Module | None = None,
+        sharpened: bool = True,
+        cleaning_weight: float = 1.0,
+        perception_weight: float = 1.0,
+        adversarial_weight: float = 0.05,
+        average_decay: float = 0.999,
+        started_from: str | None = None,
+        protocol: EvaluationProtocol = "rounded",
+        optimizer: OptimizerCallable = adam,
+        discriminator_optimizer: OptimizerCallable = adam,
+        lr_scheduler: LRSchedulerCallable = constant,
+    ) -> None:
+        super().__init__()
+        at_least(0, cleaning_weight=cleaning_weight, perception_weight=perception_weight)
+        at_least(0, adversarial_weight=adversarial_weight)
+        within(0, 1, "[)", average_decay=average_decay)
+        self.automatic_optimization = discriminator is None
+        self.network = network
+        self.negatives = negatives
+        self.discriminator = discriminator
+        self.perception = perception
+        self.sharpened = sharpened
+        self.cleaning_weight = cleaning_weight
+        self.perception_weight = perception_weight
+        self.adversarial_weight = adversarial_weight
+        self.average_decay = average_decay
+        self.average = AveragedWeights(network, lambda update: average_decay)
+        self.started_from = started_from
+        self.quality = ImageQuality(protocol)
+        self.optimizer = optimizer
+        self.discriminator_optimizer = discriminator_optimizer
+        self.lr_scheduler = lr_scheduler
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit" and self.started_from is not None and self.device.type != "meta":
+            state = read_weights(self.started_from)
+            averaged = {name: state[f"average.weights.{number}"] for number, name in enumerate(self.average.names)}
+            load(self.network, below(state, "network.") | averaged, self.started_from)
+            self.average = AveragedWeights(self.network, self.average.decay)
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """Clean and enlarge clips `[B, T, C, h, w]`, by the weights that the network has now."""
+        return self.network(clip)
+
+    def restore(self, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Enlarge clips `[B, T, C, h, w]` to `[B, T, C, s h, s w]`, not clipped; nothing is drawn."""
+        with self.average.used_by(self.network):
+            return self(degraded)
+
+    def made(self, batch: ClipBatch) -> Made:
+        """Clean and enlarge a batch, and its negatives.
+
+        Raises:
+            ValueError: if there are to be negatives, and the batch has no noise.
+        """
+        if self.negatives is not None and "noise" not in batch:
+            raise ValueError("negatives need sequences of noise: set data.noise, or model.negatives to null")
+        cleaned = self.network.cleaned(batch["noisy"])
+        negative = None
+        if self.negatives is not None:
+            negative = self.network.enlarged(self.negatives.of(cleaned, batch["noise"]))
+        clean = batch["clean"]
+        target = unsharp_masked(clean) if self.sharpened else clean
+        return Made(cleaned, self.network.enlarged(cleaned), negative, target, clean)
+
+    def generator_terms(self, made: Made) -> dict[str, Tensor]:
+        """Compute the weighted terms of the generator's loss."""
+        terms = {
+            "pixel": (made.positive - made.target).abs().mean(),
+            "cleaning": self.cleaning_weight * (made.cleaned - reduced(made.target, self.network.scale)).abs().mean(),
+        }
+        if self.negatives is not None and made.negative is not None:
+            distance = negative_distance(made.negative, made.positive, self.negatives.detach_positive)
+            terms["negative"] = self.negatives.weight * distance
+        if self.perception is not None:
+            frames = made.positive.flatten(0, 1), made.target.flatten(0, 1)
+            terms["perception"] = self.perception_weight * self.perception(*frames)
+        if self.discriminator is not None:
+            terms["adversarial"] = self.adversarial_weight * adversarial(self.discriminator, made.positive)
+        return terms
+
+    def training_step(self, batch: ClipBatch, batch_idx: int) -> dict[str, Tensor]:
+        made = self.made(batch)
+        terms = self.generator_terms(made)
+        if self.discriminator is not None:
+            terms["discriminator"] = discriminating(self.discriminator, made.clean, made.positive)
+        loss = log_training(self, batch, sum(terms.values()), **terms)  # type: ignore[arg-type]
+        if self.discriminator is not None:
+            self._step(loss)
+        return {"loss": loss if self.discriminator is None else loss.detach()}
+
+    def _step(self, loss: Tensor) -> None:
+        """Move both networks by gradients of their own terms, and count that as one step."""
+        plain: Any = self.optimizers(use_pl_optimizer=False)
+        counted: Any = self.optimizers()
+        for optimizer in plain:
+            optimizer.zero_grad()
+        self.manual_backward(loss)
+        counted[0].step()
+        self.trainer.strategy.optimizer_step(plain[1], lambda: None)
+        self._step_schedulers("step")
+
+    def on_train_epoch_end(self) -> None:
+        if not self.automatic_optimization:
+            self._step_schedulers("epoch")
+
+    def _step_schedulers(self, interval: str) -> None:
+        schedulers: Any = self.lr_schedulers()
+        for scheduler in schedulers:
+            if getattr(scheduler, "interval", "epoch") == interval:
+                scheduler.step()
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer(trainable(self.network))
+        self.average.follow(self.network, optimizer)
+        optimizers, schedulers = scheduled(optimizer, self.lr_scheduler)
+        if self.discriminator is not None:
+            second = self.discriminator_optimizer(self.discriminator.parameters())
+            optimizers, schedulers = [optimizer, second], schedulers + scheduled(second, self.lr_scheduler)[1]
+        return optimizers, schedulers
