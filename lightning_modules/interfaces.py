@@ -45,17 +45,17 @@ class Denoiser(Protocol):
 
 @runtime_checkable
 class Restorer(Protocol):
-    """A module that estimates clean images from degraded ones."""
+    """A module that estimates clean images, or clips, from degraded ones."""
 
     def restore(self, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Estimate the clean images.
 
         Args:
-            degraded: `[B, C, H, W]`; 1 is white, and values outside [0, 1] occur.
+            degraded: images `[B, C, H, W]` or clips `[B, T, C, H, W]`; 1 is white, and values outside [0, 1] occur.
             generator: on the host, for what is drawn at random.
 
         Returns:
-            `[B, C, H, W]`, not clipped.
+            As many images or clips, of the same size or enlarged, not clipped.
         """
         ...
 

@@ -11,7 +11,7 @@ arXiv 1409.1556 (VGG19).
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models import vgg19
+from torchvision.models.vgg import cfgs, make_layers
 
 from lightning_modules.networks.weights import load, read_weights
 
@@ -35,7 +35,7 @@ class VGGPerception(nn.Module):
 
     def __init__(self, weights: str | None) -> None:
         super().__init__()
-        self.features = vgg19(weights=None).features[: max(WEIGHTS) + 1]
+        self.features = make_layers(cfgs["E"])[: max(WEIGHTS) + 1]
         for name, values in (("mean", (0.485, 0.456, 0.406)), ("std", (0.229, 0.224, 0.225))):  # ImageNet's
             self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
         if weights is not None and not any(parameter.is_meta for parameter in self.parameters()):

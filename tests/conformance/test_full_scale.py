@@ -28,7 +28,7 @@ class Trainer:
     current_epoch = global_step = 0
     world_size = 1
     is_global_zero = training = True
-    strategy: Any = None
+    strategy: Any = types.SimpleNamespace(optimizer_step=lambda optimizer, closure: optimizer.step(closure))
 
     def __init__(self, options: Any, data: Any, callbacks: list[Any] | None = None) -> None:
         self.datamodule = data
@@ -53,10 +53,12 @@ def take_a_step(module: LightningModule, trainer: Any, batch: dict[str, Any]) ->
     if (stages := getattr(module, "stages", None)) is not None:
         return take_a_step_of_each_stage(module, trainer, batch, configured[0], stages)
     if not module.automatic_optimization:  # it steps by itself, or has nothing to train
-        if isinstance(configured, tuple):  # as Lightning gives one optimizer and one schedule
-            [optimizer], [scheduler] = configured
-            module.lr_schedulers = lambda: scheduler["scheduler"]  # type: ignore[method-assign]
-            configured = optimizer
+        if isinstance(configured, tuple):  # as Lightning gives one optimizer and one schedule, or several
+            optimizers, schedulers = configured
+            followed = [each["scheduler"] for each in schedulers]
+            module.lr_schedulers = lambda: followed if len(followed) > 1 else followed[0]  # type: ignore[method-assign]
+            configured = optimizers if len(optimizers) > 1 else optimizers[0]
+        module.manual_backward = Tensor.backward  # type: ignore[method-assign, assignment]
         module.optimizers = lambda *args, **kwargs: configured  # type: ignore[method-assign]
         module.train()
         outputs = module.training_step(batch, 0)

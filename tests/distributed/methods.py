@@ -95,6 +95,20 @@ PHOTOGRAPHS = {  # batches of 7, 7 and 6 patches; three images to validate and t
     "model.init_args.network.init_args.features": 4,
 }
 SMALL_PHOTOGRAPHS = {"class_path": "datamodules.restoration.photographs.Photographs", "init_args": {"image_size": 40}}
+UNET_DISCRIMINATOR = {
+    "class_path": "lightning_modules.networks.unet_discriminator.UNetDiscriminator",
+    "init_args": {"in_channels": 1, "width": 4},
+}
+
+
+def moving_photographs(**arguments: int) -> dict[str, Any]:
+    """Name a set of clips."""
+    return {
+        "class_path": "datamodules.video.moving_photographs.MovingPhotographs",
+        "init_args": {"image_size": 16, "photograph_size": 48, **arguments},
+    }
+
+
 BLIND_SPOT = {  # batches of 8, 8 and 5 patches of the three images that are tested, in batches of 2 and 1
     "data.init_args.batch_size": 8,
     "data.init_args.patch_size": 12,
@@ -499,6 +513,23 @@ METHODS = {
             {"model.init_args.optimizer": {**DESCENT, "init_args": {"lr": 1.0e-5}}},  # of a loss that is summed
         )
         for name, config in (("sgmse", "demo"), ("spectral_regression", "demo_baseline"))
+    },
+    **{
+        f"negvsr{stage}": Method(
+            "negvsr/demo",
+            {  # batches of 7, 7 and 5 clips; five clips to test on, in batches of 2, 2 and 1
+                "data.init_args.batch_size": 7,
+                "data.init_args.evaluation_batch_size": 2,
+                "data.init_args.training": moving_photographs(samples=19),
+                "data.init_args.test": moving_photographs(test_samples=5),
+                "data.init_args.patch_size": 16,
+                "model.init_args.network.init_args.width": 4,
+                **more,
+            },
+            {f"model.init_args.{kind}optimizer": DESCENT for kind in ("", "discriminator_" * bool(stage))},
+            clips=None if stage else "trainer.gradient_clip_val",
+        )
+        for stage, more in (("", {}), ("_second_stage", {"model.init_args.discriminator": UNET_DISCRIMINATOR}))
     },
     "noise2noise": Method("noise2noise/demo", PHOTOGRAPHS, {"model.init_args.optimizer": DESCENT}),
     "cbsn": Method(

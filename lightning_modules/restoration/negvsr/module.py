@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from datamodules.arguments import at_least, within
 from datamodules.batches import ClipBatch
+from datamodules.corruptions.clip_degradation.sharpening import unsharp_masked
 from lightning_modules.metrics.image_quality import EvaluationProtocol, ImageQuality
 from lightning_modules.networks.real_basicvsr import RealBasicVSR
 from lightning_modules.networks.weights import below, load, read_weights
 from lightning_modules.restoration.negvsr.evaluation import ClipRestorerSteps
 from lightning_modules.restoration.negvsr.losses import adversarial, discriminating, negative_distance, reduced
 from lightning_modules.restoration.negvsr.negatives import Negatives
-from lightning_modules.restoration.negvsr.sharpening import sharpened as unsharp_masked
 from lightning_modules.training.averages import AveragedWeights
 from lightning_modules.training.logging import log_training
 from lightning_modules.training.optimizers import adam, constant, scheduled, trainable
