@@ -9,6 +9,7 @@ Source: Ranjan and Black, Optical Flow Estimation using a Spatial Pyramid Networ
 of BasicVSR (Chan, Wang, Yu, Dong and Loy, CVPR 2021, arXiv 2012.02181).
 """
 
+import itertools
 import math
 import re
 from typing import Literal
@@ -73,7 +74,7 @@ class SPyNet(nn.Module):
 
         def level() -> nn.Sequential:
             layers: list[nn.Module] = []
-            for before, after in zip(widths[:-1], widths[1:], strict=True):
+            for before, after in itertools.pairwise(widths):
                 layers += [nn.Conv2d(before, after, 7, padding=3), nn.ReLU()]
             return nn.Sequential(*layers[:-1])
 

@@ -4,6 +4,8 @@ Source: Wang, Xie, Dong and Shan, Real-ESRGAN: Training Real-World Blind Super-R
 Workshops 2021, arXiv 2107.10833.
 """
 
+import itertools
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
@@ -31,12 +33,10 @@ class UNetDiscriminator(nn.Module):
         widths = [width, 2 * width, 4 * width, 8 * width]
         self.first = nn.Conv2d(in_channels, width, 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
-        for before, after in zip(widths[:-1], widths[1:], strict=True):
+        for before, after in itertools.pairwise(widths):
             self.down.append(spectral_norm(nn.Conv2d(before, after, 4, stride=2, padding=1, bias=False)))
             self.up.insert(0, spectral_norm(nn.Conv2d(after, before, 3, padding=1, bias=False)))
-        self.after = nn.ModuleList(
-            spectral_norm(nn.Conv2d(width, width, 3, padding=1, bias=False)) for _ in range(2)
-        )
+        self.after = nn.ModuleList(spectral_norm(nn.Conv2d(width, width, 3, padding=1, bias=False)) for _ in range(2))
         self.last = nn.Conv2d(width, 1, 3, padding=1)
 
     def forward(self, image: Tensor) -> Tensor:

@@ -72,7 +72,8 @@ def test_mirrored_clips_have_mirrored_flows_and_results() -> None:
     network, half = small(Steady()), clip(1, 3, 1, 6, 8)
     mirrored = torch.cat([half, half.flip(1)], dim=1)
     to_later, to_earlier = network.flows(mirrored)
-    assert to_later is not None and to_earlier is not None
+    assert to_later is not None
+    assert to_earlier is not None
     torch.testing.assert_close(to_earlier, to_later.flip(1))
     assert to_later.std() > 0
     network.backward_trunk.load_state_dict(network.forward_trunk.state_dict())  # both directions alike

@@ -72,8 +72,10 @@ def test_gradients_go_through_to_the_frames() -> None:
     network = SPyNet(None)
     frame, other = (torch.rand(1, 3, 64, 64, requires_grad=True) for _ in range(2))
     network(frame, other).square().sum().backward()
-    assert frame.grad is not None and other.grad is not None
-    assert frame.grad.abs().sum() > 0 and other.grad.abs().sum() > 0
+    assert frame.grad is not None
+    assert other.grad is not None
+    assert frame.grad.abs().sum() > 0
+    assert other.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("counted_alone", [False, True])

@@ -19,7 +19,7 @@ def enlarged_clip(clip: Tensor, size: torch.Size) -> Tensor:
 
 
 def disturbed(clip: Tensor, noise: Tensor) -> Tensor:
-    """Add what is noise in a sequence of noise, all but its mean over frames and pixels, to clips; both `[B, T, C, h, w]`.
+    """Add sequences of noise, without their means over frames and pixels, to clips, both `[B, T, C, h, w]`.
 
     The result is clipped to [0, 1], as a camera would.
     """
@@ -53,9 +53,9 @@ class ClipRestorerSteps:
 
     quality: ImageQuality
 
-    def estimated(self: Any, clip: Tensor) -> Tensor:
-        """Restore clips, in float32 or better, not clipped."""
-        return at_least_float32(self.restore(clip))
+    def estimated(self: Any, batch: ClipBatch) -> Tensor:
+        """Restore a batch, `[B, T, C, H, W]`, in float32 or better, not clipped."""
+        return at_least_float32(self.restore(batch["noisy"]))
 
     def validation_step(self: Any, batch: ClipBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         if "clean" in batch:
@@ -72,9 +72,9 @@ class ClipRestorerSteps:
         return self._measured(batch, dataloader_idx)
 
     def _measured(self: Any, batch: ClipBatch, loader: int) -> dict[str, Tensor]:
-        outputs = {"estimate": self.estimated(batch["noisy"])}
+        outputs = {"estimate": self.estimated(batch)}
         if "noise" in batch:
-            outputs["disturbed"] = self.estimated(disturbed(batch["noisy"], batch["noise"]))
+            outputs["disturbed"] = at_least_float32(self.restore(disturbed(batch["noisy"], batch["noise"])))
         clean, shape = batch["clean"].flatten(0, 1), batch["clean"].shape[:2]
         with in_full_precision(clean.device):
             compared = {"": outputs["estimate"], "noisy_": enlarged_clip(batch["noisy"], batch["clean"].shape[3:])}
@@ -106,7 +106,7 @@ class ClipRestorerSteps:
 
     def image_columns(self: Any, batch: ClipBatch, outputs: Any) -> dict[str, Tensor | ImageColumn]:
         """Show clips as strips of frames, and their middle row over time: as given, restored and clean."""
-        outputs = outputs or {"estimate": self.estimated(batch["noisy"])}
+        outputs = outputs or {"estimate": self.estimated(batch)}
         size = outputs["estimate"].shape[3:]
         shown = {"given": enlarged_clip(batch["noisy"], size), "restored": outputs["estimate"]}
         if "disturbed" in outputs:

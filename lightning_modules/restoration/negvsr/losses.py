@@ -1,6 +1,5 @@
 """Terms of NegVSR's loss, as functions of clips `[B, T, C, H, W]`; all are means over elements."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 

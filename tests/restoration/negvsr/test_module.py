@@ -10,7 +10,7 @@ from datamodules.corruptions.clip_degradation.sharpening import unsharp_masked
 from lightning_modules.networks.real_basicvsr import RealBasicVSR
 from lightning_modules.networks.spynet import SPyNet, ZeroFlow
 from lightning_modules.networks.unet_discriminator import UNetDiscriminator
-from lightning_modules.restoration.negvsr import NegVSR, Negatives
+from lightning_modules.restoration.negvsr import Negatives, NegVSR
 from tests.trainers import quiet
 
 

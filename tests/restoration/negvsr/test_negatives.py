@@ -74,7 +74,8 @@ def test_the_probability_is_one_of_ten_and_one_for_a_step() -> None:
     share = torch.stack(shares)
     assert (share.diff(dim=1).abs() < 0.12).all()  # both clips of a step have one probability
     tenths = (share.mean(dim=1) / 0.06).round()
-    assert tenths.min() == 0 and tenths.max() == 9
+    assert tenths.min() == 0
+    assert tenths.max() == 9
     assert len(tenths.unique()) >= 8
 
 
