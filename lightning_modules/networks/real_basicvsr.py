@@ -143,17 +143,19 @@ class RealBasicVSR(nn.Module):
         self.require_fit(clip)
         to_later, to_earlier = self.flows(clip)
         frames = clip.unbind(dim=1)
-        state, backward = clip.new_zeros(len(clip), self.width, *clip.shape[3:]), []
-        for t in range(len(frames) - 1, -1, -1):
-            flow = None if to_later is None or t == len(frames) - 1 else to_later[:, t]
-            state = self._step(self._backward_step, frames[t], state, flow)
-            backward.insert(0, state)
-        state, made = torch.zeros_like(state), []
-        for t, frame in enumerate(frames):
+        count, zero = len(frames), clip.new_zeros(len(clip), self.width, *clip.shape[3:])
+        backward, forward = [zero], [zero]
+        for t in range(count - 1, -1, -1):
+            flow = None if to_later is None or t == count - 1 else to_later[:, t]
+            backward.insert(0, self._step(self._state, self.backward_trunk, frames[t], backward[0], flow))
+        for t in range(count):
             flow = None if to_earlier is None or t == 0 else to_earlier[:, t - 1]
-            state, larger = self._step(self._forward_step, frame, state, flow, backward[t])
-            made.append(larger)
-        return torch.stack(made, dim=1)
+            forward.append(self._step(self._state, self.forward_trunk, frames[t], forward[-1], flow))
+        both = backward[:-1], forward[1:]
+        if torch.is_grad_enabled() and not self.checkpointed:  # all activations are kept anyway
+            stacked = (torch.stack(states, dim=1).flatten(0, 1) for states in both)
+            return self._frame(clip.flatten(0, 1), *stacked).unflatten(0, clip.shape[:2])
+        return torch.stack([self._step(self._frame, *given) for given in zip(frames, *both, strict=True)], dim=1)
 
     def flows(self, clip: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Estimate flows `[B, T - 1, 2, h, w]` from each frame to the next and to the one before; None without any."""
@@ -178,19 +180,15 @@ class RealBasicVSR(nn.Module):
                 f"got {clip.shape[3]} x {clip.shape[4]}"
             )
 
-    def _step(self, step: Callable[..., Any], *given: Tensor | None) -> Any:
+    def _step(self, step: Callable[..., Tensor], *given: Any) -> Tensor:
         if self.checkpointed and torch.is_grad_enabled():
             return checkpoint(step, *given, use_reentrant=False, preserve_rng_state=False)
         return step(*given)
 
-    def _backward_step(self, frame: Tensor, state: Tensor, flow: Tensor | None) -> Tensor:
-        state = state if flow is None else warped(state, flow)
-        return self.backward_trunk(torch.cat([frame, state], dim=1))
+    def _state(self, trunk: nn.Module, frame: Tensor, before: Tensor, flow: Tensor | None) -> Tensor:
+        before = before if flow is None else warped(before, flow)
+        return trunk(torch.cat([frame, before], dim=1))
 
-    def _forward_step(
-        self, frame: Tensor, state: Tensor, flow: Tensor | None, backward: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        state = state if flow is None else warped(state, flow)
-        state = self.forward_trunk(torch.cat([frame, state], dim=1))
+    def _frame(self, frame: Tensor, backward: Tensor, forward: Tensor) -> Tensor:
         larger = F.interpolate(frame, scale_factor=self.scale, mode="bilinear", align_corners=False)
-        return state, larger + self.enlargement(backward, state)
+        return larger + self.enlargement(backward, forward)

@@ -123,13 +123,12 @@ class NegVSR(ClipRestorerSteps, LightningModule):
         """
         if self.negatives is not None and "noise" not in batch:
             raise ValueError("negatives need sequences of noise: set data.noise, or model.negatives to null")
-        cleaned = self.network.cleaned(batch["noisy"])
-        negative = None
-        if self.negatives is not None:
-            negative = self.network.enlarged(self.negatives.of(cleaned, batch["noise"]))
-        clean = batch["clean"]
+        cleaned, clean = self.network.cleaned(batch["noisy"]), batch["clean"]
         target = unsharp_masked(clean) if self.sharpened else clean
-        return Made(cleaned, self.network.enlarged(cleaned), negative, target, clean)
+        if self.negatives is None:
+            return Made(cleaned, self.network.enlarged(cleaned), None, target, clean)
+        both = torch.cat([cleaned, self.negatives.of(cleaned, batch["noise"])])
+        return Made(cleaned, *self.network.enlarged(both).chunk(2), target, clean)
 
     def generator_terms(self, made: Made) -> dict[str, Tensor]:
         """Compute the weighted terms of the generator's loss."""
