@@ -13,7 +13,7 @@ from datamodules.corruptions.clip_degradation.sharpening import unsharp_masked
 from lightning_modules.metrics.image_quality import EvaluationProtocol, ImageQuality
 from lightning_modules.networks.real_basicvsr import RealBasicVSR
 from lightning_modules.networks.weights import below, load, read_weights
-from lightning_modules.restoration.negvsr.evaluation import ClipRestorerSteps
+from lightning_modules.restoration.negvsr.clip_restorer import ClipRestorerSteps
 from lightning_modules.restoration.negvsr.losses import adversarial, discriminating, negative_distance, reduced
 from lightning_modules.restoration.negvsr.negatives import Negatives
 from lightning_modules.training.averages import AveragedWeights

@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader
 
 from lightning_modules.interfaces import ImageMeasurer, PictureSource, Restorer, require
 from lightning_modules.metrics.image_quality import ImageQuality, psnr, ssim
-from lightning_modules.restoration.negvsr.evaluation import (
+from lightning_modules.restoration.negvsr.clip_restorer import (
     ClipRestorerSteps,
     disturbed,
     enlarged_clip,
