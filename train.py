@@ -19,11 +19,12 @@ subcommands:
   methods    list every method, a line each; all of one:   train.py methods elr
   certified_curves   certified accuracy of several logs in one picture:   train.py certified_curves RUN_DIRECTORIES
   fid                FID and KID of two folders of images or their statistics:   train.py fid GENERATED REAL
+  noise_library      cut noise sequences out of videos:   train.py noise_library VIDEOS LIBRARY
   label_report       suspected labels of all folds in one table:   train.py label_report RUN_DIRECTORIES
 
 Each has its own --help. A run that was interrupted goes on with  train.py fit --resume RUN_DIRECTORY."""
 OF_RUNS = ("fit", "validate", "test", "predict")
-KNOWN = (*OF_RUNS, "compare", "claim", "certified_curves", "fid", "label_report", "methods")
+KNOWN = (*OF_RUNS, "compare", "claim", "certified_curves", "fid", "noise_library", "label_report", "methods")
 
 
 def main(args: list[str] | None = None) -> int:
@@ -59,6 +60,10 @@ def main(args: list[str] | None = None) -> int:
         from callbacks.generation import folders
 
         return folders.main(args[1:], ArgumentParser(f"{PROGRAM} fid", folders.__doc__))
+    if subcommand == "noise_library":
+        from callbacks import noise_collection
+
+        return noise_collection.main(args[1:], ArgumentParser(f"{PROGRAM} noise_library", noise_collection.__doc__))
     if subcommand == "label_report":
         from callbacks.labels import merge
 

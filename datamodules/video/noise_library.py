@@ -1,0 +1,69 @@
+"""Libraries of noise sequences that were cut out of videos."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datamodules.video.frame_folders import named_clips, opened
+from datamodules.video.noise_source import NoiseSource
+
+
+class NoiseLibrary(NoiseSource):
+    """Noise sequences in folders of frames, as `train.py noise_library` writes them; one is drawn for each clip.
+
+    A sequence that is longer or larger than the clip is cut at a random place. All are read into memory when the first
+    is asked for.
+
+    Args:
+        folder: the library, `<folder>/<sequence>/00000000.png` and so on.
+        loop: whether a sequence that is shorter than a clip begins anew at its end; otherwise it is refused.
+        match_mean: whether sequences are brought to the mean of their clip, in each channel.
+    """
+
+    def __init__(self, folder: str, loop: bool = False, match_mean: bool = False) -> None:
+        self.folder = Path(folder).expanduser()
+        self.loop = loop
+        self.match_mean = match_mean
+        self._read: dict[int, dict[str, NDArray[np.uint8]]] = {}
+
+    def sequences(self, channels: int) -> dict[str, NDArray[np.uint8]]:
+        """Read all sequences, `[T, C, h, w]` each, by name.
+
+        Raises:
+            FileNotFoundError: if there is none.
+            ValueError: names a frame that is missing or damaged.
+        """
+        if channels not in self._read:
+            paths = named_clips(self.folder, "the noise library")
+            clips = {name: opened(path, channels) for name, path in paths.items()}
+            self._read[channels] = {name: clip.read(0, clip.shape[0]) for name, clip in clips.items()}
+        return self._read[channels]
+
+    def check(self, shape: tuple[int, ...], name: str) -> None:
+        time, channels, height, width = shape
+        for title, sequence in self.sequences(channels).items():
+            own_time, _, own_height, own_width = sequence.shape
+            if own_height < height or own_width < width:
+                raise ValueError(
+                    f"{name}: sequence {title} of {self.folder} has {own_height} x {own_width} pixels, less than the "
+                    f"{height} x {width} of a degraded clip; collect windows of that size"
+                )
+            if own_time < time and not self.loop:
+                raise ValueError(
+                    f"{name}: sequence {title} of {self.folder} has {own_time} frames, fewer than the {time} of a "
+                    f"clip; collect longer ones, or set loop to begin it anew"
+                )
+
+    def drawn(self, clip: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
+        time, channels, height, width = clip.shape
+        sequences = list(self.sequences(channels).values())
+        sequence = sequences[random.integers(len(sequences))]
+        room = [max(own - wanted, 0) + 1 for own, wanted in zip(sequence.shape, clip.shape, strict=True)]
+        first, _, top, left = (int(random.integers(places)) for places in room)
+        frames = (first + np.arange(time)) % len(sequence)
+        noise = sequence[frames, :, top : top + height, left : left + width]
+        if not self.match_mean:
+            return noise
+        shift = clip.mean(axis=(0, 2, 3), keepdims=True) - noise.mean(axis=(0, 2, 3), keepdims=True)
+        return (noise + shift).round().clip(0, 255).astype(np.uint8)

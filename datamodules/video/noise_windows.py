@@ -1,0 +1,120 @@
+"""Windows of videos that show noise alone, found by their variance and mean from frame to frame.
+
+A window of S x S pixels of a clip in grey levels is kept if, with v_t and m_t the variance and mean of frame t,
+
+    v_t < max_variance and m_t > min_mean in every frame,
+    Var_t(v_t) <= max_variance_change and Var_t(m_t) <= max_mean_change,
+
+all variances divided by their counts. Windows lie side by side; as in the authors' code, the last one of a row or
+column is left out where it fits exactly.
+Source: Song et al., NegVSR, AAAI 2024, arXiv 2305.14669, and its code.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from datamodules.arguments import at_least
+from datamodules.files.png import write_png
+from datamodules.video.clips import Frames
+
+
+@dataclass(frozen=True)
+class WindowTest:
+    """Say which windows show noise alone; variances and means are of 256 grey levels.
+
+    Args:
+        size: side of a window, in pixels.
+        max_variance: bound that the variance of each frame is below.
+        min_mean: bound that the mean of each frame is above.
+        max_variance_change: greatest variance of the frames' variances.
+        max_mean_change: greatest variance of the frames' means.
+    """
+
+    size: int = 64
+    max_variance: float = 50.0
+    min_mean: float = 0.0
+    max_variance_change: float = 50.0
+    max_mean_change: float = 50.0
+
+    def __post_init__(self) -> None:
+        at_least(1, size=self.size)
+        at_least(0, max_variance=self.max_variance, min_mean=self.min_mean)
+        at_least(0, max_variance_change=self.max_variance_change, max_mean_change=self.max_mean_change)
+
+
+def places(length: int, size: int) -> int:
+    """Count the windows along an axis; one that ends where the axis does is left out."""
+    return len(range(0, length - size, size))
+
+
+def grey_levels(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Weigh the colours of a frame `[C, H, W]` as luma, rounded, `[H, W]`."""
+    if len(frame) == 1:
+        return frame[0]
+    return np.asarray(Image.fromarray(np.ascontiguousarray(frame.transpose(1, 2, 0))).convert("L"))
+
+
+def noise_windows(clip: Frames, test: WindowTest, first: int = 0, count: int | None = None) -> list[tuple[int, int]]:
+    """Find the windows of consecutive frames that show noise alone, as row and column of their first pixels.
+
+    Frames are read one at a time, and none any more when no window is left; of each, windows are measured that are.
+    """
+    count, size = clip.shape[0] - first if count is None else count, test.size
+    rows, columns = (places(length, size) for length in clip.shape[2:])
+    left = np.argwhere(np.ones((rows, columns), dtype=bool))
+    moments = np.empty((2, 0, len(left)))
+    for number in range(first, first + count):
+        if not len(left):
+            return []
+        grey = grey_levels(clip.read(number, 1)[0])[: rows * size, : columns * size]
+        windows = grey.reshape(rows, size, columns, size)[left[:, 0], :, left[:, 1]]
+        measured = np.stack([windows.var(axis=(1, 2)), windows.mean(axis=(1, 2))])
+        kept = (measured[0] < test.max_variance) & (measured[1] > test.min_mean)
+        left, moments = left[kept], np.concatenate([moments, measured[:, None]], axis=1)[..., kept]
+    changes = moments.var(axis=1)
+    kept = (changes[0] <= test.max_variance_change) & (changes[1] <= test.max_mean_change)
+    return [(int(row) * size, int(column) * size) for row, column in left[kept]]
+
+
+def collected(
+    name: str, clip: Frames, library: Path, test: WindowTest, frames: int | None = None
+) -> Iterator[tuple[Path, NDArray[np.uint8]]]:
+    """Write the noise of a clip as sequences `<library>/<name>_<k>/00000000.png` and so on.
+
+    Args:
+        name: of the clip.
+        clip: its frames, which are read one at a time, twice.
+        library: the folder.
+        test: which windows are kept.
+        frames: length of a sequence: the clip is cut into parts of so many frames, and what is left over is left out.
+            None takes the whole clip.
+
+    Yields:
+        The folder of each sequence, and its first frame, middle frame and last frame, `[3, C, S, S]`.
+
+    Raises:
+        ValueError: if the clip is shorter than a sequence.
+    """
+    length = clip.shape[0] if frames is None else frames
+    if clip.shape[0] < length:
+        raise ValueError(f"{name} has {clip.shape[0]} frames, fewer than the {length} of a sequence")
+    written = 0
+    for first in range(0, clip.shape[0] - length + 1, length):
+        corners = noise_windows(clip, test, first, length)
+        folders = [library / f"{name}_{written + number}" for number in range(len(corners))]
+        written += len(corners)
+        shown: list[list[NDArray[np.uint8]]] = [[] for _ in corners]
+        for number in range(length if corners else 0):
+            frame = clip.read(first + number, 1)[0]
+            for place, (row, column) in enumerate(corners):
+                window = np.ascontiguousarray(frame[:, row : row + test.size, column : column + test.size])
+                write_png(folders[place] / f"{number:08d}.png", window, f"{name}-{first + number}-{row}-{column}")
+                if number in (0, length // 2, length - 1):
+                    shown[place].append(window)
+        for folder, windows in zip(folders, shown, strict=True):
+            yield folder, np.stack([windows[0], windows[len(windows) // 2], windows[-1]])

@@ -1,0 +1,83 @@
+"""Prediction of clips: frames in, frames out; videos in, videos out; continued where it was interrupted."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import LightningModule
+from PIL import Image
+from torch import Tensor, nn
+
+from datamodules.files.video_files import decoded, facts_of
+from datamodules.video.clip_pairs import ClipPairs
+from lightning_modules.restoration.negvsr.written_clips import WritesClips
+from tests.datamodules.video.folders import frames, write_frames, write_video
+from tests.trainers import quiet
+
+
+class Doubled(WritesClips, LightningModule):
+    """Repeats each pixel four times, and counts the frames that it made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+        self.made = 0
+
+    def estimated(self, batch: Any) -> Tensor:
+        self.made += batch["noisy"].shape[:2].numel()
+        return batch["noisy"].repeat_interleave(2, dim=3).repeat_interleave(2, dim=4) + self.weight
+
+
+def predict(given: Path, directory: Path, **options: Any) -> Doubled:
+    from lightning.pytorch.loggers import CSVLogger
+
+    module, data = Doubled(), ClipPairs(predict_dir=str(given), num_workers=0, **options)
+    logger = CSVLogger(directory, name="", version="")
+    quiet(default_root_dir=directory, logger=logger).predict(module, data, return_predictions=False)
+    return module
+
+
+def test_frames_and_videos_are_written_in_their_own_kind(tmp_path: Path) -> None:
+    clip = frames(5)
+    write_frames(tmp_path / "given" / "a", clip)
+    write_video(tmp_path / "given" / "b.mp4", frames(7, seed=1), rate=12)
+    assert predict(tmp_path / "given", tmp_path / "run").made == 12
+    run = tmp_path / "run"
+    written = np.stack([np.asarray(Image.open(run / "restored" / "a" / f"{number:08d}.png")) for number in range(5)])
+    np.testing.assert_array_equal(written, clip.repeat(2, axis=1).repeat(2, axis=2))
+    assert not (run / "restored" / "a.mp4").exists()
+    facts = facts_of(run / "restored" / "b.mp4")
+    assert (len(facts.times), facts.height, facts.width, facts.rate) == (7, 32, 48, 12)
+    beside = decoded(run / "beside" / "a.mp4", "a").astype(int)
+    assert beside.shape == (5, 32, 96, 3)
+    np.testing.assert_allclose(beside[:, :, 48:], written, atol=12)
+    assert abs(beside[:, :, :48] - beside[:, :, 48:]).mean() < 4
+
+
+def test_an_interrupted_prediction_continues_part_by_part(tmp_path: Path) -> None:
+    write_frames(tmp_path / "given" / "a", frames(5))
+    write_frames(tmp_path / "given" / "b", frames(5, seed=1))
+    options = {"evaluation_frames": 2, "evaluation_batch_size": 4}
+    assert predict(tmp_path / "given", tmp_path / "run", **options).made == 10
+    restored = tmp_path / "run" / "restored"
+    before = {path: path.read_bytes() for path in restored.rglob("*.png")}
+    assert len(before) == 10
+    assert predict(tmp_path / "given", tmp_path / "run", **options).made == 0
+    (restored / "b" / "00000003.png").unlink()
+    (restored / "a" / "00000004.png").unlink()
+    assert predict(tmp_path / "given", tmp_path / "run", **options).made == 3  # a part of two frames, and one of one
+    assert {path: path.read_bytes() for path in restored.rglob("*.png")} == before
+    Image.fromarray(np.zeros((16, 24, 3), dtype=np.uint8)).save(tmp_path / "given" / "a" / "00000000.png")
+    with pytest.raises(ValueError, match="was not made from what the data have under that name now"):
+        predict(tmp_path / "given", tmp_path / "run", **options)
+
+
+def test_a_broken_clip_is_told_when_all_others_are_written(tmp_path: Path) -> None:
+    write_frames(tmp_path / "given" / "a", frames(3))
+    write_frames(tmp_path / "given" / "gap", frames(3))
+    (tmp_path / "given" / "gap" / "00000001.png").unlink()
+    with pytest.raises(ValueError, match=r"all other images are written, but not 1: .*gap/00000001\.png is missing"):
+        predict(tmp_path / "given", tmp_path / "run")
+    assert len(list((tmp_path / "run" / "restored" / "a").iterdir())) == 3
