@@ -70,7 +70,8 @@ def main(argv: Sequence[str], parser: ArgumentParser) -> int:
         test = WindowTest(**{name: getattr(options, name) for name in bounds})
         if options.library.exists() and any(options.library.iterdir()):
             raise ValueError(f"library {options.library} is not empty; remove it, or write elsewhere")
-        names, shown = [], []
+        names: list[str] = []
+        shown: list[NDArray[np.uint8]] = []
         for name, path in named_clips(options.videos, "videos").items():
             before = len(names)
             clip = opened(path, 1 if options.grey else 3)

@@ -80,12 +80,12 @@ def numbered_frames(folder: Path) -> list[Path]:
     if not found:
         raise FileNotFoundError(f"{folder} holds no frame; expected 00000000.png, 00000001.png and so on")
     numbers = sorted(found)
-    for number in range(numbers[0], numbers[-1]):
-        if number not in found:
+    for wanted in range(numbers[0], numbers[-1]):
+        if wanted not in found:
             like = found[numbers[0]]
             digits = re.search(r"(\d+)$", like.stem)
             assert digits is not None
-            name = f"{like.stem[: digits.start()]}{number:0{len(digits[1])}d}{like.suffix}"
+            name = f"{like.stem[: digits.start()]}{wanted:0{len(digits[1])}d}{like.suffix}"
             raise ValueError(f"{folder / name} is missing, a frame between others that are there")
     return [found[number] for number in numbers]
 

@@ -54,7 +54,7 @@ class MovingPhotographs(ClipSet):
     def clips(self, split: Split) -> Clips:
         count = self.samples if split == "training" else self.test_samples
         random = np.random.default_rng([self.seed or 0, ("training", "validation", "test").index(split)])
-        images = np.stack(self.photographs.images(split).stored)
+        images = np.stack(self.photographs.images(split).stored).astype(np.uint8)
         moved = translating_crops(images, count, self.num_frames, self.image_size, self.max_speed, random)
         names = [f"clip_{number:04d}" for number in range(count)]
         return Clips(names, [ArrayFrames(clip) for clip in moved], in_memory=True)
