@@ -81,11 +81,14 @@ class ClassifierSteps(OwnLoaders):
     def validation_step(self: Any, batch: dict[str, Any], batch_idx: int) -> None:
         self._measure(batch, "val")
 
-    def test_step(self: Any, batch: dict[str, Any], batch_idx: int) -> None:
-        self._measure(batch, "test")
+    def test_step(self: Any, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor] | None:
+        """Returns `logits` `[B, K]`."""
+        return self._measure(batch, "test")
 
-    def _measure(self: Any, batch: dict[str, Any], stage: str) -> None:
-        self._log_measures(self(network_input(batch)), batch, stage)
+    def _measure(self: Any, batch: dict[str, Any], stage: str) -> dict[str, Tensor] | None:
+        logits = self(network_input(batch))
+        self._log_measures(logits, batch, stage)
+        return {"logits": logits}
 
     def _log_measures(self: Any, logits: Tensor, batch: dict[str, Any], stage: str) -> None:
         self.metrics.update(logits, batch["label"])

@@ -1,0 +1,73 @@
+"""Judge a classifier by scores in which each class counts the same, as sets with frequent and rare classes need."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAUROC, MulticlassF1Score, MulticlassPrecision, MulticlassRecall
+
+from datamodules.loading.world import summed
+from lightning_modules.interfaces import Classifier, require
+from lightning_modules.training.logging import log_same
+
+
+class MacroScores(Callback):
+    """Logs means over the classes of test images:
+
+    * `test/macro_precision`, `test/macro_recall`, which is the balanced accuracy, and `test/macro_f1`;
+    * `test/macro_auroc`: the area under the curve of each class against all others.
+
+    Where a class has no test image and is never predicted, the first three leave it out; the areas' mean leaves out
+    classes without an image. Logits of all test images are kept on the device until the end of the test.
+
+    Raises:
+        TypeError: at setup, if the module is no classifier; in the test, if its test step returns no logits.
+    """
+
+    def __init__(self) -> None:
+        self.scores: MetricCollection | None = None
+        self.images: Tensor = torch.zeros(0)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        require(pl_module, Classifier, "MacroScores")
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        classes = require(pl_module, Classifier, "MacroScores").num_classes
+        means: dict[str, Any] = {
+            name: kind(classes, average="macro", validate_args=False)
+            for name, kind in (
+                ("precision", MulticlassPrecision),
+                ("recall", MulticlassRecall),
+                ("f1", MulticlassF1Score),
+            )
+        }
+        areas = MulticlassAUROC(classes, average="none", validate_args=False)
+        self.scores = MetricCollection(means | {"auroc": areas}, prefix="test/macro_").to(pl_module.device)
+        self.images = torch.zeros(classes, dtype=torch.int64, device=pl_module.device)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if not isinstance(outputs, Mapping) or "logits" not in outputs:
+            raise TypeError(
+                f"MacroScores needs logits, which the test step of {type(pl_module).__name__} returns none of"
+            )
+        assert self.scores is not None
+        self.scores.update(outputs["logits"].float(), batch["label"])
+        self.images += batch["label"].bincount(minlength=len(self.images))
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert self.scores is not None
+        present = summed(self.images) > 0
+        for name, value in self.scores.compute().items():
+            log_same(pl_module, name, value[present].mean() if value.ndim else value)
+        self.scores = None
