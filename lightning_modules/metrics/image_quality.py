@@ -16,7 +16,7 @@ IEEE Transactions on Image Processing 2004; Zhang et al., Beyond a Gaussian Deno
 Processing 2017, arXiv 1608.03981, and the authors' test scripts.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -105,7 +105,14 @@ class ImageQuality(MeasuredItems):
         """By name; a callback may add some. In the table `noisy_<measure>` are those of the degraded image."""
 
     def update(
-        self, degraded: Tensor, estimate: Tensor, clean: Tensor, index: Tensor, name: Sequence[str], loader: int = 0
+        self,
+        degraded: Tensor,
+        estimate: Tensor,
+        clean: Tensor,
+        index: Tensor,
+        name: Sequence[str],
+        loader: int = 0,
+        others: Mapping[str, Tensor] | None = None,
     ) -> None:
         """Measure a batch.
 
@@ -117,6 +124,7 @@ class ImageQuality(MeasuredItems):
             index: `[B]`, position in the set.
             name: `[B]`, names of the images.
             loader: number of the set.
+            others: more estimates, whose measures are `<name>_<measure>`; None has none.
         """
         values = {}
         for key, measure in self.measures.items():
@@ -125,4 +133,6 @@ class ImageQuality(MeasuredItems):
             if degraded.shape == clean.shape:
                 values[f"noisy_{key}"] = measure(degraded, clean, "unclipped")
             values[key] = measure(estimate, clean, self.protocol)
+            for other, image in (others or {}).items():
+                values[f"{other}_{key}"] = measure(image, clean, self.protocol)
         self.add(values, index, name, loader)

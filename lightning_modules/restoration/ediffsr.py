@@ -61,7 +61,8 @@ class EDiffSR(RestorerSteps, LightningModule):
         factor: pixels of a sharp image for one of a small one, along each axis.
         sampler: `euler`, as in the paper, `ode`, or `posterior`, which serves where steps are few.
         sampling_steps: steps of the way back; None takes all of the process.
-        weights: those that are evaluated: `trained` or `averaged`.
+        weights: those that estimate: `trained`, `averaged`, or `both`: the trained ones, and in tests the averaged ones
+            beside them, as `test/averaged_psnr` and so on, at twice the time.
         average_decay: the most that the average of the weights keeps in an update, in [0, 1).
         inference: tiles and self-ensemble; the network's gates see whole tiles, so these change its result.
         protocol: how estimates are measured: `rounded` to 256 levels, `clipped` to [0, 1] alone, or `unclipped`.
@@ -79,7 +80,7 @@ class EDiffSR(RestorerSteps, LightningModule):
         factor: int = 4,
         sampler: Sampler = "euler",
         sampling_steps: int | None = None,
-        weights: Literal["trained", "averaged"] = "trained",
+        weights: Literal["trained", "averaged", "both"] = "trained",
         average_decay: float = 0.995,
         inference: Inference = Inference(),  # noqa: B008 - it does not change
         protocol: EvaluationProtocol = "rounded",
@@ -89,7 +90,7 @@ class EDiffSR(RestorerSteps, LightningModule):
         super().__init__()
         at_least(1, factor=factor)
         one_of(SAMPLERS, sampler=sampler)
-        one_of(("trained", "averaged"), weights=weights)
+        one_of(("trained", "averaged", "both"), weights=weights)
         within(0, 1, "[)", average_decay=average_decay)
         if sampling_steps is not None:
             within(1, process.steps, sampling_steps=sampling_steps)
@@ -124,6 +125,12 @@ class EDiffSR(RestorerSteps, LightningModule):
         """Enlarge a batch, each image by noise that follows from the run's seed, its position and the step alone."""
         numbers = SampleNumbers(run_seed(), 0, batch["index"], STREAM)
         return self._restored(at_least_float32(batch["noisy"]), numbers.normal)
+
+    def other_estimates(self, batch: ImagePairBatch) -> dict[str, Tensor]:
+        if self.weights != "both":
+            return {}
+        with self.average.used_by(self.network):
+            return {"averaged": self.estimated(batch)}
 
     def _restored(self, degraded: Tensor, draw: Callable[[Tensor], Tensor]) -> Tensor:
         def way_back(large: Tensor) -> Tensor:

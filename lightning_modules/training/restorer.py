@@ -47,6 +47,10 @@ class RestorerSteps(WritesImages):
         """
         return at_least_float32(self.restore(batch["noisy"], generator_of(run_seed(), int(batch["index"][0]))))
 
+    def other_estimates(self: Any, batch: ImagePairBatch) -> dict[str, Tensor]:
+        """Give more estimates of a test batch, which are measured beside the first: `test/<name>_psnr` and others."""
+        return {}
+
     def validation_step(
         self: Any, batch: ImagePairBatch, batch_idx: int, dataloader_idx: int = 0
     ) -> dict[str, Tensor] | None:
@@ -60,14 +64,16 @@ class RestorerSteps(WritesImages):
         """
         if "clean" not in batch:
             raise ValueError("test measures against clean images, and the data have none: predict writes the estimates")
-        return self._measured(batch, dataloader_idx)
+        return self._measured(batch, dataloader_idx, self.other_estimates(batch))
 
-    def _measured(self: Any, batch: ImagePairBatch, loader: int) -> dict[str, Tensor]:
+    def _measured(
+        self: Any, batch: ImagePairBatch, loader: int, others: dict[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
         estimate = self.estimated(batch)
         names = batch.get("name") or [str(position) for position in batch["index"].tolist()]
         with in_full_precision(estimate.device):
             degraded = enlarged(batch["noisy"], estimate.shape[2:])
-            self.quality.update(degraded, estimate, batch["clean"], batch["index"], names, loader)
+            self.quality.update(degraded, estimate, batch["clean"], batch["index"], names, loader, others)
         return {"estimate": estimate}
 
     def on_validation_epoch_end(self: Any) -> None:

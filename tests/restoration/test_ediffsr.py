@@ -3,11 +3,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 from torch import Tensor
 
+from callbacks.image_quality import ImageQuality
 from datamodules.restoration.image_pairs import ImagePairs
 from datamodules.restoration.photographs import Photographs
 from datamodules.restoration.reduced_images import ReducedImages
@@ -16,6 +18,7 @@ from lightning_modules.networks.enlarged import times_larger
 from lightning_modules.networks.tiled import Inference
 from lightning_modules.restoration.ediffsr import EDiffSR, decay_after
 from lightning_modules.sde.mean_reverting import MeanReverting
+from lightning_modules.training.averages import AveragedWeights
 from tests.trainers import quiet
 
 
@@ -113,6 +116,24 @@ def test_the_weights_that_are_named_are_evaluated() -> None:
     assert not torch.allclose(averaged.estimated(batch()), before)
 
 
+def test_both_weights_are_tested_beside_each_other(tmp_path: Path) -> None:
+    photographs = ReducedImages(Photographs(16))
+    data = ImagePairs(photographs, photographs, batch_size=4, patch_size=16, seed=0)
+    trained = module(weights="both")
+    trained.average = AveragedWeights(trained.network, lambda update: 0.5)
+    trainer = quiet(max_epochs=1, default_root_dir=tmp_path, callbacks=[ImageQuality()])
+    trainer.fit(trained, data)
+    [both] = trainer.test(trained, data, verbose=False)
+    row = pd.read_csv(tmp_path / "image_quality.csv").iloc[-1]
+    assert row["averaged_psnr"] == pytest.approx(both["test/averaged_psnr"], abs=1e-4)
+    for weights, name in (("trained", "psnr"), ("averaged", "averaged_psnr")):
+        trained.weights = weights  # type: ignore[assignment]
+        [alone] = trainer.test(trained, data, verbose=False)
+        assert alone["test/psnr"] == pytest.approx(both[f"test/{name}"], abs=1e-5)
+        assert "test/averaged_psnr" not in alone
+    assert both["test/averaged_psnr"] != both["test/psnr"]
+
+
 def test_images_are_trained_on_tested_and_written_large(tmp_path: Path) -> None:
     trained = module()
     photographs = ReducedImages(Photographs(32))
@@ -138,7 +159,7 @@ def test_images_are_trained_on_tested_and_written_large(tmp_path: Path) -> None:
     [
         ({"sampler": "heun"}, "sampler"),
         ({"sampling_steps": 9}, "sampling_steps"),
-        ({"weights": "both"}, "weights"),
+        ({"weights": "raw"}, "weights must be one of trained, averaged, both"),
         ({"factor": 0}, "factor"),
     ],
 )

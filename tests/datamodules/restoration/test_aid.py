@@ -4,33 +4,44 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datamodules.restoration.aid import AID
+from datamodules.restoration import aid
+from datamodules.restoration.aid import AID, selection
 from tests.datamodules.restoration.test_reduced_images import write
 
-
-def test_aid_is_chosen_alike_everywhere(tmp_path: Path) -> None:
-    names = [f"{kind}/{kind.lower()}_{number}.jpg" for kind in ("Port", "Beach") for number in range(1, 141)]
-    chosen = AID().selection(names)
-    assert chosen == AID().selection(names[::-1])
-    assert [len(chosen[split]) for split in ("training", "test")] == [200, 60]
-    assert not set(chosen["training"]) & set(chosen["test"])
-    with pytest.raises(ValueError, match="Port has 129 images; 130 of each kind"):
-        AID().selection([name for name in names if "Port" in name][:129])
-    with pytest.raises(FileNotFoundError, match="AID"):
-        AID(str(tmp_path)).images("training")
+IMAGES = {"Airport": 360, "BareLand": 310, "BaseballField": 220, "Church": 240, "Pond": 420, "Viaduct": 420}
+"""How many images some kinds have."""
 
 
-def test_centres_of_aid_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(AID, "trained", 1)
-    monkeypatch.setattr(AID, "tested", 1)
+def test_a_hundred_images_of_each_kind_are_trained_on_and_thirty_others_tested_on() -> None:
+    chosen = selection()
+    assert {split: len(names) for split, names in chosen.items()} == {"training": 3000, "test": 900}
+    assert len({name for names in chosen.values() for name in names}) == 3900
+    for split, count in (("training", 100), ("test", 30)):
+        kinds = [name.split("/")[0] for name in chosen[split]]
+        assert {kinds.count(kind) for kind in kinds} == {count}
+        assert len(set(kinds)) == 30
+    for kind, images in IMAGES.items():
+        own = {f"{kind}/{kind.lower()}_{number}.jpg" for number in range(1, images + 1)}
+        assert {name for names in chosen.values() for name in names if name.startswith(f"{kind}/")} <= own
+
+
+def test_centres_of_the_listed_images_are_read_and_what_is_missing_or_small_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = tmp_path / "list.yaml"
+    small.write_text("training: {Port: [2]}\ntest: {Port: [1, 3]}\n")
+    monkeypatch.setattr(aid, "LIST", small)
+    folder = tmp_path / "AID" / "Port"
+    folder.mkdir(parents=True)
     for number in (1, 2):
-        (tmp_path / "AID" / "Port").mkdir(parents=True, exist_ok=True)
-        write(tmp_path / "AID" / "Port", f"port_{number}.png", 514, 516)
+        write(folder, f"port_{number}.jpg", 514, 516)
     images = AID(str(tmp_path)).images("training")
-    pixels = np.array(Image.open(tmp_path / "AID" / f"{images.names[0]}.png"))
+    assert images.names == ["Port/port_2"]
+    pixels = np.array(Image.open(folder / "port_2.jpg"))
     assert images.clean is not None
     np.testing.assert_array_equal(images.clean[0].transpose(1, 2, 0), pixels[1:513, 2:514])
-    write(tmp_path / "AID" / "Port", "port_1.png", 500, 600)
-    write(tmp_path / "AID" / "Port", "port_2.png", 500, 600)
-    with pytest.raises(ValueError, match="500 x 600 pixels; AID's have 600 x 600"):
+    with pytest.raises(FileNotFoundError, match=r"AID: .*port_3.jpg does not exist, and 1 of 2 images are missing"):
         AID(str(tmp_path)).images("test")
+    write(folder, "port_3.jpg", 500, 600)
+    with pytest.raises(ValueError, match=r"port_3.jpg has 500 x 600 pixels; AID's have 600 x 600"):
+        AID(str(tmp_path)).images("validation")
