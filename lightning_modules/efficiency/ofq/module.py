@@ -28,7 +28,8 @@ from lightning_modules.training.chosen_samples import chosen_samples, drawn_plac
 from lightning_modules.training.classifier import ClassifierSteps, accuracies
 from lightning_modules.training.evaluation_mode import in_evaluation_mode
 from lightning_modules.training.logging import log_same, log_training
-from lightning_modules.training.optimizers import adamw, built, constant, trainable
+from lightning_modules.training.optimizers import adamw, constant, scheduled
+from lightning_modules.training.parameter_groups import optimizer_with_layer_decay
 
 MOST_BITS = 8
 
@@ -86,7 +87,8 @@ class OFQ(ClassifierSteps, LightningModule):
         calibration_samples: training images that the first scales are measured with.
         track: count oscillating weights; it takes six bytes a weight, and a pass over all of them in each step.
         view: changes training images on the device, such as `lightning_modules.views.RandAugment`; None leaves them.
-        optimizer: built on the network's trainable parameters, with the scales.
+        optimizer: built on the network's trainable parameters, with the scales; of these weights alone decay, and no
+            biases, scales and shifts.
         lr_scheduler: stepped every epoch.
 
     Raises:
@@ -199,7 +201,9 @@ class OFQ(ClassifierSteps, LightningModule):
         return self.trackers[number].frequency > OFTEN  # type: ignore[operator, return-value]
 
     def configure_optimizers(self) -> Any:
-        return built(self.optimizer, self.lr_scheduler, trainable(self.network))
+        # One layer of all, without another one behind it: vectors do not decay, as timm has it.
+        optimizer = optimizer_with_layer_decay(self.optimizer, self.network, nn.Identity(), 1.0)
+        return scheduled(optimizer, self.lr_scheduler)
 
     # results
 

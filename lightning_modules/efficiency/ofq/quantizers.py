@@ -1,5 +1,6 @@
 """StatsQ for weights, LSQ for activations and for the first and last layers, with their gradients."""
 
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -204,21 +205,22 @@ class Quantizer(_Scaled):
         heads: int = 1,
     ) -> None:
         super().__init__(bits, scales, signed)
-        self.name, self.dim, self.heads = name, dim, heads
-        self.before = nn.Parameter(torch.zeros(shift)) if shift else None
-        self.after = nn.Parameter(torch.zeros(shift)) if shift else None
+        self.name, self.dim, self.heads, self.shift = name, dim, heads, shift
+        # Vectors, as scales are, so that optimizers can tell them from weights, which decay.
+        self.before = nn.Parameter(torch.zeros(math.prod(shift))) if shift else None
+        self.after = nn.Parameter(torch.zeros(math.prod(shift))) if shift else None
 
     def forward(self, x: Tensor) -> Tensor:
         self._check(x)
-        shifted = x if self.before is None else x + self.before
+        shifted = x if self.before is None else x + self.before.view(self.shift)
         grouped = shifted.unflatten(-1, (self.heads, -1)).flatten(1, 2) if self.heads > 1 else shifted
         factor = 4.0 if self.signed is False else 2.0
         quantized = self._quantized(grouped, self.dim, factor).view(x.shape)
-        return quantized if self.after is None else quantized + self.after
+        return quantized if self.after is None else quantized + self.after.view(self.shift)
 
     def _check(self, x: Tensor) -> None:
         expected = [] if len(self.scale) == 1 else [(self.dim, len(self.scale) // self.heads)]
-        expected += [] if self.before is None else list(enumerate(self.before.shape, start=-self.before.ndim))
+        expected += list(enumerate(self.shift or (), start=-len(self.shift or ())))
         for dim, size in expected:
             if x.shape[dim] != size:
                 what = "tokens" if dim == -2 and self.dim == -2 else "entries"

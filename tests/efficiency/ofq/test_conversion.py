@@ -82,7 +82,7 @@ def test_scales_are_of_tokens_channels_and_heads() -> None:
     sizes = {name: len(getattr(attention, name).scale) for name in ("input", "query_key", "value", "softmax")}
     assert sizes == {"input": 6, "query_key": 12, "value": 8, "softmax": 6}
     assert (block.fc1.input.describe()["range"], block.fc2.input.describe()["range"]) == ([-2, 1], [0, 3])
-    assert (len(network.head.input.scale), network.patch_embed.proj.input.before.shape) == (1, (8, 8))
+    assert (len(network.head.input.scale), network.patch_embed.proj.input.before.shape) == (1, (64,))
     shapes = input_shapes(swin())
     assert shapes["layers.0.blocks.0.attn"] == (4, 16, 8)
     assert shapes["layers.1.downsample.reduction"] == (1, 4, 4, 32)

@@ -25,7 +25,7 @@ def digits(**arguments: Any) -> LabelledImages:
 
 def small(network: nn.Module | None = None, **arguments: Any) -> OFQ:
     torch.manual_seed(0)
-    options = {"calibration_samples": 32, "optimizer": lambda p: torch.optim.AdamW(p, lr=1e-2), **arguments}
+    options = {"calibration_samples": 32, "optimizer": lambda p: torch.optim.AdamW(p, lr=1e-3), **arguments}
     return OFQ(Normalized(network or vit(), [0.3], [0.4]), 3, **options)
 
 
@@ -82,7 +82,7 @@ def test_scales_are_measured_once_and_are_trained(tmp_path: Path) -> None:
     again._begin = None  # type: ignore[assignment, method-assign]  # it is not asked for
     quiet(max_epochs=2, limit_train_batches=3).fit(again, datamodule=digits(), ckpt_path=tmp_path / "stopped.ckpt")
     moved = torch.cat([part.scale.detach() for part in scaled_parts(again.network)])
-    assert (moved != scales).float().mean() > 0.9
+    assert (moved != scales).float().mean() > 0.6  # of the last block, one token alone is read
 
 
 @pytest.mark.parametrize("accumulated", [1, 3])
@@ -141,6 +141,18 @@ def test_oscillations_are_logged_drawn_and_kept_for_resuming() -> None:
     untracked = small(track=False)
     assert "train/oscillating" not in fitted(untracked, 1).callback_metrics
     assert set(untracked.tables["latent_weights"].columns["weights"]) == {"all weights"}
+
+
+def test_weights_decay_and_biases_scales_and_shifts_do_not() -> None:
+    module = small(optimizer=lambda groups: torch.optim.AdamW(groups, weight_decay=0.5))
+    [optimizer], _ = module.configure_optimizers()
+    decays = {parameter: group["weight_decay"] for group in optimizer.param_groups for parameter in group["params"]}
+    named = dict(module.network.named_parameters())
+    assert len(decays) == len(named)
+    assert {name for name, parameter in named.items() if decays[parameter]} == {
+        name for name in named if named[name].ndim > 1
+    }
+    assert not any(decays[named[name]] for name in named if name.endswith(("bias", "scale", "before", "after")))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,43 @@
+"""A training step of a network with StatsQ weights over one of the dense network."""
+
+import copy
+import time
+from collections.abc import Callable
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lightning_modules.efficiency.ofq.quantizers import StatsQ
+from lightning_modules.networks.replacement import layers_named, replace_layers, with_function
+from tests.benchmarks.pairs import paired_ratio
+
+pytestmark = pytest.mark.benchmark
+Report = Callable[[str, float, str], None]
+BATCH = 8
+"""Images of a step, in place of 64: weights cost the same for any number, so that at 64 the ratio is below this one."""
+
+
+def stepping(network: nn.Module) -> Callable[[], None]:
+    optimizer = torch.optim.AdamW(network.parameters())
+    image, label = torch.rand(BATCH, 3, 224, 224), torch.randint(10, (BATCH,))
+
+    def step() -> None:
+        optimizer.zero_grad()
+        F.cross_entropy(network(image), label).backward()
+        optimizer.step()
+
+    return step
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_time_of_a_step(bits: int, report: Report) -> None:
+    plain = timm.create_model("vit_small_patch16_224", num_classes=10)
+    ours = copy.deepcopy(plain)
+    layers = layers_named(ours, ["blocks.*"], (nn.Linear,), "layers")
+    replace_layers(ours, layers, "layers", lambda name, layer: with_function(layer, StatsQ(bits)))
+    ratio = paired_ratio(stepping(ours), stepping(plain), rounds=3, clock=time.process_time)
+    report(f"step with {bits}-bit weights (StatsQ) over a dense one, ViT-S, batches of {BATCH}", ratio, "<= 1.25")
+    assert ratio <= 1.25
