@@ -1,9 +1,22 @@
-"""Views of data that are no photographs: added noise."""
+"""Views that add noise to images, or put it in the place of a box of them.
+
+Source of erasing: Zhong, Zheng, Kang, Li and Yang, Random Erasing Data Augmentation, AAAI 2020, arXiv 1708.04896, as in
+timm.
+"""
+
+import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.distributed.draws import draw_rows_like
+from datamodules.arguments import within
+from lightning_modules.distributed.draws import draw_rows, draw_rows_like
+
+ERASED_AREA = (0.02, 1 / 3)
+"""Parts of an image that a box may have."""
+ATTEMPTS = 10
+"""Draws of area and ratio, of which the first that fits is taken."""
 
 
 class AddedNoise(nn.Module):
@@ -21,3 +34,60 @@ class AddedNoise(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         return (image + self.sigma * draw_rows_like(torch.randn, image)).clamp(0, 1)
+
+
+def erased_boxes(uniform: Tensor, height: int, width: int) -> Tensor:
+    """Draw boxes whose area is uniform in 1/50...1/3 of the image and whose aspect ratio is log-uniform in 0.3...1/0.3.
+
+    Args:
+        uniform: `[B, 22]` in [0, 1): row, column, then area and ratio of each attempt.
+        height: of the images, in pixels.
+        width: of the images, in pixels.
+
+    Returns:
+        `[B, H, W]`, bool: true in the box; nowhere if no attempt fits.
+    """
+    low, high = ERASED_AREA
+    area = height * width * (low + uniform[:, 2::2] * (high - low))
+    root = (math.log(0.3) * (1 - 2 * uniform[:, 3::2]) / 2).exp()
+    tall, wide = (area.sqrt() * root).round(), (area.sqrt() / root).round()
+    fits = (tall < height) & (wide < width)
+    first = fits.int().argmax(dim=1, keepdim=True)
+    sides = [side.gather(1, first) for side in (tall, wide)]
+    inside = []
+    for at, (side, length) in enumerate(zip(sides, (height, width), strict=True)):
+        start = (uniform[:, at : at + 1] * (length - side + 1)).floor()
+        place = torch.arange(length, device=uniform.device)
+        inside.append((place >= start) & (place < start + side))
+    return inside[0][:, :, None] & inside[1][:, None] & fits.any(dim=1)[:, None, None]
+
+
+class RandomErasing(nn.Module):
+    """Puts noise in the place of a box of some images: that of timm's mode `pixel`, kept in [0, 1].
+
+    Args:
+        probability: part of the images that have a box, in [0, 1].
+        mean: of the noise, for each channel or one for all, in units of the range; by default ImageNet's.
+        std: its deviation.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        probability: float = 0.25,
+        mean: Sequence[float] = (0.485, 0.456, 0.406),
+        std: Sequence[float] = (0.229, 0.224, 0.225),
+    ) -> None:
+        super().__init__()
+        within(0, 1, probability=probability)
+        self.probability = probability
+        for name, values in (("mean", mean), ("std", std)):
+            self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        uniform = draw_rows(torch.rand, (len(image), 3 + 2 * ATTEMPTS), image.device)
+        box = erased_boxes(uniform[:, 1:], *image.shape[-2:]) & (uniform[:, :1, None] < self.probability)
+        noise = (self.mean + self.std * draw_rows_like(torch.randn, image)).clamp(0, 1)
+        return torch.where(box[:, None], noise, image)

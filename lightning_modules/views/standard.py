@@ -1,10 +1,12 @@
-"""The weak, the strong and the contrastive view of the semi-supervised literature."""
+"""The weak, the strong and the contrastive view of the semi-supervised literature, and that of timm's recipes."""
 
 from torch import nn
 
 from lightning_modules.views.colour import ColourJitter
 from lightning_modules.views.crops import RandomCrop, RandomResizedCrop
+from lightning_modules.views.noise import RandomErasing
 from lightning_modules.views.rand_augment import RandAugment
+from lightning_modules.views.timm_rand_augment import TimmRandAugment
 
 
 class WeakView(RandomCrop):
@@ -44,3 +46,15 @@ class ContrastiveView(nn.Sequential):
         super().__init__(
             RandomResizedCrop(size, min_area, flip=True), ColourJitter(brightness, brightness, brightness, hue)
         )
+
+
+class TimmView(nn.Sequential):
+    """RandAugment by timm's string, then a box of noise in some images: what timm's recipes for ImageNet do.
+
+    Args:
+        recipe: timm's string of RandAugment.
+        erased: part of the images that have a box, timm's `reprob`, in [0, 1].
+    """
+
+    def __init__(self, recipe: str = "rand-m9-mstd0.5-inc1", erased: float = 0.25) -> None:
+        super().__init__(TimmRandAugment(recipe), RandomErasing(erased))
