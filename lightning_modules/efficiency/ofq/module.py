@@ -22,7 +22,7 @@ from lightning_modules.efficiency.ofq.oscillation import (
     share_of,
 )
 from lightning_modules.efficiency.ofq.quantizers import Quantizer, calibrating, integers, scaled_parts
-from lightning_modules.interfaces import Table
+from lightning_modules.interfaces import Table, TrainingImageSource, require
 from lightning_modules.random_numbers import run_seed
 from lightning_modules.training.chosen_samples import chosen_samples, drawn_places
 from lightning_modules.training.classifier import ClassifierSteps, accuracies
@@ -86,7 +86,7 @@ class OFQ(ClassifierSteps, LightningModule):
         boundary: BR, distance from a threshold, in steps, within which a weight trains then.
         calibration_samples: training images that the first scales are measured with.
         track: count oscillating weights; it takes six bytes a weight, and a pass over all of them in each step.
-        view: changes training images on the device, such as `lightning_modules.views.RandAugment`; None leaves them.
+        view: changes training images on the device, such as `lightning_modules.views.TimmView`; None leaves them.
         optimizer: built on the network's trainable parameters, with the scales; of these weights alone decay, and no
             biases, scales and shifts.
         lr_scheduler: stepped every epoch.
@@ -153,7 +153,7 @@ class OFQ(ClassifierSteps, LightningModule):
         """Take the teacher's weights, and measure all scales on the same images in all processes."""
         found = self.network.load_state_dict(self.teacher.network.state_dict(), strict=False)
         assert not found.unexpected_keys
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        data: Any = require(self.trainer.datamodule, TrainingImageSource, "OFQ")  # type: ignore[attr-defined]
         places = drawn_places(data, self.calibration_samples, "OFQ", run_seed())
         [(image, _)] = chosen_samples(self.trainer, places, "OFQ", len(places), everywhere=True)
         parts = scaled_parts(self.network)

@@ -181,3 +181,9 @@ def test_arguments_out_of_range_are_named(arguments: dict[str, Any], message: st
 def test_what_does_not_fit_the_run_is_named_at_its_start(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         fitted(small(**arguments))
+
+
+def test_images_to_calibrate_with_are_asked_for() -> None:
+    images = [{"image": torch.rand(1, 8, 8), "label": 0}] * 4
+    with pytest.raises(TypeError, match="OFQ needs a TrainingImageSource, and a run without a DataModule lacks"):
+        quiet(max_epochs=1).fit(small(), torch.utils.data.DataLoader(images, batch_size=2))  # type: ignore[arg-type]
