@@ -39,7 +39,7 @@ class _QuantizedAttention(nn.Module):
         self.windowed = isinstance(attention, WindowAttention)
         if self.windowed:
             index: Any = attention.relative_position_index
-            self.relative_position_bias_table = attention.relative_position_bias_table
+            self.relative_position_bias_table: Any = attention.relative_position_bias_table
             self.register_buffer("relative_position_index", index, persistent=False)
         self.softmax = made("softmax", tokens, dim=-2, signed=False)
 

@@ -205,7 +205,7 @@ class Quantizer(_Scaled):
         heads: int = 1,
     ) -> None:
         super().__init__(bits, scales, signed)
-        self.name, self.dim, self.heads, self.shift = name, dim, heads, shift
+        self.name, self.dim, self.heads, self.shift = name, dim, heads, shift or ()
         # Vectors, as scales are, so that optimizers can tell them from weights, which decay.
         self.before = nn.Parameter(torch.zeros(math.prod(shift))) if shift else None
         self.after = nn.Parameter(torch.zeros(math.prod(shift))) if shift else None
@@ -220,7 +220,7 @@ class Quantizer(_Scaled):
 
     def _check(self, x: Tensor) -> None:
         expected = [] if len(self.scale) == 1 else [(self.dim, len(self.scale) // self.heads)]
-        expected += list(enumerate(self.shift or (), start=-len(self.shift or ())))
+        expected += list(enumerate(self.shift, start=-len(self.shift)))
         for dim, size in expected:
             if x.shape[dim] != size:
                 what = "tokens" if dim == -2 and self.dim == -2 else "entries"
