@@ -11,7 +11,13 @@ from callbacks.drawing.curves import draw_table
 from datamodules.arguments import at_least, one_of
 from datamodules.files.whole_files import save_figure, write_text
 from lightning_modules.interfaces import Classifier, Table, TrainingSamples, require, require_data
-from lightning_modules.metrics.curvature import BatchNorm, CurvatureProduct, Matrix, curvature_mode
+from lightning_modules.metrics.curvature import (
+    BatchNorm,
+    CurvatureProduct,
+    Matrix,
+    curvature_mode,
+    refuse_without_curvature,
+)
 from lightning_modules.metrics.lanczos import Spectrum, lanczos, spectral_density, unit_vector
 from lightning_modules.training.chosen_samples import chosen_samples, drawn_places
 from lightning_modules.training.logging import log_same
@@ -41,7 +47,8 @@ class Curvature(Callback):
 
     Raises:
         TypeError: at setup, if the module is no classifier or the data give no training images.
-        ValueError: if an argument is out of range; before training, if the set has fewer images.
+        ValueError: if an argument is out of range; before training, if the set has fewer images, or the network is in
+            half precision, in autocast or without a second derivative.
     """
 
     def __init__(
@@ -74,7 +81,9 @@ class Curvature(Callback):
         require(pl_module, Classifier, "Curvature")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        drawn_places(require_data(trainer, TrainingSamples, "Curvature"), self.samples, "Curvature", self.seed)
+        places = drawn_places(require_data(trainer, TrainingSamples, "Curvature"), self.samples, "Curvature", self.seed)
+        few = chosen_samples(trainer, places[: 2 * trainer.world_size], "Curvature", 2)
+        refuse_without_curvature(pl_module, few, self.batch_norm, "Curvature")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         last = trainer.current_epoch + 1 == trainer.max_epochs

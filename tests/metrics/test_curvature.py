@@ -5,8 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from lightning_modules.metrics.curvature import CurvatureProduct, Matrix, curvature_mode
+from lightning_modules.metrics.curvature import CurvatureProduct, Matrix, curvature_mode, refuse_without_curvature
 
 X = torch.randn(11, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 Y = torch.arange(11) % 3
@@ -94,3 +95,32 @@ def test_what_does_not_fit_is_named() -> None:
         CurvatureProduct(network().bfloat16(), BATCHES)
     with pytest.raises(ValueError, match="batch_norm must be one of"), curvature_mode(network(), "train"):  # type: ignore[arg-type]
         pass
+
+
+class Attending(nn.Module):
+    """A linear classifier behind attention by the one kernel that has no second derivative, or in autocast."""
+
+    def __init__(self, features: int, classes: int, fused: bool) -> None:
+        super().__init__()
+        self.linear = nn.Linear(features, classes)
+        self.scale = nn.Parameter(torch.ones(()))
+        self.fused = fused
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        x = self.scale * inputs.flatten(1)[:, None, None]
+        if self.fused:
+            with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+                return self.linear(F.scaled_dot_product_attention(x, x, x)[:, 0, 0])
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return self.linear(x[:, 0, 0]).float()
+
+
+def test_a_network_without_a_second_derivative_or_in_autocast_is_refused() -> None:
+    few = [(X[:2].float(), Y[:2])]
+    with pytest.raises(ValueError, match="Curvature needs second derivatives, which Attending lacks"):
+        refuse_without_curvature(Attending(5, 3, True), few, "batch", "Curvature")
+    network = Attending(5, 3, False)
+    with pytest.raises(ValueError, match="Curvature needs single precision or better, and Linear is in autocast"):
+        refuse_without_curvature(network, few, "batch", "Curvature")
+    assert not network.linear._forward_pre_hooks
+    refuse_without_curvature(network.linear, few, "batch", "Curvature")

@@ -6,11 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
-from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch import nn
 
 from datamodules.classification.digits import Digits
 from datamodules.classification.labelled_images import LabelledImages
@@ -18,6 +16,7 @@ from lightning_modules.dynamics.batch_lr import BatchLR, BatchSpectra, OnlineLea
 from lightning_modules.dynamics.batch_lr.learner import learned
 from lightning_modules.networks.mlp import MLP
 from lightning_modules.training.schedules import CosineOverSteps
+from tests.metrics.test_curvature import Attending
 from tests.trainers import quiet
 
 MOMENTUM = partial(torch.optim.SGD, lr=0.1, momentum=0.5)
@@ -107,24 +106,6 @@ def test_an_interrupted_run_learns_what_an_uninterrupted_one_does(tmp_path: Path
     assert found["test/greatest_eigenvalue_b4"] == pytest.approx(whole._measured.greatest[0].value)  # type: ignore[union-attr]
 
 
-class Attending(nn.Module):
-    """Attention by one kernel, or in autocast, in front of a linear classifier."""
-
-    def __init__(self, fused: bool) -> None:
-        super().__init__()
-        self.linear = nn.Linear(64, 10)
-        self.scale = nn.Parameter(torch.ones(8))
-        self.fused = fused
-
-    def forward(self, image: Tensor) -> Tensor:
-        x = image * self.scale
-        if not self.fused:
-            with torch.autocast("cpu", dtype=torch.bfloat16):
-                return self.linear(x.flatten(1)).float()
-        with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
-            return self.linear(F.scaled_dot_product_attention(x, x, x).flatten(1))
-
-
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
@@ -133,8 +114,12 @@ class Attending(nn.Module):
         ({"spectra": BatchSpectra([60])}, {}, "must be smaller than the 60 samples, got 60"),
         ({"learner": learner(rule="ssgdm"), "optimizer": torch.optim.Adam}, {}, "sets momentum, which Adam has not"),
         ({"learner": learner()}, {"precision": "bf16-true"}, "needs single precision or better, and .* is in half"),
-        ({"learner": learner(), "network": Attending(True)}, {}, "needs second derivatives, which Attending lacks"),
-        ({"learner": learner(), "network": Attending(False)}, {}, "Linear is in autocast"),
+        (
+            {"learner": learner(), "network": Attending(64, 10, True)},
+            {},
+            "needs second derivatives, which Attending lacks",
+        ),
+        ({"learner": learner(), "network": Attending(64, 10, False)}, {}, "Linear is in autocast"),
         ({"reference_batch_size": 0}, {}, "reference_batch_size must be at least 1"),
         ({"scaling": "cubic"}, {}, "scaling must be one of linear, square_root"),
     ],
