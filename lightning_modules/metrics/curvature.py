@@ -91,7 +91,8 @@ class CurvatureProduct:
 
     Args:
         network: maps inputs to logits `[B, K]`, in single precision or better; its trainable parameters are w.
-        batches: this process's inputs and labels `[B]`, a batch at a time.
+        batches: this process's inputs and labels `[B]`, a batch at a time. Of a single one the gradient with its graph is
+            kept, so that a product costs half.
         matrix: `hessian`, or `gauss_newton`, which is never negative.
 
     Raises:
@@ -110,6 +111,7 @@ class CurvatureProduct:
         self.batches = batches
         self.matrix = matrix
         self.like = next(iter(self.weights.values()))
+        self.hessian: Any = None  # of a single batch: what multiplies by it
         self.samples = summed(torch.tensor(sum(len(label) for _, label in batches), device=self.like.device))
 
     @property
@@ -145,7 +147,11 @@ class CurvatureProduct:
         def loss(weights: dict[str, Tensor]) -> Tensor:
             return self._loss(weights, inputs, label)
 
+        if self.hessian is not None:
+            return self.hessian(v)[0]
         of_gradient: Any = vjp(grad(loss), self.weights)
+        if len(self.batches) == 1:
+            self.hessian = of_gradient[1]
         return of_gradient[1](v)[0]
 
     def _newton(self, inputs: Tensor, v: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """Spectra of the Hessian of batches of several sizes, beside that of all samples and what is predicted of them."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, get_args
 
 import torch
@@ -231,7 +231,7 @@ class BatchSpectra:
                 drawn = (product(places[order[:size]]) for order in orders)
                 of_size[size] = [spectrum(each, size, number) for number, each in enumerate(drawn)]
             parts = [part for part in places.split(self.noise_batch) if len(part) == self.noise_batch]
-            hessian, gradient = self._noise([product(part) for part in parts])
+            hessian, gradient = self._noise(map(product, parts), everything, len(parts))
         ends = (min(float(each.values[0]) for each in full), max(float(each.values[-1]) for each in full))
         least, greatest = ([_mean(size, of_size[size], end) for size in self.batch_sizes] for end in (0, -1))
         row_variance = hessian.variance * effective_batch(self.noise_batch, len(places))
@@ -241,9 +241,11 @@ class BatchSpectra:
     def _generator(self, *seed: int) -> torch.Generator:
         return generator_of(self.seed, 1, *seed)
 
-    def _noise(self, products: Sequence[CurvatureProduct]) -> tuple[NoiseStatistics, NoiseStatistics]:
-        """Measure how products with random unit vectors, means over these, and gradients scatter over batches."""
-        like, size, n = products[0].like, products[0].size, len(products)
+    def _noise(
+        self, products: Iterable[CurvatureProduct], everything: CurvatureProduct, n: int
+    ) -> tuple[NoiseStatistics, NoiseStatistics]:
+        """Measure how n products with random unit vectors, means over these, and gradients scatter."""
+        like, size = everything.like, everything.size
         z = [unit_vector(size, self.seed, 2, number, like=like) for number in range(self.directions)]
         equal = torch.full((size,), size**-0.5, dtype=like.dtype, device=like.device)
         means, squares = torch.zeros(len(z) + 1, size).to(like), torch.zeros(len(z) + 1).to(like)
