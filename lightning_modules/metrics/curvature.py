@@ -91,8 +91,8 @@ class CurvatureProduct:
 
     Args:
         network: maps inputs to logits `[B, K]`, in single precision or better; its trainable parameters are w.
-        batches: this process's inputs and labels `[B]`, a batch at a time. Of a single one the gradient with its graph is
-            kept, so that a product costs half.
+        batches: this process's inputs and labels `[B]`, a batch at a time. Of a single one the gradient with its graph
+            is kept, so that a product costs half.
         matrix: `hessian`, or `gauss_newton`, which is never negative.
 
     Raises:
