@@ -133,6 +133,9 @@ class ClipPairs(WholeImageSets):
             raise ValueError(f"{name} has clean clips alone: set {key}")
         if split == "training" and clips.noisy is not None and degradation is not None:
             raise ValueError(f"{name} has degraded clips of its own: leave {key} out")
+        both = clips.noisy is not None and clips.clean is not None
+        if both and self.training is not None and clips.scale != self.scale:
+            raise ValueError(f"{name} has clips {clips.scale} times as large, and training {self.scale} times")
         return clips
 
     def new_images(self, folder: str) -> SizedSet:

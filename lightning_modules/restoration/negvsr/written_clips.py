@@ -67,26 +67,31 @@ class WritesClips(WritesFolder):
 
     def on_predict_end(self: Any) -> None:
         if self._directory is not None and self.trainer.datamodule.predict_set is not None:
-            self.trainer.strategy.barrier("the frames of all processes are written")
-            if self.trainer.is_global_zero:
-                self._write_videos(self.trainer.datamodule.predict_set.clips)
+            self._write_videos(self.trainer.datamodule.predict_set.clips)
         super().on_predict_end()
 
     def _write_videos(self: Any, clips: Any) -> None:
-        for position, name in enumerate(clips.names):
+        """Write what is missing of videos whose frames are all there; nobody waits for processes that still work.
+
+        The last process to end finds the frames of all; where two find the same, both write it, each under its name.
+        """
+        for name, given, rate in zip(clips.names, clips.noisy, clips.rates, strict=True):
             frames = self._directory / self.written / name
-            rate = clips.rates[position]
-            wanted = {self._directory / "beside" / f"{name}.mp4": beside(clips.noisy[position], frames)}
+            wanted = {self._directory / "beside" / f"{name}.mp4": beside(given, frames)}
             if rate:
                 wanted[frames.with_name(f"{name}.mp4")] = restored_frames(frames)
+            if len(list(frames.glob("*.png"))) < given.shape[0]:
+                continue
             for path, pictures in wanted.items():
                 if path.is_file():
                     continue
+                own = path.with_name(f".{name}.process_{self.trainer.global_rank}.mp4")
                 try:
-                    with whole_file(path) as partial:
+                    with whole_file(own) as partial:
                         encoded(partial, pictures, rate or RATE, options=SHARP)
                 except ModuleNotFoundError as error:
                     return rank_zero_info(f"No videos are written: {error}")
+                own.replace(path)
 
 
 def restored_frames(folder: Path) -> Iterator[np.ndarray]:

@@ -16,6 +16,8 @@ from datamodules.video.moving_photographs import MovingPhotographs
 from tests.trainers import quiet
 
 HALVED = Chain([ResizeToEnd(["area"])], scale=2)
+NOTHING = Chain([], scale=1)
+SMALL = {"num_frames": 2, "patch_size": 4}
 NOISY = Chain([ResizeToEnd(["area"]), RandomNoise()], scale=2)
 
 
@@ -138,6 +140,7 @@ def test_clips_get_noise_of_their_own_and_tested_ones_that_of_another_source() -
         ({"num_frames": 2, "patch_size": 3}, "patch_size must be a multiple of the scale 2, got 3"),
         ({"num_frames": 2, "patch_size": 4, "degradation": None}, "Numbered has clean clips alone: set data.degrad"),
         ({"training": Numbered(True), "patch_size": 4, "num_frames": 2}, "has degraded clips of its own: leave data.d"),
+        ({"validation": Numbered(True), "degradation": NOTHING, **SMALL}, "has clips 2 times as large, and training 1"),
         ({"test": MovingPhotographs(2)}, "differ in their channels: Numbered 3, MovingPhotographs 1"),
     ],
 )

@@ -47,7 +47,7 @@ def test_frames_and_videos_are_written_in_their_own_kind(tmp_path: Path) -> None
     run = tmp_path / "run"
     written = np.stack([np.asarray(Image.open(run / "restored" / "a" / f"{number:08d}.png")) for number in range(5)])
     np.testing.assert_array_equal(written, clip.repeat(2, axis=1).repeat(2, axis=2))
-    assert not (run / "restored" / "a.mp4").exists()
+    assert sorted(path.name for path in run.glob("*/*.*")) == ["a.mp4", "b.mp4", "b.mp4"]  # nothing half-written
     facts = facts_of(run / "restored" / "b.mp4")
     assert (len(facts.times), facts.height, facts.width, facts.rate) == (7, 32, 48, 12)
     beside = decoded(run / "beside" / "a.mp4", "a").astype(int)
@@ -65,10 +65,13 @@ def test_an_interrupted_prediction_continues_part_by_part(tmp_path: Path) -> Non
     before = {path: path.read_bytes() for path in restored.rglob("*.png")}
     assert len(before) == 10
     assert predict(tmp_path / "given", tmp_path / "run", **options).made == 0
+    videos = tmp_path / "run" / "beside"
+    (videos / "a.mp4").unlink()
     (restored / "b" / "00000003.png").unlink()
     (restored / "a" / "00000004.png").unlink()
     assert predict(tmp_path / "given", tmp_path / "run", **options).made == 3  # a part of two frames, and one of one
     assert {path: path.read_bytes() for path in restored.rglob("*.png")} == before
+    assert sorted(path.name for path in videos.iterdir()) == ["a.mp4", "b.mp4"]
     Image.fromarray(np.zeros((16, 24, 3), dtype=np.uint8)).save(tmp_path / "given" / "a" / "00000000.png")
     with pytest.raises(ValueError, match="was not made from what the data have under that name now"):
         predict(tmp_path / "given", tmp_path / "run", **options)
