@@ -23,8 +23,6 @@ FILES = sorted(
 )
 
 AWAITED: set[str] = {
-    "lightning_modules.networks.unet_discriminator",
-    "lightning_modules.networks.vgg_perception",
     "lightning_modules.training.iterations",
 }
 """Shared files whose users are being written."""

@@ -160,6 +160,7 @@ UNTRAINED = {
         "its width and step size follow from the demo's; tested there",
     ),
     **dict.fromkeys(("mbbo/a8a", "mbbo/a8a_shift", "mbbo/w8a"), "its rows are of a file; small ones are tested"),
+    "negvsr/videolq": "it predicts by a checkpoint, and has no training set",
     "diffusion_finetuning/mnist": "its last block owns the weights of a normalisation that it leaves out",
     **{
         f"diffusion_finetuning/{config}": "its pipeline comes with its weights; small ones are in its tests"
@@ -172,6 +173,7 @@ SHORTER = {  # all steps of an attack are alike, and all iterations of descent
 }
 DEAR = {"adaptive_smoothing/cifar10", "adaptive_smoothing/cifar100", "lsa/webvision", "dds/cifar10", "drs/cifar10"}
 DEAR |= {"adaptive_smoothing/imagenet", "lsa/webvision_simclr", "lsa/webvision_plus"}
+DEAR |= {"negvsr/reds", "negvsr/reds_plain", "negvsr/reds_stage1", "negvsr/reds_stage1_plain"}  # 30 frames
 
 
 def architecture(network: Any) -> str:

@@ -1,0 +1,99 @@
+"""Noise cut out of a real video, negatives of it, and a network of minutes that enlarges real clips four times."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import seed_everything
+from numpy.typing import NDArray
+from PIL import Image
+
+import train
+from datamodules.corruptions.clip_degradation import Chain, RandomJpeg, RandomNoise, ResizeToEnd
+from datamodules.video.clip_pairs import ClipPairs
+from datamodules.video.frame_folders import FrameFolders, opened
+from datamodules.video.noise_library import NoiseLibrary
+from lightning_modules.networks.real_basicvsr import RealBasicVSR
+from lightning_modules.networks.spynet import ZeroFlow
+from lightning_modules.restoration.negvsr import Negatives, NegVSR
+from lightning_modules.training.schedules import CosineOverSteps
+from tests.trainers import quiet
+
+STEPS = 300
+"""Of each of two trainings: about two minutes on one core."""
+
+pytestmark = [
+    pytest.mark.data,
+    pytest.mark.skipif("NOISEWORKS_DATA" not in os.environ, reason="needs NOISEWORKS_DATA with video"),
+]
+
+
+def written(frames: NDArray[np.uint8], folder: Path) -> None:
+    folder.mkdir(parents=True)
+    for number, frame in enumerate(frames):
+        Image.fromarray(frame.transpose(1, 2, 0)).save(folder / f"{number:08d}.png")
+
+
+def two_libraries(video: Path, folder: Path) -> list[str]:
+    """Cut noise sequences out of a video, every other one for training, and the others to test on."""
+    (folder / "videos").mkdir()
+    (folder / "videos" / video.name).symlink_to(video)
+    assert train.main(["noise_library", str(folder / "videos"), str(folder / "all"), "--frames", "30"]) == 0
+    sequences = sorted(path for path in (folder / "all").iterdir() if path.is_dir())
+    assert len(sequences) >= 4
+    libraries = [folder / "training", folder / "test"]
+    for library in libraries:
+        library.mkdir()
+    for number, sequence in enumerate(sequences):
+        (libraries[number % 2] / sequence.name).symlink_to(sequence)
+    return [str(library) for library in libraries]
+
+
+def test_negatives_of_real_noise_steady_what_becomes_of_real_clips(tmp_path: Path) -> None:
+    video = Path(os.environ["NOISEWORKS_DATA"], "video")
+    known, unknown = two_libraries(video / "clips" / "bikes.mp4", tmp_path)
+    frames = opened(video / "clips" / "carphone_pristine.mp4", 3).read(0, 120)
+    written(frames[:90], tmp_path / "trained" / "carphone")
+    for part in range(5):  # the last second, in clips of six frames
+        written(frames[90 + 6 * part : 96 + 6 * part], tmp_path / "held_out" / f"carphone_{part}")
+    real = opened(video / "videolq_000", 3).read(0, 8)
+    written(real[:, :, 90:270, 160:480], tmp_path / "real" / "videolq_000")
+    chain = Chain([ResizeToEnd(["area"]), RandomNoise(sigma=(1, 10), poisson=0.0), RandomJpeg((60, 95))], scale=4)
+    found = {}
+    for name, negatives in (("negatives", Negatives()), ("plain", None)):
+        seed_everything(0)
+        options: Any = {
+            "optimizer": lambda parameters: torch.optim.Adam(parameters, lr=2e-3, betas=(0.9, 0.99)),
+            "lr_scheduler": lambda optimizer: CosineOverSteps(optimizer, STEPS),
+        }
+        network = RealBasicVSR(ZeroFlow(), width=16, num_blocks=2, num_cleaning_blocks=1)
+        module = NegVSR(network, negatives, sharpened=False, average_decay=0.98, **options)
+        data = ClipPairs(
+            FrameFolders(str(tmp_path / "trained")),
+            FrameFolders(str(tmp_path / "held_out")),
+            degradation=chain,
+            noise=NoiseLibrary(known, match_mean=True),
+            test_noise=NoiseLibrary(unknown, match_mean=True),
+            batch_size=1,
+            num_frames=4,
+            patch_size=128,
+            windows_per_clip=STEPS,
+            num_workers=0,
+            seed=0,
+        )
+        trainer = quiet(max_steps=STEPS, max_epochs=-1, default_root_dir=tmp_path / name)
+        trainer.fit(module, data)
+        [found[name]] = trainer.test(module, data, verbose=False)
+        print(name, found[name])
+        trainer.predict(module, ClipPairs(predict_dir=str(tmp_path / "real"), num_workers=0))
+        images = sorted((tmp_path / name / "restored" / "videolq_000").glob("*.png"))
+        assert [image.name for image in images] == [f"{number:08d}.png" for number in range(8)]
+        pixels = np.stack([np.asarray(Image.open(image)) for image in images]).astype(float)
+        assert pixels.shape == (8, 720, 1280, 3)
+        small = pixels.reshape(8, 180, 4, 320, 4, 3).mean(axis=(2, 4)).transpose(0, 3, 1, 2)
+        assert np.abs(small - real[:, :, 90:270, 160:480]).mean() < 8  # it is still the same clip
+        assert found[name]["test/psnr"] > found[name]["test/noisy_psnr"]
+    assert found["negatives"]["test/drift"] < found["plain"]["test/drift"]
