@@ -27,8 +27,8 @@ activations: these need ranges, scales and shifts, which the JSON file beside th
 Differences from the authors' code:
 
 * every pre-trained weight is kept, there `proj`, and `qkv` without QKR, begin anew;
-* scales exist from the start for the number of tokens that the network has, and are measured with the same images,
-  not augmented, in all processes; there each process has the first batch of its own;
+* scales exist from the start for the number of tokens that the network has, and are measured with images that are not
+  augmented, the same in all processes; there with the first training batch of one of them;
 * the gradient of an activation's scale counts what shares it in the global batch, there in that of one process, so
   that it is the root of their number larger; Adam takes no notice;
 * whether images have both signs is decided in calibration, there by any image later on, too;
