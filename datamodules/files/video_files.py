@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+SAME_EVERYWHERE = {"libx264": {"x264-params": "cpu-independent=1"}}
+"""Options of encoders whose bits would otherwise depend on what lies beside their frames in memory."""
 SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
 """Ends of the names of video files, in any case."""
 
@@ -39,15 +41,15 @@ def pyav() -> Any:
     return av
 
 
-def require_encoder(codec: str) -> None:
-    """Refuse a codec that this PyAV does not encode.
+def require_encoder(codec: str) -> str:
+    """Give the encoder's own name of a codec.
 
     Raises:
         ValueError: names the codec.
     """
     av = pyav()
     try:
-        av.codec.Codec(codec, "w")
+        return av.codec.Codec(codec, "w").name
     except (ValueError, LookupError):
         raise ValueError(f"the codec {codec} is none that this PyAV {av.__version__} can write") from None
 
@@ -129,7 +131,7 @@ def encoded(
     Raises:
         ValueError: if this PyAV lacks the codec, or sides are odd.
     """
-    require_encoder(codec)
+    options = {**SAME_EVERYWHERE.get(require_encoder(codec), {}), **(options or {})}
     av, stream = pyav(), None
     with av.open(str(file) if isinstance(file, Path) else file, "w", format="mp4") as container:
         for frame in frames:

@@ -48,6 +48,16 @@ def test_codecs_give_as_many_frames_back_and_lose_more_at_fewer_bits(codec: str)
     assert grey.shape[1] == 1
 
 
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
+def test_codecs_give_the_same_whatever_lies_in_memory(codec: str) -> None:
+    given, compressed = clip(size=76).repeat(5, 1, 1, 1), RandomCodec([codec])
+    first = compressed.apply(given, np.random.default_rng(0), END)
+    for size in range(1, 5):  # blocks of other sizes come and go, as in a loader
+        blocks = [np.full(3000 * count + 17 * size, 41 * size, dtype=np.uint8) for count in range(40)]
+        del blocks
+        assert torch.equal(compressed.apply(given, np.random.default_rng(0), END), first)
+
+
 def test_what_a_codec_does_not_take_is_refused() -> None:
     with pytest.raises(ValueError, match="codec libx264 takes frames of even sides, got 48 x 47"):
         RandomCodec(["libx264"]).apply(clip()[..., :47], np.random.default_rng(0), END)
