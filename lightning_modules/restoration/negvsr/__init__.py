@@ -17,7 +17,7 @@ other; a patch is turned with probability p and not p + 2^-24, so that p = 0 tur
 own sequence of noise, where theirs has one for a batch of one clip; the published weights have content-aware
 upsampling, the training code and this have pixel shuffle.
 
-Source: Song, Wang, Liu, Ma and Yang, NegVSR: Augmenting Negatives for Generalized Noise Modeling in Real-World Video
+Source: Song, Wang, Yang, Xian and Shi, NegVSR: Augmenting Negatives for Generalized Noise Modeling in Real-World Video
 Super-Resolution, AAAI 2024, arXiv 2305.14669.
 """
 
