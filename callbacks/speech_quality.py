@@ -65,7 +65,8 @@ class SpeechQuality(Callback):
         signals = {"noisy": batch["noisy"], "enhanced": outputs["estimate"], "clean": batch["clean"]}
         for row in range(len(batch["noisy"])):
             if dataloader_idx == 0 and len(self.shown) < self.num_recordings:
-                cut = {kind: signal[row].detach().float().cpu() for kind, signal in signals.items()}
+                length = int(batch["length"][row]) if "length" in batch else None
+                cut = {kind: signal[row, :length].detach().float().cpu() for kind, signal in signals.items()}
                 self.shown.append({**cut, "name": batch["name"][row], "rate": batch["rate"]})
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

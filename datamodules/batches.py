@@ -158,12 +158,14 @@ class MeasuredImageBatch(TypedDict):
 
 
 class SpeechPairBatch(TypedDict):
-    """Noisy recordings, of which the clean ones are known or not; in evaluation all of a batch have one length."""
+    """Noisy recordings, of which the clean ones are known or not."""
 
     noisy: Tensor
     """`[B, samples]`, float32 in [-1, 1]."""
     clean: NotRequired[Tensor]
     """`[B, samples]`, float32 in [-1, 1]: ground truth, where it is known. For supervised training and metrics only."""
+    length: NotRequired[Tensor]
+    """`[B]`, int64: samples of each recording, outside training; zeros come after them."""
     rate: int
     """Samples a second."""
     index: Tensor

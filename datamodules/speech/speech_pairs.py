@@ -3,6 +3,7 @@
 SpeechPairs(VoiceBankDemand("~/data"), test=VoiceBankDemand("~/data"), crop_length=32_640)
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ class SpeechPairs(WholeImageSets):
 
     Training batches are crops of recordings that are held in memory, cut on the device at places that follow from
     (seed, epoch, sample) alone; shorter recordings have zeros around them. Validation, test and prediction batches are
-    whole recordings of one length.
+    whole recordings of about one length, with zeros after the shorter ones.
 
     Args:
         training: set to train on; None for a run that only tests or predicts.
@@ -55,6 +56,7 @@ class SpeechPairs(WholeImageSets):
         batch_size: int = 8,
         crop_length: int = 32_640,
         evaluation_batch_size: int = 1,
+        length_step: int = 8192,
         predict_dir: str | None = None,
         resample: bool = False,
         mix_channels: bool = False,
@@ -71,9 +73,10 @@ class SpeechPairs(WholeImageSets):
             num_workers=num_workers,
             seed=seed,
         )
-        at_least(1, crop_length=crop_length, validation_recordings=validation_recordings)
+        at_least(1, crop_length=crop_length, length_step=length_step, validation_recordings=validation_recordings)
         self.validation_recordings = validation_recordings
         self.crop_length = crop_length
+        self.length_step = length_step
         self.resample = resample
         self.mix_channels = mix_channels
         sets = [one for one in (training, validation, *self.tests.values()) if one is not None]
@@ -89,7 +92,7 @@ class SpeechPairs(WholeImageSets):
             self.validation_set = self.whole(self.validation, "validation")
 
     def whole(self, one: SpeechSet, split: Any) -> SizedSet:
-        return WholeRecordings(self._read(one, split))
+        return WholeRecordings(self._read(one, split), self.length_step)
 
     def _read(self, one: SpeechSet, split: Split) -> Recordings:
         recordings = seeded(one, self.seed).recordings(split)
@@ -103,7 +106,7 @@ class SpeechPairs(WholeImageSets):
         return recordings
 
     def new_images(self, folder: str) -> SizedSet:
-        return RecordingFolder(folder, self.rate, self.resample, self.mix_channels)
+        return RecordingFolder(folder, self.rate, self.length_step, self.resample, self.mix_channels)
 
     def augmented(self, batch: dict[str, Any], visit: int) -> dict[str, Any]:
         crops = self.train_set
@@ -144,18 +147,25 @@ class Crops:
         return {key: store.to(index.device).cut(index, uniform) for key, store in self.stores.items()}
 
 
+def stacked(signals: Sequence[np.ndarray]) -> Tensor:
+    """Stack signals, with zeros after the shorter ones, `[B, samples]`."""
+    longest = max(map(len, signals))
+    return torch.from_numpy(np.stack([np.pad(each, (0, longest - len(each))) for each in signals]))
+
+
 class WholeRecordings:
     """Whole recordings in memory.
 
     Args:
         recordings: the recordings.
+        length_step: recordings whose lengths lie between the same two multiples of it may be in one batch.
     """
 
     in_memory = True
 
-    def __init__(self, recordings: Recordings) -> None:
+    def __init__(self, recordings: Recordings, length_step: int) -> None:
         self.recordings = recordings
-        self.sizes = [each.shape for each in recordings.noisy]
+        self.sizes = [(len(each) // length_step,) for each in recordings.noisy]
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -167,7 +177,8 @@ class WholeRecordings:
             "index": request.indices,
             "global_size": request.global_size,
             "name": [self.recordings.names[row] for row in rows],
-            **{key: torch.from_numpy(np.stack([kind[row] for row in rows])) for key, kind in kinds.items()},
+            "length": torch.tensor([len(self.recordings.noisy[row]) for row in rows]),
+            **{key: stacked([kind[row] for row in rows]) for key, kind in kinds.items()},
         }
 
 
@@ -180,6 +191,7 @@ class RecordingFolder:
     Args:
         folder: the folder, with any subfolders.
         rate: samples a second.
+        length_step: recordings whose lengths lie between the same two multiples of it may be in one batch.
         resample: whether recordings of another rate are brought to this one.
         mix_channels: whether several channels are averaged.
 
@@ -188,7 +200,7 @@ class RecordingFolder:
         ValueError: if none can be read.
     """
 
-    def __init__(self, folder: str, rate: int, resample: bool, mix_channels: bool) -> None:
+    def __init__(self, folder: str, rate: int, length_step: int, resample: bool, mix_channels: bool) -> None:
         self.folder = Path(folder).expanduser()
         self.options = (rate, resample, mix_channels)
         self.files: list[str] = []
@@ -196,7 +208,7 @@ class RecordingFolder:
         self.unreadable: list[str] = []
         for file in recording_names(self.folder, "data.predict_dir"):
             try:
-                self.sizes.append(self._read(file).shape)
+                self.sizes.append((len(self._read(file)) // length_step,))
                 self.files.append(file)
             except UnreadableRecording as error:
                 self.unreadable.append(str(error))
@@ -211,8 +223,10 @@ class RecordingFolder:
 
     def __getitem__(self, request: Request) -> dict[str, Any]:
         files = [self.files[row] for row in request.indices.tolist()]
+        signals = [self._read(file) for file in files]
         return {
-            "noisy": torch.from_numpy(np.stack([self._read(file) for file in files])),
+            "noisy": stacked(signals),
+            "length": torch.tensor([len(signal) for signal in signals]),
             "index": request.indices,
             "global_size": request.global_size,
             "name": files,

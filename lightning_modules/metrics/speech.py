@@ -151,6 +151,7 @@ class SpeechQuality(MeasuredItems):
         name: Sequence[str],
         loader: int = 0,
         perception: bool = True,
+        lengths: Sequence[int] | None = None,
     ) -> None:
         """Measure a batch.
 
@@ -163,14 +164,19 @@ class SpeechQuality(MeasuredItems):
             name: `[B]`, names of the recordings.
             loader: number of the set.
             perception: whether intelligibility and quality are measured, which takes seconds a recording.
+            lengths: samples of each recording, after which all signals are zero; None stands for all of them.
         """
         noisy, estimate, clean = (each.detach().double() for each in (noisy, estimate, clean))
         values = {"input_snr": decibels(clean, noisy - clean)}
         values["noisy_si_sdr"] = scale_invariant_signal_distortion_ratio(noisy, clean)
         values |= parts(estimate, clean, noisy)
         if perception:
-            told = {f"noisy_{key}": value for key, value in perceived(noisy, clean, rate).items()}
-            values |= told | perceived(estimate, clean, rate)
+            told = []
+            for row, length in enumerate(lengths or [noisy.shape[1]] * len(noisy)):
+                given, enhanced, meant = (signal[row : row + 1, :length] for signal in (noisy, estimate, clean))
+                before = {f"noisy_{key}": value for key, value in perceived(given, meant, rate).items()}
+                told.append(before | perceived(enhanced, meant, rate))
+            values |= {key: torch.cat([one[key].reshape(1) for one in told]) for key in told[0]}
             missing = [(key, how) for key, (packages, how) in NEEDS.items() if not all(map(find_spec, packages))]
             if missing and not SpeechQuality.warned and rate == WIDEBAND:
                 SpeechQuality.warned = True

@@ -37,6 +37,10 @@ class Spectrogram:
         if self.n_fft % 2:
             raise ValueError(f"n_fft must be even, got {self.n_fft}")
 
+    def frames(self, samples: int) -> int:
+        """Count the frames of a signal's spectrogram."""
+        return max(samples, self.n_fft // 2 + 1) // self.hop + 1
+
     def of(self, signal: Tensor) -> Tensor:
         """Compute spectrograms `[B, 1, n_fft / 2 + 1, samples / hop + 1]`, complex, of signals `[B, samples]`.
 

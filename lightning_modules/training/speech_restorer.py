@@ -42,6 +42,12 @@ def loudest_sample(signal: Tensor) -> Tensor:
     return signal.abs().amax(dim=1, keepdim=True).clamp(min=SILENCE)
 
 
+def lengths_of(batch: Any) -> list[int]:
+    """List the samples of each of a batch's recordings."""
+    noisy = batch["noisy"]
+    return batch["length"].tolist() if "length" in batch else [noisy.shape[1]] * len(noisy)
+
+
 class SpeechRestorerSteps(WritesFolder, ABC):
     """Give a LightningModule its validation, test and prediction steps for `SpeechPairBatch`es.
 
@@ -72,13 +78,21 @@ class SpeechRestorerSteps(WritesFolder, ABC):
 
     def restore(self: Any, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Enhance signals `[B, samples]`."""
-        return self.through_spectrogram(degraded, drawing(generator))
+        return self.through_spectrogram(degraded, lengths_of({"noisy": degraded}), drawing(generator))
 
     def estimated(self: Any, batch: SpeechPairBatch) -> Tensor:
-        """Enhance a batch, each recording by noise that follows from the run's seed and its position alone."""
-        return self.through_spectrogram(
-            batch["noisy"], complex_normal(SampleNumbers(run_seed(), 0, batch["index"], STREAM))
-        )
+        """Enhance a batch, each recording by noise that follows from the run's seed and its position alone.
+
+        The network sees together what has one number of frames, as it would see each alone.
+        """
+        noisy, lengths = at_least_float32(batch["noisy"]), lengths_of(batch)
+        wide = [-(-self.spectrogram.frames(length) // self.frame_multiple) for length in lengths]
+        estimate = torch.zeros_like(noisy)
+        for width in sorted(set(wide)):
+            rows = [row for row, own in enumerate(wide) if own == width]
+            draw = complex_normal(SampleNumbers(run_seed(), 0, batch["index"][rows], STREAM))
+            estimate[rows] = self.through_spectrogram(noisy[rows], [lengths[row] for row in rows], draw)
+        return estimate
 
     def pair_of_spectrograms(self: Any, batch: SpeechPairBatch) -> tuple[Tensor, Tensor]:
         """Compute spectrograms `[B, 1, F, T]` of noisy and clean recordings, divided by the loudest noisy sample."""
@@ -86,17 +100,25 @@ class SpeechRestorerSteps(WritesFolder, ABC):
             loudest = loudest_sample(batch["noisy"])
             return self.spectrogram.of(batch["noisy"] / loudest), self.spectrogram.of(batch["clean"] / loudest)
 
-    def through_spectrogram(self: Any, signal: Tensor, draw: Draw) -> Tensor:
-        """Enhance signals `[B, samples]` by their spectrograms, with frames of zeros up to the network's multiple."""
+    def through_spectrogram(self: Any, signal: Tensor, lengths: list[int], draw: Draw) -> Tensor:
+        """Enhance signals `[B, samples]` by their spectrograms, with frames of zeros up to the network's multiple.
+
+        What comes after each one's length is left out, and zero afterwards.
+        """
         signal = at_least_float32(signal)
         with in_full_precision(signal.device):
             loudest = loudest_sample(signal)
-            noisy = self.spectrogram.of(signal / loudest)
-            frames = noisy.shape[-1]
-            wide = F.pad(noisy, (0, -frames % self.frame_multiple))
-        enhanced = self.enhanced(wide, draw)[..., :frames]
+            divided = zip(signal / loudest, lengths, strict=True)
+            noisy = [self.spectrogram.of(row[None, :length]) for row, length in divided]
+            frames = [each.shape[-1] for each in noisy]
+            width = -(-max(frames) // self.frame_multiple) * self.frame_multiple
+            wide = torch.cat([F.pad(each, (0, width - own)) for each, own in zip(noisy, frames, strict=True)])
+        enhanced = self.enhanced(wide, draw)
         with in_full_precision(signal.device):
-            return self.spectrogram.signal(enhanced, signal.shape[1]) * loudest
+            parts = [each[None, ..., :own] for each, own in zip(enhanced, frames, strict=True)]
+            signals = [self.spectrogram.signal(part, own)[0] for part, own in zip(parts, lengths, strict=True)]
+            padded = [F.pad(each, (0, signal.shape[1] - len(each))) for each in signals]
+            return torch.stack(padded) * loudest
 
     def validation_step(self: Any, batch: SpeechPairBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         self.test_step(batch, batch_idx, dataloader_idx)
@@ -106,7 +128,8 @@ class SpeechRestorerSteps(WritesFolder, ABC):
         estimate = self.estimated(batch)
         names = batch.get("name") or [str(position) for position in batch["index"].tolist()]
         signals, perception = (batch["noisy"], estimate, batch["clean"]), batch["rate"] >= SPOKEN
-        self.quality.update(*signals, batch["rate"], batch["index"], names, dataloader_idx, perception)
+        measured = batch["rate"], batch["index"], names, dataloader_idx, perception, lengths_of(batch)
+        self.quality.update(*signals, *measured)
         return {"estimate": estimate}
 
     def on_validation_epoch_end(self: Any) -> None:
@@ -132,10 +155,11 @@ class SpeechRestorerSteps(WritesFolder, ABC):
             getattr(self.trainer.datamodule, "predict_dir", None) is not None
         )  # by files and not by what they are without suffix
         files = [folder / (name if named else f"{name}.wav") for name in batch["name"]]
-        digests = [digest_of(signal.float()) for signal in batch["noisy"]]
+        lengths = lengths_of(batch)
+        digests = [digest_of(signal[:own].float()) for signal, own in zip(batch["noisy"], lengths, strict=True)]
         rows = missing_items(files, digests, digest_in)
         if rows:
             estimate = self.estimated(batch).float().clamp(-1, 1).cpu().numpy()
             for row in rows:
-                write_recording(files[row], estimate[row], batch["rate"], digests[row])
+                write_recording(files[row], estimate[row, : lengths[row]], batch["rate"], digests[row])
         return [batch["name"][row] for row in rows]

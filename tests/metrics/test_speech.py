@@ -51,6 +51,20 @@ def test_rows_tell_the_ratio_of_speech_to_noise_and_the_noisy_recordings_own_mea
     assert [row["name"] for row in quality.table] == ["a", "b", "c"]
 
 
+def test_zeros_after_a_recording_change_no_measure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speech, "perceived", lambda signal, clean, rate: {"samples": torch.tensor([signal.shape[1]])})
+    estimate, clean, noisy = signals()
+    tables = []
+    for padded in (0, 100):
+        quality = SpeechQuality()
+        given = [torch.nn.functional.pad(one, (0, padded)) for one in (noisy, estimate, clean)]
+        quality.update(*given, 16_000, torch.arange(3), ["a", "b", "c"], lengths=[400, 400, 400])
+        quality.means()
+        tables.append([list(row.values())[3:] for row in quality.table])
+    np.testing.assert_allclose(*tables)
+    assert quality.table[1]["samples"] == quality.table[1]["noisy_samples"] == 400
+
+
 def test_intelligibility_rises_with_less_noise_and_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     time = torch.arange(16_000, dtype=torch.float64) / 10_000

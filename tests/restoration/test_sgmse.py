@@ -57,6 +57,21 @@ def test_a_louder_recording_is_enhanced_alike_and_each_by_its_own_noise() -> Non
     torch.testing.assert_close(*seeded, rtol=0, atol=0)
 
 
+def test_recordings_of_unequal_length_are_enhanced_together_as_each_alone() -> None:
+    trained, given, lengths, seen = module(), batch(), [50, 48, 30], []
+    trained.network.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    for row, length in enumerate(lengths):
+        for key in ("noisy", "clean"):
+            given[key][row, length:] = 0
+    together = trained.estimated({**given, "length": torch.tensor(lengths)})
+    assert seen[:6] == [1] * 6  # eight frames and no more, of the last
+    assert seen[6:] == [2] * 6
+    for row, length in enumerate(lengths):
+        alone = trained.estimated({"noisy": given["noisy"][row : row + 1, :length], "index": torch.tensor([row])})
+        torch.testing.assert_close(together[row, :length], alone[0], rtol=0, atol=1e-12)
+        assert (together[row, length:] == 0).all()
+
+
 @pytest.mark.parametrize(("options", "calls"), [({}, 6), ({"corrector_steps": 0}, 3), ({"corrector_steps": 2}, 9)])
 def test_enhancement_calls_the_network_for_each_step(options: dict, calls: int) -> None:
     trained, times = module(**options), []

@@ -63,15 +63,23 @@ def test_crops_are_of_both_recordings_at_one_place_and_follow_from_the_seed() ->
 
 
 def test_whole_recordings_are_batched_by_length(tmp_path: Path) -> None:
-    for number in range(6):
-        write(tmp_path / "speech" / f"{number}.wav", 400 + 50 * (number // 5), seed=number)
+    lengths = [400, 499, 500, 450, 700, 401]
+    for number, length in enumerate(lengths):
+        write(tmp_path / "speech" / f"{number}.wav", length, seed=number)
         write(tmp_path / "noise" / f"{number}.wav", 500, seed=number + 10)
-    data = SpeechPairs(
-        test=Mixtures(str(tmp_path / "speech"), str(tmp_path / "noise"), held_out=0.4), evaluation_batch_size=8
-    )
+    whole = Mixtures(str(tmp_path / "speech"), str(tmp_path / "noise"), held_out=0)
+    data = SpeechPairs(test=whole, evaluation_batch_size=3, length_step=100, seed=0)
     module = Listener()
     quiet(default_root_dir=tmp_path).test(module, data, verbose=False)
-    assert [batch["noisy"].shape for batch in module.tested] == [(1, 400), (1, 450)]
+    assert [batch["index"].tolist() for batch in module.tested] == [[0, 1, 3], [2], [4], [5]]
+    assert [batch["length"].tolist() for batch in module.tested] == [[400, 499, 450], [500], [700], [401]]
+    whole.seed = 0
+    for kind in ("noisy", "clean"):
+        first = module.tested[0][kind]
+        expected = getattr(whole.recordings("test"), kind)[3]
+        assert first.shape == (3, 499)
+        np.testing.assert_array_equal((first[2] * 32_768).short()[:450], expected)
+        assert (first[2, 450:] == 0).all()
     assert module.tested[0]["rate"] == 16_000
     assert (tmp_path / "mixtures_test.csv").is_file()
     two = {name: Mixtures(str(tmp_path / "speech"), str(tmp_path / "noise"), held_out=0.4) for name in "ab"}
