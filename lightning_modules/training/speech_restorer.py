@@ -17,7 +17,7 @@ from lightning_modules.random_numbers import drawing, run_seed
 from lightning_modules.resumable.item_files import digest_of, missing_items
 from lightning_modules.sde.samplers import Draw
 from lightning_modules.training.logging import log_same
-from lightning_modules.training.written_images import WritesFolder
+from lightning_modules.training.written_images import WritesFolder, arguments_of
 
 STREAM = 30_000
 """Of the random numbers that recordings are enhanced with."""
@@ -25,6 +25,8 @@ SILENCE = 1e-8
 """The least loudest sample that is divided by."""
 SPOKEN = 8_000
 """Samples a second from which on intelligibility and quality are measured."""
+TRAINED_WITH = ("spectrogram", "process")
+"""Arguments without which weights mean nothing: checkpoints say them."""
 
 
 def complex_normal(numbers: SampleNumbers) -> Draw:
@@ -57,9 +59,9 @@ class SpeechRestorerSteps(WritesFolder, ABC):
     perceived quality from 8 kHz on; `test/noisy_si_sdr` and the like are those of the noisy recordings; of several test
     sets `test/<set>/si_sdr`. All are means over recordings and all processes.
 
-    `predict` writes `enhanced/<file>` into the run directory, of the name and length of the file that is given and of
-    the sets' rate; of several test sets `enhanced/<set>/<name>.wav`. Files that are there already are left alone, so an
-    interrupted run continues.
+    A checkpoint of another spectrogram or process is refused. `predict` writes `enhanced/<file>` into the run
+    directory, of the name and length of the file that is given and of the sets' rate; of several test sets
+    `enhanced/<set>/<name>.wav`. Files that are there already are left alone, so an interrupted run continues.
     """
 
     quality: SpeechQuality
@@ -70,6 +72,15 @@ class SpeechRestorerSteps(WritesFolder, ABC):
     @abstractmethod
     def enhanced(self, noisy: Tensor, draw: Draw) -> Tensor:
         """Enhance spectrograms `[B, 1, F, T]`, complex, with noise of their shape drawn by `draw`."""
+
+    def on_save_checkpoint(self: Any, checkpoint: dict[str, Any]) -> None:
+        checkpoint["trained_with"] = {key: value for key, value in arguments_of(self).items() if key in TRAINED_WITH}
+
+    def on_load_checkpoint(self: Any, checkpoint: dict[str, Any]) -> None:
+        own = arguments_of(self)
+        for key, value in checkpoint.get("trained_with", {}).items():
+            if own[key] != value:
+                raise ValueError(f"model.{key} is {own[key]}, and the checkpoint's network was trained with {value}")
 
     def network_output(self: Any, channels: Tensor, t: Tensor) -> Tensor:
         """Evaluate the network at `[B, C, F, T]` and times `[B]`; its two channels make a complex spectrogram."""

@@ -16,6 +16,7 @@ from datamodules.files.png import digest_in_png, write_png
 from lightning_modules.random_numbers import run_seed
 from lightning_modules.resumable.item_files import digest_of, missing_items
 from lightning_modules.resumable.settings_file import refuse_other_settings, write_settings
+from lightning_modules.sde.processes import Process
 
 
 class WritesFolder:
@@ -105,12 +106,17 @@ class WritesImages(WritesFolder, ABC):
 
 
 def arguments_of(module: Any) -> dict[str, Any]:
-    """List a module's own arguments that are numbers, words, or tuples or dataclasses of these, as JSON values."""
+    """List a module's own arguments that are numbers, words, or tuples or dataclasses of these, as JSON values.
+
+    A process is described by its own arguments.
+    """
     found: dict[str, Any] = {}
     for key in inspect.signature(type(module)).parameters:
         value = getattr(module, key, None)
         if is_dataclass(value) and not isinstance(value, type):
             found[key] = asdict(value)
+        elif isinstance(value, Process):
+            found[key] = {"class": type(value).__name__, **arguments_of(value)}
         elif isinstance(value, bool | int | float | str) or (isinstance(value, tuple) and _plain(value)):
             found[key] = value
     return found

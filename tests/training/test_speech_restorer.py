@@ -9,9 +9,10 @@ from datamodules.speech.speech_pairs import SpeechPairs
 from datamodules.speech.tones import Tones
 from lightning_modules.networks.spectrogram import Spectrogram
 from lightning_modules.restoration.sgmse import SGMSE
+from lightning_modules.sde.ouve import OUVE
 from lightning_modules.training.speech_restorer import complex_normal
 from tests.datamodules.speech.folders import write
-from tests.restoration.speech import Mixing
+from tests.restoration.speech import Mixing, module
 from tests.trainers import quiet
 
 
@@ -49,3 +50,18 @@ def test_recordings_of_several_sets_are_written_into_folders_of_their_own(tmp_pa
     written = sorted(path.relative_to(tmp_path / "enhanced").as_posix() for path in tmp_path.rglob("*.wav"))
     assert written == ["a/tone_0000.wav", "b/tone_0000.wav", "b/tone_0001.wav"]
     assert soundfile.info(tmp_path / "enhanced" / written[1]).frames == 20  # shorter than half a window
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"process": OUVE(stiffness=2.0)}, r"model.process is .*'stiffness': 2.0.*trained with .*'stiffness': 1.5"),
+        ({"spectrogram": Spectrogram(14, 7)}, r"model.spectrogram is .*'hop': 7.*trained with .*'hop': 4"),
+    ],
+)
+def test_a_checkpoint_of_another_transform_or_process_is_refused(other: dict, message: str) -> None:
+    checkpoint: dict = {}
+    module().on_save_checkpoint(checkpoint)
+    module(num_steps=5).on_load_checkpoint(checkpoint)
+    with pytest.raises(ValueError, match=message):
+        module(**other).on_load_checkpoint(checkpoint)
