@@ -48,6 +48,8 @@ SCALES = {
     "dnsmos": (-0.06766283, 1.11546468, 0.04602535),
 }
 """Coefficients of the polynomials, the square's first, in the order of the network's outputs."""
+LEAST_PESQ = 1.04
+"""Of recordings that it can not rate: where no utterance is found, or that are too short."""
 NEEDS = {
     "estoi": (["pystoi"], "pip install 'noiseworks[audio]'"),
     "pesq": (["pesq"], "pip install 'noiseworks[pesq]', which needs a C compiler"),
@@ -129,7 +131,10 @@ def perceived(estimate: Tensor, clean: Tensor, rate: int) -> dict[str, Tensor]:
     if find_spec("pesq") and rate == WIDEBAND:
         from torchmetrics.functional.audio.pesq import perceptual_evaluation_speech_quality
 
-        found["pesq"] = perceptual_evaluation_speech_quality(estimate, clean, rate, "wb")
+        try:
+            found["pesq"] = perceptual_evaluation_speech_quality(estimate, clean, rate, "wb")
+        except (RuntimeError, ValueError):  # of silence, or of less than a quarter of a second
+            found["pesq"] = torch.full((len(clean),), LEAST_PESQ)
     return found
 
 

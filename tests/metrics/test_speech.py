@@ -90,6 +90,11 @@ def test_quality_of_the_packages_example_is_what_it_states() -> None:
         torch.from_numpy(read_recording(folder / f"{name}.wav", 16_000))[None] for name in ("speech_bab_0dB", "speech")
     )
     assert float(perceived(noisy, clean, 16_000)["pesq"]) == pytest.approx(1.08323, abs=1e-4)
+    for signal, meant in (
+        (torch.zeros_like(clean), clean),
+        (noisy[:, :2000], clean[:, :2000]),
+    ):  # silence, and too short
+        assert float(perceived(signal, meant, 16_000)["pesq"]) == pytest.approx(speech.LEAST_PESQ)
 
 
 class Told:

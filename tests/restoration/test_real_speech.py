@@ -1,4 +1,4 @@
-"""Recorded speech of unknown speakers, enhanced by networks that were trained for minutes on other speakers and noise."""
+"""Recorded speech of unknown speakers, enhanced by networks trained for minutes on other speakers and noise."""
 
 import json
 import os
@@ -54,7 +54,7 @@ def test_a_short_training_enhances_speakers_that_it_never_heard(tmp_path: Path) 
         assert {"0 to 5 dB", "5 to 10 dB", "15 to 20 dB"} <= {*table["band"]}
         means[config] = table[table["band"] == "all"].pivot(index="set", columns="measure", values="mean")
     assert time.process_time() - start < 60 * MINUTES
-    diffusion, regression = means.values()
+    diffusion = means["small_speech"]
     assert {"si_sdr", "estoi", "noisy_estoi"} <= {*diffusion}
     for found in means.values():
         assert np.isfinite(found.to_numpy(dtype=float)).all()
