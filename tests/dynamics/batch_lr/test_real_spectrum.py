@@ -16,9 +16,9 @@ from lightning_modules.networks.cifar_resnet import CIFARResNet
 from lightning_modules.networks.normalized import Normalized
 from lightning_modules.networks.weights import with_weights
 
-BUDGET = 240
+BUDGET = 180
 """Seconds of CPU time of the whole test."""
-IMAGES, BATCH, DRAWS = 128, 16, 4
+IMAGES, BATCH, DRAWS = 48, 8, 3
 
 
 @pytest.mark.data
@@ -43,10 +43,10 @@ def test_the_greatest_eigenvalues_of_a_trained_resnet_are_scipys_and_rise_in_bat
         shape = (product.size, product.size)
         operator = LinearOperator(shape, lambda v: product(torch.from_numpy(v).flatten()).numpy(), dtype=np.float32)
         v0 = unit_vector(product.size, 1, like=product.like).numpy()
-        [oracle] = eigsh(operator, k=1, which="LA", ncv=16, tol=1e-3, v0=v0, return_eigenvectors=False)
-        full = greatest(slice(None), "hessian", 24)
-        gauss_newton = greatest(slice(None), "gauss_newton", 16)
-        of_batches = [greatest(slice(at, at + BATCH), "hessian", 12) for at in range(0, DRAWS * BATCH, BATCH)]
+        [oracle] = eigsh(operator, k=1, which="LA", ncv=12, tol=1e-3, v0=v0, return_eigenvectors=False)
+        full = greatest(slice(None), "hessian", 20)
+        gauss_newton = greatest(slice(None), "gauss_newton", 10)
+        of_batches = [greatest(slice(at, at + BATCH), "hessian", 10) for at in range(0, DRAWS * BATCH, BATCH)]
     found = {"scipy": float(oracle), "full": full, "gauss_newton": gauss_newton, "batches": of_batches}
     print({**found, "seconds": time.process_time() - start})
     assert full == pytest.approx(float(oracle), rel=2e-3)
