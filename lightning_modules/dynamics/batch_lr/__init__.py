@@ -16,6 +16,11 @@ The noise of networks is no such matrix: it is concentrated in few directions an
 is fitted (`BatchSpectra`), and the prediction for isotropic noise stands beside it. That has P sigma^2 from the scatter
 of products, as E |(H_i - H) z|^2 = P sigma^2 / b for random unit vectors z.
 
+In the demo's network, six seeds, (lambda_B - lambda) B is the same within a factor of 1.9 to 3.4 over B = 8 to 128.
+The fall is slower than 1 / B, with exponents of -0.60 to -0.78: few batches of 8 have one of the samples that curve
+much, and the greatest eigenvalues of all samples lie close to each other, which mixes them. The isotropic constant is a
+two-hundredth of the fitted one, and explains 0.6 to 1.0 % of the shift of batches of 8.
+
 `OnlineLearner` takes L = max |theta| and mu, a small one, from Ritz values theta of the Hessian on fixed training
 images and sets the optimizer's rate, and momentum, every few epochs, by one of five rules (`learned`).
 
