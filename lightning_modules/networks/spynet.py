@@ -38,12 +38,15 @@ def warped(image: Tensor, flow: Tensor, padding: Literal["zeros", "border"] = "z
         `[B, C, H, W]`.
     """
     height, width = image.shape[2:]
-    axes = (torch.arange(side, device=flow.device, dtype=flow.dtype) for side in (height, width))
+    dtype = torch.promote_types(torch.promote_types(image.dtype, flow.dtype), torch.float32)  # half rounds places
+    flow = flow.to(dtype)
+    axes = (torch.arange(side, device=flow.device, dtype=dtype) for side in (height, width))
     rows, columns = torch.meshgrid(*axes, indexing="ij")
     x = 2 * (columns + flow[:, 0]) / max(width - 1, 1) - 1
     y = 2 * (rows + flow[:, 1]) / max(height - 1, 1) - 1
-    places = torch.stack([x, y], dim=3).to(image.dtype)
-    return F.grid_sample(image, places, mode="bilinear", padding_mode=padding, align_corners=True)
+    places = torch.stack([x, y], dim=3)
+    found = F.grid_sample(image.to(dtype), places, mode="bilinear", padding_mode=padding, align_corners=True)
+    return found.to(image.dtype)
 
 
 class ZeroFlow(nn.Module):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from datamodules.arguments import at_least, within
 from datamodules.batches import ClipBatch
 from datamodules.corruptions.clip_degradation.sharpening import unsharp_masked
+from lightning_modules.full_precision import in_full_precision
 from lightning_modules.metrics.image_quality import EvaluationProtocol, ImageQuality
 from lightning_modules.networks.real_basicvsr import RealBasicVSR
 from lightning_modules.networks.weights import below, load, read_weights
@@ -125,7 +126,8 @@ class NegVSR(ClipRestorerSteps, WritesClips, LightningModule):
         if self.negatives is not None and "noise" not in batch:
             raise ValueError("negatives need sequences of noise: set data.noise, or model.negatives to null")
         cleaned, clean = self.network.cleaned(batch["noisy"]), batch["clean"]
-        target = unsharp_masked(clean) if self.sharpened else clean
+        with in_full_precision(clean.device):
+            target = unsharp_masked(clean) if self.sharpened else clean
         if self.negatives is None:
             return Made(cleaned, self.network.enlarged(cleaned), None, target, clean)
         both = torch.cat([cleaned, self.negatives.of(cleaned, batch["noise"])])
