@@ -1,8 +1,10 @@
 """Chains of operators, which make a small clip of 8 bits out of a clean one."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from datamodules.arguments import at_least
@@ -62,6 +64,18 @@ class Chain:
             `[T, C, H / scale, W / scale]`, in [0, 1], of levels k / 255.
         """
         end = (clip.shape[2] // self.scale, clip.shape[3] // self.scale)
-        for operator in self.operators:
-            clip = operator.apply(clip, random, end)
+        with one_thread():
+            for operator in self.operators:
+                clip = operator.apply(clip, random, end)
         return clip.mul(255).round().clamp(0, 255).div(255)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute by one thread, as loader processes do: by several, transforms differ in the last bit, and then levels."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -39,6 +39,22 @@ def test_a_chain_gives_levels_of_eight_bits_that_follow_from_the_generator() -> 
     assert (noisy.min(), noisy.max()) == (0, 1)
 
 
+def test_a_clip_is_degraded_by_one_thread_whatever_the_process_has() -> None:
+    before, seen = torch.get_num_threads(), []
+
+    class Counted(Append):
+        def apply(self, clip: Tensor, random: np.random.Generator, end: tuple[int, int]) -> Tensor:
+            seen.append(torch.get_num_threads())
+            return super().apply(clip, random, end)
+
+    try:
+        torch.set_num_threads(3)
+        Chain([Counted(0)], scale=1)(torch.zeros(1, 1, 2, 2), np.random.default_rng(0))
+        assert (seen, torch.get_num_threads()) == ([1], 3)
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_chain_must_end_at_its_size() -> None:
     end = InRandomOrder([[RandomNoise()], [ResizeToEnd()]])
     assert Chain([RandomResize(), end], scale=4).scale == 4

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from datamodules.corruptions.clip_degradation.compression import RandomCodec, RandomJpeg, as_jpeg
+from datamodules.corruptions.clip_degradation.noise import RandomNoise
 from datamodules.video.moving_photographs import MovingPhotographs
 
 END = (16, 16)
@@ -48,14 +49,17 @@ def test_codecs_give_as_many_frames_back_and_lose_more_at_fewer_bits(codec: str)
     assert grey.shape[1] == 1
 
 
-@pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
-def test_codecs_give_the_same_whatever_lies_in_memory(codec: str) -> None:
-    given, compressed = clip(size=76).repeat(5, 1, 1, 1), RandomCodec([codec])
-    first = compressed.apply(given, np.random.default_rng(0), END)
-    for size in range(1, 5):  # blocks of other sizes come and go, as in a loader
+def test_a_codec_gives_the_same_whatever_lies_in_memory() -> None:
+    still = MovingPhotographs(1, 1, num_frames=15, image_size=76, photograph_size=300, colour=True).clips("test")
+    given = torch.from_numpy(still.stored[0].read(0, 15)).float() / 255
+    given = RandomNoise(sigma=(5, 5), poisson=0).apply(torch.cat([given, given.flip(0)]), np.random.default_rng(0), END)
+    compressed, read = RandomCodec(["libx264"], (30_000, 30_000)), []
+    for size in range(4):  # blocks of other sizes come and go, as in a loader
+        read.append(compressed.apply(given, np.random.default_rng(0), END))
+        torch.fft.rfft2(torch.rand(30, 3, 200 + size * 11, 200))
         blocks = [np.full(3000 * count + 17 * size, 41 * size, dtype=np.uint8) for count in range(40)]
         del blocks
-        assert torch.equal(compressed.apply(given, np.random.default_rng(0), END), first)
+    assert all(torch.equal(each, read[0]) for each in read[1:])
 
 
 def test_what_a_codec_does_not_take_is_refused() -> None:
