@@ -17,6 +17,10 @@ Gradient = Literal["ste", "masked"]
 GRADIENTS: tuple[Gradient, ...] = get_args(Gradient)
 
 
+COMPARED = 16
+"""The longest groups whose weights are compared with each other; longer ones are sorted, which then takes no longer."""
+
+
 def nm_mask(weight: Tensor, n: int, m: int, axis: int = 1) -> Tensor:
     """Mark the N weights of largest magnitude among every M; of equal ones the first, so that processes agree.
 
@@ -30,11 +34,16 @@ def nm_mask(weight: Tensor, n: int, m: int, axis: int = 1) -> Tensor:
         Of the weight's shape, bool.
     """
     groups = weight.detach().abs().movedim(axis, -1).unflatten(-1, (-1, m))
-    if n == 1:
-        largest = groups.argmax(dim=-1, keepdim=True)
+    if n == 1 or m > COMPARED:
+        largest = groups.argsort(dim=-1, descending=True, stable=True) if n > 1 else groups.argmax(-1, keepdim=True)
+        mask = torch.zeros_like(groups, dtype=torch.bool).scatter_(-1, largest[..., :n], True)
     else:
-        largest = groups.argsort(dim=-1, descending=True, stable=True)[..., :n]
-    mask = torch.zeros_like(groups, dtype=torch.bool).scatter_(-1, largest, True)
+        places = groups.movedim(-1, 0).contiguous()
+        larger = torch.zeros_like(places, dtype=torch.uint8)  # weights of the group that come before each
+        for place in range(m):
+            larger[place + 1 :] += places[place] >= places[place + 1 :]
+            larger[:place] += places[place] > places[:place]
+        mask = (larger < n).movedim(0, -1)
     return mask.flatten(start_dim=-2).movedim(-1, axis)
 
 

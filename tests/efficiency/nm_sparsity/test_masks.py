@@ -58,9 +58,13 @@ def test_outputs_are_the_inputs_of_the_transposed_and_channels_are_those_of_each
     assert nm_mask(kernels, n, 4).equal(expected)
 
 
-@pytest.mark.parametrize("n", [1, 2])
-def test_of_equal_weights_the_first_stay(n: int) -> None:
-    assert nm_mask(torch.zeros(1, 8), n, 4).tolist() == [2 * [i < n for i in range(4)]]
+@pytest.mark.parametrize(("n", "m"), [(1, 4), (2, 4), (3, 4), (4, 4), (5, 16), (11, 16), (5, 32)])
+def test_of_equal_weights_the_first_stay(n: int, m: int) -> None:
+    assert nm_mask(torch.zeros(1, 2 * m), n, m).tolist() == [2 * [i < n for i in range(m)]]
+    coarse = numbers(40, 4 * m).mul(2).round()
+    order = coarse.abs().view(-1, m).argsort(dim=1, descending=True, stable=True)[:, :n]
+    expected = torch.zeros(len(order), m, dtype=torch.bool).scatter_(1, order, True)
+    assert nm_mask(coarse, n, m).view(-1, m).equal(expected)
 
 
 def test_the_forward_pass_is_dense_at_one_and_binary_at_zero() -> None:
