@@ -131,7 +131,8 @@ class NegVSR(ClipRestorerSteps, WritesClips, LightningModule):
         if self.negatives is None:
             return Made(cleaned, self.network.enlarged(cleaned), None, target, clean)
         both = torch.cat([cleaned, self.negatives.of(cleaned, batch["noise"])])
-        return Made(cleaned, *self.network.enlarged(both).chunk(2), target, clean)
+        positive, negative = self.network.enlarged(both).chunk(2)
+        return Made(cleaned, positive, negative, target, clean)
 
     def generator_terms(self, made: Made) -> dict[str, Tensor]:
         """Compute the weighted terms of the generator's loss."""
