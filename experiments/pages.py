@@ -6,7 +6,8 @@
 A configuration names the picture of its method in the comment at its top: `# picture: figures/early_learning.png`,
 relative to its run's directory; `# picture: metrics.csv` draws the training curves. The run of configs/elr/demo.yaml
 is looked for in <folder>/elr/demo, and made there if it is missing. `# picture: table.png of --seeds 0 --vary ...` is
-that of a comparison with these arguments, which may begin with other configurations.
+that of a comparison with these arguments, which may begin with other configurations. The first picture of a method is
+docs/images/<method>.png, and others are docs/images/<method>_<configuration>.png.
 """
 
 import itertools
@@ -92,24 +93,29 @@ def _claims_of(methods: Sequence[Method], claims: Sequence[Row]) -> list[Row]:
     return [row for row in claims if row["method"] in paths]
 
 
-def _pictured(methods: Sequence[Method], project: Path) -> tuple[Path, str, list[str]] | None:
-    """Find the first configuration that names a picture: its path in the project, the picture, and what compares."""
-    for path in (config.path for method in methods for config in method.configs):
+def _pictured(methods: Sequence[Method], folder: str, project: Path) -> Iterator[tuple[str, Path, str, list[str]]]:
+    """Find the configurations that name a picture: its name in docs/images, path, picture, and what compares.
+
+    The first one's is named for the folder, and another one's for its configuration, too.
+    """
+    first = True
+    for path in dict.fromkeys(config.path for method in methods for config in method.configs):
         if match := PICTURE.search(text_of(project / path)):
-            return path, match[1], (match[2] or "").split()
-    return None
+            yield folder if first else f"{folder}_{path.stem}", path, match[1], (match[2] or "").split()
+            first = False
 
 
 def _picture(methods: Sequence[Method], folder: str, project: Path) -> str:
-    found = _pictured(methods, project)
-    if not found or not (project / f"docs/images/{folder}.png").is_file():
-        return ""
-    path, picture, compared = found
-    what = "The training curves" if picture == "metrics.csv" else f"`{picture}`"
-    command = f"python train.py fit --config {path} --test_after_fit true"
-    if compared:
-        command = " ".join(["python train.py compare", str(path), *compared])
-    return f"![{_names(methods)}](images/{folder}.png)\n\n{what} of {'' if compared else 'a run of '}`{command}`.\n"
+    shown = []
+    for name, path, picture, compared in _pictured(methods, folder, project):
+        if not (project / f"docs/images/{name}.png").is_file():
+            continue
+        what = "The training curves" if picture == "metrics.csv" else f"`{picture}`"
+        command = f"a run of `python train.py fit --config {path} --test_after_fit true"
+        if compared:
+            command = " ".join(["`python train.py compare", str(path), *compared])
+        shown.append(f"![{_names(methods)}](images/{name}.png)\n\n{what} of {command}`.\n")
+    return "\n".join(shown)
 
 
 def _table(methods: Sequence[Method], claims: Sequence[Row]) -> str:
@@ -128,15 +134,15 @@ def _table(methods: Sequence[Method], claims: Sequence[Row]) -> str:
 
 
 def make_pictures(runs: Path, project: Path = PROJECT) -> None:
-    """Make docs/images/<method>.png from the runs in a folder, which are made where they are missing.
+    """Make the pictures of docs/images from the runs in a folder, which are made where they are missing.
 
     Raises:
         FileNotFoundError: names a picture that a run does not have.
     """
-    for _, folder, own in sections(find_methods(project)):
-        if not (found := _pictured(own, project)):
-            continue
-        config, picture, compared = found
+    named = [
+        (own, found) for _, folder, own in sections(find_methods(project)) for found in _pictured(own, folder, project)
+    ]
+    for own, (name, config, picture, compared) in named:
         run = runs / config.parent.name / config.stem
         if compared:
             subprocess.run([*TRAIN, "compare", str(project / config), "--output", str(run), *compared], check=True)
@@ -149,7 +155,7 @@ def make_pictures(runs: Path, project: Path = PROJECT) -> None:
 
             source = run / "curves.png"
             draw_curves({own[0].name: [run / picture]}, source)
-        shrink(source, project / f"docs/images/{folder}.png")
+        shrink(source, project / f"docs/images/{name}.png")
 
 
 MANY_COLOURS = 20_000

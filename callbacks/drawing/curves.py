@@ -13,23 +13,31 @@ if TYPE_CHECKING:
 
 MARKED = 40
 """Places of a line that are marked, at most."""
+MANY = 4
+"""Panels from which on they are in two rows: beside each other they would be too small to read on a page."""
 
 
 def line_panels(count: int, width: float = 4.8, height: float = 3.8, **shared: Any) -> "tuple[Figure, list[Axes]]":
-    """Make a figure with panels beside each other, with a faint grid and without a frame.
+    """Make a figure with panels beside each other, many in two rows, with a faint grid and without a frame.
 
     Args:
         count: number of panels.
         width: of a panel, in inches.
-        height: of the figure, in inches.
+        height: of a row, in inches.
         shared: what the panels share: `sharex`, `sharey`.
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width * count, height), layout="constrained")
-    panels = list(figure.subplots(1, count, squeeze=False, **shared)[0])
+    rows = 1 if count < MANY else 2
+    columns = -(-count // rows)
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    panels = list(figure.subplots(rows, columns, squeeze=False, **shared).flat)
+    for panel in panels[count:]:
+        panel.remove()
+    panels = panels[:count]
     for panel in panels:
         panel.grid(alpha=0.25)
+        panel.tick_params(labelbottom=True)  # above other panels, too
         panel.spines[["top", "right"]].set_visible(False)
     return figure, panels
 
