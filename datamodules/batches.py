@@ -302,6 +302,12 @@ class TableBatch(TypedDict):
     """`[D]`: the parameter that generated all rows. For metrics only."""
     x_star: NotRequired[Tensor]
     """`[D, D]`: the matrix that all rows measure. For metrics only."""
+    ratings: NotRequired[Tensor]
+    """`[B, M]`: a user's ratings of all items, positive, and 0 for those that were not rated or are held out."""
+    held_out: NotRequired[Tensor]
+    """As `ratings`: those that are to be ranked first, in a validation or test."""
+    excluded: NotRequired[Tensor]
+    """As `ratings`: others that are held out, which are no candidates there."""
     mean_gradient: NotRequired[Tensor]
     """`[B, D]`, of a stream: the gradient at 0 of each round's expected loss. For metrics only."""
     gradient_noise: NotRequired[Tensor]

@@ -11,7 +11,7 @@ from lightning_modules.optimization.mbbo.trackers import in_ball, msvr, with_eig
 from lightning_modules.random_numbers import generator_of
 
 
-def sampled_blocks(seed: int, first: int, count: int, blocks: int, sampled: int) -> Tensor:
+def sampled_blocks(seed: int, first: int, count: int, blocks: int, sampled: int, purpose: int = 0) -> Tensor:
     """Deal blocks out to iterations, `[count, I]`: each pass through all of them has an order of its own.
 
     Args:
@@ -20,10 +20,11 @@ def sampled_blocks(seed: int, first: int, count: int, blocks: int, sampled: int)
         count: iterations.
         blocks: m.
         sampled: I, a divisor of m.
+        purpose: of the sample; samples for different ones are independent.
     """
     length = blocks // sampled
     passes = range(first // length, (first + count - 1) // length + 1)
-    orders = [torch.randperm(blocks, generator=generator_of(seed, 0, number)) for number in passes]
+    orders = [torch.randperm(blocks, generator=generator_of(seed, purpose, number)) for number in passes]
     start = first - passes[0] * length
     return torch.cat(orders).view(-1, sampled)[start : start + count]
 
@@ -54,6 +55,10 @@ class BlockProblem(ABC):
     def cross_product(self, x: Tensor, y: Tensor, v: Tensor, batch: Any) -> Tensor:
         """Sum the products of the mixed derivatives of g_i in x and y with v over blocks, `[n]`."""
 
+    @abstractmethod
+    def cross_derivative(self, x: Tensor, y: Tensor, batch: Any) -> Tensor:
+        """Compute the mixed derivatives of g_i in x and y, `[k, n, D]`."""
+
 
 class Rates(NamedTuple):
     """Numbers of the algorithm."""
@@ -72,7 +77,23 @@ class Rates(NamedTuple):
     """Of the ball that v stays in."""
 
 
-class Blocks(Hosted):
+def solved(hessian: Tensor, right: Tensor) -> Tensor:
+    """Solve with positive definite matrices `[k, D, D]` for right sides `[k, D]`."""
+    return torch.cholesky_solve(right[..., None], torch.linalg.cholesky(hessian))[..., 0]
+
+
+class HostedBlocks(Hosted):
+    """Blocks of which each process has its part."""
+
+    y: Tensor
+
+    def hosted(self, blocks: Tensor) -> tuple[Tensor, Tensor]:
+        """Say which of some blocks, on the host, this process has, and which of its rows they are, on its device."""
+        place = ((blocks >= self.own.start) & (blocks < self.own.stop)).nonzero()[:, 0]
+        return place, (blocks[place] - self.own.start).to(self.y.device)
+
+
+class Blocks(HostedBlocks):
     """Variables and trackers of m blocks: y, s and, of v1, H, or, of v2, v and u; now and at the iterate before.
 
     Args:
@@ -101,11 +122,6 @@ class Blocks(Hosted):
             self.register_buffer(name, torch.zeros(count, dim, dim, dtype=torch.float64))
         self.register_buffer("visited", torch.full((count,), -1))
 
-    def hosted(self, blocks: Tensor) -> tuple[Tensor, Tensor]:
-        """Say which of some blocks, on the host, this process has, and which of its rows they are, on its device."""
-        place = ((blocks >= self.own.start) & (blocks < self.own.stop)).nonzero()[:, 0]
-        return place, (blocks[place] - self.own.start).to(self.y.device)
-
     def begin(self, problem: BlockProblem, x: Tensor, batch: Any, mu: float) -> Tensor:
         """Start the trackers of all of this process's blocks from a batch, and give the sum of -grad F_i, `[n]`."""
         self.s.copy_(problem.lower_gradient(x, self.y, batch))
@@ -115,11 +131,7 @@ class Blocks(Hosted):
             return problem.cross_product(x, self.y, self.v, batch)
         self.hessian.copy_(with_eigenvalues_above(problem.lower_hessian(x, self.y, batch), mu))
         self.hessian_before.copy_(self.hessian)
-        return problem.cross_product(x, self.y, self._solved(self.hessian, upper), batch)
-
-    @staticmethod
-    def _solved(hessian: Tensor, right: Tensor) -> Tensor:
-        return torch.cholesky_solve(right[..., None], torch.linalg.cholesky(hessian))[..., 0]
+        return problem.cross_product(x, self.y, solved(self.hessian, upper), batch)
 
     def shift(self, rows: Tensor) -> None:
         """Let the iterate before be this one for the blocks that moved in the last iteration; for others it is."""
@@ -153,7 +165,7 @@ class Blocks(Hosted):
         s = msvr(self.s[rows], *slopes, alpha, gamma)
         if self.variant == "v1":
             hessian, hessian_before = self.hessian[rows], self.hessian_before[rows]
-            v, v_before = self._solved(hessian, now), self._solved(hessian_before, before)
+            v, v_before = solved(hessian, now), solved(hessian_before, before)
             curved = problem.lower_hessian(x, y, batch), problem.lower_hessian(x_before, y_before, batch)
             self.hessian[rows] = with_eigenvalues_above(msvr(hessian, *curved, alpha, gamma), rates.mu)
         else:

@@ -83,6 +83,14 @@ class Reweighting(BlockProblem):
         entries = -weight * (1 - weight) * wrong(samples, y) * samples.a * along / samples.a.shape[1]
         return torch.zeros_like(x).index_add_(0, samples.place.flatten(), entries.flatten())
 
+    def cross_derivative(self, x: Tensor, y: Tensor, batch: Batch) -> Tensor:
+        samples = batch.training
+        weight = torch.sigmoid(x[samples.place])
+        entries = -weight * (1 - weight) * wrong(samples, y) * samples.a / samples.a.shape[1]
+        rows = torch.arange(len(y), device=y.device)[:, None].expand_as(samples.place)
+        derivative = y.new_zeros(len(y), len(x), y.shape[1])
+        return derivative.index_put_((rows, samples.place), entries[..., None] * samples.z, accumulate=True)
+
 
 def objective(z: Tensor, target: Tensor, w: Tensor, temperature: Tensor) -> Tensor:
     """Average the logistic loss of each of k models over N samples, `[k]`.

@@ -24,7 +24,7 @@ class WeightedRows:
     def __init__(self, rows: Mapping[str, Tensor], samples: int, features: int) -> None:
         if "trusted" not in rows:
             raise ValueError(
-                "BSVRB needs rows that are trusted: data.table of datamodules.tables.trusted_rows.TrustedRows"
+                "weights need rows that are trusted: data.table of datamodules.tables.trusted_rows.TrustedRows"
             )
         trusted, width = rows["trusted"], rows["features"].shape[1]
         if width != features:

@@ -2,7 +2,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from datamodules.tables.bundled import BreastCancer
 from datamodules.tables.svmlight import SVMLight
@@ -11,9 +10,7 @@ from datamodules.tables.tables import Tables
 from datamodules.tables.trusted_rows import TrustedRows
 from lightning_modules.optimization.mbbo import BSVRB
 from lightning_modules.optimization.mbbo.blocks import sampled_blocks
-from lightning_modules.optimization.mbbo.reweighting import objective, with_one
-from lightning_modules.optimization.mbbo.rows import WeightedRows
-from tests.trainers import quiet, standing
+from tests.trainers import quiet
 
 SMALL: dict[str, Any] = {
     **{"samples": 300, "features": 30, "blocks": 10, "sampled_blocks": 5, "batch_size": 16},
@@ -56,28 +53,6 @@ def test_flipped_samples_lose_their_weight_and_the_trusted_loss_falls(variant: A
     assert weights["samples"][11:13] == ["clean", "flipped"]
 
 
-def test_equal_weights_tell_nothing_apart() -> None:
-    _, found = fitted(eta=0.0)
-    assert found["test/flip_auroc"] == found["test/clean_weight"] == found["test/flipped_weight"] == 0.5
-
-
-def test_steps_of_any_length_are_the_same_iterations(monkeypatch: pytest.MonkeyPatch) -> None:
-    draws: dict[tuple[int, ...], Tensor] = {}
-
-    def drawn(self: WeightedRows, shape: tuple[int, ...], purpose: int, number: int) -> tuple[Tensor, Tensor]:
-        first, rows = (number * shape[0] if purpose == 1 else 0), []
-        for part in ("training", "trusted"):
-            key = (purpose, len(part), *shape[1:])
-            random = torch.Generator().manual_seed(purpose)
-            draws.setdefault(key, torch.randint(100, (60, *shape[1:]), generator=random))
-            rows.append(draws[key][first : first + shape[0]])
-        return rows[0], rows[1]
-
-    monkeypatch.setattr(WeightedRows, "drawn", drawn)
-    one, other = (fitted(steps, iterations_per_step=60 // steps)[0] for steps in (3, 20))
-    torch.testing.assert_close(one.state_dict(), other.state_dict(), rtol=0, atol=1e-12)
-
-
 def test_variance_reduction_shows_in_the_trackers_errors() -> None:
     settings = {"batch_size": 1, "eta": 0.3, "tau": 0.02, "tracking": True, "sampled_blocks": 10, "beta": 0.1}
     reduced, plain = (
@@ -86,16 +61,6 @@ def test_variance_reduction_shows_in_the_trackers_errors() -> None:
     )
     for name in ("error of s", "error of z"):
         assert sum(reduced[name][-10:]) < 0.6 * sum(plain[name][-10:]), name
-
-
-def test_the_test_reports_all_models_and_the_one_that_trusted_samples_choose() -> None:
-    module, found = fitted(2)
-    rows, trusted = table().test().columns, module.rows.trusted
-    y, z = module.blocks.y, with_one(rows["features"])
-    assert found["test/objective"] == pytest.approx(objective(z, rows["target"], y, module.temperature).mean().item())
-    best = ((trusted[0] @ y.T).sign() == trusted[1][:, None]).sum(0).argmax()
-    assert found["test/accuracy"] == pytest.approx(((z @ y[best]).sign() == rows["target"]).double().mean().item())
-    torch.testing.assert_close(module(rows["features"]), z @ y.T)
 
 
 @pytest.mark.parametrize(
@@ -114,18 +79,6 @@ def test_the_test_reports_all_models_and_the_one_that_trusted_samples_choose() -
 def test_what_is_out_of_range_is_named(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         BSVRB(**{**SMALL, **arguments})
-
-
-def test_rows_that_do_not_fit_are_refused_before_training() -> None:
-    with pytest.raises(ValueError, match=r"model\.features must be 30"):
-        fitted(features=29)
-
-
-def test_several_processes_need_blocks_of_their_own() -> None:
-    module = BSVRB(**SMALL)
-    module._trainer = standing(precision="64-true", world_size=2, strategy=None, datamodule=Tables(table()))
-    with pytest.raises(ValueError, match=r"trainer\.strategy must be .*Independent on several processes"):
-        module.setup("fit")
 
 
 @pytest.mark.data

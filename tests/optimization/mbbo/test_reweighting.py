@@ -50,6 +50,8 @@ def test_derivatives_are_autograds() -> None:
         loss = torch.log1p(torch.exp(-trusted.a[i] * (trusted.z[i] @ u))).mean()
         torch.testing.assert_close(upper[i], torch.autograd.grad(loss, u)[0], rtol=0, atol=1e-12)
     torch.testing.assert_close(problem.cross_product(x, w, v, given), mixed, rtol=0, atol=1e-12)
+    derivative = problem.cross_derivative(x, w, given)  # samples that occur twice in a batch count twice
+    torch.testing.assert_close(torch.einsum("knd,kd->n", derivative, v), mixed, rtol=0, atol=1e-12)
 
 
 def test_large_margins_overflow_nowhere() -> None:

@@ -43,7 +43,7 @@ def test_what_is_drawn_follows_from_purpose_and_number_and_covers_all_rows() -> 
     [
         ("", 50, 29, "model.features must be 30, as many as rows have, got 29"),
         ("", 49, 30, "model.samples must be at least 50, the rows that get weights, got 49"),
-        ("trusted", 50, 30, "BSVRB needs rows that are trusted"),
+        ("trusted", 50, 30, "weights need rows that are trusted"),
     ],
 )
 def test_rows_that_do_not_fit_are_refused(left_out: str, samples: int, features: int, message: str) -> None:

@@ -1,0 +1,177 @@
+"""Users' ratings of items: files in MovieLens' layouts, and synthetic ones from a few tastes."""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+from datamodules.arguments import at_least, within
+from datamodules.files.data_directory import data_directory
+from datamodules.files.number_tables import checked_numbers
+from datamodules.tables.table_set import Rows, TableSet
+
+LAYOUTS: Mapping[str, Mapping[str, Any]] = {
+    "u.data": {"sep": "\t", "header": None, "usecols": [0, 1, 2]},
+    "ratings.dat": {"sep": ":", "header": None, "usecols": [0, 2, 4]},  # of "::"
+    "ratings.csv": {"usecols": [0, 1, 2]},
+}
+"""How the files of MovieLens' 100k, of 1M and 10M, and of 20M and later ones are read."""
+
+
+class RatingSet(TableSet):
+    """A row for each user: `ratings` of all items, 0 for those that the user did not rate, and `held_out` ones.
+
+    Of each user's ratings `num_held_out` test and as many validate, drawn at random; the rest trains, and is `ratings`
+    in all three splits. `held_out` of the test is of its own, and `excluded` of the validation's, which are no
+    candidates there.
+
+    Args:
+        num_held_out: ratings of each user in the test and in the validation.
+        min_ratings: ratings that a user must have to be kept; at least twice `num_held_out` and one.
+        seed: random seed of the split; None takes that of the DataModule.
+
+    Raises:
+        ValueError: if an argument is out of range, or no user has as many ratings.
+    """
+
+    def __init__(self, num_held_out: int = 5, min_ratings: int = 20, seed: int | None = None) -> None:
+        at_least(1, num_held_out=num_held_out)
+        at_least(2 * num_held_out + 1, min_ratings=min_ratings)
+        self.num_held_out = num_held_out
+        self.min_ratings = min_ratings
+        self.seed = seed
+
+    @abstractmethod
+    def rated(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+        """Give the user, the item and the rating, positive, of each one, with users and items by any numbers."""
+
+    @property
+    def row_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        return {"ratings": (self._parts[0].shape[1],)}
+
+    def training(self) -> Rows:
+        return Rows({}, sparse={"ratings": self._parts[0]})
+
+    def validation(self) -> Rows:
+        training, validation, _ = self._parts
+        return Rows({}, sparse={"ratings": training, "held_out": validation, "excluded": 0 * validation})
+
+    def test(self) -> Rows:
+        training, validation, test = self._parts
+        return Rows({}, sparse={"ratings": training, "held_out": test, "excluded": validation})
+
+    @cached_property
+    def _parts(self) -> list[csr_array]:
+        """Ratings that train, validate and test, each `[users, items]`."""
+        user, item, rating = self.rated()
+        kept = np.bincount(user)[user] >= self.min_ratings
+        if not kept.any():
+            raise ValueError(f"{type(self).__name__}: no user has min_ratings = {self.min_ratings} ratings")
+        user, item, rating = user[kept], item[kept], rating[kept]
+        user, item = (np.unique(each, return_inverse=True)[1] for each in (user, item))
+        shape = int(user.max()) + 1, int(item.max()) + 1
+        random = np.random.default_rng([self.seed or 0, 7])
+        order = np.lexsort((random.random(len(user)), user))
+        starts = np.concatenate([[0], np.cumsum(np.bincount(user))[:-1]])
+        place = np.arange(len(user)) - starts[user[order]]
+        part = np.minimum(place // self.num_held_out, 2)  # 0 tests, 1 validates
+        chosen = [order[part == number] for number in (2, 1, 0)]
+        return [csr_array((rating[rows], (user[rows], item[rows])), shape, np.float32) for rows in chosen]
+
+
+class MovieLens(RatingSet):
+    """Ratings in MovieLens' layouts: `u.data`, `ratings.dat` or `ratings.csv`, from a half to five stars.
+
+    Args:
+        folder: below the data directory, as `ml-1m`, which holds one of these files.
+        num_held_out: ratings of each user in the test and in the validation.
+        min_ratings: ratings that a user must have to be kept.
+        data_dir: folder that holds `folder`; None looks where NOISEWORKS_DATA points.
+        seed: random seed of the split; None takes that of the DataModule.
+
+    Raises:
+        FileNotFoundError: if there is none of the files.
+        ValueError: if a rating is no positive number, or no user has enough of them.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        num_held_out: int = 5,
+        min_ratings: int = 20,
+        data_dir: str | None = None,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(num_held_out, min_ratings, seed)
+        self.folder = folder
+        self.data_dir = data_dir
+
+    def rated(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+        folder = Path(data_directory(self.data_dir, "MovieLens"), self.folder)
+        found = [name for name in LAYOUTS if (folder / name).is_file()]
+        if not found:
+            raise FileNotFoundError(
+                f"MovieLens: {folder} holds none of {', '.join(LAYOUTS)}: get ml-1m.zip or another set of "
+                f"https://grouplens.org/datasets/movielens and unpack it there"
+            )
+        path = folder / found[0]
+        table = pd.read_csv(path, **LAYOUTS[found[0]])
+        table.columns = pd.Index(["user", "item", "rating"])
+        checked_numbers(table, "MovieLens", path)
+        if not (table["rating"] > 0).all():
+            raise ValueError(f"MovieLens: {path} has a rating of {table['rating'].min():g}; they must be positive")
+        user, item, rating = (table[name].to_numpy() for name in table.columns)
+        return user.astype(np.int64), item.astype(np.int64), rating.astype(np.float32)
+
+
+class SyntheticRatings(RatingSet):
+    """Synthetic ratings, one to five stars: users and items have tastes, and what users like they rate more often.
+
+    A user's affinity for an item is the product of their normal vectors, and they rate the items whose affinity plus
+    Gumbel noise is greatest. Stars are fifths of the user's affinities, with noise of a half star.
+
+    Args:
+        num_users: users.
+        num_items: items.
+        num_rated: ratings of each user.
+        rank: numbers in a taste.
+        num_held_out: ratings of each user in the test and in the validation.
+        seed: random seed of tastes, ratings and split; None takes that of the DataModule.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        num_users: int = 400,
+        num_items: int = 200,
+        num_rated: int = 30,
+        rank: int = 4,
+        num_held_out: int = 5,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(num_held_out, num_rated, seed)
+        at_least(1, num_users=num_users, rank=rank)
+        within(1, num_items, num_rated=num_rated)
+        self.num_users = num_users
+        self.num_items = num_items
+        self.num_rated = num_rated
+        self.rank = rank
+
+    def rated(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+        random = np.random.default_rng([self.seed or 0, 8])
+        users, items = (random.standard_normal((count, self.rank)) for count in (self.num_users, self.num_items))
+        affinity = users @ items.T / np.sqrt(self.rank)
+        noisy = affinity + random.gumbel(size=affinity.shape)
+        item = np.argsort(-noisy, axis=1)[:, : self.num_rated]
+        fifths = np.argsort(np.argsort(affinity, axis=1), axis=1) * 5 / self.num_items
+        stars = np.take_along_axis(fifths, item, axis=1) + 0.5 * random.standard_normal(item.shape)
+        user = np.repeat(np.arange(self.num_users), self.num_rated)
+        return user, item.ravel(), np.clip(np.ceil(stars), 1, 5).ravel().astype(np.float32)

@@ -1,0 +1,182 @@
+"""The module that ranks items by NDCG, with a tracked lower level for each user and rated item."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from datamodules.arguments import at_least, positive, within
+from datamodules.batches import global_size, share
+from datamodules.loading.world import rank, world_size
+from lightning_modules.distributed.summed_gradient import summed_gradient
+from lightning_modules.full_precision import at_least_float32
+from lightning_modules.interfaces import TrainingSamples, require_data
+from lightning_modules.optimization.mbbo.levels import LowerLevels
+from lightning_modules.optimization.mbbo.ranking import best_dcg, hinges, listwise, ndcg, surrogate
+from lightning_modules.random_numbers import generator_of, run_seed
+from lightning_modules.training.logging import log_training
+from lightning_modules.training.optimizers import adam, built, constant, trainable
+from lightning_modules.training.output_losses import HALF
+
+DRAWN = 4
+"""What the items of a batch are drawn for."""
+
+
+class NDCGRanking(LightningModule):
+    """Learn to rank items for users by NDCG, or by NDCG of the best items, with BSVRB's trackers.
+
+    A batch is of users, the blocks. The state is of two numbers for each user and item.
+
+    Args:
+        network: maps users `[b]` and items `[b, J]` to scores `[b, J]`.
+        optimizer: of the network; what it is given is the tracked gradient.
+        lr_scheduler: of the optimizer, by epochs.
+        positives: P, rated items of a user in a batch.
+        negatives: items of a batch that the user did not rate.
+        top: K of NDCG@K; None takes all items, as the authors' code does whatever it is given.
+        alpha: weight of a sample in the trackers of lower levels, in (0, 1].
+        gamma: weight of the change in them.
+        tau: step size of the lower levels' variables.
+        tau_threshold: step size of the thresholds.
+        gamma_gradient: part of the last iterate's gradient that is subtracted; with Adam's average it is the tracker.
+        plain_epochs: epochs before iterates are compared with the one before.
+        warmup_epochs: epochs of listwise cross-entropy before these.
+        evaluated: K of the NDCG that validation and test report.
+
+    Raises:
+        ValueError: if an argument is out of range; at setup, if the precision has too few digits.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        optimizer: OptimizerCallable = adam,
+        lr_scheduler: LRSchedulerCallable = constant,
+        positives: int = 10,
+        negatives: int = 300,
+        top: int | None = None,
+        alpha: float = 0.9,
+        gamma: float = 0.005,
+        tau: float = 0.4,
+        tau_threshold: float = 0.01,
+        gamma_gradient: float = 0.01,
+        plain_epochs: int = 1,
+        warmup_epochs: int = 0,
+        evaluated: Sequence[int] = (5, 10, 20, 50),
+    ) -> None:
+        super().__init__()
+        at_least(1, positives=positives, negatives=negatives, top=top, evaluated=min(evaluated, default=1))
+        at_least(0, gamma=gamma, gamma_gradient=gamma_gradient, plain_epochs=plain_epochs, warmup_epochs=warmup_epochs)
+        within(0, 1, "(]", alpha=alpha)
+        positive(tau=tau, tau_threshold=tau_threshold)
+        self.automatic_optimization = False
+        self.network = network
+        self.previous = copy.deepcopy(network).requires_grad_(False)
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.positives, self.negatives, self.top = positives, negatives, top
+        self.gamma_gradient = gamma_gradient
+        self.warmup_epochs, self.compared_from = warmup_epochs, warmup_epochs + plain_epochs
+        self.evaluated = tuple(evaluated)
+        self.levels = LowerLevels(alpha, gamma, tau, tau_threshold)
+
+    def setup(self, stage: str) -> None:
+        if (precision := str(self.trainer.precision)) in HALF:
+            raise ValueError(f"trainer.precision {precision} has too few digits: use 32-true, 64-true or bf16-mixed")
+
+    def on_fit_start(self) -> None:
+        users = require_data(self.trainer, TrainingSamples, "NDCGRanking").num_train_samples
+        self.levels.allocate(users, self.trainer.datamodule.row_shapes["ratings"][0], self.device)
+
+    def forward(self, user: Tensor, item: Tensor) -> Tensor:
+        return self.network(user, item)
+
+    def drawn(self, rating: Tensor, size: int) -> Tensor:
+        """Draw P rated items of each user, and others that are not, `[b, J]`, the same on any number of processes."""
+        random = generator_of(run_seed(), DRAWN, self.global_step)
+        key = torch.rand(size, rating.shape[1], generator=random)[rank() :: world_size()].to(rating.device)
+        rated = rating > 0
+        parts = ((~rated, self.positives), (rated, min(self.negatives, rating.shape[1])))
+        return torch.cat([key.masked_fill(others, -1).topk(count, dim=1).indices for others, count in parts], dim=1)
+
+    def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        user, rating, size = batch["index"], batch["ratings"], global_size(batch)
+        item, parameters = self.drawn(rating, size), trainable(self.network)
+        trained = {name for name, each in self.network.named_parameters() if each.requires_grad}
+        old, score_before = {}, None
+        if self.current_epoch >= self.compared_from:
+            last = self.previous.named_parameters()
+            old = {name: each.detach().requires_grad_() for name, each in last if name in trained}
+            devices = [self.device] if self.device.type == "cuda" else []
+            with torch.random.fork_rng(devices):  # so that dropout is the same for both
+                score_before = at_least_float32(torch.func.functional_call(self.network, old, (user, item)))
+        score = at_least_float32(self.network(user, item))
+        if self.current_epoch < self.warmup_epochs:
+            loss, gradient = summed_gradient(listwise(score, self.positives) / size, parameters)
+        else:
+            now, before = self._objectives(batch, item, score, score_before)
+            loss, gradient = summed_gradient(now, parameters)
+            if before is not None:
+                past = summed_gradient(before, list(old.values()))[1]
+                torch._foreach_sub_(gradient, past, alpha=self.gamma_gradient)
+        with torch.no_grad():
+            torch._foreach_copy_(list(self.previous.parameters()), list(self.network.parameters()))
+        for parameter, own in zip(parameters, gradient, strict=True):
+            parameter.grad = own
+        optimizer: Any = self.optimizers()
+        optimizer.step()
+        optimizer.zero_grad()
+        return {"loss": log_training(self, batch, loss)}
+
+    def _objectives(
+        self, batch: Any, item: Tensor, score: Tensor, score_before: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Move the lower levels of a batch, and give its shares of the surrogate at this iterate and the one before."""
+        user, rating, size = batch["index"], batch["ratings"].to(score), global_size(batch)
+        items, rated = rating.shape[1], item[:, : self.positives]
+        gain = 2 ** rating.gather(1, rated) - 1
+        weight = (rating > 0).sum(1) / best_dcg(rating, self.top or items) / size
+        g = hinges(score, self.positives)
+        g_before = None if score_before is None else hinges(score_before, self.positives)
+        still = None if g_before is None else g_before.detach()
+        u, u_before = self.levels.move(user, rated, g.detach(), still, items, size)
+        threshold = past = None
+        if self.top is not None:
+            still = None if score_before is None else score_before.detach()
+            threshold, past = self.levels.move_thresholds(user, score.detach(), still, self.top, items, size)
+        now = surrogate(score, g, u, gain, weight, items, threshold)
+        if score_before is None or g_before is None:
+            return now, None
+        return now, surrogate(score_before, g_before, u_before, gain, weight, items, past)
+
+    def on_train_epoch_end(self) -> None:
+        scheduler: Any = self.lr_schedulers()
+        scheduler.step()
+
+    def _evaluate(self, batch: Any, stage: str) -> None:
+        rating = batch["ratings"]
+        everything = torch.arange(rating.shape[1], device=rating.device).expand_as(rating)
+        score = at_least_float32(self.network(batch["index"], everything))
+        excluded = (rating > 0) | (batch["excluded"] > 0)
+        for top in self.evaluated:
+            value = share(batch) * ndcg(score, batch["held_out"].to(score), excluded, top).mean()
+            self.log(f"{stage}/ndcg_{top}", value, on_epoch=True, batch_size=global_size(batch), sync_dist=True)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self._evaluate(batch, "test")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["levels"] = self.levels.kept()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.levels.restore(checkpoint["levels"])
+
+    def configure_optimizers(self) -> Any:
+        return built(self.optimizer, self.lr_scheduler, trainable(self.network))

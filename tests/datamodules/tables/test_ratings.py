@@ -1,0 +1,66 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from datamodules.tables.ratings import LAYOUTS, MovieLens, SyntheticRatings
+from datamodules.tables.tables import Tables
+
+ROWS = [(9, 40, 5.0), (9, 70, 3.0), (9, 41, 4.0), (2, 40, 1.0), (2, 70, 2.0), (2, 99, 3.5), (7, 40, 5.0)]
+TEXT = {
+    "u.data": "\n".join(f"{user}\t{item}\t{rating:g}\t8812" for user, item, rating in ROWS),
+    "ratings.dat": "\n".join(f"{user}::{item}::{rating:g}::8812" for user, item, rating in ROWS),
+    "ratings.csv": "userId,movieId,rating,timestamp\n"
+    + "\n".join(f"{user},{item},{rating:g},8812" for user, item, rating in ROWS),
+}
+
+
+def written(folder: Path, name: str, text: str) -> MovieLens:
+    (folder / "ml").mkdir()
+    (folder / "ml" / name).write_text(text)
+    return MovieLens("ml", num_held_out=1, min_ratings=3, data_dir=str(folder))
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_each_layout_gives_the_same_ratings_dealt_out_by_user(name: str, tmp_path: Path) -> None:
+    table = written(tmp_path, name, TEXT[name])
+    parts = [rows.sparse for rows in (table.training(), table.validation(), table.test())]
+    held_out = [parts[0]["ratings"].toarray(), parts[1]["held_out"].toarray(), parts[2]["held_out"].toarray()]
+    whole = sum(held_out)
+    assert whole.tolist() == [[1, 0, 2, 3.5], [5, 4, 3, 0]]  # users 2 and 9, items 40, 41, 70 and 99; 7 rated one alone
+    assert [(part > 0).sum(1).tolist() for part in held_out] == [[1, 1]] * 3
+    np.testing.assert_array_equal(parts[2]["excluded"].toarray(), held_out[1])
+    np.testing.assert_array_equal(parts[2]["ratings"].toarray(), held_out[0])
+    assert Tables(table).row_shapes == {"ratings": (4,)}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("u.data", "1\t2\t0\t5\n", "has a rating of 0; they must be positive"),
+        ("u.data", "1\t2\tx\t5\n", "column rating of .* holds text: 'x'"),
+        ("u.data", "1\t2\t3\t5\n", "no user has min_ratings = 3 ratings"),
+    ],
+)
+def test_what_cannot_be_ranked_is_refused(name: str, text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        written(tmp_path, name, text).training()
+
+
+def test_a_folder_without_ratings_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"ml-1m holds none of u.data, ratings.dat, ratings.csv: get ml-1m.zip"):
+        MovieLens("ml-1m", data_dir=str(tmp_path)).training()
+
+
+def test_synthetic_ratings_follow_taste_and_seed() -> None:
+    table = SyntheticRatings(60, 40, 15, 3, 2, seed=1)
+    user, item, rating = table.rated()
+    assert len(rating) == 900
+    assert np.unique(rating).tolist() == [1, 2, 3, 4, 5]
+    assert all(len(np.unique(item[user == one])) == 15 for one in range(60))
+    assert np.mean(rating) > 3.2  # of what is liked more is rated
+    again, other = SyntheticRatings(60, 40, 15, 3, 2, seed=1), SyntheticRatings(60, 40, 15, 3, 2, seed=2)
+    assert (again.training().sparse["ratings"] != table.training().sparse["ratings"]).nnz == 0
+    assert (other.training().sparse["ratings"] != table.training().sparse["ratings"]).nnz > 0
+    with pytest.raises(ValueError, match="min_ratings must be at least 11"):
+        SyntheticRatings(num_rated=10)

@@ -1,0 +1,113 @@
+"""The surrogate of NDCG against finite differences of what it stands for, and NDCG against scikit-learn's."""
+
+import pytest
+import torch
+from sklearn.metrics import ndcg_score
+from torch import Tensor
+
+from lightning_modules.optimization.mbbo import ranking
+from lightning_modules.optimization.mbbo.ranking import (
+    Threshold,
+    best_dcg,
+    hinges,
+    listwise,
+    ndcg,
+    rank_gain,
+    surrogate,
+    threshold_slope,
+)
+
+USERS, ITEMS, RATED, TOP = 3, 9, 4, 3
+
+
+def numbers(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def threshold_of(score: Tensor) -> Tensor:
+    """Find l by bisection."""
+    low, high = torch.full((USERS,), -50.0).double(), torch.full((USERS,), 50.0).double()
+    for _ in range(100):
+        middle = (low + high) / 2
+        positive = threshold_slope(middle, score, TOP, ITEMS)[0] > 0
+        low, high = torch.where(positive, low, middle), torch.where(positive, middle, high)
+    return middle
+
+
+def objective(score: Tensor, gain: Tensor, weight: Tensor, top: bool) -> Tensor:
+    """Compute minus NDCG with hinges for ranks, all lower levels being solved."""
+    value = rank_gain(hinges(score, RATED), gain, ITEMS)[0]
+    if top:
+        above = torch.sigmoid(ranking.SLOPE * (score[:, :RATED] - threshold_of(score)[:, None]))
+        value = value * ranking.PSI * above
+    return (weight * value.mean(1)).sum()
+
+
+@pytest.mark.parametrize("top", [False, True])
+def test_the_gradient_is_that_of_the_solved_problem(top: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranking, "TAU_1", 0.5)  # a steep sigmoid has no differences that could be taken
+    score, gain, weight = numbers(USERS, ITEMS).requires_grad_(), 2 ** numbers(USERS, RATED, seed=1), torch.rand(USERS)
+    weight, g, threshold = weight.double(), hinges(score, RATED), None
+    if top:
+        value = threshold_of(score.detach())
+        threshold = Threshold(value, *threshold_slope(value, score.detach(), TOP, ITEMS)[1:])
+    made = surrogate(score, g, g.detach(), gain, weight, ITEMS, threshold)
+    (gradient,) = torch.autograd.grad(made, score)
+    steps = 1e-5 * torch.eye(USERS * ITEMS, dtype=torch.float64).view(-1, USERS, ITEMS)
+    difference = [
+        (objective(score.detach() + step, gain, weight, top) - objective(score.detach() - step, gain, weight, top))
+        / 2e-5
+        for step in steps
+    ]
+    torch.testing.assert_close(gradient, torch.stack(difference).view(USERS, ITEMS), rtol=1e-6, atol=1e-8)
+
+
+def test_the_derivatives_of_the_thresholds_level_are_autograds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranking, "TAU_1", 0.5)
+    value, score = numbers(USERS, seed=2).requires_grad_(), numbers(USERS, ITEMS).requires_grad_()
+    soft = torch.nn.functional.softplus((score - value[:, None]) / 0.5).mean(1) * 0.5
+    level = TOP / ITEMS * value + ranking.TAU_2 / 2 * value**2 + soft
+    (slope,) = torch.autograd.grad(level.sum(), value, create_graph=True)
+    curvature, mixed = torch.autograd.grad(slope.sum(), (value, score))
+    found = threshold_slope(value.detach(), score.detach(), TOP, ITEMS)
+    for ours, theirs in zip(found, (slope, curvature, -ITEMS * mixed), strict=True):
+        torch.testing.assert_close(ours, theirs.detach(), rtol=0, atol=1e-12)
+
+
+def test_a_threshold_has_k_items_above_it() -> None:
+    score = numbers(USERS, ITEMS)
+    ordered, found = score.sort(descending=True).values, threshold_of(score)
+    assert (ordered[:, TOP - 1] > found - 0.02).all()
+    assert (ordered[:, TOP] < found + 0.02).all()
+
+
+def test_hinges_of_a_large_margin_count_what_is_ranked_above() -> None:
+    score = torch.tensor([[0.0, 50.0, -50.0, 20.0]])
+    assert hinges(score, 3).tolist() == [[(1 + 51**2 + 21**2) / 4, 1 / 4, (51**2 + 101**2 + 1 + 71**2) / 4]]
+
+
+@pytest.mark.parametrize("top", [1, 3, 20])
+def test_ndcg_is_scikit_learns(top: int) -> None:
+    score, rating = numbers(USERS, ITEMS), (numbers(USERS, ITEMS, seed=1) * 3).clamp(0, 5).round()
+    none = torch.zeros(USERS, ITEMS, dtype=torch.bool)
+    expected = [
+        ndcg_score([(2 ** rating[user] - 1).numpy()], [score[user].numpy()], k=min(top, ITEMS)) for user in range(USERS)
+    ]
+    assert ndcg(score, rating, none, top).tolist() == pytest.approx(expected)
+
+
+def test_excluded_items_are_ranked_nowhere_and_users_without_ratings_have_zero() -> None:
+    score, rating = torch.tensor([[3.0, 2.0, 1.0], [1.0, 2.0, 3.0]]), torch.tensor([[0.0, 5.0, 0.0], [0.0, 0.0, 0.0]])
+    excluded = torch.tensor([[True, False, False], [False, False, False]])
+    assert ndcg(score, rating, excluded, 1).tolist() == [1.0, 0.0]
+    assert ndcg(score, rating, torch.zeros_like(excluded), 1).tolist() == [0.0, 0.0]
+    assert best_dcg(torch.tensor([[1.0, 2.0]]), 5).item() == pytest.approx(3 + 1 / torch.log2(torch.tensor(3.0)).item())
+
+
+def test_listwise_cross_entropy_is_of_each_rated_item_among_the_others() -> None:
+    score = numbers(USERS, ITEMS)
+    expected = 0.0
+    for place in range(RATED):
+        among = torch.cat([score[:, place : place + 1], score[:, RATED:]], dim=1)
+        expected -= among.log_softmax(1)[:, 0].sum().item() / RATED
+    assert listwise(score, RATED).item() == pytest.approx(expected)
