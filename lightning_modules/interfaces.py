@@ -180,6 +180,15 @@ class TrainingRows(Protocol):
 
 
 @runtime_checkable
+class EpisodeSource(Protocol):
+    """A DataModule of an environment in which the module is the policy."""
+
+    def mean_return(self) -> float:
+        """Play some episodes and average their sums of rewards; every process calls it and gets the same."""
+        ...
+
+
+@runtime_checkable
 class TrainingImageSource(Protocol):
     """A DataModule that also gives its training images without augmentation, so that their labels can be judged."""
 

@@ -92,24 +92,22 @@ class OutputLossSteps:
         data = self.trainer.datamodule
         in_order: Any = getattr(data, "training_images_dataloader", None)
         batches = in_order() if in_order else data.evaluation_loader(data.train_set)
-        loss, norm = self._whole_loss(map(self.trainer.strategy.batch_to_device, batches))
-        found = torch.stack([loss.double(), norm.double(), self.loss.gradients.double()]) / torch.tensor(
-            [data.num_train_samples, data.num_train_samples, 1], device=loss.device
-        )
+        loss, norm, samples = self._whole_loss(map(self.trainer.strategy.batch_to_device, batches))
+        found = torch.stack([loss.double() / samples, norm.double() / samples, self.loss.gradients.double()])
         self.course.append(dict(zip(COURSE, found.tolist(), strict=True)))
         log_same(self, "train/whole_loss", found[0])
 
-    def _whole_loss(self: Any, batches: Iterable[Any]) -> tuple[Tensor, Tensor]:
-        """Sum the loss over all samples of all processes, and give it with the norm of its gradient."""
+    def _whole_loss(self: Any, batches: Iterable[Any]) -> tuple[Tensor, Tensor, int]:
+        """Sum the loss over all samples of all processes, and give it with its gradient's norm and their number."""
         parameters = trainable(self.network)
-        total, value = [torch.zeros_like(each) for each in parameters], torch.zeros((), device=self.device)
+        total, value, samples = [torch.zeros_like(each) for each in parameters], torch.zeros((), device=self.device), 0
         for batch in batches:
             inputs, target = inputs_and_target(batch)
             loss = self.loss.uncounted(self.outputs(inputs), target)
             torch._foreach_add_(total, torch.autograd.grad(loss, parameters, materialize_grads=True))
-            value = value + loss.detach()
+            value, samples = value + loss.detach(), samples + global_size(batch)
         value, total = sum_over_processes(value, total)
-        return value, torch.stack(torch._foreach_norm(total)).norm()
+        return value, torch.stack(torch._foreach_norm(total)).norm(), samples
 
     def test_step(self: Any, batch: Any, batch_idx: int) -> None:
         inputs, target = inputs_and_target(batch)

@@ -156,11 +156,15 @@ UNTRAINED = {
         "its line search decides on the host after each try; tested there",
     ),
     **dict.fromkeys(
+        ("sso/hopper", "sso/walker2d"), "its line search decides on the host, and its states are simulated"
+    ),
+    **dict.fromkeys(
         ("score_estimation/credit_default", "score_estimation/wine"),
         "its width and step size follow from the demo's; tested there",
     ),
     **dict.fromkeys(("mbbo/a8a", "mbbo/a8a_shift", "mbbo/w8a"), "its rows are of a file; small ones are tested"),
     "negvsr/videolq": "it predicts by a checkpoint, and has no training set",
+    **dict.fromkeys(("mbbo/ml_1m", "mbbo/ml_20m"), "its users and items are of a file; few are tested"),
     "diffusion_finetuning/mnist": "its last block owns the weights of a normalisation that it leaves out",
     **{
         f"diffusion_finetuning/{config}": "its pipeline comes with its weights; small ones are in its tests"

@@ -284,6 +284,17 @@ METHODS = {
         {**SIGNED_DIGITS, "model.init_args.target_step": {"class_path": f"{SSO}.DiagonalAdaGradStep"}},
         clips=None,
     ),
+    "sso_imitation": Method(
+        "sso/demo_imitation",
+        {
+            "data.init_args": {
+                **{"environment": "CartPole-v1", "rounds": 3, "samples_per_round": 21, "environments": 2},
+                **{"expert": {"class_path": "datamodules.rollouts.experts.CartPoleLQR"}, "measured_samples": 30},
+                "episodes": 3,
+            },
+        },
+        clips=None,
+    ),
     "descent": Method("sso/demo_baseline", SIGNED_DIGITS),
     "line_search_descent": Method("sso/demo_sls", SIGNED_DIGITS, clips=None),
     "noise_mask": Method("noise_mask/demo", MASKS, UNDER_MASKS),
@@ -788,6 +799,36 @@ METHODS = {
         )
         for variant in ("v1", "v2")
     },
+    "mbbo_ndcg": Method(
+        "mbbo/demo_ndcg",
+        {  # batches of 21, 21, 21 and 4 users; comparison begins with the second of three epochs
+            "data.init_args.table": {
+                "class_path": "datamodules.tables.ratings.SyntheticRatings",
+                "init_args": {"num_users": 67, "num_items": 30, "num_rated": 12, "num_held_out": 2},
+            },
+            "data.init_args.batch_size": 21,
+            "model.init_args.network.init_args": {"users": 67, "items": 30, "width": 4, "hidden_features": [4]},
+            "model.init_args.negatives": 9,
+            "model.init_args.top": 5,
+            "trainer.max_epochs": 3,
+        },
+        {"model.init_args.optimizer": DESCENT},
+        clips=None,
+    ),
+    "mbbo_rsvrb": Method(
+        "mbbo/demo_rsvrb",
+        {
+            "model.init_args": {
+                **{"samples": 61, "features": 30, "blocks": 6, "sampled_blocks": 3, "batch_size": 5},
+                **{"ridge": 0.05, "eta": 3.0, "iterations_per_step": 7, "tracking": True},
+            },
+            "data.init_args.table.init_args.train_size": 61,
+            "data.init_args.passes_per_epoch": 3,
+        },
+        clips=None,
+        double=True,
+        strategy="{class_path: lightning_modules.distributed.independent.Independent}",
+    ),
     "noiser": Method(
         "noiser/demo",
         {

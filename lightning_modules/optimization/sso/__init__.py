@@ -23,6 +23,11 @@ it differs in this: where no try of the inner search is accepted, the weights st
 untested), and the inner loop ends before a step whose gradient is below 1e-6, not after it. Their loader of MNIST reads
 the 10,000 test images, in 0...255.
 
+In on-line imitation a batch is a round of states that the policy visits (`datamodules.rollouts`). The authors' policy
+draws its actions and bounds them by a tanh, which their distance to the expert's leaves out, and an environment goes on
+from one round to the next; here the policy acts by its output, clipped, and environments begin each round anew. Of
+their baselines SVRG is not here.
+
 Source: Lavington, Vaswani, Babanezhad, Schmidt and Le Roux, Target-based Surrogates for Stochastic Optimization, ICML
 2023, arXiv 2302.02607.
 """

@@ -1,0 +1,22 @@
+"""The return of a policy in the environment that it was trained in."""
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from lightning_modules.interfaces import EpisodeSource, require_data
+from lightning_modules.training.logging import log_same
+
+
+class EpisodeReturns(Callback):
+    """Logs `test/return`: the mean over episodes of the sum of rewards, all of them being the policy's own.
+
+    Raises:
+        TypeError: at setup of a test, if the DataModule is no `EpisodeSource`.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        require_data(trainer, EpisodeSource, "EpisodeReturns")
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        value = require_data(trainer, EpisodeSource, "EpisodeReturns").mean_return()
+        log_same(pl_module, "test/return", torch.tensor(value, dtype=torch.float64))

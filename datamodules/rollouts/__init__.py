@@ -1,0 +1,1 @@
+"""States that a policy visits in a simulated environment, with what an expert would do there."""

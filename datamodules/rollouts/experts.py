@@ -1,0 +1,115 @@
+"""Policies that are imitated: what an expert does in states of an environment."""
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from datamodules.files.data_directory import data_directory
+
+Numbers = NDArray[np.float64]
+
+
+class Expert(ABC):
+    """Say what is done in states; a plain object, which is shown the environment once."""
+
+    @abstractmethod
+    def meet(self, environment: Any) -> None:
+        """Look at an environment of gymnasium before the first state."""
+
+    @abstractmethod
+    def actions(self, states: Numbers) -> Numbers:
+        """Give the actions `[E, A]` in states `[E, S]`, in the environment's units; of two actions a number, positive
+        for the second."""
+
+
+class CartPoleLQR(Expert):
+    """Balance CartPole by the linear-quadratic regulator of its equations at rest, with unit costs.
+
+    The action is the force over the greatest one, clipped to [-1, 1]: -K s with
+
+        K = (R + B^T P B)^-1 B^T P A,    P = Q + A^T P (A - B K),
+
+    where s' = A s + B u is the environment's own step, linearized.
+    """
+
+    gain: Numbers
+
+    def meet(self, environment: Any) -> None:
+        """Linearize an environment and solve for K.
+
+        Raises:
+            ValueError: if it is no CartPole.
+        """
+        from scipy.linalg import solve_discrete_are
+
+        pole = environment.unwrapped
+        if not hasattr(pole, "polemass_length"):
+            raise ValueError(f"CartPoleLQR balances CartPole alone, got the environment {environment.spec.id}")
+        turning = pole.length * (4 / 3 - pole.masspole / pole.total_mass)
+        a, b = np.zeros((4, 4)), np.zeros((4, 1))
+        a[0, 1] = a[2, 3] = 1
+        a[3, 2], b[3, 0] = pole.gravity / turning, -pole.force_mag / pole.total_mass / turning
+        lever = pole.polemass_length / pole.total_mass
+        a[1, 2], b[1, 0] = -lever * a[3, 2], pole.force_mag / pole.total_mass - lever * b[3, 0]
+        a, b = np.eye(4) + pole.tau * a, pole.tau * b
+        p = solve_discrete_are(a, b, np.eye(4), np.eye(1))
+        self.gain = np.linalg.solve(np.eye(1) + b.T @ p @ b, b.T @ p @ a)
+
+    def actions(self, states: Numbers) -> Numbers:
+        return np.clip(-states @ self.gain.T, -1, 1)
+
+
+class SACExpert(Expert):
+    """Act by the mean of a soft actor-critic's policy, from a file of its weights.
+
+    The file holds a dictionary of tensors as `torch.save` writes it, with a perceptron's `linear1`, `linear2` and
+    `mean_linear`; the action is the tangent hyperbolic of its output, on the scale of the environment's bounds.
+
+    Args:
+        file: below the data directory, as `sac_actor_Hopper_v2_expert`.
+        data_dir: folder that holds the file; None looks where NOISEWORKS_DATA points.
+
+    Raises:
+        FileNotFoundError: if the file is missing.
+        ValueError: if it lacks a tensor, or is of another environment.
+    """
+
+    def __init__(self, file: str, data_dir: str | None = None) -> None:
+        self.file = file
+        self.data_dir = data_dir
+
+    def meet(self, environment: Any) -> None:
+        """Read the weights and the bounds of the environment's actions."""
+        path = Path(data_directory(self.data_dir, "SACExpert"), self.file)
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"SACExpert: {path} is missing; experts of SSO's authors are in mujoco/online_learning/"
+                f"expert_generation/expert_models of github.com/WilderLavington/"
+                f"Target-Based-Surrogates-For-Stochastic-Optimization"
+            )
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+        self.layers = []
+        for name in ("linear1", "linear2", "mean_linear"):
+            if missing := {f"{name}.weight", f"{name}.bias"} - set(tensors):
+                raise ValueError(f"SACExpert: {path} lacks {', '.join(sorted(missing))}")
+            self.layers.append([tensors[f"{name}.{part}"].double().numpy() for part in ("weight", "bias")])
+        wanted = environment.observation_space.shape[0], environment.action_space.shape[0]
+        if (found := (self.layers[0][0].shape[1], len(self.layers[2][1]))) != wanted:
+            raise ValueError(
+                f"SACExpert: {path} maps {found[0]} numbers to {found[1]}, and {environment.spec.id} has {wanted[0]} "
+                f"and {wanted[1]}"
+            )
+        space = environment.action_space
+        low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+        self.middle, self.half = (high + low) / 2, (high - low) / 2
+
+    def actions(self, states: Numbers) -> Numbers:
+        hidden = states
+        for weight, bias in self.layers[:2]:
+            hidden = np.maximum(hidden @ weight.T + bias, 0)
+        weight, bias = self.layers[2]
+        return self.middle + self.half * np.tanh(hidden @ weight.T + bias)

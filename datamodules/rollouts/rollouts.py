@@ -1,0 +1,219 @@
+"""The DataModule of on-line imitation: a batch is a round of states that the policy visits as it is then.
+
+Rollouts("CartPole-v1", CartPoleLQR(), rounds=20, samples_per_round=100)
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from datamodules.arguments import at_least, within
+from datamodules.loading.global_batches import Request
+from datamodules.loading.seeded_batches import RequestedSet, SeededBatches
+from datamodules.loading.world import summed
+from datamodules.rollouts.experts import Expert
+
+Policy = Callable[[Tensor], Tensor]
+TRAINING, MEASURED, TESTED, PLAYED = range(4)
+"""What environments are reset for."""
+
+
+class RolloutSet:
+    """Rounds of states, simulated when they are asked for.
+
+    Sample j of a round is step j // E of its environment j % E. All environments begin a round anew.
+
+    Args:
+        data: simulates.
+        samples: of all rounds.
+        round_size: samples of a round.
+        purpose: of the environments' seeds.
+    """
+
+    in_memory = True
+
+    def __init__(self, data: "Rollouts", samples: int, round_size: int, purpose: int) -> None:
+        self.data, self.samples, self.round_size, self.purpose = data, samples, round_size, purpose
+
+    def __len__(self) -> int:
+        return self.samples
+
+    def __getitem__(self, request: Request) -> dict[str, Any]:
+        number, place = divmod(request.indices.numpy(), self.round_size)
+        environment = place % self.data.environments
+        own = np.unique(environment).tolist()
+        words = self.purpose, request.visit, int(number[0])
+        states, targets, _ = self.data.simulated(own, int(place.max()) // self.data.environments + 1, *words)
+        chosen = place // self.data.environments, np.searchsorted(own, environment)
+        return {
+            "features": torch.from_numpy(states[chosen]),
+            "target": torch.from_numpy(targets[chosen]),
+            "index": request.indices,
+            "global_size": request.global_size,
+        }
+
+
+class Rollouts(SeededBatches):
+    """Batches of states and what an expert does in them (`datamodules.batches.TableBatch`), in an environment.
+
+    The module's `forward` is the policy, whose output of states `[E, S]` is an action `[E, A]` in the environment's
+    units, which is clipped to its bounds; in an environment with two actions one number, whose sign chooses. Rounds
+    depend on the seed and the policy alone, and environments begin each anew.
+
+    Args:
+        environment: name in gymnasium, as `CartPole-v1`.
+        expert: imitated.
+        rounds: of an epoch, a batch each.
+        samples_per_round: states of a round over all processes.
+        environments: that are simulated beside each other, shared by the processes.
+        expert_share: probability that a step is the expert's; 1 imitates what the expert visits.
+        measured_samples: states on which training is measured, in one round of the policy's own.
+        episodes: that are played for a mean return.
+        seed: random seed of the environments; None takes `seed_everything`.
+
+    Raises:
+        ImportError: if gymnasium or what simulates the environment is missing.
+        ValueError: if an argument is out of range, or processes do not divide the environments.
+    """
+
+    def __init__(
+        self,
+        environment: str,
+        expert: Expert,
+        rounds: int = 50,
+        samples_per_round: int = 1000,
+        environments: int = 1,
+        expert_share: float = 0.0,
+        measured_samples: int = 1000,
+        episodes: int = 10,
+        seed: int | None = None,
+    ) -> None:
+        at_least(1, rounds=rounds, environments=environments, episodes=episodes)
+        at_least(environments, samples_per_round=samples_per_round, measured_samples=measured_samples)
+        within(0, 1, expert_share=expert_share)
+        super().__init__(samples_per_round, measured_samples, seed=seed)
+        self.environment = environment
+        self.expert = expert
+        self.rounds = rounds
+        self.environments = environments
+        self.expert_share = expert_share
+        self.episodes = episodes
+        self.shuffle = False
+        self.made: dict[int, Any] = {}
+
+    def prepare_data(self) -> None:
+        self._environment(0)
+
+    def _environment(self, number: int) -> Any:
+        """Give an environment, made at the first request."""
+        if not self.made:
+            self.expert.meet(self._made())
+        if number not in self.made:
+            self.made[number] = self._made()
+        return self.made[number]
+
+    def _made(self) -> Any:
+        try:
+            import gymnasium
+        except ImportError as error:
+            raise ImportError(
+                "Rollouts needs gymnasium: pip install 'noiseworks[imitation]', and gymnasium[mujoco] for its robots"
+            ) from error
+        return gymnasium.make(self.environment)
+
+    def set_up_training(self) -> None:
+        self._check_processes()
+        size = self.batch_size
+        self.train_set = RolloutSet(self, self.rounds * size, size, TRAINING)
+        self.measured_set = RolloutSet(self, self.evaluation_batch_size, self.evaluation_batch_size, MEASURED)
+
+    def set_up_test(self) -> None:
+        self._check_processes()
+        self.test_set = RolloutSet(self, self.evaluation_batch_size, self.evaluation_batch_size, TESTED)
+
+    def _check_processes(self) -> None:
+        if self.environments % (processes := self.processes()[1]):
+            raise ValueError(f"data.environments is {self.environments}, which {processes} processes do not divide")
+
+    def evaluation_loader(self, samples: RequestedSet) -> DataLoader:
+        """Give a loader; in place of all training rounds it is of the states on which training is measured."""
+        return super().evaluation_loader(self.measured_set if samples is self.train_set else samples)
+
+    def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
+        return {key: value.to(self._dtype) if key in ("features", "target") else value for key, value in batch.items()}
+
+    @property
+    def _module(self) -> Any:
+        assert self.trainer is not None
+        return self.trainer.lightning_module
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return torch.promote_types(self._module.dtype, torch.float32)
+
+    @torch.no_grad()
+    def _acted(self, states: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Give the policy's outputs in states."""
+        outputs = self._module(torch.from_numpy(states).to(self._module.device, self._dtype))
+        return outputs.double().cpu().numpy()
+
+    def simulated(
+        self, environments: Sequence[int], steps: int, *words: int, episode: bool = False
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """Let the policy act in environments, whose steps wait for each other.
+
+        Args:
+            environments: by number.
+            steps: of each; an episode that ends is followed by the next.
+            words: with the seed and the number they seed an environment.
+            episode: whether rewards count until the first end alone.
+
+        Returns:
+            States `[T, E, S]`, the expert's actions in them `[T, E, A]`, and rewards `[T, E]`.
+        """
+        made = [self._environment(number) for number in environments]
+        seeds = [np.random.SeedSequence([self.seed, *words, number]) for number in environments]
+        state = [each.reset(seed=int(s.generate_state(1)[0]))[0] for each, s in zip(made, seeds, strict=True)]
+        coins = [np.random.default_rng(s.spawn(1)[0]) for s in seeds]
+        states, targets, rewards = [], [], []
+        ended = np.zeros(len(made), dtype=bool)
+        for _ in range(steps):
+            now = np.stack(state).astype(np.float64)
+            target = self.expert.actions(now)
+            action = self._acted(now)
+            experts = np.array([coin.random() < self.expert_share and not episode for coin in coins])
+            action[experts] = target[experts]
+            reward = np.zeros(len(made))
+            for place, each in enumerate(made):
+                state[place], reward[place], over, cut, _ = each.step(self._chosen(each, action[place]))
+                reward[place] *= not (episode and ended[place])
+                ended[place] |= over or cut
+                if over or cut:
+                    state[place] = each.reset()[0]
+            for kept, value in ((states, now), (targets, target), (rewards, reward)):
+                kept.append(value)
+            if episode and ended.all():
+                break
+        return np.stack(states), np.stack(targets), np.stack(rewards)
+
+    @staticmethod
+    def _chosen(environment: Any, action: NDArray[np.float64]) -> Any:
+        space = environment.action_space
+        if hasattr(space, "n"):
+            return int(action[0] > 0)
+        return np.clip(action, space.low, space.high).astype(space.dtype)
+
+    def mean_return(self) -> float:
+        """Play episodes by the policy alone, each process its part, and average their sums of rewards."""
+        rank, processes = self.processes()
+        own = range(rank, self.episodes, processes)
+        total = 0.0
+        for number in own:
+            limit = self._environment(0).spec.max_episode_steps or 1000
+            total += self.simulated([0], limit, PLAYED, number, episode=True)[2].sum()
+        return float(summed(torch.tensor(total, dtype=torch.float64))) / self.episodes
