@@ -180,7 +180,9 @@ class Rollouts(SeededBatches):
         seeds = [np.random.SeedSequence([self.seed, *words, number]) for number in environments]
         state = [each.reset(seed=int(s.generate_state(1)[0]))[0] for each, s in zip(made, seeds, strict=True)]
         coins = [np.random.default_rng(s.spawn(1)[0]) for s in seeds]
-        states, targets, rewards = [], [], []
+        states: list[Any] = []
+        targets: list[Any] = []
+        rewards: list[Any] = []
         ended = np.zeros(len(made), dtype=bool)
         for _ in range(steps):
             now = np.stack(state).astype(np.float64)

@@ -90,7 +90,8 @@ class NDCGRanking(LightningModule):
 
     def on_fit_start(self) -> None:
         users = require_data(self.trainer, TrainingSamples, "NDCGRanking").num_train_samples
-        self.levels.allocate(users, self.trainer.datamodule.row_shapes["ratings"][0], self.device)
+        trainer: Any = self.trainer
+        self.levels.allocate(users, trainer.datamodule.row_shapes["ratings"][0], self.device)
 
     def forward(self, user: Tensor, item: Tensor) -> Tensor:
         return self.network(user, item)

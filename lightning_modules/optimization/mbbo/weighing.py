@@ -151,7 +151,8 @@ class WeighingSteps:
 
     def trusted_objective(self: Any) -> Tensor:
         """Compute F: the mean over blocks of the loss on all trusted samples."""
-        losses = objective(*self.rows.trusted, self.blocks.y, self.own_temperature)
+        z, target = self.rows.trusted
+        losses = objective(z, target, self.blocks.y, self.own_temperature)
         return summed(losses.sum()) / self.blocks.count
 
     @torch.no_grad()
