@@ -67,7 +67,7 @@ def threshold_slope(threshold: Tensor, score: Tensor, top: int, items: int) -> t
 
 
 class Threshold(NamedTuple):
-    """What is known of the threshold of each user."""
+    """Users' thresholds, and how they move with the scores."""
 
     value: Tensor
     """l, `[b]`."""
