@@ -60,10 +60,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         writer.writerows(FIGURES)
     if readme := config.getoption("--readme"):
         made = machine()
+        where = f"{made['machine']}, torch {made['torch']}"
         rows = [
-            Figure(name.strip(), f"{figure:.3g}", target or "-", file, made["date"])
+            Figure(name.strip(), f"{figure:.3g}", target or "-", file, made["date"], where)
             for name, figure, target, file in FIGURES
         ]
         before, _ = split_readme(readme, "benchmarks")
         text = readme.read_text(encoding="utf-8")[len(before) :]
-        replace_section(readme, "benchmarks", updated(text, rows, f"{made['machine']}, torch {made['torch']}"))
+        replace_section(readme, "benchmarks", updated(text, rows))

@@ -8,31 +8,30 @@ from experiments.results import markdown
 
 
 class Figure(NamedTuple):
-    """One row: what was measured, the ratio, what it is held to, and the file and the day that measured it."""
+    """One row: what was measured, the ratio, what it is held to, and the file, the day and the machine of it."""
 
     name: str
     ratio: str
     target: str
     file: str
     day: str
+    machine: str
 
 
-HEADER = ["measured", "ratio", "target", "by", "on"]
-MADE = "Ratios within one run, one thread. Run on"
+HEADER = ["measured", "ratio", "target", "by", "on", "machine"]
+MADE = "Ratios within one run, one thread. Those of two machines are not to be compared."
 
 
-def updated(text: str, figures: Sequence[Figure], where: str) -> str:
+def updated(text: str, figures: Sequence[Figure]) -> str:
     """Write the table anew: the rows of the files that were run replace theirs, in their place, and others stay.
 
     Args:
         text: the table as it is, with its last line.
         figures: what was measured now.
-        where: machine and versions; rows of others are not kept, as ratios differ between machines.
     """
-    made = f"{MADE} {where}."
     rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in text.splitlines() if line.startswith("| ")]
-    known = [Figure(*(cell.strip().replace("\\|", "|") for cell in row)) for row in rows[2:] if made in text]
+    known = [Figure(*(cell.strip().replace("\\|", "|") for cell in row)) for row in rows[2:]]
     files = list(dict.fromkeys(figure.file for figure in [*known, *figures]))
     run = {figure.file for figure in figures}
     kept = [figure for figure in known if figure.file not in run]
-    return f"{markdown(HEADER, sorted([*kept, *figures], key=lambda figure: files.index(figure.file)))}\n{made}\n"
+    return f"{markdown(HEADER, sorted([*kept, *figures], key=lambda figure: files.index(figure.file)))}\n{MADE}\n"
