@@ -159,12 +159,10 @@ class SpeechRestorerSteps(WritesFolder, ABC):
         if self._directory is None:
             self.estimated(batch)
             return []
-        folder = self._directory.joinpath(
-            self.written, *self._set_names("predict")[dataloader_idx : dataloader_idx + 1]
-        )
-        named = (
-            getattr(self.trainer.datamodule, "predict_dir", None) is not None
-        )  # by files and not by what they are without suffix
+        sets = self._set_names("predict")[dataloader_idx : dataloader_idx + 1]
+        folder = self._directory.joinpath(self.written, *sets)
+        # Recordings of a folder are named by their files, those of a set without suffix.
+        named = getattr(self.trainer.datamodule, "predict_dir", None) is not None
         files = [folder / (name if named else f"{name}.wav") for name in batch["name"]]
         lengths = lengths_of(batch)
         digests = [digest_of(signal[:own].float()) for signal, own in zip(batch["noisy"], lengths, strict=True)]
