@@ -123,14 +123,14 @@ def test_a_key_that_the_config_does_not_write_is_one_that_its_classes_have() -> 
     assert "model.half_precision_targets" not in settings_of(demo)
     keys = (
         "model.half_precision_targets=true",
-        "model.network.activation=relu",
+        "model.network.dropout=0.1",
         "data.label_noise.fraction=0.5",
         "model.strenght=3",
     )
     every = [varied(load_experiments([demo]), [variation(key)])[0] for key in keys]
     found = errors_of([["--config", str(demo), *each.overrides] for each in every])
     assert found[0] is None
-    assert "Option 'activation' is not accepted. It accepts in_features, hidden_features, out_features" in str(found[1])
+    assert "Option 'dropout' is not accepted. It accepts in_features, hidden_features, out_features" in str(found[1])
     assert "Option 'fraction' is not accepted. It accepts noise_rate" in str(found[2])
     assert "did you mean strength" in str(found[3])
 
