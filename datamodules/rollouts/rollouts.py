@@ -124,7 +124,12 @@ class Rollouts(SeededBatches):
             raise ImportError(
                 "Rollouts needs gymnasium: pip install 'noiseworks[imitation]', and gymnasium[mujoco] for its robots"
             ) from error
-        return gymnasium.make(self.environment)
+        try:
+            return gymnasium.make(self.environment)
+        except gymnasium.error.DependencyNotInstalled as error:
+            raise ImportError(f"environment {self.environment}: {error}") from error
+        except gymnasium.error.Error as error:
+            raise ValueError(f"environment {self.environment}: {error}") from error
 
     def set_up_training(self) -> None:
         self._check_processes()

@@ -132,3 +132,17 @@ def test_processes_must_divide_the_environments_and_other_data_have_no_episodes(
         data.setup("fit")
     with pytest.raises(TypeError, match="EpisodeReturns needs a EpisodeSource"):
         quiet(max_steps=1, callbacks=[EpisodeReturns()]).fit(imitator(), datamodule=Tables(Points()))
+
+
+def test_an_environment_that_there_is_not_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    import gymnasium
+
+    with pytest.raises(ValueError, match="environment CartPool-v1: .*CartPool"):
+        Rollouts("CartPool-v1", CartPoleLQR())._made()
+
+    def refused(name: str) -> None:
+        raise gymnasium.error.DependencyNotInstalled("MuJoCo is not installed")
+
+    monkeypatch.setattr(gymnasium, "make", refused)
+    with pytest.raises(ImportError, match="environment Hopper-v5: MuJoCo is not installed"):
+        Rollouts("Hopper-v5", CartPoleLQR())._made()
