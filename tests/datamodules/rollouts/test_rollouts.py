@@ -137,7 +137,7 @@ def test_processes_must_divide_the_environments_and_other_data_have_no_episodes(
 def test_an_environment_that_there_is_not_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     import gymnasium
 
-    with pytest.raises(ValueError, match="environment CartPool-v1: .*CartPool"):
+    with pytest.raises(ValueError, match=r"environment CartPool-v1: .*CartPool"):
         Rollouts("CartPool-v1", CartPoleLQR())._made()
 
     def refused(name: str) -> None:
