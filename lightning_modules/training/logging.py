@@ -1,5 +1,6 @@
 """Log what a training step computes, weighted so that the mean over processes is the mean over the global batch."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch import LightningModule
@@ -40,3 +41,16 @@ def log_same(module: LightningModule, name: str, value: float | Tensor) -> None:
     """
     value = value.detach() if isinstance(value, Tensor) else float(value)
     module.log(name, value, on_step=False, on_epoch=True, reduce_fx="max", sync_dist=True, batch_size=1)
+
+
+def log_means(module: LightningModule, stage: str, means: Mapping[str, Mapping[str, float | Tensor]]) -> None:
+    """Log means over sets, the same on all processes, as `<stage>/<set>/<measure>`.
+
+    Args:
+        module: the module that logs.
+        stage: `val` or `test`.
+        means: measures by the set's name; without a name, `<stage>/<measure>`.
+    """
+    for name, measures in means.items():
+        for key, value in measures.items():
+            log_same(module, f"{stage}/{name}/{key}" if name else f"{stage}/{key}", value)

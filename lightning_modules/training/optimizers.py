@@ -5,7 +5,8 @@ class a configuration names instead, so that an Adam would be given the weight d
 `ConstantLR` is not constant by default: it begins with a third of the learning rate.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -38,6 +39,19 @@ def constant(optimizer: Optimizer) -> ConstantLR:
 def trainable(*modules: nn.Module) -> list[nn.Parameter]:
     """List the parameters of modules that require gradients, in their order."""
     return [parameter for module in modules for parameter in module.parameters() if parameter.requires_grad]
+
+
+@contextmanager
+def held_fixed(*modules: nn.Module) -> Iterator[None]:
+    """Take gradients through modules towards their inputs alone, not towards their parameters, within a `with`."""
+    parameters = trainable(*modules)
+    try:
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
 
 
 def built(optimizer: OptimizerCallable, lr_scheduler: LRSchedulerCallable, parameters: Iterable[Any]) -> Any:

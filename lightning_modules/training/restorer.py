@@ -12,7 +12,7 @@ from lightning_modules.metrics.image_quality import ImageQuality
 from lightning_modules.networks.enlarged import enlarged
 from lightning_modules.networks.tiled import Inference
 from lightning_modules.random_numbers import generator_of, run_seed
-from lightning_modules.training.logging import log_same
+from lightning_modules.training.logging import log_means
 from lightning_modules.training.written_images import WritesImages, levels_of
 
 ZOOM = 4
@@ -83,9 +83,7 @@ class RestorerSteps(WritesImages):
         self._log_quality("test")
 
     def _log_quality(self: Any, stage: str) -> None:
-        for name, means in self.quality.means(self._set_names(stage) or [""]).items():
-            for key, value in means.items():
-                log_same(self, f"{stage}/{name}/{key}" if name else f"{stage}/{key}", value)
+        log_means(self, stage, self.quality.means(self._set_names(stage) or [""]))
 
     def image_columns(self: Any, batch: ImagePairBatch, outputs: Any) -> dict[str, Tensor | ImageColumn]:
         """Show images before and after, what is wrong in the estimate, and the part with the most detail enlarged."""

@@ -16,7 +16,7 @@ from lightning_modules.networks.spectrogram import Spectrogram, as_complex
 from lightning_modules.random_numbers import drawing, run_seed
 from lightning_modules.resumable.item_files import digest_of, missing_items
 from lightning_modules.sde.samplers import Draw
-from lightning_modules.training.logging import log_same
+from lightning_modules.training.logging import log_means
 from lightning_modules.training.written_images import WritesFolder, arguments_of
 
 STREAM = 30_000
@@ -150,9 +150,7 @@ class SpeechRestorerSteps(WritesFolder, ABC):
         self._log_quality("test")
 
     def _log_quality(self: Any, stage: str) -> None:
-        for name, means in self.quality.means(self._set_names(stage) or [""]).items():
-            for key, value in means.items():
-                log_same(self, f"{stage}/{name}/{key}" if name else f"{stage}/{key}", value)
+        log_means(self, stage, self.quality.means(self._set_names(stage) or [""]))
 
     def predict_step(self: Any, batch: SpeechPairBatch, batch_idx: int, dataloader_idx: int = 0) -> list[str]:
         """Write the recordings of a batch that are not there yet, and return their names."""

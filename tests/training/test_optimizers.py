@@ -3,7 +3,7 @@ import torch
 from lightning.pytorch.cli import ReduceLROnPlateau
 from torch import nn
 
-from lightning_modules.training.optimizers import adam, adamw, built, constant, scheduled, sgd, trainable
+from lightning_modules.training.optimizers import adam, adamw, built, constant, held_fixed, scheduled, sgd, trainable
 from lightning_modules.training.schedules import (
     CosineOverSteps,
     PolynomialOverSteps,
@@ -23,6 +23,14 @@ def test_the_learning_rate_is_constant_from_the_first_epoch_on(optimizer) -> Non
         built.step()
         schedule.step()
     assert rates == [0.001] * 8
+
+
+def test_what_is_held_fixed_is_free_again_after_an_error() -> None:
+    layer, frozen = nn.Linear(1, 1), nn.Linear(1, 1).requires_grad_(False)
+    with pytest.raises(RuntimeError, match="does not require grad"), held_fixed(layer, frozen):
+        layer(torch.ones(1)).backward()
+    assert layer.weight.requires_grad
+    assert not frozen.weight.requires_grad
 
 
 def test_what_is_frozen_is_not_trained() -> None:

@@ -15,8 +15,7 @@ h without gradient. The features in front do not depend on a, so that the second
 Here images are in [-1, 1] and masks in [0, 1]. The losses are means over patches and batch.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -26,6 +25,7 @@ from torch import Tensor, nn
 from datamodules.arguments import at_least
 from lightning_modules.distributed.draws import draw_rows_like
 from lightning_modules.networks.shape_vae import ShapeVAE
+from lightning_modules.training.optimizers import held_fixed
 
 
 class ChannelCalibration(nn.Module):
@@ -148,19 +148,6 @@ def cycle_term(
 ) -> Tensor:
     """Compute |x~ - x|_1 + w_z BCE(z~, z), both means over pixels; z~ is given by its logits."""
     return F.l1_loss(image_again, image) + mask_weight * F.binary_cross_entropy_with_logits(mask_logits_again, mask)
-
-
-@contextmanager
-def held_fixed(*modules: nn.Module) -> Iterator[None]:
-    """Take gradients through modules towards their inputs alone, not towards their parameters, within a `with`."""
-    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-    try:
-        for parameter in parameters:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
 
 
 def generator_terms(

@@ -10,7 +10,8 @@ from lightning_modules.full_precision import at_least_float32, in_full_precision
 from lightning_modules.interfaces import ImageColumn
 from lightning_modules.metrics.image_quality import WINDOW, ImageQuality
 from lightning_modules.networks.enlarged import enlarged
-from lightning_modules.training.logging import log_same
+from lightning_modules.restoration.negvsr.written_clips import WritesClips
+from lightning_modules.training.logging import log_means
 
 
 def enlarged_clip(clip: Tensor, size: torch.Size) -> Tensor:
@@ -41,8 +42,8 @@ def slices(clip: Tensor, height: int) -> Tensor:
     return clip[:, :, :, clip.shape[3] // 2].transpose(1, 2)[:, :, times]
 
 
-class ClipRestorerSteps:
-    """Give a LightningModule validation and test of `ClipBatch`es.
+class ClipRestorerSteps(WritesClips):
+    """Give a LightningModule validation, test and prediction of `ClipBatch`es.
 
     The module owns `quality = ImageQuality()` and says what `restore` is. A clip's measure is the mean of its frames';
     logged are `test/psnr` and `test/ssim` of the estimate, and `test/noisy_psnr` and `test/noisy_ssim` of the given
@@ -98,11 +99,7 @@ class ClipRestorerSteps:
         self._log_quality("test")
 
     def _log_quality(self: Any, stage: str) -> None:
-        names = list(getattr(self.trainer.datamodule, "test_names", ())) if stage == "test" else []
-        several = len(names) > 1
-        for name, means in self.quality.means(names if several else [""]).items():
-            for key, value in means.items():
-                log_same(self, f"{stage}/{name}/{key}" if several else f"{stage}/{key}", value)
+        log_means(self, stage, self.quality.means(self._set_names(stage) or [""]))
 
     def image_columns(self: Any, batch: ClipBatch, outputs: Any) -> dict[str, Tensor | ImageColumn]:
         """Show clips as strips of frames, and their middle row over time: as given, restored and clean."""

@@ -3,6 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_modules.training.optimizers import held_fixed
+
 
 def reduced(clip: Tensor, scale: int) -> Tensor:
     """Average squares of `scale` pixels a side."""
@@ -27,14 +29,8 @@ def judged(score: Tensor, real: bool) -> Tensor:
 
 def adversarial(discriminator: nn.Module, clip: Tensor) -> Tensor:
     """Compute the loss of a clip whose frames are to be judged real; no gradient reaches the discriminator."""
-    trained = [parameter for parameter in discriminator.parameters() if parameter.requires_grad]
-    for parameter in trained:
-        parameter.requires_grad_(False)
-    try:
+    with held_fixed(discriminator):
         return judged(discriminator(clip.flatten(0, 1)), real=True)
-    finally:
-        for parameter in trained:
-            parameter.requires_grad_(True)
 
 
 def discriminating(discriminator: nn.Module, clean: Tensor, made: Tensor) -> Tensor:

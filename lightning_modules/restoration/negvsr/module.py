@@ -17,7 +17,6 @@ from lightning_modules.networks.weights import below, load, read_weights
 from lightning_modules.restoration.negvsr.clip_restorer import ClipRestorerSteps
 from lightning_modules.restoration.negvsr.losses import adversarial, discriminating, negative_distance, reduced
 from lightning_modules.restoration.negvsr.negatives import Negatives
-from lightning_modules.restoration.negvsr.written_clips import WritesClips
 from lightning_modules.training.averages import AveragedWeights
 from lightning_modules.training.logging import log_training
 from lightning_modules.training.optimizers import adam, constant, scheduled, trainable
@@ -38,7 +37,7 @@ class Made(NamedTuple):
     """y."""
 
 
-class NegVSR(ClipRestorerSteps, WritesClips, LightningModule):
+class NegVSR(ClipRestorerSteps, LightningModule):
     """Train a network to enlarge clips, also where their noise is none that it was trained on.
 
     With a discriminator, the module steps by itself, so that the trainer clips no gradient and accumulates none.

@@ -42,8 +42,8 @@ class WritesClips(WritesFolder):
         if self._directory is None:
             self.estimated(batch)
             return []
-        names = [] if self.trainer.datamodule.predict_set is not None else self.trainer.datamodule.test_names
-        folder = self._directory.joinpath(self.written, *names[dataloader_idx : dataloader_idx + 1][: len(names) > 1])
+        sets = self._set_names("predict")[dataloader_idx : dataloader_idx + 1]
+        folder = self._directory.joinpath(self.written, *sets)
         clips = batch["noisy"]
         digests = [digest_of(clip.float()) for clip in clips]
         files = [
