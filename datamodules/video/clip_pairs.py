@@ -33,7 +33,6 @@ class ClipPairs(WholeImageSets):
         test: set to test on, or several by name, each with its own metrics.
         validation: set of validation clips; None leaves validation out.
         degradation: makes small degraded clips of sets that have clean ones alone; None for sets of both.
-        test_degradation: makes degraded clips of validation and test, where that is another; None takes `degradation`.
         noise: gives training clips sequences of noise, as `noise` of the batch.
         test_noise: gives clips of validation and test sequences of noise.
         batch_size: training clips of a step over all processes.
@@ -60,7 +59,6 @@ class ClipPairs(WholeImageSets):
         test: ClipSet | dict[str, ClipSet] | None = None,
         validation: ClipSet | None = None,
         degradation: Chain | None = None,
-        test_degradation: Chain | None = None,
         noise: NoiseSource | None = None,
         test_noise: NoiseSource | None = None,
         batch_size: int = 2,
@@ -88,7 +86,6 @@ class ClipPairs(WholeImageSets):
         at_least(1, num_frames=num_frames, patch_size=patch_size, windows_per_clip=windows_per_clip)
         at_least(1, evaluation_frames=evaluation_frames)
         self.degradation = degradation
-        self.test_degradation = test_degradation or degradation
         self.noise = noise
         self.test_noise = test_noise
         self.num_frames = num_frames
@@ -116,7 +113,7 @@ class ClipPairs(WholeImageSets):
 
     def set_up_training(self) -> None:
         if self.training is not None:
-            clips = self._read(self.training, "training", self.degradation, "data.degradation")
+            clips = self._read(self.training, "training")
             if self.noise is not None:
                 self.noise.check(self.clip_shape, "data.noise")
             self.train_set = Windows(clips, self)
@@ -124,15 +121,15 @@ class ClipPairs(WholeImageSets):
             self.validation_set = self.whole(self.validation, "validation")
 
     def whole(self, one: ClipSet, split: Any) -> SizedSet:
-        clips = self._read(one, split, self.test_degradation, "data.degradation or data.test_degradation")
-        return WholeClips(clips, self.test_degradation, self.test_noise, self.evaluation_frames)
+        clips = self._read(one, split)
+        return WholeClips(clips, self.degradation, self.test_noise, self.evaluation_frames)
 
-    def _read(self, one: ClipSet, split: Any, degradation: Chain | None, key: str) -> Clips:
+    def _read(self, one: ClipSet, split: Any) -> Clips:
         clips, name = seeded(one, self.seed).clips(split), type(one).__name__
-        if clips.noisy is None and degradation is None:
-            raise ValueError(f"{name} has clean clips alone: set {key}")
-        if split == "training" and clips.noisy is not None and degradation is not None:
-            raise ValueError(f"{name} has degraded clips of its own: leave {key} out")
+        if clips.noisy is None and self.degradation is None:
+            raise ValueError(f"{name} has clean clips alone: set data.degradation")
+        if split == "training" and clips.noisy is not None and self.degradation is not None:
+            raise ValueError(f"{name} has degraded clips of its own: leave data.degradation out")
         both = clips.noisy is not None and clips.clean is not None
         if both and self.training is not None and clips.scale != self.scale:
             raise ValueError(f"{name} has clips {clips.scale} times as large, and training {self.scale} times")

@@ -118,13 +118,12 @@ class VideoFrames:
         return np.ascontiguousarray(frames.transpose(0, 3, 1, 2))
 
 
-def named_clips(folder: Path, what: str, channels: int = 3) -> dict[str, Path]:
+def named_clips(folder: Path, what: str) -> dict[str, Path]:
     """Find the clips of a folder by their names: folders of frames, video files, or the folder itself.
 
     Args:
         folder: the folder.
         what: the argument or the set, for messages.
-        channels: those of frames.
 
     Raises:
         FileNotFoundError: if the folder does not exist or holds no clip.
