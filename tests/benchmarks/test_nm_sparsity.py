@@ -7,29 +7,13 @@ from typing import Any
 
 import pytest
 import timm
-import torch
-import torch.nn.functional as F
-from torch import nn
 
 from lightning_modules.efficiency.nm_sparsity.flow import Flow, sparsify
+from tests.benchmarks.image_steps import BATCH, stepping
 from tests.benchmarks.pairs import paired_ratio
 
 pytestmark = pytest.mark.benchmark
 Report = Callable[[str, float, str], None]
-BATCH = 8
-"""Images of a step, in place of 64: masks cost the same for any number, so that at 64 the ratio is below this one."""
-
-
-def stepping(network: nn.Module) -> Callable[[], None]:
-    optimizer = torch.optim.AdamW(network.parameters())
-    image, label = torch.rand(BATCH, 3, 224, 224), torch.randint(10, (BATCH,))
-
-    def step() -> None:
-        optimizer.zero_grad()
-        F.cross_entropy(network(image), label).backward()
-        optimizer.step()
-
-    return step
 
 
 @pytest.mark.parametrize(("n", "m", "way"), [(2, 4, "sr_ste"), (1, 32, "mdgf_exponential"), (2, 16, "sdgf_stepwise")])

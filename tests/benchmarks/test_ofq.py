@@ -6,30 +6,15 @@ from collections.abc import Callable
 
 import pytest
 import timm
-import torch
-import torch.nn.functional as F
 from torch import nn
 
 from lightning_modules.efficiency.ofq.quantizers import StatsQ
 from lightning_modules.networks.replacement import layers_named, replace_layers, with_function
+from tests.benchmarks.image_steps import BATCH, stepping
 from tests.benchmarks.pairs import paired_ratio
 
 pytestmark = pytest.mark.benchmark
 Report = Callable[[str, float, str], None]
-BATCH = 8
-"""Images of a step, in place of 64: weights cost the same for any number, so that at 64 the ratio is below this one."""
-
-
-def stepping(network: nn.Module) -> Callable[[], None]:
-    optimizer = torch.optim.AdamW(network.parameters())
-    image, label = torch.rand(BATCH, 3, 224, 224), torch.randint(10, (BATCH,))
-
-    def step() -> None:
-        optimizer.zero_grad()
-        F.cross_entropy(network(image), label).backward()
-        optimizer.step()
-
-    return step
 
 
 @pytest.mark.parametrize("bits", [2, 4])
