@@ -1,6 +1,7 @@
 """Compression of clips: each frame as a JPEG, or all as a video, in memory.
 
-These run on the host, in the processes that read clips.
+These run on the host, in the processes that read clips. Levels are rounded and clipped before. JPEG is given red, green
+and blue in their order; the published chain hands them over as blue, green and red.
 """
 
 import io

@@ -33,6 +33,8 @@ Differences from the authors' code:
   that it is the root of their number larger; Adam takes no notice;
 * whether images have both signs is decided in calibration, there by any image later on, too;
 * timm's Swin gives its perceptrons all tokens in a row, which have a scale each, torchvision's one for each column;
+* timm's default alone says what does not decay, biases, scales and shifts; its list for a network (class token and
+  places of a ViT) is not asked for;
 * CGA follows in the same run, at whatever rate the schedule has come to; there it is one of its own. With QKR it
   trains all of q and k, as there, where a mask on their product has no effect.
 
