@@ -5,12 +5,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+from experiments.preflight import OF_A_GROUP
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def environment() -> dict[str, str]:
     """One thread, no progress bar's escape codes, and none of the variables that say this is a distributed run."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "TERM": "dumb", "PYTHONPATH": str(ROOT)}
+    own = {name: value for name, value in os.environ.items() if not OF_A_GROUP.match(name)}
+    return {**own, "OMP_NUM_THREADS": "1", "TERM": "dumb", "PYTHONPATH": str(ROOT)}
 
 
 def start(*arguments: str | Path, launcher: tuple[str, ...] = (sys.executable,), **more: str) -> subprocess.Popen[str]:

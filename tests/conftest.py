@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -29,6 +30,16 @@ def _no_group_is_left() -> Iterator[None]:
     yield
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+@pytest.fixture(autouse=True)
+def _no_rank_is_left() -> Iterator[None]:
+    """Take back what a test, or a trainer with DDP, sets in the environment.
+
+    Lightning starts no second process where it finds `LOCAL_RANK`, and the first one waits for it forever.
+    """
+    with mock.patch.dict(os.environ):
+        yield
 
 
 @pytest.fixture
