@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 from torch import Tensor, nn
 
@@ -15,6 +16,7 @@ from datamodules.video.clip_pairs import ClipPairs
 from lightning_modules.restoration.negvsr.written_clips import WritesClips
 from tests.datamodules.video.folders import frames, write_frames, write_video
 from tests.trainers import quiet
+from tests.two_processes import in_two_processes
 
 
 class Doubled(WritesClips, LightningModule):
@@ -30,12 +32,12 @@ class Doubled(WritesClips, LightningModule):
         return batch["noisy"].repeat_interleave(2, dim=3).repeat_interleave(2, dim=4) + self.weight
 
 
-def predict(given: Path, directory: Path, **options: Any) -> Doubled:
-    from lightning.pytorch.loggers import CSVLogger
-
+def predict(given: Path, directory: Path, devices: int = 1, **options: Any) -> Doubled:
     module, data = Doubled(), ClipPairs(predict_dir=str(given), num_workers=0, **options)
     logger = CSVLogger(directory, name="", version="")
-    quiet(default_root_dir=directory, logger=logger).predict(module, data, return_predictions=False)
+    strategy = "ddp" if devices > 1 else "auto"
+    trainer = quiet(default_root_dir=directory, logger=logger, devices=devices, strategy=strategy)
+    trainer.predict(module, data, return_predictions=False)
     return module
 
 
@@ -75,6 +77,26 @@ def test_an_interrupted_prediction_continues_part_by_part(tmp_path: Path) -> Non
     Image.fromarray(np.zeros((16, 24, 3), dtype=np.uint8)).save(tmp_path / "given" / "a" / "00000000.png")
     with pytest.raises(ValueError, match="was not made from what the data have under that name now"):
         predict(tmp_path / "given", tmp_path / "run", **options)
+
+
+def made_by_one_of_two(given: Path, directory: Path) -> int:
+    return predict(given, directory, devices=2, evaluation_frames=2).made
+
+
+def test_two_processes_share_the_parts_of_all_clips(tmp_path: Path) -> None:
+    given, one, two = (tmp_path / name for name in ("given", "one", "two"))
+    write_frames(given / "a", frames(5))
+    write_frames(given / "b", frames(3, seed=1))
+    write_video(given / "c.mp4", frames(2, seed=2))
+    predict(given, one, evaluation_frames=2)
+    made = in_two_processes(made_by_one_of_two, given, two)
+    assert sum(made) == 10
+    assert all(made)
+    assert in_two_processes(made_by_one_of_two, given, two) == [0, 0]
+    written = [path.relative_to(one) for path in one.rglob("*.*") if path.suffix in (".png", ".mp4")]
+    assert len(written) == 10 + 3 + 1
+    for path in written:
+        assert (two / path).read_bytes() == (one / path).read_bytes(), path
 
 
 def test_a_broken_clip_is_told_when_all_others_are_written(tmp_path: Path) -> None:
