@@ -64,7 +64,8 @@ class EDiffSR(RestorerSteps, LightningModule):
         weights: those that estimate: `trained`, `averaged`, or `both`: the trained ones, and in tests the averaged ones
             beside them, as `test/averaged_psnr` and so on, at twice the time.
         average_decay: the most that the average of the weights keeps in an update, in [0, 1).
-        inference: tiles and self-ensemble; the network's gates see whole tiles, so these change its result.
+        inference: tiles and self-ensemble, of the network in each step; its gates see whole tiles, so these change the
+            result: docs/restoration.md says by how much.
         protocol: how estimates are measured: `rounded` to 256 levels, `clipped` to [0, 1] alone, or `unclipped`.
         optimizer: built on the network's trainable parameters.
         lr_scheduler: stepped every epoch.
@@ -133,14 +134,14 @@ class EDiffSR(RestorerSteps, LightningModule):
             return {"averaged": self.estimated(batch)}
 
     def _restored(self, degraded: Tensor, draw: Callable[[Tensor], Tensor]) -> Tensor:
-        def way_back(large: Tensor) -> Tensor:
-            def noise_in(x: Tensor, t: int) -> Tensor:
-                return self(x, large, torch.full((len(x),), t, device=x.device))
+        large = times_larger(degraded, self.factor)
 
-            return self.process.sample(noise_in, large, draw, self.sampler, self.sampling_steps)
+        def noise_in(x: Tensor, t: int) -> Tensor:
+            times = torch.full((len(x),), t, device=x.device)
+            return self.inference(lambda both: self(*both.chunk(2, dim=1), times), torch.cat([x, large], dim=1))
 
         with self.average.used_by(self.network) if self.weights == "averaged" else nullcontext():
-            return self.inference(way_back, times_larger(degraded, self.factor))
+            return self.process.sample(noise_in, large, draw, self.sampler, self.sampling_steps)
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(trainable(self.network))

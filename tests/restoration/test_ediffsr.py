@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from callbacks.image_quality import ImageQuality
 from datamodules.restoration.image_pairs import ImagePairs
@@ -91,12 +91,26 @@ def test_the_way_back_takes_its_steps_from_the_enlarged_image(options: dict, cal
     torch.testing.assert_close(seen[0][0], times_larger(given["noisy"], 4))
 
 
-def test_gates_see_a_tile_and_so_tiles_change_the_result() -> None:
-    given = {**batch(1), "noisy": torch.rand(1, 1, 8, 8, dtype=torch.float64)}
-    ways = Inference(), Inference(tile=24, overlap=8)
-    whole, tiles = (module(inference=each, sampler="ode").double().estimated(given) for each in ways)  # type: ignore[arg-type]
-    assert whole.shape == tiles.shape
-    assert float((whole - tiles).abs().max()) > 1e-3
+class Neighbours(nn.Module):
+    """A network that pools nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.of_both = nn.Conv2d(2, 1, 3, padding=1)
+
+    def forward(self, x: Tensor, degraded: Tensor, t: Tensor) -> Tensor:
+        return self.of_both(torch.cat([x, degraded], dim=1))
+
+
+@pytest.mark.parametrize("pools", [True, False])
+def test_tiles_change_no_more_than_what_gates_pool(pools: bool) -> None:
+    given = {**batch(2), "noisy": torch.rand(2, 1, 8, 8, dtype=torch.float64)}
+    trained = module().double()
+    trained.network = trained.network if pools else Neighbours().double()
+    whole = trained.estimated(given)  # type: ignore[arg-type]
+    trained.inference = Inference(tile=24, overlap=8)
+    difference = float((whole - trained.estimated(given)).detach().abs().max())  # type: ignore[arg-type]
+    assert difference > 1e-3 if pools else difference < 1e-12
 
 
 def test_the_average_copies_then_follows_every_ten_steps() -> None:
