@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CELL = 1.5
+MOST_COLUMNS = 8  # beside each other; more are drawn in several blocks, one below the other
 MOST_NAMES = 10  # in the legend
 OUTLINE, MARKED = "C1", "C3"  # colours
 
@@ -52,16 +53,24 @@ def draw_image_grid(
     masks = [column.values for column in shown.values() if not column.values.is_floating_point()]
     present = sorted({int(k) for mask in masks for k in mask.unique()} - {0, IGNORED})
     colours = _colours(present[-1] if present else 0)
-    height = cell * background.shape[2] / background.shape[3]
+    rows, blocks = len(background), -(-len(shown) // MOST_COLUMNS)
+    across = -(-len(shown) // blocks)
     captions = 0.18 * any(column.captions for column in shown.values())
-    size = (len(shown) * (cell + 0.1), len(background) * (height + 0.1 + captions) + 0.6 + 0.4 * bool(present))
+    first = [column.values.shape for column in list(shown.values())[::across]]  # of each block
+    heights = [cell * shape[-2] / shape[-1] + 0.1 + captions for shape in first]
+    size = (across * (cell + 0.1), rows * sum(heights) + 0.3 + 0.3 * blocks + 0.4 * bool(present))
     figure = Figure(figsize=size, layout="constrained")
-    panels = figure.subplots(len(background), len(shown), squeeze=False)
+    ratios = [height for height in heights for _ in range(rows)]
+    panels = figure.subplots(rows * blocks, across, squeeze=False, height_ratios=ratios)
+    for unused in panels.reshape(blocks, rows, across).swapaxes(1, 2).reshape(-1, rows)[len(shown) :].flat:
+        unused.remove()
     outlined = []
     for place, (name, column) in enumerate(shown.items()):
         pictures, scale = _pictures(column if column.values.is_floating_point() else ImageColumn(background))
-        panels[0, place].set_title(name + scale, fontsize=9)
-        for row, (panel, picture) in enumerate(zip(panels[:, place], pictures, strict=True)):
+        block, beside = divmod(place, across)
+        own = panels[block * rows : (block + 1) * rows, beside]
+        own[0].set_title(name + scale, fontsize=9)
+        for row, (panel, picture) in enumerate(zip(own, pictures, strict=True)):
             panel.set(xticks=[], yticks=[])
             panel.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             if not column.values.is_floating_point():
@@ -80,7 +89,7 @@ def draw_image_grid(
         for k in present[:MOST_NAMES]
     ]
     if patches:
-        ncols = min(len(patches), len(shown))
+        ncols = min(len(patches), across)
         figure.legend(handles=patches, loc="outside lower center", ncols=ncols, fontsize=8, frameon=False)
     return figure
 

@@ -34,6 +34,18 @@ def test_a_difference_is_drawn_around_grey_on_the_scale_of_its_largest() -> None
     np.testing.assert_array_equal(shown[1, 2].images[0].get_array(), 0.5)
 
 
+def test_many_columns_are_drawn_in_blocks_of_their_own_height() -> None:
+    columns = {str(k): torch.full((2, 1, 4, 16 if k < 5 else 4), k / 10) for k in range(9)}
+    figure = draw_image_grid(columns)
+    drawn = {panel.get_title(): panel for panel in figure.axes if panel.get_title()}
+    assert (list(drawn), len(figure.axes)) == ([*"012345678"], 2 * 9)
+    figure.canvas.draw()
+    places = {name: panel.get_position() for name, panel in drawn.items()}
+    assert [name for name in drawn if places[name].y0 > places["5"].y1] == [*"01234"]
+    assert places["5"].height > 2 * places["0"].height
+    np.testing.assert_allclose([panel.images[0].get_array()[0, 0] for panel in figure.axes[:5]], np.arange(5) / 10)
+
+
 def test_categories_are_drawn_over_the_first_column_and_named() -> None:
     image, mask = torch.rand(1, 1, 4, 4), torch.zeros(1, 4, 4, dtype=torch.int64)
     mask[0, 0, :3] = torch.tensor([1, 12, 255])
