@@ -147,12 +147,10 @@ class Reverberant(SpeechSet):
         speech = of_split(recording_names(self.speech_dir, "speech_dir"), split, self.held_out, "speech_dir")
         begin = len(speech) * rank() // world_size()
         made = {index: self._made(split, index, speech[index]) for index in (*range(begin, len(speech)), *range(begin))}
-        ordered = [made[index] for index in range(len(speech))]
+        reverberant, anechoic, rows = zip(*(made[index] for index in range(len(speech))), strict=True)
+        table = [{"split": split, "speech": name, **row} for name, row in zip(speech, rows, strict=True)]
         names = [stem_of(name) for name in speech]
-        table = pd.DataFrame([{"split": split, "speech": name, **row} for name, (*_, row) in zip(speech, ordered)])  # noqa: B905
-        return Recordings(
-            names, [one for one, *_ in ordered], [one for _, one, _ in ordered], self.rate, table, "rooms"
-        )
+        return Recordings(names, list(reverberant), list(anechoic), self.rate, pd.DataFrame(table), "rooms")
 
     def _made(self, split: Split, index: int, name: str) -> tuple[NDArray, NDArray, dict[str, Any]]:
         """Make a recording, or read what was made: reverberant, anechoic, both int16, and its row of the table."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule, seed_everything
+from lightning.pytorch import LightningModule, Trainer, seed_everything
 from PIL import Image
 
 from callbacks.sharpness import Sharpness
@@ -14,6 +14,7 @@ from datamodules.restoration.image_pairs import ImagePairs
 from datamodules.restoration.reduced_images import ScaledFolders
 from lightning_modules.baselines import SupervisedRestoration
 from lightning_modules.networks.eanet import EANet
+from lightning_modules.networks.tiled import Inference
 from lightning_modules.restoration.ediffsr import EDiffSR
 from lightning_modules.training.schedules import CosineOverSteps
 from tests.trainers import quiet
@@ -31,9 +32,7 @@ pytestmark = [
 ]
 
 
-def trained_and_tested(module: LightningModule, data: ImagePairs, directory: Path) -> dict[str, float]:
-    trainer = quiet(max_steps=STEPS, max_epochs=-1, default_root_dir=directory, callbacks=[Sharpness()])
-    trainer.fit(module, data)
+def tested(trainer: Trainer, module: LightningModule, data: ImagePairs) -> dict[str, float]:
     found: dict[str, float] = {}
     for each in trainer.test(module, data, verbose=False):
         found |= {key.split("/dataloader")[0]: value for key, value in each.items()}
@@ -61,8 +60,14 @@ def test_diffusion_restores_the_sharpness_that_regression_loses(tmp_path: Path) 
             ScaledFolders(str(folder / "aid_150")), tests, batch_size=16, patch_size=32, patches_per_image=20, seed=0
         )
         module = EDiffSR(network, **options) if kind == "diffusion" else regression
-        found[kind] = trained_and_tested(module, data, tmp_path / kind)
+        trainer = quiet(max_steps=STEPS, max_epochs=-1, default_root_dir=tmp_path / kind, callbacks=[Sharpness()])
+        trainer.fit(module, data)
+        found[kind] = tested(trainer, module, data)
         print(kind, found[kind])
+        if kind == "diffusion":
+            module.inference = Inference(tile=128, overlap=32)
+            found["tiles"] = tested(trainer, module, data)
+            print("tiles", found["tiles"])
     diffusion, given = found["diffusion"], found["regression"]
     assert diffusion["test/spectrum_error"] < 0.7 * given["test/spectrum_error"]
     assert diffusion["test/gradient_error"] < 0.7 * given["test/gradient_error"]
