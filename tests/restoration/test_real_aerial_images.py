@@ -32,7 +32,7 @@ pytestmark = [
 ]
 
 
-def tested(trainer: Trainer, module: LightningModule, data: ImagePairs) -> dict[str, float]:
+def measured(trainer: Trainer, module: LightningModule, data: ImagePairs) -> dict[str, float]:
     found: dict[str, float] = {}
     for each in trainer.test(module, data, verbose=False):
         found |= {key.split("/dataloader")[0]: value for key, value in each.items()}
@@ -62,11 +62,11 @@ def test_diffusion_restores_the_sharpness_that_regression_loses(tmp_path: Path) 
         module = EDiffSR(network, **options) if kind == "diffusion" else regression
         trainer = quiet(max_steps=STEPS, max_epochs=-1, default_root_dir=tmp_path / kind, callbacks=[Sharpness()])
         trainer.fit(module, data)
-        found[kind] = tested(trainer, module, data)
+        found[kind] = measured(trainer, module, data)
         print(kind, found[kind])
         if kind == "diffusion":
             module.inference = Inference(tile=128, overlap=32)
-            found["tiles"] = tested(trainer, module, data)
+            found["tiles"] = measured(trainer, module, data)
             print("tiles", found["tiles"])
     diffusion, given = found["diffusion"], found["regression"]
     assert diffusion["test/spectrum_error"] < 0.7 * given["test/spectrum_error"]
@@ -74,3 +74,4 @@ def test_diffusion_restores_the_sharpness_that_regression_loses(tmp_path: Path) 
     for name in tests:
         assert given[f"test/{name}/psnr"] > given[f"test/{name}/noisy_psnr"]  # better than bicubic
         assert diffusion[f"test/{name}/psnr"] > given[f"test/{name}/psnr"] - 6
+        assert abs(found["tiles"][f"test/{name}/psnr"] - diffusion[f"test/{name}/psnr"]) < 0.1
