@@ -12,9 +12,9 @@ says which are evaluated. The average follows ema_pytorch as it is recalled: eve
 then with the weight min(decay, 1 - (1 + k)^{-2/3}) of k = step - 100. Times are drawn for the whole batch, where theirs
 are drawn by each process; an image's noise follows from the seed, its position and the step alone.
 
-The network's gates pool over all that it sees, so images are restored whole by default, and tiles change the result: by
-at most .02 dB of PSNR, and .4 % of the error of the spectrum, for three aerial images of 256 pixels in tiles of 128 that
-share 32, after 1,500 steps of a small network.
+The network's gates pool over all that it sees, so images are restored whole by default, and tiles change the result:
+by at most .02 dB of PSNR, and .4 % of the error of the spectrum, for three aerial images of 256 pixels in tiles of 128
+that share 32, after 1,500 steps of a small network.
 
 Source: Xiao, Yuan, Jiang, He, Jin and Zhang, EDiffSR: An Efficient Diffusion Probabilistic Model for Remote Sensing
 Image Super-Resolution, IEEE TGRS 2024, arXiv 2310.19288.
