@@ -1,4 +1,4 @@
-"""Recorded speech of unknown speakers, enhanced by networks trained for an hour on other voices and noise."""
+"""Recorded speech of unknown speakers, enhanced by networks trained for an hour on another voice and other noise."""
 
 import json
 import os
@@ -8,7 +8,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import soundfile
-from scipy.signal import resample_poly
 
 import train
 from tests.command import ROOT
@@ -22,18 +21,6 @@ pytestmark = [
 ]
 
 
-def gathered_voices(speech: Path, folder: Path) -> None:
-    """Write the reader's recordings, the same at three quarters of the speed, and four copies of VoiceBank's."""
-    folder.mkdir()
-    for file in (speech / "asterisk_en").glob("*.flac"):
-        voice, rate = soundfile.read(file)
-        soundfile.write(folder / f"{file.stem}.wav", voice, rate)
-        soundfile.write(folder / f"slow_{file.stem}.wav", resample_poly(voice, 4, 3).clip(-1, 1), rate)
-    for file in (speech / "voicebank_demand" / "train" / "clean").glob("*.wav"):
-        for copy in "abcd":
-            soundfile.write(folder / f"{file.stem}_{copy}.wav", *soundfile.read(file))
-
-
 def gathered_noise(speech: Path, folder: Path) -> None:
     """Write the recordings of noise, and what VoiceBank's training recordings have over their clean ones."""
     folder.mkdir()
@@ -44,10 +31,9 @@ def gathered_noise(speech: Path, folder: Path) -> None:
         soundfile.write(folder / f"demand_{file.name}", noisy - clean, rate)
 
 
-def test_an_hour_of_training_takes_noise_off_voices_that_it_never_heard(tmp_path: Path) -> None:
+def test_an_hour_of_training_takes_noise_off_voices_that_were_never_heard(tmp_path: Path) -> None:
     speech = Path(os.environ["NOISEWORKS_DATA"], "speech")
-    voices, noise = tmp_path / "voices", tmp_path / "noise"
-    gathered_voices(speech, voices)
+    noise = tmp_path / "noise"
     gathered_noise(speech, noise)
     mixtures = {"speech_dir": str(speech / "librivox"), "noise_dir": str(noise), "held_out": 0, "noise_held_out": 0.02}
     sets = {
@@ -61,10 +47,18 @@ def test_an_hour_of_training_takes_noise_off_voices_that_it_never_heard(tmp_path
     for config in ("small_speech", "small_speech_regressor"):
         out = tmp_path / config
         line = ["fit", "--config", ROOT / "configs" / "sgmse" / f"{config}.yaml", "--test_after_fit", "true"]
-        line += ["--data.training.speech_dir", voices, "--data.training.noise_dir", noise]
+        line += ["--data.training.speech_dir", speech / "asterisk_en", "--data.training.noise_dir", noise]
         line += ["--data.test", json.dumps(sets), "--run_directory", out, "--trainer.enable_progress_bar", "false"]
         assert train.main([str(word) for word in line]) == 0
         table = pd.read_csv(out / "speech_quality_summary.csv")
         found[config] = table.pivot(index=["set", "band"], columns="measure", values="mean")
         print(config, found[config].to_string())
     assert time.process_time() - start < 60 * MINUTES
+    # Seen: at 0 to 5 dB 3.9 dB of given 1.4, the noise 24 and 15 dB below the speech, and 36 of the regressor.
+    diffusion, regressor = found["small_speech"], found["small_speech_regressor"]
+    loud = diffusion.loc[("voicebank", "0 to 5 dB")]
+    assert loud["si_sdr"] > loud["noisy_si_sdr"] + 1
+    assert diffusion.loc[("voicebank", "all"), "si_sir"] > 15
+    assert diffusion.loc[("librivox", "all"), "si_sir"] > 10
+    assert regressor.loc[("voicebank", "all"), "si_sir"] > 25
+    assert {"0 to 5 dB", "10 to 15 dB", "15 to 20 dB"} <= {band for _, band in diffusion.index}
