@@ -130,13 +130,21 @@ class Blocks(HostedBlocks):
             self.u.copy_(problem.hessian_product(x, self.y, self.v, batch) - upper)
             return problem.cross_product(x, self.y, self.v, batch)
         self.hessian.copy_(with_eigenvalues_above(problem.lower_hessian(x, self.y, batch), mu))
-        self.hessian_before.copy_(self.hessian)
         return problem.cross_product(x, self.y, solved(self.hessian, upper), batch)
 
-    def shift(self, rows: Tensor) -> None:
-        """Let the iterate before be this one for the blocks that moved in the last iteration; for others it is."""
+    def _iterates(self, rows: Tensor, iteration: int) -> list[tuple[Tensor, Tensor]]:
+        """Give what moves, at this iterate and at the one before, and store the former for the next iteration.
+
+        A block that was not sampled in the iteration before did not move in it.
+        """
+        moved = (self.visited[rows] == iteration - 1) & (iteration > 0)
+        pairs = []
         for name in self.moved:
-            getattr(self, f"{name}_before")[rows] = getattr(self, name)[rows]
+            now, stored = getattr(self, name)[rows], getattr(self, f"{name}_before")
+            before = torch.where(moved.view(-1, *[1] * (now.ndim - 1)), stored[rows], now)
+            stored[rows] = now
+            pairs.append((now, before))
+        return pairs
 
     def move(
         self, problem: BlockProblem, x: Tensor, x_before: Tensor, rows: Tensor, batch: Any, iteration: int, rates: Rates
@@ -158,18 +166,17 @@ class Blocks(HostedBlocks):
             The sum over these blocks of minus their sampled gradients of F, `[n]`, at this iterate and the one before.
         """
         alpha, gamma = rates.alpha, rates.gamma
-        y, y_before = self.y[rows], self.y_before[rows]
-        now, before = problem.upper_gradient(y, batch), problem.upper_gradient(y_before, batch)
         times = (iteration - self.visited[rows])[:, None]
+        (y, y_before), (other, other_before) = self._iterates(rows, iteration)
+        now, before = problem.upper_gradient(y, batch), problem.upper_gradient(y_before, batch)
         slopes = problem.lower_gradient(x, y, batch), problem.lower_gradient(x_before, y_before, batch)
         s = msvr(self.s[rows], *slopes, alpha, gamma)
         if self.variant == "v1":
-            hessian, hessian_before = self.hessian[rows], self.hessian_before[rows]
-            v, v_before = solved(hessian, now), solved(hessian_before, before)
+            v, v_before = solved(other, now), solved(other_before, before)
             curved = problem.lower_hessian(x, y, batch), problem.lower_hessian(x_before, y_before, batch)
-            self.hessian[rows] = with_eigenvalues_above(msvr(hessian, *curved, alpha, gamma), rates.mu)
+            self.hessian[rows] = with_eigenvalues_above(msvr(other, *curved, alpha, gamma), rates.mu)
         else:
-            v, v_before = self.v[rows], self.v_before[rows]
+            v, v_before = other, other_before
             now = problem.hessian_product(x, y, v, batch) - now
             before = problem.hessian_product(x_before, y_before, v_before, batch) - before
             u = msvr(self.u[rows], now, before, alpha, gamma)

@@ -73,6 +73,5 @@ class BSVRB(WeighingSteps, LightningModule):
     def _begin(self, batch: Batch) -> Tensor:
         return self.blocks.begin(self.problem, self.x, batch, self.rates.mu)
 
-    def _move(self, number: int, rows: Tensor, batch: Batch, last: Tensor) -> tuple[Tensor, Tensor]:
-        self.blocks.shift(last)
+    def _move(self, number: int, rows: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         return self.blocks.move(self.problem, self.x, self.x_before, rows, batch, number, self.rates)

@@ -63,7 +63,7 @@ class RSVRB(WeighingSteps, LightningModule):
     def _begin(self, batch: Batch) -> Tensor:
         return self.blocks.begin(self.problem, self.x, batch, self.ridge)
 
-    def _move(self, number: int, rows: Tensor, batch: Batch, last: Tensor) -> tuple[Tensor, Tensor]:
+    def _move(self, number: int, rows: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         judged = sampled_blocks(run_seed(), number, 1, self.blocks.count, self.sampled, JUDGED)[0]
         places, scale = self.blocks.hosted(judged)[1], self.blocks.count / self.sampled
         settings = scale, self.beta, self.tau, self.ridge

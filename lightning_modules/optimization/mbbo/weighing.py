@@ -87,14 +87,13 @@ class WeighingSteps:
         """Start the trackers from a batch of all blocks of this process, and give their sum of -grad F_i, `[n]`."""
 
     @abstractmethod
-    def _move(self, number: int, rows: Tensor, batch: Batch, last: Tensor) -> tuple[Tensor, Tensor]:
+    def _move(self, number: int, rows: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Take an iteration of this process's blocks, and sum their -grad F_i, `[n]`, at this iterate and the last.
 
         Args:
             number: of the iteration, from 0.
             rows: sampled blocks, places among those of this process.
             batch: of these blocks.
-            last: blocks that were sampled in the iteration before.
         """
 
     def setup(self: Any, stage: str) -> None:
@@ -119,18 +118,10 @@ class WeighingSteps:
         first, count = self.global_step * self.iterations_per_step, self.iterations_per_step
         if first == 0:
             self._start_trackers()
-        before = max(first - 1, 0)
-        plan = sampled_blocks(run_seed(), before, first + count - before, self.blocks.count, self.sampled)
-        moved, *plans = plan if first else [plan[0][:0], *plan]
+        plan = sampled_blocks(run_seed(), first, count, self.blocks.count, self.sampled)
         training, trusted = self.rows.drawn((count, self.sampled, self.batch_size), 1, self.global_step)
-        following = iter(zip(range(first, first + count), plans, training, trusted, strict=True))
-        last = self.blocks.hosted(moved)[1]
-
-        def iteration() -> None:
-            nonlocal last
-            last = self._iteration(*next(following), last)
-
-        iterate(self, count, iteration)
+        following = iter(zip(range(first, first + count), plan, training, trusted, strict=True))
+        iterate(self, count, lambda: self._iteration(*next(following)))
         return {"loss": self._record(first + count)}
 
     @torch.no_grad()
@@ -139,15 +130,14 @@ class WeighingSteps:
         product = self._begin(self.rows.batch(training, trusted, self.own_temperature))
         self.z.copy_(-summed(product) / self.blocks.count)
 
-    def _iteration(self: Any, number: int, blocks: Tensor, training: Tensor, trusted: Tensor, last: Tensor) -> Tensor:
+    def _iteration(self: Any, number: int, blocks: Tensor, training: Tensor, trusted: Tensor) -> None:
         place, rows = self.blocks.hosted(blocks)
         batch = self.rows.batch(training[place], trusted[place], self.own_temperature[rows])
-        products = self._move(number, rows, batch, last)
+        products = self._move(number, rows, batch)
         now, before = (-summed(torch.stack(products)) / self.sampled).unbind()
         self.z.copy_(storm(self.z, now, before, self.beta))
         self.x_before.copy_(self.x)
         self.x.sub_(self.eta * self.z)
-        return rows
 
     def trusted_objective(self: Any) -> Tensor:
         """Compute F: the mean over blocks of the loss on all trusted samples."""

@@ -58,12 +58,11 @@ def descended(
     problem, blocks, everyone = Quadratic(), Blocks(M, D, variant), torch.arange(M)
     x = x_before = torch.zeros(N, dtype=torch.float64)
     z = -blocks.begin(problem, x, everyone, RATES.mu) / M
-    last, random = everyone[:0], torch.Generator().manual_seed(0)
+    random = torch.Generator().manual_seed(0)
     for number in range(iterations):
         rows = torch.randperm(M, generator=random)[:sampled]
-        blocks.shift(last)
         now, before = (-each / sampled for each in blocks.move(problem, x, x_before, rows, rows, number, RATES))
-        z, last = storm(z, now, before, 0.5), rows
+        z = storm(z, now, before, 0.5)
         x_before, x = x, x - eta * z
     return blocks, x, problem
 
@@ -94,7 +93,6 @@ def test_a_missed_block_makes_up_for_its_steps_along_the_refreshed_tracker(varia
     blocks, x, problem = descended(variant, 4)  # all were visited in iteration 3
     row = torch.tensor([2])
     y, stale = blocks.y[row].clone(), blocks.s[row].clone()
-    blocks.shift(torch.arange(M))
     blocks.move(problem, x, 0.9 * x, row, row, 8, RATES)
     torch.testing.assert_close(blocks.y[row], y - RATES.tau * 5 * blocks.s[row], rtol=0, atol=1e-14)
     assert not torch.equal(blocks.s[row], stale)
@@ -107,7 +105,6 @@ def test_a_missed_block_makes_up_for_its_steps_along_the_refreshed_tracker(varia
 def test_products_are_of_the_values_before_the_iteration(variant: Variant) -> None:
     blocks, x, problem = descended(variant, 3)
     rows = torch.arange(M)
-    blocks.shift(rows)
     y, v = blocks.y.clone(), blocks.v.clone() if variant == "v2" else None
     if variant == "v1":
         v = torch.linalg.solve(blocks.hessian, y - problem.b)
@@ -131,7 +128,6 @@ def test_v_is_the_solution_of_fixed_blocks_or_on_the_ball(radius: float) -> None
     x, rates = numbers(N, seed=7), RATES._replace(tau=0.0, radius=radius)
     blocks.begin(problem, x, rows, rates.mu)
     for number in range(300):
-        blocks.shift(rows)
         blocks.move(problem, x, x, rows, rows, number, rates)
         assert blocks.v.norm(dim=1).max() <= radius * (1 + 1e-12)
     solution = torch.linalg.solve(problem.q, -problem.b)  # y stays 0
