@@ -166,7 +166,7 @@ class Blocks(HostedBlocks):
             The sum over these blocks of minus their sampled gradients of F, `[n]`, at this iterate and the one before.
         """
         alpha, gamma = rates.alpha, rates.gamma
-        times = (iteration - self.visited[rows])[:, None]
+        times = (iteration - self.visited[rows])[:, None].to(x)  # whole numbers times a rate would be float32
         (y, y_before), (other, other_before) = self._iterates(rows, iteration)
         now, before = problem.upper_gradient(y, batch), problem.upper_gradient(y_before, batch)
         slopes = problem.lower_gradient(x, y, batch), problem.lower_gradient(x_before, y_before, batch)

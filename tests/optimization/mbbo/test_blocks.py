@@ -93,11 +93,13 @@ def test_a_missed_block_makes_up_for_its_steps_along_the_refreshed_tracker(varia
     blocks, x, problem = descended(variant, 4)  # all were visited in iteration 3
     row = torch.tensor([2])
     y, stale = blocks.y[row].clone(), blocks.s[row].clone()
-    blocks.move(problem, x, 0.9 * x, row, row, 8, RATES)
-    torch.testing.assert_close(blocks.y[row], y - RATES.tau * 5 * blocks.s[row], rtol=0, atol=1e-14)
+    rates = RATES._replace(tau=0.37, tau_v=0.41)
+    blocks.move(problem, x, 0.9 * x, row, row, 8, rates)
+    torch.testing.assert_close(blocks.y[row], y - 0.37 * 5 * blocks.s[row], rtol=0, atol=1e-14)
     assert not torch.equal(blocks.s[row], stale)
     if variant == "v2":
-        torch.testing.assert_close(blocks.v[row], blocks.v_before[row] - RATES.tau_v * 5 * blocks.u[row])
+        v = blocks.v_before[row] - 0.41 * 5 * blocks.u[row]
+        torch.testing.assert_close(blocks.v[row], v, rtol=0, atol=1e-14)
     assert blocks.visited.tolist() == [3, 3, 8, 3, 3, 3]
 
 
