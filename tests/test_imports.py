@@ -11,8 +11,6 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
-import pytest
-
 from tests.command import ROOT
 
 ORDER = ("train", "experiments", "callbacks", "lightning_modules", "datamodules")
@@ -62,22 +60,20 @@ def named_by_yaml(name: str) -> bool:
     )
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_imports_run_one_way(name: str) -> None:
-    package = name.split(".")[0]
-    for other in IMPORTS[name]:
-        if package == "experiments" and not other.startswith("experiments"):
-            assert other.startswith("datamodules.files"), f"{name} may not import {other}"
-        assert ORDER.index(package) <= ORDER.index(other.split(".")[0]), f"{name} may not import {other}"
+def test_imports_run_one_way() -> None:
+    for name, imported in IMPORTS.items():
+        package = name.split(".")[0]
+        for other in imported:
+            if package == "experiments" and not other.startswith("experiments"):
+                assert other.startswith("datamodules.files"), f"{name} may not import {other}"
+            assert ORDER.index(package) <= ORDER.index(other.split(".")[0]), f"{name} may not import {other}"
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if named_by_yaml(name)])
-def test_what_a_yaml_names_is_imported_by_its_folder_alone(name: str) -> None:
-    own_folder = name.rpartition(".")[0]
-    if name.startswith("experiments"):
-        return  # wiring of the command line, which no YAML names
-    for other, imported in IMPORTS.items():
-        assert name not in imported or other == own_folder, f"{other} imports {name}"
+def test_what_a_yaml_names_is_imported_by_its_folder_alone() -> None:
+    # What experiments define is wiring of the command line, which no YAML names.
+    for name in (name for name in MODULES if named_by_yaml(name) and not name.startswith("experiments")):
+        importing = {other for other, imported in IMPORTS.items() if name in imported}
+        assert importing <= {name.rpartition(".")[0]}, f"{sorted(importing)} import {name}"
 
 
 def owner(name: str) -> str:
@@ -117,10 +113,10 @@ def shared(name: str) -> bool:
     return parts[1] in NOT_FIELDS - {"baselines"} or (len(parts) == 3 and not named_by_yaml(name))
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if shared(name) and name not in AWAITED])
-def test_a_shared_file_has_two_users(name: str) -> None:
-    users = {user for user in USERS[name] if user != owner(name)}
-    assert len(users) >= 2, f"{name} is used by {sorted(users) or 'nobody'} alone: it belongs there"
+def test_a_shared_file_has_two_users() -> None:
+    for name in (name for name in MODULES if shared(name) and name not in AWAITED):
+        users = {user for user in USERS[name] if user != owner(name)}
+        assert len(users) >= 2, f"{name} is used by {sorted(users) or 'nobody'} alone: it belongs there"
 
 
 def test_no_method_imports_another() -> None:
@@ -144,9 +140,9 @@ def test_no_shared_package_imports_a_field() -> None:
                 )
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_no_file_or_folder_is_a_drawer(path: Path) -> None:
-    assert not FORBIDDEN_NAMES & {path.stem, *path.relative_to(ROOT).parts[:-1]}
+def test_no_file_or_folder_is_a_drawer() -> None:
+    for path in FILES:
+        assert not FORBIDDEN_NAMES & {path.stem, *path.relative_to(ROOT).parts[:-1]}, path
 
 
 def test_folders_are_small() -> None:
