@@ -125,6 +125,7 @@ class Path:
             self.weight += self.learning_rate * self.direction
             self.learning_rate /= 2
             if self.learning_rate <= LEAST_RATE:
+                self._fit()
                 self._end_stage()
                 return
             self._step()
@@ -154,6 +155,10 @@ class Path:
     def _step(self) -> None:
         """Go along the direction, and set sigma to where the score is least."""
         self.weight -= self.learning_rate * self.direction
+        self._fit()
+
+    def _fit(self) -> None:
+        """Set the residuals, and sigma to where the score is least, to those of W."""
         self.product, self.variance = explained(self.weight, self.cov, self.identity)
         self.sigma[:] = noise_scale(self.variance, self.schedule.variant, self.floor)
 

@@ -88,6 +88,31 @@ def test_a_step_out_of_the_domain_is_halved_and_a_stage_begins_again_in_a_larger
     assert not path.mean.any()
 
 
+def test_a_stage_that_halving_ends_goes_on_with_the_fit_of_the_weights_that_it_keeps() -> None:
+    cov = data()
+    path = followed(cov, 40)
+    inverse, kept = path._inverse, path.weight.copy()
+    path.learning_rate = 1e-16  # the next halving is the last one
+    path.weight -= 0.1  # a step out of the domain that is far enough to see
+    path.direction[:] = 1e15
+    path.product, path.variance = cov @ np.eye(5), cov.diagonal()
+    path._inverse = lambda: -np.ones((5, 5))  # type: ignore[method-assign]
+    path.iterate()
+    assert (path.stage, path.iteration) == (1, 0)
+    np.testing.assert_allclose(path.weight, kept, rtol=0, atol=1e-15)
+    residual = np.eye(5) - path.weight
+    np.testing.assert_allclose(path.product, cov @ residual, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(path.variance, (residual.T @ cov @ residual).diagonal(), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(path.sigma, np.sqrt(path.variance.mean()), rtol=1e-12)
+    path._inverse = inverse  # type: ignore[method-assign]
+    resumed = Path(SHORT, 5)
+    resumed.load_state_dict(path.state_dict())
+    resumed.observe(cov)
+    for each in (path, resumed):
+        each.iterate()
+    np.testing.assert_array_equal(path.weight, resumed.weight)
+
+
 def test_a_scale_stays_above_its_floor() -> None:
     cov = np.ones((2, 2))  # the second column is the first
     path = Path(replace(SHORT, variant="nv", penalty=0.0, s=(3.0,), mu=1e6, iterations=5000, look_every=5000), 2)
