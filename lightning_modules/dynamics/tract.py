@@ -10,8 +10,8 @@ so the optimizer is handed
 
     grad W = (G^T X) (X^T X / b + lambda I)^-1
 
-in place of G^T X; the forward pass and all other gradients are the plain layer's. With fewer rows than columns the
-inverse is that of a b x b matrix, by Woodbury's identity:
+in place of G^T X; the forward pass and all other gradients are the plain layer's. With fewer rows than columns, as a
+convolution has with few or large patches, the inverse is that of a b x b matrix, by Woodbury's identity:
 
     (X^T X / b + lambda I)^-1 = (I - X^T (X X^T + lambda b I)^-1 X) / lambda.
 
@@ -19,7 +19,7 @@ The layer's weights keep their names, so checkpoints of the plain network load h
 to be standardised before the first layer: lambda is in units of their variance.
 
 Each process takes its own X^T X, as the published runs on several GPUs do; with `sync_gram` all processes share one,
-and give what one process gives. Accumulated gradients take that of each part.
+which is n x n, and give what one process gives. Accumulated gradients take that of each part.
 
 Differences from the authors' code: the matrix is solved by its Cholesky factor, in single precision at least, whatever
 the precision of training; options of a convolution that their code drops (groups, padding modes) are refused.
@@ -28,6 +28,7 @@ Source: Petersen, Borgelt and Ermon, TrAct: Making First-layer Pre-Activations T
 arXiv 2410.23970.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -49,6 +50,14 @@ from lightning_modules.training.optimizers import built, constant, sgd, trainabl
 
 AT_ONCE = 2**24
 """Numbers of unfolded patches that are held at a time."""
+
+
+def num_rows(layer: nn.Linear | nn.Conv2d, inputs: Tensor) -> int:
+    """Count the rows b that a layer sees: of a convolution all its patches."""
+    if isinstance(layer, nn.Linear):
+        return inputs[..., 0].numel()
+    kernel: Any = zip(inputs.shape[2:], layer.kernel_size, layer.dilation, layer.padding, layer.stride, strict=True)
+    return len(inputs) * math.prod((size + 2 * p - d * (k - 1) - 1) // s + 1 for size, k, d, p, s in kernel)
 
 
 def layer_rows(layer: nn.Linear | nn.Conv2d, inputs: Tensor) -> Iterator[Tensor]:
@@ -116,13 +125,12 @@ def pre_activation_weight(layer: nn.Linear | nn.Conv2d, inputs: Tensor, ridge: f
     if not (torch.is_grad_enabled() and layer.weight.requires_grad):
         return layer.weight
     with torch.no_grad(), in_full_precision(inputs.device):
-        parts = layer_rows(layer, inputs)
-        rows = next(parts)
-        if isinstance(layer, nn.Linear) and len(rows) < rows.shape[1] and not sync_gram:
-            kept: Tensor | None = rows
-            factor = factored(rows @ rows.T, ridge * len(rows))
+        parts, kept = layer_rows(layer, inputs), None
+        if num_rows(layer, inputs) < layer.weight[0].numel() and not sync_gram:
+            kept = torch.cat(list(parts))
+            factor = factored(kept @ kept.T, ridge * len(kept))
         else:
-            kept = None
+            rows = next(parts)
             gram = torch.cat([rows.T @ rows, rows.new_full((1, rows.shape[1]), len(rows))])  # the last row counts
             for part in parts:
                 gram[:-1].addmm_(part.T, part)

@@ -78,6 +78,25 @@ def test_both_forms_of_the_inverse_agree() -> None:
     torch.testing.assert_close(wide, tall, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("at_once", [1, tract.AT_ONCE])
+def test_the_matrix_that_is_solved_is_the_smaller_one(case: str, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes, factored = [], tract.factored
+
+    def seen(matrix: Tensor, shift: float) -> Tensor:
+        sizes.append(len(matrix))
+        return factored(matrix, shift)
+
+    monkeypatch.setattr(tract, "AT_ONCE", at_once)
+    monkeypatch.setattr(tract, "factored", seen)
+    layer, shape = CASES[case]
+    rows = torch.cat(list(layer_rows(layer, numbers(*shape).float())))  # type: ignore[arg-type]
+    changed = nn.Sequential(copy.deepcopy(layer))
+    train_pre_activations(changed, None, RIDGE)
+    changed(numbers(*shape).float())
+    assert sizes == [min(rows.shape)]
+
+
 def test_the_step_is_the_best_one_for_the_pre_activations() -> None:
     rows, toward = numbers(20, 6), numbers(20, 4, seed=1)
     step = (-expected(toward.T @ rows, rows)).requires_grad_()

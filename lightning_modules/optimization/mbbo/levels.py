@@ -32,13 +32,13 @@ class LowerLevels:
         self.thresholds = PerSample(3)
         """l, its tracked slope and its tracked curvature."""
 
-    def allocate(self, users: int, items: int, device: torch.device) -> None:
-        """Begin a training, with what was restored or zeros."""
+    def allocate(self, users: int, items: int, device: torch.device, dtype: torch.dtype) -> None:
+        """Begin a training, with what was restored or zeros, stored in a type."""
         restored = self.ranks.gathered()
         self.ranks = PerSample(2 * items)
         self.ranks.restore(restored)
         for state in self._states():
-            state.allocate(users, device)
+            state.allocate(users, device, dtype)
 
     def _states(self) -> Iterable[PerSample]:
         return self.ranks, self.thresholds

@@ -91,7 +91,8 @@ class NDCGRanking(LightningModule):
     def on_fit_start(self) -> None:
         users = require_data(self.trainer, TrainingSamples, "NDCGRanking").num_train_samples
         trainer: Any = self.trainer
-        self.levels.allocate(users, trainer.datamodule.row_shapes["ratings"][0], self.device)
+        items, dtype = trainer.datamodule.row_shapes["ratings"][0], next(self.network.parameters()).dtype
+        self.levels.allocate(users, items, self.device, dtype)
 
     def forward(self, user: Tensor, item: Tensor) -> Tensor:
         return self.network(user, item)

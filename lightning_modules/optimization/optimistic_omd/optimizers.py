@@ -106,6 +106,8 @@ class OnlineOptimizer(Optimizer, ABC):
             ValueError: names the first such round.
         """
         number, norm = self.memory["beyond"].tolist()
+        if number and self.G is None:
+            raise ValueError(f"the gradient of round {number:.0f} has norm {norm:g}: it is not finite")
         if number:
             raise ValueError(
                 f"G is {self.G}, and the gradient of round {number:.0f} has norm {norm:g}: state a G that bounds all "
@@ -129,7 +131,7 @@ class OptimisticOMD(OnlineOptimizer):
         params: parameters of one type and on one device, without groups.
         D: diameter of the ball.
         G: bound on the norm of all gradients, noise included; None takes the greatest norm so far, for which no regret
-            is proven, and is not for exp-concave losses.
+            is proven, and is not for exp-concave losses. No step of strongly convex losses depends on it.
         L: smoothness of the expected losses.
         mode: `convex`, `strongly_convex` or `exp_concave` losses.
         modulus: lambda of strongly convex, alpha of exp-concave losses.
@@ -144,7 +146,7 @@ class OptimisticOMD(OnlineOptimizer):
         self,
         params: Iterable[Any],
         D: float,
-        G: float | None,
+        G: float | None = None,
         L: float = 1.0,
         mode: Literal["convex", "strongly_convex", "exp_concave"] = "convex",
         modulus: float | None = None,
@@ -280,7 +282,7 @@ class OptimisticFTRL(OnlineOptimizer):
         ValueError: if an argument is out of range.
     """
 
-    def __init__(self, params: Iterable[Any], D: float, G: float | None, nu: float = 1.0) -> None:
+    def __init__(self, params: Iterable[Any], D: float, G: float | None = None, nu: float = 1.0) -> None:
         positive(nu=nu)
         self.nu = nu
         super().__init__(params, D, G)

@@ -30,9 +30,7 @@ def scores(time: int) -> Tensor:
 
 def levels() -> LowerLevels:
     made = LowerLevels(0.9, 0.005, 0.4, 0.01)
-    made.allocate(USERS, ITEMS, torch.device("cpu"))
-    for state in (made.ranks, made.thresholds):
-        state._rows = state._rows.double()
+    made.allocate(USERS, ITEMS, torch.device("cpu"), torch.float64)
     return made
 
 
@@ -64,8 +62,8 @@ def test_items_and_users_that_are_not_in_a_batch_stay() -> None:
     assert ranks.nonzero().tolist() == [[2, 0], [2, 5], [2, ITEMS], [2, ITEMS + 5]]
     other = LowerLevels(0.9, 0.005, 0.4, 0.01)
     other.restore(own.kept())
-    other.allocate(USERS, ITEMS, torch.device("cpu"))
-    torch.testing.assert_close(other.kept()[0].double(), ranks)
+    other.allocate(USERS, ITEMS, torch.device("cpu"), torch.float64)
+    assert torch.equal(other.kept()[0], ranks)
 
 
 def test_thresholds_go_to_where_k_items_are_above() -> None:

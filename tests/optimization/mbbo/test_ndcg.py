@@ -39,6 +39,12 @@ def test_rankings_get_better_than_by_chance(top: int | None) -> None:
     assert float(trainer.callback_metrics["test/ndcg_5"]) > 1.3 * before
 
 
+def test_lower_levels_have_the_precision_of_training() -> None:
+    for precision, dtype in (("64-true", torch.float64), ("32-true", torch.float32), ("bf16-mixed", torch.float32)):
+        module = fitted(ranking(top=3), precision=precision, max_epochs=2)
+        assert all(state.dtype == dtype for state in module.levels.kept())
+
+
 def test_batches_have_rated_items_first_and_others_then() -> None:
     module, rating = ranking(), tables().training_rows["ratings"]
     module._trainer = quiet()

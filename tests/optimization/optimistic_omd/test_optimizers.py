@@ -166,6 +166,18 @@ def test_regret_on_strongly_convex_losses_grows_with_the_logarithm(noise: float)
     assert 0 < regret(1600) < 2 * regret(400)
 
 
+@pytest.mark.parametrize(
+    ("kind", "options"), [(OptimisticOMD, {"mode": "strongly_convex", "modulus": 0.5}), (OptimisticFTRL, {"nu": 2.0})]
+)
+def test_what_no_step_depends_on_need_not_be_stated(kind: Any, options: dict[str, Any]) -> None:
+    without, gradients = kind([nn.Parameter(torch.zeros(3, dtype=torch.float64))], D=2.0, **options), numbers(60, 3)
+    assert torch.equal(played(without, gradients), played(learner(kind, **options), gradients))
+    without.check()
+    end_round(without, torch.full((3,), math.nan, dtype=torch.float64))
+    with pytest.raises(ValueError, match="the gradient of round 61 has norm nan: it is not finite"):
+        without.check()
+
+
 def test_the_ensemble_weighs_its_learners_by_optimistic_hedge() -> None:
     optimizer, gradients = learner(OptimisticEnsemble, G=3.0, T=60, L=0.2), numbers(60, 3)
     steps = np.array(optimizer.step_sizes)
