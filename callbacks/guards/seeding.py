@@ -13,6 +13,18 @@ from lightning_modules.distributed.draws import begin_batch, end_batch
 from lightning_modules.random_numbers import run_seed, seed_of
 
 
+def seed_torch(seed: int, device: torch.device) -> None:
+    """Seed torch's generators of the host and of the device that is used.
+
+    `torch.manual_seed` also notes where it was called from for each kind of accelerator that is not there, which takes
+    longer than a small network's step.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        module = torch.get_device_module(device)
+        getattr(module, "manual_seed_all", module.manual_seed)(seed)
+
+
 class SeedEveryBatch(Callback):
     """Seeds random generators before each batch from (seed, stage, epoch, batch).
 
@@ -35,7 +47,7 @@ class SeedEveryBatch(Callback):
         place = (self.seed or 0, stage, trainer.current_epoch, batch_idx, dataloader_idx)
         begin_batch(seed_of(*place, 0), batch.get("global_size") if isinstance(batch, Mapping) else None)
         seed = seed_of(*place, trainer.global_rank + 1 if world_size() > 1 else 0)
-        torch.manual_seed(seed)
+        seed_torch(seed, trainer.strategy.root_device)
         np.random.seed(seed % 2**32)  # noqa: NPY002 - libraries draw from it
         random.seed(seed)
 

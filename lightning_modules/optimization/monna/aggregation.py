@@ -109,6 +109,20 @@ class Rule(ABC):
         heard = all_heard(len(honest), byzantine, honest.device).expand(len(own), -1)
         return lambda sent: self(own, torch.cat([honest, sent[None]]), heard, byzantine).mean(dim=0)
 
+    def harm_along(self, honest: Tensor, byzantine: int, direction: Tensor) -> Callable[[Tensor], Tensor]:
+        """Give the squared distance of `answer` from the honest mean, where mean + eta direction is sent.
+
+        Args:
+            honest: what the honest nodes send, `[H, D]`.
+            byzantine: f.
+            direction: `[D]`.
+
+        Returns:
+            A function of eta, a number.
+        """
+        mean, answer = honest.mean(dim=0), self.answer(honest, byzantine)
+        return lambda eta: (answer(mean + eta * direction) - mean).square().sum()
+
 
 def all_heard(honest: int, byzantine: int, device: torch.device) -> Tensor:
     """List the places of all H honest rows and f times that of the row after them, `[1, H + f]`."""
@@ -137,6 +151,31 @@ class NearestNeighborAveraging(Rule):
             return weighted_sum(summed, places, share[None, :-1])[0] + torch.where(share[-1] > 0, share[-1] * sent, 0)
 
         return mean
+
+    def harm_along(self, honest: Tensor, byzantine: int, direction: Tensor) -> Callable[[Tensor], Tensor]:
+        """Solve it from the inner products of x_i - mean and the direction, whatever eta is.
+
+        |x_i - mean - eta u|^2 = |x_i - mean|^2 - 2 eta <x_i - mean, u> + eta^2 |u|^2.
+        """
+        between, number = distances(honest, honest), len(honest)
+        heard = all_heard(number, byzantine, honest.device).expand(number, -1)
+        known = honest.isfinite().all(dim=1)
+        rows = at_least_float32(
+            torch.cat([torch.where(known[:, None], honest - honest.mean(dim=0), 0), direction[None]])
+        )
+        products = (rows @ rows.T).double()
+        own, along, length = products.diagonal()[:-1], products[:-1, -1], products[-1, -1]
+
+        def harm(eta: Tensor) -> Tensor:
+            sent = (own - 2 * eta * along + eta**2 * length).clamp(min=0).sqrt()
+            sent = torch.where(known, sent, torch.inf).to(between.dtype)
+            chosen = nearest(torch.cat([between, sent[:, None]], dim=1), heard, number).flatten()
+            counts = products.new_zeros(number + 1).scatter_add(0, chosen, products.new_ones(len(chosen)))
+            weight = counts / len(chosen)
+            weight = torch.cat([weight[:-1], weight[-1:] * eta])
+            return weight @ products @ weight
+
+        return harm
 
 
 class Average(Rule):

@@ -59,8 +59,7 @@ def line_maximum(function: Callable[[Tensor], Tensor], like: Tensor, evaluations
 def most_harmful(situation: Round, direction: Tensor) -> Tensor:
     """Go from the honest mean along a direction, `[D]`, as far as moves the rule's mean output most (`Rule.answer`)."""
     mean = situation.honest.mean(dim=0)
-    answer = situation.rule.answer(situation.honest, situation.byzantine)
-    eta = line_maximum(lambda eta: (answer(mean + eta * direction) - mean).square().sum(), mean)
+    eta = line_maximum(situation.rule.harm_along(situation.honest, situation.byzantine, direction), mean)
     return mean + eta * direction
 
 

@@ -17,7 +17,8 @@ STAGES = ("train", "validation", "test", "predict")
 def drawn(seed: int = 0, stage: str = "train", epoch: int = 0, batch: int = 0, loader: int = 0, rank: int = 0) -> Any:
     """Draw by each of a process's own generators."""
     callback = SeedEveryBatch(seed)
-    trainer: Any = SimpleNamespace(current_epoch=epoch, global_rank=rank)
+    strategy = SimpleNamespace(root_device=torch.device("cpu"))
+    trainer: Any = SimpleNamespace(current_epoch=epoch, global_rank=rank, strategy=strategy)
     more = () if stage == "train" else (loader,)
     getattr(callback, f"on_{stage}_batch_start")(trainer, None, None, batch, *more)
     return torch.rand(()).item(), np.random.rand(), random.random()  # noqa: NPY002 - what libraries draw from

@@ -118,3 +118,15 @@ def test_mimic_follows_the_direction_of_most_variance_and_copies_who_is_farthest
     assert set(attack.state_dict()) == {"mean", "direction"}
     with pytest.raises(ValueError, match="learning_rounds must be at least 0, got -1"):
         Mimic(-1)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.3, 1.0, 2.5, 1e3])
+@pytest.mark.parametrize("spread", [1.0, 1e-4])
+def test_the_harm_along_a_direction_is_that_of_the_vector_that_is_sent(eta: float, spread: float) -> None:
+    honest = 1 + spread * numbers(9, 40)
+    mean, direction = honest.mean(dim=0), numbers(40, seed=1) * spread
+    harm = NNA.harm_along(honest, 3, direction)(torch.tensor(eta, dtype=torch.float64))
+    sent = torch.cat([honest, (mean + eta * direction)[None]])
+    heard = torch.tensor([[*range(9), 9, 9, 9]] * 9)
+    expected = (NNA(honest, sent, heard, 3).mean(dim=0) - mean).square().sum()
+    torch.testing.assert_close(harm, expected, rtol=1e-9, atol=1e-14 * spread**2)
