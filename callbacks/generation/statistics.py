@@ -96,21 +96,15 @@ def _kernel(first: Tensor, second: Tensor) -> Tensor:
     return (first @ second.T).div_(first.shape[1]).add_(1).pow_(3)
 
 
-def _diagonal(rows: Tensor) -> Tensor:
-    """Sum the kernel of each row with itself."""
-    return (rows.square().sum(dim=1) / rows.shape[1] + 1).pow(3).sum()
+def _kernel_with_itself(rows: Tensor) -> Tensor:
+    """Compute the kernel of each row with itself."""
+    return (rows.square().sum(dim=1) / rows.shape[1] + 1).pow(3)
 
 
 def _unbiased(within: tuple[Tensor, Tensor], across: Tensor, counts: tuple[int, int]) -> Tensor:
     """Turn sums over pairs, of one set without those of a row with itself, into the squared MMD."""
     (m, n), (xx, yy) = counts, within
     return xx / (m * (m - 1)) + yy / (n * (n - 1)) - 2 * across / (m * n)
-
-
-def squared_mmd(first: Tensor, second: Tensor) -> Tensor:
-    """Compute the unbiased squared MMD of rows `[m, D]` and `[n, D]`."""
-    within = [_kernel(rows, rows).sum() - _diagonal(rows) for rows in (first, second)]
-    return _unbiased((within[0], within[1]), _kernel(first, second).sum(), (len(first), len(second)))
 
 
 def reservoir(count: int, *words: int) -> NDArray[np.int64]:
@@ -145,28 +139,42 @@ def subset_distances(
     """Compute the squared MMD of random subsets of two sets; KID is the mean.
 
     A subset has 1,000 rows of each reservoir, or as many as the smaller one has. Reservoirs depend on the seed alone,
-    subsets on (seed, their number).
+    subsets on (seed, their number). The kernel of two rows is computed once, in tiles, for all subsets that have both.
 
     Args:
         first: `[N, D]`.
         second: `[M, D]`.
         seed: random seed.
         device: computes, in float64.
-        share: number of this process's share of the subsets.
+        share: number of this process's share of the tiles.
         shares: number of shares.
 
     Returns:
-        `[S]`, float64: zero for subsets of other shares, so that the shares add up.
+        `[S]`, float64; the shares add up.
     """
-    size = min(SUBSET_SIZE, len(first), len(second))
-    kept = [reservoir(len(rows), seed, SUBSETS + side) for side, rows in enumerate((first, second))]
-    distances = torch.zeros(num_subsets(len(first), len(second)), dtype=torch.float64, device=device)
-    for number in range(share, len(distances), shares):
+    sets, size = (first, second), min(SUBSET_SIZE, len(first), len(second))
+    kept = [reservoir(len(rows), seed, SUBSETS + side) for side, rows in enumerate(sets)]
+    chosen = [torch.zeros(num_subsets(len(first), len(second)), len(rows), dtype=torch.float64) for rows in kept]
+    for number in range(len(chosen[0])):
         generator = generator_of(seed, number)
-        chosen = [np.sort(rows[torch.randperm(len(rows), generator=generator)[:size].numpy()]) for rows in kept]
-        drawn = [_rows(rows, at, device) for rows, at in zip((first, second), chosen, strict=True)]
-        distances[number] = squared_mmd(*drawn)
-    return distances
+        for each in chosen:
+            each[number, torch.randperm(each.shape[1], generator=generator)[:size]] = 1
+    chosen = [each.to(device) for each in chosen]
+    sums = [torch.zeros(len(each), dtype=torch.float64, device=device) for each in (*chosen, chosen[0])]
+    starts = [range(0, len(rows), CHUNK) for rows in kept]
+    for place, (one, other) in enumerate(((0, 0), (1, 1), (0, 1))):
+        for at in starts[one][share::shares]:
+            rows = _rows(sets[one], kept[one][at : at + CHUNK], device)
+            having = chosen[one][:, at : at + CHUNK]
+            if one == other:
+                sums[place] -= having @ _kernel_with_itself(rows)
+            for to in starts[other]:
+                if one == other and to > at:
+                    continue  # the kernel is symmetric
+                tile = _kernel(rows, _rows(sets[other], kept[other][to : to + CHUNK], device))
+                times = 2 if one == other and to < at else 1
+                sums[place] += times * ((having @ tile) * chosen[other][:, to : to + CHUNK]).sum(dim=1)
+    return _unbiased((sums[0], sums[1]), sums[2], (size, size))
 
 
 def kernel_sums(first: Features, second: Features, device: torch.device, share: int = 0, shares: int = 1) -> Tensor:
@@ -186,7 +194,7 @@ def kernel_sums(first: Features, second: Features, device: torch.device, share: 
             for other in range(0, len(right), CHUNK):
                 sums[place] += _kernel(rows, _rows(right, slice(other, other + CHUNK), device)).sum()
             if place < 2:
-                sums[place] -= _diagonal(rows)
+                sums[place] -= _kernel_with_itself(rows).sum()
     return sums
 
 

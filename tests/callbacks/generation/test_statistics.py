@@ -21,9 +21,9 @@ from callbacks.generation.statistics import (
     num_subsets,
     reservoir,
     score_sums,
-    squared_mmd,
     subset_distances,
 )
+from lightning_modules.random_numbers import generator_of
 from tests.largest_tensor import LargestTensor
 
 HOST = torch.device("cpu")
@@ -90,6 +90,26 @@ def test_fid_kid_and_is_are_those_of_torchmetrics() -> None:
     identity = torch.eye(12)
     given = inception_score(score_sums(first.numpy(), identity, HOST), 900)
     assert given == pytest.approx(float(score.compute()[0]), rel=1e-5)
+
+
+def squared_mmd(first: Tensor, second: Tensor) -> float:
+    """Write out the unbiased estimate, with all kernels at once."""
+    m, n, dimensions = len(first), len(second), first.shape[1]
+    xx, yy, xy = (
+        (one @ other.T / dimensions + 1) ** 3 for one, other in ((first, first), (second, second), (first, second))
+    )
+    return float((xx.sum() - xx.trace()) / (m * m - m) + (yy.sum() - yy.trace()) / (n * n - n) - 2 * xy.mean())
+
+
+def test_a_subset_is_that_of_its_own_seed_on_any_number_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "CHUNK", 7)
+    monkeypatch.setattr(statistics, "SUBSET_SIZE", 20)
+    first, second = features(40, 1).double(), features(25, 2).double()
+    found = subset_distances(first.numpy(), second.numpy(), 5, HOST)
+    for number in (0, 1, 99):
+        generator = generator_of(5, number)
+        chosen = [rows[torch.randperm(len(rows), generator=generator)[:20]] for rows in (first, second)]
+        assert float(found[number]) == pytest.approx(squared_mmd(*chosen), rel=1e-10, abs=1e-13)
 
 
 def test_exact_kid_of_uneven_sets_is_that_of_all_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
