@@ -30,18 +30,18 @@ def relu_moments(first: Tensor, second: Tensor, covariance: Tensor) -> tuple[Ten
         an extreme and no gradient, none goes through it.
     """
     product = (first * second).sqrt()
-    cosine = (covariance / product).clamp(-1, 1)
+    cosine = (covariance / product).clamp_(-1, 1)
     # An angle near 0 is lost in its cosine; where rounding alone parts a pair, the angle is 0, and pi near pi.
     rounded = 4 * torch.finfo(cosine.dtype).eps
-    cosine = torch.where(cosine > 1 - rounded, torch.ones_like(cosine), cosine)
-    cosine = torch.where(cosine < rounded - 1, -torch.ones_like(cosine), cosine)
-    angle = cosine.arccos()
-    derivative = (math.pi - angle) / (2 * math.pi)
-    return product * ((1 - cosine**2).sqrt() / (2 * math.pi) + derivative * cosine), derivative
+    cosine.masked_fill_(cosine > 1 - rounded, 1).masked_fill_(cosine < rounded - 1, -1)
+    derivative = cosine.arccos().sub_(math.pi).mul_(-1 / (2 * math.pi))
+    sine = (cosine * cosine).neg_().add_(1).sqrt_()
+    return torch.addcmul(derivative * cosine, sine, sine.new_tensor(1 / (2 * math.pi))) * product, derivative
 
 
 def erf_moments(first: Tensor, second: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
     """Compute E[erf(u) erf(v)] and E[erf'(u) erf'(v)] of pairs; arguments as of `relu_moments`."""
     square = (1 + 2 * first) * (1 + 2 * second)
-    sine = (2 * covariance / square.sqrt()).clamp(-1, 1)
-    return 2 / math.pi * sine.arcsin(), 4 / math.pi / (square - 4 * covariance**2).clamp(min=1).sqrt()
+    sine = (covariance / square.sqrt()).mul_(2).clamp_(-1, 1)
+    root = (square - (covariance * covariance).mul_(4)).clamp_(min=1).sqrt()
+    return sine.arcsin().mul_(2 / math.pi), 4 / math.pi / root
