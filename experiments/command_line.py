@@ -63,6 +63,7 @@ from experiments.run_directory import (
     writing,
 )
 from experiments.saving.checkpoints import Checkpoints
+from experiments.saving.end_of_training import ResumableEnd
 from experiments.saving.stop_signals import StopSignals
 
 DEFAULTS = PROJECT / "configs" / "defaults.yaml"
@@ -345,6 +346,7 @@ class CommandLine(LightningCLI):
         )
         if isinstance(trainer.strategy.checkpoint_io, TorchCheckpointIO):
             trainer.strategy.checkpoint_io = WholeCheckpoints()
+        ResumableEnd.of(trainer)
         self.stop_signals = StopSignals(trainer)
         return trainer
 

@@ -31,6 +31,7 @@ from torch import Tensor
 
 from datamodules.files.whole_files import naming, write_text
 from experiments.results import read_test_metrics
+from experiments.saving.end_of_training import ended_early
 
 
 def new_run_directory(configs: list[str], root: str = "runs") -> Path:
@@ -318,19 +319,36 @@ class ResumableMetrics(Callback):
                     total = trainer.strategy.reduce(metric.value.clone(), reduce_op="mean")
                     means[key] = (total.cpu(), metric.cumulated_batch_size.cpu())
         checkpoint["metrics_table"] = {"rows": rows, "means": means}
+        checkpoint["ended_early"] = ended_early(trainer)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if trainer.state.fn == "fit" and "metrics_table" in checkpoint:
             self._rows = checkpoint["metrics_table"]["rows"]
             self._means = checkpoint["metrics_table"]["means"]
+            own = Path(str(trainer.ckpt_path)).absolute().is_relative_to(self.table.path.parent.absolute())
+            if own and checkpoint.get("ended_early", False):
+                trainer.should_stop = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget what was logged and tested later than the checkpoint. A run that is complete trains no more."""
+        if getattr(trainer.fit_loop, "only_ends", False):
+            self._complete(trainer)
+            return
         if self._rows is not None:
             self.table.restore(self._rows)
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             for path in self.table.path.parent.glob("test_metrics*.csv"):
                 path.unlink()
+
+    def _complete(self, trainer: Trainer) -> None:
+        """Log the last row, if the run was killed between its last checkpoint and that row."""
+        if self._rows is None or len(self.table.rows) >= len(self._rows):
+            return
+        row = dict(self._rows[-1])
+        self.table.restore(self._rows)
+        for logger in trainer.loggers:
+            if logger is not self.table:
+                logger.log_metrics({name: value for name, value in row.items() if name != "step"}, row["step"])
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

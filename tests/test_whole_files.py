@@ -1,6 +1,7 @@
 """Files that appear whole or not at all."""
 
 import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,16 @@ def test_a_file_appears_at_the_end_and_alone(tmp_path: Path) -> None:
         assert partial.name.startswith(".")
     assert path.read_text() == "a,b\n"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_what_was_written_reaches_the_disk_before_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a power cut could leave the name with nothing in it."""
+    done: list[tuple[str, int]] = []
+    sync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda file: (done.append(("sync", os.fstat(file).st_size)), sync(file)))
+    monkeypatch.setattr(os, "replace", lambda one, other: (done.append(("rename", 0)), replace(one, other)))
+    write_text(tmp_path / "table.csv", "a,b\n")
+    assert done == [("sync", 4), ("rename", 0)]
 
 
 def test_an_error_leaves_what_was_there(tmp_path: Path) -> None:

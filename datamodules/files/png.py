@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from datamodules.files.whole_files import whole_file
+from datamodules.files.whole_files import DamagedFile, whole_file
 
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
 DIGEST = "hash_of_given"
 """The key of the digest in a file's metadata."""
 UP = 2
@@ -43,12 +43,32 @@ def write_png(path: Path, pixels: NDArray, digest: str) -> None:
         b"IEND": b"",
     }
     with whole_file(path) as partial, partial.open("wb") as file:
-        file.write(b"\x89PNG\r\n\x1a\n")
+        file.write(SIGNATURE)
         for kind, content in chunks.items():
             file.write(struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content)))
 
 
 def digest_in_png(path: Path) -> str | None:
-    """Read the digest that a file was written with; None where it has none."""
-    with Image.open(path) as kept:
-        return kept.info.get(DIGEST)
+    """Read the digest that a file was written with; None where it has none.
+
+    Raises:
+        DamagedFile: if the file is cut off, or its checksums say that it was changed.
+    """
+    content = memoryview(path.read_bytes())
+    found, position = None, len(SIGNATURE)
+    try:
+        intact = content[:position] == SIGNATURE
+        kind = b""
+        while intact and kind != b"IEND":
+            (length,) = struct.unpack_from(">I", content, position)
+            chunk = content[position + 4 : position + 8 + length]
+            intact = struct.unpack_from(">I", content, position + 8 + length)[0] == zlib.crc32(chunk)
+            kind, position = bytes(chunk[:4]), position + 12 + length
+            if kind == b"tEXt" and bytes(chunk[4:]).startswith(f"{DIGEST}\0".encode()):
+                found = bytes(chunk[5 + len(DIGEST) :]).decode("latin-1")
+        intact = intact and position == len(content)
+    except struct.error:
+        intact = False
+    if not intact:
+        raise DamagedFile(f"{path} is not a whole PNG file")
+    return found

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+class DamagedFile(ValueError):
+    """Raised for a file that was not written to its end, or was changed since."""
+
+
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
     """Name the file that is written where the disk is full: the system's own message does not.
@@ -41,6 +45,8 @@ def whole_file(path: Path) -> Iterator[Path]:
     try:
         with naming(path):
             yield partial
+            with partial.open("rb") as written:
+                os.fsync(written.fileno())  # a rename reaches the disk before what was written, if the power fails
             os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

@@ -4,7 +4,10 @@ import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
+
+from datamodules.files.whole_files import DamagedFile
 
 
 def digest_of(*tensors: Tensor) -> str:
@@ -21,21 +24,31 @@ def missing_items(
     digests: Sequence[str] | None = None,
     digest_in: Callable[[Path], str | None] | None = None,
 ) -> list[int]:
-    """List the positions of items that have no file yet.
+    """List the positions of items that have no file yet, or a damaged one.
 
     Args:
         paths: a file for each item, written whole or not at all.
         digests: for each item a digest of what its file is made from.
-        digest_in: reads the digest that a file was written with; needed with `digests`.
+        digest_in: reads the digest that a file was written with, and raises `DamagedFile`; needed with `digests`.
 
     Raises:
         ValueError: if a file was made from something else than its item is made from now.
     """
-    for path, digest in zip(paths, digests or (), strict=digests is not None):
-        assert digest_in is not None
-        if path.is_file() and digest_in(path) != digest:
-            raise ValueError(
-                f"{path} was not made from what the data have under that name now: remove it, or write into another "
-                f"run directory"
-            )
-    return [position for position, path in enumerate(paths) if not path.is_file()]
+    missing = []
+    for position, path in enumerate(paths):
+        if not path.is_file():
+            missing.append(position)
+        elif digests is not None:
+            assert digest_in is not None
+            try:
+                found = digest_in(path)
+            except DamagedFile as error:
+                rank_zero_warn(f"{error}: it is written again")
+                missing.append(position)
+                continue
+            if found != digests[position]:
+                raise ValueError(
+                    f"{path} was not made from what the data have under that name now: remove it, or write into "
+                    f"another run directory"
+                )
+    return missing

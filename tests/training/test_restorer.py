@@ -141,6 +141,18 @@ def test_prediction_writes_files_and_goes_on_where_it_was_killed(tmp_path: Path)
     assert (tmp_path / "restored/tall/tall/2.png").is_file()
 
 
+@pytest.mark.parametrize("kept", [0, 20, 60, -1])
+def test_a_damaged_file_is_written_again(tmp_path: Path, kept: int) -> None:
+    for _ in range(2):
+        trainer(tmp_path).predict(Scaling(), Sets(), return_predictions=False)
+        file, *_ = files = sorted((tmp_path / "restored").rglob("*.png"))
+        whole = [path.read_bytes() for path in files]
+        file.write_bytes(whole[0][:kept])
+    with pytest.warns(UserWarning, match="not a whole PNG file"):
+        trainer(tmp_path).predict(Scaling(), Sets(), return_predictions=False)
+    assert [path.read_bytes() for path in files] == whole
+
+
 def test_prediction_keeps_the_bits_of_the_images(tmp_path: Path) -> None:
     trainer(tmp_path).predict(Scaling(), Sets(("flat",), brightest=4095), return_predictions=False)
     from torchvision.io import ImageReadMode, decode_image

@@ -7,6 +7,7 @@ from PIL import Image
 from torchvision.io import ImageReadMode, decode_image
 
 from datamodules.files.png import digest_in_png, write_png
+from datamodules.files.whole_files import DamagedFile
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16])
@@ -25,3 +26,18 @@ def test_other_numbers_of_channels_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="one channel or three here, got 4"):
         write_png(tmp_path / "image.png", np.zeros((4, 2, 2), dtype=np.uint8), "")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_is_cut_or_changed_anywhere_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "image.png"
+    write_png(path, np.random.default_rng(0).integers(0, 256, (3, 5, 7), np.uint8), "abc123")
+    whole = path.read_bytes()
+    for length in range(len(whole)):
+        for cut in (whole[:length], whole[:length] + bytes(len(whole) - length)):
+            path.write_bytes(cut)
+            with pytest.raises(DamagedFile, match=r"image.png is not a whole PNG file"):
+                digest_in_png(path)
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 8]) + whole[place + 1 :])
+        with pytest.raises(DamagedFile):
+            digest_in_png(path)
