@@ -228,6 +228,7 @@ METHODS = {
         },
         {
             "model.init_args.optimizer": DESCENT,
+            "model.init_args.network.class_path": "tests.distributed.transformer.biased_transformer",
             "trainer.callbacks.2": LEFT_OUT,  # it trains in one process
         },
     ),
