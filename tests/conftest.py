@@ -1,4 +1,4 @@
-"""One thread, parsers that are built once, and a list of the dearest tests at the end.
+"""One thread, parsers that are built once, and what the run has cost at the end.
 
 With one thread sums are taken in one order, and the suite leaves the other core to the processes that it starts. The
 environment says so, too: a trainer that starts processes would set one thread a core for the rest of the suite, and
@@ -9,6 +9,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from time import monotonic
 from typing import Any
 from unittest import mock
 
@@ -17,6 +18,7 @@ import torch
 import torch.distributed as dist
 
 from experiments.command_line import CommandLine
+from tests import BEGAN
 from tests.tiny_pipelines import save_hunyuan_dit, save_text_to_image, save_unconditional, save_xl
 from tests.two_processes import Process, TwoProcesses, start_two
 
@@ -107,7 +109,10 @@ COST = defaultdict[str, float](float)
 
 
 def core_seconds() -> float:
-    """Tell the time that this process and those that it waited for have computed."""
+    """Tell the time that this process and those that it waited for have computed, since they began.
+
+    At the end of a run these are the processes of xdist and those of the tests; one that nobody waited for is not counted.
+    """
     return sum(os.times()[:4])
 
 
@@ -136,7 +141,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    terminalreporter.section(f"the ten dearest of {sum(COST.values()):.0f} core-seconds")
+    terminalreporter.section("what the run has cost")
+    terminalreporter.write_line(
+        f"{core_seconds():.0f} core-seconds in {monotonic() - BEGAN:.0f} seconds: {sum(COST.values()):.0f} in tests, "
+        f"the others in imports, collection, and shared fixtures"
+    )
+    terminalreporter.section("the ten dearest tests, in core-seconds")
     files = defaultdict[str, float](float)
     for test, seconds in COST.items():
         files[test.split("::")[0]] += seconds
