@@ -17,7 +17,7 @@ from lightning_modules.interfaces import (
     require,
     require_data,
 )
-from lightning_modules.training.evaluation_mode import in_evaluation_mode
+from lightning_modules.training.evaluation_mode import in_evaluation_mode, on_root_device
 
 
 class ImageGrid(Callback):
@@ -67,7 +67,8 @@ class ImageGrid(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.stage == "train":
-            self._draw_training_images(trainer, pl_module, self.name)
+            with on_root_device(trainer, pl_module):
+                self._draw_training_images(trainer, pl_module, self.name)
 
     def on_validation_batch_end(
         self,

@@ -111,7 +111,7 @@ COST = defaultdict[str, float](float)
 def core_seconds() -> float:
     """Tell the time that this process and those that it waited for have computed, since they began.
 
-    At the end of a run these are the processes of xdist and those of the tests; one that nobody waited for is not counted.
+    At the end of a run these are xdist's and the tests' processes; one that nobody waited for is not counted.
     """
     return sum(os.times()[:4])
 

@@ -25,6 +25,17 @@ def in_evaluation_mode(trainer: Trainer, module: nn.Module) -> Iterator[Callable
             part.training = training
 
 
+@contextmanager
+def on_root_device(trainer: Trainer, module: nn.Module) -> Iterator[None]:
+    """Bring a module back to the trainer's device: before `on_fit_end`, Lightning moves it to the CPU."""
+    before = next((parameter.device for parameter in module.parameters()), trainer.strategy.root_device)
+    module.to(trainer.strategy.root_device)
+    try:
+        yield
+    finally:
+        module.to(before)
+
+
 def classified(
     trainer: Trainer, module: nn.Module, loader: Iterable[Any]
 ) -> Iterator[tuple[dict[str, Tensor], Tensor]]:

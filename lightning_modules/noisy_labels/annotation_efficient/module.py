@@ -27,6 +27,7 @@ from lightning_modules.noisy_labels.annotation_efficient.translation import (
     discriminator_loss,
     generator_terms,
 )
+from lightning_modules.training.evaluation_mode import on_root_device
 from lightning_modules.training.logging import log_same, log_training
 from lightning_modules.training.optimizers import adam, constant
 
@@ -206,7 +207,8 @@ class AnnotationEfficient(StructureSteps, LightningModule):
         """Make the labels that a run without stage 3 is for, also where a kill has kept a complete run from it."""
         translated = self.translation is not None and self.stages.stage(self.trainer.current_epoch) == "segmentation"
         if translated and self.rounds.labelled < 0:
-            self.to(self.trainer.strategy.root_device)._begin_round(0)
+            with on_root_device(self.trainer, self):
+                self._begin_round(0)
 
     def _of_stage(self, items: Any, stage: str) -> Any:
         """Choose a stage's optimizer or scheduler of those that `configure_optimizers` gives."""
