@@ -105,9 +105,7 @@ class AnnotationEfficient(StructureSteps, LightningModule):
             translation.shape_discriminator = None
         if translation is not None and translation.shape_discriminator is not None and vae is None:
             raise ValueError("translation has a shape_discriminator, which needs a vae")
-        self.network = network
-        self.vae = vae
-        self.translation = translation
+        self.network, self.vae, self.translation = network, vae, translation
         self.vae_beta = vae_beta
         self.term_weights = {"image": 1.0, "mask": 1.0, "shape": shape_weight, "cycle": cycle_weight}
         self.mask_cycle_weight = mask_cycle_weight
