@@ -145,7 +145,9 @@ def make_pictures(runs: Path, project: Path = PROJECT) -> None:
     for own, (name, config, picture, compared) in named:
         run = runs / config.parent.name / config.stem
         if compared:
-            subprocess.run([*TRAIN, "compare", str(project / config), "--output", str(run), *compared], check=True)
+            others = list(itertools.takewhile(lambda each: not each.startswith("-"), compared))
+            options = ("--output", str(run), *compared[len(others) :])
+            subprocess.run([*TRAIN, "compare", str(project / config), *others, *options], check=True)
         elif not (run / "test_metrics.csv").is_file():
             fit = ("fit", "--config", str(project / config), "--run_directory", str(run), "--test_after_fit", "true")
             subprocess.run([*TRAIN, *fit], check=True)

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from experiments import pages
+from experiments.compare import parse
 from experiments.pages import with_section
 from tests.command import ROOT
 
@@ -81,14 +82,14 @@ def test_pictures_come_from_the_runs_that_configurations_name(tmp_path: Path) ->
         assert picture.size == (1000, 25)
 
 
-def test_a_picture_can_be_that_of_a_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("others", ["", "configs/elr/demo_baseline.yaml "])
+def test_a_picture_can_be_that_of_a_comparison(others: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("configs/elr", "lightning_modules/noisy_labels", "docs/images"):
         (tmp_path / name).mkdir(parents=True)
     shutil.copy(ROOT / "lightning_modules/noisy_labels/elr.py", tmp_path / "lightning_modules/noisy_labels")
     demo = (ROOT / "configs/elr/demo.yaml").read_text()
-    demo = re.sub(
-        "# picture: .*", "# picture: table.png of --seeds 0 --vary model.beta=0.1,0.9 -- --trainer.max_epochs 4", demo
-    )
+    asked = f"{others}--seeds 0 --vary model.beta=0.1,0.9 -- --trainer.max_epochs 4"
+    demo = re.sub("# picture: .*", f"# picture: table.png of {asked}", demo)
     (tmp_path / "configs/elr/demo.yaml").write_text(demo)
     commands = []
 
@@ -99,8 +100,10 @@ def test_a_picture_can_be_that_of_a_comparison(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(subprocess, "run", compares)
     pages.make_pictures(tmp_path / "runs", tmp_path)
-    config, asked = tmp_path / "configs/elr/demo.yaml", "--seeds 0 --vary model.beta=0.1,0.9 -- --trainer.max_epochs 4"
-    assert commands == [["compare", str(config), "--output", str(tmp_path / "runs/elr/demo"), *asked.split()]]
+    parsed = parse(commands[0][1:])
+    assert parsed.configs == [tmp_path / "configs/elr/demo.yaml", *map(Path, others.split())]
+    assert (parsed.output, parsed.seeds) == (tmp_path / "runs/elr/demo", [0])
+    assert parsed.overrides == ["--trainer.max_epochs", "4"]
     (tmp_path / "README.md").write_text("<!-- methods:begin -->\n<!-- methods:end -->\n")
     shown = pages.generated(tmp_path)[tmp_path / "docs/noisy_labels.md"]
     assert f"`table.png` of `python train.py compare configs/elr/demo.yaml {asked}`." in shown
