@@ -7,10 +7,14 @@ of a number, and layer normalisation keeps its output, which the next layer keep
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from lightning_modules.full_precision import at_least_float32, in_full_precision
+
+LEAST = 8
+"""Least weight of a normalisation, in units of its bias's rounding, with which its input is read from its output."""
 
 
 def packed(mask: Tensor) -> Tensor:
@@ -54,17 +58,37 @@ class _ReLU(torch.autograd.Function):
         return gradient * unpacked(bits, gradient.shape)
 
 
+def divisible(weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """Tell by which weights of a normalisation its output, kept in a type, can be divided; without a bias all but 0."""
+    numbers = torch.finfo(dtype)
+    least: Tensor | float = numbers.tiny if bias is None else (LEAST * numbers.eps * bias.abs()).clamp(min=numbers.tiny)
+    return weight.abs() >= least
+
+
+def normalised(x: Tensor, eps: float, centred: bool) -> tuple[Tensor, Tensor]:
+    """Normalise the last dimension, and give the inverse of its deviation, too."""
+    if centred:
+        x = x - x.mean(dim=-1, keepdim=True)
+    inverse = torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + eps)
+    return x * inverse, inverse
+
+
+def scaled(x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """Multiply by a weight and add a bias, into a type."""
+    output = x * weight
+    return (output if bias is None else output + bias).to(dtype)
+
+
 class _Normalisation(torch.autograd.Function):
-    """Normalises the last dimension; keeps the output, from which the normalised input is read back."""
+    """Normalises the last dimension; keeps the output, from which the normalised input is read back.
+
+    Where a weight is too near 0 to read it back, the gradient takes it as 0.
+    """
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None, eps: float, centred: bool) -> Tensor:
-        x = at_least_float32(inputs)
-        if centred:
-            x = x - x.mean(dim=-1, keepdim=True)
-        inverse = torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + eps)
-        output = x * inverse * weight
-        output = (output if bias is None else output + bias).to(inputs.dtype)
+        x, inverse = normalised(at_least_float32(inputs), eps, centred)
+        output = scaled(x, weight, bias, inputs.dtype)
         ctx.save_for_backward(output, inverse, weight, bias)
         ctx.centred = centred
         return output
@@ -75,14 +99,14 @@ class _Normalisation(torch.autograd.Function):
         output, inverse, weight, bias = ctx.saved_tensors
         with in_full_precision(gradient.device):
             g = gradient.to(inverse.dtype)
-            scaled = output.to(inverse.dtype) if bias is None else output.to(inverse.dtype) - bias
-            normalised = scaled / weight
+            unshifted = output.to(inverse.dtype) if bias is None else output.to(inverse.dtype) - bias
+            x = torch.where(divisible(weight, bias, output.dtype), unshifted / weight, 0)
             inner = g * weight
-            slope = inner - normalised * (inner * normalised).mean(dim=-1, keepdim=True)
+            slope = inner - x * (inner * x).mean(dim=-1, keepdim=True)
             if ctx.centred:
                 slope = slope - inner.mean(dim=-1, keepdim=True)
             batch = tuple(range(g.ndim - 1))
-            for_weight = (g * normalised).sum(dim=batch).to(weight.dtype)
+            for_weight = (g * x).sum(dim=batch).to(weight.dtype)
             for_bias = None if bias is None else g.sum(dim=batch).to(bias.dtype)
             return (slope * inverse).to(gradient.dtype), for_weight, for_bias, None, None
 
@@ -119,8 +143,16 @@ class CompactNorm(nn.Module):
         self.weight, self.bias = layer.weight, getattr(layer, "bias", None)
         self.centred = isinstance(layer, nn.LayerNorm)
         self.eps = layer.eps if self.centred else layer.variance_epsilon
+        self.kept_in = self.weight.dtype
+        """Type of the last output."""
+        self.reads_back = True
+        """Whether the normalised input is read from the output; where a weight is too near 0 it is kept instead."""
 
     def forward(self, input: Tensor) -> Tensor:
+        if not self.reads_back:
+            x, _ = normalised(at_least_float32(input), self.eps, self.centred)
+            return scaled(x, self.weight, self.bias, input.dtype)
+        self.kept_in = input.dtype
         return _Normalisation.apply(input, self.weight, self.bias, self.eps, self.centred)
 
 
@@ -148,3 +180,20 @@ def compact_layers(network: nn.Module) -> None:
             new = CompactNorm(layer)
         if new is not None and name:
             network.set_submodule(name, new.train(layer.training))
+
+
+def keep_inputs(network: nn.Module) -> None:
+    """Let those normalisations keep their inputs that have trained a weight towards 0, and warn once of each.
+
+    It waits for the device, so it is called between epochs, not in a step.
+    """
+    for name, layer in network.named_modules():
+        if not isinstance(layer, CompactNorm) or not layer.reads_back or layer.weight.is_meta:
+            continue
+        count = int((~divisible(layer.weight, layer.bias, layer.kept_in)).sum())
+        if count:
+            layer.reads_back = False
+            rank_zero_warn(
+                f"{name}: weights of this normalisation are too near 0 ({count} of {len(layer.weight)}) to read its "
+                f"input from its output, so it keeps its input from now on, which takes more memory"
+            )

@@ -15,7 +15,7 @@ from datamodules.batches import LabelledImageBatch, LabelledTextBatch, global_si
 from datamodules.loading.world import rank, world_size
 from lightning_modules.distributed.per_sample import PerSample
 from lightning_modules.efficiency.wta_crs.attention import sample_attention
-from lightning_modules.efficiency.wta_crs.compact import compact_dropout, compact_layers
+from lightning_modules.efficiency.wta_crs.compact import compact_dropout, compact_layers, keep_inputs
 from lightning_modules.efficiency.wta_crs.estimator import ESTIMATORS, Estimator
 from lightning_modules.efficiency.wta_crs.gradient_error import gradient_errors, table_of
 from lightning_modules.efficiency.wta_crs.products import SampledLinear, SampledProduct, Sampler
@@ -117,6 +117,11 @@ class WTACRS(ClassifierSteps, LightningModule):
         self._num_train_samples = require_data(self.trainer, TrainingSamples, "WTACRS").num_train_samples
         if self.gradient_norms.num_features:
             self._allocate()
+
+    def on_train_epoch_start(self) -> None:
+        keep_inputs(self.network)
+
+    on_train_epoch_end = on_train_epoch_start
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         self._store()

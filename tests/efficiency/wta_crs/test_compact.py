@@ -1,6 +1,7 @@
 """Layers that keep less against the plain ones: the same numbers, and the stated bytes."""
 
 import copy
+import warnings
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from lightning_modules.efficiency.wta_crs.compact import (
     CompactNorm,
     CompactReLU,
     compact_layers,
+    keep_inputs,
     packed,
     unpacked,
 )
@@ -64,6 +66,39 @@ def test_a_normalisation_with_a_weight_of_nought_stays() -> None:
     network[0].weight.data[1] = 0
     compact_layers(network)
     assert [type(layer) for layer in network] == [nn.LayerNorm, CompactNorm, nn.LayerNorm]
+
+
+@pytest.mark.parametrize(
+    ("plain", "least"),
+    [(nn.LayerNorm(6), 0.0), (nn.LayerNorm(6), -1e-16), (nn.LayerNorm(6, bias=False), 0.0), (T5Norm(6), 0.0)],
+)
+def test_a_weight_that_trains_towards_nought_is_not_divided_by(plain: Any, least: float) -> None:
+    """Until an epoch begins the others' gradients are exact; from then on all are."""
+    plain = copy.deepcopy(plain).double()
+    network = nn.Sequential(nn.Identity(), copy.deepcopy(plain))
+    compact_layers(network)
+    ours, inputs, gradient = network[1], numbers(4, 6, seed=5).requires_grad_(), numbers(4, 6, seed=6)
+    for layer in (plain, ours):
+        for seed, parameter in enumerate(layer.parameters()):
+            parameter.data = numbers(6, seed=seed)
+        layer.weight.data[2] = least
+
+    def gradients(layer: Any) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(layer(inputs), [inputs, *layer.parameters()], gradient)
+
+    mine, exact = gradients(ours), gradients(plain)
+    others = torch.arange(6) != 2
+    torch.testing.assert_close(mine[0][:, others], exact[0][:, others], rtol=0, atol=1e-10)
+    torch.testing.assert_close(mine[1][others], exact[1][others], rtol=0, atol=1e-10)
+    assert mine[0].isfinite().all()
+    assert mine[1][2] == 0
+    with pytest.warns(UserWarning, match=r"1: weights .* too near 0 .*keeps its input from now on"):
+        keep_inputs(network)
+    for mine_, exact_ in zip(gradients(ours), exact, strict=True):
+        torch.testing.assert_close(mine_, exact_, rtol=0, atol=1e-12)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        keep_inputs(network)  # it is said once
 
 
 def test_dropout_and_relu_are_torchs_and_keep_bits() -> None:
