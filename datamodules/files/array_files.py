@@ -1,0 +1,136 @@
+"""Arrays from `.npy` and `.npz` files, without unpickling, and without believing what a file says of memory.
+
+NumPy allocates what a header declares before it reads. So a header is compared first with the bytes that are there, and
+those of a compressed array with a budget: 100 bytes for each of the file, or 1 GiB.
+"""
+
+import math
+import zipfile
+from collections.abc import Collection
+from pathlib import Path
+from typing import IO, Any
+
+from numpy.lib import format as npy_format
+from numpy.typing import NDArray
+
+PLAIN_KINDS = "biufcSU"
+"""Types of numbers and text; none of Python objects, of fields or of dates."""
+DEFLATE_LIMIT = 1040
+"""Bytes that one byte of a deflated file can become, at most."""
+BUDGET, BUDGET_RATIO = 1 << 30, 100
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def check_is_file(path: Path) -> None:
+    """Reject what opening would wait for or fail on.
+
+    Raises:
+        FileNotFoundError: if there is nothing at `path`.
+        ValueError: if it is a folder, a pipe or a device.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist")
+    if not path.is_file():
+        raise ValueError(f"{path} is no regular file")
+
+
+def _check_header(stream: IO[bytes], size: int) -> None:
+    """Compare an array's header with the bytes that there are.
+
+    Args:
+        stream: at the file's beginning.
+        size: bytes of header and array.
+    """
+    version = npy_format.read_magic(stream)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"its format is {version[0]}.{version[1]}, and 1.0 and 2.0 hold numbers and text")
+    read = npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
+    shape, _, dtype = read(stream)
+    if dtype.kind not in PLAIN_KINDS or dtype.itemsize == 0:
+        raise ValueError(f"it is of type {dtype}, neither numbers nor text")
+    content = size - stream.tell()
+    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != content or max(shape, default=0) > size:
+        raise ValueError(f"it declares {list(shape)} of {dtype} in {content} bytes")
+
+
+def read_npy(path: Path) -> NDArray[Any]:
+    """Read an array of numbers or text from an `.npy` file.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is damaged or holds anything else, naming the file.
+    """
+    check_is_file(path)
+    try:
+        with path.open("rb") as stream:
+            _check_header(stream, path.stat().st_size)
+            stream.seek(0)
+            return npy_format.read_array(stream, allow_pickle=False)
+    except Exception as error:  # a damaged file raises almost anything
+        raise ValueError(f"{path} is damaged or no .npy file of numbers or text: {_one_line(error)}") from error
+
+
+def read_npz(path: Path, needed: Collection[str] = (), optional: Collection[str] = ()) -> dict[str, NDArray[Any]]:
+    """Read named arrays of numbers or text from an `.npz` file, and nothing else in it.
+
+    Args:
+        path: the file.
+        needed: names of arrays that it has to hold.
+        optional: names of arrays that are read where it holds them.
+
+    Returns:
+        The arrays by their names, those that are optional only where they are there.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is damaged, encrypted, no `.npz` file, lacks an array, or one is of anything else, declares
+            another size than it has or is larger than the budget, naming the file.
+    """
+    check_is_file(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = _members(archive)
+            if not (lacking := [name for name in needed if name not in members]):
+                kept = {name: members[name] for name in (*needed, *optional) if name in members}
+                _check_budget(kept, path.stat().st_size)
+                return {name: _array(archive, name, member) for name, member in kept.items()}
+    except Exception as error:  # a damaged file raises almost anything
+        raise ValueError(f"{path} is damaged or no .npz file of numbers or text: {_one_line(error)}") from error
+    held = ", ".join(map(repr, list(members)[:10])) or "nothing"
+    raise ValueError(f"{path} lacks {', '.join(lacking)}; it holds {held}{' and more' if len(members) > 10 else ''}")
+
+
+def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    members: dict[str, zipfile.ZipInfo] = {}
+    for member in archive.infolist():
+        name = member.filename.removesuffix(".npy")
+        if name in members:
+            raise ValueError(f"it holds {name!r} twice")
+        members[name] = member
+    return members
+
+
+def _check_budget(members: dict[str, zipfile.ZipInfo], size: int) -> None:
+    """Reject sizes that cannot be, or that a small file should not take."""
+    for name, member in members.items():
+        limit = {zipfile.ZIP_STORED: 1, zipfile.ZIP_DEFLATED: DEFLATE_LIMIT}.get(member.compress_type)
+        if limit is None:
+            raise ValueError(f"{name!r} is neither stored nor deflated, as NumPy writes it")
+        if member.compress_size > size or member.file_size > limit * member.compress_size:
+            raise ValueError(f"{name!r} declares {member.file_size} bytes in {member.compress_size}")
+    total, budget = sum(member.file_size for member in members.values()), max(BUDGET, BUDGET_RATIO * size)
+    if total > budget:
+        raise ValueError(f"its arrays take {total} bytes, more than {budget} for a file of {size}")
+
+
+def _array(archive: zipfile.ZipFile, name: str, member: zipfile.ZipInfo) -> NDArray[Any]:
+    try:
+        with archive.open(member) as stream:
+            _check_header(stream, member.file_size)
+        with archive.open(member) as stream:
+            return npy_format.read_array(stream, allow_pickle=False)
+    except Exception as error:
+        raise ValueError(f"{name!r}: {_one_line(error)}") from error
