@@ -1,13 +1,13 @@
 """Distances of two sets of images by their features, and files of the statistics that they rest on."""
 
 import json
-import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
+from numpy.typing import NDArray
 from torch import Tensor
 
 from callbacks.generation.extraction import ALONE, Shares, metric_name
@@ -23,6 +23,7 @@ from callbacks.generation.statistics import (
     score_sums,
     subset_distances,
 )
+from datamodules.files.array_files import read_npz
 from datamodules.files.whole_files import whole_file
 from datamodules.loading.world import broadcast, summed
 
@@ -83,21 +84,48 @@ def read_statistics(file: Path) -> Described:
     Raises:
         ValueError: names a file that is damaged or holds something else.
     """
-    try:
-        with np.load(file) as content:
-            arrays = dict(content)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{file} is damaged or no .npz file ({error})") from error
-    said = json.loads(str(arrays["extractor"])) if "extractor" in arrays else None
+    arrays = read_npz(file, optional=("pool_3", "mu", "sigma", "count", "extractor"))
+    said = _extractor(file, arrays.get("extractor"))
     if "pool_3" in arrays:
-        feature = arrays["pool_3"].reshape(len(arrays["pool_3"]), -1)
-        return described(str(file), feature, {}, ALONE, None)._replace(extractor=said)
+        feature = _real(file, "pool_3", arrays["pool_3"])
+        if feature.ndim < 2:
+            raise ValueError(f"{file}: pool_3 must be [N, D] or [N, D, 1, 1], got {list(feature.shape)}")
+        return described(str(file), feature.reshape(len(feature), -1), {}, ALONE, None)._replace(extractor=said)
     if not {"mu", "sigma"} <= arrays.keys():
-        raise ValueError(f"{file} holds {', '.join(arrays) or 'nothing'}; expected mu and sigma, or features as pool_3")
-    mean, covariance = (torch.from_numpy(arrays[key]).double() for key in ("mu", "sigma"))
+        read_npz(file, needed=("mu", "sigma, or features as pool_3"))  # raises, and says what it holds
+    mean, covariance = (torch.from_numpy(_real(file, key, arrays[key])).double() for key in ("mu", "sigma"))
     if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
         raise ValueError(f"{file}: mu {list(mean.shape)} and sigma {list(covariance.shape)} do not fit, [D] and [D, D]")
-    return Described(str(file), Moments(mean, covariance, int(arrays.get("count", 0)) or None), None, said)
+    if not torch.allclose(covariance, covariance.T, rtol=1e-3) or (covariance.diagonal() < 0).any():
+        raise ValueError(f"{file}: sigma must be symmetric and its diagonal not negative, as a covariance is")
+    return Described(str(file), Moments(mean, covariance, _count(file, arrays.get("count"))), None, said)
+
+
+def _real(file: Path, name: str, array: NDArray[Any]) -> NDArray[Any]:
+    if array.dtype.kind not in "fiu":
+        raise ValueError(f"{file}: {name} must be finite real numbers, got {array.dtype}")
+    if not (finite := np.isfinite(array)).all():
+        raise ValueError(f"{file}: {name} must be finite real numbers, got {array[~finite].flat[0]}")
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _count(file: Path, array: NDArray[Any] | None) -> int | None:
+    if array is None:
+        return None
+    if array.ndim or array.dtype.kind not in "fiu" or array % 1 != 0 or array < 0 or array == 1:
+        raise ValueError(f"{file}: count must be a whole number from 2, or 0 where it is unknown, got {array}")
+    return int(array) or None
+
+
+def _extractor(file: Path, array: NDArray[Any] | None) -> dict[str, Any] | None:
+    """Parse the identity of an extractor, which names metrics."""
+    try:
+        said = None if array is None else json.loads(str(array))
+        if said is None or (said.keys() == {"name", "digest", "resize"} and isinstance(said["name"], str)):
+            return said
+    except (ValueError, RecursionError, AttributeError):
+        pass
+    raise ValueError(f"{file}: extractor must be null or a JSON object with name, digest and resize")
 
 
 def refuse_other_extractor(first: Described, second: Described) -> None:

@@ -11,6 +11,8 @@ from callbacks.generation.extraction import ALONE, INCEPTION
 from callbacks.generation.measurement import described, distances, read_statistics, write_statistics
 
 FEATURE = np.random.default_rng(0).normal(size=(300, 8)).astype(np.float32)
+FITTING = {"mu": np.zeros(8), "sigma": np.eye(8)}
+OTHER = '{"name": "resnet18", "digest": "b", "resize": null}'
 IDENTITY: dict[str, Any] = {"name": INCEPTION, "digest": "a", "resize": "legacy"}
 
 
@@ -55,12 +57,32 @@ def test_inception_score_is_of_the_generated_images_where_there_is_a_classifier(
 @pytest.mark.parametrize(
     ("content", "error"),
     [
-        ({"mu": np.zeros(8), "sigma": np.eye(8), "extractor": '{"name": "resnet18"}'}, "measured with the extractor"),
+        ({"mu": np.zeros(8), "sigma": np.eye(8), "extractor": OTHER}, "measured with the extractor"),
         ({"mu": np.zeros(9), "sigma": np.eye(9)}, "first has 8 features and .*given.npz 9"),
         ({"mu": np.zeros(8), "sigma": np.eye(7)}, r"mu \[8\] and sigma \[7, 7\] do not fit"),
-        ({"mean": np.zeros(8)}, "holds mean; expected mu and sigma, or features as pool_3"),
+        ({"mean": np.zeros(8)}, "lacks mu, sigma, or features as pool_3; it holds 'mean'"),
         ({"pool_3": np.zeros((1, 8))}, "a covariance needs at least 2 images, got 1"),
         (b"nothing", "damaged or no .npz file"),
+        ({**FITTING, "mu": np.full(8, np.nan)}, r"given\.npz: mu must be finite real numbers, got nan"),
+        ({**FITTING, "mu": np.full(8, 1e999)}, "mu must be finite real numbers, got inf"),
+        ({**FITTING, "mu": np.full(8, 1 + 1j)}, "mu must be finite real numbers, got complex128"),
+        ({**FITTING, "mu": np.array(["1"] * 8)}, "mu must be finite real numbers, got <U1"),
+        ({**FITTING, "mu": np.array([{}] * 8)}, "damaged or no .npz file of numbers or text: 'mu': it is of type obj"),
+        ({**FITTING, "sigma": np.full((8, 8), np.nan)}, "sigma must be finite real numbers, got nan"),
+        ({**FITTING, "sigma": np.triu(np.ones((8, 8)))}, "sigma must be symmetric"),
+        ({**FITTING, "sigma": -np.eye(8)}, "sigma must be symmetric and its diagonal not negative"),
+        ({**FITTING, "count": -5}, "count must be a whole number from 2, or 0 where it is unknown, got -5"),
+        ({**FITTING, "count": 1}, "count must be a whole number from 2, or 0 where it is unknown, got 1"),
+        ({**FITTING, "count": 2.5}, "count must be a whole number .* got 2.5"),
+        ({**FITTING, "count": np.nan}, "count must be a whole number .* got nan"),
+        ({**FITTING, "count": [3, 4]}, r"count must be a whole number .* got \[3 4\]"),
+        ({**FITTING, "extractor": "{"}, "extractor must be null or a JSON object with name, digest and resize"),
+        ({**FITTING, "extractor": "[" * 9999}, "extractor must be null or a JSON object with name, digest and resize"),
+        ({**FITTING, "extractor": "[1]"}, "extractor must be null or a JSON object with name, digest and resize"),
+        ({**FITTING, "extractor": '{"name": 3}'}, "extractor must be null or a JSON object with name, digest"),
+        ({"pool_3": np.full((3, 8), np.nan)}, "pool_3 must be finite real numbers, got nan"),
+        ({"pool_3": np.zeros((3, 8), complex)}, "pool_3 must be finite real numbers, got complex128"),
+        ({"pool_3": np.array(1.0)}, r"pool_3 must be \[N, D\] or \[N, D, 1, 1\], got \[\]"),
     ],
 )
 def test_refusals(tmp_path: Path, content: Any, error: str) -> None:
@@ -69,8 +91,10 @@ def test_refusals(tmp_path: Path, content: Any, error: str) -> None:
         file.write_bytes(content)
     else:
         np.savez(file, **content)
-    with pytest.raises(ValueError, match=error):
+    with pytest.raises(ValueError, match=error) as caught:
         distances(described("first", FEATURE, IDENTITY, ALONE, None), read_statistics(file))
+    assert "given.npz" in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_writing_leaves_no_half_file(tmp_path: Path) -> None:
