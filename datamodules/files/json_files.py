@@ -1,0 +1,36 @@
+"""JSON files that hold one object, such as the configurations of pretrained folders."""
+
+import json
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from datamodules.files.array_files import check_is_file
+
+LARGEST = 1 << 26
+"""Bytes; lists of a tokenizer's tokens have a tenth."""
+
+
+def read_json_object(path: Path, needed: Collection[str] = ()) -> dict[str, Any]:
+    """Read the object that a JSON file holds.
+
+    Args:
+        path: the file.
+        needed: keys that it has to have.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no JSON, too large, holds something else or lacks a key, naming the file.
+    """
+    check_is_file(path)
+    if (size := path.stat().st_size) > LARGEST:
+        raise ValueError(f"{path} has {size} bytes; a configuration in JSON has at most {LARGEST}")
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} must hold a JSON object, got a {type(found).__name__}")
+    if missing := [key for key in needed if key not in found]:
+        raise ValueError(f"{path} lacks {', '.join(missing)}")
+    return found
