@@ -1,10 +1,10 @@
 """Whole pipelines of diffusers by name, from a folder or from one file, with every argument in the signature."""
 
-import json
 import re
 import warnings
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,14 @@ from typing import Any
 import torch
 
 from datamodules.arguments import one_of
+from datamodules.files.json_files import read_json_object
 from lightning_modules.networks.adaptation import Precision
-from lightning_modules.networks.weights import listed
+from lightning_modules.networks.weights import check_folder, check_safetensors, from_pretrained, listed, sentence
 
 HUB_NAME = r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?"
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
 """Parts that no method here uses: a safety checker's black images would falsify every comparison."""
+WEIGHTS = {"diffusers": "diffusion_pytorch_model.safetensors", "transformers": "model.safetensors"}
 FULL_PRECISION = ("vae",)
 """Parts that stay in float32: SDXL's autoencoder overflows in half precision."""
 
@@ -93,19 +95,22 @@ def diffusers_pipeline(
     index = _index(described, local_files_only)
     named = pipeline_class or index.get("_class_name")
     found: Any = getattr(diffusers, named, None) if isinstance(named, str) else None
-    if not hasattr(found, "from_pretrained") or not hasattr(found, "save_pretrained"):
+    if not (isinstance(found, type) and issubclass(found, diffusers.DiffusionPipeline)):
         raise ValueError(
             f"_class_name of {described} must be a pipeline of diffusers, such as StableDiffusionPipeline, got "
             f"{named!r}"
         )
-    libraries = {name: entry[0] for name, entry in index.items() if isinstance(entry, list) and entry[0] is not None}
+    if found._load_connected_pipes:
+        raise ValueError(f"_class_name of {described} must be one pipeline, and {named} fetches others")
+    classes = _classes(described, index)
+    libraries = {name: library for name, (library, _) in classes.items()}
     _check_parts(described, libraries, parts)
     if any(library == "transformers" for name, library in libraries.items() if name not in UNUSED):
         need_transformers(f"the text encoder of {described}")
     options: dict[str, Any] = {name: None for name in UNUSED if name in index}
     if "requires_safety_checker" in index or "safety_checker" in index:
         options["requires_safety_checker"] = False
-    options["local_files_only"] = local_files_only or Path(described).is_dir()
+    options |= {"local_files_only": local_files_only or Path(described).is_dir(), "trust_remote_code": False}
     precision = getattr(torch, dtype or "float32")
     try:
         # It reads values, which tensors of another default device would not have. `torch_dtype` has a new name, which
@@ -113,22 +118,33 @@ def diffusers_pipeline(
         with torch.device("cpu"), warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*torch_dtype.*", FutureWarning)
             if single:
+                if path.suffix == ".safetensors":
+                    check_safetensors(path)
                 pipeline = found.from_single_file(str(path), config=described, torch_dtype=precision, **options)
                 for name in FULL_PRECISION if dtype else ():
                     getattr(pipeline, name).float()
             else:
+                if not (folder := Path(described)).is_dir():
+                    fetched = found.download(described, variant=variant, use_safetensors=True, **options)
+                    folder = Path(fetched)
                 precisions = {"default": precision, **dict.fromkeys(FULL_PRECISION, torch.float32)}
+                with quiet_transformers() if "transformers" in libraries.values() else nullcontext():
+                    given = _loaded(folder, classes, variant, precisions)
                 pipeline = found.from_pretrained(
-                    described, variant=variant, torch_dtype=precisions, trust_remote_code=False, **options
+                    str(folder), variant=variant, torch_dtype=precisions, use_safetensors=True, **options, **given
                 )
+        _check_whole(name_or_path, pipeline)
+    except FileNotFoundError as error:
+        missing = sentence(error).partition("; or draw new ones")[0]
+        raise FileNotFoundError(f"no pipeline {name_or_path}: {missing}") from error
     except OSError as error:
         raise FileNotFoundError(
             f"no pipeline {name_or_path}: a part or its weights is neither on disk nor could be fetched; expected "
             f"{'one file with all weights' if single else 'a folder as save_pretrained writes it'} "
-            f"({_sentence(error)})"
+            f"({sentence(error)})"
         ) from error
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise ValueError(f"the pipeline {name_or_path} cannot be loaded: {_sentence(error)}") from error
+    except Exception as error:  # configs and weights that do not fit raise almost anything
+        raise ValueError(f"the pipeline {name_or_path} cannot be loaded: {sentence(error)}") from error
     return pipeline
 
 
@@ -152,10 +168,71 @@ def _index(described: str, local_files_only: bool) -> dict[str, Any]:
                 f"Hugging Face cache{only or ', nor could it be fetched'}; run `hf download {described}` where there "
                 f"is a network, and give the folder"
             ) from error
-    try:
-        return json.loads(file.read_text())
-    except ValueError as error:
-        raise ValueError(f"{file} is not JSON: {error}") from error
+    return read_json_object(file)
+
+
+def _classes(described: str, index: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    """Look up the parts that are read: library and class, of diffusers and transformers alone.
+
+    diffusers would import any module that the file names.
+    """
+    found: dict[str, tuple[str, str]] = {}
+    for name, entry in index.items():
+        if name.startswith("_") or not isinstance(entry, list) or name in UNUSED or entry == [None, None]:
+            continue
+        if len(entry) != 2 or entry[0] not in ("diffusers", "transformers") or not isinstance(entry[1], str):
+            raise ValueError(
+                f"{name} in model_index.json of {described} must be [diffusers or transformers, a class], got {entry}"
+            )
+        if Path(name).name != name:
+            raise ValueError(f"{name} in model_index.json of {described} is no folder's name")
+        found[name] = entry[0], entry[1]
+    return found
+
+
+def _loaded(
+    folder: Path, classes: dict[str, tuple[str, str]], variant: str | None, precisions: dict[str, torch.dtype]
+) -> dict[str, Any]:
+    """Load networks with all of their weights, and what transformers tokenizes with, without code beside them."""
+    import diffusers
+
+    found: dict[str, Any] = {}
+    for name, (library, named) in classes.items():
+        place = folder / name
+        kind: Any = getattr(import_module(library), named, None)
+        if not isinstance(kind, type):
+            raise ValueError(f"{name} in {folder / 'model_index.json'} is {named}, no class of {library}")
+        if issubclass(kind, torch.nn.Module) and kind.__module__.startswith(f"{library}.models."):
+            check_folder(place)
+            if variant is not None and not any(place.glob(f"*.{variant}[.-]*")):
+                if not any(folder.glob(f"*/*.{variant}[.-]*")):
+                    continue  # diffusers says so
+                own = None
+            else:
+                own = variant
+            key = "torch_dtype" if library == "diffusers" else "dtype"
+            options = {key: precisions.get(name, precisions["default"]), "variant": own, "local_files_only": True}
+            found[name] = from_pretrained(kind, str(place), WEIGHTS[library], **options).eval()
+        elif library == "transformers" and named.endswith(("Tokenizer", "TokenizerFast", "Processor")):
+            for file in sorted(place.glob("*.json")):
+                read_json_object(file)
+            found[name] = kind.from_pretrained(str(place), local_files_only=True, trust_remote_code=False)
+        elif not issubclass(kind, diffusers.SchedulerMixin):
+            raise ValueError(
+                f"{name} in {folder / 'model_index.json'} is {named}, neither a network, a tokenizer nor a scheduler"
+            )
+        else:
+            read_json_object(place / "scheduler_config.json")
+    return found
+
+
+def _check_whole(name_or_path: str, pipeline: Any) -> None:
+    """Refuse networks with a weight that has no values, which fail when they compute."""
+    for name, part in pipeline.components.items():
+        if isinstance(part, torch.nn.Module) and (
+            missing := [key for key, value in part.state_dict().items() if value.is_meta]
+        ):
+            raise ValueError(f"{name} of {name_or_path} lacks {listed(missing)}")
 
 
 def _check_parts(described: str, libraries: dict[str, str], parts: Sequence[str]) -> None:
@@ -187,7 +264,3 @@ def check_schedule(scheduler: Any, prediction_types: Collection[str] = ("epsilon
     predicted = scheduler.config.get("prediction_type", "epsilon")
     if predicted not in prediction_types:
         raise ValueError(f"prediction_type of {kind} must be one of {', '.join(prediction_types)}, got {predicted!r}")
-
-
-def _sentence(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -1,20 +1,30 @@
 """Weights from local files: safetensors, PyTorch state dicts, Lightning checkpoints; no code in them is run."""
 
-import pickle
+import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from datamodules.files.array_files import check_is_file
+from datamodules.files.json_files import read_json_object
 from lightning_modules.networks.normalized import Normalized
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar")
 INSIDE = ("state_dict", "model_state_dict", "model")  # where training scripts keep the network's weights
 WRAPPERS = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before every key
+EXPANDED = 1 << 26  # bytes that a tensor may have without as many in the file, such as a buffer of equal rows
+MOST_LAYERS = 10_000
+
+
+def sentence(error: BaseException) -> str:
+    """Put what a library says into one line, of at most 400 letters."""
+    said = " ".join(str(error).split()) or type(error).__name__
+    return said if len(said) <= 400 else f"{said[:400]} ..."
 
 
 def listed(names: Iterable[str], at_most: int = 5) -> str:
@@ -52,6 +62,99 @@ def weights_file(path: str | Path) -> Path:
     return path
 
 
+def read_tensors(file: Path) -> Any:
+    """Read what a file of weights holds on the CPU: tensors, numbers and text, in plain containers.
+
+    Args:
+        file: of safetensors, by its suffix, or as `torch.save` writes it.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is damaged, compressed, or holds anything else, naming the file.
+    """
+    check_is_file(file)
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                    raise ValueError("it is compressed, as torch.save does not write it")
+        content = torch.load(file, "cpu", weights_only=True)
+        _check_plain(content)
+        return content
+    except Exception as error:  # a damaged file raises almost anything
+        reason = sentence(RuntimeError(str(error).strip().split("\n")[0]))
+        raise ValueError(f"{file} is not a readable file of weights (or holds more than tensors): {reason}") from error
+
+
+def _check_plain(content: Any) -> None:
+    """Reject tensors without values, of other layouts, or with many more values than the file has."""
+    waiting = [content]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, Mapping):
+            waiting += each.values()
+        elif isinstance(each, list | tuple):
+            waiting += each
+        elif isinstance(each, Tensor):
+            if each.layout != torch.strided or each.is_meta or each.is_quantized or each.is_nested:
+                raise ValueError("it holds a tensor that is sparse, quantized, nested or without values")
+            if each.nbytes > max(EXPANDED, each.untyped_storage().nbytes()):
+                raise ValueError(
+                    f"it declares {list(each.shape)} of {each.dtype} in {each.untyped_storage().nbytes()} bytes"
+                )
+
+
+def check_safetensors(file: Path) -> None:
+    """Compare the header of a file of safetensors with its content, without reading that.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is damaged or something else, naming the file.
+    """
+    check_is_file(file)
+    try:
+        with safe_open(file, framework="pt") as opened:
+            opened.keys()
+    except Exception as error:
+        raise ValueError(f"{file} is not a readable file of weights: {sentence(error)}") from error
+
+
+def check_folder(folder: Path) -> None:
+    """Check what `save_pretrained` wrote before a library reads it: its config, and the headers of its weights.
+
+    Raises:
+        ValueError: names the file that is damaged, leads out of the folder, declares too many layers or loads another.
+    """
+    if (adapters := folder / "adapter_config.json").exists():
+        raise ValueError(
+            f"{adapters} makes the folder one of adapters, which name the network that is loaded; merge them"
+        )
+    if (config := folder / "config.json").exists():
+        _check_config(config, read_json_object(config))
+    for index in sorted(folder.glob("*.safetensors*.index.json")):
+        shards = read_json_object(index, ["weight_map"])["weight_map"]
+        named = shards.values() if isinstance(shards, dict) else [shards]
+        if wrong := [name for name in named if not isinstance(name, str) or Path(name).name != name]:
+            raise ValueError(f"{index}: weight_map must name files beside it, got {wrong[0]!r}")
+        for name in sorted(set(named)):
+            check_safetensors(folder / name)
+    for file in sorted(folder.glob("*.safetensors")):
+        check_safetensors(file)
+
+
+def _check_config(file: Path, config: Any) -> None:
+    for key, value in config.items():
+        if isinstance(value, dict):
+            _check_config(file, value)
+        numbers = value if isinstance(value, list) else [value]
+        if "layer" in key and any(isinstance(each, int) and each > MOST_LAYERS for each in numbers):
+            raise ValueError(f"{file}: {key} must be at most {MOST_LAYERS}, got {value}")
+        if key.endswith("attn_implementation") and isinstance(value, str) and "/" in value:
+            raise ValueError(f"{file}: {key} must be a name that transformers knows, got {value!r}, which is code")
+
+
 def read_weights(path: str | Path, prefix: str = "", renamed: Mapping[str, str] | None = None) -> dict[str, Tensor]:
     """A state dict from a local file, on the CPU.
 
@@ -68,11 +171,7 @@ def read_weights(path: str | Path, prefix: str = "", renamed: Mapping[str, str] 
             beginning in `renamed`.
     """
     file = weights_file(path)
-    try:
-        content = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise ValueError(f"{file} is not a readable file of weights (or holds more than tensors): {reason}") from error
+    content = read_tensors(file)
     if isinstance(content, Mapping):
         content = next((content[key] for key in INSIDE if isinstance(content.get(key), Mapping)), content)
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
@@ -141,9 +240,15 @@ def load(network: nn.Module, weights: Mapping[str, Tensor], path: str | Path) ->
         for key in own
         if key in weights and weights[key].shape != own[key].shape
     ]
+    imaginary = [key for key in own if key in weights and weights[key].is_complex() and not own[key].is_complex()]
     problems = [
         f"{what}: {listed(names)}"
-        for what, names in (("missing", missing), ("unexpected", unexpected), ("wrong shape", reshaped))
+        for what, names in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("wrong shape", reshaped),
+            ("complex", imaginary),
+        )
         if names
     ]
     if problems:
@@ -165,15 +270,22 @@ def from_pretrained(network_class: Any, source: str, file: str, needed: str = ""
         FileNotFoundError: if there are no weights.
         ValueError: if some are missing or of another shape.
     """
+    if (folder := Path(source, options.get("subfolder") or "")).is_dir():
+        check_folder(folder)
     try:
-        network, report = network_class.from_pretrained(source, output_loading_info=True, **options)
+        network, report = network_class.from_pretrained(
+            source, output_loading_info=True, use_safetensors=True, **options
+        )
     except OSError as error:
         raise FileNotFoundError(
             f"no weights of {network_class.__name__} for {source}: expected {file} beside config.json, as "
             f"save_pretrained writes it; or draw new ones with pretrained: false"
         ) from error
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(f"the weights of {source} do not fit: {' '.join(str(error).split())}") from error
-    if missing := sorted(key for key in report["missing_keys"] if key.startswith(needed)):
+    except Exception as error:  # configs and weights that do not fit raise almost anything
+        raise ValueError(f"the weights of {source} do not fit: {sentence(error)}") from error
+    without = [key for key, value in network.state_dict().items() if value.is_meta]
+    if missing := sorted(key for key in {*report["missing_keys"], *without} if key.startswith(needed)):
         raise ValueError(f"the weights of {source} lack: {listed(missing)}")
+    if wrong := [str(key[0] if isinstance(key, tuple) else key) for key in report["mismatched_keys"]]:
+        raise ValueError(f"the weights of {source} have another shape in: {listed(wrong)}")
     return network

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, StableDiffusionPipeline
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from lightning_modules.networks.pipelines import check_schedule, diffusers_pipeline, need_transformers
 from tests.networks.single_file import original_names
@@ -68,6 +68,36 @@ def index_with(**entries: Any) -> Callable[[Path], None]:
     return change
 
 
+def written(name: str, content: str) -> Callable[[Path], Any]:
+    return lambda folder: (folder / name).write_text(content)
+
+
+UNET = "unet/diffusion_pytorch_model.safetensors"
+
+
+def weights_of(folder: Path, part: str) -> Path:
+    return next((folder / part).glob("*.safetensors"))
+
+
+def trained_without(part: str, name: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        weights = load_file(weights_of(folder, part))
+        del weights[name]
+        save_file(weights, weights_of(folder, part), {"format": "pt"})
+
+    return change
+
+
+def reshaped(part: str, name: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        weights = load_file(weights_of(folder, part))
+        weights[name] = torch.zeros(3)
+        save_file(weights, weights_of(folder, part), {"format": "pt"})
+
+    return change
+
+
+ENCODER = "encoder.layers.1.mlp.fc2.bias"
 REFUSED: list[tuple[Callable[[Path], Any], dict[str, Any], type[Exception], str]] = [
     (without("vae"), {}, FileNotFoundError, r"lacks vae: expected the folder .*/vae, which its model_index.json names"),
     (index_with(vae=[None, None]), {}, ValueError, r"lacks vae; its model_index.json has: scheduler, text_encoder"),
@@ -84,7 +114,34 @@ REFUSED: list[tuple[Callable[[Path], Any], dict[str, Any], type[Exception], str]
         lambda folder: (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink(),
         {},
         FileNotFoundError,
-        "a part or its weights is neither on disk",
+        r"no weights of UNet2DConditionModel for .*unet: expected diffusion_pytorch_model.safetensors",
+    ),
+    (trained_without("unet", "conv_out.bias"), {}, ValueError, r"the weights of .*/unet lack: conv_out\.bias$"),
+    (trained_without("vae", "post_quant_conv.weight"), {}, ValueError, r"/vae lack: post_quant_conv\.weight$"),
+    (trained_without("text_encoder", ENCODER), {}, ValueError, rf"/text_encoder lack: {ENCODER}$"),
+    (reshaped("unet", "conv_out.bias"), {}, ValueError, r"the weights of .*/unet do not fit: .*conv_out\.bias"),
+    (reshaped("text_encoder", ENCODER), {}, ValueError, "the weights of .*/text_encoder do not fit"),
+    (index_with(unet=["runs.evil", "Unet"]), {}, ValueError, r"unet in model_index.json of .* must be \[diffusers or"),
+    (index_with(unet=["diffusers"]), {}, ValueError, r"must be \[diffusers or transformers, a class\]"),
+    (index_with(unet=["diffusers", "Nothing"]), {}, ValueError, "is Nothing, no class of diffusers"),
+    (index_with(unet=["diffusers", "AutoModel"]), {}, ValueError, "is AutoModel, neither a network, a tokenizer nor"),
+    (index_with(text_encoder=["transformers", "AutoModel"]), {}, ValueError, "neither a network, a tokenizer nor"),
+    (index_with(vae=["diffusers", "DiffusionPipeline"]), {}, ValueError, "is DiffusionPipeline, neither a network"),
+    (index_with(_class_name="KandinskyCombinedPipeline"), {}, ValueError, "must be one pipeline, and .* fetches"),
+    (index_with(_class_name="UNet2DModel"), {}, ValueError, "must be a pipeline of diffusers"),
+    (written("model_index.json", "[1]"), {}, ValueError, "model_index.json must hold a JSON object, got a list"),
+    (written("unet/config.json", "[1]"), {}, ValueError, "unet/config.json must hold a JSON object, got a list"),
+    (written("unet/config.json", '{"layers_per_block": 1000000000}'), {}, ValueError, "layers_per_block must be at mo"),
+    (written("text_encoder/config.json", "{"), {}, ValueError, "text_encoder/config.json is not JSON"),
+    (written("tokenizer/tokenizer_config.json", "[1]"), {}, ValueError, "tokenizer_config.json must hold a JSON obj"),
+    (written("scheduler/scheduler_config.json", "[1]"), {}, ValueError, "scheduler_config.json must hold a JSON ob"),
+    (written("unet/adapter_config.json", "{}"), {}, ValueError, "adapter_config.json makes the folder one of adapters"),
+    (written(UNET, "text"), {}, ValueError, "unet/diffusion_pytorch_model.safetensors is not a readable file"),
+    (
+        written("text_encoder/model.safetensors.index.json", '{"weight_map": {"x": "../../secret.safetensors"}}'),
+        {},
+        ValueError,
+        "weight_map must name files beside it, got '../../secret.safetensors'",
     ),
     (lambda folder: None, {"config": "x"}, ValueError, "config belongs to a single file of weights"),
     (lambda folder: None, {"dtype": "int8"}, ValueError, "dtype must be one of None, float32, bfloat16, float16"),
@@ -102,8 +159,33 @@ def test_what_is_refused(
 ) -> None:
     folder = shutil.copytree(text_to_image, tmp_path / "saved")
     change(folder)
-    with pytest.raises(error, match=message):
+    with pytest.raises(error, match=message) as caught:
         diffusers_pipeline(str(folder), PARTS, **arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_code_beside_a_pipeline_is_imported_or_asked_for(
+    text_to_image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(text_to_image, tmp_path / "saved")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("builtins.input", lambda *said: "y")
+    code = f"import pathlib\npathlib.Path({str(tmp_path / 'ran')!r}).touch()\nclass Mine: pass\n"
+    for place in ("strangers_module.py", "saved/tokenizer/mine.py", "saved/unet/mine.py"):
+        (tmp_path / place).write_text(code)
+    own = {"auto_map": {"AutoTokenizer": ["mine.Mine", "mine.Mine"]}, "tokenizer_class": "Mine", "model_type": "mine"}
+    for name in ("tokenizer_config", "config"):
+        (folder / "tokenizer" / f"{name}.json").write_text(json.dumps(own))
+    for part, entry in (
+        ("unet", ["strangers_module", "Mine"]),
+        ("unet", ["mine", "Mine"]),
+        ("tokenizer", ["transformers", "AutoTokenizer"]),
+    ):
+        index = json.loads((text_to_image / "model_index.json").read_text())
+        (folder / "model_index.json").write_text(json.dumps({**index, part: entry}))
+        with pytest.raises(ValueError, match=str(folder)):
+            diffusers_pipeline(str(folder))
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from lightning_modules.networks import transformers_model
@@ -103,7 +104,7 @@ def test_what_does_not_fit_is_named(
 ) -> None:
     (saved / "nothing").mkdir(exist_ok=True)
     (saved / "cut").mkdir(exist_ok=True)
-    torch.save({"layernorm.weight": torch.ones(32)}, saved / "cut/pytorch_model.bin")
+    save_file({"layernorm.weight": torch.ones(32)}, saved / "cut/model.safetensors", {"format": "pt"})
     (saved / "cut/config.json").write_text((saved / "vit/config.json").read_text())
     with pytest.raises(error, match=message):
         transformers_model(str(saved / name), **({"mean": HALF, "std": HALF} | options))
