@@ -6,12 +6,13 @@ from typing import Any
 import pandas as pd
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from datamodules.files.tensor_files import sentence
 from datamodules.files.whole_files import write_text
 from lightning_modules.interfaces import ImageMeasurer, require
 from lightning_modules.metrics.image_quality import EvaluationProtocol, as_measured
+from lightning_modules.networks.weights import read_weights
 
 PLACES = {"slice1.0": 0, "slice2.3": 3, "slice3.6": 6, "slice4.8": 8, "slice5.10": 10}
 """The convolutions in torchmetrics' network by their numbers in torchvision's AlexNet."""
@@ -44,7 +45,7 @@ class LPIPS:
             raise FileNotFoundError(
                 f"lpips_weights {path} does not exist: give a safetensors file of LPIPS with AlexNet"
             )
-        given = load_file(path)
+        given = read_weights(path)
         for ours, theirs in PLACES.items():
             for kind in ("weight", "bias"):
                 if f"features.{theirs}.{kind}" in given:
@@ -56,7 +57,7 @@ class LPIPS:
             self.network.load_state_dict(given)
         except RuntimeError as error:
             raise ValueError(
-                f"lpips_weights {path} holds other weights than those of LPIPS with AlexNet: {error}"
+                f"lpips_weights {path} holds other weights than those of LPIPS with AlexNet: {sentence(error)}"
             ) from None
 
     def __call__(self, image: Tensor, clean: Tensor, protocol: EvaluationProtocol) -> Tensor:

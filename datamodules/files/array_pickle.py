@@ -135,7 +135,7 @@ class ArrayUnpickler(pickle.Unpickler):
         return STAND_INS[module, name]
 
 
-def _check_places(file: BinaryIO, size: int) -> None:
+def check_places(file: BinaryIO, size: int) -> None:
     """Refuse an object's number that is greater than the file: room would be made for as many before it, gigabytes."""
     for operation, number, _ in pickletools.genops(file):
         if operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and (number or 0) >= size:
@@ -164,7 +164,7 @@ def read_pickled_arrays(path: Path) -> Any:
     """
     try:
         with path.open("rb") as file:
-            _check_places(file, path.stat().st_size)
+            check_places(file, path.stat().st_size)
             return _plain(ArrayUnpickler(file).load())
     except Exception as error:  # a damaged pickle raises almost anything
         raise ValueError(f"{path} is no undamaged pickle of NumPy arrays alone: {error}") from error

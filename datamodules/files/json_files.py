@@ -10,6 +10,19 @@ from datamodules.files.array_files import check_is_file
 LARGEST = 1 << 26
 """Bytes; lists of a tokenizer's tokens have a tenth."""
 
+PRETRAINED = (
+    "config",
+    "generation_config",
+    "preprocessor_config",
+    "processor_config",
+    "tokenizer",
+    "tokenizer_config",
+    "special_tokens_map",
+    "added_tokens",
+    "vocab",
+)
+"""Files in JSON of a pretrained folder that transformers reads; each is an object."""
+
 
 def read_json_object(path: Path, needed: Collection[str] = ()) -> dict[str, Any]:
     """Read the object that a JSON file holds.
@@ -34,3 +47,14 @@ def read_json_object(path: Path, needed: Collection[str] = ()) -> dict[str, Any]
     if missing := [key for key in needed if key not in found]:
         raise ValueError(f"{path} lacks {', '.join(missing)}")
     return found
+
+
+def check_pretrained_json(folder: Path) -> None:
+    """Check that what transformers reads of a local folder are JSON objects; without a folder there is nothing.
+
+    Raises:
+        ValueError: names the first file that is none.
+    """
+    for name in PRETRAINED:
+        if (file := folder / f"{name}.json").exists():
+            read_json_object(file)

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from datamodules.files.data_directory import data_directory
+from datamodules.files.tensor_files import read_tensors
 
 Numbers = NDArray[np.float64]
 
@@ -75,7 +76,7 @@ class SACExpert(Expert):
 
     Raises:
         FileNotFoundError: if the file is missing.
-        ValueError: if it lacks a tensor, or is of another environment.
+        ValueError: if it is damaged, lacks a tensor, or is of another environment.
     """
 
     def __init__(self, file: str, data_dir: str | None = None) -> None:
@@ -91,11 +92,22 @@ class SACExpert(Expert):
                 f"expert_generation/expert_models of github.com/WilderLavington/"
                 f"Target-Based-Surrogates-For-Stochastic-Optimization"
             )
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
-        self.layers = []
+        tensors = read_tensors(path)
+        if not isinstance(tensors, dict):
+            raise ValueError(f"SACExpert: {path} must hold a dictionary of tensors, got a {type(tensors).__name__}")
+        self.layers: list[list[Numbers]] = []
+        inputs = None
         for name in ("linear1", "linear2", "mean_linear"):
             if missing := {f"{name}.weight", f"{name}.bias"} - set(tensors):
                 raise ValueError(f"SACExpert: {path} lacks {', '.join(sorted(missing))}")
+            pair = [tensors[f"{name}.{part}"] for part in ("weight", "bias")]
+            if not all(isinstance(each, Tensor) and each.is_floating_point() for each in pair):
+                raise ValueError(f"SACExpert: {path} must hold floating-point tensors {name}.weight and {name}.bias")
+            outputs, before = pair[0].shape if pair[0].ndim == 2 else (None, None)
+            if pair[1].shape != (outputs,) or inputs not in (None, before):
+                shapes = " and ".join(str(list(each.shape)) for each in pair)
+                raise ValueError(f"SACExpert: {path} holds {name} of {shapes}, which do not fit what is before them")
+            inputs = outputs
             self.layers.append([tensors[f"{name}.{part}"].double().numpy() for part in ("weight", "bias")])
         wanted = environment.observation_space.shape[0], environment.action_space.shape[0]
         if (found := (self.layers[0][0].shape[1], len(self.layers[2][1]))) != wanted:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.arguments import at_least
+from datamodules.files.json_files import check_pretrained_json
 from datamodules.loading.global_batches import Request
 from datamodules.loading.seeded_batches import SeededBatches
 from datamodules.text.text_set import Texts, TextSet
@@ -96,6 +97,7 @@ class LabelledTexts(SeededBatches):
             raise ImportError("LabelledTexts needs transformers: pip install 'noiseworks[pipelines]'") from error
         folder = Path(self.tokenizer_name).expanduser()
         where = str(folder) if folder.is_dir() else self.tokenizer_name
+        check_pretrained_json(folder)
         try:
             found: Any = AutoTokenizer.from_pretrained(where, local_files_only=folder.is_dir(), trust_remote_code=False)
         except (OSError, ValueError) as error:
@@ -103,6 +105,13 @@ class LabelledTexts(SeededBatches):
                 f"tokenizer: none at {self.tokenizer_name}; expected a folder with tokenizer.json, as save_pretrained "
                 f"writes it, or a name on the Hugging Face Hub"
             ) from error
+        except Exception as error:  # damaged files raise almost anything
+            reason = " ".join(str(error).split())[:400]
+            raise ValueError(f"tokenizer: {self.tokenizer_name} cannot be read: {reason}") from error
+        if type(found.model_max_length) not in (int, float):
+            raise ValueError(
+                f"tokenizer: model_max_length of {self.tokenizer_name} must be a number, got {found.model_max_length!r}"
+            )
         if self.max_length > found.model_max_length:
             raise ValueError(
                 f"max_length must be at most {found.model_max_length} for the tokenizer {self.tokenizer_name}, "

@@ -1,7 +1,6 @@
 """Networks of timm and diffusers by name, with every argument in the signature, so that configs are checked."""
 
 import difflib
-import json
 import re
 from pathlib import Path
 from typing import Any, Literal
@@ -9,9 +8,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from datamodules.files.json_files import read_json_object
 from lightning_modules.networks.adaptation import Precision, Tuning, adapted
 from lightning_modules.networks.normalized import Normalized
-from lightning_modules.networks.weights import from_pretrained, listed, read_weights
+from lightning_modules.networks.weights import (
+    check_config,
+    from_pretrained,
+    listed,
+    new_network,
+    read_weights,
+    sentence,
+)
 
 
 def timm_model(
@@ -127,8 +134,12 @@ def _timm_model_from_file(name: str, path: str, options: dict[str, Any]) -> Any:
         model: Any = timm.create_model(
             name, pretrained=True, pretrained_cfg_overlay=overlay, **(options | {"num_classes": classes})
         )
-    except (RuntimeError, KeyError) as error:
-        raise ValueError(f"weights: {path} does not fit {name}: {' '.join(str(error).split())}") from error
+    except TypeError as error:
+        if "unexpected keyword argument" in str(error):
+            raise
+        raise ValueError(f"weights: {path} does not fit {name}: {sentence(error)}") from error
+    except Exception as error:  # of tensors of other shapes, converters raise almost anything
+        raise ValueError(f"weights: {path} does not fit {name}: {sentence(error)}") from error
     model.pretrained_cfg.pop("state_dict")
     if classes != options["num_classes"]:
         model.reset_classifier(options["num_classes"])
@@ -169,10 +180,8 @@ def diffusers_model(
     import diffusers
 
     config_file = _config_file(name_or_path, subfolder)
-    try:
-        config = json.loads(config_file.read_text())
-    except ValueError as error:
-        raise ValueError(f"{config_file} is not JSON: {error}") from error
+    config = read_json_object(config_file)
+    check_config(config_file, config)
     class_name = config.get("_class_name")
     network_class = getattr(diffusers, class_name, None) if isinstance(class_name, str) else None
     if not (isinstance(network_class, type) and issubclass(network_class, diffusers.ModelMixin)):
@@ -194,7 +203,7 @@ def diffusers_model(
             torch_dtype=None if dtype is None else getattr(torch, dtype),
         )
     else:
-        network = network_class.from_config(config)
+        network = new_network(network_class.from_config, config, str(config_file))
     network.train()
     return adapted(
         network,

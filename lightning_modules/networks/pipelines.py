@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from datamodules.arguments import one_of
-from datamodules.files.json_files import read_json_object
+from datamodules.files.json_files import check_pretrained_json, read_json_object
 from lightning_modules.networks.adaptation import Precision
 from lightning_modules.networks.weights import check_folder, check_safetensors, from_pretrained, listed, sentence
 
@@ -214,8 +214,7 @@ def _loaded(
             options = {key: precisions.get(name, precisions["default"]), "variant": own, "local_files_only": True}
             found[name] = from_pretrained(kind, str(place), WEIGHTS[library], **options).eval()
         elif library == "transformers" and named.endswith(("Tokenizer", "TokenizerFast", "Processor")):
-            for file in sorted(place.glob("*.json")):
-                read_json_object(file)
+            check_pretrained_json(place)
             found[name] = kind.from_pretrained(str(place), local_files_only=True, trust_remote_code=False)
         elif not issubclass(kind, diffusers.SchedulerMixin):
             raise ValueError(

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lightning_modules.networks.adaptation import Precision, Tuning, adapted
 from lightning_modules.networks.pipelines import need_transformers, quiet_transformers
-from lightning_modules.networks.weights import from_pretrained, listed
+from lightning_modules.networks.weights import check_pretrained, from_pretrained, listed, new_network, sentence
 
 
 class TextClassifier(nn.Module):
@@ -99,7 +99,7 @@ def transformers_classifier(
         with quiet_transformers():  # it reports the classifier that is drawn anew
             network = from_pretrained(network_class, source, "model.safetensors", needed=inside, **options)
     else:
-        network = network_class(config)
+        network = new_network(network_class, config, source)
     network.train()
     if config.is_encoder_decoder:
         model: nn.Module = TextToTextClassifier(
@@ -123,6 +123,7 @@ def _config(source: str, local: bool, architecture: dict[str, Any] | None) -> An
         except (TypeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"architecture: {architecture} is no config of transformers: {reason}") from error
+    check_pretrained(source)
     try:
         return AutoConfig.from_pretrained(source, local_files_only=local, trust_remote_code=False)
     except (OSError, ValueError) as error:
@@ -130,13 +131,18 @@ def _config(source: str, local: bool, architecture: dict[str, Any] | None) -> An
             f"name_or_path: no network of transformers at {source}; expected a folder with config.json, as "
             f"save_pretrained writes it, or a name on the Hugging Face Hub"
         ) from error
+    except Exception as error:  # a config of other values raises almost anything
+        raise ValueError(f"config.json of {source} is no config of transformers: {sentence(error)}") from error
 
 
 def _answers(source: str, local: bool, num_classes: int) -> list[int]:
     """Look up the first tokens of the classes' numbers."""
     from transformers import AutoTokenizer
 
-    tokenizer: Any = AutoTokenizer.from_pretrained(source, local_files_only=local, trust_remote_code=False)
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(source, local_files_only=local, trust_remote_code=False)
+    except Exception as error:  # damaged files raise almost anything
+        raise ValueError(f"name_or_path: the tokenizer of {source} cannot be read: {sentence(error)}") from error
     tokens = [tokenizer(str(number)).input_ids[0] for number in range(num_classes)]
     if len(set(tokens)) < num_classes:
         raise ValueError(

@@ -1,16 +1,16 @@
 """Vision networks of transformers by name, with every argument in the signature: CLIP, SigLIP, ViT and others."""
 
-import json
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from datamodules.files.json_files import read_json_object
 from lightning_modules.networks.adaptation import Precision, adapted
 from lightning_modules.networks.normalized import Normalized
 from lightning_modules.networks.pipelines import need_transformers, quiet_transformers
-from lightning_modules.networks.weights import from_pretrained
+from lightning_modules.networks.weights import check_pretrained, from_pretrained, new_network, sentence
 
 Features = Literal["pooled", "first_token", "mean_token", "projected"]
 
@@ -101,6 +101,7 @@ def transformers_model(
     folder = Path(name_or_path).expanduser()
     local = folder.is_dir()
     source = str(folder) if local else name_or_path
+    check_pretrained(source)
     try:
         config: Any = transformers.AutoConfig.from_pretrained(source, local_files_only=local, trust_remote_code=False)
     except (OSError, ValueError) as error:
@@ -108,12 +109,14 @@ def transformers_model(
             f"no network of transformers at {name_or_path}: expected a folder with config.json, as save_pretrained "
             f"writes it, or a name on the Hugging Face Hub"
         ) from error
+    except Exception as error:  # a config of other values raises almost anything
+        raise ValueError(f"config.json of {source} is no config of transformers: {sentence(error)}") from error
     config = getattr(config, "vision_config", config)
     network_class = _vision_class(transformers, config, features)
     if pretrained and torch.get_default_device().type != "meta":
         network = _with_weights(network_class, source, local, config, dtype)
     else:
-        network = network_class(config)
+        network = new_network(network_class, config, source)
     model: nn.Module = TransformersBackbone(network.train(), features, num_classes)
     if normalize:
         statistics = _statistics(source, local) if mean is None or std is None else {}
@@ -123,6 +126,9 @@ def transformers_model(
                 raise ValueError(
                     f"{short} must be given: there is no {key} in preprocessor_config.json of {name_or_path}"
                 )
+        for key in ("image_mean", "image_std"):
+            if not _are_numbers(statistics.get(key, [0.5])):
+                raise ValueError(f"preprocessor_config.json of {name_or_path}: {key} must be numbers, one a channel")
         model = Normalized(model, mean or statistics["image_mean"], std or statistics["image_std"])
     return adapted(
         model,
@@ -131,6 +137,10 @@ def transformers_model(
         dtype=dtype,
         **adaptation,
     )
+
+
+def _are_numbers(values: Any) -> bool:
+    return isinstance(values, list) and bool(values) and all(type(value) in (int, float) for value in values)
 
 
 def _vision_class(transformers: Any, config: Any, features: Features) -> Any:
@@ -157,7 +167,7 @@ def _with_weights(network_class: Any, source: str, local: bool, config: Any, dty
 def _statistics(source: str, local: bool) -> dict[str, Any]:
     if local:
         path = Path(source, "preprocessor_config.json")
-        return json.loads(path.read_text()) if path.is_file() else {}
+        return read_json_object(path) if path.is_file() else {}
     from transformers import AutoImageProcessor
 
     try:

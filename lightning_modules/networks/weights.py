@@ -1,30 +1,21 @@
 """Weights from local files: safetensors, PyTorch state dicts, Lightning checkpoints; no code in them is run."""
 
-import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from datamodules.files.array_files import check_is_file
-from datamodules.files.json_files import read_json_object
+from datamodules.files.json_files import check_pretrained_json, read_json_object
+from datamodules.files.tensor_files import read_tensors, sentence
 from lightning_modules.networks.normalized import Normalized
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar")
 INSIDE = ("state_dict", "model_state_dict", "model")  # where training scripts keep the network's weights
 WRAPPERS = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before every key
-EXPANDED = 1 << 26  # bytes that a tensor may have without as many in the file, such as a buffer of equal rows
 MOST_LAYERS = 10_000
-
-
-def sentence(error: BaseException) -> str:
-    """Put what a library says into one line, of at most 400 letters."""
-    said = " ".join(str(error).split()) or type(error).__name__
-    return said if len(said) <= 400 else f"{said[:400]} ..."
 
 
 def listed(names: Iterable[str], at_most: int = 5) -> str:
@@ -62,50 +53,6 @@ def weights_file(path: str | Path) -> Path:
     return path
 
 
-def read_tensors(file: Path) -> Any:
-    """Read what a file of weights holds on the CPU: tensors, numbers and text, in plain containers.
-
-    Args:
-        file: of safetensors, by its suffix, or as `torch.save` writes it.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is damaged, compressed, or holds anything else, naming the file.
-    """
-    check_is_file(file)
-    try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
-        if zipfile.is_zipfile(file):
-            with zipfile.ZipFile(file) as archive:
-                if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
-                    raise ValueError("it is compressed, as torch.save does not write it")
-        content = torch.load(file, "cpu", weights_only=True)
-        _check_plain(content)
-        return content
-    except Exception as error:  # a damaged file raises almost anything
-        reason = sentence(RuntimeError(str(error).strip().split("\n")[0]))
-        raise ValueError(f"{file} is not a readable file of weights (or holds more than tensors): {reason}") from error
-
-
-def _check_plain(content: Any) -> None:
-    """Reject tensors without values, of other layouts, or with many more values than the file has."""
-    waiting = [content]
-    while waiting:
-        each = waiting.pop()
-        if isinstance(each, Mapping):
-            waiting += each.values()
-        elif isinstance(each, list | tuple):
-            waiting += each
-        elif isinstance(each, Tensor):
-            if each.layout != torch.strided or each.is_meta or each.is_quantized or each.is_nested:
-                raise ValueError("it holds a tensor that is sparse, quantized, nested or without values")
-            if each.nbytes > max(EXPANDED, each.untyped_storage().nbytes()):
-                raise ValueError(
-                    f"it declares {list(each.shape)} of {each.dtype} in {each.untyped_storage().nbytes()} bytes"
-                )
-
-
 def check_safetensors(file: Path) -> None:
     """Compare the header of a file of safetensors with its content, without reading that.
 
@@ -132,7 +79,7 @@ def check_folder(folder: Path) -> None:
             f"{adapters} makes the folder one of adapters, which name the network that is loaded; merge them"
         )
     if (config := folder / "config.json").exists():
-        _check_config(config, read_json_object(config))
+        check_config(config, read_json_object(config))
     for index in sorted(folder.glob("*.safetensors*.index.json")):
         shards = read_json_object(index, ["weight_map"])["weight_map"]
         named = shards.values() if isinstance(shards, dict) else [shards]
@@ -144,10 +91,38 @@ def check_folder(folder: Path) -> None:
         check_safetensors(file)
 
 
-def _check_config(file: Path, config: Any) -> None:
+def check_pretrained(name_or_path: str) -> None:
+    """Check every configuration in JSON and the weights of a local folder; names on the Hub pass.
+
+    Raises:
+        ValueError: names the file that is damaged or hostile.
+    """
+    if (folder := Path(name_or_path).expanduser()).is_dir():
+        check_pretrained_json(folder)
+        check_folder(folder)
+
+
+def new_network(network_class: Any, config: Any, source: str) -> Any:
+    """Build a network with new weights from a config that a file holds.
+
+    Raises:
+        ValueError: names where the config is from, if its values make no network.
+    """
+    try:
+        return network_class(config)
+    except Exception as error:  # a config of other values raises almost anything
+        raise ValueError(f"the config of {source} makes no {network_class.__name__}: {sentence(error)}") from error
+
+
+def check_config(file: Path, config: dict[str, Any]) -> None:
+    """Reject a config whose network would take for ever to build, or is made by code from elsewhere.
+
+    Raises:
+        ValueError: names file, key and value.
+    """
     for key, value in config.items():
         if isinstance(value, dict):
-            _check_config(file, value)
+            check_config(file, value)
         numbers = value if isinstance(value, list) else [value]
         if "layer" in key and any(isinstance(each, int) and each > MOST_LAYERS for each in numbers):
             raise ValueError(f"{file}: {key} must be at most {MOST_LAYERS}, got {value}")

@@ -1,7 +1,6 @@
 """The noise prompt network, NPNet: its equations are in `__init__.py`."""
 
 import math
-import pickle
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from timm.models.vision_transformer import Attention
 from torch import Tensor, nn
 
 from datamodules.arguments import at_least
+from datamodules.files.tensor_files import read_tensors, sentence
 from lightning_modules.full_precision import at_least_float32, in_full_precision
 from lightning_modules.networks.text_to_image import Prompts
 from lightning_modules.networks.weights import load, weights_file
@@ -174,16 +174,21 @@ def with_released_weights(network: NPNet, path: str) -> NPNet:
     if network.alpha.is_meta:
         return network
     file = weights_file(path)
+    content = read_tensors(file)
     try:
-        content = torch.load(file, "cpu", weights_only=True)
-        parts = {own: content[name] for name, own in PARTS.items()}
+        parts = {own: {**content[name]} for name, own in PARTS.items()}
         weights = {name: content[name].detach().view(1) for name in ("alpha", "beta")}
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, AttributeError) as error:
+        if not all(isinstance(value, Tensor) for part in parts.values() for value in part.values()):
+            raise TypeError("they are no tensors")
+    except (RuntimeError, LookupError, TypeError, AttributeError) as error:
         names = ", ".join((*PARTS, "alpha", "beta"))
         raise ValueError(f"{file} must hold {names} of an NPNet: {type(error).__name__} {error}") from error
     swin = {key.removeprefix("swin."): value for key, value in parts["residual"].items() if key.startswith("swin.")}
     if isinstance(network.residual.features, SwinTransformer):  # whose layers had other names in older versions of timm
-        swin = checkpoint_filter_fn(swin, network.residual.features)
+        try:
+            swin = checkpoint_filter_fn(swin, network.residual.features)
+        except Exception as error:  # of tensors of other shapes it raises almost anything
+            raise ValueError(f"{file}: the Swin transformer's weights do not fit: {sentence(error)}") from error
     own = {key: value for key, value in parts["residual"].items() if not key.startswith("swin.")}
     parts["residual"] = own | {f"features.{key}": value for key, value in swin.items()}
     weights |= {f"{part}.{key}": value for part, state in parts.items() for key, value in state.items()}

@@ -1,6 +1,7 @@
 """Scores of images for their texts: called with images `[B, 3, H, W]` in [0, 1] and B texts, they give `[B]`."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torchvision.transforms.v2 import functional as transforms
 from lightning_modules.networks.adaptation import frozen
 from lightning_modules.networks.pipelines import need_transformers
 from lightning_modules.networks.text_to_image import saving_what_is_trained
-from lightning_modules.networks.weights import from_pretrained, load, read_weights
+from lightning_modules.networks.weights import check_pretrained, from_pretrained, load, read_weights, sentence
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 """Of the pixels of all CLIP models here."""
@@ -88,14 +89,15 @@ class CLIPReward(nn.Module):
         from transformers import AutoTokenizer, CLIPModel
 
         with torch.device("cpu"):  # on the meta device it would have no weights to compare
-            options: dict[str, Any] = {"local_files_only": local_files_only}
+            options: dict[str, Any] = {"local_files_only": local_files_only or Path(name_or_path).is_dir()}
+            check_pretrained(name_or_path)
             try:
-                self.tokenizer = AutoTokenizer.from_pretrained(name_or_path, **options)
-            except (OSError, ValueError) as error:
+                self.tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False, **options)
+            except Exception as error:  # damaged files raise almost anything
                 raise FileNotFoundError(
                     f"no CLIP model {name_or_path}: it is neither a folder that save_pretrained wrote, nor in the "
                     f"Hugging Face cache, nor could it be fetched; run `hf download {name_or_path}` where there is a "
-                    f"network"
+                    f"network ({sentence(error)})"
                 ) from error
             self.model: Any = from_pretrained(CLIPModel, name_or_path, "model.safetensors", **options)
             if weights is not None:

@@ -1,9 +1,9 @@
 """The process that a pretrained score model of diffusers was trained with."""
 
-import json
 from pathlib import Path
 from typing import Any
 
+from datamodules.files.json_files import read_json_object
 from lightning_modules.sde.processes import VE, VP, Process
 
 
@@ -22,19 +22,33 @@ def pretrained_process(name_or_path: str) -> Process:
         ValueError: if the scheduler or its schedule is another one, or the network predicts something else than noise.
     """
     file = _scheduler_file(name_or_path)
-    config: dict[str, Any] = json.loads(file.read_text())
+    config = read_json_object(file)
     name = config.get("_class_name")
     if name == "ScoreSdeVeScheduler":
-        return VE(config["sigma_min"], config["sigma_max"])
+        smallest, largest = _numbers(file, config, "sigma_min", "sigma_max")
+        return VE(smallest, largest)
     if name in ("DDPMScheduler", "DDIMScheduler", "PNDMScheduler"):
         wanted = {"beta_schedule": "linear", "prediction_type": "epsilon", "trained_betas": None}
         for key, value in wanted.items():
             if config.get(key, value) != value:
                 raise ValueError(f"{file}: {key} must be {value} for a score model of VP, got {config[key]}")
-        levels = config["num_train_timesteps"]
-        return VP(config["beta_start"] * levels, config["beta_end"] * levels)
+        levels, start, end = _numbers(file, config, "num_train_timesteps", "beta_start", "beta_end")
+        return VP(start * levels, end * levels)
     allowed = "ScoreSdeVeScheduler, DDPMScheduler, DDIMScheduler or PNDMScheduler"
     raise ValueError(f"{file}: _class_name must be {allowed}, got {name!r}")
+
+
+def _numbers(file: Path, config: dict[str, Any], *names: str) -> list[float]:
+    """Look up numbers in a config.
+
+    Raises:
+        ValueError: names the first that is missing or no finite positive number.
+    """
+    for name in names:
+        value = config.get(name)
+        if type(value) not in (int, float) or not 0 < value < 1e9:
+            raise ValueError(f"{file}: {name} must be a positive number below 1e9, got {value!r}")
+    return [config[name] for name in names]
 
 
 def _scheduler_file(name_or_path: str) -> Path:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from lightning_modules.full_precision import in_full_precision
 from lightning_modules.networks.pipelines import need_transformers
+from lightning_modules.networks.weights import check_pretrained, from_pretrained, sentence
 
 
 def directional_similarity(edit: Tensor, source: Tensor, prompt: Tensor, source_text: Tensor) -> Tensor:
@@ -48,6 +49,7 @@ class CLIP:
 
     Raises:
         FileNotFoundError: if the model is neither on disk nor on the Hub, or lacks one of its parts.
+        ValueError: if a file of it is damaged, or its weights do not fit.
         ImportError: if transformers is not installed.
     """
 
@@ -56,15 +58,20 @@ class CLIP:
         from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
         path = str(Path(model).expanduser()) if Path(model).expanduser().is_dir() else model
+        options: dict[str, Any] = {"local_files_only": Path(path).is_dir()}
+        check_pretrained(path)
         try:
             with torch.device("cpu"):
-                self.model: Any = CLIPModel.from_pretrained(path, dtype=torch.float32).requires_grad_(False).eval()
-            self.tokenizer: Any = CLIPTokenizer.from_pretrained(path)
-            self.processor: Any = CLIPImageProcessor.from_pretrained(path)
-        except (OSError, TypeError) as error:
+                read = from_pretrained(CLIPModel, path, "model.safetensors", dtype=torch.float32, **options)
+            self.model: Any = read.requires_grad_(False).eval()
+            self.tokenizer: Any = CLIPTokenizer.from_pretrained(path, trust_remote_code=False, **options)
+            self.processor: Any = CLIPImageProcessor.from_pretrained(path, trust_remote_code=False, **options)
+        except ValueError:
+            raise
+        except Exception as error:  # damaged files raise almost anything
             raise FileNotFoundError(
                 f"clip: {model} is no CLIP model: expected a folder as save_pretrained writes it, of model, tokenizer "
-                f"and image processor, or a name on the Hugging Face Hub ({' '.join(str(error).split())})"
+                f"and image processor, or a name on the Hugging Face Hub ({sentence(error)})"
             ) from error
 
     @torch.no_grad()

@@ -1,0 +1,65 @@
+"""Tensors from files of safetensors and of `torch.save`; no code in them is run."""
+
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from datamodules.files.array_files import check_is_file
+
+EXPANDED = 1 << 26
+"""Bytes that a tensor may have without as many in the file, such as a buffer of equal rows."""
+
+
+def sentence(error: BaseException) -> str:
+    """Put what a library says into one line, of at most 400 letters."""
+    said = " ".join(str(error).split()) or type(error).__name__
+    return said if len(said) <= 400 else f"{said[:400]} ..."
+
+
+def read_tensors(file: Path) -> Any:
+    """Read what a file of weights holds on the CPU: tensors, numbers and text, in plain containers.
+
+    Args:
+        file: of safetensors, by its suffix, or as `torch.save` writes it.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is damaged, compressed, or holds anything else, naming the file.
+    """
+    check_is_file(file)
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                    raise ValueError("it is compressed, as torch.save does not write it")
+        content = torch.load(file, "cpu", weights_only=True)
+        _check_plain(content)
+        return content
+    except Exception as error:  # a damaged file raises almost anything
+        reason = sentence(RuntimeError(str(error).strip().split("\n")[0]))
+        raise ValueError(f"{file} is not a readable file of weights (or holds more than tensors): {reason}") from error
+
+
+def _check_plain(content: Any) -> None:
+    """Reject tensors without values, of other layouts, or with many more values than the file has."""
+    waiting = [content]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, Mapping):
+            waiting += each.values()
+        elif isinstance(each, list | tuple):
+            waiting += each
+        elif isinstance(each, Tensor):
+            if each.layout != torch.strided or each.is_meta or each.is_quantized or each.is_nested:
+                raise ValueError("it holds a tensor that is sparse, quantized, nested or without values")
+            if each.nbytes > max(EXPANDED, each.untyped_storage().nbytes()):
+                raise ValueError(
+                    f"it declares {list(each.shape)} of {each.dtype} in {each.untyped_storage().nbytes()} bytes"
+                )

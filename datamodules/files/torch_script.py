@@ -1,0 +1,107 @@
+"""Tensors of a TorchScript file, without running it, as PyTorch's own reader does with what restores a module."""
+
+import io
+import pickle
+import zipfile
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from datamodules.files.array_files import check_is_file
+from datamodules.files.array_pickle import check_places
+
+STORAGES = {"FloatStorage": torch.float32, "HalfStorage": torch.float16, "LongStorage": torch.int64}
+
+
+class _Module:
+    """Stands for a module of TorchScript: what it holds, by name."""
+
+    def __init__(self) -> None:
+        self.state: Any = {}
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Tensor:
+    if not isinstance(storage, Tensor):
+        raise pickle.UnpicklingError("it makes a tensor of something else than its values")
+    return torch.as_strided(storage, size, stride, offset)  # checks the bounds
+
+
+def _plain_list(values: Any, *_: Any) -> Any:
+    return values
+
+
+class _Unpickler(pickle.Unpickler):
+    """Looks up nothing but stand-ins; tensors' values are in files of their own beside the pickle."""
+
+    def __init__(self, archive: zipfile.ZipFile, root: str) -> None:
+        content = io.BytesIO(archive.read(f"{root}/data.pkl"))
+        check_places(content, len(content.getvalue()))
+        super().__init__(content)
+        self.archive, self.root = archive, root
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module == "__torch__" or module.startswith("__torch__."):
+            return _Module
+        if module == "torch" and name in STORAGES:
+            return name
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return _tensor
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        if module == "torch.jit._pickle" and name.startswith("build_"):
+            return _plain_list
+        raise pickle.UnpicklingError(f"it would call {module}.{name}")
+
+    def persistent_load(self, pid: Any) -> Any:
+        _, kind, key, *_ = pid
+        content = bytearray(self.archive.read(f"{self.root}/data/{key}"))
+        return torch.frombuffer(content, dtype=STORAGES[kind]) if content else torch.empty(0, dtype=STORAGES[kind])
+
+
+def read_torch_script(file: Path) -> list[dict[str, Tensor]] | None:
+    """Read the tensors of each module of a TorchScript file, in the order of the modules, parents first.
+
+    Returns:
+        None where the file is of another kind.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is damaged or holds more than modules and tensors, naming the file.
+    """
+    check_is_file(file)
+    if not zipfile.is_zipfile(file):
+        return None
+    try:
+        with zipfile.ZipFile(file) as archive:
+            names = [member.filename for member in archive.infolist()]
+            roots = [name.removesuffix("/data.pkl") for name in names if name.endswith("/data.pkl")]
+            if len(roots) != 1 or f"{roots[0]}/constants.pkl" not in names:
+                return None
+            if any(
+                member.compress_size != member.file_size
+                for member in archive.infolist()
+                if "/code/" not in member.filename
+            ):
+                raise ValueError("it is compressed, as PyTorch does not write it")
+            return [*_tensors(_Unpickler(archive, roots[0]).load())]
+    except Exception as error:  # a damaged file raises almost anything
+        reason = " ".join(str(error).split())[:400]
+        raise ValueError(f"{file} is damaged or holds more than the modules of TorchScript: {reason}") from error
+
+
+def _tensors(module: Any) -> Iterator[dict[str, Tensor]]:
+    waiting, seen = [module], set()
+    while waiting:
+        each = waiting.pop()
+        if not isinstance(each, _Module) or not isinstance(each.state, dict) or id(each) in seen:
+            raise ValueError("it holds something else than a tree of modules")
+        seen.add(id(each))
+        yield {name: value for name, value in each.state.items() if isinstance(value, Tensor)}
+        waiting += reversed([value for value in each.state.values() if isinstance(value, _Module)])
