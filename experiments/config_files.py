@@ -4,6 +4,7 @@ A file that begins with a line `base: demo.yaml` holds what differs from that fi
 on the same command line and nothing more.
 """
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ BASE_LINE = re.compile(r"^base:[^\n]*$", re.MULTILINE)
 def located(path: Path) -> Path:
     """Find a configuration file: where the path says or, of `configs/...`, among those that come with the package."""
     ours = PROJECT / path
-    return ours if path.parts[:1] == ("configs",) and not path.exists() and ours.is_file() else path
+    # os.path, as a text that is too long for a path is none
+    return ours if path.parts[:1] == ("configs",) and not os.path.exists(path) and os.path.isfile(ours) else path
 
 
 def text_of(path: Path) -> str:

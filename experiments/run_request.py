@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from importlib import metadata
@@ -23,6 +23,7 @@ RESERVED = {
     "run_directory": "--output",
     "resume": "--output",
     "test_after_fit": "compare",
+    "ckpt_path": "compare",
 }
 
 
@@ -101,6 +102,11 @@ def load_experiments(configs: Sequence[Path], overrides: Sequence[str] = ()) -> 
         key = override.removeprefix("--").partition("=")[0]
         if override.startswith("--") and key in RESERVED:
             raise ValueError(f"--{key} cannot be overridden: {RESERVED[key]} sets it for each run")
+    for name, files in layers_of(overrides).items():
+        for text in files.values():
+            content = parsed(text, Path(name))
+            if key := next((key for key in RESERVED if isinstance(content, dict) and key in content), None):
+                raise ValueError(f"--config {name} cannot set {key}: {RESERVED[key]} sets it for each run")
     configs = [located(config) for config in configs]
     for config in configs:
         if not config.is_file():
@@ -123,17 +129,41 @@ def _labels(configs: Sequence[Path], names: Sequence[str]) -> list[str]:
 def setting_of(experiment: Experiment, key: str) -> Any:
     """Find the value that a configuration, its layers and what overrides them give a key; None if nothing does."""
     found = settings_of(experiment.config).get(key)
-    following = iter(experiment.overrides)
-    for override in following:
-        name, equals, value = override.removeprefix("--").partition("=")
-        if not override.startswith("--") or name not in (key, "config"):
-            continue
-        value = value if equals else next(following, "")
-        if name == "config":
-            path = located(Path(value))
-            found = settings_of(path).get(key, found) if path.is_file() else found
-        else:
+    for flag, value in _flags(experiment.overrides):
+        if flag == key:
             found = parsed(value, experiment.config)
+        elif flag in LAYER:
+            for text in layers_of(("--config", value))[value].values():
+                content = parsed(text, Path(value))
+                found = dotted(content).get(key, found) if isinstance(content, dict) else found
+    return found
+
+
+LAYER = ("config", "c")
+
+
+def _flags(overrides: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield the options among arguments, without their dashes, with their values."""
+    following = iter(overrides)
+    for override in following:
+        flag, equals, value = override.partition("=")
+        if flag.startswith("--") or flag == "-c":
+            yield flag.lstrip("-"), value if equals else next(following, "")
+
+
+def layers_of(overrides: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Read the configurations that follow as `--config` or `-c`, each a file with its base, or YAML itself.
+
+    Returns:
+        By what was given for it, the texts of its files by their paths, its base before itself.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for flag, value in _flags(overrides):
+        if flag in LAYER:
+            path = located(Path(value))
+            found[value] = (
+                {str(file): text_of(file) for file in with_base(path)} if os.path.isfile(path) else {str(path): value}
+            )
     return found
 
 
@@ -141,13 +171,8 @@ def request(run: Run) -> dict[str, Any]:
     """Collect what identifies a run; two runs with equal requests may share a directory."""
     *base, (_, own) = run.experiment.texts
     layers = {str(path): text for path, text in base}
-    following = iter(run.experiment.overrides)
-    for override in following:
-        key, _, value = override.partition("=")
-        if key in ("--config", "-c"):
-            path = located(Path(value or next(following, "")))
-            files = with_base(path) if path.is_file() else []
-            layers |= {str(file): text_of(file) for file in files} or {str(path): ""}
+    for files in layers_of(run.experiment.overrides).values():
+        layers |= files
     return {
         "config": own,
         "layers": layers,

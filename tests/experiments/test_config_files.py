@@ -98,6 +98,9 @@ def test_another_base_is_refused_in_one_sentence(
 
 
 def test_a_changed_base_is_another_run(folder: Path) -> None:
+    demo = DEMO.read_text().replace("seed_everything: 0\n", "")
+    (folder / "elr/demo.yaml").write_text(demo)
+
     def run() -> Run:
         [experiment] = load_experiments([folder / "elr/weak.yaml"], ["--config", str(folder / "plain/baseline.yaml")])
         return Run(experiment, 0, folder / "out")
@@ -106,7 +109,7 @@ def test_a_changed_base_is_another_run(folder: Path) -> None:
         str(folder / "plain/../elr/demo.yaml")
     }
     before = request(run())
-    (folder / "elr/demo.yaml").write_text(DEMO.read_text().replace("strength: 3.0", "strength: 2.0"))
+    (folder / "elr/demo.yaml").write_text(demo.replace("strength: 3.0", "strength: 2.0"))
     assert request(run()) != before
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from experiments import compare
-from experiments.run_request import unique_names
+from experiments.run_request import load_experiments, setting_of, unique_names
 from tests.experiments.conftest import Config, table
 
 
@@ -85,3 +85,41 @@ def test_names_are_the_shortest_tails_that_differ(tmp_path: Path) -> None:
     assert unique_names([tmp_path / "p/x/a", tmp_path / "q/x/a", tmp_path / "q/x/b"]) == ["p/x/a", "q/x/a", "q/x/b"]
     with pytest.raises(ValueError, match="x/a"):
         unique_names([tmp_path / "x/a", tmp_path / "x/../x/a"])
+
+
+@pytest.mark.parametrize("flag", ["--config=", "--config", "-c", "its base", "its text"])
+@pytest.mark.parametrize(
+    ("key", "value", "sets"),
+    [
+        ("seed_everything", 7, "--seeds"),
+        ("run_directory", "x", "--output"),
+        ("resume", "x", "--output"),
+        ("test_after_fit", False, "compare"),
+        ("ckpt_path", "x.ckpt", "compare"),
+    ],
+)
+def test_a_layer_sets_nothing_that_the_comparison_sets(
+    flag: str, key: str, value: object, sets: str, config: Config, fit: list[str], tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    layer = tmp_path / "layer.yaml"
+    layer.write_text(json.dumps({key: value}))
+    given = str(layer)
+    if flag == "its base":
+        (tmp_path / "own.yaml").write_text("base: layer.yaml\ntrainer: {accelerator: cpu}\n")
+        given = str(tmp_path / "own.yaml")
+    elif flag == "its text":
+        given = layer.read_text()
+    layers = [f"--config={given}"] if flag == "--config=" else [flag if flag[0] == "-" else "--config", given]
+    arguments = [str(config("a", start=0.9)), "--seeds", "0", "1", "--output", str(tmp_path / "out"), "--", *layers]
+    assert compare.main(arguments, fit) == 2
+    assert capsys.readouterr().err == f"error: --config {given} cannot set {key}: {sets} sets it for each run\n"
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_layer_by_its_short_name_is_part_of_a_setting(config: Config, tmp_path: Path) -> None:
+    layer = tmp_path / "layer.yaml"
+    layer.write_text("trainer: {devices: 4}")
+    for overrides in (("-c", str(layer)), ("--config", str(layer)), ("--config", "trainer: {devices: 4}")):
+        (experiment,) = load_experiments([config("a", start=0.9)], overrides)
+        assert setting_of(experiment, "trainer.devices") == 4
