@@ -9,8 +9,10 @@ import typing
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import lightning.pytorch.cli  # noqa: F401  # lets the parser read from addresses, which is undone here
 from jsonargparse import Namespace, set_parsing_settings
 
+set_parsing_settings(config_read_mode_urls_enabled=False, config_read_mode_fsspec_enabled=False)
 # A path below os, subprocess, pickle, ... is refused before it is imported, wherever it stands.
 set_parsing_settings(import_path_denylist=[], instantiate_subclass_spec_in_any=False)
 

@@ -39,6 +39,7 @@ from experiments.config_files import (
     located,
     mapping_of,
     settings_of,
+    text_of,
     with_base,
     without_base_line,
 )
@@ -57,6 +58,7 @@ from experiments.run_directory import (
     latest_checkpoint,
     latest_run,
     make_directory,
+    name_in_errors,
     new_run_directory,
     refuse_fewer_epochs,
     write_test_metrics,
@@ -65,6 +67,7 @@ from experiments.run_directory import (
 from experiments.saving.checkpoints import Checkpoints
 from experiments.saving.end_of_training import ResumableEnd
 from experiments.saving.stop_signals import StopSignals
+from experiments.strangers import known_imports, settings_of_run
 
 DEFAULTS = PROJECT / "configs" / "defaults.yaml"
 CALL_ONLY = {  # arguments of one call, which the saved configuration leaves out
@@ -118,7 +121,7 @@ class ConfigFile(ActionConfigFile):
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
         path = located(Path(values))
-        for file in with_base(path) if path.is_file() else [values]:
+        for file in with_base(path) if os.path.isfile(path) else [values]:
             self.apply_config(parser, cfg, self.dest, str(file))
 
 
@@ -171,22 +174,25 @@ class CommandLine(LightningCLI):
         self.requested, *self.arguments = args
         self.run = run
         self.held = contextlib.ExitStack()
+        self.imports = contextlib.ExitStack()
         self.begun = False
         """Whether this call made the run directory."""
         args = with_latest(args)
         self.resumed = _value_of(args, "--resume")
         if self.resumed is not None:
             config = Path(self.resumed, "config.yaml")
-            if not config.is_file():
+            if not os.path.isfile(config):
                 raise FileNotFoundError(f"{self.resumed} cannot be resumed: {config} does not exist")
             self.began_from = mapping_of(config).get("ckpt_path")
-            args = [args[0], "--config", str(config), "--ckpt_path=null", *args[1:]]
+            settings = settings_of_run(Path(self.resumed), CALL_ONLY, args[1:])
         self.config_files = config_files(args)
         for file in self.config_files:
             path = located(Path(file))
-            if path.is_file():
+            if os.path.isfile(path):
                 base_of(path)  # refuses what is no configuration, before anything is loaded
-            elif ":" not in file and not path.exists():  # which is no configuration itself
+            elif re.match(r"\w+:(//|:)", file):
+                raise ValueError(f"--config {file} is an address: download the file and name it")
+            elif ":" not in file and not os.path.exists(path):  # which is no configuration itself
                 raise FileNotFoundError(f"--config {file} does not exist (working directory: {Path.cwd()})")
         # Said on every run, and nothing a user can act on.
         for message in (
@@ -198,6 +204,15 @@ class CommandLine(LightningCLI):
         logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
             lambda r: "litlogger" not in r.getMessage()
         )
+        if self.resumed is not None:
+            files = [path for file in self.config_files if os.path.isfile(path := located(Path(file)))]
+            said = [*args, *(text_of(each) for file in files for each in with_base(file))]
+            self.imports.enter_context(known_imports(settings, said, Path(self.resumed)))
+            args = [args[0], "--config", yaml.safe_dump(settings, sort_keys=False), "--ckpt_path=null", *args[1:]]
+        with self.imports:
+            self._begin(args)
+
+    def _begin(self, args: list[str]) -> None:
         super().__init__(
             LightningModule,
             LightningDataModule,
@@ -283,7 +298,7 @@ class CommandLine(LightningCLI):
         if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
             if self.requested == "fit" and self.run:
                 self._protect_what_is_there()
-            self.begun = not self.run_directory.exists()
+            self.begun = not os.path.exists(self.run_directory)
             make_directory(self.run_directory)
             if self.run:
                 self.held.enter_context(writing(self.run_directory))
@@ -291,7 +306,7 @@ class CommandLine(LightningCLI):
                     clear(self.run_directory)
         if self.requested == "predict":
             config.return_predictions = False  # they are written to disk as they come
-        config.weights_only = True if config.get("weights_only") is None else config.weights_only
+        config.weights_only = True  # whatever a file says: nothing unpickles code
 
     def _protect_what_is_there(self) -> None:
         """Refuses to train over another run, and to continue one with another model, other data or another seed.
@@ -345,7 +360,10 @@ class CommandLine(LightningCLI):
             **kwargs,
         )
         if isinstance(trainer.strategy.checkpoint_io, TorchCheckpointIO):
-            trainer.strategy.checkpoint_io = WholeCheckpoints()
+            trainer.strategy.checkpoint_io = WholeCheckpoints(self.run_directory)
+        # Given none, Lightning looks for one itself: of an exception, of SLURM, or of a registry.
+        trainer._checkpoint_connector._parse_ckpt_path = lambda _, ckpt_path, **__: ckpt_path  # type: ignore[method-assign]
+        name_in_errors(trainer)
         ResumableEnd.of(trainer)
         self.stop_signals = StopSignals(trainer)
         return trainer
@@ -396,6 +414,8 @@ class CommandLine(LightningCLI):
 
     def _tested(self, checkpoint: Path | None) -> dict[str, float]:
         path = None if checkpoint is None or self.trainer.fast_dev_run else str(checkpoint)  # type: ignore[attr-defined]
+        if path is not None:
+            check_checkpoint(Path(path), self.model)
         results = self.trainer.test(self.model, self.datamodule, path, verbose=False, weights_only=True)
         return {name: value for result in results for name, value in result.items()}
 
@@ -608,7 +628,7 @@ def run(args: list[str]) -> int:
         ):
             line.held.close()
             shutil.rmtree(line.run_directory, ignore_errors=True)
-        if place is not None and place.is_dir():
+        if place is not None and os.path.isdir(place):
             kept = place / "traceback.txt"
             with contextlib.suppress(OSError):  # the disk may be what is full
                 kept.write_text(traceback.format_exc())

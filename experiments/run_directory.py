@@ -114,7 +114,7 @@ def refuse_fewer_epochs(path: Path, max_epochs: int | None) -> None:
     """
     try:
         done = int(read_checkpoint(path)["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, IndexError):
         raise ValueError(f"{path} does not say how far its training went, so that nothing goes on from it") from None
     if max_epochs is not None and 0 <= max_epochs < done:
         raise ValueError(f"trainer.max_epochs is {max_epochs}, and {path} was trained for {done} epochs already")
@@ -131,13 +131,62 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"the checkpoint {path} does not exist")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        checkpoint["state_dict"].keys()
-        int(checkpoint["global_step"])
+        wrong = _what_is_wrong(checkpoint)
     except Exception as error:
         raise ValueError(
             f"{path} is not a checkpoint of this project, or is damaged ({type(error).__name__})"
         ) from error
+    if wrong:
+        raise ValueError(f"{path} is not a checkpoint of this project, or is damaged: {wrong}")
     return checkpoint
+
+
+def _what_is_wrong(checkpoint: Any) -> str | None:
+    """Say what in the content of a checkpoint is of a type that no checkpoint has there; None if nothing is."""
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
+        return "it holds no state_dict"
+    for key, value in checkpoint["state_dict"].items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            return f"state_dict has a {type(value).__name__} at {str(key)[:100]!r}"
+        if value.layout != torch.strided or value.is_meta:
+            return f"{key} is a tensor that has no values of its own"
+    # types first, so that a tensor is not taken for a truth
+    counts = {"global_step": checkpoint.get("global_step"), "epoch": checkpoint.get("epoch", 0)}
+    waiting: list[tuple[str, Any]] = [("loops", checkpoint.get("loops", {}))]
+    while waiting:
+        key, value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += [(f"{key}.{name}", each) for name, each in value.items()]
+        elif "progress." in key and key.endswith(("ready", "started", "processed", "completed")):
+            counts[key] = value
+    for key, value in counts.items():
+        if type(value) is not int or not 0 <= value < 2**62:
+            return f"{key} is {str(value)[:100]!r}, and must be a count"
+    table = checkpoint.get("metrics_table", {"rows": [], "means": {}})
+    kinds: dict[str, tuple[Any, type]] = {
+        "loops": (checkpoint.get("loops", {}), dict),
+        "callbacks": (checkpoint.get("callbacks", {}), dict),
+        "optimizer_states": (checkpoint.get("optimizer_states", []), list),
+        "lr_schedulers": (checkpoint.get("lr_schedulers", []), list),
+        "pytorch-lightning_version": (checkpoint.get("pytorch-lightning_version", ""), str),
+        "metrics_table": (table, dict),
+    }
+    if isinstance(table, dict):
+        kinds |= {"metrics_table.rows": (table.get("rows"), list), "metrics_table.means": (table.get("means"), dict)}
+        for each in table["rows"] if isinstance(table.get("rows"), list) else ():
+            if not isinstance(each, dict) or not all(
+                isinstance(name, str) and isinstance(value, str | int | float | None) for name, value in each.items()
+            ):
+                return "a row of metrics_table is not one of names and numbers"
+        means = table["means"].values() if isinstance(table.get("means"), dict) else ()
+        if not all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in means):
+            return "metrics_table.means holds something else than sums and counts"
+        if not all(isinstance(each, Tensor) and each.numel() == 1 for pair in means for each in pair):
+            return "metrics_table.means holds something else than sums and counts"
+    for key, (value, kind) in kinds.items():
+        if not isinstance(value, kind):
+            return f"{key} is a {type(value).__name__}, and must be a {kind.__name__}"
+    return None
 
 
 def latest_checkpoint(directory: Path) -> Path:
@@ -174,6 +223,11 @@ def check_checkpoint(path: Path, model: LightningModule) -> None:
         for key in own
         if key in saved and saved[key].shape != own[key].shape
     ]
+    problems += [
+        f"{key} is {saved[key].dtype} and should be {own[key].dtype}"
+        for key in own
+        if key in saved and Tensor.is_complex(saved[key]) != Tensor.is_complex(own[key])
+    ]
     if problems and model.strict_loading:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise ValueError(f"{path} does not fit the configured model: {'; '.join(problems[:3])}{more}")
@@ -184,7 +238,22 @@ class WholeCheckpoints(TorchCheckpointIO):
 
     Lightning writes to the system's temporary folder and moves from there, which copies where that is another disk: a
     full disk or a kill would then leave a torn file in place of the last good one.
+
+    Args:
+        directory: the run directory. Elsewhere nothing is removed but what was saved since the start, as a checkpoint
+            that a run begins from says which others are to be removed.
     """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.saved: set[str] = set()
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Removes a checkpoint of this run. Lightning would remove whatever the state of a callback names."""
+        found = os.path.realpath(path)
+        own = found.endswith(".ckpt") and Path(found).is_relative_to(os.path.realpath(self.directory))
+        if own or found in self.saved:
+            super().remove_checkpoint(found)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         partial = Path(f"{path}.partial")
@@ -195,6 +264,7 @@ class WholeCheckpoints(TorchCheckpointIO):
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(partial, path)
+            self.saved.add(os.path.realpath(path))
         except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
             partial.unlink(missing_ok=True)
             free = shutil.disk_usage(partial.parent).free
@@ -202,6 +272,28 @@ class WholeCheckpoints(TorchCheckpointIO):
                 f"the checkpoint {path} could not be written ({str(error).splitlines()[0]}); "
                 f"{free / 1e6:.0f} MB are free: make room and continue with --resume"
             ) from error
+
+
+def name_in_errors(trainer: Trainer) -> None:
+    """Let what fails while a checkpoint is restored be a sentence that names its file, not a traceback."""
+    connector = trainer._checkpoint_connector
+    steps = ("resume_start", "restore_datamodule", "restore_model", "restore_callbacks", "restore_training_state")
+
+    def named(restore: Any) -> Any:
+        def restored(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return restore(*args, **kwargs)
+            except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError) as error:
+                path = connector._ckpt_path
+                if path is None or isinstance(error, torch.OutOfMemoryError):
+                    raise
+                said = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+                raise ValueError(f"{path} cannot be restored, it is damaged or of something else ({said})") from error
+
+        return restored
+
+    for name in steps:
+        setattr(connector, name, named(getattr(connector, name)))
 
 
 class MetricsTable(Logger):

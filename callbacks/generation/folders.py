@@ -47,6 +47,22 @@ def read_side(path: Path, extractor: Extractor | None, cache_dir: Path, batch_si
     return side
 
 
+def device_named(name: str) -> torch.device:
+    """Find a device of this machine that can compute.
+
+    Raises:
+        ValueError: names those that there are.
+    """
+    found = ["cpu"]
+    if torch.cuda.is_available():
+        found += ["cuda", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    if torch.backends.mps.is_available():
+        found += ["mps", "mps:0"]
+    if name not in found:
+        raise ValueError(f"--device must be one of {', '.join(found)} on this machine, got {name!r}")
+    return torch.device(name)
+
+
 def main(argv: Sequence[str], parser: ArgumentParser) -> int:
     """Run the subcommand.
 
@@ -69,6 +85,7 @@ def main(argv: Sequence[str], parser: ArgumentParser) -> int:
     try:
         options = parser.parse_args(argv)
         at_least(1, batch_size=options.batch_size)
+        device_named(options.device)
         extractor = None
         if not (options.generated.is_file() and options.real.is_file()):
             if options.timm is None:
@@ -78,7 +95,7 @@ def main(argv: Sequence[str], parser: ArgumentParser) -> int:
                     options.timm, num_classes=0, pretrained=options.weights is None, weights=options.weights
                 )
                 extractor = Extractor(network, options.timm)
-        shares = Shares(device=torch.device(options.device))
+        shares = Shares(device=device_named(options.device))
         sides = [
             read_side(path, extractor, options.cache_dir, options.batch_size, shares)
             for path in (options.generated, options.real)

@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from experiments.launching.local import Local
@@ -52,6 +52,27 @@ def _listens(address: str) -> bool:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
         return True
     return False
+
+
+@contextlib.contextmanager
+def _of_this_machine_alone() -> Iterator[None]:
+    """Let a cluster listen on the loopback alone, where no other machine reaches it.
+
+    Ray listens everywhere, and takes the loopback's address for another one, unless it takes the machine for a laptop:
+    a variable says so to the processes that it starts, a constant to this one, which has read the variable before.
+    """
+    from ray._private import ray_constants as constants
+
+    name, before = constants.ENABLE_RAY_CLUSTERS_ENV_VAR, constants.ENABLE_RAY_CLUSTER
+    given = os.environ.get(name)
+    os.environ[name], constants.ENABLE_RAY_CLUSTER = "0", False
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = before
+        os.environ.pop(name)
+        if given is not None:
+            os.environ[name] = given
 
 
 class Task:
@@ -128,7 +149,9 @@ class RayTasks:
             return
         if given:
             raise ValueError(absent)
-        self.ray.init(logging_level=logging.ERROR, include_dashboard=False, **options)
+        with _of_this_machine_alone():
+            alone = {"_node_ip_address": "127.0.0.1", "include_dashboard": False}
+            self.ray.init(address="local", logging_level=logging.ERROR, **alone, **options)
 
     def begin(self, runs: int, locks: Sequence[int]) -> int:
         return min(self.jobs or runs, runs)

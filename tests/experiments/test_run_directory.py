@@ -201,3 +201,12 @@ def test_a_failed_start_leaves_no_directory(tmp_path: Path, capsys: pytest.Captu
     assert train.main([*demo, "--model.num_classes", "7"]) == 1
     assert "model.num_classes is 7" in capsys.readouterr().err
     assert not list(tmp_path.rglob("new"))
+
+
+@pytest.mark.parametrize("option", ["--run_directory", "--resume", "--ckpt_path", "--config"])
+def test_a_name_of_300_letters_is_one_line(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main(["fit", "--config", "configs/elr/demo_baseline.yaml", option, "a" * 300, *QUIET]) in (1, 2)
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert error.startswith("error: ")
+    assert "a" * 300 in error

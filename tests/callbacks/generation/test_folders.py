@@ -34,6 +34,10 @@ def test_two_folders_by_a_timm_network_and_then_their_statistics(tmp_path: Path,
         (["nowhere", "nowhere"], "images: nowhere is no folder"),
         (["a.npz", "b.npz"], "a.npz has 3 features and b.npz 4"),
         (["a.npz", "a.npz", "--batch_size", "0"], "batch_size must be at least 1, got 0"),
+        *(
+            (["a.npz", "a.npz", "--device", name], f"--device must be one of cpu on this machine, got {name!r}")
+            for name in ("cuda", "cuda:0", "x", "mps", "meta", "cuda:-1", "")
+        ),
         (["a.npz", "nowhere", "--resize", "bilinear"], "resize must be one of legacy, clean, got 'bilinear'"),
     ],
 )
@@ -41,6 +45,8 @@ def test_bad_input_is_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured, arguments: list[str], error: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
     for name, size in (("a", 3), ("b", 4)):
         np.savez(f"{name}.npz", mu=np.zeros(size), sigma=np.eye(size))
     monkeypatch.setattr("callbacks.generation.folders.FIDInception.read", lambda self: None)

@@ -1,0 +1,192 @@
+"""What a run directory may say and hold when it is resumed, as it may be a stranger's.
+
+Configurations that a user gives, and what the command line says, are trusted. The `config.yaml` of a run directory is
+not: it names classes, whose types `class_paths` checks, and their arguments. Types do not say that a module is imported
+before its classes can be checked, that an argument is an address, that Lightning's own classes write where they are
+told to, and that a link leads out of the directory. That is refused here.
+"""
+
+import importlib
+import importlib.util
+import inspect
+import os
+import re
+import site
+import stat
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import set_parsing_settings
+from jsonargparse._common import parsing_settings
+
+from experiments.config_files import mapping_of
+
+OURS = ("lightning_modules", "datamodules", "callbacks")
+ALLOWED = {  # parts of other packages whose classes unpickle nothing, run no text and write nothing by themselves
+    "torch": ("nn", "optim", "_C._nn"),
+    "torchvision": ("models", "ops", "transforms"),
+    "timm": ("layers", "optim", "scheduler"),
+    "diffusers": ("",),
+    "torchmetrics": ("",),
+    "lightning": (
+        *("pytorch.accelerators", "pytorch.callbacks", "pytorch.cli.ReduceLROnPlateau", "pytorch.loggers"),
+        *("pytorch.plugins", "pytorch.profilers", "pytorch.strategies", "fabric.plugins"),
+    ),
+}
+REFUSED = (  # within those: they load what they are told to, or call any function
+    *("diffusers.modular_pipelines", "diffusers.pipelines", "diffusers.loaders", "diffusers.utils", "diffusers.hooks"),
+    *("lightning.pytorch.callbacks.LambdaCallback", "lightning.pytorch.callbacks.lambda_function"),
+    *("lightning.pytorch.plugins.io", "lightning.fabric.plugins.io", "torch.nn.parallel"),
+)
+ADDRESS = re.compile(r"://|^\s*\w+::")
+FOLDERS = ("dirpath", "dir_path", "save_dir", "root_dir", "default_root_dir", "log_dir", "dir", "exclude_batches_path")
+NAMES = ("filename", "name", "version", "sub_dir")
+"""Arguments of Lightning's callbacks, loggers and profilers that say where they write, and under which name."""
+
+
+def settings_of_run(directory: Path, leaves_out: Iterable[str], arguments: list[str]) -> dict[str, Any]:
+    """Read the `config.yaml` of a run directory.
+
+    Args:
+        directory: the run directory.
+        leaves_out: keys of one call, which are no part of a run's settings.
+        arguments: those of the command line; what they set, the file need not say.
+
+    Raises:
+        ValueError: names a key that is refused, or a link out of the directory.
+    """
+    _refuse_links(directory)
+    path = directory / "config.yaml"
+    content = {
+        key: value for key, value in mapping_of(path).items() if str(key).partition(".")[0] not in {"base", *leaves_out}
+    }
+    for argument in arguments:
+        if argument.startswith("--") and not argument.partition("=")[0].endswith("+"):
+            _drop(content, argument[2:].partition("=")[0])
+    for key, value in _walk(content):
+        own, below = key.rpartition("/")[2], re.search(r"/(init_args|dict_kwargs)/", key)
+        shown = key.replace("/", ".")
+        if not below and re.search(r"\w\.\w|\+$", own):
+            raise ValueError(f"{path}: the key {own} is refused: the config.yaml of a run nests its keys")
+        if isinstance(value, str) and ADDRESS.search(value):
+            raise ValueError(
+                f"{path}: {shown} is the address {value[:200]!r}, and nothing is fetched for the config.yaml of a run: "
+                f"give it on the command line"
+            )
+        if not below and isinstance(value, str) and os.path.isfile(value):
+            raise ValueError(f"{path}: {shown} is the file {value}: the config.yaml of a run holds its settings itself")
+        if isinstance(value, dict) and re.match(r"lightning\.|\w+$", named := str(value.get("class_path", "?"))):
+            _refuse_elsewhere(path, shown, named, value, directory)
+    return content
+
+
+@contextmanager
+def known_imports(content: Any, said: Iterable[str], directory: Path) -> Iterator[None]:
+    """Let configurations import what is known to be harmless, the user's own packages and what the user names.
+
+    Args:
+        content: the settings of a run directory.
+        said: what the user says: arguments, and texts of configurations.
+        directory: the run directory, of which nothing is imported.
+    """
+    before = parsing_settings["import_path_verdicts"]
+    denied = {entry.partition(".")[0] for entry in before} | sys.stdlib_module_names
+    named = {
+        top for _, value in _walk(content) if isinstance(value, str) for top in re.findall(r"\b([A-Za-z_]\w*)\.", value)
+    }
+    told = {path for text in said for path in re.findall(r"\b[A-Za-z_]\w*(?:\.\w+)+", text)}
+    allowed = [*OURS, *(".".join(filter(None, (top, part))) for top, parts in ALLOWED.items() for part in parts)]
+    allowed += [path for path in told if path.partition(".")[0] in ALLOWED]
+    for top in (named | {path.partition(".")[0] for path in told}) - denied - ALLOWED.keys() - {*OURS}:
+        places = _places(top)
+        if any(_within(each, directory) or _within(directory, each) for each in places):
+            continue
+        if (
+            top not in named
+            or not any(_within(each, installed) for each in places for installed in _installed())
+            or any(path.startswith(f"{top}.") for path in told)
+        ):
+            allowed.append(top)
+    set_parsing_settings(import_path_denylist=["*", *REFUSED], import_path_allowlist=allowed)
+    try:
+        yield
+    finally:
+        parsing_settings["import_path_verdicts"] = before
+
+
+def _refuse_links(directory: Path) -> None:
+    """Refuse links that lead out of the directory, which writing would follow, and what is neither file nor folder."""
+    for folder, folders, files in os.walk(directory):
+        for name in (*folders, *files):
+            path = Path(folder, name)
+            mode = path.lstat().st_mode
+            if stat.S_ISLNK(mode) and not _within(path, directory):
+                raise ValueError(
+                    f"{path} is a link that leads out of the run directory, to {os.path.realpath(path)}: "
+                    f"put there what it leads to"
+                )
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode)):
+                raise ValueError(f"{path} is neither a file nor a folder: remove it from the run directory")
+
+
+def _refuse_elsewhere(path: Path, key: str, named: str, spec: dict[str, Any], directory: Path) -> None:
+    """Refuse what Lightning's classes would write outside of the run directory, but for where they do by default."""
+    for inner, value in _walk(spec):
+        name = re.split(r"[./]", inner)[-1]
+        if not isinstance(value, str) or name not in (*FOLDERS, *NAMES) or value == _default(named, name):
+            continue
+        if not _within(Path(directory, value) if name in NAMES else Path(value), directory):
+            raise ValueError(
+                f"{path}: {key}.{name} is {value[:200]!r}, outside of the run directory, and the config.yaml of a run "
+                f"writes nowhere else: give --{key.partition('.0')[0]} on the command line"
+            )
+
+
+def _default(class_path: str, name: str) -> Any:
+    module, _, named = class_path.rpartition(".")
+    with suppress(Exception):
+        return inspect.signature(getattr(importlib.import_module(module), named)).parameters[name].default
+    return None
+
+
+def _places(top: str) -> list[Path]:
+    """Where a package or a module lies, without an import."""
+    with suppress(Exception):
+        spec = importlib.util.find_spec(top)
+        if spec is not None:
+            origin = [spec.origin] if spec.origin and spec.has_location else []
+            return [Path(each) for each in spec.submodule_search_locations or origin]
+    return []
+
+
+def _installed() -> set[Path]:
+    paths = {*site.getsitepackages(), site.getusersitepackages(), *map(sysconfig.get_path, ("purelib", "platlib"))}
+    return {Path(each) for each in paths}
+
+
+def _within(path: Path, folder: Path) -> bool:
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+
+
+def _drop(content: Any, key: str) -> None:
+    """Remove what a dotted key says, whichever way it is nested."""
+    if not isinstance(content, dict):
+        return
+    for own in [each for each in content if isinstance(each, str)]:
+        if own == key or own.startswith(f"{key}."):
+            del content[own]
+        elif key.startswith(f"{own}."):
+            _drop(content[own], key.removeprefix(f"{own}."))
+
+
+def _walk(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield all that settings hold, with the keys that lead there, divided by slashes."""
+    if isinstance(value, dict | list):
+        for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            below = f"{key}/{name}" if key else str(name)
+            yield below, inner
+            yield from _walk(inner, below)
