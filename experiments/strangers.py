@@ -105,11 +105,8 @@ def known_imports(content: Any, said: Iterable[str], directory: Path) -> Iterato
         places = _places(top)
         if any(_within(each, directory) or _within(directory, each) for each in places):
             continue
-        if (
-            top not in named
-            or not any(_within(each, installed) for each in places for installed in _installed())
-            or any(path.startswith(f"{top}.") for path in told)
-        ):
+        installed = any(_within(each, folder) for each in places for folder in _installed())
+        if not installed or any(path.startswith(f"{top}.") for path in told):
             allowed.append(top)
     set_parsing_settings(import_path_denylist=["*", *REFUSED], import_path_allowlist=allowed)
     try:

@@ -51,7 +51,8 @@ CONTENTS: dict[str, Change] = {
         {key: value.to(torch.complex64) for key, value in content["state_dict"].items() if value.is_floating_point()}
     ),
     "state of 10^9": put("state_dict", "*", value=HUGE),
-    **{f"step {value!r:.30}": put("global_step", value=value) for value in ("x", None, -1, 1.5, True, 10**30, [1], HUGE)},
+    **{f"step {value!r:.30}": put("global_step", value=value) for value in ("x", None, -1, 1.5, True, 10**30, [1])},
+    "step of 10^9": put("global_step", value=HUGE),
     **{f"epoch {value!r:.30}": put("epoch", value=value) for value in ("x", None, -1, 10**30, {})},
     **{
         f"progress {value!r:.30}": put(*PROGRESS, "processed", value=value)
@@ -69,8 +70,11 @@ CONTENTS: dict[str, Change] = {
     **{f"schedules {value!r:.30}": put("lr_schedulers", value=value) for value in ("x", None, {}, [1])},
     **{f"version {value!r:.30}": put("pytorch-lightning_version", value=value) for value in (3, None, "x", [], "0.1")},
     **{f"table {value!r:.30}": put("metrics_table", value=value) for value in ("x", None, [], {})},
-    **{f"rows {value!r:.30}": put("metrics_table", "rows", value=value) for value in ("x", None, [1], [{1: 2}], [{"a": []}])},
-    **{f"means {value!r:.30}": put("metrics_table", "means", value=value) for value in ("x", [1], {"a": 1}, {"a": (1, 2)})},
+    **{
+        f"table's {key} {value!r:.30}": put("metrics_table", key, value=value)
+        for key in ("rows", "means")
+        for value in ("x", [1], [{1: 2}], [{"a": []}], {"a": 1}, {"a": (1, 2)})
+    },
     "means of 10^9": put("metrics_table", "means", value={"a": (HUGE, HUGE)}),
     **{f"class {value!r:.30}": put("class_path", value=value) for value in (3, None, "os.system", [])},
     **{f"data {value!r:.30}": put("LabelledImages", value=value) for value in ("x", None, [1], {"labels": "x"})},

@@ -175,6 +175,7 @@ def test_keys_of_one_call_are_left_out_when_they_are_read(
 
 
 LIGHTNING = "lightning.pytorch."
+CODE = "__import__('os').mkdir('MADE')"
 REFUSED = {
     "an address as model": ({"model": "http://192.0.2.9/x.yaml"}, "model is the address"),
     "an address as data": ({"data": "memory://x.yaml"}, "data is the address"),
@@ -185,7 +186,7 @@ REFUSED = {
     "a dotted key": ({"trainer": {"callbacks.class_path": "x"}}, "the key callbacks.class_path is refused"),
     "text that runs": (
         {"trainer.callbacks": [{"class_path": f"{LIGHTNING}callbacks.LambdaCallback", "init_args": {
-            "setup": {"class_path": "sympy.Lambda", "init_args": {"signature": "x", "expr": "__import__('os').mkdir('MADE')"}}
+            "setup": {"class_path": "sympy.Lambda", "init_args": {"signature": "x", "expr": CODE}}
         }}]},
         "is refused",
     ),
@@ -211,9 +212,8 @@ for _name, _arguments in {
     _kind = _name.partition(".")[0].replace("loggers", "logger").replace("profilers", "profiler")
     _spec = {"class_path": LIGHTNING + _name, "init_args": _arguments}
     REFUSED[_name] = ({f"trainer.{_kind}": [_spec] if _kind == "callbacks" else _spec}, "outside of the run directory")
-REFUSED["by its name alone"] = (
-    {"trainer.callbacks": [{"class_path": "ModelCheckpoint", "init_args": {"dirpath": "ELSEWHERE"}}]}, "outside of the run",
-)  # fmt: skip
+_spec = {"class_path": "ModelCheckpoint", "init_args": {"dirpath": "ELSEWHERE"}}
+REFUSED["by its name alone"] = ({"trainer.callbacks": [_spec]}, "outside of the run directory")
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -265,6 +265,12 @@ def test_a_link_out_of_the_directory_is_refused(
     assert precious.read_text() == "kept"
 
 
+BEST = (
+    "ModelCheckpoint{'monitor': 'val/accuracy', 'mode': 'max', 'every_n_train_steps': 0, 'every_n_epochs': 1, "
+    "'train_time_interval': None}"
+)
+
+
 @pytest.mark.parametrize("form", ["local://{}", "{}/run/checkpoints/../../precious", "{}"])
 def test_a_checkpoint_has_nothing_removed_elsewhere(form: str, forged: Forged, tmp_path: Path) -> None:
     """Lightning removes, folders and all, what the state of its callback calls the worst of the best."""
@@ -281,9 +287,7 @@ def test_a_checkpoint_has_nothing_removed_elsewhere(form: str, forged: Forged, t
                 state |= {"best_model_path": path, "last_model_path": path, "kth_best_model_path": path}
                 state |= {"best_k_models": {path: worst}, "best_model_score": worst, "kth_value": worst}
                 state.pop("dirpath", None)
-        content["callbacks"] |= {
-            "ModelCheckpoint{'monitor': 'val/accuracy', 'mode': 'max', 'every_n_train_steps': 0, 'every_n_epochs': 1, 'train_time_interval': None}": state
-        }
+        content["callbacks"][BEST] = state
         torch.save(content, file)
     train.main(["fit", "--resume", str(directory), *QUIET])
     assert (precious / "file").read_text() == "kept"
