@@ -183,10 +183,17 @@ def _what_is_wrong(checkpoint: Any) -> str | None:
             return "metrics_table.means holds something else than sums and counts"
         if not all(isinstance(each, Tensor) and each.numel() == 1 for pair in means for each in pair):
             return "metrics_table.means holds something else than sums and counts"
+    for index, each in enumerate(checkpoint.get("optimizer_states") or ()):
+        state, groups = (each.get("state"), each.get("param_groups")) if isinstance(each, dict) else (None, None)
+        kinds |= {f"optimizer_states[{index}].state": (state, dict)}
+        kinds |= {f"optimizer_states[{index}].param_groups": (groups, list)}
+        for name, own in state.items() if isinstance(state, dict) else ():
+            kinds[f"optimizer_states[{index}].state[{name}]"] = (own, dict)
     for key, (value, kind) in kinds.items():
         if not isinstance(value, kind):
             return f"{key} is a {type(value).__name__}, and must be a {kind.__name__}"
-    return None
+    version = checkpoint.get("pytorch-lightning_version", "2.0")
+    return None if re.fullmatch(r"\d+(\.\d+)+[\w.+-]*", version) else f"it is of version {version[:100]!r} of Lightning"
 
 
 def latest_checkpoint(directory: Path) -> Path:

@@ -10,6 +10,8 @@ import logging
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -21,6 +23,17 @@ from experiments.run_request import PROJECT
 CONNECT_SECONDS = 10.0
 WORKER: dict[bool, Local] = {}
 """The launcher of a worker's process, by whether it starts fresh processes."""
+WATCH = """
+import os, sys
+sys.path.insert(0, os.path.dirname(os.path.dirname(sys.argv[1])))
+import psutil
+sys.stdin.read()
+own = dict(each.split(":") for each in sys.argv[2:])
+living = [p for p in psutil.process_iter() if own.get(str(p.pid)) == str(p.create_time())]
+for process in psutil.wait_procs(living, 5)[1]:
+    process.kill()
+"""
+"""Ends the processes of a new cluster once the one that started it is gone, killed even: Ray's own agents stay."""
 
 
 def run_job(job: Job, fresh: bool) -> int:
@@ -122,6 +135,7 @@ class RayTasks:
         self.ray = ray
         self.note = ""
         self.fresh = fresh
+        self._watch: subprocess.Popen[str] | None = None
         self._own = not ray.is_initialized()
         if self._own:
             self._connect()
@@ -152,6 +166,11 @@ class RayTasks:
         with _of_this_machine_alone():
             alone = {"_node_ip_address": "127.0.0.1", "include_dashboard": False}
             self.ray.init(address="local", logging_level=logging.ERROR, **alone, **options)
+        import psutil  # which Ray brings
+
+        processes = [f"{each.pid}:{each.create_time()}" for each in psutil.Process().children(recursive=True)]
+        command = [sys.executable, "-c", WATCH, psutil.__file__, *processes]
+        self._watch = subprocess.Popen(command, stdin=subprocess.PIPE, text=True, start_new_session=True)
 
     def begin(self, runs: int, locks: Sequence[int]) -> int:
         return min(self.jobs or runs, runs)
@@ -165,3 +184,5 @@ class RayTasks:
     def close(self) -> None:
         if self._own:
             self.ray.shutdown()
+        if self._watch is not None:
+            self._watch.communicate()

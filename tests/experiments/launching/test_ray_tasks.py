@@ -1,11 +1,16 @@
 """Two nodes of a Ray cluster, simulated on this machine."""
 
+import ast
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from experiments import compare
+from tests.command import ROOT
 from tests.experiments.conftest import Config, Journal
 from tests.experiments.launching.test_launchers import sweep
 
@@ -63,3 +68,37 @@ def test_a_cluster_that_is_not_there_is_named(
     arguments = [str(config("a", start=0.9)), "--seeds", "0", "--output", str(tmp_path / "out"), "--launcher", "ray"]
     assert compare.main(arguments, fit) == 2
     assert f"there is no Ray cluster at {address}, which RAY_ADDRESS names" in capsys.readouterr().err
+
+
+OWN_CLUSTER = """
+import time
+from experiments.launching.ray_tasks import RayTasks
+launcher = RayTasks(None, None, 1, 0, False)
+import psutil
+all_of_it = [psutil.Process(), *psutil.Process().children(recursive=True)]
+listens = {c.laddr.ip for p in all_of_it for c in p.net_connections("inet") if c.status == "LISTEN"}
+print([p.pid for p in all_of_it], listens, sep=";", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_new_cluster_listens_to_this_machine_alone_and_ends_with_the_process(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray")
+    psutil = pytest.importorskip("psutil")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    process = subprocess.Popen([sys.executable, "-c", OWN_CLUSTER], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert process.stdout is not None
+    pids, addresses = process.stdout.readline().split(";")
+    assert set(ast.literal_eval(addresses)) <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
+    process.send_signal(number)
+    process.wait()
+    deadline = time.monotonic() + 30
+    left = ast.literal_eval(pids)
+    while left and time.monotonic() < deadline:
+        time.sleep(0.2)
+        left = [pid for pid in left if psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"]
+    assert left == []
