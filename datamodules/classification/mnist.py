@@ -1,6 +1,5 @@
 """MNIST, 60,000 + 10,000 grey images of handwritten digits of 28 x 28 pixels, and MedMNIST's sets of medical images."""
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,9 @@ from torchvision.datasets.mnist import read_image_file, read_label_file
 
 from datamodules.arguments import at_least, one_of
 from datamodules.classification.image_sets import ImageSet, ImagesInMemory
+from datamodules.files.array_files import read_npz
 from datamodules.files.data_directory import data_directory, download_directory
+from datamodules.files.limits import whole_numbers
 
 
 class MNIST(ImageSet):
@@ -53,8 +54,11 @@ class MNIST(ImageSet):
                 )
         try:
             image, label = read_image_file(str(files[0])), read_label_file(str(files[1]))
-        except (AssertionError, RuntimeError, ValueError, LookupError) as error:
+        except Exception as error:  # a damaged file raises almost anything
             raise ValueError(f"MNIST: {files[0].parent} holds a damaged file ({error}); fetch it again") from error
+        if image.dtype != torch.uint8 or tuple(image.shape[1:]) != self.image_shape[1:]:
+            raise ValueError(f"MNIST: {files[0]} holds {list(image.shape)} of {image.dtype}, not [N, 28, 28] of uint8")
+        label = torch.from_numpy(whole_numbers(label.numpy(), 0, self.num_classes - 1, files[1], "label"))
         if len(image) != len(label):
             raise ValueError(f"MNIST: {files[0]} holds {len(image)} images and {files[1]} {len(label)} labels")
         return ImagesInMemory(image[:, None].to(torch.uint8), label)
@@ -107,13 +111,18 @@ class MedMNIST(ImageSet):
                 f"MedMNIST: {places[0]} does not exist; put the set's file there, as medmnist.com has it, or set "
                 f"data_dir to the folder that holds it"
             )
+        keys = f"{split}_images", f"{split}_labels"
         try:
-            with np.load(file) as arrays:
-                image, label = (torch.from_numpy(arrays[f"{split}_{kind}"]) for kind in ("images", "labels"))
-        except (OSError, LookupError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
-            raise ValueError(f"MedMNIST: {file} is damaged or lacks {split}_images or {split}_labels") from error
+            arrays = read_npz(file, keys)
+        except ValueError as error:
+            raise ValueError(f"MedMNIST: {file} is damaged or lacks {keys[0]} or {keys[1]} ({error})") from error
+        if arrays[keys[0]].dtype != np.uint8 or arrays[keys[0]].ndim not in (3, 4):
+            image_is = f"{list(arrays[keys[0]].shape)} of {arrays[keys[0]].dtype}"
+            raise ValueError(f"MedMNIST: {file} holds images {image_is}, expected [N, H, W] or [N, H, W, 3] of uint8")
+        image = torch.from_numpy(arrays[keys[0]])
+        label = torch.from_numpy(whole_numbers(arrays[keys[1]], 0, self.num_classes - 1, file, "label"))
         image = image[:, None] if image.ndim == 3 else image.movedim(-1, 1)
-        if image.shape[1:] != self.image_shape or image.dtype != torch.uint8:
+        if image.shape[1:] != self.image_shape:
             raise ValueError(
                 f"MedMNIST: {file} holds images {list(image.shape[1:])} of {image.dtype}, expected "
                 f"{list(self.image_shape)} of torch.uint8"
@@ -122,4 +131,4 @@ class MedMNIST(ImageSet):
             raise ValueError(
                 f"MedMNIST: {file} holds {list(label.shape)} labels, expected {[len(image), 1]}: one an image"
             )
-        return ImagesInMemory(image.contiguous(), label[:, 0].long())
+        return ImagesInMemory(image.contiguous(), label[:, 0])

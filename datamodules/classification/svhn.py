@@ -12,6 +12,8 @@ import torchvision
 
 from datamodules.classification.image_sets import ImageSet, ImagesInMemory
 from datamodules.files.data_directory import data_directory, download_directory
+from datamodules.files.limits import whole_numbers
+from datamodules.files.mat_files import read_mat
 
 
 class SVHN(ImageSet):
@@ -25,7 +27,7 @@ class SVHN(ImageSet):
 
     Raises:
         FileNotFoundError: if a file is missing and `download` is false.
-        ValueError: if a file is damaged.
+        ValueError: if a file is damaged, or a label is none in 1 ... 10.
     """
 
     num_classes = 10
@@ -48,9 +50,6 @@ class SVHN(ImageSet):
         return self._read("test")
 
     def _read(self, split: str) -> ImagesInMemory:
-        from scipy.io import loadmat
-        from scipy.io.matlab import MatReadError
-
         directory = data_directory(self.data_dir, "SVHN")
         name = f"{split}_32x32.mat"
         places = [Path(directory, folder, name) for folder in ("", "svhn", "SVHN")]
@@ -61,11 +60,11 @@ class SVHN(ImageSet):
                 f"holds it, or download to true to fetch it"
             )
         try:
-            content = loadmat(file)
-            image = torch.from_numpy(np.ascontiguousarray(content["X"].transpose(3, 2, 0, 1)))
-            label = torch.from_numpy(content["y"].astype(np.int64).reshape(-1)) % 10
-        except (MatReadError, KeyError, ValueError, OSError, NotImplementedError, TypeError) as error:
+            stored, given = (read_mat(file, key) for key in ("X", "y"))
+            image = torch.from_numpy(np.ascontiguousarray(stored.transpose(3, 2, 0, 1)))
+        except ValueError as error:
             raise ValueError(f"SVHN: {file} is damaged or no SVHN file ({error}); fetch it again") from error
+        label = torch.from_numpy(whole_numbers(given, 1, self.num_classes, file, "label").reshape(-1)) % 10
         if len(image) != len(label) or tuple(image.shape[1:]) != self.image_shape or image.dtype != torch.uint8:
             raise ValueError(
                 f"SVHN: {file} holds {image.dtype} images {list(image.shape)} and {len(label)} labels, and not one "

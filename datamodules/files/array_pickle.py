@@ -5,16 +5,21 @@ nothing of NumPy is called while a file is read. The names in it are those of st
 arrays are made of these where type, shape and number of bytes agree.
 """
 
+import io
 import math
 import pickle
 import pickletools
 import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
+
+from datamodules.files.array_files import check_is_file
+from datamodules.files.limits import check_unpacked
 
 PLAIN = re.compile(r"[<>|=]?([?bBhHiIlLqQefdg]|[biufcSU][0-9]+)")
 """Names of types of numbers and text; none of Python objects, of fields or of dates."""
@@ -137,23 +142,42 @@ class ArrayUnpickler(pickle.Unpickler):
 
 def check_places(file: BinaryIO, size: int) -> None:
     """Refuse an object's number that is greater than the file: room would be made for as many before it, gigabytes."""
+    start = file.tell()
     for operation, number, _ in pickletools.genops(file):
         if operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and (number or 0) >= size:
             raise pickle.UnpicklingError(f"it numbers an object {number} in {size} bytes")
-    file.seek(0)
+    file.seek(start)
 
 
-def _plain(value: Any) -> Any:
-    """Put arrays in the place of their stand-ins, in plain containers."""
-    if isinstance(value, _Array):
-        return value.value
-    if isinstance(value, dict):
-        return {_plain(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(map(_plain, value))
-    if value is None or isinstance(value, bool | int | float | complex | str | bytes | np.generic):
-        return value
-    raise pickle.UnpicklingError(f"it holds a {type(value).__name__}")
+class _Plain:
+    """Puts arrays in the place of their stand-ins, in plain containers.
+
+    Args:
+        size: bytes of the file. It holds no more values, unless lists share parts, whose number grows with each level.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.left = size
+
+    def __call__(self, value: Any) -> Any:
+        self.left -= 1
+        if self.left < 0:
+            raise pickle.UnpicklingError("its parts occur in each other more often than it has bytes")
+        if isinstance(value, _Array):
+            return value.value
+        if isinstance(value, dict):
+            return {self(key): self(inner) for key, inner in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(map(self, value))
+        if value is None or isinstance(value, bool | int | float | complex | str | bytes | np.generic):
+            return value
+        raise pickle.UnpicklingError(f"it holds a {type(value).__name__}")
+
+
+def _load(file: BinaryIO, size: int) -> Any:
+    """Read the pickle at the place where a file of `size` bytes is."""
+    check_places(file, size)
+    return _Plain(size)(ArrayUnpickler(file).load())
 
 
 def read_pickled_arrays(path: Path) -> Any:
@@ -163,8 +187,37 @@ def read_pickled_arrays(path: Path) -> Any:
         ValueError: if it is damaged or holds anything else, naming the file.
     """
     try:
+        check_is_file(path)
         with path.open("rb") as file:
-            check_places(file, path.stat().st_size)
-            return _plain(ArrayUnpickler(file).load())
+            return _load(file, path.stat().st_size)
     except Exception as error:  # a damaged pickle raises almost anything
         raise ValueError(f"{path} is no undamaged pickle of NumPy arrays alone: {error}") from error
+
+
+LEGACY_HEAD = 3
+"""Pickles before the object in PyTorch's old container: a magic number, a version and the machine."""
+
+
+def read_torch_arrays(path: Path) -> Any:
+    """Read NumPy arrays that `torch.save` wrote, in its container of today or the one before PyTorch 1.6.
+
+    PyTorch's own `weights_only` calls NumPy's functions for unpickling, which trust what a file says; see above.
+
+    Raises:
+        ValueError: if it is damaged or holds anything else, tensors too; the message does not name the file.
+    """
+    check_is_file(path)
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                found = [each for each in archive.infolist() if each.filename.endswith("/data.pkl")]
+                if len(found) != 1:
+                    raise ValueError(f"it holds {len(found)} files data.pkl")
+                check_unpacked(path, found[0].file_size)
+                content = archive.read(found[0])
+            return _load(io.BytesIO(content), len(content))
+        with path.open("rb") as file:
+            size = path.stat().st_size
+            return [_load(file, size) for _ in range(LEGACY_HEAD + 1)][-1]
+    except Exception as error:  # a damaged file raises almost anything
+        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error

@@ -1,9 +1,19 @@
-"""Arrays in MATLAB's files."""
+"""Arrays of numbers in MATLAB's files, and nothing else of these: no objects, no functions and no other files."""
 
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from datamodules.files.array_files import check_is_file
+from datamodules.files.limits import check_unpacked
+
+NUMBERS = {"double": 8, "single": 4, "logical": 1, **{f"{u}int{n}": n // 8 for u in ("", "u") for n in (8, 16, 32, 64)}}
+"""MATLAB's classes of arrays of numbers, with the bytes of a number."""
+KNOWN_FILTERS = (1, 2, 3, 4, 5, 6, 32000)
+"""Filters that HDF5 and h5py have built in; for others it would look for a library."""
 
 
 def read_mat(path: Path, key: str) -> np.ndarray:
@@ -16,22 +26,27 @@ def read_mat(path: Path, key: str) -> np.ndarray:
     Raises:
         FileNotFoundError: if the file does not exist.
         ModuleNotFoundError: if a file of MATLAB 7.3 is read without `h5py`.
-        ValueError: names the file, if it is damaged or without that array.
+        ValueError: names the file, if it is damaged or without that array, the array is of anything else than numbers,
+            lies in another file or unpacks to more than 1 GiB and 100 times the file's size.
     """
     from scipy.io import loadmat, whosmat
 
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist")
+    check_is_file(path)
     try:
-        found = [name for name, _, _ in whosmat(path)]
-        array = loadmat(path, variable_names=[key]).get(key)
+        found = {name: (shape, kind) for name, shape, kind in whosmat(path)}
+        if key in found:
+            shape, kind = found[key]
+            if kind not in NUMBERS:
+                raise ValueError(f"{key} is of class {kind}, not numbers")
+            if min(shape, default=0) < 0:
+                raise ValueError(f"{key} has the shape {list(shape)}")
+            check_unpacked(path, math.prod(shape) * NUMBERS[kind])
+            return _numbers(loadmat(path, variable_names=[key])[key], key)
     except NotImplementedError:
-        return _of_hdf5(path, key, lambda file, stored: np.asarray(stored).T)
+        return _of_hdf5(path, key, lambda file, stored: _array(path, stored, key).T)
     except Exception as error:  # a damaged file raises almost anything
-        raise ValueError(f"{path} cannot be read as a .mat file ({error}); fetch it again") from error
-    if array is None:
-        raise ValueError(f"{path} holds no array {key}; it holds {', '.join(found) or 'nothing'}")
-    return array
+        raise ValueError(f"{path} cannot be read as a .mat file ({_one_line(error)}); fetch it again") from error
+    raise ValueError(f"{path} holds no array {key}; it holds {', '.join(found) or 'nothing'}")
 
 
 def read_cells(path: Path, key: str) -> list[np.ndarray]:
@@ -44,14 +59,79 @@ def read_cells(path: Path, key: str) -> list[np.ndarray]:
     Raises:
         FileNotFoundError: if the file does not exist.
         ModuleNotFoundError: without `h5py`.
-        ValueError: names the file, if it is damaged or without that array.
+        ValueError: names the file, if it is damaged or without that array, or a cell is none of numbers in this file.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist")
-    return _of_hdf5(path, key, lambda file, stored: [np.asarray(file[cell]).T for cell in np.asarray(stored).T.flat])
+    check_is_file(path)
+    return _of_hdf5(path, key, lambda file, stored: _cells(path, file, stored, key))
 
 
-def _of_hdf5(path: Path, key: str, read: Any) -> Any:
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def _numbers(array: Any, key: str) -> np.ndarray:
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
+        raise ValueError(f"{key} is of type {getattr(array, 'dtype', type(array).__name__)}, not numbers")
+    return array
+
+
+def _array(path: Path, stored: Any, key: str) -> np.ndarray:
+    """Read an array of HDF5 whose numbers lie in this file, and are no more than it can hold."""
+    _check_stored(path, stored, key)
+    if stored.dtype.kind not in "biuf":
+        raise ValueError(f"{key} is of type {stored.dtype}, not numbers")
+    return np.asarray(stored)
+
+
+def _check_stored(path: Path, stored: Any, key: str) -> None:
+    import h5py
+
+    if not isinstance(stored, h5py.Dataset):
+        raise ValueError(f"{key} is a {type(stored).__name__.lower()} and no array")
+    if stored.shape is None:
+        raise ValueError(f"{key} is empty")
+    if stored.is_virtual or stored.external:
+        raise ValueError(f"{key} lies in another file, which is not read")
+    filters = stored.id.get_create_plist()
+    for number in range(filters.get_nfilters()):
+        if (code := filters.get_filter(number)[0]) not in KNOWN_FILTERS:
+            raise ValueError(f"{key} is packed by a filter {code} that is not built in")
+    check_unpacked(path, math.prod(stored.shape) * stored.dtype.itemsize)
+
+
+def _cells(path: Path, file: Any, stored: Any, key: str) -> list[np.ndarray]:
+    import h5py
+
+    _check_stored(path, stored, key)
+    if h5py.check_ref_dtype(stored.dtype) is not h5py.Reference:
+        raise ValueError(f"{key} is of type {stored.dtype} and no cell array")
+    cells, size = [], 0
+    for number, cell in enumerate(np.asarray(stored).T.flat):
+        array = file[cell]
+        if isinstance(array, h5py.Dataset) and array.shape is not None:
+            size += math.prod(array.shape) * array.dtype.itemsize  # all may refer to one
+        check_unpacked(path, size)
+        cells.append(_array(path, array, f"cell {number} of {key}").T)
+    return cells
+
+
+def _held(file: Any, key: str) -> bool:
+    """Tell whether a file has the key, and refuse a link on the way to it: it may lead to any file."""
+    import h5py
+
+    group = file
+    for name in key.split("/"):
+        if not isinstance(group, h5py.Group):
+            return False
+        if (link := group.get(name, getlink=True)) is None:
+            return False
+        if not isinstance(link, h5py.HardLink):
+            raise ValueError(f"{name} is a link, which is not followed")
+        group = group[name]
+    return True
+
+
+def _of_hdf5(path: Path, key: str, read: Callable[[Any, Any], Any]) -> Any:
     """Read from an array of a file of HDF5, in which MATLAB's axes are in reverse order."""
     try:
         import h5py
@@ -61,9 +141,9 @@ def _of_hdf5(path: Path, key: str, read: Any) -> Any:
         ) from error
     try:
         with h5py.File(path, "r") as file:
-            if key in file:
+            if _held(file, key):
                 return read(file, file[key])
             found = ", ".join(name for name in file if not name.startswith("#")) or "nothing"
     except Exception as error:  # a damaged file raises almost anything
-        raise ValueError(f"{path} cannot be read as a .mat file ({error}); fetch it again") from error
+        raise ValueError(f"{path} cannot be read as a .mat file ({_one_line(error)}); fetch it again") from error
     raise ValueError(f"{path} holds no array {key}; it holds {found}")

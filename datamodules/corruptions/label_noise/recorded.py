@@ -13,6 +13,7 @@ from torch import Tensor
 
 from datamodules.batches import UNVERIFIED
 from datamodules.corruptions.label_noise.interface import checked_labels, empirical_transition_matrix
+from datamodules.files.array_pickle import read_torch_arrays
 
 AnnotationKind = Literal["aggre_label", "worse_label", "random_label1", "random_label2", "random_label3", "noisy_label"]
 
@@ -289,19 +290,10 @@ def load_arrays(path: str) -> dict[str, Any]:
     Raises:
         ValueError: if the file is damaged or holds anything else.
     """
-    rebuild: Any = np.empty(0).__reduce__()[0]
-    allowed: list[Any] = [
-        np.ndarray,
-        np.dtype,
-        *(type(np.dtype(code)) for code in np.typecodes["AllInteger"]),
-        (rebuild, "numpy.core.multiarray._reconstruct"),
-        (rebuild, "numpy._core.multiarray._reconstruct"),
-    ]
     try:
-        with torch.serialization.safe_globals(allowed):
-            labels = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle raises almost anything
-        raise ValueError(f"{path} is damaged or not a file of label arrays") from error
+        labels = read_torch_arrays(Path(path))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged or not a file of label arrays ({error})") from error
     if not isinstance(labels, dict):
         raise ValueError(f"{path} must hold a dictionary of label arrays, got {type(labels).__name__}")
     return labels

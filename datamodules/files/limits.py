@@ -1,0 +1,51 @@
+"""What a file may make of itself: no more memory than a budget, and whole numbers where these are asked for."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datamodules.files.array_files import BUDGET, BUDGET_RATIO
+
+
+def check_unpacked(path: Path, size: int) -> None:
+    """Reject a file that unpacks to more than a budget: 100 bytes for each of the file, or 1 GiB.
+
+    Args:
+        path: the file.
+        size: bytes that its content takes in memory.
+
+    Raises:
+        ValueError: says both sizes; the caller names the file.
+    """
+    stored = path.stat().st_size
+    if size > (most := max(BUDGET, BUDGET_RATIO * stored)):
+        raise ValueError(f"it unpacks to {size} bytes, more than {most} for a file of {stored}")
+
+
+def whole_numbers(values: Any, least: int, most: int, path: Path, what: str) -> NDArray[np.int64]:
+    """Give numbers as int64, or reject the first that is not whole or lies outside its range.
+
+    Args:
+        values: any array or sequence of numbers.
+        least: smallest number that is allowed.
+        most: largest one.
+        path: the file that they come from.
+        what: what one of them is, as `label`.
+
+    Raises:
+        ValueError: names the file, the value and its position, from 0.
+    """
+    found = np.asarray(values)
+    if found.dtype.kind == "b" or (found.dtype.kind not in "iuf" and found.size):
+        raise ValueError(f"{path} has {what}s of type {found.dtype}; they must be whole numbers")
+    flat = found.ravel()
+    with np.errstate(invalid="ignore"):
+        wrong = ~((flat >= least) & (flat <= most) & (np.floor(flat) == flat))
+    if wrong.any():
+        place = int(wrong.argmax())
+        raise ValueError(
+            f"{path} has the {what} {flat[place]} at {place}; it must be a whole number in {least} ... {most}"
+        )
+    return found.astype(np.int64)
