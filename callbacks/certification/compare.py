@@ -22,6 +22,8 @@ from callbacks.certification.curves import accuracy_table, common_images, draw_c
 from datamodules.arguments import within
 from datamodules.files.whole_files import write_text
 
+MOST_STEPS = 1_000_000
+"""Most rows of a log in the table."""
 OUTPUT = Path("runs", "certified_curves")
 
 
@@ -54,6 +56,8 @@ def overlay(paths: Sequence[Path], output: Path, grid: float = 0.25, alpha: floa
             file=sys.stderr,
         )
     furthest = max(float(log["radius"].max()) for log in logs.values())
+    if furthest / grid > MOST_STEPS:
+        raise ValueError(f"grid {grid:g} has more than {MOST_STEPS} radii up to {furthest:g}, the largest; widen it")
     steps = range(int(furthest / grid) + 2)  # 0.3 / 0.1 is below 3
     radii = [radius for step in steps if (radius := round(grid * step, 10)) <= furthest]
     table = accuracy_table(logs, radii, settings)
@@ -67,7 +71,30 @@ def _own_settings(path: Path, alpha: float) -> dict[str, Any]:
     if path.stem == "certification":
         path = path.parent
     settings = path / "certification_settings.json"
-    return {"alpha": alpha, **(json.loads(settings.read_text()) if settings.is_file() else {})}
+    return {"alpha": alpha, **(_checked(settings) if settings.is_file() else {})}
+
+
+def _checked(path: Path) -> dict[str, Any]:
+    """Read settings, and refuse a file that holds others than curves and their legends can show."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds no settings of a certification, but a {type(found).__name__}")
+    for key in ("certificate", "mode"):
+        if not isinstance(found.get(key, ""), str):
+            raise ValueError(f"{path}: {key} must be text, got {str(found[key])[:40]}")
+    for key in ("alpha", "grid", "radius", "largest_radius", "sigma"):
+        value = found.get(key)
+        if key in found and not (value is None and key == "radius") and not _positive(value):
+            raise ValueError(f"{path}: {key} must be a positive number, got {str(value)[:40]}")
+    within(0, 1, "()", **{f"{path}: alpha": found.get("alpha")})
+    return found
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
 
 
 def _short_names(paths: Sequence[Path]) -> list[str]:

@@ -21,6 +21,9 @@ NO_GUARANTEE = "not a guarantee"
 """Part of the `certificate` of a `SmoothedClassifier` whose radii come from a formula that proves nothing."""
 NUMBERS = ["idx", "label", "predict", "radius"]
 """Columns that every log of certificates has."""
+LARGEST_RADIUS = 100_000.0
+"""Greatest radius of a log, in pixel units: the farthest images of 3e9 pixels in three colours are as far apart."""
+MOST_NUMBER = 2**31 - 1
 Settings = Mapping[str, Any]
 """Settings of all rows, see `certification_settings.json`; of other projects' logs at least `alpha`."""
 
@@ -50,7 +53,10 @@ def read_log(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise FileNotFoundError(f"there is no log {path}")
     separator = "," if path.suffix == ".csv" else "\t"
-    lines = path.read_text().split("\n")[:-1]  # a line that does not end was torn
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # a line that does not end was torn
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no log of certificates: it is not in UTF-8 ({error})") from error
     columns = [column.strip() for column in lines[0].split(separator)] if lines else []
     if missing := [name for name in NUMBERS if name not in columns]:
         raise ValueError(f"{path} is no log of certificates: it lacks the column {', '.join(missing)}")
@@ -59,9 +65,12 @@ def read_log(path: Path) -> pd.DataFrame:
     for number, line in enumerate(lines, start=1):
         if line.count(separator) != lines[0].count(separator):
             raise ValueError(f"line {number} of {path} is damaged: remove it to leave its image out")
-    log = pd.read_csv(io.StringIO("\n".join(lines)), sep=separator, names=columns, header=0)
-    log[NUMBERS] = log[NUMBERS].apply(pd.to_numeric, errors="coerce")
-    if (damaged := log[NUMBERS].isna().any(axis=1)).any():
+    try:
+        log = pd.read_csv(io.StringIO("\n".join(lines)), sep=separator, names=columns, header=0)
+        log[NUMBERS] = log[NUMBERS].apply(pd.to_numeric, errors="coerce").astype(np.float64)
+    except Exception as error:  # of pandas' many
+        raise ValueError(f"{path} is no log of certificates ({' '.join(str(error).split())})") from error
+    if (damaged := ~_possible(log)).any():
         raise ValueError(f"line {damaged.argmax() + 2} of {path} is damaged: remove it to leave its image out")
     if log["idx"].duplicated().any():
         raise ValueError(f"{path} has several rows of image {log['idx'][log['idx'].duplicated()].iloc[0]:g}")
@@ -70,6 +79,13 @@ def read_log(path: Path) -> pd.DataFrame:
         log.loc[log["radius"] == 0, "predict"] = ABSTAIN
     log["correct"] = (log["predict"] == log["label"]) & (log["predict"] != ABSTAIN)
     return log
+
+
+def _possible(log: pd.DataFrame) -> pd.Series:
+    """Say of each row whether its places and classes are whole numbers and its radius is one that an image can have."""
+    whole, radius = log[["idx", "label", "predict"]], log["radius"]
+    fits = (whole == np.floor(whole)) & (whole >= ABSTAIN) & (whole <= MOST_NUMBER)
+    return fits.all(axis=1) & (radius >= 0) & (radius <= LARGEST_RADIUS)
 
 
 def summary(log: pd.DataFrame, radii: Sequence[float]) -> dict[str, float]:

@@ -9,6 +9,7 @@ In the run directory:
 """
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -120,11 +121,16 @@ class CertificationLog:
         """
         rows: dict[int, Row] = {}
         for path in sorted(self.rows_directory.glob("rank*.tsv")):
-            with path.open(newline="") as file:
-                lines = file.read().split("\n")[:-1]
+            try:
+                with path.open(newline="", encoding="utf-8") as file:
+                    lines = file.read().split("\n")[:-1]
+            except UnicodeDecodeError as error:
+                raise ValueError(
+                    f"{path} is damaged ({error}): remove it, and its images are certified again"
+                ) from error
             for number, line in enumerate(lines[1:], start=2):
                 fields = line.split("\t")
-                if len(fields) != len(COMMUNITY + EXACT):
+                if len(fields) != len(COMMUNITY + EXACT) or not re.fullmatch("[0-9]{1,18}", fields[0]):
                     raise ValueError(f"line {number} of {path} is damaged: remove it, and its image is certified again")
                 row = dict(zip(COMMUNITY + EXACT, fields, strict=True))
                 other = rows.setdefault(int(row["idx"]), row)

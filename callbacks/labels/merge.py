@@ -17,9 +17,14 @@ import pandas as pd
 
 from callbacks.labels.measures import report_metrics
 from datamodules.batches import UNVERIFIED
+from datamodules.files.limits import whole_numbers
+from datamodules.files.number_tables import checked_numbers, read_csv
 from datamodules.files.whole_files import write_text
 
 REPORT = "label_report.csv"
+MOST = 2**31 - 1
+COLUMNS = {"row": (0, MOST), "given": (0, MOST), "suspected": (0, 1)}
+"""Columns of whole numbers, with the least and the greatest."""
 
 
 def merged(reports: Sequence[Path]) -> pd.DataFrame:
@@ -28,7 +33,7 @@ def merged(reports: Sequence[Path]) -> pd.DataFrame:
     Raises:
         ValueError: names a report of images that were trained on, or an image that two reports judge.
     """
-    tables = [pd.read_csv(path) for path in reports]
+    tables = [_read(path) for path in reports]
     for path, table in zip(reports, tables, strict=True):
         if "in_sample" not in table or table["in_sample"].any():
             raise ValueError(
@@ -46,6 +51,20 @@ def merged(reports: Sequence[Path]) -> pd.DataFrame:
             f"runs of some folds are missing or not tested"
         )
     return together.sort_values("score", kind="stable", ignore_index=True)
+
+
+def _read(path: Path) -> pd.DataFrame:
+    """Read a report, and refuse one without a column that is used here, or with a value of another kind in it."""
+    table = read_csv(path, "label report")
+    if missing := [column for column in ("in_sample", "score", *COLUMNS) if column not in table]:
+        raise ValueError(f"{path} is no label report: it lacks the column {missing[0]}")
+    for column, (least, most) in COLUMNS.items():
+        table[column] = whole_numbers(table[column], least, most, path, column)
+    if "clean_label" in table:
+        known = table["clean_label"].notna()
+        whole_numbers(table["clean_label"][known], UNVERIFIED, MOST, path, "clean_label")
+    checked_numbers(table[["score", "in_sample"]], "label report", path)
+    return table
 
 
 def main(argv: Sequence[str], parser: ArgumentParser) -> int:

@@ -11,6 +11,7 @@ import torch
 from datamodules.classification.image_sets import ImageFiles, ImageSet
 from datamodules.files.data_directory import data_directory
 from datamodules.files.image_files import Crop
+from datamodules.files.limits import whole_numbers
 
 
 class Clothing1M(ImageSet):
@@ -56,7 +57,9 @@ class Clothing1M(ImageSet):
         words = labels_file.read_text().split()
         label_of = dict(zip(words[::2], words[1::2], strict=False))
         try:
-            label = torch.tensor([int(label_of[key]) for key in keys])
+            label = torch.from_numpy(
+                whole_numbers([int(label_of[key]) for key in keys], 0, self.num_classes - 1, labels_file, "label")
+            )
         except (KeyError, ValueError) as error:
             raise ValueError(f"Clothing1M: {labels_file} has no label for an image of {split}: {error}") from error
         if keys and not (root / keys[0]).is_file():  # `images` itself may have been given

@@ -71,7 +71,7 @@ class CNWL(ImageSet):
                 f"CNWL: {file} does not exist; fetch images and splits from "
                 f"https://google.github.io/controlled-noisy-web-labels/download.html and set data_dir to their folder"
             )
-        names, labels = read_list(file)
+        names, labels = read_list(file, self.num_classes)
         if split == "validation":
             names = [f"validation/{label}/{name}" for name, label in zip(names, labels, strict=True)]
         else:

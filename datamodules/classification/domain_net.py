@@ -71,7 +71,7 @@ class DomainNet(ImageSet):
     def _read(self, domain: str, split: str) -> ImageFiles:
         folder = self._folder(f"{domain}_{split}.txt")
         path = folder / f"{domain}_{split}.txt"
-        source = listed_files(path, folder, self.crop, "DomainNet")
+        source = listed_files(path, folder, self.crop, "DomainNet", self.num_classes)
         for name, label in zip(source.names, source.label.tolist(), strict=True):
             known = self._class_names.setdefault(label, Path(name).parent.name)
             if known != Path(name).parent.name:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from datamodules.corruptions.image_noise import ImageNoise, SampleNumbers
+from datamodules.files.array_files import check_is_file
 from datamodules.files.image_files import Crop, UnreadableImage, files_by_class, read_crop
 from datamodules.sets import Source, SplitSet
 
@@ -146,7 +147,13 @@ def files_of_classes(split: Path, folders: Sequence[tuple[str, int]], num_classe
 
 
 def listed_files(
-    file: Path, root: Path, crop: Crop, name: str, separator: str | None = None, num_classes: int | None = None
+    file: Path,
+    root: Path,
+    crop: Crop,
+    name: str,
+    listed: int,
+    separator: str | None = None,
+    num_classes: int | None = None,
 ) -> ImageFiles:
     """Find the images that a list names, in lines of a file name and a label.
 
@@ -155,6 +162,7 @@ def listed_files(
         root: folder that the file names are relative to.
         crop: what is cut out of an image.
         name: data set, for messages.
+        listed: classes that the list has.
         separator: between file name and label; None takes white space.
         num_classes: classes that are kept, the first ones; None keeps all.
 
@@ -162,7 +170,7 @@ def listed_files(
         FileNotFoundError: if the first image is missing.
         ValueError: names the line that is something else, or the list if it is empty.
     """
-    names, labels = read_list(file, separator)
+    names, labels = read_list(file, listed, separator)
     kept = [place for place, label in enumerate(labels) if num_classes is None or label < num_classes]
     names = [names[place] for place in kept]
     if names and not (root / names[0]).is_file():
@@ -170,18 +178,38 @@ def listed_files(
     return ImageFiles(root, names, torch.tensor([labels[place] for place in kept], dtype=torch.int64), crop)
 
 
-def read_list(file: Path, separator: str | None = None) -> tuple[list[str], list[int]]:
+def read_lines(file: Path) -> list[str]:
+    """Read the lines of a text file in UTF-8.
+
+    Raises:
+        ValueError: names a file in another encoding, or a pipe.
+    """
+    check_is_file(file)
+    try:
+        return file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not in UTF-8: {error}") from error
+
+
+def read_list(file: Path, listed: int, separator: str | None = None) -> tuple[list[str], list[int]]:
     """Read a list of file names and labels, with white space or another separator between them.
+
+    Args:
+        file: the list, in UTF-8.
+        listed: classes that it lists: labels are 0 ... `listed` - 1.
+        separator: between file name and label; None takes white space.
 
     Raises:
         ValueError: names the line that is something else, or the list if it is empty.
     """
     names, labels = [], []
-    for number, line in enumerate(file.read_text().splitlines(), start=1):
+    for number, line in enumerate(read_lines(file), start=1):
         words = line.strip().rsplit(separator, 1)
         if len(words) != 2 or not words[0] or not words[1].isdecimal():
             between = " " if separator is None else separator
             raise ValueError(f"{file}, line {number}: expected <file>{between}<label>, got {line!r}")
+        if len(words[1]) > len(str(listed)) or int(words[1]) >= listed:
+            raise ValueError(f"{file}, line {number}: label must be in 0 ... {listed - 1}, got {words[1][:40]}")
         names.append(words[0])
         labels.append(int(words[1]))
     if not names:

@@ -1,6 +1,5 @@
 """ImageNet (ILSVRC 2012): 1.28 million + 50,000 photographs of 1,000 classes, or of some of them."""
 
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,9 +16,11 @@ from datamodules.classification.image_sets import (
     OtherImages,
     files_of_classes,
 )
+from datamodules.files.array_files import read_npz
 from datamodules.files.array_pickle import read_pickled_arrays
 from datamodules.files.data_directory import data_directory
 from datamodules.files.image_files import Crop, chosen_crop, class_folders, files_by_class
+from datamodules.files.limits import whole_numbers
 
 NUM_FILES = 10
 """Files of ImageNet32."""
@@ -200,12 +201,12 @@ def read_labelled_batch(file: Path) -> tuple[np.ndarray, np.ndarray]:
     """
     try:
         if file.suffix == ".npz":
-            with np.load(file, allow_pickle=False) as arrays:
-                data, labels = arrays["data"], arrays.get("labels", ())
+            arrays = read_npz(file, ("data",), ("labels",))
+            data, labels = arrays["data"], arrays.get("labels", ())
         else:
             found = read_pickled_arrays(file)
             data, labels = np.asarray(found["data"]), found.get("labels", ())
-    except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, LookupError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{file} is damaged or not a batch of ImageNet32 ({error}); fetch it again") from error
     if data.ndim != 2 or data.shape[1] != 3072 or data.dtype != np.uint8:
         raise ValueError(f"{file}: data must be [N, 3072] of uint8, got {list(data.shape)} of {data.dtype}")
@@ -307,4 +308,4 @@ def _labelled_from_nought(file: Path) -> tuple[np.ndarray, np.ndarray]:
     image, label = read_labelled_batch(file)
     if label.shape != image.shape[:1] or label.dtype.kind not in "iuf" or not ((label >= 1) & (label <= 1000)).all():
         raise ValueError(f"{file}: labels must be {len(image)} numbers in 1...1000; fetch it again")
-    return image, label.astype(np.int64) - 1
+    return image, whole_numbers(label, 1, 1000, file, "label") - 1

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from datamodules.batches import UNVERIFIED
 from datamodules.classification.image_sets import ImageSource
+from datamodules.files.number_tables import read_csv
 from datamodules.files.whole_files import whole_file
 from datamodules.loading.augmentation import sample_uniform
 from datamodules.loading.global_batches import Request
@@ -179,7 +180,7 @@ def keep_labels(path: Path, drawn: pd.DataFrame, table: str | None, write: bool)
             with whole_file(path) as partial:
                 drawn.to_csv(partial, index=False)
         return
-    kept = pd.read_csv(path, dtype=str, keep_default_na=False)
+    kept = read_csv(path, "labels of the run", dtype=str, keep_default_na=False)
     source = "the labels that are drawn now" if table is None else f"those of {table}"
     advice = "a run keeps the labels it began with, and others are for a run in another directory"
     if len(kept) != len(drawn):

@@ -68,4 +68,4 @@ class WebFG(ImageSet):
                 f"https://github.com/NUST-Machine-Intelligence-Laboratory/weblyFG-dataset and write lists of lines "
                 f"file:label"
             )
-        return listed_files(folder / name, folder, self.crop, f"web-{self.subject}", separator=":")
+        return listed_files(folder / name, folder, self.crop, f"web-{self.subject}", self.num_classes, separator=":")

@@ -14,6 +14,9 @@ from datamodules.classification.imagenet import imagenet_split
 from datamodules.files.data_directory import data_directory
 from datamodules.files.image_files import Crop, Interpolation, class_folders, files_by_class
 
+LISTED = 1000
+"""Classes in the set's lists, of which the first ones are kept."""
+
 
 class WebVision(ImageSet):
     """The images that Google found, with the query's class for a label: 66,000 of 50 classes are mini-WebVision.
@@ -85,4 +88,4 @@ class WebVision(ImageSet):
                 f"WebVision: {file} does not exist; fetch labels and images resized to 256 pixels from "
                 f"https://data.vision.ee.ethz.ch/cvl/webvision/dataset2017.html and set data_dir to their folder"
             )
-        return listed_files(file, root / images, self.crop, "WebVision", num_classes=self.num_classes)
+        return listed_files(file, root / images, self.crop, "WebVision", LISTED, num_classes=self.num_classes)

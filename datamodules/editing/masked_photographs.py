@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from datamodules.editing.protected_set import ProtectedSet
+from datamodules.files.array_files import check_is_file
 from datamodules.files.data_directory import data_directory
 from datamodules.files.image_files import SUFFIXES, UnreadableImage, eight_bits
 from datamodules.loading.global_batches import Request
@@ -89,7 +90,7 @@ class _Photographs:
             return
         try:
             read = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{file} is no JSON: {error}") from error
         if not isinstance(read, dict):
             raise ValueError(f"{file} is not of the form {PROMPTS}")
@@ -148,6 +149,7 @@ class _Photographs:
 def _opened(path: Path) -> Image.Image:
     """Decode an image, and turn it as its camera says."""
     try:
+        check_is_file(path)
         with Image.open(path) as file:
             ImageOps.exif_transpose(file, in_place=True)
             return eight_bits(file).copy()

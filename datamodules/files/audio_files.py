@@ -7,11 +7,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from datamodules.files.array_files import check_is_file
+from datamodules.files.limits import check_unpacked
 from datamodules.files.whole_files import whole_file
 
 SUFFIXES = (".wav", ".flac", ".ogg")
 LOUDEST = 32_768
 """Stored value that stands for 1."""
+
+
+MOST_RESAMPLED = 1_000_000
+"""Greatest factor in the ratio of two rates: the filter between them is 20 times as long."""
 
 
 class UnreadableRecording(ValueError):
@@ -69,8 +75,13 @@ def read_recording(path: Path, rate: int, resample: bool = False, mix_channels: 
     """
     library = soundfile()
     try:
-        signal, own_rate = library.read(path, dtype="float32", always_2d=True)
-    except library.LibsndfileError as error:
+        check_is_file(path)
+        with library.SoundFile(path) as file:
+            check_unpacked(path, file.frames * file.channels * 4)
+            signal, own_rate = file.read(dtype="float32", always_2d=True), file.samplerate
+        if own_rate < 1:
+            raise ValueError(f"it has {own_rate} samples a second")
+    except Exception as error:  # of the library, and of memory that a file asks for
         raise UnreadableRecording(f"{path} cannot be read: {error}") from None
     if signal.shape[1] > 1 and not mix_channels:
         raise UnreadableRecording(f"{path} has {signal.shape[1]} channels; set mix_channels to average them")
@@ -82,7 +93,13 @@ def read_recording(path: Path, rate: int, resample: bool = False, mix_channels: 
     if own_rate != rate:
         from scipy.signal import resample_poly
 
-        mono = resample_poly(mono, rate // gcd(rate, own_rate), own_rate // gcd(rate, own_rate)).astype(np.float32)
+        up, down = rate // gcd(rate, own_rate), own_rate // gcd(rate, own_rate)
+        if max(up, down) > MOST_RESAMPLED:
+            raise UnreadableRecording(f"{path} has {own_rate} samples a second, which are not brought to {rate}")
+        mono = resample_poly(mono, up, down).astype(np.float32)
+    if not (finite := np.isfinite(mono)).all():
+        place = int(finite.argmin())
+        raise UnreadableRecording(f"{path} has the value {mono[place]} at sample {place}; write it in finite numbers")
     if not np.abs(mono).max(initial=0) > 0:
         raise UnreadableRecording(f"{path} is silent: its level is divided by")
     return mono
@@ -102,6 +119,13 @@ def write_recording(path: Path, signal: Any, rate: int, digest: str) -> None:
 
 
 def digest_in(path: Path) -> str | None:
-    """Read the digest that a recording was written with."""
-    with soundfile().SoundFile(path) as file:
-        return file.comment or None
+    """Read the digest that a recording was written with; None where it has none or is damaged.
+
+    So a recording that a power failure left torn counts as one that was made from something else.
+    """
+    library = soundfile()
+    try:
+        with library.SoundFile(path) as file:
+            return file.comment or None
+    except (library.LibsndfileError, OSError):
+        return None

@@ -8,10 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.arguments import one_of
+from datamodules.files.array_files import check_is_file, read_npz
+from datamodules.files.limits import whole_numbers
 
 PATTERNS = ("RGGB", "BGGR", "GRBG", "GBRG")
 SUFFIXES = (".npz", ".arw", ".nef", ".cr2", ".cr3", ".dng", ".raf", ".rw2")
 """Ends of the names of raw images: NumPy's with `bayer`, `black`, `white` and `pattern`, and those of cameras."""
+MOST = 65_535
+"""The greatest number of 16 bits."""
 PLACES = ((0, 0), (0, 1), (1, 1), (1, 0))
 """Rows and columns of the channels R, G, B, G in a cell that begins with red."""
 
@@ -72,8 +76,10 @@ def checked(raw: RawImage, path: Path) -> RawImage:
     Raises:
         ValueError: names the file.
     """
-    if not 0 <= raw.black < raw.white:
-        raise ValueError(f"{path}: black {raw.black} and white {raw.white} are not in order")
+    if not 0 <= raw.black < raw.white <= MOST:
+        raise ValueError(f"{path}: black {raw.black} and white {raw.white} are not in order and in 0 ... {MOST}")
+    if not raw.bayer.size:
+        raise ValueError(f"{path} holds no pixel")
     if raw.pattern not in PATTERNS:
         raise ValueError(f"{path} has the pattern {raw.pattern}; expected one of {', '.join(PATTERNS)}")
     if (brightest := int(raw.bayer.max())) > raw.white:
@@ -113,10 +119,11 @@ def read_raw(path: Path) -> RawImage:
     """
     if path.suffix.lower() == ".npz":
         try:
-            with np.load(path, allow_pickle=False) as file:
-                raw = RawImage(file["bayer"], int(file["black"]), int(file["white"]), str(file["pattern"]))
-        except Exception as error:  # a damaged file raises almost anything
+            file = read_npz(path, ("bayer", "black", "white", "pattern"))
+            black, white = (int(whole_numbers(file[key], 0, MOST, path, key).reshape(())) for key in ("black", "white"))
+        except (OSError, ValueError) as error:
             raise ValueError(f"{path} holds no bayer, black, white and pattern ({error})") from error
+        raw = RawImage(file["bayer"], black, white, str(file["pattern"]))
         if raw.bayer.ndim != 2 or raw.bayer.dtype != np.uint16:
             raise ValueError(f"{path}: bayer is {raw.bayer.dtype} {list(raw.bayer.shape)}; expected uint16 [H, W]")
         return checked(raw, path)
@@ -127,6 +134,7 @@ def read_raw(path: Path) -> RawImage:
             f"{path}: raw images of cameras are read by rawpy; pip install 'noiseworks[raw]'"
         ) from error
     try:
+        check_is_file(path)
         with rawpy.imread(str(path)) as file:
             cell = file.raw_pattern
             if cell is None or cell.shape != (2, 2):

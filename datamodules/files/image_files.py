@@ -6,7 +6,8 @@ decoded as the crop can use.
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
@@ -16,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from datamodules.arguments import at_least, one_of, within
+from datamodules.files.array_files import check_is_file
 
 _JPEG = (".jfif", ".jp2", ".jpe", ".jpeg", ".jpg")
 SUFFIXES = (".avif", ".bmp", ".gif", *_JPEG, ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -33,6 +35,28 @@ class UnreadableImage(ValueError):
 
     def __str__(self) -> str:
         return super().__str__().rsplit(f"{type(self).__name__}: ", maxsplit=1)[-1].strip()
+
+
+@contextmanager
+def opened_image(path: Path, kind: str = "an image") -> Iterator[Image.Image]:
+    """Open an image, and reject it in one sentence whatever goes wrong with it inside the `with` statement.
+
+    Args:
+        path: the file. A pipe or a device, whose reader would wait for somebody to write, is rejected.
+        kind: what it is read as, for the message.
+
+    Raises:
+        UnreadableImage: names the file.
+    """
+    try:
+        if path.exists():  # Pillow says that it does not
+            check_is_file(path)
+        with Image.open(path) as image:
+            yield image
+    except UnreadableImage:
+        raise
+    except Exception as error:  # decoders raise almost anything for a damaged file
+        raise UnreadableImage(f"{path} cannot be read as {kind} ({error}); replace or remove it") from error
 
 
 class Box(NamedTuple):
@@ -181,24 +205,21 @@ def read_crop(path: Path, crop: Crop, uniform: Sequence[float] | None) -> np.nda
     Raises:
         UnreadableImage: names the file.
     """
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            box = crop.box(width, height, uniform)
-            # A JPEG decodes to 1/2, 1/4 or 1/8 of its size at less cost. Twice what the crop needs leaves no visible
-            # difference.
-            wanted = (
-                math.ceil(2 * crop.size * width / (box.right - box.left)),
-                math.ceil(2 * crop.size * height / (box.bottom - box.top)),
-            )
-            if drafted := image.draft("RGB", wanted):
-                part = drafted[1][2] / width
-                box = Box(*(edge * part for edge in box))
-            rgb = image if image.mode == "RGB" else eight_bits(image).convert("RGB")
-            resampling = Image.Resampling[crop.interpolation.upper()]
-            return np.array(rgb.resize((crop.size, crop.size), resampling, box))
-    except Exception as error:  # decoders raise almost anything for a damaged file
-        raise UnreadableImage(f"{path} cannot be read as an image ({error}); replace or remove it") from error
+    with opened_image(path) as image:
+        width, height = image.size
+        box = crop.box(width, height, uniform)
+        # A JPEG decodes to 1/2, 1/4 or 1/8 of its size at less cost. Twice what the crop needs leaves no visible
+        # difference.
+        wanted = (
+            math.ceil(2 * crop.size * width / (box.right - box.left)),
+            math.ceil(2 * crop.size * height / (box.bottom - box.top)),
+        )
+        if drafted := image.draft("RGB", wanted):
+            part = drafted[1][2] / width
+            box = Box(*(edge * part for edge in box))
+        rgb = image if image.mode == "RGB" else eight_bits(image).convert("RGB")
+        resampling = Image.Resampling[crop.interpolation.upper()]
+        return np.array(rgb.resize((crop.size, crop.size), resampling, box))
 
 
 class ImagesFound(NamedTuple):

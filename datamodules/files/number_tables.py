@@ -1,11 +1,17 @@
 """Tables of numbers in files, whose columns are checked by name."""
 
+import bz2
+import gzip
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
+
+from datamodules.files.array_files import check_is_file
+from datamodules.files.limits import check_unpacked
 
 
 def read_numbers(path: Path, name: str, named_rows: bool = False) -> pd.DataFrame:
@@ -21,7 +27,25 @@ def read_numbers(path: Path, name: str, named_rows: bool = False) -> pd.DataFram
         ValueError: names a column that holds text or lacks values, or says that there are no rows.
     """
     require_file(path, name)
-    return checked_numbers(pd.read_csv(path, index_col=0 if named_rows else None), name, path)
+    return checked_numbers(read_csv(path, name, index_col=0 if named_rows else None), name, path)
+
+
+def read_csv(path: Path, name: str, **options: Any) -> pd.DataFrame:
+    """Read a table of text as pandas does.
+
+    Args:
+        path: the file.
+        name: name of the data set, for messages.
+        options: of `pandas.read_csv`.
+
+    Raises:
+        ValueError: names the file, whatever pandas raises of it.
+    """
+    try:
+        check_is_file(path)
+        return pd.read_csv(path, **options)
+    except Exception as error:  # of pandas' many, of text in another encoding and of memory
+        raise ValueError(f"{name}: {path} is no table ({' '.join(str(error).split())})") from error
 
 
 def read_svmlight(path: Path, name: str, num_features: int) -> tuple[csr_array, NDArray[np.float64]]:
@@ -44,8 +68,9 @@ def read_svmlight(path: Path, name: str, num_features: int) -> tuple[csr_array, 
 
     require_file(path, name)
     try:
+        _check_packed(path)
         features, label = load_svmlight_file(str(path), zero_based=False)
-    except (ValueError, OSError, EOFError) as error:
+    except Exception as error:  # of columns that no number holds, of damaged archives and of memory
         raise ValueError(f"{name}: {path} is no svmlight file, or a damaged one: {error}") from error
     checked_numbers(pd.DataFrame({"label": label}), name, path)
     if features.shape[1] > num_features:
@@ -53,6 +78,19 @@ def read_svmlight(path: Path, name: str, num_features: int) -> tuple[csr_array, 
     if not (finite := np.isfinite(features.data)).all():
         raise ValueError(f"{name}: column {features.indices[~finite][0] + 1} of {path} has a value that is not finite")
     return csr_array((features.data, features.indices, features.indptr), (len(label), num_features)), label
+
+
+PACKED = {".gz": gzip.open, ".bz2": bz2.open}
+
+
+def _check_packed(path: Path) -> None:
+    """Unpack a file once without keeping it, and stop where it grows above the budget."""
+    if (unpack := PACKED.get(path.suffix)) is None:
+        return
+    size = 0
+    with unpack(path) as file:
+        while part := file.read(1 << 20):
+            check_unpacked(path, size := size + len(part))
 
 
 def require_file(path: Path, name: str) -> None:
@@ -77,11 +115,7 @@ def read_unnamed_numbers(path: Path, name: str) -> pd.DataFrame:
         ValueError: names a column that holds text or lacks values, or says that there are no rows.
     """
     require_file(path, name)
-    try:
-        table = pd.read_csv(path, sep=r"\s+", header=None)
-    except ValueError as error:  # a row is longer than the first one, or there is none
-        raise ValueError(f"{name}: {path} is no table ({error})") from error
-    return checked_numbers(table, name, path)
+    return checked_numbers(read_csv(path, name, sep=r"\s+", header=None), name, path)
 
 
 def checked_numbers(table: pd.DataFrame, name: str, path: Path) -> pd.DataFrame:
@@ -98,7 +132,10 @@ def checked_numbers(table: pd.DataFrame, name: str, path: Path) -> pd.DataFrame:
     if table.empty:
         raise ValueError(f"{name}: {path} holds no rows")
     for column in table:
-        values = pd.to_numeric(table[column], errors="coerce")
+        try:
+            values = pd.to_numeric(table[column], errors="coerce").astype(np.float64)
+        except (OverflowError, TypeError, ValueError) as error:  # of whole numbers of hundreds of digits
+            raise ValueError(f"{name}: column {column} of {path} holds no numbers of 64 bits ({error})") from error
         if (text := values.isna() & table[column].notna()).any():
             raise ValueError(f"{name}: column {column} of {path} holds text: {table[column][text].iloc[0]!r}")
         if not np.isfinite(values).all():

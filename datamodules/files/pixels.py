@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from datamodules.files.image_files import UnreadableImage
+from datamodules.files.image_files import UnreadableImage, opened_image
 
 
 def read_pixels(path: Path, channels: int | None = None, brightest: int | None = None) -> np.ndarray:
@@ -24,19 +24,16 @@ def read_pixels(path: Path, channels: int | None = None, brightest: int | None =
         UnreadableImage: names the file, if it is damaged or no image, or nothing says which of its values is white, or
             parts of it are transparent.
     """
-    try:
-        with Image.open(path) as image:
-            if "F" in image.mode or (image.mode == "I" and image.format != "PNG"):
-                raise ValueError(f"its values are of type {image.mode}; write them in 8 or 16 bits")
-            if image.mode.startswith("I") or (image.tile and ";16" in str(image.tile[0][3])):
-                pixels = _sixteen_bits(path, image, channels)
-            else:
-                ImageOps.exif_transpose(image, in_place=True)
-                opaque = _without_transparency(image)
-                grey = channels == 1 or (channels is None and opaque.mode in ("1", "L"))
-                pixels = np.atleast_3d(np.asarray(opaque.convert("L" if grey else "RGB")))
-    except Exception as error:  # decoders raise almost anything for a damaged file
-        raise UnreadableImage(f"{path} cannot be read as an image ({error}); replace or remove it") from error
+    with opened_image(path) as image:
+        if "F" in image.mode or (image.mode == "I" and image.format != "PNG"):
+            raise ValueError(f"its values are of type {image.mode}; write them in 8 or 16 bits")
+        if image.mode.startswith("I") or (image.tile and ";16" in str(image.tile[0][3])):
+            pixels = _sixteen_bits(path, image, channels)
+        else:
+            ImageOps.exif_transpose(image, in_place=True)
+            opaque = _without_transparency(image)
+            grey = channels == 1 or (channels is None and opaque.mode in ("1", "L"))
+            pixels = np.atleast_3d(np.asarray(opaque.convert("L" if grey else "RGB")))
     greatest = np.iinfo(pixels.dtype).max
     if pixels.dtype == np.uint8 and brightest not in (None, 255):
         raise UnreadableImage(f"{path} has 8 bits, and brightest is {brightest}: leave that out or remove the file")

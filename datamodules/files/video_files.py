@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from datamodules.files.array_files import check_is_file
+
 SAME_EVERYWHERE = {"libx264": {"x264-params": "cpu-independent=1"}}
 """Options of encoders whose bits would otherwise depend on what lies beside their frames in memory."""
 SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
@@ -62,6 +64,7 @@ def facts_of(path: Path) -> VideoFacts:
     """
     av = pyav()
     try:
+        check_is_file(path)
         with av.open(str(path)) as container:
             if not container.streams.video:
                 raise UnreadableVideo(f"{path} holds no video")
@@ -69,7 +72,9 @@ def facts_of(path: Path) -> VideoFacts:
             rate = float(stream.average_rate or stream.guessed_rate or 25)
             times = sorted(packet.pts for packet in container.demux(stream) if packet.pts is not None)
             facts = VideoFacts(stream.height, stream.width, rate, tuple(times))
-    except av.FFmpegError as error:
+    except UnreadableVideo:
+        raise
+    except Exception as error:  # decoders raise almost anything for a damaged file
         raise UnreadableVideo(f"{path} cannot be read as a video ({error}); replace or remove it") from error
     if not facts.times:
         raise UnreadableVideo(f"{path} holds no frame")
@@ -102,7 +107,7 @@ def decoded(
                     frames.append(frame.to_ndarray(format="gray" if grey else "rgb24"))
                 if count is not None and len(frames) == count:
                     break
-    except av.FFmpegError as error:
+    except Exception as error:  # decoders raise almost anything for a damaged file
         raise UnreadableVideo(f"{name} cannot be read as a video ({error}); replace or remove it") from error
     if not frames:
         raise UnreadableVideo(f"{name} has no frame that can be decoded")

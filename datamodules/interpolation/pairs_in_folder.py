@@ -1,6 +1,5 @@
 """A user's own photographs, and a list of those between which others are made."""
 
-import csv
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +15,7 @@ from datamodules.files.image_files import image_names, required_folder
 from datamodules.files.pixels import read_pixels
 from datamodules.interpolation.end_points import EndPoints
 from datamodules.loading.global_batches import Request
+from datamodules.prompts.text_tables import entries
 
 LIST = "pairs.csv"
 COLUMNS = ("a", "b", "prompt")
@@ -81,8 +81,7 @@ class _FilePairs:
 
     def _listed(self) -> list[_Pair]:
         file = self.root / LIST
-        with file.open(newline="", encoding="utf-8") as lines:
-            rows = list(csv.DictReader(lines))
+        rows = [row for _, row in entries(file)]
         if not rows:
             raise ValueError(f"{file} is empty; expected the columns {', '.join(COLUMNS)} and a line for each pair")
         if set(rows[0]) not in (set(COLUMNS), set(COLUMNS[:2])):

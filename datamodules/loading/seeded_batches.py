@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from datamodules.arguments import at_least
+from datamodules.arguments import at_least, within
 from datamodules.loading.global_batches import GlobalBatches, Request
 
 
@@ -53,7 +53,8 @@ class SeededBatches(LightningDataModule, ABC):
         evaluation_batch_size: samples of a validation, test or prediction batch over all processes; None takes
             `batch_size`.
         passes_per_epoch: times that an epoch visits the training set.
-        num_workers: loader processes; sets in memory need none, and None takes one for each free core, up to 8.
+        num_workers: loader processes; sets in memory need none, and None takes one for each free core, up to 8. At
+            most 64, or 4 for each core of the machine.
         prefetch_factor: batches that each loader process reads ahead.
         seed: random seed of everything that is drawn; None takes 0.
 
@@ -87,6 +88,7 @@ class SeededBatches(LightningDataModule, ABC):
             prefetch_factor=prefetch_factor,
         )
         at_least(0, num_workers=num_workers)
+        within(0, max(64, 4 * (os.cpu_count() or 1)), num_workers=num_workers)
         self.batch_size = batch_size
         self.evaluation_batch_size = evaluation_batch_size or batch_size
         self.passes_per_epoch = passes_per_epoch

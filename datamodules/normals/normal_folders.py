@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from datamodules.arguments import one_of
+from datamodules.files.array_files import read_npy
 from datamodules.files.data_directory import data_directory
-from datamodules.files.image_files import UnreadableImage
+from datamodules.files.image_files import UnreadableImage, opened_image
 from datamodules.files.pixels import read_pixels
 from datamodules.normals.normal_set import NormalSet, NormalSource, Split, turned
 
@@ -30,7 +30,7 @@ def read_normals(path: Path) -> NDArray:
     if path.suffix != ".npy":
         return read_pixels(path, channels=3)
     try:
-        values = np.load(path, allow_pickle=False)
+        values = read_npy(path)
     except (OSError, ValueError) as error:
         raise UnreadableImage(f"{path} cannot be read as an array ({error}); replace or remove it") from error
     if values.ndim != 3 or values.shape[2] != 3 or values.dtype.kind != "f":
@@ -73,11 +73,8 @@ def size_of(path: Path) -> tuple[int, int]:
     Raises:
         UnreadableImage: names the file.
     """
-    try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except Exception as error:  # decoders raise almost anything for a damaged file
-        raise UnreadableImage(f"{path} cannot be read as an image ({error}); replace or remove it") from error
+    with opened_image(path) as image:
+        return image.height, image.width
 
 
 class NormalFolder(NormalSet):

@@ -66,7 +66,7 @@ class CaptionedFolder(CaptionedSet):
                 found[path.relative_to(root).as_posix()] = text
         if not files:
             texts = {name: (root / name).with_suffix(".txt") for name in names}
-            found = {name: text.read_text(encoding="utf-8").strip() for name, text in texts.items() if text.is_file()}
+            found = {name: _caption(text) for name, text in texts.items() if text.is_file()}
         missing = [name for name in names if name not in found]
         if not found:
             return None
@@ -76,3 +76,10 @@ class CaptionedFolder(CaptionedSet):
                 f"{root / missing[0]} has no caption, as {len(missing)} of {len(names)} images; expected it in {where}"
             )
         return found
+
+
+def _caption(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not in UTF-8: {error}") from error

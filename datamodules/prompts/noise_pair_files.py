@@ -7,7 +7,7 @@ too, and the lines are put together from them.
 """
 
 import json
-import zipfile
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,10 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from datamodules.files.array_files import read_npz
+from datamodules.files.limits import whole_numbers
 from datamodules.files.whole_files import whole_file, write_text
 from datamodules.prompts.text_tables import entries
 
 SCORES = "scores.jsonl"
+SCORE_LISTS = ("original_score_list", "optimized_score_list")
 
 
 class StoredPair(NamedTuple):
@@ -55,17 +58,18 @@ def write_pair(
 
 def caption_in(path: Path) -> str | None:
     """Read the text that a pair was written for; None of a file that has none."""
-    with _opened(path) as arrays:
-        return str(arrays["caption"]) if "caption" in arrays else None
+    arrays = read_npz(path, optional=("caption",))
+    return str(arrays["caption"]) if "caption" in arrays else None
 
 
 def write_scores(folder: Path) -> None:
     """Put the JSON lines together from the pairs of a folder, in the order of their indices."""
     lines = []
     for path in sorted(folder.glob("*.npz"), key=_index_of):
-        with _opened(path) as arrays:
-            line = {"index": int(arrays["arr_2"]), "seed": int(arrays["seed"]), "caption": str(arrays["caption"])}
-            lists = {key: arrays[key].tolist() for key in ("original_score_list", "optimized_score_list")}
+        arrays = read_npz(path, ("arr_2", "seed", "caption", *SCORE_LISTS))
+        index, seed = (whole_numbers(arrays[key], 0, 2**63 - 1, path, key).item() for key in ("arr_2", "seed"))
+        line = {"index": index, "seed": seed, "caption": str(arrays["caption"])}
+        lists = {key: arrays[key].tolist() for key in SCORE_LISTS}
         lines.append(json.dumps(line | lists, ensure_ascii=False))
     write_text(folder / SCORES, "".join(f"{line}\n" for line in lines))
 
@@ -106,15 +110,17 @@ def kept_pairs(folder: Path, scores: Path, margin: float | None) -> list[StoredP
 
 def _index_of(path: Path) -> int:
     index = path.stem.split("_")[0]
-    if not index.isdigit():
+    if not index.isdecimal():
         raise ValueError(f"{path} is no pair of noise: expected <index>.npz or <index>_<seed>.npz")
     return int(index)
 
 
 def _better(entry: dict[str, Any], place: str, margin: float) -> bool:
     try:
-        before, after = (float(entry[key][0]) for key in ("original_score_list", "optimized_score_list"))
-    except (KeyError, IndexError, TypeError, ValueError):
+        before, after = (float(entry[key][0]) for key in SCORE_LISTS)
+        if not math.isfinite(before - after):
+            raise ValueError("a score is not finite")
+    except (LookupError, TypeError, ValueError, OverflowError):
         raise ValueError(
             f"{place} lacks a score in original_score_list or optimized_score_list: margin null keeps all pairs"
         ) from None
@@ -127,17 +133,12 @@ def read_pair(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
     Raises:
         ValueError: names a file that is damaged or lacks an array.
     """
-    with _opened(path) as arrays:
-        if "arr_0" not in arrays or "arr_1" not in arrays:
-            raise ValueError(f"{path} is no pair of noise: it lacks arr_0 or arr_1")
-        source, target = (arrays[key] for key in ("arr_0", "arr_1"))
+    arrays = read_npz(path, optional=("arr_0", "arr_1"))
+    if len(arrays) < 2:
+        raise ValueError(f"{path} is no pair of noise: it lacks arr_0 or arr_1")
+    source, target = arrays["arr_0"], arrays["arr_1"]
+    if any(array.dtype.kind != "f" or not np.isfinite(array).all() for array in (source, target)):
+        raise ValueError(f"{path} is no pair of noise: arr_0 or arr_1 has a value that is no finite number")
     if source.shape != target.shape or source.ndim not in (3, 4) or (source.ndim == 4 and len(source) != 1):
         raise ValueError(f"{path} must hold two arrays [c, h, w], got {list(source.shape)} and {list(target.shape)}")
     return source.reshape(source.shape[-3:]), target.reshape(source.shape[-3:])
-
-
-def _opened(path: Path) -> Any:
-    try:
-        return np.load(path)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error

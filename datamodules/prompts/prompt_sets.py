@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from datamodules.arguments import at_least
+from datamodules.arguments import at_least, within
 from datamodules.classification.image_sets import ImageSet
 from datamodules.loading.global_batches import Request
 from datamodules.prompts.text_tables import entries
 
+MOST_NUMBER = 2**63 - 1
+"""Greatest index or seed, as batches hold them in 64 bits."""
 SUFFIXES = (".txt", ".jsonl", ".json", ".csv")
 
 
@@ -69,7 +71,7 @@ class PromptFile(PromptSet):
         if not self.path.is_file():
             raise FileNotFoundError(f"no prompts at {self.path}: expected a file with a text in each line")
         if self.path.suffix == ".txt":
-            texts = map(str.strip, self.path.read_text(encoding="utf-8-sig").splitlines())
+            texts = map(str.strip, _read_text(self.path).splitlines())
             found = [_prompt(position, {"caption": text}) for position, text in enumerate(filter(None, texts))]
         else:
             found = []
@@ -78,8 +80,10 @@ class PromptFile(PromptSet):
                     raise ValueError(f"{place}: expected {self.column}, got {', '.join(map(str, entry)) or 'nothing'}")
                 try:
                     found.append(_prompt(len(found), {**entry, "caption": entry[self.column]}))
-                except (TypeError, ValueError) as error:
-                    raise ValueError(f"{place}: index and seed must be whole numbers, 0 or more: {error}") from error
+                except (TypeError, ValueError, OverflowError) as error:
+                    raise ValueError(
+                        f"{place}: index and seed must be whole numbers, 0 ... {MOST_NUMBER}: {error}"
+                    ) from error
         if not found:
             raise ValueError(f"{self.path} holds no prompt")
         index, count = Counter(prompt.index for prompt in found).most_common(1)[0]
@@ -88,12 +92,28 @@ class PromptFile(PromptSet):
         return found
 
 
+def _whole(value: Any) -> int:
+    """Read a whole number from text or JSON; a fraction and a truth value are none."""
+    number = int(value)
+    if isinstance(value, bool) or (isinstance(value, float) and number != value):
+        raise ValueError(f"got {value}")
+    return number
+
+
 def _prompt(position: int, entry: dict[str, Any]) -> Prompt:
-    index, seed = (None if entry.get(key) in (None, "") else int(entry[key]) for key in ("index", "seed"))
+    index, seed = (None if entry.get(key) in (None, "") else _whole(entry[key]) for key in ("index", "seed"))
     at_least(0, index=index, seed=seed)
+    within(0, MOST_NUMBER, index=index, seed=seed)
     index = position if index is None else index
     seed = int(np.random.SeedSequence([index]).generate_state(1)[0]) if seed is None else seed
     return Prompt(index, seed, entry["caption"])
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not in UTF-8: {error}") from error
 
 
 class ClassPrompts(PromptSet):

@@ -7,6 +7,7 @@ import numpy as np
 from datamodules.files.data_directory import data_directory
 from datamodules.files.file_pairs import paired, stem_of
 from datamodules.files.image_files import image_names
+from datamodules.files.limits import whole_numbers
 from datamodules.files.mat_files import read_cells, read_mat
 from datamodules.restoration.image_folders import image_files, read_images
 from datamodules.restoration.images import Images, PairSet, Split
@@ -206,8 +207,14 @@ class DND(PairSet):
         for number, boxes in enumerate(read_cells(folder / "info.mat", "info/boundingboxes"), 1):
             if boxes.ndim != 2 or boxes.shape[1] != 4:
                 raise ValueError(f"{folder / 'info.mat'} has boxes {list(boxes.shape)} of a photograph, not [20, 4]")
-            photograph = read_mat(folder / "images_srgb" / f"{number:04d}.mat", "InoisySRGB").astype(np.float32)
-            for crop, (top, left, bottom, right) in enumerate(boxes.astype(int), 1):  # from 1, the last one included
+            path = folder / "images_srgb" / f"{number:04d}.mat"
+            photograph = read_mat(path, "InoisySRGB").astype(np.float32)
+            if photograph.ndim != 3 or photograph.shape[2] != 3 or not np.isfinite(photograph).all():
+                raise ValueError(f"{path}: InoisySRGB is {list(photograph.shape)}; expected finite numbers [H, W, 3]")
+            places = whole_numbers(boxes, 1, max(photograph.shape), folder / "info.mat", "edge of a box")
+            for crop, (top, left, bottom, right) in enumerate(places, 1):  # from 1, the last one included
+                if not (top <= bottom <= photograph.shape[0] and left <= right <= photograph.shape[1]):
+                    raise ValueError(f"{folder / 'info.mat'}: box {crop} of photograph {number} lies outside {path}")
                 names.append(f"{number:04d}_{crop:02d}")
                 crops.append(np.ascontiguousarray(photograph[top - 1 : bottom, left - 1 : right].transpose(2, 0, 1)))
         return Images(names, None, crops, brightest=1)

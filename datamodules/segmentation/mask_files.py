@@ -13,7 +13,7 @@ from torch import Tensor
 
 from datamodules.batches import IGNORED
 from datamodules.corruptions.mask_noise import MaskNoise
-from datamodules.files.image_files import UnreadableImage
+from datamodules.files.image_files import UnreadableImage, opened_image
 from datamodules.segmentation.mask_augmentation import FILL, MaskAugmentation
 from datamodules.segmentation.mask_sets import MaskSource, refuse_unknown_categories
 
@@ -129,11 +129,8 @@ class MaskFiles(MaskSource):
     def _image(self, sample: int) -> Image.Image:
         path = self.images / f"{self.name(sample)}.jpg"
         height, width = self.size[sample].tolist()
-        try:
-            with Image.open(path) as image:
-                rgb = image.convert("RGB")
-        except Exception as error:  # decoders raise almost anything for a damaged file
-            raise UnreadableImage(f"{path} cannot be read as an image ({error}); replace or remove it") from error
+        with opened_image(path) as image:
+            rgb = image.convert("RGB")
         if rgb.size != (width, height):
             raise UnreadableImage(
                 f"{path} is {[rgb.height, rgb.width]} (height, width), and its mask {[height, width]}"
@@ -151,11 +148,8 @@ def read_mask(path: Path) -> Tensor:
     Raises:
         UnreadableImage: if it is damaged or holds colours, naming the file.
     """
-    try:
-        with Image.open(path) as image:
-            mask = np.array(image)
-    except Exception as error:  # decoders raise almost anything for a damaged file
-        raise UnreadableImage(f"{path} cannot be read as a mask ({error}); replace it") from error
+    with opened_image(path, "a mask") as image:
+        mask = np.array(image)
     if mask.ndim != 2 or mask.dtype != np.uint8:
         raise UnreadableImage(
             f"{path} is no mask: expected one channel of 8 bits, or a palette, with the category of each pixel, got "
@@ -166,8 +160,5 @@ def read_mask(path: Path) -> Tensor:
 
 def _mask_size(path: Path) -> tuple[int, int]:
     """Read height and width from the file's header."""
-    try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except Exception as error:  # decoders raise almost anything for a damaged file
-        raise UnreadableImage(f"{path} cannot be read as a mask ({error}); replace it") from error
+    with opened_image(path, "a mask") as image:
+        return image.height, image.width

@@ -12,7 +12,14 @@ from torch import Tensor
 from datamodules.arguments import at_least, one_of
 from datamodules.corruptions.mask_noise import MaskNoise
 from datamodules.files.data_directory import data_directory
-from datamodules.files.image_files import SUFFIXES, UnreadableImage, eight_bits, image_names, required_folder
+from datamodules.files.image_files import (
+    SUFFIXES,
+    UnreadableImage,
+    eight_bits,
+    image_names,
+    opened_image,
+    required_folder,
+)
 from datamodules.segmentation.mask_sets import AuxiliaryMasks, MaskSet, MaskSource, no_labels
 
 
@@ -30,13 +37,10 @@ def read_image(path: Path, size: int, channels: int) -> Tensor:
     Raises:
         UnreadableImage: names the file.
     """
-    try:
-        with Image.open(path) as file:
-            image = eight_bits(file).convert("L" if channels == 1 else "RGB")
-            resized = image.resize((size, size), Image.Resampling.BILINEAR)
-            return torch.from_numpy(np.array(resized)).view(size, size, channels).permute(2, 0, 1)
-    except Exception as error:  # decoders raise almost anything for a damaged file
-        raise UnreadableImage(f"{path} cannot be read as an image ({error}); replace or remove it") from error
+    with opened_image(path) as file:
+        image = eight_bits(file).convert("L" if channels == 1 else "RGB")
+        resized = image.resize((size, size), Image.Resampling.BILINEAR)
+        return torch.from_numpy(np.array(resized)).view(size, size, channels).permute(2, 0, 1)
 
 
 def read_mask(path: Path, size: int) -> Tensor:
@@ -48,16 +52,13 @@ def read_mask(path: Path, size: int) -> Tensor:
     Raises:
         UnreadableImage: names the file.
     """
-    try:
-        with Image.open(path) as image:
-            values = np.asarray(image.convert("L") if image.mode in ("P", "RGB", "RGBA", "1", "LA") else image)
-            inside = values > values.max() / 2
-            resized = Image.fromarray(np.where(inside, 255, 0).astype(np.uint8)).resize(
-                (size, size), Image.Resampling.BILINEAR
-            )
-            return torch.from_numpy((np.asarray(resized) >= 128).astype(np.uint8))
-    except Exception as error:
-        raise UnreadableImage(f"{path} cannot be read as a mask ({error}); replace or remove it") from error
+    with opened_image(path, "a mask") as image:
+        values = np.asarray(image.convert("L") if image.mode in ("P", "RGB", "RGBA", "1", "LA") else image)
+        inside = values > values.max() / 2
+        resized = Image.fromarray(np.where(inside, 255, 0).astype(np.uint8)).resize(
+            (size, size), Image.Resampling.BILINEAR
+        )
+        return torch.from_numpy((np.asarray(resized) >= 128).astype(np.uint8))
 
 
 def required_files(folder: Path, holds: str) -> list[str]:

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from datamodules.arguments import at_least
 from datamodules.batches import IGNORED
+from datamodules.files.array_files import read_npy
 from datamodules.files.array_pickle import read_pickled_arrays
 from datamodules.files.data_directory import data_directory
-from datamodules.files.image_files import UnreadableImage
+from datamodules.files.image_files import UnreadableImage, opened_image
 from datamodules.segmentation.mask_sets import MaskSet, MasksInMemory
 
 TRAINING = [*range(1, 8), *range(9, 21), 22, 24, 25, 26, 28, 30, 31, 33, 36, 38, 39, 40]
@@ -168,11 +168,17 @@ def read_slice(path: Path) -> np.ndarray:
     """
     try:
         if path.suffix == ".npy":
-            return np.load(path, allow_pickle=False)
-        with Image.open(path) as image:
-            return np.array(image)
-    except Exception as error:  # decoders raise almost anything for a damaged file
+            read = read_npy(path)
+        else:
+            with opened_image(path, "a slice") as image:
+                read = np.array(image)
+    except (OSError, ValueError) as error:
         raise UnreadableImage(f"{path} cannot be read as a slice ({error}); replace it") from error
+    if read.dtype.kind not in "biuf" or not np.isfinite(read).all():
+        raise UnreadableImage(
+            f"{path} cannot be read as a slice (a {read.dtype} in it is no finite number); replace it"
+        )
+    return read
 
 
 def _resized_image(image: np.ndarray, size: int) -> Tensor:

@@ -13,7 +13,8 @@ from scipy.sparse import csr_array
 
 from datamodules.arguments import at_least, within
 from datamodules.files.data_directory import data_directory
-from datamodules.files.number_tables import checked_numbers
+from datamodules.files.limits import whole_numbers
+from datamodules.files.number_tables import checked_numbers, read_csv
 from datamodules.tables.table_set import Rows, TableSet
 
 LAYOUTS: Mapping[str, Mapping[str, Any]] = {
@@ -22,6 +23,10 @@ LAYOUTS: Mapping[str, Mapping[str, Any]] = {
     "ratings.csv": {"usecols": [0, 1, 2]},
 }
 """How the files of MovieLens' 100k, of 1M and 10M, and of 20M and later ones are read."""
+
+
+MOST_NUMBER = 2**53
+"""Greatest number of a user or an item: those above are not told apart once they were floating-point numbers."""
 
 
 class RatingSet(TableSet):
@@ -70,6 +75,7 @@ class RatingSet(TableSet):
     def _parts(self) -> list[csr_array]:
         """Ratings that train, validate and test, each `[users, items]`."""
         user, item, rating = self.rated()
+        user = np.unique(user, return_inverse=True)[1]  # their numbers may be any
         kept = np.bincount(user)[user] >= self.min_ratings
         if not kept.any():
             raise ValueError(f"{type(self).__name__}: no user has min_ratings = {self.min_ratings} ratings")
@@ -121,13 +127,13 @@ class MovieLens(RatingSet):
                 f"https://grouplens.org/datasets/movielens and unpack it there"
             )
         path = folder / found[0]
-        table = pd.read_csv(path, **LAYOUTS[found[0]])
+        table = read_csv(path, "MovieLens", **LAYOUTS[found[0]])
         table.columns = pd.Index(["user", "item", "rating"])
         checked_numbers(table, "MovieLens", path)
         if not (table["rating"] > 0).all():
             raise ValueError(f"MovieLens: {path} has a rating of {table['rating'].min():g}; they must be positive")
-        user, item, rating = (table[name].to_numpy() for name in table.columns)
-        return user.astype(np.int64), item.astype(np.int64), rating.astype(np.float32)
+        user, item = (whole_numbers(table[name], 0, MOST_NUMBER, path, name) for name in ("user", "item"))
+        return user, item, table["rating"].to_numpy(np.float32)
 
 
 class SyntheticRatings(RatingSet):

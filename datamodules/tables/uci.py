@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from datamodules.files.data_directory import data_directory
+from datamodules.files.limits import whole_numbers
 from datamodules.files.number_tables import read_unnamed_numbers
 from datamodules.tables.split_table import SplitTable
 
@@ -21,6 +22,9 @@ NUM_FEATURES = {
     "yacht": 6,
 }
 """Of the usual sets, so that their shapes are known before they are read."""
+
+
+MOST_COLUMN = 1_000_000
 
 
 class UCI(SplitTable):
@@ -67,8 +71,9 @@ class UCI(SplitTable):
         return Path(data_directory(self.data_dir, "UCI"), "uci", self.name)
 
     def _places(self, kind: str) -> list[int]:
-        table = read_unnamed_numbers(self.folder / f"index_{kind}.txt", "UCI")
-        return [int(place) for place in table.to_numpy().ravel()]
+        path = self.folder / f"index_{kind}.txt"
+        places = read_unnamed_numbers(path, "UCI").to_numpy().ravel()
+        return whole_numbers(places, 0, MOST_COLUMN, path, "column").tolist()
 
     def read(self) -> tuple[pd.DataFrame, pd.Series]:
         table = read_unnamed_numbers(self.folder / "data.txt", "UCI")

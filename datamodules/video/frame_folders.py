@@ -74,6 +74,8 @@ def numbered_frames(folder: Path) -> list[Path]:
         number = re.search(r"(\d+)$", path.stem)
         if path.suffix.lower() not in SUFFIXES or path.name.startswith(".") or number is None:
             continue
+        if not path.is_file():
+            raise ValueError(f"{path} is no regular file, and so no frame; remove it")
         other = found.setdefault(int(number[1]), path)
         if other != path:
             raise ValueError(f"{folder}: {other.name} and {path.name} have one number; remove one of them")

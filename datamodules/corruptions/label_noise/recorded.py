@@ -187,7 +187,7 @@ class FromCSV:
             )
         try:
             rows = pd.read_csv(self.path, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-        except ValueError as error:  # of pandas, too, and of text in another encoding
+        except Exception as error:  # of pandas' many, of text in another encoding and of memory
             raise ValueError(
                 f"{self.path} cannot be read ({str(error).strip()}): expected a CSV file in UTF-8 whose first row "
                 "names the columns of all others, such as index,label"
@@ -253,7 +253,7 @@ class FromCSV:
         """Labels `[n]` of a column of numbers or names."""
         code, words = pd.factorize(table[column].str.strip())
         readings = {
-            "number": {word: int(word) for word in words if re.fullmatch(r"0|-?[1-9]\d*", word)},
+            "number": {word: int(word) for word in words if re.fullmatch(r"0|-?[1-9][0-9]{0,17}", word)},
             "name": {name: number for number, name in enumerate(class_names or ())},
         }
         if (only := "name" if column.endswith("_name") else self.classes) is not None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from datamodules.arguments import within
 from datamodules.corruptions.image_noise.numbers import SampleNumbers
 from datamodules.corruptions.operators.interface import LinearOperator
-from datamodules.files.image_files import image_names
+from datamodules.files.image_files import image_names, opened_image
 
 STREAM = 4000
 """Of the random numbers of masks, which are not those of noise."""
@@ -161,7 +161,8 @@ class MaskFolder(Masks):
             if row >= len(self.names):
                 raise ValueError(f"mask_dir {self.mask_dir} holds {len(self.names)} masks, and an image has the number "
                                  f"{row + 1}")  # fmt: skip
-            image = Image.open(Path(self.mask_dir).expanduser() / self.names[row]).convert("L")
+            with opened_image(Path(self.mask_dir).expanduser() / self.names[row], "a mask") as file:
+                image = file.convert("L") if file.size == (size[1], size[0]) else file  # others are not decoded
             if image.size != (size[1], size[0]):
                 raise ValueError(f"mask {self.names[row]} in {self.mask_dir} has {image.height} x {image.width} "
                                  f"pixels, and its image {size[0]} x {size[1]}")  # fmt: skip

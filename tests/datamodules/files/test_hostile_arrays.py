@@ -1,4 +1,4 @@
-"""Files of arrays that somebody hostile made: each is one sentence with the file's name, at once and in little memory."""
+"""Files of arrays that somebody hostile made: each is one sentence with its name, at once and in little memory."""
 
 import io
 import pickle
@@ -23,34 +23,30 @@ from datamodules.files.mat_files import read_cells, read_mat
 from tests.command import ROOT
 
 
-
 @pytest.fixture(autouse=True)
 def _small_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "BUDGET", 1 << 20)  # bombs that are quick to make
-
-
-RECONSTRUCT = np.zeros(1).__reduce__()[0]  # type: ignore[index]
-
-
-class ObjectType:
-    """Pickles as the type of Python objects, without the state that PyTorch's own check looks at."""
-
-    def __reduce__(self) -> Any:
-        return np.dtype, ("O",)
 
 
 class Pointers:
     """Pickles as an array of eight objects whose pointers are the attacker's bytes."""
 
     def __reduce__(self) -> Any:
-        return RECONSTRUCT, (np.ndarray, (0,), b"b"), (1, (8,), ObjectType(), False, b"\x41" * 64)
+        return np.ndarray, ((8,), "O", b"\x41" * 64)
+
+
+class Followed:
+    """Pickles as an array of which the pointers are the shape, so that they are followed while the file is read."""
+
+    def __reduce__(self) -> Any:
+        return np.ndarray, (Pointers(),)
 
 
 @pytest.mark.parametrize("new_container", [True, False])
 def test_no_label_file_makes_objects_at_pointers_of_its_own(new_container: bool, tmp_path: Path) -> None:
     """In a process of its own, as what it mends ended the process by signal 11."""
     path = tmp_path / "human.pt"
-    with_pointers = {"clean_label": Pointers(), "worse_label": np.arange(3)}
+    with_pointers = {"clean_label": Followed(), "worse_label": np.arange(3)}
     torch.save(with_pointers, path, _use_new_zipfile_serialization=new_container)
     code = (
         "import numpy, sys\nfrom datamodules.corruptions.label_noise import HumanCIFARN\n"
@@ -259,8 +255,8 @@ def npy(array: Any) -> bytes:
 IMAGES = np.zeros((3, 28, 28), np.uint8)
 
 
-@pytest.mark.parametrize("label", [np.array([[0], [1], [9]]), np.array([[0.0], [np.nan], [1]]), np.array([[0], [-1], [1]])])
-def test_a_label_of_medmnist_that_is_no_class_is_named(label: np.ndarray, tmp_path: Path) -> None:
-    np.savez(tmp_path / "set.npz", test_images=IMAGES, test_labels=label)
-    with pytest.raises(ValueError, match=r"set\.npz has the label .* at (1|2).*0 \.\.\. 1"):
+@pytest.mark.parametrize("label", [9, -1, np.nan, 0.5])
+def test_a_label_of_medmnist_that_is_no_class_is_named(label: float, tmp_path: Path) -> None:
+    np.savez(tmp_path / "set.npz", test_images=IMAGES, test_labels=np.array([[0], [label], [1]]))
+    with pytest.raises(ValueError, match=r"set\.npz has the label .* at 1.*0 \.\.\. 1"):
         MedMNIST("set", 2, str(tmp_path)).test()
