@@ -1,6 +1,7 @@
 """Gradient descent in the tangent kernel's space: all steps of it from one eigendecomposition, and when to stop."""
 
 import math
+from bisect import bisect_left
 
 import torch
 from torch import Tensor
@@ -20,16 +21,22 @@ class KernelPath:
     Args:
         kernel: H at the training points, `[N, N]`, float64.
         eta: step size of the loss 1/2 sum |f - y|^2; None takes half of the largest one, 1 / lambda_max(H).
+
+    Raises:
+        ValueError: if `eta` is larger than 1 / lambda_max(H).
     """
 
     def __init__(self, kernel: Tensor, eta: float | None = None) -> None:
         values, self.vectors = torch.linalg.eigh(kernel)
         self.values = values.clamp(min=0)
-        self.eta = 0.5 / self.values[-1] if eta is None else torch.tensor(eta, dtype=kernel.dtype)
+        largest = 1 / float(self.values[-1])
+        if eta is not None and eta > largest * (1 + 1e-9):
+            raise ValueError(f"eta must be at most 1 / lambda_max(H), {largest:.6g} for these data, got {eta}")
+        self.eta = torch.tensor(0.5 * largest if eta is None else eta, dtype=kernel.dtype)
 
     def filters(self, steps: Tensor) -> Tensor:
         """Compute (1 - (1 - eta l)^n) / l for each of n `[S]` and each eigenvalue l: `[S, N]`; eta n where l is 0."""
-        power = -torch.expm1(steps[:, None] * torch.log1p(-self.eta * self.values))
+        power = -torch.expm1(torch.special.xlog1py(steps[:, None], (-self.eta * self.values).clamp(min=-1)))
         small = self.values < 1e-14 * self.values[-1]
         return torch.where(small, self.eta * steps[:, None], power / self.values.clamp(min=1e-300))
 
@@ -49,20 +56,21 @@ class KernelPath:
         return ((cross @ self.vectors) @ filtered).unflatten(1, (len(steps), -1)).transpose(0, 1)
 
 
-def stopping_step(eigenvalues: Tensor, eta: float, sigma: float, steps: Tensor) -> int:
+def stopping_step(eigenvalues: Tensor, eta: float, sigma: float, most: int) -> int:
     """Find the last number of steps before the rule stops; 0 if it stops at once.
+
+    The rule's two sides cross once, as c R(c^(-1/2)) grows with c, so the first n that stops is found by bisection.
 
     Args:
         eigenvalues: of H, `[N]`.
         eta: step size.
         sigma: standard deviation of the label noise in each coordinate.
-        steps: numbers of steps that are tried, `[S]`, growing from 1 on.
+        most: largest number of steps, which is given where the rule has not stopped.
     """
     count = len(eigenvalues)
-    c = eta * count * steps
-    complexity = torch.minimum(eigenvalues / count, 1 / c[:, None]).mean(1).sqrt()
-    stops = complexity > 1 / (2 * math.e * sigma * c)
-    if not stops.any():
-        return int(steps[-1])
-    first = int(stops.int().argmax())
-    return int(steps[first]) - 1
+
+    def stops(n: int) -> bool:
+        c = eta * count * n
+        return float((eigenvalues / count).clamp(max=1 / c).mean().sqrt()) * 2 * math.e * sigma * c > 1
+
+    return bisect_left(range(1, most + 1), True, key=stops)

@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from datamodules.arguments import at_least, one_of, positive
+from datamodules.arguments import at_least, one_of, positive, within
 from datamodules.batches import TableBatch
 from lightning_modules.full_precision import require_double
 from lightning_modules.interfaces import Table, TrainingRows, require_data
@@ -52,12 +52,13 @@ class ScoreEstimation(LightningModule):
             `end`, after 10^7 steps.
         radius: D, of the ball that estimates are projected onto in scores.
         g: rate of the diffusion, as that of the data.
-        start: T_0 of the data, where samples end.
-        sampling_steps: steps of samples from t = 1 to 0, those below `start` left out.
+        start: T_0 of the data, where sampling ends.
+        end: T of the data, where sampling begins.
+        sampling_steps: equal steps of sampling from `end` to `start`.
 
     Raises:
-        ValueError: if an argument is out of range; at setup, if the precision is not 64 bit, a batch is not all rows or
-            there are more than 5,000 of these.
+        ValueError: if an argument is out of range; at setup, if the precision is not 64 bit, a batch is not all rows,
+            there are more than 5,000 of these, their times pass `end`, or `eta` is larger than 1 / lambda_max(H).
     """
 
     first_weight: Tensor
@@ -73,10 +74,12 @@ class ScoreEstimation(LightningModule):
         radius: float = 1.0,
         g: float = 1.0,
         start: float = 0.1,
-        sampling_steps: int = 200,
+        end: float = 1.0,
+        sampling_steps: int = 180,
     ) -> None:
         super().__init__()
         positive(eta=eta, radius=radius, g=g, start=start)
+        within(start, 1, "(]", end=end)
         at_least(1, sampling_steps=sampling_steps)
         one_of(("rule", "hold_out", "end"), stop=stop)
         self.network = FrozenSignNetwork(dim + 2, dim, width)
@@ -85,6 +88,7 @@ class ScoreEstimation(LightningModule):
         self.stop = stop
         self.radius = radius
         self.start = start
+        self.end = end
         self.sampling_steps = sampling_steps
         self.process = VP(g, g)
         self.register_buffer("first_weight", self.network.weight.detach().clone())
@@ -99,6 +103,9 @@ class ScoreEstimation(LightningModule):
         rows = require_data(self.trainer, TrainingRows, "ScoreEstimation").training_rows
         if len(rows["features"]) > MOST_ROWS:
             raise ValueError(f"the kernel of all pairs takes up to {MOST_ROWS} samples, got {len(rows['features'])}")
+        last = float(rows["features"][:, self.dim].max()) + self.start
+        if last > self.end + 1e-9:
+            raise ValueError(f"model.end must be the data's last time, as their rows pass t = {last:.3g}, got {self.end}")
         self.rows = rows
         self.path = KernelPath(tangent_kernel(rows["features"], rows["features"]), self.eta)
 
@@ -169,7 +176,7 @@ class ScoreEstimation(LightningModule):
             return float(self.held_out_step)
         noise = self.rows["target"] - self.rows.get("clean_target", torch.zeros(()))
         sigma = float(noise.square().mean().sqrt())
-        return stopping_step(self.path.values, float(self.path.eta), sigma, STEPS[1:])
+        return float(stopping_step(self.path.values, float(self.path.eta), sigma, int(STEPS[-1])))
 
     def _error_terms(self, cross: Tensor, path: Tensor, truth: Tensor) -> Table:
         """Measure the parts of the kernel path's distance from the truth, at the STEPS."""
@@ -190,12 +197,12 @@ class ScoreEstimation(LightningModule):
 
     @torch.no_grad()
     def sample_points(self, n: int, generator: torch.Generator) -> Tensor:
-        """Draw n points `[n, d]` by the reverse-time process with the network's score, from t = 1 to `start`."""
+        """Draw n points `[n, d]` by the reverse-time process with the network's score, from t = `end` to `start`."""
         draw = drawing(generator)
         x = draw(self.network.weight.new_empty(n, self.dim))
-        steps = self.sampling_steps
-        for i in range(steps, math.floor(self.start * steps), -1):
-            x = euler_maruyama(self.score, x, i / steps, steps, self.process, draw).x
+        size = (self.end - self.start) / self.sampling_steps
+        for i in range(self.sampling_steps):
+            x = euler_maruyama(self.score, x, self.end - i * size, 1 / size, self.process, draw).x
         return x
 
     def configure_optimizers(self) -> Any:

@@ -35,21 +35,37 @@ def test_the_path_is_that_of_explicit_steps() -> None:
     torch.testing.assert_close(end, target)
 
 
-def test_the_rule_stops_later_the_less_noise_there_is() -> None:
+def stops(values: torch.Tensor, eta: float, sigma: float, n: torch.Tensor) -> torch.Tensor:
+    """The card's rule at each n: R(1 / sqrt(c)) > 1 / (2 e sigma c) with c = eta N n."""
+    c = eta * len(values) * n
+    complexity = torch.minimum(values / len(values), 1 / c[:, None]).mean(1).sqrt()
+    return complexity > 1 / (2 * math.e * sigma * c)
+
+
+def test_the_rule_stops_later_the_less_noise_there_is_and_at_the_first_whole_number() -> None:
     values = torch.linalg.eigvalsh(tangent_kernel(rows(40), rows(40))).clamp(min=0)
-    steps = torch.arange(1, 5001, dtype=torch.float64)
     eta = float(0.5 / values[-1])
-    stopped = [stopping_step(values, eta, sigma, steps) for sigma in (2.0, 1.0, 0.5, 0.1, 0.01, 1e-6)]
-    assert stopped == sorted(stopped)
-    assert stopped[-1] == 5000
-    n, c = stopped[1] + 1, lambda n: eta * 40 * n  # the first at which the rule stops, and none before
+    most = torch.arange(1, 20_001, dtype=torch.float64)
+    found = {sigma: stopping_step(values, eta, sigma, len(most)) for sigma in (2.0, 1.0, 0.5, 0.1, 0.01, 0.002, 1e-6)}
+    assert list(found.values()) == sorted(found.values())
+    assert 1_000 < found[0.002] < len(most)  # where a grid of steps is coarse
+    for sigma, last in found.items():
+        stopped = stops(values, eta, sigma, most)
+        assert last == (int(stopped.int().argmax()) if stopped.any() else len(most))
+    assert stopping_step(values, eta, 0.0, 50) == 50  # labels without noise
 
-    def stops(n: int) -> bool:
-        complexity = torch.minimum(values / 40, torch.tensor(1 / c(n)).double()).mean().sqrt()
-        return float(complexity) > 1 / (2 * math.e * 1.0 * c(n))
 
-    assert stops(n)
-    assert not any(stops(k) for k in range(1, n))
+def test_the_largest_step_is_followed_and_a_larger_one_is_rejected() -> None:
+    z, target = rows(12), torch.randn(12, 2, dtype=torch.float64)
+    kernel = tangent_kernel(z, z)
+    largest = 1 / float(torch.linalg.eigvalsh(kernel)[-1])
+    path = KernelPath(kernel, largest)
+    one_step = largest * (kernel @ target)
+    steps = torch.tensor([0.0, 1.0, math.inf], dtype=torch.float64)
+    expected = torch.stack([torch.zeros_like(target), one_step, target])
+    torch.testing.assert_close(path.predictions(kernel, target, steps), expected)
+    with pytest.raises(ValueError, match=r"eta must be at most 1 / lambda_max\(H\), .* got"):
+        KernelPath(kernel, 1.5 * largest)
 
 
 def test_the_network_begins_at_zero_with_the_closed_forms_gradient_and_the_kernel_as_its_limit() -> None:

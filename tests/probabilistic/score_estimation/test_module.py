@@ -51,14 +51,28 @@ def test_scores_are_the_estimates_of_clean_points_which_are_kept_in_the_ball() -
     assert ((in_ball(far, 1.0) - inside).norm(dim=1) <= (far - inside).norm(dim=1)).all()
 
 
+def test_samples_go_from_the_end_of_the_data_to_their_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ScoreEstimation(width=10, start=0.2, end=0.5, sampling_steps=6).double()
+    times: list[float] = []
+
+    def score(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        times.append(float(t[0]))
+        return -x
+
+    monkeypatch.setattr(module, "score", score)
+    module.sample_points(3, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(torch.tensor(times), torch.tensor([0.5, 0.45, 0.4, 0.35, 0.3, 0.25]))
+
+
 @pytest.mark.parametrize(
     ("precision", "tables", "message"),
     [
         ("32-true", data(), "precision must be 64-true"),
         ("64-true", data(batch_size=5), "batch_size must be left out"),
         ("64-true", Tables(NoisedPoints(UniformCube(), samples=5001)), "up to 5000 samples, got 5001"),
+        ("64-true", data(), "model.end must be the data's last time"),
     ],
 )
 def test_what_the_theory_does_not_take_is_refused(precision: Any, tables: Tables, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        quiet(max_epochs=1, precision=precision).fit(ScoreEstimation(width=10), tables)
+        quiet(max_epochs=1, precision=precision).fit(ScoreEstimation(width=10, end=0.5), tables)
