@@ -105,7 +105,7 @@ class ScoreEstimation(LightningModule):
             raise ValueError(f"the kernel of all pairs takes up to {MOST_ROWS} samples, got {len(rows['features'])}")
         last = float(rows["features"][:, self.dim].max()) + self.start
         if last > self.end + 1e-9:
-            raise ValueError(f"model.end must be the data's last time, as their rows pass t = {last:.3g}, got {self.end}")
+            raise ValueError(f"model.end must be the data's last time, which is {last:.3g} or more, got {self.end}")
         self.rows = rows
         self.path = KernelPath(tangent_kernel(rows["features"], rows["features"]), self.eta)
 
