@@ -138,14 +138,14 @@ class ProbabilityFlow:
 
     Args:
         tolerance: absolute and relative, of Runge-Kutta steps of orders 4 and 5.
-        end: the last time.
+        end: the last time; None takes that of the process: 1e-5 for VE, 1e-3 for VP and sub-VP.
         denoise: take one noise-free step more to time 0, as long as one of 1,000 equal ones.
 
     Raises:
         ValueError: if `tolerance` is not positive, `end` not inside (0, 1), or something is known of the samples.
     """
 
-    def __init__(self, tolerance: float = 1e-5, end: float = 1e-3, denoise: bool = False) -> None:
+    def __init__(self, tolerance: float = 1e-5, end: float | None = None, denoise: bool = False) -> None:
         positive(tolerance=tolerance)
         within(0, 1, "()", end=end)
         self.tolerance = tolerance
@@ -156,5 +156,6 @@ class ProbabilityFlow:
         """Move samples of the prior, `[B, ...]`, to data."""
         if project is not None:
             raise ValueError("sampler: the probability flow has no step that could respect what is known of an image")
-        x = solve_flow(score, x, process, 1.0, self.end, self.tolerance).x
-        return reverse_diffusion(score, x, self.end, 1000, process, draw).mean if self.denoise else x
+        end = process.sampling_end if self.end is None else self.end
+        x = solve_flow(score, x, process, 1.0, end, self.tolerance).x
+        return reverse_diffusion(score, x, end, 1000, process, draw).mean if self.denoise else x

@@ -36,6 +36,7 @@ class OUVE(Process):
         ValueError: if an argument is not positive, or `sigma_max` not larger than `sigma_min`.
     """
 
+    sampling_end = 0.03
     observed: Tensor
 
     def __init__(self, stiffness: float = 1.5, sigma_min: float = 0.05, sigma_max: float = 0.5) -> None:

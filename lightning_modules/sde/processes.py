@@ -38,6 +38,8 @@ class Process(ABC):
 
     prior_deviation: float
     """Standard deviation of x_1 around `prior_mean`."""
+    sampling_end: float
+    """The last time of samplers, where none is given: the smallest at which the score is used."""
 
     @abstractmethod
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
@@ -98,6 +100,8 @@ class VE(Process):
         ValueError: if `sigma_min` is not positive or `sigma_max` not larger.
     """
 
+    sampling_end = 1e-5
+
     def __init__(self, sigma_min: float = 0.01, sigma_max: float = 50.0) -> None:
         positive(sigma_min=sigma_min)
         if not sigma_max > sigma_min:
@@ -145,6 +149,7 @@ class _Decaying(Process):
     """Processes that shrink data by m(t) while noise grows to variance 1."""
 
     prior_deviation = 1.0
+    sampling_end = 1e-3
 
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0) -> None:
         at_least(0, beta_min=beta_min)

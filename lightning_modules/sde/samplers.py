@@ -157,7 +157,7 @@ class PredictorCorrector:
         num_steps: number of times, N.
         snr: signal-to-noise ratio r of the corrector.
         corrector_steps: Langevin steps at each time.
-        end: the last time; the authors take 1e-5 for VE and 1e-3 for VP and sub-VP.
+        end: the last time; None takes that of the process: the authors' 1e-5 for VE, 1e-3 for VP and sub-VP.
         flow: predict along the ordinary differential equation, without noise.
 
     Raises:
@@ -171,7 +171,7 @@ class PredictorCorrector:
         num_steps: int = 1000,
         snr: float = 0.16,
         corrector_steps: int = 1,
-        end: float = 1e-5,
+        end: float | None = None,
         flow: bool = False,
     ) -> None:
         one_of([*PREDICTORS, "none"], predictor=predictor)
@@ -201,5 +201,6 @@ class PredictorCorrector:
 
     def __call__(self, score: Score, x: Tensor, process: Process, draw: Draw, project: Project | None = None) -> Tensor:
         """Move samples of the prior, `[B, ...]`, to data. See `predict_and_correct`."""
-        times = torch.linspace(1, self.end, self.num_steps, dtype=torch.float64, device="cpu").tolist()
+        end = process.sampling_end if self.end is None else self.end
+        times = torch.linspace(1, end, self.num_steps, dtype=torch.float64, device="cpu").tolist()
         return predict_and_correct(score, x, times, process, self.predictor, self.corrector, draw=draw, project=project)

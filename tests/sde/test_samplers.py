@@ -9,6 +9,7 @@ import torch
 from diffusers import ScoreSdeVeScheduler
 from torch import Tensor
 
+from lightning_modules.sde.flow import ProbabilityFlow
 from lightning_modules.sde.processes import VE, VP, Process, SubVP
 from lightning_modules.sde.samplers import (
     Moved,
@@ -158,6 +159,19 @@ def test_samples_of_a_mixture_are_its_points() -> None:
     distance = torch.cdist(found, points)
     assert float(distance.min(dim=1).values.max()) < 1e-3
     assert (distance.argmin(dim=1).bincount() > 70).all()
+
+
+@pytest.mark.parametrize(("process", "end"), [(VE(), 1e-5), (VP(), 1e-3), (SubVP(), 1e-3)])
+@pytest.mark.parametrize("sampler", [PredictorCorrector(corrector="none", num_steps=3), ProbabilityFlow(1e-2)])
+def test_samples_end_at_the_time_of_their_process(process: Process, end: float, sampler: Any) -> None:
+    times: list[float] = []
+
+    def score(x: Tensor, t: Tensor) -> Tensor:
+        times.append(float(t[0]))
+        return -x
+
+    sampler(score, torch.ones(1, 2, dtype=torch.float64), process, torch.zeros_like)
+    assert min(times) == pytest.approx(end)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,9 @@ told a text c, but no time, estimates x_0 of pure noise at abar_S = 0, as v = -x
 Its minimiser is the conditional mean, -E[x_0 | c]. With classifier-free guidance v = v_u + w (v_c - v_u), x~_0 = -v,
 and abar = a at the first time that the sampler visits, it begins with
 
-    x = sqrt(a) x~_0 + sqrt(1 - a) e,   e ~ N(0, I).
+    x = sqrt(a) x~_0 + sqrt(1 - a) e,   e ~ N(0, I),
+
+or with x_S in a part of the noise (`deviation` s), x = sqrt(a) x~_0 + sqrt(1 - a - s^2) x_S + s e, from memory.
 
 Neither the model nor its scheduler is changed; one network serves all models of the same latents. The text may be
 another one than the model's, which then says the brightness alone.

@@ -32,26 +32,26 @@ def first_state(
     deviation: float | None = None,
     official_variance: bool = False,
 ) -> Tensor:
-    """Draw what a sampler begins with: sqrt(a) x~_0 + sqrt(1 - a - s^2) z + s e.
+    """Sample what a sampler begins with: sqrt(a) x~_0 + sqrt(1 - a - s^2) z + s e.
 
     Args:
         clean: x~_0, `[B, ...]`.
         fresh: e, standard normal.
         abar: a, of the first time.
-        start: z, the noise that x~_0 was estimated from; needed below the greatest `deviation`.
-        deviation: s, in [0, sqrt(1 - a)]. None takes the greatest, DDPM's posterior of abar_S = 0; 0 draws nothing.
-        official_variance: multiply e by 1 - a, as the authors' code does.
+        start: z, the noise that x~_0 was estimated from; needed for a `deviation`.
+        deviation: s, in [0, sqrt(1 - a)]. None takes the greatest, DDPM's posterior of abar_S = 0; 0 samples nothing.
+        official_variance: multiply e by 1 - a, as the authors' code does, without z; takes no `deviation`.
 
     Raises:
-        ValueError: if `deviation` is out of range.
+        ValueError: if `deviation` is out of range, or comes without `start` or with `official_variance`.
     """
-    greatest = math.sqrt(1 - abar)
+    mean, greatest = math.sqrt(abar) * clean, math.sqrt(1 - abar)
+    if deviation is None:
+        return mean + (1 - abar if official_variance else greatest) * fresh
     within(0, greatest, deviation=deviation)
-    s = 1 - abar if official_variance else greatest if deviation is None else deviation
-    state = math.sqrt(abar) * clean + s * fresh
-    if deviation is None or start is None:
-        return state
-    return state + math.sqrt(max(1 - abar - s**2, 0.0)) * start
+    if official_variance or start is None:
+        raise ValueError(f"deviation takes start, the first noise, and no official_variance, got {deviation}")
+    return mean + deviation * fresh + math.sqrt(max(1 - abar - deviation**2, 0.0)) * start
 
 
 def given_to_pipeline(state: Tensor, scheduler: Any, num_steps: int) -> Tensor:

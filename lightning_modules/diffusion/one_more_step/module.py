@@ -1,5 +1,6 @@
 """Training of the step before the first one, and sampling with it; the method is described in `__init__.py`."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -60,6 +61,8 @@ class OneMoreStep(LightningModule):
         num_inference_steps: steps of a sample.
         guidance_scale: weight of the classifier-free guidance of a `TextToImage`.
         step_guidance_scale: w, that of the step itself; 1 asks for the caption alone.
+        deviation: s, standard deviation of the fresh noise in the first state, in [0, sqrt(1 - a)]; the rest is the
+            noise that the network saw. None takes the greatest.
         official_variance: draw the first state with the standard deviation 1 - a of the authors' code.
         caption_dropout: part of the captions that training leaves empty, in [0, 1).
         optimizer: built on the trainable parameters of both networks.
@@ -78,6 +81,7 @@ class OneMoreStep(LightningModule):
         num_inference_steps: int = 20,
         guidance_scale: float = 7.5,
         step_guidance_scale: float = 1.0,
+        deviation: float | None = None,
         official_variance: bool = False,
         caption_dropout: float = 0.1,
         optimizer: OptimizerCallable = adamw,
@@ -88,6 +92,9 @@ class OneMoreStep(LightningModule):
         at_least(1, num_inference_steps=num_inference_steps)
         at_least(0, guidance_scale=guidance_scale, step_guidance_scale=step_guidance_scale)
         within(0, 1, "[)", caption_dropout=caption_dropout)
+        within(0, math.sqrt(1 - first_level(model.scheduler, num_inference_steps)), deviation=deviation)
+        if deviation is not None and official_variance:
+            raise ValueError(f"deviation must be left out where official_variance sets it, got {deviation}")
         encoder: Any = model if text_encoder is None else text_encoder
         if encoder.encode_prompts([""]) is None:
             raise ValueError(f"text_encoder must be given: {type(model).__name__} has none")
@@ -99,6 +106,7 @@ class OneMoreStep(LightningModule):
         self.num_inference_steps = num_inference_steps
         self.guidance_scale = guidance_scale
         self.step_guidance_scale = step_guidance_scale
+        self.deviation = deviation
         self.official_variance = official_variance
         self.caption_dropout = caption_dropout
         self.optimizer = optimizer
@@ -113,11 +121,7 @@ class OneMoreStep(LightningModule):
     # training
 
     def training_step(self, batch: CaptionedImageBatch, batch_idx: int) -> dict[str, Tensor]:
-        """Fit -x_0 at pure noise.
-
-        Raises:
-            ValueError: if the images have no captions.
-        """
+        """Fit -x_0 at pure noise."""
         with torch.no_grad():
             clean = self.model.encode(batch["image"])
         noise = draw_rows_like(torch.randn, clean)
@@ -153,12 +157,7 @@ class OneMoreStep(LightningModule):
 
     @torch.no_grad()
     def latents_for(
-        self,
-        scheduler: Any,
-        texts: Sequence[str],
-        num_inference_steps: int,
-        fresh: Tensor,
-        start: Tensor,
+        self, scheduler: Any, texts: Sequence[str], num_inference_steps: int, fresh: Tensor, start: Tensor
     ) -> Tensor:
         """Compute the `latents` of an unmodified pipeline whose latents are those that this step was trained on.
 
@@ -170,7 +169,8 @@ class OneMoreStep(LightningModule):
             start: z, standard normal.
         """
         abar = first_level(scheduler, num_inference_steps)
-        state = first_state(self.estimated(start, texts), fresh, abar, official_variance=self.official_variance)
+        clean = self.estimated(start, texts)
+        state = first_state(clean, fresh, abar, start, self.deviation, self.official_variance)
         return given_to_pipeline(state, scheduler, num_inference_steps)
 
     def began(self, batch: CaptionedImageBatch, start: Start) -> tuple[Tensor, Sequence[str]]:

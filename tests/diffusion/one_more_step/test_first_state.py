@@ -74,6 +74,9 @@ def test_less_fresh_noise_keeps_more_of_the_first_noise() -> None:
     torch.testing.assert_close(first_state(clean, fresh, A, z, math.sqrt(1 - A)), first_state(clean, fresh, A))
     with pytest.raises(ValueError, match="deviation must be in"):
         first_state(clean, fresh, A, z, 0.9)
+    for options in ({"start": z, "official_variance": True}, {"start": None}):
+        with pytest.raises(ValueError, match=r"deviation takes start, .* no official_variance, got 0\.4"):
+            first_state(clean, fresh, A, deviation=s, **options)  # type: ignore[arg-type]
 
 
 def test_stable_diffusions_schedule_ends_above_zero() -> None:

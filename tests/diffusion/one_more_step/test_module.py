@@ -120,6 +120,13 @@ def test_the_first_noise_counts_through_the_network_alone() -> None:
     torch.testing.assert_close(states[0], expected)
 
 
+def test_a_deviation_below_the_greatest_keeps_a_part_of_the_first_noise() -> None:
+    fresh, z, texts = randn(2, 1, 4, 4), randn(2, 1, 4, 4, seed=1), ["dark", "light"]
+    module, abar = built(deviation=0.6), first_level(SCHEDULER, 20)
+    expected = abar**0.5 * module.estimated(z, texts) + (1 - abar - 0.36) ** 0.5 * z + 0.6 * fresh
+    torch.testing.assert_close(module.latents_for(SCHEDULER, texts, 20, fresh, z), expected)
+
+
 def test_plain_samples_are_the_models_own_and_all_starts_share_their_noise() -> None:
     """A model that predicts no noise decodes what it begins with by a factor."""
     data = batch()
@@ -231,6 +238,8 @@ def test_an_unmodified_pipeline_takes_the_state(text_to_image: Path, tmp_path: P
     [
         ({"start": "zero"}, "start must be one of one_more_step, plain, offset_noise, zero_terminal_snr, oracle"),
         ({"start": "zero_terminal_snr"}, "start zero_terminal_snr needs a model that predicts v_prediction or sample"),
+        ({"deviation": 1.0}, r"deviation must be in \[0, 0.9\d+\], got 1.0"),
+        ({"deviation": 0.5, "official_variance": True}, "deviation must be left out where official_variance sets it"),
         ({"caption_dropout": 1.0}, r"caption_dropout must be in \[0, 1\)"),
         ({"num_inference_steps": 0}, "num_inference_steps must be at least 1"),
         ({"step_guidance_scale": -1.0}, "step_guidance_scale must be at least 0"),
