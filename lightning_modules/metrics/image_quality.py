@@ -7,9 +7,10 @@ for images in [0, 1]: the mean of squares is over pixels and channels jointly; m
 are under a Gaussian window of 11 x 11 pixels and deviation 1.5 that lies within the image, C_1 = 0.01^2, C_2 = 0.03^2,
 and the SSIM of colours is the mean of the channels'. A set's value is the mean over its images.
 
-Three protocols are in use. Tables of additive Gaussian noise (DnCNN, FFDNet, KAIR) clip the estimate to [0, 1] and
-round it to 256 levels (`rounded`); others clip alone (`clipped`), or measure what the network gives (`unclipped`).
-Below 35 dB rounding moves the PSNR by less than 0.01 dB.
+Three protocols are in use. Tables of additive Gaussian noise (DnCNN, FFDNet, KAIR) and of SIDD clip the estimate to
+[0, 1] and compare 256 levels of it and of the clean image (`rounded`); others clip the estimate alone (`clipped`), or
+measure what the network gives (`unclipped`). Clean images of 8 bits are the same in all three. Below 35 dB rounding
+moves the PSNR by less than 0.01 dB.
 
 Sources: Wang, Bovik, Sheikh and Simoncelli, Image Quality Assessment: From Error Visibility to Structural Similarity,
 IEEE Transactions on Image Processing 2004; Zhang et al., Beyond a Gaussian Denoiser, IEEE Transactions on Image
@@ -43,19 +44,23 @@ def as_measured(image: Tensor, protocol: EvaluationProtocol) -> Tensor:
     return image.mul(255).round().div(255) if protocol == "rounded" else image
 
 
+def compared(image: Tensor, clean: Tensor, protocol: EvaluationProtocol) -> tuple[Tensor, Tensor]:
+    """Give images and clean ones as a protocol compares them; the clean ones change by its rounding alone."""
+    return as_measured(image, protocol), as_measured(clean, "rounded" if protocol == "rounded" else "unclipped")
+
+
 def psnr(image: Tensor, clean: Tensor, protocol: EvaluationProtocol = "rounded") -> Tensor:
     """Compute each image's peak signal-to-noise ratio.
 
     Args:
         image: `[B, C, H, W]`; 1 is white.
-        clean: `[B, C, H, W]` in [0, 1]; taken as it is.
-        protocol: how `image` is measured.
+        clean: `[B, C, H, W]` in [0, 1].
+        protocol: how `image` is measured; `rounded` rounds `clean` too.
 
     Returns:
         `[B]`, in dB; infinite where both are equal.
     """
-    compared = as_measured(image, protocol), as_measured(clean, "unclipped")
-    return peak_signal_noise_ratio(*compared, data_range=1.0, dim=(1, 2, 3), reduction="none")
+    return peak_signal_noise_ratio(*compared(image, clean, protocol), data_range=1.0, dim=(1, 2, 3), reduction="none")
 
 
 def ssim(image: Tensor, clean: Tensor, protocol: EvaluationProtocol = "rounded") -> Tensor:
@@ -65,8 +70,8 @@ def ssim(image: Tensor, clean: Tensor, protocol: EvaluationProtocol = "rounded")
 
     Args:
         image: `[B, C, H, W]`; 1 is white.
-        clean: `[B, C, H, W]` in [0, 1]; taken as it is.
-        protocol: how `image` is measured.
+        clean: `[B, C, H, W]` in [0, 1].
+        protocol: how `image` is measured; `rounded` rounds `clean` too.
 
     Returns:
         `[B]`, at most 1.
@@ -77,9 +82,9 @@ def ssim(image: Tensor, clean: Tensor, protocol: EvaluationProtocol = "rounded")
     if min(image.shape[2:]) < WINDOW:
         raise ValueError(f"the structural similarity needs at least {WINDOW} pixels a side, got {list(image.shape)}")
     dtype = torch.promote_types(image.dtype, torch.float32)
-    compared = as_measured(image, protocol).to(dtype), as_measured(clean, "unclipped").to(dtype)
+    pair = (each.to(dtype) for each in compared(image, clean, protocol))
     _, similarity = structural_similarity_index_measure(
-        *compared, sigma=1.5, data_range=1.0, reduction="none", return_full_image=True
+        *pair, sigma=1.5, data_range=1.0, reduction="none", return_full_image=True
     )
     border = WINDOW // 2  # torchmetrics reflects there; the field has no value
     return similarity[:, :, border:-border, border:-border].double().mean(dim=(1, 2, 3))
@@ -91,7 +96,7 @@ class ImageQuality(MeasuredItems):
     A module owns one, and keeps in it nothing that a checkpoint has.
 
     Args:
-        protocol: how estimates are measured; degraded images are taken as they are, neither clipped nor rounded.
+        protocol: how estimates are measured; degraded images and the clean ones beside them are taken as they are.
 
     Raises:
         ValueError: if there is no such protocol.

@@ -64,6 +64,16 @@ def test_squares_are_averaged_over_channels_and_images_measured_apart() -> None:
     assert psnr(clean, clean, "clipped").tolist() == [math.inf, math.inf]
 
 
+@pytest.mark.parametrize("measure", [psnr, ssim])
+def test_rounding_reaches_the_clean_image_whose_own_copy_is_perfect(measure: Any) -> None:
+    """As `img_as_ubyte` of both in codes of SIDD."""
+    clean = photographs() * 0.999
+    files = [(255 * each).round() / 255 for each in (noisy(clean, 40).clamp(0, 1), clean)]
+    torch.testing.assert_close(measure(noisy(clean, 40), clean, "rounded"), measure(*files, "unclipped"))
+    assert measure(files[1], clean, "rounded").tolist() == [math.inf if measure is psnr else 1] * 2
+    assert (measure(files[1], clean, "clipped") < (math.inf if measure is psnr else 1)).all()
+
+
 def test_levels_are_those_of_a_file() -> None:
     image = torch.tensor([-0.2, 0.4999 / 255, 0.5001 / 255, 1.3])
     assert as_measured(image, "rounded").mul(255).tolist() == [0, 0, 1, 255]
