@@ -43,6 +43,7 @@ from torch.utils.checkpoint import checkpoint
 from datamodules.arguments import at_least, one_of, positive
 from datamodules.batches import TableBatch
 from lightning_modules.distributed.draws import draw_rows, drawn_alike
+from lightning_modules.full_precision import in_full_precision
 from lightning_modules.interfaces import Table, TrainingSamples, require_data
 from lightning_modules.metrics.collected import Collected
 from lightning_modules.metrics.wasserstein import MOST_POINTS, sliced_wasserstein, wasserstein
@@ -213,7 +214,14 @@ class SingularDensity(LightningModule):
         return x + self.level * self.noise[batch["index"]]
 
     def log_likelihood(self, x: Tensor) -> Tensor:
-        """Compute log p_{f,s}(x), or its bound, of points `[B, D]` with freshly drawn latent points: `[B]`."""
+        """Compute log p_{f,s}(x), or its bound, of points `[B, D]` with freshly sampled latent points: `[B]`.
+
+        Networks too compute in full precision: in bfloat16 points are off by a half of the default `smallest_std`.
+        """
+        with in_full_precision(x.device):
+            return self._log_likelihood(x)
+
+    def _log_likelihood(self, x: Tensor) -> Tensor:
         log_std = self.log_std
         if self.encoder is not None:
             posterior = self.encoder(x)
@@ -243,7 +251,8 @@ class SingularDensity(LightningModule):
         """Draw points f(z) `[count, D]`, of latent numbers that fill their law evenly (Sobol's sequence)."""
         uniform = SobolEngine(self.latent_dim, scramble=True, seed=run_seed()).draw(count, dtype=torch.float64)
         latent = uniform if self.likelihood == "quadrature" else torch.special.ndtri(uniform.clamp(1e-9, 1 - 1e-9))
-        return self.network(latent.to(self.log_std))
+        with in_full_precision(self.device):
+            return self.network(latent.to(self.log_std))
 
     def validation_step(self, batch: TableBatch, batch_idx: int) -> None:
         self.held_out.update(batch["index"], batch["features"].double())

@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -143,3 +144,21 @@ def test_of_more_points_than_can_be_matched_only_the_sliced_distance_is_given(
     [metrics] = quiet().test(SingularDensity(MLP(1, [4], 2), latent_dim=1).double(), data, verbose=False)
     assert ("test/wasserstein" in metrics) is exact
     assert 0 < metrics["test/sliced_wasserstein"] < 2
+
+
+@pytest.mark.parametrize("likelihood", ["quadrature", "monte_carlo", "importance"])
+def test_autocast_reaches_neither_the_likelihood_nor_what_is_generated(likelihood: Any) -> None:
+    torch.manual_seed(0)
+    encoder = MLP(2, [16], 2) if likelihood == "importance" else None
+    module = SingularDensity(MLP(1, [16], 2), latent_dim=1, points=20, likelihood=likelihood, encoder=encoder)
+    x = torch.randn(30, 2)
+
+    def computed() -> list[Tensor]:
+        torch.manual_seed(1)
+        value = module.log_likelihood(x)
+        return [value, *torch.autograd.grad(value.mean(), list(module.parameters())), module.generated(10)]
+
+    plain = computed()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = computed()
+    torch.testing.assert_close(found, plain, rtol=1e-6, atol=1e-6)
