@@ -37,8 +37,8 @@ class SpeechPairs(WholeImageSets):
         crop_length: length of a training crop, in samples.
         evaluation_batch_size: most recordings of a validation, test or prediction batch over all processes, each of
             which takes at least one.
-        length_step: in samples; recordings with lengths between the same two multiples of it may share a batch, with zeros
-            after the shorter ones.
+        length_step: recordings with lengths between the same two multiples of it, in samples, may share a batch, with
+            zeros after the shorter ones.
         predict_dir: folder of noisy recordings to predict; None predicts the test recordings.
         resample: whether recordings in `predict_dir` of another rate are brought to the sets'; otherwise refused.
         mix_channels: whether several channels in `predict_dir` are averaged; otherwise they are refused.

@@ -25,6 +25,7 @@ from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from datamodules.arguments import one_of
+from lightning_modules.full_precision import in_full_precision
 from lightning_modules.metrics.measured_items import MeasuredItems
 
 EvaluationProtocol = Literal["rounded", "clipped", "unclipped"]
@@ -83,9 +84,10 @@ def ssim(image: Tensor, clean: Tensor, protocol: EvaluationProtocol = "rounded")
         raise ValueError(f"the structural similarity needs at least {WINDOW} pixels a side, got {list(image.shape)}")
     dtype = torch.promote_types(image.dtype, torch.float32)
     pair = (each.to(dtype) for each in compared(image, clean, protocol))
-    _, similarity = structural_similarity_index_measure(
-        *pair, sigma=1.5, data_range=1.0, reduction="none", return_full_image=True
-    )
+    with in_full_precision(image.device):  # its variances are small differences
+        _, similarity = structural_similarity_index_measure(
+            *pair, sigma=1.5, data_range=1.0, reduction="none", return_full_image=True
+        )
     border = WINDOW // 2  # torchmetrics reflects there; the field has no value
     return similarity[:, :, border:-border, border:-border].double().mean(dim=(1, 2, 3))
 

@@ -14,6 +14,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 import train
 from experiments.load_run import load_run
 from experiments.saving.checkpoints import StepCheckpoint
+from tests.conformance.half_products import HalfProducts
 from tests.conformance.runs import assert_alike, losses, methods, rows, run, state, tables, written
 
 METHODS = methods()
@@ -126,7 +127,9 @@ def test_half_precision_and_clipping(
         return
     clips = METHODS[whole.name].clips
     clipped = (f"--{clips}", "0.01") if clips else ()
-    fit(whole, tmp_path, "--trainer.precision", "bf16-mixed", "--trainer.max_epochs", "1", *clipped)
+    with HalfProducts() as rounded:
+        fit(whole, tmp_path, "--trainer.precision", "bf16-mixed", "--trainer.max_epochs", "1", *clipped)
+    assert rounded.places == set(), "compute these within in_full_precision, or in a layer"
     assert all(loss == loss and abs(loss) < 1e6 for loss in losses(tmp_path))
     if clips:
         assert largest_norm

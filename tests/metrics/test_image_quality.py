@@ -74,6 +74,15 @@ def test_rounding_reaches_the_clean_image_whose_own_copy_is_perfect(measure: Any
     assert (measure(files[1], clean, "clipped") < (math.inf if measure is psnr else 1)).all()
 
 
+def test_autocast_does_not_reach_the_measures() -> None:
+    clean = photographs()
+    image = noisy(clean, 5)
+    plain = psnr(image, clean), ssim(image, clean)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = psnr(image, clean), ssim(image, clean)
+    torch.testing.assert_close(found, plain, rtol=0, atol=0)
+
+
 def test_levels_are_those_of_a_file() -> None:
     image = torch.tensor([-0.2, 0.4999 / 255, 0.5001 / 255, 1.3])
     assert as_measured(image, "rounded").mul(255).tolist() == [0, 0, 1, 255]

@@ -120,7 +120,7 @@ def best_dcg(rating: Tensor, top: int) -> Tensor:
         top: K.
     """
     gain = 2 ** rating.topk(min(top, rating.shape[1]), dim=1).values - 1
-    return gain @ discounts(gain.shape[1], gain)
+    return (gain * discounts(gain.shape[1], gain)).sum(1)
 
 
 def ndcg(score: Tensor, rating: Tensor, excluded: Tensor, top: int) -> Tensor:
@@ -134,4 +134,4 @@ def ndcg(score: Tensor, rating: Tensor, excluded: Tensor, top: int) -> Tensor:
     """
     best = score.masked_fill(excluded, -torch.inf).topk(min(top, score.shape[1]), dim=1).indices
     gain = 2 ** rating.gather(1, best) - 1
-    return gain @ discounts(gain.shape[1], gain) / best_dcg(rating, top).clamp(min=1e-12)
+    return (gain * discounts(gain.shape[1], gain)).sum(1) / best_dcg(rating, top).clamp(min=1e-12)

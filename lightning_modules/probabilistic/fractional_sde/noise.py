@@ -47,7 +47,9 @@ class Noise(nn.Module, ABC):
         shape = (*x.shape, self.num_processes)
         if not self.stationary:
             return x.new_zeros(shape)
-        return draw_rows(torch.randn, shape, x.device, dtype=x.dtype) @ self.start_factor.T.to(x.dtype)
+        normal = draw_rows(torch.randn, shape, x.device, dtype=x.dtype)
+        with in_full_precision(x.device):
+            return normal @ self.start_factor.T.to(x.dtype)
 
 
 class FractionalNoise(Noise):

@@ -93,7 +93,9 @@ def test_ndcg_is_scikit_learns(top: int) -> None:
     expected = [
         ndcg_score([(2 ** rating[user] - 1).numpy()], [score[user].numpy()], k=min(top, ITEMS)) for user in range(USERS)
     ]
-    assert ndcg(score, rating, none, top).tolist() == pytest.approx(expected)
+    for autocast in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            assert ndcg(score, rating, none, top).tolist() == pytest.approx(expected)
 
 
 def test_excluded_items_are_ranked_nowhere_and_users_without_ratings_have_zero() -> None:

@@ -50,6 +50,16 @@ def test_weights_have_double_precision_whatever_the_trainers(hurst: float | None
     torch.testing.assert_close(omega, fine.omega(), rtol=0, atol=0)
 
 
+def test_the_start_has_the_trainers_precision_under_autocast() -> None:
+    noise, x = FractionalNoise(0.7, kind="I"), torch.zeros(3, 2)
+    starts = []
+    for enabled in (False, True):
+        torch.manual_seed(0)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            starts.append(noise.start(x))
+    torch.testing.assert_close(*starts, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
