@@ -1,16 +1,12 @@
 """Random numbers that follow from what they are for, so that they are the same in whatever batch and process."""
 
-import os
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-
-def run_seed() -> int:
-    """Read the seed of the run, where `seed_everything` leaves it; 0 without one."""
-    return int(os.environ.get("PL_GLOBAL_SEED", 0))
+from datamodules.loading.world import run_seed as run_seed
 
 
 def bits_of(*words: int) -> int:

@@ -64,8 +64,7 @@ class LabelledImages(SeededBatches):
         passes_per_epoch: times that an epoch visits the training set; methods that train two networks in turn take 2.
         num_workers: loader processes; None takes one for each free core, up to 8, and none for images in memory.
         prefetch_factor: batches that each loader process reads ahead.
-        seed: random seed of split, noise, order and augmentation. On the command line it is `seed_everything` unless
-            it is set.
+        seed: random seed of split, noise, order and augmentation; None takes `seed_everything`.
 
     Raises:
         ValueError: if an argument is out of range, or the data do not fit it.

@@ -6,6 +6,7 @@ What every DataModule that trains from a fixed set has in common, whatever the s
 
 import os
 from abc import ABC, abstractmethod
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.arguments import at_least, within
 from datamodules.loading.global_batches import GlobalBatches, Request
+from datamodules.loading.world import run_seed
 
 
 class RequestedSet(Protocol):
@@ -56,7 +58,7 @@ class SeededBatches(LightningDataModule, ABC):
         num_workers: loader processes; sets in memory need none, and None takes one for each free core, up to 8. At
             most 64, or 4 for each core of the machine.
         prefetch_factor: batches that each loader process reads ahead.
-        seed: random seed of everything that is drawn; None takes 0.
+        seed: random seed of everything that is drawn; None takes `seed_everything`, or 0 if that was not called.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -94,13 +96,18 @@ class SeededBatches(LightningDataModule, ABC):
         self.passes_per_epoch = passes_per_epoch
         self.num_workers = num_workers
         self.prefetch_factor = prefetch_factor
-        self.seed = 0 if seed is None else seed
+        self._given_seed = seed
         self.train_set = None
         self.validation_set = None
         self.test_set = None
         self.predict_set = None
         self._training_batches: GlobalBatches | None = None
         self._resumed = (0, 0)
+
+    @cached_property
+    def seed(self) -> int:
+        """The given seed, or that of `seed_everything` when data are first read: at setup, not before."""
+        return run_seed() if self._given_seed is None else self._given_seed
 
     @abstractmethod
     def set_up_training(self) -> None:
@@ -131,6 +138,7 @@ class SeededBatches(LightningDataModule, ABC):
         return len(self.train_set)
 
     def setup(self, stage: str) -> None:
+        _ = self.seed  # which stays, whatever `seed_everything` is called with from here on
         if stage in ("fit", "validate") and self.train_set is None:
             self.set_up_training()
         if stage == "test" and self.test_set is None:

@@ -55,6 +55,7 @@ class WholeImageSets(SeededBatches):
         return list(self.tests)
 
     def setup(self, stage: str) -> None:
+        _ = self.seed  # which stays, whatever `seed_everything` is called with from here on
         if stage == "predict" and self.predict_dir is not None:
             self.predict_set = self.predict_set or self.new_images(self.predict_dir)
         elif stage in ("test", "predict"):

@@ -1,5 +1,9 @@
-"""The processes that train together: this one's number, sums and messages; without a process group there is one."""
+"""The processes that train together: this one's number, sums and messages, and the seed that they share.
 
+Without a process group there is one process.
+"""
+
+import os
 from typing import Any, TypeVar
 
 import torch.distributed as dist
@@ -21,6 +25,11 @@ def rank() -> int:
 def world_size() -> int:
     """Count the processes."""
     return dist.get_world_size() if is_distributed() else 1
+
+
+def run_seed() -> int:
+    """Read the seed of the run, where `seed_everything` leaves it; 0 without one."""
+    return int(os.environ.get("PL_GLOBAL_SEED", 0))
 
 
 def block(count: int, rank: int, world_size: int) -> range:

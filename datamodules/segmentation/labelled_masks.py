@@ -100,8 +100,8 @@ class LabelledMasks(SeededBatches):
             each process where images are of several sizes.
         num_workers: loader processes; None takes one for each free core, up to 8, and none for images in memory.
         prefetch_factor: batches that each loader process reads ahead.
-        seed: random seed of noise, order, augmentation and of images that are drawn. On the command line it is
-            `seed_everything` unless it is set.
+        seed: random seed of noise, order, augmentation and of images that are drawn; None takes
+            `seed_everything`.
 
     Raises:
         ValueError: if an argument is out of range, or the data do not fit it.
@@ -132,7 +132,7 @@ class LabelledMasks(SeededBatches):
             seed=seed,
         )
         self.images = images
-        self.mask_noise = None if mask_noise is None else seeded(mask_noise, self.seed)
+        self.mask_noise = mask_noise
         self.augmentation = augmentation
         self.predict_dir = predict_dir
         self._own_evaluation_batch_size = evaluation_batch_size is not None
@@ -194,7 +194,7 @@ class LabelledMasks(SeededBatches):
         if self.augmentation is not None and not hasattr(source, "cropped"):
             raise ValueError(f"augmentation needs images in files, and {type(self.images).__name__} has none")
         if self.mask_noise is not None:
-            source.make_wrong(self.mask_noise, self.num_classes)
+            source.make_wrong(seeded(self.mask_noise, self.seed), self.num_classes)
         path, writes = None, True
         if int(source.size.prod(dim=1).sum()) > LARGEST_IN_MEMORY:
             path, writes = self._file_of_corrections()

@@ -23,8 +23,8 @@ class UnpairedMasks(LabelledMasks):
         evaluation_batch_size: images of an evaluation batch over all processes; None takes `batch_size`.
         num_workers: loader processes; None takes one for each free core, up to 8, and none for images in memory.
         prefetch_factor: batches that each loader process reads ahead.
-        seed: random seed of order, auxiliary masks and of images that are drawn. On the command line it is
-            `seed_everything` unless it is set.
+        seed: random seed of order, auxiliary masks and of images that are drawn; None takes
+            `seed_everything`.
 
     Raises:
         ValueError: if an argument is out of range, the data do not fit it, or there are no auxiliary masks.

@@ -3,6 +3,7 @@
 Sequences(BridgePaths(hurst=0.7), batch_size=32)
 """
 
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -62,12 +63,17 @@ class Sequences(SeededBatches):
         seed: int | None = None,
     ) -> None:
         super().__init__(batch_size, evaluation_batch_size, passes_per_epoch, num_workers, seed=seed)
-        self.sequences = seeded(sequences, self.seed)
+        self._given_sequences = sequences
         self.interval = sequences.interval
         self.num_times = sequences.num_times
 
+    @cached_property
+    def sequences(self) -> SequenceSet:
+        """The set, with the seed of the data unless it has its own."""
+        return seeded(self._given_sequences, self.seed)
+
     def prepare_data(self) -> None:
-        self.sequences.fetch_missing()
+        self._given_sequences.fetch_missing()
 
     def set_up_training(self) -> None:
         self.train_set = RequestedSequences(self.sequences.training(), self.interval)

@@ -4,6 +4,7 @@ Tables(LowRankMeasurements(dim=20, eigenvalues=[1.0, 1.0], measurements=1600), p
 """
 
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -107,16 +108,21 @@ class Tables(SeededBatches):
             passes_per_epoch,
             seed=seed,
         )
-        self.table = seeded(table, self.seed)
+        self._given_table = table
         self.whole = batch_size is None
         self.shuffle = shuffle and not self.whole
         self.rows_on_device = rows_on_device
         self.write_rows = write_rows
 
+    @cached_property
+    def table(self) -> TableSet:
+        """The set, with the seed of the data unless it has its own."""
+        return seeded(self._given_table, self.seed)
+
     @property
     def row_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of a training row's value in each column."""
-        return dict(self.table.row_shapes)
+        return dict(self._given_table.row_shapes)
 
     @property
     def training_rows(self) -> Mapping[str, Tensor]:
@@ -124,7 +130,7 @@ class Tables(SeededBatches):
         return self.table.training().dense()
 
     def prepare_data(self) -> None:
-        self.table.fetch_missing()
+        self._given_table.fetch_missing()
 
     def set_up_training(self) -> None:
         rows = self.table.training()
