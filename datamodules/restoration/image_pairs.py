@@ -30,7 +30,7 @@ class ImagePairs(WholeImageSets):
     images that take more than a quarter of a GPU's memory stay on the host and are cut there. Patches follow from
     (seed, epoch, sample) alone, whatever the number of processes. Validation, test and prediction batches are whole
     images of one size. Their noise is drawn by one fixed seed, anew for each image, so that every method sees the same
-    images, and those of the published tables (`NumbersOfOneImage`).
+    images, and those of the published tables; a level out of a range is each image's own (`NumbersOfOneImage`).
 
     Args:
         training: data set to train on; None for methods that only test or predict.
@@ -296,7 +296,8 @@ class WholeImages:
             batch["noisy"] = _stacked(self.images.noisy, rows)
         elif self.noise is not None:
             clean = batch["clean"].float() / self.images.brightest
-            noisy = [self.noise.sample(clean[row : row + 1], NumbersOfOneImage()) for row in range(len(clean))]
+            own = (NumbersOfOneImage(index=row) for row in rows)
+            noisy = [self.noise.sample(image[None], numbers) for image, numbers in zip(clean, own, strict=True)]
             batch["noisy"] = torch.cat(noisy).float()
         return batch
 

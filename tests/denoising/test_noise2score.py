@@ -6,7 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.corruptions.image_noise import Gamma, Gaussian, Poisson
+from experiments.config_files import settings_of
 from lightning_modules.denoising.noise2score import Noise2Score, annealed, score_loss
+from tests.conformance.experiments import CONFIGS
 
 
 class Linear(nn.Module):
@@ -126,3 +128,18 @@ def test_noise_of_the_data_must_be_that_of_the_formula() -> None:
             set_up(Gaussian(25), wrong)
     with pytest.raises(ValueError, match="score_scale must be"):
         module(Gaussian(25), score_scale=0.0)
+
+
+@pytest.mark.parametrize("name", ["grey", "colour", "train400", "demo"])
+def test_the_perturbation_reaches_its_last_size_by_the_end_of_an_epoch(name: str) -> None:
+    """The authors' 22,000 images are nearly an epoch of theirs, and are as much of any other."""
+    settings = settings_of(CONFIGS / "noise2score" / f"{name}.yaml")
+    images = {"grey": 800 + 400, "colour": 800, "train400": 400, "demo": 10}[name]
+    part = settings["model.anneal_images"] / (images * settings["data.patches_per_image"])
+    assert 22 / 24 - 1e-4 <= part <= 1
+
+
+def test_blind_denoising_is_tested_at_the_level_that_the_header_names() -> None:
+    settings = settings_of(CONFIGS / "noise2score" / "blind.yaml")
+    assert settings["data.noise.grey_levels"] == [20, 55]
+    assert settings["data.test_noise.grey_levels"] == 25

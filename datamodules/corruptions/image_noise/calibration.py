@@ -156,14 +156,15 @@ def line(gains: Sequence[float], scales: Sequence[float]) -> Line:
     return float(slope), float(intercept), float(np.sqrt((rest**2).sum() / (len(gains) - 2)))
 
 
-def calibrated(recordings: Sequence[Recording]) -> Camera:
+def calibrated(recordings: Sequence[Recording], levels: float | None = None) -> Camera:
     """Join what was measured at several gains to a camera's parameters; `Camera.save` writes them.
 
     Args:
         recordings: one or two of each gain, at three gains at least.
+        levels: white level minus black level; None leaves it to `Sensor`.
     """
     ordered = sorted(recordings, key=lambda one: one.gain)
     gains = [one.gain for one in ordered]
     read, row, gaussian = (line(gains, [getattr(one, name) for one in ordered]) for name in ("read", "row", "gaussian"))
     shapes, biases = tuple(one.tukey_lambda for one in ordered), tuple(one.colour_bias for one in ordered)
-    return Camera((gains[0], gains[-1]), read, row, gaussian, shapes, biases)
+    return Camera((gains[0], gains[-1]), read, row, gaussian, shapes, biases, levels)

@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from datamodules.arguments import positive
 from datamodules.files.whole_files import write_text
 
 BUNDLED = Path(__file__).with_name("cameras.yaml")
@@ -24,6 +25,7 @@ class Camera:
         gaussian: standard deviation of all noise in the dark, where it is taken as Gaussian.
         tukey_lambda: shapes of the read noise, recorded at gains from low to high.
         colour_bias: offsets of the colours R, G, B, G, recorded with these.
+        levels: digital numbers from black to white; None where they are not known.
 
     Raises:
         ValueError: if a parameter is outside its domain.
@@ -35,10 +37,12 @@ class Camera:
     gaussian: Line
     tukey_lambda: tuple[float, ...]
     colour_bias: tuple[tuple[float, ...], ...]
+    levels: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.gain[0] <= self.gain[1]:
             raise ValueError(f"gain must be two positive numbers in order, got {list(self.gain)}")
+        positive(levels=self.levels)
         for name in ("read", "row", "gaussian"):
             line = getattr(self, name)
             if len(line) != 3 or line[2] < 0:
@@ -55,7 +59,7 @@ class Camera:
 
 def _lists(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _lists(each) for key, each in value.items()}
+        return {key: _lists(each) for key, each in value.items() if each is not None}
     return [_lists(each) for each in value] if isinstance(value, tuple | list) else float(value)
 
 

@@ -138,19 +138,26 @@ class NumbersOfOneImage:
 
     This is the protocol of DnCNN, FFDNet and KAIR (`np.random.seed(0)` before each image), so images of one size share
     the noise: a method's numbers on them are those of the published tables, and every method sees the same images.
-    Numbers are drawn in the order rows, columns, channels, in float64.
+    Numbers are drawn in the order rows, columns, channels, in float64. What an image has one of, such as the level of
+    its noise or the gain of its camera, is drawn by seed and index (`SampleNumbers`), so that images differ in it.
 
     Args:
         seed: random seed.
+        index: position of the image in its set.
     """
 
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(self, seed: int = 0, index: int = 0) -> None:
         self.random = np.random.RandomState(seed)
+        self.of_image = SampleNumbers(seed, 0, torch.tensor([index]))
 
     def uniform(self, like: Tensor) -> Tensor:
+        if like[0].numel() == 1:
+            return self.of_image.uniform(like.double())
         return self._drawn(like, lambda given: self.random.random_sample(given.shape))
 
     def normal(self, like: Tensor) -> Tensor:
+        if like[0].numel() == 1:
+            return self.of_image.normal(like.double())
         return self._drawn(like, lambda given: self.random.standard_normal(given.shape))
 
     def poisson(self, rate: Tensor) -> Tensor:

@@ -76,7 +76,7 @@ class Sensor(ImageNoise):
     Args:
         camera: name of a camera that comes along (SonyA7S2, NikonD850, CanonEOS70D, CanonEOS700D, CanonEOS5D4), or a
             file with the parameters of your own, as calibration writes it.
-        levels: signal range L, from black to white, in digital numbers.
+        levels: signal range L, from black to white, in digital numbers; None takes the camera's.
         light_factors: least and greatest light factor f, between which each image's is uniform.
         model: `physical`, `shot and gaussian` or `gaussian`.
         banding: factor of the row noise, which Gaussian noise in its place has, too; 1 is the camera's own.
@@ -87,7 +87,7 @@ class Sensor(ImageNoise):
     """
 
     camera: str = "SonyA7S2"
-    levels: float = 16383 - 512
+    levels: float | None = None
     light_factors: tuple[float, float] = (100.0, 300.0)
     model: Model = "physical"
     banding: float = 1.0
@@ -100,12 +100,20 @@ class Sensor(ImageNoise):
             raise ValueError(
                 f"light_factors must be in order and banding at least 0, got {list(self.light_factors)}, {self.banding}"
             )
-        _ = self.parameters
+        if self.signal_range is None:
+            raise ValueError(
+                f"levels must be white minus black of {self.camera}, whose file does not say them, got None"
+            )
 
     @cached_property
     def parameters(self) -> Camera:
         """The camera's calibrated parameters."""
         return camera(self.camera)
+
+    @property
+    def signal_range(self) -> float | None:
+        """L: the given levels, or the camera's."""
+        return self.parameters.levels if self.levels is None else self.levels
 
     def state(self, like: Tensor, numbers: Numbers) -> SensorState:
         """Draw gain, scales, shape and bias of each exposure.
@@ -160,5 +168,6 @@ class Sensor(ImageNoise):
             raise ValueError(f"Sensor needs packed raw images of 4 channels, got {clean.shape[1]}")
         low, high = self.light_factors
         factor = low + (high - low) * numbers.uniform(clean[:, :1, :1, :1]).to(clean)
-        state = self.state(clean, numbers)
-        return self.expose(clean * self.levels / factor, state, numbers) * factor / self.levels
+        state, levels = self.state(clean, numbers), self.signal_range
+        assert levels is not None
+        return self.expose(clean * levels / factor, state, numbers) * factor / levels

@@ -163,6 +163,20 @@ def test_test_images_have_the_noise_of_the_published_tables() -> None:
         assert batch["brightest"] == 255
 
 
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_each_test_image_has_a_level_of_its_own_where_noise_is_a_range(batch_size: int) -> None:
+    data = ImagePairs(test=Few(), noise=Gaussian((20, 55)), evaluation_batch_size=batch_size)
+    level = {}
+    for _, batch in whole_images(data):
+        for index, noisy in zip(batch["index"].tolist(), batch["noisy"][:, 0].numpy(), strict=True):
+            field = np.random.RandomState(0).standard_normal(noisy.shape)  # that of the tables, as of one level
+            level[index] = float((noisy * 255 - CLEAN[index][0]).ravel() @ field.ravel() / (field**2).sum())
+    place = SampleNumbers(0, 0, torch.arange(4)).uniform(torch.empty(4, 1, 1, 1).double()).flatten().tolist()
+    expected = [20 * (55 / 20) ** one for one in place]  # log-uniform, by seed 0 and the image's position alone
+    assert [level[index] for index in range(4)] == pytest.approx(expected, rel=1e-4)
+    assert len({round(one) for one in expected}) == 4
+
+
 def test_real_pairs_keep_their_own_noise() -> None:
     data = ImagePairs(Few(NOISY), Few(NOISY, brightest=510), batch_size=4, patch_size=16, augmentation=False)
     flipped = ImagePairs(Few(NOISY), batch_size=4, patch_size=16)

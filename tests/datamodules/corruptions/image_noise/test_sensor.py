@@ -1,4 +1,6 @@
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,6 +8,7 @@ import torch
 from scipy import stats
 
 from datamodules.corruptions.image_noise import NumbersOfOneImage, SampleNumbers, Sensor
+from datamodules.corruptions.image_noise.camera import camera
 from datamodules.corruptions.image_noise.sensor import SensorState, tukey_lambda_quantile, tukey_lambda_variance
 
 
@@ -102,8 +105,9 @@ def test_baselines_have_neither_rows_nor_offsets(model: str) -> None:
     noise = Sensor(model=model, light_factors=(1, 1))  # type: ignore[arg-type]
     clean = torch.full((1, 4, 100, 100), 0.01, dtype=torch.float64)
     state = noise.state(clean, numbers(1))
-    recorded = noise.expose(clean * noise.levels, state, numbers(1)) - 0.01 * noise.levels
-    expected = float(state.read**2 + (state.gain * 0.01 * noise.levels if model != "gaussian" else 0))
+    levels = 16383 - 512
+    recorded = noise.expose(clean * levels, state, numbers(1)) - 0.01 * levels
+    expected = float(state.read**2 + (state.gain * 0.01 * levels if model != "gaussian" else 0))
     assert float(recorded.var()) == pytest.approx(expected, rel=0.04)
     assert float(recorded.mean(dim=3).var()) == pytest.approx(expected / 100, rel=0.3)
     assert abs(float(recorded.mean())) < 4 * math.sqrt(expected / 40_000)
@@ -119,11 +123,31 @@ def test_banding_and_colour_bias_can_be_changed() -> None:
     torch.testing.assert_close(other.read**2, own.read**2 + 35 * own.row**2)
 
 
-def test_tested_images_get_their_noise_from_the_fixed_seed() -> None:
+def test_the_range_of_levels_is_the_cameras(tmp_path: Path) -> None:
+    """White is 16383 in ELD; black is 512, 400 and 2048 in the raw images of these cameras."""
+    ranges = {"SonyA7S2": 15871, "NikonD850": 15983, "CanonEOS70D": 14335, "CanonEOS700D": 14335}
+    assert {name: Sensor(name).signal_range for name in ranges} == ranges
+    clean = torch.full((1, 4, 8, 8), 0.5, dtype=torch.float64)
+    own, of_sony = (Sensor("CanonEOS70D", levels).sample(clean, numbers(1)) for levels in (None, 15871))
+    assert torch.equal(own, Sensor("CanonEOS70D", 14335).sample(clean, numbers(1)))
+    assert not torch.equal(own, of_sony)
+    replace(camera("SonyA7S2"), levels=None).save(tmp_path / "own.yaml")
+    with pytest.raises(
+        ValueError, match="levels must be white minus black of .*own.yaml, whose file does not say them"
+    ):
+        Sensor(str(tmp_path / "own.yaml"))
+    replace(camera("SonyA7S2"), levels=1023).save(tmp_path / "own.yaml")
+    assert Sensor(str(tmp_path / "own.yaml")).signal_range == 1023
+
+
+def test_each_tested_image_has_a_camera_state_of_its_own_and_the_same_again() -> None:
     clean = torch.full((1, 4, 6, 6), 0.5)
-    one, other = (Sensor().sample(clean, NumbersOfOneImage()) for _ in range(2))
-    assert torch.equal(one, other)
+    one, again, other = (Sensor().sample(clean, NumbersOfOneImage(index=index)) for index in (0, 0, 1))
+    assert torch.equal(one, again)
     assert one.shape == clean.shape
+    states = [Sensor().state(clean, NumbersOfOneImage(index=index)) for index in range(50)]
+    assert len({float(state.gain) for state in states}) == 50
+    assert not torch.equal(one, other)
 
 
 @pytest.mark.parametrize(
