@@ -23,7 +23,8 @@ class Clothing1M(ImageSet):
     Args:
         data_dir: folder that holds `images`; None looks where NOISEWORKS_DATA points.
         image_size: height and width of the images that the network gets, in pixels.
-        resize: short side that images are resized to before they are cut, in pixels.
+        resize: short side that images are resized to before they are cut, in pixels; None takes 256/224 of
+            `image_size`.
 
     Raises:
         FileNotFoundError: if a list or the images are missing.
@@ -36,7 +37,7 @@ class Clothing1M(ImageSet):
         *("Jacket", "Down Coat", "Suit", "Shawl", "Dress", "Vest", "Underwear"),
     ]
 
-    def __init__(self, data_dir: str | None = None, image_size: int = 224, resize: int = 256) -> None:
+    def __init__(self, data_dir: str | None = None, image_size: int = 224, resize: int | None = None) -> None:
         self.data_dir = data_dir
         self.crop = Crop(image_size, resize)
         self.image_shape = (3, image_size, image_size)

@@ -25,7 +25,8 @@ class DomainNet(ImageSet):
         train_domain: domain to train on, and to test on by its test images.
         test_domains: domains of the shifted test sets; None takes all others.
         image_size: height and width of the images that the network gets, in pixels.
-        resize: short side that validation and test images are resized to before their centre is cut out, in pixels.
+        resize: short side that validation and test images are resized to before their centre is cut out, in pixels;
+            None takes 256/224 of `image_size`.
         min_area: least part of an image's area that a training crop shows, in (0, 1]; None cuts training images as if
             for testing, but at a random place.
 
@@ -42,7 +43,7 @@ class DomainNet(ImageSet):
         train_domain: Domain = "real",
         test_domains: list[Domain] | None = None,
         image_size: int = 224,
-        resize: int = 256,
+        resize: int | None = None,
         min_area: float | None = 0.8,
     ) -> None:
         others = [domain for domain in get_args(Domain) if domain != train_domain]

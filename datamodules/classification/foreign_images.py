@@ -97,6 +97,10 @@ class ForeignImages(ImageSet):
         image[rows], true[rows] = fetched, UNKNOWN
         return ImagesInMemory(image, source.label, source.brightest, true)
 
+    @property
+    def has_test(self) -> bool:
+        return self.images.has_test
+
     def validation(self) -> ImageSource | None:
         return self.images.validation()
 

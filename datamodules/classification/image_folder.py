@@ -24,7 +24,8 @@ class ImageFolder(ImageSet):
 
     Classes are numbered in the order of their names, and so is `num_classes`, which the model must match.
     `val/<class>/` validates where there is `test` too and no image is held out (`data.validation_fraction`), and tests
-    where there is no `test`; its labels stay as they are.
+    where there is no `test`; its labels stay as they are. Without both, `data.test_fraction` tests on a part of
+    `train`.
 
     Labels that were found elsewhere come in by `label_noise` of class `FromCSV`. It goes by the files' names relative
     to `train`, or by an index, the position among all training images, class by class and sorted by file name; the
@@ -34,9 +35,10 @@ class ImageFolder(ImageSet):
     Of a set that has only some of the classes, predictions are among these.
 
     Args:
-        data_dir: folder that holds `train`, and `test` or `val`.
+        data_dir: folder that holds `train`, and mostly `test` or `val`.
         image_size: height and width of the images that the network gets, in pixels.
-        resize: short side that validation and test images are resized to before their centre is cut out, in pixels.
+        resize: short side that validation and test images are resized to before their centre is cut out, in pixels;
+            None takes 256/224 of `image_size`.
         min_area: least part of an image's area that a training crop shows, in (0, 1]; None cuts training images as if
             for testing, but at a random place.
         shifted: folder that holds `<class>/`, of each shifted test set by the name that metrics give it, relative to
@@ -53,7 +55,7 @@ class ImageFolder(ImageSet):
         self,
         data_dir: str,
         image_size: int = 224,
-        resize: int = 256,
+        resize: int | None = None,
         min_area: float | None = 0.08,
         shifted: dict[str, str] | None = None,
     ) -> None:
@@ -63,6 +65,10 @@ class ImageFolder(ImageSet):
         self.num_classes = len(self.class_names)
         self.image_shape = (3, image_size, image_size)
         self.shifted = shifted or {}
+
+    @property
+    def has_test(self) -> bool:
+        return any((self.root / name).is_dir() for name in ("test", "val"))
 
     def training(self) -> ImageFiles:
         return self._read("train")
@@ -76,7 +82,8 @@ class ImageFolder(ImageSet):
         found = [name for name in splits if (self.root / name).is_dir()]
         if not found:
             raise FileNotFoundError(
-                f"ImageFolder: {self.root} holds neither test/<class>/<image> nor val/<class>/<image>"
+                f"ImageFolder: {self.root} holds neither test/<class>/<image> nor val/<class>/<image>; "
+                f"data.test_fraction 0.2 tests on a share of train that is not trained on"
             )
         return self._read(found[0])
 
@@ -112,7 +119,8 @@ class ClassFolders(ImageSet):
         num_classes: classes, which the folder must have.
         data_dir: folder that holds it; None looks where NOISEWORKS_DATA points.
         image_size: height and width of the images that the network gets, in pixels.
-        resize: short side that validation and test images are resized to before their centre is cut out, in pixels.
+        resize: short side that validation and test images are resized to before their centre is cut out, in pixels;
+            None takes 256/224 of `image_size`.
         min_area: least part of an image's area that a training crop shows, in (0, 1]; None cuts training images as if
             for testing, but at a random place.
 
@@ -127,7 +135,7 @@ class ClassFolders(ImageSet):
         num_classes: int,
         data_dir: str | None = None,
         image_size: int = 224,
-        resize: int = 256,
+        resize: int | None = None,
         min_area: float | None = 0.08,
     ) -> None:
         at_least(1, num_classes=num_classes)
@@ -137,6 +145,10 @@ class ClassFolders(ImageSet):
         self.data_dir = data_dir
         self.sizes = image_size, resize, min_area
         self.image_shape = (3, image_size, image_size)
+
+    @property
+    def has_test(self) -> bool:
+        return self._images().has_test
 
     def training(self) -> ImageFiles:
         return self._images().training()
@@ -162,7 +174,8 @@ class UnlabelledFolder(ImageSet):
     Args:
         data_dir: folder that holds the images.
         image_size: height and width of the images that the module gets, in pixels.
-        resize: short side that images are resized to before a square is cut out, in pixels.
+        resize: short side that images are resized to before a square is cut out, in pixels; None takes 256/224 of
+            `image_size`.
         min_area: least part of an image's area that a training crop shows, in (0, 1]; None cuts a square at a random
             place, as methods need that draw their own views.
 
@@ -173,7 +186,9 @@ class UnlabelledFolder(ImageSet):
 
     num_classes = 1
 
-    def __init__(self, data_dir: str, image_size: int = 224, resize: int = 256, min_area: float | None = None) -> None:
+    def __init__(
+        self, data_dir: str, image_size: int = 224, resize: int | None = None, min_area: float | None = None
+    ) -> None:
         self.crop = chosen_crop(image_size, resize, min_area)
         self.root: Path = data_directory(data_dir, "UnlabelledFolder")
         required_folder(self.root, "data_dir")

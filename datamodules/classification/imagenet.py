@@ -58,7 +58,8 @@ class ImageNet(ImageSet):
             text file with one wnid in each line takes those (ImageNet-100); None takes all 1,000. They are numbered in
             the order of their wnids.
         image_size: height and width of the images that the network gets, in pixels.
-        resize: short side that validation and test images are resized to before their centre is cut out, in pixels.
+        resize: short side that validation and test images are resized to before their centre is cut out, in pixels;
+            None takes 256/224 of `image_size`.
         min_area: least part of an image's area that a training crop shows, in (0, 1]; None cuts training images as if
             for testing, but at a random place.
         shifted: folder of each shifted test set by the name that metrics give it, relative to `data_dir`; None has no
@@ -76,7 +77,7 @@ class ImageNet(ImageSet):
         data_dir: str | None = None,
         classes: int | str | None = None,
         image_size: int = 224,
-        resize: int = 256,
+        resize: int | None = None,
         min_area: float | None = 0.08,
         shifted: dict[str, str] | None = None,
         class_maps: dict[str, str] | None = None,

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -46,7 +47,10 @@ class LabelledImages(SeededBatches):
         images: data set.
         batch_size: training images of a step over all processes.
         label_noise: makes training and validation labels wrong; None leaves them.
-        validation_fraction: part of each class that is held out of training, in [0, 1). Its labels are as noisy.
+        validation_fraction: part of each class that is held out of training, in [0, 1). Its labels are as noisy. None
+            holds out a tenth where the set has no validation images of its own.
+        test_fraction: part of each class that is held out of training to test on, in [0, 1), where the set has no test
+            images. Its labels count as true unless the truth is known, and are as wrong as those of training.
         folds: number of parts that the training images are divided into, of which one is held out of training to judge
             its labels by (`callbacks.labels.LabelReport`) and validates; None divides nothing.
         fold: the part that is held out, 0 ... folds - 1.
@@ -79,7 +83,8 @@ class LabelledImages(SeededBatches):
         images: ImageSet,
         batch_size: int = 128,
         label_noise: LabelNoise | None = None,
-        validation_fraction: float = 0.0,
+        validation_fraction: float | None = 0.0,
+        test_fraction: float = 0.0,
         folds: int | None = None,
         fold: int = 0,
         augmentation: Augmentation | None = None,
@@ -95,7 +100,7 @@ class LabelledImages(SeededBatches):
         seed: int | None = None,
     ) -> None:
         super().__init__(batch_size, evaluation_batch_size, passes_per_epoch, num_workers, prefetch_factor, seed)
-        within(0, 1, "[)", validation_fraction=validation_fraction)
+        within(0, 1, "[)", validation_fraction=validation_fraction, test_fraction=test_fraction)
         at_least(1, batches_per_epoch=batches_per_epoch)
         at_least(2, folds=folds)
         if not 0 <= fold < (folds or 1):
@@ -117,6 +122,7 @@ class LabelledImages(SeededBatches):
         self.images = images
         self.label_noise = label_noise
         self.validation_fraction = validation_fraction
+        self.test_fraction = test_fraction
         self.folds = folds
         self.fold = fold
         self.augmentation = augmentation or Augmentation()
@@ -151,8 +157,15 @@ class LabelledImages(SeededBatches):
         return images.prepared(self.seed, device)
 
     def set_up_test(self) -> None:
-        source = self._checked(self._prepared(self.images).test(), "test")
-        self.test_set = LabelledSet(source, clean_label=source.label)
+        images = self._prepared(self.images)
+        if self.test_fraction and not images.has_test:
+            source, given, known = self._training_labels(images)
+            row = self._split(images, source, given)[2]
+            true = given[row] if known is None else torch.where(known[row] >= 0, known[row], given[row])
+            self.test_set = LabelledSet(source, row, true, true)
+        else:
+            source = self._checked(images.test(), "test")
+            self.test_set = LabelledSet(source, clean_label=source.label)
 
     def set_up_prediction(self) -> None:
         if self.predict_dir is None:
@@ -160,8 +173,8 @@ class LabelledImages(SeededBatches):
         else:
             self.predict_set = LabelledSet(NewImages(self.predict_dir, self._prepared(self.images)))
 
-    def set_up_training(self) -> None:
-        images = self._prepared(self.images)
+    def _training_labels(self, images: ImageSet) -> tuple[ImageSource, Tensor, Tensor | None]:
+        """Read the training images, before any is held out, with the given labels and the true ones if known."""
         source = self._checked(images.training(), "training")
         clean = source.label
         given, known = clean, source.clean_label
@@ -172,12 +185,33 @@ class LabelledImages(SeededBatches):
             else:
                 given = noise.apply(clean, self.num_classes, source.image_for_noise)
                 known = clean if known is None else known
-        if self.folds is None:
-            kept, held_out = stratified_split(clean, self.validation_fraction, self.seed)
+        return source, given, known
+
+    def _split(self, images: ImageSet, source: ImageSource, given: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Choose the rows that are trained on, held out, and tested on, by the seed and the labels alone."""
+        rest, tested = torch.arange(len(given)), torch.arange(0)
+        if self.test_fraction and not images.has_test:
+            rest, tested = stratified_split(source.label, self.test_fraction, self.seed, stream=4)
+        if self.folds is not None:
+            kept, held_out = fold_split(given[rest], self.folds, self.fold, self.seed)
         else:
-            kept, held_out = fold_split(given, self.folds, self.fold, self.seed)
+            fraction = self.validation_fraction
+            if fraction is None:
+                fraction = 0.1 if images.validation() is None else 0.0
+            kept, held_out = stratified_split(source.label[rest], fraction, self.seed)
         if len(kept) == 0:
-            raise ValueError(f"validation_fraction {self.validation_fraction} leaves no training image of {len(clean)}")
+            raise ValueError(f"validation_fraction {self.validation_fraction} leaves no training image of {len(rest)}")
+        return rest[kept], rest[held_out], tested
+
+    def set_up_training(self) -> None:
+        images = self._prepared(self.images)
+        source, given, known = self._training_labels(images)
+        kept, held_out, tested = self._split(images, source, given)
+        if len(tested):
+            rank_zero_info(
+                f"There are no test images: {len(tested)} of the {len(given)} training images, data.test_fraction "
+                f"{self.test_fraction} of each class, are tested on and not trained on; their labels may be wrong, too"
+            )
 
         def part(row: Tensor, seed: int | None = None, second_view: bool = False) -> LabelledSet:
             return LabelledSet(source, row, given[row], None if known is None else known[row], seed, second_view)
@@ -188,7 +222,7 @@ class LabelledImages(SeededBatches):
         elif (own := images.validation()) is not None:
             self.validation_set = LabelledSet(self._checked(own, "validation"))
         self._restore_corrections()
-        self._keep_labels(given, known)
+        self._keep_labels(given, known, tested)
 
     def _checked(self, source: ImageSource, split: str) -> ImageSource:
         self._check_labels(source.label, split)
@@ -204,7 +238,7 @@ class LabelledImages(SeededBatches):
                 f"0...{self.num_classes - 1}"
             )
 
-    def _keep_labels(self, given: Tensor, truth: Tensor | None) -> None:
+    def _keep_labels(self, given: Tensor, truth: Tensor | None, tested: Tensor) -> None:
         """Keep the labels that were drawn beside the run's other results, as `labels.csv`.
 
         A table that is there, of a run that goes on or is tested, stays as it is.
@@ -220,7 +254,7 @@ class LabelledImages(SeededBatches):
             return
         path = Path(directory, "labels.csv")
         if path.is_file() or trainer.is_global_zero:
-            drawn = label_table(self.train_set.source, given, truth, self.train_set.row)
+            drawn = label_table(self.train_set.source, given, truth, self.train_set.row, tested)
             keep_labels(path, drawn, getattr(self.label_noise, "path", None), trainer.is_global_zero)
 
     def check_shifted_tests(self) -> None:

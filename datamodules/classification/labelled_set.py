@@ -102,18 +102,19 @@ class LabelledSet(Dataset[dict[str, Any]]):
         return sample_uniform(self.seed, visit, index, count=self.source.num_uniform, stream=1)
 
 
-def stratified_split(label: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+def stratified_split(label: Tensor, fraction: float, seed: int, stream: int = 1) -> tuple[Tensor, Tensor]:
     """Hold out the same fraction of every class.
 
     Args:
         label: `[N]`, int64.
         fraction: part of each class that is held out, in [0, 1).
         seed: random seed of the choice.
+        stream: chooses independently for another purpose.
 
     Returns:
         Rows that are kept and rows that are held out, each in ascending order.
     """
-    random = np.random.default_rng([seed, 1])
+    random = np.random.default_rng([seed, stream])
     held_out = np.zeros(len(label), dtype=bool)
     for category in np.unique(label.numpy()):
         rows = np.flatnonzero(label.numpy() == category)
@@ -143,7 +144,9 @@ def fold_split(label: Tensor, folds: int, fold: int, seed: int) -> tuple[Tensor,
     return torch.from_numpy(np.flatnonzero(part != fold)), torch.from_numpy(np.flatnonzero(part == fold))
 
 
-def label_table(source: ImageSource, given: Tensor, truth: Tensor | None, training: Tensor) -> pd.DataFrame:
+def label_table(
+    source: ImageSource, given: Tensor, truth: Tensor | None, training: Tensor, tested: Tensor
+) -> pd.DataFrame:
     """Tabulate the labels of a whole set as it was read, so that `FromCSV` gives any other run the same ones.
 
     Args:
@@ -151,9 +154,11 @@ def label_table(source: ImageSource, given: Tensor, truth: Tensor | None, traini
         given: given labels, `[N]`.
         truth: true labels, `[N]`, or None.
         training: rows that were not held out.
+        tested: rows that were held out to test on.
     """
     split = np.full(len(given), "validation", dtype=object)
     split[training.numpy()] = "training"
+    split[tested.numpy()] = "test"
     columns: dict[str, Any] = {"index": np.arange(len(split)), "label": given}
     if truth is not None:
         columns["clean_label"] = pd.Series(truth, dtype="Int64").mask(truth.numpy() == UNVERIFIED)

@@ -26,7 +26,8 @@ class WebFG(ImageSet):
             points.
         subject: bird (200 classes), car (196) or aircraft (100).
         image_size: height and width of the images that the network gets, in pixels.
-        resize: short side that images are resized to before they are cut, in pixels.
+        resize: short side that images are resized to before they are cut, in pixels; None takes 256/224 of
+            `image_size`.
         interpolation: between pixels when images are resized, with antialiasing: bilinear or bicubic.
 
     Raises:
@@ -39,7 +40,7 @@ class WebFG(ImageSet):
         data_dir: str | None = None,
         subject: Subject = "bird",
         image_size: int = 448,
-        resize: int = 512,
+        resize: int | None = None,
         interpolation: Interpolation = "bilinear",
     ) -> None:
         one_of(NUM_CLASSES, subject=subject)

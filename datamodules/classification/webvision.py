@@ -32,7 +32,8 @@ class WebVision(ImageSet):
         test_on: validation images of `webvision`, or of `imagenet` for the same classes.
         imagenet_dir: folder that holds ImageNet's `val/<wnid>`; None looks in `data_dir`.
         image_size: height and width of the images that the network gets, in pixels.
-        resize: short side that images are resized to before they are cut, in pixels; as distributed it is 256.
+        resize: short side that images are resized to before they are cut, in pixels; None takes
+            256/227 of `image_size`.
         interpolation: between pixels when images are resized, with antialiasing: bilinear or bicubic.
 
     Raises:
@@ -47,7 +48,7 @@ class WebVision(ImageSet):
         test_on: Literal["webvision", "imagenet"] = "webvision",
         imagenet_dir: str | None = None,
         image_size: int = 227,
-        resize: int = 256,
+        resize: int | None = None,
         interpolation: Interpolation = "bilinear",
     ) -> None:
         within(1, 1000, num_classes=num_classes)
@@ -56,7 +57,7 @@ class WebVision(ImageSet):
         self.num_classes = num_classes
         self.test_on = test_on
         self.imagenet_dir = imagenet_dir
-        self.crop = Crop(image_size, resize, interpolation)
+        self.crop = Crop(image_size, round(image_size * 256 / 227) if resize is None else resize, interpolation)
         self.image_shape = (3, image_size, image_size)
 
     def training(self) -> ImageFiles:

@@ -126,7 +126,7 @@ class Crop:
 
     Args:
         size: side of the square, in pixels.
-        resize: length of the short side, at least `size`.
+        resize: length of the short side, at least `size`; None takes 256/224 of `size`.
         interpolation: between pixels.
 
     Raises:
@@ -135,8 +135,9 @@ class Crop:
 
     num_uniform = 2
 
-    def __init__(self, size: int, resize: int, interpolation: Interpolation = "bilinear") -> None:
+    def __init__(self, size: int, resize: int | None, interpolation: Interpolation = "bilinear") -> None:
         at_least(1, image_size=size)
+        resize = round(size * 256 / 224) if resize is None else resize
         if resize < size:
             raise ValueError(f"resize must be at least image_size, {size}, got {resize}")
         one_of(get_args(Interpolation), interpolation=interpolation)
@@ -153,7 +154,7 @@ class ResizedCrop(Crop):
 
     Args:
         size: side of the square, in pixels.
-        resize: length of the short side outside training, at least `size`.
+        resize: length of the short side outside training, at least `size`; None takes 256/224 of `size`.
         min_area: least area of a box, as a part of the image's, in (0, 1]. Its aspect ratio is in 3/4...4/3.
 
     Raises:
@@ -162,7 +163,7 @@ class ResizedCrop(Crop):
 
     num_uniform = 22
 
-    def __init__(self, size: int, resize: int, min_area: float = 0.08) -> None:
+    def __init__(self, size: int, resize: int | None, min_area: float = 0.08) -> None:
         super().__init__(size, resize)
         within(0, 1, "(]", min_area=min_area)
         self.min_area = min_area
@@ -173,7 +174,7 @@ class ResizedCrop(Crop):
         return box_of_random_area(width, height, uniform, (self.min_area, 1.0), (3 / 4, 4 / 3))
 
 
-def chosen_crop(image_size: int, resize: int, min_area: float | None) -> Crop:
+def chosen_crop(image_size: int, resize: int | None, min_area: float | None) -> Crop:
     """A `ResizedCrop` where a least area is given, otherwise a `Crop`."""
     return Crop(image_size, resize) if min_area is None else ResizedCrop(image_size, resize, min_area)
 
