@@ -1,5 +1,6 @@
 """Audio files: what can be read, as one channel of a sample rate; the extra `audio` reads them."""
 
+import struct
 from math import gcd
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from datamodules.files.array_files import check_is_file
 from datamodules.files.limits import check_unpacked
-from datamodules.files.whole_files import whole_file
+from datamodules.files.whole_files import DamagedFile, whole_file
 
 SUFFIXES = (".wav", ".flac", ".ogg")
 LOUDEST = 32_768
@@ -119,13 +120,19 @@ def write_recording(path: Path, signal: Any, rate: int, digest: str) -> None:
 
 
 def digest_in(path: Path) -> str | None:
-    """Read the digest that a recording was written with; None where it has none or is damaged.
+    """Read the digest that a recording was written with; None where it has none.
 
-    So a recording that a power failure left torn counts as one that was made from something else.
+    Raises:
+        DamagedFile: if it cannot be read, or is not as long as its header says.
     """
     library = soundfile()
     try:
+        with path.open("rb") as content:
+            kind, length = struct.unpack("<4sI", content.read(8))
         with library.SoundFile(path) as file:
-            return file.comment or None
-    except (library.LibsndfileError, OSError):
-        return None
+            digest = file.comment or None
+    except (library.LibsndfileError, OSError, struct.error) as error:
+        raise DamagedFile(f"{path} is not a whole recording ({type(error).__name__})") from error
+    if kind == b"RIFF" and length + 8 != path.stat().st_size:
+        raise DamagedFile(f"{path} is not a whole recording")
+    return digest

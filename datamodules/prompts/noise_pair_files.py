@@ -17,7 +17,7 @@ from torch import Tensor
 
 from datamodules.files.array_files import read_npz
 from datamodules.files.limits import whole_numbers
-from datamodules.files.whole_files import whole_file, write_text
+from datamodules.files.whole_files import DamagedFile, whole_file, write_text
 from datamodules.prompts.text_tables import entries
 
 SCORES = "scores.jsonl"
@@ -57,8 +57,15 @@ def write_pair(
 
 
 def caption_in(path: Path) -> str | None:
-    """Read the text that a pair was written for; None of a file that has none."""
-    arrays = read_npz(path, optional=("caption",))
+    """Read the text that a pair was written for; None of a file that has none.
+
+    Raises:
+        DamagedFile: if the file is damaged.
+    """
+    try:
+        arrays = read_npz(path, optional=("caption",))
+    except ValueError as error:
+        raise DamagedFile(str(error)) from error
     return str(arrays["caption"]) if "caption" in arrays else None
 
 

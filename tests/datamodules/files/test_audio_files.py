@@ -5,7 +5,15 @@ import pytest
 import soundfile
 
 from datamodules.files import audio_files
-from datamodules.files.audio_files import UnreadableRecording, as_int16, read_recording, recording_names
+from datamodules.files.audio_files import (
+    UnreadableRecording,
+    as_int16,
+    digest_in,
+    read_recording,
+    recording_names,
+    write_recording,
+)
+from datamodules.files.whole_files import DamagedFile
 
 
 def tone(count: int = 1600, rate: int = 16_000) -> np.ndarray:
@@ -57,3 +65,13 @@ def test_without_the_package_the_error_says_how_to_get_it(monkeypatch: pytest.Mo
     monkeypatch.setitem(__import__("sys").modules, "soundfile", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'noiseworks\[audio\]'"):
         audio_files.soundfile()
+
+
+@pytest.mark.parametrize("kept", [0, 10, 60, -1])
+def test_a_written_recording_that_is_cut_is_damaged(tmp_path: Path, kept: int) -> None:
+    path = tmp_path / "voice.wav"
+    write_recording(path, np.linspace(-0.5, 0.5, 100), 16_000, "abc123")
+    assert digest_in(path) == "abc123"
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(DamagedFile, match=r"voice.wav is not a whole recording"):
+        digest_in(path)

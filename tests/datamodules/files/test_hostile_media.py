@@ -16,7 +16,7 @@ from datamodules.corruptions.operators.masks import MaskFolder
 from datamodules.editing.masked_photographs import MaskedPhotographs
 from datamodules.files import limits
 from datamodules.files.array_pickle import read_pickled_arrays, read_torch_arrays
-from datamodules.files.audio_files import UnreadableRecording, digest_in, read_recording, write_recording
+from datamodules.files.audio_files import UnreadableRecording, read_recording
 from datamodules.files.bayer import RawImage, checked, read_raw
 from datamodules.files.image_files import Crop, UnreadableImage, read_crop
 from datamodules.files.mat_files import read_mat
@@ -156,16 +156,6 @@ def test_a_recording_with_a_value_that_is_not_finite_is_refused(value: float, tm
     soundfile.write(tmp_path / "a.wav", signal, 16_000, subtype="FLOAT")
     with pytest.raises(UnreadableRecording, match=rf"a\.wav has the value {value} at sample 7"):
         read_recording(tmp_path / "a.wav", 16_000)
-
-
-def test_a_written_recording_that_was_torn_has_no_digest(tmp_path: Path) -> None:
-    path = tmp_path / "a.wav"
-    write_recording(path, np.full(100, 0.1), 16_000, "abc")
-    assert digest_in(path) == "abc"
-    path.write_bytes(path.read_bytes()[:30])
-    assert digest_in(path) is None
-    path.write_bytes(b"")
-    assert digest_in(path) is None
 
 
 @pytest.mark.parametrize("content", [b"", b"torn", bytes(1000), b"\x1aE\xdf\xa3" + bytes(100)])

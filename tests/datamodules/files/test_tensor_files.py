@@ -20,9 +20,7 @@ def test_tensors_are_read(suffix: str, content: bytes, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("suffix", "name"), HOSTILE)
-def test_anything_else_is_one_sentence(
-    suffix: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_anything_else_is_one_sentence(suffix: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (path := tmp_path / f"weights{suffix}").write_bytes((SAFETENSORS if suffix == ".safetensors" else PTH)[name])
     with pytest.raises(ValueError, match=rf"weights{suffix} is not a readable file of weights") as caught:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from datamodules.files.whole_files import DamagedFile
 from datamodules.prompts.noise_pair_files import (
     caption_in,
     kept_pairs,
@@ -94,3 +95,11 @@ def test_nothing_better_is_nothing_to_train_on(tmp_path: Path) -> None:
     write_scores(tmp_path)
     with pytest.raises(ValueError, match=r"none of 1 pairs in .* has s' > s"):
         kept_pairs(tmp_path, tmp_path / "scores.jsonl", 0.0)
+
+
+def test_a_pair_that_is_cut_is_damaged(tmp_path: Path) -> None:
+    written(tmp_path, 1, [0.0], [1.0])
+    path = tmp_path / "1_7.npz"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(DamagedFile, match=r"1_7.npz is damaged"):
+        caption_in(path)
