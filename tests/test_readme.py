@@ -68,7 +68,8 @@ def test_a_method_is_one_module_one_yaml_and_one_test(tmp_path: Path) -> None:
         return result.stdout
 
     python("-m", "ruff", "check", module, test)
-    python("-m", "pytest", "-q", test, "tests/test_imports.py")
+    python("-m", "pytest", "-q", test, "tests/test_imports.py", "tests/test_sizes.py")
+    python("-m", "pytest", "-q", "tests/conformance", "-k", Path(module).stem)
     listed = python("train.py", "methods")
     assert "GeneralizedCrossEntropy" in listed
     assert "1805.07836" in listed
