@@ -23,6 +23,7 @@ class CaptionedFolder(CaptionedSet):
         image_size: height and width of the images that a network gets, in pixels.
         resize: short side before the square is cut out, in pixels; None takes `image_size`.
         caption_column: key or column of the captions in `metadata.jsonl` or `metadata.csv`.
+        prompt: one caption for all images, such as `a photo of sks`; captions in the folder are not read.
 
     Raises:
         FileNotFoundError: if there are no images, or a file that the captions name is missing.
@@ -35,18 +36,22 @@ class CaptionedFolder(CaptionedSet):
         image_size: int = 512,
         resize: int | None = None,
         caption_column: str = "text",
+        prompt: str | None = None,
     ) -> None:
         self.crop = Crop(image_size, resize or image_size)
         self.image_shape = (3, image_size, image_size)
         self.data_dir = data_dir
         self.caption_column = caption_column
+        self.prompt = prompt
 
     def training(self) -> Captioned:
         root = data_directory(self.data_dir, "CaptionedFolder")
         required_folder(root, "data_dir")
         names = image_names(root)
-        captions = self._captions(root, names)
         source = ImageFiles(root, names, torch.zeros(len(names), dtype=torch.int64), self.crop)
+        if self.prompt is not None:
+            return Captioned(source, [self.prompt] * len(names))
+        captions = self._captions(root, names)
         return Captioned(source, None if captions is None else [captions[name] for name in names])
 
     def _captions(self, root: Path, names: list[str]) -> dict[str, str] | None:

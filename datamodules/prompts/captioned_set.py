@@ -1,7 +1,7 @@
 """The interface of data sets of images with captions: a plain object that reads, and knows nothing of batches."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,3 +117,32 @@ class CaptionedRows:
                 uniform = sample_uniform(self.seed, request.visit, index, count=source.num_uniform, stream=1)
         batch["image"], batch["brightest"] = source.fetch(rows, uniform), source.brightest
         return batch
+
+
+def require_captions(data: Any, needed_by: str) -> None:
+    """Check, before an image is read, that the images of a DataModule have captions.
+
+    Args:
+        data: the DataModule, set up; other ones than `CaptionedImages` are not looked at.
+        needed_by: what needs them, for the message.
+
+    Raises:
+        ValueError: if they have none.
+    """
+    for rows in (getattr(data, name, None) for name in ("train_set", "validation_set", "test_set")):
+        if isinstance(rows, CaptionedRows) and rows.captioned.captions is None:
+            captions_of({}, needed_by)
+
+
+def captions_of(batch: Mapping[str, Any], needed_by: str) -> list[str]:
+    """Give the captions of a batch.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    if "caption" not in batch:
+        raise ValueError(
+            f"{needed_by} needs captions, and the data have none: give the folder metadata.jsonl or a text file beside "
+            f"each image, or one caption for all images by data.images.prompt"
+        )
+    return batch["caption"]

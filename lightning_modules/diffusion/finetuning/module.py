@@ -15,6 +15,7 @@ from torchmetrics import MeanMetric
 from datamodules.arguments import at_least, positive, within
 from datamodules.batches import CaptionedImageBatch
 from datamodules.prompts.captioned_images import CaptionedImages
+from datamodules.prompts.captioned_set import captions_of, require_captions
 from lightning_modules.diffusion.finetuning.cached_latents import cache_latents
 from lightning_modules.diffusion.finetuning.export import save_model
 from lightning_modules.diffusion.finetuning.pixel_space import PixelSpace
@@ -118,7 +119,10 @@ class DiffusionFineTuning(LightningModule):
         self._shared_out = False
 
     def setup(self, stage: str) -> None:
-        shape = getattr(self.trainer.datamodule, "image_shape", None)  # type: ignore[attr-defined]
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if isinstance(self.network, TextToImage):
+            require_captions(data, "a text-to-image model")
+        shape = getattr(data, "image_shape", None)
         expected = self.network.shape if isinstance(self.network, PixelSpace) else None
         if shape is not None and expected is not None and tuple(shape) != expected:
             raise ValueError(f"the data have images {list(shape)}, and the U-Net is for {list(expected)}")
@@ -158,18 +162,14 @@ class DiffusionFineTuning(LightningModule):
         """
         if isinstance(self.network, PixelSpace):
             return self.network.encode(batch["image"]), None
-        if "caption" not in batch:
-            raise ValueError(
-                "a text-to-image model needs captions, and the data have none: expected metadata.jsonl or a text file "
-                "beside each image"
-            )
+        captions = captions_of(batch, "a text-to-image model")
         if "moments" in batch:
             moments, prompts = batch["moments"], Prompts(batch["embedding"], batch.get("pooled"))
             prompts = Prompts(*(None if value is None else value.to(moments.dtype) for value in prompts))  # type: ignore[arg-type]
         else:
             with torch.no_grad():
                 moments = self.network.moments(batch["image"])
-            prompts = self.network.encode_prompts(batch["caption"])
+            prompts = self.network.encode_prompts(captions)
         return self.network.latent(moments, draw(moments[:, 0])), prompts
 
     def training_step(self, batch: CaptionedImageBatch, batch_idx: int) -> dict[str, Tensor]:

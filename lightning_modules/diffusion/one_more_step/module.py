@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from datamodules.arguments import at_least, one_of, within
 from datamodules.batches import CaptionedImageBatch
+from datamodules.prompts.captioned_set import captions_of, require_captions
 from lightning_modules.diffusion.guidance import guided
 from lightning_modules.diffusion.one_more_step.first_state import (
     brightness,
@@ -118,6 +119,9 @@ class OneMoreStep(LightningModule):
         """The module that embeds captions for the step."""
         return self.model if self.text_encoder is None else self.text_encoder
 
+    def setup(self, stage: str) -> None:
+        require_captions(self.trainer.datamodule, "OneMoreStep")  # type: ignore[attr-defined]
+
     # training
 
     def training_step(self, batch: CaptionedImageBatch, batch_idx: int) -> dict[str, Tensor]:
@@ -126,7 +130,9 @@ class OneMoreStep(LightningModule):
             clean = self.model.encode(batch["image"])
         noise = draw_rows_like(torch.randn, clean)
         dropped = draw_rows(torch.rand, (len(clean),), clean.device) < self.caption_dropout
-        prompts = self.encoder.encode_prompts(captions_of(batch)).replaced(dropped, self.encoder.empty_prompts(1))
+        prompts = self.encoder.encode_prompts(captions_of(batch, "OneMoreStep")).replaced(
+            dropped, self.encoder.empty_prompts(1)
+        )
         terms = {"step": F.mse_loss(self.network(noise, prompts), -clean)}
         if trainable(self.model):
             terms["denoising"] = self.model.denoising_loss(batch["image"])
@@ -178,7 +184,7 @@ class OneMoreStep(LightningModule):
 
         What is drawn follows from the seed of the run and the position of each image.
         """
-        texts, clean = captions_of(batch), self.model.encode(batch["image"])
+        texts, clean = captions_of(batch, "OneMoreStep"), self.model.encode(batch["image"])
         generators = [generator_of(run_seed(), index) for index in batch["index"].tolist()]
         fresh = drawn_like(clean, torch.randn, generators)
         if start == "one_more_step":
@@ -231,19 +237,8 @@ class OneMoreStep(LightningModule):
 
     def image_columns(self, batch: CaptionedImageBatch, outputs: dict[str, Tensor]) -> dict[str, ImageColumn]:
         """Show a real image of each caption, and samples from plain noise, from the module's start and the oracle's."""
-        given: Any = {**batch, "caption": captions_of(batch)}
+        given: Any = {**batch, "caption": captions_of(batch, "OneMoreStep")}
         few: Any = {key: given[key][:8] for key in ("image", "caption", "index")}
         shown = {"real": few["image"], "plain": self.sampled(few, "plain"), self.start: outputs["sample"][:8]}
         shown["oracle"] = self.sampled(few, "oracle")
         return {name: ImageColumn(image, few["caption"]) for name, image in shown.items()}
-
-
-def captions_of(batch: CaptionedImageBatch) -> list[str]:
-    """Give the captions of a batch.
-
-    Raises:
-        ValueError: if there are none.
-    """
-    if "caption" not in batch:
-        raise ValueError("OneMoreStep needs captions: give the images metadata.jsonl or a text file beside each")
-    return batch["caption"]

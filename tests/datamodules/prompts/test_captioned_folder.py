@@ -49,6 +49,13 @@ def test_images_without_captions_are_images_alone(folder: Path) -> None:
     assert len(captioned.source.label) == 3
 
 
+@pytest.mark.parametrize("write", [beside, lambda folder: None])
+def test_one_prompt_is_the_caption_of_all_images(folder: Path, write: Callable[[Path], None]) -> None:
+    write(folder)
+    captioned = CaptionedFolder(str(folder), image_size=16, prompt="a photo of sks").training()
+    assert captioned.captions == ["a photo of sks"] * 3
+
+
 @pytest.mark.parametrize(
     ("entries", "error", "message"),
     [

@@ -6,6 +6,7 @@ import torch
 from diffusers import DDPMPipeline
 
 from datamodules.classification.digits import Digits
+from datamodules.prompts.captioned_folder import CaptionedFolder
 from datamodules.prompts.captioned_images import CaptionedImages
 from datamodules.prompts.captioned_set import CaptionedClasses
 from lightning_modules.diffusion.finetuning import DiffusionFineTuning
@@ -125,8 +126,25 @@ def test_what_does_not_fit_is_refused(text_to_image: Path, tmp_path: Path) -> No
             DiffusionFineTuning(network, **options)
     with pytest.raises(ValueError, match=r"the data have images \[1, 16, 16\], and the U-Net is for \[1, 8, 8\]"):
         trainer(tmp_path).fit(tuning(pixel_space()), CaptionedImages(CaptionedClasses(Digits(image_size=16))))
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_folder_without_captions_is_refused_before_an_image_is_read_or_has_one_caption_for_all(
+    cached: bool, text_to_image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lora = TextToImage(str(text_to_image), tuning="lora")
     data = captioned(tmp_path / "images")
     for text in (tmp_path / "images").glob("*.txt"):
         text.unlink()
-    with pytest.raises(ValueError, match="a text-to-image model needs captions, and the data have none"):
-        trainer(tmp_path).fit(tuning(lora), data)
+    module = tuning(lora, cache_dir=str(tmp_path / "cache") if cached else None)
+    with monkeypatch.context() as patch:
+        patch.setattr("datamodules.classification.image_sets.ImageFiles.fetch", None)
+        with pytest.raises(ValueError, match=r"needs captions.* or one caption for all images by data\.images\.prompt"):
+            trainer(tmp_path).fit(module, data)
+    assert isinstance(data.images, CaptionedFolder)
+    images = CaptionedFolder(str(data.images.data_dir), image_size=16, prompt="a photo of sks")
+    seen: list[str] = []
+    encode = TextToImage.encode_prompts
+    monkeypatch.setattr(TextToImage, "encode_prompts", lambda self, texts: (seen.extend(texts), encode(self, texts))[1])
+    trainer(tmp_path).fit(module, CaptionedImages(images, batch_size=2, num_workers=0))
+    assert set(seen) == {"a photo of sks"}
