@@ -10,6 +10,7 @@ import sys
 import traceback
 import warnings
 from argparse import ArgumentError
+from enum import Enum
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -20,7 +21,7 @@ import yaml
 from jsonargparse import ActionConfigFile, DefaultHelpFormatter, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
@@ -66,9 +67,12 @@ from experiments.run_directory import (
 )
 from experiments.saving.checkpoints import Checkpoints
 from experiments.saving.end_of_training import ResumableEnd
+from experiments.saving.given_callbacks import fit_in
 from experiments.saving.stop_signals import StopSignals
 from experiments.strangers import known_imports, settings_of_run
+from lightning_modules.interfaces import Generator
 
+yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, value: dumper.represent_data(value.value))  # a default
 DEFAULTS = PROJECT / "configs" / "defaults.yaml"
 CALL_ONLY = {  # arguments of one call, which the saved configuration leaves out
     *("config", "resume", "run_directory", "test_after_fit"),
@@ -352,11 +356,12 @@ class CommandLine(LightningCLI):
             )
             if begins and self.checkpoints.monitor is not None:
                 kwargs["num_sanity_val_steps"] = options["trainer"]["num_sanity_val_steps"] or 1
+        fit_in(callbacks, self.run_directory)
         trainer = super().instantiate_trainer(
             logger=[table, events, *loggers],
             callbacks=callbacks,
             default_root_dir=str(self.run_directory),
-            enable_checkpointing=saves,
+            enable_checkpointing=any(isinstance(each, Checkpoint) for each in callbacks),
             **kwargs,
         )
         if isinstance(trainer.strategy.checkpoint_io, TorchCheckpointIO):
@@ -422,7 +427,12 @@ class CommandLine(LightningCLI):
     def before_test(self) -> None:
         self._choose_checkpoint()
 
-    before_validate = before_predict = before_test
+    before_validate = before_test
+
+    def before_predict(self) -> None:
+        if not is_overridden("predict_step", self.model):
+            raise ValueError(_instead_of_prediction(self.model))
+        self._choose_checkpoint()
 
     def test(self, **kwargs: Any) -> None:
         results = self.trainer.test(**kwargs)
@@ -571,6 +581,19 @@ def _names_weights(settings: Any) -> bool:
     values = (settings if isinstance(settings, dict) else vars(settings)).items()
     keys = ("path", "weights", "pretrained", "name_or_path")
     return any((key in keys and bool(value)) or _names_weights(value) for key, value in values)
+
+
+def _instead_of_prediction(model: LightningModule) -> str:
+    """Say what a module without a prediction does instead."""
+    can = []
+    if isinstance(model, Generator):
+        can.append(
+            "it draws images (in Python load_run(RUN_DIRECTORY)[0].sample(n)), which --config "
+            "configs/callbacks/fid.yaml measures in test"
+        )
+    if is_overridden("test_step", model):
+        can.append("test --resume RUN_DIRECTORY measures it")
+    return f"{type(model).__name__} predicts nothing: {', and '.join(can) or 'its results are what fit writes'}"
 
 
 def _value_of(args: list[str], flag: str) -> str | None:

@@ -264,7 +264,7 @@ class WholeCheckpoints(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         partial = Path(f"{path}.partial")
-        partial.parent.mkdir(exist_ok=True)
+        partial.parent.mkdir(parents=True, exist_ok=True)
         try:
             with partial.open("wb") as file:
                 torch.save(checkpoint, file)

@@ -4,11 +4,27 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import StochasticWeightAveraging
+from lightning.pytorch.callbacks import (
+    BackboneFinetuning,
+    BaseFinetuning,
+    BatchSizeFinder,
+    LearningRateFinder,
+    SpikeDetection,
+    StochasticWeightAveraging,
+)
 from lightning.pytorch.utilities import rank_zero_info
 from torch.func import functional_call
 
 from datamodules.loading.seeded_batches import SeededBatches
+
+REFUSED: dict[type[Callback], str] = {
+    StochasticWeightAveraging: "puts its average into no checkpoint that is tested or resumed; "
+    "lightning.pytorch.callbacks.WeightAveraging and EMAWeightAveraging do",
+    BatchSizeFinder: "would change the batch size, which is part of the experiment; set data.batch_size",
+    SpikeDetection: "fails in this version of Lightning when a checkpoint is saved; "
+    "callbacks.guards.FiniteLoss ends a run whose loss is not finite",
+}
+"""Lightning's callbacks that do not work here, and why."""
 
 
 class Contracts(Callback):
@@ -19,7 +35,7 @@ class Contracts(Callback):
       meta device);
     * `trainer.accumulate_grad_batches` below 1, and `trainer.overfit_batches`, for which Lightning would replace the
       order of the batches;
-    * `StochasticWeightAveraging`, whose average is in no checkpoint that is tested or resumed;
+    * callbacks of Lightning that do not work here, or not with this module;
     * `trainer.use_distributed_sampler` for a DataModule that deals out its batches itself.
 
     It also says how many samples an optimizer step has where gradients are accumulated.
@@ -37,11 +53,8 @@ class Contracts(Callback):
                 f"trainer.limit_train_batches trains on the first batches of each epoch"
             )
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, StochasticWeightAveraging):
-                raise ValueError(
-                    f"trainer.callbacks: {type(callback).__name__} puts its average into no checkpoint that is tested "
-                    f"or resumed; lightning.pytorch.callbacks.WeightAveraging and EMAWeightAveraging do"
-                )
+            if reason := _refused(callback, pl_module):
+                raise ValueError(f"trainer.callbacks: {type(callback).__name__} {reason}")
         wanted, given = getattr(pl_module, "num_classes", None), getattr(data, "num_classes", None)
         if wanted is not None and given is not None and wanted != given:
             raise ValueError(f"model.num_classes is {wanted}, and {type(data).__name__} has {given} classes")
@@ -78,3 +91,20 @@ class Contracts(Callback):
             raise ValueError(
                 f"model.network {name} gives {logits.shape[1]} logits, and model.num_classes is {num_classes}"
             )
+
+
+def _refused(callback: Callback, module: LightningModule) -> str | None:
+    """Say why a callback of Lightning does not work here, None if it does."""
+    if type(callback) is BaseFinetuning:
+        return "does nothing by itself: name a class that derives from it"
+    if isinstance(callback, BackboneFinetuning) and not hasattr(module, "backbone"):
+        return (
+            f"needs a module with an attribute backbone, and {type(module).__name__} has none; "
+            f"a backbone is frozen by its own argument tuning"
+        )
+    if isinstance(callback, LearningRateFinder) and not {"lr", "learning_rate"} & {*vars(module), *module.hparams}:
+        return (
+            f"needs a module with an attribute lr, and {type(module).__name__} takes its rate from model.optimizer; "
+            f"compare --vary model.optimizer.lr=... tries several"
+        )
+    return next((reason for kind, reason in REFUSED.items() if isinstance(callback, kind)), None)

@@ -54,7 +54,7 @@ class Checkpoints:
             needed = self.tested == "best" or self.also_test_best
             savers.append(BestNeedsItsMetric(self.monitor, needed, try_out))
             savers.append(
-                ModelCheckpoint(
+                BestCheckpoint(
                     filename="best", monitor=self.monitor, mode=self.mode, save_on_train_epoch_end=True, **shared
                 )
             )
@@ -110,6 +110,10 @@ class BestNeedsItsMetric(Callback):
                 f"checkpoint.monitor is {self.monitor}, and there are no validation samples: give the data some "
                 f"(data.validation_fraction, where it has one), or set checkpoint.tested last and also_test_best false"
             )
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Saves the best epoch, with a state of its own beside that of a user's `ModelCheckpoint`."""
 
 
 class LastCheckpoint(ModelCheckpoint):

@@ -77,12 +77,18 @@ def test_a_run_stopped_within_an_epoch_ends_where_the_whole_one_does(
         assert tables(tmp_path)[name].read_bytes() == table.read_bytes(), name
 
 
-def test_a_checkpoint_is_read_back_and_predicts_in_float32(whole: Path) -> None:
+def test_a_checkpoint_is_read_back_and_predicts_in_float32_or_says_in_one_sentence_that_it_does_not(
+    whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     module, _ = load_run(whole, "last")
     assert_alike(state(whole)["state_dict"], dict(module.state_dict()), "state_dict")
     if is_overridden("validation_step", module):
         run("validate", "--resume", whole)
     if not is_overridden("predict_step", module) or not METHODS[whole.name].predicts:
+        capsys.readouterr()
+        assert train.main(["predict", "--resume", str(whole)]) == 1
+        [error] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        assert f"{type(module).__name__} predicts nothing: " in error or is_overridden("predict_step", module)
         return
     precision = "64-true" if METHODS[whole.name].double else "bf16-mixed"
     run("predict", "--resume", whole, "--trainer.precision", precision, "--trainer.limit_predict_batches", "1")
