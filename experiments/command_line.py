@@ -32,6 +32,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from datamodules.files.whole_files import write_text
 from experiments.arguments import LARGEST_SEED, PROGRAM
 from experiments.class_counts import count_classes, with_placeholder
+from experiments.class_names import with_full_names
 from experiments.class_paths import check_class_paths
 from experiments.config_files import (
     PROJECT,
@@ -181,7 +182,7 @@ class CommandLine(LightningCLI):
         self.imports = contextlib.ExitStack()
         self.begun = False
         """Whether this call made the run directory."""
-        args = with_latest(args)
+        args = with_latest(with_full_names(args))
         self.resumed = _value_of(args, "--resume")
         if self.resumed is not None:
             config = Path(self.resumed, "config.yaml")
@@ -287,6 +288,12 @@ class CommandLine(LightningCLI):
     def __deepcopy__(self, memo: dict[int, Any]) -> "CommandLine":
         """Stay one: a module's optimizer factory refers to it, and a copy of the module needs no trainer, no data."""
         return self
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "a model that a configuration built holds its parser and cannot be pickled: save its state_dict(), "
+            "and build it again with load_run(RUN_DIRECTORY)"
+        )
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.requested]

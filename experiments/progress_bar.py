@@ -1,13 +1,14 @@
 """The progress bar of a run: loss, a validation metric, and the time left of the whole run beside the epoch's bar."""
 
 import math
+import re
 import time
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
-from rich.progress import BarColumn, ProgressColumn, Task
+from rich.progress import BarColumn, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
 from experiments.results import duration, validation_metric
@@ -34,8 +35,13 @@ class WholeRun(RichProgressBar):
 
     def configure_columns(self, trainer: Trainer) -> list[Any]:
         """Name the columns: narrow enough, with the metrics behind them, for a terminal of 80 characters."""
-        stage, _, batches, *_ = super().configure_columns(trainer)
-        return [stage, BarColumn(bar_width=16), batches, TimeLeft(self, trainer)]
+        _, _, batches, *_ = super().configure_columns(trainer)
+        return [
+            Stage("[progress.description]{task.description}"),
+            BarColumn(bar_width=16),
+            batches,
+            TimeLeft(self, trainer),
+        ]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
@@ -65,6 +71,15 @@ class WholeRun(RichProgressBar):
         done = share_done(trainer)
         new = done - self._done_before
         return None if new <= 0 else (time.monotonic() - self._started) * max(1 - done, 0) / new
+
+
+class Stage(TextColumn):
+    """The column of the stage: the epoch, without a last one where another limit than the epochs ends the run."""
+
+    def render(self, task: Task) -> Text:
+        text = super().render(task)
+        text.plain = re.sub(r"/-\d+", "", text.plain)
+        return text
 
 
 class TimeLeft(ProgressColumn):

@@ -7,17 +7,23 @@ import difflib
 import importlib
 import inspect
 import re
-from collections.abc import Iterator
 
-from experiments.run_request import PROJECT
+from experiments.class_names import did_you_mean
 
 NOT_A_REASON = re.compile(
     r"Does not validate against any|Subtypes:|Errors:|<class 'NoneType'>|Given value|Parser key|Expected a path but|"
     r"Expected a <class 'NoneType'>|Not a valid subclass of|Subclass types expect one of|a class path \(str\)|a dict w"
 )
+NO_CLASS = (
+    r"Expected a dot import path string: ([\w.]+)",
+    r"has no attribute '\w+'\. Got value: ([\w.]+\w)",
+    r"class_path '([\w.]+)': .*has no attribute",
+)
 ANOTHER_CLASS = re.compile(r"Import path \S+ does not correspond to a subclass of")
 """Alternatives of a union that were not meant, where another one says what is wrong."""
-PACKAGES = ("lightning_modules", "datamodules", "callbacks")
+ANOTHER_TYPE = re.compile(r"Expected a [\w.]+$")
+"""An alternative of a union that is no class, where the given class has said what it lacks."""
+SYMBOLS = ("alpha", "beta", "gamma", "delta", "epsilon", "eta", "kappa", "lambda", "mu", "rho", "sigma", "tau", "theta")
 
 
 def readable(error: BaseException) -> str:
@@ -38,14 +44,15 @@ def readable(error: BaseException) -> str:
     meant = [reason for reason in reasons if not ANOTHER_CLASS.match(reason)]
     if not all(reason.startswith("Expected a") for reason in meant):
         reasons = meant
+    if any(reason.startswith("Requirement ") for reason in reasons):  # of a package that is not installed
+        reasons = [reason for reason in reasons if not ANOTHER_TYPE.match(reason.replace("<class '", "").rstrip("'>"))]
     while reasons and reasons[-1].endswith("':"):  # an alternative of which no more is said
         reasons.pop()
     message = "; ".join(reasons).replace(":;", ":") or " ".join(text.split())
     given = re.findall(r"Given value: (?!NestedArg|Namespace)(.+)", text)
-    unknown = re.search(r"Expected a dot import path string: (\S+)|class_path '([\w.]+)': .*has no attribute", message)
+    unknown = next(filter(None, (re.search(pattern, message) for pattern in NO_CLASS)), None)
     if unknown:
-        name = unknown[1] or unknown[2]
-        message = f"there is no class {name}{_did_you_mean(name)}"
+        message = f"there is no class {unknown[1]}{did_you_mean(unknown[1])}"
     elif given and "Expected" in message:
         message += f", got {given[-1].strip()}"
     message = re.sub(r"<class '([\w.]+)'>", r"\1", message)
@@ -56,7 +63,7 @@ def readable(error: BaseException) -> str:
         r"\1 is refused: no configuration names what is in \2",
         message,
     )
-    message += _accepted(message) + _option_meant(message)
+    message += _accepted(message) + _option_meant(message) + _needs_config(message)
     return f"{where}: {message}" if where and where not in message else message
 
 
@@ -66,9 +73,18 @@ def _accepted(message: str) -> str:
     if not found:
         return ""
     module, _, name = found[1].rpartition(".")
-    names = list(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
-    close = difflib.get_close_matches(found[2], names, 1)
+    named = getattr(importlib.import_module(module), name)
+    names = list(inspect.signature(named).parameters)
+    close = difflib.get_close_matches(found[2], names, 1) or _of_this_symbol(found[2], named.__doc__ or "", names)
     return (f"; did you mean {close[0]}?" if close else ".") + f" It accepts {', '.join(names) or 'none'}"
+
+
+def _of_this_symbol(option: str, docstring: str, names: list[str]) -> list[str]:
+    """Find the argument whose description has a paper's symbol, `lambda` for example; none if several have it."""
+    symbol = difflib.get_close_matches(option, SYMBOLS, 1, 0.8)
+    lines = re.findall(r"^ +(\w+): (.*)$", docstring, re.MULTILINE)
+    found = [name for name, line in lines if name in names and symbol and re.search(rf"\b{symbol[0]}\b", line)]
+    return found if len(found) == 1 else []
 
 
 def _option_meant(message: str) -> str:
@@ -82,6 +98,15 @@ def _option_meant(message: str) -> str:
     return f"; did you mean --trainer.{close[0]}?" if close else ""
 
 
+def _needs_config(message: str) -> str:
+    """Say how a configuration is given, where one is missing or stands without its flag."""
+    bare = re.search(r"unrecognized arguments: (?:.* )?([^- ]\S*\.ya?ml)\b", message)
+    if bare:
+        return f"; a configuration follows --config: --config {bare[1]}"
+    missing = re.search(r"^the following arguments are required: \w+\.(data|model)\b", message)
+    return "; give a configuration: --config configs/elr/demo.yaml, or any of train.py methods" if missing else ""
+
+
 def lost_process(error: BaseException) -> str | None:
     """Say in one sentence that another process ended, which fails here without a cause of its own; None otherwise."""
     text = " ".join(str(error).split())
@@ -90,19 +115,3 @@ def lost_process(error: BaseException) -> str | None:
     if re.search(r"[Cc]onnection (closed|reset|refused)|[Bb]roken pipe|remote process exited|Socket", text):
         return f"another process of this run ended, and its own message says why ({text[:200]})"
     return None
-
-
-def _did_you_mean(name: str) -> str:
-    """The class of this project whose name is most like the given one."""
-    known = dict(_classes())
-    close = difflib.get_close_matches(name.rpartition(".")[2], known, 1)
-    return f"; did you mean {known[close[0]]}?" if close else "; give its module, too, as callbacks.labels.Memorization"
-
-
-def _classes() -> Iterator[tuple[str, str]]:
-    for package in PACKAGES:
-        for file in sorted((PROJECT / package).rglob("*.py")):
-            folder = ".".join(file.parent.relative_to(PROJECT).parts)
-            exported = (file.parent / "__init__.py").read_text(encoding="utf-8")
-            for name in re.findall(r"^class (\w+)", file.read_text(encoding="utf-8"), re.MULTILINE):
-                yield name, f"{folder}.{name}" if f'"{name}"' in exported else f"{folder}.{file.stem}.{name}"

@@ -310,7 +310,9 @@ def class_folders(split: Path) -> list[str]:
     if split.is_file():
         raise NotADirectoryError(f"{split} is a file; {expected}")
     if not split.is_dir():
-        raise FileNotFoundError(f"{split} does not exist; {expected}")
+        above = split.parent.name in ("train", "val", "test")
+        meant = f"; did you mean the folder above, {split.parent.parent}?" if above else ""
+        raise FileNotFoundError(f"{split} does not exist; {expected}{meant}")
     names = sorted(name for name in os.listdir(split) if not name.startswith("."))
     found = [name for name in names if os.path.isdir(split / name)]
     if not found:

@@ -97,3 +97,9 @@ def test_the_last_lines_of_fit_are_the_final_metrics(tmp_path: Path, capsys: pyt
     notes = {line[0]: line[2:] for line in lines}
     assert notes["val/accuracy"] == ["on the given labels, some of which are false"]
     assert notes["test/accuracy"] == []
+
+
+@pytest.mark.parametrize(("limits", "last"), [({"max_epochs": -1, "max_steps": 4}, ""), ({"max_epochs": 3}, "/2")])
+def test_a_run_without_a_last_epoch_shows_none(limits: dict[str, int], last: str, tmp_path: Path) -> None:
+    model, _ = fitted(tmp_path, bar=WholeRun(), **limits)
+    assert re.findall(r"Epoch 0(\S*)", model.seen[0]) == [last]

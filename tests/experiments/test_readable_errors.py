@@ -17,6 +17,7 @@ from datamodules.restoration.noisy_folder import RawFolder
 
 QUIET = ("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false")
 DEMO = ("fit", "--config", "configs/elr/demo_baseline.yaml", "--trainer.max_epochs", "3", *QUIET)
+ELR = ("fit", "--config", "configs/elr/demo.yaml", *QUIET)
 LATIN = os.fsdecode(b"caf\xe9")
 """A name that is not in UTF-8."""
 
@@ -143,3 +144,24 @@ def test_of_alternative_classes_the_one_that_was_meant_gives_the_reason(
     assert train.main(["fit", "--config", "configs/diffusion_finetuning/lora.yaml", *pipeline]) != 0
     [message] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert message.endswith("nowhere: expected a folder with model_index.json; correct the path")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("fit",), "fit.model; give a configuration: --config configs/elr/demo.yaml"),
+        (("fit", "configs/elr/demo.yaml"), "a configuration follows --config: --config configs/elr/demo.yaml"),
+        ((*ELR, "--model.optimizer", "torch.optim.Adm"), "no class torch.optim.Adm; did you mean torch.optim.Adam?"),
+        ((*ELR, "--model.lamda", "3"), "Option 'lamda' is not accepted; did you mean strength?"),
+        ((*ELR, "--model.beta", "3"), "Option 'beta' is not accepted; did you mean momentum?"),
+        ((*ELR, "--model.foo", "3"), "Option 'foo' is not accepted. It accepts network"),
+        ((*ELR, "--trainer.logger", "MLFlowLogger"), "`pip install -U 'mlflow>=1.0.0'` (traceback: "),
+    ],
+)
+def test_a_first_mistake_is_one_sentence(
+    arguments: tuple[str, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = ("--run_directory", str(tmp_path)) if "--config" in arguments else ()
+    assert train.main([*arguments, *place]) in (1, 2)
+    [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert message in line

@@ -193,6 +193,12 @@ def test_folders_that_do_not_fit_are_named(
         ready(ready(loaded(ImageFolder, str(own_images), batch_size=2)), "test")
 
 
+def test_the_folder_above_is_meant_where_a_split_is_given(tmp_path: Path) -> None:
+    shades(tmp_path, "train", ["a", "b"])
+    with pytest.raises(FileNotFoundError, match=f"did you mean the folder above, {tmp_path}[?]$"):
+        ImageFolder(str(tmp_path / "train"))
+
+
 def test_all_images_below_the_folder_are_of_one_class(tmp_path: Path) -> None:
     shades(tmp_path, "any", ["a", "b"], per_class=2)
     source = UnlabelledFolder(str(tmp_path), image_size=16, resize=16).training()

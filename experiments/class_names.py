@@ -1,0 +1,70 @@
+"""Names of classes as a user writes them: short ones, and those that are misspelt."""
+
+import difflib
+import re
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+
+from experiments.config_files import PROJECT
+
+PACKAGES = ("lightning_modules", "datamodules", "callbacks")
+ROOMS = {"model": "lightning_modules", "data": "datamodules"}
+"""Where the classes of an argument lie, by its first name."""
+ELSEWHERE = ("torch.optim", "torch.optim.lr_scheduler", "lightning.pytorch.callbacks", "lightning.pytorch.loggers")
+"""Modules of other packages whose classes configurations name."""
+
+
+def with_full_names(args: Sequence[str]) -> list[str]:
+    """Write the class path in place of a short name after `--model.help`, `--data.help` and the like.
+
+    Raises:
+        ValueError: if several classes have that name.
+    """
+    full = list(args)
+    for place, flag in enumerate(args):
+        option, equals, value = flag.partition("=")
+        if not (option.startswith("--") and option.endswith(".help")):
+            continue
+        if not equals:
+            value = args[place + 1] if place + 1 < len(args) else ""
+        room = ROOMS.get(option[2:].partition(".")[0], "")
+        found = [path for name, path in project_classes() if name == value and path.startswith(room)]
+        if len(found) > 1:
+            raise ValueError(f"{option}: several classes are called {value}; name one of {', '.join(sorted(found))}")
+        if found:
+            full[place + (not equals)] = f"{option}={found[0]}" if equals else found[0]
+    return full
+
+
+def project_classes() -> Iterator[tuple[str, str]]:
+    """Give name and class path of every class of this project, which are read and not imported."""
+    for package in PACKAGES:
+        for file in sorted((PROJECT / package).rglob("*.py")):
+            folder = ".".join(file.parent.relative_to(PROJECT).parts)
+            exported = (file.parent / "__init__.py").read_text(encoding="utf-8")
+            for name in re.findall(r"^class (\w+)", file.read_text(encoding="utf-8"), re.MULTILINE):
+                yield name, f"{folder}.{name}" if f'"{name}"' in exported else f"{folder}.{file.stem}.{name}"
+
+
+def did_you_mean(path: str) -> str:
+    """Suggest the class that is most like one that does not exist: of the module that is named, or of any."""
+    module, _, name = path.rpartition(".")
+    close = _like(module, sys.modules, 0.8) if module and module not in sys.modules else module
+    like = _like(name, _classes_in(close)) if close in sys.modules else ""  # nothing misspelt is imported
+    if like:
+        return f"; did you mean {close}.{like}?"
+    known = {each: f"{other}.{each}" for other in ELSEWHERE if other in sys.modules for each in _classes_in(other)}
+    known |= dict(project_classes())
+    like = _like(name, known)
+    return f"; did you mean {known[like]}?" if like else "; give its module, too, as callbacks.labels.Memorization"
+
+
+def _classes_in(module: str) -> list[str]:
+    names = getattr(sys.modules[module], "__all__", None) or dir(sys.modules[module])
+    return [name for name in names if isinstance(getattr(sys.modules[module], name, None), type)]
+
+
+def _like(name: str, known: Iterable[str], least: float | None = None) -> str:
+    """Give the known name that is most like another, an empty text if none is; of a short name a letter is much."""
+    least = least or (0.65 if len(name) < 6 else 0.75)
+    return next(iter(difflib.get_close_matches(name, list(known), 1, least)), "")

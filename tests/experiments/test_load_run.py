@@ -1,0 +1,51 @@
+"""A run in Python: a notebook keeps its own random numbers, and what cannot be pickled says so."""
+
+import os
+import pickle
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import train
+from experiments.load_run import load_run
+
+QUIET = ("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("run")
+    demo = ("fit", "--config", "configs/elr/demo_baseline.yaml", "--trainer.max_epochs", "1", *QUIET)
+    assert train.main([*demo, "--run_directory", str(directory)]) == 0
+    return directory
+
+
+@pytest.mark.parametrize("seed", [None, "7"])
+def test_the_callers_random_numbers_stay_as_they_are(
+    seed: str | None, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+        if seed is not None:
+            monkeypatch.setenv(name, seed)
+    torch.manual_seed(3)
+    np.random.seed(3)  # noqa: NPY002
+    random.seed(3)
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()  # noqa: NPY002
+    load_run(finished)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.random.get_state()[1].tolist() == before[1]  # noqa: NPY002
+    assert random.getstate() == before[2]
+    assert [os.environ.get(name) for name in names] == [seed, seed]
+
+
+def test_a_model_that_cannot_be_pickled_says_why(finished: Path) -> None:
+    model, _ = load_run(finished)
+    with pytest.raises(
+        TypeError, match=r"cannot be pickled: save its state_dict\(\), and build it again with load"
+    ):
+        pickle.dumps(model)
