@@ -11,7 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from datamodules.classification.image_sets import ImageSet, ImagesInMemory
+from datamodules.files.array_files import check_is_file
 from datamodules.files.data_directory import data_directory, download_directory
+from datamodules.files.limits import check_unpacked
 
 
 def decode_parquet(files: list[Path], image_key: str, label_key: str) -> tuple[Tensor, Tensor]:
@@ -34,7 +36,14 @@ def decode_parquet(files: list[Path], image_key: str, label_key: str) -> tuple[T
     labels: list[int] = []
     for file in files:
         try:
+            check_is_file(file)
+            described = pyarrow.parquet.read_metadata(file)
+            if described.num_rows > (stored := file.stat().st_size):
+                raise ValueError(f"it declares {described.num_rows} images in {stored} bytes")
+            groups = range(described.num_row_groups)
+            check_unpacked(file, sum(described.row_group(number).total_byte_size for number in groups))
             table = pyarrow.parquet.read_table(file, columns=[image_key, label_key])
+            check_unpacked(file, table.nbytes)
             encoded = table[image_key].combine_chunks().field("bytes").to_pylist()
             images += [np.asarray(Image.open(io.BytesIO(one)).convert("RGB")) for one in encoded]
             labels += [int(one) for one in table[label_key].cast("int64").to_pylist()]

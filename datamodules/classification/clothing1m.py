@@ -12,6 +12,7 @@ from datamodules.classification.image_sets import ImageFiles, ImageSet
 from datamodules.files.data_directory import data_directory
 from datamodules.files.image_files import Crop
 from datamodules.files.limits import whole_numbers
+from datamodules.files.text_files import read_text
 
 
 class Clothing1M(ImageSet):
@@ -53,9 +54,9 @@ class Clothing1M(ImageSet):
 
     def _read(self, split: str, kind: str) -> ImageFiles:
         root = data_directory(self.data_dir, "Clothing1M")
-        keys = self._list(root, f"{split}_key_list.txt").read_text().split()
+        keys = read_text(self._list(root, f"{split}_key_list.txt")).split()
         labels_file = self._list(root, f"{kind}_label_kv.txt")
-        words = labels_file.read_text().split()
+        words = read_text(labels_file).split()
         label_of = dict(zip(words[::2], words[1::2], strict=False))
         try:
             label = torch.from_numpy(

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from datamodules.corruptions.image_noise import ImageNoise, SampleNumbers
-from datamodules.files.array_files import check_is_file
 from datamodules.files.image_files import Crop, UnreadableImage, files_by_class, read_crop
+from datamodules.files.text_files import read_text
 from datamodules.sets import Source, SplitSet
 
 UNKNOWN = -1
@@ -178,19 +178,6 @@ def listed_files(
     return ImageFiles(root, names, torch.tensor([labels[place] for place in kept], dtype=torch.int64), crop)
 
 
-def read_lines(file: Path) -> list[str]:
-    """Read the lines of a text file in UTF-8.
-
-    Raises:
-        ValueError: names a file in another encoding, or a pipe.
-    """
-    check_is_file(file)
-    try:
-        return file.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not in UTF-8: {error}") from error
-
-
 def read_list(file: Path, listed: int, separator: str | None = None) -> tuple[list[str], list[int]]:
     """Read a list of file names and labels, with white space or another separator between them.
 
@@ -203,7 +190,7 @@ def read_list(file: Path, listed: int, separator: str | None = None) -> tuple[li
         ValueError: names the line that is something else, or the list if it is empty.
     """
     names, labels = [], []
-    for number, line in enumerate(read_lines(file), start=1):
+    for number, line in enumerate(read_text(file).splitlines(), start=1):
         words = line.strip().rsplit(separator, 1)
         if len(words) != 2 or not words[0] or not words[1].isdecimal():
             between = " " if separator is None else separator

@@ -1,6 +1,7 @@
 """ImageNet (ILSVRC 2012): 1.28 million + 50,000 photographs of 1,000 classes, or of some of them."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from datamodules.files.array_pickle import read_pickled_arrays
 from datamodules.files.data_directory import data_directory
 from datamodules.files.image_files import Crop, chosen_crop, class_folders, files_by_class
 from datamodules.files.limits import whole_numbers
+from datamodules.files.text_files import read_text
 
 NUM_FILES = 10
 """Files of ImageNet32."""
@@ -139,10 +141,10 @@ def listed_classes(file: Path) -> list[str]:
     """
     if not file.is_file():
         raise FileNotFoundError(f"classes: {file} does not exist; expected a text file with one wnid in each line")
-    found = sorted(line.split()[0] for line in file.read_text().splitlines() if line.strip())
+    found = sorted(line.split()[0] for line in read_text(file).splitlines() if line.strip())
     if not found:
         raise ValueError(f"classes: {file} lists no wnid")
-    if repeated := sorted({name for name in found if found.count(name) > 1}):
+    if repeated := [name for name, after in pairwise(found) if name == after]:
         raise ValueError(f"classes: {file} lists {repeated[0]} more than once")
     return found
 
@@ -182,7 +184,7 @@ def read_class_map(path: Path) -> dict[str, str]:
     if not path.is_file():
         raise FileNotFoundError(f"class_maps: {path} does not exist; expected lines `<wnid> <folder>`")
     found: dict[str, str] = {}
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         wnid, _, folder = line.strip().partition(" ")
         if not folder.strip() or not _is_wnid(wnid) or folder.strip() in found:
             raise ValueError(f"{path}, line {number}: expected a wnid and a folder that is listed once, got {line!r}")

@@ -13,6 +13,7 @@ from datamodules.classification.image_sets import ImageFiles, ImageSet, listed_f
 from datamodules.classification.imagenet import imagenet_split
 from datamodules.files.data_directory import data_directory
 from datamodules.files.image_files import Crop, Interpolation, class_folders, files_by_class
+from datamodules.files.text_files import read_text
 
 LISTED = 1000
 """Classes in the set's lists, of which the first ones are kept."""
@@ -79,7 +80,10 @@ class WebVision(ImageSet):
         synsets = root / "info" / "synsets.txt"
         if not synsets.is_file():
             return class_folders(folder)[: self.num_classes]
-        return [line.split()[0] for line in synsets.read_text().splitlines()[: self.num_classes]]
+        listed = [line.split()[0] for line in read_text(synsets).splitlines() if line.strip()]
+        if len(listed) < self.num_classes:
+            raise ValueError(f"WebVision: {synsets} lists {len(listed)} classes, and num_classes is {self.num_classes}")
+        return listed[: self.num_classes]
 
     def _read(self, name: str, images: str) -> ImageFiles:
         root = data_directory(self.data_dir, "WebVision")

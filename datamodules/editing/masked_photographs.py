@@ -15,6 +15,7 @@ from datamodules.editing.protected_set import ProtectedSet
 from datamodules.files.array_files import check_is_file
 from datamodules.files.data_directory import data_directory
 from datamodules.files.image_files import SUFFIXES, UnreadableImage, eight_bits
+from datamodules.files.text_files import read_text
 from datamodules.loading.global_batches import Request
 
 LAYOUT = "expected images/<name>.png, and masks/<name>.png or masks/<name>/seen*.png and unseen*.png, white where kept"
@@ -89,7 +90,7 @@ class _Photographs:
         if not file.is_file():
             return
         try:
-            read = json.loads(file.read_text(encoding="utf-8"))
+            read = json.loads(read_text(file))
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{file} is no JSON: {error}") from error
         if not isinstance(read, dict):

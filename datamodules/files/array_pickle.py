@@ -140,13 +140,50 @@ class ArrayUnpickler(pickle.Unpickler):
         return STAND_INS[module, name]
 
 
-def check_places(file: BinaryIO, size: int) -> None:
-    """Refuse an object's number that is greater than the file: room would be made for as many before it, gigabytes."""
+MARK = -1
+"""Stands for a mark on the stack of a pickle's machine."""
+
+
+def check_operations(file: BinaryIO, size: int) -> None:
+    """Refuse a pickle that would take gigabytes or hours to be read, before it is.
+
+    An object's number may not be greater than the file: room would be made for as many before it. And a tuple may not
+    hold more values than the file has bytes: tuples that hold one tuple twice, which holds one twice and so on, are
+    short, and each of them takes twice as long as the one before where it is the key of a dict.
+    """
     start = file.tell()
+    stack: list[int] = []
+    memo: dict[int, int] = {}
     for operation, number, _ in pickletools.genops(file):
-        if operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and (number or 0) >= size:
-            raise pickle.UnpicklingError(f"it numbers an object {number} in {size} bytes")
+        name = operation.name
+        if name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
+            place = len(memo) if number is None else int(number)
+            if place >= size:
+                raise pickle.UnpicklingError(f"it numbers an object {place} in {size} bytes")
+            memo[place] = stack[-1]
+        elif name in ("GET", "BINGET", "LONG_BINGET"):
+            stack.append(memo[int(number)])
+        elif name == "DUP":
+            stack.append(stack[-1])
+        else:
+            values = _popped(stack, operation)
+            held = 1 + sum(values) if operation.name.startswith("TUPLE") else 1
+            if held > size:
+                raise pickle.UnpicklingError(f"it has a tuple of {held} values in {size} bytes")
+            stack += [MARK if name == "MARK" else held] * len(operation.stack_after)
     file.seek(start)
+
+
+def _popped(stack: list[int], operation: pickletools.OpcodeInfo) -> list[int]:
+    """Take off the stack what an operation takes, and give the numbers of values in it."""
+    before = list(operation.stack_before)
+    values: list[int] = []
+    if pickletools.markobject in before:
+        while (value := stack.pop()) != MARK:
+            values.append(value)
+        before = before[: before.index(pickletools.markobject)]
+    values += [stack.pop() for _ in before]
+    return values
 
 
 class _Plain:
@@ -176,7 +213,7 @@ class _Plain:
 
 def _load(file: BinaryIO, size: int) -> Any:
     """Read the pickle at the place where a file of `size` bytes is."""
-    check_places(file, size)
+    check_operations(file, size)
     return _Plain(size)(ArrayUnpickler(file).load())
 
 
@@ -199,7 +236,7 @@ LEGACY_HEAD = 3
 
 
 def read_torch_arrays(path: Path) -> Any:
-    """Read NumPy arrays that `torch.save` wrote, in its container of today or the one before PyTorch 1.6.
+    """Read a file of NumPy arrays of `torch.save`, also in the container before PyTorch 1.6.
 
     PyTorch's own `weights_only` calls NumPy's functions for unpickling, which trust what a file says; see above.
 

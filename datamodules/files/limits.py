@@ -1,4 +1,4 @@
-"""What a file may make of itself: no more memory than a budget, and whole numbers where these are asked for."""
+"""Bounds on files of others: the memory that one may take, and the range of its whole numbers."""
 
 from pathlib import Path
 from typing import Any

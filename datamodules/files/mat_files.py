@@ -9,15 +9,14 @@ import numpy as np
 
 from datamodules.files.array_files import check_is_file
 from datamodules.files.limits import check_unpacked
+from datamodules.files.mat5 import read_mat5
 
-NUMBERS = {"double": 8, "single": 4, "logical": 1, **{f"{u}int{n}": n // 8 for u in ("", "u") for n in (8, 16, 32, 64)}}
-"""MATLAB's classes of arrays of numbers, with the bytes of a number."""
 KNOWN_FILTERS = (1, 2, 3, 4, 5, 6, 32000)
 """Filters that HDF5 and h5py have built in; for others it would look for a library."""
 
 
 def read_mat(path: Path, key: str) -> np.ndarray:
-    """Read one array from a `.mat` file: of MATLAB 5 to 7.2 through `scipy.io`, of 7.3, which is HDF5, through `h5py`.
+    """Read one array from a `.mat` file: of MATLAB 5 to 7.2, or of 7.3, which is HDF5, through `h5py`.
 
     Args:
         path: the file.
@@ -29,24 +28,16 @@ def read_mat(path: Path, key: str) -> np.ndarray:
         ValueError: names the file, if it is damaged or without that array, the array is of anything else than numbers,
             lies in another file or unpacks to more than 1 GiB and 100 times the file's size.
     """
-    from scipy.io import loadmat, whosmat
-
     check_is_file(path)
     try:
-        found = {name: (shape, kind) for name, shape, kind in whosmat(path)}
-        if key in found:
-            shape, kind = found[key]
-            if kind not in NUMBERS:
-                raise ValueError(f"{key} is of class {kind}, not numbers")
-            if min(shape, default=0) < 0:
-                raise ValueError(f"{key} has the shape {list(shape)}")
-            check_unpacked(path, math.prod(shape) * NUMBERS[kind])
-            return _numbers(loadmat(path, variable_names=[key])[key], key)
+        array, found = read_mat5(path, key)
     except NotImplementedError:
         return _of_hdf5(path, key, lambda file, stored: _array(path, stored, key).T)
     except Exception as error:  # a damaged file raises almost anything
         raise ValueError(f"{path} cannot be read as a .mat file ({_one_line(error)}); fetch it again") from error
-    raise ValueError(f"{path} holds no array {key}; it holds {', '.join(found) or 'nothing'}")
+    if array is None:
+        raise ValueError(f"{path} holds no array {key}; it holds {', '.join(found) or 'nothing'}")
+    return array
 
 
 def read_cells(path: Path, key: str) -> list[np.ndarray]:
@@ -67,12 +58,6 @@ def read_cells(path: Path, key: str) -> list[np.ndarray]:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
-
-
-def _numbers(array: Any, key: str) -> np.ndarray:
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
-        raise ValueError(f"{key} is of type {getattr(array, 'dtype', type(array).__name__)}, not numbers")
-    return array
 
 
 def _array(path: Path, stored: Any, key: str) -> np.ndarray:

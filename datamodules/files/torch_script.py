@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from datamodules.files.array_files import check_is_file
-from datamodules.files.array_pickle import check_places
+from datamodules.files.array_pickle import check_operations
 
 STORAGES = {"FloatStorage": torch.float32, "HalfStorage": torch.float16, "LongStorage": torch.int64}
 
@@ -42,7 +42,7 @@ class _Unpickler(pickle.Unpickler):
 
     def __init__(self, archive: zipfile.ZipFile, root: str) -> None:
         content = io.BytesIO(archive.read(f"{root}/data.pkl"))
-        check_places(content, len(content.getvalue()))
+        check_operations(content, len(content.getvalue()))
         super().__init__(content)
         self.archive, self.root = archive, root
 

@@ -7,6 +7,7 @@ import torch
 from datamodules.classification.image_sets import ImageFiles
 from datamodules.files.data_directory import data_directory
 from datamodules.files.image_files import Crop, image_names, required_folder
+from datamodules.files.text_files import read_text
 from datamodules.prompts.captioned_set import Captioned, CaptionedSet
 from datamodules.prompts.text_tables import entries
 
@@ -71,7 +72,7 @@ class CaptionedFolder(CaptionedSet):
                 found[path.relative_to(root).as_posix()] = text
         if not files:
             texts = {name: (root / name).with_suffix(".txt") for name in names}
-            found = {name: _caption(text) for name, text in texts.items() if text.is_file()}
+            found = {name: read_text(text).strip() for name, text in texts.items() if text.is_file()}
         missing = [name for name in names if name not in found]
         if not found:
             return None
@@ -81,10 +82,3 @@ class CaptionedFolder(CaptionedSet):
                 f"{root / missing[0]} has no caption, as {len(missing)} of {len(names)} images; expected it in {where}"
             )
         return found
-
-
-def _caption(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8").strip()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not in UTF-8: {error}") from error

@@ -15,6 +15,7 @@ import torch
 
 from datamodules.arguments import at_least, within
 from datamodules.classification.image_sets import ImageSet
+from datamodules.files.text_files import read_text
 from datamodules.loading.global_batches import Request
 from datamodules.prompts.text_tables import entries
 
@@ -71,7 +72,7 @@ class PromptFile(PromptSet):
         if not self.path.is_file():
             raise FileNotFoundError(f"no prompts at {self.path}: expected a file with a text in each line")
         if self.path.suffix == ".txt":
-            texts = map(str.strip, _read_text(self.path).splitlines())
+            texts = map(str.strip, read_text(self.path).splitlines())
             found = [_prompt(position, {"caption": text}) for position, text in enumerate(filter(None, texts))]
         else:
             found = []
@@ -107,13 +108,6 @@ def _prompt(position: int, entry: dict[str, Any]) -> Prompt:
     index = position if index is None else index
     seed = int(np.random.SeedSequence([index]).generate_state(1)[0]) if seed is None else seed
     return Prompt(index, seed, entry["caption"])
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not in UTF-8: {error}") from error
 
 
 class ClassPrompts(PromptSet):

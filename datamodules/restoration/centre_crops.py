@@ -7,6 +7,7 @@ from PIL import Image
 
 from datamodules.arguments import at_least
 from datamodules.files.file_pairs import stem_of
+from datamodules.files.text_files import read_text
 from datamodules.restoration.image_folders import image_files, read_images
 from datamodules.restoration.images import Images, PairSet, Split
 
@@ -54,6 +55,6 @@ class CentreCrops(PairSet):
         if self.listing is not None:
             if not (path := Path(self.listing).expanduser()).is_file():
                 raise FileNotFoundError(f"listing {path} does not exist; expected a text file with a name in each line")
-            names = [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            names = [line.split()[0] for line in read_text(path).splitlines() if line.strip()]
         crops = [centre_crop(read_images(folder, [name], self.channels)[0], self.image_size) for name in names]
         return Images([stem_of(name) for name in names], crops)

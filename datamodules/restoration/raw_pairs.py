@@ -9,6 +9,7 @@ import numpy as np
 from datamodules.arguments import at_least, one_of
 from datamodules.files.bayer import find_raw, read_raw
 from datamodules.files.data_directory import data_directory
+from datamodules.files.text_files import read_text
 from datamodules.restoration.images import Images, PairSet, Split
 
 EXPOSURE = re.compile(r"_([\d.]+)s$")
@@ -77,7 +78,7 @@ class SID(PairSet):
         if not file.is_file():
             raise FileNotFoundError(f"SID: {file} does not exist. The set is at github.com/cchen156/Learning-to-See-in-"
                                     f"the-Dark")  # fmt: skip
-        pairs = [[Path(word).stem for word in line.split()[:2]] for line in file.read_text().splitlines() if line]
+        pairs = listed_pairs(file)
         if split == "training":
             names = sorted({long for _, long in pairs})
             raws = [read_raw(find_raw(root / "Sony" / "long", name)) for name in names]
@@ -97,6 +98,24 @@ class SID(PairSet):
         return Images([short for short, *_ in chosen], [clean for _, clean in read], [noisy for noisy, _ in read], 1)
 
 
+def listed_pairs(file: Path) -> list[list[str]]:
+    """Read the names of short and long exposures, without suffixes, of a list of SID's.
+
+    Raises:
+        ValueError: names a line that has less than two names, or the list if it is empty.
+    """
+    pairs = []
+    for number, line in enumerate(read_text(file).splitlines(), start=1):
+        if not (words := line.split()):
+            continue
+        if len(words) < 2:
+            raise ValueError(f"{file}, line {number}: expected a short and a long exposure, got {line[:80]!r}")
+        pairs.append([Path(word).stem for word in words[:2]])
+    if not pairs:
+        raise ValueError(f"{file} lists no pair")
+    return pairs
+
+
 def light_ratio(short: str, long: str) -> float:
     """The ratio of the exposures that two of SID's names say, at most 300.
 
@@ -108,6 +127,8 @@ def light_ratio(short: str, long: str) -> float:
         if not (found := EXPOSURE.search(name)):
             raise ValueError(f"SID: {name} does not end with its exposure, as _0.1s")
         seconds.append(float(found[1]))
+    if not min(seconds) > 0:
+        raise ValueError(f"SID: {short} or {long} ends with an exposure of 0 seconds")
     return min(seconds[1] / seconds[0], 300.0)
 
 

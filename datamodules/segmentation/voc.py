@@ -5,6 +5,7 @@ from pathlib import Path
 from torchvision.datasets import VOCSegmentation as TorchvisionVOC
 
 from datamodules.files.data_directory import data_directory, download_directory
+from datamodules.files.text_files import read_text
 from datamodules.segmentation.mask_files import MaskFiles
 from datamodules.segmentation.mask_sets import MaskSet
 
@@ -103,7 +104,7 @@ def listed_names(path: Path) -> list[str]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; expected a text file with one image's name in each line")
-    names = [Path(words[0]).stem for line in path.read_text().splitlines() if (words := line.split())]
+    names = [Path(words[0]).stem for line in read_text(path).splitlines() if (words := line.split())]
     if not names:
         raise ValueError(f"{path} names no image; expected one name in each line")
     return names

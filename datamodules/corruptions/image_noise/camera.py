@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from datamodules.arguments import positive
+from datamodules.files.text_files import read_text
 from datamodules.files.whole_files import write_text
 
 BUNDLED = Path(__file__).with_name("cameras.yaml")
@@ -80,7 +81,10 @@ def camera(name: str) -> Camera:
     if name in bundled:
         values = bundled[name]
     elif Path(name).expanduser().is_file():
-        values = yaml.safe_load(Path(name).expanduser().read_text())
+        try:
+            values = yaml.safe_load(read_text(Path(name).expanduser()))
+        except (yaml.YAMLError, RecursionError) as error:
+            raise ValueError(f"{name} is no file of a camera ({' '.join(str(error).split())})") from error
     else:
         raise ValueError(f"camera must be one of {', '.join(bundled)}, or a file of one of your own, got {name}")
     try:

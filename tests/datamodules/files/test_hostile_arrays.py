@@ -97,6 +97,14 @@ def test_lists_that_are_shared_ten_times_at_twelve_levels_do_not_fill_the_memory
         read_pickled_arrays(tmp_path / "a.pkl")
 
 
+@pytest.mark.parametrize("twice", [b"2\x86", b"q\x00h\x00\x86"])
+def test_a_key_whose_hash_would_take_hours_is_refused(twice: bytes, tmp_path: Path) -> None:
+    """Each tuple holds the one before it twice, and a tuple's hash asks for all of theirs."""
+    (tmp_path / "a.pkl").write_bytes(b"\x80\x02})" + twice * 60 + b"Ns.")
+    with pytest.raises(ValueError, match=r"a\.pkl is no undamaged pickle .*a tuple of \d+ values in"):
+        read_pickled_arrays(tmp_path / "a.pkl")
+
+
 HEADER = b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM"
 
 
@@ -222,8 +230,10 @@ def test_a_packed_mat_file_that_unpacks_to_far_more_is_refused(tmp_path: Path) -
         matrix(17, (1, 1), element(1, b"MCOS")),  # an object
         element(15, zlib.compress(matrix(9, (1 << 30, 1), element(2, bytes(1000))))),
         element(15, b"torn"),
+        matrix(9, (2, 2), element(0, bytes(32))),
+        matrix(9, (2, 2), element(99, bytes(32))),
     ],
-    ids=["more than there is", "a negative size", "a function", "an object", "packed", "torn"],
+    ids=["more than there is", "a negative size", "a function", "an object", "packed", "torn", "no type", "a type"],
 )
 def test_a_mat_file_made_by_hand_is_one_sentence(elements: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.mat").write_bytes(mat5(elements))

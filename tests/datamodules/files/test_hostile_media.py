@@ -7,11 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 import soundfile
 import torch
 from PIL import Image
 
+from datamodules.classification.cifar import decode_parquet
 from datamodules.corruptions.operators.masks import MaskFolder
 from datamodules.editing.masked_photographs import MaskedPhotographs
 from datamodules.files import limits
@@ -175,6 +178,14 @@ def test_a_slice_and_a_pair_of_noise_hold_finite_numbers(value: float, tmp_path:
     np.savez(tmp_path / "1_2.npz", array, array)
     with pytest.raises(ValueError, match=r"1_2\.npz is no pair of noise: .* no finite number"):
         read_pair(tmp_path / "1_2.npz")
+
+
+def test_a_table_of_images_that_declares_more_than_it_can_hold_is_refused(tmp_path: Path) -> None:
+    image = {"bytes": b"x", "path": "a"}
+    rows = pyarrow.table({"img": [image] * 200_000, "label": np.zeros(200_000, np.int64)})
+    pyarrow.parquet.write_table(rows, tmp_path / "a.parquet", compression="zstd")
+    with pytest.raises(ValueError, match=r"a\.parquet is damaged .*declares 200000 images in \d+ bytes"):
+        decode_parquet([tmp_path / "a.parquet"], "img", "label")
 
 
 def test_a_million_loader_processes_are_refused() -> None:

@@ -13,12 +13,15 @@ from callbacks.certification.log import COMMUNITY, EXACT, CertificationLog
 from callbacks.labels.merge import merged
 from datamodules.classification.clothing1m import Clothing1M
 from datamodules.classification.image_sets import read_list
+from datamodules.classification.imagenet import read_class_map
+from datamodules.corruptions.image_noise.camera import camera
 from datamodules.corruptions.label_noise import FromCSV
 from datamodules.files import limits
 from datamodules.files.number_tables import read_numbers, read_svmlight, read_unnamed_numbers
 from datamodules.interpolation.pairs_in_folder import PairsInFolder
 from datamodules.prompts.noise_pair_files import kept_pairs
 from datamodules.prompts.prompt_sets import PromptFile
+from datamodules.restoration.raw_pairs import light_ratio, listed_pairs
 from datamodules.tables.ratings import MovieLens
 from datamodules.tables.uci import UCI
 
@@ -72,6 +75,18 @@ def curves(folder: Path) -> object:
     return overlay([folder / "log.tsv"], folder / "out")
 
 
+def exposures(folder: Path) -> object:
+    return listed_pairs(folder / "Sony_val_list.txt")
+
+
+def class_map(folder: Path) -> object:
+    return read_class_map(folder / "map.txt")
+
+
+def own_camera(folder: Path) -> object:
+    return camera(str(folder / "camera.yaml"))
+
+
 def clothing(folder: Path) -> object:
     (folder / "noisy_train_key_list.txt").write_text("images/a.jpg\n")
     return Clothing1M(str(folder)).training()
@@ -116,6 +131,10 @@ HOSTILE: list[tuple[Reader, str, str, str]] = [
     ),
     (listed, "list.txt", "a 1\nb -1\n", "list.txt, line 2: expected <file> <label>"),
     (listed, "list.txt", "\ud800", "list.txt is not in UTF-8"),
+    *((exposures, "Sony_val_list.txt", text, "Sony_val_list.txt") for text in ("", "\ud800", "./short/a_0.1s.ARW\n")),
+    (class_map, "map.txt", "\ud800", "map.txt is not in UTF-8"),
+    (own_camera, "camera.yaml", "a: [", "camera.yaml is no file of a camera"),
+    (own_camera, "camera.yaml", DEEP, "camera.yaml is no file of a camera"),
     (clothing, "noisy_label_kv.txt", f"images/a.jpg {10**30}", "noisy_label_kv.txt has"),
     (clothing, "noisy_label_kv.txt", "images/a.jpg 14", "noisy_label_kv.txt has the label 14 at 0"),
     (scores, "scores.jsonl", SCORES % "NaN", "scores.jsonl, line 1 lacks a score"),
@@ -201,3 +220,8 @@ def test_a_row_of_a_certification_whose_image_has_no_number_is_damaged(index: st
     (log.rows_directory / "rank0.tsv").write_text(rows)
     with pytest.raises(ValueError, match=r"line 2 of .*rank0\.tsv is damaged"):
         log.rows()
+
+
+def test_an_exposure_of_no_time_is_refused() -> None:
+    with pytest.raises(ValueError, match="exposure of 0 seconds"):
+        light_ratio("a_0s", "b_10s")

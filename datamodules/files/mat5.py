@@ -1,0 +1,132 @@
+"""Arrays of numbers in `.mat` files of MATLAB 5 to 7.2.
+
+SciPy reads them too, but takes the type of an element for a position in a table of pointers without looking whether it
+is one: a file of 200 bytes ends the process. Of the format, read here is what arrays of numbers need, and nothing else.
+"""
+
+import math
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datamodules.files.array_files import DEFLATE_LIMIT
+from datamodules.files.limits import check_unpacked
+
+HEADER = 128
+"""Bytes before the first element: text, then the version and the order of bytes."""
+MATRIX, COMPRESSED = 14, 15
+STORED = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
+"""Types of the numbers in an element."""
+NUMBERS = range(6, 16)
+"""MATLAB's classes of arrays of numbers: double, single and eight of whole numbers."""
+OTHERS = {1: "cell", 2: "struct", 3: "object", 4: "char", 5: "sparse", 16: "function", 17: "opaque"}
+COMPLEX = 0x800
+HEAD = 4096
+"""Bytes of a packed array that are unpacked to learn its name and shape."""
+
+
+class _Matrix(NamedTuple):
+    """Header of an array."""
+
+    name: str
+    kind: int
+    is_complex: bool
+    shape: tuple[int, ...]
+    start: int
+    """Where its numbers begin, in bytes from the beginning of the element's content."""
+
+
+def _element(content: bytes, place: int, order: str) -> tuple[int, int, int, int]:
+    """Give type, beginning and length of the element at a place, and where the next one begins."""
+    if place + 8 > len(content):
+        raise ValueError("an element breaks off")
+    (tag,) = struct.unpack_from(f"{order}I", content, place)
+    if tag >> 16:  # a small one, of up to 4 bytes beside its type
+        return tag & 0xFFFF, place + 4, min(tag >> 16, 4), place + 8
+    kind, length = struct.unpack_from(f"{order}2I", content, place)
+    return kind, place + 8, length, place + 8 + (length + 7) // 8 * 8
+
+
+def _head(content: bytes, order: str) -> _Matrix:
+    """Read flags, shape and name of an array."""
+    parts, place = [], 0
+    for _ in range(3):
+        kind, start, length, place = _element(content, place, order)
+        if start + length > len(content):
+            raise ValueError("an array breaks off before its numbers")
+        parts.append((kind, content[start : start + length]))
+    (flags_type, flags), (shape_type, sides), (name_type, name) = parts
+    if flags_type != 6 or len(flags) != 8 or shape_type != 5 or len(sides) % 4 or name_type not in (1, 2, 16):
+        raise ValueError("an array does not begin with its class, its shape and its name")
+    shape = tuple(struct.unpack(f"{order}{len(sides) // 4}i", sides))
+    if min(shape, default=-1) < 0 or len(shape) > 32:
+        raise ValueError(f"an array has the shape {list(shape)[:40]}")
+    (word,) = struct.unpack_from(f"{order}I", flags)
+    return _Matrix(name.decode("latin-1"), word & 0xFF, bool(word & COMPLEX), shape, place)
+
+
+def _elements(content: bytes, order: str) -> Iterator[tuple[bool, bytes]]:
+    """Give the arrays of a file: whether one is packed, and its bytes."""
+    place = HEADER
+    while place < len(content):
+        if not any(content[place : place + 8]):  # of a file that is padded
+            return
+        kind, start, length, following = _element(content, place, order)
+        if kind not in (MATRIX, COMPRESSED) or start + length > len(content):
+            raise ValueError("an element is no array, or breaks off")
+        yield kind == COMPRESSED, content[start : start + length]
+        place = start + length if kind == COMPRESSED else following
+
+
+def _numbers(content: bytes, matrix: _Matrix, order: str) -> NDArray:
+    kind, start, length, _ = _element(content, matrix.start, order)
+    dtype = np.dtype(STORED[kind]).newbyteorder(order) if kind in STORED else None
+    if dtype is None or length != math.prod(matrix.shape) * dtype.itemsize or start + length > len(content):
+        raise ValueError(f"{matrix.name} declares {list(matrix.shape)} in {length} bytes of type {kind}")
+    flat = np.frombuffer(content, dtype, math.prod(matrix.shape), start)
+    return flat.reshape(matrix.shape, order="F").astype(dtype.newbyteorder("="))
+
+
+def read_mat5(path: Path, key: str) -> tuple[NDArray | None, list[str]]:
+    """Read an array of numbers from a file of MATLAB 5 to 7.2.
+
+    Returns:
+        The array in the type it is stored in, or None; and the names of what the file holds.
+
+    Raises:
+        NotImplementedError: if the file is one of MATLAB 7.3.
+        ValueError: if it is damaged, or what has the name is no array of real numbers; the message does not name the
+            file.
+    """
+    content = path.read_bytes()
+    orders = {b"IM": "<", b"MI": ">"}
+    if len(content) < HEADER or content[126:128] not in orders:
+        raise ValueError("it does not begin as one of MATLAB 5 or later")
+    order = orders[content[126:128]]
+    (version,) = struct.unpack_from(f"{order}H", content, 124)
+    if version == 0x0200:
+        raise NotImplementedError("it is of MATLAB 7.3")
+    if version != 0x0100:
+        raise ValueError(f"its version is {version:#06x}")
+    names = []
+    for is_packed, stored in _elements(content, order):
+        inner = zlib.decompressobj().decompress(stored, HEAD) if is_packed else stored
+        skipped = 8 if is_packed else 0  # the tag of the array that is packed
+        matrix = _head(inner[skipped:], order)
+        names.append(matrix.name)
+        if matrix.name != key:
+            continue
+        if matrix.kind not in NUMBERS or matrix.is_complex:
+            kind = "complex" if matrix.is_complex else OTHERS.get(matrix.kind, str(matrix.kind))
+            raise ValueError(f"{key} is of class {kind}, not numbers")
+        size = math.prod(matrix.shape) * 8  # at most: numbers may be stored in fewer bytes
+        if is_packed:
+            check_unpacked(path, min(size, len(stored) * DEFLATE_LIMIT))
+            inner = zlib.decompressobj().decompress(stored, skipped + matrix.start + size + 16)
+        return _numbers(inner[skipped:], matrix, order), names
+    return None, names
