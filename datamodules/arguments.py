@@ -1,6 +1,7 @@
 """Range checks of arguments, with one wording: the argument's name, what is allowed and what was given."""
 
-from collections.abc import Collection
+import inspect
+from collections.abc import Callable, Collection
 from typing import Any, Literal
 
 
@@ -58,3 +59,22 @@ def one_of(allowed: Collection[Any], **arguments: Any) -> None:
     for key, value in arguments.items():
         if value not in allowed:
             raise ValueError(f"{key} must be one of {', '.join(map(str, allowed))}, got {value!r}")
+
+
+def only_with(mode: str, chosen: bool, owner: Callable[..., Any], /, **arguments: Any) -> None:
+    """Reject arguments that are away from their defaults where nothing reads them.
+
+    Args:
+        mode: what reads them, as the message names it: an argument and its value.
+        chosen: whether that is chosen; then everything passes.
+        owner: class or function whose defaults count.
+        arguments: values by the names that `owner` gives them.
+
+    Raises:
+        ValueError: names the argument, its value and the mode.
+    """
+    defaults = inspect.signature(owner).parameters
+    for key, value in () if chosen else arguments.items():
+        default = defaults[key].default
+        if value != default and not (isinstance(default, tuple) and value == list(default)):  # as a YAML gives it
+            raise ValueError(f"{key} is read with {mode} alone: leave it at {default}, got {value}")

@@ -8,7 +8,7 @@ Source: Li, Wang, Li, Agustsson and Van Gool, WebVision Database: Visual Learnin
 from pathlib import Path
 from typing import Literal
 
-from datamodules.arguments import one_of, within
+from datamodules.arguments import one_of, only_with, within
 from datamodules.classification.image_sets import ImageFiles, ImageSet, listed_files
 from datamodules.classification.imagenet import imagenet_split
 from datamodules.files.data_directory import data_directory
@@ -54,6 +54,7 @@ class WebVision(ImageSet):
     ) -> None:
         within(1, 1000, num_classes=num_classes)
         one_of(("webvision", "imagenet"), test_on=test_on)
+        only_with("test_on imagenet", test_on == "imagenet", WebVision, imagenet_dir=imagenet_dir)
         self.data_dir = data_dir
         self.num_classes = num_classes
         self.test_on = test_on

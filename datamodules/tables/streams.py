@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from datamodules.arguments import at_least, one_of, positive
+from datamodules.arguments import at_least, one_of, only_with, positive
 from datamodules.classification.image_sets import ImageSet
 from datamodules.tables.table_set import Rows, TableSet
 
@@ -55,6 +55,7 @@ class LinearLosses(TableSet):
         at_least(2, dim=dim)
         at_least(0, sigma=sigma, changes=changes)
         one_of(("turns", "jumps", "signs"), drift=drift)
+        only_with("drift turns or jumps", drift != "signs", LinearLosses, changes=changes)
         self.rounds = rounds
         self.dim = dim
         self.sigma = sigma

@@ -21,7 +21,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from datamodules.arguments import at_least, one_of, positive
+from datamodules.arguments import at_least, one_of, only_with, positive
 from datamodules.batches import ImagePairBatch
 from lightning_modules.distributed.draws import draw_rows, draw_rows_like
 from lightning_modules.full_precision import at_least_float32, in_full_precision
@@ -117,6 +117,9 @@ class NoiSER(RestorerSteps, LightningModule):
         positive(noise_deviation=noise_deviation)
         at_least(0, variation_weight=variation_weight)
         at_least(1, block=block)
+        noise = {"noise_mean": noise_mean, "noise_deviation": noise_deviation}
+        only_with("source noise", source == "noise", NoiSER, **noise)
+        only_with("source palette", source == "palette", NoiSER, block=block)
         self.network = network
         self.source = source
         self.noise_mean = noise_mean

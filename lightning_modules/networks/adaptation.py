@@ -23,6 +23,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.checkpoint import checkpoint
 
+from datamodules.arguments import only_with
 from lightning_modules.networks.normalized import Normalized
 from lightning_modules.networks.weights import listed
 
@@ -62,6 +63,9 @@ def adapted(
             network's, `lora_rank` is less than 1, or there is nothing to adapt or to recompute.
         ImportError: if `tuning` is lora and peft is not installed.
     """
+    lora: dict[str, Any] = {"lora_rank": lora_rank, "lora_targets": lora_targets, "lora_alpha": lora_alpha}
+    only_with("tuning lora", tuning == "lora", adapted, **lora, lora_dropout=lora_dropout)
+    only_with("tuning lora or frozen", tuning != "full", adapted, trainable=trainable)
     inner = network.network if isinstance(network, Normalized) else network
     if dtype is not None:
         in_dtype(inner, dtype)

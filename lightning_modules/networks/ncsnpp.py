@@ -25,7 +25,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import FirUpsample2D
 from torch import Tensor, nn
 
-from datamodules.arguments import at_least, one_of, within
+from datamodules.arguments import at_least, one_of, only_with, within
 
 EPSILON = 1e-6
 ZERO = 1e-10
@@ -162,6 +162,7 @@ class NCSNpp(nn.Module):
         one_of(("none", "residual", "skip"), input_pyramid=input_pyramid)
         one_of(("none", "skip"), output_pyramid=output_pyramid)
         one_of(("fourier", "positional"), embedding=embedding)
+        only_with("embedding fourier", embedding == "fourier", NCSNpp, fourier_scale=fourier_scale)
         if width < 4 or width % 4:
             raise ValueError(f"width must be a multiple of 4, got {width}")
         if not multipliers or image_size % 2 ** (len(multipliers) - 1):

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
-from datamodules.arguments import one_of
+from datamodules.arguments import one_of, only_with
 from lightning_modules.networks.adaptation import Precision, Tuning, adapted, frozen
 from lightning_modules.networks.pipelines import check_schedule, diffusers_pipeline
 
@@ -104,6 +104,8 @@ class TextToImage(nn.Module):
         self.scheduler = self.pipeline.scheduler
         check_schedule(self.scheduler, prediction_types)
         self.vae: Any = frozen(self.pipeline.vae)
+        lora: dict[str, Any] = {"lora_rank": lora_rank, "lora_targets": lora_targets}
+        only_with("tuning lora", tuning == "lora", TextToImage, **lora)
         network = getattr(self.pipeline, self.parts[0])
         channels, latent = network.config.in_channels, self.pipeline.vae.config.latent_channels
         if channels != latent:
@@ -116,8 +118,7 @@ class TextToImage(nn.Module):
         self.network: Any = adapted(
             network.train(),
             tuning,
-            lora_rank=lora_rank,
-            lora_targets=list(lora_targets) if tuning == "lora" else None,
+            **(lora | {"lora_targets": list(lora_targets)} if tuning == "lora" else {}),
             gradient_checkpointing=gradient_checkpointing,
             dtype=None if tuning == "full" else dtype,
         )

@@ -37,7 +37,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from datamodules.arguments import at_least, one_of, positive, within
+from datamodules.arguments import at_least, one_of, only_with, positive, within
 from datamodules.batches import TableBatch, global_size
 from datamodules.loading.world import summed, world_size
 from lightning_modules.distributed.per_sample import gather_rows, share_sizes
@@ -174,6 +174,8 @@ class SubGM(LightningModule):
         within(0, 1, "[)", p=p)
         within(0, 1 - p if step_rule == "quantile" else 1, "()", q=q)
         within(0, 1, "(]", rho=rho)
+        only_with("step_rule quantile", step_rule == "quantile", SubGM, q=q, p=p)
+        only_with("step_rule geometric", step_rule == "geometric", SubGM, rho=rho)
         self.automatic_optimization = False
         self.dim = dim
         self.alpha = alpha

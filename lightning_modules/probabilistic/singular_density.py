@@ -40,7 +40,7 @@ from torch import Tensor, nn
 from torch.quasirandom import SobolEngine
 from torch.utils.checkpoint import checkpoint
 
-from datamodules.arguments import at_least, one_of, positive
+from datamodules.arguments import at_least, one_of, only_with, positive
 from datamodules.batches import TableBatch
 from lightning_modules.distributed.draws import draw_rows, drawn_alike
 from lightning_modules.full_precision import in_full_precision
@@ -170,6 +170,7 @@ class SingularDensity(LightningModule):
         positive(smoothness=smoothness, smallest_std=smallest_std, std_lr_factor=std_lr_factor)
         at_least(smallest_std, start_std=start_std)
         one_of(("quadrature", "monte_carlo", "importance"), likelihood=likelihood)
+        only_with("perturbation null", perturbation is None, SingularDensity, smoothness=smoothness)
         if (encoder is not None) != (likelihood == "importance"):
             raise ValueError(f"encoder: likelihood importance takes one and the others none, got {likelihood}")
         self.cells = cells_per_axis(points, latent_dim) if likelihood == "quadrature" else 0

@@ -27,7 +27,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from datamodules.arguments import at_least, one_of, positive, within
+from datamodules.arguments import at_least, one_of, only_with, positive, within
 from datamodules.batches import SpeechPairBatch
 from lightning_modules.distributed.draws import draw_rows, draw_rows_like
 from lightning_modules.full_precision import in_full_precision
@@ -87,6 +87,8 @@ class SGMSE(SpeechRestorerSteps, LightningModule):
         within(0, 1, "()", end=end)
         within(0, 1, "[)", average_decay=average_decay)
         one_of(("predictor_corrector", "flow"), sampler=sampler)
+        steps = {"num_steps": num_steps, "corrector_steps": corrector_steps, "snr": snr}
+        only_with("sampler predictor_corrector", sampler == "predictor_corrector", SGMSE, **steps)
         self.network = network
         self.process = process
         self.spectrogram = spectrogram

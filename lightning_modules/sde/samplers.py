@@ -21,7 +21,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from datamodules.arguments import at_least, one_of, positive, within
+from datamodules.arguments import at_least, one_of, only_with, positive, within
 from lightning_modules.sde.processes import Process, along
 
 Score = Callable[[Tensor, Tensor], Tensor]
@@ -180,6 +180,8 @@ class PredictorCorrector:
         at_least(1, corrector_steps=corrector_steps)
         positive(snr=snr)
         within(0, 1, "()", end=end)
+        langevin_steps = {"snr": snr, "corrector_steps": corrector_steps}
+        only_with("a corrector", corrector != "none", PredictorCorrector, **langevin_steps)
         if flow and predictor not in ("euler_maruyama", "reverse_diffusion"):
             raise ValueError(f"flow needs a predictor among euler_maruyama and reverse_diffusion, got {predictor}")
         self.num_steps = num_steps

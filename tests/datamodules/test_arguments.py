@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from datamodules.arguments import at_least, one_of, positive, within
+from datamodules.arguments import at_least, one_of, only_with, positive, within
 
 
 @pytest.mark.parametrize(
@@ -35,3 +35,14 @@ def test_bounds_that_belong_and_arguments_that_are_not_given_pass() -> None:
     within(0, 1, "[)", low=0)
     within(0, 1, "(]", high=1)
     one_of((None, "a"), first="a", second=None)
+
+
+def filtered(kind: str = "mean", rank: float = 0.5, weights: tuple[float, ...] = (1.0, 2.0)) -> None:
+    only_with("kind median", kind == "median", filtered, rank=rank, weights=weights)
+
+
+def test_an_argument_away_from_its_default_is_rejected_where_its_mode_is_not_chosen() -> None:
+    filtered("median", 0.1)
+    filtered("mean", 0.5, [1.0, 2.0])  # type: ignore[arg-type]  # as a YAML gives the default
+    with pytest.raises(ValueError, match=r"^rank is read with kind median alone: leave it at 0\.5, got 0\.1$"):
+        filtered("mean", 0.1)

@@ -6,6 +6,7 @@ from typing import Any
 from diffusers import DDIMScheduler, DDPMScheduler
 from torch import nn
 
+from datamodules.arguments import only_with
 from lightning_modules.diffusion.pixel_model import PixelModel
 from lightning_modules.networks.adaptation import Tuning, adapted
 from lightning_modules.networks.pipelines import check_schedule, diffusers_pipeline
@@ -66,13 +67,10 @@ def pixel_pipeline(
         FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
         ValueError: if it has other parts, or its scheduler is of another kind.
     """
+    lora: dict[str, Any] = {"lora_rank": lora_rank, "lora_targets": lora_targets}
+    only_with("tuning lora", tuning == "lora", pixel_pipeline, **lora)
     loaded = diffusers_pipeline(pipeline, ("unet", "scheduler"), local_files_only=local_files_only)
     check_schedule(loaded.scheduler, ("epsilon", "v_prediction", "sample"))
-    network = adapted(
-        loaded.unet.train(),
-        tuning,
-        lora_rank=lora_rank,
-        lora_targets=lora_targets,
-        gradient_checkpointing=gradient_checkpointing,
-    )
+    options = lora if tuning == "lora" else {}
+    network = adapted(loaded.unet.train(), tuning, gradient_checkpointing=gradient_checkpointing, **options)
     return PixelSpace(network, loaded.scheduler)

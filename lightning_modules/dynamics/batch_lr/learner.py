@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple, get_args
 from torch import Tensor
 from torch.optim import Optimizer
 
-from datamodules.arguments import at_least, one_of
+from datamodules.arguments import at_least, one_of, only_with
 from lightning_modules.metrics.curvature import BatchNorm, CurvatureProduct
 from lightning_modules.metrics.lanczos import Spectrum, lanczos, unit_vector
 
@@ -125,6 +125,8 @@ class OnlineLearner:
         at_least(1, every_n_epochs=every_n_epochs, samples=samples)
         at_least(0, first_epoch=first_epoch)
         at_least(2, steps=steps, images_at_once=images_at_once)
+        spectrum = {"steps": steps, "least": least, "signed": signed}
+        only_with("another rule than rayleigh", rule != "rayleigh", OnlineLearner, **spectrum)
         self.rule = rule
         self.every_n_epochs = every_n_epochs
         self.first_epoch = first_epoch

@@ -5,7 +5,7 @@ from typing import Literal
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from datamodules.arguments import at_least, one_of, positive, within
+from datamodules.arguments import at_least, one_of, only_with, positive, within
 from lightning_modules.optimization.mbbo.blocks import Blocks, Rates
 from lightning_modules.optimization.mbbo.reweighting import Batch
 from lightning_modules.optimization.mbbo.weighing import WeighingSteps
@@ -65,6 +65,7 @@ class BSVRB(WeighingSteps, LightningModule):
         one_of(("v1", "v2"), variant=variant)
         at_least(0, gamma=gamma)
         positive(tau=tau, tau_v=tau_v, radius=radius)
+        only_with("variant v2", variant == "v2", BSVRB, tau_v=tau_v, radius=radius)
         within(0, 1, "(]", alpha=alpha)
         own, length = Blocks(blocks, features + 1, variant), iterations_per_step
         self.start(samples, own, sampled_blocks, batch_size, eta, beta, ridge, spread, length, tracking)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from datamodules.arguments import at_least, one_of, positive
+from datamodules.arguments import at_least, one_of, only_with, positive
 from lightning_modules.optimization.optimistic_omd.ball import project, project_in_norm
 
 Memory = dict[str, Tensor]
@@ -156,6 +156,7 @@ class OptimisticOMD(OnlineOptimizer):
         one_of(("convex", "strongly_convex", "exp_concave"), mode=mode)
         at_least(0, L=L, delta=delta)
         positive(D=D, G=G, modulus=modulus)
+        only_with("mode convex", mode == "convex", OptimisticOMD, delta=delta)
         if (modulus is None) != (mode == "convex"):
             raise ValueError(
                 f"modulus must be {'left out' if mode == 'convex' else 'given'} for mode {mode}, got {modulus}"

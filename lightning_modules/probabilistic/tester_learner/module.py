@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from datamodules.arguments import at_least, one_of, positive, within
+from datamodules.arguments import at_least, one_of, only_with, positive, within
 from datamodules.batches import TableBatch, global_size, share
 from datamodules.loading.world import summed, world_size
 from lightning_modules.distributed.per_sample import gather_rows, share_sizes
@@ -100,6 +100,7 @@ class TesterLearner(LightningModule):
         within(0, 1, "()", delta=delta)
         at_least(math.ceil(1 / delta), draws=draws)
         at_least(1, rows_per_iteration=rows_per_iteration)
+        only_with("tests true", tests, TesterLearner, delta=delta, draws=draws)
         self.automatic_optimization = False
         self.dim = dim
         self.eta = eta

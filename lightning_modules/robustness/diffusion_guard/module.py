@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
-from datamodules.arguments import at_least, within
+from datamodules.arguments import at_least, only_with, within
 from datamodules.batches import ProtectedImageBatch
 from lightning_modules.distributed.draws import draw_rows, draw_rows_like
 from lightning_modules.full_precision import at_least_float32
@@ -67,8 +67,8 @@ class DiffusionGuard(ProtectionSteps, LightningModule):
         inpainter: the model that edits, `PixelInpainter` or `StableDiffusionInpainter`.
         objective: objective that protection raises, the paper's `noise_norm` or one to compare with.
         epsilon: greatest change of a pixel, in pixel units.
-        step_size: a, in pixel units.
-        iterations: number of steps.
+        step_size: a, in pixel units; None takes 0.5 / 255.
+        iterations: number of steps; None takes 800.
         gradient_repeats: gradients whose mean is taken before the sign.
         editor_steps: steps of the editor whose first one is attacked.
         timestep: timestep that is attacked in place of the editor's first one, as in the paper's ablation.
@@ -90,8 +90,8 @@ class DiffusionGuard(ProtectionSteps, LightningModule):
         inpainter: Inpainter,
         objective: ProtectionObjective = "noise_norm",
         epsilon: float = 8 / 255,
-        step_size: float = 0.5 / 255,
-        iterations: int = 800,
+        step_size: float | None = None,
+        iterations: int | None = None,
         gradient_repeats: int = 1,
         editor_steps: int = 4,
         timestep: int | None = None,
@@ -106,11 +106,15 @@ class DiffusionGuard(ProtectionSteps, LightningModule):
         at_least(1, iterations=iterations, gradient_repeats=gradient_repeats, editor_steps=editor_steps)
         num_timesteps = int(inpainter.scheduler.config.num_train_timesteps)
         within(0, num_timesteps, "[)", timestep=timestep)
+        only_with("objective noise_norm", objective == "noise_norm", DiffusionGuard, timestep=timestep)
+        ascent = {"step_size": step_size, "iterations": iterations, "gradient_repeats": gradient_repeats}
+        ascent["augmentation"] = augmentation
+        only_with("another objective than random", objective != "random", DiffusionGuard, **ascent)
         self.inpainter = inpainter
         self.objective: ProtectionObjective = objective
         self.epsilon = epsilon
-        self.step_size = step_size
-        self.iterations = iterations
+        self.step_size = 0.5 / 255 if step_size is None else step_size
+        self.iterations = 800 if iterations is None else iterations
         self.gradient_repeats = gradient_repeats
         self.num_timesteps = num_timesteps
         self.first_timestep = inpainter.first_timestep(editor_steps)
