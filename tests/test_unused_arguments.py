@@ -57,7 +57,7 @@ class Filter:
 
 
 def perceptron(**options: Any) -> NMSparsity:
-    return NMSparsity(MLP(8, [8], 2), num_classes=2, n=1, m=4, layers=["*"], **options)
+    return NMSparsity(MLP(32, [4], 2), num_classes=2, n=1, m=4, layers=["layers.0"], **options)
 
 
 def singular(**options: Any) -> SingularDensity:

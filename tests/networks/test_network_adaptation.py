@@ -212,7 +212,8 @@ def test_what_is_trainable_in_a_half_precision_network_moves_by_small_steps(
 ) -> None:
     keys, expected = list(network.state_dict()), copy.deepcopy(network).eval()(given)
     targets = ["conv1"] if isinstance(network, CIFARResNet) else None
-    network = adapted(copy.deepcopy(network), tuning, trainable, lora_targets=targets, dtype="bfloat16")
+    options: Any = {"lora_targets": targets} if tuning == "lora" else {}
+    network = adapted(copy.deepcopy(network), tuning, trainable, **options, dtype="bfloat16")
     assert tuning == "lora" or list(network.state_dict()) == keys
     torch.testing.assert_close(network.eval()(given), expected, rtol=0.1, atol=0.05)
     network = copy.deepcopy(network).train()
@@ -251,7 +252,8 @@ def test_compilation_runs_the_backend_and_keeps_keys_and_outputs() -> None:
 def test_choices_combine_on_a_normalized_network_on_the_meta_device(tuning: Any) -> None:
     with torch.device("meta"):
         network = Normalized(WideResNet(10, 1), [0.5] * 3, [0.25] * 3)
-        adapted(network, tuning, lora_targets=["conv1", "conv2"], gradient_checkpointing=True, dtype="bfloat16")
+        targets: Any = {"lora_targets": ["conv1", "conv2"]} if tuning == "lora" else {}
+        adapted(network, tuning, gradient_checkpointing=True, dtype="bfloat16", **targets)
         network.train()
         image = torch.rand(2, 3, 16, 16, requires_grad=True)
         network(image).sum().backward()

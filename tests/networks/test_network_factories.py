@@ -164,7 +164,8 @@ def test_weights_that_can_not_be_fetched_are_one_sentence() -> None:
 
 @pytest.mark.parametrize("tuning", ["full", "lora", "frozen"])
 def test_a_local_folder_gives_the_saved_network_however_it_is_tuned(tuning: Any, unet: Any, folder: Path) -> None:
-    network = diffusers_model(str(folder), subfolder="unet", tuning=tuning, lora_rank=2, lora_targets=["to_q", "to_v"])
+    options: Any = {"lora_rank": 2, "lora_targets": ["to_q", "to_v"]} if tuning == "lora" else {}
+    network = diffusers_model(str(folder), subfolder="unet", tuning=tuning, **options)
     torch.testing.assert_close(network(*INPUTS).sample, unet(*INPUTS).sample, rtol=1e-4, atol=1e-5)
     names = {name for name, _ in network.named_parameters()}
     expected = {"full": names, "lora": {name for name in names if "lora_" in name}, "frozen": set()}[tuning]

@@ -69,7 +69,8 @@ def test_any_vision_network_gives_features_and_logits(name: str, width: int, sav
     [("linear_probe", 165), ("lora", 165 + 2 * 2 * 2 * (32 + 64)), ("frozen", 0)],
 )
 def test_tuning_decides_what_trains(tuning: Any, trained: int, saved: Path, image: Tensor) -> None:
-    network = transformers_model(str(saved / "clip"), 5, tuning=tuning, lora_rank=2, lora_targets=["fc1", "fc2"])
+    options: Any = {"lora_rank": 2, "lora_targets": ["fc1", "fc2"]} if tuning == "lora" else {}
+    network = transformers_model(str(saved / "clip"), 5, tuning=tuning, **options)
     assert sum(p.numel() for p in network.parameters() if p.requires_grad) == trained
     assert network(image).shape == (3, 5)
 

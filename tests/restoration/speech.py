@@ -23,7 +23,8 @@ class Mixing(nn.Module):
 
 def module(kind: Any = SGMSE, **options: Any) -> Any:
     given = {"spectrogram": Spectrogram(14, 4), "frame_multiple": 4, "optimizer": lambda p: torch.optim.SGD(p, lr=1e-4)}
-    made = kind(Mixing(), **{**given, **({"num_steps": 3} if kind is SGMSE else {}), **options}).double()
+    stepwise = kind is SGMSE and options.get("sampler") != "flow"
+    made = kind(Mixing(), **{**given, **({"num_steps": 3} if stepwise else {}), **options}).double()
     made.log = lambda *args, **kwargs: None
     return made
 

@@ -86,10 +86,10 @@ class NMSparsity(ClassifierSteps, LightningModule):
         at_least(0, dense_epochs=dense_epochs, fine_tune_epochs=fine_tune_epochs)
         if way.startswith("mdgf") and decay_rate is None:
             raise ValueError(f"decay_rate must be given for {way}, so that D is near 0 long before training ends")
-        only_with("way mdgf_linear or mdgf_exponential", way.startswith("mdgf"), NMSparsity, decay_rate=decay_rate)
-        only_with("way sdgf_geometric", way == "sdgf_geometric", NMSparsity, geometric_frames=geometric_frames)
         if way in ("ste", "sr_ste") and gradient != "ste":
             raise ValueError(f"gradient must be ste for {way}, got {gradient}")
+        only_with("way mdgf_linear or mdgf_exponential", way.startswith("mdgf"), NMSparsity, decay_rate=decay_rate)
+        only_with("way sdgf_geometric", way == "sdgf_geometric", NMSparsity, geometric_frames=geometric_frames)
         refuse_smoothed(soft_labels, binary)
         self.network = network
         self.num_classes = num_classes

@@ -28,7 +28,7 @@ def test_diffusers_alone_loads_a_text_to_image_pipeline(
     kind: str, tuning: Any, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     folder: Path = request.getfixturevalue(kind)
-    model = TextToImage(str(folder), tuning=tuning, lora_rank=2)
+    model = TextToImage(str(folder), tuning=tuning, **({"lora_rank": 2} if tuning == "lora" else {}))
     moved(model)
     model.eval()
     save_model(model, tmp_path / "saved", writes=True)
@@ -50,7 +50,8 @@ def test_diffusers_alone_loads_a_text_to_image_pipeline(
 
 @pytest.mark.parametrize("tuning", ["lora", "full"])
 def test_diffusers_alone_loads_a_model_of_images(unconditional: Path, tuning: Any, tmp_path: Path) -> None:
-    model = pixel_pipeline(str(unconditional), tuning=tuning, lora_rank=2, lora_targets=["to_q", "to_v", "conv1"])
+    options: Any = {"lora_rank": 2, "lora_targets": ["to_q", "to_v", "conv1"]} if tuning == "lora" else {}
+    model = pixel_pipeline(str(unconditional), tuning=tuning, **options)
     moved(model)
     save_model(model, tmp_path / "saved", writes=True)
     alone = DDPMPipeline.from_pretrained(tmp_path / "saved")
