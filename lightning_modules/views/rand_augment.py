@@ -8,6 +8,7 @@ Source: Cubuk, Zoph, Shlens and Le, RandAugment: Practical automated data augmen
 """
 
 import math
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
@@ -95,6 +96,25 @@ def equalized(image: Tensor) -> Tensor:
     return torch.where(step[..., None] > 0, flat, image)
 
 
+def each_on_its_rows(
+    image: Tensor, operation: Tensor, functions: Mapping[int, Callable[[Tensor, Tensor], Tensor]]
+) -> Tensor:
+    """Apply one of several functions to each image, each function to its own images alone.
+
+    Args:
+        image: `[B, C, H, W]`.
+        operation: `[B]`, int64, on the host, so that no device is waited for: which function, if any.
+        functions: by number; each maps images `[b, C, H, W]` and their places in the batch `[b]` to images.
+    """
+    result = image.clone()
+    for number, function in functions.items():
+        rows = (operation == number).nonzero()[:, 0]
+        if len(rows):
+            rows = rows.to(image.device, non_blocking=True)
+            result[rows] = function(image[rows], rows)
+    return result
+
+
 class RandAugment(nn.Module):
     """Applies operations that are drawn for each image.
 
@@ -117,7 +137,7 @@ class RandAugment(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         for _ in range(self.num_ops):
-            operation = draw_rows(partial(torch.randint, len(OPERATIONS)), (len(image),), image.device)
+            operation = draw_rows(partial(torch.randint, len(OPERATIONS)), (len(image),), torch.device("cpu"))
             sign = 2 * draw_rows(partial(torch.randint, 2), (len(image),), image.device) - 1
             image = self.apply_operations(image, operation, sign)
         return image
@@ -127,12 +147,12 @@ class RandAugment(nn.Module):
 
         Args:
             image: `[B, C, H, W]` in [0, 1].
-            operation: `[B]`, int64: position in `OPERATIONS`.
+            operation: `[B]`, int64, on the host: position in `OPERATIONS`.
             sign: `[B]`: 1 or -1, of what goes either way.
         """
         strength = self.magnitude / (NUM_BINS - 1)
         height, width = image.shape[-2:]
-        chosen = {name: operation == number for number, name in enumerate(OPERATIONS)}
+        factor, nothing = 1 + 0.9 * strength * sign, torch.zeros_like(sign, dtype=torch.get_default_dtype())
         amount = {
             "shear_x": 0.3 * strength,
             "shear_y": 0.3 * strength,
@@ -140,26 +160,23 @@ class RandAugment(nn.Module):
             "translate_y": float(int(150 / 331 * height * strength)),
             "rotate": math.radians(30 * strength),
         }
-        step = {name: sign * chosen[name] * amount[name] for name in GEOMETRIC}
-        moves = torch.stack([chosen[name] for name in GEOMETRIC]).any(dim=0)
-        result = moved(
-            image,
-            torch.stack([step["shear_x"], step["shear_y"]], dim=1),
-            torch.stack([step["translate_x"], step["translate_y"]], dim=1),
-            step["rotate"],
-        )
-        result = torch.where(moves.view(-1, 1, 1, 1), result, image)
-        factor = 1 + 0.9 * strength * sign
-        others = {
-            "brightness": with_brightness(image, factor),
-            "color": with_saturation(image, factor),
-            "contrast": with_contrast(image, factor),
-            "sharpness": with_sharpness(image, factor),
-            "posterize": posterized(image, 8 - round(self.magnitude / ((NUM_BINS - 1) / 4))),
-            "solarize": solarized(image, 1 - strength),
-            "autocontrast": stretched(image),
-            "equalize": equalized(image),
+
+        def move(name: str, image: Tensor, rows: Tensor) -> Tensor:
+            step = dict.fromkeys(GEOMETRIC, nothing[rows]) | {name: sign[rows] * amount[name]}
+            shear, shift = (
+                torch.stack([step[f"{kind}_{axis}"] for axis in "xy"], dim=1) for kind in ("shear", "translate")
+            )
+            return moved(image, shear, shift, step["rotate"])
+
+        functions = {
+            **{name: partial(move, name) for name in GEOMETRIC},
+            "brightness": lambda image, rows: with_brightness(image, factor[rows]),
+            "color": lambda image, rows: with_saturation(image, factor[rows]),
+            "contrast": lambda image, rows: with_contrast(image, factor[rows]),
+            "sharpness": lambda image, rows: with_sharpness(image, factor[rows]),
+            "posterize": lambda image, _: posterized(image, 8 - round(self.magnitude / ((NUM_BINS - 1) / 4))),
+            "solarize": lambda image, _: solarized(image, 1 - strength),
+            "autocontrast": lambda image, _: stretched(image),
+            "equalize": lambda image, _: equalized(image),
         }
-        for name, other in others.items():
-            result = torch.where(chosen[name].view(-1, 1, 1, 1), other, result)
-        return result
+        return each_on_its_rows(image, operation, {OPERATIONS.index(name): each for name, each in functions.items()})

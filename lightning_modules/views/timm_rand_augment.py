@@ -26,6 +26,7 @@ from datamodules.arguments import within
 from lightning_modules.distributed.draws import draw_rows
 from lightning_modules.views.colour import with_brightness, with_contrast, with_saturation
 from lightning_modules.views.rand_augment import (
+    each_on_its_rows,
     equalized,
     moved_grid,
     posterized,
@@ -40,6 +41,9 @@ OPERATIONS = (
     *("autocontrast", "equalize", "invert", "rotate", "posterize", "solarize", "solarize_add", "color", "contrast"),
     *("brightness", "sharpness", "shear_x", "shear_y", "translate_x", "translate_y"),
 )
+NONE = -1
+"""In place of an operation, where it is left out."""
+HOST = torch.device("cpu")
 GEOMETRIC = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
 DEFAULTS = {"m": 10.0, "n": 2.0, "p": 0.5, "mstd": 0.0, "mmax": FULL, "inc": 0.0}
 
@@ -93,11 +97,11 @@ class TimmRandAugment(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         for _ in range(self.num_ops):
             shape, device = (len(image),), image.device
-            operation = draw_rows(partial(torch.randint, len(OPERATIONS)), shape, device)
+            operation = draw_rows(partial(torch.randint, len(OPERATIONS)), shape, HOST)
             sign = 2 * draw_rows(partial(torch.randint, 2), shape, device) - 1
-            changed = self.apply_operations(image, operation, self._magnitudes(shape, device), sign)
-            applied = draw_rows(torch.rand, shape, device) < self.probability
-            image = torch.where(applied.view(-1, 1, 1, 1), changed, image)
+            magnitude = self._magnitudes(shape, device)
+            operation[draw_rows(torch.rand, shape, HOST) >= self.probability] = NONE
+            image = self.apply_operations(image, operation, magnitude, sign)
         return image
 
     def _magnitudes(self, shape: tuple[int], device: torch.device) -> Tensor:
@@ -114,44 +118,46 @@ class TimmRandAugment(nn.Module):
 
         Args:
             image: `[B, C, H, W]` in [0, 1].
-            operation: `[B]`, int64: position in `OPERATIONS`.
+            operation: `[B]`, int64, on the host: position in `OPERATIONS`, or `NONE`.
             magnitude: `[B]`, 0 to `mmax`.
             sign: `[B]`: 1 or -1, of what goes either way.
         """
-        chosen = {name: operation == number for number, name in enumerate(OPERATIONS)}
         level = (magnitude / FULL).to(image.dtype)
         signed, height, width = sign * level, image.shape[-2], image.shape[-1]
-        steps = {
-            "rotate": math.radians(30) * signed,
-            "shear_x": 0.3 * signed,
-            "shear_y": 0.3 * signed,
-            "translate_x": -0.45 * width * signed,
-            "translate_y": -0.45 * height * signed,
+        amount = {
+            "rotate": math.radians(30),
+            "shear_x": 0.3,
+            "shear_y": 0.3,
+            "translate_x": -0.45 * width,
+            "translate_y": -0.45 * height,
         }
-        step = {name: chosen[name] * steps[name] for name in GEOMETRIC}
-        shear, shift = (
-            torch.stack([step[f"{kind}_{axis}"] for axis in "xy"], dim=1) for kind in ("shear", "translate")
-        )
-        moves = torch.stack([chosen[name] for name in GEOMETRIC]).any(dim=0)
         factor = (1 + 0.9 * signed).clamp(min=0.1) if self.increasing else 0.1 + 1.8 * level
         bits, threshold, added = (
             (number * magnitude / FULL).floor().to(image.dtype).view(-1, 1, 1, 1) for number in (4, 256, 110)
         )
         bits, threshold = (4 - bits, 256 - threshold) if self.increasing else (bits, threshold)
-        others = {
-            "autocontrast": stretched(image),
-            "equalize": equalized(image),
-            "invert": 1 - image,
-            "posterize": posterized(image, bits),
-            "solarize": solarized(image, threshold / 255),
-            "solarize_add": torch.where(image < 128 / 255, (image + added.clamp(max=128) / 255).clamp(max=1), image),
-            "color": with_saturation(image, factor),
-            "contrast": with_contrast(image, factor),
-            "brightness": with_brightness(image, factor),
-            "sharpness": with_sharpness(image, factor),
+        added = added.clamp(max=128) / 255
+
+        def move(name: str, image: Tensor, rows: Tensor) -> Tensor:
+            step = dict.fromkeys(GEOMETRIC, torch.zeros_like(level[rows])) | {name: amount[name] * signed[rows]}
+            shear, shift = (
+                torch.stack([step[f"{kind}_{axis}"] for axis in "xy"], dim=1) for kind in ("shear", "translate")
+            )
+            return moved_over(image, moved_grid(image, shear, shift, step["rotate"]), self.fill)
+
+        functions = {
+            **{name: partial(move, name) for name in GEOMETRIC},
+            "autocontrast": lambda image, _: stretched(image),
+            "equalize": lambda image, _: equalized(image),
+            "invert": lambda image, _: 1 - image,
+            "posterize": lambda image, rows: posterized(image, bits[rows]),
+            "solarize": lambda image, rows: solarized(image, threshold[rows] / 255),
+            "solarize_add": lambda image, rows: torch.where(
+                image < 128 / 255, (image + added[rows]).clamp(max=1), image
+            ),
+            "color": lambda image, rows: with_saturation(image, factor[rows]),
+            "contrast": lambda image, rows: with_contrast(image, factor[rows]),
+            "brightness": lambda image, rows: with_brightness(image, factor[rows]),
+            "sharpness": lambda image, rows: with_sharpness(image, factor[rows]),
         }
-        grid = moved_grid(image, shear, shift, step["rotate"])
-        result = torch.where(moves.view(-1, 1, 1, 1), moved_over(image, grid, self.fill), image)
-        for name, other in others.items():
-            result = torch.where(chosen[name].view(-1, 1, 1, 1), other, result)
-        return result
+        return each_on_its_rows(image, operation, {OPERATIONS.index(name): each for name, each in functions.items()})
