@@ -301,6 +301,15 @@ def name_in_errors(trainer: Trainer) -> None:
 
     for name in steps:
         setattr(connector, name, named(getattr(connector, name)))
+    restore_optimizers = connector.restore_optimizers
+
+    def as_many() -> None:
+        saved, own = len(connector._loaded_checkpoint["optimizer_states"]), len(trainer.strategy.optimizers)
+        if saved != own:  # Lightning would leave out those that are too many
+            raise RuntimeError(f"it holds the states of {saved} optimizers, and there are {own}")
+        restore_optimizers()
+
+    connector.restore_optimizers = as_many  # type: ignore[method-assign]
 
 
 class MetricsTable(Logger):

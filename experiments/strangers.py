@@ -1,4 +1,4 @@
-"""What a run directory may say and hold when it is resumed, as it may be a stranger's.
+"""Check a run directory before it is resumed, as it may be a stranger's.
 
 Configurations that a user gives, and what the command line says, are trusted. The `config.yaml` of a run directory is
 not: it names classes, whose types `class_paths` checks, and their arguments. Types do not say that a module is imported
@@ -151,7 +151,7 @@ def _default(class_path: str, name: str) -> Any:
 
 
 def _places(top: str) -> list[Path]:
-    """Where a package or a module lies, without an import."""
+    """Find where a package or a module lies, without an import."""
     with suppress(Exception):
         spec = importlib.util.find_spec(top)
         if spec is not None:

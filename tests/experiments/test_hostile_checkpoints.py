@@ -79,7 +79,15 @@ CONTENTS: dict[str, Change] = {
     **{f"class {value!r:.30}": put("class_path", value=value) for value in (3, None, "os.system", [])},
     **{f"data {value!r:.30}": put("LabelledImages", value=value) for value in ("x", None, [1], {"labels": "x"})},
 }  # fmt: skip
-HARMLESS = ("an unknown loop", "a callback {}", "a callback {'x': 1}", "data ", "schedules", "version '0.1'")
+HARMLESS = (
+    "an unknown loop",
+    "a callback None",
+    "a callback {}",
+    "a callback {'x': 1}",
+    "data ",
+    "schedules",
+    "version '0.1'",
+)
 """What may be read as a run goes on well without it, or with it: the rest must be refused."""
 
 
