@@ -79,3 +79,37 @@ def test_a_file_that_is_missing_or_does_not_fit_is_named(tmp_path: Path) -> None
     torch.save({"linear1.weight": torch.zeros(1)}, tmp_path / "expert")
     with pytest.raises(ValueError, match=r"lacks linear1\.bias"):
         expert.meet(robot(5))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"text", "expert is not a readable file of weights"),
+        (b"", "expert is not a readable file of weights"),
+        ([1], "must hold a dictionary of tensors, got a list"),
+        ({"linear1.weight": 3, "linear1.bias": 3}, r"must hold floating-point tensors linear1\.weight"),
+        (
+            {"linear1.weight": torch.zeros(8), "linear1.bias": torch.zeros(8)},
+            r"linear1 of \[8\] and \[8\], which do not",
+        ),
+        (
+            {"linear1.weight": torch.zeros(8, 5), "linear1.bias": torch.zeros(7)},
+            r"linear1 of \[8, 5\] and \[7\], which",
+        ),
+        (
+            {
+                f"linear{n}.{key}": torch.zeros(shape)
+                for n in (1, 2)
+                for key, shape in (("weight", (8, 5)), ("bias", 8))
+            },
+            r"linear2 of \[8, 5\] and \[8\], which do not fit what is before them",
+        ),
+    ],
+)
+def test_a_damaged_or_foreign_file_is_named(content: Any, message: str, tmp_path: Path) -> None:
+    if isinstance(content, bytes):
+        (tmp_path / "expert").write_bytes(content)
+    else:
+        torch.save(content, tmp_path / "expert")
+    with pytest.raises(ValueError, match=message):
+        SACExpert("expert", str(tmp_path)).meet(robot(5))
