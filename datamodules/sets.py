@@ -34,11 +34,6 @@ class SplitSet(ABC, Generic[OneSource]):
         """Read the validation samples of a set that has its own."""
         return None
 
-    @property
-    def has_test(self) -> bool:
-        """Whether there are test samples; a share of the training samples can be tested on otherwise."""
-        return True
-
     @abstractmethod
     def test(self) -> OneSource:
         """Read the test samples with their true labels."""

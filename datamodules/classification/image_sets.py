@@ -235,6 +235,11 @@ class ImageSet(SplitSet[ImageSource], OtherImages):
     num_views: int | None = None
     """Random views that a training image has; None where any number can be drawn."""
 
+    @property
+    def has_test(self) -> bool:
+        """Tell whether there are test images; otherwise a share of the training images can be tested on."""
+        return True
+
     def prepared(self, seed: int, device: torch.device) -> Self:
         """Take in what reading may depend on, and return the set itself. It is called before anything is read.
 

@@ -58,7 +58,7 @@ class SeededBatches(LightningDataModule, ABC):
         num_workers: loader processes; sets in memory need none, and None takes one for each free core, up to 8. At
             most 64, or 4 for each core of the machine.
         prefetch_factor: batches that each loader process reads ahead.
-        seed: random seed of everything that is drawn; None takes `seed_everything`, or 0 if that was not called.
+        seed: random seed of everything that is drawn; None takes `seed_everything`, or 0 without it.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -82,13 +82,8 @@ class SeededBatches(LightningDataModule, ABC):
         seed: int | None = None,
     ) -> None:
         super().__init__()
-        at_least(
-            1,
-            batch_size=batch_size,
-            evaluation_batch_size=evaluation_batch_size,
-            passes_per_epoch=passes_per_epoch,
-            prefetch_factor=prefetch_factor,
-        )
+        at_least(1, batch_size=batch_size, evaluation_batch_size=evaluation_batch_size)
+        at_least(1, passes_per_epoch=passes_per_epoch, prefetch_factor=prefetch_factor)
         at_least(0, num_workers=num_workers)
         within(0, max(64, 4 * (os.cpu_count() or 1)), num_workers=num_workers)
         self.batch_size = batch_size
