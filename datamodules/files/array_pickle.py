@@ -162,7 +162,7 @@ def check_operations(file: BinaryIO, size: int) -> None:
                 raise pickle.UnpicklingError(f"it numbers an object {place} in {size} bytes")
             memo[place] = stack[-1]
         elif name in ("GET", "BINGET", "LONG_BINGET"):
-            stack.append(memo[int(number)])
+            stack.append(memo[int(number or 0)])
         elif name == "DUP":
             stack.append(stack[-1])
         else:
@@ -236,9 +236,9 @@ LEGACY_HEAD = 3
 
 
 def read_torch_arrays(path: Path) -> Any:
-    """Read a file of NumPy arrays of `torch.save`, also in the container before PyTorch 1.6.
+    """Read NumPy arrays from a file written by `torch.save`.
 
-    PyTorch's own `weights_only` calls NumPy's functions for unpickling, which trust what a file says; see above.
+    PyTorch's own `weights_only` calls NumPy's functions for unpickling, which trust what a file says.
 
     Raises:
         ValueError: if it is damaged or holds anything else, tensors too; the message does not name the file.

@@ -119,11 +119,11 @@ def read_raw(path: Path) -> RawImage:
     """
     if path.suffix.lower() == ".npz":
         try:
-            file = read_npz(path, ("bayer", "black", "white", "pattern"))
-            black, white = (int(whole_numbers(file[key], 0, MOST, path, key).reshape(())) for key in ("black", "white"))
+            held = read_npz(path, ("bayer", "black", "white", "pattern"))
+            black, white = (int(whole_numbers(held[key], 0, MOST, path, key).reshape(())) for key in ("black", "white"))
         except (OSError, ValueError) as error:
             raise ValueError(f"{path} holds no bayer, black, white and pattern ({error})") from error
-        raw = RawImage(file["bayer"], black, white, str(file["pattern"]))
+        raw = RawImage(held["bayer"], black, white, str(held["pattern"]))
         if raw.bayer.ndim != 2 or raw.bayer.dtype != np.uint16:
             raise ValueError(f"{path}: bayer is {raw.bayer.dtype} {list(raw.bayer.shape)}; expected uint16 [H, W]")
         return checked(raw, path)

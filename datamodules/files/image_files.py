@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 from torch import Tensor
 
 from datamodules.arguments import at_least, one_of, within
@@ -38,7 +38,7 @@ class UnreadableImage(ValueError):
 
 
 @contextmanager
-def opened_image(path: Path, kind: str = "an image") -> Iterator[Image.Image]:
+def opened_image(path: Path, kind: str = "an image") -> Iterator[ImageFile.ImageFile]:
     """Open an image, and reject it in one sentence whatever goes wrong with it inside the `with` statement.
 
     Args:

@@ -85,7 +85,7 @@ def _elements(content: bytes, order: str) -> Iterator[tuple[bool, bytes]]:
 
 def _numbers(content: bytes, matrix: _Matrix, order: str) -> NDArray:
     kind, start, length, _ = _element(content, matrix.start, order)
-    dtype = np.dtype(STORED[kind]).newbyteorder(order) if kind in STORED else None
+    dtype = np.dtype(order + STORED[kind]) if kind in STORED else None
     if dtype is None or length != math.prod(matrix.shape) * dtype.itemsize or start + length > len(content):
         raise ValueError(f"{matrix.name} declares {list(matrix.shape)} in {length} bytes of type {kind}")
     flat = np.frombuffer(content, dtype, math.prod(matrix.shape), start)

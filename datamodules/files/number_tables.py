@@ -80,7 +80,7 @@ def read_svmlight(path: Path, name: str, num_features: int) -> tuple[csr_array, 
     return csr_array((features.data, features.indices, features.indptr), (len(label), num_features)), label
 
 
-PACKED = {".gz": gzip.open, ".bz2": bz2.open}
+PACKED: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open}
 
 
 def _check_packed(path: Path) -> None:

@@ -26,7 +26,7 @@ def _entries(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     with file.open(encoding="utf-8-sig", newline="") as content:
         if file.suffix == ".csv":
             for number, row in enumerate(csv.DictReader(content), start=2):
-                row.pop(None, None)  # type: ignore[call-overload]  # values that no name stands for
+                row.pop(None, None)  # values that no name stands for
                 yield f"{file}, line {number}", row
             return
         for number, line in enumerate(content, start=1):
