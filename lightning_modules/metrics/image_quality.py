@@ -83,10 +83,10 @@ def ssim(image: Tensor, clean: Tensor, protocol: EvaluationProtocol = "rounded")
     if min(image.shape[2:]) < WINDOW:
         raise ValueError(f"the structural similarity needs at least {WINDOW} pixels a side, got {list(image.shape)}")
     dtype = torch.promote_types(image.dtype, torch.float32)
-    pair = (each.to(dtype) for each in compared(image, clean, protocol))
+    one, other = (each.to(dtype) for each in compared(image, clean, protocol))
     with in_full_precision(image.device):  # its variances are small differences
         _, similarity = structural_similarity_index_measure(
-            *pair, sigma=1.5, data_range=1.0, reduction="none", return_full_image=True
+            one, other, sigma=1.5, data_range=1.0, reduction="none", return_full_image=True
         )
     border = WINDOW // 2  # torchmetrics reflects there; the field has no value
     return similarity[:, :, border:-border, border:-border].double().mean(dim=(1, 2, 3))

@@ -40,6 +40,12 @@ def union(batch: ProtectedImageBatch) -> Tensor:
     return batch["regions"].any(dim=1, keepdim=True).to(batch["image"].dtype)
 
 
+def normal(inpainter: Inpainter, image: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    """Draw standard normal numbers, of the shape of z; each image's from its own generator."""
+    shape = inpainter.noise_shape(image)[1:]
+    return torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(image)
+
+
 class DiffusionGuard(ProtectionSteps, LightningModule):
     """Protects images against one inpainting model: `predict` writes them, `test` lets the model edit them.
 
@@ -169,7 +175,7 @@ class DiffusionGuard(ProtectionSteps, LightningModule):
 
         def raised(adversarial: Tensor, keep: Tensor) -> Tensor:
             adversarial, keep = adversarial.to(arithmetic), keep.to(arithmetic)
-            noise, draw = self._normal(adversarial, noises), self._normal(adversarial, noises)
+            noise, draw = normal(self.inpainter, adversarial, noises), normal(self.inpainter, adversarial, noises)
             if self.objective == "encoder":
                 return -distance_to_grey(self.inpainter, adversarial, keep)
             if self.objective == "denoising_error":
@@ -193,7 +199,7 @@ class DiffusionGuard(ProtectionSteps, LightningModule):
             raise ValueError("clip compares edits with their prompts, and the data have none")
         guarded = self.protect(image, batch["regions"], index)
         image, guarded = (each.to(self._arithmetic(image)) for each in (image, guarded))
-        noise = self._normal(image, [generator_of(self.seed, int(i), EDITING) for i in index])
+        noise = normal(self.inpainter, image, [generator_of(self.seed, int(i), EDITING) for i in index])
         compared = torch.promote_types(image.dtype, torch.float32)
         shown: dict[str, Tensor] = {}
         for number, keep in enumerate(batch["editor_keeps"].to(image).split(1, dim=1)):
@@ -209,7 +215,7 @@ class DiffusionGuard(ProtectionSteps, LightningModule):
                     compare(edit_of_guarded, prompts, sources, ending)
                     compare(edit, prompts, sources, f"_unprotected{ending}")
         measured = [generator_of(self.seed, int(i), MEASURING) for i in index]
-        noise, draw = self._normal(image, measured), self._normal(image, measured)
+        noise, draw = normal(self.inpainter, image, measured), normal(self.inpainter, image, measured)
         for name, each in {"noise_norm": guarded, "noise_norm_unprotected": image}.items():
             predicted = first_step(self.inpainter, each, union(batch).to(image), noise, draw, self.first_timestep)
             self.metrics.mean(name).update(noise_norm(predicted.to(compared)))
@@ -236,11 +242,6 @@ class DiffusionGuard(ProtectionSteps, LightningModule):
 
     def _arithmetic(self, image: Tensor) -> torch.dtype:  # only what the inpainter sees is cast to its type
         return next(self.inpainter.parameters(), image).dtype
-
-    def _normal(self, image: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-        """Draw standard normal numbers, of the shape of z; each image's from its own generator."""
-        shape = self.inpainter.noise_shape(image)[1:]
-        return torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(image)
 
     def configure_optimizers(self) -> Any:
         return built(self.optimizer, self.lr_scheduler, trainable(self.inpainter))
