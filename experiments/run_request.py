@@ -105,7 +105,7 @@ def load_experiments(configs: Sequence[Path], overrides: Sequence[str] = ()) -> 
     for name, files in layers_of(overrides).items():
         for text in files.values():
             content = parsed(text, Path(name))
-            if key := next((key for key in RESERVED if isinstance(content, dict) and key in content), None):
+            for key in RESERVED.keys() & (content if isinstance(content, dict) else {}):
                 raise ValueError(f"--config {name} cannot set {key}: {RESERVED[key]} sets it for each run")
     configs = [located(config) for config in configs]
     for config in configs:

@@ -164,7 +164,7 @@ class RayTasks:
         if given:
             raise ValueError(absent)
         with _of_this_machine_alone():
-            alone = {"_node_ip_address": "127.0.0.1", "include_dashboard": False}
+            alone: dict[str, Any] = {"_node_ip_address": "127.0.0.1", "include_dashboard": False}
             self.ray.init(address="local", logging_level=logging.ERROR, **alone, **options)
         import psutil  # which Ray brings
 

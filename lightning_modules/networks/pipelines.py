@@ -211,11 +211,15 @@ def _loaded(
             else:
                 own = variant
             key = "torch_dtype" if library == "diffusers" else "dtype"
-            options = {key: precisions.get(name, precisions["default"]), "variant": own, "local_files_only": True}
+            options: dict[str, Any] = {
+                key: precisions.get(name, precisions["default"]),
+                "variant": own,
+                "local_files_only": True,
+            }
             found[name] = from_pretrained(kind, str(place), WEIGHTS[library], **options).eval()
         elif library == "transformers" and named.endswith(("Tokenizer", "TokenizerFast", "Processor")):
             check_pretrained_json(place)
-            found[name] = kind.from_pretrained(str(place), local_files_only=True, trust_remote_code=False)
+            found[name] = kind.from_pretrained(str(place), local_files_only=True, trust_remote_code=False)  # type: ignore[attr-defined]
         elif not issubclass(kind, diffusers.SchedulerMixin):
             raise ValueError(
                 f"{name} in {folder / 'model_index.json'} is {named}, neither a network, a tokenizer nor a scheduler"

@@ -168,7 +168,7 @@ class RandAugment(nn.Module):
             )
             return moved(image, shear, shift, step["rotate"])
 
-        functions = {
+        functions: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
             **{name: partial(move, name) for name in GEOMETRIC},
             "brightness": lambda image, rows: with_brightness(image, factor[rows]),
             "color": lambda image, rows: with_saturation(image, factor[rows]),

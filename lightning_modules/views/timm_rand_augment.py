@@ -16,6 +16,7 @@ back: An improved training procedure in timm, 2021, arXiv 2110.00476, and timm's
 
 import math
 import re
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -145,7 +146,7 @@ class TimmRandAugment(nn.Module):
             )
             return moved_over(image, moved_grid(image, shear, shift, step["rotate"]), self.fill)
 
-        functions = {
+        functions: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
             **{name: partial(move, name) for name in GEOMETRIC},
             "autocontrast": lambda image, _: stretched(image),
             "equalize": lambda image, _: equalized(image),

@@ -45,7 +45,7 @@ def _numbers(file: Path, config: dict[str, Any], *names: str) -> list[float]:
         ValueError: names the first that is missing or no finite positive number.
     """
     for name in names:
-        value = config.get(name)
+        value: Any = config.get(name)
         if type(value) not in (int, float) or not 0 < value < 1e9:
             raise ValueError(f"{file}: {name} must be a positive number below 1e9, got {value!r}")
     return [config[name] for name in names]
