@@ -212,6 +212,7 @@ METHODS = {
         {
             **FEW_DIGITS,
             "model.init_args.way": "sdgf_geometric",
+            "model.init_args.decay_rate": None,
             "model.init_args.m": 16,
             "model.init_args.geometric_frames": 2,
             "model.init_args.fine_tune_epochs": 0,

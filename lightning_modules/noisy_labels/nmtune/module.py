@@ -27,8 +27,8 @@ from lightning_modules.training.optimizers import adamw, built, constant, traina
 
 def direction_term(tuned: Tensor, features: Tensor) -> Tensor:
     """L_MSE: (2/D) (1 - mean cosine) of the rows of Z and F, both `[B, D]`."""
-    tuned, features = (F.normalize(at_least_float32(rows), dim=1) for rows in (tuned, features))
-    return F.mse_loss(tuned, features)
+    one, other = (F.normalize(at_least_float32(rows), dim=1) for rows in (tuned, features))
+    return F.mse_loss(one, other)
 
 
 def covariance_term(tuned: Tensor) -> Tensor:

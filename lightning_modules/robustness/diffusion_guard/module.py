@@ -113,12 +113,8 @@ class DiffusionGuard(ProtectionSteps, LightningModule):
         num_timesteps = int(inpainter.scheduler.config.num_train_timesteps)
         within(0, num_timesteps, "[)", timestep=timestep)
         only_with("objective noise_norm", objective == "noise_norm", DiffusionGuard, timestep=timestep)
-        ascent: dict[str, Any] = {
-            "step_size": step_size,
-            "iterations": iterations,
-            "gradient_repeats": gradient_repeats,
-        }
-        ascent["augmentation"] = augmentation
+        ascent: dict[str, Any] = {"iterations": iterations, "augmentation": augmentation}
+        ascent |= {"step_size": step_size, "gradient_repeats": gradient_repeats}
         only_with("another objective than random", objective != "random", DiffusionGuard, **ascent)
         self.inpainter = inpainter
         self.objective: ProtectionObjective = objective
