@@ -105,8 +105,8 @@ def load_experiments(configs: Sequence[Path], overrides: Sequence[str] = ()) -> 
     for name, files in layers_of(overrides).items():
         for text in files.values():
             content = parsed(text, Path(name))
-            for key in RESERVED.keys() & (content if isinstance(content, dict) else {}):
-                raise ValueError(f"--config {name} cannot set {key}: {RESERVED[key]} sets it for each run")
+            for each in [each for each in RESERVED if isinstance(content, dict) and each in content]:
+                raise ValueError(f"--config {name} cannot set {each}: {RESERVED[each]} sets it for each run")
     configs = [located(config) for config in configs]
     for config in configs:
         if not config.is_file():

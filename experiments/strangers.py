@@ -27,7 +27,7 @@ from experiments.config_files import mapping_of
 
 OURS = ("lightning_modules", "datamodules", "callbacks")
 ALLOWED = {  # parts of other packages whose classes unpickle nothing, run no text and write nothing by themselves
-    "torch": ("nn", "optim", "_C._nn"),
+    "torch": ("nn", "optim", "_C._nn", "distributed.fsdp.wrap"),
     "torchvision": ("models", "ops", "transforms"),
     "timm": ("layers", "optim", "scheduler"),
     "diffusers": ("",),

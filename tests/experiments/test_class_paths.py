@@ -1,14 +1,18 @@
 """A configuration runs no code but the classes that its arguments' types say."""
 
+import re
 from pathlib import Path
 
 import pytest
 import yaml
+from jsonargparse._util import import_object
 
 import train
 from experiments.class_paths import check_class_paths
 from experiments.load_run import load_run
 from experiments.preflight import errors_of
+from experiments.strangers import known_imports
+from tests.command import ROOT
 
 COMMAND = "{class_path: NAME, init_args: {command: touch MADE}}"
 PICKLE = "{class_path: pandas.read_pickle, init_args: {filepath_or_buffer: MADE}}"
@@ -79,3 +83,18 @@ def test_functions_that_say_what_they_return_are_taken() -> None:
         *("--model.lr_scheduler", "lightning_modules.training.optimizers.constant"),
     ]
     assert errors_of([["--config", "configs/elr/demo.yaml", *mine]]) == [None]
+
+
+def test_a_run_of_any_configuration_here_can_be_resumed(tmp_path: Path) -> None:
+    """All classes that configurations name, which their runs name again."""
+    files = [path.read_text() for path in sorted((ROOT / "configs").rglob("*.yaml"))]
+    found = {path for text in files for path in re.findall(r"class_path: *([\w.]+)", text)}
+    found |= {
+        path for text in files for path in re.findall(r"^[^#\n]*: *((?:lightning_modules|torch)\.[\w.]+)", text, re.M)
+    }
+    with known_imports({}, [], tmp_path):
+        for path in sorted(found):
+            import_object(path)
+    assert len(found) > 100
+    with known_imports({}, [], tmp_path), pytest.raises(Exception, match="not allowed"):
+        import_object("timm.create_model")
