@@ -55,8 +55,7 @@ class SeededBatches(LightningDataModule, ABC):
         evaluation_batch_size: samples of a validation, test or prediction batch over all processes; None takes
             `batch_size`.
         passes_per_epoch: times that an epoch visits the training set.
-        num_workers: loader processes; sets in memory need none, and None takes one for each free core, up to 8. At
-            most 64, or 4 for each core of the machine.
+        num_workers: loader processes, at most 64 or 4 for each core; None takes one for each free core, up to 8.
         prefetch_factor: batches that each loader process reads ahead.
         seed: random seed of everything that is drawn; None takes `seed_everything`, or 0 without it.
 
@@ -84,7 +83,6 @@ class SeededBatches(LightningDataModule, ABC):
         super().__init__()
         at_least(1, batch_size=batch_size, evaluation_batch_size=evaluation_batch_size)
         at_least(1, passes_per_epoch=passes_per_epoch, prefetch_factor=prefetch_factor)
-        at_least(0, num_workers=num_workers)
         within(0, max(64, 4 * (os.cpu_count() or 1)), num_workers=num_workers)
         self.batch_size = batch_size
         self.evaluation_batch_size = evaluation_batch_size or batch_size

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.arguments import at_least
-from datamodules.files.json_files import check_pretrained_json
+from datamodules.files.text_files import check_pretrained_json
 from datamodules.loading.global_batches import Request
 from datamodules.loading.seeded_batches import SeededBatches
 from datamodules.text.text_set import Texts, TextSet

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from datamodules.arguments import one_of
-from datamodules.files.json_files import check_pretrained_json, read_json_object
+from datamodules.files.text_files import check_pretrained_json, read_json_object
 from lightning_modules.networks.adaptation import Precision
-from lightning_modules.networks.weights import check_folder, check_safetensors, from_pretrained, listed, sentence
+from lightning_modules.networks.weights import check_safetensors, from_pretrained, listed, sentence
 
 HUB_NAME = r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?"
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
@@ -200,26 +200,18 @@ def _loaded(
     for name, (library, named) in classes.items():
         place = folder / name
         kind: Any = getattr(import_module(library), named, None)
-        if not isinstance(kind, type):
+        if not callable(getattr(kind, "from_pretrained", None)) or not hasattr(kind, "__mro__"):
             raise ValueError(f"{name} in {folder / 'model_index.json'} is {named}, no class of {library}")
         if issubclass(kind, torch.nn.Module) and kind.__module__.startswith(f"{library}.models."):
-            check_folder(place)
-            if variant is not None and not any(place.glob(f"*.{variant}[.-]*")):
-                if not any(folder.glob(f"*/*.{variant}[.-]*")):
-                    continue  # diffusers says so
-                own = None
-            else:
-                own = variant
-            key = "torch_dtype" if library == "diffusers" else "dtype"
-            options: dict[str, Any] = {
-                key: precisions.get(name, precisions["default"]),
-                "variant": own,
-                "local_files_only": True,
-            }
+            if variant is not None and not any(folder.glob(f"*/*.{variant}[.-]*")):
+                continue  # diffusers says so
+            options: dict[str, Any] = {"local_files_only": True}
+            options["torch_dtype" if library == "diffusers" else "dtype"] = precisions.get(name, precisions["default"])
+            options["variant"] = variant if any(place.glob(f"*.{variant}[.-]*")) else None
             found[name] = from_pretrained(kind, str(place), WEIGHTS[library], **options).eval()
         elif library == "transformers" and named.endswith(("Tokenizer", "TokenizerFast", "Processor")):
             check_pretrained_json(place)
-            found[name] = kind.from_pretrained(str(place), local_files_only=True, trust_remote_code=False)  # type: ignore[attr-defined]
+            found[name] = kind.from_pretrained(str(place), local_files_only=True, trust_remote_code=False)
         elif not issubclass(kind, diffusers.SchedulerMixin):
             raise ValueError(
                 f"{name} in {folder / 'model_index.json'} is {named}, neither a network, a tokenizer nor a scheduler"

@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from datamodules.files.json_files import read_json_object
+from datamodules.files.text_files import read_json_object
 from lightning_modules.networks.adaptation import Precision, adapted
 from lightning_modules.networks.normalized import Normalized
 from lightning_modules.networks.pipelines import need_transformers, quiet_transformers

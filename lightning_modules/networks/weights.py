@@ -8,8 +8,8 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from datamodules.files.array_files import check_is_file
-from datamodules.files.json_files import check_pretrained_json, read_json_object
 from datamodules.files.tensor_files import read_tensors, sentence
+from datamodules.files.text_files import check_pretrained_json, read_json_object
 from lightning_modules.networks.normalized import Normalized
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar")
@@ -80,7 +80,7 @@ def check_folder(folder: Path) -> None:
         )
     if (config := folder / "config.json").exists():
         check_config(config, read_json_object(config))
-    for index in sorted(folder.glob("*.safetensors*.index.json")):
+    for index in sorted(folder.glob("*.safetensors.index*.json")):
         shards = read_json_object(index, ["weight_map"])["weight_map"]
         named = shards.values() if isinstance(shards, dict) else [shards]
         if wrong := [name for name in named if not isinstance(name, str) or Path(name).name != name]:

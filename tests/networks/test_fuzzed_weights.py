@@ -18,8 +18,8 @@ from torch import nn
 
 from callbacks.generation.measurement import read_statistics
 from datamodules.files.array_files import read_npy, read_npz
-from datamodules.files.json_files import read_json_object
 from datamodules.files.tensor_files import read_tensors
+from datamodules.files.text_files import read_json_object
 from datamodules.files.torch_script import read_torch_script
 from lightning_modules.networks.weights import check_safetensors
 from tests.datamodules.files.hostile_files import FOREIGN, LEGACY, PTH, SAFE, SAFETENSORS, SAVED

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from datamodules.files.json_files import read_json_object
+from datamodules.files.text_files import read_json_object
 from lightning_modules.sde.processes import VE, VP, Process
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.files import json_files
-from datamodules.files.json_files import read_json_object
+from datamodules.files import text_files
+from datamodules.files.text_files import read_json_object
 
 
 def test_an_object_is_read(tmp_path: Path) -> None:
@@ -30,7 +30,7 @@ def test_an_object_is_read(tmp_path: Path) -> None:
 def test_anything_else_is_refused(
     content: bytes, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(json_files, "LARGEST", 1000 if len(content) < 1100 else 1 << 20)
+    monkeypatch.setattr(text_files, "LARGEST", 1000 if len(content) < 1100 else 1 << 20)
     (path := tmp_path / "config.json").write_bytes(content)
     with pytest.raises(ValueError, match=rf"config\.json .*{message}") as caught:
         read_json_object(path, ["a"])
