@@ -14,7 +14,7 @@ from enum import Enum
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import yaml
@@ -71,7 +71,6 @@ from experiments.saving.end_of_training import ResumableEnd
 from experiments.saving.given_callbacks import fit_in
 from experiments.saving.stop_signals import StopSignals
 from experiments.strangers import known_imports, settings_of_run
-from lightning_modules.interfaces import Generator
 
 yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, value: dumper.represent_data(value.value))  # a default
 DEFAULTS = PROJECT / "configs" / "defaults.yaml"
@@ -590,10 +589,17 @@ def _names_weights(settings: Any) -> bool:
     return any((key in keys and bool(value)) or _names_weights(value) for key, value in values)
 
 
+@runtime_checkable
+class Samples(Protocol):
+    """A module that draws images."""
+
+    def sample(self, n: int) -> Any: ...
+
+
 def _instead_of_prediction(model: LightningModule) -> str:
     """Say what a module without a prediction does instead."""
     can = []
-    if isinstance(model, Generator):
+    if isinstance(model, Samples):
         can.append(
             "it draws images (in Python load_run(RUN_DIRECTORY)[0].sample(n)), which --config "
             "configs/callbacks/fid.yaml measures in test"

@@ -1,7 +1,7 @@
 """The rules of the house on who may import whom, read from the source without importing it.
 
 1. Imports run one way, train -> experiments -> callbacks -> lightning_modules -> datamodules, and `experiments` takes
-   `datamodules.files` and the protocols of `lightning_modules.interfaces` alone.
+   `datamodules.files` alone.
 2. A file that defines a LightningModule or a Callback is imported by its own folder's `__init__.py` alone.
 3. A shared file has at least two users: files of different methods or subjects, or class paths in a YAML.
 """
@@ -65,8 +65,7 @@ def test_imports_run_one_way() -> None:
         package = name.split(".")[0]
         for other in imported:
             if package == "experiments" and not other.startswith("experiments"):
-                allowed = other.startswith("datamodules.files") or other == "lightning_modules.interfaces"
-                assert allowed, f"{name} may not import {other}"
+                assert other.startswith("datamodules.files"), f"{name} may not import {other}"
             assert ORDER.index(package) <= ORDER.index(other.split(".")[0]), f"{name} may not import {other}"
 
 
