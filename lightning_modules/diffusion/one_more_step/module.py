@@ -62,8 +62,7 @@ class OneMoreStep(LightningModule):
         num_inference_steps: steps of a sample.
         guidance_scale: weight of the classifier-free guidance of a `TextToImage`.
         step_guidance_scale: w, that of the step itself; 1 asks for the caption alone.
-        deviation: s, standard deviation of the fresh noise in the first state, in [0, sqrt(1 - a)]; the rest is the
-            noise that the network saw. None takes the greatest.
+        deviation: s, of the fresh noise beside the noise that the network saw, at most the default, sqrt(1 - a).
         official_variance: draw the first state with the standard deviation 1 - a of the authors' code.
         caption_dropout: part of the captions that training leaves empty, in [0, 1).
         optimizer: built on the trainable parameters of both networks.
@@ -94,7 +93,7 @@ class OneMoreStep(LightningModule):
         at_least(0, guidance_scale=guidance_scale, step_guidance_scale=step_guidance_scale)
         within(0, 1, "[)", caption_dropout=caption_dropout)
         within(0, math.sqrt(1 - first_level(model.scheduler, num_inference_steps)), deviation=deviation)
-        if deviation is not None and official_variance:
+        if official_variance and deviation is not None:
             raise ValueError(f"deviation must be left out where official_variance sets it, got {deviation}")
         encoder: Any = model if text_encoder is None else text_encoder
         if encoder.encode_prompts([""]) is None:
@@ -130,9 +129,8 @@ class OneMoreStep(LightningModule):
             clean = self.model.encode(batch["image"])
         noise = draw_rows_like(torch.randn, clean)
         dropped = draw_rows(torch.rand, (len(clean),), clean.device) < self.caption_dropout
-        prompts = self.encoder.encode_prompts(captions_of(batch, "OneMoreStep")).replaced(
-            dropped, self.encoder.empty_prompts(1)
-        )
+        captions = captions_of(batch, "OneMoreStep")
+        prompts = self.encoder.encode_prompts(captions).replaced(dropped, self.encoder.empty_prompts(1))
         terms = {"step": F.mse_loss(self.network(noise, prompts), -clean)}
         if trainable(self.model):
             terms["denoising"] = self.model.denoising_loss(batch["image"])
@@ -142,7 +140,7 @@ class OneMoreStep(LightningModule):
         return built(self.optimizer, self.lr_scheduler, trainable(self.network, self.model))
 
     def on_train_end(self) -> None:
-        directory = self.trainer.log_dir if self.trainer.loggers else None  # broadcast: every process asks
+        directory = self.trainer.log_dir if self.trainer.loggers else None  # every process asks
         save = getattr(getattr(self.network, "network", None), "save_pretrained", None)
         if directory is not None and save is not None and self.trainer.is_global_zero:
             save(str(Path(directory, "one_more_step")))
