@@ -95,13 +95,12 @@ class OneMoreStep(LightningModule):
         within(0, math.sqrt(1 - first_level(model.scheduler, num_inference_steps)), deviation=deviation)
         if official_variance and deviation is not None:
             raise ValueError(f"deviation must be left out where official_variance sets it, got {deviation}")
-        encoder: Any = model if text_encoder is None else text_encoder
-        if encoder.encode_prompts([""]) is None:
-            raise ValueError(f"text_encoder must be given: {type(model).__name__} has none")
         self.rescaled = zero_terminal_snr(model.scheduler) if start == "zero_terminal_snr" else None
         self.network = network
         self.model: Any = model
         self.text_encoder: Any = text_encoder
+        if self.encoder.encode_prompts([""]) is None:
+            raise ValueError(f"text_encoder must be given: {type(model).__name__} has none")
         self.start: Start = start
         self.num_inference_steps = num_inference_steps
         self.guidance_scale = guidance_scale
