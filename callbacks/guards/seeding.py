@@ -22,7 +22,7 @@ def seed_torch(seed: int, device: torch.device) -> None:
     torch.default_generator.manual_seed(seed)
     if device.type != "cpu":
         module = torch.get_device_module(device)
-        getattr(module, "manual_seed_all", module.manual_seed)(seed)
+        getattr(module, "manual_seed_all" if hasattr(module, "manual_seed_all") else "manual_seed")(seed)
 
 
 class SeedEveryBatch(Callback):

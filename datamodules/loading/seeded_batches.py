@@ -83,6 +83,7 @@ class SeededBatches(LightningDataModule, ABC):
         super().__init__()
         at_least(1, batch_size=batch_size, evaluation_batch_size=evaluation_batch_size)
         at_least(1, passes_per_epoch=passes_per_epoch, prefetch_factor=prefetch_factor)
+        at_least(0, num_workers=num_workers)
         within(0, max(64, 4 * (os.cpu_count() or 1)), num_workers=num_workers)
         self.batch_size = batch_size
         self.evaluation_batch_size = evaluation_batch_size or batch_size
