@@ -31,7 +31,7 @@ def chain() -> Any:
 
     parser = ArgumentParser()
     parser.add_class_arguments(ClipPairs, "data")
-    config = yaml.safe_load((ROOT / "configs" / "negvsr" / "reds_stage1.yaml").read_text())
+    config = yaml.safe_load((ROOT / "configs" / "negvsr" / "reds.yaml").read_text())
     given = {"degradation": config["data"]["init_args"]["degradation"]}
     return parser.instantiate(parser.parse_object({"data": given})).data.degradation
 
