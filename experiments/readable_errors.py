@@ -63,6 +63,11 @@ def readable(error: BaseException) -> str:
         r"\1 is refused: no configuration names what is in \2",
         message,
     )
+    message = message.replace(
+        "is refused: no configuration names what is in *",
+        "is refused: the config.yaml of a run does not name classes of other packages by itself; "
+        "if the run is yours, give the configuration that it began with, too, by --config FILE",
+    )
     message += _accepted(message) + _option_meant(message) + _needs_config(message)
     return f"{where}: {message}" if where and where not in message else message
 

@@ -198,7 +198,10 @@ REFUSED = {
         "is refused",
     ),
     "a standard module": ({"model.init_args.optimizer": {"class_path": "this.s"}}, "is refused"),
-    "an installed package": ({"model.init_args.network": {"class_path": "sklearn.svm.SVC"}}, "is refused"),
+    "an installed package": (
+        {"model.init_args.network": {"class_path": "sklearn.svm.SVC"}},
+        "if the run is yours, give the configuration that it began with, too, by --config FILE",
+    ),
 }  # fmt: skip
 for _name, _arguments in {
     "callbacks.OnExceptionCheckpoint": {"dirpath": "ELSEWHERE"},
