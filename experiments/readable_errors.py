@@ -17,7 +17,7 @@ NOT_A_REASON = re.compile(
 NO_CLASS = (
     r"Expected a dot import path string: ([\w.]+)",
     r"has no attribute '\w+'\. Got value: ([\w.]+\w)",
-    r"class_path '([\w.]+)': .*has no attribute",
+    r"class_path '([\w.]+)': (?:(?!class_path|object has no attribute).)*has no attribute",
 )
 ANOTHER_CLASS = re.compile(r"Import path \S+ does not correspond to a subclass of")
 """Alternatives of a union that were not meant, where another one says what is wrong."""
