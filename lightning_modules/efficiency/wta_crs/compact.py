@@ -4,6 +4,7 @@ The published memory of WTA-CRS counts these too: dropout and ReLU keep one bit 
 of a number, and layer normalisation keeps its output, which the next layer keeps anyway, in place of its input.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -185,7 +186,8 @@ def compact_layers(network: nn.Module) -> None:
 def keep_inputs(network: nn.Module) -> None:
     """Let those normalisations keep their inputs that have trained a weight towards 0, and warn once of each.
 
-    It waits for the device, so it is called between epochs, not in a step.
+    It waits for the device, so it is called between epochs, not in a step. At an epoch's end the type of the outputs
+    is known and the checkpoint not yet written; at its start weights may be 0 from the beginning.
     """
     for name, layer in network.named_modules():
         if not isinstance(layer, CompactNorm) or not layer.reads_back or layer.weight.is_meta:
@@ -197,3 +199,15 @@ def keep_inputs(network: nn.Module) -> None:
                 f"{name}: weights of this normalisation are too near 0 ({count} of {len(layer.weight)}) to read its "
                 f"input from its output, so it keeps its input from now on, which takes more memory"
             )
+
+
+def kept_inputs(network: nn.Module) -> list[str]:
+    """List the normalisations that keep their inputs, for a checkpoint: a run that goes on within an epoch has them."""
+    return [name for name, layer in network.named_modules() if isinstance(layer, CompactNorm) and not layer.reads_back]
+
+
+def restore_kept_inputs(network: nn.Module, names: Collection[str]) -> None:
+    """Let the normalisations of a checkpoint's list keep their inputs."""
+    for name, layer in network.named_modules():
+        if isinstance(layer, CompactNorm):
+            layer.reads_back = name not in names

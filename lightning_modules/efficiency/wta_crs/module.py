@@ -15,7 +15,13 @@ from datamodules.batches import LabelledImageBatch, LabelledTextBatch, global_si
 from datamodules.loading.world import rank, world_size
 from lightning_modules.distributed.per_sample import PerSample
 from lightning_modules.efficiency.wta_crs.attention import sample_attention
-from lightning_modules.efficiency.wta_crs.compact import compact_dropout, compact_layers, keep_inputs
+from lightning_modules.efficiency.wta_crs.compact import (
+    compact_dropout,
+    compact_layers,
+    keep_inputs,
+    kept_inputs,
+    restore_kept_inputs,
+)
 from lightning_modules.efficiency.wta_crs.estimator import ESTIMATORS, Estimator
 from lightning_modules.efficiency.wta_crs.gradient_error import gradient_errors, table_of
 from lightning_modules.efficiency.wta_crs.products import SampledLinear, SampledProduct, Sampler
@@ -192,6 +198,7 @@ class WTACRS(ClassifierSteps, LightningModule):
         self._store()
         checkpoint["gradient_norms"] = {"rows": self.gradient_norms.gathered(), "widths": self.sampler.widths}
         checkpoint["gradient_errors"] = self.errors
+        checkpoint["kept_inputs"] = kept_inputs(self.network)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         kept = checkpoint["gradient_norms"]
@@ -205,3 +212,4 @@ class WTACRS(ClassifierSteps, LightningModule):
         self.gradient_norms = PerSample(sum(kept["widths"]))
         self.gradient_norms.restore(kept["rows"])
         self.errors = checkpoint["gradient_errors"]
+        restore_kept_inputs(self.network, checkpoint.get("kept_inputs", ()))

@@ -16,7 +16,9 @@ from lightning_modules.efficiency.wta_crs.compact import (
     CompactReLU,
     compact_layers,
     keep_inputs,
+    kept_inputs,
     packed,
+    restore_kept_inputs,
     unpacked,
 )
 from tests.efficiency.wta_crs.networks import bert, logits, t5, vit
@@ -99,6 +101,20 @@ def test_a_weight_that_trains_towards_nought_is_not_divided_by(plain: Any, least
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         keep_inputs(network)  # it is said once
+
+
+def test_a_run_that_goes_on_within_an_epoch_computes_the_same_gradients() -> None:
+    """Lightning calls no start of an epoch there, and by then the weight may have grown again."""
+    network = nn.Sequential(nn.LayerNorm(4), nn.LayerNorm(4))
+    compact_layers(network)
+    network[1].weight.data[0] = 0
+    with pytest.warns(UserWarning, match="keeps its input from now on"):
+        keep_inputs(network)
+    network[1].weight.data[0] = 1
+    resumed = nn.Sequential(nn.LayerNorm(4), nn.LayerNorm(4))
+    compact_layers(resumed)
+    restore_kept_inputs(resumed, kept_inputs(network))
+    assert [layer.reads_back for layer in resumed] == [layer.reads_back for layer in network] == [True, False]
 
 
 def test_dropout_and_relu_are_torchs_and_keep_bits() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from datamodules.classification.digits import Digits
 from datamodules.classification.labelled_images import LabelledImages
 from lightning_modules.efficiency.wta_crs import WTACRS, module
+from lightning_modules.efficiency.wta_crs.compact import CompactNorm
 from lightning_modules.networks.adaptation import adapted
 from tests.conformance.test_full_scale import Trainer
 from tests.efficiency.wta_crs.networks import vit
@@ -64,6 +65,18 @@ def test_the_norms_are_those_of_each_samples_own_loss_in_bfloat16(batch_size: in
         expected = own_norms(model.network, image, data.train_set.label, name)
         kept = rows[:, starts[place] : starts[place + 1]].float()
         torch.testing.assert_close(kept[seen], expected[seen], rtol=2**-7, atol=1e-6)
+
+
+def test_a_checkpoint_says_which_normalisations_keep_their_inputs() -> None:
+    model = small(compact=True)
+    quiet(max_epochs=1, limit_train_batches=1).fit(model, datamodule=digits())
+    layers = [each for each in model.network.modules() if isinstance(each, CompactNorm)]
+    layers[1].reads_back = False
+    checkpoint: dict[str, Any] = {}
+    model.on_save_checkpoint(checkpoint)
+    layers[1].reads_back = True
+    model.on_load_checkpoint(checkpoint)
+    assert [layer.reads_back for layer in layers[:3]] == [True, False, True]
 
 
 def test_the_next_visit_knows_what_the_last_one_measured(monkeypatch: pytest.MonkeyPatch) -> None:
