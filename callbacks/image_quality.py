@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from datamodules.files.tensor_files import sentence
+from datamodules.files.limits import sentence
 from datamodules.files.whole_files import write_text
 from lightning_modules.interfaces import ImageMeasurer, require
 from lightning_modules.metrics.image_quality import EvaluationProtocol, as_measured

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from datamodules.files.limits import sentence
 from datamodules.files.whole_files import save_figure
 from lightning_modules.robustness.certificates.statistics import (
     ABSTAIN,
@@ -69,7 +70,7 @@ def read_log(path: Path) -> pd.DataFrame:
         log = pd.read_csv(io.StringIO("\n".join(lines)), sep=separator, names=columns, header=0)
         log[NUMBERS] = log[NUMBERS].apply(pd.to_numeric, errors="coerce").astype(np.float64)
     except Exception as error:  # of pandas' many
-        raise ValueError(f"{path} is no log of certificates ({' '.join(str(error).split())})") from error
+        raise ValueError(f"{path} is no log of certificates ({sentence(error)})") from error
     if (damaged := ~_possible(log)).any():
         raise ValueError(f"line {damaged.argmax() + 2} of {path} is damaged: remove it to leave its image out")
     if log["idx"].duplicated().any():

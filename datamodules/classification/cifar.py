@@ -11,9 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from datamodules.classification.image_sets import ImageSet, ImagesInMemory
-from datamodules.files.array_files import check_is_file
 from datamodules.files.data_directory import data_directory, download_directory
-from datamodules.files.limits import check_unpacked
+from datamodules.files.limits import check_is_file, check_unpacked
 
 
 def decode_parquet(files: list[Path], image_key: str, label_key: str) -> tuple[Tensor, Tensor]:

@@ -12,9 +12,9 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from datamodules.editing.protected_set import ProtectedSet
-from datamodules.files.array_files import check_is_file
 from datamodules.files.data_directory import data_directory
 from datamodules.files.image_files import SUFFIXES, UnreadableImage, eight_bits
+from datamodules.files.limits import check_is_file
 from datamodules.files.text_files import read_text
 from datamodules.loading.global_batches import Request
 

@@ -13,28 +13,10 @@ from typing import IO, Any
 from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
+from datamodules.files.limits import DEFLATE_LIMIT, check_is_file, check_unpacked, sentence
+
 PLAIN_KINDS = "biufcSU"
 """Types of numbers and text; none of Python objects, of fields or of dates."""
-DEFLATE_LIMIT = 1040
-"""Bytes that one byte of a deflated file can become, at most."""
-BUDGET, BUDGET_RATIO = 1 << 30, 100
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
-
-
-def check_is_file(path: Path) -> None:
-    """Reject what opening would wait for or fail on.
-
-    Raises:
-        FileNotFoundError: if there is nothing at `path`.
-        ValueError: if it is a folder, a pipe or a device.
-    """
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist")
-    if not path.is_file():
-        raise ValueError(f"{path} is no regular file")
 
 
 def _check_header(stream: IO[bytes], size: int) -> None:
@@ -70,7 +52,7 @@ def read_npy(path: Path) -> NDArray[Any]:
             stream.seek(0)
             return npy_format.read_array(stream, allow_pickle=False)
     except Exception as error:  # a damaged file raises almost anything
-        raise ValueError(f"{path} is damaged or no .npy file of numbers or text: {_one_line(error)}") from error
+        raise ValueError(f"{path} is damaged or no .npy file of numbers or text: {sentence(error)}") from error
 
 
 def read_npz(path: Path, needed: Collection[str] = (), optional: Collection[str] = ()) -> dict[str, NDArray[Any]]:
@@ -95,10 +77,10 @@ def read_npz(path: Path, needed: Collection[str] = (), optional: Collection[str]
             members = _members(archive)
             if not (lacking := [name for name in needed if name not in members]):
                 kept = {name: members[name] for name in (*needed, *optional) if name in members}
-                _check_budget(kept, path.stat().st_size)
+                _check_budget(path, kept)
                 return {name: _array(archive, name, member) for name, member in kept.items()}
     except Exception as error:  # a damaged file raises almost anything
-        raise ValueError(f"{path} is damaged or no .npz file of numbers or text: {_one_line(error)}") from error
+        raise ValueError(f"{path} is damaged or no .npz file of numbers or text: {sentence(error)}") from error
     held = ", ".join(map(repr, list(members)[:10])) or "nothing"
     raise ValueError(f"{path} lacks {', '.join(lacking)}; it holds {held}{' and more' if len(members) > 10 else ''}")
 
@@ -113,17 +95,16 @@ def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     return members
 
 
-def _check_budget(members: dict[str, zipfile.ZipInfo], size: int) -> None:
+def _check_budget(path: Path, members: dict[str, zipfile.ZipInfo]) -> None:
     """Reject sizes that cannot be, or that a small file should not take."""
+    size = path.stat().st_size
     for name, member in members.items():
         limit = {zipfile.ZIP_STORED: 1, zipfile.ZIP_DEFLATED: DEFLATE_LIMIT}.get(member.compress_type)
         if limit is None:
             raise ValueError(f"{name!r} is neither stored nor deflated, as NumPy writes it")
         if member.compress_size > size or member.file_size > limit * member.compress_size:
             raise ValueError(f"{name!r} declares {member.file_size} bytes in {member.compress_size}")
-    total, budget = sum(member.file_size for member in members.values()), max(BUDGET, BUDGET_RATIO * size)
-    if total > budget:
-        raise ValueError(f"its arrays take {total} bytes, more than {budget} for a file of {size}")
+    check_unpacked(path, sum(member.file_size for member in members.values()))
 
 
 def _array(archive: zipfile.ZipFile, name: str, member: zipfile.ZipInfo) -> NDArray[Any]:
@@ -133,4 +114,4 @@ def _array(archive: zipfile.ZipFile, name: str, member: zipfile.ZipInfo) -> NDAr
         with archive.open(member) as stream:
             return npy_format.read_array(stream, allow_pickle=False)
     except Exception as error:
-        raise ValueError(f"{name!r}: {_one_line(error)}") from error
+        raise ValueError(f"{name!r}: {sentence(error)}") from error

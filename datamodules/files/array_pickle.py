@@ -18,8 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.files.array_files import check_is_file
-from datamodules.files.limits import check_unpacked
+from datamodules.files.limits import check_is_file, check_unpacked, sentence
 
 PLAIN = re.compile(r"[<>|=]?([?bBhHiIlLqQefdg]|[biufcSU][0-9]+)")
 """Names of types of numbers and text; none of Python objects, of fields or of dates."""
@@ -257,4 +256,4 @@ def read_torch_arrays(path: Path) -> Any:
             size = path.stat().st_size
             return [_load(file, size) for _ in range(LEGACY_HEAD + 1)][-1]
     except Exception as error:  # a damaged file raises almost anything
-        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
+        raise ValueError(sentence(error)) from error

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.files.array_files import check_is_file
-from datamodules.files.limits import check_unpacked
+from datamodules.files.limits import check_is_file, check_unpacked
 from datamodules.files.whole_files import DamagedFile, whole_file
 
 SUFFIXES = (".wav", ".flac", ".ogg")

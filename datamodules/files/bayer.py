@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.arguments import one_of
-from datamodules.files.array_files import check_is_file, read_npz
-from datamodules.files.limits import whole_numbers
+from datamodules.files.array_files import read_npz
+from datamodules.files.limits import check_is_file, whole_numbers
 
 PATTERNS = ("RGGB", "BGGR", "GRBG", "GBRG")
 SUFFIXES = (".npz", ".arw", ".nef", ".cr2", ".cr3", ".dng", ".raf", ".rw2")

@@ -17,7 +17,7 @@ from PIL import Image, ImageFile
 from torch import Tensor
 
 from datamodules.arguments import at_least, one_of, within
-from datamodules.files.array_files import check_is_file
+from datamodules.files.limits import check_is_file
 
 _JPEG = (".jfif", ".jp2", ".jpe", ".jpeg", ".jpg")
 SUFFIXES = (".avif", ".bmp", ".gif", *_JPEG, ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")

@@ -1,4 +1,4 @@
-"""Bounds on files of others: the memory that one may take, and the range of its whole numbers."""
+"""Checks of every reader of files of others: regular files, the memory that one may take, the range of its numbers."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.files.array_files import BUDGET, BUDGET_RATIO
+BUDGET, BUDGET_RATIO = 1 << 30, 100
+DEFLATE_LIMIT = 1040
+"""Bytes that one byte of a deflated file can become, at most."""
+
+
+def sentence(error: BaseException) -> str:
+    """Put what a library says into one line, of at most 400 letters."""
+    said = " ".join(str(error).split()) or type(error).__name__
+    return said if len(said) <= 400 else f"{said[:400]} ..."
+
+
+def check_is_file(path: Path) -> None:
+    """Reject what opening would wait for or fail on.
+
+    Raises:
+        FileNotFoundError: if there is nothing at `path`.
+        ValueError: if it is a folder, a pipe or a device.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist")
+    if not path.is_file():
+        raise ValueError(f"{path} is no regular file")
 
 
 def check_unpacked(path: Path, size: int) -> None:

@@ -14,8 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.files.array_files import DEFLATE_LIMIT
-from datamodules.files.limits import check_unpacked
+from datamodules.files.limits import DEFLATE_LIMIT, check_unpacked
 
 HEADER = 128
 """Bytes before the first element: text, then the version and the order of bytes."""

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.files.array_files import check_is_file
-from datamodules.files.limits import check_unpacked
+from datamodules.files.limits import check_is_file, check_unpacked, sentence
 from datamodules.files.mat5 import read_mat5
 
 KNOWN_FILTERS = (1, 2, 3, 4, 5, 6, 32000)
@@ -34,7 +33,7 @@ def read_mat(path: Path, key: str) -> np.ndarray:
     except NotImplementedError:
         return _of_hdf5(path, key, lambda file, stored: _array(path, stored, key).T)
     except Exception as error:  # a damaged file raises almost anything
-        raise ValueError(f"{path} cannot be read as a .mat file ({_one_line(error)}); fetch it again") from error
+        raise ValueError(f"{path} cannot be read as a .mat file ({sentence(error)}); fetch it again") from error
     if array is None:
         raise ValueError(f"{path} holds no array {key}; it holds {', '.join(found) or 'nothing'}")
     return array
@@ -54,10 +53,6 @@ def read_cells(path: Path, key: str) -> list[np.ndarray]:
     """
     check_is_file(path)
     return _of_hdf5(path, key, lambda file, stored: _cells(path, file, stored, key))
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def _array(path: Path, stored: Any, key: str) -> np.ndarray:
@@ -130,5 +125,5 @@ def _of_hdf5(path: Path, key: str, read: Callable[[Any, Any], Any]) -> Any:
                 return read(file, file[key])
             found = ", ".join(name for name in file if not name.startswith("#")) or "nothing"
     except Exception as error:  # a damaged file raises almost anything
-        raise ValueError(f"{path} cannot be read as a .mat file ({_one_line(error)}); fetch it again") from error
+        raise ValueError(f"{path} cannot be read as a .mat file ({sentence(error)}); fetch it again") from error
     raise ValueError(f"{path} holds no array {key}; it holds {found}")

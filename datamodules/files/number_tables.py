@@ -10,8 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from datamodules.files.array_files import check_is_file
-from datamodules.files.limits import check_unpacked
+from datamodules.files.limits import check_is_file, check_unpacked, sentence
 
 
 def read_numbers(path: Path, name: str, named_rows: bool = False) -> pd.DataFrame:
@@ -45,7 +44,7 @@ def read_csv(path: Path, name: str, **options: Any) -> pd.DataFrame:
         check_is_file(path)
         return pd.read_csv(path, **options)
     except Exception as error:  # of pandas' many, of text in another encoding and of memory
-        raise ValueError(f"{name}: {path} is no table ({' '.join(str(error).split())})") from error
+        raise ValueError(f"{name}: {path} is no table ({sentence(error)})") from error
 
 
 def read_svmlight(path: Path, name: str, num_features: int) -> tuple[csr_array, NDArray[np.float64]]:

@@ -9,16 +9,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from datamodules.files.array_files import check_is_file
+from datamodules.files.limits import check_is_file, sentence
 
 EXPANDED = 1 << 26
 """Bytes that a tensor may have without as many in the file, such as a buffer of equal rows."""
-
-
-def sentence(error: BaseException) -> str:
-    """Put what a library says into one line, of at most 400 letters."""
-    said = " ".join(str(error).split()) or type(error).__name__
-    return said if len(said) <= 400 else f"{said[:400]} ..."
 
 
 def read_tensors(file: Path) -> Any:

@@ -5,7 +5,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from datamodules.files.array_files import check_is_file
+from datamodules.files.limits import check_is_file
 
 LARGEST = 1 << 26
 """Bytes; lists of a tokenizer's tokens have a tenth."""

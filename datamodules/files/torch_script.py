@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from datamodules.files.array_files import check_is_file
 from datamodules.files.array_pickle import check_operations
+from datamodules.files.limits import check_is_file, sentence
 
 STORAGES = {"FloatStorage": torch.float32, "HalfStorage": torch.float16, "LongStorage": torch.int64}
 
@@ -92,8 +92,9 @@ def read_torch_script(file: Path) -> list[dict[str, Tensor]] | None:
                 raise ValueError("it is compressed, as PyTorch does not write it")
             return [*_tensors(_Unpickler(archive, roots[0]).load())]
     except Exception as error:  # a damaged file raises almost anything
-        reason = " ".join(str(error).split())[:400]
-        raise ValueError(f"{file} is damaged or holds more than the modules of TorchScript: {reason}") from error
+        raise ValueError(
+            f"{file} is damaged or holds more than the modules of TorchScript: {sentence(error)}"
+        ) from error
 
 
 def _tensors(module: Any) -> Iterator[dict[str, Tensor]]:

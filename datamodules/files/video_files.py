@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.files.array_files import check_is_file
+from datamodules.files.limits import check_is_file
 
 SAME_EVERYWHERE = {"libx264": {"x264-params": "cpu-independent=1"}}
 """Options of encoders whose bits would otherwise depend on what lies beside their frames in memory."""

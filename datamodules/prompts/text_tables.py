@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from datamodules.files.array_files import check_is_file
+from datamodules.files.limits import check_is_file
 
 
 def entries(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.arguments import at_least
+from datamodules.files.limits import sentence
 from datamodules.files.text_files import check_pretrained_json
 from datamodules.loading.global_batches import Request
 from datamodules.loading.seeded_batches import SeededBatches
@@ -106,8 +107,7 @@ class LabelledTexts(SeededBatches):
                 f"writes it, or a name on the Hugging Face Hub"
             ) from error
         except Exception as error:  # damaged files raise almost anything
-            reason = " ".join(str(error).split())[:400]
-            raise ValueError(f"tokenizer: {self.tokenizer_name} cannot be read: {reason}") from error
+            raise ValueError(f"tokenizer: {self.tokenizer_name} cannot be read: {sentence(error)}") from error
         if type(found.model_max_length) not in (int, float):
             raise ValueError(
                 f"tokenizer: model_max_length of {self.tokenizer_name} must be a number, got {found.model_max_length!r}"

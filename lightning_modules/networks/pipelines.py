@@ -12,9 +12,10 @@ from typing import Any
 import torch
 
 from datamodules.arguments import one_of
+from datamodules.files.limits import sentence
 from datamodules.files.text_files import check_pretrained_json, read_json_object
 from lightning_modules.networks.adaptation import Precision
-from lightning_modules.networks.weights import check_safetensors, from_pretrained, listed, sentence
+from lightning_modules.networks.weights import check_safetensors, from_pretrained, listed
 
 HUB_NAME = r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?"
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder")

@@ -6,9 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from datamodules.files.limits import sentence
 from lightning_modules.networks.adaptation import Precision, Tuning, adapted
 from lightning_modules.networks.pipelines import need_transformers, quiet_transformers
-from lightning_modules.networks.weights import check_pretrained, from_pretrained, listed, new_network, sentence
+from lightning_modules.networks.weights import check_pretrained, from_pretrained, listed, new_network
 
 
 class TextClassifier(nn.Module):

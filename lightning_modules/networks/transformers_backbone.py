@@ -6,11 +6,12 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from datamodules.files.limits import sentence
 from datamodules.files.text_files import read_json_object
 from lightning_modules.networks.adaptation import Precision, adapted
 from lightning_modules.networks.normalized import Normalized
 from lightning_modules.networks.pipelines import need_transformers, quiet_transformers
-from lightning_modules.networks.weights import check_pretrained, from_pretrained, new_network, sentence
+from lightning_modules.networks.weights import check_pretrained, from_pretrained, new_network
 
 Features = Literal["pooled", "first_token", "mean_token", "projected"]
 

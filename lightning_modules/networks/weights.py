@@ -7,8 +7,8 @@ from typing import Any
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from datamodules.files.array_files import check_is_file
-from datamodules.files.tensor_files import read_tensors, sentence
+from datamodules.files.limits import check_is_file, sentence
+from datamodules.files.tensor_files import read_tensors
 from datamodules.files.text_files import check_pretrained_json, read_json_object
 from lightning_modules.networks.normalized import Normalized
 

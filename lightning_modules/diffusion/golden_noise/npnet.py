@@ -12,7 +12,8 @@ from timm.models.vision_transformer import Attention
 from torch import Tensor, nn
 
 from datamodules.arguments import at_least
-from datamodules.files.tensor_files import read_tensors, sentence
+from datamodules.files.limits import sentence
+from datamodules.files.tensor_files import read_tensors
 from lightning_modules.full_precision import at_least_float32, in_full_precision
 from lightning_modules.networks.text_to_image import Prompts
 from lightning_modules.networks.weights import load, weights_file

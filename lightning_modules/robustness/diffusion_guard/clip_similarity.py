@@ -20,9 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from datamodules.files.limits import sentence
 from lightning_modules.full_precision import in_full_precision
 from lightning_modules.networks.pipelines import need_transformers
-from lightning_modules.networks.weights import check_pretrained, from_pretrained, sentence
+from lightning_modules.networks.weights import check_pretrained, from_pretrained
 
 
 def directional_similarity(edit: Tensor, source: Tensor, prompt: Tensor, source_text: Tensor) -> Tensor:

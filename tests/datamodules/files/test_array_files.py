@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datamodules.files import array_files
+from datamodules.files import limits
 from datamodules.files.array_files import read_npy, read_npz
 
 NUMBERS = np.arange(12, dtype=np.int16).reshape(3, 4)
@@ -160,7 +160,7 @@ def test_what_is_missing_doubled_or_no_file_is_named(tmp_path: Path) -> None:
 def test_a_small_file_does_not_become_gigabytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.savez_compressed(path := tmp_path / "a.npz", a=np.zeros(1 << 20, np.uint8))
     assert len(read_npz(path, ["a"])["a"]) == 1 << 20
-    monkeypatch.setattr(array_files, "BUDGET", 1 << 20)
+    monkeypatch.setattr(limits, "BUDGET", 1 << 20)
     assert "more than 1048576" in refused(lambda: read_npz(path, ["a"]), path)
     np.savez(path, a=np.zeros(1 << 21, np.uint8))  # as large as it says
     assert len(read_npz(path, ["a"])["a"]) == 1 << 21

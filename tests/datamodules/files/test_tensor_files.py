@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from datamodules.files.tensor_files import read_tensors, sentence
+from datamodules.files.limits import sentence
+from datamodules.files.tensor_files import read_tensors
 from tests.datamodules.files.hostile_files import LEGACY, PTH, SAFE, SAFETENSORS, SAVED, STATE
 
 HOSTILE = [*((".safetensors", name) for name in SAFETENSORS), *((".pth", name) for name in PTH)]
