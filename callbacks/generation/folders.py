@@ -85,7 +85,7 @@ def main(argv: Sequence[str], parser: ArgumentParser) -> int:
     try:
         options = parser.parse_args(argv)
         at_least(1, batch_size=options.batch_size)
-        device_named(options.device)
+        device = device_named(options.device)
         extractor = None
         if not (options.generated.is_file() and options.real.is_file()):
             if options.timm is None:
@@ -95,7 +95,7 @@ def main(argv: Sequence[str], parser: ArgumentParser) -> int:
                     options.timm, num_classes=0, pretrained=options.weights is None, weights=options.weights
                 )
                 extractor = Extractor(network, options.timm)
-        shares = Shares(device=device_named(options.device))
+        shares = Shares(device=device)
         sides = [
             read_side(path, extractor, options.cache_dir, options.batch_size, shares)
             for path in (options.generated, options.real)

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 BUDGET, BUDGET_RATIO = 1 << 30, 100
+"""Bytes that a file may take in memory, and how many for each of its own; the larger one counts."""
 DEFLATE_LIMIT = 1040
 """Bytes that one byte of a deflated file can become, at most."""
 

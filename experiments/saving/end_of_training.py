@@ -1,5 +1,4 @@
-"""The end of training, which a resumed run goes through again: the run may have been killed between its last checkpoint
-and the end.
+"""Run the end of training again where a run was killed between its last checkpoint and that end.
 
 Lightning returns at once from a checkpoint after which no step is left, and calls neither `on_train_start` nor
 `on_train_end`: what a module exports there would never be written.
@@ -41,4 +40,5 @@ def ended_early(trainer: Trainer) -> bool:
     A `Timer` keeps its time itself, and a resumed run may be given more of it.
     """
     timers = [each for each in trainer.callbacks if isinstance(each, Timer)]  # type: ignore[attr-defined]
-    return trainer.should_stop and not any((each.time_remaining() or 1) <= 0 for each in timers)
+    left = [remaining for each in timers if (remaining := each.time_remaining()) is not None]
+    return trainer.should_stop and all(remaining > 0 for remaining in left)

@@ -36,7 +36,7 @@ def relu_moments(first: Tensor, second: Tensor, covariance: Tensor) -> tuple[Ten
     cosine.masked_fill_(cosine > 1 - rounded, 1).masked_fill_(cosine < rounded - 1, -1)
     derivative = cosine.arccos().sub_(math.pi).mul_(-1 / (2 * math.pi))
     sine = (cosine * cosine).neg_().add_(1).sqrt_()
-    return torch.addcmul(derivative * cosine, sine, sine.new_tensor(1 / (2 * math.pi))) * product, derivative
+    return torch.add(derivative * cosine, sine, alpha=1 / (2 * math.pi)) * product, derivative
 
 
 def erf_moments(first: Tensor, second: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,11 @@ and abar = a at the first time that the sampler visits, it begins with
 
     x = sqrt(a) x~_0 + sqrt(1 - a) e,   e ~ N(0, I),
 
-or with x_S in a part of the noise (`deviation` s), x = sqrt(a) x~_0 + sqrt(1 - a - s^2) x_S + s e, from memory.
+or, where `deviation` is s < sqrt(1 - a), with x_S as a part of its noise,
+
+    x = sqrt(a) x~_0 + sqrt(1 - a - s^2) x_S + s e,
+
+a form that was recalled and not checked against the paper.
 
 Neither the model nor its scheduler is changed; one network serves all models of the same latents. The text may be
 another one than the model's, which then says the brightness alone.

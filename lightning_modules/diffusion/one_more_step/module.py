@@ -62,7 +62,7 @@ class OneMoreStep(LightningModule):
         num_inference_steps: steps of a sample.
         guidance_scale: weight of the classifier-free guidance of a `TextToImage`.
         step_guidance_scale: w, that of the step itself; 1 asks for the caption alone.
-        deviation: s, of the fresh noise beside the noise that the network saw, at most the default, sqrt(1 - a).
+        deviation: standard deviation s of the fresh noise in the first state; None takes the largest, sqrt(1 - a).
         official_variance: draw the first state with the standard deviation 1 - a of the authors' code.
         caption_dropout: part of the captions that training leaves empty, in [0, 1).
         optimizer: built on the trainable parameters of both networks.
@@ -139,7 +139,7 @@ class OneMoreStep(LightningModule):
         return built(self.optimizer, self.lr_scheduler, trainable(self.network, self.model))
 
     def on_train_end(self) -> None:
-        directory = self.trainer.log_dir if self.trainer.loggers else None  # every process asks
+        directory = self.trainer.log_dir if self.trainer.loggers else None  # broadcast: every process asks
         save = getattr(getattr(self.network, "network", None), "save_pretrained", None)
         if directory is not None and save is not None and self.trainer.is_global_zero:
             save(str(Path(directory, "one_more_step")))
