@@ -6,8 +6,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.loading.world import run_seed as run_seed
-
 
 def bits_of(*words: int) -> int:
     """Draw 64 bits that follow from all of some numbers, such as seed, index of the image and purpose.

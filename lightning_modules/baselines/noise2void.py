@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from datamodules.arguments import at_least
 from datamodules.batches import ImagePairBatch
 from datamodules.loading.augmentation import sample_uniform
+from datamodules.loading.world import run_seed
 from lightning_modules.metrics.image_quality import EvaluationProtocol, ImageQuality
 from lightning_modules.networks.tiled import Inference
-from lightning_modules.random_numbers import run_seed
 from lightning_modules.training.logging import log_training
 from lightning_modules.training.optimizers import adam, built, constant, trainable
 from lightning_modules.training.restorer import RestorerSteps

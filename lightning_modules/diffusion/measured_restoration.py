@@ -13,10 +13,10 @@ from datamodules.arguments import within
 from datamodules.batches import MeasuredImageBatch
 from datamodules.corruptions.image_noise.numbers import SampleNumbers
 from datamodules.corruptions.operators.interface import Operator
+from datamodules.loading.world import run_seed
 from lightning_modules.full_precision import at_least_float32, in_full_precision
 from lightning_modules.interfaces import ImageColumn, MeasurementSource, require_data
 from lightning_modules.metrics.image_quality import EvaluationProtocol, ImageQuality
-from lightning_modules.random_numbers import run_seed
 from lightning_modules.sde.ddim import scheduler_path
 from lightning_modules.sde.discrete import denoising_loss, scheduler_levels, scheduler_prediction
 from lightning_modules.training.logging import log_training

@@ -42,12 +42,12 @@ from torch.utils.checkpoint import checkpoint
 
 from datamodules.arguments import at_least, one_of, only_with, positive
 from datamodules.batches import TableBatch
+from datamodules.loading.world import run_seed
 from lightning_modules.distributed.draws import draw_rows, drawn_alike
 from lightning_modules.full_precision import in_full_precision
 from lightning_modules.interfaces import Table, TrainingSamples, require_data
 from lightning_modules.metrics.collected import Collected
 from lightning_modules.metrics.wasserstein import MOST_POINTS, sliced_wasserstein, wasserstein
-from lightning_modules.random_numbers import run_seed
 from lightning_modules.training.logging import log_same, log_training
 from lightning_modules.training.optimizers import adam, constant, scheduled, trainable
 from lightning_modules.training.parameter_groups import scale_learning_rates

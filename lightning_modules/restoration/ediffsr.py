@@ -33,12 +33,13 @@ from torch import Tensor, nn
 from datamodules.arguments import at_least, one_of, within
 from datamodules.batches import ImagePairBatch
 from datamodules.corruptions.image_noise.numbers import SampleNumbers
+from datamodules.loading.world import run_seed
 from lightning_modules.distributed.draws import draw_rows, draw_rows_like
 from lightning_modules.full_precision import at_least_float32
 from lightning_modules.metrics.image_quality import EvaluationProtocol, ImageQuality
 from lightning_modules.networks.enlarged import times_larger
 from lightning_modules.networks.tiled import Inference
-from lightning_modules.random_numbers import drawing, run_seed
+from lightning_modules.random_numbers import drawing
 from lightning_modules.sde.mean_reverting import SAMPLERS, MeanReverting, Sampler
 from lightning_modules.training.averages import AveragedWeights
 from lightning_modules.training.logging import log_training

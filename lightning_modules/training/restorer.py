@@ -6,12 +6,13 @@ import torch
 from torch import Tensor
 
 from datamodules.batches import ImagePairBatch
+from datamodules.loading.world import run_seed
 from lightning_modules.full_precision import at_least_float32, in_full_precision
 from lightning_modules.interfaces import ImageColumn
 from lightning_modules.metrics.image_quality import ImageQuality
 from lightning_modules.networks.enlarged import enlarged
 from lightning_modules.networks.tiled import Inference
-from lightning_modules.random_numbers import generator_of, run_seed
+from lightning_modules.random_numbers import generator_of
 from lightning_modules.training.logging import log_means
 from lightning_modules.training.written_images import WritesImages, levels_of
 

@@ -10,10 +10,11 @@ from torch import Tensor
 from datamodules.batches import SpeechPairBatch
 from datamodules.corruptions.image_noise.numbers import SampleNumbers
 from datamodules.files.audio_files import digest_in, write_recording
+from datamodules.loading.world import run_seed
 from lightning_modules.full_precision import at_least_float32, in_full_precision
 from lightning_modules.metrics.speech import SpeechQuality
 from lightning_modules.networks.spectrogram import Spectrogram, as_complex
-from lightning_modules.random_numbers import drawing, run_seed
+from lightning_modules.random_numbers import drawing
 from lightning_modules.resumable.item_files import digest_of, missing_items
 from lightning_modules.sde.samplers import Draw
 from lightning_modules.training.logging import log_means

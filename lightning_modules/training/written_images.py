@@ -13,7 +13,7 @@ from torch import Tensor
 from datamodules.files.bayer import unpacked
 from datamodules.files.module_hash import hash_of_module
 from datamodules.files.png import digest_in_png, write_png
-from lightning_modules.random_numbers import run_seed
+from datamodules.loading.world import run_seed
 from lightning_modules.resumable.item_files import digest_of, missing_items
 from lightning_modules.resumable.settings_file import refuse_other_settings, write_settings
 from lightning_modules.sde.processes import Process

@@ -14,6 +14,7 @@ from torchmetrics import MeanMetric
 
 from datamodules.arguments import at_least, positive, within
 from datamodules.batches import CaptionedImageBatch
+from datamodules.loading.world import run_seed
 from datamodules.prompts.captioned_images import CaptionedImages
 from datamodules.prompts.captioned_set import captions_of, require_captions
 from lightning_modules.diffusion.finetuning.cached_latents import cache_latents
@@ -24,7 +25,7 @@ from lightning_modules.diffusion.finetuning.weighting import min_snr_weight
 from lightning_modules.distributed.draws import draw_rows, draw_rows_like
 from lightning_modules.interfaces import ImageColumn
 from lightning_modules.networks.text_to_image import Prompts, TextToImage
-from lightning_modules.random_numbers import drawn_like, generator_of, run_seed
+from lightning_modules.random_numbers import drawn_like, generator_of
 from lightning_modules.sde.discrete import (
     Prediction,
     diffusion_target,

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from datamodules.arguments import at_least, one_of, within
 from datamodules.batches import CaptionedImageBatch
+from datamodules.loading.world import run_seed
 from datamodules.prompts.captioned_set import captions_of, require_captions
 from lightning_modules.diffusion.guidance import guided
 from lightning_modules.diffusion.one_more_step.first_state import (
@@ -30,7 +31,7 @@ from lightning_modules.distributed.draws import draw_rows, draw_rows_like
 from lightning_modules.interfaces import ImageColumn
 from lightning_modules.metrics.collected import Collected
 from lightning_modules.networks.text_to_image import Prompts
-from lightning_modules.random_numbers import drawn_like, generator_of, run_seed
+from lightning_modules.random_numbers import drawn_like, generator_of
 from lightning_modules.training.logging import log_same, log_training
 from lightning_modules.training.optimizers import adamw, built, constant, trainable
 

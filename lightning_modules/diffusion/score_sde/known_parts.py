@@ -8,11 +8,12 @@ from torch import Tensor
 from datamodules.corruptions.image_noise.numbers import SampleNumbers
 from datamodules.corruptions.operators import ChannelMean, Mask
 from datamodules.corruptions.operators.masks import Masks
+from datamodules.loading.world import run_seed
 from lightning_modules.diffusion.measured_restoration import measured_columns
 from lightning_modules.diffusion.score_sde.conditions import colourisation, inpainting
 from lightning_modules.full_precision import at_least_float32
 from lightning_modules.interfaces import ImageColumn, MeasurementSource, require_data
-from lightning_modules.random_numbers import drawing, run_seed
+from lightning_modules.random_numbers import drawing
 from lightning_modules.sde.flow import ProbabilityFlow
 from lightning_modules.sde.samplers import Draw
 from lightning_modules.training.restorer import RestorerSteps

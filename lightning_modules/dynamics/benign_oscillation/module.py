@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from datamodules.arguments import at_least, positive
 from datamodules.batches import TableBatch, global_size
-from datamodules.loading.world import summed
+from datamodules.loading.world import run_seed, summed
 from datamodules.tables.feature_noise import FeatureNoise
 from lightning_modules.distributed.global_rows import global_rows
 from lightning_modules.dynamics.benign_oscillation.observables import (
@@ -30,7 +30,6 @@ from lightning_modules.dynamics.benign_oscillation.patch_network import (
 from lightning_modules.dynamics.benign_oscillation.scalar_map import bifurcation, window
 from lightning_modules.full_precision import require_double
 from lightning_modules.interfaces import Table
-from lightning_modules.random_numbers import run_seed
 from lightning_modules.training.logging import log_same, log_training
 from lightning_modules.training.optimizers import sgd
 

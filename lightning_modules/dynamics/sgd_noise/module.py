@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from datamodules.arguments import at_least, positive
 from datamodules.batches import TableBatch, global_size, share
+from datamodules.loading.world import run_seed
 from lightning_modules.distributed.global_rows import global_rows
 from lightning_modules.dynamics.sgd_noise.descent import Points, ahead_of, descend, drawn_batches
 from lightning_modules.dynamics.sgd_noise.observables import (
@@ -23,7 +24,6 @@ from lightning_modules.dynamics.sgd_noise.observables import (
 )
 from lightning_modules.full_precision import in_full_precision
 from lightning_modules.interfaces import Table
-from lightning_modules.random_numbers import run_seed
 from lightning_modules.training.logging import log_same
 
 UNFIT_PRECISION = ("16-mixed", "16-true", "bf16-true")

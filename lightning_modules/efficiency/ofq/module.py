@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from datamodules.arguments import at_least, within
 from datamodules.batches import LabelledImageBatch, global_size, local_size, network_input
-from datamodules.loading.world import world_size
+from datamodules.loading.world import run_seed, world_size
 from lightning_modules.efficiency.ofq.conversion import exported, quantize, statsq_rows, transformer_of
 from lightning_modules.efficiency.ofq.oscillation import (
     OFTEN,
@@ -23,7 +23,6 @@ from lightning_modules.efficiency.ofq.oscillation import (
 )
 from lightning_modules.efficiency.ofq.quantizers import Quantizer, calibrating, integers, scaled_parts
 from lightning_modules.interfaces import Table, TrainingImageSource, require
-from lightning_modules.random_numbers import run_seed
 from lightning_modules.training.chosen_samples import chosen_samples, drawn_places
 from lightning_modules.training.classifier import ClassifierSteps, accuracies
 from lightning_modules.training.evaluation_mode import in_evaluation_mode

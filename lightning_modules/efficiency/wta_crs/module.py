@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from datamodules.arguments import at_least, one_of, within
 from datamodules.batches import LabelledImageBatch, LabelledTextBatch, global_size, local_size
-from datamodules.loading.world import rank, world_size
+from datamodules.loading.world import rank, run_seed, world_size
 from lightning_modules.distributed.per_sample import PerSample
 from lightning_modules.efficiency.wta_crs.attention import sample_attention
 from lightning_modules.efficiency.wta_crs.compact import (
@@ -27,7 +27,7 @@ from lightning_modules.efficiency.wta_crs.gradient_error import gradient_errors,
 from lightning_modules.efficiency.wta_crs.products import SampledLinear, SampledProduct, Sampler
 from lightning_modules.interfaces import Table, TrainingSamples, require_data
 from lightning_modules.networks.replacement import layers_named, replace_layers
-from lightning_modules.random_numbers import run_seed, seed_of
+from lightning_modules.random_numbers import seed_of
 from lightning_modules.training.classifier import ClassifierSteps, accuracies, cross_entropy_step
 from lightning_modules.training.logging import log_same
 from lightning_modules.training.optimizers import adamw, built, constant, trainable

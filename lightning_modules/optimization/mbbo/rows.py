@@ -5,8 +5,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from datamodules.loading.world import run_seed
 from lightning_modules.optimization.mbbo.reweighting import Batch, Samples, with_one
-from lightning_modules.random_numbers import generator_of, run_seed
+from lightning_modules.random_numbers import generator_of
 
 
 class WeightedRows:

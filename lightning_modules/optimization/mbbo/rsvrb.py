@@ -4,11 +4,11 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from datamodules.arguments import at_least, positive
+from datamodules.loading.world import run_seed
 from lightning_modules.optimization.mbbo.all_blocks import AllBlocks
 from lightning_modules.optimization.mbbo.blocks import sampled_blocks
 from lightning_modules.optimization.mbbo.reweighting import Batch
 from lightning_modules.optimization.mbbo.weighing import WeighingSteps
-from lightning_modules.random_numbers import run_seed
 
 JUDGED = 3
 """What the second sample of blocks is drawn for."""

@@ -11,7 +11,7 @@ from torchmetrics.functional.classification import binary_auroc
 
 from datamodules.arguments import at_least, within
 from datamodules.batches import TableBatch, global_size, share
-from datamodules.loading.world import summed
+from datamodules.loading.world import run_seed, summed
 from lightning_modules.distributed.independent import Hosted, require_independent
 from lightning_modules.full_precision import require_double
 from lightning_modules.interfaces import Table, TrainingRows, require_data
@@ -20,7 +20,6 @@ from lightning_modules.optimization.mbbo.course import course_tables, tracking_e
 from lightning_modules.optimization.mbbo.reweighting import Batch, Reweighting, objective, with_one
 from lightning_modules.optimization.mbbo.rows import WeightedRows
 from lightning_modules.optimization.mbbo.trackers import storm
-from lightning_modules.random_numbers import run_seed
 from lightning_modules.training.iterations import OwnUpdates, iterate
 from lightning_modules.training.logging import log_same
 from lightning_modules.training.requirements import require_all_rows

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from datamodules.arguments import at_least, within
 from datamodules.batches import LabelledImageBatch
-from datamodules.loading.world import summed
+from datamodules.loading.world import run_seed, summed
 from lightning_modules.distributed.independent import require_independent
 from lightning_modules.full_precision import in_full_precision
 from lightning_modules.interfaces import Table
@@ -18,7 +18,7 @@ from lightning_modules.optimization.monna.aggregation import NearestNeighborAver
 from lightning_modules.optimization.monna.byzantine import Attack
 from lightning_modules.optimization.monna.exchange import exchanged
 from lightning_modules.optimization.monna.nodes import NodeNetworks
-from lightning_modules.random_numbers import generator_of, run_seed
+from lightning_modules.random_numbers import generator_of
 from lightning_modules.training.classifier import ClassifierSteps
 from lightning_modules.training.logging import log_same, log_training
 from lightning_modules.training.optimizers import built, constant, sgd, trainable

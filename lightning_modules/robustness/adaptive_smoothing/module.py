@@ -11,8 +11,8 @@ from torch import Tensor
 
 from datamodules.arguments import at_least, one_of, positive
 from datamodules.batches import LabelledImageBatch
+from datamodules.loading.world import run_seed
 from lightning_modules.interfaces import MixtureOutput
-from lightning_modules.random_numbers import run_seed
 from lightning_modules.robustness.adaptive_smoothing.attacks import drawn_steps, randomised_attack
 from lightning_modules.robustness.adaptive_smoothing.mixing import smoothing_radius, tight_smoothing_radius
 from lightning_modules.robustness.adaptive_smoothing.mixture import Mixture

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from datamodules.arguments import at_least, positive, within
 from datamodules.batches import LabelledImageBatch, global_size
+from datamodules.loading.world import run_seed
 from lightning_modules.distributed.draws import draw_rows_like
 from lightning_modules.distributed.global_rows import global_rows
 from lightning_modules.losses.contrastive import contrastive_loss
-from lightning_modules.random_numbers import run_seed
 from lightning_modules.robustness.rrcm.noise_conditioned import represent
 from lightning_modules.robustness.rrcm.noise_schedule import SMALLEST, kept_by_target, noise_level, num_levels
 from lightning_modules.robustness.rrcm.retrieval import Retrieval
