@@ -163,14 +163,13 @@ class DiffusionFineTuning(LightningModule):
         """
         if isinstance(self.network, PixelSpace):
             return self.network.encode(batch["image"]), None
-        captions = captions_of(batch, "a text-to-image model")
         if "moments" in batch:
             moments, prompts = batch["moments"], Prompts(batch["embedding"], batch.get("pooled"))
             prompts = Prompts(*(None if value is None else value.to(moments.dtype) for value in prompts))  # type: ignore[arg-type]
         else:
             with torch.no_grad():
                 moments = self.network.moments(batch["image"])
-            prompts = self.network.encode_prompts(captions)
+            prompts = self.network.encode_prompts(captions_of(batch, "a text-to-image model"))
         return self.network.latent(moments, draw(moments[:, 0])), prompts
 
     def training_step(self, batch: CaptionedImageBatch, batch_idx: int) -> dict[str, Tensor]:
