@@ -27,13 +27,18 @@ def count_classes(config: Namespace) -> None:
     """
     if not _replaced(config.get("model"), None):
         return
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(LightningDataModule, "data")
-    data = parser.instantiate(parser.parse_object({"data": config.data.as_dict()})).data
+    data = data_of(config)
     number = getattr(data, "num_classes", None)
     if number is None:
         raise ValueError(f"num_classes: auto takes the number from the data, and {type(data).__name__} has none")
     _replaced(config.model, number)
+
+
+def data_of(config: Namespace) -> LightningDataModule:
+    """Build the DataModule of a parsed configuration alone, ahead of the model."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(LightningDataModule, "data")
+    return parser.instantiate(parser.parse_object({"data": config.data.as_dict()})).data
 
 
 def _replaced(settings: Any, number: int | None) -> bool:

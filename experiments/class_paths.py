@@ -30,7 +30,7 @@ def check_class_paths(key: str, hint: Any, value: Any) -> None:
     """
     classes = tuple(_classes(hint))
     for path in _class_paths(value):
-        named = _imported(path)
+        named = imported(path)
         if inspect.isclass(named) or any(getattr(each, "_is_protocol", False) for each in classes):
             allowed = bool(classes) or _takes_callables(hint)  # jsonargparse has checked which ones
         else:
@@ -82,6 +82,6 @@ def _return_type(function: Any) -> Any:
         return None
 
 
-def _imported(path: str) -> Any:
+def imported(path: str) -> Any:
     module, _, name = path.rpartition(".")
     return getattr(__import__(module, fromlist=[name]), name)

@@ -45,6 +45,7 @@ from experiments.config_files import (
     with_base,
     without_base_line,
 )
+from experiments.early_captions import check_captions
 from experiments.preflight import metrics_of_short_run
 from experiments.progress_bar import WholeRun
 from experiments.readable_errors import lost_process, readable
@@ -298,6 +299,7 @@ class CommandLine(LightningCLI):
     def before_instantiate_classes(self) -> None:
         config = self.config[self.requested]
         count_classes(config)
+        check_captions(config)
         data = config.data.get("init_args") if config.data else None
         if data and "seed" in data and data.seed is None and not isinstance(config.seed_everything, bool):
             data.seed = config.seed_everything

@@ -45,10 +45,19 @@ class CaptionedFolder(CaptionedSet):
         self.caption_column = caption_column
         self.prompt = prompt
 
-    def training(self) -> Captioned:
+    def has_captions(self) -> bool:
+        if self.prompt is not None:
+            return True
+        root, names = self._images()
+        return self._captions(root, names) is not None
+
+    def _images(self) -> tuple[Path, list[str]]:
         root = data_directory(self.data_dir, "CaptionedFolder")
         required_folder(root, "data_dir")
-        names = image_names(root)
+        return root, image_names(root)
+
+    def training(self) -> Captioned:
+        root, names = self._images()
         source = ImageFiles(root, names, torch.zeros(len(names), dtype=torch.int64), self.crop)
         if self.prompt is not None:
             return Captioned(source, [self.prompt] * len(names))

@@ -34,6 +34,15 @@ class CaptionedSet(ABC):
     image_shape: tuple[int, int, int]
     """C, H, W of the images that a network gets."""
 
+    def has_captions(self) -> bool:
+        """Tell whether the images have captions, without reading an image.
+
+        Raises:
+            FileNotFoundError: if the images or a file that the captions name are missing.
+            ValueError: if captions do not fit.
+        """
+        return True
+
     @abstractmethod
     def training(self) -> Captioned:
         """Read the images.
@@ -123,15 +132,15 @@ def require_captions(data: Any, needed_by: str) -> None:
     """Check, before an image is read, that the images of a DataModule have captions.
 
     Args:
-        data: the DataModule, set up; other ones than `CaptionedImages` are not looked at.
+        data: the DataModule; ones without captioned images are not checked.
         needed_by: what needs them, for the message.
 
     Raises:
         ValueError: if they have none.
     """
-    for rows in (getattr(data, name, None) for name in ("train_set", "validation_set", "test_set")):
-        if isinstance(rows, CaptionedRows) and rows.captioned.captions is None:
-            captions_of({}, needed_by)
+    images = getattr(data, "images", None)
+    if isinstance(images, CaptionedSet) and not images.has_captions():
+        captions_of({}, needed_by)
 
 
 def captions_of(batch: Mapping[str, Any], needed_by: str) -> list[str]:

@@ -9,7 +9,7 @@ sqrt(1 - abar_t) z, from z_t, t and a prompt's embedding.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -78,6 +78,8 @@ class TextToImage(nn.Module):
 
     parts: Sequence[str] = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
     """What the pipeline must have; the first one predicts."""
+    needs_captions: ClassVar[bool] = True
+    """A module that trains it on images needs their captions."""
 
     def __init__(
         self,

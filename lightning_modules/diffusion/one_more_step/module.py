@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -72,6 +72,8 @@ class OneMoreStep(LightningModule):
     Raises:
         ValueError: if an argument is out of range, nothing embeds captions, or the schedule cannot end without signal.
     """
+
+    needs_captions: ClassVar[bool] = True
 
     def __init__(
         self,
