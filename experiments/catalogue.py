@@ -5,7 +5,8 @@
     python train.py methods --field robustness
 
 All of it is read from where it is written, and nothing is imported: a method is a class under lightning_modules that
-derives from LightningModule; its paper stands in the docstring of the class, of its file or of its folder, as
+derives from MethodModule or LightningModule; its paper stands in the docstring of the class, of its file or of its
+folder, as
 
     Source: Authors, Title, VENUE YEAR, arXiv ID.
 
@@ -25,6 +26,7 @@ from pathlib import Path
 from experiments.arguments import PROGRAM, ArgumentParser
 from experiments.config_files import BASE_LINE, PROJECT, parsed, settings_of, text_of
 
+BASES = ("MethodModule", "LightningModule")
 NEEDS = re.compile(r"#\s*needs:\s*(.+)", re.IGNORECASE)
 YEAR = re.compile(r"\b(19|20)\d\d\b")
 ARXIV = re.compile(r"\barXiv[:\s]\s*(?P<id>\d{4}\.\d{4,5}|[a-z-]+(\.[A-Z]{2})?/\d{7})(v\d+)?")
@@ -136,7 +138,7 @@ def find_methods(project: Path = PROJECT) -> list[Method]:
     root = project / "lightning_modules"
     for file in sorted(root.glob("*/**/*.py")):
         text = file.read_text(encoding="utf-8")
-        if "LightningModule" not in text:
+        if not any(base in text for base in BASES):
             continue
         tree = ast.parse(text, filename=str(file))
         module = ".".join(file.relative_to(project).with_suffix("").parts).removesuffix(".__init__")
@@ -164,8 +166,8 @@ def _class_paths(module: str, name: str) -> list[str]:
 
 
 def _lightning_modules(tree: ast.Module) -> Iterator[ast.ClassDef]:
-    """Yield the classes that derive from LightningModule, directly or through one above them in the file."""
-    known = {"LightningModule"}
+    """Yield the classes that derive from one of `BASES`, directly or through one above them in the file."""
+    known = set(BASES)
     for node in tree.body:
         if isinstance(node, ast.ClassDef):
             bases = [base.value if isinstance(base, ast.Subscript) else base for base in node.bases]

@@ -31,7 +31,6 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from datamodules.files.whole_files import write_text
 from experiments.arguments import LARGEST_SEED, PROGRAM
-from experiments.class_counts import count_classes, with_placeholder
 from experiments.class_names import with_full_names
 from experiments.class_paths import check_class_paths
 from experiments.config_files import (
@@ -45,7 +44,7 @@ from experiments.config_files import (
     with_base,
     without_base_line,
 )
-from experiments.early_captions import check_captions
+from experiments.data_before_model import check_captions, count_classes, with_placeholder
 from experiments.preflight import metrics_of_short_run
 from experiments.progress_bar import WholeRun
 from experiments.readable_errors import lost_process, readable

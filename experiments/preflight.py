@@ -27,8 +27,8 @@ def errors_of(arguments: Sequence[Sequence[str]]) -> list[str | None]:
     """Find the error in each list of arguments. One parser reads all: to build one takes longer than to use it."""
     import torch
 
-    from experiments.class_counts import count_classes
     from experiments.command_line import ParsedOnly
+    from experiments.data_before_model import count_classes
     from experiments.readable_errors import readable
 
     parser: Any = None

@@ -52,10 +52,10 @@ IMPORTS = {name: imports_of(name) for name in MODULES}
 
 
 def named_by_yaml(name: str) -> bool:
-    """Whether a module defines a LightningModule or a Callback."""
-    return any(
+    """Whether a module defines a LightningModule, other than the base of all, or a Callback."""
+    return name != "lightning_modules.method_module" and any(
         isinstance(node, ast.ClassDef)
-        and any(re.search(r"(LightningModule|Callback)$", ast.unparse(base)) for base in node.bases)
+        and any(re.search(r"(LightningModule|MethodModule|Callback)$", ast.unparse(base)) for base in node.bases)
         for node in ast.walk(TREES[name])
     )
 

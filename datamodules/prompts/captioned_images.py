@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from datamodules.arguments import within
 from datamodules.loading.augmentation import Augmentation
 from datamodules.loading.seeded_batches import SeededBatches
-from datamodules.prompts.captioned_set import CaptionedRows, CaptionedSet
+from datamodules.prompts.captioned_set import CaptionedRows, CaptionedSet, captions_of
 
 
 class CaptionedImages(SeededBatches):
@@ -56,6 +56,18 @@ class CaptionedImages(SeededBatches):
     def image_shape(self) -> tuple[int, int, int]:
         """C, H, W of an image."""
         return self.images.image_shape
+
+    def require_captions(self, needed_by: str) -> None:
+        """Check, without reading an image, that the images have captions.
+
+        Args:
+            needed_by: what needs them, for the message.
+
+        Raises:
+            ValueError: if they have none.
+        """
+        if not self.images.has_captions():
+            captions_of({}, needed_by)
 
     def set_up_training(self) -> None:
         captioned = self.images.training()

@@ -128,21 +128,6 @@ class CaptionedRows:
         return batch
 
 
-def require_captions(data: Any, needed_by: str) -> None:
-    """Check, before an image is read, that the images of a DataModule have captions.
-
-    Args:
-        data: the DataModule; ones without captioned images are not checked.
-        needed_by: what needs them, for the message.
-
-    Raises:
-        ValueError: if they have none.
-    """
-    images = getattr(data, "images", None)
-    if isinstance(images, CaptionedSet) and not images.has_captions():
-        captions_of({}, needed_by)
-
-
 def captions_of(batch: Mapping[str, Any], needed_by: str) -> list[str]:
     """Give the captions of a batch.
 

@@ -15,10 +15,10 @@ from importlib.util import find_spec
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from datamodules.arguments import positive
+from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.image_quality import EvaluationProtocol, ImageQuality
 from lightning_modules.training.restorer import RestorerSteps
 
@@ -50,7 +50,7 @@ def estimated_deviation(noisy: Tensor) -> Tensor:
     return (diagonal.abs().flatten(2).median(dim=2).values / 0.6745).mean(dim=1).clamp(min=1e-4)
 
 
-class BM3D(RestorerSteps, LightningModule):
+class BM3D(RestorerSteps, MethodModule):
     """Denoise grey or colour images with BM3D, on the host; it is tested and predicts, and has nothing to train.
 
     Args:

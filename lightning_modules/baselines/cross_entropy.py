@@ -11,17 +11,17 @@ Source: Zhang, Bengio, Hardt, Recht and Vinyals, Understanding Deep Learning Req
 
 from typing import Any
 
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from datamodules.batches import LabelledImageBatch, LabelledTextBatch
 from lightning_modules.losses.mixing import SoftLabels
+from lightning_modules.method_module import MethodModule
 from lightning_modules.training.classifier import ClassifierSteps, accuracies, cross_entropy_step, refuse_smoothed
 from lightning_modules.training.optimizers import built, constant, sgd, trainable
 
 
-class CrossEntropy(ClassifierSteps, LightningModule):
+class CrossEntropy(ClassifierSteps, MethodModule):
     """Train any network with cross-entropy on the labels it is given.
 
     Args:

@@ -13,7 +13,6 @@ Line-Search, and Convergence Rates, NeurIPS 2019, arXiv 1905.09997.
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
@@ -21,6 +20,7 @@ from datamodules.arguments import positive, within
 from datamodules.batches import global_size
 from datamodules.loading.world import summed
 from lightning_modules.distributed.summed_gradient import summed_gradient
+from lightning_modules.method_module import MethodModule
 from lightning_modules.training.iterations import OwnUpdates
 from lightning_modules.training.line_search import EXPAND, search
 from lightning_modules.training.logging import log_training
@@ -28,7 +28,7 @@ from lightning_modules.training.optimizers import built, constant, sgd, trainabl
 from lightning_modules.training.output_losses import CountedLoss, OutputLossSteps, inputs_and_target
 
 
-class Descent(OutputLossSteps, LightningModule):
+class Descent(OutputLossSteps, MethodModule):
     """Train a network on the mean loss of its outputs by an optimizer of torch.
 
     Args:
@@ -67,7 +67,7 @@ class Descent(OutputLossSteps, LightningModule):
         return built(self.optimizer, self.lr_scheduler, trainable(self.network))
 
 
-class LineSearchDescent(OutputLossSteps, LightningModule):
+class LineSearchDescent(OutputLossSteps, MethodModule):
     """Train a network on the mean loss of its outputs by gradient steps that a line search finds (SLS).
 
     Args:

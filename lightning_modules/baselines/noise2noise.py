@@ -12,11 +12,11 @@ Clean Data, ICML 2018, arXiv 1803.04189.
 from typing import Any
 
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from datamodules.batches import ImagePairBatch
+from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.image_quality import EvaluationProtocol, ImageQuality
 from lightning_modules.networks.tiled import Inference
 from lightning_modules.training.logging import log_training
@@ -24,7 +24,7 @@ from lightning_modules.training.optimizers import adam, built, constant, trainab
 from lightning_modules.training.restorer import RestorerSteps
 
 
-class Noise2Noise(RestorerSteps, LightningModule):
+class Noise2Noise(RestorerSteps, MethodModule):
     """Train any network on two noisy images of each scene; the data give the second one (`second_noisy`).
 
     Args:

@@ -18,7 +18,6 @@ Source: Krull, Buchholz and Jug, Noise2Void: Learning Denoising from Single Nois
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
@@ -26,6 +25,7 @@ from datamodules.arguments import at_least
 from datamodules.batches import ImagePairBatch
 from datamodules.loading.augmentation import sample_uniform
 from datamodules.loading.world import run_seed
+from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.image_quality import EvaluationProtocol, ImageQuality
 from lightning_modules.networks.tiled import Inference
 from lightning_modules.training.logging import log_training
@@ -65,7 +65,7 @@ def masked(noisy: Tensor, uniform: Tensor, square: int) -> tuple[Tensor, Tensor]
     return replaced, hidden.view(batch, 1, height, width)
 
 
-class Noise2Void(RestorerSteps, LightningModule):
+class Noise2Void(RestorerSteps, MethodModule):
     """Train any network on single noisy images, with hidden pixels.
 
     Args:

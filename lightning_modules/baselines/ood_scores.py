@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from datamodules.batches import LabelledImageBatch
 from lightning_modules.interfaces import TrainingImageSource, require_data
+from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.collected import Collected
 from lightning_modules.metrics.detection import DetectionResult, metrics_by_name
 from lightning_modules.networks.layer_features import classifier_layer, logits_and_features, tapped
@@ -28,7 +28,7 @@ from lightning_modules.training.logging import log_same, log_training
 from lightning_modules.training.optimizers import built, constant, sgd, trainable
 
 
-class OODScores(ClassifierSteps, LightningModule):
+class OODScores(ClassifierSteps, MethodModule):
     """Train a classifier with cross-entropy, and test how well its logits and features tell other images.
 
     Testing takes data of `OutOfDistribution`. Detectors that learn from training images see all of them, without

@@ -12,19 +12,19 @@ Source: Long, Shelhamer and Darrell, Fully Convolutional Networks for Semantic S
 from collections.abc import Sequence
 from typing import Any
 
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from datamodules.batches import LabelledMaskBatch
 from lightning_modules.losses.segmentation import pixel_cross_entropy
+from lightning_modules.method_module import MethodModule
 from lightning_modules.training.logging import log_training
 from lightning_modules.training.optimizers import constant, scheduled, sgd
 from lightning_modules.training.parameter_groups import learning_rate_groups, scale_learning_rates
 from lightning_modules.training.segmenter import SegmenterSteps, confusion
 
 
-class SegmentationCrossEntropy(SegmenterSteps, LightningModule):
+class SegmentationCrossEntropy(SegmenterSteps, MethodModule):
     """Train any segmenter with cross-entropy on the labels that it is given.
 
     Args:

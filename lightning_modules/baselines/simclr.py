@@ -13,7 +13,6 @@ Source: Chen, Kornblith, Norouzi and Hinton, A Simple Framework for Contrastive 
 
 from typing import Any
 
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
@@ -22,6 +21,7 @@ from datamodules.batches import LabelledImageBatch, global_size
 from lightning_modules.distributed.global_rows import global_rows
 from lightning_modules.distributed.per_sample import share_start
 from lightning_modules.losses.contrastive import nt_xent
+from lightning_modules.method_module import MethodModule
 from lightning_modules.networks.layer_features import classifier_layer, logits_and_features
 from lightning_modules.training.logging import log_training
 from lightning_modules.training.optimizers import built, constant, sgd, trainable
@@ -29,7 +29,7 @@ from lightning_modules.training.own_loaders import OwnLoaders
 from lightning_modules.views.unaugmented import check_unaugmented
 
 
-class SimCLR(OwnLoaders, LightningModule):
+class SimCLR(OwnLoaders, MethodModule):
     """Pre-train a classifier's features without labels.
 
     Args:

@@ -12,13 +12,13 @@ Generative Models, IEEE/ACM TASLP 2023, arXiv 2208.05830, where the same network
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from datamodules.arguments import at_least
 from datamodules.batches import SpeechPairBatch
 from lightning_modules.full_precision import in_full_precision
+from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.speech import SpeechQuality
 from lightning_modules.networks.spectrogram import Spectrogram, as_channels
 from lightning_modules.sde.samplers import Draw
@@ -27,7 +27,7 @@ from lightning_modules.training.optimizers import adam, built, constant, trainab
 from lightning_modules.training.speech_restorer import SpeechRestorerSteps
 
 
-class SpectralRegression(SpeechRestorerSteps, LightningModule):
+class SpectralRegression(SpeechRestorerSteps, MethodModule):
     """Train a network to give clean spectrograms at once.
 
     Args:

@@ -12,12 +12,12 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from datamodules.arguments import at_least, one_of
 from datamodules.batches import ImagePairBatch
+from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.image_quality import EvaluationProtocol, ImageQuality
 from lightning_modules.networks.enlarged import times_larger
 from lightning_modules.networks.tiled import Inference
@@ -28,7 +28,7 @@ from lightning_modules.training.restorer import RestorerSteps
 LOSSES = {"mse": F.mse_loss, "l1": F.l1_loss}
 
 
-class SupervisedRestoration(RestorerSteps, LightningModule):
+class SupervisedRestoration(RestorerSteps, MethodModule):
     """Train any network on pairs of noisy and clean images.
 
     Args:

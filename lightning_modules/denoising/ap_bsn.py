@@ -15,13 +15,13 @@ Network, CVPR 2022, arXiv 2203.11799. Without the refinement of the result by ra
 from typing import Any
 
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from datamodules.arguments import at_least
 from datamodules.batches import ImagePairBatch
 from lightning_modules.denoising.sub_images import denoised_by_sub_images, through_sub_images
+from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.image_quality import ImageQuality
 from lightning_modules.networks.tiled import Inference
 from lightning_modules.training.logging import log_training
@@ -29,7 +29,7 @@ from lightning_modules.training.optimizers import adam, built, constant, trainab
 from lightning_modules.training.restorer import RestorerSteps
 
 
-class APBSN(RestorerSteps, LightningModule):
+class APBSN(RestorerSteps, MethodModule):
     """Train a blind-spot network on sub-images of noisy images, and denoise those of a smaller stride.
 
     Args:

@@ -19,13 +19,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from datamodules.arguments import at_least
 from datamodules.batches import ImagePairBatch
 from lightning_modules.denoising.sub_images import drawn_uniformly, sub_sampled, through_sub_images
+from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.image_quality import ImageQuality
 from lightning_modules.networks.tiled import Inference
 from lightning_modules.training.logging import log_training
@@ -72,7 +72,7 @@ def ramp(step: int, length: int) -> float:
     return min(step / length, 1.0)
 
 
-class CBSN(RestorerSteps, LightningModule):
+class CBSN(RestorerSteps, MethodModule):
     """Train a blind-spot network on noisy images, with a downsampled invariance that lets it see all pixels.
 
     Args:

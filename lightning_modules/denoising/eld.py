@@ -24,12 +24,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from datamodules.batches import ImagePairBatch
 from lightning_modules.interfaces import ImageColumn
+from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.image_quality import EvaluationProtocol, ImageQuality, as_measured, psnr
 from lightning_modules.networks.tiled import Inference
 from lightning_modules.training.logging import log_training
@@ -100,7 +100,7 @@ def preview(image: Tensor, reference: Tensor) -> Tensor:
     return (colours(image) * means[:, 1:2] / means).clamp(0, 1) ** (1 / 2.2)
 
 
-class ELD(RestorerSteps, LightningModule):
+class ELD(RestorerSteps, MethodModule):
     """Train a network on packed raw images with synthetic noise of a sensor.
 
     Tests log, beside the usual measures, `corrected_psnr` and `corrected_ssim`, which are those of the paper. `predict`

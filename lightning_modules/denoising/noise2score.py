@@ -26,7 +26,6 @@ Source: Kim and Ye, Noise2Score: Tweedie's Approach to Self-Supervised Image Den
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
@@ -36,6 +35,7 @@ from datamodules.corruptions.image_noise import Gamma, Gaussian, Poisson
 from datamodules.corruptions.image_noise.blind_level import best_level, candidates
 from lightning_modules.distributed.draws import draw_rows_like
 from lightning_modules.full_precision import at_least_float32
+from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.image_quality import EvaluationProtocol, ImageQuality
 from lightning_modules.networks.tiled import Inference
 from lightning_modules.training.logging import log_training
@@ -60,7 +60,7 @@ def score_loss(score: Tensor, perturbation: Tensor, sigma: float | Tensor) -> Te
     return (sigma * score + perturbation).square().mean()
 
 
-class Noise2Score(RestorerSteps, LightningModule):
+class Noise2Score(RestorerSteps, MethodModule):
     """Learn the score of noisy images, and denoise by Tweedie's formula.
 
     It also is a `Denoiser` of Gaussian noise of any level that it was trained for.

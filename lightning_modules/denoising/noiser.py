@@ -17,7 +17,6 @@ settings and the total variation are those of a re-implementation (NoiSER-Var3),
 from typing import Any, Literal, get_args
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
@@ -25,6 +24,7 @@ from datamodules.arguments import at_least, one_of, only_with, positive
 from datamodules.batches import ImagePairBatch
 from lightning_modules.distributed.draws import draw_rows, draw_rows_like
 from lightning_modules.full_precision import at_least_float32, in_full_precision
+from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.image_quality import EvaluationProtocol, ImageQuality, psnr
 from lightning_modules.training.logging import log_training
 from lightning_modules.training.optimizers import adam, built, constant, trainable
@@ -79,7 +79,7 @@ def aligned_psnr(image: Tensor, clean: Tensor, protocol: EvaluationProtocol = "r
     return psnr(image * (next(means) / next(means).clamp(min=1e-6)), clean, protocol)
 
 
-class NoiSER(RestorerSteps, LightningModule):
+class NoiSER(RestorerSteps, MethodModule):
     """Train a network to repeat noise, and light dark photographs with it.
 
     Tests log the peak signal-to-noise ratio as it is, and `aligned_psnr` with the truth's mean brightness, which many

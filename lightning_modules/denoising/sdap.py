@@ -17,13 +17,13 @@ the stride of use does not divide are reflected up to it, which that code refuse
 from typing import Any
 
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from datamodules.arguments import at_least
 from datamodules.batches import ImagePairBatch
 from lightning_modules.denoising.sub_images import denoised_by_sub_images, drawn_uniformly, sub_sampled
+from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.image_quality import ImageQuality
 from lightning_modules.networks.tiled import Inference
 from lightning_modules.training.logging import log_training
@@ -56,7 +56,7 @@ def cyclic_difference_loss(network: nn.Module, sub_image: Tensor) -> Tensor:
     return len(sub_image) * F.l1_loss(output, sub_image.roll(-1, dims=0))
 
 
-class SDAP(RestorerSteps, LightningModule):
+class SDAP(RestorerSteps, MethodModule):
     """Train a blind-spot network on random sub-samples of noisy images.
 
     Args:

@@ -15,13 +15,13 @@ from functools import partial
 
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from datamodules.arguments import at_least, within
 from datamodules.corruptions.operators.interface import Operator
 from lightning_modules.diffusion.posterior_sampling import Guidance, PosteriorSampling
+from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.image_quality import EvaluationProtocol
 from lightning_modules.training.optimizers import adam, constant
 
@@ -36,7 +36,7 @@ def dps_guidance(
     return clean.detach(), -strength * gradient / norm
 
 
-class DPS(PosteriorSampling, LightningModule):
+class DPS(PosteriorSampling, MethodModule):
     """Find images from measurements by diffusion posterior sampling; `test` and `predict` are what it does.
 
     Args:

@@ -17,7 +17,6 @@ from functools import partial
 
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
@@ -25,6 +24,7 @@ from datamodules.arguments import within
 from datamodules.corruptions.operators.interface import Operator
 from datamodules.corruptions.operators.masks import Mask
 from lightning_modules.diffusion.posterior_sampling import Guidance, PosteriorSampling
+from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.image_quality import EvaluationProtocol
 from lightning_modules.training.optimizers import adam, constant
 
@@ -42,7 +42,7 @@ def pigdm_guidance(
     return estimate, scale * gradient
 
 
-class PiGDM(PosteriorSampling, LightningModule):
+class PiGDM(PosteriorSampling, MethodModule):
     """Find images from measurements by pseudo-inverse guidance; `test` and `predict` are what it does.
 
     Args:

@@ -6,7 +6,6 @@ Source: Ho, Jain and Abbeel, Denoising Diffusion Probabilistic Models, NeurIPS 2
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
@@ -14,11 +13,12 @@ from datamodules.arguments import within
 from datamodules.batches import CaptionedImageBatch
 from lightning_modules.diffusion.pixel_model import PixelModel
 from lightning_modules.distributed.draws import draw_rows
+from lightning_modules.method_module import MethodModule
 from lightning_modules.training.logging import log_training
 from lightning_modules.training.optimizers import adamw, built, constant, trainable
 
 
-class PixelModelTraining(LightningModule):
+class PixelModelTraining(MethodModule):
     """Trains a `PixelModel` by its denoising error, and on the empty text for part of the images, as guidance needs.
 
     Args:

@@ -25,7 +25,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
@@ -34,6 +33,7 @@ from datamodules.arguments import at_least, one_of, positive
 from datamodules.corruptions.operators.interface import Operator
 from datamodules.loading.world import run_seed
 from lightning_modules.diffusion.measured_restoration import Draw, MeasuredRestoration
+from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.image_quality import EvaluationProtocol
 from lightning_modules.sde.ddim import level
 from lightning_modules.sde.discrete import Prediction, noise_estimate, noised, predicted
@@ -120,7 +120,7 @@ def red_diff(
     return mu.detach()
 
 
-class REDDiff(MeasuredRestoration, LightningModule):
+class REDDiff(MeasuredRestoration, MethodModule):
     """Find images from measurements with a diffusion model, by RED-diff; `test` and `predict` are what it does.
 
     The network is a diffusion model that is trained, or `fit` trains it. Images of a batch are found together, at the

@@ -35,7 +35,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
@@ -44,6 +43,7 @@ from datamodules.batches import LabelledImageBatch
 from datamodules.loading.world import world_size
 from lightning_modules.full_precision import at_least_float32, in_full_precision
 from lightning_modules.losses.mixing import SoftLabels
+from lightning_modules.method_module import MethodModule
 from lightning_modules.networks.replacement import layers_named, replace_layers
 from lightning_modules.training.classifier import ClassifierSteps, accuracies, cross_entropy_step, refuse_smoothed
 from lightning_modules.training.optimizers import built, constant, sgd, trainable
@@ -207,7 +207,7 @@ def train_pre_activations(network: nn.Module, first_layer: str | None, ridge: fl
     return name
 
 
-class TrAct(ClassifierSteps, LightningModule):
+class TrAct(ClassifierSteps, MethodModule):
     """Train any network with cross-entropy, its first layer by the gradient of its pre-activations.
 
     Args:

@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
@@ -25,6 +24,7 @@ from datamodules.arguments import at_least, within
 from datamodules.batches import LabelledImageBatch
 from lightning_modules.distributed.per_sample import PerSample
 from lightning_modules.interfaces import TrainingSamples, require_data
+from lightning_modules.method_module import MethodModule
 from lightning_modules.noisy_labels.early_learning_regularization import clamped_softmax, early_learning_term
 from lightning_modules.training.classifier import ClassifierSteps, accuracies
 from lightning_modules.training.logging import log_training
@@ -45,7 +45,7 @@ def updated_target(target: Tensor, probability: Tensor, momentum: float) -> Tens
     return momentum * target + (1 - momentum) * probability / probability.sum(dim=1, keepdim=True)
 
 
-class ELR(ClassifierSteps, LightningModule):
+class ELR(ClassifierSteps, MethodModule):
     """Train a classifier on noisy labels with early-learning regularisation.
 
     The targets, K numbers for each training example, are shared out over the processes (see `PerSample`).

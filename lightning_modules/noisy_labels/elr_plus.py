@@ -23,7 +23,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
@@ -33,6 +32,7 @@ from lightning_modules.distributed.per_sample import PerSample
 from lightning_modules.full_precision import at_least_float32
 from lightning_modules.interfaces import TrainingSamples, require_data
 from lightning_modules.losses.mixing import draw_mixing
+from lightning_modules.method_module import MethodModule
 from lightning_modules.noisy_labels.co_training import active_network, check_alternation
 from lightning_modules.noisy_labels.early_learning_regularization import clamped_softmax, early_learning_term
 from lightning_modules.training.averages import move_average
@@ -63,7 +63,7 @@ def weighted_by_target(label: Tensor, target: Tensor) -> Tensor:
     return weighted / weighted.sum(dim=1, keepdim=True)
 
 
-class ELRPlus(ClassifierSteps, LightningModule):
+class ELRPlus(ClassifierSteps, MethodModule):
     """Train two networks that supply each other's targets.
 
     Needs `data.passes_per_epoch: 2`, and with DDP the strategy `ddp_find_unused_parameters_true`, as a step trains

@@ -34,7 +34,6 @@ from itertools import chain
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from datamodules.arguments import at_least, one_of, only_with, positive, within
@@ -43,6 +42,7 @@ from datamodules.loading.world import summed, world_size
 from lightning_modules.distributed.per_sample import gather_rows, share_sizes
 from lightning_modules.full_precision import require_double
 from lightning_modules.interfaces import Table
+from lightning_modules.method_module import MethodModule
 from lightning_modules.training.iterations import OwnUpdates, iterate
 from lightning_modules.training.logging import log_same, log_training
 from lightning_modules.training.requirements import require_all_rows
@@ -126,7 +126,7 @@ def sign_rip(direction: Tensor, difference: Tensor) -> tuple[Tensor, Tensor]:
     return scale / symmetric.norm(), scale
 
 
-class SubGM(LightningModule):
+class SubGM(MethodModule):
     """Recover a positive semidefinite matrix from measurements by sub-gradient steps; one process or several.
 
     Args:

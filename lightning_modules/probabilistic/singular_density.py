@@ -34,7 +34,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.quasirandom import SobolEngine
@@ -46,6 +45,7 @@ from datamodules.loading.world import run_seed
 from lightning_modules.distributed.draws import draw_rows, drawn_alike
 from lightning_modules.full_precision import in_full_precision
 from lightning_modules.interfaces import Table, TrainingSamples, require_data
+from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.collected import Collected
 from lightning_modules.metrics.wasserstein import MOST_POINTS, sliced_wasserstein, wasserstein
 from lightning_modules.training.logging import log_same, log_training
@@ -127,7 +127,7 @@ def perturbation_rate(samples: int, smoothness: float, dim: int) -> float:
     return samples ** (-smoothness / (2 * (smoothness + dim)))
 
 
-class SingularDensity(LightningModule):
+class SingularDensity(MethodModule):
     """Fit a generator to noisy copies of data by likelihood.
 
     Args:

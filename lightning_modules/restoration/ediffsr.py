@@ -26,7 +26,6 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
@@ -36,6 +35,7 @@ from datamodules.corruptions.image_noise.numbers import SampleNumbers
 from datamodules.loading.world import run_seed
 from lightning_modules.distributed.draws import draw_rows, draw_rows_like
 from lightning_modules.full_precision import at_least_float32
+from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.image_quality import EvaluationProtocol, ImageQuality
 from lightning_modules.networks.enlarged import times_larger
 from lightning_modules.networks.tiled import Inference
@@ -57,7 +57,7 @@ def decay_after(step: int, decay: float) -> float:
     return 0.0 if step <= 100 else min(decay, 1 - (step - 99) ** (-2 / 3))
 
 
-class EDiffSR(RestorerSteps, LightningModule):
+class EDiffSR(RestorerSteps, MethodModule):
     """Train a network to go from enlarged images back to sharp ones.
 
     Args:

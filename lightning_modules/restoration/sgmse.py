@@ -23,7 +23,6 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
@@ -31,6 +30,7 @@ from datamodules.arguments import at_least, one_of, only_with, positive, within
 from datamodules.batches import SpeechPairBatch
 from lightning_modules.distributed.draws import draw_rows, draw_rows_like
 from lightning_modules.full_precision import in_full_precision
+from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.speech import SpeechQuality
 from lightning_modules.networks.spectrogram import Spectrogram, as_channels
 from lightning_modules.sde.flow import solve_flow
@@ -43,7 +43,7 @@ from lightning_modules.training.optimizers import adam, constant, scheduled, tra
 from lightning_modules.training.speech_restorer import SpeechRestorerSteps
 
 
-class SGMSE(SpeechRestorerSteps, LightningModule):
+class SGMSE(SpeechRestorerSteps, MethodModule):
     """Train a score network on spectrograms, and enhance recordings by it. All but training uses the averaged weights.
 
     Args:

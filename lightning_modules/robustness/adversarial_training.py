@@ -11,19 +11,19 @@ Source: Madry, Makelov, Schmidt, Tsipras and Vladu, Towards Deep Learning Models
 from typing import Any
 
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from datamodules.arguments import at_least, one_of, positive
 from datamodules.batches import LabelledImageBatch
+from lightning_modules.method_module import MethodModule
 from lightning_modules.robustness.attacks.ascent import Norm, projected_gradient_ascent, random_start, require_gradients
 from lightning_modules.training.classifier import ClassifierSteps, accuracies
 from lightning_modules.training.logging import log_training
 from lightning_modules.training.optimizers import built, constant, sgd, trainable
 
 
-class AdversarialTraining(ClassifierSteps, LightningModule):
+class AdversarialTraining(ClassifierSteps, MethodModule):
     """Trains a classifier on attacked images. The callback `RobustAccuracy` attacks it when it is tested.
 
     Args:

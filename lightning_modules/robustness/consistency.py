@@ -13,20 +13,20 @@ arXiv 2006.04062.
 
 from typing import Any
 
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from datamodules.arguments import at_least, positive
 from datamodules.batches import LabelledImageBatch
+from lightning_modules.method_module import MethodModule
 from lightning_modules.robustness.smoothed_training.consistency_regularization import loss_on_copies
 from lightning_modules.robustness.smoothed_training.noisy_copies import AccuracyUnderNoise, noisy_copies
 from lightning_modules.training.logging import log_training
 from lightning_modules.training.optimizers import adamw, built, constant, trainable
 
 
-class Consistency(AccuracyUnderNoise, LightningModule):
+class Consistency(AccuracyUnderNoise, MethodModule):
     """Trains a base classifier for randomised smoothing. The callback `Certification` certifies it.
 
     Args:

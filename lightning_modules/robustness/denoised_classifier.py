@@ -15,19 +15,19 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from datamodules.batches import LabelledImageBatch
 from lightning_modules.interfaces import Denoiser, require
+from lightning_modules.method_module import MethodModule
 from lightning_modules.robustness.certificates.statistics import gaussian_radius
 from lightning_modules.training.classifier import ClassifierSteps, accuracies
 from lightning_modules.training.logging import log_training
 from lightning_modules.training.optimizers import adamw, built, constant, trainable
 
 
-class DenoisedClassifier(ClassifierSteps, LightningModule):
+class DenoisedClassifier(ClassifierSteps, MethodModule):
     """Put a trained denoiser before a classifier, which the callback `Certification` certifies.
 
     `fit` trains the classifier alone, by cross-entropy on clean images; the denoiser stays as it is. Test accuracy is

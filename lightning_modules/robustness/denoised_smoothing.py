@@ -24,12 +24,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from diffusers import DDIMScheduler, DDPMScheduler
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from datamodules.arguments import positive
 from datamodules.batches import LabelledImageBatch
+from lightning_modules.method_module import MethodModule
 from lightning_modules.robustness.certificates.statistics import gaussian_radius
 from lightning_modules.sde.discrete import (
     clean_estimate,
@@ -45,7 +45,7 @@ from lightning_modules.training.logging import log_training
 from lightning_modules.training.optimizers import adamw, built, constant, trainable
 
 
-class DenoisedSmoothing(ClassifierSteps, LightningModule):
+class DenoisedSmoothing(ClassifierSteps, MethodModule):
     """Puts a diffusion model before a classifier, which the callback `Certification` certifies.
 
     The paper takes both as they are, and nothing is trained: `test` certifies. `fit` trains those parts that have

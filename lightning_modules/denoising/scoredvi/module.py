@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
@@ -21,6 +20,7 @@ from lightning_modules.denoising.scoredvi.elbo import (
 )
 from lightning_modules.denoising.scoredvi.noise_level import noise_deviation, prior_weight
 from lightning_modules.distributed.draws import draw_rows_like
+from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.image_quality import EvaluationProtocol, ImageQuality
 from lightning_modules.training.logging import log_training
 from lightning_modules.training.optimizers import adam, built, constant, trainable
@@ -78,7 +78,7 @@ class Posterior(nn.Module):
         return mu, log_variance.clamp(LOG_LEAST, LOG_MOST), log_alpha, log_beta, rho, d
 
 
-class ScoreDVI(RestorerSteps, LightningModule):
+class ScoreDVI(RestorerSteps, MethodModule):
     """Denoise each image by fitting its posterior; `fit` trains the blind denoisers that this needs.
 
     `test` and `predict` take minutes an image of 512 x 512 pixels on a GPU. Networks are initialised, and samples

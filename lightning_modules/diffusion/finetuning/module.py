@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
@@ -16,7 +15,7 @@ from datamodules.arguments import at_least, positive, within
 from datamodules.batches import CaptionedImageBatch
 from datamodules.loading.world import run_seed
 from datamodules.prompts.captioned_images import CaptionedImages
-from datamodules.prompts.captioned_set import captions_of, require_captions
+from datamodules.prompts.captioned_set import captions_of
 from lightning_modules.diffusion.finetuning.cached_latents import cache_latents
 from lightning_modules.diffusion.finetuning.export import save_model
 from lightning_modules.diffusion.finetuning.pixel_space import PixelSpace
@@ -24,6 +23,7 @@ from lightning_modules.diffusion.finetuning.sharding import refuse_to_go_on, sha
 from lightning_modules.diffusion.finetuning.weighting import min_snr_weight
 from lightning_modules.distributed.draws import draw_rows, draw_rows_like
 from lightning_modules.interfaces import ImageColumn
+from lightning_modules.method_module import MethodModule
 from lightning_modules.networks.text_to_image import Prompts, TextToImage
 from lightning_modules.random_numbers import drawn_like, generator_of
 from lightning_modules.sde.discrete import (
@@ -50,7 +50,7 @@ def denoising_errors(
     return (output - diffusion_target(latent, noise, level, prediction)).square().flatten(1).mean(dim=1)
 
 
-class DiffusionFineTuning(LightningModule):
+class DiffusionFineTuning(MethodModule):
     """Fine-tune a diffusion model on images, and save it as a folder of diffusers or peft.
 
     `pipeline/` in the run directory holds the result at the end of training. Validation and test log `loss`, the
@@ -121,8 +121,8 @@ class DiffusionFineTuning(LightningModule):
 
     def setup(self, stage: str) -> None:
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        if isinstance(self.network, TextToImage):
-            require_captions(data, "a text-to-image model")
+        if isinstance(self.network, TextToImage) and isinstance(data, CaptionedImages):
+            data.require_captions("a text-to-image model")
         shape = getattr(data, "image_shape", None)
         expected = self.network.shape if isinstance(self.network, PixelSpace) else None
         if shape is not None and expected is not None and tuple(shape) != expected:

@@ -7,7 +7,6 @@ from typing import Any, Literal, get_args
 import torch
 import torch.nn.functional as F
 from diffusers import DDIMScheduler
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
@@ -20,6 +19,7 @@ from lightning_modules.diffusion.golden_noise.redenoising import redenoised
 from lightning_modules.diffusion.golden_noise.rewards import Called, scored
 from lightning_modules.diffusion.guidance import guided
 from lightning_modules.interfaces import ImageColumn
+from lightning_modules.method_module import MethodModule
 from lightning_modules.sde.ddim import level, scheduler_path
 from lightning_modules.sde.discrete import scheduler_levels, scheduler_prediction
 from lightning_modules.training.logging import log_training
@@ -31,7 +31,7 @@ SHOWN, MOST_LETTERS = 8, 20
 """Prompts of a picture, and letters of each."""
 
 
-class GoldenNoise(CollectsPairs, LightningModule):
+class GoldenNoise(CollectsPairs, MethodModule):
     """Collects pairs of noise (`predict`), trains NPNet on them (`fit`) and measures its noise (`test`).
 
     Validation logs `val/loss` and `val/loss_of_standard`, the error of the noise as it is. `test` makes images of each

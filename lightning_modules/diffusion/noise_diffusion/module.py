@@ -5,7 +5,6 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from diffusers import DDIMScheduler
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
@@ -23,6 +22,7 @@ from lightning_modules.diffusion.noise_diffusion.measures import (
 from lightning_modules.diffusion.noise_diffusion.mixing import corrected_mixture, lerp, slerp
 from lightning_modules.diffusion.pixel_model import PixelModel
 from lightning_modules.interfaces import ImageColumn
+from lightning_modules.method_module import MethodModule
 from lightning_modules.random_numbers import drawn_like, generator_of
 from lightning_modules.sde.ddim import ddim, level, scheduler_path
 from lightning_modules.sde.discrete import noised, scheduler_levels, scheduler_prediction
@@ -45,7 +45,7 @@ class Interpolated(NamedTuple):
     """`[B, L, ...]`: what was decoded."""
 
 
-class NoiseDiffusion(InterpolationSteps, LightningModule):
+class NoiseDiffusion(InterpolationSteps, MethodModule):
     """Makes images between two: `predict` writes them, `test` measures them.
 
     `test` logs means over pairs and all processes, distances in pixel units: `test/nearest_training`, the distance of

@@ -7,7 +7,6 @@ from typing import Any, ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from datamodules.arguments import at_least, one_of, within
 from datamodules.batches import CaptionedImageBatch
 from datamodules.loading.world import run_seed
-from datamodules.prompts.captioned_set import captions_of, require_captions
+from datamodules.prompts.captioned_set import captions_of
 from lightning_modules.diffusion.guidance import guided
 from lightning_modules.diffusion.one_more_step.first_state import (
     brightness,
@@ -29,6 +28,7 @@ from lightning_modules.diffusion.one_more_step.first_state import (
 from lightning_modules.diffusion.pixel_model import PixelModel
 from lightning_modules.distributed.draws import draw_rows, draw_rows_like
 from lightning_modules.interfaces import ImageColumn
+from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.collected import Collected
 from lightning_modules.networks.text_to_image import Prompts
 from lightning_modules.random_numbers import drawn_like, generator_of
@@ -40,7 +40,7 @@ OFFSET = 0.1
 """Standard deviation of what offset noise adds to all pixels of a channel alike."""
 
 
-class OneMoreStep(LightningModule):
+class OneMoreStep(MethodModule):
     """Trains the step before a diffusion model's first one, on images with captions, and measures what it changes.
 
     `test` draws an image for the caption of each test image and logs, over all processes, `test/brightness_distance`,
@@ -119,9 +119,6 @@ class OneMoreStep(LightningModule):
     def encoder(self) -> Any:
         """The module that embeds captions for the step."""
         return self.model if self.text_encoder is None else self.text_encoder
-
-    def setup(self, stage: str) -> None:
-        require_captions(self.trainer.datamodule, "OneMoreStep")  # type: ignore[attr-defined]
 
     # training
 

@@ -4,20 +4,20 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from datamodules.batches import LabelledImageBatch
 from lightning_modules.diffusion.score_sde.trained_levels import SMALLEST_TIME, TrainedLevels
 from lightning_modules.distributed.draws import draw_rows, draw_rows_like
+from lightning_modules.method_module import MethodModule
 from lightning_modules.sde.processes import VE, Process
 from lightning_modules.training.classifier import ClassifierSteps, accuracies
 from lightning_modules.training.logging import log_training
 from lightning_modules.training.optimizers import adam, built, constant, trainable
 
 
-class NoiseConditionalClassifier(ClassifierSteps, LightningModule):
+class NoiseConditionalClassifier(ClassifierSteps, MethodModule):
     """Train a classifier of diffused images that is told the standard deviation of their noise.
 
         L = E_t,x_t CE(network(x_t, std(t)), y)

@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
@@ -17,6 +16,7 @@ from lightning_modules.diffusion.score_sde.conditions import ClassGuidance
 from lightning_modules.diffusion.score_sde.known_parts import KnownParts
 from lightning_modules.diffusion.score_sde.trained_levels import SMALLEST_TIME, TrainedLevels, score_matching
 from lightning_modules.distributed.draws import draw_rows, draw_rows_like
+from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.image_quality import ImageQuality
 from lightning_modules.random_numbers import drawing
 from lightning_modules.sde.flow import ProbabilityFlow, bits_per_dimension, likelihood
@@ -27,7 +27,7 @@ from lightning_modules.training.logging import log_training
 from lightning_modules.training.optimizers import adam, constant, scheduled, trainable
 
 
-class ScoreSDE(KnownParts, LightningModule):
+class ScoreSDE(KnownParts, MethodModule):
     """Learn the score of diffused images, and draw, denoise and measure images with it.
 
     It trains on the images of any `LabelledImages`; labels are not used. Validation and test give `loss`, test also

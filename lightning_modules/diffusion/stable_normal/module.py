@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
@@ -23,6 +22,7 @@ from lightning_modules.diffusion.stable_normal.processing import processed, unpr
 from lightning_modules.diffusion.stable_normal.refinement import refined, refinement_times
 from lightning_modules.distributed.draws import draw_rows, draw_rows_like
 from lightning_modules.full_precision import at_least_float32, in_full_precision
+from lightning_modules.method_module import MethodModule
 from lightning_modules.random_numbers import drawn_like
 from lightning_modules.sde.discrete import noised, scheduler_levels
 from lightning_modules.training.logging import log_training
@@ -54,7 +54,7 @@ def told(trained_for: dict[str, Any]) -> str:
     return f"the target {trained_for['yoso_target']} at the level t = {trained_for['level']}"
 
 
-class StableNormal(NormalSteps, LightningModule):
+class StableNormal(NormalSteps, MethodModule):
     """Train and apply StableNormal: YOSO, SG-DRN or both, which have no weight in common.
 
     After training, `saved/yoso` and `saved/refiner` in the run directory hold pipelines of diffusers with a

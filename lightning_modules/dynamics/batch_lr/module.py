@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
@@ -13,6 +12,7 @@ from lightning_modules.dynamics.batch_lr.learner import OnlineLearner, set_keys
 from lightning_modules.dynamics.batch_lr.spectra import BatchSpectra, Measured
 from lightning_modules.dynamics.batch_lr.theory import POWERS, Scaling, scale
 from lightning_modules.interfaces import Table, TrainingSamples, require_data
+from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.curvature import CurvatureProduct, curvature_mode, refuse_without_curvature
 from lightning_modules.training.chosen_samples import chosen_samples, drawn_places
 from lightning_modules.training.classifier import ClassifierSteps, accuracies, cross_entropy_step
@@ -20,7 +20,7 @@ from lightning_modules.training.logging import log_same
 from lightning_modules.training.optimizers import constant, scheduled, sgd, trainable
 
 
-class BatchLR(ClassifierSteps, LightningModule):
+class BatchLR(ClassifierSteps, MethodModule):
     """Train any network with cross-entropy at a rate that follows from the batch size or from measured curvature.
 
     Args:

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
@@ -30,6 +29,7 @@ from lightning_modules.dynamics.benign_oscillation.patch_network import (
 from lightning_modules.dynamics.benign_oscillation.scalar_map import bifurcation, window
 from lightning_modules.full_precision import require_double
 from lightning_modules.interfaces import Table
+from lightning_modules.method_module import MethodModule
 from lightning_modules.training.logging import log_same, log_training
 from lightning_modules.training.optimizers import sgd
 
@@ -54,7 +54,7 @@ def plain_rate(optimizer: torch.optim.Optimizer) -> float:
     return float(optimizer.param_groups[0]["lr"])
 
 
-class BenignOscillation(LightningModule):
+class BenignOscillation(MethodModule):
     """Train patch networks on strong and weak features by SGD on one point at a time, many networks at once.
 
     Args:

@@ -5,7 +5,6 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
@@ -25,6 +24,7 @@ from lightning_modules.dynamics.noise_mask.policy import (
 )
 from lightning_modules.full_precision import at_least_float32, in_full_precision
 from lightning_modules.interfaces import ImageColumn
+from lightning_modules.method_module import MethodModule
 from lightning_modules.training.classifier import ClassifierSteps, accuracies, cross_entropy_step
 from lightning_modules.training.logging import log_training
 from lightning_modules.training.optimizers import constant, scheduled, sgd, trainable
@@ -34,7 +34,7 @@ SHOWN = 2**30
 """The visit whose masks are shown; none in training."""
 
 
-class NoiseMask(ClassifierSteps, LightningModule):
+class NoiseMask(ClassifierSteps, MethodModule):
     """Train a classifier under noise masks of a policy for some epochs, and on clean images for the others.
 
     Args:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from datamodules.arguments import at_least, positive
@@ -24,6 +23,7 @@ from lightning_modules.dynamics.sgd_noise.observables import (
 )
 from lightning_modules.full_precision import in_full_precision
 from lightning_modules.interfaces import Table
+from lightning_modules.method_module import MethodModule
 from lightning_modules.training.logging import log_same
 
 UNFIT_PRECISION = ("16-mixed", "16-true", "bf16-true")
@@ -38,7 +38,7 @@ OF_TRAINING = {
 """Names that observables of the training points have beside those of test points."""
 
 
-class SGDNoise(LightningModule):
+class SGDNoise(MethodModule):
     """Train a network on points of two classes by SGD at a temperature, until all of them are fitted.
 
     Args:

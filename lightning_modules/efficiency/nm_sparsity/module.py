@@ -3,7 +3,6 @@
 import math
 from typing import Any
 
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
@@ -19,13 +18,14 @@ from lightning_modules.efficiency.nm_sparsity.measures import (
     mean_second_moment,
 )
 from lightning_modules.losses.mixing import SoftLabels
+from lightning_modules.method_module import MethodModule
 from lightning_modules.networks.replacement import baked, layers_of_functions
 from lightning_modules.training.classifier import ClassifierSteps, accuracies, cross_entropy_step, refuse_smoothed
 from lightning_modules.training.logging import log_same
 from lightning_modules.training.optimizers import adamw, built, constant, trainable
 
 
-class NMSparsity(ClassifierSteps, LightningModule):
+class NMSparsity(ClassifierSteps, MethodModule):
     """Train any network with cross-entropy, some of its layers towards N:M sparse weights.
 
     Args:

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
@@ -23,6 +22,7 @@ from lightning_modules.efficiency.ofq.oscillation import (
 )
 from lightning_modules.efficiency.ofq.quantizers import Quantizer, calibrating, integers, scaled_parts
 from lightning_modules.interfaces import Table, TrainingImageSource, require
+from lightning_modules.method_module import MethodModule
 from lightning_modules.training.chosen_samples import chosen_samples, drawn_places
 from lightning_modules.training.classifier import ClassifierSteps, accuracies
 from lightning_modules.training.evaluation_mode import in_evaluation_mode
@@ -69,7 +69,7 @@ class Teacher(nn.Module):
         return self.network(image)
 
 
-class OFQ(ClassifierSteps, LightningModule):
+class OFQ(ClassifierSteps, MethodModule):
     """Train a vision transformer of timm with few bits for weights and activations, from pre-trained weights.
 
     Args:

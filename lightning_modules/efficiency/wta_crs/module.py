@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
@@ -26,6 +25,7 @@ from lightning_modules.efficiency.wta_crs.estimator import ESTIMATORS, Estimator
 from lightning_modules.efficiency.wta_crs.gradient_error import gradient_errors, table_of
 from lightning_modules.efficiency.wta_crs.products import SampledLinear, SampledProduct, Sampler
 from lightning_modules.interfaces import Table, TrainingSamples, require_data
+from lightning_modules.method_module import MethodModule
 from lightning_modules.networks.replacement import layers_named, replace_layers
 from lightning_modules.random_numbers import seed_of
 from lightning_modules.training.classifier import ClassifierSteps, accuracies, cross_entropy_step
@@ -56,7 +56,7 @@ def sample_products(
         compact_layers(network)
 
 
-class WTACRS(ClassifierSteps, LightningModule):
+class WTACRS(ClassifierSteps, MethodModule):
     """Fine-tune any network with cross-entropy, keeping few of its activations.
 
     Args:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
@@ -13,6 +12,7 @@ from datamodules.batches import LabelledMaskBatch, global_size
 from lightning_modules.distributed.same_buffers import same_buffers
 from lightning_modules.full_precision import at_least_float32
 from lightning_modules.interfaces import LabelStore, TrainingImageSource, require
+from lightning_modules.method_module import MethodModule
 from lightning_modules.noisy_labels.adele.correction import EvaluationPassCorrection, TrainingPassCorrection
 from lightning_modules.noisy_labels.adele.label_rules import (
     BACKGROUND,
@@ -34,7 +34,7 @@ from lightning_modules.training.parameter_groups import learning_rate_groups, sc
 from lightning_modules.training.segmenter import SegmenterSteps, confusion
 
 
-class ADELE(SegmenterSteps, LightningModule):
+class ADELE(SegmenterSteps, MethodModule):
     """Train a segmenter on noisy masks, and correct the masks of a category when its early learning ends.
 
     Needs the callback `callbacks.early_learning.EarlyLearning` (for SegTHOR with `min_jump: 0.1, reference: current,

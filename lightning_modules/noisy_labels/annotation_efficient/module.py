@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
@@ -12,6 +11,7 @@ from datamodules.batches import UnpairedMaskBatch, share
 from lightning_modules.full_precision import at_least_float32
 from lightning_modules.interfaces import LabelStore, require
 from lightning_modules.losses.segmentation import noise_weighted_dice
+from lightning_modules.method_module import MethodModule
 from lightning_modules.networks.shape_vae import ShapeVAE
 from lightning_modules.noisy_labels.annotation_efficient.label_quality import mean_over_kept, without_holes_and_islands
 from lightning_modules.noisy_labels.annotation_efficient.labelling import label_anew
@@ -32,7 +32,7 @@ from lightning_modules.training.logging import log_same, log_training
 from lightning_modules.training.optimizers import adam, constant
 
 
-class AnnotationEfficient(StructureSteps, LightningModule):
+class AnnotationEfficient(StructureSteps, MethodModule):
     """Train a segmenter from images without annotation and unpaired masks.
 
     `trainer.max_epochs` is at most the sum of the stages' epochs; less cuts off the last ones. With several processes

@@ -4,10 +4,10 @@ import copy
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
+from lightning_modules.method_module import MethodModule
 from lightning_modules.networks.features import without_head
 from lightning_modules.networks.layer_features import classifier_layer, named_layer
 from lightning_modules.noisy_labels.co_training import active_network, check_alternation
@@ -20,7 +20,7 @@ from lightning_modules.training.classifier import ClassifierSteps, accuracies
 from lightning_modules.training.optimizers import constant, sgd
 
 
-class PLSLSA(CorrectionSteps, ClassifierSteps, LightningModule):
+class PLSLSA(CorrectionSteps, ClassifierSteps, MethodModule):
     """Train a classifier on images with noisy labels, some of them of no class at all.
 
     Logs of each sweep the share of images that it flags, `train/noisy`, and where the true labels are known
@@ -122,7 +122,7 @@ class PLSLSA(CorrectionSteps, ClassifierSteps, LightningModule):
         return sharpened(probability, self.gamma), logits[0]
 
 
-class PLSLSAPlus(PLSLSA, LightningModule):
+class PLSLSAPlus(PLSLSA, MethodModule):
     """Train two networks on images with noisy labels, some of them of no class at all.
 
     Needs `data.passes_per_epoch: 2`, and with DDP the strategy `ddp_find_unused_parameters_true`, as a step trains one

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
@@ -13,6 +12,7 @@ from datamodules.arguments import at_least
 from datamodules.batches import LabelledImageBatch
 from lightning_modules.full_precision import at_least_float32, in_full_precision
 from lightning_modules.interfaces import Table
+from lightning_modules.method_module import MethodModule
 from lightning_modules.noisy_labels.nmtune.spectrum import (
     Center,
     Spectrum,
@@ -80,7 +80,7 @@ class Adapter(nn.Module):
         return self.scale * self.layers(features) + features
 
 
-class NMTune(ClassifierSteps, LightningModule):
+class NMTune(ClassifierSteps, MethodModule):
     """Tune an adapter and a linear classifier on the features of a frozen encoder.
 
     With all three weights 0 it is the paper's MLP tuning, and without the adapter linear probing (LP). Testing also

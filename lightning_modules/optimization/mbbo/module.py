@@ -2,16 +2,16 @@
 
 from typing import Literal
 
-from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from datamodules.arguments import at_least, one_of, only_with, positive, within
+from lightning_modules.method_module import MethodModule
 from lightning_modules.optimization.mbbo.blocks import Blocks, Rates
 from lightning_modules.optimization.mbbo.reweighting import Batch
 from lightning_modules.optimization.mbbo.weighing import WeighingSteps
 
 
-class BSVRB(WeighingSteps, LightningModule):
+class BSVRB(WeighingSteps, MethodModule):
     """Learn the weights of training samples for many logistic models at once; one process or several.
 
     Of the training rows those that are not `trusted` get weights. Several processes need `--config

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
@@ -15,6 +14,7 @@ from datamodules.loading.world import rank, run_seed, world_size
 from lightning_modules.distributed.summed_gradient import summed_gradient
 from lightning_modules.full_precision import at_least_float32
 from lightning_modules.interfaces import TrainingSamples, require_data
+from lightning_modules.method_module import MethodModule
 from lightning_modules.optimization.mbbo.levels import LowerLevels
 from lightning_modules.optimization.mbbo.ranking import best_dcg, hinges, listwise, ndcg, surrogate
 from lightning_modules.random_numbers import generator_of
@@ -26,7 +26,7 @@ DRAWN = 4
 """What the items of a batch are drawn for."""
 
 
-class NDCGRanking(LightningModule):
+class NDCGRanking(MethodModule):
     """Learn to rank items for users by NDCG, or by NDCG of the best items, with BSVRB's trackers.
 
     A batch is of users, the blocks. The state is of two numbers for each user and item.

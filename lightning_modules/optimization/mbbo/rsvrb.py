@@ -1,10 +1,10 @@
 """RSVRB, the method that BSVRB is compared with: trackers of all blocks move in each iteration."""
 
-from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from datamodules.arguments import at_least, positive
 from datamodules.loading.world import run_seed
+from lightning_modules.method_module import MethodModule
 from lightning_modules.optimization.mbbo.all_blocks import AllBlocks
 from lightning_modules.optimization.mbbo.blocks import sampled_blocks
 from lightning_modules.optimization.mbbo.reweighting import Batch
@@ -14,7 +14,7 @@ JUDGED = 3
 """What the second sample of blocks is drawn for."""
 
 
-class RSVRB(WeighingSteps, LightningModule):
+class RSVRB(WeighingSteps, MethodModule):
     """Learn the weights of training samples as `BSVRB` does, with trackers of all blocks; the baseline.
 
     An iteration takes the time of all blocks, and the trackers are of m n (D + 1) numbers.

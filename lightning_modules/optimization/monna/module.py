@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
@@ -14,6 +13,7 @@ from datamodules.loading.world import run_seed, summed
 from lightning_modules.distributed.independent import require_independent
 from lightning_modules.full_precision import in_full_precision
 from lightning_modules.interfaces import Table
+from lightning_modules.method_module import MethodModule
 from lightning_modules.optimization.monna.aggregation import NearestNeighborAveraging, Rule
 from lightning_modules.optimization.monna.byzantine import Attack
 from lightning_modules.optimization.monna.exchange import exchanged
@@ -47,7 +47,7 @@ def accuracy_table(curve: list[tuple[int, float, float]]) -> Table:
     )
 
 
-class MoNNA(ClassifierSteps, LightningModule):
+class MoNNA(ClassifierSteps, MethodModule):
     """Train a classifier on each of several nodes that exchange their models with each other and with Byzantine ones.
 
     Training batches hold equally many images of each honest node (`data.shards`), and an optimizer step is a round.

@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -18,6 +17,7 @@ from datamodules.loading.world import rank, summed, world_size
 from lightning_modules.distributed.per_sample import gather_rows, share_sizes
 from lightning_modules.full_precision import require_double
 from lightning_modules.interfaces import Table, TrainingRows, require
+from lightning_modules.method_module import MethodModule
 from lightning_modules.optimization.optimistic_omd.optimizers import OnlineOptimizer
 from lightning_modules.optimization.optimistic_omd.regret import least_on_ball, quadratic, regret_of_quadratics
 from lightning_modules.training.logging import log_same, log_training
@@ -37,7 +37,7 @@ ACCURACY = 1e-6
 """Of the least loss of a stream, relative to its size, where that is not known in closed form."""
 
 
-class OnlineLearning(LightningModule):
+class OnlineLearning(MethodModule):
     """Play every round of a stream once, with parameters that begin at 0 and stay in a ball; one process or several.
 
     The network is in evaluation mode, and linear in the trained parameters, so that losses are convex in them.

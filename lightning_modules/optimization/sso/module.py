@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any, get_args
 
 import torch
-from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from datamodules.arguments import at_least, one_of, positive, within
@@ -12,6 +11,7 @@ from datamodules.batches import global_size
 from datamodules.loading.world import summed
 from lightning_modules.distributed.summed_gradient import summed_gradient
 from lightning_modules.interfaces import TrainingSamples, require_data
+from lightning_modules.method_module import MethodModule
 from lightning_modules.optimization.sso.surrogate import Scaling, code_surrogate, paper_surrogate
 from lightning_modules.optimization.sso.target_steps import Target, TargetStep
 from lightning_modules.training.iterations import OwnUpdates
@@ -36,7 +36,7 @@ def refuse_random_outputs(network: nn.Module) -> None:
             )
 
 
-class SSO(OutputLossSteps, LightningModule):
+class SSO(OutputLossSteps, MethodModule):
     """Train a network on a loss of its outputs by m steps on a surrogate for each gradient of the loss.
 
     Args:

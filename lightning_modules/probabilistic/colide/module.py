@@ -6,7 +6,6 @@ from typing import Any
 
 import pandas as pd
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
@@ -15,6 +14,7 @@ from datamodules.batches import GraphBatch
 from datamodules.files.whole_files import write_text
 from lightning_modules.full_precision import require_double
 from lightning_modules.interfaces import ImageColumn, Table
+from lightning_modules.method_module import MethodModule
 from lightning_modules.probabilistic.colide.path import Path, Schedule
 from lightning_modules.probabilistic.colide.pictures import drawn_graph, heat
 from lightning_modules.probabilistic.colide.recovery import recovery, to_dag
@@ -27,7 +27,7 @@ LEGEND = "reversed: orange, too many: red, missing: grey"
 COLUMNS = ("iteration", "objective", "acyclicity", "mean noise scale")
 
 
-class CoLiDE(LightningModule):
+class CoLiDE(MethodModule):
     """Learn a linear directed acyclic graph and the scale of its noise from observations of its nodes.
 
     Args:

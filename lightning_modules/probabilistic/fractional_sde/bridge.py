@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
@@ -12,6 +11,7 @@ from datamodules.arguments import at_least
 from datamodules.batches import SequenceBatch
 from datamodules.sequences.fractional_motion import posterior_std
 from lightning_modules.interfaces import Table
+from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.collected import Collected
 from lightning_modules.probabilistic.fractional_sde.exact import least_loss, path_covariance
 from lightning_modules.probabilistic.fractional_sde.integration import (
@@ -28,7 +28,7 @@ from lightning_modules.training.logging import log_same, log_training
 from lightning_modules.training.optimizers import adam, built, constant, trainable
 
 
-class FractionalBridge(LightningModule):
+class FractionalBridge(MethodModule):
     """Learns the control that leads paths of fractional noise to what was observed of them.
 
     Paths begin at 0, with the drift -theta x and the diffusion 1, for which all solvers are Euler's. The control is a

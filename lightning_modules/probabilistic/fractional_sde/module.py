@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
@@ -13,6 +12,7 @@ from datamodules.arguments import at_least, one_of
 from datamodules.batches import SequenceBatch
 from lightning_modules.distributed.draws import draw_rows_like
 from lightning_modules.interfaces import ImageColumn
+from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.collected import Collected
 from lightning_modules.metrics.image_quality import psnr
 from lightning_modules.probabilistic.fractional_sde.integration import (
@@ -48,7 +48,7 @@ class Terms(NamedTuple):
     kl_path: Tensor
 
 
-class FractionalLatentSDE(LightningModule):
+class FractionalLatentSDE(MethodModule):
     """Learns an equation whose hidden path, decoded, gives sequences: points of paths, or frames of videos.
 
     The features of all observations tell the law of X(0), the control and, by their median, what stays the same. `test`

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
@@ -13,6 +12,7 @@ from datamodules.arguments import at_least, positive
 from datamodules.loading.world import run_seed
 from lightning_modules.distributed.draws import draw_rows
 from lightning_modules.interfaces import Table, TrainingImageSource, TrainingRows, require_data
+from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.collected import Collected
 from lightning_modules.metrics.detection import DetectionResult, metrics_by_name
 from lightning_modules.probabilistic.meco.landscape import ExponentialEnergy, contrast_curvature
@@ -30,7 +30,7 @@ AT_ONCE = 2**14
 """Points whose energy is computed at a time."""
 
 
-class UnnormalizedModel(LightningModule):
+class UnnormalizedModel(MethodModule):
     """Fit the energy of a density, whose normalising constant is unknown, to points or images.
 
     Args:

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
@@ -15,6 +14,7 @@ from datamodules.batches import LabelledImageBatch
 from lightning_modules.distributed.draws import draw_alike, draw_rows
 from lightning_modules.full_precision import require_double
 from lightning_modules.interfaces import TrainingImageSource, TrainingSamples, require_data
+from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.collected import Collected
 from lightning_modules.networks.normalized import Normalized
 from lightning_modules.probabilistic.scale_mixture_nngp.architectures import NetworkKernel, Positive, raw_of
@@ -34,7 +34,7 @@ AT_ONCE = 500
 """Draws that are evaluated at a time."""
 
 
-class ScaleMixtureClassifier(ClassifierSteps, LightningModule):
+class ScaleMixtureClassifier(ClassifierSteps, MethodModule):
     """Classify images by processes of an infinitely wide network, one a class, that share one random scale.
 
     Args:

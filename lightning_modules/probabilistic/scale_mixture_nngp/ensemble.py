@@ -3,17 +3,17 @@
 from typing import Any
 
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from datamodules.batches import LabelledImageBatch
+from lightning_modules.method_module import MethodModule
 from lightning_modules.training.classifier import ClassifierSteps, accuracies
 from lightning_modules.training.logging import log_training
 from lightning_modules.training.optimizers import adam, built, constant, trainable
 
 
-class ScaleMixtureEnsemble(ClassifierSteps, LightningModule):
+class ScaleMixtureEnsemble(ClassifierSteps, MethodModule):
     """Train networks side by side, each by cross-entropy, and classify by the mean of their logits.
 
     Args:

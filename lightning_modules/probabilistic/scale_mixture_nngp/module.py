@@ -5,7 +5,6 @@ from typing import Any, Literal
 
 import pandas as pd
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
@@ -14,6 +13,7 @@ from datamodules.batches import TableBatch
 from datamodules.files.whole_files import write_text
 from lightning_modules.full_precision import require_double
 from lightning_modules.interfaces import Table, TrainingRows, require_data
+from lightning_modules.method_module import MethodModule
 from lightning_modules.probabilistic.scale_mixture_nngp.architectures import NetworkKernel, Positive
 from lightning_modules.probabilistic.scale_mixture_nngp.posterior import Seen, predicted, seen
 from lightning_modules.probabilistic.scale_mixture_nngp.scales import InverseGammaLaw, Scale
@@ -25,7 +25,7 @@ RELEASED_JITTER = 1e-6
 """What the authors' code adds to (b / a) K in the quadratic form of a prediction."""
 
 
-class ScaleMixtureRegression(LightningModule):
+class ScaleMixtureRegression(MethodModule):
     """Regress by a process of an infinitely wide network, whose scale may be random.
 
     Args:

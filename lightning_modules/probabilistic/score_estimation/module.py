@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from datamodules.arguments import at_least, one_of, positive, within
@@ -13,6 +12,7 @@ from datamodules.batches import TableBatch
 from datamodules.loading.world import run_seed
 from lightning_modules.full_precision import require_double
 from lightning_modules.interfaces import Table, TrainingRows, require_data
+from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.collected import Collected
 from lightning_modules.metrics.wasserstein import MOST_POINTS, wasserstein
 from lightning_modules.probabilistic.score_estimation.kernel_path import KernelPath, stopping_step, tangent_kernel
@@ -39,7 +39,7 @@ def rms(difference: Tensor) -> Tensor:
     return difference.square().sum(-1).mean(-1).sqrt()
 
 
-class ScoreEstimation(LightningModule):
+class ScoreEstimation(MethodModule):
     """Fit E[X_0 | X_t] by gradient steps of all samples, and measure the fit's distance to its kernel limit.
 
     The test reports the network after its steps, and the kernel's path where the stopping rule ends it.

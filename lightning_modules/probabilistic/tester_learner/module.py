@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from datamodules.arguments import at_least, one_of, only_with, positive, within
@@ -14,6 +13,7 @@ from datamodules.loading.world import summed, world_size
 from lightning_modules.distributed.per_sample import gather_rows, share_sizes
 from lightning_modules.full_precision import require_double
 from lightning_modules.interfaces import Table
+from lightning_modules.method_module import MethodModule
 from lightning_modules.probabilistic.tester_learner.marginal_tests import (
     MOST_DIMENSIONS,
     Moments,
@@ -48,7 +48,7 @@ def in_visiting_order(local: Tensor, count: int) -> Tensor:
     return gather_rows(local, share_sizes(count))[place.argsort().to(local.device)]
 
 
-class TesterLearner(LightningModule):
+class TesterLearner(MethodModule):
     """Learn a halfspace on training rows, and accept or reject it on validation rows; one process or several.
 
     Each training step takes its rows as mini-batches, an iteration of descent each, and keeps where it ends as a

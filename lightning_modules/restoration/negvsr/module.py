@@ -3,7 +3,6 @@
 from typing import Any, NamedTuple
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
@@ -11,6 +10,7 @@ from datamodules.arguments import at_least, within
 from datamodules.batches import ClipBatch
 from datamodules.corruptions.clip_degradation.sharpening import unsharp_masked
 from lightning_modules.full_precision import in_full_precision
+from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.image_quality import EvaluationProtocol, ImageQuality
 from lightning_modules.networks.real_basicvsr import RealBasicVSR
 from lightning_modules.networks.weights import below, load, read_weights
@@ -37,7 +37,7 @@ class Made(NamedTuple):
     """y."""
 
 
-class NegVSR(ClipRestorerSteps, LightningModule):
+class NegVSR(ClipRestorerSteps, MethodModule):
     """Train a network to enlarge clips, also where their noise is none that it was trained on.
 
     With a discriminator, the module steps by itself, so that the trainer clips no gradient and accumulates none.

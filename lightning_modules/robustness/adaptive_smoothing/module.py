@@ -5,7 +5,6 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
@@ -13,6 +12,7 @@ from datamodules.arguments import at_least, one_of, positive
 from datamodules.batches import LabelledImageBatch
 from datamodules.loading.world import run_seed
 from lightning_modules.interfaces import MixtureOutput
+from lightning_modules.method_module import MethodModule
 from lightning_modules.robustness.adaptive_smoothing.attacks import drawn_steps, randomised_attack
 from lightning_modules.robustness.adaptive_smoothing.mixing import smoothing_radius, tight_smoothing_radius
 from lightning_modules.robustness.adaptive_smoothing.mixture import Mixture
@@ -45,7 +45,7 @@ def mixing_loss(
     return bce_weight * bce + ce_weight * ce + product_weight * bce * ce
 
 
-class AdaptiveSmoothing(ClassifierSteps, LightningModule):
+class AdaptiveSmoothing(ClassifierSteps, MethodModule):
     """Trains the mixing network of two frozen classifiers, and tests their mixture.
 
     The mixture at a fixed alpha needs no training: give `alpha` and test. `Certification` certifies the mixture with

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
@@ -15,6 +14,7 @@ from datamodules.batches import ProtectedImageBatch
 from lightning_modules.distributed.draws import draw_rows, draw_rows_like
 from lightning_modules.full_precision import at_least_float32
 from lightning_modules.interfaces import ImageColumn
+from lightning_modules.method_module import MethodModule
 from lightning_modules.random_numbers import generator_of
 from lightning_modules.robustness.attacks.ascent import project
 from lightning_modules.robustness.diffusion_guard.attack import (
@@ -46,7 +46,7 @@ def normal(inpainter: Inpainter, image: Tensor, generators: Sequence[torch.Gener
     return torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(image)
 
 
-class DiffusionGuard(ProtectionSteps, LightningModule):
+class DiffusionGuard(ProtectionSteps, MethodModule):
     """Protects images against one inpainting model: `predict` writes them, `test` lets the model edit them.
 
     `predict` writes `protected/<name>.png` into the run directory, in the size to which the data resize images. Images

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from datamodules.arguments import at_least, positive
 from datamodules.batches import LabelledImageBatch
+from lightning_modules.method_module import MethodModule
 from lightning_modules.robustness.drs.checkerboard import Fill, Layout, first_half, half
 from lightning_modules.robustness.drs.radius import joint_radius, published_radius_cifar10, published_radius_imagenet
 from lightning_modules.robustness.mean_prediction import log_mean_softmax
@@ -28,7 +28,7 @@ PROBABILITY_FLOOR = 1e-6
 """Least probability in the regularisation, as in the authors' code."""
 
 
-class DRS(AccuracyUnderNoise, LightningModule):
+class DRS(AccuracyUnderNoise, MethodModule):
     """Trains the two classifiers of dual smoothing. The callback `Certification` certifies their sum.
 
     Args:

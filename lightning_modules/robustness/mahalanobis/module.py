@@ -4,12 +4,12 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from datamodules.arguments import at_least, one_of, within
 from datamodules.batches import LabelledImageBatch, global_size, share
 from lightning_modules.full_precision import in_full_precision
+from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.collected import Collected
 from lightning_modules.metrics.detection import DetectionResult, metrics_by_name
 from lightning_modules.random_numbers import drawn_like, generator_of
@@ -37,7 +37,7 @@ SCORES = ("tuned_on_target", "tuned_on_attack", "mean", "last", "softmax", "ener
 NOISE, START = 0, 1  # what an image's random numbers are for
 
 
-class Mahalanobis(ClassifierSteps, LightningModule):
+class Mahalanobis(ClassifierSteps, MethodModule):
     """Attaches a detector to a trained classifier: `fit` gathers statistics, `test` scores and measures.
 
     `fit` is one pass over the training images (one epoch; more change nothing) and trains nothing: the network is in

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
@@ -12,6 +11,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from datamodules.arguments import at_least, positive, within
 from datamodules.batches import LabelledImageBatch
 from lightning_modules.losses.mixing import SoftLabels
+from lightning_modules.method_module import MethodModule
 from lightning_modules.robustness.certificates.statistics import gaussian_radius
 from lightning_modules.robustness.rrcm.noise_conditioned import NoiseConditionedClassifier
 from lightning_modules.robustness.smoothed_training.consistency_regularization import loss_on_copies
@@ -21,7 +21,7 @@ from lightning_modules.training.optimizers import adamw, constant, scheduled
 from lightning_modules.training.parameter_groups import optimizer_with_layer_decay
 
 
-class RRCM(AccuracyUnderNoise, LightningModule):
+class RRCM(AccuracyUnderNoise, MethodModule):
     """Tunes a noise-conditioned encoder, and a linear head on it, for randomised smoothing.
 
     Args:

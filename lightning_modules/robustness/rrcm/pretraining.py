@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
@@ -17,6 +16,7 @@ from datamodules.loading.world import run_seed
 from lightning_modules.distributed.draws import draw_rows_like
 from lightning_modules.distributed.global_rows import global_rows
 from lightning_modules.losses.contrastive import contrastive_loss
+from lightning_modules.method_module import MethodModule
 from lightning_modules.robustness.rrcm.noise_conditioned import represent
 from lightning_modules.robustness.rrcm.noise_schedule import SMALLEST, kept_by_target, noise_level, num_levels
 from lightning_modules.robustness.rrcm.retrieval import Retrieval
@@ -26,7 +26,7 @@ from lightning_modules.training.optimizers import adamw, constant, scheduled, tr
 from lightning_modules.training.own_loaders import OwnLoaders
 
 
-class RRCMPretraining(OwnLoaders, LightningModule):
+class RRCMPretraining(OwnLoaders, MethodModule):
     """Pre-trains a noise-conditioned encoder on images without labels.
 
     Testing tells how often the nearest clean image to a noisy one is its own (`test/retrieval_<sigma>`). A step that a

@@ -1,10 +1,12 @@
-"""The number of classes of a configuration that leaves it to the data: `num_classes: auto`."""
+"""Steps that need the data before the model is built: counting classes for `num_classes: auto`, checking captions."""
 
 import re
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import LightningDataModule
+
+from experiments.class_paths import imported
 
 AUTO = re.compile(r"(\bnum_classes: *)auto\b")
 COUNTED = -1
@@ -32,6 +34,26 @@ def count_classes(config: Namespace) -> None:
     if number is None:
         raise ValueError(f"num_classes: auto takes the number from the data, and {type(data).__name__} has none")
     _replaced(config.model, number)
+
+
+def check_captions(config: Namespace) -> None:
+    """Check that the data have captions where the module, or the network it trains, needs them.
+
+    Args:
+        config: parsed, with `model` and `data`. The data are built, their images are not read.
+
+    Raises:
+        FileNotFoundError: if the images are missing.
+        ValueError: if they have no captions.
+    """
+    model, data = config.get("model"), config.get("data")
+    if not model or not data or not hasattr(imported(data.class_path), "require_captions"):
+        return
+    for part in (model, (model.get("init_args") or {}).get("network")):
+        path = part.get("class_path") if isinstance(part, Namespace) else None
+        if path and getattr(imported(path), "needs_captions", False):
+            data_of(config).require_captions(path.rpartition(".")[2])  # type: ignore[operator]
+            return
 
 
 def data_of(config: Namespace) -> LightningDataModule:

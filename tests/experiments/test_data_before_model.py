@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 import train
-from experiments.class_counts import count_classes, with_placeholder
 from experiments.command_line import ParsedOnly
+from experiments.data_before_model import count_classes, with_placeholder
 from tests.datamodules.image_folders import shades
 
 SMALL = ("--data.images.image_size", "32", "--data.images.resize", "32", "--data.num_workers", "0")
@@ -56,3 +56,22 @@ def test_data_without_classes_are_refused() -> None:
     parsed.data = type(parsed)(class_path="lightning.pytorch.LightningDataModule", init_args=type(parsed)())
     with pytest.raises(ValueError, match=r"num_classes: auto takes the number from the data, and .* has none"):
         count_classes(parsed)
+
+
+@pytest.mark.parametrize(
+    ("config", "pipeline"),
+    [
+        ("diffusion_finetuning/lora.yaml", "--model.network.pipeline"),
+        ("one_more_step/stable_diffusion.yaml", "--model.model.pipeline"),
+    ],
+)
+def test_missing_captions_are_reported_before_the_pipeline_is_loaded(
+    config: str, pipeline: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shades(tmp_path, "mine", ["sks"])
+    folder = ["--data.images.data_dir", str(tmp_path / "mine"), pipeline, str(tmp_path / "no_pipeline")]
+    command = ["fit", "--config", f"configs/{config}", *folder, "--run_directory", str(tmp_path / "run")]
+    assert train.main(command) == 1
+    assert "captions, and the data have none" in capsys.readouterr().err
+    assert train.main([*command, "--data.images.prompt", "a photo of sks"]) == 1
+    assert "no_pipeline" in capsys.readouterr().err

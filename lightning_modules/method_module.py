@@ -1,0 +1,27 @@
+"""The base of every method: what Lightning's own module does not know of a run."""
+
+from typing import Any, Self
+
+from lightning.pytorch import LightningModule
+
+
+class MethodModule(LightningModule):
+    """A LightningModule whose checkpoints hold weights and state, and no constructor arguments."""
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:  # type: ignore[override]
+        """Build the module from constructor arguments given here, and load a checkpoint's weights into it.
+
+        Raises:
+            TypeError: if a constructor argument is missing.
+        """
+        try:
+            return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
+        except TypeError as error:
+            if "__init__() missing" not in str(error):
+                raise
+            missing = str(error).partition("missing ")[2]
+            raise TypeError(
+                f"{cls.__name__}.load_from_checkpoint is missing {missing}: checkpoints hold no constructor arguments, "
+                f"so pass them, or rebuild model and data with experiments.load_run.load_run(RUN_DIRECTORY)"
+            ) from None
