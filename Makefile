@@ -16,7 +16,7 @@ RUN = $(VENV)/bin/python
 .PHONY: demo test test-all wheel lint claims pages pictures data-tests benchmarks clean
 
 demo: $(VENV)/installed
-	$(RUN) train.py compare configs/elr/demo.yaml configs/elr/demo_baseline.yaml --seeds 0 1 2 --jobs 2 --output runs/demo
+	$(RUN) train.py compare configs/elr/demo.yaml configs/elr/demo_baseline.yaml --seeds 0 1 2 --jobs 2 --output runs/demo --metrics test/accuracy,train/fit_true,train/memorized
 
 test: $(VENV)/installed
 	$(RUN) -m pytest --numprocesses 2 --dist loadfile

@@ -98,7 +98,7 @@ def parse(argv: Sequence[str]) -> Arguments:
         type=lambda text: text.split(","),
         default=[],
         metavar="METRIC,...",
-        help="what tables show: all of the tests; train/loss and the like: the last value",
+        help="metrics in tables and curves; default: all test metrics in tables, training metrics in curves",
     )
     parser.add_argument(
         "--fit", action="append", default=[], metavar="KEY", help="fit power laws in a key that --vary names"
@@ -228,7 +228,7 @@ def write(runs: Sequence[Run], output: Path, metrics: Sequence[str] = (), fit: S
     files: dict[str, list[Path]] = {}
     for run in done:
         files.setdefault(run.experiment.title, []).append(run.directory / "metrics.csv")
-    if len(files) <= MAX_CONFIGS and draw_curves(files, output / "curves.png"):
+    if len(files) <= MAX_CONFIGS and draw_curves(files, output / "curves.png", metrics):
         pictures.append(output / "curves.png")
     lines = ["No run is finished.\n"]
     if place and summaries:

@@ -13,6 +13,11 @@ if TYPE_CHECKING:
 
 MAX_METRICS = 12
 MAX_CURVES = 6
+TITLES = {
+    "train/fit_true": "accuracy on the true training labels",
+    "train/memorized": "share of the false labels memorised",
+}
+"""Metrics named in words above their curves; others go by their own name."""
 
 
 def draw_comparison(results: Sequence[Result], path: Path) -> None:
@@ -108,12 +113,13 @@ def _connected(columns: Sequence[str], numbers: Sequence[int]) -> list[list[int]
     return list(groups.values())
 
 
-def draw_curves(metrics: Mapping[str, Sequence[Path]], path: Path) -> bool:
+def draw_curves(metrics: Mapping[str, Sequence[Path]], path: Path, names: Sequence[str] = ()) -> bool:
     """Training curves of what every config logs, the mean over seeds with a band of ± std.
 
     Args:
         metrics: for each config, the `metrics.csv` of its runs.
         path: where the figure is saved.
+        names: metrics of training and validation to draw, in this order; by default all, at most `MAX_CURVES`.
 
     Returns:
         Whether there was anything to draw.
@@ -121,7 +127,8 @@ def draw_curves(metrics: Mapping[str, Sequence[Path]], path: Path) -> bool:
     import numpy as np
 
     curves = {config: [read_curves(file) for file in files] for config, files in metrics.items() if files}
-    names = shared_curves(curves)
+    shared = shared_curves(curves)
+    names = [name for name in names if name in shared] or shared[:MAX_CURVES]
     if not names:
         return False
     figure, axes = panels(len(names), width=3.6, height=2.5)
@@ -139,7 +146,8 @@ def draw_curves(metrics: Mapping[str, Sequence[Path]], path: Path) -> bool:
                 squares = np.where(present, (values - mean) ** 2, 0).sum(axis=0)
                 std = np.sqrt(squares / np.where(count > 1, count - 1, np.nan))
                 ax.fill_between(epochs, mean - std, mean + std, color=colour(number), alpha=0.2, linewidth=0)
-        ax.set_title(name.removesuffix("_epoch"), fontsize=10, loc="left")
+        title = name.removesuffix("_epoch")
+        ax.set_title(TITLES.get(title, title), fontsize=10, loc="left")
         ax.grid(alpha=0.3)
         ax.margins(x=0.02)
         ax.xaxis.get_major_locator().set_params(integer=True)
@@ -151,7 +159,7 @@ def draw_curves(metrics: Mapping[str, Sequence[Path]], path: Path) -> bool:
 
 
 def shared_curves(curves: Mapping[str, Sequence[Curves]]) -> list[str]:
-    """The training and validation metrics that every config has, at most `MAX_CURVES`.
+    """The training and validation metrics that every config has.
 
     Left out: values of single steps, and of one class or level among many (a name that ends in a number). Losses come
     last, since those of two methods need not be the same quantity.
@@ -164,7 +172,7 @@ def shared_curves(curves: Mapping[str, Sequence[Curves]]) -> list[str]:
         if name.startswith(("train/", "val/")) and not name.endswith("_step") and not re.search(r"[/_]\d+$", name)
     ]
     losses = re.compile(r"loss|entropy")
-    return sorted(names, key=lambda name: (bool(losses.search(name)), not name.startswith("val/"), name))[:MAX_CURVES]
+    return sorted(names, key=lambda name: (bool(losses.search(name)), not name.startswith("val/"), name))
 
 
 def panels(count: int, width: float, height: float, sharey: bool = False) -> tuple["Figure", list[Any]]:

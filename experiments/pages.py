@@ -1,4 +1,4 @@
-"""Generate docs/ and the table of methods in README.md.
+"""Generate docs/ and the table of problems in README.md.
 
     python -m experiments.pages                        pages, from docstrings, configurations and docs/claims.csv
     python -m experiments.pages --pictures runs/pages  pictures, from the runs whose configurations name one
@@ -10,7 +10,9 @@ that of a comparison with these arguments, which may begin with other configurat
 docs/images/<method>.png, and others are docs/images/<method>_<configuration>.png.
 """
 
+import csv
 import itertools
+import math
 import re
 import subprocess
 import sys
@@ -18,13 +20,14 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
+from datamodules.files.text_files import read_text
 from datamodules.files.whole_files import whole_file, write_text
 from experiments.arguments import ArgumentParser
 from experiments.catalogue import PROJECT, Method, find_methods
 from experiments.claim import HOLDS, UNCLAIMED, Row, claims_table, read_claims
 from experiments.config_files import text_of
 from experiments.launching.run_queue import TRAIN
-from experiments.results import markdown
+from experiments.results import markdown, mean_and_std
 
 MAX_BYTES = 100_000
 PICTURE = re.compile(r"^# picture: (\S+)(?: of (.+))?$", re.MULTILINE)
@@ -50,9 +53,29 @@ def generated(project: Path = PROJECT) -> dict[Path, str]:
         for field, folder, own in sections(methods)
         if (picture := _picture(own, folder, project))
     )
+    pages[project / "docs/methods.md"] = f"# Methods\n\n{NOTE}\n{_table(methods, claims)}"
     readme = project / "README.md"
-    pages[readme] = with_section(readme, "methods", _table(methods, claims))
+    pages[readme] = with_section(readme, "problems", _problems(methods, claims, project / "docs/problems.csv"))
     return pages
+
+
+def _problems(methods: Sequence[Method], claims: Sequence[Row], path: Path) -> str:
+    """Lay out which method is for which problem, each with what a claim of it measured.
+
+    Raises:
+        ValueError: names a claim that was not measured.
+    """
+    measured, rows = {row["claim"]: row for row in claims}, []
+    for problem in csv.DictReader(read_text(path).splitlines()):
+        claim = measured.get(problem["claim"])
+        method = next((each for each in methods if claim and _claims_of([each], [claim])), None)
+        if claim is None or method is None:
+            raise ValueError(f"{path}: docs/claims.csv has no claim {problem['claim']}")
+        here, there = (mean_and_std(float(claim[f"{one}_mean"]), math.nan) for one in ("method", "baseline"))
+        link = f"[{method.name}](docs/{method.field}.md#{method.folder})"
+        shown = f"{claim['metric'].partition('/')[2]} {here}, baseline {there}"
+        rows.append([problem["problem"], problem["data"], link, problem["cost"], shown])
+    return markdown(["problem", "data needed", "method", "cost", "what it showed here"], rows)
 
 
 def _title(field: str) -> str:
@@ -127,7 +150,7 @@ def _table(methods: Sequence[Method], claims: Sequence[Row]) -> str:
         held, not_claimed = verdicts.count(HOLDS), verdicts.count(UNCLAIMED)
         verdict = f"{held} of {len(verdicts) - not_claimed} claims hold" if len(verdicts) > not_claimed else ""
         verdict = ", ".join(filter(None, (verdict, f"{not_claimed} not borne out" if not_claimed else "")))
-        page = f"docs/{method.field}.md#{method.folder}"
+        page = f"{method.field}.md#{method.folder}"
         venue = f"{link}, {paper.venue}" if paper.venue else link
         rows.append([f"[{method.name}]({page})", _title(method.field), venue, verdict or "-"])
     return markdown(["method", "field", "paper", "verdict"], rows)

@@ -1,8 +1,9 @@
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
-from experiments.figures import _connected, legend_above, panels, shared_curves
+from experiments.figures import _connected, draw_curves, legend_above, panels, shared_curves
 from experiments.results import read_curves
 
 
@@ -22,6 +23,26 @@ def test_shared_curves_leave_out_steps_classes_and_what_one_config_lacks(tmp_pat
     assert shared_curves({"a": [curves]}) == ["val/accuracy", "train/memorized", "train/loss_epoch"]
     without = {name: column for name, column in curves.items() if name != "train/memorized"}
     assert shared_curves({"a": [curves], "b": [without]}) == ["val/accuracy", "train/loss_epoch"]
+
+
+def test_curves_are_of_the_metrics_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = tmp_path / "metrics.csv"
+    table.write_text("epoch,step,val/accuracy,train/fit_true,train/memorized\n0,9,.5,.6,.1\n1,19,.7,.8,.2\n")
+    titles: list[list[str]] = []
+    draw = Figure.savefig
+    monkeypatch.setattr(
+        Figure,
+        "savefig",
+        lambda self, *args, **options: (
+            titles.append([ax.get_title(loc="left") for ax in self.axes if ax.get_visible()]),
+            draw(self, *args, **options),
+        )[1],
+    )
+    asked = ["test/accuracy", "train/memorized", "train/fit_true"]
+    assert draw_curves({"a": [table]}, tmp_path / "a.png", asked)
+    assert draw_curves({"a": [table]}, tmp_path / "b.png", ["test/accuracy"])
+    words = ["share of the false labels memorised", "accuracy on the true training labels"]
+    assert titles == [words, ["val/accuracy", *reversed(words)]]
 
 
 @pytest.mark.parametrize(("names", "width"), [(["ELR demo", "CE demo"], 6.0), (4 * ["NMSparsity demo_mlp_sdgf"], 4.8)])

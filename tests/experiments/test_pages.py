@@ -104,7 +104,8 @@ def test_a_picture_can_be_that_of_a_comparison(others: str, tmp_path: Path, monk
     assert parsed.configs == [tmp_path / "configs/elr/demo.yaml", *map(Path, others.split())]
     assert (parsed.output, parsed.seeds) == (tmp_path / "runs/elr/demo", [0])
     assert parsed.overrides == ["--trainer.max_epochs", "4"]
-    (tmp_path / "README.md").write_text("<!-- methods:begin -->\n<!-- methods:end -->\n")
+    (tmp_path / "docs/problems.csv").write_text("problem,data,cost,claim\n")
+    (tmp_path / "README.md").write_text("<!-- problems:begin -->\n<!-- problems:end -->\n")
     shown = pages.generated(tmp_path)[tmp_path / "docs/noisy_labels.md"]
     assert f"`table.png` of `python train.py compare configs/elr/demo.yaml {asked}`." in shown
 

@@ -1,0 +1,75 @@
+"""The short paths at the top of README run as they stand, on a few small images and with small networks."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+import train
+from tests.command import ROOT
+from tests.datamodules.image_folders import photograph, save, shades
+
+README = (ROOT / "README.md").read_text().partition("## Four short paths")[2].partition("\n## ")[0]
+CPU = ["--trainer.accelerator", "cpu"]
+QUICK = [*CPU, "--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false", "--data.num_workers", "0"]
+CLASSES = [*QUICK, "--data.batch_size", "8", "--data.images.image_size", "32", "--model.network.name", "test_resnet"]
+SMALLER = {
+    "own_data/classes": CLASSES,
+    "own_data/certified": CLASSES,
+    "own_data/photographs": [*QUICK, "--data.patch_size", "24", "--data.patches_per_image", "4"],
+    "diffusion_finetuning/lora": [
+        *QUICK,
+        *("--trainer.max_steps", "3"),
+        *("--trainer.precision", "32-true", "--data.images.image_size", "16", "--data.batch_size", "2"),
+        *("--model.network.pipeline", "tiny", "--model.cache_dir", "latents", "--model.num_inference_steps", "2"),
+    ],
+}
+
+
+def paths() -> dict[str, list[str]]:
+    """The commands of each path, by its name."""
+    blocks = re.findall(r"^\*\*(.+?)\*\*:.*?^```\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+    return {name: block.splitlines() for name, block in blocks}
+
+
+def test_there_are_four_paths_of_at_most_three_commands() -> None:
+    assert len(paths()) == 4
+    assert all(1 < len(commands) <= 3 for commands in paths().values())
+
+
+@pytest.fixture
+def here(tmp_path: Path, text_to_image: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for split in ("train", "test"):
+        shades(tmp_path / "my_images", split, ["cat", "dog"], per_class=8)
+    for number in range(3):
+        save(tmp_path / "new_images" / f"{number}.png", photograph(40, 32, number))
+        save(tmp_path / "my_photographs" / f"{number}.png", photograph(48, 40, number))
+    for number in range(30):
+        save(tmp_path / "my_subject" / f"{number}.png", photograph(16, 16, number))
+    shutil.copytree(text_to_image, tmp_path / "tiny")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("Clean my labels", ["runs/labels/label_report.csv", "runs/labels/predictions.parquet"]),
+        ("Certify my classifier", ["runs/certified_curves/certified_accuracy.png"]),
+        ("Denoise my images", [f"runs/denoiser/restored/{number}.png" for number in range(3)]),
+        ("Fine-tune my diffusion model", ["runs/adapters/pipeline/pytorch_lora_weights.safetensors"]),
+    ],
+)
+def test_a_path_of_readme_runs(name: str, written: list[str], here: Path) -> None:
+    for command in paths()[name]:
+        program, script, *arguments = shlex.split(command, comments=True)
+        assert (program, script) == ("python", "train.py")
+        config = next((match[1] for each in arguments if (match := re.search(r"configs/(.+)\.yaml", each))), "")
+        more = SMALLER[config] if arguments[0] == "fit" else [] if arguments[0] == "certified_curves" else CPU
+        if arguments[0] == "test" and "certification" in command:
+            more = [*more, "--trainer.callbacks.skip", "8"]
+        assert train.main([*arguments, *more]) == 0, command
+    for file in written:
+        assert (here / file).is_file()
