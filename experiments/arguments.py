@@ -64,11 +64,9 @@ def complete(subcommands: Sequence[str], of_runs: Sequence[str], main: Callable[
         argcomplete.autocomplete(parser)
     os.environ["_ARGCOMPLETE"] = str(first + 1)
     if words[0] in of_runs:
-        from jsonargparse._completions import handle_argcomplete_autocomplete
-
         from experiments.command_line import parser_of
 
-        handle_argcomplete_autocomplete(parser_of(words[0]))
+        parser_of(words[0]).parse_args([])  # completes before it parses, and ends the process
     elif words[0] in subcommands:
         main([words[0]])
 

@@ -43,6 +43,7 @@ from experiments.config_files import (
     text_of,
     with_base,
     without_base_line,
+from experiments.lightning_internals import subcommand_parser, take_given_checkpoint_alone, typed_arguments
 )
 from experiments.data_before_model import check_captions, count_classes, with_placeholder
 from experiments.preflight import metrics_of_short_run
@@ -160,9 +161,8 @@ class Parser(LightningArgumentParser):
     def validate(self, namespace: Namespace, *args: Any, **kwargs: Any) -> None:
         """Check values as jsonargparse does, and the classes that they name. Each class has a parser of its own."""
         super().validate(namespace, *args, **kwargs)
-        for action in self._actions:
-            if hasattr(action, "_typehint"):
-                check_class_paths(action.dest, action._typehint, namespace.get(action.dest))
+        for name, kind in typed_arguments(self):
+            check_class_paths(name, kind, namespace.get(name))
 
 
 class CommandLine(LightningCLI):
@@ -374,8 +374,7 @@ class CommandLine(LightningCLI):
         )
         if isinstance(trainer.strategy.checkpoint_io, TorchCheckpointIO):
             trainer.strategy.checkpoint_io = WholeCheckpoints(self.run_directory)
-        # Given none, Lightning looks for one itself: of an exception, of SLURM, or of a registry.
-        trainer._checkpoint_connector._parse_ckpt_path = lambda _, ckpt_path, **__: ckpt_path  # type: ignore[method-assign]
+        take_given_checkpoint_alone(trainer)
         name_in_errors(trainer)
         ResumableEnd.of(trainer)
         self.stop_signals = StopSignals(trainer)
@@ -515,7 +514,7 @@ def parser_of(subcommand: str) -> Any:
     line = Unparsed.__new__(Unparsed)
     with contextlib.suppress(_Built):
         line.__init__([subcommand])  # type: ignore[misc]
-    return line._subcommand_parsers[subcommand]
+    return subcommand_parser(line, subcommand)
 
 
 WHERE_AND_HOW_FAST = ("_dir", ".num_workers", "_batch_size")

@@ -30,6 +30,14 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from torch import Tensor
 
 from datamodules.files.whole_files import naming, write_text
+from experiments.lightning_internals import (
+    accumulated_metrics,
+    checkpoint_path,
+    loaded_checkpoint,
+    logged_of_epoch,
+    restoring,
+    steps_trained,
+)
 from experiments.results import read_test_metrics
 from experiments.saving.end_of_training import ended_early
 
@@ -283,7 +291,7 @@ class WholeCheckpoints(TorchCheckpointIO):
 
 def name_in_errors(trainer: Trainer) -> None:
     """Let what fails while a checkpoint is restored be a sentence that names its file, not a traceback."""
-    connector = trainer._checkpoint_connector
+    connector = restoring(trainer)
     steps = ("resume_start", "restore_datamodule", "restore_model", "restore_callbacks", "restore_training_state")
 
     def named(restore: Any) -> Any:
@@ -291,7 +299,7 @@ def name_in_errors(trainer: Trainer) -> None:
             try:
                 return restore(*args, **kwargs)
             except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError) as error:
-                path = connector._ckpt_path
+                path = checkpoint_path(connector)
                 if path is None or isinstance(error, torch.OutOfMemoryError):
                     raise
                 said = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
@@ -304,7 +312,7 @@ def name_in_errors(trainer: Trainer) -> None:
     restore_optimizers = connector.restore_optimizers
 
     def as_many() -> None:
-        saved, own = len(connector._loaded_checkpoint["optimizer_states"]), len(trainer.strategy.optimizers)
+        saved, own = len(loaded_checkpoint(connector)["optimizer_states"]), len(trainer.strategy.optimizers)
         if saved != own:  # Lightning would leave out those that are too many
             raise RuntimeError(f"it holds the states of {saved} optimizers, and there are {own}")
         restore_optimizers()
@@ -413,15 +421,15 @@ class ResumableMetrics(Callback):
         if trainer.is_global_zero:
             self.table.refuse_removed()
         checkpoint["class_path"] = f"{type(pl_module).__module__}.{type(pl_module).__qualname__}"
-        connector = trainer._logger_connector
+        logged = logged_of_epoch(trainer)
         rows = [dict(row) for row in self.table.rows]
         means: dict[str, tuple[Tensor, Tensor]] = {}
-        if connector._first_loop_iter is None:  # the epoch is over
-            if ended := {name: float(value) for name, value in connector.metrics["log"].items()}:
-                step = trainer.fit_loop.epoch_loop._batches_that_stepped - 1
+        if logged is not None:  # the epoch is over
+            if ended := {name: float(value) for name, value in logged.items()}:
+                step = steps_trained(trainer) - 1
                 rows.append({"step": step, **ended, "epoch": trainer.current_epoch})
         else:
-            for key, metric in (trainer._results or {}).items():
+            for key, metric in accumulated_metrics(trainer).items():
                 if metric.is_tensor and metric.meta.is_mean_reduction and metric.meta.on_epoch:
                     # The mean over processes, which each of them takes when the run goes on, however many they are.
                     total = trainer.strategy.reduce(metric.value.clone(), reduce_op="mean")
@@ -462,7 +470,7 @@ class ResumableMetrics(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         for key, (total, count) in self._means.items():
-            metric = trainer._results.get(key) if trainer._results is not None else None
+            metric = accumulated_metrics(trainer).get(key)
             if metric is not None:
                 metric.value = metric.value + total.to(metric.value.device)
                 metric.cumulated_batch_size = metric.cumulated_batch_size + count.to(metric.value.device)

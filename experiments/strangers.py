@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import set_parsing_settings
-from jsonargparse._common import parsing_settings
 
 from experiments.config_files import mapping_of
+from experiments.lightning_internals import import_verdicts, set_import_verdicts
 
 OURS = ("lightning_modules", "datamodules", "callbacks")
 ALLOWED = {  # parts of other packages whose classes unpickle nothing, run no text and write nothing by themselves
@@ -93,7 +93,7 @@ def known_imports(content: Any, said: Iterable[str], directory: Path) -> Iterato
         said: what the user says: arguments, and texts of configurations.
         directory: the run directory, of which nothing is imported.
     """
-    before = parsing_settings["import_path_verdicts"]
+    before = import_verdicts()
     denied = {entry.partition(".")[0] for entry in before} | sys.stdlib_module_names
     named = {
         top for _, value in _walk(content) if isinstance(value, str) for top in re.findall(r"\b([A-Za-z_]\w*)\.", value)
@@ -112,7 +112,7 @@ def known_imports(content: Any, said: Iterable[str], directory: Path) -> Iterato
     try:
         yield
     finally:
-        parsing_settings["import_path_verdicts"] = before
+        set_import_verdicts(before)
 
 
 def _refuse_links(directory: Path) -> None:

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from datamodules.batches import IGNORED as IGNORED
 from datamodules.batches import UNVERIFIED as UNVERIFIED
 from datamodules.loading.own_loaders import OwnTrainingSet, gives_positions
+from lightning_modules.lightning_internals import loader_source
 
 Required = TypeVar("Required")
 
@@ -338,7 +339,7 @@ def require_data(trainer: Any, protocol: type[Required], needed_by: str) -> Requ
     """
     data = trainer.datamodule
     if not gives_positions(data) and not _missing(OwnTrainingSet, protocol):
-        source = trainer.fit_loop._data_source
+        source = loader_source(trainer.fit_loop)
         if source.instance is not None and source.is_defined():
             return OwnTrainingSet(source.dataloader())  # type: ignore[return-value]
     return require(data, protocol, needed_by)

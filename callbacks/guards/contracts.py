@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch.func import functional_call
 
 from datamodules.loading.seeded_batches import SeededBatches
+from lightning_modules.lightning_internals import repeats_samples
 
 REFUSED: dict[type[Callback], str] = {
     StochasticWeightAveraging: "puts its average into no checkpoint that is tested or resumed; "
@@ -62,7 +63,7 @@ class Contracts(Callback):
         network = getattr(pl_module, "network", None)
         if wanted is not None and given is not None and shape is not None and isinstance(network, torch.nn.Module):
             self._check_network(network, shape, wanted)
-        if isinstance(data, SeededBatches) and trainer._accelerator_connector.use_distributed_sampler:
+        if isinstance(data, SeededBatches) and repeats_samples(trainer):
             raise ValueError(
                 f"trainer.use_distributed_sampler must be false: {type(data).__name__} deals out its batches itself, "
                 f"and a second sampler would repeat samples"

@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 
+from experiments.lightning_internals import may_go_on_from_here, signal_handling
 from experiments.results import choose_from, misspelt
 from experiments.saving.stop_signals import StopSignals
 
@@ -146,7 +147,7 @@ class StepCheckpoint(ModelCheckpoint):
         self._saved = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        signals = trainer._signal_connector
+        signals = signal_handling(trainer)
         self.signals = signals if isinstance(signals, StopSignals) else StopSignals(trainer)
         self._saved = trainer.global_step
         self.signals.in_step = True
@@ -155,9 +156,7 @@ class StepCheckpoint(ModelCheckpoint):
                 callback.on_train_epoch_start(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
-        epoch, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
-        assert fetcher is not None
-        if epoch.batch_progress.is_last_batch or epoch._should_accumulate() or epoch._should_check_val_fx(fetcher):
+        if not may_go_on_from_here(trainer):
             return
         stops, every = self.signals.agreed(), self.every_n_steps
         if stops or (every and trainer.global_step // every > self._saved // every):

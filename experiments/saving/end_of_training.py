@@ -6,10 +6,11 @@ Lightning returns at once from a checkpoint after which no step is left, and cal
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Timer
-from lightning.pytorch.loops.fit_loop import _FitLoop
+
+from experiments.lightning_internals import FitLoop
 
 
-class ResumableEnd(_FitLoop):
+class ResumableEnd(FitLoop):
     """Run the start and the end of training also where a loaded checkpoint leaves no step between them."""
 
     only_ends = False

@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
+from experiments.lightning_internals import SignalConnector, handle_signals
 
-class StopSignals(_SignalConnector):
+
+class StopSignals(SignalConnector):
     """Note the signals that end a run.
 
     Args:
@@ -31,9 +32,7 @@ class StopSignals(_SignalConnector):
         """Whether the processes are between two steps of training, and will ask `agreed` after the next."""
         self._flag: tuple[Tensor, Any] | None = None
         super().__init__(trainer)
-        trainer._signal_connector = self
-        # It waits for the device in every step, for what `agreed` finds without it.
-        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+        handle_signals(trainer, self)
 
     def agreed(self) -> bool:
         """Say whether any process was asked to stop; all of them call this after the same batch and get one answer.

@@ -19,16 +19,18 @@ from datetime import timedelta
 from typing import Any
 
 import torch.distributed as dist
-from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
-from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
 from lightning.pytorch.strategies import DDPStrategy
-from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from datamodules.arguments import positive
 from datamodules.loading import world
 from lightning_modules.distributed.per_sample import gather_rows, share_sizes
+from lightning_modules.lightning_internals import (
+    ChildProcessObserver,
+    SubprocessScriptLauncher,
+    set_num_threads_if_needed,
+)
 
 GRACE = 10.0
 """Seconds that a process has to end by an error of its own once another one is lost."""
@@ -200,7 +202,7 @@ class Heartbeats(threading.Thread):
             raise LostProcess(self.message) from exception
 
 
-class _UntilWatched(_ChildProcessObserver):
+class _UntilWatched(ChildProcessObserver):
     """Lightning's watch over the processes that it starts, which kills all without saying why, until `Heartbeats`."""
 
     watched = False
@@ -209,7 +211,7 @@ class _UntilWatched(_ChildProcessObserver):
         return self.watched or super()._run()
 
 
-class _Launcher(_SubprocessScriptLauncher):
+class _Launcher(SubprocessScriptLauncher):
     observer: _UntilWatched | None = None
 
     def launch(self, function: Callable, *args: Any, trainer: Any = None, **kwargs: Any) -> Any:
@@ -218,7 +220,7 @@ class _Launcher(_SubprocessScriptLauncher):
             self._call_children_scripts()
             self.observer = _UntilWatched(os.getpid(), self.procs)
             self.observer.start()
-        _set_num_threads_if_needed(num_processes=self.num_processes)
+        set_num_threads_if_needed(num_processes=self.num_processes)
         return function(*args, **kwargs)
 
 

@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vjp
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from datamodules.arguments import one_of
 from datamodules.loading.world import summed
 from lightning_modules.full_precision import in_full_precision
+from lightning_modules.networks.normalized import BATCH_NORM
 from lightning_modules.training.optimizers import trainable
 
 Matrix = Literal["hessian", "gauss_newton"]
@@ -36,7 +36,7 @@ def curvature_mode(network: nn.Module, batch_norm: BatchNorm) -> Iterator[None]:
     """
     one_of(get_args(BatchNorm), batch_norm=batch_norm)
     modes = [(part, part.training) for part in network.modules()]
-    layers = [part for part in network.modules() if isinstance(part, _BatchNorm)] if batch_norm == "batch" else []
+    layers = [part for part in network.modules() if isinstance(part, BATCH_NORM)] if batch_norm == "batch" else []
     tracked = [(layer, layer.track_running_stats) for layer in layers]
     network.eval()
     for layer in layers:

@@ -18,13 +18,12 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
-from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.checkpoint import checkpoint
 
 from datamodules.arguments import only_with
-from lightning_modules.networks.normalized import Normalized
+from lightning_modules.lightning_internals import tree_leaves, tree_map
+from lightning_modules.networks.normalized import BATCH_NORM, Normalized
 from lightning_modules.networks.weights import listed
 
 Tuning = Literal["full", "lora", "frozen"]
@@ -199,7 +198,7 @@ def with_lora(
             parameter.data = parameter.data.float()
     _left_to_training(trained)
     fixed = [
-        name for name, module in network.named_modules() if isinstance(module, _BatchNorm) and module not in inside
+        name for name, module in network.named_modules() if isinstance(module, BATCH_NORM) and module not in inside
     ]
     # By name, as converting to SyncBatchNorm replaces the modules.
     network.train = partial(_train, network, fixed, True)  # type: ignore[method-assign]
@@ -220,7 +219,7 @@ def with_gradient_checkpointing(network: nn.Module) -> nn.Module:
     """
     own = ("enable_gradient_checkpointing", "gradient_checkpointing_enable", "set_grad_checkpointing")
     method = next((getattr(network, name) for name in own if hasattr(network, name)), None)
-    if method is not None and not any(isinstance(module, _BatchNorm) for module in network.modules()):
+    if method is not None and not any(isinstance(module, BATCH_NORM) for module in network.modules()):
         try:
             method()
         except (AssertionError, ValueError) as error:
@@ -259,7 +258,7 @@ def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractC
 @contextmanager
 def _running_statistics_kept(block: nn.Module) -> Iterator[None]:
     """The second pass must not count: with momentum 0 batch normalisation computes the same and moves nothing."""
-    moving = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
+    moving = [m for m in block.modules() if isinstance(m, BATCH_NORM) and m.training and m.track_running_stats]
     kept = [(module.momentum, module.num_batches_tracked) for module in moving]
     for module in moving:
         module.momentum, module.num_batches_tracked = 0.0, None

@@ -10,6 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+"""Layers that normalise by the statistics of a batch, for `isinstance`."""
+
 
 class Normalized(nn.Module):
     """A network that takes images in [0, 1] and sees them normalised.

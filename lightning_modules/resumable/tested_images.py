@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules.files.module_hash import hash_of_module
+from lightning_modules.lightning_internals import before_batch_transfer
 from lightning_modules.resumable.item_files import digest_of
 
 NUM_COMPARED = 16
@@ -83,7 +84,7 @@ class TestedImages:
                 dataset[self.request._replace(indices=torch.tensor([position]), global_size=1)]
             )
         # As the trainer's own testing does: the DataModule's hook if it has one of its own, otherwise the module's.
-        batch = self.trainer.lightning_module._on_before_batch_transfer(batch)
+        batch = before_batch_transfer(self.trainer.lightning_module, batch)
         batch = self.trainer.strategy.batch_to_device(batch)
         if not (isinstance(batch, dict) and {"image", "label"} <= batch.keys()):
             raise TypeError(f"{self.needed_by} needs batches that are dictionaries with `image` and `label`")

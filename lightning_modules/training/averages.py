@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 @torch.no_grad()
@@ -21,7 +22,7 @@ def move_average(average: nn.Module, trained: nn.Module, decay: float) -> None:
         trained: theta.
         decay: the weight that the average keeps, in [0, 1].
     """
-    torch._foreach_lerp_(list(average.parameters()), list(trained.parameters()), 1 - decay)
+    get_ema_multi_avg_fn(decay)(list(average.parameters()), list(trained.parameters()), None)
 
 
 def ramped_decay(update: int, decay: float) -> float:
@@ -74,7 +75,7 @@ class AveragedWeights(nn.Module):
         trained = [
             parameter.to(mine.dtype) for parameter, mine in zip(self._averaged(network), self.weights, strict=True)
         ]
-        torch._foreach_lerp_(list(self.weights), trained, 1 - self.decay(self.updates))
+        get_ema_multi_avg_fn(self.decay(self.updates))(list(self.weights), trained, None)
         self.updates += 1
 
     @contextmanager

@@ -15,6 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_modules.lightning_internals import foreach_add_, foreach_copy_, foreach_norm
+
 SHRINK = 0.9
 """Factor from one try to the next."""
 EXPAND = 2.0
@@ -54,18 +56,18 @@ def search(
         step: s, the first step that is tried.
         c: part of the first-order decrease that is asked for, in (0, 1).
     """
-    squared = torch.stack(torch._foreach_norm(gradient)).square().sum()
+    squared = torch.stack(foreach_norm(gradient)).square().sum()
     before, squared_norm = torch.stack([value.to(squared), squared]).tolist()
     if squared_norm <= LEAST_NORM**2:
         return Found(step, 0, False)
     moved, start = list(parameters), [each.clone() for each in parameters]
     for tries in range(1, TRIES + 1):
-        torch._foreach_copy_(moved, start)
-        torch._foreach_add_(moved, gradient, alpha=-step)
+        foreach_copy_(moved, start)
+        foreach_add_(moved, gradient, alpha=-step)
         if float(function()) <= before - c * step * squared_norm:
             return Found(step, tries, True)
         if step * SHRINK < LEAST_STEP or tries == TRIES:
             break
         step *= SHRINK
-    torch._foreach_copy_(moved, start)
+    foreach_copy_(moved, start)
     return Found(step, tries, False)

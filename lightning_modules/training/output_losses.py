@@ -14,6 +14,7 @@ from datamodules.batches import global_size, share
 from lightning_modules.distributed.summed_gradient import sum_over_processes
 from lightning_modules.full_precision import at_least_float32
 from lightning_modules.interfaces import Table
+from lightning_modules.lightning_internals import foreach_add_
 from lightning_modules.training.logging import log_same
 from lightning_modules.training.optimizers import trainable
 
@@ -104,10 +105,10 @@ class OutputLossSteps:
         for batch in batches:
             inputs, target = inputs_and_target(batch)
             loss = self.loss.uncounted(self.outputs(inputs), target)
-            torch._foreach_add_(total, torch.autograd.grad(loss, parameters, materialize_grads=True))
+            foreach_add_(total, torch.autograd.grad(loss, parameters, materialize_grads=True))
             value, samples = value + loss.detach(), samples + global_size(batch)
         value, total = sum_over_processes(value, total)
-        return value, torch.stack(torch._foreach_norm(total)).norm(), samples
+        return value, nn.utils.get_total_norm(total), samples
 
     def test_step(self: Any, batch: Any, batch_idx: int) -> None:
         inputs, target = inputs_and_target(batch)

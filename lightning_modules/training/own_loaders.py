@@ -3,14 +3,19 @@
 import warnings
 from typing import Any
 
-from lightning.pytorch.trainer.connectors.data_connector import _DataLoaderSource
 from torch import Tensor
 
 from datamodules.loading.own_loaders import as_batch, gives_positions, with_positions
 from datamodules.loading.world import world_size
+from lightning_modules.lightning_internals import (
+    DataLoaderSource,
+    loader_source,
+    repeats_samples,
+    replace_loader_source,
+)
 
 
-class NumberedSource(_DataLoaderSource):
+class NumberedSource(DataLoaderSource):
     """Gives a loop its loader, with the positions of the samples (see `with_positions`)."""
 
     passes: int = 1
@@ -39,9 +44,10 @@ class OwnLoaders:
         if gives_positions(self.trainer.datamodule):
             return
         for loop, passes in ((self.trainer.fit_loop, self.passes_per_epoch), (self.trainer.predict_loop, 1)):
-            source = NumberedSource(loop._data_source.instance, loop._data_source.name)
+            own = loader_source(loop)
+            source = NumberedSource(own.instance, own.name)
             source.passes = passes
-            loop._data_source = source
+            replace_loader_source(loop, source)
 
     def on_before_batch_transfer(self: Any, batch: Any, dataloader_idx: int) -> Any:
         if isinstance(batch, dict) and "global_size" in batch:
@@ -55,6 +61,6 @@ class OwnLoaders:
         image, processes = batch["image"], world_size()
         if self.trainer.datamodule is None and not image.is_floating_point():
             raise TypeError(f"images are floating-point numbers in [0, 1], and the loader's are {image.dtype}")
-        if processes == 1 or self.trainer._accelerator_connector.use_distributed_sampler:
+        if processes == 1 or repeats_samples(self.trainer):
             batch = {**batch, "global_size": processes * len(image)}
         return batch

@@ -4,6 +4,8 @@ from typing import Any
 
 from lightning.pytorch.strategies import DDPStrategy
 
+from lightning_modules.lightning_internals import finds_unused_parameters
+
 
 def require_all_rows(trainer: Any, name: str) -> None:
     """Refuse data whose training batches are not the whole set.
@@ -51,5 +53,5 @@ def require_unused_parameters(trainer: Any, name: str, what: str) -> None:
         ValueError: names the strategy that does not.
     """
     strategy = trainer.strategy
-    if isinstance(strategy, DDPStrategy) and not strategy._ddp_kwargs.get("find_unused_parameters"):
+    if isinstance(strategy, DDPStrategy) and not finds_unused_parameters(strategy):
         raise ValueError(f"{name} {what}: trainer.strategy must be ddp_find_unused_parameters_true")

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from datamodules.loading.augmentation import sample_words
 from datamodules.loading.world import rank, world_size
+from lightning_modules.lightning_internals import foreach_add_
 from lightning_modules.training.optimizers import trainable
 
 MOST_AHEAD = 1024
@@ -145,7 +146,7 @@ def descend(
         sums = [*torch.autograd.grad(output, parameters, slopes / size), slopes.abs().sum()]
         *gradients, left = sums if world_size() == 1 else _summed(sums)
         with torch.no_grad():
-            torch._foreach_add_(parameters, gradients, alpha=-rate)
+            foreach_add_(parameters, gradients, alpha=-rate)
         place = place + 1
         changed = torch.where(left > 0, place, changed)
     return Course(place[0], changed[0], world_size() * hinge(signed, alpha).sum() / size)

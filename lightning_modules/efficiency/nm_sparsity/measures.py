@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_flop
 
 from lightning_modules.efficiency.nm_sparsity.flow import Flow, NMWeight
+from lightning_modules.lightning_internals import TorchDispatchMode
 from lightning_modules.networks.replacement import FunctionOfThirds, layers_of_functions
 
 GIGA = 10**9
@@ -29,7 +29,7 @@ class Operations(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
-        if (formula := FORMULAS.get(func._overloadpacket)) is not None:
+        if (formula := FORMULAS.get(func.overloadpacket)) is not None:
             self.total += formula(*args, **(kwargs or {}), out_val=output)
         return output
 

@@ -14,6 +14,7 @@ from datamodules.loading.world import rank, run_seed, world_size
 from lightning_modules.distributed.summed_gradient import summed_gradient
 from lightning_modules.full_precision import at_least_float32
 from lightning_modules.interfaces import TrainingSamples, require_data
+from lightning_modules.lightning_internals import foreach_copy_, foreach_sub_
 from lightning_modules.method_module import MethodModule
 from lightning_modules.optimization.mbbo.levels import LowerLevels
 from lightning_modules.optimization.mbbo.ranking import best_dcg, hinges, listwise, ndcg, surrogate
@@ -124,9 +125,9 @@ class NDCGRanking(MethodModule):
             loss, gradient = summed_gradient(now, parameters)
             if before is not None:
                 past = summed_gradient(before, list(old.values()))[1]
-                torch._foreach_sub_(gradient, past, alpha=self.gamma_gradient)
+                foreach_sub_(gradient, past, alpha=self.gamma_gradient)
         with torch.no_grad():
-            torch._foreach_copy_(list(self.previous.parameters()), list(self.network.parameters()))
+            foreach_copy_(list(self.previous.parameters()), list(self.network.parameters()))
         for parameter, own in zip(parameters, gradient, strict=True):
             parameter.grad = own
         optimizer: Any = self.optimizers()

@@ -14,6 +14,7 @@ from datamodules.batches import LabelledImageBatch
 from lightning_modules.distributed.draws import draw_alike, draw_rows
 from lightning_modules.full_precision import require_double
 from lightning_modules.interfaces import TrainingImageSource, TrainingSamples, require_data
+from lightning_modules.lightning_internals import standard_gamma
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.collected import Collected
 from lightning_modules.networks.normalized import Normalized
@@ -131,7 +132,7 @@ class ScaleMixtureClassifier(ClassifierSteps, MethodModule):
         if isinstance(self.scale, InverseGamma):
             law = self.scale.law()
             a = law.a.expand(draws)
-            gamma = draw_alike(lambda generator: torch._standard_gamma(a, generator=generator), mean.device)
+            gamma = draw_alike(lambda generator: standard_gamma(a, generator=generator), mean.device)
             scale = (law.b / gamma)[:, None]
         return (mean[:, None] + (scale * variance[:, None]).sqrt() * normal).log_softmax(dim=2)
 

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datamodules.arguments import at_least, one_of, positive
+from lightning_modules.lightning_internals import standard_gamma
 from lightning_modules.probabilistic.scale_mixture_nngp.architectures import MOMENTS, ActivationName
 
 
@@ -68,7 +69,7 @@ class FiniteNetworks(nn.Module):
         self.weights = nn.ParameterList(torch.randn(members, new, old, *kernel) for old, new in pairwise(widths))
         self.biases = nn.ParameterList(torch.randn(members, width) for _ in widths[1:] if bias_std)
         self.last = nn.Parameter(torch.randn(members, outputs, width * math.prod(input_shape[1:])))
-        gamma = torch.ones(members) if alpha is None else torch._standard_gamma(torch.full((members,), alpha))
+        gamma = torch.ones(members) if alpha is None else standard_gamma(torch.full((members,), alpha))
         self.register_buffer("sigma", torch.ones(members) if alpha is None else (beta / gamma).sqrt())
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,0 +1,58 @@
+"""What data, modules and callbacks use of Lightning and PyTorch that has no public name, and why.
+
+It stands here alone. A test fails by name where an upgrade moves one of them, and `pyproject.toml` bounds the versions.
+"""
+
+from typing import Any
+
+import torch
+from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
+from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+from lightning.pytorch.trainer.connectors.data_connector import _DataLoaderSource
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+__all__ = ["TorchDispatchMode", "tree_leaves", "tree_map"]  # torch documents them, and has no other place for them
+
+ChildProcessObserver = _ChildProcessObserver
+"""Lightning's watch kills every process without saying why; `Independent` has one that gives way to its own."""
+SubprocessScriptLauncher = _SubprocessScriptLauncher
+"""The launcher that starts a process a device; no public one can be given another watch."""
+set_num_threads_if_needed = _set_num_threads_if_needed
+"""A launcher of one's own divides the cores among the processes as Lightning's do."""
+DataLoaderSource = _DataLoaderSource
+"""Where a loop has its loader from: a user's own loader is wrapped there, once the trainer has it."""
+
+# One kernel for many small tensors; optimizers have them, and no public function does the same.
+foreach_add_: Any = torch._foreach_add_
+foreach_sub_: Any = torch._foreach_sub_
+foreach_copy_: Any = torch._foreach_copy_
+foreach_norm: Any = torch._foreach_norm
+standard_gamma: Any = torch._standard_gamma
+"""`torch.distributions.Gamma` takes no generator."""
+
+
+def loader_source(loop: Any) -> Any:
+    """Give the source of a loop's loader, as no loader is built yet when modules and callbacks are set up."""
+    return loop._data_source
+
+
+def replace_loader_source(loop: Any, source: Any) -> None:
+    """Give a loop another source of its loader."""
+    loop._data_source = source
+
+
+def repeats_samples(trainer: Any) -> bool:
+    """Whether Lightning adds samplers that give each process an equal share: the argument is kept nowhere else."""
+    return trainer._accelerator_connector.use_distributed_sampler
+
+
+def finds_unused_parameters(strategy: Any) -> bool:
+    """Whether DDP may leave parameters without a gradient: its arguments are kept nowhere else."""
+    return bool(strategy._ddp_kwargs.get("find_unused_parameters"))
+
+
+def before_batch_transfer(module: Any, batch: Any) -> Any:
+    """Call the hook before a batch moves to the device: the DataModule's if it has one, otherwise the module's."""
+    return module._on_before_batch_transfer(batch)

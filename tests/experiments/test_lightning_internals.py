@@ -1,0 +1,225 @@
+"""Private names of Lightning, jsonargparse and PyTorch: each is where it was, and none stands outside its file."""
+
+import ast
+import inspect
+import pkgutil
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.demos.boring_classes import BoringModel
+
+from experiments.command_line import ParsedOnly, parser_of
+from experiments.lightning_internals import (
+    FitLoop,
+    accumulated_metrics,
+    checkpoint_path,
+    handle_signals,
+    import_verdicts,
+    loaded_checkpoint,
+    logged_of_epoch,
+    may_go_on_from_here,
+    restoring,
+    set_import_verdicts,
+    signal_handling,
+    steps_trained,
+    subcommand_parser,
+    take_given_checkpoint_alone,
+    typed_arguments,
+)
+from tests.command import ROOT
+
+LOOP = "lightning.pytorch.loops.fit_loop._FitLoop"
+EPOCH = "lightning.pytorch.loops.training_epoch_loop._TrainingEpochLoop"
+SAVER = "lightning.pytorch.callbacks.ModelCheckpoint"
+SIGNALS = "lightning.pytorch.trainer.connectors.signal_connector._SignalConnector"
+RESTORING = "lightning.pytorch.trainer.connectors.checkpoint_connector._CheckpointConnector"
+LAUNCHER = "lightning.pytorch.strategies.launchers._SubprocessScriptLauncher"
+WATCH = "lightning.fabric.strategies.launchers.subprocess_script._ChildProcessObserver"
+SOURCE = "lightning.pytorch.trainer.connectors.data_connector._DataLoaderSource"
+CALLED = {
+    f"{LOOP}.__init__": "self trainer min_epochs max_epochs",
+    f"{EPOCH}._should_accumulate": "self",
+    f"{EPOCH}._should_check_val_fx": "self data_fetcher",
+    f"{EPOCH}._broadcast_sigterm_tensor": "self",
+    f"{RESTORING}._parse_ckpt_path": "self state_fn ckpt_path model_provided model_connected",
+    f"{SAVER}._should_skip_saving_checkpoint": "self trainer",
+    f"{SAVER}._save_topk_checkpoint": "self trainer monitor_candidates",
+    f"{SAVER}._monitor_candidates": "self trainer",
+    f"{SIGNALS}.__init__": "self trainer",
+    f"{WATCH}.__init__": "self main_pid child_processes sleep_period",
+    f"{LAUNCHER}.__init__": "self cluster_environment num_processes num_nodes",
+    f"{LAUNCHER}._call_children_scripts": "self",
+    f"{SOURCE}.__init__": "self instance name",
+    f"{SOURCE}.dataloader": "self",
+    f"{SOURCE}.is_defined": "self",
+    "lightning.fabric.utilities.distributed._set_num_threads_if_needed": "num_processes",
+    "lightning.pytorch.LightningModule._on_before_batch_transfer": "self batch dataloader_idx",
+    "torch.utils._pytree.tree_map": "func tree rests is_leaf",
+    "torch.utils._pytree.tree_leaves": "tree is_leaf",
+    "torch.utils._python_dispatch.TorchDispatchMode.__torch_dispatch__": "self func types args kwargs",
+}
+"""What is called, and the arguments that it takes."""
+OVERRIDDEN = {
+    f"{SIGNALS}._sigterm_notifier_fn": "self signum _",
+    f"{SIGNALS}._slurm_sigusr_handler_fn": "self signum _",
+    f"{WATCH}._run": "self",
+    "lightning.pytorch.strategies.DDPStrategy._configure_launcher": "self",
+    "lightning.pytorch.strategies.DDPStrategy._setup_model": "self model",
+    "lightning.pytorch.cli.LightningCLI._run_subcommand": "self subcommand",
+    "lightning.pytorch.cli.LightningCLI._parse_ckpt_path": "self",
+    "lightning.pytorch.cli.LightningCLI._set_seed": "self",
+    "jsonargparse.DefaultHelpFormatter._get_help_string": "self action",
+}
+"""What classes of ours have of their own in its place; it would no longer be called if it were renamed."""
+ATTRIBUTES = {
+    f"{LOOP}.skip": property,
+    f"{LOOP}.done": property,
+    "torch._foreach_add_": object,
+    "torch._foreach_sub_": object,
+    "torch._foreach_copy_": object,
+    "torch._foreach_norm": object,
+    "torch._standard_gamma": object,
+}
+OTHERS = {
+    "torch.cuda._is_in_bad_fork": "asked in a process that must import nothing",
+    "threading._shutdown": "what the interpreter does at its end",
+    "atexit._run_exitfuncs": "what the interpreter does at its end",
+    "os._exit": "public, in spite of its name",
+    "SlurmExecutor._valid_parameters": "of submitit, an extra",
+    "ray._private": "of Ray, an extra",
+    "found._load_connected_pipes": "of diffusers: a pipeline that would fetch others",
+    "kind._model_mapping": "of transformers: the class of a kind of configuration",
+    "torchmetrics.functional.image.lpips._LPIPS": "of torchmetrics: the public class fetches weights",
+    "torch.ops.aten._scaled_dot_product_flash_attention_for_cpu": "the name of an operation",
+}
+"""Private names that stand elsewhere, and why."""
+OF_TUPLES = {"_replace", "_asdict", "_fields"}
+INTERNALS = ["experiments/lightning_internals.py", "lightning_modules/lightning_internals.py"]
+
+
+@pytest.mark.parametrize(("name", "arguments"), {**CALLED, **OVERRIDDEN}.items(), ids={**CALLED, **OVERRIDDEN})
+def test_a_private_function_is_there_and_takes_what_it_took(name: str, arguments: str) -> None:
+    assert " ".join(inspect.signature(pkgutil.resolve_name(name)).parameters) == arguments
+
+
+@pytest.mark.parametrize(("name", "kind"), ATTRIBUTES.items(), ids=ATTRIBUTES)
+def test_a_private_attribute_is_there(name: str, kind: type) -> None:
+    assert isinstance(pkgutil.resolve_name(name), kind)
+
+
+def test_a_trainer_keeps_its_parts_where_they_were() -> None:
+    trainer: Any = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    assert isinstance(trainer.fit_loop, FitLoop)
+    assert trainer.fit_loop._loaded_from_state_dict is False
+    assert trainer.fit_loop._data_fetcher is None
+    connector = restoring(trainer)
+    assert checkpoint_path(connector) is None
+    assert loaded_checkpoint(connector) == {}
+    for step in ("resume_start", "restore_datamodule", "restore_model", "restore_callbacks", "restore_training_state"):
+        assert callable(getattr(connector, step)), step
+    assert callable(connector.restore_optimizers)
+    own = signal_handling(trainer)
+    handle_signals(trainer, own)
+    take_given_checkpoint_alone(trainer)
+    assert connector._parse_ckpt_path("fit", "given", model_provided=True, model_connected=True) == "given"
+
+
+class Logs(BoringModel):
+    """Logs one metric of an epoch."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        output = super().training_step(batch, batch_idx)
+        self.log("loss", output["loss"], on_step=False, on_epoch=True)
+        return output
+
+
+class Watches(Callback):
+    """Asks after batches and at the end of the epoch."""
+
+    def __init__(self) -> None:
+        self.after_batches: list[Any] = []
+        self.at_the_end: Any = None
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        [mean] = accumulated_metrics(trainer).values()
+        assert mean.is_tensor
+        assert mean.meta.is_mean_reduction
+        assert mean.meta.on_epoch
+        count = int(mean.cumulated_batch_size)
+        self.after_batches.append((may_go_on_from_here(trainer), logged_of_epoch(trainer), count, bool(mean.value)))
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.at_the_end = steps_trained(trainer), list(logged_of_epoch(trainer) or ())
+
+
+def test_training_counts_and_keeps_its_means_where_it_did(tmp_path: Path) -> None:
+    watches = Watches()
+    quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        limit_train_batches=4,
+        limit_val_batches=0,
+        accumulate_grad_batches=2,
+        default_root_dir=tmp_path,
+        enable_model_summary=False,
+        callbacks=[watches],
+        **quiet,
+    )
+    trainer.fit(Logs())
+    # not within accumulated gradients, and not after the last batch
+    assert watches.after_batches == [(place == 1, None, place + 1, True) for place in range(4)]
+    assert watches.at_the_end == (2, ["loss"])
+
+
+def test_a_parser_keeps_its_arguments_and_verdicts_where_they_were() -> None:
+    line = ParsedOnly(["fit", "--config", str(ROOT / "configs/elr/demo.yaml")])
+    types = dict(typed_arguments(subcommand_parser(line, "fit")))
+    assert types["model"] is LightningModule
+    assert {"data", "guards.finite_loss", "trainer.callbacks"} <= types.keys()
+    assert dict(typed_arguments(parser_of("fit"))).keys() == types.keys()
+    before = import_verdicts()
+    assert before["os"] is not None  # denied by default, as every verdict that jsonargparse has
+    set_import_verdicts(before)
+    assert import_verdicts() is before
+
+
+def private_names(path: Path) -> Iterator[str]:
+    """Find the private names of others that a file uses: of what is neither `self` nor a class of its own."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
+            owner = ast.unparse(node.value)
+            if owner not in ("self", "cls", "super()") and node.attr not in OF_TUPLES:
+                yield f"{owner}.{node.attr}"
+        if isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            names = [f"{module}.{each.name}" for each in node.names]
+            yield from (name for name in names if re.search(r"(^|\.)_(?!_)", name))
+
+
+def test_no_private_name_stands_outside_its_file() -> None:
+    files = [
+        path
+        for room in ("experiments", "callbacks", "lightning_modules", "datamodules")
+        for path in sorted((ROOT / room).rglob("*.py"))
+    ]
+    found = {
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in [*files, ROOT / "train.py"]
+        if path.relative_to(ROOT).as_posix() not in INTERNALS
+        for name in private_names(path)
+        if not any(name == other or name.startswith(f"{other}.") for other in OTHERS)
+    }
+    assert found == set()
+
+
+def test_a_private_name_is_found(tmp_path: Path) -> None:
+    file = tmp_path / "file.py"
+    file.write_text(
+        "from a._b import c\nfrom a import _d\nself._e = trainer._f.g\nx._replace(a=1)\nsuper()._h(y.__class__)\n"
+    )
+    assert set(private_names(file)) == {"a._b.c", "a._d", "trainer._f"}
