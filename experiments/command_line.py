@@ -35,7 +35,6 @@ from experiments.class_names import with_full_names
 from experiments.class_paths import check_class_paths
 from experiments.config_files import (
     PROJECT,
-    base_of,
     dotted,
     located,
     mapping_of,
@@ -43,9 +42,10 @@ from experiments.config_files import (
     text_of,
     with_base,
     without_base_line,
-from experiments.lightning_internals import subcommand_parser, take_given_checkpoint_alone, typed_arguments
 )
 from experiments.data_before_model import check_captions, count_classes, with_placeholder
+from experiments.guards import Guards, check_guards, from_list
+from experiments.lightning_internals import subcommand_parser, take_given_checkpoint_alone, typed_arguments
 from experiments.preflight import metrics_of_short_run
 from experiments.progress_bar import WholeRun
 from experiments.readable_errors import lost_process, readable
@@ -189,12 +189,13 @@ class CommandLine(LightningCLI):
             if not os.path.isfile(config):
                 raise FileNotFoundError(f"{self.resumed} cannot be resumed: {config} does not exist")
             self.began_from = mapping_of(config).get("ckpt_path")
-            settings = settings_of_run(Path(self.resumed), CALL_ONLY, args[1:])
+            settings = from_list(settings_of_run(Path(self.resumed), CALL_ONLY, args[1:]), config)
         self.config_files = config_files(args)
         for file in self.config_files:
             path = located(Path(file))
             if os.path.isfile(path):
-                base_of(path)  # refuses what is no configuration, before anything is loaded
+                for each in with_base(path):  # refuses what is no configuration, before anything is loaded
+                    check_guards(mapping_of(each), each)
             elif re.match(r"\w+:(//|:)", file):
                 raise ValueError(f"--config {file} is an address: download the file and name it")
             elif ":" not in file and not os.path.exists(path):  # which is no configuration itself
@@ -258,9 +259,7 @@ class CommandLine(LightningCLI):
         """Checkpoints hold no hyperparameters here; a damaged one is found when its turn comes, in one sentence."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument(
-            "--guards", type=list[Callback], default=[], help="Callbacks of every run, before the trainer's own."
-        )
+        parser.add_class_arguments(Guards, "guards", instantiate=True)
         parser.add_class_arguments(Checkpoints, "checkpoint", instantiate=True)
         parser.add_argument(
             "--resume",
@@ -349,7 +348,7 @@ class CommandLine(LightningCLI):
         loggers = own if isinstance(own, list) else [own] if own not in (None, True, False) else []
         events = TensorBoardLogger(self.run_directory, name="tensorboard", version="", log_graph=False)
         self.checkpoints: Checkpoints = options.checkpoint
-        callbacks = [*options.guards, *(options.trainer.callbacks or []), ResumableMetrics(table)]
+        callbacks = [*options.guards.callbacks, *(options.trainer.callbacks or []), ResumableMetrics(table)]
         if self.requested == "fit" and options.test_after_fit:
             callbacks.append(ReadsTestSet())
         if options["trainer"]["enable_progress_bar"] is not False and not any(

@@ -70,7 +70,7 @@ def test_the_installed_command_trains_and_predicts_as_the_checkout_does(wheel: P
     assert (elsewhere / "run" / "predictions.parquet").is_file()
     config = yaml.safe_load((elsewhere / "run" / "config.yaml").read_text())
     defaults = yaml.safe_load((ROOT / "configs" / "defaults.yaml").read_text())
-    assert [each["class_path"] for each in config["guards"]] == [each["class_path"] for each in defaults["guards"]]
+    assert {name: each["class_path"] for name, each in config["guards"].items()} == defaults["guards"]
 
     checkout = [sys.executable, str(ROOT / "train.py"), *fit, "--run_directory", str(tmp_path / "own")]
     subprocess.run([*checkout, "--test_after_fit", "true"], cwd=ROOT, env=environment(), check=True)

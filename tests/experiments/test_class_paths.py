@@ -31,7 +31,7 @@ ATTACKS = {
     "network of a factory": ("--model.network", FROZEN % PICKLE),
     "data set": ("--data.images", PICKLE),
     "noise": ("--data.label_noise", PICKLE),
-    "a guard": ("--guards+", PICKLE),
+    "a guard": ("--guards.finite_loss", PICKLE),
     "callback": ("--trainer.callbacks+", PICKLE),
     "a function of a callback": ("--trainer.callbacks+", HOOKS),
     "logger": ("--trainer.logger", PICKLE),

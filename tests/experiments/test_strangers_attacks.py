@@ -12,11 +12,11 @@ import pytest
 import train
 from tests.experiments.test_strangers import QUIET, Forged, forged, trained  # noqa: F401
 
-LISTS = ("callbacks", "plugins", "guards")
+LISTS = ("callbacks", "plugins")
 KEYS = {
     "model": "model", "network": "model.init_args.network", "optimizer": "model.init_args.optimizer",
     "lr_scheduler": "model.init_args.lr_scheduler", "images": "data.init_args.images",
-    "label_noise": "data.init_args.label_noise", "guards": "guards",
+    "label_noise": "data.init_args.label_noise", "guards": "guards.finite_loss",
     **{name: f"trainer.{name}" for name in ("callbacks", "logger", "profiler", "plugins", "strategy")},
 }  # fmt: skip
 PAYLOADS: dict[str, Any] = {

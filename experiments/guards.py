@@ -1,0 +1,84 @@
+"""The callbacks of every run, which `configs/defaults.yaml` gives, each under a name of its own."""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from lightning.pytorch import Callback
+
+CLASSES = {
+    "callbacks.guards.SeedEveryBatch": "seed_every_batch",
+    "callbacks.guards.Contracts": "contracts",
+    "callbacks.guards.FiniteLoss": "finite_loss",
+    "callbacks.predictions.WritePredictions": "write_predictions",
+    "callbacks.figures_to_loggers.FiguresToLoggers": "figures_to_loggers",
+}
+"""Names of the guards by the class paths that version 0.1 listed."""
+
+
+@dataclass
+class Guards:
+    """Callbacks of every run, called before those of `trainer.callbacks`; null switches one off.
+
+    Args:
+        seed_every_batch: seeds all random number generators before each batch, by the run's seed and the batch's place.
+        contracts: checks that model, data and trainer fit together before anything is trained.
+        finite_loss: ends a run whose training loss is NaN or infinite.
+        write_predictions: writes the class probabilities that `predict` computes.
+        figures_to_loggers: sends the run's figures to its loggers.
+    """
+
+    seed_every_batch: Callback | None = None
+    contracts: Callback | None = None
+    finite_loss: Callback | None = None
+    write_predictions: Callback | None = None
+    figures_to_loggers: Callback | None = None
+
+    @property
+    def callbacks(self) -> list[Callback]:
+        """Those that are switched on."""
+        given = [getattr(self, field.name) for field in fields(self)]
+        return [each for each in given if each is not None]
+
+
+def check_guards(settings: dict[str, Any], path: object) -> None:
+    """Reject guards that are not a mapping of known names to a callback or null.
+
+    Raises:
+        ValueError: names the file, the key, its value and what is allowed.
+    """
+    guards = settings.get("guards", {})
+    names = ", ".join(CLASSES.values())
+    if not isinstance(guards, dict):
+        raise ValueError(
+            f"{path}: guards is {guards!r}, and must be a mapping such as {{finite_loss: null}}, "
+            f"where null switches one off of {names}; other callbacks belong to trainer.callbacks"
+        )
+    given = {**guards, **{key.removeprefix("guards."): settings[key] for key in settings if key.startswith("guards.")}}
+    for name, value in given.items():
+        if name.partition(".")[0] not in CLASSES.values():
+            raise ValueError(
+                f"{path}: guards.{name} is {value!r}, and there is no such guard: they are {names}; "
+                f"other callbacks belong to trainer.callbacks"
+            )
+        if isinstance(value, bool):
+            raise ValueError(
+                f"{path}: guards.{name} is {value}, and must be null (off) or the class_path of a callback"
+            )
+
+
+def from_list(settings: dict[str, Any], path: object) -> dict[str, Any]:
+    """Name the guards of a run of version 0.1, whose `config.yaml` lists them; those that it lacks are off.
+
+    Raises:
+        ValueError: names a callback in the list that is no guard.
+    """
+    if not isinstance(settings.get("guards"), list):
+        check_guards(settings, path)
+        return settings
+    named: dict[str, Any] = dict.fromkeys(CLASSES.values())
+    for each in settings["guards"]:
+        kind = each.get("class_path") if isinstance(each, dict) else each
+        if kind not in CLASSES:
+            raise ValueError(f"{path}: guards has {kind}, which is none of {', '.join(CLASSES)}: see trainer.callbacks")
+        named[CLASSES[kind]] = each
+    return {**settings, "guards": named}

@@ -1,0 +1,94 @@
+"""The callbacks of every run: each is switched off by its name, and a run of version 0.1, which lists them, goes on."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import train
+from experiments.command_line import CommandLine
+from experiments.guards import CLASSES, check_guards, from_list
+from tests.command import ROOT
+
+DEMO = ROOT / "configs/elr/demo.yaml"
+QUIET = ("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false")
+ALL = ["SeedEveryBatch", "Contracts", "FiniteLoss", "WritePredictions", "FiguresToLoggers"]
+
+
+def callbacks(*arguments: str) -> list[str]:
+    """Name the callbacks of a run in the order in which they are called."""
+    line = CommandLine([*arguments, *QUIET], run=False)
+    return [type(each).__name__ for each in line.trainer.callbacks]
+
+
+def test_guards_come_first_and_one_is_switched_off_by_its_name(tmp_path: Path) -> None:
+    fit = ("fit", "--config", str(DEMO), "--run_directory", str(tmp_path / "run"))
+    found = callbacks(*fit)
+    assert found[:5] == ALL
+    assert "EarlyLearning" in found[5:]  # of the demo's trainer.callbacks
+    layer = tmp_path / "layer.yaml"
+    layer.write_text("guards: {finite_loss: null}\n")
+    without = [each for each in found if each != "FiniteLoss"]
+    assert callbacks(*fit, "--config", str(layer)) == without
+    assert callbacks(*fit, "--guards.finite_loss", "null") == without
+    layer.write_text("trainer: {callbacks: [{class_path: callbacks.guards.Divergence}]}\nguards.contracts: null\n")
+    assert callbacks(*fit, "--config", str(layer))[:5] == [*(each for each in ALL if each != "Contracts"), "Divergence"]
+
+
+def test_monna_compares_with_what_diverges() -> None:
+    """Plain averaging diverges under attack, and its runs must not end by that."""
+    settings = yaml.safe_load((ROOT / "configs/monna/demo.yaml").read_text())
+    assert settings["guards"] == {"finite_loss": None}
+
+
+def test_a_run_of_version_0_1_goes_on_with_the_guards_that_it_had(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    short = ("--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1")
+    assert train.main(["fit", "--config", str(DEMO), "--run_directory", str(run), *short, *QUIET]) == 0
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert list(config["guards"]) == list(CLASSES.values())
+    listed = [{"class_path": kind} for kind, name in CLASSES.items() if name != "finite_loss"]
+    (run / "config.yaml").write_text(yaml.safe_dump({**config, "guards": listed}))
+    assert callbacks("test", "--resume", str(run))[:4] == [each for each in ALL if each != "FiniteLoss"]
+    assert train.main(["test", "--resume", str(run), *QUIET]) == 0
+
+
+REFUSED: dict[str, tuple[Any, str]] = {
+    "list": (
+        {"guards": [{"class_path": "callbacks.guards.Contracts"}]},
+        r"^a\.yaml: guards is \[.*\], and must be a mapping such as \{finite_loss: null\}, where null switches one off",
+    ),
+    "nothing": ({"guards": None}, r"^a\.yaml: guards is None, and must be a mapping"),
+    "misspelt": (
+        {"guards": {"finite_los": None}},
+        r"^a\.yaml: guards\.finite_los is None, and there is no such guard",
+    ),
+    "dotted": (
+        {"guards.finite_los": None},
+        r"^a\.yaml: guards\.finite_los is None, and there is no such guard",
+    ),
+    "false": ({"guards": {"contracts": False}}, r"^a\.yaml: guards\.contracts is False, and must be null"),
+}
+
+
+@pytest.mark.parametrize(("settings", "said"), REFUSED.values(), ids=REFUSED)
+def test_other_guards_are_rejected(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        check_guards(settings, "a.yaml")
+
+
+def test_a_callback_in_a_list_of_guards_that_is_none_is_named() -> None:
+    with pytest.raises(ValueError, match=r"^run/config\.yaml: guards has a\.B, which is none of callbacks\.guards\."):
+        from_list({"guards": [{"class_path": "a.B"}]}, "run/config.yaml")
+    with pytest.raises(ValueError, match=r"^run/config\.yaml: guards is 1, and must be a mapping"):
+        from_list({"guards": 1}, "run/config.yaml")
+
+
+def test_a_wrong_guard_is_one_sentence_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    layer = tmp_path / "layer.yaml"
+    layer.write_text("guards: [callbacks.guards.Contracts]\n")
+    assert train.main(["fit", "--config", str(DEMO), "--config", str(layer)]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert f"error: {layer}: guards is ['callbacks.guards.Contracts'], and must be a mapping" in error
