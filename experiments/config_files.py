@@ -13,14 +13,44 @@ import yaml
 
 PROJECT = Path(__file__).resolve().parents[1]
 MOST_VALUES = 1_000_000
+MOVED = {
+    "configs/dds": "configs/denoised_smoothing",
+    "configs/diffusionguard": "configs/diffusion_guard",
+    "configs/diffusion_finetuning": "configs/finetuning",
+    "configs/lsa/cifar10_asymmetric.yaml": "configs/lsa/cifar10.yaml with --data.label_noise.class_path "
+    "datamodules.corruptions.label_noise.AsymmetricCIFAR10",
+    "configs/lsa/cifar100_asymmetric.yaml": "configs/lsa/cifar100.yaml with --data.label_noise.class_path "
+    "datamodules.corruptions.label_noise.BlocksCIFAR100",
+    "configs/lsa/cifar100_web_noise.yaml": "configs/lsa/cifar100_web_noise_plus.yaml with "
+    "--model.class_path lightning_modules.noisy_labels.lsa.PLSLSA --data.passes_per_epoch 1",
+    "configs/lsa/webvision_pls.yaml": "configs/lsa/webvision.yaml with --model.detectors [loss]",
+    "configs/score_sde/cifar10_subvp.yaml": "configs/score_sde/cifar10_vp.yaml with "
+    "--model.process.class_path lightning_modules.sde.processes.SubVP",
+    "configs/score_sde/cifar10_ve_discrete.yaml": "configs/score_sde/cifar10_ve.yaml with --model.num_levels 1000 "
+    "--model.network.embedding positional --model.network.divide_by_level false",
+    "configs/score_sde/cifar10_vp_discrete.yaml": "configs/score_sde/cifar10_vp.yaml with --model.num_levels 1000 "
+    "--model.likelihood_repeats 0 --model.sampler.predictor ancestral",
+}
+"""Configurations and folders of version 0.1 by what they are called now."""
 BASE_LINE = re.compile(r"^base:[^\n]*$", re.MULTILINE)
 
 
 def located(path: Path) -> Path:
-    """Find a configuration file: where the path says or, of `configs/...`, among those that come with the package."""
+    """Find a configuration file: where the path says or, of `configs/...`, among those that come with the package.
+
+    Raises:
+        FileNotFoundError: says what a file of version 0.1 is called now.
+    """
     ours = PROJECT / path
     # os.path, as a text that is too long for a path is none
-    return ours if path.parts[:1] == ("configs",) and not os.path.exists(path) and os.path.isfile(ours) else path
+    if path.parts[:1] != ("configs",) or os.path.exists(path):
+        return path
+    if os.path.isfile(ours):
+        return ours
+    for each in (path, path.parent):
+        if now := MOVED.get(each.as_posix()):
+            raise FileNotFoundError(f"{path} is {now}{'' if each == path else f'/{path.name}'} since version 0.2")
+    return path
 
 
 def text_of(path: Path) -> str:

@@ -1,5 +1,7 @@
 """Configuration files as tests read them: with what their base says."""
 
+import inspect
+import pkgutil
 from pathlib import Path
 from typing import Any
 
@@ -7,14 +9,36 @@ from experiments.config_files import mapping_of, with_base
 
 
 def whole(path: Path) -> dict[str, Any]:
-    """Read a configuration with its base, as nested keys; dotted keys are taken apart."""
+    """Read a configuration with its base, as nested keys."""
     settings: dict[str, Any] = {}
     for file in with_base(path):
-        for key, value in mapping_of(file).items():
-            *outer, last = key.split(".")
-            place = settings
-            for name in outer:
-                place = place.setdefault(name, {})
-            place[last] = value
+        merge(settings, mapping_of(file))
     settings.pop("base", None)
     return settings
+
+
+def merge(settings: dict[str, Any], changes: dict[str, Any]) -> None:
+    """Change settings as the command line does: a class that takes another's place keeps the arguments it knows."""
+    for key, value in nested(changes).items():
+        old = settings.get(key)
+        if isinstance(old, str) and isinstance(value, dict):
+            old = settings[key] = {"class_path": old}  # a class path alone
+        if not isinstance(old, dict) or not isinstance(value, dict):
+            settings[key] = value
+            continue
+        if value.get("class_path", old.get("class_path")) != old.get("class_path"):
+            known = inspect.signature(pkgutil.resolve_name(value["class_path"])).parameters
+            old["init_args"] = {name: kept for name, kept in old.get("init_args", {}).items() if name in known}
+        merge(old, value)
+
+
+def nested(changes: dict[str, Any]) -> dict[str, Any]:
+    """Take dotted keys apart."""
+    found: dict[str, Any] = {}
+    for key, value in changes.items():
+        first, _, rest = key.partition(".")
+        if rest:
+            merge(found.setdefault(first, {}), {rest: value})
+        else:
+            found[first] = value
+    return found

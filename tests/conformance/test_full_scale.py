@@ -138,7 +138,7 @@ UNTRAINED = {
         ("score_sde/church_colourisation", "score_sde/church_inpainting"),
         "the network comes with its weights; its layout is tested",
     ),
-    "diffusionguard/stable_diffusion": "its networks come with their weights; small ones are in its tests",
+    "diffusion_guard/stable_diffusion": "its networks come with their weights; small ones are in its tests",
     **{
         f"stable_normal/{name}": "its networks come with their weights; small and weightless ones are in its tests"
         for name in ("yoso", "turbo", "refiner", "stable_normal")
@@ -165,9 +165,9 @@ UNTRAINED = {
     **dict.fromkeys(("mbbo/a8a", "mbbo/a8a_shift", "mbbo/w8a"), "its rows are of a file; small ones are tested"),
     "negvsr/videolq": "it predicts by a checkpoint, and has no training set",
     **dict.fromkeys(("mbbo/ml_1m", "mbbo/ml_20m"), "its users and items are of a file; few are tested"),
-    "diffusion_finetuning/mnist": "its last block owns the weights of a normalisation that it leaves out",
+    "finetuning/mnist": "its last block owns the weights of a normalisation that it leaves out",
     **{
-        f"diffusion_finetuning/{config}": "its pipeline comes with its weights; small ones are in its tests"
+        f"finetuning/{config}": "its pipeline comes with its weights; small ones are in its tests"
         for config in ("lora", "xl_lora", "full", "unconditional_pipeline")
     },
 }
@@ -175,7 +175,8 @@ SHORTER = {  # all steps of an attack are alike, and all iterations of descent
     "adaptive_smoothing": ("--model.attack_steps", "1"),
     "sgd_noise": ("--model.iterations_per_step", "2"),
 }
-DEAR = {"adaptive_smoothing/cifar10", "adaptive_smoothing/cifar100", "lsa/webvision", "dds/cifar10", "drs/cifar10"}
+DEAR = {"adaptive_smoothing/cifar10", "adaptive_smoothing/cifar100", "lsa/webvision"}
+DEAR |= {"denoised_smoothing/cifar10", "drs/cifar10"}
 DEAR |= {"adaptive_smoothing/imagenet", "lsa/webvision_simclr", "lsa/webvision_plus"}
 DEAR |= {"negvsr/reds", "negvsr/reds_plain", "negvsr/reds_stage1", "negvsr/reds_stage1_plain"}  # 30 frames
 

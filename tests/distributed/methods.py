@@ -396,9 +396,9 @@ METHODS = {
         "consistency/demo", {**DIGITS_WITH_VALIDATION, **CERTIFIED}, {"model.init_args.optimizer": DESCENT}
     ),
     "drs": Method("drs/demo", {**DIGITS_WITH_VALIDATION, **CERTIFIED}, {"model.init_args.optimizer": DESCENT}),
-    "dds": Method("dds/demo", {**FEW_DIGITS, **CERTIFIED}, {"model.init_args.optimizer": DESCENT}),
+    "dds": Method("denoised_smoothing/demo", {**FEW_DIGITS, **CERTIFIED}, {"model.init_args.optimizer": DESCENT}),
     "diffusion_finetuning": Method(
-        "diffusion_finetuning/demo",
+        "finetuning/demo",
         {  # 298 images in batches of 101, 101 and 96; 33 that are held out in batches of 16, 16 and 1
             "data.init_args.images.init_args.images": DIGITS_331,
             "data.init_args.batch_size": 101,
@@ -482,7 +482,7 @@ METHODS = {
         trains=False,
     ),
     "diffusionguard": Method(
-        "diffusionguard/demo",
+        "diffusion_guard/demo",
         {
             "data.init_args.batch_size": 33,
             "data.init_args.evaluation_batch_size": 5,

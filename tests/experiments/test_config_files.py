@@ -7,7 +7,7 @@ import yaml
 
 import train
 from experiments.command_line import ParsedOnly
-from experiments.config_files import dotted, mapping_of, settings_of, with_base
+from experiments.config_files import MOVED, dotted, mapping_of, settings_of, with_base
 from experiments.load_run import load_run
 from experiments.run_request import Run, load_experiments, request
 from tests.command import ROOT
@@ -95,6 +95,19 @@ def test_another_base_is_refused_in_one_sentence(
         error = capsys.readouterr().err
         assert error.count("\n") == 1
         assert error.startswith(f"error: {file}: {said}")
+
+
+@pytest.mark.parametrize("gone", MOVED)
+def test_what_a_configuration_of_version_0_1_is_called_now_is_said(
+    gone: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert not (ROOT / gone).exists()
+    assert (ROOT / MOVED[gone].split()[0]).exists()
+    file = gone if gone.endswith(".yaml") else f"{gone}/demo.yaml"
+    now = MOVED[gone] if gone == file else f"{MOVED[gone]}/demo.yaml"
+    for subcommand in (["fit", "--config", file], ["compare", file, "--seeds", "0"]):
+        assert train.main(subcommand) in (1, 2)
+        assert capsys.readouterr().err == f"error: {file} is {now} since version 0.2\n"
 
 
 def test_a_changed_base_is_another_run(folder: Path) -> None:

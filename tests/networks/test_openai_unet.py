@@ -150,7 +150,7 @@ def test_another_layout_and_a_missing_file_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "parameters"), [("cifar10", 52_546_438), ("imagenet", 552_814_086)])
 def test_layouts_of_the_configurations_are_the_published_ones(name: str, parameters: int) -> None:
-    config = yaml.safe_load((ROOT / "configs" / "dds" / f"{name}.yaml").read_text())
+    config = yaml.safe_load((ROOT / "configs" / "denoised_smoothing" / f"{name}.yaml").read_text())
     inner = config["model"]["init_args"]["denoiser"]["init_args"]["network"]
     assert inner["class_path"] == "lightning_modules.networks.openai_unet.with_published_weights"
     with torch.device("meta"):

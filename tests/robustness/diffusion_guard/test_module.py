@@ -159,7 +159,7 @@ def test_a_training_step_has_the_error_and_its_gradient() -> None:
 
 def test_the_demos_models_train_without_weight_decay() -> None:
     """A default of the module's optimizer would go into the config's: this once emptied the demo's network."""
-    for config in sorted(Path("configs/diffusionguard").glob("demo*.yaml")):
+    for config in sorted(Path("configs/diffusion_guard").glob("demo*.yaml")):
         line = CommandLine(["fit", "--config", str(config)], run=False)
         (optimizer,), _ = line.model.configure_optimizers()
         assert optimizer.param_groups[0]["weight_decay"] == 0

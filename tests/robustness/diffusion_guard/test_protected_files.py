@@ -13,7 +13,7 @@ from tests.command import run as command
 
 def arguments(folder: Path, pipeline: Path) -> list[str]:
     return [
-        *("--config", "configs/diffusionguard/stable_diffusion.yaml", "--data.images.data_dir", str(folder)),
+        *("--config", "configs/diffusion_guard/stable_diffusion.yaml", "--data.images.data_dir", str(folder)),
         *("--data.images.image_size", "16", "--model.iterations", "3", "--model.inpainter.pipeline", str(pipeline)),
         *("--model.inpainter.num_inference_steps", "2", "--trainer.accelerator", "cpu"),
         *("--model.inpainter.gradient_checkpointing", "false", "--trainer.enable_progress_bar", "false"),
