@@ -1,4 +1,5 @@
 # make demo    makes the environment, trains and tests ELR and cross-entropy on noisy digits over three seeds, shows the comparison
+# make quick   makes the environment and runs the tests of equations, networks, data and configurations: four minutes on two cores
 # make test    makes the environment and runs the test suite
 # make test-all   runs what takes longer, too
 # make wheel   builds the package, installs it elsewhere, and trains and predicts with it
@@ -13,10 +14,15 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 
-.PHONY: demo test test-all wheel lint claims pages pictures data-tests benchmarks clean
+.PHONY: demo quick test test-all wheel lint claims pages pictures data-tests benchmarks clean
 
 demo: $(VENV)/installed
 	$(RUN) train.py compare configs/elr/demo.yaml configs/elr/demo_baseline.yaml --seeds 0 1 2 --jobs 2 --output runs/demo --metrics test/accuracy,train/fit_true,train/memorized
+
+TRAINING = callbacks distributed experiments conformance/test_runs.py conformance/test_simulated_device.py test_readme.py
+
+quick: $(VENV)/installed
+	$(RUN) -m pytest --numprocesses 2 --dist loadfile $(addprefix --ignore=tests/,$(TRAINING))
 
 test: $(VENV)/installed
 	$(RUN) -m pytest --numprocesses 2 --dist loadfile

@@ -318,6 +318,9 @@ class CommandLine(LightningCLI):
         if self.requested == "predict":
             config.return_predictions = False  # they are written to disk as they come
         config.weights_only = True  # whatever a file says: nothing unpickles code
+        # What modules can keep as hyperparameters; Lightning's own way checks all values again, which takes longer.
+        dumped = self.parser.dump(self.config, skip_link_targets=False, skip_none=False, skip_validation=True)
+        self.config_dump = yaml.safe_load(dumped)[self.requested]
 
     def _protect_what_is_there(self) -> None:
         """Refuses to train over another run, and to continue one with another model, other data or another seed.

@@ -68,12 +68,13 @@ def test_a_method_is_one_module_one_yaml_and_one_test(tmp_path: Path) -> None:
         return result.stdout
 
     python("-m", "ruff", "check", module, test)
-    python("-m", "pytest", "-q", test, "tests/test_imports.py", "tests/test_sizes.py")
-    python("-m", "pytest", "-q", "tests/conformance", "-k", Path(module).stem)
-    listed = python("train.py", "methods")
+    rules = ("tests/test_imports.py", "tests/test_sizes.py")
+    stem = Path(module).stem
+    python("-m", "pytest", "-q", test, *rules, "tests/conformance", "-k", f"{stem} or test_imports or test_sizes")
+    both = "import train; assert train.main(['methods']) == 0; assert train.main(['fit', *{!r}]) == 0"
+    listed = python("-c", both.format(["--config", config, "--run_directory", "run", "--test_after_fit", "true"]))
     assert "GeneralizedCrossEntropy" in listed
     assert "1805.07836" in listed
-    python("train.py", "fit", "--config", config, "--run_directory", "run", "--test_after_fit", "true")
     metrics = dict(line.split(",") for line in (tmp_path / "run" / "test_metrics.csv").read_text().split()[1:])
     assert float(metrics["test/accuracy"]) > 0.8
     assert (tmp_path / "run" / "figures" / "early_learning.png").stat().st_size > 0

@@ -1,53 +1,55 @@
-"""Files stay small, and a source file has a test file of its name; a list of exceptions can only shrink."""
+"""Files of methods stay small, and tests mirror the tree: one item a rule, without exceptions."""
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from tests.command import ROOT
 
-LONGEST = {"test file": 300, "module.py": 250, "class": 200}
-KNOWN = ROOT / "tests" / "sizes.txt"
-PACKAGES = ("experiments", "callbacks", "lightning_modules", "datamodules")
+PACKAGES = ("experiments", "callbacks", "datamodules", "lightning_modules")
+GENERIC = {ROOT / "tests" / name for name in ("benchmarks", "conformance")}
 LITTLE = 40
-"""Lines below which a source file has too little logic for a test file of its own: it is tested through its users."""
+"""Lines below which a source file has too little logic for tests beside those of its users."""
 
 
 def lines(path: Path) -> int:
     return len(path.read_text().splitlines())
 
 
-def found() -> set[str]:
-    """Say what is too long and which source file has no test file."""
-    tests = list((ROOT / "tests").rglob("test_*.py"))
-    sources = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
-    faults = {f"long {path.relative_to(ROOT)}" for path in tests if lines(path) > LONGEST["test file"]}
-    names = {path.stem.removeprefix("test_") for path in tests}
-    for path in sources:
-        place = path.relative_to(ROOT)
-        if path.name == "module.py" and lines(path) > LONGEST["module.py"]:
-            faults.add(f"long {place}")
+def too_long(paths: Iterator[Path], longest: int) -> dict[str, int]:
+    return {str(path.relative_to(ROOT)): count for path in paths if (count := lines(path)) > longest}
+
+
+def mirrored(folder: Path) -> Path:
+    """Find the folder of what a folder of tests is about: fields stand at its top, as `lightning_modules` is long."""
+    place = folder.relative_to(ROOT / "tests")
+    return ROOT / place if place.parts[:1] and place.parts[0] in PACKAGES[:3] else ROOT / "lightning_modules" / place
+
+
+def test_the_module_of_a_method_is_short() -> None:
+    assert too_long((ROOT / "lightning_modules").rglob("module.py"), 250) == {}
+
+
+def test_a_class_of_a_method_is_short() -> None:
+    for path in (ROOT / "lightning_modules").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ClassDef) and (node.end_lineno or 0) - node.lineno >= LONGEST["class"]:
-                faults.add(f"long {place}:{node.name}")
-        if path.name != "__init__.py" and lines(path) >= LITTLE and path.stem not in names:
-            faults.add(f"untested {place}")
-    return faults
+            if isinstance(node, ast.ClassDef):
+                assert (node.end_lineno or 0) - node.lineno < 200, f"{path}: {node.name}"
 
 
-def known() -> set[str]:
-    return set(KNOWN.read_text().splitlines())
+def test_a_test_file_is_short() -> None:
+    assert too_long((ROOT / "tests").rglob("test_*.py"), 400) == {}
 
 
-@pytest.mark.parametrize("fault", sorted(found() - known()) or ["none"])
-def test_nothing_is_too_long_or_without_a_test_file(fault: str) -> None:
-    assert fault == "none", f"{fault}: split it, or write its tests/**/test_<file>.py (or, with a reason, {KNOWN.name})"
-
-
-def test_the_list_of_exceptions_shrinks() -> None:
-    assert known() - found() == set(), f"these are mended: take them out of {KNOWN.name}"
-
-
-if __name__ == "__main__":
-    KNOWN.write_text("\n".join(sorted(found())) + "\n")
+def test_tests_mirror_the_tree() -> None:
+    """A folder of tests has the place of what it tests, and a folder of more than small files has tests."""
+    tested = {path.parent for path in (ROOT / "tests").rglob("test_*.py")} - GENERIC - {ROOT / "tests"}
+    assert {folder for folder in tested if not mirrored(folder).is_dir()} == set()
+    sources = {
+        path.parent
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+        if path.name != "__init__.py" and lines(path) >= LITTLE
+    }
+    as_one_file = {ROOT / "lightning_modules"}  # of fields; its own few files are tested at the top of tests/
+    assert sources - {mirrored(folder) for folder in tested} - as_one_file == set()

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.utils._pytree import tree_flatten
 
 import train
 from experiments.command_line import CALL_ONLY, ParsedOnly
@@ -44,6 +46,16 @@ def written(name: str, directory: Path, more: Mapping[str, Any] = {}) -> Path:
     path = directory / f"{name}.yaml"
     path.write_text(yaml.safe_dump(settings, sort_keys=False))
     return path
+
+
+class Beginning(Callback):
+    """Write what a run begins with, weights and first batch, to `beginning.pt` of its directory."""
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == trainer.current_epoch == batch_idx == 0:
+            numbers, _ = tree_flatten((pl_module.state_dict(), batch))
+            kept = [each.double().nan_to_num() for each in numbers if isinstance(each, torch.Tensor)]
+            torch.save(kept, Path(trainer.log_dir or "", "beginning.pt"))
 
 
 def run(*arguments: str | Path) -> None:

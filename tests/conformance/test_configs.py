@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from experiments.config_files import base_of, dotted, mapping_of, settings_of
-from tests.conformance.experiments import CONFIGS, EXPERIMENTS, TRAINERS, at_paper_scale, experiments, name
+from tests.conformance.experiments import CONFIGS, EXPERIMENTS, TRAINERS, experiments, name
 
 OWN_KEYS = {
     "noiser": {"model.network.normalized"},  # the method is the normalisation
@@ -101,11 +101,10 @@ def optimization(config: dict[str, Any], place: str) -> Iterator[tuple[str, dict
                 yield from optimization(value, inner)
 
 
-@pytest.mark.parametrize("path", at_paper_scale())
-def test_what_a_config_does_not_say_of_an_optimizer_is_its_classes_default(path: Path) -> None:
-    """And not what the module's default optimizer or schedule would have there."""
+def assert_class_defaults(path: Path, config: Any) -> None:
+    """What a config does not say of an optimizer is its class's default, not what the module's own would have there."""
     written = effective(path)
-    for class_path, arguments, place in optimization(experiments().config("--config", path).model.as_dict(), "model"):
+    for class_path, arguments, place in optimization(config.model.as_dict(), "model"):
         parameters = inspect.signature(pkgutil.resolve_name(class_path)).parameters
         for key in arguments:
             if f"{place}.{key}" not in written:

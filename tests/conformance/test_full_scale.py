@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from lightning_modules.networks.mlp import MLP
 from tests.conformance.experiments import CONFIGS, at_paper_scale, experiments, name
 from tests.conformance.meta_batches import meta_batch
+from tests.conformance.test_configs import assert_class_defaults
 
 
 class Trainer:
@@ -194,10 +195,12 @@ def architecture(network: Any) -> str:
 @pytest.mark.filterwarnings("ignore:.*lr_scheduler.step.*")  # PyTorch does not see the step that a hook took
 @pytest.mark.parametrize("path", at_paper_scale(dear=DEAR))
 def test_a_training_step_at_full_scale(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ("--config", path, *SHORTER.get(path.parent.name, ()))
+    config = experiments().config(*arguments)
+    assert_class_defaults(path, config)
     if name(path) in UNTRAINED:
         pytest.skip(UNTRAINED[name(path)])
-    arguments = ("--config", path, *SHORTER.get(path.parent.name, ()))
-    config, built = experiments().config(*arguments), experiments().built(*arguments)
+    built = experiments().built(*arguments)
     monkeypatch.setattr(type(built.data), "num_train_samples", 50_000, raising=False)
     if hasattr(built.model, "num_classes"):  # pre-training without labels has no classes
         assert built.model.num_classes == built.data.num_classes

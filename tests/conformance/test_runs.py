@@ -16,26 +16,28 @@ from experiments.load_run import load_run
 from experiments.saving.checkpoints import StepCheckpoint
 from tests.conformance.half_products import HalfProducts
 from tests.conformance.runs import assert_alike, losses, methods, rows, run, state, tables, written
+from tests.trainers import quiet
 
 METHODS = methods()
+BEGINNING = "--trainer.callbacks+={class_path: tests.conformance.runs.Beginning}"
 
 
 @pytest.fixture(scope="module", params=METHODS)
-def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, small_pictures: None) -> Path:
     """A run to its end, in a directory of the method's name, beside its configuration."""
     directory = tmp_path_factory.mktemp("runs") / request.param
     directory.mkdir()
-    run("fit", "--config", written(request.param, directory), "--run_directory", directory)
+    run("fit", "--config", written(request.param, directory), "--run_directory", directory, BEGINNING)
     shutil.copytree(directory, directory.with_name("fitted"))  # a test appends to the tables
     if METHODS[request.param].tests:
         run("test", "--resume", directory)
     return directory
 
 
-def fit(whole: Path, directory: Path, *arguments: str) -> Path:
+def fit(whole: Path, directory: Path, *arguments: str) -> None:
     """Train again, with other arguments."""
-    run("fit", "--config", whole / f"{whole.name}.yaml", "--run_directory", directory, *arguments)
-    return directory
+    config = whole / f"{whole.name}.yaml"
+    run("fit", "--config", config, "--run_directory", directory, BEGINNING, *arguments)
 
 
 def test_it_trains_and_is_tested(whole: Path) -> None:
@@ -80,10 +82,11 @@ def test_a_run_stopped_within_an_epoch_ends_where_the_whole_one_does(
 def test_a_checkpoint_is_read_back_and_predicts_in_float32_or_says_in_one_sentence_that_it_does_not(
     whole: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    module, _ = load_run(whole, "last")
+    module, data = load_run(whole, "last")
     assert_alike(state(whole)["state_dict"], dict(module.state_dict()), "state_dict")
     if is_overridden("validation_step", module):
-        run("validate", "--resume", whole)
+        precision = "64-true" if METHODS[whole.name].double else "32-true"
+        quiet(default_root_dir=whole, precision=precision).validate(module, data, verbose=False)
     if not is_overridden("predict_step", module) or not METHODS[whole.name].predicts:
         capsys.readouterr()
         assert train.main(["predict", "--resume", str(whole)]) == 1
@@ -97,15 +100,6 @@ def test_a_checkpoint_is_read_back_and_predicts_in_float32_or_says_in_one_senten
         columns = [name for name in predicted if name.startswith("probability")]
         assert {str(kind) for kind in predicted[columns].dtypes} == {"float32"}
         assert predicted[columns].sum(axis=1).to_numpy() == pytest.approx(1, abs=1e-5)
-
-
-def test_another_seed_is_another_run(whole: Path, tmp_path: Path) -> None:
-    """The same seed is the same run: what the stopped run shows."""
-    fit(whole, tmp_path, "--seed_everything", "1", "--trainer.max_epochs", "1")
-    ours, theirs = state(tmp_path)["state_dict"], state(whole)["state_dict"]
-    assert any(not torch.equal(ours[name], theirs[name]) for name in ours)
-    if METHODS[whole.name].trains:
-        assert losses(tmp_path)[0] != losses(whole)[0]
 
 
 @pytest.fixture
@@ -122,21 +116,23 @@ def largest_norm() -> Iterator[list[float]]:
     hook.remove()
 
 
-def test_half_precision_and_clipping(
+def test_another_seed_half_precision_and_clipping(
     whole: Path, tmp_path: Path, largest_norm: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if METHODS[whole.name].double:
-        for precision in ("bf16-mixed", "32-true"):
-            settings = ("--config", str(whole / f"{whole.name}.yaml"), "--run_directory", str(tmp_path / precision))
-            assert train.main(["fit", *settings, "--trainer.precision", precision]) == 1
-            assert "trainer.precision must be 64-true" in capsys.readouterr().err
-        return
-    clips = METHODS[whole.name].clips
-    clipped = (f"--{clips}", "0.01") if clips else ()
+    """The same seed is the same run: what the stopped run shows."""
+    method = METHODS[whole.name]
+    clipped = (f"--{method.clips}", "0.01") if method.clips else ()
+    more = () if method.double else ("--trainer.precision", "bf16-mixed")
     with HalfProducts() as rounded:
-        fit(whole, tmp_path, "--trainer.precision", "bf16-mixed", "--trainer.max_epochs", "1", *clipped)
+        fit(whole, tmp_path, "--seed_everything", "1", "--trainer.max_epochs", "1", *more, *clipped)
+    ours, theirs = (torch.load(directory / "beginning.pt") for directory in (tmp_path, whole))
+    assert any(not torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
     assert rounded.places == set(), "compute these within in_full_precision, or in a layer"
     assert all(loss == loss and abs(loss) < 1e6 for loss in losses(tmp_path))
-    if clips:
+    if method.double:
+        settings = ("--config", str(whole / f"{whole.name}.yaml"), "--run_directory", str(tmp_path / "single"))
+        assert train.main(["fit", *settings, "--trainer.precision", "32-true"]) == 1
+        assert "trainer.precision must be 64-true" in capsys.readouterr().err
+    if method.clips:
         assert largest_norm
         assert max(largest_norm[-3:]) <= 0.01 * 1.001

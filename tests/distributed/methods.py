@@ -188,7 +188,10 @@ METHODS = {
     "cross_entropy": Method("elr/demo_baseline", DIGITS_WITH_VALIDATION),
     "tract": Method(
         "tract/demo",
-        {"data.init_args.batch_size": 401},  # four batches of 1,508 patches, the last one of 305
+        {  # four batches of 1,508 patches, the last one of 305
+            "data.init_args.batch_size": 401,
+            "model.init_args.network.init_args.network.init_args.channels": [4, 6],
+        },
         {"model.init_args.sync_gram": True},
     ),
     "wta_crs": Method(
@@ -396,7 +399,11 @@ METHODS = {
         "consistency/demo", {**DIGITS_WITH_VALIDATION, **CERTIFIED}, {"model.init_args.optimizer": DESCENT}
     ),
     "drs": Method("drs/demo", {**DIGITS_WITH_VALIDATION, **CERTIFIED}, {"model.init_args.optimizer": DESCENT}),
-    "dds": Method("denoised_smoothing/demo", {**FEW_DIGITS, **CERTIFIED}, {"model.init_args.optimizer": DESCENT}),
+    "dds": Method(
+        "denoised_smoothing/demo",
+        {**FEW_DIGITS, **CERTIFIED, "model.init_args.denoiser.init_args.block_out_channels": [8, 8]},
+        {"model.init_args.optimizer": DESCENT},
+    ),
     "diffusion_finetuning": Method(
         "finetuning/demo",
         {  # 298 images in batches of 101, 101 and 96; 33 that are held out in batches of 16, 16 and 1

@@ -11,6 +11,7 @@ from tests.conformance.runs import assert_alike, methods, rows, run, state, tabl
 from tests.two_processes import in_two_processes
 
 METHODS = methods()
+pytestmark = pytest.mark.usefixtures("small_pictures")
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -1,6 +1,7 @@
 """Processes that Lightning or torchrun starts, on one node and on two, give what one process gives."""
 
 import csv
+import os
 import socket
 import sys
 from pathlib import Path
@@ -68,7 +69,20 @@ def test_resuming_with_another_number_of_processes(one_process: Path, tmp_path: 
     assert_same_run(one_process, tmp_path)
 
 
+def on_its_own_node(*arguments: str | Path) -> None:
+    """Run as the one process of a node, which a launcher tells by these variables."""
+    os.environ |= {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "GROUP_RANK": os.environ["RANK"]}
+    here(*arguments)
+
+
 def test_two_nodes_equal_one_process(one_process: Path, tmp_path: Path) -> None:
+    nodes = ("--trainer.devices", "1", "--trainer.num_nodes", "2", "--trainer.strategy", "ddp")
+    in_two_processes(on_its_own_node, "fit", *SETTINGS, *nodes, "--run_directory", tmp_path)
+    assert_same_run(one_process, tmp_path)
+
+
+@pytest.mark.nightly
+def test_two_nodes_that_torchrun_starts_equal_one_process(one_process: Path, tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])

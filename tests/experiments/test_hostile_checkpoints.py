@@ -1,5 +1,6 @@
 """A checkpoint of other content ends `fit --resume`, `test` and `load_run` in one sentence that names the file."""
 
+import copy
 import io
 import zipfile
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 import train
+from experiments.command_line import CommandLine
 from experiments.load_run import load_run
 from experiments.run_directory import read_checkpoint
 from tests.experiments.test_strangers import QUIET, Forged, forged, trained  # noqa: F401
@@ -127,7 +129,22 @@ def test_a_file_of_something_else_is_one_sentence(name: str, tmp_path: Path) -> 
     assert "\n" not in str(error.value)
 
 
-def test_other_content_is_one_sentence(forged: Forged, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+@pytest.fixture
+def _parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read a command line that was read before as it was read then."""
+    parse, known = CommandLine.parse_arguments, {}
+
+    def parse_arguments(self: CommandLine, parser: Any, args: Any) -> None:
+        if str(args) not in known:
+            parse(self, parser, args)
+            known[str(args)] = self.config
+        self.config = copy.deepcopy(known[str(args)])
+
+    monkeypatch.setattr(CommandLine, "parse_arguments", parse_arguments)
+
+
+@pytest.mark.usefixtures("_parsed_once")
+def test_other_content_is_one_sentence(forged: Forged, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
     directory = forged({"trainer.max_epochs": 2})
     path = directory / "checkpoints/last.ckpt"
     good = path.read_bytes()

@@ -1,4 +1,7 @@
-"""A run that is killed and resumed ends bitwise where the run that was not killed ends."""
+"""A run that is killed and resumed ends bitwise where the run that was not killed ends.
+
+The whole run is one of the tests' process; the one that is killed, and what resumes it, begin from nothing.
+"""
 
 import os
 import signal
@@ -9,6 +12,7 @@ import pytest
 import torch
 
 from tests.command import ROOT, run, start
+from tests.conformance.runs import run as here
 
 EMA = (
     "--trainer.callbacks+={class_path: lightning.pytorch.callbacks.EMAWeightAveraging, init_args: {use_buffers: false}}"
@@ -46,8 +50,8 @@ def read(directory: Path) -> dict:
     ids=["elr with averaged weights, saved within epochs", "elr+ with mixup, saved after epochs"],
 )
 def test_killed_run_ends_where_the_uninterrupted_one_does(config: str, more: tuple[str, ...], tmp_path: Path) -> None:
-    arguments = ("fit", "--config", str(ROOT / "configs" / config), "--trainer.max_epochs", "12", *QUIET, *more)
-    run(*arguments, "--run_directory", tmp_path / "whole")
+    arguments = ("fit", "--config", str(ROOT / "configs" / config), "--trainer.max_epochs", "8", *QUIET, *more)
+    here(*arguments, "--run_directory", tmp_path / "whole")
     process = start(*arguments, "--run_directory", tmp_path / "killed")
     saved = tmp_path / "killed" / "checkpoints" / ("step.ckpt" if "--checkpoint.every_n_steps" in more else "last.ckpt")
     table = tmp_path / "killed" / "metrics.csv"
