@@ -99,8 +99,9 @@ class SaveConfig(SaveConfigCallback):
         if self.already_saved or directory is None or not trainer.is_global_zero:
             return
         self.already_saved = True
+        text = self._text()
         if stage == "fit":
-            settings = dotted(yaml.safe_load(self._text()))
+            settings = dotted(yaml.safe_load(text))
             for logger in trainer.loggers:
                 logger.log_hyperparams(settings)
         path = Path(directory, "config.yaml")
@@ -110,7 +111,7 @@ class SaveConfig(SaveConfigCallback):
         given = self.config.get("ckpt_path") if stage == "fit" else None
         begins = None if given is None else Path(given).absolute()
         own = begins is None or begins.is_relative_to(path.parent.absolute())
-        write_text(path, self._text(None if own else str(begins)))
+        write_text(path, text if own else self._text(str(begins)))
 
     def _text(self, begins_from: str | None = None) -> str:
         """Write the settings, with the checkpoint of another run that the run begins from, which it may do again."""

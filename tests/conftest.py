@@ -20,6 +20,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from matplotlib.figure import Figure
+from PIL import Image
 
 from experiments.command_line import CommandLine
 from tests import BEGAN
@@ -97,6 +98,12 @@ def small_pictures() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Figure, "savefig", small)
         yield
+
+
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write one pixel where a picture would be drawn again that another run has drawn."""
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **options: Image.new("L", (1, 1)).save(path))
 
 
 # tiny pipelines of diffusers

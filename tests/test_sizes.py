@@ -42,14 +42,16 @@ def test_a_test_file_is_short() -> None:
 
 
 def test_tests_mirror_the_tree() -> None:
-    """A folder of tests has the place of what it tests, and a folder of more than small files has tests."""
-    tested = {path.parent for path in (ROOT / "tests").rglob("test_*.py")} - GENERIC - {ROOT / "tests"}
-    assert {folder for folder in tested if not mirrored(folder).is_dir()} == set()
+    """A folder of tests has the place of what it tests; each folder of more than small files has tests, or one file."""
+    files = [path for path in (ROOT / "tests").rglob("test_*.py") if path.parent not in GENERIC | {ROOT / "tests"}]
+    tested = {mirrored(path.parent) for path in files}
+    assert {folder for folder in tested if not folder.is_dir()} == set()
     sources = {
         path.parent
         for package in PACKAGES
         for path in (ROOT / package).rglob("*.py")
         if path.name != "__init__.py" and lines(path) >= LITTLE
     }
-    as_one_file = {ROOT / "lightning_modules"}  # of fields; its own few files are tested at the top of tests/
-    assert sources - {mirrored(folder) for folder in tested} - as_one_file == set()
+    by_one_file = {mirrored(path.parent) / path.stem.removeprefix("test_") for path in files}
+    at_the_top = {ROOT / "lightning_modules"}  # of fields; its own few files are tested beside this one
+    assert sources - tested - by_one_file - at_the_top == set()

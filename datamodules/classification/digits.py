@@ -1,5 +1,8 @@
 """The handwritten digits bundled with scikit-learn: 1,797 grey images of 8 x 8 pixels, 10 classes."""
 
+import functools
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 
@@ -9,6 +12,14 @@ from datamodules.classification.image_sets import ImageSet, ImagesInMemory, Imag
 SIGMA = 0.2
 DIRECTIONS = ((-1, 0), (1, 0), (0, -1), (0, 1))
 """Up, down, left and right, in pixels."""
+
+
+@functools.cache
+def bundled_digits() -> Any:
+    """Read scikit-learn's digits, once a process; nobody changes them."""
+    from sklearn.datasets import load_digits
+
+    return load_digits()
 
 
 class Digits(ImageSet):
@@ -38,9 +49,7 @@ class Digits(ImageSet):
         return self._read(slice(self.train_size, None))
 
     def _read(self, rows: slice) -> ImagesInMemory:
-        from sklearn.datasets import load_digits
-
-        digits = load_digits()
+        digits = bundled_digits()
         label = torch.from_numpy(digits.target[rows]).long()
         kept = label < self.num_classes
         image, label = torch.from_numpy(digits.images[rows])[kept, None], label[kept]

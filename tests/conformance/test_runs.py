@@ -15,7 +15,7 @@ import train
 from experiments.load_run import load_run
 from experiments.saving.checkpoints import StepCheckpoint
 from tests.conformance.half_products import HalfProducts
-from tests.conformance.runs import assert_alike, losses, methods, rows, run, state, tables, written
+from tests.conformance.runs import assert_alike, checked_before, losses, methods, rows, run, state, tables, written
 from tests.trainers import quiet
 
 METHODS = methods()
@@ -37,7 +37,8 @@ def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def fit(whole: Path, directory: Path, *arguments: str) -> None:
     """Train again, with other arguments."""
     config = whole / f"{whole.name}.yaml"
-    run("fit", "--config", config, "--run_directory", directory, BEGINNING, *arguments)
+    with checked_before():
+        run("fit", "--config", config, "--run_directory", directory, BEGINNING, *arguments)
 
 
 def test_it_trains_and_is_tested(whole: Path) -> None:
@@ -54,7 +55,7 @@ class Stopped(Exception):
 
 
 def test_a_run_stopped_within_an_epoch_ends_where_the_whole_one_does(
-    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole: Path, tmp_path: Path, no_pictures: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saves = StepCheckpoint.on_train_batch_end
 
@@ -65,10 +66,10 @@ def test_a_run_stopped_within_an_epoch_ends_where_the_whole_one_does(
             assert not progress.is_last_batch, "give the demo's row three batches an epoch"
             raise Stopped
 
-    monkeypatch.setattr(StepCheckpoint, "on_train_batch_end", saves_and_stops)
-    with pytest.raises(Stopped):
-        fit(whole, tmp_path, "--checkpoint.every_n_steps", "1")
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(StepCheckpoint, "on_train_batch_end", saves_and_stops)
+        with pytest.raises(Stopped):
+            fit(whole, tmp_path, "--checkpoint.every_n_steps", "1")
     run("fit", "--resume", tmp_path)
     ours, theirs = state(tmp_path), state(whole)
     for key in theirs.keys() - {"callbacks", "loops"}:
@@ -117,7 +118,7 @@ def largest_norm() -> Iterator[list[float]]:
 
 
 def test_another_seed_half_precision_and_clipping(
-    whole: Path, tmp_path: Path, largest_norm: list[float], capsys: pytest.CaptureFixture[str]
+    whole: Path, tmp_path: Path, no_pictures: None, largest_norm: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The same seed is the same run: what the stopped run shows."""
     method = METHODS[whole.name]

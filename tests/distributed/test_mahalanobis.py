@@ -42,7 +42,9 @@ def test_two_processes_find_the_adversarial_images_and_their_dimensions_that_one
             _, features = layer_features(module.network, module.layers, source.image.double() / 16)
         module.gaussians.update(features, source.label)
         trainer = quiet(devices=processes, strategy=strategy, precision="64-true")
-        results = trainer.test(module, datamodule=LabelledImages(Digits(num_classes=8), batch_size=57), verbose=False)
+        results = trainer.test(
+            module, datamodule=LabelledImages(Digits(1600, num_classes=8), batch_size=57), verbose=False
+        )
         metrics.append({name: value for part in results for name, value in part.items()})
     assert metrics[1] == pytest.approx(metrics[0], abs=1e-6)
     assert {"test/auroc_lid_deepfool", "test/auroc_tuned_on_target_pgd"} <= metrics[0].keys()

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.conformance.runs import assert_alike, methods, rows, run, state, tables, written
+from tests.conformance.runs import assert_alike, checked_before, methods, rows, run, state, tables, written
 from tests.two_processes import in_two_processes
 
 METHODS = methods()
-pytestmark = pytest.mark.usefixtures("small_pictures")
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -26,7 +26,8 @@ def test_two_processes_equal_one(name: str, tmp_path: Path) -> None:
         with pytest.raises(AssertionError, match="run seeds in parallel instead"):
             in_two_processes(run, *command, two, *more)
         return
-    in_two_processes(run, *command, two, *more)
+    with checked_before():
+        in_two_processes(run, *command, two, *more)
     ours, theirs = state(two), state(one)
     for key in theirs.keys() - {"callbacks", "loops", "metrics_table"}:  # the callbacks' results are in the tables
         assert_alike(theirs[key], ours[key], key, 1e-10)

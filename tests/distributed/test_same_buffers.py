@@ -56,6 +56,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("method", CHANGES)
 def test_training_images_are_judged_by_one_network(method: str, tmp_path: Path) -> None:
     without_validation = {"trainer.limit_val_batches": 0, "checkpoint": {"tested": "last"}}

@@ -17,6 +17,11 @@ def table(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _pictures_are_small(small_pictures: None) -> None:
+    """No test here measures a picture that a run draws."""
+
+
 @pytest.fixture
 def fit() -> list[str]:
     """The command that stands for `python train.py`."""

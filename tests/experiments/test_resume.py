@@ -1,18 +1,21 @@
 """A run that is killed and resumed ends bitwise where the run that was not killed ends.
 
-The whole run is one of the tests' process; the one that is killed, and what resumes it, begin from nothing.
+One of those that are killed, and what resumes it, are processes as a user starts them; others are of the tests' own.
 """
 
 import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+import train
 from tests.command import ROOT, run, start
 from tests.conformance.runs import run as here
+from tests.two_processes import FORK
 
 EMA = (
     "--trainer.callbacks+={class_path: lightning.pytorch.callbacks.EMAWeightAveraging, init_args: {use_buffers: false}}"
@@ -37,33 +40,44 @@ def assert_same(one: object, other: object, where: str = "checkpoint") -> None:
         assert one == other, where
 
 
+def alone(*arguments: str | Path) -> None:
+    """Run in a group of processes of its own."""
+    os.setpgid(0, 0)
+    here(*arguments)
+
+
 def read(directory: Path) -> dict:
     return torch.load(directory / "checkpoints" / "last.ckpt", weights_only=True)
 
 
 @pytest.mark.parametrize(
-    ("config", "more"),
+    ("config", "more", "users"),
     [
-        ("elr/demo.yaml", (EMA, "--checkpoint.every_n_steps", "7")),
-        ("elr_plus/demo.yaml", ("--trainer.accumulate_grad_batches", "1")),
+        ("elr/demo.yaml", (EMA, "--checkpoint.every_n_steps", "7"), True),
+        ("elr_plus/demo.yaml", ("--trainer.accumulate_grad_batches", "1"), False),
     ],
     ids=["elr with averaged weights, saved within epochs", "elr+ with mixup, saved after epochs"],
 )
-def test_killed_run_ends_where_the_uninterrupted_one_does(config: str, more: tuple[str, ...], tmp_path: Path) -> None:
-    arguments = ("fit", "--config", str(ROOT / "configs" / config), "--trainer.max_epochs", "8", *QUIET, *more)
+def test_killed_run_ends_where_the_uninterrupted_one_does(
+    config: str, more: tuple[str, ...], users: bool, tmp_path: Path
+) -> None:
+    arguments = ("fit", "--config", str(ROOT / "configs" / config), "--trainer.max_epochs", "12", *QUIET, *more)
     here(*arguments, "--run_directory", tmp_path / "whole")
-    process = start(*arguments, "--run_directory", tmp_path / "killed")
+    begin = (*arguments, "--run_directory", tmp_path / "killed")
+    process: Any = start(*begin) if users else FORK.Process(target=alone, args=begin)
+    if not users:
+        process.start()
     saved = tmp_path / "killed" / "checkpoints" / ("step.ckpt" if "--checkpoint.every_n_steps" in more else "last.ckpt")
     table = tmp_path / "killed" / "metrics.csv"
     deadline = time.monotonic() + 600
     while not (saved.exists() and table.exists() and len(table.read_text().splitlines()) > 6):
-        assert process.poll() is None, process.communicate()[0]
+        assert (process.poll() if users else process.exitcode) is None
         assert time.monotonic() < deadline
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.wait() if users else process.join()
     steps = torch.load(saved, weights_only=True)["global_step"]
-    run("fit", "--resume", tmp_path / "killed")
+    (run if users else here)("fit", "--resume", tmp_path / "killed")
     whole, resumed = read(tmp_path / "whole"), read(tmp_path / "killed")
     assert 0 < steps < whole["global_step"]
     for part in ("state_dict", "optimizer_states", "lr_schedulers", "targets", "metrics_table", "epoch", "global_step"):
@@ -89,5 +103,6 @@ def test_a_run_ended_by_sigterm_is_not_taken_for_complete(tmp_path: Path) -> Non
     assert not (tmp_path / "test_metrics.csv").exists()
 
 
-def test_resuming_nothing_is_refused(tmp_path: Path) -> None:
-    assert "config.yaml does not exist" in run("fit", "--resume", tmp_path, status=1)
+def test_resuming_nothing_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main(["fit", "--resume", str(tmp_path)]) == 1
+    assert "config.yaml does not exist" in capsys.readouterr().err

@@ -28,6 +28,7 @@ from tests.callbacks.attacks.half_space import (
 from tests.two_processes import TwoProcesses, in_two_processes
 
 Finished = tuple[Path, dict[str, float]]
+pytestmark = pytest.mark.usefixtures("small_pictures")
 
 
 def test_an_interrupted_evaluation_goes_on(finished: Finished, tmp_path: Path) -> None:

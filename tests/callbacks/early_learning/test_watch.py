@@ -101,6 +101,7 @@ def test_overall_shares_are_logged_and_the_figure_is_drawn(uninterrupted: Run) -
     assert image[..., :3].std() > 0.05
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize(
     ("where", "epoch", "batch"),
     [("batch", 3, 4), ("batch", 3, 9), ("batch", 13, 9), ("epoch", 5, 0), ("validation", 3, 0)],
@@ -122,6 +123,7 @@ def test_a_resumed_run_has_the_table_of_the_uninterrupted_one(
     assert told_before + module.told == uninterrupted.module.told
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
 def test_a_half_counted_epoch_survives_another_number_of_processes(
     uninterrupted: Run, tmp_path: Path, before: int, after: int

@@ -12,13 +12,14 @@ def test_children_that_run_together_share_the_cores(
 ) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(local, "cores", lambda: 7)
-    path = config("a", start=0.9, seconds=2.0)
+    path = config("a", start=0.9, seconds=1.0)
     arguments = [str(path), "--seeds", "0", "1", "2", "--output", str(tmp_path / "out")]
     assert compare.main([*arguments, "--jobs", "3"], fit) == 0
     assert {line[3] for line in journal() if line[2] == "threads"} == {"2"}
     first_end = next(i for i, line in enumerate(journal()) if line[2] == "finished")
     assert sum(line[2] == "started" for line in journal()[:first_end]) == 3
     (tmp_path / "configs/method/journal.txt").unlink()
+    config("a", start=0.9)
     assert compare.main([*arguments[:-1], str(tmp_path / "one by one")], fit) == 0
     assert {line[3] for line in journal() if line[2] == "threads"} == {"None"}
     starts = [i for i, line in enumerate(journal()) if line[2] == "started"]
