@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from datamodules.arguments import at_least, within
 from datamodules.loading.global_batches import Request
 from datamodules.loading.seeded_batches import RequestedSet, SeededBatches
-from datamodules.loading.world import summed
+from datamodules.loading.world import gathered
 from datamodules.rollouts.experts import Expert
 
 Policy = Callable[[Tensor], Tensor]
@@ -223,4 +223,4 @@ class Rollouts(SeededBatches):
         for number in own:
             limit = self._environment(0).spec.max_episode_steps or 1000
             total += self.simulated([0], limit, PLAYED, number, episode=True)[2].sum()
-        return float(summed(torch.tensor(total, dtype=torch.float64))) / self.episodes
+        return sum(gathered(float(total))) / self.episodes

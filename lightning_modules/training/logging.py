@@ -7,6 +7,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from datamodules.batches import global_size, share
+from datamodules.loading.world import is_distributed
 
 
 def log_training(module: LightningModule, batch: Any, loss: Tensor, **terms: Tensor) -> Tensor:
@@ -37,9 +38,11 @@ def log_same(module: LightningModule, name: str, value: float | Tensor) -> None:
     Args:
         module: the module that logs.
         name: the metric's name, `<stage>/<metric>`.
-        value: the number.
+        value: the number, on any device.
     """
     value = value.detach() if isinstance(value, Tensor) else float(value)
+    if isinstance(value, Tensor) and is_distributed():  # Lightning reduces it where it is, and NCCL not on the host
+        value = value.to(module.device)
     module.log(name, value, on_step=False, on_epoch=True, reduce_fx="max", sync_dist=True, batch_size=1)
 
 

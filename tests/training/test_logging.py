@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from datamodules import batches
+from lightning_modules.training import logging
 from lightning_modules.training.logging import log_same, log_training
 
 
@@ -49,3 +50,14 @@ def test_a_value_that_is_the_same_on_all_is_no_mean_over_processes() -> None:
     log_same(module, "test/rate", value)  # type: ignore[arg-type]
     torch.testing.assert_close(module.values["test/rate"], value.detach(), rtol=0, atol=0)
     assert (module.options["reduce_fx"], module.options["sync_dist"]) == ("max", True)
+
+
+def test_a_value_on_the_host_is_brought_to_the_device_that_processes_reduce_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NCCL has no collective of tensors on the host, and a mean over processes is taken where the value is."""
+    monkeypatch.setattr(logging, "is_distributed", lambda: True)
+    module: Any = Logged()
+    module.device = torch.device("meta")  # stands for a GPU
+    for value in (torch.tensor(0.1, dtype=torch.float64), 0.1):
+        log_same(module, "test/rate", value)
+        logged = module.values["test/rate"]
+        assert not isinstance(logged, Tensor) or (logged.device.type, logged.dtype) == ("meta", torch.float64)
