@@ -64,3 +64,14 @@ def test_a_full_disk_names_the_file(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"table\.csv could not be written: No space left on device"), whole_file(path):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert not list(tmp_path.iterdir())
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
+    path = tmp_path / "statistics.npz"
+    with whole_file(path) as first:
+        first.write_text("one")
+        with whole_file(path) as second:
+            second.write_text("two")
+        assert path.read_text() == "two"
+    assert path.read_text() == "one"
+    assert [each.name for each in tmp_path.iterdir()] == ["statistics.npz"]

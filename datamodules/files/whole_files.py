@@ -2,6 +2,7 @@
 
 import errno
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,13 +36,14 @@ def whole_file(path: Path) -> Iterator[Path]:
     """Gives a path beside a file's own to write to, which takes the file's place at the end.
 
     It ends as the file does, so that writers that go by the name know the format, and is hidden, so that nobody reads
-    it as one more of its kind. An error removes it and leaves the file as it was.
+    it as one more of its kind. Each writer has its own: of several processes that write the same file the last one
+    counts. An error removes it and leaves the file as it was.
 
     Args:
         path: path of the file; its folder is made if it is missing.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    partial = path.with_name(f".{path.stem}.partial-{secrets.token_hex(4)}{path.suffix}")
     try:
         with naming(path):
             yield partial
