@@ -4,6 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from lightning.pytorch import Callback
 from torch import nn
 
@@ -14,6 +15,7 @@ from datamodules.tables.tables import Tables
 from lightning_modules.optimization.sso import SSO, ScheduledStep
 from tests.optimization.sso.test_module import Points
 from tests.trainers import quiet, standing
+from tests.two_processes import in_two_processes
 
 pytest.importorskip("gymnasium", reason="needs the extra imitation")
 
@@ -79,6 +81,22 @@ def test_the_regulator_balances_and_its_share_makes_the_states_its_own() -> None
             return torch.from_numpy(data.expert.actions(states.numpy()))
 
     assert following(data, Expert()).mean_return() == 500
+
+
+def returned(processes: int = 1) -> float:
+    """Play three episodes, where several processes cannot reduce tensors on the host, as with NCCL."""
+    policy: Any = nn.Linear(4, 1, bias=False, dtype=torch.float64)
+    nn.init.constant_(policy.weight, 0.1)
+    data = following(rollouts(episodes=3), policy)
+    if processes > 1:
+        dist.init_process_group("gloo")
+        dist.all_reduce = None  # type: ignore[assignment]  # in this process, which ends with the test
+        data.trainer = standing(lightning_module=policy, global_rank=dist.get_rank(), world_size=processes)  # type: ignore[assignment]
+    return data.mean_return()
+
+
+def test_processes_share_the_episodes_and_reduce_no_tensor_on_the_host() -> None:
+    assert in_two_processes(returned, 2) == [returned()] * 2
 
 
 def test_each_round_is_of_the_policy_as_it_is_then_and_imitation_balances() -> None:
