@@ -16,18 +16,29 @@ pytestmark = pytest.mark.usefixtures("no_pictures")
 
 @pytest.mark.parametrize("name", METHODS)
 def test_two_processes_equal_one(name: str, tmp_path: Path) -> None:
+    compare(name, tmp_path, 2)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", ["elr", "mahalanobis", "score_sde"])  # of whose images one process makes none
+def test_four_processes_equal_one(name: str, tmp_path: Path) -> None:
+    compare(name, tmp_path, 4)
+
+
+def compare(name: str, tmp_path: Path, processes: int) -> None:
+    """Train and test a row on one process and on several, and compare all that they leave."""
     one, two = tmp_path / "one", tmp_path / "two"
     settings = written(name, tmp_path, {**METHODS[name].alike, "trainer.precision": "64-true"})
     tests = str(METHODS[name].tests).lower()
     command = ("fit", "--config", settings, "--test_after_fit", tests, "--run_directory")
     run(*command, one)
-    more = ("--trainer.devices", "2", "--trainer.strategy", METHODS[name].strategy)
+    more = ("--trainer.devices", str(processes), "--trainer.strategy", METHODS[name].strategy)
     if METHODS[name].alone:
         with pytest.raises(AssertionError, match="run seeds in parallel instead"):
             in_two_processes(run, *command, two, *more)
         return
     with checked_before():
-        in_two_processes(run, *command, two, *more)
+        in_two_processes(run, *command, two, *more, count=processes)
     ours, theirs = state(two), state(one)
     for key in theirs.keys() - {"callbacks", "loops", "metrics_table"}:  # the callbacks' results are in the tables
         assert_alike(theirs[key], ours[key], key, 1e-10)

@@ -1,0 +1,174 @@
+"""What is compared between one process and two: a row a callback, prediction or kind of written files.
+
+A row's run goes on from its base's, or trains. `tests/distributed/test_callbacks.py` runs it on one process and on two
+and compares all files. Callbacks that a demo holds are compared in `test_methods.py`, too, by their tables.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.distributed.methods import LEFT_OUT
+
+SHARED = "the data refuse fewer samples than processes"
+
+
+@dataclass(frozen=True)
+class Watched:
+    """One callback, or several, of one command.
+
+    Args:
+        base: name in `BASES` of the run that is tested or predicted, or trained again.
+        command: fit, test or predict.
+        layer: file of `configs/callbacks/`, without its suffix.
+        uneven: settings by which the processes have different numbers of items.
+        empty: settings by which the second process has none, or why that cannot be.
+        files: patterns of files that the row is about, and that must be there.
+        first_only: patterns of files that show items which the first process has, so that they are others.
+        nightly: whether it takes too long for the default suite.
+        accuracy: of numbers.
+    """
+
+    base: str
+    command: str
+    layer: str | None = None
+    uneven: Mapping[str, Any] = field(default_factory=dict)
+    empty: Mapping[str, Any] | str = SHARED
+    files: Sequence[str] = ()
+    first_only: Sequence[str] = ()
+    nightly: bool = True
+    accuracy: float = 1e-10
+
+
+FEW = {"trainer.max_epochs": 1, "trainer.limit_train_batches": 2, "trainer.precision": "64-true"}
+STEEP = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.5}}
+BASES: dict[str, tuple[str, Mapping[str, Any]]] = {
+    "classifier": (
+        "cross_entropy",
+        {"trainer.precision": "64-true", "trainer.callbacks": [], "model.init_args.optimizer": STEEP},
+    ),
+    "generator": ("score_sde", {**FEW, "trainer.callbacks": [], "data.init_args.validation_fraction": 0.1}),
+    "restorer": ("supervised_restoration", FEW),
+    "segmenter": ("adele", FEW),
+    "resolver": ("ediffsr", FEW),
+    "clips": ("negvsr", FEW),
+    "speech": ("sgmse", FEW),
+    "guard": ("diffusionguard", FEW),
+    "interpolator": ("noise_diffusion", {**FEW, "trainer.callbacks": []}),
+    "normals": ("stable_normal", FEW),
+    "sparse": ("nm_sparsity", FEW),
+    "mixture": ("adaptive_smoothing", {**FEW, "trainer.callbacks.0": LEFT_OUT, "trainer.callbacks.1": LEFT_OUT}),
+    "scores": ("ood_scores", FEW),
+    "shifted": ("noise_mask", FEW),
+}
+"""The runs that rows go on from: a row of `methods.py`, and what is changed."""
+
+
+def listed(*classes: str) -> str:
+    """Name callbacks as an argument of the command line."""
+    return json.dumps([{"class_path": f"callbacks.{name}"} for name in classes])
+
+
+PGD = {"class_path": "lightning_modules.robustness.attacks.PGD"}
+ATTACKS = json.dumps(
+    [
+        {**PGD, "init_args": {"norm": "linf", "epsilon": 0.1, "steps": 3, "restarts": 2}},
+        {**PGD, "init_args": {"norm": "l2", "epsilon": 0.5, "steps": 2, "restarts": 1}},
+    ]
+)
+VOTES = {"sigma": 0.05, "mode.n0": 10, "mode.n": 100, "batch_size": 50, "channels_last": "false"}
+FIVE, ONE = {**VOTES, "skip": 110}, {**VOTES, "skip": 1, "max": 1}  # of 497 images
+SEVENTY = {"extractor": "torch.nn.Flatten", "extractor_name": "pixels", "num_samples": 70, "batch_size": 30}
+CERTIFICATES = ("certification.csv", "certified_accuracy.csv", "figures/*.png")
+
+
+def of_callback(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Set arguments of the last callback."""
+    return {f"trainer.callbacks.{key}": value for key, value in settings.items()}
+
+
+ROWS: dict[str, Watched] = {
+    "certification": Watched(
+        *("classifier", "test", "certification"),
+        uneven=of_callback(FIVE),
+        empty=of_callback(ONE),
+        files=CERTIFICATES,
+        nightly=False,
+    ),
+    "certification_shares_draws": Watched(
+        *("classifier", "test", "certification"),
+        uneven=of_callback({**FIVE, "mode.n": 300, "share": "draws"}),  # three blocks of 100
+        empty=of_callback({**ONE, "share": "draws"}),
+        files=CERTIFICATES,
+    ),
+    "robust_accuracy": Watched(
+        *("classifier", "test", "robust_accuracy"),
+        uneven=of_callback({"attacks": ATTACKS, "batch_size": 20, "max": 50}),  # 20, 20 and 10
+        empty=of_callback({"attacks": ATTACKS, "batch_size": 20, "max": 20}),
+        files=("robust_accuracy.csv", "figures/adversarial*.png", "robust_accuracy_rows/*/block_*.csv"),
+        nightly=False,
+    ),
+    "label_report": Watched(
+        *("classifier", "test", "label_report"),
+        files=("label_report.csv", "figures/label_report.png"),
+        nightly=False,
+    ),
+    "curvature": Watched(
+        *("classifier", "fit", "curvature"),
+        uneven=of_callback({"samples": 101, "steps": 5}),
+        empty=of_callback({"samples": 2, "steps": 2, "images_at_once": 2}),
+        files=("curvature.csv", "curvature_density.csv", "figures/curvature*.png"),
+        accuracy=1e-8,
+    ),
+    "fid": Watched(
+        *("generator", "test", "fid"),
+        uneven=of_callback(SEVENTY),  # 30, 30 and 10
+        empty=of_callback({**SEVENTY, "num_samples": 30}),
+        files=("fid.csv", "generated_statistics.npz", "figures/samples_*.png"),
+        nightly=False,
+        accuracy=1e-5,  # features are in single precision
+    ),
+    "fid_in_validation": Watched(
+        *("generator", "fit", "fid"),
+        uneven=of_callback({**SEVENTY, "validation_samples": 50}),
+        empty=of_callback({**SEVENTY, "validation_samples": 30}),
+        files=("fid.csv", "figures/samples_val_epoch_000.png"),
+        accuracy=1e-5,
+    ),
+    "scores_of_classes": Watched(
+        *("classifier", "test"),
+        uneven={"trainer.callbacks": listed("macro_scores.MacroScores", "labels.Memorization")},
+        nightly=False,
+    ),
+    "predictions": Watched(*("classifier", "predict"), files=("predictions.parquet",), nightly=False),
+    "predicted_masks": Watched("segmenter", "predict", files=("predictions/*.png",)),
+    "restored": Watched("restorer", "predict", files=("restored/*.png",)),
+    "image_quality": Watched(
+        *("restorer", "test"),
+        uneven={"trainer.callbacks+": listed("sharpness.Sharpness")},
+        files=("image_quality.csv", "spectrum.csv", "figures/spectrum.png", "figures/images.png"),
+        first_only=("figures/images.png",),
+        nightly=False,
+    ),
+    "super_resolution": Watched("resolver", "predict", files=("restored/*.png",)),
+    "clips": Watched("clips", "predict", files=("restored/**/*.png",)),
+    "speech": Watched("speech", "predict", files=("enhanced/**/*.wav",)),
+    "speech_quality": Watched(
+        *("speech", "test"),
+        files=("speech_quality.csv", "speech_quality_summary.csv"),
+        first_only=("figures/spectrograms.png", "recordings/*.wav"),
+    ),
+    "protected": Watched("guard", "predict", files=("protected/*.png",)),
+    "interpolated": Watched("interpolator", "predict", files=("interpolated/**/*.png",)),
+    "normals": Watched("normals", "predict", files=("normals/*.png",)),
+    "baked": Watched("sparse", "test", files=("baked/model.safetensors", "baked/model.json")),
+    "mixture": Watched(
+        *("mixture", "test"),
+        uneven=of_callback({"batch_size": 20, "max": 50}),
+        empty=of_callback({"batch_size": 20, "max": 20}),
+        files=("alpha_curve.csv", "robust_accuracy.csv"),
+    ),
+    "detection": Watched("scores", "test", files=("detection.csv", "detection_scores.csv", "figures/detection.png")),
+    "shifted": Watched("shifted", "test"),
+}

@@ -1,0 +1,103 @@
+"""Two processes give what one gives: the files of callbacks and predictions, and `train.py fid`.
+
+Shares are uneven, and in a second run of rows that can have it the second process has no item at all.
+"""
+
+import contextlib
+import io
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from timm.models import create_model
+
+import train
+from tests.callbacks.generation.test_image_lists import written as images_in
+from tests.conformance.runs import run, written
+from tests.distributed.callbacks import BASES, ROWS, Watched
+from tests.distributed.written_files import assert_same_files
+from tests.two_processes import in_two_processes
+
+TWO = ("--trainer.devices", "2", "--trainer.strategy", "ddp_find_unused_parameters_true")
+Base = Callable[[str], Path]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
+    """Trains a base once."""
+
+    @cache
+    def trained(name: str) -> Path:
+        method, changes = BASES[name]
+        directory = tmp_path_factory.mktemp(name)
+        settings = written(method, directory, changes)
+        run("fit", "--config", settings, "--run_directory", directory / "run", "--test_after_fit", "false")
+        return directory
+
+    return trained
+
+
+def line(row: Watched, base: Path, settings: Mapping[str, Any], directory: Path) -> list[str]:
+    """Write the command line of a row, without the number of processes."""
+    method = BASES[row.base][0]
+    begin = ["--config", base / f"{method}.yaml"] if row.command == "fit" else ["--resume", base / "run"]
+    words: list[Any] = [row.command, *begin, "--run_directory", directory]
+    if row.layer is not None:
+        words += ["--config", f"configs/callbacks/{row.layer}.yaml"]
+        if row.layer == "fid":
+            words += ["--trainer.callbacks.cache_dir", directory / "cache"]
+    for key, value in settings.items():
+        words += [f"--{key}", value]
+    return [str(word) for word in words]
+
+
+def compared(row: Watched, base: Path, settings: Mapping[str, Any], tmp_path: Path, count: int = 2) -> Path:
+    """Run a row on one process and on several, and compare their files; returns the directory of one."""
+    one, several = tmp_path / "one", tmp_path / "several"
+    run(*line(row, base, settings, one))
+    more = ("--trainer.devices", str(count), *TWO[2:])
+    in_two_processes(run, *line(row, base, settings, several), *more, count=count)
+    for pattern in row.files:
+        assert list(one.glob(pattern)), pattern
+    assert_same_files(one, several, row.accuracy, row.first_only)
+    return one
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.nightly] * row.nightly) for name, row in ROWS.items()]
+)
+def test_uneven_shares_give_the_files_of_one_process(name: str, base: Base, tmp_path: Path) -> None:
+    row = ROWS[name]
+    compared(row, base(row.base), row.uneven, tmp_path)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if isinstance(row.empty, dict)])
+def test_a_process_without_an_item_changes_nothing(name: str, base: Base, tmp_path: Path) -> None:
+    row = ROWS[name]
+    assert isinstance(row.empty, dict)
+    compared(row, base(row.base), row.empty, tmp_path)
+
+
+def fid(directory: Path, *folders: Path) -> str:
+    """Score two folders by a small network, with a cache in a directory, and give what was printed."""
+    options = ["--timm", "resnet10t", "--weights", directory.parent / "weights.pth", "--cache_dir", directory]
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert train.main(["fid", *map(str, [*folders, *options])]) == 0
+    return printed.getvalue()
+
+
+def test_fid_of_folders_may_be_asked_for_by_two_processes_at_once(tmp_path: Path) -> None:
+    """It computes alone: a launcher's processes, or two users, fill one cache with the same numbers."""
+    torch.manual_seed(0)
+    torch.save(create_model("resnet10t", num_classes=0).state_dict(), tmp_path / "weights.pth")
+    folders = [images_in(tmp_path / name, [(32, 32)] * 7) for name in ("generated", "real")]
+    alone = fid(tmp_path / "one", *folders)
+    both = in_two_processes(fid, tmp_path / "two", *folders)
+    assert [said.replace("/two/", "/one/") for said in both] == [alone, alone]
+    assert {path.name for path in (tmp_path / "one").rglob("*")} == {
+        path.name for path in (tmp_path / "two").rglob("*")
+    }

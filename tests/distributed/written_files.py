@@ -1,0 +1,94 @@
+"""Compare the files of two run directories, by what is in them."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file
+
+from tests.conformance.runs import rows
+
+LEFT = ("config.yaml", "checkpoints/*", "tensorboard/*", "certification_rows/*", "cache/*")
+"""What says how a run was started, or is a process's own."""
+DIGESTS = ("weights", "labels", "images")
+"""Keys of settings that hold a digest."""
+
+
+def written(directory: Path) -> dict[str, Path]:
+    """Find the files of a run by their names in it."""
+    found = {path.relative_to(directory).as_posix(): path for path in sorted(directory.rglob("*")) if path.is_file()}
+    return {name: path for name, path in found.items() if not any(Path(name).match(pattern) for pattern in LEFT)}
+
+
+def pixels(path: Path) -> np.ndarray:
+    """Read a picture."""
+    with Image.open(path) as picture:
+        return np.asarray(picture).astype(int)
+
+
+def content(path: Path) -> Any:
+    """Read a file as numbers and text, by its suffix."""
+    match path.suffix:
+        case ".csv":
+            return [{key: value for key, value in row.items() if key not in DIGESTS} for row in rows(path)]
+        case ".tsv":
+            return pd.read_csv(path, sep="\t").drop(columns="time").to_dict("list")
+        case ".json":
+            return json.loads(path.read_text())
+        case ".npz":
+            with np.load(path) as arrays:
+                return dict(arrays)
+        case ".parquet":
+            return pd.read_parquet(path).to_dict("list")
+        case ".safetensors":
+            return load_file(path)
+        case ".png":
+            return pixels(path)
+        case _:
+            return path.read_bytes()
+
+
+def assert_close(one: Any, other: Any, where: str, accuracy: float) -> None:
+    """Compare what `content` read: numbers to an accuracy, everything else to the letter."""
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            assert_close(one[key], other[key], f"{where}: {key}", accuracy)
+    elif isinstance(one, list):
+        assert len(one) == len(other), where
+        for place, pair in enumerate(zip(one, other, strict=True)):
+            assert_close(*pair, f"{where}[{place}]", accuracy)
+    elif isinstance(one, np.ndarray) and one.dtype.kind in "fiu":
+        assert one.shape == other.shape, where
+        np.testing.assert_allclose(other, one, rtol=accuracy, atol=accuracy, err_msg=where)
+    elif isinstance(one, float):
+        assert other == pytest.approx(one, rel=accuracy, abs=accuracy, nan_ok=True), where
+    else:
+        assert np.array_equal(one, other), f"{where}: {one!r} and {other!r}"
+
+
+def assert_same_files(one: Path, two: Path, accuracy: float, first_only: Sequence[str] = ()) -> None:
+    """Compare all files of two runs.
+
+    Args:
+        one: the first run's directory.
+        two: the second's.
+        accuracy: of numbers.
+        first_only: patterns of files of which both runs have as many, and no more is compared.
+    """
+    ours, theirs = written(two), written(one)
+    for pattern in first_only:
+        counts = {sum(Path(name).match(pattern) for name in each) for each in (ours, theirs)}
+        assert len(counts) == 1, f"{pattern}: {counts} files"
+        assert counts != {0}, f"no {pattern}"
+        ours, theirs = (
+            {name: path for name, path in each.items() if not Path(name).match(pattern)} for each in (ours, theirs)
+        )
+    assert ours.keys() == theirs.keys()
+    for name, path in theirs.items():
+        assert_close(content(path), content(ours[name]), name, accuracy)
