@@ -183,7 +183,7 @@ class CommandLine(LightningCLI):
         self.imports = contextlib.ExitStack()
         self.begun = False
         """Whether this call made the run directory."""
-        args = with_latest(with_full_names(args))
+        args = with_restart(with_latest(with_full_names(args)))
         self.resumed = _value_of(args, "--resume")
         if self.resumed is not None:
             config = Path(self.resumed, "config.yaml")
@@ -611,6 +611,30 @@ def _instead_of_prediction(model: LightningModule) -> str:
     if is_overridden("test_step", model):
         can.append("test --resume RUN_DIRECTORY measures it")
     return f"{type(model).__name__} predicts nothing: {', and '.join(can) or 'its results are what fit writes'}"
+
+
+def with_restart(args: list[str]) -> list[str]:
+    """Let a `fit` that `torchrun --max_restarts` starts again go on with its run, once that has saved a checkpoint.
+
+    torchrun starts the same command again, whose run has its settings in its directory. How often it has done so says
+    less: on a node whose processes ended with those of another one, not once.
+
+    Raises:
+        ValueError: if no `--run_directory` says which run that is.
+    """
+    restarts = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")
+    if args[0] != "fit" or restarts == "0" or _value_of(args, "--resume") is not None:
+        return args
+    directory = _value_of(args, "--run_directory")
+    if directory is None:
+        raise ValueError(
+            f"torchrun --max_restarts {restarts} starts the same command again, which has to find its run: give it a "
+            f"--run_directory"
+        )
+    if not has_checkpoint(Path(directory)):
+        return args
+    tested = _value_of(args, "--test_after_fit")
+    return ["fit", "--resume", directory, *([] if tested is None else ["--test_after_fit", tested])]
 
 
 def _value_of(args: list[str], flag: str) -> str | None:
