@@ -33,6 +33,7 @@ from datamodules.files.whole_files import write_text
 from experiments.arguments import LARGEST_SEED, PROGRAM
 from experiments.class_names import with_full_names
 from experiments.class_paths import check_class_paths
+from experiments.compile_network import CompileNetwork
 from experiments.config_files import (
     PROJECT,
     dotted,
@@ -73,6 +74,7 @@ from experiments.saving.end_of_training import ResumableEnd
 from experiments.saving.given_callbacks import fit_in
 from experiments.saving.stop_signals import StopSignals
 from experiments.strangers import known_imports, settings_of_run
+from experiments.trainer_options import refuse_options, unused_parameters
 
 yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, value: dumper.represent_data(value.value))  # a default
 DEFAULTS = PROJECT / "configs" / "defaults.yaml"
@@ -276,6 +278,12 @@ class CommandLine(LightningCLI):
         )
         if self.requested == "fit":
             parser.add_argument(
+                "--compile",
+                type=bool | str,
+                default=False,
+                help="Compile model.network in training; true for inductor, or the name of a torch.compile backend.",
+            )
+            parser.add_argument(
                 "--test_after_fit", type=bool, default=False, help="Test the configured checkpoint after training."
             )
 
@@ -355,6 +363,8 @@ class CommandLine(LightningCLI):
         callbacks = [*options.guards.callbacks, *(options.trainer.callbacks or []), ResumableMetrics(table)]
         if self.requested == "fit" and options.test_after_fit:
             callbacks.append(ReadsTestSet())
+        if self.requested == "fit" and options.compile:
+            callbacks.append(CompileNetwork(*([options.compile] if isinstance(options.compile, str) else [])))
         if options["trainer"]["enable_progress_bar"] is not False and not any(
             isinstance(each, ProgressBar) for each in callbacks
         ):
@@ -389,6 +399,7 @@ class CommandLine(LightningCLI):
 
     def before_fit(self) -> None:
         """Go on from the latest checkpoint; a run that was killed before its first one begins again, as it began."""
+        refuse_options(self.model, self.trainer)
         if self.resumed is not None and self._given_checkpoint() is None:
             if has_checkpoint(self.run_directory):
                 self._set_checkpoint(latest_checkpoint(self.run_directory))
@@ -679,7 +690,7 @@ def run(args: list[str]) -> int:
             line.stop_signals.ask_for_another_turn()
         return 128 + signal.SIGTERM
     except (ValueError, TypeError, OSError, ImportError, MisconfigurationException, RuntimeError) as error:
-        lost = lost_process(error)
+        lost = lost_process(error) or unused_parameters(error)
         if isinstance(error, RuntimeError) and lost is None:
             raise
         message = lost or readable(error)

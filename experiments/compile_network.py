@@ -1,0 +1,27 @@
+"""Compile a module's network for training."""
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import nn
+
+
+class CompileNetwork(Callback):
+    """Compile `model.network` before training, in place, so that its type and the checkpoint's keys stay.
+
+    Calls of the network itself are compiled, not those of its parts. A last batch of another size is compiled once
+    more, for any size. Validation, tests and predictions of the run use the compiled network, too.
+
+    Args:
+        backend: a `torch.compile` backend.
+    """
+
+    def __init__(self, backend: str = "inductor") -> None:
+        self.backend = backend
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if not isinstance(getattr(pl_module, "network", None), nn.Module):
+            raise ValueError(f"compile needs a module with model.network, and {type(pl_module).__name__} has none")
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        from lightning_modules.networks.adaptation import compiled  # it takes a second, which other runs do not pay
+
+        compiled(pl_module.network, self.backend)

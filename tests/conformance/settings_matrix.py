@@ -1,0 +1,228 @@
+"""Every class of methods under every strategy, precision and option of the Trainer: what works, and why not.
+
+    python -m tests.conformance.settings_matrix            all cells, into the table of docs/runs.md
+    python -m tests.conformance.settings_matrix ELR LSA    the cells of some classes alone; other rows stay
+
+Each cell is two optimizer steps of a demo in processes of their own, on the CPU.
+"""
+
+import contextlib
+import io
+import pickle
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from multiprocessing import connection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import yaml
+
+import train
+from experiments.config_files import settings_of as stated
+from experiments.pages import replace_section, split_readme
+from experiments.results import markdown
+from tests.command import ROOT
+from tests.conformance.runs import CONFIGS, methods, state, written
+from tests.two_processes import start_two
+
+PAGE, SECTION = ROOT / "docs" / "runs.md", "settings"
+LONGEST = 180.0
+"""Seconds after which a cell is taken for one that hangs."""
+STEPS = {
+    "trainer.max_epochs": 1,
+    "trainer.limit_train_batches": 2,
+    "trainer.limit_val_batches": 1,
+    "trainer.num_sanity_val_steps": 0,
+}
+DDP = "lightning.pytorch.strategies.DDPStrategy"
+SHARDED = {"data_parallel_size": 2, "tensor_parallel_size": 1, "save_distributed_checkpoint": False}
+HALF = {  # Lightning's own flag takes bf16 in its place on a CPU
+    "class_path": "lightning.pytorch.plugins.precision.MixedPrecision",
+    "init_args": {
+        "precision": "16-mixed",
+        "device": "cpu",
+        "scaler": {"class_path": "torch.amp.GradScaler", "init_args": {"device": "cpu"}},
+    },
+}
+EMA = {
+    "class_path": "lightning.pytorch.callbacks.EMAWeightAveraging",
+    "init_args": {"decay": 0.9, "use_buffers": False},
+}
+
+
+class Setting(NamedTuple):
+    """A column: what is changed, on how many processes, and the callback that is added."""
+
+    changes: Mapping[str, Any]
+    processes: int = 1
+    callback: Mapping[str, Any] | None = None
+
+
+SETTINGS = {
+    "ddp": Setting({"trainer.strategy": "ddp", "trainer.devices": 2}, 2),
+    "ddp, static graph, bucket view": Setting(
+        {
+            "trainer.strategy": {
+                "class_path": DDP,
+                "init_args": {"static_graph": True, "gradient_as_bucket_view": True},
+            },
+            "trainer.devices": 2,
+        },
+        2,
+    ),
+    "FSDP2": Setting(
+        {
+            "trainer.strategy": {
+                "class_path": "lightning.pytorch.strategies.ModelParallelStrategy",
+                "init_args": SHARDED,
+            },
+            "trainer.devices": 2,
+            "trainer.callbacks": [],  # FID wants a whole network
+        },
+        2,
+    ),
+    "bf16-mixed": Setting({"trainer.precision": "bf16-mixed"}),
+    "16-mixed": Setting({"trainer.plugins": [HALF]}),
+    "bf16-true": Setting({"trainer.precision": "bf16-true"}),
+    "accumulate_grad_batches": Setting({"trainer.accumulate_grad_batches": 2, "trainer.limit_train_batches": 4}),
+    "gradient_clip_val": Setting({"trainer.gradient_clip_val": 0.01}),
+    "compile": Setting({"compile": "aot_eager", "trainer.limit_train_batches": 1.0}),
+    "EMA": Setting({}, callback=EMA),
+    "sync_batchnorm": Setting(
+        {"trainer.sync_batchnorm": True, "trainer.devices": 2},
+        2,
+    ),
+}
+WORKS = "yes"
+
+
+class Outcome(NamedTuple):
+    """What a cell gave: `yes`, or why not in one sentence; and the traceback of what is no sentence of ours."""
+
+    said: str
+    trace: str = ""
+
+
+def classes() -> dict[str, str]:
+    """Name each class of modules that a demo trains, and the first row of the table of methods that has it."""
+    found: dict[str, str] = {}
+    for name, method in methods().items():
+        own = method.short.get("model.class_path") or method.short.get("model", {}).get("class_path")
+        path = own or stated(CONFIGS / f"{method.config}.yaml")["model.class_path"]
+        found.setdefault(path.rpartition(".")[-1], name)
+    return found
+
+
+def attempt(command: Sequence[str], directory: Path, rank: int = 0) -> tuple[int, str]:
+    """Train in this process; give the exit status, and the error's sentence or the traceback."""
+    said = io.StringIO()
+    torch.set_num_threads(1)
+    try:
+        with contextlib.redirect_stderr(said):
+            status = train.main(list(command))
+    except BaseException:
+        return 3, traceback.format_exc()
+    if status == 0:
+        weights = state(directory)["state_dict"].values()
+        finite = all(bool(weight.isfinite().all()) for weight in weights if weight.is_floating_point())
+        return (0, "") if finite else (3, "weights are not finite after two steps")
+    errors = [line for line in said.getvalue().splitlines() if line.startswith("error: ")]
+    return status, errors[-1].removeprefix("error: ") if errors else said.getvalue()
+
+
+def outcome(name: str, setting: Setting, directory: Path) -> Outcome:
+    """Train a method's demo for two steps under a setting."""
+    strategy = yaml.safe_load(methods()[name].strategy) if setting.processes > 1 else "auto"
+    path = written(name, directory, {**STEPS, "trainer.strategy": strategy, **setting.changes})
+    if setting.callback is not None:
+        settings = yaml.safe_load(path.read_text())
+        settings["trainer"]["callbacks"] = [*(settings["trainer"].get("callbacks") or []), dict(setting.callback)]
+        path.write_text(yaml.safe_dump(settings, sort_keys=False))
+    command = ("fit", "--config", str(path), "--run_directory", str(directory / "run"))
+    processes = start_two(attempt, command, directory / "run", count=setting.processes)
+    try:
+        results, ended = [], time.monotonic() + LONGEST
+        waiting = [process.result for process in processes]
+        while waiting and (ready := connection.wait(waiting, max(0.0, ended - time.monotonic()))):
+            for result in ready:
+                waiting.remove(result)  # type: ignore[arg-type]
+                with contextlib.suppress(EOFError):
+                    results.append(pickle.loads(result.recv_bytes()))  # type: ignore[union-attr]
+            if any(status for status, _ in results) and waiting:  # the others wait for the one that failed
+                ended = min(ended, time.monotonic() + 5)
+    finally:
+        for process in processes:
+            process.kill()
+    failed = [(status, text) for status, text in results if status]
+    if not failed and len(results) == setting.processes:
+        return Outcome(WORKS)
+    if not failed:
+        return Outcome("hangs" if waiting else "the process died", "".join(each.output() for each in processes)[-3000:])
+    status, text = min(failed)
+    lines = text.strip().splitlines()
+    said = lines[-1] if lines else "it failed without a word"
+    return Outcome(" ".join(said.split(" (traceback:")[0].split()), text if status == 3 else "")
+
+
+def measured(chosen: Sequence[str], report: Any = print) -> dict[str, dict[str, Outcome]]:
+    """Run the cells of classes of modules."""
+    table: dict[str, dict[str, Outcome]] = {}
+    for kind in chosen:
+        table[kind] = {}
+        for column, setting in SETTINGS.items():
+            with tempfile.TemporaryDirectory() as directory:
+                start = time.monotonic()
+                found = table[kind][column] = outcome(classes()[kind], setting, Path(directory))
+            report(f"{kind} | {column} | {found.said} | {time.monotonic() - start:.0f} s", flush=True)
+            if found.trace:
+                report(found.trace[-1500:], flush=True)
+    return table
+
+
+def page(table: Mapping[str, Mapping[str, Outcome]]) -> str:
+    """Write the table, with a number for each reason, and the reasons below it."""
+    reasons: dict[str, int] = {}
+    rows = []
+    for kind, cells in sorted(table.items()):
+        shown = [
+            WORKS if cell.said == WORKS else f"[{reasons.setdefault(cell.said, len(reasons) + 1)}]"
+            for cell in (cells[column] for column in SETTINGS)
+        ]
+        rows.append([kind, *shown])
+    listed = "".join(f"\n{number}. {reason}" for reason, number in reasons.items())
+    return f"\n{markdown(['class', *SETTINGS], rows)}{listed}\n"
+
+
+def read_page(text: str) -> dict[str, dict[str, Outcome]]:
+    """Read what `page` has written."""
+    lines = text.splitlines()
+    reasons = {f"[{n}]": why for n, _, why in (line.partition(". ") for line in lines) if n.isdigit()}
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| ")]
+    return {
+        kind: {column: Outcome(reasons.get(cell, cell)) for column, cell in zip(SETTINGS, row, strict=True)}
+        for kind, *row in cells
+        if kind in classes()
+    }
+
+
+def on_page() -> dict[str, dict[str, Outcome]]:
+    """Read the table of docs/runs.md."""
+    before, after = split_readme(PAGE, SECTION)
+    text = PAGE.read_text(encoding="utf-8")
+    return read_page(text[len(before) : len(text) - len(after)])
+
+
+def main(chosen: Sequence[str]) -> None:
+    known = classes()
+    table = {kind: cells for kind, cells in on_page().items() if kind in known}
+    for kind in chosen or sorted(known):
+        table |= measured([kind])
+        replace_section(PAGE, SECTION, page(table))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
