@@ -9,12 +9,13 @@
 # make pictures   makes the pictures of docs/, from demo runs that are made where they are missing
 # make data-tests  runs the tests that need real data (NOISEWORKS_DATA)
 # make benchmarks  measures speed and memory and writes docs/benchmarks.md
+# make gpu     measures on this machine's GPUs for 40 minutes and writes docs/gpu.md (NOISEWORKS_DATA for the real runs)
 
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 
-.PHONY: demo quick test test-all wheel lint claims pages pictures data-tests benchmarks clean
+.PHONY: demo quick test test-all wheel lint claims pages pictures data-tests benchmarks gpu clean
 
 demo: $(VENV)/installed
 	$(RUN) train.py compare configs/elr/demo.yaml configs/elr/demo_baseline.yaml --seeds 0 1 2 --jobs 2 --output runs/demo --metrics test/accuracy,train/fit_true,train/memorized
@@ -52,6 +53,9 @@ data-tests: $(VENV)/installed
 
 benchmarks: $(VENV)/installed
 	$(RUN) -m pytest -m benchmark --override-ini addopts=-ra tests/benchmarks --readme docs/benchmarks.md
+
+gpu: $(VENV)/installed
+	$(RUN) -m tests.gpu
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -74,7 +74,7 @@ from experiments.saving.end_of_training import ResumableEnd
 from experiments.saving.given_callbacks import fit_in
 from experiments.saving.stop_signals import StopSignals
 from experiments.strangers import known_imports, settings_of_run
-from experiments.trainer_options import refuse_options, unused_parameters
+from experiments.trainer_options import of_an_option, refuse_options
 
 yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, value: dumper.represent_data(value.value))  # a default
 DEFAULTS = PROJECT / "configs" / "defaults.yaml"
@@ -276,13 +276,13 @@ class CommandLine(LightningCLI):
             default=None,
             help="Where results go; runs/<method>/<config>/<timestamp> by default, or the directory of --resume.",
         )
+        parser.add_argument(
+            "--compile",
+            type=bool | str,
+            default=False,
+            help="Compile model.network in fit; true for inductor, or the name of a torch.compile backend.",
+        )
         if self.requested == "fit":
-            parser.add_argument(
-                "--compile",
-                type=bool | str,
-                default=False,
-                help="Compile model.network in training; true for inductor, or the name of a torch.compile backend.",
-            )
             parser.add_argument(
                 "--test_after_fit", type=bool, default=False, help="Test the configured checkpoint after training."
             )
@@ -690,7 +690,7 @@ def run(args: list[str]) -> int:
             line.stop_signals.ask_for_another_turn()
         return 128 + signal.SIGTERM
     except (ValueError, TypeError, OSError, ImportError, MisconfigurationException, RuntimeError) as error:
-        lost = lost_process(error) or unused_parameters(error)
+        lost = lost_process(error) or of_an_option(error, getattr(getattr(line, "trainer", None), "precision", None))
         if isinstance(error, RuntimeError) and lost is None:
             raise
         message = lost or readable(error)

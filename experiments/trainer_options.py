@@ -3,8 +3,10 @@
 import re
 
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def refuse_options(module: LightningModule, trainer: Trainer) -> None:
@@ -25,6 +27,10 @@ def refuse_options(module: LightningModule, trainer: Trainer) -> None:
                 f"trainer.accumulate_grad_batches must be 1 for {name}, which takes its optimizer steps itself, "
                 f"got {trainer.accumulate_grad_batches}"
             )
+    shared = getattr(trainer.strategy, "_layer_sync", None) is not None
+    batch_norm = any(isinstance(layer, _BatchNorm) for layer in module.modules())
+    if shared and batch_norm and isinstance(trainer.accelerator, CPUAccelerator):
+        raise ValueError("trainer.sync_batchnorm must be false on CPUs: PyTorch's SyncBatchNorm is for GPUs, got true")
     if isinstance(trainer.strategy, ModelParallelStrategy) and not is_overridden("configure_model", module):
         raise ValueError(
             f"trainer.strategy ModelParallelStrategy shards modules that override configure_model, and {name} does not"
@@ -32,13 +38,30 @@ def refuse_options(module: LightningModule, trainer: Trainer) -> None:
 
 
 UNUSED = "Expected to have finished reduction in the prior iteration|parameters that were not used in producing"
+TWO_TYPES = (
+    "should be the same$|must have the same dtype|expected scalar type|expected m1 and m2 to have the same dtype"
+)
+"""Of PyTorch's messages of tensors in single and in half precision in one operator."""
 
 
-def unused_parameters(error: BaseException) -> str | None:
-    """Say in one sentence that parameters had no gradient under a strategy that wants one; None otherwise."""
-    if not isinstance(error, RuntimeError) or not re.search(UNUSED, str(error)):
+def of_an_option(error: BaseException, precision: object) -> str | None:
+    """Say in one sentence which option a step does not allow, where that shows in PyTorch's error; None otherwise.
+
+    Args:
+        error: that ended the run.
+        precision: of the trainer.
+    """
+    text = str(error)
+    if not isinstance(error, RuntimeError):
         return None
-    return (
-        "a step gave some parameters no gradient, which trainer.strategy ddp does not allow: "
-        "use trainer.strategy ddp_find_unused_parameters_true"
-    )
+    if re.search(UNUSED, text):
+        return (
+            "a step gave some parameters no gradient, which trainer.strategy ddp does not allow: "
+            "use trainer.strategy ddp_find_unused_parameters_true"
+        )
+    if precision in ("bf16-true", "16-true") and re.search(TWO_TYPES, text, re.MULTILINE):
+        return (
+            f"trainer.precision {precision} holds weights in half precision, and this method or its data compute in "
+            f"single precision beside them ({' '.join(text.split())}): use bf16-mixed"
+        )
+    return None

@@ -8,48 +8,21 @@ import numpy as np
 import pytest
 import torch
 import torchvision.transforms as transforms
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 from PIL import Image
-from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from callbacks.guards.finite_loss import FiniteLoss
-from callbacks.guards.seeding import SeedEveryBatch
-from datamodules.classification.image_sets import ImageSet, ImagesInMemory
-from datamodules.classification.labelled_images import LabelledImages
-from datamodules.corruptions.label_noise import Symmetric
+from datamodules.classification.image_sets import ImagesInMemory
 from datamodules.loading import world
-from datamodules.loading.augmentation import Augmentation
 from lightning_modules.distributed.per_sample import PerSample
 from lightning_modules.networks.cifar_resnet import CIFARResNet
-from lightning_modules.noisy_labels.elr import ELR
+from tests.benchmarks.elr_steps import Idle, epochs_of, spine
 from tests.benchmarks.pairs import paired_ratio
 from tests.command import ROOT, environment
 
 pytestmark = pytest.mark.benchmark
 Report = Callable[[str, float, str], None]
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
-
-
-class RandomImages(ImageSet):
-    """As many images as an epoch of the benchmark needs, of CIFAR's shape."""
-
-    num_classes = 10
-    image_shape = (3, 32, 32)
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-
-    def training(self) -> ImagesInMemory:
-        random = torch.Generator().manual_seed(0)
-        image = torch.randint(256, (self.size, 3, 32, 32), dtype=torch.uint8, generator=random)
-        return ImagesInMemory(image, torch.randint(10, (self.size,), generator=random))
-
-    test = training
-
-
-def spine(size: int) -> LabelledImages:
-    return LabelledImages(RandomImages(size), 128, Symmetric(0.4), augmentation=Augmentation(crop_padding=4, flip=True))
 
 
 class PerItem(Dataset):
@@ -66,12 +39,6 @@ class PerItem(Dataset):
 
     def __getitem__(self, item: int) -> tuple[torch.Tensor, int, int]:
         return self.transform(Image.fromarray(self.image[item])), int(self.label[item]), item
-
-
-class Idle(LightningModule):
-    """A module that a batch can be handed to."""
-
-    def training_step(self, batch: dict, batch_idx: int) -> None: ...
 
 
 def test_batches_against_the_per_item_pipeline(report: Report) -> None:
@@ -98,42 +65,7 @@ def test_batches_against_the_per_item_pipeline(report: Report) -> None:
 
 def test_fit_against_a_plain_loop(report: Report) -> None:
     """The same ELR step on ResNet-20: Lightning, the guards and the data pipeline against a bare loop."""
-    steps = 40
-    data = spine(steps * 128)
-    data.setup("fit")
-    images, labels = data.train_set.source.image.float().div_(255), data.train_set.label.clone()
-    settings = {"lr": 0.02, "momentum": 0.9, "weight_decay": 1e-3}
-
-    def ours() -> None:
-        module = ELR(CIFARResNet(20), 10, optimizer=lambda p: torch.optim.SGD(p, **settings))
-        trainer = Trainer(
-            max_epochs=1,
-            accelerator="cpu",
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            callbacks=[SeedEveryBatch(), FiniteLoss()],
-        )
-        trainer.fit(module, data)
-
-    def theirs() -> None:
-        network = CIFARResNet(20)
-        optimizer = torch.optim.SGD(network.parameters(), **settings)
-        target = torch.zeros(len(images), 10)
-        order = torch.randperm(len(images))
-        for step in range(steps):
-            index = order[step * 128 : (step + 1) * 128]
-            logits = network(images[index])
-            p = logits.softmax(dim=1).clamp(1e-4, 1 - 1e-4)
-            target[index] = 0.7 * target[index] + 0.3 * (p / p.sum(dim=1, keepdim=True)).detach()
-            loss = nn.functional.cross_entropy(logits, labels[index])
-            loss = loss + 3.0 * (1 - (target[index] * p).sum(dim=1)).log().mean()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-
+    ours, theirs = epochs_of(lambda: CIFARResNet(20), steps=40)
     ratio = paired_ratio(ours, theirs, rounds=7)
     report("time of fit over a plain loop, ELR on ResNet-20, batches of 128", ratio, "<= 1.05")
     assert ratio <= 1.05

@@ -7,12 +7,10 @@ Each cell is two optimizer steps of a demo in processes of their own, on the CPU
 """
 
 import contextlib
-import io
 import pickle
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Mapping, Sequence
 from multiprocessing import connection
 from pathlib import Path
@@ -21,12 +19,13 @@ from typing import Any, NamedTuple
 import torch
 import yaml
 
-import train
 from experiments.config_files import settings_of as stated
 from experiments.pages import replace_section, split_readme
 from experiments.results import markdown
 from tests.command import ROOT
+from tests.conformance.attempts import FAULT, attempt, sentence
 from tests.conformance.runs import CONFIGS, methods, state, written
+from tests.distributed.methods import LEFT_OUT
 from tests.two_processes import start_two
 
 PAGE, SECTION = ROOT / "docs" / "runs.md", "settings"
@@ -86,7 +85,7 @@ SETTINGS = {
         2,
     ),
     "bf16-mixed": Setting({"trainer.precision": "bf16-mixed"}),
-    "16-mixed": Setting({"trainer.plugins": [HALF]}),
+    "16-mixed": Setting({"trainer.plugins": [HALF], "trainer.precision": LEFT_OUT}),
     "bf16-true": Setting({"trainer.precision": "bf16-true"}),
     "accumulate_grad_batches": Setting({"trainer.accumulate_grad_batches": 2, "trainer.limit_train_batches": 4}),
     "gradient_clip_val": Setting({"trainer.gradient_clip_val": 0.01}),
@@ -117,21 +116,15 @@ def classes() -> dict[str, str]:
     return found
 
 
-def attempt(command: Sequence[str], directory: Path, rank: int = 0) -> tuple[int, str]:
+def two_steps(command: Sequence[str], directory: Path) -> tuple[int, str]:
     """Train in this process; give the exit status, and the error's sentence or the traceback."""
-    said = io.StringIO()
     torch.set_num_threads(1)
-    try:
-        with contextlib.redirect_stderr(said):
-            status = train.main(list(command))
-    except BaseException:
-        return 3, traceback.format_exc()
+    status, said = attempt(*command)
     if status == 0:
         weights = state(directory)["state_dict"].values()
-        finite = all(bool(weight.isfinite().all()) for weight in weights if weight.is_floating_point())
-        return (0, "") if finite else (3, "weights are not finite after two steps")
-    errors = [line for line in said.getvalue().splitlines() if line.startswith("error: ")]
-    return status, errors[-1].removeprefix("error: ") if errors else said.getvalue()
+        if not all(bool(weight.isfinite().all()) for weight in weights if weight.is_floating_point()):
+            return FAULT, "weights are not finite after two steps"
+    return status, said
 
 
 def outcome(name: str, setting: Setting, directory: Path) -> Outcome:
@@ -143,7 +136,7 @@ def outcome(name: str, setting: Setting, directory: Path) -> Outcome:
         settings["trainer"]["callbacks"] = [*(settings["trainer"].get("callbacks") or []), dict(setting.callback)]
         path.write_text(yaml.safe_dump(settings, sort_keys=False))
     command = ("fit", "--config", str(path), "--run_directory", str(directory / "run"))
-    processes = start_two(attempt, command, directory / "run", count=setting.processes)
+    processes = start_two(two_steps, command, directory / "run", count=setting.processes)
     try:
         results, ended = [], time.monotonic() + LONGEST
         waiting = [process.result for process in processes]
@@ -163,9 +156,7 @@ def outcome(name: str, setting: Setting, directory: Path) -> Outcome:
     if not failed:
         return Outcome("hangs" if waiting else "the process died", "".join(each.output() for each in processes)[-3000:])
     status, text = min(failed)
-    lines = text.strip().splitlines()
-    said = lines[-1] if lines else "it failed without a word"
-    return Outcome(" ".join(said.split(" (traceback:")[0].split()), text if status == 3 else "")
+    return Outcome(sentence(text), text if status == FAULT else "")
 
 
 def measured(chosen: Sequence[str], report: Any = print) -> dict[str, dict[str, Outcome]]:

@@ -1,0 +1,29 @@
+"""Runs of `train.py` in this process that may fail, and what they say then."""
+
+import contextlib
+import io
+import traceback
+from pathlib import Path
+
+import train
+
+FAULT = 3
+"""The status of a run that ended in no sentence of ours."""
+
+
+def attempt(*arguments: str | Path) -> tuple[int, str]:
+    """Run `train.py`; give 0, or the exit status and the error's sentence, or `FAULT` and the traceback."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            status = train.main([str(argument) for argument in arguments])
+    except BaseException:
+        return FAULT, traceback.format_exc()
+    errors = [line for line in said.getvalue().splitlines() if line.startswith("error: ")]
+    return status, "" if status == 0 else errors[-1].removeprefix("error: ") if errors else said.getvalue()
+
+
+def sentence(text: str) -> str:
+    """Take the last line of an error, without the place of its traceback."""
+    lines = text.strip().splitlines()
+    return " ".join(lines[-1].split(" (traceback:")[0].split()) if lines else "it failed without a word"

@@ -1,0 +1,47 @@
+"""The table of methods by strategy, precision and option of docs/runs.md: it is complete, and it is true."""
+
+import re
+
+import pytest
+
+from experiments.pages import replace_section
+from tests.conformance.settings_matrix import (
+    PAGE,
+    SECTION,
+    SETTINGS,
+    WORKS,
+    Outcome,
+    classes,
+    measured,
+    on_page,
+    page,
+    read_page,
+)
+
+
+def test_the_table_has_every_class_and_a_sentence_where_something_does_not_work() -> None:
+    table = on_page()
+    assert table.keys() == classes().keys()
+    said = {cell.said for cells in table.values() for cell in cells.values()} - {WORKS}
+    assert all(len(each.split()) > 4 for each in said)
+    assert not [each for each in said if re.match(r"\w+(Error|Exception): |hangs|the process died|\[", each)]
+
+
+def test_the_table_is_read_as_it_is_written() -> None:
+    why = {
+        "ddp": Outcome("it works in one process: run seeds in parallel. No more"),
+        "EMA": Outcome("another reason why"),
+    }
+    table = {"ELR": dict.fromkeys(SETTINGS, Outcome(WORKS)), "LSA": dict.fromkeys(SETTINGS, Outcome(WORKS)) | why}
+    known = {kind: cells for kind, cells in table.items() if kind in classes()}
+    assert read_page(page(table)) == known
+    assert page(table).count("another reason why") == 1
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("kind", sorted(classes()))
+def test_the_table_is_written_and_was_true(kind: str) -> None:
+    table = on_page()
+    before, now = table.get(kind), {column: Outcome(cell.said) for column, cell in measured([kind])[kind].items()}
+    replace_section(PAGE, SECTION, page(table | {kind: now}))
+    assert now == before, "docs/runs.md says now what was found: look whether that is better"

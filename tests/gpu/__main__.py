@@ -1,0 +1,7 @@
+"""`python -m tests.gpu`."""
+
+import sys
+
+from tests.gpu.command import main
+
+sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,148 @@
+"""Measure on the GPUs of this machine, in order of value, and write docs/gpu.md.
+
+    python -m tests.gpu                    40 minutes
+    python -m tests.gpu --minutes 9        what fits; the same command goes on later
+    python -m tests.gpu --rehearse         the same code on the CPU with small numbers
+    python -m tests.gpu --only ranks elr   some items alone
+
+An item whose estimate does not fit into the minutes left, or whose hardware or data are missing, is skipped with a
+sentence. One that fails is reported, and the others go on. An item that was stopped goes on after its rows, and one
+that has ended is not measured again.
+"""
+
+import importlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from experiments.arguments import ArgumentParser
+from experiments.run_request import machine
+from tests.command import ROOT, environment
+from tests.gpu.items import ITEMS, Item
+from tests.gpu.outcomes import DONE, FAILED, SKIPPED, STOPPED, Outcome, keep_outcome, read_outcomes
+from tests.gpu.page import REHEARSAL, section, write_page
+from tests.gpu.place import Place, read_rows
+
+SLACK = 1.5
+"""Part of its estimate that an item may take."""
+GRACE = 60.0
+"""Seconds after its time in which an item may end by itself."""
+OUT_OF_TIME = 9
+"""Exit status of an item that has kept its rows and was not through."""
+
+
+def parser() -> ArgumentParser:
+    made = ArgumentParser("python -m tests.gpu", __doc__)
+    made.add_argument("--minutes", type=float, default=40.0, help="how long it may take")
+    made.add_argument("--rehearse", action="store_true", help="run on the CPU with small numbers")
+    made.add_argument("--only", nargs="+", choices=[*ITEMS], metavar="ITEM", help=f"of {', '.join(ITEMS)}")
+    made.add_argument("--again", action="store_true", help="measure what has ended, too")
+    data = os.environ.get("NOISEWORKS_DATA")
+    made.add_argument("--data", type=Path, default=data and Path(data), help="folder that holds cifar10")
+    made.add_argument("--output", type=Path, default=Path("runs/gpu"), help="folder of the rows")
+    made.add_argument("--page", type=Path, default=ROOT / "docs" / "gpu.md", help="the page that is written")
+    return made
+
+
+def card(rehearse: bool) -> str | None:
+    """Name the GPU; None where there is none."""
+    if rehearse:
+        return REHEARSAL
+    if not torch.cuda.is_available():
+        return None
+    names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    return f"{len(names)} x {names[0]}" if len(names) > 1 else names[0]
+
+
+def main(argv: Sequence[str]) -> int:
+    """Measure, and write the page after each item.
+
+    Returns:
+        Exit status: 0; 1 if an item failed or a row is not as expected; 2 if there is no GPU.
+    """
+    if argv[:1] == ["--child"]:
+        return child(argv[1:])
+    asked = parser().parse_args(argv)
+    end = time.time() + 60 * asked.minutes
+    name = card(asked.rehearse)
+    if name is None:
+        print("error: this machine has no GPU: --rehearse runs the same code on the CPU", file=sys.stderr)
+        return 2
+    folder = Path(asked.output, re.sub(r"\W+", "_", name)).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    made = machine()
+    where = f"{name}, {made['machine']}, torch {made['torch']}, {made['date']}."
+    for key, item in ITEMS.items():
+        if asked.only and key not in asked.only:
+            continue
+        if asked.again:
+            (folder / f"{key}.jsonl").unlink(missing_ok=True)
+        elif read_outcomes(folder).get(key, Outcome("")).state == DONE:
+            print(f"{key}: it has ended before", flush=True)
+            continue
+        at = Place(asked.rehearse, folder, asked.data and asked.data.absolute(), end, key)
+        outcome = measured(key, item, at)
+        keep_outcome(folder, key, outcome)
+        print(
+            f"{key}: {outcome.state}{': ' * bool(outcome.said)}{outcome.said} ({outcome.minutes:.1f} min)", flush=True
+        )
+        rows = {each: read_rows(folder / f"{each}.jsonl") for each in ITEMS}
+        write_page(asked.page, name, section(where, read_outcomes(folder), rows, asked.rehearse))
+    failed = any(each.state == FAILED for each in read_outcomes(folder).values())
+    wrong = any(row.ok is False for key in ITEMS for row in read_rows(folder / f"{key}.jsonl"))
+    return int(failed or wrong)
+
+
+def measured(name: str, item: Item, at: Place) -> Outcome:
+    """Measure an item in a process of its own, unless something is missing or there is not the time."""
+    if reason := item.missing(at):
+        return Outcome(SKIPPED, reason)
+    minutes = item.minutes / at.of(1, 10)
+    if minutes * 60 > at.left:
+        return Outcome(SKIPPED, f"it takes about {minutes:g} minutes, and {max(0.0, at.left / 60):.1f} were left")
+    start = time.time()
+    slack = 1.0 if item.exact else SLACK
+    until = at.until if item.to_the_end or at.rehearse else min(at.until, start + slack * 60 * item.minutes)
+    print(f"{name}: {item.title}, about {minutes:g} minutes", flush=True)
+    call = [sys.executable, "-m", "tests.gpu", "--child", name, str(at.folder), str(until), str(int(at.rehearse))]
+    with (at.folder / f"{name}.log").open("w", encoding="utf-8") as log:
+        process = subprocess.Popen(
+            [*call, str(at.data or "")], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+            env={**os.environ, "PYTHONPATH": environment()["PYTHONPATH"]},
+        )  # fmt: skip
+        try:
+            status: int | None = process.wait(max(1.0, until - time.time()) + GRACE)
+        except subprocess.TimeoutExpired:
+            status = None
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)  # with the processes that it has started
+                process.wait()
+    taken = (time.time() - start) / 60
+    if status == 0:
+        return Outcome(DONE, "", taken)
+    text = (at.folder / f"{name}.log").read_text(encoding="utf-8", errors="replace").strip()
+    last = text.splitlines()[-1] if text else f"it ended with status {status} and without a word"
+    if status is None:
+        return Outcome(STOPPED, "its time was up, and the rows so far are kept", taken)
+    return Outcome(STOPPED if status == OUT_OF_TIME else FAILED, last[-300:], taken)
+
+
+def child(arguments: Sequence[str]) -> int:
+    """Measure one item in this process."""
+    name, folder, until, rehearse, data = arguments
+    at = Place(rehearse == "1", Path(folder), Path(data) if data else None, float(until), name)
+    module, _, function = ITEMS[name].run.partition(".")
+    try:
+        getattr(importlib.import_module(f"tests.gpu.{module}"), function)(at)
+    except TimeoutError as error:
+        print(error, flush=True)
+        return OUT_OF_TIME
+    return 0

@@ -1,0 +1,220 @@
+"""Peak memory and the largest batch: WTA-CRS, ELR's targets, and fine-tuning of a diffusion model."""
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lightning_modules.diffusion.finetuning.module import DiffusionFineTuning, denoising_errors
+from lightning_modules.distributed.per_sample import PerSample
+from lightning_modules.efficiency.wta_crs.module import sample_products
+from lightning_modules.efficiency.wta_crs.products import Sampler
+from lightning_modules.networks import with_lora
+from lightning_modules.networks.text_to_image import TextToImage
+from tests.gpu.place import GIBIBYTE, LIMIT, Place, Row, largest
+from tests.tiny_pipelines import STABLE_DIFFUSION, VOCABULARY, save_text_to_image, save_tokenizer
+
+VARIANTS = {  # low rank, kept part of the tokens, and the paper's factors of memory for T5-base
+    "full": (False, None, ""),
+    "WTA-CRS of 30 %": (False, 0.3, "paper: 2.1"),
+    "WTA-CRS of 10 %": (False, 0.1, "paper: 2.4"),
+    "LoRA": (True, None, "paper: 1.3"),
+    "LoRA with WTA-CRS of 30 %": (True, 0.3, "paper: 2.7"),
+    "LoRA with WTA-CRS of 10 %": (True, 0.1, "paper: 3.2"),
+}
+
+
+@contextmanager
+def within_limit(at: Place) -> Iterator[int]:
+    """Let the device's memory end at `LIMIT`, where it has more; give the limit in bytes."""
+    if at.device.type != "cuda":
+        yield 4 * 2**20
+        return
+    total = torch.cuda.get_device_properties(at.device).total_memory
+    torch.cuda.set_per_process_memory_fraction(min(1.0, LIMIT / total))
+    try:
+        yield min(LIMIT, total)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+def fits(step: Callable[[int], object], network: nn.Module, limit: int, at: Place, batch: int) -> bool:
+    """Tell whether a step on a batch stays within the limit."""
+    try:
+        return at.peak(partial(step, batch), network) <= limit
+    except torch.cuda.OutOfMemoryError:
+        return False
+    finally:
+        for parameter in network.parameters():
+            parameter.grad = None
+        gc.collect()
+
+
+def text_steps(lora: bool, ratio: float | None, at: Place) -> tuple[nn.Module, Callable[[int], None]]:
+    """Build T5-base with random weights, and a step of AdamW on a batch of texts of 128 tokens."""
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    torch.manual_seed(0)
+    width, layers = at.of((768, 12), (64, 2))
+    config = T5Config(
+        d_model=width, d_kv=at.of(64, 16), d_ff=4 * width, num_layers=layers, num_heads=at.of(12, 4),
+        vocab_size=at.of(32_128, 100), decoder_start_token_id=0, attn_implementation="eager",
+    )  # fmt: skip
+    network = T5ForConditionalGeneration(config).train()
+    sampler = None
+    if lora:
+        with_lora(network, 32, ["q", "k", "v"], dropout=0.1)
+    if ratio is not None:
+        sampler = Sampler(ratio)
+        layers_sampled = ["*.lora_A.default"] if lora else ["*.o", "*.wi", "*.wo"]
+        sample_products(network, layers_sampled, ["*Attention"], sampler, compact=True)
+    network.to(at.device)
+    optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr=3e-5)
+    tokens = at.of(128, 16)
+
+    def step(batch: int) -> None:
+        if sampler is not None:
+            sampler.begin_step(batch)
+        ids = torch.randint(100, (batch, tokens), device=at.device)
+        first = torch.zeros(batch, 1, dtype=torch.int64, device=at.device)
+        logits = network(input_ids=ids, attention_mask=torch.ones_like(ids), decoder_input_ids=first, use_cache=False)
+        F.cross_entropy(logits.logits[:, 0].float(), ids[:, 0]).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return network, step
+
+
+def wta_crs(at: Place) -> None:
+    """Measure peaks at the paper's batch of 100 texts of 128 tokens, and the largest batch."""
+    peaks: dict[str, int] = {}
+    batches: dict[str, int] = {}
+    batch = at.of(100, 4)
+    for name, (lora, ratio, paper) in VARIANTS.items():
+        network, step = text_steps(lora, ratio, at)
+        step(2)  # AdamW's state is there from now on
+        with within_limit(at) as limit:
+            batches[name] = largest(partial(fits, step, network, limit, at), at.of(8192, 64))
+        label = f"T5-base, {name}: largest batch within {LIMIT // GIBIBYTE} GiB, over full"
+        more = "paper: up to 6.4, of its largest models" if ratio else ""
+        at.keep(Row(label, f"{batches[name]} ({batches[name] / max(1, batches['full']):.2f})", more))
+        peaks[name] = at.peak(partial(step, batch), network)
+        label = f"T5-base, {name}: peak memory of batches of {batch}, full over it"
+        at.keep(Row(label, f"{peaks[name] / 1e9:.2f} GB ({peaks['full'] / peaks[name]:.2f})", paper))
+        del network, step
+        gc.collect()
+
+
+def targets(at: Place) -> None:
+    """Measure ELR's targets at the size of ImageNet."""
+    for dtype in (torch.float32, torch.float16):
+        target_rows(dtype, at)
+
+
+def target_rows(dtype: torch.dtype, at: Place) -> None:
+    """Measure their memory, and the time of a batch's rows."""
+    samples, classes, batch = at.of(1_300_000, 1300), 1000, 256
+    label = f"ELR, targets of {samples:,} samples of {classes:,} classes in {str(dtype).removeprefix('torch.')}"
+    expected = samples * classes * dtype.itemsize
+    before = torch.cuda.memory_allocated() if at.device.type == "cuda" else 0
+    memory = PerSample(classes).allocate(samples, at.device, dtype)
+    held = torch.cuda.memory_allocated() - before if at.device.type == "cuda" else expected
+    index = torch.randperm(samples, device=at.device)[:batch]
+    value = torch.rand(batch, classes, device=at.device)
+
+    def update() -> None:
+        memory.update(index, value, lambda old, new: 0.7 * old + 0.3 * new)
+
+    seconds = at.seconds(update, at.of(100, 2))
+    text = f"{held / 1e9:.2f} GB, {seconds * 1e3:.2f} ms for the rows of a batch of {batch}"
+    at.keep(Row(label, text, f"<= {1.01 * expected / 1e9:.2f} GB", held <= 1.01 * expected))
+
+
+def pipeline(at: Place) -> Path:
+    """Save a pipeline of Stable Diffusion 1.5's size with random weights, once; a tiny one in a rehearsal."""
+    folder = at.scratch / "pipeline"
+    if (folder / "saved" / "model_index.json").is_file():
+        return folder / "saved"
+    if at.rehearse:
+        return save_text_to_image(folder)
+    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    folder.mkdir(parents=True, exist_ok=True)
+    text = CLIPTextConfig(
+        vocab_size=2 + len(VOCABULARY), hidden_size=768, intermediate_size=3072, num_hidden_layers=12,
+        num_attention_heads=12, max_position_embeddings=77, bos_token_id=0, eos_token_id=1, pad_token_id=1,
+    )  # fmt: skip
+    widths = (128, 256, 512, 512)
+    vae = AutoencoderKL(
+        block_out_channels=widths, down_block_types=("DownEncoderBlock2D",) * 4, latent_channels=4,
+        up_block_types=("UpDecoderBlock2D",) * 4, layers_per_block=2, sample_size=512,
+    )  # fmt: skip
+    StableDiffusionPipeline(
+        vae=vae, text_encoder=CLIPTextModel(text), tokenizer=save_tokenizer(folder, VOCABULARY, 77),
+        unet=UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8),
+        scheduler=DDIMScheduler(**STABLE_DIFFUSION, set_alpha_to_one=False, clip_sample=False), safety_checker=None,
+        feature_extractor=None, requires_safety_checker=False,
+    ).save_pretrained(folder / "saved")  # fmt: skip
+    return folder / "saved"
+
+
+def diffusion_steps(tuning: Any, cached: bool, at: Place) -> tuple[nn.Module, Callable[[int], None]]:
+    """Build the module, and a step on images of 512 pixels or their cached latents, in bf16-mixed with averages."""
+    torch.manual_seed(0)
+    lora: dict[str, Any] = {"lora_rank": 4} if tuning == "lora" else {}
+    network = TextToImage(str(pipeline(at)), tuning=tuning, **lora)
+    module = DiffusionFineTuning(network, average_decay=0.999).to(at.device)
+    [optimizer], _ = module.configure_optimizers()
+    size = at.of(512, 16)
+    moments, prompts = None, None
+    if cached:
+        with torch.no_grad():
+            moments = network.moments(torch.rand(1, 3, size, size, device=at.device))
+            prompts = network.encode_prompts(["a photo"])
+
+    def step(batch: int) -> None:
+        with torch.autocast(at.device.type, torch.bfloat16):
+            if moments is not None and prompts is not None:
+                given = {"moments": moments.expand(batch, *moments.shape[1:]).contiguous()}
+                given["embedding"] = prompts.embedding.expand(batch, *prompts.embedding.shape[1:]).contiguous()
+            else:
+                given = {"image": torch.rand(batch, 3, size, size, device=at.device)}
+                given["caption"] = ["a photo"] * batch  # type: ignore[assignment]
+            latent, texts = module.given(given, torch.randn_like)  # type: ignore[arg-type]
+            t = torch.randint(len(module.abar), (batch,), device=at.device)
+            noise: Tensor = torch.randn_like(latent)
+            errors = denoising_errors(network, latent, texts, noise, t, module.abar, module.prediction)
+        errors.mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return module, step
+
+
+def finetuning(at: Place) -> None:
+    """Measure LoRA and full fine-tuning, with and without cached latents."""
+    for tuning, name in (("lora", "LoRA"), ("full", "all weights")):
+        for cached in (True, False):
+            batch = at.of(4, 2)
+            label = f"U-Net of Stable Diffusion 1.5, {name}, {'cached latents' if cached else 'images of 512 pixels'}"
+            if at.has(label):
+                continue
+            network, step = diffusion_steps(tuning, cached, at)
+            step(1)
+            seconds = at.seconds(partial(step, batch), at.of(10, 1), warm=at.of(2, 0))
+            peak = at.peak(partial(step, batch), network)
+            with within_limit(at) as limit:
+                most = largest(partial(fits, step, network, limit, at), at.of(256, 4))
+            text = (
+                f"{peak / 1e9:.2f} GB and {seconds:.2f} s a step of {batch}, at most {most} in {LIMIT // GIBIBYTE} GiB"
+            )
+            at.keep(Row(label, text))
+            del network, step
+            gc.collect()

@@ -1,0 +1,81 @@
+"""`docs/gpu.md`: a section for each card, of which a run replaces its own alone."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from datamodules.files.whole_files import write_text
+from experiments.results import markdown
+from tests.gpu.items import ITEMS
+from tests.gpu.outcomes import DONE, Outcome
+from tests.gpu.place import Row
+
+HEAD = """# On a GPU
+
+`make gpu` measures on the machine's GPUs what no CPU can show, in about 40 minutes, in this order.
+`python -m tests.gpu --minutes 9` takes less, and the same command goes on where one ended. `--data FOLDER` (or
+`NOISEWORKS_DATA`) holds `cifar10`. Rows are kept under `runs/gpu/`, and this page is written after each item. Figures
+of two cards are not to be compared. What a CPU can show is in [benchmarks](benchmarks.md).
+"""
+NEVER = "**Nothing here was measured on a GPU yet**: none was at hand."
+REHEARSED = (
+    "This is a rehearsal on the CPU and not a measurement: the same code with small numbers, which says that it runs "
+    "and nothing else. Its figures are not shown."
+)
+SECTION = re.compile(r"<!-- card (.+?):begin -->\n(.*?)<!-- card \1:end -->\n", re.DOTALL)
+REHEARSAL = "rehearsal"
+
+
+def sections_of(text: str) -> dict[str, str]:
+    """Read the sections of a page by the name of the card."""
+    return dict(SECTION.findall(text))
+
+
+def section(made: str, outcomes: Mapping[str, Outcome], rows: Mapping[str, list[Row]], rehearse: bool) -> str:
+    """Write one card's section.
+
+    Args:
+        made: the day and the machine.
+        outcomes: what became of each item.
+        rows: the rows of each item.
+        rehearse: whether figures are left out.
+    """
+    states = [
+        [item.title, f"{item.minutes:g}{' or more' if item.to_the_end else ''}", _state(outcomes.get(name), rows[name])]
+        for name, item in ITEMS.items()
+    ]
+    text = f"{made}\n\n{markdown(['item', 'minutes on a GPU (estimate)', 'outcome'], states)}"
+    if rehearse:
+        return f"{REHEARSED}\n\n{text}"
+    for name, item in ITEMS.items():
+        if rows[name]:
+            cells = [[row.name, row.figure, row.expected or "-", _verdict(row.ok)] for row in rows[name]]
+            text += f"\n### {item.title}\n\n{markdown(['measured', 'figure', 'expected', 'verdict'], cells)}"
+    return text
+
+
+def _state(outcome: Outcome | None, rows: list[Row]) -> str:
+    if outcome is None:
+        return "not begun"
+    wrong = sum(row.ok is False for row in rows)
+    counted = f"{len(rows)} rows" + (f", {wrong} not as expected" if wrong else "")
+    return f"ended, {counted}" if outcome.state == DONE else f"{outcome.state}: {outcome.said}; {counted}"
+
+
+def _verdict(ok: bool | None) -> str:
+    return "-" if ok is None else "yes" if ok else "**no**"
+
+
+def write_page(path: Path, card: str, text: str) -> None:
+    """Put a card's section in its place on the page; a rehearsal stands there while no card does."""
+    sections = sections_of(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    sections[card] = text
+    cards = {name: one for name, one in sections.items() if name != REHEARSAL} or sections
+    head = HEAD + (f"\n{NEVER}\n" if REHEARSAL in cards else "")
+    written = "".join(
+        f"\n## {name.capitalize() if name == REHEARSAL else name}\n\n"
+        f"<!-- card {name}:begin -->\n{one}<!-- card {name}:end -->\n"
+        for name, one in cards.items()
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, head + written)

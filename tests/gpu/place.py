@@ -1,0 +1,193 @@
+"""Where an item is measured, how long it may take, and the rows that it has already."""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from callbacks.activation_memory import SavedBytes
+from datamodules.files.whole_files import write_text
+
+T = TypeVar("T")
+GIBIBYTE = 2**30
+LIMIT = 24 * GIBIBYTE
+"""Memory that a search for the largest batch may use, so that it takes seconds on every card."""
+
+
+class Row(NamedTuple):
+    """One line of the page.
+
+    Args:
+        name: what was measured.
+        figure: the number with its unit, in words.
+        expected: what it is held to; empty where it is a measurement alone.
+        ok: whether it is as expected; None where nothing is.
+    """
+
+    name: str
+    figure: str
+    expected: str = ""
+    ok: bool | None = None
+
+
+@dataclass
+class Place:
+    """Where an item runs.
+
+    Args:
+        rehearse: whether it is the CPU with small numbers in place of the GPU.
+        folder: of the results.
+        data: folder of real data; None if there is none.
+        until: the time (`time.time`) at which the item should have ended.
+        item: its name.
+    """
+
+    rehearse: bool
+    folder: Path
+    data: Path | None
+    until: float
+    item: str
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu" if self.rehearse else "cuda")
+
+    @property
+    def accelerator(self) -> str:
+        return "cpu" if self.rehearse else "gpu"
+
+    @property
+    def gpus(self) -> int:
+        return 0 if self.rehearse else torch.cuda.device_count()
+
+    def of(self, full: T, small: T) -> T:
+        """Choose the number for the GPU or the one of the rehearsal."""
+        return small if self.rehearse else full
+
+    @property
+    def left(self) -> float:
+        """Seconds until the item should have ended."""
+        return self.until - time.time()
+
+    @property
+    def scratch(self) -> Path:
+        """A folder for files that are no results."""
+        path = self.folder / "scratch"
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def wait(self) -> None:
+        """Wait for the device."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def seconds(self, work: Callable[[], object], repeats: int, warm: int = 2) -> float:
+        """Measure the mean time of some work, the device's part of it, too."""
+        for _ in range(warm):
+            work()
+        self.wait()
+        start = time.perf_counter()
+        for _ in range(repeats):
+            work()
+        self.wait()
+        return (time.perf_counter() - start) / repeats
+
+    def peak(self, work: Callable[[], object], network: nn.Module) -> int:
+        """Measure the bytes that the device holds at most during some work; in a rehearsal those autograd saves."""
+        if self.device.type != "cuda":
+            with SavedBytes(network) as counted:
+                work()
+            return counted.total
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        work()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated()
+
+    # rows
+
+    @property
+    def file(self) -> Path:
+        return self.folder / f"{self.item}.jsonl"
+
+    def has(self, name: str) -> bool:
+        """Tell whether a row of this name was kept by a call before."""
+        return name in self.kept
+
+    @property
+    def kept(self) -> dict[str, Row]:
+        """Rows by name, the latest of each."""
+        return {row.name: row for row in read_rows(self.file)}
+
+    def forget(self, which: Callable[[Row], bool]) -> None:
+        """Drop kept rows, so that they are measured again."""
+        lines = [json.dumps(row._asdict()) + "\n" for row in read_rows(self.file) if not which(row)]
+        write_text(self.file, "".join(lines))
+
+    def keep(self, row: Row) -> None:
+        """Add a row to the item's file, at once and in one piece, as several processes may do."""
+        line = json.dumps(row._asdict()) + "\n"
+        descriptor = os.open(self.file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            os.write(descriptor, line.encode())
+        finally:
+            os.close(descriptor)
+        print(f"  {row.name}: {row.figure}", flush=True)
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Read the rows of an item, the latest of each name; a last line that was cut off is left out."""
+    rows: dict[str, Row] = {}
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                row = Row(**json.loads(line))
+            except (ValueError, TypeError):
+                continue
+            rows[row.name] = row
+    return list(rows.values())
+
+
+def largest(fits: Callable[[int], bool], most: int) -> int:
+    """Find the largest number up to `most` that fits, within an eighth of it, if whatever is below one fits, too."""
+    low, high = 0, 1
+    while high <= most and fits(high):
+        low, high = high, 2 * high
+    high = min(high, most + 1)
+    while high - low > max(1, low // 8):
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def largest_difference(one: Any, other: Any) -> float:
+    """Find the largest difference of two nested states, over the largest number of the tensor or 1.
+
+    Infinite where shapes, keys or kinds differ.
+    """
+    if isinstance(one, dict) and isinstance(other, dict):
+        if one.keys() != other.keys():
+            return float("inf")
+        return max((largest_difference(one[key], other[key]) for key in one), default=0.0)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        if len(one) != len(other):
+            return float("inf")
+        return max((largest_difference(*pair) for pair in zip(one, other, strict=True)), default=0.0)
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        if one.shape != other.shape:
+            return float("inf")
+        one, other = (
+            each.detach().cpu().to(torch.complex128 if each.is_complex() else torch.float64) for each in (one, other)
+        )
+        if not one.numel():
+            return 0.0
+        different = (one - other).abs()[~(one.isnan() & other.isnan())]
+        scale = max(1.0, one.abs().nan_to_num().max().item())
+        return different.max().item() / scale if different.numel() else 0.0
+    return 0.0

@@ -1,0 +1,55 @@
+"""Two ranks over NCCL give what one gives; where there is one GPU, one rank over NCCL gives what a run without gives.
+
+In float64 with all random draws on, as on two CPU processes (tests/distributed/test_methods.py).
+"""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tests.conformance.attempts import attempt, sentence
+from tests.conformance.runs import methods, state, written
+from tests.gpu.place import Place, Row, largest_difference
+from tests.two_processes import in_two_processes
+
+FIRST = ("elr", "monna", "consistency", "score_sde", "adele", "lsa", "cbsn", "wta_crs", "diffusion_finetuning")
+"""What is checked first: each exchanges other things."""
+TOLERANCE = 1e-8
+KEPT_ELSEWHERE = {"callbacks", "loops", "metrics_table"}  # results, counts and tables of their own
+
+
+def ranks(at: Place) -> None:
+    """Check rows in order until the time is up."""
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # processes are forked: this one must not open the device
+    count = at.of(min(2, max(1, at.gpus)), 2)
+    rows = methods()
+    names = [name for name in (*FIRST, *sorted(rows.keys() - set(FIRST))) if not rows[name].alone]
+    for name in names[: at.of(len(names), 1)]:
+        label = f"{name}, {'two ranks' if count == 2 else 'one rank'} over {at.of('NCCL', 'gloo')}"
+        if at.has(label):
+            continue
+        if at.left < 20:
+            raise TimeoutError(f"the rows from {name} on are left, as the time was up")
+        with tempfile.TemporaryDirectory() as directory:
+            at.keep(compared(name, label, count, at, Path(directory)))
+
+
+def compared(name: str, label: str, count: int, at: Place, directory: Path) -> Row:
+    """Train a method's demo on one device, and on `count` ranks."""
+    method, expected = methods()[name], f"<= {TOLERANCE:g}"
+    common = {"trainer.precision": "64-true", "trainer.accelerator": at.accelerator}
+    path = written(name, directory, {**method.alike, **common, **at.of({}, {"trainer.max_epochs": 1})})
+    alone = ("--trainer.devices", "1", "--trainer.strategy", "auto")
+    shared = ("--trainer.devices", str(count), "--trainer.strategy", method.strategy)
+    for which, options, processes in (("one", alone, 1), ("many", shared, count)):
+        command = ("fit", "--config", path, "--run_directory", directory / which, *options)
+        results: list[Any] = in_two_processes(attempt, *command, count=processes)
+        if failed := [said for status, said in results if status]:
+            return Row(label, f"{which}: {sentence(failed[0])}", expected, False)
+    one, many = (
+        {key: value for key, value in state(directory / which).items() if key not in KEPT_ELSEWHERE}
+        for which in ("one", "many")
+    )
+    difference = largest_difference(one, many)
+    return Row(label, f"largest difference {difference:.1e}", expected, difference <= TOLERANCE)

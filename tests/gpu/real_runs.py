@@ -1,0 +1,137 @@
+"""Papers' own settings on CIFAR-10 for as many epochs as the time allows, with their schedules in proportion."""
+
+import csv
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.conformance.attempts import attempt, sentence
+from tests.conformance.runs import CONFIGS, rows, settings_of
+from tests.distributed.methods import changed
+from tests.gpu.place import Place, Row
+
+SCHEDULE = "model.init_args.lr_scheduler.init_args.milestones"
+PROBE = (5, 45)
+"""Batches of two short runs, whose difference is the time of a batch."""
+CERTIFIED = {
+    "trainer.callbacks.0.init_args.skip": 100,  # 100 of the 10,000 test images
+    "trainer.callbacks.0.init_args.mode.init_args.n": 10_000,
+    "model.init_args.num_copies": 1,
+    "data.init_args.batch_size": 256,
+}
+
+
+def prepared(config: str, at: Place, directory: Path, more: Mapping[str, Any]) -> Path:
+    """Write a configuration with what is changed."""
+    settings = settings_of(CONFIGS / f"{config}.yaml")
+    images = {"class_path": "datamodules.classification.cifar.CIFAR10"}
+    images["init_args"] = {"data_dir": str(at.data / "cifar10")}  # type: ignore[operator, assignment]
+    trainer = {"accelerator": at.accelerator, "devices": 1, "precision": "bf16-mixed", "benchmark": not at.rehearse}
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False}
+    small: dict[str, Any] = at.of({}, {"trainer.limit_train_batches": 2, "trainer.limit_val_batches": 1})
+    small |= at.of({}, {"trainer.limit_test_batches": 1, "data.init_args.batch_size": 8})
+    options = {f"trainer.{key}": value for key, value in {**trainer, **quiet}.items()}
+    changed(settings, {"data.init_args.images": images, **options, **more, **small})
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"{config.replace('/', '_')}.yaml"
+    path.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def probed(config: str, at: Place, more: Mapping[str, Any], batches: int) -> float:
+    """Measure the seconds of an epoch of so many batches, by two short runs without evaluation."""
+    taken = []
+    for count in at.of(PROBE, (1, 2)):
+        path = prepared(config, at, at.scratch, {**more, "trainer.max_epochs": 1, "trainer.callbacks": []})
+        start = time.perf_counter()
+        options = ("--trainer.limit_train_batches", str(count), "--trainer.limit_val_batches", "1")
+        status, said = attempt(
+            "fit", "--config", path, "--run_directory", at.scratch / f"probe_{time.time()}", *options
+        )
+        if status:
+            raise RuntimeError(sentence(said))
+        taken.append(time.perf_counter() - start)
+    return max(taken[1] - taken[0], 1e-3) / (at.of(PROBE[1] - PROBE[0], 1)) * batches
+
+
+def trained(
+    name: str, config: str, at: Place, epochs: int, batches: int, after: float, more: Mapping[str, Any] = {}
+) -> tuple[Path, int]:
+    """Train for as many epochs as fit, or go on with a run that was stopped; give its directory and its epochs.
+
+    Args:
+        name: of the run's directory.
+        config: the paper's configuration.
+        at: where.
+        epochs: of the paper.
+        batches: of an epoch.
+        after: seconds that are kept for what comes after training.
+        more: what is changed in the configuration.
+    """
+    run = at.folder / "runs" / name
+    if (run / "config.yaml").is_file():
+        epoch = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["trainer"]["max_epochs"]
+        status, said = attempt("fit", "--resume", run)
+    else:
+        seconds = 1.2 * probed(config, at, more, batches)  # validation and checkpoints are in the fifth
+        epoch = at.of(min(epochs, int((at.left - after) / seconds)), 1)
+        if epoch < 1:
+            raise TimeoutError(f"an epoch takes {seconds:.0f} s, and {at.left:.0f} s were left")
+        changes = {**more, "trainer.max_epochs": epoch}
+        milestones: Any = settings_of(CONFIGS / f"{config}.yaml")
+        for key in SCHEDULE.split("."):
+            milestones = milestones.get(key, {}) if isinstance(milestones, dict) else {}
+        if milestones and epoch < epochs:
+            changes[SCHEDULE] = [max(1, round(place * epoch / epochs)) for place in milestones]
+        status, said = attempt("fit", "--config", prepared(config, at, run.parent, changes), "--run_directory", run)
+    if status:
+        raise RuntimeError(sentence(said))
+    return run, epoch
+
+
+def tested(name: str, run: Path, of: str, at: Place, expected: Mapping[str, str]) -> None:
+    """Test a run, and keep its metrics."""
+    if not (run / "test_metrics.csv").is_file():
+        status, said = attempt("test", "--resume", run)
+        if status:
+            raise RuntimeError(sentence(said))
+    with (run / "test_metrics.csv").open(encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            metric = row["metric"].removeprefix("test/")
+            at.keep(Row(f"{name}, {of}: {metric}", f"{float(row['value']):.4g}", expected.get(metric, "")))
+
+
+def noisy_labels(name: str, config: str, paper: str, at: Place) -> None:
+    """Train with 40 % of the labels flipped."""
+    run, epoch = trained(config.partition("/")[0], config, at, 120, 352, 30)
+    tested(name, run, f"{epoch} of 120 epochs", at, {"accuracy": f"paper: {paper}, after 120"})
+
+
+def elr(at: Place) -> None:
+    noisy_labels("ELR, ResNet-34, CIFAR-10 with 40 % noise", "elr/cifar10", "0.8915", at)
+
+
+def cross_entropy(at: Place) -> None:
+    noisy_labels("cross-entropy, ResNet-34, CIFAR-10 with 40 % noise", "cross_entropy/cifar10", "0.8188", at)
+
+
+def certified(at: Place) -> None:
+    """Train ResNet-110 with Gaussian noise of 0.25, and certify every hundredth test image."""
+    few: dict[str, Any] = at.of({}, {"trainer.callbacks.0.init_args.mode.init_args.n0": 2})
+    few |= at.of({}, {"trainer.callbacks.0.init_args.mode.init_args.n": 4, "trainer.callbacks.0.init_args.skip": 5000})
+    run, epoch = trained("certified", "consistency/cifar10", at, 150, 196, 90, {**CERTIFIED, **few})
+    tested("Gaussian training, ResNet-110, sigma 0.25, 100 images", run, f"{epoch} of 150 epochs", at, {})
+
+
+def score_sde(at: Place) -> None:
+    """Train DDPM++ under VP for the time that is left, and look whether its loss falls."""
+    more: dict[str, Any] = at.of({}, {"model.init_args.network.init_args.width": 8})
+    more |= {"trainer.callbacks": [], "trainer.log_every_n_steps": 1}
+    run, epoch = trained("score_sde", "score_sde/cifar10_vp", at, 3325, 391, 30, more)
+    logged = [float(row["train/loss"]) for row in rows(run / "metrics.csv") if isinstance(row["train/loss"], float)]
+    first, last = logged[0], logged[-1]
+    label = f"score_sde VP, DDPM++, {epoch} of 3,325 epochs: loss of the first and of the last epoch"
+    at.keep(Row(label, f"{first:.4f}, {last:.4f}", "falls", None if epoch == 1 else last < first))
