@@ -38,10 +38,10 @@ def refuse_options(module: LightningModule, trainer: Trainer) -> None:
 
 
 UNUSED = "Expected to have finished reduction in the prior iteration|parameters that were not used in producing"
-TWO_TYPES = (
-    "should be the same$|must have the same dtype|expected scalar type|expected m1 and m2 to have the same dtype"
+NOT_IN_HALF = (
+    "should be the same$|have the same dtype|expected scalar type|not implemented for '|unsupported ScalarType"
 )
-"""Of PyTorch's messages of tensors in single and in half precision in one operator."""
+"""Of PyTorch's messages of operators that do not take half precision, or not beside single precision."""
 
 
 def of_an_option(error: BaseException, precision: object) -> str | None:
@@ -52,16 +52,16 @@ def of_an_option(error: BaseException, precision: object) -> str | None:
         precision: of the trainer.
     """
     text = str(error)
-    if not isinstance(error, RuntimeError):
+    if not isinstance(error, RuntimeError | TypeError):
         return None
     if re.search(UNUSED, text):
         return (
             "a step gave some parameters no gradient, which trainer.strategy ddp does not allow: "
             "use trainer.strategy ddp_find_unused_parameters_true"
         )
-    if precision in ("bf16-true", "16-true") and re.search(TWO_TYPES, text, re.MULTILINE):
+    if precision in ("bf16-true", "16-true") and re.search(NOT_IN_HALF, text, re.MULTILINE):
         return (
-            f"trainer.precision {precision} holds weights in half precision, and this method or its data compute in "
-            f"single precision beside them ({' '.join(text.split())}): use bf16-mixed"
+            f"trainer.precision {precision} is not possible here, as a step computes what half precision cannot "
+            f"({' '.join(text.split())}): use bf16-mixed"
         )
     return None

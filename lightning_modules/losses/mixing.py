@@ -44,7 +44,8 @@ def draw_mixing(share: int, alpha: float) -> Mixing:
         alpha: both parameters of the Beta distribution; 0 leaves the examples unmixed.
     """
     with drawn_alike():
-        weight = float(torch.distributions.Beta(alpha, alpha).sample()) if alpha > 0 else 1.0
+        both = torch.tensor(alpha, dtype=torch.promote_types(torch.get_default_dtype(), torch.float32))
+        weight = float(torch.distributions.Beta(both, both).sample()) if alpha > 0 else 1.0
         return Mixing(max(weight, 1 - weight), torch.randperm(rows_of_batch(share)))
 
 

@@ -1,17 +1,18 @@
 """Every class of methods under every strategy, precision and option of the Trainer: what works, and why not.
 
-    python -m tests.conformance.settings_matrix            all cells, into the table of docs/runs.md
-    python -m tests.conformance.settings_matrix ELR LSA    the cells of some classes alone; other rows stay
+    python -m tests.conformance.settings_matrix                          all cells, into the table of docs/runs.md
+    python -m tests.conformance.settings_matrix ELR LSA --columns ddp    some alone; what else is there stays
 
 Each cell is two optimizer steps of a demo in processes of their own, on the CPU.
 """
 
+import argparse
 import contextlib
 import pickle
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from multiprocessing import connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -159,19 +160,17 @@ def outcome(name: str, setting: Setting, directory: Path) -> Outcome:
     return Outcome(sentence(text), text if status == FAULT else "")
 
 
-def measured(chosen: Sequence[str], report: Any = print) -> dict[str, dict[str, Outcome]]:
-    """Run the cells of classes of modules."""
-    table: dict[str, dict[str, Outcome]] = {}
-    for kind in chosen:
-        table[kind] = {}
-        for column, setting in SETTINGS.items():
-            with tempfile.TemporaryDirectory() as directory:
-                start = time.monotonic()
-                found = table[kind][column] = outcome(classes()[kind], setting, Path(directory))
-            report(f"{kind} | {column} | {found.said} | {time.monotonic() - start:.0f} s", flush=True)
-            if found.trace:
-                report(found.trace[-1500:], flush=True)
-    return table
+def measured(kind: str, columns: Iterable[str] = SETTINGS, report: Any = print) -> dict[str, Outcome]:
+    """Run the cells of a class of modules."""
+    found: dict[str, Outcome] = {}
+    for column in columns:
+        with tempfile.TemporaryDirectory() as directory:
+            start = time.monotonic()
+            found[column] = outcome(classes()[kind], SETTINGS[column], Path(directory))
+        report(f"{kind} | {column} | {found[column].said} | {time.monotonic() - start:.0f} s", flush=True)
+        if found[column].trace:
+            report(found[column].trace[-1500:], flush=True)
+    return found
 
 
 def page(table: Mapping[str, Mapping[str, Outcome]]) -> str:
@@ -207,12 +206,21 @@ def on_page() -> dict[str, dict[str, Outcome]]:
     return read_page(text[len(before) : len(text) - len(after)])
 
 
-def main(chosen: Sequence[str]) -> None:
-    known = classes()
-    table = {kind: cells for kind, cells in on_page().items() if kind in known}
-    for kind in chosen or sorted(known):
-        table |= measured([kind])
-        replace_section(PAGE, SECTION, page(table))
+def write(kind: str, cells: Mapping[str, Outcome]) -> None:
+    """Put cells of a class in their place on the page, beside those that are there."""
+    known = {name: row for name, row in on_page().items() if name in classes()}
+    missing = dict.fromkeys(SETTINGS, Outcome("it was not tried yet, as the table was not complete"))
+    known[kind] = missing | known.get(kind, {}) | cells
+    replace_section(PAGE, SECTION, page(known))
+
+
+def main(arguments: Sequence[str]) -> None:
+    asked = argparse.ArgumentParser("python -m tests.conformance.settings_matrix", description=__doc__)
+    asked.add_argument("classes", nargs="*", metavar="CLASS")
+    asked.add_argument("--columns", nargs="+", choices=[*SETTINGS], default=[*SETTINGS])
+    given = asked.parse_args(arguments)
+    for kind in given.classes or sorted(classes()):
+        write(kind, measured(kind, given.columns))
 
 
 if __name__ == "__main__":

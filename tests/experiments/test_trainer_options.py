@@ -68,7 +68,7 @@ def test_weights_in_half_where_images_are_in_single_precision_are_one_sentence(
 ) -> None:
     more = ("--trainer.precision", "bf16-true", "--run_directory", str(tmp_path / "run"))
     assert train.main(["fit", "--config", "configs/cbsn/demo.yaml", *more]) == 1
-    assert "error: trainer.precision bf16-true holds weights in half precision" in capsys.readouterr().err
+    assert "error: trainer.precision bf16-true is not possible here" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -77,6 +77,7 @@ def test_weights_in_half_where_images_are_in_single_precision_are_one_sentence(
         ("It looks like your module has parameters that were not used in producing the loss", "32-true", "unused"),
         ("mat1 and mat2 must have the same dtype, but got Float and BFloat16", "16-true", "use bf16-mixed"),
         ("mat1 and mat2 must have the same dtype, but got Float and Double", "32-true", None),
+        ("\"dirichlet\" not implemented for 'BFloat16'", "bf16-true", "use bf16-mixed"),
         ("out of memory", "bf16-true", None),
     ],
 )

@@ -64,3 +64,17 @@ def test_binary_cross_entropy_asks_of_each_class_whether_or_in_what_part_it_is_i
     torch.testing.assert_close(soft_cross_entropy(logits, label, True), soft_cross_entropy(logits, one_hot, True))
     torch.testing.assert_close(soft_cross_entropy(logits, soft), -(soft * logits.log_softmax(1)).sum(1).mean())
     torch.testing.assert_close(soft_cross_entropy(logits, label), F.cross_entropy(logits, label))
+
+
+def test_a_half_precision_run_draws_the_weight_of_a_single_precision_one() -> None:
+    torch.manual_seed(1)
+    expected = draw_mixing(16, 1.0)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)  # as trainer.precision bf16-true does within a step
+    try:
+        torch.manual_seed(1)
+        drawn = draw_mixing(16, 1.0)
+    finally:
+        torch.set_default_dtype(before)
+    assert drawn.weight == expected.weight
+    assert torch.equal(drawn.partner, expected.partner)
