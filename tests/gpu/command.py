@@ -34,6 +34,8 @@ SLACK = 1.5
 """Part of its estimate that an item may take."""
 GRACE = 60.0
 """Seconds after its time in which an item may end by itself."""
+FORKABLE = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+"""Has PyTorch look for GPUs without opening them, after which a process could not be forked."""
 OUT_OF_TIME = 9
 """Exit status of an item that has kept its rows and was not through."""
 
@@ -115,7 +117,7 @@ def measured(name: str, item: Item, at: Place) -> Outcome:
     with (at.folder / f"{name}.log").open("w", encoding="utf-8") as log:
         process = subprocess.Popen(
             [*call, str(at.data or "")], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-            env={**os.environ, "PYTHONPATH": environment()["PYTHONPATH"]},
+            env={**os.environ, "PYTHONPATH": environment()["PYTHONPATH"], **FORKABLE},
         )  # fmt: skip
         try:
             status: int | None = process.wait(max(1.0, until - time.time()) + GRACE)

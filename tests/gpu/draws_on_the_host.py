@@ -1,5 +1,6 @@
 """Random numbers of the device drawn on the host, so that a run there has the numbers of a run on the CPU."""
 
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -7,6 +8,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
+
+HOST_KEYS = ("CPU", "CompositeExplicitAutograd", "CompositeImplicitAutograd")
+has_kernel: Any = torch._C._dispatch_has_kernel_for_dispatch_key
 
 
 class DrawsOnTheHost(TorchDispatchMode):
@@ -29,8 +33,8 @@ class DrawsOnTheHost(TorchDispatchMode):
         place = kwargs.get("device")
         places = [tensor.device for tensor in tensors] + ([torch.device(place)] if place is not None else [])
         there = next((one for one in places if one.type == self.device), None)
-        if there is None:
-            return func(*args, **kwargs)
+        if there is None or not any(map(partial(has_kernel, func.name()), HOST_KEYS)):
+            return func(*args, **kwargs)  # fused attention of the device alone, for example
         hosts = {id(tensor): tensor.cpu() for tensor in tensors}
 
         def host(value: Any) -> Any:

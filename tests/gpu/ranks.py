@@ -1,9 +1,9 @@
 """Two ranks over NCCL give what one gives; where there is one GPU, one rank over NCCL gives what a run without gives.
 
-In float64 with all random draws on, as on two CPU processes (tests/distributed/test_methods.py).
+In float64 with all random draws on, as on two CPU processes (tests/distributed/test_methods.py). Ranks are forked from
+this process, which therefore must not open a GPU.
 """
 
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ KEPT_ELSEWHERE = {"callbacks", "loops", "metrics_table"}  # results, counts and 
 
 def ranks(at: Place) -> None:
     """Check rows in order until the time is up."""
-    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # processes are forked: this one must not open the device
     count = at.of(min(2, max(1, at.gpus)), 2)
     rows = methods()
     names = [name for name in (*FIRST, *sorted(rows.keys() - set(FIRST))) if not rows[name].alone]

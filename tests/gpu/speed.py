@@ -65,7 +65,7 @@ def given(data: Any, batches: int, at: Place) -> float:
     trainer = Trainer(accelerator=at.accelerator, devices=1, logger=False, barebones=True)
     data.setup("fit")
     data.trainer = trainer
-    trainer.strategy._lightning_module = Idle()
+    trainer.strategy._lightning_module = Idle().to(at.device)
     trainer.training = True
     counted = 0
 
@@ -170,8 +170,8 @@ def fid(at: Place) -> None:
     network.network.to_empty(device="cpu")
     for value in network.network.state_dict().values():
         nn.init.constant_(value, 0.01)
-    network.to(at.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     extractor = Extractor(network, None)
+    network.to(at.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     random = np.random.default_rng(0)
     listed = [random.integers(0, 256, (3, 32, 32), dtype=np.uint8) for _ in range(count)]
     prepared = network.resized(torch.from_numpy(np.stack(listed[:size])).to(at.device) / 255)
