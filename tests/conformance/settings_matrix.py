@@ -8,7 +8,9 @@ Each cell is two optimizer steps of a demo in processes of their own, on the CPU
 
 import argparse
 import contextlib
+import functools
 import pickle
+import re
 import sys
 import tempfile
 import time
@@ -107,6 +109,7 @@ class Outcome(NamedTuple):
     trace: str = ""
 
 
+@functools.cache
 def classes() -> dict[str, str]:
     """Name each class of modules that a demo trains, and the first row of the table of methods that has it."""
     found: dict[str, str] = {}
@@ -157,7 +160,8 @@ def outcome(name: str, setting: Setting, directory: Path) -> Outcome:
     if not failed:
         return Outcome("hangs" if waiting else "the process died", "".join(each.output() for each in processes)[-3000:])
     status, text = min(failed)
-    return Outcome(sentence(text), text if status == FAULT else "")
+    kind = next(kind for kind, row in classes().items() if row == name)
+    return Outcome(re.sub(rf"\b{kind}\b", "this class", sentence(text)), text if status == FAULT else "")
 
 
 def measured(kind: str, columns: Iterable[str] = SETTINGS, report: Any = print) -> dict[str, Outcome]:
