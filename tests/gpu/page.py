@@ -58,7 +58,7 @@ def _state(outcome: Outcome | None, rows: list[Row]) -> str:
     if outcome is None:
         return "not begun"
     wrong = sum(row.ok is False for row in rows)
-    counted = f"{len(rows)} rows" + (f", {wrong} not as expected" if wrong else "")
+    counted = f"{len(rows)} row{'s' * (len(rows) != 1)}" + (f", {wrong} not as expected" if wrong else "")
     return f"ended, {counted}" if outcome.state == DONE else f"{outcome.state}: {outcome.said}; {counted}"
 
 
