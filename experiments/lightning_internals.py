@@ -66,9 +66,18 @@ def steps_trained(trainer: Any) -> int:
     return trainer.fit_loop.epoch_loop._batches_that_stepped
 
 
-def accumulated_metrics(trainer: Any) -> dict[str, Any]:
-    """Give the means that are being accumulated within an epoch, which Lightning's checkpoints lack."""
-    return trainer._results or {}
+def running_means(trainer: Any) -> dict[str, Any]:
+    """Give the means that are being accumulated within an epoch, which Lightning's checkpoints lack.
+
+    Each has `value`, a sum, and `cumulated_batch_size`: those of `self.log`, and those of `training.logging`.
+    """
+    means = {}
+    for key, logged in (trainer._results or {}).items():
+        if not logged.is_tensor and hasattr(logged.value, "cumulated_batch_size"):
+            means[key] = logged.value
+        elif logged.is_tensor and logged.meta.is_mean_reduction and logged.meta.on_epoch:
+            means[key] = logged
+    return means
 
 
 def subcommand_parser(line: Any, subcommand: str) -> Any:

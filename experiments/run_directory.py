@@ -31,11 +31,11 @@ from torch import Tensor
 
 from datamodules.files.whole_files import naming, write_text
 from experiments.lightning_internals import (
-    accumulated_metrics,
     checkpoint_path,
     loaded_checkpoint,
     logged_of_epoch,
     restoring,
+    running_means,
     steps_trained,
 )
 from experiments.results import read_test_metrics
@@ -429,11 +429,10 @@ class ResumableMetrics(Callback):
                 step = steps_trained(trainer) - 1
                 rows.append({"step": step, **ended, "epoch": trainer.current_epoch})
         else:
-            for key, metric in accumulated_metrics(trainer).items():
-                if metric.is_tensor and metric.meta.is_mean_reduction and metric.meta.on_epoch:
-                    # The mean over processes, which each of them takes when the run goes on, however many they are.
-                    total = trainer.strategy.reduce(metric.value.clone(), reduce_op="mean")
-                    means[key] = (total.cpu(), metric.cumulated_batch_size.cpu())
+            for key, mean in running_means(trainer).items():
+                # The mean over processes, which each of them takes when the run goes on, however many they are.
+                total = trainer.strategy.reduce(mean.value.clone(), reduce_op="mean")
+                means[key] = (total.cpu(), mean.cumulated_batch_size.cpu())
         checkpoint["metrics_table"] = {"rows": rows, "means": means}
         checkpoint["ended_early"] = ended_early(trainer)
 
@@ -470,10 +469,9 @@ class ResumableMetrics(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         for key, (total, count) in self._means.items():
-            metric = accumulated_metrics(trainer).get(key)
-            if metric is not None:
-                metric.value = metric.value + total.to(metric.value.device)
-                metric.cumulated_batch_size = metric.cumulated_batch_size + count.to(metric.value.device)
+            if (mean := running_means(trainer).get(key)) is not None:
+                mean.value = mean.value + total.to(mean.value.device)
+                mean.cumulated_batch_size = mean.cumulated_batch_size + count.to(mean.value.device)
         self._means = {}
 
 

@@ -2,12 +2,71 @@
 
 from collections.abc import Mapping
 from typing import Any
+from weakref import WeakKeyDictionary
 
-from lightning.pytorch import LightningModule
+import torch
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
+from torchmetrics import Metric
 
 from datamodules.batches import global_size, share
 from datamodules.loading.world import is_distributed
+from lightning_modules.full_precision import at_least_float32
+
+
+class EpochMean(Metric):
+    """Mean over an epoch of what its batches add, weighted by their samples, over all processes.
+
+    A call of `self.log` takes as long as a small network's forward pass. So Lightning is given this once an epoch, which
+    it computes and resets at the epoch's end, and a step only adds to it, on the device. The states have the names and
+    types of those of Lightning's own means.
+    """
+
+    value: Tensor
+    cumulated_batch_size: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("value", torch.zeros((), dtype=torch.float32), dist_reduce_fx="sum")
+        self.add_state("cumulated_batch_size", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.logged = False
+        """Whether Lightning has it for this epoch."""
+
+    def update(self, value: Tensor, size: int) -> None:
+        """Add a batch's mean, a number, which counts for `size` samples."""
+        self.value = self.value + at_least_float32(value) * size
+        self.cumulated_batch_size = self.cumulated_batch_size + size
+
+    def compute(self) -> Tensor:
+        return self.value / self.cumulated_batch_size
+
+    def reset(self) -> None:
+        super().reset()
+        self.logged = False
+
+
+_means: WeakKeyDictionary[Trainer, dict[str, EpochMean]] = WeakKeyDictionary()
+"""Of each trainer, by name. They are no modules within the one that trains, whose state dict does not hold them."""
+
+
+def _log_mean(module: LightningModule, name: str, value: Tensor, size: int) -> None:
+    """Add a batch's mean, which counts for `size` samples, to that of the epoch."""
+    try:
+        trainer = module.trainer
+    except RuntimeError:  # it has none
+        trainer = None
+    if not isinstance(trainer, Trainer):
+        module.log(name, value, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
+        return
+    of_trainer = _means.setdefault(trainer, {})
+    mean = of_trainer.get(name)
+    if mean is None:
+        mean = of_trainer[name] = EpochMean()
+    if not mean.logged:
+        mean.to(module.device)
+        module.log(name, mean, on_step=False, on_epoch=True, batch_size=1, metric_attribute=name)
+        mean.logged = True
+    mean.update(value, size)
 
 
 def log_training(module: LightningModule, batch: Any, loss: Tensor, **terms: Tensor) -> Tensor:
@@ -25,10 +84,10 @@ def log_training(module: LightningModule, batch: Any, loss: Tensor, **terms: Ten
         The weighted loss, for the optimizer.
     """
     weight, size = share(batch), global_size(batch)
-    weighted = weight * loss
-    values = {"loss": weighted, **{name: weight * value for name, value in terms.items()}}
-    for name, value in values.items():
-        module.log(f"train/{name}", value.detach(), on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
+    weighted = loss if weight == 1 else weight * loss
+    _log_mean(module, "train/loss", weighted.detach(), size)
+    for name, value in terms.items():
+        _log_mean(module, f"train/{name}", value.detach() * weight, size)
     return weighted
 
 
