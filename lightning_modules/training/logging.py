@@ -17,8 +17,8 @@ from lightning_modules.full_precision import at_least_float32
 class EpochMean(Metric):
     """Mean over an epoch of what its batches add, weighted by their samples, over all processes.
 
-    A call of `self.log` takes as long as a small network's forward pass. So Lightning is given this once an epoch, which
-    it computes and resets at the epoch's end, and a step only adds to it, on the device. The states have the names and
+    A call of `self.log` takes as long as a small network's forward pass. So Lightning is given this once an epoch, and
+    computes and resets it at the epoch's end. A step only adds to it, on the device. The states have the names and
     types of those of Lightning's own means.
     """
 
