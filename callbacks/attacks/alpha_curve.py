@@ -112,13 +112,14 @@ class AlphaCurve(Callback):
         def log_probability(given: Tensor) -> Tensor:
             return module.mix(trainer.precision_plugin.convert_input(given), alpha).log_probability
 
-        def judged(given: Tensor) -> tuple[Tensor, Tensor]:
+        def judged(given: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             mixed = module.mix(trainer.precision_plugin.convert_input(given), alpha)
-            return mixed.log_probability.argmax(dim=1) == label, mixed.alpha.double().sum()
+            log_p = mixed.log_probability
+            return log_p.argmax(dim=1) == label, mixed.alpha.double().sum(), log_p
 
-        right, mean_alpha = judged(image)
-        attacked = self.attack.perturb(log_probability, image, label).to(image.dtype)
-        withstood, mean_alpha_attacked = judged(attacked)
+        right, mean_alpha, of_clean = judged(image)
+        attacked = self.attack.perturb(log_probability, image, label, logits=of_clean).to(image.dtype)
+        withstood, mean_alpha_attacked, _ = judged(attacked)
         return torch.stack([right.sum().double(), (right & withstood).sum().double(), mean_alpha, mean_alpha_attacked])
 
 

@@ -1,6 +1,6 @@
 """A classifier that is attacked, as it is or smoothed by Gaussian noise."""
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -42,6 +42,15 @@ def drawn(trainer: Trainer, pl_module: LightningModule, sigma: float) -> Draw:
     return draw
 
 
+class Predicted(NamedTuple):
+    """The classes of images, and what they were predicted by."""
+
+    prediction: Tensor
+    """`[B]`."""
+    logits: Tensor | None
+    """`[B, K]`, where that is one evaluation, which attacks differentiate, too."""
+
+
 class AttackedClassifier:
     """A classifier by votes, and what attacks see of it.
 
@@ -64,14 +73,15 @@ class AttackedClassifier:
         logits = self.draw(image)
         return log_mean_softmax(logits) if self.smoothed else logits[0]
 
-    def perturb(self, attack: Attack, image: Tensor, label: Tensor) -> Tensor:
-        """Attack images `[B, C, H, W]` with labels `[B]`. Only a deterministic classifier has AutoAttack.
+    def perturb(self, attack: Attack, image: Tensor, label: Tensor, logits: Tensor | None = None) -> Tensor:
+        """Attack images `[B, C, H, W]` with labels `[B]`, of which `predict` has given the logits, or has none.
 
-        It returns an image as it was where fixed draws err on the image itself, or on no point that it tried. Votes may
-        say otherwise of both, so these images are attacked by projected gradient ascent with new draws.
+        Only a deterministic classifier has AutoAttack. It returns an image as it was where fixed draws err on the
+        image itself, or on no point that it tried. Votes may say otherwise of both, so these images are attacked by
+        projected gradient ascent with new draws.
         """
         if not (self.smoothed and isinstance(attack, AutoAttack)):
-            return attack.perturb(self.differentiated, image, label)
+            return attack.perturb(self.differentiated, image, label, logits=logits)
         noise = torch.randn(attack.num_draws, *image.shape[1:], dtype=image.dtype, device=image.device)
         attacked = attack.perturb(with_fixed_draws(self.draw, noise), image, label)
         left = (attacked == image).flatten(1).all(dim=1)
@@ -80,8 +90,8 @@ class AttackedClassifier:
             attacked[left] = ascent.perturb(self.differentiated, image[left], label[left])
         return attacked
 
-    def predict(self, image: Tensor, positions: range) -> Tensor:
-        """Find the class of most votes in `num_draws` evaluations, `[B]`; ties go to the lowest.
+    def predict(self, image: Tensor, positions: range) -> Predicted:
+        """Find the class of most votes in `num_draws` evaluations; ties go to the lowest.
 
         Raises:
             ValueError: if logits are NaN; names the positions of the images.
@@ -96,4 +106,5 @@ class AttackedClassifier:
             raise ValueError(
                 f"the network's logits are NaN for images in {positions[0]}...{positions[-1]} of the test set"
             )
-        return votes.argmax(dim=1)
+        one = not self.smoothed and self.num_draws == 1
+        return Predicted(votes.argmax(dim=1), logits[0].detach() if one else None)

@@ -158,7 +158,7 @@ class RobustAccuracy(Callback):
         image = torch.stack([one.image for one in block])
         label = torch.tensor([one.label for one in block], device=image.device)
         self._seed(number, 0, CLEAN)
-        prediction = classifier.predict(image, positions)
+        prediction, logits = classifier.predict(image, positions)
         right = (prediction == label).nonzero()[:, 0]
         shown = right[: self.num_shown]
         frames, grid = [], {"clean": self._column(trainer, image[shown], prediction[shown], prediction[shown])}
@@ -166,9 +166,11 @@ class RobustAccuracy(Callback):
             adversarial, attacked_prediction = image.clone(), prediction.clone()
             if len(right):
                 self._seed(number, place, PERTURBING)
-                adversarial[right] = classifier.perturb(attack, image[right], label[right]).to(image.dtype)
+                of_clean = None if logits is None else logits[right]
+                attacked = classifier.perturb(attack, image[right], label[right], of_clean)
+                adversarial[right] = attacked.to(image.dtype)
                 self._seed(number, place, PERTURBED)
-                attacked_prediction[right] = classifier.predict(adversarial[right], positions)
+                attacked_prediction[right] = classifier.predict(adversarial[right], positions).prediction
             columns = {
                 "index": list(positions),
                 "label": label.tolist(),

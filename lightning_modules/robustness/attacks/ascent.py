@@ -261,6 +261,12 @@ def judged(network: Network, image: Tensor, label: Tensor, num_draws: int) -> At
     return judge(image, torch.stack(of_draws), probabilities, label)
 
 
+def judged_by(logits: Tensor, image: Tensor, label: Tensor) -> Attacked:
+    """Judge images by the logits `[B, K]` of one evaluation of them. Nothing has a gradient."""
+    logits = at_least_float32(logits.detach())
+    return judge(image, log_odds(logits, label)[None], logits.softmax(1), label)
+
+
 @without_float16()
 def attacked_with_gradient(network: Network, image: Tensor, label: Tensor, num_draws: int) -> tuple[Attacked, Tensor]:
     """Judge images, and compute the gradient `[B, C, H, W]` of each one's loss. Parameters get no gradient.
@@ -348,6 +354,7 @@ def pgd(
     starts_at_random: bool = True,
     num_draws: int = 1,
     generators: Generators = None,
+    logits: Tensor | None = None,
 ) -> Attacked:
     """Find the worst of several ascents for each image, and of the image itself.
 
@@ -364,8 +371,11 @@ def pgd(
         starts_at_random: whether an ascent begins at random in the budget, or at the image.
         num_draws: m, evaluations that each gradient is averaged over.
         generators: one for each image, of its starts; None takes torch's own.
+        logits: `[B, K]`, of the images, which saves a forward pass with `num_draws` 1; None evaluates them.
     """
-    kept = judged(network, image.detach(), label, num_draws)
+    image = image.detach()
+    known = logits is not None and num_draws == 1
+    kept = judged_by(logits, image, label) if known else judged(network, image, label, num_draws)  # type: ignore[arg-type]
     for _ in range(restarts):
         start = random_start(image, norm, epsilon, generators) if starts_at_random else image
         left = torch.arange(len(image), device=image.device)
@@ -401,7 +411,14 @@ class Attack(ABC):
         return {"kind": type(self).__name__, "revision": 2, **asdict(self)}  # type: ignore[call-overload]
 
     @abstractmethod
-    def perturb(self, network: Network, image: Tensor, label: Tensor, generators: Generators = None) -> Tensor:
+    def perturb(
+        self,
+        network: Network,
+        image: Tensor,
+        label: Tensor,
+        generators: Generators = None,
+        logits: Tensor | None = None,
+    ) -> Tensor:
         """Attack images.
 
         Args:
@@ -410,6 +427,7 @@ class Attack(ABC):
             label: `[B]`.
             generators: one for each image, on the host, with which its perturbation does not depend on the others of
                 the batch; None takes torch's own.
+            logits: `[B, K]`, what the network gives for the images, if that is known; None evaluates it where needed.
         """
 
     def check(self) -> None:
@@ -459,8 +477,15 @@ class PGD(Attack):
         if self.restarts > 1 and not self.random_start and self.num_draws == 1:
             raise ValueError(f"restarts {self.restarts} repeat the same ascent without random_start: set it to true")
 
-    def perturb(self, network: Network, image: Tensor, label: Tensor, generators: Generators = None) -> Tensor:
+    def perturb(
+        self,
+        network: Network,
+        image: Tensor,
+        label: Tensor,
+        generators: Generators = None,
+        logits: Tensor | None = None,
+    ) -> Tensor:
         step_size = 2.5 * self.epsilon / self.steps if self.step_size is None else self.step_size
         budget = (self.norm, self.epsilon, self.steps, step_size)
-        draws = (self.restarts, self.random_start, self.num_draws, generators)
+        draws = (self.restarts, self.random_start, self.num_draws, generators, logits)
         return pgd(network, image, label, *budget, *draws).image

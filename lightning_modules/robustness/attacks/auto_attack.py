@@ -75,7 +75,14 @@ class AutoAttack(Attack):
             raise ModuleNotFoundError("AutoAttack needs the package pyautoattack: pip install noiseworks[attacks]")
 
     @without_float16()
-    def perturb(self, network: Network, image: Tensor, label: Tensor, generators: Generators = None) -> Tensor:
+    def perturb(
+        self,
+        network: Network,
+        image: Tensor,
+        label: Tensor,
+        generators: Generators = None,
+        logits: Tensor | None = None,
+    ) -> Tensor:
         """Attack images, see `Attack`. The package draws for the batch as a whole, which the first generator seeds.
 
         Raises:
@@ -84,7 +91,7 @@ class AutoAttack(Attack):
         import pyautoattack
 
         with torch.no_grad():
-            num_classes = network(image[:1]).shape[1]
+            num_classes = (network(image[:1]) if logits is None else logits).shape[1]
         if num_classes < 4:
             raise ValueError(f"AutoAttack's loss compares four classes, and this classifier has {num_classes}: use PGD")
         if self.norm == "l2" and image.shape[2] < 5:

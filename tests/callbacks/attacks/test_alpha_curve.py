@@ -139,3 +139,13 @@ def test_what_cannot_work_is_refused(tmp_path: Path) -> None:
     lacks = "AlphaCurve needs a MixedClassifier, and CrossEntropy lacks chooses_alpha, mix"
     with pytest.raises(TypeError, match=lacks):
         evaluate(AlphaCurve(ATTACK), CrossEntropy(MLP(64, [4], 10), num_classes=10), tmp_path)
+
+
+def test_a_mixture_is_evaluated_once_on_clean_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then come three steps, their end, and what the attack gives."""
+    built, calls = module(learned=False).eval(), []
+    mix = built.mix
+    monkeypatch.setattr(built, "mix", lambda *given: calls.append(given) or mix(*given))
+    image = torch.rand(5, 1, 8, 8)
+    in_blocks()._attacked(quiet(), built, image, mix(image, 0.6).log_probability.argmax(dim=1), 0.6)
+    assert len(calls) == 1 + 3 + 1 + 1

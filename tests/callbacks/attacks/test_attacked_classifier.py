@@ -181,3 +181,13 @@ def test_autoattack_refuses_a_classifier_with_random_numbers_of_its_own() -> Non
         callback(attacks=[AutoAttack("l2", 0.1)], num_draws=10)
     with pytest.raises(ValueError, match=r"autoattack_l2_0.1: num_draws must be at least 2 with sigma 0.1"):
         callback(attacks=[AutoAttack("l2", 0.1, num_draws=1)], sigma=0.1, num_draws=10)
+
+
+@pytest.mark.parametrize("attacks", [1, 2])
+def test_an_attack_takes_its_steps_a_look_at_their_end_and_one_at_the_images_that_it_gives(
+    attacks: int, tmp_path: Path
+) -> None:
+    """Of 31 images 7 are wrong before; all are predicted once, and once by the trainer's own test."""
+    module = HalfSpace()
+    run(tmp_path, callback(attacks=[PGD("linf", LINF, steps=10, name=f"box{n}") for n in range(attacks)]), module)
+    assert module.evaluated == 31 + attacks * 24 * (10 + 1 + 1) + 31

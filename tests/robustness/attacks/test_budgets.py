@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lightning_modules.robustness.attacks.ascent import (
+    PGD,
     Norm,
     pgd,
     project,
@@ -15,7 +16,7 @@ from lightning_modules.robustness.attacks.ascent import (
     size,
     steepest_ascent,
 )
-from tests.robustness.attacks.classifiers import SHAPE, dual, images, numbers
+from tests.robustness.attacks.classifiers import SHAPE, dual, images, numbers, perceptron
 
 
 @settings(max_examples=30, deadline=None)
@@ -100,3 +101,21 @@ def test_weights_in_float16_are_refused_by_name() -> None:
         require_gradients("16-true", "PGD")
     for precision in ("16-mixed", "bf16-true", "32-true"):
         require_gradients(precision, "PGD")
+
+
+@pytest.mark.parametrize(("known", "passes"), [(False, 12), (True, 11)])
+def test_ten_steps_take_eleven_passes_and_one_for_the_images_if_their_logits_are_unknown(
+    known: bool, passes: int
+) -> None:
+    network, (image, label), calls = perceptron(), images(), []
+
+    def counted(given: torch.Tensor) -> torch.Tensor:
+        calls.append(len(given))
+        return network(given)
+
+    logits = network(image) if known else None
+    torch.manual_seed(3)
+    found = PGD("linf", 0.03, steps=10).perturb(counted, image, label, logits=logits)
+    assert len(calls) == passes
+    torch.manual_seed(3)
+    assert torch.equal(found, PGD("linf", 0.03, steps=10).perturb(network, image, label))
