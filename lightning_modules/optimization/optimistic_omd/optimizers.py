@@ -4,6 +4,9 @@ with. The equations are those of the package's docstring.
 A step is given the gradient of a round at the point that was played, and plays the next point at once, with its hint:
 the parameters hold x_{t+1} before anything of round t + 1 is seen. So `loss.backward(); optimizer.step()` of any
 training loop is a round, whatever the parameters are part of.
+
+On a host a round is computed with plain numbers and NumPy's arrays, which share the memory of the tensors: an operation
+on ten numbers is bound by what calls it, and that is several times less than PyTorch's.
 """
 
 import math
@@ -11,14 +14,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from datamodules.arguments import at_least, one_of, only_with, positive
-from lightning_modules.optimization.optimistic_omd.ball import project, project_in_norm
+from lightning_modules.optimization.optimistic_omd.ball import project, project_in_norm, squared_norm
 
-Memory = dict[str, Tensor]
+Memory = dict[str, Any]
+"""Tensors, or, while a round is computed on a host, plain numbers in place of those `[]` and arrays of NumPy."""
 
 
 class OnlineOptimizer(Optimizer, ABC):
@@ -61,12 +66,13 @@ class OnlineOptimizer(Optimizer, ABC):
         """Make what is remembered before the first round, in which x `[d]` is played."""
 
     @abstractmethod
-    def decide(self, gradient: Tensor, memory: Memory) -> Tensor:
+    def decide(self, gradient: Any, memory: Memory) -> Any:
         """Give the next round's point `[d]`.
 
         Args:
-            gradient: of the round that has ended, at the point that was played, `[d]`.
-            memory: what is remembered, brought up to date here; `round` counts the rounds that have ended.
+            gradient: of the round that has ended, at the point that was played, `[d]`; a tensor or an array.
+            memory: what is remembered, brought up to date here by new values; `round` counts the rounds that have
+                ended. With an array its values are arrays and plain numbers.
         """
 
     @property
@@ -86,18 +92,47 @@ class OnlineOptimizer(Optimizer, ABC):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """End a round, by the gradients that the parameters have, and play the next point."""
-        with torch.enable_grad():
-            loss = None if closure is None else closure()
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         own = [torch.zeros_like(each) if each.grad is None else each.grad for each in self._parameters]
-        gradient, memory = torch.cat([each.flatten() for each in own]), self.memory
+        if own[0].device.type == "cpu" and own[0].dtype in (torch.float32, torch.float64):
+            gradient = np.concatenate([each.detach().numpy().ravel() for each in own])
+            point = torch.from_numpy(self._end_round_on_host(gradient, self.memory))
+        else:
+            point = self._end_round(torch.cat([each.flatten() for each in own]), self.memory)
+        self._play(point)
+        return loss
+
+    def _end_round(self, gradient: Tensor, memory: Memory) -> Tensor:
         memory["round"] += 1
         norm = gradient.norm()
         memory["greatest"] = torch.maximum(memory["greatest"], norm)
-        bound = torch.finfo(norm.dtype).max if self.G is None else self.G * (1 + 1e-9)
-        beyond = ~(norm <= bound) & (memory["beyond"][0] == 0)  # also one that is not finite
+        beyond = ~(norm <= self._allowed(norm.dtype)) & (memory["beyond"][0] == 0)  # also one that is not finite
         memory["beyond"] = torch.where(beyond, torch.stack([memory["round"], norm]), memory["beyond"])
-        self._play(self.decide(gradient, memory))
-        return loss
+        return self.decide(gradient, memory)
+
+    def _end_round_on_host(self, gradient: np.ndarray, memory: Memory) -> np.ndarray:
+        before = {name: each.numpy() if each.ndim else each.item() for name, each in memory.items()}
+        norm = math.sqrt(squared_norm(gradient))
+        greatest = before["greatest"] if before["greatest"] > norm else norm
+        now = before | {"round": before["round"] + 1, "greatest": greatest}
+        if not norm <= self._allowed(memory["greatest"].dtype) and now["beyond"][0] == 0:
+            now["beyond"] = np.array([now["round"], norm], gradient.dtype)
+        point = self.decide(gradient, now)
+        for name, value in now.items():
+            if value is before[name]:
+                continue
+            if isinstance(value, np.ndarray):
+                memory[name] = torch.from_numpy(value)
+            else:
+                memory[name].fill_(value)
+        return point
+
+    def _allowed(self, dtype: torch.dtype) -> float:
+        """Give the greatest norm of a gradient that is not refused."""
+        return torch.finfo(dtype).max if self.G is None else self.G * (1 + 1e-9)
 
     def check(self) -> None:
         """Refuse what happened if a gradient was beyond G. It waits for the device, so `step` leaves it to the caller.
@@ -114,13 +149,17 @@ class OnlineOptimizer(Optimizer, ABC):
                 f"gradients, noise included"
             )
 
-    def bound(self, memory: Memory) -> Tensor | float:
+    def bound(self, memory: Memory) -> Any:
         """Give G, or the greatest norm so far."""
-        return memory["greatest"].clamp(min=1e-30) if self.G is None else self.G
+        if self.G is not None:
+            return self.G
+        greatest = memory["greatest"]
+        return greatest.clamp(min=1e-30) if isinstance(greatest, Tensor) else max(greatest, 1e-30)
 
     def _play(self, x: Tensor) -> None:
-        sizes = [each.numel() for each in self._parameters]
-        for parameter, part in zip(self._parameters, x.split(sizes), strict=True):
+        parameters = self._parameters
+        parts = x.split([each.numel() for each in parameters]) if len(parameters) > 1 else (x,)
+        for parameter, part in zip(parameters, parts, strict=True):
             parameter.data.copy_(part.view_as(parameter))
 
 
@@ -179,17 +218,18 @@ class OptimisticOMD(OnlineOptimizer):
         start = torch.zeros_like(x[0])
         return {**memory, "step_size": self.step_size({**memory, "round": start, "greatest": start})}
 
-    def step_size(self, memory: Memory) -> Tensor:
+    def step_size(self, memory: Memory) -> Any:
         """Compute eta_t of the round after those that have ended; that of exp-concave losses is in H_t."""
         if self.mode == "convex":
-            return self.D / (self.delta + 4 * self.bound(memory) ** 2 + memory["variation"]).sqrt()
+            bound = self.bound(memory)
+            return self.D / (self.delta + 4 * bound * bound + memory["variation"]) ** 0.5
         return 2 / (self.modulus * (memory["round"] + 1)) if self.mode == "strongly_convex" else memory["round"] * 0 + 1
 
-    def decide(self, gradient: Tensor, memory: Memory) -> Tensor:
+    def decide(self, gradient: Any, memory: Memory) -> Any:
         memory["anchor"] = self._moved(gradient, memory)
-        memory["variation"] = memory["variation"] + (gradient - memory["hint"]).square().sum()
+        memory["variation"] = memory["variation"] + squared_norm(gradient - memory["hint"])
         if self.mode == "exp_concave":
-            memory["h"] = memory["h"] + self.beta / 2 * torch.outer(gradient, gradient)
+            memory["h"] = memory["h"] + self.beta / 2 * (gradient[:, None] * gradient)
             memory["inverse"] = sherman_morrison(memory["inverse"], gradient, self.beta / 2)
         memory["step_size"] = self.step_size(memory)
         if not self.hint:
@@ -197,17 +237,17 @@ class OptimisticOMD(OnlineOptimizer):
         memory["hint"] = gradient
         return self._moved(gradient, memory)
 
-    def _moved(self, gradient: Tensor, memory: Memory) -> Tensor:
+    def _moved(self, gradient: Any, memory: Memory) -> Any:
         """Move the anchor against a gradient, and back into the ball."""
         if self.mode == "exp_concave":
             return project_in_norm(memory["anchor"] - memory["inverse"] @ gradient, memory["h"], self.radius)
         return project(memory["anchor"] - memory["step_size"] * gradient, self.radius)
 
 
-def sherman_morrison(inverse: Tensor, u: Tensor, c: float) -> Tensor:
+def sherman_morrison(inverse: Any, u: Any, c: float) -> Any:
     """Compute (H + c u u^T)^-1 from H^-1 `[d, d]` and u `[d]`."""
     moved = inverse @ u
-    return inverse - torch.outer(moved, moved) * (c / (1 + c * (u @ moved)))
+    return inverse - (moved[:, None] * moved) * (c / (1 + c * (u @ moved)))
 
 
 class OptimisticEnsemble(OnlineOptimizer):
@@ -242,22 +282,37 @@ class OptimisticEnsemble(OnlineOptimizer):
         memory = {"points": points, "anchors": points.clone(), "switching": zero, "expected": zero.clone()}
         return {**memory, "log_weight": same, "weight": same.exp(), "error": torch.ones_like(x[0])}
 
-    def rate(self, memory: Memory) -> Tensor:
+    def rate(self, memory: Memory) -> Any:
         """Compute eps_t = min{1 / (8 D^2 L), (1 + sum ||l_s - m_s||_inf^2)^(-1/2)} of the round to come."""
-        return memory["error"].rsqrt().clamp(max=1 / (8 * self.D**2 * self.L))
+        most, found = 1 / (8 * self.D**2 * self.L), memory["error"] ** -0.5
+        return found.clamp(max=most) if isinstance(found, Tensor) else min(found, most)
 
-    def decide(self, gradient: Tensor, memory: Memory) -> Tensor:
+    def decide(self, gradient: Any, memory: Memory) -> Any:
         loss = memory["points"] @ gradient + memory["switching"]
-        memory["log_weight"] = (memory["log_weight"] - self.rate(memory) * loss).log_softmax(0)
-        memory["error"] = memory["error"] + (loss - memory["expected"]).abs().max().square()
-        step_sizes = torch.tensor(self.step_sizes, dtype=gradient.dtype, device=gradient.device)[:, None]
-        memory["anchors"] = project(memory["anchors"] - step_sizes * gradient, self.radius)
-        points = project(memory["anchors"] - step_sizes * gradient, self.radius)
-        memory["switching"] = 2 * self.L * (points - memory["points"]).square().sum(1)
+        memory["log_weight"] = log_softmax(memory["log_weight"] - self.rate(memory) * loss)
+        error = abs(loss - memory["expected"]).max()
+        if isinstance(gradient, Tensor):
+            step_sizes: Any = torch.tensor(self.step_sizes, dtype=gradient.dtype, device=gradient.device)
+        else:
+            step_sizes, error = np.array(self.step_sizes, gradient.dtype), float(error)
+        memory["error"] = memory["error"] + error * error
+        step = step_sizes[:, None] * gradient
+        memory["anchors"] = project(memory["anchors"] - step, self.radius)
+        points = project(memory["anchors"] - step, self.radius)
+        memory["switching"] = 2 * self.L * ((points - memory["points"]) ** 2).sum(1)
         memory["points"] = points
         memory["expected"] = points @ gradient + memory["switching"]
-        memory["weight"] = (memory["log_weight"] - self.rate(memory) * memory["expected"]).softmax(0)
+        log_weight = log_softmax(memory["log_weight"] - self.rate(memory) * memory["expected"])
+        memory["weight"] = log_weight.exp() if isinstance(log_weight, Tensor) else np.exp(log_weight)
         return memory["weight"] @ points
+
+
+def log_softmax(x: Any) -> Any:
+    """Normalise logarithms of weights `[N]`."""
+    if isinstance(x, Tensor):
+        return x.log_softmax(0)
+    moved = x - x.max()
+    return moved - math.log(np.exp(moved).sum())
 
 
 class OnlineGradientDescent(OnlineOptimizer):
@@ -266,8 +321,9 @@ class OnlineGradientDescent(OnlineOptimizer):
     def begin(self, x: Tensor) -> Memory:
         return {}
 
-    def decide(self, gradient: Tensor, memory: Memory) -> Tensor:
-        return project(self.point - self.D / (self.bound(memory) * memory["round"].sqrt()) * gradient, self.radius)
+    def decide(self, gradient: Any, memory: Memory) -> Any:
+        point: Any = self.point if isinstance(gradient, Tensor) else self.point.numpy()
+        return project(point - self.D / (self.bound(memory) * memory["round"] ** 0.5) * gradient, self.radius)
 
 
 class OptimisticFTRL(OnlineOptimizer):
@@ -292,12 +348,12 @@ class OptimisticFTRL(OnlineOptimizer):
         zero = torch.zeros_like(x)
         return {"sum": zero, "hint": zero.clone(), "weighted_variation": zero[0].clone()}
 
-    def step_size(self, memory: Memory) -> Tensor:
+    def step_size(self, memory: Memory) -> Any:
         """Compute eta_t = D^2 / (nu + sum_{s<t} eta_s ||g_s - M_s||^2)."""
         return self.D**2 / (self.nu + memory["weighted_variation"])
 
-    def decide(self, gradient: Tensor, memory: Memory) -> Tensor:
-        own = self.step_size(memory) * (gradient - memory["hint"]).square().sum()
+    def decide(self, gradient: Any, memory: Memory) -> Any:
+        own = self.step_size(memory) * squared_norm(gradient - memory["hint"])
         memory["weighted_variation"] = memory["weighted_variation"] + own
         memory["sum"] = memory["sum"] + gradient
         memory["hint"] = gradient

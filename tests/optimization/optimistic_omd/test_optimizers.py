@@ -226,6 +226,21 @@ def test_it_goes_on_from_its_state(kind: Any, options: dict[str, Any]) -> None:
     assert torch.equal(played(whole, gradients[20:], 40), played(resumed, gradients[20:], 40))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize(("kind", "options"), ALL)
+def test_a_host_computes_with_arrays_what_a_device_does_with_tensors(
+    kind: Any, options: Any, dtype: torch.dtype
+) -> None:
+    host, device = (kind([nn.Parameter(torch.zeros(3, dtype=dtype))], D=2.0, **{"G": 10.0, **options}) for _ in "ab")
+    for gradient in (3 * numbers(60, 3) + 2).to(dtype):
+        end_round(host, gradient)
+        with torch.no_grad():
+            device._play(device._end_round(gradient.clone(), device.memory))
+    assert {name: each.dtype for name, each in host.memory.items()} == dict.fromkeys(device.memory, dtype)
+    torch.testing.assert_close(host.point, device.point)
+    torch.testing.assert_close(host.memory, device.memory)
+
+
 def test_any_training_loop_trains_the_last_layer_of_a_network() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)).double()
