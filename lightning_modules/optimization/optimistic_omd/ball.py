@@ -23,7 +23,7 @@ def project(x: Any, radius: float) -> Any:
     """Give the points of the ball that are nearest to points `[..., d]`."""
     if isinstance(x, np.ndarray):
         if x.ndim > 1:
-            return x * (radius / np.sqrt((x * x).sum(axis=-1, keepdims=True)).clip(min=radius))
+            return x * (radius / np.maximum(np.sqrt(np.einsum("...d,...d->...", x, x)), radius))[..., None]
         norm = math.sqrt(squared_norm(x))
         return x if norm <= radius else x * (radius / norm)
     return x * (radius / x.norm(dim=-1, keepdim=True).clamp(min=radius))
