@@ -22,6 +22,8 @@ from lightning_modules.full_precision import in_full_precision
 from lightning_modules.networks.normalized import BATCH_NORM
 from lightning_modules.training.optimizers import trainable
 
+KEPT_BYTES = 2 << 30
+"""Of the graphs of gradients that are kept from one product to the next, beside that of the first batch."""
 Matrix = Literal["hessian", "gauss_newton"]
 BatchNorm = Literal["batch", "running"]
 
@@ -86,13 +88,32 @@ def refuse_without_curvature(
             hook.remove()
 
 
+@contextmanager
+def saved_bytes(apart_from: Sequence[Tensor]) -> Iterator[dict[int, int]]:
+    """Measure the memory that graphs which are made within keep, by its address; of some tensors it is not counted.
+
+    Args:
+        apart_from: tensors that are there anyway.
+    """
+    there, sizes = {each.untyped_storage().data_ptr() for each in apart_from}, {}
+
+    def pack(saved: Tensor) -> Tensor:
+        storage = saved.untyped_storage()
+        if storage.data_ptr() not in there:
+            sizes[storage.data_ptr()] = storage.nbytes()
+        return saved.detach()
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved):
+        yield sizes
+
+
 class CurvatureProduct:
     """Multiply vectors by the curvature of the mean cross-entropy at a network's weights, within `curvature_mode`.
 
     Args:
         network: maps inputs to logits `[B, K]`, in single precision or better; its trainable parameters are w.
-        batches: this process's inputs and labels `[B]`, a batch at a time. Of a single one the gradient with its graph
-            is kept, so that a product costs half.
+        batches: this process's inputs and labels `[B]`, a batch at a time. The gradient with its graph is kept of the
+            first one and of others as long as they take 2 GiB, so that their further products cost half.
         matrix: `hessian`, or `gauss_newton`, which is never negative.
 
     Raises:
@@ -111,7 +132,9 @@ class CurvatureProduct:
         self.batches = batches
         self.matrix = matrix
         self.like = next(iter(self.weights.values()))
-        self.hessian: Any = None  # of a single batch: what multiplies by it
+        self.leaves = {name: each.detach().requires_grad_() for name, each in self.weights.items()}
+        self.gradients: dict[int, list[Tensor]] = {}  # of the losses of batches by their number, with their graphs
+        self.kept, self.version = 0, -1
         self.samples = summed(torch.tensor(sum(len(label) for _, label in batches), device=self.like.device))
 
     @property
@@ -124,8 +147,9 @@ class CurvatureProduct:
         parts = vector.split([each.numel() for each in self.weights.values()])
         v = {name: part.view_as(each) for (name, each), part in zip(self.weights.items(), parts, strict=True)}
         total = torch.zeros_like(vector)
-        for inputs, label in self.batches:
-            total += flat(self._hessian(inputs, label, v) if self.matrix == "hessian" else self._newton(inputs, v))
+        for number, (inputs, label) in enumerate(self.batches):
+            hessian = self.matrix == "hessian"
+            total += flat(self._hessian(number, inputs, label, v) if hessian else self._newton(inputs, v))
         return summed(total) / self.samples
 
     def gradient(self) -> Tensor:
@@ -141,18 +165,30 @@ class CurvatureProduct:
     def _loss(self, weights: dict[str, Tensor], inputs: Tensor, label: Tensor) -> Tensor:
         return F.cross_entropy(self._logits(weights, inputs), label, reduction="sum")
 
-    def _hessian(self, inputs: Tensor, label: Tensor, v: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _hessian(self, number: int, inputs: Tensor, label: Tensor, v: dict[str, Tensor]) -> dict[str, Tensor]:
         """The product from the left, which is the same as H is symmetric, and which every layer has."""
-
-        def loss(weights: dict[str, Tensor]) -> Tensor:
-            return self._loss(weights, inputs, label)
-
-        if self.hessian is not None:
-            return self.hessian(v)[0]
-        of_gradient: Any = vjp(grad(loss), self.weights)
-        if len(self.batches) == 1:
-            self.hessian = of_gradient[1]
-        return of_gradient[1](v)[0]
+        leaves = list(self.leaves.values())
+        if self.version != (version := sum(each._version for each in leaves)):  # weights that have moved since
+            self.gradients, self.kept, self.version = {}, 0, version
+        gradient = self.gradients.get(number)
+        with torch.enable_grad():
+            if gradient is None:
+                with saved_bytes([*leaves, inputs, label]) as sizes:
+                    loss = self._loss(self.leaves, inputs, label)
+                    gradient = list(torch.autograd.grad(loss, leaves, create_graph=True, materialize_grads=True))
+                size = sum(sizes.values()) if number else 0
+                if self.kept + size <= KEPT_BYTES:
+                    self.gradients[number] = gradient
+                    self.kept += size
+            pairs = [(each, part) for each, part in zip(gradient, v.values(), strict=True) if each.requires_grad]
+            product = torch.autograd.grad(
+                [each for each, _ in pairs],
+                leaves,
+                [part for _, part in pairs],
+                retain_graph=number in self.gradients,
+                materialize_grads=True,
+            )
+        return dict(zip(self.leaves, product, strict=True))
 
     def _newton(self, inputs: Tensor, v: dict[str, Tensor]) -> dict[str, Tensor]:
         def logits(weights: dict[str, Tensor]) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from lightning_modules.metrics import curvature
 from lightning_modules.metrics.curvature import CurvatureProduct, Matrix, curvature_mode, refuse_without_curvature
 
 X = torch.randn(11, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -86,6 +87,25 @@ def test_frozen_weights_are_left_out_and_the_gradient_is_of_the_mean() -> None:
     F.cross_entropy(module(X), Y).backward()
     expected = torch.cat([each.grad.flatten() for each in module[2].parameters()])
     torch.testing.assert_close(product.gradient(), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("limit", "passes"), [(1 << 20, 2), (0, 4)])
+def test_graphs_are_kept_within_a_limit_and_follow_the_weights(
+    limit: int, passes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three products take one pass over each batch whose graph is kept; the first one's always is."""
+    monkeypatch.setattr(curvature, "KEPT_BYTES", limit)
+    module, seen = network(nn.Tanh()), list[int]()
+    handle = module.register_forward_hook(lambda *_: seen.append(1))
+    with curvature_mode(module, "running"):
+        product, vectors = CurvatureProduct(module, BATCHES), torch.eye(39, dtype=torch.float64)[:3]
+        ours = torch.stack([product(each) for each in vectors])
+        assert len(seen) == passes
+        torch.testing.assert_close(ours, explicit(module, BATCHES)[:3], rtol=0, atol=1e-12)
+        with torch.no_grad():
+            module[0].weight.mul_(2)
+        torch.testing.assert_close(product(vectors[0]), explicit(module, BATCHES)[0], rtol=0, atol=1e-12)
+    handle.remove()
 
 
 def test_what_does_not_fit_is_named() -> None:
