@@ -1,0 +1,178 @@
+"""Distances of generated images beside torch-fidelity, pytorch-fid and clean-fid: statistics alone, and whole runs."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from callbacks.generation.statistics import frechet_distance, moment_sums, moments_of, subset_distances
+from lightning_modules.networks.fid_inception import FIDInception, default_weights
+from tests.benchmarks.pairs import paired_ratio
+from tests.benchmarks.peers import peer
+from tests.command import ROOT, environment
+
+pytestmark = pytest.mark.benchmark
+Report = Callable[[str, float, str], None]
+CPU = torch.device("cpu")
+IMAGES = 200
+
+
+def features(count: int, dimensions: int, seed: int) -> np.ndarray:
+    """Positive numbers that depend on each other, as features do."""
+    random = np.random.default_rng(seed)
+    mixed = random.standard_normal((count, dimensions), np.float32) + random.standard_normal((count, 1), np.float32)
+    return np.abs(mixed) * (1 + seed / 10)
+
+
+def test_kid_beside_torch_fidelity(report: Report) -> None:
+    """100 subsets of 1,000 images on both sides; they draw others, so that values agree within their scatter."""
+    kid, name = peer("torch_fidelity.metric_kid", "torch-fidelity")
+    first, second = features(2000, 256, 0), features(2000, 256, 1)
+    settings = {"kid_subsets": 100, "kid_subset_size": 1000, "verbose": False}
+
+    def theirs() -> float:
+        given = torch.from_numpy(first), torch.from_numpy(second)
+        return kid.kid_features_to_metric(*given, **settings)["kernel_inception_distance_mean"]
+
+    def ours() -> float:
+        return float(subset_distances(first, second, 0, CPU).mean())
+
+    assert ours() == pytest.approx(theirs(), rel=0.02)
+    ratio = paired_ratio(ours, theirs, 1, time.process_time)
+    report(f"CPU time of KID, 100 subsets of 1,000 of 2 x 2,000 images, 256 features, over {name}", ratio, "<= 1")
+    assert ratio <= 1
+
+
+def distance(first: np.ndarray, second: np.ndarray) -> float:
+    return frechet_distance(*(moments_of(moment_sums(each, CPU), len(each)) for each in (first, second)))
+
+
+def test_statistics_of_10000_images_beside_torch_fidelity(report: Report) -> None:
+    """The features given: mean, covariance and distance."""
+    fid, name = peer("torch_fidelity.metric_fid", "torch-fidelity")
+    first, second = features(10_000, 2048, 0), features(10_000, 2048, 1)
+
+    def theirs() -> float:
+        statistics = [fid.fid_features_to_statistics(torch.from_numpy(each)) for each in (first, second)]
+        return fid.fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"]
+
+    assert distance(first, second) == pytest.approx(theirs(), rel=1e-4)
+    ratio = paired_ratio(lambda: distance(first, second), theirs, 1, time.process_time)
+    report(f"CPU time of FID of the features of 2 x 10,000 images over {name}", ratio, "<= 1")
+    assert ratio <= 1
+
+
+def test_distance_beside_pytorch_fid(report: Report) -> None:
+    score, name = peer("pytorch_fid.fid_score", "pytorch-fid")
+    moments = [moments_of(moment_sums(features(3000, 1024, seed), CPU), 3000) for seed in (0, 1)]
+    flat = [each.numpy() for moment in moments for each in moment[:2]]
+    try:
+        theirs = score.calculate_frechet_distance(*flat)
+    except (TypeError, ValueError) as error:
+        pytest.skip(f"{name} does not compute with the SciPy that is installed: {error}")
+    assert frechet_distance(*moments) == pytest.approx(theirs, rel=1e-4)
+    ratio = paired_ratio(
+        lambda: frechet_distance(*moments), lambda: score.calculate_frechet_distance(*flat), 1, time.process_time
+    )
+    report(f"CPU time of the Frechet distance of 1,024 features, moments given, over {name}", ratio, "<= 1")
+    assert ratio <= 1
+
+
+def test_ten_times_the_images(report: Report) -> None:
+    few, many = features(2000, 512, 0), features(20_000, 512, 0)
+    ratio = paired_ratio(lambda: moment_sums(many, CPU), lambda: moment_sums(few, CPU), 5, time.process_time)
+    report("growth: CPU time of the moments of 20,000 images against 2,000", ratio, "<= 11")
+    assert ratio <= 11
+
+
+class Cost(NamedTuple):
+    """What a process took."""
+
+    seconds: float
+    """Of all CPUs."""
+    kib: int
+    """Most memory at a time."""
+    printed: str
+
+
+def cost(*arguments: str, folder: Path) -> Cost:
+    """Run Python from the project's root, and measure the process when it ends."""
+    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    with (folder / "printed").open("w+") as file:
+        process = subprocess.Popen(
+            [sys.executable, *arguments], cwd=ROOT, env={**environment(), "PYTHONPATH": paths}, stdout=file
+        )
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        assert process.returncode == 0
+        file.seek(0)
+        return Cost(used.ru_utime + used.ru_stime, used.ru_maxrss, file.read())
+
+
+def write_images(folder: Path, seed: int) -> Path:
+    """Write parts of two photographs, of 64 x 64 pixels."""
+    folder.mkdir()
+    random, photographs = np.random.default_rng(seed), load_sample_images().images
+    for number in range(IMAGES):
+        top, left = random.integers(0, 360), random.integers(0, 570)
+        Image.fromarray(photographs[(number + seed) % 2][top : top + 64, left : left + 64]).save(
+            folder / f"{number}.png"
+        )
+    return folder
+
+
+TORCH_FIDELITY = """
+import sys, torch, torch_fidelity
+torch.set_num_threads(1)
+print(torch_fidelity.calculate_metrics(input1=sys.argv[1], input2=sys.argv[2], cuda=False, fid=True, verbose=False,
+    cache=False, num_workers=0, feature_extractor_weights_path=sys.argv[3])["frechet_inception_distance"])
+"""
+CLEAN_FID = """
+import sys, functools, torch
+torch.set_num_threads(1)
+from cleanfid import fid, features
+from cleanfid.inception_torchscript import InceptionV3W
+network = InceptionV3W(sys.argv[3], download=False, resize_inside=False)
+print(fid.compute_fid(sys.argv[1], sys.argv[2], mode="clean", device=torch.device("cpu"), num_workers=0, verbose=False,
+    use_dataparallel=False, custom_feat_extractor=network, custom_image_tranform=None))
+"""
+
+
+@pytest.mark.parametrize("package", ["torch-fidelity", "clean-fid"])
+def test_whole_runs_with_the_real_inception(package: str, report: Report, tmp_path: Path) -> None:
+    """Folders of images to a number, each tool in a process of its own, one thread, batches of 50 or its default."""
+    _, name = peer({"torch-fidelity": "torch_fidelity", "clean-fid": "cleanfid.fid"}[package], package)
+    try:
+        weights = default_weights()
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    folders = [str(write_images(tmp_path / f"images{seed}", seed)) for seed in (0, 1)]
+    if package == "clean-fid":
+        shutil.copy(weights, tmp_path / "inception-2015-12-05.pt")
+        code, resize, given = CLEAN_FID, "clean", str(tmp_path)
+    else:
+        network = FIDInception()
+        network.read()
+        classifier = {"fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008)}  # FID does not use it
+        torch.save(network.network.state_dict() | classifier, tmp_path / "weights.pth")
+        code, resize, given = TORCH_FIDELITY, "legacy", str(tmp_path / "weights.pth")
+    theirs = cost("-c", code, *folders, given, folder=tmp_path)
+    ours = cost(
+        *("train.py", "fid", *folders, "--resize", resize, "--cache_dir", str(tmp_path / "cache"), "--device", "cpu"),
+        folder=tmp_path,
+    )
+    assert float(ours.printed.split()[1]) == pytest.approx(float(theirs.printed.split()[-1]), rel=1e-3)
+    run = f"FID of 2 x {IMAGES} images of 64 x 64 with the real Inception, imports and all, over {name}"
+    report(f"CPU time of {run}", ours.seconds / theirs.seconds, "<= 1.05")
+    report(f"peak memory of {run}", ours.kib / theirs.kib, "<= 1.05")
+    assert max(ours.seconds / theirs.seconds, ours.kib / theirs.kib) <= 1.05

@@ -1,0 +1,27 @@
+"""PGD beside torchattacks, with the same budget, steps and network."""
+
+import time
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from lightning_modules.networks.cifar_resnet import CIFARResNet
+from lightning_modules.robustness.attacks.ascent import PGD
+from tests.benchmarks.pairs import paired_ratio
+from tests.benchmarks.peers import peer
+
+pytestmark = pytest.mark.benchmark
+
+
+def test_ten_steps_beside_torchattacks(report: Callable[[str, float, str], None]) -> None:
+    torchattacks, name = peer("torchattacks", "torchattacks")
+    network = CIFARResNet(20).eval()
+    image, label = torch.rand(16, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.arange(16) % 10
+    ours = PGD("linf", 8 / 255, steps=10, step_size=2 / 255)
+    theirs = torchattacks.PGD(network, eps=8 / 255, alpha=2 / 255, steps=10)
+    ratio = paired_ratio(
+        lambda: ours.perturb(network, image, label), lambda: theirs(image, label), 5, time.process_time
+    )
+    report(f"CPU time of PGD-10, which keeps the worst image of the path, ResNet-20, over {name}", ratio, "<= 1.05")
+    assert ratio <= 1.05
