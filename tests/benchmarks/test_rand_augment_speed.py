@@ -18,7 +18,7 @@ from tests.benchmarks.pairs import paired_ratio
 pytestmark = pytest.mark.benchmark
 Report = Callable[[str, float, str], None]
 SHAPES = [(16, 224), (128, 32)]
-RECIPE = "rand-m9-mstd0.5-inc1"
+RECIPE = "rand-m9-inc1"
 
 
 def images(count: int, side: int) -> torch.Tensor:
