@@ -1,44 +1,94 @@
-"""Runs of `train.py` on the simulated device, in a process of their own.
+"""Runs of `train.py` on the simulated device, in processes of their own.
 
     python -m tests.conformance.on_device < COMMANDS
 
-where COMMANDS is JSON: a list of command lines. Ends with the number of those that failed.
+where COMMANDS is JSON: a list of command lines. A line is run in a fork of the process that has imported PyTorch and
+Lightning, so that one that ends the interpreter ends alone. The exit status is 1 if a line failed.
 """
 
 import json
+import os
+import socket
 import subprocess
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.command import ROOT
+from tests.command import ROOT, environment
 
 Command = Sequence[str | Path]
 
 
-def on_device(*commands: Command) -> None:
-    """Run command lines of `train.py` one after the other on the simulated device, and fail where one fails."""
+def on_device(*commands: Command, ranks: int = 1, fails: str | None = None) -> str:
+    """Run command lines of `train.py` one after the other on the simulated device, and return what they printed.
+
+    Args:
+        commands: the command lines.
+        ranks: number of processes of one group, in which collectives take what NCCL takes (`collectives.py`).
+        fails: what the run must say as it fails; None asks that it does not fail.
+    """
     asked = json.dumps([[str(argument) for argument in command] for command in commands])
-    call = [sys.executable, "-m", __name__]
-    run = subprocess.run(call, cwd=ROOT, input=asked, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    assert run.returncode == 0, run.stdout
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    processes = []
+    for rank in range(ranks):
+        numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "GROUP_RANK": 0}
+        group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "device"}
+        group |= {name: str(number) for name, number in numbers.items()}
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, "-m", __name__],
+                **{"cwd": ROOT, "env": environment() | (group if ranks > 1 else {}), "text": True},
+                **{"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT},
+            )
+        )
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write(asked)
+        process.stdin.close()
+        process.stdin = None
+    printed = "".join(process.communicate(timeout=900)[0] for process in processes)
+    failed = any(process.returncode != 0 for process in processes)
+    assert failed == (fails is not None), printed
+    assert fails is None or fails in printed, printed
+    return printed
+
+
+def alone(command: list[str]) -> int:
+    """Run a command line in a fork of this process, and return its exit status."""
+    import train
+
+    sys.stdout.flush()
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    status = 1
+    try:
+        status = train.main(command)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
 
 
 def main() -> int:
-    import train
-    from tests.conformance.simulated_device import register
+    import experiments.command_line  # noqa: F401 - once, not in each fork
+    from tests.conformance import collectives, simulated_device
 
-    register()
+    simulated_device.register()
+    if "WORLD_SIZE" in os.environ:
+        collectives.like_nccl()
+    failed = 0
     for command in json.load(sys.stdin):
         print("train.py", *command, flush=True)
-        try:
-            if train.main(command) != 0:
-                return 1
-        except Exception:
-            traceback.print_exc()
-            return 1
-    return 0
+        if (status := alone(command)) != 0:
+            failed = 1
+            print(f"exit status {status}: train.py", *command, flush=True)
+    return failed
 
 
 if __name__ == "__main__":

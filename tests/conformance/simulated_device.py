@@ -8,6 +8,7 @@ It is registered for the whole process, with hooks that the autograd engine read
 before the first backward pass (`tests/conformance/on_device.py`). It knows no speed, memory, streams, or kernels.
 """
 
+import os
 from functools import partial
 from typing import Any
 
@@ -208,6 +209,7 @@ def register() -> None:
 
     _KEPT.extend((rest, factories, GeneratorsFit().__enter__()))
     SingleDeviceStrategy.__init__ = on_the_device  # type: ignore[method-assign]
-    CPUAccelerator.parse_devices = staticmethod(lambda devices: 1)  # type: ignore[method-assign]
+    ranks = int(os.environ.get("WORLD_SIZE", 1))
+    CPUAccelerator.parse_devices = staticmethod(lambda devices: ranks)  # type: ignore[method-assign]
     CPUAccelerator.setup_device = lambda self, device: None  # type: ignore[method-assign]
     torch.Generator = Generator  # type: ignore[misc]

@@ -1,0 +1,107 @@
+"""Collectives as NCCL has them, where gloo computes: they take tensors of the device alone.
+
+    simulated_device.register()
+    collectives.like_nccl()
+
+In that order, in each process of a group (`tests/conformance/on_device.py` does so: `on_device(command, ranks=2)`).
+A Trainer of several processes then has its modules and batches on the simulated device, and a group that is made as
+`new_group(backend="gloo")` takes tensors of the CPU, too. Collectives of objects take any: PyTorch moves their bytes.
+"""
+
+from functools import wraps
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch.strategies import DDPStrategy
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from tests.conformance import simulated_device
+
+OF_TENSORS = (
+    *("all_reduce", "reduce", "broadcast", "all_gather", "all_gather_into_tensor", "gather", "scatter"),
+    *("reduce_scatter", "reduce_scatter_tensor", "all_to_all", "all_to_all_single"),
+    *("send", "recv", "isend", "irecv"),
+)
+UNKNOWN_TYPES = {torch.int16, torch.uint16, torch.uint32, torch.uint64}  # NCCL has no such numbers
+UNKNOWN_SUMS = {dist.ReduceOp.BAND, dist.ReduceOp.BOR, dist.ReduceOp.BXOR}
+
+
+class RefusedByNCCL(RuntimeError):
+    """What NCCL refuses, or hangs on."""
+
+
+class Reached(NamedTuple):
+    """A tensor that reached a collective."""
+
+    collective: str
+    device: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    group: str
+
+
+REACHED: list[Reached] = []
+"""What reached collectives in this process, in order."""
+_gloo: list[Any] = []  # groups that say gloo
+
+
+def check(name: str, group: Any, tensors: list[Tensor], op: Any = None) -> None:
+    """Note what reaches a collective, and raise where NCCL would not take it."""
+    says_gloo = any(group is each for each in _gloo)
+    for tensor in tensors:
+        place, shape = str(tensor.device), tuple(tensor.shape)
+        REACHED.append(Reached(name, place, tensor.dtype, shape, "gloo" if says_gloo else "nccl"))
+        if says_gloo:
+            continue
+        if not simulated_device.on_device(tensor):
+            raise RefusedByNCCL(f"{name} of a tensor {list(shape)} on {place}, in a group that does not say gloo")
+        if tensor.dtype in UNKNOWN_TYPES:
+            raise RefusedByNCCL(f"{name} of {tensor.dtype}, which NCCL does not have")
+        if not tensor.is_contiguous():
+            raise RefusedByNCCL(f"{name} of a tensor {list(shape)} that is not contiguous")
+    if not says_gloo and op in UNKNOWN_SUMS:
+        raise RefusedByNCCL(f"{name} by {op}, which NCCL does not have")
+
+
+def _checked(name: str, function: Any) -> Any:
+    @wraps(function)
+    def collective(*args: Any, **kwargs: Any) -> Any:
+        leaves = tree_leaves((args, kwargs))
+        groups = [leaf for leaf in leaves if isinstance(leaf, dist.ProcessGroup)]
+        ops = [leaf for leaf in leaves if isinstance(leaf, dist.ReduceOp | dist.ReduceOp.RedOpType)]
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        check(name, *(groups or [None])[:1], tensors, *ops[:1])
+        return function(*args, **kwargs)
+
+    return collective
+
+
+def like_nccl() -> None:
+    """Have collectives be NCCL's, and a DDPStrategy use the simulated device, for the whole process and for good."""
+    for name in OF_TENSORS:
+        setattr(dist, name, _checked(name, getattr(dist, name)))
+    made = dist.new_group
+
+    @wraps(made)
+    def new_group(*args: Any, **kwargs: Any) -> Any:
+        group = made(*args, **kwargs)
+        if kwargs.get("backend", args[2] if len(args) > 2 else None) == "gloo":
+            _gloo.append(group)
+        return group
+
+    began = DDPStrategy.setup_distributed
+
+    def setup_distributed(self: DDPStrategy) -> None:
+        """Join the group by gloo, which knows nothing of the device."""
+        DDPStrategy.root_device = torch.device("cpu")  # type: ignore[assignment, method-assign]
+        try:
+            began(self)
+        finally:
+            DDPStrategy.root_device = simulated_device.DEVICE  # type: ignore[assignment, method-assign]
+
+    dist.new_group = new_group
+    DDPStrategy.setup_distributed = setup_distributed  # type: ignore[method-assign]
+    DDPStrategy.root_device = simulated_device.DEVICE  # type: ignore[assignment, method-assign]
+    DDPStrategy.determine_ddp_device_ids = lambda self: None  # type: ignore[method-assign]

@@ -1,0 +1,63 @@
+"""Collectives refuse what NCCL refuses, and take what it takes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.command import ROOT
+from tests.conformance.on_device import on_device
+from tests.conformance.runs import written
+
+MIXED = """
+import torch
+import torch.distributed as dist
+from tests.conformance import collectives, simulated_device
+simulated_device.register()
+collectives.like_nccl()
+dist.init_process_group("gloo", rank=0, world_size=1)
+there, here = torch.ones(4, 2, device="simulated:0"), torch.ones(4, 2)
+gloo = dist.new_group(backend="gloo")
+dist.all_reduce(there)
+dist.all_gather([there.clone()], there)
+dist.all_reduce(here, group=gloo)
+dist.all_gather_object([None], {"any": here})
+for mixed in (
+    lambda: dist.all_reduce(here),
+    lambda: dist.broadcast(here, 0),
+    lambda: dist.all_gather([here], there),
+    lambda: dist.all_gather([there], here),
+    lambda: dist.all_to_all_single(there, here),
+    lambda: dist.all_reduce(there.T),
+    lambda: dist.all_reduce(there.to(torch.int16)),
+    lambda: dist.all_reduce(there.long(), dist.ReduceOp.BOR),
+    lambda: dist.all_reduce(here, group=dist.new_group()),
+):
+    try:
+        mixed()
+    except collectives.RefusedByNCCL:
+        continue
+    raise AssertionError("nothing was raised")
+assert collectives.REACHED[0] == ("all_reduce", "simulated:0", torch.float32, (4, 2), "nccl"), collectives.REACHED[0]
+assert collectives.REACHED[3] == ("all_reduce", "cpu", torch.float32, (4, 2), "gloo"), collectives.REACHED
+dist.destroy_process_group()
+"""
+
+
+def test_what_nccl_refuses_is_refused() -> None:
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29551"}
+    run = subprocess.run(
+        [sys.executable, "-c", MIXED], cwd=ROOT, env=os.environ | group, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.nightly
+def test_two_ranks_train_and_test_on_the_device(tmp_path: Path) -> None:
+    more = {"trainer.devices": 2, "trainer.strategy": "ddp", "trainer.limit_train_batches": 2}
+    more |= {"trainer.limit_val_batches": 1, "trainer.limit_test_batches": 1, "trainer.inference_mode": False}
+    fit = ("fit", "--config", written("cross_entropy", tmp_path, more), "--run_directory", tmp_path / "run")
+    on_device(fit, ("test", "--resume", tmp_path / "run"), ranks=2)
+    assert (tmp_path / "run" / "test_metrics.csv").exists()
