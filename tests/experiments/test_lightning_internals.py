@@ -15,7 +15,6 @@ from lightning.pytorch.demos.boring_classes import BoringModel
 from experiments.command_line import ParsedOnly, parser_of
 from experiments.lightning_internals import (
     FitLoop,
-    accumulated_metrics,
     checkpoint_path,
     handle_signals,
     import_verdicts,
@@ -23,6 +22,7 @@ from experiments.lightning_internals import (
     logged_of_epoch,
     may_go_on_from_here,
     restoring,
+    running_means,
     set_import_verdicts,
     signal_handling,
     steps_trained,
@@ -145,7 +145,7 @@ class Watches(Callback):
         self.at_the_end: Any = None
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        [mean] = accumulated_metrics(trainer).values()
+        [mean] = running_means(trainer).values()
         assert mean.is_tensor
         assert mean.meta.is_mean_reduction
         assert mean.meta.on_epoch
