@@ -31,8 +31,6 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from datamodules.files.whole_files import write_text
 from experiments.arguments import LARGEST_SEED, PROGRAM
-from experiments.class_names import with_full_names
-from experiments.class_paths import check_class_paths
 from experiments.compile_network import CompileNetwork
 from experiments.config_files import (
     PROJECT,
@@ -44,12 +42,15 @@ from experiments.config_files import (
     with_base,
     without_base_line,
 )
-from experiments.data_before_model import check_captions, count_classes, with_placeholder
-from experiments.guards import Guards, check_guards, from_list
 from experiments.lightning_internals import subcommand_parser, take_given_checkpoint_alone, typed_arguments
+from experiments.parsing.class_names import with_full_names
+from experiments.parsing.class_paths import check_class_paths
+from experiments.parsing.data_before_model import check_captions, count_classes, with_placeholder
+from experiments.parsing.guards import Guards, check_guards, from_list
+from experiments.parsing.readable_errors import lost_process, readable
+from experiments.parsing.trainer_options import of_an_option, refuse_options
 from experiments.preflight import metrics_of_short_run
 from experiments.progress_bar import WholeRun
-from experiments.readable_errors import lost_process, readable
 from experiments.results import final_metrics
 from experiments.run_directory import (
     MetricsTable,
@@ -74,7 +75,6 @@ from experiments.saving.end_of_training import ResumableEnd
 from experiments.saving.given_callbacks import fit_in
 from experiments.saving.stop_signals import StopSignals
 from experiments.strangers import known_imports, settings_of_run
-from experiments.trainer_options import of_an_option, refuse_options
 
 yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, value: dumper.represent_data(value.value))  # a default
 DEFAULTS = PROJECT / "configs" / "defaults.yaml"

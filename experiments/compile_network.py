@@ -1,5 +1,6 @@
 """Compile a module's network for training."""
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
@@ -22,6 +23,7 @@ class CompileNetwork(Callback):
             raise ValueError(f"compile needs a module with model.network, and {type(pl_module).__name__} has none")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        from lightning_modules.networks.adaptation import compiled  # it takes a second, which other runs do not pay
-
-        compiled(pl_module.network, self.backend)
+        backends = torch.compiler.list_backends(exclude_tags=())
+        if self.backend not in backends:
+            raise ValueError(f"compile must be true or one of {', '.join(backends)}, got {self.backend!r}")
+        pl_module.network.compile(backend=self.backend)  # type: ignore[operator,union-attr]

@@ -28,8 +28,8 @@ def errors_of(arguments: Sequence[Sequence[str]]) -> list[str | None]:
     import torch
 
     from experiments.command_line import ParsedOnly
-    from experiments.data_before_model import count_classes
-    from experiments.readable_errors import readable
+    from experiments.parsing.data_before_model import count_classes
+    from experiments.parsing.readable_errors import readable
 
     parser: Any = None
     found: list[str | None] = []

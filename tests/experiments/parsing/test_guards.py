@@ -8,7 +8,7 @@ import yaml
 
 import train
 from experiments.command_line import CommandLine
-from experiments.guards import CLASSES, check_guards, from_list
+from experiments.parsing.guards import CLASSES, check_guards, from_list
 from tests.command import ROOT
 
 DEMO = ROOT / "configs/elr/demo.yaml"

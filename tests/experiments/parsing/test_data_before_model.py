@@ -9,7 +9,7 @@ import yaml
 
 import train
 from experiments.command_line import ParsedOnly
-from experiments.data_before_model import count_classes, with_placeholder
+from experiments.parsing.data_before_model import count_classes, with_placeholder
 from tests.datamodules.image_folders import shades
 
 SMALL = ("--data.images.image_size", "32", "--data.images.resize", "32", "--data.num_workers", "0")

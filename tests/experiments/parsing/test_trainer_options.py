@@ -7,7 +7,7 @@ from lightning.pytorch import LightningModule
 from torch import nn
 
 import train
-from experiments.trainer_options import of_an_option, refuse_options
+from experiments.parsing.trainer_options import of_an_option, refuse_options
 from tests.trainers import quiet
 
 SHARDED = (

@@ -8,7 +8,7 @@ import importlib
 import inspect
 import re
 
-from experiments.class_names import did_you_mean
+from experiments.parsing.class_names import did_you_mean
 
 NOT_A_REASON = re.compile(
     r"Does not validate against any|Subtypes:|Errors:|<class 'NoneType'>|Given value|Parser key|Expected a path but|"

@@ -2,7 +2,7 @@ import pytest
 import torch.optim.lr_scheduler  # noqa: F401
 
 import train
-from experiments.class_names import did_you_mean, with_full_names
+from experiments.parsing.class_names import did_you_mean, with_full_names
 
 ELR = "lightning_modules.noisy_labels.elr.ELR"
 LABELLED = "datamodules.classification.labelled_images.LabelledImages"
@@ -32,7 +32,7 @@ def test_help_of_a_class_by_its_short_name_is_printed(capsys: pytest.CaptureFixt
 
 def test_a_name_of_several_classes_is_refused_with_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     both = [("A", "lightning_modules.one.A"), ("A", "lightning_modules.two.A"), ("A", "callbacks.A")]
-    monkeypatch.setattr("experiments.class_names.project_classes", lambda: iter(both))
+    monkeypatch.setattr("experiments.parsing.class_names.project_classes", lambda: iter(both))
     with pytest.raises(ValueError, match=r"several classes are called A; name one of lightning_modules\.one\.A, light"):
         with_full_names(["fit", "--model.help", "A"])
 

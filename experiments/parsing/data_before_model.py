@@ -6,7 +6,7 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import LightningDataModule
 
-from experiments.class_paths import imported
+from experiments.parsing.class_paths import imported
 
 AUTO = re.compile(r"(\bnum_classes: *)auto\b")
 COUNTED = -1
