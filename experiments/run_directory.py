@@ -317,7 +317,7 @@ def name_in_errors(trainer: Trainer) -> None:
             raise RuntimeError(f"it holds the states of {saved} optimizers, and there are {own}")
         restore_optimizers()
 
-    connector.restore_optimizers = as_many  # type: ignore[method-assign]
+    connector.restore_optimizers = as_many
 
 
 class MetricsTable(Logger):

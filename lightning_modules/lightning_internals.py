@@ -10,6 +10,7 @@ from lightning.fabric.strategies.launchers.subprocess_script import _ChildProces
 from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.trainer.connectors.data_connector import _DataLoaderSource
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -24,6 +25,11 @@ set_num_threads_if_needed = _set_num_threads_if_needed
 DataLoaderSource = _DataLoaderSource
 """Where a loop has its loader from: a user's own loader is wrapped there, once the trainer has it."""
 
+# The classes above all layers of a kind, whatever their number of dimensions.
+BatchNorm = nn.modules.batchnorm._BatchNorm
+NormWithStatistics = nn.modules.batchnorm._NormBase
+AnyDropout = nn.modules.dropout._DropoutNd
+
 # One kernel for many small tensors; optimizers have them, and no public function does the same.
 foreach_add_: Any = torch._foreach_add_
 foreach_sub_: Any = torch._foreach_sub_
@@ -31,6 +37,11 @@ foreach_copy_: Any = torch._foreach_copy_
 foreach_norm: Any = torch._foreach_norm
 standard_gamma: Any = torch._standard_gamma
 """`torch.distributions.Gamma` takes no generator."""
+
+
+def times_written(tensor: torch.Tensor) -> int:
+    """Count how often a tensor was written to in place, by which autograd knows values that have changed."""
+    return tensor._version
 
 
 def loader_source(loop: Any) -> Any:

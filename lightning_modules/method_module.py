@@ -9,7 +9,7 @@ class MethodModule(LightningModule):
     """A LightningModule whose checkpoints hold weights and state, and no constructor arguments."""
 
     @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:  # type: ignore[override]
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:
         """Build the module from constructor arguments given here, and load a checkpoint's weights into it.
 
         Raises:

@@ -19,7 +19,7 @@ SMALLER = {
     "own_data/classes": CLASSES,
     "own_data/certified": CLASSES,
     "own_data/photographs": [*QUICK, "--data.patch_size", "24", "--data.patches_per_image", "4"],
-    "diffusion_finetuning/lora": [
+    "finetuning/lora": [
         *QUICK,
         *("--trainer.max_steps", "3"),
         *("--trainer.precision", "32-true", "--data.images.image_size", "16", "--data.batch_size", "2"),

@@ -52,7 +52,8 @@ def check_captions(config: Namespace) -> None:
     for part in (model, (model.get("init_args") or {}).get("network")):
         path = part.get("class_path") if isinstance(part, Namespace) else None
         if path and getattr(imported(path), "needs_captions", False):
-            data_of(config).require_captions(path.rpartition(".")[2])  # type: ignore[operator]
+            reads: Any = data_of(config)
+            reads.require_captions(path.rpartition(".")[2])
             return
 
 

@@ -6,7 +6,9 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import nn
+
+BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def refuse_options(module: LightningModule, trainer: Trainer) -> None:
@@ -28,7 +30,7 @@ def refuse_options(module: LightningModule, trainer: Trainer) -> None:
                 f"got {trainer.accumulate_grad_batches}"
             )
     shared = getattr(trainer.strategy, "_layer_sync", None) is not None
-    batch_norm = any(isinstance(layer, _BatchNorm) for layer in module.modules())
+    batch_norm = any(isinstance(layer, BATCH_NORM) for layer in module.modules())
     if shared and batch_norm and isinstance(trainer.accelerator, CPUAccelerator):
         raise ValueError("trainer.sync_batchnorm must be false on CPUs: PyTorch's SyncBatchNorm is for GPUs, got true")
     if isinstance(trainer.strategy, ModelParallelStrategy) and not is_overridden("configure_model", module):

@@ -19,6 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from datamodules.arguments import one_of
 from datamodules.loading.world import summed
 from lightning_modules.full_precision import in_full_precision
+from lightning_modules.lightning_internals import times_written
 from lightning_modules.networks.normalized import BATCH_NORM
 from lightning_modules.training.optimizers import trainable
 
@@ -168,7 +169,7 @@ class CurvatureProduct:
     def _hessian(self, number: int, inputs: Tensor, label: Tensor, v: dict[str, Tensor]) -> dict[str, Tensor]:
         """The product from the left, which is the same as H is symmetric, and which every layer has."""
         leaves = list(self.leaves.values())
-        if self.version != (version := sum(each._version for each in leaves)):  # weights that have moved since
+        if self.version != (version := sum(times_written(each) for each in leaves)):  # weights that have moved since
             self.gradients, self.kept, self.version = {}, 0, version
         gradient = self.gradients.get(number)
         with torch.enable_grad():

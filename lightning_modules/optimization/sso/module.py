@@ -11,6 +11,7 @@ from datamodules.batches import global_size
 from datamodules.loading.world import summed
 from lightning_modules.distributed.summed_gradient import summed_gradient
 from lightning_modules.interfaces import TrainingSamples, require_data
+from lightning_modules.lightning_internals import AnyDropout, BatchNorm
 from lightning_modules.method_module import MethodModule
 from lightning_modules.optimization.sso.surrogate import Scaling, code_surrogate, paper_surrogate
 from lightning_modules.optimization.sso.target_steps import Target, TargetStep
@@ -28,8 +29,8 @@ def refuse_random_outputs(network: nn.Module) -> None:
         ValueError: names the first dropout, or BatchNorm in training mode.
     """
     for name, layer in network.named_modules():
-        drops = isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0
-        if layer.training and (drops or isinstance(layer, nn.modules.batchnorm._BatchNorm)):
+        drops = isinstance(layer, AnyDropout) and layer.p > 0
+        if layer.training and (drops or isinstance(layer, BatchNorm)):
             raise ValueError(
                 f"network has {name}, {type(layer).__name__} in training mode, and SSO needs outputs that are a "
                 f"function of the weights alone within a batch: leave it out, or put it in evaluation mode"

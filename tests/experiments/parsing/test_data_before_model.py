@@ -61,7 +61,7 @@ def test_data_without_classes_are_refused() -> None:
 @pytest.mark.parametrize(
     ("config", "pipeline"),
     [
-        ("diffusion_finetuning/lora.yaml", "--model.network.pipeline"),
+        ("finetuning/lora.yaml", "--model.network.pipeline"),
         ("one_more_step/stable_diffusion.yaml", "--model.model.pipeline"),
     ],
 )

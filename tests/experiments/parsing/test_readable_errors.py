@@ -140,8 +140,8 @@ def test_a_run_whose_directory_is_removed_ends_by_one_line(
 def test_of_alternative_classes_the_one_that_was_meant_gives_the_reason(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pipeline = ("--model.network.pipeline", str(tmp_path / "nowhere"))
-    assert train.main(["fit", "--config", "configs/finetuning/lora.yaml", *pipeline]) != 0
+    own = ("--model.network.pipeline", str(tmp_path / "nowhere"), "--data.images.prompt", "a cat")
+    assert train.main(["fit", "--config", "configs/finetuning/lora.yaml", *own]) != 0
     [message] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert message.endswith("nowhere: expected a folder with model_index.json; correct the path")
 
