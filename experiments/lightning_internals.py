@@ -1,6 +1,6 @@
-"""What runs use of Lightning and jsonargparse that has no public name, and why.
+"""Private names of Lightning and jsonargparse that runs use for lack of public ones, and why.
 
-It stands here, and for modules in `lightning_modules/lightning_internals.py`, alone. A test fails by name where an
+They stand here, and for modules in `lightning_modules/lightning_internals.py`, alone. A test fails by name where an
 upgrade moves one of them, and `pyproject.toml` bounds the versions. Methods that classes of ours override are in that
 test, too.
 """
@@ -30,7 +30,7 @@ def signal_handling(trainer: Any) -> Any:
 
 
 def may_go_on_from_here(trainer: Any) -> bool:
-    """Whether training could go on from here: not within accumulated gradients, nor before a validation."""
+    """Tell whether training could go on from here: not within accumulated gradients, nor before a validation."""
     epoch, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
     return not (epoch.batch_progress.is_last_batch or epoch._should_accumulate() or epoch._should_check_val_fx(fetcher))
 

@@ -1,6 +1,6 @@
-"""What data, modules and callbacks use of Lightning and PyTorch that has no public name, and why.
+"""Private names of Lightning and PyTorch that data, modules and callbacks use for lack of public ones, and why.
 
-It stands here alone. A test fails by name where an upgrade moves one of them, and `pyproject.toml` bounds the versions.
+They stand here alone. A test fails by name where an upgrade moves one of them, and `pyproject.toml` bounds the versions.
 """
 
 from typing import Any
@@ -55,12 +55,12 @@ def replace_loader_source(loop: Any, source: Any) -> None:
 
 
 def repeats_samples(trainer: Any) -> bool:
-    """Whether Lightning adds samplers that give each process an equal share: the argument is kept nowhere else."""
+    """Tell whether Lightning adds samplers that give each process an equal share: the argument is kept nowhere else."""
     return trainer._accelerator_connector.use_distributed_sampler
 
 
 def finds_unused_parameters(strategy: Any) -> bool:
-    """Whether DDP may leave parameters without a gradient: its arguments are kept nowhere else."""
+    """Tell whether DDP may leave parameters without a gradient: its arguments are kept nowhere else."""
     return bool(strategy._ddp_kwargs.get("find_unused_parameters"))
 
 
