@@ -6,6 +6,7 @@ Without a process group there is one process.
 import os
 from typing import Any, TypeVar
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -41,7 +42,7 @@ def block(count: int, rank: int, world_size: int) -> range:
 
 def summed(value: Tensor) -> Tensor:
     """Sum a tensor over processes, without gradient; `value` itself stays as it is. Every process calls it."""
-    total = value.detach().clone()
+    total = value.detach().clone(memory_format=torch.contiguous_format)  # NCCL refuses a transposed one
     if world_size() > 1:
         dist.all_reduce(total)
     return total

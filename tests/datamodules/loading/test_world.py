@@ -1,10 +1,12 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from datamodules.loading import world
 from datamodules.loading.world import broadcast, is_distributed, rank, summed, world_size
 
 
@@ -40,3 +42,13 @@ def test_two_processes_have_numbers_a_sum_and_one_message(tmp_path: Path) -> Non
             "distributed": True, "rank": number, "world_size": 2, "value": [1 + number, 2], "total": [3, 4],
             "gradient": False, "message": ("from", 0),
         }  # fmt: skip
+
+
+def test_a_transposed_tensor_is_summed_as_nccl_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    reduced: list[torch.Tensor] = []
+    monkeypatch.setattr(world, "world_size", lambda: 2)
+    monkeypatch.setattr(world.dist, "all_reduce", reduced.append)
+    value = torch.arange(6.0).view(2, 3).T
+    assert summed(value) is reduced[0]
+    assert reduced[0].is_contiguous()
+    assert torch.equal(reduced[0], value)
