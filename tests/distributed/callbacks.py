@@ -172,3 +172,9 @@ ROWS: dict[str, Watched] = {
     "detection": Watched("scores", "test", files=("detection.csv", "detection_scores.csv", "figures/detection.png")),
     "shifted": Watched("shifted", "test"),
 }
+
+ELSEWHERE = {
+    "Divergence": "tests/callbacks/guards/test_divergence.py: processes end together, and nothing else is written",
+    "Pretraining": "it refuses several processes, see tests/callbacks/test_pretraining.py",
+}
+"""Callbacks that neither a row nor a method's demo nor every run has, and where two processes have them."""

@@ -5,6 +5,7 @@ Shares are uneven, and in a second run of rows that can have it the second proce
 
 import contextlib
 import io
+import re
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -16,8 +17,9 @@ from timm.models import create_model
 
 import train
 from tests.callbacks.generation.test_image_lists import written as images_in
-from tests.conformance.runs import run, written
-from tests.distributed.callbacks import BASES, ROWS, Watched
+from tests.command import ROOT
+from tests.conformance.runs import methods, run, written
+from tests.distributed.callbacks import BASES, ELSEWHERE, ROWS, Watched
 from tests.distributed.written_files import assert_same_files
 from tests.two_processes import in_two_processes
 
@@ -80,6 +82,37 @@ def test_a_process_without_an_item_changes_nothing(name: str, base: Base, tmp_pa
     row = ROWS[name]
     assert isinstance(row.empty, dict)
     compared(row, base(row.base), row.empty, tmp_path)
+
+
+@pytest.mark.nightly
+def test_collectives_take_tensors_of_the_device(base: Base, tmp_path: Path) -> None:
+    """All rows one after the other on two processes whose collectives refuse what NCCL refuses."""
+    pytest.importorskip("tests.conformance.collectives")
+    from tests.conformance.on_device import on_device
+
+    two = ("--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.accelerator", "auto")
+    single = ("--trainer.precision", "32-true")
+    commands = []
+    for name, row in ROWS.items():
+        words = line(row, base(row.base), row.uneven, tmp_path / name)
+        commands.append([*words, *two, *single, *(["--trainer.inference_mode", "false"] * (row.command == "test"))])
+    on_device(*commands, ranks=2)
+
+
+def test_every_callback_is_compared() -> None:
+    """In a row, in the demo of a method's row, in every run, or elsewhere with a reason."""
+    demos = [f"configs/{method.config}.yaml" for method in methods().values()]
+    layers = [f"configs/callbacks/{row.layer}.yaml" for row in ROWS.values() if row.layer]
+    said = "".join((ROOT / path).read_text() for path in ("configs/defaults.yaml", *demos, *layers)) + repr(ROWS)
+    defined = {
+        found
+        for path in (ROOT / "callbacks").rglob("*.py")
+        for found in re.findall(r"^class (\w+)\((?:Callback|FiniteLoss)\):", path.read_text(), re.MULTILINE)
+    }
+    assert len(defined) >= 25
+    assert defined >= ELSEWHERE.keys()
+    assert [name for name in defined - ELSEWHERE.keys() if not re.search(rf"\b{name}\b", said)] == []
+    assert {path.stem for path in (ROOT / "configs/callbacks").glob("*.yaml")} == {Path(each).stem for each in layers}
 
 
 def fid(directory: Path, *folders: Path) -> str:
