@@ -221,7 +221,7 @@ def test_a_torchrun_job_that_loses_a_node_goes_on_with_resume(
     assert_same_run(one_process, run)
 
 
-ELASTIC = "torchrun --nnodes 2 --nproc_per_node 8 --max_restarts 3"
+ELASTIC = "torchrun --standalone --nproc_per_node 8 --max_restarts 3"
 
 
 @pytest.mark.parametrize("lost", [0, 1])
@@ -229,13 +229,13 @@ def test_torchrun_restarts_what_a_process_was_lost_of_and_it_goes_on(
     lost: int, one_process: Path, script: Script, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    words = {**SMALL, "--nproc_per_node 8": "--nproc_per_node 1", "HOST:29500": f"127.0.0.1:{free_port()}"}
-    words |= {"runs/elr/cifar10/JOB": str(run), "--rdzv_id JOB": "--rdzv_id test"}
-    line = lines_of("docs/runs.md", ELASTIC, words)
-    nodes = [script(f"exec {line} {' '.join(CUT)}") for _ in range(2)]
-    wait_for(run / "checkpoints" / "step.ckpt", *nodes)
+    words = {**DEMO, "--nproc_per_node 8": "--nproc_per_node 2", "--trainer.devices 8": "--trainer.devices 2"}
+    line = lines_of("docs/runs.md", ELASTIC, words | {"runs/elr/cifar10/JOB": str(run)})
+    node = script(f"exec {line} {' '.join(CUT)}")
+    wait_for(run / "checkpoints" / "step.ckpt", node)
     training = workers(run)
     assert len(training) == 2
     os.kill(training[lost], signal.SIGKILL)
-    finished(*nodes)
+    (output,) = finished(node)
+    assert output.count("Restoring states from the checkpoint path") == 2, output  # to go on, and to test
     assert_same_run(one_process, run)
