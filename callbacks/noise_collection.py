@@ -9,17 +9,14 @@ import sys
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
-from callbacks.drawing.image_grid import draw_image_grid
 from datamodules.arguments import at_least
 from datamodules.files.whole_files import save_figure
-from datamodules.video.frame_folders import named_clips, opened
-from datamodules.video.noise_windows import WindowTest, collected
-from lightning_modules.interfaces import ImageColumn
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 CONTRAST = 6
 """Times that differences from the mean are enlarged in the picture."""
@@ -27,8 +24,14 @@ SHOWN = 24
 """Sequences in the picture."""
 
 
-def contact_sheet(names: Sequence[str], frames: NDArray[np.uint8], path: Path) -> None:
+def contact_sheet(names: Sequence[str], frames: "NDArray[np.uint8]", path: Path) -> None:
     """Draw the first, middle and last frames of sequences, `[N, 3, C, S, S]`, and write the picture."""
+    import numpy as np
+    import torch
+
+    from callbacks.drawing.image_grid import draw_image_grid
+    from lightning_modules.interfaces import ImageColumn
+
     chosen = np.linspace(0, len(names) - 1, min(SHOWN, len(names))).round().astype(int)
     pictures = torch.from_numpy(frames[chosen]).float() / 255
     first = pictures[:, 0]
@@ -65,6 +68,11 @@ def main(argv: Sequence[str], parser: ArgumentParser) -> int:
     parser.add_argument("--grey", action="store_true", help="write grey frames")
     try:
         options = parser.parse_args(argv)
+        import numpy as np
+
+        from datamodules.video.frame_folders import named_clips, opened
+        from datamodules.video.noise_windows import WindowTest, collected
+
         at_least(1, frames=options.frames)
         bounds = ("size", "max_variance", "min_mean", "max_variance_change", "max_mean_change")
         test = WindowTest(**{name: getattr(options, name) for name in bounds})

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
-import pandas as pd
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
@@ -306,6 +305,8 @@ class _TableWriter:
             columns["class_name"] = [self.names[k] for k in rows["prediction"]]
         columns |= {f"probability_{k}": rows["probabilities"][:, k] for k in range(self.num_classes)}
         if self.format == "csv":
+            import pandas as pd
+
             if "label" in columns:
                 columns["label"] = pd.array(columns["label"], dtype="Int64")
             pd.DataFrame(columns).to_csv(self.path, mode="a", index=False, header=not self.path.exists())

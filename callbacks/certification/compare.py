@@ -14,20 +14,20 @@ import sys
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
-from callbacks.certification.curves import accuracy_table, common_images, draw_curves, read_log
 from datamodules.arguments import within
 from datamodules.files.whole_files import write_text
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MOST_STEPS = 1_000_000
 """Most rows of a log in the table."""
 OUTPUT = Path("runs", "certified_curves")
 
 
-def overlay(paths: Sequence[Path], output: Path, grid: float = 0.25, alpha: float = 0.001) -> pd.DataFrame:
+def overlay(paths: Sequence[Path], output: Path, grid: float = 0.25, alpha: float = 0.001) -> "pd.DataFrame":
     """Write `certified_accuracy.png` and `certified_accuracy.csv` of several logs to a directory.
 
     Args:
@@ -43,6 +43,8 @@ def overlay(paths: Sequence[Path], output: Path, grid: float = 0.25, alpha: floa
         FileNotFoundError: if there is no log at a path.
         ValueError: if an argument is out of range or a log is damaged.
     """
+    from callbacks.certification.curves import accuracy_table, common_images, draw_curves, read_log
+
     within(0, math.inf, "()", grid=grid)
     within(0, 1, "()", alpha=alpha)
     names = _short_names(paths)

@@ -3,11 +3,11 @@
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from lightning_modules.interfaces import Table
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -47,6 +47,8 @@ def draw_table(table: Table) -> "Figure":
 
     On a logarithmic axis, numbers below a millionth of the greatest are left out. Lines of many places have no dots.
     """
+    import pandas as pd
+
     columns = pd.DataFrame(table.columns)
     if table.kind == "map":
         return _draw_map(columns, table)
@@ -80,7 +82,7 @@ def draw_table(table: Table) -> "Figure":
     return figure
 
 
-def _draw_map(columns: pd.DataFrame, table: Table) -> "Figure":
+def _draw_map(columns: "pd.DataFrame", table: Table) -> "Figure":
     """Draw values on a grid: colours over the first two columns, a panel for each other one."""
     x, y, *values = columns
     figure, panels = line_panels(len(values))

@@ -1,9 +1,10 @@
 """The history of each category since training began: how its training predictions agreed with labels, by epoch."""
 
+import csv
+import io
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -66,18 +67,21 @@ class CategoryHistory:
                 ended.append(category)
         return ended
 
-    def table(self) -> pd.DataFrame:
-        """Give a row for each epoch and category."""
+    def table(self) -> str:
+        """Write a row for each epoch and category as CSV, in which a share that is not known is empty."""
         epoch, ended_at = np.repeat(self.epochs, self.num_classes), np.tile(self.ended_at, len(self.epochs))
         shares = category_shares(self.counts, self.per_pixel)
-        return pd.DataFrame(
-            {
-                "epoch": epoch,
-                "category": np.tile(np.arange(self.num_classes), len(self.epochs)),
-                **{name: share.flatten().numpy() for name, share in shares.items()},
-                "ended": ((ended_at >= 0) & (ended_at <= epoch)).astype(int),
-            }
-        )
+        columns = {
+            "epoch": epoch,
+            "category": np.tile(np.arange(self.num_classes), len(self.epochs)),
+            **{name: share.flatten().numpy() for name, share in shares.items()},
+            "ended": ((ended_at >= 0) & (ended_at <= epoch)).astype(int),
+        }
+        writer = csv.writer(text := io.StringIO())
+        writer.writerow(columns)
+        cells = [["" if value != value else value for value in column.tolist()] for column in columns.values()]
+        writer.writerows(zip(*cells, strict=True))
+        return text.getvalue()
 
     def state_dict(self) -> dict[str, Any]:
         return {key: getattr(self, key) for key in STATE}

@@ -195,8 +195,7 @@ class EarlyLearning(Callback):
         categories = [category for category in found if history.ended_at[category] < 0]
         history.ended_at[categories] = epoch
         if trainer.is_global_zero and self._directory is not None:
-            table = history.table().to_csv(index=False, lineterminator="\r\n")
-            write_text(self._directory / "early_learning.csv", table)
+            write_text(self._directory / "early_learning.csv", history.table())
             if (epoch + 1) % self.draw_every_n_epochs == 0:
                 self._draw(trainer)
         if categories and isinstance(pl_module, LabelCorrector):

@@ -10,19 +10,20 @@ import sys
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from callbacks.generation.extraction import Extractor, Shares, features_of
-from callbacks.generation.image_lists import FolderImages
-from callbacks.generation.measurement import Described, described, distances, read_statistics, statistics_file
-from callbacks.generation.statistics import kid_basis
 from datamodules.arguments import at_least
-from lightning_modules.networks.factories import timm_model
-from lightning_modules.networks.fid_inception import FIDInception
+
+if TYPE_CHECKING:
+    import torch
+
+    from callbacks.generation.extraction import Extractor, Shares
+    from callbacks.generation.measurement import Described
 
 
-def read_side(path: Path, extractor: Extractor | None, cache_dir: Path, batch_size: int, shares: Shares) -> Described:
+def read_side(
+    path: Path, extractor: "Extractor | None", cache_dir: Path, batch_size: int, shares: "Shares"
+) -> "Described":
     """Read statistics, or measure the images of a folder.
 
     Args:
@@ -36,6 +37,10 @@ def read_side(path: Path, extractor: Extractor | None, cache_dir: Path, batch_si
         FileNotFoundError: if there is neither.
         ValueError: if a file is damaged, or the images do not suit the extractor.
     """
+    from callbacks.generation.extraction import features_of
+    from callbacks.generation.image_lists import FolderImages
+    from callbacks.generation.measurement import described, read_statistics, statistics_file
+
     if path.is_file():
         return read_statistics(path)
     images = FolderImages(path)
@@ -47,17 +52,21 @@ def read_side(path: Path, extractor: Extractor | None, cache_dir: Path, batch_si
     return side
 
 
-def device_named(name: str) -> torch.device:
-    """Find a device of this machine that can compute.
+def device_named(name: str | None) -> "torch.device":
+    """Find a device of this machine that can compute; without a name the GPU, or the processor where there is none.
 
     Raises:
         ValueError: names those that there are.
     """
+    import torch
+
     found = ["cpu"]
     if torch.cuda.is_available():
         found += ["cuda", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
     if torch.backends.mps.is_available():
         found += ["mps", "mps:0"]
+    if name is None:
+        name = "cuda" if "cuda" in found else "cpu"
     if name not in found:
         raise ValueError(f"--device must be one of {', '.join(found)} on this machine, got {name!r}")
     return torch.device(name)
@@ -81,9 +90,15 @@ def main(argv: Sequence[str], parser: ArgumentParser) -> int:
     parser.add_argument("--exact_kid", action="store_true", help="KID of all pairs, not of 100 subsets of 1,000")
     parser.add_argument("--batch_size", type=int, default=50, help="images at once; default: 50")
     parser.add_argument("--cache_dir", type=Path, default=Path("runs/features"), help="default: runs/features")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, mps")
+    parser.add_argument("--device", help="cpu, cuda, mps; default: cuda where there is a GPU, else cpu")
     try:
         options = parser.parse_args(argv)
+        from callbacks.generation.extraction import Extractor, Shares
+        from callbacks.generation.measurement import distances
+        from callbacks.generation.statistics import kid_basis
+        from lightning_modules.networks.factories import timm_model
+        from lightning_modules.networks.fid_inception import FIDInception
+
         at_least(1, batch_size=options.batch_size)
         device = device_named(options.device)
         extractor = None

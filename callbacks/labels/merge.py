@@ -12,14 +12,12 @@ import sys
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
-
-from callbacks.labels.measures import report_metrics
-from datamodules.batches import UNVERIFIED
-from datamodules.files.limits import whole_numbers
-from datamodules.files.number_tables import checked_numbers, read_csv
 from datamodules.files.whole_files import write_text
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 REPORT = "label_report.csv"
 MOST = 2**31 - 1
@@ -27,12 +25,14 @@ COLUMNS = {"row": (0, MOST), "given": (0, MOST), "suspected": (0, 1)}
 """Columns of whole numbers, with the least and the greatest."""
 
 
-def merged(reports: Sequence[Path]) -> pd.DataFrame:
+def merged(reports: Sequence[Path]) -> "pd.DataFrame":
     """Join the reports of several folds, the worst label first.
 
     Raises:
         ValueError: names a report of images that were trained on, or an image that two reports judge.
     """
+    import pandas as pd
+
     tables = [_read(path) for path in reports]
     for path, table in zip(reports, tables, strict=True):
         if "in_sample" not in table or table["in_sample"].any():
@@ -53,8 +53,12 @@ def merged(reports: Sequence[Path]) -> pd.DataFrame:
     return together.sort_values("score", kind="stable", ignore_index=True)
 
 
-def _read(path: Path) -> pd.DataFrame:
+def _read(path: Path) -> "pd.DataFrame":
     """Read a report, and refuse one without a column that is used here, or with a value of another kind in it."""
+    from datamodules.batches import UNVERIFIED
+    from datamodules.files.limits import whole_numbers
+    from datamodules.files.number_tables import checked_numbers, read_csv
+
     table = read_csv(path, "label report")
     if missing := [column for column in ("in_sample", "score", *COLUMNS) if column not in table]:
         raise ValueError(f"{path} is no label report: it lacks the column {missing[0]}")
@@ -90,6 +94,9 @@ def main(argv: Sequence[str], parser: ArgumentParser) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    from callbacks.labels.measures import report_metrics
+    from datamodules.batches import UNVERIFIED
+
     write_text(output, table.to_csv(index=False))
     clean = table["clean_label"].fillna(UNVERIFIED).to_numpy(int) if "clean_label" in table else None
     given, suspected, score = (table[key].to_numpy() for key in ("given", "suspected", "score"))

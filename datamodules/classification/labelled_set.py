@@ -1,10 +1,9 @@
 """Some images of a source with the labels they are given, fetched a batch at a time."""
 
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -15,6 +14,9 @@ from datamodules.files.number_tables import read_csv
 from datamodules.files.whole_files import whole_file
 from datamodules.loading.augmentation import sample_uniform
 from datamodules.loading.global_batches import Request
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SECOND = 1 << 40
 """Added to the number of a visit: the second view is that of another visit, which never comes."""
@@ -146,7 +148,7 @@ def fold_split(label: Tensor, folds: int, fold: int, seed: int) -> tuple[Tensor,
 
 def label_table(
     source: ImageSource, given: Tensor, truth: Tensor | None, training: Tensor, tested: Tensor
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """Tabulate the labels of a whole set as it was read, so that `FromCSV` gives any other run the same ones.
 
     Args:
@@ -156,6 +158,8 @@ def label_table(
         training: rows that were not held out.
         tested: rows that were held out to test on.
     """
+    import pandas as pd
+
     split = np.full(len(given), "validation", dtype=object)
     split[training.numpy()] = "training"
     split[tested.numpy()] = "test"
@@ -168,7 +172,7 @@ def label_table(
     return pd.DataFrame(columns)
 
 
-def keep_labels(path: Path, drawn: pd.DataFrame, table: str | None, write: bool) -> None:
+def keep_labels(path: Path, drawn: "pd.DataFrame", table: str | None, write: bool) -> None:
     """Write a table of labels for the run, or refuse other labels than those that the run has kept.
 
     Args:

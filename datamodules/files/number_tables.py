@@ -3,17 +3,19 @@
 import bz2
 import gzip
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from datamodules.files.limits import check_is_file, check_unpacked, sentence
 
+if TYPE_CHECKING:
+    import pandas as pd
 
-def read_numbers(path: Path, name: str, named_rows: bool = False) -> pd.DataFrame:
+
+def read_numbers(path: Path, name: str, named_rows: bool = False) -> "pd.DataFrame":
     """Read a CSV file with a header, all of whose columns are numbers.
 
     Args:
@@ -29,7 +31,7 @@ def read_numbers(path: Path, name: str, named_rows: bool = False) -> pd.DataFram
     return checked_numbers(read_csv(path, name, index_col=0 if named_rows else None), name, path)
 
 
-def read_csv(path: Path, name: str, **options: Any) -> pd.DataFrame:
+def read_csv(path: Path, name: str, **options: Any) -> "pd.DataFrame":
     """Read a table of text as pandas does.
 
     Args:
@@ -40,6 +42,8 @@ def read_csv(path: Path, name: str, **options: Any) -> pd.DataFrame:
     Raises:
         ValueError: names the file, whatever pandas raises of it.
     """
+    import pandas as pd
+
     try:
         check_is_file(path)
         return pd.read_csv(path, **options)
@@ -63,6 +67,7 @@ def read_svmlight(path: Path, name: str, num_features: int) -> tuple[csr_array, 
         ValueError: if a line cannot be read or the file is damaged, it holds no rows, a row has more columns, or a
             number is not finite.
     """
+    import pandas as pd
     from sklearn.datasets import load_svmlight_file
 
     require_file(path, name)
@@ -102,7 +107,7 @@ def require_file(path: Path, name: str) -> None:
         raise FileNotFoundError(f"{name}: {path} does not exist; set data_dir to the folder that holds it")
 
 
-def read_unnamed_numbers(path: Path, name: str) -> pd.DataFrame:
+def read_unnamed_numbers(path: Path, name: str) -> "pd.DataFrame":
     """Read a file without a header, whose numbers have white space between them; its columns' names are 0, 1, ...
 
     Args:
@@ -117,7 +122,7 @@ def read_unnamed_numbers(path: Path, name: str) -> pd.DataFrame:
     return checked_numbers(read_csv(path, name, sep=r"\s+", header=None), name, path)
 
 
-def checked_numbers(table: pd.DataFrame, name: str, path: Path) -> pd.DataFrame:
+def checked_numbers(table: "pd.DataFrame", name: str, path: Path) -> "pd.DataFrame":
     """Give a table in float64, or refuse its first column that holds text, lacks values or has one that is infinite.
 
     Args:
@@ -128,6 +133,8 @@ def checked_numbers(table: pd.DataFrame, name: str, path: Path) -> pd.DataFrame:
     Raises:
         ValueError: names the column, and says that there are no rows if there are none.
     """
+    import pandas as pd
+
     if table.empty:
         raise ValueError(f"{name}: {path} holds no rows")
     for column in table:
@@ -143,7 +150,7 @@ def checked_numbers(table: pd.DataFrame, name: str, path: Path) -> pd.DataFrame:
     return table.astype(np.float64)
 
 
-def refuse_constant(table: pd.DataFrame, name: str) -> None:
+def refuse_constant(table: "pd.DataFrame", name: str) -> None:
     """Refuse a table with a column that always holds the same number, which cannot be standardised.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The shell's completion of arguments, which needs the package argcomplete."""
+"""What a command says of its arguments: to the shell, by the package argcomplete, and as its help, in no time."""
 
 import os
 import subprocess
@@ -36,3 +36,33 @@ def test_the_shell_completes_arguments(line: str, completed: list[str], tmp_path
     arguments = [sys.executable, str(ROOT / "train.py")]
     subprocess.run(arguments, env={**environment(), **shell, "PYTHONPATH": path}, check=True)
     assert (tmp_path / "completed").read_text().split("\n") == completed
+
+
+HELP = """
+import contextlib, io, sys, train
+for command in ("certified_curves", "fid", "label_report", "noise_library", "compare", "claim"):
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()) as said:
+        train.main([command, "--help"])
+    assert said.getvalue().startswith("usage: "), command
+    assert not {"lightning", "torch", "pandas", "torchmetrics"} & {*sys.modules}, command
+import callbacks.certification, callbacks.generation, callbacks.labels
+for package in (callbacks.certification, callbacks.generation, callbacks.labels):
+    assert not hasattr(package, "Nothing")
+    assert package.__all__
+assert "lightning" not in sys.modules
+"""
+
+
+def test_help_imports_neither_lightning_nor_torch() -> None:
+    """It took 6 to 7 s, as packages imported their callbacks."""
+    subprocess.run([sys.executable, "-c", HELP], check=True, cwd=ROOT, env=environment())
+
+
+def test_packages_that_import_their_callbacks_late_have_them_all() -> None:
+    import callbacks.certification
+    import callbacks.generation
+    import callbacks.labels
+
+    for package in (callbacks.certification, callbacks.generation, callbacks.labels):
+        for name in package.__all__:
+            assert getattr(package, name).__name__ == name

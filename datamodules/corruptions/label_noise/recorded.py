@@ -4,16 +4,18 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
 from datamodules.batches import UNVERIFIED
 from datamodules.corruptions.label_noise.interface import checked_labels, empirical_transition_matrix
 from datamodules.files.array_pickle import read_torch_arrays
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 AnnotationKind = Literal["aggre_label", "worse_label", "random_label1", "random_label2", "random_label3", "noisy_label"]
 
@@ -178,8 +180,10 @@ class FromCSV:
         clean, given = self._truth(table, num_classes, None), self._classes(table, self.column, num_classes, None)
         return empirical_transition_matrix(clean[clean >= 0], given[clean >= 0], num_classes)
 
-    def _read(self) -> pd.DataFrame:
+    def _read(self) -> "pd.DataFrame":
         """The table, as text."""
+        import pandas as pd
+
         if not Path(self.path).is_file():
             raise FileNotFoundError(
                 f"{self.path} was not found: expected a CSV file with the columns name,label or index,label, and "
@@ -209,11 +213,13 @@ class FromCSV:
             raise ValueError(f"{self.path} has the column {twice[0]} twice")
         return table
 
-    def _key(self, table: pd.DataFrame) -> str:
+    def _key(self, table: "pd.DataFrame") -> str:
         return self.key or ("name" if "index" not in table and "name" in table else "index")
 
-    def _rows(self, table: pd.DataFrame, samples: int, names: Sequence[str] | None) -> np.ndarray:
+    def _rows(self, table: "pd.DataFrame", samples: int, names: Sequence[str] | None) -> np.ndarray:
         """The position in the set of each row of the table."""
+        import pandas as pd
+
         key = self._key(table)
         if key == "name":
             if names is None:
@@ -248,9 +254,11 @@ class FromCSV:
         return row
 
     def _classes(
-        self, table: pd.DataFrame, column: str, num_classes: int, class_names: Sequence[str] | None
+        self, table: "pd.DataFrame", column: str, num_classes: int, class_names: Sequence[str] | None
     ) -> np.ndarray:
         """Labels `[n]` of a column of numbers or names."""
+        import pandas as pd
+
         code, words = pd.factorize(table[column].str.strip())
         readings = {
             "number": {word: int(word) for word in words if re.fullmatch(r"0|-?[1-9][0-9]{0,17}", word)},
@@ -275,7 +283,7 @@ class FromCSV:
             label += meant
         return checked_labels(np.array(label, dtype=np.int64)[code], num_classes, f"{column} of {self.path}")
 
-    def _truth(self, table: pd.DataFrame, num_classes: int, class_names: Sequence[str] | None) -> np.ndarray:
+    def _truth(self, table: "pd.DataFrame", num_classes: int, class_names: Sequence[str] | None) -> np.ndarray:
         """True labels `[n]`, -1 for an image of no class and `UNVERIFIED` where the cell is empty."""
         word = table["clean_label"].str.strip()
         truth = np.where(word == "", UNVERIFIED, -1)

@@ -49,7 +49,7 @@ def test_bad_input_is_one_sentence(
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
     for name, size in (("a", 3), ("b", 4)):
         np.savez(f"{name}.npz", mu=np.zeros(size), sigma=np.eye(size))
-    monkeypatch.setattr("callbacks.generation.folders.FIDInception.read", lambda self: None)
+    monkeypatch.setattr("lightning_modules.networks.fid_inception.FIDInception.read", lambda self: None)
     monkeypatch.setattr("callbacks.generation.extraction.hash_of_module", lambda *_, **__: "")
     assert train.main(["fid", *arguments]) == 2
     assert error in capsys.readouterr().err
