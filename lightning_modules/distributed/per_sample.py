@@ -107,7 +107,7 @@ class PerSample:
                     f"the training set's {list(expected)}"
                 )
             self._rows[:-1] = self._restored[rank::processes].to(self._rows)
-            self._restored = self._restored[:0]
+            self._restored = torch.zeros(0, self.num_features)  # a part would keep all of it
         return self
 
     def restore(self, everything: Tensor) -> None:
@@ -150,13 +150,14 @@ class PerSample:
     def gathered(self) -> Tensor:
         """All rows, `[N, K]`, on the CPU of process 0; no rows elsewhere. Every process calls it.
 
-        Before `allocate` they are what was restored.
+        Before `allocate` they are what was restored. Of one process on the CPU they are the table itself, which goes on
+        to change: they are for a checkpoint that is written at once, or copied by whoever writes it later.
         """
         if not self.num_samples:
             return self._restored
         rank, processes = world.rank(), world.world_size()
         if processes == 1:
-            return self._rows[:-1].cpu().clone()
+            return self._rows[:-1].cpu()
         everything = self._rows.new_empty(self.num_samples if rank == 0 else 0, self._rows.shape[1], device="cpu")
         most = min(_ROWS_AT_ONCE, _NUMBERS_AT_ONCE // max(self.num_features, 1))
         longest, at_once = share_sizes(self.num_samples)[0], max(most // processes, 1)

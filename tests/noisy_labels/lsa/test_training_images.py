@@ -14,7 +14,7 @@ from tests.noisy_labels.lsa.small import NOISY, data, fit, one_network
 def test_a_sweep_judges_each_image_once_in_its_own_order_and_leaves_everything_as_it_was() -> None:
     module = one_network(batch_norm=True, **NOISY)
     trainer = fit(module, 1)
-    before, guess = copy.deepcopy(module.state_dict()), module.images.guesses[0].gathered()
+    before, guess = copy.deepcopy(module.state_dict()), module.images.guesses[0].gathered().clone()
     found = sweep(trainer, module.network, nn.Identity(), "3", module.images.guesses[0])
     assert found is not None
     torch.testing.assert_close(module.state_dict(), before, rtol=0, atol=0)
