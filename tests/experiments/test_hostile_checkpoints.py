@@ -77,6 +77,8 @@ CONTENTS: dict[str, Change] = {
         for key in ("rows", "means")
         for value in ("x", [1], [{1: 2}], [{"a": []}], {"a": 1}, {"a": (1, 2)})
     },
+    **{f"kept {value!r:.30}": put("metrics_table", "kept", value=value) for value in ("x", None, -1, 10**30, [])},
+    **{f"digest {value!r:.30}": put("metrics_table", "digest", value=value) for value in (3, None, [])},
     "means of 10^9": put("metrics_table", "means", value={"a": (HUGE, HUGE)}),
     **{f"class {value!r:.30}": put("class_path", value=value) for value in (3, None, "os.system", [])},
     **{f"data {value!r:.30}": put("LabelledImages", value=value) for value in ("x", None, [1], {"labels": "x"})},

@@ -1,0 +1,150 @@
+"""A checkpoint says how many rows the table of metrics had, and finds them again, whatever was written since."""
+
+import csv
+import pickle
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+import train
+from experiments.run_directory import MetricsTable, ResumableMetrics
+from tests.experiments.test_run_directory import QUIET
+
+ROWS = [{"epoch": epoch, "step": 10 * epoch + 9, "train/loss": 1 / (epoch + 3)} for epoch in range(5)]
+
+
+def saved(table: MetricsTable, *rows: dict[str, Any]) -> dict[str, Any]:
+    return {"kept": table.written.count, "digest": table.written.digest, "rows": [*rows], "means": {}}
+
+
+def logged(directory: Path, rows: list[dict[str, Any]]) -> MetricsTable:
+    table = MetricsTable(directory)
+    for row in rows:
+        table.log_metrics({name: value for name, value in row.items() if name != "step"}, row["step"])
+    return table
+
+
+def read(directory: Path) -> list[dict[str, str]]:
+    with (directory / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def content(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
+    return [{name: str(value) for name, value in row.items()} for row in rows]
+
+
+def test_what_a_checkpoint_holds_does_not_grow_with_the_run(tmp_path: Path) -> None:
+    """The table of 1e5 rows took 7 MiB of every checkpoint."""
+    table = logged(tmp_path, ROWS)
+    (tmp_path / "config.yaml").touch()
+    trainer: Any = SimpleNamespace(is_global_zero=True, _results={}, current_epoch=0, callback_metrics={})
+    trainer._logger_connector = SimpleNamespace(_first_loop_iter=True)
+    trainer.should_stop = False
+    sizes = []
+    for _ in range(2):
+        checkpoint: dict[str, Any] = {}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("experiments.run_directory.ended_early", lambda _: False)
+            ResumableMetrics(table).on_save_checkpoint(trainer, torch.nn.Module(), checkpoint)  # type: ignore[arg-type]
+        sizes.append(len(pickle.dumps(checkpoint)))
+        for epoch in range(5, 200):
+            table.log_metrics({"epoch": epoch, "train/loss": 0.25}, epoch)
+    assert sizes[1] <= sizes[0] + 8
+
+
+@pytest.mark.parametrize("pending", [[], [{"step": 49, "val/accuracy": 0.5, "epoch": 4}]], ids=["within", "at its end"])
+def test_the_table_is_that_of_the_checkpoint_whatever_columns_came_later(
+    pending: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    table = logged(killed, ROWS[:3])
+    state = saved(table, *pending)
+    for row in ROWS[3:]:
+        table.log_metrics({"a, new": float("nan"), **row}, row["step"])
+    resumed = MetricsTable(killed, continued=True)
+    resumed.restore(state, killed / "checkpoints/last.ckpt")
+    logged(whole, [*ROWS[:3], *pending])
+    assert (killed / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
+    assert saved(resumed) == saved(MetricsTable(whole, continued=True))
+    resumed.log_metrics({"train/loss": 2.0}, 50)
+    assert saved(resumed) == saved(MetricsTable(killed, continued=True))
+    assert [path.name for path in killed.iterdir()] == ["metrics.csv"]
+
+
+def test_a_torn_last_row_is_forgotten(tmp_path: Path) -> None:
+    table = logged(tmp_path, ROWS[:2])
+    state = saved(table)
+    with (tmp_path / "metrics.csv").open("a") as file:
+        file.write("2,2")
+    MetricsTable(tmp_path, continued=True).restore(state, tmp_path / "checkpoints/last.ckpt")
+    assert read(tmp_path) == content(ROWS[:2])
+
+
+def test_a_run_that_begins_from_another_ones_checkpoint_has_its_rows(tmp_path: Path) -> None:
+    first, fork = tmp_path / "first", tmp_path / "fork"
+    state = saved(logged(first, ROWS))
+    MetricsTable(fork).restore(state, first / "checkpoints/best.ckpt")
+    assert read(fork) == read(first) == content(ROWS)
+
+
+def test_newer_checkpoints_find_their_rows_after_an_older_one_was_gone_on_from(tmp_path: Path) -> None:
+    table = logged(tmp_path, ROWS[:2])
+    old = saved(table)
+    for row in ROWS[2:]:
+        table.log_metrics(row, row["step"])
+    new = saved(table)
+    (tmp_path / "checkpoints").mkdir()
+    for name, state in {"best": old, "last": new}.items():
+        content_ = {"state_dict": {}, "global_step": 1, "metrics_table": state}
+        torch.save(content_, tmp_path / f"checkpoints/{name}.ckpt")
+    table = MetricsTable(tmp_path, continued=True)
+    table.restore(old, tmp_path / "checkpoints/best.ckpt")
+    table.log_metrics({"epoch": 7, "train/loss": 7.0}, 79)
+    assert len(read(tmp_path)) == 3
+    MetricsTable(tmp_path, continued=True).restore(new, tmp_path / "checkpoints/last.ckpt")  # it was killed
+    assert read(tmp_path) == content(ROWS)
+
+
+@pytest.mark.parametrize("change", ["missing", "edited", "shorter", "no table"])
+def test_a_table_of_something_else_is_kept_and_said(
+    change: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state, file = saved(logged(tmp_path, ROWS), ROWS[-1]), tmp_path / "metrics.csv"
+    text = file.read_text()
+    changed = {"edited": text.replace("0.25", "0.26"), "shorter": text[: len(text) // 2], "no table": "\x00\n\x00"}
+    file.write_text(changed.get(change, text))
+    if change == "missing":
+        file.unlink()
+    table = MetricsTable(tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("experiments.run_directory.rank_zero_info", print)
+        table.restore(state, tmp_path / "checkpoints/last.ckpt")
+    assert f"begins with the {len(ROWS)} rows that it was saved with" in capsys.readouterr().out
+    assert read(tmp_path) == content(ROWS[-1:])
+    aside = [path.read_text() for path in tmp_path.glob("metrics_*.csv")]
+    assert aside == ([] if change == "missing" else [changed[change]])
+
+
+def test_a_checkpoint_of_an_earlier_version_has_its_rows_itself(tmp_path: Path) -> None:
+    """Its resumed run ends with the table of one that was never interrupted, and so does that of a fork."""
+    whole, resumed, fork = tmp_path / "whole", tmp_path / "resumed", tmp_path / "fork"
+    demo = ("fit", "--config", "configs/elr/demo_baseline.yaml", *QUIET)
+    assert train.main([*demo, "--trainer.max_epochs", "2", "--run_directory", str(whole)]) == 0
+    shutil.copytree(whole, resumed)
+    last = resumed / "checkpoints/last.ckpt"
+    state = torch.load(last, weights_only=True)  # not mapped: it is written over
+    rows = [dict(row) for row in csv.DictReader((resumed / "metrics.csv").open())]
+    assert state["metrics_table"]["kept"] == len(rows) - 1
+    state["metrics_table"] = {"means": {}, "rows": [{k: v for k, v in row.items() if v} for row in rows]}
+    torch.save(state, last)
+    for directory in (whole, resumed):
+        assert train.main(["fit", "--resume", str(directory), "--trainer.max_epochs", "3", *QUIET]) == 0
+    assert (whole / "metrics.csv").read_bytes() == (resumed / "metrics.csv").read_bytes()
+    begin = ("--ckpt_path", str(whole / "checkpoints/last.ckpt"), "--run_directory", str(fork))
+    assert train.main([*demo, "--trainer.max_epochs", "4", *begin]) == 0
+    assert train.main(["fit", "--resume", str(whole), "--trainer.max_epochs", "4", *QUIET]) == 0
+    assert (whole / "metrics.csv").read_bytes() == (fork / "metrics.csv").read_bytes()
