@@ -30,6 +30,7 @@ import math
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from datamodules.files.whole_files import write_text
@@ -467,8 +468,8 @@ def main(argv: Sequence[str], run_command: Sequence[str] = TRAIN) -> int:
         experiments = list(dict.fromkeys(run.experiment for run in runs))
         engine = launcher(arguments.resources, experiments, (arguments.output or ABOVE) / "slurm")
         if run_command is TRAIN:
-            preflight(runs)
-            try_metrics(places, metrics_of_short_run)
+            preflight(runs, engine=engine)
+            try_metrics(places, partial(metrics_of_short_run, engine=engine))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -323,7 +323,7 @@ def main(
         runs = plan(experiments, arguments.seeds, output)
         engine = launcher(arguments.resources, experiments, output / "slurm")
         if preflight_command or run_command is TRAIN:
-            preflight(runs, preflight_command or PREFLIGHT)
+            preflight(runs, preflight_command or PREFLIGHT, engine)
         if arguments.metrics:
             chosen(collect(runs, arguments.metrics), arguments.metrics)
     except (ValueError, OSError) as error:

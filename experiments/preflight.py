@@ -3,10 +3,11 @@
     python -m experiments.preflight < arguments.json
 
 Standard input holds a list of lists, each the arguments that follow `fit`. Networks are built on the meta device, where
-they have no values. Prints a list with an error or null for each. With `--short-run` it trains and tests the first with
-a batch of each kind, and prints the names of the metrics.
+they have no values. The last line that it prints is a list with an error or null for each. With `--short-run` it trains
+and tests the first with a batch of each kind, and prints the names of the metrics.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -14,9 +15,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from experiments.run_request import PROJECT, Run
+
+if TYPE_CHECKING:
+    from experiments.launching.run_queue import Launcher
 
 PREFLIGHT = (sys.executable, "-m", "experiments.preflight")
 OF_A_GROUP = re.compile("(RANK|LOCAL_RANK|NODE_RANK|GROUP_RANK|WORLD_SIZE|MASTER_.*|SLURM_.*|TORCHELASTIC_.*)$")
@@ -48,17 +53,27 @@ def errors_of(arguments: Sequence[Sequence[str]]) -> list[str | None]:
     return found
 
 
-def preflight(runs: Sequence[Run], command: Sequence[str] = PREFLIGHT) -> None:
-    """Builds each experiment whose runs are not finished, in a process of its own, which takes the time of one start.
+def preflight(runs: Sequence[Run], command: Sequence[str] = PREFLIGHT, engine: "Launcher | None" = None) -> None:
+    """Builds each experiment whose runs are not finished, in a process of its own.
+
+    Args:
+        runs: finished or not. An experiment is built once for all of its seeds.
+        command: what builds them.
+        engine: what will start the runs: where it forks them this process is forked, too, so nothing is imported twice.
 
     Raises:
         ValueError: names the experiments that can not be built, and what is wrong with the first.
     """
-    waiting = list(dict.fromkeys(run.experiment for run in runs if not run.finished))
+    from experiments.launching.local import Local
+
+    unfinished = [run for run in runs if not run.finished]
+    waiting = list(dict.fromkeys(run.experiment for run in unfinished))
     if not waiting:
         return
     arguments = [["--config", str(each.config), *each.overrides] for each in waiting]
-    errors, said = _answer(command, arguments)
+    errors, said = _answer(command, arguments, engine, len(unfinished))
+    if isinstance(engine, Local) and (errors is None or any(errors)):
+        engine.close()
     if errors is None:
         raise ValueError(f"the experiments could not be checked: {' '.join(said.split())[-500:]}")
     wrong = {each.name: error for each, error in zip(waiting, errors, strict=True) if error}
@@ -69,18 +84,37 @@ def preflight(runs: Sequence[Run], command: Sequence[str] = PREFLIGHT) -> None:
         raise ValueError(f"{name} cannot be run: {error}{more}")
 
 
-def metrics_of_short_run(arguments: Sequence[str], command: Sequence[str] = PREFLIGHT) -> list[str] | None:
+def metrics_of_short_run(
+    arguments: Sequence[str], command: Sequence[str] = PREFLIGHT, engine: "Launcher | None" = None
+) -> list[str] | None:
     """Train and test with a batch of each kind in a process of its own, and list the metrics; None if that fails."""
-    return _answer((*command, "--short-run"), [list(arguments)])[0]
+    return _answer((*command, "--short-run"), [list(arguments)], engine, 1)[0]
 
 
-def _answer(command: Sequence[str], arguments: Sequence[Sequence[str]]) -> tuple[Any, str]:
+def _answer(
+    command: Sequence[str], arguments: Sequence[Sequence[str]], engine: "Launcher | None", runs: int
+) -> tuple[Any, str]:
     """Run a command on arguments; give what its last line says in JSON, None if it failed, and its messages."""
+    from experiments.launching.local import Local
+
+    given = json.dumps(arguments)
+    if isinstance(engine, Local) and tuple(command[: len(PREFLIGHT)]) == PREFLIGHT:
+        said = engine.ask(Path(__file__), command[len(PREFLIGHT) :], given, runs)
+        if said is not None:
+            return _last_line(said), said
     own = {name: value for name, value in os.environ.items() if not OF_A_GROUP.match(name)}
     own["PYTHONPATH"] = os.pathsep.join(filter(None, (str(PROJECT), os.environ.get("PYTHONPATH"))))
-    done = subprocess.run(command, input=json.dumps(arguments), capture_output=True, text=True, env=own)
-    lines = done.stdout.splitlines()
-    return (None if done.returncode or not lines else json.loads(lines[-1])), done.stderr
+    done = subprocess.run(command, input=given, capture_output=True, text=True, env=own)
+    return None if done.returncode else _last_line(done.stdout), done.stderr
+
+
+def _last_line(said: str) -> Any:
+    """Read the last line that is a list in JSON; None if there is none."""
+    for line in reversed(said.splitlines()):
+        with contextlib.suppress(ValueError):
+            if isinstance(found := json.loads(line), list):
+                return found
+    return None
 
 
 def short_run(arguments: Sequence[str]) -> list[str]:
@@ -94,5 +128,7 @@ def short_run(arguments: Sequence[str]) -> list[str]:
 
 
 if __name__ == "__main__":
+    for name in filter(OF_A_GROUP.match, list(os.environ)):
+        del os.environ[name]
     given = json.load(sys.stdin)
     print(json.dumps(short_run(given[0]) if "--short-run" in sys.argv else errors_of(given)))

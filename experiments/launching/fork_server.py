@@ -34,6 +34,8 @@ from pathlib import Path
 from typing import Any
 
 LARGEST_MESSAGE = 2**17
+MOST_HELD = 64
+"""Most file descriptors in a message."""
 AVAILABLE = sys.platform == "linux"
 """Whether a process of this system can be forked after it has imported much: macOS's own libraries start threads."""
 WITHOUT_OPENING = "PYTORCH_NVML_BASED_CUDA_CHECK"
@@ -105,24 +107,41 @@ class ForkServer:
                 preexec_fn=end_with_parent,
             )
 
-    def fork(self, arguments: Sequence[str], log: Path, environment: Mapping[str, str]) -> Forked | None:
+    def fork(
+        self,
+        arguments: Sequence[str],
+        log: Path,
+        environment: Mapping[str, str],
+        script: Path | None = None,
+        given: Path | None = None,
+    ) -> Forked | None:
         """Run the script with some arguments.
 
         Args:
             arguments: what follows the script.
             log: file that standard output and error are added to.
             environment: variables that differ from the server's.
+            script: another script to run in place of the server's.
+            given: file that is its standard input; nothing otherwise.
 
         Returns:
             The process, or None if the server cannot be forked, or is gone.
         """
-        request = {"arguments": list(arguments), "log": str(log.absolute()), "environment": {**self.own, **environment}}
+        request: dict[str, Any] = {"arguments": list(arguments), "log": str(log.absolute())}
+        request |= {"environment": {**self.own, **environment}, "given": str(given.absolute() if given else os.devnull)}
+        if script is not None:
+            request["script"] = str(script)
         self.forked = 0
         with contextlib.suppress(OSError):  # gone
             self.channel.send(json.dumps(request).encode())
         while not self.forked and not self.unsafe and not self.gone:
             self.listen(None)
         return Forked(self, self.forked) if self.forked else None
+
+    def hold(self, descriptors: Sequence[int]) -> None:
+        """Let the server and its later processes inherit file descriptors, as those of locks."""
+        with contextlib.suppress(OSError):  # gone
+            socket.send_fds(self.channel, [json.dumps({"hold": True}).encode()], list(descriptors))
 
     def listen(self, seconds: float | None) -> None:
         """Wait for messages for some seconds, None for ever, and read what there is."""
@@ -183,9 +202,14 @@ def serve(channel: socket.socket, imports: Sequence[str]) -> dict[str, Any] | No
                     file.seek(0)
                     learnt += file.read().split()
         if channel in ready:
-            message = channel.recv(LARGEST_MESSAGE)
+            message, held, *_ = socket.recv_fds(channel, LARGEST_MESSAGE, MOST_HELD)
             if not message:
                 return None
+            request = json.loads(message)
+            if "hold" in request:
+                for each in held:
+                    os.set_inheritable(each, True)  # by what runs launch, too
+                continue
             if unsafe:
                 channel.send(json.dumps({"unsafe": unsafe}).encode())
                 continue
@@ -193,7 +217,6 @@ def serve(channel: socket.socket, imports: Sequence[str]) -> dict[str, Any] | No
             server = os.getpid()
             pid = os.fork()
             if pid == 0:
-                request = json.loads(message)
                 request["note"] = note
                 channel.close()
                 wakes.close()
@@ -244,7 +267,7 @@ def _become(request: Mapping[str, Any], server: int) -> None:
         os._exit(1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for number, path, mode in (
-        (0, os.devnull, os.O_RDONLY),
+        (0, request["given"], os.O_RDONLY),
         *((n, request["log"], os.O_WRONLY | os.O_APPEND) for n in (1, 2)),
     ):
         opened = os.open(path, mode)
@@ -253,7 +276,7 @@ def _become(request: Mapping[str, Any], server: int) -> None:
             os.close(opened)
     os.environ.pop(WITHOUT_OPENING, None)
     os.environ.update(request["environment"])
-    sys.argv += request["arguments"]
+    sys.argv[:] = [request.get("script", sys.argv[0]), *request["arguments"]]
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed()  # Python's own generator does it by itself
 

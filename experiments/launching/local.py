@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,9 @@ from pathlib import Path
 from experiments.launching.fork_server import AVAILABLE, ForkServer, end_with_parent
 from experiments.launching.run_queue import TRAIN, Handle, Job
 from experiments.run_request import cores
+
+IMPORTS = ("experiments.command_line",)
+"""What every run of this project's own command needs."""
 
 
 class Fresh:
@@ -57,8 +61,41 @@ class Local:
         self._taken: dict[int, Handle] = {}  # place among the runs at a time -> the run that has or had it
 
     def begin(self, runs: int, locks: Sequence[int]) -> int:
-        jobs = max(1, min(self.jobs, runs))
         self._locks = locks
+        if self._server is not None:
+            self._server.hold(locks)
+        return self._prepare(runs)
+
+    def ask(self, script: Path, arguments: Sequence[str], given: str, runs: int) -> str | None:
+        """Run a script in a process that is forked from the server of the runs, which then has imported what it did.
+
+        Args:
+            script: a file of Python.
+            arguments: what follows it.
+            given: its standard input.
+            runs: how many runs follow.
+
+        Returns:
+            What it printed; None where runs are fresh processes.
+        """
+        if self.fresh:
+            return None
+        self._prepare(runs)
+        server = self._server = self._server or ForkServer(Path(TRAIN[1]), self._environment, imports=IMPORTS)
+        with tempfile.TemporaryDirectory() as directory:
+            said, text = Path(directory, "said"), Path(directory, "given")
+            said.touch()
+            text.write_text(given, encoding="utf-8")
+            forked = server.fork(arguments, said, {}, script, text)
+            if forked is None:
+                return None
+            while forked.poll() is None:
+                server.listen(None)
+            return said.read_text(encoding="utf-8", errors="replace")
+
+    def _prepare(self, runs: int) -> int:
+        """Choose the environment of runs, and say how many are started at a time."""
+        jobs = max(1, min(self.jobs, runs))
         self._environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
         if self.threads is not None:
             self._environment["OMP_NUM_THREADS"] = str(self.threads)
@@ -80,7 +117,7 @@ class Local:
         program, *script = job.command
         if not self.fresh and program == sys.executable and len(script) == 1:
             if self._server is None or self._server.gone:
-                imports = ["experiments.command_line"] if job.command == TRAIN else []
+                imports = IMPORTS if job.command == TRAIN else ()
                 self._server = ForkServer(Path(script[0]), self._environment, self._locks, imports)
             if forked := self._server.fork(job.arguments, job.log, own):
                 return forked

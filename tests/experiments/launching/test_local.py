@@ -1,9 +1,16 @@
+import fcntl
+import signal
+import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from experiments import compare
 from experiments.launching import local
+from experiments.launching.fork_server import AVAILABLE
+from experiments.launching.run_queue import lock
 from tests.experiments.conftest import Config, Journal
 
 
@@ -25,6 +32,40 @@ def test_children_that_run_together_share_the_cores(
     starts = [i for i, line in enumerate(journal()) if line[2] == "started"]
     ends = [i for i, line in enumerate(journal()) if line[2] == "finished"]
     assert all(end < start for end, start in zip(ends, starts[1:], strict=False))
+
+
+@pytest.mark.skipif(not AVAILABLE, reason="processes are forked on Linux alone")
+def test_what_is_asked_before_the_runs_imports_for_them_and_locks_reach_them_all_the_same(tmp_path: Path) -> None:
+    """The preflight and the server of the runs imported everything, each for itself."""
+    asked, run, engine = tmp_path / "asked.py", tmp_path / "run.py", local.Local()
+    asked.write_text("import os, sys, colorsys; print(sys.argv[1:], sys.stdin.read(), os.getppid(), *sys.path[:1])")
+    run.write_text("import os, sys, time; print(os.getppid(), 'colorsys' in sys.modules, flush=True); time.sleep(600)")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local, "IMPORTS", ())
+        patch.setattr(local, "TRAIN", (sys.executable, str(run)))
+        said = engine.ask(asked, ["--a"], "given", 2)
+    assert said is not None
+    assert said.split()[:2] == ["['--a']", "given"]
+    server, folder = said.split()[2:]
+    assert folder == str(tmp_path)
+    with lock([tmp_path / "out"]) as held:
+        engine.begin(2, held)
+        job = SimpleNamespace(command=(sys.executable, str(run)), arguments=[], log=tmp_path / "log.txt")
+        job.log.touch()
+        forked = engine.start([job])[0]  # type: ignore[list-item]
+    deadline = time.monotonic() + 60
+    while not job.log.read_text().endswith("\n"):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert job.log.read_text().split() == [server, "True"]
+    with (tmp_path / "out/.lock").open("w") as file, pytest.raises(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    forked.signal(signal.SIGKILL)
+    engine.close()
+
+
+def test_nothing_is_asked_where_runs_are_fresh_processes(tmp_path: Path) -> None:
+    assert local.Local(fresh=True).ask(tmp_path / "a.py", [], "", 1) is None
 
 
 @pytest.mark.parametrize("fresh", [[], ["--fresh"]])
