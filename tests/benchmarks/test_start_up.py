@@ -1,0 +1,69 @@
+"""What a command costs before it does anything, and what a small run needs, beside the libraries that it stands on."""
+
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.command import ROOT, environment
+
+pytestmark = pytest.mark.benchmark
+Report = Callable[[str, float, str], None]
+LIGHTNING = ("-c", "import lightning.pytorch.cli")
+PLAIN = """
+import torch, gzip, importlib.util, io, os, numpy
+folder = importlib.util.find_spec("sklearn").submodule_search_locations[0]
+digits = numpy.loadtxt(gzip.open(os.path.join(folder, "datasets/data/digits.csv.gz")), delimiter=",")
+image, label = torch.tensor(digits[:, :64]).float() / 16, torch.tensor(digits[:, 64]).long()
+network = torch.nn.Sequential(torch.nn.Linear(64, 512), torch.nn.ReLU(), torch.nn.Linear(512, 512), torch.nn.ReLU(),
+                              torch.nn.Linear(512, 10))
+optimizer = torch.optim.SGD(network.parameters(), lr=0.02, momentum=0.9)
+for epoch in range(8):
+    for index in torch.randperm(len(image)).split(128):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(network(image[index]), label[index]).backward()
+        optimizer.step()
+torch.save({"network": network.state_dict(), "optimizer": optimizer.state_dict()}, sys.argv[1])
+"""
+
+
+def spent(*arguments: str) -> tuple[float, float]:
+    """CPU seconds and greatest memory, in MiB, of a process of its own."""
+    command = [sys.executable, *arguments]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0, command
+    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+
+
+def cpu(*arguments: str, rounds: int = 3) -> float:
+    spent(*arguments)  # which reads files that are in no cache yet
+    return statistics.median(spent(*arguments)[0] for _ in range(rounds))
+
+
+def test_help_of_commands_without_lightning(report: Report) -> None:
+    lightning, torch = cpu(*LIGHTNING), cpu("-c", "import torch")
+    report("CPU time of importing torch over importing lightning.pytorch.cli", torch / lightning, "")
+    for command in ("certified_curves", "fid", "label_report", "noise_library"):
+        ratio = cpu("train.py", command, "--help") / lightning
+        report(f"CPU time of train.py {command} --help over importing lightning.pytorch.cli", ratio, "<= 0.1")
+        assert ratio <= 0.1
+
+
+def test_memory_of_a_small_run(report: Report, tmp_path: Path) -> None:
+    """Imports are most of it: torch's own, and what Lightning imports of torchmetrics with all that this imports."""
+    plain = spent("-c", f"import sys{PLAIN}", str(tmp_path / "plain.pt"))[1]
+    demo = ("fit", "--config", "configs/elr/demo.yaml", "--trainer.max_epochs", "8", "--test_after_fit", "true")
+    run = spent("train.py", *demo, "--run_directory", str(tmp_path / "run"))[1]
+    lightning, torch = spent(*LIGHTNING)[1], spent("-c", "import torch")[1]
+    report("greatest memory of a small run (ELR's demo, 8 epochs) over a plain loop in torch", run / plain, "")
+    report("greatest memory of importing lightning.pytorch.cli over importing torch", lightning / torch, "")
+    report("greatest memory of that run over importing lightning.pytorch.cli", run / lightning, "<= 1.4")
+    assert run / lightning <= 1.4
