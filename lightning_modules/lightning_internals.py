@@ -1,6 +1,6 @@
 """Private names of Lightning and PyTorch that data, modules and callbacks use for lack of public ones, and why.
 
-They stand here alone. A test fails by name where an upgrade moves one of them, and `pyproject.toml` bounds the versions.
+They stand here alone. A test fails by name where an upgrade moves one, and `pyproject.toml` bounds the versions.
 """
 
 from typing import Any

@@ -37,6 +37,12 @@ gc.set_threshold(50_000, 20, 50)  # libraries' objects, of which there are a mil
 
 
 @pytest.fixture(autouse=True)
+def _every_test_begins_with_the_same_numbers() -> None:
+    """Seed torch, so that no test depends on those before it in its process."""
+    torch.default_generator.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
 def _no_group_is_left() -> Iterator[None]:
     """End the process group that a trainer made: processes forked later would take it for theirs, and wait forever."""
     yield
