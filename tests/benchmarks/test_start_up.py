@@ -65,9 +65,9 @@ def test_help_of_commands_without_lightning(report: Report) -> None:
 
 
 def test_memory_of_a_small_run(report: Report, tmp_path: Path) -> None:
-    """Imports are most of it: torch's own, what Lightning imports with torchmetrics, and pandas, by scikit-learn's digits.
+    """Most of it is imported: by torch, by Lightning with torchmetrics, and pandas by scikit-learn's reader of digits.
 
-    What is left over the target is the last of them, about 60 MiB.
+    The last of them, about 60 MiB, is what the target is missed by.
     """
     plain = peak(PLAIN, str(tmp_path / "plain.pt"))
     demo = ("fit", "--config", "configs/elr/demo.yaml", "--trainer.max_epochs", "8", "--test_after_fit", "true")
