@@ -12,11 +12,38 @@ Source: Cho and Saul, Kernel Methods for Deep Learning, NeurIPS 2009; Williams, 
 """
 
 import math
+from collections.abc import Callable
+from functools import wraps
 
 import torch
 from torch import Tensor
 
+Moments = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+AT_ONCE = 2**15
+"""Numbers of a result that are computed at a time on a host, so that all on the way to them stay in its cache."""
 
+
+def in_parts(moments: Moments) -> Moments:
+    """Compute large moments on a host a few rows at a time, each number as in one piece; not where gradients are."""
+
+    @wraps(moments)
+    def of_parts(first: Tensor, second: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
+        tracked = torch.is_grad_enabled() and any(each.requires_grad for each in (first, second, covariance))
+        if tracked or covariance.device.type != "cpu" or covariance.numel() <= AT_ONCE:
+            return moments(first, second, covariance)
+        given = torch.broadcast_tensors(first, second, covariance)
+        results = [covariance.new_empty(given[2].shape) for _ in range(2)]
+        rows = max(1, AT_ONCE * len(given[2]) // given[2].numel())
+        for start in range(0, len(given[2]), rows):
+            parts = moments(*(each[start : start + rows] for each in given))
+            for whole, part in zip(results, parts, strict=True):
+                whole[start : start + rows] = part
+        return results[0], results[1]
+
+    return of_parts
+
+
+@in_parts
 def relu_moments(first: Tensor, second: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
     """Compute E[relu(u) relu(v)] and E[relu'(u) relu'(v)] of pairs.
 
@@ -39,6 +66,7 @@ def relu_moments(first: Tensor, second: Tensor, covariance: Tensor) -> tuple[Ten
     return torch.add(derivative * cosine, sine, alpha=1 / (2 * math.pi)) * product, derivative
 
 
+@in_parts
 def erf_moments(first: Tensor, second: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
     """Compute E[erf(u) erf(v)] and E[erf'(u) erf'(v)] of pairs; arguments as of `relu_moments`."""
     square = (1 + 2 * first) * (1 + 2 * second)

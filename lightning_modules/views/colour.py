@@ -15,7 +15,7 @@ LUMA = (0.2989, 0.587, 0.114)
 def blended(image: Tensor, other: Tensor | float, factor: Tensor) -> Tensor:
     """factor * image + (1 - factor) * other, kept in [0, 1]; `[B, ...]` with a factor `[B]`."""
     f = factor.to(image.dtype).view(-1, *[1] * (image.ndim - 1))
-    return (f * image + (1 - f) * other).clamp(0, 1)
+    return (f * image).add_((1 - f) * other).clamp_(0, 1)
 
 
 def grey(image: Tensor) -> Tensor:
@@ -23,7 +23,7 @@ def grey(image: Tensor) -> Tensor:
     if image.shape[1] == 1:
         return image
     red, green, blue = (weight * image[:, channel, None] for channel, weight in enumerate(LUMA))
-    return red + green + blue
+    return red.add_(green).add_(blue)
 
 
 def with_brightness(image: Tensor, factor: Tensor) -> Tensor:

@@ -1,6 +1,8 @@
+import pytest
 import torch
 
-from lightning_modules.probabilistic.kernels import relu_moments
+from lightning_modules.probabilistic import kernels
+from lightning_modules.probabilistic.kernels import Moments, erf_moments, relu_moments
 
 
 def test_moments_are_those_of_many_gaussian_weights() -> None:
@@ -22,3 +24,22 @@ def test_equal_inputs_are_exact_and_opposite_ones_give_nothing() -> None:
     torch.testing.assert_close(
         relu_moments(variance[:1], variance[:1], -variance[:1, None])[0], torch.zeros(1, 1).double()
     )
+
+
+@pytest.mark.parametrize("moments", [relu_moments, erf_moments])
+@pytest.mark.parametrize("pixels", [(), (3, 2)])
+def test_a_few_rows_at_a_time_give_what_all_give_and_large_kernels_have_gradients(
+    moments: Moments, pixels: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = torch.Generator().manual_seed(0)
+    first, second = (torch.rand(n, *pixels, dtype=torch.float64, generator=random) + 0.5 for n in (37, 29))
+    covariance = torch.rand(37, 29, *pixels, dtype=torch.float64, generator=random) - 0.5
+    whole = moments(first[:, None], second[None], covariance)
+    monkeypatch.setattr(kernels, "AT_ONCE", 200)
+    for one, other in zip(moments(first[:, None], second[None], covariance), whole, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-14, atol=1e-15)
+    (slope,) = torch.autograd.grad(
+        moments(first[:, None], second[None], covariance.requires_grad_())[0].sum(), covariance
+    )
+    assert slope.isfinite().all()
+    assert slope.abs().max() > 0
