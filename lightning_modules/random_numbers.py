@@ -13,7 +13,9 @@ def bits_of(*words: int) -> int:
     Args:
         words: at least 0 each.
     """
-    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0])
+    # NumPy takes integers apart into words of 32 bits, which these mostly are: an array of them is taken as it is.
+    whole = np.array(words, np.uint32) if max(words, default=0) < 2**32 else words
+    return int(np.random.SeedSequence(whole).generate_state(1, np.uint64)[0])
 
 
 def seed_of(*words: int) -> int:

@@ -16,6 +16,10 @@ from datamodules.loading.world import is_distributed, world_size
 
 MOST_INDICES = 20
 NEVER = torch.iinfo(torch.int64).max
+AT_ONCE = 64
+"""Batches whose losses are looked at together."""
+MOST_HELD = 2**20
+"""Sample indices that are held until then."""
 
 
 class NonFiniteLoss(ValueError):
@@ -25,7 +29,7 @@ class NonFiniteLoss(ValueError):
 class FiniteLoss(Callback):
     """Stops training at a NaN or infinite loss, naming the first bad step and the indices of that step's samples.
 
-    Each step notes on the device whether its loss is the first bad one. All processes read the note together: every
+    The device notes which loss is the first bad one, of many steps at once. All processes read the note together: every
     `log_every_n_steps` batches, before validation, at the end of an epoch, and before a checkpoint is written. So a bad
     run writes no checkpoint, and the last good one stays. Lightning does not announce a checkpoint with
     `save_weights_only: true`: within an epoch, a bad one can be written up to `log_every_n_steps` batches after the
@@ -42,6 +46,7 @@ class FiniteLoss(Callback):
     def __init__(self) -> None:
         self._off = False
         self._steps: dict[int, int] = {}  # batch of the epoch -> optimizer steps before it, since the last reading
+        self._held: list[tuple[int, Tensor, Tensor]] = []  # batch of the epoch, loss and samples, not looked at
         self._step = 0
         self._first: Tensor | None = None  # batch of the epoch whose loss was the first bad one, on the device
         self._loss: Tensor | None = None
@@ -53,7 +58,7 @@ class FiniteLoss(Callback):
         self._off = any(each.takes_over for each in every if each is not self)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._steps = {}
+        self._steps, self._held = {}, []
         self._first = self._loss = self._index = None
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -84,18 +89,35 @@ class FiniteLoss(Callback):
         self._read(trainer)
 
     def _note(self, loss: Tensor, index: Tensor | None, batch_idx: int) -> None:
-        """Keep batch, loss and sample indices if this is the first bad loss since the last reading."""
+        """Keep batch, loss and sample indices until they are looked at with those of the next batches."""
         index = torch.zeros(0, dtype=torch.int64, device=loss.device) if index is None else index
+        if self._held and self._held[-1][0] != batch_idx - 1:
+            self._look()
+        self._held.append((batch_idx, loss.mean(), index))  # a number of its own, which no later step overwrites
+        if len(self._held) == AT_ONCE or len(self._held) * len(index) > MOST_HELD:
+            self._look()
+
+    def _look(self) -> None:
+        """Keep the first bad loss since the last reading with its batch and samples, on the device."""
+        if not self._held:
+            return
+        (first, *_), losses, indices = zip(*self._held, strict=True)
+        self._held = []
+        loss, size = torch.stack(losses), max(map(len, indices))
         if self._first is None or self._loss is None or self._index is None:
             self._first = torch.full((), NEVER, device=loss.device)
-            self._loss = torch.zeros_like(loss)
-            self._index = torch.full_like(index, -1)
-        size = max(len(index), len(self._index))
-        old, new = (F.pad(each, (0, size - len(each)), value=-1) for each in (self._index, index))
-        is_first = self._is_bad(loss) & (self._first == NEVER)
-        self._first = torch.where(is_first, batch_idx, self._first)
-        self._loss = torch.where(is_first, loss, self._loss)
-        self._index = torch.where(is_first, new, old)
+            self._loss, self._index = torch.zeros_like(loss[0]), indices[0].new_full((size,), -1)
+        size = max(size, len(self._index))
+        old, *new = (
+            each if len(each) == size else F.pad(each, (0, size - len(each)), value=-1)
+            for each in (self._index, *indices)
+        )
+        bad = self._is_bad(loss)
+        place = bad.int().argmax()[None]  # of the first one
+        is_first = bad.any() & (self._first == NEVER)
+        self._first = torch.where(is_first, first + place[0], self._first)
+        self._loss = torch.where(is_first, loss.index_select(0, place)[0], self._loss)
+        self._index = torch.where(is_first, torch.stack(new).index_select(0, place)[0], old)
 
     def _is_bad(self, loss: Tensor) -> Tensor:
         return ~torch.isfinite(loss)
@@ -107,6 +129,7 @@ class FiniteLoss(Callback):
         """Wait for the device, and agree with the other processes: all of them have run the same batches."""
         if not self._steps:
             return
+        self._look()
         first, notes = NEVER, []
         if self._first is not None and self._loss is not None and (first := int(self._first)) < NEVER:
             notes = [(first, float(self._loss), self._samples())]

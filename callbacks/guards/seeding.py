@@ -45,8 +45,10 @@ class SeedEveryBatch(Callback):
 
     def _seed(self, trainer: Trainer, batch: Any, stage: int, batch_idx: int, dataloader_idx: int = 0) -> None:
         place = (self.seed or 0, stage, trainer.current_epoch, batch_idx, dataloader_idx)
-        begin_batch(seed_of(*place, 0), batch.get("global_size") if isinstance(batch, Mapping) else None)
-        seed = seed_of(*place, trainer.global_rank + 1 if world_size() > 1 else 0)
+        seed = seed_of(*place, 0)
+        begin_batch(seed, batch.get("global_size") if isinstance(batch, Mapping) else None)
+        if world_size() > 1:
+            seed = seed_of(*place, trainer.global_rank + 1)
         seed_torch(seed, trainer.strategy.root_device)
         np.random.seed(seed % 2**32)  # noqa: NPY002 - libraries draw from it
         random.seed(seed)

@@ -26,16 +26,21 @@ class EpochMean(Metric):
     cumulated_batch_size: Tensor
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(compute_with_cache=False)
         self.add_state("value", torch.zeros((), dtype=torch.float32), dist_reduce_fx="sum")
         self.add_state("cumulated_batch_size", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
         self.logged = False
         """Whether Lightning has it for this epoch."""
 
-    def update(self, value: Tensor, size: int) -> None:
-        """Add a batch's mean, a number, which counts for `size` samples."""
+    def __setattr__(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)  # no state is a parameter or a module, which torch would look for
+
+    def add(self, value: Tensor, size: int) -> None:
+        """Add a batch's mean, a number, which counts for `size` samples; the first of an epoch is an `update`."""
         self.value = self.value + at_least_float32(value) * size
         self.cumulated_batch_size = self.cumulated_batch_size + size
+
+    update = add
 
     def compute(self) -> Tensor:
         return self.value / self.cumulated_batch_size
@@ -66,7 +71,9 @@ def _log_mean(module: LightningModule, name: str, value: Tensor, size: int) -> N
         mean.to(module.device)
         module.log(name, mean, on_step=False, on_epoch=True, batch_size=1, metric_attribute=name)
         mean.logged = True
-    mean.update(value, size)
+        mean.update(value, size)
+    else:
+        mean.add(value, size)
 
 
 def log_training(module: LightningModule, batch: Any, loss: Tensor, **terms: Tensor) -> Tensor:

@@ -145,6 +145,7 @@ def test_all_processes_stop_and_name_the_samples_of_the_one_that_broke(tmp_path:
 def test_the_first_bad_batch_is_kept_and_its_first_samples_are_shown() -> None:
     callback = FiniteLoss()
     callback._note(torch.tensor(1.0), torch.arange(8), 0)
+    callback._look()
     assert callback._first == NEVER
     callback._note(torch.tensor(math.nan), torch.arange(100, 164), 1)
     callback._note(torch.tensor(math.inf), torch.arange(3), 2)
@@ -155,11 +156,35 @@ def test_the_first_bad_batch_is_kept_and_its_first_samples_are_shown() -> None:
     assert f"became nan at step 1 (epoch 0, batch 1) on 64 samples with index {shown}, ...;" in str(raised.value)
 
 
+@pytest.mark.parametrize("first", [0, 63, 64, 130])
+def test_the_first_bad_one_of_many_batches_is_found_among_those_that_are_looked_at_together(first: int) -> None:
+    """Batches 40 and 41 have no loss, a batch overwrites the loss that it returned before, and sizes differ."""
+    callback, loss = FiniteLoss(), torch.zeros(())
+    for batch in range(200):
+        if batch not in (40, 41):
+            loss.fill_(math.inf if batch in (first, first + 1, 199) else 1.0)
+            callback._note(loss, torch.arange(3 + batch % 2) + 10 * batch, batch)
+        callback._steps[batch] = 7 * batch
+    with pytest.raises(NonFiniteLoss) as raised:
+        callback._read(quiet())
+    samples = ", ".join(str(10 * first + place) for place in range(3 + first % 2))
+    told = f"became inf at step {7 * first} (epoch 0, batch {first}) on {3 + first % 2} samples with index {samples};"
+    assert told in str(raised.value)
+
+
+def test_no_more_than_a_million_indices_are_held() -> None:
+    callback = FiniteLoss()
+    for batch in range(5):
+        callback._note(torch.tensor(1.0), torch.zeros(2**19, dtype=torch.int64), batch)
+        assert sum(len(index) for _, _, index in callback._held) <= 2**20
+
+
 def test_noting_never_waits_for_the_device() -> None:
     """On the meta device whatever needs a value fails."""
     callback = FiniteLoss()
     for size, batch in ((8, 0), (8, 1), (5, 2), (9, 3)):
         callback._note(torch.zeros((), device="meta"), torch.zeros(size, dtype=torch.int64, device="meta"), batch)
+    callback._look()
     assert callback._first is not None
     assert callback._first.is_meta
     assert callback._index is not None

@@ -10,6 +10,7 @@ import torch
 
 from callbacks.guards import seeding
 from callbacks.guards.seeding import SeedEveryBatch
+from lightning_modules.random_numbers import bits_of
 
 STAGES = ("train", "validation", "test", "predict")
 
@@ -39,3 +40,19 @@ def test_the_same_place_draws_the_same_and_any_other_place_otherwise(monkeypatch
     assert draws == [drawn(**place) for place in places]
     for generator in zip(*draws, strict=True):
         assert len(set(generator)) == len(places)
+
+
+@pytest.mark.parametrize("words", [(0,), (0, 0, 1), (3, 2**32 - 1), (3, 2**32), (2**63, 0, 5), (True, False, 7)])
+def test_words_of_any_size_give_the_bits_that_numpy_draws_from_them(words: tuple[int, ...]) -> None:
+    assert bits_of(*words) == int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0])
+
+
+def test_one_process_seeds_its_generators_from_one_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[tuple[int, ...]] = []
+    monkeypatch.setattr(seeding, "seed_of", lambda *words: drawn.append(words) or 5)
+    trainer = SimpleNamespace(current_epoch=2, global_rank=1, strategy=SimpleNamespace(root_device=torch.device("cpu")))
+    for processes, numbers in ((1, [0]), (2, [0, 2])):
+        monkeypatch.setattr(seeding, "world_size", lambda processes=processes: processes)
+        drawn.clear()
+        SeedEveryBatch(seed=9)._seed(trainer, {}, 0, 4)  # type: ignore[arg-type]
+        assert drawn == [(9, 0, 2, 4, 0, number) for number in numbers]
