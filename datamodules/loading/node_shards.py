@@ -4,7 +4,8 @@ Of each class a node has as many samples as a draw from a Dirichlet distribution
 gives each node few classes, and a large one all nodes the same mix.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -84,19 +85,22 @@ class NodeBatches(GlobalBatches):
     def __iter__(self) -> Iterator[Request]:
         epoch, batches, nodes = self.epoch, len(self), len(self.shards)
         first = self.resumed[1] if epoch == self.resumed[0] else 0
+        order = lru_cache(2 * nodes)(self._order_of)  # many batches read from one
         for visit in range(epoch * batches + first, (epoch + 1) * batches):
             size = visit + 1 if self.growing else self.batch_size // nodes
             start = visit * (visit + 1) // 2 if self.growing else visit * size
-            own = [self._drawn(node, start, size) for node in block(nodes, self.rank, self.world_size)]
+            own = [self._drawn(node, start, size, order) for node in block(nodes, self.rank, self.world_size)]
             yield Request(torch.cat(own), visit, nodes * size)
 
-    def _drawn(self, node: int, start: int, size: int) -> Tensor:
+    def _order_of(self, node: int, number: int) -> np.ndarray:
+        """Draw the n-th order of a node's samples."""
+        return np.random.default_rng([self.seed, 6, node, number]).permutation(len(self.shards[node]))
+
+    def _drawn(self, node: int, start: int, size: int, order: Callable[[int, int], np.ndarray]) -> Tensor:
         """Take `size` samples from the places after `start` in a node's orders, one order after the other."""
         shard = self.shards[node]
         first, last = start // len(shard), (start + size - 1) // len(shard)
-        orders = [
-            np.random.default_rng([self.seed, 6, node, n]).permutation(len(shard)) for n in range(first, last + 1)
-        ]
+        orders = [order(node, number) for number in range(first, last + 1)]
         place = start - first * len(shard)
         return shard[torch.from_numpy(np.concatenate(orders)[place : place + size])]
 
