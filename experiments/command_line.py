@@ -31,7 +31,6 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from datamodules.files.whole_files import write_text
 from experiments.arguments import LARGEST_SEED, PROGRAM
-from experiments.compile_network import CompileNetwork
 from experiments.config_files import (
     PROJECT,
     dotted,
@@ -43,12 +42,13 @@ from experiments.config_files import (
     without_base_line,
 )
 from experiments.lightning_internals import subcommand_parser, take_given_checkpoint_alone, typed_arguments
+from experiments.options.compile_network import CompileNetwork
+from experiments.options.trainer_options import of_an_option, refuse_options
 from experiments.parsing.class_names import with_full_names
 from experiments.parsing.class_paths import check_class_paths
 from experiments.parsing.data_before_model import check_captions, count_classes, with_placeholder
 from experiments.parsing.guards import Guards, check_guards, from_list
 from experiments.parsing.readable_errors import lost_process, readable
-from experiments.parsing.trainer_options import of_an_option, refuse_options
 from experiments.preflight import metrics_of_short_run
 from experiments.progress_bar import WholeRun
 from experiments.results import final_metrics

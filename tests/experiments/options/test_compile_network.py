@@ -7,7 +7,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from experiments.compile_network import CompileNetwork
+from experiments.options.compile_network import CompileNetwork
 from lightning_modules.networks.mlp import MLP
 from tests.trainers import quiet
 
@@ -45,9 +45,8 @@ def test_a_compiled_network_learns_the_same_with_a_last_batch_of_another_size() 
         return graph
 
     torch._dynamo.reset()
-    callback = CompileNetwork()
-    callback.backend = noting  # type: ignore[assignment]
-    quiet(max_epochs=2, callbacks=[callback]).fit(ours, batches())
+    torch._dynamo.register_backend(noting, name="noting")
+    quiet(max_epochs=2, callbacks=[CompileNetwork("noting")]).fit(ours, batches())
     quiet(max_epochs=2).fit(plain, batches())
     assert 1 <= len(compiled_sizes) <= 2  # three rows, and any number of rows
     assert list(ours.state_dict()) == keys
@@ -57,5 +56,5 @@ def test_a_compiled_network_learns_the_same_with_a_last_batch_of_another_size() 
 def test_a_module_without_a_network_and_an_unknown_backend_are_refused() -> None:
     with pytest.raises(ValueError, match=r"compile needs a module with model\.network, and Nothing has none"):
         quiet(max_epochs=1, callbacks=[CompileNetwork("eager")]).fit(Nothing(), batches())
-    with pytest.raises(ValueError, match=r"compile must be true or one of .*inductor.*, got 'inductr'"):
+    with pytest.raises(ValueError, match=r"compile must be true, false or one of .*inductor.*, got 'inductr'"):
         quiet(max_epochs=1, callbacks=[CompileNetwork("inductr")]).fit(Learner(MLP(4, [3], 2)), batches())

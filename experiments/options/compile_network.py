@@ -26,7 +26,7 @@ class CompileNetwork(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         backends = torch.compiler.list_backends(exclude_tags=())
-        if isinstance(self.backend, str) and self.backend not in backends:
-            raise ValueError(f"compile must be true or one of {', '.join(backends)}, got {self.backend!r}")
+        if self.backend not in backends:
+            raise ValueError(f"compile must be true, false or one of {', '.join(backends)}, got {self.backend!r}")
         network: Any = pl_module.network
         network.compile(backend=self.backend)
