@@ -41,7 +41,7 @@ def refuse_options(module: LightningModule, trainer: Trainer) -> None:
 
 UNUSED = "Expected to have finished reduction in the prior iteration|parameters that were not used in producing"
 NOT_IN_HALF = (
-    "should be the same$|have the same dtype|expected scalar type|not implemented for '|unsupported ScalarType"
+    r"should be the same\b|have the same dtype|expected scalar type|not implemented for '|unsupported ScalarType"
 )
 """Of PyTorch's messages of operators that do not take half precision, or not beside single precision."""
 

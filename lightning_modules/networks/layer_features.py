@@ -1,10 +1,12 @@
 """Taps on a network's inner layers: their inputs and outputs, without a change to the network."""
 
 import difflib
+import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from lightning_modules.networks.normalized import Normalized
@@ -80,8 +82,11 @@ def tapped(
         else layer.register_forward_hook(lambda _, given, output, name=name: collect(name, output))
         for name, layer in layers.items()
     ]
+    # A compiled network would not call the hooks. To ask costs the import of a compiler that nothing else has loaded.
+    eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
     try:
-        yield seen
+        with eager:
+            yield seen
     finally:
         for handle in handles:
             handle.remove()

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from experiments.options.compile_network import CompileNetwork
+from lightning_modules.networks.layer_features import logits_and_features
 from lightning_modules.networks.mlp import MLP
 from tests.trainers import quiet
 
@@ -58,3 +59,12 @@ def test_a_module_without_a_network_and_an_unknown_backend_are_refused() -> None
         quiet(max_epochs=1, callbacks=[CompileNetwork("eager")]).fit(Nothing(), batches())
     with pytest.raises(ValueError, match=r"compile must be true, false or one of .*inductor.*, got 'inductr'"):
         quiet(max_epochs=1, callbacks=[CompileNetwork("inductr")]).fit(Learner(MLP(4, [3], 2)), batches())
+
+
+def test_the_features_of_a_compiled_network_are_seen() -> None:
+    network = MLP(4, [3], 2)
+    image = torch.randn(5, 4)
+    expected = logits_and_features(network, image)
+    network.compile(backend="eager")
+    network(image)
+    torch.testing.assert_close(logits_and_features(network, image), expected)
