@@ -7,11 +7,7 @@ from lightning.pytorch import LightningModule
 from torch import nn
 
 import train
-<<<<<<<< HEAD:tests/experiments/parsing/test_trainer_options.py
-from experiments.parsing.trainer_options import of_an_option, refuse_options
-========
 from experiments.options.trainer_options import of_an_option, refuse_options
->>>>>>>> 44c0659 (What is done to a module and refused for it by options stands in one folder, which imports nothing of methods):tests/experiments/options/test_trainer_options.py
 from tests.trainers import quiet
 
 SHARDED = (
