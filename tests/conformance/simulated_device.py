@@ -32,6 +32,12 @@ MADE = "arange arange.start arange.start_step eye eye.m linspace logspace randpe
 """Factories that PyTorch makes of an empty tensor, which a tensor of this device cannot grow from."""
 
 
+BEFORE: list[Any] = []
+"""Are called with each operator on the device and its arguments."""
+AFTER: list[Any] = []
+"""Are called with each operator on the device, its arguments and what the CPU has computed."""
+
+
 class DifferentDevices(RuntimeError):
     """What CUDA refuses."""
 
@@ -136,8 +142,12 @@ def computed(func: Any, *args: Any, **kwargs: Any) -> Any:
     place = kwargs.get("device")
     there = any(map(on_device, tensors)) if place is None else torch.device(place).type == DEVICE.type
     kwargs = {key: value for key, value in kwargs.items() if key != "pin_memory"}
+    for watch in BEFORE:
+        watch(func, args, kwargs)
     shapes = [(host(tensor).shape, host(tensor).stride()) for tensor in tensors]
     result = func(*tree_map(host, args), **{key: tree_map(host, value) for key, value in kwargs.items()})
+    for watch in AFTER:
+        watch(func, args, kwargs, result)
     same = {id(host(tensor)): tensor for tensor in tensors}  # what is changed in place is given back itself
 
     def placed(value: Any) -> Any:

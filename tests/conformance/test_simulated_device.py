@@ -3,12 +3,17 @@
 import subprocess
 import sys
 from pathlib import Path
+from pydoc import locate
 
 import pytest
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
+from experiments.pages import replace_section, with_section
 from tests.command import ROOT
 from tests.conformance.on_device import on_device
-from tests.conformance.runs import methods, written
+from tests.conformance.runs import CONFIGS, methods, settings_of, written
+from tests.conformance.test_host_syncs import PAGE, table, unexplained
 
 SHORT = {
     "trainer.limit_train_batches": 2,
@@ -16,6 +21,8 @@ SHORT = {
     "trainer.limit_test_batches": 2,
     "trainer.inference_mode": False,  # the device's tensors are none of inference
 }
+FIT = {**SHORT, "trainer.limit_train_batches": 4, "trainer.log_every_n_steps": 1000}
+ONE_BATCH = ("--trainer.limit_predict_batches", "1")
 UNKNOWN = {"fractional_sde_videos"}  # torch.func.jvp of convolutions' features ends the interpreter on this device
 MIXED = """
 import torch
@@ -58,9 +65,32 @@ def test_pictures_are_drawn_where_training_has_ended(tmp_path: Path) -> None:
         assert list((tmp_path / name / "figures").glob("*.png"))
 
 
+def predicts(name: str) -> bool:
+    path = settings_of(CONFIGS / f"{methods()[name].config}.yaml")["model"]["class_path"]
+    return methods()[name].predicts and is_overridden("predict_step", locate(path), LightningModule)
+
+
+@pytest.fixture(scope="module")
+def counted() -> dict[str, str]:
+    """What the fits of all demos have printed."""
+    return {}
+
+
 @pytest.mark.nightly
 @pytest.mark.parametrize("name", sorted(methods().keys() - UNKNOWN))
-def test_a_demo_trains_and_is_tested(name: str, tmp_path: Path) -> None:
-    fit = ("fit", "--config", written(name, tmp_path, SHORT), "--run_directory", tmp_path / name)
-    test = ("test", "--resume", tmp_path / name)
-    on_device(fit, *([test] if methods()[name].tests else []))
+def test_a_demo_trains_and_is_tested(name: str, tmp_path: Path, counted: dict[str, str]) -> None:
+    fit = ("fit", "--config", written(name, tmp_path, FIT), "--run_directory", tmp_path / name)
+    test, predict = (("test", "--resume", tmp_path / name), ("predict", "--resume", tmp_path / name, *ONE_BATCH))
+    rest = [*([test] if methods()[name].tests else []), *([predict] if predicts(name) else [])]
+    counted[name] = on_device(fit, *rest)
+    assert unexplained(name, counted[name]) == {}, "say in test_host_syncs.py why the step waits"
+
+
+@pytest.mark.nightly
+def test_the_table_of_what_steps_wait_for_is_written(counted: dict[str, str]) -> None:
+    if counted.keys() < methods().keys() - UNKNOWN:
+        pytest.skip("not all demos were run")
+    print(table(counted))
+    if with_section(PAGE, "host syncs", text := table(counted)) != PAGE.read_text(encoding="utf-8"):
+        replace_section(PAGE, "host syncs", text)
+        raise AssertionError(f"{PAGE} was out of date, and is written")

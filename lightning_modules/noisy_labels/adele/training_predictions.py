@@ -44,8 +44,8 @@ class TrainingPredictions:
 
     def __iter__(self) -> Iterator[PredictedBatch]:
         """Iterate over this process's batches so far."""
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()  # copies that are under way
+        if torch.accelerator.is_available():
+            torch.accelerator.synchronize()  # copies that are under way
         return iter(self._batches)
 
     def clear(self) -> None:

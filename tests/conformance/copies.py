@@ -1,0 +1,110 @@
+"""Copies that the host does not wait for, made as late as they may be.
+
+The host may change what it sends to the device only after it has waited for the device, and what it gets from there
+holds no numbers before. So a tensor that was changed too early raises `ChangedTooEarly` where the host waits next, and
+one that is read too early is full of NaN, or of 0x7f in bytes of other types.
+"""
+
+import sys
+import zlib
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tests.conformance import simulated_device
+from tests.conformance.host_syncs import kind_of, place_of
+from tests.conformance.simulated_device import aten, on_device
+
+MOST = 512
+"""Copies under way at most: the device has long ended one that so many followed."""
+_sent: list[tuple[Tensor, int, str]] = []
+_awaited: list[tuple[Tensor, Tensor]] = []
+
+
+class ChangedTooEarly(RuntimeError):
+    """What a GPU computes wrong numbers of."""
+
+
+def digest(tensor: Tensor) -> int:
+    return zlib.crc32(tensor.detach().contiguous().flatten().view(torch.uint8).numpy())
+
+
+def check(sent: tuple[Tensor, int, str]) -> None:
+    tensor, before, place = sent
+    if digest(tensor) != before:
+        raise ChangedTooEarly(f"a tensor {list(tensor.shape)} was changed before its copy from {place} was over")
+
+
+def _arrive() -> None:
+    while _awaited:
+        result, numbers = _awaited.pop()
+        result.data.copy_(numbers)
+
+
+def wait() -> None:
+    """End all copies under way."""
+    _arrive()
+    sent = _sent.copy()
+    _sent.clear()
+    for each in sent:
+        check(each)
+
+
+def _late(result: Tensor) -> None:
+    """Take the numbers out of what is under way to the host."""
+    _awaited.append((result, result.clone()))
+    if result.is_floating_point() or result.is_complex():
+        result.data.fill_(torch.nan)
+    elif result.dtype == torch.bool:
+        result.data.logical_not_()
+    else:
+        result.data.view(torch.uint8).fill_(0x7F) if result.ndim else result.data.fill_(0x7F)
+
+
+def _order(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """End copies under way where the host waits; those to the host also before what copies back to the device."""
+    if kind_of(func, args, kwargs) is not None:
+        wait()
+    elif func is aten.copy_.default and not on_device(args[1]):
+        _arrive()
+
+
+def _begin(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+    if func is aten.copy_.default and any(args[2:3]):
+        target, source = args[:2]
+    elif func is aten._to_copy.default and kwargs.get("non_blocking"):
+        target, source = kwargs.get("device") or args[0].device, args[0]
+        target = result if torch.device(target).type == "cpu" else simulated_device.DEVICE
+    else:
+        return
+    if on_device(source) and isinstance(target, Tensor) and not on_device(target):
+        _late(target)
+    elif not on_device(source) and not (isinstance(target, Tensor) and not on_device(target)):
+        _sent.append((source, digest(source), place_of(sys._getframe(1))))
+        if len(_sent) > MOST:
+            check(_sent.pop(0))
+
+
+def pinned(self: Tensor, device: Any = None) -> Tensor:
+    if on_device(self):
+        raise RuntimeError(f"cannot pin a tensor on {self.device}: only dense CPU tensors can be pinned")
+    copy: Any = self.clone()
+    copy.is_pinned = lambda device=None: True
+    return copy
+
+
+def make_late() -> None:
+    """Have copies be late, and pinned memory known, in this process from now on."""
+    tolist = simulated_device.DeviceTensor.tolist
+
+    def listed(self: Any) -> Any:
+        wait()
+        return tolist(self)
+
+    simulated_device.DeviceTensor.tolist = listed  # type: ignore[method-assign]
+    simulated_device.Backend.synchronize = lambda self, device=None: wait()  # type: ignore[attr-defined]
+    torch.accelerator.synchronize = lambda device=None: wait()
+    Tensor.pin_memory = pinned  # type: ignore[method-assign]
+    simulated_device.BEFORE.append(_order)
+    simulated_device.AFTER.append(_begin)

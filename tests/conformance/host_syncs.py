@@ -1,0 +1,110 @@
+"""Where the host waits for the device in training steps: numbers, shapes that depend on values, copies to the host.
+
+    host_syncs.watch()    # after simulated_device.register(); counts in every fit of this process from now on
+    host_syncs.report()   # a line that `found` reads
+
+Steps count from the third one on: what is set up once is no matter. A step is all that Lightning does with a batch,
+from its arrival to the callbacks' last hook.
+"""
+
+import json
+import sys
+from collections import Counter
+from typing import Any
+
+from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
+from torch.utils._pytree import tree_leaves
+
+from tests.command import ROOT
+from tests.conformance import simulated_device
+from tests.conformance.simulated_device import aten, on_device
+
+KINDS = ("item", "tolist", "nonzero", "to the host", "to the device")
+FIRST = 2
+"""Steps that do not count."""
+ROOMS = tuple(f"{ROOT / room}/" for room in ("callbacks", "lightning_modules", "datamodules", "experiments"))
+READS = {aten._local_scalar_dense.default, aten.equal.default, aten._linalg_check_errors.default}
+SHAPES = {  # the host makes room for a result, whose size the device has to say
+    *(aten.nonzero.default, aten.masked_select.default, aten.bincount.default, aten.repeat_interleave.Tensor),
+    *(aten._unique.default, aten._unique2.default, aten.unique_dim.default, aten.unique_consecutive.default),
+}
+PUTS = simulated_device.INDEXED - {aten.index.Tensor}
+PREFIX = "host syncs: "
+_steps = 0
+_counted: Counter[tuple[str, str]] = Counter()
+_active = False
+
+
+def kind_of(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
+    """Name what an operator has the host wait for; None if it does not wait."""
+    if func in READS:
+        return "item"
+    if func in SHAPES:
+        return None if func is aten.repeat_interleave.Tensor and kwargs.get("output_size") is not None else "nonzero"
+    if func in simulated_device.INDEXED:
+        masks = [index for index in args[1] if index is not None and index.element_size() == 1 and on_device(index)]
+        filled = func in PUTS and args[2].numel() == 1 and not any(args[3:4])  # is a masked_fill_ on CUDA
+        return "nonzero" if masks and not filled else None
+    waits = not kwargs.get("non_blocking") and not (func is aten.copy_.default and any(args[2:3]))
+    if func is aten._to_copy.default and on_device(args[0]) and waits:
+        place = kwargs.get("device")
+        return "to the host" if place is not None and place.type == "cpu" else None
+    if func is aten.copy_.default and on_device(args[1]) != on_device(args[0]) and waits:
+        return "to the host" if on_device(args[1]) else "to the device"
+    return None
+
+
+def place_of(frame: Any) -> str:
+    """Give `file:line function` of the project's innermost frame, or the library's where the project has none."""
+    libraries = ""
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if file.startswith(ROOMS):
+            return f"{file.removeprefix(f'{ROOT}/')}:{frame.f_lineno} {frame.f_code.co_qualname}"
+        if "site-packages/" in file and not libraries and "/torch/" not in file:
+            libraries = f"{file.rpartition('site-packages/')[2]}:{frame.f_lineno}"
+        frame = frame.f_back
+    return libraries or "torch"
+
+
+def note(kind: str) -> None:
+    if _active and _steps > FIRST:
+        _counted[kind, place_of(sys._getframe(1))] += 1
+
+
+def watch() -> None:
+    """Count in every fit of this process from now on."""
+    advance, tolist = _TrainingEpochLoop.advance, simulated_device.DeviceTensor.tolist
+
+    def counted(self: Any, *args: Any) -> None:
+        global _active, _steps
+        _active, _steps = True, _steps + 1
+        try:
+            advance(self, *args)
+        finally:
+            _active = False
+
+    def listed(self: Any) -> Any:
+        note("tolist")
+        return tolist(self)
+
+    def operator(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if _active and any(map(on_device, tree_leaves((args, kwargs)))) and (kind := kind_of(func, args, kwargs)):
+            note(kind)
+
+    _TrainingEpochLoop.advance = counted  # type: ignore[method-assign]
+    simulated_device.DeviceTensor.tolist = listed  # type: ignore[method-assign]
+    simulated_device.BEFORE.append(operator)
+
+
+def report() -> str:
+    """Write what was counted as a line."""
+    places = [[kind, place, count] for (kind, place), count in sorted(_counted.items())]
+    return PREFIX + json.dumps({"steps": max(_steps - FIRST, 0), "places": places})
+
+
+def found(printed: str) -> tuple[int, dict[tuple[str, str], int]]:
+    """Read the first line of a report: the number of steps, and counts by kind and place."""
+    line = next(line for line in printed.splitlines() if line.startswith(PREFIX))
+    read = json.loads(line.removeprefix(PREFIX))
+    return read["steps"], {(kind, place): count for kind, place, count in read["places"]}

@@ -1,0 +1,121 @@
+"""Faults that a GPU shows and a CPU does not, seeded into modules as they are imported."""
+
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tests.command import ROOT
+
+
+class Mutant(NamedTuple):
+    """A fault, and how the suite calls it.
+
+    Args:
+        file: of the project.
+        old: text that stands there once.
+        new: what takes its place.
+        method: row of the method whose demo meets it.
+        says: what the failing check says; of a run that does not fail, the kind of host sync that it counts.
+        test: whether it is met in `test` only.
+        ranks: number of processes.
+    """
+
+    file: str
+    old: str
+    new: str
+    method: str
+    says: str
+    test: bool = False
+    ranks: int = 1
+
+
+MUTANTS = {
+    "a mask without device": Mutant(
+        "lightning_modules/baselines/noise2void.py",
+        "dtype=torch.bool, device=noisy.device)",
+        "dtype=torch.bool)",
+        "noise2void",
+        "DifferentDevices",
+    ),
+    "counts without device": Mutant(
+        "callbacks/early_learning/counts.py",
+        "dtype=torch.int64, device=bins[0].device)\n    ones",
+        "dtype=torch.int64)\n    ones",
+        "elr",
+        "DifferentDevices",
+    ),
+    "a generator of the CPU in training": Mutant(
+        "lightning_modules/efficiency/wta_crs/module.py",
+        "torch.Generator(self.device)",
+        "torch.Generator()",
+        "wta_crs",
+        "Expected a generator of the tensor's device",
+    ),
+    "a generator of the CPU in votes": Mutant(
+        "lightning_modules/robustness/certificates/votes.py",
+        "self.generator = torch.Generator(device)",
+        "self.generator = torch.Generator()",
+        "drs",
+        "Expected a generator of the tensor's device",
+        test=True,
+    ),
+    "item() in a method's step": Mutant(
+        "lightning_modules/noisy_labels/elr.py",
+        "loss = cross_entropy + self.strength",
+        "loss = cross_entropy + 0 * cross_entropy.item() + self.strength",
+        "elr",
+        "item",
+    ),
+    "a number read where losses are logged": Mutant(
+        "lightning_modules/training/logging.py",
+        "value.detach(), on_step=False, on_epoch=True, batch_size=size, sync_dist=True)",
+        "float(value), on_step=False, on_epoch=True, batch_size=size, sync_dist=True)",
+        "noise2void",
+        "item",
+    ),
+    "rows of the CPU gathered": Mutant(
+        "lightning_modules/distributed/per_sample.py",
+        "padded = local.new_zeros(max(counts), *local.shape[1:])",
+        "padded = torch.zeros(max(counts), *local.shape[1:], dtype=local.dtype)",
+        "elr",
+        "RefusedByNCCL",
+        ranks=2,
+    ),
+    "a flag of the CPU reduced": Mutant(
+        "callbacks/guards/finite_loss.py",
+        "torch.tensor(first, device=trainer.strategy.root_device)",
+        "torch.tensor(first)",
+        "cross_entropy",
+        "RefusedByNCCL",
+        ranks=2,
+    ),
+    "images drawn where the module has left the device": Mutant(
+        "callbacks/image_grid.py",
+        "with on_root_device(trainer, pl_module):",
+        "if True:",
+        "adele",
+        "DifferentDevices",
+    ),
+    "a table of the device's numbers at the end": Mutant(
+        "lightning_modules/probabilistic/colide/module.py",
+        "pd.DataFrame(estimated.cpu().numpy())",
+        "pd.DataFrame(estimated.numpy())",
+        "colide",
+        "numpy",
+    ),
+}
+
+
+def seed(mutant: Mutant) -> None:
+    """Have a module be imported with the fault from now on, in this process and its forks."""
+    place = str(ROOT / mutant.file)
+    text = Path(place).read_text()
+    assert text.count(mutant.old) == 1, f"{mutant.file} has {text.count(mutant.old)} times {mutant.old!r}"
+    get_code = SourceFileLoader.get_code
+
+    def code_of(self: SourceFileLoader, name: str) -> Any:
+        if self.path != place:
+            return get_code(self, name)
+        return compile(text.replace(mutant.old, mutant.new), place, "exec")
+
+    SourceFileLoader.get_code = code_of  # type: ignore[method-assign]
