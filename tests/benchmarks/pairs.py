@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 
 def seconds(work: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
@@ -20,3 +20,9 @@ def paired_ratio(
     """Median over rounds of (time of ours) / (time of theirs), after one round that is not counted."""
     ratios = [seconds(ours, clock) / seconds(theirs, clock) for _ in range(rounds + 1)]
     return statistics.median(ratios[1:])
+
+
+def medians(works: Mapping[str, Callable[[], float]], rounds: int = 7) -> dict[str, float]:
+    """Median of what each work returns, done in turn in each round, after one round that is not counted."""
+    found = [{name: work() for name, work in works.items()} for _ in range(rounds + 1)][1:]
+    return {name: statistics.median(each[name] for each in found) for name in works}
