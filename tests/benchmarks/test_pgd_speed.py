@@ -26,9 +26,6 @@ def test_ten_steps_beside_torchattacks(report: Callable[[str, float, str], None]
     ratio = paired_ratio(
         lambda: ours.perturb(network, image, label, logits=logits), lambda: theirs(image, label), 5, time.process_time
     )
-    report(
-        f"CPU time of PGD-10, which looks at its last image too and keeps the worst of the path, ResNet-20, over {name}",
-        ratio,
-        "<= 1.1",
-    )
+    what = "PGD-10, which keeps the worst image of its path and so looks at the last, too, ResNet-20"
+    report(f"CPU time of {what}, over {name}", ratio, "<= 1.1")
     assert ratio <= 1.1

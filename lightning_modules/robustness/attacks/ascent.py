@@ -486,18 +486,6 @@ class PGD(Attack):
         logits: Tensor | None = None,
     ) -> Tensor:
         step_size = 2.5 * self.epsilon / self.steps if self.step_size is None else self.step_size
-        found = pgd(
-            network,
-            image,
-            label,
-            self.norm,
-            self.epsilon,
-            self.steps,
-            step_size,
-            self.restarts,
-            self.random_start,
-            self.num_draws,
-            generators,
-            logits,
-        )
-        return found.image
+        budget = (self.norm, self.epsilon, self.steps, step_size)
+        draws = (self.restarts, self.random_start, self.num_draws, generators)
+        return pgd(network, image, label, *budget, *draws, logits=logits).image
