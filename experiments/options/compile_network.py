@@ -2,10 +2,7 @@
 
 from typing import Any
 
-<<<<<<< HEAD:experiments/options/compile_network.py
 import torch
-=======
->>>>>>> ec71bfa (docs/gpu.md after a whole rehearsal: all fourteen items run to their end on the CPU, and nothing is presented as a GPU's figure):experiments/compile_network.py
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
@@ -28,15 +25,8 @@ class CompileNetwork(Callback):
             raise ValueError(f"compile needs a module with model.network, and {type(pl_module).__name__} has none")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-<<<<<<< HEAD:experiments/options/compile_network.py
         backends = torch.compiler.list_backends(exclude_tags=())
         if self.backend not in backends:
             raise ValueError(f"compile must be true, false or one of {', '.join(backends)}, got {self.backend!r}")
         network: Any = pl_module.network
         network.compile(backend=self.backend)
-=======
-        from lightning_modules.networks.adaptation import compiled  # it takes a second, which other runs do not pay
-
-        network: Any = pl_module.network
-        compiled(network, self.backend)
->>>>>>> ec71bfa (docs/gpu.md after a whole rehearsal: all fourteen items run to their end on the CPU, and nothing is presented as a GPU's figure):experiments/compile_network.py
