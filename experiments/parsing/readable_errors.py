@@ -19,7 +19,7 @@ NO_CLASS = (
     r"has no attribute '\w+'\. Got value: ([\w.]+\w)",
     r"class_path '([\w.]+)': (?:(?!class_path|object has no attribute).)*has no attribute",
 )
-ANOTHER_CLASS = re.compile(r"Import path \S+ does not correspond to a subclass of")
+ANOTHER_CLASS = re.compile(r"Import path (\S+ )?does not correspond to a subclass of")
 """Alternatives of a union that were not meant, where another one says what is wrong."""
 ANOTHER_TYPE = re.compile(r"Expected a [\w.]+$")
 """An alternative of a union that is no class, where the given class has said what it lacks."""

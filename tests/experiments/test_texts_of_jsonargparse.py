@@ -24,11 +24,7 @@ SAID: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "class of another kind": (
         (*DEMO, "--model", "datamodules.classification.labelled_images.LabelledImages"),
-        (r"Import path \S+ does not correspond to a subclass of", r"Not a valid subclass of"),
-    ),
-    "name alone": (
-        (*DEMO, "--model", "Nothing"),
-        (r"Expected a dot import path string: Nothing", r"a class path \(str\)"),
+        (r"Import path .*does not correspond to a subclass of",),
     ),
     "class that does not exist": (
         (*DEMO, "--data.images", "datamodules.classification.cifar.Nothing"),
