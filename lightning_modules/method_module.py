@@ -2,11 +2,22 @@
 
 from typing import Any, Self
 
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.utilities import rank_zero_warn
 
 
 class MethodModule(LightningModule):
     """A LightningModule whose checkpoints hold weights and state, and no constructor arguments."""
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Warn if several processes will not draw the numbers that one draws, as `train.py` has them do."""
+        trainer: Any = self.trainer
+        if trainer.world_size > 1 and not any(hasattr(each, "seeds_batches") for each in trainer.callbacks):
+            rank_zero_warn(
+                f"{trainer.world_size} processes draw other random numbers than one does: add "
+                "callbacks.guards.SeedEveryBatch() to the Trainer's callbacks for results that do not depend on them"
+            )
+        return []
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:

@@ -1,13 +1,17 @@
 """The base of every method."""
 
 import importlib
+import warnings
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 
+from callbacks.guards import SeedEveryBatch
 from lightning_modules.baselines.cross_entropy import CrossEntropy
 from lightning_modules.method_module import MethodModule
 from lightning_modules.noisy_labels.elr import ELR
@@ -45,6 +49,18 @@ class Broken(MethodModule):
 def test_an_error_within_the_constructor_stays_what_it_is(checkpoint: Path) -> None:
     with pytest.raises(TypeError, match=r"^an error of its own$"):
         Broken.load_from_checkpoint(checkpoint)
+
+
+def test_several_processes_without_seeds_of_their_batches_are_told() -> None:
+    module: Any = CrossEntropy(nn.Linear(2, 3), 3)
+    for processes, callbacks, warned in ((2, [], 1), (2, [SeedEveryBatch()], 0), (1, [], 0)):
+        module._trainer = SimpleNamespace(world_size=processes, callbacks=callbacks)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            assert module.configure_callbacks() == []
+        assert [str(each.message)[:44] for each in said] == [
+            "2 processes draw other random numbers than one"[:44]
+        ] * warned
 
 
 def test_every_method_has_this_base() -> None:

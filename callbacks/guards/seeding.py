@@ -36,6 +36,8 @@ class SeedEveryBatch(Callback):
         seed: seed of all batches; None takes that of `seed_everything`.
     """
 
+    seeds_batches = True
+
     def __init__(self, seed: int | None = None) -> None:
         self.seed = seed
 
