@@ -16,6 +16,7 @@ from collections.abc import Callable
 from functools import wraps
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 Moments = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -57,13 +58,15 @@ def relu_moments(first: Tensor, second: Tensor, covariance: Tensor) -> tuple[Ten
         an extreme and no gradient, none goes through it.
     """
     product = (first * second).sqrt()
-    cosine = (covariance / product).clamp_(-1, 1)
-    # An angle near 0 is lost in its cosine; where rounding alone parts a pair, the angle is 0, and pi near pi.
-    rounded = 4 * torch.finfo(cosine.dtype).eps
-    cosine.masked_fill_(cosine > 1 - rounded, 1).masked_fill_(cosine < rounded - 1, -1)
-    derivative = cosine.arccos().sub_(math.pi).mul_(-1 / (2 * math.pi))
-    sine = (cosine * cosine).neg_().add_(1).sqrt_()
-    return torch.add(derivative * cosine, sine, alpha=1 / (2 * math.pi)) * product, derivative
+    cosine = covariance / product
+    # An angle near 0 is lost in its cosine; where rounding alone, up to 4 eps, parts a pair, it is 0, and pi near pi.
+    rounded = 3.5 * torch.finfo(cosine.dtype).eps - 1
+    opposite = F.threshold(cosine, rounded, -1, inplace=True).neg_()
+    opposite = F.threshold(opposite, rounded, -1, inplace=True)
+    derivative = opposite.arccos().mul_(1 / (2 * math.pi))  # pi - t is the angle of the opposite cosine
+    sine = (opposite * opposite).neg_().add_(1).sqrt_()
+    value = (sine * (1 / (2 * math.pi))).addcmul_(derivative, opposite, value=-1)
+    return value.mul_(product), derivative
 
 
 @in_parts

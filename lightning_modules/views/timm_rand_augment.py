@@ -70,7 +70,8 @@ def moved_over(image: Tensor, grid: Tensor, fill: float) -> Tensor:
         grid: `[B, H, W, 2]`, where they come from.
         fill: the grey value.
     """
-    inside = ((grid >= -1) & (grid < 1)).all(dim=3)[:, None]
+    x, y = grid[:, None].unbind(dim=4)
+    inside = (x >= -1) & (x < 1) & (y >= -1) & (y < 1)
     return torch.where(inside, F.grid_sample(image, grid, padding_mode="border", align_corners=False), fill)
 
 
@@ -153,8 +154,8 @@ class TimmRandAugment(nn.Module):
             "invert": lambda image, _: 1 - image,
             "posterize": lambda image, rows: posterized(image, bits[rows]),
             "solarize": lambda image, rows: solarized(image, threshold[rows] / 255),
-            "solarize_add": lambda image, rows: torch.where(
-                image < 128 / 255, (image + added[rows]).clamp(max=1), image
+            "solarize_add": lambda image, rows: image.lerp(
+                (image + added[rows]).clamp_(max=1), image.detach().clone().lt_(128 / 255)
             ),
             "color": lambda image, rows: with_saturation(image, factor[rows]),
             "contrast": lambda image, rows: with_contrast(image, factor[rows]),

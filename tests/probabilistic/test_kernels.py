@@ -43,3 +43,17 @@ def test_a_few_rows_at_a_time_give_what_all_give_and_large_kernels_have_gradient
     )
     assert slope.isfinite().all()
     assert slope.abs().max() > 0
+
+
+def test_a_cosine_counts_as_1_within_four_eps_and_no_further_and_gradients_are_those_of_differences() -> None:
+    eps = torch.finfo(torch.float64).eps
+    cosine = torch.tensor([1 - 4 * eps, 1 - 3.5 * eps, 1 + eps, 3.5 * eps - 1], dtype=torch.float64)
+    one = torch.ones(1, dtype=torch.float64)
+    value, derivative = relu_moments(one, one, cosine)
+    assert (derivative == 0.5).tolist() == [False, True, True, False]
+    assert (value == 0.5).tolist() == [False, True, True, False]
+    assert (value[3], derivative[3]) == (0, 0)
+    random = torch.Generator().manual_seed(0)
+    given = [torch.rand(*shape, dtype=torch.float64, generator=random) + 0.5 for shape in [(3, 1), (4,), (3, 4)]]
+    given[2] = given[2] - 1
+    assert torch.autograd.gradcheck(relu_moments, [each.requires_grad_() for each in given])

@@ -26,7 +26,7 @@ from lightning_modules.views.colour import (
     with_saturation,
 )
 from lightning_modules.views.crops import boxes_of_random_area, crop_at, resized
-from lightning_modules.views.rand_augment import OPERATIONS
+from lightning_modules.views.rand_augment import OPERATIONS, solarized, with_sharpness
 
 
 def images(batch: int = 4, channels: int = 3, size: int = 16, seed: int = 0) -> Tensor:
@@ -174,6 +174,26 @@ def test_each_image_of_a_batch_has_an_operation_of_its_own() -> None:
         alone = augment.apply_operations(image[number : number + 1], torch.tensor([number]), sign[:1])
         torch.testing.assert_close(together[number], alone[0])
         assert torch.equal(together[number], image[number]) == (OPERATIONS[number] == "identity")
+
+
+@pytest.mark.parametrize("threshold", [0.7, torch.tensor([0.0, 0.2, 1.0]).view(3, 1, 1, 1)])
+def test_the_quick_ways_of_solarising_and_smoothing_give_what_the_plain_ones_do(threshold: float | Tensor) -> None:
+    image = torch.randint(256, (3, 2, 9, 7), generator=torch.Generator().manual_seed(0)) / 255
+    image[0, 0, 0, :3] = torch.tensor([0, 0.7, 1])
+    before = image.clone().requires_grad_()
+    given = before.detach().clone().requires_grad_()
+    plain = torch.where(before >= threshold, 1 - before, before)
+    found = solarized(given, threshold)
+    assert torch.equal(found, plain)
+    weight = torch.rand(image.shape, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(
+        *(torch.autograd.grad((weight * each).sum(), at)[0] for each, at in [(found, given), (plain, before)])
+    )
+    kernel = torch.tensor([[1.0, 1, 1], [1, 5, 1], [1, 1, 1]]).expand(2, 1, 3, 3) / 13
+    smooth = with_sharpness(given, torch.zeros(3))
+    torch.testing.assert_close(smooth[:, :, 1:-1, 1:-1], torch.nn.functional.conv2d(image, kernel, groups=2))
+    assert torch.equal(smooth[:, :, 0], image[:, :, 0])
+    assert torch.equal(given, image)
 
 
 # all views
