@@ -1,20 +1,14 @@
-"""Private names of Lightning and PyTorch that data, modules and callbacks use for lack of public ones, and why.
+"""Private names of Lightning that data, modules and callbacks use for lack of public ones, and why.
 
 They stand here alone. A test fails by name where an upgrade moves one, and `pyproject.toml` bounds the versions.
 """
 
 from typing import Any
 
-import torch
 from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.trainer.connectors.data_connector import _DataLoaderSource
-from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
-
-__all__ = ["TorchDispatchMode", "tree_leaves", "tree_map"]  # torch documents them, and has no other place for them
 
 ChildProcessObserver = _ChildProcessObserver
 """Lightning's watch kills every process without saying why; `Independent` has one that gives way to its own."""
@@ -24,24 +18,6 @@ set_num_threads_if_needed = _set_num_threads_if_needed
 """A launcher of one's own divides the cores among the processes as Lightning's do."""
 DataLoaderSource = _DataLoaderSource
 """Where a loop has its loader from: a user's own loader is wrapped there, once the trainer has it."""
-
-# The classes above all layers of a kind, whatever their number of dimensions.
-BatchNorm = nn.modules.batchnorm._BatchNorm
-NormWithStatistics = nn.modules.batchnorm._NormBase
-AnyDropout = nn.modules.dropout._DropoutNd
-
-# One kernel for many small tensors; optimizers have them, and no public function does the same.
-foreach_add_: Any = torch._foreach_add_
-foreach_sub_: Any = torch._foreach_sub_
-foreach_copy_: Any = torch._foreach_copy_
-foreach_norm: Any = torch._foreach_norm
-standard_gamma: Any = torch._standard_gamma
-"""`torch.distributions.Gamma` takes no generator."""
-
-
-def times_written(tensor: torch.Tensor) -> int:
-    """Count how often a tensor was written to in place, by which autograd knows values that have changed."""
-    return tensor._version
 
 
 def loader_source(loop: Any) -> Any:

@@ -19,8 +19,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from datamodules.arguments import one_of
 from datamodules.loading.world import summed
 from lightning_modules.full_precision import in_full_precision
-from lightning_modules.lightning_internals import times_written
 from lightning_modules.networks.normalized import BATCH_NORM
+from lightning_modules.torch_internals import times_written
 from lightning_modules.training.optimizers import trainable
 
 KEPT_BYTES = 2 << 30

@@ -22,9 +22,9 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.utils.checkpoint import checkpoint
 
 from datamodules.arguments import only_with
-from lightning_modules.lightning_internals import tree_leaves, tree_map
 from lightning_modules.networks.normalized import BATCH_NORM, Normalized
 from lightning_modules.networks.weights import listed
+from lightning_modules.torch_internals import tree_leaves, tree_map
 
 Tuning = Literal["full", "lora", "frozen"]
 Precision = Literal["float32", "bfloat16", "float16"]

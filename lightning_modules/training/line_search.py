@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_modules.lightning_internals import foreach_add_, foreach_copy_, foreach_norm
+from lightning_modules.torch_internals import foreach_add_, foreach_copy_, foreach_norm
 
 SHRINK = 0.9
 """Factor from one try to the next."""

@@ -14,7 +14,7 @@ from datamodules.batches import global_size, share
 from lightning_modules.distributed.summed_gradient import sum_over_processes
 from lightning_modules.full_precision import at_least_float32
 from lightning_modules.interfaces import Table
-from lightning_modules.lightning_internals import foreach_add_
+from lightning_modules.torch_internals import foreach_add_
 from lightning_modules.training.logging import log_same
 from lightning_modules.training.optimizers import trainable
 

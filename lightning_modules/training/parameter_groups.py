@@ -15,7 +15,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import nn
 from torch.optim import Optimizer
 
-from lightning_modules.lightning_internals import NormWithStatistics
+from lightning_modules.torch_internals import NormWithStatistics
 
 NORMALISATION = (NormWithStatistics, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 

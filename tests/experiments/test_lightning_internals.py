@@ -102,7 +102,11 @@ OTHERS = {
 }
 """Private names that stand elsewhere, and why."""
 OF_TUPLES = {"_replace", "_asdict", "_fields"}
-INTERNALS = ["experiments/lightning_internals.py", "lightning_modules/lightning_internals.py"]
+INTERNALS = [
+    "experiments/lightning_internals.py",
+    "lightning_modules/lightning_internals.py",
+    "lightning_modules/torch_internals.py",
+]
 
 
 @pytest.mark.parametrize(("name", "arguments"), {**CALLED, **OVERRIDDEN}.items(), ids={**CALLED, **OVERRIDDEN})

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from datamodules.loading.augmentation import sample_words
 from datamodules.loading.world import rank, world_size
-from lightning_modules.lightning_internals import foreach_add_
+from lightning_modules.torch_internals import foreach_add_
 from lightning_modules.training.optimizers import trainable
 
 MOST_AHEAD = 1024

@@ -10,8 +10,8 @@ from torch.optim import Optimizer
 from torch.utils.flop_counter import flop_registry, sdpa_flop
 
 from lightning_modules.efficiency.nm_sparsity.flow import Flow, NMWeight
-from lightning_modules.lightning_internals import TorchDispatchMode
 from lightning_modules.networks.replacement import FunctionOfThirds, layers_of_functions
+from lightning_modules.torch_internals import TorchDispatchMode
 
 GIGA = 10**9
 FORMULAS: Any = {**flop_registry, torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop}

@@ -11,10 +11,10 @@ from datamodules.batches import global_size
 from datamodules.loading.world import summed
 from lightning_modules.distributed.summed_gradient import summed_gradient
 from lightning_modules.interfaces import TrainingSamples, require_data
-from lightning_modules.lightning_internals import AnyDropout, BatchNorm
 from lightning_modules.method_module import MethodModule
 from lightning_modules.optimization.sso.surrogate import Scaling, code_surrogate, paper_surrogate
 from lightning_modules.optimization.sso.target_steps import Target, TargetStep
+from lightning_modules.torch_internals import AnyDropout, BatchNorm
 from lightning_modules.training.iterations import OwnUpdates
 from lightning_modules.training.line_search import EXPAND, search
 from lightning_modules.training.logging import log_training

@@ -14,7 +14,6 @@ from datamodules.batches import LabelledImageBatch
 from lightning_modules.distributed.draws import draw_alike, draw_rows
 from lightning_modules.full_precision import require_double
 from lightning_modules.interfaces import TrainingImageSource, TrainingSamples, require_data
-from lightning_modules.lightning_internals import standard_gamma
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.collected import Collected
 from lightning_modules.networks.normalized import Normalized
@@ -27,6 +26,7 @@ from lightning_modules.probabilistic.scale_mixture_nngp.variational import (
     projection,
     scale_divergence,
 )
+from lightning_modules.torch_internals import standard_gamma
 from lightning_modules.training.classifier import ClassifierSteps, accuracies
 from lightning_modules.training.logging import log_training
 from lightning_modules.training.optimizers import adam, built, constant, trainable

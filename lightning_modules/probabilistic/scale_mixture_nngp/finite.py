@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datamodules.arguments import at_least, one_of, positive
-from lightning_modules.lightning_internals import standard_gamma
 from lightning_modules.probabilistic.scale_mixture_nngp.architectures import MOMENTS, ActivationName
+from lightning_modules.torch_internals import standard_gamma
 
 
 class FiniteNetworks(nn.Module):

@@ -60,7 +60,7 @@ def test_samples_have_their_own_sums_which_survive_a_checkpoint() -> None:
         rule(at_step(1, z, [1, 4])), torch.tensor([[36, 1e-5], [1e5, 4]], dtype=torch.float64).sqrt() / 2
     )
     resumed = DiagonalAdaGradStep(rate=2.0)
-    resumed.restore(rule.kept())
+    resumed.restore(rule.kept().clone())  # a file holds a copy
     for each in (rule, resumed):
         expected = torch.tensor([[36 + 36, 1e-5], [1e-5 + 1, 1e-5]], dtype=torch.float64)
         new = torch.tensor([[3.0, 0.0], [0.5, 0.0]], dtype=torch.float64)
