@@ -16,7 +16,7 @@ class Mutant(NamedTuple):
         new: what takes its place.
         method: row of the method whose demo meets it.
         says: what the failing check says; of a run that does not fail, the kind of host sync that it counts.
-        test: whether it is met in `test` only.
+        command: what meets it.
         ranks: number of processes.
     """
 
@@ -25,7 +25,7 @@ class Mutant(NamedTuple):
     new: str
     method: str
     says: str
-    test: bool = False
+    command: str = "fit"
     ranks: int = 1
 
 
@@ -56,8 +56,8 @@ MUTANTS = {
         "self.generator = torch.Generator(device)",
         "self.generator = torch.Generator()",
         "drs",
-        "Expected a generator of the tensor's device",
-        test=True,
+        "DifferentDevices",  # the numbers are on their generator's device
+        command="test",
     ),
     "item() in a method's step": Mutant(
         "lightning_modules/noisy_labels/elr.py",
@@ -68,8 +68,8 @@ MUTANTS = {
     ),
     "a number read where losses are logged": Mutant(
         "lightning_modules/training/logging.py",
-        "value.detach(), on_step=False, on_epoch=True, batch_size=size, sync_dist=True)",
-        "float(value), on_step=False, on_epoch=True, batch_size=size, sync_dist=True)",
+        "mean.add(value, size)",
+        "mean.add(torch.tensor(float(value)), size)",
         "noise2void",
         "item",
     ),
@@ -102,6 +102,7 @@ MUTANTS = {
         "pd.DataFrame(estimated.numpy())",
         "colide",
         "numpy",
+        command="predict",
     ),
 }
 

@@ -7,18 +7,26 @@ from tests.conformance.host_syncs import KINDS, found
 
 PAGE = ROOT / "docs" / "runs.md"
 REASONS: dict[str, str] = {}
-"""Why the steps of a method wait: by the row's name."""
+"""Why the host waits, by what `place_of` says without the line: a file, or a function of it."""
 
 
-def unexplained(method: str, printed: str) -> dict[tuple[str, str], int]:
+def reason(place: str) -> str | None:
+    """Name the reason, a key of `REASONS`, of what was counted at a place."""
+    file, _, function = place.partition(" ")
+    file = file.partition(":")[0]
+    return next((key for key in (f"{file} {function}", file) if key in REASONS), None)
+
+
+def unexplained(printed: str) -> dict[tuple[str, str], int]:
     """Give what a run has counted, where nothing says why."""
     _, places = found(printed)
-    return {} if method in REASONS else places
+    return {(kind, place): count for (kind, place), count in places.items() if reason(place) is None}
 
 
 def table(counted: dict[str, str]) -> str:
     """Write the table of what runs have printed, by the row's name."""
-    lines = [f"| method | {' | '.join(KINDS)} | where | why |", f"|---|{'---|' * (len(KINDS) + 2)}"]
+    used: list[str] = []
+    lines = [f"| method | {' | '.join(KINDS)} | why |", f"|---|{'---|' * (len(KINDS) + 1)}"]
     none = []
     for method, printed in sorted(counted.items()):
         steps, places = found(printed)
@@ -28,8 +36,27 @@ def table(counted: dict[str, str]) -> str:
         sums: dict[str, int] = defaultdict(int)
         for (kind, _), count in places.items():
             sums[kind] += count
-        where = sorted({place for _, place in places})
-        numbers = " | ".join(f"{sums[kind] / steps:g}" for kind in KINDS)
-        lines.append(f"| {method} | {numbers} | {', '.join(where)} | {REASONS.get(method, '')} |")
-    lines.append(f"| {len(none)} others |{' 0 |' * len(KINDS)} | |")
-    return "\n".join(lines) + "\n"
+        keys = dict.fromkeys(reason(place) or place for _, place in places)
+        used.extend(key for key in keys if key not in used)
+        numbers = " | ".join(f"{sums[kind] / steps:.3g}" for kind in KINDS)
+        lines.append(f"| {method} | {numbers} | {', '.join(f'[{used.index(key) + 1}]' for key in keys)} |")
+    lines += [f"| {len(none)} others |{' 0 |' * len(KINDS)} |", ""]
+    lines += [f"{number}. `{key}`: {REASONS.get(key, 'not explained')}" for number, key in enumerate(used, 1)]
+    return "\n".join([*lines, "", f"The others: {', '.join(none)}."]) + "\n"
+
+
+def test_only_what_says_why_may_wait() -> None:
+    REASONS["a.py search"] = "a line search"
+    try:
+        line = '{"steps": 2, "places": [["item", "a.py:7 search", 4], ["item", "a.py:9 training_step", 2]]}'
+        assert unexplained(f"host syncs: {line}") == {("item", "a.py:9 training_step"): 2}
+        assert "| some | 3 | 0 | 0 | 0 | 0 | [1], [2] |" in table({"some": f"host syncs: {line}"})
+    finally:
+        del REASONS["a.py search"]
+
+
+def test_reasons_name_files_and_functions() -> None:
+    for key in REASONS:
+        file, _, function = key.partition(" ")
+        text = (ROOT / file).read_text()
+        assert all(f" {part}" in text for part in function.split(".") if part and part != "<locals>"), key

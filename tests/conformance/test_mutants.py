@@ -17,12 +17,12 @@ def test_a_fault_is_found(name: str, tmp_path: Path) -> None:
     mutant = MUTANTS[name]
     more = {**SHORT, "trainer.devices": mutant.ranks} | ({"trainer.strategy": "ddp"} if mutant.ranks > 1 else {})
     fit = ("fit", "--config", written(mutant.method, tmp_path, more), "--run_directory", tmp_path / "run")
-    if mutant.test:
+    if mutant.command != "fit":
         on_device(fit)
-        on_device(("test", "--resume", tmp_path / "run"), mutant=name, fails=mutant.says)
+        on_device((mutant.command, "--resume", tmp_path / "run"), mutant=name, fails=mutant.says)
     elif mutant.says == "item":
         printed = on_device(fit, mutant=name)
-        waits = unexplained(mutant.method, printed)
+        waits = unexplained(printed)
         assert any(kind == mutant.says and place.startswith(mutant.file) for kind, place in waits), waits
     else:
         on_device(fit, ranks=mutant.ranks, mutant=name, fails=mutant.says)

@@ -83,7 +83,7 @@ def test_a_demo_trains_and_is_tested(name: str, tmp_path: Path, counted: dict[st
     test, predict = (("test", "--resume", tmp_path / name), ("predict", "--resume", tmp_path / name, *ONE_BATCH))
     rest = [*([test] if methods()[name].tests else []), *([predict] if predicts(name) else [])]
     counted[name] = on_device(fit, *rest)
-    assert unexplained(name, counted[name]) == {}, "say in test_host_syncs.py why the step waits"
+    assert unexplained(counted[name]) == {}, "say in test_host_syncs.py why the step waits"
 
 
 @pytest.mark.nightly
