@@ -119,8 +119,8 @@ def mirrored_pair(image: Tensor, normal: Tensor, mirrored: Tensor) -> tuple[Tens
         mirrored: `[B]`, bool.
     """
     where = mirrored[:, None, None, None]
-    signs = normal.new_tensor([-1, 1, 1])[:, None, None]
-    return torch.where(where, image.flip(3), image), torch.where(where, normal.flip(3) * signs, normal)
+    x, rest = normal.flip(3).split([1, 2], dim=1)
+    return torch.where(where, image.flip(3), image), torch.where(where, torch.cat([-x, rest], dim=1), normal)
 
 
 class Normals:

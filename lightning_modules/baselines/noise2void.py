@@ -50,7 +50,8 @@ def masked(noisy: Tensor, uniform: Tensor, square: int) -> tuple[Tensor, Tensor]
     """
     batch, channels, height, width = noisy.shape
     down, across = height // square, width // square
-    corner = torch.cartesian_prod(torch.arange(down), torch.arange(across)).to(noisy.device) * square
+    rows, columns = (torch.arange(count, device=noisy.device) for count in (down, across))
+    corner = torch.cartesian_prod(rows, columns) * square
     row, column = (corner + (uniform[..., :2] * square).long()).unbind(dim=-1)
     side = 2 * REACH + 1
     top, left = (row - REACH).clamp(0, height - side), (column - REACH).clamp(0, width - side)

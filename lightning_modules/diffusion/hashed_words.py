@@ -36,9 +36,9 @@ class HashedWords(nn.Module):
         words = [(row, place, word) for row, text in enumerate(texts) for place, word in enumerate(text.split())]
         words = [entry for entry in words if entry[1] < self.length]
         if words:
-            rows, places, _ = zip(*words, strict=True)
-            number = [zlib.crc32(word.lower().encode()) % vectors for _, _, word in words]
-            embedding[list(rows), list(places)] = self.vector[number]
+            index = [(row, place, zlib.crc32(word.lower().encode()) % vectors) for row, place, word in words]
+            rows, places, number = torch.tensor(index).to(self.vector.device, non_blocking=True).unbind(dim=1)
+            embedding[rows, places] = self.vector[number]
         return Prompts(embedding)
 
     def empty_prompts(self, n: int) -> Prompts:

@@ -160,4 +160,4 @@ def denoising_loss(model: Callable[..., Any], image: Tensor, levels: Tensor, pre
 
 
 def _like(abar: float | Tensor, image: Tensor) -> Tensor:
-    return torch.as_tensor(abar, dtype=image.dtype, device=image.device)
+    return abar.to(image) if isinstance(abar, Tensor) else image.new_full((), abar)

@@ -66,7 +66,8 @@ def _log_mean(module: LightningModule, name: str, value: Tensor, size: int) -> N
     of_trainer = _means.setdefault(trainer, {})
     mean = of_trainer.get(name)
     if mean is None:
-        mean = of_trainer[name] = EpochMean()
+        with module.device:  # a copy of its states would have the host wait
+            mean = of_trainer[name] = EpochMean()
     if not mean.logged:
         mean.to(module.device)
         module.log(name, mean, on_step=False, on_epoch=True, batch_size=1, metric_attribute=name)

@@ -6,7 +6,30 @@ from tests.command import ROOT
 from tests.conformance.host_syncs import KINDS, found
 
 PAGE = ROOT / "docs" / "runs.md"
-REASONS: dict[str, str] = {}
+SEARCH = "a line search: the host compares losses, and decides by them whether to go on"
+REASONS = {
+    "datamodules/rollouts/rollouts.py Rollouts._acted": (
+        "environments are simulated on the host, and ask the policy what to do in each state"
+    ),
+    "lightning_modules/baselines/descent.py LineSearchDescent.training_step.<locals>.descend": SEARCH,
+    "lightning_modules/distributed/per_sample.py PerSample.update": (
+        "the gradient norms of all samples are in the host's memory, as the paper's are, and a batch's rows come and go"
+    ),
+    "lightning_modules/optimization/mbbo/blocks.py solved": (
+        "Cholesky factors are checked: a matrix that is not positive definite raises an error"
+    ),
+    "lightning_modules/optimization/mbbo/trackers.py with_eigenvalues_above": (
+        "eigenvalues, which are dear, are computed only of the matrices that need it"
+    ),
+    "lightning_modules/optimization/optimistic_omd/optimizers.py OnlineOptimizer.check": (
+        "once a batch of rounds: a gradient beyond G ends the run before it goes on"
+    ),
+    "lightning_modules/optimization/sso/target_steps.py LineSearchStep.forward": SEARCH,
+    "lightning_modules/probabilistic/colide/module.py CoLiDE.training_step": (
+        "a step is many iterations in NumPy on the host, in double precision, and sends what they end in"
+    ),
+    "lightning_modules/training/line_search.py search": SEARCH,
+}
 """Why the host waits, by what `place_of` says without the line: a file, or a function of it."""
 
 

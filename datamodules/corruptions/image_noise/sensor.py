@@ -138,8 +138,11 @@ class Sensor(ImageNoise):
         gains = (len(of.tukey_lambda) + 1) // 2
         second = (numbers.uniform(one).to(like) < 0.5).long()
         recording = (2 * (place * gains).long().clamp(max=gains - 1) + second).clamp(max=len(of.tukey_lambda) - 1)
-        shape = torch.tensor(of.tukey_lambda, dtype=like.dtype, device=like.device)[recording]
-        bias = torch.tensor(of.colour_bias, dtype=like.dtype, device=like.device)[recording.flatten()]
+        lambdas, biases = (
+            torch.tensor(each, dtype=like.dtype).to(like.device, non_blocking=True)
+            for each in (of.tukey_lambda, of.colour_bias)
+        )
+        shape, bias = lambdas[recording], biases[recording.flatten()]
         return SensorState(log_gain.exp(), read, self.banding * row, shape, self.colour_bias * bias[:, :, None, None])
 
     def expose(self, signal: Tensor, state: SensorState, numbers: Numbers) -> Tensor:

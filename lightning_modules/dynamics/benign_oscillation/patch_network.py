@@ -46,7 +46,7 @@ def output(weight: Tensor, patches: Tensor) -> Tensor:
 
 def component(weight: Tensor, signal: Tensor) -> Tensor:
     """Compute y f at the patch y v alone, for y = 1 and -1, `[2, S]`: the part of a feature v `[d]` in each class."""
-    sign = weight.new_tensor([[1.0], [-1.0]])
+    sign = 1 - 2 * torch.arange(2, dtype=weight.dtype, device=weight.device)[:, None]
     return sign * output(weight, (sign * signal)[:, None, None])
 
 

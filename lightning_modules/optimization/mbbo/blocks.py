@@ -90,7 +90,7 @@ class HostedBlocks(Hosted):
     def hosted(self, blocks: Tensor) -> tuple[Tensor, Tensor]:
         """Say which of some blocks, on the host, this process has, and which of its rows they are, on its device."""
         place = ((blocks >= self.own.start) & (blocks < self.own.stop)).nonzero()[:, 0]
-        return place, (blocks[place] - self.own.start).to(self.y.device)
+        return place, (blocks[place] - self.own.start).to(self.y.device, non_blocking=True)
 
 
 class Blocks(HostedBlocks):

@@ -101,7 +101,9 @@ class NDCGRanking(MethodModule):
     def drawn(self, rating: Tensor, size: int) -> Tensor:
         """Draw P rated items of each user, and others that are not, `[b, J]`, the same on any number of processes."""
         random = generator_of(run_seed(), DRAWN, self.global_step)
-        key = torch.rand(size, rating.shape[1], generator=random)[rank() :: world_size()].to(rating.device)
+        key = torch.rand(size, rating.shape[1], generator=random)[rank() :: world_size()].to(
+            rating.device, non_blocking=True
+        )
         rated = rating > 0
         parts = ((~rated, self.positives), (rated, min(self.negatives, rating.shape[1])))
         return torch.cat([key.masked_fill(others, -1).topk(count, dim=1).indices for others, count in parts], dim=1)

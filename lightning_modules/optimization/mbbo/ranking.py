@@ -40,7 +40,7 @@ def rank_gain(u: Tensor, gain: Tensor, items: int) -> tuple[Tensor, Tensor]:
         items: M.
     """
     log = torch.log2(1 + items * u)
-    slope = gain * items / (log**2 * (1 + items * u) * torch.log(u.new_tensor(2.0)))
+    slope = gain * items / (log**2 * (1 + items * u) * torch.log(u.new_full((), 2.0)))
     return -gain / log, slope
 
 
@@ -109,7 +109,7 @@ def listwise(score: Tensor, chosen: int) -> Tensor:
 
 def discounts(count: int, like: Tensor) -> Tensor:
     """Give 1 / log2(1 + rank) of the ranks 1, 2, ..., count."""
-    return 1 / torch.log2(torch.arange(2, count + 2).to(like))
+    return 1 / torch.log2(torch.arange(2, count + 2, dtype=like.dtype, device=like.device))
 
 
 def best_dcg(rating: Tensor, top: int) -> Tensor:

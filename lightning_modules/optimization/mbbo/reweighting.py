@@ -64,7 +64,7 @@ class Reweighting(BlockProblem):
 
     def lower_hessian(self, x: Tensor, y: Tensor, batch: Batch) -> Tensor:
         z, curvature = batch.training.z, self._curvature(x, y, batch.training)
-        return z.mT @ (curvature[..., None] * z) + self.ridge * torch.eye(z.shape[2]).to(z)
+        return z.mT @ (curvature[..., None] * z) + self.ridge * torch.eye(z.shape[2], dtype=z.dtype, device=z.device)
 
     def hessian_product(self, x: Tensor, y: Tensor, v: Tensor, batch: Batch) -> Tensor:
         z, curvature = batch.training.z, self._curvature(x, y, batch.training)

@@ -54,7 +54,7 @@ class WeightedRows:
         """Take rows `[k, B]` of both parts for k blocks with temperatures `[k]`."""
 
         def samples(rows: tuple[Tensor, Tensor], place: Tensor) -> Samples:
-            place = place.to(temperature.device)
+            place = place.to(temperature.device, non_blocking=True)
             return Samples(rows[0][place], rows[1][place] / temperature[:, None], place)
 
         return Batch(samples(self.training, training), samples(self.trusted, trusted))

@@ -32,7 +32,7 @@ def with_eigenvalues_above(matrix: Tensor, least: float) -> Tensor:
     ten times as long.
     """
     symmetric = (matrix + matrix.mT) / 2
-    lowered = symmetric - (1 - SLACK) * least * torch.eye(matrix.shape[-1]).to(matrix)
+    lowered = symmetric - (1 - SLACK) * least * torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
     outside = torch.linalg.cholesky_ex(lowered)[1].nonzero()[:, 0]
     if len(outside):
         values, vectors = torch.linalg.eigh(symmetric[outside])

@@ -154,7 +154,7 @@ class WeighingSteps:
             found |= tracking_errors(self.blocks, self.problem, self.x, self.z, batch)
         for name, chosen in (("clean weight", ~self.rows.corrupted), ("flipped weight", self.rows.corrupted)):
             found[name] = (weight * chosen).sum() / chosen.sum()
-        self.history.append({name: value.detach().cpu() for name, value in found.items()})
+        self.history.append({name: value.detach() for name, value in found.items()})
         log_same(self, "train/loss", loss)
         return loss
 
@@ -200,7 +200,7 @@ class WeighingSteps:
         return course_tables(self.history, bool(self.rows.corrupted.any()))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["history"] = self.history
+        checkpoint["history"] = [{name: value.cpu() for name, value in row.items()} for row in self.history]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.history = checkpoint["history"]

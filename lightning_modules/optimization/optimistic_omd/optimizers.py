@@ -292,7 +292,7 @@ class OptimisticEnsemble(OnlineOptimizer):
         memory["log_weight"] = log_softmax(memory["log_weight"] - self.rate(memory) * loss)
         error = abs(loss - memory["expected"]).max()
         if isinstance(gradient, Tensor):
-            step_sizes: Any = torch.tensor(self.step_sizes, dtype=gradient.dtype, device=gradient.device)
+            step_sizes: Any = torch.tensor(self.step_sizes, dtype=gradient.dtype).to(gradient.device, non_blocking=True)
         else:
             step_sizes, error = np.array(self.step_sizes, gradient.dtype), float(error)
         memory["error"] = memory["error"] + error * error

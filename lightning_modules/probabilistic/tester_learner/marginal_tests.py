@@ -107,13 +107,13 @@ def statistics(found: Moments, sigma: float, degree: int) -> Tensor:
         degree: 2 or 4.
     """
     dim = len(found.outer)
-    identity = torch.eye(dim).to(found.outer)
+    identity = torch.eye(dim, dtype=found.outer.dtype, device=found.outer.device)
     expected = found.outer.new_tensor([math.erf(sigma / c / math.sqrt(2)) for c in BANDS])
     count = found.band_count.clamp(min=1)[:, None, None]
     mass = (found.band_count / found.samples / expected - 1).abs()
     in_band = [_norms(found.band_outer / count - identity[1:, 1:])]
     if degree == 4:
-        unit = pairs(torch.eye(dim - 1).to(found.outer)).sum(0)  # I as a vector
+        unit = pairs(torch.eye(dim - 1, dtype=found.outer.dtype, device=found.outer.device)).sum(0)  # I as a vector
         normal = torch.outer(unit, unit) + 2 * torch.eye(len(unit)).to(unit)
         in_band.append(_norms(found.band_fourth / count - normal))
     enough = found.band_count >= dim**2
