@@ -23,7 +23,11 @@ KINDS = ("item", "tolist", "nonzero", "to the host", "to the device")
 FIRST = 2
 """Steps that do not count."""
 ROOMS = tuple(f"{ROOT / room}/" for room in ("callbacks", "lightning_modules", "datamodules", "experiments"))
-READS = {aten._local_scalar_dense.default, aten.equal.default, aten._linalg_check_errors.default}
+READS = {
+    *(aten._local_scalar_dense.default, aten.equal.default, aten.allclose.default, aten._linalg_check_errors.default),
+    *(aten._linalg_eigh.default, aten._linalg_svd.default),  # these, too, check whether they have converged
+    *(aten.linalg_eig.default, aten._linalg_eigvals.default, aten.linalg_lstsq.default),
+}
 SHAPES = {  # the host makes room for a result, whose size the device has to say
     *(aten.nonzero.default, aten.masked_select.default, aten.bincount.default, aten.repeat_interleave.Tensor),
     *(aten._unique.default, aten._unique2.default, aten.unique_dim.default, aten.unique_consecutive.default),

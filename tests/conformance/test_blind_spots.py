@@ -69,6 +69,33 @@ for factor in (1.0, float("inf")):  # a step is taken, and one is left out
     scaler.update()
 assert scaler.get_scale() == 512
 assert not layer.weight.isnan().any() and not torch.equal(layer.weight, before)
+
+seen, square = [], torch.eye(3, device=DEVICE)
+simulated_device.BEFORE.append(lambda *operator: seen.append(host_syncs.kind_of(*operator)))
+for kind, waits in (
+    ("item", lambda: float(square.sum())),
+    ("item", lambda: bool(square.any())),
+    ("item", lambda: torch.equal(square, square + 1)),
+    ("item", lambda: torch.allclose(square, square)),
+    ("item", lambda: torch.linalg.eigh(square)),
+    ("item", lambda: torch.linalg.eigvalsh(square)),
+    ("item", lambda: torch.linalg.svdvals(square)),
+    ("item", lambda: torch.linalg.lstsq(square, square)),
+    ("item", lambda: torch.linalg.inv(square)),
+    ("item", lambda: torch.linalg.cholesky(square)),
+    ("nonzero", lambda: square.nonzero()),
+    ("nonzero", lambda: square[square > 0]),
+    ("nonzero", lambda: square.unique()),
+    ("to the host", lambda: square.cpu()),
+    ("to the device", lambda: torch.ones(3).to(DEVICE)),
+    ("to the device", lambda: square[[0, 1]]),
+    (None, lambda: square.masked_fill(square > 0, 2.0) + torch.linalg.cholesky_ex(square)[0] + square.new_ones(3)),
+    (None, lambda: torch.ones(3).to(DEVICE, non_blocking=True)),
+):
+    seen.clear()
+    waits()
+    counted = {each for each in seen if each}
+    assert counted == ({kind} if kind else set()), (kind, counted)
 """
 
 

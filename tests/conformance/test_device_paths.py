@@ -44,7 +44,7 @@ for place in (torch.device("cpu"), simulated_device.DEVICE):
     batch = next(iter(data.predict_dataloader()))
     module = module.to(place)
     with torch.no_grad():
-        predicted.append(module(batch["image"].to(place)))
+        predicted.append(module(batch["image"].to(place).float() / 255))
 assert predicted[1].device == simulated_device.DEVICE
 assert torch.equal(predicted[0], predicted[1].cpu())
 """
@@ -87,10 +87,13 @@ def test_a_run_of_the_cpu_is_loaded_onto_the_device(tmp_path: Path) -> None:
     assert loaded.returncode == 0, loaded.stderr
 
 
-@pytest.mark.parametrize("name", ["elr", "lsa", "score_sde", "nm_sparsity", "mbbo_ndcg"])
+ROUNDING = {"score_sde": 1e-5, "nm_sparsity_frames": 1e-5}  # some kernels of the device are others
+
+
+@pytest.mark.parametrize("name", ["elr", "lsa", "score_sde", "nm_sparsity_frames", "mbbo_ndcg"])
 def test_checkpoints_go_to_the_cpu_and_back(name: str, tmp_path: Path) -> None:
-    """Half a run on the one and half on the other end where a run on the CPU ends, bit by bit."""
-    config = written(name, tmp_path, SHORT)
+    """Half a run on the one and half on the other end where a run on the CPU ends, bit by bit but for rounding."""
+    config = written(name, tmp_path, {**SHORT, "trainer.max_epochs": 2})
     run("fit", "--config", config, "--run_directory", tmp_path / "whole")
     half = ("fit", "--config", config, "--trainer.max_epochs", "1", "--run_directory")
     rest = ("--trainer.max_epochs", "2")
@@ -98,10 +101,11 @@ def test_checkpoints_go_to_the_cpu_and_back(name: str, tmp_path: Path) -> None:
     on_device((*half, tmp_path / "there"), ("fit", "--resume", tmp_path / "back", *rest))
     run("fit", "--resume", tmp_path / "there", *rest)
     whole = state(tmp_path / "whole")
+    left_out = {"callbacks", "loops", *(["metrics_table"] if name in ROUNDING else [])}  # which has a digest
     for other in ("there", "back"):
         ended = state(tmp_path / other)
-        for key in whole.keys() - {"callbacks", "loops"}:
-            assert_alike(whole[key], ended[key], f"{other}.{key}")
+        for key in whole.keys() - left_out:
+            assert_alike(whole[key], ended[key], f"{other}.{key}", ROUNDING.get(name, 0.0))
 
 
 @pytest.mark.parametrize("name", ["adele", "elr_plus"])

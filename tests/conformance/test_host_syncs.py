@@ -7,14 +7,17 @@ from tests.conformance.host_syncs import KINDS, found
 
 PAGE = ROOT / "docs" / "runs.md"
 SEARCH = "a line search: the host compares losses, and decides by them whether to go on"
+SINGULAR = "singular values: the host waits to see whether they have converged"
 REASONS = {
     "datamodules/rollouts/rollouts.py Rollouts._acted": (
         "environments are simulated on the host, and ask the policy what to do in each state"
     ),
     "lightning_modules/baselines/descent.py LineSearchDescent.training_step.<locals>.descend": SEARCH,
+    "lightning_modules/diffusion/golden_noise/npnet.py SVDBranch.forward": SINGULAR,
     "lightning_modules/distributed/per_sample.py PerSample.update": (
         "the gradient norms of all samples are in the host's memory, as the paper's are, and a batch's rows come and go"
     ),
+    "lightning_modules/noisy_labels/nmtune/module.py singular_value_term": SINGULAR,
     "lightning_modules/optimization/mbbo/blocks.py solved": (
         "Cholesky factors are checked: a matrix that is not positive definite raises an error"
     ),
