@@ -28,6 +28,8 @@ REASONS = {
         "once a batch of rounds: a gradient beyond G ends the run before it goes on"
     ),
     "lightning_modules/optimization/sso/target_steps.py LineSearchStep.forward": SEARCH,
+    "lightning_modules/optimization/subgm.py SubGM._record": SINGULAR,
+    "lightning_modules/optimization/subgm.py signal_and_residual": SINGULAR,
     "lightning_modules/probabilistic/colide/module.py CoLiDE.training_step": (
         "a step is many iterations in NumPy on the host, in double precision, and sends what they end in"
     ),
