@@ -110,5 +110,9 @@ def test_what_the_device_sees() -> None:
 @pytest.mark.parametrize("name", ["elr", "adversarial_training", "score_sde", "wta_crs", "ofq", "monna"])
 def test_mixed_precision_trains(name: str, precision: str, tmp_path: Path) -> None:
     config = written(name, tmp_path, {**SHORT, "trainer.precision": precision})
-    on_device(("fit", "--config", config, "--run_directory", tmp_path / "run"))
-    assert all(loss == loss for loss in losses(tmp_path / "run"))
+    fit = ("fit", "--config", config, "--run_directory", tmp_path / "run")
+    if (name, precision) == ("monna", "16-mixed"):
+        on_device(fit, fails="trainer.precision 16-mixed scales losses, and momenta take gradients as they are")
+        return
+    on_device(fit)
+    assert losses(tmp_path / "run") and all(loss == loss for loss in losses(tmp_path / "run"))

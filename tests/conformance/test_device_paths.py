@@ -14,6 +14,7 @@ from tests.command import ROOT, environment
 from tests.conformance.on_device import on_device
 from tests.conformance.runs import assert_alike, run, state, written
 from tests.conformance.test_simulated_device import SHORT
+from tests.distributed.methods import DESCENT
 
 pytestmark = pytest.mark.nightly
 CALLBACKS = ROOT / "configs" / "callbacks"
@@ -87,13 +88,14 @@ def test_a_run_of_the_cpu_is_loaded_onto_the_device(tmp_path: Path) -> None:
     assert loaded.returncode == 0, loaded.stderr
 
 
-ROUNDING = {"score_sde": 1e-5, "nm_sparsity_frames": 1e-5}  # some kernels of the device are others
+ROUNDING = {"score_sde": 1e-5, "nm_sparsity": 1e-5}  # group norm and attention have other kernels there
 
 
-@pytest.mark.parametrize("name", ["elr", "lsa", "score_sde", "nm_sparsity_frames", "mbbo_ndcg"])
+@pytest.mark.parametrize("name", ["elr", "lsa", "score_sde", "nm_sparsity", "mbbo_ndcg"])
 def test_checkpoints_go_to_the_cpu_and_back(name: str, tmp_path: Path) -> None:
     """Half a run on the one and half on the other end where a run on the CPU ends, bit by bit but for rounding."""
-    config = written(name, tmp_path, {**SHORT, "trainer.max_epochs": 2})
+    plain = {"model.init_args.optimizer": DESCENT} if name == "nm_sparsity" else {}  # Adam makes much of rounding
+    config = written(name, tmp_path, {**SHORT, "trainer.max_epochs": 2, **plain})
     run("fit", "--config", config, "--run_directory", tmp_path / "whole")
     half = ("fit", "--config", config, "--trainer.max_epochs", "1", "--run_directory")
     rest = ("--trainer.max_epochs", "2")
