@@ -8,7 +8,9 @@ It is registered for the whole process, with hooks that the autograd engine read
 before the first backward pass (`tests/conformance/on_device.py`). It knows no speed, memory, streams, or kernels.
 """
 
+import gc
 import os
+import sys
 from functools import partial
 from typing import Any
 
@@ -212,13 +214,20 @@ def register() -> None:
         packet, _, overload = name.partition(".")
         func = getattr(getattr(aten, packet), overload or "default")
         factories.impl(name, partial(computed, func), "PrivateUse1")
-    began = SingleDeviceStrategy.__init__
+    began, ended = SingleDeviceStrategy.__init__, SingleDeviceStrategy.teardown
 
     def on_the_device(self: SingleDeviceStrategy, device: Any = "cpu", *args: Any, **kwargs: Any) -> None:
         began(self, DEVICE, *args, **kwargs)
 
+    def given_back(self: SingleDeviceStrategy) -> None:
+        if "torch._dynamo" in sys.modules:
+            torch._dynamo.reset()  # it refers to parameters, which go to the CPU by a swap that nobody may refer to
+            gc.collect()
+        ended(self)
+
     _KEPT.extend((rest, factories, GeneratorsFit().__enter__()))
     SingleDeviceStrategy.__init__ = on_the_device  # type: ignore[method-assign]
+    SingleDeviceStrategy.teardown = given_back  # type: ignore[method-assign]
     ranks = int(os.environ.get("WORLD_SIZE", 1))
     CPUAccelerator.parse_devices = staticmethod(lambda devices: ranks)  # type: ignore[method-assign]
     CPUAccelerator.setup_device = lambda self, device: None  # type: ignore[method-assign]

@@ -8,7 +8,7 @@ import pytest
 
 from tests.command import ROOT
 from tests.conformance.on_device import on_device
-from tests.conformance.runs import losses, written
+from tests.conformance.runs import losses, run, written
 from tests.conformance.test_simulated_device import SHORT
 
 SPOTS = """
@@ -100,9 +100,9 @@ for kind, waits in (
 
 
 def test_what_the_device_sees() -> None:
-    run = subprocess.run([sys.executable, "-c", SPOTS], cwd=ROOT, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    assert "a tensor [3] was changed before its copy" in run.stdout
+    spots = subprocess.run([sys.executable, "-c", SPOTS], cwd=ROOT, capture_output=True, text=True)
+    assert spots.returncode == 0, spots.stderr
+    assert "a tensor [3] was changed before its copy" in spots.stdout
 
 
 @pytest.mark.nightly
@@ -115,4 +115,14 @@ def test_mixed_precision_trains(name: str, precision: str, tmp_path: Path) -> No
         on_device(fit, fails="trainer.precision 16-mixed scales losses, and momenta take gradients as they are")
         return
     on_device(fit)
-    assert losses(tmp_path / "run") and all(loss == loss for loss in losses(tmp_path / "run"))
+    assert losses(tmp_path / "run")
+    assert all(loss == loss for loss in losses(tmp_path / "run"))
+
+
+@pytest.mark.nightly
+def test_a_compiled_network_trains_on_the_device(tmp_path: Path) -> None:
+    """The numbers are the CPU's. Dynamo warns, and compiles the device's own Python: no graph is one of the network."""
+    run("fit", "--config", written("elr", tmp_path, SHORT), "--run_directory", tmp_path / "plain")
+    config = written("elr", tmp_path, {**SHORT, "compile": "eager"})
+    on_device(("fit", "--config", config, "--run_directory", tmp_path / "compiled"))
+    assert losses(tmp_path / "compiled") == losses(tmp_path / "plain") != []
