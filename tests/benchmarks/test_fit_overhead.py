@@ -154,7 +154,7 @@ METHODS = {
     "MoNNA": Method("monna/demo", 100, round=monna_round),
     "noise2score": Method("noise2score/demo", 24, noise2score_loss),
     "OFQ": Method("ofq/demo", 24, ofq_loss, ofq_after),
-    "fine-tuning": Method("diffusion_finetuning/demo", 24, finetuning_loss),
+    "fine-tuning": Method("finetuning/demo", 24, finetuning_loss),
     "SGMSE+": Method("sgmse/demo", 40, sgmse_loss),
 }
 
@@ -230,7 +230,7 @@ class Ways:
         self.method = method
         parser, parsed = experiments().command_line.parser, experiments().parsed
         built = parser.instantiate(parsed("--config", CONFIGS / f"{method.config}.yaml")).fit
-        self.module, self.data, self.guards = built.model, built.data, built.guards
+        self.module, self.data, self.guards = built.model, built.data, built.guards.callbacks
         self.module.annealed_epochs = 0  # of OFQ
         self.batches, self.epochs = method.steps, 1
         self.copy = copy.deepcopy(self.module)
