@@ -64,7 +64,10 @@ def moment_sums(feature: Features, device: torch.device, share: int = 0, shares:
     sums = torch.zeros(dimensions + 1, dimensions, dtype=torch.float64, device=device)
     for start in range(share * CHUNK, len(feature), shares * CHUNK):
         rows = _rows(feature, slice(start, start + CHUNK), device)
-        sums[:-1].addmm_(rows.T, rows)
+        if device.type == "cpu":  # NumPy computes one half of a product with itself, as PyTorch does not
+            sums[:-1] += torch.from_numpy(rows.numpy().T @ rows.numpy())
+        else:
+            sums[:-1].addmm_(rows.T, rows)
         sums[-1] += rows.sum(dim=0)
     return sums
 
