@@ -53,8 +53,6 @@ from experiments.preflight import metrics_of_short_run
 from experiments.progress_bar import WholeRun
 from experiments.results import final_metrics
 from experiments.run_directory import (
-    MetricsTable,
-    ResumableMetrics,
     WholeCheckpoints,
     add_test_metrics,
     check_checkpoint,
@@ -73,6 +71,7 @@ from experiments.run_directory import (
 from experiments.saving.checkpoints import Checkpoints
 from experiments.saving.end_of_training import ResumableEnd
 from experiments.saving.given_callbacks import fit_in
+from experiments.saving.metrics_table import MetricsTable, ResumableMetrics
 from experiments.saving.stop_signals import StopSignals
 from experiments.strangers import known_imports, settings_of_run
 
@@ -364,7 +363,7 @@ class CommandLine(LightningCLI):
         if self.requested == "fit" and options.test_after_fit:
             callbacks.append(ReadsTestSet())
         if self.requested == "fit" and options.compile:
-            callbacks.append(CompileNetwork(*([options.compile] if isinstance(options.compile, str) else [])))
+            callbacks.append(CompileNetwork("inductor" if options.compile is True else options.compile))
         if options["trainer"]["enable_progress_bar"] is not False and not any(
             isinstance(each, ProgressBar) for each in callbacks
         ):

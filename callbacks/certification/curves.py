@@ -151,9 +151,9 @@ def accuracy_table(
 
     Returns:
         Columns `log`, `certificate`, `num_images`, `radius`, `certified_accuracy`, `tight`, see `is_tight`, and
-        `with_high_probability`, the bound that allows for wrong certificates: NaN where the radii are no guarantee. Of
-        several logs also the rows `envelope`: the best of them on the images that all of them have, tight where all of
-        them are, without that bound, which does not hold for a choice among logs.
+        `with_high_probability`, the bound that allows for wrong certificates: NaN where the radii are no guarantee.
+        With several logs, rows `envelope` hold the best of them on the images they share. These rows are tight where
+        all logs are, and lack the bound, which does not hold for a choice among logs.
     """
     tables = []
     for name, log in logs.items():

@@ -1,6 +1,8 @@
 """Judging the labels that a network was trained on by its own predictions."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from callbacks.late_imports import imported_late
 
 if TYPE_CHECKING:
     from callbacks.labels.memorization import Memorization as Memorization
@@ -8,15 +10,4 @@ if TYPE_CHECKING:
 
 __all__ = ["LabelReport", "Memorization"]
 
-
-def __getattr__(name: str) -> Any:
-    """Import a callback where it is asked for, as the subcommands of this folder need no Lightning."""
-    if name == "Memorization":
-        from callbacks.labels.memorization import Memorization
-
-        return Memorization
-    if name == "LabelReport":
-        from callbacks.labels.report import LabelReport
-
-        return LabelReport
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = imported_late(__name__, {"LabelReport": "report", "Memorization": "memorization"})

@@ -173,7 +173,7 @@ def label_table(
 
 
 def keep_labels(path: Path, drawn: "pd.DataFrame", table: str | None, write: bool) -> None:
-    """Write a table of labels for the run, or refuse other labels than those that the run has kept.
+    """Write the run's table of labels, or reject labels that differ from the table it already has.
 
     Args:
         path: `labels.csv` of the run.

@@ -186,7 +186,7 @@ def _popped(stack: list[int], operation: pickletools.OpcodeInfo) -> list[int]:
 
 
 class _Plain:
-    """Puts arrays in the place of their stand-ins, in plain containers.
+    """Replace placeholders by arrays, in plain containers.
 
     Args:
         size: bytes of the file. It holds no more values, unless lists share parts, whose number grows with each level.

@@ -45,7 +45,7 @@ def free_cores(processes: int) -> int:
 
 
 class SeededBatches(LightningDataModule, ABC):
-    """Loaders of a training set, and of what validates and tests. Subclasses set up the sets.
+    """Seeded loaders for training, validation and test; subclasses set up the datasets.
 
     `num_train_samples` is known after `setup("fit")`. The order of training samples depends on (seed, epoch) alone,
     whatever the number of processes, and continues after an interruption inside an epoch.
@@ -187,7 +187,7 @@ class SeededBatches(LightningDataModule, ABC):
         return self.test_dataloader() if self.predict_set is None else self.evaluation_loader(self.predict_set)
 
     def evaluation_loader(self, samples: RequestedSet) -> DataLoader:
-        """A set in its own order, dealt out to the processes without duplicates."""
+        """Give the loader of a dataset in its own order, sharded over ranks without duplicates."""
         rank, world_size = self.processes()
         if self.evaluation_batch_size < world_size:
             raise ValueError(

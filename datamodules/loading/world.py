@@ -34,7 +34,7 @@ def run_seed() -> int:
 
 
 def block(count: int, rank: int, world_size: int) -> range:
-    """Give the consecutive places that a process has where `count` of them are dealt out as evenly as can be."""
+    """Give the positions in a rank's contiguous shard of `count` items, with shards as even as possible."""
     share, rest = divmod(count, world_size)
     start = rank * share + min(rank, rest)
     return range(start, start + share + (rank < rest))

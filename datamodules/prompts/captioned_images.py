@@ -66,7 +66,9 @@ class CaptionedImages(SeededBatches):
         Raises:
             ValueError: if they have none.
         """
-        if not self.images.has_captions():
+        sets: list[Any] = [each for each in (self.train_set, self.validation_set, self.test_set) if each is not None]
+        has = sets[0].captioned.captions is not None if sets else self.images.has_captions()  # read once where set up
+        if not has:
             captions_of({}, needed_by)
 
     def set_up_training(self) -> None:

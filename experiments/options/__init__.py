@@ -1,1 +1,1 @@
-"""Options of a run: what is refused for a module, and what is done to it before training."""
+"""Options of a run: checks against the module, and changes to it before training."""

@@ -17,7 +17,7 @@ class CompileNetwork(Callback):
         backend: a `torch.compile` backend.
     """
 
-    def __init__(self, backend: str = "inductor") -> None:
+    def __init__(self, backend: str) -> None:
         self.backend = backend
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

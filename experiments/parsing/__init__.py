@@ -1,1 +1,1 @@
-"""What is read before anything is built: names of classes, placeholders, guards, and errors that a user can act on."""
+"""Parsing of arguments and configurations: class names, placeholders, guards, readable errors."""

@@ -1,4 +1,4 @@
-"""Random sub-samples of noisy images teach a blind-spot network to denoise (SDAP).
+"""SDAP: a blind-spot network learns to denoise from random sub-samples of noisy images.
 
 The p^2 pixels of each cell of p x p pixels go to p^2 sub-images, in an order that is drawn for each cell. So noise that
 neighbouring pixels share is taken apart, and the network f, which is blind to the pixel it predicts, learns from one

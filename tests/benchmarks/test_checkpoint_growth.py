@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from experiments.run_directory import MetricsTable, ResumableMetrics
+from experiments.saving.metrics_table import MetricsTable, ResumableMetrics
 from lightning_modules.distributed.per_sample import PerSample
 
 pytestmark = pytest.mark.benchmark

@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from experiments.run_directory import MetricsTable
+from experiments.saving.metrics_table import MetricsTable
 from tests.trainers import quiet
 
 

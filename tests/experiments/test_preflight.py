@@ -54,7 +54,9 @@ def test_a_monitor_that_nothing_logs_is_told_before_training(
 
     monkeypatch.setattr("experiments.command_line.metrics_of_short_run", short)
     begun: list[int] = []
-    monkeypatch.setattr("experiments.run_directory.ResumableMetrics.on_train_batch_end", lambda *_: begun.append(1))
+    monkeypatch.setattr(
+        "experiments.saving.metrics_table.ResumableMetrics.on_train_batch_end", lambda *_: begun.append(1)
+    )
     arguments = (*DEMO, "--run_directory", str(tmp_path / "run"), "--checkpoint.monitor", monitor)
     assert train.main([*arguments]) == (1 if said else 0)
     assert bool(begun) == (said is None)

@@ -31,7 +31,7 @@ def tukey_lambda_quantile(uniform: Tensor, shape: Tensor | float) -> Tensor:
 
 
 def tukey_lambda_variance(shape: float) -> float:
-    """The variance of Tukey's lambda law of scale 1; its shape is above -1/2."""
+    """Compute the variance of the Tukey lambda distribution of scale 1, for a shape above -1/2."""
     if abs(shape) < 1e-4:
         return math.pi**2 / 3
     beta = math.exp(2 * math.lgamma(shape + 1) - math.lgamma(2 * shape + 2))
@@ -55,7 +55,7 @@ class SensorState(NamedTuple):
 
 @dataclass(frozen=True)
 class Sensor(ImageNoise):
-    """Noise of a short exposure that is brightened: shot, read and row noise, colour bias and quantisation.
+    """Noise of a brightened short exposure: shot, read and row noise, colour bias and quantisation.
 
     A clean raw image x is darkened to D0 = x L / f digital numbers, with the signal range L and the light factor f, and
     a gain K is drawn log-uniformly; then

@@ -141,7 +141,7 @@ class NoiseDiffusion(InterpolationSteps, MethodModule):
         return built(self.optimizer, self.lr_scheduler, trainable(self.model))
 
     def encoded(self, clean: Tensor, prompts: Any) -> Tensor:
-        """Encode what the model takes for clean images, `[B, ...]`, as noise at the level of step K, without guidance.
+        """Encode images in the model's space, `[B, ...]`, to noise at the level of step K, without guidance.
 
         The model is told the time that each step ends at.
         """

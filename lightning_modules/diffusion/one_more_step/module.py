@@ -206,7 +206,7 @@ class OneMoreStep(MethodModule):
             return self.model.generate(self.model.encode_prompts(texts), latents, **options)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draw n images in [0, 1] for captions of held-out images that are drawn with equal probability.
+        """Sample n images in [0, 1], for captions chosen uniformly among held-out images.
 
         Raises:
             ValueError: if `start` is the oracle, which needs real images.

@@ -14,7 +14,7 @@ from torch.nn.functional import one_hot
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from callbacks.early_learning.curve import LearningCurve, learning_curve
-from experiments.run_directory import MetricsTable
+from experiments.saving.metrics_table import MetricsTable
 from tests.trainers import quiet
 
 NUM_CLASSES = 3

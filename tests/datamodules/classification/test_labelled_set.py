@@ -19,7 +19,7 @@ from datamodules.classification.labelled_images import LabelledImages
 from datamodules.classification.labelled_set import stratified_split
 from datamodules.classification.ood_images import OtherDigits
 from datamodules.corruptions.label_noise import FromCSV, Symmetric
-from experiments.run_directory import MetricsTable
+from experiments.saving.metrics_table import MetricsTable
 from tests.datamodules.classification.patterns import NUM_CLASSES, Patterns, labels, loaded, on_process, patterns, ready
 from tests.datamodules.recorder import trained
 from tests.trainers import quiet

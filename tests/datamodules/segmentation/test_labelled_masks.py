@@ -17,7 +17,7 @@ from datamodules.segmentation.labelled_masks import LabelledMasks
 from datamodules.segmentation.mask_augmentation import MaskAugmentation
 from datamodules.segmentation.mask_sets import MaskSet, MasksInMemory
 from datamodules.segmentation.shapes import Shapes
-from experiments.run_directory import MetricsTable
+from experiments.saving.metrics_table import MetricsTable
 from lightning_modules.interfaces import LabelStore, require
 from tests.datamodules.recorder import Recorder, in_order, trained
 from tests.trainers import quiet

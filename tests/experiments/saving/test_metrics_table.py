@@ -1,6 +1,7 @@
 """A checkpoint says how many rows the table of metrics had, and finds them again, whatever was written since."""
 
 import csv
+import os
 import pickle
 import shutil
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 import train
-from experiments.run_directory import MetricsTable, ResumableMetrics
+from experiments.saving.metrics_table import MetricsTable, ResumableMetrics, RowsSoFar, first_rows
 from tests.experiments.test_run_directory import QUIET
 
 ROWS = [{"epoch": epoch, "step": 10 * epoch + 9, "train/loss": 1 / (epoch + 3)} for epoch in range(5)]
@@ -48,7 +49,7 @@ def test_what_a_checkpoint_holds_does_not_grow_with_the_run(tmp_path: Path) -> N
     for _ in range(2):
         checkpoint: dict[str, Any] = {}
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("experiments.run_directory.ended_early", lambda _: False)
+            patch.setattr("experiments.saving.metrics_table.ended_early", lambda _: False)
             ResumableMetrics(table).on_save_checkpoint(trainer, torch.nn.Module(), checkpoint)  # type: ignore[arg-type]
         sizes.append(len(pickle.dumps(checkpoint)))
         for epoch in range(5, 200):
@@ -121,7 +122,7 @@ def test_a_table_of_something_else_is_kept_and_said(
         file.unlink()
     table = MetricsTable(tmp_path)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("experiments.run_directory.rank_zero_info", print)
+        patch.setattr("experiments.saving.metrics_table.rank_zero_info", print)
         table.restore(state, tmp_path / "checkpoints/last.ckpt")
     assert f"begins with the {len(ROWS)} rows that it was saved with" in capsys.readouterr().out
     assert read(tmp_path) == content(ROWS[-1:])
@@ -148,3 +149,19 @@ def test_a_checkpoint_of_an_earlier_version_has_its_rows_itself(tmp_path: Path) 
     assert train.main([*demo, "--trainer.max_epochs", "4", *begin]) == 0
     assert train.main(["fit", "--resume", str(whole), "--trainer.max_epochs", "4", *QUIET]) == 0
     assert (whole / "metrics.csv").read_bytes() == (fork / "metrics.csv").read_bytes()
+
+
+def test_a_pipe_in_a_run_directory_is_not_read_as_its_table(tmp_path: Path) -> None:
+    seen = RowsSoFar()
+    seen.add({"step": "1"})
+    pipe = tmp_path / "metrics_0.csv"
+    os.mkfifo(pipe)
+    writer = os.open(pipe, os.O_RDWR)  # so that a reader would find the row, and not wait for one
+    try:
+        os.write(writer, b"step\n1\n")
+        assert first_rows([tmp_path], 1, seen.digest) is None
+    finally:
+        os.close(writer)
+    pipe.unlink()
+    pipe.write_text("step\n1\n")
+    assert first_rows([tmp_path], 1, seen.digest) == [{"step": "1"}]
