@@ -17,6 +17,7 @@ from torch.func import functional_call
 
 from datamodules.loading.seeded_batches import SeededBatches
 from lightning_modules.lightning_internals import repeats_samples
+from lightning_modules.training.evaluation_mode import evaluating
 
 REFUSED: dict[type[Callback], str] = {
     StochasticWeightAveraging: "puts its average into no checkpoint that is tested or resumed; "
@@ -82,17 +83,13 @@ class Contracts(Callback):
         floating = [tensor.dtype for tensor in weights.values() if tensor.is_floating_point()]
         images = torch.empty(2, *shape, device="meta", dtype=floating[0] if floating else None)
         name = type(network).__name__
-        modes = [(part, part.training) for part in network.modules()]
-        network.eval()  # in training it may exchange statistics with other processes, which nothing on meta can
         try:
-            with torch.no_grad():
+            # In training it may exchange statistics with other processes, which nothing on meta can.
+            with evaluating(network), torch.no_grad():
                 logits = functional_call(network, weights, images)
         except (RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"model.network {name} does not accept images of shape {list(shape)}: {reason}") from error
-        finally:
-            for part, training in modes:
-                part.training = training
         if isinstance(logits, torch.Tensor) and logits.ndim > 1 and logits.shape[1] != num_classes:
             raise ValueError(
                 f"model.network {name} gives {logits.shape[1]} logits, and model.num_classes is {num_classes}"

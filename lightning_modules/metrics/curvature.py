@@ -21,6 +21,7 @@ from datamodules.loading.world import summed
 from lightning_modules.full_precision import in_full_precision
 from lightning_modules.networks.normalized import BATCH_NORM
 from lightning_modules.torch_internals import times_written
+from lightning_modules.training.evaluation_mode import evaluating
 from lightning_modules.training.optimizers import trainable
 
 KEPT_BYTES = 2 << 30
@@ -38,20 +39,17 @@ def curvature_mode(network: nn.Module, batch_norm: BatchNorm) -> Iterator[None]:
         batch_norm: statistics of BatchNorm, those of each batch or the running ones.
     """
     one_of(get_args(BatchNorm), batch_norm=batch_norm)
-    modes = [(part, part.training) for part in network.modules()]
     layers = [part for part in network.modules() if isinstance(part, BATCH_NORM)] if batch_norm == "batch" else []
     tracked = [(layer, layer.track_running_stats) for layer in layers]
-    network.eval()
-    for layer in layers:
-        layer.training, layer.track_running_stats = True, False
-    try:
-        with sdpa_kernel(SDPBackend.MATH), in_full_precision(next(network.parameters()).device):
-            yield
-    finally:
-        for part, training in modes:
-            part.training = training
-        for layer, track in tracked:
-            layer.track_running_stats = track
+    with evaluating(network):
+        for layer in layers:
+            layer.training, layer.track_running_stats = True, False
+        try:
+            with sdpa_kernel(SDPBackend.MATH), in_full_precision(next(network.parameters()).device):
+                yield
+        finally:
+            for layer, track in tracked:
+                layer.track_running_stats = track
 
 
 def refuse_without_curvature(

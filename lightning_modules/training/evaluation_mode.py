@@ -10,19 +10,22 @@ from torch import Tensor, nn
 
 
 @contextmanager
-def in_evaluation_mode(trainer: Trainer, module: nn.Module) -> Iterator[Callable[[Tensor], Any]]:
-    """Give a module as a function of images, in evaluation mode, in the trainer's precision and without gradients.
-
-    Afterwards each submodule is in the mode that it was in, whatever the others are in.
-    """
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put a module in evaluation mode; afterwards each submodule is in the mode it was in, whatever the others are."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
-        with torch.no_grad(), trainer.precision_plugin.forward_context():
-            yield lambda image: module(trainer.precision_plugin.convert_input(image))
+        yield
     finally:
         for part, training in modes:
             part.training = training
+
+
+@contextmanager
+def in_evaluation_mode(trainer: Trainer, module: nn.Module) -> Iterator[Callable[[Tensor], Any]]:
+    """Give a module as a function of images, in evaluation mode, in the trainer's precision and without gradients."""
+    with evaluating(module), torch.no_grad(), trainer.precision_plugin.forward_context():
+        yield lambda image: module(trainer.precision_plugin.convert_input(image))
 
 
 @contextmanager

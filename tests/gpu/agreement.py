@@ -71,12 +71,9 @@ def networks(at: Place) -> None:
 
 def trainings(at: Place) -> None:
     """Compare the checkpoints of demos, whose random numbers are drawn on the CPU for both."""
-    for name in TRAINED[: at.of(len(TRAINED), 1)]:
-        label = f"{name}, a demo trained in float64, all that its checkpoint holds"
-        if at.has(label):
-            continue
-        if at.left < 20:
-            raise TimeoutError(f"the trainings from {name} on are left, as the time was up")
+    names = TRAINED[: at.of(len(TRAINED), 1)]
+    labels = {name: f"{name}, a demo trained in float64, all that its checkpoint holds" for name in names}
+    for name, label in at.pending(labels):
         with tempfile.TemporaryDirectory() as directory:
             at.keep(trained(name, label, at, Path(directory)))
 

@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -74,6 +74,19 @@ class Place:
     def left(self) -> float:
         """Seconds until the item should have ended."""
         return self.until - time.time()
+
+    def pending(self, labels: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+        """Go through names and labels of rows that are not kept yet.
+
+        Raises:
+            TimeoutError: names the first row that there is no time for.
+        """
+        for name, label in labels.items():
+            if self.has(label):
+                continue
+            if self.left < 20:
+                raise TimeoutError(f"the rows from {name} on are left, as the time was up")
+            yield name, label
 
     @property
     def scratch(self) -> Path:

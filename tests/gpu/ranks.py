@@ -24,12 +24,8 @@ def ranks(at: Place) -> None:
     count = at.of(min(2, max(1, at.gpus)), 2)
     rows = methods()
     names = [name for name in (*FIRST, *sorted(rows.keys() - set(FIRST))) if not rows[name].alone]
-    for name in names[: at.of(len(names), 1)]:
-        label = f"{name}, {'two ranks' if count == 2 else 'one rank'} over {at.of('NCCL', 'gloo')}"
-        if at.has(label):
-            continue
-        if at.left < 20:
-            raise TimeoutError(f"the rows from {name} on are left, as the time was up")
+    over = f"{'two ranks' if count == 2 else 'one rank'} over {at.of('NCCL', 'gloo')}"
+    for name, label in at.pending({name: f"{name}, {over}" for name in names[: at.of(len(names), 1)]}):
         with tempfile.TemporaryDirectory() as directory:
             at.keep(compared(name, label, count, at, Path(directory)))
 

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import flop_registry, sdpa_flop
 from lightning_modules.efficiency.nm_sparsity.flow import Flow, NMWeight
 from lightning_modules.networks.replacement import FunctionOfThirds, layers_of_functions
 from lightning_modules.torch_internals import TorchDispatchMode
+from lightning_modules.training.evaluation_mode import evaluating
 
 GIGA = 10**9
 FORMULAS: Any = {**flop_registry, torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop}
@@ -82,14 +83,10 @@ def forward_cost(network: nn.Module, inputs: Any) -> ForwardCost:
     ]
     one = {key: value[:1] for key, value in inputs.items()} if isinstance(inputs, Mapping) else inputs[:1]
     operations = Operations()
-    modes = [(part, part.training) for part in network.modules()]
-    network.eval()
     try:
-        with torch.compiler.set_stance("force_eager"), operations:
+        with evaluating(network), torch.compiler.set_stance("force_eager"), operations:
             network(one)
     finally:
-        for part, training in modes:
-            part.training = training
         for handle in handles:
             handle.remove()
     if unused := [name for name in layers if name not in cost.layers]:
