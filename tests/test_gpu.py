@@ -1,6 +1,7 @@
 """`make gpu` where there is no GPU: its parts, and a rehearsal of a few items."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -131,6 +132,21 @@ def test_without_a_gpu_it_says_how_it_is_rehearsed(
     monkeypatch.setattr(command.torch.cuda, "is_available", lambda: False)
     assert main(["--output", str(tmp_path)]) == 2
     assert "error: this machine has no GPU: --rehearse runs the same code" in capsys.readouterr().err
+
+
+def test_an_unknown_item_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--only", "nothing"]) == 2
+    assert capsys.readouterr().err.startswith("error: argument --only: invalid choice: 'nothing'")
+
+
+def test_rows_that_are_kept_are_not_gone_through_again_and_time_that_is_up_is_said(tmp_path: Path) -> None:
+    at = Place(True, tmp_path, None, time.time() + 1000, "steps")
+    at.keep(Row("first row", "1", "<= 1", True))
+    labels = {"first": "first row", "second": "second row"}
+    assert list(at.pending(labels)) == [("second", "second row")]
+    at = Place(True, tmp_path, None, time.time() + 10, "steps")
+    with pytest.raises(TimeoutError, match="from second on are left"):
+        list(at.pending(labels))
 
 
 def test_every_item_names_a_function_and_the_configurations_exist() -> None:

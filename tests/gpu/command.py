@@ -67,11 +67,15 @@ def main(argv: Sequence[str]) -> int:
     """Measure, and write the page after each item.
 
     Returns:
-        Exit status: 0; 1 if an item failed or a row is not as expected; 2 if there is no GPU.
+        Exit status: 0; 1 if an item failed or a row is not as expected; 2 for bad input, or if there is no GPU.
     """
     if argv[:1] == ["--child"]:
         return child(argv[1:])
-    asked = parser().parse_args(argv)
+    try:
+        asked = parser().parse_args(argv)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     end = time.time() + 60 * asked.minutes
     name = card(asked.rehearse)
     if name is None:
