@@ -74,6 +74,8 @@ def _problems(methods: Sequence[Method], claims: Sequence[Row], path: Path) -> s
         here, there = (mean_and_std(float(claim[f"{one}_mean"]), math.nan) for one in ("method", "baseline"))
         link = f"[{method.name}](docs/{method.field}.md#{method.folder})"
         shown = f"{claim['metric'].partition('/')[2]} {here}, baseline {there}"
+        if claim["verdict"] != HOLDS:
+            shown += " (not borne out)"
         rows.append([problem["problem"], problem["data"], link, problem["cost"], shown])
     return markdown(["problem", "data needed", "method", "cost", "what it showed here"], rows)
 
