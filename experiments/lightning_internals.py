@@ -40,6 +40,11 @@ def take_given_checkpoint_alone(trainer: Any) -> None:
     trainer._checkpoint_connector._parse_ckpt_path = lambda _, ckpt_path, **__: ckpt_path
 
 
+def synchronises_layers(strategy: Any) -> bool:
+    """Tell whether a strategy was given `sync_batchnorm`, which is kept nowhere else."""
+    return getattr(strategy, "_layer_sync", None) is not None
+
+
 def restoring(trainer: Any) -> Any:
     """Give what restores checkpoints, whose steps fail without naming the file."""
     return trainer._checkpoint_connector

@@ -10,7 +10,7 @@ class MethodModule(LightningModule):
     """A LightningModule whose checkpoints hold weights and state, and no constructor arguments."""
 
     def configure_callbacks(self) -> list[Callback]:
-        """Warn if several processes will not draw the numbers that one draws, as `train.py` has them do."""
+        """Warn if ranks will sample other random numbers than a single process does; `train.py` avoids that."""
         trainer: Any = self.trainer
         if trainer.world_size > 1 and not any(hasattr(each, "seeds_batches") for each in trainer.callbacks):
             rank_zero_warn(

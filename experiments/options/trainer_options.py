@@ -8,6 +8,8 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import nn
 
+from experiments.lightning_internals import synchronises_layers
+
 BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
@@ -29,9 +31,8 @@ def refuse_options(module: LightningModule, trainer: Trainer) -> None:
                 f"trainer.accumulate_grad_batches must be 1 for {name}, which takes its optimizer steps itself, "
                 f"got {trainer.accumulate_grad_batches}"
             )
-    shared = getattr(trainer.strategy, "_layer_sync", None) is not None
     batch_norm = any(isinstance(layer, BATCH_NORM) for layer in module.modules())
-    if shared and batch_norm and isinstance(trainer.accelerator, CPUAccelerator):
+    if synchronises_layers(trainer.strategy) and batch_norm and isinstance(trainer.accelerator, CPUAccelerator):
         raise ValueError("trainer.sync_batchnorm must be false on CPUs: PyTorch's SyncBatchNorm is for GPUs, got true")
     if isinstance(trainer.strategy, ModelParallelStrategy) and not is_overridden("configure_model", module):
         raise ValueError(

@@ -98,6 +98,8 @@ OTHERS = {
     "found._load_connected_pipes": "of diffusers: a pipeline that would fetch others",
     "kind._model_mapping": "of transformers: the class of a kind of configuration",
     "torchmetrics.functional.image.lpips._LPIPS": "of torchmetrics: the public class fetches weights",
+    "network._keep_in_fp32_modules": "of transformers and diffusers: layers that must stay in single precision",
+    "each._is_protocol": "typing.is_protocol came with Python 3.13",
     "torch.ops.aten._scaled_dot_product_flash_attention_for_cpu": "the name of an operation",
 }
 """Private names that stand elsewhere, and why."""
@@ -203,6 +205,10 @@ def private_names(path: Path) -> Iterator[str]:
             owner = ast.unparse(node.value)
             if owner not in ("self", "cls", "super()") and node.attr not in OF_TUPLES:
                 yield f"{owner}.{node.attr}"
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "hasattr", "setattr"):
+            owner, name = node.args[:2]
+            if isinstance(name, ast.Constant) and re.match("_(?!_)", str(name.value)) and ast.unparse(owner) != "self":
+                yield f"{ast.unparse(owner)}.{name.value}"
         if isinstance(node, ast.ImportFrom):
             module = node.module or ""
             names = [f"{module}.{each.name}" for each in node.names]
@@ -229,5 +235,6 @@ def test_a_private_name_is_found(tmp_path: Path) -> None:
     file = tmp_path / "file.py"
     file.write_text(
         "from a._b import c\nfrom a import _d\nself._e = trainer._f.g\nx._replace(a=1)\nsuper()._h(y.__class__)\n"
+        "getattr(x.y, '_i', None)\nhasattr(self, '_j')\ngetattr(x, '__name__')\n"
     )
-    assert set(private_names(file)) == {"a._b.c", "a._d", "trainer._f"}
+    assert set(private_names(file)) == {"a._b.c", "a._d", "trainer._f", "x.y._i"}
