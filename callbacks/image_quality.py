@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from datamodules.files.limits import sentence
 from datamodules.files.whole_files import write_text
+from lightning_modules.backbones.weights import read_weights
 from lightning_modules.interfaces import ImageMeasurer, require
 from lightning_modules.metrics.image_quality import EvaluationProtocol, as_measured
-from lightning_modules.networks.weights import read_weights
 
 PLACES = {"slice1.0": 0, "slice2.3": 3, "slice3.6": 6, "slice4.8": 8, "slice5.10": 10}
 """The convolutions in torchmetrics' network by their numbers in torchvision's AlexNet."""

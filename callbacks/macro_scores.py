@@ -9,7 +9,7 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAUROC, MulticlassF1Score, MulticlassPrecision, MulticlassRecall
 
-from datamodules.loading.world import summed
+from datamodules.distributed.world import summed
 from lightning_modules.interfaces import Classifier, require
 from lightning_modules.training.logging import log_same
 

@@ -12,7 +12,7 @@ class Pretraining(Callback):
     """Trains another module on its own data, and gives the weights of its `network` to a part of the run's module.
 
     It is for first stages of minutes, in one process. A long one is a run of its own, whose checkpoint
-    `lightning_modules.networks.with_weights` reads. The network must have all names of the part; names that the part
+    `lightning_modules.backbones.with_weights` reads. The network must have all names of the part; names that the part
     lacks, such as the classifier of an encoder, are left behind. Several parts take a callback each. A resumed run has
     the weights in its checkpoint and does not train them again.
 
@@ -39,7 +39,7 @@ class Pretraining(Callback):
         if stage == "fit" and trainer.world_size > 1:
             raise ValueError(
                 f"Pretraining runs in one process, and the trainer has {trainer.world_size}: pre-train in a run of its "
-                f"own, and read its checkpoint with lightning_modules.networks.with_weights"
+                f"own, and read its checkpoint with lightning_modules.backbones.with_weights"
             )
         for name, module in ((self.part, pl_module), ("network", self.model)):
             try:

@@ -9,11 +9,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from callbacks.drawing.curves import draw_table
+from datamodules.distributed.world import summed
 from datamodules.files.whole_files import save_figure, write_text
-from datamodules.loading.world import summed
+from lightning_modules.backbones.enlarged import enlarged
 from lightning_modules.interfaces import ImageMeasurer, Table, require
 from lightning_modules.metrics.image_quality import as_measured
-from lightning_modules.networks.enlarged import enlarged
 from lightning_modules.training.logging import log_same
 
 RINGS = 32

@@ -8,10 +8,10 @@ from torch import nn
 
 from datamodules.classification.webvision import WebVision
 from datamodules.tables.streams import LinearLosses
+from lightning_modules.backbones.adaptation import adapted
 from lightning_modules.denoising.noiser import NoiSER
 from lightning_modules.dynamics.batch_lr.learner import OnlineLearner
 from lightning_modules.efficiency.nm_sparsity import NMSparsity
-from lightning_modules.networks.adaptation import adapted
 from lightning_modules.networks.mlp import MLP
 from lightning_modules.networks.ncsnpp import NCSNpp
 from lightning_modules.optimization.mbbo import BSVRB

@@ -12,8 +12,8 @@ from torch import Tensor
 from callbacks.attacks.block_files import BlockFiles
 from datamodules.arguments import at_least
 from datamodules.files.whole_files import save_figure, write_text
+from datamodules.randomness.generators import bits_of
 from lightning_modules.interfaces import MixedClassifier, require
-from lightning_modules.random_numbers import bits_of
 from lightning_modules.resumable.other_processes import in_first_process
 from lightning_modules.resumable.results_directory import results_directory
 from lightning_modules.resumable.tested_images import TestedImages, require_testing

@@ -15,8 +15,8 @@ from callbacks.attacks.block_files import BlockFiles
 from callbacks.drawing.image_grid import draw_image_grid
 from datamodules.arguments import at_least
 from datamodules.files.whole_files import save_figure, whole_file, write_text
+from datamodules.randomness.generators import seed_of
 from lightning_modules.interfaces import Classifier, ImageColumn, MixedClassifier, SmoothedClassifier, require
-from lightning_modules.random_numbers import seed_of
 from lightning_modules.resumable.other_processes import in_first_process
 from lightning_modules.resumable.results_directory import results_directory
 from lightning_modules.resumable.tested_images import TestedImages, require_testing

@@ -96,7 +96,7 @@ def main(argv: Sequence[str], parser: ArgumentParser) -> int:
         from callbacks.generation.extraction import Extractor, Shares
         from callbacks.generation.measurement import distances
         from callbacks.generation.statistics import kid_basis
-        from lightning_modules.networks.factories import timm_model
+        from lightning_modules.backbones.factories import timm_model
         from lightning_modules.networks.fid_inception import FIDInception
 
         at_least(1, batch_size=options.batch_size)

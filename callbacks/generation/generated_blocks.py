@@ -11,8 +11,8 @@ from callbacks.generation.extraction import Extractor, Shares
 from callbacks.generation.statistics import Features
 from datamodules.files.array_cache import Parts, cached_array
 from datamodules.files.module_hash import hash_of_module
+from datamodules.randomness.generators import generator_of, seed_of
 from lightning_modules.interfaces import Generator, require
-from lightning_modules.random_numbers import generator_of, seed_of
 from lightning_modules.resumable.other_processes import OtherProcesses, in_first_process
 
 

@@ -23,9 +23,9 @@ from callbacks.generation.statistics import (
     score_sums,
     subset_distances,
 )
+from datamodules.distributed.world import broadcast, summed
 from datamodules.files.array_files import read_npz
 from datamodules.files.whole_files import whole_file
-from datamodules.loading.world import broadcast, summed
 
 
 class Described(NamedTuple):

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_modules.random_numbers import generator_of, seed_of
+from datamodules.randomness.generators import generator_of, seed_of
 
 Features = NDArray[Any]
 """`[N, D]`, in memory or mapped from a file."""

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from datamodules.loading.world import run_seed, world_size
-from lightning_modules.distributed.draws import begin_batch, end_batch
-from lightning_modules.random_numbers import seed_of
+from datamodules.distributed.world import run_seed, world_size
+from datamodules.randomness.generators import seed_of
+from datamodules.randomness.shared_batches import begin_batch, end_batch
 
 
 def seed_torch(seed: int, device: torch.device) -> None:

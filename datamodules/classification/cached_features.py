@@ -22,12 +22,12 @@ from torch.utils.data import DataLoader
 from datamodules.arguments import at_least, one_of
 from datamodules.classification.image_sets import ImageSet, ImageSource
 from datamodules.classification.labelled_set import LabelledSet
+from datamodules.distributed.world import broadcast, rank, world_size
 from datamodules.files.array_cache import Parts, cached_array
 from datamodules.files.module_hash import hash_of_module
 from datamodules.loading.augmentation import Augmentation
 from datamodules.loading.global_batches import Request
 from datamodules.loading.seeded_batches import free_cores
-from datamodules.loading.world import broadcast, rank, world_size
 
 ROWS_PER_PART, MOST_PARTS = 4096, 64
 PROBED_IMAGES = 64

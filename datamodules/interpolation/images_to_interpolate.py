@@ -7,9 +7,9 @@ from torch import Tensor
 
 from datamodules.classification.labelled_set import LabelledSet
 from datamodules.corruptions.image_noise.interface import ImageNoise
-from datamodules.corruptions.image_noise.numbers import SampleNumbers
 from datamodules.interpolation.end_points import EndPoints
 from datamodules.loading.seeded_batches import SeededBatches
+from datamodules.randomness.counter import SampleNumbers
 
 
 class ImagesToInterpolate(SeededBatches):

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from datamodules.arguments import at_least, positive
+from datamodules.distributed.world import block
 from datamodules.loading.global_batches import GlobalBatches, Request
-from datamodules.loading.world import block
 
 
 def dirichlet_shards(label: Tensor, num_classes: int, nodes: int, alpha: float, seed: int) -> list[Tensor]:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
+from datamodules.distributed.world import rank, world_size
 from datamodules.loading.global_batches import GlobalBatches, Request
-from datamodules.loading.world import rank, world_size
 
 
 def as_batch(batch: Any) -> Any:

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from datamodules.arguments import at_least, positive
 from datamodules.corruptions.image_noise.interface import ImageNoise
-from datamodules.corruptions.image_noise.numbers import NumbersOfOneImage, SampleNumbers
 from datamodules.loading.augmentation import sample_uniform
 from datamodules.loading.global_batches import Request
 from datamodules.loading.whole_images import SizedSet, WholeImageSets
+from datamodules.randomness.counter import NumbersOfOneImage, SampleNumbers
 from datamodules.restoration.images import Images, PairSet, PatchStore, Pixels
 from datamodules.restoration.noisy_folder import NoisyFolder, RawFolder
 

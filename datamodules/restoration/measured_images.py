@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from datamodules.arguments import at_least
-from datamodules.corruptions.image_noise.numbers import SampleNumbers
 from datamodules.corruptions.operators.interface import Operator
 from datamodules.loading.global_batches import Request
 from datamodules.loading.whole_images import SizedSet
+from datamodules.randomness.counter import SampleNumbers
 from datamodules.restoration.image_pairs import ImagePairs, WholeImages
 from datamodules.restoration.images import Images, PairSet
 from datamodules.restoration.noisy_folder import NoisyFolder

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules.arguments import at_least, within
+from datamodules.distributed.world import gathered
 from datamodules.loading.global_batches import Request
 from datamodules.loading.seeded_batches import RequestedSet, SeededBatches
-from datamodules.loading.world import gathered
 from datamodules.rollouts.experts import Expert
 
 Policy = Callable[[Tensor], Tensor]

@@ -15,12 +15,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from datamodules.corruptions.mask_noise import MaskNoise, mask_noise_statistics
 from datamodules.corruptions.seeded import seeded
+from datamodules.distributed.world import world_size
 from datamodules.files.whole_files import write_text
 from datamodules.loading.augmentation import sample_uniform
 from datamodules.loading.gathered_labels import gathered_labels
 from datamodules.loading.global_batches import Request
 from datamodules.loading.seeded_batches import RequestedSet, SeededBatches
-from datamodules.loading.world import world_size
 from datamodules.segmentation.corrected_masks import LARGEST_IN_MEMORY, CorrectedMasks
 from datamodules.segmentation.mask_augmentation import MaskAugmentation
 from datamodules.segmentation.mask_sets import MaskSet, MasksInMemory, MaskSource, refuse_unknown_categories

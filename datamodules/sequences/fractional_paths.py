@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from datamodules.arguments import at_least, positive, within
-from datamodules.corruptions.image_noise.numbers import SampleNumbers
+from datamodules.randomness.counter import SampleNumbers
 from datamodules.sequences.fractional_motion import drawn_paths, pulled_covariance
 from datamodules.sequences.sequence_set import SequenceSet, SequenceSource
 

@@ -10,7 +10,7 @@ from torchvision.transforms.v2.functional import resize
 
 from datamodules.arguments import at_least
 from datamodules.classification.image_sets import ImageSet, ImageSource
-from datamodules.corruptions.image_noise.numbers import SampleNumbers
+from datamodules.randomness.counter import SampleNumbers
 from datamodules.sequences.sequence_set import SequenceSet, SequenceSource
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from datamodules.arguments import positive, within
+from datamodules.distributed.world import rank, world_size
 from datamodules.files.audio_files import (
     LOUDEST,
     as_int16,
@@ -19,7 +20,6 @@ from datamodules.files.audio_files import (
     write_recording,
 )
 from datamodules.files.file_pairs import stem_of
-from datamodules.loading.world import rank, world_size
 from datamodules.speech.recordings import Recordings, SpeechSet, Split
 from datamodules.speech.splits import of_split
 from datamodules.speech.voice_bank_demand import FOLDERS

@@ -2,25 +2,20 @@
 
 from lightning_modules.baselines.bm3d import BM3D
 from lightning_modules.baselines.cross_entropy import CrossEntropy
-from lightning_modules.baselines.descent import Descent, LineSearchDescent
 from lightning_modules.baselines.noise2noise import Noise2Noise
 from lightning_modules.baselines.noise2void import Noise2Void
 from lightning_modules.baselines.ood_scores import OODScores
 from lightning_modules.baselines.segmentation_cross_entropy import SegmentationCrossEntropy
 from lightning_modules.baselines.simclr import SimCLR
-from lightning_modules.baselines.spectral_regression import SpectralRegression
 from lightning_modules.baselines.supervised_restoration import SupervisedRestoration
 
 __all__ = [
     "BM3D",
     "CrossEntropy",
-    "Descent",
-    "LineSearchDescent",
     "Noise2Noise",
     "Noise2Void",
     "OODScores",
     "SegmentationCrossEntropy",
     "SimCLR",
-    "SpectralRegression",
     "SupervisedRestoration",
 ]

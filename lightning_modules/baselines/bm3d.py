@@ -20,7 +20,7 @@ from torch import Tensor
 from datamodules.arguments import positive
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.image_quality import EvaluationProtocol, ImageQuality
-from lightning_modules.training.restorer import RestorerSteps
+from lightning_modules.tasks.restorer import RestorerSteps
 
 MISSING = 'BM3D needs the package bm3d: pip install "noiseworks[bm3d]"'
 

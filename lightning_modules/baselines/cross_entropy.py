@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from datamodules.batches import LabelledImageBatch, LabelledTextBatch
 from lightning_modules.losses.mixing import SoftLabels
 from lightning_modules.method_module import MethodModule
-from lightning_modules.training.classifier import ClassifierSteps, accuracies, cross_entropy_step, refuse_smoothed
-from lightning_modules.training.optimizers import built, constant, sgd, trainable
+from lightning_modules.optim.optimizers import built, constant, sgd, trainable
+from lightning_modules.tasks.classifier import ClassifierSteps, accuracies, cross_entropy_step, refuse_smoothed
 
 
 class CrossEntropy(ClassifierSteps, MethodModule):

@@ -23,14 +23,14 @@ from torch import Tensor, nn
 
 from datamodules.arguments import at_least
 from datamodules.batches import ImagePairBatch
+from datamodules.distributed.world import run_seed
 from datamodules.loading.augmentation import sample_uniform
-from datamodules.loading.world import run_seed
+from lightning_modules.backbones.tiled import Inference
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.image_quality import EvaluationProtocol, ImageQuality
-from lightning_modules.networks.tiled import Inference
+from lightning_modules.optim.optimizers import adam, built, constant, trainable
+from lightning_modules.tasks.restorer import RestorerSteps
 from lightning_modules.training.logging import log_training
-from lightning_modules.training.optimizers import adam, built, constant, trainable
-from lightning_modules.training.restorer import RestorerSteps
 
 STREAM = 3000  # of random numbers; those below belong to data
 REACH = 2

@@ -17,15 +17,15 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from datamodules.batches import LabelledImageBatch
+from lightning_modules.backbones.layer_features import classifier_layer, logits_and_features, tapped
 from lightning_modules.interfaces import TrainingImageSource, require_data
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.collected import Collected
 from lightning_modules.metrics.detection import DetectionResult, metrics_by_name
-from lightning_modules.networks.layer_features import classifier_layer, logits_and_features, tapped
-from lightning_modules.training.classifier import ClassifierSteps, accuracies
+from lightning_modules.optim.optimizers import built, constant, sgd, trainable
+from lightning_modules.tasks.classifier import ClassifierSteps, accuracies
 from lightning_modules.training.evaluation_mode import classified
 from lightning_modules.training.logging import log_same, log_training
-from lightning_modules.training.optimizers import built, constant, sgd, trainable
 
 
 class OODScores(ClassifierSteps, MethodModule):

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from datamodules.batches import LabelledMaskBatch
 from lightning_modules.losses.segmentation import pixel_cross_entropy
 from lightning_modules.method_module import MethodModule
+from lightning_modules.optim.optimizers import constant, scheduled, sgd
+from lightning_modules.optim.parameter_groups import learning_rate_groups, scale_learning_rates
+from lightning_modules.tasks.segmenter import SegmenterSteps, confusion
 from lightning_modules.training.logging import log_training
-from lightning_modules.training.optimizers import constant, scheduled, sgd
-from lightning_modules.training.parameter_groups import learning_rate_groups, scale_learning_rates
-from lightning_modules.training.segmenter import SegmenterSteps, confusion
 
 
 class SegmentationCrossEntropy(SegmenterSteps, MethodModule):

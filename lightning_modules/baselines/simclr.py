@@ -4,7 +4,7 @@ Two views of each image are drawn; a perceptron maps the features of both to h, 
 of its image among all views of the batch, over all processes (see `nt_xent`).
 
 The network is a whole classifier whose last layer keeps its initial weights, so that a checkpoint fits the classifier
-that is trained next (`lightning_modules.networks.with_weights` with the prefix `network.`). To pre-train within the
+that is trained next (`lightning_modules.backbones.with_weights` with the prefix `network.`). To pre-train within the
 same run, give this module to the callback `Pretraining` as its `model`.
 
 Source: Chen, Kornblith, Norouzi and Hinton, A Simple Framework for Contrastive Learning of Visual Representations, ICML
@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 from datamodules.arguments import at_least, positive
 from datamodules.batches import LabelledImageBatch, global_size
+from lightning_modules.backbones.layer_features import classifier_layer, logits_and_features
 from lightning_modules.distributed.global_rows import global_rows
 from lightning_modules.distributed.per_sample import share_start
 from lightning_modules.losses.contrastive import nt_xent
 from lightning_modules.method_module import MethodModule
-from lightning_modules.networks.layer_features import classifier_layer, logits_and_features
+from lightning_modules.optim.optimizers import built, constant, sgd, trainable
 from lightning_modules.training.logging import log_training
-from lightning_modules.training.optimizers import built, constant, sgd, trainable
 from lightning_modules.training.own_loaders import OwnLoaders
 from lightning_modules.views.unaugmented import check_unaugmented
 

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 from datamodules.arguments import at_least, one_of
 from datamodules.batches import ImagePairBatch
+from lightning_modules.backbones.enlarged import times_larger
+from lightning_modules.backbones.tiled import Inference
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.image_quality import EvaluationProtocol, ImageQuality
-from lightning_modules.networks.enlarged import times_larger
-from lightning_modules.networks.tiled import Inference
+from lightning_modules.optim.optimizers import adam, built, constant, trainable
+from lightning_modules.tasks.restorer import RestorerSteps
 from lightning_modules.training.logging import log_training
-from lightning_modules.training.optimizers import adam, built, constant, trainable
-from lightning_modules.training.restorer import RestorerSteps
 
 LOSSES = {"mse": F.mse_loss, "l1": F.l1_loss}
 

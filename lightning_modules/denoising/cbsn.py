@@ -24,13 +24,13 @@ from torch import Tensor, nn
 
 from datamodules.arguments import at_least
 from datamodules.batches import ImagePairBatch
+from lightning_modules.backbones.tiled import Inference
 from lightning_modules.denoising.sub_images import drawn_uniformly, sub_sampled, through_sub_images
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.image_quality import ImageQuality
-from lightning_modules.networks.tiled import Inference
+from lightning_modules.optim.optimizers import adam, built, constant, trainable
+from lightning_modules.tasks.restorer import RestorerSteps
 from lightning_modules.training.logging import log_training
-from lightning_modules.training.optimizers import adam, built, constant, trainable
-from lightning_modules.training.restorer import RestorerSteps
 
 MARGIN = 32
 """Pixels by which an image is reflected at each side before it is denoised: more than the network sees."""

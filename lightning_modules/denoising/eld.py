@@ -28,13 +28,13 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from datamodules.batches import ImagePairBatch
+from lightning_modules.backbones.tiled import Inference
 from lightning_modules.interfaces import ImageColumn
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.image_quality import EvaluationProtocol, ImageQuality, as_measured, psnr
-from lightning_modules.networks.tiled import Inference
+from lightning_modules.optim.optimizers import adam, built, constant, trainable
+from lightning_modules.tasks.restorer import RestorerSteps
 from lightning_modules.training.logging import log_training
-from lightning_modules.training.optimizers import adam, built, constant, trainable
-from lightning_modules.training.restorer import RestorerSteps
 
 WINDOW = 7
 """Side of the window of the structural similarity, in pixels."""

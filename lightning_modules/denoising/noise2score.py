@@ -33,14 +33,14 @@ from datamodules.arguments import at_least, positive
 from datamodules.batches import ImagePairBatch, global_size
 from datamodules.corruptions.image_noise import Gamma, Gaussian, Poisson
 from datamodules.corruptions.image_noise.blind_level import best_level, candidates
-from lightning_modules.distributed.draws import draw_rows_like
+from datamodules.randomness.shared_batches import draw_rows_like
+from lightning_modules.backbones.tiled import Inference
 from lightning_modules.full_precision import at_least_float32
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.image_quality import EvaluationProtocol, ImageQuality
-from lightning_modules.networks.tiled import Inference
+from lightning_modules.optim.optimizers import adam, built, constant, trainable
+from lightning_modules.tasks.restorer import RestorerSteps
 from lightning_modules.training.logging import log_training
-from lightning_modules.training.optimizers import adam, built, constant, trainable
-from lightning_modules.training.restorer import RestorerSteps
 
 
 def annealed(first: float, last: float, seen: Tensor, images: int) -> Tensor:

@@ -22,13 +22,13 @@ from torch import Tensor, nn
 
 from datamodules.arguments import at_least, one_of, only_with, positive
 from datamodules.batches import ImagePairBatch
-from lightning_modules.distributed.draws import draw_rows, draw_rows_like
+from datamodules.randomness.shared_batches import draw_rows, draw_rows_like
 from lightning_modules.full_precision import at_least_float32, in_full_precision
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.image_quality import EvaluationProtocol, ImageQuality, psnr
+from lightning_modules.optim.optimizers import adam, built, constant, trainable
+from lightning_modules.tasks.restorer import RestorerSteps
 from lightning_modules.training.logging import log_training
-from lightning_modules.training.optimizers import adam, built, constant, trainable
-from lightning_modules.training.restorer import RestorerSteps
 
 Source = Literal["noise", "colour", "palette"]
 

@@ -11,8 +11,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from lightning_modules.distributed.draws import draw_rows
-from lightning_modules.networks.tiled import padded
+from datamodules.randomness.shared_batches import draw_rows
+from lightning_modules.backbones.tiled import padded
 
 
 def sub_images(image: Tensor, stride: int) -> Tensor:

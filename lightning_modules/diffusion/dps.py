@@ -23,7 +23,7 @@ from datamodules.corruptions.operators.interface import Operator
 from lightning_modules.diffusion.posterior_sampling import Guidance, PosteriorSampling
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.image_quality import EvaluationProtocol
-from lightning_modules.training.optimizers import adam, constant
+from lightning_modules.optim.optimizers import adam, constant
 
 
 def dps_guidance(

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lightning_modules.networks.text_to_image import Prompts
+from lightning_modules.backbones.diffusion.text_to_image import Prompts
 
 
 def joined(first: Prompts, second: Prompts) -> Prompts:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.arguments import at_least
-from lightning_modules.networks.text_to_image import Prompts
+from lightning_modules.backbones.diffusion.text_to_image import Prompts
 
 
 class HashedWords(nn.Module):

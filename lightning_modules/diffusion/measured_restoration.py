@@ -11,17 +11,17 @@ from torch import Tensor, nn
 
 from datamodules.arguments import within
 from datamodules.batches import MeasuredImageBatch
-from datamodules.corruptions.image_noise.numbers import SampleNumbers
 from datamodules.corruptions.operators.interface import Operator
-from datamodules.loading.world import run_seed
+from datamodules.distributed.world import run_seed
+from datamodules.randomness.counter import SampleNumbers
 from lightning_modules.full_precision import at_least_float32, in_full_precision
 from lightning_modules.interfaces import ImageColumn, MeasurementSource, require_data
 from lightning_modules.metrics.image_quality import EvaluationProtocol, ImageQuality
+from lightning_modules.optim.optimizers import built, trainable
 from lightning_modules.sde.ddim import scheduler_path
 from lightning_modules.sde.discrete import denoising_loss, scheduler_levels, scheduler_prediction
+from lightning_modules.tasks.restorer import ZOOM, RestorerSteps
 from lightning_modules.training.logging import log_training
-from lightning_modules.training.optimizers import built, trainable
-from lightning_modules.training.restorer import ZOOM, RestorerSteps
 
 Draw = Callable[[Tensor], Tensor]
 """Gives standard normal numbers of the shape of a tensor, each image's own."""

@@ -8,8 +8,8 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 from torch import Tensor, nn
 
+from lightning_modules.backbones.diffusion.text_to_image import Prompts
 from lightning_modules.diffusion.guidance import guided
-from lightning_modules.networks.text_to_image import Prompts
 from lightning_modules.sde.ddim import ddim, scheduler_path
 from lightning_modules.sde.discrete import denoising_loss, predicted, scheduler_levels, scheduler_prediction
 

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from datamodules.arguments import within
 from datamodules.batches import CaptionedImageBatch
+from datamodules.randomness.shared_batches import draw_rows
 from lightning_modules.diffusion.pixel_model import PixelModel
-from lightning_modules.distributed.draws import draw_rows
 from lightning_modules.method_module import MethodModule
+from lightning_modules.optim.optimizers import adamw, built, constant, trainable
 from lightning_modules.training.logging import log_training
-from lightning_modules.training.optimizers import adamw, built, constant, trainable
 
 
 class PixelModelTraining(MethodModule):

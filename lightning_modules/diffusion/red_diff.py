@@ -31,13 +31,13 @@ from torch import Tensor, nn
 
 from datamodules.arguments import at_least, one_of, positive
 from datamodules.corruptions.operators.interface import Operator
-from datamodules.loading.world import run_seed
+from datamodules.distributed.world import run_seed
 from lightning_modules.diffusion.measured_restoration import Draw, MeasuredRestoration
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.image_quality import EvaluationProtocol
+from lightning_modules.optim.optimizers import adam, constant
 from lightning_modules.sde.ddim import level
 from lightning_modules.sde.discrete import Prediction, noise_estimate, noised, predicted
-from lightning_modules.training.optimizers import adam, constant
 
 Weighting = Literal["linear", "sqrt", "square", "log", "clipped", "constant", "power"]
 Order = Literal["descending", "random", "ascending"]

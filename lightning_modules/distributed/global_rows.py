@@ -6,8 +6,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from datamodules.loading import world
-from datamodules.loading.world import world_size
+from datamodules.distributed import world
+from datamodules.distributed.world import world_size
 from lightning_modules.distributed.per_sample import gather_rows, share_sizes
 
 

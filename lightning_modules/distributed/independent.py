@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from datamodules.arguments import positive
-from datamodules.loading import world
+from datamodules.distributed import world
 from lightning_modules.distributed.per_sample import gather_rows, share_sizes
 from lightning_modules.lightning_internals import (
     ChildProcessObserver,

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2 import CutMix, MixUp
 
-from lightning_modules.distributed.draws import drawn_alike, rows_of_batch
+from datamodules.randomness.shared_batches import drawn_alike, rows_of_batch
 from lightning_modules.distributed.global_rows import partner_rows
 
 

@@ -17,12 +17,12 @@ from torch.func import functional_call, grad, jvp, vjp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from datamodules.arguments import one_of
-from datamodules.loading.world import summed
+from datamodules.distributed.world import summed
+from lightning_modules.backbones.normalized import BATCH_NORM
 from lightning_modules.full_precision import in_full_precision
-from lightning_modules.networks.normalized import BATCH_NORM
+from lightning_modules.optim.optimizers import trainable
 from lightning_modules.torch_internals import times_written
 from lightning_modules.training.evaluation_mode import evaluating
-from lightning_modules.training.optimizers import trainable
 
 KEPT_BYTES = 2 << 30
 """Of the graphs of gradients that are kept from one product to the next, beside that of the first batch."""

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_modules.random_numbers import generator_of
+from datamodules.randomness.generators import generator_of
 
 
 class Spectrum(NamedTuple):

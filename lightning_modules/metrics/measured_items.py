@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from datamodules.loading.world import gathered
+from datamodules.distributed.world import gathered
 
 
 class MeasuredItems:

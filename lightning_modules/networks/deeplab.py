@@ -9,8 +9,8 @@ import urllib.error
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.networks.normalized import Normalized
-from lightning_modules.networks.weights import listed, load, read_weights
+from lightning_modules.backbones.normalized import Normalized
+from lightning_modules.backbones.weights import listed, load, read_weights
 
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 

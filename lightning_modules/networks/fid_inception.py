@@ -22,7 +22,7 @@ from torchvision.models.inception import Inception3
 
 from datamodules.arguments import one_of
 from datamodules.files.torch_script import read_torch_script
-from lightning_modules.networks.weights import load, read_weights
+from lightning_modules.backbones.weights import load, read_weights
 
 Resize = Literal["legacy", "clean"]
 SIDE = 299

@@ -51,7 +51,7 @@ def _time(outside: int) -> nn.Sequential:
 class MNISTUNet(nn.Module):
     """Predicts the noise in images `[B, 1, 28, 28]`, those of the data in [-1, 1], at times `[B]` in 0..999.
 
-    `lightning_modules.networks.with_weights` gives it trained weights.
+    `lightning_modules.backbones.with_weights` gives it trained weights.
     """
 
     def __init__(self) -> None:

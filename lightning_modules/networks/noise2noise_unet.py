@@ -14,7 +14,7 @@ import itertools
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.networks.tiled import padded
+from lightning_modules.backbones.tiled import padded
 
 
 def convolutions(*channels: int) -> list[nn.Module]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_modules.networks.weights import load, read_weights
+from lightning_modules.backbones.weights import load, read_weights
 
 RESIDUAL = {  # layers of a residual block
     "norm1": "in_layers.0",

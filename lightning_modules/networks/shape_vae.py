@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_modules.distributed.draws import draw_rows_like
+from datamodules.randomness.shared_batches import draw_rows_like
 
 
 def kl_to_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_modules.networks.tiled import padded
+from lightning_modules.backbones.tiled import padded
 
 
 def two_convolutions(before: int, after: int) -> nn.Sequential:

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_modules.networks.weights import load, read_weights
+from lightning_modules.backbones.weights import load, read_weights
 
 LEVELS = 6
 STRIDE = 2 ** (LEVELS - 1)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_modules.networks.text_to_image import Prompts
+from lightning_modules.backbones.diffusion.text_to_image import Prompts
 from lightning_modules.networks.time_embedding import sinusoidal_embedding
 
 

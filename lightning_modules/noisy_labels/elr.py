@@ -26,9 +26,9 @@ from lightning_modules.distributed.per_sample import PerSample
 from lightning_modules.interfaces import TrainingSamples, require_data
 from lightning_modules.method_module import MethodModule
 from lightning_modules.noisy_labels.early_learning_regularization import clamped_softmax, early_learning_term
-from lightning_modules.training.classifier import ClassifierSteps, accuracies
+from lightning_modules.optim.optimizers import built, constant, sgd, trainable
+from lightning_modules.tasks.classifier import ClassifierSteps, accuracies
 from lightning_modules.training.logging import log_training
-from lightning_modules.training.optimizers import built, constant, sgd, trainable
 
 
 def updated_target(target: Tensor, probability: Tensor, momentum: float) -> Tensor:

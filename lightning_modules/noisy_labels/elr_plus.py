@@ -35,10 +35,10 @@ from lightning_modules.losses.mixing import draw_mixing
 from lightning_modules.method_module import MethodModule
 from lightning_modules.noisy_labels.co_training import active_network, check_alternation
 from lightning_modules.noisy_labels.early_learning_regularization import clamped_softmax, early_learning_term
-from lightning_modules.training.averages import move_average
-from lightning_modules.training.classifier import ClassifierSteps, accuracies
+from lightning_modules.optim.averages import move_average
+from lightning_modules.optim.optimizers import built, constant, sgd, trainable
+from lightning_modules.tasks.classifier import ClassifierSteps, accuracies
 from lightning_modules.training.logging import log_training
-from lightning_modules.training.optimizers import built, constant, sgd, trainable
 
 
 def sigmoid_ramp(step: int, length: int) -> float:

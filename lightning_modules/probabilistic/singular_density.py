@@ -41,16 +41,16 @@ from torch.utils.checkpoint import checkpoint
 
 from datamodules.arguments import at_least, one_of, only_with, positive
 from datamodules.batches import TableBatch
-from datamodules.loading.world import run_seed
-from lightning_modules.distributed.draws import draw_rows, drawn_alike
+from datamodules.distributed.world import run_seed
+from datamodules.randomness.shared_batches import draw_rows, drawn_alike
 from lightning_modules.full_precision import in_full_precision
 from lightning_modules.interfaces import Table, TrainingSamples, require_data
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.collected import Collected
 from lightning_modules.metrics.wasserstein import MOST_POINTS, sliced_wasserstein, wasserstein
+from lightning_modules.optim.optimizers import adam, constant, scheduled, trainable
+from lightning_modules.optim.parameter_groups import scale_learning_rates
 from lightning_modules.training.logging import log_same, log_training
-from lightning_modules.training.optimizers import adam, constant, scheduled, trainable
-from lightning_modules.training.parameter_groups import scale_learning_rates
 
 AT_ONCE = 2**20
 """Pairs of a data point and a latent point that are held at a time."""

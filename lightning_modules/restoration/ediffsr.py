@@ -31,20 +31,20 @@ from torch import Tensor, nn
 
 from datamodules.arguments import at_least, one_of, within
 from datamodules.batches import ImagePairBatch
-from datamodules.corruptions.image_noise.numbers import SampleNumbers
-from datamodules.loading.world import run_seed
-from lightning_modules.distributed.draws import draw_rows, draw_rows_like
+from datamodules.distributed.world import run_seed
+from datamodules.randomness.counter import SampleNumbers
+from datamodules.randomness.generators import drawing
+from datamodules.randomness.shared_batches import draw_rows, draw_rows_like
+from lightning_modules.backbones.enlarged import times_larger
+from lightning_modules.backbones.tiled import Inference
 from lightning_modules.full_precision import at_least_float32
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.image_quality import EvaluationProtocol, ImageQuality
-from lightning_modules.networks.enlarged import times_larger
-from lightning_modules.networks.tiled import Inference
-from lightning_modules.random_numbers import drawing
+from lightning_modules.optim.averages import AveragedWeights
+from lightning_modules.optim.optimizers import adamw, constant, scheduled, trainable
 from lightning_modules.sde.mean_reverting import SAMPLERS, MeanReverting, Sampler
-from lightning_modules.training.averages import AveragedWeights
+from lightning_modules.tasks.restorer import RestorerSteps
 from lightning_modules.training.logging import log_training
-from lightning_modules.training.optimizers import adamw, constant, scheduled, trainable
-from lightning_modules.training.restorer import RestorerSteps
 
 STREAM = 20_000
 """Of the random numbers of the first step of a way back."""

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from datamodules.arguments import at_least, one_of, positive
 from datamodules.batches import LabelledImageBatch
 from lightning_modules.method_module import MethodModule
+from lightning_modules.optim.optimizers import built, constant, sgd, trainable
 from lightning_modules.robustness.attacks.ascent import Norm, projected_gradient_ascent, random_start, require_gradients
-from lightning_modules.training.classifier import ClassifierSteps, accuracies
+from lightning_modules.tasks.classifier import ClassifierSteps, accuracies
 from lightning_modules.training.logging import log_training
-from lightning_modules.training.optimizers import built, constant, sgd, trainable
 
 
 class AdversarialTraining(ClassifierSteps, MethodModule):

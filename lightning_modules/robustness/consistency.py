@@ -20,10 +20,10 @@ from torchmetrics.classification import MulticlassAccuracy
 from datamodules.arguments import at_least, positive
 from datamodules.batches import LabelledImageBatch
 from lightning_modules.method_module import MethodModule
+from lightning_modules.optim.optimizers import adamw, built, constant, trainable
 from lightning_modules.robustness.smoothed_training.consistency_regularization import loss_on_copies
 from lightning_modules.robustness.smoothed_training.noisy_copies import AccuracyUnderNoise, noisy_copies
 from lightning_modules.training.logging import log_training
-from lightning_modules.training.optimizers import adamw, built, constant, trainable
 
 
 class Consistency(AccuracyUnderNoise, MethodModule):

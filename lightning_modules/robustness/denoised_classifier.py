@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from datamodules.batches import LabelledImageBatch
 from lightning_modules.interfaces import Denoiser, require
 from lightning_modules.method_module import MethodModule
+from lightning_modules.optim.optimizers import adamw, built, constant, trainable
 from lightning_modules.robustness.certificates.statistics import gaussian_radius
-from lightning_modules.training.classifier import ClassifierSteps, accuracies
+from lightning_modules.tasks.classifier import ClassifierSteps, accuracies
 from lightning_modules.training.logging import log_training
-from lightning_modules.training.optimizers import adamw, built, constant, trainable
 
 
 class DenoisedClassifier(ClassifierSteps, MethodModule):

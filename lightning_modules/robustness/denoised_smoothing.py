@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from datamodules.arguments import positive
 from datamodules.batches import LabelledImageBatch
 from lightning_modules.method_module import MethodModule
+from lightning_modules.optim.optimizers import adamw, built, constant, trainable
 from lightning_modules.robustness.certificates.statistics import gaussian_radius
 from lightning_modules.sde.discrete import (
     clean_estimate,
@@ -40,9 +41,8 @@ from lightning_modules.sde.discrete import (
     scheduler_levels,
     scheduler_prediction,
 )
-from lightning_modules.training.classifier import ClassifierSteps, accuracies
+from lightning_modules.tasks.classifier import ClassifierSteps, accuracies
 from lightning_modules.training.logging import log_training
-from lightning_modules.training.optimizers import adamw, built, constant, trainable
 
 
 class DenoisedSmoothing(ClassifierSteps, MethodModule):
@@ -54,7 +54,7 @@ class DenoisedSmoothing(ClassifierSteps, MethodModule):
 
     Args:
         network: classifier; maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`. In
-            `lightning_modules.networks.resized.Resized` it sees them at another size.
+            `lightning_modules.backbones.resized.Resized` it sees them at another size.
         denoiser: a network without conditions, for images of the data's size in [-1, 1]: called with x_t and t `[B]`,
             it gives `[B, C or 2 C, H, W]` or, as a U-Net of diffusers, an object that has it as `sample`.
         scheduler: scheduler that the U-Net was trained with, of which levels and prediction type are used.

@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from datamodules.arguments import one_of
-from lightning_modules.distributed.draws import draw_rows, draw_rows_like
+from datamodules.randomness.shared_batches import draw_rows, draw_rows_like
 
 Prediction = Literal["epsilon", "v_prediction", "sample"]
 

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from datamodules.arguments import within
 from datamodules.batches import network_input
+from datamodules.distributed.world import rank, world_size
 from datamodules.loading.global_batches import Request
-from datamodules.loading.world import rank, world_size
+from datamodules.randomness.generators import generator_of
 from lightning_modules.interfaces import TrainingImageSource, require
-from lightning_modules.random_numbers import generator_of
 
 
 def drawn_places(data: Any, samples: int, needed_by: str, *seed: int) -> Tensor:

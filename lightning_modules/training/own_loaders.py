@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
+from datamodules.distributed.world import world_size
 from datamodules.loading.own_loaders import as_batch, gives_positions, with_positions
-from datamodules.loading.world import world_size
 from lightning_modules.lightning_internals import (
     DataLoaderSource,
     loader_source,

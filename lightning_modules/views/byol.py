@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datamodules.arguments import within
-from lightning_modules.distributed.draws import draw_rows
+from datamodules.randomness.shared_batches import draw_rows
 from lightning_modules.views.colour import ColourJitter
 from lightning_modules.views.crops import RandomResizedCrop
 

@@ -6,7 +6,7 @@ Images of one channel count as grey: what acts on saturation and hue leaves them
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.distributed.draws import draw_rows, drawn_alike
+from datamodules.randomness.shared_batches import draw_rows, drawn_alike
 
 LUMA = (0.2989, 0.587, 0.114)
 """Weights of red, green and blue (ITU-R 601-2), as in torchvision."""

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_modules.distributed.draws import draw_rows
+from datamodules.randomness.shared_batches import draw_rows
 
 ATTEMPTS = 10
 """Draws of area and ratio, of which the first that fits is taken."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.arguments import within
-from lightning_modules.distributed.draws import draw_rows, draw_rows_like
+from datamodules.randomness.shared_batches import draw_rows, draw_rows_like
 
 ERASED_AREA = (0.02, 1 / 3)
 """Parts of an image that a box may have."""

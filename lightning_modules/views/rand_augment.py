@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_modules.distributed.draws import draw_rows
+from datamodules.randomness.shared_batches import draw_rows
 from lightning_modules.views.colour import blended, with_brightness, with_contrast, with_saturation
 
 NUM_BINS = 31

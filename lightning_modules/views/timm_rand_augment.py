@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datamodules.arguments import within
-from lightning_modules.distributed.draws import draw_rows
+from datamodules.randomness.shared_batches import draw_rows
 from lightning_modules.views.colour import with_brightness, with_contrast, with_saturation
 from lightning_modules.views.rand_augment import (
     each_on_its_rows,

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from datamodules.files.image_files import Crop, ResizedCrop
 from datamodules.loading.augmentation import Augmentation
+from lightning_modules.backbones.layer_features import classifier_layer
 from lightning_modules.baselines.simclr import SimCLR
 from lightning_modules.losses.contrastive import nt_xent
-from lightning_modules.networks.layer_features import classifier_layer
 from lightning_modules.networks.mlp import MLP
 from tests.trainers import standing
 

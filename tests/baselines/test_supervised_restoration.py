@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from lightning_modules.backbones.tiled import Inference
 from lightning_modules.baselines.supervised_restoration import SupervisedRestoration
-from lightning_modules.networks.tiled import Inference
 from tests.baselines.restoration import Restored, gradient_of_a_step
 
 NOISY, CLEAN = torch.rand(2, 3, 1, 6, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

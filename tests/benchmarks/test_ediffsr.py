@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
+from lightning_modules.backbones.tiled import Inference
 from lightning_modules.networks.eanet import EANet
-from lightning_modules.networks.tiled import Inference
 from lightning_modules.restoration.ediffsr import EDiffSR
 from lightning_modules.sde.mean_reverting import MeanReverting
 from tests.benchmarks.pairs import paired_ratio

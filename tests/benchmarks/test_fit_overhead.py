@@ -18,6 +18,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
 
+from datamodules.randomness.generators import generator_of
 from lightning_modules.denoising.noise2score import annealed, score_loss
 from lightning_modules.diffusion.finetuning.module import denoising_errors
 from lightning_modules.diffusion.finetuning.weighting import min_snr_weight
@@ -26,7 +27,6 @@ from lightning_modules.efficiency.ofq.module import distillation
 from lightning_modules.efficiency.ofq.quantizers import integers
 from lightning_modules.optimization.monna.exchange import exchanged
 from lightning_modules.optimization.monna.module import node_losses
-from lightning_modules.random_numbers import generator_of
 from tests.benchmarks.pairs import medians
 from tests.conformance.experiments import CONFIGS, experiments
 from tests.trainers import quiet

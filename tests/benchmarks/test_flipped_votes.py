@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.classification.cifar import CIFAR10
+from lightning_modules.backbones.normalized import Normalized
+from lightning_modules.backbones.weights import with_weights
 from lightning_modules.networks.cifar_resnet import CIFARResNet
-from lightning_modules.networks.normalized import Normalized
-from lightning_modules.networks.weights import with_weights
 from lightning_modules.robustness.certificates.votes import BlockNoise
 
 pytestmark = pytest.mark.benchmark

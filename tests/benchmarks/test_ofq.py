@@ -8,8 +8,8 @@ import pytest
 import timm
 from torch import nn
 
+from lightning_modules.backbones.replacement import layers_named, replace_layers, with_function
 from lightning_modules.efficiency.ofq.quantizers import StatsQ
-from lightning_modules.networks.replacement import layers_named, replace_layers, with_function
 from tests.benchmarks.image_steps import BATCH, stepping
 from tests.benchmarks.pairs import paired_ratio
 

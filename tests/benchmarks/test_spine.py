@@ -13,7 +13,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.classification.image_sets import ImagesInMemory
-from datamodules.loading import world
+from datamodules.distributed import world
 from lightning_modules.distributed.per_sample import PerSample
 from lightning_modules.networks.cifar_resnet import CIFARResNet
 from tests.benchmarks.elr_steps import Idle, epochs_of, spine

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from lightning_modules.backbones.tiled import tiled
 from lightning_modules.networks.dncnn import DnCNN
-from lightning_modules.networks.tiled import tiled
 from tests.benchmarks.pairs import paired_ratio
 
 pytestmark = pytest.mark.benchmark

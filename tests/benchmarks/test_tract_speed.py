@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lightning_modules.dynamics.tract import train_pre_activations
 from lightning_modules.networks.cifar_vit import CIFARViT
 from lightning_modules.networks.resnet_cifar_stem import CIFARStemResNet
+from lightning_modules.optimization.tract import train_pre_activations
 from tests.benchmarks.pairs import paired_ratio
 
 pytestmark = pytest.mark.benchmark

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from callbacks.image_grid import ImageGrid
 from datamodules.segmentation.ellipse_images import EllipseImages
 from datamodules.segmentation.unpaired_masks import UnpairedMasks
-from lightning_modules.training.segmenter import SegmenterSteps, confusion
+from lightning_modules.tasks.segmenter import SegmenterSteps, confusion
 from tests.trainers import quiet
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from callbacks.macro_scores import MacroScores
 from datamodules.classification.image_sets import ImageSet, ImagesInMemory
 from datamodules.classification.labelled_images import LabelledImages
-from lightning_modules.training.classifier import ClassifierSteps, accuracies
+from lightning_modules.tasks.classifier import ClassifierSteps, accuracies
 from tests.trainers import quiet
 
 CLASSES, COUNT = 4, 61

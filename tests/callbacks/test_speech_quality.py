@@ -9,8 +9,8 @@ from lightning.pytorch import LightningModule
 from callbacks.speech_quality import SpeechQuality, decibels, summary
 from datamodules.speech.speech_pairs import SpeechPairs
 from datamodules.speech.tones import Tones
-from lightning_modules.networks.spectrogram import Spectrogram
 from lightning_modules.restoration.sgmse import SGMSE
+from lightning_modules.restoration.sgmse.spectrogram import Spectrogram
 from tests.restoration.speech import Mixing
 from tests.trainers import quiet
 

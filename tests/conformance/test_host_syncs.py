@@ -12,7 +12,7 @@ REASONS = {
     "datamodules/rollouts/rollouts.py Rollouts._acted": (
         "environments are simulated on the host, and ask the policy what to do in each state"
     ),
-    "lightning_modules/baselines/descent.py LineSearchDescent.training_step.<locals>.descend": SEARCH,
+    "lightning_modules/optimization/sso/descent.py LineSearchDescent.training_step.<locals>.descend": SEARCH,
     "lightning_modules/diffusion/golden_noise/npnet.py SVDBranch.forward": SINGULAR,
     "lightning_modules/distributed/per_sample.py PerSample.update": (
         "the gradient norms of all samples are in the host's memory, as the paper's are, and a batch's rows come and go"
@@ -33,7 +33,7 @@ REASONS = {
     "lightning_modules/probabilistic/colide/module.py CoLiDE.training_step": (
         "a step is many iterations in NumPy on the host, in double precision, and sends what they end in"
     ),
-    "lightning_modules/training/line_search.py search": SEARCH,
+    "lightning_modules/optimization/sso/line_search.py search": SEARCH,
 }
 """Why the host waits, by what `place_of` says without the line: a file, or a function of it."""
 

@@ -7,9 +7,9 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor, nn
 
 from datamodules.corruptions.image_noise import SampleNumbers, Sensor
+from lightning_modules.backbones.tiled import Inference
 from lightning_modules.denoising.eld import ELD, corrected_psnr, corrected_ssim, illuminance_corrected, preview
 from lightning_modules.networks.sid_unet import SIDUNet
-from lightning_modules.networks.tiled import Inference
 
 
 def images(seed: int, *shape: int) -> Tensor:

@@ -1,8 +1,8 @@
 import torch
 from torch import Tensor
 
+from lightning_modules.backbones.diffusion.text_to_image import Prompts
 from lightning_modules.diffusion.guidance import guided, joined
-from lightning_modules.networks.text_to_image import Prompts
 
 
 def linear(x: Tensor, t: Tensor, prompts: Prompts | None) -> Tensor:

@@ -14,11 +14,11 @@ from datamodules.corruptions.image_noise import Gaussian
 from datamodules.corruptions.operators import BlockMean, RandomPixels
 from datamodules.restoration.image_pairs import ImagePairs
 from datamodules.restoration.measured_images import MeasuredImages
+from lightning_modules.backbones import diffusers_model, with_weights
 from lightning_modules.diffusion.dps import DPS
 from lightning_modules.diffusion.pigdm import PiGDM
 from lightning_modules.diffusion.red_diff import REDDiff, red_diff
 from lightning_modules.metrics.image_quality import psnr
-from lightning_modules.networks import diffusers_model, with_weights
 from lightning_modules.networks.mnist_unet import MNISTUNet
 from tests.datamodules.restoration.test_measured_images import Five
 from tests.diffusion.gaussian_images import ABAR, SCHEDULER, GaussianImages

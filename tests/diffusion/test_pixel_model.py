@@ -5,9 +5,9 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, EulerDiscreteScheduler, UNet2DModel
 from torch import Tensor, nn
 
+from lightning_modules.backbones import diffusers_model
 from lightning_modules.diffusion.hashed_words import HashedWords
 from lightning_modules.diffusion.pixel_model import PixelModel
-from lightning_modules.networks import diffusers_model
 from lightning_modules.networks.time_conditioned_mlp import PromptedImageMLP
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import nn
 
-from lightning_modules.networks import timm_model
+from lightning_modules.backbones import timm_model
 
 
 def biased_transformer(**arguments: Any) -> nn.Module:

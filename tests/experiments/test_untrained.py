@@ -35,7 +35,7 @@ def test_what_is_meant_is_done(meant: list[str], tmp_path: Path) -> None:
 def test_pretrained_weights_are_recognised() -> None:
     from experiments.command_line import _names_weights
 
-    network = {"class_path": "lightning_modules.networks.timm_model", "init_args": {"name": "a", "pretrained": True}}
+    network = {"class_path": "lightning_modules.backbones.timm_model", "init_args": {"name": "a", "pretrained": True}}
     assert _names_weights({"init_args": {"network": network}})
     assert _names_weights({"init_args": {"networks": [{"init_args": {"path": "weights.pt"}}]}})
     assert not _names_weights({"init_args": {"network": {"init_args": {"pretrained": False, "weights": None}}}})

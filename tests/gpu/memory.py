@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_modules.backbones import with_lora
+from lightning_modules.backbones.diffusion.text_to_image import TextToImage
 from lightning_modules.diffusion.finetuning.module import DiffusionFineTuning, denoising_errors
 from lightning_modules.distributed.per_sample import PerSample
 from lightning_modules.efficiency.wta_crs.module import sample_products
 from lightning_modules.efficiency.wta_crs.products import Sampler
-from lightning_modules.networks import with_lora
-from lightning_modules.networks.text_to_image import TextToImage
 from tests.gpu.place import GIBIBYTE, LIMIT, Place, Row, largest
 from tests.tiny_pipelines import STABLE_DIFFUSION, VOCABULARY, save_text_to_image, save_tokenizer
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_modules.networks import Normalized, with_weights
+from lightning_modules.backbones import Normalized, with_weights
 from lightning_modules.networks.cifar_resnet import CIFARResNet
 from tests.networks.compared import count, normalized, rectified, warmed
 

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
+from lightning_modules.backbones.enlarged import times_larger
 from lightning_modules.baselines import SupervisedRestoration
 from lightning_modules.networks.eanet import ChannelNorm, EANet, GatedConvolutions
-from lightning_modules.networks.enlarged import times_larger
 
 
 def small(**arguments: object) -> EANet:

@@ -6,7 +6,7 @@ import torch
 from diffusers import DDPMScheduler
 
 from datamodules.classification.mnist import MNIST
-from lightning_modules.networks import with_weights
+from lightning_modules.backbones import with_weights
 from lightning_modules.networks.mnist_unet import MNISTUNet, interleaved_embedding
 from lightning_modules.sde.discrete import noised, predicted, scheduler_levels
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_modules.networks import in_dtype
+from lightning_modules.backbones import in_dtype
 from lightning_modules.networks.ncsnpp import NCSNpp
 
 DDPMPP: dict[str, Any] = {

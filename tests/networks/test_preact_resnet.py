@@ -2,7 +2,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_modules.networks import Normalized
+from lightning_modules.backbones import Normalized
 from lightning_modules.networks.preact_resnet import PreActResNet18
 from tests.networks.compared import count, rectified
 

@@ -2,8 +2,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from lightning_modules.backbones.tiled import tiled
 from lightning_modules.networks.sid_unet import SIDUNet
-from lightning_modules.networks.tiled import tiled
 
 
 def test_numbers_are_those_of_the_published_network() -> None:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from lightning_modules.networks import Normalized
+from lightning_modules.backbones import Normalized
 from lightning_modules.networks.unet import UNet
 from tests.networks.compared import count, rectified, warmed
 

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.networks.spectrogram import Spectrogram
 from lightning_modules.restoration.sgmse import SGMSE
+from lightning_modules.restoration.sgmse.spectrogram import Spectrogram
 
 
 class Mixing(nn.Module):

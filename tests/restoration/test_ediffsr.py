@@ -13,12 +13,12 @@ from callbacks.image_quality import ImageQuality
 from datamodules.restoration.image_pairs import ImagePairs
 from datamodules.restoration.photographs import Photographs
 from datamodules.restoration.reduced_images import ReducedImages
+from lightning_modules.backbones.enlarged import times_larger
+from lightning_modules.backbones.tiled import Inference
 from lightning_modules.networks.eanet import EANet
-from lightning_modules.networks.enlarged import times_larger
-from lightning_modules.networks.tiled import Inference
+from lightning_modules.optim.averages import AveragedWeights
 from lightning_modules.restoration.ediffsr import EDiffSR, decay_after
 from lightning_modules.sde.mean_reverting import MeanReverting
-from lightning_modules.training.averages import AveragedWeights
 from tests.trainers import quiet
 
 

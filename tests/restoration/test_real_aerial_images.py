@@ -12,11 +12,11 @@ from PIL import Image
 from callbacks.sharpness import Sharpness
 from datamodules.restoration.image_pairs import ImagePairs
 from datamodules.restoration.reduced_images import ScaledFolders
+from lightning_modules.backbones.tiled import Inference
 from lightning_modules.baselines import SupervisedRestoration
 from lightning_modules.networks.eanet import EANet
-from lightning_modules.networks.tiled import Inference
+from lightning_modules.optim.schedules import CosineOverSteps
 from lightning_modules.restoration.ediffsr import EDiffSR
-from lightning_modules.training.schedules import CosineOverSteps
 from tests.trainers import quiet
 
 STEPS = 1500

@@ -9,7 +9,7 @@ from diffusers import DDIMScheduler, DDPMScheduler
 from scipy import stats
 from torch import Tensor, nn
 
-from lightning_modules.networks import frozen
+from lightning_modules.backbones import frozen
 from lightning_modules.resumable.tested_images import LabelledImage
 from lightning_modules.robustness.certificates.modes import Fixed
 from lightning_modules.robustness.certificates.votes import VoteCounter

@@ -12,10 +12,10 @@ from scipy import stats
 from torch import Tensor, nn
 
 from datamodules.batches import LabelledImageBatch
+from lightning_modules.backbones import diffusers_model
+from lightning_modules.backbones.resized import Resized
 from lightning_modules.interfaces import Classifier, Denoiser, SmoothedClassifier
-from lightning_modules.networks import diffusers_model
 from lightning_modules.networks.mlp import MLP
-from lightning_modules.networks.resized import Resized
 from lightning_modules.robustness.denoised_smoothing import DenoisedSmoothing
 from lightning_modules.sde.discrete import Prediction, first_timestep, noise_levels
 from tests.robustness.smoothed_training.by_hand import assert_same_with_gradients

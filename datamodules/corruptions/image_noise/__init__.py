@@ -12,10 +12,10 @@ batch, on whatever process. A config names a kind by its class path:
 from datamodules.corruptions.image_noise.blind_level import best_level, candidates, looks, total_variation
 from datamodules.corruptions.image_noise.gaussian import CorrelatedGaussian, Gaussian
 from datamodules.corruptions.image_noise.interface import ImageNoise
-from datamodules.corruptions.image_noise.numbers import Numbers, NumbersOfOneImage, SampleNumbers
 from datamodules.corruptions.image_noise.sensor import Sensor
 from datamodules.corruptions.image_noise.signal_dependent import Gamma, Impulse, Poisson
 from datamodules.corruptions.image_noise.smooth_mask import SmoothMask
+from datamodules.randomness.counter import Numbers, NumbersOfOneImage, SampleNumbers
 
 __all__ = [
     "CorrelatedGaussian",

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from datamodules.corruptions.image_noise.numbers import Numbers
+from datamodules.randomness.counter import Numbers
 
 Level = float | tuple[float, float]
 """A strength of noise, or the least and the greatest one, between which each image's is drawn, log-uniformly."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from datamodules.arguments import one_of, positive
 from datamodules.corruptions.image_noise.camera import Camera, Line, camera
 from datamodules.corruptions.image_noise.interface import ImageNoise
-from datamodules.corruptions.image_noise.numbers import Numbers
+from datamodules.randomness.counter import Numbers
 
 Model = Literal["physical", "shot and gaussian", "gaussian"]
 

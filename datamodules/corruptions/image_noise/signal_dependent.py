@@ -15,7 +15,7 @@ from datamodules.corruptions.image_noise.interface import (
     ranged_level,
     summed,
 )
-from datamodules.corruptions.image_noise.numbers import Numbers
+from datamodules.randomness.counter import Numbers
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torchvision.transforms.v2.functional import gaussian_blur
 
 from datamodules.arguments import at_least, positive
 from datamodules.corruptions.image_noise.interface import ImageNoise
-from datamodules.corruptions.image_noise.numbers import Numbers
+from datamodules.randomness.counter import Numbers
 
 
 def check_mask(grid: int, kernel: int, sigma: float) -> None:

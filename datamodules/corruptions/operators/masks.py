@@ -11,9 +11,9 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from datamodules.arguments import within
-from datamodules.corruptions.image_noise.numbers import SampleNumbers
 from datamodules.corruptions.operators.interface import LinearOperator
 from datamodules.files.image_files import image_names, opened_image
+from datamodules.randomness.counter import SampleNumbers
 
 STREAM = 4000
 """Of the random numbers of masks, which are not those of noise."""

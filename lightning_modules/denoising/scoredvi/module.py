@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from datamodules.arguments import at_least, positive, within
 from datamodules.batches import ImagePairBatch
+from datamodules.randomness.shared_batches import draw_rows_like
 from lightning_modules.denoising.scoredvi.elbo import (
     divergence_of_component,
     divergence_of_precision,
@@ -19,12 +20,11 @@ from lightning_modules.denoising.scoredvi.elbo import (
     reconstruction,
 )
 from lightning_modules.denoising.scoredvi.noise_level import noise_deviation, prior_weight
-from lightning_modules.distributed.draws import draw_rows_like
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.image_quality import EvaluationProtocol, ImageQuality
+from lightning_modules.optim.optimizers import adam, built, constant, trainable
+from lightning_modules.tasks.restorer import RestorerSteps
 from lightning_modules.training.logging import log_training
-from lightning_modules.training.optimizers import adam, built, constant, trainable
-from lightning_modules.training.restorer import RestorerSteps
 
 LOG_LEAST, LOG_MOST = torch.tensor([1e-8, 1e4]).log().tolist()
 GREATEST_LEVEL = 100 / 255

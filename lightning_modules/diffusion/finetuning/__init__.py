@@ -17,6 +17,5 @@ NeurIPS 2020, arXiv 2006.11239; the adapters are those of Hu et al., LoRA, ICLR 
 """
 
 from lightning_modules.diffusion.finetuning.module import DiffusionFineTuning
-from lightning_modules.diffusion.finetuning.pixel_space import PixelSpace, pixel_pipeline
 
-__all__ = ["DiffusionFineTuning", "PixelSpace", "pixel_pipeline"]
+__all__ = ["DiffusionFineTuning"]

@@ -13,19 +13,21 @@ from torchmetrics import MeanMetric
 
 from datamodules.arguments import at_least, positive, within
 from datamodules.batches import CaptionedImageBatch
-from datamodules.loading.world import run_seed
+from datamodules.distributed.world import run_seed
 from datamodules.prompts.captioned_images import CaptionedImages
 from datamodules.prompts.captioned_set import captions_of
-from lightning_modules.diffusion.finetuning.cached_latents import cache_latents
-from lightning_modules.diffusion.finetuning.export import save_model
-from lightning_modules.diffusion.finetuning.pixel_space import PixelSpace
+from datamodules.randomness.generators import drawn_like, generator_of
+from datamodules.randomness.shared_batches import draw_rows, draw_rows_like
+from lightning_modules.backbones.diffusion.cached_latents import cache_latents
+from lightning_modules.backbones.diffusion.export import save_model
+from lightning_modules.backbones.diffusion.pixel_space import PixelSpace
+from lightning_modules.backbones.diffusion.text_to_image import Prompts, TextToImage
 from lightning_modules.diffusion.finetuning.sharding import refuse_to_go_on, share_out
 from lightning_modules.diffusion.finetuning.weighting import min_snr_weight
-from lightning_modules.distributed.draws import draw_rows, draw_rows_like
 from lightning_modules.interfaces import ImageColumn
 from lightning_modules.method_module import MethodModule
-from lightning_modules.networks.text_to_image import Prompts, TextToImage
-from lightning_modules.random_numbers import drawn_like, generator_of
+from lightning_modules.optim.averages import AveragedWeights, ramped_decay
+from lightning_modules.optim.optimizers import adamw, built, constant, trainable
 from lightning_modules.sde.discrete import (
     Prediction,
     diffusion_target,
@@ -33,9 +35,7 @@ from lightning_modules.sde.discrete import (
     scheduler_levels,
     scheduler_prediction,
 )
-from lightning_modules.training.averages import AveragedWeights, ramped_decay
 from lightning_modules.training.logging import log_training
-from lightning_modules.training.optimizers import adamw, built, constant, trainable
 
 TIMES, SAMPLE = 1, 2  # streams of what is drawn for an image in evaluation
 GOLDEN = 2654435769  # 2^32 times the golden ratio, less one
@@ -58,7 +58,7 @@ class DiffusionFineTuning(MethodModule):
     noise, the same at every validation. `ImageGrid` draws held-out images beside samples of their captions.
 
     Args:
-        network: the model, `lightning_modules.networks.TextToImage`, `PixelSpace` or `pixel_pipeline`.
+        network: the model, `lightning_modules.backbones.diffusion.TextToImage`, `PixelSpace` or `pixel_pipeline`.
         min_snr_gamma: gamma of the weights; None weighs all times alike.
         caption_dropout: part of the images that are trained on without their caption, in [0, 1).
         average_decay: greatest decay of the averaged weights, in [0, 1); 0 uses the weights of the last step.

@@ -14,8 +14,8 @@ from datamodules.batches import PromptBatch
 from datamodules.files.module_hash import hash_of_module
 from datamodules.prompts.noise_pair_files import caption_in, pair_file, write_pair, write_scores
 from datamodules.prompts.noise_pairs import NoisePairs
+from datamodules.randomness.generators import drawn_like
 from lightning_modules.diffusion.golden_noise.rewards import scored
-from lightning_modules.random_numbers import drawn_like
 from lightning_modules.resumable.item_files import missing_items
 from lightning_modules.resumable.other_processes import in_first_process
 from lightning_modules.resumable.results_directory import results_directory

@@ -20,10 +20,10 @@ from lightning_modules.diffusion.golden_noise.rewards import Called, scored
 from lightning_modules.diffusion.guidance import guided
 from lightning_modules.interfaces import ImageColumn
 from lightning_modules.method_module import MethodModule
+from lightning_modules.optim.optimizers import adamw, built, constant, trainable
 from lightning_modules.sde.ddim import level, scheduler_path
 from lightning_modules.sde.discrete import scheduler_levels, scheduler_prediction
 from lightning_modules.training.logging import log_training
-from lightning_modules.training.optimizers import adamw, built, constant, trainable
 
 Start = Literal["golden", "standard", "redenoised"]
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from datamodules.arguments import at_least
 from datamodules.files.limits import sentence
 from datamodules.files.tensor_files import read_tensors
+from lightning_modules.backbones.diffusion.text_to_image import Prompts
+from lightning_modules.backbones.weights import load, weights_file
 from lightning_modules.full_precision import at_least_float32, in_full_precision
-from lightning_modules.networks.text_to_image import Prompts
-from lightning_modules.networks.weights import load, weights_file
 
 PARTS = {"unet_svd": "svd", "unet_embedding": "residual", "embeeding": "text"}
 """Parts of NPNet by the names, one of them misspelt, of the released files."""
@@ -103,7 +103,7 @@ class NPNet(nn.Module):
     Args:
         latent_shape: c, h, w of the noise; c a square number, h = w.
         prompt_features: L D, numbers of a text's embedding, which ties the network to one text encoder.
-        features: network of images inside the residual branch, such as Swin-T: `lightning_modules.networks.timm_model`
+        features: network of images inside the residual branch, such as Swin-T: `lightning_modules.backbones.timm_model`
             with `normalize: false` and `num_classes: 0`.
         feature_channels: what stands second in the shape of its maps; of timm's Swin, whose channels come last, these
             are the 7 rows, which the authors take for channels.

@@ -10,10 +10,10 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
 from datamodules.files.limits import sentence
-from lightning_modules.networks.adaptation import frozen
-from lightning_modules.networks.pipelines import need_transformers
-from lightning_modules.networks.text_to_image import saving_what_is_trained
-from lightning_modules.networks.weights import check_pretrained, from_pretrained, load, read_weights
+from lightning_modules.backbones.adaptation import frozen
+from lightning_modules.backbones.diffusion.pipelines import need_transformers
+from lightning_modules.backbones.diffusion.text_to_image import saving_what_is_trained
+from lightning_modules.backbones.weights import check_pretrained, from_pretrained, load, read_weights
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 """Of the pixels of all CLIP models here."""

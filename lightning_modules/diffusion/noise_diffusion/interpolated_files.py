@@ -8,7 +8,7 @@ from torch import Tensor
 from datamodules.batches import InterpolationBatch
 from datamodules.files.png import digest_in_png, write_png
 from lightning_modules.resumable.item_files import digest_of, missing_items
-from lightning_modules.training.written_images import WritesFolder, levels_of
+from lightning_modules.tasks.writers import WritesFolder, levels_of
 
 
 def strip(frames: Tensor, first: Tensor, second: Tensor) -> Tensor:

@@ -11,7 +11,8 @@ from torchmetrics import MeanMetric
 
 from datamodules.arguments import one_of, positive, within
 from datamodules.batches import InterpolationBatch, LabelledImageBatch
-from datamodules.loading.world import run_seed
+from datamodules.distributed.world import run_seed
+from datamodules.randomness.generators import drawn_like, generator_of
 from lightning_modules.diffusion.guidance import guided
 from lightning_modules.diffusion.noise_diffusion.interpolated_files import InterpolationSteps, rows_of
 from lightning_modules.diffusion.noise_diffusion.measures import (
@@ -23,11 +24,10 @@ from lightning_modules.diffusion.noise_diffusion.mixing import corrected_mixture
 from lightning_modules.diffusion.pixel_model import PixelModel
 from lightning_modules.interfaces import ImageColumn
 from lightning_modules.method_module import MethodModule
-from lightning_modules.random_numbers import drawn_like, generator_of
+from lightning_modules.optim.optimizers import adam, built, constant, trainable
 from lightning_modules.sde.ddim import ddim, level, scheduler_path
 from lightning_modules.sde.discrete import noised, scheduler_levels, scheduler_prediction
 from lightning_modules.training.logging import log_training
-from lightning_modules.training.optimizers import adam, built, constant, trainable
 
 Interpolation = Literal["noise_diffusion", "slerp", "lerp", "same_noise"]
 COMPARED = 4

@@ -13,8 +13,11 @@ from torch import Tensor, nn
 
 from datamodules.arguments import at_least, one_of, within
 from datamodules.batches import CaptionedImageBatch
-from datamodules.loading.world import run_seed
+from datamodules.distributed.world import run_seed
 from datamodules.prompts.captioned_set import captions_of
+from datamodules.randomness.generators import drawn_like, generator_of
+from datamodules.randomness.shared_batches import draw_rows, draw_rows_like
+from lightning_modules.backbones.diffusion.text_to_image import Prompts
 from lightning_modules.diffusion.guidance import guided
 from lightning_modules.diffusion.one_more_step.first_state import (
     brightness,
@@ -26,14 +29,11 @@ from lightning_modules.diffusion.one_more_step.first_state import (
     zero_terminal_snr,
 )
 from lightning_modules.diffusion.pixel_model import PixelModel
-from lightning_modules.distributed.draws import draw_rows, draw_rows_like
 from lightning_modules.interfaces import ImageColumn
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.collected import Collected
-from lightning_modules.networks.text_to_image import Prompts
-from lightning_modules.random_numbers import drawn_like, generator_of
+from lightning_modules.optim.optimizers import adamw, built, constant, trainable
 from lightning_modules.training.logging import log_same, log_training
-from lightning_modules.training.optimizers import adamw, built, constant, trainable
 
 Start = Literal["one_more_step", "plain", "offset_noise", "zero_terminal_snr", "oracle"]
 OFFSET = 0.1

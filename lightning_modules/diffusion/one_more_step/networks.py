@@ -5,7 +5,7 @@ import itertools
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.networks.text_to_image import Prompts
+from lightning_modules.backbones.diffusion.text_to_image import Prompts
 
 TIME = ("time_emb_proj", "time_embedding")
 

@@ -8,13 +8,13 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from datamodules.batches import LabelledImageBatch
+from datamodules.randomness.shared_batches import draw_rows, draw_rows_like
 from lightning_modules.diffusion.score_sde.trained_levels import SMALLEST_TIME, TrainedLevels
-from lightning_modules.distributed.draws import draw_rows, draw_rows_like
 from lightning_modules.method_module import MethodModule
+from lightning_modules.optim.optimizers import adam, built, constant, trainable
 from lightning_modules.sde.processes import VE, Process
-from lightning_modules.training.classifier import ClassifierSteps, accuracies
+from lightning_modules.tasks.classifier import ClassifierSteps, accuracies
 from lightning_modules.training.logging import log_training
-from lightning_modules.training.optimizers import adam, built, constant, trainable
 
 
 class NoiseConditionalClassifier(ClassifierSteps, MethodModule):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.networks.text_to_image import saving_what_is_trained
+from lightning_modules.backbones.diffusion.text_to_image import saving_what_is_trained
 from lightning_modules.sde.processes import Process, along
 from lightning_modules.sde.samplers import Draw, Moved, Project, Score, times_of
 

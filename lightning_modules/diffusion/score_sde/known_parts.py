@@ -5,18 +5,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from datamodules.corruptions.image_noise.numbers import SampleNumbers
 from datamodules.corruptions.operators import ChannelMean, Mask
 from datamodules.corruptions.operators.masks import Masks
-from datamodules.loading.world import run_seed
+from datamodules.distributed.world import run_seed
+from datamodules.randomness.counter import SampleNumbers
+from datamodules.randomness.generators import drawing
 from lightning_modules.diffusion.measured_restoration import measured_columns
 from lightning_modules.diffusion.score_sde.conditions import colourisation, inpainting
 from lightning_modules.full_precision import at_least_float32
 from lightning_modules.interfaces import ImageColumn, MeasurementSource, require_data
-from lightning_modules.random_numbers import drawing
 from lightning_modules.sde.flow import ProbabilityFlow
 from lightning_modules.sde.samplers import Draw
-from lightning_modules.training.restorer import RestorerSteps
+from lightning_modules.tasks.restorer import RestorerSteps
 
 STREAM = 20_000
 """Of the random numbers of samples; those of masks and of noise are others."""

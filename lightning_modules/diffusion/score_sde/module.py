@@ -12,19 +12,19 @@ from torchmetrics import MeanMetric
 
 from datamodules.arguments import at_least, within
 from datamodules.batches import LabelledImageBatch
+from datamodules.randomness.generators import drawing
+from datamodules.randomness.shared_batches import draw_rows, draw_rows_like
 from lightning_modules.diffusion.score_sde.conditions import ClassGuidance
 from lightning_modules.diffusion.score_sde.known_parts import KnownParts
 from lightning_modules.diffusion.score_sde.trained_levels import SMALLEST_TIME, TrainedLevels, score_matching
-from lightning_modules.distributed.draws import draw_rows, draw_rows_like
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.image_quality import ImageQuality
-from lightning_modules.random_numbers import drawing
+from lightning_modules.optim.averages import AveragedWeights, ramped_decay
+from lightning_modules.optim.optimizers import adam, constant, scheduled, trainable
 from lightning_modules.sde.flow import ProbabilityFlow, bits_per_dimension, likelihood
 from lightning_modules.sde.processes import VE, Process
 from lightning_modules.sde.samplers import Draw, Moved, PredictorCorrector, Project, Score
-from lightning_modules.training.averages import AveragedWeights, ramped_decay
 from lightning_modules.training.logging import log_training
-from lightning_modules.training.optimizers import adam, constant, scheduled, trainable
 
 
 class ScoreSDE(KnownParts, MethodModule):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.arguments import one_of
+from lightning_modules.backbones.diffusion.text_to_image import Prompts
 from lightning_modules.diffusion.stable_normal.control_encoders import (
     SemanticEncoder,
     control_encoder,
@@ -15,7 +16,6 @@ from lightning_modules.diffusion.stable_normal.control_encoders import (
     injected,
 )
 from lightning_modules.diffusion.stable_normal.patch_features import PatchFeatures
-from lightning_modules.networks.text_to_image import Prompts
 
 DECODER = ("up_blocks", "conv_norm_out", "conv_out")
 SEMANTIC = "semantic_encoder.pt"
@@ -58,7 +58,7 @@ class ConditionedUNet(nn.Module):
     """A diffusion model whose U-Net sees an image by an encoder, and semantic features of it by another one.
 
     Args:
-        model: `lightning_modules.networks.text_to_image.TextToImage` with `tuning: full`, or a `PixelUNet`.
+        model: `lightning_modules.backbones.diffusion.text_to_image.TextToImage` with `tuning: full`, or a `PixelUNet`.
         features: semantic features of the image, for the refiner; None leaves them out.
         prompt: the text that the U-Net always sees.
         trained: decoder trains the decoder of the U-Net alone, all the whole U-Net; the encoders are trained anyway.
@@ -144,7 +144,7 @@ class ConditionedUNet(nn.Module):
 
     def load_encoders(self, folder: Path) -> None:
         """Read the encoders that `save` wrote."""
-        from lightning_modules.networks.weights import read_weights
+        from lightning_modules.backbones.weights import read_weights
 
         files = {self.encoder: folder / "controlnet" / "diffusion_pytorch_model.safetensors"}
         if self.semantic_encoder is not None:

@@ -15,18 +15,18 @@ from datamodules.arguments import at_least, one_of, within
 from datamodules.batches import NormalMapBatch
 from datamodules.files.module_hash import hash_of_module
 from datamodules.files.whole_files import write_text
+from datamodules.randomness.generators import drawn_like
+from datamodules.randomness.shared_batches import draw_rows, draw_rows_like
 from lightning_modules.diffusion.stable_normal.angular_error import known
 from lightning_modules.diffusion.stable_normal.conditioned_unet import ConditionedUNet
 from lightning_modules.diffusion.stable_normal.normal_steps import NormalSteps
 from lightning_modules.diffusion.stable_normal.processing import processed, unprocessed
 from lightning_modules.diffusion.stable_normal.refinement import refined, refinement_times
-from lightning_modules.distributed.draws import draw_rows, draw_rows_like
 from lightning_modules.full_precision import at_least_float32, in_full_precision
 from lightning_modules.method_module import MethodModule
-from lightning_modules.random_numbers import drawn_like
+from lightning_modules.optim.optimizers import adamw, built, constant, trainable
 from lightning_modules.sde.discrete import noised, scheduler_levels
 from lightning_modules.training.logging import log_training
-from lightning_modules.training.optimizers import adamw, built, constant, trainable
 
 Target = Literal["independent", "shared", "x0"]
 FIRST_STAGE = "first_stage.json"

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from datamodules.batches import NormalMapBatch
-from datamodules.loading.world import run_seed
+from datamodules.distributed.world import run_seed
+from datamodules.randomness.generators import generator_of
 from lightning_modules.diffusion.stable_normal.angular_error import AngularErrors, angular_error, known
 from lightning_modules.diffusion.stable_normal.processing import rendered
 from lightning_modules.full_precision import in_full_precision
 from lightning_modules.interfaces import ImageColumn
-from lightning_modules.random_numbers import generator_of
+from lightning_modules.tasks.writers import WritesImages, levels_of
 from lightning_modules.training.logging import log_same
-from lightning_modules.training.written_images import WritesImages, levels_of
 
 
 class NormalSteps(WritesImages):

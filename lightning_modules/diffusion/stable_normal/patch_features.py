@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_modules.networks.adaptation import frozen
-from lightning_modules.networks.normalized import Normalized
+from lightning_modules.backbones.adaptation import frozen
+from lightning_modules.backbones.normalized import Normalized
 
 
 class PatchFeatures(nn.Module):
@@ -15,7 +15,7 @@ class PatchFeatures(nn.Module):
 
     Args:
         network: a network of timm that normalises its images, such as
-            `lightning_modules.networks.timm_model(name=vit_large_patch14_dinov2, num_classes=0, image_size=672)`.
+            `lightning_modules.backbones.timm_model(name=vit_large_patch14_dinov2, num_classes=0, image_size=672)`.
         image_size: height and width that images are resized to, in pixels; 672 are 48 x 48 patches of DINOv2.
 
     Raises:

@@ -14,10 +14,10 @@ from lightning_modules.dynamics.batch_lr.theory import POWERS, Scaling, scale
 from lightning_modules.interfaces import Table, TrainingSamples, require_data
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.curvature import CurvatureProduct, curvature_mode, refuse_without_curvature
+from lightning_modules.optim.optimizers import constant, scheduled, sgd, trainable
+from lightning_modules.tasks.classifier import ClassifierSteps, accuracies, cross_entropy_step
 from lightning_modules.training.chosen_samples import chosen_samples, drawn_places
-from lightning_modules.training.classifier import ClassifierSteps, accuracies, cross_entropy_step
 from lightning_modules.training.logging import log_same
-from lightning_modules.training.optimizers import constant, scheduled, sgd, trainable
 
 
 class BatchLR(ClassifierSteps, MethodModule):

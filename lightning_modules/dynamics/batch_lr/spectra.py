@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.arguments import at_least, one_of
+from datamodules.randomness.generators import generator_of
 from lightning_modules.dynamics.batch_lr.theory import (
     NoiseStatistics,
     effective_batch,
@@ -18,7 +19,6 @@ from lightning_modules.dynamics.batch_lr.theory import (
 from lightning_modules.interfaces import Table
 from lightning_modules.metrics.curvature import BatchNorm, CurvatureProduct, Matrix, curvature_mode
 from lightning_modules.metrics.lanczos import Spectrum, lanczos, spectral_density, unit_vector
-from lightning_modules.random_numbers import generator_of
 from lightning_modules.training.chosen_samples import chosen_samples, drawn_places
 
 POINTS, WIDTH, CURVE = 400, 0.01, 41

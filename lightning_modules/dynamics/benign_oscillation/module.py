@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from datamodules.arguments import at_least, positive
 from datamodules.batches import TableBatch, global_size
-from datamodules.loading.world import run_seed, summed
+from datamodules.distributed.world import run_seed, summed
 from datamodules.tables.feature_noise import FeatureNoise
 from lightning_modules.distributed.global_rows import global_rows
 from lightning_modules.dynamics.benign_oscillation.observables import (
@@ -30,8 +30,8 @@ from lightning_modules.dynamics.benign_oscillation.scalar_map import bifurcation
 from lightning_modules.full_precision import require_double
 from lightning_modules.interfaces import Table
 from lightning_modules.method_module import MethodModule
+from lightning_modules.optim.optimizers import sgd
 from lightning_modules.training.logging import log_same, log_training
-from lightning_modules.training.optimizers import sgd
 
 COURSE = ("mean |1 - y f|", "sum of 1 - y f", *INNER_PRODUCTS, "loss", "weak contribution")
 """Columns of the table `course`, but for the first two; the contribution is the lesser of the two classes'."""

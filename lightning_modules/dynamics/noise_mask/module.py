@@ -12,7 +12,7 @@ from datamodules.arguments import at_least, one_of, positive, within
 from datamodules.batches import LabelledImageBatch, global_size
 from datamodules.corruptions.image_noise import SampleNumbers
 from datamodules.corruptions.image_noise.smooth_mask import check_mask, fit_mask, smooth
-from datamodules.loading.world import run_seed, summed
+from datamodules.distributed.world import run_seed, summed
 from lightning_modules.distributed.global_rows import global_rows
 from lightning_modules.dynamics.noise_mask.policy import (
     drawn_cells,
@@ -25,9 +25,9 @@ from lightning_modules.dynamics.noise_mask.policy import (
 from lightning_modules.full_precision import at_least_float32, in_full_precision
 from lightning_modules.interfaces import ImageColumn
 from lightning_modules.method_module import MethodModule
-from lightning_modules.training.classifier import ClassifierSteps, accuracies, cross_entropy_step
+from lightning_modules.optim.optimizers import constant, scheduled, sgd, trainable
+from lightning_modules.tasks.classifier import ClassifierSteps, accuracies, cross_entropy_step
 from lightning_modules.training.logging import log_training
-from lightning_modules.training.optimizers import constant, scheduled, sgd, trainable
 from lightning_modules.training.requirements import require_unused_parameters
 
 SHOWN = 2**30

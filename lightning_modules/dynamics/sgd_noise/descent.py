@@ -6,10 +6,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from datamodules.distributed.world import rank, world_size
 from datamodules.loading.augmentation import sample_words
-from datamodules.loading.world import rank, world_size
+from lightning_modules.optim.optimizers import trainable
 from lightning_modules.torch_internals import foreach_add_
-from lightning_modules.training.optimizers import trainable
 
 MOST_AHEAD = 1024
 """Batches that are looked at together, at most."""

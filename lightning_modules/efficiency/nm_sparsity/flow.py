@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.arguments import within
-from lightning_modules.efficiency.nm_sparsity.masks import Gradient, decayed_weight, nm_mask
-from lightning_modules.networks.replacement import (
+from lightning_modules.backbones.replacement import (
     FunctionOfThirds,
     WeightFunction,
     layers_named,
     replace_layers,
     with_function,
 )
+from lightning_modules.efficiency.nm_sparsity.masks import Gradient, decayed_weight, nm_mask
 
 Way = Literal["ste", "sr_ste", "mdgf_linear", "mdgf_exponential", "sdgf_stepwise", "sdgf_geometric"]
 WAYS: tuple[Way, ...] = get_args(Way)

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from lightning_modules.backbones.replacement import LinearOfFunction, layers_of_functions
 from lightning_modules.efficiency.nm_sparsity.flow import NMWeight
-from lightning_modules.networks.replacement import LinearOfFunction, layers_of_functions
 
 HALF = (torch.float16, torch.bfloat16)
 DEVICE = "cuda"

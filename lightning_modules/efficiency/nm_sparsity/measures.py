@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.flop_counter import flop_registry, sdpa_flop
 
+from lightning_modules.backbones.replacement import FunctionOfThirds, layers_of_functions
 from lightning_modules.efficiency.nm_sparsity.flow import Flow, NMWeight
-from lightning_modules.networks.replacement import FunctionOfThirds, layers_of_functions
 from lightning_modules.torch_internals import TorchDispatchMode
 from lightning_modules.training.evaluation_mode import evaluating
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from datamodules.arguments import at_least, one_of, only_with, positive
 from datamodules.batches import LabelledImageBatch, LabelledTextBatch, network_input
+from lightning_modules.backbones.replacement import baked, layers_of_functions
 from lightning_modules.efficiency.nm_sparsity.flow import AXES, WAYS, Along, Flow, NMWeight, Way, sparsify
 from lightning_modules.efficiency.nm_sparsity.masks import GRADIENTS, Gradient
 from lightning_modules.efficiency.nm_sparsity.measures import (
@@ -19,10 +20,9 @@ from lightning_modules.efficiency.nm_sparsity.measures import (
 )
 from lightning_modules.losses.mixing import SoftLabels
 from lightning_modules.method_module import MethodModule
-from lightning_modules.networks.replacement import baked, layers_of_functions
-from lightning_modules.training.classifier import ClassifierSteps, accuracies, cross_entropy_step, refuse_smoothed
+from lightning_modules.optim.optimizers import adamw, built, constant, trainable
+from lightning_modules.tasks.classifier import ClassifierSteps, accuracies, cross_entropy_step, refuse_smoothed
 from lightning_modules.training.logging import log_same
-from lightning_modules.training.optimizers import adamw, built, constant, trainable
 
 
 class NMSparsity(ClassifierSteps, MethodModule):

@@ -8,8 +8,8 @@ from timm.layers.attention import Attention
 from timm.models.swin_transformer import WindowAttention
 from torch import Tensor, nn
 
+from lightning_modules.backbones.replacement import LinearOfFunction, WeightFunction
 from lightning_modules.efficiency.ofq.quantizers import head_products
-from lightning_modules.networks.replacement import LinearOfFunction, WeightFunction
 
 Made = Callable[..., nn.Module]
 

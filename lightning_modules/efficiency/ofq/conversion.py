@@ -11,9 +11,7 @@ from timm.models.swin_transformer import PatchMerging, SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from lightning_modules.efficiency.ofq.attention import QKRAttention, QuantizedAttention, attention_names
-from lightning_modules.efficiency.ofq.quantizers import LSQWeight, Quantizer, StatsQ, row_scale
-from lightning_modules.networks.replacement import (
+from lightning_modules.backbones.replacement import (
     Conv2dOfFunction,
     FunctionOfThirds,
     LinearOfFunction,
@@ -22,6 +20,8 @@ from lightning_modules.networks.replacement import (
     layers_of_functions,
     replace_layers,
 )
+from lightning_modules.efficiency.ofq.attention import QKRAttention, QuantizedAttention, attention_names
+from lightning_modules.efficiency.ofq.quantizers import LSQWeight, Quantizer, StatsQ, row_scale
 
 HEADS = ("head", "head_dist", "head.fc")
 

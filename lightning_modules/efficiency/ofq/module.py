@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from datamodules.arguments import at_least, within
 from datamodules.batches import LabelledImageBatch, global_size, local_size, network_input
-from datamodules.loading.world import run_seed, world_size
+from datamodules.distributed.world import run_seed, world_size
 from lightning_modules.efficiency.ofq.conversion import exported, quantize, statsq_rows, transformer_of
 from lightning_modules.efficiency.ofq.oscillation import (
     OFTEN,
@@ -23,12 +23,12 @@ from lightning_modules.efficiency.ofq.oscillation import (
 from lightning_modules.efficiency.ofq.quantizers import Quantizer, calibrating, integers, scaled_parts
 from lightning_modules.interfaces import Table, TrainingImageSource, require
 from lightning_modules.method_module import MethodModule
+from lightning_modules.optim.optimizers import adamw, constant, scheduled
+from lightning_modules.optim.parameter_groups import optimizer_with_layer_decay
+from lightning_modules.tasks.classifier import ClassifierSteps, accuracies
 from lightning_modules.training.chosen_samples import chosen_samples, drawn_places
-from lightning_modules.training.classifier import ClassifierSteps, accuracies
 from lightning_modules.training.evaluation_mode import in_evaluation_mode
 from lightning_modules.training.logging import log_same, log_training
-from lightning_modules.training.optimizers import adamw, constant, scheduled
-from lightning_modules.training.parameter_groups import optimizer_with_layer_decay
 
 MOST_BITS = 8
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from lightning_modules.backbones.replacement import WeightFunction
 from lightning_modules.full_precision import in_full_precision
-from lightning_modules.networks.replacement import WeightFunction
 
 LEAST_SCALE = 1e-5
 """Of LSQ, in the forward pass; its gradient is that of a scale without bound."""

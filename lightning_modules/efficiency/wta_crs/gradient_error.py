@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datamodules.batches import network_input, share
-from datamodules.loading.world import summed
+from datamodules.distributed.world import summed
 from lightning_modules.efficiency.wta_crs.estimator import ESTIMATORS
 from lightning_modules.efficiency.wta_crs.products import SampledLinear, Sampler
 from lightning_modules.interfaces import Table

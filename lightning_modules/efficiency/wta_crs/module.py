@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from datamodules.arguments import at_least, one_of, within
 from datamodules.batches import LabelledImageBatch, LabelledTextBatch, global_size, local_size
-from datamodules.loading.world import rank, run_seed, world_size
+from datamodules.distributed.world import rank, run_seed, world_size
+from datamodules.randomness.generators import seed_of
+from lightning_modules.backbones.replacement import layers_named, replace_layers
 from lightning_modules.distributed.per_sample import PerSample
 from lightning_modules.efficiency.wta_crs.attention import sample_attention
 from lightning_modules.efficiency.wta_crs.compact import (
@@ -26,11 +28,9 @@ from lightning_modules.efficiency.wta_crs.gradient_error import gradient_errors,
 from lightning_modules.efficiency.wta_crs.products import SampledLinear, SampledProduct, Sampler
 from lightning_modules.interfaces import Table, TrainingSamples, require_data
 from lightning_modules.method_module import MethodModule
-from lightning_modules.networks.replacement import layers_named, replace_layers
-from lightning_modules.random_numbers import seed_of
-from lightning_modules.training.classifier import ClassifierSteps, accuracies, cross_entropy_step
+from lightning_modules.optim.optimizers import adamw, built, constant, trainable
+from lightning_modules.tasks.classifier import ClassifierSteps, accuracies, cross_entropy_step
 from lightning_modules.training.logging import log_same
-from lightning_modules.training.optimizers import adamw, built, constant, trainable
 
 
 def sample_products(

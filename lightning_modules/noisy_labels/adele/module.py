@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from datamodules.arguments import at_least, positive, within
 from datamodules.batches import LabelledMaskBatch, global_size
-from lightning_modules.distributed.same_buffers import same_buffers
+from datamodules.distributed.same_buffers import same_buffers
 from lightning_modules.full_precision import at_least_float32
 from lightning_modules.interfaces import LabelStore, TrainingImageSource, require
 from lightning_modules.method_module import MethodModule
@@ -27,11 +27,11 @@ from lightning_modules.noisy_labels.adele.multi_scale import (
     multi_scale_logits,
 )
 from lightning_modules.noisy_labels.adele.training_predictions import TrainingPredictions
+from lightning_modules.optim.optimizers import constant, scheduled, sgd
+from lightning_modules.optim.parameter_groups import learning_rate_groups, scale_learning_rates
+from lightning_modules.tasks.segmenter import SegmenterSteps, confusion
 from lightning_modules.training.evaluation_mode import in_evaluation_mode
 from lightning_modules.training.logging import log_training
-from lightning_modules.training.optimizers import constant, scheduled, sgd
-from lightning_modules.training.parameter_groups import learning_rate_groups, scale_learning_rates
-from lightning_modules.training.segmenter import SegmenterSteps, confusion
 
 
 class ADELE(SegmenterSteps, MethodModule):

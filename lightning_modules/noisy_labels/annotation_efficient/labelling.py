@@ -14,9 +14,9 @@ from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
 from torch import Tensor
 
+from datamodules.distributed.same_buffers import same_buffers
+from datamodules.distributed.world import summed
 from datamodules.files.whole_files import write_text
-from datamodules.loading.world import summed
-from lightning_modules.distributed.same_buffers import same_buffers
 from lightning_modules.networks.shape_vae import ShapeVAE
 from lightning_modules.noisy_labels.annotation_efficient.label_quality import best_part, label_quality
 from lightning_modules.noisy_labels.annotation_efficient.measures import dice

@@ -27,9 +27,9 @@ from lightning_modules.noisy_labels.annotation_efficient.translation import (
     discriminator_loss,
     generator_terms,
 )
+from lightning_modules.optim.optimizers import adam, constant
 from lightning_modules.training.evaluation_mode import on_root_device
 from lightning_modules.training.logging import log_same, log_training
-from lightning_modules.training.optimizers import adam, constant
 
 
 class AnnotationEfficient(StructureSteps, MethodModule):

@@ -23,9 +23,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datamodules.arguments import at_least
-from lightning_modules.distributed.draws import draw_rows_like
+from datamodules.randomness.shared_batches import draw_rows_like
 from lightning_modules.networks.shape_vae import ShapeVAE
-from lightning_modules.training.optimizers import held_fixed
+from lightning_modules.optim.optimizers import held_fixed
 
 
 class ChannelCalibration(nn.Module):

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from datamodules.loading.world import world_size
+from datamodules.distributed.world import world_size
+from lightning_modules.backbones.layer_features import logits_and_features
 from lightning_modules.distributed.global_rows import global_rows, global_sum
 from lightning_modules.full_precision import at_least_float32
 from lightning_modules.losses.mixing import Mixing
-from lightning_modules.networks.layer_features import logits_and_features
 from lightning_modules.noisy_labels.lsa.objective import (
     confident_same_class,
     contrast,

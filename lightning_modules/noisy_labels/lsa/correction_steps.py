@@ -11,14 +11,14 @@ from torch.func import functional_call
 
 from datamodules.arguments import at_least, positive, within
 from datamodules.batches import LabelledImageBatch, global_size
+from lightning_modules.backbones.layer_features import classifier_layer
 from lightning_modules.interfaces import TrainingImageSource, TrainingSamples, require_data
 from lightning_modules.losses.mixing import draw_mixing
-from lightning_modules.networks.layer_features import classifier_layer
 from lightning_modules.noisy_labels.lsa.detection import Detector, FlaggedImages, detect, detector_of_epoch
 from lightning_modules.noisy_labels.lsa.training_images import sweep
+from lightning_modules.optim.optimizers import scheduled
+from lightning_modules.optim.parameter_groups import optimizer_with_heads
 from lightning_modules.training.logging import log_same
-from lightning_modules.training.optimizers import scheduled
-from lightning_modules.training.parameter_groups import optimizer_with_heads
 from lightning_modules.views.unaugmented import check_unaugmented
 
 

@@ -7,17 +7,17 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
+from lightning_modules.backbones.features import without_head
+from lightning_modules.backbones.layer_features import classifier_layer, named_layer
 from lightning_modules.method_module import MethodModule
-from lightning_modules.networks.features import without_head
-from lightning_modules.networks.layer_features import classifier_layer, named_layer
 from lightning_modules.noisy_labels.co_training import active_network, check_alternation
 from lightning_modules.noisy_labels.lsa.batch_terms import StepLoss
 from lightning_modules.noisy_labels.lsa.correction_steps import CorrectionSteps
 from lightning_modules.noisy_labels.lsa.detection import Detector, FlaggedImages, agreement
 from lightning_modules.noisy_labels.lsa.objective import sharpened
 from lightning_modules.noisy_labels.lsa.training_images import TrainingImages
-from lightning_modules.training.classifier import ClassifierSteps, accuracies
-from lightning_modules.training.optimizers import constant, sgd
+from lightning_modules.optim.optimizers import constant, sgd
+from lightning_modules.tasks.classifier import ClassifierSteps, accuracies
 
 
 class PLSLSA(CorrectionSteps, ClassifierSteps, MethodModule):

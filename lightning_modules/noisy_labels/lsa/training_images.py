@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from datamodules.batches import UNVERIFIED
+from datamodules.distributed.same_buffers import same_buffers
+from lightning_modules.backbones.layer_features import named_layer, pooled, tapped
 from lightning_modules.distributed.per_sample import PerSample
-from lightning_modules.distributed.same_buffers import same_buffers
 from lightning_modules.full_precision import at_least_float32
 from lightning_modules.interfaces import TrainingImageSource, TrainingSamples, require_data
-from lightning_modules.networks.layer_features import named_layer, pooled, tapped
 from lightning_modules.noisy_labels.lsa.detection import FlaggedImages, detection_metrics
 from lightning_modules.noisy_labels.lsa.objective import soft_cross_entropy
 from lightning_modules.training.evaluation_mode import in_evaluation_mode

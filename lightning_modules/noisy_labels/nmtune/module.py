@@ -20,9 +20,9 @@ from lightning_modules.noisy_labels.nmtune.spectrum import (
     singular_value_entropy,
     spectrum_table,
 )
-from lightning_modules.training.classifier import ClassifierSteps, accuracies
+from lightning_modules.optim.optimizers import adamw, built, constant, trainable
+from lightning_modules.tasks.classifier import ClassifierSteps, accuracies
 from lightning_modules.training.logging import log_same, log_training
-from lightning_modules.training.optimizers import adamw, built, constant, trainable
 
 
 def direction_term(tuned: Tensor, features: Tensor) -> Tensor:

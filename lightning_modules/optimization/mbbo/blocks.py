@@ -6,9 +6,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from datamodules.randomness.generators import generator_of
 from lightning_modules.distributed.independent import Hosted
 from lightning_modules.optimization.mbbo.trackers import in_ball, msvr, with_eigenvalues_above
-from lightning_modules.random_numbers import generator_of
 
 
 def sampled_blocks(seed: int, first: int, count: int, blocks: int, sampled: int, purpose: int = 0) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from datamodules.loading.world import summed
+from datamodules.distributed.world import summed
 from lightning_modules.interfaces import Table
 from lightning_modules.optimization.mbbo.blocks import BlockProblem, Blocks
 

@@ -10,18 +10,18 @@ from torch import Tensor, nn
 
 from datamodules.arguments import at_least, positive, within
 from datamodules.batches import global_size, share
-from datamodules.loading.world import rank, run_seed, world_size
-from lightning_modules.distributed.summed_gradient import summed_gradient
+from datamodules.distributed.summed_gradient import summed_gradient
+from datamodules.distributed.world import rank, run_seed, world_size
+from datamodules.randomness.generators import generator_of
 from lightning_modules.full_precision import at_least_float32
 from lightning_modules.interfaces import TrainingSamples, require_data
+from lightning_modules.losses.output_losses import HALF
 from lightning_modules.method_module import MethodModule
+from lightning_modules.optim.optimizers import adam, built, constant, trainable
 from lightning_modules.optimization.mbbo.levels import LowerLevels
 from lightning_modules.optimization.mbbo.ranking import best_dcg, hinges, listwise, ndcg, surrogate
-from lightning_modules.random_numbers import generator_of
 from lightning_modules.torch_internals import foreach_copy_, foreach_sub_
 from lightning_modules.training.logging import log_training
-from lightning_modules.training.optimizers import adam, built, constant, trainable
-from lightning_modules.training.output_losses import HALF
 
 DRAWN = 4
 """What the items of a batch are drawn for."""

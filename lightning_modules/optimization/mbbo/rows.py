@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from datamodules.loading.world import run_seed
+from datamodules.distributed.world import run_seed
+from datamodules.randomness.generators import generator_of
 from lightning_modules.optimization.mbbo.reweighting import Batch, Samples, with_one
-from lightning_modules.random_numbers import generator_of
 
 
 class WeightedRows:

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from datamodules.arguments import at_least, positive
-from datamodules.loading.world import run_seed
+from datamodules.distributed.world import run_seed
 from lightning_modules.method_module import MethodModule
 from lightning_modules.optimization.mbbo.all_blocks import AllBlocks
 from lightning_modules.optimization.mbbo.blocks import sampled_blocks

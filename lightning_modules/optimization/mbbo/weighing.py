@@ -11,7 +11,7 @@ from torchmetrics.functional.classification import binary_auroc
 
 from datamodules.arguments import at_least, within
 from datamodules.batches import TableBatch, global_size, share
-from datamodules.loading.world import run_seed, summed
+from datamodules.distributed.world import run_seed, summed
 from lightning_modules.distributed.independent import Hosted, require_independent
 from lightning_modules.full_precision import require_double
 from lightning_modules.interfaces import Table, TrainingRows, require_data

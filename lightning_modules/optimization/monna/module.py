@@ -9,19 +9,19 @@ from torch import Tensor, nn
 
 from datamodules.arguments import at_least, within
 from datamodules.batches import LabelledImageBatch
-from datamodules.loading.world import run_seed, summed
+from datamodules.distributed.world import run_seed, summed
+from datamodules.randomness.generators import generator_of
 from lightning_modules.distributed.independent import require_independent
 from lightning_modules.full_precision import in_full_precision
 from lightning_modules.interfaces import Table
 from lightning_modules.method_module import MethodModule
+from lightning_modules.optim.optimizers import built, constant, sgd, trainable
 from lightning_modules.optimization.monna.aggregation import NearestNeighborAveraging, Rule
 from lightning_modules.optimization.monna.byzantine import Attack
 from lightning_modules.optimization.monna.exchange import exchanged
 from lightning_modules.optimization.monna.nodes import NodeNetworks
-from lightning_modules.random_numbers import generator_of
-from lightning_modules.training.classifier import ClassifierSteps
+from lightning_modules.tasks.classifier import ClassifierSteps
 from lightning_modules.training.logging import log_same, log_training
-from lightning_modules.training.optimizers import built, constant, sgd, trainable
 
 
 def node_losses(logits: Tensor, label: Tensor, weights: Tensor, norm_weight: float) -> Tensor:

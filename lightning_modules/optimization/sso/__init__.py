@@ -32,6 +32,7 @@ Source: Lavington, Vaswani, Babanezhad, Schmidt and Le Roux, Target-based Surrog
 2023, arXiv 2302.02607.
 """
 
+from lightning_modules.optimization.sso.descent import Descent, LineSearchDescent
 from lightning_modules.optimization.sso.module import SSO
 from lightning_modules.optimization.sso.target_steps import (
     AdaGradStep,
@@ -41,4 +42,13 @@ from lightning_modules.optimization.sso.target_steps import (
     TargetStep,
 )
 
-__all__ = ["SSO", "AdaGradStep", "DiagonalAdaGradStep", "LineSearchStep", "ScheduledStep", "TargetStep"]
+__all__ = [
+    "SSO",
+    "AdaGradStep",
+    "Descent",
+    "DiagonalAdaGradStep",
+    "LineSearchDescent",
+    "LineSearchStep",
+    "ScheduledStep",
+    "TargetStep",
+]

@@ -8,18 +8,18 @@ from torch import Tensor, nn
 
 from datamodules.arguments import at_least, one_of, positive, within
 from datamodules.batches import global_size
-from datamodules.loading.world import summed
-from lightning_modules.distributed.summed_gradient import summed_gradient
+from datamodules.distributed.summed_gradient import summed_gradient
+from datamodules.distributed.world import summed
 from lightning_modules.interfaces import TrainingSamples, require_data
+from lightning_modules.losses.output_losses import CountedLoss, OutputLossSteps, inputs_and_target
 from lightning_modules.method_module import MethodModule
+from lightning_modules.optim.optimizers import trainable
+from lightning_modules.optimization.sso.line_search import EXPAND, search
 from lightning_modules.optimization.sso.surrogate import Scaling, code_surrogate, paper_surrogate
 from lightning_modules.optimization.sso.target_steps import Target, TargetStep
 from lightning_modules.torch_internals import AnyDropout, BatchNorm
 from lightning_modules.training.iterations import OwnUpdates
-from lightning_modules.training.line_search import EXPAND, search
 from lightning_modules.training.logging import log_training
-from lightning_modules.training.optimizers import trainable
-from lightning_modules.training.output_losses import CountedLoss, OutputLossSteps, inputs_and_target
 
 
 def refuse_random_outputs(network: nn.Module) -> None:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.arguments import one_of, positive, within
-from datamodules.loading.world import summed
+from datamodules.distributed.world import summed
 from lightning_modules.distributed.per_sample import PerSample
-from lightning_modules.training.line_search import EXPAND, SHRINK, TRIES
+from lightning_modules.optimization.sso.line_search import EXPAND, SHRINK, TRIES
 
 Schedule = Literal["constant", "stochastic", "exponential"]
 LEAST, GREATEST = 1e-4, 1e4

@@ -13,6 +13,7 @@ from datamodules.sequences.fractional_motion import posterior_std
 from lightning_modules.interfaces import Table
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.collected import Collected
+from lightning_modules.optim.optimizers import adam, built, constant, trainable
 from lightning_modules.probabilistic.fractional_sde.exact import least_loss, path_covariance
 from lightning_modules.probabilistic.fractional_sde.integration import (
     Path,
@@ -25,7 +26,6 @@ from lightning_modules.probabilistic.fractional_sde.integration import (
 from lightning_modules.probabilistic.fractional_sde.layers import tanh_layers
 from lightning_modules.probabilistic.fractional_sde.noise import BrownianNoise, Noise
 from lightning_modules.training.logging import log_same, log_training
-from lightning_modules.training.optimizers import adam, built, constant, trainable
 
 
 class FractionalBridge(MethodModule):

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from lightning_modules.distributed.draws import draw_rows
+from datamodules.randomness.shared_batches import draw_rows
 from lightning_modules.probabilistic.fractional_sde.noise import Noise
 
 Solver = Literal["euler", "milstein"]

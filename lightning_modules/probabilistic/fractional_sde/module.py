@@ -10,11 +10,12 @@ from torch.distributions import Normal, kl_divergence
 
 from datamodules.arguments import at_least, one_of
 from datamodules.batches import SequenceBatch
-from lightning_modules.distributed.draws import draw_rows_like
+from datamodules.randomness.shared_batches import draw_rows_like
 from lightning_modules.interfaces import ImageColumn
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.collected import Collected
 from lightning_modules.metrics.image_quality import psnr
+from lightning_modules.optim.optimizers import adam, built, constant, trainable
 from lightning_modules.probabilistic.fractional_sde.integration import (
     SOLVERS,
     Control,
@@ -30,7 +31,6 @@ from lightning_modules.probabilistic.fractional_sde.layers import DiagonalDiffus
 from lightning_modules.probabilistic.fractional_sde.networks import Content, Inference, Inferred
 from lightning_modules.probabilistic.fractional_sde.noise import Noise
 from lightning_modules.training.logging import log_same, log_training
-from lightning_modules.training.optimizers import adam, built, constant, trainable
 
 LEAST_GIVEN = 3
 """Observations from which the beginning of a path is inferred."""

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.arguments import at_least, one_of, positive, within
+from datamodules.randomness.shared_batches import draw_rows
 from datamodules.sequences.fractional_motion import KINDS, Kind
-from lightning_modules.distributed.draws import draw_rows
 from lightning_modules.full_precision import in_full_precision
 from lightning_modules.probabilistic.fractional_sde.optimal_weights import optimal_weights, speeds
 

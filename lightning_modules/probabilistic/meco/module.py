@@ -9,18 +9,18 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from datamodules.arguments import at_least, positive
-from datamodules.loading.world import run_seed
-from lightning_modules.distributed.draws import draw_rows
+from datamodules.distributed.world import run_seed
+from datamodules.randomness.generators import generator_of
+from datamodules.randomness.shared_batches import draw_rows
 from lightning_modules.interfaces import Table, TrainingImageSource, TrainingRows, require_data
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.collected import Collected
 from lightning_modules.metrics.detection import DetectionResult, metrics_by_name
+from lightning_modules.optim.optimizers import adam, constant, scheduled, trainable
 from lightning_modules.probabilistic.meco.landscape import ExponentialEnergy, contrast_curvature
 from lightning_modules.probabilistic.meco.noise_laws import Draw, NoiseLaw
 from lightning_modules.probabilistic.meco.objectives import Objective
-from lightning_modules.random_numbers import generator_of
 from lightning_modules.training.logging import log_same, log_training
-from lightning_modules.training.optimizers import adam, constant, scheduled, trainable
 
 GRID = 301
 """Points of a side of the grid in the plane."""

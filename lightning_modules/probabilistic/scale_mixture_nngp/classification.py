@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from datamodules.arguments import at_least, positive
 from datamodules.batches import LabelledImageBatch
-from lightning_modules.distributed.draws import draw_alike, draw_rows
+from datamodules.randomness.shared_batches import draw_alike, draw_rows
+from lightning_modules.backbones.normalized import Normalized
 from lightning_modules.full_precision import require_double
 from lightning_modules.interfaces import TrainingImageSource, TrainingSamples, require_data
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.collected import Collected
-from lightning_modules.networks.normalized import Normalized
+from lightning_modules.optim.optimizers import adam, built, constant, trainable
 from lightning_modules.probabilistic.scale_mixture_nngp.architectures import NetworkKernel, Positive, raw_of
 from lightning_modules.probabilistic.scale_mixture_nngp.posterior import factorised
 from lightning_modules.probabilistic.scale_mixture_nngp.scales import Fixed, InverseGamma, Scale
@@ -26,10 +27,9 @@ from lightning_modules.probabilistic.scale_mixture_nngp.variational import (
     projection,
     scale_divergence,
 )
+from lightning_modules.tasks.classifier import ClassifierSteps, accuracies
 from lightning_modules.torch_internals import standard_gamma
-from lightning_modules.training.classifier import ClassifierSteps, accuracies
 from lightning_modules.training.logging import log_training
-from lightning_modules.training.optimizers import adam, built, constant, trainable
 
 AT_ONCE = 500
 """Draws that are evaluated at a time."""

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from datamodules.batches import LabelledImageBatch
 from lightning_modules.method_module import MethodModule
-from lightning_modules.training.classifier import ClassifierSteps, accuracies
+from lightning_modules.optim.optimizers import adam, built, constant, trainable
+from lightning_modules.tasks.classifier import ClassifierSteps, accuracies
 from lightning_modules.training.logging import log_training
-from lightning_modules.training.optimizers import adam, built, constant, trainable
 
 
 class ScaleMixtureEnsemble(ClassifierSteps, MethodModule):

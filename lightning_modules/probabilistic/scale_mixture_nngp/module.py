@@ -14,11 +14,11 @@ from datamodules.files.whole_files import write_text
 from lightning_modules.full_precision import require_double
 from lightning_modules.interfaces import Table, TrainingRows, require_data
 from lightning_modules.method_module import MethodModule
+from lightning_modules.optim.optimizers import adam, built, constant, trainable
 from lightning_modules.probabilistic.scale_mixture_nngp.architectures import NetworkKernel, Positive
 from lightning_modules.probabilistic.scale_mixture_nngp.posterior import Seen, predicted, seen
 from lightning_modules.probabilistic.scale_mixture_nngp.scales import InverseGammaLaw, Scale
 from lightning_modules.training.logging import log_training
-from lightning_modules.training.optimizers import adam, built, constant, trainable
 from lightning_modules.training.requirements import require_all_rows, require_one_process
 
 RELEASED_JITTER = 1e-6

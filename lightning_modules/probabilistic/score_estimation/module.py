@@ -9,19 +9,19 @@ from torch import Tensor
 
 from datamodules.arguments import at_least, one_of, positive, within
 from datamodules.batches import TableBatch
-from datamodules.loading.world import run_seed
+from datamodules.distributed.world import run_seed
+from datamodules.randomness.generators import drawing, generator_of
 from lightning_modules.full_precision import require_double
 from lightning_modules.interfaces import Table, TrainingRows, require_data
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.collected import Collected
 from lightning_modules.metrics.wasserstein import MOST_POINTS, wasserstein
+from lightning_modules.optim.optimizers import constant, scheduled
 from lightning_modules.probabilistic.score_estimation.kernel_path import KernelPath, stopping_step, tangent_kernel
 from lightning_modules.probabilistic.score_estimation.network import FrozenSignNetwork
-from lightning_modules.random_numbers import drawing, generator_of
 from lightning_modules.sde.processes import VP
 from lightning_modules.sde.samplers import euler_maruyama
 from lightning_modules.training.logging import log_same, log_training
-from lightning_modules.training.optimizers import constant, scheduled
 from lightning_modules.training.requirements import require_all_rows
 
 STEPS = torch.cat([torch.arange(100), torch.logspace(2, 7, 101, dtype=torch.float64).round()]).double()

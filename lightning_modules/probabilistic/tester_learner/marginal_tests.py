@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_modules.random_numbers import generator_of
+from datamodules.randomness.generators import generator_of
 
 BANDS = (6.0, 2.0)
 MOST_DIMENSIONS = 40

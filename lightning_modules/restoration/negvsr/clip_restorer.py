@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from datamodules.batches import ClipBatch
+from lightning_modules.backbones.enlarged import enlarged
 from lightning_modules.full_precision import at_least_float32, in_full_precision
 from lightning_modules.interfaces import ImageColumn
 from lightning_modules.metrics.image_quality import WINDOW, ImageQuality
-from lightning_modules.networks.enlarged import enlarged
 from lightning_modules.restoration.negvsr.written_clips import WritesClips
 from lightning_modules.training.logging import log_means
 

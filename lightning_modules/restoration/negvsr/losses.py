@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_modules.training.optimizers import held_fixed
+from lightning_modules.optim.optimizers import held_fixed
 
 
 def reduced(clip: Tensor, scale: int) -> Tensor:

@@ -9,17 +9,17 @@ from torch import Tensor, nn
 from datamodules.arguments import at_least, within
 from datamodules.batches import ClipBatch
 from datamodules.corruptions.clip_degradation.sharpening import unsharp_masked
+from lightning_modules.backbones.weights import below, load, read_weights
 from lightning_modules.full_precision import in_full_precision
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.image_quality import EvaluationProtocol, ImageQuality
 from lightning_modules.networks.real_basicvsr import RealBasicVSR
-from lightning_modules.networks.weights import below, load, read_weights
+from lightning_modules.optim.averages import AveragedWeights
+from lightning_modules.optim.optimizers import adam, constant, scheduled, trainable
 from lightning_modules.restoration.negvsr.clip_restorer import ClipRestorerSteps
 from lightning_modules.restoration.negvsr.losses import adversarial, discriminating, negative_distance, reduced
 from lightning_modules.restoration.negvsr.negatives import Negatives
-from lightning_modules.training.averages import AveragedWeights
 from lightning_modules.training.logging import log_training
-from lightning_modules.training.optimizers import adam, constant, scheduled, trainable
 
 
 class Made(NamedTuple):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from datamodules.arguments import at_least, within
-from lightning_modules.distributed.draws import draw_alike, draw_rows
+from datamodules.randomness.shared_batches import draw_alike, draw_rows
 
 TURNS = 5
 PROBABILITIES = 10

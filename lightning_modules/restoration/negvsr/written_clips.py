@@ -14,9 +14,9 @@ from datamodules.files.pixels import read_pixels
 from datamodules.files.png import digest_in_png, write_png
 from datamodules.files.video_files import encoded
 from datamodules.files.whole_files import whole_file
-from lightning_modules.networks.enlarged import enlarged
+from lightning_modules.backbones.enlarged import enlarged
 from lightning_modules.resumable.item_files import digest_of, missing_items
-from lightning_modules.training.written_images import WritesFolder, levels_of
+from lightning_modules.tasks.writers import WritesFolder, levels_of
 
 RATE = 25.0
 """Frames a second of videos of clips that have none."""

@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_modules.distributed.draws import draw_rows, draw_rows_like
+from datamodules.randomness.shared_batches import draw_rows, draw_rows_like
 from lightning_modules.interfaces import MixtureOutput
 from lightning_modules.robustness.attacks.ascent import (
     Norm,

@@ -23,11 +23,11 @@ from scipy.special import logit
 from torch import Tensor, nn
 
 from datamodules.arguments import at_least, within
+from lightning_modules.backbones.adaptation import frozen
+from lightning_modules.backbones.layer_features import named_layer, tapped
 from lightning_modules.distributed.global_rows import global_sum
 from lightning_modules.full_precision import at_least_float32
 from lightning_modules.interfaces import MixtureOutput
-from lightning_modules.networks.adaptation import frozen
-from lightning_modules.networks.layer_features import named_layer, tapped
 from lightning_modules.networks.mlp import MLP
 from lightning_modules.networks.preact_resnet import PreActBlock
 from lightning_modules.robustness.adaptive_smoothing.mixing import log_mixture

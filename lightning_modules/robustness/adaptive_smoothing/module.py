@@ -10,16 +10,16 @@ from torch import Tensor
 
 from datamodules.arguments import at_least, one_of, positive
 from datamodules.batches import LabelledImageBatch
-from datamodules.loading.world import run_seed
+from datamodules.distributed.world import run_seed
 from lightning_modules.interfaces import MixtureOutput
 from lightning_modules.method_module import MethodModule
+from lightning_modules.optim.optimizers import adamw, built, constant, trainable
 from lightning_modules.robustness.adaptive_smoothing.attacks import drawn_steps, randomised_attack
 from lightning_modules.robustness.adaptive_smoothing.mixing import smoothing_radius, tight_smoothing_radius
 from lightning_modules.robustness.adaptive_smoothing.mixture import Mixture
 from lightning_modules.robustness.attacks.ascent import Norm, require_gradients
-from lightning_modules.training.classifier import ClassifierSteps, accuracies
+from lightning_modules.tasks.classifier import ClassifierSteps, accuracies
 from lightning_modules.training.logging import log_training
-from lightning_modules.training.optimizers import adamw, built, constant, trainable
 
 CERTIFICATES = {
     "published": "Bai et al. 2024, mixture with a smoothed robust classifier",

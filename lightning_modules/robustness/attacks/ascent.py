@@ -49,9 +49,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from datamodules.arguments import at_least, one_of, positive, within
-from lightning_modules.distributed.draws import draw_rows_like
+from datamodules.randomness.generators import drawn_like
+from datamodules.randomness.shared_batches import draw_rows_like
 from lightning_modules.full_precision import at_least_float32
-from lightning_modules.random_numbers import drawn_like
 
 Network = Callable[[Tensor], Tensor]
 Norm = Literal["linf", "l2"]

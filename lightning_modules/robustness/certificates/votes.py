@@ -24,8 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datamodules.randomness.generators import bits_of
 from lightning_modules.interfaces import SmoothedClassifier
-from lightning_modules.random_numbers import bits_of
 from lightning_modules.resumable.tested_images import LabelledImage
 from lightning_modules.robustness.certificates.modes import BLOCK, Certificate, Certifying, Draws, Mode, Radius, Votes
 from lightning_modules.robustness.certificates.statistics import gaussian_radius

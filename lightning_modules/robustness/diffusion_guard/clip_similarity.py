@@ -21,9 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from datamodules.files.limits import sentence
+from lightning_modules.backbones.diffusion.pipelines import need_transformers
+from lightning_modules.backbones.weights import check_pretrained, from_pretrained
 from lightning_modules.full_precision import in_full_precision
-from lightning_modules.networks.pipelines import need_transformers
-from lightning_modules.networks.weights import check_pretrained, from_pretrained
 
 
 def directional_similarity(edit: Tensor, source: Tensor, prompt: Tensor, source_text: Tensor) -> Tensor:

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datamodules.arguments import within
-from lightning_modules.networks import adapted, frozen
-from lightning_modules.networks.pipelines import diffusers_pipeline
+from lightning_modules.backbones import adapted, frozen
+from lightning_modules.backbones.diffusion.pipelines import diffusers_pipeline
 
 
 class Inpainter(nn.Module, ABC):

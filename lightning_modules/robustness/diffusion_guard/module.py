@@ -11,11 +11,12 @@ from torch import Tensor
 
 from datamodules.arguments import at_least, only_with, within
 from datamodules.batches import ProtectedImageBatch
-from lightning_modules.distributed.draws import draw_rows, draw_rows_like
+from datamodules.randomness.generators import generator_of
+from datamodules.randomness.shared_batches import draw_rows, draw_rows_like
 from lightning_modules.full_precision import at_least_float32
 from lightning_modules.interfaces import ImageColumn
 from lightning_modules.method_module import MethodModule
-from lightning_modules.random_numbers import generator_of
+from lightning_modules.optim.optimizers import adam, built, constant, trainable
 from lightning_modules.robustness.attacks.ascent import project
 from lightning_modules.robustness.diffusion_guard.attack import (
     ProtectionObjective,
@@ -30,7 +31,6 @@ from lightning_modules.robustness.diffusion_guard.inpainting import Inpainter
 from lightning_modules.robustness.diffusion_guard.kept_regions import Augmentation, draw_kept
 from lightning_modules.robustness.diffusion_guard.protected_files import ProtectionSteps
 from lightning_modules.training.logging import log_training
-from lightning_modules.training.optimizers import adam, built, constant, trainable
 
 PROTECTING, EDITING, MEASURING = 0, 1, 2  # what an image's random numbers are for
 

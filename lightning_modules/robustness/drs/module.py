@@ -11,13 +11,13 @@ from torchmetrics.classification import MulticlassAccuracy
 from datamodules.arguments import at_least, positive
 from datamodules.batches import LabelledImageBatch
 from lightning_modules.method_module import MethodModule
+from lightning_modules.optim.optimizers import adam, built, constant, trainable
 from lightning_modules.robustness.drs.checkerboard import Fill, Layout, first_half, half
 from lightning_modules.robustness.drs.radius import joint_radius, published_radius_cifar10, published_radius_imagenet
 from lightning_modules.robustness.mean_prediction import log_mean_softmax
 from lightning_modules.robustness.smoothed_training.consistency_regularization import loss_on_copies
 from lightning_modules.robustness.smoothed_training.noisy_copies import AccuracyUnderNoise, noisy_copies
 from lightning_modules.training.logging import log_training
-from lightning_modules.training.optimizers import adam, built, constant, trainable
 
 CERTIFICATES = {
     "joint": "Xia et al. 2024, joint radius",

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from datamodules.loading.world import summed
+from datamodules.distributed.world import summed
 
 
 def class_means(features: Tensor, label: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from lightning_modules.networks.layer_features import listed_layers, named_layer, pooled, tapped
+from lightning_modules.backbones.layer_features import listed_layers, named_layer, pooled, tapped
 
 
 class Layer(NamedTuple):

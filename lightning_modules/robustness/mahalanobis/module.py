@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from datamodules.arguments import at_least, one_of, within
 from datamodules.batches import LabelledImageBatch, global_size, share
+from datamodules.randomness.generators import drawn_like, generator_of
 from lightning_modules.full_precision import in_full_precision
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.collected import Collected
 from lightning_modules.metrics.detection import DetectionResult, metrics_by_name
-from lightning_modules.random_numbers import drawn_like, generator_of
 from lightning_modules.robustness.attacks.ascent import Attack, different_titles
 from lightning_modules.robustness.attacks.minimal import MinimalAttack
 from lightning_modules.robustness.mahalanobis.ensemble import FEWEST
@@ -29,7 +29,7 @@ from lightning_modules.robustness.mahalanobis.evaluation import (
 )
 from lightning_modules.robustness.mahalanobis.gaussians import ClassGaussians
 from lightning_modules.robustness.mahalanobis.layers import layer_features, named_layers, num_features
-from lightning_modules.training.classifier import ClassifierSteps, accuracies
+from lightning_modules.tasks.classifier import ClassifierSteps, accuracies
 from lightning_modules.training.logging import log_same
 
 Score = Literal["tuned_on_target", "tuned_on_attack", "mean", "last", "softmax", "energy", "odin", "lid"]

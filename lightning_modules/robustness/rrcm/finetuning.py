@@ -12,13 +12,13 @@ from datamodules.arguments import at_least, positive, within
 from datamodules.batches import LabelledImageBatch
 from lightning_modules.losses.mixing import SoftLabels
 from lightning_modules.method_module import MethodModule
+from lightning_modules.optim.optimizers import adamw, constant, scheduled
+from lightning_modules.optim.parameter_groups import optimizer_with_layer_decay
 from lightning_modules.robustness.certificates.statistics import gaussian_radius
 from lightning_modules.robustness.rrcm.noise_conditioned import NoiseConditionedClassifier
 from lightning_modules.robustness.smoothed_training.consistency_regularization import loss_on_copies
 from lightning_modules.robustness.smoothed_training.noisy_copies import AccuracyUnderNoise, noisy_copies
 from lightning_modules.training.logging import log_training
-from lightning_modules.training.optimizers import adamw, constant, scheduled
-from lightning_modules.training.parameter_groups import optimizer_with_layer_decay
 
 
 class RRCM(AccuracyUnderNoise, MethodModule):

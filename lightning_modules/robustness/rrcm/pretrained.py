@@ -4,7 +4,7 @@ from typing import Literal
 
 from torch import nn
 
-from lightning_modules.networks.weights import load, read_weights
+from lightning_modules.backbones.weights import load, read_weights
 
 
 def pretrained_encoder(

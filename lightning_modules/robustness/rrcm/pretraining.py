@@ -12,17 +12,17 @@ from torch import Tensor, nn
 
 from datamodules.arguments import at_least, positive, within
 from datamodules.batches import LabelledImageBatch, global_size
-from datamodules.loading.world import run_seed
-from lightning_modules.distributed.draws import draw_rows_like
+from datamodules.distributed.world import run_seed
+from datamodules.randomness.shared_batches import draw_rows_like
 from lightning_modules.distributed.global_rows import global_rows
 from lightning_modules.losses.contrastive import contrastive_loss
 from lightning_modules.method_module import MethodModule
+from lightning_modules.optim.averages import move_average
+from lightning_modules.optim.optimizers import adamw, constant, scheduled, trainable
 from lightning_modules.robustness.rrcm.noise_conditioned import represent
 from lightning_modules.robustness.rrcm.noise_schedule import SMALLEST, kept_by_target, noise_level, num_levels
 from lightning_modules.robustness.rrcm.retrieval import Retrieval
-from lightning_modules.training.averages import move_average
 from lightning_modules.training.logging import log_training
-from lightning_modules.training.optimizers import adamw, constant, scheduled, trainable
 from lightning_modules.training.own_loaders import OwnLoaders
 
 

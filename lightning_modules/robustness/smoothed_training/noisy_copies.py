@@ -7,8 +7,8 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from datamodules.batches import global_size
-from lightning_modules.distributed.draws import draw_rows
-from lightning_modules.training.classifier import ClassifierSteps
+from datamodules.randomness.shared_batches import draw_rows
+from lightning_modules.tasks.classifier import ClassifierSteps
 
 
 def noisy_copies(image: Tensor, sigma: float, num_copies: int) -> Tensor:

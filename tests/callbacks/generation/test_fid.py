@@ -16,8 +16,8 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from callbacks.generation.fid import FID
 from datamodules.classification.digits import Digits
 from datamodules.classification.labelled_images import LabelledImages
+from datamodules.randomness.generators import generator_of
 from lightning_modules.networks.fid_inception import FIDInception
-from lightning_modules.random_numbers import generator_of
 from tests.callbacks.generation.tiny_generator import TinyGenerator, digits, fid, run
 from tests.trainers import quiet
 from tests.two_processes import in_two_processes

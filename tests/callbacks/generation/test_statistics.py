@@ -23,7 +23,7 @@ from callbacks.generation.statistics import (
     score_sums,
     subset_distances,
 )
-from lightning_modules.random_numbers import generator_of
+from datamodules.randomness.generators import generator_of
 from tests.largest_tensor import LargestTensor
 
 HOST = torch.device("cpu")

@@ -10,7 +10,7 @@ import torch
 
 from callbacks.guards import seeding
 from callbacks.guards.seeding import SeedEveryBatch
-from lightning_modules.random_numbers import bits_of
+from datamodules.randomness.generators import bits_of
 
 STAGES = ("train", "validation", "test", "predict")
 

@@ -19,7 +19,7 @@ from datamodules.classification.digits import Digits
 from datamodules.classification.image_sets import ImagesInMemory
 from datamodules.classification.labelled_images import LabelledImages
 from datamodules.corruptions.label_noise import Symmetric
-from lightning_modules.training.classifier import ClassifierSteps, accuracies
+from lightning_modules.tasks.classifier import ClassifierSteps, accuracies
 from tests.trainers import quiet
 
 

@@ -23,7 +23,7 @@ from datamodules.corruptions.label_noise import Symmetric
 from datamodules.files.image_files import Crop
 from datamodules.loading.augmentation import Augmentation, crop_and_flip, sample_uniform
 from datamodules.loading.global_batches import Request
-from lightning_modules.networks.resized import Resized
+from lightning_modules.backbones.resized import Resized
 from lightning_modules.noisy_labels.nmtune.module import NMTune
 from tests.trainers import quiet
 

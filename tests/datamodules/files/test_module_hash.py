@@ -8,9 +8,9 @@ from torch import nn
 from transformers import ResNetConfig
 
 from datamodules.files.module_hash import hash_of_module
+from lightning_modules.backbones.normalized import Normalized
+from lightning_modules.backbones.resized import Resized
 from lightning_modules.networks.mlp import MLP
-from lightning_modules.networks.normalized import Normalized
-from lightning_modules.networks.resized import Resized
 from lightning_modules.robustness.adaptive_smoothing.mixture import MixingPerceptron, Mixture
 from lightning_modules.robustness.denoised_smoothing import DenoisedSmoothing
 from lightning_modules.robustness.drs.module import DRS

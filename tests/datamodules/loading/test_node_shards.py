@@ -9,8 +9,8 @@ from torch import Tensor
 
 from datamodules.classification.digits import Digits
 from datamodules.classification.labelled_images import LabelledImages
+from datamodules.distributed.world import block
 from datamodules.loading.node_shards import NodeBatches, NodeShards, dirichlet_shards
-from datamodules.loading.world import block
 
 LABEL = torch.arange(600) % 10
 

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from datamodules.files.data_directory import data_directory
 from datamodules.restoration.camera_pairs import SIDD
 from datamodules.restoration.image_folders import Crops
+from lightning_modules.backbones import with_weights
 from lightning_modules.denoising.scoredvi import ScoreDVI
 from lightning_modules.denoising.scoredvi.module import Posterior
 from lightning_modules.metrics.image_quality import psnr
-from lightning_modules.networks import with_weights
 from lightning_modules.networks.bias_free_dncnn import BiasFreeDnCNN
 from lightning_modules.networks.unet import UNet
 

@@ -12,8 +12,9 @@ from datamodules.classification.digits import Digits
 from datamodules.prompts.captioned_folder import CaptionedFolder
 from datamodules.prompts.captioned_images import CaptionedImages
 from datamodules.prompts.captioned_set import CaptionedClasses
-from lightning_modules.diffusion.finetuning import DiffusionFineTuning, PixelSpace
-from lightning_modules.networks.text_to_image import TextToImage
+from lightning_modules.backbones.diffusion.pixel_space import PixelSpace
+from lightning_modules.backbones.diffusion.text_to_image import TextToImage
+from lightning_modules.diffusion.finetuning import DiffusionFineTuning
 from tests.datamodules.image_folders import photograph, save
 
 

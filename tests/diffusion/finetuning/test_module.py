@@ -9,9 +9,9 @@ from datamodules.classification.digits import Digits
 from datamodules.prompts.captioned_folder import CaptionedFolder
 from datamodules.prompts.captioned_images import CaptionedImages
 from datamodules.prompts.captioned_set import CaptionedClasses
+from lightning_modules.backbones.diffusion.text_to_image import TextToImage
 from lightning_modules.diffusion.finetuning import DiffusionFineTuning
 from lightning_modules.interfaces import Generator, PictureSource, require
-from lightning_modules.networks.text_to_image import TextToImage
 from tests.diffusion.finetuning.models import captioned, digits, pixel_space, trainer, tuning
 
 

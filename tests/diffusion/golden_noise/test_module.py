@@ -10,9 +10,10 @@ from torch import nn
 
 from callbacks.generation.fid import FID
 from datamodules.classification.digits import Digits
+from lightning_modules.backbones import with_weights
+from lightning_modules.backbones.diffusion import HunyuanDiT, TextToImage
+from lightning_modules.backbones.diffusion.text_to_image import Prompts
 from lightning_modules.diffusion.golden_noise import GoldenNoise
-from lightning_modules.networks import HunyuanDiT, TextToImage, with_weights
-from lightning_modules.networks.text_to_image import Prompts
 from tests.command import ROOT
 from tests.conformance.experiments import experiments
 from tests.conformance.test_full_scale import Trainer, take_a_step

@@ -9,10 +9,10 @@ import torch
 from timm import create_model
 from torch import Tensor, nn
 
+from lightning_modules.backbones import timm_model
+from lightning_modules.backbones.diffusion.text_to_image import Prompts
 from lightning_modules.diffusion.golden_noise import NPNet, with_released_weights
 from lightning_modules.diffusion.golden_noise.npnet import folded, signed, unfolded
-from lightning_modules.networks import timm_model
-from lightning_modules.networks.text_to_image import Prompts
 from tests.diffusion.golden_noise.small import npnet, randn
 
 

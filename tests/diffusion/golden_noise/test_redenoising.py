@@ -9,9 +9,9 @@ import torch
 from diffusers import DDIMInverseScheduler, DDIMScheduler
 from torch import Tensor
 
+from lightning_modules.backbones import with_weights
 from lightning_modules.diffusion.golden_noise.npnet import folded
 from lightning_modules.diffusion.golden_noise.redenoising import redenoised
-from lightning_modules.networks import with_weights
 from lightning_modules.networks.mnist_unet import MNISTUNet
 from lightning_modules.sde.ddim import scheduler_path
 from lightning_modules.sde.discrete import scheduler_levels

@@ -11,13 +11,13 @@ from diffusers import DDIMScheduler, DDPMScheduler
 from torch import Tensor, nn
 
 from datamodules.classification.mnist import MNIST
+from lightning_modules.backbones import frozen, with_weights
+from lightning_modules.backbones.diffusion.text_to_image import TextToImage
 from lightning_modules.diffusion.noise_diffusion import NoiseDiffusion
 from lightning_modules.diffusion.noise_diffusion.measures import latent_statistics
 from lightning_modules.diffusion.noise_diffusion.mixing import corrected_mixture
 from lightning_modules.diffusion.pixel_model import PixelModel
-from lightning_modules.networks import frozen, with_weights
 from lightning_modules.networks.mnist_unet import MNISTUNet
-from lightning_modules.networks.text_to_image import TextToImage
 
 STABLE_DIFFUSION: dict[str, Any] = {
     **{"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"},

@@ -10,12 +10,12 @@ from diffusers import DDIMScheduler, EulerDiscreteScheduler, StableDiffusionPipe
 from torch import Tensor, nn
 
 from datamodules.files.module_hash import hash_of_module
+from lightning_modules.backbones import frozen
+from lightning_modules.backbones.diffusion.text_to_image import Prompts, TextToImage
 from lightning_modules.diffusion.hashed_words import HashedWords
 from lightning_modules.diffusion.one_more_step import OneMoreStep, TimeFreeUNet
 from lightning_modules.diffusion.one_more_step.first_state import first_level, first_state
 from lightning_modules.diffusion.pixel_model import PixelModel
-from lightning_modules.networks import frozen
-from lightning_modules.networks.text_to_image import Prompts, TextToImage
 from tests.tiny_pipelines import conditional_unet
 
 SCHEDULER = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1)

@@ -3,8 +3,8 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import nn
 
+from lightning_modules.backbones.diffusion.text_to_image import Prompts
 from lightning_modules.diffusion.one_more_step import PromptedMLP, TimeFreeUNet
-from lightning_modules.networks.text_to_image import Prompts
 from tests.tiny_pipelines import conditional_unet
 
 

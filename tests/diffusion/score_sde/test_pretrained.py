@@ -5,11 +5,11 @@ import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, ScoreSdeVePipeline, ScoreSdeVeScheduler, UNet2DModel
 
+from lightning_modules.backbones import diffusers_model
 from lightning_modules.diffusion.score_sde import ScoreSDE, pretrained_process
-from lightning_modules.networks import diffusers_model
+from lightning_modules.optim.optimizers import sgd
 from lightning_modules.sde.processes import VE, VP
 from lightning_modules.sde.samplers import PredictorCorrector
-from lightning_modules.training.optimizers import sgd
 
 SMALL: dict[str, Any] = {
     "sample_size": 8,

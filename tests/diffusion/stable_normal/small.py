@@ -9,8 +9,8 @@ from torch import Tensor
 
 from datamodules.batches import NormalMapBatch
 from datamodules.normals.height_fields import surface_normals
+from lightning_modules.backbones.normalized import Normalized
 from lightning_modules.diffusion.stable_normal import ConditionedUNet, PatchFeatures, PixelUNet, StableNormal
-from lightning_modules.networks.normalized import Normalized
 
 
 def unet(blocks: tuple[str, str] = ("CrossAttnDownBlock2D", "DownBlock2D"), layers: int = 1) -> UNet2DConditionModel:

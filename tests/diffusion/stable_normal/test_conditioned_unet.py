@@ -6,8 +6,8 @@ import torch
 from diffusers import ControlNetModel, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding
 
+from lightning_modules.backbones.diffusion.text_to_image import TextToImage
 from lightning_modules.diffusion.stable_normal import ConditionedUNet, PixelUNet
-from lightning_modules.networks.text_to_image import TextToImage
 from tests.diffusion.stable_normal.small import features, latent, stage, stirred, unet
 
 TIME = torch.tensor([3, 700])

@@ -9,9 +9,9 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding
 from torch import Tensor
 
+from lightning_modules.backbones.diffusion.text_to_image import TextToImage
 from lightning_modules.diffusion.stable_normal import ConditionedUNet, PixelUNet, StableNormal
 from lightning_modules.diffusion.stable_normal.module import latent_weight, weighted_square, yoso_start
-from lightning_modules.networks.text_to_image import TextToImage
 from tests.diffusion.stable_normal.small import batch, features, latent, module, stirred, unet
 from tests.trainers import standing
 

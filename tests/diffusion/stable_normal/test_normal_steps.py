@@ -12,9 +12,9 @@ from torch import Tensor
 
 from datamodules.normals.height_fields import HeightFields
 from datamodules.normals.normal_maps import NormalMaps
+from datamodules.randomness.generators import generator_of
 from lightning_modules.diffusion.stable_normal.angular_error import AngularErrors, angular_error
 from lightning_modules.diffusion.stable_normal.normal_steps import NormalSteps
-from lightning_modules.random_numbers import generator_of
 from tests.trainers import quiet
 
 

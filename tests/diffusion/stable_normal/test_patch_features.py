@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from lightning_modules.backbones import timm_model
 from lightning_modules.diffusion.stable_normal import PatchFeatures
-from lightning_modules.networks import timm_model
 from tests.diffusion.stable_normal.small import features
 
 

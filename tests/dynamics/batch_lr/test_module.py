@@ -15,7 +15,7 @@ from datamodules.classification.labelled_images import LabelledImages
 from lightning_modules.dynamics.batch_lr import BatchLR, BatchSpectra, OnlineLearner
 from lightning_modules.dynamics.batch_lr.learner import learned
 from lightning_modules.networks.mlp import MLP
-from lightning_modules.training.schedules import CosineOverSteps
+from lightning_modules.optim.schedules import CosineOverSteps
 from tests.metrics.test_curvature import Attending
 from tests.trainers import quiet
 

@@ -10,11 +10,11 @@ import torch
 from scipy.sparse.linalg import LinearOperator, eigsh
 
 from datamodules.classification.cifar import CIFAR10
+from lightning_modules.backbones.normalized import Normalized
+from lightning_modules.backbones.weights import with_weights
 from lightning_modules.metrics.curvature import CurvatureProduct, Matrix, curvature_mode
 from lightning_modules.metrics.lanczos import lanczos, unit_vector
 from lightning_modules.networks.cifar_resnet import CIFARResNet
-from lightning_modules.networks.normalized import Normalized
-from lightning_modules.networks.weights import with_weights
 
 BUDGET = 180
 """Seconds of CPU time of the whole test."""

@@ -10,10 +10,10 @@ from safetensors.torch import load_file, save_file
 
 from datamodules.classification.digits import Digits
 from datamodules.classification.labelled_images import LabelledImages
+from lightning_modules.backbones.normalized import Normalized
 from lightning_modules.efficiency.nm_sparsity import NMSparsity
 from lightning_modules.efficiency.nm_sparsity.masks import nm_mask
-from lightning_modules.networks.normalized import Normalized
-from lightning_modules.training.averages import AveragedWeights
+from lightning_modules.optim.averages import AveragedWeights
 from tests.efficiency.wta_crs.networks import vit
 from tests.trainers import quiet
 

@@ -9,8 +9,8 @@ import torch
 
 from datamodules.classification.cifar import CIFAR10
 from datamodules.classification.labelled_images import LabelledImages
+from lightning_modules.backbones.normalized import Normalized
 from lightning_modules.efficiency.nm_sparsity import NMSparsity
-from lightning_modules.networks.normalized import Normalized
 from tests.trainers import quiet
 
 CHANCE = 0.1

@@ -9,9 +9,9 @@ from timm.layers.attention import Attention
 from timm.models.swin_transformer import WindowAttention
 from torch import Tensor, nn
 
+from lightning_modules.backbones.replacement import FunctionOfThirds, LinearOfFunction
 from lightning_modules.efficiency.ofq.attention import QKRAttention, QuantizedAttention, attention_names
 from lightning_modules.efficiency.ofq.quantizers import Quantizer, calibrating, head_products, scaled_parts, statsq
-from lightning_modules.networks.replacement import FunctionOfThirds, LinearOfFunction
 
 TOKENS, CHANNELS, HEADS = 9, 12, 3
 

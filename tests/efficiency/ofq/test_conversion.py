@@ -10,12 +10,12 @@ from timm.models.deit import VisionTransformerDistilled
 from timm.models.swin_transformer import SwinTransformer
 from torch import nn
 
+from lightning_modules.backbones.normalized import Normalized
 from lightning_modules.efficiency.ofq.attention import QKRAttention, QuantizedAttention
 from lightning_modules.efficiency.ofq.conversion import exported, input_shapes, quantize, statsq_rows, transformer_of
 from lightning_modules.efficiency.ofq.quantizers import Quantizer, calibrating, scaled_parts, statsq
 from lightning_modules.networks.cifar_vit import CIFARViT
 from lightning_modules.networks.mlp import MLP
-from lightning_modules.networks.normalized import Normalized
 from tests.efficiency.wta_crs.networks import vit
 
 

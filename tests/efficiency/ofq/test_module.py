@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from datamodules.classification.digits import Digits
 from datamodules.classification.labelled_images import LabelledImages
+from lightning_modules.backbones.normalized import Normalized
 from lightning_modules.efficiency.ofq import OFQ
 from lightning_modules.efficiency.ofq.module import distillation
 from lightning_modules.efficiency.ofq.quantizers import near_threshold, scaled_parts
-from lightning_modules.networks.normalized import Normalized
 from tests.efficiency.ofq.test_conversion import distilled
 from tests.efficiency.wta_crs.networks import vit
 from tests.trainers import quiet

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from datamodules.classification.digits import Digits
 from datamodules.classification.labelled_images import LabelledImages
+from lightning_modules.backbones.adaptation import adapted
 from lightning_modules.efficiency.wta_crs import WTACRS, module
 from lightning_modules.efficiency.wta_crs.compact import CompactNorm
-from lightning_modules.networks.adaptation import adapted
 from tests.conformance.test_full_scale import Trainer
 from tests.efficiency.wta_crs.networks import vit
 from tests.trainers import quiet

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from callbacks.activation_memory import SavedBytes
 from datamodules.text.glue import Glue
 from datamodules.text.labelled_texts import LabelledTexts
+from lightning_modules.backbones.text_classifier import transformers_classifier
 from lightning_modules.efficiency.wta_crs.module import sample_products
 from lightning_modules.efficiency.wta_crs.products import Sampler
-from lightning_modules.networks.text_classifier import transformers_classifier
 
 pytestmark = pytest.mark.data
 SPLITS = {"rte": ("train.tsv", 2490, 277), "sst2": ("train_tenth.tsv", 6735, 872), "cola": ("train.tsv", 8551, 1043)}

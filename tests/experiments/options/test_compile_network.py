@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from experiments.options.compile_network import CompileNetwork
-from lightning_modules.networks.layer_features import logits_and_features
+from lightning_modules.backbones.layer_features import logits_and_features
 from lightning_modules.networks.mlp import MLP
 from tests.trainers import quiet
 

@@ -17,7 +17,7 @@ from tests.command import ROOT
 COMMAND = "{class_path: NAME, init_args: {command: touch MADE}}"
 PICKLE = "{class_path: pandas.read_pickle, init_args: {filepath_or_buffer: MADE}}"
 LAMBDA = "{class_path: torch.optim.lr_scheduler.LambdaLR, init_args: {lr_lambda: %s}}"
-FROZEN = "{class_path: lightning_modules.networks.frozen, init_args: {network: %s}}"
+FROZEN = "{class_path: lightning_modules.backbones.frozen, init_args: {network: %s}}"
 HOOKS = "{class_path: lightning.pytorch.callbacks.LambdaCallback, init_args: {setup: os.system}}"
 ATTACKS = {
     "optimizer": ("--model.optimizer", COMMAND.replace("NAME", "os.system")),
@@ -79,8 +79,8 @@ def test_an_argument_without_a_type_takes_no_class() -> None:
 
 def test_functions_that_say_what_they_return_are_taken() -> None:
     mine = [
-        *("--model.optimizer", "lightning_modules.training.optimizers.adamw"),
-        *("--model.lr_scheduler", "lightning_modules.training.optimizers.constant"),
+        *("--model.optimizer", "lightning_modules.optim.optimizers.adamw"),
+        *("--model.lr_scheduler", "lightning_modules.optim.optimizers.constant"),
     ]
     assert errors_of([["--config", "configs/elr/demo.yaml", *mine]]) == [None]
 

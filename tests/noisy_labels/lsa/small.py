@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from callbacks.guards.seeding import SeedEveryBatch
 from datamodules.classification.clustered import Clustered
 from datamodules.classification.labelled_images import LabelledImages
-from lightning_modules.networks import Normalized
+from lightning_modules.backbones import Normalized
 from lightning_modules.noisy_labels.lsa.module import PLSLSA, PLSLSAPlus
 from lightning_modules.views import AddedNoise
 from tests.trainers import quiet

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from callbacks.early_learning.watch import EarlyLearning
 from callbacks.guards.seeding import SeedEveryBatch
 from datamodules.loading.augmentation import Augmentation
-from lightning_modules.networks.layer_features import logits_and_features, named_layer, pooled
+from lightning_modules.backbones.layer_features import logits_and_features, named_layer, pooled
 from lightning_modules.networks.preact_resnet import PreActResNet18
 from lightning_modules.networks.unit_embedding import UnitEmbeddingClassifier
 from lightning_modules.noisy_labels.lsa.correction_steps import logits_without_trace
 from lightning_modules.noisy_labels.lsa.detection import agreement, detect
 from lightning_modules.noisy_labels.lsa.objective import sharpened
 from lightning_modules.noisy_labels.lsa.training_images import sweep
-from lightning_modules.training.schedules import CosineSchedule
+from lightning_modules.optim.schedules import CosineSchedule
 from tests.noisy_labels.lsa.small import NOISY, PLAIN, Step, data, fit, one_network, two_networks
 
 

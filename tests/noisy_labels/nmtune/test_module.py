@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from callbacks.measurements import Measurements
 from datamodules.classification.digits import TuningDigits
 from datamodules.classification.labelled_images import LabelledImages
-from lightning_modules.networks.features import without_head
+from lightning_modules.backbones.features import without_head
 from lightning_modules.networks.mlp import MLP
 from lightning_modules.noisy_labels.nmtune import module as nmtune
 from lightning_modules.noisy_labels.nmtune.module import (
@@ -26,7 +26,7 @@ from lightning_modules.noisy_labels.nmtune.module import (
     direction_term,
     singular_value_term,
 )
-from lightning_modules.training.schedules import CosineOverSteps
+from lightning_modules.optim.schedules import CosineOverSteps
 from tests.configurations import whole
 from tests.largest_tensor import LargestTensor
 from tests.trainers import quiet
@@ -177,7 +177,7 @@ def test_the_cosine_of_the_paper_s_experiments_ends_with_the_last_batch(config: 
     experiment = whole(path)
     model, data = (experiment[key]["init_args"] for key in ("model", "data"))
     batch_size = data.get("data", {"init_args": data})["init_args"]["batch_size"]
-    assert model["lr_scheduler"]["class_path"] == "lightning_modules.training.schedules.CosineOverSteps"
+    assert model["lr_scheduler"]["class_path"] == "lightning_modules.optim.schedules.CosineOverSteps"
     batches = math.ceil(images / batch_size)
     assert model["lr_scheduler"]["init_args"]["T_max"] == batches * experiment["trainer"]["max_epochs"]
     assert f"{batches:,} batches of {batch_size} in each of 30" in path.read_text() or config == "cifar10_cached"

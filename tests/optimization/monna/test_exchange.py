@@ -2,8 +2,8 @@
 
 import torch
 
+from datamodules.randomness.generators import generator_of
 from lightning_modules.optimization.monna.exchange import responders
-from lightning_modules.random_numbers import generator_of
 
 
 def test_each_node_hears_itself_last_and_others_once() -> None:

@@ -13,7 +13,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from datamodules.classification.digits import Digits
 from datamodules.classification.labelled_images import LabelledImages
 from datamodules.loading.node_shards import NodeShards
+from datamodules.randomness.generators import generator_of
 from lightning_modules.networks.mlp import MLP
+from lightning_modules.optim.schedules import HyperbolicOverSteps
 from lightning_modules.optimization.monna import (
     ALittleIsEnough,
     Average,
@@ -31,8 +33,6 @@ from lightning_modules.optimization.monna.aggregation import Rule
 from lightning_modules.optimization.monna.byzantine import Attack, Round
 from lightning_modules.optimization.monna.exchange import responders
 from lightning_modules.optimization.monna.module import node_losses, spread
-from lightning_modules.random_numbers import generator_of
-from lightning_modules.training.schedules import HyperbolicOverSteps
 from tests.optimization.monna.test_aggregation import LOOPS
 from tests.trainers import quiet, standing
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.networks.normalized import Normalized
+from lightning_modules.backbones.normalized import Normalized
 from lightning_modules.optimization.monna.nodes import NodeNetworks
 
 

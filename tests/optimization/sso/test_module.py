@@ -13,17 +13,17 @@ from torch import Tensor, nn
 from datamodules.tables.svmlight import SVMLight
 from datamodules.tables.table_set import Rows, TableSet
 from datamodules.tables.tables import Tables
-from lightning_modules.baselines import Descent
 from lightning_modules.optimization.sso import (
     SSO,
     AdaGradStep,
+    Descent,
     DiagonalAdaGradStep,
     LineSearchStep,
     ScheduledStep,
     TargetStep,
+    line_search,
 )
 from lightning_modules.optimization.sso import module as sso_module
-from lightning_modules.training import line_search
 from tests.trainers import quiet
 
 COUNT = torch.arange(120, dtype=torch.float64).reshape(30, 4)

@@ -18,8 +18,8 @@ from datamodules.video.frame_folders import FrameFolders, opened
 from datamodules.video.noise_library import NoiseLibrary
 from lightning_modules.networks.real_basicvsr import RealBasicVSR
 from lightning_modules.networks.spynet import ZeroFlow
+from lightning_modules.optim.schedules import CosineOverSteps
 from lightning_modules.restoration.negvsr import Negatives, NegVSR
-from lightning_modules.training.schedules import CosineOverSteps
 from tests.trainers import quiet
 
 STEPS = 300

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from datamodules.randomness.generators import generator_of
 from experiments.command_line import CommandLine
-from lightning_modules.random_numbers import generator_of
 from lightning_modules.robustness.diffusion_guard.module import EDITING, MEASURING, PROTECTING, DiffusionGuard
 from tests.robustness.diffusion_guard.linear_inpainter import SIZE, LinearInpainter, images
 

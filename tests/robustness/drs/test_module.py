@@ -9,8 +9,8 @@ from scipy import stats
 from torch import Tensor
 
 from callbacks.certification.curves import NO_GUARANTEE
+from lightning_modules.backbones import Normalized, with_weights
 from lightning_modules.interfaces import Classifier, SmoothedClassifier
-from lightning_modules.networks import Normalized, with_weights
 from lightning_modules.networks.cifar_resnet import CIFARResNet
 from lightning_modules.resumable.tested_images import LabelledImage
 from lightning_modules.robustness.certificates.modes import Fixed

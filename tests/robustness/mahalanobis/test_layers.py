@@ -3,10 +3,10 @@ import timm
 import torch
 from torch import nn
 
+from lightning_modules.backbones.factories import timm_model
+from lightning_modules.backbones.normalized import Normalized
 from lightning_modules.networks.convnet import ConvNet
-from lightning_modules.networks.factories import timm_model
 from lightning_modules.networks.mlp import MLP
-from lightning_modules.networks.normalized import Normalized
 from lightning_modules.robustness.mahalanobis.layers import layer_features, named_layers, num_features
 from lightning_modules.robustness.mahalanobis.module import Mahalanobis
 from tests.robustness.mahalanobis.small_detector import LAYERS

@@ -9,8 +9,8 @@ from torch import Tensor
 from datamodules.classification.digits import Digits
 from datamodules.classification.labelled_images import LabelledImages
 from datamodules.classification.ood_images import OtherDigits
+from datamodules.randomness.generators import drawn_like, generator_of
 from lightning_modules.metrics.detection import detection_metrics
-from lightning_modules.random_numbers import drawn_like, generator_of
 from lightning_modules.robustness.attacks import PGD, CarliniWagner, DeepFool
 from lightning_modules.robustness.mahalanobis.ensemble import Sample, fit_ensemble
 from lightning_modules.robustness.mahalanobis.gaussians import confidence, squared_distances

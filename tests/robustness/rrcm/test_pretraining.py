@@ -15,11 +15,11 @@ from callbacks.guards.seeding import SeedEveryBatch
 from datamodules.classification.digits import Digits
 from datamodules.classification.labelled_images import LabelledImages
 from lightning_modules.networks.time_conditioned_mlp import TimeConditionedMLP
+from lightning_modules.optim.schedules import WarmupCosine
 from lightning_modules.robustness.rrcm.noise_schedule import kept_by_target, noise_level, num_levels
 from lightning_modules.robustness.rrcm.pretrained import pretrained_encoder
 from lightning_modules.robustness.rrcm.pretraining import RRCMPretraining
 from lightning_modules.robustness.rrcm.retrieval import Retrieval
-from lightning_modules.training.schedules import WarmupCosine
 from lightning_modules.views.byol import AffineJitter
 from tests.robustness.rrcm.small import digits_like, pretraining
 from tests.robustness.smoothed_training.by_hand import assert_same_with_gradients

@@ -1,0 +1,31 @@
+"""Backbones for configs: any network of timm, diffusers, transformers or smp, its weights and its adaptation."""
+
+from lightning_modules.backbones.adaptation import (
+    adapted,
+    compiled,
+    frozen,
+    in_dtype,
+    with_gradient_checkpointing,
+    with_lora,
+)
+from lightning_modules.backbones.factories import diffusers_model, timm_model
+from lightning_modules.backbones.normalized import Normalized
+from lightning_modules.backbones.smp_model import smp_model
+from lightning_modules.backbones.transformers_backbone import transformers_model
+from lightning_modules.backbones.weights import read_weights, with_weights
+
+__all__ = [
+    "Normalized",
+    "adapted",
+    "compiled",
+    "diffusers_model",
+    "frozen",
+    "in_dtype",
+    "read_weights",
+    "smp_model",
+    "timm_model",
+    "transformers_model",
+    "with_gradient_checkpointing",
+    "with_lora",
+    "with_weights",
+]

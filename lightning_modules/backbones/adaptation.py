@@ -1,0 +1,310 @@
+"""Adaptation of networks: trained in full, frozen or by low-rank adapters; checkpointed, in half precision, compiled.
+
+Every function changes the network in place and returns it, so that forward, attributes and (adapters aside) state_dict
+keys stay what they were. `adapted` combines them for configs.
+
+LoRA replaces y = W x by y = W x + (alpha / r) B A x with A [r, in] random, B [out, r] zero at the start, and W fixed.
+
+Source: Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022, arXiv 2106.09685; Chen et al.,
+Training Deep Nets with Sublinear Memory Cost, arXiv 1604.06174, for recomputed activations.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from itertools import chain
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+from torch.utils.checkpoint import checkpoint
+
+from datamodules.arguments import only_with
+from lightning_modules.backbones.normalized import BATCH_NORM, Normalized
+from lightning_modules.backbones.weights import listed
+from lightning_modules.torch_internals import tree_leaves, tree_map
+
+Tuning = Literal["full", "lora", "frozen"]
+Precision = Literal["float32", "bfloat16", "float16"]
+HALF = (torch.float16, torch.bfloat16)
+
+
+def adapted(
+    network: nn.Module,
+    tuning: Tuning = "full",
+    trainable: list[str] | None = None,
+    lora_rank: int = 8,
+    lora_targets: list[str] | None = None,
+    lora_alpha: int | None = None,
+    lora_dropout: float = 0.0,
+    gradient_checkpointing: bool = False,
+    dtype: Precision | None = None,
+    compile: str | None = None,
+) -> nn.Module:
+    """A network, and how it is trained.
+
+    Args:
+        network: any network. Names below are those inside a `Normalized` one.
+        tuning: full trains every parameter, lora adapters alone, frozen none.
+        trainable: submodules that train even so, by name and in float32; with lora and frozen.
+        lora_rank: r; with lora.
+        lora_targets: names, or last parts of names, of the layers that get adapters; by default every `nn.Linear`.
+        lora_alpha: scales the adapters by alpha / r; by default r.
+        lora_dropout: probability of dropping each input of an adapter.
+        gradient_checkpointing: recompute activations in the backward pass instead of keeping them.
+        dtype: precision of the weights and of the computation inside, with float32 outside; by default unchanged.
+        compile: a `torch.compile` backend, such as inductor; by default not compiled.
+
+    Raises:
+        ValueError: if `tuning`, `dtype` or `compile` is unknown, a name in `trainable` or `lora_targets` is not the
+            network's, `lora_rank` is less than 1, or there is nothing to adapt or to recompute.
+        ImportError: if `tuning` is lora and peft is not installed.
+    """
+    lora: dict[str, Any] = {"lora_rank": lora_rank, "lora_targets": lora_targets, "lora_alpha": lora_alpha}
+    only_with("tuning lora", tuning == "lora", adapted, **lora, lora_dropout=lora_dropout)
+    only_with("tuning lora or frozen", tuning != "full", adapted, trainable=trainable)
+    inner = network.network if isinstance(network, Normalized) else network
+    if dtype is not None:
+        in_dtype(inner, dtype)
+    if gradient_checkpointing:
+        with_gradient_checkpointing(inner)
+    if tuning == "lora":
+        with_lora(inner, lora_rank, lora_targets, lora_alpha, trainable, lora_dropout)
+    elif tuning == "frozen":
+        frozen(inner, trainable)
+    elif tuning != "full":
+        raise ValueError(f"tuning must be full, lora or frozen, got {tuning!r}")
+    if compile is not None:
+        compiled(network, compile)
+    return network
+
+
+def frozen(network: nn.Module, trainable: list[str] | None = None) -> nn.Module:
+    """Fix a network: no parameter needs a gradient, and `train()` leaves it in evaluation mode, statistics included.
+
+    Submodules that are left to training, and are in half precision, are held, and compute, in float32: half precision
+    would round small steps away. The arguments are those of `adapted`.
+    """
+    names = list(trainable or ())
+    network.requires_grad_(False)
+    _left_to_training(_submodules(network, names))
+    # On the instance, where a parent's train() finds it: a subclass would change the type, a wrapper the keys.
+    network.train = partial(_train, network, names, False)  # type: ignore[method-assign]
+    return network.train()
+
+
+def _train(network: nn.Module, names: list[str], trains: bool, mode: bool = True) -> nn.Module:
+    """Set the mode of a network that trains but for some submodules, or of one of which only some submodules train."""
+    type(network).train(network, mode and trains)
+    for submodule in _submodules(network, names):
+        submodule.train(mode and not trains)
+    return network
+
+
+def _submodules(network: nn.Module, names: Sequence[str]) -> list[nn.Module]:
+    modules = dict(network.named_modules())
+    unknown = [name for name in names if name not in modules]
+    if unknown:
+        children = listed((name for name, _ in network.named_children()), at_most=20)
+        raise ValueError(f"trainable: {type(network).__name__} has no submodule {listed(unknown)}; it has: {children}")
+    return [modules[name] for name in names]
+
+
+def _left_to_training(submodules: Sequence[nn.Module]) -> None:
+    for module in (module for submodule in submodules for module in submodule.requires_grad_(True).modules()):
+        half = [tensor for tensor in _own_tensors(module) if tensor.dtype in HALF]
+        if half:
+            module.forward = partial(_in_its_precision, module.forward, module, half[0].dtype)
+        for tensor in half:
+            tensor.data = tensor.data.float()
+
+
+def _own_tensors(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+
+
+def _in_its_precision(forward: Any, module: nn.Module, outside: torch.dtype, *args: Any, **kwargs: Any) -> Any:
+    """Casts inputs to a module's precision, and outputs to that of its inputs or, if they are integers, `outside`."""
+    inside = next(tensor.dtype for tensor in _own_tensors(module) if tensor.is_floating_point())
+    given = (value.dtype for value in tree_leaves((args, kwargs)) if _is_floating(value))
+    outside = next(given, outside)
+    args, kwargs = _cast((args, kwargs), inside)
+    return _cast(forward(*args, **kwargs), outside)
+
+
+def _is_floating(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def _cast(values: Any, dtype: torch.dtype) -> Any:
+    return tree_map(lambda value: value.to(dtype) if _is_floating(value) else value, values)
+
+
+def with_lora(
+    network: nn.Module,
+    rank: int = 8,
+    targets: list[str] | None = None,
+    alpha: int | None = None,
+    trainable: list[str] | None = None,
+    dropout: float = 0.0,
+) -> nn.Module:
+    """Add low-rank adapters and fix everything else, batch normalisation's statistics included.
+
+    The output is at first unchanged. Adapters, and what else trains, are float32 where the weights have half precision.
+    Adapters are in the state_dict beside the weights. The arguments are those of `adapted`.
+    """
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError as error:
+        raise ImportError("tuning by lora needs peft: pip install 'noiseworks[lora]'") from error
+    if rank < 1:
+        raise ValueError(f"lora_rank must be at least 1, got {rank}")
+    trained = _submodules(network, list(trainable or ()))
+    inside = {module for submodule in trained for module in submodule.modules()}
+    layers = {name: module for name, module in network.named_modules() if name and not any(module.children())}
+    if targets is None:
+        # nn.MultiheadAttention uses its projection's weight without calling it: an adapter there would do nothing.
+        chosen = [
+            name
+            for name, module in layers.items()
+            if isinstance(module, nn.Linear)
+            and not isinstance(module, NonDynamicallyQuantizableLinear)
+            and module not in inside
+        ]
+        if not chosen:
+            raise ValueError(
+                f"lora_targets must be given: {type(network).__name__} has no nn.Linear; {_adaptable(layers)}"
+            )
+    else:
+        matches = {t: [name for name in layers if name == t or name.endswith(f".{t}")] for t in targets}
+        unknown = [target for target, found in matches.items() if not found]
+        if unknown or not matches:
+            raise ValueError(
+                f"lora_targets: {type(network).__name__} has no layer named {listed(unknown)}; {_adaptable(layers)}"
+            )
+        chosen = [name for found in matches.values() for name in found]
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=rank if alpha is None else alpha,
+        lora_dropout=dropout,
+        target_modules="|".join(map(re.escape, chosen)),
+    )
+    inject_adapter_in_model(config, network)
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad = "lora_" in name
+        if parameter.requires_grad and parameter.dtype in HALF:
+            parameter.data = parameter.data.float()
+    _left_to_training(trained)
+    fixed = [
+        name for name, module in network.named_modules() if isinstance(module, BATCH_NORM) and module not in inside
+    ]
+    # By name, as converting to SyncBatchNorm replaces the modules.
+    network.train = partial(_train, network, fixed, True)  # type: ignore[method-assign]
+    return network.train(network.training)
+
+
+def _adaptable(layers: dict[str, nn.Module]) -> str:
+    last_parts = {name.split(".")[-1] for name, module in layers.items() if isinstance(module, nn.Linear | nn.Conv2d)}
+    return f"it has: {listed(sorted(last_parts), at_most=20)}"
+
+
+def with_gradient_checkpointing(network: nn.Module) -> nn.Module:
+    """Keep only the inputs of a network's blocks and recompute what is inside them during the backward pass.
+
+    The network's own implementation is used where it has one (diffusers, transformers, timm) and no batch
+    normalisation. Elsewhere a block is a module with children that is an element of an outermost `nn.Sequential` or
+    `nn.ModuleList`; batch statistics count once. A network without blocks is refused.
+    """
+    own = ("enable_gradient_checkpointing", "gradient_checkpointing_enable", "set_grad_checkpointing")
+    method = next((getattr(network, name) for name in own if hasattr(network, name)), None)
+    if method is not None and not any(isinstance(module, BATCH_NORM) for module in network.modules()):
+        try:
+            method()
+        except (AssertionError, ValueError) as error:
+            raise ValueError(f"gradient_checkpointing: {type(network).__name__} does not support it") from error
+        return network
+    blocks = list(_blocks(network))
+    if not blocks:
+        raise ValueError(
+            f"gradient_checkpointing: {type(network).__name__} has no blocks in nn.Sequential or nn.ModuleList"
+        )
+    for block in blocks:
+        block.forward = partial(_recomputed, block.forward, block)
+    return network
+
+
+def _blocks(module: nn.Module) -> Iterator[nn.Module]:
+    for child in module.children():
+        if isinstance(module, nn.Sequential | nn.ModuleList) and any(True for _ in child.children()):
+            yield child
+        else:
+            yield from _blocks(child)
+
+
+def _recomputed(forward: Any, block: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    if not torch.is_grad_enabled():
+        return forward(*args, **kwargs)
+    if torch.compiler.is_compiling():  # the compiler hoists updates of buffers out of what is recomputed
+        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+    return checkpoint(forward, *args, use_reentrant=False, context_fn=partial(_contexts, block), **kwargs)
+
+
+def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    return nullcontext(), _running_statistics_kept(block)
+
+
+@contextmanager
+def _running_statistics_kept(block: nn.Module) -> Iterator[None]:
+    """The second pass must not count: with momentum 0 batch normalisation computes the same and moves nothing."""
+    moving = [m for m in block.modules() if isinstance(m, BATCH_NORM) and m.training and m.track_running_stats]
+    kept = [(module.momentum, module.num_batches_tracked) for module in moving]
+    for module in moving:
+        module.momentum, module.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for module, (momentum, counter) in zip(moving, kept, strict=True):
+            module.momentum, module.num_batches_tracked = momentum, counter
+
+
+def in_dtype(network: nn.Module, dtype: Precision) -> nn.Module:
+    """Put a network's weights and computation in another precision, with float32 outside.
+
+    Inputs with two or more dimensions are cast on the way in (time steps and noise levels `[B]` keep their precision),
+    floating outputs to float32 on the way out. Modules that a diffusers model keeps in float32 stay so. Methods other
+    than forward see `dtype`.
+    """
+    if dtype not in ("float32", "bfloat16", "float16"):
+        raise ValueError(f"dtype must be float32, bfloat16 or float16, got {dtype!r}")
+    precision = getattr(torch, dtype)
+    kept = set(getattr(network, "_keep_in_fp32_modules", None) or ())
+    for name, tensor in chain(network.named_parameters(), network.named_buffers()):
+        if tensor.is_floating_point() and not kept.intersection(name.split(".")):
+            tensor.data = tensor.data.to(precision)
+    network.register_forward_pre_hook(partial(_inputs_in, precision), with_kwargs=True)
+    network.register_forward_hook(_outputs_in_float32)
+    return network
+
+
+def _inputs_in(
+    dtype: torch.dtype, network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def cast(value: Any) -> Any:
+        return value.to(dtype) if _is_floating(value) and value.ndim > 1 else value
+
+    return tree_map(cast, args), tree_map(cast, kwargs)
+
+
+def _outputs_in_float32(network: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+    return _cast(output, torch.float32)
+
+
+def compiled(network: nn.Module, backend: str = "inductor") -> nn.Module:
+    """Compile a network in place: unlike with `torch.compile(network)`, type and state_dict keys stay."""
+    backends = torch.compiler.list_backends(exclude_tags=())
+    if backend not in backends:
+        raise ValueError(f"compile must be one of {', '.join(backends)}, got {backend!r}")
+    network.compile(backend=backend)
+    return network

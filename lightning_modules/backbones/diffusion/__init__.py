@@ -1,0 +1,7 @@
+"""Pretrained diffusion pipelines: text to image in latent space, in pixels, cached latents, and their export."""
+
+from lightning_modules.backbones.diffusion.hunyuan_dit import HunyuanDiT
+from lightning_modules.backbones.diffusion.pipelines import diffusers_pipeline
+from lightning_modules.backbones.diffusion.text_to_image import TextToImage
+
+__all__ = ["HunyuanDiT", "TextToImage", "diffusers_pipeline"]

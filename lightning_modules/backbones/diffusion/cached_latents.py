@@ -1,0 +1,93 @@
+"""Latents and embedded captions of a whole data set, computed once, by all processes together, and kept on disk."""
+
+import hashlib
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from datamodules.classification.cached_features import source_fingerprint
+from datamodules.distributed.world import broadcast, rank, world_size
+from datamodules.files.array_cache import Parts, cached_array
+from datamodules.files.module_hash import hash_of_module
+from datamodules.prompts.captioned_images import CaptionedImages
+from lightning_modules.backbones.diffusion.text_to_image import TextToImage
+
+AT_ONCE = 64
+"""Images or captions of a part."""
+
+
+def cache_latents(network: TextToImage, data: CaptionedImages, folder: str, device: torch.device) -> None:
+    """Let a DataModule give the moments of its images' latents and their embedded captions in place of the images.
+
+    Every process calls it. Images are those of the data set as they are: cut out of the centre and not mirrored. An
+    entry of the cache has the digest of the images, their size and the autoencoder, or of the captions and the text
+    encoders, in its name.
+
+    Args:
+        network: on `device`.
+        data: with its sets.
+        folder: of the cache, which all processes see.
+        device: where it is computed.
+
+    Raises:
+        ValueError: if training images are mirrored or moved, which those of the cache are not, or processes disagree.
+    """
+    if data.augmentation.flip or data.augmentation.crop_padding:
+        raise ValueError("cache_dir keeps images as they are: data.augmentation must be left out, or cache_dir be null")
+    rows = [one for one in (data.train_set, data.validation_set) if one is not None]
+    captioned = rows[0].captioned
+    source = captioned.source
+    count = len(source.label)
+
+    def moments(start: int, stop: int) -> Tensor:
+        image = source.fetch(torch.arange(start, stop), None).to(device)
+        return network.moments(image.float() / source.brightest)
+
+    known = {"images": source_fingerprint(source), "shape": list(data.image_shape)}
+    parts = {"moments": _array(folder, "latents", known | _digest(network.vae), count, moments)}
+    row_of = {"moments": np.arange(count)}
+    texts, text_of = np.unique(captioned.captions or [], return_inverse=True)
+
+    def embedding(start: int, stop: int) -> Tensor:
+        return network.encode_prompts(texts[start:stop].tolist()).embedding
+
+    def pooled(start: int, stop: int) -> Tensor:
+        found = network.encode_prompts(texts[start:stop].tolist()).pooled
+        assert found is not None
+        return found
+
+    known = {"captions": hashlib.sha256("\n".join(texts).encode()).hexdigest()} | _digest(network.text_encoders)
+    for key, compute in (("embedding", embedding), ("pooled", pooled)):
+        if key == "embedding" or network.is_xl:
+            parts[key] = _array(folder, key, known, len(texts), compute)
+            row_of[key] = text_of
+    for one in rows:
+        own = one.row.numpy()
+        one.give_instead({key: (array, row_of[key][own]) for key, array in parts.items()})
+
+
+def _digest(part: torch.nn.Module) -> dict[str, Any]:
+    return {"network": hash_of_module(part)}
+
+
+def _array(
+    folder: str, name: str, identity: dict[str, Any], count: int, compute: Callable[[int, int], Tensor]
+) -> NDArray[Any]:
+    first, token = broadcast((identity, uuid.uuid4().hex))
+    if first != identity:
+        raise ValueError(f"process {rank()} has other images, captions or another pipeline than process 0")
+
+    def computed(numbers: list[int]) -> Parts:
+        with torch.no_grad():
+            for number in numbers:
+                start = number * AT_ONCE
+                yield number, compute(start, min(start + AT_ONCE, count)).float().cpu().numpy()
+
+    parts = -(-count // AT_ONCE)
+    return cached_array(Path(folder), name, identity, parts, computed, rank(), world_size(), token)

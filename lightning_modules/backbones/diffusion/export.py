@@ -1,0 +1,73 @@
+"""Save a tuned diffusion model as an ordinary folder of diffusers or peft, which needs nothing of this project."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+from lightning_modules.backbones.diffusion.pixel_space import PixelSpace
+from lightning_modules.backbones.diffusion.text_to_image import TextToImage
+
+
+def save_model(model: TextToImage | PixelSpace, folder: Path, writes: bool) -> None:
+    """Save what was trained. Every process calls it, and one writes.
+
+    All of a text-to-image pipeline is loaded by `DiffusionPipeline.from_pretrained(folder)`, its adapters alone by
+    `pipeline.load_lora_weights(folder)`. A U-Net of images is saved as a whole pipeline, with adapters added in; of a
+    network that diffusers does not know, the weights are saved, which `lightning_modules.backbones.with_weights` reads.
+
+    Args:
+        model: the model.
+        folder: where it is saved.
+        writes: whether this process writes.
+    """
+    network: Any = model.network
+    state: dict[str, Any] = get_model_state_dict(
+        network, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
+    )
+    adapters = any("lora_" in name for name in state)
+    if not writes:
+        return
+    if isinstance(model, TextToImage) and adapters:
+        from diffusers.utils import convert_state_dict_to_diffusers
+        from peft import get_peft_model_state_dict
+
+        layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(network, state_dict=state))
+        model.pipeline.save_lora_weights(str(folder), unet_lora_layers=layers)
+        return
+    if not hasattr(network, "save_pretrained"):
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(merged(network, state), folder / "network.safetensors")
+        return
+    plain = type_of(network).from_config(network.config)
+    plain.load_state_dict(merged(network, state))
+    if isinstance(model, TextToImage):
+        plain.to(network.dtype)
+        model.pipeline.register_modules(unet=plain)
+        model.pipeline.save_pretrained(folder)
+        model.pipeline.register_modules(unet=network)
+        return
+    from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline
+
+    pipeline: Any = DDIMPipeline if isinstance(model.scheduler, DDIMScheduler) else DDPMPipeline
+    pipeline(unet=plain, scheduler=model.scheduler).save_pretrained(folder)
+
+
+def type_of(network: nn.Module) -> Any:
+    """Find the class of diffusers that a network had before it was sharded."""
+    return next(kind for kind in type(network).__mro__ if kind.__module__.startswith("diffusers"))
+
+
+def merged(network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Add adapters to the weights that they belong to: W + s B A, under the name of W."""
+    plain = {name.replace(".base_layer", ""): value for name, value in state.items() if "lora_" not in name}
+    for name, layer in network.named_modules():
+        scalings = getattr(layer, "scaling", None) if hasattr(layer, "base_layer") else None
+        for adapter, scaling in (scalings or {}).items():
+            down, up = (state[f"{name}.lora_{side}.{adapter}.weight"] for side in "AB")
+            weight = plain[f"{name}.weight"]
+            plain[f"{name}.weight"] = weight + scaling * torch.mm(up.flatten(1), down.flatten(1)).view_as(weight)
+    return plain

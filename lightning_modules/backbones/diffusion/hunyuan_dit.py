@@ -1,0 +1,109 @@
+"""Hunyuan-DiT of diffusers, a latent text-to-image transformer that two text encoders speak to."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_modules.backbones.adaptation import Precision
+from lightning_modules.backbones.diffusion.text_to_image import Prompts, Sampler, TextToImage
+
+ORIGINAL_SIZE = (1024, 1024)
+"""Height and width of the image that a picture is said to be cut out of, as the pipeline says by default."""
+LENGTHS = (77, 256)
+"""Tokens of a text, of each encoder."""
+
+
+class HunyuanDiT(TextToImage):
+    """Hunyuan-DiT: its transformer, and autoencoder and text encoders, all of which stay as they are.
+
+    Args:
+        pipeline: a local folder as `save_pretrained` writes it, or a pipeline's name on the Hugging Face Hub
+            (`Tencent-Hunyuan/HunyuanDiT-v1.2-Diffusers`).
+        variant: which of several files of weights, such as fp16; by default those without a variant.
+        local_files_only: take a name's files from the Hugging Face cache alone.
+        dtype: precision of transformer and text encoders; the autoencoder has float32, and so has what is outside.
+        sampler: scheduler of diffusers that samples in the place of the pipeline's own, with its levels.
+
+    Raises:
+        FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
+        ValueError: if a part is missing, or the scheduler is of another kind.
+        ImportError: if transformers is not installed.
+    """
+
+    parts = ("transformer", "vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "scheduler")
+
+    def __init__(
+        self,
+        pipeline: str,
+        variant: str | None = None,
+        local_files_only: bool = False,
+        dtype: Precision | None = None,
+        sampler: Sampler | None = None,
+    ) -> None:
+        super().__init__(pipeline, None, variant, local_files_only, dtype=dtype, sampler=sampler)
+        self.network.register_forward_pre_hook(_time_in_its_precision)
+
+    @torch.no_grad()
+    def encode_prompts(self, texts: Sequence[str]) -> Prompts:
+        device = next(self.text_encoders.parameters()).device
+        dtype, found = next(self.network.parameters()).dtype, []
+        for number, length in enumerate(LENGTHS):
+            embedding, _, mask, _ = self.pipeline.encode_prompt(
+                prompt=list(texts),
+                device=device,
+                dtype=dtype,
+                do_classifier_free_guidance=False,
+                max_sequence_length=length,
+                text_encoder_index=number,
+            )
+            found += [embedding, mask]
+        return Prompts(found[0], None, *found[1:])
+
+    def empty_prompts(self, n: int) -> Prompts:
+        """Embed an empty text n times."""
+        return self.encode_prompts([""] * n)
+
+    def forward(self, latent: Tensor, timestep: Tensor, prompts: Prompts) -> Tensor:
+        """Predict what the scheduler's `prediction_type` says, `[B, c, h, w]`; a learned variance is left out."""
+        from diffusers.models.embeddings import get_2d_rotary_pos_embed
+        from diffusers.pipelines.hunyuandit.pipeline_hunyuandit import get_resize_crop_region_for_grid
+
+        config, scale = self.network.config, self.pipeline.vae_scale_factor
+        height, width = latent.shape[2:]
+        grid = (height // config.patch_size, width // config.patch_size)
+        rotary = get_2d_rotary_pos_embed(
+            config.attention_head_dim,
+            get_resize_crop_region_for_grid(grid, 64 // config.patch_size),
+            grid,
+            device=latent.device,
+            output_type="pt",
+        )
+        sizes = (*ORIGINAL_SIZE, height * scale, width * scale, 0, 0)
+        second = prompts.second
+        return self.network(
+            latent,
+            timestep.expand(len(latent)),
+            encoder_hidden_states=prompts.embedding.to(latent.dtype),
+            text_embedding_mask=prompts.mask,
+            encoder_hidden_states_t5=None if second is None else second.to(latent.dtype),
+            text_embedding_mask_t5=prompts.second_mask,
+            image_meta_size=torch.tensor(sizes, dtype=latent.dtype, device=latent.device).repeat(len(latent), 1),
+            style=torch.zeros(len(latent), dtype=torch.int64, device=latent.device),
+            image_rotary_emb=tuple(part.to(latent.dtype) for part in rotary),
+        ).sample[:, : latent.shape[1]]
+
+    def for_pipeline(self, prompts: Prompts, empty: Prompts) -> dict[str, Any]:
+        names = ("prompt_embeds", "prompt_attention_mask", "prompt_embeds_2", "prompt_attention_mask_2")
+        given: dict[str, Any] = {"use_resolution_binning": False, "original_size": ORIGINAL_SIZE}
+        for prefix, each in (("", prompts), ("negative_", empty)):
+            values = (each.embedding, each.mask, each.second, each.second_mask)
+            given |= {f"{prefix}{name}": value for name, value in zip(names, values, strict=True)}
+        return given
+
+
+def _time_in_its_precision(network: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Bring times to the network's precision, as its embedding of times needs; bfloat16 rounds the late ones."""
+    latent, time, *more = args
+    return latent, time.to(network.dtype), *more

@@ -1,0 +1,262 @@
+"""Whole pipelines of diffusers by name, from a folder or from one file, with every argument in the signature."""
+
+import re
+import warnings
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from datamodules.arguments import one_of
+from datamodules.files.limits import sentence
+from datamodules.files.text_files import check_pretrained_json, read_json_object
+from lightning_modules.backbones.adaptation import Precision
+from lightning_modules.backbones.weights import check_safetensors, from_pretrained, listed
+
+HUB_NAME = r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?"
+UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
+"""Parts that no method here uses: a safety checker's black images would falsify every comparison."""
+WEIGHTS = {"diffusers": "diffusion_pytorch_model.safetensors", "transformers": "model.safetensors"}
+FULL_PRECISION = ("vae",)
+"""Parts that stay in float32: SDXL's autoencoder overflows in half precision."""
+
+
+def need_transformers(needed_by: str) -> None:
+    """Refuse what needs the package transformers where it is not installed.
+
+    Raises:
+        ImportError: says how to install it.
+    """
+    if find_spec("transformers") is None:
+        raise ImportError(f"{needed_by} needs transformers: pip install 'noiseworks[pipelines]'")
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Let transformers report errors alone, within a `with`."""
+    from transformers.utils import logging
+
+    said = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(said)
+
+
+def diffusers_pipeline(
+    name_or_path: str,
+    parts: Sequence[str] = (),
+    config: str | None = None,
+    variant: str | None = None,
+    dtype: Precision | None = None,
+    local_files_only: bool = False,
+    pipeline_class: str | None = None,
+) -> Any:
+    """Load a pipeline of diffusers on the CPU: its networks, tokenizers and scheduler, and no code that comes with it.
+
+    Args:
+        name_or_path: a local folder as `save_pretrained` writes it, a pipeline's name on the Hugging Face Hub, or one
+            `.safetensors` or `.ckpt` file that holds all weights, with `config`.
+        parts: what has to be in it, such as unet, vae, text_encoder, tokenizer and scheduler.
+        config: of a single file alone: the folder or name of a pipeline of the same architecture.
+        variant: which of several files of weights, such as fp16 or non_ema; by default those without a variant.
+        dtype: precision of the weights, float32 by default; the autoencoder always has float32.
+        local_files_only: take a name's files from the Hugging Face cache alone. A folder never needs a network.
+        pipeline_class: class of diffusers that the parts are loaded into; by default that of the pipeline.
+
+    Returns:
+        A `diffusers.DiffusionPipeline`, without a safety checker.
+
+    Raises:
+        FileNotFoundError: if the pipeline, its weights or a part are neither on disk nor on the Hub.
+        ValueError: if a part is missing in its `model_index.json`, its class is none of diffusers, the weights do not
+            fit, or an argument does not.
+        ImportError: if its text encoder needs transformers, which is not installed.
+    """
+    import diffusers
+
+    one_of((None, "float32", "bfloat16", "float16"), dtype=dtype)
+    path = Path(name_or_path).expanduser()
+    single = path.is_file() or path.suffix in (".safetensors", ".ckpt")
+    if single and not path.is_file():
+        raise FileNotFoundError(f"no pipeline at {path}: expected one file with all weights; copy it there")
+    if single and config is None:
+        raise ValueError(
+            f"config: {path.name} holds weights alone; give the folder or the name of a pipeline of the same "
+            f"architecture, such as stable-diffusion-v1-5/stable-diffusion-v1-5"
+        )
+    if config is not None and not single:
+        raise ValueError(f"config belongs to a single file of weights, and {name_or_path} is none")
+    described = str(Path(config).expanduser()) if config is not None else str(path) if path.is_dir() else name_or_path
+    index = _index(described, local_files_only)
+    named = pipeline_class or index.get("_class_name")
+    found: Any = getattr(diffusers, named, None) if isinstance(named, str) else None
+    if not (isinstance(found, type) and issubclass(found, diffusers.DiffusionPipeline)):
+        raise ValueError(
+            f"_class_name of {described} must be a pipeline of diffusers, such as StableDiffusionPipeline, got "
+            f"{named!r}"
+        )
+    if found._load_connected_pipes:
+        raise ValueError(f"_class_name of {described} must be one pipeline, and {named} fetches others")
+    classes = _classes(described, index)
+    libraries = {name: library for name, (library, _) in classes.items()}
+    _check_parts(described, libraries, parts)
+    if any(library == "transformers" for name, library in libraries.items() if name not in UNUSED):
+        need_transformers(f"the text encoder of {described}")
+    options: dict[str, Any] = {name: None for name in UNUSED if name in index}
+    if "requires_safety_checker" in index or "safety_checker" in index:
+        options["requires_safety_checker"] = False
+    options |= {"local_files_only": local_files_only or Path(described).is_dir(), "trust_remote_code": False}
+    precision = getattr(torch, dtype or "float32")
+    try:
+        # It reads values, which tensors of another default device would not have. `torch_dtype` has a new name, which
+        # the oldest diffusers that is allowed does not know.
+        with torch.device("cpu"), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*torch_dtype.*", FutureWarning)
+            if single:
+                if path.suffix == ".safetensors":
+                    check_safetensors(path)
+                pipeline = found.from_single_file(str(path), config=described, torch_dtype=precision, **options)
+                for name in FULL_PRECISION if dtype else ():
+                    getattr(pipeline, name).float()
+            else:
+                if not (folder := Path(described)).is_dir():
+                    fetched = found.download(described, variant=variant, use_safetensors=True, **options)
+                    folder = Path(fetched)
+                precisions = {"default": precision, **dict.fromkeys(FULL_PRECISION, torch.float32)}
+                with quiet_transformers() if "transformers" in libraries.values() else nullcontext():
+                    given = _loaded(folder, classes, variant, precisions)
+                pipeline = found.from_pretrained(
+                    str(folder), variant=variant, torch_dtype=precisions, use_safetensors=True, **options, **given
+                )
+        _check_whole(name_or_path, pipeline)
+    except FileNotFoundError as error:
+        missing = sentence(error).partition("; or draw new ones")[0]
+        raise FileNotFoundError(f"no pipeline {name_or_path}: {missing}") from error
+    except OSError as error:
+        raise FileNotFoundError(
+            f"no pipeline {name_or_path}: a part or its weights is neither on disk nor could be fetched; expected "
+            f"{'one file with all weights' if single else 'a folder as save_pretrained writes it'} "
+            f"({sentence(error)})"
+        ) from error
+    except Exception as error:  # configs and weights that do not fit raise almost anything
+        raise ValueError(f"the pipeline {name_or_path} cannot be loaded: {sentence(error)}") from error
+    return pipeline
+
+
+def _index(described: str, local_files_only: bool) -> dict[str, Any]:
+    """Read the list of a pipeline's parts."""
+    from huggingface_hub import hf_hub_download
+
+    if (folder := Path(described)).is_dir():
+        file = folder / "model_index.json"
+        if not file.is_file():
+            raise FileNotFoundError(f"no pipeline in {folder}: expected {file}, as save_pretrained writes it")
+    elif not re.fullmatch(HUB_NAME, described):
+        raise FileNotFoundError(f"no pipeline at {folder}: expected a folder with model_index.json; correct the path")
+    else:
+        try:
+            file = Path(hf_hub_download(described, "model_index.json", local_files_only=local_files_only))
+        except OSError as error:
+            only = ", where alone local_files_only lets it be looked for" if local_files_only else ""
+            raise FileNotFoundError(
+                f"no pipeline {described}: there is no such folder in {Path.cwd()}, and model_index.json is not in the "
+                f"Hugging Face cache{only or ', nor could it be fetched'}; run `hf download {described}` where there "
+                f"is a network, and give the folder"
+            ) from error
+    return read_json_object(file)
+
+
+def _classes(described: str, index: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    """Look up the parts that are read: library and class, of diffusers and transformers alone.
+
+    diffusers would import any module that the file names.
+    """
+    found: dict[str, tuple[str, str]] = {}
+    for name, entry in index.items():
+        if name.startswith("_") or not isinstance(entry, list) or name in UNUSED or entry == [None, None]:
+            continue
+        if len(entry) != 2 or entry[0] not in ("diffusers", "transformers") or not isinstance(entry[1], str):
+            raise ValueError(
+                f"{name} in model_index.json of {described} must be [diffusers or transformers, a class], got {entry}"
+            )
+        if Path(name).name != name:
+            raise ValueError(f"{name} in model_index.json of {described} is no folder's name")
+        found[name] = entry[0], entry[1]
+    return found
+
+
+def _loaded(
+    folder: Path, classes: dict[str, tuple[str, str]], variant: str | None, precisions: dict[str, torch.dtype]
+) -> dict[str, Any]:
+    """Load networks with all of their weights, and what transformers tokenizes with, without code beside them."""
+    import diffusers
+
+    found: dict[str, Any] = {}
+    for name, (library, named) in classes.items():
+        place = folder / name
+        kind: Any = getattr(import_module(library), named, None)
+        if not callable(getattr(kind, "from_pretrained", None)) or not hasattr(kind, "__mro__"):
+            raise ValueError(f"{name} in {folder / 'model_index.json'} is {named}, no class of {library}")
+        if issubclass(kind, torch.nn.Module) and kind.__module__.startswith(f"{library}.models."):
+            if variant is not None and not any(folder.glob(f"*/*.{variant}[.-]*")):
+                continue  # diffusers says so
+            options: dict[str, Any] = {"local_files_only": True}
+            options["torch_dtype" if library == "diffusers" else "dtype"] = precisions.get(name, precisions["default"])
+            options["variant"] = variant if any(place.glob(f"*.{variant}[.-]*")) else None
+            found[name] = from_pretrained(kind, str(place), WEIGHTS[library], **options).eval()
+        elif library == "transformers" and named.endswith(("Tokenizer", "TokenizerFast", "Processor")):
+            check_pretrained_json(place)
+            found[name] = kind.from_pretrained(str(place), local_files_only=True, trust_remote_code=False)
+        elif not issubclass(kind, diffusers.SchedulerMixin):
+            raise ValueError(
+                f"{name} in {folder / 'model_index.json'} is {named}, neither a network, a tokenizer nor a scheduler"
+            )
+        else:
+            read_json_object(place / "scheduler_config.json")
+    return found
+
+
+def _check_whole(name_or_path: str, pipeline: Any) -> None:
+    """Refuse networks with a weight that has no values, which fail when they compute."""
+    for name, part in pipeline.components.items():
+        if isinstance(part, torch.nn.Module) and (
+            missing := [key for key, value in part.state_dict().items() if value.is_meta]
+        ):
+            raise ValueError(f"{name} of {name_or_path} lacks {listed(missing)}")
+
+
+def _check_parts(described: str, libraries: dict[str, str], parts: Sequence[str]) -> None:
+    missing = [part for part in parts if part not in libraries]
+    if missing:
+        raise ValueError(f"{described} lacks {listed(missing)}; its model_index.json has: {listed(libraries, 20)}")
+    if (folder := Path(described)).is_dir():
+        absent = [part for part in libraries if part not in UNUSED and not (folder / part).is_dir()]
+        if absent:
+            raise FileNotFoundError(
+                f"{described} lacks {listed(absent)}: expected the folder {folder / absent[0]}, which its "
+                f"model_index.json names"
+            )
+
+
+def check_schedule(scheduler: Any, prediction_types: Collection[str] = ("epsilon",)) -> None:
+    """Refuse a scheduler of networks that predict something else, or of a process that does not preserve variance.
+
+    Args:
+        scheduler: one of diffusers.
+        prediction_types: what the networks of a method may predict: epsilon, v_prediction or sample.
+
+    Raises:
+        ValueError: names what the scheduler is.
+    """
+    kind = type(scheduler).__name__
+    if not hasattr(scheduler, "alphas_cumprod"):
+        raise ValueError(f"scheduler: {kind} has no alphas_cumprod: its process is not z_t = sqrt(abar) z + ...")
+    predicted = scheduler.config.get("prediction_type", "epsilon")
+    if predicted not in prediction_types:
+        raise ValueError(f"prediction_type of {kind} must be one of {', '.join(prediction_types)}, got {predicted!r}")

@@ -1,0 +1,275 @@
+"""Latent text-to-image models of diffusers, Stable Diffusion's and SDXL's, as a network that methods train or ask.
+
+Hunyuan-DiT, whose network is a transformer, is in `hunyuan_dit.py`.
+
+    z_t = sqrt(abar_t) z + sqrt(1 - abar_t) e,   z = s E(2 x - 1)
+
+E is the encoder of an autoencoder, s its scaling factor, and the U-Net predicts e, or v = sqrt(abar_t) e -
+sqrt(1 - abar_t) z, from z_t, t and a prompt's embedding.
+"""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor, nn
+
+from datamodules.arguments import one_of, only_with
+from lightning_modules.backbones.adaptation import Precision, Tuning, adapted, frozen
+from lightning_modules.backbones.diffusion.pipelines import check_schedule, diffusers_pipeline
+
+Sampler = Literal["DDIMScheduler", "DPMSolverMultistepScheduler"]
+
+
+class Prompts(NamedTuple):
+    """Prompts as the networks take them."""
+
+    embedding: Tensor
+    """`[B, L, D]`, of L tokens."""
+    pooled: Tensor | None = None
+    """`[B, P]`, of SDXL alone."""
+    mask: Tensor | None = None
+    """`[B, L]`, 1 for a token and 0 for what fills a text up; of Hunyuan-DiT alone, as what follows."""
+    second: Tensor | None = None
+    """`[B, M, E]`, of its second text encoder."""
+    second_mask: Tensor | None = None
+    """`[B, M]`."""
+
+    def rows(self, index: Any) -> "Prompts":
+        """Take some of the prompts."""
+        return Prompts(*(None if value is None else value[index] for value in self))  # type: ignore[arg-type]
+
+    def replaced(self, chosen: Tensor, other: "Prompts") -> "Prompts":
+        """Put others, B or one, in the place of those that are chosen, `[B]`."""
+
+        def mixed(own: Tensor | None, theirs: Tensor | None) -> Tensor | None:
+            if own is None or theirs is None:
+                return None
+            return torch.where(chosen.view(-1, *[1] * (own.ndim - 1)), theirs.to(own), own)
+
+        return Prompts(*map(mixed, self, other))  # type: ignore[arg-type]
+
+
+class TextToImage(nn.Module):
+    """A latent text-to-image model: its U-Net, and autoencoder and text encoders, which stay as they are.
+
+    Its state dict holds what is trained, and nothing else: the rest comes from the pipeline.
+
+    Args:
+        pipeline: a local folder as `save_pretrained` writes it, a pipeline's name on the Hugging Face Hub
+            (`stable-diffusion-v1-5/stable-diffusion-v1-5`, `stabilityai/stable-diffusion-xl-base-1.0`), or one
+            `.safetensors` file, with `config`.
+        config: of a single file alone: the folder or name of a pipeline of the same architecture.
+        variant: which of several files of weights, such as fp16; by default those without a variant.
+        local_files_only: take a name's files from the Hugging Face cache alone.
+        tuning: full trains every parameter of the U-Net, lora adapters in its attention, frozen none.
+        lora_rank: rank of the adapters.
+        lora_targets: last parts of the names of the layers that get adapters; by default the attention's projections.
+        dtype: precision of U-Net and text encoders; the autoencoder has float32, and so has what is outside.
+        gradient_checkpointing: recompute the U-Net's activations in the backward pass instead of keeping them.
+        prediction_types: what the U-Net may predict.
+        sampler: scheduler of diffusers that samples in the place of the pipeline's own, with its levels.
+
+    Raises:
+        FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
+        ValueError: if a part is missing, the scheduler is of another kind, or the U-Net takes other than latents.
+        ImportError: if transformers is not installed, or peft with lora.
+    """
+
+    parts: Sequence[str] = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+    """What the pipeline must have; the first one predicts."""
+    needs_captions: ClassVar[bool] = True
+    """A module that trains it on images needs their captions."""
+
+    def __init__(
+        self,
+        pipeline: str,
+        config: str | None = None,
+        variant: str | None = None,
+        local_files_only: bool = False,
+        tuning: Tuning = "frozen",
+        lora_rank: int = 4,
+        lora_targets: Sequence[str] = ("to_q", "to_k", "to_v", "to_out.0"),
+        dtype: Precision | None = None,
+        gradient_checkpointing: bool = False,
+        prediction_types: Sequence[str] = ("epsilon", "v_prediction"),
+        sampler: Sampler | None = None,
+    ) -> None:
+        super().__init__()
+        self.pipeline = diffusers_pipeline(pipeline, self.parts, config, variant, dtype, local_files_only)
+        self.pipeline.set_progress_bar_config(disable=True)
+        if sampler is not None:
+            import diffusers
+
+            one_of(get_args(Sampler), sampler=sampler)
+            self.pipeline.scheduler = getattr(diffusers, sampler).from_config(self.pipeline.scheduler.config)
+        self.scheduler = self.pipeline.scheduler
+        check_schedule(self.scheduler, prediction_types)
+        self.vae: Any = frozen(self.pipeline.vae)
+        lora: dict[str, Any] = {"lora_rank": lora_rank, "lora_targets": lora_targets}
+        only_with("tuning lora", tuning == "lora", TextToImage, **lora)
+        network = getattr(self.pipeline, self.parts[0])
+        channels, latent = network.config.in_channels, self.pipeline.vae.config.latent_channels
+        if channels != latent:
+            raise ValueError(
+                f"the {self.parts[0]} of {pipeline} takes {channels} channels, and its autoencoder's latents have "
+                f"{latent}"
+            )
+        if tuning == "full":  # trained weights are float32, however those of a frozen network are held
+            network = network.float()
+        self.network: Any = adapted(
+            network.train(),
+            tuning,
+            **(lora | {"lora_targets": list(lora_targets)} if tuning == "lora" else {}),
+            gradient_checkpointing=gradient_checkpointing,
+            dtype=None if tuning == "full" else dtype,
+        )
+        encoders = (getattr(self.pipeline, name, None) for name in ("text_encoder", "text_encoder_2"))
+        self.text_encoders = nn.ModuleList(frozen(encoder) for encoder in encoders if encoder is not None)
+        self.is_xl = getattr(self.network.config, "addition_embed_type", None) == "text_time"
+        saving_what_is_trained(self)
+
+    def extra_repr(self) -> str:
+        return f"{type(self.scheduler).__name__}, scaling_factor={self.scaling_factor}"
+
+    @property
+    def scaling_factor(self) -> float:
+        return self.vae.config.scaling_factor
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of the images that the model was trained on."""
+        return self.network.config.sample_size * self.pipeline.vae_scale_factor
+
+    def latent_shape(self, n: int, height: int | None = None, width: int | None = None) -> tuple[int, int, int, int]:
+        """Compute the shape of z for n images, by default of the model's own size."""
+        scale, size = self.pipeline.vae_scale_factor, self.image_size
+        channels: int = self.vae.config.latent_channels
+        return n, channels, (height or size) // scale, (width or size) // scale
+
+    def encode(self, image: Tensor, draw: Tensor | None = None) -> Tensor:
+        """Compute z of images.
+
+        Args:
+            image: `[B, 3, H, W]` in [0, 1], differentiable.
+            draw: standard normal, of the shape of z, for a draw of the encoder's distribution; None takes its mean.
+        """
+        return self.latent(self.moments(image), draw)
+
+    def moments(self, image: Tensor) -> Tensor:
+        """Compute the mean and the standard deviation of E's distribution of images in [0, 1], `[B, 2, c, h, w]`."""
+        posterior = self.vae.encode((2 * image - 1).to(self.vae.dtype)).latent_dist
+        return torch.stack([posterior.mean, posterior.std], dim=1).to(image.dtype)
+
+    def latent(self, moments: Tensor, draw: Tensor | None = None) -> Tensor:
+        """Compute z from what `moments` gives; see `encode`."""
+        mean, deviation = moments.unbind(dim=1)
+        return self.scaling_factor * (mean if draw is None else mean + deviation * draw)
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Compute the images of z, `[B, 3, H, W]`; they may leave [0, 1] a little."""
+        decoded = self.vae.decode((latent / self.scaling_factor).to(self.vae.dtype)).sample
+        return ((decoded + 1) / 2).to(latent.dtype)
+
+    @torch.no_grad()
+    def encode_prompts(self, texts: Sequence[str]) -> Prompts:
+        """Embed B texts, each cut off or filled up to the encoder's length, on the encoder's device."""
+        device = next(self.text_encoders.parameters()).device
+        embedded = self.pipeline.encode_prompt(
+            prompt=list(texts), device=device, num_images_per_prompt=1, do_classifier_free_guidance=False
+        )
+        return Prompts(embedded[0], embedded[2] if self.is_xl else None)
+
+    def empty_prompts(self, n: int) -> Prompts:
+        """Embed no prompt n times, as the pipeline does for guidance: an empty text, or zeros where its config says."""
+        empty = self.encode_prompts([""] * n)
+        if empty.pooled is not None and self.pipeline.config.get("force_zeros_for_empty_prompt"):
+            empty = Prompts(torch.zeros_like(empty.embedding), torch.zeros_like(empty.pooled))
+        return empty
+
+    def forward(self, latent: Tensor, timestep: Tensor, prompts: Prompts) -> Tensor:
+        """Predict what the scheduler's `prediction_type` says.
+
+        Args:
+            latent: z_t, `[B, c, h, w]`.
+            timestep: t, `[B]` or one for all, int64.
+            prompts: B of them.
+        """
+        added = None
+        if prompts.pooled is not None:
+            scale = self.pipeline.vae_scale_factor
+            height, width = latent.shape[2] * scale, latent.shape[3] * scale
+            size = torch.tensor([height, width, 0, 0, height, width], dtype=latent.dtype, device=latent.device)
+            added = {"text_embeds": prompts.pooled, "time_ids": size.expand(len(latent), -1)}
+        embedding = prompts.embedding.to(latent.dtype)
+        return self.network(latent, timestep, encoder_hidden_states=embedding, added_cond_kwargs=added).sample
+
+    @torch.no_grad()
+    def generate(
+        self,
+        prompts: Prompts,
+        noise: Tensor,
+        num_inference_steps: int = 50,
+        guidance_scale: float = 7.5,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Run the unmodified pipeline of diffusers from given noise.
+
+        Args:
+            prompts: B of them.
+            noise: standard normal latents, `[B, c, h, w]`; they are all that is random with a deterministic scheduler.
+            num_inference_steps: steps of the scheduler.
+            guidance_scale: weight of classifier-free guidance; 1 is none.
+            generator: on the host, for schedulers that draw.
+
+        Returns:
+            Images `[B, 3, H, W]` in [0, 1].
+        """
+        scale = self.pipeline.vae_scale_factor
+        images = self.pipeline(
+            **self.for_pipeline(prompts, self.empty_prompts(len(noise))),
+            latents=noise,
+            height=noise.shape[2] * scale,
+            width=noise.shape[3] * scale,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            generator=generator,
+            output_type="pt",
+        ).images
+        return images.clamp(0, 1).to(noise.dtype)
+
+    def for_pipeline(self, prompts: Prompts, empty: Prompts) -> dict[str, Any]:
+        """Name prompts and empty ones as the pipeline's arguments."""
+        given: dict[str, Any] = {"prompt_embeds": prompts.embedding, "negative_prompt_embeds": empty.embedding}
+        if prompts.pooled is not None:
+            given |= {"pooled_prompt_embeds": prompts.pooled, "negative_pooled_prompt_embeds": empty.pooled}
+        return given
+
+
+def saving_what_is_trained(module: nn.Module) -> None:
+    """Leave what no training changes out of a model's state dict; whoever makes the model reads it from elsewhere."""
+    module.register_state_dict_post_hook(_keep_what_is_trained)
+    module.register_load_state_dict_post_hook(_miss_only_what_is_trained)
+
+
+def _fixed(module: nn.Module) -> set[str]:
+    """Name the tensors of a model that no training changes."""
+    # Tied weights have several names, all of which a state dict holds.
+    named = list(module.named_parameters(remove_duplicate=False))
+    fixed = {name for name, parameter in named if not parameter.requires_grad}
+    return fixed | {name for name, _ in module.named_buffers(remove_duplicate=False)}
+
+
+def _keep_what_is_trained(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    for name in _fixed(module):
+        state.pop(prefix + name, None)
+
+
+def _miss_only_what_is_trained(module: nn.Module, incompatible: Any) -> None:
+    fixed = _fixed(module)
+    incompatible.missing_keys[:] = [key for key in incompatible.missing_keys if not _ends_with_one(key, fixed)]
+
+
+def _ends_with_one(key: str, names: set[str]) -> bool:
+    parts = key.split(".")
+    return any(".".join(parts[start:]) in names for start in range(len(parts)))

@@ -1,0 +1,243 @@
+"""Networks of timm and diffusers by name, with every argument in the signature, so that configs are checked."""
+
+import difflib
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from datamodules.files.text_files import read_json_object
+from lightning_modules.backbones.adaptation import Precision, Tuning, adapted
+from lightning_modules.backbones.normalized import Normalized
+from lightning_modules.backbones.weights import (
+    check_config,
+    from_pretrained,
+    listed,
+    new_network,
+    read_weights,
+    sentence,
+)
+
+
+def timm_model(
+    name: str,
+    num_classes: int,
+    pretrained: bool = False,
+    weights: str | None = None,
+    in_channels: int = 3,
+    image_size: int | None = None,
+    drop_rate: float | None = None,
+    drop_path_rate: float | None = None,
+    normalize: bool = True,
+    mean: list[float] | None = None,
+    std: list[float] | None = None,
+    tuning: Literal["full", "lora", "frozen", "linear_probe"] = "full",
+    **adaptation: Any,
+) -> nn.Module:
+    """Any classification network of timm: maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`.
+
+    On the meta device, where parameters have no values, no weights are read or fetched.
+
+    Args:
+        name: as in `timm.list_models()`, with or without a tag of pretrained weights (`resnet18.a1_in1k`).
+        num_classes: number of logits, K; 0 gives pooled features instead.
+        pretrained: fetch timm's weights for this name from the Hugging Face Hub, or take them from its cache.
+        weights: local file or folder of weights; a classifier with other than `num_classes` outputs is drawn anew.
+        in_channels: channels of an image, C; timm adapts pretrained weights to it.
+        image_size: height and width, for networks built for one size; by default the network's own.
+        drop_rate: probability of dropout, mostly before the classifier; by default the network's own.
+        drop_path_rate: greatest probability of dropping a residual branch; by default the network's own.
+        normalize: take images in [0, 1] and normalise them inside; otherwise images must come normalised.
+        mean: per channel, in pixel units; by default that of timm's weights.
+        std: per channel, in pixel units; by default that of timm's weights.
+        tuning: full trains all, lora adapters and the classifier, linear_probe the classifier alone, frozen nothing.
+        adaptation: arguments of `adapted`: adapters, recomputed activations, precision, compilation.
+
+    Raises:
+        ValueError: names the argument that is unknown, contradicts another, or does not fit the network or the weights.
+        FileNotFoundError: if the weights are not at `weights`, or can not be fetched.
+        ImportError: if `tuning` is lora and peft is not installed.
+    """
+    import timm
+
+    _check_timm_name(name)
+    if pretrained and weights is not None:
+        raise ValueError(f"pretrained fetches weights and weights={weights} reads them: give one of the two")
+    if pretrained and not timm.models.is_model_pretrained(name):
+        raise ValueError(f"pretrained: timm has no weights for {name}")
+    if tuning == "linear_probe" and num_classes == 0:
+        raise ValueError("tuning by linear_probe trains the classifier, and num_classes=0 leaves none")
+    if normalize and in_channels != 3 and (mean is None or std is None):
+        raise ValueError(f"mean and std must be given, one value per channel: timm has 3, in_channels is {in_channels}")
+    options: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_channels}
+    optional = {"img_size": image_size, "drop_rate": drop_rate, "drop_path_rate": drop_path_rate}
+    options |= {key: value for key, value in optional.items() if value is not None}
+    on_meta = torch.get_default_device().type == "meta"
+    try:
+        if weights is None or on_meta:
+            model = _timm_model_by_name(name, pretrained and not on_meta, options)
+        else:
+            model = _timm_model_from_file(name, weights, options)
+    except TypeError as error:
+        keys = {"img_size": "image_size", "drop_rate": "drop_rate", "drop_path_rate": "drop_path_rate"}
+        refused = [key for option, key in keys.items() if f"'{option}'" in str(error)]
+        if not refused:
+            raise
+        raise ValueError(f"{refused[0]}: {name} has no such option; leave it out") from error
+    heads = _names(model.pretrained_cfg.get("classifier")) if num_classes else []
+    return adapted(
+        Normalized(model, mean, std) if normalize else model,
+        tuning="frozen" if tuning == "linear_probe" else tuning,
+        trainable=heads if tuning in ("lora", "linear_probe") else None,
+        **adaptation,
+    )
+
+
+def _check_timm_name(name: str) -> None:
+    import timm
+
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        close = difflib.get_close_matches(name, timm.list_models(), n=5, cutoff=0.5)
+        hint = f"the closest are {', '.join(close)}" if close else "timm.list_models() lists them"
+        raise ValueError(f"name: timm has no model {name!r}; {hint}")
+    tagged = timm.list_pretrained(f"{architecture}.*")
+    if tag and name not in tagged:
+        known = listed(tagged, at_most=10) if tagged else "none"
+        raise ValueError(f"name: {tag!r} is no tag of {architecture}'s pretrained weights; timm has: {known}")
+
+
+def _timm_model_by_name(name: str, pretrained: bool, options: dict[str, Any]) -> Any:
+    import timm
+
+    try:
+        return timm.create_model(name, pretrained=pretrained, **options)
+    except OSError as error:
+        raise FileNotFoundError(
+            f"pretrained: the weights of {name} are not in the Hugging Face cache and could not be fetched; fetch "
+            f"them where there is a network, and give the file as weights"
+        ) from error
+
+
+def _timm_model_from_file(name: str, path: str, options: dict[str, Any]) -> Any:
+    """Builds the network as the file has it, so that every name must match, then gives it its classifier."""
+    import timm
+
+    state: dict[str, Tensor] = read_weights(path)
+    config = timm.get_pretrained_cfg(name)
+    heads = _names(config.classifier if config else None)
+    classes = next((len(state[f"{head}.weight"]) for head in heads if f"{head}.weight" in state), 0)
+    overlay = {"state_dict": state, "num_classes": classes, "label_offset": 0}
+    try:
+        model: Any = timm.create_model(
+            name, pretrained=True, pretrained_cfg_overlay=overlay, **(options | {"num_classes": classes})
+        )
+    except TypeError as error:
+        if "unexpected keyword argument" in str(error):
+            raise
+        raise ValueError(f"weights: {path} does not fit {name}: {sentence(error)}") from error
+    except Exception as error:  # of tensors of other shapes, converters raise almost anything
+        raise ValueError(f"weights: {path} does not fit {name}: {sentence(error)}") from error
+    model.pretrained_cfg.pop("state_dict")
+    if classes != options["num_classes"]:
+        model.reset_classifier(options["num_classes"])
+    return model
+
+
+def _names(value: str | tuple[str, ...] | None) -> list[str]:
+    return [value] if isinstance(value, str) else list(value or ())
+
+
+def diffusers_model(
+    name_or_path: str,
+    subfolder: str | None = None,
+    pretrained: bool = True,
+    tuning: Tuning = "full",
+    dtype: Precision | None = None,
+    **adaptation: Any,
+) -> nn.Module:
+    """Any network of diffusers: U-Nets, transformers, autoencoders.
+
+    On the meta device, where parameters have no values, no weights are read or fetched.
+
+    Args:
+        name_or_path: a local folder as `save_pretrained` writes it, a model's name on the Hugging Face Hub
+            (`google/ddpm-cifar10-32`), or, with `pretrained: false`, a local `config.json`.
+        subfolder: where the network is in a pipeline, such as unet, transformer or vae.
+        pretrained: load the weights; otherwise draw new ones for the architecture in the config.
+        tuning: full trains every parameter, lora adapters alone, frozen none.
+        dtype: precision of the weights and of the computation inside, with float32 outside; by default float32.
+        adaptation: arguments of `adapted`: adapters, recomputed activations, compilation.
+
+    Raises:
+        FileNotFoundError: if config or weights are neither on disk nor on the Hub.
+        NotADirectoryError: if `name_or_path` is a file other than a config.
+        ValueError: if the config names no class of diffusers, the weights do not fit it, or an argument is unknown.
+        ImportError: if `tuning` is lora and peft is not installed.
+    """
+    import diffusers
+
+    config_file = _config_file(name_or_path, subfolder)
+    config = read_json_object(config_file)
+    check_config(config_file, config)
+    class_name = config.get("_class_name")
+    network_class = getattr(diffusers, class_name, None) if isinstance(class_name, str) else None
+    if not (isinstance(network_class, type) and issubclass(network_class, diffusers.ModelMixin)):
+        raise ValueError(
+            f"_class_name in {config_file} must be a network of diffusers, such as UNet2DModel, got {class_name!r}"
+        )
+    if pretrained and Path(name_or_path).expanduser().is_file():
+        raise ValueError(
+            f"pretrained: {name_or_path} is a config without weights; give its folder, or pretrained: false"
+        )
+    if pretrained and torch.get_default_device().type != "meta":
+        local = Path(name_or_path).expanduser().is_dir()
+        network = from_pretrained(
+            network_class,
+            str(config_file.parent) if local else name_or_path,
+            "diffusion_pytorch_model.safetensors",
+            subfolder=None if local else subfolder,
+            local_files_only=local,
+            torch_dtype=None if dtype is None else getattr(torch, dtype),
+        )
+    else:
+        network = new_network(network_class.from_config, config, str(config_file))
+    network.train()
+    return adapted(
+        network,
+        tuning=tuning,
+        dtype=dtype,
+        **adaptation,
+    )
+
+
+def _config_file(name_or_path: str, subfolder: str | None) -> Path:
+    path = Path(name_or_path).expanduser()
+    if path.is_file():
+        if path.suffix != ".json":
+            raise NotADirectoryError(f"{path} is a file; give the folder with config.json that save_pretrained writes")
+        return path
+    if path.is_dir():
+        config_file = path / (subfolder or "") / "config.json"
+        if config_file.is_file():
+            return config_file
+        folders = [folder.parent.name for folder in sorted(path.glob("*/config.json"))]
+        hint = f"; subfolder could be {listed(folders)}" if folders else ", as save_pretrained writes it"
+        raise FileNotFoundError(f"no diffusers network in {path}: expected {config_file}{hint}")
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", name_or_path) or path.suffix == ".json":
+        raise FileNotFoundError(
+            f"no diffusers network at {path}: expected a folder with config.json; copy it there or correct the path"
+        )
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(name_or_path, "config.json", subfolder=subfolder))
+    except OSError as error:
+        where = f"{name_or_path}/{subfolder}" if subfolder else name_or_path
+        raise FileNotFoundError(
+            f"no diffusers network {where}: there is no such folder in {Path.cwd()}, and config.json is neither in the "
+            f"Hugging Face cache nor could it be fetched; run `hf download {name_or_path}` where there is a network, "
+            f"and give the folder"
+        ) from error

@@ -1,0 +1,113 @@
+"""Taps on a network's inner layers: their inputs and outputs, without a change to the network."""
+
+import difflib
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.backbones.normalized import Normalized
+from lightning_modules.backbones.weights import listed
+
+MOST_NAMES = 60
+
+
+def named_layer(network: nn.Module, name: str, argument: str = "feature_layer") -> nn.Module:
+    """Find the layer of a name, or the only one whose name ends in it (`layer2` finds `network.layer2`).
+
+    Args:
+        network: has the layer; the names inside a `Normalized` network come first.
+        name: of the layer.
+        argument: name of the argument that it was given by, for the message.
+
+    Raises:
+        ValueError: if no layer or several have the name; says which layers there are.
+    """
+    layers = {each: module for each, module in network.named_modules() if each}
+    inside = "network." if isinstance(network, Normalized) else ""
+    exact = [each for each in (f"{inside}{name}", name) if each in layers]
+    ending = [each for each in layers if each.endswith(f".{name}")]
+    if not exact and len(ending) != 1:
+        close = [] if ending else difflib.get_close_matches(name, [each.removeprefix(inside) for each in layers], n=3)
+        hint = f"did you mean {' or '.join(close)}? " if close else ""
+        found = f"{len(ending)} layers" if ending else "no layer"
+        raise ValueError(f"{argument}: there is {found} named {name}; {hint}{listed_layers(network)}")
+    return layers[(exact or ending)[0]]
+
+
+def listed_layers(network: nn.Module) -> str:
+    """List the names of a network's layers, from the outside in, as those on top are the ones that are wanted."""
+    network = network.network if isinstance(network, Normalized) else network
+    names = sorted((name for name, _ in network.named_modules() if name), key=lambda name: name.count("."))
+    return f"{type(network).__name__} has: {listed(names, at_most=MOST_NAMES)}"
+
+
+def classifier_layer(network: nn.Module) -> nn.Linear:
+    """Find a classifier's last linear layer.
+
+    Raises:
+        ValueError: if it has none.
+    """
+    layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    if not layers:
+        raise ValueError(f"network must end in a linear layer, and {type(network).__name__} has none")
+    return layers[-1]
+
+
+@contextmanager
+def tapped(
+    layers: Mapping[str, nn.Module],
+    keep: Callable[[str, Any], Any] = lambda _, value: value,
+    inputs: bool = False,
+) -> Iterator[dict[str, list[Any]]]:
+    """Collect the outputs of layers within the block, a list for each name, call by call.
+
+    Args:
+        layers: by the names under which their outputs are collected.
+        keep: maps a name and an output (of a tuple its first part) to what is collected, before a later layer may write
+            into it.
+        inputs: collect the first input of each layer instead.
+    """
+    seen: dict[str, list[Any]] = {name: [] for name in layers}
+
+    def collect(name: str, value: Any) -> None:
+        seen[name].append(keep(name, value[0] if isinstance(value, tuple) else value))
+
+    handles = [
+        layer.register_forward_pre_hook(lambda _, given, name=name: collect(name, given))
+        if inputs
+        else layer.register_forward_hook(lambda _, given, output, name=name: collect(name, output))
+        for name, layer in layers.items()
+    ]
+    # A compiled network would not call the hooks. To ask costs the import of a compiler that nothing else has loaded.
+    eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+    try:
+        with eager:
+            yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def logits_and_features(network: nn.Module, image: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute a classifier's logits `[B, K]`, and the features `[B, D]` that its last linear layer is given."""
+    with tapped({"classifier": classifier_layer(network)}, inputs=True) as seen:
+        logits = network(image)
+    return logits, seen["classifier"][-1]
+
+
+def pooled(output: Tensor, channels_last: bool = False) -> Tensor:
+    """Average a layer's output over places, `[B, D]`.
+
+    Args:
+        output: rows `[B, D]`, tokens `[B, T, D]`, or maps `[B, D, H, W]` with any number of axes of places.
+        channels_last: whether maps are `[B, H, W, D]` instead.
+    """
+    if output.ndim == 2:
+        return output
+    if channels_last or output.ndim == 3:
+        return output.flatten(1, -2).mean(dim=1)
+    return output.flatten(2).mean(dim=2)

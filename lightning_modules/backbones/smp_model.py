@@ -1,0 +1,109 @@
+"""Segmentation networks of the package segmentation-models-pytorch by name, with every argument in the signature."""
+
+import difflib
+import inspect
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lightning_modules.backbones.adaptation import Tuning, adapted
+from lightning_modules.backbones.normalized import Normalized
+from lightning_modules.backbones.weights import load, read_weights
+
+IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+
+
+class FilledUp(nn.Module):
+    """A network for sides that are multiples of a number: other images are filled up, and their logits cut to size.
+
+    Args:
+        network: maps images `[B, C, H, W]` to logits `[B, K, H, W]`.
+        multiple: the number.
+    """
+
+    def __init__(self, network: nn.Module, multiple: int) -> None:
+        super().__init__()
+        self.network = network
+        self.multiple = multiple
+
+    def forward(self, image: Tensor) -> Tensor:
+        height, width = image.shape[2:]
+        filled = F.pad(image, (0, -width % self.multiple, 0, -height % self.multiple), mode="replicate")
+        return self.network(filled)[..., :height, :width]
+
+
+def smp_model(
+    name: str,
+    num_classes: int,
+    encoder: str = "resnet34",
+    pretrained: bool = False,
+    weights: str | None = None,
+    in_channels: int = 3,
+    normalize: bool = True,
+    mean: list[float] | None = None,
+    std: list[float] | None = None,
+    tuning: Tuning = "full",
+    **adaptation: Any,
+) -> nn.Module:
+    """Any network of segmentation-models-pytorch: maps images `[B, C, H, W]` in [0, 1] to logits `[B, K, H, W]`.
+
+    On the meta device, where parameters have no values, no weights are read or fetched. Images of any size are taken.
+
+    Args:
+        name: Unet, UnetPlusPlus, FPN, DeepLabV3Plus, UPerNet, Segformer or another of the package, in any case.
+        num_classes: categories of a pixel, K, with the background.
+        encoder: one of the package's encoders, or `tu-` and the name of a network of timm.
+        pretrained: fetch the encoder's ImageNet weights from the Hugging Face Hub, or take them from its cache.
+        weights: local file of weights of the whole network; its categories must be `num_classes`.
+        in_channels: channels of an image, C.
+        normalize: take images in [0, 1] and normalise them inside; otherwise images must come normalised.
+        mean: per channel, in pixel units; by default ImageNet's.
+        std: per channel, in pixel units; by default ImageNet's.
+        tuning: full trains every parameter, lora adapters alone, frozen none.
+        adaptation: arguments of `adapted`: adapters, submodules that train, recomputed activations, precision.
+
+    Raises:
+        ImportError: if the package is not installed.
+        ValueError: names the argument that is unknown, contradicts another, or does not fit.
+        FileNotFoundError: if the weights are not at `weights`, or can not be fetched.
+    """
+    try:
+        import segmentation_models_pytorch as smp
+    except ImportError as error:
+        raise ImportError(
+            "smp_model needs segmentation-models-pytorch: pip install 'noiseworks[segmentation]'"
+        ) from error
+    kinds: dict[str, Any] = {key.lower(): kind for key, kind in vars(smp).items() if inspect.isclass(kind)}
+    if name.lower() not in kinds:
+        there = ", ".join(sorted(kind.__name__ for kind in kinds.values()))
+        raise ValueError(f"name: the package has no {name}; it has {there}")
+    known = smp.encoders.get_encoder_names()
+    if not encoder.startswith("tu-") and encoder not in known:
+        close = difflib.get_close_matches(encoder, known, n=5, cutoff=0.4)
+        raise ValueError(f"encoder: the package has no {encoder}; it has {', '.join(close or known[:10])} and others")
+    if pretrained and weights is not None:
+        raise ValueError(f"pretrained fetches weights and weights={weights} reads them: give one of the two")
+    if normalize and in_channels != 3 and (mean is None or std is None):
+        raise ValueError(f"mean and std must be given, one value per channel: in_channels is {in_channels}, not 3")
+    on_meta = torch.get_default_device().type == "meta"
+    try:
+        network: Any = kinds[name.lower()](
+            encoder_name=encoder,
+            encoder_weights="imagenet" if pretrained and not on_meta else None,
+            in_channels=in_channels,
+            classes=num_classes,
+        )
+    except OSError as error:
+        raise FileNotFoundError(
+            f"pretrained: the weights of {encoder} are not in the Hugging Face cache and could not be fetched"
+        ) from error
+    except (KeyError, RuntimeError) as error:  # as the package and timm name what they do not know
+        raise ValueError(f"{name} on {encoder}: {' '.join(str(error).split())}") from error
+    if weights is not None and not on_meta:
+        load(network, read_weights(weights), weights)
+    sized = FilledUp(network, network.encoder.output_stride) if network.requires_divisible_input_shape else network
+    if normalize:
+        sized = Normalized(sized, mean or IMAGENET_MEAN, std or IMAGENET_STD)
+    return adapted(sized, tuning=tuning, **adaptation)

@@ -1,0 +1,152 @@
+"""Classifiers of texts from transformers by name, with every argument in the signature: BERT, T5 and others."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from datamodules.files.limits import sentence
+from lightning_modules.backbones.adaptation import Precision, Tuning, adapted
+from lightning_modules.backbones.diffusion.pipelines import need_transformers, quiet_transformers
+from lightning_modules.backbones.weights import check_pretrained, from_pretrained, listed, new_network
+
+
+class TextClassifier(nn.Module):
+    """A network of transformers that classifies sequences, and gives logits `[B, K]` alone.
+
+    Args:
+        network: takes what a tokenizer gives, and has `logits`.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, text: dict[str, Tensor]) -> Tensor:
+        return self.network(**text).logits
+
+
+class TextToTextClassifier(nn.Module):
+    """An encoder and decoder of transformers that answers with one token of K.
+
+    Args:
+        network: a T5, or another one that is conditioned on a text.
+        answers: the tokens, in the order of the classes, `[K]`.
+    """
+
+    answers: Tensor
+
+    def __init__(self, network: Any, answers: list[int]) -> None:
+        super().__init__()
+        self.network = network
+        start = getattr(network.config, "decoder_start_token_id", None)
+        self.start: int = network.config.pad_token_id if start is None else start
+        self.register_buffer("answers", torch.tensor(answers), persistent=False)
+
+    def forward(self, text: dict[str, Tensor]) -> Tensor:
+        tokens = text["input_ids"]
+        start = torch.full_like(tokens[:, :1], self.start)
+        output = self.network(**text, decoder_input_ids=start, use_cache=False)
+        return output.logits[:, 0].index_select(1, self.answers)
+
+
+def transformers_classifier(
+    name_or_path: str,
+    num_classes: int,
+    architecture: dict[str, Any] | None = None,
+    pretrained: bool = True,
+    tuning: Tuning = "full",
+    dtype: Precision | None = None,
+    **adaptation: Any,
+) -> nn.Module:
+    """Any network of transformers that classifies texts: maps what its tokenizer gives to logits `[B, num_classes]`.
+
+    Encoders (BERT, RoBERTa, ...) get transformers' own classifier, drawn anew. Encoders with decoders (T5) answer, as
+    in text-to-text training, with the first token of the class' number, 0, 1, ..., of which the K logits are taken. On
+    the meta device, where parameters have no values, no weights are read or fetched.
+
+    Args:
+        name_or_path: a local folder as `save_pretrained` writes it, or a model's name on the Hugging Face Hub.
+        num_classes: number of classes, K.
+        architecture: of a network that is not read: `model_type`, such as bert or t5, and other keys of its config.
+        pretrained: load the weights; otherwise draw new ones, for the architecture.
+        tuning: full trains all, lora adapters and the new classifier, frozen the new classifier alone.
+        dtype: precision of the weights and of the computation inside, with float32 outside; by default float32.
+        adaptation: arguments of `adapted`: adapters, recomputed activations, compilation.
+
+    Raises:
+        FileNotFoundError: if config, weights or tokenizer are neither on disk nor on the Hub.
+        ValueError: if it is no network of texts, the weights do not fit it, or an argument does not.
+        ImportError: if transformers, or for lora peft, is not installed.
+    """
+    need_transformers("transformers_classifier")
+    from transformers import AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
+
+    folder = Path(name_or_path).expanduser()
+    source, local = (str(folder), True) if folder.is_dir() else (name_or_path, False)
+    read = pretrained and torch.get_default_device().type != "meta"
+    config = _config(source, local, None if read else architecture)
+    kind: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForSequenceClassification
+    if not config.is_encoder_decoder:
+        config.num_labels = num_classes
+    network_class = kind._model_mapping.get(type(config), None)
+    if network_class is None:
+        raise ValueError(f"name_or_path: {config.model_type} is no network of transformers that classifies texts")
+    base = network_class.base_model_prefix
+    if read:
+        inside = "" if config.is_encoder_decoder else f"{base}."
+        options = {"config": config, "local_files_only": local, "dtype": torch.float32}
+        with quiet_transformers():  # it reports the classifier that is drawn anew
+            network = from_pretrained(network_class, source, "model.safetensors", needed=inside, **options)
+    else:
+        network = new_network(network_class, config, source)
+    network.train()
+    if config.is_encoder_decoder:
+        model: nn.Module = TextToTextClassifier(
+            network, _answers(source, local, num_classes) if read else [*range(num_classes)]
+        )
+        new = []
+    else:
+        model = TextClassifier(network)
+        new = [
+            f"network.{name}" for name, child in network.named_children() if name != base and list(child.parameters())
+        ]
+    return adapted(model, tuning, None if tuning == "full" else new, dtype=dtype, **adaptation)
+
+
+def _config(source: str, local: bool, architecture: dict[str, Any] | None) -> Any:
+    from transformers import AutoConfig
+
+    if architecture is not None:
+        try:
+            return AutoConfig.for_model(**architecture)
+        except (TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"architecture: {architecture} is no config of transformers: {reason}") from error
+    check_pretrained(source)
+    try:
+        return AutoConfig.from_pretrained(source, local_files_only=local, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(
+            f"name_or_path: no network of transformers at {source}; expected a folder with config.json, as "
+            f"save_pretrained writes it, or a name on the Hugging Face Hub"
+        ) from error
+    except Exception as error:  # a config of other values raises almost anything
+        raise ValueError(f"config.json of {source} is no config of transformers: {sentence(error)}") from error
+
+
+def _answers(source: str, local: bool, num_classes: int) -> list[int]:
+    """Look up the first tokens of the classes' numbers."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(source, local_files_only=local, trust_remote_code=False)
+    except Exception as error:  # damaged files raise almost anything
+        raise ValueError(f"name_or_path: the tokenizer of {source} cannot be read: {sentence(error)}") from error
+    tokens = [tokenizer(str(number)).input_ids[0] for number in range(num_classes)]
+    if len(set(tokens)) < num_classes:
+        raise ValueError(
+            f"num_classes: the numbers below {num_classes} begin with the tokens {listed(map(str, tokens))}"
+        )
+    return tokens

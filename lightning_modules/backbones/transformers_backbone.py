@@ -1,0 +1,177 @@
+"""Vision networks of transformers by name, with every argument in the signature: CLIP, SigLIP, ViT and others."""
+
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from datamodules.files.limits import sentence
+from datamodules.files.text_files import read_json_object
+from lightning_modules.backbones.adaptation import Precision, adapted
+from lightning_modules.backbones.diffusion.pipelines import need_transformers, quiet_transformers
+from lightning_modules.backbones.normalized import Normalized
+from lightning_modules.backbones.weights import check_pretrained, from_pretrained, new_network
+
+Features = Literal["pooled", "first_token", "mean_token", "projected"]
+
+
+class TransformersBackbone(nn.Module):
+    """Features of a vision network of transformers, and a classifier behind them.
+
+    Args:
+        network: takes `pixel_values`, normalised images `[B, C, H, W]`.
+        features: which of its outputs; see `transformers_model`.
+        num_classes: outputs of the linear classifier; 0 for none.
+    """
+
+    def __init__(self, network: nn.Module, features: Features, num_classes: int) -> None:
+        super().__init__()
+        self.network = network
+        self.features = features
+        config: Any = network.config
+        width = config.projection_dim if features == "projected" else _width(config)
+        self.num_features: int = width
+        self.classifier = nn.Linear(width, num_classes) if num_classes else nn.Identity()
+
+    def extra_repr(self) -> str:
+        return f"features={self.features}"
+
+    def forward(self, image: Tensor) -> Tensor:
+        output = self.network(pixel_values=image)
+        if self.features == "projected":
+            features = output.image_embeds
+        elif self.features == "pooled":
+            features = output.pooler_output.flatten(1)
+        else:
+            tokens = output.last_hidden_state
+            if tokens.ndim == 4:  # maps of a convolutional network
+                tokens = tokens.flatten(2).transpose(1, 2)
+            features = tokens[:, 0] if self.features == "first_token" else tokens.mean(dim=1)
+        return self.classifier(features)
+
+
+def _width(config: Any) -> int:
+    """Features of the last layer: a convolutional network lists those of each stage."""
+    sizes = getattr(config, "hidden_sizes", None)
+    return sizes[-1] if sizes and not hasattr(config, "num_attention_heads") else config.hidden_size
+
+
+def transformers_model(
+    name_or_path: str,
+    num_classes: int = 0,
+    features: Features = "pooled",
+    pretrained: bool = True,
+    normalize: bool = True,
+    mean: list[float] | None = None,
+    std: list[float] | None = None,
+    tuning: Literal["full", "lora", "frozen", "linear_probe"] = "full",
+    dtype: Precision | None = None,
+    **adaptation: Any,
+) -> nn.Module:
+    """Any vision network of transformers: maps images `[B, C, H, W]` in [0, 1] to features or logits.
+
+    Of a model with a text tower, such as CLIP, it is the vision tower. On the meta device, where parameters have no
+    values, no weights are read or fetched.
+
+    Args:
+        name_or_path: a local folder as `save_pretrained` writes it, or a model's name on the Hugging Face Hub.
+        num_classes: number of logits of a new linear classifier, K; 0 gives the features.
+        features: what the network pools itself (pooled), its first token (first_token), the mean of all tokens or
+            pixels of its last layer (mean_token), or CLIP's embedding that it shares with texts (projected).
+        pretrained: load the weights; otherwise draw new ones for the architecture in the config.
+        normalize: take images in [0, 1] and normalise them inside; otherwise images must come normalised.
+        mean: per channel, in pixel units; by default that of `preprocessor_config.json` beside the config.
+        std: per channel, in pixel units; by default that of `preprocessor_config.json` beside the config.
+        tuning: full trains all, lora adapters and the classifier, linear_probe the classifier alone, frozen nothing.
+        dtype: precision of the weights and of the computation inside, with float32 outside; by default float32.
+        adaptation: arguments of `adapted`: adapters, recomputed activations, compilation.
+
+    Raises:
+        FileNotFoundError: if config or weights are neither on disk nor on the Hub.
+        ValueError: if it is no vision network, the weights do not fit it, or an argument does not.
+        ImportError: if transformers, or for lora peft, is not installed.
+    """
+    need_transformers("transformers_model")
+    import transformers
+
+    if features not in get_args(Features):
+        raise ValueError(f"features must be one of {', '.join(get_args(Features))}, got {features!r}")
+    if tuning == "linear_probe" and num_classes == 0:
+        raise ValueError("tuning by linear_probe trains the classifier, and num_classes=0 leaves none")
+    folder = Path(name_or_path).expanduser()
+    local = folder.is_dir()
+    source = str(folder) if local else name_or_path
+    check_pretrained(source)
+    try:
+        config: Any = transformers.AutoConfig.from_pretrained(source, local_files_only=local, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(
+            f"no network of transformers at {name_or_path}: expected a folder with config.json, as save_pretrained "
+            f"writes it, or a name on the Hugging Face Hub"
+        ) from error
+    except Exception as error:  # a config of other values raises almost anything
+        raise ValueError(f"config.json of {source} is no config of transformers: {sentence(error)}") from error
+    config = getattr(config, "vision_config", config)
+    network_class = _vision_class(transformers, config, features)
+    if pretrained and torch.get_default_device().type != "meta":
+        network = _with_weights(network_class, source, local, config, dtype)
+    else:
+        network = new_network(network_class, config, source)
+    model: nn.Module = TransformersBackbone(network.train(), features, num_classes)
+    if normalize:
+        statistics = _statistics(source, local) if mean is None or std is None else {}
+        for key, value in (("image_mean", mean), ("image_std", std)):
+            if value is None and key not in statistics:
+                short = key.removeprefix("image_")
+                raise ValueError(
+                    f"{short} must be given: there is no {key} in preprocessor_config.json of {name_or_path}"
+                )
+        for key in ("image_mean", "image_std"):
+            if not _are_numbers(statistics.get(key, [0.5])):
+                raise ValueError(f"preprocessor_config.json of {name_or_path}: {key} must be numbers, one a channel")
+        model = Normalized(model, mean or statistics["image_mean"], std or statistics["image_std"])
+    return adapted(
+        model,
+        tuning="frozen" if tuning == "linear_probe" else tuning,
+        trainable=["classifier"] if tuning in ("lora", "linear_probe") and num_classes else None,
+        dtype=dtype,
+        **adaptation,
+    )
+
+
+def _are_numbers(values: Any) -> bool:
+    return isinstance(values, list) and bool(values) and all(type(value) in (int, float) for value in values)
+
+
+def _vision_class(transformers: Any, config: Any, features: Features) -> Any:
+    mapping = transformers.models.auto.modeling_auto.MODEL_MAPPING
+    found = mapping.get(type(config), None)
+    found = found[0] if isinstance(found, tuple | list) else found
+    if found is None or getattr(found, "main_input_name", None) != "pixel_values":
+        raise ValueError(f"name_or_path: {config.model_type} is no vision network of transformers")
+    if features == "projected":
+        projecting = getattr(transformers, f"{found.__name__}WithProjection", None)
+        if projecting is None:
+            raise ValueError(f"features: {config.model_type} has no projection; CLIP has")
+        return projecting
+    return found
+
+
+def _with_weights(network_class: Any, source: str, local: bool, config: Any, dtype: Precision | None) -> Any:
+    precision = torch.float32 if dtype is None else getattr(torch, dtype)
+    options = {"config": config, "local_files_only": local, "dtype": precision}
+    with quiet_transformers():  # it reports the text tower's weights as unexpected, name by name
+        return from_pretrained(network_class, source, "model.safetensors", **options)
+
+
+def _statistics(source: str, local: bool) -> dict[str, Any]:
+    if local:
+        path = Path(source, "preprocessor_config.json")
+        return read_json_object(path) if path.is_file() else {}
+    from transformers import AutoImageProcessor
+
+    try:
+        return AutoImageProcessor.from_pretrained(source, trust_remote_code=False).to_dict()
+    except (OSError, ValueError):
+        return {}

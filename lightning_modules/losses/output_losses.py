@@ -1,0 +1,135 @@
+"""Losses of a network's outputs, summed over samples, and the course of their mean over a training set.
+
+Where the gradient of the loss by the outputs is expensive, as of a simulator, an optimizer is judged by how many of
+these gradients it takes: they are counted by a hook on the loss.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from datamodules.batches import global_size, share
+from datamodules.distributed.summed_gradient import sum_over_processes
+from lightning_modules.full_precision import at_least_float32
+from lightning_modules.interfaces import Table
+from lightning_modules.optim.optimizers import trainable
+from lightning_modules.torch_internals import foreach_add_
+from lightning_modules.training.logging import log_same
+
+HALF = ("16-mixed", "16-true", "bf16-true")
+COURSE = ("training_loss", "gradient_norm", "expensive_gradients")
+
+
+def inputs_and_target(batch: Any) -> tuple[Tensor, Tensor]:
+    """Give what the network takes of a batch of rows or images, and what its outputs are compared with."""
+    return (batch["features"], batch["target"]) if "features" in batch else (batch["image"], batch["label"])
+
+
+class CountedLoss(nn.Module):
+    """Compute a summed loss, and count how often its gradient by the outputs is computed.
+
+    Args:
+        loss: maps outputs and targets to the sum of the samples' losses; says `reduction = "sum"`, as torch's do.
+
+    Raises:
+        ValueError: if the loss is a mean, or does not say that it is a sum.
+    """
+
+    gradients: Tensor
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        if (reduction := getattr(loss, "reduction", None)) != "sum":
+            raise ValueError(
+                f"loss.reduction must be sum, so that the gradient by an output is of its sample's own loss, got "
+                f"{reduction} of {type(loss).__name__}"
+            )
+        self.loss = loss
+        self.register_buffer("gradients", torch.zeros((), dtype=torch.int64))
+        self.register_full_backward_hook(count_gradient)
+
+    def forward(self, outputs: Tensor, target: Tensor) -> Tensor:
+        return self.uncounted(outputs, target)
+
+    def uncounted(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """Compute the loss for a measurement, whose gradients do not count."""
+        return self.loss(outputs.view_as(target) if target.is_floating_point() else outputs, target)
+
+
+def count_gradient(loss: Any, by_inputs: Any, by_outputs: Any) -> None:
+    """Count, as a backward hook of a `CountedLoss`."""
+    loss.gradients.add_(1)
+
+
+class OutputLossSteps:
+    """Gives a LightningModule tests and the course of its training: mean loss and norm of its gradient by epoch.
+
+    Both are of the whole training set at the weights of an epoch's end, and before training. The module owns `network`,
+    `loss` and `course`.
+    """
+
+    network: nn.Module
+    loss: CountedLoss
+    course: list[dict[str, float]]
+
+    def setup(self: Any, stage: str) -> None:
+        if (precision := str(self.trainer.precision)) in HALF:
+            raise ValueError(f"trainer.precision {precision} has too few digits: use 32-true, 64-true or bf16-mixed")
+
+    def outputs(self: Any, inputs: Tensor) -> Tensor:
+        """Give the network's outputs in single precision or better."""
+        return at_least_float32(self.network(inputs))
+
+    def on_train_start(self: Any) -> None:
+        if not self.course:
+            self._measure_course()
+
+    def on_train_epoch_end(self: Any) -> None:
+        self._measure_course()
+
+    def _measure_course(self: Any) -> None:
+        data = self.trainer.datamodule
+        in_order: Any = getattr(data, "training_images_dataloader", None)
+        batches = in_order() if in_order else data.evaluation_loader(data.train_set)
+        loss, norm, samples = self._whole_loss(map(self.trainer.strategy.batch_to_device, batches))
+        found = torch.stack([loss.double() / samples, norm.double() / samples, self.loss.gradients.double()])
+        self.course.append(dict(zip(COURSE, found.tolist(), strict=True)))
+        log_same(self, "train/whole_loss", found[0])
+
+    def _whole_loss(self: Any, batches: Iterable[Any]) -> tuple[Tensor, Tensor, int]:
+        """Sum the loss over all samples of all processes, and give it with its gradient's norm and their number."""
+        parameters = trainable(self.network)
+        total, value, samples = [torch.zeros_like(each) for each in parameters], torch.zeros((), device=self.device), 0
+        for batch in batches:
+            inputs, target = inputs_and_target(batch)
+            loss = self.loss.uncounted(self.outputs(inputs), target)
+            foreach_add_(total, torch.autograd.grad(loss, parameters, materialize_grads=True))
+            value, samples = value + loss.detach(), samples + global_size(batch)
+        value, total = sum_over_processes(value, total)
+        return value, nn.utils.get_total_norm(total), samples
+
+    def test_step(self: Any, batch: Any, batch_idx: int) -> None:
+        inputs, target = inputs_and_target(batch)
+        loss = share(batch) * self.loss.uncounted(self.outputs(inputs), target) / len(target)
+        self.log("test/loss", loss, on_epoch=True, batch_size=global_size(batch), sync_dist=True)
+
+    def on_test_epoch_end(self: Any) -> None:
+        """Log what was measured of the training set at last."""
+        for name, value in (self.course[-1] if self.course else {}).items():
+            log_same(self, f"test/{name}", torch.tensor(value, dtype=torch.float64))
+
+    @property
+    def tables(self) -> Mapping[str, Table]:
+        """Loss and gradient norm of the whole training set against the expensive gradients."""
+        if not self.course:
+            return {}
+        columns = {name: [row[name] for row in self.course] for name in reversed(COURSE)}
+        return {"course": Table(columns, logarithmic={"gradient_norm"})}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["course"] = self.course
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.course = checkpoint["course"]

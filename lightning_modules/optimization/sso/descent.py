@@ -1,0 +1,114 @@
+"""Plain descent on a loss of a network's outputs, by the optimizers that surrogates in their space compare with.
+
+    theta <- optimizer(theta, (1/B) sum_i grad l(f(theta, x_i), y_i)),
+
+by any optimizer of torch (`Descent`) or by gradient steps whose size a line search on the loss of the batch finds
+(`LineSearchDescent`, SLS): the size that was found may grow by a factor of 2 in an epoch. Each batch takes one
+expensive gradient.
+
+Source: Vaswani, Mishkin, Laradji, Schmidt, Gidel and Lacoste-Julien, Painless Stochastic Gradient: Interpolation,
+Line-Search, and Convergence Rates, NeurIPS 2019, arXiv 1905.09997.
+"""
+
+from typing import Any
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from datamodules.arguments import positive, within
+from datamodules.batches import global_size
+from datamodules.distributed.summed_gradient import summed_gradient
+from datamodules.distributed.world import summed
+from lightning_modules.losses.output_losses import CountedLoss, OutputLossSteps, inputs_and_target
+from lightning_modules.method_module import MethodModule
+from lightning_modules.optim.optimizers import built, constant, sgd, trainable
+from lightning_modules.optimization.sso.line_search import EXPAND, search
+from lightning_modules.training.iterations import OwnUpdates
+from lightning_modules.training.logging import log_training
+
+
+class Descent(OutputLossSteps, MethodModule):
+    """Train a network on the mean loss of its outputs by an optimizer of torch.
+
+    Args:
+        network: maps features or images `[B, ...]` to outputs `[B, K]`.
+        loss: maps outputs and targets to the sum of the samples' losses: `reduction: sum` of torch's losses.
+        optimizer: built on the network's trainable parameters.
+        lr_scheduler: stepped every epoch.
+
+    Raises:
+        ValueError: if the loss is a mean.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        loss: nn.Module,
+        optimizer: OptimizerCallable = sgd,
+        lr_scheduler: LRSchedulerCallable = constant,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.loss = CountedLoss(loss)
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.course = []
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.network(inputs)
+
+    def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        inputs, target = inputs_and_target(batch)
+        loss = self.loss(self.outputs(inputs), target) / len(target)
+        return {"loss": log_training(self, batch, loss)}
+
+    def configure_optimizers(self) -> Any:
+        return built(self.optimizer, self.lr_scheduler, trainable(self.network))
+
+
+class LineSearchDescent(OutputLossSteps, MethodModule):
+    """Train a network on the mean loss of its outputs by gradient steps that a line search finds (SLS).
+
+    Args:
+        network: maps features or images `[B, ...]` to outputs `[B, K]`.
+        loss: maps outputs and targets to the sum of the samples' losses: `reduction: sum` of torch's losses.
+        initial_step: first step that is tried.
+        c: part of the loss's first-order decrease that a step must give, in (0, 1).
+
+    Raises:
+        ValueError: if an argument is out of range, or the loss is a mean.
+    """
+
+    step_size: Tensor
+
+    def __init__(self, network: nn.Module, loss: nn.Module, initial_step: float = 1.0, c: float = 0.1) -> None:
+        super().__init__()
+        positive(initial_step=initial_step)
+        within(0, 1, "()", c=c)
+        self.automatic_optimization = False
+        self.network = network
+        self.loss = CountedLoss(loss)
+        self.c = c
+        self.register_buffer("step_size", torch.tensor(initial_step, dtype=torch.float64))
+        self.course = []
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.network(inputs)
+
+    def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        inputs, target = inputs_and_target(batch)
+        local, size, parameters = self.loss(self.outputs(inputs), target), global_size(batch), trainable(self.network)
+
+        def descend() -> None:
+            value, gradient = summed_gradient(local / size, parameters)
+            now = lambda: summed(self.loss.uncounted(self.outputs(inputs), target) / size)  # noqa: E731
+            step = float(self.step_size) * EXPAND ** (1 / self.trainer.num_training_batches)
+            self.step_size.fill_(search(parameters, gradient, value, now, step, self.c).step)
+
+        optimizer: Any = self.optimizers()
+        optimizer.step(descend)
+        return {"loss": log_training(self, batch, local.detach() / len(target))}
+
+    def configure_optimizers(self) -> OwnUpdates:
+        return OwnUpdates(trainable(self.network))

@@ -1,0 +1,262 @@
+"""Train the first layer as if its pre-activations could be trained (TrAct).
+
+The gradient of the first layer's weights is proportional to pixel values, so bright images of high contrast decide what
+it learns. TrAct takes the weight step that best makes a gradient step on the pre-activations z = X W^T instead. With
+G = dL/dz of a mean loss L, rows X `[b, n]` (of a convolution all its patches) and b rows in the batch,
+
+    dW* = argmin ||-eta b G - X dW^T||^2 + lambda b ||dW||^2 = -eta G^T X (X^T X / b + lambda I)^-1,
+
+so the optimizer is handed
+
+    grad W = (G^T X) (X^T X / b + lambda I)^-1
+
+in place of G^T X; the forward pass and all other gradients are the plain layer's. With fewer rows than columns, as a
+convolution has with few or large patches, the inverse is that of a b x b matrix, by Woodbury's identity:
+
+    (X^T X / b + lambda I)^-1 = (I - X^T (X X^T + lambda b I)^-1 X) / lambda.
+
+The layer's weights keep their names, so checkpoints of the plain network load here and the other way round. Images are
+to be standardised before the first layer: lambda is in units of their variance.
+
+Each process takes its own X^T X, as the published runs on several GPUs do; with `sync_gram` all processes share one,
+which is n x n, and give what one process gives. Accumulated gradients take that of each part.
+
+Differences from the authors' code: the matrix is solved by its Cholesky factor, in single precision at least, whatever
+the precision of training; options of a convolution that their code drops (groups, padding modes) are refused.
+
+Source: Petersen, Borgelt and Ermon, TrAct: Making First-layer Pre-Activations Trainable, NeurIPS 2024,
+arXiv 2410.23970.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from datamodules.arguments import positive
+from datamodules.batches import LabelledImageBatch
+from datamodules.distributed.world import world_size
+from lightning_modules.backbones.replacement import layers_named, replace_layers
+from lightning_modules.full_precision import at_least_float32, in_full_precision
+from lightning_modules.losses.mixing import SoftLabels
+from lightning_modules.method_module import MethodModule
+from lightning_modules.optim.optimizers import built, constant, sgd, trainable
+from lightning_modules.tasks.classifier import ClassifierSteps, accuracies, cross_entropy_step, refuse_smoothed
+
+AT_ONCE = 2**24
+"""Numbers of unfolded patches that are held at a time."""
+
+
+def num_rows(layer: nn.Linear | nn.Conv2d, inputs: Tensor) -> int:
+    """Count the rows b that a layer sees: of a convolution all its patches."""
+    if isinstance(layer, nn.Linear):
+        return inputs[..., 0].numel()
+    kernel: Any = zip(inputs.shape[2:], layer.kernel_size, layer.dilation, layer.padding, layer.stride, strict=True)
+    return len(inputs) * math.prod((size + 2 * p - d * (k - 1) - 1) // s + 1 for size, k, d, p, s in kernel)
+
+
+def layer_rows(layer: nn.Linear | nn.Conv2d, inputs: Tensor) -> Iterator[Tensor]:
+    """Give the rows X that a layer sees, each `[b, n]`, part by part, in single precision at least."""
+    inputs = at_least_float32(inputs.to(layer.weight.dtype))
+    if isinstance(layer, nn.Linear):
+        yield inputs.flatten(end_dim=-2)
+        return
+    numbers = layer.weight[0].numel() * inputs[0, 0].numel()  # of one image's patches, at stride 1
+    kernel: Any = (layer.kernel_size, layer.dilation, layer.padding, layer.stride)
+    for images in inputs.split(max(1, AT_ONCE // numbers)):
+        yield F.unfold(images, *kernel).transpose(1, 2).flatten(end_dim=1)
+
+
+def factored(matrix: Tensor, shift: float) -> Tensor:
+    """Compute the lower Cholesky factor of A + s I for a positive semidefinite A, without waiting for the device."""
+    shifted = matrix + shift * torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
+    return torch.linalg.cholesky_ex(shifted, check_errors=False).L
+
+
+def solved(gradient: Tensor, factor: Tensor, rows: Tensor | None, ridge: float) -> Tensor:
+    """Multiply a weight's gradient by (X^T X / b + lambda I)^-1.
+
+    Args:
+        gradient: G^T X, `[m, n]`.
+        factor: lower Cholesky factor of X^T X / b + lambda I, `[n, n]`, or where `rows` are given of
+            X X^T + lambda b I, `[b, b]`.
+        rows: X, `[b, n]`, for the second form.
+        ridge: lambda.
+
+    Returns:
+        `[m, n]`.
+    """
+    if rows is None:
+        return torch.cholesky_solve(gradient.T, factor).T
+    return (gradient - torch.cholesky_solve(rows @ gradient.T, factor).T @ rows) / ridge
+
+
+class _PreActivationGradient(torch.autograd.Function):
+    """Hands on a weight as it is, and solves its gradient on the way back."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, factor: Tensor, rows: Tensor | None, ridge: float) -> Tensor:
+        ctx.save_for_backward(factor, rows)
+        ctx.ridge = ridge
+        return weight.view_as(weight)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        factor, rows = ctx.saved_tensors
+        with in_full_precision(gradient.device):
+            matrix = gradient.flatten(start_dim=1).to(factor.dtype)
+            return solved(matrix, factor, rows, ctx.ridge).view_as(gradient).to(gradient.dtype), None, None, None
+
+
+def pre_activation_weight(layer: nn.Linear | nn.Conv2d, inputs: Tensor, ridge: float, sync_gram: bool) -> Tensor:
+    """Give a layer's weight, through which the gradient of a mean loss comes back as TrAct's.
+
+    Args:
+        layer: whose weight it is, `[m, n]` or `[m, C, kh, kw]`.
+        inputs: of the layer, `[..., n]` or `[B, C, H, W]`.
+        ridge: lambda.
+        sync_gram: whether X^T X is that of all processes.
+    """
+    if not (torch.is_grad_enabled() and layer.weight.requires_grad):
+        return layer.weight
+    with torch.no_grad(), in_full_precision(inputs.device):
+        parts, kept = layer_rows(layer, inputs), None
+        if num_rows(layer, inputs) < layer.weight[0].numel() and not sync_gram:
+            kept = torch.cat(list(parts))
+            factor = factored(kept @ kept.T, ridge * len(kept))
+        else:
+            rows = next(parts)
+            gram = torch.cat([rows.T @ rows, rows.new_full((1, rows.shape[1]), len(rows))])  # the last row counts
+            for part in parts:
+                gram[:-1].addmm_(part.T, part)
+                gram[-1] += len(part)
+            if sync_gram and world_size() > 1:
+                dist.all_reduce(gram)
+            factor = factored(gram[:-1] / gram[-1], ridge)
+    return _PreActivationGradient.apply(layer.weight, factor, kept, ridge)
+
+
+class TrActLinear(nn.Linear):
+    """A linear layer with the parameters of another one, whose weight gets TrAct's gradient."""
+
+    def __init__(self, layer: nn.Linear, ridge: float, sync_gram: bool) -> None:
+        super().__init__(layer.in_features, layer.out_features, bias=False, device="meta")
+        self.weight, self.bias = layer.weight, layer.bias
+        self.ridge, self.sync_gram = ridge, sync_gram
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.linear(input, pre_activation_weight(self, input, self.ridge, self.sync_gram), self.bias)
+
+
+class TrActConv2d(nn.Conv2d):
+    """A convolution with the parameters of another one, whose weight gets TrAct's gradient."""
+
+    def __init__(self, layer: nn.Conv2d, ridge: float, sync_gram: bool) -> None:
+        kernel: Any = layer.kernel_size
+        padding: Any = layer.padding
+        super().__init__(
+            layer.in_channels,
+            layer.out_channels,
+            kernel,
+            layer.stride,  # type: ignore[arg-type]
+            padding,
+            layer.dilation,  # type: ignore[arg-type]
+            bias=False,
+            device="meta",
+        )
+        self.weight, self.bias = layer.weight, layer.bias
+        self.ridge, self.sync_gram = ridge, sync_gram
+
+    def forward(self, input: Tensor) -> Tensor:
+        weight = pre_activation_weight(self, input, self.ridge, self.sync_gram)
+        return self._conv_forward(input, weight, self.bias)
+
+
+def train_pre_activations(network: nn.Module, first_layer: str | None, ridge: float, sync_gram: bool = False) -> str:
+    """Replace a network's first layer, in place, by one whose weight gets TrAct's gradient.
+
+    Args:
+        network: holds the layer; its parameters stay the same objects under the same names.
+        first_layer: name of a `Linear` or `Conv2d` in it, or a pattern (see `layers_named`), of whose matches the first
+            in the order of definition is taken; None takes the first of all.
+        ridge: lambda.
+        sync_gram: whether X^T X is that of all processes.
+
+    Returns:
+        The name of the layer.
+
+    Raises:
+        ValueError: if there is no such layer, it is of another kind, frozen, or a convolution with groups, named
+            padding or a padding mode other than zeros.
+    """
+    layers = layers_named(network, [first_layer or "*"], (nn.Linear, nn.Conv2d), "first_layer")
+    name, layer = next(iter(layers.items()))
+    if isinstance(layer, nn.Conv2d):
+        for key, value, allowed in (("groups", layer.groups, 1), ("padding_mode", layer.padding_mode, "zeros")):
+            if value != allowed:
+                raise ValueError(f"first_layer: {name} has {key} {value!r}, and TrAct takes {allowed!r} alone")
+        if isinstance(layer.padding, str):
+            raise ValueError(f"first_layer: {name} has padding {layer.padding!r}, and TrAct takes numbers alone")
+    kind: Any = TrActConv2d if isinstance(layer, nn.Conv2d) else TrActLinear
+    replace_layers(network, {name: layer}, "first_layer", lambda _, layer: kind(layer, ridge, sync_gram))
+    return name
+
+
+class TrAct(ClassifierSteps, MethodModule):
+    """Train any network with cross-entropy, its first layer by the gradient of its pre-activations.
+
+    Args:
+        network: maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`, and standardises them before its
+            first layer, as `lightning_modules.backbones.normalized.Normalized` does.
+        num_classes: number of classes, K.
+        ridge: lambda, the weight of the smallness of a step; the paper takes 0.05 for short training, 0.2 for long.
+        first_layer: name of the network's first layer, a Linear or Conv2d; None takes the first that it defines.
+        sync_gram: share the statistics of the first layer's inputs among processes, so that several give what one does.
+        soft_labels: mixes images and their labels, and smooths the labels; None leaves them. With mixed images no
+            callback sees the logits of training images.
+        binary: binary cross-entropy, each class a question of its own; all classes of a mixed image are right.
+        optimizer: built on the network's trainable parameters.
+        lr_scheduler: stepped every epoch.
+
+    Raises:
+        ValueError: if an argument is out of range, the network has no such layer, or smoothed labels shall have binary
+            cross-entropy.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        num_classes: int,
+        ridge: float = 0.1,
+        first_layer: str | None = None,
+        sync_gram: bool = False,
+        soft_labels: SoftLabels | None = None,
+        binary: bool = False,
+        optimizer: OptimizerCallable = sgd,
+        lr_scheduler: LRSchedulerCallable = constant,
+    ) -> None:
+        super().__init__()
+        positive(ridge=ridge)
+        refuse_smoothed(soft_labels, binary)
+        self.network = network
+        self.num_classes = num_classes
+        self.first_layer = train_pre_activations(network, first_layer, ridge, sync_gram)
+        self.soft_labels = soft_labels
+        self.binary = binary
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.metrics = accuracies(num_classes)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.network(image)
+
+    def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
+        return cross_entropy_step(self, batch, self.soft_labels, self.binary)
+
+    def configure_optimizers(self) -> Any:
+        return built(self.optimizer, self.lr_scheduler, trainable(self.network))

@@ -1,0 +1,128 @@
+"""The LightningModule of SGMSE+, see the package."""
+
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from datamodules.arguments import at_least, one_of, only_with, positive, within
+from datamodules.batches import SpeechPairBatch
+from datamodules.randomness.shared_batches import draw_rows, draw_rows_like
+from lightning_modules.full_precision import in_full_precision
+from lightning_modules.method_module import MethodModule
+from lightning_modules.metrics.speech import SpeechQuality
+from lightning_modules.optim.averages import AveragedWeights, ramped_decay
+from lightning_modules.optim.optimizers import adam, constant, scheduled, trainable
+from lightning_modules.restoration.sgmse.ouve import OUVE
+from lightning_modules.restoration.sgmse.spectrogram import Spectrogram, as_channels
+from lightning_modules.restoration.sgmse.speech_restorer import SpeechRestorerSteps
+from lightning_modules.sde.flow import solve_flow
+from lightning_modules.sde.processes import along
+from lightning_modules.sde.samplers import Draw, annealed_langevin, predict_and_correct, reverse_diffusion
+from lightning_modules.training.logging import log_training
+
+
+class SGMSE(SpeechRestorerSteps, MethodModule):
+    """Train a score network on spectrograms, and enhance recordings by it. All but training uses the averaged weights.
+
+    Args:
+        network: takes real and imaginary part of the state and of the noisy spectrogram, `[B, 4, F, T]`, and times
+            `[B]`, and gives real and imaginary part of minus the score.
+        process: carries the clean spectrogram to the noisy one.
+        spectrogram: of the recordings.
+        frame_multiple: the numbers of frames that the network takes are multiples of it.
+        num_steps: N, times that enhancement visits.
+        corrector_steps: Langevin steps at each time.
+        snr: r of their size.
+        end: the last time, and the least that is trained on, in (0, 1).
+        sampler: `predictor_corrector`, or `flow`, the ordinary differential equation, solved to a tolerance of 1e-5.
+        average_decay: the most that the average of the weights keeps in an update, in [0, 1).
+        optimizer: built on the network's trainable parameters.
+        lr_scheduler: stepped every epoch.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        process: OUVE = OUVE(),  # noqa: B008 - it does not change
+        spectrogram: Spectrogram = Spectrogram(),  # noqa: B008 - it does not change
+        frame_multiple: int = 64,
+        num_steps: int = 30,
+        corrector_steps: int = 1,
+        snr: float = 0.5,
+        end: float = 0.03,
+        sampler: Literal["predictor_corrector", "flow"] = "predictor_corrector",
+        average_decay: float = 0.999,
+        optimizer: OptimizerCallable = adam,
+        lr_scheduler: LRSchedulerCallable = constant,
+    ) -> None:
+        super().__init__()
+        at_least(1, frame_multiple=frame_multiple, num_steps=num_steps)
+        at_least(0, corrector_steps=corrector_steps)
+        positive(snr=snr)
+        within(0, 1, "()", end=end)
+        within(0, 1, "[)", average_decay=average_decay)
+        one_of(("predictor_corrector", "flow"), sampler=sampler)
+        steps = {"num_steps": num_steps, "corrector_steps": corrector_steps, "snr": snr}
+        only_with("sampler predictor_corrector", sampler == "predictor_corrector", SGMSE, **steps)
+        self.network = network
+        self.process = process
+        self.spectrogram = spectrogram
+        self.frame_multiple = frame_multiple
+        self.num_steps = num_steps
+        self.corrector_steps = corrector_steps
+        self.snr = snr
+        self.end = end
+        self.sampler = sampler
+        self.average = AveragedWeights(network, lambda update: ramped_decay(update + 1, average_decay))
+        self.quality = SpeechQuality()
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+
+    def forward(self, x: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
+        """Estimate scores at spectrograms `[B, 1, F, T]`, complex, and times `[B]`."""
+        return -self.network_output(as_channels(x, noisy), t)
+
+    def training_step(self, batch: SpeechPairBatch, batch_idx: int) -> dict[str, Tensor]:
+        device = batch["noisy"].device
+        noisy, clean = self.pair_of_spectrograms(batch)
+        with in_full_precision(device):
+            t = self.end + (1 - self.end) * draw_rows(torch.rand, (len(clean),), device, dtype=clean.real.dtype)
+            noise = draw_rows_like(torch.randn, clean)
+            mean, deviation = self.process.towards(noisy).kernel(clean, t)
+            deviation = along(deviation, clean)
+            x = mean + deviation * noise
+        score = self(x, noisy, t)
+        with in_full_precision(device):
+            loss = 0.5 * (deviation * score + noise).abs().square().flatten(1).sum(dim=1).mean()
+        return {"loss": log_training(self, batch, loss)}
+
+    def enhanced(self, noisy: Tensor, draw: Draw) -> Tensor:
+        process = self.process.towards(noisy)
+        x = noisy + process.prior_deviation * draw(noisy)
+
+        def score(x: Tensor, t: Tensor) -> Tensor:
+            return self(x, noisy, t)
+
+        with self.average.used_by(self.network):
+            if self.sampler == "flow":
+                solved = solve_flow(score, x, process, 1.0, self.end)
+                return reverse_diffusion(score, solved.x, self.end, 1 / self.end, process, draw).mean
+            times = torch.linspace(1, self.end, self.num_steps, dtype=torch.float64).tolist()
+            sizes = [before - after for before, after in zip(times, [*times[1:], 0.0], strict=True)]
+
+            corrector = partial(annealed_langevin, snr=self.snr, num_steps=self.corrector_steps)
+            steps = [1 / size for size in sizes]
+            return predict_and_correct(
+                score, x, times, process, reverse_diffusion, corrector if self.corrector_steps else None, steps, draw
+            )
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer(trainable(self.network))
+        self.average.follow(self.network, optimizer)
+        return scheduled(optimizer, self.lr_scheduler)

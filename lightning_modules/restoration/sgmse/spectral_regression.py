@@ -1,0 +1,77 @@
+"""Train a network to give the clean spectrogram for a noisy one: what enhancement by diffusion is measured against.
+
+    L = mean over the batch of sum over frequencies and frames |f(y) - x|^2
+
+of compressed complex spectrograms y and x; recordings are divided by their loudest noisy sample. The network is that of
+SGMSE+, which sees y twice, and the time 1.
+
+Source: Richter, Welker, Lemercier, Lay and Gerkmann, Speech Enhancement and Dereverberation with Diffusion-based
+Generative Models, IEEE/ACM TASLP 2023, arXiv 2208.05830, where the same network is trained so.
+"""
+
+from typing import Any
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from datamodules.arguments import at_least
+from datamodules.batches import SpeechPairBatch
+from lightning_modules.full_precision import in_full_precision
+from lightning_modules.method_module import MethodModule
+from lightning_modules.metrics.speech import SpeechQuality
+from lightning_modules.optim.optimizers import adam, built, constant, trainable
+from lightning_modules.restoration.sgmse.spectrogram import Spectrogram, as_channels
+from lightning_modules.restoration.sgmse.speech_restorer import SpeechRestorerSteps
+from lightning_modules.sde.samplers import Draw
+from lightning_modules.training.logging import log_training
+
+
+class SpectralRegression(SpeechRestorerSteps, MethodModule):
+    """Train a network to give clean spectrograms at once.
+
+    Args:
+        network: takes real and imaginary part of the noisy spectrogram, twice, `[B, 4, F, T]`, and times `[B]`, all 1;
+            gives real and imaginary part of the clean one.
+        spectrogram: of the recordings.
+        frame_multiple: the numbers of frames that the network takes are multiples of it.
+        optimizer: built on the network's trainable parameters.
+        lr_scheduler: stepped every epoch.
+
+    Raises:
+        ValueError: if `frame_multiple` is below 1.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        spectrogram: Spectrogram = Spectrogram(),  # noqa: B008 - it does not change
+        frame_multiple: int = 64,
+        optimizer: OptimizerCallable = adam,
+        lr_scheduler: LRSchedulerCallable = constant,
+    ) -> None:
+        super().__init__()
+        at_least(1, frame_multiple=frame_multiple)
+        self.network = network
+        self.spectrogram = spectrogram
+        self.frame_multiple = frame_multiple
+        self.quality = SpeechQuality()
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+
+    def forward(self, noisy: Tensor) -> Tensor:
+        """Estimate clean spectrograms of noisy ones `[B, 1, F, T]`, complex."""
+        return self.network_output(as_channels(noisy, noisy), torch.ones(len(noisy), device=noisy.device))
+
+    def training_step(self, batch: SpeechPairBatch, batch_idx: int) -> dict[str, Tensor]:
+        noisy, clean = self.pair_of_spectrograms(batch)
+        estimate = self(noisy)
+        with in_full_precision(batch["noisy"].device):
+            loss = (estimate - clean).abs().square().flatten(1).sum(dim=1).mean()
+        return {"loss": log_training(self, batch, loss)}
+
+    def enhanced(self, noisy: Tensor, draw: Draw) -> Tensor:
+        return self(noisy)
+
+    def configure_optimizers(self) -> Any:
+        return built(self.optimizer, self.lr_scheduler, trainable(self.network))

@@ -1,0 +1,1 @@
+"""Bases of classifiers, segmenters and restorers: their steps, metrics and writers of predictions."""

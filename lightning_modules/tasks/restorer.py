@@ -1,0 +1,134 @@
+"""Validation, test and prediction of a module that restores images: the same for every method."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from datamodules.batches import ImagePairBatch
+from datamodules.distributed.world import run_seed
+from datamodules.randomness.generators import generator_of
+from lightning_modules.backbones.enlarged import enlarged
+from lightning_modules.backbones.tiled import Inference
+from lightning_modules.full_precision import at_least_float32, in_full_precision
+from lightning_modules.interfaces import ImageColumn
+from lightning_modules.metrics.image_quality import ImageQuality
+from lightning_modules.tasks.writers import WritesImages, levels_of
+from lightning_modules.training.logging import log_means
+
+ZOOM = 4
+"""Part of an image's sides that a crop shows enlarged."""
+
+
+class RestorerSteps(WritesImages):
+    """Give a LightningModule its validation, test and prediction steps.
+
+    The module owns `quality = ImageQuality()`, and `inference`, which says how `forward` is applied to whole images, or
+    says itself what `restore` is. Validation and test log the measures of the
+    estimate and of the degraded image, `test/psnr`, `test/ssim`, `test/noisy_psnr`, `test/noisy_ssim`, means over
+    images and all processes; of several test sets `test/<set>/psnr`. Images without clean ones are not measured, and
+    images that are smaller than theirs are measured, and shown, as bicubic interpolation enlarges them.
+
+    `predict` writes `restored/<name>.png`, in the bits of the given image, into the run directory: of packed raw images
+    the Bayer image that begins with red, and of floating-point numbers 16 bits, see `WritesImages`.
+    """
+
+    quality: ImageQuality
+    inference: Inference
+    written, given, settings_name = "restored", "noisy", "restoration_settings.json"
+
+    def restore(self: Any, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Restore images `[B, C, H, W]` by `forward`; not clipped."""
+        return self.inference(self, degraded)
+
+    def estimated(self: Any, batch: ImagePairBatch) -> Tensor:
+        """Restore a batch: `[B, C, H, W]`, in float32 or better, not clipped.
+
+        What is drawn at random follows from the seed of the run and the position of the batch's first image.
+        """
+        return at_least_float32(self.restore(batch["noisy"], generator_of(run_seed(), int(batch["index"][0]))))
+
+    def other_estimates(self: Any, batch: ImagePairBatch) -> dict[str, Tensor]:
+        """Give more estimates of a test batch, which are measured beside the first: `test/<name>_psnr` and others."""
+        return {}
+
+    def validation_step(
+        self: Any, batch: ImagePairBatch, batch_idx: int, dataloader_idx: int = 0
+    ) -> dict[str, Tensor] | None:
+        return self._measured(batch, dataloader_idx) if "clean" in batch else None
+
+    def test_step(self: Any, batch: ImagePairBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
+        """Return `estimate`, `[B, C, H, W]`.
+
+        Raises:
+            ValueError: if there are no clean images.
+        """
+        if "clean" not in batch:
+            raise ValueError("test measures against clean images, and the data have none: predict writes the estimates")
+        return self._measured(batch, dataloader_idx, self.other_estimates(batch))
+
+    def _measured(
+        self: Any, batch: ImagePairBatch, loader: int, others: dict[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        estimate = self.estimated(batch)
+        names = batch.get("name") or [str(position) for position in batch["index"].tolist()]
+        with in_full_precision(estimate.device):
+            degraded = enlarged(batch["noisy"], estimate.shape[2:])
+            self.quality.update(degraded, estimate, batch["clean"], batch["index"], names, loader, others)
+        return {"estimate": estimate}
+
+    def on_validation_epoch_end(self: Any) -> None:
+        self._log_quality("val")
+
+    def on_test_epoch_end(self: Any) -> None:
+        self._log_quality("test")
+
+    def _log_quality(self: Any, stage: str) -> None:
+        log_means(self, stage, self.quality.means(self._set_names(stage) or [""]))
+
+    def image_columns(self: Any, batch: ImagePairBatch, outputs: Any) -> dict[str, Tensor | ImageColumn]:
+        """Show images before and after, what is wrong in the estimate, and the part with the most detail enlarged."""
+        estimate = self.estimated(batch) if outputs is None else outputs["estimate"]
+        clean = batch.get("clean")
+        given = "noisy" if batch["noisy"].shape[2:] == estimate.shape[2:] else "bicubic"
+        shown = {given: enlarged(batch["noisy"], estimate.shape[2:]), "estimate": estimate}
+        shown |= {} if clean is None else {"clean": clean}
+        columns: dict[str, Tensor | ImageColumn] = dict(shown)
+        if clean is not None:
+            columns["estimate - clean"] = ImageColumn(estimate - clean, difference=True)
+        detail = estimate if clean is None else clean
+        crops = detailed_crops(torch.cat(list(shown.values()), dim=1), detail).chunk(len(shown), dim=1)
+        return columns | {f"{name}, x{ZOOM}": crop for name, crop in zip(shown, crops, strict=True)}
+
+    def pixels(self: Any, batch: ImagePairBatch) -> Tensor:
+        """Round estimates to the levels of the given images, `[B, C, H, W]`."""
+        brightest = batch.get("brightest", 255)
+        return levels_of(self.estimated(batch), brightest if brightest > 1 else 65535)
+
+
+def detailed_crops(image: Tensor, detail: Tensor) -> Tensor:
+    """Cut out of each image the part with the greatest variance.
+
+    Args:
+        image: `[B, C, H, W]`.
+        detail: `[B, C', H, W]`: the images whose variance counts.
+
+    Returns:
+        `[B, C, H / ZOOM, W / ZOOM]`.
+    """
+    height, width = max(image.shape[2] // ZOOM, 1), max(image.shape[3] // ZOOM, 1)
+    grey = detail.cpu().double().mean(dim=1)
+    mean, square = (window_sums(each, height, width) / (height * width) for each in (grey, grey.square()))
+    best = (square - mean.square()).round(decimals=9).flatten(1).argmax(dim=1)  # of equal ones the first
+    crops = []
+    for row, place in enumerate(best.tolist()):
+        top, left = divmod(place, mean.shape[2])
+        crops.append(image[row, :, top : top + height, left : left + width])
+    return torch.stack(crops)
+
+
+def window_sums(image: Tensor, height: int, width: int) -> Tensor:
+    """Sum images `[B, H, W]` over all windows of a size, `[B, H - height + 1, W - width + 1]`, from running sums."""
+    total = torch.nn.functional.pad(image.cumsum(dim=1).cumsum(dim=2), (1, 0, 1, 0))
+    rows = total[:, height:] - total[:, :-height]
+    return rows[:, :, width:] - rows[:, :, :-width]

@@ -1,0 +1,80 @@
+"""Classifiers of texts from transformers: the library's own logits, adapters and heads, and refusals."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lightning_modules.backbones.text_classifier import transformers_classifier
+from tests.tiny_texts import save_tokenizer
+
+BERT = {
+    "model_type": "bert",
+    "vocab_size": 20,
+    "hidden_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+}
+T5 = {"model_type": "t5", "vocab_size": 20, "d_model": 8, "d_kv": 4, "d_ff": 16, "num_layers": 1, "num_heads": 2}
+TEXT = {"input_ids": torch.tensor([[2, 7, 8, 3, 0]]), "attention_mask": torch.tensor([[1, 1, 1, 1, 0]])}
+
+
+def test_an_encoder_gets_a_new_classifier_on_its_weights(tmp_path: Path) -> None:
+    from transformers import BertConfig, BertModel
+
+    options = {key: value for key, value in BERT.items() if key != "model_type"}
+    plain = BertModel(BertConfig(**options))
+    plain.save_pretrained(tmp_path)
+    network: Any = transformers_classifier(str(tmp_path), 3).eval()
+    assert network(TEXT).shape == (1, 3)
+    hidden = plain.eval()(**TEXT).last_hidden_state
+    torch.testing.assert_close(network.network.bert(**TEXT).last_hidden_state, hidden)
+
+
+def test_adapters_leave_the_new_classifier_to_training() -> None:
+    network = transformers_classifier(
+        "unread", 3, BERT, pretrained=False, tuning="lora", lora_rank=2, lora_targets=["query"], lora_dropout=0.5
+    )
+    trained = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
+    assert all("lora_" in name or name.startswith("network.classifier.") for name in trained)
+    assert len(trained) == 4
+    assert any(type(module) is torch.nn.Dropout and module.p == 0.5 for module in network.modules())
+
+
+def test_an_encoder_and_decoder_answers_with_the_classes_numbers(tmp_path: Path) -> None:
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    options = {key: value for key, value in T5.items() if key != "model_type"}
+    plain = T5ForConditionalGeneration(T5Config(**options, decoder_start_token_id=0)).eval()
+    plain.save_pretrained(tmp_path)
+    save_tokenizer(tmp_path, special=False)
+    network = transformers_classifier(str(tmp_path), 3).eval()
+    words = plain(**TEXT, decoder_input_ids=torch.zeros(1, 1, dtype=torch.int64)).logits[:, 0]
+    torch.testing.assert_close(network(TEXT), words[:, [4, 5, 6]])
+    assert "answers" not in network.state_dict()
+    save_tokenizer(tmp_path)
+    with pytest.raises(ValueError, match="num_classes: the numbers below 3 begin with the tokens 2, 2, 2"):
+        transformers_classifier(str(tmp_path), 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"name_or_path": "/nowhere"}, FileNotFoundError, "name_or_path: no network of transformers at /nowhere"),
+        ({"architecture": {"model_type": "bart2"}}, ValueError, "architecture: .*bart2"),
+        (
+            {"architecture": {"model_type": "vit"}},
+            ValueError,
+            "vit is no network of transformers that classifies texts",
+        ),
+        ({"tuning": "half"}, ValueError, "tuning must be full, lora or frozen"),
+    ],
+)
+def test_what_does_not_fit_is_named(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
+    given = {"name_or_path": "unread", "num_classes": 2, "architecture": BERT, "pretrained": False, **arguments}
+    if "name_or_path" in arguments:
+        given |= {"pretrained": True, "architecture": None}
+    with pytest.raises(error, match=message):
+        transformers_classifier(**given)

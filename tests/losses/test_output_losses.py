@@ -1,0 +1,46 @@
+"""Counted losses, and the course of the whole training set's loss."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from datamodules.classification.digits import Digits
+from datamodules.classification.labelled_images import LabelledImages
+from lightning_modules.losses.output_losses import CountedLoss
+from lightning_modules.networks.mlp import MLP
+from lightning_modules.optimization.sso import Descent
+from tests.trainers import quiet
+
+
+def test_gradients_by_outputs_are_counted_and_nothing_else() -> None:
+    loss, target = CountedLoss(nn.MSELoss(reduction="sum")), torch.ones(4)
+    outputs = torch.zeros(4, 1, requires_grad=True)
+    loss(outputs, target)
+    with torch.no_grad():
+        loss(outputs, target)
+    loss.uncounted(outputs, target).backward()
+    assert loss.gradients == 0
+    (2 * loss(3 * outputs, target)).backward()
+    assert torch.autograd.grad(loss(outputs, target), outputs)[0].tolist() == [[-2.0]] * 4
+    assert loss.gradients == 2
+
+
+def test_the_course_is_of_all_training_images_as_they_are() -> None:
+    torch.manual_seed(0)
+    module = Descent(MLP(64, [5], 10), nn.CrossEntropyLoss(reduction="sum"), lambda p: torch.optim.SGD(p, lr=0.1))
+    data = LabelledImages(Digits(train_size=150), batch_size=40)
+    trainer = quiet(max_epochs=2, precision="64-true")
+    trainer.fit(module, datamodule=data)
+    source: Any = Digits(train_size=150).training()
+    image = source.fetch(torch.arange(150), None).double() / source.brightest
+    loss = nn.functional.cross_entropy(module.network(image), source.label)
+    norm = torch.cat([each.flatten() for each in torch.autograd.grad(loss, list(module.network.parameters()))]).norm()
+    assert module.course[-1]["training_loss"] == pytest.approx(loss.item(), abs=1e-12)
+    assert module.course[-1]["gradient_norm"] == pytest.approx(norm.item(), abs=1e-12)
+    assert [row["expensive_gradients"] for row in module.course] == [0, 4, 8]
+    [tested] = trainer.test(module, datamodule=data, verbose=False)
+    assert tested["test/training_loss"] == pytest.approx(loss.item(), abs=1e-12)
+    assert tested["test/expensive_gradients"] == 8
+    assert tested["test/loss"] > 0
