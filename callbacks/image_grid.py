@@ -106,7 +106,7 @@ class ImageGrid(Callback):
         loader: Any = require_data(trainer, TrainingImageSource, "ImageGrid").training_images_dataloader()
         count = len(loader.dataset)
         chosen = torch.linspace(0, count - 1, min(self.num_images, count)).long()
-        request = next(iter(loader.sampler))._replace(indices=chosen, global_size=len(chosen))
+        request = next(iter(loader.sampler))._replace(indices=chosen, global_batch_size=len(chosen))
         self._keep(trainer, pl_module, trainer.strategy.batch_to_device(loader.dataset[request]), None)
         self._draw(trainer, name)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAUROC, MulticlassF1Score, MulticlassPrecision, MulticlassRecall
 
-from datamodules.distributed.world import summed
+from datamodules.distributed.world import all_reduce_sum
 from lightning_modules.interfaces import Classifier, require
 from lightning_modules.training.logging import log_same
 
@@ -67,7 +67,7 @@ class MacroScores(Callback):
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert self.scores is not None
-        present = summed(self.images) > 0
+        present = all_reduce_sum(self.images) > 0
         for name, value in self.scores.compute().items():
             log_same(pl_module, name, value[present].mean() if value.ndim else value)
         self.scores = None

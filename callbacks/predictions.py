@@ -42,7 +42,7 @@ def append_predictions(
 
 
 @dataclass
-class Samples:
+class PredictedSamples:
     """Tell of each sample that is predicted what its set knows besides the image.
 
     Args:
@@ -54,7 +54,7 @@ class Samples:
     label: NDArray[np.int64] | None = None
 
     @classmethod
-    def of(cls, dataset: Any) -> "Samples":
+    def of(cls, dataset: Any) -> "PredictedSamples":
         """Read the names of a set's `source`, in its `row` if it has one, and the set's labels of whole images.
 
         Raises:
@@ -85,7 +85,7 @@ def merge_predictions(
     path: Path,
     format: Literal["parquet", "csv"],
     names: Sequence[str] | None = None,
-    samples: Samples | None = None,
+    samples: PredictedSamples | None = None,
 ) -> int:
     """Merge parts into one table sorted by index, in memory that does not grow with probabilities.
 
@@ -122,7 +122,10 @@ def merge_predictions(
     starts = np.cumsum([0, *(len(table) for table in tables)])
     part_of = np.searchsorted(starts, order, side="right") - 1
     rows_at_once = max(1, VALUES_AT_ONCE // num_classes)
-    with whole_file(path) as partial, _TableWriter(partial, format, num_classes, names, samples or Samples()) as writer:
+    with (
+        whole_file(path) as partial,
+        _TableWriter(partial, format, num_classes, names, samples or PredictedSamples()) as writer,
+    ):
         for begin in range(0, len(index), rows_at_once):
             chunk = slice(begin, begin + rows_at_once)
             rows = np.empty(len(index[chunk]), dtype=_row(num_classes))
@@ -177,7 +180,7 @@ class WritePredictions(Callback):
         self._masks = self._path.with_name("predictions.partial")
         loaders = trainer.predict_dataloaders
         loader = loaders[0] if isinstance(loaders, list | tuple) and loaders else loaders
-        self._samples = Samples.of(getattr(loader, "dataset", None))
+        self._samples = PredictedSamples.of(getattr(loader, "dataset", None))
         if trainer.is_global_zero:
             shutil.rmtree(self._masks, ignore_errors=True)  # of a run that was killed
         trainer.strategy.barrier("masks of before are removed")
@@ -281,7 +284,7 @@ class _TableWriter:
         format: Literal["parquet", "csv"],
         num_classes: int,
         names: Sequence[str] | None,
-        samples: Samples,
+        samples: PredictedSamples,
     ) -> None:
         self.path = path
         self.format = format

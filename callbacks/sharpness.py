@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from callbacks.drawing.curves import draw_table
-from datamodules.distributed.world import summed
+from datamodules.distributed.world import all_reduce_sum
 from datamodules.files.whole_files import save_figure, write_text
 from lightning_modules.backbones.enlarged import enlarged
 from lightning_modules.interfaces import ImageMeasurer, Table, require
@@ -87,7 +87,7 @@ class Sharpness(Callback):
             self.sums[kind] += torch.cat([*radial_power(grey), gradients]).double().cpu()
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        total = {kind: summed(sums.to(pl_module.device)).cpu() for kind, sums in self.sums.items()}
+        total = {kind: all_reduce_sum(sums.to(pl_module.device)).cpu() for kind, sums in self.sums.items()}
         filled = total["clean"][RINGS : 2 * RINGS] > 0
         power = {kind: (sums[:RINGS] / sums[RINGS : 2 * RINGS])[filled] for kind, sums in total.items()}
         gradient = {kind: sums[-2] / sums[-1] for kind, sums in total.items()}

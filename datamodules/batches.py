@@ -21,7 +21,7 @@ class LabelledImageBatch(TypedDict):
     """`[B]`, int64: the current label, which may be wrong in training, and maybe corrected there."""
     index: Tensor
     """`[B]`, int64: position in the set the batch was drawn from (for training, the training set)."""
-    global_size: int
+    global_batch_size: int
     """Samples of this batch over all processes."""
     original_label: NotRequired[Tensor]
     """`[B]`, int64: of training images, once labels have been corrected, those that were given."""
@@ -49,7 +49,7 @@ class LabelledTextBatch(TypedDict):
     """`[B]`, int64."""
     index: Tensor
     """`[B]`, int64: position in the set."""
-    global_size: int
+    global_batch_size: int
     """Samples of this batch over all processes."""
 
 
@@ -62,7 +62,7 @@ class LabelledMaskBatch(TypedDict):
     """`[B, H, W]`, int64: the current category of each pixel, maybe corrected in training; 255 is ignored."""
     index: Tensor
     """`[B]`, int64: position in the set."""
-    global_size: int
+    global_batch_size: int
     """Samples of this batch over all processes."""
     original_label: NotRequired[Tensor]
     """`[B, H, W]`, int64: of training images, the labels that were given, before any correction; 255 is ignored."""
@@ -84,7 +84,7 @@ class UnpairedMaskBatch(TypedDict):
     """`[B, H, W]`, int64, 0 and 1: the current pseudo label; 0 before there is one."""
     index: Tensor
     """`[B]`, int64: position in the set."""
-    global_size: int
+    global_batch_size: int
     """Samples of this batch over all processes."""
     original_label: NotRequired[Tensor]
     """`[B, H, W]`, int64: the labels as the data set gives them."""
@@ -109,7 +109,7 @@ class ProtectedImageBatch(TypedDict):
     """Of each image, the name of its file without suffix."""
     index: Tensor
     """`[B]`, int64: position in the set."""
-    global_size: int
+    global_batch_size: int
     """Samples of this batch over all processes."""
 
 
@@ -128,12 +128,12 @@ class ImagePairBatch(TypedDict):
     """
     index: Tensor
     """`[B]`, int64: position in the set; of a patch in training, among the patches of an epoch."""
-    global_size: int
+    global_batch_size: int
     """Samples of this batch over all processes; in evaluation, where these may have different numbers of batches, those
     of all processes' batches of this number."""
     name: NotRequired[list[str]]
     """Of each image, in testing and prediction: the name of its file without suffix."""
-    brightest: NotRequired[int]
+    data_range: NotRequired[int]
     """In testing and prediction: the stored value that stands for 1, 255 for images of 8 bits."""
 
 
@@ -149,11 +149,11 @@ class MeasuredImageBatch(TypedDict):
     clean images."""
     index: Tensor
     """`[B]`, int64: position in the set, from which the operator knows each image's mask, where it has one."""
-    global_size: int
+    global_batch_size: int
     """Samples of this batch over all processes."""
     name: NotRequired[list[str]]
     """Of each image, in testing and prediction: the name of its file without suffix."""
-    brightest: NotRequired[int]
+    data_range: NotRequired[int]
     """In testing and prediction: the stored value that stands for 1, 255 for images of 8 bits."""
 
 
@@ -170,7 +170,7 @@ class SpeechPairBatch(TypedDict):
     """Samples a second."""
     index: Tensor
     """`[B]`, int64: position in the set."""
-    global_size: int
+    global_batch_size: int
     """Samples of this batch over all processes; in evaluation, those of all processes' batches of this number."""
     name: NotRequired[list[str]]
     """Of each recording, outside training: the name of its file without suffix."""
@@ -189,7 +189,7 @@ class ClipBatch(TypedDict):
     source that training does not know."""
     index: Tensor
     """`[B]`, int64: position in the set; of a window in training, among the windows of an epoch."""
-    global_size: int
+    global_batch_size: int
     """Samples of this batch over all processes; in evaluation, those of all processes' batches of this number."""
     name: NotRequired[list[str]]
     """Of each clip, outside training: the name of its folder, or of its file without suffix."""
@@ -209,7 +209,7 @@ class NormalMapBatch(TypedDict):
     where the normal is unknown. Left out of photographs that are predicted."""
     index: Tensor
     """`[B]`, int64: position in the set."""
-    global_size: int
+    global_batch_size: int
     """Samples of this batch over all processes; in evaluation, those of all processes' batches of this number."""
     name: NotRequired[list[str]]
     """Of each image, outside training: the name of its file without suffix."""
@@ -231,7 +231,7 @@ class CaptionedImageBatch(TypedDict):
     """`[B, P]`: the caption's pooled embedding, of SDXL, with `moments`."""
     index: Tensor
     """`[B]`, int64: position in the set."""
-    global_size: int
+    global_batch_size: int
     """Samples of this batch over all processes."""
 
 
@@ -244,7 +244,7 @@ class PromptBatch(TypedDict):
     """`[B]`, int64: random seed of each one's noise."""
     index: Tensor
     """`[B]`, int64: number of each text, which may differ from its position in the set."""
-    global_size: int
+    global_batch_size: int
     """Samples of this batch over all processes."""
 
 
@@ -259,7 +259,7 @@ class NoisePairBatch(TypedDict):
     """`B` texts."""
     index: Tensor
     """`[B]`, int64: position in the set."""
-    global_size: int
+    global_batch_size: int
     """Samples of this batch over all processes."""
 
 
@@ -276,7 +276,7 @@ class InterpolationBatch(TypedDict):
     """Of each pair, what its results are called."""
     index: Tensor
     """`[B]`, int64: position in the set."""
-    global_size: int
+    global_batch_size: int
     """Samples of this batch over all processes."""
 
 
@@ -316,7 +316,7 @@ class TableBatch(TypedDict):
     """A number, of a stream: the expected losses' second derivative in every direction. For metrics only."""
     index: Tensor
     """`[B]`, int64: position in the set; of a stream its round."""
-    global_size: int
+    global_batch_size: int
     """Samples of this batch over all processes."""
 
 
@@ -333,7 +333,7 @@ class SequenceBatch(TypedDict):
     """`[F]`, in testing bridges: the standard deviation of the path given what was observed. For metrics only."""
     index: Tensor
     """`[B]`, int64: position in the set."""
-    global_size: int
+    global_batch_size: int
     """Samples of this batch over all processes."""
 
 
@@ -349,7 +349,7 @@ class GraphBatch(TypedDict):
     """`[D]`: the standard deviation of each node's own noise. For metrics only."""
     index: Tensor
     """`[B]`, int64: position in the set."""
-    global_size: int
+    global_batch_size: int
     """Samples of this batch over all processes."""
 
 
@@ -370,20 +370,20 @@ def local_size(batch: Any) -> int:
     raise ValueError(f"a batch needs a tensor whose first dimension counts samples, got the keys {', '.join(batch)}")
 
 
-def global_size(batch: Any) -> int:
+def global_batch_size(batch: Any) -> int:
     """Samples of a batch over all processes. A batch of a user's own loader without the key counts as evenly shared."""
-    if "global_size" in batch:
-        return batch["global_size"]
+    if "global_batch_size" in batch:
+        return batch["global_batch_size"]
     return local_size(batch) * world_size()
 
 
-def share(batch: Any) -> float:
+def loss_weight(batch: Any) -> float:
     """Weight of this process's mean loss, so that the average over processes is the mean over the global batch.
 
     DDP averages gradients over processes. The last batch of an epoch may be split unevenly, so the mean of the local
     means is not the global mean; world size times local count over global count puts it right. It is 1 in a single
     process.
 
-    A weighted loss is logged with `batch_size=global_size(batch)`: the mean over the epoch is then exact, too.
+    A weighted loss is logged with `batch_size=global_batch_size(batch)`: the mean over the epoch is then exact, too.
     """
-    return world_size() * local_size(batch) / global_size(batch)
+    return world_size() * local_size(batch) / global_batch_size(batch)

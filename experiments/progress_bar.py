@@ -37,7 +37,7 @@ class WholeRun(RichProgressBar):
         """Name the columns: narrow enough, with the metrics behind them, for a terminal of 80 characters."""
         _, _, batches, *_ = super().configure_columns(trainer)
         return [
-            Stage("[progress.description]{task.description}"),
+            StageColumn("[progress.description]{task.description}"),
             BarColumn(bar_width=16),
             batches,
             TimeLeft(self, trainer),
@@ -73,7 +73,7 @@ class WholeRun(RichProgressBar):
         return None if new <= 0 else (time.monotonic() - self._started) * max(1 - done, 0) / new
 
 
-class Stage(TextColumn):
+class StageColumn(TextColumn):
     """The column of the stage: the epoch, without a last one where another limit than the epochs ends the run."""
 
     def render(self, task: Task) -> Text:

@@ -74,7 +74,7 @@ class SpeechMeasurer(Protocol):
     """A module that measures enhanced recordings against clean ones."""
 
     quality: Any
-    """A `lightning_modules.metrics.speech.SpeechQuality`."""
+    """A `lightning_modules.restoration.sgmse.speech_metrics.SpeechQuality`."""
     spectrogram: Any
     """The spectrograms that it enhances."""
 
@@ -285,10 +285,10 @@ class TableSource(Protocol):
 
 
 @runtime_checkable
-class BakedNetwork(Protocol):
+class EffectiveNetwork(Protocol):
     """A module whose network works with weights that are functions of those it trains."""
 
-    def baked(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def effective_weights(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Give the weights that it works with in evaluation mode, by the plain network's names, and what they are.
 
         The second is by layer, and JSON can hold it.

@@ -41,7 +41,7 @@ class Certification(Callback):
 
     Args:
         sigma: standard deviation of the noise, in pixel units.
-        mode: number of draws of an image: `lightning_modules.robustness.certificates.Fixed` as published, or
+        mode: number of draws of an image: `lightning_modules.robustness.certificates.FixedSampling` as published, or
             `Anytime`, `Curve`, `InputSpecific` or `Stages` beside it with fewer.
         batch_size: draws that each process evaluates at once.
         skip: distance of the certified images in the set; CIFAR-10 is often reported with 20, ImageNet with 100.

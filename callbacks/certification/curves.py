@@ -121,7 +121,7 @@ def accuracy_name(radius: float) -> str:
 def is_tight(settings: Settings, radius: float | None) -> bool:
     """Say whether a log's certified accuracy is close to what more draws would certify, and not only a lower bound.
 
-    See `fewer_draws.py`.
+    See `adaptive_sampling.py`.
 
     Args:
         settings: the settings of the log.

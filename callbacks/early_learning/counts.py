@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from datamodules.distributed.world import rank, summed
+from datamodules.distributed.world import all_reduce_sum, rank
 from lightning_modules.interfaces import IGNORED
 
 ROWS = 11  # of counts: 8 of `count_categories` and 3 of `count_right_labels`
@@ -175,4 +175,4 @@ class RunningCounts:
             *self.records, self.rest = counts if rank() == 0 else torch.zeros_like(counts)
 
     def _over_processes(self) -> Tensor:
-        return summed(torch.stack([*self.records, self.rest])).cpu()
+        return all_reduce_sum(torch.stack([*self.records, self.rest])).cpu()

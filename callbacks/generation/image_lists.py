@@ -40,13 +40,13 @@ class ImageList(Protocol):
         ...
 
 
-def in_bytes(stored: Tensor, brightest: float) -> Tensor:
-    """Scale stored values, `brightest` for white, to 0...255, rounded down as generated images are."""
-    if stored.dtype == torch.uint8 and brightest == 255:
+def in_bytes(stored: Tensor, data_range: float) -> Tensor:
+    """Scale stored values, `data_range` for white, to 0...255, rounded down as generated images are."""
+    if stored.dtype == torch.uint8 and data_range == 255:
         return stored
     if stored.is_floating_point():
-        return (stored * (255 / brightest)).clamp(0, 255).to(torch.uint8)
-    return (stored.long() * 255).div(int(brightest), rounding_mode="floor").to(torch.uint8)
+        return (stored * (255 / data_range)).clamp(0, 255).to(torch.uint8)
+    return (stored.long() * 255).div(int(data_range), rounding_mode="floor").to(torch.uint8)
 
 
 class SourceImages:
@@ -72,7 +72,7 @@ class SourceImages:
         return len(self.source.label)
 
     def __getitem__(self, rows: range) -> list[Tensor]:
-        return list(in_bytes(self.source.fetch(torch.tensor(rows), None), self.source.brightest))
+        return list(in_bytes(self.source.fetch(torch.tensor(rows), None), self.source.data_range))
 
     def name_of(self, row: int) -> str:
         return f"image {row} of {self.name}"
@@ -83,27 +83,27 @@ class ArrayImages:
 
     Args:
         images: `[C, H, W]` each.
-        brightest: the stored value of white.
+        data_range: the stored value of white.
         name: of the set and the split.
     """
 
     in_memory = True
 
-    def __init__(self, images: Sequence[np.ndarray], brightest: float, name: str) -> None:
+    def __init__(self, images: Sequence[np.ndarray], data_range: float, name: str) -> None:
         self.images = images
-        self.brightest = brightest
+        self.data_range = data_range
         self.name = name
         digest = hashlib.blake2b(digest_size=16)
         for image in images:
             digest.update(f"{image.shape} {image.dtype}".encode())
             digest.update(np.ascontiguousarray(image).data)
-        self.identity = {"images": len(images), "digest": digest.hexdigest(), "brightest": brightest}
+        self.identity = {"images": len(images), "digest": digest.hexdigest(), "data_range": data_range}
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, rows: range) -> list[Tensor]:
-        return [in_bytes(torch.tensor(self.images[row]), self.brightest) for row in rows]
+        return [in_bytes(torch.tensor(self.images[row]), self.data_range) for row in rows]
 
     def name_of(self, row: int) -> str:
         return f"image {row} of {self.name}"
@@ -157,7 +157,7 @@ def images_of_set(images: AnySet, split: Split, seed: int, device: torch.device)
     name = f"{type(images).__name__}-{split}"
     if isinstance(images, PairSet):
         read = images.images(split)
-        return ArrayImages(read.stored, read.brightest, name)
+        return ArrayImages(read.stored, read.data_range, name)
     if isinstance(images, CaptionedSet):
         source = images.training().source if split == "training" else None
     else:

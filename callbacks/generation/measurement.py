@@ -12,8 +12,8 @@ from torch import Tensor
 
 from callbacks.generation.extraction import ALONE, Shares, metric_name
 from callbacks.generation.statistics import (
+    FeatureMoments,
     Features,
-    Moments,
     exact_distance,
     frechet_distance,
     inception_score,
@@ -23,7 +23,7 @@ from callbacks.generation.statistics import (
     score_sums,
     subset_distances,
 )
-from datamodules.distributed.world import broadcast, summed
+from datamodules.distributed.world import all_reduce_sum, broadcast
 from datamodules.files.array_files import read_npz
 from datamodules.files.whole_files import whole_file
 
@@ -32,7 +32,7 @@ class Described(NamedTuple):
     """Features of images and their moments."""
 
     name: str
-    moments: Moments
+    moments: FeatureMoments
     feature: Features | None
     """None where only the moments are known."""
     extractor: dict[str, Any] | None
@@ -57,7 +57,7 @@ def described(name: str, feature: Features, extractor: dict[str, Any], shares: S
     if file is not None and broadcast(file.is_file()):
         return read_statistics(file)._replace(name=name, feature=feature)
     rank, processes, _, device = shares.exact
-    sums = summed(moment_sums(feature, device, rank, processes))
+    sums = all_reduce_sum(moment_sums(feature, device, rank, processes))
     result = Described(name, moments_of(sums, len(feature)), feature, extractor)
     if file is not None and rank == 0:
         write_statistics(file, result)
@@ -98,7 +98,7 @@ def read_statistics(file: Path) -> Described:
         raise ValueError(f"{file}: mu {list(mean.shape)} and sigma {list(covariance.shape)} do not fit, [D] and [D, D]")
     if not torch.allclose(covariance, covariance.T, rtol=1e-3) or (covariance.diagonal() < 0).any():
         raise ValueError(f"{file}: sigma must be symmetric and its diagonal not negative, as a covariance is")
-    return Described(str(file), Moments(mean, covariance, _count(file, arrays.get("count"))), None, said)
+    return Described(str(file), FeatureMoments(mean, covariance, _count(file, arrays.get("count"))), None, said)
 
 
 def _real(file: Path, name: str, array: NDArray[Any]) -> NDArray[Any]:
@@ -180,7 +180,7 @@ def distances(
         sums["kid"] = sum_pairs(generated.feature, real.feature, device=device, share=rank, shares=processes, **options)
     if generated.feature is not None and classifier is not None:
         sums["is"] = score_sums(generated.feature, classifier, device, rank, processes)
-    sums = {name: summed(value) for name, value in sums.items()}
+    sums = {name: all_reduce_sum(value) for name, value in sums.items()}
     results: dict[str, float] = {}
     if rank == 0:
         identity = generated.extractor or real.extractor

@@ -32,7 +32,7 @@ RESERVOIR = 10_000
 """Images of a set that KID's subsets are drawn from."""
 
 
-class Moments(NamedTuple):
+class FeatureMoments(NamedTuple):
     """Mean and covariance of features."""
 
     mean: Tensor
@@ -72,14 +72,14 @@ def moment_sums(feature: Features, device: torch.device, share: int = 0, shares:
     return sums
 
 
-def moments_of(sums: Tensor, count: int) -> Moments:
+def moments_of(sums: Tensor, count: int) -> FeatureMoments:
     """Turn the `moment_sums` of N = `count` rows into mean and covariance, on the host and in place."""
     sums = sums.cpu()
     mean = sums[-1] / count
-    return Moments(mean, sums[:-1].addr_(mean, mean, alpha=-count).div_(count - 1), count)
+    return FeatureMoments(mean, sums[:-1].addr_(mean, mean, alpha=-count).div_(count - 1), count)
 
 
-def frechet_distance(first: Moments, second: Moments) -> float:
+def frechet_distance(first: FeatureMoments, second: FeatureMoments) -> float:
     """Compute the distance of two Gaussians, FID.
 
     The trace of the root is the sum of the roots of the eigenvalues of A^T S2 A, with A A^T = S1, which is symmetric.

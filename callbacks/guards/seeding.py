@@ -29,7 +29,7 @@ class SeedEveryBatch(Callback):
     """Seeds random generators before each batch from (seed, stage, epoch, batch).
 
     So dropout, mixup and noise are the same after an interruption as without it, and no generator's state has to be
-    saved. What a step draws for its samples is the same on any number of processes (`draw_rows`); several processes
+    saved. What a step draws for its samples is the same on any number of processes (`sample_rows`); several processes
     have torch's own generators, from which networks draw their dropout, each seeded by its number, too.
 
     Args:
@@ -48,7 +48,7 @@ class SeedEveryBatch(Callback):
     def _seed(self, trainer: Trainer, batch: Any, stage: int, batch_idx: int, dataloader_idx: int = 0) -> None:
         place = (self.seed or 0, stage, trainer.current_epoch, batch_idx, dataloader_idx)
         seed = seed_of(*place, 0)
-        begin_batch(seed, batch.get("global_size") if isinstance(batch, Mapping) else None)
+        begin_batch(seed, batch.get("global_batch_size") if isinstance(batch, Mapping) else None)
         if world_size() > 1:
             seed = seed_of(*place, trainer.global_rank + 1)
         seed_torch(seed, trainer.strategy.root_device)

@@ -42,7 +42,7 @@ class FeatureSource(ImageSource):
         feature: `[1 + passes, N, D]`.
     """
 
-    brightest = 1
+    data_range = 1
     in_memory = True
 
     def __init__(self, source: ImageSource, feature: NDArray[Any]) -> None:
@@ -79,7 +79,7 @@ def source_fingerprint(source: ImageSource) -> str:
     It covers all labels, and the pixels of images in memory, or names, sizes and times of files and the pixels of 64.
     """
     digest = hashlib.sha256(source.label.numpy().data)
-    digest.update(f"{source.brightest}\n".encode())
+    digest.update(f"{source.data_range}\n".encode())
     if (names := source.names) is not None:
         digest.update(os.fsencode("\n".join(names)))
         if (root := getattr(source, "root", None)) is not None:
@@ -113,7 +113,7 @@ class CachedFeatures(ImageSet):
         images: data set that the features are of.
         encoder: maps images `[B, C, H, W]` in [0, 1] to features `[B, num_features]`; it is put in evaluation mode.
         num_features: number of features of an image, D.
-        augmented_passes: features of so many random views of each training image are kept, and every visit takes one of
+        augmented_passes: features of so many random views of each training image are kept, and every epoch takes one of
             them; with 0 it takes those of the image without augmentation, which are always kept for evaluation.
         augmentation: random crop and mirror of the views, besides the random crop of images in files.
         augmentation_seed: random seed of the views; not that of the run, as all runs share them.
@@ -182,8 +182,8 @@ class CachedFeatures(ImageSet):
     def test(self) -> FeatureSource:
         return self._features("test", self.images.test())
 
-    def shifted_tests(self) -> dict[str, ImageSource]:
-        return {name: self._features(name, source) for name, source in self.images.shifted_tests().items()}
+    def ood_test_sets(self) -> dict[str, ImageSource]:
+        return {name: self._features(name, source) for name, source in self.images.ood_test_sets().items()}
 
     def shifted_labels(self) -> dict[str, Tensor]:
         return self.images.shifted_labels()  # no feature is computed
@@ -195,7 +195,7 @@ class CachedFeatures(ImageSet):
             raise ValueError(f"process {rank()} has another encoder or other images than process 0")
         samples = len(source.label)
         rows = self._rows_per_part(samples)
-        places = [(visit, start) for visit in range(passes + 1) for start in range(0, samples, rows)]
+        places = [(epoch, start) for epoch in range(passes + 1) for start in range(0, samples, rows)]
 
         def compute(numbers: list[int]) -> Parts:
             return self._extracted(source, [(number, *places[number]) for number in numbers], rows)
@@ -243,10 +243,10 @@ class CachedFeatures(ImageSet):
         samples, batch = len(source.label), self.encoder_batch_size
         every = torch.arange(samples)
         requests: dict[bool, list[Request]] = {False: [], True: []}
-        for _, visit, start in parts:
+        for _, epoch, start in parts:
             for first in range(start, min(start + rows, samples), batch):
                 index = every[first : min(first + batch, start + rows, samples)]
-                requests[visit > 0].append(Request(index, visit, len(index)))
+                requests[epoch > 0].append(Request(index, epoch, len(index)))
         batches = chain.from_iterable(
             self._images(source, requests[augmented], self.augmentation_seed if augmented else None)
             for augmented in (False, True)
@@ -274,9 +274,9 @@ class CachedFeatures(ImageSet):
 
     def _encoded(self, batch: dict[str, Any]) -> Tensor:
         image, index = (batch[key].to(self.device, non_blocking=True) for key in ("image", "index"))
-        if "visit" in batch:
-            image = self.augmentation.apply(image, self.augmentation_seed, batch["visit"], index)
-        features = self.encoder(image.float().div(batch["brightest"]))
+        if "epoch" in batch:
+            image = self.augmentation.apply(image, self.augmentation_seed, batch["epoch"], index)
+        features = self.encoder(image.float().div(batch["data_range"]))
         if features.shape != (len(image), self.num_features):
             raise ValueError(
                 f"num_features is {self.num_features}, and the encoder gives {list(features.shape[1:])} for an image"

@@ -28,7 +28,7 @@ RANGE = 8.0
 """Values in -RANGE...RANGE are mapped to [0, 1]; those beyond are cut off."""
 
 
-class Samples(NamedTuple):
+class ClusteredSamples(NamedTuple):
     """Drawn samples."""
 
     value: np.ndarray
@@ -60,7 +60,9 @@ class Clusters:
         position = np.array([offset, rare_offset, -offset])
         self.common, self.rare, self.foreign = centre + position[:, None, None] * direction
 
-    def draw(self, num_clean: int, num_foreign: int, rare_share: float, random: np.random.Generator) -> Samples:
+    def draw(
+        self, num_clean: int, num_foreign: int, rare_share: float, random: np.random.Generator
+    ) -> ClusteredSamples:
         """Samples of the classes, equally many of each, and samples of no class with random labels.
 
         Args:
@@ -74,7 +76,7 @@ class Clusters:
         centre = np.where(rare[:, None], self.rare[label], self.common[label])
         given = random.integers(NUM_CLASSES, size=num_foreign)
         centre = np.concatenate([centre, self.foreign[random.integers(NUM_CLASSES, size=num_foreign)]])
-        return Samples(
+        return ClusteredSamples(
             centre + random.normal(size=centre.shape),
             np.concatenate([label, given]),
             np.concatenate([rare, np.zeros(num_foreign, dtype=bool)]),
@@ -127,7 +129,7 @@ class Clustered(ImageSet):
         self.seed = seed
         return self
 
-    def drawn(self, split: str) -> Samples:
+    def drawn(self, split: str) -> ClusteredSamples:
         """Draw the samples of `train` or `test`."""
         clusters = Clusters(self.offset, self.rare_offset, self.scale, self.seed)
         train = split == "train"
@@ -141,7 +143,7 @@ class Clustered(ImageSet):
     def test(self) -> ImagesInMemory:
         return self._stored(self.drawn("test"))
 
-    def _stored(self, samples: Samples, clean_label: Tensor | None = None) -> ImagesInMemory:
+    def _stored(self, samples: ClusteredSamples, clean_label: Tensor | None = None) -> ImagesInMemory:
         level = np.clip((samples.value + RANGE) / (2 * RANGE), 0, 1) * 255
         image = torch.from_numpy(level.round().astype(np.uint8)).view(-1, *self.image_shape)
         return ImagesInMemory(image, torch.from_numpy(samples.label).long(), clean_label=clean_label)

@@ -55,7 +55,7 @@ class Digits(ImageSet):
         image, label = torch.from_numpy(digits.images[rows])[kept, None], label[kept]
         size = self.image_shape[1]
         if size == 8:
-            return ImagesInMemory(image.to(torch.uint8), label, brightest=16)
+            return ImagesInMemory(image.to(torch.uint8), label, data_range=16)
         enlarged = F.interpolate(image, size=(size, size), mode="bilinear") * (255 / 16)
         return ImagesInMemory(enlarged.round().to(torch.uint8), label)
 
@@ -80,12 +80,12 @@ class TuningDigits(Digits):
     def training(self) -> ImagesInMemory:
         return self._read(slice(600, self.train_size))
 
-    def shifted_tests(self) -> dict[str, ImageSource]:
+    def ood_test_sets(self) -> dict[str, ImageSource]:
         test = self.test()
         random = torch.Generator().manual_seed(0)
-        count, brightest = len(test.label), test.brightest
+        count, data_range = len(test.label), test.data_range
         moves = torch.tensor(DIRECTIONS)[torch.randint(0, len(DIRECTIONS), (count,), generator=random)]
-        padded = F.pad(test.image.float() / brightest, [1] * 4)
+        padded = F.pad(test.image.float() / data_range, [1] * 4)
         size = test.image.shape[-1]
         moved = torch.stack(
             [
@@ -94,5 +94,5 @@ class TuningDigits(Digits):
             ]
         )
         noisy = (moved + SIGMA * torch.randn(moved.shape, generator=random)).clamp(0, 1)
-        stored = (noisy * brightest).round().to(torch.uint8)
-        return {"moved_noisy": ImagesInMemory(stored, test.label, brightest)}
+        stored = (noisy * data_range).round().to(torch.uint8)
+        return {"moved_noisy": ImagesInMemory(stored, test.label, data_range)}

@@ -66,7 +66,7 @@ class DomainNet(ImageSet):
     def test(self) -> ImageFiles:
         return self._read(self.train_domain, "test")
 
-    def shifted_tests(self) -> dict[str, ImageSource]:
+    def ood_test_sets(self) -> dict[str, ImageSource]:
         return {domain: self._read(domain, "test") for domain in self.test_domains}
 
     def _read(self, domain: str, split: str) -> ImageFiles:

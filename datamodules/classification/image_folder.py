@@ -87,7 +87,7 @@ class ImageFolder(ImageSet):
             )
         return self._read(found[0])
 
-    def shifted_tests(self) -> dict[str, ImageSource]:
+    def ood_test_sets(self) -> dict[str, ImageSource]:
         return {name: self._shifted_set(self.root / folder) for name, folder in self.shifted.items()}
 
     def _shifted_set(self, folder: Path) -> ImageSource:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.corruptions.image_noise import ImageNoise, SampleNumbers
+from datamodules.corruptions.image_noise import CounterRNG, ImageNoise
 from datamodules.files.image_files import Crop, UnreadableImage, files_by_class, read_crop
 from datamodules.files.text_files import read_text
 from datamodules.sets import Source, SplitSet
@@ -28,7 +28,7 @@ class ImageSource(Source, ABC):
 
     label: Tensor
     """`[N]`, int64, as the data set gives it."""
-    brightest: int = 255
+    data_range: int = 255
     """The stored value that stands for 1."""
     num_uniform: int = 0
     """Random numbers that `fetch` needs for each training image; 0 where all is augmented on the device."""
@@ -57,7 +57,7 @@ class ImageSource(Source, ABC):
                 an image whole or cuts out its centre.
 
         Returns:
-            `[B, C, H, W]`, uint8 in 0...`brightest`.
+            `[B, C, H, W]`, uint8 in 0...`data_range`.
         """
 
     def another_view(self, first: Tensor, second: Tensor) -> Tensor:
@@ -70,15 +70,15 @@ class ImagesInMemory(ImageSource):
 
     in_memory = True
 
-    def __init__(self, image: Tensor, label: Tensor, brightest: int = 255, clean_label: Tensor | None = None) -> None:
+    def __init__(self, image: Tensor, label: Tensor, data_range: int = 255, clean_label: Tensor | None = None) -> None:
         self.image = image
         self.label = label
-        self.brightest = brightest
+        self.data_range = data_range
         self.clean_label = clean_label
 
     @property
     def image_for_noise(self) -> Tensor:
-        return self.image if self.brightest == 255 else self.image / self.brightest
+        return self.image if self.data_range == 255 else self.image / self.data_range
 
     def fetch(self, row: Tensor, uniform: Tensor | None) -> Tensor:
         return self.image.index_select(0, row)
@@ -249,14 +249,14 @@ class ImageSet(SplitSet[ImageSource], OtherImages):
         """
         return self
 
-    def shifted_tests(self) -> dict[str, ImageSource]:
+    def ood_test_sets(self) -> dict[str, ImageSource]:
         """Read test images that are distributed differently from the training images, by name, with the same classes'
         numbers."""
         return {}
 
     def shifted_labels(self) -> dict[str, Tensor]:
-        """Read the labels of `shifted_tests` alone, to tell before training what is missing."""
-        return {name: source.label for name, source in self.shifted_tests().items()}
+        """Read the labels of `ood_test_sets` alone, to tell before training what is missing."""
+        return {name: source.label for name, source in self.ood_test_sets().items()}
 
     def of_no_class(self, image_shape: tuple[int, ...], seed: int) -> ImageSource:
         if tuple(self.image_shape) != tuple(image_shape):
@@ -299,6 +299,6 @@ class NoisyImages(ImageSet):
         source = self.images.test()
         if not isinstance(source, ImagesInMemory):
             raise ValueError(f"images must be a set in memory for NoisyImages, got {type(self.images).__name__}")
-        clean = source.image.float() / source.brightest
-        noisy = self.noise.sample(clean, SampleNumbers(self.seed, 0, torch.arange(len(clean))))
+        clean = source.image.float() / source.data_range
+        noisy = self.noise.sample(clean, CounterRNG(self.seed, 0, torch.arange(len(clean))))
         return ImagesInMemory((noisy.clamp(0, 1) * 255).round().to(torch.uint8), source.label)

@@ -105,7 +105,7 @@ class ImageNet(ImageSet):
     def test(self) -> ImageFiles:
         return self._read("val")
 
-    def shifted_tests(self) -> dict[str, ImageSource]:
+    def ood_test_sets(self) -> dict[str, ImageSource]:
         if self.class_names is None:
             self.test()
         assert self.class_names is not None

@@ -58,7 +58,7 @@ class LabelledImages(SeededBatches):
         second_view: whether training batches also hold `second_view`, another random view of each image.
         predict_dir: folder of images, in any subfolders, that `predict` takes in place of the test set; a first folder
             with the name of a class says the class.
-        shifted_tests: further data sets whose test images are tested as other distributions of the same classes.
+        ood_test_sets: further data sets whose test images are tested as other distributions of the same classes.
         batches_per_epoch: batches of an epoch's pass, drawn anew each time with the same number of images of each given
             label; a class with fewer images gives all of them. None takes all images.
         evaluation_batch_size: images of a validation, test or prediction batch over all processes; None takes
@@ -90,7 +90,7 @@ class LabelledImages(SeededBatches):
         augmentation: Augmentation | None = None,
         second_view: bool = False,
         predict_dir: str | None = None,
-        shifted_tests: dict[str, ImageSet] | None = None,
+        ood_test_sets: dict[str, ImageSet] | None = None,
         batches_per_epoch: int | None = None,
         shards: NodeShards | None = None,
         evaluation_batch_size: int | None = None,
@@ -128,7 +128,7 @@ class LabelledImages(SeededBatches):
         self.augmentation = augmentation or Augmentation()
         self.second_view = second_view
         self.predict_dir = predict_dir
-        self.shifted_tests = shifted_tests or {}
+        self.ood_test_sets = ood_test_sets or {}
         self.batches_per_epoch = batches_per_epoch
         self.shards = shards
         self._corrected: Tensor | None = None
@@ -147,7 +147,7 @@ class LabelledImages(SeededBatches):
         return self.images.class_names
 
     def prepare_data(self) -> None:
-        for images in (self.images, *self.shifted_tests.values()):
+        for images in (self.images, *self.ood_test_sets.values()):
             images.fetch_missing()
 
     # reading
@@ -265,22 +265,22 @@ class LabelledImages(SeededBatches):
             ValueError: if there is none, or one is damaged, naming it, or has labels or images that do not fit.
         """
         labels = self._prepared(self.images).shifted_labels()
-        labels |= {name: self._prepared(images).test().label for name, images in self.shifted_tests.items()}
+        labels |= {name: self._prepared(images).test().label for name, images in self.ood_test_sets.items()}
         if not labels:
             raise ValueError(f"{type(self.images).__name__} is given no shifted test set")
         for name, label in labels.items():
             self._check_labels(label, name)
-        for name, images in self.shifted_tests.items():
+        for name, images in self.ood_test_sets.items():
             if tuple(images.image_shape) != tuple(self.image_shape):
                 raise ValueError(
-                    f"shifted_tests.{name} has images {list(images.image_shape)}, and those in training are "
+                    f"ood_test_sets.{name} has images {list(images.image_shape)}, and those in training are "
                     f"{list(self.image_shape)}"
                 )
 
     def shifted_test_loaders(self) -> dict[str, DataLoader]:
         """Give a loader of each shifted test set; batches hold `classes` where the set has only some of them."""
-        sources = self._prepared(self.images).shifted_tests()
-        sources |= {name: self._prepared(images).test() for name, images in self.shifted_tests.items()}
+        sources = self._prepared(self.images).ood_test_sets()
+        sources |= {name: self._prepared(images).test() for name, images in self.ood_test_sets.items()}
         return {
             name: self.evaluation_loader(LabelledSet(self._checked(source, name), clean_label=source.label))
             for name, source in sources.items()
@@ -337,19 +337,19 @@ class LabelledImages(SeededBatches):
         ]
         return random.permutation(np.concatenate(chosen))
 
-    def augmented(self, batch: dict[str, Any], visit: int) -> dict[str, Any]:
+    def augmented(self, batch: dict[str, Any], epoch: int) -> dict[str, Any]:
         """Crop and mirror training images."""
-        for key, number in (("image", visit), ("second_view", visit + SECOND)):
+        for key, number in (("image", epoch), ("second_view", epoch + SECOND)):
             if key in batch:
                 batch[key] = self.augmentation.apply(batch[key], self.seed, number, batch["index"])
         return batch
 
     def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Give all images in the module's type, in [0, 1]."""
-        brightest = batch.pop("brightest")
+        data_range = batch.pop("data_range")
         for key in ("image", "second_view"):
             if key in batch:
-                batch[key] = self.in_unit_interval(batch[key], brightest)
+                batch[key] = self.in_unit_interval(batch[key], data_range)
         return batch
 
     # corrected labels

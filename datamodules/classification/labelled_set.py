@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SECOND = 1 << 40
-"""Added to the number of a visit: the second view is that of another visit, which never comes."""
+"""Added to the number of a epoch: the second view is that of another epoch, which never comes."""
 
 
 class LabelledSet(Dataset[dict[str, Any]]):
@@ -30,7 +30,7 @@ class LabelledSet(Dataset[dict[str, Any]]):
         row: positions in the source, `[n]`; None takes all.
         label: given labels, `[n]`; None takes those of the source.
         clean_label: true labels, `[n]`; None where they are unknown.
-        seed: random seed of the augmentation, which training images have; their batches carry the number of the visit
+        seed: random seed of the augmentation, which training images have; their batches carry the number of the epoch
             that it is drawn for until they are on the device. None reads images as they are.
         second_view: whether batches also hold another random view of each image.
         origin: which set the images are from, for batches that say so.
@@ -75,13 +75,17 @@ class LabelledSet(Dataset[dict[str, Any]]):
 
     def __getitem__(self, request: Request) -> dict[str, Any]:
         index, row, view = request.indices, self.row[request.indices], None
-        batch: dict[str, Any] = {"label": self.label[index], "index": index, "global_size": request.global_size}
+        batch: dict[str, Any] = {
+            "label": self.label[index],
+            "index": index,
+            "global_batch_size": request.global_batch_size,
+        }
         if self.seed is not None:
-            batch["visit"] = request.visit
-            view = self._view(index, request.visit)
-        batch["image"], batch["brightest"] = self.source.fetch(row, view), self.source.brightest
+            batch["epoch"] = request.epoch
+            view = self._view(index, request.epoch)
+        batch["image"], batch["data_range"] = self.source.fetch(row, view), self.source.data_range
         if self.second_view:
-            other = self._view(index, request.visit + SECOND)
+            other = self._view(index, request.epoch + SECOND)
             if view is not None and other is not None:
                 other = self.source.another_view(view, other)
             batch["second_view"] = self.source.fetch(row, other)
@@ -98,10 +102,10 @@ class LabelledSet(Dataset[dict[str, Any]]):
             batch["unreadable"] = {sample: failed[file] for sample, file in rows if file in failed}
         return batch
 
-    def _view(self, index: Tensor, visit: int) -> Tensor | None:
+    def _view(self, index: Tensor, epoch: int) -> Tensor | None:
         if self.seed is None or self.source.num_uniform == 0:
             return None
-        return sample_uniform(self.seed, visit, index, count=self.source.num_uniform, stream=1)
+        return sample_uniform(self.seed, epoch, index, count=self.source.num_uniform, stream=1)
 
 
 def stratified_split(label: Tensor, fraction: float, seed: int, stream: int = 1) -> tuple[Tensor, Tensor]:

@@ -114,7 +114,7 @@ class OtherDigits(OtherImages):
         digits = load_digits()
         kept = torch.isin(torch.from_numpy(digits.target), torch.tensor(self.digits))
         image = torch.from_numpy(digits.images)[kept][:, None].to(torch.uint8)
-        return ImagesInMemory(image, torch.full((len(image),), UNKNOWN), brightest=16)
+        return ImagesInMemory(image, torch.full((len(image),), UNKNOWN), data_range=16)
 
 
 class PhotographPatches(OtherImages):

@@ -40,7 +40,7 @@ def block(count: int, rank: int, world_size: int) -> range:
     return range(start, start + share + (rank < rest))
 
 
-def summed(value: Tensor) -> Tensor:
+def all_reduce_sum(value: Tensor) -> Tensor:
     """Sum a tensor over processes, without gradient; `value` itself stays as it is. Every process calls it."""
     total = value.detach().clone(memory_format=torch.contiguous_format)  # NCCL refuses a transposed one
     if world_size() > 1:
@@ -57,7 +57,7 @@ def broadcast(message: Message) -> Message:
     return messages[0]
 
 
-def gathered(message: Message) -> list[Message]:
+def all_gather(message: Message) -> list[Message]:
     """Give every process the messages of all, in the order of their ranks. Every process calls it."""
     if world_size() == 1:
         return [message]

@@ -50,5 +50,5 @@ class ImagesToProtect(SeededBatches):
         # Never in half precision, which does not give the 256 levels of a file back.
         assert self.trainer is not None
         dtype = torch.promote_types(self.trainer.lightning_module.dtype, torch.float32)  # type: ignore[arg-type]
-        batch["image"] = batch["image"].to(dtype) / batch.pop("brightest")
+        batch["image"] = batch["image"].to(dtype) / batch.pop("data_range")
         return batch

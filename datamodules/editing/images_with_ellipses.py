@@ -66,14 +66,14 @@ class _WithEllipses:
         index = request.indices
         batch: dict[str, Any] = {
             "image": self.source.fetch(index, None),
-            "brightest": self.source.brightest,
+            "data_range": self.source.data_range,
             "prompt": [[""] for _ in index],
             "name": [f"{position:05d}" for position in index.tolist()],
             "index": index,
-            "global_size": request.global_size,
+            "global_batch_size": request.global_batch_size,
         }
         if self.drawn_anew:
-            batch["regions"] = self._ellipses(sample_uniform(self.seed, request.visit, index, count=5, stream=3))
+            batch["regions"] = self._ellipses(sample_uniform(self.seed, request.epoch, index, count=5, stream=3))
             return batch
         seen, change = sample_uniform(self.seed, 0, index, count=10, stream=4).split(5, dim=1)
         unseen = (seen + self.images.unseen_change * (change - 0.5)).clamp(0, 1)

@@ -126,13 +126,13 @@ class _Photographs:
             keeps = torch.cat([keeps, torch.stack([self._read_masks(self.unseen[row]) for row in rows])], dim=1)
         batch: dict[str, Any] = {
             "image": torch.stack([self._read(self.images[row], "RGB") for row in rows]),
-            "brightest": 255,
+            "data_range": 255,
             "regions": regions,
             "editor_keeps": keeps,
             "prompt": [self.prompts.get(self.images[row].stem, [""]) for row in rows],
             "name": [self.images[row].stem for row in rows],
             "index": request.indices,
-            "global_size": request.global_size,
+            "global_batch_size": request.global_batch_size,
         }
         if self.source_prompts:
             batch["source_prompt"] = [self.source_prompts[name] for name in batch["name"]]

@@ -8,7 +8,7 @@ from datamodules.loading.seeded_batches import RequestedSet
 class ProtectedSet(ABC):
     """Images with the regions that an editor keeps; batches are `ProtectedImageBatch`es whose images are as stored.
 
-    They have the stored value that stands for 1 as `brightest`.
+    They have the stored value that stands for 1 as `data_range`.
     """
 
     image_shape: tuple[int, ...]

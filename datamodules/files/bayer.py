@@ -82,8 +82,8 @@ def checked(raw: RawImage, path: Path) -> RawImage:
         raise ValueError(f"{path} holds no pixel")
     if raw.pattern not in PATTERNS:
         raise ValueError(f"{path} has the pattern {raw.pattern}; expected one of {', '.join(PATTERNS)}")
-    if (brightest := int(raw.bayer.max())) > raw.white:
-        raise ValueError(f"{path} has the value {brightest}, above white {raw.white}")
+    if (data_range := int(raw.bayer.max())) > raw.white:
+        raise ValueError(f"{path} has the value {data_range}, above white {raw.white}")
     return raw
 
 

@@ -8,14 +8,14 @@ from PIL import Image, ImageOps
 from datamodules.files.image_files import UnreadableImage, opened_image
 
 
-def read_pixels(path: Path, channels: int | None = None, brightest: int | None = None) -> np.ndarray:
+def read_pixels(path: Path, channels: int | None = None, data_range: int | None = None) -> np.ndarray:
     """Read an image whole, in the bits that it is stored in, and turned as its camera says.
 
     Args:
         path: the file: grey or colour, of 8 or 16 bits.
         channels: 1 for grey (colours are weighed as luma, Rec. 601), 3 for colour; None leaves them.
-        brightest: the stored value that stands for white. An image of 8 bits may have no other than 255; one of 16 bits
-            needs it, since cameras and tools store 10 to 16 bits in them.
+        data_range: stored value of white; 255 for images of 8 bits. Images of 16 bits need it, since cameras and tools
+            store 10 to 16 bits in them.
 
     Returns:
         `[C, H, W]`, uint8 or uint16.
@@ -35,12 +35,12 @@ def read_pixels(path: Path, channels: int | None = None, brightest: int | None =
             grey = channels == 1 or (channels is None and opaque.mode in ("1", "L"))
             pixels = np.atleast_3d(np.asarray(opaque.convert("L" if grey else "RGB")))
     greatest = np.iinfo(pixels.dtype).max
-    if pixels.dtype == np.uint8 and brightest not in (None, 255):
-        raise UnreadableImage(f"{path} has 8 bits, and brightest is {brightest}: leave that out or remove the file")
-    if pixels.dtype != np.uint8 and brightest is None:
-        raise UnreadableImage(f"{path} has 16 bits, and nothing says which value is white: set brightest, up to 65535")
-    if brightest is not None and pixels.max() > brightest:
-        raise UnreadableImage(f"{path} has the value {pixels.max()} of {greatest}, above brightest {brightest}")
+    if pixels.dtype == np.uint8 and data_range not in (None, 255):
+        raise UnreadableImage(f"{path} has 8 bits, and data_range is {data_range}: leave that out or remove the file")
+    if pixels.dtype != np.uint8 and data_range is None:
+        raise UnreadableImage(f"{path} has 16 bits, and nothing says which value is white: set data_range, up to 65535")
+    if data_range is not None and pixels.max() > data_range:
+        raise UnreadableImage(f"{path} has the value {pixels.max()} of {greatest}, above data_range {data_range}")
     return np.array(pixels.transpose(2, 0, 1), order="C")
 
 

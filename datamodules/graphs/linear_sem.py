@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from datamodules.arguments import at_least, one_of, positive, within
-from datamodules.corruptions.value_noise import Gaussian, ValueNoise
+from datamodules.corruptions.value_noise import GaussianValues, ValueNoise
 from datamodules.graphs.random_graphs import GraphKind, acyclic_graph, edge_weights, observations
 from datamodules.tables.table_set import Rows, TableSet
 
@@ -34,7 +34,7 @@ class LinearSEM(TableSet):
         nodes: int = 20,
         edges: int = 40,
         graph: GraphKind = "erdos_renyi",
-        noise: ValueNoise = Gaussian(),  # noqa: B008 - it is frozen
+        noise: ValueNoise = GaussianValues(),  # noqa: B008 - it is frozen
         variance: float | tuple[float, float] = 1.0,
         samples: int = 1000,
         seed: int | None = None,

@@ -15,7 +15,7 @@ from datamodules.loading.seeded_batches import RequestedSet
 class EndPoints(ABC):
     """Pairs of images; batches are `InterpolationBatch`es whose images are as stored.
 
-    They have the stored value that stands for 1 as `brightest`.
+    They have the stored value that stands for 1 as `data_range`.
     """
 
     image_shape: tuple[int, ...]
@@ -80,9 +80,9 @@ class _DrawnPairs:
         return {
             "first": self.source.fetch(rows[:, 0], None),
             "second": self.source.fetch(rows[:, 1], None),
-            "brightest": self.source.brightest,
+            "data_range": self.source.data_range,
             "prompt": ["" for _ in rows],
             "name": [f"{first:05d}_{second:05d}" for first, second in rows.tolist()],
             "index": request.indices,
-            "global_size": request.global_size,
+            "global_batch_size": request.global_batch_size,
         }

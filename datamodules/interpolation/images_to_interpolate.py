@@ -9,7 +9,7 @@ from datamodules.classification.labelled_set import LabelledSet
 from datamodules.corruptions.image_noise.interface import ImageNoise
 from datamodules.interpolation.end_points import EndPoints
 from datamodules.loading.seeded_batches import SeededBatches
-from datamodules.randomness.counter import SampleNumbers
+from datamodules.randomness.counter import CounterRNG
 
 
 class ImagesToInterpolate(SeededBatches):
@@ -55,15 +55,15 @@ class ImagesToInterpolate(SeededBatches):
     def training_images(self) -> tuple[Tensor, int] | None:
         """Give all training images, `[N, C, H, W]` as stored, and the stored value for 1; None of a set without any."""
         source = self.images.training()
-        return None if source is None else (source.fetch(torch.arange(len(source.label)), None), source.brightest)
+        return None if source is None else (source.fetch(torch.arange(len(source.label)), None), source.data_range)
 
     def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
-        brightest = batch.pop("brightest")
+        data_range = batch.pop("data_range")
         for key in ("image", "first", "second"):
             if key in batch:
-                batch[key] = self.in_unit_interval(batch[key], brightest)
+                batch[key] = self.in_unit_interval(batch[key], data_range)
         if self.noise is not None and "first" in batch:
-            numbers = SampleNumbers(self.seed, 0, batch["index"])  # of the second image they go on
+            numbers = CounterRNG(self.seed, 0, batch["index"])  # of the second image they go on
             for key in ("first", "second"):
                 batch[key] = self.noise.sample(batch[key], numbers)
         return batch

@@ -101,11 +101,11 @@ class _FilePairs:
         return {
             "first": torch.stack([self._read(pair.first) for pair in pairs]),
             "second": torch.stack([self._read(pair.second) for pair in pairs]),
-            "brightest": 255,
+            "data_range": 255,
             "prompt": [pair.prompt for pair in pairs],
             "name": [pair.name for pair in pairs],
             "index": request.indices,
-            "global_size": request.global_size,
+            "global_batch_size": request.global_batch_size,
         }
 
     def _read(self, name: str) -> Tensor:

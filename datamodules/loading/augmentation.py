@@ -112,8 +112,8 @@ class Augmentation:
     def __post_init__(self) -> None:
         at_least(0, crop_padding=self.crop_padding)
 
-    def apply(self, image: Tensor, seed: int, visit: int, index: Tensor) -> Tensor:
-        """Augment images `[B, C, H, W]`, of any type, as drawn from (seed, visit, index)."""
+    def apply(self, image: Tensor, seed: int, epoch: int, index: Tensor) -> Tensor:
+        """Augment images `[B, C, H, W]`, of any type, as drawn from (seed, epoch, index)."""
         if not (self.crop_padding or self.flip):
             return image
-        return crop_and_flip(image, sample_uniform(seed, visit, index, count=3), self.crop_padding, self.flip)
+        return crop_and_flip(image, sample_uniform(seed, epoch, index, count=3), self.crop_padding, self.flip)

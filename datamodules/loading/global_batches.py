@@ -14,9 +14,9 @@ class Request(NamedTuple):
 
     indices: Tensor
     """`[local batch]`, int64: positions in the set, this process's share of the global batch."""
-    visit: int
+    epoch: int
     """Number of the pass through the set, counted from 0 over all epochs; it seeds the augmentation."""
-    global_size: int
+    global_batch_size: int
     """Samples of the batch over all processes."""
 
 

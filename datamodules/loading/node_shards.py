@@ -86,11 +86,11 @@ class NodeBatches(GlobalBatches):
         epoch, batches, nodes = self.epoch, len(self), len(self.shards)
         first = self.resumed[1] if epoch == self.resumed[0] else 0
         order = lru_cache(2 * nodes)(self._order_of)  # many batches read from one
-        for visit in range(epoch * batches + first, (epoch + 1) * batches):
-            size = visit + 1 if self.growing else self.batch_size // nodes
-            start = visit * (visit + 1) // 2 if self.growing else visit * size
+        for batch_number in range(epoch * batches + first, (epoch + 1) * batches):
+            size = batch_number + 1 if self.growing else self.batch_size // nodes
+            start = batch_number * (batch_number + 1) // 2 if self.growing else batch_number * size
             own = [self._drawn(node, start, size, order) for node in block(nodes, self.rank, self.world_size)]
-            yield Request(torch.cat(own), visit, nodes * size)
+            yield Request(torch.cat(own), batch_number, nodes * size)
 
     def _order_of(self, node: int, number: int) -> np.ndarray:
         """Draw the n-th order of a node's samples."""

@@ -44,7 +44,7 @@ class WithPositions(Dataset[Any]):
         if not isinstance(where, Request):
             return where, self.samples[where]
         batch = self.collate(self.__getitems__(where.indices.tolist()))
-        return {**batch, "global_size": where.global_size}
+        return {**batch, "global_batch_size": where.global_batch_size}
 
     def __getitems__(self, positions: Sequence[Any]) -> list[tuple[Any, Any]]:
         together = getattr(self.samples, "__getitems__", None)

@@ -27,9 +27,9 @@ class RequestedSet(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, request: Request) -> dict[str, Any]:
-        """A batch with `index`, `global_size`, and whatever the set holds.
+        """A batch with `index`, `global_batch_size`, and whatever the set holds.
 
-        A set that is augmented on the device gives the request's `visit`, too, which goes no further than there.
+        A set that is augmented on the device gives the request's `epoch`, too, which goes no further than there.
         """
         ...
 
@@ -116,8 +116,8 @@ class SeededBatches(LightningDataModule, ABC):
         if self.test_set is None:
             self.set_up_test()
 
-    def augmented(self, batch: dict[str, Any], visit: int) -> dict[str, Any]:
-        """A training batch that is on its device, augmented by numbers drawn from (`seed`, `visit`, `index`)."""
+    def augmented(self, batch: dict[str, Any], epoch: int) -> dict[str, Any]:
+        """A training batch that is on its device, augmented by numbers drawn from (`seed`, `epoch`, `index`)."""
         return batch
 
     def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -219,18 +219,18 @@ class SeededBatches(LightningDataModule, ABC):
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Augments training batches where they are, and finishes all of them."""
-        visit = batch.pop("visit", None)
-        if visit is not None:
-            batch = self.augmented(batch, visit)
+        epoch = batch.pop("epoch", None)
+        if epoch is not None:
+            batch = self.augmented(batch, epoch)
         return self.finished(batch)
 
-    def in_unit_interval(self, stored: Tensor, brightest: float) -> Tensor:
-        """Images in the module's type, with the stored value `brightest` for 1."""
+    def in_unit_interval(self, stored: Tensor, data_range: float) -> Tensor:
+        """Images in the module's type, with the stored value `data_range` for 1."""
         assert self.trainer is not None
         dtype = self.trainer.lightning_module.dtype
         assert isinstance(dtype, torch.dtype)
         precise = stored.to(torch.promote_types(dtype, torch.float32), copy=True)
-        return precise.div_(brightest).to(dtype)
+        return precise.div_(data_range).to(dtype)
 
     def state_dict(self) -> dict[str, Any]:
         """Keep how far into its epoch the training is."""

@@ -91,13 +91,13 @@ class NormalMaps(WholeImageSets):
         return Normals(one.source(split))
 
     def new_images(self, folder: str) -> SizedSet:
-        return Photographs(folder, channels=3)
+        return PhotographFolder(folder, channels=3)
 
-    def augmented(self, batch: dict[str, Any], visit: int) -> dict[str, Any]:
+    def augmented(self, batch: dict[str, Any], epoch: int) -> dict[str, Any]:
         """Mirror half of the images: their normals then point to the other side."""
         batch = self.finished(batch)
         if self.flip:
-            mirrored = sample_uniform(self.seed, visit, batch["index"], count=1, stream=1) < 0.5
+            mirrored = sample_uniform(self.seed, epoch, batch["index"], count=1, stream=1) < 0.5
             batch["image"], batch["normal"] = mirrored_pair(batch["image"], batch["normal"], mirrored[:, 0])
         return batch
 
@@ -144,13 +144,13 @@ class Normals:
 
     def __getitem__(self, request: Request) -> dict[str, Any]:
         rows = request.indices.tolist()
-        batch: dict[str, Any] = {"index": request.indices, "global_size": request.global_size}
+        batch: dict[str, Any] = {"index": request.indices, "global_batch_size": request.global_batch_size}
         pairs: list[tuple[NDArray, ...]] = [self.source.read(row) for row in rows]
         if self.crop_size is None:
             batch["name"] = [self.source.names[row] for row in rows]
         else:
-            batch["visit"] = request.visit
-            places = sample_uniform(self.seed, request.visit, request.indices, count=2).tolist()
+            batch["epoch"] = request.epoch
+            places = sample_uniform(self.seed, request.epoch, request.indices, count=2).tolist()
             pairs = [cut(pair, place, self.crop_size) for pair, place in zip(pairs, places, strict=True)]
         image, normal = (torch.from_numpy(np.stack(arrays)) for arrays in zip(*pairs, strict=True))
         return batch | {"image": image, "normal": normal}
@@ -163,9 +163,9 @@ def cut(pair: Sequence[NDArray], place: Sequence[float], size: int) -> tuple[NDA
     return tuple(array[:, top : top + size, left : left + size] for array in pair)
 
 
-class Photographs(NoisyFolder):
+class PhotographFolder(NoisyFolder):
     """A user's own photographs, which need no normals; see `NoisyFolder`."""
 
     def __getitem__(self, request: Request) -> dict[str, Any]:
         batch = super().__getitem__(request)
-        return {**{key: batch[key] for key in ("index", "global_size", "name")}, "image": batch["noisy"]}
+        return {**{key: batch[key] for key in ("index", "global_batch_size", "name")}, "image": batch["noisy"]}

@@ -26,7 +26,7 @@ class BrightDigits(CaptionedSet):
     def training(self) -> Captioned:
         digits = Digits(image_size=self.image_shape[1])
         parts = [digits.training(), digits.test()]
-        stroke = torch.cat([part.image.double() / part.brightest for part in parts])
+        stroke = torch.cat([part.image.double() / part.data_range for part in parts])
         names = np.random.default_rng(0).choice(list(SHADES), len(stroke))
         shade = torch.tensor([SHADES[name] for name in names], dtype=torch.float64).view(-1, 1, 1, 1)
         image = (255 * (shade + (1 - shade) * stroke)).round().to(torch.uint8)

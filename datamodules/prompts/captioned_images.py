@@ -97,11 +97,11 @@ class CaptionedImages(SeededBatches):
         assert self.train_set is not None
         return self.evaluation_loader(CaptionedRows(self.train_set.captioned, self.train_set.row))
 
-    def augmented(self, batch: dict[str, Any], visit: int) -> dict[str, Any]:
-        batch["image"] = self.augmentation.apply(batch["image"], self.seed, visit, batch["index"])
+    def augmented(self, batch: dict[str, Any], epoch: int) -> dict[str, Any]:
+        batch["image"] = self.augmentation.apply(batch["image"], self.seed, epoch, batch["index"])
         return batch
 
     def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
         if "image" in batch:
-            batch["image"] = self.in_unit_interval(batch["image"], batch.pop("brightest"))
+            batch["image"] = self.in_unit_interval(batch["image"], batch.pop("data_range"))
         return batch

@@ -111,7 +111,7 @@ class CaptionedRows:
 
     def __getitem__(self, request: Request) -> dict[str, Any]:
         index = request.indices
-        batch: dict[str, Any] = {"index": index, "global_size": request.global_size}
+        batch: dict[str, Any] = {"index": index, "global_batch_size": request.global_batch_size}
         rows = self.row[index]
         if self.captioned.captions is not None:
             batch["caption"] = [self.captioned.captions[row] for row in rows.tolist()]
@@ -121,10 +121,10 @@ class CaptionedRows:
             return batch
         source, uniform = self.captioned.source, None
         if self.seed is not None:
-            batch["visit"] = request.visit
+            batch["epoch"] = request.epoch
             if source.num_uniform:
-                uniform = sample_uniform(self.seed, request.visit, index, count=source.num_uniform, stream=1)
-        batch["image"], batch["brightest"] = source.fetch(rows, uniform), source.brightest
+                uniform = sample_uniform(self.seed, request.epoch, index, count=source.num_uniform, stream=1)
+        batch["image"], batch["data_range"] = source.fetch(rows, uniform), source.data_range
         return batch
 
 

@@ -57,7 +57,7 @@ class PairRows:
             "target": both[:, 1],
             "caption": [self.pairs[row].caption for row in index.tolist()],
             "index": index,
-            "global_size": request.global_size,
+            "global_batch_size": request.global_batch_size,
         }
 
 

@@ -151,5 +151,5 @@ class PromptRows:
             "caption": [prompt.caption for prompt in chosen],
             "seed": torch.tensor([prompt.seed for prompt in chosen]),
             "index": torch.tensor([prompt.index for prompt in chosen]),
-            "global_size": request.global_size,
+            "global_batch_size": request.global_batch_size,
         }

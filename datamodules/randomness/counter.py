@@ -1,4 +1,4 @@
-"""Random numbers that noise is drawn from: by (seed, visit, sample), or by one seed for every tested image."""
+"""Random numbers that noise is drawn from: by (seed, epoch, sample), or by one seed for every tested image."""
 
 import math
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from torch import Tensor
 from datamodules.loading.augmentation import sample_words
 
 
-class Numbers(Protocol):
+class RNG(Protocol):
     """A source of random numbers for a batch; each call gives new ones, and their order matters.
 
     Results have the shape of the argument, `[B, C, H, W]`, and its device.
@@ -34,22 +34,22 @@ class Numbers(Protocol):
         ...
 
 
-class SampleNumbers:
-    """Numbers from a counter, which follow from (seed, visit, sample) alone, on any device and without a state.
+class CounterRNG:
+    """Numbers from a counter, which follow from (seed, epoch, sample) alone, on any device and without a state.
 
     Uniform and normal numbers, in the type of the argument, are made of 24 random bits; a normal one is at most 5.8 in
     size. Those of other laws are computed in float64, from 53 bits where they are the law's quantiles.
 
     Args:
         seed: random seed of the run.
-        visit: pass through the set; it redraws all numbers.
+        epoch: pass through the set; it redraws all numbers.
         index: `[B]`, int64: positions of the samples, on the device of the numbers.
         stream: draws independent numbers for another purpose; those below 1000 are for augmentation.
     """
 
-    def __init__(self, seed: int, visit: int, index: Tensor, stream: int = 1000) -> None:
+    def __init__(self, seed: int, epoch: int, index: Tensor, stream: int = 1000) -> None:
         self.seed = seed
-        self.visit = visit
+        self.epoch = epoch
         self.index = index
         self.stream = stream
 
@@ -88,7 +88,7 @@ class SampleNumbers:
 
     def _words(self, count: int) -> Tensor:
         self.stream += 1
-        return sample_words(self.seed, self.visit, self.index, count, self.stream)
+        return sample_words(self.seed, self.epoch, self.index, count, self.stream)
 
 
 ATTEMPTS = 10
@@ -133,13 +133,13 @@ def poisson_quantile(uniform: Tensor, rate: Tensor) -> Tensor:
     return torch.where(rate <= FEW, few, k)
 
 
-class NumbersOfOneImage:
+class SeededImageRNG:
     """Numbers of NumPy's old generator, seeded anew for one image, as the tables of the field draw them.
 
     This is the protocol of DnCNN, FFDNet and KAIR (`np.random.seed(0)` before each image), so images of one size share
     the noise: a method's numbers on them are those of the published tables, and every method sees the same images.
     Numbers are drawn in the order rows, columns, channels, in float64. What an image has one of, such as the level of
-    its noise or the gain of its camera, is drawn by seed and index (`SampleNumbers`), so that images differ in it.
+    its noise or the gain of its camera, is drawn by seed and index (`CounterRNG`), so that images differ in it.
 
     Args:
         seed: random seed.
@@ -148,7 +148,7 @@ class NumbersOfOneImage:
 
     def __init__(self, seed: int = 0, index: int = 0) -> None:
         self.random = np.random.RandomState(seed)
-        self.of_image = SampleNumbers(seed, 0, torch.tensor([index]))
+        self.of_image = CounterRNG(seed, 0, torch.tensor([index]))
 
     def uniform(self, like: Tensor) -> Tensor:
         if like[0].numel() == 1:

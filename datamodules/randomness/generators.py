@@ -28,7 +28,7 @@ def generator_of(*words: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed_of(*words))
 
 
-def drawn_like(image: Tensor, draw: Callable[..., Tensor], generators: Sequence[torch.Generator]) -> Tensor:
+def sample_like(image: Tensor, draw: Callable[..., Tensor], generators: Sequence[torch.Generator]) -> Tensor:
     """Draw numbers of the shape, type and device of images, of each image from its own generator.
 
     Args:

@@ -64,7 +64,7 @@ def rows_of_batch(share: int) -> int:
     return share if _batch is None or share != len(_own(_batch.size)) else _batch.size
 
 
-def draw_rows(
+def sample_rows(
     draw: Callable[..., Tensor], shape: Sequence[int], device: torch.device | str, rows: int = 0, **options: Any
 ) -> Tensor:
     """Draw numbers for this process's samples out of those for the samples of all processes.
@@ -89,12 +89,12 @@ def draw_rows(
     return own.movedim(0, rows + 1).reshape(shape).contiguous()
 
 
-def draw_rows_like(draw: Callable[..., Tensor], like: Tensor) -> Tensor:
-    """Draw numbers of the shape, type and device of a tensor whose first dimension counts samples, see `draw_rows`."""
-    return draw_rows(draw, like.shape, like.device, dtype=like.dtype)
+def sample_rows_like(draw: Callable[..., Tensor], like: Tensor) -> Tensor:
+    """Sample numbers of a tensor's shape, dtype and device; its first dimension counts samples, see `sample_rows`."""
+    return sample_rows(draw, like.shape, like.device, dtype=like.dtype)
 
 
-def draw_alike(draw: Callable[[torch.Generator | None], Tensor], device: torch.device) -> Tensor:
+def shared_sample(draw: Callable[[torch.Generator | None], Tensor], device: torch.device) -> Tensor:
     """Draw numbers that belong to no sample, on a device, the same on all processes.
 
     Args:
@@ -105,7 +105,7 @@ def draw_alike(draw: Callable[[torch.Generator | None], Tensor], device: torch.d
 
 
 @contextmanager
-def drawn_alike() -> Iterator[None]:
+def shared_rng() -> Iterator[None]:
     """Draw the same on all processes from torch's generator of the host, within a `with`."""
     if _batch is None:
         yield

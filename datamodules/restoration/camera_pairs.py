@@ -217,7 +217,7 @@ class DND(PairSet):
                     raise ValueError(f"{folder / 'info.mat'}: box {crop} of photograph {number} lies outside {path}")
                 names.append(f"{number:04d}_{crop:02d}")
                 crops.append(np.ascontiguousarray(photograph[top - 1 : bottom, left - 1 : right].transpose(2, 0, 1)))
-        return Images(names, None, crops, brightest=1)
+        return Images(names, None, crops, data_range=1)
 
 
 class FMD(PairSet):

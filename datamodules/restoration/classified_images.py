@@ -22,4 +22,4 @@ class ClassifiedImages(PairSet):
         read = self.source.training() if split == "training" else self.source.test()
         rows = torch.arange(len(read.label))
         stored = [image.numpy() for part in rows.split(1000) for image in read.fetch(part, None)]
-        return Images([f"{row:06d}" for row in rows.tolist()], stored, brightest=read.brightest)
+        return Images([f"{row:06d}" for row in rows.tolist()], stored, data_range=read.data_range)

@@ -13,13 +13,13 @@ from datamodules.files.pixels import read_pixels
 from datamodules.restoration.images import Images, PairSet, Pixels, Split
 
 
-def read_images(folder: Path, names: Sequence[str], channels: int, brightest: int | None = None) -> list[np.ndarray]:
+def read_images(folder: Path, names: Sequence[str], channels: int, data_range: int | None = None) -> list[np.ndarray]:
     """Read images of a folder, `[C, H, W]` each; sizes may differ.
 
     Raises:
         UnreadableImage: names the first file that cannot be read.
     """
-    return [read_pixels(folder / name, channels, brightest) for name in names]
+    return [read_pixels(folder / name, channels, data_range) for name in names]
 
 
 def image_files(folder: Path, what: str) -> list[str]:
@@ -48,7 +48,7 @@ class PairFolders(PairSet):
         clean_dir: folder of clean images, with any subfolders.
         noisy_dir: folder of noisy images.
         colour: whether images are read in colour; otherwise in grey, as luma of Rec. 601.
-        brightest: the stored value of white, which images of 16 bits need; those of 8 bits have 255.
+        data_range: the stored value of white, which images of 16 bits need; those of 8 bits have 255.
 
     Raises:
         ValueError: if neither folder is given, or their names or sizes do not match.
@@ -60,14 +60,14 @@ class PairFolders(PairSet):
         clean_dir: str | None = None,
         noisy_dir: str | None = None,
         colour: bool = True,
-        brightest: int | None = None,
+        data_range: int | None = None,
     ) -> None:
         if clean_dir is None and noisy_dir is None:
             raise ValueError("PairFolders needs clean_dir, noisy_dir or both")
         self.clean_dir = clean_dir
         self.noisy_dir = noisy_dir
         self.channels = 3 if colour else 1
-        self.brightest = brightest
+        self.data_range = data_range
 
     def images(self, split: Split) -> Images:
         names: list[str] = []
@@ -78,8 +78,8 @@ class PairFolders(PairSet):
             pairs = paired(files["noisy"], files["clean"], Path(str(self.noisy_dir)))
             files = {"noisy": [noisy for noisy, _ in pairs], "clean": [clean for _, clean in pairs]}
         for kind, names in files.items():
-            read[kind] = read_images(Path(str(folders[kind])).expanduser(), names, self.channels, self.brightest)
-        return Images([stem_of(name) for name in names], read["clean"], read["noisy"], self.brightest or 255)
+            read[kind] = read_images(Path(str(folders[kind])).expanduser(), names, self.channels, self.data_range)
+        return Images([stem_of(name) for name in names], read["clean"], read["noisy"], self.data_range or 255)
 
 
 class Together(PairSet):
@@ -104,8 +104,8 @@ class Together(PairSet):
     def images(self, split: Split) -> Images:
         parts = [one.images(split) for one in self.sets]
         names = [name for part in parts for name in part.names]
-        if len(brightest := {part.brightest for part in parts}) > 1:
-            raise ValueError(f"the sets have {' and '.join(map(str, sorted(brightest)))} for white; use one")
+        if len(data_range := {part.data_range for part in parts}) > 1:
+            raise ValueError(f"the sets have {' and '.join(map(str, sorted(data_range)))} for white; use one")
 
         def joined(kind: str) -> list[np.ndarray] | None:
             lists = [getattr(part, kind) for part in parts]
@@ -116,7 +116,7 @@ class Together(PairSet):
             raise ValueError("some of the sets have clean images alone, and others noisy ones alone")
         if noisy is None and any(part.noisy is not None for part in parts):
             raise ValueError("some of the sets have noisy images of their own, and others none")
-        return Images(names, clean, noisy, brightest.pop(), self.scale)
+        return Images(names, clean, noisy, data_range.pop(), self.scale)
 
 
 class ItsTestImages(PairSet):
@@ -167,7 +167,7 @@ class Crops(PairSet):
             [images.names[place] for place in places],
             None if images.clean is None else centres(images.clean),
             None if images.noisy is None else centres(images.noisy),
-            images.brightest,
+            images.data_range,
         )
 
     def _centre(self, name: str, image: Pixels) -> Pixels:

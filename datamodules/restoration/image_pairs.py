@@ -15,7 +15,7 @@ from datamodules.corruptions.image_noise.interface import ImageNoise
 from datamodules.loading.augmentation import sample_uniform
 from datamodules.loading.global_batches import Request
 from datamodules.loading.whole_images import SizedSet, WholeImageSets
-from datamodules.randomness.counter import NumbersOfOneImage, SampleNumbers
+from datamodules.randomness.counter import CounterRNG, SeededImageRNG
 from datamodules.restoration.images import Images, PairSet, PatchStore, Pixels
 from datamodules.restoration.noisy_folder import NoisyFolder, RawFolder
 
@@ -30,7 +30,7 @@ class ImagePairs(WholeImageSets):
     images that take more than a quarter of a GPU's memory stay on the host and are cut there. Patches follow from
     (seed, epoch, sample) alone, whatever the number of processes. Validation, test and prediction batches are whole
     images of one size. Their noise is drawn by one fixed seed, anew for each image, so that every method sees the same
-    images, and those of the published tables; a level out of a range is each image's own (`NumbersOfOneImage`).
+    images, and those of the published tables; a level out of a range is each image's own (`SeededImageRNG`).
 
     Args:
         training: data set to train on; None for methods that only test or predict.
@@ -48,7 +48,7 @@ class ImagePairs(WholeImageSets):
         evaluation_batch_size: most images of a validation, test or prediction batch over all processes, each of which
             takes at least one; images of a batch have one size.
         predict_dir: folder of noisy images to predict; None predicts the test images.
-        brightest: the stored value of white in `predict_dir`, which images of 16 bits need; those of 8 bits have 255.
+        data_range: the stored value of white in `predict_dir`, which images of 16 bits need; those of 8 bits have 255.
         predict_ratio: factor that raw images in `predict_dir` are brightened by, as a longer exposure would.
         num_workers: loader processes of test images; images in memory need none.
         seed: random seed of order, patches, augmentation and training noise; None takes `seed_everything`.
@@ -72,7 +72,7 @@ class ImagePairs(WholeImageSets):
         second_noisy: bool = False,
         evaluation_batch_size: int = 1,
         predict_dir: str | None = None,
-        brightest: int | None = None,
+        data_range: int | None = None,
         predict_ratio: float = 1.0,
         num_workers: int | None = 0,
         seed: int | None = None,
@@ -87,7 +87,7 @@ class ImagePairs(WholeImageSets):
             num_workers=num_workers,
             seed=seed,
         )
-        at_least(1, patch_size=patch_size, patches_per_image=patches_per_image, brightest=brightest)
+        at_least(1, patch_size=patch_size, patches_per_image=patches_per_image, data_range=data_range)
         self.noise = noise
         self.test_noise = test_noise or noise
         self.patch_size = patch_size
@@ -103,7 +103,7 @@ class ImagePairs(WholeImageSets):
         self.second_noisy = second_noisy
         if second_noisy and (noise is None or fixed_noise):
             raise ValueError("data.second_noisy draws noise anew: it needs data.noise, and data.fixed_noise false")
-        self.brightest = brightest
+        self.data_range = data_range
         positive(predict_ratio=predict_ratio)
         self.predict_ratio = predict_ratio
         sets = [one for one in (training, validation, *self.tests.values()) if one is not None]
@@ -150,34 +150,34 @@ class ImagePairs(WholeImageSets):
     def new_images(self, folder: str) -> SizedSet:
         if self.channels == 4:
             return RawFolder(folder, self.predict_ratio)
-        return NoisyFolder(folder, self.channels, self.brightest)
+        return NoisyFolder(folder, self.channels, self.data_range)
 
     # batches
 
-    def augmented(self, batch: dict[str, Any], visit: int) -> dict[str, Any]:
+    def augmented(self, batch: dict[str, Any], epoch: int) -> dict[str, Any]:
         patches, index = self.train_set, batch["index"]
         assert isinstance(patches, Patches)
-        cut = patches.cut(index, visit) if patches.on_device else {key: batch[key] for key in patches.stores}
+        cut = patches.cut(index, epoch) if patches.on_device else {key: batch[key] for key in patches.stores}
         if self.augmentation:
-            ways = sample_uniform(self.seed, visit, index, count=3, stream=1)
+            ways = sample_uniform(self.seed, epoch, index, count=3, stream=1)
             cut = {key: flipped_and_transposed(image, ways) for key, image in cut.items()}
-        cut = {key: self._in_unit_interval(stored, patches.brightest) for key, stored in cut.items()}
+        cut = {key: self._in_unit_interval(stored, patches.data_range) for key, stored in cut.items()}
         if "noisy" not in cut and self.noise is not None:
-            cut["noisy"] = self.noise.sample(cut["clean"], SampleNumbers(self.seed, visit, index))
-            levels = self.noise.drawn_levels(cut["clean"], SampleNumbers(self.seed, visit, index))
+            cut["noisy"] = self.noise.sample(cut["clean"], CounterRNG(self.seed, epoch, index))
+            levels = self.noise.drawn_levels(cut["clean"], CounterRNG(self.seed, epoch, index))
             batch |= {} if levels is None else {"noise_level": levels}
             if self.second_noisy:
-                cut["second_noisy"] = self.noise.sample(cut["clean"], SampleNumbers(self.seed, visit, index, SECOND))
+                cut["second_noisy"] = self.noise.sample(cut["clean"], CounterRNG(self.seed, epoch, index, SECOND))
         return batch | cut
 
     def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
-        brightest = batch.get("brightest", 255)
-        images = {key: self._in_unit_interval(batch[key], brightest) for key in ("noisy", "clean") if key in batch}
+        data_range = batch.get("data_range", 255)
+        images = {key: self._in_unit_interval(batch[key], data_range) for key in ("noisy", "clean") if key in batch}
         return batch | images
 
-    def _in_unit_interval(self, stored: Tensor, brightest: int) -> Tensor:
+    def _in_unit_interval(self, stored: Tensor, data_range: int) -> Tensor:
         pixels = stored.to(self.pixel_type)
-        return pixels if stored.is_floating_point() else pixels.div_(brightest)
+        return pixels if stored.is_floating_point() else pixels.div_(data_range)
 
 
 def flipped_and_transposed(image: Tensor, uniform: Tensor) -> Tensor:
@@ -217,7 +217,7 @@ class Patches:
                     f"{patch_size}"
                 )
         self.count = len(images.names)
-        self.brightest = images.brightest
+        self.data_range = images.data_range
         self.scale = images.scale
         self.patch_size = patch_size
         self.patches_per_image = patches_per_image
@@ -230,8 +230,8 @@ class Patches:
         """Give every image its noise, once and for all, by (seed, position of the image)."""
         noisy = []
         for position in range(self.count):
-            clean = self.stores["clean"].image(position)[None].float() / self.brightest
-            drawn = noise.sample(clean, SampleNumbers(self.seed, 0, torch.tensor([position]), stream=2000))
+            clean = self.stores["clean"].image(position)[None].float() / self.data_range
+            drawn = noise.sample(clean, CounterRNG(self.seed, 0, torch.tensor([position]), stream=2000))
             noisy.append(drawn[0].float().numpy())
         self.stores["noisy"] = PatchStore(noisy)
 
@@ -239,17 +239,21 @@ class Patches:
         return self.count * self.patches_per_image
 
     def __getitem__(self, request: Request) -> dict[str, Any]:
-        batch: dict[str, Any] = {"index": request.indices, "visit": request.visit, "global_size": request.global_size}
-        return batch if self.on_device else batch | self.cut(request.indices, request.visit)
+        batch: dict[str, Any] = {
+            "index": request.indices,
+            "epoch": request.epoch,
+            "global_batch_size": request.global_batch_size,
+        }
+        return batch if self.on_device else batch | self.cut(request.indices, request.epoch)
 
     @property
     def num_bytes(self) -> int:
         """Memory that the images take."""
         return sum(store.values.nbytes for store in self.stores.values())
 
-    def cut(self, index: Tensor, visit: int) -> dict[str, Tensor]:
+    def cut(self, index: Tensor, epoch: int) -> dict[str, Tensor]:
         """Cut the patches of some samples, as they are stored, where `index` is."""
-        image, place = index // self.patches_per_image, sample_uniform(self.seed, visit, index, count=2)
+        image, place = index // self.patches_per_image, sample_uniform(self.seed, epoch, index, count=2)
         size, grid = (
             {"clean": self.patch_size, "noisy": self.patch_size // self.scale},
             {"clean": self.scale, "noisy": 1},
@@ -286,17 +290,17 @@ class WholeImages:
         rows = request.indices.tolist()
         batch: dict[str, Any] = {
             "index": request.indices,
-            "global_size": request.global_size,
+            "global_batch_size": request.global_batch_size,
             "name": [self.images.names[row] for row in rows],
-            "brightest": self.images.brightest,
+            "data_range": self.images.data_range,
         }
         if self.images.clean is not None:
             batch["clean"] = _stacked(self.images.clean, rows)
         if self.images.noisy is not None:
             batch["noisy"] = _stacked(self.images.noisy, rows)
         elif self.noise is not None:
-            clean = batch["clean"].float() / self.images.brightest
-            own = (NumbersOfOneImage(index=row) for row in rows)
+            clean = batch["clean"].float() / self.images.data_range
+            own = (SeededImageRNG(index=row) for row in rows)
             noisy = [self.noise.sample(image[None], numbers) for image, numbers in zip(clean, own, strict=True)]
             batch["noisy"] = torch.cat(noisy).float()
         return batch

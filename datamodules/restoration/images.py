@@ -23,7 +23,7 @@ class Images:
         clean: ground truth, N arrays `[C, H, W]`; None where there is none.
         noisy: noisy measurements of the same sizes, if they were taken by a camera or stored, or images that are
             smaller by `scale`; None for images that get their noise here.
-        brightest: the stored value that stands for 1; 1 for floating-point numbers.
+        data_range: the stored value that stands for 1; 1 for floating-point numbers.
         scale: pixels of a clean image for one of the noisy one, along each axis.
 
     Raises:
@@ -33,7 +33,7 @@ class Images:
     names: Sequence[str]
     clean: Sequence[Pixels] | None
     noisy: Sequence[Pixels] | None = None
-    brightest: int = 255
+    data_range: int = 255
     scale: int = 1
 
     def __post_init__(self) -> None:

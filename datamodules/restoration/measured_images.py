@@ -1,6 +1,6 @@
 """The DataModule of images of which something was measured, from which they are to be found again.
 
-MeasuredImages(BlockMean(4), test=CentreCrops("~/photographs"), sigma=0.1)
+MeasuredImages(AverageDownsampling(4), test=CentreCrops("~/photographs"), sigma=0.1)
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ from datamodules.arguments import at_least
 from datamodules.corruptions.operators.interface import Operator
 from datamodules.loading.global_batches import Request
 from datamodules.loading.whole_images import SizedSet
-from datamodules.randomness.counter import SampleNumbers
+from datamodules.randomness.counter import CounterRNG
 from datamodules.restoration.image_pairs import ImagePairs, WholeImages
 from datamodules.restoration.images import Images, PairSet
 from datamodules.restoration.noisy_folder import NoisyFolder
@@ -39,7 +39,7 @@ class MeasuredImages(ImagePairs):
         evaluation_batch_size: most images of a test or prediction batch over all processes, each of which takes at
             least one; images of a batch have one size.
         predict_dir: folder of measured images to predict, such as small ones; None predicts the test images.
-        brightest: the stored value of white in `predict_dir`, which images of 16 bits need; those of 8 bits have 255.
+        data_range: the stored value of white in `predict_dir`, which images of 16 bits need; those of 8 bits have 255.
         num_workers: loader processes of test images; images in memory need none.
         seed: random seed of order, patches and augmentation; None takes `seed_everything`.
 
@@ -60,7 +60,7 @@ class MeasuredImages(ImagePairs):
         augmentation: bool = False,
         evaluation_batch_size: int = 1,
         predict_dir: str | None = None,
-        brightest: int | None = None,
+        data_range: int | None = None,
         num_workers: int | None = 0,
         seed: int | None = None,
     ) -> None:
@@ -74,7 +74,7 @@ class MeasuredImages(ImagePairs):
             augmentation=augmentation,
             evaluation_batch_size=evaluation_batch_size,
             predict_dir=predict_dir,
-            brightest=brightest,
+            data_range=data_range,
             num_workers=num_workers,
             seed=seed,
         )
@@ -88,7 +88,7 @@ class MeasuredImages(ImagePairs):
 
     def new_images(self, folder: str) -> SizedSet:
         channels = None if self.channels is None else self.operator.measured_channels(self.channels)
-        return MeasuredFolder(self.operator, folder, channels, self.brightest)
+        return MeasuredFolder(self.operator, folder, channels, self.data_range)
 
     def whole(self, one: PairSet, split: Any) -> SizedSet:
         images = one.images(split)
@@ -117,18 +117,18 @@ class MeasuredTestImages(WholeImages):
     """
 
     def __init__(self, images: Images, operator: Operator, sigma: float) -> None:
-        super().__init__(Images(images.names, images.clean, brightest=images.brightest), None)
+        super().__init__(Images(images.names, images.clean, data_range=images.data_range), None)
         self.operator = operator
         self.sigma = sigma
 
     def __getitem__(self, request: Request) -> dict[str, Any]:
         batch = super().__getitem__(request)
         # In double precision, in which an image's measurement is the same whatever batch it is in.
-        image = batch["clean"].double() / batch["brightest"] * 2 - 1
+        image = batch["clean"].double() / batch["data_range"] * 2 - 1
         operator = self.operator.of(request.indices, image.shape[2:])
         measured = operator.forward(image)
         if self.sigma:
-            measured = measured + 2 * self.sigma * SampleNumbers(NOISE_SEED, 0, request.indices).normal(measured)
+            measured = measured + 2 * self.sigma * CounterRNG(NOISE_SEED, 0, request.indices).normal(measured)
         return batch | seen(operator, measured)
 
 
@@ -139,15 +139,15 @@ class MeasuredFolder(NoisyFolder):
         operator: H.
         folder: the folder.
         channels: 1 or 3, which measurements are read with; None leaves channels as they are.
-        brightest: the stored value that stands for white, which images of 16 bits need.
+        data_range: the stored value that stands for white, which images of 16 bits need.
     """
 
-    def __init__(self, operator: Operator, folder: str, channels: int | None, brightest: int | None) -> None:
-        super().__init__(folder, channels, brightest)
+    def __init__(self, operator: Operator, folder: str, channels: int | None, data_range: int | None) -> None:
+        super().__init__(folder, channels, data_range)
         self.operator = operator
 
     def __getitem__(self, request: Request) -> dict[str, Any]:
         batch = super().__getitem__(request)
         stored = batch["noisy"]
-        measured = stored.to(torch.float64) / (batch["brightest"] or 255) * 2 - 1
+        measured = stored.to(torch.float64) / (batch["data_range"] or 255) * 2 - 1
         return batch | seen(self.operator.of(request.indices, measured.shape[2:]), measured)

@@ -24,7 +24,7 @@ class NoisyFolder:
         folder: the folder.
         channels: 1 or 3, which the images are read with; grey ones get three equal channels. Colours are not thrown
             away: with 1, a colour image counts as unreadable. None leaves channels as they are.
-        brightest: the stored value that stands for white, which images of 16 bits need.
+        data_range: the stored value that stands for white, which images of 16 bits need.
 
     Raises:
         FileNotFoundError: if the folder does not exist or holds no image.
@@ -33,10 +33,10 @@ class NoisyFolder:
 
     suffixes: tuple[str, ...] = SUFFIXES
 
-    def __init__(self, folder: str, channels: int | None = None, brightest: int | None = None) -> None:
+    def __init__(self, folder: str, channels: int | None = None, data_range: int | None = None) -> None:
         self.folder = Path(folder).expanduser()
         self.channels = channels
-        self.brightest = brightest
+        self.data_range = data_range
         if not self.folder.is_dir():
             raise FileNotFoundError(f"data.predict_dir {self.folder} is not a folder")
         found = self._found()
@@ -70,7 +70,7 @@ class NoisyFolder:
 
     def _read(self, file: str) -> Any:
         path = self.folder / file
-        pixels = read_pixels(path, None if self.channels == 1 else self.channels, self.brightest)
+        pixels = read_pixels(path, None if self.channels == 1 else self.channels, self.data_range)
         if self.channels == 1 and len(pixels) != 1:
             raise UnreadableImage(f"{path} is a colour image, and data.training or data.test are grey; make it grey")
         return pixels
@@ -84,9 +84,9 @@ class NoisyFolder:
         return {
             "noisy": noisy,
             "index": request.indices,
-            "global_size": request.global_size,
+            "global_batch_size": request.global_batch_size,
             "name": [self.names[row] for row in rows],
-            "brightest": 255 if noisy.dtype == torch.uint8 else self.brightest,
+            "data_range": 255 if noisy.dtype == torch.uint8 else self.data_range,
         }
 
 
@@ -102,7 +102,7 @@ class RawFolder(NoisyFolder):
 
     def __init__(self, folder: str, ratio: float = 1.0) -> None:
         self.ratio = ratio
-        super().__init__(folder, 4, brightest=65535)
+        super().__init__(folder, 4, data_range=65535)
 
     def _found(self) -> list[str]:
         found = self.folder.rglob("*")

@@ -84,7 +84,7 @@ class SID(PairSet):
             raws = [read_raw(find_raw(root / "Sony" / "long", name)) for name in names]
             if len(ranges := {raw.white - raw.black for raw in raws}) > 1:
                 raise ValueError(f"SID: long exposures differ in their range of levels: {sorted(ranges)}")
-            return Images(names, [raw.packed() for raw in raws], brightest=ranges.pop())
+            return Images(names, [raw.packed() for raw in raws], data_range=ranges.pop())
         rated = [(short, long, light_ratio(short, long)) for short, long in pairs]
         chosen = [each for each in rated if self.ratio in (None, round(each[2]))]
         if not chosen:
@@ -132,7 +132,7 @@ def light_ratio(short: str, long: str) -> float:
     return min(seconds[1] / seconds[0], 300.0)
 
 
-class ELD(PairSet):
+class ELDPairs(PairSet):
     """Ten scenes of one camera in the dark, to test on (Wei et al., TPAMI 2022).
 
     The layout is the authors', `ELD/<camera>/scene-<1..10>/IMG_0001...0016`, as raw images that `rawpy` reads or as
@@ -141,7 +141,7 @@ class ELD(PairSet):
     computes it from the exposures that the files say.
 
     Args:
-        data_dir: folder that holds `ELD`; None looks where NOISEWORKS_DATA points.
+        data_dir: folder that holds `ELDPairs`; None looks where NOISEWORKS_DATA points.
         camera: SonyA7S2, NikonD850, CanonEOS70D or CanonEOS700D.
         factor: 1, 10, 100 or 200.
 
@@ -162,7 +162,7 @@ class ELD(PairSet):
     def images(self, split: Split) -> Images:
         if split == "training":
             raise ValueError("ELD is a test set; train on SID's long exposures")
-        root = data_directory(self.data_dir, "ELD") / "ELD" / self.camera
+        root = data_directory(self.data_dir, "ELDPairs") / "ELDPairs" / self.camera
         scenes = sorted(root.glob("scene-*"), key=lambda path: (len(path.name), path.name))
         if not scenes:
             raise FileNotFoundError(f"ELD: no folder scene-1...scene-10 in {root}. The set is linked from "

@@ -43,4 +43,4 @@ class RawPhotographs(PairSet):
             linear = light[:, None, None] * (photograph / 255) ** 2.2
             cells = [linear[c, row::2, column::2] for c, (row, column) in zip(CHANNELS, PLACES, strict=True)]
             packed.append((np.stack(cells) * WHITE).round().astype(np.uint16))
-        return Images(photographs.names, packed, brightest=WHITE)
+        return Images(photographs.names, packed, data_range=WHITE)

@@ -32,13 +32,13 @@ def reduced(image: NDArray[Any], factor: int) -> NDArray[Any]:
     return small.round().clamp(0, np.iinfo(image.dtype).max).numpy().astype(image.dtype)
 
 
-def with_reduced(names: Sequence[str], images: Sequence[NDArray[Any]], factor: int, brightest: int) -> Images:
+def with_reduced(names: Sequence[str], images: Sequence[NDArray[Any]], factor: int, data_range: int) -> Images:
     """Give images the reduced ones; rows and columns beyond multiples of the factor are left out."""
     even: list[NDArray[Any]] = [
         image[:, : image.shape[1] // factor * factor, : image.shape[2] // factor * factor] for image in images
     ]
     even = [np.ascontiguousarray(image) for image in even]
-    return Images(names, even, [reduced(image, factor) for image in even], brightest, factor)
+    return Images(names, even, [reduced(image, factor) for image in even], data_range, factor)
 
 
 class ReducedImages(PairSet):
@@ -62,7 +62,7 @@ class ReducedImages(PairSet):
         images = self.of.images(split)
         if images.clean is None:
             raise ValueError(f"{type(self.of).__name__} has noisy images alone, and clean ones are reduced")
-        return with_reduced(images.names, images.clean, self.scale, images.brightest)
+        return with_reduced(images.names, images.clean, self.scale, images.data_range)
 
 
 class ScaledFolders(PairSet):

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules.arguments import at_least, within
-from datamodules.distributed.world import gathered
+from datamodules.distributed.world import all_gather
 from datamodules.loading.global_batches import Request
 from datamodules.loading.seeded_batches import RequestedSet, SeededBatches
 from datamodules.rollouts.experts import Expert
@@ -47,14 +47,14 @@ class RolloutSet:
         number, place = divmod(request.indices.numpy(), self.round_size)
         environment = place % self.data.environments
         own = np.unique(environment).tolist()
-        words = self.purpose, request.visit, int(number[0])
+        words = self.purpose, request.epoch, int(number[0])
         states, targets, _ = self.data.simulated(own, int(place.max()) // self.data.environments + 1, *words)
         chosen = place // self.data.environments, np.searchsorted(own, environment)
         return {
             "features": torch.from_numpy(states[chosen]),
             "target": torch.from_numpy(targets[chosen]),
             "index": request.indices,
-            "global_size": request.global_size,
+            "global_batch_size": request.global_batch_size,
         }
 
 
@@ -223,4 +223,4 @@ class Rollouts(SeededBatches):
         for number in own:
             limit = self._environment(0).spec.max_episode_steps or 1000
             total += self.simulated([0], limit, PLAYED, number, episode=True)[2].sum()
-        return sum(gathered(float(total))) / self.episodes
+        return sum(all_gather(float(total))) / self.episodes

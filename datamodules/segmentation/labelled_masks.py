@@ -37,7 +37,7 @@ def wait_for_all_processes() -> None:
 class LabelledMaskSet(Dataset[dict[str, Any]]):
     """A source with the corrections of its masks, fetched a request at a time; masks are uint8 until on the device.
 
-    Batches of a training set, which has a `seed`, carry the number of the visit that seeds augmentation, until they are
+    Batches of a training set, which has a `seed`, carry the number of the epoch that seeds augmentation, until they are
     on the device.
     """
 
@@ -66,13 +66,18 @@ class LabelledMaskSet(Dataset[dict[str, Any]]):
         if clean is not None:
             masks["clean_label"] = clean
         if self.seed is not None and self.augmentation is not None:
-            uniform = sample_uniform(self.seed, request.visit, index, count=3, stream=1)
+            uniform = sample_uniform(self.seed, request.epoch, index, count=3, stream=1)
             image, labels = self.source.cropped(index, masks, self.augmentation, uniform)
         else:
             image, labels = self.source.whole(index, masks)
-        batch: dict[str, Any] = {"image": image, "index": index, "global_size": request.global_size, **labels}
+        batch: dict[str, Any] = {
+            "image": image,
+            "index": index,
+            "global_batch_size": request.global_batch_size,
+            **labels,
+        }
         if self.seed is not None:
-            batch["visit"] = request.visit
+            batch["epoch"] = request.epoch
         if failed := self.source.unreadable:
             batch["unreadable"] = {sample: failed[sample] for sample in index.tolist() if sample in failed}
         return batch
@@ -252,17 +257,17 @@ class LabelledMasks(SeededBatches):
             self.evaluation_batch_size = self.processes()[1]
         return super().evaluation_loader(samples)
 
-    def augmented(self, batch: dict[str, Any], visit: int) -> dict[str, Any]:
+    def augmented(self, batch: dict[str, Any], epoch: int) -> dict[str, Any]:
         """Change colours and mirror images with their masks."""
-        return batch if self.augmentation is None else self.augmentation.apply(batch, self.seed, visit)
+        return batch if self.augmentation is None else self.augmentation.apply(batch, self.seed, epoch)
 
     def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Give images as the network takes them, and masks in int64."""
         images = self.train_set or self.validation_set or self.test_set or self.predict_set
         assert images is not None
-        brightest = images.source.brightest
-        image = self.in_unit_interval(batch["image"], brightest or 1)
-        batch["image"] = image if brightest is not None else standardised(image)
+        data_range = images.source.data_range
+        image = self.in_unit_interval(batch["image"], data_range or 1)
+        batch["image"] = image if data_range is not None else standardised(image)
         return batch | {key: batch[key].long() for key in _PIXEL_LABELS if key in batch}
 
     def correct_labels(self, index: Tensor, label: Tensor) -> None:

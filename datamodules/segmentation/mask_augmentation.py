@@ -111,9 +111,9 @@ class MaskAugmentation:
         """Find where in the square the scaled image lies, along one side."""
         return slice(max(-begin, 0), min(length - begin, self.crop_size))
 
-    def apply(self, batch: dict[str, Any], seed: int, visit: int) -> dict[str, Any]:
-        """Change colours and mirror the images of a batch, drawn from (seed, visit, index), with their masks."""
-        uniform, colours = sample_uniform(seed, visit, batch["index"], count=4), (self.hue, self.saturation, self.value)
+    def apply(self, batch: dict[str, Any], seed: int, epoch: int) -> dict[str, Any]:
+        """Change colours and mirror the images of a batch, drawn from (seed, epoch, index), with their masks."""
+        uniform, colours = sample_uniform(seed, epoch, batch["index"], count=4), (self.hue, self.saturation, self.value)
         if any(colours):
             batch["image"] = 255 * jittered(batch["image"].float() / 255, uniform[:, :3], *colours)
         if self.flip:

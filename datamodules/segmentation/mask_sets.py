@@ -21,7 +21,7 @@ class MaskSource(Source, ABC):
 
     size: Tensor
     """`[N, 2]`, int64: height and width of each image."""
-    brightest: float | None = 255
+    data_range: float | None = 255
     """The stored value that stands for 1; None standardises each image over its own pixels."""
     names: Sequence[str] | None = None
     """Names of the images without suffix, `[N]`, where they are files."""
@@ -55,7 +55,7 @@ class MasksInMemory(MaskSource):
         given: masks to train on, or the true ones of a test set, `[N, H, W]`, uint8.
         num_classes: number of categories, K.
         clean: true masks, `[N, H, W]`, uint8, where they are known and may differ.
-        brightest: the stored value that stands for 1; None standardises each image over its own pixels.
+        data_range: the stored value that stands for 1; None standardises each image over its own pixels.
 
     Raises:
         ValueError: if there is no image, or masks do not fit the images or `num_classes`.
@@ -64,7 +64,12 @@ class MasksInMemory(MaskSource):
     in_memory = True
 
     def __init__(
-        self, image: Tensor, given: Tensor, num_classes: int, clean: Tensor | None = None, brightest: float | None = 255
+        self,
+        image: Tensor,
+        given: Tensor,
+        num_classes: int,
+        clean: Tensor | None = None,
+        data_range: float | None = 255,
     ) -> None:
         if len(image) == 0:
             raise ValueError("there is no image")
@@ -76,7 +81,7 @@ class MasksInMemory(MaskSource):
         self.image = image
         self.given = given
         self.clean = clean
-        self.brightest = brightest
+        self.data_range = data_range
         self.size = torch.tensor(image.shape[2:]).expand(len(image), 2)
 
     def masks(self, index: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -109,7 +109,7 @@ class SegTHOR(MaskSet):
                 masks.append(_resized_mask(name, mask, size))
         if not images:
             raise FileNotFoundError(f"SegTHOR: no {split} slice in {root} shows an organ; expected some")
-        return MasksInMemory(torch.stack(images)[:, None], torch.stack(masks), self.num_classes, brightest=None)
+        return MasksInMemory(torch.stack(images)[:, None], torch.stack(masks), self.num_classes, data_range=None)
 
 
 def slices_of_folders(

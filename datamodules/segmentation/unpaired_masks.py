@@ -13,7 +13,7 @@ from datamodules.segmentation.mask_sets import AuxiliaryMasks, MaskSet
 class UnpairedMasks(LabelledMasks):
     """Batches of images whose labels are yet to be made, each with an auxiliary mask.
 
-    A training image's auxiliary mask is drawn anew in each visit, as a function of (seed, visit, image) alone. Training
+    A training image's auxiliary mask is drawn anew in each epoch, as a function of (seed, epoch, image) alone. Training
     labels are 0 until `correct_labels` gives others, unless the data set has some.
 
     Args:
@@ -63,10 +63,10 @@ class UnpairedMasks(LabelledMasks):
             raise ValueError(f"{type(self.images).__name__} brings no auxiliary masks: set auxiliary_masks")
         self.auxiliary_masks.read(self.image_shape[1])
 
-    def augmented(self, batch: dict[str, Any], visit: int) -> dict[str, Any]:
+    def augmented(self, batch: dict[str, Any], epoch: int) -> dict[str, Any]:
         """Draw an auxiliary mask for each image."""
         assert self.auxiliary_masks is not None
-        u = sample_uniform(self.seed, visit, batch["index"], count=1, stream=3)[:, 0]
+        u = sample_uniform(self.seed, epoch, batch["index"], count=1, stream=3)[:, 0]
         chosen = (u.double() * len(self.auxiliary_masks)).long()
         batch["auxiliary_mask"] = self.auxiliary_masks.masks(chosen, self.image_shape[1], self.seed)[:, None]
         return batch

@@ -4,13 +4,13 @@ import torch
 from torch import Tensor
 
 from datamodules.arguments import at_least, positive, within
-from datamodules.randomness.counter import SampleNumbers
+from datamodules.randomness.counter import CounterRNG
 from datamodules.sequences.fractional_motion import drawn_paths, pulled_covariance
 from datamodules.sequences.sequence_set import SequenceSet, SequenceSource
 
 
 class DrawnPaths(SequenceSource):
-    """Paths that are drawn when they are asked for, from (seed, split, visit, position) alone.
+    """Paths that are drawn when they are asked for, from (seed, split, epoch, position) alone.
 
     Args:
         law: what they are drawn from.
@@ -30,8 +30,8 @@ class DrawnPaths(SequenceSource):
     def __len__(self) -> int:
         return self.count
 
-    def fetch(self, index: Tensor, visit: int) -> Tensor:
-        numbers = SampleNumbers(self.law.seed or 0, visit, index, self.stream)
+    def fetch(self, index: Tensor, epoch: int) -> Tensor:
+        numbers = CounterRNG(self.law.seed or 0, epoch, index, self.stream)
         like = torch.empty(len(index), self.law.num_times - 1, self.law.dim, dtype=torch.float64)
         path = self.law.scale * drawn_paths(self.covariance, numbers.normal(like))
         return self.law.seen(path, numbers)
@@ -98,7 +98,7 @@ class FractionalPaths(SequenceSet):
         """Give what batches say of all paths."""
         return {"sigma": torch.full((self.num_times,), self.sigma, dtype=torch.float64)}
 
-    def seen(self, path: Tensor, numbers: SampleNumbers) -> Tensor:
+    def seen(self, path: Tensor, numbers: CounterRNG) -> Tensor:
         """Observe paths, `[B, F, D]`, with errors from further numbers."""
         return path + self.sigma * numbers.normal(path)
 
@@ -144,7 +144,7 @@ class FractionalBalls(FractionalPaths):
     def truth(self) -> dict[str, Tensor]:
         return {}
 
-    def seen(self, path: Tensor, numbers: SampleNumbers) -> Tensor:
+    def seen(self, path: Tensor, numbers: CounterRNG) -> Tensor:
         place = torch.linspace(-1, 1, self.shape[-1], dtype=torch.float32)
         row, column = (torch.exp(-((place - x.float()) ** 2) / (2 * self.radius**2)) for x in path.split(1, dim=-1))
         return (row[..., :, None] * column[..., None, :])[:, :, None]

@@ -10,7 +10,7 @@ from torchvision.transforms.v2.functional import resize
 
 from datamodules.arguments import at_least
 from datamodules.classification.image_sets import ImageSet, ImageSource
-from datamodules.randomness.counter import SampleNumbers
+from datamodules.randomness.counter import CounterRNG
 from datamodules.sequences.sequence_set import SequenceSet, SequenceSource
 
 
@@ -68,7 +68,7 @@ def pasted(digit: Tensor, place: Tensor, image_size: int) -> Tensor:
 
 
 class DrawnVideos(SequenceSource):
-    """Videos that are drawn when they are asked for, from (seed, split, visit, position) alone.
+    """Videos that are drawn when they are asked for, from (seed, split, epoch, position) alone.
 
     Args:
         law: what they are drawn from.
@@ -85,14 +85,14 @@ class DrawnVideos(SequenceSource):
     def __len__(self) -> int:
         return self.count
 
-    def fetch(self, index: Tensor, visit: int) -> Tensor:
+    def fetch(self, index: Tensor, epoch: int) -> Tensor:
         law = self.law
-        numbers = SampleNumbers(law.seed or 0, visit, index, self.stream)
+        numbers = CounterRNG(law.seed or 0, epoch, index, self.stream)
         count = law.num_digits * (1 + 4 * law.num_times)
         uniform = numbers.uniform(torch.empty(len(index), count, dtype=torch.float64))  # in float32 it may be 1
         uniform = uniform.unflatten(1, (law.num_digits, -1)).flatten(0, 1)
         chosen = (uniform[:, 0] * len(self.images.label)).long()
-        digit = (self.images.fetch(chosen, None).int() * 255 // self.images.brightest).to(torch.uint8)
+        digit = (self.images.fetch(chosen, None).int() * 255 // self.images.data_range).to(torch.uint8)
         digit = resize(digit, [law.digit_size, law.digit_size]).unflatten(0, (-1, law.num_digits))[:, :, 0]
         room = law.image_size - law.digit_size
         place = bouncing_places(uniform[:, 1:].unflatten(1, (-1, 4)), room, law.max_speed)

@@ -18,10 +18,10 @@ class SequenceSource(Source, ABC):
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def fetch(self, index: Tensor, visit: int) -> Tensor:
+    def fetch(self, index: Tensor, epoch: int) -> Tensor:
         """Draw or read the sequences at positions `[B]`: `[B, F, ...]`, floating point, or uint8 for frames in 0...255.
 
-        A set that is drawn may have new ones in each visit, a pass through the split.
+        A set that is drawn may have new ones in each epoch, a pass through the split.
         """
 
 

@@ -28,11 +28,11 @@ class RequestedSequences:
 
     def __getitem__(self, request: Request) -> dict[str, Any]:
         return {
-            "observed": self.source.fetch(request.indices, request.visit),
+            "observed": self.source.fetch(request.indices, request.epoch),
             **self.source.truth,
             "interval": self.interval,
             "index": request.indices,
-            "global_size": request.global_size,
+            "global_batch_size": request.global_batch_size,
         }
 
 

@@ -89,7 +89,7 @@ class SpeechPairs(WholeImageSets):
 
     def set_up_training(self) -> None:
         if self.training is not None:
-            self.train_set = Crops(self._read(self.training, "training"), self.crop_length)
+            self.train_set = SpeechCrops(self._read(self.training, "training"), self.crop_length)
         if self.validation is not None:
             self.validation_set = self.whole(self.validation, "validation")
 
@@ -110,10 +110,10 @@ class SpeechPairs(WholeImageSets):
     def new_images(self, folder: str) -> SizedSet:
         return RecordingFolder(folder, self.rate, self.length_step, self.resample, self.mix_channels)
 
-    def augmented(self, batch: dict[str, Any], visit: int) -> dict[str, Any]:
+    def augmented(self, batch: dict[str, Any], epoch: int) -> dict[str, Any]:
         crops = self.train_set
-        assert isinstance(crops, Crops)
-        return batch | crops.cut(batch["index"], sample_uniform(self.seed, visit, batch["index"], count=1)[:, 0])
+        assert isinstance(crops, SpeechCrops)
+        return batch | crops.cut(batch["index"], sample_uniform(self.seed, epoch, batch["index"], count=1)[:, 0])
 
     def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
         signals = {key: self._in_unit_interval(batch[key]) for key in ("noisy", "clean") if key in batch}
@@ -124,7 +124,7 @@ class SpeechPairs(WholeImageSets):
         return signal if stored.is_floating_point() else signal.div_(LOUDEST)
 
 
-class Crops:
+class SpeechCrops:
     """The training recordings, out of which crops are cut on the device.
 
     Args:
@@ -142,7 +142,7 @@ class Crops:
         return self.count
 
     def __getitem__(self, request: Request) -> dict[str, Any]:
-        return {"index": request.indices, "visit": request.visit, "global_size": request.global_size}
+        return {"index": request.indices, "epoch": request.epoch, "global_batch_size": request.global_batch_size}
 
     def cut(self, index: Tensor, uniform: Tensor) -> dict[str, Tensor]:
         """Cut the crops of some recordings, int16 `[B, length]`, where `index` is."""
@@ -177,7 +177,7 @@ class WholeRecordings:
         kinds = {"noisy": self.recordings.noisy, "clean": self.recordings.clean}
         return {
             "index": request.indices,
-            "global_size": request.global_size,
+            "global_batch_size": request.global_batch_size,
             "name": [self.recordings.names[row] for row in rows],
             "length": torch.tensor([len(self.recordings.noisy[row]) for row in rows]),
             **{key: stacked([kind[row] for row in rows]) for key, kind in kinds.items()},
@@ -230,6 +230,6 @@ class RecordingFolder:
             "noisy": stacked(signals),
             "length": torch.tensor([len(signal) for signal in signals]),
             "index": request.indices,
-            "global_size": request.global_size,
+            "global_batch_size": request.global_batch_size,
             "name": files,
         }

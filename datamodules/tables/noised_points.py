@@ -19,7 +19,7 @@ from datamodules.tables.table_set import Rows, TableSet
 Array = NDArray[np.float64]
 
 
-class PointLaw(ABC):
+class PointDistribution(ABC):
     """A law of points in a ball, of which E[X_0 | a X_0 + sqrt(h) n = x] may be known."""
 
     dim: int
@@ -33,7 +33,7 @@ class PointLaw(ABC):
         return None
 
 
-class Atoms(PointLaw):
+class Atoms(PointDistribution):
     """Equally likely points at equal distances on the unit circle.
 
     Args:
@@ -56,7 +56,7 @@ class Atoms(PointLaw):
         return np.exp(log_weight - logsumexp(log_weight, axis=1, keepdims=True)) @ self.atoms
 
 
-class UniformCube(PointLaw):
+class UniformCube(PointDistribution):
     """Uniform points of the cube [-side / 2, side / 2]^dim.
 
     Args:
@@ -85,7 +85,7 @@ class UniformCube(PointLaw):
         return mean + std * np.where(flipped, -shift, shift)
 
 
-class UnitCircle(PointLaw):
+class UnitCircle(PointDistribution):
     """Uniform points of the unit circle in the plane."""
 
     dim = 2
@@ -100,7 +100,7 @@ class UnitCircle(PointLaw):
         return ive(1, argument) / ive(0, argument) * x / radius
 
 
-class StandardisedRows(PointLaw):
+class StandardisedRows(PointDistribution):
     """Rows of a table, standardised by the training rows and drawn into a ball; a third of them tests.
 
     Args:
@@ -126,7 +126,7 @@ class StandardisedRows(PointLaw):
         return points[random.integers(len(points), size=count)]
 
 
-class Wine(StandardisedRows):
+class StandardisedWine(StandardisedRows):
     """scikit-learn's table of 178 wines in 13 columns."""
 
     dim = 13
@@ -181,7 +181,7 @@ class NoisedPoints(TableSet):
 
     def __init__(
         self,
-        law: PointLaw,
+        law: PointDistribution,
         samples: int = 200,
         test_samples: int = 1000,
         g: float = 1.0,

@@ -74,7 +74,7 @@ class SignedImages(TableSet):
                 torch.from_numpy(chosen[chosen >= sizes[0]] - sizes[0]),
             ]
             pairs = list(zip(sources, parts, strict=True))
-            image = torch.cat([source.fetch(part, None).float() / source.brightest for source, part in pairs])
+            image = torch.cat([source.fetch(part, None).float() / source.data_range for source, part in pairs])
             label = torch.cat([source.label[part] for source, part in pairs])
             sign = torch.isin(label, torch.tensor(self.positive)).float() * 2 - 1
             return Rows({"features": image, "target": sign})

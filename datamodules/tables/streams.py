@@ -204,7 +204,7 @@ class DriftingClasses(TableSet):
         by_class, counts = np.argsort(label, kind="stable"), np.bincount(label, minlength=self.num_classes)
         place = (random.random(self.rounds) * counts[drawn]).astype(int)  # among the images of the class
         rows = torch.from_numpy(by_class[counts.cumsum()[drawn] - counts[drawn] + place])
-        features = source.fetch(rows, None).double().flatten(1) / source.brightest
+        features = source.fetch(rows, None).double().flatten(1) / source.data_range
         return Rows({"features": features, "target": source.label[rows]})
 
     def test(self) -> Rows:

@@ -35,7 +35,7 @@ class RowSet:
 
     def __getitem__(self, request: Request) -> dict[str, Any]:
         chosen = self.rows.chosen(request.indices)
-        return {**chosen, **self.rows.truth, "index": request.indices, "global_size": request.global_size}
+        return {**chosen, **self.rows.truth, "index": request.indices, "global_batch_size": request.global_batch_size}
 
 
 def write_arrays(tensors: Mapping[str, Tensor], trainer: Trainer) -> None:

@@ -15,7 +15,7 @@ from datamodules.text.text_set import Texts, TextSet
 
 
 @dataclass(frozen=True)
-class Task:
+class GlueTask:
     """One task of GLUE.
 
     Args:
@@ -41,19 +41,19 @@ LINE = "\t"
 """The key of the numbers of lines, which no column can have."""
 ENTAILMENT = ("entailment", "not_entailment")
 TASKS = {
-    "cola": Task("CoLA", ("sentence",), "label", ("0", "1"), names=("source", "label", "star", "sentence")),
-    "sst2": Task("SST-2", ("sentence",), "label", ("0", "1")),
-    "mrpc": Task("MRPC", ("#1 String", "#2 String"), "Quality", ("0", "1")),
-    "qqp": Task("QQP", ("question1", "question2"), "is_duplicate", ("0", "1"), incomplete=True),
-    "mnli": Task(
+    "cola": GlueTask("CoLA", ("sentence",), "label", ("0", "1"), names=("source", "label", "star", "sentence")),
+    "sst2": GlueTask("SST-2", ("sentence",), "label", ("0", "1")),
+    "mrpc": GlueTask("MRPC", ("#1 String", "#2 String"), "Quality", ("0", "1")),
+    "qqp": GlueTask("QQP", ("question1", "question2"), "is_duplicate", ("0", "1"), incomplete=True),
+    "mnli": GlueTask(
         "MNLI",
         ("sentence1", "sentence2"),
         "gold_label",
         ("entailment", "neutral", "contradiction"),
         dev="dev_matched.tsv",
     ),
-    "qnli": Task("QNLI", ("question", "sentence"), "label", ENTAILMENT),
-    "rte": Task("RTE", ("sentence1", "sentence2"), "label", ENTAILMENT),
+    "qnli": GlueTask("QNLI", ("question", "sentence"), "label", ENTAILMENT),
+    "rte": GlueTask("RTE", ("sentence1", "sentence2"), "label", ENTAILMENT),
 }
 
 

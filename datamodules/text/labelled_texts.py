@@ -43,7 +43,12 @@ class TokenizedSet:
         options = {"max_length": self.max_length, "padding": "max_length", "truncation": True, "return_tensors": "pt"}
         tokens = self.tokenizer(texts, pairs, **options)
         label = self.label[request.indices]
-        return {"text": dict(tokens), "label": label, "index": request.indices, "global_size": request.global_size}
+        return {
+            "text": dict(tokens),
+            "label": label,
+            "index": request.indices,
+            "global_batch_size": request.global_batch_size,
+        }
 
 
 class LabelledTexts(SeededBatches):

@@ -172,14 +172,14 @@ class Windows:
         return len(self.clips.names) * self.data.windows_per_clip
 
     def __getitem__(self, request: Request) -> dict[str, Any]:
-        cut = [self.window(position, request.visit) for position in request.indices.tolist()]
-        batch: dict[str, Any] = {"index": request.indices, "global_size": request.global_size}
+        cut = [self.window(position, request.epoch) for position in request.indices.tolist()]
+        batch: dict[str, Any] = {"index": request.indices, "global_batch_size": request.global_batch_size}
         return batch | {key: torch.from_numpy(np.stack([one[key] for one in cut])) for key in cut[0]}
 
-    def window(self, position: int, visit: int) -> dict[str, np.ndarray]:
+    def window(self, position: int, epoch: int) -> dict[str, np.ndarray]:
         """Cut, flip and degrade one window: levels `[T, C, H, W]` by key."""
         data, clip = self.data, position // self.data.windows_per_clip
-        random = random_of(data.seed, visit, position, PLACE)
+        random = random_of(data.seed, epoch, position, PLACE)
         time, _, height, width = self.clips.stored[clip].shape
         scale = 1 if self.clips.noisy is None else self.clips.scale
         first = int(random.integers(time - data.num_frames + 1))
@@ -195,10 +195,10 @@ class Windows:
             rows, columns = (slice(start * pixels, start * pixels + size) for start in (top, left))
             window[key] = mirrored(turned(frames[..., rows, columns], ways), data.mirrored)
         if "noisy" not in window and data.degradation is not None:
-            drawn = random_of(data.seed, visit, position, DEGRADATION)
+            drawn = random_of(data.seed, epoch, position, DEGRADATION)
             window["noisy"] = as_levels(data.degradation(as_clip(window["clean"]), drawn))
         if data.noise is not None:
-            window["noise"] = data.noise.drawn(window["noisy"], random_of(data.seed, visit, position, NOISE))
+            window["noise"] = data.noise.drawn(window["noisy"], random_of(data.seed, epoch, position, NOISE))
         return window
 
 

@@ -14,12 +14,12 @@ from datamodules.video.noise_source import NoiseSource
 PLACE, DEGRADATION, NOISE = 1, 2, 3
 """Streams of the random numbers of a clip."""
 TESTED = 2**31
-"""Stands for the visit in the random numbers of clips that are validated and tested on, which no training has."""
+"""Stands for the epoch in the random numbers of clips that are validated and tested on, which no training has."""
 
 
-def random_of(seed: int, visit: int, position: int, stream: int) -> np.random.Generator:
+def random_of(seed: int, epoch: int, position: int, stream: int) -> np.random.Generator:
     """Make the generator of one clip's random numbers for one purpose."""
-    return np.random.default_rng([seed, visit, position, stream])
+    return np.random.default_rng([seed, epoch, position, stream])
 
 
 def as_clip(frames: np.ndarray) -> Tensor:
@@ -64,7 +64,7 @@ class WholeClips:
         read = [self.part(row) for row in rows]
         batch: dict[str, Any] = {
             "index": request.indices,
-            "global_size": request.global_size,
+            "global_batch_size": request.global_batch_size,
             "name": [self.clips.names[self.parts[row][0]] for row in rows],
             "first": [self.parts[row][1] for row in rows],
         }

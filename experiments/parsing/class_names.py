@@ -46,9 +46,37 @@ def project_classes() -> Iterator[tuple[str, str]]:
                 yield name, f"{folder}.{name}" if f'"{name}"' in exported else f"{folder}.{file.stem}.{name}"
 
 
+RENAMED = {
+    "Attack": "ByzantineAttack",
+    "BakedWeights": "ExportEffectiveWeights",
+    "BlockMean": "AverageDownsampling",
+    "ChannelMean": "Grayscale",
+    "Contracts": "SanityChecks",
+    "ELD": "ELDPairs",
+    "Fixed": "FixedSampling",
+    "ForeignImages": "OpenSetLabelNoise",
+    "FourierMagnitude": "PhaseRetrieval",
+    "Gaussian": "GaussianValues",
+    "ImageQuality": "ImageMetricsTable",
+    "Mask": "Inpainting",
+    "Measurements": "SaveTables",
+    "OnlineLearning": "OnlineConvexOptimization",
+    "PixelModelTraining": "DDPM",
+    "SpeechQuality": "SpeechMetricsTable",
+    "UniformNoise": "UniformDistribution",
+    "UnnormalizedModel": "MECO",
+    "Wine": "StandardisedWine",
+}
+"""Names of classes in configurations of version 0.1, and their names since 0.2."""
+
+
 def did_you_mean(path: str) -> str:
     """Suggest the class that is most like one that does not exist: of the module that is named, or of any."""
     module, _, name = path.rpartition(".")
+    if new := RENAMED.get(name):
+        found = [other for each, other in project_classes() if each == new]
+        if found and found[0].partition(".")[0] == path.partition(".")[0]:
+            return f"; since version 0.2 it is {found[0]}"
     close = _like(module, sys.modules, 0.8) if module and module not in sys.modules else module
     like = _like(name, _classes_in(close)) if close in sys.modules else ""  # nothing misspelt is imported
     if like:

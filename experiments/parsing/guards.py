@@ -7,7 +7,7 @@ from lightning.pytorch import Callback
 
 CLASSES = {
     "callbacks.guards.SeedEveryBatch": "seed_every_batch",
-    "callbacks.guards.Contracts": "contracts",
+    "callbacks.guards.Contracts": "sanity_checks",
     "callbacks.guards.FiniteLoss": "finite_loss",
     "callbacks.predictions.WritePredictions": "write_predictions",
     "callbacks.figures_to_loggers.FiguresToLoggers": "figures_to_loggers",
@@ -21,14 +21,14 @@ class Guards:
 
     Args:
         seed_every_batch: seeds all random number generators before each batch, by the run's seed and the batch's place.
-        contracts: checks that model, data and trainer fit together before anything is trained.
+        sanity_checks: checks that model, data and trainer fit together before anything is trained.
         finite_loss: ends a run whose training loss is NaN or infinite.
         write_predictions: writes the class probabilities that `predict` computes.
         figures_to_loggers: sends the run's figures to its loggers.
     """
 
     seed_every_batch: Callback | None = None
-    contracts: Callback | None = None
+    sanity_checks: Callback | None = None
     finite_loss: Callback | None = None
     write_predictions: Callback | None = None
     figures_to_loggers: Callback | None = None

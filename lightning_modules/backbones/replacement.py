@@ -2,7 +2,7 @@
 
 The new layers hold the very parameters of the old ones, so that a checkpoint of the plain network loads into the
 changed one and the other way round. Layers may also compute with a function of the weight that is trained, which is
-computed anew in every forward pass; `baked` gives the plain network's weights of that moment.
+computed anew in every forward pass; `effective_weights` gives the plain network's weights of that moment.
 """
 
 import re
@@ -154,7 +154,7 @@ def layers_of_functions(network: nn.Module) -> dict[str, LinearOfFunction | Conv
 
 
 @torch.no_grad()
-def baked(network: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def effective_weights(network: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Give the weights that a network works with in evaluation mode, as the plain network has them.
 
     Args:

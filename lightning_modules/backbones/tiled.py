@@ -129,7 +129,7 @@ def self_ensembled(function: ImageFunction, image: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Inference:
+class TiledInference:
     """Say how a network is applied to whole images of any size; by default just so.
 
     Args:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from datamodules.batches import LabelledImageBatch, LabelledTextBatch
 from lightning_modules.losses.mixing import SoftLabels
 from lightning_modules.method_module import MethodModule
-from lightning_modules.optim.optimizers import built, constant, sgd, trainable
+from lightning_modules.optim.optimizers import constant, optimizer_config, sgd, trainable_parameters
 from lightning_modules.tasks.classifier import ClassifierSteps, accuracies, cross_entropy_step, refuse_smoothed
 
 
@@ -64,4 +64,4 @@ class CrossEntropy(ClassifierSteps, MethodModule):
         return cross_entropy_step(self, batch, self.soft_labels, self.binary)
 
     def configure_optimizers(self) -> Any:
-        return built(self.optimizer, self.lr_scheduler, trainable(self.network))
+        return optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self.network))

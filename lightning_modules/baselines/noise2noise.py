@@ -16,10 +16,10 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from datamodules.batches import ImagePairBatch
-from lightning_modules.backbones.tiled import Inference
+from lightning_modules.backbones.tiled import TiledInference
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.image_quality import EvaluationProtocol, ImageQuality
-from lightning_modules.optim.optimizers import adam, built, constant, trainable
+from lightning_modules.optim.optimizers import adam, constant, optimizer_config, trainable_parameters
 from lightning_modules.tasks.restorer import RestorerSteps
 from lightning_modules.training.logging import log_training
 
@@ -38,7 +38,7 @@ class Noise2Noise(RestorerSteps, MethodModule):
     def __init__(
         self,
         network: nn.Module,
-        inference: Inference = Inference(),  # noqa: B008 - it does not change
+        inference: TiledInference = TiledInference(),  # noqa: B008 - it does not change
         protocol: EvaluationProtocol = "rounded",
         optimizer: OptimizerCallable = adam,
         lr_scheduler: LRSchedulerCallable = constant,
@@ -60,4 +60,4 @@ class Noise2Noise(RestorerSteps, MethodModule):
         return {"loss": log_training(self, batch, loss)}
 
     def configure_optimizers(self) -> Any:
-        return built(self.optimizer, self.lr_scheduler, trainable(self.network))
+        return optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self.network))

@@ -22,7 +22,7 @@ from lightning_modules.interfaces import TrainingImageSource, require_data
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.collected import Collected
 from lightning_modules.metrics.detection import DetectionResult, metrics_by_name
-from lightning_modules.optim.optimizers import built, constant, sgd, trainable
+from lightning_modules.optim.optimizers import constant, optimizer_config, sgd, trainable_parameters
 from lightning_modules.tasks.classifier import ClassifierSteps, accuracies
 from lightning_modules.training.evaluation_mode import classified
 from lightning_modules.training.logging import log_same, log_training
@@ -76,7 +76,7 @@ class OODScores(ClassifierSteps, MethodModule):
         return {"loss": log_training(self, batch, loss), "logits": logits.detach()}
 
     def configure_optimizers(self) -> Any:
-        return built(self.optimizer, self.lr_scheduler, trainable(self.network))
+        return optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self.network))
 
     def on_test_start(self) -> None:
         self._names = list(getattr(self.trainer.datamodule, "origin_names", []))  # type: ignore[attr-defined]

@@ -17,13 +17,13 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from datamodules.arguments import at_least, positive
-from datamodules.batches import LabelledImageBatch, global_size
+from datamodules.batches import LabelledImageBatch, global_batch_size
 from lightning_modules.backbones.layer_features import classifier_layer, logits_and_features
 from lightning_modules.distributed.global_rows import global_rows
 from lightning_modules.distributed.per_sample import share_start
 from lightning_modules.losses.contrastive import nt_xent
 from lightning_modules.method_module import MethodModule
-from lightning_modules.optim.optimizers import built, constant, sgd, trainable
+from lightning_modules.optim.optimizers import constant, optimizer_config, sgd, trainable_parameters
 from lightning_modules.training.logging import log_training
 from lightning_modules.training.own_loaders import OwnLoaders
 from lightning_modules.views.unaugmented import check_unaugmented
@@ -82,7 +82,7 @@ class SimCLR(OwnLoaders, MethodModule):
         return self.network(image)
 
     def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
-        size = global_size(batch)
+        size = global_batch_size(batch)
         first, second = (
             self.projection(logits_and_features(self.network, self.view(batch["image"]))[1]) for _ in range(2)
         )
@@ -91,4 +91,4 @@ class SimCLR(OwnLoaders, MethodModule):
         return {"loss": log_training(self, batch, loss)}
 
     def configure_optimizers(self) -> Any:
-        return built(self.optimizer, self.lr_scheduler, trainable(self))
+        return optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self))

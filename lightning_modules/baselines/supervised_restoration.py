@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from datamodules.arguments import at_least, one_of
 from datamodules.batches import ImagePairBatch
 from lightning_modules.backbones.enlarged import times_larger
-from lightning_modules.backbones.tiled import Inference
+from lightning_modules.backbones.tiled import TiledInference
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.image_quality import EvaluationProtocol, ImageQuality
-from lightning_modules.optim.optimizers import adam, built, constant, trainable
+from lightning_modules.optim.optimizers import adam, constant, optimizer_config, trainable_parameters
 from lightning_modules.tasks.restorer import RestorerSteps
 from lightning_modules.training.logging import log_training
 
@@ -50,7 +50,7 @@ class SupervisedRestoration(RestorerSteps, MethodModule):
         network: nn.Module,
         loss: Literal["mse", "l1"] = "mse",
         factor: int = 1,
-        inference: Inference = Inference(),  # noqa: B008 - it does not change
+        inference: TiledInference = TiledInference(),  # noqa: B008 - it does not change
         protocol: EvaluationProtocol = "rounded",
         optimizer: OptimizerCallable = adam,
         lr_scheduler: LRSchedulerCallable = constant,
@@ -78,4 +78,4 @@ class SupervisedRestoration(RestorerSteps, MethodModule):
         return {"loss": log_training(self, batch, loss)}
 
     def configure_optimizers(self) -> Any:
-        return built(self.optimizer, self.lr_scheduler, trainable(self.network))
+        return optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self.network))

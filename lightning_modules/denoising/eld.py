@@ -1,7 +1,7 @@
 """ELD learns to denoise raw images of the dark from clean ones and a physical model of the camera's noise.
 
 A long exposure x, packed and in [0, 1], is darkened by a light factor f ~ U(100, 300), and noise of the calibrated
-sensor is added, y = f N(x / f), anew at each visit; shot, read and row noise, quantisation and colour bias are drawn
+sensor is added, y = f N(x / f), anew at each epoch; shot, read and row noise, quantisation and colour bias are drawn
 jointly with the gain (see `datamodules.corruptions.image_noise.Sensor`). A network F is trained on
 
     L = mean |F(clip(y, 0, 1)) - x|,
@@ -28,11 +28,11 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from datamodules.batches import ImagePairBatch
-from lightning_modules.backbones.tiled import Inference
+from lightning_modules.backbones.tiled import TiledInference
 from lightning_modules.interfaces import ImageColumn
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.image_quality import EvaluationProtocol, ImageQuality, as_measured, psnr
-from lightning_modules.optim.optimizers import adam, built, constant, trainable
+from lightning_modules.optim.optimizers import adam, constant, optimizer_config, trainable_parameters
 from lightning_modules.tasks.restorer import RestorerSteps
 from lightning_modules.training.logging import log_training
 
@@ -116,7 +116,7 @@ class ELD(RestorerSteps, MethodModule):
     def __init__(
         self,
         network: nn.Module,
-        inference: Inference = Inference(),  # noqa: B008 - it does not change
+        inference: TiledInference = TiledInference(),  # noqa: B008 - it does not change
         optimizer: OptimizerCallable = adam,
         lr_scheduler: LRSchedulerCallable = constant,
     ) -> None:
@@ -144,4 +144,4 @@ class ELD(RestorerSteps, MethodModule):
         return super().image_columns(pictures, {"estimate": preview(estimate, reference)})
 
     def configure_optimizers(self) -> Any:
-        return built(self.optimizer, self.lr_scheduler, trainable(self.network))
+        return optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self.network))

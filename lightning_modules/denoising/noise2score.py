@@ -30,15 +30,15 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from datamodules.arguments import at_least, positive
-from datamodules.batches import ImagePairBatch, global_size
+from datamodules.batches import ImagePairBatch, global_batch_size
 from datamodules.corruptions.image_noise import Gamma, Gaussian, Poisson
 from datamodules.corruptions.image_noise.blind_level import best_level, candidates
-from datamodules.randomness.shared_batches import draw_rows_like
-from lightning_modules.backbones.tiled import Inference
+from datamodules.randomness.shared_batches import sample_rows_like
+from lightning_modules.backbones.tiled import TiledInference
 from lightning_modules.full_precision import at_least_float32
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.image_quality import EvaluationProtocol, ImageQuality
-from lightning_modules.optim.optimizers import adam, built, constant, trainable
+from lightning_modules.optim.optimizers import adam, constant, optimizer_config, trainable_parameters
 from lightning_modules.tasks.restorer import RestorerSteps
 from lightning_modules.training.logging import log_training
 
@@ -93,7 +93,7 @@ class Noise2Score(RestorerSteps, MethodModule):
         sigma: tuple[float, float] = (0.05, 0.001),
         anneal_images: int = 22_000,
         score_scale: float = 1.0,
-        inference: Inference = Inference(),  # noqa: B008 - it does not change
+        inference: TiledInference = TiledInference(),  # noqa: B008 - it does not change
         protocol: EvaluationProtocol = "clipped",
         optimizer: OptimizerCallable = adam,
         lr_scheduler: LRSchedulerCallable = constant,
@@ -135,9 +135,9 @@ class Noise2Score(RestorerSteps, MethodModule):
             image = noisy / batch["noise_level"]
         else:
             image = self.noise.score_input(noisy)
-        self.images_seen += global_size(batch)
+        self.images_seen += global_batch_size(batch)
         sigma = annealed(*self.sigma, self.images_seen, self.anneal_images)
-        perturbation = draw_rows_like(torch.randn, image)
+        perturbation = sample_rows_like(torch.randn, image)
         loss = score_loss(self(image + sigma * perturbation), perturbation, sigma)
         return {"loss": log_training(self, batch, loss)}
 
@@ -157,4 +157,4 @@ class Noise2Score(RestorerSteps, MethodModule):
         return (noisy + sigma**2 * self(noisy)).clamp(0, 1)
 
     def configure_optimizers(self) -> Any:
-        return built(self.optimizer, self.lr_scheduler, trainable(self.network))
+        return optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self.network))

@@ -22,11 +22,11 @@ from torch import Tensor, nn
 
 from datamodules.arguments import at_least, one_of, only_with, positive
 from datamodules.batches import ImagePairBatch
-from datamodules.randomness.shared_batches import draw_rows, draw_rows_like
+from datamodules.randomness.shared_batches import sample_rows, sample_rows_like
 from lightning_modules.full_precision import at_least_float32, in_full_precision
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.image_quality import EvaluationProtocol, ImageQuality, psnr
-from lightning_modules.optim.optimizers import adam, built, constant, trainable
+from lightning_modules.optim.optimizers import adam, constant, optimizer_config, trainable_parameters
 from lightning_modules.tasks.restorer import RestorerSteps
 from lightning_modules.training.logging import log_training
 
@@ -56,14 +56,14 @@ class Enhancer(nn.Sequential):
 
 def noise_images(like: Tensor, mean: float, deviation: float) -> Tensor:
     """Draw images of clamped Gaussian noise in [-1, 1], of the shape, type and device of `like`."""
-    return (mean + deviation * draw_rows_like(torch.randn, like)).clamp(-1, 1)
+    return (mean + deviation * sample_rows_like(torch.randn, like)).clamp(-1, 1)
 
 
 def colour_images(like: Tensor, block: int | None) -> Tensor:
     """Draw images in [-1, 1] whose blocks have one random colour each; None makes the whole image one block."""
     height, width = like.shape[2:]
     rows, columns = (1, 1) if block is None else (-(-height // block), -(-width // block))
-    colour = 2 * draw_rows(torch.rand, (*like.shape[:2], rows, columns), like.device, dtype=like.dtype) - 1
+    colour = 2 * sample_rows(torch.rand, (*like.shape[:2], rows, columns), like.device, dtype=like.dtype) - 1
     size = max(height, width) if block is None else block
     return colour.repeat_interleave(size, dim=2)[:, :, :height].repeat_interleave(size, dim=3)[..., :width]
 
@@ -148,4 +148,4 @@ class NoiSER(RestorerSteps, MethodModule):
             return (self.network(2 * at_least_float32(degraded) - 1) + 1) / 2
 
     def configure_optimizers(self) -> Any:
-        return built(self.optimizer, self.lr_scheduler, trainable(self.network))
+        return optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self.network))

@@ -22,11 +22,11 @@ from torch import Tensor, nn
 
 from datamodules.arguments import at_least
 from datamodules.batches import ImagePairBatch
-from lightning_modules.backbones.tiled import Inference
+from lightning_modules.backbones.tiled import TiledInference
 from lightning_modules.denoising.sub_images import denoised_by_sub_images, drawn_uniformly, sub_sampled
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.image_quality import ImageQuality
-from lightning_modules.optim.optimizers import adam, built, constant, trainable
+from lightning_modules.optim.optimizers import adam, constant, optimizer_config, trainable_parameters
 from lightning_modules.tasks.restorer import RestorerSteps
 from lightning_modules.training.logging import log_training
 
@@ -79,7 +79,7 @@ class SDAP(RestorerSteps, MethodModule):
         stride: int = 5,
         test_stride: int = 2,
         enhancement: bool = False,
-        inference: Inference = Inference(),  # noqa: B008 - it does not change
+        inference: TiledInference = TiledInference(),  # noqa: B008 - it does not change
         optimizer: OptimizerCallable = adam,
         lr_scheduler: LRSchedulerCallable = constant,
     ) -> None:
@@ -107,4 +107,4 @@ class SDAP(RestorerSteps, MethodModule):
         return {"loss": log_training(self, batch, loss)}
 
     def configure_optimizers(self) -> Any:
-        return built(self.optimizer, self.lr_scheduler, trainable(self.network))
+        return optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self.network))

@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from datamodules.randomness.shared_batches import draw_rows
+from datamodules.randomness.shared_batches import sample_rows
 from lightning_modules.backbones.tiled import padded
 
 
@@ -74,4 +74,4 @@ def drawn_uniformly(image: Tensor, count: int, stride: int) -> Tensor:
         `[N, count, H/stride, W/stride]`.
     """
     shape = (len(image), count, image.shape[2] // stride, image.shape[3] // stride)
-    return draw_rows(torch.rand, shape, image.device)
+    return sample_rows(torch.rand, shape, image.device)

@@ -13,11 +13,11 @@ from datamodules.arguments import within
 from datamodules.batches import MeasuredImageBatch
 from datamodules.corruptions.operators.interface import Operator
 from datamodules.distributed.world import run_seed
-from datamodules.randomness.counter import SampleNumbers
+from datamodules.randomness.counter import CounterRNG
 from lightning_modules.full_precision import at_least_float32, in_full_precision
 from lightning_modules.interfaces import ImageColumn, MeasurementSource, require_data
 from lightning_modules.metrics.image_quality import EvaluationProtocol, ImageQuality
-from lightning_modules.optim.optimizers import built, trainable
+from lightning_modules.optim.optimizers import optimizer_config, trainable_parameters
 from lightning_modules.sde.ddim import scheduler_path
 from lightning_modules.sde.discrete import denoising_loss, scheduler_levels, scheduler_prediction
 from lightning_modules.tasks.restorer import ZOOM, RestorerSteps
@@ -100,7 +100,7 @@ class MeasuredRestoration(RestorerSteps):
         with torch.inference_mode(False), torch.enable_grad(), in_full_precision(device):
             measured, index = at_least_float32(batch["measured"].clone()), batch["index"].clone()
             operator = source.operator.of(index, tuple(batch["noisy"].shape[2:]))
-            draw = SampleNumbers(run_seed(), 0, index, STREAM).normal
+            draw = CounterRNG(run_seed(), 0, index, STREAM).normal
             return (self.found(measured, operator, draw).detach() + 1) / 2
 
     def image_columns(self: Any, batch: Any, outputs: Any) -> dict[str, Tensor | ImageColumn]:
@@ -112,4 +112,4 @@ class MeasuredRestoration(RestorerSteps):
         return {"loss": log_training(self, batch, loss)}
 
     def configure_optimizers(self: Any) -> Any:
-        return built(self.optimizer, self.lr_scheduler, trainable(self.network))
+        return optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self.network))

@@ -21,8 +21,8 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from datamodules.arguments import within
+from datamodules.corruptions.operators.inpainting import Inpainting
 from datamodules.corruptions.operators.interface import Operator
-from datamodules.corruptions.operators.masks import Mask
 from lightning_modules.diffusion.posterior_sampling import Guidance, PosteriorSampling
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.image_quality import EvaluationProtocol
@@ -36,7 +36,7 @@ def pigdm_guidance(
     estimate = clean.detach()
     missing = operator.pseudo_inverse(measured) - operator.pseudo_inverse(operator.forward(estimate))
     (gradient,) = torch.autograd.grad(clean, noisy, missing.detach())
-    if isinstance(operator, Mask):
+    if isinstance(operator, Inpainting):
         hidden = 1 - operator.mask.to(estimate)
         estimate, gradient = estimate * hidden + operator.forward(measured), gradient * hidden
     return estimate, scale * gradient

@@ -24,7 +24,7 @@ class _Gathered(torch.autograd.Function):
         return summed.split(ctx.counts)[dist.get_rank()], None
 
 
-def global_rows(local: Tensor, global_size: int) -> Tensor:
+def global_rows(local: Tensor, global_batch_size: int) -> Tensor:
     """Gathers what each process has of a batch.
 
     The gradient of a row is the sum of what all processes' losses have for it. So where process r of W backs up its
@@ -32,14 +32,14 @@ def global_rows(local: Tensor, global_size: int) -> Tensor:
 
     Args:
         local: `[b, ...]`: this process's rows.
-        global_size: B, rows of all processes, dealt out as `GlobalBatches` does.
+        global_batch_size: B, rows of all processes, dealt out as `GlobalBatches` does.
 
     Returns:
         `[B, ...]`, in the order of the processes; `local` itself in a single process.
     """
     if world_size() == 1:
         return local
-    return _Gathered.apply(local, share_sizes(global_size))
+    return _Gathered.apply(local, share_sizes(global_batch_size))
 
 
 def partner_rows(local: Tensor, partner: Tensor) -> Tensor:

@@ -109,7 +109,7 @@ class Heartbeats(threading.Thread):
         own = dist.TCPStore(address, 0, is_master=True, **options) if self.rank == 0 else None
         port = strategy.broadcast(own.port if own else 0)
         self.store = own or dist.TCPStore(address, port, **options)
-        names = world.gathered(f"{socket.gethostname()}, PID {os.getpid()}")
+        names = world.all_gather(f"{socket.gethostname()}, PID {os.getpid()}")
         self.names = [f"process {rank} of {self.processes} ({name})" for rank, name in enumerate(names)]
         self.answered = time.monotonic()
         self.beaten = [(0, self.answered)] * self.processes

@@ -24,19 +24,19 @@ _NUMBERS_AT_ONCE = 1 << 27
 """Rows, and numbers in them, that process 0 gets from all processes at once, on its device, when it collects them."""
 
 
-def share_sizes(global_size: int) -> list[int]:
+def share_sizes(global_batch_size: int) -> list[int]:
     """Count the samples of a batch that each process has, in the order of their ranks, as `GlobalBatches` deals them.
 
     Args:
-        global_size: samples over all processes.
+        global_batch_size: samples over all processes.
     """
     processes = world.world_size()
-    return [len(range(process, global_size, processes)) for process in range(processes)]
+    return [len(range(process, global_batch_size, processes)) for process in range(processes)]
 
 
-def share_start(global_size: int) -> int:
+def share_start(global_batch_size: int) -> int:
     """The first row of this process's share among those of all, in the order of their ranks."""
-    return sum(share_sizes(global_size)[: world.rank()])
+    return sum(share_sizes(global_batch_size)[: world.rank()])
 
 
 def gather_rows(local: Tensor, counts: list[int]) -> Tensor:
@@ -115,7 +115,11 @@ class PerSample:
         self._restored = everything
 
     def update(
-        self, index: Tensor, value: Tensor, rule: Callable[[Tensor, Tensor], Tensor], global_size: int | None = None
+        self,
+        index: Tensor,
+        value: Tensor,
+        rule: Callable[[Tensor, Tensor], Tensor],
+        global_batch_size: int | None = None,
     ) -> Tensor:
         """Replaces the rows of the global batch and returns this process's part of them.
 
@@ -125,7 +129,7 @@ class PerSample:
             index: `[b]`, int64: samples of this process's share; none occurs twice in the global batch.
             value: `[b, K]`: what this process has to say of them, without gradient.
             rule: `(old rows, values) -> new rows`, row by row.
-            global_size: samples of the batch over all processes; needed where there is more than one.
+            global_batch_size: samples of the batch over all processes; needed where there is more than one.
 
         Returns:
             The new rows of `index`, `[b, K]`, in the type of `value` and on its device.
@@ -135,16 +139,18 @@ class PerSample:
             row = index.to(self._rows.device)
             self._rows[row] = rule(self._rows[row].to(value), value).to(self._rows)
             return self._rows[row].to(value)
-        if global_size is None:
-            raise ValueError(f"the batch lacks global_size, which {processes} processes need to share per-sample state")
-        counts = share_sizes(global_size)
+        if global_batch_size is None:
+            raise ValueError(
+                f"the batch lacks global_batch_size, which {processes} processes need to share per-sample state"
+            )
+        counts = share_sizes(global_batch_size)
         all_index, all_value = gather_rows(index, counts), gather_rows(value, counts)
         owned = all_index % processes == rank
         row = torch.where(owned, all_index // processes, self.num_owned).to(self._rows.device)
         self._rows[row] = rule(self._rows[row].to(value), all_value).to(self._rows)
         new = torch.where(owned[:, None], self._rows[row].to(value), 0)
         dist.all_reduce(new)
-        start = share_start(global_size)
+        start = share_start(global_batch_size)
         return new[start : start + len(index)]
 
     def gathered(self) -> Tensor:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2 import CutMix, MixUp
 
-from datamodules.randomness.shared_batches import drawn_alike, rows_of_batch
+from datamodules.randomness.shared_batches import rows_of_batch, shared_rng
 from lightning_modules.distributed.global_rows import partner_rows
 
 
@@ -43,7 +43,7 @@ def draw_mixing(share: int, alpha: float) -> Mixing:
         share: examples of this process.
         alpha: both parameters of the Beta distribution; 0 leaves the examples unmixed.
     """
-    with drawn_alike():
+    with shared_rng():
         both = torch.tensor(alpha, dtype=torch.promote_types(torch.get_default_dtype(), torch.float32))
         weight = float(torch.distributions.Beta(both, both).sample()) if alpha > 0 else 1.0
         return Mixing(max(weight, 1 - weight), torch.randperm(rows_of_batch(share)))
@@ -88,7 +88,7 @@ class SoftLabels:
         soft = F.one_hot(label, num_classes).to(image.dtype)
         ways = [(kind, alpha) for kind, alpha in ((MixUp, self.mixup_alpha), (CutMix, self.cutmix_alpha)) if alpha > 0]
         if ways:
-            with drawn_alike():  # on the host, as the transform's own weight is: no step waits for it
+            with shared_rng():  # on the host, as the transform's own weight is: no step waits for it
                 kind, alpha = ways[int(torch.randint(len(ways), (), device="cpu"))]
                 image, soft = _mixed(kind(alpha=alpha, num_classes=num_classes), image, soft)
         return image, soft * (1 - self.smoothing) + self.smoothing / num_classes

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from datamodules.batches import global_size, share
-from datamodules.distributed.summed_gradient import sum_over_processes
+from datamodules.batches import global_batch_size, loss_weight
+from datamodules.distributed.all_reduce_gradients import sum_over_processes
 from lightning_modules.full_precision import at_least_float32
 from lightning_modules.interfaces import Table
-from lightning_modules.optim.optimizers import trainable
+from lightning_modules.optim.optimizers import trainable_parameters
 from lightning_modules.torch_internals import foreach_add_
 from lightning_modules.training.logging import log_same
 
@@ -100,20 +100,20 @@ class OutputLossSteps:
 
     def _whole_loss(self: Any, batches: Iterable[Any]) -> tuple[Tensor, Tensor, int]:
         """Sum the loss over all samples of all processes, and give it with its gradient's norm and their number."""
-        parameters = trainable(self.network)
+        parameters = trainable_parameters(self.network)
         total, value, samples = [torch.zeros_like(each) for each in parameters], torch.zeros((), device=self.device), 0
         for batch in batches:
             inputs, target = inputs_and_target(batch)
             loss = self.loss.uncounted(self.outputs(inputs), target)
             foreach_add_(total, torch.autograd.grad(loss, parameters, materialize_grads=True))
-            value, samples = value + loss.detach(), samples + global_size(batch)
+            value, samples = value + loss.detach(), samples + global_batch_size(batch)
         value, total = sum_over_processes(value, total)
         return value, nn.utils.get_total_norm(total), samples
 
     def test_step(self: Any, batch: Any, batch_idx: int) -> None:
         inputs, target = inputs_and_target(batch)
-        loss = share(batch) * self.loss.uncounted(self.outputs(inputs), target) / len(target)
-        self.log("test/loss", loss, on_epoch=True, batch_size=global_size(batch), sync_dist=True)
+        loss = loss_weight(batch) * self.loss.uncounted(self.outputs(inputs), target) / len(target)
+        self.log("test/loss", loss, on_epoch=True, batch_size=global_batch_size(batch), sync_dist=True)
 
     def on_test_epoch_end(self: Any) -> None:
         """Log what was measured of the training set at last."""

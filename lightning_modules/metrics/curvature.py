@@ -17,10 +17,10 @@ from torch.func import functional_call, grad, jvp, vjp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from datamodules.arguments import one_of
-from datamodules.distributed.world import summed
+from datamodules.distributed.world import all_reduce_sum
 from lightning_modules.backbones.normalized import BATCH_NORM
 from lightning_modules.full_precision import in_full_precision
-from lightning_modules.optim.optimizers import trainable
+from lightning_modules.optim.optimizers import trainable_parameters
 from lightning_modules.torch_internals import times_written
 from lightning_modules.training.evaluation_mode import evaluating
 
@@ -123,7 +123,7 @@ class CurvatureProduct:
         self, network: nn.Module, batches: Sequence[tuple[Tensor, Tensor]], matrix: Matrix = "hessian"
     ) -> None:
         one_of(get_args(Matrix), matrix=matrix)
-        trained = {id(each) for each in trainable(network)}
+        trained = {id(each) for each in trainable_parameters(network)}
         self.network = network
         self.weights = {name: each.detach() for name, each in network.named_parameters() if id(each) in trained}
         if half := [name for name, each in self.weights.items() if each.dtype in (torch.float16, torch.bfloat16)]:
@@ -134,7 +134,7 @@ class CurvatureProduct:
         self.leaves = {name: each.detach().requires_grad_() for name, each in self.weights.items()}
         self.gradients: dict[int, list[Tensor]] = {}  # of the losses of batches by their number, with their graphs
         self.kept, self.version = 0, -1
-        self.samples = summed(torch.tensor(sum(len(label) for _, label in batches), device=self.like.device))
+        self.samples = all_reduce_sum(torch.tensor(sum(len(label) for _, label in batches), device=self.like.device))
 
     @property
     def size(self) -> int:
@@ -149,14 +149,14 @@ class CurvatureProduct:
         for number, (inputs, label) in enumerate(self.batches):
             hessian = self.matrix == "hessian"
             total += flat(self._hessian(number, inputs, label, v) if hessian else self._newton(inputs, v))
-        return summed(total) / self.samples
+        return all_reduce_sum(total) / self.samples
 
     def gradient(self) -> Tensor:
         """Compute the gradient of L, `[P]`. Every process calls it."""
         total = torch.zeros(self.size, dtype=self.like.dtype, device=self.like.device)
         for inputs, label in self.batches:
             total += flat(grad(lambda weights, x=inputs, y=label: self._loss(weights, x, y))(self.weights))
-        return summed(total) / self.samples
+        return all_reduce_sum(total) / self.samples
 
     def _logits(self, weights: dict[str, Tensor], inputs: Tensor) -> Tensor:
         return functional_call(self.network, weights, (inputs,))

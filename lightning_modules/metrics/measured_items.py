@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from datamodules.distributed.world import gathered
+from datamodules.distributed.world import all_gather
 
 
 class MeasuredItems:
@@ -43,7 +43,7 @@ class MeasuredItems:
                 measured = {key: value[row] for key, value in columns.items()}
                 own[loader, position] = {"name": names[row], **measured}
         self._batches = []
-        rows = {place: row for share in gathered(own) for place, row in share.items()}
+        rows = {place: row for share in all_gather(own) for place, row in share.items()}
         self.table = [{"set": set_names[place[0]], "index": place[1], **rows[place]} for place in sorted(rows)]
         found: dict[str, dict[str, float]] = {}
         for name in dict.fromkeys(row["set"] for row in self.table):

@@ -36,7 +36,7 @@ class Attention(nn.Module):
         return self.output(mixed.transpose(1, 2).flatten(start_dim=2))
 
 
-class Block(nn.Module):
+class ViTBlock(nn.Module):
     """Attention and a perceptron of two layers, each added to its input, which is normalised before.
 
     Args:
@@ -90,7 +90,7 @@ class CIFARViT(nn.Module):
         self.embedding = nn.Linear(in_channels * patch_size**2, width)
         self.class_token = nn.Parameter(torch.randn(1, 1, width))
         self.position = nn.Parameter(torch.randn(1, (image_size // patch_size) ** 2 + 1, width))
-        self.blocks = nn.Sequential(*(Block(width, num_heads) for _ in range(depth)))
+        self.blocks = nn.Sequential(*(ViTBlock(width, num_heads) for _ in range(depth)))
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, num_classes))
 
     def forward(self, image: Tensor) -> Tensor:

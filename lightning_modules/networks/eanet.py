@@ -74,7 +74,7 @@ class GatedConvolutions(nn.Module):
         return x + made * self.gate(made)
 
 
-class Block(nn.Module):
+class EANetBlock(nn.Module):
     """A block of NAFNet whose normalised features are scaled and shifted by the time.
 
     Args:
@@ -147,7 +147,7 @@ class EANet(nn.Module):
         self.encoders, self.downs, self.ups, self.decoders = (nn.ModuleList() for _ in range(4))
 
         def blocks(count: int) -> nn.ModuleList:
-            return nn.ModuleList(Block(width, time_features) for _ in range(count))
+            return nn.ModuleList(EANetBlock(width, time_features) for _ in range(count))
 
         for count in encoder:
             self.encoders.append(blocks(count))

@@ -38,7 +38,7 @@ def small_normal(layer: nn.Conv2d, scale: float = 0.1) -> nn.Conv2d:
     return layer
 
 
-class ResidualBlock(nn.Module):
+class VSRResidualBlock(nn.Module):
     """x + a convolution of the ReLU of another one of x, which begins near zero."""
 
     def __init__(self, width: int) -> None:
@@ -52,7 +52,7 @@ class ResidualBlock(nn.Module):
 def residual_convolutions(channels: int, width: int, num_blocks: int) -> nn.Sequential:
     """A convolution with LeakyReLU, and residual blocks behind it."""
     first = nn.Conv2d(channels, width, 3, padding=1)
-    return nn.Sequential(first, nn.LeakyReLU(SLOPE), *(ResidualBlock(width) for _ in range(num_blocks)))
+    return nn.Sequential(first, nn.LeakyReLU(SLOPE), *(VSRResidualBlock(width) for _ in range(num_blocks)))
 
 
 class Enlargement(nn.Module):

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from datamodules.randomness.shared_batches import draw_rows_like
+from datamodules.randomness.shared_batches import sample_rows_like
 
 
 def kl_to_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
@@ -84,6 +84,6 @@ class ShapeVAE(nn.Module):
             `[B]`, in nats.
         """
         mean, log_variance = self.encode(mask)
-        noise = draw_rows_like(torch.randn, mean) if noise is None else noise
+        noise = sample_rows_like(torch.randn, mean) if noise is None else noise
         logits = self.decoder(mean + (log_variance / 2).exp() * noise)
         return reconstruction_error(logits, mask) + beta * kl_to_standard_normal(mean, log_variance)

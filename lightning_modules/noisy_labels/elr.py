@@ -26,7 +26,7 @@ from lightning_modules.distributed.per_sample import PerSample
 from lightning_modules.interfaces import TrainingSamples, require_data
 from lightning_modules.method_module import MethodModule
 from lightning_modules.noisy_labels.early_learning_regularization import clamped_softmax, early_learning_term
-from lightning_modules.optim.optimizers import built, constant, sgd, trainable
+from lightning_modules.optim.optimizers import constant, optimizer_config, sgd, trainable_parameters
 from lightning_modules.tasks.classifier import ClassifierSteps, accuracies
 from lightning_modules.training.logging import log_training
 
@@ -101,14 +101,14 @@ class ELR(ClassifierSteps, MethodModule):
             batch["index"],
             probability.detach(),
             lambda old, new: updated_target(old, new, self.momentum),
-            batch.get("global_size"),
+            batch.get("global_batch_size"),
         )
         cross_entropy = F.cross_entropy(logits, batch["label"])
         loss = cross_entropy + self.strength * early_learning_term(probability, target)
         return {"loss": log_training(self, batch, loss), "logits": logits.detach()}
 
     def configure_optimizers(self) -> Any:
-        return built(self.optimizer, self.lr_scheduler, trainable(self.network))
+        return optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self.network))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["targets"] = self.targets.gathered()

@@ -36,7 +36,7 @@ from lightning_modules.method_module import MethodModule
 from lightning_modules.noisy_labels.co_training import active_network, check_alternation
 from lightning_modules.noisy_labels.early_learning_regularization import clamped_softmax, early_learning_term
 from lightning_modules.optim.averages import move_average
-from lightning_modules.optim.optimizers import built, constant, sgd, trainable
+from lightning_modules.optim.optimizers import constant, optimizer_config, sgd, trainable_parameters
 from lightning_modules.tasks.classifier import ClassifierSteps, accuracies
 from lightning_modules.training.logging import log_training
 
@@ -149,7 +149,7 @@ class ELRPlus(ClassifierSteps, MethodModule):
             batch["index"],
             teacher.softmax(dim=1),
             lambda old, new: self.momentum * old + (1 - self.momentum) * new,
-            batch.get("global_size"),
+            batch.get("global_batch_size"),
         )
         mixed_target, mixed_label = mixing(target), mixing(label)
         if self.reweight_labels:
@@ -170,7 +170,7 @@ class ELRPlus(ClassifierSteps, MethodModule):
         return self.network, self.second_network
 
     def configure_optimizers(self) -> Any:
-        return built(self.optimizer, self.lr_scheduler, trainable(*self._networks()))
+        return optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(*self._networks()))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["steps"] = list(self.steps)

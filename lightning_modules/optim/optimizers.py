@@ -36,15 +36,15 @@ def constant(optimizer: Optimizer) -> ConstantLR:
     return ConstantLR(optimizer, factor=1.0)
 
 
-def trainable(*modules: nn.Module) -> list[nn.Parameter]:
+def trainable_parameters(*modules: nn.Module) -> list[nn.Parameter]:
     """List the parameters of modules that require gradients, in their order."""
     return [parameter for module in modules for parameter in module.parameters() if parameter.requires_grad]
 
 
 @contextmanager
-def held_fixed(*modules: nn.Module) -> Iterator[None]:
+def temporarily_frozen(*modules: nn.Module) -> Iterator[None]:
     """Take gradients through modules towards their inputs alone, not towards their parameters, within a `with`."""
-    parameters = trainable(*modules)
+    parameters = trainable_parameters(*modules)
     try:
         for parameter in parameters:
             parameter.requires_grad_(False)
@@ -54,7 +54,7 @@ def held_fixed(*modules: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def built(optimizer: OptimizerCallable, lr_scheduler: LRSchedulerCallable, parameters: Iterable[Any]) -> Any:
+def optimizer_config(optimizer: OptimizerCallable, lr_scheduler: LRSchedulerCallable, parameters: Iterable[Any]) -> Any:
     """Build an optimizer and its learning-rate schedule, as `configure_optimizers` returns them.
 
     Args:
@@ -67,7 +67,7 @@ def built(optimizer: OptimizerCallable, lr_scheduler: LRSchedulerCallable, param
 
 
 def scheduled(optimizer: Optimizer, lr_scheduler: LRSchedulerCallable) -> Any:
-    """Give an optimizer its learning-rate schedule, as `configure_optimizers` returns them. See `built`."""
+    """Give an optimizer its learning-rate schedule, as `configure_optimizers` returns them. See `optimizer_config`."""
     scheduler = lr_scheduler(optimizer)
     interval = getattr(scheduler, "interval", "epoch")
     watched = {"monitor": scheduler.monitor} if hasattr(scheduler, "monitor") else {}

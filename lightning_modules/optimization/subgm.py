@@ -37,8 +37,8 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.arguments import at_least, one_of, only_with, positive, within
-from datamodules.batches import TableBatch, global_size
-from datamodules.distributed.world import summed, world_size
+from datamodules.batches import TableBatch, global_batch_size
+from datamodules.distributed.world import all_reduce_sum, world_size
 from lightning_modules.distributed.per_sample import gather_rows, share_sizes
 from lightning_modules.full_precision import require_double
 from lightning_modules.interfaces import Table
@@ -95,7 +95,7 @@ def spectral_start(features: Tensor, target: Tensor, columns: int, measurements:
         measurements: m, over all processes.
         device: where B is computed.
     """
-    signed = summed(torch.einsum("m,mij->ij", target.sign(), features).to(device)) / measurements
+    signed = all_reduce_sum(torch.einsum("m,mij->ij", target.sign(), features).to(device)) / measurements
     values, vectors = torch.linalg.eigh((signed + signed.T) / 2)
     return (vectors * values.clamp(min=0).sqrt()).flip(1)[:, :columns]
 
@@ -207,7 +207,7 @@ class SubGM(MethodModule):
     @torch.no_grad()
     def training_step(self, batch: TableBatch, batch_idx: int) -> dict[str, Tensor]:
         if self.trainer.global_step == 0 and self.start == "spectral":
-            arguments = self.factor.shape[1], global_size(batch), self.factor.device
+            arguments = self.factor.shape[1], global_batch_size(batch), self.factor.device
             self.factor.copy_(self.alpha * spectral_start(batch["features"], batch["target"], *arguments))
         iterate(self, self.iterations_per_step, lambda: self._iteration(batch))
         residual, direction = self._direction(batch)
@@ -218,14 +218,14 @@ class SubGM(MethodModule):
         """Compute this process's residuals, and (1/m) sum_i slope(r_i) A_i over all processes."""
         arrays = batch["features"], batch["target"]
         residual, direction = residuals_and_direction(*arrays, self.factor, self.slope, self.at_once)
-        return residual, (summed(direction) if world_size() > 1 else direction) / global_size(batch)
+        return residual, (all_reduce_sum(direction) if world_size() > 1 else direction) / global_batch_size(batch)
 
     def _iteration(self, batch: TableBatch) -> None:
         residual, direction = self._direction(batch)
         if self.step_rule == "quantile":
             absolute = residual.abs()
             if world_size() > 1:
-                absolute = gather_rows(absolute, share_sizes(global_size(batch)))
+                absolute = gather_rows(absolute, share_sizes(global_batch_size(batch)))
             torch.mul(absolute.quantile(self.q), self.eta, out=self.step_size)
         self.factor.sub_(self.step_size * ((direction + direction.T) @ self.factor))
         if self.step_rule == "geometric":

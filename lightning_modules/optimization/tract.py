@@ -45,7 +45,7 @@ from lightning_modules.backbones.replacement import layers_named, replace_layers
 from lightning_modules.full_precision import at_least_float32, in_full_precision
 from lightning_modules.losses.mixing import SoftLabels
 from lightning_modules.method_module import MethodModule
-from lightning_modules.optim.optimizers import built, constant, sgd, trainable
+from lightning_modules.optim.optimizers import constant, optimizer_config, sgd, trainable_parameters
 from lightning_modules.tasks.classifier import ClassifierSteps, accuracies, cross_entropy_step, refuse_smoothed
 
 AT_ONCE = 2**24
@@ -259,4 +259,4 @@ class TrAct(ClassifierSteps, MethodModule):
         return cross_entropy_step(self, batch, self.soft_labels, self.binary)
 
     def configure_optimizers(self) -> Any:
-        return built(self.optimizer, self.lr_scheduler, trainable(self.network))
+        return optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self.network))

@@ -42,13 +42,13 @@ from torch.utils.checkpoint import checkpoint
 from datamodules.arguments import at_least, one_of, only_with, positive
 from datamodules.batches import TableBatch
 from datamodules.distributed.world import run_seed
-from datamodules.randomness.shared_batches import draw_rows, drawn_alike
+from datamodules.randomness.shared_batches import sample_rows, shared_rng
 from lightning_modules.full_precision import in_full_precision
 from lightning_modules.interfaces import Table, TrainingSamples, require_data
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.collected import Collected
 from lightning_modules.metrics.wasserstein import MOST_POINTS, sliced_wasserstein, wasserstein
-from lightning_modules.optim.optimizers import adam, constant, scheduled, trainable
+from lightning_modules.optim.optimizers import adam, constant, scheduled, trainable_parameters
 from lightning_modules.optim.parameter_groups import scale_learning_rates
 from lightning_modules.training.logging import log_same, log_training
 
@@ -226,13 +226,13 @@ class SingularDensity(MethodModule):
         log_std = self.log_std
         if self.encoder is not None:
             posterior = self.encoder(x)
-            drawn = draw_rows(torch.randn, (len(x), self.points, self.latent_dim), x.device, dtype=x.dtype)
+            drawn = sample_rows(torch.randn, (len(x), self.points, self.latent_dim), x.device, dtype=x.dtype)
             mean, log_width = posterior[:, None].chunk(2, dim=-1)
             latent = mean + log_width.exp() * drawn
             generated = self.network(latent.flatten(0, 1)).view(*latent.shape[:2], -1)
             return importance_log_likelihood(x, generated, latent, posterior, log_std)
         draw: Callable[..., Tensor] = torch.rand if self.cells else torch.randn
-        with drawn_alike():
+        with shared_rng():
             latent = draw(self.points, self.latent_dim, dtype=x.dtype).to(x.device, non_blocking=True)
         centre = self.network(stratified(latent, self.cells) if self.cells else latent)
         return mixture_log_likelihood(x, centre, log_std)
@@ -286,6 +286,6 @@ class SingularDensity(MethodModule):
     def configure_optimizers(self) -> Any:
         encoder = [] if self.encoder is None else [self.encoder]
         log_std = {"params": [self.log_std], "lr_factor": self.std_lr_factor}
-        optimizer = self.optimizer([{"params": trainable(self.network, *encoder)}, log_std])
+        optimizer = self.optimizer([{"params": trainable_parameters(self.network, *encoder)}, log_std])
         scale_learning_rates(optimizer)
         return scheduled(optimizer, self.lr_scheduler)

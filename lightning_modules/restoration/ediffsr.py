@@ -32,16 +32,16 @@ from torch import Tensor, nn
 from datamodules.arguments import at_least, one_of, within
 from datamodules.batches import ImagePairBatch
 from datamodules.distributed.world import run_seed
-from datamodules.randomness.counter import SampleNumbers
+from datamodules.randomness.counter import CounterRNG
 from datamodules.randomness.generators import drawing
-from datamodules.randomness.shared_batches import draw_rows, draw_rows_like
+from datamodules.randomness.shared_batches import sample_rows, sample_rows_like
 from lightning_modules.backbones.enlarged import times_larger
-from lightning_modules.backbones.tiled import Inference
+from lightning_modules.backbones.tiled import TiledInference
 from lightning_modules.full_precision import at_least_float32
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.image_quality import EvaluationProtocol, ImageQuality
 from lightning_modules.optim.averages import AveragedWeights
-from lightning_modules.optim.optimizers import adamw, constant, scheduled, trainable
+from lightning_modules.optim.optimizers import adamw, constant, scheduled, trainable_parameters
 from lightning_modules.sde.mean_reverting import SAMPLERS, MeanReverting, Sampler
 from lightning_modules.tasks.restorer import RestorerSteps
 from lightning_modules.training.logging import log_training
@@ -88,7 +88,7 @@ class EDiffSR(RestorerSteps, MethodModule):
         sampling_steps: int | None = None,
         weights: Literal["trained", "averaged", "both"] = "trained",
         average_decay: float = 0.995,
-        inference: Inference = Inference(),  # noqa: B008 - it does not change
+        inference: TiledInference = TiledInference(),  # noqa: B008 - it does not change
         protocol: EvaluationProtocol = "rounded",
         optimizer: OptimizerCallable = adamw,
         lr_scheduler: LRSchedulerCallable = constant,
@@ -118,8 +118,8 @@ class EDiffSR(RestorerSteps, MethodModule):
 
     def training_step(self, batch: ImagePairBatch, batch_idx: int) -> dict[str, Tensor]:
         clean, large = batch["clean"], times_larger(batch["noisy"], self.factor)
-        t = draw_rows(partial(torch.randint, 1, self.process.steps + 1), (len(clean),), clean.device)
-        x = self.process.noised(clean, large, t, draw_rows_like(torch.randn, clean))
+        t = sample_rows(partial(torch.randint, 1, self.process.steps + 1), (len(clean),), clean.device)
+        x = self.process.noised(clean, large, t, sample_rows_like(torch.randn, clean))
         made = self.process.step_back(x, large, self(x, large, t), t)
         loss = (made - self.process.best_step_back(x, clean, large, t)).abs().mean()
         return {"loss": log_training(self, batch, loss)}
@@ -129,7 +129,7 @@ class EDiffSR(RestorerSteps, MethodModule):
 
     def estimated(self, batch: ImagePairBatch) -> Tensor:
         """Enlarge a batch, each image by noise that follows from the run's seed, its position and the step alone."""
-        numbers = SampleNumbers(run_seed(), 0, batch["index"], STREAM)
+        numbers = CounterRNG(run_seed(), 0, batch["index"], STREAM)
         return self._restored(at_least_float32(batch["noisy"]), numbers.normal)
 
     def other_estimates(self, batch: ImagePairBatch) -> dict[str, Tensor]:
@@ -149,6 +149,6 @@ class EDiffSR(RestorerSteps, MethodModule):
             return self.process.sample(noise_in, large, draw, self.sampler, self.sampling_steps)
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer(trainable(self.network))
+        optimizer = self.optimizer(trainable_parameters(self.network))
         self.average.follow(self.network, optimizer)
         return scheduled(optimizer, self.lr_scheduler)

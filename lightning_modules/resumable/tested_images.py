@@ -81,7 +81,7 @@ class TestedImages:
             batch = self.loader.collate_fn([dataset[position]])
         else:
             batch = self.loader.collate_fn(
-                dataset[self.request._replace(indices=torch.tensor([position]), global_size=1)]
+                dataset[self.request._replace(indices=torch.tensor([position]), global_batch_size=1)]
             )
         # As the trainer's own testing does: the DataModule's hook if it has one of its own, otherwise the module's.
         batch = before_batch_transfer(self.trainer.lightning_module, batch)

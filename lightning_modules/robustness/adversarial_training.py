@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from datamodules.arguments import at_least, one_of, positive
 from datamodules.batches import LabelledImageBatch
 from lightning_modules.method_module import MethodModule
-from lightning_modules.optim.optimizers import built, constant, sgd, trainable
+from lightning_modules.optim.optimizers import constant, optimizer_config, sgd, trainable_parameters
 from lightning_modules.robustness.attacks.ascent import Norm, projected_gradient_ascent, random_start, require_gradients
 from lightning_modules.tasks.classifier import ClassifierSteps, accuracies
 from lightning_modules.training.logging import log_training
@@ -84,4 +84,4 @@ class AdversarialTraining(ClassifierSteps, MethodModule):
         return {"loss": log_training(self, batch, F.cross_entropy(self(attacked), label))}
 
     def configure_optimizers(self) -> Any:
-        return built(self.optimizer, self.lr_scheduler, trainable(self.network))
+        return optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self.network))

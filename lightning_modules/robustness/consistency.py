@@ -20,7 +20,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from datamodules.arguments import at_least, positive
 from datamodules.batches import LabelledImageBatch
 from lightning_modules.method_module import MethodModule
-from lightning_modules.optim.optimizers import adamw, built, constant, trainable
+from lightning_modules.optim.optimizers import adamw, constant, optimizer_config, trainable_parameters
 from lightning_modules.robustness.smoothed_training.consistency_regularization import loss_on_copies
 from lightning_modules.robustness.smoothed_training.noisy_copies import AccuracyUnderNoise, noisy_copies
 from lightning_modules.training.logging import log_training
@@ -78,4 +78,4 @@ class Consistency(AccuracyUnderNoise, MethodModule):
         return {"loss": log_training(self, batch, loss), "logits": logits[0].detach()}
 
     def configure_optimizers(self) -> Any:
-        return built(self.optimizer, self.lr_scheduler, trainable(self.network))
+        return optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self.network))

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from datamodules.batches import LabelledImageBatch
 from lightning_modules.interfaces import Denoiser, require
 from lightning_modules.method_module import MethodModule
-from lightning_modules.optim.optimizers import adamw, built, constant, trainable
+from lightning_modules.optim.optimizers import adamw, constant, optimizer_config, trainable_parameters
 from lightning_modules.robustness.certificates.statistics import gaussian_radius
 from lightning_modules.tasks.classifier import ClassifierSteps, accuracies
 from lightning_modules.training.logging import log_training
@@ -86,4 +86,4 @@ class DenoisedClassifier(ClassifierSteps, MethodModule):
         return {"loss": loss, "logits": logits.detach()}
 
     def configure_optimizers(self) -> Any:
-        return built(self.optimizer, self.lr_scheduler, trainable(self.network))
+        return optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self.network))

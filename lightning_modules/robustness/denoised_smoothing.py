@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from datamodules.arguments import positive
 from datamodules.batches import LabelledImageBatch
 from lightning_modules.method_module import MethodModule
-from lightning_modules.optim.optimizers import adamw, built, constant, trainable
+from lightning_modules.optim.optimizers import adamw, constant, optimizer_config, trainable_parameters
 from lightning_modules.robustness.certificates.statistics import gaussian_radius
 from lightning_modules.sde.discrete import (
     clean_estimate,
@@ -135,7 +135,7 @@ class DenoisedSmoothing(ClassifierSteps, MethodModule):
         image = batch["image"]
         logits = self(image)
         terms = {"cross_entropy": F.cross_entropy(logits, batch["label"])}
-        if trainable(self.denoiser):
+        if trainable_parameters(self.denoiser):
             terms["diffusion"] = self._diffusion_loss(2 * image - 1)
         loss = log_training(self, batch, torch.stack(list(terms.values())).sum(), **terms)
         return {"loss": loss, "logits": logits.detach()}
@@ -147,4 +147,4 @@ class DenoisedSmoothing(ClassifierSteps, MethodModule):
         return denoising_loss(denoiser, image, self.alphas_cumprod, self.prediction)
 
     def configure_optimizers(self) -> Any:
-        return built(self.optimizer, self.lr_scheduler, trainable(self.network, self.denoiser))
+        return optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self.network, self.denoiser))

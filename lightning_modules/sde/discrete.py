@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from datamodules.arguments import one_of
-from datamodules.randomness.shared_batches import draw_rows, draw_rows_like
+from datamodules.randomness.shared_batches import sample_rows, sample_rows_like
 
 Prediction = Literal["epsilon", "v_prediction", "sample"]
 
@@ -152,9 +152,9 @@ def denoising_loss(model: Callable[..., Any], image: Tensor, levels: Tensor, pre
         levels: abar, `[T]`, on the device.
         prediction: quantity that the model predicts.
     """
-    t = draw_rows(partial(torch.randint, len(levels)), (len(image),), image.device)
+    t = sample_rows(partial(torch.randint, len(levels)), (len(image),), image.device)
     abar = levels.to(image.dtype)[t].view(-1, 1, 1, 1)
-    noise = draw_rows_like(torch.randn, image)
+    noise = sample_rows_like(torch.randn, image)
     output = predicted(model, noised(image, noise, abar), t)
     return F.mse_loss(output, diffusion_target(image, noise, abar, prediction))
 

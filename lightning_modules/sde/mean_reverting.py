@@ -133,7 +133,7 @@ class MeanReverting(nn.Module):
         return degraded + along(self.towards[t], x) * (x - degraded) + along(self.back[t], x) * (clean - degraded)
 
     def times(self, count: int) -> list[int]:
-        """List T ... 0, the times that `count` steps visit, evenly; at most T of them."""
+        """List T ... 0, the times that `count` steps epoch, evenly; at most T of them."""
         return [round(self.steps * (count - step) / count) for step in range(count + 1)]
 
     def sample(

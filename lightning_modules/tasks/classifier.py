@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, MulticlassMatthewsCorrCoef
 
-from datamodules.batches import global_size, network_input, share
+from datamodules.batches import global_batch_size, loss_weight, network_input
 from lightning_modules.losses.mixing import SoftLabels, soft_cross_entropy
 from lightning_modules.training.logging import log_training
 from lightning_modules.training.own_loaders import OwnLoaders
@@ -92,8 +92,8 @@ class ClassifierSteps(OwnLoaders):
 
     def _log_measures(self: Any, logits: Tensor, batch: dict[str, Any], stage: str) -> None:
         self.metrics.update(logits, batch["label"])
-        loss = share(batch) * nn.functional.cross_entropy(logits, batch["label"])
-        size = global_size(batch)
+        loss = loss_weight(batch) * nn.functional.cross_entropy(logits, batch["label"])
+        size = global_batch_size(batch)
         self.log(f"{stage}/cross_entropy", loss, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
         for name, metric in self.metrics.items():
             self.log(f"{stage}/{name}", metric, on_step=False, on_epoch=True, batch_size=size)

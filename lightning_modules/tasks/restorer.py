@@ -9,18 +9,18 @@ from datamodules.batches import ImagePairBatch
 from datamodules.distributed.world import run_seed
 from datamodules.randomness.generators import generator_of
 from lightning_modules.backbones.enlarged import enlarged
-from lightning_modules.backbones.tiled import Inference
+from lightning_modules.backbones.tiled import TiledInference
 from lightning_modules.full_precision import at_least_float32, in_full_precision
 from lightning_modules.interfaces import ImageColumn
 from lightning_modules.metrics.image_quality import ImageQuality
-from lightning_modules.tasks.writers import WritesImages, levels_of
+from lightning_modules.tasks.writers import ImageWriter, levels_of
 from lightning_modules.training.logging import log_means
 
 ZOOM = 4
 """Part of an image's sides that a crop shows enlarged."""
 
 
-class RestorerSteps(WritesImages):
+class RestorerSteps(ImageWriter):
     """Give a LightningModule its validation, test and prediction steps.
 
     The module owns `quality = ImageQuality()`, and `inference`, which says how `forward` is applied to whole images, or
@@ -30,11 +30,11 @@ class RestorerSteps(WritesImages):
     images that are smaller than theirs are measured, and shown, as bicubic interpolation enlarges them.
 
     `predict` writes `restored/<name>.png`, in the bits of the given image, into the run directory: of packed raw images
-    the Bayer image that begins with red, and of floating-point numbers 16 bits, see `WritesImages`.
+    the Bayer image that begins with red, and of floating-point numbers 16 bits, see `ImageWriter`.
     """
 
     quality: ImageQuality
-    inference: Inference
+    inference: TiledInference
     written, given, settings_name = "restored", "noisy", "restoration_settings.json"
 
     def restore(self: Any, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -102,8 +102,8 @@ class RestorerSteps(WritesImages):
 
     def pixels(self: Any, batch: ImagePairBatch) -> Tensor:
         """Round estimates to the levels of the given images, `[B, C, H, W]`."""
-        brightest = batch.get("brightest", 255)
-        return levels_of(self.estimated(batch), brightest if brightest > 1 else 65535)
+        data_range = batch.get("data_range", 255)
+        return levels_of(self.estimated(batch), data_range if data_range > 1 else 65535)
 
 
 def detailed_crops(image: Tensor, detail: Tensor) -> Tensor:

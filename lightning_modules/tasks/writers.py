@@ -19,7 +19,7 @@ from lightning_modules.resumable.settings_file import refuse_other_settings, wri
 from lightning_modules.sde.processes import Process
 
 
-class WritesFolder:
+class FolderWriter:
     """Give a LightningModule a folder of the run directory that its predictions are written into, and continued in.
 
     It is refused with another module or other settings. Files that the data could not read are listed at the end, as an
@@ -72,7 +72,7 @@ class WritesFolder:
         return list(names) if len(names) > 1 else []
 
 
-class WritesImages(WritesFolder, ABC):
+class ImageWriter(FolderWriter, ABC):
     """Give a LightningModule a prediction step that writes `<written>/<name>.png` into the run directory.
 
     Images that are there already are left alone, so an interrupted run continues; another image of the same name is
@@ -126,7 +126,7 @@ def _plain(values: tuple[Any, ...]) -> bool:
     return all(isinstance(value, bool | int | float | str) for value in values)
 
 
-def levels_of(image: Tensor, brightest: int) -> Tensor:
-    """Round images to the levels of a file in which 1 is stored as `brightest`: uint8, or uint16 above 255."""
-    levels = image.double().clamp(0, 1).mul(brightest).round()
-    return levels.to(torch.uint8 if brightest <= 255 else torch.uint16)
+def levels_of(image: Tensor, data_range: int) -> Tensor:
+    """Round images to the levels of a file in which 1 is stored as `data_range`: uint8, or uint16 above 255."""
+    levels = image.double().clamp(0, 1).mul(data_range).round()
+    return levels.to(torch.uint8 if data_range <= 255 else torch.uint16)

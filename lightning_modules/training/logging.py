@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torchmetrics import Metric
 
-from datamodules.batches import global_size, share
+from datamodules.batches import global_batch_size, loss_weight
 from datamodules.distributed.world import is_distributed
 from lightning_modules.full_precision import at_least_float32
 
@@ -91,7 +91,7 @@ def log_training(module: LightningModule, batch: Any, loss: Tensor, **terms: Ten
     Returns:
         The weighted loss, for the optimizer.
     """
-    weight, size = share(batch), global_size(batch)
+    weight, size = loss_weight(batch), global_batch_size(batch)
     weighted = loss if weight == 1 else weight * loss
     _log_mean(module, "train/loss", weighted.detach(), size)
     for name, value in terms.items():

@@ -29,8 +29,8 @@ class OwnLoaders:
     """Lets a LightningModule take batches of dicts with `image` and `label`, or `(image, label)`, of any DataLoader.
 
     Batches get what the module needs beside these: `index`, the samples' positions in the loader's set, whatever the
-    loader's order, and `global_size`, where the trainer deals out the samples evenly. To several processes Lightning
-    deals equal shares by visiting some samples twice; the DataModules of this project repeat none. A module that
+    loader's order, and `global_batch_size`, where the trainer shards the samples evenly. Lightning makes the shards of
+    several ranks equal by repeating some samples; the DataModules of this project repeat none. A module that
     overrides `setup` calls `super().setup(stage)`.
     """
 
@@ -50,7 +50,7 @@ class OwnLoaders:
             replace_loader_source(loop, source)
 
     def on_before_batch_transfer(self: Any, batch: Any, dataloader_idx: int) -> Any:
-        if isinstance(batch, dict) and "global_size" in batch:
+        if isinstance(batch, dict) and "global_batch_size" in batch:
             return batch
         batch = as_batch(batch)
         if not (isinstance(batch, dict) and isinstance(batch.get("image"), Tensor)):
@@ -62,5 +62,5 @@ class OwnLoaders:
         if self.trainer.datamodule is None and not image.is_floating_point():
             raise TypeError(f"images are floating-point numbers in [0, 1], and the loader's are {image.dtype}")
         if processes == 1 or repeats_samples(self.trainer):
-            batch = {**batch, "global_size": processes * len(image)}
+            batch = {**batch, "global_batch_size": processes * len(image)}
         return batch

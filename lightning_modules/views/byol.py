@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datamodules.arguments import within
-from datamodules.randomness.shared_batches import draw_rows
+from datamodules.randomness.shared_batches import sample_rows
 from lightning_modules.views.colour import ColourJitter
 from lightning_modules.views.crops import RandomResizedCrop
 
@@ -46,7 +46,7 @@ class GaussianBlur(nn.Module):
         self.sigma = sigma
 
     def forward(self, image: Tensor) -> Tensor:
-        uniform = draw_rows(torch.rand, (2, len(image)), image.device, rows=1)
+        uniform = sample_rows(torch.rand, (2, len(image)), image.device, rows=1)
         radius = min(math.ceil(3 * self.sigma[1]), min(image.shape[-2:]) - 1)
         smooth = blurred(image, self.sigma[0] + uniform[0] * (self.sigma[1] - self.sigma[0]), radius)
         return torch.where((uniform[1] < self.probability).view(-1, 1, 1, 1), smooth, image)
@@ -64,7 +64,7 @@ class Solarize(nn.Module):
         self.probability = probability
 
     def forward(self, image: Tensor) -> Tensor:
-        chosen = draw_rows(torch.rand, (len(image),), image.device).view(-1, 1, 1, 1) < self.probability
+        chosen = sample_rows(torch.rand, (len(image),), image.device).view(-1, 1, 1, 1) < self.probability
         return torch.where(chosen & (image >= 0.5), 1 - image, image)
 
 
@@ -110,7 +110,7 @@ class AffineJitter(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         height, width = image.shape[-2:]
-        uniform = draw_rows(torch.rand, (4, len(image)), image.device, rows=1, dtype=image.dtype)
+        uniform = sample_rows(torch.rand, (4, len(image)), image.device, rows=1, dtype=image.dtype)
         angle, size, right, down = 2 * uniform - 1
         angle, size = math.radians(self.degrees) * angle, 1 + self.scale * size
         cosine, sine = angle.cos() / size, angle.sin() / size

@@ -6,7 +6,7 @@ Images of one channel count as grey: what acts on saturation and hue leaves them
 import torch
 from torch import Tensor, nn
 
-from datamodules.randomness.shared_batches import draw_rows, drawn_alike
+from datamodules.randomness.shared_batches import sample_rows, shared_rng
 
 LUMA = (0.2989, 0.587, 0.114)
 """Weights of red, green and blue (ITU-R 601-2), as in torchvision."""
@@ -100,10 +100,10 @@ class ColourJitter(nn.Module):
         self.grey_probability = grey_probability
 
     def forward(self, image: Tensor) -> Tensor:
-        uniform = draw_rows(torch.rand, (6, len(image)), image.device, rows=1)
+        uniform = sample_rows(torch.rand, (6, len(image)), image.device, rows=1)
         changes = (with_brightness, with_contrast, with_saturation, with_hue)
         changed = image
-        with drawn_alike():
+        with shared_rng():
             order = torch.randperm(4).tolist()
         for which in order:
             departure = self.strength[which] * (2 * uniform[which] - 1)

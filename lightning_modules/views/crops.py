@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from datamodules.randomness.shared_batches import draw_rows
+from datamodules.randomness.shared_batches import sample_rows
 
 ATTEMPTS = 10
 """Draws of area and ratio, of which the first that fits is taken."""
@@ -109,7 +109,7 @@ class RandomCrop(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         size = self.size or image.shape[-1]
         padded = F.pad(image, [self.padding] * 4)
-        uniform = draw_rows(torch.rand, (3, len(image)), image.device, rows=1)
+        uniform = sample_rows(torch.rand, (3, len(image)), image.device, rows=1)
         top, left = ((uniform[at] * (padded.shape[2 + at] - size + 1)).long() for at in range(2))
         return crop_at(padded, top, left, size, (uniform[2] < 0.5) & self.flip)
 
@@ -137,6 +137,6 @@ class RandomResizedCrop(nn.Module):
         self.flip = flip
 
     def forward(self, image: Tensor) -> Tensor:
-        uniform = draw_rows(torch.rand, (len(image), 3 + 2 * ATTEMPTS), image.device)
+        uniform = sample_rows(torch.rand, (len(image), 3 + 2 * ATTEMPTS), image.device)
         box = boxes_of_random_area(uniform[:, 1:], image.shape[2], image.shape[3], self.min_area)
         return resized(image, box, self.size or image.shape[2], (uniform[:, 0] < 0.5) & self.flip)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.arguments import within
-from datamodules.randomness.shared_batches import draw_rows, draw_rows_like
+from datamodules.randomness.shared_batches import sample_rows, sample_rows_like
 
 ERASED_AREA = (0.02, 1 / 3)
 """Parts of an image that a box may have."""
@@ -33,7 +33,7 @@ class AddedNoise(nn.Module):
         self.sigma = sigma
 
     def forward(self, image: Tensor) -> Tensor:
-        return (image + self.sigma * draw_rows_like(torch.randn, image)).clamp(0, 1)
+        return (image + self.sigma * sample_rows_like(torch.randn, image)).clamp(0, 1)
 
 
 def erased_boxes(uniform: Tensor, height: int, width: int) -> Tensor:
@@ -87,7 +87,7 @@ class RandomErasing(nn.Module):
             self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
-        uniform = draw_rows(torch.rand, (len(image), 3 + 2 * ATTEMPTS), image.device)
+        uniform = sample_rows(torch.rand, (len(image), 3 + 2 * ATTEMPTS), image.device)
         box = erased_boxes(uniform[:, 1:], *image.shape[-2:]) & (uniform[:, :1, None] < self.probability)
-        noise = (self.mean + self.std * draw_rows_like(torch.randn, image)).clamp(0, 1)
+        noise = (self.mean + self.std * sample_rows_like(torch.randn, image)).clamp(0, 1)
         return torch.where(box[:, None], noise, image)

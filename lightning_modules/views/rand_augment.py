@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from datamodules.randomness.shared_batches import draw_rows
+from datamodules.randomness.shared_batches import sample_rows
 from lightning_modules.views.colour import blended, with_brightness, with_contrast, with_saturation
 
 NUM_BINS = 31
@@ -143,8 +143,8 @@ class RandAugment(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         for _ in range(self.num_ops):
-            operation = draw_rows(partial(torch.randint, len(OPERATIONS)), (len(image),), torch.device("cpu"))
-            sign = 2 * draw_rows(partial(torch.randint, 2), (len(image),), image.device) - 1
+            operation = sample_rows(partial(torch.randint, len(OPERATIONS)), (len(image),), torch.device("cpu"))
+            sign = 2 * sample_rows(partial(torch.randint, 2), (len(image),), image.device) - 1
             image = self.apply_operations(image, operation, sign)
         return image
 

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datamodules.arguments import within
-from datamodules.randomness.shared_batches import draw_rows
+from datamodules.randomness.shared_batches import sample_rows
 from lightning_modules.views.colour import with_brightness, with_contrast, with_saturation
 from lightning_modules.views.rand_augment import (
     each_on_its_rows,
@@ -99,18 +99,18 @@ class TimmRandAugment(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         for _ in range(self.num_ops):
             shape, device = (len(image),), image.device
-            operation = draw_rows(partial(torch.randint, len(OPERATIONS)), shape, HOST)
-            sign = 2 * draw_rows(partial(torch.randint, 2), shape, device) - 1
+            operation = sample_rows(partial(torch.randint, len(OPERATIONS)), shape, HOST)
+            sign = 2 * sample_rows(partial(torch.randint, 2), shape, device) - 1
             magnitude = self._magnitudes(shape, device)
-            operation[draw_rows(torch.rand, shape, HOST) >= self.probability] = NONE
+            operation[sample_rows(torch.rand, shape, HOST) >= self.probability] = NONE
             image = self.apply_operations(image, operation, magnitude, sign)
         return image
 
     def _magnitudes(self, shape: tuple[int], device: torch.device) -> Tensor:
         if self.deviation > 100:
-            drawn = self.magnitude * draw_rows(torch.rand, shape, device)
+            drawn = self.magnitude * sample_rows(torch.rand, shape, device)
         elif self.deviation:
-            drawn = self.magnitude + self.deviation * draw_rows(torch.randn, shape, device)
+            drawn = self.magnitude + self.deviation * sample_rows(torch.randn, shape, device)
         else:
             drawn = torch.full(shape, self.magnitude, device=device)
         return drawn.clamp(0, self.bound)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from lightning_modules.backbones.tiled import Inference, padded, self_ensembled, tile_spans, tiled
+from lightning_modules.backbones.tiled import TiledInference, padded, self_ensembled, tile_spans, tiled
 
 
 def layers(depth: int) -> nn.Module:
@@ -101,9 +101,9 @@ def test_an_ensemble_is_the_mean_over_rotations_and_reflections() -> None:
 def test_inference_pads_tiles_and_averages() -> None:
     network = strided()
     expected = self_ensembled(lambda image: padded(network, image, 2), IMAGE)
-    found = Inference(multiple=2, tile=32, overlap=14, self_ensemble=True)(network, IMAGE)
+    found = TiledInference(multiple=2, tile=32, overlap=14, self_ensemble=True)(network, IMAGE)
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
-    assert torch.equal(Inference()(layers(1), IMAGE), layers(1)(IMAGE))
+    assert torch.equal(TiledInference()(layers(1), IMAGE), layers(1)(IMAGE))
 
 
 @pytest.mark.parametrize(
@@ -113,8 +113,8 @@ def test_inference_pads_tiles_and_averages() -> None:
         (lambda: tiled(nn.Identity(), IMAGE, 16, 8), "overlap must be .* less than half of the tile, 16, got 8"),
         (lambda: tiled(nn.Identity(), IMAGE, 16, -1), "overlap must be at least 0.*got -1"),
         (lambda: tiled(nn.Identity(), IMAGE, 0, 0), "tile must be at least 1"),
-        (lambda: Inference(tile=100), "less than half of the tile, 100, got 64"),
-        (lambda: Inference(multiple=0), "multiple must be at least 1, got 0"),
+        (lambda: TiledInference(tile=100), "less than half of the tile, 100, got 64"),
+        (lambda: TiledInference(multiple=0), "multiple must be at least 1, got 0"),
     ],
 )
 def test_refusals(act: Callable[[], object], message: str) -> None:

@@ -12,7 +12,7 @@ from lightning_modules.backbones.normalized import Normalized
 from lightning_modules.backbones.replacement import (
     FunctionOfThirds,
     WeightFunction,
-    baked,
+    effective_weights,
     layers_named,
     replace_layers,
     with_function,
@@ -59,7 +59,7 @@ def test_baked_weights_are_the_plain_networks_and_give_the_same_outputs(
     assert set(plain.state_dict()) <= set(with_own.state_dict())
     wrapped: Any = with_own if len(shape) == 4 and shape[1] != 3 else Normalized(with_own, [0.5], [0.5])
     before = wrapped.train()(inputs)
-    weights, described = baked(wrapped)
+    weights, described = effective_weights(wrapped)
     assert wrapped(inputs).equal(before)  # still in training mode
     plain.load_state_dict(weights)
     outer: Any = plain if wrapped is with_own else Normalized(plain, [0.5], [0.5])

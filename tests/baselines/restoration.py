@@ -22,6 +22,6 @@ def gradient_of_a_step(module: LightningModule, batch: dict[str, Tensor]) -> tup
     """Take a training step without a trainer; give its loss and the gradients of the parameters."""
     module.log = lambda *args, **options: None  # type: ignore[method-assign]
     size = len(batch["noisy"])
-    whole: dict[str, Any] = {"index": torch.arange(size), "global_size": size, **batch}
+    whole: dict[str, Any] = {"index": torch.arange(size), "global_batch_size": size, **batch}
     loss = module.training_step(whole, 0)["loss"]
     return float(loss), list(torch.autograd.grad(loss, list(module.parameters())))

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lightning_modules.backbones.tiled import Inference
+from lightning_modules.backbones.tiled import TiledInference
 from lightning_modules.baselines.supervised_restoration import SupervisedRestoration
 from tests.baselines.restoration import Restored, gradient_of_a_step
 
@@ -21,7 +21,7 @@ def test_a_step_fits_the_clean_images() -> None:
 
 def test_images_are_restored_as_inference_says() -> None:
     seen = []
-    module = SupervisedRestoration(Restored(), inference=Inference(multiple=4, tile=8, overlap=2))
+    module = SupervisedRestoration(Restored(), inference=TiledInference(multiple=4, tile=8, overlap=2))
     module.network.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape[2:])))
     image = torch.rand(1, 1, 9, 7)
     torch.testing.assert_close(module.restore(image), 0.75 * image)

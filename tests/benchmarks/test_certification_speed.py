@@ -13,8 +13,8 @@ from torch import Tensor
 from experiments.load_run import load_run
 from lightning_modules.networks.cifar_resnet import CIFARResNet
 from lightning_modules.resumable.tested_images import LabelledImage
-from lightning_modules.robustness.certificates.fewer_draws import Curve, InputSpecific
-from lightning_modules.robustness.certificates.modes import Certificate, Fixed, Mode
+from lightning_modules.robustness.certificates.adaptive_sampling import Curve, InputSpecific
+from lightning_modules.robustness.certificates.modes import Certificate, FixedSampling, Mode
 from lightning_modules.robustness.certificates.votes import GaussianSmoothing, VoteCounter
 from tests.benchmarks.pairs import paired_ratio
 
@@ -73,7 +73,7 @@ def test_draws_per_second_are_the_bare_networks_images_per_second(batch_size: in
             network(batch)
 
     def ours() -> None:
-        certify(network, Fixed(n0=100, n=500), batch_size, images)
+        certify(network, FixedSampling(n0=100, n=500), batch_size, images)
 
     def published() -> None:
         for image in images:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from lightning_modules.probabilistic.colide.path import Path, Schedule
+from lightning_modules.probabilistic.colide.path import RegularizationPath, Schedule
 from lightning_modules.probabilistic.colide.score import covariance
 from tests.benchmarks.pairs import paired_ratio
 
@@ -21,7 +21,9 @@ def data(nodes: int) -> np.ndarray:
 
 
 def ours(cov: np.ndarray) -> np.ndarray:
-    path = Path(Schedule("ev", PENALTY, (1.0,), 1.0, 0.1, ITERATIONS, ITERATIONS, RATE, ITERATIONS), len(cov))
+    path = RegularizationPath(
+        Schedule("ev", PENALTY, (1.0,), 1.0, 0.1, ITERATIONS, ITERATIONS, RATE, ITERATIONS), len(cov)
+    )
     path.observe(cov)
     for _ in range(ITERATIONS - 1):
         path.iterate()

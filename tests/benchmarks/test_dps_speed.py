@@ -10,7 +10,7 @@ import torch
 from diffusers import DDPMScheduler, UNet2DModel
 from torch import nn
 
-from datamodules.corruptions.operators import Mask
+from datamodules.corruptions.operators import Inpainting
 from lightning_modules.diffusion.dps import dps_guidance
 from lightning_modules.diffusion.posterior_sampling import guided_ddim
 from lightning_modules.sde.ddim import scheduler_path
@@ -44,7 +44,7 @@ def test_beside_deepinv(report: Callable[[str, float, str], None]) -> None:
     sampling = peer("deepinv.sampling", "deepinv")[0]
     random = torch.Generator().manual_seed(0)
     mask = (torch.rand(1, 1, SIDE, SIDE, generator=random) < 0.5).expand(4, 3, SIDE, SIDE)
-    operator = Mask(mask[:, :1])
+    operator = Inpainting(mask[:, :1])
     clean = torch.rand(4, 3, SIDE, SIDE, generator=random)
     schedule: Any = DDPMScheduler()
     mine, other = Counted(), Counted()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_modules.backbones.tiled import Inference
+from lightning_modules.backbones.tiled import TiledInference
 from lightning_modules.networks.eanet import EANet
 from lightning_modules.restoration.ediffsr import EDiffSR
 from lightning_modules.sde.mean_reverting import MeanReverting
@@ -37,7 +37,7 @@ def test_the_network_takes_the_time_of_sampling(sampler: Any, report: Report) ->
 
 def test_tiles_cost_what_overlaps(report: Report) -> None:
     network, small = EANet(width=16, encoder=[2], decoder=[1]), torch.rand(1, 3, 32, 32)
-    ways = Inference(tile=80, overlap=16), Inference()
+    ways = TiledInference(tile=80, overlap=16), TiledInference()
     tiled, whole = (EDiffSR(network, MeanReverting(4), inference=way).eval() for way in ways)
 
     def sampling(module: EDiffSR) -> Callable[[], object]:

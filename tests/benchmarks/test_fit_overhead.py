@@ -43,7 +43,7 @@ class Rows(Dataset[Batch]):
         tensors = [key for key, value in batches[0].items() if isinstance(value, Tensor)]
         self.columns = {key: torch.cat([batch[key] for batch in batches]) for key in tensors}
         self.rest = {key: value for key, value in batches[0].items() if key not in tensors}
-        self.batch_size = batches[0]["global_size"]
+        self.batch_size = batches[0]["global_batch_size"]
 
     def __len__(self) -> int:
         return len(self.columns["index"])

@@ -34,7 +34,7 @@ def test_the_extreme_eigenvalues_are_those_of_the_explicit_matrix() -> None:
     data = LabelledImages(Digits(train_size=300), batch_size=100)
     data.setup("fit")
     places = drawn_places(data, 50, "Curvature", 0)
-    image = source.fetch(places, None).double() / source.brightest
+    image = source.fetch(places, None).double() / source.data_range
     values = torch.linalg.eigvalsh(explicit(module.network, [(image, source.label[places])]))
     assert callback.rows == [[1, pytest.approx(values[-1].item(), abs=1e-8), pytest.approx(values[0].item(), abs=1e-8)]]
 

@@ -25,7 +25,7 @@ class Pixels(ImageSet):
     def test(self) -> ImagesInMemory:
         return ImagesInMemory(torch.zeros(6, 1, 2, 2, dtype=torch.uint8), torch.zeros(6, dtype=torch.int64))
 
-    def shifted_tests(self) -> dict[str, ImageSource]:
+    def ood_test_sets(self) -> dict[str, ImageSource]:
         first = ImagesInMemory(self.pixels([2, 2, 2, 0, 0, 0, 0]), torch.full((7,), 2))
         # 200 at pixel 0 always: without the restriction every prediction would be 0.
         image = self.pixels([1, 3, 1, 1, 3])
@@ -35,8 +35,8 @@ class Pixels(ImageSet):
         return {"first": first, "second": second}
 
     @staticmethod
-    def pixels(brightest: list[int]) -> Tensor:
-        return (100 * torch.nn.functional.one_hot(torch.tensor(brightest), 4)).to(torch.uint8).view(-1, 1, 2, 2)
+    def pixels(data_range: list[int]) -> Tensor:
+        return (100 * torch.nn.functional.one_hot(torch.tensor(data_range), 4)).to(torch.uint8).view(-1, 1, 2, 2)
 
 
 @pytest.mark.parametrize("processes", [1, 2])

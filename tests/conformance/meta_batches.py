@@ -24,12 +24,12 @@ def meta_batch(data: Any) -> dict[str, Any]:
         columns = {key: torch.empty(size, *shape, device="meta") for key, shape in data.row_shapes.items()}
         if getattr(data.table, "num_classes", 2) > 2:
             columns["target"] = columns["target"].long()
-        return {**columns, "index": torch.empty(size, dtype=torch.int64, device="meta"), "global_size": size}
+        return {**columns, "index": torch.empty(size, dtype=torch.int64, device="meta"), "global_batch_size": size}
     size = data.batch_size
     if isinstance(data, Sequences):
         observed = torch.empty(size, data.num_times, *data.sequences.shape, device="meta")
         index = torch.empty(size, dtype=torch.int64, device="meta")
-        batch = {"observed": observed, "interval": data.interval, "index": index, "global_size": size}
+        batch = {"observed": observed, "interval": data.interval, "index": index, "global_batch_size": size}
         return batch | ({"sigma": torch.empty(data.num_times, device="meta")} if observed.ndim == 3 else {})
     if isinstance(data, LabelledMasks):
         shape, kinds = (size, *data.image_shape[1:]), ("label", "original_label", "clean_label")
@@ -38,23 +38,23 @@ def meta_batch(data: Any) -> dict[str, Any]:
         if isinstance(data, UnpairedMasks):
             masks["auxiliary_mask"] = torch.empty(size, 1, *data.image_shape[1:], device="meta")
         image = torch.empty(size, *data.image_shape, device="meta")
-        return {"image": image, "index": index, "global_size": size, **masks}
+        return {"image": image, "index": index, "global_batch_size": size, **masks}
     if isinstance(data, ImagesToProtect):
         return {
             "image": torch.empty(size, *data.image_shape, device="meta"),
             "regions": torch.empty(size, 1, *data.image_shape[1:], dtype=torch.bool, device="meta"),
             "index": torch.empty(size, dtype=torch.int64, device="meta"),
-            "global_size": size,
+            "global_batch_size": size,
         }
     if isinstance(data, ImagePairs):
         keys = ("noisy", "clean", "second_noisy")
         images = {key: torch.empty(size, *data.image_shape, device="meta") for key in keys}
         images["noisy"] = images["noisy"][:, :, :: data.scale, :: data.scale]
-        return {**images, "index": torch.empty(size, dtype=torch.int64, device="meta"), "global_size": size}
+        return {**images, "index": torch.empty(size, dtype=torch.int64, device="meta"), "global_batch_size": size}
     if isinstance(data, SpeechPairs):
         signals = {key: torch.empty(size, data.crop_length, device="meta") for key in ("noisy", "clean")}
         index = torch.empty(size, dtype=torch.int64, device="meta")
-        return {**signals, "rate": data.rate, "index": index, "global_size": size}
+        return {**signals, "rate": data.rate, "index": index, "global_batch_size": size}
     if isinstance(data, ClipPairs):
         time, channels, height, width = data.clip_shape
         shapes = {"noisy": 1, "clean": data.scale, **({} if data.noise is None else {"noise": 1})}
@@ -62,18 +62,18 @@ def meta_batch(data: Any) -> dict[str, Any]:
             key: torch.empty(size, time, channels, height * scale, width * scale, device="meta")
             for key, scale in shapes.items()
         }
-        return {**clips, "index": torch.empty(size, dtype=torch.int64, device="meta"), "global_size": size}
+        return {**clips, "index": torch.empty(size, dtype=torch.int64, device="meta"), "global_batch_size": size}
     if isinstance(data, CaptionedImages):
         image = torch.empty(size, *data.image_shape, device="meta")
         index = torch.empty(size, dtype=torch.int64, device="meta")
-        return {"image": image, "caption": ["a"] * size, "index": index, "global_size": size}
+        return {"image": image, "caption": ["a"] * size, "index": index, "global_batch_size": size}
     if isinstance(data, LabelledTexts):
         # Of a mask transformers asks, once a step, whether it leaves out anything.
         tokens = {"input_ids": torch.empty(size, data.max_length, dtype=torch.int64, device="meta")}
         whole = {key: torch.empty(size, dtype=torch.int64, device="meta") for key in ("label", "index")}
-        return {"text": tokens, "global_size": size, **whole}
+        return {"text": tokens, "global_batch_size": size, **whole}
     assert isinstance(data, LabelledImages), f"say here what a batch of {type(data).__name__} is"
     whole = {key: torch.empty(size, dtype=torch.int64, device="meta") for key in ("label", "clean_label", "index")}
     if getattr(data, "second_view", False):
         whole["second_view"] = torch.empty(size, *data.image_shape, device="meta")
-    return {"image": torch.empty(size, *data.image_shape, device="meta"), "global_size": size, **whole}
+    return {"image": torch.empty(size, *data.image_shape, device="meta"), "global_batch_size": size, **whole}

@@ -17,7 +17,7 @@ def small_network(module_relu: bool) -> BlindSpotNetwork:
 def gradient_of_a_step(module: LightningModule, noisy: Tensor) -> tuple[float, dict[str, Tensor]]:
     """Take a training step without a trainer; give its loss and the gradients of the parameters by name."""
     module.log = lambda *args, **options: None  # type: ignore[method-assign]
-    batch: Any = {"noisy": noisy, "index": torch.arange(len(noisy)), "global_size": len(noisy)}
+    batch: Any = {"noisy": noisy, "index": torch.arange(len(noisy)), "global_batch_size": len(noisy)}
     outputs: Any = module.training_step(batch, 0)
     names, parameters = zip(*module.named_parameters(), strict=True)
     loss = outputs["loss"]

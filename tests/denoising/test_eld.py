@@ -6,8 +6,8 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor, nn
 
-from datamodules.corruptions.image_noise import SampleNumbers, Sensor
-from lightning_modules.backbones.tiled import Inference
+from datamodules.corruptions.image_noise import CounterRNG, Sensor
+from lightning_modules.backbones.tiled import TiledInference
 from lightning_modules.denoising.eld import ELD, corrected_psnr, corrected_ssim, illuminance_corrected, preview
 from lightning_modules.networks.sid_unet import SIDUNet
 
@@ -32,7 +32,7 @@ def test_value_and_gradient_of_a_step_are_the_equation() -> None:
     module, clean = ELD(Affine()), images(0, 2, 4, 5, 6)
     module.log = lambda *arguments, **options: None  # type: ignore[method-assign]
     noisy = 4 * images(1, 2, 4, 5, 6) - 1.5
-    batch: Any = {"noisy": noisy, "clean": clean, "index": torch.arange(2), "global_size": 2}
+    batch: Any = {"noisy": noisy, "clean": clean, "index": torch.arange(2), "global_batch_size": 2}
     loss = module.training_step(batch, 0)["loss"]
     loss.backward()
     clipped = np.clip(noisy.numpy(), 0, 1)
@@ -82,7 +82,7 @@ def test_the_light_factor_cancels_but_for_noise_and_clipping() -> None:
     deviations = []
     for factor in (50.0, 200.0):
         noise = Sensor(light_factors=(factor, factor), colour_bias=False, model="gaussian")
-        noisy = noise.sample(clean, SampleNumbers(0, 0, torch.arange(200)))
+        noisy = noise.sample(clean, CounterRNG(0, 0, torch.arange(200)))
         deviations.append((noisy - clean) / factor)
     torch.testing.assert_close(*deviations, rtol=0, atol=1e-12)
     module = ELD(nn.Identity())
@@ -93,7 +93,7 @@ def test_the_light_factor_cancels_but_for_noise_and_clipping() -> None:
 def test_tiles_restore_what_the_whole_image_gives() -> None:
     torch.manual_seed(0)
     network, noisy = SIDUNet(widths=[2, 3]).double(), 2 * images(2, 1, 4, 70, 60) - 0.5
-    tiled = ELD(network, Inference(tile=40, overlap=18)).restore(noisy)
+    tiled = ELD(network, TiledInference(tile=40, overlap=18)).restore(noisy)
     torch.testing.assert_close(tiled, ELD(network).restore(noisy), rtol=0, atol=1e-12)
 
 

@@ -61,7 +61,7 @@ def test_value_and_gradient_of_a_step_are_the_equation(noise: Any) -> None:
     """The second step of an epoch: sigma has fallen by the images of both batches, and Poisson noise is counted."""
     method = module(noise, sigma=(0.4, 0.1), anneal_images=10, score_scale=3.0)
     noisy = torch.rand(2, 1, 3, 3, dtype=torch.float64)
-    batch: Any = {"noisy": noisy, "index": torch.arange(2), "global_size": 2}
+    batch: Any = {"noisy": noisy, "index": torch.arange(2), "global_batch_size": 2}
     torch.manual_seed(0)
     for _ in range(2):
         method.zero_grad()
@@ -84,7 +84,7 @@ def test_each_image_of_unknown_poisson_noise_is_counted_by_its_own_level() -> No
     losses = []
     for blind, batch in ((True, {"noisy": noisy, "noise_level": level}), (False, {"noisy": noisy / level * 0.05})):
         torch.manual_seed(0)
-        method, rest = module(Poisson(0.05), blind=blind), {"index": torch.arange(2), "global_size": 2}
+        method, rest = module(Poisson(0.05), blind=blind), {"index": torch.arange(2), "global_batch_size": 2}
         losses.append(method.training_step({**batch, **rest}, 0)["loss"])  # type: ignore[typeddict-item]
     torch.testing.assert_close(losses[0], losses[1])
     with pytest.raises(ValueError, match=r"need data.noise.zeta, a range"):

@@ -91,7 +91,7 @@ def test_value_and_gradient_of_a_step_are_the_equation(source: Any) -> None:
     module.log = lambda *arguments, **options: None  # type: ignore[method-assign, assignment]
     blank = torch.zeros(2, 3, 16, 16, dtype=torch.float64)
     torch.manual_seed(1)
-    loss = module.training_step({"noisy": blank, "index": torch.arange(2), "global_size": 2}, 0)["loss"]
+    loss = module.training_step({"noisy": blank, "index": torch.arange(2), "global_batch_size": 2}, 0)["loss"]
     torch.manual_seed(1)
     image = {
         "noise": lambda: (3 * torch.randn_like(blank)).clamp(-1, 1),

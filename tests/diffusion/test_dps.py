@@ -3,14 +3,14 @@ from functools import partial
 import pytest
 import torch
 
-from datamodules.corruptions.operators import BlockMean, LinearOperator, Mask
+from datamodules.corruptions.operators import AverageDownsampling, Inpainting, LinearOperator
 from lightning_modules.diffusion.dps import DPS, dps_guidance
 from tests.diffusion.gaussian_images import SCHEDULER, GaussianImages, images, shrinkage, step
 
-MASK = Mask(torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(0)) < 0.5)
+MASK = Inpainting(torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(0)) < 0.5)
 
 
-@pytest.mark.parametrize("operator", [MASK, BlockMean(2)])
+@pytest.mark.parametrize("operator", [MASK, AverageDownsampling(2)])
 @pytest.mark.parametrize("t", [900, 300])
 def test_the_gradient_of_dps_is_that_of_the_distance(operator: LinearOperator, t: int) -> None:
     """-zeta d |r|^2 / d x / |r| = 2 zeta a H^T r / |r| with r = y - H a x, for each image by itself."""

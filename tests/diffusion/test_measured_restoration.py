@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from datamodules.classification.mnist import MNIST
 from datamodules.corruptions.image_noise import Gaussian
-from datamodules.corruptions.operators import BlockMean, RandomPixels
+from datamodules.corruptions.operators import AverageDownsampling, RandomPixels
 from datamodules.restoration.image_pairs import ImagePairs
 from datamodules.restoration.measured_images import MeasuredImages
 from lightning_modules.backbones import diffusers_model, with_weights
@@ -78,7 +78,7 @@ def test_the_network_works_in_the_precision_of_the_run_and_the_optimisation_in_f
 def test_prediction_continues_where_it_was_stopped_and_refuses_other_settings(tmp_path: Path) -> None:
     def predict(**more: Any) -> None:
         logger = CSVLogger(tmp_path, name="", version="")
-        quiet(logger=logger).predict(module(REDDiff, **more), data(5, BlockMean(2)))
+        quiet(logger=logger).predict(module(REDDiff, **more), data(5, AverageDownsampling(2)))
 
     predict()
     files = {path: path.read_bytes() for path in sorted(tmp_path.glob("restored/*.png"))}
@@ -119,7 +119,7 @@ def test_training_is_on_the_noise_at_random_times() -> None:
     trained.log = lambda *arguments, **options: None
     clean = torch.rand(4, 1, 2, 2, dtype=torch.float64)
     torch.manual_seed(3)
-    loss = trained.training_step({"clean": clean, "index": torch.arange(4), "global_size": 4}, 0)["loss"]
+    loss = trained.training_step({"clean": clean, "index": torch.arange(4), "global_batch_size": 4}, 0)["loss"]
     torch.manual_seed(3)
     t = torch.randint(1000, (4,))
     noise = torch.randn(4, 1, 2, 2, dtype=torch.float64)

@@ -3,15 +3,15 @@ from functools import partial
 import pytest
 import torch
 
-from datamodules.corruptions.operators import BlockMean, Mask
+from datamodules.corruptions.operators import AverageDownsampling, Inpainting
 from lightning_modules.diffusion.pigdm import PiGDM, pigdm_guidance
 from tests.diffusion.gaussian_images import SCHEDULER, GaussianImages, images, shrinkage, step
 
-MASK = Mask(torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(0)) < 0.5)
+MASK = Inpainting(torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(0)) < 0.5)
 
 
 def test_the_gradient_of_pigdm_is_what_the_pseudo_inverse_misses() -> None:
-    operator, t, x = BlockMean(2), 300, images(2, 1, 4, 4)
+    operator, t, x = AverageDownsampling(2), 300, images(2, 1, 4, 4)
     y, a = operator.forward(images(2, 1, 4, 4, seed=1)), shrinkage(300)
     estimate, correction = step(partial(pigdm_guidance, measured=y, operator=operator), t, x)
     missing = operator.pseudo_inverse(y - operator.forward(a * x))

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from datamodules.corruptions.image_noise import SampleNumbers
-from datamodules.corruptions.operators import Bicubic, BlockMean, ChannelMean, LinearOperator, Mask
+from datamodules.corruptions.image_noise import CounterRNG
+from datamodules.corruptions.operators import AverageDownsampling, Bicubic, Grayscale, Inpainting, LinearOperator
 from lightning_modules.diffusion.red_diff import WEIGHTINGS, REDDiff, noise_to_signal, red_diff, red_diff_loss
 from lightning_modules.sde.discrete import noise_estimate, noised, predicted
 from tests.diffusion.gaussian_images import ABAR, SCHEDULER, V0, GaussianImages, images
@@ -19,7 +19,7 @@ def smooth(noisy: Tensor, t: Tensor) -> Tensor:
     return torch.tanh(noisy.roll(1, -1) + t.view(-1, 1, 1, 1) / 700)
 
 
-@pytest.mark.parametrize("operator", [BlockMean(2), Bicubic(2), ChannelMean()])
+@pytest.mark.parametrize("operator", [AverageDownsampling(2), Bicubic(2), Grayscale()])
 def test_the_gradient_of_a_step_is_that_of_the_paper(operator: LinearOperator) -> None:
     """-H^T (y - H mu) / dim y + lambda f (e - n) / dim x, for each image by itself."""
     mu, other, error = (images(2, 3, 8, 8, seed=seed) for seed in range(3))
@@ -34,7 +34,7 @@ def test_the_gradient_of_a_step_is_that_of_the_paper(operator: LinearOperator) -
 @pytest.mark.parametrize("sigma", [0.0, 0.05])
 def test_the_path_is_that_of_the_algorithm_written_out(sigma: float) -> None:
     """In NumPy, with the authors' means over the whole batch, of which Adam sees nothing but its epsilon."""
-    operator, truth = BlockMean(2), images(3, 1, 4, 4)
+    operator, truth = AverageDownsampling(2), images(3, 1, 4, 4)
     y = operator.forward(truth)
     generator = torch.Generator().manual_seed(5)
 
@@ -61,7 +61,7 @@ def test_the_path_is_that_of_the_algorithm_written_out(sigma: float) -> None:
 
 def test_the_network_is_called_without_gradients_and_gets_none() -> None:
     model, y = GaussianImages().double(), images(2, 1, 4, 4)
-    red_diff(model, y, Mask(torch.ones(1, 1, 4, 4)), TIMES, ABAR)
+    red_diff(model, y, Inpainting(torch.ones(1, 1, 4, 4)), TIMES, ABAR)
     assert model.with_gradients == [False] * len(TIMES)
     assert model.factor.grad is None
 
@@ -71,7 +71,7 @@ def test_the_mean_of_the_regulariser_is_a_quadratic_prior_for_gaussian_images() 
     d = ABAR * V0 + 1 - ABAR
     strength = (1 / V0) / ((1 - ABAR) / d).mean()
     assert strength == pytest.approx(4.09, abs=0.01)
-    noise_variance, whole = 0.2, Mask(torch.ones(1, 1, 1, 1))
+    noise_variance, whole = 0.2, Inpainting(torch.ones(1, 1, 1, 1))
     y = images(1, 1, 4, 4)
     mu = (y * V0 / (V0 + noise_variance)).requires_grad_(True)
     gradient = torch.zeros_like(mu)
@@ -91,7 +91,7 @@ def test_the_mean_of_the_regulariser_is_a_quadratic_prior_for_gaussian_images() 
 
 
 def test_without_the_regulariser_what_is_known_stays_and_what_is_not_stays_too() -> None:
-    mask = Mask(torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(0)) < 0.5)
+    mask = Inpainting(torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(0)) < 0.5)
     y = mask.forward(images(2, 1, 4, 4))
     torch.testing.assert_close(red_diff(smooth, y, mask, TIMES, ABAR, strength=0), y, rtol=0, atol=0)
 
@@ -108,10 +108,10 @@ def test_noise_to_signal_ratios_and_weightings() -> None:
 
 
 def test_an_image_is_found_alike_in_whatever_batch() -> None:
-    operator, truth = BlockMean(2), images(5, 1, 4, 4)
+    operator, truth = AverageDownsampling(2), images(5, 1, 4, 4)
 
     def found(rows: list[int]) -> Tensor:
-        draw = SampleNumbers(0, 0, torch.tensor(rows)).normal
+        draw = CounterRNG(0, 0, torch.tensor(rows)).normal
         return red_diff(smooth, operator.forward(truth[rows]), operator, TIMES, ABAR, draw=draw)
 
     whole = found([0, 1, 2, 3, 4])
@@ -129,7 +129,7 @@ def test_times_are_visited_in_an_order(order: str) -> None:
 
     module = REDDiff(Notes(), SCHEDULER, steps=10, order=order)  # type: ignore[arg-type]
     module.predicted_by = lambda noisy, t: module.network(noisy, t)  # type: ignore[method-assign]
-    module.found(torch.zeros(1, 1, 2, 2), Mask(torch.ones(1, 1, 2, 2)), torch.randn_like)
+    module.found(torch.zeros(1, 1, 2, 2), Inpainting(torch.ones(1, 1, 2, 2)), torch.randn_like)
     rising = list(range(0, 1000, 100))
     assert sorted(visited) == rising
     assert (visited == rising, visited == rising[::-1]) == (order == "ascending", order == "descending")

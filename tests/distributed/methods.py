@@ -167,7 +167,7 @@ STREAM = {  # 67 rounds in batches of 20, 20, 20 and 7; with three rows a round 
 MASKS = {  # batches of 101, 101, 101 and 28; one epoch under masks, one of tuning
     "data.init_args.images.init_args.train_size": 331,
     "data.init_args.batch_size": 101,
-    "data.init_args.shifted_tests.smooth_masks.init_args.images.init_args.train_size": 1700,
+    "data.init_args.ood_test_sets.smooth_masks.init_args.images.init_args.train_size": 1700,
     "model.init_args.mask_epochs": 1,
 }
 AVERAGED = {"model.init_args.averaged_epochs": 2}  # a stop is between the two ends of epochs
@@ -723,7 +723,7 @@ METHODS = {
         "singular_density/demo",
         {  # 37 points in every step, of which the first process has one more; 21 to validate and test on
             "data.init_args.table": {
-                "class_path": "datamodules.tables.singular_laws.Circle",
+                "class_path": "datamodules.tables.singular_distributions.Circle",
                 "init_args": {"samples": 37, "test_samples": 21},
             },
             "data.init_args.passes_per_epoch": 5,

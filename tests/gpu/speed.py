@@ -22,7 +22,7 @@ from lightning_modules.networks.cifar_resnet import CIFARResNet
 from lightning_modules.networks.fid_inception import FIDInception
 from lightning_modules.networks.resnet_cifar_stem import CIFARStemResNet
 from lightning_modules.resumable.tested_images import LabelledImage
-from lightning_modules.robustness.certificates.modes import Fixed
+from lightning_modules.robustness.certificates.modes import FixedSampling
 from lightning_modules.robustness.certificates.votes import GaussianSmoothing, VoteCounter
 from tests.benchmarks.elr_steps import Idle, epochs_of, spine
 from tests.benchmarks.pairs import paired_ratio
@@ -151,7 +151,7 @@ def certification(at: Place) -> None:
             at.wait()
 
         def ours(network: nn.Module = network, batch_size: int = batch_size, draws: int = draws) -> None:
-            mode = Fixed(n0=draws // 10, n=draws - draws // 10)
+            mode = FixedSampling(n0=draws // 10, n=draws - draws // 10)
             counter = VoteCounter(GaussianSmoothing(network), mode, 0.25, batch_size, 0, at.device)
             assert len(list(counter.certify(iter(listed)))) == 2
             at.wait()

@@ -34,7 +34,7 @@ def test_the_course_is_of_all_training_images_as_they_are() -> None:
     trainer = quiet(max_epochs=2, precision="64-true")
     trainer.fit(module, datamodule=data)
     source: Any = Digits(train_size=150).training()
-    image = source.fetch(torch.arange(150), None).double() / source.brightest
+    image = source.fetch(torch.arange(150), None).double() / source.data_range
     loss = nn.functional.cross_entropy(module.network(image), source.label)
     norm = torch.cat([each.flatten() for each in torch.autograd.grad(loss, list(module.network.parameters()))]).norm()
     assert module.course[-1]["training_loss"] == pytest.approx(loss.item(), abs=1e-12)

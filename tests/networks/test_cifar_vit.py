@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_modules.networks.cifar_vit import Attention, Block, CIFARViT
+from lightning_modules.networks.cifar_vit import Attention, CIFARViT, ViTBlock
 from tests.networks.compared import count
 
 
@@ -21,7 +21,7 @@ def test_scores_are_divided_by_the_root_of_the_width() -> None:
     weight = (torch.einsum("bihf,bjhf->bhij", query, key) / 6**0.5).softmax(dim=3)
     mixed = torch.einsum("bhij,bjhf->bihf", weight, value).reshape(3, 5, 6)
     torch.testing.assert_close(layer(token), layer.output(mixed))
-    block = Block(6, 2).double()
+    block = ViTBlock(6, 2).double()
     after = token + block.attention(block.norm1(token))
     first, _, second, _ = block.perceptron
     gelu = nn.functional.gelu

@@ -50,9 +50,9 @@ def test_half_precision_logits_leave_the_term_finite() -> None:
 
 def test_target_rows_sum_to_one_minus_the_momentum_to_the_visits() -> None:
     rows = torch.zeros(3, K, dtype=torch.float64)
-    for visit in range(1, 6):
+    for epoch in range(1, 6):
         rows = updated_target(rows, clamped_softmax(torch.randn(3, K, dtype=torch.float64)), 0.9)
-        expected = torch.full((3,), 1 - 0.9**visit, dtype=torch.float64)
+        expected = torch.full((3,), 1 - 0.9**epoch, dtype=torch.float64)
         torch.testing.assert_close(rows.sum(dim=1), expected, rtol=0, atol=1e-9)
 
 
@@ -69,7 +69,7 @@ def test_value_and_gradient_of_a_step_are_the_equations() -> None:
     module.log = lambda *arguments, **options: None  # type: ignore[method-assign, assignment]
     module.targets.allocate(4, "cpu", torch.float64)
     x = torch.randn(2, 2, 3, 1, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    batch: Any = {"label": torch.tensor([0, 2]), "index": torch.tensor([3, 1]), "global_size": 2}
+    batch: Any = {"label": torch.tensor([0, 2]), "index": torch.tensor([3, 1]), "global_batch_size": 2}
     for image in x:
         module.zero_grad()
         out = module.training_step({**batch, "image": image}, 0)

@@ -74,7 +74,12 @@ def test_value_and_gradient_of_a_step_are_elr_of_mixed_images_with_the_other_ave
     for targets in module.targets:
         targets.allocate(20, "cpu", torch.float64)
     image = torch.rand(5, 1, 8, 8)
-    batch: Any = {"image": image, "label": torch.tensor([3, 1, 4, 1, 5]), "index": torch.arange(5), "global_size": 5}
+    batch: Any = {
+        "image": image,
+        "label": torch.tensor([3, 1, 4, 1, 5]),
+        "index": torch.arange(5),
+        "global_batch_size": 5,
+    }
     reference = copy.deepcopy(module)
     out = module.training_step(batch, 0)
     out["loss"].backward()

@@ -3,7 +3,16 @@ import torch
 from lightning.pytorch.cli import ReduceLROnPlateau
 from torch import nn
 
-from lightning_modules.optim.optimizers import adam, adamw, built, constant, held_fixed, scheduled, sgd, trainable
+from lightning_modules.optim.optimizers import (
+    adam,
+    adamw,
+    constant,
+    optimizer_config,
+    scheduled,
+    sgd,
+    temporarily_frozen,
+    trainable_parameters,
+)
 from lightning_modules.optim.schedules import (
     CosineOverSteps,
     PolynomialOverSteps,
@@ -15,19 +24,19 @@ from lightning_modules.optim.schedules import (
 
 @pytest.mark.parametrize("optimizer", [sgd, adam, adamw])
 def test_the_learning_rate_is_constant_from_the_first_epoch_on(optimizer) -> None:
-    built = optimizer([nn.Parameter(torch.ones(1))])
-    schedule = constant(built)
+    optimizer_config = optimizer([nn.Parameter(torch.ones(1))])
+    schedule = constant(optimizer_config)
     rates = []
     for _ in range(8):
-        rates.append(built.param_groups[0]["lr"])
-        built.step()
+        rates.append(optimizer_config.param_groups[0]["lr"])
+        optimizer_config.step()
         schedule.step()
     assert rates == [0.001] * 8
 
 
 def test_what_is_held_fixed_is_free_again_after_an_error() -> None:
     layer, frozen = nn.Linear(1, 1), nn.Linear(1, 1).requires_grad_(False)
-    with pytest.raises(RuntimeError, match="does not require grad"), held_fixed(layer, frozen):
+    with pytest.raises(RuntimeError, match="does not require grad"), temporarily_frozen(layer, frozen):
         layer(torch.ones(1)).backward()
     assert layer.weight.requires_grad
     assert not frozen.weight.requires_grad
@@ -36,8 +45,8 @@ def test_what_is_held_fixed_is_free_again_after_an_error() -> None:
 def test_what_is_frozen_is_not_trained() -> None:
     frozen, head = nn.Linear(2, 3).requires_grad_(False), nn.Linear(3, 2)
     head.bias.requires_grad_(False)
-    assert [id(each) for each in trainable(frozen, head)] == [id(head.weight)]
-    [optimizer], _ = built(sgd, constant, trainable(frozen, head))
+    assert [id(each) for each in trainable_parameters(frozen, head)] == [id(head.weight)]
+    [optimizer], _ = optimizer_config(sgd, constant, trainable_parameters(frozen, head))
     assert [id(each) for each in optimizer.param_groups[0]["params"]] == [id(head.weight)]
 
 

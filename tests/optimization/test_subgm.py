@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from datamodules.corruptions.value_noise import Gaussian, GrossOutliers
+from datamodules.corruptions.value_noise import GaussianValues, GrossOutliers
 from datamodules.tables.low_rank_measurements import LowRankMeasurements
 from datamodules.tables.tables import Tables
 from lightning_modules.optimization.subgm import SubGM, residuals_and_direction, sign_rip, spectral_start
@@ -125,7 +125,7 @@ def test_larger_outliers_change_nothing_and_the_squared_loss_is_misled() -> None
 
 
 def test_shrinking_steps_and_many_outliers() -> None:
-    noisy, wrong = measured(1600, Gaussian(0.5)), measured(1600, GrossOutliers(0.6, 10.0))
+    noisy, wrong = measured(1600, GaussianValues(0.5)), measured(1600, GrossOutliers(0.6, 10.0))
     assert error(recovered(noisy, 30, step_rule="geometric"), noisy) < 0.09
     assert error(recovered(wrong, alpha=1e-4, p=0.6, q=0.2), wrong) < 1e-3
 

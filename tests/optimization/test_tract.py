@@ -222,7 +222,7 @@ def test_a_step_has_the_solved_gradient_of_the_loss() -> None:
     module.log = lambda *arguments, **options: None  # type: ignore[method-assign]
     assert module.first_layer == "conv1"
     image, label = numbers(6, 1, 5, 5), torch.tensor([0, 1, 2, 3, 0, 1])
-    batch: Any = {"image": image, "label": label, "index": torch.arange(6), "global_size": 6}
+    batch: Any = {"image": image, "label": label, "index": torch.arange(6), "global_batch_size": 6}
     output = module.training_step(batch, 0)
     output["loss"].backward()
     loss = F.cross_entropy(plain(image), label)
@@ -243,7 +243,7 @@ def test_soft_labels_are_those_of_plain_training_and_mixed_images_have_no_logits
         "image": numbers(6, 1, 5, 5),
         "label": torch.arange(6) % 4,
         "index": torch.arange(6),
-        "global_size": 6,
+        "global_batch_size": 6,
     }
     for arguments in (
         {"soft_labels": SoftLabels(0.0, 0.0, smoothing=0.1)},

@@ -7,7 +7,7 @@ import torch
 from scipy.special import i0e
 from torch import Tensor, nn
 
-from datamodules.tables.singular_laws import Circle
+from datamodules.tables.singular_distributions import Circle
 from datamodules.tables.tables import Tables
 from lightning_modules.networks.mlp import MLP
 from lightning_modules.probabilistic.singular_density import (
@@ -139,7 +139,9 @@ def test_bad_arguments_are_refused(arguments: dict, message: str) -> None:
 def test_of_more_points_than_can_be_matched_only_the_sliced_distance_is_given(
     points: int, exact: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("datamodules.tables.singular_laws.MOST_MATCHED", 2000)  # as a user's own table may have
+    monkeypatch.setattr(
+        "datamodules.tables.singular_distributions.MOST_MATCHED", 2000
+    )  # as a user's own table may have
     data = Tables(Circle(test_samples=points))
     [metrics] = quiet().test(SingularDensity(MLP(1, [4], 2), latent_dim=1).double(), data, verbose=False)
     assert ("test/wasserstein" in metrics) is exact

@@ -36,6 +36,6 @@ def batch(count: int = 3, samples: int = 50) -> Any:
         "clean": 0.2 * clean,
         "noisy": 0.2 * clean + 0.1 * noise,
         "index": torch.arange(count),
-        "global_size": count,
+        "global_batch_size": count,
         "rate": 2000,
     }

@@ -9,12 +9,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from callbacks.image_quality import ImageQuality
+from callbacks.image_metrics_table import ImageMetricsTable
 from datamodules.restoration.image_pairs import ImagePairs
 from datamodules.restoration.photographs import Photographs
 from datamodules.restoration.reduced_images import ReducedImages
 from lightning_modules.backbones.enlarged import times_larger
-from lightning_modules.backbones.tiled import Inference
+from lightning_modules.backbones.tiled import TiledInference
 from lightning_modules.networks.eanet import EANet
 from lightning_modules.optim.averages import AveragedWeights
 from lightning_modules.restoration.ediffsr import EDiffSR, decay_after
@@ -34,7 +34,7 @@ def batch(count: int = 3) -> Any:
     generator = torch.Generator().manual_seed(1)
     clean = torch.rand(count, 1, 16, 16, generator=generator, dtype=torch.float64)
     noisy = torch.rand(count, 1, 4, 4, generator=generator, dtype=torch.float64)
-    return {"clean": clean, "noisy": noisy, "index": torch.arange(count), "global_size": count}
+    return {"clean": clean, "noisy": noisy, "index": torch.arange(count), "global_batch_size": count}
 
 
 def test_a_steps_loss_and_gradient_are_those_of_the_equations() -> None:
@@ -73,7 +73,7 @@ def test_a_steps_loss_and_gradient_are_those_of_the_equations() -> None:
 def test_an_image_is_the_same_in_whatever_batch() -> None:
     trained, given = module().double(), batch()
     whole = trained.estimated(given)
-    alone = trained.estimated({key: value[1:2] for key, value in given.items() if key != "global_size"})  # type: ignore[arg-type]
+    alone = trained.estimated({key: value[1:2] for key, value in given.items() if key != "global_batch_size"})  # type: ignore[arg-type]
     torch.testing.assert_close(whole[1:2], alone)
     assert not torch.allclose(whole[0], whole[1])
     seeded = [trained.restore(given["noisy"], torch.Generator().manual_seed(5)) for _ in range(2)]
@@ -108,7 +108,7 @@ def test_tiles_change_no_more_than_what_gates_pool(pools: bool) -> None:
     trained = module().double()
     trained.network = trained.network if pools else Neighbours().double()
     whole = trained.estimated(given)  # type: ignore[arg-type]
-    trained.inference = Inference(tile=24, overlap=8)
+    trained.inference = TiledInference(tile=24, overlap=8)
     difference = float((whole - trained.estimated(given)).detach().abs().max())  # type: ignore[arg-type]
     assert difference > 1e-3 if pools else difference < 1e-12
 
@@ -135,7 +135,7 @@ def test_both_weights_are_tested_beside_each_other(tmp_path: Path) -> None:
     data = ImagePairs(photographs, photographs, batch_size=4, patch_size=16, seed=0)
     trained = module(weights="both")
     trained.average = AveragedWeights(trained.network, lambda update: 0.5)
-    trainer = quiet(max_epochs=1, default_root_dir=tmp_path, callbacks=[ImageQuality()])
+    trainer = quiet(max_epochs=1, default_root_dir=tmp_path, callbacks=[ImageMetricsTable()])
     trainer.fit(trained, data)
     [both] = trainer.test(trained, data, verbose=False)
     row = pd.read_csv(tmp_path / "image_quality.csv").iloc[-1]

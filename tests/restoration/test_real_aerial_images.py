@@ -12,7 +12,7 @@ from PIL import Image
 from callbacks.sharpness import Sharpness
 from datamodules.restoration.image_pairs import ImagePairs
 from datamodules.restoration.reduced_images import ScaledFolders
-from lightning_modules.backbones.tiled import Inference
+from lightning_modules.backbones.tiled import TiledInference
 from lightning_modules.baselines import SupervisedRestoration
 from lightning_modules.networks.eanet import EANet
 from lightning_modules.optim.schedules import CosineOverSteps
@@ -65,7 +65,7 @@ def test_diffusion_restores_the_sharpness_that_regression_loses(tmp_path: Path) 
         found[kind] = measured(trainer, module, data)
         print(kind, found[kind])
         if kind == "diffusion":
-            module.inference = Inference(tile=128, overlap=32)
+            module.inference = TiledInference(tile=128, overlap=32)
             found["tiles"] = measured(trainer, module, data)
             print("tiles", found["tiles"])
     diffusion, given = found["diffusion"], found["regression"]

@@ -22,7 +22,7 @@ def training(**arguments: Any) -> AdversarialTraining:
 def batch() -> LabelledImageBatch:
     random = torch.Generator().manual_seed(0)
     image = 0.3 + 0.4 * torch.rand(6, 1, 4, 4, generator=random, dtype=torch.float64)
-    return {"image": image, "label": torch.arange(6) % 2, "index": torch.arange(6), "global_size": 6}
+    return {"image": image, "label": torch.arange(6) % 2, "index": torch.arange(6), "global_batch_size": 6}
 
 
 def test_a_step_is_the_cross_entropy_at_the_worst_corner_of_the_budget() -> None:

@@ -28,7 +28,7 @@ def test_a_step_is_the_regularised_loss_of_every_copy_and_returns_the_first_ones
     module = Consistency(network, num_classes=3, sigma=0.5, num_copies=copies, consistency_weight=8.0).double()
     module.log = lambda *arguments, **options: None  # type: ignore[method-assign]
     image, label = torch.rand(6, 1, 4, 4, dtype=torch.float64), torch.tensor([0, 1, 2, 0, 1, 2])
-    batch: Any = {"image": image, "label": label, "index": torch.arange(6), "global_size": 6}
+    batch: Any = {"image": image, "label": label, "index": torch.arange(6), "global_batch_size": 6}
     output = module.training_step(batch, batch_idx=0)
     (seen,) = network.seen
     assert seen.shape == (6 * copies, 1, 4, 4)

@@ -49,7 +49,7 @@ def test_a_step_trains_the_classifier_on_clean_images_and_leaves_the_denoiser() 
     batch: Any = {"image": torch.rand(4, 1, 3, 4, dtype=torch.float64), "label": torch.tensor([0, 2, 1, 1])}
     method.train()
     assert not method.denoiser.training
-    loss = method.training_step({**batch, "index": torch.arange(4), "global_size": 4}, 0)["loss"]
+    loss = method.training_step({**batch, "index": torch.arange(4), "global_batch_size": 4}, 0)["loss"]
     loss.backward()
     twin = module().network
     F.cross_entropy(twin(batch["image"]), batch["label"]).backward()

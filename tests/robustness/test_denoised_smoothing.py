@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lightning_modules.backbones import frozen
 from lightning_modules.resumable.tested_images import LabelledImage
-from lightning_modules.robustness.certificates.modes import Fixed
+from lightning_modules.robustness.certificates.modes import FixedSampling
 from lightning_modules.robustness.certificates.votes import VoteCounter
 from lightning_modules.robustness.denoised_smoothing import DenoisedSmoothing
 from lightning_modules.sde.discrete import Prediction, diffusion_target, noise_levels
@@ -164,7 +164,7 @@ def test_a_linear_denoiser_before_a_plane_is_certified_at_its_distance() -> None
     plane = 0.5 + (1 / gain - 1) * (0.5 - 0.45)
     distance = (0.62 - plane) * math.sqrt(16)
     level = float(noise_levels(abar))
-    counter = VoteCounter(module, Fixed(n0=100, n=40_000, alpha=0.01), sigma, 1000, 0, torch.device("cpu"))
+    counter = VoteCounter(module, FixedSampling(n0=100, n=40_000, alpha=0.01), sigma, 1000, 0, torch.device("cpu"))
     (done,) = counter.certify(iter([LabelledImage(0, image, 0)]))
     certificate = done.certificate
     assert certificate.prediction == 0

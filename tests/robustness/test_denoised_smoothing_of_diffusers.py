@@ -104,7 +104,7 @@ def batch() -> LabelledImageBatch:
         "image": rand(6, 1, 8, 8).float(),
         "label": torch.arange(6),
         "index": torch.arange(6),
-        "global_size": 6,
+        "global_batch_size": 6,
     }
 
 

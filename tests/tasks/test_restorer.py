@@ -47,20 +47,20 @@ class Sets(LightningDataModule):
     """Two sets with images of different sizes, one image or two a batch."""
 
     def __init__(
-        self, test_names: tuple[str, ...] = ("flat", "tall"), clean: bool = True, brightest: int = 255
+        self, test_names: tuple[str, ...] = ("flat", "tall"), clean: bool = True, data_range: int = 255
     ) -> None:
         super().__init__()
         self.test_names = list(test_names)
         self.clean = clean
-        self.brightest = brightest
+        self.data_range = data_range
         self.shift = 0.1
 
     def batches(self, number: int) -> Iterator[dict[str, Any]]:
         size = [(24, 40), (40, 24)][number]
         for rows in ([0, 1], [2]):
             clean = images(3, size, number)[rows]
-            batch = {"noisy": clean + self.shift, "index": torch.tensor(rows), "global_size": len(rows)}
-            batch |= {"name": [f"{self.test_names[number]}/{row}" for row in rows], "brightest": self.brightest}
+            batch = {"noisy": clean + self.shift, "index": torch.tensor(rows), "global_batch_size": len(rows)}
+            batch |= {"name": [f"{self.test_names[number]}/{row}" for row in rows], "data_range": self.data_range}
             yield {**batch, "clean": clean} if self.clean else batch
 
     def test_dataloader(self) -> list[Any]:
@@ -154,7 +154,7 @@ def test_a_damaged_file_is_written_again(tmp_path: Path, kept: int) -> None:
 
 
 def test_prediction_keeps_the_bits_of_the_images(tmp_path: Path) -> None:
-    trainer(tmp_path).predict(Scaling(), Sets(("flat",), brightest=4095), return_predictions=False)
+    trainer(tmp_path).predict(Scaling(), Sets(("flat",), data_range=4095), return_predictions=False)
     from torchvision.io import ImageReadMode, decode_image
 
     found = decode_image(str(tmp_path / "restored/flat/1.png"), ImageReadMode.UNCHANGED)
@@ -164,7 +164,7 @@ def test_prediction_keeps_the_bits_of_the_images(tmp_path: Path) -> None:
 
 def test_raw_images_are_written_as_the_sensor_has_them_and_numbers_in_16_bits(tmp_path: Path) -> None:
     planes = torch.rand(2, 4, 6, 5)
-    batch = {"noisy": planes, "index": torch.arange(2), "global_size": 2, "name": ["a", "b"], "brightest": 1}
+    batch = {"noisy": planes, "index": torch.arange(2), "global_batch_size": 2, "name": ["a", "b"], "data_range": 1}
     trainer(tmp_path).predict(Scaling(), DataLoader([batch], batch_size=None), return_predictions=False)
     for name, image in zip("ab", planes, strict=True):
         expected = unpacked((0.9 * image.double() * 65535).round().numpy())

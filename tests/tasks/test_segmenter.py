@@ -42,7 +42,7 @@ class Masks(LightningDataModule):
 def batches(prediction: Tensor, label: Tensor, sizes: list[int]) -> list[dict[str, Any]]:
     parts = zip(prediction.split(sizes), label.split(sizes), torch.arange(len(label)).split(sizes), strict=True)
     return [
-        {"image": mask[:, None].float(), "label": truth, "index": index, "global_size": len(index)}
+        {"image": mask[:, None].float(), "label": truth, "index": index, "global_batch_size": len(index)}
         for mask, truth, index in parts
     ]
 

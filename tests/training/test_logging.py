@@ -74,7 +74,7 @@ class Rows(Callback):
 
 def loader(rank: int = 0, processes: int = 1) -> Any:
     """Batches of three, three and two of the numbers, of which one is in two batches: this process's part of each."""
-    parts = [{"image": part[rank::processes], "global_size": len(part)} for part in (X[:3], X[3:6], X[5:])]
+    parts = [{"image": part[rank::processes], "global_batch_size": len(part)} for part in (X[:3], X[3:6], X[5:])]
     return DataLoader(parts, batch_size=None)  # type: ignore[arg-type]
 
 
@@ -103,7 +103,7 @@ def test_uneven_shares_give_gradient_and_logged_values_of_the_whole_batch(monkey
     for part in (X[:5], X[5:]):
         module = Logged()
         square, sine = ((part @ module.weight) ** 2).mean(), (part @ module.weight).sin().mean()
-        log_training(module, {"image": part, "global_size": 7}, square + sine, sine=sine).backward()  # type: ignore[arg-type]
+        log_training(module, {"image": part, "global_batch_size": 7}, square + sine, sine=sine).backward()  # type: ignore[arg-type]
         gradients.append(module.weight.grad)
         losses.append(module.values["train/loss"])
         terms.append(module.values["train/sine"])

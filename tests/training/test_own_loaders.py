@@ -30,7 +30,7 @@ NUM_TRAIN, NUM_CLASSES = 100, 6
 def clusters() -> tuple[TensorDataset, TensorDataset]:
     images = Clustered(num_clean=NUM_TRAIN, num_foreign=0, num_test=30)
     sources: list[Any] = [images.training(), images.test()]
-    train, test = (TensorDataset(each.image / each.brightest, each.label) for each in sources)
+    train, test = (TensorDataset(each.image / each.data_range, each.label) for each in sources)
     return train, test
 
 

@@ -1,7 +1,7 @@
 """Image noise: measurements of clean images, with known statistics.
 
 A kind of noise is a frozen object that draws noisy images from clean ones, batched and on their device, and knows its
-own law. Its random numbers are handed to it, so a draw follows from (seed, visit, sample) and is the same in whatever
+own law. Its random numbers are handed to it, so a draw follows from (seed, epoch, sample) and is the same in whatever
 batch, on whatever process. A config names a kind by its class path:
 
     noise:
@@ -15,18 +15,18 @@ from datamodules.corruptions.image_noise.interface import ImageNoise
 from datamodules.corruptions.image_noise.sensor import Sensor
 from datamodules.corruptions.image_noise.signal_dependent import Gamma, Impulse, Poisson
 from datamodules.corruptions.image_noise.smooth_mask import SmoothMask
-from datamodules.randomness.counter import Numbers, NumbersOfOneImage, SampleNumbers
+from datamodules.randomness.counter import RNG, CounterRNG, SeededImageRNG
 
 __all__ = [
+    "RNG",
     "CorrelatedGaussian",
+    "CounterRNG",
     "Gamma",
     "Gaussian",
     "ImageNoise",
     "Impulse",
-    "Numbers",
-    "NumbersOfOneImage",
     "Poisson",
-    "SampleNumbers",
+    "SeededImageRNG",
     "Sensor",
     "SmoothMask",
     "best_level",

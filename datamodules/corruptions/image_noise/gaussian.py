@@ -17,7 +17,7 @@ from datamodules.corruptions.image_noise.interface import (
     ranged_level,
     summed,
 )
-from datamodules.randomness.counter import Numbers
+from datamodules.randomness.counter import RNG
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,10 @@ class Gaussian(ImageNoise):
         """Standard deviation in the units of images in [0, 1]."""
         return level_of(self.grey_levels, "grey_levels") / 255
 
-    def drawn_levels(self, clean: Tensor, numbers: Numbers) -> Tensor | None:
+    def drawn_levels(self, clean: Tensor, numbers: RNG) -> Tensor | None:
         return ranged_level(self.grey_levels, clean, numbers)
 
-    def sample(self, clean: Tensor, numbers: Numbers) -> Tensor:
+    def sample(self, clean: Tensor, numbers: RNG) -> Tensor:
         return clean + drawn_level(self.grey_levels, clean, numbers) / 255 * numbers.normal(clean)
 
     def log_likelihood(self, noisy: Tensor, clean: Tensor) -> Tensor:
@@ -95,10 +95,10 @@ class CorrelatedGaussian(ImageNoise):
         kernel = self.kernel(like)
         return F.conv1d(kernel[None, None], kernel[None, None], padding=len(kernel) - 1)[0, 0]
 
-    def drawn_levels(self, clean: Tensor, numbers: Numbers) -> Tensor | None:
+    def drawn_levels(self, clean: Tensor, numbers: RNG) -> Tensor | None:
         return ranged_level(self.grey_levels, clean, numbers)
 
-    def sample(self, clean: Tensor, numbers: Numbers) -> Tensor:
+    def sample(self, clean: Tensor, numbers: RNG) -> Tensor:
         kernel = self.kernel(clean)
         reach = len(kernel) // 2
         level = drawn_level(self.grey_levels, clean, numbers)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from datamodules.randomness.counter import Numbers
+from datamodules.randomness.counter import RNG
 
 Level = float | tuple[float, float]
 """A strength of noise, or the least and the greatest one, between which each image's is drawn, log-uniformly."""
@@ -16,7 +16,7 @@ class ImageNoise(ABC):
     """A law of noisy images y given clean ones x."""
 
     @abstractmethod
-    def sample(self, clean: Tensor, numbers: Numbers) -> Tensor:
+    def sample(self, clean: Tensor, numbers: RNG) -> Tensor:
         """Draw a noisy image of each clean one, neither clipped nor rounded.
 
         Args:
@@ -27,7 +27,7 @@ class ImageNoise(ABC):
             `[B, C, H, W]`, in the units of the clean images.
         """
 
-    def drawn_levels(self, clean: Tensor, numbers: Numbers) -> Tensor | None:
+    def drawn_levels(self, clean: Tensor, numbers: RNG) -> Tensor | None:
         """Give the strengths that `sample` draws for images from the same numbers, `[B, 1, 1, 1]`; None of one for all.
 
         They have the units of the argument that is a range.
@@ -73,13 +73,13 @@ def level_of(level: Any, name: str) -> float:
     return level
 
 
-def ranged_level(level: Any, clean: Tensor, numbers: Numbers) -> Tensor | None:
+def ranged_level(level: Any, clean: Tensor, numbers: RNG) -> Tensor | None:
     """Give the strength of each image, `[B, 1, 1, 1]`, that `drawn_level` gives; None where there is no range."""
     drawn = drawn_level(level, clean, numbers)
     return drawn if isinstance(drawn, Tensor) else None
 
 
-def drawn_level(level: Any, clean: Tensor, numbers: Numbers) -> float | Tensor:
+def drawn_level(level: Any, clean: Tensor, numbers: RNG) -> float | Tensor:
     """Give the strength of noise: one for all, or one of each image, `[B, 1, 1, 1]`."""
     if not isinstance(level, tuple | list):
         return level

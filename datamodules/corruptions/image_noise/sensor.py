@@ -11,7 +11,7 @@ from torch import Tensor
 from datamodules.arguments import one_of, positive
 from datamodules.corruptions.image_noise.camera import Camera, Line, camera
 from datamodules.corruptions.image_noise.interface import ImageNoise
-from datamodules.randomness.counter import Numbers
+from datamodules.randomness.counter import RNG
 
 Model = Literal["physical", "shot and gaussian", "gaussian"]
 
@@ -115,7 +115,7 @@ class Sensor(ImageNoise):
         """L: the given levels, or the camera's."""
         return self.parameters.levels if self.levels is None else self.levels
 
-    def state(self, like: Tensor, numbers: Numbers) -> SensorState:
+    def state(self, like: Tensor, numbers: RNG) -> SensorState:
         """Draw gain, scales, shape and bias of each exposure.
 
         Args:
@@ -145,7 +145,7 @@ class Sensor(ImageNoise):
         shape, bias = lambdas[recording], biases[recording.flatten()]
         return SensorState(log_gain.exp(), read, self.banding * row, shape, self.colour_bias * bias[:, :, None, None])
 
-    def expose(self, signal: Tensor, state: SensorState, numbers: Numbers) -> Tensor:
+    def expose(self, signal: Tensor, state: SensorState, numbers: RNG) -> Tensor:
         """Draw what a sensor records of light.
 
         Args:
@@ -166,7 +166,7 @@ class Sensor(ImageNoise):
         recorded = recorded + state.bias + rows.repeat_interleave(2, dim=1)
         return recorded + numbers.uniform(signal) - 0.5
 
-    def sample(self, clean: Tensor, numbers: Numbers) -> Tensor:
+    def sample(self, clean: Tensor, numbers: RNG) -> Tensor:
         if clean.shape[1] != 4:
             raise ValueError(f"Sensor needs packed raw images of 4 channels, got {clean.shape[1]}")
         low, high = self.light_factors

@@ -15,7 +15,7 @@ from datamodules.corruptions.image_noise.interface import (
     ranged_level,
     summed,
 )
-from datamodules.randomness.counter import Numbers
+from datamodules.randomness.counter import RNG
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,10 @@ class Poisson(ImageNoise):
     def __post_init__(self) -> None:
         check_level("zeta", self.zeta, 0, 1)
 
-    def drawn_levels(self, clean: Tensor, numbers: Numbers) -> Tensor | None:
+    def drawn_levels(self, clean: Tensor, numbers: RNG) -> Tensor | None:
         return ranged_level(self.zeta, clean, numbers)
 
-    def sample(self, clean: Tensor, numbers: Numbers) -> Tensor:
+    def sample(self, clean: Tensor, numbers: RNG) -> Tensor:
         zeta = drawn_level(self.zeta, clean, numbers)
         return zeta * numbers.poisson(clean / zeta)
 
@@ -82,10 +82,10 @@ class Gamma(ImageNoise):
     def __post_init__(self) -> None:
         check_level("shape", self.shape, 1, float("inf"))
 
-    def drawn_levels(self, clean: Tensor, numbers: Numbers) -> Tensor | None:
+    def drawn_levels(self, clean: Tensor, numbers: RNG) -> Tensor | None:
         return ranged_level(self.shape, clean, numbers)
 
-    def sample(self, clean: Tensor, numbers: Numbers) -> Tensor:
+    def sample(self, clean: Tensor, numbers: RNG) -> Tensor:
         shape = drawn_level(self.shape, clean, numbers)
         return clean * numbers.gamma(torch.zeros_like(clean) + shape) / shape
 
@@ -119,7 +119,7 @@ class Impulse(ImageNoise):
     def __post_init__(self) -> None:
         within(0, 1, rate=self.rate, salt=self.salt)
 
-    def sample(self, clean: Tensor, numbers: Numbers) -> Tensor:
+    def sample(self, clean: Tensor, numbers: RNG) -> Tensor:
         replaced = numbers.uniform(clean) < self.rate
         white = numbers.uniform(clean) < self.salt
         return torch.where(replaced, white.to(clean), clean)

@@ -9,7 +9,7 @@ from torchvision.transforms.v2.functional import gaussian_blur
 
 from datamodules.arguments import at_least, positive
 from datamodules.corruptions.image_noise.interface import ImageNoise
-from datamodules.randomness.counter import Numbers
+from datamodules.randomness.counter import RNG
 
 
 def check_mask(grid: int, kernel: int, sigma: float) -> None:
@@ -76,7 +76,7 @@ class SmoothMask(ImageNoise):
     def __post_init__(self) -> None:
         check_mask(self.grid, self.kernel, self.sigma)
 
-    def sample(self, clean: Tensor, numbers: Numbers) -> Tensor:
+    def sample(self, clean: Tensor, numbers: RNG) -> Tensor:
         fit_mask(tuple(clean.shape), self.grid, self.kernel)
         cells = numbers.uniform(clean.new_empty(len(clean), 1, self.grid, self.grid)).flatten(1)
         mask = smooth(cells.to(clean.dtype), (clean.shape[2], clean.shape[3]), self.kernel, self.sigma)

@@ -6,7 +6,7 @@ them, so that what is not known is grey. Random parts, as masks are, follow from
 same in whatever batch, on whatever process. A config names an operator by its class path:
 
     operator:
-      class_path: datamodules.corruptions.operators.BlockMean
+      class_path: datamodules.corruptions.operators.AverageDownsampling
       init_args: {factor: 4}
 
 Most are those of Kawar, Elad, Ermon and Song, Denoising Diffusion Restoration Models, NeurIPS 2022, arXiv 2201.11793,
@@ -14,25 +14,25 @@ and Chung, Kim, Mccann, Klasky and Ye, Diffusion Posterior Sampling for General 
 arXiv 2209.14687, as methods are compared on them. The blur differs from published code, see `Blur`.
 """
 
-from datamodules.corruptions.operators.channel_mean import ChannelMean
-from datamodules.corruptions.operators.fourier_magnitude import FourierMagnitude
+from datamodules.corruptions.operators.grayscale import Grayscale
+from datamodules.corruptions.operators.inpainting import FreeForm, Inpainting, MaskFolder, RandomPixels
 from datamodules.corruptions.operators.interface import LinearOperator, Operator
-from datamodules.corruptions.operators.masks import FreeForm, Mask, MaskFolder, RandomPixels
-from datamodules.corruptions.operators.separable import Bicubic, BlockMean, Blur
+from datamodules.corruptions.operators.phase_retrieval import PhaseRetrieval
+from datamodules.corruptions.operators.separable import AverageDownsampling, Bicubic, Blur
 from datamodules.corruptions.operators.tones import HighDynamicRange, Quantisation
 
 __all__ = [
+    "AverageDownsampling",
     "Bicubic",
-    "BlockMean",
     "Blur",
-    "ChannelMean",
-    "FourierMagnitude",
     "FreeForm",
+    "Grayscale",
     "HighDynamicRange",
+    "Inpainting",
     "LinearOperator",
-    "Mask",
     "MaskFolder",
     "Operator",
+    "PhaseRetrieval",
     "Quantisation",
     "RandomPixels",
 ]

@@ -61,7 +61,7 @@ def _parts(operator: Separable, size: int, dtype: torch.dtype, device: torch.dev
 
 
 @dataclass(frozen=True)
-class BlockMean(Separable):
+class AverageDownsampling(Separable):
     """Reduce an image by the mean of blocks; its pseudo-inverse repeats pixels.
 
     Args:

@@ -10,7 +10,7 @@ names one by its class path:
 
 from datamodules.corruptions.value_noise.additive import (
     Exponential,
-    Gaussian,
+    GaussianValues,
     GrossOutliers,
     Gumbel,
     Laplace,
@@ -23,7 +23,7 @@ __all__ = [
     "BoundaryFlips",
     "ConstantFlips",
     "Exponential",
-    "Gaussian",
+    "GaussianValues",
     "GrossOutliers",
     "Gumbel",
     "HalfFlips",

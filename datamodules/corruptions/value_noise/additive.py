@@ -25,7 +25,7 @@ class _OfStd(ValueNoise):
 
 
 @dataclass(frozen=True)
-class Gaussian(_OfStd):
+class GaussianValues(_OfStd):
     """Normal numbers, N(0, std^2).
 
     Args:

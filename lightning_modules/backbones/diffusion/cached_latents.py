@@ -47,7 +47,7 @@ def cache_latents(network: TextToImage, data: CaptionedImages, folder: str, devi
 
     def moments(start: int, stop: int) -> Tensor:
         image = source.fetch(torch.arange(start, stop), None).to(device)
-        return network.moments(image.float() / source.brightest)
+        return network.moments(image.float() / source.data_range)
 
     known = {"images": source_fingerprint(source), "shape": list(data.image_shape)}
     parts = {"moments": _array(folder, "latents", known | _digest(network.vae), count, moments)}

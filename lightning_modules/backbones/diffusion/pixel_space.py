@@ -9,7 +9,7 @@ from torch import nn
 from datamodules.arguments import only_with
 from lightning_modules.backbones.adaptation import Tuning, adapted
 from lightning_modules.backbones.diffusion.pipelines import check_schedule, diffusers_pipeline
-from lightning_modules.diffusion.pixel_model import PixelModel
+from lightning_modules.backbones.diffusion.pixel_model import PixelModel
 
 
 class PixelSpace(PixelModel):

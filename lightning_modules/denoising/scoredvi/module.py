@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from datamodules.arguments import at_least, positive, within
 from datamodules.batches import ImagePairBatch
-from datamodules.randomness.shared_batches import draw_rows_like
+from datamodules.randomness.shared_batches import sample_rows_like
 from lightning_modules.denoising.scoredvi.elbo import (
     divergence_of_component,
     divergence_of_precision,
@@ -22,7 +22,7 @@ from lightning_modules.denoising.scoredvi.elbo import (
 from lightning_modules.denoising.scoredvi.noise_level import noise_deviation, prior_weight
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.image_quality import EvaluationProtocol, ImageQuality
-from lightning_modules.optim.optimizers import adam, built, constant, trainable
+from lightning_modules.optim.optimizers import adam, constant, optimizer_config, trainable_parameters
 from lightning_modules.tasks.restorer import RestorerSteps
 from lightning_modules.training.logging import log_training
 
@@ -152,12 +152,12 @@ class ScoreDVI(RestorerSteps, MethodModule):
         clean = batch["clean"]
         losses = []
         for denoiser in self.denoisers:
-            level = GREATEST_LEVEL * draw_rows_like(torch.rand, clean[:, :1, :1, :1])
-            losses.append(F.mse_loss(denoiser(clean + level * draw_rows_like(torch.randn, clean)), clean))
+            level = GREATEST_LEVEL * sample_rows_like(torch.rand, clean[:, :1, :1, :1])
+            losses.append(F.mse_loss(denoiser(clean + level * sample_rows_like(torch.randn, clean)), clean))
         return {"loss": log_training(self, batch, torch.stack(losses).sum())}
 
     def configure_optimizers(self) -> Any:
-        return built(self.optimizer, self.lr_scheduler, trainable(self.denoisers))
+        return optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self.denoisers))
 
     def bound(self, posterior: Posterior, noisy: Tensor, weight: float) -> tuple[Tensor, Tensor, Tensor]:
         """Compute the loss of a step, and the mixture's mean `[1, C, H, W]` and mean sigma, a number.

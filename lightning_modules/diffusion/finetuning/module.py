@@ -16,8 +16,8 @@ from datamodules.batches import CaptionedImageBatch
 from datamodules.distributed.world import run_seed
 from datamodules.prompts.captioned_images import CaptionedImages
 from datamodules.prompts.captioned_set import captions_of
-from datamodules.randomness.generators import drawn_like, generator_of
-from datamodules.randomness.shared_batches import draw_rows, draw_rows_like
+from datamodules.randomness.generators import generator_of, sample_like
+from datamodules.randomness.shared_batches import sample_rows, sample_rows_like
 from lightning_modules.backbones.diffusion.cached_latents import cache_latents
 from lightning_modules.backbones.diffusion.export import save_model
 from lightning_modules.backbones.diffusion.pixel_space import PixelSpace
@@ -27,7 +27,7 @@ from lightning_modules.diffusion.finetuning.weighting import min_snr_weight
 from lightning_modules.interfaces import ImageColumn
 from lightning_modules.method_module import MethodModule
 from lightning_modules.optim.averages import AveragedWeights, ramped_decay
-from lightning_modules.optim.optimizers import adamw, built, constant, trainable
+from lightning_modules.optim.optimizers import adamw, constant, optimizer_config, trainable_parameters
 from lightning_modules.sde.discrete import (
     Prediction,
     diffusion_target,
@@ -100,7 +100,7 @@ class DiffusionFineTuning(MethodModule):
         at_least(1, num_inference_steps=num_inference_steps)
         if isinstance(network, PixelSpace) and (caption_dropout or cache_dir):
             raise ValueError("caption_dropout and cache_dir belong to a text-to-image model, and PixelSpace is none")
-        if not trainable(network):
+        if not trainable_parameters(network):
             raise ValueError("network has nothing to train: its tuning must be full or lora")
         self.network = network
         self.min_snr_gamma = min_snr_gamma
@@ -173,11 +173,11 @@ class DiffusionFineTuning(MethodModule):
         return self.network.latent(moments, draw(moments[:, 0])), prompts
 
     def training_step(self, batch: CaptionedImageBatch, batch_idx: int) -> dict[str, Tensor]:
-        latent, prompts = self.given(batch, partial(draw_rows_like, torch.randn))
-        noise = draw_rows_like(torch.randn, latent)
-        t = draw_rows(partial(torch.randint, len(self.abar)), (len(latent),), latent.device)
+        latent, prompts = self.given(batch, partial(sample_rows_like, torch.randn))
+        noise = sample_rows_like(torch.randn, latent)
+        t = sample_rows(partial(torch.randint, len(self.abar)), (len(latent),), latent.device)
         if self.caption_dropout and prompts is not None and self._empty is not None:
-            left_out = draw_rows(torch.rand, (len(latent),), latent.device) < self.caption_dropout
+            left_out = sample_rows(torch.rand, (len(latent),), latent.device) < self.caption_dropout
             prompts = prompts.replaced(left_out, self._empty)
         error = denoising_errors(self.network, latent, prompts, noise, t, self.abar, self.prediction)
         mean = error.detach().mean()
@@ -186,7 +186,7 @@ class DiffusionFineTuning(MethodModule):
         return {"loss": log_training(self, batch, error.mean(), error=mean)}
 
     def configure_optimizers(self) -> Any:
-        configured = built(self.optimizer, self.lr_scheduler, trainable(self.network))
+        configured = optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self.network))
         self.average.follow(self.network, configured[0][0])
         return configured
 
@@ -200,8 +200,8 @@ class DiffusionFineTuning(MethodModule):
 
     def _measure(self, batch: CaptionedImageBatch, stage: str, first: bool) -> dict[str, Tensor]:
         generators = [generator_of(run_seed(), index, TIMES) for index in batch["index"].tolist()]
-        latent, prompts = self.given(batch, partial(drawn_like, draw=torch.randn, generators=generators))
-        noise = drawn_like(latent, torch.randn, generators)
+        latent, prompts = self.given(batch, partial(sample_like, draw=torch.randn, generators=generators))
+        noise = sample_like(latent, torch.randn, generators)
         t = ((batch["index"] + 1) * GOLDEN % 2**32 * len(self.abar)) >> 32  # more evenly spread than by chance
         with self.average.used_by(self.network):
             error = denoising_errors(self.network, latent, prompts, noise, t, self.abar, self.prediction)
@@ -238,7 +238,7 @@ class DiffusionFineTuning(MethodModule):
     def _sample_of(self, batch: CaptionedImageBatch, latent: Tensor) -> Tensor:
         """Draw a sample for each image's caption, the same each time."""
         generators = [generator_of(run_seed(), index, SAMPLE) for index in batch["index"].tolist()]
-        noise = drawn_like(latent, torch.randn, generators)
+        noise = sample_like(latent, torch.randn, generators)
         return self._sampled(batch.get("caption", [""] * len(latent)), noise)
 
     def on_train_end(self) -> None:

@@ -14,7 +14,7 @@ from datamodules.batches import PromptBatch
 from datamodules.files.module_hash import hash_of_module
 from datamodules.prompts.noise_pair_files import caption_in, pair_file, write_pair, write_scores
 from datamodules.prompts.noise_pairs import NoisePairs
-from datamodules.randomness.generators import drawn_like
+from datamodules.randomness.generators import sample_like
 from lightning_modules.diffusion.golden_noise.rewards import scored
 from lightning_modules.resumable.item_files import missing_items
 from lightning_modules.resumable.other_processes import in_first_process
@@ -56,7 +56,7 @@ class CollectsPairs(ABC):
         """Draw noise from each of B seeds, in the module's precision, `[B, c, h, w]`."""
         generators = [torch.Generator().manual_seed(seed) for seed in seeds.tolist()]
         shape = (len(generators), *self.network.latent_shape)
-        return drawn_like(torch.empty(shape, dtype=self.dtype, device=self.device), torch.randn, generators)
+        return sample_like(torch.empty(shape, dtype=self.dtype, device=self.device), torch.randn, generators)
 
     def pair_settings(self: Any) -> dict[str, Any]:
         """List what pairs depend on, as JSON values."""

@@ -14,13 +14,13 @@ from torchmetrics import MeanMetric
 from datamodules.arguments import at_least, one_of
 from datamodules.batches import NoisePairBatch, PromptBatch
 from datamodules.prompts.noise_pairs import NoisePairs
+from lightning_modules.backbones.diffusion.guidance import guided
 from lightning_modules.diffusion.golden_noise.collection import FOLDER, CollectsPairs
 from lightning_modules.diffusion.golden_noise.redenoising import redenoised
 from lightning_modules.diffusion.golden_noise.rewards import Called, scored
-from lightning_modules.diffusion.guidance import guided
 from lightning_modules.interfaces import ImageColumn
 from lightning_modules.method_module import MethodModule
-from lightning_modules.optim.optimizers import adamw, built, constant, trainable
+from lightning_modules.optim.optimizers import adamw, constant, optimizer_config, trainable_parameters
 from lightning_modules.sde.ddim import level, scheduler_path
 from lightning_modules.sde.discrete import scheduler_levels, scheduler_prediction
 from lightning_modules.training.logging import log_training
@@ -185,7 +185,7 @@ class GoldenNoise(CollectsPairs, MethodModule):
             self.log(f"{stage}/{name}", mean)
 
     def configure_optimizers(self) -> Any:
-        return built(self.optimizer, self.lr_scheduler, trainable(self.network))
+        return optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self.network))
 
     # test
 

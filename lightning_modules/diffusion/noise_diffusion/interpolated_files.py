@@ -8,7 +8,7 @@ from torch import Tensor
 from datamodules.batches import InterpolationBatch
 from datamodules.files.png import digest_in_png, write_png
 from lightning_modules.resumable.item_files import digest_of, missing_items
-from lightning_modules.tasks.writers import WritesFolder, levels_of
+from lightning_modules.tasks.writers import FolderWriter, levels_of
 
 
 def strip(frames: Tensor, first: Tensor, second: Tensor) -> Tensor:
@@ -16,7 +16,7 @@ def strip(frames: Tensor, first: Tensor, second: Tensor) -> Tensor:
     return torch.cat([first, *frames, second], dim=-1)
 
 
-class InterpolationSteps(WritesFolder):
+class InterpolationSteps(FolderWriter):
     """Gives a LightningModule its prediction steps, which write into the run directory.
 
     `interpolated/<name>/<lambda>.png` are the images of a pair, and `interpolated/<name>.png` is the strip of all from
@@ -58,7 +58,7 @@ class InterpolationSteps(WritesFolder):
         count, pairs = -(-n // len(self.positions)), len(loader.dataset)
         rounds = [torch.randperm(pairs, generator=generator) for _ in range(-(-count // pairs))]
         chosen = torch.cat(rounds)[:count]
-        request = next(iter(loader.sampler))._replace(indices=chosen, global_size=count)
+        request = next(iter(loader.sampler))._replace(indices=chosen, global_batch_size=count)
         batch = self.trainer.strategy.batch_to_device(loader.dataset[request])
         return self.interpolated(batch).frames.flatten(0, 1)[:n].clamp(0, 1)
 
@@ -71,5 +71,5 @@ def rows_of(batch: InterpolationBatch, rows: list[int]) -> InterpolationBatch:
         "prompt": [batch["prompt"][row] for row in rows],
         "name": [batch["name"][row] for row in rows],
         "index": batch["index"][rows],
-        "global_size": len(rows),
+        "global_batch_size": len(rows),
     }

@@ -47,17 +47,17 @@ def frame_measures(frames: Tensor, first: Tensor, second: Tensor) -> dict[str, T
     }
 
 
-def nearest_distances(images: Tensor, stored: Tensor, brightest: int) -> Tensor:
+def nearest_distances(images: Tensor, stored: Tensor, data_range: int) -> Tensor:
     """Compute the distance of each image to the nearest training image.
 
     Args:
         images: `[n, C, H, W]`.
         stored: training images, `[N, C, H, W]`, on any device.
-        brightest: their value that stands for 1.
+        data_range: their value that stands for 1.
 
     Returns:
         `[n]`, in pixel units.
     """
     flat = images.flatten(1)
-    parts = (part.to(flat).flatten(1) / brightest for part in stored.split(ROWS_AT_ONCE))
+    parts = (part.to(flat).flatten(1) / data_range for part in stored.split(ROWS_AT_ONCE))
     return torch.stack([torch.cdist(flat, part).amin(dim=1) for part in parts]).amin(dim=0)

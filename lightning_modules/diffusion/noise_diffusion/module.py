@@ -12,8 +12,9 @@ from torchmetrics import MeanMetric
 from datamodules.arguments import one_of, positive, within
 from datamodules.batches import InterpolationBatch, LabelledImageBatch
 from datamodules.distributed.world import run_seed
-from datamodules.randomness.generators import drawn_like, generator_of
-from lightning_modules.diffusion.guidance import guided
+from datamodules.randomness.generators import generator_of, sample_like
+from lightning_modules.backbones.diffusion.guidance import guided
+from lightning_modules.backbones.diffusion.pixel_model import PixelModel
 from lightning_modules.diffusion.noise_diffusion.interpolated_files import InterpolationSteps, rows_of
 from lightning_modules.diffusion.noise_diffusion.measures import (
     frame_measures,
@@ -21,10 +22,9 @@ from lightning_modules.diffusion.noise_diffusion.measures import (
     nearest_distances,
 )
 from lightning_modules.diffusion.noise_diffusion.mixing import corrected_mixture, lerp, slerp
-from lightning_modules.diffusion.pixel_model import PixelModel
 from lightning_modules.interfaces import ImageColumn
 from lightning_modules.method_module import MethodModule
-from lightning_modules.optim.optimizers import adam, built, constant, trainable
+from lightning_modules.optim.optimizers import adam, constant, optimizer_config, trainable_parameters
 from lightning_modules.sde.ddim import ddim, level, scheduler_path
 from lightning_modules.sde.discrete import noised, scheduler_levels, scheduler_prediction
 from lightning_modules.training.logging import log_training
@@ -131,14 +131,14 @@ class NoiseDiffusion(InterpolationSteps, MethodModule):
         self._reference: tuple[Tensor, int] | None = None
 
     def setup(self, stage: str) -> None:
-        if stage == "fit" and not trainable(self.model):
+        if stage == "fit" and not trainable_parameters(self.model):
             raise ValueError("NoiseDiffusion has nothing to train with this model: use predict or test")
 
     def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
         return {"loss": log_training(self, batch, self.model.denoising_loss(batch["image"]))}
 
     def configure_optimizers(self) -> Any:
-        return built(self.optimizer, self.lr_scheduler, trainable(self.model))
+        return optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self.model))
 
     def encoded(self, clean: Tensor, prompts: Any) -> Tensor:
         """Encode images in the model's space, `[B, ...]`, to noise at the level of step K, without guidance.
@@ -171,7 +171,7 @@ class NoiseDiffusion(InterpolationSteps, MethodModule):
         first, second = (self.model.encode(batch[key]) for key in ("first", "second"))
         prompts = self.model.encode_prompts(batch["prompt"])
         generators = [generator_of(run_seed(), index) for index in batch["index"].tolist()]
-        noise = drawn_like(first, torch.randn, generators)
+        noise = sample_like(first, torch.randn, generators)
         position = torch.tensor(self.positions, dtype=torch.float64, device=first.device)
         latents = None
         if interpolation == "same_noise":

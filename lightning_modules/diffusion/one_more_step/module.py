@@ -15,24 +15,24 @@ from datamodules.arguments import at_least, one_of, within
 from datamodules.batches import CaptionedImageBatch
 from datamodules.distributed.world import run_seed
 from datamodules.prompts.captioned_set import captions_of
-from datamodules.randomness.generators import drawn_like, generator_of
-from datamodules.randomness.shared_batches import draw_rows, draw_rows_like
+from datamodules.randomness.generators import generator_of, sample_like
+from datamodules.randomness.shared_batches import sample_rows, sample_rows_like
+from lightning_modules.backbones.diffusion.guidance import guided
+from lightning_modules.backbones.diffusion.pixel_model import PixelModel
 from lightning_modules.backbones.diffusion.text_to_image import Prompts
-from lightning_modules.diffusion.guidance import guided
-from lightning_modules.diffusion.one_more_step.first_state import (
+from lightning_modules.diffusion.one_more_step.initial_latents import (
     brightness,
     brightness_measures,
     first_level,
-    first_state,
     given_to_pipeline,
+    initial_latents,
     sampled_by,
     zero_terminal_snr,
 )
-from lightning_modules.diffusion.pixel_model import PixelModel
 from lightning_modules.interfaces import ImageColumn
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.collected import Collected
-from lightning_modules.optim.optimizers import adamw, built, constant, trainable
+from lightning_modules.optim.optimizers import adamw, constant, optimizer_config, trainable_parameters
 from lightning_modules.training.logging import log_same, log_training
 
 Start = Literal["one_more_step", "plain", "offset_noise", "zero_terminal_snr", "oracle"]
@@ -126,17 +126,17 @@ class OneMoreStep(MethodModule):
         """Fit -x_0 at pure noise."""
         with torch.no_grad():
             clean = self.model.encode(batch["image"])
-        noise = draw_rows_like(torch.randn, clean)
-        dropped = draw_rows(torch.rand, (len(clean),), clean.device) < self.caption_dropout
+        noise = sample_rows_like(torch.randn, clean)
+        dropped = sample_rows(torch.rand, (len(clean),), clean.device) < self.caption_dropout
         captions = captions_of(batch, "OneMoreStep")
         prompts = self.encoder.encode_prompts(captions).replaced(dropped, self.encoder.empty_prompts(1))
         terms = {"step": F.mse_loss(self.network(noise, prompts), -clean)}
-        if trainable(self.model):
+        if trainable_parameters(self.model):
             terms["denoising"] = self.model.denoising_loss(batch["image"])
         return {"loss": log_training(self, batch, torch.stack(list(terms.values())).sum(), **terms)}
 
     def configure_optimizers(self) -> Any:
-        return built(self.optimizer, self.lr_scheduler, trainable(self.network, self.model))
+        return optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self.network, self.model))
 
     def on_train_end(self) -> None:
         directory = self.trainer.log_dir if self.trainer.loggers else None  # broadcast: every process asks
@@ -173,7 +173,7 @@ class OneMoreStep(MethodModule):
         """
         abar = first_level(scheduler, num_inference_steps)
         clean = self.estimated(start, texts)
-        state = first_state(clean, fresh, abar, start, self.deviation, self.official_variance)
+        state = initial_latents(clean, fresh, abar, start, self.deviation, self.official_variance)
         return given_to_pipeline(state, scheduler, num_inference_steps)
 
     def began(self, batch: CaptionedImageBatch, start: Start) -> tuple[Tensor, Sequence[str]]:
@@ -183,15 +183,15 @@ class OneMoreStep(MethodModule):
         """
         texts, clean = captions_of(batch, "OneMoreStep"), self.model.encode(batch["image"])
         generators = [generator_of(run_seed(), index) for index in batch["index"].tolist()]
-        fresh = drawn_like(clean, torch.randn, generators)
+        fresh = sample_like(clean, torch.randn, generators)
         if start == "one_more_step":
-            z = drawn_like(clean, torch.randn, generators)
+            z = sample_like(clean, torch.randn, generators)
             return self.latents_for(self.model.scheduler, texts, self.num_inference_steps, fresh, z), texts
         if start == "oracle":
             plan = (self.model.scheduler, self.num_inference_steps)
-            return given_to_pipeline(first_state(clean, fresh, first_level(*plan)), *plan), texts
+            return given_to_pipeline(initial_latents(clean, fresh, first_level(*plan)), *plan), texts
         if start == "offset_noise":
-            fresh = fresh + OFFSET * drawn_like(clean[:, :, :1, :1], torch.randn, generators)
+            fresh = fresh + OFFSET * sample_like(clean[:, :, :1, :1], torch.randn, generators)
         return fresh, texts
 
     @torch.no_grad()
@@ -218,7 +218,7 @@ class OneMoreStep(MethodModule):
         places, index = (torch.randint(most, (n,), generator=generator) for most in (len(captions), 2**31))
         image = torch.zeros(n, *data.image_shape, device=self.device)
         texts = [captions[place] for place in places.tolist()]
-        return self.sampled({"image": image, "caption": texts, "index": index, "global_size": n})
+        return self.sampled({"image": image, "caption": texts, "index": index, "global_batch_size": n})
 
     def test_step(self, batch: CaptionedImageBatch, batch_idx: int) -> dict[str, Tensor]:
         """Return `sample`, `[B, C, H, W]`."""

@@ -8,10 +8,10 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from datamodules.batches import LabelledImageBatch
-from datamodules.randomness.shared_batches import draw_rows, draw_rows_like
+from datamodules.randomness.shared_batches import sample_rows, sample_rows_like
 from lightning_modules.diffusion.score_sde.trained_levels import SMALLEST_TIME, TrainedLevels
 from lightning_modules.method_module import MethodModule
-from lightning_modules.optim.optimizers import adam, built, constant, trainable
+from lightning_modules.optim.optimizers import adam, constant, optimizer_config, trainable_parameters
 from lightning_modules.sde.processes import VE, Process
 from lightning_modules.tasks.classifier import ClassifierSteps, accuracies
 from lightning_modules.training.logging import log_training
@@ -59,10 +59,10 @@ class NoiseConditionalClassifier(ClassifierSteps, MethodModule):
 
     def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
         image = batch["image"]
-        t = self.levels.times(draw_rows(torch.rand, (len(image),), image.device, dtype=image.dtype))
-        logits = self._logits(image, t, draw_rows_like(torch.randn, image))
+        t = self.levels.times(sample_rows(torch.rand, (len(image),), image.device, dtype=image.dtype))
+        logits = self._logits(image, t, sample_rows_like(torch.randn, image))
         loss = log_training(self, batch, F.cross_entropy(logits, batch["label"]))
         return {"loss": loss, "logits": logits.detach()}
 
     def configure_optimizers(self) -> Any:
-        return built(self.optimizer, self.lr_scheduler, trainable(self.classifier))
+        return optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self.classifier))

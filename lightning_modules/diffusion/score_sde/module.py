@@ -13,14 +13,14 @@ from torchmetrics import MeanMetric
 from datamodules.arguments import at_least, within
 from datamodules.batches import LabelledImageBatch
 from datamodules.randomness.generators import drawing
-from datamodules.randomness.shared_batches import draw_rows, draw_rows_like
+from datamodules.randomness.shared_batches import sample_rows, sample_rows_like
 from lightning_modules.diffusion.score_sde.conditions import ClassGuidance
-from lightning_modules.diffusion.score_sde.known_parts import KnownParts
+from lightning_modules.diffusion.score_sde.inpainting import KnownParts
 from lightning_modules.diffusion.score_sde.trained_levels import SMALLEST_TIME, TrainedLevels, score_matching
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.image_quality import ImageQuality
 from lightning_modules.optim.averages import AveragedWeights, ramped_decay
-from lightning_modules.optim.optimizers import adam, constant, scheduled, trainable
+from lightning_modules.optim.optimizers import adam, constant, scheduled, trainable_parameters
 from lightning_modules.sde.flow import ProbabilityFlow, bits_per_dimension, likelihood
 from lightning_modules.sde.processes import VE, Process
 from lightning_modules.sde.samplers import Draw, Moved, PredictorCorrector, Project, Score
@@ -109,8 +109,8 @@ class ScoreSDE(KnownParts, MethodModule):
 
     def _each_loss(self, batch: Any) -> Tensor:
         data = self.data_of(batch["image"] if "image" in batch else batch["clean"])
-        t = self.levels.times(draw_rows(torch.rand, (len(data),), data.device, dtype=data.dtype))
-        noise = draw_rows_like(torch.randn, data)
+        t = self.levels.times(sample_rows(torch.rand, (len(data),), data.device, dtype=data.dtype))
+        noise = sample_rows_like(torch.randn, data)
         mean, deviation = self.levels.kernel(data, t)
         score = self.score(mean + deviation.view(-1, 1, 1, 1) * noise, t)
         rate = self.process.diffusion(t) ** 2 if self.likelihood_weighting else None
@@ -139,8 +139,8 @@ class ScoreSDE(KnownParts, MethodModule):
         self._measure(batch, "test")
         image = batch["image"]
         for _ in range(self.likelihood_repeats):
-            uniform = draw_rows_like(torch.rand, image)
-            signs = 2 * draw_rows(partial(torch.randint, 2), image.shape, image.device).to(image.dtype) - 1
+            uniform = sample_rows_like(torch.rand, image)
+            signs = 2 * sample_rows(partial(torch.randint, 2), image.shape, image.device).to(image.dtype) - 1
             self.bits.update(self.bits_per_dim((255 * image + uniform) / 256, signs))
         if self.likelihood_repeats:
             self.log("test/bits_per_dim", self.bits, on_step=False, on_epoch=True)
@@ -207,6 +207,6 @@ class ScoreSDE(KnownParts, MethodModule):
         return self._sampled(like, drawing(generator), score)
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer(trainable(self.network))
+        optimizer = self.optimizer(trainable_parameters(self.network))
         self.average.follow(self.network, optimizer)
         return scheduled(optimizer, self.lr_scheduler)

@@ -15,8 +15,8 @@ from datamodules.arguments import at_least, one_of, within
 from datamodules.batches import NormalMapBatch
 from datamodules.files.module_hash import hash_of_module
 from datamodules.files.whole_files import write_text
-from datamodules.randomness.generators import drawn_like
-from datamodules.randomness.shared_batches import draw_rows, draw_rows_like
+from datamodules.randomness.generators import sample_like
+from datamodules.randomness.shared_batches import sample_rows, sample_rows_like
 from lightning_modules.diffusion.stable_normal.angular_error import known
 from lightning_modules.diffusion.stable_normal.conditioned_unet import ConditionedUNet
 from lightning_modules.diffusion.stable_normal.normal_steps import NormalSteps
@@ -24,7 +24,7 @@ from lightning_modules.diffusion.stable_normal.processing import processed, unpr
 from lightning_modules.diffusion.stable_normal.refinement import refined, refinement_times
 from lightning_modules.full_precision import at_least_float32, in_full_precision
 from lightning_modules.method_module import MethodModule
-from lightning_modules.optim.optimizers import adamw, built, constant, trainable
+from lightning_modules.optim.optimizers import adamw, constant, optimizer_config, trainable_parameters
 from lightning_modules.sde.discrete import noised, scheduler_levels
 from lightning_modules.training.logging import log_training
 
@@ -171,11 +171,11 @@ class StableNormal(NormalSteps, MethodModule):
 
     def yoso_loss(self, yoso: ConditionedUNet, image: Tensor, clean: Tensor, weight: Tensor) -> Tensor:
         """Compare the first stage's output with x_{t+}; latents are `[B, c, h, w]`."""
-        noise, uniform = draw_rows_like(torch.randn, clean), draw_rows(torch.rand, [len(clean)], clean.device)
+        noise, uniform = sample_rows_like(torch.randn, clean), sample_rows(torch.rand, [len(clean)], clean.device)
         seen = yoso_start(noise, uniform, self.zero_noise)
         target = clean
         if self.yoso_target != "x0":
-            inside = draw_rows_like(torch.randn, clean) if self.yoso_target == "independent" else seen
+            inside = sample_rows_like(torch.randn, clean) if self.yoso_target == "independent" else seen
             target = noised(clean, inside, float(self.levels[self.start]))
         timestep = torch.full((len(clean),), self.start, dtype=torch.int64, device=clean.device)
         return weighted_square(yoso(seen, timestep, image), target, weight)
@@ -185,14 +185,14 @@ class StableNormal(NormalSteps, MethodModule):
     ) -> Tensor:
         """Compare the second stage's output with x_0, at uniform times."""
         self._abar = self._abar.to(clean.device)
-        timestep = draw_rows(partial(torch.randint, len(self.levels)), [len(clean)], clean.device)
+        timestep = sample_rows(partial(torch.randint, len(self.levels)), [len(clean)], clean.device)
         abar = self._abar[timestep].to(clean.dtype)[:, None, None, None]
-        noisy = noised(clean, draw_rows_like(torch.randn, clean), abar)
+        noisy = noised(clean, sample_rows_like(torch.randn, clean), abar)
         semantics = refiner.semantics(pixels, clean.shape[2:])
         return weighted_square(refiner(noisy, timestep, image, semantics), clean, weight)
 
     def configure_optimizers(self) -> Any:
-        return built(self.optimizer, self.lr_scheduler, trainable(self))
+        return optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self))
 
     def on_fit_end(self) -> None:
         """Write the trained stages as diffusers does."""
@@ -217,7 +217,7 @@ class StableNormal(NormalSteps, MethodModule):
         model, pixels = self.first.model, self.first.pixels_per_latent
         inside, filled = processed(image, self.resolution, pixels)
         seen = model.encode(inside)
-        draw = partial(drawn_like, draw=torch.randn, generators=generators)
+        draw = partial(sample_like, draw=torch.randn, generators=generators)
         x = draw(seen)
         if self.yoso is not None:
             timestep = torch.full((len(x),), self.start, dtype=torch.int64, device=x.device)

@@ -12,15 +12,15 @@ from lightning_modules.diffusion.stable_normal.angular_error import AngularError
 from lightning_modules.diffusion.stable_normal.processing import rendered
 from lightning_modules.full_precision import in_full_precision
 from lightning_modules.interfaces import ImageColumn
-from lightning_modules.tasks.writers import WritesImages, levels_of
+from lightning_modules.tasks.writers import ImageWriter, levels_of
 from lightning_modules.training.logging import log_same
 
 
-class NormalSteps(WritesImages):
+class NormalSteps(ImageWriter):
     """Give a LightningModule its validation, test and prediction steps.
 
     The module has `normals(image, generators)` and `draws`. Logged are the measures of `AngularErrors`, of several test
-    sets each under its name. `predict` writes `normals/<name>.png`, bytes v for 2 v / 255 - 1, see `WritesImages`.
+    sets each under its name. `predict` writes `normals/<name>.png`, bytes v for 2 v / 255 - 1, see `ImageWriter`.
     """
 
     written, given, settings_name = "normals", "image", "prediction_settings.json"

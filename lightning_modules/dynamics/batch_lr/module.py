@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from datamodules.arguments import at_least, one_of
 from datamodules.batches import LabelledImageBatch
 from lightning_modules.dynamics.batch_lr.learner import OnlineLearner, set_keys
-from lightning_modules.dynamics.batch_lr.spectra import BatchSpectra, Measured
+from lightning_modules.dynamics.batch_lr.spectra import BatchSpectra, MeasuredSpectra
 from lightning_modules.dynamics.batch_lr.theory import POWERS, Scaling, scale
 from lightning_modules.interfaces import Table, TrainingSamples, require_data
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.curvature import CurvatureProduct, curvature_mode, refuse_without_curvature
-from lightning_modules.optim.optimizers import constant, scheduled, sgd, trainable
+from lightning_modules.optim.optimizers import constant, scheduled, sgd, trainable_parameters
 from lightning_modules.tasks.classifier import ClassifierSteps, accuracies, cross_entropy_step
 from lightning_modules.training.chosen_samples import chosen_samples, drawn_places
 from lightning_modules.training.logging import log_same
@@ -65,7 +65,7 @@ class BatchLR(ClassifierSteps, MethodModule):
         self.metrics = accuracies(num_classes)
         self._learned: dict[str, float] = {}
         self._rows: list[dict[str, float]] = []
-        self._measured: Measured | None = None
+        self._measured: MeasuredSpectra | None = None
 
     def forward(self, image: Tensor) -> Tensor:
         return self.network(image)
@@ -74,7 +74,7 @@ class BatchLR(ClassifierSteps, MethodModule):
         return cross_entropy_step(self, batch, None, False)
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer(trainable(self.network))
+        optimizer = self.optimizer(trainable_parameters(self.network))
         if self.reference_batch_size is not None:
             scale(optimizer, self._batch_size(), self.reference_batch_size, self.scaling)
         if self.learner is not None:
@@ -159,4 +159,4 @@ class BatchLR(ClassifierSteps, MethodModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         kept = checkpoint["curvature"]
         self._learned, self._rows = kept["learned"], kept["rows"]
-        self._measured = Measured.restored(kept["measured"]) if kept["measured"] else None
+        self._measured = MeasuredSpectra.restored(kept["measured"]) if kept["measured"] else None

@@ -36,7 +36,7 @@ class Shift(NamedTuple):
     """Standard error of the mean; 0 of one batch."""
 
 
-class Measured(NamedTuple):
+class MeasuredSpectra(NamedTuple):
     """The measured spectra of a network, in numbers that a checkpoint can hold."""
 
     samples: int
@@ -53,7 +53,7 @@ class Measured(NamedTuple):
     """Columns of the spectral densities of all samples and of the smallest batches."""
 
     @classmethod
-    def restored(cls, kept: Mapping[str, Any]) -> "Measured":
+    def restored(cls, kept: Mapping[str, Any]) -> "MeasuredSpectra":
         """Make it from its `_asdict()`, whose tuples a checkpoint has lost the names of."""
         shifts = {name: [Shift(*each) for each in kept[name]] for name in ("least", "greatest")}
         noise = {name: NoiseStatistics(*kept[name]) for name in ("hessian", "gradient")}
@@ -212,7 +212,7 @@ class BatchSpectra:
                 raise ValueError(f"batches of {NAME} must be smaller than the {len(places)} samples, got {size}")
         return places
 
-    def measure(self, trainer: Any, network: nn.Module) -> Measured:
+    def measure(self, trainer: Any, network: nn.Module) -> MeasuredSpectra:
         """Measure a network. Every process calls it."""
         places = self.places(trainer.datamodule)
 
@@ -236,7 +236,7 @@ class BatchSpectra:
         least, greatest = ([_mean(size, of_size[size], end) for size in self.batch_sizes] for end in (0, -1))
         row_variance = hessian.variance * effective_batch(self.noise_batch, len(places))
         density = _densities({"all samples": full, f"batches of {self.batch_sizes[0]}": of_size[self.batch_sizes[0]]})
-        return Measured(len(places), ends, least, greatest, row_variance, hessian, gradient, density)
+        return MeasuredSpectra(len(places), ends, least, greatest, row_variance, hessian, gradient, density)
 
     def _generator(self, *seed: int) -> torch.Generator:
         return generator_of(self.seed, 1, *seed)

@@ -8,8 +8,8 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from datamodules.arguments import at_least, positive
-from datamodules.batches import TableBatch, global_size
-from datamodules.distributed.world import run_seed, summed
+from datamodules.batches import TableBatch, global_batch_size
+from datamodules.distributed.world import all_reduce_sum, run_seed
 from datamodules.tables.feature_noise import FeatureNoise
 from lightning_modules.distributed.global_rows import global_rows
 from lightning_modules.dynamics.benign_oscillation.observables import (
@@ -19,7 +19,7 @@ from lightning_modules.dynamics.benign_oscillation.observables import (
     right_answers,
 )
 from lightning_modules.dynamics.benign_oscillation.patch_network import (
-    Points,
+    PatchPoints,
     component,
     descend,
     drawn_order,
@@ -101,7 +101,7 @@ class BenignOscillation(MethodModule):
         self.register_buffer("overshot", torch.zeros(replicas, dtype=torch.bool))
         self.register_buffer("learned", torch.zeros(replicas, dtype=torch.bool))
         self.history: list[Tensor] = []
-        self._points: Points | None = None
+        self._points: PatchPoints | None = None
         self._right: Tensor | None = None  # counts of points, and of those that are right, see `right_answers`
         self._tested: dict[str, list[float]] = {}
 
@@ -139,13 +139,13 @@ class BenignOscillation(MethodModule):
         mean = torch.where(finite, loss, 0).sum() / finite.sum().clamp(min=1)
         return {"loss": log_training(self, batch, mean)}
 
-    def _collected(self, batch: TableBatch) -> Points:
+    def _collected(self, batch: TableBatch) -> PatchPoints:
         """Gather the training sets from all processes, in their own order."""
-        whole = [global_rows(batch[key], global_size(batch)) for key in ("index", "features", "target")]
+        whole = [global_rows(batch[key], global_batch_size(batch)) for key in ("index", "features", "target")]
         place = whole[0].argsort()
         return points_of(whole[1][place], whole[2][place], self.trainer.datamodule.table.signals)  # type: ignore[attr-defined]
 
-    def _follow(self, points: Points, order: Tensor, signed: Tensor) -> None:
+    def _follow(self, points: PatchPoints, order: Tensor, signed: Tensor) -> None:
         """Bring up to date what is known of the oscillation, and keep a row of the course."""
         strong = points.strong[order, torch.arange(order.shape[1], device=order.device)]
         counts, overshot = oscillation(signed, strong, self.delta, self.overshot, self.learned)
@@ -207,7 +207,7 @@ class BenignOscillation(MethodModule):
     def _accuracies(self) -> dict[str, Tensor]:
         """Give each network's accuracy on points without and with the strong feature, and on all of them."""
         assert self._right is not None
-        counts = summed(self._right)
+        counts = all_reduce_sum(self._right)
         share = (counts[:, 1:] / counts[:, :1]).unbind(0)
         return dict(zip(("weak_accuracy", "strong_accuracy", "accuracy"), share, strict=True))
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from lightning_modules.dynamics.benign_oscillation.patch_network import Points
+from lightning_modules.dynamics.benign_oscillation.patch_network import PatchPoints
 
 INNER_PRODUCTS = ("<w+, u>", "<w+, v>", "-<w-, v>", "<w, noise>")
 
@@ -30,7 +30,7 @@ def oscillation(
     return torch.stack([counted, residual**2, far]).sum(dim=1), overshot | over[-1]
 
 
-def inner_products(weight: Tensor, points: Points) -> Tensor:
+def inner_products(weight: Tensor, points: PatchPoints) -> Tensor:
     """Compute the greatest <w_+, u>, <w_+, v>, -<w_-, v> and <w, xi> of each network, `[4, S]`."""
     u, v = points.signals
     positive, negative = weight.unbind(dim=1)

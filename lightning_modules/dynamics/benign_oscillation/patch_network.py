@@ -12,7 +12,7 @@ from torch import Tensor
 from datamodules.loading.augmentation import sample_words
 
 
-class Points(NamedTuple):
+class PatchPoints(NamedTuple):
     """The training sets of S networks, n points each: patches y u, or 0 of weak points, y v, and noise."""
 
     signals: Tensor
@@ -25,9 +25,9 @@ class Points(NamedTuple):
     """y, `[n, S]`, -1 or 1."""
 
 
-def points_of(features: Tensor, target: Tensor, signals: Tensor) -> Points:
+def points_of(features: Tensor, target: Tensor, signals: Tensor) -> PatchPoints:
     """Take apart rows of a `datamodules.tables.feature_noise.FeatureNoise`: `[n, S, 3, d]` and `[n, S]`."""
-    return Points(signals.to(features), features[:, :, 0].any(dim=2).to(target), features[:, :, 2], target)
+    return PatchPoints(signals.to(features), features[:, :, 0].any(dim=2).to(target), features[:, :, 2], target)
 
 
 def output(weight: Tensor, patches: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ def drawn_order(seed: int, iteration: Tensor, steps: int, size: int, replicas: i
 
 
 @torch.no_grad()
-def descend(weight: Tensor, points: Points, order: Tensor, rate: float) -> Tensor:
+def descend(weight: Tensor, points: PatchPoints, order: Tensor, rate: float) -> Tensor:
     """Take T steps of gradient descent on (f - y)^2, in place, each network on one point of its own set at a time.
 
     All patches are multiples of u, v and n noise vectors b_k. So what is iterated are the inner products <w, b_k>,

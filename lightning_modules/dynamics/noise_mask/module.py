@@ -9,10 +9,10 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from datamodules.arguments import at_least, one_of, positive, within
-from datamodules.batches import LabelledImageBatch, global_size
-from datamodules.corruptions.image_noise import SampleNumbers
+from datamodules.batches import LabelledImageBatch, global_batch_size
+from datamodules.corruptions.image_noise import CounterRNG
 from datamodules.corruptions.image_noise.smooth_mask import check_mask, fit_mask, smooth
-from datamodules.distributed.world import run_seed, summed
+from datamodules.distributed.world import all_reduce_sum, run_seed
 from lightning_modules.distributed.global_rows import global_rows
 from lightning_modules.dynamics.noise_mask.policy import (
     drawn_cells,
@@ -25,13 +25,13 @@ from lightning_modules.dynamics.noise_mask.policy import (
 from lightning_modules.full_precision import at_least_float32, in_full_precision
 from lightning_modules.interfaces import ImageColumn
 from lightning_modules.method_module import MethodModule
-from lightning_modules.optim.optimizers import constant, scheduled, sgd, trainable
+from lightning_modules.optim.optimizers import constant, scheduled, sgd, trainable_parameters
 from lightning_modules.tasks.classifier import ClassifierSteps, accuracies, cross_entropy_step
 from lightning_modules.training.logging import log_training
 from lightning_modules.training.requirements import require_unused_parameters
 
 SHOWN = 2**30
-"""The visit whose masks are shown; none in training."""
+"""The epoch whose masks are shown; none in training."""
 
 
 class NoiseMask(ClassifierSteps, MethodModule):
@@ -130,11 +130,11 @@ class NoiseMask(ClassifierSteps, MethodModule):
     def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
         if self.current_epoch >= self.mask_epochs:
             return cross_entropy_step(self, batch, None, False)
-        image, size = batch["image"], global_size(batch)
+        image, size = batch["image"], global_batch_size(batch)
         law, own = self.laws(image)
         with in_full_precision(self.device):
             log_a, log_b = law.unbind(1)
-            numbers = SampleNumbers(run_seed(), self.current_epoch, batch["index"])
+            numbers = CounterRNG(run_seed(), self.current_epoch, batch["index"])
             cells = drawn_cells(log_a, log_b, numbers)
             densities = log_densities(cells, log_a, log_b)
         logits = self.network(torch.lerp(self.mean.to(image), image, self.masks(cells, image)))
@@ -142,7 +142,7 @@ class NoiseMask(ClassifierSteps, MethodModule):
         density = densities.logsumexp(dim=1) if self.objective == "paper_code" else densities.sum(dim=1)
         loss = self._objective(global_rows(cost, size), global_rows(density, size))
         if self.policy is not None:
-            self.base.copy_(moved(self.base, summed(own.detach().sum(dim=0)) / size))
+            self.base.copy_(moved(self.base, all_reduce_sum(own.detach().sum(dim=0)) / size))
         terms = {"cross_entropy": cost.detach().mean(), "log_density": density.detach().mean()}
         return {"loss": log_training(self, batch, loss, **terms), "logits": logits.detach()}
 
@@ -173,7 +173,7 @@ class NoiseMask(ClassifierSteps, MethodModule):
         """Show images, their masks and the images under these."""
         image = batch["image"]
         law, _ = self.laws(image)
-        cells = drawn_cells(law[:, 0], law[:, 1], SampleNumbers(run_seed(), SHOWN, batch["index"]))
+        cells = drawn_cells(law[:, 0], law[:, 1], CounterRNG(run_seed(), SHOWN, batch["index"]))
         mask = self.masks(cells, image)
         return {"image": image, "mask": mask, "masked": torch.lerp(self.mean.to(image), image, mask)}
 
@@ -184,9 +184,9 @@ class NoiseMask(ClassifierSteps, MethodModule):
         self._average = checkpoint["average"]
 
     def configure_optimizers(self) -> Any:
-        groups: list[dict[str, Any]] = [{"params": trainable(self.network)}]
+        groups: list[dict[str, Any]] = [{"params": trainable_parameters(self.network)}]
         if self.policy is not None:
-            groups.append({"params": trainable(self.policy)})
+            groups.append({"params": trainable_parameters(self.policy)})
         optimizer = self.optimizer(groups)
         for group in optimizer.param_groups[1:]:
             group["lr"] *= self.policy_rate

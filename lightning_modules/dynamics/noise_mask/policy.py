@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.distributions import Beta
 
 from datamodules.arguments import at_least
-from datamodules.corruptions.image_noise import Numbers
+from datamodules.corruptions.image_noise import RNG
 
 MIXING, MOMENTUM = 0.9, 0.99
 """The part of the base in an image's log-parameters, and the part that the base keeps in a step."""
@@ -50,7 +50,7 @@ def moved(base: Tensor, mean: Tensor) -> Tensor:
     return MOMENTUM * base + (1 - MOMENTUM) * mean
 
 
-def drawn_cells(log_a: Tensor, log_b: Tensor, numbers: Numbers) -> Tensor:
+def drawn_cells(log_a: Tensor, log_b: Tensor, numbers: RNG) -> Tensor:
     """Draw cells from Beta(exp log_a, exp log_b), as G_a / (G_a + G_b) of Gamma laws, without gradient.
 
     Args:

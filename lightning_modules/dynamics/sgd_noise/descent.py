@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from datamodules.distributed.world import rank, world_size
 from datamodules.loading.augmentation import sample_words
-from lightning_modules.optim.optimizers import trainable
+from lightning_modules.optim.optimizers import trainable_parameters
 from lightning_modules.torch_internals import foreach_add_
 
 MOST_AHEAD = 1024
@@ -17,7 +17,7 @@ MOST_DRAWN = 2**20
 """Numbers of points that are drawn for a training step, at most, if that is enough for one look an iteration."""
 
 
-class Points(NamedTuple):
+class DescentPoints(NamedTuple):
     """The training set, whole on every process."""
 
     features: Tensor
@@ -104,7 +104,7 @@ def ahead_of(num_unfitted: int, num_points: int, batch_size: int, iterations: in
 
 
 def descend(
-    network: nn.Module, points: Points, batches: Tensor, iterations: int, ahead: int, rate: float, alpha: float
+    network: nn.Module, points: DescentPoints, batches: Tensor, iterations: int, ahead: int, rate: float, alpha: float
 ) -> Course:
     """Take iterations w <- w - rate * grad (mean loss of the batch), in place.
 
@@ -121,7 +121,7 @@ def descend(
         rate: learning rate.
         alpha: scale of the output.
     """
-    parameters: list[Tensor] = [*trainable(network)]
+    parameters: list[Tensor] = [*trainable_parameters(network)]
     device, size = batches.device, batches.shape[1]
     place, changed = (torch.zeros(1, dtype=torch.int64, device=device) for _ in range(2))
     coming = torch.arange(ahead, device=device)

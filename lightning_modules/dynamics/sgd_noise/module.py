@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.arguments import at_least, positive
-from datamodules.batches import TableBatch, global_size, share
+from datamodules.batches import TableBatch, global_batch_size, loss_weight
 from datamodules.distributed.world import run_seed
 from lightning_modules.distributed.global_rows import global_rows
-from lightning_modules.dynamics.sgd_noise.descent import Points, ahead_of, descend, drawn_batches
+from lightning_modules.dynamics.sgd_noise.descent import DescentPoints, ahead_of, descend, drawn_batches
 from lightning_modules.dynamics.sgd_noise.observables import (
     along_and_across,
     fit_statistics,
@@ -83,7 +83,7 @@ class SGDNoise(MethodModule):
         self.kernel_points = kernel_points
         self.register_buffer("iteration", torch.zeros((), dtype=torch.int64))
         self.register_buffer("changed", torch.zeros((), dtype=torch.int64))
-        self._points: Points | None = None
+        self._points: DescentPoints | None = None
         self._direction: Tensor | None = None
         self._kernel: Tensor | None = None
         self._left: int | None = None  # training points that were not fitted at the last epoch's end
@@ -136,13 +136,13 @@ class SGDNoise(MethodModule):
     def configure_optimizers(self) -> Any:
         return torch.optim.SGD(self.network.parameters(), lr=self.rate)
 
-    def _collected(self, batch: TableBatch) -> Points:
+    def _collected(self, batch: TableBatch) -> DescentPoints:
         """Gather the training set from all processes, in its own order."""
-        whole = {key: global_rows(batch[key], global_size(batch)) for key in ("index", "features", "target")}
+        whole = {key: global_rows(batch[key], global_batch_size(batch)) for key in ("index", "features", "target")}
         order = whole["index"].argsort()
         features, sign = whole["features"][order], whole["target"][order]
         self._direction = batch.get("w_true")
-        return Points(features, sign, outputs(self.initial, features))
+        return DescentPoints(features, sign, outputs(self.initial, features))
 
     def on_train_epoch_end(self) -> None:
         assert self._points is not None
@@ -205,8 +205,8 @@ class SGDNoise(MethodModule):
             found = fit_statistics(signed, self.alpha)
         found["unfitted"] = found["unfitted"] / len(signed)
         for name in ("loss", "error", "unfitted"):
-            value = share(batch) * found[name]
-            self.log(f"test/{name}", value, on_epoch=True, batch_size=global_size(batch), sync_dist=True)
+            value = loss_weight(batch) * found[name]
+            self.log(f"test/{name}", value, on_epoch=True, batch_size=global_batch_size(batch), sync_dist=True)
 
     def on_test_epoch_end(self) -> None:
         """Log what was measured at the end of training; the time of one that did not fit all points is infinite.

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from datamodules.arguments import at_least, one_of, only_with, positive
 from datamodules.batches import LabelledImageBatch, LabelledTextBatch, network_input
-from lightning_modules.backbones.replacement import baked, layers_of_functions
+from lightning_modules.backbones.replacement import effective_weights, layers_of_functions
 from lightning_modules.efficiency.nm_sparsity.flow import AXES, WAYS, Along, Flow, NMWeight, Way, sparsify
 from lightning_modules.efficiency.nm_sparsity.masks import GRADIENTS, Gradient
 from lightning_modules.efficiency.nm_sparsity.measures import (
@@ -20,7 +20,7 @@ from lightning_modules.efficiency.nm_sparsity.measures import (
 )
 from lightning_modules.losses.mixing import SoftLabels
 from lightning_modules.method_module import MethodModule
-from lightning_modules.optim.optimizers import adamw, built, constant, trainable
+from lightning_modules.optim.optimizers import adamw, constant, optimizer_config, trainable_parameters
 from lightning_modules.tasks.classifier import ClassifierSteps, accuracies, cross_entropy_step, refuse_smoothed
 from lightning_modules.training.logging import log_same
 
@@ -144,8 +144,8 @@ class NMSparsity(ClassifierSteps, MethodModule):
             log_same(self, "train/second_moment", moment)
 
     def configure_optimizers(self) -> Any:
-        return built(self.optimizer, self.lr_scheduler, trainable(self.network))
+        return optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self.network))
 
-    def baked(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def effective_weights(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Give the sparse weights, and the patterns by layer, by the names that the plain network has."""
-        return baked(self.network)
+        return effective_weights(self.network)

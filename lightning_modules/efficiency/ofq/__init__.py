@@ -20,9 +20,10 @@ learned shifts around: s round(clip((x + beta) / s, Q_n, Q_p)) + beta'. A full-p
 `train/oscillating` is the part of StatsQ weights whose integer turns back in more than 1 of 200 steps (an average of
 momentum 0.01), `train/annealed` the part that CGA trains. `latent_weights` shows them between their thresholds.
 
-Exported weights (`callbacks.baked_weights.BakedWeights`) give the logits of a network without quantised activations and
-without QKR, as StatsQ's scales are theirs. A plain network has no place for QKR's product, nor for quantised
-activations: these need ranges, scales and shifts, which the JSON file beside the weights tells layer by layer.
+Exported weights (`callbacks.export_effective_weights.ExportEffectiveWeights`) give the logits of a network without
+quantised activations and without QKR, as StatsQ's scales are theirs. A plain network has no place for QKR's product,
+nor for quantised activations: these need ranges, scales and shifts, which the JSON file beside the weights tells layer
+by layer.
 
 Differences from the authors' code:
 

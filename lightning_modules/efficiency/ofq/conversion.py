@@ -16,7 +16,7 @@ from lightning_modules.backbones.replacement import (
     FunctionOfThirds,
     LinearOfFunction,
     WeightFunction,
-    baked,
+    effective_weights,
     layers_of_functions,
     replace_layers,
 )
@@ -166,7 +166,7 @@ def quantize(
         transformer.set_submodule(name, new.train(attention.training))
 
 
-class Rows(NamedTuple):
+class QuantizedRows(NamedTuple):
     """Rows of a layer's weight that StatsQ quantises."""
 
     name: str
@@ -184,15 +184,15 @@ class Rows(NamedTuple):
         return None if self.layer.weight.grad is None else self.layer.weight.grad[self.start :]
 
 
-def statsq_rows(network: nn.Module) -> Iterator[Rows]:
+def statsq_rows(network: nn.Module) -> Iterator[QuantizedRows]:
     """Find what StatsQ quantises, by the plain network's names; of a reparametrised `qkv` the values alone."""
     for name, layer in layers_of_functions(transformer_of(network)).items():
         function: Any = layer.function
         if isinstance(function, FunctionOfThirds):
             values: Any = function.functions["v"]
-            yield Rows(f"{name}/v", layer, len(layer.weight) // 3 * 2, values.bits)  # type: ignore[arg-type]
+            yield QuantizedRows(f"{name}/v", layer, len(layer.weight) // 3 * 2, values.bits)  # type: ignore[arg-type]
         elif isinstance(function, StatsQ):
-            yield Rows(name, layer, 0, function.bits)  # type: ignore[arg-type]
+            yield QuantizedRows(name, layer, 0, function.bits)  # type: ignore[arg-type]
 
 
 def exported(network: nn.Module, plain: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -207,7 +207,7 @@ def exported(network: nn.Module, plain: nn.Module) -> tuple[dict[str, Tensor], d
         plain: of the same architecture, not quantised.
     """
     transformer = transformer_of(network)
-    weights, described = baked(transformer)
+    weights, described = effective_weights(transformer)
     names = transformer_of(plain).state_dict()
     for rows in statsq_rows(network):
         name, _, third = rows.name.partition("/")
@@ -217,5 +217,5 @@ def exported(network: nn.Module, plain: nn.Module) -> tuple[dict[str, Tensor], d
         if isinstance(module, Quantizer):
             described[name] = module.describe()
         elif isinstance(module, QKRAttention):
-            described[f"{name}.product"] = {**module.product.describe(), "baked": False}  # type: ignore[operator]
+            described[f"{name}.product"] = {**module.product.describe(), "effective_weights": False}  # type: ignore[operator]
     return {name: weights[name] for name in names}, described

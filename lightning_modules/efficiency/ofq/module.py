@@ -10,7 +10,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from datamodules.arguments import at_least, within
-from datamodules.batches import LabelledImageBatch, global_size, local_size, network_input
+from datamodules.batches import LabelledImageBatch, global_batch_size, local_size, network_input
 from datamodules.distributed.world import run_seed, world_size
 from lightning_modules.efficiency.ofq.conversion import exported, quantize, statsq_rows, transformer_of
 from lightning_modules.efficiency.ofq.oscillation import (
@@ -171,7 +171,7 @@ class OFQ(ClassifierSteps, MethodModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         # Scales have the gradient of the global batch, whose entries share them.
         for part in self._activations:
-            part.parts = global_size(batch) / local_size(batch)
+            part.parts = global_batch_size(batch) / local_size(batch)
 
     def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
         image = network_input(batch)
@@ -212,6 +212,6 @@ class OFQ(ClassifierSteps, MethodModule):
         oscillating = self._oscillating if len(self.trackers) else None
         return {"latent_weights": latent_weights(self.rows, oscillating, self.weight_bits)}
 
-    def baked(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def effective_weights(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Give the quantised weights, and bits and scales by layer, by the names that the plain network has."""
         return exported(self.network, self.teacher.network)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.efficiency.ofq.conversion import Rows
+from lightning_modules.efficiency.ofq.conversion import QuantizedRows
 from lightning_modules.efficiency.ofq.quantizers import near_threshold, positions
 from lightning_modules.interfaces import Table
 
@@ -70,10 +70,10 @@ class Annealing:
         boundary: BR, distance from a threshold in steps within which a weight trains.
     """
 
-    def __init__(self, rows: Sequence[Rows], boundary: float) -> None:
+    def __init__(self, rows: Sequence[QuantizedRows], boundary: float) -> None:
         self.rows = rows
         self.boundary = boundary
-        self._held: list[tuple[Rows, Tensor, Tensor]] = []
+        self._held: list[tuple[QuantizedRows, Tensor, Tensor]] = []
 
     @torch.no_grad()
     def mask(self) -> Tensor:
@@ -97,7 +97,7 @@ class Annealing:
 
 
 @torch.no_grad()
-def latent_weights(rows: Sequence[Rows], oscillating: Callable[[int], Tensor] | None, bits: int) -> Table:
+def latent_weights(rows: Sequence[QuantizedRows], oscillating: Callable[[int], Tensor] | None, bits: int) -> Table:
     """Make a histogram of latent weights between thresholds, of all and of those that oscillate.
 
     Args:

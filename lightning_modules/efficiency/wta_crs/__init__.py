@@ -8,7 +8,7 @@ others,
 
 with c the argument of min_{0 <= c < k} (1 - P_C) / (k - c). It is unbiased, and its variance is below that of plain
 column-row sampling wherever P_C > c / k. Outputs, gradients of inputs and of biases are exact. z_i is the norm of the
-token's gradient g_i at its sample's last visit, one epoch before, kept for each layer and training sample in bfloat16
+token's gradient g_i at its sample's last epoch, one epoch before, kept for each layer and training sample in bfloat16
 on the host; only the rows of a batch come to the device. Products of attention can be sampled in the same way; then
 gradients of what is below are estimates, too. With `compact`, dropout and ReLU keep bits, and layer normalisation its
 output, as in the published measurements of memory.

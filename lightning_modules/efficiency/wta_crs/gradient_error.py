@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from datamodules.batches import network_input, share
-from datamodules.distributed.world import summed
+from datamodules.batches import loss_weight, network_input
+from datamodules.distributed.world import all_reduce_sum
 from lightning_modules.efficiency.wta_crs.estimator import ESTIMATORS
 from lightning_modules.efficiency.wta_crs.products import SampledLinear, Sampler
 from lightning_modules.interfaces import Table
@@ -37,8 +37,8 @@ def gradient_errors(network: nn.Module, sampler: Sampler, batch: Any, begin: Cal
         begin()
         with torch.random.fork_rng(devices):
             torch.manual_seed(0)
-            loss = share(batch) * F.cross_entropy(network(network_input(batch)), batch["label"])
-            return [summed(gradient) for gradient in torch.autograd.grad(loss, weights)]
+            loss = loss_weight(batch) * F.cross_entropy(network(network_input(batch)), batch["label"])
+            return [all_reduce_sum(gradient) for gradient in torch.autograd.grad(loss, weights)]
 
     try:
         exact = gradients(kept[0], 1.0)

@@ -10,7 +10,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from datamodules.arguments import at_least, one_of, within
-from datamodules.batches import LabelledImageBatch, LabelledTextBatch, global_size, local_size
+from datamodules.batches import LabelledImageBatch, LabelledTextBatch, global_batch_size, local_size
 from datamodules.distributed.world import rank, run_seed, world_size
 from datamodules.randomness.generators import seed_of
 from lightning_modules.backbones.replacement import layers_named, replace_layers
@@ -28,7 +28,7 @@ from lightning_modules.efficiency.wta_crs.gradient_error import gradient_errors,
 from lightning_modules.efficiency.wta_crs.products import SampledLinear, SampledProduct, Sampler
 from lightning_modules.interfaces import Table, TrainingSamples, require_data
 from lightning_modules.method_module import MethodModule
-from lightning_modules.optim.optimizers import adamw, built, constant, trainable
+from lightning_modules.optim.optimizers import adamw, constant, optimizer_config, trainable_parameters
 from lightning_modules.tasks.classifier import ClassifierSteps, accuracies, cross_entropy_step
 from lightning_modules.training.logging import log_same
 
@@ -149,7 +149,7 @@ class WTACRS(ClassifierSteps, MethodModule):
         return None if self.device.type == "meta" else torch.Generator(self.device).manual_seed(seed_of(*place))
 
     def training_step(self, batch: LabelledImageBatch | LabelledTextBatch, batch_idx: int) -> dict[str, Tensor]:
-        self._unstored = (batch["index"], global_size(batch), self._loss_scale())
+        self._unstored = (batch["index"], global_batch_size(batch), self._loss_scale())
         return cross_entropy_step(self, batch, soft_labels=None, binary=False)
 
     def on_test_epoch_end(self) -> None:
@@ -162,7 +162,7 @@ class WTACRS(ClassifierSteps, MethodModule):
         return {"gradient_error": table_of(self.errors)} if self.errors else {}
 
     def configure_optimizers(self) -> Any:
-        return built(self.optimizer, self.lr_scheduler, trainable(self.network))
+        return optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self.network))
 
     # gradient norms of the samples' last visit, on the host
 
@@ -178,7 +178,7 @@ class WTACRS(ClassifierSteps, MethodModule):
         if not self.gradient_norms.num_features:  # the first step of all finds out how many there are
             return None
         nothing = torch.zeros(local_size(batch), self.gradient_norms.num_features, device=self.device)
-        return self.gradient_norms.update(batch["index"], nothing, lambda old, new: old, global_size(batch))
+        return self.gradient_norms.update(batch["index"], nothing, lambda old, new: old, global_batch_size(batch))
 
     def _store(self) -> None:
         """Keep what the last step measured, as norms of the gradients of each sample's own loss."""

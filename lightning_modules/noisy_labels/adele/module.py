@@ -8,8 +8,8 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from datamodules.arguments import at_least, positive, within
-from datamodules.batches import LabelledMaskBatch, global_size
-from datamodules.distributed.same_buffers import same_buffers
+from datamodules.batches import LabelledMaskBatch, global_batch_size
+from datamodules.distributed.broadcast_buffers import broadcast_buffers
 from lightning_modules.full_precision import at_least_float32
 from lightning_modules.interfaces import LabelStore, TrainingImageSource, require
 from lightning_modules.method_module import MethodModule
@@ -149,7 +149,7 @@ class ADELE(SegmenterSteps, MethodModule):
         if isinstance(self.correction, TrainingPassCorrection):
             thresholds = self.correction.foreground_threshold, self.correction.background_threshold
             predicted = confident_prediction(at_least_float32(whole).softmax(dim=1), *thresholds)
-            self.predictions.add(batch["index"], label, predicted, global_size(batch))
+            self.predictions.add(batch["index"], label, predicted, global_batch_size(batch))
         return {"loss": log_training(self, batch, loss, **terms), "logits": whole}
 
     def on_early_learning_end(self, categories: list[int], epoch: int) -> None:
@@ -178,7 +178,7 @@ class ADELE(SegmenterSteps, MethodModule):
 
     def _update_by_evaluation(self, correction: EvaluationPassCorrection, epoch: int) -> None:
         flip = correction.flip_from_epoch is not None and epoch >= correction.flip_from_epoch
-        same_buffers(self.network)
+        broadcast_buffers(self.network)
         with in_evaluation_mode(self.trainer, self):
             for on_host in require(self._data, TrainingImageSource, "ADELE").training_images_dataloader():
                 batch: Any = self.trainer.strategy.batch_to_device(on_host)

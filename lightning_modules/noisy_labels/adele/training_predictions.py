@@ -22,7 +22,7 @@ class PredictedBatch:
     """`[b, H, W]`, uint8: the labels that were trained on."""
     predicted: Tensor
     """`[b, H, W]`, uint8: the predicted categories, 255 where the prediction is not confident."""
-    global_size: int
+    global_batch_size: int
     """Samples over all processes."""
 
 
@@ -36,10 +36,10 @@ class TrainingPredictions:
         self._batches: list[PredictedBatch] = []
         self._restored: dict[str, Tensor] = {}
 
-    def add(self, index: Tensor, label: Tensor, predicted: Tensor, global_size: int) -> None:
+    def add(self, index: Tensor, label: Tensor, predicted: Tensor, global_batch_size: int) -> None:
         """Copy a batch to the host, without waiting for the device. Shapes as in `PredictedBatch`, of any type."""
         self._batches.append(
-            PredictedBatch(_on_host(index), _on_host(label.byte()), _on_host(predicted.byte()), global_size)
+            PredictedBatch(_on_host(index), _on_host(label.byte()), _on_host(predicted.byte()), global_batch_size)
         )
 
     def __iter__(self) -> Iterator[PredictedBatch]:
@@ -61,7 +61,7 @@ class TrainingPredictions:
             for key, rows in everything.items():
                 own = getattr(batch, key)
                 if world_size() > 1:
-                    own = gather_rows(own.to(device), share_sizes(batch.global_size)).cpu()
+                    own = gather_rows(own.to(device), share_sizes(batch.global_batch_size)).cpu()
                 rows.append(own)
         return {key: torch.cat(rows) for key, rows in everything.items() if rows} if rank() == 0 else {}
 

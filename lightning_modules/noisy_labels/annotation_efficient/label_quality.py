@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.distributed.world import summed, world_size
+from datamodules.distributed.world import all_reduce_sum, world_size
 from lightning_modules.networks.shape_vae import ShapeVAE
 from lightning_modules.noisy_labels.annotation_efficient.measures import dice
 
@@ -83,4 +83,4 @@ def mean_over_kept(loss: Tensor, kept: Tensor) -> Tensor:
         World size times the sum over this process's kept samples, over the number of them on all processes.
     """
     weight = kept.to(loss.dtype)
-    return world_size() * (weight * loss).sum() / summed(weight.sum()).clamp(min=1)
+    return world_size() * (weight * loss).sum() / all_reduce_sum(weight.sum()).clamp(min=1)

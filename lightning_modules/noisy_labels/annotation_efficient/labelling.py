@@ -14,8 +14,8 @@ from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
 from torch import Tensor
 
-from datamodules.distributed.same_buffers import same_buffers
-from datamodules.distributed.world import summed
+from datamodules.distributed.broadcast_buffers import broadcast_buffers
+from datamodules.distributed.world import all_reduce_sum
 from datamodules.files.whole_files import write_text
 from lightning_modules.networks.shape_vae import ShapeVAE
 from lightning_modules.noisy_labels.annotation_efficient.label_quality import best_part, label_quality
@@ -90,7 +90,7 @@ def label_anew(
     writer = LabelFiles(trainer, number, getattr(data, "training_names", None))
     quality, true_dice = (torch.zeros(size, dtype=torch.float64, device=module.device) for _ in range(2))
     truth_is_known = False
-    same_buffers(module)
+    broadcast_buffers(module)
     with in_evaluation_mode(trainer, module):
         for on_host in data.training_images_dataloader():
             batch = trainer.strategy.batch_to_device(on_host)
@@ -100,7 +100,7 @@ def label_anew(
                 true_dice[index] = dice(label, batch["clean_label"] == 1).double()
             data.correct_labels(index, label)
             writer.write(index, label)
-    quality, true_dice = summed(quality), summed(true_dice)
+    quality, true_dice = all_reduce_sum(quality), all_reduce_sum(true_dice)
     kept = best_part(quality, 1.0 if number == 0 and vae is None else keep_fraction)
     writer.finish(quality, kept)
     about = {"label_quality": float(quality.mean())}

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torchmetrics import MeanMetric, MetricCollection
 
-from datamodules.batches import global_size
+from datamodules.batches import global_batch_size
 from lightning_modules.interfaces import ImageColumn
 
 
@@ -107,7 +107,7 @@ class StructureSteps:
             metrics.update(prediction, truth)
             for name, metric in metrics.items():
                 key = f"{stage}/{prefix}{name}"
-                self.log(key, metric, on_step=False, on_epoch=True, batch_size=global_size(batch))
+                self.log(key, metric, on_step=False, on_epoch=True, batch_size=global_batch_size(batch))
 
     def predict_step(self: Any, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Return `index` `[B]` and `prediction` `[B, H, W]`, uint8."""

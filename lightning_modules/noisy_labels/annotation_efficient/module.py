@@ -7,7 +7,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from datamodules.arguments import at_least, within
-from datamodules.batches import UnpairedMaskBatch, share
+from datamodules.batches import UnpairedMaskBatch, loss_weight
 from lightning_modules.full_precision import at_least_float32
 from lightning_modules.interfaces import LabelStore, require
 from lightning_modules.losses.segmentation import noise_weighted_dice
@@ -170,7 +170,7 @@ class AnnotationEfficient(StructureSteps, MethodModule):
         p = at_least_float32(logits).softmax(dim=1)[:, 1]
         gamma = self.gamma if self.stages.round(self.trainer.current_epoch) > 0 else 0.0
         loss = mean_over_kept(noise_weighted_dice(p, batch["label"].to(p.dtype), gamma), self.kept[batch["index"]])
-        return {"dice_loss": loss / share(batch)}, {"logits": logits.detach()}  # by which log_training multiplies
+        return {"dice_loss": loss / loss_weight(batch)}, {"logits": logits.detach()}  # by which log_training multiplies
 
     def on_train_epoch_end(self) -> None:
         stage, after = self.stages.stage(self.trainer.current_epoch), self.trainer.current_epoch + 1

@@ -23,9 +23,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datamodules.arguments import at_least
-from datamodules.randomness.shared_batches import draw_rows_like
+from datamodules.randomness.shared_batches import sample_rows_like
 from lightning_modules.networks.shape_vae import ShapeVAE
-from lightning_modules.optim.optimizers import held_fixed
+from lightning_modules.optim.optimizers import temporarily_frozen
 
 
 class ChannelCalibration(nn.Module):
@@ -116,7 +116,7 @@ class Translation(nn.Module):
 
     def judge_mask(self, mask: Tensor) -> Tensor:
         """Compute the scores of D_z for masks `[B, 1, H, W]` in [0, 1], to which noise is added."""
-        noise = draw_rows_like(torch.randn, mask) if self.mask_noise else 0
+        noise = sample_rows_like(torch.randn, mask) if self.mask_noise else 0
         return self.mask_discriminator(mask + self.mask_noise * noise)
 
     def image_of(self, mask: Tensor) -> Tensor:
@@ -166,7 +166,7 @@ def generator_terms(
         `image` (of D_x), `mask` (of D_z), `shape` (of D_vae, where there is one) and `cycle`; and the fakes.
     """
     fixed = networks.discriminators() + ([] if vae is None else [vae])
-    with held_fixed(*fixed):
+    with temporarily_frozen(*fixed):
         fakes = Fakes(networks(image).sigmoid(), networks.image_of(mask))
         terms = {
             "image": judged_real(networks.image_discriminator(fakes.image)),

@@ -32,7 +32,7 @@ class MixedBatch:
     index: Tensor
     """`[b]`: position of each image in the training set."""
     mixing: Mixing
-    global_size: int
+    global_batch_size: int
     """B, images of the batch over all processes."""
 
     def classification(self) -> Tensor:
@@ -46,7 +46,7 @@ class MixedBatch:
     def penalty(self) -> Tensor:
         """Compute pen of the mean prediction over all processes."""
         p = at_least_float32(self.logits).softmax(dim=1)
-        return uniformity_penalty(global_sum(p.sum(dim=0)) / self.global_size)
+        return uniformity_penalty(global_sum(p.sum(dim=0)) / self.global_batch_size)
 
     def contrastive(self, projection: Tensor, other: Tensor, temperature: float, confidence: bool) -> Tensor:
         """Compute con: each image is compared with the other views of the whole batch.
@@ -57,19 +57,19 @@ class MixedBatch:
             temperature: mu.
             confidence: take the term of PLS in place of LSA's.
         """
-        others = global_rows(other, self.global_size)
+        others = global_rows(other, self.global_batch_size)
         if confidence:
             category = self.mixing(self.target).argmax(dim=1)
             own = category, self.weight, self.index
-            positives = confident_same_class(*own, *(global_rows(each, self.global_size) for each in own))
+            positives = confident_same_class(*own, *(global_rows(each, self.global_batch_size) for each in own))
             rows = contrast(projection, others, self.mixing(positives), temperature)
         else:
             category = self.target.argmax(dim=1)
-            positives = same_class(category, global_rows(category, self.global_size))
+            positives = same_class(category, global_rows(category, self.global_batch_size))
             kept, theirs = self.mixing.weight, self.mixing.partners(positives)
             rows = kept * contrast(projection, others, positives, temperature)
             rows = rows + (1 - kept) * contrast(projection, others, theirs, temperature)
-        return world_size() * rows.sum() / self.global_size
+        return world_size() * rows.sum() / self.global_batch_size
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class StepLoss:
         weight: Tensor,
         index: Tensor,
         mixing: Mixing,
-        global_size: int,
+        global_batch_size: int,
     ) -> dict[str, Tensor]:
         """Compute the terms of a step and, as `loss`, their sum.
 
@@ -112,10 +112,10 @@ class StepLoss:
             weight: u, `[b]`.
             index: position of each image in the training set, `[b]`.
             mixing: partners and weight by which the images are mixed.
-            global_size: B, images of the batch over all processes.
+            global_batch_size: B, images of the batch over all processes.
         """
         logits, features = logits_and_features(network, mixing(image))
-        mixed = MixedBatch(logits, target, weight, index, mixing, global_size)
+        mixed = MixedBatch(logits, target, weight, index, mixing, global_batch_size)
         terms = {"classification": mixed.classification()}
         if other_view is None:
             terms["contrast"] = 0 * projection(features).sum()  # DDP expects a gradient of every parameter

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from datamodules.arguments import at_least, positive, within
-from datamodules.batches import LabelledImageBatch, global_size
+from datamodules.batches import LabelledImageBatch, global_batch_size
 from lightning_modules.backbones.layer_features import classifier_layer
 from lightning_modules.interfaces import TrainingImageSource, TrainingSamples, require_data
 from lightning_modules.losses.mixing import draw_mixing
@@ -78,7 +78,7 @@ class CorrectionSteps(ABC):
     def training_step(self: Any, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
         which = self.trained(batch_idx)
         network, projection = self.networks()[which], self.projections[which]
-        epoch, size = self.trainer.current_epoch, global_size(batch)
+        epoch, size = self.trainer.current_epoch, global_batch_size(batch)
         weak = image = self.weak_view(batch["image"])
         outputs: dict[str, Tensor] = {}
         guess = other_view = None

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from datamodules.batches import UNVERIFIED
-from datamodules.distributed.same_buffers import same_buffers
+from datamodules.distributed.broadcast_buffers import broadcast_buffers
 from lightning_modules.backbones.layer_features import named_layer, pooled, tapped
 from lightning_modules.distributed.per_sample import PerSample
 from lightning_modules.full_precision import at_least_float32
@@ -75,7 +75,7 @@ class TrainingImages:
 
     def keep_guess(self, network: int, batch: Any, guess: Tensor) -> None:
         """Keep a network's guesses `[b, C]` for a batch in place of earlier ones."""
-        self.guesses[network].update(batch["index"], guess, lambda old, new: new, batch.get("global_size"))
+        self.guesses[network].update(batch["index"], guess, lambda old, new: new, batch.get("global_batch_size"))
 
     def targets(self, batch: Any, guess: Tensor | None) -> Targets:
         """Choose the targets of a batch: of a noisy image its guess, weighted by w, of others the given label.
@@ -167,10 +167,10 @@ def sweep(
     layer = {feature_layer: named_layer(network, feature_layer)}
     judge = nn.Sequential(evaluation_view, network)
     table: PerSample | None = None
-    same_buffers(network)
+    broadcast_buffers(network)
     for cpu_batch in images.training_images_dataloader():
         batch: Any = trainer.strategy.batch_to_device(cpu_batch)
-        label, size = batch["label"], batch.get("global_size")
+        label, size = batch["label"], batch.get("global_batch_size")
         with in_evaluation_mode(trainer, judge) as classify, tapped(layer) as outputs:
             logits = classify(batch["image"])
         one_hot = F.one_hot(label, logits.shape[1]).to(torch.promote_types(logits.dtype, torch.float32))

@@ -15,12 +15,12 @@ from lightning_modules.interfaces import Table
 from lightning_modules.method_module import MethodModule
 from lightning_modules.noisy_labels.nmtune.spectrum import (
     Center,
-    Spectrum,
+    SingularSpectrum,
     largest_singular_value_ratio,
     singular_value_entropy,
     spectrum_table,
 )
-from lightning_modules.optim.optimizers import adamw, built, constant, trainable
+from lightning_modules.optim.optimizers import adamw, constant, optimizer_config, trainable_parameters
 from lightning_modules.tasks.classifier import ClassifierSteps, accuracies
 from lightning_modules.training.logging import log_same, log_training
 
@@ -151,8 +151,8 @@ class NMTune(ClassifierSteps, MethodModule):
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.metrics = accuracies(num_classes)
-        self.spectrum = Spectrum(num_features, center)
-        self.tuned_spectrum = Spectrum(num_features, center)
+        self.spectrum = SingularSpectrum(num_features, center)
+        self.tuned_spectrum = SingularSpectrum(num_features, center)
         self.tables: dict[str, Table] = {}
 
     @property
@@ -210,4 +210,4 @@ class NMTune(ClassifierSteps, MethodModule):
         self.tables = {"spectrum": spectrum_table(spectra)}
 
     def configure_optimizers(self) -> Any:
-        return built(self.optimizer, self.lr_scheduler, trainable(self.network))
+        return optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self.network))

@@ -36,7 +36,7 @@ def largest_singular_value_ratio(sigma: Tensor) -> Tensor:
     return -(sigma.max() / sigma.sum()).log()
 
 
-class Spectrum(Metric):
+class SingularSpectrum(Metric):
     """Singular values of all features that it is given, from F^T F: D^2 numbers whatever M, summed over processes.
 
     They are the roots of eigenvalues, so one below 1e-8 of the largest is lost in rounding.

@@ -151,7 +151,7 @@ class Blocks(HostedBlocks):
     ) -> tuple[Tensor, Tensor]:
         """Take an iteration of the sampled blocks, and sum their products for the gradient of F.
 
-        A block that was missed d - 1 times moves by d of its steps, along what it tracks after this visit.
+        A block that was missed d - 1 times moves by d of its steps, along what it tracks after this epoch.
 
         Args:
             problem: derivatives.

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from datamodules.distributed.world import summed
+from datamodules.distributed.world import all_reduce_sum
 from lightning_modules.interfaces import Table
 from lightning_modules.optimization.mbbo.blocks import BlockProblem, Blocks
 
@@ -25,8 +25,8 @@ def tracking_errors(blocks: Blocks, problem: BlockProblem, x: Tensor, z: Tensor,
     errors = (blocks.s - problem.lower_gradient(x, y, everything)).square().sum(1)
     hessian, right = problem.lower_hessian(x, y, everything), problem.upper_gradient(y, everything)
     solved = torch.linalg.solve_ex(hessian, right)[0]  # positive definite; a check would have the host wait
-    exact = -summed(problem.cross_product(x, y, solved, everything)) / blocks.count
-    return {"error of s": (summed(errors.sum()) / blocks.count).sqrt(), "error of z": (z - exact).norm()}
+    exact = -all_reduce_sum(problem.cross_product(x, y, solved, everything)) / blocks.count
+    return {"error of s": (all_reduce_sum(errors.sum()) / blocks.count).sqrt(), "error of z": (z - exact).norm()}
 
 
 def course_tables(history: Sequence[Mapping[str, Tensor]], corrupted: bool) -> dict[str, Table]:

@@ -53,7 +53,7 @@ class LowerLevels:
             state.restore(rows)
 
     def move(
-        self, user: Tensor, rated: Tensor, g: Tensor, g_before: Tensor | None, items: int, global_size: int
+        self, user: Tensor, rated: Tensor, g: Tensor, g_before: Tensor | None, items: int, global_batch_size: int
     ) -> tuple[Tensor, Tensor]:
         """Move u of rated items `[b, P]` by their hinges, and give it at this iterate and at the one before.
 
@@ -63,9 +63,9 @@ class LowerLevels:
             g: hinges, `[b, P]`.
             g_before: those at the last iterate; None makes no comparison.
             items: M.
-            global_size: users of the batch over all processes.
+            global_batch_size: users of the batch over all processes.
         """
-        own = read(self.ranks, user, g, global_size)
+        own = read(self.ranks, user, g, global_batch_size)
         u, v = own[:, :items].gather(1, rated), own[:, items:].gather(1, rated)
         slope, before = u - g, u - (g if g_before is None else g_before)
         v_new = msvr(v, slope, before, self.alpha, 0.0 if g_before is None else self.gamma)
@@ -77,30 +77,30 @@ class LowerLevels:
             place = place.long()
             return old.scatter(1, place, u_new).scatter(1, place + items, v_new)
 
-        self.ranks.update(user, torch.cat([rated.to(g), u_new, v_new], dim=1), written, global_size)
+        self.ranks.update(user, torch.cat([rated.to(g), u_new, v_new], dim=1), written, global_batch_size)
         return u_new, past
 
     def move_thresholds(
-        self, user: Tensor, score: Tensor, score_before: Tensor | None, top: int, items: int, global_size: int
+        self, user: Tensor, score: Tensor, score_before: Tensor | None, top: int, items: int, global_batch_size: int
     ) -> tuple[Threshold, Threshold]:
         """Move the thresholds of users by scores `[b, J]`, and give them at this iterate and at the one before."""
-        value, tracked, curvature = read(self.thresholds, user, score, global_size).unbind(1)
+        value, tracked, curvature = read(self.thresholds, user, score, global_batch_size).unbind(1)
         now = threshold_slope(value, score, top, items)
         before = now if score_before is None else threshold_slope(value, score_before, top, items)
         gamma, plain = 0.0 if score_before is None else self.gamma, (self.alpha, 0.0)
         slope = msvr(tracked, now[0], before[0], self.alpha, gamma)
-        # of the first visit, the sample: from 0, a tracked curvature would be too small, and may not be divided by
+        # of the first epoch, the sample: from 0, a tracked curvature would be too small, and may not be divided by
         curvature = torch.where(curvature > 0, curvature, now[1])
         bend = msvr(curvature, now[1], before[1], self.alpha, gamma).clamp(min=TAU_2)
         made = Threshold(value - self.tau_threshold * slope, bend, now[2])
         past_value = value - self.tau_threshold * msvr(tracked, before[0], before[0], *plain)
         past_bend = msvr(curvature, before[1], before[1], *plain).clamp(min=TAU_2)
         self.thresholds.update(
-            user, torch.stack([made.value, slope, bend], dim=1), lambda old, value: value, global_size
+            user, torch.stack([made.value, slope, bend], dim=1), lambda old, value: value, global_batch_size
         )
         return made, Threshold(past_value, past_bend, before[2])
 
 
-def read(state: PerSample, user: Tensor, like: Tensor, global_size: int) -> Tensor:
+def read(state: PerSample, user: Tensor, like: Tensor, global_batch_size: int) -> Tensor:
     """Give the rows of a batch's users as they are, `[b, K]`."""
-    return state.update(user, like.new_zeros(len(user), 1), lambda old, value: old, global_size)
+    return state.update(user, like.new_zeros(len(user), 1), lambda old, value: old, global_batch_size)

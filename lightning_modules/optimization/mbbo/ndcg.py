@@ -9,15 +9,15 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from datamodules.arguments import at_least, positive, within
-from datamodules.batches import global_size, share
-from datamodules.distributed.summed_gradient import summed_gradient
+from datamodules.batches import global_batch_size, loss_weight
+from datamodules.distributed.all_reduce_gradients import all_reduce_gradients
 from datamodules.distributed.world import rank, run_seed, world_size
 from datamodules.randomness.generators import generator_of
 from lightning_modules.full_precision import at_least_float32
 from lightning_modules.interfaces import TrainingSamples, require_data
 from lightning_modules.losses.output_losses import HALF
 from lightning_modules.method_module import MethodModule
-from lightning_modules.optim.optimizers import adam, built, constant, trainable
+from lightning_modules.optim.optimizers import adam, constant, optimizer_config, trainable_parameters
 from lightning_modules.optimization.mbbo.levels import LowerLevels
 from lightning_modules.optimization.mbbo.ranking import best_dcg, hinges, listwise, ndcg, surrogate
 from lightning_modules.torch_internals import foreach_copy_, foreach_sub_
@@ -109,8 +109,8 @@ class NDCGRanking(MethodModule):
         return torch.cat([key.masked_fill(others, -1).topk(count, dim=1).indices for others, count in parts], dim=1)
 
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
-        user, rating, size = batch["index"], batch["ratings"], global_size(batch)
-        item, parameters = self.drawn(rating, size), trainable(self.network)
+        user, rating, size = batch["index"], batch["ratings"], global_batch_size(batch)
+        item, parameters = self.drawn(rating, size), trainable_parameters(self.network)
         trained = {name for name, each in self.network.named_parameters() if each.requires_grad}
         old, score_before = {}, None
         if self.current_epoch >= self.compared_from:
@@ -121,12 +121,12 @@ class NDCGRanking(MethodModule):
                 score_before = at_least_float32(torch.func.functional_call(self.network, old, (user, item)))
         score = at_least_float32(self.network(user, item))
         if self.current_epoch < self.warmup_epochs:
-            loss, gradient = summed_gradient(listwise(score, self.positives) / size, parameters)
+            loss, gradient = all_reduce_gradients(listwise(score, self.positives) / size, parameters)
         else:
             now, before = self._objectives(batch, item, score, score_before)
-            loss, gradient = summed_gradient(now, parameters)
+            loss, gradient = all_reduce_gradients(now, parameters)
             if before is not None:
-                past = summed_gradient(before, list(old.values()))[1]
+                past = all_reduce_gradients(before, list(old.values()))[1]
                 foreach_sub_(gradient, past, alpha=self.gamma_gradient)
         with torch.no_grad():
             foreach_copy_(list(self.previous.parameters()), list(self.network.parameters()))
@@ -141,7 +141,7 @@ class NDCGRanking(MethodModule):
         self, batch: Any, item: Tensor, score: Tensor, score_before: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
         """Move the lower levels of a batch, and give its shares of the surrogate at this iterate and the one before."""
-        user, rating, size = batch["index"], batch["ratings"].to(score), global_size(batch)
+        user, rating, size = batch["index"], batch["ratings"].to(score), global_batch_size(batch)
         items, rated = rating.shape[1], item[:, : self.positives]
         gain = 2 ** rating.gather(1, rated) - 1
         weight = (rating > 0).sum(1) / best_dcg(rating, self.top or items) / size
@@ -168,8 +168,8 @@ class NDCGRanking(MethodModule):
         score = at_least_float32(self.network(batch["index"], everything))
         excluded = (rating > 0) | (batch["excluded"] > 0)
         for top in self.evaluated:
-            value = share(batch) * ndcg(score, batch["held_out"].to(score), excluded, top).mean()
-            self.log(f"{stage}/ndcg_{top}", value, on_epoch=True, batch_size=global_size(batch), sync_dist=True)
+            value = loss_weight(batch) * ndcg(score, batch["held_out"].to(score), excluded, top).mean()
+            self.log(f"{stage}/ndcg_{top}", value, on_epoch=True, batch_size=global_batch_size(batch), sync_dist=True)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         self._evaluate(batch, "val")
@@ -184,4 +184,4 @@ class NDCGRanking(MethodModule):
         self.levels.restore(checkpoint["levels"])
 
     def configure_optimizers(self) -> Any:
-        return built(self.optimizer, self.lr_scheduler, trainable(self.network))
+        return optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self.network))

@@ -15,7 +15,7 @@ from torch import Tensor
 from lightning_modules.optimization.mbbo.blocks import BlockProblem
 
 
-class Samples(NamedTuple):
+class WeightedSamples(NamedTuple):
     """Samples of each of k blocks."""
 
     z: Tensor
@@ -29,8 +29,8 @@ class Samples(NamedTuple):
 class Batch(NamedTuple):
     """Samples of an iteration: those with weights, and trusted ones."""
 
-    training: Samples
-    trusted: Samples
+    training: WeightedSamples
+    trusted: WeightedSamples
 
 
 def with_one(features: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ def with_one(features: Tensor) -> Tensor:
     return torch.cat([features.new_ones(len(features), 1), features], dim=1)
 
 
-def wrong(samples: Samples, w: Tensor) -> Tensor:
+def wrong(samples: WeightedSamples, w: Tensor) -> Tensor:
     """Compute r = sigmoid(-a <w, z>), `[k, B]`: the probability that a model `[k, D]` gives to the other label."""
     return torch.sigmoid(-samples.a * (samples.z @ w[..., None])[..., 0])
 
@@ -58,7 +58,7 @@ class Reweighting(BlockProblem):
         pull = torch.sigmoid(x[samples.place]) * wrong(samples, y) * samples.a
         return self.ridge * y - (pull[:, None] @ samples.z)[:, 0] / samples.a.shape[1]
 
-    def _curvature(self, x: Tensor, y: Tensor, samples: Samples) -> Tensor:
+    def _curvature(self, x: Tensor, y: Tensor, samples: WeightedSamples) -> Tensor:
         r = wrong(samples, y)
         return torch.sigmoid(x[samples.place]) * samples.a**2 * r * (1 - r) / samples.a.shape[1]
 

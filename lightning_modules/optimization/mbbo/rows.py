@@ -7,7 +7,7 @@ from torch import Tensor
 
 from datamodules.distributed.world import run_seed
 from datamodules.randomness.generators import generator_of
-from lightning_modules.optimization.mbbo.reweighting import Batch, Samples, with_one
+from lightning_modules.optimization.mbbo.reweighting import Batch, WeightedSamples, with_one
 
 
 class WeightedRows:
@@ -53,9 +53,9 @@ class WeightedRows:
     def batch(self, training: Tensor, trusted: Tensor, temperature: Tensor) -> Batch:
         """Take rows `[k, B]` of both parts for k blocks with temperatures `[k]`."""
 
-        def samples(rows: tuple[Tensor, Tensor], place: Tensor) -> Samples:
+        def samples(rows: tuple[Tensor, Tensor], place: Tensor) -> WeightedSamples:
             place = place.to(temperature.device, non_blocking=True)
-            return Samples(rows[0][place], rows[1][place] / temperature[:, None], place)
+            return WeightedSamples(rows[0][place], rows[1][place] / temperature[:, None], place)
 
         return Batch(samples(self.training, training), samples(self.trusted, trusted))
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torchmetrics.functional.classification import binary_auroc
 
 from datamodules.arguments import at_least, within
-from datamodules.batches import TableBatch, global_size, share
-from datamodules.distributed.world import run_seed, summed
+from datamodules.batches import TableBatch, global_batch_size, loss_weight
+from datamodules.distributed.world import all_reduce_sum, run_seed
 from lightning_modules.distributed.independent import Hosted, require_independent
 from lightning_modules.full_precision import require_double
 from lightning_modules.interfaces import Table, TrainingRows, require_data
@@ -127,13 +127,13 @@ class WeighingSteps:
     def _start_trackers(self: Any) -> None:
         training, trusted = map(self.blocks.part, self.rows.drawn((self.blocks.count, self.batch_size), 2, 0))
         product = self._begin(self.rows.batch(training, trusted, self.own_temperature))
-        self.z.copy_(-summed(product) / self.blocks.count)
+        self.z.copy_(-all_reduce_sum(product) / self.blocks.count)
 
     def _iteration(self: Any, number: int, blocks: Tensor, training: Tensor, trusted: Tensor) -> None:
         place, rows = self.blocks.hosted(blocks)
         batch = self.rows.batch(training[place], trusted[place], self.own_temperature[rows])
         products = self._move(number, rows, batch)
-        now, before = (-summed(torch.stack(products)) / self.sampled).unbind()
+        now, before = (-all_reduce_sum(torch.stack(products)) / self.sampled).unbind()
         self.z.copy_(storm(self.z, now, before, self.beta))
         self.x_before.copy_(self.x)
         self.x.sub_(self.eta * self.z)
@@ -142,7 +142,7 @@ class WeighingSteps:
         """Compute F: the mean over blocks of the loss on all trusted samples."""
         z, target = self.rows.trusted
         losses = objective(z, target, self.blocks.y, self.own_temperature)
-        return summed(losses.sum()) / self.blocks.count
+        return all_reduce_sum(losses.sum()) / self.blocks.count
 
     @torch.no_grad()
     def _record(self: Any, iteration: int) -> Tensor:
@@ -181,8 +181,8 @@ class WeighingSteps:
             "accuracy": (z @ self._everyone[self._best] * target > 0).to(target).mean(),
         }
         for name, value in found.items():
-            value = share(batch) * value
-            self.log(f"test/{name}", value, on_epoch=True, batch_size=global_size(batch), sync_dist=True)
+            value = loss_weight(batch) * value
+            self.log(f"test/{name}", value, on_epoch=True, batch_size=global_batch_size(batch), sync_dist=True)
 
     def on_test_epoch_end(self: Any) -> None:
         log_same(self, "test/trusted_objective", self.trusted_objective())

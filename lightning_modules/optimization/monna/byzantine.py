@@ -63,7 +63,7 @@ def most_harmful(situation: Round, direction: Tensor) -> Tensor:
     return mean + eta * direction
 
 
-class Attack(nn.Module, ABC):
+class ByzantineAttack(nn.Module, ABC):
     """A way to make the vector that all Byzantine nodes send."""
 
     flips_labels = False
@@ -84,28 +84,28 @@ class Attack(nn.Module, ABC):
         """Look at the honest models `[H, D]` at the end of round t."""
 
 
-class SignFlip(Attack):
+class SignFlip(ByzantineAttack):
     """Send the negative mean of the honest vectors."""
 
     def forward(self, situation: Round) -> Tensor:
         return -situation.honest.mean(dim=0)
 
 
-class ALittleIsEnough(Attack):
+class ALittleIsEnough(ByzantineAttack):
     """Send the mean plus a multiple of the standard deviation in each coordinate, of the most harmful factor (ALIE)."""
 
     def forward(self, situation: Round) -> Tensor:
         return most_harmful(situation, situation.honest.std(dim=0))
 
 
-class FallOfEmpires(Attack):
+class FallOfEmpires(ByzantineAttack):
     """Send the mean minus a multiple of itself, of the most harmful factor (FOE)."""
 
     def forward(self, situation: Round) -> Tensor:
         return most_harmful(situation, -situation.honest.mean(dim=0))
 
 
-class LabelFlip(Attack):
+class LabelFlip(ByzantineAttack):
     """Send what honest nodes would on average, had they trained on labels K - 1 - y in place of y."""
 
     flips_labels = True
@@ -115,7 +115,7 @@ class LabelFlip(Attack):
         return situation.poisoned
 
 
-class Mimic(Attack):
+class Mimic(ByzantineAttack):
     """Send what one honest node does, so that it counts for several.
 
     It is node 0, or, once some rounds have been watched, the node with the largest |<x_i, z>|, where z follows the

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from lightning_modules.distributed.independent import Hosted
 from lightning_modules.optimization.monna.aggregation import Rule
-from lightning_modules.optimization.monna.byzantine import Attack, Round
+from lightning_modules.optimization.monna.byzantine import ByzantineAttack, Round
 
 
 def responders(honest: int, others: int, generator: torch.Generator) -> Tensor:
@@ -21,7 +21,7 @@ def exchanged(
     hosted: Hosted,
     rule: Rule,
     byzantine: int,
-    attack: Attack | None,
+    attack: ByzantineAttack | None,
     number: int,
     generator: torch.Generator,
     poison: Tensor | None = None,

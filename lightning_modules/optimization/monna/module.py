@@ -9,15 +9,15 @@ from torch import Tensor, nn
 
 from datamodules.arguments import at_least, within
 from datamodules.batches import LabelledImageBatch
-from datamodules.distributed.world import run_seed, summed
+from datamodules.distributed.world import all_reduce_sum, run_seed
 from datamodules.randomness.generators import generator_of
 from lightning_modules.distributed.independent import require_independent
 from lightning_modules.full_precision import in_full_precision
 from lightning_modules.interfaces import Table
 from lightning_modules.method_module import MethodModule
-from lightning_modules.optim.optimizers import built, constant, sgd, trainable
+from lightning_modules.optim.optimizers import constant, optimizer_config, sgd, trainable_parameters
 from lightning_modules.optimization.monna.aggregation import NearestNeighborAveraging, Rule
-from lightning_modules.optimization.monna.byzantine import Attack
+from lightning_modules.optimization.monna.byzantine import ByzantineAttack
 from lightning_modules.optimization.monna.exchange import exchanged
 from lightning_modules.optimization.monna.nodes import NodeNetworks
 from lightning_modules.tasks.classifier import ClassifierSteps
@@ -78,7 +78,7 @@ class MoNNA(ClassifierSteps, MethodModule):
         num_classes: int,
         nodes: int,
         byzantine: int = 0,
-        attack: Attack | None = None,
+        attack: ByzantineAttack | None = None,
         momentum: float = 0.99,
         norm_weight: float = 0.0,
         rule: Rule | None = None,
@@ -158,7 +158,7 @@ class MoNNA(ClassifierSteps, MethodModule):
         if flips:
             wrong = node_losses(logits, self.num_classes - 1 - label, network.weights, self.norm_weight)
             (of_own,) = torch.autograd.grad(wrong.sum(), network.weights)
-            flipped = summed(of_own.sum(dim=0)) / self.honest
+            flipped = all_reduce_sum(of_own.sum(dim=0)) / self.honest
         with torch.no_grad(), in_full_precision(self.device):
             momentum = network.momentum.mul_(self.momentum).add_(gradient, alpha=1 - self.momentum)
             if self.exchange_gradients:
@@ -202,7 +202,7 @@ class MoNNA(ClassifierSteps, MethodModule):
         """Log what was measured, and return the accuracy of each honest node, `[H]`."""
         assert self._everyone is not None
         models = torch.cat([self._everyone[name].flatten(1) for name in self.network.shapes], dim=1)
-        self._everyone, counts = None, summed(self._counts)
+        self._everyone, counts = None, all_reduce_sum(self._counts)
         accuracy = counts[:-1] / counts[-1]
         log_same(self, f"{stage}/accuracy", accuracy.mean())
         log_same(self, f"{stage}/worst_accuracy", accuracy.min())
@@ -223,7 +223,7 @@ class MoNNA(ClassifierSteps, MethodModule):
         self._everyone = None
 
     def configure_optimizers(self) -> Any:
-        return built(self.optimizer, self.lr_scheduler, trainable(self.network))
+        return optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self.network))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["curve"] = self.curve

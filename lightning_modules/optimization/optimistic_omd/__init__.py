@@ -38,7 +38,7 @@ Convex Optimization, ICML 2023 and JMLR 25(178), 2024, arXiv 2302.04552. FTRL: S
 Between Stochastic and Adversarial Online Convex Optimization, NeurIPS 2022, arXiv 2202.07554.
 """
 
-from lightning_modules.optimization.optimistic_omd.module import OnlineLearning
+from lightning_modules.optimization.optimistic_omd.module import OnlineConvexOptimization
 from lightning_modules.optimization.optimistic_omd.optimizers import (
     OnlineGradientDescent,
     OptimisticEnsemble,
@@ -46,4 +46,4 @@ from lightning_modules.optimization.optimistic_omd.optimizers import (
     OptimisticOMD,
 )
 
-__all__ = ["OnlineGradientDescent", "OnlineLearning", "OptimisticEnsemble", "OptimisticFTRL", "OptimisticOMD"]
+__all__ = ["OnlineConvexOptimization", "OnlineGradientDescent", "OptimisticEnsemble", "OptimisticFTRL", "OptimisticOMD"]

@@ -13,7 +13,7 @@ from torch.func import functional_call
 
 from datamodules.arguments import at_least, one_of
 from datamodules.batches import TableBatch
-from datamodules.distributed.world import rank, summed, world_size
+from datamodules.distributed.world import all_reduce_sum, rank, world_size
 from lightning_modules.distributed.per_sample import gather_rows, share_sizes
 from lightning_modules.full_precision import require_double
 from lightning_modules.interfaces import Table, TrainingRows, require
@@ -37,7 +37,7 @@ ACCURACY = 1e-6
 """Of the least loss of a stream, relative to its size, where that is not known in closed form."""
 
 
-class OnlineLearning(MethodModule):
+class OnlineConvexOptimization(MethodModule):
     """Play every round of a stream once, with parameters that begin at 0 and stay in a ball; one process or several.
 
     The network is in evaluation mode, and linear in the trained parameters, so that losses are convex in them.
@@ -100,9 +100,9 @@ class OnlineLearning(MethodModule):
         return [parameter for parameter in self.network.parameters() if parameter.requires_grad]
 
     def setup(self, stage: str) -> None:
-        require_double(self.trainer, "OnlineLearning")
+        require_double(self.trainer, "OnlineConvexOptimization")
 
-    def train(self, mode: bool = True) -> "OnlineLearning":
+    def train(self, mode: bool = True) -> "OnlineConvexOptimization":
         super().train(mode)
         self.network.eval()
         return self
@@ -111,7 +111,7 @@ class OnlineLearning(MethodModule):
         return self.network(features)
 
     def training_step(self, batch: TableBatch, batch_idx: int) -> dict[str, Tensor]:
-        size, step = batch["global_size"], self.rows_per_round
+        size, step = batch["global_batch_size"], self.rows_per_round
         if "mean_gradient" in batch and batch["mean_gradient"].shape[1:] != self.previous.shape:
             known = batch["mean_gradient"].shape[1]
             raise ValueError(f"network must have the stream's {known} trained parameters, got {len(self.previous)}")
@@ -133,7 +133,7 @@ class OnlineLearning(MethodModule):
         if known := "mean_gradient" in batch:
             sums += [batch["gradient_noise"][own].sum()[None], batch["mean_gradient"][own].sum(0)]
         total = torch.cat(sums)
-        total = (summed(total) if world_size() > 1 else total) / (stop - start)
+        total = (all_reduce_sum(total) if world_size() > 1 else total) / (stop - start)
         optimizer: Any = self.optimizers()
         x = optimizer.point
         loss = total[0] + self.ridge / 2 * x.square().sum()
@@ -199,7 +199,7 @@ class OnlineLearning(MethodModule):
         return metrics, {"best of all rounds": regret.static.cumsum(0), "best of each round": regret.dynamic.cumsum(0)}
 
     def _observed(self, loss: Tensor, rows: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        data = require(self.trainer.datamodule, TrainingRows, "OnlineLearning")  # type: ignore[attr-defined]
+        data = require(self.trainer.datamodule, TrainingRows, "OnlineConvexOptimization")  # type: ignore[attr-defined]
         stream = data.training_rows
         features, target = stream["features"].to(self.previous), stream["target"].to(self.device)
         order, sizes = torch.cat([each.cpu() for each in self.order]), rows.long()

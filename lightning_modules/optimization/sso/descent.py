@@ -17,12 +17,12 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from datamodules.arguments import positive, within
-from datamodules.batches import global_size
-from datamodules.distributed.summed_gradient import summed_gradient
-from datamodules.distributed.world import summed
+from datamodules.batches import global_batch_size
+from datamodules.distributed.all_reduce_gradients import all_reduce_gradients
+from datamodules.distributed.world import all_reduce_sum
 from lightning_modules.losses.output_losses import CountedLoss, OutputLossSteps, inputs_and_target
 from lightning_modules.method_module import MethodModule
-from lightning_modules.optim.optimizers import built, constant, sgd, trainable
+from lightning_modules.optim.optimizers import constant, optimizer_config, sgd, trainable_parameters
 from lightning_modules.optimization.sso.line_search import EXPAND, search
 from lightning_modules.training.iterations import OwnUpdates
 from lightning_modules.training.logging import log_training
@@ -64,7 +64,7 @@ class Descent(OutputLossSteps, MethodModule):
         return {"loss": log_training(self, batch, loss)}
 
     def configure_optimizers(self) -> Any:
-        return built(self.optimizer, self.lr_scheduler, trainable(self.network))
+        return optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self.network))
 
 
 class LineSearchDescent(OutputLossSteps, MethodModule):
@@ -98,11 +98,15 @@ class LineSearchDescent(OutputLossSteps, MethodModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         inputs, target = inputs_and_target(batch)
-        local, size, parameters = self.loss(self.outputs(inputs), target), global_size(batch), trainable(self.network)
+        local, size, parameters = (
+            self.loss(self.outputs(inputs), target),
+            global_batch_size(batch),
+            trainable_parameters(self.network),
+        )
 
         def descend() -> None:
-            value, gradient = summed_gradient(local / size, parameters)
-            now = lambda: summed(self.loss.uncounted(self.outputs(inputs), target) / size)  # noqa: E731
+            value, gradient = all_reduce_gradients(local / size, parameters)
+            now = lambda: all_reduce_sum(self.loss.uncounted(self.outputs(inputs), target) / size)  # noqa: E731
             step = float(self.step_size) * EXPAND ** (1 / self.trainer.num_training_batches)
             self.step_size.fill_(search(parameters, gradient, value, now, step, self.c).step)
 
@@ -111,4 +115,4 @@ class LineSearchDescent(OutputLossSteps, MethodModule):
         return {"loss": log_training(self, batch, local.detach() / len(target))}
 
     def configure_optimizers(self) -> OwnUpdates:
-        return OwnUpdates(trainable(self.network))
+        return OwnUpdates(trainable_parameters(self.network))

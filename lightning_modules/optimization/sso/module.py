@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.arguments import at_least, one_of, positive, within
-from datamodules.batches import global_size
-from datamodules.distributed.summed_gradient import summed_gradient
-from datamodules.distributed.world import summed
+from datamodules.batches import global_batch_size
+from datamodules.distributed.all_reduce_gradients import all_reduce_gradients
+from datamodules.distributed.world import all_reduce_sum
 from lightning_modules.interfaces import TrainingSamples, require_data
 from lightning_modules.losses.output_losses import CountedLoss, OutputLossSteps, inputs_and_target
 from lightning_modules.method_module import MethodModule
-from lightning_modules.optim.optimizers import trainable
+from lightning_modules.optim.optimizers import trainable_parameters
 from lightning_modules.optimization.sso.line_search import EXPAND, search
 from lightning_modules.optimization.sso.surrogate import Scaling, code_surrogate, paper_surrogate
 from lightning_modules.optimization.sso.target_steps import Target, TargetStep
@@ -101,12 +101,12 @@ class SSO(OutputLossSteps, MethodModule):
 
     def _surrogate(self, batch: Any, at: Tensor, gradient: Tensor, value: Tensor) -> Callable[[Tensor], Tensor]:
         """Give this process's share of the surrogate, as a function of the outputs."""
-        target, size = inputs_and_target(batch)[1], global_size(batch)
+        target, size = inputs_and_target(batch)[1], global_batch_size(batch)
         inverse_step = self.target_step(
             Target(
                 at,
                 gradient,
-                lambda outputs: summed(self.loss.uncounted(outputs, target)),
+                lambda outputs: all_reduce_sum(self.loss.uncounted(outputs, target)),
                 batch["index"],
                 size,
                 require_data(self.trainer, TrainingSamples, "SSO").num_train_samples,
@@ -121,19 +121,19 @@ class SSO(OutputLossSteps, MethodModule):
 
     def _descend(self, surrogate: Callable[[Tensor], Tensor], inputs: Tensor, outputs: Tensor) -> None:
         """Take m steps on the surrogate; the first one has the outputs that made it."""
-        parameters, step = trainable(self.network), self.initial_step
+        parameters, step = trainable_parameters(self.network), self.initial_step
         growth = EXPAND ** (1 / self.trainer.num_training_batches)
         for number in range(self.m):
             outputs = self.outputs(inputs) if number else outputs
-            value, gradient = summed_gradient(surrogate(outputs), parameters)
-            now = lambda: summed(surrogate(self.outputs(inputs)))  # noqa: E731
+            value, gradient = all_reduce_gradients(surrogate(outputs), parameters)
+            now = lambda: all_reduce_sum(surrogate(self.outputs(inputs)))  # noqa: E731
             found = search(parameters, gradient, value, now, step * growth, self.c)
             step = found.step
             if not found.tries:
                 return
 
     def configure_optimizers(self) -> OwnUpdates:
-        return OwnUpdates(trainable(self.network))
+        return OwnUpdates(trainable_parameters(self.network))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.arguments import one_of, positive, within
-from datamodules.distributed.world import summed
+from datamodules.distributed.world import all_reduce_sum
 from lightning_modules.distributed.per_sample import PerSample
 from lightning_modules.optimization.sso.line_search import EXPAND, SHRINK, TRIES
 
@@ -31,7 +31,7 @@ class Target(NamedTuple):
     """Computes the loss of outputs, summed over all processes."""
     samples: Tensor
     """`[b]`, int64: positions in the training set."""
-    global_size: int
+    global_batch_size: int
     num_train_samples: int
     step: int
     """t, from 1."""
@@ -98,7 +98,7 @@ class LineSearchStep(ScheduledStep):
 
     @torch.no_grad()
     def forward(self, target: Target) -> Tensor:
-        squared = summed(target.gradient.double().square().sum())
+        squared = all_reduce_sum(target.gradient.double().square().sum())
         found = torch.stack([target.value(target.at).double(), squared, self.inverse]).tolist()
         value, squared_norm, inverse = found
         inverse /= EXPAND
@@ -126,7 +126,7 @@ class AdaGradStep(TargetStep):
         self.register_buffer("squares", torch.zeros((), dtype=torch.float64))
 
     def forward(self, target: Target) -> Tensor:
-        self.squares += summed(target.gradient.double().square().sum())
+        self.squares += all_reduce_sum(target.gradient.double().square().sum())
         return self.squares.sqrt() / self.rate + 1e-6
 
 
@@ -154,7 +154,7 @@ class DiagonalAdaGradStep(TargetStep):
             self.squares.allocate(target.num_train_samples, gradient.device, gradient.dtype)
         least = 0.0 if target.step == 1 else LEAST_SQUARE  # as if all samples were bounded after each batch
         add = lambda old, new: (old.clamp(least) + new).clamp(LEAST_SQUARE, GREATEST_SQUARE)  # noqa: E731
-        squares = self.squares.update(target.samples, gradient**2, add, target.global_size)
+        squares = self.squares.update(target.samples, gradient**2, add, target.global_batch_size)
         return squares.sqrt().view_as(target.gradient) / self.rate
 
     def kept(self) -> Tensor:

@@ -15,7 +15,7 @@ from datamodules.files.whole_files import write_text
 from lightning_modules.full_precision import require_double
 from lightning_modules.interfaces import ImageColumn, Table
 from lightning_modules.method_module import MethodModule
-from lightning_modules.probabilistic.colide.path import Path, Schedule
+from lightning_modules.probabilistic.colide.path import RegularizationPath, Schedule
 from lightning_modules.probabilistic.colide.pictures import drawn_graph, heat
 from lightning_modules.probabilistic.colide.recovery import recovery, to_dag
 from lightning_modules.probabilistic.colide.score import Variant, covariance
@@ -79,7 +79,7 @@ class CoLiDE(MethodModule):
         self.iterations_per_step = iterations_per_step
         lengths = warm_iterations, iterations
         schedule = Schedule(variant, penalty, tuple(s), mu, mu_factor, *lengths, learning_rate, look_every)
-        self.path = Path(schedule, nodes)
+        self.path = RegularizationPath(schedule, nodes)
         self.weight = nn.Parameter(torch.zeros(nodes, nodes, dtype=torch.float64))
         self.register_buffer("sigma", torch.ones(nodes, dtype=torch.float64))
         self.history: list[list[float]] = []

@@ -64,7 +64,7 @@ class Schedule:
         return self.iterations if stage == len(self.s) - 1 else self.warm_iterations
 
 
-class Path:
+class RegularizationPath:
     """Follow the stages of a schedule, iteration by iteration.
 
     Args:

@@ -13,10 +13,10 @@ from datamodules.sequences.fractional_motion import posterior_std
 from lightning_modules.interfaces import Table
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.collected import Collected
-from lightning_modules.optim.optimizers import adam, built, constant, trainable
+from lightning_modules.optim.optimizers import adam, constant, optimizer_config, trainable_parameters
 from lightning_modules.probabilistic.fractional_sde.exact import least_loss, path_covariance
 from lightning_modules.probabilistic.fractional_sde.integration import (
-    Path,
+    SolutionPath,
     check_run,
     check_step,
     increments,
@@ -75,7 +75,7 @@ class FractionalBridge(MethodModule):
     def setup(self, stage: str) -> None:
         check_run(self.trainer, self.noise, self.substeps)
 
-    def posterior(self, batch: SequenceBatch) -> Path:
+    def posterior(self, batch: SequenceBatch) -> SolutionPath:
         """Draw a path for each sample."""
         observed, interval = batch["observed"], batch["interval"]
         check_step(self.noise.gamma_max, interval, self.substeps)
@@ -140,4 +140,4 @@ class FractionalBridge(MethodModule):
         self.tables = {"bridge": Table(columns)}
 
     def configure_optimizers(self) -> Any:
-        return built(self.optimizer, self.lr_scheduler, trainable(self))
+        return optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self))

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from datamodules.randomness.shared_batches import draw_rows
+from datamodules.randomness.shared_batches import sample_rows
 from lightning_modules.probabilistic.fractional_sde.noise import Noise
 
 Solver = Literal["euler", "milstein"]
@@ -25,7 +25,7 @@ Control = Callable[[int, Tensor, Tensor], Tensor]
 """Maps the number of a step, X `[B, D]` and Y `[B, D, K]` to u, `[B, D]`."""
 
 
-class Path(NamedTuple):
+class SolutionPath(NamedTuple):
     """B paths at F equally distant times, from the beginning on."""
 
     x: Tensor
@@ -71,7 +71,7 @@ def check_run(trainer: Any, noise: Noise, substeps: int) -> None:
 
 def increments(x: Tensor, num_steps: int, dt: float) -> Tensor:
     """Draw dW of each step and dimension, `[num_steps, B, D]`, for paths that begin at x, `[B, D]`."""
-    return draw_rows(torch.randn, (num_steps, *x.shape), x.device, rows=1, dtype=x.dtype) * dt**0.5
+    return sample_rows(torch.randn, (num_steps, *x.shape), x.device, rows=1, dtype=x.dtype) * dt**0.5
 
 
 def integrate(
@@ -86,7 +86,7 @@ def integrate(
     diffusion: Field,
     control: Control | None,
     solver: Solver,
-) -> Path:
+) -> SolutionPath:
     """Follow paths of the posterior, or without a control of the prior.
 
     Euler's steps are those of the equation in Ito's sense,
@@ -131,7 +131,7 @@ def integrate(
         if (step + 1) % substeps == 0:
             path.append(x)
     spent = 0.5 * dt * torch.stack(controls).square().sum(dim=(0, 2)) if controls else x.new_zeros(len(x))
-    return Path(torch.stack(path, dim=1), y, spent)
+    return SolutionPath(torch.stack(path, dim=1), y, spent)
 
 
 def misfit(given: Tensor, observed: Tensor, sigma: Tensor | None) -> Tensor:

@@ -10,16 +10,16 @@ from torch.distributions import Normal, kl_divergence
 
 from datamodules.arguments import at_least, one_of
 from datamodules.batches import SequenceBatch
-from datamodules.randomness.shared_batches import draw_rows_like
+from datamodules.randomness.shared_batches import sample_rows_like
 from lightning_modules.interfaces import ImageColumn
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.collected import Collected
 from lightning_modules.metrics.image_quality import psnr
-from lightning_modules.optim.optimizers import adam, built, constant, trainable
+from lightning_modules.optim.optimizers import adam, constant, optimizer_config, trainable_parameters
 from lightning_modules.probabilistic.fractional_sde.integration import (
     SOLVERS,
     Control,
-    Path,
+    SolutionPath,
     Solver,
     check_run,
     check_step,
@@ -144,7 +144,7 @@ class FractionalLatentSDE(MethodModule):
 
         return control
 
-    def followed(self, x: Tensor, y: Tensor, num_times: int, interval: float, control: Control | None) -> Path:
+    def followed(self, x: Tensor, y: Tensor, num_times: int, interval: float, control: Control | None) -> SolutionPath:
         """Draw paths from states x `[B, D]` and y `[B, D, K]` on, at `num_times` times with theirs."""
         check_step(self.noise.gamma_max, interval, self.substeps)
         dw = increments(x, (num_times - 1) * self.substeps, interval / self.substeps)
@@ -161,7 +161,7 @@ class FractionalLatentSDE(MethodModule):
         observed = batch["observed"]
         start, content = self.inferred(observed)
         mean, std = start.mean.to(observed.dtype), start.std.to(observed.dtype)
-        x = mean + std * draw_rows_like(torch.randn, mean)
+        x = mean + std * sample_rows_like(torch.randn, mean)
         path = self.followed(x, self.noise.start(x), observed.shape[1], batch["interval"], self.led_by(start.context))
         prior = Normal(self.prior_mean, self.prior_log_std.exp(), validate_args=False)
         kl_start = kl_divergence(Normal(mean, std, validate_args=False), prior).sum(dim=1)
@@ -172,7 +172,7 @@ class FractionalLatentSDE(MethodModule):
         """Draw what follows the first `num_given` observations: `[B, F, ...]` with these as they are reconstructed."""
         observed = batch["observed"]
         start, content = self.inferred(observed[:, : self.num_given])
-        x = (start.mean + start.std * draw_rows_like(torch.randn, start.mean)).to(observed.dtype)
+        x = (start.mean + start.std * sample_rows_like(torch.randn, start.mean)).to(observed.dtype)
         led = self.followed(x, self.noise.start(x), self.num_given, batch["interval"], self.led_by(start.context))
         further = observed.shape[1] - self.num_given + 1
         free = self.followed(led.x[:, -1], led.y, further, batch["interval"], None)
@@ -226,7 +226,7 @@ class FractionalLatentSDE(MethodModule):
         }
 
     def configure_optimizers(self) -> Any:
-        return built(self.optimizer, self.lr_scheduler, trainable(self))
+        return optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self))
 
 
 def _same(name: str, width: int, other: str, expected: int) -> None:

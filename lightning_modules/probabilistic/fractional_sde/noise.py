@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.arguments import at_least, one_of, positive, within
-from datamodules.randomness.shared_batches import draw_rows
+from datamodules.randomness.shared_batches import sample_rows
 from datamodules.sequences.fractional_motion import KINDS, Kind
 from lightning_modules.full_precision import in_full_precision
 from lightning_modules.probabilistic.fractional_sde.optimal_weights import optimal_weights, speeds
@@ -47,7 +47,7 @@ class Noise(nn.Module, ABC):
         shape = (*x.shape, self.num_processes)
         if not self.stationary:
             return x.new_zeros(shape)
-        normal = draw_rows(torch.randn, shape, x.device, dtype=x.dtype)
+        normal = sample_rows(torch.randn, shape, x.device, dtype=x.dtype)
         with in_full_precision(x.device):
             return normal @ self.start_factor.T.to(x.dtype)
 

@@ -23,6 +23,6 @@ Source: Jiang, Qin, Wu, Chen, Yang and Zhang, Learning Unnormalized Statistical 
 ICML 2023, arXiv 2306.07485. Noise-contrastive estimation: Gutmann and Hyvarinen, AISTATS 2010.
 """
 
-from lightning_modules.probabilistic.meco.module import UnnormalizedModel
+from lightning_modules.probabilistic.meco.module import MECO
 
-__all__ = ["UnnormalizedModel"]
+__all__ = ["MECO"]

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from datamodules.arguments import at_least, positive
 from datamodules.distributed.world import run_seed
 from datamodules.randomness.generators import generator_of
-from datamodules.randomness.shared_batches import draw_rows
+from datamodules.randomness.shared_batches import sample_rows
 from lightning_modules.interfaces import Table, TrainingImageSource, TrainingRows, require_data
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.collected import Collected
 from lightning_modules.metrics.detection import DetectionResult, metrics_by_name
-from lightning_modules.optim.optimizers import adam, constant, scheduled, trainable
+from lightning_modules.optim.optimizers import adam, constant, scheduled, trainable_parameters
 from lightning_modules.probabilistic.meco.landscape import ExponentialEnergy, contrast_curvature
-from lightning_modules.probabilistic.meco.noise_laws import Draw, NoiseLaw
+from lightning_modules.probabilistic.meco.noise_distributions import Draw, NoiseDistribution
 from lightning_modules.probabilistic.meco.objectives import Objective
 from lightning_modules.training.logging import log_same, log_training
 
@@ -30,7 +30,7 @@ AT_ONCE = 2**14
 """Points whose energy is computed at a time."""
 
 
-class UnnormalizedModel(MethodModule):
+class MECO(MethodModule):
     """Fit the energy of a density, whose normalising constant is unknown, to points or images.
 
     Args:
@@ -56,7 +56,7 @@ class UnnormalizedModel(MethodModule):
     def __init__(
         self,
         network: nn.Module,
-        noise: NoiseLaw,
+        noise: NoiseDistribution,
         objective: Objective,
         image_shape: Sequence[int] | None = None,
         grid_half_width: float | None = None,
@@ -98,10 +98,10 @@ class UnnormalizedModel(MethodModule):
         if not self.noise.is_fitted:
             return
         if self.image_shape is None:
-            self.noise.fit(require_data(self.trainer, TrainingRows, "UnnormalizedModel").training_rows["features"])
+            self.noise.fit(require_data(self.trainer, TrainingRows, "MECO").training_rows["features"])
             return
         seen = Collected()
-        source = require_data(self.trainer, TrainingImageSource, "UnnormalizedModel")
+        source = require_data(self.trainer, TrainingImageSource, "MECO")
         for batch in source.training_images_dataloader():
             seen.update(batch["index"], batch["image"].flatten(start_dim=1).double())
         self.noise.fit(seen.compute()[1])
@@ -112,7 +112,7 @@ class UnnormalizedModel(MethodModule):
             self.squared_errors *= batch_idx > 0
             self.squared_errors += torch.stack([square, torch.ones_like(square)])
         x = self.points(batch)
-        z = self.noise.sample(len(x), lambda kind, shape: draw_rows(kind, shape, x.device, dtype=x.dtype))
+        z = self.noise.sample(len(x), lambda kind, shape: sample_rows(kind, shape, x.device, dtype=x.dtype))
         at_data, at_noise = self(torch.cat([x, z])).chunk(2)
         loss = self.objective(at_data, at_noise, self.noise.log_density(x), self.noise.log_density(z))
         return {"loss": log_training(self, batch, loss)}
@@ -198,5 +198,5 @@ class UnnormalizedModel(MethodModule):
         return x.detach().clamp(0, 1).view(n, *self.image_shape)
 
     def configure_optimizers(self) -> Any:
-        parameters = trainable(self.network, self.objective)
+        parameters = trainable_parameters(self.network, self.objective)
         return scheduled(self.optimizer(parameters), self.lr_scheduler)

@@ -46,7 +46,7 @@ from lightning_modules.probabilistic.scale_mixture_nngp.classification import Sc
 from lightning_modules.probabilistic.scale_mixture_nngp.ensemble import ScaleMixtureEnsemble
 from lightning_modules.probabilistic.scale_mixture_nngp.finite import FiniteNetworks
 from lightning_modules.probabilistic.scale_mixture_nngp.module import ScaleMixtureRegression
-from lightning_modules.probabilistic.scale_mixture_nngp.scales import Burr, Fixed, InverseGamma
+from lightning_modules.probabilistic.scale_mixture_nngp.scales import Burr, FixedScale, InverseGamma
 
 __all__ = [
     "Burr",
@@ -54,7 +54,7 @@ __all__ = [
     "ConvolutionalResidualNetwork",
     "DenseNetwork",
     "FiniteNetworks",
-    "Fixed",
+    "FixedScale",
     "InverseGamma",
     "NetworkKernel",
     "ResidualNetwork",

@@ -11,16 +11,16 @@ from torch import Tensor, nn
 
 from datamodules.arguments import at_least, positive
 from datamodules.batches import LabelledImageBatch
-from datamodules.randomness.shared_batches import draw_alike, draw_rows
+from datamodules.randomness.shared_batches import sample_rows, shared_sample
 from lightning_modules.backbones.normalized import Normalized
 from lightning_modules.full_precision import require_double
 from lightning_modules.interfaces import TrainingImageSource, TrainingSamples, require_data
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.collected import Collected
-from lightning_modules.optim.optimizers import adam, built, constant, trainable
+from lightning_modules.optim.optimizers import adam, constant, optimizer_config, trainable_parameters
 from lightning_modules.probabilistic.scale_mixture_nngp.architectures import NetworkKernel, Positive, raw_of
 from lightning_modules.probabilistic.scale_mixture_nngp.posterior import factorised
-from lightning_modules.probabilistic.scale_mixture_nngp.scales import Fixed, InverseGamma, Scale
+from lightning_modules.probabilistic.scale_mixture_nngp.scales import FixedScale, InverseGamma, Scale
 from lightning_modules.probabilistic.scale_mixture_nngp.variational import (
     inducing_divergence,
     marginals,
@@ -42,7 +42,7 @@ class ScaleMixtureClassifier(ClassifierSteps, MethodModule):
         kernel: of the network; `train_last` is for a Gaussian process.
         num_classes: C.
         image_shape: channels, height and width of an image.
-        scale: law of the scale, also the one to begin with: `InverseGamma` makes SVTP, `Fixed` SVGP.
+        scale: law of the scale, also the one to begin with: `InverseGamma` makes SVTP, `FixedScale` SVGP.
         inducing: number of inducing inputs, which begin as the first training images, of each class in its proportion.
         mean: what is taken from images in [0, 1], for all channels or for each.
         std: what they are then divided by.
@@ -76,7 +76,7 @@ class ScaleMixtureClassifier(ClassifierSteps, MethodModule):
         super().__init__()
         at_least(1, num_classes=num_classes, inducing=inducing, draws=draws, evaluation_draws=evaluation_draws)
         positive(jitter=jitter)
-        if not isinstance(scale, Fixed | InverseGamma):
+        if not isinstance(scale, FixedScale | InverseGamma):
             raise ValueError(f"scale must be InverseGamma or Fixed for classification, got {type(scale).__name__}")
         self.kernel = kernel
         self.num_classes = num_classes
@@ -127,12 +127,12 @@ class ScaleMixtureClassifier(ClassifierSteps, MethodModule):
 
     def _drawn(self, mean: Tensor, variance: Tensor, draws: int) -> Tensor:
         """Draw log-probabilities, `[B, draws, C]`; the scale of a draw is that of all classes and points."""
-        normal = draw_rows(torch.randn, [len(mean), draws, self.num_classes], mean.device, dtype=mean.dtype)
+        normal = sample_rows(torch.randn, [len(mean), draws, self.num_classes], mean.device, dtype=mean.dtype)
         scale: Tensor | float = 1.0
         if isinstance(self.scale, InverseGamma):
             law = self.scale.law()
             a = law.a.expand(draws)
-            gamma = draw_alike(lambda generator: standard_gamma(a, generator=generator), mean.device)
+            gamma = shared_sample(lambda generator: standard_gamma(a, generator=generator), mean.device)
             scale = (law.b / gamma)[:, None]
         return (mean[:, None] + (scale * variance[:, None]).sqrt() * normal).log_softmax(dim=2)
 
@@ -166,7 +166,7 @@ class ScaleMixtureClassifier(ClassifierSteps, MethodModule):
         return total - math.log(self.evaluation_draws)
 
     def configure_optimizers(self) -> Any:
-        return built(self.optimizer, self.lr_scheduler, trainable(self))
+        return optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self))
 
 
 def in_proportion(label: Tensor, num_classes: int, count: int) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from datamodules.batches import LabelledImageBatch
 from lightning_modules.method_module import MethodModule
-from lightning_modules.optim.optimizers import adam, built, constant, trainable
+from lightning_modules.optim.optimizers import adam, constant, optimizer_config, trainable_parameters
 from lightning_modules.tasks.classifier import ClassifierSteps, accuracies
 from lightning_modules.training.logging import log_training
 
@@ -49,4 +49,4 @@ class ScaleMixtureEnsemble(ClassifierSteps, MethodModule):
         return {"loss": loss, "logits": logits.detach().mean(dim=2)}
 
     def configure_optimizers(self) -> Any:
-        return built(self.optimizer, self.lr_scheduler, trainable(self.network))
+        return optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self.network))

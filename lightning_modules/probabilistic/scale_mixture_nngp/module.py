@@ -14,7 +14,7 @@ from datamodules.files.whole_files import write_text
 from lightning_modules.full_precision import require_double
 from lightning_modules.interfaces import Table, TrainingRows, require_data
 from lightning_modules.method_module import MethodModule
-from lightning_modules.optim.optimizers import adam, built, constant, trainable
+from lightning_modules.optim.optimizers import adam, constant, optimizer_config, trainable_parameters
 from lightning_modules.probabilistic.scale_mixture_nngp.architectures import NetworkKernel, Positive
 from lightning_modules.probabilistic.scale_mixture_nngp.posterior import Seen, predicted, seen
 from lightning_modules.probabilistic.scale_mixture_nngp.scales import InverseGammaLaw, Scale
@@ -180,4 +180,4 @@ class ScaleMixtureRegression(MethodModule):
             write_text(Path(self.trainer.log_dir, "predictions.csv"), pd.DataFrame(columns).to_csv(index=False))
 
     def configure_optimizers(self) -> Any:
-        return built(self.optimizer, self.lr_scheduler, trainable(self))
+        return optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self))

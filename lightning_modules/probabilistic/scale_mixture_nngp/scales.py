@@ -19,7 +19,7 @@ from datamodules.arguments import at_least, positive
 from lightning_modules.probabilistic.scale_mixture_nngp.architectures import Positive
 
 
-class ScaleLaw(ABC):
+class ScaleDistribution(ABC):
     """A law of s."""
 
     @abstractmethod
@@ -33,7 +33,7 @@ class ScaleLaw(ABC):
         """
 
     @abstractmethod
-    def given(self, quadratic: Tensor, count: int) -> "ScaleLaw":
+    def given(self, quadratic: Tensor, count: int) -> "ScaleDistribution":
         """Give the law of s when y has been seen; `quadratic` is a number."""
 
     @abstractmethod
@@ -45,7 +45,7 @@ class ScaleLaw(ABC):
         """Compute E[s], infinite where there is none."""
 
 
-class One(ScaleLaw):
+class One(ScaleDistribution):
     """s = 1."""
 
     def log_density(self, quadratic: Tensor, log_det: Tensor, count: int) -> Tensor:
@@ -62,7 +62,7 @@ class One(ScaleLaw):
 
 
 @dataclass(frozen=True)
-class InverseGammaLaw(ScaleLaw):
+class InverseGammaLaw(ScaleDistribution):
     """s ~ inverse gamma(a, b), with density proportional to s^(-a - 1) e^(-b / s)."""
 
     a: Tensor
@@ -84,7 +84,7 @@ class InverseGammaLaw(ScaleLaw):
         return torch.where(self.a > 1, self.b / (self.a - 1), torch.inf)
 
 
-class Weighted(ScaleLaw):
+class Weighted(ScaleDistribution):
     """s is one of some draws.
 
     Args:
@@ -115,11 +115,11 @@ class Scale(nn.Module, ABC):
     """The scale of a process, some of whose law may be trained."""
 
     @abstractmethod
-    def law(self) -> ScaleLaw:
+    def law(self) -> ScaleDistribution:
         """Give the law before anything is seen."""
 
 
-class Fixed(Scale):
+class FixedScale(Scale):
     """The scale 1 of a Gaussian process."""
 
     def law(self) -> One:

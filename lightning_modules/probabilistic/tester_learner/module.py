@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.arguments import at_least, one_of, only_with, positive, within
-from datamodules.batches import TableBatch, global_size, share
-from datamodules.distributed.world import summed, world_size
+from datamodules.batches import TableBatch, global_batch_size, loss_weight
+from datamodules.distributed.world import all_reduce_sum, world_size
 from lightning_modules.distributed.per_sample import gather_rows, share_sizes
 from lightning_modules.full_precision import require_double
 from lightning_modules.interfaces import Table
@@ -137,7 +137,7 @@ class TesterLearner(MethodModule):
     @torch.no_grad()
     def training_step(self, batch: TableBatch, batch_idx: int) -> dict[str, Tensor]:
         own = batch["features"], batch["target"]
-        whole = (in_visiting_order(rows, batch["global_size"]).split(self.rows_per_iteration) for rows in own)
+        whole = (in_visiting_order(rows, batch["global_batch_size"]).split(self.rows_per_iteration) for rows in own)
         parts = list(zip(*whole, strict=True))
         following = iter(parts)
         iterate(self, len(parts), lambda: self._iteration(*next(following)))
@@ -157,11 +157,11 @@ class TesterLearner(MethodModule):
         features, target = (torch.cat(rows) for rows in zip(*self.held_out, strict=True))
         self.held_out = []
         candidates = torch.stack(self.candidates or [self.weight.detach()]).to(features)
-        samples = int(summed(features.new_tensor(len(features))))
+        samples = int(all_reduce_sum(features.new_tensor(len(features))))
         gradients = summed_gradients(features, target, candidates, self.surrogate, self.sigma)
         signed = target * (candidates @ features.T)
-        wrong = summed(torch.stack([(signed <= 0).sum(1), (signed >= 0).sum(1)], dim=1)) / samples
-        norms = (summed(gradients) / samples).norm(dim=1)
+        wrong = all_reduce_sum(torch.stack([(signed <= 0).sum(1), (signed >= 0).sum(1)], dim=1)) / samples
+        norms = (all_reduce_sum(gradients) / samples).norm(dim=1)
         self.norms_and_errors = torch.cat([norms[:, None], wrong], dim=1)
         chosen = norms.argmin()
         opposite = wrong[chosen, 1] < wrong[chosen, 0]
@@ -177,7 +177,7 @@ class TesterLearner(MethodModule):
     def _test(self, features: Tensor, samples: int, norm: Tensor) -> None:
         """Compare the gradient's norm and T1 to T3 of all processes' points with their thresholds."""
         sums = moments(features, self.halfspace, self.sigma, self.degree)
-        found = statistics(Moments(*map(summed, sums)), self.sigma, self.degree)
+        found = statistics(Moments(*map(all_reduce_sum, sums)), self.sigma, self.degree)
         self.statistics.copy_(torch.cat([norm[None], found]))
         if self.tests:
             by_chance = sampling_error(samples, self.dim, self.surrogate, self.sigma)
@@ -190,12 +190,12 @@ class TesterLearner(MethodModule):
         self.accepted.copy_((self.statistics <= self.thresholds).all())
 
     def test_step(self, batch: TableBatch, batch_idx: int) -> None:
-        weight, target = share(batch), batch["target"]
+        weight, target = loss_weight(batch), batch["target"]
         found = {"error": (target * self(batch["features"]) <= 0).to(target).mean()}
         if "clean_target" in batch:
             found["excess_error"] = found["error"] - (target != batch["clean_target"]).to(target).mean()
         for name, value in found.items():
-            self.log(f"test/{name}", weight * value, on_epoch=True, batch_size=global_size(batch), sync_dist=True)
+            self.log(f"test/{name}", weight * value, on_epoch=True, batch_size=global_batch_size(batch), sync_dist=True)
         if "w_true" in batch:
             cosine = (self.halfspace @ batch["w_true"]).clamp(-1, 1)
             log_same(self, "test/angle", cosine.acos().rad2deg())

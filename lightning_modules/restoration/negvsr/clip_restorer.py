@@ -10,7 +10,7 @@ from lightning_modules.backbones.enlarged import enlarged
 from lightning_modules.full_precision import at_least_float32, in_full_precision
 from lightning_modules.interfaces import ImageColumn
 from lightning_modules.metrics.image_quality import WINDOW, ImageQuality
-from lightning_modules.restoration.negvsr.written_clips import WritesClips
+from lightning_modules.restoration.negvsr.written_clips import ClipWriter
 from lightning_modules.training.logging import log_means
 
 
@@ -42,7 +42,7 @@ def slices(clip: Tensor, height: int) -> Tensor:
     return clip[:, :, :, clip.shape[3] // 2].transpose(1, 2)[:, :, times]
 
 
-class ClipRestorerSteps(WritesClips):
+class ClipRestorerSteps(ClipWriter):
     """Give a LightningModule validation, test and prediction of `ClipBatch`es.
 
     The module owns `quality = ImageQuality()` and says what `restore` is. A clip's measure is the mean of its frames';

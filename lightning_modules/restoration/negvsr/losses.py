@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_modules.optim.optimizers import held_fixed
+from lightning_modules.optim.optimizers import temporarily_frozen
 
 
 def reduced(clip: Tensor, scale: int) -> Tensor:
@@ -29,7 +29,7 @@ def judged(score: Tensor, real: bool) -> Tensor:
 
 def adversarial(discriminator: nn.Module, clip: Tensor) -> Tensor:
     """Compute the loss of a clip whose frames are to be judged real; no gradient reaches the discriminator."""
-    with held_fixed(discriminator):
+    with temporarily_frozen(discriminator):
         return judged(discriminator(clip.flatten(0, 1)), real=True)
 
 

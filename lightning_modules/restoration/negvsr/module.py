@@ -15,7 +15,7 @@ from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.image_quality import EvaluationProtocol, ImageQuality
 from lightning_modules.networks.real_basicvsr import RealBasicVSR
 from lightning_modules.optim.averages import AveragedWeights
-from lightning_modules.optim.optimizers import adam, constant, scheduled, trainable
+from lightning_modules.optim.optimizers import adam, constant, scheduled, trainable_parameters
 from lightning_modules.restoration.negvsr.clip_restorer import ClipRestorerSteps
 from lightning_modules.restoration.negvsr.losses import adversarial, discriminating, negative_distance, reduced
 from lightning_modules.restoration.negvsr.negatives import Negatives
@@ -181,7 +181,7 @@ class NegVSR(ClipRestorerSteps, MethodModule):
                 scheduler.step()
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer(trainable(self.network))
+        optimizer = self.optimizer(trainable_parameters(self.network))
         self.average.follow(self.network, optimizer)
         optimizers, schedulers = scheduled(optimizer, self.lr_scheduler)
         if self.discriminator is not None:

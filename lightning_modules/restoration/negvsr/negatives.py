@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from datamodules.arguments import at_least, within
-from datamodules.randomness.shared_batches import draw_alike, draw_rows
+from datamodules.randomness.shared_batches import sample_rows, shared_sample
 
 TURNS = 5
 PROBABILITIES = 10
@@ -85,7 +85,9 @@ class Negatives:
             )
         device = clip.device
         shape = (*clip.shape[:2], *(side // self.patch_size for side in clip.shape[3:]))
-        p = draw_alike(lambda generator: torch.randint(PROBABILITIES, (), generator=generator, device=device), device)
-        turned = draw_rows(torch.rand, shape, device) < p / PROBABILITIES
-        quarters = draw_rows(partial(torch.randint, TURNS), shape, device) * turned
+        p = shared_sample(
+            lambda generator: torch.randint(PROBABILITIES, (), generator=generator, device=device), device
+        )
+        turned = sample_rows(torch.rand, shape, device) < p / PROBABILITIES
+        quarters = sample_rows(partial(torch.randint, TURNS), shape, device) * turned
         return turned_patches((1 - self.mixture) * clip + self.mixture * noise, quarters)

@@ -16,7 +16,7 @@ from datamodules.files.video_files import encoded
 from datamodules.files.whole_files import whole_file
 from lightning_modules.backbones.enlarged import enlarged
 from lightning_modules.resumable.item_files import digest_of, missing_items
-from lightning_modules.tasks.writers import WritesFolder, levels_of
+from lightning_modules.tasks.writers import FolderWriter, levels_of
 
 RATE = 25.0
 """Frames a second of videos of clips that have none."""
@@ -24,7 +24,7 @@ SHARP = {"crf": "14"}
 """Of the encoder: hardly visible losses."""
 
 
-class WritesClips(WritesFolder):
+class ClipWriter(FolderWriter):
     """Give a LightningModule a prediction step that writes `restored/<clip>/00000000.png` into the run directory.
 
     Frames that are there already are left alone, so an interrupted run continues; those of another clip are refused.

@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 from datamodules.arguments import at_least, one_of, only_with, positive, within
 from datamodules.batches import SpeechPairBatch
-from datamodules.randomness.shared_batches import draw_rows, draw_rows_like
+from datamodules.randomness.shared_batches import sample_rows, sample_rows_like
 from lightning_modules.full_precision import in_full_precision
 from lightning_modules.method_module import MethodModule
-from lightning_modules.metrics.speech import SpeechQuality
 from lightning_modules.optim.averages import AveragedWeights, ramped_decay
-from lightning_modules.optim.optimizers import adam, constant, scheduled, trainable
+from lightning_modules.optim.optimizers import adam, constant, scheduled, trainable_parameters
 from lightning_modules.restoration.sgmse.ouve import OUVE
 from lightning_modules.restoration.sgmse.spectrogram import Spectrogram, as_channels
+from lightning_modules.restoration.sgmse.speech_metrics import SpeechQuality
 from lightning_modules.restoration.sgmse.speech_restorer import SpeechRestorerSteps
 from lightning_modules.sde.flow import solve_flow
 from lightning_modules.sde.processes import along
@@ -92,8 +92,8 @@ class SGMSE(SpeechRestorerSteps, MethodModule):
         device = batch["noisy"].device
         noisy, clean = self.pair_of_spectrograms(batch)
         with in_full_precision(device):
-            t = self.end + (1 - self.end) * draw_rows(torch.rand, (len(clean),), device, dtype=clean.real.dtype)
-            noise = draw_rows_like(torch.randn, clean)
+            t = self.end + (1 - self.end) * sample_rows(torch.rand, (len(clean),), device, dtype=clean.real.dtype)
+            noise = sample_rows_like(torch.randn, clean)
             mean, deviation = self.process.towards(noisy).kernel(clean, t)
             deviation = along(deviation, clean)
             x = mean + deviation * noise
@@ -123,6 +123,6 @@ class SGMSE(SpeechRestorerSteps, MethodModule):
             )
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer(trainable(self.network))
+        optimizer = self.optimizer(trainable_parameters(self.network))
         self.average.follow(self.network, optimizer)
         return scheduled(optimizer, self.lr_scheduler)

@@ -19,9 +19,9 @@ from datamodules.arguments import at_least
 from datamodules.batches import SpeechPairBatch
 from lightning_modules.full_precision import in_full_precision
 from lightning_modules.method_module import MethodModule
-from lightning_modules.metrics.speech import SpeechQuality
-from lightning_modules.optim.optimizers import adam, built, constant, trainable
+from lightning_modules.optim.optimizers import adam, constant, optimizer_config, trainable_parameters
 from lightning_modules.restoration.sgmse.spectrogram import Spectrogram, as_channels
+from lightning_modules.restoration.sgmse.speech_metrics import SpeechQuality
 from lightning_modules.restoration.sgmse.speech_restorer import SpeechRestorerSteps
 from lightning_modules.sde.samplers import Draw
 from lightning_modules.training.logging import log_training
@@ -74,4 +74,4 @@ class SpectralRegression(SpeechRestorerSteps, MethodModule):
         return self(noisy)
 
     def configure_optimizers(self) -> Any:
-        return built(self.optimizer, self.lr_scheduler, trainable(self.network))
+        return optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self.network))

@@ -10,14 +10,14 @@ from torch import Tensor
 from datamodules.batches import SpeechPairBatch
 from datamodules.distributed.world import run_seed
 from datamodules.files.audio_files import digest_in, write_recording
-from datamodules.randomness.counter import SampleNumbers
+from datamodules.randomness.counter import CounterRNG
 from datamodules.randomness.generators import drawing
 from lightning_modules.full_precision import at_least_float32, in_full_precision
-from lightning_modules.metrics.speech import SpeechQuality
 from lightning_modules.restoration.sgmse.spectrogram import Spectrogram, as_complex
+from lightning_modules.restoration.sgmse.speech_metrics import SpeechQuality
 from lightning_modules.resumable.item_files import digest_of, missing_items
 from lightning_modules.sde.samplers import Draw
-from lightning_modules.tasks.writers import WritesFolder, arguments_of
+from lightning_modules.tasks.writers import FolderWriter, arguments_of
 from lightning_modules.training.logging import log_means
 
 STREAM = 30_000
@@ -30,7 +30,7 @@ TRAINED_WITH = ("spectrogram", "process")
 """Arguments without which weights mean nothing: checkpoints say them."""
 
 
-def complex_normal(numbers: SampleNumbers) -> Draw:
+def complex_normal(numbers: CounterRNG) -> Draw:
     """Draw complex noise with E|z|^2 = 1, of each sample its own."""
 
     def draw(like: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ def lengths_of(batch: Any) -> list[int]:
     return batch["length"].tolist() if "length" in batch else [noisy.shape[1]] * len(noisy)
 
 
-class SpeechRestorerSteps(WritesFolder, ABC):
+class SpeechRestorerSteps(FolderWriter, ABC):
     """Give a LightningModule its validation, test and prediction steps for `SpeechPairBatch`es.
 
     The module owns `quality = SpeechQuality()`, `spectrogram` and `frame_multiple`, of which the numbers of frames that
@@ -102,7 +102,7 @@ class SpeechRestorerSteps(WritesFolder, ABC):
         estimate = torch.zeros_like(noisy)
         for width in sorted(set(wide)):
             rows = [row for row, own in enumerate(wide) if own == width]
-            draw = complex_normal(SampleNumbers(run_seed(), 0, batch["index"][rows], STREAM))
+            draw = complex_normal(CounterRNG(run_seed(), 0, batch["index"][rows], STREAM))
             estimate[rows] = self.through_spectrogram(noisy[rows], [lengths[row] for row in rows], draw)
         return estimate
 

@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from datamodules.randomness.shared_batches import draw_rows, draw_rows_like
+from datamodules.randomness.shared_batches import sample_rows, sample_rows_like
 from lightning_modules.interfaces import MixtureOutput
 from lightning_modules.robustness.attacks.ascent import (
     Norm,
@@ -116,7 +116,7 @@ def ascent(
     def within(perturbed: Tensor) -> Tensor:
         return project(perturbed, image, norm, budget)  # type: ignore[arg-type]  # a number for each image
 
-    perturbed = within(image + budget * (2 * draw_rows_like(torch.rand, image) - 1))
+    perturbed = within(image + budget * (2 * sample_rows_like(torch.rand, image) - 1))
     gradient = torch.zeros_like(image)
     for _ in range(steps):
         with torch.enable_grad():
@@ -153,11 +153,11 @@ def randomised_attack(
     """
 
     def uniform(low: float, high: float) -> Tensor:
-        return low + (high - low) * draw_rows(torch.rand, (len(image),), image.device, dtype=image.dtype)
+        return low + (high - low) * sample_rows(torch.rand, (len(image),), image.device, dtype=image.dtype)
 
     with torch.no_grad():
         ranked = mixture(image).log_probability.topk(num_targets + 1, dim=1).indices
-    kind = draw_rows(partial(torch.randint, num_targets + 1), (len(image),), image.device)
+    kind = sample_rows(partial(torch.randint, num_targets + 1), (len(image),), image.device)
     target = ranked.gather(1, kind[:, None])[:, 0]
     weight = uniform(0, GREATEST_GAMMA_WEIGHT)
     budget = epsilon * uniform(LEAST_EPSILON, GREATEST_EPSILON)

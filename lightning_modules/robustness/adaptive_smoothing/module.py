@@ -13,7 +13,7 @@ from datamodules.batches import LabelledImageBatch
 from datamodules.distributed.world import run_seed
 from lightning_modules.interfaces import MixtureOutput
 from lightning_modules.method_module import MethodModule
-from lightning_modules.optim.optimizers import adamw, built, constant, trainable
+from lightning_modules.optim.optimizers import adamw, constant, optimizer_config, trainable_parameters
 from lightning_modules.robustness.adaptive_smoothing.attacks import drawn_steps, randomised_attack
 from lightning_modules.robustness.adaptive_smoothing.mixing import smoothing_radius, tight_smoothing_radius
 from lightning_modules.robustness.adaptive_smoothing.mixture import Mixture
@@ -172,4 +172,4 @@ class AdaptiveSmoothing(ClassifierSteps, MethodModule):
         return float(smoothing_radius(p, 1 - p, self.least_alpha, sigma))
 
     def configure_optimizers(self) -> Any:
-        return built(self.optimizer, self.lr_scheduler, trainable(self.network))
+        return optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self.network))

@@ -49,8 +49,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from datamodules.arguments import at_least, one_of, positive, within
-from datamodules.randomness.generators import drawn_like
-from datamodules.randomness.shared_batches import draw_rows_like
+from datamodules.randomness.generators import sample_like
+from datamodules.randomness.shared_batches import sample_rows_like
 from lightning_modules.full_precision import at_least_float32
 
 Network = Callable[[Tensor], Tensor]
@@ -167,13 +167,13 @@ def random_start(image: Tensor, norm: Norm, epsilon: float, generators: Generato
         image: `[B, C, H, W]`.
         norm: of the budget.
         epsilon: the budget, in pixel units.
-        generators: B of them, on the host, one for each image; None draws as `draw_rows` does.
+        generators: B of them, on the host, one for each image; None draws as `sample_rows` does.
     """
 
     def drawn(draw: Callable[..., Tensor], like: Tensor) -> Tensor:
         if generators is not None:
-            return drawn_like(like, draw, generators)
-        return draw_rows_like(draw, like)
+            return sample_like(like, draw, generators)
+        return sample_rows_like(draw, like)
 
     if norm == "linf":
         perturbation = (2 * drawn(torch.rand, image) - 1) * epsilon

@@ -48,7 +48,7 @@ class Certificate:
     radius: float
     """In pixel units; 0 where nothing is claimed."""
     outcome: str
-    """Why the draws ended, see `fewer_draws.py`. Unless it is `complete`, more draws might certify more."""
+    """Why the draws ended, see `adaptive_sampling.py`. Unless it is `complete`, more draws might certify more."""
     selected: int
     """The class of most votes among the selection draws."""
     hits: tuple[int, ...] = ()
@@ -120,7 +120,7 @@ def claim(
 
 
 @dataclass(frozen=True)
-class Fixed(Mode):
+class FixedSampling(Mode):
     """CERTIFY, as published: n draws for every image.
 
     Args:

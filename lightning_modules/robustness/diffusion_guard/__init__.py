@@ -5,7 +5,7 @@ For an image x whose kept region is K, and an editor's first step from pure nois
     max_d  || e_theta(cat[z, m, y(x + d)], t_0, empty prompt) ||_2   subject to  ||d||_inf <= epsilon,
 
 with m the repainted part and y the encoding of the image with that part blanked. Each iteration draws z, the latent's
-own randomness and a deformed region K (`kept_regions.py`), and moves by the sign of the gradient inside K:
+own randomness and a deformed region K (`mask_augmentation.py`), and moves by the sign of the gradient inside K:
 
     d <- clip(d + a sign(mean_r grad_r) K, -epsilon, epsilon),   and x + d is clipped to [0, 1].
 

@@ -12,11 +12,11 @@ from torch import Tensor
 from datamodules.arguments import at_least, only_with, within
 from datamodules.batches import ProtectedImageBatch
 from datamodules.randomness.generators import generator_of
-from datamodules.randomness.shared_batches import draw_rows, draw_rows_like
+from datamodules.randomness.shared_batches import sample_rows, sample_rows_like
 from lightning_modules.full_precision import at_least_float32
 from lightning_modules.interfaces import ImageColumn
 from lightning_modules.method_module import MethodModule
-from lightning_modules.optim.optimizers import adam, built, constant, trainable
+from lightning_modules.optim.optimizers import adam, constant, optimizer_config, trainable_parameters
 from lightning_modules.robustness.attacks.ascent import project
 from lightning_modules.robustness.diffusion_guard.attack import (
     ProtectionObjective,
@@ -28,7 +28,7 @@ from lightning_modules.robustness.diffusion_guard.attack import (
 from lightning_modules.robustness.diffusion_guard.clip_similarity import CLIP
 from lightning_modules.robustness.diffusion_guard.editing import UNSEEN, EditMeans, prompted
 from lightning_modules.robustness.diffusion_guard.inpainting import Inpainter
-from lightning_modules.robustness.diffusion_guard.kept_regions import Augmentation, draw_kept
+from lightning_modules.robustness.diffusion_guard.mask_augmentation import Augmentation, draw_kept
 from lightning_modules.robustness.diffusion_guard.protected_files import ProtectionSteps
 from lightning_modules.training.logging import log_training
 
@@ -141,9 +141,9 @@ class DiffusionGuard(ProtectionSteps, MethodModule):
 
     def training_step(self, batch: ProtectedImageBatch, batch_idx: int) -> dict[str, Tensor]:
         image = batch["image"].to(self._arithmetic(batch["image"]))
-        noise = draw_rows(torch.randn, self.inpainter.noise_shape(image), self.device, dtype=image.dtype)
-        timestep = draw_rows(partial(torch.randint, self.num_timesteps), (len(image),), self.device)
-        draw = draw_rows_like(torch.randn, noise)
+        noise = sample_rows(torch.randn, self.inpainter.noise_shape(image), self.device, dtype=image.dtype)
+        timestep = sample_rows(partial(torch.randint, self.num_timesteps), (len(image),), self.device)
+        draw = sample_rows_like(torch.randn, noise)
         error = self.inpainter.denoising_error(image, union(batch).to(image), noise, draw, timestep)
         return {"loss": log_training(self, batch, error.mean())}
 
@@ -244,4 +244,4 @@ class DiffusionGuard(ProtectionSteps, MethodModule):
         return next(self.inpainter.parameters(), image).dtype
 
     def configure_optimizers(self) -> Any:
-        return built(self.optimizer, self.lr_scheduler, trainable(self.inpainter))
+        return optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self.inpainter))

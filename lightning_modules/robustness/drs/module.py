@@ -11,7 +11,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from datamodules.arguments import at_least, positive
 from datamodules.batches import LabelledImageBatch
 from lightning_modules.method_module import MethodModule
-from lightning_modules.optim.optimizers import adam, built, constant, trainable
+from lightning_modules.optim.optimizers import adam, constant, optimizer_config, trainable_parameters
 from lightning_modules.robustness.drs.checkerboard import Fill, Layout, first_half, half
 from lightning_modules.robustness.drs.radius import joint_radius, published_radius_cifar10, published_radius_imagenet
 from lightning_modules.robustness.mean_prediction import log_mean_softmax
@@ -124,4 +124,6 @@ class DRS(AccuracyUnderNoise, MethodModule):
         return joint_radius(probability, [sigma, sigma])
 
     def configure_optimizers(self) -> Any:
-        return built(self.optimizer, self.lr_scheduler, trainable(self.network, self.second_network))
+        return optimizer_config(
+            self.optimizer, self.lr_scheduler, trainable_parameters(self.network, self.second_network)
+        )

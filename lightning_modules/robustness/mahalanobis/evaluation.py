@@ -69,7 +69,7 @@ class Scorer:
         return torch.cat(parts, dim=1)
 
 
-class Measured(NamedTuple):
+class MeasuredScores(NamedTuple):
     """The meaning of the columns of scores, and the method that has to be measured."""
 
     layers: Sequence[str]
@@ -124,7 +124,7 @@ class Tuning(NamedTuple):
 
 
 def against_set(
-    measured: Measured,
+    measured: MeasuredScores,
     name: str,
     in_distribution: tuple[Tensor, Tensor],
     other: tuple[Tensor, Tensor],
@@ -149,7 +149,7 @@ def against_set(
 
 
 def against_attacks(
-    measured: Measured,
+    measured: MeasuredScores,
     index: Tensor,
     clean: Tensor,
     attacked: Mapping[str, Tensor],
@@ -186,7 +186,7 @@ def against_attacks(
     return detections
 
 
-def tuned_on_attack(measured: Measured, clean: Tensor, attacked: Mapping[str, Tensor], V: int) -> Ensemble | None:
+def tuned_on_attack(measured: MeasuredScores, clean: Tensor, attacked: Mapping[str, Tensor], V: int) -> Ensemble | None:
     """Tune on the first attack's copies of the first V test images; None if there are too few.
 
     Args:
@@ -214,7 +214,7 @@ def _copies(clean: Tensor, rows: Tensor) -> tuple[list[Tensor], Tensor]:
 
 
 def _detection(
-    measured: Measured,
+    measured: MeasuredScores,
     target: str,
     index: Tensor,
     scores: Tensor,
@@ -252,7 +252,7 @@ def _detection(
 
 
 def _add_local_dimension(
-    measured: Measured, detection: DetectionResult, features: Tensor, widths: Sequence[int], tuning: Tuning
+    measured: MeasuredScores, detection: DetectionResult, features: Tensor, widths: Sequence[int], tuning: Tuning
 ) -> None:
     """Add the baseline to an adversarial set, from the features `[n, 3 D]` of its images."""
     is_target = detection.is_target

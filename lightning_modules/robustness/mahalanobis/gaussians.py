@@ -23,7 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from datamodules.distributed.world import summed
+from datamodules.distributed.world import all_reduce_sum
 
 
 def class_means(features: Tensor, label: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
@@ -38,7 +38,7 @@ def class_means(features: Tensor, label: Tensor, num_classes: int) -> tuple[Tens
         Counts `[K]` and means `[K, D]`, 0 for classes that are not there.
     """
     rows = torch.cat([features, features.new_ones(len(features), 1)], dim=1)
-    sums = summed(rows.new_zeros(num_classes, rows.shape[1]).index_add_(0, label, rows))
+    sums = all_reduce_sum(rows.new_zeros(num_classes, rows.shape[1]).index_add_(0, label, rows))
     count = sums[:, -1]
     return count, sums[:, :-1] / count.clamp(min=1)[:, None]
 
@@ -92,7 +92,7 @@ class ClassGaussians(nn.Module):
         for part, centre in zip(parts, mean.split(self.num_features, dim=1), strict=True):
             centred = part - centre[label]
             products.append((centred.T @ centred).flatten())
-        scatter = summed(torch.cat(products))
+        scatter = all_reduce_sum(torch.cat(products))
         total = self.count + count
         new = count / total.clamp(min=1)
         shift = torch.where(count[:, None] > 0, mean - self.mean, 0.0)

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datamodules.arguments import at_least, one_of, within
-from datamodules.batches import LabelledImageBatch, global_size, share
-from datamodules.randomness.generators import drawn_like, generator_of
+from datamodules.batches import LabelledImageBatch, global_batch_size, loss_weight
+from datamodules.randomness.generators import generator_of, sample_like
 from lightning_modules.full_precision import in_full_precision
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.collected import Collected
@@ -19,7 +19,7 @@ from lightning_modules.robustness.mahalanobis.ensemble import FEWEST
 from lightning_modules.robustness.mahalanobis.evaluation import (
     RIGHT,
     RIGHT_BY_DISTANCE,
-    Measured,
+    MeasuredScores,
     Scorer,
     against_attacks,
     against_set,
@@ -155,8 +155,8 @@ class Mahalanobis(ClassifierSteps, MethodModule):
         with torch.no_grad(), in_full_precision(self.device):
             logits, features = layer_features(self.network, self.layers, batch["image"])
             self.gaussians.update(features, batch["label"])
-            loss = share(batch) * F.cross_entropy(logits, batch["label"])
-        size = global_size(batch)
+            loss = loss_weight(batch) * F.cross_entropy(logits, batch["label"])
+        size = global_batch_size(batch)
         self.log("train/cross_entropy", loss, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
         self.optimizers().step()  # type: ignore[union-attr]
         return {"loss": loss, "logits": logits}
@@ -195,7 +195,7 @@ class Mahalanobis(ClassifierSteps, MethodModule):
             if dataloader_idx > 0 or not self.attacks:
                 return
             positions = index.tolist()
-            noise = drawn_like(image, torch.randn, [generator_of(position, NOISE) for position in positions])
+            noise = sample_like(image, torch.randn, [generator_of(position, NOISE) for position in positions])
             copies = {std: image + std * noise for std in self.noise_std.values()}
             if self.clip_noise:
                 copies = {std: noisy.clamp(0, 1) for std, noisy in copies.items()}
@@ -223,7 +223,7 @@ class Mahalanobis(ClassifierSteps, MethodModule):
         rank = [whitened.rank for whitened in self._scorer.whitened]
         warn_of_ignored_directions(list(self.layers), rank, self.gaussians.num_features)
         needed = None if self._limited else self.score
-        measured = Measured(list(self.layers), torch.tensor(rank), self.epsilons, self.odin, needed)
+        measured = MeasuredScores(list(self.layers), torch.tensor(rank), self.epsilons, self.odin, needed)
         half = min(len(rows) for rows, _ in collected) // 2
         V = min(self.num_validation, half) if self._limited else self.num_validation
         by_attack = tuned_on_attack(measured, in_distribution, attacked, V) if attacked and len(collected) > 1 else None

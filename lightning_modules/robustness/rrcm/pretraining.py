@@ -11,14 +11,14 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from datamodules.arguments import at_least, positive, within
-from datamodules.batches import LabelledImageBatch, global_size
+from datamodules.batches import LabelledImageBatch, global_batch_size
 from datamodules.distributed.world import run_seed
-from datamodules.randomness.shared_batches import draw_rows_like
+from datamodules.randomness.shared_batches import sample_rows_like
 from lightning_modules.distributed.global_rows import global_rows
 from lightning_modules.losses.contrastive import contrastive_loss
 from lightning_modules.method_module import MethodModule
 from lightning_modules.optim.averages import move_average
-from lightning_modules.optim.optimizers import adamw, constant, scheduled, trainable
+from lightning_modules.optim.optimizers import adamw, constant, scheduled, trainable_parameters
 from lightning_modules.robustness.rrcm.noise_conditioned import represent
 from lightning_modules.robustness.rrcm.noise_schedule import SMALLEST, kept_by_target, noise_level, num_levels
 from lightning_modules.robustness.rrcm.retrieval import Retrieval
@@ -130,12 +130,12 @@ class RRCMPretraining(OwnLoaders, MethodModule):
 
     def noise(self, batch: Any) -> Tensor:
         """Draw e `[B, C, H, W]` for the images of a batch."""
-        return draw_rows_like(torch.randn, batch["image"])
+        return sample_rows_like(torch.randn, batch["image"])
 
     def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
         views = (batch["image"], self.first_view(batch["image"]), self.second_view(batch["image"]))
         image, first, second = (2 * view - 1 for view in views)
-        noise, size = self.noise(batch), global_size(batch)
+        noise, size = self.noise(batch), global_batch_size(batch)
         first, second = first + SMALLEST * noise, second + SMALLEST * noise
         t, less = self.levels()
         online, noisy, levels = [first, second], [image + t * noise], [t]
@@ -174,7 +174,7 @@ class RRCMPretraining(OwnLoaders, MethodModule):
             self.log(f"{stage}/retrieval_{sigma:.2f}", metric, on_step=False, on_epoch=True)  # type: ignore[arg-type]
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer(trainable(self.network, self.projector))
+        optimizer = self.optimizer(trainable_parameters(self.network, self.projector))
         optimizer.register_step_post_hook(self._after_step)
         return scheduled(optimizer, self.lr_scheduler)
 

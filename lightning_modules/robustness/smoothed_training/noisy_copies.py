@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from datamodules.batches import global_size
-from datamodules.randomness.shared_batches import draw_rows
+from datamodules.batches import global_batch_size
+from datamodules.randomness.shared_batches import sample_rows
 from lightning_modules.tasks.classifier import ClassifierSteps
 
 
@@ -23,7 +23,7 @@ def noisy_copies(image: Tensor, sigma: float, num_copies: int) -> Tensor:
         `[m, B, C, H, W]`, not clipped: clipping would change the distribution that is certified.
     """
     shape = (num_copies, *image.shape)
-    return image + sigma * draw_rows(torch.randn, shape, image.device, rows=1, dtype=image.dtype)
+    return image + sigma * sample_rows(torch.randn, shape, image.device, rows=1, dtype=image.dtype)
 
 
 class AccuracyUnderNoise(ClassifierSteps):
@@ -34,5 +34,5 @@ class AccuracyUnderNoise(ClassifierSteps):
 
     def _measure(self: Any, batch: dict[str, Any], stage: str) -> None:
         self.accuracy.update(self(noisy_copies(batch["image"], self.sigma, num_copies=1)[0]), batch["label"])
-        size = global_size(batch)
+        size = global_batch_size(batch)
         self.log(f"{stage}/accuracy_under_noise", self.accuracy, on_step=False, on_epoch=True, batch_size=size)

@@ -8,8 +8,8 @@ import torch
 from diffusers import HunyuanDiTPipeline
 from torch import Tensor
 
+from lightning_modules.backbones.diffusion.guidance import guided
 from lightning_modules.backbones.diffusion.hunyuan_dit import HunyuanDiT
-from lightning_modules.diffusion.guidance import guided
 
 
 def noise(n: int = 2) -> Tensor:

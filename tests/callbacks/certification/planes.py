@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from callbacks.certification.certify import Certification
-from lightning_modules.robustness.certificates.modes import Certificate, Fixed, Mode
+from lightning_modules.robustness.certificates.modes import Certificate, FixedSampling, Mode
 from lightning_modules.robustness.certificates.statistics import gaussian_radius
 from lightning_modules.robustness.certificates.votes import Certified
 from tests.trainers import quiet
@@ -89,7 +89,9 @@ def run(
 
 def certification(mode: Mode | None = None, **arguments: Any) -> Certification:
     """The callback with few draws."""
-    return Certification(**{"sigma": SIGMA, "mode": mode or Fixed(n0=20, n=600), "batch_size": 150, **arguments})
+    return Certification(
+        **{"sigma": SIGMA, "mode": mode or FixedSampling(n0=20, n=600), "batch_size": 150, **arguments}
+    )
 
 
 def certified(index: int = 4, radius: float = 0.49996, seconds: float = 1.5, **changed: Any) -> Certified:

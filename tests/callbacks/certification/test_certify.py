@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader
 
 import train
 from callbacks.certification.curves import NO_GUARANTEE, read_log
-from lightning_modules.robustness.certificates.fewer_draws import Anytime, Curve, InputSpecific, Stages
-from lightning_modules.robustness.certificates.modes import Fixed, Predict
+from lightning_modules.robustness.certificates.adaptive_sampling import Anytime, Curve, InputSpecific, Stages
+from lightning_modules.robustness.certificates.modes import FixedSampling, Predict
 from tests.callbacks.certification.planes import SIGMA, Images, OwnVotes, Planes, certification, run, same_rows
 from tests.command import ROOT
 from tests.trainers import quiet
@@ -158,7 +158,7 @@ def test_a_module_with_votes_and_radius_of_its_own(tmp_path: Path) -> None:
             return sigma * float(sum(stats.norm.ppf(p) for p in probability)) / 4
 
     run(tmp_path, certification(), Twice())
-    run(tmp_path / "plain", certification(Fixed(n0=20, n=600, alpha=0.0005)))
+    run(tmp_path / "plain", certification(FixedSampling(n0=20, n=600, alpha=0.0005)))
     twice, plain = (read_log(path) for path in (tmp_path, tmp_path / "plain"))
     assert twice["hits"].tolist() == [f"{hits} {hits}" for hits in plain["hits"]]
     np.testing.assert_allclose(twice["radius"], plain["radius"] / 2, rtol=1e-9)
@@ -243,7 +243,7 @@ def test_the_shipped_configuration_and_its_alternatives_are_accepted() -> None:
     parser = ArgumentParser()
     parser.add_argument("--callback", type=Callback)
     shipped = parser.instantiate_classes(parser.parse_object({"callback": entry})).callback
-    assert (shipped.mode, shipped.skip, shipped.sigma) == (Fixed(), 20, 0.25)
+    assert (shipped.mode, shipped.skip, shipped.sigma) == (FixedSampling(), 20, 0.25)
     modes = []
     for line in re.findall(r"^#   (\{.*?\}\})", text, re.MULTILINE):
         entry["init_args"]["mode"] = yaml.safe_load(line)

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from callbacks.certification.log import CertificationLog
-from lightning_modules.robustness.certificates.modes import Fixed
+from lightning_modules.robustness.certificates.modes import FixedSampling
 from tests.callbacks.certification.planes import Planes, certification, run, same_rows
 from tests.two_processes import TwoProcesses, in_two_processes
 
@@ -82,7 +82,7 @@ def test_a_run_that_is_told_to_end_keeps_what_is_finished_and_does_not_wait_for_
 
     module.register_forward_pre_hook(tell)
     with pytest.raises(SIGTERMException):
-        run(tmp_path, certification(Fixed(n0=20, n=n)), module)
+        run(tmp_path, certification(FixedSampling(n0=20, n=n)), module)
     assert module.evaluated < most
     if n == 600:
         assert len(CertificationLog(tmp_path, {}, with_radius=True).rows()) in (1, 2, 3)

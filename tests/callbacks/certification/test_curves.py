@@ -6,8 +6,8 @@ import pytest
 
 from callbacks.certification.curves import accuracy_table, draw_curves, is_tight, read_log, summary
 from callbacks.certification.log import COMMUNITY
-from lightning_modules.robustness.certificates.fewer_draws import Anytime, Curve, InputSpecific, Stages
-from lightning_modules.robustness.certificates.modes import Fixed, Mode
+from lightning_modules.robustness.certificates.adaptive_sampling import Anytime, Curve, InputSpecific, Stages
+from lightning_modules.robustness.certificates.modes import FixedSampling, Mode
 from tests.callbacks.certification.planes import certification
 
 OFFICIAL = """idx\tlabel\tpredict\tradius\tcorrect\ttime
@@ -96,7 +96,7 @@ def test_a_curve_falls_just_beyond_each_radius(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.parametrize(
     ("mode", "radii", "tight"),
     [
-        (Fixed(), QUARTERS, [*QUARTERS, None]),
+        (FixedSampling(), QUARTERS, [*QUARTERS, None]),
         (Curve(grid=0.2), [0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2], [0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2]),
         (Stages(radius=0.3), [0.0, 0.25, 0.3, 0.5, 0.75, 1.0, 1.25, 1.5], [0.3]),
         (Anytime(radius=0.5), QUARTERS, [0.5]),

@@ -14,8 +14,8 @@ from torch.utils.data import Dataset, Subset
 
 from callbacks.certification.curves import read_log
 from callbacks.certification.log import COMMUNITY, SIDECAR, CertificationLog, row_of, write_table
-from lightning_modules.robustness.certificates.fewer_draws import Curve
-from lightning_modules.robustness.certificates.modes import Certificate, Fixed
+from lightning_modules.robustness.certificates.adaptive_sampling import Curve
+from lightning_modules.robustness.certificates.modes import Certificate, FixedSampling
 from lightning_modules.robustness.certificates.votes import Certified
 from tests.callbacks.certification.planes import SIGMA, Images, Planes, certification, certified, run
 
@@ -100,8 +100,8 @@ def test_resuming_ends_with_the_same_file(finished: Finished, tmp_path: Path, ke
     ("changed", "message"),
     [
         ({"sigma": 0.5}, "sigma 0.25, and this run has 0.5"),
-        ({"mode": Fixed(n0=20, n=700)}, "n 600, and this run has 700"),
-        ({"mode": Fixed(n0=20, n=600, alpha=0.01)}, "alpha 0.001, and this run has 0.01"),
+        ({"mode": FixedSampling(n0=20, n=700)}, "n 600, and this run has 700"),
+        ({"mode": FixedSampling(n0=20, n=600, alpha=0.01)}, "alpha 0.001, and this run has 0.01"),
         ({"mode": Curve(n0=20)}, "mode 'fixed', and this run has 'curve'"),
         ({"seed": 3}, "seed 0, and this run has 3"),
         ({"skip": 2}, "skip 1, and this run has 2"),

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from callbacks.certification import progress as progress_module
 from callbacks.certification.log import row_of
 from callbacks.certification.progress import CertificationProgress
-from lightning_modules.robustness.certificates.modes import Fixed
+from lightning_modules.robustness.certificates.modes import FixedSampling
 from tests.callbacks.certification.planes import Images, Planes, certification, certified, run
 
 
@@ -69,7 +69,7 @@ def test_a_line_counts_draws_of_all_processes_and_tells_the_time_left(
 def test_progress_is_shown_while_an_image_is_under_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[int | None] = []
     monkeypatch.setattr(CertificationProgress, "show", lambda self, num_draws, now=False: shown.append(num_draws))
-    run(tmp_path, certification(Fixed(n0=150, n=3000), max=1))
+    run(tmp_path, certification(FixedSampling(n0=150, n=3000), max=1))
     assert 150 in shown
     assert len({draws for draws in shown if draws}) == 21
 

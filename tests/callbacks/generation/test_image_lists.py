@@ -17,7 +17,7 @@ HOST = torch.device("cpu")
 
 
 @pytest.mark.parametrize(
-    ("stored", "brightest", "expected"),
+    ("stored", "data_range", "expected"),
     [
         (torch.arange(256, dtype=torch.uint8), 255, torch.arange(256)),
         (torch.tensor([0, 1, 15, 16], dtype=torch.uint8), 16, torch.tensor([0, 15, 239, 255])),
@@ -25,8 +25,8 @@ HOST = torch.device("cpu")
         (torch.tensor([-0.1, 0.0, 0.5, 1.0, 1.2]), 1, torch.tensor([0, 0, 127, 255, 255])),
     ],
 )
-def test_stored_values_are_rounded_down_to_bytes(stored: Tensor, brightest: int, expected: Tensor) -> None:
-    torch.testing.assert_close(in_bytes(stored, brightest), expected.to(torch.uint8))
+def test_stored_values_are_rounded_down_to_bytes(stored: Tensor, data_range: int, expected: Tensor) -> None:
+    torch.testing.assert_close(in_bytes(stored, data_range), expected.to(torch.uint8))
 
 
 def written(folder: Path, sizes: list[tuple[int, int]]) -> Path:

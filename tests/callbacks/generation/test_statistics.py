@@ -39,7 +39,7 @@ def features(n: int, seed: int, dimensions: int = 12) -> Tensor:
     return torch.randn(n, dimensions, generator=random) @ mix + 0.3 * seed
 
 
-def moments(feature: Tensor) -> statistics.Moments:
+def moments(feature: Tensor) -> statistics.FeatureMoments:
     return moments_of(moment_sums(feature.numpy(), HOST), len(feature))
 
 
@@ -56,7 +56,7 @@ def test_fid_is_that_of_pytorch_fids_formula() -> None:
 def test_fid_of_diagonal_gaussians_is_the_closed_form() -> None:
     mean, deviations = torch.tensor([1.0, -2.0]).double(), torch.tensor([[1.0, 3.0], [2.0, 0.5]]).double()
     first, second = (
-        statistics.Moments(m, s.square().diag(), None) for m, s in zip((mean, 0 * mean), deviations, strict=True)
+        statistics.FeatureMoments(m, s.square().diag(), None) for m, s in zip((mean, 0 * mean), deviations, strict=True)
     )
     assert frechet_distance(first, second) == pytest.approx(5 + 1 + 6.25)
 

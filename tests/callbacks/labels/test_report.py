@@ -64,7 +64,7 @@ class NearestMean(ClassifierSteps, LightningModule):
     def __init__(self, data: LabelledImages) -> None:
         super().__init__()
         source = data.images.training()
-        image = source.image.flatten(1) / source.brightest
+        image = source.image.flatten(1) / source.data_range
         self.register_buffer("mean", torch.stack([image[source.label == k].mean(dim=0) for k in range(10)]))
         self.metrics = accuracies(10)
 

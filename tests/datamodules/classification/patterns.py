@@ -26,14 +26,14 @@ class Patterns(ImageSet):
     num_classes = NUM_CLASSES
     image_shape = (2, 6, 6)
 
-    def __init__(self, brightest: int = 255, own_validation: bool = False) -> None:
-        self.brightest = brightest
+    def __init__(self, data_range: int = 255, own_validation: bool = False) -> None:
+        self.data_range = data_range
         self.own_validation = own_validation
 
     def _read(self, label: np.ndarray) -> ImagesInMemory:
         random = np.random.default_rng(len(label))
-        image = random.integers(self.brightest + 1, size=(len(label), *self.image_shape), dtype=np.uint8)
-        return ImagesInMemory(torch.from_numpy(image), torch.from_numpy(random.permutation(label)), self.brightest)
+        image = random.integers(self.data_range + 1, size=(len(label), *self.image_shape), dtype=np.uint8)
+        return ImagesInMemory(torch.from_numpy(image), torch.from_numpy(random.permutation(label)), self.data_range)
 
     def training(self) -> ImagesInMemory:
         return self._read(np.repeat(np.arange(NUM_CLASSES), 10))

@@ -15,11 +15,11 @@ from callbacks.labels.memorization import Memorization
 from callbacks.shifted_accuracy import ShiftedAccuracy
 from datamodules.classification.cached_features import CachedFeatures, FeatureSource, source_fingerprint
 from datamodules.classification.digits import Digits, TuningDigits
-from datamodules.classification.foreign_images import ForeignImages
 from datamodules.classification.image_sets import ImageFiles
 from datamodules.classification.labelled_images import LabelledImages
 from datamodules.classification.ood_images import OtherDigits
 from datamodules.corruptions.label_noise import Symmetric
+from datamodules.corruptions.label_noise.open_set import OpenSetLabelNoise
 from datamodules.files.image_files import Crop
 from datamodules.loading.augmentation import Augmentation, crop_and_flip, sample_uniform
 from datamodules.loading.global_batches import Request
@@ -64,10 +64,10 @@ def test_features_are_those_of_the_images_with_and_without_augmentation(tmp_path
     row = torch.tensor([7, 250, 0, 7])
     plain = encoder.layers(digits.image[row].float() / 16)
     torch.testing.assert_close(source.fetch(row, None), plain.detach())
-    for visit in (1, 2, 3):
-        uniform = sample_uniform(5, visit, row, count=3)
+    for epoch in (1, 2, 3):
+        uniform = sample_uniform(5, epoch, row, count=3)
         view = encoder.layers(crop_and_flip(digits.image[row], uniform, 1, True).float() / 16)
-        chosen = torch.full((4, 1), (visit - 0.5) / 3)
+        chosen = torch.full((4, 1), (epoch - 0.5) / 3)
         torch.testing.assert_close(source.fetch(row, chosen), view.detach())
     assert torch.equal(source.label, digits.label)
 
@@ -81,7 +81,7 @@ def test_every_visit_draws_one_of_the_passes_and_evaluation_takes_the_image_as_i
     assert source.feature.shape == (5, 300, D)
     source.feature = np.broadcast_to(np.arange(5.0)[:, None, None], (5, 300, D))  # every feature is its pass
     index = torch.arange(len(data.train_set))
-    drawn = [data.train_set[Request(index, visit, len(index))]["image"][:, 0].long() for visit in range(50)]
+    drawn = [data.train_set[Request(index, epoch, len(index))]["image"][:, 0].long() for epoch in range(50)]
     counts = torch.stack(drawn).flatten().bincount(minlength=5).double()
     assert counts[0] == 0
     expected = counts.sum() / 4
@@ -98,8 +98,8 @@ def test_second_views_are_other_passes_each_as_often(tmp_path: Path) -> None:
     source.feature = np.broadcast_to(np.arange(4.0)[:, None, None], (4, 300, D))  # every feature is its pass
     index = torch.arange(300)
     counts = torch.zeros(4, 4)
-    for visit in range(20):
-        batch = data.train_set[Request(index, visit, 300)]
+    for epoch in range(20):
+        batch = data.train_set[Request(index, epoch, 300)]
         counts.index_put_(
             (batch["image"][:, 0].long(), batch["second_view"][:, 0].long()), torch.ones(300), accumulate=True
         )
@@ -123,7 +123,7 @@ def test_a_second_pass_is_never_the_first(passes: int, first: int, second: int) 
 def test_second_views_of_images_are_cropped_and_mirrored_independently() -> None:
     data = LabelledImages(Digits(300), 64, augmentation=MOVED, second_view=True)
     data.setup("fit")
-    batches = [data.augmented(batch, batch["visit"]) for batch in data.train_dataloader()]
+    batches = [data.augmented(batch, batch["epoch"]) for batch in data.train_dataloader()]
     image, second, index = (torch.cat([batch[key] for batch in batches]) for key in ("image", "second_view", "index"))
     digits = Digits(300).training().image[index]
     moves = [
@@ -156,7 +156,7 @@ def test_a_second_run_with_another_seed_and_noise_computes_nothing(tmp_path: Pat
 
 def test_images_that_the_data_draw_and_their_true_labels_are_those_of_the_run(tmp_path: Path) -> None:
     """Digits 5 to 9 in place of others: which ones follows the run's seed, and views their own."""
-    web = ForeignImages(Digits(num_classes=5), OtherDigits([5, 6, 7, 8, 9]), 0.4)
+    web = OpenSetLabelNoise(Digits(num_classes=5), OtherDigits([5, 6, 7, 8, 9]), 0.4)
     for seed in (1, 2):
         encoder = Encoder()
         data = LabelledImages(cached(tmp_path, encoder, web, augmentation_seed=5, augmented_passes=1), seed=seed)

@@ -75,7 +75,7 @@ def test_an_epoch_is_balanced_over_the_noisy_labels_and_drawn_anew(clothing: Pat
             counts = data.train_set.label[visited].bincount()
             assert counts.tolist() == [1, 2, 3, *[4] * 11][: len(counts)]
             passes.append(visited.tolist())
-        assert [request.visit for request in requests] == [2 * epoch] * 7 + [2 * epoch + 1] * 7
+        assert [request.epoch for request in requests] == [2 * epoch] * 7 + [2 * epoch + 1] * 7
     assert len({tuple(sorted(visited)) for visited in passes}) == 6
     assert len({index for visited in passes for index in visited}) > 80
 

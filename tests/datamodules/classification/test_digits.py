@@ -5,9 +5,9 @@ from datamodules.classification.digits import TuningDigits
 
 def test_moved_digits_are_the_test_images_moved_by_a_pixel_with_noise_and_the_same_for_all_seeds() -> None:
     data = TuningDigits()
-    test, moved = data.test(), data.shifted_tests()["moved_noisy"]
+    test, moved = data.test(), data.ood_test_sets()["moved_noisy"]
     assert torch.equal(moved.label, test.label)
-    assert torch.equal(moved.fetch(torch.arange(797), None), TuningDigits().shifted_tests()["moved_noisy"].image)
+    assert torch.equal(moved.fetch(torch.arange(797), None), TuningDigits().ood_test_sets()["moved_noisy"].image)
     image, other = test.image.float() / 16, moved.fetch(torch.arange(797), None).float() / 16
     residual = torch.stack(
         [

@@ -34,7 +34,7 @@ def test_domain_net_trains_on_one_domain_and_tests_on_its_own_and_the_others(dom
     train, test = data.training(), data.test()
     assert (reds(data, train), train.label.tolist()) == ([100, 101, 135, 136], [0, 0, 7, 7])
     assert (reds(data, test), test.label.tolist()) == ([102, 137], [0, 7])
-    shifted = data.shifted_tests()
+    shifted = data.ood_test_sets()
     assert list(shifted) == ["clipart", "real"]
     assert [reds(data, source) for source in shifted.values()] == [[202, 237], [2, 37]]
     assert {len(source.label) for source in shifted.values()} == {2}
@@ -43,7 +43,7 @@ def test_domain_net_trains_on_one_domain_and_tests_on_its_own_and_the_others(dom
 
 def test_what_is_wrong_with_domain_net_is_named(domain_net: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"found no infograph_test\.txt"):
-        DomainNet(str(domain_net), test_domains=["infograph"], **SMALL).shifted_tests()
+        DomainNet(str(domain_net), test_domains=["infograph"], **SMALL).ood_test_sets()
     with pytest.raises(ValueError, match="there is no domain photo; DomainNet has clipart"):
         DomainNet(str(domain_net), "photo")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="test_domains must be different ones of clipart"):
@@ -53,11 +53,11 @@ def test_what_is_wrong_with_domain_net_is_named(domain_net: Path) -> None:
     data.test()
     path.write_text("clipart/ambulance/clipart_0.png 0\n")
     with pytest.raises(ValueError, match="has label 0, which was aircraft_carrier"):
-        data.shifted_tests()
+        data.ood_test_sets()
     for line in ("clipart/ambulance/clipart_0.png", "a.png x", ""):
         path.write_text(line + "\n")
         with pytest.raises(ValueError, match="line 1: expected <file> <label>"):
-            data.shifted_tests()
+            data.ood_test_sets()
 
 
 def own(root: Path, **sets: str) -> Any:

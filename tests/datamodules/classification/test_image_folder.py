@@ -83,7 +83,7 @@ def test_a_users_folders_are_trained_validated_and_tested_on(own_images: Path, t
     assert [len(batch["label"]) for batch in module.evaluated] == [6]
     tested = joined([*ready(data, "test").test_dataloader()], "image")
     assert tested[:, 1, 0, 0].tolist() == [0, 10, 20] * 3
-    assert "visit" not in module.trained[0]
+    assert "epoch" not in module.trained[0]
 
 
 def test_without_a_test_folder_the_validation_folder_tests(tmp_path: Path) -> None:

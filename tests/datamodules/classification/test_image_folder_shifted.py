@@ -34,7 +34,7 @@ def own(root: Path, **sets: str) -> Any:
 
 def test_folders_of_classes_are_shifted_sets_with_the_labels_of_the_training_images(own_folders: Path) -> None:
     data = own(own_folders, photos="photos", sketches=str(own_folders / "sketches"))
-    shifted = data.shifted_tests()
+    shifted = data.ood_test_sets()
     assert list(shifted) == ["photos", "sketches"]
     assert (reds(data, shifted["photos"]), shifted["photos"].label.tolist()) == ([100, 200, 0], [0, 1, 2])
     assert shifted["photos"].classes is None

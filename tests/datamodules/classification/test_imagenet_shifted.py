@@ -25,7 +25,7 @@ def imagenet(root: Path, **sets: list[str]) -> Path:
 def test_folders_called_by_wnid_give_the_labels_of_imagenet_and_say_which_classes_there_are(tmp_path: Path) -> None:
     root = imagenet(tmp_path, r=["n02", "n09"], sketch=WNIDS, a=["n01", "n07"])
     data = ImageNet(shifted={"r": "r", "sketch": "sketch", "a": "a"}, data_dir=str(root), classes=4, **SMALL)
-    shifted = data.shifted_tests()
+    shifted = data.ood_test_sets()
     assert shifted["r"].label.tolist() == [1, 3]
     assert shifted["r"].classes.tolist() == [1, 3]
     assert shifted["sketch"].label.tolist() == [0, 1, 2, 3]
@@ -39,10 +39,10 @@ def test_numbered_folders_count_the_wnids_of_all_classes(tmp_path: Path) -> None
     for name in ("7", "999", "12"):
         paint(tmp_path / "v2" / name / "a.png", 5)
     data = ImageNet(shifted={"v2": "v2"}, data_dir=str(tmp_path), classes=str(tmp_path / "classes.txt"), **SMALL)
-    assert sorted(data.shifted_tests()["v2"].label.tolist()) == [7, 12, 999]
+    assert sorted(data.ood_test_sets()["v2"].label.tolist()) == [7, 12, 999]
     paint(tmp_path / "v2" / "1000" / "a.png", 5)
     with pytest.raises(ValueError, match="holds a folder 1000, and classes are numbered"):
-        data.shifted_tests()
+        data.ood_test_sets()
 
 
 def test_names_of_their_own_are_translated(tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_names_of_their_own_are_translated(tmp_path: Path) -> None:
     (root / "map.txt").write_text("n09 chair\nn02 desk lamp\n")
     assert read_class_map(root / "map.txt") == {"chair": "n09", "desk lamp": "n02"}
     data = ImageNet(str(root), 4, shifted={"objectnet": "objectnet"}, class_maps={"objectnet": "map.txt"}, **SMALL)
-    source = data.shifted_tests()["objectnet"]
+    source = data.ood_test_sets()["objectnet"]
     assert source.label.tolist() == [3, 1]
     assert reds(data, source) == [0, 10]
     assert source.classes.tolist() == [1, 3]
@@ -82,7 +82,7 @@ def test_what_is_wrong_with_a_shifted_set_is_named(
     root = imagenet(tmp_path, own=["chair"], v2=["0"], other=["n07"])
     (root / "two").write_text("n01 chair\nn02 chair\n")
     with pytest.raises(error, match=said):
-        ImageNet(data_dir=str(root), classes=4, **options, **SMALL).shifted_tests()
+        ImageNet(data_dir=str(root), classes=4, **options, **SMALL).ood_test_sets()
 
 
 @pytest.mark.parametrize("stage", ["fit", "test"])

@@ -13,7 +13,6 @@ from datamodules.classification.cifar import CIFAR10
 from datamodules.classification.clothing1m import Clothing1M
 from datamodules.classification.clustered import Clustered
 from datamodules.classification.digits import Digits
-from datamodules.classification.foreign_images import ForeignImages
 from datamodules.classification.image_folder import ImageFolder
 from datamodules.classification.image_sets import ImageSet, ImagesInMemory
 from datamodules.classification.imagenet import ImageNet
@@ -22,6 +21,7 @@ from datamodules.classification.mnist import MNIST
 from datamodules.classification.ood_images import OtherDigits
 from datamodules.classification.webvision import WebVision
 from datamodules.corruptions.label_noise import InstanceDependent, Symmetric
+from datamodules.corruptions.label_noise.open_set import OpenSetLabelNoise
 from datamodules.loading.augmentation import Augmentation, crop_and_flip, sample_uniform
 from datamodules.loading.seeded_batches import free_cores
 from tests.datamodules.classification.patterns import NUM_CLASSES, Patterns, labels, on_process, patterns, ready
@@ -54,7 +54,7 @@ def test_noise_takes_the_seed_of_the_data_unless_it_has_its_own() -> None:
 def test_noise_that_depends_on_the_image_sees_it_as_a_network_does(tmp_path: Path) -> None:
     """Whatever the stored value that stands for 1, also behind features."""
     source = Digits().training()
-    assert source.brightest == 16
+    assert source.data_range == 16
     expected = InstanceDependent(0.4, seed=0).apply(source.label, 10, source.image.float() / 16)
     features = CachedFeatures(Digits(), nn.Flatten(), 64, cache_dir=str(tmp_path))
     for images in (Digits(), features):
@@ -89,17 +89,17 @@ def test_validation_images_of_their_own_keep_their_labels() -> None:
     assert len(held_out) == 20
 
 
-@pytest.mark.parametrize("brightest", [16, 255])
+@pytest.mark.parametrize("data_range", [16, 255])
 @pytest.mark.parametrize("precision", ["32-true", "64-true"])
 def test_images_are_in_the_unit_interval_in_the_modules_precision(
-    tmp_path: Path, brightest: int, precision: Any
+    tmp_path: Path, data_range: int, precision: Any
 ) -> None:
-    data = patterns(brightest=brightest)
+    data = patterns(data_range=data_range)
     module = trained(data, tmp_path, precision=precision)
     dtype = torch.float64 if precision == "64-true" else torch.float32
     image, index = joined(module.trained, "image"), joined(module.trained, "index")
     assert image.dtype == dtype
-    assert torch.equal(image, data.images.training().image[index].to(dtype) / brightest)
+    assert torch.equal(image, data.images.training().image[index].to(dtype) / data_range)
     assert image.max() == 1
 
 
@@ -113,7 +113,7 @@ def test_training_images_are_cropped_and_mirrored_by_seed_visit_and_sample(tmp_p
         uniform = sample_uniform(5, number // batches_of_a_pass, batch["index"], count=3)
         expected = crop_and_flip(source[batch["index"]], uniform, padding=2)
         assert torch.equal(batch["image"], expected.float() / 255)
-        assert sorted(batch) == ["global_size", "image", "index", "label"]
+        assert sorted(batch) == ["global_batch_size", "image", "index", "label"]
     assert data.validation_set is not None
     plain = data.images.training().image[data.validation_set.row].float() / 255
     assert torch.equal(joined(module.evaluated, "image"), plain.repeat(2, 1, 1, 1))
@@ -137,7 +137,9 @@ def test_the_test_set_is_dealt_out_without_duplicates(tmp_path: Path) -> None:
         data = ready(patterns(batch_size=5), "test")
         data.trainer = on_process(rank, 3, tmp_path)
         batches += [*data.test_dataloader()]
-    assert [batch["global_size"] for batch in batches] == [7] * 3  # five, and two that three processes cannot share
+    assert [batch["global_batch_size"] for batch in batches] == [
+        7
+    ] * 3  # five, and two that three processes cannot share
     index = joined(batches, "index")
     assert sorted(index.tolist()) == list(range(7))
     assert torch.equal(joined(batches, "label"), Patterns().test().label[index])
@@ -217,7 +219,7 @@ def everything_drawn(images: ImageSet, seed: int) -> dict[str, Any]:
     )
     data.setup("fit")
     assert data.train_set is not None
-    batches = [data.augmented(dict(batch), batch["visit"]) for batch in data.train_dataloader()]
+    batches = [data.augmented(dict(batch), batch["epoch"]) for batch in data.train_dataloader()]
     kept = {key: joined(batches, key) for key in ("index", "label", "image")}
     plain = joined([*data.training_images_dataloader()], "image")
     return {"split": data.train_set.row, "pixels": plain, "views": kept["image"][kept["index"].argsort()], **kept}
@@ -228,7 +230,7 @@ def everything_drawn(images: ImageSet, seed: int) -> dict[str, Any]:
     [
         (Digits(), {"split", "index", "label", "views"}),
         (Clustered(90, 60), {"split", "index", "label", "views", "pixels"}),
-        (ForeignImages(Digits(), OtherDigits([1]), 0.1), {"split", "index", "label", "views", "pixels"}),
+        (OpenSetLabelNoise(Digits(), OtherDigits([1]), 0.1), {"split", "index", "label", "views", "pixels"}),
     ],
     ids=lambda value: type(value).__name__,
 )

@@ -45,16 +45,16 @@ def test_batches_say_which_set_they_are_from_and_are_in_the_unit_interval() -> N
     assert data.origin_names == ["in_distribution", "photograph", "digits"]
     batches = batches_of(data)
     sizes = {0: 0, 1: 0, 2: 0}
-    brightest = dict.fromkeys(sizes, 0.0)
+    data_range = dict.fromkeys(sizes, 0.0)
     for place, batch in batches:
         assert batch["origin"].tolist() == [place] * len(batch["image"])
         assert bool((batch["label"] == -1).all()) == (place > 0)
         assert batch["image"].dtype == torch.float32
         sizes[place] += len(batch["image"])
-        brightest[place] = max(brightest[place], float(batch["image"].max()))
+        data_range[place] = max(data_range[place], float(batch["image"].max()))
     assert sizes == {0: int((Digits().test().label < 8).sum()), 1: 50, 2: 180}
-    assert brightest[0] == brightest[2] == 1.0  # stored in 0...16
-    assert 0.5 < brightest[1] <= 1.0  # stored in 0...255
+    assert data_range[0] == data_range[2] == 1.0  # stored in 0...16
+    assert 0.5 < data_range[1] <= 1.0  # stored in 0...255
     first = next(batch for place, batch in batches if place == 0)
     torch.testing.assert_close(first["image"], EIGHT.test().image[:150] / 16)
 

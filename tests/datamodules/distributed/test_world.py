@@ -7,12 +7,12 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from datamodules.distributed import world
-from datamodules.distributed.world import broadcast, is_distributed, rank, summed, world_size
+from datamodules.distributed.world import all_reduce_sum, broadcast, is_distributed, rank, world_size
 
 
 def what_it_says() -> dict[str, Any]:
     value = torch.tensor([1.0 + rank(), 2.0], requires_grad=True)
-    total = summed(value)
+    total = all_reduce_sum(value)
     return {
         "distributed": is_distributed(), "rank": rank(), "world_size": world_size(), "value": value.tolist(),
         "total": total.tolist(), "gradient": total.requires_grad, "message": broadcast(("from", rank())),
@@ -49,6 +49,6 @@ def test_a_transposed_tensor_is_summed_as_nccl_takes_it(monkeypatch: pytest.Monk
     monkeypatch.setattr(world, "world_size", lambda: 2)
     monkeypatch.setattr(world.dist, "all_reduce", reduced.append)
     value = torch.arange(6.0).view(2, 3).T
-    assert summed(value) is reduced[0]
+    assert all_reduce_sum(value) is reduced[0]
     assert reduced[0].is_contiguous()
     assert torch.equal(reduced[0], value)

@@ -18,7 +18,7 @@ def test_prompts_are_read_for_tests_alone_and_pixels_keep_their_levels(tmp_path:
     batch = data.on_after_batch_transfer(next(iter(data.predict_dataloader())), 0)
     assert batch["image"].dtype == torch.float32
     assert torch.equal((batch["image"] * 255).round() / 255, batch["image"])
-    assert "brightest" not in batch
+    assert "data_range" not in batch
     assert batch["prompt"] == [[""]]
     data.setup("test")
     assert next(iter(data.test_dataloader()))["prompt"] == [["a cat", "a"]]

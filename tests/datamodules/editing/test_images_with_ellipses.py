@@ -8,8 +8,8 @@ from datamodules.loading.global_batches import Request
 DIGITS = Digits(image_size=16)
 
 
-def request(*index: int, visit: int = 0) -> Request:
-    return Request(torch.tensor(index), visit, len(index))
+def request(*index: int, epoch: int = 0) -> Request:
+    return Request(torch.tensor(index), epoch, len(index))
 
 
 def test_the_first_test_images_may_be_taken_alone() -> None:
@@ -24,12 +24,12 @@ def test_the_first_test_images_may_be_taken_alone() -> None:
 def test_regions_are_drawn_anew_in_training_and_fixed_in_testing() -> None:
     images = ImagesWithEllipses(DIGITS, unseen_change=0.0)
     first, again, second, other = (
-        images.training(seed)[request(7, 8, visit=visit)]["regions"] for seed, visit in ((0, 0), (0, 0), (0, 1), (1, 0))
+        images.training(seed)[request(7, 8, epoch=epoch)]["regions"] for seed, epoch in ((0, 0), (0, 0), (0, 1), (1, 0))
     )
     assert torch.equal(first, again)
     assert not any(torch.equal(first, regions) for regions in (second, other))
     tested = images.test(0, True)[request(7, 8)]
-    assert torch.equal(tested["regions"], images.test(0, True)[request(7, 8, visit=1)]["regions"])
+    assert torch.equal(tested["regions"], images.test(0, True)[request(7, 8, epoch=1)]["regions"])
     assert torch.equal(tested["editor_keeps"], tested["regions"].expand(-1, 2, -1, -1))  # nothing was changed
 
 

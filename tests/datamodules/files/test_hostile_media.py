@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from datamodules.classification.cifar import decode_parquet
-from datamodules.corruptions.operators.masks import MaskFolder
+from datamodules.corruptions.operators.inpainting import MaskFolder
 from datamodules.editing.masked_photographs import MaskedPhotographs
 from datamodules.files import limits
 from datamodules.files.array_pickle import read_pickled_arrays, read_torch_arrays

@@ -51,7 +51,7 @@ def test_eight_bits_stay_and_channels_are_those_asked_for(tmp_path: Path) -> Non
 @pytest.mark.parametrize("name", ["a.png", "a.tif"])
 def test_sixteen_bits_stay_where_white_is_known(name: str, tmp_path: Path) -> None:
     path = saved(tmp_path, DEEP, name)
-    read = read_pixels(path, brightest=4095)
+    read = read_pixels(path, data_range=4095)
     assert read.dtype == np.uint16
     np.testing.assert_array_equal(read, DEEP[None])
     np.testing.assert_array_equal(read_pixels(path, 3, 4095), DEEP[None].repeat(3, axis=0))
@@ -60,7 +60,7 @@ def test_sixteen_bits_stay_where_white_is_known(name: str, tmp_path: Path) -> No
 def test_colours_of_sixteen_bits_keep_them(tmp_path: Path) -> None:
     colour = RANDOM.integers(0, 65536, (5, 4, 3), dtype=np.uint16)
     png_of_16_bits(tmp_path / "a.png", colour)
-    read = read_pixels(tmp_path / "a.png", brightest=65535)
+    read = read_pixels(tmp_path / "a.png", data_range=65535)
     assert read.dtype == np.uint16
     np.testing.assert_array_equal(read, colour.transpose(2, 0, 1))
     assert np.abs(read_pixels(tmp_path / "a.png", 1, 65535)[0] - colour @ LUMA).max() <= 0.51
@@ -74,11 +74,11 @@ def test_the_camera_says_which_side_is_up(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "brightest", "message"),
+    ("kind", "data_range", "message"),
     [
-        ("deep", None, "has 16 bits, and nothing says which value is white: set brightest"),
-        ("deep", 1023, "has the value .* above brightest 1023"),
-        ("colour", 1023, "has 8 bits, and brightest is 1023"),
+        ("deep", None, "has 16 bits, and nothing says which value is white: set data_range"),
+        ("deep", 1023, "has the value .* above data_range 1023"),
+        ("colour", 1023, "has 8 bits, and data_range is 1023"),
         ("float", None, "its values are of type F"),
         ("clear", None, "parts of it are transparent"),
         ("clear of 16 bits", 65535, "it has an alpha channel"),
@@ -86,7 +86,7 @@ def test_the_camera_says_which_side_is_up(tmp_path: Path) -> None:
     ],
 )
 def test_images_of_unknown_range_are_refused_by_name(
-    kind: str, brightest: int | None, message: str, tmp_path: Path
+    kind: str, data_range: int | None, message: str, tmp_path: Path
 ) -> None:
     path = tmp_path / ("a.tif" if kind == "float" else "a.png")
     if kind == "clear of 16 bits":
@@ -98,4 +98,4 @@ def test_images_of_unknown_range_are_refused_by_name(
         pixels = {"deep": DEEP, "colour": COLOUR, "float": DEEP.astype(np.float32), "clear": clear}[kind]
         Image.fromarray(pixels).save(path)
     with pytest.raises(UnreadableImage, match=f"a.(png|tif) .*{message}"):
-        read_pixels(path, brightest=brightest)
+        read_pixels(path, data_range=data_range)

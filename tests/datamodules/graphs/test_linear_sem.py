@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.corruptions.value_noise import Exponential, Gaussian, Gumbel, Laplace, StudentT, ValueNoise
+from datamodules.corruptions.value_noise import Exponential, GaussianValues, Gumbel, Laplace, StudentT, ValueNoise
 from datamodules.graphs.linear_sem import LinearSEM
 
 
-@pytest.mark.parametrize("noise", [Gaussian(3.0), Laplace(), Gumbel(), Exponential()])
+@pytest.mark.parametrize("noise", [GaussianValues(3.0), Laplace(), Gumbel(), Exponential()])
 @pytest.mark.parametrize("variance", [2.0, (0.5, 10.0)])
 def test_each_node_has_noise_of_its_variance(noise: ValueNoise, variance: Any) -> None:
     rows = LinearSEM(6, 8, noise=noise, variance=variance, samples=100_000, seed=1).training()

@@ -20,10 +20,10 @@ def splitmix64(state: int) -> int:
     return z ^ (z >> 31)
 
 
-def reference_uniform(seed: int, visit: int, index: int, count: int, stream: int) -> list[float]:
-    """The definition without tensors: key from (seed, visit, stream), state from the sample, then a sequence."""
+def reference_uniform(seed: int, epoch: int, index: int, count: int, stream: int) -> list[float]:
+    """The definition without tensors: key from (seed, epoch, stream), state from the sample, then a sequence."""
     key = 0
-    for word in (seed, visit, stream):
+    for word in (seed, epoch, stream):
         key = splitmix64(key ^ (word % WORD))
     state = splitmix64((index + key) % WORD)
     return [(splitmix64((state + k * GOLDEN) % WORD) >> 40) / 2**24 for k in range(1, count + 1)]
@@ -47,18 +47,18 @@ def test_the_generator_gives_the_published_sequence() -> None:
     st.integers(0, 3),
 )
 def test_uniform_numbers_are_those_of_big_integers(
-    seed: int, visit: int, index: list[int], count: int, stream: int
+    seed: int, epoch: int, index: list[int], count: int, stream: int
 ) -> None:
-    found = sample_uniform(seed, visit, torch.tensor(index), count, stream)
+    found = sample_uniform(seed, epoch, torch.tensor(index), count, stream)
     assert found.dtype == torch.float32
-    assert found.tolist() == [reference_uniform(seed, visit, each, count, stream) for each in index]
+    assert found.tolist() == [reference_uniform(seed, epoch, each, count, stream) for each in index]
 
 
 def test_uniform_numbers_are_uniform_and_independent() -> None:
     """Over samples, over visits of one sample, over the numbers of a sample, over seeds and over streams."""
     samples = sample_uniform(0, 0, torch.arange(20_000), count=3)
     one = torch.tensor([17])
-    visits = torch.cat([sample_uniform(0, visit, one, count=3) for visit in range(3000)])
+    visits = torch.cat([sample_uniform(0, epoch, one, count=3) for epoch in range(3000)])
     seeds = torch.cat([sample_uniform(seed, 0, one, count=3) for seed in range(3000)])
     for numbers in (samples, visits, seeds):
         assert kstest(numbers.flatten().numpy(), "uniform").pvalue > 0.01

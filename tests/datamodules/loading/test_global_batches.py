@@ -21,7 +21,7 @@ def merged(requests: list[list[Request]]) -> list[Tensor]:
     """The global batches: process r's i-th sample is the (r + i W)-th."""
     batches = []
     for of_batch in zip(*requests, strict=True):
-        batch = torch.full((of_batch[0].global_size,), -1)
+        batch = torch.full((of_batch[0].global_batch_size,), -1)
         for rank, request in enumerate(of_batch):
             batch[rank :: len(requests)] = request.indices
         batches.append(batch)
@@ -44,7 +44,7 @@ def test_evaluation_visits_every_sample_once_in_its_own_order(
     for of_rank in requests:
         assert all(len(request.indices) >= 1 for request in of_rank)
         assert len(of_rank) == len(GlobalBatches(num_samples, batch_size, 0, world_size))
-    sizes = [request.global_size for request in requests[0]]
+    sizes = [request.global_batch_size for request in requests[0]]
     assert all(size == batch_size for size in sizes[:-1])
     if (
         len(sizes) > 1
@@ -115,8 +115,8 @@ def test_a_resumed_epoch_continues_where_it_stopped_and_the_next_is_whole(
     options: dict[str, Any] = {"world_size": world_size, "shuffle": True, "seed": 1, "passes": passes}
     whole = GlobalBatches(43, 10, epoch=3, **options)
     resumed = GlobalBatches(43, 10, epoch=3, resumed=(3, first_batch), **options)
-    rest = [(each.indices.tolist(), each.visit) for each in resumed]
-    assert rest == [(each.indices.tolist(), each.visit) for each in whole][first_batch:]
+    rest = [(each.indices.tolist(), each.epoch) for each in resumed]
+    assert rest == [(each.indices.tolist(), each.epoch) for each in whole][first_batch:]
     assert len(resumed) == len(whole)  # what Lightning counts batches against
     whole.set_epoch(4)
     resumed.set_epoch(4)
@@ -129,7 +129,7 @@ def test_visits_are_counted_over_passes_and_epochs() -> None:
     visits = []
     for epoch in range(3):
         batches.set_epoch(epoch)
-        visits += [request.visit for request in batches]
+        visits += [request.epoch for request in batches]
     assert visits == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
 
 

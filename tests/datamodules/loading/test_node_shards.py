@@ -45,8 +45,8 @@ def of_node(requests: list[Any], node: int, size: int = 3) -> Tensor:
 
 def test_each_node_goes_through_its_shard_again_and_again() -> None:
     requests = [request for epoch in range(6) for request in batches(epoch=epoch)]
-    assert [request.visit for request in requests] == list(range(30))
-    assert {request.global_size for request in requests} == {12}
+    assert [request.batch_number for request in requests] == list(range(30))
+    assert {request.global_batch_size for request in requests} == {12}
     for node, (first, length) in enumerate(((0, 7), (10, 13), (30, 5), (40, 9))):
         stream = of_node(requests, node)
         for start in range(0, len(stream) - length + 1, length):
@@ -58,13 +58,13 @@ def test_each_node_goes_through_its_shard_again_and_again() -> None:
 def test_processes_have_the_samples_of_their_nodes_and_go_on_within_an_epoch(growing: bool) -> None:
     for resumed in (0, 3):
         alone = batches(epoch=1, resumed=resumed, growing=growing)
-        assert [each.visit for each in alone] == list(range(5 + resumed, 10))
+        assert [each.batch_number for each in alone] == list(range(5 + resumed, 10))
         for rank in range(3):
             own = block(4, rank, 3)
             for whole, part in zip(alone, batches(rank, 3, 1, resumed, growing), strict=True):
                 nodes = whole.indices.view(4, -1)
                 assert part.indices.equal(nodes[own.start : own.stop].flatten())
-                assert part.global_size == whole.global_size == len(whole.indices)
+                assert part.global_batch_size == whole.global_batch_size == len(whole.indices)
 
 
 def test_growing_batches_have_one_sample_more_each_time_and_skip_none() -> None:
@@ -84,7 +84,7 @@ def test_a_data_module_gives_each_node_images_of_its_own_shard() -> None:
     for batch in loaded:
         for node, index in enumerate(batch["index"].view(4, 5)):
             assert set(index.tolist()) <= set(shards[node].tolist())
-        assert len(batch["image"]) == batch["global_size"] == 20
+        assert len(batch["image"]) == batch["global_batch_size"] == 20
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ def test_whole_images_are_dealt_out_once_in_batches_of_one_size(batch_size: int,
     assert all(each for each in requests)
     assert all(len({SIZES[i] for i in r.indices.tolist()}) == 1 for each in requests for r in each)
     for turn, first in enumerate(requests[0]):
-        assert first.global_size == sum(len(each[turn].indices) for each in requests if turn < len(each))
+        assert first.global_batch_size == sum(len(each[turn].indices) for each in requests if turn < len(each))
     if (batch_size, world_size) == (3, 1):
         assert [r.indices.tolist() for r in requests[0]] == [[0, 2], [1], [3]]
 

@@ -84,7 +84,7 @@ def test_the_training_set_in_its_own_order() -> None:
     assert own.num_train_samples == NUM_SAMPLES
     batches = list(own.training_images_dataloader())
     assert torch.cat([batch["index"] for batch in batches]).tolist() == list(range(NUM_SAMPLES))
-    assert [batch["global_size"] for batch in batches] == [len(batch["label"]) for batch in batches]
+    assert [batch["global_batch_size"] for batch in batches] == [len(batch["label"]) for batch in batches]
 
 
 def test_batches_of_many_kinds_are_dicts() -> None:

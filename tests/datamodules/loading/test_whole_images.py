@@ -17,7 +17,7 @@ class Sized:
         return len(self.sizes)
 
     def __getitem__(self, request: Request) -> dict[str, Any]:
-        return {"index": request.indices, "global_size": request.global_size}
+        return {"index": request.indices, "global_batch_size": request.global_batch_size}
 
 
 class Images(WholeImageSets):

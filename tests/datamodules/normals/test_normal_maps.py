@@ -61,14 +61,14 @@ def test_training_squares_are_cut_from_both_and_a_mirror_negates_x() -> None:
     quiet(max_epochs=3).fit(module, NormalMaps(Few(), batch_size=3, crop_size=6, num_workers=0))
     assert [len(batch["index"]) for batch in module.batches] == [3, 3, 3]  # of one sample, the last batch is left out
     turned = 0
-    for visit, batch in enumerate(module.batches):
+    for epoch, batch in enumerate(module.batches):
         for place, index in enumerate(batch["index"].tolist()):
             one = torch.tensor([index])
-            row, column = sample_uniform(0, visit, one, 2)[0].tolist()
+            row, column = sample_uniform(0, epoch, one, 2)[0].tolist()
             height, width = SIZES[index]
             top, left = int(row * (height - 5)), int(column * (width - 5))
             image, normal = (array[index][:, top : top + 6, left : left + 6].copy() for array in (IMAGE, NORMAL))
-            if float(sample_uniform(0, visit, one, 1, stream=1)) < 0.5:
+            if float(sample_uniform(0, epoch, one, 1, stream=1)) < 0.5:
                 turned += 1
                 image, normal = image[..., ::-1].copy(), normal[..., ::-1] * np.float32([[[-1]], [[1]], [[1]]])
             torch.testing.assert_close(batch["image"][place], torch.from_numpy(image).float() / 255)

@@ -30,7 +30,7 @@ def test_captions_are_the_classes_names_and_images_are_held_out_once() -> None:
     labels = Digits().training().label[train.row[batch["index"]]]
     assert batch["caption"] == [f"digit {label}" for label in labels.tolist()]
     assert batch["image"].shape == (100, 1, 8, 8)
-    assert "visit" not in next(iter(data.val_dataloader()))
+    assert "epoch" not in next(iter(data.val_dataloader()))
     data.setup("test")
     assert data.test_set is held_out
 
@@ -43,7 +43,7 @@ def test_arrays_take_the_place_of_images() -> None:
     row = np.arange(1300) % 5
     train.give_instead({"moments": (array, row)})
     batch = next(iter(data.train_dataloader()))
-    assert set(batch) == {"index", "global_size", "caption", "moments"}
+    assert set(batch) == {"index", "global_batch_size", "caption", "moments"}
     assert torch.equal(batch["moments"][:, 0], (batch["index"] % 5).float())
     whole = next(iter(data.training_images_dataloader()))
     assert whole["index"].tolist() == list(range(7))

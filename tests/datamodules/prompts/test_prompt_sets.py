@@ -35,7 +35,7 @@ def test_classes_take_turns_with_new_seeds() -> None:
     assert found[11] == Prompt(11, 111, "1")
     batch = PromptRows(found)[Request(torch.tensor([11, 0]), 0, 5)]
     assert batch["caption"] == ["1", "0"]
-    assert (batch["seed"].tolist(), batch["index"].tolist(), batch["global_size"]) == ([111, 100], [11, 0], 5)
+    assert (batch["seed"].tolist(), batch["index"].tolist(), batch["global_batch_size"]) == ([111, 100], [11, 0], 5)
 
 
 @pytest.mark.parametrize(

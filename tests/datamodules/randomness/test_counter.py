@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy import stats
 
-from datamodules.corruptions.image_noise import NumbersOfOneImage, SampleNumbers
+from datamodules.corruptions.image_noise import CounterRNG, SeededImageRNG
 from datamodules.randomness.counter import poisson_quantile
 
 LIKE = torch.empty(7, 3, 41, 41, dtype=torch.float64)
@@ -11,7 +11,7 @@ LIKE = torch.empty(7, 3, 41, 41, dtype=torch.float64)
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_numbers_have_their_law(dtype: torch.dtype) -> None:
-    numbers = SampleNumbers(3, 1, torch.arange(7))
+    numbers = CounterRNG(3, 1, torch.arange(7))
     like = LIKE.to(dtype)
     for drawn, law in ((numbers.uniform(like), stats.uniform), (numbers.normal(like), stats.norm)):
         assert (drawn.shape, drawn.dtype) == (like.shape, dtype)
@@ -24,18 +24,18 @@ def test_numbers_have_their_law(dtype: torch.dtype) -> None:
 
 
 def test_numbers_follow_from_seed_visit_sample_and_the_call_alone() -> None:
-    first, again = (SampleNumbers(3, 1, torch.tensor([5, 2])) for _ in range(2))
-    alone = SampleNumbers(3, 1, torch.tensor([2]))
+    first, again = (CounterRNG(3, 1, torch.tensor([5, 2])) for _ in range(2))
+    alone = CounterRNG(3, 1, torch.tensor([2]))
     for _ in range(2):
         drawn = first.normal(LIKE[:2])
         assert torch.equal(drawn, again.normal(LIKE[:2]))
         assert torch.equal(drawn[1:], alone.normal(LIKE[:1]))
-    others = [SampleNumbers(4, 1, torch.tensor([2])), SampleNumbers(3, 2, torch.tensor([2])), alone]
+    others = [CounterRNG(4, 1, torch.tensor([2])), CounterRNG(3, 2, torch.tensor([2])), alone]
     assert all(not torch.equal(drawn[1:], other.normal(LIKE[:1])) for other in others)
 
 
 def test_numbers_of_one_image_are_numpys_in_the_order_rows_columns_channels() -> None:
-    numbers, like = NumbersOfOneImage(0), torch.empty(1, 3, 4, 5)
+    numbers, like = SeededImageRNG(0), torch.empty(1, 3, 4, 5)
     np.random.seed(0)  # noqa: NPY002
     for drawn in (numbers.normal(like), numbers.normal(like)):
         expected = np.random.normal(0, 1, (4, 5, 3))  # noqa: NPY002
@@ -55,7 +55,7 @@ def test_poissons_quantiles_are_scipys(rate: float) -> None:
 
 @pytest.mark.parametrize("shape", [1.0, 2.5, 50.0, 3000.0])
 def test_gamma_numbers_have_their_law(shape: float) -> None:
-    drawn = SampleNumbers(0, 0, torch.arange(7)).gamma(torch.full_like(LIKE, shape))
+    drawn = CounterRNG(0, 0, torch.arange(7)).gamma(torch.full_like(LIKE, shape))
     assert stats.kstest(drawn.flatten().numpy(), stats.gamma(shape).cdf).pvalue > 1e-3
 
 
@@ -66,5 +66,5 @@ def test_poisson_and_gamma_numbers_of_one_image_are_numpys() -> None:
     for kind in ("poisson", "standard_gamma"):
         expected = getattr(random, kind)(in_rows)
         random.seed(0)
-        drawn = getattr(NumbersOfOneImage(0), kind.removeprefix("standard_"))(rate)
+        drawn = getattr(SeededImageRNG(0), kind.removeprefix("standard_"))(rate)
         np.testing.assert_array_equal(drawn[0].permute(1, 2, 0).numpy(), expected)

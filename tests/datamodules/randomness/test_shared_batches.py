@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from datamodules.randomness.shared_batches import begin_batch, draw_rows, drawn_alike, end_batch
+from datamodules.randomness.shared_batches import begin_batch, end_batch, sample_rows, shared_rng
 from lightning_modules.losses.mixing import SoftLabels, draw_mixing
 from lightning_modules.robustness.attacks.ascent import random_start
 from lightning_modules.robustness.smoothed_training.noisy_copies import noisy_copies
@@ -61,7 +61,7 @@ def drawn(image: Tensor, label: Tensor) -> dict[str, Tensor]:
         "copies": noisy_copies(image, 0.1, num_copies=3).movedim(1, 0),
         "start": random_start(image, "l2", 0.1),
         "two halves": torch.stack(AddedNoise(0.1)(torch.cat([image, image])).chunk(2), dim=1),
-        "timestep": draw_rows(partial(torch.randint, 1000), (len(image),), "cpu"),
+        "timestep": sample_rows(partial(torch.randint, 1000), (len(image),), "cpu"),
     }
 
 
@@ -73,11 +73,11 @@ def in_one_of_two() -> Any:
     found = drawn(IMAGE[rank::2], LABEL[rank::2])
     end_batch()
     begin_batch(SEED + 1, SIZE)
-    some = draw_rows(torch.rand, (2,), "cpu")  # two of three or four samples
-    with drawn_alike():
+    some = sample_rows(torch.rand, (2,), "cpu")  # two of three or four samples
+    with shared_rng():
         alike = torch.rand(3)
     end_batch()
-    return found, [some, draw_rows(torch.rand, (SIZE - 3 - rank,), "cpu")], alike
+    return found, [some, sample_rows(torch.rand, (SIZE - 3 - rank,), "cpu")], alike
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ def draws_of(path: Path) -> list[str]:
 
 
 def test_modules_draw_for_samples_by_these_functions_or_by_generators_of_their_own() -> None:
-    """Otherwise the process would decide. Mixing draws within `drawn_alike`; ScoreDVI seeds torch's for each image."""
+    """Otherwise the process would decide. Mixing draws within `shared_rng`; ScoreDVI seeds torch's for each image."""
     found = {path.relative_to(ROOT).as_posix() for path in (ROOT / "lightning_modules").rglob("*.py") if draws_of(path)}
     assert found == {"lightning_modules/losses/mixing.py", "lightning_modules/denoising/scoredvi/module.py"}
 
@@ -119,10 +119,10 @@ def test_one_process_draws_from_torchs_own_generators() -> None:
     expected = torch.rand(4, 2), torch.rand(3)
     torch.manual_seed(SEED)
     begin_batch(SEED + 1, 4)
-    with drawn_alike():
+    with shared_rng():
         first = torch.rand(4, 2)
     assert torch.equal(first, expected[0])
-    assert torch.equal(draw_rows(torch.rand, (3,), "cpu"), expected[1])
+    assert torch.equal(sample_rows(torch.rand, (3,), "cpu"), expected[1])
 
 
 def test_each_process_draws_by_itself_for_some_samples_and_between_batches(both: list[Any]) -> None:

@@ -82,7 +82,7 @@ def test_crops_of_dnd_are_cut_out_of_its_own_files(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(camera_pairs, "read_mat", lambda path, key: photographs[int(path.stem) - 1])
     images = DND(str(tmp_path)).images("test")
     assert images.names == ["0001_01", "0001_02", "0002_01", "0002_02"]
-    assert (images.clean, images.brightest) == (None, 1)
+    assert (images.clean, images.data_range) == (None, 1)
     np.testing.assert_array_equal((images.noisy or [])[3], photographs[1, 2:6, 4:8].transpose(2, 0, 1).astype("f4"))
     monkeypatch.setattr(camera_pairs, "read_cells", lambda path, key: [np.ones((4, 20))])
     with pytest.raises(ValueError, match=r"info.mat has boxes \[4, 20\] of a photograph, not \[20, 4\]"):

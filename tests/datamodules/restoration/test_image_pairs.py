@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from datamodules.corruptions.image_noise import Gaussian, SampleNumbers
+from datamodules.corruptions.image_noise import CounterRNG, Gaussian
 from datamodules.loading.augmentation import sample_uniform
 from datamodules.restoration.image_pairs import ImagePairs, Patches, flipped_and_transposed
 from datamodules.restoration.images import Images, PairSet, Split
@@ -24,11 +24,11 @@ class Few(PairSet):
 
     channels = 1
 
-    def __init__(self, noisy: Sequence[np.ndarray] | None = None, brightest: int = 255) -> None:
-        self.noisy, self.brightest = noisy, brightest
+    def __init__(self, noisy: Sequence[np.ndarray] | None = None, data_range: int = 255) -> None:
+        self.noisy, self.data_range = noisy, data_range
 
     def images(self, split: Split) -> Images:
-        return Images("abcd", CLEAN, self.noisy, self.brightest)
+        return Images("abcd", CLEAN, self.noisy, self.data_range)
 
 
 class Recorder(LightningModule):
@@ -65,10 +65,10 @@ def whole_images(data: ImagePairs) -> list[tuple[int, dict[str, Any]]]:
     return module.tested
 
 
-def at(index: int, visit: int = 0, size: int = 8) -> np.ndarray:
+def at(index: int, epoch: int = 0, size: int = 8) -> np.ndarray:
     """The patch of a sample, by plain indices."""
     image = CLEAN[index // 3][0]
-    row, column, *_ = sample_uniform(0, visit, torch.tensor([index]), 2)[0].tolist()
+    row, column, *_ = sample_uniform(0, epoch, torch.tensor([index]), 2)[0].tolist()
     top, left = int(row * (image.shape[0] - size + 1)), int(column * (image.shape[1] - size + 1))
     return image[top : top + size, left : left + size]
 
@@ -78,14 +78,14 @@ def test_patches_lie_in_their_images_are_flipped_and_then_made_noisy() -> None:
     batches = patches(data, epochs=2)
     assert [len(batch["index"]) for batch in batches] == [5, 5, 2] * 2
     for number, batch in enumerate(batches):
-        visit = number // 3
+        epoch = number // 3
         for place, index in enumerate(batch["index"].tolist()):
             one = torch.tensor([index])
-            ways = sample_uniform(0, visit, one, 3, stream=1)
-            stored = torch.from_numpy(at(index, visit).copy())[None, None]
+            ways = sample_uniform(0, epoch, one, 3, stream=1)
+            stored = torch.from_numpy(at(index, epoch).copy())[None, None]
             clean = flipped_and_transposed(stored, ways).float() / 255
             torch.testing.assert_close(batch["clean"][place], clean[0], rtol=0, atol=0)
-            noisy = Gaussian(25).sample(clean, SampleNumbers(0, visit, one))
+            noisy = Gaussian(25).sample(clean, CounterRNG(0, epoch, one))
             torch.testing.assert_close(batch["noisy"][place], noisy[0], rtol=0, atol=1e-6)
 
 
@@ -160,7 +160,7 @@ def test_test_images_have_the_noise_of_the_published_tables() -> None:
         assert batch["noisy"].dtype == torch.float32
         np.testing.assert_array_equal(batch["noisy"][0, 0].numpy(), image[..., 0])
         assert batch["name"] == ["abcd"[int(batch["index"])]]
-        assert batch["brightest"] == 255
+        assert batch["data_range"] == 255
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
@@ -171,14 +171,14 @@ def test_each_test_image_has_a_level_of_its_own_where_noise_is_a_range(batch_siz
         for index, noisy in zip(batch["index"].tolist(), batch["noisy"][:, 0].numpy(), strict=True):
             field = np.random.RandomState(0).standard_normal(noisy.shape)  # that of the tables, as of one level
             level[index] = float((noisy * 255 - CLEAN[index][0]).ravel() @ field.ravel() / (field**2).sum())
-    place = SampleNumbers(0, 0, torch.arange(4)).uniform(torch.empty(4, 1, 1, 1).double()).flatten().tolist()
+    place = CounterRNG(0, 0, torch.arange(4)).uniform(torch.empty(4, 1, 1, 1).double()).flatten().tolist()
     expected = [20 * (55 / 20) ** one for one in place]  # log-uniform, by seed 0 and the image's position alone
     assert [level[index] for index in range(4)] == pytest.approx(expected, rel=1e-4)
     assert len({round(one) for one in expected}) == 4
 
 
 def test_real_pairs_keep_their_own_noise() -> None:
-    data = ImagePairs(Few(NOISY), Few(NOISY, brightest=510), batch_size=4, patch_size=16, augmentation=False)
+    data = ImagePairs(Few(NOISY), Few(NOISY, data_range=510), batch_size=4, patch_size=16, augmentation=False)
     flipped = ImagePairs(Few(NOISY), batch_size=4, patch_size=16)
     (batch,), (other,) = patches(data), patches(flipped)
     ways = sample_uniform(0, 0, batch["index"], 3, stream=1)

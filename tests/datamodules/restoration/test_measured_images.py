@@ -6,8 +6,15 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules.corruptions.image_noise import SampleNumbers
-from datamodules.corruptions.operators import BlockMean, ChannelMean, FourierMagnitude, FreeForm, Operator, RandomPixels
+from datamodules.corruptions.image_noise import CounterRNG
+from datamodules.corruptions.operators import (
+    AverageDownsampling,
+    FreeForm,
+    Grayscale,
+    Operator,
+    PhaseRetrieval,
+    RandomPixels,
+)
 from datamodules.loading.global_batches import Request
 from datamodules.restoration.images import Images, PairSet, Split
 from datamodules.restoration.measured_images import MeasuredFolder, MeasuredImages
@@ -33,20 +40,20 @@ def measurements(operator: Operator, **options: Any) -> list[dict[str, Any]]:
     return [batch for _, batch in whole_images(MeasuredImages(operator, Five(), **options))]
 
 
-@pytest.mark.parametrize("operator", [BlockMean(2), FreeForm(), FourierMagnitude(), ChannelMean()])
+@pytest.mark.parametrize("operator", [AverageDownsampling(2), FreeForm(), PhaseRetrieval(), Grayscale()])
 def test_measurements_are_of_images_between_minus_one_and_one(operator: Operator) -> None:
     (batch,) = measurements(operator, sigma=0.1, evaluation_batch_size=5)
     index = torch.arange(5)
     image = torch.from_numpy(np.stack(CLEAN)).double() / 127.5 - 1
     own = operator.of(index, (16, 16))
     measured = own.forward(image)
-    measured = measured + 0.2 * SampleNumbers(0, 0, index).normal(measured)
+    measured = measured + 0.2 * CounterRNG(0, 0, index).normal(measured)
     torch.testing.assert_close(batch["measured"], measured.float(), rtol=0, atol=1e-6)
     torch.testing.assert_close(batch["noisy"], (own.pseudo_inverse(measured).float() + 1) / 2, rtol=0, atol=1e-6)
     torch.testing.assert_close(batch["clean"], (image.float() + 1) / 2, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("operator", [RandomPixels(), BlockMean(4)])
+@pytest.mark.parametrize("operator", [RandomPixels(), AverageDownsampling(4)])
 def test_an_image_has_the_same_measurement_in_every_batch_and_run(operator: Operator) -> None:
     (whole,), parts = (measurements(operator, sigma=0.1, evaluation_batch_size=size, seed=size) for size in (5, 2))
     for key in ("measured", "noisy"):
@@ -55,8 +62,8 @@ def test_an_image_has_the_same_measurement_in_every_batch_and_run(operator: Oper
 
 
 def test_training_batches_are_clean_patches() -> None:
-    batches = patches(MeasuredImages(BlockMean(2), training=Five(), batch_size=3, patch_size=16))
-    assert [set(batch) for batch in batches] == [{"index", "global_size", "clean"}] * 2
+    batches = patches(MeasuredImages(AverageDownsampling(2), training=Five(), batch_size=3, patch_size=16))
+    assert [set(batch) for batch in batches] == [{"index", "global_batch_size", "clean"}] * 2
     row = int(batches[0]["index"][1])
     torch.testing.assert_close(batches[0]["clean"][1], torch.from_numpy(CLEAN[row]) / 255)
 
@@ -65,7 +72,7 @@ def test_a_folder_of_small_images_is_measured_already(tmp_path: Path) -> None:
     small = np.random.default_rng(9).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     Image.fromarray(small).save(tmp_path / "small.png")
     module = Recorder()
-    quiet().predict(module, MeasuredImages(BlockMean(4), predict_dir=str(tmp_path)))
+    quiet().predict(module, MeasuredImages(AverageDownsampling(4), predict_dir=str(tmp_path)))
     ((_, batch),) = module.tested
     pixels = torch.from_numpy(small).permute(2, 0, 1)[None] / 255
     torch.testing.assert_close(batch["measured"], 2 * pixels - 1)
@@ -75,7 +82,7 @@ def test_a_folder_of_small_images_is_measured_already(tmp_path: Path) -> None:
 
 def test_grey_measurements_are_read_as_they_are(tmp_path: Path) -> None:
     Image.fromarray(np.full((4, 4), 51, np.uint8)).save(tmp_path / "grey.png")
-    batch = MeasuredFolder(ChannelMean(), str(tmp_path), ChannelMean().measured_channels(3), None)[
+    batch = MeasuredFolder(Grayscale(), str(tmp_path), Grayscale().measured_channels(3), None)[
         Request(torch.tensor([0]), 0, 1)
     ]
     assert batch["measured"].shape == (1, 1, 4, 4)
@@ -84,9 +91,9 @@ def test_grey_measurements_are_read_as_they_are(tmp_path: Path) -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     for make, message in (
-        (lambda: MeasuredImages(BlockMean(2), Five(), sigma=-1), "sigma must be at least 0, got -1"),
-        (lambda: MeasuredImages(FourierMagnitude(), predict_dir="x"), "FourierMagnitude measures none"),
-        (lambda: MeasuredImages(BlockMean(2), Five(noisy=True)).set_up_test(), "Five has noisy images alone"),
+        (lambda: MeasuredImages(AverageDownsampling(2), Five(), sigma=-1), "sigma must be at least 0, got -1"),
+        (lambda: MeasuredImages(PhaseRetrieval(), predict_dir="x"), "PhaseRetrieval measures none"),
+        (lambda: MeasuredImages(AverageDownsampling(2), Five(noisy=True)).set_up_test(), "Five has noisy images alone"),
     ):
         with pytest.raises(ValueError, match=message):
             make()

@@ -30,7 +30,7 @@ def test_a_folder_needs_no_clean_images_and_no_set_and_tells_which_files_are_bro
     images = folder(tmp_path, one=PIXELS, two=PIXELS[..., 0], four=DEEP)
     folder(tmp_path / "sub", three=PIXELS[:5])
     (tmp_path / "broken.png").write_bytes((tmp_path / "one.png").read_bytes()[:60])
-    data, module = ImagePairs(predict_dir=images, brightest=4095), Recorder()
+    data, module = ImagePairs(predict_dir=images, data_range=4095), Recorder()
     quiet().predict(module, data)
     batches = {batch["name"][0]: batch for _, batch in module.tested}
     assert sorted(batches) == ["four"]  # the others have 8 bits
@@ -39,13 +39,15 @@ def test_a_folder_needs_no_clean_images_and_no_set_and_tells_which_files_are_bro
     quiet().predict(module, data)
     batches = {batch["name"][0]: batch for _, batch in module.tested}
     assert sorted(batches) == ["one", "sub/three", "two"]
-    assert all(batch.keys() == {"noisy", "index", "global_size", "name", "brightest"} for batch in batches.values())
+    assert all(
+        batch.keys() == {"noisy", "index", "global_batch_size", "name", "data_range"} for batch in batches.values()
+    )
     torch.testing.assert_close(batches["one"]["noisy"][0], torch.from_numpy(PIXELS).permute(2, 0, 1) / 255.0)
     assert batches["two"]["noisy"].shape == (1, 1, 9, 7)
     assert data.predict_set is not None
     broken, deep = data.predict_set.unreadable
     assert str(tmp_path / "broken.png") in broken
-    assert f"{tmp_path / 'four.png'} has 16 bits, and nothing says which value is white: set brightest" in deep
+    assert f"{tmp_path / 'four.png'} has 16 bits, and nothing says which value is white: set data_range" in deep
 
 
 def test_a_network_of_colours_gets_grey_images_as_colours_and_none_of_grey_gets_colours(tmp_path: Path) -> None:
@@ -89,7 +91,7 @@ def test_raw_images_are_packed_above_black_and_brightened(tmp_path: Path) -> Non
     module = Recorder()
     quiet().predict(module, data)
     [batch] = [batch for _, batch in module.tested]
-    assert (batch["name"], batch["brightest"]) == (["night/a"], 65535)
+    assert (batch["name"], batch["data_range"]) == (["night/a"], 65535)
     expected = 100 * (packed(bayer).astype(float) - 512).clip(0) / (16383 - 512)
     np.testing.assert_allclose(batch["noisy"][0], expected, rtol=1e-5)
     assert data.predict_set is not None

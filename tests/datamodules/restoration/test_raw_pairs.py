@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from datamodules.files.bayer import packed
-from datamodules.restoration.raw_pairs import ELD, SID
+from datamodules.restoration.raw_pairs import SID, ELDPairs
 
 RANDOM = np.random.default_rng(0)
 
@@ -39,8 +39,8 @@ def clipped(bayer: np.ndarray) -> np.ndarray:
 def test_sid_trains_on_each_long_exposure_once(tmp_path: Path) -> None:
     stored = sid(tmp_path)
     images = SID(str(tmp_path)).images("training")
-    assert (images.names, images.noisy, images.brightest) == (["00001_00_10s", "00002_00_10s"], None, 16383 - 512)
-    np.testing.assert_allclose(images.stored[1] / images.brightest, clipped(stored["00002_00_10s"]))
+    assert (images.names, images.noisy, images.data_range) == (["00001_00_10s", "00002_00_10s"], None, 16383 - 512)
+    np.testing.assert_allclose(images.stored[1] / images.data_range, clipped(stored["00002_00_10s"]))
 
 
 def test_short_exposures_are_brightened_by_the_ratio_that_their_names_say(tmp_path: Path) -> None:
@@ -55,13 +55,13 @@ def test_short_exposures_are_brightened_by_the_ratio_that_their_names_say(tmp_pa
 
 
 def test_eld_compares_with_the_nearest_reference(tmp_path: Path) -> None:
-    folder = tmp_path / "ELD" / "SonyA7S2"
+    folder = tmp_path / "ELDPairs" / "SonyA7S2"
     stored = {
         (scene, number): raw(folder / f"scene-{scene}" / f"IMG_{number:04d}.npz")
         for scene in (2, 10)
         for number in range(1, 17)
     }
-    images = ELD(str(tmp_path), factor=100).images("test")
+    images = ELDPairs(str(tmp_path), factor=100).images("test")
     numbers = [(2, 4, 6), (2, 9, 11), (2, 14, 16), (10, 4, 6), (10, 9, 11), (10, 14, 16)]
     assert images.names == [f"scene-{scene}_IMG_{number:04d}" for scene, number, _ in numbers]
     for place, (scene, number, reference) in enumerate(numbers):
@@ -74,10 +74,10 @@ def test_eld_compares_with_the_nearest_reference(tmp_path: Path) -> None:
     [
         (lambda root: SID(root, ratio=250), "test", ValueError, "no pair of .* has the ratio 250, but 100, 300"),
         (lambda root: SID(root + "/SID"), "test", FileNotFoundError, "Sony_test_list.txt does not exist"),
-        (lambda root: ELD(root), "training", ValueError, "ELD is a test set"),
-        (lambda root: ELD(root), "test", FileNotFoundError, "no folder scene-1...scene-10"),
-        (lambda root: ELD(root, factor=50), "test", ValueError, "factor must be one of 1, 10, 100, 200, got 50"),
-        (lambda root: ELD(root, "Leica"), "test", ValueError, "camera must be one of SonyA7S2"),
+        (lambda root: ELDPairs(root), "training", ValueError, "ELD is a test set"),
+        (lambda root: ELDPairs(root), "test", FileNotFoundError, "no folder scene-1...scene-10"),
+        (lambda root: ELDPairs(root, factor=50), "test", ValueError, "factor must be one of 1, 10, 100, 200, got 50"),
+        (lambda root: ELDPairs(root, "Leica"), "test", ValueError, "camera must be one of SonyA7S2"),
     ],
 )
 def test_what_is_missing_or_asked_for_in_vain_is_named(

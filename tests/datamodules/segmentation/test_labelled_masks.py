@@ -97,16 +97,16 @@ def test_batches_hold_what_their_type_says(tmp_path: Path, precision: Any) -> No
     data = blocks()
     module = trained(data, tmp_path, precision=precision)
     dtype = torch.float64 if precision == "64-true" else torch.float32
-    keys = ["clean_label", "global_size", "image", "index", "label", "original_label"]
+    keys = ["clean_label", "global_batch_size", "image", "index", "label", "original_label"]
     assert all(sorted(batch) == keys for batch in module.trained)
-    assert [batch["global_size"] for batch in module.trained] == [4, 4, 3]
+    assert [batch["global_batch_size"] for batch in module.trained] == [4, 4, 3]
     image, given_masks, clean = data.images._drawn(11)
     assert torch.equal(in_order(module.trained, "image"), image.to(dtype) / 255)
     for key, expected in (("label", given_masks), ("original_label", given_masks), ("clean_label", clean)):
         label = in_order(module.trained, key)
         assert label.dtype == torch.int64
         assert torch.equal(label, expected.long())
-    assert all(sorted(batch) == ["global_size", "image", "index", "label"] for batch in module.evaluated)
+    assert all(sorted(batch) == ["global_batch_size", "image", "index", "label"] for batch in module.evaluated)
     assert torch.equal(in_order(module.evaluated, "label"), data.images._drawn(3)[1].long())
 
 

@@ -56,7 +56,7 @@ def test_images_and_masks_are_mirrored_together() -> None:
     image = torch.randint(256, (64, 3, 8, 8), dtype=torch.uint8)
     label = image[:, 0] % 21
     batch = {"image": image, "label": label, "clean_label": label, "index": torch.arange(64)}
-    mirrored = augmentation.apply(dict(batch), seed=4, visit=3)
+    mirrored = augmentation.apply(dict(batch), seed=4, epoch=3)
     turned = (mirrored["image"] == image.flip(3)).flatten(start_dim=1).all(dim=1)
     assert 16 < int(turned.sum()) < 48
     assert torch.equal(mirrored["image"][~turned], image[~turned])

@@ -46,7 +46,7 @@ def test_folders_of_any_size_and_format(folders: Path) -> None:
     assert batch["image"].shape == (6, 1, 16, 16)
     assert batch["image"].double().mean(dim=(1, 2, 3)).tolist() == pytest.approx([40.0 * n for n in range(6)], abs=2)
     assert not batch["label"].any()
-    assert {int(mask.sum()) for mask in augmented(data, *range(6), visit=1)} <= {48, 128, 208}
+    assert {int(mask.sum()) for mask in augmented(data, *range(6), epoch=1)} <= {48, 128, 208}
     test = data.test_set[request(0, 1)]
     assert test["label"].tolist() == [[[1] * 8 + [0] * 8] * 16] * 2
 

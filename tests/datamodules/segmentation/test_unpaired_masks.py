@@ -9,31 +9,31 @@ from datamodules.segmentation.ellipses import Ellipses
 from datamodules.segmentation.unpaired_masks import UnpairedMasks
 
 
-def request(*index: int, visit: int = 0) -> Request:
-    return Request(torch.tensor(index), visit, len(index))
+def request(*index: int, epoch: int = 0) -> Request:
+    return Request(torch.tensor(index), epoch, len(index))
 
 
-def augmented(data: Any, *index: int, visit: int = 0) -> Tensor:
-    batch = data.train_set[request(*index, visit=visit)]
-    return data.augmented(batch, batch.pop("visit"))["auxiliary_mask"]
+def augmented(data: Any, *index: int, epoch: int = 0) -> Tensor:
+    batch = data.train_set[request(*index, epoch=epoch)]
+    return data.augmented(batch, batch.pop("epoch"))["auxiliary_mask"]
 
 
 def test_auxiliary_masks_depend_on_seed_visit_and_image_alone() -> None:
     data, other = (UnpairedMasks(EllipseImages(), seed=seed) for seed in (3, 4))
     for each in (data, other):
         each.set_up_training()
-    whole = augmented(data, 0, 1, 2, 3, visit=5)
+    whole = augmented(data, 0, 1, 2, 3, epoch=5)
     assert whole.shape == (4, 1, 32, 32)
-    assert torch.equal(augmented(data, 3, 1, visit=5), whole[[3, 1]])
-    assert not torch.equal(augmented(data, 0, 1, 2, 3, visit=6), whole)
-    assert not torch.equal(augmented(other, 0, 1, 2, 3, visit=5), whole)
+    assert torch.equal(augmented(data, 3, 1, epoch=5), whole[[3, 1]])
+    assert not torch.equal(augmented(data, 0, 1, 2, 3, epoch=6), whole)
+    assert not torch.equal(augmented(other, 0, 1, 2, 3, epoch=5), whole)
 
 
 def test_auxiliary_masks_belong_to_no_image_and_all_are_used_alike() -> None:
     data: Any = UnpairedMasks(EllipseImages(shapes=Ellipses(10), num_training=100))
     data.set_up_training()
     pool = Ellipses(10).masks(torch.arange(10), 32, seed=0)
-    drawn = torch.cat([augmented(data, *range(100), visit=visit)[:, 0] for visit in range(10)])
+    drawn = torch.cat([augmented(data, *range(100), epoch=epoch)[:, 0] for epoch in range(10)])
     same = (drawn[:, None] == pool[None]).all(dim=(2, 3))
     assert same.any(dim=1).all()
     assert same.sum(dim=0).min() > 60  # of 1,000, expected 100 each

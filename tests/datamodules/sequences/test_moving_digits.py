@@ -101,7 +101,7 @@ def stands_still(images: ImageSet, size: int) -> int:
     law = MovingDigits(images, num_digits=1, image_size=size + 1, digit_size=size, num_times=2, seed=0)
     frames = law.test().fetch(torch.arange(20), 0)[:, 1, 0, :size, :size]
     source = images.test()
-    stored = (source.fetch(torch.arange(len(source.label)), None)[:, 0].int() * 255 // source.brightest).byte().numpy()
+    stored = (source.fetch(torch.arange(len(source.label)), None)[:, 0].int() * 255 // source.data_range).byte().numpy()
     enlarged = [Image.fromarray(one).resize((size, size), Image.Resampling.BILINEAR) for one in stored]
     every = torch.from_numpy(np.stack(enlarged)).int()
     return max(int((frame.int() - every).abs().amax(dim=(1, 2)).min()) for frame in frames)

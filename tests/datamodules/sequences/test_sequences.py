@@ -26,7 +26,7 @@ def test_batches_of_bridges() -> None:
     training = batches(data, "fit", torch.float32)
     assert [len(batch["observed"]) for batch in training] == [3, 2]
     assert training[0]["observed"].shape == (3, 5, 1)
-    assert training[0].keys() == {"observed", "sigma", "interval", "index", "global_size"}
+    assert training[0].keys() == {"observed", "sigma", "interval", "index", "global_batch_size"}
     assert training[0]["interval"] == data.interval == 0.5
     assert training[0]["sigma"].tolist() == [torch.inf] * 4 + [0.5]
     [first, *_] = batches(data, "test", torch.float64)
@@ -39,7 +39,7 @@ def test_frames_are_in_the_unit_interval_and_new_in_each_epoch() -> None:
     digits = MovingDigits(Digits(), image_size=20, digit_size=16, num_times=3, num_training=8)
     data = Sequences(digits, 8, num_workers=0, seed=3)
     [first] = batches(data, "fit", torch.float32)
-    assert first.keys() == {"observed", "interval", "index", "global_size"}
+    assert first.keys() == {"observed", "interval", "index", "global_batch_size"}
     assert first["observed"].dtype == torch.float32
     assert (first["observed"].min(), first["observed"].max()) == (0, 1)
     assert digits.seed is None  # that of the data is its copy's

@@ -9,15 +9,15 @@ from datamodules.tables.noised_points import (
     Atoms,
     CreditDefault,
     NoisedPoints,
-    PointLaw,
+    PointDistribution,
+    StandardisedWine,
     UniformCube,
     UnitCircle,
-    Wine,
 )
 
 
 @pytest.mark.parametrize("law", [Atoms(), Atoms(3), UniformCube(2, 2.0), UnitCircle()])
-def test_the_posterior_mean_is_the_scores(law: PointLaw) -> None:
+def test_the_posterior_mean_is_the_scores(law: PointDistribution) -> None:
     """By Tweedie's formula with log p_t of many draws, and as the conditional mean of the labels."""
     random = np.random.default_rng(0)
     x = random.standard_normal((4, 2))
@@ -64,7 +64,7 @@ def test_rows_have_one_draw_each_and_times_within_bounds() -> None:
 
 
 def test_tables_are_standardised_and_kept_in_the_ball(tmp_path: Path) -> None:
-    points = Wine(radius=4.0).draw(500, np.random.default_rng(0), test=False)
+    points = StandardisedWine(radius=4.0).draw(500, np.random.default_rng(0), test=False)
     assert points.shape == (500, 13)
     assert np.linalg.norm(points, axis=1).max() <= 4 + 1e-9
     with pytest.raises(FileNotFoundError, match=r"UCI_Credit_Card\.csv does not exist"):

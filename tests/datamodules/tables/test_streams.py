@@ -63,7 +63,7 @@ def test_classes_come_and_go() -> None:
     rows = DriftingClasses(digits, rounds=5000, turns=1.0, concentration=3.0, seed=0).training()
     target, features = rows.columns["target"], rows.columns["features"]
     source = digits.training()
-    image = source.fetch(torch.arange(len(source.label)), None).double().flatten(1) / source.brightest
+    image = source.fetch(torch.arange(len(source.label)), None).double().flatten(1) / source.data_range
     known = {(tuple(each), label) for each, label in zip(image.tolist(), source.label.tolist(), strict=True)}
     assert all((tuple(features[t].tolist()), target[t].item()) in known for t in range(0, 5000, 50))
 

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from callbacks.guards.contracts import Contracts
+from callbacks.guards.sanity_checks import SanityChecks
 from datamodules.loading.global_batches import GlobalBatches
 from datamodules.tables.table_set import Rows, TableSet
 from datamodules.tables.tables import Tables
@@ -56,7 +56,7 @@ class Mean(LightningModule):
 
 def fitted(data: Tables, **options: Any) -> Mean:
     module = Mean()
-    trainer = quiet(**{"max_epochs": 2, "callbacks": [Contracts()], "precision": "64-true", **options})
+    trainer = quiet(**{"max_epochs": 2, "callbacks": [SanityChecks()], "precision": "64-true", **options})
     trainer.fit(module, datamodule=data)
     return module
 
@@ -65,8 +65,8 @@ def test_all_rows_are_the_same_tensors_in_every_step() -> None:
     batches = fitted(Tables(Lines(), passes_per_epoch=3, seed=5)).batches
     assert len(batches) == 6
     assert len({id(batch["features"]) for batch in batches[:3]}) == 1
-    assert batches[0].keys() == {"features", "target", "w_true", "index", "global_size"}
-    assert batches[0]["global_size"] == 11
+    assert batches[0].keys() == {"features", "target", "w_true", "index", "global_batch_size"}
+    assert batches[0]["global_batch_size"] == 11
     torch.testing.assert_close(batches[0]["target"], Lines().training().columns["target"] + 5)
 
 
@@ -74,7 +74,7 @@ def test_mini_batches_visit_each_row_once_in_an_order_of_their_seed() -> None:
     orders = []
     for shuffle in (True, False):
         batches = fitted(Tables(Lines(), batch_size=4, shuffle=shuffle)).batches
-        assert [batch["global_size"] for batch in batches] == [4, 4, 3] * 2
+        assert [batch["global_batch_size"] for batch in batches] == [4, 4, 3] * 2
         orders.append(torch.cat([batch["index"] for batch in batches[:3]]).tolist())
         assert all(torch.equal(batch["features"][:, 0], 2.0 * batch["index"]) for batch in batches)
     assert sorted(orders[0]) == list(range(11)) == orders[1] != orders[0]
@@ -94,7 +94,7 @@ def test_a_batch_has_the_modules_type_and_a_test_all_rows(batch_size: int | None
 def shard(batch_size: int | None) -> tuple[float, list[int], int]:
     data = Tables(Lines(), batch_size=batch_size)
     module = fitted(data, devices=2, strategy="ddp", max_epochs=3)
-    return module.weight.item(), module.batches[0]["index"].tolist(), module.batches[0]["global_size"]
+    return module.weight.item(), module.batches[0]["index"].tolist(), module.batches[0]["global_batch_size"]
 
 
 @pytest.mark.parametrize("batch_size", [None, 7])

@@ -33,7 +33,7 @@ def test_batches_are_tokens_of_one_length_with_their_labels_and_places(folder: P
     assert torch.cat([batch["index"] for batch in batches]).sort().values.tolist() == list(range(11))
     assert {batch["text"]["input_ids"].shape[1] for batch in batches} == {16}
     batch = next(iter(labelled.test_dataloader()))
-    assert (batch["global_size"], batch["label"].tolist()) == (4, [0, 1, 1, 0])
+    assert (batch["global_batch_size"], batch["label"].tolist()) == (4, [0, 1, 1, 0])
     tokens, kinds = batch["text"]["input_ids"][0].tolist(), batch["text"]["token_type_ids"][0].tolist()
     read = [WORDS[token] for token in tokens]
     assert read == ["[CLS]", "a", "cat", "sat", "on", "the", "mat", "[SEP]", "a", "cat", "sat", "[SEP]"] + 4 * ["[PAD]"]

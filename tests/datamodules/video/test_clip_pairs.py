@@ -54,7 +54,7 @@ def batches(data: ClipPairs, stage: str = "fit", dtype: torch.dtype = torch.floa
 def test_windows_of_both_clips_are_cut_and_turned_alike() -> None:
     data = ClipPairs(Numbered(pairs=True), batch_size=30, num_frames=2, patch_size=4, windows_per_clip=10)
     [batch] = batches(data)
-    assert batch.keys() == {"noisy", "clean", "index", "global_size"}
+    assert batch.keys() == {"noisy", "clean", "index", "global_batch_size"}
     assert batch["clean"].shape == (30, 2, 3, 4, 4)
     assert (data.clip_shape, batch["noisy"].shape) == ((2, 3, 2, 2), (30, 2, 3, 2, 2))
     clean, noisy = ((batch[key] * 255).round().long() for key in ("clean", "noisy"))

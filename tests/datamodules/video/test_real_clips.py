@@ -55,7 +55,7 @@ def test_carphone_is_degraded_by_the_chain_of_reds(tmp_path: Path) -> None:
     data = ClipPairs(clips, clips, degradation=chain(), batch_size=1, num_frames=15, mirrored=True, patch_size=128)
     data.setup("fit")
     windows: Any = data.train_set
-    one, again, later = (windows[Request(torch.tensor([0]), visit, 1)] for visit in (0, 0, 1))
+    one, again, later = (windows[Request(torch.tensor([0]), epoch, 1)] for epoch in (0, 0, 1))
     assert one["noisy"].shape == (1, 30, 3, 32, 32)
     assert torch.equal(one["noisy"], again["noisy"])
     assert not torch.equal(one["noisy"], later["noisy"])

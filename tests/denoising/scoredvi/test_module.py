@@ -141,7 +141,7 @@ def test_training_fits_the_denoisers_to_noise_of_any_level() -> None:
     twin = copy.deepcopy(method.denoisers)
     clean = torch.rand(5, C, H, W, dtype=torch.float64)
     torch.manual_seed(2)
-    method.training_step({"clean": clean, "noisy": clean, "index": torch.arange(5), "global_size": 5}, 0)[
+    method.training_step({"clean": clean, "noisy": clean, "index": torch.arange(5), "global_batch_size": 5}, 0)[
         "loss"
     ].backward()
     torch.manual_seed(2)

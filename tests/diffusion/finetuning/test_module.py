@@ -20,7 +20,7 @@ def test_a_steps_loss_and_gradient_are_those_of_the_equation(prediction: str) ->
     module = tuning(pixel_space(prediction_type=prediction)).double()
     module.log = lambda *args, **kwargs: None  # type: ignore[method-assign, assignment]
     image = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    batch: Any = {"image": image, "index": torch.arange(3), "global_size": 3}
+    batch: Any = {"image": image, "index": torch.arange(3), "global_batch_size": 3}
     torch.manual_seed(5)
     loss = module.training_step(batch, 0)["loss"]
     loss.backward()
@@ -55,7 +55,7 @@ def test_a_model_of_images_is_trained_measured_drawn_from_and_saved(tmp_path: Pa
     drawn = require(module, Generator, "this").sample(3, torch.Generator().manual_seed(0))
     assert drawn.shape == (3, 1, 8, 8)
     assert 0 <= drawn.min() <= drawn.max() <= 1
-    batch = {"image": torch.rand(2, 1, 8, 8), "caption": ["a", "b"], "index": torch.arange(2), "global_size": 2}
+    batch = {"image": torch.rand(2, 1, 8, 8), "caption": ["a", "b"], "index": torch.arange(2), "global_batch_size": 2}
     assert list(require(module, PictureSource, "this").image_columns(batch, None)) == ["image", "sample"]
     saved = DDPMPipeline.from_pretrained(tmp_path / "run" / "pipeline").unet
     for weight, average in zip(saved.parameters(), module.average.weights, strict=True):

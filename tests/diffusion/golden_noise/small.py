@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from datamodules.prompts.noise_pairs import NoisePairs
 from datamodules.prompts.prompt_sets import Prompt, PromptSet
+from lightning_modules.backbones.diffusion.pixel_model import PixelModel
 from lightning_modules.backbones.diffusion.text_to_image import Prompts
 from lightning_modules.diffusion.golden_noise import GoldenNoise, NPNet
-from lightning_modules.diffusion.hashed_words import HashedWords
-from lightning_modules.diffusion.pixel_model import PixelModel
+from lightning_modules.diffusion.hash_embedding import HashedWords
 from lightning_modules.networks.time_conditioned_mlp import PromptedImageMLP
 
 STABLE_DIFFUSION: dict[str, Any] = {

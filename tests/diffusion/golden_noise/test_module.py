@@ -30,7 +30,13 @@ def test_a_step_is_the_squared_error_with_its_gradient() -> None:
     method.log = lambda *arguments, **options: None  # type: ignore[method-assign, assignment]
     nn.init.constant_(method.network.alpha, 0.3)  # type: ignore[arg-type]
     source, target, texts = randn(3, 1, 8, 8), randn(3, 1, 8, 8, seed=1), ["a", "b", "a"]
-    batch: Any = {"source": source, "target": target, "caption": texts, "index": torch.arange(3), "global_size": 3}
+    batch: Any = {
+        "source": source,
+        "target": target,
+        "caption": texts,
+        "index": torch.arange(3),
+        "global_batch_size": 3,
+    }
     loss = method.training_step(batch, 0)["loss"]
     parameters = list(method.network.parameters())
     each = [method.network(source[[n]], method.model.encode_prompts([texts[n]])) - target[[n]] for n in range(3)]
@@ -124,7 +130,13 @@ def test_a_training_step_at_full_size_on_the_meta_device(name: str, width: int) 
     arguments = ("--config", ROOT / f"configs/golden_noise/{name}.yaml", *embedding, *more)
     built, config = experiments().built(*arguments), experiments().config(*arguments)
     noise = torch.empty(64, 4, 128, 128, device="meta")
-    batch = {"source": noise, "target": noise, "caption": ["a"] * 64, "index": noise[:, 0, 0, 0], "global_size": 64}
+    batch = {
+        "source": noise,
+        "target": noise,
+        "caption": ["a"] * 64,
+        "index": noise[:, 0, 0, 0],
+        "global_batch_size": 64,
+    }
     assert take_a_step(built.model, Trainer(config.trainer, built.data), batch).shape == ()
     assert all(parameter.grad is not None for parameter in built.model.network.parameters())
 

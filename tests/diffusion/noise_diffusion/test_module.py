@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from datamodules.classification.mnist import MNIST
 from lightning_modules.backbones import frozen, with_weights
+from lightning_modules.backbones.diffusion.pixel_model import PixelModel
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage
 from lightning_modules.diffusion.noise_diffusion import NoiseDiffusion
 from lightning_modules.diffusion.noise_diffusion.measures import latent_statistics
 from lightning_modules.diffusion.noise_diffusion.mixing import corrected_mixture
-from lightning_modules.diffusion.pixel_model import PixelModel
 from lightning_modules.networks.mnist_unet import MNISTUNet
 
 STABLE_DIFFUSION: dict[str, Any] = {
@@ -57,7 +57,14 @@ def batch(pairs: int = 2, size: int = 8, channels: int = 1) -> Any:
     first, second = rand(pairs, channels, size, size), rand(pairs, channels, size, size, seed=1)
     names = [f"pair{k}" for k in range(pairs)]
     index = torch.arange(pairs)
-    return {"first": first, "second": second, "prompt": names, "name": names, "index": index, "global_size": pairs}
+    return {
+        "first": first,
+        "second": second,
+        "prompt": names,
+        "name": names,
+        "index": index,
+        "global_batch_size": pairs,
+    }
 
 
 def test_levels_and_times_are_those_of_the_authors_code() -> None:
@@ -111,7 +118,7 @@ def test_pairs_do_not_depend_on_their_batch_and_swap_symmetrically(interpolation
     whole = batch(3)
     frames = module.interpolated(whole).frames
     assert frames.shape == (3, 5, 1, 8, 8)
-    last = {key: value[2:] if key != "global_size" else 1 for key, value in whole.items()}
+    last = {key: value[2:] if key != "global_batch_size" else 1 for key, value in whole.items()}
     torch.testing.assert_close(module.interpolated(last).frames, frames[2:])  # type: ignore[arg-type]
     swapped = module.interpolated({**whole, "first": whole["second"], "second": whole["first"]})
     torch.testing.assert_close(swapped.frames.flip(1), frames)
@@ -174,7 +181,7 @@ def test_a_step_trains_by_the_denoising_error() -> None:
     module.log = lambda *arguments, **options: None  # type: ignore[method-assign, assignment]
     image, abar = rand(4, 1, 3, 3), module.model.alphas_cumprod.double()
     torch.manual_seed(1)
-    loss = module.training_step({"image": image, "index": torch.arange(4), "global_size": 4}, 0)["loss"]  # type: ignore[typeddict-item]
+    loss = module.training_step({"image": image, "index": torch.arange(4), "global_batch_size": 4}, 0)["loss"]  # type: ignore[typeddict-item]
     torch.manual_seed(1)
     t = torch.randint(1000, (4,))
     noise = torch.randn(4, 1, 3, 3, dtype=torch.float64)

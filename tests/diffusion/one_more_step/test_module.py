@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from datamodules.files.module_hash import hash_of_module
 from lightning_modules.backbones import frozen
+from lightning_modules.backbones.diffusion.pixel_model import PixelModel
 from lightning_modules.backbones.diffusion.text_to_image import Prompts, TextToImage
-from lightning_modules.diffusion.hashed_words import HashedWords
+from lightning_modules.diffusion.hash_embedding import HashedWords
 from lightning_modules.diffusion.one_more_step import OneMoreStep, TimeFreeUNet
-from lightning_modules.diffusion.one_more_step.first_state import first_level, first_state
-from lightning_modules.diffusion.pixel_model import PixelModel
+from lightning_modules.diffusion.one_more_step.initial_latents import first_level, initial_latents
 from tests.tiny_pipelines import conditional_unet
 
 SCHEDULER = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1)
@@ -58,7 +58,7 @@ def built(network: nn.Module | None = None, **more: Any) -> OneMoreStep:
 def batch(n: int = 4, size: int = 4, channels: int = 1) -> Any:
     image = torch.rand(n, channels, size, size, generator=torch.Generator().manual_seed(0))
     captions = [("dark", "light")[k % 2] for k in range(n)]
-    return {"image": image, "caption": captions, "index": torch.arange(n), "global_size": n}
+    return {"image": image, "caption": captions, "index": torch.arange(n), "global_batch_size": n}
 
 
 def test_value_and_gradient_of_a_step_are_the_equation() -> None:
@@ -85,7 +85,7 @@ def test_the_minimiser_is_the_mean_of_each_caption_whatever_the_noise() -> None:
     optimizer = torch.optim.Adam(module.parameters(), lr=0.02)
     for step in range(400):
         clean = level + 0.2 * randn(512, 1, 4, 4, seed=step)
-        data: Any = {"image": (clean + 1) / 2, "caption": texts, "index": torch.arange(512), "global_size": 512}
+        data: Any = {"image": (clean + 1) / 2, "caption": texts, "index": torch.arange(512), "global_batch_size": 512}
         optimizer.zero_grad()
         module.training_step(data, 0)["loss"].backward()
         optimizer.step()
@@ -116,7 +116,7 @@ def test_the_first_noise_counts_through_the_network_alone() -> None:
     states = [module.latents_for(SCHEDULER, ["dark", "light"], 20, fresh, randn(2, 1, 4, 4, seed=k)) for k in (1, 2)]
     assert torch.equal(*states)
     abar = first_level(SCHEDULER, 20)
-    expected = first_state(module.estimated(fresh, ["dark", "light"]), fresh, abar)
+    expected = initial_latents(module.estimated(fresh, ["dark", "light"]), fresh, abar)
     torch.testing.assert_close(states[0], expected)
 
 
@@ -135,7 +135,7 @@ def test_plain_samples_are_the_models_own_and_all_starts_share_their_noise() -> 
     torch.testing.assert_close(offset, offset[..., :1, :1].expand_as(offset))
     assert 0.01 < offset.std() < 0.3
     abar = first_level(SCHEDULER, 20)
-    torch.testing.assert_close(starts["oracle"], first_state(2 * data["image"] - 1, starts["plain"], abar))
+    torch.testing.assert_close(starts["oracle"], initial_latents(2 * data["image"] - 1, starts["plain"], abar))
     module = built(start="plain")
     assert torch.equal(module.sampled(data), module.model.generate(starts["plain"], 20))
     halves = [

@@ -25,7 +25,11 @@ def test_a_step_is_cross_entropy_of_diffused_images_with_its_gradient() -> None:
         network = Linear().double()
         module = NoiseConditionalClassifier(network, 3, process).double()
         assert isinstance(module, Classifier)
-        batch = {"image": torch.rand(5, 1, 2, 2).double(), "label": torch.tensor([0, 1, 2, 0, 1]), "global_size": 5}
+        batch = {
+            "image": torch.rand(5, 1, 2, 2).double(),
+            "label": torch.tensor([0, 1, 2, 0, 1]),
+            "global_batch_size": 5,
+        }
         torch.manual_seed(1)
         loss = module.training_step(batch, 0)["loss"]  # type: ignore[arg-type]
         torch.manual_seed(1)

@@ -101,7 +101,7 @@ def test_a_guided_model_takes_the_checkpoint_of_an_unguided_one() -> None:
 
 def test_a_step_follows_the_networks_gradient_and_moves_the_average() -> None:
     built = module(VE(), average_decay=0.999, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1))
-    batch: Any = {"image": MEAN + DEVIATION * randn(5, 1, 4, 4), "global_size": 5}
+    batch: Any = {"image": MEAN + DEVIATION * randn(5, 1, 4, 4), "global_batch_size": 5}
     [[optimizer], _] = built.configure_optimizers()
     torch.manual_seed(0)
     loss = built.training_step(batch, 0)["loss"]
@@ -144,7 +144,7 @@ def test_discrete_models_of_diffusers_networks_train_and_draw() -> None:
     for process in (VP(), VE()):
         sampler = PredictorCorrector("ancestral", "none", num_steps=4)
         built = ScoreSDE(network, process, [1, 8, 8], sampler, num_levels=1000, reduce_mean=True)
-        loss = built.training_step({"image": torch.rand(2, 1, 8, 8), "global_size": 2}, 0)["loss"]  # type: ignore[typeddict-item]
+        loss = built.training_step({"image": torch.rand(2, 1, 8, 8), "global_batch_size": 2}, 0)["loss"]  # type: ignore[typeddict-item]
         loss.backward()
         assert built.sample(2).shape == (2, 1, 8, 8)
         assert built.denoise(torch.rand(2, 1, 8, 8), 0.1).shape == (2, 1, 8, 8)

@@ -51,7 +51,7 @@ def test_a_folder_of_ddpm_is_loaded_sampled_as_diffusers_samples_it_and_fine_tun
         torch.testing.assert_close(mean + variance**0.5 * noise, alone, rtol=1e-3, atol=1e-3)
     before = next(module.network.parameters()).detach().clone()
     [[optimizer], _] = module.configure_optimizers()
-    module.training_step({"image": torch.rand(2, 3, 8, 8), "global_size": 2}, 0)["loss"].backward()  # type: ignore[typeddict-item]
+    module.training_step({"image": torch.rand(2, 3, 8, 8), "global_batch_size": 2}, 0)["loss"].backward()  # type: ignore[typeddict-item]
     optimizer.step()
     assert not torch.equal(next(module.network.parameters()), before)
 

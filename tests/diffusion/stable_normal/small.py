@@ -54,7 +54,7 @@ def batch(n: int = 4, size: int = 8) -> NormalMapBatch:
     random = torch.Generator().manual_seed(1)
     normal = surface_normals(torch.rand(n, 19, dtype=torch.float64, generator=random), size)
     image = torch.rand(n, 3, size, size, dtype=torch.float64, generator=random)
-    return {"image": image, "normal": normal, "index": torch.arange(n), "global_size": n}
+    return {"image": image, "normal": normal, "index": torch.arange(n), "global_batch_size": n}
 
 
 def latent(*shape: int, seed: int = 0) -> Tensor:

@@ -65,7 +65,7 @@ def test_pictures_show_normals_as_colours_and_the_error_in_grey(tmp_path: Path) 
     image, normal = torch.from_numpy(source.image).float() / 255, torch.from_numpy(source.normal).clone()
     normal[0, :, 2, 3] = 0
     estimate = module.normals(image, [generator_of(0), generator_of(1)])
-    batch: Any = {"image": image, "normal": normal, "index": torch.arange(2), "global_size": 2}
+    batch: Any = {"image": image, "normal": normal, "index": torch.arange(2), "global_batch_size": 2}
     columns: Any = module.image_columns(batch, {"normal": estimate})
     assert list(columns) == ["image", "estimate", "truth", "error"]
     torch.testing.assert_close(columns["estimate"], (estimate + 1) / 2)

@@ -12,7 +12,7 @@ from callbacks.drawing.curves import draw_table
 from datamodules.classification.digits import Digits
 from datamodules.classification.labelled_images import LabelledImages
 from lightning_modules.dynamics.batch_lr import BatchLR, BatchSpectra
-from lightning_modules.dynamics.batch_lr.spectra import Measured, Shift
+from lightning_modules.dynamics.batch_lr.spectra import MeasuredSpectra, Shift
 from lightning_modules.dynamics.batch_lr.theory import NoiseStatistics, effective_batch
 from lightning_modules.metrics.lanczos import unit_vector
 from lightning_modules.networks.mlp import MLP
@@ -23,7 +23,7 @@ SAMPLES = 60
 NOISE = NoiseStatistics(0.1, 0.2, 0.3, 0.4)
 
 
-def measured(**arguments: Any) -> tuple[BatchLR, Measured, Tensor, Tensor]:
+def measured(**arguments: Any) -> tuple[BatchLR, MeasuredSpectra, Tensor, Tensor]:
     """Train a small network for an epoch, and give what is measured of it, with all samples in their order."""
     torch.manual_seed(0)
     spectra = BatchSpectra([10, 30], **{"draws": 3, "steps": 40, "noise_batch": 20, "directions": 150, **arguments})
@@ -71,10 +71,10 @@ def test_densities_are_of_all_samples_and_of_the_smallest_batches() -> None:
         assert float(mass) == pytest.approx(1, abs=1e-3)
 
 
-def law(exponent: float) -> Measured:
+def law(exponent: float) -> MeasuredSpectra:
     shifts = [Shift(size, 0.5 + 16 * size**exponent, 0.0) for size in (8, 16, 32, 64, 900)]
     density = {"eigenvalue": [0.0, 1.0], "matrix": ["all samples"] * 2, "density": [1.0, 0.5]}
-    return Measured(10_000, (-0.1, 0.5), shifts, shifts, 0.02, NOISE, NOISE, density)
+    return MeasuredSpectra(10_000, (-0.1, 0.5), shifts, shifts, 0.02, NOISE, NOISE, density)
 
 
 def test_a_law_of_one_over_b_has_the_factor_one_and_its_constant() -> None:
@@ -102,7 +102,7 @@ def test_tables_hold_measurements_and_curves_and_are_drawn() -> None:
 
 def test_what_is_kept_is_plain_and_restored() -> None:
     found = law(-1.0)
-    assert Measured.restored(found.kept()) == found
+    assert MeasuredSpectra.restored(found.kept()) == found
     assert type(found.kept()["greatest"][0]) is tuple
 
 

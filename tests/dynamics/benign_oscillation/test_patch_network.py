@@ -6,7 +6,7 @@ from torch import Tensor
 
 from datamodules.tables.feature_noise import FeatureNoise
 from lightning_modules.dynamics.benign_oscillation.patch_network import (
-    Points,
+    PatchPoints,
     component,
     descend,
     drawn_order,
@@ -23,7 +23,7 @@ def weights(replicas: int = 1, dim: int = 12, seed: int = 0) -> Tensor:
     return torch.randn(replicas, 2, M, dim, generator=generator, dtype=torch.float64) / dim**0.5
 
 
-def drawn(**arguments: int) -> tuple[Tensor, Tensor, Points]:
+def drawn(**arguments: int) -> tuple[Tensor, Tensor, PatchPoints]:
     """Patches and labels of some sets, and what they are made of."""
     table = FeatureNoise(**{"num_points": 6, "num_weak": 2, "dim": 12, "replicas": 4, "seed": 3, **arguments})
     rows = table.training().columns
@@ -79,7 +79,7 @@ def test_networks_do_not_touch_each_other_and_steps_may_be_parted() -> None:
         descend(parted, points, part, 0.4)
     torch.testing.assert_close(parted, whole, rtol=0, atol=1e-10)
     alone = weights(4)[2:3]
-    own = Points(points.signals, *(each[:, 2:3] for each in points[1:]))
+    own = PatchPoints(points.signals, *(each[:, 2:3] for each in points[1:]))
     descend(alone, own, order[:, 2:3], 0.4)
     torch.testing.assert_close(alone, whole[2:3], rtol=0, atol=1e-10)
 
@@ -88,7 +88,7 @@ def test_networks_do_not_touch_each_other_and_steps_may_be_parted() -> None:
 def test_a_step_along_the_strong_feature_is_one_of_the_scalar_map(y: float) -> None:
     table = FeatureNoise(1, 0, 1, 0, dim=8, strong_norm=1.3, weak_norm=1e-3, noise_std=0.0)
     u, v = table.signals
-    points = Points(
+    points = PatchPoints(
         table.signals, torch.ones(1, 1).double(), torch.zeros(1, 1, 8).double(), torch.tensor([[y]]).double()
     )
     weight = torch.zeros(1, 2, M, 8, dtype=torch.float64)

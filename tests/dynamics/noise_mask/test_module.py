@@ -77,7 +77,7 @@ def test_the_base_is_a_buffer_that_follows_the_policy_and_is_restored() -> None:
     net.log = lambda *args, **options: None  # type: ignore[method-assign, assignment]
     net._trainer = quiet()
     loss = net.training_step(
-        {"image": batch, "label": torch.zeros(20).long(), "index": torch.arange(20), "global_size": 20}, 0
+        {"image": batch, "label": torch.zeros(20).long(), "index": torch.arange(20), "global_batch_size": 20}, 0
     )
     torch.testing.assert_close(net.base, 0.99 * start + 0.01 * own.mean(dim=0))
     loss["loss"].backward()

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from scipy import stats
 from torch import Tensor, nn
 
-from datamodules.corruptions.image_noise import SampleNumbers
+from datamodules.corruptions.image_noise import CounterRNG
 from lightning_modules.dynamics.noise_mask.policy import (
     MaskPolicy,
     drawn_cells,
@@ -109,7 +109,7 @@ def test_reinforce_has_the_gradient_of_the_expected_cost(baseline: float) -> Non
     """Of the cost M the expectation is a / (a + b), whose derivative by log a is a b / (a + b)^2."""
     count = 400_000
     log_a, log_b = (torch.full((count, 1), value, dtype=torch.float64) for value in (0.3, -0.2))
-    drawn = drawn_cells(log_a, log_b, SampleNumbers(0, 0, torch.arange(count)))
+    drawn = drawn_cells(log_a, log_b, CounterRNG(0, 0, torch.arange(count)))
     parameter = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
     density = log_densities(drawn, parameter.expand(count, 1), log_b).sum(dim=1)
     (gradient,) = torch.autograd.grad(reinforce(drawn[:, 0], density, torch.tensor(baseline)), parameter)
@@ -120,7 +120,7 @@ def test_reinforce_has_the_gradient_of_the_expected_cost(baseline: float) -> Non
 @pytest.mark.parametrize(("a", "b"), [(1.0, 1.0), (0.3, 0.5), (2.5, 0.7), (40.0, 30.0)])
 def test_cells_follow_their_law(a: float, b: float) -> None:
     log_a, log_b = (torch.full((4000, 1), math.log(value), dtype=torch.float64) for value in (a, b))
-    drawn = drawn_cells(log_a, log_b, SampleNumbers(1, 0, torch.arange(4000)))
+    drawn = drawn_cells(log_a, log_b, CounterRNG(1, 0, torch.arange(4000)))
     assert stats.kstest(drawn[:, 0].numpy(), stats.beta(a, b).cdf).pvalue > 1e-3
     assert 1e-6 <= float(drawn.min()) < float(drawn.max()) <= 1 - 1e-6
 
@@ -128,14 +128,14 @@ def test_cells_follow_their_law(a: float, b: float) -> None:
 def test_cells_are_of_their_sample_in_whatever_batch_and_have_no_gradient() -> None:
     log_a, log_b = numbers(B, K).requires_grad_(), numbers(B, K, seed=1)
     index = torch.tensor([7, 3, 0, 11, 5])
-    drawn = drawn_cells(log_a, log_b, SampleNumbers(0, 2, index))
+    drawn = drawn_cells(log_a, log_b, CounterRNG(0, 2, index))
     assert not drawn.requires_grad
-    part = drawn_cells(log_a[2:4], log_b[2:4], SampleNumbers(0, 2, index[2:4]))
+    part = drawn_cells(log_a[2:4], log_b[2:4], CounterRNG(0, 2, index[2:4]))
     assert part.equal(drawn[2:4])
-    assert not drawn_cells(log_a, log_b, SampleNumbers(0, 3, index)).equal(drawn)
+    assert not drawn_cells(log_a, log_b, CounterRNG(0, 3, index)).equal(drawn)
 
 
 def test_very_sharp_laws_have_finite_densities() -> None:
     log_a = torch.tensor([[12.0, -6.0, 12.0]])
-    drawn = drawn_cells(log_a, -log_a, SampleNumbers(0, 0, torch.tensor([0])))
+    drawn = drawn_cells(log_a, -log_a, CounterRNG(0, 0, torch.tensor([0])))
     assert bool(log_densities(drawn, log_a, -log_a).isfinite().all())

@@ -8,7 +8,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.dynamics.sgd_noise.descent import Points, ahead_of, descend, drawn_batches, fitted, hinge, slope
+from lightning_modules.dynamics.sgd_noise.descent import (
+    DescentPoints,
+    ahead_of,
+    descend,
+    drawn_batches,
+    fitted,
+    hinge,
+    slope,
+)
 from lightning_modules.dynamics.sgd_noise.observables import outputs
 from lightning_modules.networks.ntk_mlp import NTKMLP
 
@@ -19,9 +27,9 @@ def numbers(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def points_of(network: nn.Module, count: int = 40, dim: int = 6) -> Points:
+def points_of(network: nn.Module, count: int = 40, dim: int = 6) -> DescentPoints:
     features = numbers(count, dim, seed=1)
-    return Points(features, features[:, 0].sign(), outputs(network, features))
+    return DescentPoints(features, features[:, 0].sign(), outputs(network, features))
 
 
 def network_of(*hidden: int, std: float = 1.0) -> NTKMLP:
@@ -72,7 +80,7 @@ def test_the_covariance_of_a_batchs_mean_is_that_of_sampling_without_replacement
     torch.testing.assert_close(torch.cov(mean.T), expected, rtol=0.05, atol=0.05 * float(expected.diagonal().min()))
 
 
-def one_at_a_time(network: nn.Module, points: Points, count: int, B: int, rate: float, alpha: float) -> int:
+def one_at_a_time(network: nn.Module, points: DescentPoints, count: int, B: int, rate: float, alpha: float) -> int:
     """Take iterations by torch's optimizer on the loss as the paper writes it; returns that of the last change."""
     optimizer = torch.optim.SGD(network.parameters(), lr=rate)
     changed = 0
@@ -87,7 +95,7 @@ def one_at_a_time(network: nn.Module, points: Points, count: int, B: int, rate: 
     return changed
 
 
-def run(network: nn.Module, points: Points, until: int, ahead: int, steps: int, **options: float) -> int:
+def run(network: nn.Module, points: DescentPoints, until: int, ahead: int, steps: int, **options: float) -> int:
     """Take training steps up to an iteration at least; returns the iteration of the last change."""
     passed = changed = 0
     B = int(options.pop("B"))

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lightning_modules.efficiency.ofq.conversion import QuantizedLinear, Rows
+from lightning_modules.efficiency.ofq.conversion import QuantizedLinear, QuantizedRows
 from lightning_modules.efficiency.ofq.oscillation import (
     MOMENTUM,
     PLACE,
@@ -38,10 +38,10 @@ def test_a_change_back_is_an_oscillation_however_long_after(sequence: list[int],
     assert tracker.frequency.item() == pytest.approx(frequency, rel=1e-5)
 
 
-def rows(out: int = 6, inside: int = 8, start: int = 0) -> Rows:
+def rows(out: int = 6, inside: int = 8, start: int = 0) -> QuantizedRows:
     torch.manual_seed(0)
     layer = QuantizedLinear(nn.Linear(inside, out).double(), StatsQ(2), nn.Identity())
-    return Rows("fc1", layer, start, 2)
+    return QuantizedRows("fc1", layer, start, 2)
 
 
 @pytest.mark.parametrize(("boundary", "start"), [(0.3, 0), (0.3, 4), (1.0, 0), (0.0, 0)])
@@ -79,7 +79,7 @@ def regression(bits: int, annealed: bool, seeds: int = 2, steps: int = 1500) -> 
     layer = QuantizedLinear(nn.Linear(inputs, seeds * outputs, bias=False), StatsQ(bits), nn.Identity())
     with torch.no_grad():
         layer.weight.copy_(torch.randn(seeds * outputs, inputs, generator=random) / math.sqrt(inputs))
-    own = Rows("weight", layer, 0, bits)
+    own = QuantizedRows("weight", layer, 0, bits)
     optimizer = torch.optim.SGD([layer.weight], lr=0.01, momentum=0.9)
     annealing, tracker = Annealing([own], 0.05), OscillationTracker(layer.weight.shape)
     tracker.start(integers(layer.weight, bits))

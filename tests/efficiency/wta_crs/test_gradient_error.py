@@ -16,7 +16,7 @@ BATCH: Any = {
     "image": torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64),
     "label": torch.tensor([0, 1, 2, 0, 1, 2]),
     "index": torch.arange(6),
-    "global_size": 6,
+    "global_batch_size": 6,
 }
 
 

@@ -80,7 +80,7 @@ def test_a_checkpoint_says_which_normalisations_keep_their_inputs() -> None:
 
 
 def test_the_next_visit_knows_what_the_last_one_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, known = small(), {}  # which stands still, so that every visit measures the same
+    model, known = small(), {}  # which stands still, so that every epoch measures the same
     step = model.training_step
 
     def noted(batch: Any, batch_idx: int) -> Any:
@@ -110,8 +110,8 @@ def test_all_tokens_are_exact_fine_tuning() -> None:
         model = small(**arguments)
         model.log = lambda *arguments, **options: None  # type: ignore[method-assign]
         model.trainer = standing()
-        model.on_train_batch_start({**batch, "global_size": 4}, 0)
-        loss = model.training_step({**batch, "global_size": 4}, 0)["loss"]
+        model.on_train_batch_start({**batch, "global_batch_size": 4}, 0)
+        loss = model.training_step({**batch, "global_batch_size": 4}, 0)["loss"]
         found = torch.autograd.grad(loss, list(model.network.parameters()))
         alike = [torch.allclose(one, other, atol=1e-6) for one, other in zip(found, expected, strict=True)]
         assert all(alike) == same
@@ -132,7 +132,7 @@ def test_the_scale_of_half_precision_is_taken_out_and_overflows_are_not_kept() -
     model.trainer = standing(precision_plugin=types.SimpleNamespace(scaler=scaler), datamodule=data)
     model.on_fit_start()
     batch: Any = {"image": torch.rand(4, 1, 8, 8), "label": torch.tensor([0, 1, 2, 0]), "index": torch.arange(4)}
-    batch["global_size"] = 4
+    batch["global_batch_size"] = 4
     kept = []
     for scale in (1.0, 1024.0, torch.inf):
         model.on_train_batch_start(batch, 0)

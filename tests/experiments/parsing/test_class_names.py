@@ -2,7 +2,7 @@ import pytest
 import torch.optim.lr_scheduler  # noqa: F401
 
 import train
-from experiments.parsing.class_names import did_you_mean, with_full_names
+from experiments.parsing.class_names import RENAMED, did_you_mean, project_classes, with_full_names
 
 ELR = "lightning_modules.noisy_labels.elr.ELR"
 LABELLED = "datamodules.classification.labelled_images.LabelledImages"
@@ -55,3 +55,19 @@ def test_the_class_that_is_most_like_it_is_suggested(given: str, meant: str) -> 
 @pytest.mark.parametrize("given", ["NeptuneLogger", "Quixotic", "torch.optim.Quixotic"])
 def test_nothing_is_suggested_where_nothing_is_like_it(given: str) -> None:
     assert "did you mean" not in did_you_mean(given)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("datamodules.corruptions.operators.Mask", "datamodules.corruptions.operators.Inpainting"),
+        ("callbacks.measurements.Measurements", "callbacks.save_tables.SaveTables"),
+        ("lightning_modules.probabilistic.meco.UnnormalizedModel", "lightning_modules.probabilistic.meco.MECO"),
+    ],
+)
+def test_a_class_of_version_0_1_is_named_as_it_is_called_now(old: str, new: str) -> None:
+    assert did_you_mean(old) == f"; since version 0.2 it is {new}"
+
+
+def test_every_new_name_is_that_of_a_class() -> None:
+    assert set(RENAMED.values()) <= {name for name, _ in project_classes()}

@@ -13,7 +13,7 @@ from tests.command import ROOT
 
 DEMO = ROOT / "configs/elr/demo.yaml"
 QUIET = ("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false")
-ALL = ["SeedEveryBatch", "Contracts", "FiniteLoss", "WritePredictions", "FiguresToLoggers"]
+ALL = ["SeedEveryBatch", "SanityChecks", "FiniteLoss", "WritePredictions", "FiguresToLoggers"]
 
 
 def callbacks(*arguments: str) -> list[str]:
@@ -32,8 +32,11 @@ def test_guards_come_first_and_one_is_switched_off_by_its_name(tmp_path: Path) -
     without = [each for each in found if each != "FiniteLoss"]
     assert callbacks(*fit, "--config", str(layer)) == without
     assert callbacks(*fit, "--guards.finite_loss", "null") == without
-    layer.write_text("trainer: {callbacks: [{class_path: callbacks.guards.Divergence}]}\nguards.contracts: null\n")
-    assert callbacks(*fit, "--config", str(layer))[:5] == [*(each for each in ALL if each != "Contracts"), "Divergence"]
+    layer.write_text("trainer: {callbacks: [{class_path: callbacks.guards.Divergence}]}\nguards.sanity_checks: null\n")
+    assert callbacks(*fit, "--config", str(layer))[:5] == [
+        *(each for each in ALL if each != "SanityChecks"),
+        "Divergence",
+    ]
 
 
 def test_monna_compares_with_what_diverges() -> None:
@@ -68,7 +71,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
         {"guards.finite_los": None},
         r"^a\.yaml: guards\.finite_los is None, and there is no such guard",
     ),
-    "false": ({"guards": {"contracts": False}}, r"^a\.yaml: guards\.contracts is False, and must be null"),
+    "false": ({"guards": {"sanity_checks": False}}, r"^a\.yaml: guards\.sanity_checks is False, and must be null"),
 }
 
 

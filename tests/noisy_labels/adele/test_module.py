@@ -168,7 +168,7 @@ def test_a_step_has_the_loss_and_the_gradients_of_the_definition(monkeypatch: py
     image[:2] /= 100  # grey images, on which the network is nowhere sure
     label = torch.randint(3, (5, 20, 20), generator=random)
     label[:, :3] = 255
-    batch: Any = {"image": image, "label": label, "index": torch.arange(5), "global_size": 5}
+    batch: Any = {"image": image, "label": label, "index": torch.arange(5), "global_batch_size": 5}
     loss = module.training_step(batch, 0)["loss"]
     expected = defined_loss(reference, image, label)
     torch.testing.assert_close(loss, expected)

@@ -125,7 +125,7 @@ def test_labels_are_written_with_their_qualities(whole_run: Run) -> None:
 def test_translation_loss_weights_the_terms_of_the_definition() -> None:
     trained = module(translation=translation(), shape_weight=0.3, cycle_weight=7.0, mask_cycle_weight=0.2)
     image, mask = images_and_masks()
-    batch: Any = {"image": (image + 1) / 2, "auxiliary_mask": mask, "global_size": 3}
+    batch: Any = {"image": (image + 1) / 2, "auxiliary_mask": mask, "global_batch_size": 3}
     found, _ = trained._translation_loss(batch)
     terms, fakes = generator_terms(translation(), vae(), image, mask, 0.2)
     weights = {"image": 1.0, "mask": 1.0, "shape": 0.3, "cycle": 7.0}
@@ -140,7 +140,7 @@ def test_segmentation_loss_is_the_noise_weighted_dice_of_the_kept(epoch: int, ga
     trained.trainer = type("Stub", (), {"current_epoch": epoch})()
     trained.kept = torch.tensor([True, False, True, True])
     image, label = torch.rand(3, 1, 32, 32, dtype=torch.float64), (torch.rand(3, 32, 32) < 0.3).long()
-    batch: Any = {"image": image, "label": label, "index": torch.tensor([3, 1, 0]), "global_size": 3}
+    batch: Any = {"image": image, "label": label, "index": torch.tensor([3, 1, 0]), "global_batch_size": 3}
     terms, _ = trained._segmentation_loss(batch)
     logits = trained.network(image)
     p = (logits[:, 1] - logits[:, 0]).sigmoid()

@@ -70,7 +70,7 @@ class Step:
         generator = torch.Generator().manual_seed(1)
         index = torch.randperm(201, generator=generator)[:50]
         image = torch.rand(50, 1, 1, 24, generator=generator, dtype=torch.float64)
-        self.batch: Any = {"image": image, "label": index % 6, "index": index, "global_size": 50}
+        self.batch: Any = {"image": image, "label": index % 6, "index": index, "global_batch_size": 50}
         self.module = module.double()
         module.trainer = Standing(epoch)
         module.log_dict = lambda *args, **kwargs: None

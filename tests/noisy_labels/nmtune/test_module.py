@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 
-from callbacks.measurements import Measurements
+from callbacks.save_tables import SaveTables
 from datamodules.classification.digits import TuningDigits
 from datamodules.classification.labelled_images import LabelledImages
 from lightning_modules.backbones.features import without_head
@@ -226,7 +226,7 @@ def test_value_and_gradients_of_a_step_are_the_equations(
     generator = torch.Generator().manual_seed(0)
     image = torch.rand(20 * views, 1, 8, 8, generator=generator, dtype=torch.float64)
     y = torch.randint(10, (20,), generator=generator)
-    batch: Any = {"image": image[:20], "label": y, "index": torch.arange(20), "global_size": 20}
+    batch: Any = {"image": image[:20], "label": y, "index": torch.arange(20), "global_batch_size": 20}
     out = tuned.training_step(batch | ({"second_view": image[20:]} if views == 2 else {}), 0)
     encoder, adapter, classifier = reference.network
     f = encoder(image).detach()
@@ -256,7 +256,7 @@ def test_tested_spectra_are_those_of_all_test_features_and_are_written(tmp_path:
         options: dict[str, Any] = {"default_root_dir": tmp_path}
         if processes == 1:
             tuned.encoder.register_forward_hook(lambda encoder, args, output: images.append(len(output)))
-            options |= {"logger": CSVLogger(tmp_path, name="", version=""), "callbacks": [Measurements()]}
+            options |= {"logger": CSVLogger(tmp_path, name="", version=""), "callbacks": [SaveTables()]}
         trainer = in_double(devices=processes, strategy="ddp_fork" if processes > 1 else "auto", **options)
         each = tuned if processes == 1 else module().double()
         (metrics[processes],) = trainer.test(each, datamodule=tuning_digits(100), verbose=False)

@@ -5,7 +5,7 @@ import torch
 
 from lightning_modules.noisy_labels.nmtune.spectrum import (
     Center,
-    Spectrum,
+    SingularSpectrum,
     largest_singular_value_ratio,
     singular_value_entropy,
 )
@@ -27,7 +27,7 @@ def test_singular_values_are_those_of_centred_rows_of_unit_length_over_any_batch
     rows = f / f.norm(dim=1, keepdim=True)
     if dim is not None:
         rows = rows - rows.mean(dim=dim, keepdim=True)
-    spectrum = Spectrum(7, center)
+    spectrum = SingularSpectrum(7, center)
     for part in f.split([5, 1, 6]):
         spectrum.update(part)
     torch.testing.assert_close(spectrum.compute(), torch.linalg.svdvals(rows).flip(0), rtol=1e-8, atol=1e-7)
@@ -35,4 +35,4 @@ def test_singular_values_are_those_of_centred_rows_of_unit_length_over_any_batch
 
 def test_an_unknown_center_is_refused() -> None:
     with pytest.raises(ValueError, match="center must be one of none, feature, row, got 'rows'"):
-        Spectrum(7, "rows")  # type: ignore[arg-type]
+        SingularSpectrum(7, "rows")  # type: ignore[arg-type]

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.functional import hessian
 
-from lightning_modules.optimization.mbbo.reweighting import Batch, Reweighting, Samples, objective, with_one
+from lightning_modules.optimization.mbbo.reweighting import Batch, Reweighting, WeightedSamples, objective, with_one
 
 BLOCKS, ROWS, N, D, RIDGE = 3, 8, 12, 4, 0.1
 
@@ -21,12 +21,12 @@ def batch(rows: int = ROWS, n: int = N, seed: int = 0) -> tuple[Batch, Tensor, T
     for own in (seed + 1, seed + 2):
         index = torch.randint(n, (BLOCKS, rows), generator=torch.Generator().manual_seed(own))
         z, target = numbers(n, D, seed=own + 10), numbers(n, seed=own + 20).sign()
-        parts.append(Samples(z[index], target[index] / sigma[:, None], index))
+        parts.append(WeightedSamples(z[index], target[index] / sigma[:, None], index))
         labels.append(target[index])
     return Batch(*parts), sigma, labels[0]
 
 
-def lower(x: Tensor, w: Tensor, block: int, of: Samples) -> Tensor:
+def lower(x: Tensor, w: Tensor, block: int, of: WeightedSamples) -> Tensor:
     loss = torch.log1p(torch.exp(-of.a[block] * (of.z[block] @ w)))
     return (torch.sigmoid(x[of.place[block]]) * loss).mean() + RIDGE / 2 * w @ w
 
@@ -72,7 +72,8 @@ def test_the_gradient_of_f_is_that_of_finite_differences() -> None:
     trusted, true = numbers(9, D, seed=2), numbers(9, seed=3).sign()
     rows, own = torch.arange(N).expand(BLOCKS, -1), torch.arange(9).expand(BLOCKS, -1)
     given = Batch(
-        Samples(z[rows], target[rows] / sigma[:, None], rows), Samples(trusted[own], true[own] / sigma[:, None], own)
+        WeightedSamples(z[rows], target[rows] / sigma[:, None], rows),
+        WeightedSamples(trusted[own], true[own] / sigma[:, None], own),
     )
     problem = Reweighting(RIDGE)
 

@@ -30,7 +30,7 @@ from lightning_modules.optimization.monna import (
     TrimmedMean,
 )
 from lightning_modules.optimization.monna.aggregation import Rule
-from lightning_modules.optimization.monna.byzantine import Attack, Round
+from lightning_modules.optimization.monna.byzantine import ByzantineAttack, Round
 from lightning_modules.optimization.monna.exchange import responders
 from lightning_modules.optimization.monna.module import node_losses, spread
 from tests.optimization.monna.test_aggregation import LOOPS
@@ -53,7 +53,7 @@ def halved(optimizer: Any) -> Any:
     return HyperbolicOverSteps(optimizer, half_life=3, every=2)
 
 
-def module(attack: Attack | None, rule: Rule, **more: Any) -> MoNNA:
+def module(attack: ByzantineAttack | None, rule: Rule, **more: Any) -> MoNNA:
     n, f = (HONEST + F_, F_) if attack else (HONEST, 0)
     options: dict[str, Any] = {"momentum": BETA, "norm_weight": NORM, **more}
     sgd: Any = lambda parameters: torch.optim.SGD(parameters, lr=RATE)  # noqa: E731
@@ -70,7 +70,9 @@ def gradient(one: nn.Module, image: Tensor, label: Tensor) -> Tensor:
     return torch.cat([each.flatten() for each in torch.autograd.grad(loss, list(one.parameters()))])
 
 
-def by_loops(attack: Attack | None, rule: Rule, beta: float, gradients: bool, growing: bool) -> tuple[Tensor, Tensor]:
+def by_loops(
+    attack: ByzantineAttack | None, rule: Rule, beta: float, gradients: bool, growing: bool
+) -> tuple[Tensor, Tensor]:
     """The algorithm, node by node, with the batches that the data give, an attack's vector and who hears whom."""
     source = data(growing)
     source.setup("fit")
@@ -107,7 +109,7 @@ def by_loops(attack: Attack | None, rule: Rule, beta: float, gradients: bool, gr
     return torch.stack(theta), torch.stack(m)
 
 
-CASES: list[tuple[type[Attack] | None, Rule, dict[str, Any]]] = [
+CASES: list[tuple[type[ByzantineAttack] | None, Rule, dict[str, Any]]] = [
     (ALittleIsEnough, NearestNeighborAveraging(), {}),
     (FallOfEmpires, NearestNeighborAveraging(), {}),
     (SignFlip, NearestNeighborAveraging(), {"momentum": 0.0}),
@@ -121,7 +123,7 @@ CASES: list[tuple[type[Attack] | None, Rule, dict[str, Any]]] = [
 ]
 
 
-def built(kind: type[Attack] | None) -> Attack | None:
+def built(kind: type[ByzantineAttack] | None) -> ByzantineAttack | None:
     if kind is not Mimic:
         return kind() if kind else None
     torch.manual_seed(5)

@@ -27,7 +27,7 @@ from lightning_modules.optimization.monna import (
     SignFlip,
     TrimmedMean,
 )
-from lightning_modules.optimization.monna.byzantine import Attack
+from lightning_modules.optimization.monna.byzantine import ByzantineAttack
 from tests.command import start
 from tests.conformance.runs import assert_alike, rows, run, state, tables, written
 from tests.trainers import quiet
@@ -35,7 +35,7 @@ from tests.two_processes import in_two_processes
 
 STRATEGY = "{class_path: lightning_modules.distributed.independent.Independent}"
 LEARN = {"rule": TrimmedMean(), "exchange_gradients": True, "momentum": 0.0}
-CASES: dict[str, tuple[type[Attack], dict[str, Any]]] = {
+CASES: dict[str, tuple[type[ByzantineAttack], dict[str, Any]]] = {
     "ALIE": (ALittleIsEnough, {}),
     "label flip": (LabelFlip, {}),
     "Mimic": (partial(Mimic, learning_rounds=3), {}),  # type: ignore[dict-item]

@@ -17,8 +17,8 @@ from datamodules.tables.table_set import Rows, TableSet
 from datamodules.tables.tables import Tables
 from lightning_modules.networks.mlp import MLP
 from lightning_modules.optimization.optimistic_omd import (
+    OnlineConvexOptimization,
     OnlineGradientDescent,
-    OnlineLearning,
     OptimisticFTRL,
     OptimisticOMD,
 )
@@ -46,20 +46,20 @@ class Given(TableSet):
 
 def played(
     table: TableSet, batch_size: int = 50, network: nn.Module | None = None, shuffle: bool = False, **arguments: Any
-) -> OnlineLearning:
+) -> OnlineConvexOptimization:
     torch.manual_seed(0)
     network = network or nn.Linear(table.row_shapes["features"][0], 1, bias=False)
-    module = OnlineLearning(network, **{"loss": "linear", "optimizer": OMD, **arguments})
+    module = OnlineConvexOptimization(network, **{"loss": "linear", "optimizer": OMD, **arguments})
     trainer = quiet(max_epochs=1, precision="64-true")
     trainer.fit(module, datamodule=Tables(table, batch_size, shuffle=shuffle))
     return module
 
 
-def figures(module: OnlineLearning) -> dict[str, float]:
+def figures(module: OnlineConvexOptimization) -> dict[str, float]:
     return {name: value.item() for name, value in module._hindsight()[0].items()}
 
 
-def history(module: OnlineLearning) -> Tensor:
+def history(module: OnlineConvexOptimization) -> Tensor:
     return torch.cat(module.history)
 
 
@@ -191,7 +191,7 @@ def test_the_last_layer_of_a_network_learns_alone() -> None:
 )
 def test_what_is_out_of_range_is_named(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        OnlineLearning(MLP(3, [], 1), **{"loss": "linear", "optimizer": OMD, **arguments})
+        OnlineConvexOptimization(MLP(3, [], 1), **{"loss": "linear", "optimizer": OMD, **arguments})
 
 
 def test_a_gradient_beyond_the_bound_ends_the_run_with_its_round() -> None:

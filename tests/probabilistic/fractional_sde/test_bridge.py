@@ -94,7 +94,12 @@ def test_a_step_and_its_gradient_against_differences() -> None:
     module = FractionalBridge(FractionalNoise(kind="I", horizon=END), 0.5, hidden_features=[3], substeps=2).double()
     module.log = lambda *args, **kwargs: None  # type: ignore[method-assign]
     batch: Any = {
-        **{"observed": torch.zeros(5, 6, 1).double(), "interval": 0.02, "index": torch.arange(5), "global_size": 5},
+        **{
+            "observed": torch.zeros(5, 6, 1).double(),
+            "interval": 0.02,
+            "index": torch.arange(5),
+            "global_batch_size": 5,
+        },
         "sigma": torch.tensor([torch.inf] * 5 + [0.3], dtype=torch.float64),
     }
     parameters = list(module.parameters())

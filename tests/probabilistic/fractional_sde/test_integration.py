@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_modules.probabilistic.fractional_sde.exact import path_covariance
 from lightning_modules.probabilistic.fractional_sde.integration import (
-    Path,
+    SolutionPath,
     Solver,
     check_run,
     check_step,
@@ -28,7 +28,7 @@ def zero(x: Tensor) -> Tensor:
     return torch.zeros_like(x)
 
 
-def solved(noise: Noise, x: Tensor, dw: Tensor, interval: float, **changes: Any) -> Path:
+def solved(noise: Noise, x: Tensor, dw: Tensor, interval: float, **changes: Any) -> SolutionPath:
     """Integrates fractional noise itself, unless something is changed."""
     settings: dict[str, Any] = {
         **{"substeps": 1, "y": noise.start(x), "gamma": noise.gamma, "omega": noise.omega()},

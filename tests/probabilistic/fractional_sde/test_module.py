@@ -40,7 +40,7 @@ def points(count: int = 3) -> Any:
     observed = torch.randn(count, 6, 2, generator=generator, dtype=torch.float64)
     sigma = torch.linspace(0.5, 1, 6, dtype=torch.float64)
     index = torch.arange(count)
-    return {"observed": observed, "sigma": sigma, "interval": 0.1, "index": index, "global_size": count}
+    return {"observed": observed, "sigma": sigma, "interval": 0.1, "index": index, "global_batch_size": count}
 
 
 def test_the_misfit_counts_what_was_observed_alone() -> None:
@@ -138,7 +138,12 @@ def test_videos_are_measured_and_shown() -> None:
     assert found["test/elbo"] == pytest.approx(-sum(found[f"test/{name}"] for name in ("nll", "kl_start", "kl_path")))
     assert found["test/kl_path"] == 0  # a control does nothing at first
     assert 0 < found["test/psnr"] < 40
-    batch: Any = {"observed": torch.rand(3, 5, 1, 16, 16), "interval": 0.1, "index": torch.arange(3), "global_size": 3}
+    batch: Any = {
+        "observed": torch.rand(3, 5, 1, 16, 16),
+        "interval": 0.1,
+        "index": torch.arange(3),
+        "global_batch_size": 3,
+    }
     outputs = module.test_step(batch, 0)
     columns = module.image_columns(batch, outputs)
     assert list(columns) == ["0, given", "1, given", "2, given", "3, predicted", "4, predicted"]

@@ -6,9 +6,9 @@ import torch
 from datamodules.tables.planar_densities import NormalNumbers
 from datamodules.tables.tables import Tables
 from lightning_modules.networks.mlp import MLP
-from lightning_modules.probabilistic.meco import UnnormalizedModel
+from lightning_modules.probabilistic.meco import MECO
 from lightning_modules.probabilistic.meco.landscape import ExponentialEnergy, LocationEnergy
-from lightning_modules.probabilistic.meco.noise_laws import GaussianNoise, UniformNoise
+from lightning_modules.probabilistic.meco.noise_distributions import GaussianNoise, UniformDistribution
 from lightning_modules.probabilistic.meco.objectives import MovingAverage
 from tests.trainers import quiet
 
@@ -23,13 +23,13 @@ def test_the_constant_of_a_normal_law_is_found_on_the_grid_and_by_draws() -> Non
             return -self.scale * x.square().sum(1, keepdim=True) / 2
 
     for half_width in (6.0, None):
-        module = UnnormalizedModel(Round(), GaussianNoise(2, std=1.5), MovingAverage(), grid_half_width=half_width)
+        module = MECO(Round(), GaussianNoise(2, std=1.5), MovingAverage(), grid_half_width=half_width)
         with torch.no_grad():
             assert float(module.log_partition()) == pytest.approx(math.log(2 * math.pi), abs=0.01)
 
 
 def test_errors_of_the_last_epoch_and_the_curvature_are_reported() -> None:
-    module = UnnormalizedModel(ExponentialEnergy(), GaussianNoise(1, std=2.0), MovingAverage(), evaluation_draws=1000)
+    module = MECO(ExponentialEnergy(), GaussianNoise(1, std=2.0), MovingAverage(), evaluation_draws=1000)
     trainer = quiet(max_epochs=2)
     trainer.fit(module, data := Tables(NormalNumbers(1.0, samples=40, test_samples=20), batch_size=10))
     assert module.squared_errors[1] == 4  # steps of one epoch
@@ -42,7 +42,7 @@ def test_errors_of_the_last_epoch_and_the_curvature_are_reported() -> None:
 def test_images_are_drawn_near_what_the_energy_prefers() -> None:
     network = torch.nn.Sequential(torch.nn.Flatten(), MLP(4, [], 1))
     torch.nn.init.constant_(network[1].layers[0].weight, 200.0)  # the brighter, the likelier
-    module = UnnormalizedModel(network, UniformNoise(4), MovingAverage(), image_shape=[1, 2, 2], langevin_steps=50)
+    module = MECO(network, UniformDistribution(4), MovingAverage(), image_shape=[1, 2, 2], langevin_steps=50)
     with torch.inference_mode():
         images = module.sample(64, torch.Generator().manual_seed(0))
     assert images.shape == (64, 1, 2, 2)
@@ -51,4 +51,4 @@ def test_images_are_drawn_near_what_the_energy_prefers() -> None:
 
 def test_bad_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match="grid_half_width"):
-        UnnormalizedModel(LocationEnergy(), GaussianNoise(1), MovingAverage(), grid_half_width=0)
+        MECO(LocationEnergy(), GaussianNoise(1), MovingAverage(), grid_half_width=0)

@@ -12,7 +12,7 @@ from lightning_modules.probabilistic.scale_mixture_nngp import (
     Burr,
     ConvolutionalNetwork,
     DenseNetwork,
-    Fixed,
+    FixedScale,
     InverseGamma,
     NetworkKernel,
     ScaleMixtureClassifier,
@@ -29,7 +29,7 @@ def classifier(scale: Scale | None = None, network: Architecture | None = None, 
     return ScaleMixtureClassifier(kernel, 10, [1, 8, 8], scale or InverseGamma(), **given)
 
 
-@pytest.mark.parametrize("scale", [InverseGamma(1.0, 0.5), Fixed()])
+@pytest.mark.parametrize("scale", [InverseGamma(1.0, 0.5), FixedScale()])
 def test_a_draw_has_one_scale_for_all_classes(scale: Scale) -> None:
     """Of two classes the difference is then t or normal again, and probabilities are means of its logistic function;
     those of classes with scales of their own differ by three times what is allowed."""
@@ -39,7 +39,9 @@ def test_a_draw_has_one_scale_for_all_classes(scale: Scale) -> None:
     with torch.no_grad():
         probability = module._drawn(mean, variance, 400_000).exp().mean(1)[0, 0]
     spread = math.sqrt(9.7)
-    law: Any = scipy.stats.norm(1.4, spread) if isinstance(scale, Fixed) else scipy.stats.t(2, 1.4, spread * 0.5**0.5)
+    law: Any = (
+        scipy.stats.norm(1.4, spread) if isinstance(scale, FixedScale) else scipy.stats.t(2, 1.4, spread * 0.5**0.5)
+    )
     expected = quad(lambda f: law.pdf(f) / (1 + math.exp(-f)), -300, 300, limit=500, points=[0.0])[0]
     assert float(probability) == pytest.approx(expected, abs=2.5e-3)
 
@@ -54,7 +56,7 @@ def test_the_step_is_misfit_and_divergence_and_its_gradient_is_right() -> None:
         module.inducing.normal_()
         module.inducing_mean.normal_()
     batch: Any = {"image": torch.rand(6, 1, 8, 8).double(), "label": torch.arange(6), "index": torch.arange(6)}
-    batch["global_size"] = 6
+    batch["global_batch_size"] = 6
 
     def loss() -> torch.Tensor:
         torch.manual_seed(1)

@@ -12,7 +12,7 @@ def test_members_have_the_gradients_that_they_have_alone() -> None:
     module = ScaleMixtureEnsemble(networks, 4)
     module.log = lambda *args, **kwargs: None  # type: ignore[method-assign, assignment]
     batch: Any = {"image": torch.rand(6, 1, 3, 3).double(), "label": torch.arange(6) % 4, "index": torch.arange(6)}
-    batch["global_size"] = 6
+    batch["global_batch_size"] = 6
     step = module.training_step(batch, 0)
     step["loss"].backward()
     torch.testing.assert_close(step["logits"], module(batch["image"]).detach())

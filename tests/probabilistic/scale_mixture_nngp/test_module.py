@@ -13,7 +13,7 @@ from datamodules.tables.uci import UCI
 from lightning_modules.probabilistic.scale_mixture_nngp import (
     Burr,
     DenseNetwork,
-    Fixed,
+    FixedScale,
     InverseGamma,
     NetworkKernel,
     ScaleMixtureRegression,
@@ -62,7 +62,7 @@ def test_a_step_lowers_the_density_of_all_rows_and_its_gradient_is_right() -> No
     x, y, _ = rows()
     module = regression()
     module.log = lambda *args, **kwargs: None  # type: ignore[method-assign, assignment]
-    batch: Any = {"features": x, "target": y, "index": torch.arange(12), "global_size": 12}
+    batch: Any = {"features": x, "target": y, "index": torch.arange(12), "global_batch_size": 12}
     module.training_step(batch, 0)["loss"].backward()
     for raw in (parameter for parameter in module.parameters() if parameter.requires_grad):
         values = []
@@ -78,7 +78,7 @@ def test_a_step_lowers_the_density_of_all_rows_and_its_gradient_is_right() -> No
 
 def test_a_t_process_takes_another_unit_of_the_targets_and_a_gaussian_process_does_not() -> None:
     results = {}
-    for name, scale in (("t", InverseGamma(1e-8, 1e-8)), ("gaussian", Fixed()), ("burr", Burr())):
+    for name, scale in (("t", InverseGamma(1e-8, 1e-8)), ("gaussian", FixedScale()), ("burr", Burr())):
         module = regression(scale)
         trainer = quiet(precision="64-true")
         results[name] = trainer.test(module, few(), verbose=False)[0]
@@ -92,7 +92,7 @@ def test_a_t_process_takes_another_unit_of_the_targets_and_a_gaussian_process_do
 
 
 def test_the_likelihood_is_that_of_the_targets_own_units() -> None:
-    module, data = regression(Fixed()), few()
+    module, data = regression(FixedScale()), few()
     result = quiet(precision="64-true").test(module, data, verbose=False)[0]
     train, test = data.table.training(), data.table.test()
     std, mean = float(test.truth["target_std"]), float(test.truth["target_mean"])
@@ -153,7 +153,7 @@ def test_processes_on_the_uci_sets(name: str) -> None:
     if "NOISEWORKS_DATA" not in os.environ:
         pytest.skip("NOISEWORKS_DATA is not set")
     nll = {}
-    for kind, scale in (("t", InverseGamma()), ("gaussian", Fixed())):
+    for kind, scale in (("t", InverseGamma()), ("gaussian", FixedScale())):
         kernel = NetworkKernel(DenseNetwork(4), train_last=kind == "gaussian")
         module = ScaleMixtureRegression(kernel, scale, 0.1, optimizer=lambda p: torch.optim.Adam(p, 0.05))
         data = Tables(UCI(name, train_size=150, validation_fraction=0), passes_per_epoch=100, seed=0)

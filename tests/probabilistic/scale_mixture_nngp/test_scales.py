@@ -11,12 +11,12 @@ from torch import Tensor
 from lightning_modules.probabilistic.scale_mixture_nngp.posterior import predicted, seen
 from lightning_modules.probabilistic.scale_mixture_nngp.scales import (
     Burr,
-    Fixed,
+    FixedScale,
     InverseGamma,
     InverseGammaLaw,
     One,
     Scale,
-    ScaleLaw,
+    ScaleDistribution,
     Weighted,
 )
 
@@ -33,7 +33,7 @@ def problem(count: int = 5, seed: int = 0) -> tuple[Tensor, Tensor]:
     return root @ root.T + torch.eye(count), torch.randn(count, generator=random, dtype=torch.float64)
 
 
-def density(of: ScaleLaw, y: Tensor, kernel: Tensor) -> Tensor:
+def density(of: ScaleDistribution, y: Tensor, kernel: Tensor) -> Tensor:
     known = seen(kernel, y, torch.zeros(()).double())
     return of.log_density(known.quadratic, known.log_det, len(y))
 
@@ -53,7 +53,7 @@ def test_the_mixture_over_inverse_gamma_scales_is_a_t() -> None:
 
 
 @pytest.mark.parametrize("of", [law(), One(), Burr(2.0, 3.0, 500).law()])
-def test_seen_and_unseen_numbers_together_are_one_and_then_the_other(of: ScaleLaw) -> None:
+def test_seen_and_unseen_numbers_together_are_one_and_then_the_other(of: ScaleDistribution) -> None:
     """With it mean, variance and posterior of the scale are checked: p(y, y_*) = p(y) p(y_* | y)."""
     kernel, y = problem(6)
     known = seen(kernel[:5, :5], y[:5], torch.zeros(()).double())
@@ -81,7 +81,7 @@ def test_draws_of_an_inverse_gamma_law_give_its_predictions() -> None:
     draws = torch.from_numpy(scipy.stats.invgamma.rvs(A, scale=B, size=200_000, random_state=0))
     quadratic, z = torch.tensor(6.0).double(), torch.linspace(-4, 4, 9).double()
     exact, drawn = law().given(quadratic, 5), Weighted(draws).given(quadratic, 5)
-    values: list[Callable[[ScaleLaw], Tensor]] = [
+    values: list[Callable[[ScaleDistribution], Tensor]] = [
         lambda of: of.log_density(z**2, torch.zeros_like(z), 1),
         lambda of: of.cumulative(z),
         lambda of: of.mean(),
@@ -101,7 +101,7 @@ def test_quantiles_are_those_of_burrs_law() -> None:
 
 
 def test_probabilities_are_those_of_the_densities() -> None:
-    def at(z: float, of: ScaleLaw) -> float:
+    def at(z: float, of: ScaleDistribution) -> float:
         return float(of.log_density(torch.tensor(z * z, dtype=torch.float64), torch.zeros(()).double(), 1).exp())
 
     for of in (law(), One(), Burr(2.0, 3.0, 50).law()):
@@ -111,7 +111,7 @@ def test_probabilities_are_those_of_the_densities() -> None:
     assert float(law(3.0, 4.0).mean()) == pytest.approx(2.0)
 
 
-@pytest.mark.parametrize("scale", [InverseGamma(A, B), Fixed(), Burr()])
+@pytest.mark.parametrize("scale", [InverseGamma(A, B), FixedScale(), Burr()])
 def test_gradients_of_the_loss_are_those_of_finite_differences(scale: Scale) -> None:
     kernel, y = problem()
     parameters = list(scale.parameters())

@@ -31,7 +31,7 @@ class Doubling(ClipRestorerSteps, LightningModule):
 
 def batch(first: int, count: int, noise: bool = True, clean: bool = True) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(first)
-    made: dict[str, Any] = {"index": torch.arange(first, first + count), "global_size": count}
+    made: dict[str, Any] = {"index": torch.arange(first, first + count), "global_batch_size": count}
     made |= {"noisy": torch.rand(count, 3, 1, 8, 8, generator=generator)}
     made |= {"clean": torch.rand(count, 3, 1, 16, 16, generator=generator)} if clean else {}
     made |= {"noise": torch.rand(count, 3, 1, 8, 8, generator=generator)} if noise else {}

@@ -47,7 +47,7 @@ def batch(count: int = 2, side: int = 16, channels: int = 1, dtype: torch.dtype 
         key: torch.rand(count, 3, channels, size, size, generator=generator, dtype=dtype)
         for key, size in shapes.items()
     }
-    return {**clips, "index": torch.arange(count), "global_size": count}
+    return {**clips, "index": torch.arange(count), "global_batch_size": count}
 
 
 @pytest.mark.parametrize("detached", [False, True])

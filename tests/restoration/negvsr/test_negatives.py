@@ -41,7 +41,7 @@ def test_no_quarter_and_four_are_the_identity(quarter: int) -> None:
 
 
 def with_probability(tenths: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(negatives, "draw_alike", lambda draw, device: torch.tensor(tenths))
+    monkeypatch.setattr(negatives, "shared_sample", lambda draw, device: torch.tensor(tenths))
 
 
 def test_a_mixture_of_nothing_and_no_turn_is_the_clip(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from datamodules.files.video_files import decoded, facts_of
 from datamodules.video.clip_pairs import ClipPairs
-from lightning_modules.restoration.negvsr.written_clips import WritesClips
+from lightning_modules.restoration.negvsr.written_clips import ClipWriter
 from tests.datamodules.video.folders import frames, write_frames, write_video
 from tests.trainers import quiet
 from tests.two_processes import in_two_processes
 
 
-class Doubled(WritesClips, LightningModule):
+class Doubled(ClipWriter, LightningModule):
     """Repeats each pixel four times, and counts the frames that it made."""
 
     def __init__(self) -> None:

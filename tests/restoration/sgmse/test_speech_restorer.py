@@ -4,7 +4,7 @@ import pytest
 import soundfile
 import torch
 
-from datamodules.randomness.counter import SampleNumbers
+from datamodules.randomness.counter import CounterRNG
 from datamodules.speech.speech_pairs import SpeechPairs
 from datamodules.speech.tones import Tones
 from lightning_modules.restoration.sgmse import SGMSE
@@ -17,11 +17,11 @@ from tests.trainers import quiet
 
 
 def test_noise_has_half_of_its_variance_in_either_part() -> None:
-    noise = complex_normal(SampleNumbers(0, 0, torch.arange(4)))(torch.zeros(4, 5000, dtype=torch.complex128))
+    noise = complex_normal(CounterRNG(0, 0, torch.arange(4)))(torch.zeros(4, 5000, dtype=torch.complex128))
     assert float(noise.abs().square().mean()) == pytest.approx(1, abs=3 / 20_000**0.5)
     assert float(noise.real.square().mean()) == pytest.approx(0.5, abs=0.02)
     assert abs(float((noise.real * noise.imag).mean())) < 0.015
-    again = complex_normal(SampleNumbers(0, 0, torch.arange(1, 3)))(torch.zeros(2, 5000, dtype=torch.complex128))
+    again = complex_normal(CounterRNG(0, 0, torch.arange(1, 3)))(torch.zeros(2, 5000, dtype=torch.complex128))
     torch.testing.assert_close(again, noise[1:3])
 
 

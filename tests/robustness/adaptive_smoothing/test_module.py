@@ -27,7 +27,7 @@ def module(**options: Any) -> AdaptiveSmoothing:
 
 def batch(count: int = 12) -> LabelledImageBatch:
     image, label = images(count)
-    return {"image": image, "label": label, "index": torch.arange(count), "global_size": count}
+    return {"image": image, "label": label, "index": torch.arange(count), "global_batch_size": count}
 
 
 @pytest.mark.parametrize("weights", [(1.5, 0.0, 0.2), (1.0, 0.5, 0.1)])

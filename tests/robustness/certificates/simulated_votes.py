@@ -4,13 +4,13 @@ from collections.abc import Callable
 
 import numpy as np
 
-from lightning_modules.robustness.certificates.fewer_draws import Anytime, Curve, InputSpecific, Stages
-from lightning_modules.robustness.certificates.modes import Certificate, Draws, Fixed, Mode
+from lightning_modules.robustness.certificates.adaptive_sampling import Anytime, Curve, InputSpecific, Stages
+from lightning_modules.robustness.certificates.modes import Certificate, Draws, FixedSampling, Mode
 from lightning_modules.robustness.certificates.statistics import gaussian_radius
 
 SIGMA = 0.25
 MODES: list[Mode] = [
-    Fixed(n0=20, n=500, alpha=0.05),
+    FixedSampling(n0=20, n=500, alpha=0.05),
     Stages(radius=0.3, n0=20, n=(100, 400), alpha=0.05, beta=0.01),
     InputSpecific(n0=50, n_max=800, alpha=0.05),
     Anytime(n0=20, n_max=1000, alpha=0.05),

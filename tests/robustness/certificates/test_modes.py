@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lightning_modules.robustness.certificates import fewer_draws
-from lightning_modules.robustness.certificates.fewer_draws import Anytime, Curve, InputSpecific, Stages
-from lightning_modules.robustness.certificates.modes import Draws, Fixed, Mode, Predict
+from lightning_modules.robustness.certificates import adaptive_sampling
+from lightning_modules.robustness.certificates.adaptive_sampling import Anytime, Curve, InputSpecific, Stages
+from lightning_modules.robustness.certificates.modes import Draws, FixedSampling, Mode, Predict
 from lightning_modules.robustness.certificates.statistics import ABSTAIN, gaussian_radius
 from tests.robustness.certificates.simulated_votes import MODES, SIGMA, drive, unanimous, voter
 
@@ -22,7 +22,7 @@ def bounds_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same few counts come again and again, so the bounds of each are computed once."""
     names = ("anytime_lower", "anytime_upper", "one_sided_anytime_lower", "one_sided_anytime_upper", "_clopper_pearson")
     for name in names:
-        monkeypatch.setattr(fewer_draws, name, cache(getattr(fewer_draws, name)))
+        monkeypatch.setattr(adaptive_sampling, name, cache(getattr(adaptive_sampling, name)))
 
 
 def wrong_claims(mode: Mode, p: float, repeats: int) -> float:
@@ -44,7 +44,7 @@ def test_every_mode_keeps_its_level(mode: Mode, monkeypatch: pytest.MonkeyPatch)
     limit = 0.05 + 3 * math.sqrt(0.05 * 0.95 / repeats)
     assert wrong_claims(mode, p, repeats) <= limit
     if isinstance(mode, Anytime):
-        monkeypatch.setattr(fewer_draws, "anytime_lower", cache(fewer_draws._clopper_pearson))
+        monkeypatch.setattr(adaptive_sampling, "anytime_lower", cache(adaptive_sampling._clopper_pearson))
     raised = replace(mode, alpha=(8 if isinstance(mode, Curve) else 2) * 0.05)  # type: ignore[type-var]
     assert wrong_claims(raised, p, repeats) > limit
 
@@ -86,7 +86,7 @@ def test_fixed_is_certify() -> None:
         return [[hits, 1000 - hits]] if request.stage == 1 else [[5, 5]]
 
     for hits in (499, 504, 600, 1000):
-        claim, requests = drive(Fixed(n0=10, n=1000, alpha=0.01), partial(votes, hits))
+        claim, requests = drive(FixedSampling(n0=10, n=1000, alpha=0.01), partial(votes, hits))
         assert requests == [Draws(0, 0, 10), Draws(1, 0, 1000)]
         assert claim.selected == 0  # the lowest of a tie
         p = stats.beta.ppf(0.01, hits, 1000 - hits + 1)
@@ -96,20 +96,20 @@ def test_fixed_is_certify() -> None:
 
 @pytest.mark.parametrize(("n", "cap"), [(1000, 2.463), (10_000, 3.199), (100_000, 3.811)])
 def test_fixed_certifies_a_constant_classifier_to_the_largest_radius(n: int, cap: float) -> None:
-    claim, _ = drive(Fixed(n=n), unanimous)
+    claim, _ = drive(FixedSampling(n=n), unanimous)
     assert claim.radius == pytest.approx(cap * SIGMA, abs=5e-4 * SIGMA)
 
 
 def test_a_bound_of_exactly_one_half_is_no_abstention() -> None:
-    claim, _ = drive(Fixed(n=1, n0=1, alpha=0.5), unanimous)
+    claim, _ = drive(FixedSampling(n=1, n0=1, alpha=0.5), unanimous)
     assert (claim.prediction, claim.radius) == (0, 0.0)
 
 
 @pytest.mark.parametrize(
     ("mode", "key", "arguments"),
     [
-        (Fixed, "n", {"n": 0}),
-        (Fixed, "alpha", {"alpha": 1.0}),
+        (FixedSampling, "n", {"n": 0}),
+        (FixedSampling, "alpha", {"alpha": 1.0}),
         (Predict, "alpha", {"alpha": 0.0}),
         (Stages, "the length of n", {"radius": 0.5, "n": ()}),
         (Stages, "radius", {"radius": -1.0}),

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from lightning_modules.interfaces import SmoothedClassifier
 from lightning_modules.resumable.tested_images import LabelledImage
-from lightning_modules.robustness.certificates.fewer_draws import Anytime, Curve, InputSpecific, Stages
-from lightning_modules.robustness.certificates.modes import Certificate, Fixed, Mode, Predict
+from lightning_modules.robustness.certificates.adaptive_sampling import Anytime, Curve, InputSpecific, Stages
+from lightning_modules.robustness.certificates.modes import Certificate, FixedSampling, Mode, Predict
 from lightning_modules.robustness.certificates.statistics import ABSTAIN
 from lightning_modules.robustness.certificates.votes import BlockNoise, GaussianSmoothing, VoteCounter
 
@@ -75,7 +75,7 @@ def certify_together(mode: Mode, batch_size: int, pictures: list[LabelledImage],
 
 
 VOTING: list[Mode] = [
-    Fixed(n0=100, n=1234, alpha=0.01),
+    FixedSampling(n0=100, n=1234, alpha=0.01),
     Stages(radius=0.2, n0=50, n=(100, 500), alpha=0.01),
     InputSpecific(n0=100, n_max=1500),
     Anytime(radius=0.2, n_max=1500),
@@ -104,7 +104,7 @@ def test_half_space_is_certified_up_to_its_exact_radius() -> None:
     n = 20_000
     pictures = [p for p in images(90) if 1.2 < exact_radius(p.image) / SIGMA < 2.4][:5]
     assert len(pictures) == 5
-    claims = certify(Fixed(n=n), 5000, pictures)
+    claims = certify(FixedSampling(n=n), 5000, pictures)
     for picture in pictures:
         claim, truth = claims[picture.index], exact_radius(picture.image)
         assert claim.prediction == picture.label
@@ -117,12 +117,12 @@ def test_a_classifier_that_guesses_is_not_certified() -> None:
     def guess(noisy: Tensor) -> Tensor:
         return torch.nn.functional.one_hot((noisy[:, 0, 0, 0].double() * 1e6).floor().long() % 10, 10).double()
 
-    claims = certify(Fixed(n=1000), 500, images(4), GaussianSmoothing(guess))
+    claims = certify(FixedSampling(n=1000), 500, images(4), GaussianSmoothing(guess))
     assert {claim.prediction for claim in claims.values()} == {ABSTAIN}
 
 
 def test_ties_go_to_the_lowest_class() -> None:
-    claims = certify(Fixed(n=200), 64, images(1), GaussianSmoothing(lambda noisy: torch.zeros(len(noisy), 4)))
+    claims = certify(FixedSampling(n=200), 64, images(1), GaussianSmoothing(lambda noisy: torch.zeros(len(noisy), 4)))
     assert (claims[0].prediction, claims[0].hits) == (0, (200,))
 
 
@@ -193,7 +193,7 @@ def test_two_votes_share_the_level_and_the_radius_is_the_modules_own() -> None:
     smoothed = TwoHalves()
     assert isinstance(smoothed, SmoothedClassifier)
     pictures = images(6)
-    claims = certify(Fixed(n=4000, alpha=0.01), 900, pictures, smoothed)
+    claims = certify(FixedSampling(n=4000, alpha=0.01), 900, pictures, smoothed)
     for picture in pictures:
         margin = (picture.image.double() - 0.5) * NORMAL / SIGMA
         height = [float(margin[c].sum() / NORMAL[c].norm()) for c in (0, 1)]
@@ -225,9 +225,9 @@ def test_logits_that_are_no_numbers_or_of_another_shape_stop_the_certification()
         return torch.where(noisy[:, :1, 0, 0] > 1.2, torch.nan, 1.0).expand(-1, 3)
 
     with pytest.raises(ValueError, match="NaN for"):
-        certify(Fixed(n=1000), 100, images(2), GaussianSmoothing(broken))
+        certify(FixedSampling(n=1000), 100, images(2), GaussianSmoothing(broken))
     with pytest.raises(ValueError, match=r"\[S, 1, K\]"):
-        certify(Fixed(n=1000), 100, images(1), GaussianSmoothing(lambda noisy: noisy))
+        certify(FixedSampling(n=1000), 100, images(1), GaussianSmoothing(lambda noisy: noisy))
 
 
 def test_batches_are_full_until_the_last_images() -> None:
@@ -244,7 +244,7 @@ def test_batches_are_full_until_the_last_images() -> None:
             taken += 1
             yield picture
 
-    counter = VoteCounter(GaussianSmoothing(network), Fixed(n=1000), SIGMA, 500, 0, CPU)
+    counter = VoteCounter(GaussianSmoothing(network), FixedSampling(n=1000), SIGMA, 500, 0, CPU)
     for done, _ in enumerate(counter.certify(source()), start=1):
         assert taken <= done + 10  # few are under way, so that an interruption costs little
     assert sizes[0] == 1  # the shape of the logits

@@ -28,7 +28,7 @@ def test_what_is_compared_is_the_mean_over_edits(monkeypatch: pytest.MonkeyPatch
     regions = regions.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
     keep = regions.any(dim=1, keepdim=True)
     batch: Any = {"image": image, "regions": regions, "editor_keeps": keep, "index": index, "name": ["", ""]}
-    batch |= {"prompt": [["a", "cat"], ["dog"]], "source_prompt": ["dog", "a cat"], "global_size": 2}
+    batch |= {"prompt": [["a", "cat"], ["dog"]], "source_prompt": ["dog", "a cat"], "global_batch_size": 2}
     inpainter = LinearInpainter()
     guard = DiffusionGuard(inpainter, objective="random", epsilon=0.2, clip=str(save_tiny_clip(tmp_path / "clip")))
     guard.setup("test")

@@ -92,7 +92,7 @@ def test_protection_climbs_the_norm_or_the_error_with_the_numbers_of_the_image(
 def a_batch(count: int = 2) -> Any:
     image, regions, index = images(count)
     keep = regions.any(dim=1, keepdim=True)
-    batch = {"image": image, "regions": regions, "editor_keeps": keep, "index": index, "global_size": count}
+    batch = {"image": image, "regions": regions, "editor_keeps": keep, "index": index, "global_batch_size": count}
     return {**batch, "prompt": [[""]] * count, "name": [""] * count}
 
 

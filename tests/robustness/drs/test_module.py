@@ -13,7 +13,7 @@ from lightning_modules.backbones import Normalized, with_weights
 from lightning_modules.interfaces import Classifier, SmoothedClassifier
 from lightning_modules.networks.cifar_resnet import CIFARResNet
 from lightning_modules.resumable.tested_images import LabelledImage
-from lightning_modules.robustness.certificates.modes import Fixed
+from lightning_modules.robustness.certificates.modes import FixedSampling
 from lightning_modules.robustness.certificates.votes import VoteCounter
 from lightning_modules.robustness.consistency import Consistency
 from lightning_modules.robustness.drs.checkerboard import first_half, max_added
@@ -49,7 +49,7 @@ def halved_planes(radius: str = "joint") -> DRS:
 
 
 def certified(module: DRS, sigma: float, n: int = 4000, alpha: float = 0.01):
-    counter = VoteCounter(module, Fixed(n0=100, n=n, alpha=alpha), sigma, 1000, 0, torch.device("cpu"))
+    counter = VoteCounter(module, FixedSampling(n0=100, n=n, alpha=alpha), sigma, 1000, 0, torch.device("cpu"))
     image = LabelledImage(0, torch.full((1, 4, 4), 0.5), 0)
     (done,) = counter.certify(iter([image]))
     return done.certificate
@@ -133,7 +133,7 @@ def test_a_step_adds_the_losses_of_the_halves(copies: int) -> None:
     module.log = lambda *arguments, **options: None  # type: ignore[method-assign]
     image, label = torch.rand(6, 1, 4, 4, dtype=torch.float64), torch.tensor([0, 1, 2, 0, 1, 2])
     output = module.training_step(
-        {"image": image, "label": label, "index": torch.arange(6), "global_size": 6}, batch_idx=0
+        {"image": image, "label": label, "index": torch.arange(6), "global_batch_size": 6}, batch_idx=0
     )
     expected = torch.zeros((), dtype=torch.float64)
     for network in (left, right):

@@ -9,7 +9,7 @@ from torch import Tensor
 from datamodules.classification.digits import Digits
 from datamodules.classification.labelled_images import LabelledImages
 from datamodules.classification.ood_images import OtherDigits
-from datamodules.randomness.generators import drawn_like, generator_of
+from datamodules.randomness.generators import generator_of, sample_like
 from lightning_modules.metrics.detection import detection_metrics
 from lightning_modules.robustness.attacks import PGD, CarliniWagner, DeepFool
 from lightning_modules.robustness.mahalanobis.ensemble import Sample, fit_ensemble
@@ -117,7 +117,7 @@ def test_minimal_attacks_are_detected_beside_the_others(tmp_path: Path) -> None:
     assert torch.equal(copies[0][0], softmax_confidence(clean)[module.detections[0].index.chunk(3)[0]])
     for place, std in ((1, 0.05), (2, 0.1)):
         rows = module.detections[place].index.chunk(3)[0]
-        noise = drawn_like(image[rows], torch.randn, [generator_of(row, NOISE) for row in rows.tolist()])
+        noise = sample_like(image[rows], torch.randn, [generator_of(row, NOISE) for row in rows.tolist()])
         with torch.no_grad():
             torch.testing.assert_close(copies[place][1], softmax_confidence(module(image[rows] + std * noise)))
 

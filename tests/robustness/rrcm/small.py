@@ -38,4 +38,4 @@ def pretraining(**more: Any) -> RRCMPretraining:
 
 
 def digits_like(size: int = 5) -> dict[str, Any]:
-    return {"image": torch.rand(size, 1, 8, 8, dtype=torch.float64), "global_size": size}
+    return {"image": torch.rand(size, 1, 8, 8, dtype=torch.float64), "global_batch_size": size}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.corruptions.image_noise import SampleNumbers, Sensor
+from datamodules.corruptions.image_noise import CounterRNG, Sensor
 from datamodules.corruptions.image_noise.calibration import (
     calibrated,
     even_areas,
@@ -26,7 +26,7 @@ def frames(light: float, count: int, gain: float, read: float = 3.0, row: float 
     state = fixed(count, gain, read, row)
     signal = torch.full((count, 4, 100, 150), light, dtype=torch.float64)
     index = torch.arange(count) + int(1000 * gain + light)
-    planes = Sensor().expose(signal, state, SampleNumbers(0, 0, index)).numpy() + 64
+    planes = Sensor().expose(signal, state, CounterRNG(0, 0, index)).numpy() + 64
     return np.stack([unpacked(one) for one in planes])
 
 

@@ -2,13 +2,13 @@ import numpy as np
 import torch
 from scipy import stats
 
-from datamodules.corruptions.image_noise import CorrelatedGaussian, Gaussian, SampleNumbers
+from datamodules.corruptions.image_noise import CorrelatedGaussian, CounterRNG, Gaussian
 
 RANDOM = np.random.default_rng(0)
 
 
-def numbers(count: int = 50) -> SampleNumbers:
-    return SampleNumbers(0, 0, torch.arange(count))
+def numbers(count: int = 50) -> CounterRNG:
+    return CounterRNG(0, 0, torch.arange(count))
 
 
 def test_the_formula_of_tweedie_gives_a_gaussian_priors_posterior_mean() -> None:

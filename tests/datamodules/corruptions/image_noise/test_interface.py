@@ -6,12 +6,12 @@ from jsonargparse import ArgumentParser
 
 from datamodules.corruptions.image_noise import (
     CorrelatedGaussian,
+    CounterRNG,
     Gamma,
     Gaussian,
     ImageNoise,
     Impulse,
     Poisson,
-    SampleNumbers,
 )
 
 
@@ -56,12 +56,12 @@ def test_a_config_gives_one_level_or_a_range() -> None:
 @pytest.mark.parametrize("noise", [Gaussian((5, 55)), Poisson((0.005, 0.1)), Gamma((40, 120))])
 def test_levels_that_are_told_are_those_that_noise_was_drawn_with(noise: ImageNoise) -> None:
     clean, index = torch.full((3, 1, 48, 48), 0.5, dtype=torch.float64), torch.tensor([4, 9, 2])
-    levels = noise.drawn_levels(clean, SampleNumbers(0, 1, index))
+    levels = noise.drawn_levels(clean, CounterRNG(0, 1, index))
     assert levels is not None
     assert levels.shape == (3, 1, 1, 1)
-    noisy = noise.sample(clean, SampleNumbers(0, 1, index))
+    noisy = noise.sample(clean, CounterRNG(0, 1, index))
     for row in range(3):
         one = type(noise)(float(levels[row]))  # type: ignore[call-arg]
-        assert one.drawn_levels(clean, SampleNumbers(0, 1, index)) is None
-        alike = one.sample(clean, SampleNumbers(0, 2, index))[row]
+        assert one.drawn_levels(clean, CounterRNG(0, 1, index)) is None
+        alike = one.sample(clean, CounterRNG(0, 2, index))[row]
         assert float(noisy[row].std() / alike.std()) == pytest.approx(1, abs=0.12)

@@ -7,13 +7,13 @@ import pytest
 import torch
 from scipy import stats
 
-from datamodules.corruptions.image_noise import NumbersOfOneImage, SampleNumbers, Sensor
+from datamodules.corruptions.image_noise import CounterRNG, SeededImageRNG, Sensor
 from datamodules.corruptions.image_noise.camera import camera
 from datamodules.corruptions.image_noise.sensor import SensorState, tukey_lambda_quantile, tukey_lambda_variance
 
 
-def numbers(count: int) -> SampleNumbers:
-    return SampleNumbers(0, 0, torch.arange(count))
+def numbers(count: int) -> CounterRNG:
+    return CounterRNG(0, 0, torch.arange(count))
 
 
 def fixed(count: int, gain: float = 2.0, read: float = 3.0, row: float = 1.2, shape: float = -0.12) -> SensorState:
@@ -142,10 +142,10 @@ def test_the_range_of_levels_is_the_cameras(tmp_path: Path) -> None:
 
 def test_each_tested_image_has_a_camera_state_of_its_own_and_the_same_again() -> None:
     clean = torch.full((1, 4, 6, 6), 0.5)
-    one, again, other = (Sensor().sample(clean, NumbersOfOneImage(index=index)) for index in (0, 0, 1))
+    one, again, other = (Sensor().sample(clean, SeededImageRNG(index=index)) for index in (0, 0, 1))
     assert torch.equal(one, again)
     assert one.shape == clean.shape
-    states = [Sensor().state(clean, NumbersOfOneImage(index=index)) for index in range(50)]
+    states = [Sensor().state(clean, SeededImageRNG(index=index)) for index in range(50)]
     assert len({float(state.gain) for state in states}) == 50
     assert not torch.equal(one, other)
 

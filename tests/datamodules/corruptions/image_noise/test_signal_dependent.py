@@ -2,14 +2,14 @@ import numpy as np
 import torch
 from scipy import stats
 
-from datamodules.corruptions.image_noise import Gamma, Impulse, NumbersOfOneImage, Poisson, SampleNumbers
+from datamodules.corruptions.image_noise import CounterRNG, Gamma, Impulse, Poisson, SeededImageRNG
 
 CLEAN = torch.rand(2, 3, 4, 5, generator=torch.Generator().manual_seed(0)).double() * 0.9 + 0.05
 LEVELS = torch.tensor([0.0, 0.1, 0.7, 1.0], dtype=torch.float64)[:, None, None, None].expand(4, 1, 120, 120)
 
 
 def moments(noise: Poisson | Gamma | Impulse) -> tuple[np.ndarray, np.ndarray]:
-    drawn = noise.sample(LEVELS, SampleNumbers(0, 0, torch.arange(4))).flatten(1)
+    drawn = noise.sample(LEVELS, CounterRNG(0, 0, torch.arange(4))).flatten(1)
     return drawn.mean(dim=1).numpy(), drawn.var(dim=1).numpy()
 
 
@@ -24,17 +24,17 @@ def test_means_and_variances_are_those_of_the_laws() -> None:
 
 
 def test_poisson_noise_of_the_protocol_is_whole_counts_of_numpys_generator() -> None:
-    drawn = Poisson(0.05).sample(CLEAN[:1], NumbersOfOneImage())
+    drawn = Poisson(0.05).sample(CLEAN[:1], SeededImageRNG())
     expected = 0.05 * np.random.RandomState(0).poisson(CLEAN[0].permute(1, 2, 0).numpy() / 0.05)
     np.testing.assert_allclose(drawn[0].permute(1, 2, 0), expected, rtol=1e-15)
 
 
 def test_likelihoods_are_scipys() -> None:
     x = CLEAN.numpy()
-    noisy = Poisson(0.05).sample(CLEAN, SampleNumbers(0, 0, torch.arange(2)))
+    noisy = Poisson(0.05).sample(CLEAN, CounterRNG(0, 0, torch.arange(2)))
     expected = stats.poisson(x / 0.05).logpmf((noisy / 0.05).round().numpy())
     np.testing.assert_allclose(Poisson(0.05).log_likelihood(noisy, CLEAN), expected.reshape(2, -1).sum(1), rtol=1e-9)
-    noisy = Gamma(50).sample(CLEAN, SampleNumbers(0, 0, torch.arange(2)))
+    noisy = Gamma(50).sample(CLEAN, CounterRNG(0, 0, torch.arange(2)))
     expected = stats.gamma(50, scale=x / 50).logpdf(noisy.numpy())
     np.testing.assert_allclose(Gamma(50).log_likelihood(noisy, CLEAN), expected.reshape(2, -1).sum(1), rtol=1e-9)
     clean, noisy = torch.tensor([[0.0, 0.5, 0.5, 1.0]]), torch.tensor([[0.0, 1.0, 0.5, 0.0]])

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from datamodules.corruptions.image_noise import SampleNumbers, SmoothMask
+from datamodules.corruptions.image_noise import CounterRNG, SmoothMask
 from datamodules.corruptions.image_noise.smooth_mask import fit_mask, smooth
 
 
@@ -39,12 +39,12 @@ def test_constants_stay_and_masks_are_in_the_unit_interval() -> None:
 def test_images_move_towards_the_mean_by_the_mask_of_their_sample() -> None:
     clean, index = torch.rand(6, 3, 8, 8, dtype=torch.float64), torch.arange(6)
     noise = SmoothMask(grid=4, kernel=1, sigma=1.0, mean=0.25)
-    noisy = noise.sample(clean, SampleNumbers(0, 0, index))
+    noisy = noise.sample(clean, CounterRNG(0, 0, index))
     mask = (noisy - 0.25) / (clean - 0.25)
     assert mask.min() >= 0
     assert mask.max() <= 1
     torch.testing.assert_close(mask[:, :1].expand(-1, 3, -1, -1), mask, rtol=0, atol=1e-6)
-    assert noise.sample(clean[2:4], SampleNumbers(0, 0, index[2:4])).equal(noisy[2:4])
+    assert noise.sample(clean[2:4], CounterRNG(0, 0, index[2:4])).equal(noisy[2:4])
 
 
 @pytest.mark.parametrize(
@@ -62,6 +62,6 @@ def test_what_is_out_of_range_is_named(arguments: dict[str, Any], message: str) 
 
 def test_a_grid_or_kernel_larger_than_the_image_is_refused() -> None:
     with pytest.raises(ValueError, match="grid must be at most 8, the side of an image, got 9"):
-        SmoothMask(grid=9).sample(torch.zeros(1, 1, 8, 10), SampleNumbers(0, 0, torch.zeros(1).long()))
+        SmoothMask(grid=9).sample(torch.zeros(1, 1, 8, 10), CounterRNG(0, 0, torch.zeros(1).long()))
     with pytest.raises(ValueError, match="kernel must be less than twice the side of an image, 8, got 17"):
         fit_mask((1, 8, 8), 8, 17)

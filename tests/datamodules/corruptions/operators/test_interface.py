@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from datamodules.corruptions.operators import (
+    AverageDownsampling,
     Bicubic,
-    BlockMean,
     Blur,
-    ChannelMean,
     FreeForm,
+    Grayscale,
+    Inpainting,
     LinearOperator,
-    Mask,
     Operator,
     RandomPixels,
 )
@@ -21,14 +21,14 @@ INDEX = torch.tensor([5])
 LINEAR: dict[str, Operator] = {
     "free form": FreeForm(),
     "random pixels": RandomPixels(0.5),
-    "mask": Mask(torch.rand(1, *SHAPE, generator=torch.Generator().manual_seed(0)) < 0.4),
-    "block mean": BlockMean(2),
-    "block mean 4": BlockMean(4),
+    "mask": Inpainting(torch.rand(1, *SHAPE, generator=torch.Generator().manual_seed(0)) < 0.4),
+    "block mean": AverageDownsampling(2),
+    "block mean 4": AverageDownsampling(4),
     "bicubic": Bicubic(2),
     "bicubic 4": Bicubic(4),
     "blur": Blur(5, 25.0),
     "narrow blur": Blur(3, 0.6),
-    "channel mean": ChannelMean(),
+    "channel mean": Grayscale(),
 }
 
 

@@ -4,13 +4,13 @@ import torch
 import torch.nn.functional as F
 from scipy.ndimage import correlate1d
 
-from datamodules.corruptions.operators import Bicubic, BlockMean, Blur
+from datamodules.corruptions.operators import AverageDownsampling, Bicubic, Blur
 
 IMAGE = torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
 def test_means_of_blocks_are_those_of_pooling_and_the_inverse_repeats_them() -> None:
-    operator = BlockMean(4)
+    operator = AverageDownsampling(4)
     torch.testing.assert_close(operator.forward(IMAGE), F.avg_pool2d(IMAGE, 4))
     small = F.avg_pool2d(IMAGE, 4)
     repeated = small.repeat_interleave(4, dim=2).repeat_interleave(4, dim=3)
@@ -56,7 +56,7 @@ def test_small_singular_values_do_not_enlarge_noise() -> None:
 
 
 def test_the_operator_serves_gradients_after_it_was_first_used_in_inference_mode() -> None:
-    operator = BlockMean(8)
+    operator = AverageDownsampling(8)
     with torch.inference_mode():
         operator.forward(IMAGE)
     image = IMAGE.clone().requires_grad_(True)
@@ -69,9 +69,12 @@ def test_wrong_arguments_are_refused() -> None:
         (lambda: Blur(4), "taps must be odd, got 4"),
         (lambda: Blur(1), "taps must be at least 3, got 1"),
         (lambda: Blur(5, 0), "deviation must be positive, got 0"),
-        (lambda: BlockMean(1), "factor must be at least 2, got 1"),
+        (lambda: AverageDownsampling(1), "factor must be at least 2, got 1"),
         (lambda: Bicubic(0), "factor must be at least 2, got 0"),
-        (lambda: BlockMean(5).forward(IMAGE), "BlockMean needs sides that are multiples of 5, got 16"),
+        (
+            lambda: AverageDownsampling(5).forward(IMAGE),
+            "AverageDownsampling needs sides that are multiples of 5, got 16",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             make()

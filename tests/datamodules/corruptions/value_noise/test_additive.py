@@ -9,7 +9,7 @@ from scipy import stats
 
 from datamodules.corruptions.value_noise import (
     Exponential,
-    Gaussian,
+    GaussianValues,
     GrossOutliers,
     Gumbel,
     Laplace,
@@ -18,7 +18,7 @@ from datamodules.corruptions.value_noise import (
 )
 
 LAWS: list[tuple[ValueNoise, Any]] = [
-    (Gaussian(2.0), stats.norm(scale=2.0)),
+    (GaussianValues(2.0), stats.norm(scale=2.0)),
     (Laplace(2.0), stats.laplace(scale=2.0 / math.sqrt(2))),
     (Gumbel(2.0), stats.gumbel_r(scale=math.sqrt(6 * 4.0) / math.pi)),
     (Exponential(2.0), stats.expon(scale=2.0)),
@@ -53,7 +53,7 @@ def test_moments_that_do_not_exist() -> None:
 @pytest.mark.parametrize(
     ("law", "arguments", "message"),
     [
-        (Gaussian, {"std": 0.0}, "std must be positive"),
+        (GaussianValues, {"std": 0.0}, "std must be positive"),
         (StudentT, {"degrees": -1.0}, "degrees must be positive"),
         (GrossOutliers, {"fraction": 1.1}, "fraction must be in"),
     ],

@@ -1,0 +1,47 @@
+"""Write the weights that a network works with where they are functions of those that are trained."""
+
+import json
+from pathlib import Path
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from safetensors.torch import save_file
+
+from datamodules.files.whole_files import whole_file, write_text
+from lightning_modules.interfaces import EffectiveNetwork, require
+
+
+class ExportEffectiveWeights(Callback):
+    """Write `effective_weights/model.safetensors` and `model.json` to the run directory after training and testing.
+
+    The first holds the weights that the network is tested with, by the names that the plain network has: timm,
+    transformers or torch load it without this project, and give the same logits. The second holds by layer what was
+    done to the weights: patterns, bits, scales. Where a run is tested twice (`checkpoint.also_test_best`) the weights
+    of the first time stay, which are those of the configured checkpoint.
+
+    Raises:
+        TypeError: at setup, if the module is no `EffectiveNetwork`.
+    """
+
+    def __init__(self) -> None:
+        self.tested = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        require(pl_module, EffectiveNetwork, "ExportEffectiveWeights")
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._write(trainer, pl_module)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self.tested:
+            self._write(trainer, pl_module)
+        self.tested = True
+
+    def _write(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        directory = trainer.log_dir  # on every process: it is broadcast
+        if directory is None or not trainer.is_global_zero:
+            return
+        weights, layers = require(pl_module, EffectiveNetwork, "ExportEffectiveWeights").effective_weights()
+        folder = Path(directory, "effective_weights")
+        with whole_file(folder / "model.safetensors") as partial:
+            save_file({name: weight.cpu().contiguous() for name, weight in weights.items()}, partial)
+        write_text(folder / "model.json", json.dumps({"layers": layers}, indent=1) + "\n")

@@ -1,0 +1,113 @@
+"""Check before training that module, network, data and trainer fit together."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import (
+    BackboneFinetuning,
+    BaseFinetuning,
+    BatchSizeFinder,
+    LearningRateFinder,
+    SpikeDetection,
+    StochasticWeightAveraging,
+)
+from lightning.pytorch.utilities import rank_zero_info
+from torch.func import functional_call
+
+from datamodules.loading.seeded_batches import SeededBatches
+from lightning_modules.lightning_internals import repeats_samples
+from lightning_modules.training.evaluation_mode import evaluating
+
+REFUSED: dict[type[Callback], str] = {
+    StochasticWeightAveraging: "puts its average into no checkpoint that is tested or resumed; "
+    "lightning.pytorch.callbacks.WeightAveraging and EMAWeightAveraging do",
+    BatchSizeFinder: "would change the batch size, which is part of the experiment; set data.batch_size",
+    SpikeDetection: "fails in this version of Lightning when a checkpoint is saved; "
+    "callbacks.guards.FiniteLoss ends a run whose loss is not finite",
+}
+"""Lightning's callbacks that do not work here, and why."""
+
+
+class SanityChecks(Callback):
+    """Refuses what would fail or mislead later, by name and before anything is computed:
+
+    * `num_classes` of module and data that differ;
+    * a classifier's network that does not accept the data's images, or gives another number of logits (found on the
+      meta device);
+    * `trainer.accumulate_grad_batches` below 1, and `trainer.overfit_batches`, for which Lightning would replace the
+      order of the batches;
+    * callbacks of Lightning that do not work here, or not with this module;
+    * `trainer.use_distributed_sampler` for a DataModule that deals out its batches itself.
+
+    It also says how many samples an optimizer step has where gradients are accumulated.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        if trainer.accumulate_grad_batches < 1:
+            raise ValueError(
+                f"trainer.accumulate_grad_batches must be at least 1, got {trainer.accumulate_grad_batches}"
+            )
+        if trainer.overfit_batches and isinstance(data, SeededBatches):  # type: ignore[attr-defined]
+            raise ValueError(
+                f"trainer.overfit_batches is not possible, as {type(data).__name__} deals out its batches itself: "
+                f"trainer.limit_train_batches trains on the first batches of each epoch"
+            )
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if reason := _refused(callback, pl_module):
+                raise ValueError(f"trainer.callbacks: {type(callback).__name__} {reason}")
+        wanted, given = getattr(pl_module, "num_classes", None), getattr(data, "num_classes", None)
+        if wanted is not None and given is not None and wanted != given:
+            raise ValueError(f"model.num_classes is {wanted}, and {type(data).__name__} has {given} classes")
+        shape = getattr(data, "image_shape", None)
+        network = getattr(pl_module, "network", None)
+        if wanted is not None and given is not None and shape is not None and isinstance(network, torch.nn.Module):
+            self._check_network(network, shape, wanted)
+        if isinstance(data, SeededBatches) and repeats_samples(trainer):
+            raise ValueError(
+                f"trainer.use_distributed_sampler must be false: {type(data).__name__} deals out its batches itself, "
+                f"and a second sampler would repeat samples"
+            )
+        batch_size = getattr(data, "batch_size", None)
+        if stage == "fit" and trainer.accumulate_grad_batches > 1 and batch_size is not None:
+            rank_zero_info(
+                f"trainer.accumulate_grad_batches {trainer.accumulate_grad_batches} makes an optimizer step of "
+                f"{trainer.accumulate_grad_batches * batch_size} samples: batches hold {batch_size} over all processes"
+            )
+
+    @staticmethod
+    def _check_network(network: torch.nn.Module, shape: tuple[int, ...], num_classes: int) -> None:
+        tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+        weights = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
+        floating = [tensor.dtype for tensor in weights.values() if tensor.is_floating_point()]
+        images = torch.empty(2, *shape, device="meta", dtype=floating[0] if floating else None)
+        name = type(network).__name__
+        try:
+            # In training it may exchange statistics with other processes, which nothing on meta can.
+            with evaluating(network), torch.no_grad():
+                logits = functional_call(network, weights, images)
+        except (RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"model.network {name} does not accept images of shape {list(shape)}: {reason}") from error
+        if isinstance(logits, torch.Tensor) and logits.ndim > 1 and logits.shape[1] != num_classes:
+            raise ValueError(
+                f"model.network {name} gives {logits.shape[1]} logits, and model.num_classes is {num_classes}"
+            )
+
+
+def _refused(callback: Callback, module: LightningModule) -> str | None:
+    """Say why a callback of Lightning does not work here, None if it does."""
+    if type(callback) is BaseFinetuning:
+        return "does nothing by itself: name a class that derives from it"
+    if isinstance(callback, BackboneFinetuning) and not hasattr(module, "backbone"):
+        return (
+            f"needs a module with an attribute backbone, and {type(module).__name__} has none; "
+            f"a backbone is frozen by its own argument tuning"
+        )
+    if isinstance(callback, LearningRateFinder) and not {"lr", "learning_rate"} & {*vars(module), *module.hparams}:
+        return (
+            f"needs a module with an attribute lr, and {type(module).__name__} takes its rate from model.optimizer; "
+            f"compare --vary model.optimizer.lr=... tries several"
+        )
+    return next((reason for kind, reason in REFUSED.items() if isinstance(callback, kind)), None)

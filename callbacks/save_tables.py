@@ -1,0 +1,43 @@
+"""Tables of numbers that a module measures, and their pictures."""
+
+from pathlib import Path
+
+import pandas as pd
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from callbacks.drawing.curves import draw_table
+from datamodules.files.whole_files import save_figure, write_text
+from lightning_modules.interfaces import TableSource, require
+
+
+class SaveTables(Callback):
+    """Writes each table of the module as `<name>.csv` and draws it as `figures/<name>.png`, in the run directory.
+
+    It does so after training and after testing, with the tables that there are then. Where a run is tested twice
+    (`checkpoint.also_test_best`) those of the first time stay, which is the configured checkpoint.
+
+    Raises:
+        TypeError: at setup, if the module is no `TableSource`.
+    """
+
+    def __init__(self) -> None:
+        self.tested = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        require(pl_module, TableSource, "SaveTables")
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._write(trainer, pl_module)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self.tested:
+            self._write(trainer, pl_module)
+        self.tested = True
+
+    def _write(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        directory = trainer.log_dir  # on every process: it is broadcast
+        if directory is None or not trainer.is_global_zero:
+            return
+        for name, table in require(pl_module, TableSource, "SaveTables").tables.items():
+            write_text(Path(directory, f"{name}.csv"), pd.DataFrame(table.columns).to_csv(index=False))
+            save_figure(draw_table(table), Path(directory, "figures", f"{name}.png"))

@@ -1,0 +1,140 @@
+"""Tables, spectrograms and recordings of enhanced speech."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from datamodules.arguments import at_least
+from datamodules.files.audio_files import soundfile
+from datamodules.files.whole_files import save_figure, write_text
+from lightning_modules.interfaces import SpeechMeasurer, require
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BAND = 5.0
+"""Width of a band of input ratios, in decibels."""
+WINDOW = 512
+"""Longest window of the spectrograms that are drawn, in samples."""
+RANGE = 60.0
+"""Decibels below the loudest part of the clean recording that are drawn."""
+
+
+class SpeechMetricsTable(Callback):
+    """Writes what a test measured of enhanced recordings, and draws and keeps a few, in the run directory.
+
+    `speech_quality.csv` has a row for each recording, and `speech_quality_summary.csv` mean and standard deviation of
+    each measure over the recordings of each set, and over those of each band of 5 decibels of the ratio of speech to
+    noise. `figures/spectrograms.png` shows the first recordings of the first set, noisy, enhanced and clean on one
+    scale of decibels, and `recordings/` holds them as WAV files where the package soundfile is installed.
+
+    Args:
+        num_recordings: how many are drawn and kept, at most as many as the first process has.
+
+    Raises:
+        TypeError: at setup, if the module is no `SpeechMeasurer`.
+        ValueError: if `num_recordings` is negative.
+    """
+
+    def __init__(self, num_recordings: int = 3) -> None:
+        at_least(0, num_recordings=num_recordings)
+        self.num_recordings = num_recordings
+        self.tested = False
+        self.shown: list[dict[str, Any]] = []
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        require(pl_module, SpeechMeasurer, "SpeechMetricsTable")
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.shown = []
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        signals = {"noisy": batch["noisy"], "enhanced": outputs["estimate"], "clean": batch["clean"]}
+        for row in range(len(batch["noisy"])):
+            if dataloader_idx == 0 and len(self.shown) < self.num_recordings:
+                length = int(batch["length"][row]) if "length" in batch else None
+                cut = {kind: signal[row, :length].detach().float().cpu() for kind, signal in signals.items()}
+                self.shown.append({**cut, "name": batch["name"][row], "rate": batch["rate"]})
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        directory = trainer.log_dir  # on every process: it is broadcast
+        first, self.tested = not self.tested, True
+        if directory is None or not trainer.is_global_zero or not first or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        table = pd.DataFrame(require(pl_module, SpeechMeasurer, "SpeechMetricsTable").quality.table)
+        write_text(Path(directory, "speech_quality.csv"), table.to_csv(index=False))
+        write_text(Path(directory, "speech_quality_summary.csv"), summary(table).to_csv(index=False))
+        if self.shown:
+            save_figure(spectrograms(self.shown), Path(directory, "figures", "spectrograms.png"))
+            keep(self.shown, Path(directory, "recordings"))
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """Give mean, deviation and number of each measure over all recordings of a set, and over bands of ratios."""
+    low = (table["input_snr"] // BAND * BAND).map(lambda low: f"{low:g} to {low + BAND:g} dB")
+    parts = [table.assign(band="all"), table.assign(band=low)]
+    long = pd.concat(parts).melt(["set", "index", "name", "band"], var_name="measure")
+    grouped = long.groupby(["set", "band", "measure"], sort=False)["value"]
+    return grouped.agg(["mean", "std", "count"]).reset_index()
+
+
+def decibels(signal: Tensor) -> np.ndarray:
+    """Compute the spectrogram of a signal `[samples]` in decibels, `[frequencies, frames]`."""
+    window = min(WINDOW, 2 ** int(np.log2(len(signal) / 8)))
+    transform = torch.stft(signal, window, window // 4, window=torch.hann_window(window), return_complex=True)
+    return (20 * transform.abs().clamp(min=1e-10).log10()).numpy()
+
+
+def spectrograms(shown: list[dict[str, Any]]) -> "Figure":
+    """Draw recordings, a row each: noisy, enhanced and clean, on one scale of decibels."""
+    from matplotlib.figure import Figure
+
+    kinds = ("noisy", "enhanced", "clean")
+    figure = Figure(figsize=(3.4 * len(kinds), 2.2 * len(shown) + 0.3), layout="constrained")
+    panels = figure.subplots(len(shown), len(kinds), squeeze=False)
+    for row, recording in zip(panels, shown, strict=True):
+        levels = {kind: decibels(recording[kind]) for kind in kinds}
+        loudest = levels["clean"].max()
+        seconds, highest = len(recording["clean"]) / recording["rate"], recording["rate"] / 2000
+        for panel, kind in zip(row, kinds, strict=True):
+            drawn = panel.imshow(
+                levels[kind],
+                origin="lower",
+                aspect="auto",
+                extent=(0, seconds, 0, highest),
+                vmin=loudest - RANGE,
+                vmax=loudest,
+                cmap="magma",
+            )
+            panel.set_title(f"{recording['name']}, {kind}", fontsize=8)
+        row[0].set_ylabel("kHz")
+    for panel in panels[-1]:
+        panel.set_xlabel("seconds")
+    figure.colorbar(drawn, ax=panels, label="dB")
+    return figure
+
+
+def keep(shown: list[dict[str, Any]], folder: Path) -> None:
+    """Write recordings as `<name>_<kind>.wav`, where the package soundfile is installed."""
+    try:
+        library = soundfile()
+    except ModuleNotFoundError:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    for recording in shown:
+        stem = recording["name"].replace("/", "_")
+        for kind in ("noisy", "enhanced", "clean"):
+            library.write(folder / f"{stem}_{kind}.wav", recording[kind].clamp(-1, 1).numpy(), recording["rate"])

@@ -1,0 +1,114 @@
+"""Out-of-distribution label noise, as of web searches: images that belong to no class, under the labels of others.
+
+Each training image is replaced, with probability r and keeping its label, by an image of another set. Label noise on
+top of it, at rate r_in / (1 - r), makes a share r_in of all images wrong labels of the set's own classes: the protocol
+of PLS on CIFAR-100.
+
+Source: Albert, Arazo, Krishna, O'Connor and McGuinness, Is your noise correction noisy? PLS: Robustness to label noise
+with two stage detection, WACV 2023, arXiv 2210.04578, and the authors' code.
+"""
+
+from collections.abc import Sequence
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from datamodules.classification.image_sets import UNKNOWN, ImageSet, ImagesInMemory, ImageSource, OtherImages
+from datamodules.corruptions.label_noise.interface import check_arguments, random_stream
+
+
+def replacements(num_images: int, num_pool: int, noise_rate: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Draw which images are replaced, and by which.
+
+    Args:
+        num_images: N.
+        num_pool: images that replace them; none is taken twice.
+        noise_rate: r, in [0, 1).
+        seed: random seed.
+
+    Returns:
+        Rows that are replaced, in ascending order, and for each its row in the pool: both `[n]`, int64.
+
+    Raises:
+        ValueError: if the pool is too small.
+    """
+    random = random_stream(seed, "OpenSetLabelNoise")
+    rows = torch.from_numpy((random.random(num_images) < noise_rate).nonzero()[0])
+    if len(rows) > num_pool:
+        raise ValueError(f"{len(rows)} of {num_images} images are to be replaced, and there are only {num_pool} others")
+    return rows, torch.from_numpy(random.permutation(num_pool)[: len(rows)])
+
+
+class OpenSetLabelNoise(ImageSet):
+    """A data set whose training images are replaced, each with probability r and keeping its label, by other images.
+
+    The true label of a replaced image is -1: it is of no class. Everything else is as in the data set.
+
+    Args:
+        images: data set, whose training images are in memory.
+        others: images that replace some.
+        noise_rate: r, in [0, 1).
+        seed: random seed of what is replaced; None takes `seed_everything`.
+
+    Raises:
+        ValueError: if `noise_rate` is out of range.
+    """
+
+    def __init__(self, images: ImageSet, others: OtherImages, noise_rate: float, seed: int | None = None) -> None:
+        check_arguments(noise_rate, seed)
+        self.images = images
+        self.others = others
+        self.noise_rate = noise_rate
+        self.seed = seed
+        self.num_classes = images.num_classes
+        self.image_shape = images.image_shape
+        self._drawn = 0
+
+    @property
+    def class_names(self) -> Sequence[str] | None:  # type: ignore[override]
+        return self.images.class_names
+
+    def fetch_missing(self) -> None:
+        self.images.fetch_missing()
+        self.others.fetch_missing()
+
+    def prepared(self, seed: int, device: torch.device) -> Self:
+        self.images.prepared(seed, device)
+        self._drawn = seed
+        return self
+
+    def training(self) -> ImagesInMemory:
+        """Read the training images, some of them replaced.
+
+        Raises:
+            ValueError: if the other set has images of another shape, or too few.
+        """
+        seed = self._drawn if self.seed is None else self.seed
+        source = self.images.training()
+        if not isinstance(source, ImagesInMemory):
+            raise ValueError(f"OpenSetLabelNoise replaces images in memory, and {type(self.images).__name__} has files")
+        others = self.others.of_no_class(tuple(source.image.shape[1:]), seed)
+        rows, others_rows = replacements(len(source.image), len(others.label), self.noise_rate, seed)
+        image, true = source.image.clone(), source.label.clone()
+        fetched = others.fetch(others_rows, None)
+        if others.data_range != source.data_range:
+            fetched = (fetched.float() * (source.data_range / others.data_range)).round().to(image.dtype)
+        image[rows], true[rows] = fetched, UNKNOWN
+        return ImagesInMemory(image, source.label, source.data_range, true)
+
+    @property
+    def has_test(self) -> bool:
+        return self.images.has_test
+
+    def validation(self) -> ImageSource | None:
+        return self.images.validation()
+
+    def test(self) -> ImageSource:
+        return self.images.test()
+
+    def ood_test_sets(self) -> dict[str, ImageSource]:
+        return self.images.ood_test_sets()
+
+    def shifted_labels(self) -> dict[str, Tensor]:
+        return self.images.shifted_labels()

@@ -1,0 +1,170 @@
+"""Inpainting: parts of an image are known, and the others are not."""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from datamodules.arguments import within
+from datamodules.corruptions.operators.interface import LinearOperator
+from datamodules.files.image_files import image_names, opened_image
+from datamodules.randomness.counter import CounterRNG
+
+STREAM = 4000
+"""Of the random numbers of masks, which are not those of noise."""
+
+
+@dataclass(frozen=True, eq=False)
+class Inpainting(LinearOperator):
+    """y = m x, pixel by pixel: H is its own transpose and pseudo-inverse.
+
+    Args:
+        mask: m, `[B, 1, H, W]` or `[B, C, H, W]`, 1 where the image is known and 0 elsewhere.
+    """
+
+    mask: Tensor
+
+    def forward(self, image: Tensor) -> Tensor:
+        return image * self.mask.to(image)
+
+    def pseudo_inverse(self, measured: Tensor) -> Tensor:
+        return self.forward(measured)
+
+    def transpose(self, measured: Tensor) -> Tensor:
+        return self.forward(measured)
+
+
+class Masks(LinearOperator):
+    """A mask of each image's own, which `of` gives."""
+
+    @abstractmethod
+    def mask(self, index: Tensor, size: tuple[int, int]) -> Tensor:
+        """Give the masks `[B, 1, H, W]`, on the device of `index`."""
+
+    def of(self, index: Tensor, size: tuple[int, int]) -> Inpainting:
+        return Inpainting(self.mask(index, size))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Refuse to measure before it is known which images these are.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError(f"each image has a mask of its own: {type(self).__name__}.of(index, size) gives the operator")
+
+    def pseudo_inverse(self, measured: Tensor) -> Tensor:
+        return self.forward(measured)
+
+    def transpose(self, measured: Tensor) -> Tensor:
+        return self.forward(measured)
+
+
+@dataclass(frozen=True)
+class RandomPixels(Masks):
+    """Keep each pixel, with all of its channels, with a probability.
+
+    Args:
+        kept: probability that a pixel is known, in (0, 1].
+        seed: random seed of the masks.
+    """
+
+    kept: float = 0.5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        within(0, 1, "(]", kept=self.kept)
+
+    def mask(self, index: Tensor, size: tuple[int, int]) -> Tensor:
+        like = torch.empty(len(index), 1, *size, device=index.device)
+        return CounterRNG(self.seed, 0, index, STREAM).uniform(like) < self.kept
+
+
+@dataclass(frozen=True)
+class FreeForm(Masks):
+    """Hide strokes of a brush, as of a user who paints away what he does not want.
+
+    Strokes are bent lines of a random width, drawn until the hidden part lies between the two bounds. They are not the
+    masks of Palette that tables of 20 to 30 % use, which were not published.
+
+    Args:
+        least: smallest part of an image that is hidden.
+        most: largest part of an image that is hidden.
+        seed: random seed of the masks.
+
+    Raises:
+        ValueError: if not 0 <= least < most < 1.
+    """
+
+    least: float = 0.2
+    most: float = 0.3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        within(0, 1, "()", most=self.most)
+        within(0, self.most, "[)", least=self.least)
+
+    def mask(self, index: Tensor, size: tuple[int, int]) -> Tensor:
+        drawn = np.stack([self._strokes(row, *size) for row in index.tolist()])
+        return torch.from_numpy(~drawn)[:, None].to(index.device)
+
+    def _strokes(self, index: int, height: int, width: int) -> np.ndarray:
+        random = np.random.default_rng((self.seed, index))
+        hidden = np.zeros((height, width), bool)
+        thick = 0.15 * min(height, width)
+        while hidden.mean() < self.least or not hidden.any():
+            canvas = Image.new("1", (width, height))
+            steps = random.uniform(-0.25, 0.25, (random.integers(2, 8), 2)) * (width, height)
+            path = random.uniform(0, 1, 2) * (width, height) + np.cumsum(steps, axis=0)
+            points = [tuple(point) for point in path.clip(0, (width - 1, height - 1)).tolist()]
+            ImageDraw.Draw(canvas).line(points, fill=1, width=max(1, round(thick * random.uniform(0.4, 1))))
+            more = hidden | np.array(canvas)
+            if more.mean() <= self.most:
+                hidden = more
+            else:
+                thick *= 0.8
+                if thick < 1e-3:
+                    raise ValueError(
+                        f"no mask of {height} x {width} pixels hides between {self.least:g} and {self.most:g} of them"
+                    )
+        return hidden
+
+
+@dataclass(frozen=True)
+class MaskFolder(Masks):
+    """Read the masks of images from files: of the i-th image in the order of names, white where it is known.
+
+    Args:
+        mask_dir: folder of masks, as many as there are images, and of their sizes.
+
+    Raises:
+        FileNotFoundError: if the folder does not exist or holds no image.
+        ValueError: if there are too few masks, or one has another size than its image.
+    """
+
+    mask_dir: str
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Names of the files, in order."""
+        if not (names := image_names(Path(self.mask_dir).expanduser())):
+            raise FileNotFoundError(f"mask_dir {self.mask_dir} holds no image; expected one for each image")
+        return names
+
+    def mask(self, index: Tensor, size: tuple[int, int]) -> Tensor:
+        masks = []
+        for row in index.tolist():
+            if row >= len(self.names):
+                raise ValueError(f"mask_dir {self.mask_dir} holds {len(self.names)} masks, and an image has the number "
+                                 f"{row + 1}")  # fmt: skip
+            with opened_image(Path(self.mask_dir).expanduser() / self.names[row], "a mask") as file:
+                image = file.convert("L") if file.size == (size[1], size[0]) else file  # others are not decoded
+            if image.size != (size[1], size[0]):
+                raise ValueError(f"mask {self.names[row]} in {self.mask_dir} has {image.height} x {image.width} "
+                                 f"pixels, and its image {size[0]} x {size[1]}")  # fmt: skip
+            masks.append(np.array(image) > 127)
+        return torch.from_numpy(np.stack(masks))[:, None].to(index.device)

@@ -1,0 +1,56 @@
+"""Phase retrieval: the magnitudes of an image's Fourier transform are known, and the phases are not."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from datamodules.arguments import positive
+from datamodules.corruptions.operators.interface import Operator
+
+
+@dataclass(frozen=True)
+class PhaseRetrieval(Operator):
+    """y = |F pad(x)| with the centred, orthonormal Fourier transform F of every channel.
+
+    The image is padded with zeros, by oversampling / 8 of its side on each side. The first estimate is the middle of
+    |F^-1 y|.
+
+    Args:
+        oversampling: how much is padded; 2 makes the side half as long again.
+    """
+
+    oversampling: float = 2.0
+    measures_images = False
+
+    def __post_init__(self) -> None:
+        positive(oversampling=self.oversampling)
+
+    def padding(self, size: int) -> int:
+        """Give the zeros on each side of an image's side."""
+        return int(self.oversampling / 8 * size)
+
+    def forward(self, image: Tensor) -> Tensor:
+        down, across = (self.padding(size) for size in image.shape[-2:])
+        padded = F.pad(image, (across, across, down, down))
+        return _centred(padded, torch.fft.fft2).abs()
+
+    def pseudo_inverse(self, measured: Tensor) -> Tensor:
+        height, width = (self._unpadded(size) for size in measured.shape[-2:])
+        image = _centred(measured, torch.fft.ifft2).abs()
+        down, across = self.padding(height), self.padding(width)
+        return image[..., down : down + height, across : across + width]
+
+    def _unpadded(self, padded: int) -> int:
+        for size in range(padded, 0, -1):
+            if size + 2 * self.padding(size) == padded:
+                return size
+        raise ValueError(f"no image has {padded} frequencies along an axis with oversampling {self.oversampling:g}")
+
+
+def _centred(values: Tensor, transform: Callable[..., Tensor]) -> Tensor:
+    """Apply an orthonormal transform with its origin in the middle of the plane."""
+    axes = (-2, -1)
+    return torch.fft.fftshift(transform(torch.fft.ifftshift(values, dim=axes), dim=axes, norm="ortho"), dim=axes)

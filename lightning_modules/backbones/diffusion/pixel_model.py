@@ -1,0 +1,82 @@
+"""A diffusion model of images themselves in the place of a latent text-to-image model, mostly without texts."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler
+from torch import Tensor, nn
+
+from lightning_modules.backbones.diffusion.guidance import guided
+from lightning_modules.backbones.diffusion.text_to_image import Prompts
+from lightning_modules.sde.ddim import ddim, scheduler_path
+from lightning_modules.sde.discrete import denoising_loss, predicted, scheduler_levels, scheduler_prediction
+
+
+class PixelModel(nn.Module):
+    """A noise-predicting network and its schedule, with the methods of `networks.text_to_image.TextToImage`.
+
+    Args:
+        network: called with x_t, `[B, C, H, W]`, and t `[B]`, it predicts what the scheduler says; gives a tensor, or
+            an object with a tensor `sample` as diffusers' networks.
+        scheduler: scheduler that the network was trained with, of which levels, prediction type and spacing are used.
+        text_encoder: embeds texts for the network, which is then called with `Prompts`, too; None has no texts.
+
+    Raises:
+        ValueError: if the scheduler's prediction type is none of epsilon, v_prediction and sample.
+    """
+
+    alphas_cumprod: Tensor
+
+    def __init__(
+        self, network: nn.Module, scheduler: DDPMScheduler | DDIMScheduler, text_encoder: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        self.text_encoder: Any = text_encoder
+        self.network = network
+        self.scheduler = scheduler
+        self.prediction = scheduler_prediction(scheduler)
+        self.register_buffer("alphas_cumprod", torch.from_numpy(scheduler_levels(scheduler)).float(), persistent=False)
+
+    def extra_repr(self) -> str:
+        scheduler: Any = self.scheduler
+        settings = {key: value for key, value in scheduler.config.items() if not key.startswith("_")}
+        return f"{type(scheduler).__name__} {settings}"
+
+    def encode(self, image: Tensor, draw: Tensor | None = None) -> Tensor:
+        """Bring images in [0, 1] to [-1, 1]."""
+        return 2 * image - 1
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Bring images in [-1, 1] to [0, 1]."""
+        return (latent + 1) / 2
+
+    def encode_prompts(self, texts: Sequence[str]) -> Prompts | None:
+        """Embed texts; None of a model that they say nothing to."""
+        return None if self.text_encoder is None else self.text_encoder.encode_prompts(texts)
+
+    def empty_prompts(self, n: int) -> Prompts | None:
+        """Embed the empty text n times."""
+        return None if self.text_encoder is None else self.text_encoder.empty_prompts(n)
+
+    def forward(self, latent: Tensor, timestep: Tensor, prompts: Prompts | None = None) -> Tensor:
+        """Predict what the scheduler's `prediction_type` says, at x_t and t, `[B]`."""
+        return predicted(self._told(prompts), latent, timestep)
+
+    def _told(self, prompts: Prompts | None) -> Callable[..., Any]:
+        return self.network if prompts is None else partial(self.network, prompts=prompts)
+
+    @torch.no_grad()
+    def generate(
+        self, noise: Tensor, num_inference_steps: int, prompts: Prompts | None = None, guidance_scale: float = 1.0
+    ) -> Tensor:
+        """Make images `[B, C, H, W]` in [0, 1] of standard normal noise of that shape, by deterministic DDIM steps."""
+        path = scheduler_path(self.scheduler, num_inference_steps)
+        model = guided(self, prompts, self.empty_prompts(len(noise)), guidance_scale)
+        x = ddim(model, noise, path, scheduler_levels(self.scheduler), self.prediction, clip=True)
+        return self.decode(x).clamp(0, 1)
+
+    def denoising_loss(self, image: Tensor, prompts: Prompts | None = None) -> Tensor:
+        """Compute the mean squared error of the network at random levels, for images in [0, 1]: a number."""
+        return denoising_loss(self._told(prompts), self.encode(image), self.alphas_cumprod, self.prediction)

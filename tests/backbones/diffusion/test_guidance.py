@@ -1,0 +1,33 @@
+import torch
+from torch import Tensor
+
+from lightning_modules.backbones.diffusion.guidance import guided, joined
+from lightning_modules.backbones.diffusion.text_to_image import Prompts
+
+
+def linear(x: Tensor, t: Tensor, prompts: Prompts | None) -> Tensor:
+    """Any function of all three, for each row by itself."""
+    word = 0.0 if prompts is None else prompts.embedding.mean(dim=(1, 2)).view(-1, 1, 1, 1)
+    return x * word + t.view(-1, 1, 1, 1)
+
+
+def prompts(value: float, pooled: bool = False) -> Prompts:
+    embedding = value * torch.arange(1.0, 3.0).view(2, 1, 1).expand(2, 3, 4)
+    return Prompts(embedding, embedding[:, 0] if pooled else None)
+
+
+def test_predictions_are_moved_away_from_the_other_text() -> None:
+    x, t = torch.randn(2, 1, 3, 3), torch.tensor([5, 7])
+    given, other = prompts(1.0), prompts(-2.0)
+    e_c, e_u = linear(x, t, given), linear(x, t, other)
+    for scale, expected in ((1.0, e_c), (0.0, e_u), (7.5, e_u + 7.5 * (e_c - e_u))):
+        torch.testing.assert_close(guided(linear, given, other, scale)(x, t), expected)
+    assert torch.equal(guided(linear, None, None, 7.5)(x, t), linear(x, t, None))
+
+
+def test_pooled_texts_are_joined_too() -> None:
+    both = joined(prompts(1.0, pooled=True), prompts(2.0, pooled=True))
+    assert both.embedding.shape == (4, 3, 4)
+    assert both.pooled is not None
+    assert both.pooled[:, 0].tolist() == [1, 2, 2, 4]
+    assert joined(prompts(1.0), prompts(2.0)).pooled is None
