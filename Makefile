@@ -40,13 +40,13 @@ lint: $(VENV)/installed
 	$(RUN) -m mypy
 
 claims: $(VENV)/installed
-	$(RUN) train.py claim configs/*/claim.yaml --jobs 2 --record docs/claims.csv; status=$$?; $(RUN) -m experiments.pages && exit $$status
+	$(RUN) train.py claim configs/*/claim.yaml --jobs 2 --record docs/claims.csv; status=$$?; $(RUN) train.py pages && exit $$status
 
 pages: $(VENV)/installed
-	$(RUN) -m experiments.pages
+	$(RUN) train.py pages
 
 pictures: $(VENV)/installed demo
-	$(RUN) -m experiments.pages --pictures runs/pages --demo runs/demo
+	$(RUN) train.py pages --pictures runs/pages --demo runs/demo
 
 data-tests: $(VENV)/installed
 	$(RUN) -m pytest -m data

@@ -3,7 +3,6 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,6 +17,9 @@ class ArgumentParser(argparse.ArgumentParser):
         ValueError: from `parse_args`, for arguments that do not parse.
     """
 
+    takes_overrides = False
+    """Whether what follows `--` is put into `overrides`, as what overrides configurations."""
+
     def __init__(self, prog: str, description: str | None) -> None:
         super().__init__(
             prog=prog,
@@ -28,6 +30,21 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(message)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if not self.takes_overrides:
+            return super().parse_args(args, namespace)
+        own = list(args)
+        at = own.index("--") if "--" in own else len(own)
+        overrides = own[at + 1 :]
+        found, unknown = self.parse_known_args(own[:at], namespace)
+        if unknown:
+            command = self.prog.rpartition(" ")[2]
+            raise ValueError(f"{unknown[0]} is not an option of {command}; what overrides the configs goes after `--`")
+        if overrides and not overrides[0].startswith("-"):
+            raise ValueError(f"what follows `--` must be overrides such as --trainer.max_epochs 5, got {overrides[0]}")
+        found.overrides = overrides
+        return found
 
     def parse_known_args(self, *args: Any, **kwargs: Any) -> Any:
         if COMPLETING and not hasattr(self, "completes"):
@@ -40,35 +57,6 @@ class ArgumentParser(argparse.ArgumentParser):
 
 COMPLETING = "_ARGCOMPLETE" in os.environ
 """Whether the shell has called the program to complete its arguments, by the package argcomplete."""
-
-
-def complete(subcommands: Sequence[str], of_runs: Sequence[str], main: Callable[[list[str]], int]) -> None:
-    """Answer the shell, which gives the line so far in variables, and end the process.
-
-    jsonargparse completes the arguments of a parser, and fails for one that has subcommands ('Namespace' object does
-    not support item assignment). So the subcommand is taken off, and its own parser completes the rest.
-
-    Args:
-        subcommands: all of them.
-        of_runs: those that take a run's arguments.
-        main: runs one of the others, whose parser answers.
-    """
-    import argcomplete
-
-    first = int(os.environ["_ARGCOMPLETE"])
-    line = os.environ["COMP_LINE"][: int(os.environ["COMP_POINT"])]
-    words = argcomplete.split_line(line)[3][first:]
-    if not words:
-        parser = argparse.ArgumentParser(add_help=False)
-        parser.add_argument("subcommand", choices=subcommands)
-        argcomplete.autocomplete(parser)
-    os.environ["_ARGCOMPLETE"] = str(first + 1)
-    if words[0] in of_runs:
-        from experiments.command_line import parser_of
-
-        parser_of(words[0]).parse_args([])  # completes before it parses, and ends the process
-    elif words[0] in subcommands:
-        main([words[0]])
 
 
 LARGEST_SEED = 2**32 - 1  # NumPy takes no larger one

@@ -1,8 +1,4 @@
-"""List every method: its paper, its configurations, what they need, and what is claimed of it.
-
-    python train.py methods                   one line a method
-    python train.py methods elr               all of one: by its class, its file or folder, or a configuration's folder
-    python train.py methods --field robustness
+"""Every method: its paper, its configurations, what they need, and what is claimed of it.
 
 All of it is read from where it is written, and nothing is imported: a method is a class under lightning_modules that
 derives from MethodModule or LightningModule; its paper stands in the docstring of the class, of its file or of its
@@ -17,13 +13,11 @@ top, in lines `# needs: ...`.
 import ast
 import itertools
 import re
-import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.arguments import PROGRAM, ArgumentParser
 from experiments.config_files import BASE_LINE, PROJECT, parsed, settings_of, text_of
 
 BASES = ("MethodModule", "LightningModule")
@@ -245,37 +239,3 @@ def claims_of(method: Method, project: Path) -> list[str]:
                     f"by {claim['margin']})"
                 )
     return found
-
-
-def main(argv: Sequence[str], project: Path = PROJECT) -> int:
-    """Run the subcommand.
-
-    Args:
-        argv: the arguments behind `train.py methods`.
-        project: the folder that holds lightning_modules and configs.
-
-    Returns:
-        Exit status: 0, or 2 for bad input.
-    """
-    try:
-        parser = ArgumentParser(f"{PROGRAM} methods", __doc__)
-        parser.add_argument("names", metavar="METHOD", nargs="*", help="methods to describe, for example elr")
-        parser.add_argument("--field", help="only this folder of lightning_modules")
-        arguments = parser.parse_args(argv)
-        methods = find_methods(project)
-        fields = sorted({method.field for method in methods})
-        if arguments.field and arguments.field not in fields:
-            raise ValueError(f"--field must be one of {', '.join(fields)}, got {arguments.field}")
-        methods = [method for method in methods if arguments.field in (None, method.field)]
-        for name in arguments.names:
-            if not any(name.lower() in method.names for method in methods):
-                known = ", ".join(method.name for method in methods)
-                raise ValueError(f"there is no method {name}; there are {known}")
-        chosen = [method for method in methods if method.names & {name.lower() for name in arguments.names}]
-        lines = [line for method in chosen for line in described(method, claims_of(method, project))]
-    except (ValueError, OSError, SyntaxError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    for line in lines or one_line(methods):
-        print(line)
-    return 0

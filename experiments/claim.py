@@ -1,45 +1,17 @@
-"""Runs stated claims, method against baseline, and gives the verdicts.
-
-    python train.py claim configs/elr/claim.yaml --record docs/claims.csv
-
-A claim file holds a mapping, or a list of them, with the keys
-    paper      the sentence of the paper that is put to the test
-    method     config of the method, relative to the claim file
-    baseline   config of what it is compared with
-    metric     for example test/accuracy; of train/loss and the like the last value that a run logged
-    direction  higher or lower: which is better
-    margin     least difference of the means over seeds; a negative one says by how much the method may be worse
-    seeds      at least two
-    name       what tables call the claim (default: <folder>/<method config>)
-    baseline_metric   what of the baseline is compared, where it is another metric, such as test/noisy_si_sdr of what
-               was given; the baseline may then be the method's own config
-    claimed    false for a sentence that the runs did not bear out: it is reported with its figures, and not claimed
-
-A claim holds if the mean difference reaches the margin in the stated direction, and is significant over the seeds at
-the 5 % level in a one-sided paired t test, as one above 0 or above a negative margin. Runs of a seed are a pair: they
-share data, splits and noise, so what a hard split costs both of them is not held against the difference.
-
-Written to the output directory: claims.csv, claims.md, and what `compare` writes for the same configs. Claim files of
-several folders have a directory for each folder, and claims.csv and claims.md of all of them lie above. The exit status
-is 1 if anything that is claimed does not hold.
-"""
+"""Stated claims, method against baseline: their files, what they ask to run, and the verdicts over seeds."""
 
 import contextlib
 import csv
 import math
-import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 from datamodules.files.whole_files import write_text
-from experiments.arguments import LARGEST_SEED, PROGRAM, ArgumentParser
-from experiments.compare import collect, provenance, show
+from experiments.arguments import LARGEST_SEED
+from experiments.compare import collect, provenance
 from experiments.config_files import located, parsed, text_of
-from experiments.launching.launchers import Resources, add_arguments, launcher, resources
-from experiments.launching.run_queue import TRAIN, Failure, lock, print_failures, run_all
-from experiments.preflight import metrics_of_short_run, preflight
+from experiments.launching.run_queue import Failure
 from experiments.results import (
     BEST_EPOCH,
     Result,
@@ -49,8 +21,6 @@ from experiments.results import (
     mean_and_std,
     misspelt,
     summarise,
-    table,
-    terminal,
     write_csv,
 )
 from experiments.run_request import Experiment, Run, check, load_experiments, unique_names
@@ -306,6 +276,16 @@ def claims_table(rows: Sequence[Row]) -> str:
     return f"{markdown(HEADER, cells)}\n{explained} {made}".rstrip() + "\n"
 
 
+def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Give the header and the rows of a table in the terminal."""
+    header = ["claim", "metric", "method", "baseline", "baseline's best epoch", "difference", "margin", "verdict"]
+    return header, [
+        [row["claim"], row["metric"], *(_cell(row, which) for which in ("method", "baseline", "baseline_best_epoch")),
+         _difference(row), f"{row['margin']} {row['direction']}", f"{row['verdict']}: {row['reason']}"]
+        for row in rows
+    ]  # fmt: skip
+
+
 def _cell(row: Row, which: str) -> str:
     if not row[f"{which}_mean"]:
         return "-"
@@ -404,32 +384,6 @@ def try_metrics(places: Sequence[Place], metrics_of: Callable[[Sequence[str]], C
                 raise ValueError(f"claim {claim.name}: {reason}")
 
 
-@dataclass(frozen=True)
-class Arguments:
-    """The parsed command line of `claim`."""
-
-    files: list[Path]
-    output: Path | None
-    resources: Resources
-    record: Path | None
-
-
-def parse(argv: Sequence[str]) -> Arguments:
-    """Reads the command line.
-
-    Raises:
-        ValueError: naming the argument that is wrong.
-    """
-    parser = ArgumentParser(f"{PROGRAM} claim", __doc__)
-    parser.add_argument("files", metavar="CLAIM", nargs="+", type=Path, help="claim files")
-    parser.add_argument("--output", type=Path, help="default: runs/claims/<folder of the claim file>")
-    add_arguments(parser)
-    parser.add_argument("--record", type=Path, help="a claims.csv that keeps the latest figures of every claim")
-    known = vars(parser.parse_args(argv))
-    own = resources(known)
-    return Arguments(resources=own, **known)
-
-
 def plan(files: Sequence[Path], output: Path | None) -> list[Place]:
     """Reads the claim files and plans their runs, in one place for the files of one folder.
 
@@ -447,62 +401,3 @@ def plan(files: Sequence[Path], output: Path | None) -> list[Place]:
 
 def _relative(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-
-
-def main(argv: Sequence[str], run_command: Sequence[str] = TRAIN) -> int:
-    """The subcommand.
-
-    Args:
-        argv: what follows `train.py claim`.
-        run_command: the command that `fit ...` is appended to.
-
-    Returns:
-        Exit status: 0 if all that is claimed holds; 1 if something does not, or did not run; 2 for bad input; 130 after
-        Ctrl-C.
-    """
-    console = terminal()
-    try:
-        arguments = parse(argv)
-        places = plan(arguments.files, arguments.output)
-        runs = [run for each in places for run in each.runs]
-        experiments = list(dict.fromkeys(run.experiment for run in runs))
-        engine = launcher(arguments.resources, experiments, (arguments.output or ABOVE) / "slurm")
-        if run_command is TRAIN:
-            preflight(runs, engine=engine)
-            try_metrics(places, partial(metrics_of_short_run, engine=engine))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    try:
-        with lock([each.output for each in places]) as locks:
-            failures = run_all(runs, launcher=engine, console=console, locks=locks, run_command=run_command,
-                               look_at=lambda run: check_metrics(run, places))  # fmt: skip
-            every: list[Row] = []
-            for each in places:
-                show(each.runs, each.output, console)
-                results = collect(each.runs, {metric for claim in each.claims for metric in claim.metrics})
-                own = [failure for failure in failures if failure.run in each.runs]
-                rows = rows_of([verdict(claim, each.names, results, own) for claim in each.claims], each.runs)
-                write(rows, each.output)
-                every += rows
-        if len(places) > 1:
-            write(every, arguments.output or ABOVE)
-        if arguments.record:
-            known = {row["claim"]: row for row in [*read_claims(arguments.record), *every]}
-            write_claims(arguments.record, list(known.values()))
-    except KeyboardInterrupt:
-        done = sum(run.finished for run in runs)
-        print(f"interrupted: {done} of {len(runs)} runs are finished; the same command continues", file=sys.stderr)
-        return 130
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print_failures(failures, console)
-    header = ["claim", "metric", "method", "baseline", "baseline's best epoch", "difference", "margin", "verdict"]
-    cells = [
-        [row["claim"], row["metric"], *(_cell(row, which) for which in ("method", "baseline", "baseline_best_epoch")),
-         _difference(row), f"{row['margin']} {row['direction']}", f"{row['verdict']}: {row['reason']}"]
-        for row in every
-    ]  # fmt: skip
-    console.print(table("claims", header, cells))
-    return 0 if all(row["verdict"] in (HOLDS, UNCLAIMED) for row in every) else 1

@@ -30,7 +30,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from datamodules.files.whole_files import write_text
-from experiments.arguments import LARGEST_SEED, PROGRAM
+from experiments.arguments import COMPLETING, LARGEST_SEED, PROGRAM
 from experiments.config_files import (
     PROJECT,
     dotted,
@@ -41,6 +41,7 @@ from experiments.config_files import (
     with_base,
     without_base_line,
 )
+from experiments.launching.preflight import metrics_of_short_run
 from experiments.lightning_internals import subcommand_parser, take_given_checkpoint_alone, typed_arguments
 from experiments.options.compile_network import CompileNetwork
 from experiments.options.trainer_options import of_an_option, refuse_options
@@ -49,7 +50,6 @@ from experiments.parsing.class_paths import check_class_paths
 from experiments.parsing.data_before_model import check_captions, count_classes, with_placeholder
 from experiments.parsing.guards import Guards, check_guards, from_list
 from experiments.parsing.readable_errors import lost_process, readable
-from experiments.preflight import metrics_of_short_run
 from experiments.progress_bar import WholeRun
 from experiments.results import final_metrics
 from experiments.run_directory import (
@@ -675,6 +675,8 @@ def run(args: list[str]) -> int:
         The exit status: 0; 1 after an error and 2 after a wrong argument; 143 if SIGTERM ended the run, so that
         whoever started it does not take it for complete.
     """
+    if COMPLETING:
+        parser_of(args[0]).parse_args([])  # completes before it parses, and ends the process
     line: CommandLine | None = None
     try:
         line = CommandLine.__new__(CommandLine)

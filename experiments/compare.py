@@ -1,42 +1,14 @@
-"""Trains and tests several configs over several seeds, and shows them side by side.
-
-    python train.py compare configs/elr/demo.yaml configs/elr/demo_baseline.yaml --seeds 0 1 2 -- --trainer.max_epochs 5
-
-Arguments after `--` are given to every run, as if they followed `train.py fit --config CONFIG`. Runs are processes of
-their own. The same command again keeps what is finished and continues the rest.
-
-A table of methods over settings, one column for each value of a key (in the configs of a name, or in all) and for each
-file of the same name in several folders:
-
-    python train.py compare configs/{cross_entropy,elr,elr_plus}/cifar10{,_asymmetric}.yaml --seeds 0 1 2 \\
-        --vary cifar10:data.label_noise.noise_rate=0.2,0.4,0.6,0.8
-
-Where one key varies table.png holds lines, where two do heat maps. `--fit KEY` fits power laws in a key that --vary
-names:
-
-    python train.py compare configs/elr/demo.yaml --seeds 0 1 2 --vary model.optimizer.lr=0.01,0.03,0.1,0.3 --fit lr
-
-Written to the output directory: summary.csv (config, metric, mean, std, seeds, and how many diverged or have no finite
-value), runs.csv (config, metric, seed, value), summary.md, comparison.png, curves.png, with several settings table.csv
-and table.png, with --fit exponents.csv and exponents.png, and <config>/seed_<seed>/ or
-<config>/<key>=<value>/seed_<seed>/ for each run.
-"""
+"""What several configurations measured over several seeds, side by side: tables, pictures and fitted exponents."""
 
 import hashlib
 import math
-import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
 from datamodules.files.whole_files import write_text
-from experiments.arguments import PROGRAM, ArgumentParser, seed
-from experiments.launching.launchers import Resources, add_arguments, launcher, resources
-from experiments.launching.run_queue import TRAIN, lock, print_failures, run_all
 from experiments.method_table import Places, by_metric, method_table, places, swept_keys
-from experiments.preflight import PREFLIGHT, preflight
 from experiments.results import (
     DIVERGED,
     Result,
@@ -49,74 +21,14 @@ from experiments.results import (
     read_test_metrics,
     summarise,
     table,
-    terminal,
     without_repetition,
     write_csv,
 )
-from experiments.run_request import Experiment, Run, check, code_fingerprint, load_experiments, record, unique_names
-from experiments.sweeps.fits import HEADER, cells, fits, keys_to_fit, write_fits
-from experiments.sweeps.variations import Variation, variation, varied
+from experiments.run_request import Experiment, Run, check, code_fingerprint, record, unique_names
+from experiments.sweeps.fits import HEADER, cells, fits, write_fits
 
 MAX_CONFIGS = 10
 """Configs whose training curves are drawn in one picture, each in a colour of its own."""
-
-
-@dataclass(frozen=True)
-class Arguments:
-    """The parsed command line of `compare`."""
-
-    configs: list[Path]
-    seeds: list[int]
-    output: Path | None
-    resources: Resources
-    overrides: list[str]
-    variations: list[Variation]
-    metrics: list[str]
-    fit: list[str]
-
-
-def parse(argv: Sequence[str]) -> Arguments:
-    """Reads the command line.
-
-    Raises:
-        ValueError: naming the argument that is wrong.
-    """
-    own, overrides = list(argv), []
-    if "--" in own:
-        overrides = own[own.index("--") + 1 :]
-        own = own[: own.index("--")]
-    parser = ArgumentParser(f"{PROGRAM} compare", __doc__)
-    parser.add_argument("configs", metavar="CONFIG", nargs="+", type=Path, help="YAML files, as for fit")
-    parser.add_argument("--seeds", nargs="+", type=seed, required=True, help="for example 0 1 2")
-    parser.add_argument("--output", type=Path, help="default: runs/compare/<folder>/<config>-vs-<config>")
-    add_arguments(parser)
-    parser.add_argument(
-        "--vary", action="append", default=[], metavar="[CONFIG:]KEY=VALUE,...", help="a key that takes several values"
-    )
-    parser.add_argument(
-        "--metrics",
-        type=lambda text: text.split(","),
-        default=[],
-        metavar="METRIC,...",
-        help="metrics in tables and curves; default: all test metrics in tables, training metrics in curves",
-    )
-    parser.add_argument(
-        "--fit", action="append", default=[], metavar="KEY", help="fit power laws in a key that --vary names"
-    )
-    known, unknown = parser.parse_known_args(own)
-    if unknown:
-        raise ValueError(f"{unknown[0]} is not an option of compare; what overrides the configs goes after `--`")
-    if overrides and not overrides[0].startswith("-"):
-        raise ValueError(f"what follows `--` must be overrides such as --trainer.max_epochs 5, got {overrides[0]}")
-    repeated = next((seed for i, seed in enumerate(known.seeds) if seed in known.seeds[:i]), None)
-    if repeated is not None:
-        raise ValueError(f"--seeds names {repeated} twice; every seed is one run")
-    variations = [variation(text) for text in known.vary]
-    settings = vars(known)
-    del settings["vary"]
-    settings["fit"] = keys_to_fit(known.fit, variations)
-    needed = resources(settings)
-    return Arguments(**settings, resources=needed, overrides=overrides, variations=variations)
 
 
 def default_output(configs: Sequence[Path]) -> Path:
@@ -299,52 +211,3 @@ def show(
             console.print(table("fitted exponents ± standard error", HEADER, cells(laws)))
     for path in [output / "summary.csv", *pictures]:
         console.print(str(path), markup=False, soft_wrap=True)
-
-
-def main(
-    argv: Sequence[str], run_command: Sequence[str] = TRAIN, preflight_command: Sequence[str] | None = None
-) -> int:
-    """The subcommand.
-
-    Args:
-        argv: what follows `train.py compare`.
-        run_command: the command that `fit ...` is appended to.
-        preflight_command: the command that builds every experiment before anything runs; None takes the usual one
-            with the usual `run_command`, and none otherwise.
-
-    Returns:
-        Exit status: 0; 1 if a run failed; 2 for bad input; 130 after Ctrl-C.
-    """
-    console = terminal()
-    try:
-        arguments = parse(argv)
-        experiments = varied(load_experiments(arguments.configs, arguments.overrides), arguments.variations)
-        output = arguments.output or default_output(arguments.configs)
-        runs = plan(experiments, arguments.seeds, output)
-        engine = launcher(arguments.resources, experiments, output / "slurm")
-        if preflight_command or run_command is TRAIN:
-            preflight(runs, preflight_command or PREFLIGHT, engine)
-        if arguments.metrics:
-            chosen(collect(runs, arguments.metrics), arguments.metrics)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    try:
-        with lock([output]) as locks:
-            failures = run_all(
-                runs,
-                launcher=engine,
-                console=console,
-                locks=locks,
-                run_command=run_command,
-            )
-            show(runs, output, console, arguments.metrics, arguments.fit)
-    except KeyboardInterrupt:
-        done = sum(run.finished for run in runs)
-        print(f"interrupted: {done} of {len(runs)} runs are finished; the same command continues", file=sys.stderr)
-        return 130
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print_failures(failures, console)
-    return 1 if failures else 0

@@ -1,7 +1,4 @@
-"""Generate docs/ and the table of problems in README.md.
-
-    python -m experiments.pages                        pages, from docstrings, configurations and docs/claims.csv
-    python -m experiments.pages --pictures runs/pages  pictures, from the runs whose configurations name one
+"""The pages of docs/ and the table of problems in README.md, from docstrings, configurations and docs/claims.csv.
 
 A configuration names the picture of its method in the comment at its top: `# picture: figures/early_learning.png`,
 relative to its run's directory; `# picture: metrics.csv` draws the training curves. The run of configs/elr/demo.yaml
@@ -15,14 +12,12 @@ import itertools
 import math
 import re
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
 from datamodules.files.text_files import read_text
 from datamodules.files.whole_files import whole_file, write_text
-from experiments.arguments import ArgumentParser
 from experiments.catalogue import PROJECT, Method, find_methods
 from experiments.claim import HOLDS, UNCLAIMED, Row, claims_table, read_claims
 from experiments.config_files import text_of
@@ -241,30 +236,3 @@ def with_section(path: Path, section: str, text: str) -> str:
 def replace_section(path: Path, section: str, text: str) -> None:
     """Write a file with another text between the markers of a section."""
     write_text(path, with_section(path, section, text))
-
-
-def main(argv: Sequence[str]) -> int:
-    """Write all pages, or all pictures.
-
-    Returns:
-        Exit status: 0, or 2 for bad input.
-    """
-    try:
-        parser = ArgumentParser("python -m experiments.pages", __doc__)
-        parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="make the pictures from the runs in it")
-        parser.add_argument("--demo", type=Path, metavar="FOLDER", help="take README's picture from this comparison")
-        arguments = parser.parse_args(argv)
-        if arguments.pictures:
-            make_pictures(arguments.pictures)
-        if arguments.demo:
-            shrink(arguments.demo / "curves.png", PROJECT / "docs/images/demo.png")
-        for path, text in generated().items():
-            write_text(path, text)
-    except (ValueError, OSError, subprocess.CalledProcessError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from experiments.preflight import OF_A_GROUP
+from experiments.launching.preflight import OF_A_GROUP
 
 ROOT = Path(__file__).resolve().parent.parent
 

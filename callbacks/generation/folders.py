@@ -1,16 +1,7 @@
-"""Score two folders of images, or statistics of images, by FID and KID, without any model.
+"""FID and KID of two folders of images, or of statistics of images, without any model."""
 
-The first side is the generated one, of which IS is computed where the weights have a classifier. A side is a folder of
-images, with any subfolders, or an .npz file: mu and sigma as pytorch-fid, clean-fid and this project write them, or
-features as pool_3. Of folders, features and statistics are kept in the cache; the statistics there can be given in the
-folder's place. KID needs the images, or features, of both sides.
-"""
-
-import sys
-from argparse import ArgumentParser
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from datamodules.arguments import at_least
 
@@ -72,59 +63,55 @@ def device_named(name: str | None) -> "torch.device":
     return torch.device(name)
 
 
-def main(argv: Sequence[str], parser: ArgumentParser) -> int:
-    """Run the subcommand.
+def scores(
+    generated: Path,
+    real: Path,
+    weights: str | None,
+    resize: Literal["legacy", "clean"],
+    timm: str | None,
+    exact_kid: bool,
+    batch_size: int,
+    cache_dir: Path,
+    device: str | None,
+) -> tuple[dict[str, float], str | None]:
+    """Measure how far two sides are from each other; each is an .npz file or a folder.
 
     Args:
-        argv: what follows `train.py fid`.
-        parser: without arguments yet; says in a `ValueError` what is wrong with them.
+        generated: side of which IS is computed, too, where the weights have a classifier.
+        real: the other side.
+        weights: file of the weights of FID's Inception, or of the timm network.
+        resize: legacy or clean.
+        timm: name of a timm network in place of FID's Inception.
+        exact_kid: KID of all pairs, not of subsets.
+        batch_size: images at once.
+        cache_dir: folder that keeps features and statistics.
+        device: as `device_named` takes it.
 
     Returns:
-        Exit status: 0, or 2 for bad input.
-    """
-    parser.add_argument("generated", type=Path, help="folder of images, or .npz statistics")
-    parser.add_argument("real", type=Path, help="folder of images, or .npz statistics, to compare with")
-    parser.add_argument("--weights", help="file of the weights of FID's Inception, or of the timm network")
-    parser.add_argument("--resize", default="legacy", help="legacy (default), as the first FID, or clean, as clean-fid")
-    parser.add_argument("--timm", help="name of a timm network in place of FID's Inception: the metric is fd_<name>")
-    parser.add_argument("--exact_kid", action="store_true", help="KID of all pairs, not of 100 subsets of 1,000")
-    parser.add_argument("--batch_size", type=int, default=50, help="images at once; default: 50")
-    parser.add_argument("--cache_dir", type=Path, default=Path("runs/features"), help="default: runs/features")
-    parser.add_argument("--device", help="cpu, cuda, mps; default: cuda where there is a GPU, else cpu")
-    try:
-        options = parser.parse_args(argv)
-        from callbacks.generation.extraction import Extractor, Shares
-        from callbacks.generation.measurement import distances
-        from callbacks.generation.statistics import kid_basis
-        from lightning_modules.backbones.factories import timm_model
-        from lightning_modules.networks.fid_inception import FIDInception
+        The metrics by name, and what KID rests on, None where it is not among them.
 
-        at_least(1, batch_size=options.batch_size)
-        device = device_named(options.device)
-        extractor = None
-        if not (options.generated.is_file() and options.real.is_file()):
-            if options.timm is None:
-                extractor = Extractor(FIDInception(options.weights, options.resize), None)
-            else:
-                network = timm_model(
-                    options.timm, num_classes=0, pretrained=options.weights is None, weights=options.weights
-                )
-                extractor = Extractor(network, options.timm)
-        shares = Shares(device=device)
-        sides = [
-            read_side(path, extractor, options.cache_dir, options.batch_size, shares)
-            for path in (options.generated, options.real)
-        ]
-        results = distances(
-            sides[0], sides[1], None if extractor is None else extractor.classifier, options.exact_kid, shares=shares
-        )
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    for name, value in results.items():
-        print(f"{name} {value:.6g}")
-    features = [side.feature for side in sides]
-    if all(feature is not None for feature in features):
-        first, second = map(len, features)  # type: ignore[arg-type]
-        print(f"KID: {kid_basis(first, second, options.exact_kid)}")
-    return 0
+    Raises:
+        FileNotFoundError: if there is nothing at a path.
+        ValueError: names what is out of range, damaged or missing.
+    """
+    from callbacks.generation.extraction import Extractor, Shares
+    from callbacks.generation.measurement import distances
+    from callbacks.generation.statistics import kid_basis
+    from lightning_modules.backbones.factories import timm_model
+    from lightning_modules.networks.fid_inception import FIDInception
+
+    at_least(1, batch_size=batch_size)
+    shares = Shares(device=device_named(device))
+    extractor = None
+    if not (generated.is_file() and real.is_file()):
+        if timm is None:
+            extractor = Extractor(FIDInception(weights, resize), None)
+        else:
+            network = timm_model(timm, num_classes=0, pretrained=weights is None, weights=weights)
+            extractor = Extractor(network, timm)
+    first, second = (read_side(path, extractor, cache_dir, batch_size, shares) for path in (generated, real))
+    classifier = None if extractor is None else extractor.classifier
+    results = distances(first, second, classifier, exact_kid, shares=shares)
+    if first.feature is None or second.feature is None:
+        return results, None
+    return results, kid_basis(len(first.feature), len(second.feature), exact_kid)

@@ -1,20 +1,8 @@
-"""Put the label reports of all folds of a training set together.
+"""Join the label reports of all folds of a training set: each image is judged by a network that has not seen it."""
 
-    python train.py compare CONFIG --seeds 0 --vary data.fold=0,1,2,3,4 --output runs/folds -- \\
-        --config configs/callbacks/label_report.yaml --data.folds 5
-    python train.py label_report runs/folds
-
-Each image is judged by the network that has not seen it. Written is `label_report.csv` in the first directory: it has
-the columns of the runs' own reports, `row` saying which image (`index` counts within a fold), and `FromCSV` reads it.
-"""
-
-import sys
-from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from datamodules.files.whole_files import write_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,38 +57,3 @@ def _read(path: Path) -> "pd.DataFrame":
         whole_numbers(table["clean_label"][known], UNVERIFIED, MOST, path, "clean_label")
     checked_numbers(table[["score", "in_sample"]], "label report", path)
     return table
-
-
-def main(argv: Sequence[str], parser: ArgumentParser) -> int:
-    """Run the subcommand.
-
-    Args:
-        argv: what follows `train.py label_report`.
-        parser: without arguments yet; says in a `ValueError` what is wrong with them.
-
-    Returns:
-        Exit status: 0, or 2 for bad input.
-    """
-    parser.add_argument("runs", nargs="+", type=Path, help="run directories, or one that holds them")
-    try:
-        runs = parser.parse_args(argv).runs
-        output = runs[0] / REPORT
-        reports = [path for run in runs for path in sorted(run.rglob(REPORT)) if path != output or len(runs) > 1]
-        if not reports:
-            raise FileNotFoundError(f"{runs[0]} holds no {REPORT}: test with configs/callbacks/label_report.yaml")
-        if len(runs) > 1:
-            output = Path(REPORT)
-        table = merged(reports)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    from callbacks.labels.measures import report_metrics
-    from datamodules.batches import UNVERIFIED
-
-    write_text(output, table.to_csv(index=False))
-    clean = table["clean_label"].fillna(UNVERIFIED).to_numpy(int) if "clean_label" in table else None
-    given, suspected, score = (table[key].to_numpy() for key in ("given", "suspected", "score"))
-    for name, value in report_metrics(given, suspected == 1, score, clean).items():
-        print(f"{name} {value:.4f}")
-    print(f"written: {output}, {len(table)} images of {len(reports)} folds")
-    return 0

@@ -68,11 +68,10 @@ def _pair(text: str) -> tuple[str, str]:
     return key, value
 
 
-def resources(parsed: dict[str, object]) -> Resources:
-    """Take the arguments of `add_arguments` out of all that were parsed."""
-    own = {field.name: parsed.pop(field.name) for field in fields(Resources)}
-    own["slurm"] = dict(own["slurm"])  # type: ignore[call-overload]
-    return Resources(**own)  # type: ignore[arg-type]
+def resources(options: argparse.Namespace) -> Resources:
+    """Pick the arguments of `add_arguments` from all that were parsed."""
+    own = {field.name: getattr(options, field.name) for field in fields(Resources)}
+    return Resources(**own | {"slurm": dict(options.slurm)})
 
 
 def launcher(wanted: Resources, experiments: Sequence[Experiment], folder: Path) -> Launcher:

@@ -20,8 +20,8 @@ import yaml
 
 from datamodules.files.whole_files import write_text
 from experiments.launching.local import start_process
+from experiments.launching.preflight import OF_A_GROUP
 from experiments.launching.run_queue import Job
-from experiments.preflight import OF_A_GROUP
 from experiments.run_request import PROJECT
 
 CLUSTER = "slurm"

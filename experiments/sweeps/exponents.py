@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import ArrayLike, NDArray
 
-from experiments.sweeps.fits import FEWEST
+FEWEST = 3
+"""Values of x that an exponent needs."""
 
 
 @dataclass(frozen=True)

@@ -4,18 +4,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from experiments.config_files import plain
 from experiments.results import BEST_EPOCH, DIVERGED, Result, write_csv
 from experiments.run_request import Experiment
+from experiments.sweeps.exponents import FEWEST, Exponent, fitted_exponent
 from experiments.sweeps.variations import Variation, number, short_names
-
-if TYPE_CHECKING:
-    from experiments.sweeps.exponents import Exponent
-
-FEWEST = 3
-"""Values of a key that an exponent needs."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +29,7 @@ class Fit:
     metric: str
     key: str
     points: dict[float, list[Result]] = field(hash=False)
-    law: "Exponent | None"
+    law: Exponent | None
     note: str
 
 
@@ -92,9 +86,7 @@ def line_of(experiment: Experiment, key: str) -> str:
     return " ".join([experiment.label, others]).strip()
 
 
-def _law(points: dict[float, list[Result]]) -> "tuple[Exponent | None, str]":
-    from experiments.sweeps.exponents import fitted_exponent
-
+def _law(points: dict[float, list[Result]]) -> tuple[Exponent | None, str]:
     seeds = sorted({result.seed for own in points.values() for result in own})
     y = [[next((r.value for r in own if r.seed == seed), math.nan) for own in points.values()] for seed in seeds]
     try:

@@ -65,11 +65,11 @@ def called(command: list[str]) -> int:
     """Run a command line here, where the device is; the runs of `compare` are processes of this file."""
     import train
     from callbacks.generation import folders
-    from experiments import compare
+    from experiments import commands
     from tests.conformance import simulated_device
 
     if command[0] == "compare":
-        return compare.main(command[1:], (sys.executable, "-m", "tests.conformance.on_device"))
+        return commands.run("compare", command[1:], (sys.executable, "-m", "tests.conformance.on_device"))
     folders.device_named = lambda name: simulated_device.DEVICE  # the command knows the devices of this machine
     return train.main(command)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import catalogue
+from experiments import catalogue, commands
 from experiments.catalogue import Paper, find_methods, needs, parse_source
 
 PROJECT = Path(catalogue.__file__).parents[1]
@@ -90,11 +90,11 @@ def test_methods_papers_configs_and_needs_come_from_the_files(project: Path) -> 
 
 
 def test_a_method_is_one_line_until_it_is_asked_for(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert catalogue.main([], project) == 0
+    assert commands.run("methods", [], project) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "Tract        diffusion   Transitive, 2023"
     assert [line.split()[0] for line in lines] == ["Tract", "Consistency", "Variant"]
-    assert catalogue.main(["variant", "Consistency"], project) == 0
+    assert commands.run("methods", ["variant", "Consistency"], project) == 0
     described = capsys.readouterr().out.split("lightning_modules.robustness.consistency.")[1]
     assert described.startswith("Consistency\n  Consistency Regularization for Certified Robustness of Smoothed")
     for said in (
@@ -115,15 +115,15 @@ def test_a_method_is_one_line_until_it_is_asked_for(project: Path, capsys: pytes
 def test_what_there_is_not_is_said(
     arguments: list[str], said: str, project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert catalogue.main(["--field", "diffusion"], project) == 0
+    assert commands.run("methods", ["--field", "diffusion"], project) == 0
     assert len(capsys.readouterr().out.splitlines()) == 1
-    assert catalogue.main(arguments, project) == 2
+    assert commands.run("methods", arguments, project) == 2
     assert capsys.readouterr().err == f"error: {said}\n"
 
 
 def test_a_broken_config_is_named(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (project / "configs/tract/broken.yaml").write_text("model: {class_path: [")
-    assert catalogue.main([], project) == 2
+    assert commands.run("methods", [], project) == 2
     error = capsys.readouterr().err
     assert "configs/tract/broken.yaml is not valid YAML" in error
     assert error.count("\n") == 1
@@ -212,7 +212,7 @@ def test_every_model_of_the_project_that_a_config_names_is_listed() -> None:
 
 def test_listing_imports_no_framework_and_takes_less_than_a_second() -> None:
     program = (
-        "import sys; from experiments import catalogue, claim, compare; status = catalogue.main([]); "
+        "import sys; from experiments.commands import claim, compare, run; status = run('methods', []); "
         "heavy = {'torch', 'lightning', 'pandas', 'matplotlib', 'numpy'} & set(sys.modules); "
         "ours = [name for name in sys.modules if name.split('.')[0] in "
         "('lightning_modules', 'datamodules', 'callbacks', 'train') "

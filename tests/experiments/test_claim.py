@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.stats import t as student
 
-from experiments import claim
+from experiments import claim, commands
 from experiments.claim import Claim, judge
 from tests.command import ROOT
 from tests.experiments.conftest import Config, Journal, table
@@ -88,7 +88,7 @@ def test_a_claim_that_holds(config: Config, fit: list[str], tmp_path: Path, caps
     config("demo_baseline", start=0.5, best_epoch=0.7)
     out = tmp_path / "out"
     path = stated(folder / "claim.yaml", seeds=[0, 1, 3])
-    assert claim.main([str(path), "--output", str(out)], fit) == 0
+    assert commands.run("claim", [str(path), "--output", str(out)], fit) == 0
     printed = capsys.readouterr().out
     assert "method/demo" in printed
     assert "holds" in printed
@@ -120,7 +120,7 @@ def test_claims_of_a_folder_share_their_runs_and_are_judged_on_their_own_seeds(
     )
     more = stated(folder / "claim_more.yaml", name="more", margin=0.39, seeds=[0, 2])
     out = tmp_path / "out"
-    assert claim.main([str(folder / "claim.yaml"), str(more), "--output", str(out)], fit) == 1
+    assert commands.run("claim", [str(folder / "claim.yaml"), str(more), "--output", str(out)], fit) == 1
     rows = table(out / "claims.csv")
     assert [(row["claim"], row["verdict"]) for row in rows] == [
         ("accuracy", "holds"),
@@ -140,7 +140,7 @@ def test_what_is_not_claimed_is_reported_and_fails_nothing(config: Config, fit: 
     config("demo_baseline", start=0.5)
     file = stated(folder / "claim.yaml", {"name": "holds"}, {"name": "fails", "margin": 0.9, "claimed": False})
     out = tmp_path / "out"
-    assert claim.main([str(file), "--output", str(out)], fit) == 0
+    assert commands.run("claim", [str(file), "--output", str(out)], fit) == 0
     rows = table(out / "claims.csv")
     assert [(row["claim"], row["verdict"]) for row in rows] == [("holds", "holds"), ("fails", "not claimed")]
     assert "**not claimed**: difference" in (out / "claims.md").read_text()
@@ -155,10 +155,10 @@ def test_folders_have_places_of_their_own_and_one_table_above(
         folder = config("demo", folder=name, start=start).parent
         config("demo_baseline", folder=name, start=0.5)
         files.append(str(stated(folder / "claim.yaml")))
-    assert claim.main([files[0]], fit) == 0
+    assert commands.run("claim", [files[0]], fit) == 0
     assert table(Path("runs/claims/elr/claims.csv"))[0]["method"] == "configs/elr/demo.yaml"
     assert not Path("runs/claims/claims.csv").exists()
-    assert claim.main(files, fit) == 1
+    assert commands.run("claim", files, fit) == 1
     rows = table(Path("runs/claims/claims.csv"))
     assert [(row["claim"], row["verdict"]) for row in rows] == [
         ("elr/demo", "holds"),
@@ -173,7 +173,7 @@ def test_a_record_keeps_the_latest_figures_of_every_claim(config: Config, fit: l
     config("demo_broken", start=0.5, crash=[1])
     record = tmp_path / "claims.csv"
     both = stated(folder / "claim.yaml", {"name": "first"}, {"name": "second", "baseline": "demo_broken.yaml"})
-    assert claim.main([str(both), "--output", str(tmp_path / "out"), "--record", str(record)], fit) == 1
+    assert commands.run("claim", [str(both), "--output", str(tmp_path / "out"), "--record", str(record)], fit) == 1
     first, second = claim.read_claims(record)
     assert first == claim.read_claims(tmp_path / "out/claims.csv")[0]
     assert "did not run" in second["verdict"]
@@ -196,7 +196,7 @@ def test_a_record_keeps_the_latest_figures_of_every_claim(config: Config, fit: l
     assert "torch " in text
     assert " cores)" in text
     again = stated(folder / "claim.yaml", name="second", margin=0.1)
-    assert claim.main([str(again), "--output", str(tmp_path / "out"), "--record", str(record)], fit) == 0
+    assert commands.run("claim", [str(again), "--output", str(tmp_path / "out"), "--record", str(record)], fit) == 0
     kept, changed = claim.read_claims(record)
     assert kept == first
     assert (changed["verdict"], changed["margin"]) == ("holds", "0.1")
@@ -209,7 +209,7 @@ def test_a_metric_that_is_not_there_is_said_after_the_first_run(
     config("demo_baseline", start=0.5)
     path = stated(folder / "claim.yaml", metric="test/acuracy")
     for _ in range(2):
-        assert claim.main([str(path), "--output", str(tmp_path / "out")], fit) == 1
+        assert commands.run("claim", [str(path), "--output", str(tmp_path / "out")], fit) == 1
         told = "has no metric test/acuracy; did you mean test/accuracy? There are test/accuracy, test/memorized"
         assert told in capsys.readouterr().err
         assert len(list(tmp_path.rglob("test_metrics.csv"))) == 1
@@ -249,7 +249,7 @@ def test_what_is_wrong_with_a_claim_is_said_before_anything_runs(
     folder = config("demo", start=0.9).parent
     config("demo_baseline", start=0.5)
     good, bad = stated(folder / "good.yaml"), stated(folder / "bad.yaml", {}, changes)
-    assert claim.main([str(good), str(bad), "--output", str(tmp_path / "out")], fit) == 2
+    assert commands.run("claim", [str(good), str(bad), "--output", str(tmp_path / "out")], fit) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert error.count("\n") == 1
@@ -261,7 +261,7 @@ def test_what_can_not_be_built_is_said_before_anything_runs(tmp_path: Path, caps
     (tmp_path / "demo.yaml").write_text((ROOT / "configs/elr/demo.yaml").read_text())
     (tmp_path / "demo_baseline.yaml").write_text("base: demo.yaml\ndata.label_noise.noise_rate: 1.4\n")
     path = stated(tmp_path / "claim.yaml")
-    assert claim.main([str(path), "--output", str(tmp_path / "out")]) == 2
+    assert commands.run("claim", [str(path), "--output", str(tmp_path / "out")]) == 2
     assert "demo_baseline cannot be run: noise_rate must be in [0, 1), got 1.4\n" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
@@ -294,7 +294,7 @@ def test_bad_arguments_are_one_sentence(
     monkeypatch.chdir(tmp_path)
     Path("empty.yaml").write_text("")
     Path("no_claims.yaml").write_text("[]")
-    assert claim.main(arguments, fit) == 2
+    assert commands.run("claim", arguments, fit) == 2
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import compare
+from experiments import commands, compare
 from experiments.launching import run_queue
 from tests.experiments.conftest import Config, Journal, table
 
@@ -11,7 +11,7 @@ from tests.experiments.conftest import Config, Journal, table
 def test_tables_hold_mean_and_sample_deviation_of_every_metric(config: Config, fit: list[str], tmp_path: Path) -> None:
     a, b = config("a", start=0.9, per_seed=0.013), config("b", start=0.5, best_epoch=0.6)
     out = tmp_path / "out"
-    assert compare.main([str(a), str(b), "--seeds", "0", "2", "3", "--output", str(out)], fit) == 0
+    assert commands.run("compare", [str(a), str(b), "--seeds", "0", "2", "3", "--output", str(out)], fit) == 0
 
     runs = table(out / "runs.csv")
     assert list(runs[0]) == ["config", "metric", "seed", "value"]
@@ -53,13 +53,13 @@ def test_what_is_finished_is_not_run_again_and_new_seeds_join(
     config: Config, fit: list[str], journal: Journal, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     a, out = config("a", start=0.9), tmp_path / "out"
-    assert compare.main([str(a), "--seeds", "0", "--output", str(out)], fit) == 0
+    assert commands.run("compare", [str(a), "--seeds", "0", "--output", str(out)], fit) == 0
     assert table(out / "summary.csv")[0]["std"] == ""
     before = journal()
-    assert compare.main([str(a), "--seeds", "0", "--output", str(out)], fit) == 0
+    assert commands.run("compare", [str(a), "--seeds", "0", "--output", str(out)], fit) == 0
     assert journal() == before
     assert "1 of 1 runs were finished before" in capsys.readouterr().out
-    assert compare.main([str(a), "--seeds", "0", "4", "--output", str(out)], fit) == 0
+    assert commands.run("compare", [str(a), "--seeds", "0", "4", "--output", str(out)], fit) == 0
     assert {line[1] for line in journal()[len(before) :]} == {"4"}
     assert table(out / "summary.csv")[0]["seeds"] == "2"
 
@@ -70,12 +70,12 @@ def test_results_of_other_code_are_kept_but_pointed_out(
     arguments = [str(config("a", start=0.9)), "--seeds", "0", "--output", str(tmp_path / "out")]
     for module in (run_queue, compare):
         monkeypatch.setattr(module, "code_fingerprint", lambda: "one state")
-    assert compare.main(arguments, fit) == 0
-    assert compare.main(arguments, fit) == 0
+    assert commands.run("compare", arguments, fit) == 0
+    assert commands.run("compare", arguments, fit) == 0
     assert "the code has changed" not in capsys.readouterr().out
     for module in (run_queue, compare):
         monkeypatch.setattr(module, "code_fingerprint", lambda: "another")
-    assert compare.main(arguments, fit) == 0
+    assert commands.run("compare", arguments, fit) == 0
     assert "the code has changed since 1 of them" in capsys.readouterr().out
     assert "1 of 1 runs with an earlier state of the code" in (tmp_path / "out/summary.md").read_text()
 
@@ -85,13 +85,13 @@ def test_metrics_are_chosen_for_tables_and_all_are_kept(
 ) -> None:
     a, b, out = config("a", start=0.9), config("b", start=0.5, best_epoch=0.5), tmp_path / "out"
     arguments = [str(a), str(b), "--seeds", "0", "--output", str(out), "--metrics"]
-    assert compare.main([*arguments, "memorized,test/accuracy"], fit) == 0
+    assert commands.run("compare", [*arguments, "memorized,test/accuracy"], fit) == 0
     rows = [line.split(" | ")[0] for line in (out / "summary.md").read_text().splitlines() if line.startswith("| ")]
     assert rows == ["| metric", "| ---", "| test/memorized ↓", "| test/accuracy ↑"]  # the best epoch says nothing new
     assert len(table(out / "summary.csv")) == 5
-    assert compare.main([*arguments, "accuracy"], fit) == 0
+    assert commands.run("compare", [*arguments, "accuracy"], fit) == 0
     assert "memorized" not in capsys.readouterr().out.rpartition("kept")[2]
-    assert compare.main([*arguments, "acuracy"], fit) == 2
+    assert commands.run("compare", [*arguments, "acuracy"], fit) == 2
     assert "--metrics: no run has acuracy; there are test/accuracy, test/memorized\n" in capsys.readouterr().err
 
 
@@ -149,7 +149,7 @@ def test_bad_input_is_one_sentence_and_runs_nothing(
     (tmp_path / "full/a/seed_0/thesis.txt").write_text("precious")
     names = {"A": str(config("a", start=0.9)), "FOLDER": ".", "BROKEN": "broken.yaml", "LIST": "list.yaml"}
     names |= {"FILE": "file", "FULL": "full"}
-    assert compare.main([names.get(each, each) for each in arguments], fit) == 2
+    assert commands.run("compare", [names.get(each, each) for each in arguments], fit) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert error.count("\n") == 1
@@ -164,12 +164,12 @@ def test_the_last_value_of_a_metric_of_training_stands_beside_the_tests(
     out = tmp_path / "out"
     arguments = [str(config("a", start=0.9)), "--seeds", "0", "2", "--output", str(out)]
     shown = ["--metrics", "val/accuracy,train/loss_epoch"]
-    assert compare.main([*arguments, *shown], fit) == 0
+    assert commands.run("compare", [*arguments, *shown], fit) == 0
     text = capsys.readouterr().out
     assert "test/accuracy" not in text
     epochs = int(table(next(out.rglob("metrics.csv")))[-1]["epoch"])
     found = {row["metric"]: float(row["mean"]) for row in table(out / "summary.csv")}
     assert found["val/accuracy"] == pytest.approx(1 - 0.5**epochs - 0.01)
     assert found["train/loss_epoch"] == pytest.approx(0.5**epochs)
-    assert compare.main(arguments, fit) == 0
+    assert commands.run("compare", arguments, fit) == 0
     assert "val/accuracy" not in {row["metric"] for row in table(out / "summary.csv")}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import yaml
 
-from experiments import claim, compare
+from experiments import commands
 from tests.experiments.conftest import Config, table
 
 
@@ -14,7 +14,7 @@ def test_a_diverged_run_is_no_failure_and_enters_no_mean(config: Config, fit: li
     a = config("a", start=0.9, width=8, diverges=4, stable_seeds=[1, 3])
     b = config("b", start=0.5, width=8, diverges=4)
     out = tmp_path / "out"
-    assert compare.main([str(a), str(b), "--seeds", "0", "1", "2", "3", "--output", str(out)], fit) == 0
+    assert commands.run("compare", [str(a), str(b), "--seeds", "0", "1", "2", "3", "--output", str(out)], fit) == 0
     accuracy = {row["config"]: row for row in table(out / "summary.csv") if row["metric"] == "test/accuracy"}
     assert float(accuracy["a"]["mean"]) == pytest.approx(0.92)
     assert [accuracy[name]["seeds"] for name in "ab"] == ["2", "0"]
@@ -28,7 +28,7 @@ def test_a_diverged_run_is_no_failure_and_enters_no_mean(config: Config, fit: li
     assert values["a", "0", "test/accuracy"] == ""
     assert ("b", "0", "test/accuracy") in values
     alone = tmp_path / "alone"
-    assert compare.main([str(b), "--seeds", "0", "--output", str(alone)], fit) == 0
+    assert commands.run("compare", [str(b), "--seeds", "0", "--output", str(alone)], fit) == 0
     assert "| test/diverged ↓ | 1 |" in (alone / "summary.md").read_text()
 
 
@@ -43,7 +43,7 @@ def test_a_seed_that_diverged_leaves_no_pair_of_numbers(
     path, out = folder / "claim.yaml", tmp_path / "out"
     stated = {"paper": "It helps.", "method": "demo.yaml", "baseline": "demo_baseline.yaml", "metric": "test/accuracy"}
     path.write_text(yaml.safe_dump({**stated, "direction": "higher", "margin": 0.05, "seeds": [0, 1, 2]}))
-    assert claim.main([str(path), "--output", str(out)], fit) == 1
+    assert commands.run("claim", [str(path), "--output", str(out)], fit) == 1
     [row] = table(out / "claims.csv")
     assert (row["verdict"], row["difference"]) == ("does not hold", "")
     assert row["reason"] == f"{diverging}, seed {seed} diverged, which leaves no pair of numbers"

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import pages
-from experiments.compare import parse
+from experiments import commands, pages
 from experiments.pages import with_section
 from tests.command import ROOT
 
@@ -91,16 +90,16 @@ def test_a_picture_can_be_that_of_a_comparison(others: str, tmp_path: Path, monk
     asked = f"{others}--seeds 0 --vary model.beta=0.1,0.9 -- --trainer.max_epochs 4"
     demo = re.sub("# picture: .*", f"# picture: table.png of {asked}", demo)
     (tmp_path / "configs/elr/demo.yaml").write_text(demo)
-    commands = []
+    asked_for = []
 
     def compares(command: list[str], check: bool) -> None:
-        commands.append(command[2:])
+        asked_for.append(command[2:])
         (run := Path(command[command.index("--output") + 1])).mkdir(parents=True)
         Image.new("RGB", (20, 10), "green").save(run / "table.png")
 
     monkeypatch.setattr(subprocess, "run", compares)
     pages.make_pictures(tmp_path / "runs", tmp_path)
-    parsed = parse(commands[0][1:])
+    parsed = commands.parse("compare", asked_for[0][1:])
     assert parsed.configs == [tmp_path / "configs/elr/demo.yaml", *map(Path, others.split())]
     assert (parsed.output, parsed.seeds) == (tmp_path / "runs/elr/demo", [0])
     assert parsed.overrides == ["--trainer.max_epochs", "4"]

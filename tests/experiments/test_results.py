@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import compare
+from experiments import commands, compare
 from experiments.results import Result, Summary, arrow, duration, markdown, mean_and_std, summarise, validation_metric
 from tests.experiments.conftest import Config
 
@@ -12,10 +12,10 @@ def test_damaged_results_are_named(
     config: Config, fit: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = [str(config("a", start=0.9)), "--seeds", "0", "--output", str(tmp_path / "out")]
-    assert compare.main(arguments, fit) == 0
+    assert commands.run("compare", arguments, fit) == 0
     damaged = tmp_path / "out/a/seed_0/test_metrics.csv"
     damaged.write_text("metric,value\ntest/accuracy,0.9x\n")
-    assert compare.main(arguments, fit) == 1
+    assert commands.run("compare", arguments, fit) == 1
     assert f"{damaged} is damaged" in capsys.readouterr().err
 
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import compare
+from experiments import commands
 from experiments.run_request import load_experiments, setting_of, unique_names
 from tests.experiments.conftest import Config, table
 
@@ -21,11 +21,11 @@ def test_another_config_is_refused_by_key_and_values(
 ) -> None:
     out = tmp_path / "out"
     path = config("a", start=0.9)
-    assert compare.main([str(path), "--seeds", "0", "--output", str(out)], fit) == 0
+    assert commands.run("compare", [str(path), "--seeds", "0", "--output", str(out)], fit) == 0
     before = (out / "a/seed_0/test_metrics.csv").read_bytes()
     capsys.readouterr()
     config("a", **{"start": 0.9, **change})
-    assert compare.main([str(path), "--seeds", "0", "1", "--output", str(out)], fit) == 2
+    assert commands.run("compare", [str(path), "--seeds", "0", "1", "--output", str(out)], fit) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert f"{out}/a/seed_0 holds a run with {said}" in error
@@ -38,14 +38,14 @@ def test_other_overrides_are_refused_and_a_comment_is_not_another_config(
 ) -> None:
     path, out = config("a", start=0.9), tmp_path / "out"
     arguments = [str(path), "--seeds", "0", "--output", str(out)]
-    assert compare.main([*arguments, "--", "--trainer.max_epochs", "2"], fit) == 0
+    assert commands.run("compare", [*arguments, "--", "--trainer.max_epochs", "2"], fit) == 0
     assert json.loads((out / "a/seed_0/config.yaml").read_text())["trainer"]["max_epochs"] == 2
-    assert compare.main([*arguments, "--", "--trainer.max_epochs", "4"], fit) == 2
+    assert commands.run("compare", [*arguments, "--", "--trainer.max_epochs", "4"], fit) == 2
     assert '--trainer.max_epochs "2", now it is "4"' in capsys.readouterr().err
-    assert compare.main(arguments, fit) == 2
+    assert commands.run("compare", arguments, fit) == 2
     assert '--trainer.max_epochs "2", now it is absent' in capsys.readouterr().err
     path.write_text("# a comment\n" + path.read_text())
-    assert compare.main([*arguments, "--", "--trainer.max_epochs", "2"], fit) == 0
+    assert commands.run("compare", [*arguments, "--", "--trainer.max_epochs", "2"], fit) == 0
 
 
 def test_a_layered_config_is_part_of_what_was_asked_for(
@@ -54,9 +54,9 @@ def test_a_layered_config_is_part_of_what_was_asked_for(
     layer = tmp_path / "trainer.yaml"
     layer.write_text("trainer: {accelerator: cpu}")
     arguments = [str(config("a", start=0.9)), "--seeds", "0", "--output", str(tmp_path / "out"), "--", "--config"]
-    assert compare.main([*arguments, str(layer)], fit) == 0
+    assert commands.run("compare", [*arguments, str(layer)], fit) == 0
     layer.write_text("trainer: {accelerator: gpu}")
-    assert compare.main([*arguments, str(layer)], fit) == 2
+    assert commands.run("compare", [*arguments, str(layer)], fit) == 2
     assert f'{layer}: trainer.accelerator "cpu", now it is "gpu"' in capsys.readouterr().err
 
 
@@ -67,15 +67,15 @@ def test_the_order_of_layered_configs_counts(
     first.write_text("trainer: {accelerator: cpu}")
     second.write_text("trainer: {precision: 32}")
     arguments = [str(config("a", start=0.9)), "--seeds", "0", "--output", str(tmp_path / "out"), "--"]
-    assert compare.main([*arguments, f"--config={first}", f"--config={second}", "--x", "1"], fit) == 0
-    assert compare.main([*arguments, f"--config={second}", f"--config={first}", "--x", "1"], fit) == 2
+    assert commands.run("compare", [*arguments, f"--config={first}", f"--config={second}", "--x", "1"], fit) == 0
+    assert commands.run("compare", [*arguments, f"--config={second}", f"--config={first}", "--x", "1"], fit) == 2
     assert "holds a run with" in capsys.readouterr().err
 
 
 def test_same_names_are_told_apart_by_folder(config: Config, fit: list[str], tmp_path: Path) -> None:
     a, b = config("demo", folder="elr", start=0.9), config("demo", folder="adele", start=0.8)
     out = tmp_path / "out"
-    assert compare.main([str(a), str(b), "--seeds", "0", "--output", str(out)], fit) == 0
+    assert commands.run("compare", [str(a), str(b), "--seeds", "0", "--output", str(out)], fit) == 0
     assert [row["config"] for row in table(out / "runs.csv")] == ["elr/demo"] * 2 + ["adele/demo"] * 2
     assert (out / "adele/demo/seed_0/test_metrics.csv").exists()
 
@@ -112,7 +112,7 @@ def test_a_layer_sets_nothing_that_the_comparison_sets(
         given = layer.read_text()
     layers = [f"--config={given}"] if flag == "--config=" else [flag if flag[0] == "-" else "--config", given]
     arguments = [str(config("a", start=0.9)), "--seeds", "0", "1", "--output", str(tmp_path / "out"), "--", *layers]
-    assert compare.main(arguments, fit) == 2
+    assert commands.run("compare", arguments, fit) == 2
     assert capsys.readouterr().err == f"error: --config {given} cannot set {key}: {sets} sets it for each run\n"
     assert not (tmp_path / "out").exists()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments import compare
+from experiments import commands
 from experiments.launching.fork_server import AVAILABLE, Forked, ForkServer
 from experiments.launching.run_queue import TRAIN
 from tests.command import ROOT, environment
@@ -95,13 +95,13 @@ def test_what_a_run_imports_is_imported_for_the_others_once(
     arguments = [str(config("a", start=0.9)), "--seeds", "0", "1", "2", "3", "--output", str(tmp_path / "out")]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
-        assert compare.main(arguments, [sys.executable, str(script)]) == 0
+        assert commands.run("compare", arguments, [sys.executable, str(script)]) == 0
         imports = (tmp_path / "imported").read_text().split()
         assert len(imports) == 2  # by the first run, and by the server
         for seed in range(4):  # nothing that a run does to a module reaches another
             assert "run 1\n" in (tmp_path / f"out/a/seed_{seed}/log.txt").read_text()
         (tmp_path / "imported").unlink()
-        assert compare.main([*arguments[:-1], "fresh", "--fresh"], [sys.executable, str(script)]) == 0
+        assert commands.run("compare", [*arguments[:-1], "fresh", "--fresh"], [sys.executable, str(script)]) == 0
         assert len((tmp_path / "imported").read_text().split()) == 4
 
 
@@ -110,7 +110,9 @@ def test_a_run_that_dies_takes_only_itself_with_it(
     number: signal.Signals, config: Config, fit: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     a, out = config("a", start=0.9, seconds=0.05, killed={"1": number}), tmp_path / "out"
-    assert compare.main([str(a), "--seeds", "0", "1", "2", "3", "--jobs", "2", "--output", str(out)], fit) == 1
+    assert (
+        commands.run("compare", [str(a), "--seeds", "0", "1", "2", "3", "--jobs", "2", "--output", str(out)], fit) == 1
+    )
     assert [row["seed"] for row in table(out / "runs.csv")[:3]] == ["0", "2", "3"]
     assert f"a, seed 1 failed (killed by {number.name})" in capsys.readouterr().out
 
@@ -126,7 +128,7 @@ def test_the_end_of_the_server_is_that_of_its_runs_and_others_follow(
     )
     out = tmp_path / "out"
     arguments = [str(config("a", start=0.9)), "--seeds", "0", "1", "2", "--output", str(out)]
-    assert compare.main(arguments, [sys.executable, str(script)]) == 1
+    assert commands.run("compare", arguments, [sys.executable, str(script)]) == 1
     assert "a, seed 0 failed (killed by SIGKILL)" in capsys.readouterr().out
     assert {row["seed"] for row in table(out / "runs.csv")} == {"1", "2"}
 
@@ -151,7 +153,7 @@ def test_an_import_after_which_nothing_can_be_forked_makes_the_other_runs_fresh_
         f"stand_in_fit.main()"
     )
     arguments = [str(config("a", start=0.9)), "--seeds", "0", "1", "2", "--output", str(tmp_path / "out")]
-    assert compare.main(arguments, [sys.executable, str(script)]) == 0
+    assert commands.run("compare", arguments, [sys.executable, str(script)]) == 0
     assert capsys.readouterr().out.count(f"note: runs are fresh processes from here on, for {reason}\n") == 1
     assert len(table(tmp_path / "out/runs.csv")) == 6
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import compare
+from experiments import commands
 from experiments.launching import slurm
 from experiments.launching.run_queue import Job
 from tests.experiments.conftest import Config, Journal, table
@@ -34,9 +34,9 @@ def test_slurm_gives_what_this_machine_gives(
     config: Config, fit: list[str], tmp_path: Path, submitit_here: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
-    assert compare.main(sweep(config, here), fit) == 1
+    assert commands.run("compare", sweep(config, here), fit) == 1
     capsys.readouterr()
-    assert compare.main(sweep(config, there, *submitit_here), fit) == 1
+    assert commands.run("compare", sweep(config, there, *submitit_here), fit) == 1
     assert "a, seed 2 failed (exit status 3)" in capsys.readouterr().out
     for name in ("runs.csv", "summary.csv"):
         assert (here / name).read_bytes() == (there / name).read_bytes()
@@ -76,7 +76,9 @@ def test_a_job_whose_time_is_over_saves_and_comes_again(
 
     monkeypatch.setattr(slurm.Slurm, "start", start)
     a = config("a", start=0.9, max_epochs=8, seconds=0.3)
-    assert compare.main([str(a), "--seeds", "0", "--output", str(tmp_path / "out"), *submitit_here], fit) == 0
+    assert (
+        commands.run("compare", [str(a), "--seeds", "0", "--output", str(tmp_path / "out"), *submitit_here], fit) == 0
+    )
     assert len(interrupted) == 2  # submitit's process on the node, and the run
     events = [line[2:] for line in journal() if line[2] in ("started", "resumed", "finished")]
     assert [name for name, _ in events] == ["started", "resumed", "finished"]
@@ -104,7 +106,7 @@ def test_what_the_machine_cannot_give_is_refused_by_name(
 ) -> None:  # fmt: skip
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus))))
     arguments = [str(config("a", start=0.9)), "--seeds", "0", "1", "2", "3", "--output", str(tmp_path / "out"), *more]
-    assert compare.main(arguments, fit) == 2
+    assert commands.run("compare", arguments, fit) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert said in error
@@ -127,7 +129,7 @@ def test_what_slurm_is_not_asked_for_is_refused_by_name(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     arguments = [str(config("a", start=0.9)), "--seeds", "0", "--output", str(tmp_path / "out"), "--launcher", "slurm"]
-    assert compare.main([*arguments, *more], fit) == 2
+    assert commands.run("compare", [*arguments, *more], fit) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
@@ -139,5 +141,5 @@ def test_a_launcher_whose_package_is_missing_says_how_to_get_it(
 ) -> None:  # fmt: skip
     monkeypatch.setitem(sys.modules, package, None)
     arguments = [str(config("a", start=0.9)), "--seeds", "0", "--output", str(tmp_path / "out"), "--launcher", name]
-    assert compare.main(arguments, fit) == 2
+    assert commands.run("compare", arguments, fit) == 2
     assert f"pip install 'noiseworks[{name}]'" in capsys.readouterr().err

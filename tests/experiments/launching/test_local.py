@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from experiments import compare
+from experiments import commands
 from experiments.launching import local
 from experiments.launching.fork_server import AVAILABLE
 from experiments.launching.run_queue import lock
@@ -21,13 +21,13 @@ def test_children_that_run_together_share_the_cores(
     monkeypatch.setattr(local, "cores", lambda: 7)
     path = config("a", start=0.9, seconds=1.0)
     arguments = [str(path), "--seeds", "0", "1", "2", "--output", str(tmp_path / "out")]
-    assert compare.main([*arguments, "--jobs", "3"], fit) == 0
+    assert commands.run("compare", [*arguments, "--jobs", "3"], fit) == 0
     assert {line[3] for line in journal() if line[2] == "threads"} == {"2"}
     first_end = next(i for i, line in enumerate(journal()) if line[2] == "finished")
     assert sum(line[2] == "started" for line in journal()[:first_end]) == 3
     (tmp_path / "configs/method/journal.txt").unlink()
     config("a", start=0.9)
-    assert compare.main([*arguments[:-1], str(tmp_path / "one by one")], fit) == 0
+    assert commands.run("compare", [*arguments[:-1], str(tmp_path / "one by one")], fit) == 0
     assert {line[3] for line in journal() if line[2] == "threads"} == {"None"}
     starts = [i for i, line in enumerate(journal()) if line[2] == "started"]
     ends = [i for i, line in enumerate(journal()) if line[2] == "finished"]
@@ -75,7 +75,7 @@ def test_each_of_the_runs_beside_each_other_has_gpus_of_its_own(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-a,MIG-b,MIG-c")
     path = config("a", start=0.9, seconds=0.2)
     arguments = [str(path), "--seeds", *"0123456", "--output", str(tmp_path / "out"), "--cpus_per_job", "3", *fresh]
-    assert compare.main(arguments, fit) == 0
+    assert commands.run("compare", arguments, fit) == 0
     given = {line[1]: line[3] for line in journal() if line[2] == "CUDA_VISIBLE_DEVICES"}
     assert set(given.values()) == {"MIG-a", "MIG-b", "MIG-c"}
     assert {line[3] for line in journal() if line[2] == "threads"} == {"3"}
@@ -88,5 +88,5 @@ def test_each_of_the_runs_beside_each_other_has_gpus_of_its_own(
             busy.remove(given[seed])
     (tmp_path / "configs/method/journal.txt").unlink()
     none = [str(path), "--seeds", "0", "--output", str(tmp_path / "none"), "--gpus_per_job", "0", *fresh]
-    assert compare.main(none, fit) == 0
+    assert commands.run("compare", none, fit) == 0
     assert [line[3] for line in journal() if line[2] == "CUDA_VISIBLE_DEVICES"] == ["none"]

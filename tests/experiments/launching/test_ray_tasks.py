@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import compare
+from experiments import commands
 from tests.command import ROOT
 from tests.experiments.conftest import Config, Journal
 from tests.experiments.launching.test_launchers import sweep
@@ -24,21 +24,24 @@ def test_ray_gives_what_this_machine_gives_on_two_nodes(
     from ray.cluster_utils import Cluster
 
     here, there = tmp_path / "here", tmp_path / "there"
-    assert compare.main(sweep(config, here), fit) == 1
+    assert commands.run("compare", sweep(config, here), fit) == 1
     node = {"num_cpus": 1, "num_gpus": 2, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args={**node, "env_vars": {"NODE": "first"}})
     try:
         cluster.add_node(**node, env_vars={"NODE": "second"})
         monkeypatch.setenv("RAY_ADDRESS", cluster.address)
         capsys.readouterr()
-        assert compare.main(sweep(config, there, "--launcher", "ray"), fit) == 1
+        assert commands.run("compare", sweep(config, there, "--launcher", "ray"), fit) == 1
         for name in ("runs.csv", "summary.csv"):
             assert (here / name).read_bytes() == (there / name).read_bytes()
         assert "a, seed 2 failed (exit status 3)" in capsys.readouterr().out
-        assert compare.main(sweep(config, tmp_path / "none", "--launcher", "ray", "--jobs", "3"), fit) == 2
+        assert commands.run("compare", sweep(config, tmp_path / "none", "--launcher", "ray", "--jobs", "3"), fit) == 2
         assert "3 runs at a time need 3 CPUs with 1 each, and the Ray cluster has 2" in capsys.readouterr().err
         more = ["--launcher", "ray", "--gpus_per_job", "2"]
-        assert compare.main([str(config("b", start=0.9)), "--seeds", "0", "--output", str(there), *more], fit) == 0
+        assert (
+            commands.run("compare", [str(config("b", start=0.9)), "--seeds", "0", "--output", str(there), *more], fit)
+            == 0
+        )
     finally:
         ray.shutdown()
         cluster.shutdown()
@@ -66,7 +69,7 @@ def test_a_cluster_that_is_not_there_is_named(
     monkeypatch.setitem(sys.modules, "ray", Absent)
     monkeypatch.setenv("RAY_ADDRESS", address)
     arguments = [str(config("a", start=0.9)), "--seeds", "0", "--output", str(tmp_path / "out"), "--launcher", "ray"]
-    assert compare.main(arguments, fit) == 2
+    assert commands.run("compare", arguments, fit) == 2
     assert f"there is no Ray cluster at {address}, which RAY_ADDRESS names" in capsys.readouterr().err
 
 

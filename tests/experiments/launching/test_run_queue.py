@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from experiments import compare
+from experiments import commands, compare
 from experiments.launching import run_queue
 from experiments.launching.local import Local
+from experiments.run_request import load_experiments
 from tests.experiments.conftest import Config, Journal, table
 
 
@@ -33,7 +34,9 @@ def wait_until(condition: Callable[[], bool], seconds: float = 600) -> None:
 
 def start(arguments: list[str], fit: list[str], before: str = "pass") -> subprocess.Popen[str]:
     """`compare` as a process that leads its own group, and hears Ctrl-C where a background job of a shell does not."""
-    program = f"{before}; import sys; from experiments.compare import main; sys.exit(main({arguments!r}, {fit!r}))"
+    program = (
+        f"{before}; import sys; from experiments.commands import run; sys.exit(run('compare', {arguments!r}, {fit!r}))"
+    )
     project = str(Path(compare.__file__).parents[1])
     return subprocess.Popen(
         [sys.executable, "-c", program],
@@ -63,7 +66,7 @@ def test_killed_in_the_middle_and_called_again_it_ends_as_if_it_had_not_been_kil
     time.sleep(0.4)
     assert journal() == stopped, "a run outlived the comparison"
 
-    assert compare.main([str(a), *seeds, "--output", str(killed)], fit) == 0
+    assert commands.run("compare", [str(a), *seeds, "--output", str(killed)], fit) == 0
     printed = capsys.readouterr().out
     assert "a, seed 1: continued" in printed
     assert "a, seed 2: started" in printed
@@ -71,7 +74,7 @@ def test_killed_in_the_middle_and_called_again_it_ends_as_if_it_had_not_been_kil
     assert again[0][:3] == ["a", "1", "resumed"]
     assert int(again[0][3]) >= 3
     assert not [line for line in again if line[1] == "0"]
-    assert compare.main([str(a), *seeds, "--output", str(whole)], fit) == 0
+    assert commands.run("compare", [str(a), *seeds, "--output", str(whole)], fit) == 0
     for name in ("summary.csv", "runs.csv", "a/seed_1/metrics.csv"):
         assert (killed / name).read_bytes() == (whole / name).read_bytes()
 
@@ -81,10 +84,10 @@ def test_a_run_without_a_checkpoint_starts_afresh(
 ) -> None:
     a, out = config("a", start=0.9, crash=[0]), tmp_path / "out"
     arguments = [str(a), "--seeds", "0", "--output", str(out)]
-    assert compare.main(arguments, fit) == 1
+    assert commands.run("compare", arguments, fit) == 1
     (out / "a/seed_0/checkpoints/last.ckpt").unlink()
     (out / "a/seed_0/leftover.txt").write_text("of somebody")
-    assert compare.main(arguments, fit) == 1
+    assert commands.run("compare", arguments, fit) == 1
     assert [line[2:] for line in journal() if line[2] in ("started", "resumed")] == [["started", "0"]] * 2
     assert (out / "a/seed_0/leftover.txt").read_text() == "of somebody"
     assert (out / "a/seed_0/log.txt").read_text().count("training 0") == 2
@@ -115,7 +118,7 @@ def test_one_failed_run_does_not_lose_the_others(
 ) -> None:
     a, b = config("a", start=0.9, crash=[1]), config("b", start=0.5, empty=[2])
     out = tmp_path / "out"
-    assert compare.main([str(a), str(b), "--seeds", "0", "1", "2", "--output", str(out)], fit) == 1
+    assert commands.run("compare", [str(a), str(b), "--seeds", "0", "1", "2", "--output", str(out)], fit) == 1
     counts = {row["config"]: row["seeds"] for row in table(out / "summary.csv") if row["metric"] == "test/accuracy"}
     assert counts == {"a": "2", "b": "2"}
     printed = capsys.readouterr().out
@@ -127,7 +130,7 @@ def test_one_failed_run_does_not_lose_the_others(
 def test_a_run_that_is_killed_is_said_to_be(config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     suicide = [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]
     arguments = [str(config("a", start=0.9)), "--seeds", "0", "--output", str(tmp_path / "out")]
-    assert compare.main(arguments, suicide) == 1
+    assert commands.run("compare", arguments, suicide) == 1
     assert "killed by SIGKILL" in capsys.readouterr().out
     assert (tmp_path / "out/summary.csv").read_text() == "config,metric,mean,std,seeds,diverged,not_finite\n"
 
@@ -156,9 +159,9 @@ def test_a_directory_in_use_is_refused(
     out = tmp_path / "out"
     arguments = [str(config("a", start=0.9)), "--seeds", "0", "--output", str(out)]
     with run_queue.lock([out]):
-        assert compare.main(arguments, fit) == 1
+        assert commands.run("compare", arguments, fit) == 1
     assert f"{out} is in use" in capsys.readouterr().err
-    assert compare.main(arguments, fit) == 0
+    assert commands.run("compare", arguments, fit) == 0
 
 
 def test_a_run_that_outlives_its_comparison_keeps_others_out(
@@ -176,16 +179,16 @@ def test_a_run_that_outlives_its_comparison_keeps_others_out(
     process.kill()
     process.wait()
     monkeypatch.setattr(run_queue, "GRACE_SECONDS", 0.2)
-    assert compare.main(arguments, fit) == 1
+    assert commands.run("compare", arguments, fit) == 1
     assert f"{out} is in use" in capsys.readouterr().err
     wait_until(lambda: ["a", "0", "finished", "25"] in journal())
-    assert compare.main(arguments, fit) == 0
+    assert commands.run("compare", arguments, fit) == 0
     assert [line[2] for line in journal()].count("epoch") == 25
 
 
 def test_progress_on_a_terminal_shows_epochs_of_each_run(config: Config, fit: list[str], tmp_path: Path) -> None:
     path = config("a", start=0.9, max_epochs=12, seconds=0.1)
-    runs = compare.plan(compare.load_experiments([path]), [0, 1], tmp_path / "out")
+    runs = compare.plan(load_experiments([path]), [0, 1], tmp_path / "out")
     with (tmp_path / "screen.txt").open("w") as screen:
         console = Console(file=screen, force_terminal=True, highlight=False, width=100)
         assert not run_queue.run_all(runs, launcher=Local(2), console=console, run_command=fit)

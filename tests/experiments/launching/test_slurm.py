@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import compare
+from experiments import commands
 from tests.command import ROOT
 from tests.experiments.conftest import Config, Journal, table
 
@@ -42,7 +42,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
 
 
 def start(arguments: list[str], fit: list[str]) -> subprocess.Popen[str]:
-    program = f"import sys; from experiments.compare import main; sys.exit(main({arguments!r}, {fit!r}))"
+    program = f"import sys; from experiments.commands import run; sys.exit(run('compare', {arguments!r}, {fit!r}))"
     return subprocess.Popen(
         [sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
@@ -61,7 +61,7 @@ def test_jobs_of_a_comparison_that_was_killed_are_taken_up_again(
     process.wait()
     before = len(journal())
     wait_until(lambda: len(journal()) > before)
-    assert compare.main(arguments, fit) == 0
+    assert commands.run("compare", arguments, fit) == 0
     assert "note: 2 of the runs are jobs of SLURM already, which go on" in capsys.readouterr().out
     assert [line[2] for line in journal()].count("started") == 2
     assert {row["seed"] for row in table(out / "runs.csv")} == {"0", "1"}
@@ -89,7 +89,7 @@ def test_ctrl_c_cancels_the_jobs_and_the_same_command_submits_them_again(
     stopped = journal()
     time.sleep(0.5)
     assert journal() == stopped
-    assert compare.main(arguments, fit) == 0
+    assert commands.run("compare", arguments, fit) == 0
     assert [line[2] for line in journal()[len(stopped) :]].count("resumed") == 2
 
 

@@ -8,9 +8,9 @@ import yaml
 from jsonargparse._util import import_object
 
 import train
+from experiments.launching.dry_run import errors_of
 from experiments.load_run import load_run
 from experiments.parsing.class_paths import check_class_paths
-from experiments.preflight import errors_of
 from experiments.strangers import known_imports
 from tests.command import ROOT
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import compare
+from experiments import commands
 from experiments.sweeps.exponents import fitted_exponent
 from tests.experiments.conftest import Config, Journal, table
 
@@ -13,7 +13,9 @@ def test_one_command_gives_exponents_with_what_was_left_out(
 ) -> None:
     a, out = config("a", max_epochs=1, start=0.9, width=1, reach=128, diverges=512), tmp_path / "out"
     arguments = [str(a), "--seeds", "0", "1", "2", "--output", str(out), "--metrics", "risk"]
-    assert compare.main([*arguments, "--vary", "model.width=16,512,32,64,128,256", "--fit", "width"], fit) == 0
+    assert (
+        commands.run("compare", [*arguments, "--vary", "model.width=16,512,32,64,128,256", "--fit", "width"], fit) == 0
+    )
     [row] = table(out / "exponents.csv")
     x = [16.0, 32.0, 64.0, 128.0]
     law = fitted_exponent(x, [[(2 + 0.1 * seed) * w**-0.5 + 0.01 * seed for w in x] for seed in range(3)])
@@ -34,7 +36,7 @@ def test_each_value_of_the_other_keys_has_an_exponent_and_too_few_points_have_no
     a, out = config("a", max_epochs=1, start=0.9, width=1, diverges=512), tmp_path / "out"
     grid = ["--vary", "model.diverges=1000,64", "--vary", "model.width=16,32,64"]
     arguments = [str(a), "--seeds", "0", "1", "--output", str(out), *grid, "--fit", "model.width", "--metrics", "risk"]
-    assert compare.main(arguments, fit) == 0
+    assert commands.run("compare", arguments, fit) == 0
     first, second = table(out / "exponents.csv")
     assert (first["config"], first["note"]) == ("a diverges 1000", "")
     assert math.isfinite(float(first["exponent"]))
@@ -64,6 +66,6 @@ def test_what_no_power_law_can_be_fitted_in_is_refused_at_the_start(
 ) -> None:
     path = config("a", start=0.9, text="x", width=1)
     arguments = [str(path), "--seeds", "0", "--output", str(tmp_path / "out"), "--vary", "model.start=1,2,3", *more]
-    assert compare.main(arguments, fit) == 2
+    assert commands.run("compare", arguments, fit) == 2
     assert said in capsys.readouterr().err
     assert not journal()

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from experiments import compare
+from experiments import commands
 from experiments.config_files import settings_of
+from experiments.launching.dry_run import errors_of
 from experiments.method_table import places
-from experiments.preflight import errors_of
 from experiments.run_request import load_experiments
 from experiments.sweeps.variations import Variation, variation, varied
 from tests.command import ROOT
@@ -29,7 +29,7 @@ def test_one_call_makes_the_table_of_methods_over_settings(
     ]
     out = tmp_path / "out"
     arguments = [*map(str, configs), "--vary", "cifar10:model.start=0.8,0.4", "--seeds", "0", "1", "--output", str(out)]
-    assert compare.main(arguments, fit) == 0
+    assert commands.run("compare", arguments, fit) == 0
     table = rows(out / "table.csv")
     assert table[0] == ["metric", "method", "cifar10 start 0.8", "cifar10 start 0.4", "cifar10_asymmetric"]
     assert table[1] == ["test/accuracy", "elr", "0.810 ± 0.014", "0.410 ± 0.014", "0.910 ± 0.014"]
@@ -54,9 +54,9 @@ def test_what_is_finished_is_not_run_again_and_new_values_join(
 ) -> None:
     a, out = config("a", start=0.9), tmp_path / "out"
     arguments = [str(a), "--seeds", "0", "--output", str(out), "--vary"]
-    assert compare.main([*arguments, "model.start=0.2,0.4"], fit) == 0
+    assert commands.run("compare", [*arguments, "model.start=0.2,0.4"], fit) == 0
     before = journal()
-    assert compare.main([*arguments, "model.start=0.2,0.4,0.6"], fit) == 0
+    assert commands.run("compare", [*arguments, "model.start=0.2,0.4,0.6"], fit) == 0
     assert "2 of 3 runs were finished before" in capsys.readouterr().out
     assert {line[0] for line in journal()[len(before) :]} == {"start=0.6"}
     assert rows(out / "table.csv")[1] == ["test/accuracy", "a", "0.2", "0.4", "0.6"]
@@ -67,9 +67,9 @@ def test_a_failed_run_is_a_gap_in_the_table_and_is_continued_by_the_same_command
 ) -> None:
     a, out = config("a", start=0.9, crash=[]), tmp_path / "out"
     arguments = [str(a), "--seeds", "0", "--output", str(out), "--vary", "model.crash=[],[0]"]
-    assert compare.main(arguments, fit) == 1
+    assert commands.run("compare", arguments, fit) == 1
     assert rows(out / "table.csv")[1] == ["test/accuracy", "a", "0.9", "-"]
-    assert compare.main(arguments, fit) == 1
+    assert commands.run("compare", arguments, fit) == 1
     events = [(line[0], line[2]) for line in journal() if line[2] in ("started", "resumed")]
     assert events == [("crash=_", "started"), ("crash=_0_", "started"), ("crash=_0_", "resumed")]
 
@@ -99,20 +99,28 @@ def test_what_cannot_be_built_is_named_before_anything_runs_and_what_is_finished
     program += "print(json.dumps(['too high' if float(a[3]) > 0.5 else None for a in given]))"
     check = [sys.executable, "-c", program]
     arguments = [str(a), "--seeds", "0", "--output", str(out), "--vary"]
-    assert compare.main([*arguments, "model.start=0.1,0.6,0.7"], fit, check) == 2
+    assert commands.run("compare", [*arguments, "model.start=0.1,0.6,0.7"], fit, check) == 2
     assert "a/start=0.6 cannot be run: too high (nor can a/start=0.7)" in capsys.readouterr().err
     assert not journal()
     assert not out.exists()
-    assert compare.main([*arguments, "model.start=0.1,0.2"], fit, check) == 0
-    assert compare.main([*arguments, "model.start=0.1,0.2"], fit, [sys.executable, "-c", "raise ValueError"]) == 0
-    assert compare.main([*arguments, "model.start=0.3"], fit, [sys.executable, "-c", "raise ValueError('x')"]) == 2
+    assert commands.run("compare", [*arguments, "model.start=0.1,0.2"], fit, check) == 0
+    assert (
+        commands.run("compare", [*arguments, "model.start=0.1,0.2"], fit, [sys.executable, "-c", "raise ValueError"])
+        == 0
+    )
+    assert (
+        commands.run("compare", [*arguments, "model.start=0.3"], fit, [sys.executable, "-c", "raise ValueError('x')"])
+        == 2
+    )
     assert "the experiments could not be checked" in capsys.readouterr().err
 
 
 def test_real_experiments_are_built_with_their_values(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = str(ROOT / "configs/elr/demo.yaml")
     arguments = [path, "--seeds", "0", "--output", str(tmp_path / "out"), "--vary"]
-    assert compare.main([*arguments, "data.label_noise.noise_rate=0.2,1.4", "--", "--model.strength", "2"]) == 2
+    assert (
+        commands.run("compare", [*arguments, "data.label_noise.noise_rate=0.2,1.4", "--", "--model.strength", "2"]) == 2
+    )
     error = capsys.readouterr().err
     assert "demo/noise_rate=1.4 cannot be run: noise_rate must be in [0, 1), got 1.4\n" in error
     assert not (tmp_path / "out").exists()
@@ -198,7 +206,7 @@ def test_a_wrong_variation_is_one_sentence_and_runs_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     arguments = [str(config("a", start=0.9, text="x")), "--seeds", "0", "--output", str(tmp_path / "out"), *more]
-    assert compare.main(arguments, fit) == 2
+    assert commands.run("compare", arguments, fit) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert said in error

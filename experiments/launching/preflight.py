@@ -1,10 +1,6 @@
 """Builds experiments without running them, so that what is wrong with any of them is found before the first begins.
 
-    python -m experiments.preflight < arguments.json
-
-Standard input holds a list of lists, each the arguments that follow `fit`. Networks are built on the meta device, where
-they have no values. The last line that it prints is a list with an error or null for each. With `--short-run` it trains
-and tests the first with a batch of each kind, and prints the names of the metrics.
+It asks `dry_run.py`, in a process of its own.
 """
 
 import contextlib
@@ -13,47 +9,20 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from experiments.launching.local import Local
+from experiments.launching.run_queue import Launcher
 from experiments.run_request import PROJECT, Run
 
-if TYPE_CHECKING:
-    from experiments.launching.run_queue import Launcher
-
-PREFLIGHT = (sys.executable, "-m", "experiments.preflight")
+PREFLIGHT = (sys.executable, "-m", "experiments.launching.dry_run")
 OF_A_GROUP = re.compile("(RANK|LOCAL_RANK|NODE_RANK|GROUP_RANK|WORLD_SIZE|MASTER_.*|SLURM_.*|TORCHELASTIC_.*)$")
 """Variables that make a process one of several."""
 
 
-def errors_of(arguments: Sequence[Sequence[str]]) -> list[str | None]:
-    """Find the error in each list of arguments. One parser reads all: to build one takes longer than to use it."""
-    import torch
-
-    from experiments.command_line import ParsedOnly
-    from experiments.parsing.data_before_model import count_classes
-    from experiments.parsing.readable_errors import readable
-
-    parser: Any = None
-    found: list[str | None] = []
-    for each in arguments:
-        try:
-            if parser is None:
-                parser = ParsedOnly(["fit", *each]).parser
-            parsed = parser.parse_args(["fit", *each])
-            parsed.fit.pop("trainer")  # it would look for devices
-            count_classes(parsed.fit)
-            with torch.device("meta"):
-                parser.instantiate(parsed)
-            found.append(None)
-        except Exception as error:
-            found.append(readable(error))
-    return found
-
-
-def preflight(runs: Sequence[Run], command: Sequence[str] = PREFLIGHT, engine: "Launcher | None" = None) -> None:
+def preflight(runs: Sequence[Run], command: Sequence[str] = PREFLIGHT, engine: Launcher | None = None) -> None:
     """Builds each experiment whose runs are not finished, in a process of its own.
 
     Args:
@@ -64,8 +33,6 @@ def preflight(runs: Sequence[Run], command: Sequence[str] = PREFLIGHT, engine: "
     Raises:
         ValueError: names the experiments that can not be built, and what is wrong with the first.
     """
-    from experiments.launching.local import Local
-
     unfinished = [run for run in runs if not run.finished]
     waiting = list(dict.fromkeys(run.experiment for run in unfinished))
     if not waiting:
@@ -85,21 +52,19 @@ def preflight(runs: Sequence[Run], command: Sequence[str] = PREFLIGHT, engine: "
 
 
 def metrics_of_short_run(
-    arguments: Sequence[str], command: Sequence[str] = PREFLIGHT, engine: "Launcher | None" = None
+    arguments: Sequence[str], command: Sequence[str] = PREFLIGHT, engine: Launcher | None = None
 ) -> list[str] | None:
     """Train and test with a batch of each kind in a process of its own, and list the metrics; None if that fails."""
     return _answer((*command, "--short-run"), [list(arguments)], engine, 1)[0]
 
 
 def _answer(
-    command: Sequence[str], arguments: Sequence[Sequence[str]], engine: "Launcher | None", runs: int
+    command: Sequence[str], arguments: Sequence[Sequence[str]], engine: Launcher | None, runs: int
 ) -> tuple[Any, str]:
     """Run a command on arguments; give what its last line says in JSON, None if it failed, and its messages."""
-    from experiments.launching.local import Local
-
     given = json.dumps(arguments)
     if isinstance(engine, Local) and tuple(command[: len(PREFLIGHT)]) == PREFLIGHT:
-        said = engine.ask(Path(__file__), command[len(PREFLIGHT) :], given, runs)
+        said = engine.ask(Path(__file__).with_name("dry_run.py"), command[len(PREFLIGHT) :], given, runs)
         if said is not None:
             return _last_line(said), said
     own = {name: value for name, value in os.environ.items() if not OF_A_GROUP.match(name)}
@@ -115,20 +80,3 @@ def _last_line(said: str) -> Any:
             if isinstance(found := json.loads(line), list):
                 return found
     return None
-
-
-def short_run(arguments: Sequence[str]) -> list[str]:
-    """Train and test with a batch of each kind, and list the metrics."""
-    from experiments.command_line import CommandLine
-
-    with tempfile.TemporaryDirectory() as directory:
-        more = ["--trainer.fast_dev_run", "1", "--test_after_fit", "true", "--run_directory", directory]
-        alone = ["--trainer.devices", "1", "--trainer.num_nodes", "1", "--trainer.strategy", "auto"]
-        return sorted(CommandLine(["fit", *arguments, *more, *alone]).measured)
-
-
-if __name__ == "__main__":
-    for name in filter(OF_A_GROUP.match, list(os.environ)):
-        del os.environ[name]
-    given = json.load(sys.stdin)
-    print(json.dumps(short_run(given[0]) if "--short-run" in sys.argv else errors_of(given)))

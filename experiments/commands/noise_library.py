@@ -5,14 +5,10 @@ are folders of frames or video files. Sequences are LIBRARY/<clip>_<k>/00000000.
 first, middle and last frame of each, and the first with its contrast enlarged.
 """
 
-import sys
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from datamodules.arguments import at_least
-from datamodules.files.whole_files import save_figure
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,6 +26,7 @@ def contact_sheet(names: Sequence[str], frames: "NDArray[np.uint8]", path: Path)
     import torch
 
     from callbacks.drawing.image_grid import draw_image_grid
+    from datamodules.files.whole_files import save_figure
     from lightning_modules.interfaces import ImageColumn
 
     chosen = np.linspace(0, len(names) - 1, min(SHOWN, len(names))).round().astype(int)
@@ -47,16 +44,7 @@ def contact_sheet(names: Sequence[str], frames: "NDArray[np.uint8]", path: Path)
     save_figure(draw_image_grid(columns, title=title), path, dpi=120)
 
 
-def main(argv: Sequence[str], parser: ArgumentParser) -> int:
-    """Run the subcommand.
-
-    Args:
-        argv: what follows `train.py noise_library`.
-        parser: without arguments yet; says in a `ValueError` what is wrong with them.
-
-    Returns:
-        Exit status: 0, or 2 for bad input, or where no window shows noise alone.
-    """
+def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("videos", type=Path, help="folder of clips: folders of frames, or video files")
     parser.add_argument("library", type=Path, help="folder to write, which must not exist or be empty")
     parser.add_argument("--size", type=int, default=64, help="side of a window, in pixels; default: 64")
@@ -66,37 +54,34 @@ def main(argv: Sequence[str], parser: ArgumentParser) -> int:
     parser.add_argument("--max_variance_change", type=float, default=50.0, help="variance of variances; default: 50")
     parser.add_argument("--max_mean_change", type=float, default=50.0, help="variance of means; default: 50")
     parser.add_argument("--grey", action="store_true", help="write grey frames")
-    try:
-        options = parser.parse_args(argv)
-        import numpy as np
 
-        from datamodules.video.frame_folders import named_clips, opened
-        from datamodules.video.noise_windows import WindowTest, collected
 
-        at_least(1, frames=options.frames)
-        bounds = ("size", "max_variance", "min_mean", "max_variance_change", "max_mean_change")
-        test = WindowTest(**{name: getattr(options, name) for name in bounds})
-        if options.library.exists() and any(options.library.iterdir()):
-            raise ValueError(f"library {options.library} is not empty; remove it, or write elsewhere")
-        names: list[str] = []
-        shown: list[NDArray[np.uint8]] = []
-        for name, path in named_clips(options.videos, "videos").items():
-            before = len(names)
-            clip = opened(path, 1 if options.grey else 3)
-            for folder, frames in collected(name, clip, options.library, test, options.frames):
-                names.append(folder.name)
-                shown.append(frames)
-            print(
-                f"{name}: {clip.shape[0]} frames of {clip.shape[2]} x {clip.shape[3]}: {len(names) - before} sequences"
-            )
-        if not names:
-            raise ValueError(
-                f"no window of {options.size} x {options.size} pixels shows noise alone; raise max_variance, or take "
-                f"videos with plain surfaces"
-            )
-        contact_sheet(names, np.stack(shown), options.library / "contact_sheet.png")
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+def run(options: Namespace) -> int:
+    import numpy as np
+
+    from datamodules.arguments import at_least
+    from datamodules.video.frame_folders import named_clips, opened
+    from datamodules.video.noise_windows import WindowTest, collected
+
+    at_least(1, frames=options.frames)
+    bounds = ("size", "max_variance", "min_mean", "max_variance_change", "max_mean_change")
+    test = WindowTest(**{name: getattr(options, name) for name in bounds})
+    if options.library.exists() and any(options.library.iterdir()):
+        raise ValueError(f"library {options.library} is not empty; remove it, or write elsewhere")
+    names: list[str] = []
+    shown: list[NDArray[np.uint8]] = []
+    for name, path in named_clips(options.videos, "videos").items():
+        before = len(names)
+        clip = opened(path, 1 if options.grey else 3)
+        for folder, frames in collected(name, clip, options.library, test, options.frames):
+            names.append(folder.name)
+            shown.append(frames)
+        print(f"{name}: {clip.shape[0]} frames of {clip.shape[2]} x {clip.shape[3]}: {len(names) - before} sequences")
+    if not names:
+        raise ValueError(
+            f"no window of {options.size} x {options.size} pixels shows noise alone; raise max_variance, or take "
+            f"videos with plain surfaces"
+        )
+    contact_sheet(names, np.stack(shown), options.library / "contact_sheet.png")
     print(f"{len(names)} sequences are written to {options.library}; contact_sheet.png shows them")
     return 0

@@ -9,7 +9,8 @@ import pytest
 
 import train
 from experiments.claim import plan, try_metrics
-from experiments.preflight import metrics_of_short_run, short_run
+from experiments.launching.dry_run import short_run
+from experiments.launching.preflight import metrics_of_short_run
 from experiments.saving.checkpoints import BestNeedsItsMetric
 from tests.command import ROOT
 from tests.experiments.conftest import Config

@@ -1,0 +1,39 @@
+"""Compare logs of certificates, of this project or of others, in one figure and one table.
+
+    python train.py certified_curves runs/drs/cifar10/*/ [official.tsv ...] --output comparison
+
+draws certified accuracy against radius for every log and tabulates it on a grid of radii. A further row, the envelope,
+takes at each radius the best of the logs on the images that all of them have: tables over several sigmas are made so.
+
+Written to the output directory: certified_accuracy.png, certified_accuracy.csv.
+"""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+OUTPUT = Path("runs", "certified_curves")
+
+
+def arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("logs", nargs="+", type=Path, help="run directories, or logs in the published columns")
+    parser.add_argument("--output", type=Path, default=OUTPUT, help=f"default: {OUTPUT}")
+    parser.add_argument("--grid", type=float, default=0.25, help="distance of the radii in the table, in pixel units")
+    alpha_help = "failure probability of the certificates, of logs that are in no run directory"
+    parser.add_argument("--alpha", type=float, default=0.001, help=alpha_help)
+
+
+def run(options: Namespace) -> int:
+    from callbacks.certification.compare import overlay
+
+    table = overlay(options.logs, options.output, options.grid, options.alpha)
+    loose = table["tight"].eq(False)
+    table["shown"] = [
+        f"{'>= ' * low}{share:.3f}" for share, low in zip(table["certified_accuracy"], loose, strict=True)
+    ]
+    print("certified accuracy" + " (>=: a lower bound; its mode took few draws elsewhere)" * bool(loose.any()))
+    print(table.pivot(index="log", columns="radius", values="shown").to_string())
+    print("with high probability, whatever certificates are wrong, at least")
+    bounds = table.pivot(index="log", columns="radius", values="with_high_probability")
+    print(bounds.drop("envelope", errors="ignore").round(3).to_string(na_rep="no guarantee"))
+    print(f"written: {options.output / 'certified_accuracy.png'}, {options.output / 'certified_accuracy.csv'}")
+    return 0

@@ -1,0 +1,100 @@
+"""Train and test several configurations over several seeds, and show them side by side.
+
+    python train.py compare configs/elr/demo.yaml configs/elr/demo_baseline.yaml --seeds 0 1 2 -- --trainer.max_epochs 5
+
+Arguments after `--` are given to every run, as if they followed `train.py fit --config CONFIG`. Runs are processes of
+their own. The same command again keeps what is finished and continues the rest.
+
+A table of methods over settings, one column for each value of a key (in the configs of a name, or in all) and for each
+file of the same name in several folders:
+
+    python train.py compare configs/{cross_entropy,elr,elr_plus}/cifar10{,_asymmetric}.yaml --seeds 0 1 2 \\
+        --vary cifar10:data.label_noise.noise_rate=0.2,0.4,0.6,0.8
+
+Where one key varies table.png holds lines, where two do heat maps. `--fit KEY` fits power laws in a key that --vary
+names:
+
+    python train.py compare configs/elr/demo.yaml --seeds 0 1 2 --vary model.optimizer.lr=0.01,0.03,0.1,0.3 --fit lr
+
+Written to the output directory: summary.csv (config, metric, mean, std, seeds, and how many diverged or have no finite
+value), runs.csv (config, metric, seed, value), summary.md, comparison.png, curves.png, with several settings table.csv
+and table.png, with --fit exponents.csv and exponents.png, and <config>/seed_<seed>/ or
+<config>/<key>=<value>/seed_<seed>/ for each run.
+"""
+
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.arguments import ArgumentParser, seed
+from experiments.compare import collect, default_output, plan, show
+from experiments.launching.launchers import add_arguments, launcher, resources
+from experiments.launching.preflight import PREFLIGHT, preflight
+from experiments.launching.run_queue import TRAIN, lock, print_failures, run_all
+from experiments.results import chosen, terminal
+from experiments.run_request import load_experiments
+from experiments.sweeps.fits import keys_to_fit
+from experiments.sweeps.variations import variation, varied
+
+
+def arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("configs", metavar="CONFIG", nargs="+", type=Path, help="YAML files, as for fit")
+    parser.add_argument("--seeds", nargs="+", type=seed, required=True, help="for example 0 1 2")
+    parser.add_argument("--output", type=Path, help="default: runs/compare/<folder>/<config>-vs-<config>")
+    add_arguments(parser)
+    parser.add_argument(
+        "--vary", action="append", default=[], metavar="[CONFIG:]KEY=VALUE,...", help="a key that takes several values"
+    )
+    parser.add_argument(
+        "--metrics",
+        type=lambda text: text.split(","),
+        default=[],
+        metavar="METRIC,...",
+        help="metrics in tables and curves; default: all test metrics in tables, training metrics in curves",
+    )
+    parser.add_argument(
+        "--fit", action="append", default=[], metavar="KEY", help="fit power laws in a key that --vary names"
+    )
+    parser.takes_overrides = True
+
+
+def run(options: Namespace, run_command: Sequence[str] = TRAIN, preflight_command: Sequence[str] | None = None) -> int:
+    """Run what is not finished, and show all.
+
+    Args:
+        options: the arguments.
+        run_command: the command that `fit ...` is appended to.
+        preflight_command: the command that builds every experiment before anything runs; None takes the usual one
+            with the usual `run_command`, and none otherwise.
+
+    Returns:
+        Exit status: 0; 1 if a run failed; 130 after Ctrl-C.
+    """
+    console = terminal()
+    repeated = next((seed for i, seed in enumerate(options.seeds) if seed in options.seeds[:i]), None)
+    if repeated is not None:
+        raise ValueError(f"--seeds names {repeated} twice; every seed is one run")
+    variations = [variation(text) for text in options.vary]
+    fit = keys_to_fit(options.fit, variations)
+    experiments = varied(load_experiments(options.configs, options.overrides), variations)
+    output = options.output or default_output(options.configs)
+    runs = plan(experiments, options.seeds, output)
+    engine = launcher(resources(options), experiments, output / "slurm")
+    if preflight_command or run_command is TRAIN:
+        preflight(runs, preflight_command or PREFLIGHT, engine)
+    if options.metrics:
+        chosen(collect(runs, options.metrics), options.metrics)
+    try:
+        with lock([output]) as locks:
+            failures = run_all(runs, launcher=engine, console=console, locks=locks, run_command=run_command)
+            show(runs, output, console, options.metrics, fit)
+    except KeyboardInterrupt:
+        done = sum(run.finished for run in runs)
+        print(f"interrupted: {done} of {len(runs)} runs are finished; the same command continues", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print_failures(failures, console)
+    return 1 if failures else 0

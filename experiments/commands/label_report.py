@@ -1,0 +1,39 @@
+"""Put the label reports of all folds of a training set together.
+
+    python train.py compare CONFIG --seeds 0 --vary data.fold=0,1,2,3,4 --output runs/folds -- \\
+        --config configs/callbacks/label_report.yaml --data.folds 5
+    python train.py label_report runs/folds
+
+Each image is judged by the network that has not seen it. Written is `label_report.csv` in the first directory: it has
+the columns of the runs' own reports, `row` saying which image (`index` counts within a fold), and `FromCSV` reads it.
+"""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+
+def arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("runs", nargs="+", type=Path, help="run directories, or one that holds them")
+
+
+def run(options: Namespace) -> int:
+    from callbacks.labels.measures import report_metrics
+    from callbacks.labels.merge import REPORT, merged
+    from datamodules.batches import UNVERIFIED
+    from datamodules.files.whole_files import write_text
+
+    runs = options.runs
+    output = runs[0] / REPORT
+    reports = [path for run in runs for path in sorted(run.rglob(REPORT)) if path != output or len(runs) > 1]
+    if not reports:
+        raise FileNotFoundError(f"{runs[0]} holds no {REPORT}: test with configs/callbacks/label_report.yaml")
+    if len(runs) > 1:
+        output = Path(REPORT)
+    table = merged(reports)
+    write_text(output, table.to_csv(index=False))
+    clean = table["clean_label"].fillna(UNVERIFIED).to_numpy(int) if "clean_label" in table else None
+    given, suspected, score = (table[key].to_numpy() for key in ("given", "suspected", "score"))
+    for name, value in report_metrics(given, suspected == 1, score, clean).items():
+        print(f"{name} {value:.4f}")
+    print(f"written: {output}, {len(table)} images of {len(reports)} folds")
+    return 0

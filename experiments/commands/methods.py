@@ -1,0 +1,43 @@
+"""List every method: its paper, its configurations, what they need, and what is claimed of it.
+
+    python train.py methods                   one line a method
+    python train.py methods elr               all of one: by its class, its file or folder, or a configuration's folder
+    python train.py methods --field robustness
+
+All of it is read from where it is written, and nothing is imported.
+"""
+
+import sys
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from experiments.catalogue import claims_of, described, find_methods, one_line
+from experiments.config_files import PROJECT
+
+
+def arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("names", metavar="METHOD", nargs="*", help="methods to describe, for example elr")
+    parser.add_argument("--field", help="only this folder of lightning_modules")
+
+
+def run(options: Namespace, project: Path = PROJECT) -> int:
+    try:
+        methods = find_methods(project)
+    except SyntaxError as error:
+        raise ValueError(str(error)) from None
+    fields = sorted({method.field for method in methods})
+    if options.field and options.field not in fields:
+        raise ValueError(f"--field must be one of {', '.join(fields)}, got {options.field}")
+    methods = [method for method in methods if options.field in (None, method.field)]
+    for name in options.names:
+        if not any(name.lower() in method.names for method in methods):
+            known = ", ".join(method.name for method in methods)
+            raise ValueError(f"there is no method {name}; there are {known}")
+    chosen = [method for method in methods if method.names & {name.lower() for name in options.names}]
+    lines = [line for method in chosen for line in described(method, claims_of(method, project))]
+    try:
+        for line in lines or one_line(methods):
+            print(line)
+    except BrokenPipeError:  # `train.py methods | head` has read enough
+        sys.stdout = None  # the interpreter would flush it
+    return 0

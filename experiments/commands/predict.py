@@ -1,0 +1,9 @@
+"""Write the predictions of the test set."""
+
+from collections.abc import Sequence
+
+
+def run(argv: Sequence[str]) -> int:
+    from experiments.command_line import run
+
+    return run(["predict", *argv])

@@ -1,0 +1,55 @@
+"""Build experiments on the meta device, or train and test one with a batch of each kind: what `preflight` asks.
+
+    python -m experiments.launching.dry_run [--short-run] < arguments.json
+
+Standard input holds a list of lists, each the arguments that follow `fit`. The last line of the output is a list: an
+error or null for each, or with `--short-run` the names of the first one's metrics.
+"""
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from experiments.command_line import CommandLine, ParsedOnly
+from experiments.launching.preflight import OF_A_GROUP
+from experiments.parsing.data_before_model import count_classes
+from experiments.parsing.readable_errors import readable
+
+
+def errors_of(arguments: Sequence[Sequence[str]]) -> list[str | None]:
+    """Find the error in each list of arguments. One parser reads all: to build one takes longer than to use it."""
+    parser: Any = None
+    found: list[str | None] = []
+    for each in arguments:
+        try:
+            if parser is None:
+                parser = ParsedOnly(["fit", *each]).parser
+            parsed = parser.parse_args(["fit", *each])
+            parsed.fit.pop("trainer")  # it would look for devices
+            count_classes(parsed.fit)
+            with torch.device("meta"):
+                parser.instantiate(parsed)
+            found.append(None)
+        except Exception as error:
+            found.append(readable(error))
+    return found
+
+
+def short_run(arguments: Sequence[str]) -> list[str]:
+    """Train and test with a batch of each kind, and list the metrics."""
+    with tempfile.TemporaryDirectory() as directory:
+        more = ["--trainer.fast_dev_run", "1", "--test_after_fit", "true", "--run_directory", directory]
+        alone = ["--trainer.devices", "1", "--trainer.num_nodes", "1", "--trainer.strategy", "auto"]
+        return sorted(CommandLine(["fit", *arguments, *more, *alone]).measured)
+
+
+if __name__ == "__main__":
+    for name in filter(OF_A_GROUP.match, list(os.environ)):
+        del os.environ[name]
+    given = json.load(sys.stdin)
+    print(json.dumps(short_run(given[0]) if "--short-run" in sys.argv else errors_of(given)))
